@@ -1,0 +1,107 @@
+//! What a visitor may hear and say: the channels of a handshake.
+
+use super::Identity;
+use crate::wire::{Audience, AudienceKind, Channel, Facility, Flags, Handshake, Namespace};
+
+/// What a visitor was allowed: a handshake became channels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The facility, for logs.
+    pub facility: Facility,
+    /// The channels to hear, in the order of subscription and replay.
+    pub subscribe: Vec<Channel>,
+    /// The channels to speak to.
+    pub publish: Vec<Channel>,
+    /// Whether the client gets its own messages back.
+    pub echo: bool,
+}
+
+/// The rules by which handshakes become grants.
+///
+/// Without rules of the site's own: everything, except what needs an identity that the visitor lacks.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    namespace: Namespace,
+    facility_colons: bool,
+}
+
+impl Policy {
+    /// Takes the prefix of all channels, and whether facilities with a colon get all their channels.
+    pub fn new(namespace: Namespace, facility_colons: bool) -> Self {
+        Self { namespace, facility_colons }
+    }
+
+    /// Returns what this visitor gets of what the handshake asks for.
+    pub fn grant(&self, handshake: Handshake, identity: &Identity) -> Grant {
+        let Handshake { facility, flags } = handshake;
+        let channels = |wanted: fn(Flags, AudienceKind) -> bool| {
+            let kinds = AudienceKind::ALL.into_iter().filter(|kind| wanted(flags, *kind));
+            kinds.flat_map(|kind| self.channels(kind, &facility, identity)).collect()
+        };
+        let (subscribe, publish) = (channels(Flags::subscribes), channels(Flags::publishes));
+        Grant { facility, subscribe, publish, echo: flags.echo() }
+    }
+
+    /// Returns the channels of one kind of audience; none where the identity lacks what it needs.
+    fn channels(&self, kind: AudienceKind, facility: &Facility, identity: &Identity) -> Vec<Channel> {
+        // "group:a:b:x" is group a with facility b:x, or group a:b with facility x: one of the two gets nothing.
+        if kind != AudienceKind::Broadcast && facility.has_colon() && !self.facility_colons {
+            return Vec::new();
+        }
+        let clear = |name: &&str| !self.facility_colons || !name.contains(':');
+        let audiences: Vec<Audience<'_>> = match kind {
+            AudienceKind::Broadcast => vec![Audience::Broadcast],
+            AudienceKind::Group => {
+                identity.groups.iter().map(String::as_str).filter(clear).map(Audience::Group).collect()
+            }
+            AudienceKind::User => {
+                identity.user.as_deref().filter(clear).map(Audience::User).into_iter().collect()
+            }
+            AudienceKind::Session => identity.session.as_ref().map(Audience::Session).into_iter().collect(),
+        };
+        audiences.into_iter().map(|audience| self.namespace.channel(audience, facility)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::SessionKey;
+
+    const ALL: &str = "subscribe-session&subscribe-user&subscribe-group&subscribe-broadcast&publish-user";
+
+    fn john() -> Identity {
+        Identity {
+            session: Some(SessionKey::new("key")),
+            user: Some("john".into()),
+            groups: vec!["staff".into(), "a:b".into()],
+        }
+    }
+
+    #[track_caller]
+    fn check(colons: bool, path: &str, identity: &Identity, subscribe: &[&str], publish: &[&str]) {
+        let handshake = Handshake::parse(path, Some(ALL), "/ws/").unwrap();
+        let grant = Policy::new(Namespace::default(), colons).grant(handshake, identity);
+        let names = |channels: &[Channel]| channels.iter().map(|c| c.as_str().to_owned()).collect::<Vec<_>>();
+        assert_eq!(names(&grant.subscribe), subscribe);
+        assert_eq!(names(&grant.publish), publish);
+    }
+
+    #[test]
+    fn channels_come_in_the_order_broadcast_groups_user_session() {
+        let expected = ["broadcast:x", "group:staff:x", "group:a:b:x", "user:john:x", "session:key:x"];
+        check(false, "/ws/x", &john(), &expected, &["user:john:x"]);
+    }
+
+    #[test]
+    fn an_anonymous_visitor_gets_no_channel_that_needs_an_identity() {
+        check(false, "/ws/x", &Identity::anonymous(), &["broadcast:x"], &[]);
+    }
+
+    #[test]
+    fn colons_never_make_two_audiences_one_channel() {
+        check(false, "/ws/b:x", &john(), &["broadcast:b:x"], &[]);
+        let expected = ["broadcast:b:x", "group:staff:b:x", "user:john:b:x", "session:key:b:x"];
+        check(true, "/ws/b:x", &john(), &expected, &["user:john:b:x"]);
+    }
+}

@@ -1,0 +1,58 @@
+//! What is counted for the whole process: things that should not happen, or rarely do.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts of things that should not happen, or rarely do. None is touched by a plain delivery.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Messages from clients that may not publish, and empty ones.
+    pub ignored_publications: AtomicU64,
+    /// Publications whose fate is unknown, or that Redis refused.
+    pub lost_publications: AtomicU64,
+    /// Publications that waited too long for Redis.
+    pub refused_publications: AtomicU64,
+    /// Messages that were published but that Redis did not keep.
+    pub unkept_publications: AtomicU64,
+    /// Messages from Redis above the size limit, live or persisted.
+    pub oversized_deliveries: AtomicU64,
+    /// Messages from Redis that were lost because the receiver overflowed.
+    pub lagged_deliveries: AtomicU64,
+    /// Persisted values that Redis refused to give out.
+    pub refused_reads: AtomicU64,
+    /// Clients that were closed because they read too slowly.
+    pub slow_clients: AtomicU64,
+    /// Handshakes that were refused, whatever for.
+    pub refused_handshakes: AtomicU64,
+    /// Times that Redis was lost.
+    pub redis_losses: AtomicU64,
+}
+
+impl Counters {
+    /// Adds one.
+    pub fn count(counter: &AtomicU64) {
+        Self::add(counter, 1);
+    }
+
+    /// Adds some.
+    pub fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Writes one line with all counts, as at the end of the process.
+    pub fn log(&self) {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        tracing::info!(
+            ignored_publications = read(&self.ignored_publications),
+            lost_publications = read(&self.lost_publications),
+            refused_publications = read(&self.refused_publications),
+            unkept_publications = read(&self.unkept_publications),
+            oversized_deliveries = read(&self.oversized_deliveries),
+            lagged_deliveries = read(&self.lagged_deliveries),
+            refused_reads = read(&self.refused_reads),
+            slow_clients = read(&self.slow_clients),
+            refused_handshakes = read(&self.refused_handshakes),
+            redis_losses = read(&self.redis_losses),
+            "counts"
+        );
+    }
+}

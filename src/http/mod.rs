@@ -1,0 +1,13 @@
+//! The front door: everything before the 101.
+//!
+//! HTTP/1.1 only. Whatever fails here is an HTTP status with a line that says what was wrong, never an opened socket
+//! that dies.
+
+mod rejection;
+mod routes;
+mod static_files;
+mod upgrade;
+
+pub use rejection::Rejection;
+pub use routes::{Arrival, Front, Opened, serve};
+pub use static_files::StaticFiles;

@@ -1,0 +1,125 @@
+//! Why a request is refused: the only table of HTTP statuses.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION};
+use hyper::{Response, StatusCode};
+
+use crate::access::Refused;
+use crate::wire::Malformed;
+
+/// Why a request is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// A request to a WebSocket path that is none.
+    #[error("client does not wish to upgrade to a websocket: {0}")]
+    NoUpgrade(&'static str),
+    /// HTTP/1.0.
+    #[error(
+        "HTTP server protocol must be 1.1 to upgrade to a websocket; behind nginx, add proxy_http_version 1.1"
+    )]
+    OldHttp,
+    /// Something about the request that no sound client sends.
+    #[error("{0}")]
+    Bad(&'static str),
+    /// The path is no facility.
+    #[error("{0}")]
+    Facility(#[from] Malformed),
+    /// The Origin rule.
+    #[error("{0}")]
+    Origin(#[from] Refused),
+    /// Nothing is here.
+    #[error("nothing is served at this path; WebSockets are below {0}")]
+    NotFound(String),
+    /// A method that a page does not have.
+    #[error("only GET and HEAD are allowed here")]
+    Method,
+    /// A WebSocket version other than 13.
+    #[error("unsupported WebSocket version: only 13 is supported")]
+    Version,
+    /// Redis cannot be reached, or did not answer in time.
+    #[error("redis cannot be reached at the moment; try again in a few seconds")]
+    NoRedis,
+    /// Redis refuses the subscription of a channel.
+    #[error("redis refuses to subscribe to this channel; the server's log says why")]
+    Unsubscribable,
+    /// More came in during the handshake than may be held.
+    #[error("too many messages while connecting; try again in a few seconds")]
+    Flooded,
+    /// The limit of connections is reached.
+    #[error("too many connections; try again in a few seconds")]
+    Full,
+    /// The server stops.
+    #[error("the server is stopping; try again in a few seconds")]
+    Stopping,
+}
+
+/// Seconds after which a client may try again.
+const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("2");
+
+impl Rejection {
+    /// Returns the status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NoUpgrade(_) | Self::OldHttp | Self::Bad(_) => StatusCode::BAD_REQUEST,
+            Self::Facility(Malformed::Elsewhere) | Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Facility(Malformed::NotUtf8 | Malformed::ControlCharacter) => StatusCode::BAD_REQUEST,
+            Self::Origin(_) => StatusCode::FORBIDDEN,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Version => StatusCode::UPGRADE_REQUIRED,
+            Self::NoRedis | Self::Unsubscribable | Self::Flooded | Self::Full | Self::Stopping => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// Returns the answer: status, headers and one line of plain text.
+    pub fn response(&self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::from(format!("{self}\n")));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, RETRY_SECONDS);
+        }
+        match self {
+            Self::Version => headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
+            Self::Method => headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD")),
+            _ => None,
+        };
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rejection_has_its_status() {
+        for (rejection, status) in [
+            (Rejection::NoUpgrade("x"), 400),
+            (Rejection::OldHttp, 400),
+            (Rejection::Bad("x"), 400),
+            (Rejection::Facility(Malformed::Elsewhere), 404),
+            (Rejection::Facility(Malformed::NotUtf8), 400),
+            (Rejection::Facility(Malformed::ControlCharacter), 400),
+            (Rejection::NotFound("/ws/".into()), 404),
+            (Rejection::Method, 405),
+            (Rejection::Version, 426),
+            (Rejection::NoRedis, 503),
+            (Rejection::Unsubscribable, 503),
+            (Rejection::Flooded, 503),
+            (Rejection::Full, 503),
+            (Rejection::Stopping, 503),
+        ] {
+            let response = rejection.response();
+            assert_eq!(response.status(), status, "{rejection:?}");
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), status == 503, "{rejection:?}");
+        }
+        assert_eq!(Rejection::Version.response().headers()[SEC_WEBSOCKET_VERSION], "13");
+        assert_eq!(Rejection::Method.response().headers()[ALLOW], "GET, HEAD");
+        assert!(Rejection::NoUpgrade("x").to_string().contains("upgrade to a websocket"));
+    }
+}

@@ -1,0 +1,131 @@
+//! Who is served what: hyper's side of a connection, from its first byte to its 101 or its last answer.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use percent_encoding::percent_decode_str;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::static_files::StaticFiles;
+use super::{Rejection, upgrade};
+use crate::access::Allowed;
+use crate::counters::Counters;
+use crate::stream::Stream;
+use crate::wire::Handshake;
+
+/// What the front door needs to know.
+#[derive(Debug)]
+pub struct Front {
+    /// Path prefix of the WebSockets.
+    pub websocket_url: String,
+    /// Name of the session cookie.
+    pub session_cookie: String,
+    /// The Origin rule.
+    pub origins: Allowed,
+    /// The demo, if it is served.
+    pub files: Option<StaticFiles>,
+    /// Time for the request, and again for the answer.
+    pub handshake: Duration,
+    /// Limits of the request head.
+    pub max_header_bytes: usize,
+    /// Limit of the number of headers.
+    pub max_headers: usize,
+    /// What is counted for the whole process.
+    pub counters: Arc<Counters>,
+}
+
+/// A visitor whose request is a sound handshake.
+#[derive(Debug)]
+pub struct Arrival {
+    /// What it asks for.
+    pub handshake: Handshake,
+    /// The value of its session cookie.
+    pub session_cookie: Option<Vec<u8>>,
+}
+
+/// A socket after its 101.
+#[derive(Debug)]
+pub struct Opened<T> {
+    /// The socket.
+    pub stream: Stream,
+    /// What the client sent together with its request: frames, not to be lost.
+    pub early: Bytes,
+    /// What was prepared for it.
+    pub prepared: T,
+}
+
+/// Serves one connection. `prepare` is asked for every sound handshake; what it returns comes back with the opened
+/// socket, or its rejection goes to the client. Returns none where the connection ended without a WebSocket.
+pub async fn serve<T, F>(stream: Stream, front: &Front, prepare: F) -> Option<Opened<T>>
+where
+    F: AsyncFn(Arrival) -> Result<T, Rejection>,
+{
+    let upgraded: Rc<RefCell<Option<(OnUpgrade, T)>>> = Rc::default();
+    let service = service_fn(|request| answer(request, front, &prepare, &upgraded));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(front.handshake)
+        .max_buf_size(front.max_header_bytes)
+        .max_headers(front.max_headers)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    // Once for the request, once for what is looked up in Redis, once for the answer to be taken.
+    match timeout(front.handshake * 3, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(error = ?error.to_string(), "request could not be served"),
+        Err(_) => debug!("request took too long"),
+    }
+    let (on_upgrade, prepared) = upgraded.borrow_mut().take()?;
+    let parts = on_upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
+    Some(Opened { stream: parts.io.into_inner(), early: parts.read_buf, prepared })
+}
+
+async fn answer<T, F>(
+    mut request: Request<Incoming>,
+    front: &Front,
+    prepare: &F,
+    upgraded: &RefCell<Option<(OnUpgrade, T)>>,
+) -> Result<Response<Full<Bytes>>, std::convert::Infallible>
+where
+    F: AsyncFn(Arrival) -> Result<T, Rejection>,
+{
+    let answer = async {
+        let path = percent_decode_str(request.uri().path());
+        if !path.clone().collect::<Vec<u8>>().starts_with(front.websocket_url.as_bytes()) {
+            return page(&request, front);
+        }
+        let checked = upgrade::check(&request, front)?;
+        let arrival =
+            Arrival { handshake: checked.handshake.clone(), session_cookie: checked.session_cookie.clone() };
+        let prepared = prepare(arrival).await?;
+        upgraded.replace(Some((hyper::upgrade::on(&mut request), prepared)));
+        Ok(checked.response())
+    };
+    Ok(answer.await.unwrap_or_else(|rejection: Rejection| {
+        Counters::count(&front.counters.refused_handshakes);
+        debug!(status = rejection.status().as_u16(), reason = ?rejection.to_string(), "request refused");
+        rejection.response()
+    }))
+}
+
+/// Answers a request outside the WebSocket prefix.
+fn page(request: &Request<Incoming>, front: &Front) -> Result<Response<Full<Bytes>>, Rejection> {
+    let found = front.files.as_ref().and_then(|files| files.get(request.uri().path()));
+    let found = found.ok_or_else(|| Rejection::NotFound(front.websocket_url.clone()))?;
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return Err(Rejection::Method);
+    }
+    Ok(found)
+}

@@ -1,0 +1,126 @@
+//! The WebSocket handshake itself (RFC 6455, section 4.2).
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::Rejection;
+use super::routes::Front;
+use crate::access::cookie_value;
+use crate::wire::Handshake;
+
+/// Offered subprotocols that begin with this are tokens, never answered.
+const TOKEN_PROTOCOL: &str = "bearer.";
+
+/// What the handshake needs of the request, checked.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) handshake: Handshake,
+    pub(super) session_cookie: Option<Vec<u8>>,
+    accept: String,
+    protocol: Option<HeaderValue>,
+}
+
+/// Checks a request to a WebSocket path: first whether it is a handshake at all, then the Origin rule, then the rest.
+pub(super) fn check<B>(request: &Request<B>, front: &Front) -> Result<Checked, Rejection> {
+    let headers = request.headers();
+    is_upgrade(request)?;
+    let host = only(headers, &HOST).ok_or(Rejection::Bad("the request has to have one Host header"))?;
+    let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    let session_cookie = cookie_value(cookies, &front.session_cookie).map(<[u8]>::to_vec);
+    if session_cookie.is_some() {
+        let origins: Vec<_> = headers.get_all(ORIGIN).iter().map(HeaderValue::as_bytes).collect();
+        front.origins.check(&origins, &String::from_utf8_lossy(host.as_bytes()))?;
+    }
+    if only(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
+        return Err(Rejection::Version);
+    }
+    let key = only(headers, &SEC_WEBSOCKET_KEY)
+        .ok_or(Rejection::Bad("Sec-WebSocket-Key header is missing or given twice"))?;
+    if !BASE64_STANDARD.decode(key.as_bytes()).is_ok_and(|key| key.len() == 16) {
+        return Err(Rejection::Bad("Sec-WebSocket-Key header has to be 16 bytes in base64"));
+    }
+    let uri = request.uri();
+    let handshake = Handshake::parse(uri.path(), uri.query(), &front.websocket_url)?;
+    Ok(Checked {
+        handshake,
+        session_cookie,
+        accept: derive_accept_key(key.as_bytes()),
+        protocol: protocol(headers)?,
+    })
+}
+
+fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        return Err(Rejection::NoUpgrade("HTTP method must be a GET"));
+    }
+    if request.version() != Version::HTTP_11 {
+        return Err(Rejection::OldHttp);
+    }
+    if !only(headers, &UPGRADE).is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        return Err(Rejection::NoUpgrade(
+            "this path serves WebSockets only; behind nginx, add proxy_set_header Upgrade $http_upgrade",
+        ));
+    }
+    if !tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
+        return Err(Rejection::NoUpgrade(
+            "the Connection header does not say upgrade; behind nginx, add proxy_set_header Connection \"upgrade\"",
+        ));
+    }
+    // A body could smuggle what a proxy in front takes for a second request.
+    let length = headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
+    if length || headers.contains_key(TRANSFER_ENCODING) {
+        return Err(Rejection::Bad("a WebSocket handshake has no body"));
+    }
+    Ok(())
+}
+
+/// Returns the first offered subprotocol that is no token.
+fn protocol(headers: &HeaderMap) -> Result<Option<HeaderValue>, Rejection> {
+    let mut offered = tokens(headers, &SEC_WEBSOCKET_PROTOCOL).peekable();
+    if offered.peek().is_none() {
+        return Ok(None);
+    }
+    let name = offered.find(|name| !name.starts_with(TOKEN_PROTOCOL));
+    let name = name.ok_or(Rejection::Bad("offer a subprotocol beside the bearer token"))?;
+    HeaderValue::from_str(name).map(Some).map_err(|_| Rejection::Bad("Sec-WebSocket-Protocol is malformed"))
+}
+
+/// Returns the header's value if there is exactly one.
+pub(super) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// Returns the comma-separated items of all lines of a header.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|token| !token.is_empty())
+}
+
+impl Checked {
+    /// Returns the 101.
+    pub(super) fn response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        if let Ok(accept) = HeaderValue::try_from(self.accept) {
+            headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        if let Some(protocol) = self.protocol {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
+        }
+        response
+    }
+}

@@ -1,0 +1,161 @@
+//! WebSocket frames from the server, encoded once, and runs of them (RFC 6455, section 5.2).
+
+use std::cell::OnceCell;
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::Digester;
+
+/// The opcodes that this server sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opcode {
+    /// UTF-8 text.
+    Text = 1,
+    /// Bytes.
+    Binary = 2,
+    /// The end.
+    Close = 8,
+    /// A question whether somebody is there.
+    Ping = 9,
+    /// The answer.
+    Pong = 10,
+}
+
+/// Longest frame header from a server, which masks nothing.
+const MAX_HEADER_BYTES: usize = 10;
+
+/// Appends one final, unmasked frame.
+pub fn encode(frames: &mut BytesMut, opcode: Opcode, payload: &[u8]) {
+    frames.reserve(MAX_HEADER_BYTES + payload.len());
+    frames.put_u8(0x80 | opcode as u8);
+    match payload.len() {
+        len @ 0..=125 => frames.put_u8(len as u8),
+        len @ 126..=0xffff => {
+            frames.put_u8(126);
+            frames.put_u16(len as u16);
+        }
+        len => {
+            frames.put_u8(127);
+            frames.put_u64(len as u64);
+        }
+    }
+    frames.put_slice(payload);
+}
+
+/// Walks over encoded frames. Each item is the range of the whole frame and that of its payload.
+#[derive(Debug, Clone)]
+pub struct Frames<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Frames<'a> {
+    /// Takes whole frames, as [`encode`] writes them.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+}
+
+impl Iterator for Frames<'_> {
+    type Item = (Range<usize>, Range<usize>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let start = self.at;
+        let header = self.bytes.get(start..)?;
+        let (header_len, len) = match *header.get(1)? & 0x7f {
+            126 => (4, usize::from(u16::from_be_bytes(header.get(2..4)?.try_into().ok()?))),
+            127 => (10, usize::try_from(u64::from_be_bytes(header.get(2..10)?.try_into().ok()?)).ok()?),
+            len => (2, usize::from(len)),
+        };
+        let payload = start + header_len..start + header_len + len;
+        self.at = payload.end;
+        Some((start..payload.end, payload))
+    }
+}
+
+/// Messages of one channel that leave together: whole frames in one buffer, shared by all listeners.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The frames.
+    pub bytes: Bytes,
+    /// How many there are.
+    pub messages: u32,
+    /// Range and digest of each, worked out for the first listener that has to compare.
+    marks: OnceCell<Box<[(Range<usize>, u64)]>>,
+}
+
+impl Run {
+    /// Takes encoded frames and their number.
+    pub fn new(bytes: Bytes, messages: u32) -> Self {
+        Self { bytes, messages, marks: OnceCell::new() }
+    }
+
+    /// Encodes one message: text if it is valid UTF-8, else binary.
+    pub fn of(payload: &[u8]) -> Self {
+        let mut frames = BytesMut::new();
+        let opcode = if std::str::from_utf8(payload).is_ok() { Opcode::Text } else { Opcode::Binary };
+        encode(&mut frames, opcode, payload);
+        Self::new(frames.freeze(), 1)
+    }
+
+    /// Joins runs of one channel, in order.
+    pub fn join(mut runs: Vec<Self>) -> Option<Self> {
+        if runs.len() < 2 {
+            return runs.pop();
+        }
+        let mut bytes = BytesMut::with_capacity(runs.iter().map(|run| run.bytes.len()).sum());
+        for run in &runs {
+            bytes.put_slice(&run.bytes);
+        }
+        Some(Self::new(bytes.freeze(), runs.iter().map(|run| run.messages).sum()))
+    }
+
+    /// Returns the payloads, in order.
+    pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
+        Frames::new(&self.bytes).map(|(_, payload)| &self.bytes[payload])
+    }
+
+    /// Returns range and digest of each frame.
+    pub(super) fn marks(&self, digester: &Digester) -> &[(Range<usize>, u64)] {
+        self.marks.get_or_init(|| {
+            let frames = Frames::new(&self.bytes);
+            frames.map(|(frame, payload)| (frame, digester.digest(&self.bytes[payload]))).collect()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        /// What is encoded is found again, whatever the lengths.
+        #[test]
+        fn frames_are_found_again(lengths in proptest::collection::vec(
+            proptest::sample::select(vec![0usize, 1, 125, 126, 127, 65535, 65536, 70000]), 0..6)) {
+            let mut bytes = BytesMut::new();
+            let payloads: Vec<Vec<u8>> =
+                lengths.iter().enumerate().map(|(i, len)| vec![b'a' + i as u8; *len]).collect();
+            for payload in &payloads {
+                encode(&mut bytes, Opcode::Text, payload);
+            }
+            let found: Vec<_> = Frames::new(&bytes).map(|(_, payload)| bytes[payload].to_vec()).collect();
+            proptest::prop_assert_eq!(found, payloads);
+        }
+    }
+
+    #[test]
+    fn text_is_text_and_the_rest_is_binary() {
+        assert_eq!(&Run::of("é".as_bytes()).bytes[..], b"\x81\x02\xc3\xa9");
+        assert_eq!(&Run::of(b"\xff").bytes[..], b"\x82\x01\xff");
+    }
+
+    #[test]
+    fn joined_runs_keep_their_order() {
+        let run = Run::join(vec![Run::of(b"a"), Run::of(b"b"), Run::of(b"c")]).unwrap();
+        assert_eq!(run.messages, 3);
+        assert_eq!(run.payloads().collect::<Vec<_>>(), [b"a", b"b", b"c"]);
+        assert!(Run::join(Vec::new()).is_none());
+    }
+}

@@ -1,0 +1,241 @@
+//! One connection as the hub sees it: its socket, its outbox and how to reach its task.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use super::echo::Echoes;
+use super::outbox::{Limits, Outbox};
+use super::{Digester, Run};
+use crate::stream::WriteHalf;
+
+/// One connection as the hub sees it.
+pub struct Listener {
+    socket: WriteHalf,
+    outbox: RefCell<Outbox>,
+    /// The connection's task; it sleeps as long as nothing happens to it.
+    task: Cell<Option<Waker>>,
+    ending: Cell<Option<Ending>>,
+    echoes: RefCell<Echoes>,
+    /// Whether messages must be compared with its own publications.
+    compares: Cell<bool>,
+    /// Whether an answer to a heartbeat waits in the outbox.
+    beat_waits: Cell<bool>,
+    delivered: Cell<u64>,
+    dropped: Cell<u64>,
+    /// What the shard's tick needs to know.
+    pub pulse: Pulse,
+}
+
+/// Why a connection has to end, seen from the hub and the shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Its outbox is over the bound.
+    Slow,
+    /// Its socket refused a write.
+    Broken,
+    /// It answered no ping.
+    Silent,
+    /// The server stops.
+    GoingAway,
+}
+
+/// Times of a connection in the shard's seconds.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// When something was last heard from the client.
+    pub heard: Cell<u32>,
+    /// When the ping was sent that waits for an answer; 0 means none.
+    pub pinged: Cell<u32>,
+    /// When the last heartbeat went out.
+    pub beat: Cell<u32>,
+    /// Whether nothing is read for now, so that silence means nothing.
+    pub paused: Cell<bool>,
+    /// Silence after which it is pinged.
+    pub patience: u32,
+}
+
+impl Listener {
+    /// Takes the writing half of a client's socket, the shard's second, and the seconds of silence after which the
+    /// client is to be pinged.
+    pub fn new(socket: WriteHalf, now: u32, patience: u32) -> Self {
+        let (heard, beat) = (Cell::new(now), Cell::new(now));
+        let pulse = Pulse { heard, pinged: Cell::new(0), beat, paused: Cell::new(false), patience };
+        Self {
+            socket,
+            outbox: RefCell::default(),
+            task: Cell::default(),
+            ending: Cell::default(),
+            echoes: RefCell::default(),
+            compares: Cell::default(),
+            beat_waits: Cell::default(),
+            delivered: Cell::default(),
+            dropped: Cell::default(),
+            pulse,
+        }
+    }
+
+    /// Delivers a run of a room: all of it, but the connection's own publications.
+    pub(super) fn deliver(&self, room: u32, run: &Run, limits: &Limits, digester: &Digester) {
+        if self.compares.get() {
+            return self.deliver_foreign(room, run, limits, digester);
+        }
+        self.delivered.set(self.delivered.get() + u64::from(run.messages));
+        self.send(&run.bytes, limits);
+    }
+
+    fn deliver_foreign(&self, room: u32, run: &Run, limits: &Limits, digester: &Digester) {
+        let mut from = 0;
+        for (frame, digest) in run.marks(digester) {
+            if self.echoes.borrow_mut().matches(room, *digest) {
+                self.send(&run.bytes.slice(from..frame.start), limits);
+                from = frame.end;
+            } else {
+                self.delivered.set(self.delivered.get() + 1);
+            }
+        }
+        self.send(&run.bytes.slice(from..), limits);
+        self.compares.set(!self.echoes.borrow().is_empty());
+    }
+
+    /// Sends whole frames: at once if nothing waits before them, else behind the rest.
+    pub fn send(&self, frames: &Bytes, limits: &Limits) {
+        if frames.is_empty() || self.ending.get().is_some() {
+            return;
+        }
+        let mut outbox = self.outbox.borrow_mut();
+        if outbox.is_empty() {
+            match self.socket.try_write(frames) {
+                Ok(written) if written == frames.len() => return,
+                Ok(written) => outbox.push(frames.clone(), written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => outbox.push(frames.clone(), 0),
+                Err(_) => return self.end(Ending::Broken),
+            }
+            return self.wake();
+        }
+        outbox.push(frames.clone(), 0);
+        if !outbox.is_over(limits) {
+            return;
+        }
+        if limits.drop_oldest {
+            self.dropped.set(self.dropped.get() + outbox.drop_oldest(limits));
+        } else {
+            self.end(Ending::Slow);
+        }
+    }
+
+    /// Sends a frame of which there is at most one of its kind, and which does not count against the bound.
+    pub fn send_uncounted(&self, frames: Bytes) {
+        let mut outbox = self.outbox.borrow_mut();
+        let written = if outbox.is_empty() { self.socket.try_write(&frames) } else { Ok(0) };
+        match written {
+            Ok(written) if written == frames.len() => return,
+            Ok(written) => outbox.push_uncounted(frames, written),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => outbox.push_uncounted(frames, 0),
+            Err(_) => return self.end(Ending::Broken),
+        }
+        self.wake();
+    }
+
+    /// Queues what a client gets when it joins, without writing yet.
+    pub(super) fn queue(&self, frames: Bytes, messages: u32) {
+        self.delivered.set(self.delivered.get() + u64::from(messages));
+        self.outbox.borrow_mut().push_uncounted(frames, 0);
+    }
+
+    /// Sends the heartbeat, unless one waits in the outbox already.
+    pub fn beat(&self, frame: Bytes, now: u32) {
+        self.pulse.beat.set(now);
+        if !self.beat_waits.get() {
+            self.send_uncounted(frame);
+            self.beat_waits.set(!self.outbox.borrow().is_empty());
+        }
+    }
+
+    /// Asks the connection's task to end it. The first reason counts.
+    pub fn end(&self, ending: Ending) {
+        if self.ending.get().is_none() {
+            self.ending.set(Some(ending));
+        }
+        self.wake();
+    }
+
+    /// Returns why the connection has to end, if it has to.
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending.get()
+    }
+
+    /// Remembers the task that is to be woken when something happens.
+    pub fn watch(&self, cx: &Context<'_>) {
+        let task = self.task.take().filter(|task| task.will_wake(cx.waker()));
+        self.task.set(Some(task.unwrap_or_else(|| cx.waker().clone())));
+    }
+
+    fn wake(&self) {
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+
+    /// Writes what waits. Ready when nothing is left.
+    ///
+    /// # Errors
+    ///
+    /// When the socket refuses.
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match self.outbox.borrow_mut().write_to(&self.socket) {
+                Ok(()) => {
+                    self.beat_waits.set(false);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                Err(_) => std::task::ready!(self.socket.poll_write_ready(cx))?,
+            }
+        }
+    }
+
+    /// Tells whether something waits to be written.
+    pub fn has_waiting(&self) -> bool {
+        !self.outbox.borrow().is_empty()
+    }
+
+    /// Discards what waits, but for the frame that has been begun.
+    pub fn cut(&self) {
+        self.outbox.borrow_mut().cut();
+    }
+
+    /// Closes the direction to the client.
+    pub fn shutdown(&self) {
+        self.socket.shutdown();
+    }
+
+    /// Remembers a publication, so that it is not delivered to the client that made it.
+    pub(super) fn expect_echo(&self, room: u32, digest: u64, number: u32) {
+        self.echoes.borrow_mut().add(room, digest, number);
+        self.compares.set(true);
+    }
+
+    /// Takes the acknowledgement of all publications with numbers below `below`.
+    pub fn acknowledge(&self, below: u32, now: u32) {
+        if self.compares.get() {
+            self.echoes.borrow_mut().acknowledge(below, now);
+        }
+    }
+
+    /// Forgets publications whose time is over; all of them after a Redis reconnect, when they cannot come any more.
+    pub fn forget_echoes(&self, now: Option<u32>) {
+        if self.compares.get() {
+            let mut echoes = self.echoes.borrow_mut();
+            echoes.forget_old(now.unwrap_or(u32::MAX));
+            self.compares.set(!echoes.is_empty());
+        }
+    }
+
+    /// Returns how many messages were delivered, and how many were dropped.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.delivered.get(), self.dropped.get())
+    }
+}

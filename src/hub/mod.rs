@@ -1,0 +1,19 @@
+//! The switchboard: which connection listens to which channel, and the way of a message to its sockets.
+//!
+//! One hub per shard, used by one thread: no lock and no `.await` in here. It writes to sockets at once and without
+//! waiting; what a socket does not take stands in that connection's [`Outbox`](outbox::Outbox), bounded in bytes.
+
+mod echo;
+mod frames;
+mod hold;
+mod listener;
+mod outbox;
+mod routing;
+mod subscription;
+
+pub use echo::Digester;
+pub use frames::{Frames, Opcode, Run, encode};
+pub use listener::{Ending, Listener, Pulse};
+pub use outbox::Limits;
+pub use routing::{Hub, MemberId, NotJoined, Order, Ticket};
+pub use subscription::{Desk, Subscription};

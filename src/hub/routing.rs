@@ -1,0 +1,353 @@
+//! Channels and their listeners: join, deliver, leave.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use slab::Slab;
+
+use super::echo::Recent;
+use super::hold::{Held, Paused};
+use super::outbox::Limits;
+use super::{Digester, Listener, Run};
+use crate::wire::Channel;
+
+/// All channels and connections of one shard.
+pub struct Hub {
+    names: HashMap<Channel, u32, RandomState>,
+    rooms: Slab<Room>,
+    members: Slab<Member>,
+    /// Rooms that may have begun or ceased to be wanted since the last [`Hub::take_orders`].
+    dirty: Vec<u32>,
+    next_ticket: u32,
+    limits: Limits,
+    digester: Digester,
+}
+
+/// A number by which an answer of the broker is matched with the latest want of a channel.
+pub type Ticket = u32;
+
+/// What the broker has to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// The shard has listeners for the channel.
+    Want(Channel, Ticket),
+    /// Its last one has left.
+    Leave(Channel),
+}
+
+/// A connection's place in the hub, from joining until leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberId(u32);
+
+/// Why a connection could not join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotJoined {
+    /// Redis was lost.
+    Lost,
+    /// Redis refused the subscription of a channel.
+    Refused,
+    /// More came in meanwhile than may be held.
+    Flooded,
+}
+
+#[derive(Debug)]
+struct Room {
+    channel: Channel,
+    listeners: Vec<Place>,
+    recent: Recent,
+    paused: Option<Box<Paused>>,
+    /// The want that the broker knows of.
+    told: Option<Ticket>,
+    subscribed: bool,
+    dirty: bool,
+}
+
+/// Who listens, and which of its seats this is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    member: u32,
+    seat: u32,
+}
+
+struct Member {
+    seats: Box<[Seat]>,
+    outlet: Outlet,
+}
+
+/// Where a member listens, and its index among the listeners there.
+#[derive(Debug, Clone, Copy)]
+struct Seat {
+    room: u32,
+    place: u32,
+}
+
+enum Outlet {
+    Joining(Box<Held>),
+    Open(Rc<Listener>),
+}
+
+/// What may wait in a room whose value is being read again, in multiples of an outbox.
+const PAUSED_OUTBOXES: usize = 4;
+
+impl Hub {
+    /// Returns an empty hub.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            names: HashMap::default(),
+            rooms: Slab::new(),
+            members: Slab::new(),
+            dirty: Vec::new(),
+            next_ticket: 0,
+            limits,
+            digester: Digester::default(),
+        }
+    }
+
+    /// Joins the channels, in this order. Until [`Hub::open`], what they bring is held.
+    pub fn join(&mut self, channels: &[Channel]) -> MemberId {
+        let id = self.members.vacant_key() as u32;
+        let mut held = Box::<Held>::default();
+        let mut seats = Vec::with_capacity(channels.len());
+        for (seat, channel) in channels.iter().enumerate() {
+            let room_id = self.room(channel);
+            let room = &mut self.rooms[room_id as usize];
+            held.unacknowledged += usize::from(!room.subscribed);
+            seats.push(Seat { room: room_id, place: room.listeners.len() as u32 });
+            room.listeners.push(Place { member: id, seat: seat as u32 });
+        }
+        self.members.insert(Member { seats: seats.into(), outlet: Outlet::Joining(held) });
+        MemberId(id)
+    }
+
+    fn room(&mut self, channel: &Channel) -> u32 {
+        if let Some(id) = self.names.get(channel) {
+            return *id;
+        }
+        let id = self.rooms.insert(Room {
+            channel: channel.clone(),
+            listeners: Vec::new(),
+            recent: Recent::default(),
+            paused: None,
+            told: None,
+            subscribed: false,
+            dirty: true,
+        }) as u32;
+        self.dirty.push(id);
+        self.names.insert(channel.clone(), id);
+        id
+    }
+
+    /// Waits until Redis has acknowledged all channels of a joining member.
+    pub fn poll_joined(&mut self, id: MemberId, cx: &Context<'_>) -> Poll<Result<(), NotJoined>> {
+        let Some(Member { outlet: Outlet::Joining(held), .. }) = self.members.get_mut(id.0 as usize) else {
+            return Poll::Ready(Err(NotJoined::Lost));
+        };
+        if let Some(failure) = held.failure {
+            return Poll::Ready(Err(failure));
+        }
+        if held.unacknowledged == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        held.task = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Returns why a joining member cannot be opened, if that has become known.
+    pub fn failure(&self, id: MemberId) -> Option<NotJoined> {
+        match &self.members.get(id.0 as usize)?.outlet {
+            Outlet::Joining(held) => held.failure,
+            Outlet::Open(_) => None,
+        }
+    }
+
+    /// Opens a joined member: queues the persisted values of its channels, then what was held, then goes live.
+    ///
+    /// A value that is among the held messages is not replayed, nor is an empty one.
+    pub fn open(&mut self, id: MemberId, listener: &Rc<Listener>, persisted: &[Option<Bytes>]) {
+        let Some(member) = self.members.get_mut(id.0 as usize) else { return };
+        let Outlet::Joining(held) = std::mem::replace(&mut member.outlet, Outlet::Open(listener.clone()))
+        else {
+            return;
+        };
+        for (seat, value) in persisted.iter().enumerate() {
+            if let Some(value) = value.as_ref().filter(|value| !value.is_empty() && !held.has(seat, value)) {
+                listener.queue(Run::of(value).bytes, 1);
+            }
+        }
+        for run in held.into_runs() {
+            listener.queue(run.bytes, run.messages);
+        }
+    }
+
+    /// Takes a member out of all its channels.
+    pub fn leave(&mut self, id: MemberId) {
+        let Some(member) = self.members.try_remove(id.0 as usize) else { return };
+        for seat in &member.seats {
+            let room = &mut self.rooms[seat.room as usize];
+            room.listeners.swap_remove(seat.place as usize);
+            if let Some(moved) = room.listeners.get(seat.place as usize) {
+                self.members[moved.member as usize].seats[moved.seat as usize].place = seat.place;
+            }
+            if room.listeners.is_empty() {
+                room.listeners = Vec::new();
+                if !std::mem::replace(&mut room.dirty, true) {
+                    self.dirty.push(seat.room);
+                }
+            }
+        }
+    }
+
+    /// Delivers a run to everybody who listens to the channel.
+    pub fn deliver(&mut self, channel: &Channel, run: Run) {
+        let Some(id) = self.names.get(channel).copied() else { return };
+        let most = self.limits.outbox_bytes * PAUSED_OUTBOXES;
+        let Some(paused) = &mut self.rooms[id as usize].paused else { return self.deliver_now(id, &run) };
+        paused.bytes += run.bytes.len();
+        paused.runs.push(run);
+        if paused.bytes > most {
+            // The value that is being read has become old: newer messages are more than enough.
+            self.resume(id, None);
+        }
+    }
+
+    fn deliver_now(&mut self, id: u32, run: &Run) {
+        let room = &mut self.rooms[id as usize];
+        let old = (run.messages as usize).saturating_sub(Recent::KEPT);
+        run.payloads().skip(old).for_each(|payload| room.recent.note(self.digester.digest(payload)));
+        for place in &room.listeners {
+            match &mut self.members[place.member as usize].outlet {
+                Outlet::Open(listener) => listener.deliver(id, run, &self.limits, &self.digester),
+                Outlet::Joining(held) => held.push(place.seat as usize, run, self.limits.outbox_bytes),
+            }
+        }
+    }
+
+    /// Holds back all channels, until the persisted value of each has been read again.
+    pub fn pause(&mut self) {
+        for (_, room) in &mut self.rooms {
+            room.paused.get_or_insert_default();
+        }
+    }
+
+    /// Gives a channel the value that was read again, if it is new, and then what was held back.
+    pub fn recover(&mut self, channel: &Channel, value: Option<&Bytes>) {
+        if let Some(id) = self.names.get(channel).copied() {
+            self.resume(id, value);
+        }
+    }
+
+    fn resume(&mut self, id: u32, value: Option<&Bytes>) {
+        let room = &mut self.rooms[id as usize];
+        let Some(paused) = room.paused.take() else { return };
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            let known = room.recent.knows(self.digester.digest(value));
+            if !known && !paused.runs.iter().any(|run| run.payloads().any(|held| held == value)) {
+                self.deliver_now(id, &Run::of(value));
+            }
+        }
+        if let Some(run) = Run::join(paused.runs) {
+            self.deliver_now(id, &run);
+        }
+    }
+
+    /// Takes Redis' acknowledgement of a channel.
+    pub fn subscribed(&mut self, channel: &Channel, ticket: Ticket) {
+        let Some(id) = self.names.get(channel) else { return };
+        let room = &mut self.rooms[*id as usize];
+        if room.told != Some(ticket) || std::mem::replace(&mut room.subscribed, true) {
+            return;
+        }
+        for place in &room.listeners {
+            if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
+                held.unacknowledged = held.unacknowledged.saturating_sub(1);
+                if held.unacknowledged == 0 {
+                    held.wake();
+                }
+            }
+        }
+    }
+
+    /// Takes Redis' refusal of a channel: those who are joining it cannot.
+    pub fn refused(&mut self, channel: &Channel, ticket: Ticket) {
+        let Some(id) = self.names.get(channel) else { return };
+        let room = &self.rooms[*id as usize];
+        if room.told != Some(ticket) {
+            return;
+        }
+        for place in &room.listeners {
+            if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
+                held.fail(NotJoined::Refused);
+            }
+        }
+    }
+
+    /// Notes that Redis was lost: no channel is subscribed, nobody can join, and what comes next is held back until
+    /// the persisted values have been read again.
+    pub fn lost(&mut self) {
+        self.pause();
+        for (_, room) in &mut self.rooms {
+            room.subscribed = false;
+        }
+        for (_, member) in &mut self.members {
+            match &mut member.outlet {
+                Outlet::Joining(held) => held.fail(NotJoined::Lost),
+                Outlet::Open(listener) => listener.forget_echoes(None),
+            }
+        }
+    }
+
+    /// Returns what the broker has to be told since the last call: wanted against told, whatever happened between.
+    pub fn take_orders(&mut self) -> Vec<Order> {
+        let mut orders = Vec::new();
+        for id in std::mem::take(&mut self.dirty) {
+            let room = &mut self.rooms[id as usize];
+            room.dirty = false;
+            if !room.listeners.is_empty() {
+                if room.told.is_none() {
+                    room.told = Some(self.next_ticket);
+                    orders.push(Order::Want(room.channel.clone(), self.next_ticket));
+                    self.next_ticket = self.next_ticket.wrapping_add(1);
+                }
+                continue;
+            }
+            let room = self.rooms.remove(id as usize);
+            self.names.remove(&room.channel);
+            if room.told.is_some() {
+                orders.push(Order::Leave(room.channel));
+            }
+        }
+        orders
+    }
+
+    /// Returns the rooms of those channels that the member listens to.
+    pub fn rooms_of(&self, id: MemberId, channels: &[Channel]) -> Box<[u32]> {
+        let Some(member) = self.members.get(id.0 as usize) else { return Box::default() };
+        let rooms = member.seats.iter().map(|seat| seat.room);
+        rooms.filter(|room| channels.contains(&self.rooms[*room as usize].channel)).collect()
+    }
+
+    /// Notes a publication of a listener to rooms of its own, so that it does not come back to it.
+    pub fn expect_echo(&self, listener: &Listener, rooms: &[u32], payload: &[u8], number: u32) {
+        if !rooms.is_empty() {
+            let digest = self.digester.digest(payload);
+            rooms.iter().for_each(|room| listener.expect_echo(*room, digest, number));
+        }
+    }
+
+    /// Returns the open connections whose place in the hub is `part` modulo `parts`.
+    pub fn listeners(&self, part: usize, parts: usize) -> impl Iterator<Item = &Rc<Listener>> {
+        let members = self.members.iter().filter(move |(id, _)| id % parts == part);
+        members.filter_map(|(_, member)| match &member.outlet {
+            Outlet::Open(listener) => Some(listener),
+            Outlet::Joining(_) => None,
+        })
+    }
+
+    /// Returns the number of channels that have listeners, or had some until just now.
+    pub fn channels(&self) -> usize {
+        self.rooms.len()
+    }
+}

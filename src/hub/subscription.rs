@@ -1,0 +1,91 @@
+//! A connection's membership as a guard: dropping it leaves the hub.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::{Hub, Listener, MemberId, NotJoined, Order};
+use crate::wire::Channel;
+
+/// A hub and the bell that rings when the broker has to be told something.
+pub struct Desk {
+    hub: RefCell<Hub>,
+    changed: Notify,
+}
+
+/// A connection's membership. Dropping it leaves all its channels.
+pub struct Subscription {
+    desk: Rc<Desk>,
+    id: MemberId,
+}
+
+impl Desk {
+    /// Puts a hub on a desk.
+    pub fn new(hub: Hub) -> Rc<Self> {
+        Rc::new(Self { hub: RefCell::new(hub), changed: Notify::new() })
+    }
+
+    /// Uses the hub.
+    pub fn with<T>(&self, action: impl FnOnce(&mut Hub) -> T) -> T {
+        action(&mut self.hub.borrow_mut())
+    }
+
+    /// Joins channels; what they bring is held until the subscription is opened.
+    pub fn join(self: &Rc<Self>, channels: &[Channel]) -> Subscription {
+        let id = self.hub.borrow_mut().join(channels);
+        self.changed.notify_one();
+        Subscription { desk: self.clone(), id }
+    }
+
+    /// Waits until the broker has to be told something, and returns it. Safe to cancel.
+    pub async fn orders(&self) -> Vec<Order> {
+        loop {
+            let orders = self.hub.borrow_mut().take_orders();
+            if !orders.is_empty() {
+                return orders;
+            }
+            self.changed.notified().await;
+        }
+    }
+}
+
+impl Subscription {
+    /// Waits until Redis has acknowledged all channels. Safe to cancel.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is lost or refuses, or when more came in meanwhile than may be held.
+    pub async fn joined(&self) -> Result<(), NotJoined> {
+        poll_fn(|cx| self.desk.hub.borrow_mut().poll_joined(self.id, cx)).await
+    }
+
+    /// Returns why the subscription cannot be opened any more, if that has become known.
+    pub fn failure(&self) -> Option<NotJoined> {
+        self.desk.hub.borrow().failure(self.id)
+    }
+
+    /// Replays the persisted values, then what was held, and goes live.
+    pub fn open(&self, listener: &Rc<Listener>, persisted: &[Option<Bytes>]) {
+        self.desk.hub.borrow_mut().open(self.id, listener, persisted);
+    }
+
+    /// Returns the rooms of those channels that are subscribed to.
+    pub fn rooms_of(&self, channels: &[Channel]) -> Box<[u32]> {
+        self.desk.hub.borrow().rooms_of(self.id, channels)
+    }
+
+    /// Notes a publication to rooms of the subscription's own, so that it does not come back.
+    pub fn expect_echo(&self, listener: &Listener, rooms: &[u32], payload: &[u8], number: u32) {
+        self.desk.hub.borrow().expect_echo(listener, rooms, payload, number);
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.desk.hub.borrow_mut().leave(self.id);
+        self.desk.changed.notify_one();
+    }
+}

@@ -1,0 +1,24 @@
+//! ws4redis stands between Redis and browsers: `Django -> Redis -> ws4redis -> WebSocket clients`, and back.
+//!
+//! The rooms, in reading order:
+//!
+//! - [`settings`], [`telemetry`], [`counters`]: what the operator says, and what is said to the operator;
+//! - [`wire`]: the words (facility, audience, channel, handshake);
+//! - [`server`] accepts, [`shard`] owns its connections from accept to close;
+//! - [`http`]: everything before the 101; [`access`]: who is this, and what may they hear and say;
+//! - [`socket`]: everything after the 101; [`hub`]: which connection listens to which channel;
+//! - [`redis`]: pub/sub and keys, through fred; [`embedded`]: a small Redis of our own for trying out.
+
+pub mod access;
+pub mod counters;
+pub mod embedded;
+pub mod http;
+pub mod hub;
+pub mod redis;
+pub mod server;
+pub mod settings;
+pub mod shard;
+pub mod socket;
+pub mod stream;
+pub mod telemetry;
+pub mod wire;

@@ -1,0 +1,361 @@
+//! The pub/sub side of Redis: one subscription connection for the whole process.
+//!
+//! It keeps Redis in step with what the shards want, hands them what Redis sends, and after a loss brings everything
+//! back: channels first, then the persisted values that were missed. It waits for shards, never for a client.
+
+use std::cell::Cell;
+use std::future::pending;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::prelude::*;
+use fred::types::Message;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{error, info, warn};
+
+use super::Store;
+use super::connect::{Guard, Target, describe};
+use super::interests::Interests;
+use super::pump::Pump;
+use super::subscriber::{Outcome, Subscriber};
+use crate::counters::Counters;
+use crate::hub::{Order, Run, Ticket};
+use crate::settings::Settings;
+use crate::wire::Channel;
+
+/// What a shard tells the broker: its number and its orders.
+pub type Call = (usize, Vec<Order>);
+
+/// What the broker tells a shard. The order counts.
+#[derive(Debug)]
+pub enum Inbox {
+    /// Messages, a run per channel.
+    Deliver(Vec<(Channel, Run)>),
+    /// Redis has acknowledged channels.
+    Subscribed(Vec<(Channel, Ticket)>),
+    /// Redis refuses a channel.
+    Refused(Channel, Ticket),
+    /// Redis can be reached, and sends all channels that are wanted.
+    Up,
+    /// Redis was lost.
+    Lost,
+    /// Messages were lost: hold all channels back until their values have been read again.
+    Pause,
+    /// Persisted values that were read again.
+    Recovered(Vec<(Channel, Option<Bytes>)>),
+}
+
+/// Silence after which the connection is tried with a fence.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Channels whose values are read again together.
+const RECOVERY_BATCH: usize = 500;
+
+/// Time for reading values again, after which what was held back goes out without them.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Batches of values that may wait for the broker.
+const RECOVERIES: usize = 4;
+
+type Stepping = Pin<Box<dyn Future<Output = Outcome>>>;
+
+/// Values that were read again, with the shards that want them, and the epoch in which they were read.
+struct Recovered {
+    epoch: u64,
+    values: Vec<(Channel, Vec<usize>, Option<Bytes>)>,
+}
+
+/// The pub/sub side of Redis.
+pub struct Broker {
+    subscriber: Subscriber,
+    messages: Receiver<Message>,
+    errors: Receiver<(Error, Option<Server>)>,
+    connects: Receiver<Server>,
+    store: Rc<Store>,
+    shards: Vec<mpsc::Sender<Inbox>>,
+    interests: Interests,
+    pump: Pump,
+    step: Option<Stepping>,
+    /// Values that were read again. They go out after a fence: what was published before they were read has come then.
+    recovered: Vec<Recovered>,
+    fenced: Vec<Recovered>,
+    recoveries: (mpsc::Sender<Recovered>, mpsc::Receiver<Recovered>),
+    connected: bool,
+    up: bool,
+    down_since: Instant,
+    last_step: Instant,
+    /// Changes with every loss: a recovery of an older epoch stops.
+    epoch: Rc<Cell<u64>>,
+    max_pending_bytes: usize,
+    name: String,
+    counters: Arc<Counters>,
+    _connection: Guard,
+}
+
+impl Broker {
+    /// Connects. Must be called on the runtime of the shard whose store it is given.
+    pub fn new(
+        target: &Target,
+        settings: &Settings,
+        store: Rc<Store>,
+        shards: Vec<mpsc::Sender<Inbox>>,
+        counters: &Arc<Counters>,
+    ) -> Self {
+        let (client, connection) = target.subscribing_client();
+        Self {
+            messages: client.message_rx(),
+            errors: client.error_rx(),
+            connects: client.reconnect_rx(),
+            subscriber: Subscriber::new(client),
+            store,
+            shards,
+            interests: Interests::new(settings.redis.unsubscribe_linger),
+            pump: Pump::new(settings.messages.max_delivery_bytes, counters.clone()),
+            step: None,
+            recovered: Vec::new(),
+            fenced: Vec::new(),
+            recoveries: mpsc::channel(RECOVERIES),
+            connected: false,
+            up: false,
+            down_since: Instant::now(),
+            last_step: Instant::now(),
+            epoch: Rc::default(),
+            max_pending_bytes: settings.redis.max_pending_bytes,
+            name: target.name().to_owned(),
+            counters: counters.clone(),
+            _connection: connection,
+        }
+    }
+
+    /// Serves the shards until all of them are gone.
+    pub async fn run(mut self, mut calls: mpsc::Receiver<Call>) {
+        loop {
+            self.take_step();
+            let next_leave = self.interests.next_leave().filter(|_| self.up && self.step.is_none());
+            let keepalive = self.last_step + KEEPALIVE;
+            tokio::select! {
+                call = calls.recv() => match call {
+                    Some((shard, orders)) => self.obey(shard, orders).await,
+                    None => return,
+                },
+                message = self.messages.recv() => match message {
+                    Ok(message) => self.deliver(message).await,
+                    Err(RecvError::Lagged(count)) => self.lagged(count).await,
+                    Err(RecvError::Closed) => return,
+                },
+                error = self.errors.recv() => if let Ok((error, _)) = error { self.lose(&describe(&error)).await },
+                server = self.connects.recv() => if server.is_ok() { self.connect().await },
+                outcome = async { match &mut self.step { Some(step) => step.await, None => pending().await } } => {
+                    self.step = None;
+                    self.finish(outcome).await;
+                }
+                Some(recovered) = self.recoveries.1.recv() => self.recovered.push(recovered),
+                () = sleep_until(next_leave.unwrap_or(keepalive)), if self.step.is_none() && self.connected => {}
+            }
+        }
+    }
+
+    /// Begins the next step, if there is something to tell Redis, or nothing was for long.
+    fn take_step(&mut self) {
+        let now = Instant::now();
+        let due = self.interests.has_queued()
+            || self.interests.next_leave().is_some_and(|due| due <= now)
+            || now - self.last_step >= KEEPALIVE
+            || !self.recovered.is_empty()
+            || !self.up;
+        if self.step.is_none() && self.connected && due {
+            self.fenced = std::mem::take(&mut self.recovered);
+            self.step = Some(Box::pin(self.subscriber.clone().take(self.interests.step(now))));
+        }
+    }
+
+    async fn finish(&mut self, outcome: Outcome) {
+        let now = Instant::now();
+        self.last_step = now;
+        match outcome {
+            Outcome::Done(channels) => {
+                let told = self.interests.subscribed(channels, now);
+                self.tell_subscribed(told).await;
+                self.tell_recovered().await;
+                if !self.up && !self.interests.has_queued() {
+                    self.rise().await;
+                }
+            }
+            Outcome::Refused(channels, reason) => {
+                for (shard, channel, ticket) in self.interests.refused(channels) {
+                    error!(?channel, error = %reason, "redis refuses a channel; allow its user to subscribe to it (ACL SETUSER … &pattern)");
+                    self.tell(shard, Inbox::Refused(channel, ticket)).await;
+                }
+            }
+            Outcome::Lost(reason) => {
+                self.lose(&reason).await;
+                let subscriber = self.subscriber.clone();
+                tokio::task::spawn_local(async move { subscriber.reconnect().await });
+            }
+        }
+    }
+
+    async fn obey(&mut self, shard: usize, orders: Vec<Order>) {
+        let mut had = Vec::new();
+        for order in orders {
+            match order {
+                Order::Want(channel, ticket) => {
+                    if self.interests.want(channel.clone(), shard, ticket) {
+                        had.push((channel, ticket));
+                    }
+                }
+                Order::Leave(channel) => self.interests.leave(&channel, shard, Instant::now()),
+            }
+        }
+        if !had.is_empty() {
+            self.tell(shard, Inbox::Subscribed(had)).await;
+        }
+    }
+
+    async fn deliver(&mut self, first: Message) {
+        self.pump.drain(first, &mut self.messages, &mut self.interests);
+        let waiting = self.messages.len();
+        let too_much = waiting * self.pump.average_bytes() > self.max_pending_bytes;
+        for (shard, runs) in self.pump.take(self.shards.len()).into_iter().enumerate() {
+            if !runs.is_empty() {
+                self.tell(shard, Inbox::Deliver(runs)).await;
+            }
+        }
+        if too_much {
+            self.messages = self.messages.resubscribe();
+            self.lagged(waiting as u64).await;
+        }
+    }
+
+    async fn deliver_ready(&mut self) {
+        while let Ok(message) = self.messages.try_recv() {
+            self.deliver(message).await;
+        }
+    }
+
+    /// Messages were lost between Redis and here: their channels get their persisted values instead.
+    async fn lagged(&mut self, count: u64) {
+        warn!(
+            count,
+            "messages from redis came faster than they could be taken and are lost; reading the persisted ones again"
+        );
+        Counters::add(&self.counters.lagged_deliveries, count);
+        if self.up {
+            self.tell_all(|| Inbox::Pause).await;
+            self.recover();
+        }
+    }
+
+    async fn connect(&mut self) {
+        // A second connection event without a loss between: something was missed, so begin anew.
+        if self.connected {
+            self.lose("reconnected").await;
+        }
+        self.connected = true;
+    }
+
+    async fn lose(&mut self, reason: &str) {
+        // What came before the loss goes out before it: later it would follow newer values.
+        self.deliver_ready().await;
+        self.connected = false;
+        self.step = None;
+        self.recovered.clear();
+        self.fenced.clear();
+        self.interests.lost();
+        if !std::mem::replace(&mut self.up, false) {
+            tracing::debug!(error = %reason, "redis cannot be reached");
+            return;
+        }
+        self.down_since = Instant::now();
+        self.epoch.set(self.epoch.get() + 1);
+        Counters::count(&self.counters.redis_losses);
+        warn!(redis = %self.name, error = %reason, "redis lost; clients stay, new ones get 503 until it is back");
+        self.tell_all(|| Inbox::Lost).await;
+    }
+
+    async fn rise(&mut self) {
+        self.up = true;
+        info!(redis = %self.name, elapsed_ms = self.down_since.elapsed().as_millis() as u64, "redis connected");
+        self.tell_all(|| Inbox::Up).await;
+        self.recover();
+    }
+
+    /// Reads the persisted values of all channels again, beside everything else.
+    fn recover(&self) {
+        let (live, store, done) = (self.interests.live(), self.store.clone(), self.recoveries.0.clone());
+        let (current, epoch) = (self.epoch.clone(), self.epoch.get());
+        tokio::task::spawn_local(async move {
+            for channels in live.chunks(RECOVERY_BATCH) {
+                let names: Vec<_> = channels.iter().map(|(channel, _)| channel.clone()).collect();
+                let values = read_again(&store, &names, &current, epoch).await;
+                let channels = channels.iter().cloned();
+                let values =
+                    channels.zip(values).map(|((channel, shards), value)| (channel, shards, value)).collect();
+                if current.get() != epoch || done.send(Recovered { epoch, values }).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Hands out values that were read again, behind all messages that came before the fence.
+    async fn tell_recovered(&mut self) {
+        if self.fenced.is_empty() {
+            return;
+        }
+        self.deliver_ready().await;
+        let mut parted = vec![Vec::new(); self.shards.len()];
+        for recovered in self.fenced.drain(..).filter(|recovered| recovered.epoch == self.epoch.get()) {
+            for (channel, shards, value) in recovered.values {
+                shards.iter().for_each(|shard| parted[*shard].push((channel.clone(), value.clone())));
+            }
+        }
+        for (shard, values) in parted.into_iter().enumerate() {
+            if !values.is_empty() {
+                self.tell(shard, Inbox::Recovered(values)).await;
+            }
+        }
+    }
+
+    async fn tell_subscribed(&self, told: Vec<(usize, Channel, Ticket)>) {
+        let mut parted = vec![Vec::new(); self.shards.len()];
+        for (shard, channel, ticket) in told {
+            parted[shard].push((channel, ticket));
+        }
+        for (shard, channels) in parted.into_iter().enumerate() {
+            if !channels.is_empty() {
+                self.tell(shard, Inbox::Subscribed(channels)).await;
+            }
+        }
+    }
+
+    async fn tell_all(&self, inbox: impl Fn() -> Inbox) {
+        for shard in 0..self.shards.len() {
+            self.tell(shard, inbox()).await;
+        }
+    }
+
+    /// Tells a shard. The wait is for the shard's thread, which waits for no client.
+    async fn tell(&self, shard: usize, inbox: Inbox) {
+        // A shard that is gone ends the process; nothing to do here.
+        let _ = self.shards[shard].send(inbox).await;
+    }
+}
+
+/// Reads values until it succeeds, or the epoch is over, or patience ends: then there are none.
+async fn read_again(store: &Store, channels: &[Channel], epoch: &Cell<u64>, now: u64) -> Vec<Option<Bytes>> {
+    let begun = Instant::now();
+    while epoch.get() == now && begun.elapsed() < RECOVERY_PATIENCE {
+        if let Ok(values) = store.persisted(channels).await {
+            return values;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    vec![None; channels.len()]
+}

@@ -1,0 +1,224 @@
+//! Reaching Redis: URLs, connection settings, clients that come back, and a look at what is there.
+
+use std::time::Duration;
+
+use fred::prelude::*;
+use fred::types::config::{ServerConfig, UnresponsiveConfig};
+use fred::types::{CustomCommand, RespVersion};
+use tokio::task::AbortHandle;
+
+use crate::settings;
+use crate::wire::{Channel, mask_sessions};
+
+/// Waits between attempts to reach Redis: the first, doubled with each attempt, up to the last; and what chance adds,
+/// so that many gateways do not come back in step.
+const FIRST_BACKOFF_MS: u32 = 50;
+const LAST_BACKOFF_MS: u32 = 3_000;
+const JITTER_MS: u32 = 300;
+
+/// Why a URL cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("redis.url: {0}")]
+pub struct Unusable(String);
+
+/// A Redis and how to talk to it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    config: Config,
+    settings: settings::Redis,
+    name: String,
+}
+
+/// What is found at the other end.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// `redis_version` or `valkey_version`.
+    pub version: Option<String>,
+    /// `standalone`, `sentinel` or `cluster`.
+    pub mode: Option<String>,
+    /// `notify-keyspace-events`, where it may be read.
+    pub keyspace_events: Option<String>,
+    /// Time for one command and its reply.
+    pub round_trip: Duration,
+}
+
+impl Target {
+    /// Takes the settings; without a URL it is the Redis on 127.0.0.1:6379.
+    ///
+    /// # Errors
+    ///
+    /// When the URL cannot be understood, or TLS cannot be set up.
+    pub fn new(settings: &settings::Redis) -> Result<Self, Unusable> {
+        let name =
+            settings.url.as_ref().map_or_else(|| "redis://127.0.0.1:6379".to_owned(), ToString::to_string);
+        let url = settings.url.as_ref().map_or("redis://127.0.0.1:6379", settings::RedisUrl::secret);
+        let mut config = match url.strip_prefix("unix:") {
+            Some(rest) => unix(rest)?,
+            // fred's own texts may repeat the URL with its password.
+            None => Config::from_url(url).map_err(|_| Unusable(format!("cannot be understood: {name}")))?,
+        };
+        config.version = RespVersion::RESP3;
+        Ok(Self { config, settings: settings.clone(), name })
+    }
+
+    /// Returns the URL with secrets masked.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes a client whose messages have a queue of the size that is set.
+    ///
+    /// fred makes all its event channels of one size, 32 by default, of which a burst overflows the messages' at once.
+    /// The size of a burst counts for messages only, so only their channel is exchanged: for all, it would take 24 MB.
+    pub(super) fn subscribing_client(&self) -> (Client, Guard) {
+        let (client, guard) = self.client(self.settings.command_timeout);
+        let (sender, _) = tokio::sync::broadcast::channel(self.settings.receiver_messages);
+        client.inner().notifications.pubsub.swap(std::sync::Arc::new(sender));
+        (client, guard)
+    }
+
+    /// Makes a client that connects, and connects again for as long as it lives.
+    pub(super) fn client(&self, command_timeout: Duration) -> (Client, Guard) {
+        let connection = ConnectionConfig {
+            connection_timeout: self.settings.connect_timeout,
+            internal_command_timeout: self.settings.command_timeout,
+            // What was written is never written again: publications are at most once.
+            max_command_attempts: 1,
+            unresponsive: UnresponsiveConfig {
+                max_timeout: Some(self.settings.command_timeout * 2),
+                interval: Duration::from_secs(1),
+            },
+            ..ConnectionConfig::default()
+        };
+        let performance =
+            PerformanceConfig { default_command_timeout: command_timeout, ..PerformanceConfig::default() };
+        let client = Client::new(self.config.clone(), Some(performance), Some(connection), Some(backoff()));
+        let guard = Guard(tokio::task::spawn_local(keep(client.clone())).abort_handle());
+        (client, guard)
+    }
+}
+
+/// Keeps a client connected as long as it lives.
+#[derive(Debug)]
+pub(super) struct Guard(AbortHandle);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Connects at once, which fred's own retrying does not, and again whenever fred gives up, as on errors about a
+/// configuration that may be mended meanwhile.
+async fn keep(client: Client) {
+    let mut backoff = backoff();
+    while !matches!(client.connect().await, Ok(Ok(()))) {
+        let delay = backoff.next_delay().unwrap_or(LAST_BACKOFF_MS.into());
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+    }
+}
+
+fn backoff() -> ReconnectPolicy {
+    let mut policy = ReconnectPolicy::new_exponential(0, FIRST_BACKOFF_MS, LAST_BACKOFF_MS, 2);
+    policy.set_jitter(JITTER_MS);
+    policy
+}
+
+/// Reads `[//][user:password@]/path[?db=N]`, as redis-py writes it.
+fn unix(rest: &str) -> Result<Config, Unusable> {
+    let bad = || Unusable("expected unix:/path/to/redis.sock".to_owned());
+    let parsed =
+        url::Url::parse(&format!("unix://{}", rest.strip_prefix("//").unwrap_or(rest))).map_err(|_| bad())?;
+    let path =
+        percent_encoding::percent_decode_str(parsed.path()).decode_utf8().map_err(|_| bad())?.into_owned();
+    if path.len() < 2 {
+        return Err(bad());
+    }
+    let query = |wanted: &str| {
+        parsed.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
+    };
+    let database = query("db").map(|db| db.parse().map_err(|_| bad())).transpose()?;
+    Ok(Config {
+        server: ServerConfig::Unix { path: path.into() },
+        username: Some(parsed.username().to_owned()).filter(|name| !name.is_empty()),
+        password: parsed.password().map(str::to_owned).or_else(|| query("password")),
+        database,
+        ..Config::default()
+    })
+}
+
+/// Describes an error of Redis' or fred's: no session keys, no control characters.
+pub fn describe(error: &Error) -> String {
+    mask_sessions(error.details()).escape_debug().to_string()
+}
+
+/// Makes a client that tries once.
+async fn connect_once(target: &Target) -> Result<(Client, Guard), String> {
+    let patience = target.settings.connect_timeout + target.settings.command_timeout;
+    let (client, guard) = target.client(target.settings.command_timeout);
+    match tokio::time::timeout(patience, client.wait_for_connect()).await {
+        Ok(Ok(())) => Ok((client, guard)),
+        Ok(Err(error)) => Err(describe(&error)),
+        Err(_) => Err(format!("no answer within {} s", patience.as_secs())),
+    }
+}
+
+/// Connects and looks at what is there.
+///
+/// # Errors
+///
+/// With a description, when Redis cannot be reached or refuses.
+pub async fn examine(target: &Target) -> Result<Found, String> {
+    let (client, _guard) = connect_once(target).await?;
+    let begun = tokio::time::Instant::now();
+    client.ping::<()>(None).await.map_err(|error| describe(&error))?;
+    let round_trip = begun.elapsed();
+    // Under a narrow ACL user these two are refused, which is no fault.
+    let info: String = client.info(None).await.unwrap_or_default();
+    let field = |name: &str| {
+        info.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(|value| value.trim().to_owned())
+    };
+    let events = CustomCommand::new_static("CONFIG", None, false);
+    let events: Result<Vec<String>, _> = match client
+        .custom::<Value, _>(events, vec!["GET", "notify-keyspace-events"])
+        .await
+    {
+        Ok(Value::Map(map)) => Ok(map.inner().into_values().filter_map(|value| value.as_string()).collect()),
+        _ => Err(()),
+    };
+    Ok(Found {
+        version: field("valkey_version").or_else(|| field("redis_version")),
+        mode: field("redis_mode"),
+        keyspace_events: events.ok().and_then(|mut events| events.pop()),
+        round_trip,
+    })
+}
+
+/// Publishes one message to the channels, and keeps it for `expire_seconds` if that is not 0. Returns how many
+/// subscribers Redis counted.
+///
+/// # Errors
+///
+/// With a description, when Redis cannot be reached or refuses.
+pub async fn publish_once(
+    target: &Target,
+    channels: &[Channel],
+    payload: &[u8],
+    expire_seconds: u64,
+) -> Result<i64, String> {
+    let (client, _guard) = connect_once(target).await?;
+    let failed = |error: Error| describe(&error);
+    let mut receivers = 0;
+    for channel in channels {
+        if expire_seconds > 0 {
+            let setex = CustomCommand::new_static("SETEX", None, false);
+            let arguments: Vec<Value> =
+                vec![channel.as_str().into(), expire_seconds.to_string().into(), payload.into()];
+            client.custom::<(), _>(setex, arguments).await.map_err(failed)?;
+        }
+        receivers += client.publish::<i64, _, _>(channel.as_str(), payload).await.map_err(failed)?;
+    }
+    Ok(receivers)
+}

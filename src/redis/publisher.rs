@@ -1,0 +1,206 @@
+//! Publishing what clients say: SETEX and PUBLISH of many clients in one pipeline, at most once, in order.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::prelude::*;
+use fred::types::CustomCommand;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use super::connect::describe;
+use super::reads::is_reply;
+use super::{Failure, Receipts};
+use crate::counters::Counters;
+use crate::wire::Channel;
+
+/// Publications of one pipeline, and their bytes.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Pipelines under way: 158,000 messages a second with one, 197,000 with four, no more with more.
+const UNDER_WAY: u32 = 4;
+
+/// How often a Redis that cannot be reached is looked for while publications wait.
+const LOOK: Duration = Duration::from_millis(50);
+
+struct Publication {
+    channels: Rc<[Channel]>,
+    payload: Bytes,
+    receipts: Rc<Receipts>,
+    since: Instant,
+}
+
+/// The publications of one shard.
+pub(super) struct Publisher {
+    client: Client,
+    queue: RefCell<VecDeque<Publication>>,
+    queued_bytes: Cell<usize>,
+    bell: Notify,
+    under_way: Arc<Semaphore>,
+    expire_seconds: u64,
+    wait: Duration,
+    max_queued_bytes: usize,
+    counters: Arc<Counters>,
+}
+
+impl Publisher {
+    pub(super) fn new(
+        client: Client,
+        expire_seconds: u64,
+        wait: Duration,
+        max_queued_bytes: usize,
+        counters: Arc<Counters>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            client,
+            queue: RefCell::default(),
+            queued_bytes: Cell::new(0),
+            bell: Notify::new(),
+            under_way: Arc::new(Semaphore::new(UNDER_WAY as usize)),
+            expire_seconds,
+            wait,
+            max_queued_bytes,
+            counters,
+        })
+    }
+
+    /// Queues a publication, which is settled through its receipts.
+    pub(super) fn queue(&self, channels: Rc<[Channel]>, payload: Bytes, receipts: Rc<Receipts>) {
+        let publication = Publication { channels, payload, receipts, since: Instant::now() };
+        if self.queued_bytes.get() + publication.payload.len() > self.max_queued_bytes {
+            return self.settle(&publication, Err(Failure::Waited));
+        }
+        self.queued_bytes.set(self.queued_bytes.get() + publication.payload.len());
+        self.queue.borrow_mut().push_back(publication);
+        self.bell.notify_one();
+    }
+
+    /// Waits until nothing is queued or under way. Safe to cancel.
+    pub(super) async fn settled(&self) {
+        while !self.queue.borrow().is_empty() {
+            sleep(LOOK).await;
+        }
+        // All permits at once: nothing is under way.
+        let _ = self.under_way.acquire_many(UNDER_WAY).await;
+    }
+
+    /// Writes what is queued, for ever.
+    pub(super) async fn run(self: Rc<Self>) {
+        loop {
+            self.bell.notified().await;
+            while !self.queue.borrow().is_empty() {
+                if !self.client.is_connected() {
+                    // Nothing is handed to fred now: what it takes may be written, and then not be repeated.
+                    self.refuse_old();
+                    sleep(LOOK).await;
+                    continue;
+                }
+                let Ok(permit) = self.under_way.clone().acquire_owned().await else { return };
+                let batch = self.take();
+                let mut written = Box::pin(self.clone().write(batch));
+                // The first poll hands the pipeline to fred: pipelines stay in order.
+                if poll_fn(|cx| Poll::Ready(written.as_mut().poll(cx))).await.is_pending() {
+                    tokio::task::spawn_local(async move {
+                        written.await;
+                        drop(permit);
+                    });
+                }
+            }
+        }
+    }
+
+    fn take(&self) -> Vec<Publication> {
+        let mut queue = self.queue.borrow_mut();
+        let mut batch = Vec::with_capacity(queue.len().min(BATCH));
+        let mut bytes = 0;
+        while batch.len() < BATCH && bytes < BATCH_BYTES {
+            let Some(publication) = queue.pop_front() else { break };
+            bytes += publication.payload.len();
+            batch.push(publication);
+        }
+        self.queued_bytes.set(self.queued_bytes.get() - bytes);
+        batch
+    }
+
+    fn refuse_old(&self) {
+        let old = |publication: &mut Publication| publication.since.elapsed() >= self.wait;
+        while let Some(publication) = self.queue.borrow_mut().pop_front_if(old) {
+            self.queued_bytes.set(self.queued_bytes.get() - publication.payload.len());
+            self.settle(&publication, Err(Failure::Waited));
+        }
+    }
+
+    async fn write(self: Rc<Self>, batch: Vec<Publication>) {
+        let pipeline = self.client.pipeline();
+        let expire = self.expire_seconds.to_string();
+        let mut commands = 0;
+        let mut queued = Ok(());
+        for publication in &batch {
+            for channel in publication.channels.iter() {
+                let payload = || Value::Bytes(publication.payload.clone());
+                if self.expire_seconds > 0 {
+                    let setex = CustomCommand::new_static("SETEX", None, false);
+                    let arguments: Vec<Value> =
+                        vec![channel.as_str().into(), expire.as_str().into(), payload()];
+                    queued = queued.and(pipeline.custom::<(), _>(setex, arguments).await);
+                    commands += 1;
+                }
+                queued = queued.and(pipeline.publish::<(), _, _>(channel.as_str(), payload()).await);
+                commands += 1;
+            }
+        }
+        let replies = if queued.is_ok() { pipeline.try_all::<Value>().await } else { Vec::new() };
+        // Anything but one reply per command means that the connection broke.
+        let mut replies = (replies.len() == commands).then_some(replies).into_iter().flatten();
+        for publication in &batch {
+            let mut result = Ok(());
+            for _ in publication.channels.iter() {
+                if self.expire_seconds > 0 {
+                    self.note_unkept(replies.next());
+                }
+                result = result.and(self.judge(replies.next()));
+            }
+            self.settle(publication, result);
+        }
+    }
+
+    /// A message that is not kept is delivered all the same.
+    fn note_unkept(&self, reply: Option<Result<Value, Error>>) {
+        if let Some(Err(error)) = reply
+            && is_reply(&error)
+        {
+            warn!(error = %describe(&error), "redis did not keep a client's message");
+            Counters::count(&self.counters.unkept_publications);
+        }
+    }
+
+    fn judge(&self, reply: Option<Result<Value, Error>>) -> Result<(), Failure> {
+        match reply {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => {
+                if is_reply(&error) {
+                    warn!(error = %describe(&error), "redis refused a client's message");
+                }
+                Err(Failure::Lost)
+            }
+            None => Err(Failure::Lost),
+        }
+    }
+
+    fn settle(&self, publication: &Publication, result: Result<(), Failure>) {
+        match result {
+            Ok(()) => {}
+            Err(Failure::Lost) => Counters::count(&self.counters.lost_publications),
+            Err(Failure::Waited) => Counters::count(&self.counters.refused_publications),
+        }
+        publication.receipts.settle(publication.payload.len(), result);
+    }
+}

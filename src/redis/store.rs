@@ -1,0 +1,80 @@
+//! The key side of Redis, for one shard: persisted messages and publications, over one connection.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fred::prelude::*;
+use tokio::task::{AbortHandle, spawn_local};
+
+use super::Receipts;
+use super::connect::{Guard, Target};
+use super::publisher::Publisher;
+use super::reads::{ReadFailed, Reads};
+use crate::counters::Counters;
+use crate::settings::Settings;
+use crate::wire::Channel;
+
+/// The key side of Redis, for one shard.
+pub struct Store {
+    client: Client,
+    reads: Rc<Reads>,
+    publisher: Rc<Publisher>,
+    tasks: [AbortHandle; 2],
+    _connection: Guard,
+}
+
+impl Store {
+    /// Connects, and connects again for as long as it lives. Must be called on the shard's runtime.
+    pub fn new(target: &Target, settings: &Settings, counters: &Arc<Counters>) -> Self {
+        let (client, connection) = target.client(settings.redis.command_timeout);
+        let reads = Reads::new(client.clone(), settings.messages.max_delivery_bytes, counters.clone());
+        let publisher = Publisher::new(
+            client.clone(),
+            settings.expire_seconds,
+            settings.redis.publish_wait,
+            settings.redis.max_pending_bytes,
+            counters.clone(),
+        );
+        let tasks = [
+            spawn_local(reads.clone().run()).abort_handle(),
+            spawn_local(publisher.clone().run()).abort_handle(),
+        ];
+        Self { client, reads, publisher, tasks, _connection: connection }
+    }
+
+    /// Tells whether Redis can be reached.
+    pub fn is_up(&self) -> bool {
+        self.client.is_connected()
+    }
+
+    /// Reads the persisted messages of channels, in their order. What Redis refuses to give counts as absent.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is lost, or does not answer in time.
+    pub async fn persisted(&self, channels: &[Channel]) -> Result<Vec<Option<Bytes>>, ReadFailed> {
+        let reading: Vec<_> = channels.iter().map(|channel| self.reads.queue(channel)).collect();
+        let mut values = Vec::with_capacity(channels.len());
+        for value in reading {
+            values.push(value.await.map_err(|_| ReadFailed)??);
+        }
+        Ok(values)
+    }
+
+    /// Publishes a client's message to channels. What becomes of it is told through the receipts.
+    pub fn publish(&self, channels: Rc<[Channel]>, payload: Bytes, receipts: Rc<Receipts>) {
+        self.publisher.queue(channels, payload, receipts);
+    }
+
+    /// Waits until no publication is queued or under way. Safe to cancel.
+    pub async fn settled(&self) {
+        self.publisher.settled().await;
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}

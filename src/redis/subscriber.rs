@@ -1,0 +1,95 @@
+//! SUBSCRIBE with an acknowledgement.
+//!
+//! fred's `subscribe` returns when the command is queued, drops Redis' reply, and gives the error of a refused one to
+//! the command that comes next. So every step ends with a fence: a PING with a text of its own, on the same
+//! connection, alone. Nothing else may run on this client.
+
+use fred::prelude::*;
+use fred::types::{ClusterHash, CustomCommand};
+
+use super::connect::describe;
+use super::interests::Step;
+use super::reads::is_reply;
+use crate::wire::Channel;
+
+/// Fences after a refusal, until one comes back whole: the refusal may have shifted the replies.
+const FENCES: usize = 3;
+
+/// The connection that subscribes.
+#[derive(Debug, Clone)]
+pub(super) struct Subscriber {
+    client: Client,
+    /// In a cluster fred sends every SUBSCRIBE of a client to the node of this slot, so that is where the fence goes.
+    slot: u16,
+}
+
+/// What became of a step.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Redis has done it all.
+    Done(Vec<Channel>),
+    /// Redis subscribed none of these channels, for the reason given.
+    Refused(Vec<Channel>, String),
+    /// The connection cannot be trusted any more.
+    Lost(String),
+}
+
+impl Subscriber {
+    pub(super) fn new(client: Client) -> Self {
+        let slot = fred::util::redis_keyslot(client.id().as_bytes());
+        Self { client, slot }
+    }
+
+    /// Takes a step and waits for Redis' acknowledgement.
+    pub(super) async fn take(self, step: Step) -> Outcome {
+        let Step { unsubscribe, subscribe } = step;
+        let names = |channels: &[Channel]| {
+            channels.iter().map(|channel| channel.as_str().to_owned()).collect::<Vec<_>>()
+        };
+        // An UNSUBSCRIBE without channels would mean all.
+        if !unsubscribe.is_empty()
+            && let Err(error) = self.client.unsubscribe(names(&unsubscribe)).await
+        {
+            return Outcome::Lost(describe(&error));
+        }
+        if !subscribe.is_empty()
+            && let Err(error) = self.client.subscribe(names(&subscribe)).await
+        {
+            return Outcome::Lost(describe(&error));
+        }
+        match self.fence().await {
+            Ok(true) => Outcome::Done(subscribe),
+            Ok(false) => Outcome::Lost("replies out of step".to_owned()),
+            Err(error) if is_reply(&error) && self.settle().await => {
+                Outcome::Refused(subscribe, describe(&error))
+            }
+            Err(error) => Outcome::Lost(describe(&error)),
+        }
+    }
+
+    /// Brings commands and replies into step again after an error. Tells whether it succeeded.
+    async fn settle(&self) -> bool {
+        for _ in 0..FENCES {
+            if matches!(self.fence().await, Ok(true)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Tells whether the reply to a PING of its own is the right one.
+    async fn fence(&self) -> Result<bool, Error> {
+        let text = format!("fence {:016x}", rand::random::<u64>());
+        let ping = CustomCommand::new_static("PING", ClusterHash::Custom(self.slot), false);
+        let reply: Value = self.client.custom(ping, vec![text.clone()]).await?;
+        Ok(reply.as_string().is_some_and(|reply| reply == text))
+    }
+
+    /// Drops the connection; fred makes another.
+    pub(super) async fn reconnect(&self) {
+        if self.client.is_connected() {
+            // It fails only where fred is reconnecting already.
+            let _ = self.client.force_reconnection().await;
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The doorman: binds, accepts, hands each socket to a shard, and drains at the end.
+//!
+//! The first shard runs on the main thread, with the broker and the doorman: with one core nothing crosses threads.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::counters::Counters;
+use crate::redis::{Broker, Call, Inbox, Target};
+use crate::settings::{Listen, Settings};
+use crate::shard::{INBOX, Shard};
+use crate::stream::Stream;
+
+/// Calls from shards, and sockets for a shard, that may wait.
+const WAITING: usize = 1024;
+
+/// Pause after an accept that failed, as without file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where clients come in.
+#[derive(Debug)]
+enum Door {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A socket on its way to another thread.
+enum Handed {
+    Tcp(StdTcpStream),
+    Unix(StdUnixStream),
+}
+
+/// Serves until a signal, then drains.
+///
+/// # Errors
+///
+/// When the address cannot be listened on, or a thread cannot be started or ends early.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    runtime()?.block_on(serve(Arc::new(settings)))
+}
+
+fn runtime() -> anyhow::Result<LocalRuntime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .context("cannot start a runtime")
+}
+
+async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let door = Door::open(&settings.server.listen).await?;
+    let target = Target::new(&settings.redis)?;
+    let counters = Arc::new(Counters::default());
+    let live = Arc::new(AtomicUsize::new(0));
+    let (calls, orders) = mpsc::channel::<Call>(WAITING);
+    let (inboxes, mut waiting): (Vec<_>, Vec<_>) =
+        (0..settings.server.shards).map(|_| mpsc::channel(INBOX)).unzip();
+    let (ended, mut ends) = mpsc::channel::<()>(settings.server.shards);
+
+    let mut others = Vec::new();
+    for (number, inbox) in waiting.drain(1..).enumerate() {
+        let (settings, target, counters, live) =
+            (settings.clone(), target.clone(), counters.clone(), live.clone());
+        let (calls, stop, ended) = (calls.clone(), stop.clone(), ended.clone());
+        let (hand, sockets) = mpsc::channel(WAITING);
+        let work = move || {
+            // Dropped at the end, also by a panic: the doorman hears of it.
+            let _ended = ended;
+            runtime()?.block_on(async {
+                let shard =
+                    Shard::new(number + 1, settings, &target, &counters, live).map_err(anyhow::Error::msg)?;
+                serve_shard(shard, inbox, calls, sockets, stop).await;
+                anyhow::Ok(())
+            })
+        };
+        let thread = std::thread::Builder::new().name(format!("shard-{}", number + 1)).spawn(work)?;
+        others.push((hand, thread));
+    }
+
+    let shard = Shard::new(0, settings.clone(), &target, &counters, live).map_err(|entry| {
+        anyhow::anyhow!(
+            "origin.allowed: {entry:?} is neither an origin like https://www.example.com nor a host"
+        )
+    })?;
+    let broker = Broker::new(&target, &settings, shard.store(), inboxes, &counters);
+    let broker = tokio::task::spawn_local(broker.run(orders));
+    let inbox = waiting.pop().context("no shard")?;
+    let serving = tokio::task::spawn_local(shard.clone().run(inbox, calls, stop.clone()));
+    announce(&settings, &door);
+
+    let hands: Vec<_> = others.iter().map(|(hand, _)| hand.clone()).collect();
+    let accepting = tokio::task::spawn_local(accept(door, shard, hands));
+    drop(ended);
+    let broken = tokio::select! {
+        () = signalled() => false,
+        _ = broker => true,
+        // Without other shards there is no sender, and nothing to hear.
+        _ = ends.recv(), if !others.is_empty() => true,
+    };
+    accepting.abort();
+    if broken {
+        bail!("a part of the server has ended unexpectedly; the log above says why");
+    }
+    info!(drain_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");
+    stop.cancel();
+    tokio::select! {
+        _ = serving => {}
+        () = signalled() => warn!("stopped at once"),
+    }
+    for (_, thread) in others {
+        if thread.is_finished()
+            && let Ok(Err(error)) = thread.join()
+        {
+            return Err(error);
+        }
+    }
+    if let Listen::Unix(path, _) = &settings.server.listen {
+        let _ = std::fs::remove_file(path);
+    }
+    counters.log();
+    Ok(())
+}
+
+async fn serve_shard(
+    shard: Rc<Shard>,
+    inbox: mpsc::Receiver<Inbox>,
+    calls: mpsc::Sender<Call>,
+    mut sockets: mpsc::Receiver<Handed>,
+    stop: CancellationToken,
+) {
+    let taking = shard.clone();
+    tokio::task::spawn_local(async move {
+        while let Some(socket) = sockets.recv().await {
+            let stream = match socket {
+                Handed::Tcp(socket) => TcpStream::from_std(socket).map(Stream::Tcp),
+                Handed::Unix(socket) => UnixStream::from_std(socket).map(Stream::Unix),
+            };
+            if let Ok(stream) = stream {
+                taking.take(stream);
+            }
+        }
+    });
+    shard.run(inbox, calls, stop).await;
+}
+
+/// Accepts for ever, for each shard in turn.
+async fn accept(door: Door, own: Rc<Shard>, others: Vec<mpsc::Sender<Handed>>) {
+    let mut failing = false;
+    for turn in (0..=others.len()).cycle() {
+        let stream = loop {
+            match door.accept().await {
+                Ok(stream) => break stream,
+                // The client has gone away while it waited.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!(%error, "cannot accept connections; raise the limit of open files (LimitNOFILE, ulimit -n)");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        };
+        if std::mem::replace(&mut failing, false) {
+            info!("accepting connections again");
+        }
+        let Some(hand) = turn.checked_sub(1).map(|index| &others[index]) else {
+            own.take(stream);
+            continue;
+        };
+        let handed = match stream {
+            Stream::Tcp(socket) => socket.into_std().map(Handed::Tcp),
+            Stream::Unix(socket) => socket.into_std().map(Handed::Unix),
+        };
+        if let Ok(handed) = handed {
+            // A shard that has ended ends the process.
+            let _ = hand.send(handed).await;
+        }
+    }
+}
+
+fn announce(settings: &Settings, door: &Door) {
+    let redis =
+        settings.redis.url.as_ref().map_or_else(|| "redis://127.0.0.1:6379".to_owned(), ToString::to_string);
+    let (shards, version) = (settings.server.shards, env!("CARGO_PKG_VERSION"));
+    match door.address() {
+        Some(address) if settings.demo => {
+            info!(version, shards, redis, "listening; open the demo page in two tabs: http://{address}/");
+        }
+        Some(address) => info!(version, shards, redis, "listening on {address}"),
+        None => info!(version, shards, redis, listen = ?settings.server.listen, "listening"),
+    }
+    info!("anonymous clients may publish to the broadcast channels of every facility");
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn signalled() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+}
+
+impl Door {
+    async fn open(listen: &Listen) -> anyhow::Result<Self> {
+        match listen {
+            Listen::Tcp(address) => {
+                let listener = TcpListener::bind(address).await;
+                listener.map(Self::Tcp).with_context(|| match address.rsplit_once(':') {
+                    Some((_, port)) => {
+                        format!("server.listen: cannot listen on {address}; is port {port} in use?")
+                    }
+                    None => format!("server.listen: cannot listen on {address}"),
+                })
+            }
+            Listen::Unix(path, mode) => Self::open_unix(path, *mode),
+        }
+    }
+
+    fn open_unix(path: &Path, mode: u32) -> anyhow::Result<Self> {
+        let shown = path.display();
+        // A socket that nobody answers is left over from a process that was killed.
+        match StdUnixStream::connect(path) {
+            Ok(_) => bail!("server.listen: another process listens on {shown}"),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)
+                    .with_context(|| format!("server.listen: cannot replace the stale socket {shown}"))?;
+            }
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(path).with_context(|| {
+            format!("server.listen: cannot listen on {shown}; its directory has to exist and be writable, its path be shorter than 108 bytes")
+        })?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+            .with_context(|| format!("server.unix_mode: cannot set the permissions of {shown}"))?;
+        Ok(Self::Unix(listener))
+    }
+
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(socket, _)| Stream::Tcp(socket)),
+            Self::Unix(listener) => listener.accept().await.map(|(socket, _)| Stream::Unix(socket)),
+        }
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Settings: the shipped file, a file of the operator's, the environment and flags become checked [`Settings`].
+//!
+//! Two stages: [`raw`] holds what was written, this module what the program uses (durations, sizes, patterns).
+//! The built-in defaults are the shipped `settings.toml` itself, so the two cannot drift apart.
+
+mod environment;
+mod raw;
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use config::{Config, File, FileFormat};
+
+use crate::wire::Namespace;
+use raw::Raw;
+
+/// The shipped settings file.
+const SHIPPED: &str = include_str!("../../settings.toml");
+
+/// Why settings are refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read or parsed, a key is unknown or a value is of the wrong type.
+    #[error("{0}")]
+    Unreadable(#[from] config::ConfigError),
+    /// A value is of the right type and makes no sense.
+    #[error("{key}: {problem}")]
+    Senseless {
+        /// The key, with its section.
+        key: &'static str,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// A `--set` that is not `KEY=VALUE`.
+    #[error("--set {0}: expected KEY=VALUE, for example --set server.listen=127.0.0.1:9000")]
+    Assignment(String),
+}
+
+/// All settings, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Path prefix of the WebSockets, with both slashes.
+    pub websocket_url: String,
+    /// Seconds for which a client's message is persisted; 0 means not at all.
+    pub expire_seconds: u64,
+    /// Prefix of all channels.
+    pub namespace: Namespace,
+    /// The heartbeat text, if there is one.
+    pub heartbeat: Option<Bytes>,
+    /// Whether facilities with a colon get all their channels.
+    pub facility_colons: bool,
+    /// The listening side.
+    pub server: Server,
+    /// The Redis side.
+    pub redis: Redis,
+    /// Sizes of messages and queues.
+    pub messages: Messages,
+    /// Keeping idle connections honest.
+    pub ping: Ping,
+    /// Name of the session cookie.
+    pub session_cookie: String,
+    /// Origins allowed beside the request's own host; `*` allows all.
+    pub allowed_origins: Vec<String>,
+    /// Whether logs are JSON.
+    pub log_json: bool,
+    /// Whether the demo page is served.
+    pub demo: bool,
+    /// Memory limit of the embedded store, in bytes.
+    pub embedded_max_memory_bytes: usize,
+}
+
+/// The listening side.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Where to listen.
+    pub listen: Listen,
+    /// Number of shards.
+    pub shards: usize,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Time for a request, and for its answer.
+    pub handshake: Duration,
+    /// Limit of a request head, in bytes.
+    pub max_header_bytes: usize,
+    /// Limit of the number of headers.
+    pub max_headers: usize,
+    /// Time over which clients are sent away at the end.
+    pub drain: Duration,
+    /// Time for a close frame to arrive, in whole seconds.
+    pub linger_seconds: u32,
+    /// `SO_SNDBUF` of a client's socket, in bytes.
+    pub send_buffer_bytes: usize,
+}
+
+/// An address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// `host:port`.
+    Tcp(String),
+    /// A unix socket: its path and its permissions.
+    Unix(PathBuf, u32),
+}
+
+/// The Redis side.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    /// The URL, or none for 127.0.0.1:6379 with the embedded store in reserve.
+    pub url: Option<RedisUrl>,
+    /// Time for a connection attempt.
+    pub connect_timeout: Duration,
+    /// Time for the reply to a command.
+    pub command_timeout: Duration,
+    /// Time that publications wait for a lost Redis.
+    pub publish_wait: Duration,
+    /// Time that a channel without listeners stays subscribed.
+    pub unsubscribe_linger: Duration,
+    /// Slots of the receiver of messages.
+    pub receiver_messages: usize,
+    /// Bytes that may wait in that receiver.
+    pub max_pending_bytes: usize,
+}
+
+/// A Redis URL. `Debug` and `Display` mask its password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(String);
+
+/// Sizes of messages and queues, in bytes.
+#[derive(Debug, Clone)]
+pub struct Messages {
+    /// Largest message from a client.
+    pub max_message_bytes: usize,
+    /// Largest message from Redis.
+    pub max_delivery_bytes: usize,
+    /// What may wait for a slow client behind the first message.
+    pub outbox_bytes: usize,
+    /// Whether a slow client loses its oldest messages instead of its connection.
+    pub drop_oldest: bool,
+    /// What a client may have under way to Redis.
+    pub publish_bytes: usize,
+}
+
+/// Keeping idle connections honest, in whole seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Ping {
+    /// Silence after which a client is pinged.
+    pub interval_seconds: u32,
+    /// Time for its answer.
+    pub timeout_seconds: u32,
+}
+
+impl Settings {
+    /// Reads the settings: built-in, then `file` (or `settings.toml` here, if there is one), then the environment
+    /// `vars`, then `assignments` of the form `KEY=VALUE`. Returns warnings about variables that mean nothing, too.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read, a key is unknown, or a value cannot be used.
+    pub fn load(
+        file: Option<&Path>,
+        vars: impl Iterator<Item = (String, String)>,
+        assignments: &[String],
+    ) -> Result<(Self, Vec<String>), Error> {
+        let shipped = Config::builder().add_source(File::from_str(SHIPPED, FileFormat::Toml)).build()?;
+        let known = environment::keys(&shipped);
+        let mut builder = Config::builder().add_source(shipped);
+        builder = match file {
+            Some(path) => builder.add_source(File::from(path).format(FileFormat::Toml)),
+            None => builder.add_source(File::new("settings.toml", FileFormat::Toml).required(false)),
+        };
+        let (overrides, warnings) = environment::read(vars, &known);
+        for (key, value) in overrides {
+            builder = builder.set_override(key, value)?;
+        }
+        for assignment in assignments {
+            let (key, value) =
+                assignment.split_once('=').ok_or_else(|| Error::Assignment(assignment.clone()))?;
+            builder = builder.set_override(key.trim(), value)?;
+        }
+        let raw: Raw = builder.build()?.try_deserialize()?;
+        Ok((raw.check()?, warnings))
+    }
+
+    /// Returns the built-in settings.
+    ///
+    /// # Errors
+    ///
+    /// Never, as long as the shipped file is whole; a test keeps it so.
+    pub fn built_in() -> Result<Self, Error> {
+        let shipped = Config::builder().add_source(File::from_str(SHIPPED, FileFormat::Toml)).build()?;
+        shipped.try_deserialize::<Raw>()?.check()
+    }
+}
+
+impl RedisUrl {
+    /// Returns the URL with its password.
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the URL with all that may be a secret masked.
+    pub fn masked(&self) -> String {
+        let Ok(mut url) = url::Url::parse(&self.0) else { return "***".to_owned() };
+        if url.password().is_some() && url.set_password(Some("***")).is_err() {
+            return "***".to_owned();
+        }
+        if url.query().is_some_and(|query| query.to_ascii_lowercase().contains("password")) {
+            url.set_query(Some("***"));
+        }
+        url.into()
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.masked())
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.masked())
+    }
+}
+
+/// Returns the number of shards that the machine has cores for.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(vars: &[(&str, &str)], assignments: &[&str]) -> Result<(Settings, Vec<String>), Error> {
+        let vars: Vec<_> = vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let assignments: Vec<_> = assignments.iter().map(|a| (*a).to_owned()).collect();
+        Settings::load(None, vars.into_iter(), &assignments)
+    }
+
+    #[test]
+    fn the_shipped_file_is_the_built_in_settings() {
+        let settings = Settings::built_in().unwrap();
+        assert_eq!(settings.websocket_url, "/ws/");
+        assert_eq!(settings.expire_seconds, 3600);
+        assert_eq!(settings.server.listen, Listen::Tcp("127.0.0.1:8000".into()));
+        assert!(settings.demo);
+    }
+
+    #[test]
+    fn the_environment_speaks_upstreams_names() {
+        let vars = [
+            ("WS4REDIS_EXPIRE", "-1"),
+            ("WS4REDIS_PREFIX", "0123"),
+            ("WS4REDIS_HEARTBEAT", "--heartbeat--"),
+            ("WEBSOCKET_URL", "/sockets/"),
+            ("WS4REDIS_SERVER__SHARDS", "3"),
+            ("WS4REDIS_ORIGIN__ALLOWED", "https://a.example, https://b.example"),
+            ("WS4REDIS_REDIS__URL", "redis://:geheim@127.0.0.1:6380/2"),
+        ];
+        let (settings, warnings) = load(&vars, &["server.shards=2"]).unwrap();
+        assert_eq!(settings.expire_seconds, 0);
+        assert_eq!(settings.namespace.as_str(), "0123");
+        assert_eq!(settings.heartbeat.as_deref(), Some(&b"--heartbeat--"[..]));
+        assert_eq!(settings.websocket_url, "/sockets/");
+        assert_eq!(settings.server.shards, 2);
+        assert_eq!(settings.allowed_origins, ["https://a.example", "https://b.example"]);
+        assert!(!settings.demo, "with a Redis of one's own the demo is off");
+        assert!(warnings.is_empty(), "{warnings:?}");
+        let shown = format!("{settings:?}");
+        assert!(shown.contains("redis://:***@127.0.0.1:6380/2") && !shown.contains("geheim"), "{shown}");
+    }
+
+    #[test]
+    fn variables_that_mean_nothing_are_warned_of_by_name() {
+        let vars = [("WS4REDIS_SERVER_LISTEN", "x"), ("WS4REDIS_CONNECTION", "{}"), ("OTHER", "")];
+        let (_, warnings) = load(&vars, &[]).unwrap();
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(
+            warnings
+                .iter()
+                .any(|w| w.contains("WS4REDIS_SERVER_LISTEN") && w.contains("WS4REDIS_SERVER__LISTEN"))
+        );
+        assert!(warnings.iter().any(|w| w.contains("WS4REDIS_CONNECTION") && w.contains("redis.url")));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_key() {
+        for (assignment, expected) in [
+            ("websocket_url=ws", "websocket_url: must begin and end with a slash"),
+            ("server.listen=8000", "server.listen: expected host:port or unix:/path"),
+            ("server.unix_mode=9", "server.unix_mode: "),
+            ("messages.when_slow=wait", "messages.when_slow: expected close or drop-oldest"),
+            ("redis.url=http://x", "redis.url: "),
+            ("demo.enabled=maybe", "demo.enabled: expected auto, on or off"),
+            ("messages.max_message_bytes=0", "messages.max_message_bytes: must be at least 1"),
+            ("ping.interval_seconds=x", "ping.interval_seconds"),
+            ("server.nonsense=1", "nonsense"),
+        ] {
+            let error = load(&[], &[assignment]).unwrap_err().to_string();
+            assert!(error.contains(expected), "{assignment}: {error}");
+        }
+    }
+}

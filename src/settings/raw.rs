@@ -1,0 +1,279 @@
+//! Settings as they are written, and their check.
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Settings, cores};
+use crate::wire::Namespace;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Raw {
+    websocket_url: String,
+    expire: i64,
+    prefix: String,
+    heartbeat: String,
+    facility_colons: bool,
+    server: RawServer,
+    redis: RawRedis,
+    messages: RawMessages,
+    ping: RawPing,
+    session: RawSession,
+    origin: RawOrigin,
+    log: RawLog,
+    demo: RawDemo,
+    embedded: RawEmbedded,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawServer {
+    listen: String,
+    unix_mode: String,
+    shards: usize,
+    max_connections: usize,
+    handshake_seconds: u32,
+    max_header_bytes: usize,
+    max_headers: usize,
+    drain_seconds: u32,
+    linger_seconds: u32,
+    send_buffer_bytes: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRedis {
+    url: String,
+    connect_timeout_seconds: u32,
+    command_timeout_seconds: u32,
+    publish_wait_seconds: u32,
+    unsubscribe_linger_seconds: u32,
+    receiver_messages: usize,
+    max_pending_bytes: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMessages {
+    max_message_bytes: usize,
+    max_delivery_bytes: usize,
+    outbox_bytes: usize,
+    when_slow: String,
+    publish_bytes: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPing {
+    interval_seconds: u32,
+    timeout_seconds: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSession {
+    cookie: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawOrigin {
+    #[serde(deserialize_with = "list")]
+    allowed: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLog {
+    format: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDemo {
+    enabled: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEmbedded {
+    max_memory_bytes: usize,
+}
+
+/// Reads a list, or a text with commas, as the environment has it.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        List(Vec<String>),
+        Text(String),
+    }
+    Ok(match Either::deserialize(deserializer)? {
+        Either::List(list) => list,
+        Either::Text(text) => {
+            text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+        }
+    })
+}
+
+impl Raw {
+    pub(super) fn check(self) -> Result<Settings, Error> {
+        let prefix_ok = self.websocket_url.starts_with('/') && self.websocket_url.ends_with('/');
+        require(prefix_ok, "websocket_url", "must begin and end with a slash, for example /ws/")?;
+        let plain = !self.prefix.chars().any(char::is_control);
+        require(plain, "prefix", "must not hold control characters")?;
+        require(self.heartbeat.len() <= 1024, "heartbeat", "must not be longer than 1024 bytes")?;
+        let redis = self.redis.check()?;
+        let demo = match self.demo.enabled.as_str() {
+            "auto" => redis.url.is_none(),
+            "on" => true,
+            "off" => false,
+            _ => return Err(senseless("demo.enabled", "expected auto, on or off")),
+        };
+        let log_json = match self.log.format.as_str() {
+            "text" => false,
+            "json" => true,
+            _ => return Err(senseless("log.format", "expected text or json")),
+        };
+        let cookie_ok = !self.session.cookie.is_empty() && !self.session.cookie.contains([';', '=', ' ']);
+        require(cookie_ok, "session.cookie", "must be the name of a cookie, for example sessionid")?;
+        at_least(1 << 20, self.embedded.max_memory_bytes, "embedded.max_memory_bytes")?;
+        Ok(Settings {
+            websocket_url: self.websocket_url,
+            expire_seconds: u64::try_from(self.expire).unwrap_or(0),
+            namespace: Namespace::new(&self.prefix),
+            heartbeat: (!self.heartbeat.is_empty()).then(|| Bytes::from(self.heartbeat)),
+            facility_colons: self.facility_colons,
+            server: self.server.check()?,
+            redis,
+            messages: self.messages.check()?,
+            ping: self.ping.check()?,
+            session_cookie: self.session.cookie,
+            allowed_origins: self.origin.allowed,
+            log_json,
+            demo,
+            embedded_max_memory_bytes: self.embedded.max_memory_bytes,
+        })
+    }
+}
+
+impl RawServer {
+    fn check(self) -> Result<Server, Error> {
+        let mode = u32::from_str_radix(&self.unix_mode, 8).ok().filter(|mode| *mode <= 0o777);
+        let mode = mode.ok_or_else(|| {
+            senseless("server.unix_mode", "expected permissions in octal, for example 0660")
+        })?;
+        let listen = match self.listen.strip_prefix("unix:") {
+            Some(path) => Listen::Unix(PathBuf::from(path), mode),
+            None => Listen::Tcp(self.listen),
+        };
+        let sound = match &listen {
+            Listen::Unix(path, _) => path.is_absolute(),
+            Listen::Tcp(address) => address
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()),
+        };
+        require(sound, "server.listen", "expected host:port or unix:/path, for example 127.0.0.1:8000")?;
+        at_least(1, self.max_connections, "server.max_connections")?;
+        at_least(1, self.handshake_seconds as usize, "server.handshake_seconds")?;
+        at_least(8192, self.max_header_bytes, "server.max_header_bytes")?;
+        at_least(16, self.max_headers, "server.max_headers")?;
+        at_least(1, self.linger_seconds as usize, "server.linger_seconds")?;
+        at_least(4096, self.send_buffer_bytes, "server.send_buffer_bytes")?;
+        require(self.shards <= 64, "server.shards", "must not be above 64")?;
+        Ok(Server {
+            listen,
+            shards: if self.shards == 0 { cores().min(64) } else { self.shards },
+            max_connections: self.max_connections,
+            handshake: seconds(self.handshake_seconds),
+            max_header_bytes: self.max_header_bytes,
+            max_headers: self.max_headers,
+            drain: seconds(self.drain_seconds),
+            linger_seconds: self.linger_seconds,
+            send_buffer_bytes: self.send_buffer_bytes,
+        })
+    }
+}
+
+impl RawRedis {
+    fn check(self) -> Result<Redis, Error> {
+        const SCHEMES: [&str; 7] = [
+            "redis:",
+            "rediss:",
+            "unix:",
+            "redis-sentinel:",
+            "rediss-sentinel:",
+            "redis-cluster:",
+            "rediss-cluster:",
+        ];
+        let known = self.url.is_empty() || SCHEMES.iter().any(|scheme| self.url.starts_with(scheme));
+        require(
+            known,
+            "redis.url",
+            "expected redis://, rediss://, unix:, redis-sentinel:// or redis-cluster://, for example redis://127.0.0.1:6379/0",
+        )?;
+        at_least(1, self.connect_timeout_seconds as usize, "redis.connect_timeout_seconds")?;
+        at_least(1, self.command_timeout_seconds as usize, "redis.command_timeout_seconds")?;
+        at_least(64, self.receiver_messages, "redis.receiver_messages")?;
+        at_least(1 << 20, self.max_pending_bytes, "redis.max_pending_bytes")?;
+        Ok(Redis {
+            url: (!self.url.is_empty()).then_some(RedisUrl(self.url)),
+            connect_timeout: seconds(self.connect_timeout_seconds),
+            command_timeout: seconds(self.command_timeout_seconds),
+            publish_wait: seconds(self.publish_wait_seconds),
+            unsubscribe_linger: seconds(self.unsubscribe_linger_seconds),
+            receiver_messages: self.receiver_messages,
+            max_pending_bytes: self.max_pending_bytes,
+        })
+    }
+}
+
+impl RawMessages {
+    fn check(self) -> Result<Messages, Error> {
+        at_least(1, self.max_message_bytes, "messages.max_message_bytes")?;
+        at_least(1, self.max_delivery_bytes, "messages.max_delivery_bytes")?;
+        at_least(1024, self.outbox_bytes, "messages.outbox_bytes")?;
+        at_least(1024, self.publish_bytes, "messages.publish_bytes")?;
+        let drop_oldest = match self.when_slow.as_str() {
+            "close" => false,
+            "drop-oldest" => true,
+            _ => return Err(senseless("messages.when_slow", "expected close or drop-oldest")),
+        };
+        Ok(Messages {
+            max_message_bytes: self.max_message_bytes,
+            max_delivery_bytes: self.max_delivery_bytes,
+            outbox_bytes: self.outbox_bytes,
+            drop_oldest,
+            publish_bytes: self.publish_bytes,
+        })
+    }
+}
+
+impl RawPing {
+    fn check(self) -> Result<Ping, Error> {
+        at_least(1, self.interval_seconds as usize, "ping.interval_seconds")?;
+        at_least(1, self.timeout_seconds as usize, "ping.timeout_seconds")?;
+        Ok(Ping { interval_seconds: self.interval_seconds, timeout_seconds: self.timeout_seconds })
+    }
+}
+
+fn seconds(seconds: u32) -> Duration {
+    Duration::from_secs(u64::from(seconds))
+}
+
+fn senseless(key: &'static str, problem: &str) -> Error {
+    Error::Senseless { key, problem: problem.to_owned() }
+}
+
+fn require(condition: bool, key: &'static str, problem: &str) -> Result<(), Error> {
+    if condition { Ok(()) } else { Err(senseless(key, problem)) }
+}
+
+fn at_least(least: usize, value: usize, key: &'static str) -> Result<(), Error> {
+    if value >= least {
+        return Ok(());
+    }
+    Err(Error::Senseless { key, problem: format!("must be at least {least}, is {value}") })
+}

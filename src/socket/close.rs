@@ -1,0 +1,126 @@
+//! Why a connection ends: the only table of close codes (RFC 6455, section 7.4).
+
+use bytes::{Bytes, BytesMut};
+
+use crate::hub::{Ending, Opcode, encode};
+use crate::redis::Failure;
+
+/// Why a connection ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Close {
+    /// The client closed, with this code and reason, or without any.
+    ByClient(Option<(u16, String)>),
+    /// The client went away without a close frame.
+    Gone,
+    /// Its socket broke.
+    Broken,
+    /// The server stops.
+    GoingAway,
+    /// The client broke the protocol.
+    Protocol(String),
+    /// A text or a close reason was not UTF-8.
+    NotUtf8,
+    /// A message was larger than allowed.
+    TooBig,
+    /// It did not answer a ping.
+    Silent,
+    /// A publication may be lost, and is not repeated.
+    PublicationLost,
+    /// It reads more slowly than messages come.
+    Slow,
+    /// Redis cannot be reached, and what it wants to publish has waited long enough.
+    Overloaded,
+}
+
+impl Close {
+    /// Returns the code of the close frame; none where nobody is left to read it.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::ByClient(None) => Some(1000),
+            Self::ByClient(Some((code, _))) => Some(*code),
+            Self::Gone | Self::Broken => None,
+            Self::GoingAway => Some(1001),
+            Self::Protocol(_) => Some(1002),
+            Self::NotUtf8 => Some(1007),
+            Self::TooBig => Some(1009),
+            Self::Silent | Self::PublicationLost => Some(1011),
+            Self::Slow | Self::Overloaded => Some(1013),
+        }
+    }
+
+    /// Returns the reason, of at most 123 bytes.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::ByClient(None) => "",
+            Self::ByClient(Some((_, reason))) => reason,
+            Self::Gone => "gone",
+            Self::Broken => "connection broken",
+            Self::GoingAway => "server is stopping",
+            Self::Protocol(reason) => reason,
+            Self::NotUtf8 => "text is not valid UTF-8",
+            Self::TooBig => "message too big",
+            Self::Silent => "no answer to a ping",
+            Self::PublicationLost => "message may be lost, redis failed",
+            Self::Slow => "reading too slowly",
+            Self::Overloaded => "redis cannot be reached",
+        }
+    }
+
+    /// Returns the close frame, if there is anybody to read it.
+    pub fn frame(&self) -> Option<Bytes> {
+        let code = self.code()?;
+        let reason = self.reason();
+        let reason = &reason[..reason.floor_char_boundary(123)];
+        let mut frame = BytesMut::new();
+        encode(&mut frame, Opcode::Close, &[&code.to_be_bytes(), reason.as_bytes()].concat());
+        Some(frame.freeze())
+    }
+}
+
+impl From<Ending> for Close {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Slow => Self::Slow,
+            Ending::Broken => Self::Broken,
+            Ending::Silent => Self::Silent,
+            Ending::GoingAway => Self::GoingAway,
+        }
+    }
+}
+
+impl From<Failure> for Close {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Lost => Self::PublicationLost,
+            Failure::Waited => Self::Overloaded,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_fits_into_a_control_frame() {
+        let long = "é".repeat(100);
+        for close in [
+            Close::ByClient(None),
+            Close::ByClient(Some((4000, long.clone()))),
+            Close::GoingAway,
+            Close::Protocol(long),
+            Close::NotUtf8,
+            Close::TooBig,
+            Close::Silent,
+            Close::PublicationLost,
+            Close::Slow,
+            Close::Overloaded,
+        ] {
+            let frame = close.frame().unwrap();
+            assert!(frame.len() <= 127 && frame[1] as usize == frame.len() - 2, "{close:?}");
+            assert!(std::str::from_utf8(&frame[4..]).is_ok(), "{close:?}");
+        }
+        assert_eq!(Close::Gone.frame(), None);
+        assert_eq!(&Close::ByClient(None).frame().unwrap()[..], b"\x88\x02\x03\xe8");
+    }
+}

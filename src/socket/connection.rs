@@ -1,0 +1,254 @@
+//! One connection: what happens to it, and what is done then.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::ReadBuf;
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use super::reader::{Feed, Incoming, Reader};
+use super::{Beats, Close};
+use crate::access::Grant;
+use crate::counters::Counters;
+use crate::hub::{Ending, Limits, Listener, Subscription};
+use crate::redis::{Receipts, Store};
+use crate::stream::{ReadHalf, Stream};
+
+/// What the connections of a shard share.
+pub struct Parts {
+    /// Where publications go.
+    pub store: Rc<Store>,
+    /// The shard's seconds.
+    pub clock: Cell<u32>,
+    /// What one read of a client's socket brings. Nothing awaits between filling and using it.
+    pub buffer: RefCell<Box<[u8]>>,
+    /// Heartbeats and pings.
+    pub beats: Beats,
+    /// Bounds of the outboxes.
+    pub limits: Limits,
+    /// Largest message from a client, in bytes.
+    pub max_message_bytes: usize,
+    /// What a client may have under way to Redis, in bytes.
+    pub publish_bytes: usize,
+    /// Time for a close frame to arrive.
+    pub linger: Duration,
+    /// What is counted for the whole process.
+    pub counters: std::sync::Arc<Counters>,
+}
+
+/// One connection, from its 101 to its end.
+pub struct Connection {
+    parts: Rc<Parts>,
+    input: ReadHalf,
+    listener: Rc<Listener>,
+    subscription: Subscription,
+    grant: Box<Speech>,
+    /// From the first byte that the client sends.
+    reader: Option<Box<Reader>>,
+    /// From its first publication.
+    receipts: Option<Rc<Receipts>>,
+}
+
+/// What a connection may say, and what it has said.
+#[derive(Debug)]
+struct Speech {
+    grant: Grant,
+    channels: Rc<[crate::wire::Channel]>,
+    /// Rooms to which it both listens and speaks, if it does not want to hear itself.
+    echo_rooms: Box<[u32]>,
+    since: Instant,
+    received: u64,
+    ignored: u64,
+}
+
+/// Everything that can happen to a connection.
+enum Event {
+    /// So many bytes stand in the shard's buffer.
+    Read(usize),
+    /// It has to end.
+    End(Close),
+}
+
+impl Connection {
+    /// Opens a connection: the replay goes out, then it is live.
+    pub fn open(
+        parts: Rc<Parts>,
+        stream: Stream,
+        subscription: Subscription,
+        mut grant: Grant,
+        persisted: &[Option<Bytes>],
+    ) -> Self {
+        let (input, output) = stream.into_halves();
+        let listener = Rc::new(Listener::new(output, parts.clock.get(), parts.beats.patience()));
+        subscription.open(&listener, persisted);
+        let echo_rooms = if grant.echo { Box::default() } else { subscription.rooms_of(&grant.publish) };
+        grant.subscribe = Vec::new();
+        let channels = std::mem::take(&mut grant.publish).into();
+        let since = Instant::now();
+        let speech = Speech { grant, channels, echo_rooms, since, received: 0, ignored: 0 };
+        Self { parts, input, listener, subscription, grant: Box::new(speech), reader: None, receipts: None }
+    }
+
+    /// Asks the connection to end as soon as it runs.
+    pub fn end(&self, ending: Ending) {
+        self.listener.end(ending);
+    }
+
+    /// Serves the connection until it ends. `early` is what came together with the handshake.
+    pub async fn run(mut self, early: Bytes) {
+        let mut close = (!early.is_empty()).then(|| self.take(&early)).flatten();
+        let close = loop {
+            if let Some(close) = close {
+                break close;
+            }
+            let event = self.next_event().await;
+            close = self.handle(event);
+        };
+        // Boxed: the end needs timers, which an idle connection should not keep room for.
+        Box::pin(self.finish(close)).await;
+    }
+
+    /// Waits for the next event. Safe to cancel.
+    ///
+    /// A `poll_fn` rather than a `select!`: its futures would take more room than the rest of the connection.
+    async fn next_event(&mut self) -> Event {
+        poll_fn(|cx| {
+            self.listener.watch(cx);
+            if let Some(ending) = self.listener.ending() {
+                return Poll::Ready(Event::End(ending.into()));
+            }
+            if let Some(receipts) = &self.receipts {
+                receipts.watch(cx);
+                self.listener.acknowledge(receipts.acknowledged(), self.parts.clock.get());
+                if let Some(failure) = receipts.failure() {
+                    return Poll::Ready(Event::End(failure.into()));
+                }
+            }
+            if self.listener.has_waiting() && matches!(self.listener.poll_flush(cx), Poll::Ready(Err(_))) {
+                return Poll::Ready(Event::End(Close::Broken));
+            }
+            // What a client publishes is bounded by not reading on.
+            let under_way = self.receipts.as_ref().map_or(0, |receipts| receipts.bytes());
+            self.listener.pulse.paused.set(under_way > self.parts.publish_bytes);
+            if under_way > self.parts.publish_bytes {
+                return Poll::Pending;
+            }
+            self.poll_read(cx).map(|read| match read {
+                Ok(0) => Event::End(Close::Gone),
+                Ok(count) => Event::Read(count),
+                Err(_) => Event::End(Close::Broken),
+            })
+        })
+        .await
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut buffer = self.parts.buffer.borrow_mut();
+        let mut buffer = ReadBuf::new(&mut buffer);
+        std::task::ready!(self.input.poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    fn handle(&mut self, event: Event) -> Option<Close> {
+        match event {
+            Event::Read(count) => {
+                let parts = self.parts.clone();
+                let buffer = parts.buffer.borrow();
+                self.take(&buffer[..count])
+            }
+            Event::End(close) => Some(close),
+        }
+    }
+
+    /// Takes bytes from the client. Returns why the connection has to end, if it has to.
+    fn take(&mut self, input: &[u8]) -> Option<Close> {
+        let parts = self.parts.clone();
+        self.listener.pulse.heard.set(parts.clock.get());
+        self.listener.pulse.pinged.set(0);
+        let listener = self.listener.clone();
+        let mut feed = Feed { input, listener: &listener, limits: &parts.limits };
+        loop {
+            let reader = self.reader.get_or_insert_with(|| Box::new(Reader::new(parts.max_message_bytes)));
+            match reader.next(&mut feed)? {
+                Ok(Incoming::Message(payload)) => self.publish(payload),
+                Ok(Incoming::Control) => {}
+                Ok(Incoming::Close(frame)) => return Some(Close::ByClient(frame)),
+                Err(close) => return Some(close),
+            }
+        }
+    }
+
+    /// Publishes a message to all channels that the client may speak to.
+    fn publish(&mut self, payload: Bytes) {
+        let parts = &self.parts;
+        let speech = &mut *self.grant;
+        speech.received += 1;
+        if parts.beats.heartbeat.as_ref() == Some(&payload) {
+            return self.listener.beat(parts.beats.heartbeat_frame.clone(), parts.clock.get());
+        }
+        if payload.is_empty() || speech.channels.is_empty() {
+            speech.ignored += 1;
+            return Counters::count(&parts.counters.ignored_publications);
+        }
+        let receipts = self.receipts.get_or_insert_default();
+        let number = receipts.issue(payload.len());
+        self.subscription.expect_echo(&self.listener, &speech.echo_rooms, &payload, number);
+        parts.store.publish(speech.channels.clone(), payload, receipts.clone());
+    }
+
+    /// Ends the connection: leaves the hub, says why, half-closes and lingers, so that the close frame arrives.
+    async fn finish(self, mut close: Close) {
+        let Self { parts, mut input, listener, subscription, grant: speech, receipts, .. } = self;
+        drop(subscription);
+        if let (Close::ByClient(_), Some(receipts)) = (&close, &receipts) {
+            // Its close is answered when everything before it is in Redis.
+            if let Err(failure) = receipts.settled().await {
+                close = failure.into();
+            }
+        }
+        if close == Close::Slow {
+            Counters::count(&parts.counters.slow_clients);
+            listener.cut();
+        }
+        log_end(&close, &speech, &listener);
+        let Some(frame) = close.frame() else { return };
+        listener.send_uncounted(frame);
+        if !matches!(timeout(parts.linger, poll_fn(|cx| listener.poll_flush(cx))).await, Ok(Ok(()))) {
+            return;
+        }
+        listener.shutdown();
+        // Bytes that nobody reads would turn the end into a reset, which can overtake the close frame.
+        let discard = poll_fn(|cx| {
+            let mut buffer = parts.buffer.borrow_mut();
+            loop {
+                let mut buffer = ReadBuf::new(&mut buffer);
+                match std::task::ready!(input.poll_read(cx, &mut buffer)) {
+                    Ok(()) if !buffer.filled().is_empty() => {}
+                    _ => return Poll::Ready(()),
+                }
+            }
+        });
+        let _ = timeout(parts.linger, discard).await;
+    }
+}
+
+fn log_end(close: &Close, speech: &Speech, listener: &Listener) {
+    let (delivered, dropped) = listener.counts();
+    debug!(
+        facility = ?speech.grant.facility,
+        close_code = close.code(),
+        reason = ?close.reason(),
+        elapsed_ms = u64::try_from(speech.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        delivered,
+        dropped,
+        received = speech.received,
+        ignored = speech.ignored,
+        "connection ended"
+    );
+}

@@ -1,0 +1,88 @@
+//! The four audiences that a message can be for.
+
+use std::fmt;
+
+/// The kinds of audience, in the order in which channels are subscribed to and replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AudienceKind {
+    /// Everybody.
+    Broadcast,
+    /// The members of a Django group.
+    Group,
+    /// One user, by name.
+    User,
+    /// One browser session.
+    Session,
+}
+
+impl AudienceKind {
+    /// All kinds, in the order of subscription and replay.
+    pub const ALL: [Self; 4] = [Self::Broadcast, Self::Group, Self::User, Self::Session];
+
+    /// Returns the word that stands for the kind in flags and in channel names.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Broadcast => "broadcast",
+            Self::Group => "group",
+            Self::User => "user",
+            Self::Session => "session",
+        }
+    }
+}
+
+/// One audience: a kind and, but for broadcast, whose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience<'a> {
+    /// Everybody.
+    Broadcast,
+    /// The members of the group of this name.
+    Group(&'a str),
+    /// The user of this name.
+    User(&'a str),
+    /// The session of this key.
+    Session(&'a SessionKey),
+}
+
+impl Audience<'_> {
+    /// Returns the audience's kind.
+    pub const fn kind(&self) -> AudienceKind {
+        match self {
+            Self::Broadcast => AudienceKind::Broadcast,
+            Self::Group(_) => AudienceKind::Group,
+            Self::User(_) => AudienceKind::User,
+            Self::Session(_) => AudienceKind::Session,
+        }
+    }
+}
+
+/// The key of a Django session. Whoever knows it is that visitor, so `Debug` shows none of it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SessionKey(Box<str>);
+
+impl SessionKey {
+    /// Takes a key that has been checked against the key pattern.
+    pub fn new(key: &str) -> Self {
+        Self(key.into())
+    }
+
+    /// Returns the key itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionKey(***)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_key_does_not_show_itself() {
+        assert_eq!(format!("{:?}", SessionKey::new("abcdefgh")), "SessionKey(***)");
+    }
+}

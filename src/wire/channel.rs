@@ -1,0 +1,129 @@
+//! Channel names: `[PREFIX:]AUDIENCE[:NAME]:FACILITY`, as django-websocket-redis writes them.
+
+use std::borrow::{Borrow, Cow};
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Audience, Facility};
+
+/// The prefix of all channels of a site (upstream's `WS4REDIS_PREFIX`); empty means none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Namespace(Box<str>);
+
+impl Namespace {
+    /// Takes the prefix without its colon.
+    pub fn new(prefix: &str) -> Self {
+        Self(prefix.into())
+    }
+
+    /// Returns the prefix without its colon.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the channel of an audience of a facility.
+    pub fn channel(&self, audience: Audience<'_>, facility: &Facility) -> Channel {
+        let mut name = String::with_capacity(64);
+        if !self.0.is_empty() {
+            name.push_str(&self.0);
+            name.push(':');
+        }
+        name.push_str(audience.kind().word());
+        name.push(':');
+        let whose = match audience {
+            Audience::Broadcast => None,
+            Audience::Group(group) => Some(group),
+            Audience::User(user) => Some(user),
+            Audience::Session(key) => Some(key.as_str()),
+        };
+        if let Some(whose) = whose {
+            name.push_str(whose);
+            name.push(':');
+        }
+        name.push_str(facility.as_str());
+        Channel(name.into())
+    }
+}
+
+/// The name of a Redis pub/sub channel, which is also the key of its persisted message.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Channel(Arc<str>);
+
+impl Channel {
+    /// Takes a complete channel name, as Redis sent it.
+    pub fn from_redis(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// Returns the name as Redis knows it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for Channel {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Shows the name escaped and with session keys masked: it is meant for logs.
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        mask_sessions(&self.0).escape_debug().fmt(f)
+    }
+}
+
+/// Replaces whatever stands between `session:` and the next colon (or the end) by `***`.
+pub fn mask_sessions(text: &str) -> Cow<'_, str> {
+    const MARK: &str = "session:";
+    if !text.contains(MARK) {
+        return Cow::Borrowed(text);
+    }
+    let mut masked = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(MARK) {
+        let (before, after) = rest.split_at(at + MARK.len());
+        masked.push_str(before);
+        masked.push_str("***");
+        let end = after.find([':', '\'', '"', ' ']).unwrap_or(after.len());
+        rest = &after[end..];
+    }
+    masked.push_str(rest);
+    Cow::Owned(masked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::SessionKey;
+
+    #[track_caller]
+    fn check(prefix: &str, audience: Audience<'_>, facility: &str, expected: &str) {
+        let channel = Namespace::new(prefix).channel(audience, &Facility::new(facility));
+        assert_eq!(channel.as_str(), expected);
+    }
+
+    #[test]
+    fn channels_are_named_as_upstream_names_them() {
+        let key = SessionKey::new("wnqd0gbw5obpnj50zwh6yaq2yz4o8g9x");
+        check("", Audience::Broadcast, "foobar", "broadcast:foobar");
+        check("", Audience::Broadcast, "", "broadcast:");
+        check("ws4redis", Audience::Broadcast, "foobar", "ws4redis:broadcast:foobar");
+        check("a:", Audience::Broadcast, "foobar", "a::broadcast:foobar");
+        check("", Audience::User("jörg"), "fé", "user:jörg:fé");
+        check("", Audience::Group("red team"), "foobar", "group:red team:foobar");
+        check("", Audience::Session(&key), "foobar", "session:wnqd0gbw5obpnj50zwh6yaq2yz4o8g9x:foobar");
+    }
+
+    #[test]
+    fn session_keys_are_masked_in_logs() {
+        assert_eq!(mask_sessions("session:abc:foobar"), "session:***:foobar");
+        assert_eq!(
+            mask_sessions("NOPERM 'p:session:abc:x' and session:d"),
+            "NOPERM 'p:session:***:x' and session:***"
+        );
+        assert_eq!(mask_sessions("user:john:foobar"), "user:john:foobar");
+        assert_eq!(format!("{:?}", Channel::from_redis("session:abc:a\nb")), "session:***:a\\nb");
+    }
+}

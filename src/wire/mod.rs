@@ -1,0 +1,12 @@
+//! The words of the gateway: plain values, no I/O, no async.
+//!
+//! What a client asks for ([`Handshake`]), which audience a message is for ([`Audience`]) and what the Redis
+//! channel of that audience is called ([`Channel`]).
+
+mod audience;
+mod channel;
+mod handshake;
+
+pub use audience::{Audience, AudienceKind, SessionKey};
+pub use channel::{Channel, Namespace, mask_sessions};
+pub use handshake::{Facility, Flags, Handshake, Malformed};
