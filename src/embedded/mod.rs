@@ -1,1 +1,26 @@
-//! A small in-memory Redis for trying out.
+//! The cellar: a small in-memory store that speaks RESP2 and RESP3, for trying out and for a single machine without Redis.
+//!
+//! It carries what Django's sessions and caches, `RedisPublisher`, `redis-cli`, redis-py and fred send in normal use.
+//! Deliberately absent: persistence, eviction, data types other than strings, passwords, and any address but loopback.
+
+mod client;
+mod clock;
+mod commands;
+mod connection;
+mod delivery;
+mod dispatch;
+mod glob;
+mod inline;
+mod integer;
+mod keyspace;
+mod limits;
+mod outbox;
+mod pubsub;
+mod reply;
+mod request;
+mod server;
+mod sha1;
+mod state;
+
+pub use limits::{Error, Limits};
+pub use server::serve;

@@ -1,0 +1,168 @@
+//! What clients ask about the server: INFO, CONFIG GET, COMMAND.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+
+use super::{Call, Command, table, table::printable};
+use crate::embedded::{
+    glob,
+    keyspace::DATABASES,
+    reply::{OK, Reply, SYNTAX},
+    state::State,
+};
+
+/// The version whose commands and error texts are spoken.
+pub(crate) const REDIS_VERSION: &str = "7.0.0";
+
+pub(crate) const COMMANDS: &[Command] = &[
+    Command::sure("info", -1, info),
+    Command::sure("config", -2, |_| Reply::Nil).subcommands(CONFIG),
+    Command::sure("command", -1, |_| Reply::Array(Vec::new())).subcommands(COMMAND),
+];
+
+const CONFIG: &[Command] =
+    &[Command::sure("config|get", -3, config_get), Command::fallible("config|set", -4, config_set)];
+
+const COMMAND: &[Command] = &[
+    Command::sure("command|count", 2, |_| Reply::count(table::count())),
+    Command::sure("command|docs", -2, |_| Reply::Map(Vec::new())),
+];
+
+fn config_get(call: &mut Call<'_>) -> Reply {
+    let limits = &call.state.limits;
+    let known = [
+        ("appendonly", "no".to_owned()),
+        ("databases", DATABASES.to_string()),
+        ("maxclients", limits.max_clients.to_string()),
+        ("maxmemory", limits.max_memory_bytes.to_string()),
+        ("maxmemory-policy", "noeviction".to_owned()),
+        ("notify-keyspace-events", "AKE".to_owned()),
+        ("proto-max-bulk-len", limits.max_request_bytes.to_string()),
+        ("save", String::new()),
+        ("timeout", "0".to_owned()),
+    ];
+    let asked = &call.args[2..];
+    let matches = |pattern: &Bytes, name: &str| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes());
+    let found = known.into_iter().filter_map(|(name, value)| {
+        let pattern = asked.iter().find(|pattern| matches(pattern, name))?;
+        // Redis repeats a plain name as it was asked for.
+        let plain = pattern.len() == name.len() && pattern.eq_ignore_ascii_case(name.as_bytes());
+        let name = if plain { Reply::Bulk(pattern.clone()) } else { Reply::text(name) };
+        Some((name, Reply::Bulk(Bytes::from(value))))
+    });
+    Reply::Map(found.collect())
+}
+
+/// Keyspace events are always on, so asking for them is granted; nothing else can be set.
+fn config_set(call: &mut Call<'_>) -> Result<Reply, Reply> {
+    if call.args.len() % 2 == 1 {
+        return Err(SYNTAX);
+    }
+    let names = call.args[2..].iter().step_by(2);
+    match names.into_iter().find(|name| !name.eq_ignore_ascii_case(b"notify-keyspace-events")) {
+        None => Ok(OK),
+        Some(name) => Err(Reply::error(&format!(
+            "ERR Unknown option or number of arguments for CONFIG SET - '{}'",
+            printable(name, 128)
+        ))),
+    }
+}
+
+fn info(call: &mut Call<'_>) -> Reply {
+    const ALL: [&[u8]; 3] = [b"all", b"default", b"everything"];
+    let asked: Vec<Vec<u8>> = call.args[1..].iter().map(|name| name.to_ascii_lowercase()).collect();
+    let all = asked.is_empty() || asked.iter().any(|name| ALL.contains(&&name[..]));
+    let mut text = String::new();
+    for (name, lines) in sections(call.state) {
+        if all || asked.iter().any(|asked| name.as_bytes().eq_ignore_ascii_case(asked)) {
+            let gap = if text.is_empty() { "" } else { "\r\n" };
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{gap}# {name}\r\n{lines}");
+        }
+    }
+    Reply::Verbatim(Bytes::from(text))
+}
+
+fn sections(state: &State) -> [(&'static str, String); 8] {
+    let (used, limit) = (state.keyspace.used_bytes(), state.limits.max_memory_bytes);
+    let (channels, patterns) = state.pubsub.sizes();
+    let uptime = state.clock.uptime_seconds();
+    [
+        (
+            "Server",
+            lines(&[
+                ("redis_version", &REDIS_VERSION),
+                ("redis_mode", &"standalone"),
+                (
+                    "embedded_store",
+                    &concat!("ws4redis ", env!("CARGO_PKG_VERSION"), ", data live in memory only"),
+                ),
+                ("process_id", &std::process::id()),
+                ("uptime_in_seconds", &uptime),
+                ("uptime_in_days", &(uptime / 86_400)),
+            ]),
+        ),
+        (
+            "Clients",
+            lines(&[
+                ("connected_clients", &state.clients.len()),
+                ("maxclients", &state.limits.max_clients),
+                ("blocked_clients", &0),
+            ]),
+        ),
+        (
+            "Memory",
+            lines(&[
+                ("used_memory", &used),
+                ("used_memory_human", &human(used)),
+                ("maxmemory", &limit),
+                ("maxmemory_human", &human(limit)),
+                ("maxmemory_policy", &"noeviction"),
+            ]),
+        ),
+        (
+            "Persistence",
+            lines(&[
+                ("loading", &0),
+                ("async_loading", &0),
+                ("rdb_bgsave_in_progress", &0),
+                ("aof_enabled", &0),
+            ]),
+        ),
+        (
+            "Stats",
+            lines(&[
+                ("total_connections_received", &state.last_id),
+                ("total_commands_processed", &state.requests),
+                ("pubsub_channels", &channels),
+                ("pubsub_patterns", &patterns),
+            ]),
+        ),
+        ("Replication", lines(&[("role", &"master"), ("connected_slaves", &0)])),
+        ("Cluster", lines(&[("cluster_enabled", &0)])),
+        ("Keyspace", keyspace(state)),
+    ]
+}
+
+fn lines(pairs: &[(&str, &dyn std::fmt::Display)]) -> String {
+    pairs.iter().map(|(name, value)| format!("{name}:{value}\r\n")).collect::<Vec<_>>().concat()
+}
+
+fn keyspace(state: &State) -> String {
+    let databases = (0..DATABASES).map(|db| (db, state.keyspace.len(db)));
+    let used = databases.filter(|(_, (keys, _))| *keys > 0);
+    let line = |(db, (keys, expires))| format!("db{db}:keys={keys},expires={expires},avg_ttl=0\r\n");
+    used.map(line).collect::<Vec<_>>().concat()
+}
+
+/// Prints bytes as Redis does, with two digits cut off, not rounded, to stay without floating point.
+fn human(bytes: usize) -> String {
+    let (unit, letter) = match bytes {
+        0..0x400 => return format!("{bytes}B"),
+        0x400..0x10_0000 => (0x400, 'K'),
+        0x10_0000..0x4000_0000 => (0x10_0000, 'M'),
+        _ => (0x4000_0000, 'G'),
+    };
+    format!("{}.{:02}{letter}", bytes / unit, bytes % unit * 100 / unit)
+}

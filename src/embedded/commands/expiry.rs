@@ -1,0 +1,140 @@
+//! When keys end: EXPIRE and its relatives, TTL, PERSIST.
+
+use bytes::Bytes;
+
+use super::{
+    Call, Command,
+    options::{self, AT_MILLISECONDS, AT_SECONDS, MILLISECONDS, SECONDS, Unit},
+    table::printable,
+};
+use crate::embedded::{
+    integer,
+    reply::{NOT_AN_INTEGER, Reply},
+};
+
+pub(crate) const COMMANDS: &[Command] = &[
+    Command::fallible("expire", -3, |call| expire(call, SECONDS, "expire")),
+    Command::fallible("pexpire", -3, |call| expire(call, MILLISECONDS, "pexpire")),
+    Command::fallible("expireat", -3, |call| expire(call, AT_SECONDS, "expireat")),
+    Command::fallible("pexpireat", -3, |call| expire(call, AT_MILLISECONDS, "pexpireat")),
+    Command::sure("persist", 2, |call| Reply::count(usize::from(call.persist(&call.args[1])))),
+    Command::sure("ttl", 2, |call| Reply::Integer(call.remaining(&call.args[1], SECONDS))),
+    Command::sure("pttl", 2, |call| Reply::Integer(call.remaining(&call.args[1], MILLISECONDS))),
+];
+
+impl Call<'_> {
+    /// Lets a key that is there end at a time; a time that is over ends it now.
+    pub(super) fn expire_at(&mut self, key: &[u8], deadline: i64) {
+        if deadline <= self.state.clock.now_ms() {
+            self.delete(key);
+        } else {
+            self.state.keyspace.set_expiry(self.db(), key, Some(deadline));
+            self.announce(key, "expire");
+        }
+    }
+
+    /// Lets a key live for ever and tells whether it did not before.
+    pub(super) fn persist(&mut self, key: &[u8]) -> bool {
+        let volatile = self.value(key).is_some() && self.expiry(key).is_some();
+        if volatile {
+            self.state.keyspace.set_expiry(self.db(), key, None);
+            self.announce(key, "persist");
+        }
+        volatile
+    }
+
+    /// Returns the time left: -1 is for ever, -2 means that the key is not there.
+    pub(super) fn remaining(&mut self, key: &[u8], unit: Unit) -> i64 {
+        if self.value(key).is_none() {
+            return -2;
+        }
+        let Some(deadline) = self.expiry(key) else { return -1 };
+        let left = deadline.saturating_sub(self.state.clock.now_ms()).max(0);
+        if unit.seconds { left.saturating_add(500) / 1_000 } else { left }
+    }
+}
+
+fn expire(call: &mut Call<'_>, unit: Unit, name: &str) -> Result<Reply, Reply> {
+    let key = &call.args[1];
+    let conditions = Conditions::parse(&call.args[3..])?;
+    let value = integer::parse(&call.args[2]).ok_or(NOT_AN_INTEGER)?;
+    let deadline = unit.deadline(value, call.state.clock.now_ms());
+    let deadline = deadline.ok_or_else(|| options::invalid_expire_time(name))?;
+    if call.value(key).is_none() || !conditions.hold(call.expiry(key), deadline) {
+        return Ok(Reply::Integer(0));
+    }
+    call.expire_at(key, deadline);
+    Ok(Reply::Integer(1))
+}
+
+/// An option of the expire family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Only {
+    New,
+    Change,
+    Later,
+    Sooner,
+}
+
+/// The options of the expire family together.
+#[derive(Debug, Default)]
+struct Conditions(Vec<Only>);
+
+impl Conditions {
+    fn parse(args: &[Bytes]) -> Result<Self, Reply> {
+        let mut found = Self::default();
+        for arg in args {
+            found.0.push(match &arg.to_ascii_uppercase()[..] {
+                b"NX" => Only::New,
+                b"XX" => Only::Change,
+                b"GT" => Only::Later,
+                b"LT" => Only::Sooner,
+                _ => return Err(Reply::error(&format!("ERR Unsupported option {}", printable(arg, 128)))),
+            });
+        }
+        if found.0.contains(&Only::New) && found.0.iter().any(|only| *only != Only::New) {
+            let text = "ERR NX and XX, GT or LT options at the same time are not compatible";
+            return Err(Reply::error(text));
+        }
+        if found.0.contains(&Only::Later) && found.0.contains(&Only::Sooner) {
+            return Err(Reply::error("ERR GT and LT options at the same time are not compatible"));
+        }
+        Ok(found)
+    }
+
+    /// Compares with the expiry so far, where none counts as never.
+    fn hold(&self, current: Option<i64>, deadline: i64) -> bool {
+        self.0.iter().all(|only| match only {
+            Only::New => current.is_none(),
+            Only::Change => current.is_some(),
+            Only::Later => current.is_some_and(|current| deadline > current),
+            Only::Sooner => current.is_none_or(|current| deadline < current),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(options: &str, current: Option<i64>, deadline: i64, expected: bool) {
+        let args: Vec<Bytes> =
+            options.split_whitespace().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+        assert_eq!(Conditions::parse(&args).unwrap().hold(current, deadline), expected, "{options}");
+    }
+
+    #[test]
+    fn conditions_compare_with_never() {
+        check("", None, 5, true);
+        check("NX", None, 5, true);
+        check("NX", Some(1), 5, false);
+        check("XX", None, 5, false);
+        check("XX gt", Some(4), 5, true);
+        check("GT", Some(5), 5, false);
+        check("GT", None, 5, false);
+        check("LT", None, 5, true);
+        check("LT", Some(5), 5, false);
+        check("LT", Some(6), 5, true);
+    }
+}

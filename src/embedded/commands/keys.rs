@@ -1,0 +1,103 @@
+//! The keyspace: DEL, EXISTS, KEYS, SCAN, FLUSHDB.
+
+use bytes::Bytes;
+
+use super::{Call, Command};
+use crate::embedded::{
+    glob, integer,
+    keyspace::DATABASES,
+    reply::{NOT_AN_INTEGER, OK, Reply, SYNTAX},
+};
+
+pub(crate) const COMMANDS: &[Command] = &[
+    Command::sure("del", -2, del),
+    Command::sure("unlink", -2, del),
+    Command::sure("exists", -2, exists),
+    Command::sure("type", 2, kind),
+    Command::sure("keys", 2, keys),
+    Command::fallible("scan", -2, scan),
+    Command::sure("dbsize", 1, |call| Reply::count(call.state.keyspace.len(call.db()).0)),
+    Command::fallible("flushdb", -1, flushdb),
+    Command::fallible("flushall", -1, flushall),
+];
+
+fn del(call: &mut Call<'_>) -> Reply {
+    Reply::count(call.args[1..].iter().filter(|key| call.delete(key)).count())
+}
+
+fn exists(call: &mut Call<'_>) -> Reply {
+    Reply::count(call.args[1..].iter().filter(|key| call.value(key).is_some()).count())
+}
+
+fn kind(call: &mut Call<'_>) -> Reply {
+    Reply::Simple(if call.value(&call.args[1]).is_some() { "string" } else { "none" })
+}
+
+fn keys(call: &mut Call<'_>) -> Reply {
+    let (now, pattern) = (call.state.clock.now_ms(), &call.args[1]);
+    let entries = call.state.keyspace.entries(call.db());
+    let found = entries.filter(|entry| !entry.is_due(now) && glob::matches(pattern, &entry.key));
+    Reply::Array(found.map(|entry| Reply::Bulk(entry.key.clone())).collect())
+}
+
+fn scan(call: &mut Call<'_>) -> Result<Reply, Reply> {
+    let cursor = std::str::from_utf8(&call.args[1]).ok().and_then(|text| text.parse::<u64>().ok());
+    let cursor = cursor.ok_or_else(|| Reply::error("ERR invalid cursor"))?;
+    let cursor = usize::try_from(cursor).unwrap_or(usize::MAX);
+    let options = ScanOptions::parse(&call.args[2..])?;
+    let now = call.state.clock.now_ms();
+    let (next, entries) = call.state.keyspace.scan(call.db(), cursor, options.count);
+    let found = entries.filter(|entry| !entry.is_due(now) && options.wants(&entry.key));
+    let found = found.map(|entry| Reply::Bulk(entry.key.clone())).collect();
+    Ok(Reply::Array(vec![Reply::Bulk(Bytes::from(next.to_string())), Reply::Array(found)]))
+}
+
+/// The options of SCAN.
+struct ScanOptions {
+    pattern: Option<Bytes>,
+    count: usize,
+    strings: bool,
+}
+
+impl ScanOptions {
+    fn parse(args: &[Bytes]) -> Result<Self, Reply> {
+        let mut options = Self { pattern: None, count: 10, strings: true };
+        let (pairs, []) = args.as_chunks::<2>() else { return Err(SYNTAX) };
+        for [name, value] in pairs {
+            match &name.to_ascii_uppercase()[..] {
+                b"MATCH" => options.pattern = Some(value.clone()),
+                b"TYPE" => options.strings = value.eq_ignore_ascii_case(b"string"),
+                b"COUNT" => {
+                    let count = integer::parse(value).ok_or(NOT_AN_INTEGER)?;
+                    options.count = usize::try_from(count).ok().filter(|&count| count > 0).ok_or(SYNTAX)?;
+                }
+                _ => return Err(SYNTAX),
+            }
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, key: &[u8]) -> bool {
+        self.strings && self.pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, key))
+    }
+}
+
+fn flushdb(call: &mut Call<'_>) -> Result<Reply, Reply> {
+    check_flush_mode(call.args)?;
+    call.state.flush(call.db());
+    Ok(OK)
+}
+
+fn flushall(call: &mut Call<'_>) -> Result<Reply, Reply> {
+    check_flush_mode(call.args)?;
+    (0..DATABASES).for_each(|db| call.state.flush(db));
+    Ok(OK)
+}
+
+fn check_flush_mode(args: &[Bytes]) -> Result<(), Reply> {
+    match args {
+        [_] => Ok(()),
+        [_, mode] if mode.eq_ignore_ascii_case(b"sync") || mode.eq_ignore_ascii_case(b"async") => Ok(()),
+        _ => Err(SYNTAX),
+    }
+}

@@ -1,0 +1,128 @@
+//! One request: found in the table, checked in Redis' order, run at once or queued for EXEC.
+
+use bytes::Bytes;
+
+use super::{
+    client::Transaction,
+    commands::{self, Call, Command, When},
+    reply::Reply,
+    state::{NAME_BYTES, State},
+};
+
+/// Runs a request of the client in `slot` and queues its reply.
+pub(crate) fn dispatch(state: &mut State, slot: usize, args: &[Bytes]) {
+    let Some(name) = args.first() else { return };
+    state.requests += 1;
+    if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
+        state.cut(slot, "it speaks HTTP, possibly to attack the store across protocols");
+        return;
+    }
+    let reply = match commands::find(args).and_then(|command| allowed(state, slot, command)) {
+        Ok(command) => run_or_queue(state, slot, command, args),
+        Err(refusal) if name.eq_ignore_ascii_case(b"exec") => abort(state, slot, refusal),
+        Err(refusal) => {
+            refuse(state, slot);
+            refusal
+        }
+    };
+    state.answer(slot, &reply);
+}
+
+/// Ends the transaction whose EXEC itself was refused.
+fn abort(state: &mut State, slot: usize, refusal: Reply) -> Reply {
+    state.end_transaction(slot);
+    match refusal {
+        Reply::Error(text) => {
+            let reason = text.strip_prefix("ERR ").unwrap_or(&text);
+            Reply::error(&format!("EXECABORT Transaction discarded because of: {reason}"))
+        }
+        other => other,
+    }
+}
+
+fn allowed(state: &mut State, slot: usize, command: &'static Command) -> Result<&'static Command, Reply> {
+    let client = &mut state.clients[slot];
+    client.last_command = command.name;
+    if client.only_listens() && !matches!(command.when, When::Listening | When::Always) {
+        let name = command.name;
+        return Err(Reply::error(&format!(
+            "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+        )));
+    }
+    Ok(command)
+}
+
+fn run_or_queue(state: &mut State, slot: usize, command: &'static Command, args: &[Bytes]) -> Reply {
+    let at_once = matches!(command.when, When::AtOnce | When::Always);
+    if state.clients[slot].transaction.is_none() || at_once {
+        return commands::run(command, &mut Call { state, slot, args });
+    }
+    match queue(state, slot, command, args) {
+        Ok(()) => Reply::Simple("QUEUED"),
+        Err(refusal) => {
+            refuse(state, slot);
+            refusal
+        }
+    }
+}
+
+fn queue(state: &mut State, slot: usize, command: &'static Command, args: &[Bytes]) -> Result<(), Reply> {
+    let bytes = NAME_BYTES + args.iter().map(|arg| arg.len() + size_of::<Bytes>()).sum::<usize>();
+    state.reserve(bytes)?;
+    let transaction = state.clients[slot].transaction.get_or_insert_default();
+    transaction.held_bytes += bytes;
+    // Copies: slices would keep the read buffer alive until EXEC.
+    transaction.queue.push((command, args.iter().map(|arg| Bytes::copy_from_slice(arg)).collect()));
+    Ok(())
+}
+
+/// Makes EXEC refuse the transaction that is being queued, if there is one.
+fn refuse(state: &mut State, slot: usize) {
+    if let Some(Transaction { broken, .. }) = &mut state.clients[slot].transaction {
+        *broken = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
+    use super::*;
+    use crate::embedded::limits::Limits;
+
+    const WORDS: &str = "get set setex psetex setnx getset getdel getex mget mset strlen incr decrby del exists keys \
+        scan dbsize flushdb flushall expire pexpire persist ttl publish subscribe psubscribe unsubscribe punsubscribe \
+        pubsub channels numsub multi exec discard watch unwatch ping hello auth select client list info config reset \
+        quit eval script a b c 0 1 2 3 -1 9223372036854775807 * a* ex px nx xx get keepttl exat gt lt count match";
+
+    fn word() -> impl Strategy<Value = Bytes> {
+        let words: Vec<&'static str> = WORDS.split_whitespace().collect();
+        select(words).prop_map(|word| Bytes::from_static(word.as_bytes()))
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_clients_say_nothing_of_them_stays(
+            requests in vec((0..3_usize, vec(word(), 1..5)), 0..80),
+            max_memory_bytes in select(vec![0, 2_000, 100_000]),
+            max_output_bytes in select(vec![0, 300, 100_000]),
+        ) {
+            let limits = Limits { max_memory_bytes, max_output_bytes, ..Limits::default() };
+            let mut state = State::new(limits);
+            let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+            let slots = [0; 3].map(|_| state.enter(address, address));
+            for (client, request) in requests {
+                dispatch(&mut state, slots[client], &request);
+                prop_assert!(state.keyspace.used_bytes() <= max_memory_bytes);
+                for slot in slots {
+                    prop_assert!(state.outbox(slot).pending().len() <= max_output_bytes);
+                }
+            }
+            for slot in slots {
+                state.leave(slot);
+            }
+            (0..16).for_each(|db| state.flush(db));
+            prop_assert!(state.is_clean());
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Keys, values and their expiry in sixteen databases, and the count of the memory that they take.
+//!
+//! Pure data: the time is handed in, and nothing is announced from here.
+
+use std::collections::{BTreeSet, HashMap};
+
+use bytes::Bytes;
+use slab::Slab;
+
+/// How many databases SELECT knows, as in Redis.
+pub(crate) const DATABASES: usize = 16;
+
+/// What an entry costs beside its key and value: slab slot 88, hash slot 48, expiry 64, three headers of `Bytes`.
+const ENTRY_BYTES: usize = 256;
+
+/// The memory limit would be exceeded.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// A key with its value.
+pub(crate) struct Entry {
+    pub(crate) key: Bytes,
+    pub(crate) value: Bytes,
+    /// Unix milliseconds.
+    pub(crate) expires: Option<i64>,
+}
+
+impl Entry {
+    /// Tells whether the key's time is over.
+    pub(crate) fn is_due(&self, now: i64) -> bool {
+        self.expires.is_some_and(|when| when <= now)
+    }
+
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES + self.key.len() + self.value.len()
+    }
+}
+
+#[derive(Default)]
+struct Database {
+    index: HashMap<Bytes, usize>,
+    /// A slot keeps its number while its key lives, so the number serves as cursor of SCAN.
+    entries: Slab<Entry>,
+    volatile: usize,
+}
+
+/// All databases.
+pub(crate) struct Keyspace {
+    databases: [Database; DATABASES],
+    by_expiry: BTreeSet<(i64, usize, Bytes)>,
+    used_bytes: usize,
+    limit_bytes: usize,
+}
+
+impl Keyspace {
+    /// Creates empty databases that take at most `limit_bytes` together.
+    pub(crate) fn new(limit_bytes: usize) -> Self {
+        Self { databases: Default::default(), by_expiry: BTreeSet::new(), used_bytes: 0, limit_bytes }
+    }
+
+    /// Returns the entry, due or not.
+    pub(crate) fn get(&self, db: usize, key: &[u8]) -> Option<&Entry> {
+        let database = &self.databases[db];
+        database.entries.get(*database.index.get(key)?)
+    }
+
+    /// Stores a value in place of the old one, which keeps its slot.
+    pub(crate) fn set(
+        &mut self,
+        db: usize,
+        key: &[u8],
+        value: &[u8],
+        expires: Option<i64>,
+    ) -> Result<(), Full> {
+        let old_bytes = self.get(db, key).map_or(0, Entry::bytes);
+        let new_bytes = ENTRY_BYTES + key.len() + value.len();
+        if new_bytes > old_bytes && self.used_bytes - old_bytes + new_bytes > self.limit_bytes {
+            return Err(Full);
+        }
+        self.used_bytes = self.used_bytes - old_bytes + new_bytes;
+        // Copies: a slice of the request would keep the whole read buffer alive.
+        let value = Bytes::copy_from_slice(value);
+        if old_bytes > 0 {
+            self.set_expiry(db, key, expires);
+            let database = &mut self.databases[db];
+            let slot = database.index[key];
+            database.entries[slot].value = value;
+        } else {
+            let key = Bytes::copy_from_slice(key);
+            let database = &mut self.databases[db];
+            let slot = database.entries.insert(Entry { key: key.clone(), value, expires: None });
+            database.index.insert(key.clone(), slot);
+            self.set_expiry(db, &key, expires);
+        }
+        Ok(())
+    }
+
+    /// Changes when the key expires; `None` means never.
+    pub(crate) fn set_expiry(&mut self, db: usize, key: &[u8], expires: Option<i64>) {
+        let database = &mut self.databases[db];
+        let Some(entry) = database.index.get(key).and_then(|slot| database.entries.get_mut(*slot)) else {
+            return;
+        };
+        if let Some(when) = std::mem::replace(&mut entry.expires, expires) {
+            database.volatile -= 1;
+            self.by_expiry.remove(&(when, db, entry.key.clone()));
+        }
+        if let Some(when) = expires {
+            database.volatile += 1;
+            self.by_expiry.insert((when, db, entry.key.clone()));
+        }
+    }
+
+    /// Removes a key and tells whether it was there.
+    pub(crate) fn remove(&mut self, db: usize, key: &[u8]) -> bool {
+        self.set_expiry(db, key, None);
+        let database = &mut self.databases[db];
+        let Some(slot) = database.index.remove(key) else { return false };
+        self.used_bytes -= database.entries.remove(slot).bytes();
+        true
+    }
+
+    /// Returns the key that expires first, if its time is over.
+    pub(crate) fn first_due(&self, now: i64) -> Option<(usize, Bytes)> {
+        let (when, db, key) = self.by_expiry.first()?;
+        (*when <= now).then(|| (*db, key.clone()))
+    }
+
+    /// Removes all keys of a database.
+    pub(crate) fn clear(&mut self, db: usize) {
+        let database = std::mem::take(&mut self.databases[db]);
+        for (_, entry) in database.entries {
+            self.used_bytes -= entry.bytes();
+            if let Some(when) = entry.expires {
+                self.by_expiry.remove(&(when, db, entry.key));
+            }
+        }
+    }
+
+    /// Returns all entries of a database, due or not.
+    pub(crate) fn entries(&self, db: usize) -> impl Iterator<Item = &Entry> {
+        self.databases[db].entries.iter().map(|(_, entry)| entry)
+    }
+
+    /// Returns the entries of `count` slots from `cursor`, and the next cursor: 0 at the end.
+    pub(crate) fn scan(
+        &self,
+        db: usize,
+        cursor: usize,
+        count: usize,
+    ) -> (usize, impl Iterator<Item = &Entry>) {
+        let entries = &self.databases[db].entries;
+        // Slots in use may lie above `len`, never above `capacity`.
+        let end = cursor.saturating_add(count).min(entries.capacity());
+        let next = if end >= entries.capacity() || entries.is_empty() { 0 } else { end };
+        (next, (cursor..end).filter_map(|slot| entries.get(slot)))
+    }
+
+    /// Returns how many keys a database has, and how many of them expire.
+    pub(crate) fn len(&self, db: usize) -> (usize, usize) {
+        (self.databases[db].index.len(), self.databases[db].volatile)
+    }
+
+    /// Counts bytes that something other than a key takes.
+    pub(crate) fn reserve(&mut self, bytes: usize) -> Result<(), Full> {
+        if self.used_bytes.saturating_add(bytes) > self.limit_bytes {
+            return Err(Full);
+        }
+        self.used_bytes += bytes;
+        Ok(())
+    }
+
+    /// Gives back what `reserve` counted.
+    pub(crate) fn release(&mut self, bytes: usize) {
+        self.used_bytes = self.used_bytes.saturating_sub(bytes);
+    }
+
+    /// Returns the bytes counted now.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.used_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_limit_holds_and_shrinking_is_always_allowed() {
+        let mut keyspace = Keyspace::new(2 * ENTRY_BYTES);
+        assert_eq!(keyspace.set(0, b"k", &[0; 100], None), Ok(()));
+        assert_eq!(keyspace.set(0, b"l", &[0; 300], None), Err(Full));
+        assert_eq!(keyspace.set(0, b"k", b"", None), Ok(()));
+        assert_eq!(keyspace.reserve(ENTRY_BYTES), Err(Full));
+        keyspace.clear(0);
+        assert_eq!(keyspace.used_bytes(), 0);
+    }
+
+    #[test]
+    fn a_scan_returns_every_key_that_stays() {
+        let mut keyspace = Keyspace::new(1 << 20);
+        for number in 0..100 {
+            keyspace.set(3, format!("k{number}").as_bytes(), b"", None).unwrap();
+        }
+        let (mut cursor, mut seen) = (0, BTreeSet::new());
+        loop {
+            let (next, entries) = keyspace.scan(3, cursor, 7);
+            seen.extend(entries.map(|entry| entry.key.clone()));
+            keyspace.remove(3, format!("k{}", next + 1).as_bytes());
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        assert!((0..100).step_by(7).all(|n| seen.contains(format!("k{n}").as_bytes())));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Set(u8, u8, Option<i64>),
+        Expire(u8, Option<i64>),
+        Remove(u8),
+        Due(i64),
+        Clear,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let when = proptest::option::of(0..20_i64);
+        let step = prop_oneof![
+            8 => (0..6_u8, any::<u8>(), when.clone()).prop_map(|(key, value, when)| Step::Set(key, value, when)),
+            4 => (0..6_u8, when).prop_map(|(key, when)| Step::Expire(key, when)),
+            4 => (0..6_u8).prop_map(Step::Remove),
+            2 => (0..20_i64).prop_map(Step::Due),
+            1 => Just(Step::Clear),
+        ];
+        proptest::collection::vec(step, 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_plain_map(steps in steps()) {
+            let mut keyspace = Keyspace::new(1 << 20);
+            let mut model: BTreeMap<u8, (u8, Option<i64>)> = BTreeMap::new();
+            for step in steps {
+                match step {
+                    Step::Set(key, value, when) => {
+                        keyspace.set(1, &[key], &vec![value; usize::from(value)], when).unwrap();
+                        model.insert(key, (value, when));
+                    }
+                    Step::Expire(key, when) => {
+                        keyspace.set_expiry(1, &[key], when);
+                        model.entry(key).and_modify(|entry| entry.1 = when);
+                    }
+                    Step::Remove(key) => prop_assert_eq!(keyspace.remove(1, &[key]), model.remove(&key).is_some()),
+                    Step::Due(now) => {
+                        while let Some((db, key)) = keyspace.first_due(now) {
+                            prop_assert!(keyspace.remove(db, &key));
+                        }
+                        model.retain(|_, (_, when)| when.is_none_or(|when| when > now));
+                    }
+                    Step::Clear => {
+                        keyspace.clear(1);
+                        model.clear();
+                    }
+                }
+                let found: BTreeMap<u8, (u8, Option<i64>)> = keyspace
+                    .entries(1)
+                    .map(|entry| (entry.key[0], (u8::try_from(entry.value.len()).unwrap(), entry.expires)))
+                    .collect();
+                prop_assert_eq!(&found, &model);
+                prop_assert_eq!(keyspace.len(1), (model.len(), model.values().filter(|v| v.1.is_some()).count()));
+                let bytes: usize = model.values().map(|(value, _)| ENTRY_BYTES + 1 + usize::from(*value)).sum();
+                prop_assert_eq!(keyspace.used_bytes(), bytes);
+            }
+        }
+    }
+}

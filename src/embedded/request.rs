@@ -1,0 +1,228 @@
+//! Requests out of a byte stream: arrays of bulk strings by the codec of `redis-protocol`, or a typed line.
+//!
+//! Lengths are checked as they are announced, before anything is buffered or handed to the codec, so a peer cannot
+//! make the store reserve memory; and what has been looked at once is not looked at again.
+
+use bytes::{Bytes, BytesMut};
+use redis_protocol::{codec::Resp2, resp2::types::BytesFrame};
+use tokio_util::codec::Decoder;
+
+use super::{inline, integer};
+
+/// Longest typed line and longest length field, as in Redis.
+const MAX_LINE_BYTES: usize = 64 * 1024;
+/// What an argument costs beside its bytes, in the codec's frames and in ours.
+const ARGUMENT_BYTES: usize = 64;
+
+/// Why the stream cannot be followed any further; the text is Redis' own.
+#[derive(Debug, thiserror::Error)]
+#[error("ERR Protocol error: {0}")]
+pub(crate) struct ProtocolError(String);
+
+impl From<&str> for ProtocolError {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+/// Never asked of this decoder, which reads from no stream by itself, but its trait wants it.
+impl From<std::io::Error> for ProtocolError {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Takes one request after the other from a buffer.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    codec: Resp2,
+    max_bytes: usize,
+    /// Arguments of the request at the buffer's start that have not been seen whole.
+    missing: Option<usize>,
+    /// Bytes of that request that have been seen whole.
+    seen: usize,
+    /// What that request costs so far.
+    cost: usize,
+}
+
+impl Requests {
+    /// Creates a decoder for requests of at most `max_bytes`.
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        Self { codec: Resp2::default(), max_bytes, missing: None, seen: 0, cost: 0 }
+    }
+
+    fn typed_line(&self, buffer: &mut BytesMut) -> Result<Option<Vec<Bytes>>, ProtocolError> {
+        let Some(end) = buffer.iter().take(MAX_LINE_BYTES + 1).position(|&byte| byte == b'\n') else {
+            return if buffer.len() > MAX_LINE_BYTES {
+                Err("too big inline request".into())
+            } else {
+                Ok(None)
+            };
+        };
+        let line = buffer.split_to(end + 1);
+        let line = &line[..end];
+        let words = inline::split(line.strip_suffix(b"\r").unwrap_or(line));
+        let words = words.ok_or("unbalanced quotes in request")?;
+        if words.len().saturating_mul(ARGUMENT_BYTES) > self.max_bytes {
+            return Err("too big inline request".into());
+        }
+        Ok(Some(words))
+    }
+
+    /// Looks for the end of the request at the buffer's start; false means that bytes are missing.
+    fn is_whole(&mut self, buffer: &[u8]) -> Result<bool, ProtocolError> {
+        let mut missing = match self.missing {
+            Some(missing) => missing,
+            None => match self.count(buffer)? {
+                Some(count) => count,
+                None => return Ok(false),
+            },
+        };
+        while missing > 0 {
+            self.missing = Some(missing);
+            let rest = &buffer[self.seen..];
+            match rest.first() {
+                None => return Ok(false),
+                Some(b'$') => {}
+                Some(other) => {
+                    return Err(ProtocolError(format!("expected '$', got '{}'", char::from(*other))));
+                }
+            }
+            let Some(head) = line_length(rest, "too big bulk count string")? else { return Ok(false) };
+            let length = integer::parse(&rest[1..head - 2]).and_then(|length| usize::try_from(length).ok());
+            let length = length.filter(|length| self.cost.saturating_add(*length) <= self.max_bytes);
+            let length = length.ok_or("invalid bulk length")?;
+            if rest.len() < head + length + 2 {
+                return Ok(false);
+            }
+            self.seen += head + length + 2;
+            self.cost += length;
+            missing -= 1;
+        }
+        Ok(true)
+    }
+
+    /// Reads how many arguments are announced.
+    fn count(&mut self, buffer: &[u8]) -> Result<Option<usize>, ProtocolError> {
+        let Some(head) = line_length(buffer, "too big mbulk count string")? else { return Ok(None) };
+        let count = integer::parse(&buffer[1..head - 2]).ok_or("invalid multibulk length")?;
+        let count = usize::try_from(count).unwrap_or(0);
+        self.cost = count.saturating_mul(ARGUMENT_BYTES);
+        if self.cost > self.max_bytes {
+            return Err("invalid multibulk length".into());
+        }
+        self.seen = head;
+        Ok(Some(count))
+    }
+}
+
+impl Decoder for Requests {
+    type Item = Vec<Bytes>;
+    type Error = ProtocolError;
+
+    /// Returns the next request; it has no words if the client sent an empty line or array.
+    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Vec<Bytes>>, ProtocolError> {
+        match buffer.first() {
+            None => return Ok(None),
+            Some(b'*') => {}
+            Some(_) => return self.typed_line(buffer),
+        }
+        if !self.is_whole(buffer)? {
+            return Ok(None);
+        }
+        let cost = std::mem::take(&mut self.cost);
+        self.missing = None;
+        if cost == 0 {
+            // `*-5` is an empty request to Redis, and an error to the codec.
+            let _ = buffer.split_to(self.seen);
+            return Ok(Some(Vec::new()));
+        }
+        match self.codec.decode(buffer) {
+            Ok(Some(BytesFrame::Array(frames))) => Ok(Some(frames.into_iter().filter_map(bulk).collect())),
+            _ => Err("invalid request".into()),
+        }
+    }
+}
+
+fn bulk(frame: BytesFrame) -> Option<Bytes> {
+    if let BytesFrame::BulkString(data) = frame { Some(data) } else { None }
+}
+
+/// Returns the length of the first line with its end.
+fn line_length(text: &[u8], too_long: &str) -> Result<Option<usize>, ProtocolError> {
+    match text.iter().take(MAX_LINE_BYTES + 1).position(|&byte| byte == b'\r') {
+        Some(at) if text.len() > at + 1 => {
+            if text[at + 1] == b'\n' {
+                Ok(Some(at + 2))
+            } else {
+                Err("invalid line end".into())
+            }
+        }
+        None if text.len() > MAX_LINE_BYTES => Err(too_long.into()),
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(bytes: &[u8], chunk: usize) -> Result<Vec<Vec<Bytes>>, ProtocolError> {
+        let mut requests = Requests::new(1_000);
+        let (mut buffer, mut found) = (BytesMut::new(), Vec::new());
+        for part in bytes.chunks(chunk) {
+            buffer.extend_from_slice(part);
+            while let Some(request) = requests.decode(&mut buffer)? {
+                found.push(request);
+            }
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn requests_are_found_however_the_bytes_arrive() {
+        let bytes =
+            b"*2\r\n$3\r\nGET\r\n$1\r\na\r\nPING x\r\n*0\r\n*-3\r\n*1\r\n$0\r\n\r\n\r\n*1\r\n$4\r\nPING\r\n";
+        let expected: Vec<Vec<&[u8]>> =
+            vec![vec![b"GET", b"a"], vec![b"PING", b"x"], vec![], vec![], vec![b""], vec![], vec![b"PING"]];
+        for chunk in 1..=bytes.len() {
+            assert_eq!(all(bytes, chunk).unwrap(), expected, "chunks of {chunk}");
+        }
+    }
+
+    #[test]
+    fn announced_lengths_are_refused_before_anything_is_buffered() {
+        for (bytes, text) in [
+            ("*1\r\n$536870912\r\n", "invalid bulk length"),
+            ("*1\r\n$-1\r\n", "invalid bulk length"),
+            ("*1\r\n$99999999999999999999\r\n", "invalid bulk length"),
+            ("*2\r\n$600\r\n", ""),
+            ("*1000000\r\n", "invalid multibulk length"),
+            ("*x\r\n", "invalid multibulk length"),
+            ("*1\r\n:1\r\n", "expected '$', got ':'"),
+            ("set a \"b\r\n", "unbalanced quotes in request"),
+        ] {
+            let result = all(bytes.as_bytes(), 1_000);
+            let found = result.err().map_or(String::new(), |error| error.to_string());
+            assert_eq!(found.strip_prefix("ERR Protocol error: ").unwrap_or(&found), text, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn lines_without_an_end_are_refused() {
+        for (start, text) in
+            [("x", "inline request"), ("*", "mbulk count string"), ("*1\r\n$", "bulk count string")]
+        {
+            let bytes = [start, &"1".repeat(MAX_LINE_BYTES + 1)].concat();
+            let error = all(bytes.as_bytes(), 4_096).unwrap_err().to_string();
+            assert_eq!(error, format!("ERR Protocol error: too big {text}"));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::sample::select(b"*$-0129\r\na\" \xff".to_vec()), 0..40), chunk in 1..8_usize) {
+            let _ = all(&bytes, chunk);
+        }
+    }
+}
