@@ -86,7 +86,7 @@ impl Outbox {
 
     /// Drops everything behind the frame that has been begun.
     pub fn cut(&mut self) {
-        self.chunks.truncate(1);
+        self.chunks.truncate(usize::from(self.written > 0));
         self.behind = 0;
         let Some(first) = self.chunks.front_mut() else { return };
         let begun = Frames::new(&first.frames).map(|(frame, _)| frame.end).find(|end| *end >= self.written);

@@ -70,7 +70,7 @@ impl Borrow<str> for Channel {
 /// Shows the name escaped and with session keys masked: it is meant for logs.
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        mask_sessions(&self.0).escape_debug().fmt(f)
+        fmt::Display::fmt(&mask_sessions(&self.0).escape_debug(), f)
     }
 }
 
