@@ -4,12 +4,14 @@
 //!
 //! - [`settings`], [`telemetry`], [`counters`]: what the operator says, and what is said to the operator;
 //! - [`wire`]: the words (facility, audience, channel, handshake);
+//! - [`commands`]: what the binary does besides serving; exit codes;
 //! - [`server`] accepts, [`shard`] owns its connections from accept to close;
 //! - [`http`]: everything before the 101; [`access`]: who is this, and what may they hear and say;
 //! - [`socket`]: everything after the 101; [`hub`]: which connection listens to which channel;
 //! - [`redis`]: pub/sub and keys, through fred; [`embedded`]: a small Redis of our own for trying out.
 
 pub mod access;
+pub mod commands;
 pub mod counters;
 pub mod embedded;
 pub mod http;

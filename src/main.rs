@@ -1,7 +1,89 @@
 //! Flags, settings, telemetry, server, exit code. No logic.
 
-fn main() {
-    let settings = ws4redis::settings::Settings::load(None, std::env::vars(), &[]).unwrap().0;
-    let _guard = ws4redis::telemetry::init(settings.log_json);
-    ws4redis::server::run(settings).unwrap();
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use ws4redis::commands::{self, Failed, Message};
+use ws4redis::settings::Settings;
+use ws4redis::{server, telemetry};
+
+/// A gateway between Redis and browsers for Django sites.
+#[derive(Parser)]
+#[command(
+    version,
+    about,
+    after_help = "Settings are explained in settings.toml; RUST_LOG sets what is logged."
+)]
+struct Flags {
+    /// Settings file; without it, settings.toml in the working directory, if there is one.
+    #[arg(short, long, global = true, value_name = "FILE")]
+    settings: Option<PathBuf>,
+    /// One setting, for example --set server.listen=127.0.0.1:9000. May be repeated.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves; the default.
+    Serve,
+    /// Checks the settings, connects to Redis and says what it found.
+    Check,
+    /// Publishes a message, as Django's RedisPublisher does.
+    Publish(Publish),
+}
+
+#[derive(Args)]
+struct Publish {
+    /// To everybody.
+    #[arg(long)]
+    broadcast: bool,
+    /// To a user. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    user: Vec<String>,
+    /// To a group. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    group: Vec<String>,
+    /// To a session. May be repeated.
+    #[arg(long, value_name = "KEY")]
+    session: Vec<String>,
+    /// Seconds for which the message is kept for those who connect later; 0 or negative: not kept.
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    expire: Option<i64>,
+    /// The room.
+    facility: String,
+    /// The message; without it, or as "-", it is read from standard input.
+    message: Option<String>,
+}
+
+impl From<Publish> for Message {
+    fn from(flags: Publish) -> Self {
+        let Publish { broadcast, user, group, session, expire, facility, message } = flags;
+        Self { broadcast, users: user, groups: group, sessions: session, expire, facility, text: message }
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => failed.report(),
+    }
+}
+
+fn run() -> Result<(), Failed> {
+    let flags = Flags::try_parse().map_err(Failed::Usage)?;
+    let (settings, warnings) = Settings::load(flags.settings.as_deref(), std::env::vars(), &flags.set)?;
+    match flags.command.unwrap_or(Command::Serve) {
+        Command::Serve => {
+            // Dropped at the end: what waits to be logged is written then.
+            let _log = telemetry::init(settings.log_json);
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            server::run(settings).map_err(Failed::Serving)
+        }
+        Command::Check => commands::check(&settings, &warnings),
+        Command::Publish(message) => commands::publish(&settings, message.into()),
+    }
 }

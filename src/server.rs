@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::counters::Counters;
+use crate::embedded;
 use crate::redis::{Broker, Call, Inbox, Target};
 use crate::settings::{Listen, Settings};
 use crate::shard::{INBOX, Shard};
@@ -31,6 +32,12 @@ const WAITING: usize = 1024;
 
 /// Pause after an accept that failed, as without file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a Redis is looked for when no URL is set.
+const REDIS: &str = "127.0.0.1:6379";
+
+/// Time for that look.
+const PROBE: Duration = Duration::from_secs(1);
 
 /// Where clients come in.
 #[derive(Debug)]
@@ -62,6 +69,9 @@ fn runtime() -> anyhow::Result<LocalRuntime> {
 }
 
 async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
+    if settings.redis.url.is_none() && reserve().await == Reserve::Needed {
+        start_embedded(&settings)?;
+    }
     let stop = CancellationToken::new();
     let door = Door::open(&settings.server.listen).await?;
     let target = Target::new(&settings.redis)?;
@@ -82,8 +92,7 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
             // Dropped at the end, also by a panic: the doorman hears of it.
             let _ended = ended;
             runtime()?.block_on(async {
-                let shard =
-                    Shard::new(number + 1, settings, &target, &counters, live).map_err(anyhow::Error::msg)?;
+                let shard = Shard::new(number + 1, settings, &target, &counters, live);
                 serve_shard(shard, inbox, calls, sockets, stop).await;
                 anyhow::Ok(())
             })
@@ -92,11 +101,7 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
         others.push((hand, thread));
     }
 
-    let shard = Shard::new(0, settings.clone(), &target, &counters, live).map_err(|entry| {
-        anyhow::anyhow!(
-            "origin.allowed: {entry:?} is neither an origin like https://www.example.com nor a host"
-        )
-    })?;
+    let shard = Shard::new(0, settings.clone(), &target, &counters, live);
     let broker = Broker::new(&target, &settings, shard.store(), inboxes, &counters);
     let broker = tokio::task::spawn_local(broker.run(orders));
     let inbox = waiting.pop().context("no shard")?;
@@ -133,6 +138,43 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
         let _ = std::fs::remove_file(path);
     }
     counters.log();
+    Ok(())
+}
+
+/// Whether the embedded store is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reserve {
+    /// Nothing listens on 127.0.0.1:6379.
+    Needed,
+    /// Something does, or may: a Redis that is slow or wants a password is a Redis.
+    NotNeeded,
+}
+
+/// Looks whether a Redis listens on 127.0.0.1:6379. Only a refused connection means that none does.
+pub async fn reserve() -> Reserve {
+    match tokio::time::timeout(PROBE, TcpStream::connect(REDIS)).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Reserve::Needed,
+        _ => Reserve::NotNeeded,
+    }
+}
+
+/// Starts the embedded store where clients of all kinds look for a Redis. It lives as long as the process.
+fn start_embedded(settings: &Settings) -> anyhow::Result<()> {
+    let listener = std::net::TcpListener::bind(REDIS)
+        .with_context(|| format!("cannot start the embedded store on {REDIS}"))?;
+    listener.set_nonblocking(true)?;
+    let limits = settings.embedded.clone();
+    let work = move || {
+        let serving = runtime()?.block_on(async {
+            let listener = TcpListener::from_std(listener)?;
+            anyhow::Ok(embedded::serve(listener, limits, std::future::pending()).await?)
+        });
+        serving.inspect_err(|error| tracing::error!(error = %format!("{error:#}"), "embedded store ended"))
+    };
+    std::thread::Builder::new().name("embedded".to_owned()).spawn(work)?;
+    warn!(
+        "no Redis on {REDIS}: started the embedded store there, which forgets everything at the end; set redis.url for a real one"
+    );
     Ok(())
 }
 

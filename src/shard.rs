@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{Allowed, Grant, Identity, Policy};
+use crate::access::{Grant, Identity, Policy};
 use crate::counters::Counters;
 use crate::http::{self, Arrival, Front, Rejection, StaticFiles};
 use crate::hub::{Desk, Ending, Hub, Limits, NotJoined, Run, Subscription};
@@ -65,17 +65,13 @@ struct Prepared {
 
 impl Shard {
     /// Sets a shard up and connects it to Redis. Must be called on its own runtime.
-    ///
-    /// # Errors
-    ///
-    /// With the entry of `origin.allowed` that is neither an origin nor a host.
     pub fn new(
         number: usize,
         settings: Arc<Settings>,
         target: &Target,
         counters: &Arc<Counters>,
         live: Arc<AtomicUsize>,
-    ) -> Result<Rc<Self>, String> {
+    ) -> Rc<Self> {
         let limits = Limits {
             outbox_bytes: settings.messages.outbox_bytes,
             drop_oldest: settings.messages.drop_oldest,
@@ -85,7 +81,7 @@ impl Shard {
         let front = Front {
             websocket_url: settings.websocket_url.clone(),
             session_cookie: settings.session_cookie.clone(),
-            origins: Allowed::new(&settings.allowed_origins)?,
+            origins: settings.origins.clone(),
             files: settings.demo.then_some(files),
             handshake: settings.server.handshake,
             max_header_bytes: settings.server.max_header_bytes,
@@ -103,7 +99,7 @@ impl Shard {
             linger: Duration::from_secs(settings.server.linger_seconds.into()),
             counters: counters.clone(),
         };
-        Ok(Rc::new(Self {
+        Rc::new(Self {
             number,
             front,
             policy: Policy::new(settings.namespace.clone(), settings.facility_colons),
@@ -114,7 +110,7 @@ impl Shard {
             live,
             own: Cell::new(0),
             settings,
-        }))
+        })
     }
 
     /// Returns the shard's connection to the key side of Redis.

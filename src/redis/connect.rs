@@ -149,7 +149,10 @@ fn unix(rest: &str) -> Result<Config, Unusable> {
 
 /// Describes an error of Redis' or fred's: no session keys, no control characters.
 pub fn describe(error: &Error) -> String {
-    mask_sessions(error.details()).escape_debug().to_string()
+    // fred shows an I/O error in its Debug form; what it says in words stands in there.
+    let details = error.details();
+    let words = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"')).map(|(words, _)| words);
+    mask_sessions(words.unwrap_or(details)).escape_debug().to_string()
 }
 
 /// Makes a client that tries once.

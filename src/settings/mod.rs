@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use config::{Config, File, FileFormat};
 
+use crate::access::Allowed;
 use crate::wire::Namespace;
 use raw::Raw;
 
@@ -62,14 +63,14 @@ pub struct Settings {
     pub ping: Ping,
     /// Name of the session cookie.
     pub session_cookie: String,
-    /// Origins allowed beside the request's own host; `*` allows all.
-    pub allowed_origins: Vec<String>,
+    /// Origins allowed beside the request's own host.
+    pub origins: Allowed,
     /// Whether logs are JSON.
     pub log_json: bool,
     /// Whether the demo page is served.
     pub demo: bool,
-    /// Memory limit of the embedded store, in bytes.
-    pub embedded_max_memory_bytes: usize,
+    /// Bounds of the embedded store.
+    pub embedded: crate::embedded::Limits,
 }
 
 /// The listening side.
@@ -266,7 +267,8 @@ mod tests {
         assert_eq!(settings.heartbeat.as_deref(), Some(&b"--heartbeat--"[..]));
         assert_eq!(settings.websocket_url, "/sockets/");
         assert_eq!(settings.server.shards, 2);
-        assert_eq!(settings.allowed_origins, ["https://a.example", "https://b.example"]);
+        assert!(settings.origins.check(&[b"https://b.example"], "c.example").is_ok());
+        assert!(settings.origins.check(&[b"https://c.example"], "d.example").is_err());
         assert!(!settings.demo, "with a Redis of one's own the demo is off");
         assert!(warnings.is_empty(), "{warnings:?}");
         let shown = format!("{settings:?}");
@@ -294,6 +296,7 @@ mod tests {
             ("server.unix_mode=9", "server.unix_mode: "),
             ("messages.when_slow=wait", "messages.when_slow: expected close or drop-oldest"),
             ("redis.url=http://x", "redis.url: "),
+            ("origin.allowed=a b", "origin.allowed: \"a b\" is neither"),
             ("demo.enabled=maybe", "demo.enabled: expected auto, on or off"),
             ("messages.max_message_bytes=0", "messages.max_message_bytes: must be at least 1"),
             ("ping.interval_seconds=x", "ping.interval_seconds"),

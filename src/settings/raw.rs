@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Settings, cores};
+use crate::access::Allowed;
+use crate::embedded::Limits;
 use crate::wire::Namespace;
 
 #[derive(Deserialize)]
@@ -100,6 +102,8 @@ struct RawDemo {
 #[serde(deny_unknown_fields)]
 struct RawEmbedded {
     max_memory_bytes: usize,
+    max_clients: usize,
+    max_output_bytes: usize,
 }
 
 /// Reads a list, or a text with commas, as the environment has it.
@@ -139,7 +143,10 @@ impl Raw {
         };
         let cookie_ok = !self.session.cookie.is_empty() && !self.session.cookie.contains([';', '=', ' ']);
         require(cookie_ok, "session.cookie", "must be the name of a cookie, for example sessionid")?;
-        at_least(1 << 20, self.embedded.max_memory_bytes, "embedded.max_memory_bytes")?;
+        let origins = Allowed::new(&self.origin.allowed).map_err(|entry| Error::Senseless {
+            key: "origin.allowed",
+            problem: format!("{entry:?} is neither an origin like https://www.example.com nor a host"),
+        })?;
         Ok(Settings {
             websocket_url: self.websocket_url,
             expire_seconds: u64::try_from(self.expire).unwrap_or(0),
@@ -151,10 +158,10 @@ impl Raw {
             messages: self.messages.check()?,
             ping: self.ping.check()?,
             session_cookie: self.session.cookie,
-            allowed_origins: self.origin.allowed,
+            origins,
             log_json,
             demo,
-            embedded_max_memory_bytes: self.embedded.max_memory_bytes,
+            embedded: self.embedded.check()?,
         })
     }
 }
@@ -256,6 +263,16 @@ impl RawPing {
         at_least(1, self.interval_seconds as usize, "ping.interval_seconds")?;
         at_least(1, self.timeout_seconds as usize, "ping.timeout_seconds")?;
         Ok(Ping { interval_seconds: self.interval_seconds, timeout_seconds: self.timeout_seconds })
+    }
+}
+
+impl RawEmbedded {
+    fn check(self) -> Result<Limits, Error> {
+        at_least(1 << 20, self.max_memory_bytes, "embedded.max_memory_bytes")?;
+        at_least(16, self.max_clients, "embedded.max_clients")?;
+        at_least(1 << 20, self.max_output_bytes, "embedded.max_output_bytes")?;
+        let Self { max_memory_bytes, max_clients, max_output_bytes } = self;
+        Ok(Limits { max_memory_bytes, max_clients, max_output_bytes, ..Limits::default() })
     }
 }
 
