@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fred::clients::Pipeline;
 use fred::prelude::*;
 use fred::types::CustomCommand;
 use tokio::sync::{Notify, Semaphore};
@@ -105,8 +106,9 @@ impl Publisher {
                 }
                 let Ok(permit) = self.under_way.clone().acquire_owned().await else { return };
                 let batch = self.take();
-                let mut written = Box::pin(self.clone().write(batch));
-                // The first poll hands the pipeline to fred: pipelines stay in order.
+                // Made before the next one is begun, and handed to fred by the first poll: pipelines stay in order.
+                let pipeline = self.pipeline(&batch).await;
+                let mut written = Box::pin(self.clone().write(batch, pipeline));
                 if poll_fn(|cx| Poll::Ready(written.as_mut().poll(cx))).await.is_pending() {
                     tokio::task::spawn_local(async move {
                         written.await;
@@ -138,26 +140,31 @@ impl Publisher {
         }
     }
 
-    async fn write(self: Rc<Self>, batch: Vec<Publication>) {
+    /// Makes the commands of a batch. It waits for nothing, but may have to let other tasks run in between.
+    async fn pipeline(&self, batch: &[Publication]) -> Result<Pipeline<Client>, Error> {
         let pipeline = self.client.pipeline();
-        let expire = self.expire_seconds.to_string();
-        let mut commands = 0;
-        let mut queued = Ok(());
-        for publication in &batch {
+        let expire = Value::from(self.expire_seconds.to_string());
+        for publication in batch {
             for channel in publication.channels.iter() {
                 let payload = || Value::Bytes(publication.payload.clone());
                 if self.expire_seconds > 0 {
                     let setex = CustomCommand::new_static("SETEX", None, false);
-                    let arguments: Vec<Value> =
-                        vec![channel.as_str().into(), expire.as_str().into(), payload()];
-                    queued = queued.and(pipeline.custom::<(), _>(setex, arguments).await);
-                    commands += 1;
+                    pipeline.custom::<(), _>(setex, vec![channel.as_str().into(), expire.clone(), payload()]).await?;
                 }
-                queued = queued.and(pipeline.publish::<(), _, _>(channel.as_str(), payload()).await);
-                commands += 1;
+                pipeline.publish::<(), _, _>(channel.as_str(), payload()).await?;
             }
         }
-        let replies = if queued.is_ok() { pipeline.try_all::<Value>().await } else { Vec::new() };
+        Ok(pipeline)
+    }
+
+    /// Writes a batch and settles it. Its first poll hands the commands to fred.
+    async fn write(self: Rc<Self>, batch: Vec<Publication>, pipeline: Result<Pipeline<Client>, Error>) {
+        let replies = match pipeline {
+            Ok(pipeline) => pipeline.try_all::<Value>().await,
+            Err(error) => vec![Err(error)],
+        };
+        let channels: usize = batch.iter().map(|publication| publication.channels.len()).sum();
+        let commands = if self.expire_seconds > 0 { 2 * channels } else { channels };
         // Anything but one reply per command means that the connection broke.
         let mut replies = (replies.len() == commands).then_some(replies).into_iter().flatten();
         for publication in &batch {
