@@ -102,7 +102,9 @@ impl Connection {
 
     /// Serves the connection until it ends. `early` is what came together with the handshake.
     pub async fn run(mut self, early: Bytes) {
-        let mut close = (!early.is_empty()).then(|| self.take(&early)).flatten();
+        let mut close = if early.is_empty() { None } else { self.take(&early) };
+        // Even empty, it may keep the whole read buffer of the handshake.
+        drop(early);
         let close = loop {
             if let Some(close) = close {
                 break close;
