@@ -80,7 +80,9 @@ fn run() -> Result<(), Failed> {
         Command::Serve => {
             // Dropped at the end: what waits to be logged is written then.
             let _log = telemetry::init(settings.log_json);
-            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            for warning in &warnings {
+                tracing::warn!("{warning}");
+            }
             server::run(settings).map_err(Failed::Serving)
         }
         Command::Check => commands::check(&settings, &warnings),

@@ -111,14 +111,14 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
     let hands: Vec<_> = others.iter().map(|(hand, _)| hand.clone()).collect();
     let accepting = tokio::task::spawn_local(accept(door, shard, hands));
     drop(ended);
-    let broken = tokio::select! {
+    let ended_early = tokio::select! {
         () = signalled() => false,
         _ = broker => true,
         // Without other shards there is no sender, and nothing to hear.
         _ = ends.recv(), if !others.is_empty() => true,
     };
     accepting.abort();
-    if broken {
+    if ended_early {
         bail!("a part of the server has ended unexpectedly; the log above says why");
     }
     info!(drain_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");

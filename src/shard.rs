@@ -214,9 +214,12 @@ impl Shard {
     /// Takes what the broker tells besides messages.
     fn note(&self, item: Inbox) {
         self.desk.with(|hub| match item {
-            Inbox::Deliver(runs) => runs.into_iter().for_each(|(channel, run)| hub.deliver(&channel, run)),
+            // Taken by the caller, with what else is there.
+            Inbox::Deliver(_) => {}
             Inbox::Subscribed(channels) => {
-                channels.into_iter().for_each(|(channel, ticket)| hub.subscribed(&channel, ticket));
+                for (channel, ticket) in channels {
+                    hub.subscribed(&channel, ticket);
+                }
             }
             Inbox::Refused(channel, ticket) => hub.refused(&channel, ticket),
             Inbox::Up => self.redis_up.set(true),
@@ -226,7 +229,9 @@ impl Shard {
             }
             Inbox::Pause => hub.pause(),
             Inbox::Recovered(values) => {
-                values.into_iter().for_each(|(channel, value)| hub.recover(&channel, value.as_ref()));
+                for (channel, value) in values {
+                    hub.recover(&channel, value.as_ref());
+                }
             }
         });
     }

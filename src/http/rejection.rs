@@ -61,9 +61,11 @@ impl Rejection {
     /// Returns the status.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NoUpgrade(_) | Self::OldHttp | Self::Bad(_) => StatusCode::BAD_REQUEST,
+            Self::NoUpgrade(_)
+            | Self::OldHttp
+            | Self::Bad(_)
+            | Self::Facility(Malformed::NotUtf8 | Malformed::ControlCharacter) => StatusCode::BAD_REQUEST,
             Self::Facility(Malformed::Elsewhere) | Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::Facility(Malformed::NotUtf8 | Malformed::ControlCharacter) => StatusCode::BAD_REQUEST,
             Self::Origin(_) => StatusCode::FORBIDDEN,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Version => StatusCode::UPGRADE_REQUIRED,

@@ -29,15 +29,15 @@ const MAX_HEADER_BYTES: usize = 10;
 pub fn encode(frames: &mut BytesMut, opcode: Opcode, payload: &[u8]) {
     frames.reserve(MAX_HEADER_BYTES + payload.len());
     frames.put_u8(0x80 | opcode as u8);
-    match payload.len() {
-        len @ 0..=125 => frames.put_u8(len as u8),
-        len @ 126..=0xffff => {
+    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
+        (Ok(len @ ..=125), _) => frames.put_u8(len),
+        (_, Ok(len)) => {
             frames.put_u8(126);
-            frames.put_u16(len as u16);
+            frames.put_u16(len);
         }
-        len => {
+        _ => {
             frames.put_u8(127);
-            frames.put_u64(len as u64);
+            frames.put_u64(payload.len() as u64);
         }
     }
     frames.put_slice(payload);
@@ -74,6 +74,9 @@ impl Iterator for Frames<'_> {
     }
 }
 
+/// Range of a frame, and the digest of its payload.
+pub(super) type Mark = (Range<usize>, u64);
+
 /// Messages of one channel that leave together: whole frames in one buffer, shared by all listeners.
 #[derive(Debug, Clone)]
 pub struct Run {
@@ -82,7 +85,7 @@ pub struct Run {
     /// How many there are.
     pub messages: u32,
     /// Range and digest of each, worked out for the first listener that has to compare.
-    marks: OnceCell<Box<[(Range<usize>, u64)]>>,
+    marks: OnceCell<Box<[Mark]>>,
 }
 
 impl Run {
@@ -117,7 +120,7 @@ impl Run {
     }
 
     /// Returns range and digest of each frame.
-    pub(super) fn marks(&self, digester: &Digester) -> &[(Range<usize>, u64)] {
+    pub(super) fn marks(&self, digester: &Digester) -> &[Mark] {
         self.marks.get_or_init(|| {
             let frames = Frames::new(&self.bytes);
             frames.map(|(frame, payload)| (frame, digester.digest(&self.bytes[payload]))).collect()
@@ -136,7 +139,7 @@ mod tests {
             proptest::sample::select(vec![0usize, 1, 125, 126, 127, 65535, 65536, 70000]), 0..6)) {
             let mut bytes = BytesMut::new();
             let payloads: Vec<Vec<u8>> =
-                lengths.iter().enumerate().map(|(i, len)| vec![b'a' + i as u8; *len]).collect();
+                lengths.iter().zip(b'a'..).map(|(len, byte)| vec![byte; *len]).collect();
             for payload in &payloads {
                 encode(&mut bytes, Opcode::Text, payload);
             }

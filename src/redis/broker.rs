@@ -219,7 +219,7 @@ impl Broker {
     }
 
     async fn deliver(&mut self, first: Message) {
-        self.pump.drain(first, &mut self.messages, &mut self.interests);
+        self.pump.drain(&first, &mut self.messages, &mut self.interests);
         let waiting = self.messages.len();
         let too_much = waiting * self.pump.average_bytes() > self.max_pending_bytes;
         for (shard, runs) in self.pump.take(self.shards.len()).into_iter().enumerate() {
@@ -281,7 +281,7 @@ impl Broker {
 
     async fn rise(&mut self) {
         self.up = true;
-        info!(redis = %self.name, elapsed_ms = self.down_since.elapsed().as_millis() as u64, "redis connected");
+        info!(redis = %self.name, elapsed_seconds = self.down_since.elapsed().as_secs_f32(), "redis connected");
         self.tell_all(|| Inbox::Up).await;
         self.recover();
     }
@@ -313,7 +313,9 @@ impl Broker {
         let mut parted = vec![Vec::new(); self.shards.len()];
         for recovered in self.fenced.drain(..).filter(|recovered| recovered.epoch == self.epoch.get()) {
             for (channel, shards, value) in recovered.values {
-                shards.iter().for_each(|shard| parted[*shard].push((channel.clone(), value.clone())));
+                for shard in shards {
+                    parted[shard].push((channel.clone(), value.clone()));
+                }
             }
         }
         for (shard, values) in parted.into_iter().enumerate() {

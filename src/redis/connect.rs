@@ -151,7 +151,8 @@ fn unix(rest: &str) -> Result<Config, Unusable> {
 pub fn describe(error: &Error) -> String {
     // fred shows an I/O error in its Debug form; what it says in words stands in there.
     let details = error.details();
-    let words = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"')).map(|(words, _)| words);
+    let words =
+        details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"')).map(|(words, _)| words);
     mask_sessions(words.unwrap_or(details)).escape_debug().to_string()
 }
 

@@ -149,7 +149,9 @@ impl Publisher {
                 let payload = || Value::Bytes(publication.payload.clone());
                 if self.expire_seconds > 0 {
                     let setex = CustomCommand::new_static("SETEX", None, false);
-                    pipeline.custom::<(), _>(setex, vec![channel.as_str().into(), expire.clone(), payload()]).await?;
+                    pipeline
+                        .custom::<(), _>(setex, vec![channel.as_str().into(), expire.clone(), payload()])
+                        .await?;
                 }
                 pipeline.publish::<(), _, _>(channel.as_str(), payload()).await?;
             }
@@ -173,7 +175,7 @@ impl Publisher {
                 if self.expire_seconds > 0 {
                     self.note_unkept(replies.next());
                 }
-                result = result.and(self.judge(replies.next()));
+                result = result.and(Self::judge(replies.next()));
             }
             self.settle(publication, result);
         }
@@ -189,7 +191,7 @@ impl Publisher {
         }
     }
 
-    fn judge(&self, reply: Option<Result<Value, Error>>) -> Result<(), Failure> {
+    fn judge(reply: Option<Result<Value, Error>>) -> Result<(), Failure> {
         match reply {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => {

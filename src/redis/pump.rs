@@ -44,7 +44,7 @@ impl Pump {
     /// Takes a message and all others that are ready, up to the bounds.
     pub(super) fn drain(
         &mut self,
-        first: Message,
+        first: &Message,
         receiver: &mut Receiver<Message>,
         interests: &mut Interests,
     ) {
@@ -54,11 +54,11 @@ impl Pump {
         while self.messages < BATCH_MESSAGES && self.bytes < BATCH_BYTES {
             // Lag is found by the next `recv`, which gets the error that this one leaves.
             let Ok(message) = receiver.try_recv() else { break };
-            self.add(message, interests);
+            self.add(&message, interests);
         }
     }
 
-    fn add(&mut self, message: Message, interests: &mut Interests) {
+    fn add(&mut self, message: &Message, interests: &mut Interests) {
         let (opcode, payload) = match &message.value {
             Value::String(text) => (Opcode::Text, text.as_bytes()),
             Value::Bytes(bytes) if std::str::from_utf8(bytes).is_ok() => (Opcode::Text, &bytes[..]),

@@ -100,6 +100,7 @@ struct RawDemo {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the keys are called so")]
 struct RawEmbedded {
     max_memory_bytes: usize,
     max_clients: usize,

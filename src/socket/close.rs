@@ -52,11 +52,10 @@ impl Close {
     pub fn reason(&self) -> &str {
         match self {
             Self::ByClient(None) => "",
-            Self::ByClient(Some((_, reason))) => reason,
             Self::Gone => "gone",
             Self::Broken => "connection broken",
             Self::GoingAway => "server is stopping",
-            Self::Protocol(reason) => reason,
+            Self::ByClient(Some((_, reason))) | Self::Protocol(reason) => reason,
             Self::NotUtf8 => "text is not valid UTF-8",
             Self::TooBig => "message too big",
             Self::Silent => "no answer to a ping",

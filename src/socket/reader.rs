@@ -61,8 +61,8 @@ impl Reader {
         let result = self.context.read(feed);
         self.unfinished += before - feed.input.len();
         Some(match result {
-            Ok(Message::Text(text)) => self.complete(text.into()),
-            Ok(Message::Binary(payload)) => self.complete(payload),
+            Ok(Message::Text(text)) => Ok(self.complete(text.into())),
+            Ok(Message::Binary(payload)) => Ok(self.complete(payload)),
             Ok(Message::Ping(payload) | Message::Pong(payload)) => {
                 self.unfinished = self.unfinished.saturating_sub(payload.len() + 6);
                 Ok(Incoming::Control)
@@ -82,9 +82,9 @@ impl Reader {
         })
     }
 
-    fn complete(&mut self, payload: Bytes) -> Result<Incoming, Close> {
+    fn complete(&mut self, payload: Bytes) -> Incoming {
         self.unfinished = 0;
-        Ok(Incoming::Message(payload))
+        Incoming::Message(payload)
     }
 }
 
