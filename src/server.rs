@@ -105,7 +105,7 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
     let broker = Broker::new(&target, &settings, shard.store(), inboxes, &counters);
     let broker = tokio::task::spawn_local(broker.run(orders));
     let inbox = waiting.pop().context("no shard")?;
-    let serving = tokio::task::spawn_local(shard.clone().run(inbox, calls, stop.clone()));
+    let mut serving = tokio::task::spawn_local(shard.clone().run(inbox, calls, stop.clone()));
     announce(&settings, &door);
 
     let hands: Vec<_> = others.iter().map(|(hand, _)| hand.clone()).collect();
@@ -114,6 +114,7 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
     let ended_early = tokio::select! {
         () = signalled() => false,
         _ = broker => true,
+        _ = &mut serving => true,
         // Without other shards there is no sender, and nothing to hear.
         _ = ends.recv(), if !others.is_empty() => true,
     };
@@ -123,8 +124,13 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
     }
     info!(drain_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");
     stop.cancel();
+    let drained = async {
+        let _ = serving.await;
+        // Ends when every thread has let go of its sender.
+        while ends.recv().await.is_some() {}
+    };
     tokio::select! {
-        _ = serving => {}
+        () = drained => {}
         () = signalled() => warn!("stopped at once"),
     }
     for (_, thread) in others {

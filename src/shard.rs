@@ -34,6 +34,9 @@ pub const INBOX: usize = 64;
 /// Batches that a shard takes together, and joins.
 const JOINED: usize = INBOX;
 
+/// Sockets above the limit of connections that are still answered, with 503; above that they are closed unheard.
+const REFUSED: usize = 1_000;
+
 /// Clients sent away per second at least, when the server stops: so few are no stampede.
 const LEAVERS_PER_SECOND: u32 = 10;
 
@@ -137,7 +140,10 @@ impl Shard {
 
     /// Takes a client's socket and serves it.
     pub fn take(self: &Rc<Self>, stream: Stream) {
-        self.live.fetch_add(1, Ordering::Relaxed);
+        if self.live.fetch_add(1, Ordering::Relaxed) > self.settings.server.max_connections + REFUSED {
+            self.live.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
         self.own.set(self.own.get() + 1);
         let place = Place(self.clone());
         tokio::task::spawn_local(self.clone().greet(stream, place));

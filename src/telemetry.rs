@@ -4,7 +4,11 @@
 //! `error`, `elapsed_ms`, `redis` (URL without its password), `status`, `count`. Never logged: cookies, session keys,
 //! payloads. What a client chose is logged with `Debug`, which escapes control characters.
 
+use std::cell::Cell;
 use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -27,4 +31,36 @@ pub fn init(json: bool) -> WorkerGuard {
         subscriber.with_ansi(io::stderr().is_terminal()).init();
     }
     guard
+}
+
+/// Keeps a log line that many messages could cause to one per second.
+#[derive(Debug, Default)]
+pub struct Seldom {
+    last: Cell<Option<Instant>>,
+    unsaid: Cell<u64>,
+}
+
+impl Seldom {
+    /// Returns how many lines were left out since the last one, if it is time for the next.
+    pub fn due(&self) -> Option<u64> {
+        if self.last.get().is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
+            self.unsaid.set(self.unsaid.get() + 1);
+            return None;
+        }
+        self.last.set(Some(Instant::now()));
+        Some(self.unsaid.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_comes_once_a_second_and_tells_what_was_left_out() {
+        let seldom = Seldom::default();
+        assert_eq!([seldom.due(), seldom.due(), seldom.due()], [Some(0), None, None]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!([seldom.due(), seldom.due()], [Some(2), None]);
+    }
 }

@@ -1,7 +1,7 @@
 //! The switchboard: which connection listens to which channel, and the way of a message to its sockets.
 //!
 //! One hub per shard, used by one thread: no lock and no `.await` in here. It writes to sockets at once and without
-//! waiting; what a socket does not take stands in that connection's [`Outbox`](outbox::Outbox), bounded in bytes.
+//! waiting; what a socket does not take stands in that connection's outbox, bounded in bytes.
 
 mod echo;
 mod frames;

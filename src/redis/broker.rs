@@ -27,6 +27,7 @@ use super::subscriber::{Outcome, Subscriber};
 use crate::counters::Counters;
 use crate::hub::{Order, Run, Ticket};
 use crate::settings::Settings;
+use crate::telemetry::Seldom;
 use crate::wire::Channel;
 
 /// What a shard tells the broker: its number and its orders.
@@ -95,6 +96,7 @@ pub struct Broker {
     max_pending_bytes: usize,
     name: String,
     counters: Arc<Counters>,
+    lag: Seldom,
     _connection: Guard,
 }
 
@@ -129,6 +131,7 @@ impl Broker {
             max_pending_bytes: settings.redis.max_pending_bytes,
             name: target.name().to_owned(),
             counters: counters.clone(),
+            lag: Seldom::default(),
             _connection: connection,
         }
     }
@@ -241,10 +244,12 @@ impl Broker {
 
     /// Messages were lost between Redis and here: their channels get their persisted values instead.
     async fn lagged(&mut self, count: u64) {
-        warn!(
-            count,
-            "messages from redis came faster than they could be taken and are lost; reading the persisted ones again"
-        );
+        if let Some(unsaid) = self.lag.due() {
+            warn!(
+                count,
+                unsaid, "messages from redis came too fast and are lost; reading the persisted ones again"
+            );
+        }
         Counters::add(&self.counters.lagged_deliveries, count);
         if self.up {
             self.tell_all(|| Inbox::Pause).await;

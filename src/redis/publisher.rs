@@ -20,6 +20,7 @@ use super::connect::describe;
 use super::reads::is_reply;
 use super::{Failure, Receipts};
 use crate::counters::Counters;
+use crate::telemetry::Seldom;
 use crate::wire::Channel;
 
 /// Publications of one pipeline, and their bytes.
@@ -50,6 +51,8 @@ pub(super) struct Publisher {
     wait: Duration,
     max_queued_bytes: usize,
     counters: Arc<Counters>,
+    unkept: Seldom,
+    refused: Seldom,
 }
 
 impl Publisher {
@@ -70,6 +73,8 @@ impl Publisher {
             wait,
             max_queued_bytes,
             counters,
+            unkept: Seldom::default(),
+            refused: Seldom::default(),
         })
     }
 
@@ -175,7 +180,7 @@ impl Publisher {
                 if self.expire_seconds > 0 {
                     self.note_unkept(replies.next());
                 }
-                result = result.and(Self::judge(replies.next()));
+                result = result.and(self.judge(replies.next()));
             }
             self.settle(publication, result);
         }
@@ -186,17 +191,21 @@ impl Publisher {
         if let Some(Err(error)) = reply
             && is_reply(&error)
         {
-            warn!(error = %describe(&error), "redis did not keep a client's message");
+            if let Some(unsaid) = self.unkept.due() {
+                warn!(error = %describe(&error), unsaid, "redis did not keep a client's message");
+            }
             Counters::count(&self.counters.unkept_publications);
         }
     }
 
-    fn judge(reply: Option<Result<Value, Error>>) -> Result<(), Failure> {
+    fn judge(&self, reply: Option<Result<Value, Error>>) -> Result<(), Failure> {
         match reply {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => {
-                if is_reply(&error) {
-                    warn!(error = %describe(&error), "redis refused a client's message");
+                if is_reply(&error)
+                    && let Some(unsaid) = self.refused.due()
+                {
+                    warn!(error = %describe(&error), unsaid, "redis refused a client's message");
                 }
                 Err(Failure::Lost)
             }

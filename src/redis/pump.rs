@@ -11,6 +11,7 @@ use tracing::warn;
 use super::interests::Interests;
 use crate::counters::Counters;
 use crate::hub::{Opcode, Run, encode};
+use crate::telemetry::Seldom;
 use crate::wire::Channel;
 
 /// Bounds of one batch. They only keep a batch from growing while a flood comes in; the next one follows at once.
@@ -26,6 +27,7 @@ pub(super) struct Pump {
     bytes: usize,
     max_delivery_bytes: usize,
     counters: Arc<Counters>,
+    too_big: Seldom,
 }
 
 #[derive(Debug)]
@@ -38,7 +40,15 @@ struct Growing {
 
 impl Pump {
     pub(super) fn new(max_delivery_bytes: usize, counters: Arc<Counters>) -> Self {
-        Self { number: 0, runs: Vec::new(), messages: 0, bytes: 0, max_delivery_bytes, counters }
+        Self {
+            number: 0,
+            runs: Vec::new(),
+            messages: 0,
+            bytes: 0,
+            max_delivery_bytes,
+            counters,
+            too_big: Seldom::default(),
+        }
     }
 
     /// Takes a message and all others that are ready, up to the bounds.
@@ -72,8 +82,15 @@ impl Pump {
         }
         let Some(interest) = interests.get_mut(&message.channel) else { return };
         if payload.len() > self.max_delivery_bytes {
-            let channel = Channel::from_redis(&message.channel);
-            warn!(?channel, bytes = payload.len(), "message from redis too big, it is not delivered");
+            if let Some(unsaid) = self.too_big.due() {
+                let channel = Channel::from_redis(&message.channel);
+                warn!(
+                    ?channel,
+                    bytes = payload.len(),
+                    unsaid,
+                    "message from redis too big, it is not delivered (messages.max_delivery_bytes)"
+                );
+            }
             return Counters::count(&self.counters.oversized_deliveries);
         }
         if interest.batched.0 != self.number {

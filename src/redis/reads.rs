@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::connect::describe;
 use crate::counters::Counters;
+use crate::telemetry::Seldom;
 use crate::wire::Channel;
 
 /// Keys of one pipeline.
@@ -38,13 +39,24 @@ pub(super) struct Reads {
     under_way: std::sync::Arc<Semaphore>,
     max_bytes: usize,
     counters: std::sync::Arc<Counters>,
+    refused: Seldom,
+    too_big: Seldom,
 }
 
 impl Reads {
     pub(super) fn new(client: Client, max_bytes: usize, counters: std::sync::Arc<Counters>) -> Rc<Self> {
         let under_way = std::sync::Arc::new(Semaphore::new(UNDER_WAY));
         let (waiting, bell) = (RefCell::default(), Notify::new());
-        Rc::new(Self { client, waiting, bell, under_way, max_bytes, counters })
+        Rc::new(Self {
+            client,
+            waiting,
+            bell,
+            under_way,
+            max_bytes,
+            counters,
+            refused: Seldom::default(),
+            too_big: Seldom::default(),
+        })
     }
 
     /// Queues the reading of a key; the answer comes through the receiver.
@@ -106,22 +118,25 @@ impl Reads {
         let value = match reply {
             Ok(value) => value.into_bytes(),
             Err(error) if is_reply(&error) => {
-                warn!(?channel, error = %describe(&error), "redis refused a persisted message, it is not replayed");
+                if let Some(unsaid) = self.refused.due() {
+                    warn!(?channel, error = %describe(&error), unsaid, "redis refused a persisted message, it is not replayed");
+                }
                 Counters::count(&self.counters.refused_reads);
                 None
             }
             Err(_) => return Err(ReadFailed),
         };
-        if value.as_ref().is_some_and(|value| value.len() > self.max_bytes) {
+        let Some(bytes) = value.as_ref().map(Bytes::len).filter(|bytes| *bytes > self.max_bytes) else {
+            return Ok(value);
+        };
+        if let Some(unsaid) = self.too_big.due() {
             warn!(
                 ?channel,
-                bytes = value.map_or(0, |value| value.len()),
-                "persisted message too big, it is not replayed"
+                bytes, unsaid, "persisted message too big, it is not replayed (messages.max_delivery_bytes)"
             );
-            Counters::count(&self.counters.oversized_deliveries);
-            return Ok(None);
         }
-        Ok(value)
+        Counters::count(&self.counters.oversized_deliveries);
+        Ok(None)
     }
 }
 

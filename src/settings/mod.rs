@@ -1,6 +1,6 @@
 //! Settings: the shipped file, a file of the operator's, the environment and flags become checked [`Settings`].
 //!
-//! Two stages: [`raw`] holds what was written, this module what the program uses (durations, sizes, patterns).
+//! Two stages: `raw` holds what was written, this module what the program uses (durations, sizes, patterns).
 //! The built-in defaults are the shipped `settings.toml` itself, so the two cannot drift apart.
 
 mod environment;

@@ -19,6 +19,7 @@ use crate::counters::Counters;
 use crate::hub::{Ending, Limits, Listener, Subscription};
 use crate::redis::{Receipts, Store};
 use crate::stream::{ReadHalf, Stream};
+use crate::wire::Channel;
 
 /// What the connections of a shard share.
 pub struct Parts {
@@ -59,7 +60,7 @@ pub struct Connection {
 #[derive(Debug)]
 struct Speech {
     grant: Grant,
-    channels: Rc<[crate::wire::Channel]>,
+    channels: Rc<[Channel]>,
     /// Rooms to which it both listens and speaks, if it does not want to hear itself.
     echo_rooms: Box<[u32]>,
     since: Instant,
@@ -89,7 +90,8 @@ impl Connection {
         subscription.open(&listener, persisted);
         let echo_rooms = if grant.echo { Box::default() } else { subscription.rooms_of(&grant.publish) };
         grant.subscribe = Vec::new();
-        let channels = std::mem::take(&mut grant.publish).into();
+        let channels: Rc<[Channel]> = std::mem::take(&mut grant.publish).into();
+        debug!(facility = ?grant.facility, subscribed = persisted.len(), publishes = channels.len(), "connection opened");
         let since = Instant::now();
         let speech = Speech { grant, channels, echo_rooms, since, received: 0, ignored: 0 };
         Self { parts, input, listener, subscription, grant: Box::new(speech), reader: None, receipts: None }
