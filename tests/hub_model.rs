@@ -1,0 +1,158 @@
+//! The hub against a naive model: random joins, openings, leaves and deliveries, over real sockets.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use ws4redis::hub::{Frames, Hub, Limits, Listener, MemberId, Order, Run};
+use ws4redis::stream::Stream;
+use ws4redis::wire::Channel;
+
+const CHANNELS: usize = 3;
+
+/// What can happen. Members are named by a number that is taken modulo those that there are.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Joins the channels whose bits are set.
+    Join(u8),
+    /// Opens a member that has joined; its persisted values are the last message of each channel whose bit is set.
+    Open(usize, u8),
+    /// Leaves.
+    Leave(usize),
+    /// So many messages come in one run.
+    Deliver(usize, u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (0_u8..8).prop_map(Step::Join),
+        3 => (any::<usize>(), 0_u8..8).prop_map(|(member, values)| Step::Open(member, values)),
+        1 => any::<usize>().prop_map(Step::Leave),
+        5 => (0..CHANNELS, 1_u8..4).prop_map(|(channel, count)| Step::Deliver(channel, count)),
+    ]
+}
+
+fn channel(index: usize) -> Channel {
+    Channel::from_redis(&format!("broadcast:{index}"))
+}
+
+/// A member as the model sees it.
+struct Member {
+    id: MemberId,
+    channels: Vec<usize>,
+    client: UnixStream,
+    server: Option<UnixStream>,
+    listener: Option<Rc<Listener>>,
+    held: Vec<(usize, String)>,
+    expected: Vec<String>,
+}
+
+fn bits(mask: u8) -> impl Iterator<Item = usize> {
+    (0..CHANNELS).filter(move |bit| mask & 1 << bit != 0)
+}
+
+/// Runs the steps on a hub and on the model, and compares what each client was sent.
+async fn check(steps: Vec<Step>) {
+    let mut hub = Hub::new(Limits { outbox_bytes: 1 << 20, drop_oldest: false });
+    let mut members: Vec<Member> = Vec::new();
+    let mut gone: Vec<Member> = Vec::new();
+    let mut last: BTreeMap<usize, String> = BTreeMap::new();
+    let mut number = 0;
+    for step in steps {
+        match step {
+            Step::Join(mask) => {
+                let channels: Vec<_> = bits(mask).collect();
+                let names: Vec<_> = channels.iter().map(|index| channel(*index)).collect();
+                let id = hub.join(&names);
+                let (client, server) = UnixStream::pair().unwrap();
+                let (held, expected) = (Vec::new(), Vec::new());
+                members.push(Member {
+                    id,
+                    channels,
+                    client,
+                    server: Some(server),
+                    listener: None,
+                    held,
+                    expected,
+                });
+            }
+            Step::Open(member, values) if !members.is_empty() => {
+                let index = member % members.len();
+                open(&mut hub, &mut members[index], values, &last);
+            }
+            Step::Leave(member) if !members.is_empty() => {
+                let member = members.swap_remove(member % members.len());
+                hub.leave(member.id);
+                gone.push(member);
+            }
+            Step::Deliver(index, count) => {
+                let texts: Vec<_> =
+                    (0..count).map(|offset| format!("{}", number + i32::from(offset))).collect();
+                number += i32::from(count);
+                let runs = texts.iter().map(|text| Run::of(text.as_bytes())).collect();
+                hub.deliver(&channel(index), Run::join(runs).unwrap());
+                for member in members.iter_mut().filter(|member| member.channels.contains(&index)) {
+                    for text in &texts {
+                        match member.listener {
+                            Some(_) => member.expected.push(text.clone()),
+                            None => member.held.push((index, text.clone())),
+                        }
+                    }
+                }
+                last.insert(index, texts.last().unwrap().clone());
+            }
+            Step::Open(..) | Step::Leave(..) => {}
+        }
+        // The broker's part: whatever is wanted is acknowledged.
+        for order in hub.take_orders() {
+            if let Order::Want(channel, ticket) = order {
+                hub.subscribed(&channel, ticket);
+            }
+        }
+    }
+    for mut member in members.into_iter().chain(gone) {
+        hub.leave(member.id);
+        assert_eq!(received(&mut member).await, member.expected);
+    }
+    hub.take_orders();
+    assert_eq!(hub.channels(), 0, "no channel is left without listeners");
+}
+
+fn open(hub: &mut Hub, member: &mut Member, values: u8, last: &BTreeMap<usize, String>) {
+    let Some(server) = member.server.take() else { return };
+    let listener = Rc::new(Listener::new(Stream::Unix(server).into_halves().1, 1, 60));
+    let persisted: Vec<_> =
+        member.channels.iter().map(|index| last.get(index).filter(|_| values & 1 << index != 0)).collect();
+    let bytes: Vec<_> = persisted.iter().map(|value| value.map(|value| Bytes::from(value.clone()))).collect();
+    hub.open(member.id, &listener, &bytes);
+    for (index, value) in member.channels.iter().zip(persisted) {
+        if let Some(value) = value.filter(|value| !member.held.contains(&(*index, (*value).clone()))) {
+            member.expected.push(value.clone());
+        }
+    }
+    member.expected.extend(member.held.drain(..).map(|(_, text)| text));
+    member.listener = Some(listener);
+}
+
+/// Reads everything that a member was sent.
+async fn received(member: &mut Member) -> Vec<String> {
+    if let Some(listener) = member.listener.take() {
+        std::future::poll_fn(|cx| listener.poll_flush(cx)).await.unwrap();
+        listener.shutdown();
+    }
+    drop(member.server.take());
+    let mut bytes = Vec::new();
+    member.client.read_to_end(&mut bytes).await.unwrap();
+    Frames::new(&bytes).map(|(_, payload)| String::from_utf8(bytes[payload].to_vec()).unwrap()).collect()
+}
+
+proptest! {
+    #[test]
+    fn everybody_gets_what_the_model_says(steps in proptest::collection::vec(step(), 0..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(check(steps));
+    }
+}
