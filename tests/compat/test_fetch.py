@@ -1,0 +1,103 @@
+"""Browsers publish, and Django fetches with the package's own fetch_message or listens on Redis."""
+
+import pytest
+
+from harness import unique, until
+from visitors import Browser
+
+TALK = "subscribe-broadcast&publish-broadcast&echo"
+
+
+def say(gateway, facility, message, flags=TALK):
+    """A client says something and has it back: Redis has it."""
+    with gateway.connect(facility, flags) as client:
+        client.send(message)
+        client.expect(message)
+
+
+@pytest.mark.parametrize("message", ["a word", "Grüße 🎈", b"\xff\x00"], ids=["text", "unicode", "binary"])
+def test_django_fetches_what_a_client_published(store, gateway, site, message):
+    facility = unique()
+    say(gateway, facility, message)
+    expected = message if isinstance(message, bytes) else message.encode()
+    assert site.fetch(facility) == expected
+    assert site.fetch(facility, audience="broadcast") == expected
+    assert 3590 <= store.redis.ttl(f"broadcast:{facility}") <= 3600
+
+
+def test_expire_governs_what_clients_publish(store, site):
+    short = store.another(expire="10")
+    facility = unique()
+    say(short, facility, "kept for ten seconds")
+    assert 1 <= store.redis.ttl(f"broadcast:{facility}") <= 10
+    assert site.fetch(facility) == b"kept for ten seconds"
+
+
+@pytest.mark.parametrize("expire", ["0", "-1"])
+def test_without_expire_nothing_of_a_clients_is_kept(store, site, expire):
+    passing = store.another(expire=expire)
+    facility = unique()
+    say(passing, facility, "passing")
+    assert site.fetch(facility) is None
+    assert not store.redis.exists(f"broadcast:{facility}")
+
+
+@pytest.mark.parametrize("audience", ["user", "group", "session", "nonsense"])
+def test_what_a_client_broadcast_is_for_no_other_audience(gateway, site, audience):
+    facility = unique()
+    say(gateway, facility, "for all")
+    visitor = Browser(site)
+    visitor.post("login", username="john")
+    assert visitor.fetch(facility, audience=audience) is None
+    assert visitor.fetch(facility, audience="any") == b"for all"
+
+
+def test_fetch_takes_session_user_group_and_broadcast_in_this_order(store, site):
+    visitor = Browser(site)
+    key = visitor.post("login", username="john")["session"]
+    facility = unique()
+    for arguments, message in (
+        (["--broadcast"], b"broadcast"),
+        (["--group", "chatters"], b"group"),
+        (["--user", "john"], b"user"),
+        (["--session", key], b"session"),
+    ):
+        done = store.publish(*arguments, facility, message.decode())
+        assert done.returncode == 0, done.stderr.decode()
+        assert visitor.fetch(facility) == message
+    assert visitor.fetch(facility, audience="user") == b"user"
+    assert visitor.fetch(facility, audience="group") == b"group"
+
+
+def test_a_client_of_a_prefixed_gateway_is_fetched_by_its_own_site(store, site, sites):
+    facility = unique()
+    say(store.another(prefix="demo"), facility, "prefixed")
+    assert sites(prefix="demo").fetch(facility) == b"prefixed"
+    assert site.fetch(facility) is None
+
+
+def test_a_worker_on_redis_hears_clients_in_their_order(gateway, ear):
+    facility = unique()
+    words = [f"word {number}" for number in range(500)]
+    with gateway.connect(facility, TALK) as client:
+        for word in words:
+            client.send(word)
+        client.expect(*words)
+    # `heard` sorts by channel and text; the order is that of the numbers.
+    heard = [message.decode() for channel, message in ear.heard() if channel == f"broadcast:{facility}"]
+    assert sorted(heard, key=words.index) == words
+
+
+def test_two_clients_and_django_talk_on_one_facility(gateway, site):
+    facility = unique()
+    with gateway.connect(facility, "subscribe-broadcast&publish-broadcast") as one, gateway.connect(facility, TALK) as two:
+        one.send("from one")
+        two.expect("from one")
+        until(lambda: site.fetch(facility), b"from one", "fetch_message")
+        site.publish(facility, "from Django")
+        # Its own message does not come back to a client without `echo`.
+        one.expect("from Django")
+        two.expect("from Django")
+        two.send("from two")
+        one.expect("from two")
+        two.expect("from two")

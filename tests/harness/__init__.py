@@ -1,0 +1,297 @@
+"""What the Python tests share: servers as processes, WebSocket clients, and waiting with a deadline."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+
+import redis
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect as websocket
+
+DEADLINE = 10
+"""Seconds that anything may take."""
+
+EMBEDDED_PORT = 6379
+"""Where the embedded store listens."""
+
+# Both the suites of two checkouts and a person who tries something out may want port 6379.
+LOCK = "/tmp/ws4redis-6379.lock"
+LOCK_SECONDS = 600
+
+BINARY = os.environ.get("WS4REDIS_BIN") or str(
+    pathlib.Path(__file__).parents[2] / "target" / "debug" / "ws4redis"
+)
+
+
+def until(read, wanted, what, deadline=DEADLINE):
+    """Polls until `read()` gives `wanted`, or something that the function `wanted` likes; returns it."""
+    good = wanted if callable(wanted) else lambda got: got == wanted
+    end = time.monotonic() + deadline
+    while not good(got := read()):
+        assert time.monotonic() < end, f"{what}: after {deadline} s still {got!r}"
+        time.sleep(0.01)
+    return got
+
+
+def unique(word="x"):
+    """A facility or message that no other test uses."""
+    return f"{word}-{uuid.uuid4().hex[:12]}"
+
+
+def free_port():
+    """A port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def accepts(port, host="127.0.0.1"):
+    """Whether somebody listens there."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) == 0
+
+
+def clean_environment(**more):
+    """The environment without settings of ours or of Django's."""
+    ours = ("WS4REDIS_", "WEBSOCKET_URL", "DJANGO_", "RUST_LOG", "PYTHONPATH")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return kept | {name: str(value) for name, value in more.items()}
+
+
+class Process:
+    """A server in a directory of its own, with its output in a file."""
+
+    def __init__(self, command, env=None, cwd=None):
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="ws4redis-test-"))
+        self.log = self.directory / "output"
+        env = dict(env if env is not None else clean_environment(), HOME=str(self.directory))
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [str(word).replace("{directory}", str(self.directory)) for word in command],
+                cwd=cwd or self.directory,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def output(self):
+        return self.log.read_text(errors="replace")
+
+    def wait_until(self, ready, what, deadline=DEADLINE * 2):
+        """Waits until `ready()` is true; ends with the output if the process ends first."""
+        end = time.monotonic() + deadline
+        while True:
+            assert self.process.poll() is None, f"{what}: ended with {self.process.returncode}\n{self.output()}"
+            with contextlib.suppress(OSError, redis.ConnectionError):
+                if ready():
+                    return
+            if time.monotonic() > end:
+                output = self.output()
+                self.stop()
+                raise AssertionError(f"{what}: not ready after {deadline} s\n{output}")
+            time.sleep(0.02)
+
+    def stop(self):
+        """Ends the process, kindly at first; returns its exit code."""
+        self.process.terminate()
+        try:
+            code = self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait(DEADLINE)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        return code
+
+
+class RedisServer(Process):
+    """A redis-server of the tests' own."""
+
+    def __init__(self):
+        self.port = free_port()
+        super().__init__(
+            ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        )
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self.wait_until(lambda: redis.Redis(port=self.port).ping(), "redis-server")
+
+
+class Gateway(Process):
+    """The server under test: its built binary, in an empty directory."""
+
+    def __init__(self, listen=None, **settings):
+        """`settings` become environment variables: `prefix`, `redis__url` and so on."""
+        self.port = free_port()
+        self.unix = listen
+        settings = {"server__drain_seconds": 0, "server__shards": 2} | settings
+        variables = {f"WS4REDIS_{name.upper()}": value for name, value in settings.items()}
+        variables["WS4REDIS_SERVER__LISTEN"] = listen or f"127.0.0.1:{self.port}"
+        super().__init__([BINARY], env=clean_environment(**variables))
+        # A handshake is refused with 503 as long as Redis is not reached.
+        self.wait_until(lambda: self.handshake("/ws/ready?subscribe-broadcast")[0] == 101, "gateway")
+
+    def url(self, facility, flags="subscribe-broadcast"):
+        return f"ws://127.0.0.1:{self.port}/ws/{facility}?{flags}"
+
+    def connect(self, facility, flags="subscribe-broadcast", **options):
+        return Client(self.url(facility, flags), **options)
+
+    def dial(self):
+        if self.unix is None:
+            return socket.create_connection(("127.0.0.1", self.port), DEADLINE)
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(DEADLINE)
+        connection.connect(self.unix.removeprefix("unix:"))
+        return connection
+
+    def handshake(self, target, *headers):
+        """Asks for `target` byte for byte; returns status, head and body, and closes."""
+        with self.dial() as connection:
+            return handshake(connection, target, *headers)
+
+
+UPGRADE = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+
+
+def handshake(connection, target, *headers, host="127.0.0.1"):
+    """Sends an upgrade request on an open connection; returns status, head and, unless it is 101, body."""
+    target = target if isinstance(target, bytes) else target.encode()
+    lines = [b"GET " + target + b" HTTP/1.1", f"Host: {host}".encode()]
+    lines += [line.encode() for line in (*UPGRADE, *headers)]
+    connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n")
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        piece = connection.recv(65536)
+        if not piece:
+            raise ConnectionResetError(f"closed after {answer!r}")
+        answer += piece
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = int(head.split(b" ", 2)[1])
+    if status != 101:
+        length = int(re.search(rb"(?i)content-length: *(\d+)", head)[1])
+        while len(body) < length and (piece := connection.recv(65536)):
+            body += piece
+    return status, head.decode("latin-1"), body.decode(errors="replace")
+
+
+class Client:
+    """A WebSocket client: the PyPI package `websockets`."""
+
+    def __init__(self, url, **options):
+        self.socket = websocket(url, open_timeout=DEADLINE, close_timeout=2, proxy=None, max_size=None, **options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def send(self, message):
+        self.socket.send(message)
+
+    def receive(self):
+        try:
+            return self.socket.recv(timeout=DEADLINE)
+        except TimeoutError:
+            raise AssertionError(f"no message within {DEADLINE} s") from None
+
+    def expect(self, *messages):
+        """The next messages are these: `str` for a text frame, `bytes` for a binary one."""
+        for message in messages:
+            got = self.receive()
+            assert got == message and type(got) is type(message), f"{got!r} instead of {message!r}"
+
+    def expect_nothing_before(self, publish):
+        """Nothing is on its way: what `publish(marker)` sends is the next to arrive."""
+        marker = unique("marker")
+        publish(marker)
+        self.expect(marker)
+
+    def expect_close(self, code):
+        """The server closes with this code; returns the reason."""
+        try:
+            while True:
+                self.socket.recv(timeout=DEADLINE)
+        except ConnectionClosed as closed:
+            assert closed.rcvd is not None, f"closed without a close frame instead of with {code}"
+            assert closed.rcvd.code == code, f"closed with {closed.rcvd!r} instead of {code}"
+            return closed.rcvd.reason
+        except TimeoutError:
+            raise AssertionError(f"not closed within {DEADLINE} s") from None
+
+
+class Ear:
+    """Hears whatever is published to a Redis."""
+
+    def __init__(self, store):
+        self.store = store
+        self.pubsub = store.pubsub(ignore_subscribe_messages=False)
+        self.pubsub.psubscribe("*")
+        until(lambda: self.pubsub.get_message(timeout=1), lambda got: got and got["type"] == "psubscribe", "PSUBSCRIBE")
+
+    def heard(self):
+        """What was published since the last call, as a sorted list of channel and payload."""
+        marker = unique("marker")
+        self.store.publish(marker, "")
+        messages = []
+        end = time.monotonic() + DEADLINE
+        while True:
+            assert time.monotonic() < end, f"the marker has not come; heard {messages}"
+            got = self.pubsub.get_message(timeout=1)
+            if got is None or got["type"] != "pmessage":
+                continue
+            channel = got["channel"].decode()
+            if channel == marker:
+                return sorted(messages)
+            # Keyspace events are for the server's own use.
+            if not channel.startswith(("marker-", "__key")):
+                messages.append((channel, got["data"]))
+
+    def close(self):
+        self.pubsub.close()
+
+
+@contextlib.contextmanager
+def embedded_port():
+    """Holds port 6379 for one embedded store."""
+    descriptor = os.open(LOCK, os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
+        end = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < end, f"{LOCK} was held by another run for {LOCK_SECONDS} s"
+                time.sleep(0.2)
+        assert not accepts(EMBEDDED_PORT), (
+            "port 6379 is in use: the embedded store is tested there; stop the Redis on it and try again"
+        )
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def embedded_gateway(**settings):
+    """A gateway with its embedded store."""
+    with embedded_port():
+        gateway = Gateway(**settings)
+        try:
+            yield gateway
+        finally:
+            gateway.stop()
