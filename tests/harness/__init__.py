@@ -2,8 +2,10 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import pathlib
+import random
 import re
 import shutil
 import socket
@@ -46,11 +48,17 @@ def unique(word="x"):
     return f"{word}-{uuid.uuid4().hex[:12]}"
 
 
+# Below those that the kernel gives to clients, so that nobody takes a port between its choice and its use.
+PORTS = itertools.cycle(random.sample(range(17800, 18000), 200))
+
+
 def free_port():
-    """A port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of 127.0.0.1 that nobody listens on."""
+    for port in itertools.islice(PORTS, 200):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port between 17800 and 18000")
 
 
 def accepts(port, host="127.0.0.1"):
