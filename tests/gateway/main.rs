@@ -1,0 +1,7 @@
+//! The server as its clients see it: the real binary, real sockets and a real Redis.
+//!
+//! `WS4REDIS_TEST_STORE=embedded` puts the embedded store in the place of Redis; tests that need a Redis of their own,
+//! to break it, are in modules called `redis_only` and skipped then (`--skip redis_only::`).
+
+mod smoke;
+mod support;

@@ -1,0 +1,14 @@
+//! The shortest way through everything: Redis to client, client to Redis.
+
+use crate::support::TestGateway;
+
+#[tokio::test]
+async fn a_message_goes_from_redis_to_the_client_and_back() {
+    let gateway = TestGateway::start().await;
+    let mut client = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast&echo").await;
+    gateway.publish("broadcast:chat", "Hello");
+    client.expect_text("Hello").await;
+    client.send_text("back").await;
+    client.expect_text("back").await;
+    client.expect_nothing().await;
+}

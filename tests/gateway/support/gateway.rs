@@ -1,0 +1,277 @@
+//! The real binary, in a process of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use super::client::{Client, Request};
+use super::{RedisServer, eventually, signal, unique};
+
+/// A gateway with a namespace of its own.
+pub struct TestGateway {
+    child: Child,
+    address: SocketAddr,
+    namespace: String,
+    redis_port: u16,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// How a gateway is to be started.
+pub struct Builder {
+    command: Command,
+    namespace: String,
+    redis_port: u16,
+    wait_for_redis: bool,
+    file_limit: Option<u32>,
+}
+
+impl Builder {
+    /// Sets a setting, `section.key`.
+    pub fn set(self, key: &str, value: &str) -> Self {
+        let name = format!("WS4REDIS_{}", key.to_uppercase().replace('.', "__"));
+        self.variable(&name, value)
+    }
+
+    /// Sets an environment variable.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Adds an argument.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    /// Uses a Redis of the test's own.
+    pub fn redis(mut self, redis: &RedisServer) -> Self {
+        self.redis_port = redis.port();
+        self.set("redis.url", &redis.url())
+    }
+
+    /// Sets the prefix of all channels.
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self.set("prefix", namespace)
+    }
+
+    /// Limits the number of open files.
+    pub fn file_limit(mut self, files: u32) -> Self {
+        self.file_limit = Some(files);
+        self
+    }
+
+    /// Does not wait for Redis: the gateway listens, and may answer with 503.
+    pub fn without_redis(mut self) -> Self {
+        self.wait_for_redis = false;
+        self
+    }
+
+    /// Starts the gateway and waits until it is ready.
+    pub async fn start(self) -> TestGateway {
+        let mut command = self.command;
+        if let Some(files) = self.file_limit {
+            let mut limited = Command::new("sh");
+            limited.args(["-c", &format!("ulimit -n {files}; exec \"$@\""), "sh"]).arg(command.get_program());
+            limited.args(command.get_args());
+            limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            command = limited;
+        }
+        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let log = capture(&mut child);
+        let address = eventually("the gateway listens", || {
+            let log = log.lock().unwrap();
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none(), "the gateway ended with {ended:?}: {log:#?}");
+            log.iter().find_map(|line| address_in(line))
+        })
+        .await;
+        let (namespace, redis_port) = (self.namespace, self.redis_port);
+        let gateway = TestGateway { child, address, namespace, redis_port, log };
+        if self.wait_for_redis {
+            gateway.wait_for_redis().await;
+        }
+        gateway
+    }
+}
+
+fn capture(child: &mut Child) -> Arc<Mutex<Vec<String>>> {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let (lines, kept) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
+    std::thread::spawn(move || {
+        for line in lines.split(b'\n') {
+            let Ok(line) = line else { return };
+            kept.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+        }
+    });
+    log
+}
+
+/// Returns the address in the line that says where the gateway listens.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    if !line.contains("listening") {
+        return None;
+    }
+    let after = line.split_once("http://").or_else(|| line.split_once("listening on "))?.1;
+    let end = after.find(|c: char| !(c.is_ascii_hexdigit() || ".:[]".contains(c))).unwrap_or(after.len());
+    after[..end].parse().ok()
+}
+
+impl TestGateway {
+    /// Starts a gateway on the shared Redis, with a namespace of its own.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// Starts a gateway with some settings of its own.
+    pub async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let mut builder = Self::builder();
+        for (key, value) in settings {
+            builder = builder.set(key, value);
+        }
+        builder.start().await
+    }
+
+    /// Begins a gateway on the shared Redis, with a namespace of its own.
+    pub fn builder() -> Builder {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ws4redis"));
+        let foreign = std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("WS4REDIS_"));
+        foreign.for_each(|name| {
+            command.env_remove(name);
+        });
+        command.env("RUST_LOG", "ws4redis=debug").env("NO_COLOR", "1").stdout(Stdio::null());
+        let redis = RedisServer::shared();
+        let redis_port = redis.port();
+        let namespace = String::new();
+        Builder { command, namespace, redis_port, wait_for_redis: true, file_limit: None }
+            .namespace(&unique("t"))
+            .set("redis.url", &redis.url())
+            .set("server.listen", "127.0.0.1:0")
+            .set("server.shards", "2")
+            .set("server.drain_seconds", "1")
+    }
+
+    /// Waits until handshakes are answered with 101.
+    pub async fn wait_for_redis(&self) {
+        let what = "the gateway reaches Redis";
+        super::in_time(what, async {
+            while self.request("/ws/").send().await.0.status != 101 {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Returns the address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Returns the prefix of all channels.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Returns the full name of a channel: `broadcast:chat` with this gateway's prefix.
+    pub fn channel(&self, name: &str) -> String {
+        if self.namespace.is_empty() { name.to_owned() } else { format!("{}:{name}", self.namespace) }
+    }
+
+    /// Publishes on the shared Redis, on a channel of this gateway's namespace.
+    #[track_caller]
+    pub fn publish(&self, name: &str, payload: impl AsRef<[u8]>) {
+        let count = RedisServer::shared().publish(&self.channel(name), payload);
+        assert!(count > 0, "nobody is subscribed to {name}");
+    }
+
+    /// Begins a handshake.
+    pub fn request(&self, target: &str) -> Request {
+        Request::handshake(self.address, target, &self.namespace, self.redis_port)
+    }
+
+    /// Connects a client.
+    #[track_caller]
+    pub fn connect(&self, target: &str) -> impl Future<Output = Client> {
+        self.request(target).connect()
+    }
+
+    /// Returns the log up to now.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits for a line of the log that holds all of `parts`, and returns it.
+    pub async fn expect_log(&self, parts: &[&str]) -> String {
+        let look = || self.log().into_iter().find(|line| parts.iter().all(|part| line.contains(part)));
+        eventually(&format!("a line of the log with {parts:?}"), look).await
+    }
+
+    /// Returns how many lines of the log hold all of `parts`.
+    pub fn count_log(&self, parts: &[&str]) -> usize {
+        self.log().iter().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    /// Waits for the process to end.
+    pub async fn expect_exit(&mut self) -> ExitStatus {
+        eventually("the gateway ends", || self.child.try_wait().unwrap()).await
+    }
+
+    /// Tells whether the process runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Returns the resident memory in bytes.
+    pub fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(self.proc().join("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
+    /// Returns the number of open file descriptors.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(self.proc().join("fd")).unwrap().count()
+    }
+
+    /// Returns the processor time that the process has used.
+    pub fn processor_time(&self) -> std::time::Duration {
+        let stat = std::fs::read_to_string(self.proc().join("stat")).unwrap();
+        let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        // The kernel counts in hundredths of a second for user space, whatever its own tick is.
+        let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        std::time::Duration::from_millis(ticks * 10)
+    }
+
+    fn proc(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}", self.pid()))
+    }
+}
+
+impl Drop for TestGateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail = &log[log.len().saturating_sub(40)..];
+            // Standard error of a test is shown with its failure.
+            #[expect(clippy::print_stderr, reason = "a failed test shows the server's log")]
+            {
+                eprintln!("log of the gateway:\n{}", tail.join("\n"));
+            }
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! A Redis for the tests: one shared by all, and others that a test may break.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{DEADLINE, signal, unique};
+
+/// Ports of the tests' own: below the range from which the kernel takes those of clients, so that a Redis that is
+/// restarted finds its port free.
+const PORTS: std::ops::Range<u16> = 17300..17500;
+
+/// Address of the embedded store.
+const EMBEDDED_PORT: u16 = 6379;
+
+/// Runs a server until standard input ends, as it does with the test process, whatever ends that.
+const UNTIL_EOF: &str = r#"dir=$1; shift; "$@" </dev/null & echo $! >"$dir/pid.new"; mv "$dir/pid.new" "$dir/pid"
+cat >/dev/null; kill -9 "$(cat "$dir/pid")" 2>/dev/null; rm -rf "$dir""#;
+
+/// Tells whether the tests run against the embedded store.
+pub fn store_is_embedded() -> bool {
+    std::env::var("WS4REDIS_TEST_STORE").is_ok_and(|store| store == "embedded")
+}
+
+/// A Redis on a loopback port and on a unix socket.
+pub struct RedisServer {
+    port: u16,
+    dir: PathBuf,
+    options: Vec<String>,
+    keeper: Option<Child>,
+}
+
+impl RedisServer {
+    /// Starts a Redis of the test's own.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a Redis of the test's own with further options, as on redis-server's command line.
+    pub fn start_with(options: &[&str]) -> Self {
+        static TURN: AtomicU16 = AtomicU16::new(0);
+        let size = PORTS.end - PORTS.start;
+        let first = u16::try_from(std::process::id() % u32::from(size)).unwrap();
+        for _ in 0..size {
+            let turn = TURN.fetch_add(1, Ordering::Relaxed);
+            let port = PORTS.start + first.wrapping_add(turn.wrapping_mul(7)) % size;
+            if TcpListener::bind(("127.0.0.1", port)).is_err() {
+                continue;
+            }
+            let options = options.iter().map(|&option| option.to_owned()).collect();
+            let dir = temporary_directory();
+            let mut server = Self { port, dir, options, keeper: None };
+            server.spawn();
+            // Another process may have taken the port meanwhile, and answer in this one's place.
+            if server.wait_until_up() && server.info("process_id") == server.pid().to_string() {
+                return server;
+            }
+        }
+        panic!("no Redis could be started");
+    }
+
+    /// Returns the store that normal tests share; each keeps to its own namespace.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<RedisServer> = OnceLock::new();
+        SHARED.get_or_init(|| if store_is_embedded() { Self::start_embedded() } else { Self::start() })
+    }
+
+    /// Starts the embedded store, in a gateway that is used for nothing else.
+    fn start_embedded() -> Self {
+        let address = ("127.0.0.1", EMBEDDED_PORT);
+        assert!(TcpListener::bind(address).is_ok(), "something listens on 127.0.0.1:6379 already");
+        let dir = temporary_directory();
+        let mut server = Self { port: EMBEDDED_PORT, dir, options: Vec::new(), keeper: None };
+        server.keep(
+            &[env!("CARGO_BIN_EXE_ws4redis").to_owned()],
+            &[("WS4REDIS_SERVER__LISTEN", "127.0.0.1:0"), ("WS4REDIS_REDIS__URL", "")],
+        );
+        assert!(server.wait_until_up(), "the embedded store did not start");
+        server
+    }
+
+    fn spawn(&mut self) {
+        let mut command: Vec<String> = vec!["redis-server".to_owned()];
+        let socket = self.unix_path().display().to_string();
+        for option in ["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--unixsocket", &socket] {
+            command.push(option.to_owned());
+        }
+        for option in ["--save", "", "--appendonly", "no", "--daemonize", "no", "--dir"] {
+            command.push(option.to_owned());
+        }
+        command.push(self.dir.display().to_string());
+        command.extend(self.options.iter().cloned());
+        self.keep(&command, &[]);
+    }
+
+    fn keep(&mut self, command: &[String], variables: &[(&str, &str)]) {
+        let _ = std::fs::remove_file(self.dir.join("pid"));
+        std::fs::create_dir_all(&self.dir).unwrap();
+        let log = std::fs::File::create(self.dir.join("log")).unwrap();
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", UNTIL_EOF, "sh"]).arg(&self.dir).args(command).envs(variables.iter().copied());
+        keeper.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.keeper = Some(keeper.spawn().unwrap());
+        let deadline = Instant::now() + DEADLINE;
+        while !self.dir.join("pid").exists() {
+            assert!(Instant::now() < deadline, "{command:?} was not started");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits until the server answers; false if its process has ended instead.
+    fn wait_until_up(&self) -> bool {
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            if let Ok(mut connection) = Connection::open(self.port)
+                && matches!(connection.try_command(&["PING"]), Ok(Reply::Status(pong)) if pong == "PONG")
+            {
+                return true;
+            }
+            if !Path::new(&format!("/proc/{}", self.pid())).exists() {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+
+    /// Returns the process id.
+    pub fn pid(&self) -> u32 {
+        std::fs::read_to_string(self.dir.join("pid")).unwrap().trim().parse().unwrap()
+    }
+
+    /// Returns the port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns the URL of the loopback port.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Returns the path of the unix socket.
+    pub fn unix_path(&self) -> PathBuf {
+        self.dir.join("redis.sock")
+    }
+
+    /// Opens a connection.
+    pub fn connection(&self) -> Connection {
+        Connection::open(self.port).unwrap()
+    }
+
+    /// Sends one command over a connection of its own. An error reply fails the test.
+    #[track_caller]
+    pub fn command<A: AsRef<[u8]>>(&self, arguments: &[A]) -> Reply {
+        self.connection().command(arguments)
+    }
+
+    /// Publishes a message, and returns the number of receivers.
+    #[track_caller]
+    pub fn publish(&self, channel: &str, payload: impl AsRef<[u8]>) -> i64 {
+        self.command(&[b"PUBLISH", channel.as_bytes(), payload.as_ref()]).integer()
+    }
+
+    /// Publishes messages as one write.
+    #[track_caller]
+    pub fn publish_pipelined<P: AsRef<[u8]>>(&self, channel: &str, payloads: impl IntoIterator<Item = P>) {
+        let mut count = 0;
+        let mut batch = Vec::new();
+        for payload in payloads {
+            encode(&mut batch, &[b"PUBLISH", channel.as_bytes(), payload.as_ref()]);
+            count += 1;
+        }
+        let mut connection = self.connection();
+        connection.send(&batch);
+        for _ in 0..count {
+            connection.reply().integer();
+        }
+    }
+
+    /// Sends several commands as one write, and returns their replies.
+    #[track_caller]
+    pub fn pipeline(&self, commands: &[&[&[u8]]]) -> Vec<Reply> {
+        let mut batch = Vec::new();
+        for command in commands {
+            encode(&mut batch, command);
+        }
+        let mut connection = self.connection();
+        connection.send(&batch);
+        commands.iter().map(|_| connection.reply()).collect()
+    }
+
+    /// Stores a persisted message.
+    #[track_caller]
+    pub fn persist(&self, key: &str, payload: impl AsRef<[u8]>) {
+        self.command(&[b"SETEX", key.as_bytes(), b"300", payload.as_ref()]);
+    }
+
+    /// Returns a key's value.
+    #[track_caller]
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        self.command(&["GET", key]).bulk()
+    }
+
+    /// Returns the channels with a prefix that somebody is subscribed to, sorted.
+    pub fn channels(&self, prefix: &str) -> Vec<String> {
+        let Reply::Array(channels) = self.command(&["PUBSUB", "CHANNELS"]) else { panic!("no array") };
+        let mut channels: Vec<_> =
+            channels.into_iter().map(|name| String::from_utf8(name.bulk().unwrap()).unwrap()).collect();
+        channels.retain(|channel| channel.starts_with(prefix));
+        channels.sort();
+        channels
+    }
+
+    /// Returns a field of INFO.
+    pub fn info(&self, field: &str) -> String {
+        let text = String::from_utf8(self.command(&["INFO"]).bulk().unwrap()).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.unwrap_or_default().to_owned()
+    }
+
+    /// Cuts the connections of a type (`pubsub`, `normal`), this one excepted. Returns how many.
+    pub fn kill_clients(&self, kind: &str) -> i64 {
+        self.command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).integer()
+    }
+
+    /// Starts to listen to all commands.
+    pub fn monitor(&self) -> Monitor {
+        let mut connection = self.connection();
+        assert_eq!(connection.command(&["MONITOR"]), Reply::Status("OK".to_owned()));
+        Monitor { connection, port: self.port }
+    }
+
+    /// Kills the process with SIGKILL.
+    pub fn kill(&self) {
+        signal(self.pid(), "KILL");
+        self.wait_until_gone();
+    }
+
+    /// Stops the process with SHUTDOWN NOSAVE.
+    pub fn stop(&self) {
+        let mut connection = self.connection();
+        let mut command = Vec::new();
+        encode(&mut command, &["SHUTDOWN", "NOSAVE"]);
+        connection.send(&command);
+        self.wait_until_gone();
+    }
+
+    fn wait_until_gone(&self) {
+        let deadline = Instant::now() + DEADLINE;
+        while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            assert!(Instant::now() < deadline, "Redis does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Starts it again, on the same addresses.
+    pub fn restart(&mut self) {
+        self.keeper = self.keeper.take().and_then(|keeper| {
+            end(keeper);
+            None
+        });
+        self.spawn();
+        assert!(self.wait_until_up(), "Redis did not start again on port {}", self.port);
+    }
+
+    /// Stops the process with SIGSTOP: its sockets stay open and nothing answers.
+    pub fn pause(&self) {
+        signal(self.pid(), "STOP");
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&self) {
+        signal(self.pid(), "CONT");
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        if let Some(keeper) = self.keeper.take() {
+            end(keeper);
+        }
+    }
+}
+
+/// Ends a server by its keeper's standard input.
+fn end(mut keeper: Child) {
+    drop(keeper.stdin.take());
+    let _ = keeper.wait();
+}
+
+fn temporary_directory() -> PathBuf {
+    let dir = std::env::temp_dir().join(unique("ws4redis-test"));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// Appends a command in RESP.
+pub fn encode<A: AsRef<[u8]>>(buffer: &mut Vec<u8>, arguments: &[A]) {
+    write!(buffer, "*{}\r\n", arguments.len()).unwrap();
+    for argument in arguments {
+        let argument = argument.as_ref();
+        write!(buffer, "${}\r\n", argument.len()).unwrap();
+        buffer.extend_from_slice(argument);
+        buffer.extend_from_slice(b"\r\n");
+    }
+}
+
+/// A reply of Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    Status(String),
+    Error(String),
+    Integer(i64),
+    Bulk(Option<Vec<u8>>),
+    Array(Vec<Reply>),
+}
+
+impl Reply {
+    /// Returns the number of an integer reply.
+    #[track_caller]
+    pub fn integer(&self) -> i64 {
+        let Self::Integer(number) = self else { panic!("no integer: {self:?}") };
+        *number
+    }
+
+    /// Returns the value of a bulk reply.
+    #[track_caller]
+    pub fn bulk(self) -> Option<Vec<u8>> {
+        let Self::Bulk(value) = self else { panic!("no bulk string: {self:?}") };
+        value
+    }
+}
+
+/// A connection to Redis. Blocking: the tests' commands are short.
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    fn open(port: u16) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_write_timeout(Some(DEADLINE))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Connects to a Redis by its port.
+    pub fn to(port: u16) -> Self {
+        Self::open(port).unwrap()
+    }
+
+    /// Writes bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// Sends a command and returns its reply. An error reply fails the test.
+    #[track_caller]
+    pub fn command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> Reply {
+        match self.try_command(arguments) {
+            Ok(Reply::Error(error)) => panic!("redis: {error}"),
+            Ok(reply) => reply,
+            Err(error) => panic!("redis: {error}"),
+        }
+    }
+
+    fn try_command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> std::io::Result<Reply> {
+        let mut command = Vec::new();
+        encode(&mut command, arguments);
+        self.stream.get_mut().write_all(&command)?;
+        self.read()
+    }
+
+    /// Reads the next reply.
+    #[track_caller]
+    pub fn reply(&mut self) -> Reply {
+        self.read().unwrap()
+    }
+
+    fn read(&mut self) -> std::io::Result<Reply> {
+        let line = self.line()?;
+        let (kind, rest) = line.split_at(1);
+        let number = || rest.parse::<i64>().map_err(std::io::Error::other);
+        Ok(match kind {
+            "+" => Reply::Status(rest.to_owned()),
+            "-" => Reply::Error(rest.to_owned()),
+            ":" => Reply::Integer(number()?),
+            "$" => match usize::try_from(number()?) {
+                Ok(length) => {
+                    let mut value = vec![0; length + 2];
+                    self.stream.read_exact(&mut value)?;
+                    value.truncate(length);
+                    Reply::Bulk(Some(value))
+                }
+                Err(_) => Reply::Bulk(None),
+            },
+            "*" => Reply::Array((0..number()?).map(|_| self.read()).collect::<Result<_, _>>()?),
+            _ => return Err(std::io::Error::other(format!("no RESP: {line:?}"))),
+        })
+    }
+
+    fn line(&mut self) -> std::io::Result<String> {
+        let mut line = Vec::new();
+        self.stream.read_until(b'\n', &mut line)?;
+        if !line.ends_with(b"\r\n") || line.len() < 3 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(String::from_utf8_lossy(&line[..line.len() - 2]).into_owned())
+    }
+}
+
+/// All commands that a Redis gets, as MONITOR shows them.
+pub struct Monitor {
+    connection: Connection,
+    port: u16,
+}
+
+impl Monitor {
+    /// Returns the commands up to now that mention `word` (a namespace, usually), without time and address:
+    /// `"PUBLISH" "ns:broadcast:x" "hello"`.
+    pub fn commands(&mut self, word: &str) -> Vec<String> {
+        let fence = unique("fence");
+        Connection::open(self.port).unwrap().command(&["ECHO", &fence]);
+        let mut commands = Vec::new();
+        loop {
+            let line = self.connection.line().unwrap();
+            let command = line.split_once("] ").map(|(_, command)| command.to_owned()).unwrap_or_default();
+            if command.contains(&fence) {
+                return commands;
+            }
+            if command.contains(word) {
+                commands.push(command);
+            }
+        }
+    }
+}
