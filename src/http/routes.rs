@@ -78,7 +78,6 @@ where
         .header_read_timeout(front.handshake)
         .max_buf_size(front.max_header_bytes)
         .max_headers(front.max_headers)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     // Once for the request, once for what is looked up in Redis, once for the answer to be taken.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Response;
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 
 /// Everything comes from this server, and only its own WebSockets may be opened.
@@ -45,6 +45,8 @@ impl StaticFiles {
         if let Ok(kind) = HeaderValue::try_from(format!("{kind}; charset=utf-8")) {
             headers.insert(CONTENT_TYPE, kind);
         }
+        // Set here and in every rejection, as hyper would else say it beside "Upgrade" in the 101, too.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -3,5 +3,8 @@
 //! `WS4REDIS_TEST_STORE=embedded` puts the embedded store in the place of Redis; tests that need a Redis of their own,
 //! to break it, are in modules called `redis_only` and skipped then (`--skip redis_only::`).
 
+mod frames;
+mod handshake;
 mod smoke;
+mod static_files;
 mod support;

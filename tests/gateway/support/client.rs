@@ -264,6 +264,24 @@ impl Client {
 
     /// Reads the head of an answer, and its body if it is no 101.
     pub async fn read_response(&mut self) -> io::Result<Response> {
+        let mut response = self.try_read_head().await?;
+        if response.status != 101 {
+            let length =
+                response.header("content-length").map_or(usize::MAX, |length| length.parse().unwrap());
+            while self.buffer.len() < length && self.fill().await? > 0 {}
+            let length = length.min(self.buffer.len());
+            response.body = String::from_utf8_lossy(&self.buffer[..length]).into_owned();
+            self.buffer.advance(length);
+        }
+        Ok(response)
+    }
+
+    /// Reads the head of an answer only.
+    pub async fn read_head(&mut self) -> Response {
+        in_time("the head of an answer", self.try_read_head()).await.unwrap()
+    }
+
+    async fn try_read_head(&mut self) -> io::Result<Response> {
         let end = loop {
             if let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
                 break end + 4;
@@ -279,16 +297,7 @@ impl Client {
         let status = status.unwrap_or_else(|| panic!("no status line: {head:?}"));
         let headers = lines.filter_map(|line| line.split_once(": "));
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let mut response = Response { status, headers, body: String::new() };
-        if status != 101 {
-            let length =
-                response.header("content-length").map_or(usize::MAX, |length| length.parse().unwrap());
-            while self.buffer.len() < length && self.fill().await? > 0 {}
-            let length = length.min(self.buffer.len());
-            response.body = String::from_utf8_lossy(&self.buffer[..length]).into_owned();
-            self.buffer.advance(length);
-        }
-        Ok(response)
+        Ok(Response { status, headers, body: String::new() })
     }
 
     /// Reads the next frame, whatever it is; none at the end. A reset is an error.
