@@ -121,8 +121,7 @@ async fn a_breach_is_noticed_in_any_split_of_its_bytes() {
 #[tokio::test]
 async fn a_close_frame_is_answered_with_its_code_and_reason() {
     let gateway = TestGateway::start().await;
-    let codes =
-        [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4999];
+    let codes = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4999];
     for code in codes {
         let mut client = gateway.connect("/ws/x?subscribe-broadcast").await;
         client.send_close(code, "bye, é").await;

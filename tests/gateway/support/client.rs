@@ -17,6 +17,9 @@ pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
 
+/// How messages begin that show a client that nothing has come before them.
+const FENCE: &str = "\u{1}fence";
+
 /// A request, sound at first.
 #[derive(Clone)]
 pub struct Request {
@@ -135,7 +138,7 @@ impl Request {
             let prefix = if self.namespace.is_empty() { "" } else { ":" };
             format!("{}{prefix}broadcast:{facility}", self.namespace)
         });
-        Client { stream, buffer: BytesMut::new(), channel, redis_port: self.redis_port }
+        Client { stream, buffer: BytesMut::new(), channel, redis_port: self.redis_port, fence: String::new() }
     }
 
     /// Sends the request and returns the answer, and the connection.
@@ -190,6 +193,8 @@ pub struct Client {
     /// Full name of its broadcast channel, if it hears one.
     channel: Option<String>,
     redis_port: u16,
+    /// The last fence of its own.
+    fence: String,
 }
 
 /// Returns a masked frame.
@@ -327,7 +332,7 @@ impl Client {
         }
     }
 
-    /// Returns the next text or binary frame, or close; answers pings on the way.
+    /// Returns the next frame, answering pings on the way and leaving out the fences of others.
     #[track_caller]
     pub fn next_message(&mut self) -> impl Future<Output = Frame> {
         let place = std::panic::Location::caller();
@@ -335,11 +340,16 @@ impl Client {
             loop {
                 match in_time(&format!("{place}: a message"), self.read_frame()).await {
                     Ok(Some(frame)) if frame.opcode == PING => self.send_pong(&frame.payload).await,
+                    Ok(Some(frame)) if self.is_foreign_fence(&frame) => {}
                     Ok(Some(frame)) => return frame,
                     end => panic!("{place}: a message was expected, not {end:?}"),
                 }
             }
         }
+    }
+
+    fn is_foreign_fence(&self, frame: &Frame) -> bool {
+        frame.payload.starts_with(FENCE.as_bytes()) && frame.payload != self.fence.as_bytes()
     }
 
     /// Expects this message as text.
@@ -377,7 +387,8 @@ impl Client {
     pub fn expect_nothing(&mut self) -> impl Future<Output = ()> {
         let place = std::panic::Location::caller();
         async move {
-            let fence = unique("fence");
+            let fence = unique(FENCE);
+            fence.clone_into(&mut self.fence);
             let expected = if let Some(channel) = &self.channel {
                 Connection::to(self.redis_port).command(&["PUBLISH", channel, &fence]);
                 Frame { flags: 0x80, opcode: TEXT, payload: fence.into_bytes() }

@@ -1,0 +1,108 @@
+//! The heartbeat: a text that is no message.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::client::{PONG, TEXT, frame};
+use crate::support::{RedisServer, TestGateway};
+
+const BEAT: &str = "--heartbeat--";
+
+async fn beating() -> TestGateway {
+    TestGateway::builder().variable("WS4REDIS_HEARTBEAT", BEAT).start().await
+}
+
+#[tokio::test]
+async fn a_heartbeat_from_a_client_is_swallowed_in_text_and_binary_and_answered_promptly() {
+    let gateway = beating().await;
+    let mut client = gateway.connect("/ws/h?publish-broadcast").await;
+    let begun = Instant::now();
+    for _ in 0..5 {
+        client.send_text(BEAT).await;
+        client.expect_text(BEAT).await;
+        client.send_binary(BEAT.as_bytes()).await;
+        client.expect_text(BEAT).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    client.send_raw(&[frame(TEXT, b"--heart"), frame(0x80, b"beat--")].concat()).await;
+    client.expect_text(BEAT).await;
+    client.send_close(1000, "").await;
+    client.expect_close(1000).await;
+    assert_eq!(RedisServer::shared().get(&gateway.channel("broadcast:h")), None, "nothing was published");
+}
+
+#[tokio::test]
+async fn what_only_resembles_the_heartbeat_is_a_message() {
+    let gateway = beating().await;
+    let mut client = gateway.connect("/ws/h?publish-broadcast&subscribe-broadcast&echo").await;
+    for text in ["--heartbeat-- ", "--HEARTBEAT--", "--heartbeat", "heartbeat"] {
+        client.send_text(text).await;
+        loop {
+            let message = client.next_message().await;
+            if message.payload == text.as_bytes() {
+                break;
+            }
+            assert_eq!(message.payload, BEAT.as_bytes());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_heartbeat_from_redis_is_relayed_like_any_message() {
+    let gateway = TestGateway::start().await;
+    let mut client = gateway.connect("/ws/h?subscribe-broadcast").await;
+    gateway.publish("broadcast:h", BEAT);
+    client.expect_text(BEAT).await;
+    client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn without_the_setting_there_is_no_heartbeat_and_its_text_is_a_message() {
+    let gateway = TestGateway::start().await;
+    let mut client = gateway.connect("/ws/h?publish-broadcast&subscribe-broadcast&echo").await;
+    client.send_text(BEAT).await;
+    client.expect_text(BEAT).await;
+    client.expect_nothing().await;
+    let kept = RedisServer::shared().get(&gateway.channel("broadcast:h"));
+    assert_eq!(kept.as_deref(), Some(BEAT.as_bytes()), "published and kept");
+}
+
+#[tokio::test]
+async fn every_client_gets_a_heartbeat_at_least_every_four_seconds() {
+    let gateway = beating().await;
+    let mut idle = gateway.connect("/ws/h").await;
+    let mut subscribed = gateway.connect("/ws/h?subscribe-broadcast").await;
+    let mut last = Instant::now();
+    for _ in 0..3 {
+        idle.expect_text(BEAT).await;
+        assert!(last.elapsed() < Duration::from_millis(4200), "{:?}", last.elapsed());
+        assert!(last.elapsed() > Duration::from_millis(1500), "{:?}: more than wanted", last.elapsed());
+        last = Instant::now();
+        subscribed.expect_text(BEAT).await;
+        assert!(last.elapsed() < Duration::from_secs(2), "{:?}", last.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn at_most_one_answer_to_heartbeats_waits_for_a_client_that_does_not_read() {
+    let gateway =
+        TestGateway::builder().set("heartbeat", BEAT).set("server.send_buffer_bytes", "4096").start().await;
+    let mut client = gateway.request("/ws/h").receive_buffer(2048).connect().await;
+    let beats = frame(0x81, BEAT.as_bytes()).repeat(1000);
+    for _ in 0..50 {
+        client.send_raw(&beats).await;
+    }
+    client.send_ping(b"the end").await;
+    let mut answers = 0;
+    loop {
+        let frame = client.next_frame().await;
+        if frame.opcode == PONG {
+            break;
+        }
+        assert_eq!(frame.payload, BEAT.as_bytes());
+        answers += 1;
+    }
+    // What the kernel's buffers took was sent; behind them waits one.
+    assert!((1..10_000).contains(&answers), "{answers} answers to 50,000 heartbeats");
+}
