@@ -177,7 +177,7 @@ impl Shard {
         if self.live.load(Ordering::Relaxed) > self.settings.server.max_connections {
             return Err(Rejection::Full);
         }
-        if !self.redis_up.get() || !self.parts.store.is_up() {
+        if !self.redis_up.get() || !self.parts.store.is_up().await {
             return Err(Rejection::NoRedis);
         }
         let grant = self.policy.grant(arrival.handshake, &Identity::anonymous());

@@ -2,10 +2,12 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fred::prelude::*;
 use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::timeout;
 
 use super::Receipts;
 use super::connect::{Guard, Target};
@@ -14,6 +16,9 @@ use super::reads::{ReadFailed, Reads};
 use crate::counters::Counters;
 use crate::settings::Settings;
 use crate::wire::Channel;
+
+/// How long a handshake waits for this connection when the broker has its own.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The key side of Redis, for one shard.
 pub struct Store {
@@ -43,9 +48,10 @@ impl Store {
         Self { client, reads, publisher, tasks, _connection: connection }
     }
 
-    /// Tells whether Redis can be reached.
-    pub fn is_up(&self) -> bool {
-        self.client.is_connected()
+    /// Tells whether Redis can be reached, after a short wait if need be: when Redis comes back, this connection may
+    /// follow the broker's a moment later. Safe to cancel.
+    pub async fn is_up(&self) -> bool {
+        self.client.is_connected() || matches!(timeout(PATIENCE, self.client.wait_for_connect()).await, Ok(Ok(())))
     }
 
     /// Reads the persisted messages of channels, in their order. What Redis refuses to give counts as absent.
