@@ -1,5 +1,7 @@
 //! The hub against a naive model: random joins, openings, leaves and deliveries, over real sockets.
 
+#![expect(clippy::unwrap_used, reason = "test helpers")]
+
 use std::collections::BTreeMap;
 use std::rc::Rc;
 

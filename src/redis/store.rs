@@ -51,7 +51,8 @@ impl Store {
     /// Tells whether Redis can be reached, after a short wait if need be: when Redis comes back, this connection may
     /// follow the broker's a moment later. Safe to cancel.
     pub async fn is_up(&self) -> bool {
-        self.client.is_connected() || matches!(timeout(PATIENCE, self.client.wait_for_connect()).await, Ok(Ok(())))
+        self.client.is_connected()
+            || matches!(timeout(PATIENCE, self.client.wait_for_connect()).await, Ok(Ok(())))
     }
 
     /// Reads the persisted messages of channels, in their order. What Redis refuses to give counts as absent.
