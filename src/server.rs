@@ -107,6 +107,7 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
     let inbox = waiting.pop().context("no shard")?;
     let mut serving = tokio::task::spawn_local(shard.clone().run(inbox, calls, stop.clone()));
     announce(&settings, &door);
+    raise_open_files(settings.server.max_connections);
 
     let hands: Vec<_> = others.iter().map(|(hand, _)| hand.clone()).collect();
     let accepting = tokio::task::spawn_local(accept(door, shard, hands));
@@ -253,6 +254,17 @@ fn announce(settings: &Settings, door: &Door) {
         None => info!(version, shards, redis, listen = ?settings.server.listen, "listening"),
     }
     info!("anonymous clients may publish to the broadcast channels of every facility");
+}
+
+/// Lets the process open as many files as the system allows it: each client is one.
+fn raise_open_files(max_connections: usize) {
+    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
+    if limit < max_connections as u64 {
+        info!(
+            limit,
+            "open files are limited below server.max_connections; for more clients raise LimitNOFILE (ulimit -n)"
+        );
+    }
 }
 
 /// Waits for SIGTERM or SIGINT.
