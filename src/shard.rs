@@ -28,6 +28,9 @@ const READ_BYTES: usize = 64 * 1024;
 /// Parts of a second: each tick takes care of that part of the connections.
 const TICKS: usize = 4;
 
+/// A tick that comes so late shows that the process stood still.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
 /// What the broker may have told and the shard not yet taken: batches of up to a mebibyte.
 pub const INBOX: usize = 64;
 
@@ -257,8 +260,14 @@ impl Shard {
         let mut ticks = interval(Duration::from_millis(1000 / TICKS as u64));
         // A process that was stopped for a while goes on where it was, instead of catching up.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stood_still = false;
         for part in (0..TICKS).cycle() {
-            ticks.tick().await;
+            // Before the first tick after a standstill, the sockets are read: pongs that wait there count.
+            let late = ticks.tick().await.elapsed() > STANDSTILL;
+            stood_still = late && !stood_still;
+            if stood_still {
+                continue;
+            }
             let now = self.parts.clock.get() + u32::from(part == 0);
             self.parts.clock.set(now);
             self.desk.with(|hub| socket::tick(hub.listeners(part, TICKS), now, &self.parts.beats));
