@@ -1,0 +1,77 @@
+//! The shipped settings.toml: default, example and manual in one.
+#![expect(clippy::unwrap_used, reason = "test helpers")]
+
+use std::path::PathBuf;
+
+use ws4redis::settings::Settings;
+
+fn path() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("settings.toml")
+}
+
+/// Returns the path of every key, `section.key`, its value as written, and the line above the keys it stands among.
+fn keys() -> Vec<(String, String, String)> {
+    let text = std::fs::read_to_string(path()).unwrap();
+    let (mut keys, mut section, mut above) = (Vec::new(), String::new(), String::new());
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = format!("{}.", name.trim_end_matches(']'));
+        } else if let Some((key, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            keys.push((format!("{section}{key}"), value.to_owned(), above.clone()));
+            continue;
+        }
+        line.clone_into(&mut above);
+    }
+    keys
+}
+
+#[test]
+fn the_shipped_file_is_the_built_in_settings() {
+    let (shipped, warnings) = Settings::load(Some(&path()), std::iter::empty(), &[]).unwrap();
+    assert_eq!(format!("{shipped:#?}"), format!("{:#?}", Settings::built_in().unwrap()));
+    assert_eq!(warnings, Vec::<String>::new());
+}
+
+#[test]
+fn every_key_is_explained_above_it() {
+    let keys = keys();
+    assert!(keys.len() > 30, "{keys:?}");
+    for (key, _, above) in keys {
+        assert!(above.starts_with("# "), "{key} stands below {above:?}");
+    }
+}
+
+#[test]
+fn every_key_can_be_set_by_its_environment_variable() {
+    let built_in = format!("{:#?}", Settings::built_in().unwrap());
+    for (key, value, _) in keys() {
+        let name = format!("WS4REDIS_{}", key.to_uppercase().replace('.', "__"));
+        let value = value.trim_matches(['"', '[', ']']).to_owned();
+        let load = |value: String| Settings::load(Some(&path()), [(name.clone(), value)].into_iter(), &[]);
+        let (same, warnings) = load(value).unwrap();
+        assert_eq!(warnings, Vec::<String>::new(), "{name}");
+        assert_eq!(format!("{same:#?}"), built_in, "{name}");
+        // Whatever else it is set to, it is used or refused, but never overlooked.
+        let overlooked =
+            |value: &str| matches!(load(value.to_owned()), Ok((s, _)) if format!("{s:#?}") == built_in);
+        let others = ["on", "true", "7", "8193", "1048577", "json", "/x/", "0600", "drop-oldest", "unix:/x"];
+        assert!(!others.iter().all(|other| overlooked(other)), "{name} changes nothing");
+    }
+}
+
+#[test]
+fn a_size_or_a_time_has_its_unit_in_its_name() {
+    for (key, value, _) in keys() {
+        let counts = [
+            "expire",
+            "server.shards",
+            "server.max_connections",
+            "server.max_headers",
+            "embedded.max_clients",
+        ];
+        if value.parse::<u64>().is_ok() && !counts.contains(&key.as_str()) {
+            let unit = ["_seconds", "_bytes", "_messages"].iter().any(|unit| key.ends_with(unit));
+            assert!(unit, "{key} = {value}: of what?");
+        }
+    }
+}
