@@ -3,13 +3,17 @@
 //! `WS4REDIS_TEST_STORE=embedded` puts the embedded store in the place of Redis; tests that need a Redis of their own,
 //! to break it, are in modules called `redis_only` and skipped then (`--skip redis_only::`).
 
+mod commands;
 mod delivery;
 mod echo;
 mod frames;
 mod handshake;
 mod heartbeat;
+mod limits;
+mod logs;
 mod ping;
 mod publish;
+mod shutdown;
 mod smoke;
 mod static_files;
 mod support;

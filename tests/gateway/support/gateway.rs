@@ -34,6 +34,12 @@ impl Builder {
         self.variable(&name, value)
     }
 
+    /// Removes an environment variable.
+    pub fn without_variable(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
     /// Sets an environment variable.
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
@@ -77,7 +83,13 @@ impl Builder {
             let mut limited = Command::new("sh");
             limited.args(["-c", &format!("ulimit -n {files}; exec \"$@\""), "sh"]).arg(command.get_program());
             limited.args(command.get_args());
-            limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            limited.current_dir(command.get_current_dir().unwrap()).stdout(Stdio::null());
+            for (name, value) in command.get_envs() {
+                match value {
+                    Some(value) => limited.env(name, value),
+                    None => limited.env_remove(name),
+                };
+            }
             command = limited;
         }
         let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
@@ -110,6 +122,19 @@ fn capture(child: &mut Child) -> Arc<Mutex<Vec<String>>> {
     log
 }
 
+/// Returns a command that runs the binary, with nothing of this process's environment that could be a setting, and in
+/// a directory without a settings.toml.
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ws4redis"));
+    let settings =
+        |name: &str| name.starts_with("WS4REDIS_") || name == "WEBSOCKET_URL" || name == "RUST_LOG";
+    for (name, _) in std::env::vars().filter(|(name, _)| settings(name)) {
+        command.env_remove(name);
+    }
+    command.current_dir(std::env::temp_dir());
+    command
+}
+
 /// Returns the address in the line that says where the gateway listens.
 fn address_in(line: &str) -> Option<SocketAddr> {
     if !line.contains("listening") {
@@ -137,11 +162,7 @@ impl TestGateway {
 
     /// Begins a gateway on the shared Redis, with a namespace of its own.
     pub fn builder() -> Builder {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ws4redis"));
-        let foreign = std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("WS4REDIS_"));
-        foreign.for_each(|name| {
-            command.env_remove(name);
-        });
+        let mut command = binary();
         command.env("RUST_LOG", "ws4redis=debug").env("NO_COLOR", "1").stdout(Stdio::null());
         let redis = RedisServer::shared();
         let redis_port = redis.port();

@@ -1,0 +1,247 @@
+//! Settings and subcommands of the binary: what it accepts, what it refuses, and with which exit code.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use crate::support::gateway::binary;
+use crate::support::{RedisServer, TestGateway, unique};
+
+/// Runs a command that has to end by itself.
+fn run(command: &mut Command, input: &[u8]) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let pid = child.id();
+    // A server that starts where it should refuse would never end.
+    let (ended, watch) = std::sync::mpsc::channel::<()>();
+    let watching = std::thread::spawn(move || {
+        if watch.recv_timeout(crate::support::DEADLINE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            crate::support::signal(pid, "KILL");
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(ended);
+    watching.join().unwrap();
+    output
+}
+
+#[track_caller]
+fn refused(arguments: &[&str], code: i32, parts: &[&str]) {
+    let output = run(binary().args(arguments), b"");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    for part in parts {
+        assert!(said.contains(part), "{arguments:?}: {part} is not in {said}");
+    }
+}
+
+fn settings_file(text: &str) -> String {
+    let path = std::env::temp_dir().join(unique("ws4redis-settings"));
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn unusable_settings_end_with_64_and_name_the_key() {
+    for (text, parts) in [
+        ("websocket_ulr = '/x/'\n", ["websocket_ulr", "websocket_url"]),
+        ("[server]\nlistn = '127.0.0.1:1'\n", ["listn", "listen"]),
+        ("[severs]\nlisten = '127.0.0.1:1'\n", ["severs", "server"]),
+        ("[ping]\ninterval_seconds = 'often'\n", ["interval_seconds", "often"]),
+        ("[messages]\nwhen_slow = 'wait'\n", ["messages.when_slow", "drop-oldest"]),
+        ("websocket_url = 'ws'\n", ["websocket_url", "slash"]),
+        ("this is no TOML\n", ["TOML", "line 1"]),
+    ] {
+        let file = settings_file(text);
+        refused(&["--settings", &file], 64, &parts);
+        refused(&["--settings", &file, "check"], 64, &parts);
+        std::fs::remove_file(file).unwrap();
+    }
+    refused(&["--settings", "/nowhere/settings.toml"], 64, &["/nowhere/settings.toml"]);
+    refused(&["--set", "server.listn=127.0.0.1:1"], 64, &["listn"]);
+    refused(&["--set", "server.listen"], 64, &["KEY=VALUE"]);
+    refused(&["--set", "redis.url=http://127.0.0.1"], 64, &["redis.url", "redis://"]);
+    refused(&["--set", "origin.allowed=a b"], 64, &["origin.allowed", "a b"]);
+}
+
+#[test]
+fn unusable_flags_end_with_64_and_help_with_0() {
+    refused(&["--nonsense"], 64, &["--nonsense"]);
+    refused(&["nonsense"], 64, &["nonsense"]);
+    for (flag, part) in [("--help", "publish"), ("--version", env!("CARGO_PKG_VERSION"))] {
+        let output = run(binary().arg(flag), b"");
+        assert_eq!(output.status.code(), Some(0), "{flag}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains(part), "{flag}");
+    }
+}
+
+#[test]
+fn an_address_in_use_ends_with_1_and_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let url = format!("redis.url={}", RedisServer::shared().url());
+    refused(&["--set", &format!("server.listen={address}"), "--set", &url], 1, &[&address, "in use"]);
+}
+
+#[tokio::test]
+async fn the_environment_wins_over_the_file_and_flags_over_both() {
+    let file = settings_file("heartbeat = 'file'\nprefix = 'file'\n[ping]\ninterval_seconds = 1\n");
+    for (variable, flag, expected) in
+        [(None, None, "file"), (Some("env"), None, "env"), (Some("env"), Some("flag"), "flag")]
+    {
+        let mut gateway = TestGateway::builder().argument("--settings").argument(&file);
+        if let Some(value) = variable {
+            gateway = gateway.variable("WS4REDIS_HEARTBEAT", value);
+        }
+        if let Some(value) = flag {
+            gateway = gateway.argument("--set").argument(&format!("heartbeat={value}"));
+        }
+        let gateway = gateway.start().await;
+        let mut client = gateway.connect("/ws/x").await;
+        client.send_text(expected).await;
+        client.expect_text(expected).await;
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
+async fn variables_that_mean_nothing_are_warned_of_by_name() {
+    let gateway = TestGateway::builder()
+        .variable("WS4REDIS_SERVER_LISTEN", "127.0.0.1:1")
+        .variable("WS4REDIS_NONSENSE", "1")
+        .variable("WS4REDIS_CONNECTION", "{'host': 'redis.example', 'password': 'geheim'}")
+        .variable("WS4REDIS_SUBSCRIBER", "my.Subscriber")
+        .start()
+        .await;
+    gateway.expect_log(&["WARN", "WS4REDIS_SERVER_LISTEN", "WS4REDIS_SERVER__LISTEN"]).await;
+    gateway.expect_log(&["WARN", "WS4REDIS_NONSENSE", "settings.toml"]).await;
+    gateway.expect_log(&["WARN", "WS4REDIS_CONNECTION", "redis.url"]).await;
+    gateway.expect_log(&["WARN", "WS4REDIS_SUBSCRIBER", "no successor"]).await;
+    assert_eq!(gateway.count_log(&["WARN"]), 4, "{:#?}", gateway.log());
+    assert_eq!(gateway.count_log(&["geheim"]), 0, "values are not logged");
+}
+
+#[test]
+fn check_says_what_it_found_and_ends_with_0() {
+    let url = RedisServer::shared().url();
+    let mut command = binary();
+    command.args(["check", "--set", &format!("redis.url={url}"), "--set", "server.listen=127.0.0.1:17499"]);
+    let output = run(command.env("WS4REDIS_NOPE", "1"), b"");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for part in ["settings: fine", "WS4REDIS_NOPE", "127.0.0.1:17499", "/ws/", "redis: reached", &url] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+}
+
+#[test]
+fn check_without_redis_ends_with_69_and_says_so_without_the_password() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("redis.url=redis://user:geheim@{free}/2");
+    let output =
+        run(binary().args(["check", "--set", &url, "--set", "redis.connect_timeout_seconds=1"]), b"");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains(&free.to_string()) && !said.contains("geheim"), "{said}");
+    refused(
+        &["publish", "--set", &url, "--set", "redis.connect_timeout_seconds=1", "--broadcast", "x", "m"],
+        69,
+        &["redis"],
+    );
+}
+
+fn publish(prefix: &str, arguments: &[&str], input: &[u8]) -> Output {
+    let url = format!("redis.url={}", RedisServer::shared().url());
+    let prefix = format!("prefix={prefix}");
+    run(binary().args(["publish", "--set", &url, "--set", &prefix]).args(arguments), input)
+}
+
+#[tokio::test]
+async fn publish_reaches_clients_and_those_who_come_later() {
+    let gateway = TestGateway::start().await;
+    let mut client = gateway.connect("/ws/room?subscribe-broadcast").await;
+    let output = publish(gateway.namespace(), &["--broadcast", "room", "Hello"], b"");
+    assert!(output.status.success(), "{output:?}");
+    client.expect_text("Hello").await;
+    gateway.connect("/ws/room?subscribe-broadcast").await.expect_text("Hello").await;
+    let output = publish(gateway.namespace(), &["--broadcast", "room", "-"], b"from\nstdin\xff");
+    assert!(output.status.success(), "{output:?}");
+    client.expect_binary(b"from\nstdin\xff").await;
+    client.expect_nothing().await;
+}
+
+#[test]
+fn publish_uses_the_keys_and_times_of_upstream() {
+    let prefix = unique("cli");
+    let arguments =
+        ["--broadcast", "--user", "john", "--user", "mary", "--group", "red team", "--session", "abc"];
+    let output = publish(&prefix, &[&arguments[..], &["--expire", "50", "room", "kept"]].concat(), b"");
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("5 channels"), "{output:?}");
+    let redis = RedisServer::shared();
+    for name in
+        ["broadcast:room", "user:john:room", "user:mary:room", "group:red team:room", "session:abc:room"]
+    {
+        let key = format!("{prefix}:{name}");
+        assert_eq!(redis.get(&key).as_deref(), Some(&b"kept"[..]), "{key}");
+        let ttl = redis.command(&["TTL", &key]).integer();
+        assert!((40..=50).contains(&ttl), "{key}: {ttl}");
+    }
+    for expire in ["0", "-1"] {
+        let output = publish(&prefix, &["--broadcast", "--expire", expire, "fleeting", "x"], b"");
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(redis.get(&format!("{prefix}:broadcast:fleeting")), None);
+    }
+    let output = publish(&prefix, &["--broadcast", "default", "x"], b"");
+    assert!(output.status.success(), "{output:?}");
+    let ttl = redis.command(&["TTL", &format!("{prefix}:broadcast:default")]).integer();
+    assert!((3590..=3600).contains(&ttl), "{ttl}");
+}
+
+#[test]
+fn publish_to_nobody_or_to_unsound_names_ends_with_64() {
+    for (arguments, part) in [
+        (&["room", "x"][..], "--broadcast"),
+        (&["--broadcast", "a\nb", "x"], "control"),
+        (&["--broadcast"], "FACILITY"),
+    ] {
+        let output = publish("p", arguments, b"");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {said}");
+        assert!(said.contains(part), "{arguments:?}: {said}");
+    }
+}
+
+mod redis_only {
+    use super::*;
+
+    #[tokio::test]
+    async fn redis_is_reached_by_unix_socket_password_user_and_database() {
+        let redis = RedisServer::start_with(&["--user", "gate", "on", ">geheim", "~*", "&*", "+@all"]);
+        let address = format!("127.0.0.1:{}", redis.port());
+        for url in [
+            format!("unix:{}", redis.unix_path().display()),
+            format!("redis://gate:geheim@{address}"),
+            format!("redis://gate:geheim@{address}/3"),
+        ] {
+            let gateway = TestGateway::builder().redis(&redis).set("redis.url", &url).start().await;
+            let mut client = gateway.connect("/ws/u?subscribe-broadcast&publish-broadcast&echo").await;
+            client.send_text(&url).await;
+            client.expect_text(&url).await;
+            client.expect_nothing().await;
+            assert_eq!(gateway.count_log(&["geheim"]), 0, "{:#?}", gateway.log());
+        }
+        let mut connection = redis.connection();
+        connection.command(&["SELECT", "3"]);
+        let keys = connection.command(&["DBSIZE"]).integer();
+        assert_eq!(keys, 1, "the last message was kept in database 3");
+        for (url, code) in
+            [(format!("redis://gate:wrong@{address}"), 69), (format!("redis://gate:geheim@{address}"), 0)]
+        {
+            let output = run(binary().args(["check", "--set", &format!("redis.url={url}")]), b"");
+            let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            assert_eq!(output.status.code(), Some(code), "{said}");
+            assert!(!said.contains("geheim") && !said.contains("wrong"), "{said}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Limits of the machine, and listening on a unix socket.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::support::gateway::binary;
+use crate::support::{RedisServer, TestGateway, eventually, signal, unique};
+
+#[tokio::test]
+async fn without_file_descriptors_accepting_pauses_and_everything_else_goes_on() {
+    let gateway = TestGateway::builder().file_limit(48).start().await;
+    let mut client = gateway.connect("/ws/fd?subscribe-broadcast").await;
+    let mut crowd = Vec::new();
+    for _ in 0..60 {
+        crowd.push(gateway.request("/ws/fd").open().await);
+    }
+    gateway.expect_log(&["WARN", "cannot accept connections", "ulimit"]).await;
+    let before = gateway.processor_time();
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        client.expect_nothing().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let used = gateway.processor_time() - before;
+    assert!(used < Duration::from_millis(400), "{used:?} of processor time in a second");
+    assert_eq!(gateway.count_log(&["cannot accept connections"]), 1, "said once");
+    drop(crowd);
+    gateway.expect_log(&["INFO", "accepting connections again"]).await;
+    gateway.connect("/ws/fd?subscribe-broadcast").await.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_and_are_reset_leave_nothing_behind() {
+    let gateway = TestGateway::start().await;
+    let mut client = gateway.connect("/ws/x?subscribe-broadcast").await;
+    client.expect_nothing().await;
+    let files = gateway.open_files();
+    for _ in 0..5 {
+        let mut crowd = Vec::new();
+        for _ in 0..100 {
+            let stream = gateway.request("/ws/x").open().await.stream;
+            stream.set_zero_linger().unwrap();
+            crowd.push(stream);
+        }
+    }
+    eventually("the sockets are closed", || (gateway.open_files() <= files).then_some(())).await;
+    client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn clients_that_come_and_go_leave_no_sockets_and_no_subscriptions_behind() {
+    let gateway = TestGateway::start_with(&[("redis.unsubscribe_linger_seconds", "0")]).await;
+    let mut client = gateway.connect("/ws/stays?subscribe-broadcast").await;
+    let files = gateway.open_files();
+    for round in 0..200 {
+        let target = format!("/ws/churn{}?subscribe-broadcast&publish-broadcast", round % 50);
+        let mut visitor = gateway.connect(&target).await;
+        if round % 3 == 0 {
+            visitor.stream.set_zero_linger().unwrap();
+        } else {
+            visitor.send_close(1000, "").await;
+        }
+    }
+    eventually("the sockets are closed", || (gateway.open_files() <= files).then_some(())).await;
+    let stays = vec![gateway.channel("broadcast:stays")];
+    let left = || (RedisServer::shared().channels(&gateway.channel("")) == stays).then_some(());
+    eventually("the channels are left", left).await;
+    client.expect_nothing().await;
+}
+
+fn over_unix(path: &str) -> String {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
+    let head = "GET /ws/u HTTP/1.1\r\nHost: unix\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_unix_socket_has_its_permissions_replaces_a_stale_one_and_is_removed_at_the_end() {
+    let path = std::env::temp_dir().join(unique("ws4redis-listen"));
+    let path = path.to_str().unwrap();
+    let start = || {
+        let mut command = binary();
+        command.args(["--set", &format!("server.listen=unix:{path}"), "--set", "server.unix_mode=0600"]);
+        command.args(["--set", &format!("redis.url={}", RedisServer::shared().url())]);
+        command.stderr(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let ready = "HTTP/1.1 101";
+    let up = || (UnixStream::connect(path).is_ok() && over_unix(path) == ready).then_some(());
+    let mut first = start();
+    eventually("a 101 over the unix socket", up).await;
+    assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut second = start();
+    let status = eventually("the second one refuses", || second.try_wait().unwrap()).await;
+    assert_eq!(status.code(), Some(1), "another process listens there");
+    assert_eq!(over_unix(path), ready, "and still does");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(std::fs::exists(path).unwrap(), "killed, it left its socket behind");
+    let mut third = start();
+    eventually("a 101 over the socket that replaced the stale one", up).await;
+    signal(third.id(), "TERM");
+    let status = eventually("it stops", || third.try_wait().unwrap()).await;
+    assert_eq!(status.code(), Some(0));
+    assert!(!std::fs::exists(path).unwrap(), "stopped, it removed its socket");
+}

@@ -1,0 +1,109 @@
+//! What is logged, and what never is.
+
+use crate::support::TestGateway;
+use crate::support::gateway::Builder;
+
+const SESSION: &str = "0123456789abcdefghijklmnopqrstuv";
+
+/// Sends everything that is secret, or hostile to logs, through a gateway, and returns its log.
+async fn provoke(builder: Builder) -> Vec<String> {
+    let gateway = builder.variable("RUST_LOG", "ws4redis=trace").start().await;
+    let cookie = format!("csrftoken=TOKEN; sessionid={SESSION}");
+    let target = "/ws/l?subscribe-broadcast&publish-broadcast&subscribe-session&publish-session&echo";
+    let mut client = gateway.request(target).header("Cookie", &cookie).connect().await;
+    client.send_text("PAYLOAD of a client").await;
+    client.expect_text("PAYLOAD of a client").await;
+    gateway.publish("broadcast:l", "PAYLOAD of Django");
+    client.expect_text("PAYLOAD of Django").await;
+    client.send_close(4000, "bye\r\n\u{1b}[31mforged\u{85}\u{9b}31m").await;
+    client.expect_close(4000).await;
+    client.expect_end().await;
+    let origin = "https://evil.example\u{9b}31m\u{85}forged";
+    let request = gateway.request("/ws/l").header("Cookie", &cookie).header("Origin", origin);
+    let response = request.expect_status(403).await;
+    assert!(!response.body.contains('\u{9b}'), "{response:?}");
+    gateway.request("/ws/a%1B[31mb%0Aforged").expect_status(400).await;
+    gateway.expect_log(&["connection ended", "4000"]).await;
+    gateway.expect_log(&["request refused", "403"]).await;
+    gateway.expect_log(&["request refused", "400"]).await;
+    gateway.signal("TERM");
+    gateway.expect_log(&["counts"]).await;
+    gateway.log()
+}
+
+fn judge(log: &[String]) {
+    for line in log {
+        for secret in ["PAYLOAD", "TOKEN", "sessionid=", SESSION] {
+            assert!(!line.contains(secret), "{secret} in {line:?}");
+        }
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        assert!(!line.starts_with("forged"), "{line:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_cookie_session_key_or_payload_is_logged_and_control_characters_are_escaped() {
+    let log = provoke(TestGateway::builder()).await;
+    judge(&log);
+    assert!(log.iter().any(|line| line.contains(r"bye\r\n\u{1b}[31mforged\u{85}\u{9b}31m")), "{log:#?}");
+}
+
+#[tokio::test]
+async fn logs_are_json_by_setting_one_object_for_each_line() {
+    let log = provoke(TestGateway::builder().set("log.format", "json")).await;
+    judge(&log);
+    for line in &log {
+        let whole = line.starts_with("{\"timestamp\":") && line.ends_with('}');
+        assert!(whole && line.contains("\"level\":") && line.contains("\"message\":"), "{line}");
+    }
+    let ended = log.iter().find(|line| line.contains("connection ended") && line.contains("4000")).unwrap();
+    for field in
+        ["\"facility\":", "\"close_code\":4000", "\"delivered\":2", "\"received\":1", "\"elapsed_ms\":"]
+    {
+        assert!(ended.contains(field), "{field} is not in {ended}");
+    }
+}
+
+#[tokio::test]
+async fn each_end_of_a_connection_is_one_line_at_debug_and_none_at_info() {
+    for (filter, expected) in [("ws4redis=debug", 1), ("info", 0)] {
+        let gateway = TestGateway::builder().variable("RUST_LOG", filter).start().await;
+        let mut client = gateway.connect("/ws/ends?subscribe-broadcast").await;
+        client.send_text("ignored").await;
+        gateway.publish("broadcast:ends", "delivered");
+        client.expect_text("delivered").await;
+        client.send_close(1000, "done").await;
+        client.expect_close(1000).await;
+        client.expect_end().await;
+        gateway.signal("TERM");
+        gateway.expect_log(&["counts"]).await;
+        let parts = [
+            "connection ended",
+            "facility=\"ends\"",
+            "close_code=1000",
+            "done",
+            "delivered=1",
+            "received=1",
+            "ignored=1",
+        ];
+        assert!(expected > 0 || gateway.count_log(&["DEBUG"]) == 0, "{:#?}", gateway.log());
+        assert_eq!(gateway.count_log(&parts), expected, "{filter}: {:#?}", gateway.log());
+        assert_eq!(
+            gateway.count_log(&["DEBUG", "facility=\"ends\""]),
+            expected,
+            "{filter}: {:#?}",
+            gateway.log()
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_rust_log_the_start_is_told_and_that_anonymous_clients_may_publish() {
+    let gateway = TestGateway::builder().without_variable("RUST_LOG").start().await;
+    gateway.expect_log(&["INFO", "listening on", &gateway.address().to_string()]).await;
+    gateway.expect_log(&["INFO", "anonymous clients may publish"]).await;
+    gateway.expect_log(&["INFO", "redis connected"]).await;
+    gateway.connect("/ws/x").await.expect_nothing().await;
+    assert_eq!(gateway.count_log(&["DEBUG"]), 0, "{:#?}", gateway.log());
+    assert_eq!(gateway.count_log(&["anonymous clients"]), 1, "{:#?}", gateway.log());
+}

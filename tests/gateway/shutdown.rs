@@ -1,0 +1,160 @@
+//! How the server stops.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::{TestGateway, eventually, in_time};
+
+#[tokio::test]
+async fn both_signals_send_everybody_away_with_1001_and_end_with_0() {
+    for signal in ["TERM", "INT"] {
+        let mut gateway = TestGateway::start().await;
+        let mut clients = Vec::new();
+        for number in 0..10 {
+            clients.push(gateway.connect(&format!("/ws/{number}?subscribe-broadcast")).await);
+        }
+        gateway.signal(signal);
+        for client in &mut clients {
+            client.expect_close(1001).await;
+            client.expect_end().await;
+        }
+        drop(clients);
+        assert_eq!(gateway.expect_exit().await.code(), Some(0), "{signal}");
+        assert_eq!(gateway.count_log(&["connection ended", "close_code=1001"]), 10);
+    }
+}
+
+#[tokio::test]
+async fn without_clients_it_stops_at_once() {
+    let mut gateway = TestGateway::start_with(&[("server.drain_seconds", "60")]).await;
+    gateway.expect_log(&["connection ended"]).await;
+    let begun = Instant::now();
+    gateway.signal("TERM");
+    assert_eq!(gateway.expect_exit().await.code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn clients_are_sent_away_spread_over_the_drain_time() {
+    let mut gateway = TestGateway::start_with(&[("server.drain_seconds", "3"), ("server.shards", "1")]).await;
+    let begun = std::sync::Arc::new(std::sync::OnceLock::new());
+    let mut leaving = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let mut client = gateway.connect("/ws/drain?subscribe-broadcast").await;
+        let begun = begun.clone();
+        leaving.spawn(async move {
+            client.expect_close(1001).await;
+            begun.get().map_or(Duration::ZERO, Instant::elapsed)
+        });
+    }
+    begun.set(Instant::now()).unwrap();
+    gateway.signal("TERM");
+    let mut times = leaving.join_all().await;
+    times.sort();
+    let (first, middle, last) = (times[0], times[20], times[39]);
+    assert!(first < Duration::from_millis(700), "{times:?}");
+    assert!((Duration::from_millis(800)..Duration::from_millis(2200)).contains(&middle), "{times:?}");
+    assert!((Duration::from_millis(2000)..Duration::from_millis(3500)).contains(&last), "{times:?}");
+    assert_eq!(gateway.expect_exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn those_who_have_not_been_sent_away_yet_are_still_served() {
+    let mut gateway = TestGateway::start_with(&[("server.drain_seconds", "5"), ("server.shards", "1")]).await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(gateway.connect("/ws/drain?subscribe-broadcast").await);
+    }
+    gateway.signal("TERM");
+    gateway.expect_log(&["stopping"]).await;
+    gateway.publish("broadcast:drain", "last news");
+    let mut served = 0;
+    for client in &mut clients {
+        if client.next_message().await.payload == b"last news" {
+            served += 1;
+            client.expect_close(1001).await;
+        }
+    }
+    assert!(served >= 20, "{served} of 40 got what was published while they were sent away");
+    drop(clients);
+    assert_eq!(gateway.expect_exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn nobody_new_is_let_in_while_it_stops() {
+    let gateway = TestGateway::start_with(&[("server.drain_seconds", "5"), ("server.shards", "1")]).await;
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        clients.push(gateway.connect("/ws/x").await);
+    }
+    let request = gateway.request("/ws/late");
+    let mut late = request.open().await;
+    let bytes = request.bytes();
+    late.send_raw(&bytes[..20]).await;
+    // The half request is taken when a later connection has been served.
+    gateway.connect("/ws/x").await.expect_nothing().await;
+    gateway.signal("TERM");
+    gateway.expect_log(&["stopping"]).await;
+    late.send_raw(&bytes[20..]).await;
+    let response = in_time("an answer", late.read_response()).await.unwrap();
+    assert_eq!(response.status, 503, "{response:?}");
+    assert!(response.body.contains("stopping") && response.header("retry-after").is_some(), "{response:?}");
+    let address = gateway.address();
+    eventually("connections are refused", || std::net::TcpStream::connect(address).err()).await;
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() {
+    let settings = [("server.drain_seconds", "60"), ("server.shards", "1")];
+    let mut gateway = TestGateway::start_with(&settings).await;
+    let mut clients = Vec::new();
+    for _ in 0..300 {
+        clients.push(gateway.connect("/ws/x").await);
+    }
+    gateway.signal("TERM");
+    gateway.expect_log(&["stopping"]).await;
+    let begun = Instant::now();
+    assert!(gateway.is_running());
+    gateway.signal("TERM");
+    gateway.expect_exit().await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    gateway.expect_log(&["stopped at once"]).await;
+}
+
+mod redis_only {
+    use super::*;
+    use crate::support::RedisServer;
+
+    #[tokio::test]
+    async fn what_clients_published_is_finished_before_the_end() {
+        let redis = RedisServer::start();
+        let mut gateway = TestGateway::builder().redis(&redis).start().await;
+        let mut client = gateway.connect("/ws/last?publish-broadcast").await;
+        redis.pause();
+        client.send_text("last words").await;
+        client.send_ping(b"taken").await;
+        client.expect_pong(b"taken").await;
+        gateway.signal("TERM");
+        client.expect_close(1001).await;
+        drop(client);
+        redis.resume();
+        assert_eq!(gateway.expect_exit().await.code(), Some(0));
+        let kept = redis.get(&gateway.channel("broadcast:last"));
+        assert_eq!(kept.as_deref(), Some(&b"last words"[..]));
+    }
+
+    #[tokio::test]
+    async fn without_redis_it_stops_all_the_same() {
+        let redis = RedisServer::start();
+        let mut gateway = TestGateway::builder().redis(&redis).start().await;
+        let mut client = gateway.connect("/ws/x?subscribe-broadcast&publish-broadcast").await;
+        redis.kill();
+        gateway.expect_log(&["WARN", "redis"]).await;
+        client.send_text("waits in vain").await;
+        gateway.signal("TERM");
+        client.expect_close(1001).await;
+        drop(client);
+        assert_eq!(gateway.expect_exit().await.code(), Some(0));
+    }
+}
