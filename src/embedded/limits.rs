@@ -10,7 +10,8 @@ pub struct Limits {
     pub max_memory_bytes: usize,
     /// Clients connected at the same time.
     pub max_clients: usize,
-    /// Bytes of one request; each argument counts 64 bytes on top of its length.
+    /// Bytes of one request; each argument counts 64 bytes on top of its length. By default a message of the largest size
+    /// that is delivered, 16 MiB, fits with its command and channel.
     pub max_request_bytes: usize,
     /// Bytes that wait for one client: a subscriber above it is disconnected, and so is the asker of a larger reply.
     pub max_output_bytes: usize,
@@ -21,7 +22,7 @@ impl Default for Limits {
         Self {
             max_memory_bytes: 256 << 20,
             max_clients: 1_000,
-            max_request_bytes: 16 << 20,
+            max_request_bytes: 17 << 20,
             max_output_bytes: 32 << 20,
         }
     }

@@ -89,7 +89,7 @@ async fn each_end_of_a_connection_is_one_line_at_debug_and_none_at_info() {
         assert!(expected > 0 || gateway.count_log(&["DEBUG"]) == 0, "{:#?}", gateway.log());
         assert_eq!(gateway.count_log(&parts), expected, "{filter}: {:#?}", gateway.log());
         assert_eq!(
-            gateway.count_log(&["DEBUG", "facility=\"ends\""]),
+            gateway.count_log(&["connection ended", "facility=\"ends\""]),
             expected,
             "{filter}: {:#?}",
             gateway.log()
