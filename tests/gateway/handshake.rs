@@ -597,6 +597,32 @@ mod redis_only {
     }
 
     #[tokio::test]
+    async fn a_redis_that_does_not_answer_means_503_within_the_time_of_a_handshake() {
+        let redis = RedisServer::start();
+        let gateway = TestGateway::builder().redis(&redis).set("server.handshake_seconds", "1").start().await;
+        redis.pause();
+        let begun = tokio::time::Instant::now();
+        let response = gateway.request("/ws/hangs?subscribe-broadcast").expect_status(503).await;
+        assert!(response.header("retry-after").is_some(), "{response:?}");
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        redis.resume();
+        let again =
+            async { while gateway.request("/ws/hangs?subscribe-broadcast").send().await.0.status != 101 {} };
+        in_time("a 101 when Redis answers again", again).await;
+    }
+
+    #[tokio::test]
+    async fn a_persisted_value_that_redis_refuses_means_no_replay_and_a_sound_connection() {
+        let redis = RedisServer::start();
+        let gateway = TestGateway::builder().redis(&redis).start().await;
+        redis.command(&["LPUSH", &gateway.channel("broadcast:list"), "x"]);
+        let mut client = gateway.connect("/ws/list?subscribe-broadcast").await;
+        client.expect_nothing().await;
+        gateway.signal("TERM");
+        gateway.expect_log(&["counts", "refused_reads=1"]).await;
+    }
+
+    #[tokio::test]
     async fn names_that_look_like_patterns_are_subscribed_literally() {
         let mut monitor = RedisServer::shared().monitor();
         let gateway = TestGateway::start().await;

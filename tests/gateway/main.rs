@@ -3,6 +3,8 @@
 //! `WS4REDIS_TEST_STORE=embedded` puts the embedded store in the place of Redis; tests that need a Redis of their own,
 //! to break it, are in modules called `redis_only` and skipped then (`--skip redis_only::`).
 
+#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
+
 mod commands;
 mod delivery;
 mod echo;

@@ -55,7 +55,7 @@ async fn clients_are_sent_away_spread_over_the_drain_time() {
     let (first, middle, last) = (times[0], times[20], times[39]);
     assert!(first < Duration::from_millis(700), "{times:?}");
     assert!((Duration::from_millis(800)..Duration::from_millis(2200)).contains(&middle), "{times:?}");
-    assert!((Duration::from_millis(2000)..Duration::from_millis(3500)).contains(&last), "{times:?}");
+    assert!(last > Duration::from_secs(2) && last < Duration::from_millis(3500), "{times:?}");
     assert_eq!(gateway.expect_exit().await.code(), Some(0));
 }
 

@@ -1,6 +1,5 @@
 //! What the tests need: a gateway, clients that can misbehave, a Redis that can be broken.
 
-#![expect(clippy::unwrap_used, reason = "test helpers")]
 #![allow(dead_code, reason = "not every test needs every helper")]
 
 pub mod client;
