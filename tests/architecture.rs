@@ -16,6 +16,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("percent_encoding", &["wire", "http/routes.rs", "redis/connect.rs"]),
     ("rand", &["socket/heartbeat.rs", "redis"]),
     ("redis_protocol", &["embedded"]),
+    ("rlimit", &["server.rs"]),
     ("serde", &["settings"]),
     ("socket2", &["stream.rs"]),
     ("tokio_tungstenite", &["socket", "http/upgrade.rs"]),

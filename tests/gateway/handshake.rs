@@ -612,17 +612,6 @@ mod redis_only {
     }
 
     #[tokio::test]
-    async fn a_persisted_value_that_redis_refuses_means_no_replay_and_a_sound_connection() {
-        let redis = RedisServer::start();
-        let gateway = TestGateway::builder().redis(&redis).start().await;
-        redis.command(&["LPUSH", &gateway.channel("broadcast:list"), "x"]);
-        let mut client = gateway.connect("/ws/list?subscribe-broadcast").await;
-        client.expect_nothing().await;
-        gateway.signal("TERM");
-        gateway.expect_log(&["counts", "refused_reads=1"]).await;
-    }
-
-    #[tokio::test]
     async fn names_that_look_like_patterns_are_subscribed_literally() {
         let mut monitor = RedisServer::shared().monitor();
         let gateway = TestGateway::start().await;

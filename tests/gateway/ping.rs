@@ -67,7 +67,7 @@ async fn a_client_that_only_listens_is_pinged_though_much_is_sent_to_it() {
 
 #[tokio::test]
 async fn a_server_that_stood_still_does_not_close_healthy_clients() {
-    let gateway = pinging("1", "2").await;
+    let gateway = pinging("1", "1").await;
     let mut clients = Vec::new();
     for _ in 0..20 {
         clients.push(gateway.connect("/ws/ping?subscribe-broadcast").await);
