@@ -1,7 +1,11 @@
 //! What is logged, and what never is.
 
-use crate::support::TestGateway;
-use crate::support::gateway::Builder;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use crate::support::client::Request;
+use crate::support::gateway::{Builder, address_in, binary};
+use crate::support::{RedisServer, TestGateway, eventually, in_time, signal, unique};
 
 const SESSION: &str = "0123456789abcdefghijklmnopqrstuv";
 
@@ -106,4 +110,42 @@ async fn without_rust_log_the_start_is_told_and_that_anonymous_clients_may_publi
     gateway.connect("/ws/x").await.expect_nothing().await;
     assert_eq!(gateway.count_log(&["DEBUG"]), 0, "{:#?}", gateway.log());
     assert_eq!(gateway.count_log(&["anonymous clients"]), 1, "{:#?}", gateway.log());
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_or_that_is_closed_keeps_nobody_waiting() {
+    for closed in [false, true] {
+        let namespace = unique("deaf");
+        let url = RedisServer::shared().url();
+        let mut command = binary();
+        command.env("RUST_LOG", "ws4redis=trace").stderr(Stdio::piped());
+        for setting in
+            ["server.listen=127.0.0.1:0", &format!("redis.url={url}"), &format!("prefix={namespace}")]
+        {
+            command.args(["--set", setting]);
+        }
+        let mut gateway = command.spawn().unwrap();
+        let mut log = BufReader::new(gateway.stderr.take().unwrap());
+        let mut line = String::new();
+        while address_in(&line).is_none() {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "ended before it listened");
+        }
+        let address = address_in(&line).unwrap();
+        let unread = (!closed).then_some(log);
+        let request = |target| Request::handshake(address, target, &namespace, RedisServer::shared().port());
+        in_time("Redis is reached", async { while request("/ws/").send().await.0.status != 101 {} }).await;
+        let mut client = request("/ws/deaf?subscribe-broadcast").connect().await;
+        // Each leaves two lines: far more than fit into the pipe.
+        for _ in 0..1500 {
+            request("/ws/deaf").connect().await;
+        }
+        client.expect_nothing().await;
+        drop(unread);
+        signal(gateway.id(), "TERM");
+        client.expect_close(1001).await;
+        drop(client);
+        let status = eventually("it ends", || gateway.try_wait().unwrap()).await;
+        assert_eq!(status.code(), Some(0));
+    }
 }

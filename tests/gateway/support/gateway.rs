@@ -136,7 +136,7 @@ pub fn binary() -> Command {
 }
 
 /// Returns the address in the line that says where the gateway listens.
-fn address_in(line: &str) -> Option<SocketAddr> {
+pub fn address_in(line: &str) -> Option<SocketAddr> {
     if !line.contains("listening") {
         return None;
     }
