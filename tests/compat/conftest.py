@@ -46,12 +46,12 @@ class Store:
         self.started.append(gateway)
         return gateway
 
-    def publish(self, *arguments, text=None):
+    def publish(self, *arguments, text=None, prefix=""):
         """`ws4redis publish …` on this store."""
         return subprocess.run(
             [BINARY, "publish", *arguments],
             input=text,
-            env=clean_environment(WS4REDIS_REDIS__URL=self.url),
+            env=clean_environment(WS4REDIS_REDIS__URL=self.url, WS4REDIS_PREFIX=prefix),
             cwd=self.gateway.directory,
             capture_output=True,
             timeout=DEADLINE,

@@ -83,9 +83,7 @@ def test_a_worker_on_redis_hears_clients_in_their_order(gateway, ear):
         for word in words:
             client.send(word)
         client.expect(*words)
-    # `heard` sorts by channel and text; the order is that of the numbers.
-    heard = [message.decode() for channel, message in ear.heard() if channel == f"broadcast:{facility}"]
-    assert sorted(heard, key=words.index) == words
+    assert ear.heard() == [(f"broadcast:{facility}", word.encode()) for word in words]
 
 
 def test_two_clients_and_django_talk_on_one_facility(gateway, site):

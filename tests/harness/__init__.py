@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 
+import pytest
 import redis
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as websocket
@@ -27,6 +28,8 @@ EMBEDDED_PORT = 6379
 # Both the suites of two checkouts and a person who tries something out may want port 6379.
 LOCK = "/tmp/ws4redis-6379.lock"
 LOCK_SECONDS = 600
+PORT_SECONDS = 60
+PORT_IN_USE = "port 6379 is in use: the embedded store is tested there; stop the Redis on it and try again"
 
 BINARY = os.environ.get("WS4REDIS_BIN") or str(
     pathlib.Path(__file__).parents[2] / "target" / "debug" / "ws4redis"
@@ -252,7 +255,7 @@ class Ear:
         until(lambda: self.pubsub.get_message(timeout=1), lambda got: got and got["type"] == "psubscribe", "PSUBSCRIBE")
 
     def heard(self):
-        """What was published since the last call, as a sorted list of channel and payload."""
+        """What was published since the last call, in its order: channels and payloads."""
         marker = unique("marker")
         self.store.publish(marker, "")
         messages = []
@@ -264,7 +267,7 @@ class Ear:
                 continue
             channel = got["channel"].decode()
             if channel == marker:
-                return sorted(messages)
+                return messages
             # Keyspace events are for the server's own use.
             if not channel.startswith(("marker-", "__key")):
                 messages.append((channel, got["data"]))
@@ -286,9 +289,7 @@ def embedded_port():
             except BlockingIOError:
                 assert time.monotonic() < end, f"{LOCK} was held by another run for {LOCK_SECONDS} s"
                 time.sleep(0.2)
-        assert not accepts(EMBEDDED_PORT), (
-            "port 6379 is in use: the embedded store is tested there; stop the Redis on it and try again"
-        )
+        until(lambda: accepts(EMBEDDED_PORT), False, PORT_IN_USE, deadline=PORT_SECONDS)
         yield
     finally:
         os.close(descriptor)
@@ -296,10 +297,12 @@ def embedded_port():
 
 @contextlib.contextmanager
 def embedded_gateway(**settings):
-    """A gateway with its embedded store."""
-    with embedded_port():
-        gateway = Gateway(**settings)
+    """A gateway with its embedded store. Without it there is nothing to be tested: the whole run ends."""
+    with contextlib.ExitStack() as stack:
         try:
-            yield gateway
-        finally:
-            gateway.stop()
+            stack.enter_context(embedded_port())
+            gateway = Gateway(**settings)
+        except AssertionError as error:
+            pytest.exit(str(error), returncode=1)
+        stack.callback(gateway.stop)
+        yield gateway
