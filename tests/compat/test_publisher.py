@@ -99,7 +99,7 @@ def test_expire_decides_how_long_a_message_is_kept(gateway, site, store, wanted,
 
 def test_an_expired_message_is_not_replayed(gateway, site, store):
     facility = unique()
-    site.publish(facility, "short", expire=1)
+    site.publish(facility, "short", expire=3)
     with gateway.connect(facility) as early:
         early.expect("short")
     until(lambda: store.redis.exists(f"broadcast:{facility}"), 0, "expiry")
