@@ -186,10 +186,14 @@ impl Shard {
         let grant = self.policy.grant(arrival.handshake, &Identity::anonymous());
         let subscription = self.desk.join(&grant.subscribe);
         let reading = async {
-            subscription.joined().await?;
-            let persisted = self.parts.store.persisted(&grant.subscribe).await;
-            subscription.failure().map_or(Ok(()), Err)?;
-            persisted.map_err(|_| Rejection::NoRedis)
+            loop {
+                subscription.joined().await?;
+                let persisted = self.parts.store.persisted(&grant.subscribe).await;
+                // When messages were lost meanwhile, this value may be older than the one that makes up for them.
+                if subscription.is_joined()? {
+                    return persisted.map_err(|_| Rejection::NoRedis);
+                }
+            }
         };
         let persisted =
             timeout(self.settings.server.handshake, reading).await.unwrap_or(Err(Rejection::NoRedis))?;

@@ -10,8 +10,8 @@ pub(super) struct Held {
     /// The seat (index of the channel among its own) and the run, in order of arrival.
     runs: Vec<(usize, Run)>,
     bytes: usize,
-    /// Channels whose subscription Redis has not acknowledged.
-    pub(super) unacknowledged: usize,
+    /// Channels whose subscription Redis has not acknowledged, or whose value is being read again.
+    pub(super) awaited: usize,
     /// Why it cannot join, once that is known.
     pub(super) failure: Option<super::NotJoined>,
     /// The handshake's task.

@@ -89,6 +89,13 @@ enum Outlet {
     Open(Rc<Listener>),
 }
 
+impl Room {
+    /// Tells whether Redis sends the channel, and nothing is held back.
+    fn is_settled(&self) -> bool {
+        self.subscribed && self.paused.is_none()
+    }
+}
+
 /// What may wait in a room whose value is being read again, in multiples of an outbox.
 const PAUSED_OUTBOXES: usize = 4;
 
@@ -114,7 +121,7 @@ impl Hub {
         for (seat, channel) in channels.iter().enumerate() {
             let room_id = self.room(channel);
             let room = &mut self.rooms[room_id as usize];
-            held.unacknowledged += usize::from(!room.subscribed);
+            held.awaited += usize::from(!room.is_settled());
             seats.push(Seat { room: room_id, place: number(room.listeners.len()) });
             room.listeners.push(Place { member: id, seat: number(seat) });
         }
@@ -140,18 +147,22 @@ impl Hub {
         id
     }
 
-    /// Waits until Redis has acknowledged all channels of a joining member.
+    /// Tells whether Redis has acknowledged all channels of a joining member, and none waits for its value.
+    pub fn joined(&self, id: MemberId) -> Result<bool, NotJoined> {
+        match self.members.get(id.0 as usize).map(|member| &member.outlet) {
+            Some(Outlet::Joining(held)) => held.failure.map_or(Ok(held.awaited == 0), Err),
+            _ => Err(NotJoined::Lost),
+        }
+    }
+
+    /// Waits until a member has joined.
     pub fn poll_joined(&mut self, id: MemberId, cx: &Context<'_>) -> Poll<Result<(), NotJoined>> {
-        let Some(Member { outlet: Outlet::Joining(held), .. }) = self.members.get_mut(id.0 as usize) else {
-            return Poll::Ready(Err(NotJoined::Lost));
-        };
-        if let Some(failure) = held.failure {
-            return Poll::Ready(Err(failure));
+        if let joined @ (Err(_) | Ok(true)) = self.joined(id) {
+            return Poll::Ready(joined.map(|_| ()));
         }
-        if held.unacknowledged == 0 {
-            return Poll::Ready(Ok(()));
+        if let Some(Member { outlet: Outlet::Joining(held), .. }) = self.members.get_mut(id.0 as usize) {
+            held.task = Some(cx.waker().clone());
         }
-        held.task = Some(cx.waker().clone());
         Poll::Pending
     }
 
@@ -172,13 +183,27 @@ impl Hub {
         else {
             return;
         };
-        for (seat, value) in persisted.iter().enumerate() {
+        let rooms: Vec<_> = member.seats.iter().map(|seat| seat.room).collect();
+        for (seat, (value, room)) in persisted.iter().zip(rooms).enumerate() {
             if let Some(value) = value.as_ref().filter(|value| !value.is_empty() && !held.has(seat, value)) {
                 listener.queue(Run::of(value).bytes, 1);
+                self.note_replayed(id, room, value);
             }
         }
         for run in held.into_runs() {
             listener.queue(run.bytes, run.messages);
+        }
+    }
+
+    /// Remembers a replayed value, so that it is known for old when it is read again. Only where everybody has it:
+    /// to clients that were there before, it may still have to come.
+    fn note_replayed(&mut self, id: MemberId, room: u32, value: &Bytes) {
+        let room = &mut self.rooms[room as usize];
+        let digest = self.digester.digest(value);
+        let members = &self.members;
+        let open = |place: &Place| matches!(members[place.member as usize].outlet, Outlet::Open(_));
+        if !room.recent.knows(digest) && !room.listeners.iter().any(|at| at.member != id.0 && open(at)) {
+            room.recent.note(digest);
         }
     }
 
@@ -225,10 +250,17 @@ impl Hub {
         }
     }
 
-    /// Holds back all channels, until the persisted value of each has been read again.
+    /// Holds back all channels, until the persisted value of each has been read again. Who is joining waits, too: what
+    /// it has read may be older than that value, or newer.
     pub fn pause(&mut self) {
         for (_, room) in &mut self.rooms {
+            let settled = room.is_settled();
             room.paused.get_or_insert_default();
+            for place in room.listeners.iter().filter(|_| settled) {
+                if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
+                    held.awaited += 1;
+                }
+            }
         }
     }
 
@@ -245,43 +277,66 @@ impl Hub {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             let known = room.recent.knows(self.digester.digest(value));
             if !known && !paused.runs.iter().any(|run| run.payloads().any(|held| held == value)) {
-                self.deliver_now(id, &Run::of(value));
+                self.deliver_value(id, value);
             }
         }
         if let Some(run) = Run::join(paused.runs) {
             self.deliver_now(id, &run);
         }
+        self.let_in(id);
     }
 
-    /// Takes Redis' acknowledgement of a channel.
-    pub fn subscribed(&mut self, channel: &Channel, ticket: Ticket) {
-        let Some(id) = self.names.get(channel) else { return };
-        let room = &mut self.rooms[*id as usize];
-        if room.told != Some(ticket) || std::mem::replace(&mut room.subscribed, true) {
-            return;
-        }
+    /// Delivers a value that was read again; who is joining reads for itself.
+    fn deliver_value(&mut self, id: u32, value: &Bytes) {
+        let room = &mut self.rooms[id as usize];
+        room.recent.note(self.digester.digest(value));
+        let run = Run::of(value);
         for place in &room.listeners {
+            if let Outlet::Open(listener) = &self.members[place.member as usize].outlet {
+                listener.deliver(id, &run, &self.limits, &self.digester);
+            }
+        }
+    }
+
+    /// Tells those who are joining a channel that it is settled, if it is.
+    fn let_in(&mut self, id: u32) {
+        let room = &self.rooms[id as usize];
+        for place in room.listeners.iter().filter(|_| room.is_settled()) {
             if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
-                held.unacknowledged = held.unacknowledged.saturating_sub(1);
-                if held.unacknowledged == 0 {
+                held.awaited = held.awaited.saturating_sub(1);
+                if held.awaited == 0 {
                     held.wake();
                 }
             }
         }
     }
 
-    /// Takes Redis' refusal of a channel: those who are joining it cannot.
+    /// Takes Redis' acknowledgement of a channel.
+    pub fn subscribed(&mut self, channel: &Channel, ticket: Ticket) {
+        let Some(id) = self.names.get(channel).copied() else { return };
+        let room = &mut self.rooms[id as usize];
+        if room.told == Some(ticket) && !std::mem::replace(&mut room.subscribed, true) {
+            self.let_in(id);
+        }
+    }
+
+    /// Takes Redis' refusal of a channel: those who are joining it cannot. The next one who comes makes it wanted anew.
     pub fn refused(&mut self, channel: &Channel, ticket: Ticket) {
-        let Some(id) = self.names.get(channel) else { return };
-        let room = &self.rooms[*id as usize];
+        let Some(id) = self.names.get(channel).copied() else { return };
+        let room = &mut self.rooms[id as usize];
         if room.told != Some(ticket) {
             return;
+        }
+        room.told = None;
+        if !std::mem::replace(&mut room.dirty, true) {
+            self.dirty.push(id);
         }
         for place in &room.listeners {
             if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
                 held.fail(NotJoined::Refused);
             }
         }
+        self.resume(id, None);
     }
 
     /// Notes that Redis was lost: no channel is subscribed, nobody can join, and what comes next is held back until

@@ -53,13 +53,22 @@ impl Desk {
 }
 
 impl Subscription {
-    /// Waits until Redis has acknowledged all channels. Safe to cancel.
+    /// Waits until Redis has acknowledged all channels, and messages can be relied on. Safe to cancel.
     ///
     /// # Errors
     ///
     /// When Redis is lost or refuses, or when more came in meanwhile than may be held.
     pub async fn joined(&self) -> Result<(), NotJoined> {
         poll_fn(|cx| self.desk.hub.borrow_mut().poll_joined(self.id, cx)).await
+    }
+
+    /// Tells whether that is so still, or again; it is not while lost messages are being made up for.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::joined`].
+    pub fn is_joined(&self) -> Result<bool, NotJoined> {
+        self.desk.hub.borrow().joined(self.id)
     }
 
     /// Returns why the subscription cannot be opened any more, if that has become known.
