@@ -16,6 +16,7 @@ mod logs;
 mod ping;
 mod publish;
 mod shutdown;
+mod redis_only;
 mod smoke;
 mod static_files;
 mod support;

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod gateway;
+pub mod proxy;
 pub mod redis;
 
 use std::future::Future;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub use gateway::TestGateway;
+pub use proxy::{Fault, Proxy, Side};
 pub use redis::RedisServer;
 
 /// The time after which an expectation has failed. Long, for a busy machine: what is expected comes much earlier.

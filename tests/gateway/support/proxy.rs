@@ -1,0 +1,252 @@
+//! A TCP proxy between gateway and Redis that can hold, and cut, each direction of each connection.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+
+use super::RedisServer;
+
+/// Ports of the proxies.
+const PORTS: std::ops::Range<u16> = 17500..17700;
+
+/// What the broker's PINGs, and nothing else, hold: they are the first commands of the subscription connection.
+const FENCE: &[u8] = b"fence ";
+
+/// What happens to a connection when a command of the gateway's holds some word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The command is passed on, and no reply from then on.
+    HoldReplies,
+    /// Nothing is passed on to Redis any more, beginning with this command.
+    HoldCommands,
+    /// The command is passed on, and the connection is cut as soon as Redis begins to reply.
+    CutReply,
+}
+
+/// Which connections are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The one that subscribes.
+    Subscriber,
+    /// Those that read and publish.
+    Store,
+}
+
+/// A proxy in front of a Redis.
+pub struct Proxy {
+    port: u16,
+    state: Arc<State>,
+}
+
+struct State {
+    redis_port: u16,
+    links: Mutex<Vec<Arc<Link>>>,
+    rules: Mutex<Vec<Rule>>,
+    refusing: AtomicBool,
+}
+
+struct Rule {
+    word: Vec<u8>,
+    fault: Fault,
+    hits: usize,
+}
+
+/// One connection.
+struct Link {
+    gateway: TcpStream,
+    redis: TcpStream,
+    subscribes: AtomicBool,
+    commands: Gate,
+    replies: Gate,
+    cuts_reply: AtomicBool,
+}
+
+#[derive(Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn set(&self, closed: bool) {
+        *self.closed.lock().unwrap() = closed;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.changed.wait_while(self.closed.lock().unwrap(), |closed| *closed).unwrap());
+    }
+}
+
+impl Proxy {
+    /// Starts a proxy in front of this Redis.
+    pub fn to(redis: &RedisServer) -> Self {
+        Self::to_port(redis.port())
+    }
+
+    /// Starts a proxy in front of the Redis on this port.
+    pub fn to_port(redis_port: u16) -> Self {
+        static TURN: AtomicU16 = AtomicU16::new(0);
+        let size = PORTS.end - PORTS.start;
+        let first = u16::try_from(std::process::id() % u32::from(size)).unwrap();
+        let free = (0..size).find_map(|_| {
+            let turn = TURN.fetch_add(1, Ordering::Relaxed);
+            TcpListener::bind(("127.0.0.1", PORTS.start + first.wrapping_add(turn) % size)).ok()
+        });
+        let listener = free.expect("a free port for a proxy");
+        let port = listener.local_addr().unwrap().port();
+        let (links, rules) = (Mutex::default(), Mutex::default());
+        let state = Arc::new(State { redis_port, links, rules, refusing: AtomicBool::new(false) });
+        let accepting = state.clone();
+        thread::spawn(move || {
+            for gateway in listener.incoming() {
+                accepting.link(gateway.unwrap());
+            }
+        });
+        Self { port, state }
+    }
+
+    /// Returns the URL for the gateway.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Arms a fault: it befalls every connection on which a command holds `word`, until [`Self::release`].
+    pub fn when(&self, word: &str, fault: Fault) {
+        let rule = Rule { word: word.into(), fault, hits: 0 };
+        self.state.rules.lock().unwrap().push(rule);
+    }
+
+    /// Waits until commands that hold `word` have come, for which a fault is armed.
+    #[track_caller]
+    pub fn expect_hit(&self, word: &str) -> impl Future<Output = ()> {
+        super::eventually("a command that the proxy waits for", move || {
+            let rules = self.state.rules.lock().unwrap();
+            rules.iter().any(|rule| rule.word == word.as_bytes() && rule.hits > 0).then_some(())
+        })
+    }
+
+    /// Holds what comes from Redis on the connections of that side.
+    pub fn hold_replies(&self, side: Side) {
+        self.each(side, |link| link.replies.set(true));
+    }
+
+    /// Holds what goes to Redis on the connections of that side.
+    pub fn hold_commands(&self, side: Side) {
+        self.each(side, |link| link.commands.set(true));
+    }
+
+    /// Disarms all faults and passes on what was held.
+    pub fn release(&self) {
+        self.state.rules.lock().unwrap().clear();
+        for link in self.state.links.lock().unwrap().iter() {
+            link.commands.set(false);
+            link.replies.set(false);
+        }
+    }
+
+    /// Passes on what was held of one side, and leaves the rest as it is.
+    pub fn release_side(&self, side: Side) {
+        self.each(side, |link| {
+            link.commands.set(false);
+            link.replies.set(false);
+        });
+    }
+
+    /// Cuts the connections of that side; what was held is lost.
+    pub fn cut(&self, side: Side) {
+        self.each(side, Link::cut);
+    }
+
+    /// Cuts all connections, and refuses new ones until [`Self::accept`].
+    pub fn refuse(&self) {
+        self.state.refusing.store(true, Ordering::Relaxed);
+        self.cut(Side::Subscriber);
+        self.cut(Side::Store);
+    }
+
+    /// Accepts connections again.
+    pub fn accept(&self) {
+        self.state.refusing.store(false, Ordering::Relaxed);
+    }
+
+    fn each(&self, side: Side, action: impl Fn(&Link)) {
+        let links = self.state.links.lock().unwrap();
+        let of_side =
+            |link: &&Arc<Link>| link.subscribes.load(Ordering::Relaxed) == (side == Side::Subscriber);
+        links.iter().filter(of_side).for_each(|link| action(link));
+    }
+}
+
+impl State {
+    fn link(self: &Arc<Self>, gateway: TcpStream) {
+        if self.refusing.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(redis) = TcpStream::connect(("127.0.0.1", self.redis_port)) else { return };
+        gateway.set_nodelay(true).unwrap();
+        redis.set_nodelay(true).unwrap();
+        let link = Arc::new(Link {
+            gateway,
+            redis,
+            subscribes: AtomicBool::new(false),
+            commands: Gate::default(),
+            replies: Gate::default(),
+            cuts_reply: AtomicBool::new(false),
+        });
+        self.links.lock().unwrap().push(link.clone());
+        let (state, upward) = (self.clone(), link.clone());
+        thread::spawn(move || {
+            upward.pump(&upward.gateway, &upward.redis, |bytes| {
+                state.judge(&upward, bytes);
+                upward.commands.pass();
+            });
+        });
+        thread::spawn(move || {
+            link.pump(&link.redis, &link.gateway, |_| {
+                if link.cuts_reply.load(Ordering::Relaxed) {
+                    link.cut();
+                }
+                link.replies.pass();
+            });
+        });
+    }
+
+    fn judge(&self, link: &Link, bytes: &[u8]) {
+        let holds = |word: &[u8]| bytes.windows(word.len()).any(|part| part == word);
+        if holds(FENCE) {
+            link.subscribes.store(true, Ordering::Relaxed);
+        }
+        for rule in self.rules.lock().unwrap().iter_mut().filter(|rule| holds(&rule.word)) {
+            match rule.fault {
+                Fault::HoldReplies => link.replies.set(true),
+                Fault::HoldCommands => link.commands.set(true),
+                Fault::CutReply => link.cuts_reply.store(true, Ordering::Relaxed),
+            }
+            rule.hits += 1;
+        }
+    }
+}
+
+impl Link {
+    fn pump(&self, mut from: &TcpStream, mut to: &TcpStream, before: impl Fn(&[u8])) {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            before(&buffer[..count]);
+            if to.write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
+        self.cut();
+    }
+
+    fn cut(&self) {
+        // An error means that the end is gone already.
+        let _ = self.gateway.shutdown(Shutdown::Both);
+        let _ = self.redis.shutdown(Shutdown::Both);
+        self.commands.set(false);
+        self.replies.set(false);
+    }
+}
