@@ -14,7 +14,6 @@ use bytes::Bytes;
 use fred::prelude::*;
 use fred::types::Message;
 use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
@@ -93,7 +92,6 @@ pub struct Broker {
     last_step: Instant,
     /// Changes with every loss: a recovery of an older epoch stops.
     epoch: Rc<Cell<u64>>,
-    max_pending_bytes: usize,
     name: String,
     counters: Arc<Counters>,
     lag: Seldom,
@@ -118,7 +116,11 @@ impl Broker {
             store,
             shards,
             interests: Interests::new(settings.redis.unsubscribe_linger),
-            pump: Pump::new(settings.messages.max_delivery_bytes, counters.clone()),
+            pump: Pump::new(
+                settings.messages.max_delivery_bytes,
+                settings.redis.max_pending_bytes,
+                counters.clone(),
+            ),
             step: None,
             recovered: Vec::new(),
             fenced: Vec::new(),
@@ -128,7 +130,6 @@ impl Broker {
             down_since: Instant::now(),
             last_step: Instant::now(),
             epoch: Rc::default(),
-            max_pending_bytes: settings.redis.max_pending_bytes,
             name: target.name().to_owned(),
             counters: counters.clone(),
             lag: Seldom::default(),
@@ -147,11 +148,12 @@ impl Broker {
                     Some((shard, orders)) => self.obey(shard, orders).await,
                     None => return,
                 },
-                message = self.messages.recv() => match message {
-                    Ok(message) => self.deliver(message).await,
-                    Err(RecvError::Lagged(count)) => self.lagged(count).await,
-                    Err(RecvError::Closed) => return,
-                },
+                ready = self.pump.ready(&mut self.messages) => {
+                    if !ready {
+                        return;
+                    }
+                    self.deliver().await;
+                }
                 error = self.errors.recv() => if let Ok((error, _)) = error { self.lose(&describe(&error)).await },
                 server = self.connects.recv() => if server.is_ok() { self.connect().await },
                 outcome = async { match &mut self.step { Some(step) => step.await, None => pending().await } } => {
@@ -183,6 +185,8 @@ impl Broker {
         self.last_step = now;
         match outcome {
             Outcome::Done(channels) => {
+                // What came before the acknowledgement goes out before what follows from it.
+                self.deliver_ready().await;
                 let told = self.interests.subscribed(channels, now);
                 self.tell_subscribed(told).await;
                 self.tell_recovered().await;
@@ -221,24 +225,29 @@ impl Broker {
         }
     }
 
-    async fn deliver(&mut self, first: Message) {
-        self.pump.drain(&first, &mut self.messages, &mut self.interests);
-        let waiting = self.messages.len();
-        let too_much = waiting * self.pump.average_bytes() > self.max_pending_bytes;
-        for (shard, runs) in self.pump.take(self.shards.len()).into_iter().enumerate() {
+    /// Hands a batch on. Returns how many messages it took.
+    async fn deliver(&mut self) -> usize {
+        let lost = self.pump.take_lost();
+        if lost > 0 {
+            self.lagged(lost).await;
+        }
+        let (messages, parted) = self.pump.batch(&mut self.interests, self.shards.len());
+        for (shard, runs) in parted.into_iter().enumerate() {
             if !runs.is_empty() {
                 self.tell(shard, Inbox::Deliver(runs)).await;
             }
         }
-        if too_much {
-            self.messages = self.messages.resubscribe();
-            self.lagged(waiting as u64).await;
-        }
+        messages
     }
 
+    /// Hands on all that has come by now, and not what comes meanwhile: that may have no end.
     async fn deliver_ready(&mut self) {
-        while let Ok(message) = self.messages.try_recv() {
-            self.deliver(message).await;
+        let mut left = self.pump.collect(&mut self.messages);
+        while left > 0 {
+            match self.deliver().await {
+                0 => return,
+                messages => left = left.saturating_sub(messages),
+            }
         }
     }
 
@@ -252,12 +261,20 @@ impl Broker {
         }
         Counters::add(&self.counters.lagged_deliveries, count);
         if self.up {
+            // Values that are being read already may be older than what was lost now.
+            self.epoch.set(self.epoch.get() + 1);
             self.tell_all(|| Inbox::Pause).await;
             self.recover();
         }
     }
 
     async fn connect(&mut self) {
+        // Losses come through a queue of their own: those that wait there were before this.
+        while !self.errors.is_empty() {
+            if let Ok((error, _)) = self.errors.try_recv() {
+                self.lose(&describe(&error)).await;
+            }
+        }
         // A second connection event without a loss between: something was missed, so begin anew.
         if self.connected {
             self.lose("reconnected").await;
@@ -314,7 +331,6 @@ impl Broker {
         if self.fenced.is_empty() {
             return;
         }
-        self.deliver_ready().await;
         let mut parted = vec![Vec::new(); self.shards.len()];
         for recovered in self.fenced.drain(..).filter(|recovered| recovered.epoch == self.epoch.get()) {
             for (channel, shards, value) in recovered.values {
@@ -330,7 +346,7 @@ impl Broker {
         }
     }
 
-    async fn tell_subscribed(&self, told: Vec<(usize, Channel, Ticket)>) {
+    async fn tell_subscribed(&mut self, told: Vec<(usize, Channel, Ticket)>) {
         let mut parted = vec![Vec::new(); self.shards.len()];
         for (shard, channel, ticket) in told {
             parted[shard].push((channel, ticket));
@@ -342,16 +358,25 @@ impl Broker {
         }
     }
 
-    async fn tell_all(&self, inbox: impl Fn() -> Inbox) {
+    async fn tell_all(&mut self, inbox: impl Fn() -> Inbox) {
         for shard in 0..self.shards.len() {
             self.tell(shard, inbox()).await;
         }
     }
 
-    /// Tells a shard. The wait is for the shard's thread, which waits for no client.
-    async fn tell(&self, shard: usize, inbox: Inbox) {
-        // A shard that is gone ends the process; nothing to do here.
-        let _ = self.shards[shard].send(inbox).await;
+    /// Tells a shard. The wait is for the shard's thread, which waits for no client; what comes from Redis meanwhile is
+    /// taken in, so that its bytes stay bounded.
+    async fn tell(&mut self, shard: usize, inbox: Inbox) {
+        loop {
+            tokio::select! {
+                biased;
+                place = self.shards[shard].reserve() => {
+                    // A shard that is gone ends the process; nothing to do here.
+                    return if let Ok(place) = place { place.send(inbox) };
+                }
+                true = self.pump.watch(&mut self.messages) => {}
+            }
+        }
     }
 }
 

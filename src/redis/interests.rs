@@ -30,6 +30,8 @@ pub(super) struct Interest {
     /// The shards that want it, each with the ticket of its latest want.
     pub(super) tickets: Vec<(usize, Ticket)>,
     had: bool,
+    /// Whether it stands in a SUBSCRIBE: what comes before is from an older one.
+    pub(super) asked: bool,
     idle_since: Option<Instant>,
     /// Where the channel's messages stand in the pump's present batch: number of the batch, index.
     pub(super) batched: (u64, usize),
@@ -109,6 +111,11 @@ impl Interests {
         } else {
             self.queued.split_off(self.queued.len().saturating_sub(STEP))
         };
+        for channel in &step.subscribe {
+            if let Some(interest) = self.channels.get_mut(channel) {
+                interest.asked = true;
+            }
+        }
         step
     }
 
@@ -143,7 +150,9 @@ impl Interests {
     /// Notes that the connection was lost: what is wanted is queued again, the rest is forgotten.
     pub(super) fn lost(&mut self) {
         self.channels.retain(|_, interest| !interest.tickets.is_empty());
-        self.channels.values_mut().for_each(|interest| interest.had = false);
+        for interest in self.channels.values_mut() {
+            (interest.had, interest.asked) = (false, false);
+        }
         self.queued = self.channels.keys().cloned().collect();
         self.suspects.clear();
         self.idle.clear();

@@ -1,11 +1,13 @@
 //! From Redis to the shards: all that is ready becomes one run of frames per channel, encoded once.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use fred::prelude::*;
 use fred::types::Message;
 use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tracing::warn;
 
 use super::interests::Interests;
@@ -18,14 +20,18 @@ use crate::wire::Channel;
 const BATCH_MESSAGES: usize = 8_192;
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Collects messages into runs.
+/// Takes messages in, bounded in bytes, and makes runs of them.
 #[derive(Debug)]
 pub(super) struct Pump {
+    /// Messages that were taken in, and their bytes.
+    waiting: VecDeque<Message>,
+    waiting_bytes: usize,
+    /// Messages that were lost since that was last asked for.
+    lost: u64,
     number: u64,
     runs: Vec<Growing>,
-    messages: usize,
-    bytes: usize,
     max_delivery_bytes: usize,
+    max_pending_bytes: usize,
     counters: Arc<Counters>,
     too_big: Seldom,
 }
@@ -39,60 +45,89 @@ struct Growing {
 }
 
 impl Pump {
-    pub(super) fn new(max_delivery_bytes: usize, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(max_delivery_bytes: usize, max_pending_bytes: usize, counters: Arc<Counters>) -> Self {
         Self {
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            lost: 0,
             number: 0,
             runs: Vec::new(),
-            messages: 0,
-            bytes: 0,
             max_delivery_bytes,
+            max_pending_bytes,
             counters,
             too_big: Seldom::default(),
         }
     }
 
-    /// Takes a message and all others that are ready, up to the bounds.
-    pub(super) fn drain(
-        &mut self,
-        first: &Message,
-        receiver: &mut Receiver<Message>,
-        interests: &mut Interests,
-    ) {
-        // A new number makes the places in older batches void.
-        self.number += 1;
-        self.add(first, interests);
-        while self.messages < BATCH_MESSAGES && self.bytes < BATCH_BYTES {
-            // Lag is found by the next `recv`, which gets the error that this one leaves.
-            let Ok(message) = receiver.try_recv() else { break };
-            self.add(&message, interests);
+    /// Waits until there is something to hand on. Returns false when nothing can come any more. Safe to cancel.
+    pub(super) async fn ready(&mut self, receiver: &mut Receiver<Message>) -> bool {
+        !self.waiting.is_empty() || self.lost > 0 || self.watch(receiver).await
+    }
+
+    /// Waits for the next message, and takes in all that are ready then. Returns false when no more can come. Safe to
+    /// cancel.
+    pub(super) async fn watch(&mut self, receiver: &mut Receiver<Message>) -> bool {
+        match receiver.recv().await {
+            Ok(message) => self.keep(message),
+            Err(RecvError::Lagged(count)) => self.lose(count),
+            Err(RecvError::Closed) => return false,
+        }
+        self.collect(receiver);
+        true
+    }
+
+    /// Takes in all that is ready. Returns how much waits now.
+    pub(super) fn collect(&mut self, receiver: &mut Receiver<Message>) -> usize {
+        loop {
+            match receiver.try_recv() {
+                Ok(message) => self.keep(message),
+                // This is told once, to whoever asks next.
+                Err(TryRecvError::Lagged(count)) => self.lose(count),
+                Err(_) => return self.waiting.len(),
+            }
         }
     }
 
-    fn add(&mut self, message: &Message, interests: &mut Interests) {
-        let (opcode, payload) = match &message.value {
-            Value::String(text) => (Opcode::Text, text.as_bytes()),
-            Value::Bytes(bytes) if std::str::from_utf8(bytes).is_ok() => (Opcode::Text, &bytes[..]),
-            Value::Bytes(bytes) => (Opcode::Binary, &bytes[..]),
-            _ => return,
-        };
-        self.messages += 1;
-        self.bytes += payload.len();
-        if payload.is_empty() {
-            return;
-        }
-        let Some(interest) = interests.get_mut(&message.channel) else { return };
-        if payload.len() > self.max_delivery_bytes {
+    fn keep(&mut self, message: Message) {
+        let bytes = payload(&message).len();
+        if bytes > self.max_delivery_bytes {
             if let Some(unsaid) = self.too_big.due() {
                 let channel = Channel::from_redis(&message.channel);
                 warn!(
                     ?channel,
-                    bytes = payload.len(),
+                    bytes,
                     unsaid,
                     "message from redis too big, it is not delivered (messages.max_delivery_bytes)"
                 );
             }
             return Counters::count(&self.counters.oversized_deliveries);
         }
+        self.waiting_bytes += bytes;
+        self.waiting.push_back(message);
+        if self.waiting_bytes > self.max_pending_bytes {
+            self.lose(0);
+        }
+    }
+
+    /// Messages are missing behind those that wait. These are let go of, too: the persisted values make up for all.
+    fn lose(&mut self, count: u64) {
+        self.lost += count + self.waiting.len() as u64;
+        self.waiting = VecDeque::new();
+        self.waiting_bytes = 0;
+    }
+
+    /// Returns how many messages were lost since the last call; they came before all that wait.
+    pub(super) fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    fn add(&mut self, message: &Message, interests: &mut Interests) {
+        let payload = payload(message);
+        // What comes from a subscription that was given up is older than what its next listener reads.
+        let interest = interests.get_mut(&message.channel).filter(|interest| interest.asked);
+        let Some(interest) = interest.filter(|_| !payload.is_empty()) else { return };
+        let text = matches!(message.value, Value::String(_)) || std::str::from_utf8(payload).is_ok();
+        let opcode = if text { Opcode::Text } else { Opcode::Binary };
         if interest.batched.0 != self.number {
             let shards = interest.tickets.iter().fold(0, |shards, (shard, _)| shards | 1 << shard);
             interest.batched = (self.number, self.runs.len());
@@ -104,14 +139,22 @@ impl Pump {
         encode(&mut run.frames, opcode, payload);
     }
 
-    /// Returns the average size of the messages of the present batch, in bytes.
-    pub(super) fn average_bytes(&self) -> usize {
-        self.bytes / self.messages.max(1)
-    }
-
-    /// Returns the batch, parted by shard.
-    pub(super) fn take(&mut self, shards: usize) -> Vec<Vec<(Channel, Run)>> {
-        (self.messages, self.bytes) = (0, 0);
+    /// Makes a batch of what waits, parted by shard. Returns how many messages it took, too.
+    pub(super) fn batch(
+        &mut self,
+        interests: &mut Interests,
+        shards: usize,
+    ) -> (usize, Vec<Vec<(Channel, Run)>>) {
+        // A new number makes the places in older batches void.
+        self.number += 1;
+        let (mut messages, mut bytes) = (0, 0);
+        while messages < BATCH_MESSAGES && bytes < BATCH_BYTES {
+            let Some(message) = self.waiting.pop_front() else { break };
+            messages += 1;
+            bytes += payload(&message).len();
+            self.add(&message, interests);
+        }
+        self.waiting_bytes -= bytes;
         let mut parted = vec![Vec::new(); shards];
         for run in self.runs.drain(..) {
             let frames = Run::new(run.frames.freeze(), run.messages);
@@ -121,6 +164,14 @@ impl Pump {
                 }
             }
         }
-        parted
+        (messages, parted)
+    }
+}
+
+fn payload(message: &Message) -> &[u8] {
+    match &message.value {
+        Value::String(text) => text.as_bytes(),
+        Value::Bytes(bytes) => bytes,
+        _ => &[],
     }
 }
