@@ -1,3 +1,7 @@
 //! Tests that need a Redis of their own, to break it.
 
+mod churn;
 mod connect_order;
+mod outage;
+mod publications;
+mod refusals;

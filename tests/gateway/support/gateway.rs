@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex};
 use super::client::{Client, Request};
 use super::{RedisServer, eventually, signal, unique};
 
+/// Shards that a test may ask for.
+const MOST_SHARDS: usize = 3;
+
 /// A gateway with a namespace of its own.
 pub struct TestGateway {
     child: Child,
@@ -175,12 +178,17 @@ impl TestGateway {
             .set("server.drain_seconds", "1")
     }
 
-    /// Waits until handshakes are answered with 101.
+    /// Waits until handshakes are answered with 101, by all shards: each gets the next client in turn.
     pub async fn wait_for_redis(&self) {
         let what = "the gateway reaches Redis";
         super::in_time(what, async {
-            while self.request("/ws/").send().await.0.status != 101 {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            let mut answered = 0;
+            while answered < MOST_SHARDS {
+                let connected = self.request("/ws/").send().await.0.status == 101;
+                answered = if connected { answered + 1 } else { 0 };
+                if !connected {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
             }
         })
         .await;

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
@@ -45,6 +45,7 @@ struct State {
     links: Mutex<Vec<Arc<Link>>>,
     rules: Mutex<Vec<Rule>>,
     refusing: AtomicBool,
+    refused: AtomicUsize,
 }
 
 struct Rule {
@@ -98,7 +99,13 @@ impl Proxy {
         let listener = free.expect("a free port for a proxy");
         let port = listener.local_addr().unwrap().port();
         let (links, rules) = (Mutex::default(), Mutex::default());
-        let state = Arc::new(State { redis_port, links, rules, refusing: AtomicBool::new(false) });
+        let state = Arc::new(State {
+            redis_port,
+            links,
+            rules,
+            refusing: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
+        });
         let accepting = state.clone();
         thread::spawn(move || {
             for gateway in listener.incoming() {
@@ -160,11 +167,18 @@ impl Proxy {
         self.each(side, Link::cut);
     }
 
-    /// Cuts all connections, and refuses new ones until [`Self::accept`].
-    pub fn refuse(&self) {
+    /// Cuts all connections, and refuses new ones until [`Self::accept`]. Returns when that has been noticed.
+    pub async fn refuse(&self) {
         self.state.refusing.store(true, Ordering::Relaxed);
-        self.cut(Side::Subscriber);
-        self.cut(Side::Store);
+        for side in [Side::Store, Side::Subscriber] {
+            let links = self.state.links.lock().unwrap().len();
+            let before = self.state.refused.load(Ordering::Relaxed);
+            self.cut(side);
+            super::eventually("a connection is tried again", || {
+                (links == 0 || self.state.refused.load(Ordering::Relaxed) > before).then_some(())
+            })
+            .await;
+        }
     }
 
     /// Accepts connections again.
@@ -183,6 +197,7 @@ impl Proxy {
 impl State {
     fn link(self: &Arc<Self>, gateway: TcpStream) {
         if self.refusing.load(Ordering::Relaxed) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let Ok(redis) = TcpStream::connect(("127.0.0.1", self.redis_port)) else { return };

@@ -1,0 +1,247 @@
+//! Redis lost and back: clients stay, and get what is new, once and in order.
+
+use crate::support::client::Client;
+use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually, in_time, unique};
+
+/// Three clients on three channels, each of which has had its channel's persisted value: by replay, or live.
+struct Scene {
+    gateway: TestGateway,
+    changed: Client,
+    replayed: Client,
+    live: Client,
+}
+
+impl Scene {
+    async fn set(redis: &RedisServer, url: &str, settings: &[(&str, &str)]) -> Self {
+        let mut builder = TestGateway::builder().redis(redis).set("redis.url", url);
+        for (key, value) in settings {
+            builder = builder.set(key, value);
+        }
+        let gateway = builder.start().await;
+        redis.persist(&gateway.channel("broadcast:changed"), "changed 1");
+        redis.persist(&gateway.channel("broadcast:replayed"), "replayed 1");
+        let mut changed = gateway.connect("/ws/changed?subscribe-broadcast").await;
+        changed.expect_text("changed 1").await;
+        let mut replayed = gateway.connect("/ws/replayed?subscribe-broadcast").await;
+        replayed.expect_text("replayed 1").await;
+        let mut live = gateway.connect("/ws/live?subscribe-broadcast").await;
+        redis.persist(&gateway.channel("broadcast:live"), "live 1");
+        redis.publish(&gateway.channel("broadcast:live"), "live 1");
+        live.expect_text("live 1").await;
+        Self { gateway, changed, replayed, live }
+    }
+
+    /// Writes and publishes a new value of one channel.
+    fn change(&self, redis: &RedisServer) {
+        redis.persist(&self.gateway.channel("broadcast:changed"), "changed 2");
+        redis.publish(&self.gateway.channel("broadcast:changed"), "changed 2");
+    }
+
+    async fn wait_until_back(&self, redis: &RedisServer) {
+        eventually("redis is connected again", || {
+            (self.gateway.count_log(&["redis connected"]) == 2).then_some(())
+        })
+        .await;
+        assert_eq!(self.gateway.count_log(&["WARN", "redis lost"]), 1);
+        let subscribed = redis.channels(&self.gateway.channel("broadcast:"));
+        for facility in ["changed", "replayed", "live"] {
+            let channel = self.gateway.channel(&format!("broadcast:{facility}"));
+            assert!(subscribed.contains(&channel), "{channel} is not among {subscribed:?}");
+        }
+    }
+
+    /// Expects that all clients have stayed, and that none got anything.
+    async fn expect_nothing(&mut self) {
+        self.changed.expect_nothing().await;
+        self.replayed.expect_nothing().await;
+        self.live.expect_nothing().await;
+    }
+
+    async fn expect_change(&mut self) {
+        self.changed.expect_text("changed 2").await;
+        self.expect_nothing().await;
+    }
+}
+
+#[tokio::test]
+async fn after_a_killed_subscription_connection_only_a_changed_value_is_delivered_and_once() {
+    let redis = RedisServer::start();
+    let mut scene = Scene::set(&redis, &redis.url(), &[]).await;
+    let key = scene.gateway.channel("broadcast:changed");
+    let replies = redis.pipeline(&[
+        &[b"CLIENT", b"KILL", b"TYPE", b"pubsub"],
+        &[b"SETEX", key.as_bytes(), b"60", b"changed 2"],
+        &[b"PUBLISH", key.as_bytes(), b"changed 2"],
+    ]);
+    assert_eq!(replies[2].integer(), 0, "nobody heard it");
+    scene.wait_until_back(&redis).await;
+    scene.expect_change().await;
+}
+
+#[tokio::test]
+async fn after_a_restart_of_a_redis_that_keeps_nothing_the_clients_are_subscribed_again() {
+    let mut redis = RedisServer::start();
+    let mut scene = Scene::set(&redis, &redis.url(), &[]).await;
+    redis.kill();
+    scene.gateway.expect_log(&["WARN", "redis lost"]).await;
+    let refused = scene.gateway.request("/ws/new?subscribe-broadcast").expect_status(503).await;
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    redis.restart();
+    scene.wait_until_back(&redis).await;
+    scene.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn after_a_restart_of_a_redis_that_keeps_its_values_those_written_meanwhile_are_delivered() {
+    // A directory of its own, which outlives the process.
+    let dir = std::env::temp_dir().join(unique("ws4redis-kept"));
+    std::fs::create_dir_all(&dir).unwrap();
+    let kept = dir.display().to_string();
+    let options = ["--dir", &kept, "--appendonly", "yes", "--appendfsync", "always"];
+    let mut redis = RedisServer::start_with(&options);
+    let proxy = Proxy::to(&redis);
+    let mut scene = Scene::set(&redis, &proxy.url(), &[]).await;
+    redis.kill();
+    proxy.refuse().await;
+    redis.restart();
+    assert_eq!(redis.get(&scene.gateway.channel("broadcast:live")).as_deref(), Some(&b"live 1"[..]));
+    scene.change(&redis);
+    scene.gateway.expect_log(&["WARN", "redis lost"]).await;
+    proxy.accept();
+    scene.wait_until_back(&redis).await;
+    scene.expect_change().await;
+    drop(redis);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_is_noticed_and_recovered_from() {
+    let redis = RedisServer::start();
+    let mut scene = Scene::set(&redis, &redis.url(), &[("redis.command_timeout_seconds", "1")]).await;
+    redis.pause();
+    let refused = scene.gateway.request("/ws/new?subscribe-broadcast").expect_status(503).await;
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    scene.gateway.expect_log(&["WARN", "redis lost"]).await;
+    redis.resume();
+    scene.gateway.wait_for_redis().await;
+    scene.wait_until_back(&redis).await;
+    scene.change(&redis);
+    scene.expect_change().await;
+}
+
+#[tokio::test]
+async fn a_half_open_subscription_is_noticed_and_nobody_misses_the_value_published_meanwhile() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(&redis);
+    let mut scene = Scene::set(&redis, &proxy.url(), &[("redis.command_timeout_seconds", "1")]).await;
+    proxy.hold_commands(Side::Subscriber);
+    proxy.hold_replies(Side::Subscriber);
+    scene.change(&redis);
+    // Who joins on the way has it by replay; the others shall have it all the same.
+    let mut joiner = scene.gateway.connect("/ws/changed?subscribe-broadcast").await;
+    joiner.expect_text("changed 2").await;
+    scene.gateway.expect_log(&["WARN", "redis lost"]).await;
+    scene.wait_until_back(&redis).await;
+    scene.expect_change().await;
+}
+
+#[tokio::test]
+async fn live_messages_during_a_recovery_come_after_the_value_and_are_not_doubled() {
+    for (read, live, expected) in [
+        ("2", &["3", "4"][..], &["2", "3", "4"][..]),
+        ("3", &["2", "3", "4"], &["2", "3", "4"]),
+        ("1", &["2"], &["2"]),
+    ] {
+        let redis = RedisServer::start();
+        let proxy = Proxy::to(&redis);
+        let gateway = TestGateway::builder().redis(&redis).set("redis.url", &proxy.url()).start().await;
+        let channel = gateway.channel("broadcast:chat");
+        redis.persist(&channel, "1");
+        let mut client = gateway.connect("/ws/chat?subscribe-broadcast").await;
+        client.expect_text("1").await;
+        redis.persist(&channel, read);
+        proxy.when("\r\nGET\r\n", Fault::HoldReplies);
+        proxy.cut(Side::Subscriber);
+        proxy.expect_hit("\r\nGET\r\n").await;
+        redis.publish_pipelined(&channel, live);
+        proxy.release();
+        for message in expected {
+            client.expect_text(message).await;
+        }
+        client.expect_nothing().await;
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_lags_is_counted_warned_of_and_ends_with_the_last_value() {
+    const MESSAGES: u32 = 20_000;
+    let redis = RedisServer::start();
+    let gateway = TestGateway::builder().redis(&redis).set("redis.receiver_messages", "64").start().await;
+    let channel = gateway.channel("broadcast:chat");
+    let mut client = gateway.connect("/ws/chat?subscribe-broadcast").await;
+    let mut commands = Vec::new();
+    for number in 1..=MESSAGES {
+        let number = number.to_string();
+        crate::support::redis::encode(&mut commands, &["SETEX", &channel, "60", &number]);
+        crate::support::redis::encode(&mut commands, &["PUBLISH", &channel, &number]);
+    }
+    let mut publisher = redis.connection();
+    let publishing = std::thread::spawn(move || {
+        publisher.send(&commands);
+        (0..MESSAGES * 2).for_each(|_| drop(publisher.reply()));
+    });
+    let (mut last, mut received) = (0, 0);
+    in_time("the last message", async {
+        while last < MESSAGES {
+            let payload = client.next_message().await.payload;
+            let number: u32 = String::from_utf8(payload).unwrap().parse().unwrap();
+            assert!(number > last, "{number} after {last}");
+            (last, received) = (number, received + 1);
+        }
+    })
+    .await;
+    publishing.join().unwrap();
+    client.expect_nothing().await;
+    assert!(received < MESSAGES, "nothing was lost, so nothing was tested");
+    gateway.expect_log(&["WARN", "came too fast"]).await;
+    drop(client);
+    gateway.signal("TERM");
+    let counts = gateway.expect_log(&["counts", "lagged_deliveries"]).await;
+    assert!(!counts.contains("lagged_deliveries=0"), "{counts}");
+}
+
+#[tokio::test]
+async fn small_messages_behind_a_large_one_are_not_taken_for_a_flood() {
+    let redis = RedisServer::start();
+    let gateway = TestGateway::builder().redis(&redis).start().await;
+    let mut client = gateway.connect("/ws/chat?subscribe-broadcast").await;
+    let messages: Vec<_> =
+        std::iter::once("x".repeat(5 << 20)).chain((0..200).map(|i| i.to_string())).collect();
+    redis.publish_pipelined(&gateway.channel("broadcast:chat"), &messages);
+    for message in &messages {
+        client.expect_text(message).await;
+    }
+    client.expect_nothing().await;
+    assert_eq!(gateway.count_log(&["WARN"]), 0);
+}
+
+#[tokio::test]
+async fn any_number_of_losses_under_load_ends_with_a_connected_gateway() {
+    let redis = RedisServer::start();
+    let gateway = TestGateway::builder().redis(&redis).start().await;
+    let mut client = gateway.connect("/ws/chat?subscribe-broadcast").await;
+    let channel = gateway.channel("broadcast:chat");
+    for round in 0..15 {
+        let flood = format!("flood {round}");
+        redis.publish_pipelined(&channel, std::iter::repeat_n(&flood, 2_000));
+        redis.kill_clients("pubsub");
+        redis.publish_pipelined(&channel, std::iter::repeat_n(&flood, 2_000));
+        eventually("the gateway is subscribed again", || {
+            (redis.publish(&channel, &flood) == 1).then_some(())
+        })
+        .await;
+    }
+    gateway.wait_for_redis().await;
+    redis.publish(&channel, "end");
+    in_time("the end", async { while client.next_message().await.payload != b"end" {} }).await;
+}

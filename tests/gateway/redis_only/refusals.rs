@@ -1,0 +1,158 @@
+//! A Redis that refuses: ACL users, passwords, one that comes up late.
+
+use crate::support::{RedisServer, TestGateway, eventually};
+
+fn acl(redis: &RedisServer, rules: &[&str]) {
+    let command = ["ACL", "SETUSER", "gate", "reset", "on", ">secret"];
+    redis.command(&[&command[..], rules].concat());
+}
+
+async fn as_user(redis: &RedisServer) -> TestGateway {
+    let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
+    TestGateway::builder().redis(redis).set("redis.url", &url).start().await
+}
+
+#[tokio::test]
+async fn a_refused_subscription_is_503_with_the_cure_in_the_log_and_others_are_not_affected() {
+    let redis = RedisServer::start();
+    acl(&redis, &["+@all", "~*", "&*:broadcast:open*"]);
+    let gateway = as_user(&redis).await;
+    let mut open = gateway.connect("/ws/open?subscribe-broadcast&publish-broadcast&echo").await;
+    for _ in 0..3 {
+        let refused = gateway.request("/ws/closed?subscribe-broadcast").expect_status(503).await;
+        assert!(refused.header("retry-after").is_some(), "{refused:?}");
+        assert!(refused.body.contains("refuses"), "{refused:?}");
+    }
+    gateway.expect_log(&["ERROR", "refuses a channel", "ACL SETUSER", "closed"]).await;
+    // Allowed and refused ones together, in one SUBSCRIBE.
+    let together = (0..40).map(|number| {
+        let closed = number % 4 == 0;
+        let target = format!("/ws/{}-{number}?subscribe-broadcast", if closed { "closed" } else { "open" });
+        let request = gateway.request(&target);
+        tokio::spawn(async move { (closed, request.send().await) })
+    });
+    for sent in together.collect::<Vec<_>>() {
+        let (closed, (response, _)) = sent.await.unwrap();
+        assert_eq!(response.status, if closed { 503 } else { 101 }, "{response:?}");
+    }
+    open.send_text("still here").await;
+    open.expect_text("still here").await;
+    assert_eq!(gateway.count_log(&["redis lost"]), 0);
+    // Once allowed, it works without a restart.
+    acl(&redis, &["+@all", "~*", "&*"]);
+    let mut client = gateway.connect("/ws/closed?subscribe-broadcast").await;
+    client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn many_clients_of_a_refused_channel_are_all_told_at_once() {
+    let redis = RedisServer::start();
+    acl(&redis, &["+@all", "~*", "&*:broadcast:open*"]);
+    let gateway = as_user(&redis).await;
+    let begun = tokio::time::Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let request = gateway.request("/ws/closed?subscribe-broadcast");
+        tasks.spawn(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(number)).await;
+            request.send().await.0
+        });
+    }
+    while let Some(response) = tasks.join_next().await {
+        let response = response.unwrap();
+        assert!(response.status == 503 && response.body.contains("refuses"), "{response:?}");
+    }
+    assert!(begun.elapsed().as_secs() < 5, "somebody waited for a deadline: {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_channel_refused_after_a_reconnect_takes_nothing_from_the_others() {
+    let redis = RedisServer::start();
+    acl(&redis, &["+@all", "~*", "&*"]);
+    let gateway = as_user(&redis).await;
+    let _closed = gateway.connect("/ws/closed?subscribe-broadcast").await;
+    let mut open = gateway.connect("/ws/open?subscribe-broadcast").await;
+    // Redis cuts who is subscribed to what is no longer allowed.
+    acl(&redis, &["+@all", "~*", "&*:broadcast:open*"]);
+    gateway.expect_log(&["ERROR", "refuses a channel", "closed"]).await;
+    eventually("the gateway is back", || (gateway.count_log(&["redis connected"]) == 2).then_some(())).await;
+    open.expect_nothing().await;
+    let before = gateway.count_log(&["redis lost"]);
+    open.expect_nothing().await;
+    assert_eq!(gateway.count_log(&["redis lost"]), before);
+}
+
+#[tokio::test]
+async fn keys_that_may_not_be_read_or_written_mean_no_replay_and_delivery_all_the_same() {
+    let redis = RedisServer::start();
+    acl(&redis, &["+@all", "&*"]);
+    let gateway = as_user(&redis).await;
+    redis.persist(&gateway.channel("broadcast:chat"), "not replayed");
+    let mut client = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast&echo").await;
+    client.expect_nothing().await;
+    client.send_text("not kept").await;
+    client.expect_text("not kept").await;
+    gateway.expect_log(&["refused a persisted message", "NOPERM"]).await;
+    gateway.expect_log(&["did not keep", "NOPERM"]).await;
+}
+
+#[tokio::test]
+async fn a_publication_that_redis_refuses_closes_its_client_with_1011() {
+    let redis = RedisServer::start();
+    acl(&redis, &["+@all", "-publish", "~*", "&*"]);
+    let gateway = as_user(&redis).await;
+    let mut client = gateway.connect("/ws/chat?publish-broadcast").await;
+    client.send_text("refused").await;
+    client.expect_close(1011).await;
+    gateway.expect_log(&["refused a client's message", "NOPERM"]).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_503_and_named_in_the_log_until_it_is_right() {
+    let redis = RedisServer::start();
+    let url = format!("redis://gate:geheim@127.0.0.1:{}", redis.port());
+    let gateway = TestGateway::builder().redis(&redis).set("redis.url", &url).without_redis().start().await;
+    gateway.request("/ws/chat").expect_status(503).await;
+    gateway.expect_log(&["WRONGPASS"]).await;
+    let begun = gateway.processor_time();
+    redis.command(&["ACL", "SETUSER", "gate", "reset", "on", ">geheim", "+@all", "~*", "&*"]);
+    gateway.wait_for_redis().await;
+    gateway.connect("/ws/chat?subscribe-broadcast").await.expect_nothing().await;
+    assert!((gateway.processor_time() - begun).as_secs_f32() < 1.0, "it tried in a hot loop");
+    assert_eq!(gateway.count_log(&["geheim"]), 0);
+}
+
+#[tokio::test]
+async fn without_redis_the_gateway_starts_and_answers_503_until_there_is_one() {
+    let mut redis = RedisServer::start();
+    redis.kill();
+    let gateway = TestGateway::builder().redis(&redis).without_redis().start().await;
+    let refused = gateway.request("/ws/chat?subscribe-broadcast").expect_status(503).await;
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    gateway.expect_log(&["redis", "refused"]).await;
+    redis.restart();
+    gateway.wait_for_redis().await;
+    gateway.connect("/ws/chat?subscribe-broadcast").await.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_redis_is_503_and_does_not_spin() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ =
+                std::io::Write::write_all(&mut stream.unwrap(), b"SSH-2.0-OpenSSH_9.9\r\n$99999999999\r\n");
+        }
+    });
+    let gateway = TestGateway::builder().set("redis.url", &url).without_redis().start().await;
+    gateway.expect_log(&["redis cannot be reached"]).await;
+    gateway.request("/ws/chat?subscribe-broadcast").expect_status(503).await;
+    let tries = eventually("three attempts", || {
+        let tries = gateway.count_log(&["redis cannot be reached"]);
+        (tries >= 3).then_some(tries)
+    })
+    .await;
+    assert!(tries < 10 && gateway.processor_time().as_secs_f32() < 1.0, "{tries} attempts");
+    assert!(gateway.resident_bytes() < 100 << 20);
+}
