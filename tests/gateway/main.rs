@@ -17,6 +17,8 @@ mod ping;
 mod publish;
 mod shutdown;
 mod redis_only;
+mod shards;
+mod slow_client;
 mod smoke;
 mod static_files;
 mod support;

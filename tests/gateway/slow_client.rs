@@ -1,0 +1,179 @@
+//! Clients that read slowly, or not at all: bounded, told, and nobody else waits.
+
+use crate::support::client::{CLOSE, Client, TEXT};
+use crate::support::{TestGateway, eventually, in_time};
+
+const MEBIBYTE: usize = 1 << 20;
+
+/// Returns a message of that many bytes that begins with its number.
+fn numbered(number: usize, bytes: usize) -> String {
+    format!("{number:08}{}", "x".repeat(bytes - 8))
+}
+
+fn number_of(payload: &[u8]) -> usize {
+    std::str::from_utf8(&payload[..8]).unwrap().parse().unwrap()
+}
+
+/// Publishes messages, and waits until these clients have read them, in order.
+async fn publish_to(
+    gateway: &TestGateway,
+    readers: &mut [Client],
+    numbers: std::ops::Range<usize>,
+    bytes: usize,
+) {
+    let messages: Vec<_> = numbers.clone().map(|number| numbered(number, bytes)).collect();
+    crate::support::RedisServer::shared().publish_pipelined(&gateway.channel("broadcast:chat"), &messages);
+    for reader in readers {
+        for message in &messages {
+            reader.expect_text(message).await;
+        }
+    }
+}
+
+/// Reads until a close frame or the end. Returns the payloads, and the code if there was one.
+async fn read_to_the_end(client: &mut Client) -> (Vec<Vec<u8>>, Option<u16>) {
+    let mut payloads = Vec::new();
+    loop {
+        match in_time("the end", client.read_frame()).await {
+            Ok(Some(frame)) if frame.opcode == TEXT => payloads.push(frame.payload),
+            Ok(Some(frame)) => {
+                assert_eq!(frame.opcode, CLOSE);
+                let code = u16::from_be_bytes([frame.payload[0], frame.payload[1]]);
+                // Nothing comes behind a close, but the end.
+                assert!(!matches!(in_time("the end", client.read_frame()).await, Ok(Some(_))));
+                return (payloads, Some(code));
+            }
+            Ok(None) | Err(_) => return (payloads, None),
+        }
+    }
+}
+
+async fn not_reading(gateway: &TestGateway) -> Client {
+    gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(8192).connect().await
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_is_closed_while_others_get_200_megabytes_and_memory_stays() {
+    const BYTES: usize = 64 * 1024;
+    let gateway = TestGateway::start().await;
+    let mut readers = Vec::new();
+    for _ in 0..3 {
+        readers.push(gateway.connect("/ws/chat?subscribe-broadcast").await);
+    }
+    publish_to(&gateway, &mut readers, 0..8, BYTES).await;
+    let (memory, files) = (gateway.resident_bytes(), gateway.open_files());
+    let mut slow = not_reading(&gateway).await;
+    let mut most = 0;
+    for window in 1..400 {
+        publish_to(&gateway, &mut readers, window * 8..(window + 1) * 8, BYTES).await;
+        most = most.max(gateway.resident_bytes());
+    }
+    assert!(most < memory + 24 * MEBIBYTE, "{memory} bytes became {most}");
+    gateway.expect_log(&["connection ended", "close_code=1013", "reading too slowly"]).await;
+    eventually("its socket is dropped", || (gateway.open_files() <= files).then_some(())).await;
+    let (payloads, code) = read_to_the_end(&mut slow).await;
+    assert!(code.is_none_or(|code| code == 1013), "{code:?}");
+    let numbers: Vec<_> = payloads.iter().map(|payload| number_of(payload)).collect();
+    assert!(numbers.iter().copied().eq(8..8 + numbers.len()), "{numbers:?}");
+}
+
+#[tokio::test]
+async fn a_slow_client_that_reads_again_sees_the_frame_begun_to_its_end_and_then_1013() {
+    let gateway = TestGateway::start().await;
+    let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
+    let mut slow = not_reading(&gateway).await;
+    for number in 0..4 {
+        publish_to(&gateway, &mut readers, number..number + 1, 5 * MEBIBYTE).await;
+    }
+    let (payloads, code) = read_to_the_end(&mut slow).await;
+    assert_eq!(code, Some(1013));
+    assert_eq!(payloads.len(), 1, "what was queued behind the first is discarded");
+    assert_eq!(payloads[0], numbered(0, 5 * MEBIBYTE).into_bytes());
+}
+
+#[tokio::test]
+async fn one_large_message_closes_nobody_and_the_bound_counts_from_the_second_on() {
+    let gateway = TestGateway::start().await;
+    let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
+    let mut later = not_reading(&gateway).await;
+    publish_to(&gateway, &mut readers, 0..1, 5 * MEBIBYTE).await;
+    // Nearly all that may wait behind it.
+    for number in 1..10 {
+        publish_to(&gateway, &mut readers, number..number + 1, 100 * 1024).await;
+    }
+    later.expect_text(&numbered(0, 5 * MEBIBYTE)).await;
+    for number in 1..10 {
+        later.expect_text(&numbered(number, 100 * 1024)).await;
+    }
+    later.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_slow_client_that_may_lose_messages_gets_the_newest_in_order_and_stays() {
+    const BYTES: usize = 32 * 1024;
+    let gateway = TestGateway::start_with(&[("messages.when_slow", "drop-oldest")]).await;
+    let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
+    let mut slow = not_reading(&gateway).await;
+    for window in 0..25 {
+        publish_to(&gateway, &mut readers, window * 8..(window + 1) * 8, BYTES).await;
+    }
+    let mut numbers = Vec::new();
+    while numbers.last() != Some(&199) {
+        let frame = slow.next_message().await;
+        assert_eq!((frame.opcode, frame.payload.len()), (TEXT, BYTES));
+        numbers.push(number_of(&frame.payload));
+    }
+    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+    assert!(numbers.len() < 190, "nothing was dropped, so nothing was tested");
+    assert!(
+        numbers.iter().rev().take(20).rev().copied().eq(180..200),
+        "the newest were dropped: {numbers:?}"
+    );
+    slow.expect_nothing().await;
+    assert_eq!(gateway.count_log(&["close_code=1013"]), 0);
+}
+
+#[tokio::test]
+async fn a_slow_reader_within_the_bounds_gets_everything() {
+    use tokio::io::AsyncReadExt;
+    let gateway = TestGateway::start().await;
+    let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
+    let mut slow = not_reading(&gateway).await;
+    publish_to(&gateway, &mut readers, 0..90, 10 * 1024).await;
+    let mut bytes = Vec::new();
+    // A little at a time, so that every write of the gateway's ends somewhere within a frame.
+    while bytes.len() < 90 * (10 * 1024 + 4) {
+        let mut part = [0; 1000];
+        let count = in_time("more bytes", slow.stream.read(&mut part)).await.unwrap();
+        assert!(count > 0, "closed after {} bytes", bytes.len());
+        bytes.extend_from_slice(&part[..count]);
+    }
+    let mut expected = Vec::new();
+    for number in 0..90 {
+        expected.extend_from_slice(b"\x81\x7e\x28\x00");
+        expected.extend_from_slice(numbered(number, 10 * 1024).as_bytes());
+    }
+    assert!(bytes == expected, "frames are torn, or out of order");
+    slow.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_neighbour_with_large_messages_and_clients_that_do_not_read_takes_little_memory() {
+    let gateway = TestGateway::start().await;
+    let mut reader = [gateway.connect("/ws/chat?subscribe-broadcast").await];
+    let mut quiet = gateway.connect("/ws/quiet?subscribe-broadcast").await;
+    let memory = gateway.resident_bytes();
+    let mut slow = Vec::new();
+    for _ in 0..500 {
+        slow.push(not_reading(&gateway).await);
+    }
+    let mut most = 0;
+    for number in 0..20 {
+        publish_to(&gateway, &mut reader, number..number + 1, MEBIBYTE).await;
+        most = most.max(gateway.resident_bytes());
+    }
+    assert!(most < memory + 40 * MEBIBYTE, "{memory} bytes became {most}");
+    quiet.expect_nothing().await;
+    eventually("all slow ones are closed", || (gateway.count_log(&["close_code=1013"]) == 500).then_some(()))
+        .await;
+}
