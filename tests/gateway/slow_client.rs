@@ -1,6 +1,8 @@
 //! Clients that read slowly, or not at all: bounded, told, and nobody else waits.
 
-use crate::support::client::{CLOSE, Client, TEXT};
+use tokio::io::AsyncReadExt;
+
+use crate::support::client::{CLOSE, Client, TEXT, head};
 use crate::support::{TestGateway, eventually, in_time};
 
 const MEBIBYTE: usize = 1 << 20;
@@ -8,6 +10,13 @@ const MEBIBYTE: usize = 1 << 20;
 /// Returns a message of that many bytes that begins with its number.
 fn numbered(number: usize, bytes: usize) -> String {
     format!("{number:08}{}", "x".repeat(bytes - 8))
+}
+
+/// Returns that message as the frame that a client gets.
+fn framed(number: usize, bytes: usize) -> Vec<u8> {
+    let mut frame = head(0x80 | TEXT, bytes as u64, false);
+    frame.extend_from_slice(numbered(number, bytes).as_bytes());
+    frame
 }
 
 fn number_of(payload: &[u8]) -> usize {
@@ -48,8 +57,10 @@ async fn read_to_the_end(client: &mut Client) -> (Vec<Vec<u8>>, Option<u16>) {
     }
 }
 
+/// Connects a client that does not read for now. Its kernel takes more than loopback's largest segment: with less, a
+/// sender waits for timers, and what is read later comes very slowly.
 async fn not_reading(gateway: &TestGateway) -> Client {
-    gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(8192).connect().await
+    gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(128 * 1024).connect().await
 }
 
 #[tokio::test]
@@ -71,10 +82,15 @@ async fn a_client_that_never_reads_is_closed_while_others_get_200_megabytes_and_
     assert!(most < memory + 24 * MEBIBYTE, "{memory} bytes became {most}");
     gateway.expect_log(&["connection ended", "close_code=1013", "reading too slowly"]).await;
     eventually("its socket is dropped", || (gateway.open_files() <= files).then_some(())).await;
-    let (payloads, code) = read_to_the_end(&mut slow).await;
-    assert!(code.is_none_or(|code| code == 1013), "{code:?}");
-    let numbers: Vec<_> = payloads.iter().map(|payload| number_of(payload)).collect();
-    assert!(numbers.iter().copied().eq(8..8 + numbers.len()), "{numbers:?}");
+    // What the kernel still holds for it is the beginning of what was published, at most with the close behind it.
+    let mut bytes = Vec::new();
+    let mut part = [0; 64 * 1024];
+    while let Ok(count @ 1..) = in_time("the end", slow.stream.read(&mut part)).await {
+        bytes.extend_from_slice(&part[..count]);
+    }
+    let published: Vec<u8> = (8..40).flat_map(|number| framed(number, BYTES)).collect();
+    let messages = bytes.strip_suffix(b"\x88\x14\x03\xf5reading too slowly").unwrap_or(&bytes);
+    assert!(published.starts_with(messages), "{} bytes that are no whole frames in order", bytes.len());
 }
 
 #[tokio::test]
@@ -135,24 +151,19 @@ async fn a_slow_client_that_may_lose_messages_gets_the_newest_in_order_and_stays
 
 #[tokio::test]
 async fn a_slow_reader_within_the_bounds_gets_everything() {
-    use tokio::io::AsyncReadExt;
     let gateway = TestGateway::start().await;
     let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
     let mut slow = not_reading(&gateway).await;
-    publish_to(&gateway, &mut readers, 0..90, 10 * 1024).await;
+    publish_to(&gateway, &mut readers, 0..110, 10 * 1024).await;
     let mut bytes = Vec::new();
     // A little at a time, so that every write of the gateway's ends somewhere within a frame.
-    while bytes.len() < 90 * (10 * 1024 + 4) {
+    while bytes.len() < 110 * (10 * 1024 + 4) {
         let mut part = [0; 1000];
         let count = in_time("more bytes", slow.stream.read(&mut part)).await.unwrap();
         assert!(count > 0, "closed after {} bytes", bytes.len());
         bytes.extend_from_slice(&part[..count]);
     }
-    let mut expected = Vec::new();
-    for number in 0..90 {
-        expected.extend_from_slice(b"\x81\x7e\x28\x00");
-        expected.extend_from_slice(numbered(number, 10 * 1024).as_bytes());
-    }
+    let expected: Vec<u8> = (0..110).flat_map(|number| framed(number, 10 * 1024)).collect();
     assert!(bytes == expected, "frames are torn, or out of order");
     slow.expect_nothing().await;
 }
@@ -165,7 +176,7 @@ async fn a_neighbour_with_large_messages_and_clients_that_do_not_read_takes_litt
     let memory = gateway.resident_bytes();
     let mut slow = Vec::new();
     for _ in 0..500 {
-        slow.push(not_reading(&gateway).await);
+        slow.push(gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(8192).connect().await);
     }
     let mut most = 0;
     for number in 0..20 {

@@ -2,6 +2,7 @@
 
 mod churn;
 mod connect_order;
+mod deployments;
 mod outage;
 mod publications;
 mod refusals;

@@ -33,6 +33,8 @@ pub struct RedisServer {
     port: u16,
     dir: PathBuf,
     options: Vec<String>,
+    /// The configuration file, if this is a sentinel.
+    sentinel: Option<String>,
     keeper: Option<Child>,
 }
 
@@ -44,6 +46,15 @@ impl RedisServer {
 
     /// Starts a Redis of the test's own with further options, as on redis-server's command line.
     pub fn start_with(options: &[&str]) -> Self {
+        Self::start_as(None, options)
+    }
+
+    /// Starts a sentinel with this configuration file.
+    pub fn start_sentinel(file: &str) -> Self {
+        Self::start_as(Some(file), &[])
+    }
+
+    fn start_as(sentinel: Option<&str>, options: &[&str]) -> Self {
         static TURN: AtomicU16 = AtomicU16::new(0);
         let size = PORTS.end - PORTS.start;
         let first = u16::try_from(std::process::id() % u32::from(size)).unwrap();
@@ -55,7 +66,7 @@ impl RedisServer {
             }
             let options = options.iter().map(|&option| option.to_owned()).collect();
             let dir = temporary_directory();
-            let mut server = Self { port, dir, options, keeper: None };
+            let mut server = Self { port, dir, options, sentinel: sentinel.map(str::to_owned), keeper: None };
             server.spawn();
             // Another process may have taken the port meanwhile, and answer in this one's place.
             if server.wait_until_up() && server.info("process_id") == server.pid().to_string() {
@@ -76,7 +87,7 @@ impl RedisServer {
         let address = ("127.0.0.1", EMBEDDED_PORT);
         assert!(TcpListener::bind(address).is_ok(), "something listens on 127.0.0.1:6379 already");
         let dir = temporary_directory();
-        let mut server = Self { port: EMBEDDED_PORT, dir, options: Vec::new(), keeper: None };
+        let mut server = Self { port: EMBEDDED_PORT, dir, options: Vec::new(), sentinel: None, keeper: None };
         server.keep(
             &[env!("CARGO_BIN_EXE_ws4redis").to_owned()],
             &[("WS4REDIS_SERVER__LISTEN", "127.0.0.1:0"), ("WS4REDIS_REDIS__URL", "")],
@@ -88,12 +99,16 @@ impl RedisServer {
     fn spawn(&mut self) {
         let mut command: Vec<String> = vec!["redis-server".to_owned()];
         let socket = self.unix_path().display().to_string();
+        if let Some(sentinel) = &self.sentinel {
+            command.extend([sentinel.clone(), "--sentinel".to_owned()]);
+        }
         for option in ["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--unixsocket", &socket] {
             command.push(option.to_owned());
         }
-        for option in ["--save", "", "--appendonly", "no", "--daemonize", "no", "--dir"] {
-            command.push(option.to_owned());
+        if self.sentinel.is_none() {
+            command.extend(["--save", "", "--appendonly", "no"].map(str::to_owned));
         }
+        command.extend(["--daemonize", "no", "--dir"].map(str::to_owned));
         command.push(self.dir.display().to_string());
         command.extend(self.options.iter().cloned());
         self.keep(&command, &[]);
