@@ -148,6 +148,10 @@ impl Hub {
     }
 
     /// Tells whether Redis has acknowledged all channels of a joining member, and none waits for its value.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot join any more.
     pub fn joined(&self, id: MemberId) -> Result<bool, NotJoined> {
         match self.members.get(id.0 as usize).map(|member| &member.outlet) {
             Some(Outlet::Joining(held)) => held.failure.map_or(Ok(held.awaited == 0), Err),
