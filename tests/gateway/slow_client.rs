@@ -84,7 +84,7 @@ async fn a_client_that_never_reads_is_closed_while_others_get_200_megabytes_and_
     eventually("its socket is dropped", || (gateway.open_files() <= files).then_some(())).await;
     // What the kernel still holds for it is the beginning of what was published, at most with the close behind it.
     let mut bytes = Vec::new();
-    let mut part = [0; 64 * 1024];
+    let mut part = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = in_time("the end", slow.stream.read(&mut part)).await {
         bytes.extend_from_slice(&part[..count]);
     }

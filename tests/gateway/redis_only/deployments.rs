@@ -122,10 +122,9 @@ fn free_port() -> u16 {
 /// Starts a sentinel that watches the Redis on `port` under the name `mymaster`.
 fn start_sentinel(dir: &Directory, number: usize, port: u16) -> RedisServer {
     let path = dir.file(&format!("sentinel-{number}.conf"));
-    let rules = ["down-after-milliseconds mymaster 700", "failover-timeout mymaster 5000"];
     let watch = format!("sentinel monitor mymaster 127.0.0.1 {port} 2\n");
-    let rules: String = rules.iter().map(|rule| format!("sentinel {rule}\n")).collect();
-    std::fs::write(&path, watch + &rules).unwrap();
+    let rules = "sentinel down-after-milliseconds mymaster 700\nsentinel failover-timeout mymaster 5000\n";
+    std::fs::write(&path, watch + rules).unwrap();
     RedisServer::start_sentinel(&path)
 }
 

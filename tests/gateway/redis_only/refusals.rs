@@ -118,7 +118,7 @@ async fn a_wrong_password_is_503_and_named_in_the_log_until_it_is_right() {
     redis.command(&["ACL", "SETUSER", "gate", "reset", "on", ">geheim", "+@all", "~*", "&*"]);
     gateway.wait_for_redis().await;
     gateway.connect("/ws/chat?subscribe-broadcast").await.expect_nothing().await;
-    assert!((gateway.processor_time() - begun).as_secs_f32() < 1.0, "it tried in a hot loop");
+    assert!(gateway.processor_time() < begun + std::time::Duration::from_secs(1), "it tried in a hot loop");
     assert_eq!(gateway.count_log(&["geheim"]), 0);
 }
 
