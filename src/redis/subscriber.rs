@@ -4,16 +4,24 @@
 //! the command that comes next. So every step ends with a fence: a PING with a text of its own, on the same
 //! connection, alone. Nothing else may run on this client.
 
+use std::time::Duration;
+
 use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand};
+use tokio::time::sleep;
 
 use super::connect::describe;
 use super::interests::Step;
 use super::reads::is_reply;
 use crate::wire::Channel;
 
-/// Fences after a refusal, until one comes back whole: the refusal may have shifted the replies.
-const FENCES: usize = 3;
+/// Pauses before the fences after a refusal, until one comes back whole: the refusal has shifted the replies.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(1),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+];
 
 /// The connection that subscribes.
 #[derive(Debug, Clone)]
@@ -46,18 +54,26 @@ impl Subscriber {
         let names = |channels: &[Channel]| {
             channels.iter().map(|channel| channel.as_str().to_owned()).collect::<Vec<_>>()
         };
-        // An UNSUBSCRIBE without channels would mean all.
-        if !unsubscribe.is_empty()
-            && let Err(error) = self.client.unsubscribe(names(&unsubscribe)).await
-        {
+        // All are handed to fred in one go, and written as one: the reply to a SUBSCRIBE that is refused would be dropped
+        // if it came before the PING that gets it. A command without channels would mean all, or be an error.
+        let (unsubscribed, subscribed, fenced) = tokio::join!(
+            biased;
+            async {
+                if unsubscribe.is_empty() {
+                    Ok(())
+                } else {
+                    self.client.unsubscribe(names(&unsubscribe)).await
+                }
+            },
+            async {
+                if subscribe.is_empty() { Ok(()) } else { self.client.subscribe(names(&subscribe)).await }
+            },
+            self.fence(),
+        );
+        if let Err(error) = unsubscribed.and(subscribed) {
             return Outcome::Lost(describe(&error));
         }
-        if !subscribe.is_empty()
-            && let Err(error) = self.client.subscribe(names(&subscribe)).await
-        {
-            return Outcome::Lost(describe(&error));
-        }
-        match self.fence().await {
+        match fenced {
             Ok(true) => Outcome::Done(subscribe),
             Ok(false) => Outcome::Lost("replies out of step".to_owned()),
             Err(error) if is_reply(&error) && self.settle().await => {
@@ -69,7 +85,9 @@ impl Subscriber {
 
     /// Brings commands and replies into step again after an error. Tells whether it succeeded.
     async fn settle(&self) -> bool {
-        for _ in 0..FENCES {
+        for pause in PAUSES {
+            // A reply that is one too many comes while nothing waits for it, and is dropped.
+            sleep(pause).await;
             if matches!(self.fence().await, Ok(true)) {
                 return true;
             }
