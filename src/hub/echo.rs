@@ -43,6 +43,8 @@ impl Recent {
 #[derive(Debug, Default)]
 pub(super) struct Echoes {
     entries: VecDeque<Entry>,
+    /// Whether Redis was lost, and no value has been read again since.
+    lost: bool,
 }
 
 #[derive(Debug)]
@@ -53,6 +55,8 @@ struct Entry {
     number: u32,
     /// The shard's second at which it is forgotten; set by the acknowledgement.
     until: u32,
+    /// Whether it was acknowledged before Redis was lost: it comes as a value that is read again, or not at all.
+    stale: bool,
 }
 
 impl Echoes {
@@ -64,7 +68,7 @@ impl Echoes {
     }
 
     pub(super) fn add(&mut self, room: u32, digest: u64, number: u32) {
-        self.entries.push_back(Entry { room, digest, number, until: u32::MAX });
+        self.entries.push_back(Entry { room, digest, number, until: u32::MAX, stale: false });
     }
 
     /// Takes the acknowledgement of all publications with numbers below `below`.
@@ -74,14 +78,35 @@ impl Echoes {
         }
     }
 
-    /// Tells whether this is one of the connection's own, and forgets it then.
+    /// Tells whether this live message is one of the connection's own, and forgets it then.
     pub(super) fn matches(&mut self, room: u32, digest: u64) -> bool {
-        let found = self.entries.iter().position(|entry| entry.room == room && entry.digest == digest);
+        let is_it = |entry: &Entry| entry.room == room && entry.digest == digest && !entry.stale;
+        let found = self.entries.iter().position(is_it);
         found.is_some_and(|at| self.entries.remove(at).is_some())
     }
 
+    /// Tells whether this value, read again, is one of the connection's own. It may come live, too.
+    pub(super) fn holds(&self, room: u32, digest: u64) -> bool {
+        self.entries.iter().any(|entry| entry.room == room && entry.digest == digest)
+    }
+
     pub(super) fn forget_old(&mut self, now: u32) {
-        self.entries.retain(|entry| entry.until > now);
+        // In an outage nothing comes, and afterwards what was published may be read again.
+        if !self.lost {
+            self.entries.retain(|entry| entry.until > now);
+        }
+    }
+
+    /// Notes that Redis was lost.
+    pub(super) fn lose(&mut self) {
+        self.lost = true;
+        self.entries.iter_mut().for_each(|entry| entry.stale |= entry.until != u32::MAX);
+    }
+
+    /// Forgets what cannot come any more to a room whose value has been read again.
+    pub(super) fn recover(&mut self, room: u32) {
+        self.lost = false;
+        self.entries.retain(|entry| !(entry.stale && entry.room == room));
     }
 }
 
@@ -113,6 +138,21 @@ mod tests {
         echoes.forget_old(1005);
         assert!(!echoes.matches(1, 7), "forgotten, and a second acknowledgement did not prolong it");
         assert!(echoes.matches(1, 8), "not acknowledged, not forgotten");
+    }
+
+    #[test]
+    fn after_a_loss_what_was_acknowledged_before_it_is_known_as_a_value_only() {
+        let mut echoes = Echoes::default();
+        echoes.add(1, 7, 0);
+        echoes.add(1, 8, 1);
+        echoes.acknowledge(1, 1000);
+        echoes.lose();
+        echoes.forget_old(2000);
+        assert!(echoes.holds(1, 7) && !echoes.holds(2, 7), "an outage is longer than any memory");
+        assert!(!echoes.matches(1, 7), "live it is another's");
+        echoes.recover(1);
+        assert!(!echoes.holds(1, 7));
+        assert!(echoes.holds(1, 8) && echoes.matches(1, 8), "that one has yet to be written");
     }
 
     #[test]

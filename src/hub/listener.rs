@@ -100,6 +100,14 @@ impl Listener {
         self.compares.set(!self.echoes.borrow().is_empty());
     }
 
+    /// Delivers a value that was read again to a room, unless it is the connection's own.
+    pub(super) fn deliver_value(&self, room: u32, run: &Run, digest: u64, limits: &Limits) {
+        if !self.compares.get() || !self.echoes.borrow().holds(room, digest) {
+            self.delivered.set(self.delivered.get() + 1);
+            self.send(&run.bytes, limits);
+        }
+    }
+
     /// Sends whole frames: at once if nothing waits before them, else behind the rest.
     pub fn send(&self, frames: &Bytes, limits: &Limits) {
         if frames.is_empty() || self.ending.get().is_some() {
@@ -225,13 +233,23 @@ impl Listener {
         }
     }
 
-    /// Forgets publications whose time is over; all of them after a Redis reconnect, when they cannot come any more.
-    pub fn forget_echoes(&self, now: Option<u32>) {
+    /// Forgets publications whose time is over.
+    pub fn forget_echoes(&self, now: u32) {
         if self.compares.get() {
             let mut echoes = self.echoes.borrow_mut();
-            echoes.forget_old(now.unwrap_or(u32::MAX));
+            echoes.forget_old(now);
             self.compares.set(!echoes.is_empty());
         }
+    }
+
+    /// Notes that Redis was lost, and with it what was on its way.
+    pub(super) fn lose_echoes(&self) {
+        self.echoes.borrow_mut().lose();
+    }
+
+    /// Notes that the value of a room has been read again.
+    pub(super) fn recover_echoes(&self, room: u32) {
+        self.echoes.borrow_mut().recover(room);
     }
 
     /// Returns how many messages were delivered, and how many were dropped.

@@ -284,6 +284,7 @@ impl Hub {
                 self.deliver_value(id, value);
             }
         }
+        self.open_listeners(id).for_each(|listener| listener.recover_echoes(id));
         if let Some(run) = Run::join(paused.runs) {
             self.deliver_now(id, &run);
         }
@@ -292,14 +293,20 @@ impl Hub {
 
     /// Delivers a value that was read again; who is joining reads for itself.
     fn deliver_value(&mut self, id: u32, value: &Bytes) {
-        let room = &mut self.rooms[id as usize];
-        room.recent.note(self.digester.digest(value));
-        let run = Run::of(value);
-        for place in &room.listeners {
-            if let Outlet::Open(listener) = &self.members[place.member as usize].outlet {
-                listener.deliver(id, &run, &self.limits, &self.digester);
-            }
+        let (digest, run) = (self.digester.digest(value), Run::of(value));
+        self.rooms[id as usize].recent.note(digest);
+        for listener in self.open_listeners(id) {
+            listener.deliver_value(id, &run, digest, &self.limits);
         }
+    }
+
+    fn open_listeners(&self, id: u32) -> impl Iterator<Item = &Rc<Listener>> {
+        let members =
+            self.rooms[id as usize].listeners.iter().map(|place| &self.members[place.member as usize]);
+        members.filter_map(|member| match &member.outlet {
+            Outlet::Open(listener) => Some(listener),
+            Outlet::Joining(_) => None,
+        })
     }
 
     /// Tells those who are joining a channel that it is settled, if it is.
@@ -353,7 +360,7 @@ impl Hub {
         for (_, member) in &mut self.members {
             match &mut member.outlet {
                 Outlet::Joining(held) => held.fail(NotJoined::Lost),
-                Outlet::Open(listener) => listener.forget_echoes(None),
+                Outlet::Open(listener) => listener.lose_echoes(),
             }
         }
     }

@@ -47,7 +47,7 @@ impl Beats {
 /// meanwhile in its sockets, and must not take them for missing.
 pub fn tick<'a>(listeners: impl Iterator<Item = &'a Rc<Listener>>, now: u32, beats: &Beats) {
     for listener in listeners {
-        listener.forget_echoes(Some(now));
+        listener.forget_echoes(now);
         let pulse = &listener.pulse;
         if beats.heartbeat.is_some() && now - pulse.beat.get() >= BEAT_SECONDS {
             listener.beat(beats.heartbeat_frame.clone(), now);
