@@ -1,8 +1,11 @@
 //! Tests that need a Redis of their own, to break it.
 
+#![expect(clippy::unwrap_used, reason = "test helpers")]
+
 mod churn;
 mod connect_order;
 mod deployments;
+mod echo_memory;
 mod outage;
 mod publications;
 mod refusals;

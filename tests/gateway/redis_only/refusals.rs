@@ -156,3 +156,18 @@ async fn a_server_that_is_no_redis_is_503_and_does_not_spin() {
     assert!(tries < 10 && gateway.processor_time().as_secs_f32() < 1.0, "{tries} attempts");
     assert!(gateway.resident_bytes() < 100 << 20);
 }
+
+#[tokio::test]
+async fn a_user_who_may_not_ping_is_named_in_the_log_and_tried_without_haste() {
+    let redis = RedisServer::start();
+    acl(&redis, &["+@all", "-ping", "~*", "&*"]);
+    let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
+    let gateway = TestGateway::builder().redis(&redis).set("redis.url", &url).without_redis().start().await;
+    gateway.expect_log(&["NOPERM", "ping"]).await;
+    let attempts = || gateway.count_log(&["NOPERM", "ping"]);
+    let (first, begun) = (attempts(), tokio::time::Instant::now());
+    eventually("two more attempts", || (attempts() >= first + 2).then_some(())).await;
+    assert!(begun.elapsed().as_millis() >= 80, "it tries in a hot loop");
+    acl(&redis, &["+@all", "~*", "&*"]);
+    gateway.wait_for_redis().await;
+}
