@@ -1,6 +1,6 @@
 //! A Redis that refuses: ACL users, passwords, one that comes up late.
 
-use crate::support::{RedisServer, TestGateway, eventually};
+use crate::support::{RedisServer, TestGateway, eventually, unique};
 
 fn acl(redis: &RedisServer, rules: &[&str]) {
     let command = ["ACL", "SETUSER", "gate", "reset", "on", ">secret"];
@@ -170,4 +170,41 @@ async fn a_user_who_may_not_ping_is_named_in_the_log_and_tried_without_haste() {
     assert!(begun.elapsed().as_millis() >= 80, "it tries in a hot loop");
     acl(&redis, &["+@all", "~*", "&*"]);
     gateway.wait_for_redis().await;
+}
+
+#[tokio::test]
+async fn while_redis_loads_its_data_handshakes_get_503_and_then_values_are_read() {
+    let dir = std::env::temp_dir().join(unique("ws4redis-loading"));
+    std::fs::create_dir_all(&dir).unwrap();
+    let kept = dir.display().to_string();
+    // Each key takes a millisecond, and commands are looked at in between.
+    let slowly = ["--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"];
+    let options = [&["--dir", &kept, "--appendonly", "yes"], &slowly[..]].concat();
+    let mut redis = RedisServer::start_with(&options);
+    let gateway = TestGateway::builder().redis(&redis).start().await;
+    let mut client = gateway.connect("/ws/chat?subscribe-broadcast").await;
+    let filler: Vec<_> = (0..3000).map(|number| format!("filler {number}")).collect();
+    let commands: Vec<_> = filler.iter().map(|key| [&b"SET"[..], key.as_bytes(), b"x"]).collect();
+    redis.pipeline(&commands.iter().map(|command| &command[..]).collect::<Vec<_>>());
+    redis.persist(&gateway.channel("broadcast:chat"), "nobody has heard of it");
+    redis.command(&["BGREWRITEAOF"]);
+    eventually("the file is written", || (redis.info("aof_rewrite_in_progress") == "0").then_some(())).await;
+    redis.kill();
+    gateway.expect_log(&["WARN", "redis lost"]).await;
+    let starting = tokio::task::spawn_blocking(move || {
+        redis.restart();
+        redis
+    });
+    let mut refused = 0;
+    while !starting.is_finished() {
+        refused += usize::from(gateway.request("/ws/chat?subscribe-broadcast").send().await.0.status == 503);
+    }
+    assert!(refused > 0, "it did not load long enough to test anything");
+    let redis = starting.await.unwrap();
+    client.expect_text("nobody has heard of it").await;
+    gateway.wait_for_redis().await;
+    gateway.connect("/ws/chat?subscribe-broadcast").await.expect_text("nobody has heard of it").await;
+    client.expect_nothing().await;
+    drop(redis);
+    std::fs::remove_dir_all(dir).unwrap();
 }
