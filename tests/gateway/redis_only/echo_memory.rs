@@ -35,6 +35,11 @@ async fn an_own_message_read_again_after_a_loss_does_not_come_back() {
     client.send_text("mine").await;
     let key = gateway.channel("broadcast:chat");
     eventually("the publication", || redis.get(&key)).await;
+    // A close is answered after the acknowledgements before it: the first message has its own, too.
+    let mut later = gateway.connect("/ws/other?publish-broadcast").await;
+    later.send_text("later").await;
+    later.send_close(1000, "").await;
+    later.expect_close(1000).await;
     // Its echo is lost on the way; its value is read again.
     proxy.cut(Side::Subscriber);
     other.expect_text("mine").await;
