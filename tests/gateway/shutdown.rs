@@ -145,6 +145,27 @@ mod redis_only {
     }
 
     #[tokio::test]
+    async fn what_waits_for_redis_is_published_if_it_comes_back_before_the_end() {
+        let mut redis = RedisServer::start();
+        let settings = TestGateway::builder().redis(&redis).set("redis.command_timeout_seconds", "10");
+        let mut gateway = settings.start().await;
+        let mut client = gateway.connect("/ws/last?publish-broadcast").await;
+        redis.kill();
+        gateway.expect_log(&["WARN", "redis"]).await;
+        client.send_text("last words").await;
+        client.send_ping(b"taken").await;
+        client.expect_pong(b"taken").await;
+        gateway.signal("TERM");
+        client.expect_close(1001).await;
+        client.expect_end().await;
+        drop(client);
+        redis.restart();
+        assert_eq!(gateway.expect_exit().await.code(), Some(0));
+        let kept = redis.get(&gateway.channel("broadcast:last"));
+        assert_eq!(kept.as_deref(), Some(&b"last words"[..]));
+    }
+
+    #[tokio::test]
     async fn without_redis_it_stops_all_the_same() {
         let redis = RedisServer::start();
         let mut gateway = TestGateway::builder().redis(&redis).start().await;
