@@ -307,7 +307,7 @@ async fn the_close_code_arrives_though_the_client_goes_on_sending() {
     for _ in 0..10 {
         let mut client = gateway.connect("/ws/x").await;
         client.send_raw(&unmasked(FIN | TEXT, b"x")).await;
-        let _ = client.try_send_raw(&vec![0x55; 1 << 20]).await;
+        client.send_raw(&vec![0x55; 1 << 20]).await;
         client.expect_close(1002).await;
         client.expect_end().await;
     }
