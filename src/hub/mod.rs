@@ -8,6 +8,7 @@ mod frames;
 mod hold;
 mod listener;
 mod outbox;
+mod recovery;
 mod routing;
 mod subscription;
 

@@ -16,14 +16,14 @@ use crate::wire::Channel;
 
 /// All channels and connections of one shard.
 pub struct Hub {
-    names: HashMap<Channel, u32, RandomState>,
-    rooms: Slab<Room>,
-    members: Slab<Member>,
+    pub(super) names: HashMap<Channel, u32, RandomState>,
+    pub(super) rooms: Slab<Room>,
+    pub(super) members: Slab<Member>,
     /// Rooms that may have begun or ceased to be wanted since the last [`Hub::take_orders`].
     dirty: Vec<u32>,
     next_ticket: u32,
-    limits: Limits,
-    digester: Digester,
+    pub(super) limits: Limits,
+    pub(super) digester: Digester,
 }
 
 /// A number by which an answer of the broker is matched with the latest want of a channel.
@@ -54,27 +54,27 @@ pub enum NotJoined {
 }
 
 #[derive(Debug)]
-struct Room {
+pub(super) struct Room {
     channel: Channel,
-    listeners: Vec<Place>,
-    recent: Recent,
-    paused: Option<Box<Paused>>,
+    pub(super) listeners: Vec<Place>,
+    pub(super) recent: Recent,
+    pub(super) paused: Option<Box<Paused>>,
     /// The want that the broker knows of.
     told: Option<Ticket>,
-    subscribed: bool,
+    pub(super) subscribed: bool,
     dirty: bool,
 }
 
 /// Who listens, and which of its seats this is.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    member: u32,
+pub(super) struct Place {
+    pub(super) member: u32,
     seat: u32,
 }
 
-struct Member {
+pub(super) struct Member {
     seats: Box<[Seat]>,
-    outlet: Outlet,
+    pub(super) outlet: Outlet,
 }
 
 /// Where a member listens, and its index among the listeners there.
@@ -84,14 +84,14 @@ struct Seat {
     place: u32,
 }
 
-enum Outlet {
+pub(super) enum Outlet {
     Joining(Box<Held>),
     Open(Rc<Listener>),
 }
 
 impl Room {
     /// Tells whether Redis sends the channel, and nothing is held back.
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         self.subscribed && self.paused.is_none()
     }
 }
@@ -242,7 +242,7 @@ impl Hub {
         }
     }
 
-    fn deliver_now(&mut self, id: u32, run: &Run) {
+    pub(super) fn deliver_now(&mut self, id: u32, run: &Run) {
         let room = &mut self.rooms[id as usize];
         let old = (run.messages as usize).saturating_sub(Recent::KEPT);
         run.payloads().skip(old).for_each(|payload| room.recent.note(self.digester.digest(payload)));
@@ -254,53 +254,7 @@ impl Hub {
         }
     }
 
-    /// Holds back all channels, until the persisted value of each has been read again. Who is joining waits, too: what
-    /// it has read may be older than that value, or newer.
-    pub fn pause(&mut self) {
-        for (_, room) in &mut self.rooms {
-            let settled = room.is_settled();
-            room.paused.get_or_insert_default();
-            for place in room.listeners.iter().filter(|_| settled) {
-                if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
-                    held.awaited += 1;
-                }
-            }
-        }
-    }
-
-    /// Gives a channel the value that was read again, if it is new, and then what was held back.
-    pub fn recover(&mut self, channel: &Channel, value: Option<&Bytes>) {
-        if let Some(id) = self.names.get(channel).copied() {
-            self.resume(id, value);
-        }
-    }
-
-    fn resume(&mut self, id: u32, value: Option<&Bytes>) {
-        let room = &mut self.rooms[id as usize];
-        let Some(paused) = room.paused.take() else { return };
-        if let Some(value) = value.filter(|value| !value.is_empty()) {
-            let known = room.recent.knows(self.digester.digest(value));
-            if !known && !paused.runs.iter().any(|run| run.payloads().any(|held| held == value)) {
-                self.deliver_value(id, value);
-            }
-        }
-        self.open_listeners(id).for_each(|listener| listener.recover_echoes(id));
-        if let Some(run) = Run::join(paused.runs) {
-            self.deliver_now(id, &run);
-        }
-        self.let_in(id);
-    }
-
-    /// Delivers a value that was read again; who is joining reads for itself.
-    fn deliver_value(&mut self, id: u32, value: &Bytes) {
-        let (digest, run) = (self.digester.digest(value), Run::of(value));
-        self.rooms[id as usize].recent.note(digest);
-        for listener in self.open_listeners(id) {
-            listener.deliver_value(id, &run, digest, &self.limits);
-        }
-    }
-
-    fn open_listeners(&self, id: u32) -> impl Iterator<Item = &Rc<Listener>> {
+    pub(super) fn open_listeners(&self, id: u32) -> impl Iterator<Item = &Rc<Listener>> {
         let members =
             self.rooms[id as usize].listeners.iter().map(|place| &self.members[place.member as usize]);
         members.filter_map(|member| match &member.outlet {
@@ -310,7 +264,7 @@ impl Hub {
     }
 
     /// Tells those who are joining a channel that it is settled, if it is.
-    fn let_in(&mut self, id: u32) {
+    pub(super) fn let_in(&mut self, id: u32) {
         let room = &self.rooms[id as usize];
         for place in room.listeners.iter().filter(|_| room.is_settled()) {
             if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
@@ -348,21 +302,6 @@ impl Hub {
             }
         }
         self.resume(id, None);
-    }
-
-    /// Notes that Redis was lost: no channel is subscribed, nobody can join, and what comes next is held back until
-    /// the persisted values have been read again.
-    pub fn lost(&mut self) {
-        self.pause();
-        for (_, room) in &mut self.rooms {
-            room.subscribed = false;
-        }
-        for (_, member) in &mut self.members {
-            match &mut member.outlet {
-                Outlet::Joining(held) => held.fail(NotJoined::Lost),
-                Outlet::Open(listener) => listener.lose_echoes(),
-            }
-        }
     }
 
     /// Returns what the broker has to be told since the last call: wanted against told, whatever happened between.

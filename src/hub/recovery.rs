@@ -1,0 +1,71 @@
+//! When messages were lost: channels are held back until their persisted values have been read again, so that nothing
+//! older follows something newer.
+
+use bytes::Bytes;
+
+use super::Run;
+use super::routing::{Hub, NotJoined, Outlet};
+use crate::wire::Channel;
+
+impl Hub {
+    /// Holds back all channels, until the persisted value of each has been read again. Who is joining waits, too: what
+    /// it has read may be older than that value, or newer.
+    pub fn pause(&mut self) {
+        for (_, room) in &mut self.rooms {
+            let settled = room.is_settled();
+            room.paused.get_or_insert_default();
+            for place in room.listeners.iter().filter(|_| settled) {
+                if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
+                    held.awaited += 1;
+                }
+            }
+        }
+    }
+
+    /// Gives a channel the value that was read again, if it is new, and then what was held back.
+    pub fn recover(&mut self, channel: &Channel, value: Option<&Bytes>) {
+        if let Some(id) = self.names.get(channel).copied() {
+            self.resume(id, value);
+        }
+    }
+
+    pub(super) fn resume(&mut self, id: u32, value: Option<&Bytes>) {
+        let room = &mut self.rooms[id as usize];
+        let Some(paused) = room.paused.take() else { return };
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            let known = room.recent.knows(self.digester.digest(value));
+            if !known && !paused.runs.iter().any(|run| run.payloads().any(|held| held == value)) {
+                self.deliver_value(id, value);
+            }
+        }
+        self.open_listeners(id).for_each(|listener| listener.recover_echoes(id));
+        if let Some(run) = Run::join(paused.runs) {
+            self.deliver_now(id, &run);
+        }
+        self.let_in(id);
+    }
+
+    /// Notes that Redis was lost: no channel is subscribed, nobody can join, and what comes next is held back until
+    /// the persisted values have been read again.
+    pub fn lost(&mut self) {
+        self.pause();
+        for (_, room) in &mut self.rooms {
+            room.subscribed = false;
+        }
+        for (_, member) in &mut self.members {
+            match &mut member.outlet {
+                Outlet::Joining(held) => held.fail(NotJoined::Lost),
+                Outlet::Open(listener) => listener.lose_echoes(),
+            }
+        }
+    }
+
+    /// Delivers a value that was read again; who is joining reads for itself.
+    fn deliver_value(&mut self, id: u32, value: &Bytes) {
+        let (digest, run) = (self.digester.digest(value), Run::of(value));
+        self.rooms[id as usize].recent.note(digest);
+        for listener in self.open_listeners(id) {
+            listener.deliver_value(id, &run, digest, &self.limits);
+        }
+    }
+}
