@@ -2,11 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::ExitCode;
 
 use tokio::runtime::{Builder, LocalOptions};
 
-use crate::redis::{Found, Target, examine, publish_once};
+use crate::redis::{Found, Target, Unusable, examine, publish_once};
 use crate::server::{self, Reserve};
 use crate::settings::{self, Listen, Settings};
 use crate::wire::{Audience, Channel, Facility, SessionKey};
@@ -20,6 +21,8 @@ pub enum Failed {
     Settings(settings::Error),
     /// What was asked for makes no sense.
     Senseless(String),
+    /// The Redis URL cannot be used.
+    Unusable(Unusable),
     /// Redis cannot be reached, or refuses.
     Redis(String),
     /// The server could not start, or broke.
@@ -37,15 +40,24 @@ impl Failed {
             Self::Usage(error) => error.print(),
             Self::Settings(error) => writeln!(io::stderr(), "ws4redis: {error}"),
             Self::Senseless(text) | Self::Redis(text) => writeln!(io::stderr(), "ws4redis: {text}"),
+            Self::Unusable(error) => writeln!(io::stderr(), "ws4redis: {error}"),
+            // Whoever read the output has had enough of it.
+            Self::Stdio(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Self::Serving(error) => writeln!(io::stderr(), "ws4redis: {error:#}"),
             Self::Stdio(error) => writeln!(io::stderr(), "ws4redis: {error}"),
         };
         ExitCode::from(match self {
             Self::Usage(error) if !error.use_stderr() => 0,
-            Self::Usage(_) | Self::Settings(_) | Self::Senseless(_) => 64,
+            Self::Usage(_) | Self::Settings(_) | Self::Senseless(_) | Self::Unusable(_) => 64,
             Self::Redis(_) => 69,
             Self::Serving(_) | Self::Stdio(_) => 1,
         })
+    }
+}
+
+impl From<Unusable> for Failed {
+    fn from(error: Unusable) -> Self {
+        Self::Unusable(error)
     }
 }
 
@@ -79,13 +91,19 @@ pub struct Message {
 /// # Errors
 ///
 /// When Redis cannot be reached, or standard output fails.
-pub fn check(settings: &Settings, warnings: &[String]) -> Result<(), Failed> {
+pub fn check(settings: &Settings, file: Option<&Path>, warnings: &[String]) -> Result<(), Failed> {
+    let target = Target::new(&settings.redis)?;
     let mut out = io::stdout();
     let mut say = |line: String| writeln!(out, "{line}").map_err(Failed::Stdio);
     for warning in warnings {
         say(format!("warning: {warning}"))?;
     }
-    say("settings: fine".to_owned())?;
+    say(match file {
+        Some(file) => format!("settings: fine, from {} and the environment", file.display()),
+        None => {
+            "settings: fine, built-in and from the environment; there is no settings.toml here".to_owned()
+        }
+    })?;
     say(listening(&settings.server.listen))?;
     let broadcast = settings.namespace.channel(Audience::Broadcast, &Facility::new("<facility>"));
     say(format!(
@@ -97,14 +115,17 @@ pub fn check(settings: &Settings, warnings: &[String]) -> Result<(), Failed> {
     if settings.redis.url.is_none() && block_on(server::reserve()) == Reserve::Needed {
         return say("redis: none on 127.0.0.1:6379; the embedded store will be started there. Set redis.url for a real one".to_owned());
     }
-    let target = Target::new(&settings.redis).map_err(|error| Failed::Senseless(error.to_string()))?;
     let found = block_on(examine(&target)).map_err(|reason| unreachable_redis(&target, &reason))?;
-    say(describe(&target, &found))?;
-    say(match found.keyspace_events.as_deref() {
-        Some("") => "keyspace events: off".to_owned(),
-        Some(classes) => format!("keyspace events: {classes}"),
-        None => "keyspace events: unknown, CONFIG GET is not allowed here".to_owned(),
-    })
+    say(describe(&target, &found))
+}
+
+/// Prints the shipped settings file, which is their manual.
+///
+/// # Errors
+///
+/// When standard output fails.
+pub fn print_settings() -> Result<(), Failed> {
+    io::stdout().write_all(settings::SHIPPED.as_bytes()).map_err(Failed::Stdio)
 }
 
 fn listening(listen: &Listen) -> String {
@@ -112,7 +133,9 @@ fn listening(listen: &Listen) -> String {
         Listen::Tcp(address) => match TcpListener::bind(address) {
             Ok(_) => format!("listen: {address} is free"),
             Err(error) => {
-                format!("listen: {address} cannot be used now ({error}); fine if ws4redis is running there")
+                format!(
+                    "listen: {address} cannot be used now ({error}); fine if ws4redis is running there already"
+                )
             }
         },
         Listen::Unix(path, mode) => format!("listen: unix socket {}, permissions {mode:o}", path.display()),
@@ -127,12 +150,11 @@ fn describe(target: &Target, found: &Found) -> String {
 }
 
 fn unreachable_redis(target: &Target, reason: &str) -> Failed {
-    let cure = if reason.contains("NOAUTH") || reason.contains("WRONGPASS") {
-        "check user and password in redis.url"
-    } else {
-        "start Redis, or leave redis.url unset to use the embedded store"
-    };
-    Failed::Redis(format!("redis.url: cannot connect to {} ({reason}); {cure}", target.name()))
+    Failed::Redis(format!(
+        "redis.url: cannot connect to {} ({reason}); {}",
+        target.name(),
+        target.cure(reason)
+    ))
 }
 
 /// Publishes a message with the same keys as Django's `RedisPublisher`.
@@ -154,17 +176,22 @@ pub fn publish(settings: &Settings, message: Message) -> Result<(), Failed> {
             payload
         }
     };
+    if payload.is_empty() {
+        return Err(Failed::Senseless(
+            "the message is empty, and empty messages are not delivered".to_owned(),
+        ));
+    }
     if payload.len() > settings.messages.max_delivery_bytes {
         return Err(Failed::Senseless(format!(
             "the message is longer than messages.max_delivery_bytes ({}), clients would not get it",
             settings.messages.max_delivery_bytes
         )));
     }
-    let target = Target::new(&settings.redis).map_err(|error| Failed::Senseless(error.to_string()))?;
+    let target = Target::new(&settings.redis)?;
     let receivers = block_on(publish_once(&target, &channels, &payload, expire))
         .map_err(|reason| unreachable_redis(&target, &reason))?;
-    let count = channels.len();
-    writeln!(io::stdout(), "published to {count} channels, {receivers} subscribers in Redis")
+    let (count, plural) = (channels.len(), if channels.len() == 1 { "" } else { "s" });
+    writeln!(io::stdout(), "published to {count} channel{plural}, {receivers} subscribed in Redis")
         .map_err(Failed::Stdio)
 }
 

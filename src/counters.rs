@@ -17,7 +17,7 @@ pub struct Counters {
     pub oversized_deliveries: AtomicU64,
     /// Messages from Redis that were lost because the receiver overflowed.
     pub lagged_deliveries: AtomicU64,
-    /// Persisted values that Redis refused to give out.
+    /// Values that Redis refused to give out.
     pub refused_reads: AtomicU64,
     /// Clients that were closed because they read too slowly.
     pub slow_clients: AtomicU64,
@@ -38,21 +38,25 @@ impl Counters {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Writes one line with all counts, as at the end of the process.
+    /// Writes one line with all counts that are not 0, as at the end of the process.
     pub fn log(&self) {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        tracing::info!(
-            ignored_publications = read(&self.ignored_publications),
-            lost_publications = read(&self.lost_publications),
-            refused_publications = read(&self.refused_publications),
-            unkept_publications = read(&self.unkept_publications),
-            oversized_deliveries = read(&self.oversized_deliveries),
-            lagged_deliveries = read(&self.lagged_deliveries),
-            refused_reads = read(&self.refused_reads),
-            slow_clients = read(&self.slow_clients),
-            refused_handshakes = read(&self.refused_handshakes),
-            redis_losses = read(&self.redis_losses),
-            "counts"
-        );
+        let counts = [
+            ("ignored_publications", &self.ignored_publications),
+            ("lost_publications", &self.lost_publications),
+            ("refused_publications", &self.refused_publications),
+            ("unkept_publications", &self.unkept_publications),
+            ("oversized_deliveries", &self.oversized_deliveries),
+            ("lagged_deliveries", &self.lagged_deliveries),
+            ("refused_reads", &self.refused_reads),
+            ("slow_clients", &self.slow_clients),
+            ("refused_handshakes", &self.refused_handshakes),
+            ("redis_losses", &self.redis_losses),
+        ];
+        let counts = counts.map(|(name, counter)| (name, counter.load(Ordering::Relaxed)));
+        let counts: Vec<_> = counts.iter().filter(|(_, count)| *count > 0).collect();
+        let counts: Vec<_> = counts.iter().map(|(name, count)| format!("{name}={count}")).collect();
+        if !counts.is_empty() {
+            tracing::info!("counts: {}", counts.join(" "));
+        }
     }
 }

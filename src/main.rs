@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use ws4redis::commands::{self, Failed, Message};
-use ws4redis::settings::Settings;
+use ws4redis::redis::Target;
+use ws4redis::settings::{self, Settings};
 use ws4redis::{server, telemetry};
 
 /// A gateway between Redis and browsers for Django sites.
@@ -13,7 +14,10 @@ use ws4redis::{server, telemetry};
 #[command(
     version,
     about,
-    after_help = "Settings are explained in settings.toml; RUST_LOG sets what is logged."
+    after_help = "A setting such as server.listen is set by --set server.listen=127.0.0.1:9000, by the environment\n\
+                  (WS4REDIS_SERVER__LISTEN) or in a settings file; `ws4redis settings` prints them all.\n\
+                  RUST_LOG sets what is logged.\n\n\
+                  Exit codes: 0 fine, 64 settings or flags cannot be used, 69 Redis cannot be reached, 1 anything else."
 )]
 struct Flags {
     /// Settings file; without it, settings.toml in the working directory, if there is one.
@@ -32,6 +36,8 @@ enum Command {
     Serve,
     /// Checks the settings, connects to Redis and says what it found.
     Check,
+    /// Prints the built-in settings, which explain themselves: ws4redis settings > settings.toml
+    Settings,
     /// Publishes a message, as Django's RedisPublisher does.
     Publish(Publish),
 }
@@ -75,17 +81,23 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Failed> {
     let flags = Flags::try_parse().map_err(Failed::Usage)?;
-    let (settings, warnings) = Settings::load(flags.settings.as_deref(), std::env::vars(), &flags.set)?;
+    if let Some(Command::Settings) = flags.command {
+        return commands::print_settings();
+    }
+    let file = settings::file(flags.settings);
+    let (settings, warnings) = Settings::load(file.as_deref(), std::env::vars_os(), &flags.set)?;
     match flags.command.unwrap_or(Command::Serve) {
+        Command::Settings => commands::print_settings(),
         Command::Serve => {
             // Dropped at the end: what waits to be logged is written then.
             let _log = telemetry::init(settings.log_json);
             for warning in &warnings {
                 tracing::warn!("{warning}");
             }
-            server::run(settings).map_err(Failed::Serving)
+            let target = Target::new(&settings.redis)?;
+            server::run(settings, target).map_err(Failed::Serving)
         }
-        Command::Check => commands::check(&settings, &warnings),
+        Command::Check => commands::check(&settings, file.as_deref(), &warnings),
         Command::Publish(message) => commands::publish(&settings, message.into()),
     }
 }

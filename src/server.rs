@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,6 +46,16 @@ enum Door {
     Unix(UnixListener),
 }
 
+/// Tells the doorman that a thread has ended, also by a panic.
+struct Ended(mpsc::Sender<()>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // There is room for all threads.
+        let _ = self.0.try_send(());
+    }
+}
+
 /// A socket on its way to another thread.
 enum Handed {
     Tcp(StdTcpStream),
@@ -57,8 +67,8 @@ enum Handed {
 /// # Errors
 ///
 /// When the address cannot be listened on, or a thread cannot be started or ends early.
-pub fn run(settings: Settings) -> anyhow::Result<()> {
-    runtime()?.block_on(serve(Arc::new(settings)))
+pub fn run(settings: Settings, target: Target) -> anyhow::Result<()> {
+    runtime()?.block_on(serve(Arc::new(settings), target))
 }
 
 fn runtime() -> anyhow::Result<LocalRuntime> {
@@ -68,13 +78,12 @@ fn runtime() -> anyhow::Result<LocalRuntime> {
         .context("cannot start a runtime")
 }
 
-async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
+async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     if settings.redis.url.is_none() && reserve().await == Reserve::Needed {
         start_embedded(&settings)?;
     }
     let stop = CancellationToken::new();
     let door = Door::open(&settings.server.listen).await?;
-    let target = Target::new(&settings.redis)?;
     let counters = Arc::new(Counters::default());
     let live = Arc::new(AtomicUsize::new(0));
     let (calls, orders) = mpsc::channel::<Call>(WAITING);
@@ -89,8 +98,7 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
         let (calls, stop, ended) = (calls.clone(), stop.clone(), ended.clone());
         let (hand, sockets) = mpsc::channel(WAITING);
         let work = move || {
-            // Dropped at the end, also by a panic: the doorman hears of it.
-            let _ended = ended;
+            let _ended = Ended(ended);
             runtime()?.block_on(async {
                 let shard = Shard::new(number + 1, settings, &target, &counters, live);
                 serve_shard(shard, inbox, calls, sockets, stop).await;
@@ -123,7 +131,7 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
     if ended_early {
         bail!("a part of the server has ended unexpectedly; the log above says why");
     }
-    info!(drain_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");
+    info!(at_most_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");
     stop.cancel();
     let drained = async {
         let _ = serving.await;
@@ -141,7 +149,9 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
             return Err(error);
         }
     }
-    if let Listen::Unix(path, _) = &settings.server.listen {
+    if let Listen::Unix(path, _) = &settings.server.listen
+        && is_socket(path)
+    {
         let _ = std::fs::remove_file(path);
     }
     counters.log();
@@ -167,8 +177,14 @@ pub async fn reserve() -> Reserve {
 
 /// Starts the embedded store where clients of all kinds look for a Redis. It lives as long as the process.
 fn start_embedded(settings: &Settings) -> anyhow::Result<()> {
-    let listener = std::net::TcpListener::bind(REDIS)
-        .with_context(|| format!("cannot start the embedded store on {REDIS}"))?;
+    let listener = match std::net::TcpListener::bind(REDIS) {
+        Ok(listener) => listener,
+        // Somebody else was faster, maybe another of us: that is what will be used.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok(()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot start the embedded store on {REDIS}"));
+        }
+    };
     listener.set_nonblocking(true)?;
     let limits = settings.embedded.clone();
     let work = move || {
@@ -251,9 +267,13 @@ fn announce(settings: &Settings, door: &Door) {
             info!(version, shards, redis, "listening; open the demo page in two tabs: http://{address}/");
         }
         Some(address) => info!(version, shards, redis, "listening on {address}"),
-        None => info!(version, shards, redis, listen = ?settings.server.listen, "listening"),
+        None => info!(version, shards, redis, "listening on {}", settings.server.listen),
     }
     info!("anonymous clients may publish to the broadcast channels of every facility");
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 /// Lets the process open as many files as the system allows it: each client is one.
@@ -281,11 +301,12 @@ impl Door {
         match listen {
             Listen::Tcp(address) => {
                 let listener = TcpListener::bind(address).await;
-                listener.map(Self::Tcp).with_context(|| match address.rsplit_once(':') {
-                    Some((_, port)) => {
-                        format!("server.listen: cannot listen on {address}; is port {port} in use?")
-                    }
-                    None => format!("server.listen: cannot listen on {address}"),
+                listener.map(Self::Tcp).map_err(|error| match error.kind() {
+                    io::ErrorKind::AddrInUse => anyhow!(
+                        "server.listen: {address} is in use by another program; stop it, or choose another: --set server.listen=127.0.0.1:8001"
+                    ),
+                    io::ErrorKind::AddrNotAvailable => anyhow!("server.listen: this machine has no address {address}"),
+                    _ => anyhow!("server.listen: cannot listen on {address} ({error})"),
                 })
             }
             Listen::Unix(path, mode) => Self::open_unix(path, *mode),
@@ -298,6 +319,9 @@ impl Door {
         match StdUnixStream::connect(path) {
             Ok(_) => bail!("server.listen: another process listens on {shown}"),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                if !is_socket(path) {
+                    bail!("server.listen: {shown} is there already and is no socket; choose another path");
+                }
                 std::fs::remove_file(path)
                     .with_context(|| format!("server.listen: cannot replace the stale socket {shown}"))?;
             }

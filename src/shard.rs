@@ -20,6 +20,7 @@ use crate::redis::{Call, Inbox, Store, Target};
 use crate::settings::Settings;
 use crate::socket::{self, Beats, Connection, Parts};
 use crate::stream::Stream;
+use crate::telemetry::Seldom;
 use crate::wire::Channel;
 
 /// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
@@ -93,6 +94,7 @@ impl Shard {
             max_header_bytes: settings.server.max_header_bytes,
             max_headers: settings.server.max_headers,
             counters: counters.clone(),
+            foreign: Seldom::default(),
         };
         let parts = Parts {
             store: Rc::new(Store::new(target, &settings, counters)),
@@ -102,6 +104,7 @@ impl Shard {
             limits,
             max_message_bytes: settings.messages.max_message_bytes,
             publish_bytes: settings.messages.publish_bytes,
+            publish_patience: settings.redis.publish_wait + settings.redis.command_timeout * 2,
             linger: Duration::from_secs(settings.server.linger_seconds.into()),
             counters: counters.clone(),
         };
@@ -160,10 +163,10 @@ impl Shard {
         let opened = http::serve(stream, &self.front, async |arrival| self.prepare(arrival).await).await;
         let Some(http::Opened { stream, early, prepared }) = opened else { return };
         let Prepared { subscription, grant, persisted } = prepared;
-        // What was held is not whole: better a client that comes again than one that misses something.
-        let flooded = subscription.failure() == Some(NotJoined::Flooded);
+        // What it would be given is not whole: better a client that comes again than one that misses something.
+        let unsound = !matches!(subscription.is_stale(), Ok(false));
         let connection = Connection::open(self.parts.clone(), stream, subscription, grant, &persisted);
-        if flooded {
+        if unsound {
             connection.end(Ending::Slow);
         }
         tokio::task::spawn_local(async move {
@@ -188,9 +191,9 @@ impl Shard {
         let reading = async {
             loop {
                 subscription.joined().await?;
+                subscription.begin_reading();
                 let persisted = self.parts.store.persisted(&grant.subscribe).await;
-                // When messages were lost meanwhile, this value may be older than the one that makes up for them.
-                if subscription.is_joined()? {
+                if !subscription.is_stale()? {
                     return persisted.map_err(|_| Rejection::NoRedis);
                 }
             }

@@ -23,12 +23,21 @@ pub fn init(json: bool) -> WorkerGuard {
         .buffered_lines_limit(WAITING_LINES)
         .thread_name("log")
         .finish(io::stderr());
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
+    let filter = wanted.as_deref().map(EnvFilter::try_new).transpose();
+    let senseless = filter.as_ref().err().map(ToString::to_string);
+    let filter = filter.ok().flatten().unwrap_or_else(|| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
     if json {
         subscriber.json().flatten_event(true).init();
     } else {
         subscriber.with_ansi(io::stderr().is_terminal()).init();
+    }
+    if let Some(error) = senseless {
+        tracing::warn!(
+            error,
+            "RUST_LOG cannot be understood and is ignored; for example RUST_LOG=ws4redis=debug"
+        );
     }
     guard
 }

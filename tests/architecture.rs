@@ -36,7 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("settings", &["access", "embedded", "wire"]),
     ("hub", &["stream", "wire"]),
     ("redis", &["counters", "hub", "settings", "telemetry", "wire"]),
-    ("http", &["access", "counters", "stream", "wire"]),
+    ("http", &["access", "counters", "stream", "telemetry", "wire"]),
     ("socket", &["access", "counters", "hub", "redis", "settings", "stream", "wire"]),
     (
         "shard",

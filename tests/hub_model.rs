@@ -158,3 +158,21 @@ proptest! {
         runtime.block_on(check(steps));
     }
 }
+
+/// Messages that are lost while Redis is being asked for a channel concern those who have it already, and nobody else.
+#[test]
+fn a_loss_during_a_join_does_not_keep_anybody_out() {
+    let mut hub = Hub::new(Limits { outbox_bytes: 1 << 20, drop_oldest: false });
+    let id = hub.join(&[channel(0)]);
+    let orders = hub.take_orders();
+    let [Order::Want(name, ticket)] = &orders[..] else { panic!("{orders:?}") };
+    hub.pause();
+    hub.subscribed(name, *ticket);
+    assert_eq!(hub.joined(id), Ok(true));
+    hub.begin_reading(id);
+    hub.pause();
+    assert_eq!((hub.joined(id), hub.is_stale(id)), (Ok(false), Ok(true)), "what it has read may be too old");
+    hub.recover(name, None);
+    hub.begin_reading(id);
+    assert_eq!((hub.joined(id), hub.is_stale(id)), (Ok(true), Ok(false)));
+}

@@ -47,7 +47,9 @@ fn every_key_can_be_set_by_its_environment_variable() {
     for (key, value, _) in keys() {
         let name = format!("WS4REDIS_{}", key.to_uppercase().replace('.', "__"));
         let value = value.trim_matches(['"', '[', ']']).to_owned();
-        let load = |value: String| Settings::load(Some(&path()), [(name.clone(), value)].into_iter(), &[]);
+        let load = |value: String| {
+            Settings::load(Some(&path()), [(name.clone().into(), value.into())].into_iter(), &[])
+        };
         let (same, warnings) = load(value).unwrap();
         assert_eq!(warnings, Vec::<String>::new(), "{name}");
         assert_eq!(format!("{same:#?}"), built_in, "{name}");

@@ -36,7 +36,14 @@ impl Policy {
         let Handshake { facility, flags } = handshake;
         let channels = |wanted: fn(Flags, AudienceKind) -> bool| {
             let kinds = AudienceKind::ALL.into_iter().filter(|kind| wanted(flags, *kind));
-            kinds.flat_map(|kind| self.channels(kind, &facility, identity)).collect()
+            let mut channels: Vec<Channel> = Vec::new();
+            for channel in kinds.flat_map(|kind| self.channels(kind, &facility, identity)) {
+                // A group may be named twice; a channel is joined once.
+                if !channels.contains(&channel) {
+                    channels.push(channel);
+                }
+            }
+            channels
         };
         let (subscribe, publish) = (channels(Flags::subscribes), channels(Flags::publishes));
         Grant { facility, subscribe, publish, echo: flags.echo() }
@@ -91,6 +98,12 @@ mod tests {
     fn channels_come_in_the_order_broadcast_groups_user_session() {
         let expected = ["broadcast:x", "group:staff:x", "group:a:b:x", "user:john:x", "session:key:x"];
         check(false, "/ws/x", &john(), &expected, &["user:john:x"]);
+    }
+
+    #[test]
+    fn a_group_that_is_named_twice_is_one_channel() {
+        let john = Identity { groups: vec!["a".into(), "b".into(), "a".into()], ..Identity::default() };
+        check(false, "/ws/x", &john, &["broadcast:x", "group:a:x", "group:b:x"], &[]);
     }
 
     #[test]

@@ -15,13 +15,14 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::static_files::StaticFiles;
 use super::{Rejection, upgrade};
 use crate::access::Allowed;
 use crate::counters::Counters;
 use crate::stream::Stream;
+use crate::telemetry::Seldom;
 use crate::wire::Handshake;
 
 /// What the front door needs to know.
@@ -43,6 +44,8 @@ pub struct Front {
     pub max_headers: usize,
     /// What is counted for the whole process.
     pub counters: Arc<Counters>,
+    /// Keeps the warnings of foreign origins to one a second.
+    pub foreign: Seldom,
 }
 
 /// A visitor whose request is a sound handshake.
@@ -113,7 +116,15 @@ where
         Ok(checked.response())
     };
     Ok(answer.await.unwrap_or_else(|rejection: Rejection| {
-        Counters::count(&front.counters.refused_handshakes);
+        if !matches!(rejection, Rejection::NotFound(_) | Rejection::Method) {
+            Counters::count(&front.counters.refused_handshakes);
+        }
+        // The browser shows none of it to anybody.
+        if let Rejection::Origin(refused) = &rejection
+            && let Some(unsaid) = front.foreign.due()
+        {
+            warn!(unsaid, "handshake refused with 403: {}", refused.to_string().escape_debug());
+        }
         debug!(status = rejection.status().as_u16(), reason = ?rejection.to_string(), "request refused");
         rejection.response()
     }))

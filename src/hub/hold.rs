@@ -12,6 +12,8 @@ pub(super) struct Held {
     bytes: usize,
     /// Channels whose subscription Redis has not acknowledged, or whose value is being read again.
     pub(super) awaited: usize,
+    /// Whether messages were lost since it began to read.
+    pub(super) stale: bool,
     /// Why it cannot join, once that is known.
     pub(super) failure: Option<super::NotJoined>,
     /// The handshake's task.

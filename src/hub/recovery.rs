@@ -8,15 +8,16 @@ use super::routing::{Hub, NotJoined, Outlet};
 use crate::wire::Channel;
 
 impl Hub {
-    /// Holds back all channels, until the persisted value of each has been read again. Who is joining waits, too: what
-    /// it has read may be older than that value, or newer.
+    /// Holds back all channels that Redis sends, until the persisted value of each has been read again. Who is joining
+    /// one waits, too: what it has read may be older than that value, or newer.
     pub fn pause(&mut self) {
-        for (_, room) in &mut self.rooms {
+        for (_, room) in self.rooms.iter_mut().filter(|(_, room)| room.subscribed) {
             let settled = room.is_settled();
             room.paused.get_or_insert_default();
-            for place in room.listeners.iter().filter(|_| settled) {
+            for place in &room.listeners {
                 if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
-                    held.awaited += 1;
+                    held.stale = true;
+                    held.awaited += usize::from(settled);
                 }
             }
         }

@@ -170,11 +170,22 @@ impl Hub {
         Poll::Pending
     }
 
-    /// Returns why a joining member cannot be opened, if that has become known.
-    pub fn failure(&self, id: MemberId) -> Option<NotJoined> {
-        match &self.members.get(id.0 as usize)?.outlet {
-            Outlet::Joining(held) => held.failure,
-            Outlet::Open(_) => None,
+    /// Notes that a joining member reads its persisted values from now on.
+    pub fn begin_reading(&mut self, id: MemberId) {
+        if let Some(Member { outlet: Outlet::Joining(held), .. }) = self.members.get_mut(id.0 as usize) {
+            held.stale = false;
+        }
+    }
+
+    /// Tells whether messages were lost since a joining member began to read.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot join any more.
+    pub fn is_stale(&self, id: MemberId) -> Result<bool, NotJoined> {
+        match self.members.get(id.0 as usize).map(|member| &member.outlet) {
+            Some(Outlet::Joining(held)) => held.failure.map_or(Ok(held.stale), Err),
+            _ => Err(NotJoined::Lost),
         }
     }
 

@@ -62,18 +62,18 @@ impl Subscription {
         poll_fn(|cx| self.desk.hub.borrow_mut().poll_joined(self.id, cx)).await
     }
 
-    /// Tells whether that is so still, or again; it is not while lost messages are being made up for.
+    /// Notes that the persisted values are being read from now on.
+    pub fn begin_reading(&self) {
+        self.desk.hub.borrow_mut().begin_reading(self.id);
+    }
+
+    /// Tells whether messages were lost since then, so that what was read may be too old, or too new.
     ///
     /// # Errors
     ///
-    /// As for [`Self::joined`].
-    pub fn is_joined(&self) -> Result<bool, NotJoined> {
-        self.desk.hub.borrow().joined(self.id)
-    }
-
-    /// Returns why the subscription cannot be opened any more, if that has become known.
-    pub fn failure(&self) -> Option<NotJoined> {
-        self.desk.hub.borrow().failure(self.id)
+    /// When the subscription cannot be opened any more.
+    pub fn is_stale(&self) -> Result<bool, NotJoined> {
+        self.desk.hub.borrow().is_stale(self.id)
     }
 
     /// Replays the persisted values, then what was held, and goes live.

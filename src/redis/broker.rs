@@ -16,7 +16,7 @@ use fred::types::Message;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Store;
 use super::connect::{Guard, Target, describe};
@@ -63,6 +63,9 @@ const RECOVERY_PATIENCE: Duration = Duration::from_secs(10);
 /// Batches of values that may wait for the broker.
 const RECOVERIES: usize = 4;
 
+/// Time after which it is said again why Redis cannot be reached.
+const COMPLAINTS: Duration = Duration::from_mins(1);
+
 type Stepping = Pin<Box<dyn Future<Output = Outcome>>>;
 
 /// Values that were read again, with the shards that want them, and the epoch in which they were read.
@@ -92,9 +95,12 @@ pub struct Broker {
     last_step: Instant,
     /// Changes with every loss: a recovery of an older epoch stops.
     epoch: Rc<Cell<u64>>,
-    name: String,
+    target: Target,
     counters: Arc<Counters>,
     lag: Seldom,
+    refused: Seldom,
+    /// Why Redis could not be reached, and when that was said.
+    complaint: Option<(String, Instant)>,
     _connection: Guard,
 }
 
@@ -130,9 +136,11 @@ impl Broker {
             down_since: Instant::now(),
             last_step: Instant::now(),
             epoch: Rc::default(),
-            name: target.name().to_owned(),
+            target: target.clone(),
             counters: counters.clone(),
             lag: Seldom::default(),
+            refused: Seldom::default(),
+            complaint: None,
             _connection: connection,
         }
     }
@@ -196,7 +204,9 @@ impl Broker {
             }
             Outcome::Refused(channels, reason) => {
                 for (shard, channel, ticket) in self.interests.refused(channels) {
-                    error!(?channel, error = %reason, "redis refuses a channel; allow its user to subscribe to it (ACL SETUSER … &pattern)");
+                    if let Some(unsaid) = self.refused.due() {
+                        error!(unsaid, ?channel, error = %reason, "redis refuses a channel; allow its user to subscribe to it (ACL SETUSER … &pattern)");
+                    }
                     self.tell(shard, Inbox::Refused(channel, ticket)).await;
                 }
             }
@@ -291,19 +301,34 @@ impl Broker {
         self.fenced.clear();
         self.interests.lost();
         if !std::mem::replace(&mut self.up, false) {
-            tracing::debug!(error = %reason, "redis cannot be reached");
+            self.complain(reason);
             return;
         }
         self.down_since = Instant::now();
         self.epoch.set(self.epoch.get() + 1);
         Counters::count(&self.counters.redis_losses);
-        warn!(redis = %self.name, error = %reason, "redis lost; clients stay, new ones get 503 until it is back");
+        self.complaint = Some((reason.to_owned(), Instant::now()));
+        warn!(redis = self.target.name(), error = %reason, "redis lost; clients stay, new ones get 503 until it is back");
         self.tell_all(|| Inbox::Lost).await;
+    }
+
+    /// Says why Redis cannot be reached: when that changes, and once a minute.
+    fn complain(&mut self, reason: &str) {
+        let said = self.complaint.as_ref();
+        if said.is_some_and(|(last, when)| last == reason && when.elapsed() < COMPLAINTS) {
+            debug!(error = %reason, "redis cannot be reached");
+            return;
+        }
+        self.complaint = Some((reason.to_owned(), Instant::now()));
+        let cure = self.target.cure(reason);
+        warn!(redis = self.target.name(), error = %reason, "redis cannot be reached, clients get 503; {cure}");
     }
 
     async fn rise(&mut self) {
         self.up = true;
-        info!(redis = %self.name, elapsed_seconds = self.down_since.elapsed().as_secs_f32(), "redis connected");
+        self.complaint = None;
+        let elapsed_ms = u64::try_from(self.down_since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(redis = self.target.name(), elapsed_ms, "redis connected");
         self.tell_all(|| Inbox::Up).await;
         self.recover();
     }

@@ -36,8 +36,6 @@ pub struct Found {
     pub version: Option<String>,
     /// `standalone`, `sentinel` or `cluster`.
     pub mode: Option<String>,
-    /// `notify-keyspace-events`, where it may be read.
-    pub keyspace_events: Option<String>,
     /// Time for one command and its reply.
     pub round_trip: Duration,
 }
@@ -55,7 +53,11 @@ impl Target {
         let mut config = match url.strip_prefix("unix:") {
             Some(rest) => unix(rest)?,
             // fred's own texts may repeat the URL with its password.
-            None => Config::from_url(url).map_err(|_| Unusable(format!("cannot be understood: {name}")))?,
+            None => Config::from_url(url).map_err(|_| {
+                Unusable(format!(
+                    "{name} cannot be understood; in user and password write @ / : # % as %40 %2F %3A %23 %25"
+                ))
+            })?,
         };
         config.version = RespVersion::RESP3;
         Ok(Self { config, settings: settings.clone(), name })
@@ -64,6 +66,28 @@ impl Target {
     /// Returns the URL with secrets masked.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Says what to do about an error of a connection.
+    pub fn cure(&self, reason: &str) -> &'static str {
+        let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+        if says(&["NOAUTH"]) {
+            "it wants a password: redis://:PASSWORD@host:6379"
+        } else if says(&["WRONGPASS", "invalid password"]) {
+            "check user and password in redis.url"
+        } else if says(&["DB index"]) {
+            "it has no database of this number: check the end of redis.url"
+        } else if says(&["lookup", "resolve", "Name or service"]) {
+            "there is no host of this name: check redis.url"
+        } else if says(&["Decode", "frame_type", "Protocol", "parse", "unknown command"]) {
+            "what answers there is no Redis of version 6 or later: check host and port in redis.url"
+        } else if says(&["LOADING"]) {
+            "it is loading its data: wait"
+        } else if self.settings.url.is_some() {
+            "start Redis, or check redis.url; without it, the embedded store is used"
+        } else {
+            "start Redis or ws4redis, or set redis.url"
+        }
     }
 
     /// Makes a client whose messages have a queue of the size that is set.
@@ -124,7 +148,7 @@ fn backoff() -> ReconnectPolicy {
     policy
 }
 
-/// Reads `[//][user:password@]/path[?db=N]`, as redis-py writes it.
+/// Reads `[//]/path[?db=N][&password=…]`, as redis-py writes it.
 fn unix(rest: &str) -> Result<Config, Unusable> {
     let bad = || Unusable("expected unix:/path/to/redis.sock".to_owned());
     let parsed =
@@ -151,6 +175,8 @@ fn unix(rest: &str) -> Result<Config, Unusable> {
 pub fn describe(error: &Error) -> String {
     // fred shows an I/O error in its Debug form; what it says in words stands in there.
     let details = error.details();
+    // Redis quotes the arguments of a command that it does not know: a message would stand in the log.
+    let details = details.split_once(", with args beginning with").map_or(details, |(before, _)| before);
     let words =
         details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"')).map(|(words, _)| words);
     mask_sessions(words.unwrap_or(details)).escape_debug().to_string()
@@ -177,25 +203,16 @@ pub async fn examine(target: &Target) -> Result<Found, String> {
     let begun = tokio::time::Instant::now();
     client.ping::<()>(None).await.map_err(|error| describe(&error))?;
     let round_trip = begun.elapsed();
-    // Under a narrow ACL user these two are refused, which is no fault.
+    // Under a narrow ACL user this is refused, which is no fault.
     let info: String = client.info(None).await.unwrap_or_default();
     let field = |name: &str| {
         info.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
             .map(|value| value.trim().to_owned())
     };
-    let events = CustomCommand::new_static("CONFIG", None, false);
-    let events: Result<Vec<String>, _> = match client
-        .custom::<Value, _>(events, vec!["GET", "notify-keyspace-events"])
-        .await
-    {
-        Ok(Value::Map(map)) => Ok(map.inner().into_values().filter_map(|value| value.as_string()).collect()),
-        _ => Err(()),
-    };
     Ok(Found {
         version: field("valkey_version").or_else(|| field("redis_version")),
         mode: field("redis_mode"),
-        keyspace_events: events.ok().and_then(|mut events| events.pop()),
         round_trip,
     })
 }

@@ -19,6 +19,7 @@ pub(super) struct Interests {
     queued: Vec<Channel>,
     /// Channels of which Redis refused some together: tried in ever smaller parts.
     suspects: Vec<Vec<Channel>>,
+    suspect_turn: bool,
     /// Channels without listeners and when they lost the last one, oldest first.
     idle: VecDeque<(Instant, Channel)>,
     linger: Duration,
@@ -47,7 +48,7 @@ pub(super) struct Step {
 impl Interests {
     pub(super) fn new(linger: Duration) -> Self {
         let (channels, idle) = (HashMap::default(), VecDeque::new());
-        Self { channels, queued: Vec::new(), suspects: Vec::new(), idle, linger }
+        Self { channels, queued: Vec::new(), suspects: Vec::new(), suspect_turn: false, idle, linger }
     }
 
     /// Returns what is known of a channel.
@@ -106,7 +107,9 @@ impl Interests {
                 step.unsubscribe.push(channel);
             }
         }
-        step.subscribe = if self.queued.is_empty() {
+        // In turns: neither waits for the other's end.
+        self.suspect_turn = !self.suspect_turn;
+        step.subscribe = if self.queued.is_empty() || (self.suspect_turn && !self.suspects.is_empty()) {
             self.suspects.pop().unwrap_or_default()
         } else {
             self.queued.split_off(self.queued.len().saturating_sub(STEP))

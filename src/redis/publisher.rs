@@ -40,6 +40,13 @@ struct Publication {
     since: Instant,
 }
 
+impl Publication {
+    /// Bytes that it counts in the queue.
+    fn cost(&self) -> usize {
+        self.payload.len() + Receipts::OVERHEAD_BYTES
+    }
+}
+
 /// The publications of one shard.
 pub(super) struct Publisher {
     client: Client,
@@ -81,10 +88,10 @@ impl Publisher {
     /// Queues a publication, which is settled through its receipts.
     pub(super) fn queue(&self, channels: Rc<[Channel]>, payload: Bytes, receipts: Rc<Receipts>) {
         let publication = Publication { channels, payload, receipts, since: Instant::now() };
-        if self.queued_bytes.get() + publication.payload.len() > self.max_queued_bytes {
+        if self.queued_bytes.get() + publication.cost() > self.max_queued_bytes {
             return self.settle(&publication, Err(Failure::Waited));
         }
-        self.queued_bytes.set(self.queued_bytes.get() + publication.payload.len());
+        self.queued_bytes.set(self.queued_bytes.get() + publication.cost());
         self.queue.borrow_mut().push_back(publication);
         self.bell.notify_one();
     }
@@ -130,7 +137,7 @@ impl Publisher {
         let mut bytes = 0;
         while batch.len() < BATCH && bytes < BATCH_BYTES {
             let Some(publication) = queue.pop_front() else { break };
-            bytes += publication.payload.len();
+            bytes += publication.cost();
             batch.push(publication);
         }
         self.queued_bytes.set(self.queued_bytes.get() - bytes);
@@ -140,7 +147,7 @@ impl Publisher {
     fn refuse_old(&self) {
         let old = |publication: &mut Publication| publication.since.elapsed() >= self.wait;
         while let Some(publication) = self.queue.borrow_mut().pop_front_if(old) {
-            self.queued_bytes.set(self.queued_bytes.get() - publication.payload.len());
+            self.queued_bytes.set(self.queued_bytes.get() - publication.cost());
             self.settle(&publication, Err(Failure::Waited));
         }
     }

@@ -1,8 +1,11 @@
 //! Which environment variable sets which key, and what becomes of upstream's names.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 
 use config::{Config, Value, ValueKind};
+
+use super::Error;
 
 /// What became of the settings of django-websocket-redis that have no key of the same name here.
 const SUCCESSORS: &[(&str, &str)] = &[
@@ -27,11 +30,14 @@ fn collect(value: &Value, path: String, keys: &mut Vec<String>) {
     }
 }
 
+/// Keys with their values, and warnings.
+type Read = (Vec<(String, String)>, Vec<String>);
+
 /// Returns the keys that the variables set, with their values, and warnings about those that set none.
 pub(super) fn read(
-    vars: impl Iterator<Item = (String, String)>,
+    vars: impl Iterator<Item = (OsString, OsString)>,
     known: &[String],
-) -> (Vec<(String, String)>, Vec<String>) {
+) -> Result<Read, Error> {
     let names: HashMap<String, &String> = known
         .iter()
         .map(|key| (format!("WS4REDIS_{}", key.to_uppercase().replace('.', "__")), key))
@@ -39,16 +45,24 @@ pub(super) fn read(
     let mut overrides = Vec::new();
     let mut warnings = Vec::new();
     for (name, value) in vars {
+        // What is not text is none of ours, unless its name says so.
+        let Some(name) =
+            name.to_str().filter(|name| name.starts_with("WS4REDIS_") || *name == "WEBSOCKET_URL")
+        else {
+            continue;
+        };
+        let value =
+            value.into_string().map_err(|_| Error::Unreadable(format!("{name} is not valid UTF-8")))?;
         if name == "WEBSOCKET_URL" {
             // The package's own name wins where both are set.
             overrides.insert(0, ("websocket_url".to_owned(), value));
-        } else if let Some(key) = names.get(&name) {
+        } else if let Some(key) = names.get(name) {
             overrides.push(((*key).clone(), value));
-        } else if name.starts_with("WS4REDIS_") {
-            warnings.push(format!("{name} is set and means nothing: {}", hint(&name, &names)));
+        } else {
+            warnings.push(format!("{name} is set and means nothing: {}", hint(name, &names)));
         }
     }
-    (overrides, warnings)
+    Ok((overrides, warnings))
 }
 
 fn hint(name: &str, names: &HashMap<String, &String>) -> String {
@@ -59,5 +73,18 @@ fn hint(name: &str, names: &HashMap<String, &String>) -> String {
     match names.keys().find(|known| bare(known) == bare(name)) {
         Some(known) => format!("did you mean {known}?"),
         None => "no setting has that name; see settings.toml".to_owned(),
+    }
+}
+
+/// Returns what may have been meant by a key that is none, as the end of a sentence.
+pub(super) fn nearest(key: &str, known: &[String]) -> String {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_lowercase();
+    let own = last(key);
+    let own = own.strip_prefix("ws4redis_").unwrap_or(&own);
+    let similar = known.iter().map(|known| (strsim::damerau_levenshtein(own, &last(known)), known)).min();
+    match similar {
+        Some((0..=2, known)) if known.contains('.') => format!(", did you mean {known}?"),
+        Some((0..=2, known)) => format!(", did you mean {known}, above the first [section]?"),
+        _ => String::new(),
     }
 }

@@ -6,27 +6,38 @@
 mod environment;
 mod raw;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use config::{Config, File, FileFormat};
+use config::{Config, ConfigError, File, FileFormat};
 
 use crate::access::Allowed;
 use crate::wire::Namespace;
 use raw::Raw;
 
-/// The shipped settings file.
-const SHIPPED: &str = include_str!("../../settings.toml");
+/// The shipped settings file, which is their manual.
+pub const SHIPPED: &str = include_str!("../../settings.toml");
 
 /// Why settings are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file cannot be read or parsed, a key is unknown or a value is of the wrong type.
+    /// A file cannot be read or parsed, or a value is of the wrong type. The text shows no value: it may be a secret.
     #[error("{0}")]
-    Unreadable(#[from] config::ConfigError),
+    Unreadable(String),
+    /// A file has a key that is no setting.
+    #[error("{}: {key} is no setting{hint}; `ws4redis settings` prints them all", file.display())]
+    Unknown {
+        /// The file.
+        file: PathBuf,
+        /// The key, with its section.
+        key: String,
+        /// What may have been meant.
+        hint: String,
+    },
     /// A value is of the right type and makes no sense.
     #[error("{key}: {problem}")]
     Senseless {
@@ -36,8 +47,46 @@ pub enum Error {
         problem: String,
     },
     /// A `--set` that is not `KEY=VALUE`.
-    #[error("--set {0}: expected KEY=VALUE, for example --set server.listen=127.0.0.1:9000")]
+    #[error("--set {0}…: expected KEY=VALUE, for example --set server.listen=127.0.0.1:9000")]
     Assignment(String),
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Self::Unreadable(plain(&error))
+    }
+}
+
+/// Describes an error of the config crate without the values and the lines that it shows.
+fn plain(error: &ConfigError) -> String {
+    let at =
+        |origin: &Option<String>| origin.as_ref().map_or(String::new(), |origin| format!(" in {origin}"));
+    match error {
+        ConfigError::Type { origin, unexpected, expected, key } => {
+            let key = key.as_deref().unwrap_or("a value");
+            let expected = if expected.starts_with("struct ") { "a section" } else { expected };
+            // Its kind is told before its value.
+            let found = unexpected.to_string();
+            let found = found.split(['"', '`']).next().unwrap_or_default().trim_end();
+            format!("{key}{}: expected {expected}, found {found}", at(origin))
+        }
+        ConfigError::At { error, origin, key } => {
+            let key = key.as_ref().map_or(String::new(), |key| format!("{key}: "));
+            format!("{key}{}{}", plain(error), at(origin))
+        }
+        ConfigError::FileParse { uri, cause } => {
+            let text = cause.to_string();
+            // The lines of the file that the parser shows begin with their number and a bar.
+            let shown = |line: &&str| {
+                !line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|')
+            };
+            let text: Vec<_> = text.lines().filter(shown).collect();
+            format!("{}: {}", uri.as_deref().unwrap_or("settings"), text.join(", "))
+        }
+        ConfigError::Message(text) if !text.starts_with("invalid ") => text.clone(),
+        ConfigError::Foreign(_) | ConfigError::Message(_) => "a value cannot be used".to_owned(),
+        error => error.to_string(),
+    }
 }
 
 /// All settings, checked.
@@ -152,8 +201,22 @@ pub struct Ping {
     pub timeout_seconds: u32,
 }
 
+/// Returns the settings file: the one that is named, or `settings.toml` in the working directory, if there is one.
+pub fn file(named: Option<PathBuf>) -> Option<PathBuf> {
+    named.or_else(|| Some(PathBuf::from("settings.toml")).filter(|path| path.exists()))
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path, mode) => write!(f, "unix:{} (permissions {mode:04o})", path.display()),
+        }
+    }
+}
+
 impl Settings {
-    /// Reads the settings: built-in, then `file` (or `settings.toml` here, if there is one), then the environment
+    /// Reads the settings: built-in, then `file`, then the environment
     /// `vars`, then `assignments` of the form `KEY=VALUE`. Returns warnings about variables that mean nothing, too.
     ///
     /// # Errors
@@ -161,23 +224,35 @@ impl Settings {
     /// When a file cannot be read, a key is unknown, or a value cannot be used.
     pub fn load(
         file: Option<&Path>,
-        vars: impl Iterator<Item = (String, String)>,
+        vars: impl Iterator<Item = (OsString, OsString)>,
         assignments: &[String],
     ) -> Result<(Self, Vec<String>), Error> {
         let shipped = Config::builder().add_source(File::from_str(SHIPPED, FileFormat::Toml)).build()?;
         let known = environment::keys(&shipped);
         let mut builder = Config::builder().add_source(shipped);
-        builder = match file {
-            Some(path) => builder.add_source(File::from(path).format(FileFormat::Toml)),
-            None => builder.add_source(File::new("settings.toml", FileFormat::Toml).required(false)),
-        };
-        let (overrides, warnings) = environment::read(vars, &known);
+        if let Some(path) = file {
+            std::fs::metadata(path)
+                .map_err(|error| Error::Unreadable(format!("{}: {error}", path.display())))?;
+            let written = Config::builder().add_source(File::from(path).format(FileFormat::Toml)).build()?;
+            if let Some(key) = environment::keys(&written).into_iter().find(|key| !known.contains(key)) {
+                return Err(Error::Unknown {
+                    file: path.to_owned(),
+                    hint: environment::nearest(&key, &known),
+                    key,
+                });
+            }
+            builder = builder.add_source(written);
+        }
+        let (overrides, warnings) = environment::read(vars, &known)?;
         for (key, value) in overrides {
             builder = builder.set_override(key, value)?;
         }
         for assignment in assignments {
-            let (key, value) =
-                assignment.split_once('=').ok_or_else(|| Error::Assignment(assignment.clone()))?;
+            let (key, value) = assignment.split_once('=').ok_or_else(|| {
+                // What follows may be a secret under the wrong sign.
+                let name = |c: &char| c.is_ascii_alphanumeric() || "._".contains(*c);
+                Error::Assignment(assignment.chars().take_while(name).collect())
+            })?;
             builder = builder.set_override(key.trim(), value)?;
         }
         let raw: Raw = builder.build()?.try_deserialize()?;
@@ -201,16 +276,23 @@ impl RedisUrl {
         &self.0
     }
 
-    /// Returns the URL with all that may be a secret masked.
+    /// Returns the URL with all that may be a secret masked, however it is written: a password may hold an `@` that
+    /// should have been escaped.
     pub fn masked(&self) -> String {
-        let Ok(mut url) = url::Url::parse(&self.0) else { return "***".to_owned() };
-        if url.password().is_some() && url.set_password(Some("***")).is_err() {
-            return "***".to_owned();
-        }
-        if url.query().is_some_and(|query| query.to_ascii_lowercase().contains("password")) {
-            url.set_query(Some("***"));
-        }
-        url.into()
+        let (scheme, rest) = self.0.split_once(':').unwrap_or(("", &self.0));
+        let rest = match rest.rsplit_once('@') {
+            Some((_, host)) => format!("//***@{host}"),
+            // Without a host, what stands in its place may be a password.
+            None if scheme != "unix" && !url::Url::parse(&self.0).is_ok_and(|url| url.has_host()) => {
+                "***".to_owned()
+            }
+            None => rest.to_owned(),
+        };
+        let rest = match rest.split_once('?') {
+            Some((path, query)) if query.to_ascii_lowercase().contains("password") => format!("{path}?***"),
+            _ => rest,
+        };
+        format!("{scheme}:{rest}")
     }
 }
 
@@ -236,7 +318,7 @@ mod tests {
     use super::*;
 
     fn load(vars: &[(&str, &str)], assignments: &[&str]) -> Result<(Settings, Vec<String>), Error> {
-        let vars: Vec<_> = vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let vars: Vec<_> = vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         let assignments: Vec<_> = assignments.iter().map(|a| (*a).to_owned()).collect();
         Settings::load(None, vars.into_iter(), &assignments)
     }
@@ -272,7 +354,7 @@ mod tests {
         assert!(!settings.demo, "with a Redis of one's own the demo is off");
         assert!(warnings.is_empty(), "{warnings:?}");
         let shown = format!("{settings:?}");
-        assert!(shown.contains("redis://:***@127.0.0.1:6380/2") && !shown.contains("geheim"), "{shown}");
+        assert!(shown.contains("redis://***@127.0.0.1:6380/2") && !shown.contains("geheim"), "{shown}");
     }
 
     #[test]

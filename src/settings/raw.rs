@@ -107,6 +107,9 @@ struct RawEmbedded {
     max_output_bytes: usize,
 }
 
+/// Longest time for which a message is kept: Redis refuses what it cannot count in milliseconds.
+const MAX_EXPIRE_SECONDS: i64 = 10 * 366 * 24 * 3600;
+
 /// Reads a list, or a text with commas, as the environment has it.
 fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
@@ -130,6 +133,7 @@ impl Raw {
         let plain = !self.prefix.chars().any(char::is_control);
         require(plain, "prefix", "must not hold control characters")?;
         require(self.heartbeat.len() <= 1024, "heartbeat", "must not be longer than 1024 bytes")?;
+        require(self.expire <= MAX_EXPIRE_SECONDS, "expire", "must not be longer than ten years")?;
         let redis = self.redis.check()?;
         let demo = match self.demo.enabled.as_str() {
             "auto" => redis.url.is_none(),
@@ -225,6 +229,7 @@ impl RawRedis {
         at_least(1, self.connect_timeout_seconds as usize, "redis.connect_timeout_seconds")?;
         at_least(1, self.command_timeout_seconds as usize, "redis.command_timeout_seconds")?;
         at_least(64, self.receiver_messages, "redis.receiver_messages")?;
+        at_most(1 << 22, self.receiver_messages, "redis.receiver_messages")?;
         at_least(1 << 20, self.max_pending_bytes, "redis.max_pending_bytes")?;
         Ok(Redis {
             url: (!self.url.is_empty()).then_some(RedisUrl(self.url)),
@@ -241,6 +246,8 @@ impl RawRedis {
 impl RawMessages {
     fn check(self) -> Result<Messages, Error> {
         at_least(1, self.max_message_bytes, "messages.max_message_bytes")?;
+        at_most(1 << 29, self.max_message_bytes, "messages.max_message_bytes")?;
+        at_most(1 << 29, self.max_delivery_bytes, "messages.max_delivery_bytes")?;
         at_least(1, self.max_delivery_bytes, "messages.max_delivery_bytes")?;
         at_least(1024, self.outbox_bytes, "messages.outbox_bytes")?;
         at_least(1024, self.publish_bytes, "messages.publish_bytes")?;
@@ -287,6 +294,13 @@ fn senseless(key: &'static str, problem: &str) -> Error {
 
 fn require(condition: bool, key: &'static str, problem: &str) -> Result<(), Error> {
     if condition { Ok(()) } else { Err(senseless(key, problem)) }
+}
+
+fn at_most(most: usize, value: usize, key: &'static str) -> Result<(), Error> {
+    if value <= most {
+        return Ok(());
+    }
+    Err(Error::Senseless { key, problem: format!("must be at most {most}, is {value}") })
 }
 
 fn at_least(least: usize, value: usize, key: &'static str) -> Result<(), Error> {

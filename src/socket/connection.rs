@@ -37,6 +37,8 @@ pub struct Parts {
     pub max_message_bytes: usize,
     /// What a client may have under way to Redis, in bytes.
     pub publish_bytes: usize,
+    /// Time after which a publication has reached Redis or never will.
+    pub publish_patience: Duration,
     /// Time for a close frame to arrive.
     pub linger: Duration,
     /// What is counted for the whole process.
@@ -212,8 +214,10 @@ impl Connection {
         drop(subscription);
         if let (Close::ByClient(_), Some(receipts)) = (&close, &receipts) {
             // Its close is answered when everything before it is in Redis.
-            if let Err(failure) = receipts.settled().await {
-                close = failure.into();
+            match timeout(parts.publish_patience, receipts.settled()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => close = failure.into(),
+                Err(_) => close = Close::PublicationLost,
             }
         }
         if close == Close::Slow {

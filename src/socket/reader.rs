@@ -13,7 +13,8 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, W
 use super::Close;
 use crate::hub::{Limits, Listener};
 
-/// Bytes of a frame that is not complete; more is allocated for a larger one as it comes.
+/// Bytes of a frame that is not complete. For a larger frame tungstenite reserves what its head promises, which the
+/// limit on messages bounds; memory that is not written to costs nothing.
 const READ_BUFFER_BYTES: usize = 128;
 
 /// Reads the messages of one client.

@@ -47,7 +47,8 @@ fn unusable_settings_end_with_64_and_name_the_key() {
         ("websocket_ulr = '/x/'\n", ["websocket_ulr", "websocket_url"]),
         ("[server]\nlistn = '127.0.0.1:1'\n", ["listn", "listen"]),
         ("[severs]\nlisten = '127.0.0.1:1'\n", ["severs", "server"]),
-        ("[ping]\ninterval_seconds = 'often'\n", ["interval_seconds", "often"]),
+        ("[ping]\ninterval_seconds = 'often'\n", ["ping.interval_seconds", "integer"]),
+        ("[redis]\nexpire = 1\n", ["redis.expire", "did you mean expire, above the first [section]?"]),
         ("[messages]\nwhen_slow = 'wait'\n", ["messages.when_slow", "drop-oldest"]),
         ("websocket_url = 'ws'\n", ["websocket_url", "slash"]),
         ("this is no TOML\n", ["TOML", "line 1"]),
@@ -62,6 +63,51 @@ fn unusable_settings_end_with_64_and_name_the_key() {
     refused(&["--set", "server.listen"], 64, &["KEY=VALUE"]);
     refused(&["--set", "redis.url=http://127.0.0.1"], 64, &["redis.url", "redis://"]);
     refused(&["--set", "origin.allowed=a b"], 64, &["origin.allowed", "a b"]);
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_not_printed() {
+    for text in [
+        "[redis]\nurl = \"redis://:geheim@host:1\n",
+        "redis = 'redis://:geheim@host:1'\n",
+        "expire = 'redis://:geheim@host:1'\n",
+        "[redis]\nurl = 'redis://joe:12/geheim@host:1/0'\n",
+        "[redis]\nurl = 'redis:joe:geheim@host:1/0'\n",
+        "[redis]\nurl = 'redis://:p@s/s#geheim%rd@host:1/0'\n",
+        "[redis]\nurl = 'redis://:geheim'\n",
+        "[redis]\nurl = 'http://:geheim@host:1/0'\n",
+    ] {
+        let file = settings_file(text);
+        let output = run(binary().args(["--settings", &file, "check"]), b"");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(!output.status.success() && !said.contains("geheim"), "{text}: {said}");
+        std::fs::remove_file(file).unwrap();
+    }
+    refused(&["--set", "redis.url:redis://:geheim@host"], 64, &["KEY=VALUE"]);
+    let output = run(binary().args(["--set", "redis.url:redis://:geheim@host"]), b"");
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("geheim"));
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_not_replaced_by_one() {
+    let file = settings_file("precious");
+    let listen = format!("server.listen=unix:{file}");
+    refused(&["--set", &listen, "--set", "redis.url=redis://127.0.0.1:1"], 1, &[&file, "no socket"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn variables_that_are_no_text_matter_only_if_they_are_ours() {
+    use std::os::unix::ffi::OsStrExt;
+    let garbage = std::ffi::OsStr::from_bytes(b"\xff");
+    let output = run(binary().arg("settings").env("FOREIGN", garbage), b"");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("[server]"), "the manual is printed");
+    let output = run(binary().arg("check").env("WS4REDIS_PREFIX", garbage), b"");
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("WS4REDIS_PREFIX"));
 }
 
 #[test]

@@ -221,4 +221,17 @@ mod redis_only {
         assert_eq!(redis.get(&gateway.channel("broadcast:p")), None);
         assert!(eventually("Redis answers", || Some(redis.info("used_memory"))).await.parse::<u64>().is_ok());
     }
+
+    /// Redis quotes the arguments of a command that it does not know: they must not reach the log.
+    #[tokio::test]
+    async fn a_message_that_redis_quotes_in_an_error_is_not_logged() {
+        let redis = RedisServer::start_with(&["--rename-command", "SETEX", ""]);
+        let gateway = TestGateway::builder().redis(&redis).start().await;
+        let mut witness = gateway.connect("/ws/p?subscribe-broadcast").await;
+        let mut client = gateway.connect("/ws/p?publish-broadcast").await;
+        client.send_text("geheim").await;
+        witness.expect_text("geheim").await;
+        gateway.expect_log(&["WARN", "did not keep", "unknown command"]).await;
+        assert_eq!(gateway.count_log(&["geheim"]), 0);
+    }
 }
