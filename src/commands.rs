@@ -86,6 +86,16 @@ pub struct Message {
     pub text: Option<String>,
 }
 
+/// Serves until a signal.
+///
+/// # Errors
+///
+/// When the Redis URL cannot be used, or the server cannot start or breaks.
+pub fn serve(settings: Settings) -> Result<(), Failed> {
+    let target = Target::new(&settings.redis)?;
+    server::run(settings, target).map_err(Failed::Serving)
+}
+
 /// Checks the settings, connects to Redis and says in plain words what it found.
 ///
 /// # Errors

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use ws4redis::commands::{self, Failed, Message};
-use ws4redis::redis::Target;
 use ws4redis::settings::{self, Settings};
-use ws4redis::{server, telemetry};
+use ws4redis::telemetry;
 
 /// A gateway between Redis and browsers for Django sites.
 #[derive(Parser)]
@@ -94,8 +93,7 @@ fn run() -> Result<(), Failed> {
             for warning in &warnings {
                 tracing::warn!("{warning}");
             }
-            let target = Target::new(&settings.redis)?;
-            server::run(settings, target).map_err(Failed::Serving)
+            commands::serve(settings)
         }
         Command::Check => commands::check(&settings, file.as_deref(), &warnings),
         Command::Publish(message) => commands::publish(&settings, message.into()),
