@@ -1,37 +1,110 @@
 //! Cookies, read as Django reads them.
 
+use std::borrow::Cow;
+
 /// Returns the value of the cookie `name`, from all `Cookie` lines of a request.
 ///
-/// As in Django's `parse_cookie`: only `;` separates, blanks around names and values are dropped, and of several
-/// cookies of one name the last one wins. Several lines count as one, joined by `; ` (RFC 9113, 8.2.3).
-pub fn value<'a>(lines: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<&'a [u8]> {
+/// As in Django's `parse_cookie`: only `;` separates, blanks around names and values are dropped, of several cookies of
+/// one name the last one wins, and a value in double quotes is unquoted. Several lines count as one, joined by `; `
+/// (RFC 9113, 8.2.3). Bytes that are no UTF-8 become U+FFFD.
+pub fn value<'a>(lines: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<String> {
     let mut found = None;
     for line in lines {
         for pair in line.split(|byte| *byte == b';') {
             // A piece without "=" is a value of the cookie without a name.
             let Some(at) = pair.iter().position(|byte| *byte == b'=') else { continue };
-            if pair[..at].trim_ascii() == name.as_bytes() {
-                found = Some(pair[at + 1..].trim_ascii());
+            if strip(&String::from_utf8_lossy(&pair[..at])) == name {
+                found = Some(&pair[at + 1..]);
             }
         }
     }
-    found
+    found.map(|value| unquote(strip(&String::from_utf8_lossy(value))).into_owned())
+}
+
+/// Python's `str.strip`, which also takes the four separators of ASCII for blanks.
+fn strip(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
+}
+
+/// Python's `http.cookies._unquote`: in a value in double quotes, `\ooo` stands for the character of that octal number
+/// and any other `\c` for `c`.
+fn unquote(value: &str) -> Cow<'_, str> {
+    let Some(inner) = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+        return value.into();
+    };
+    let mut text = String::with_capacity(inner.len());
+    let mut rest = inner.chars();
+    while let Some(c) = rest.next() {
+        let after = rest.as_str();
+        match (c, after.as_bytes()) {
+            ('\\', &[high @ b'0'..=b'3', middle @ b'0'..=b'7', low @ b'0'..=b'7', ..]) => {
+                text.push(((high - b'0') << 6 | (middle - b'0') << 3 | (low - b'0')).into());
+                rest = after[3..].chars();
+            }
+            // A dot of Python's regular expressions is no line end.
+            ('\\', &[escaped, ..]) if escaped != b'\n' => text.extend(rest.next()),
+            _ => text.push(c),
+        }
+    }
+    text.into()
 }
 
 #[cfg(test)]
 mod tests {
-    fn value<'a>(lines: &[&'a str]) -> Option<&'a str> {
-        let lines = lines.iter().map(|line| line.as_bytes());
-        super::value(lines, "sessionid").map(|value| std::str::from_utf8(value).unwrap())
+    use super::*;
+
+    fn cookie(lines: &[&str]) -> Option<String> {
+        value(lines.iter().map(|line| line.as_bytes()), "sessionid")
     }
 
     #[test]
     fn cookies_are_read_as_django_reads_them() {
-        assert_eq!(value(&["sessionid=abc"]), Some("abc"));
-        assert_eq!(value(&["sessionid=first; sessionid=last"]), Some("last"));
-        assert_eq!(value(&["a=1", "b=2;sessionid=x"]), Some("x"));
-        assert_eq!(value(&[" sessionid = a=b=c "]), Some("a=b=c"));
-        assert_eq!(value(&["sessionid=", "x"]), Some(""));
-        assert_eq!(value(&["xsessionid=abc; y=sessionid; SESSIONID=abc; sessionid"]), None);
+        for (lines, expected) in [
+            (&["sessionid=abc"][..], Some("abc")),
+            (&["sessionid=first; sessionid=last"], Some("last")),
+            (&["sessionid=first", "sessionid=last"], Some("last")),
+            (&["sessionid=first; sessionid=\"\""], Some("")),
+            (&["a=1", "b=2;sessionid=x"], Some("x")),
+            (&["a=1;;; sessionid=x;"], Some("x")),
+            (&[" sessionid = a=b=c "], Some("a=b=c")),
+            (&["\u{a0}sessionid\u{2003}=\u{3000}abc\u{85}"], Some("abc")),
+            (&["sessionid=", "x"], Some("")),
+            (&["a=sessionid=abc; sessionid,b=1; \"sessionid\"=abc"], None),
+            (&["xsessionid=abc; y=sessionid; SESSIONID=abc; sessionid"], None),
+            (&[], None),
+        ] {
+            assert_eq!(cookie(lines).as_deref(), expected, "{lines:?}");
+        }
+        assert_eq!(value([&b"s=a\xffb"[..]].into_iter(), "s").as_deref(), Some("a\u{fffd}b"));
+    }
+
+    #[test]
+    fn quotes_are_taken_off_as_python_does() {
+        for (written, expected) in [
+            (r#""abc""#, "abc"),
+            (r#""""#, ""),
+            (r#"""#, r#"""#),
+            (r#""abc"#, r#""abc"#),
+            (r#"abc""#, r#"abc""#),
+            (r#"a"b"c"#, r#"a"b"c"#),
+            (r#""a\"b\\c""#, r#"a"b\c"#),
+            (r#""\101\102""#, "AB"),
+            (r#""\377""#, "\u{ff}"),
+            (r#""\400\08\1""#, "400081"),
+            (r#""\1011""#, "A1"),
+            (r#""\\101""#, r"\101"),
+            (r#""\é""#, "é"),
+            (r#""a\""#, r"a\"),
+            (r#"" a ""#, " a "),
+        ] {
+            assert_eq!(cookie(&[&format!("sessionid={written}")]).as_deref(), Some(expected), "{written}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::sample::select(b"s=;\" \\0123478\xff\xc3\xa9\n".to_vec()), 0..40)) {
+            let _ = value(std::iter::once(&bytes[..]), "s");
+        }
     }
 }

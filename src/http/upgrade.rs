@@ -35,7 +35,7 @@ pub(super) fn check<B>(request: &Request<B>, front: &Front) -> Result<Checked, R
     is_upgrade(request)?;
     let host = only(headers, &HOST).ok_or(Rejection::Bad("the request has to have one Host header"))?;
     let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-    let session_cookie = cookie_value(cookies, &front.session_cookie).map(<[u8]>::to_vec);
+    let session_cookie = cookie_value(cookies, &front.session_cookie).map(String::into_bytes);
     if session_cookie.is_some() {
         let origins: Vec<_> = headers.get_all(ORIGIN).iter().map(HeaderValue::as_bytes).collect();
         front.origins.check(&origins, &String::from_utf8_lossy(host.as_bytes()))?;
