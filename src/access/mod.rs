@@ -6,6 +6,7 @@ mod cookie;
 mod identity;
 mod origin;
 mod policy;
+pub mod session;
 
 pub use cookie::value as cookie_value;
 pub use identity::Identity;

@@ -1,0 +1,242 @@
+//! The opcodes, as in Python's `pickletools`, one function for each kind.
+
+use super::Error;
+use super::arena::{Arena, Index, Node, OPAQUE};
+use super::class::Class;
+use super::machine::Machine;
+use super::text::{Encoding, unquoted};
+
+/// Newest protocol.
+const MAX_PROTOCOL: u8 = 5;
+
+impl Machine<'_> {
+    /// Runs one opcode; false means that it was the last one.
+    pub(super) fn step(&mut self) -> Result<bool, Error> {
+        let at = self.input.position();
+        match self.input.byte()? {
+            b'.' => return Ok(false),
+            code @ (0x8c | b'X' | 0x8d | b'V' | b'U' | b'T' | b'S') => self.text(code)?,
+            code @ (0x94 | b'h' | b'q' | b'j' | b'r' | b'g' | b'p') => self.memo(code)?,
+            code @ (b'(' | b'0' | b'1' | b'2' | 0x80 | 0x95 | 0x98) => self.structure(code)?,
+            code @ (b'K' | b'J' | b'M' | b'I' | b'L' | 0x8a | 0x8b) => self.integer(code, at)?,
+            code @ (b'}' | b']' | b')' | b'l' | b'd' | b't' | 0x85..=0x87 | b'a' | b'e' | b's' | b'u') => {
+                self.container(code)?;
+            }
+            code @ (b'N' | 0x88 | 0x89 | b'F' | b'G' | b'B' | b'C' | 0x8e | 0x96 | 0x8f | 0x90 | 0x91) => {
+                self.opaque(code)?;
+            }
+            code => self.object(code)?,
+        }
+        Ok(true)
+    }
+
+    fn structure(&mut self, code: u8) -> Result<(), Error> {
+        match code {
+            b'(' => self.mark(),
+            b'0' => self.drop_top(),
+            b'1' => self.drop_to_mark(),
+            b'2' => {
+                let top = self.top()?;
+                self.push(top)
+            }
+            0x80 => {
+                let protocol = self.input.byte()?;
+                if protocol > MAX_PROTOCOL { Err(Error::Damaged) } else { Ok(()) }
+            }
+            // A frame is only a hint how much to read ahead.
+            0x95 => self.input.unsigned(8).map(|_| ()),
+            // READONLY_BUFFER leaves the stack as it is.
+            _ => self.top().map(|_| ()),
+        }
+    }
+
+    fn memo(&mut self, code: u8) -> Result<(), Error> {
+        match code {
+            0x94 => self.memoize(),
+            b'h' => self.input.unsigned(1).and_then(|number| self.get(number)),
+            b'j' => self.input.unsigned(4).and_then(|number| self.get(number)),
+            b'q' => self.input.unsigned(1).and_then(|number| self.put(number)),
+            b'r' => self.input.unsigned(4).and_then(|number| self.put(number)),
+            b'g' => decimal(self.input.line()?).and_then(|number| self.get(number)),
+            _ => decimal(self.input.line()?).and_then(|number| self.put(number)),
+        }
+    }
+
+    fn integer(&mut self, code: u8, at: usize) -> Result<(), Error> {
+        match code {
+            b'K' => self.input.take(1)?,
+            b'M' => self.input.take(2)?,
+            b'J' => self.input.take(4)?,
+            b'I' | b'L' => self.input.line()?,
+            width => {
+                let width = if width == 0x8a { 1 } else { 4 };
+                let length = self.input.unsigned(width)?;
+                self.input.take(length)?
+            }
+        };
+        let at = u32::try_from(at).map_err(|_| Error::TooLarge)?;
+        self.push_node(Node::Integer { at })
+    }
+
+    fn text(&mut self, code: u8) -> Result<(), Error> {
+        let width = match code {
+            b'V' => {
+                let line = self.input.line()?;
+                return self.push_text(line, 1, Encoding::Escaped);
+            }
+            b'S' => {
+                let line = self.input.line()?;
+                let text = unquoted(line).ok_or(Error::Damaged)?;
+                // Behind the text: its quote, what blanks there are, the end of the line.
+                return self.push_text(text, line.len() - text.len(), Encoding::Literal);
+            }
+            0x8c | b'U' => 1,
+            b'X' | b'T' => 4,
+            _ => 8,
+        };
+        let length = self.input.unsigned(width)?;
+        let text = self.input.take(length)?;
+        self.push_text(text, 0, Encoding::Utf8)
+    }
+
+    fn container(&mut self, code: u8) -> Result<(), Error> {
+        let made = match code {
+            b'}' => self.arena.empty_dict()?,
+            b']' => self.arena.empty_list()?,
+            b')' => self.arena.tuple(&[])?,
+            b't' => self.cut(Arena::tuple)?,
+            b'l' => self.cut(|arena, items| {
+                let list = arena.empty_list()?;
+                arena.append(list, items).map(|()| list)
+            })?,
+            b'd' => self.cut(|arena, pairs| {
+                let dict = arena.empty_dict()?;
+                arena.set(dict, pairs).map(|()| dict)
+            })?,
+            0x85..=0x87 => {
+                let mut items = [OPAQUE; 3];
+                let items = &mut items[..usize::from(code - 0x84)];
+                for item in items.iter_mut().rev() {
+                    *item = self.pop()?;
+                }
+                self.arena.tuple(items)?
+            }
+            b'a' => {
+                let item = self.pop()?;
+                let list = self.top()?;
+                return self.arena.append(list, &[item]);
+            }
+            b's' => {
+                let value = self.pop()?;
+                let key = self.pop()?;
+                let dict = self.top()?;
+                return self.arena.set(dict, &[key, value]);
+            }
+            b'e' => return self.cut_into(Arena::append),
+            _ => return self.cut_into(Arena::set),
+        };
+        self.push(made)
+    }
+
+    /// None, booleans, floats, bytes and sets.
+    fn opaque(&mut self, code: u8) -> Result<(), Error> {
+        match code {
+            b'F' => self.input.line().map(|_| ())?,
+            b'G' => self.input.take(8).map(|_| ())?,
+            b'C' | b'B' | 0x8e | 0x96 => {
+                let width = match code {
+                    b'C' => 1,
+                    b'B' => 4,
+                    _ => 8,
+                };
+                let length = self.input.unsigned(width)?;
+                self.input.take(length)?;
+            }
+            // ADDITEMS adds to the set below the mark.
+            0x90 => return self.cut_into(|_, _, _| Ok(())),
+            0x91 => self.drop_to_mark()?,
+            _ => {}
+        }
+        self.push_opaque()
+    }
+
+    /// Classes, and what they make.
+    fn object(&mut self, code: u8) -> Result<(), Error> {
+        match code {
+            b'c' => {
+                let (module, name) = (self.input.line()?, self.input.line()?);
+                self.push_class(Class::named(module, name))
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                let class = self.arena.bytes(module).zip(self.arena.bytes(name));
+                self.push_class(class.and_then(|((module, _), (name, _))| Class::named(module, name)))
+            }
+            b'R' | 0x81 => {
+                let (arguments, class) = (self.pop()?, self.pop()?);
+                self.push_instance(class, arguments)
+            }
+            0x92 => {
+                // NEWOBJ_EX: class, arguments, keyword arguments.
+                let (_, _, _) = (self.pop()?, self.pop()?, self.pop()?);
+                self.push_opaque()
+            }
+            // BUILD sets an object's attributes.
+            b'b' => self.pop().and_then(|_| self.top()).map(|_| ()),
+            b'i' => {
+                let (_, _) = (self.input.line()?, self.input.line()?);
+                self.drop_to_mark()?;
+                self.push_opaque()
+            }
+            b'o' => {
+                self.cut(|_, items| if items.is_empty() { Err(Error::Damaged) } else { Ok(()) })?;
+                self.push_opaque()
+            }
+            // EXT1, EXT2, EXT4: classes by number.
+            0x82..=0x84 => {
+                self.input.take(1 << (code - 0x82))?;
+                self.push_opaque()
+            }
+            // Persistent ids and buffers from elsewhere mean something only to who wrote them.
+            _ => Err(Error::Damaged),
+        }
+    }
+
+    fn push_class(&mut self, class: Option<Class>) -> Result<(), Error> {
+        match class {
+            Some(class) => self.push_node(Node::Class(class)),
+            None => self.push_opaque(),
+        }
+    }
+
+    /// Pushes what a call would make, where that is known without calling.
+    fn push_instance(&mut self, class: Index, arguments: Index) -> Result<(), Error> {
+        let arguments = self.arena.node(arguments);
+        match (self.arena.node(class), arguments) {
+            (Node::Class(Class::OrderedDict), Node::Tuple { length: 0, .. }) => {
+                let dict = self.arena.empty_dict()?;
+                self.push(dict)
+            }
+            (Node::Class(Class::SafeString), Node::Tuple { length: 1, .. }) => {
+                let text = self.arena.links(arguments).next().map_or(OPAQUE, |(_, text)| text);
+                self.push(text)
+            }
+            (Node::Class(Class::Reconstructor), _) => {
+                // Class, its base, and the base's value.
+                let made = match self.arena.triple(arguments) {
+                    Some([class, _, text]) if self.arena.node(class) == Node::Class(Class::SafeString) => {
+                        text
+                    }
+                    _ => OPAQUE,
+                };
+                self.push(made)
+            }
+            _ => self.push_opaque(),
+        }
+    }
+}
+
+/// Reads a memo number of protocol 0.
+fn decimal(line: &[u8]) -> Result<u64, Error> {
+    std::str::from_utf8(line).ok().and_then(|line| line.trim().parse().ok()).ok_or(Error::Damaged)
+}

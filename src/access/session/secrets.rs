@@ -1,0 +1,73 @@
+//! The keys with which Django signs sessions.
+
+use std::fmt;
+
+use ring::{digest, hmac};
+
+/// Prefix of the salts of both signed forms; the current form has a dot behind it.
+const SALT: &str = "django.contrib.sessions";
+
+/// `SECRET_KEY` and `SECRET_KEY_FALLBACKS`, as the signing keys that Django derives from them.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    pub(super) keys: Vec<SigningKeys>,
+}
+
+/// What one secret key becomes.
+#[derive(Clone)]
+pub(super) struct SigningKeys {
+    /// For the form since Django 3.1.
+    pub(super) current: hmac::Key,
+    /// For the form before.
+    pub(super) legacy: hmac::Key,
+}
+
+impl Secrets {
+    /// The class whose name is part of the salt in Django and in django-redis-sessions.
+    pub const STORE: &str = "SessionStore";
+
+    /// Derives the keys from `SECRET_KEY`, then the fallbacks; empty ones are left out, as they would keep nothing.
+    ///
+    /// `class` is the qualified name of the session store's class, normally [`STORE`](Self::STORE).
+    pub fn new<'a>(secret_keys: impl IntoIterator<Item = &'a [u8]>, class: &str) -> Self {
+        let secret_keys = secret_keys.into_iter().filter(|key| !key.is_empty());
+        Self { keys: secret_keys.map(|key| SigningKeys::derive(key, class)).collect() }
+    }
+
+    /// Tells whether there is no key, so that no signed session can be read.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secrets({} ***)", self.keys.len())
+    }
+}
+
+impl SigningKeys {
+    /// As `django.core.signing` and, for the legacy form, `django.utils.crypto.salted_hmac` do.
+    fn derive(secret_key: &[u8], class: &str) -> Self {
+        let current = [SALT.as_bytes(), b".", class.as_bytes(), b"signer", secret_key].concat();
+        let legacy = [SALT.as_bytes(), class.as_bytes(), secret_key].concat();
+        let current = digest::digest(&digest::SHA256, &current);
+        let legacy = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &legacy);
+        Self {
+            current: hmac::Key::new(hmac::HMAC_SHA256, current.as_ref()),
+            legacy: hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, legacy.as_ref()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_do_not_show_themselves_and_empty_ones_do_not_count() {
+        let secrets = Secrets::new([&b"geheim"[..], b"", b"alt"], Secrets::STORE);
+        assert_eq!(format!("{secrets:?}"), "Secrets(2 ***)");
+        assert!(Secrets::new([&b""[..]], Secrets::STORE).is_empty());
+    }
+}
