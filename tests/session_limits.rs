@@ -1,0 +1,156 @@
+//! Values made by somebody who means no good cost little time and little memory.
+//!
+//! A binary of its own with a single test, as its allocator counts what every thread of the process allocates.
+#![expect(clippy::unwrap_used, reason = "test helpers")]
+
+use std::io::Write;
+use std::time::Duration;
+
+use peak_alloc::PeakAlloc;
+use tokio::time::Instant;
+use ws4redis::access::session::{Forms, Secrets, Undecodable, decode};
+
+#[global_allocator]
+static PEAK: PeakAlloc = PeakAlloc;
+
+/// Memory that one value may cost beside itself.
+const MAX_BYTES: usize = 16 << 20;
+/// Time that it may cost; without optimisation everything is slower.
+const MAX_TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 3_000 } else { 50 });
+/// The longest value that is looked at.
+const LONGEST: usize = 4 << 20;
+
+/// Fills a value of the greatest length with a repeated piece.
+fn filled(start: &[u8], piece: &[u8], end: &[u8]) -> Vec<u8> {
+    let count = (LONGEST - start.len() - end.len()) / piece.len();
+    [start, &piece.repeat(count), end].concat()
+}
+
+fn pickles() -> Vec<(&'static str, Vec<u8>)> {
+    let text = [b"\x80\x04X\xa0\x86\x01\x00".to_vec(), vec![b'x'; 100_000]].concat();
+    let wide =
+        [b"\x80\x04}\x8c\x11ws4redis:memberof](X\x00\x28\x00\x00".to_vec(), vec![0xff; 10_240], vec![0x94]];
+    let laughs: Vec<u8> = (0..100_u8).flat_map(|_| *b"](2222222222e").collect();
+    vec![
+        ("marks", filled(b"", b"(", b"")),
+        ("a million marks", b"(".repeat(1_000_000)),
+        ("memo bomb", filled(&text, b"\x94", b".")),
+        ("dup bomb", filled(&text, b"2", b".")),
+        ("nested lists", filled(b"\x80\x04", b"]", b"")),
+        ("nested tuples", filled(b"\x80\x04)", b"\x85", b".")),
+        ("nested and closed", [b"]".repeat(200_000), b"a".repeat(199_999), b".".to_vec()].concat()),
+        ("laughs", [&b"\x80\x04"[..], &laughs, b"."].concat()),
+        ("texts", filled(b"\x80\x04", b"\x8c\x01x0", b".")),
+        ("lines", filled(b"", b"V\n0", b".")),
+        ("numbers", filled(b"", b"I1\n0", b".")),
+        ("one line", filled(b"V", b"x", b"\n.")),
+        ("puts and gets", filled(b"N", b"r\xff\xff\x03\x00j\xff\xff\x03\x000", b".")),
+        ("far put", b"Nr\xff\xff\xff\xff.".to_vec()),
+        ("bytes of 2^48", b"\x80\x04\x8e\x00\x00\x00\x00\x00\x00\x01\x00x.".to_vec()),
+        ("text of 2^48", b"\x80\x04\x8d\x00\x00\x00\x00\x00\x00\x01\x00x.".to_vec()),
+        ("frame of 2^48", b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x01\x00}.".to_vec()),
+        ("integer of 2^31", b"\x80\x04\x8b\xff\xff\xff\x7fx.".to_vec()),
+        ("same key", filled(b"\x80\x04}\x8c\x0d_auth_user_id\x94", b"h\x00Ns", b".")),
+        ("same long group", [wide.concat(), b"h\x00".repeat(200_000), b"es.".to_vec()].concat()),
+        ("wide tuple", [b"(".to_vec(), b"N".repeat(262_000), b"t.".to_vec()].concat()),
+        ("all limits at once", all_limits()),
+    ]
+}
+
+/// As many nodes, links, marks, memo entries and values on the stack as there may be.
+fn all_limits() -> Vec<u8> {
+    let some = 262_000;
+    let parts =
+        [b"\x80\x04]".to_vec(), b"\x8c\x00\x94a".repeat(some), b"N".repeat(some - 10), b"(".repeat(some)];
+    parts.concat()
+}
+
+fn others() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("JSON lists", filled(b"{\"a\":", b"[", b"")),
+        ("JSON objects", filled(b"", b"{\"a\":", b"")),
+        ("JSON constants", filled(b"{\"a\":[", b"NaN,", b"")),
+        ("JSON escapes", filled(b"{\"", b"\\u0000", b"\":1}")),
+        ("JSON wanted", filled(b"{\"ws4redis:username\":\"", b"\\u0000", b"\"}")),
+        ("JSON digits", filled(b"{\"_auth_user_id\":", b"9", b"}")),
+        ("JSON same key", filled(b"{", b"\"_auth_user_id\":\"1\",", b"\"a\":1}")),
+        ("msgpack lists", filled(b"\x81\xa1a", b"\xdd\xff\xff\xff\xff", b"")),
+        ("msgpack nested", filled(b"\x81\xa1a", b"\x91", b"\xc0")),
+        ("msgpack maps", filled(b"", b"\xdf\xff\xff\xff\xff", b"")),
+        ("msgpack groups", filled(b"\x81\xb1ws4redis:memberof\xdd\x7f\xff\xff\xff", b"\xa1x", b"")),
+        ("digits", filled(b"", b"7", b"")),
+        ("signed", filled(b"", b":", b"")),
+        ("legacy", filled(b"", b"MDAw", b"")),
+    ]
+}
+
+fn packed() -> Vec<(&'static str, Vec<u8>)> {
+    let marks = filled(b"", b"(", b"");
+    let limits = all_limits();
+    let zeros = vec![0; 64 << 20];
+    let file = |name: &str| {
+        std::fs::read(format!("{}/tests/fixtures/packed/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    };
+    vec![
+        ("zlib zeros", zlib(&zeros)),
+        ("zlib marks", zlib(&marks)),
+        ("zlib limits", zlib(&limits)),
+        ("gzip zeros", gzip(&zeros)),
+        ("lz4 zeros", lz4(&zeros)),
+        ("lz4 limits", lz4(&limits)),
+        ("zstd zeros", file("zeros.zst")),
+        ("zstd large", file("large.zst")),
+        ("zstd window of 128 MiB", file("window.zst")),
+        ("xz zeros", file("zeros.xz")),
+        ("xz large", file("large.xz")),
+        ("xz dictionary of 64 MiB", file("dictionary.xz")),
+    ]
+}
+
+fn zlib(data: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn gzip(data: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn lz4(data: &[u8]) -> Vec<u8> {
+    let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn hostile_values_are_cheap() {
+    let secrets = Secrets::new([&b"secret"[..]], Secrets::STORE);
+    let forms = Forms::UNSIGNED.with(Forms::SIGNED);
+    let mut failures = Vec::new();
+    for (name, value) in [pickles(), others(), packed()].concat() {
+        let before = PEAK.current_usage();
+        PEAK.reset_peak_usage();
+        let start = Instant::now();
+        let session = decode(&value, forms, &secrets);
+        let (time, bytes) = (start.elapsed(), PEAK.peak_usage() - before);
+        let report =
+            format!("{name}: {} kB in, {} kB, {time:?}, {session:?}", value.len() / 1_000, bytes / 1_000);
+        if bytes > MAX_BYTES || time > MAX_TIME {
+            failures.push(report.clone());
+        }
+        eprintln_report(&report);
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+    let longer = filled(b"", b"(", b"(".repeat(100).as_slice());
+    let longer = [longer, vec![b'('; 200]].concat();
+    assert_eq!(decode(&longer, forms, &secrets), Err(Undecodable::TooLarge));
+}
+
+/// Shown with `--nocapture`.
+#[expect(clippy::print_stderr, reason = "the figures are worth a look")]
+fn eprintln_report(report: &str) {
+    eprintln!("{report}");
+}
