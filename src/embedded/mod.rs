@@ -23,4 +23,6 @@ mod sha1;
 mod state;
 
 pub use limits::{Error, Limits};
+#[doc(hidden)]
+pub use request::count_requests;
 pub use server::serve;

@@ -144,6 +144,23 @@ impl Decoder for Requests {
     }
 }
 
+/// Counts the requests in a stream that arrives in pieces of this size, up to the first error; for the fuzz target.
+pub fn count_requests(stream: &[u8], piece: usize) -> usize {
+    let mut requests = Requests::new(1 << 20);
+    let (mut buffer, mut count) = (BytesMut::new(), 0);
+    for part in stream.chunks(piece.max(1)) {
+        buffer.extend_from_slice(part);
+        loop {
+            match requests.decode(&mut buffer) {
+                Ok(Some(_)) => count += 1,
+                Ok(None) => break,
+                Err(_) => return count,
+            }
+        }
+    }
+    count
+}
+
 fn bulk(frame: BytesFrame) -> Option<Bytes> {
     if let BytesFrame::BulkString(data) = frame { Some(data) } else { None }
 }
