@@ -61,8 +61,9 @@ impl From<Unopened> for Undecodable {
 /// Reads a session out of a value, in whichever of the trusted forms it comes; `None` if the value is well-formed but
 /// not a dictionary.
 ///
-/// Time and memory are bounded, at worst by the limits on size: a value of 16 KiB takes well under a millisecond, one
-/// at the limit of 4 MiB tens of them, so that large values are better read off the shards.
+/// Time and memory are bounded by the limits on size: 16 MiB, and some tens of milliseconds for a value that is, or
+/// unpacks to, the 4 MiB that are allowed. Large values are better read off the shards; as small compressed ones may be
+/// large inside, those are large from a few hundred bytes on.
 ///
 /// # Errors
 ///

@@ -61,18 +61,19 @@ impl<'de> Visitor<'de> for Root {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut session = Session::default();
+        let mut session = Ok(Session::default());
         while let Some(Key(field)) = map.next_key()? {
-            let Some(field) = field else {
+            let (Some(field), Ok(found)) = (field, &mut session) else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
             match map.next_value_seed(Wanted { within_list: false })? {
-                Ok(value) => session.set(field, value),
-                Err(excessive) => return Ok(Err(excessive)),
+                Ok(value) => found.set(field, value),
+                // The rest is still to be read, or the error would be another one.
+                Err(excessive) => session = Err(excessive),
             }
         }
-        Ok(Ok(session))
+        Ok(session)
     }
 }
 
@@ -142,7 +143,7 @@ impl<'de> Visitor<'de> for Wanted {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<IgnoredBytes, IgnoredAny>()?.is_some() {}
+        while map.next_entry::<Key, IgnoredAny>()?.is_some() {}
         Ok(Ok(Value::Other))
     }
 
@@ -154,15 +155,13 @@ impl<'de> Visitor<'de> for Wanted {
         let mut groups = Vec::new();
         while let Some(item) = list.next_element_seed(Self { within_list: true })? {
             if let Err(excessive) = item.and_then(|item| add_group(&mut groups, item)) {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
                 return Ok(Err(excessive));
             }
         }
         Ok(Ok(Value::List(groups)))
     }
 }
-
-/// A key of a dictionary that nobody asked for.
-type IgnoredBytes = Key;
 
 #[cfg(test)]
 mod tests {
@@ -205,8 +204,11 @@ mod tests {
         for json in ["{", "{} x", r#"{"a":}"#, r#"{"_auth_user_id":"1""#, "[]", "{\"\\", "{\"a\":Nan}"] {
             check(json, "Err(Json)");
         }
-        check(&format!(r#"{{"ws4redis:username":"{}"}}"#, "x".repeat(1_025)), "Err(TooLarge)");
-        check(&format!(r#"{{"ws4redis:memberof":[{}"x"]}}"#, r#""x","#.repeat(1_024)), "Err(TooLarge)");
+        check(&format!(r#"{{"ws4redis:username":"{}","a":[1]}}"#, "x".repeat(1_025)), "Err(TooLarge)");
+        check(
+            &format!(r#"{{"ws4redis:memberof":[{}"x",1,"y"],"_auth_user_id":"1"}}"#, r#""x","#.repeat(1_024)),
+            "Err(TooLarge)",
+        );
     }
 
     proptest::proptest! {

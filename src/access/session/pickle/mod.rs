@@ -10,6 +10,7 @@ mod class;
 mod input;
 mod machine;
 mod numbers;
+mod objects;
 mod opcodes;
 mod root;
 mod text;

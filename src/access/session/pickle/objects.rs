@@ -1,0 +1,83 @@
+//! The opcodes of classes, functions and what they make; nothing is ever made.
+
+use super::Error;
+use super::arena::{Index, Node, OPAQUE};
+use super::class::Class;
+use super::machine::Machine;
+
+impl Machine<'_> {
+    /// Classes, and what they make.
+    pub(super) fn object(&mut self, code: u8) -> Result<(), Error> {
+        match code {
+            b'c' => {
+                let (module, name) = (self.input.line()?, self.input.line()?);
+                self.push_class(Class::named(module, name))
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                let class = self.arena.bytes(module).zip(self.arena.bytes(name));
+                self.push_class(class.and_then(|((module, _), (name, _))| Class::named(module, name)))
+            }
+            b'R' | 0x81 => {
+                let (arguments, class) = (self.pop()?, self.pop()?);
+                self.push_instance(class, arguments)
+            }
+            0x92 => {
+                // NEWOBJ_EX: class, arguments, keyword arguments.
+                let (_, _, _) = (self.pop()?, self.pop()?, self.pop()?);
+                self.push_opaque()
+            }
+            // BUILD sets an object's attributes.
+            b'b' => self.pop().and_then(|_| self.top()).map(|_| ()),
+            b'i' => {
+                let (_, _) = (self.input.line()?, self.input.line()?);
+                self.drop_to_mark()?;
+                self.push_opaque()
+            }
+            b'o' => {
+                self.cut(|_, items| if items.is_empty() { Err(Error::Damaged) } else { Ok(()) })?;
+                self.push_opaque()
+            }
+            // EXT1, EXT2, EXT4: classes by number.
+            0x82..=0x84 => {
+                self.input.take(1 << (code - 0x82))?;
+                self.push_opaque()
+            }
+            // Persistent ids and buffers from elsewhere mean something only to who wrote them.
+            _ => Err(Error::Damaged),
+        }
+    }
+
+    fn push_class(&mut self, class: Option<Class>) -> Result<(), Error> {
+        match class {
+            Some(class) => self.push_node(Node::Class(class)),
+            None => self.push_opaque(),
+        }
+    }
+
+    /// Pushes what a call would make, where that is known without calling.
+    fn push_instance(&mut self, class: Index, arguments: Index) -> Result<(), Error> {
+        let arguments = self.arena.node(arguments);
+        match (self.arena.node(class), arguments) {
+            (Node::Class(Class::OrderedDict), Node::Tuple { length: 0, .. }) => {
+                let dict = self.arena.empty_dict()?;
+                self.push(dict)
+            }
+            (Node::Class(Class::SafeString), Node::Tuple { length: 1, .. }) => {
+                let text = self.arena.links(arguments).next().map_or(OPAQUE, |(_, text)| text);
+                self.push(text)
+            }
+            (Node::Class(Class::Reconstructor), _) => {
+                // Class, its base, and the base's value.
+                let made = match self.arena.triple(arguments) {
+                    Some([class, _, text]) if self.arena.node(class) == Node::Class(Class::SafeString) => {
+                        text
+                    }
+                    _ => OPAQUE,
+                };
+                self.push(made)
+            }
+            _ => self.push_opaque(),
+        }
+    }
+}
