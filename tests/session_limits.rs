@@ -15,8 +15,12 @@ static PEAK: PeakAlloc = PeakAlloc;
 
 /// Memory that one value may cost beside itself.
 const MAX_BYTES: usize = 16 << 20;
-/// Time that it may cost; without optimisation everything is slower.
+/// Time that a pickle may cost; without optimisation everything is slower.
 const MAX_TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 3_000 } else { 50 });
+/// Other forms are read by others' code, and may take as much longer.
+const PATIENCE: u32 = 5;
+/// Values are decoded a few times, and the best time counts, as the machine may have other work.
+const TRIES: usize = 3;
 /// The longest value that is looked at.
 const LONGEST: usize = 4 << 20;
 
@@ -30,7 +34,8 @@ fn pickles() -> Vec<(&'static str, Vec<u8>)> {
     let text = [b"\x80\x04X\xa0\x86\x01\x00".to_vec(), vec![b'x'; 100_000]].concat();
     let wide =
         [b"\x80\x04}\x8c\x11ws4redis:memberof](X\x00\x28\x00\x00".to_vec(), vec![0xff; 10_240], vec![0x94]];
-    let laughs: Vec<u8> = (0..100_u8).flat_map(|_| *b"](2222222222e").collect();
+    let laugh = |level: u8| [&[b']', b'q', level + 1, b'('][..], &[b'h', level].repeat(10), b"e"].concat();
+    let laughs: Vec<u8> = (0..100).flat_map(laugh).collect();
     vec![
         ("marks", filled(b"", b"(", b"")),
         ("a million marks", b"(".repeat(1_000_000)),
@@ -38,19 +43,22 @@ fn pickles() -> Vec<(&'static str, Vec<u8>)> {
         ("dup bomb", filled(&text, b"2", b".")),
         ("nested lists", filled(b"\x80\x04", b"]", b"")),
         ("nested tuples", filled(b"\x80\x04)", b"\x85", b".")),
-        ("nested and closed", [b"]".repeat(200_000), b"a".repeat(199_999), b".".to_vec()].concat()),
-        ("laughs", [&b"\x80\x04"[..], &laughs, b"."].concat()),
+        (
+            "nested and closed",
+            [b"\x80\x04".to_vec(), b"]".repeat(200_000), b"a".repeat(199_999), b".".to_vec()].concat(),
+        ),
+        ("laughs", [&b"\x80\x04]q\0"[..], &laughs, b"."].concat()),
         ("texts", filled(b"\x80\x04", b"\x8c\x01x0", b".")),
-        ("lines", filled(b"", b"V\n0", b".")),
-        ("numbers", filled(b"", b"I1\n0", b".")),
-        ("one line", filled(b"V", b"x", b"\n.")),
-        ("puts and gets", filled(b"N", b"r\xff\xff\x03\x00j\xff\xff\x03\x000", b".")),
-        ("far put", b"Nr\xff\xff\xff\xff.".to_vec()),
+        ("lines", filled(b"\x80\x02", b"V\n0", b".")),
+        ("numbers", filled(b"\x80\x02", b"I1\n0", b".")),
+        ("one line", filled(b"\x80\x02V", b"x", b"\n.")),
+        ("puts and gets", filled(b"\x80\x02N", b"r\xff\xff\x03\x00j\xff\xff\x03\x000", b".")),
+        ("far put", b"\x80\x02Nr\xff\xff\xff\xff.".to_vec()),
         ("bytes of 2^48", b"\x80\x04\x8e\x00\x00\x00\x00\x00\x00\x01\x00x.".to_vec()),
         ("text of 2^48", b"\x80\x04\x8d\x00\x00\x00\x00\x00\x00\x01\x00x.".to_vec()),
         ("frame of 2^48", b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x01\x00}.".to_vec()),
         ("integer of 2^31", b"\x80\x04\x8b\xff\xff\xff\x7fx.".to_vec()),
-        ("same key", filled(b"\x80\x04}\x8c\x0d_auth_user_id\x94", b"h\x00Ns", b".")),
+        ("same key", filled(b"\x80\x04}\x8c\x0d_auth_user_id\x940", b"h\x00Ns", b".")),
         ("same long group", [wide.concat(), b"h\x00".repeat(200_000), b"es.".to_vec()].concat()),
         ("wide tuple", [b"(".to_vec(), b"N".repeat(262_000), b"t.".to_vec()].concat()),
         ("all limits at once", all_limits()),
@@ -130,18 +138,25 @@ fn hostile_values_are_cheap() {
     let secrets = Secrets::new([&b"secret"[..]], Secrets::STORE);
     let forms = Forms::UNSIGNED.with(Forms::SIGNED);
     let mut failures = Vec::new();
-    for (name, value) in [pickles(), others(), packed()].concat() {
-        let before = PEAK.current_usage();
-        PEAK.reset_peak_usage();
-        let start = Instant::now();
-        let session = decode(&value, forms, &secrets);
-        let (time, bytes) = (start.elapsed(), PEAK.peak_usage() - before);
+    let (pickles, others) = (pickles(), [others(), packed()].concat());
+    let patience = pickles.iter().map(|_| 1).chain(others.iter().map(|_| PATIENCE));
+    for ((name, value), patience) in pickles.iter().chain(&others).zip(patience) {
+        let (mut best, mut most, mut result) = (Duration::MAX, 0, "");
+        for _ in 0..TRIES {
+            let before = PEAK.current_usage();
+            PEAK.reset_peak_usage();
+            let start = Instant::now();
+            let session = decode(value, forms, &secrets);
+            best = best.min(start.elapsed());
+            most = most.max(PEAK.peak_usage() - before);
+            result = if session.is_ok() { "read" } else { "refused" };
+        }
         let report =
-            format!("{name}: {} kB in, {} kB, {time:?}, {session:?}", value.len() / 1_000, bytes / 1_000);
-        if bytes > MAX_BYTES || time > MAX_TIME {
+            format!("{name}: {} kB in, {} kB, {best:?}, {result}", value.len() / 1_000, most / 1_000);
+        if most > MAX_BYTES || best > MAX_TIME * patience {
             failures.push(report.clone());
         }
-        eprintln_report(&report);
+        show(&report);
     }
     assert!(failures.is_empty(), "{failures:#?}");
     let longer = filled(b"", b"(", b"(".repeat(100).as_slice());
@@ -151,6 +166,6 @@ fn hostile_values_are_cheap() {
 
 /// Shown with `--nocapture`.
 #[expect(clippy::print_stderr, reason = "the figures are worth a look")]
-fn eprintln_report(report: &str) {
+fn show(report: &str) {
     eprintln!("{report}");
 }

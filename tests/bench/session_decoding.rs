@@ -17,7 +17,7 @@ const CASES: [(&str, Duration); 11] = [
     ("dj52__builtin_cache_proto0__login", Duration::from_micros(5)),
     ("dj52__djredis_json__login", Duration::from_micros(5)),
     ("dj52__djredis_msgpack__login", Duration::from_micros(5)),
-    ("dj52__redis_sessions_default__login", Duration::from_micros(20)),
+    ("dj52__redis_sessions_default__login", Duration::from_micros(10)),
     ("dj52__djredis_zlib__login", Duration::from_micros(20)),
     ("dj52__djredis_zstd__login", Duration::from_micros(100)),
     ("dj52__djredis_lzma__login", Duration::from_millis(1)),

@@ -1,7 +1,7 @@
 //! Django sessions as they lie in Redis: which key they have, and what their bytes say. No I/O, nothing async.
 //!
 //! A cookie's value is checked by a [`KeyPattern`] and put into each [`KeyTemplate`]; what Redis holds there is read by
-//! [`decode`]. Only the few fields of [`Session`] are taken out, and nothing in a value is ever called or followed.
+//! [`decode()`]. Only the few fields of [`Session`] are taken out, and nothing in a value is ever called or followed.
 
 mod compression;
 mod content;
