@@ -1,0 +1,203 @@
+"""What the gateway is told of users: fields of their sessions, a key for each user, and hints on a control channel.
+
+The formats are in docs/django-keys.md; the gateway reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Optional
+
+import redis
+from django.conf import settings as django_settings
+from django.contrib.auth import get_backends, get_user_model
+from django.db import router, transaction
+from django.utils.module_loading import import_string
+
+from ws4redis import connection, settings
+from ws4redis.redis_store import MEMBEROF, RedisStore
+
+log = logging.getLogger("ws4redis")
+
+FORMAT: Final = 1
+USERNAME: Final = "ws4redis:username"
+# When the two fields above were written, in seconds since 1970: the middleware renews them after a while.
+WRITTEN: Final = "ws4redis:written"
+# Somebody else writes the same user's key at the same moment: read and write again, but not for ever.
+MAX_ATTEMPTS: Final = 20
+
+
+def key(pk: str) -> str:
+    """Returns the name of the user's key in Redis."""
+    return f"{RedisStore.get_prefix()}ws4redis:identity:{pk}"
+
+
+def control_channel() -> str:
+    """Returns the name of the channel for hints."""
+    return f"{RedisStore.get_prefix()}ws4redis:control"
+
+
+def ttl_seconds() -> int:
+    """Returns how long a user's key outlives its last change.
+
+    Longer than the session that it overrules: the middleware renews a session's fields after half of
+    SESSION_COOKIE_AGE, and the session lives for one more from its last change.
+    """
+    wanted = settings.WS4REDIS_IDENTITY_SECONDS
+    return max(int(django_settings.SESSION_COOKIE_AGE), int(wanted or 2 * django_settings.SESSION_COOKIE_AGE))
+
+
+def pk_of(user: Any) -> str:
+    """Returns the primary key as `_auth_user_id` of sessions has it."""
+    return str(user._meta.pk.value_to_string(user))
+
+
+def database() -> str:
+    """Returns the alias of the database that users are written to."""
+    return router.db_for_write(get_user_model())
+
+
+def group_names(user: Any) -> list[str]:
+    """Returns the names of the user's groups, sorted: by WS4REDIS_GROUPS, or those of `user.groups`."""
+    by_setting: Any = settings.WS4REDIS_GROUPS
+    if by_setting is not None:
+        function = import_string(by_setting) if isinstance(by_setting, str) else by_setting
+        return sorted({str(name) for name in function(user)})
+    groups = getattr(user, "groups", None)
+    return sorted({str(group.name) for group in groups.all()}) if groups is not None else []
+
+
+def remember(session: Any, user: Any) -> None:
+    """Writes the user's name and groups into the session, for the gateway."""
+    session[USERNAME] = str(user.get_username())
+    if settings.WS4REDIS_GROUPS is not None or hasattr(user, "groups"):
+        session[MEMBEROF] = group_names(user)
+    session[WRITTEN] = int(time.time())
+
+
+def is_fresh(session: Any) -> bool:
+    """Returns whether the session has the fields, not too old ones."""
+    written = session.get(WRITTEN)
+    return (
+        USERNAME in session
+        and isinstance(written, int)
+        and time.time() - written < django_settings.SESSION_COOKIE_AGE / 2
+    )
+
+
+def refresh(*users: Any, reason: str = "refresh", force: bool = False) -> int:
+    """Writes the keys of these users (instances or primary keys) as the database has them now, and sends hints.
+
+    For changes of which Django sends no signal: `QuerySet.update()`, bulk methods, SQL. `force` sends hints even for
+    users whose key says nothing new. Returns the number of keys that have changed. Raises redis.RedisError.
+    """
+    pks = [pk_of(user) if hasattr(user, "_meta") else str(user) for user in users]
+    return sum(_write(pk, reason, force) for pk in dict.fromkeys(pks))
+
+
+def pks_with_key() -> list[str]:
+    """Returns the primary keys of all users who have a key, by a SCAN of Redis."""
+    start = key("")
+    pattern = re.sub(r"([\\*?\[\]])", r"\\\1", start) + "*"
+    names: Any = connection.client().scan_iter(match=pattern, count=1000)
+    return [(name.decode() if isinstance(name, bytes) else name)[len(start) :] for name in names]
+
+
+def refresh_on_commit(pks: Iterable[str], reason: str, using: Optional[str] = None) -> None:
+    """Writes the keys of these users once the transaction is committed, at once if there is none.
+
+    A Redis that cannot be reached is logged: the change itself is made, and must not fail for that.
+    """
+    wanted = list(dict.fromkeys(pks))
+
+    def write() -> None:
+        try:
+            refresh(*wanted, reason=reason)
+        except redis.RedisError:
+            log.exception(
+                "users changed, but the gateway could not be told: run manage.py ws4redis_refresh when Redis is back"
+            )
+
+    if wanted:
+        transaction.on_commit(write, using=using or database())
+
+
+def hint(pk: str, reason: str) -> None:
+    """Tells the gateway to look again at the sessions and the key of this user; a Redis that is gone is logged."""
+    try:
+        connection.client().publish(control_channel(), _hint(pk, reason))
+    except redis.RedisError:
+        log.exception("the gateway could not be told of a %s", reason)
+
+
+def record(user: Any) -> dict[str, Any]:
+    """Returns what the user's key holds."""
+    return {
+        "v": FORMAT,
+        "active": _may_log_in(user),
+        "username": str(user.get_username()),
+        "groups": group_names(user),
+        "auth_hashes": auth_hashes(user),
+    }
+
+
+def tombstone() -> dict[str, Any]:
+    """Returns what the key of a user holds who is gone."""
+    return {"v": FORMAT, "active": False}
+
+
+def auth_hashes(user: Any) -> Optional[list[str]]:
+    """Returns what `_auth_user_hash` may be in sessions: by SECRET_KEY first, then by SECRET_KEY_FALLBACKS.
+
+    None for user models without hashes, whose sessions Django does not verify.
+    """
+    if not hasattr(user, "get_session_auth_hash"):
+        return None
+    fallbacks: Callable[[], Iterable[str]] = getattr(user, "get_session_auth_fallback_hash", lambda: ())
+    return [user.get_session_auth_hash(), *fallbacks()]
+
+
+def _write(pk: str, reason: str, force: bool) -> bool:
+    name, client = key(pk), connection.client()
+    with client.pipeline() as pipeline:
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                # The row is read between WATCH and EXEC. So whoever writes last has read last, and an older state
+                # never overwrites a newer one.
+                pipeline.watch(name)
+                old: Any = pipeline.get(name)
+                seconds: Any = pipeline.ttl(name)
+                new = json.dumps(_current(pk), ensure_ascii=False, separators=(",", ":"))
+                changed = old not in (new, new.encode())
+                pipeline.multi()
+                pipeline.set(name, new, ex=max(ttl_seconds(), seconds))
+                if changed or force:
+                    pipeline.publish(control_channel(), _hint(pk, reason))
+                pipeline.execute()
+                return changed
+            except redis.WatchError:
+                continue
+    raise redis.WatchError(f"{name} changed {MAX_ATTEMPTS} times while it was being written")
+
+
+def _current(pk: str) -> dict[str, Any]:
+    model = get_user_model()
+    # The row that was written, not a replica's, and not what a manager of the site's hides.
+    user = model._base_manager.using(database()).filter(pk=pk).first()
+    return record(user) if user is not None else tombstone()
+
+
+def _may_log_in(user: Any) -> bool:
+    # As Django's backends see it: AllowAllUsersModelBackend lets inactive users in.
+    judges = [backend for backend in get_backends() if hasattr(backend, "user_can_authenticate")]
+    if judges:
+        return any(backend.user_can_authenticate(user) for backend in judges)
+    return bool(getattr(user, "is_active", True))
+
+
+def _hint(pk: str, reason: str) -> str:
+    return json.dumps({"v": FORMAT, "user": pk, "reason": reason}, separators=(",", ":"))

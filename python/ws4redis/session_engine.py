@@ -1,0 +1,118 @@
+"""Where Django keeps its sessions, as far as the gateway has to know it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Optional
+from urllib.parse import quote
+
+from django.conf import settings
+from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
+
+CACHE_ENGINES = frozenset(
+    {
+        "django.contrib.sessions.backends.cache",
+        "django.contrib.sessions.backends.cached_db",
+        "qsessions.backends.cached_db",
+    }
+)
+REDIS_SESSIONS = frozenset({"redis_sessions.session", "redis_sessions_fork.session"})
+REDIS_CACHES = frozenset(
+    {
+        "django.core.cache.backends.redis.RedisCache",
+        "django_redis.cache.RedisCache",
+        "django_valkey.cache.ValkeyCache",
+        "redis_cache.RedisCache",
+    }
+)
+
+
+@dataclass(frozen=True)
+class SessionEngine:
+    """How the sessions of this site can be read."""
+
+    # SESSION_ENGINE.
+    name: str
+    # The key in Redis with `{key}` for the session key; None: not in Redis, or not known.
+    template: Optional[str] = None
+    # Whether the values are signed with SECRET_KEY.
+    signed: bool = False
+    # The Redis that has them, if it can be told.
+    url: Optional[str] = None
+    # Why the gateway cannot read them; None: it can.
+    obstacle: Optional[str] = None
+
+
+def describe() -> SessionEngine:
+    """Returns how the sessions of this site can be read; asks no server."""
+    name = settings.SESSION_ENGINE
+    if name in CACHE_ENGINES:
+        return _in_cache(name)
+    if name in REDIS_SESSIONS:
+        return _redis_sessions(name)
+    reasons = {
+        "django.contrib.sessions.backends.db": "are in the database",
+        "django.contrib.sessions.backends.file": "are files",
+        "django.contrib.sessions.backends.signed_cookies": "are in the cookies themselves",
+    }
+    return SessionEngine(name, obstacle=f"the sessions of {name} {reasons.get(name, 'may not be in Redis')}")
+
+
+def store_class() -> Any:
+    """Returns the SessionStore of this site."""
+    return import_module(settings.SESSION_ENGINE).SessionStore
+
+
+def _in_cache(name: str) -> SessionEngine:
+    alias = settings.SESSION_CACHE_ALIAS
+    configuration = settings.CACHES.get(alias)
+    if configuration is None:
+        return SessionEngine(name, obstacle=f"SESSION_CACHE_ALIAS {alias!r} is not in CACHES")
+    backend = configuration.get("BACKEND", "")
+    if not _is_redis_cache(backend):
+        return SessionEngine(name, obstacle=f"the cache {alias!r} ({backend}) is not in Redis")
+    try:
+        template = str(caches[alias].make_key(f"{store_class().cache_key_prefix}{{key}}"))
+    except (ImportError, ImproperlyConfigured) as error:
+        return SessionEngine(name, obstacle=f"the cache {alias!r} cannot be loaded: {error}")
+    location = configuration.get("LOCATION")
+    if isinstance(location, str):
+        location = location.replace(";", ",").split(",")
+    # The first of several is the primary.
+    return SessionEngine(name, template, url=str(location[0]).strip() if location else None)
+
+
+def _is_redis_cache(backend: str) -> bool:
+    if backend in REDIS_CACHES:
+        return True
+    # A subclass of the site's own.
+    module, _, name = backend.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError, ImproperlyConfigured):
+        return False
+    return any(f"{base.__module__}.{base.__qualname__}" in REDIS_CACHES for base in found.__mro__)
+
+
+def _redis_sessions(name: str) -> SessionEngine:
+    try:
+        template = str(store_class()().get_real_stored_key("{key}"))
+    except ImportError as error:
+        return SessionEngine(name, obstacle=f"{name} cannot be loaded: {error}")
+    return SessionEngine(name, template, signed=True, url=_redis_sessions_url())
+
+
+def _redis_sessions_url() -> Optional[str]:
+    options = getattr(settings, "SESSION_REDIS", None) or {}
+    if options.get("url"):
+        return str(options["url"])
+    if any(options.get(name) for name in ("pool", "sentinel_list", "connection")):
+        return None
+    password = options.get("password")
+    login = f":{quote(str(password), safe='')}@" if password else ""
+    path = options.get("unix_domain_socket_path")
+    if path:
+        return f"unix://{login}{path}?db={options.get('db', 0)}"
+    return f"redis://{login}{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db', 0)}"

@@ -1,0 +1,8 @@
+"""`path("ws4redis/", include("ws4redis.urls"))` puts the callback view at /ws4redis/identity/."""
+
+from django.urls import path
+
+from ws4redis.views import IdentityView
+
+app_name = "ws4redis"
+urlpatterns = [path("identity/", IdentityView.as_view(), name="identity")]

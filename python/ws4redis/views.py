@@ -1,0 +1,134 @@
+"""The callback view: the gateway asks it who a visitor is where it cannot read the session itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, Optional
+
+from django.conf import settings as django_settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model, load_backend
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse, HttpResponseForbidden, JsonResponse
+from django.http.response import HttpResponseBase
+from django.utils.crypto import constant_time_compare
+from django.utils.decorators import method_decorator
+from django.views.decorators.cache import never_cache
+from django.views.generic import View
+
+from ws4redis import identity, settings
+
+SECRET_HEADER = "X-WS4Redis-Secret"
+# What a gateway takes for a session key at all; the "key" of a signed cookie is the whole session.
+_SESSION_KEY = re.compile(r"[0-9A-Za-z]{8,64}")
+
+
+@method_decorator(never_cache, name="dispatch")
+class IdentityView(View):
+    """Answers `{user, groups, session, allow, expires_in}`, or null for visitors of whom nothing is known.
+
+    Without the right secret: 403. Neither changes nor prolongs the visitor's session, unlike other views: the gateway
+    asks again and again, and passes no cookie on. Override `identify` for tokens and `allow` for rules of your own.
+    """
+
+    http_method_names = ["get", "head"]
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Asks for the secret first, whatever the method is."""
+        if not _has_secret(request):
+            return HttpResponseForbidden("wrong or missing secret", content_type="text/plain")
+        if hasattr(request, "session"):
+            # The middleware would save this one with SESSION_SAVE_EVERY_REQUEST, and an open page would never expire.
+            request.session = _store()
+        return super().dispatch(request, *args, **kwargs)
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Answers who the visitor is."""
+        session = self.load_session(request)
+        user = self.identify(request, session)
+        key = _public_key(session)
+        if user is None and key is None:
+            return JsonResponse(None, safe=False)
+        answer: dict[str, Any] = {
+            "user": str(user.get_username()) if user is not None else None,
+            "groups": identity.group_names(user) if user is not None else [],
+            "session": key,
+            "expires_in": self.expires_in(request, user, session),
+        }
+        flags = request.GET.getlist("flag")
+        allowed = self.allow(request, user, request.GET.get("facility", ""), flags)
+        if allowed is not None:
+            answer["allow"] = sorted(set(allowed) & set(flags))
+        return JsonResponse(answer)
+
+    def load_session(self, request: HttpRequest) -> Any:
+        """Returns the session of the request's cookie, or None without a cookie."""
+        cookie = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
+        return _store(cookie) if cookie else None
+
+    def identify(self, request: HttpRequest, session: Any) -> Any:
+        """Returns the user of the session, by Django's own rules, or None."""
+        return session_user(session) if session is not None else None
+
+    def allow(
+        self, request: HttpRequest, user: Any, facility: str, flags: list[str]
+    ) -> Optional[Iterable[str]]:
+        """Returns which of the requested flags (`subscribe-user` …) are granted; None leaves it to the gateway.
+
+        Raise `django.core.exceptions.PermissionDenied` to refuse the visitor.
+        """
+        return None
+
+    def expires_in(self, request: HttpRequest, user: Any, session: Any) -> int:
+        """Returns after how many seconds the gateway asks again."""
+        seconds = int(settings.WS4REDIS_CALLBACK_SECONDS)
+        return min(seconds, max(1, session.get_expiry_age())) if session is not None else seconds
+
+
+def session_user(session: Any) -> Any:
+    """Returns the user of a session as `django.contrib.auth.get_user`, or None; leaves the session as it is.
+
+    Django's own would delete a session whose hash does not fit, and move one made with an old SECRET_KEY to a new
+    key, of which the browser would not hear.
+    """
+    try:
+        user_id = get_user_model()._meta.pk.to_python(session[SESSION_KEY])
+        path = session[BACKEND_SESSION_KEY]
+    except (KeyError, ValidationError):
+        return None
+    if path not in django_settings.AUTHENTICATION_BACKENDS:
+        return None
+    user = load_backend(path).get_user(user_id)
+    if user is None:
+        return None
+    hashes = identity.auth_hashes(user)
+    if hashes is None:
+        return user
+    given = session.get(HASH_SESSION_KEY) or ""
+    fits = [constant_time_compare(given, right) for right in hashes]
+    return user if given and any(fits) else None
+
+
+def _store(key: Optional[str] = None) -> Any:
+    return import_module(django_settings.SESSION_ENGINE).SessionStore(key)
+
+
+def _public_key(session: Any) -> Optional[str]:
+    if session is None:
+        return None
+    # Loads it; engines that find nothing forget the key, or (redis_sessions) adopt it, with nothing in it.
+    known = any(True for _ in session.keys())  # noqa: SIM118 - a session is no mapping
+    key = session.session_key
+    if key is None or not _SESSION_KEY.fullmatch(key) or not (known or session.exists(key)):
+        return None
+    return str(key)
+
+
+def _has_secret(request: HttpRequest) -> bool:
+    secrets: Any = settings.WS4REDIS_CALLBACK_SECRET
+    given = request.headers.get(SECRET_HEADER, "")
+    rights = [secrets] if isinstance(secrets, str) else list(secrets or ())
+    # All of them, always: the time says nothing about which one came near.
+    fits = [constant_time_compare(given, right) for right in rights if right]
+    return any(fits)
