@@ -1,0 +1,14 @@
+"""`manage.py make_people`."""
+
+from chat.people import make_people
+from django.core.management.base import BaseCommand
+
+
+class Command(BaseCommand):
+    """Makes the users john, mary and admin (password `secret`) and their groups."""
+
+    help = "Makes the users john, mary and admin (password: secret) and their groups."
+
+    def handle(self, *args, **options):
+        """Makes them, or puts them back as they were."""
+        make_people()

@@ -1,0 +1,81 @@
+"""Three chats at the facility `foobar`: with everybody, with a user, with a group."""
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
+from django.http import HttpResponse, JsonResponse
+from django.views.generic import TemplateView, View
+from ws4redis.publisher import RedisPublisher
+
+FACILITY = "foobar"
+
+
+class WhoView(View):
+    """Says who is logged in; `?set=value` stores something in the session."""
+
+    def get(self, request):
+        """Answers with JSON."""
+        if "set" in request.GET:
+            request.session["note"] = request.GET["set"]
+        return JsonResponse({"user": request.user.get_username(), "session": request.session.session_key})
+
+
+class ChatView(TemplateView):
+    """The page of a chat; what is posted goes to the audience that is named by `audience`."""
+
+    audience = ""
+    names = ()
+
+    def get_context_data(self, **kwargs):
+        """Adds who may be spoken to, and where the page connects to."""
+        context = super().get_context_data(names=self.names, facility=FACILITY, audience=self.audience, **kwargs)
+        if settings.SITE_WEBSOCKET_URI:
+            context["WEBSOCKET_URI"] = settings.SITE_WEBSOCKET_URI
+        return context
+
+    def post(self, request, *args, **kwargs):
+        """Publishes `message` for the posted user or group."""
+        audience = {f"{self.audience}s": [request.POST[self.audience]]}
+        receivers = RedisPublisher(facility=FACILITY, **audience).publish_message(request.POST["message"])
+        return HttpResponse(f"{receivers} receivers", content_type="text/plain")
+
+
+class BroadcastChatView(ChatView):
+    """Everybody; whoever opens the page greets them all."""
+
+    template_name = "broadcast_chat.html"
+
+    def get(self, request, *args, **kwargs):
+        """Greets, then shows the page."""
+        RedisPublisher(facility=FACILITY, broadcast=True).publish_message("Hello everybody")
+        return super().get(request, *args, **kwargs)
+
+
+class UserChatView(ChatView):
+    """One user, in all of their browsers."""
+
+    template_name = "user_chat.html"
+    audience = "user"
+
+    @property
+    def names(self):
+        """All users."""
+        return get_user_model().objects.values_list("username", flat=True)
+
+
+class GroupChatView(ChatView):
+    """The members of a group."""
+
+    template_name = "group_chat.html"
+    audience = "group"
+
+    @property
+    def names(self):
+        """All groups."""
+        return Group.objects.values_list("name", flat=True)
+
+
+async def publish_async(request):
+    """Publishes to everybody from an async view."""
+    receivers = await RedisPublisher(facility=FACILITY, broadcast=True).apublish_message(request.GET["message"])
+    return HttpResponse(f"{receivers} receivers", content_type="text/plain")

@@ -1,0 +1,116 @@
+"""A site with logins and three chats. The environment says where its Redis is and where it keeps its sessions:
+
+SITE_REDIS      URL of Redis                                 redis://127.0.0.1:6379/0
+SITE_DATABASE   file of the SQLite database                  site.sqlite3 beside manage.py
+SITE_SESSIONS   a name of the table `SESSIONS` below         cache
+SITE_SERIALIZER json or pickle, of django-redis' caches      pickle
+SITE_COMPRESSOR zlib, gzip, lz4, zstd, lzma, of the same     none
+SITE_PREFIX, SITE_HEARTBEAT, SITE_EXPIRE, SITE_WEBSOCKET_URI, SITE_SECRET_KEY, SITE_SECRET_KEY_FALLBACKS,
+SITE_CALLBACK_SECRET, SITE_COOKIE_AGE, SITE_COOKIE_NAME, SITE_HOSTS
+"""
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+HERE = Path(__file__).resolve().parent.parent
+
+REDIS = os.environ.get("SITE_REDIS", "redis://127.0.0.1:6379/0")
+SECRET_KEY = os.environ.get("SITE_SECRET_KEY", "for tests only, and for nothing else in the world")
+SECRET_KEY_FALLBACKS = [key for key in os.environ.get("SITE_SECRET_KEY_FALLBACKS", "").split(",") if key]
+DEBUG = bool(os.environ.get("SITE_DEBUG"))
+ALLOWED_HOSTS = os.environ.get("SITE_HOSTS", "127.0.0.1,localhost,testserver").split(",")
+USE_TZ = True
+ROOT_URLCONF = "project.urls"
+WSGI_APPLICATION = "project.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+STATIC_URL = "/static/"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "/accounts/login/"
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "ws4redis",
+    "chat",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "ws4redis.middleware.SessionMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "ws4redis.context_processors.default",
+            ]
+        },
+    }
+]
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": os.environ.get("SITE_DATABASE", str(HERE / "site.sqlite3")),
+        # Tests use the file from several threads and processes.
+        "OPTIONS": {"timeout": 20},
+        "TEST": {"NAME": os.environ.get("SITE_DATABASE")},
+    }
+}
+# Fast, and never for a real site.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+# ---- Sessions ---------------------------------------------------------------------------------------------------------
+
+BUILTIN = "django.core.cache.backends.redis.RedisCache"
+DJANGO_REDIS = "django_redis.cache.RedisCache"
+# Name: the engine, and the cache that it uses.
+SESSIONS = {
+    "cache": ("django.contrib.sessions.backends.cache", BUILTIN),
+    "cached_db": ("django.contrib.sessions.backends.cached_db", BUILTIN),
+    "django_redis": ("django.contrib.sessions.backends.cache", DJANGO_REDIS),
+    "django_redis_cached_db": ("django.contrib.sessions.backends.cached_db", DJANGO_REDIS),
+    "redis_sessions": ("redis_sessions.session", BUILTIN),
+    "db": ("django.contrib.sessions.backends.db", BUILTIN),
+    "file": ("django.contrib.sessions.backends.file", BUILTIN),
+    "signed_cookies": ("django.contrib.sessions.backends.signed_cookies", BUILTIN),
+}
+COMPRESSORS = {"zlib": "ZlibCompressor", "gzip": "GzipCompressor", "lz4": "Lz4Compressor", "lzma": "LzmaCompressor"}
+COMPRESSORS["zstd"] = "ZStdCompressor"
+
+SESSION_ENGINE, CACHE_BACKEND = SESSIONS[os.environ.get("SITE_SESSIONS", "cache")]
+SESSION_COOKIE_AGE = int(os.environ.get("SITE_COOKIE_AGE", "1209600"))
+SESSION_COOKIE_NAME = os.environ.get("SITE_COOKIE_NAME", "sessionid")
+CACHES = {"default": {"BACKEND": CACHE_BACKEND, "LOCATION": REDIS}}
+if CACHE_BACKEND == DJANGO_REDIS:
+    options = CACHES["default"]["OPTIONS"] = {}
+    if os.environ.get("SITE_SERIALIZER") == "json":
+        options["SERIALIZER"] = "django_redis.serializers.json.JSONSerializer"
+    compressor = os.environ.get("SITE_COMPRESSOR")
+    if compressor:
+        options["COMPRESSOR"] = f"django_redis.compressors.{compressor}.{COMPRESSORS[compressor]}"
+_url = urlsplit(REDIS)
+SESSION_REDIS = {"prefix": os.environ.get("SITE_SESSION_PREFIX", ""), "socket_timeout": 5}
+if _url.scheme == "unix":
+    SESSION_REDIS["unix_domain_socket_path"] = _url.path
+else:
+    SESSION_REDIS.update(host=_url.hostname, port=_url.port or 6379, db=int(_url.path.strip("/") or 0))
+
+# ---- WebSockets -------------------------------------------------------------------------------------------------------
+
+WEBSOCKET_URL = "/ws/"
+# Where the pages connect to, if the gateway is not behind the same host: ws://127.0.0.1:8000/ws/
+SITE_WEBSOCKET_URI = os.environ.get("SITE_WEBSOCKET_URI")
+WS4REDIS_CONNECTION = {"url": REDIS}
+WS4REDIS_EXPIRE = int(os.environ.get("SITE_EXPIRE", "3600"))
+WS4REDIS_PREFIX = os.environ.get("SITE_PREFIX") or None
+WS4REDIS_HEARTBEAT = os.environ.get("SITE_HEARTBEAT", "--heartbeat--") or None
+WS4REDIS_CALLBACK_SECRET = os.environ.get("SITE_CALLBACK_SECRET") or None

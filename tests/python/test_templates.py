@@ -1,0 +1,50 @@
+"""The context processor, the settings module and the static file."""
+
+from pathlib import Path
+
+import pytest
+from django.contrib.staticfiles import finders
+from django.test import Client, RequestFactory, override_settings
+
+from ws4redis import settings
+from ws4redis.context_processors import default
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_pages_get_the_address_and_the_heartbeat():
+    with override_settings(ALLOWED_HOSTS=["example.com"]):
+        context = default(RequestFactory().get("/", HTTP_HOST="example.com:99"))
+    assert context == {"WEBSOCKET_URI": "ws://example.com:99/ws/", "WS4REDIS_HEARTBEAT": '"--heartbeat--"'}
+    with override_settings(ALLOWED_HOSTS=["example.com"], WS4REDIS_HEARTBEAT=None, WEBSOCKET_URL="/live/"):
+        context = default(RequestFactory().get("/", secure=True, HTTP_HOST="example.com"))
+    assert context == {"WEBSOCKET_URI": "wss://example.com/live/", "WS4REDIS_HEARTBEAT": "null"}
+
+
+def test_a_heartbeat_cannot_end_the_script():
+    with override_settings(WS4REDIS_HEARTBEAT='</script>"'):
+        assert default(RequestFactory().get("/"))["WS4REDIS_HEARTBEAT"] == '"\\u003C/script\\u003E\\""'
+
+
+def test_the_pages_of_the_site_have_both(people):
+    page = Client().get("/chat/").content.decode()
+    assert "uri: 'ws://testserver/ws/foobar?subscribe-broadcast&publish-broadcast&echo'" in page
+    assert 'heartbeat_msg: "--heartbeat--"' in page
+
+
+def test_the_script_is_the_one_of_the_gateway():
+    packaged = finders.find("js/ws4redis.js")
+    assert packaged, "static/js/ws4redis.js is not in the package"
+    assert Path(packaged).read_bytes() == (ROOT / "static" / "ws4redis.js").read_bytes(), (
+        "cp static/ws4redis.js python/ws4redis/static/js/"
+    )
+
+
+def test_settings_are_read_when_they_are_needed():
+    assert settings.WS4REDIS_EXPIRE == 3600
+    with override_settings(WS4REDIS_EXPIRE=5):
+        assert settings.WS4REDIS_EXPIRE == 5
+    assert settings.WS4REDIS_GROUPS is None
+    assert "WEBSOCKET_URL" in dir(settings)
+    with pytest.raises(AttributeError):
+        _ = settings.WS4REDIS_NO_SUCH_SETTING
