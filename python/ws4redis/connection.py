@@ -7,6 +7,8 @@ import threading
 from typing import Any, Optional
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from django.core.signals import setting_changed
 
 from ws4redis import settings
@@ -14,6 +16,10 @@ from ws4redis import settings
 # A Redis that is gone must not hang a page for ever; WS4REDIS_CONNECTION may say otherwise.
 CONNECT_TIMEOUT_SECONDS = 5
 REPLY_TIMEOUT_SECONDS = 5
+
+# A connection that Redis has closed since its last use is noticed at the next one, and replaced. No more tries than
+# that, and none after a timeout: the command may have arrived, and a page waits.
+RETRIES = 1
 
 _pool: Optional[redis.ConnectionPool] = None
 _lock = threading.Lock()
@@ -36,6 +42,7 @@ def client() -> redis.Redis:
 def _new_pool(arguments: dict[str, Any]) -> redis.ConnectionPool:
     arguments.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_SECONDS)
     arguments.setdefault("socket_timeout", REPLY_TIMEOUT_SECONDS)
+    arguments.setdefault("retry", Retry(NoBackoff(), RETRIES, supported_errors=(redis.ConnectionError,)))
     url = arguments.pop("url", None)
     if url is not None:
         if url.startswith("unix:") and not url.startswith("unix://"):

@@ -49,7 +49,7 @@ class Doctor:
             client = connection.client()
             version = client.info("server").get("redis_version", "of unknown version")
             yield Finding(OK, f"Redis {version} answers")
-        except redis.NoPermissionError:
+        except redis.exceptions.NoPermissionError:
             yield Finding(OK, "Redis answers")
         except (redis.RedisError, TypeError, ValueError) as error:
             yield Finding(ERROR, f"Redis cannot be reached by WS4REDIS_CONNECTION: {error}")

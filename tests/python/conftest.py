@@ -18,7 +18,8 @@ for name in [name for name in os.environ if name.startswith(("SITE_", "WS4REDIS_
         del os.environ[name]
 SERVER = RedisServer()
 atexit.register(SERVER.stop)
-DATABASE = tempfile.TemporaryDirectory(prefix="ws4redis-")
+# In memory where that is to be had, since the file is emptied after each test.
+DATABASE = tempfile.TemporaryDirectory(prefix="ws4redis-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
 atexit.register(DATABASE.cleanup)
 os.environ.update(
     SITE_REDIS=SERVER.url,

@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import socket
+import time
 import warnings
 from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
+import redis
 from django.contrib.auth.models import AnonymousUser, Group
 from django.db import transaction
 from django.test import Client, override_settings
@@ -365,6 +368,30 @@ def test_a_forked_process_has_a_connection_of_its_own(store):
     assert ear.heard(1) == ["child"]
     assert publisher._connection.client_id() == mine
     ear.close()
+
+
+def test_a_connection_that_redis_has_closed_is_replaced(store):
+    publisher = RedisPublisher(facility="f", broadcast=True)
+    publisher.publish_message("Hello")
+    store.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    publisher.publish_message("again")
+    assert store.get("broadcast:f") == b"again"
+
+
+def test_a_redis_that_is_gone_or_hangs_is_an_error_soon(store):
+    publisher = RedisPublisher(facility="f", broadcast=True)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        for error in (redis.ConnectionError, redis.TimeoutError):
+            with override_settings(WS4REDIS_CONNECTION={"host": "127.0.0.1", "port": port, "socket_timeout": 0.3}):
+                publisher = RedisPublisher(facility="f", broadcast=True)
+                since = time.monotonic()
+                with pytest.raises(error):
+                    publisher.publish_message("Hello")
+                assert time.monotonic() - since < 2
+            # From here on connections are made, and nothing is ever answered.
+            silent.listen()
 
 
 def test_connections_by_url_by_socket_and_by_port(store):

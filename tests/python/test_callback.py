@@ -1,0 +1,161 @@
+"""The callback view, as the gateway asks it."""
+
+from importlib import import_module
+
+import pytest
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.test import Client, RequestFactory, override_settings
+from stores import commands
+from test_identity import ENGINES, login_from_before
+
+from ws4redis.views import IdentityView
+
+SECRET = "a secret of some length"
+URL = "/ws4redis/identity/"
+
+
+@pytest.fixture(autouse=True)
+def secret():
+    """The secret of the gateway."""
+    with override_settings(WS4REDIS_CALLBACK_SECRET=SECRET):
+        yield
+
+
+def ask(browser=None, url=URL, secret=SECRET):
+    """Asks as the gateway does, with the cookies of a browser."""
+    gateway = Client()
+    for name, cookie in browser.cookies.items() if browser is not None else ():
+        gateway.cookies[name] = cookie.value
+    return gateway.get(url, headers={"X-WS4Redis-Secret": secret}) if secret is not None else gateway.get(url)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_login_is_told_with_groups_and_session(people, log_in, engine):
+    with override_settings(SESSION_ENGINE=ENGINES[engine]):
+        browser = log_in("john")
+        answer = ask(browser)
+        key = browser.cookies["sessionid"].value
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "user": "john",
+        "groups": ["chatusers", "red team"],
+        # The key of a signed cookie is the session itself, and nothing to hand around.
+        "session": key if engine != "signed_cookies" else None,
+        "expires_in": 300,
+    }
+    assert "no-store" in answer.headers["Cache-Control"]
+
+
+@pytest.mark.parametrize("engine", ["cache", "cached_db", "db", "redis_sessions"])
+def test_an_anonymous_session_is_told_without_a_user(people, engine):
+    with override_settings(SESSION_ENGINE=ENGINES[engine]):
+        browser = Client()
+        browser.get("/?set=x")
+        answer = ask(browser).json()
+    assert answer == {"user": None, "groups": [], "session": browser.cookies["sessionid"].value, "expires_in": 300}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("cookie", [None, "", "a" * 32, "x:y*", "user:john:foobar", "short", "é" * 40])
+def test_an_unknown_visitor_is_null(people, engine, cookie):
+    browser = Client()
+    if cookie is not None:
+        browser.cookies["sessionid"] = cookie
+    with override_settings(SESSION_ENGINE=ENGINES[engine]):
+        answer = ask(browser)
+    assert (answer.status_code, answer.content) == (200, b"null")
+
+
+@pytest.mark.parametrize("given", [None, "", "wrong", SECRET + "x", "ö"])
+def test_without_the_secret_nobody_is_told_anything(people, log_in, given):
+    answer = ask(log_in("john"), secret=given)
+    assert answer.status_code == 403
+    assert b"john" not in answer.content
+
+
+@pytest.mark.parametrize("mine", [None, "", [], [""]])
+def test_a_site_without_a_secret_refuses_everybody(people, mine):
+    with override_settings(WS4REDIS_CALLBACK_SECRET=mine):
+        for given in (None, "", "None", SECRET):
+            assert ask(secret=given).status_code == 403
+
+
+def test_the_secret_can_be_changed_without_a_gap(people):
+    with override_settings(WS4REDIS_CALLBACK_SECRET=["new one", SECRET]):
+        assert ask().status_code == ask(secret="new one").status_code == 200
+
+
+def test_other_methods_are_refused(people):
+    assert Client().post(URL, headers={"X-WS4Redis-Secret": SECRET}).status_code in (403, 405)
+    assert Client().delete(URL, headers={"X-WS4Redis-Secret": SECRET}).status_code == 405
+
+
+def test_deactivated_deleted_and_changed_users_are_anonymous(people, log_in):
+    for change in ("is_active", "password", "delete"):
+        browser = Client()
+        login_from_before(browser, User.objects.get(username="mary"))
+        mary = User.objects.get(username="mary")
+        if change == "delete":
+            mary.delete()
+        elif change == "password":
+            mary.set_password("another")
+            mary.save()
+        else:
+            mary.is_active = False
+            mary.save()
+        answer = ask(browser).json()
+        assert (answer["user"], answer["groups"]) == (None, [])
+        assert answer["session"] == browser.cookies["sessionid"].value
+        if change == "is_active":
+            mary.is_active = True
+            mary.save()
+
+
+def test_asking_changes_nothing(people, store, log_in):
+    browser = log_in("john")
+    people["john"].set_password("another")
+    people["john"].save()
+    with override_settings(SESSION_SAVE_EVERY_REQUEST=True), commands(store) as seen:
+        answer = ask(browser)
+    # Django's own get_user would have deleted the session, and the middleware saved it.
+    assert {words[0] for words in seen} <= {"GET", "EXISTS"}
+    assert "sessionid" not in answer.cookies or answer.cookies["sessionid"].value == ""
+
+
+def test_a_session_made_with_an_old_secret_key_stays_where_it_is(people, store, log_in):
+    browser = log_in("john")
+    with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
+        assert ask(browser).json()["user"] == "john"
+    session = import_module(settings.SESSION_ENGINE).SessionStore(browser.cookies["sessionid"].value)
+    assert session["_auth_user_id"] == str(people["john"].pk)
+
+
+def test_a_short_session_is_asked_for_again_soon(people, log_in):
+    browser = log_in("john")
+    session = browser.session
+    session.set_expiry(20)
+    session.save()
+    assert ask(browser).json()["expires_in"] == 20
+
+
+def test_a_site_may_have_its_own_users_and_rules(people):
+    class TokenView(IdentityView):
+        def identify(self, request, session):
+            if request.headers.get("Authorization") == "Token of mary":
+                return User.objects.get(username="mary")
+            return super().identify(request, session)
+
+        def allow(self, request, user, facility, flags):
+            return {"subscribe-user", "publish-broadcast"} if facility == "tür/1" else None
+
+    def told(query):
+        headers = {"X-WS4Redis-Secret": SECRET, "Authorization": "Token of mary"}
+        request = RequestFactory().get(URL + query, headers=headers)
+        return TokenView.as_view()(request).content.decode()
+
+    assert told("?facility=t%C3%BCr/1&flag=subscribe-user&flag=subscribe-broadcast") == (
+        '{"user": "mary", "groups": ["blue team", "chatusers"], "session": null, "expires_in": 300, '
+        '"allow": ["subscribe-user"]}'
+    )
+    assert "allow" not in told("?facility=f&flag=subscribe-user")

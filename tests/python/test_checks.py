@@ -1,0 +1,90 @@
+"""System checks: one mistake at a time."""
+
+import pytest
+from django.core import checks
+from django.test import override_settings
+
+from ws4redis.checks import MIDDLEWARE
+
+DB = "django.contrib.sessions.backends.db"
+SIGNED = "django.contrib.sessions.backends.signed_cookies"
+DJANGO_SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
+DJANGO_USERS = "django.contrib.auth.middleware.AuthenticationMiddleware"
+LOCMEM = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+
+
+def found(deploy=False, **settings):
+    """The identifiers of what the checks say with these settings."""
+    with override_settings(**settings):
+        return [m.id.removeprefix("ws4redis.") for m in checks.run_checks(tags=["ws4redis"], include_deployment_checks=deploy)]
+
+
+def test_the_site_of_the_tests_is_sound():
+    assert found() == []
+    assert found(deploy=True) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"WEBSOCKET_URL": "ws/"}, ["E001"]),
+        ({"WEBSOCKET_URL": "/ws"}, ["E001"]),
+        ({"WEBSOCKET_URL": None}, ["E001"]),
+        ({"WS4REDIS_CONNECTION": "redis://localhost"}, ["E002"]),
+        ({"WS4REDIS_CONNECTION": {"host": "a", "unix_socket_path": "b"}}, ["W002"]),
+        ({"WS4REDIS_EXPIRE": "3600"}, ["E003"]),
+        ({"WS4REDIS_EXPIRE": True}, ["E003"]),
+        ({"WS4REDIS_EXPIRE": None}, []),
+        ({"WS4REDIS_HEARTBEAT": b"--heartbeat--"}, ["E004"]),
+        ({"WS4REDIS_HEARTBEAT": None}, []),
+        ({"WS4REDIS_PREFIX": 5}, ["E005"]),
+        ({"WS4REDIS_PREFIX": "demo:"}, ["W003"]),
+        ({"WS4REDIS_SUBSCRIBER": "myapp.redis_store.RedisSubscriber"}, ["W004"]),
+        ({"WS4REDIS_ALLOWED_CHANNELS": lambda request, channels: channels}, ["W004"]),
+        ({"WS4REDIS_PROCESS_REQUEST": "a.b"}, ["W004"]),
+        ({"SESSION_REDIS_PREFIX": "session"}, ["W004"]),
+        ({"WS4REDIS_GROUPS": "no.such.function"}, ["E006"]),
+        ({"WS4REDIS_GROUPS": 5}, ["E006"]),
+        ({"WS4REDIS_GROUPS": "ws4redis.identity.group_names"}, []),
+        ({"WS4REDIS_IDENTITY_SECONDS": "5"}, ["E007"]),
+        ({"WS4REDIS_IDENTITY_SECONDS": 5}, ["W005"]),
+        ({"SESSION_ENGINE": DB}, ["W006"]),
+        ({"SESSION_ENGINE": SIGNED}, ["W006"]),
+        ({"CACHES": LOCMEM}, ["W006"]),
+        ({"SESSION_CACHE_ALIAS": "none"}, ["W006"]),
+        ({"SESSION_ENGINE": DB, "WS4REDIS_CALLBACK_SECRET": "x" * 16}, []),
+        ({"SESSION_ENGINE": "redis_sessions.session"}, []),
+        ({"WS4REDIS_CALLBACK_SECRET": 5}, ["E008"]),
+        ({"WS4REDIS_CALLBACK_SECRET": ["x" * 16, None]}, ["E008"]),
+        ({"WS4REDIS_CALLBACK_SECRET": "short"}, ["W007"]),
+        ({"WS4REDIS_CALLBACK_SECONDS": 0}, ["E009"]),
+        ({"MIDDLEWARE": [DJANGO_SESSIONS, DJANGO_USERS]}, ["W008"]),
+        ({"MIDDLEWARE": [MIDDLEWARE, DJANGO_SESSIONS, DJANGO_USERS]}, ["E012"]),
+        ({"MIDDLEWARE": [DJANGO_SESSIONS, MIDDLEWARE, DJANGO_USERS]}, ["E012"]),
+        ({"WSGI_APPLICATION": "ws4redis.django_runserver.application"}, ["E010"]),
+    ],
+)
+def test_each_mistake_is_named(settings, expected):
+    assert found(**settings) == expected
+
+
+def test_missing_settings_are_named():
+    with override_settings():
+        from django.conf import settings
+
+        del settings.WEBSOCKET_URL
+        del settings.WS4REDIS_CONNECTION
+        assert found() == ["W001"]
+        assert found(deploy=True) == ["W001", "W009"]
+
+
+def test_a_second_package_of_the_same_name_is_named(monkeypatch):
+    from ws4redis import checks as module
+
+    monkeypatch.setattr(module, "_is_installed", lambda name: name == "django-websocket-redis")
+    assert found() == ["E011"]
+
+
+def test_secrets_are_never_shown():
+    with override_settings(WS4REDIS_CALLBACK_SECRET={"my-secret": 1}):
+        assert "my-secret" not in str(checks.run_checks(tags=["ws4redis"]))

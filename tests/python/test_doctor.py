@@ -1,0 +1,163 @@
+"""`manage.py ws4redis_doctor`, with gateways that answer well, wrongly, or not at all."""
+
+import hmac
+import json
+import threading
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+from stores import DEADLINE_SECONDS
+
+SECRET = "a secret of some length"
+
+
+@pytest.fixture
+def gateway(store):
+    """Starts a gateway that answers the doctor: `start(prefix, answer)`; `answer(question)` gives a dict or None."""
+    threads = []
+
+    def start(prefix="", answer=lambda question: None):
+        pubsub = store.pubsub(ignore_subscribe_messages=True)
+        pubsub.subscribe(f"{prefix}ws4redis:control")
+        pubsub.get_message(timeout=DEADLINE_SECONDS)
+        end = threading.Event()
+
+        def serve():
+            while not end.is_set():
+                message = pubsub.get_message(timeout=0.05)
+                if message is None:
+                    continue
+                question = json.loads(message["data"])
+                given = answer(question)
+                if given is not None:
+                    store.publish(f"{prefix}ws4redis:doctor:{question['doctor']}", json.dumps(given))
+            pubsub.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        threads.append((thread, end))
+
+    yield start
+    for thread, end in threads:
+        end.set()
+        thread.join()
+
+
+def report(wait=0.5):
+    """What the doctor prints, and whether it found an error."""
+    out = StringIO()
+    try:
+        call_command("ws4redis_doctor", wait=wait, stdout=out, no_color=True)
+    except CommandError:
+        return out.getvalue(), True
+    return out.getvalue(), False
+
+
+def sound(store, **other):
+    """The answer of a gateway that reads the doctor's session from the store as it is."""
+
+    def answer(question):
+        key = f":1:django.contrib.sessions.cache{question['session']}"
+        probe = "read" if question["doctor"].encode() in (store.get(key) or b"") else "missing"
+        template = ":1:django.contrib.sessions.cache{key}"
+        return {"v": 1, "server": "gateway-1", "websocket_url": "/ws/", "heartbeat": "--heartbeat--"} | {
+            "cookie": "sessionid",
+            "keys": [template],
+            "probe": probe,
+            **other,
+        }
+
+    return answer
+
+
+def test_everything_fits(store, gateway):
+    gateway(answer=sound(store))
+    text, failed = report()
+    assert "a session just stored is at :1:django.contrib.sessions.cache{key}" in text
+    assert "gateway-1: everything fits" in text
+    assert not failed
+    # The test session is gone again.
+    assert store.keys("*") == []
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"cookie": "sid"}, "cookie is 'sid' there and 'sessionid' here"),
+        ({"websocket_url": "/live/"}, "websocket_url is '/live/' there and '/ws/' here"),
+        ({"heartbeat": ""}, "heartbeat is '' there and '--heartbeat--' here"),
+        ({"probe": "missing", "keys": ["x:{key}"]}, "it looks at ['x:{key}'], and Django writes to :1:django"),
+        ({"probe": "refused"}, "it has another SECRET_KEY, or none"),
+        ({"probe": "unreadable"}, "could not read it"),
+        ({"callback_proof": "0" * 64}, "its secret for the callback is not WS4REDIS_CALLBACK_SECRET"),
+    ],
+)
+def test_what_does_not_fit_is_said(store, gateway, other, expected):
+    gateway(answer=sound(store, **other))
+    text, failed = report()
+    assert expected in text
+    assert failed
+
+
+def test_the_secret_is_compared_without_being_sent(store, gateway):
+    def answer(question):
+        message = f"ws4redis:doctor:{question['doctor']}".encode()
+        assert SECRET not in json.dumps(question)
+        return sound(store, callback_proof=hmac.new(SECRET.encode(), message, "sha256").hexdigest())(question)
+
+    gateway(answer=answer)
+    with override_settings(WS4REDIS_CALLBACK_SECRET=["a new one, just as long", SECRET]):
+        text, failed = report()
+    assert "everything fits" in text
+    assert not failed
+
+
+def test_no_gateway(store):
+    text, failed = report()
+    assert "no gateway listens on ws4redis:control" in text
+    assert failed
+
+
+def test_a_gateway_with_another_prefix(store, gateway):
+    gateway(prefix="demo:")
+    text, failed = report()
+    assert "gateways listen with the prefix 'demo'" in text
+    assert failed
+
+
+def test_a_gateway_that_does_not_answer(store, gateway):
+    gateway()
+    text, failed = report(wait=0.2)
+    assert "1 listeners on ws4redis:control, but no answer" in text
+    assert "session key in Redis: :1:django.contrib.sessions.cache{key}" in text
+    assert not failed
+
+
+def test_a_gateway_that_answers_nonsense(store, gateway):
+    gateway(answer=lambda question: ["nonsense"])
+    assert "no answer" in report(wait=0.2)[0]
+
+
+def test_signed_sessions(store, gateway):
+    with override_settings(SESSION_ENGINE="redis_sessions.session"):
+        text, _ = report(wait=0.1)
+    assert "a session just stored is at {key}" in text
+    assert "session values: signed with SECRET_KEY" in text
+
+
+def test_sessions_that_are_not_in_redis(store, gateway):
+    gateway(answer=lambda question: {"v": 1, "callback": False} if "session" not in question else None)
+    with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.file"):
+        text, failed = report()
+        assert "the gateway needs auth.callback_url" in text
+        assert "auth.callback_url is not set" in text
+        assert failed
+
+
+def test_redis_is_gone(store):
+    with override_settings(WS4REDIS_CONNECTION={"unix_socket_path": "/nonexistent/redis.sock"}):
+        text, failed = report()
+    assert "Redis cannot be reached by WS4REDIS_CONNECTION" in text
+    assert failed

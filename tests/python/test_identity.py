@@ -1,0 +1,470 @@
+"""What is written for users: their sessions' fields, their keys, and hints."""
+
+import asyncio
+import json
+import threading
+from importlib import import_module
+
+import pytest
+import redis
+from chat.people import PASSWORD
+from django.conf import settings
+from django.contrib import auth
+from django.contrib.auth import get_user, update_session_auth_hash
+from django.contrib.auth.models import Group, User
+from django.core.management import CommandError, call_command
+from django.db import transaction
+from django.test import Client, RequestFactory, override_settings
+from stores import commands
+
+from ws4redis import identity, models
+
+alogin, alogout = getattr(auth, "alogin", None), getattr(auth, "alogout", None)
+
+ENGINES = {
+    "cache": "django.contrib.sessions.backends.cache",
+    "cached_db": "django.contrib.sessions.backends.cached_db",
+    "db": "django.contrib.sessions.backends.db",
+    "signed_cookies": "django.contrib.sessions.backends.signed_cookies",
+    "redis_sessions": "redis_sessions.session",
+}
+
+
+def key_of(store, user):
+    """The decoded key of a user, or None."""
+    value = store.get(f"ws4redis:identity:{user.pk}")
+    return json.loads(value) if value is not None else None
+
+
+def hint_of(user, reason):
+    """A hint, as it goes over the control channel."""
+    return json.dumps({"v": 1, "user": str(user.pk), "reason": reason}, separators=(",", ":"))
+
+
+def session_of(browser):
+    """The browser's session as a dict."""
+    store_class = import_module(settings.SESSION_ENGINE).SessionStore
+    session = store_class(browser.cookies[settings.SESSION_COOKIE_NAME].value)
+    return dict(session.items())
+
+
+@pytest.fixture
+def written(people, store):
+    """The users, all with keys as they are."""
+    identity.refresh(*people.values())
+    return people
+
+
+# ---- Login and logout ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_login_writes_name_and_groups_into_the_session_and_the_users_key(people, store, log_in, engine):
+    with override_settings(SESSION_ENGINE=ENGINES[engine]):
+        session = session_of(log_in("john"))
+    assert session["ws4redis:username"] == "john"
+    assert session["ws4redis:memberof"] == ["chatusers", "red team"]
+    record = key_of(store, people["john"])
+    assert record == {
+        "v": 1,
+        "active": True,
+        "username": "john",
+        "groups": ["chatusers", "red team"],
+        "auth_hashes": [session["_auth_user_hash"]],
+    }
+    assert session["_auth_user_id"] == str(people["john"].pk)
+
+
+def test_the_users_key_outlives_the_session(people, store, log_in):
+    log_in("john")
+    assert store.ttl(f"ws4redis:identity:{people['john'].pk}") == 2 * settings.SESSION_COOKIE_AGE
+    with override_settings(WS4REDIS_IDENTITY_SECONDS=10):
+        assert identity.ttl_seconds() == settings.SESSION_COOKIE_AGE
+    with override_settings(WS4REDIS_IDENTITY_SECONDS=10**8):
+        log_in("john")
+    # And never gets shorter.
+    log_in("john")
+    assert store.ttl(f"ws4redis:identity:{people['john'].pk}") > 10**8 - 10
+
+
+def test_the_keys_stand_under_the_prefix(people, store, log_in):
+    with override_settings(WS4REDIS_PREFIX="demo"):
+        log_in("john")
+    assert store.exists(f"demo:ws4redis:identity:{people['john'].pk}")
+    assert not store.exists(f"ws4redis:identity:{people['john'].pk}")
+
+
+def test_fallback_secrets_are_in_the_key(people, store, log_in):
+    old = log_in("john")
+    first = session_of(old)["_auth_user_hash"]
+    with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
+        identity.refresh(people["john"])
+        hashes = key_of(store, people["john"])["auth_hashes"]
+        assert hashes == [people["john"].get_session_auth_hash(), first]
+
+
+def test_an_async_login_does_the_same(people, store):
+    if alogin is None:
+        pytest.skip("Django has no async login yet")
+    request = RequestFactory().get("/")
+    request.session = import_module(settings.SESSION_ENGINE).SessionStore()
+    asyncio.run(alogin(request, people["john"], "django.contrib.auth.backends.ModelBackend"))
+    assert request.session["ws4redis:username"] == "john"
+    assert key_of(store, people["john"])["username"] == "john"
+
+
+def test_the_receiver_has_its_old_place(people):
+    request = RequestFactory().get("/")
+    request.session = {}
+    models.store_groups_in_session(sender=User, user=people["john"], request=request)
+    assert request.session["ws4redis:memberof"] == ["chatusers", "red team"]
+
+
+def test_groups_may_come_from_a_function_of_the_site(people, store, log_in):
+    with override_settings(WS4REDIS_GROUPS=lambda user: [f"fans of {user.get_username()}", "all"]):
+        assert session_of(log_in("john"))["ws4redis:memberof"] == ["all", "fans of john"]
+    assert key_of(store, people["john"])["groups"] == ["all", "fans of john"]
+
+
+@pytest.mark.parametrize("engine", ["cache", "cached_db", "db", "redis_sessions"])
+def test_the_hint_of_a_logout_comes_when_the_session_is_gone(people, store, log_in, hints, engine):
+    with override_settings(SESSION_ENGINE=ENGINES[engine]):
+        browser = log_in("john")
+        hints.heard()
+        key = browser.cookies["sessionid"].value
+        store_class = import_module(settings.SESSION_ENGINE).SessionStore
+        seen = []
+
+        def listen():
+            seen.extend(hints.heard(1))
+            seen.append(store_class(key).get("_auth_user_id"))
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        with commands(store) as said:
+            browser.post("/accounts/logout/")
+        listener.join()
+    assert seen == [hint_of(people["john"], "logout"), None]
+    if engine in ("cache", "redis_sessions"):
+        words = [words[0] for words in said]
+        assert words.index("DEL") < words.index("PUBLISH")
+
+
+def test_the_hint_of_a_logout_waits_for_the_commit(people, store, log_in, hints):
+    browser = log_in("john")
+    hints.heard()
+    with transaction.atomic():
+        browser.post("/accounts/logout/")
+        assert hints.heard() == []
+    assert hints.heard(1) == [hint_of(people["john"], "logout")]
+
+
+def test_an_async_logout_sends_the_hint_too(people, store, hints):
+    if alogout is None:
+        pytest.skip("Django has no async logout yet")
+    request = RequestFactory().get("/")
+    request.session = import_module(settings.SESSION_ENGINE).SessionStore()
+    asyncio.run(alogin(request, people["john"], "django.contrib.auth.backends.ModelBackend"))
+    hints.heard()
+
+    async def auser():
+        return people["john"]
+
+    request.user, request.auser = people["john"], auser
+    asyncio.run(alogout(request))
+    assert hints.heard(1) == [hint_of(people["john"], "logout")]
+    assert "flush" not in request.session.__dict__
+
+
+def test_a_logout_of_nobody_is_nobodys_business(people, hints):
+    Client().post("/accounts/logout/")
+    assert hints.heard() == []
+
+
+# ---- Changes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_login_says_nothing_new(people, log_in, hints):
+    log_in("john")
+    assert hints.heard(1) == [hint_of(people["john"], "login")]
+    log_in("john")
+    assert hints.heard() == []
+
+
+def test_another_password_puts_another_hash(written, store, log_in, hints):
+    john = written["john"]
+    before = key_of(store, john)
+    john.set_password("another")
+    john.save()
+    after = key_of(store, john)
+    assert hints.heard(1) == [hint_of(john, "user")]
+    assert after["auth_hashes"] == [john.get_session_auth_hash()] != before["auth_hashes"]
+
+
+def test_the_browser_that_changes_the_password_stays_logged_in(written, store, log_in):
+    browser, other = log_in("john"), log_in("john")
+    answer = browser.post(
+        "/accounts/password/",
+        {"old_password": PASSWORD, "new_password1": "a-b-c-d-9", "new_password2": "a-b-c-d-9"},
+    )
+    assert answer.status_code == 302
+    hashes = key_of(store, written["john"])["auth_hashes"]
+    assert session_of(browser)["_auth_user_hash"] in hashes
+    assert session_of(browser)["ws4redis:username"] == "john"
+    assert session_of(other)["_auth_user_hash"] not in hashes
+
+
+def test_deactivation_and_return(written, store, hints):
+    john = written["john"]
+    for active in (False, True):
+        john.is_active = active
+        john.save(update_fields=["is_active"])
+        assert hints.heard(1) == [hint_of(john, "user")]
+        assert key_of(store, john)["active"] is active
+
+
+def test_backends_decide_who_may_log_in(written, store):
+    john = written["john"]
+    john.is_active = False
+    with override_settings(AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.AllowAllUsersModelBackend"]):
+        john.save()
+    assert key_of(store, john)["active"] is True
+
+
+def test_another_name(written, store, hints):
+    john = written["john"]
+    john.username = "jörg:x"
+    john.save()
+    assert hints.heard(1) == [hint_of(john, "user")]
+    assert key_of(store, john)["username"] == "jörg:x"
+    # As it stands in Redis: UTF-8.
+    assert "jörg" in store.get(f"ws4redis:identity:{john.pk}").decode()
+
+
+def test_a_deleted_user_leaves_a_tombstone(written, store, hints):
+    john = User.objects.get(username="john")
+    pk = john.pk
+    john.delete()
+    assert hints.heard(1) == [json.dumps({"v": 1, "user": str(pk), "reason": "deleted"}, separators=(",", ":"))]
+    assert store.get(f"ws4redis:identity:{pk}") == b'{"v":1,"active":false}'
+    assert store.ttl(f"ws4redis:identity:{pk}") >= settings.SESSION_COOKIE_AGE
+
+
+def test_users_deleted_by_a_query_leave_tombstones(written, store):
+    User.objects.filter(username__in=["john", "mary"]).delete()
+    assert [key_of(store, written[name])["active"] for name in ("john", "mary", "admin")] == [False, False, True]
+
+
+def test_a_user_without_a_key_gets_one_at_the_first_change(people, store, hints):
+    people["john"].save()
+    assert key_of(store, people["john"])["username"] == "john"
+    assert hints.heard(1) == [hint_of(people["john"], "user")]
+
+
+def test_saving_a_user_who_stays_the_same_sends_no_hint(written, hints):
+    written["john"].first_name = "John"
+    written["john"].save()
+    written["john"].save(update_fields=["last_login"])
+    assert hints.heard() == []
+
+
+def test_a_new_user_has_no_key(people, store):
+    assert key_of(store, User.objects.create_user("new")) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda john, group: john.groups.add(group),
+        lambda john, group: group.user_set.add(john),
+        lambda john, group: john.groups.set([*john.groups.all(), group]),
+    ],
+)
+def test_coming_into_a_group_from_either_side(written, store, hints, change):
+    change(written["john"], Group.objects.get(name="blue team"))
+    assert hints.heard(1) == [hint_of(written["john"], "groups")]
+    assert key_of(store, written["john"])["groups"] == ["blue team", "chatusers", "red team"]
+    assert key_of(store, written["mary"])["groups"] == ["blue team", "chatusers"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda john, group: john.groups.remove(group),
+        lambda john, group: group.user_set.remove(john),
+        lambda john, group: group.user_set.clear(),
+        lambda john, group: group.delete(),
+        lambda john, group: Group.objects.filter(name=group.name).delete(),
+    ],
+)
+def test_leaving_a_group_from_either_side(written, store, hints, change):
+    change(written["john"], Group.objects.get(name="red team"))
+    assert hints.heard(1) == [hint_of(written["john"], "groups")]
+    assert key_of(store, written["john"])["groups"] == ["chatusers"]
+
+
+def test_leaving_all_groups(written, store):
+    written["john"].groups.clear()
+    assert key_of(store, written["john"])["groups"] == []
+
+
+def test_a_group_with_another_name_tells_its_members(written, store, hints):
+    group = Group.objects.get(name="chatusers")
+    group.save()
+    assert hints.heard() == []
+    group.name = "talkers"
+    group.save()
+    assert sorted(hints.heard(2)) == sorted(hint_of(written[name], "groups") for name in ("john", "mary"))
+    assert key_of(store, written["mary"])["groups"] == ["blue team", "talkers"]
+
+
+def test_changes_wait_for_the_commit(written, store, hints):
+    john = written["john"]
+    with transaction.atomic():
+        john.groups.clear()
+        john.is_active = False
+        john.save()
+        assert hints.heard() == []
+        assert key_of(store, john)["active"] is True
+    assert key_of(store, john)["active"] is False
+    # One is enough: the second finds that the first has said it all.
+    assert len(hints.heard(1) + hints.heard()) == 1
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        john.groups.add(Group.objects.get(name="blue team"))
+        raise ZeroDivisionError
+    assert hints.heard() == []
+
+
+def test_an_older_state_never_overwrites_a_newer_one(written, store, monkeypatch):
+    john = written["john"]
+    original = identity._current
+    raced = []
+
+    def slow(pk):
+        record = original(pk)
+        if not raced:
+            raced.append(pk)
+            # Between this reading of the row and the writing of the key, another process changes both.
+            User.objects.filter(pk=pk).update(username="newer")
+            identity.refresh(pk)
+        return record
+
+    monkeypatch.setattr(identity, "_current", slow)
+    identity.refresh(john)
+    assert raced
+    assert key_of(store, john)["username"] == "newer"
+
+
+def test_a_redis_that_is_gone_stops_no_login_and_no_change(people, log_in, caplog):
+    gone = {"unix_socket_path": "/nonexistent/redis.sock"}
+    with override_settings(WS4REDIS_CONNECTION=gone):
+        browser = log_in("john")
+        people["john"].save()
+        browser.post("/accounts/logout/")
+        with pytest.raises(redis.ConnectionError):
+            identity.refresh(people["john"])
+    assert caplog.text.count("the gateway could not be told") == 3
+
+
+# ---- manage.py ws4redis_refresh --------------------------------------------------------------------------------------
+
+
+def test_refreshing_after_a_bulk_update(written, store, hints, capsys):
+    User.objects.filter(username="john").update(is_active=False)
+    User.groups.through.objects.filter(user=written["mary"])._raw_delete("default")
+    User.objects.filter(username="mary")._raw_delete("default")
+    assert hints.heard() == []
+    call_command("ws4redis_refresh", all=True)
+    assert capsys.readouterr().out == "2 users have changed\n"
+    assert len(hints.heard(2)) == 2
+    assert [key_of(store, written[name])["active"] for name in ("john", "mary", "admin")] == [False, False, True]
+
+
+def test_refreshing_the_named_sends_hints_in_any_case(written, hints, capsys):
+    call_command("ws4redis_refresh", "john")
+    assert hints.heard(1) == [hint_of(written["john"], "refresh")]
+    with pytest.raises(CommandError, match="there is no user nobody"):
+        call_command("ws4redis_refresh", "john", "nobody")
+    with pytest.raises(CommandError, match="--all"):
+        call_command("ws4redis_refresh")
+
+
+# ---- The middleware --------------------------------------------------------------------------------------------------
+
+
+def login_from_before(browser, user):
+    """A session as Django makes it without this package."""
+    browser.force_login(user)
+    session = browser.session
+    for name in ("ws4redis:username", "ws4redis:memberof", "ws4redis:written"):
+        session.pop(name, None)
+    session.save()
+
+
+def test_a_session_from_before_is_filled_in(people, store):
+    browser = Client()
+    login_from_before(browser, people["john"])
+    store.delete(f"ws4redis:identity:{people['john'].pk}")
+    assert "ws4redis:username" not in session_of(browser)
+    assert browser.get("/").json()["user"] == "john"
+    assert session_of(browser)["ws4redis:username"] == "john"
+    assert session_of(browser)["ws4redis:memberof"] == ["chatusers", "red team"]
+    assert key_of(store, people["john"])["username"] == "john"
+
+
+def test_a_session_that_is_up_to_date_costs_nothing(people, store, log_in):
+    browser = log_in("john")
+    with commands(store) as seen:
+        browser.get("/")
+    assert {words[0] for words in seen} == {"GET"}
+
+
+def test_old_fields_are_renewed(people, store, log_in):
+    browser = log_in("john")
+    session = browser.session
+    session["ws4redis:written"] -= settings.SESSION_COOKIE_AGE
+    session["ws4redis:memberof"] = ["long ago"]
+    session.save()
+    browser.get("/")
+    assert session_of(browser)["ws4redis:memberof"] == ["chatusers", "red team"]
+
+
+def test_pages_that_do_not_use_the_session_stay_cacheable(people):
+    browser = Client()
+    login_from_before(browser, people["john"])
+    answer = browser.get("/async/?message=x")
+    assert "Cookie" not in answer.headers.get("Vary", "")
+    assert "ws4redis:username" not in session_of(browser)
+
+
+def test_anonymous_sessions_are_left_alone(people):
+    browser = Client()
+    browser.get("/?set=x")
+    assert set(session_of(browser)) == {"note"}
+
+
+def test_a_session_with_an_old_hash_is_not_filled_in(people, store):
+    browser = Client()
+    login_from_before(browser, people["john"])
+    people["john"].set_password("another")
+    people["john"].save()
+    assert browser.get("/").json()["user"] == ""
+    assert session_of(browser) == {}
+
+
+def test_the_middleware_works_for_async_sites(people, store):
+    from django.test import AsyncClient
+
+    browser = AsyncClient()
+    login_from_before(browser, people["john"])
+    asyncio.run(browser.get("/"))
+    assert session_of(browser)["ws4redis:username"] == "john"
+
+
+def test_the_session_survives_what_django_does_with_it(people, store, log_in):
+    browser = log_in("john")
+    request = RequestFactory().get("/")
+    request.session, request.user = browser.session, people["john"]
+    update_session_auth_hash(request, people["john"])
+    assert request.session["ws4redis:username"] == "john"
+    assert get_user(request) == people["john"]
