@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import metadata
-from typing import Any, Optional
+from typing import Any
 
 from django.conf import settings as django_settings
 from django.core import checks
@@ -131,7 +131,9 @@ def check_callback(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessage]
         if not isinstance(several, (list, tuple)) or not all(isinstance(one, str) for one in several):
             # Never the value itself.
             found.append(
-                checks.Error("WS4REDIS_CALLBACK_SECRET must be a text or a list of texts.", id="ws4redis.E008")
+                checks.Error(
+                    "WS4REDIS_CALLBACK_SECRET must be a text or a list of texts.", id="ws4redis.E008"
+                )
             )
         elif any(len(one) < MIN_SECRET_CHARS for one in several):
             found.append(
@@ -192,11 +194,13 @@ def check_deployment(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessag
     if hasattr(django_settings, "WS4REDIS_CONNECTION"):
         return []
     return [
-        checks.Warning("WS4REDIS_CONNECTION is not set; the Redis on localhost:6379 is used.", id="ws4redis.W009")
+        checks.Warning(
+            "WS4REDIS_CONNECTION is not set; the Redis on localhost:6379 is used.", id="ws4redis.W009"
+        )
     ]
 
 
-def _error(number: str, text: str, value: Any, hint: Optional[str] = None) -> checks.Error:
+def _error(number: str, text: str, value: Any, hint: str | None = None) -> checks.Error:
     return checks.Error(f"{text} It is {value!r}.", hint=hint, id=f"ws4redis.{number}")
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, Optional
+from typing import Any
 
-import redis
+from django.core.signals import setting_changed
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from django.core.signals import setting_changed
 
+import redis
 from ws4redis import settings
 
 # A Redis that is gone must not hang a page for ever; WS4REDIS_CONNECTION may say otherwise.
@@ -21,7 +21,7 @@ REPLY_TIMEOUT_SECONDS = 5
 # that, and none after a timeout: the command may have arrived, and a page waits.
 RETRIES = 1
 
-_pool: Optional[redis.ConnectionPool] = None
+_pool: redis.ConnectionPool | None = None
 _lock = threading.Lock()
 
 
@@ -40,7 +40,6 @@ def client() -> redis.Redis:
 
 
 def _new_pool(arguments: dict[str, Any]) -> redis.ConnectionPool:
-    arguments.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_SECONDS)
     arguments.setdefault("socket_timeout", REPLY_TIMEOUT_SECONDS)
     arguments.setdefault("retry", Retry(NoBackoff(), RETRIES, supported_errors=(redis.ConnectionError,)))
     url = arguments.pop("url", None)
@@ -48,6 +47,8 @@ def _new_pool(arguments: dict[str, Any]) -> redis.ConnectionPool:
         if url.startswith("unix:") and not url.startswith("unix://"):
             # The gateway's way to write it.
             url = "unix://" + url[len("unix:") :]
+        if not url.startswith("unix:"):
+            arguments.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_SECONDS)
         return redis.ConnectionPool.from_url(url, **arguments)
     if "unix_socket_path" in arguments:
         arguments["path"] = arguments.pop("unix_socket_path")
@@ -55,7 +56,9 @@ def _new_pool(arguments: dict[str, Any]) -> redis.ConnectionPool:
         for name in ("host", "port", "ssl", "socket_keepalive", "socket_keepalive_options"):
             arguments.pop(name, None)
         arguments.setdefault("connection_class", redis.UnixDomainSocketConnection)
-    elif arguments.pop("ssl", False):
+        return redis.ConnectionPool(**arguments)
+    arguments.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_SECONDS)
+    if arguments.pop("ssl", False):
         arguments.setdefault("connection_class", redis.SSLConnection)
     return redis.ConnectionPool(**arguments)
 

@@ -8,12 +8,12 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
-import redis
 from django.conf import settings as django_settings
 from django.core import checks
 
+import redis
 from ws4redis import connection, identity, session_engine, settings
 from ws4redis.redis_store import RedisStore
 
@@ -90,7 +90,9 @@ class Doctor:
                 question = {"v": identity.FORMAT, "doctor": self.nonce}
                 if session is not None and self.engine.obstacle is None:
                     question["session"] = session.session_key
-                asked: Any = client.publish(identity.control_channel(), json.dumps(question, separators=(",", ":")))
+                asked: Any = client.publish(
+                    identity.control_channel(), json.dumps(question, separators=(",", ":"))
+                )
                 answers = list(self._answers(ear, asked)) if asked else []
             finally:
                 if session is not None:
@@ -115,12 +117,16 @@ class Doctor:
         name = str(self.engine.template).replace("{key}", session.session_key)
         shown = self.engine.template
         if self.engine.url is None:
-            return session, [Finding(WARNING, f"sessions should be at {shown}, in a Redis that cannot be told")]
+            return session, [
+                Finding(WARNING, f"sessions should be at {shown}, in a Redis that cannot be told")
+            ]
         try:
             url = self.engine.url
             found = redis.Redis.from_url(url, socket_timeout=connection.REPLY_TIMEOUT_SECONDS).exists(name)
         except (redis.RedisError, ValueError) as error:
-            return session, [Finding(WARNING, f"sessions should be at {shown}; could not look there: {error}")]
+            return session, [
+                Finding(WARNING, f"sessions should be at {shown}; could not look there: {error}")
+            ]
         if not found:
             return session, [Finding(ERROR, f"a session just stored is not at {shown}")]
         return session, [Finding(OK, f"a session just stored is at {shown}"), *self._same_redis(name)]
@@ -164,7 +170,9 @@ class Doctor:
             others = _other_prefixes(client)
             if others:
                 prefixes = ", ".join(repr(prefix) for prefix in others)
-                yield Finding(ERROR, f"gateways listen with the prefix {prefixes}; WS4REDIS_PREFIX is another")
+                yield Finding(
+                    ERROR, f"gateways listen with the prefix {prefixes}; WS4REDIS_PREFIX is another"
+                )
 
     def _compare(self, answer: dict[str, Any]) -> Iterator[Finding]:
         who = f"gateway {str(answer.get('server', 'without a name'))[:80]}"
@@ -186,12 +194,13 @@ class Doctor:
             wrong = True
             yield Finding(ERROR, f"{who}: auth.callback_url is not set")
         proof = answer.get("callback_proof")
-        if isinstance(proof, str) and not any(hmac.compare_digest(proof.encode(), mine.encode()) for mine in self._proofs()):
+        if isinstance(proof, str) and not any(
+            hmac.compare_digest(proof.encode(), mine.encode()) for mine in self._proofs()
+        ):
             wrong = True
             yield Finding(ERROR, f"{who}: its secret for the callback is not WS4REDIS_CALLBACK_SECRET")
         if not wrong:
             yield Finding(OK, f"{who}: everything fits")
-
 
     def _proofs(self) -> list[str]:
         given: Any = settings.WS4REDIS_CALLBACK_SECRET or ()
@@ -200,7 +209,7 @@ class Doctor:
         return [hmac.new(text.encode(), message, "sha256").hexdigest() for text in texts]
 
 
-def _probe_problem(probe: Any, keys: Any, engine: session_engine.SessionEngine) -> Optional[str]:
+def _probe_problem(probe: Any, keys: Any, engine: session_engine.SessionEngine) -> str | None:
     if probe == "missing":
         return f"found no session; it looks at {keys!r}, and Django writes to {engine.template}"
     if probe == "refused":

@@ -10,14 +10,14 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Optional
+from typing import Any, Final
 
-import redis
 from django.conf import settings as django_settings
 from django.contrib.auth import get_backends, get_user_model
 from django.db import router, transaction
 from django.utils.module_loading import import_string
 
+import redis
 from ws4redis import connection, settings
 from ws4redis.redis_store import MEMBEROF, RedisStore
 
@@ -107,7 +107,7 @@ def pks_with_key() -> list[str]:
     return [(name.decode() if isinstance(name, bytes) else name)[len(start) :] for name in names]
 
 
-def refresh_on_commit(pks: Iterable[str], reason: str, using: Optional[str] = None) -> None:
+def refresh_on_commit(pks: Iterable[str], reason: str, using: str | None = None) -> None:
     """Writes the keys of these users once the transaction is committed, at once if there is none.
 
     A Redis that cannot be reached is logged: the change itself is made, and must not fail for that.
@@ -150,7 +150,7 @@ def tombstone() -> dict[str, Any]:
     return {"v": FORMAT, "active": False}
 
 
-def auth_hashes(user: Any) -> Optional[list[str]]:
+def auth_hashes(user: Any) -> list[str] | None:
     """Returns what `_auth_user_hash` may be in sessions: by SECRET_KEY first, then by SECRET_KEY_FALLBACKS.
 
     None for user models without hashes, whose sessions Django does not verify.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
@@ -29,8 +29,8 @@ class RedisPublisher(RedisStore):
         self._publishers.update(self._get_message_channels(**kwargs))
 
     def fetch_message(
-        self, request: Optional[HttpRequest], facility: str, audience: str = "any"
-    ) -> Optional[bytes]:
+        self, request: HttpRequest | None, facility: str, audience: str = "any"
+    ) -> bytes | None:
         """Returns the first kept message for the request's session, user, groups or everybody, or None.
 
         `audience` limits it to one of "session", "user", "group" and "broadcast".
@@ -42,14 +42,14 @@ class RedisPublisher(RedisStore):
         return None
 
     async def afetch_message(
-        self, request: Optional[HttpRequest], facility: str, audience: str = "any"
-    ) -> Optional[bytes]:
+        self, request: HttpRequest | None, facility: str, audience: str = "any"
+    ) -> bytes | None:
         """As `fetch_message`, for async views."""
         # Thread sensitive, since request.user may have to be read from the database.
         return await sync_to_async(self.fetch_message)(request, facility, audience)
 
     def _readable_channels(self, request: Any, facility: str, audience: str) -> list[str]:
-        names: list[tuple[str, Optional[str]]] = []
+        names: list[tuple[str, str | None]] = []
         session = getattr(request, "session", None)
         if audience in ("session", "any") and session is not None and session.session_key:
             names.append(("session", session.session_key))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Optional
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
@@ -67,7 +67,8 @@ def logged_out(sender: Any, user: Any, request: Any, **kwargs: Any) -> None:
 
 
 def _after_flush(session: Any, send: Any) -> None:
-    flush, aflush = session.flush, getattr(session, "aflush", None)
+    flush: Any = session.flush
+    aflush: Any = getattr(session, "aflush", None)
 
     def done() -> None:
         for name in ("flush", "aflush"):
@@ -90,7 +91,12 @@ def _after_flush(session: Any, send: Any) -> None:
 
 
 def user_saved(
-    sender: Any, instance: Any, created: bool, using: str, update_fields: Optional[frozenset[str]], **kwargs: Any
+    sender: Any,
+    instance: Any,
+    created: bool,
+    using: str,
+    update_fields: frozenset[str] | None,
+    **kwargs: Any,
 ) -> None:
     """Password, name, is_active or anything else of the user may have changed."""
     if created or (update_fields is not None and update_fields <= UNIMPORTANT_FIELDS):
@@ -104,7 +110,13 @@ def user_deleted(sender: Any, instance: Any, using: str, **kwargs: Any) -> None:
 
 
 def membership_changed(
-    sender: Any, instance: Any, action: str, reverse: bool, pk_set: Optional[set[Any]], using: str, **kwargs: Any
+    sender: Any,
+    instance: Any,
+    action: str,
+    reverse: bool,
+    pk_set: set[Any] | None,
+    using: str,
+    **kwargs: Any,
 ) -> None:
     """Users came into groups or left them, changed from either side."""
     if not reverse:

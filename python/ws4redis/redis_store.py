@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Optional, Union
+from typing import TYPE_CHECKING, Any, Final, Union
 from uuid import UUID
 from warnings import warn
 
@@ -16,8 +16,9 @@ from django.utils.functional import Promise
 from ws4redis import settings
 
 if TYPE_CHECKING:
-    import redis
     from django.http import HttpRequest
+
+    import redis
 
 MEMBEROF: Final = "ws4redis:memberof"
 
@@ -80,7 +81,7 @@ class RedisStore:
         self._connection = connection
         self._publishers: set[str] = set()
 
-    def publish_message(self, message: Message, expire: Optional[int] = None) -> int:
+    def publish_message(self, message: Message, expire: int | None = None) -> int:
         """Publishes the message on all channels of this store, in one round trip.
 
         `expire` is the time in seconds for which the message is also kept for those who connect later; 0 and
@@ -93,7 +94,7 @@ class RedisStore:
         return self.pipeline_publish_message(message, expire, transaction=False)
 
     def pipeline_publish_message(
-        self, message: Message, expire: Optional[int] = None, transaction: bool = True
+        self, message: Message, expire: int | None = None, transaction: bool = True
     ) -> int:
         """As `publish_message`, by default within MULTI and EXEC, so that all channels get it or none."""
         payload, seconds = _checked_message(message), self._seconds(expire)
@@ -111,7 +112,7 @@ class RedisStore:
         replies = pipeline.execute()
         return sum(replies[index] for index in published)
 
-    async def apublish_message(self, message: Message, expire: Optional[int] = None) -> int:
+    async def apublish_message(self, message: Message, expire: int | None = None) -> int:
         """As `publish_message`, for async views.
 
         Runs in a thread, over the same pool: a pool of asyncio connections would belong to one event loop, and
@@ -120,7 +121,7 @@ class RedisStore:
         return await sync_to_async(self.publish_message, thread_sensitive=False)(message, expire)
 
     def publish_message_on_commit(
-        self, message: Message, expire: Optional[int] = None, using: Optional[str] = None
+        self, message: Message, expire: int | None = None, using: str | None = None
     ) -> None:
         """Publishes once the transaction of the database `using` is committed, at once if there is none.
 
@@ -129,11 +130,11 @@ class RedisStore:
         payload, seconds = _checked_message(message), self._seconds(expire)
         transaction.on_commit(lambda: self.publish_message(payload, seconds) and None, using=using)
 
-    def publish_json(self, value: Any, expire: Optional[int] = None) -> int:
+    def publish_json(self, value: Any, expire: int | None = None) -> int:
         """As `publish_message`, with the value as JSON."""
         return self.publish_message(RedisMessage.json(value), expire)
 
-    async def apublish_json(self, value: Any, expire: Optional[int] = None) -> int:
+    async def apublish_json(self, value: Any, expire: int | None = None) -> int:
         """As `publish_json`, for async views."""
         return await self.apublish_message(RedisMessage.json(value), expire)
 
@@ -143,7 +144,7 @@ class RedisStore:
         prefix = settings.WS4REDIS_PREFIX
         return f"{prefix}:" if prefix else ""
 
-    def _seconds(self, expire: Optional[int]) -> int:
+    def _seconds(self, expire: int | None) -> int:
         if expire is None:
             expire = self._expire
         if expire is None:
@@ -154,7 +155,7 @@ class RedisStore:
 
     def _get_message_channels(
         self,
-        request: Optional[HttpRequest] = None,
+        request: HttpRequest | None = None,
         facility: str = "{facility}",
         broadcast: bool = False,
         groups: Any = (),
@@ -167,7 +168,7 @@ class RedisStore:
             raise WrongArgument(f"facility must be a str, not {type(facility).__name__}")
         if not isinstance(broadcast, bool):
             raise WrongArgument(f"broadcast must be True or False, not {type(broadcast).__name__}")
-        names = [("broadcast", None)] if broadcast else []
+        names: list[tuple[str, str | None]] = [("broadcast", None)] if broadcast else []
         for argument, audience, given, of_request in (
             ("groups", "group", groups, _own_groups),
             ("users", "user", users, _own_user),
@@ -176,7 +177,7 @@ class RedisStore:
             names += [(audience, name) for name in _names(argument, given, request, of_request)]
         return [self.channel(audience, name, facility) for audience, name in names]
 
-    def channel(self, audience: str, name: Optional[str], facility: str) -> str:
+    def channel(self, audience: str, name: str | None, facility: str) -> str:
         """Returns `[PREFIX:]AUDIENCE[:NAME]:FACILITY`, which is the channel and the key of the kept message."""
         middle = audience if name is None else f"{audience}:{name}"
         return f"{self.get_prefix()}{middle}:{facility}"
@@ -194,7 +195,9 @@ def _checked_message(message: Any) -> RedisMessage:
     if isinstance(message, (str, bytes, bytearray, Promise)):
         made = RedisMessage(message)
         if made is None:
-            raise WrongArgument("message is the text of WS4REDIS_HEARTBEAT, which browsers would take for a heartbeat")
+            raise WrongArgument(
+                "message is the text of WS4REDIS_HEARTBEAT, which browsers would take for a heartbeat"
+            )
         return made
     hint = ": RedisMessage() gives None for the heartbeat and for unknown types" if message is None else ""
     raise WrongArgument(

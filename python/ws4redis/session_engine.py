@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Optional
+from typing import Any
 from urllib.parse import quote
 
 from django.conf import settings
@@ -36,13 +37,13 @@ class SessionEngine:
     # SESSION_ENGINE.
     name: str
     # The key in Redis with `{key}` for the session key; None: not in Redis, or not known.
-    template: Optional[str] = None
+    template: str | None = None
     # Whether the values are signed with SECRET_KEY.
     signed: bool = False
     # The Redis that has them, if it can be told.
-    url: Optional[str] = None
+    url: str | None = None
     # Why the gateway cannot read them; None: it can.
-    obstacle: Optional[str] = None
+    obstacle: str | None = None
 
 
 def describe() -> SessionEngine:
@@ -77,11 +78,13 @@ def _in_cache(name: str) -> SessionEngine:
         template = str(caches[alias].make_key(f"{store_class().cache_key_prefix}{{key}}"))
     except (ImportError, ImproperlyConfigured) as error:
         return SessionEngine(name, obstacle=f"the cache {alias!r} cannot be loaded: {error}")
-    location = configuration.get("LOCATION")
-    if isinstance(location, str):
-        location = location.replace(";", ",").split(",")
+    return SessionEngine(name, template, url=_first_location(configuration.get("LOCATION")))
+
+
+def _first_location(location: Any) -> str | None:
     # The first of several is the primary.
-    return SessionEngine(name, template, url=str(location[0]).strip() if location else None)
+    several = re.split("[;,]", location) if isinstance(location, str) else list(location or ())
+    return str(several[0]).strip() if several else None
 
 
 def _is_redis_cache(backend: str) -> bool:
@@ -104,7 +107,7 @@ def _redis_sessions(name: str) -> SessionEngine:
     return SessionEngine(name, template, signed=True, url=_redis_sessions_url())
 
 
-def _redis_sessions_url() -> Optional[str]:
+def _redis_sessions_url() -> str | None:
     options = getattr(settings, "SESSION_REDIS", None) or {}
     if options.get("url"):
         return str(options["url"])

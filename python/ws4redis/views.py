@@ -5,10 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Any, Optional
+from typing import Any
 
 from django.conf import settings as django_settings
-from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model, load_backend
+from django.contrib.auth import (
+    BACKEND_SESSION_KEY,
+    HASH_SESSION_KEY,
+    SESSION_KEY,
+    get_user_model,
+    load_backend,
+)
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden, JsonResponse
 from django.http.response import HttpResponseBase
@@ -71,9 +77,7 @@ class IdentityView(View):
         """Returns the user of the session, by Django's own rules, or None."""
         return session_user(session) if session is not None else None
 
-    def allow(
-        self, request: HttpRequest, user: Any, facility: str, flags: list[str]
-    ) -> Optional[Iterable[str]]:
+    def allow(self, request: HttpRequest, user: Any, facility: str, flags: list[str]) -> Iterable[str] | None:
         """Returns which of the requested flags (`subscribe-user` …) are granted; None leaves it to the gateway.
 
         Raise `django.core.exceptions.PermissionDenied` to refuse the visitor.
@@ -110,11 +114,11 @@ def session_user(session: Any) -> Any:
     return user if given and any(fits) else None
 
 
-def _store(key: Optional[str] = None) -> Any:
+def _store(key: str | None = None) -> Any:
     return import_module(django_settings.SESSION_ENGINE).SessionStore(key)
 
 
-def _public_key(session: Any) -> Optional[str]:
+def _public_key(session: Any) -> str | None:
     if session is None:
         return None
     # Loads it; engines that find nothing forget the key, or (redis_sessions) adopt it, with nothing in it.

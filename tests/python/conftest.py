@@ -19,7 +19,9 @@ for name in [name for name in os.environ if name.startswith(("SITE_", "WS4REDIS_
 SERVER = RedisServer()
 atexit.register(SERVER.stop)
 # In memory where that is to be had, since the file is emptied after each test.
-DATABASE = tempfile.TemporaryDirectory(prefix="ws4redis-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+DATABASE = tempfile.TemporaryDirectory(
+    prefix="ws4redis-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
+)
 atexit.register(DATABASE.cleanup)
 os.environ.update(
     SITE_REDIS=SERVER.url,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import redis
 
-DEADLINE_SECONDS = 10
+DEADLINE_SECONDS = 30
 
 
 class RedisServer:

@@ -53,7 +53,12 @@ def test_an_anonymous_session_is_told_without_a_user(people, engine):
         browser = Client()
         browser.get("/?set=x")
         answer = ask(browser).json()
-    assert answer == {"user": None, "groups": [], "session": browser.cookies["sessionid"].value, "expires_in": 300}
+    assert answer == {
+        "user": None,
+        "groups": [],
+        "session": browser.cookies["sessionid"].value,
+        "expires_in": 300,
+    }
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -16,7 +16,10 @@ LOCMEM = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"
 def found(deploy=False, **settings):
     """The identifiers of what the checks say with these settings."""
     with override_settings(**settings):
-        return [m.id.removeprefix("ws4redis.") for m in checks.run_checks(tags=["ws4redis"], include_deployment_checks=deploy)]
+        return [
+            m.id.removeprefix("ws4redis.")
+            for m in checks.run_checks(tags=["ws4redis"], include_deployment_checks=deploy)
+        ]
 
 
 def test_the_site_of_the_tests_is_sound():

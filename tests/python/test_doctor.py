@@ -88,7 +88,10 @@ def test_everything_fits(store, gateway):
         ({"cookie": "sid"}, "cookie is 'sid' there and 'sessionid' here"),
         ({"websocket_url": "/live/"}, "websocket_url is '/live/' there and '/ws/' here"),
         ({"heartbeat": ""}, "heartbeat is '' there and '--heartbeat--' here"),
-        ({"probe": "missing", "keys": ["x:{key}"]}, "it looks at ['x:{key}'], and Django writes to :1:django"),
+        (
+            {"probe": "missing", "keys": ["x:{key}"]},
+            "it looks at ['x:{key}'], and Django writes to :1:django",
+        ),
         ({"probe": "refused"}, "it has another SECRET_KEY, or none"),
         ({"probe": "unreadable"}, "could not read it"),
         ({"callback_proof": "0" * 64}, "its secret for the callback is not WS4REDIS_CALLBACK_SECRET"),

@@ -6,7 +6,6 @@ import threading
 from importlib import import_module
 
 import pytest
-import redis
 from chat.people import PASSWORD
 from django.conf import settings
 from django.contrib import auth
@@ -17,6 +16,7 @@ from django.db import transaction
 from django.test import Client, RequestFactory, override_settings
 from stores import commands
 
+import redis
 from ws4redis import identity, models
 
 alogin, alogout = getattr(auth, "alogin", None), getattr(auth, "alogout", None)
@@ -226,7 +226,9 @@ def test_deactivation_and_return(written, store, hints):
 def test_backends_decide_who_may_log_in(written, store):
     john = written["john"]
     john.is_active = False
-    with override_settings(AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.AllowAllUsersModelBackend"]):
+    with override_settings(
+        AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.AllowAllUsersModelBackend"]
+    ):
         john.save()
     assert key_of(store, john)["active"] is True
 
@@ -245,14 +247,20 @@ def test_a_deleted_user_leaves_a_tombstone(written, store, hints):
     john = User.objects.get(username="john")
     pk = john.pk
     john.delete()
-    assert hints.heard(1) == [json.dumps({"v": 1, "user": str(pk), "reason": "deleted"}, separators=(",", ":"))]
+    assert hints.heard(1) == [
+        json.dumps({"v": 1, "user": str(pk), "reason": "deleted"}, separators=(",", ":"))
+    ]
     assert store.get(f"ws4redis:identity:{pk}") == b'{"v":1,"active":false}'
     assert store.ttl(f"ws4redis:identity:{pk}") >= settings.SESSION_COOKIE_AGE
 
 
 def test_users_deleted_by_a_query_leave_tombstones(written, store):
     User.objects.filter(username__in=["john", "mary"]).delete()
-    assert [key_of(store, written[name])["active"] for name in ("john", "mary", "admin")] == [False, False, True]
+    assert [key_of(store, written[name])["active"] for name in ("john", "mary", "admin")] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_user_without_a_key_gets_one_at_the_first_change(people, store, hints):
@@ -377,7 +385,11 @@ def test_refreshing_after_a_bulk_update(written, store, hints, capsys):
     call_command("ws4redis_refresh", all=True)
     assert capsys.readouterr().out == "2 users have changed\n"
     assert len(hints.heard(2)) == 2
-    assert [key_of(store, written[name])["active"] for name in ("john", "mary", "admin")] == [False, False, True]
+    assert [key_of(store, written[name])["active"] for name in ("john", "mary", "admin")] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_refreshing_the_named_sends_hints_in_any_case(written, hints, capsys):

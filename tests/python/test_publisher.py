@@ -9,13 +9,13 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
-import redis
 from django.contrib.auth.models import AnonymousUser, Group
 from django.db import transaction
 from django.test import Client, override_settings
 from django.utils.functional import lazy
 from stores import DEADLINE_SECONDS, Ear, commands
 
+import redis
 from ws4redis.publisher import RedisPublisher
 from ws4redis.redis_store import SELF, RedisMessage, RedisStore
 
@@ -48,7 +48,9 @@ def channels(**arguments):
 
 def test_a_message_is_kept_first_and_then_published_in_one_pipeline(store):
     with commands(store) as seen:
-        RedisPublisher(facility="foobar", broadcast=True, users=["mary"]).publish_message(RedisMessage("Hello"), 10)
+        RedisPublisher(facility="foobar", broadcast=True, users=["mary"]).publish_message(
+            RedisMessage("Hello"), 10
+        )
     assert seen == [
         ["SETEX", "broadcast:foobar", "10", "Hello"],
         ["PUBLISH", "broadcast:foobar", "Hello"],
@@ -69,7 +71,9 @@ def test_the_default_of_expire_is_the_setting(store):
 @pytest.mark.parametrize("expire", [0, -1])
 def test_a_message_that_is_not_to_be_kept_is_published_only(store, expire):
     with commands(store) as seen:
-        RedisPublisher(facility="foobar", broadcast=True).publish_message(RedisMessage("Hello"), expire=expire)
+        RedisPublisher(facility="foobar", broadcast=True).publish_message(
+            RedisMessage("Hello"), expire=expire
+        )
     assert seen == [["PUBLISH", "broadcast:foobar", "Hello"]]
 
 
@@ -98,7 +102,9 @@ def test_a_pipeline_is_a_transaction_unless_told_otherwise(store):
     assert seen == pair
 
 
-@pytest.mark.parametrize("message", ["Grüße", "Grüße".encode(), bytearray("Grüße".encode()), lazy(lambda: "Grüße", str)()])
+@pytest.mark.parametrize(
+    "message", ["Grüße", "Grüße".encode(), bytearray("Grüße".encode()), lazy(lambda: "Grüße", str)()]
+)
 def test_text_and_bytes_are_messages(store, message):
     RedisPublisher(facility="foobar", broadcast=True).publish_message(message)
     assert store.get("broadcast:foobar") == "Grüße".encode()
@@ -110,7 +116,9 @@ def test_binary_messages_stay_as_they_are(store):
 
 
 def test_values_are_published_as_compact_json(store):
-    RedisPublisher(facility="foobar", broadcast=True).publish_json({"id": UUID(int=1), "name": "Jörg", "list": [1, None]})
+    RedisPublisher(facility="foobar", broadcast=True).publish_json(
+        {"id": UUID(int=1), "name": "Jörg", "list": [1, None]}
+    )
     expected = '{"id":"00000000-0000-0000-0000-000000000001","name":"Jörg","list":[1,null]}'
     assert store.get("broadcast:foobar").decode() == expected
 
@@ -168,7 +176,9 @@ def test_a_message_waits_for_the_commit(people, store):
 
 
 def test_channels_have_audience_name_and_facility():
-    assert channels(facility="foobar", broadcast=True, users=["john"], groups=("red team",), sessions=[KEY]) == [
+    assert channels(
+        facility="foobar", broadcast=True, users=["john"], groups=("red team",), sessions=[KEY]
+    ) == [
         "broadcast:foobar",
         "group:red team:foobar",
         f"session:{KEY}:foobar",
@@ -189,7 +199,10 @@ def test_an_omitted_facility_is_what_it_always_was():
 
 def test_names_come_from_any_iterable_once():
     assert channels(facility="f", users={"john": 1}.keys()) == ["user:john:f"]
-    assert channels(facility="f", users=(name for name in ["john", "mary", "john"])) == ["user:john:f", "user:mary:f"]
+    assert channels(facility="f", users=(name for name in ["john", "mary", "john"])) == [
+        "user:john:f",
+        "user:mary:f",
+    ]
     assert channels(facility="f", users=[5, UUID(int=1)]) == [f"user:{UUID(int=1)}:f", "user:5:f"]
 
 
@@ -241,7 +254,9 @@ def test_true_and_single_names_still_work_with_a_warning():
             assert channels(request=request, facility="f", **arguments) == expected
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert channels(request=request_of(key=None), facility="f", users=True, groups=True, sessions=True) == []
+        assert (
+            channels(request=request_of(key=None), facility="f", users=True, groups=True, sessions=True) == []
+        )
     assert channels(facility="f", users=False, groups=False, sessions=False) == []
 
 
@@ -317,15 +332,29 @@ def test_fetching_asks_the_session_then_the_user_the_groups_and_everybody(store)
     with commands(store) as seen:
         message = RedisPublisher().fetch_message(request_of("john", ["a", "b"]), "f")
     assert message == b"for all"
-    assert seen == [["GET", name] for name in (f"session:{KEY}:f", "user:john:f", "group:a:f", "group:b:f", "broadcast:f")]
+    assert seen == [
+        ["GET", name] for name in (f"session:{KEY}:f", "user:john:f", "group:a:f", "group:b:f", "broadcast:f")
+    ]
 
 
 @pytest.mark.parametrize(
     ("audience", "expected"),
-    [("user", b"user"), ("group", b"group"), ("session", b"session"), ("broadcast", b"all"), ("any", b"session"), ("x", None)],
+    [
+        ("user", b"user"),
+        ("group", b"group"),
+        ("session", b"session"),
+        ("broadcast", b"all"),
+        ("any", b"session"),
+        ("x", None),
+    ],
 )
 def test_fetching_from_one_audience(store, audience, expected):
-    for name, value in (("user:john", "user"), ("group:a", "group"), (f"session:{KEY}", "session"), ("broadcast", "all")):
+    for name, value in (
+        ("user:john", "user"),
+        ("group:a", "group"),
+        (f"session:{KEY}", "session"),
+        ("broadcast", "all"),
+    ):
         store.set(f"{name}:f", value)
     assert RedisPublisher().fetch_message(request_of("john", ["a"]), "f", audience) == expected
 
@@ -384,7 +413,9 @@ def test_a_redis_that_is_gone_or_hangs_is_an_error_soon(store):
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]
         for error in (redis.ConnectionError, redis.TimeoutError):
-            with override_settings(WS4REDIS_CONNECTION={"host": "127.0.0.1", "port": port, "socket_timeout": 0.3}):
+            with override_settings(
+                WS4REDIS_CONNECTION={"host": "127.0.0.1", "port": port, "socket_timeout": 0.3}
+            ):
                 publisher = RedisPublisher(facility="f", broadcast=True)
                 since = time.monotonic()
                 with pytest.raises(error):
@@ -400,7 +431,12 @@ def test_connections_by_url_by_socket_and_by_port(store):
     from ws4redis import connection
 
     plain = {"host": "localhost", "port": 6379, "db": 0, "password": None, "unix_socket_path": SERVER.path}
-    for arguments in ({"unix_socket_path": SERVER.path}, plain, {"url": f"unix:{SERVER.path}"}, {"url": SERVER.url}):
+    for arguments in (
+        {"unix_socket_path": SERVER.path},
+        plain,
+        {"url": f"unix:{SERVER.path}"},
+        {"url": SERVER.url},
+    ):
         with override_settings(WS4REDIS_CONNECTION=arguments):
             RedisPublisher(facility="f", broadcast=True).publish_message("Hello")
             connection.pool().disconnect()

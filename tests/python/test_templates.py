@@ -35,9 +35,9 @@ def test_the_pages_of_the_site_have_both(people):
 def test_the_script_is_the_one_of_the_gateway():
     packaged = finders.find("js/ws4redis.js")
     assert packaged, "static/js/ws4redis.js is not in the package"
-    assert Path(packaged).read_bytes() == (ROOT / "static" / "ws4redis.js").read_bytes(), (
-        "cp static/ws4redis.js python/ws4redis/static/js/"
-    )
+    assert (
+        Path(packaged).read_bytes() == (ROOT / "static" / "ws4redis.js").read_bytes()
+    ), "cp static/ws4redis.js python/ws4redis/static/js/"
 
 
 def test_settings_are_read_when_they_are_needed():

@@ -5,6 +5,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 from django.http import HttpResponse, JsonResponse
 from django.views.generic import TemplateView, View
+
 from ws4redis.publisher import RedisPublisher
 
 FACILITY = "foobar"
@@ -28,7 +29,9 @@ class ChatView(TemplateView):
 
     def get_context_data(self, **kwargs):
         """Adds who may be spoken to, and where the page connects to."""
-        context = super().get_context_data(names=self.names, facility=FACILITY, audience=self.audience, **kwargs)
+        context = super().get_context_data(
+            names=self.names, facility=FACILITY, audience=self.audience, **kwargs
+        )
         if settings.SITE_WEBSOCKET_URI:
             context["WEBSOCKET_URI"] = settings.SITE_WEBSOCKET_URI
         return context
@@ -77,5 +80,7 @@ class GroupChatView(ChatView):
 
 async def publish_async(request):
     """Publishes to everybody from an async view."""
-    receivers = await RedisPublisher(facility=FACILITY, broadcast=True).apublish_message(request.GET["message"])
+    receivers = await RedisPublisher(facility=FACILITY, broadcast=True).apublish_message(
+        request.GET["message"]
+    )
     return HttpResponse(f"{receivers} receivers", content_type="text/plain")

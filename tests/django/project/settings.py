@@ -11,6 +11,7 @@ SITE_CALLBACK_SECRET, SITE_COOKIE_AGE, SITE_COOKIE_NAME, SITE_HOSTS
 
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent.parent
@@ -83,15 +84,21 @@ SESSIONS = {
     "file": ("django.contrib.sessions.backends.file", BUILTIN),
     "signed_cookies": ("django.contrib.sessions.backends.signed_cookies", BUILTIN),
 }
-COMPRESSORS = {"zlib": "ZlibCompressor", "gzip": "GzipCompressor", "lz4": "Lz4Compressor", "lzma": "LzmaCompressor"}
+COMPRESSORS = {
+    "zlib": "ZlibCompressor",
+    "gzip": "GzipCompressor",
+    "lz4": "Lz4Compressor",
+    "lzma": "LzmaCompressor",
+}
 COMPRESSORS["zstd"] = "ZStdCompressor"
 
 SESSION_ENGINE, CACHE_BACKEND = SESSIONS[os.environ.get("SITE_SESSIONS", "cache")]
 SESSION_COOKIE_AGE = int(os.environ.get("SITE_COOKIE_AGE", "1209600"))
 SESSION_COOKIE_NAME = os.environ.get("SITE_COOKIE_NAME", "sessionid")
-CACHES = {"default": {"BACKEND": CACHE_BACKEND, "LOCATION": REDIS}}
+CACHES: dict[str, Any] = {"default": {"BACKEND": CACHE_BACKEND, "LOCATION": REDIS}}
 if CACHE_BACKEND == DJANGO_REDIS:
-    options = CACHES["default"]["OPTIONS"] = {}
+    options: dict[str, str] = {}
+    CACHES["default"]["OPTIONS"] = options
     if os.environ.get("SITE_SERIALIZER") == "json":
         options["SERIALIZER"] = "django_redis.serializers.json.JSONSerializer"
     compressor = os.environ.get("SITE_COMPRESSOR")

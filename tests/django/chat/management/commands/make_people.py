@@ -1,7 +1,8 @@
 """`manage.py make_people`."""
 
-from chat.people import make_people
 from django.core.management.base import BaseCommand
+
+from chat.people import make_people
 
 
 class Command(BaseCommand):
