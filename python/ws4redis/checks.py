@@ -59,7 +59,7 @@ def _settings() -> Iterator[checks.CheckMessage]:
         yield _error(
             "E002",
             "WS4REDIS_CONNECTION must be a dict of redis-py's arguments.",
-            connection,
+            type(connection),
             "For example {'host': 'localhost', 'port': 6379} or {'url': 'redis://localhost:6379/0'}.",
         )
     elif "unix_socket_path" in connection and "host" in connection:

@@ -53,7 +53,10 @@ def ttl_seconds() -> int:
 
 def pk_of(user: Any) -> str:
     """Returns the primary key as `_auth_user_id` of sessions has it."""
-    return str(user._meta.pk.value_to_string(user))
+    model = get_user_model()
+    # A subclass of the model has a key field of its own, the link to its parent.
+    field = (model if isinstance(user, model) else user)._meta.pk
+    return str(field.value_to_string(user))
 
 
 def database() -> str:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.core.exceptions import FieldDoesNotExist
@@ -20,21 +21,25 @@ UNIMPORTANT_FIELDS = frozenset({"last_login"})
 
 def connect() -> None:
     """Connects all receivers; those for users and groups to the models that the site has."""
-    user = get_user_model()
     _connect(user_logged_in, store_groups_in_session)
     _connect(user_logged_out, logged_out)
-    _connect(signals.post_save, user_saved, user)
-    _connect(signals.post_delete, user_deleted, user)
-    groups = _groups_field(user)
-    if groups is not None:
-        _connect(signals.m2m_changed, membership_changed, groups.remote_field.through)
-        for signal, receiver in (
-            (signals.pre_save, group_before_save),
-            (signals.post_save, group_saved),
-            (signals.pre_delete, group_before_delete),
-            (signals.post_delete, group_deleted),
-        ):
-            _connect(signal, receiver, groups.related_model)
+    for user in _with_subclasses(get_user_model()):
+        _connect(signals.post_save, user_saved, user)
+        _connect(signals.post_delete, user_deleted, user)
+    groups = _groups_field(get_user_model())
+    if groups is None:
+        return
+    _connect(signals.m2m_changed, membership_changed, groups.remote_field.through)
+    for group in _with_subclasses(groups.related_model):
+        _connect(signals.pre_save, group_before_save, group)
+        _connect(signals.post_save, group_saved, group)
+        _connect(signals.pre_delete, group_before_delete, group)
+        _connect(signals.post_delete, group_deleted, group)
+
+
+def _with_subclasses(model: Any) -> list[Any]:
+    # Signals name the class that was saved, which may be a proxy.
+    return [found for found in apps.get_models() if issubclass(found, model)]
 
 
 def _connect(signal: Any, receiver: Any, sender: Any = None) -> None:
@@ -54,7 +59,9 @@ def store_groups_in_session(sender: Any, user: Any, request: Any, **kwargs: Any)
     if not hasattr(request, "session"):
         return
     identity.remember(request.session, user)
-    identity.refresh_on_commit([identity.pk_of(user)], "login")
+    # Keys are of one model; with another one for some backend, the same number would be somebody else.
+    if isinstance(user, get_user_model()):
+        identity.refresh_on_commit([identity.pk_of(user)], "login")
 
 
 def logged_out(sender: Any, user: Any, request: Any, **kwargs: Any) -> None:

@@ -15,6 +15,7 @@ from django.contrib.auth import (
     get_user_model,
     load_backend,
 )
+from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden, JsonResponse
 from django.http.response import HttpResponseBase
@@ -42,12 +43,13 @@ class IdentityView(View):
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Asks for the secret first, whatever the method is."""
-        if not _has_secret(request):
+        if not has_secret(request):
             return HttpResponseForbidden("wrong or missing secret", content_type="text/plain")
-        if hasattr(request, "session"):
-            # The middleware would save this one with SESSION_SAVE_EVERY_REQUEST, and an open page would never expire.
-            request.session = _store()
+        shield(request)
         return super().dispatch(request, *args, **kwargs)
+
+    # For Django's LoginRequiredMiddleware: the view has its secret instead.
+    dispatch.login_required = False  # type: ignore[attr-defined]
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """Answers who the visitor is."""
@@ -129,7 +131,20 @@ def _public_key(session: Any) -> str | None:
     return str(key)
 
 
-def _has_secret(request: HttpRequest) -> bool:
+def shield(request: HttpRequest) -> None:
+    """Puts an empty session, and nobody, in the place of the visitor's for the rest of the request.
+
+    Django's middleware would save the visitor's with SESSION_SAVE_EVERY_REQUEST, and an open page would never expire;
+    and whatever looks at `request.user` may delete it, or move it to another key.
+    """
+    if hasattr(request, "session"):
+        request.session = _store()
+    if hasattr(request, "user"):
+        request.user = AnonymousUser()
+
+
+def has_secret(request: HttpRequest) -> bool:
+    """Returns whether the request comes from the gateway."""
     secrets: Any = settings.WS4REDIS_CALLBACK_SECRET
     given = request.headers.get(SECRET_HEADER, "")
     rights = [secrets] if isinstance(secrets, str) else list(secrets or ())

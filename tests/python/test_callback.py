@@ -4,6 +4,7 @@ from importlib import import_module
 
 import pytest
 from django.conf import settings
+from django.contrib.auth import middleware
 from django.contrib.auth.models import User
 from django.test import Client, RequestFactory, override_settings
 from stores import commands
@@ -91,6 +92,12 @@ def test_the_secret_can_be_changed_without_a_gap(people):
         assert ask().status_code == ask(secret="new one").status_code == 200
 
 
+def test_a_visitor_cannot_be_logged_out_by_the_view(people, log_in):
+    browser = log_in("john")
+    assert browser.get(URL).status_code == 403
+    assert browser.get("/").json()["user"] == "john"
+
+
 def test_other_methods_are_refused(people):
     assert Client().post(URL, headers={"X-WS4Redis-Secret": SECRET}).status_code in (403, 405)
     assert Client().delete(URL, headers={"X-WS4Redis-Secret": SECRET}).status_code == 405
@@ -134,6 +141,23 @@ def test_a_session_made_with_an_old_secret_key_stays_where_it_is(people, store, 
         assert ask(browser).json()["user"] == "john"
     session = import_module(settings.SESSION_ENGINE).SessionStore(browser.cookies["sessionid"].value)
     assert session["_auth_user_id"] == str(people["john"].pk)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_site_that_requires_logins_everywhere_does_not_for_the_gateway(people, store, log_in, stale):
+    required = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+    if not hasattr(middleware, "LoginRequiredMiddleware"):
+        pytest.skip("Django has no LoginRequiredMiddleware yet")
+    browser = log_in("john")
+    if stale:
+        people["john"].set_password("another")
+        people["john"].save()
+    with override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, required]):
+        assert ask().content == b"null"
+        assert ask(browser).json()["user"] == (None if stale else "john")
+    # The session is still there, although that middleware looks at request.user.
+    key = browser.cookies["sessionid"].value
+    assert store.exists(f":1:django.contrib.sessions.cache{key}")
 
 
 def test_a_short_session_is_asked_for_again_soon(people, log_in):

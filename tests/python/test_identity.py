@@ -6,6 +6,7 @@ import threading
 from importlib import import_module
 
 import pytest
+from chat.models import Staff
 from chat.people import PASSWORD
 from django.conf import settings
 from django.contrib import auth
@@ -212,6 +213,16 @@ def test_the_browser_that_changes_the_password_stays_logged_in(written, store, l
     assert session_of(browser)["_auth_user_hash"] in hashes
     assert session_of(browser)["ws4redis:username"] == "john"
     assert session_of(other)["_auth_user_hash"] not in hashes
+
+
+def test_a_user_saved_or_deleted_through_a_proxy(written, store, hints):
+    john = Staff.objects.get(username="john")
+    pk = john.pk
+    john.is_active = False
+    john.save()
+    assert hints.heard(1) == [hint_of(written["john"], "user")]
+    john.delete()
+    assert store.get(f"ws4redis:identity:{pk}") == b'{"v":1,"active":false}'
 
 
 def test_deactivation_and_return(written, store, hints):

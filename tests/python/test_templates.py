@@ -40,6 +40,11 @@ def test_the_script_is_the_one_of_the_gateway():
     ), "cp static/ws4redis.js python/ws4redis/static/js/"
 
 
+def test_every_setting_is_documented():
+    text = (ROOT / "docs" / "django.md").read_text()
+    assert [name for name in settings.DEFAULTS if f"| `{name}` |" not in text] == []
+
+
 def test_settings_are_read_when_they_are_needed():
     assert settings.WS4REDIS_EXPIRE == 3600
     with override_settings(WS4REDIS_EXPIRE=5):
