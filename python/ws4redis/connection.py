@@ -6,11 +6,11 @@ import os
 import threading
 from typing import Any
 
+import redis
 from django.core.signals import setting_changed
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-import redis
 from ws4redis import settings
 
 # A Redis that is gone must not hang a page for ever; WS4REDIS_CONNECTION may say otherwise.

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import redis
 from django.conf import settings as django_settings
 from django.core import checks
 
-import redis
 from ws4redis import connection, identity, session_engine, settings
 from ws4redis.redis_store import RedisStore
 
@@ -166,7 +166,11 @@ class Doctor:
                 "is the gateway older than this package? Compare its settings by hand, see below",
             )
         else:
-            yield Finding(ERROR, f"no gateway listens on {identity.control_channel()} of this Redis")
+            yield Finding(
+                ERROR,
+                f"no gateway listens on {identity.control_channel()} of this Redis: "
+                "it is not running, has another Redis, or is older than this package",
+            )
             others = _other_prefixes(client)
             if others:
                 prefixes = ", ".join(repr(prefix) for prefix in others)

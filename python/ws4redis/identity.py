@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import redis
 from django.conf import settings as django_settings
 from django.contrib.auth import get_backends, get_user_model
 from django.db import router, transaction
 from django.utils.module_loading import import_string
 
-import redis
 from ws4redis import connection, settings
 from ws4redis.redis_store import MEMBEROF, RedisStore
 

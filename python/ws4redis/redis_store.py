@@ -16,9 +16,8 @@ from django.utils.functional import Promise
 from ws4redis import settings
 
 if TYPE_CHECKING:
-    from django.http import HttpRequest
-
     import redis
+    from django.http import HttpRequest
 
 MEMBEROF: Final = "ws4redis:memberof"
 

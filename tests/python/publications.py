@@ -18,6 +18,7 @@ settings.configure(
 warnings.simplefilter("ignore")
 
 import redis  # noqa: E402
+
 from ws4redis.publisher import RedisPublisher  # noqa: E402
 from ws4redis.redis_store import SELF, RedisMessage  # noqa: E402
 

@@ -6,6 +6,7 @@ import threading
 from importlib import import_module
 
 import pytest
+import redis
 from chat.models import Staff
 from chat.people import PASSWORD
 from django.conf import settings
@@ -17,7 +18,6 @@ from django.db import transaction
 from django.test import Client, RequestFactory, override_settings
 from stores import commands
 
-import redis
 from ws4redis import identity, models
 
 alogin, alogout = getattr(auth, "alogin", None), getattr(auth, "alogout", None)

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
+import redis
 from django.contrib.auth.models import AnonymousUser, Group
 from django.db import transaction
 from django.test import Client, override_settings
 from django.utils.functional import lazy
 from stores import DEADLINE_SECONDS, Ear, commands
 
-import redis
 from ws4redis.publisher import RedisPublisher
 from ws4redis.redis_store import SELF, RedisMessage, RedisStore
 
