@@ -61,13 +61,16 @@ class Doctor:
 
     def needed(self) -> dict[str, str]:
         """Returns what the gateway has to be set to, as far as Django knows: prefix, cookie, keys …"""
+        engine = self.engine
+        values = "signed with SECRET_KEY" if engine.signed else "as the cache writes them"
         return {
+            "Redis": _address(),
             "prefix": settings.WS4REDIS_PREFIX or "",
             "websocket_url": settings.WEBSOCKET_URL,
             "heartbeat": settings.WS4REDIS_HEARTBEAT or "",
             "session cookie": django_settings.SESSION_COOKIE_NAME,
-            "session key in Redis": self.engine.template or "none: use the callback",
-            "session values": "signed with SECRET_KEY" if self.engine.signed else "as the cache writes them",
+            "session key in Redis": engine.template or "none: use the callback",
+            "session values": values if engine.template else "not in Redis",
         }
 
     def _system_checks(self) -> Iterator[Finding]:
@@ -221,6 +224,16 @@ def _probe_problem(probe: Any, keys: Any, engine: session_engine.SessionEngine) 
     if probe == "unreadable":
         return f"found the session at {engine.template}, and could not read it"
     return None
+
+
+def _address() -> str:
+    # Never the whole of it: there may be a password in it.
+    try:
+        about = connection.pool().connection_kwargs
+    except (TypeError, ValueError):
+        return "not known"
+    where = about.get("path") or f"{about.get('host', 'localhost')}:{about.get('port', 6379)}"
+    return f"{where}, database {about.get('db', 0)}"
 
 
 def _other_prefixes(client: redis.Redis) -> list[str]:

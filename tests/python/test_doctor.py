@@ -159,6 +159,15 @@ def test_sessions_that_are_not_in_redis(store, gateway):
         assert failed
 
 
+def test_passwords_are_not_shown(store):
+    url = {"url": "redis://:pass-word@127.0.0.1:1/3"}
+    with override_settings(WS4REDIS_CONNECTION=url, WS4REDIS_CALLBACK_SECRET="pass-word and more"):
+        text, failed = report()
+    assert "Redis: 127.0.0.1:1, database 3" in text
+    assert "pass-word" not in text
+    assert failed
+
+
 def test_redis_is_gone(store):
     with override_settings(WS4REDIS_CONNECTION={"unix_socket_path": "/nonexistent/redis.sock"}):
         text, failed = report()
