@@ -6,7 +6,7 @@
 //! - [`wire`]: the words (facility, audience, channel, handshake);
 //! - [`commands`]: what the binary does besides serving; exit codes;
 //! - [`server`] accepts, [`shard`] owns its connections from accept to close;
-//! - [`http`]: everything before the 101; [`access`]: who is this, and what may they hear and say;
+//! - [`http`]: everything before the 101; [`reception`]: who is this; [`access`]: what may they hear and say;
 //! - [`socket`]: everything after the 101; [`hub`]: which connection listens to which channel;
 //! - [`redis`]: pub/sub and keys, through fred; [`embedded`]: a small Redis of our own for trying out.
 
@@ -16,6 +16,7 @@ pub mod counters;
 pub mod embedded;
 pub mod http;
 pub mod hub;
+pub mod reception;
 pub mod redis;
 pub mod server;
 pub mod settings;

@@ -84,6 +84,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     }
     let stop = CancellationToken::new();
     let door = Door::open(&settings.server.listen).await?;
+    let session_target = settings.session.redis.as_ref().map(Target::new).transpose()?;
     let counters = Arc::new(Counters::default());
     let live = Arc::new(AtomicUsize::new(0));
     let (calls, orders) = mpsc::channel::<Call>(WAITING);
@@ -95,12 +96,14 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     for (number, inbox) in waiting.drain(1..).enumerate() {
         let (settings, target, counters, live) =
             (settings.clone(), target.clone(), counters.clone(), live.clone());
+        let session_target = session_target.clone();
         let (calls, stop, ended) = (calls.clone(), stop.clone(), ended.clone());
         let (hand, sockets) = mpsc::channel(WAITING);
         let work = move || {
             let _ended = Ended(ended);
             runtime()?.block_on(async {
-                let shard = Shard::new(number + 1, settings, &target, &counters, live);
+                let shard =
+                    Shard::new(number + 1, settings, &target, session_target.as_ref(), &counters, live);
                 serve_shard(shard, inbox, calls, sockets, stop).await;
                 anyhow::Ok(())
             })
@@ -109,7 +112,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         others.push((hand, thread));
     }
 
-    let shard = Shard::new(0, settings.clone(), &target, &counters, live);
+    let shard = Shard::new(0, settings.clone(), &target, session_target.as_ref(), &counters, live);
     let broker = Broker::new(&target, &settings, shard.store(), inboxes, &counters);
     let broker = tokio::task::spawn_local(broker.run(orders));
     let inbox = waiting.pop().context("no shard")?;

@@ -12,13 +12,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{Grant, Identity, Policy};
+use crate::access::{Grant, Policy};
 use crate::counters::Counters;
 use crate::http::{self, Arrival, Front, Rejection, StaticFiles};
 use crate::hub::{Desk, Ending, Hub, Limits, NotJoined, Run, Subscription};
-use crate::redis::{Call, Inbox, Store, Target};
+use crate::reception::{Reception, Visitor};
+use crate::redis::{Call, Inbox, Lookups, ReadFailed, Store, Target};
 use crate::settings::Settings;
-use crate::socket::{self, Beats, Connection, Parts};
+use crate::socket::{self, Beats, Connection, Leases, Parts};
 use crate::stream::Stream;
 use crate::telemetry::Seldom;
 use crate::wire::Channel;
@@ -50,6 +51,8 @@ pub struct Shard {
     settings: Arc<Settings>,
     front: Front,
     policy: Policy,
+    reception: Reception,
+    leases: Leases,
     desk: Rc<Desk>,
     parts: Rc<Parts>,
     redis_up: Cell<bool>,
@@ -66,6 +69,7 @@ struct Place(Rc<Shard>);
 /// What is ready when a handshake is answered.
 struct Prepared {
     subscription: Subscription,
+    visitor: Visitor,
     grant: Grant,
     persisted: Vec<Option<Bytes>>,
 }
@@ -76,6 +80,7 @@ impl Shard {
         number: usize,
         settings: Arc<Settings>,
         target: &Target,
+        session_target: Option<&Target>,
         counters: &Arc<Counters>,
         live: Arc<AtomicUsize>,
     ) -> Rc<Self> {
@@ -87,7 +92,7 @@ impl Shard {
         let files = StaticFiles::new(&settings.websocket_url, settings.namespace.as_str(), &heartbeat);
         let front = Front {
             websocket_url: settings.websocket_url.clone(),
-            session_cookie: settings.session_cookie.clone(),
+            session_cookie: settings.session.cookie.clone(),
             origins: settings.origins.clone(),
             files: settings.demo.then_some(files),
             handshake: settings.server.handshake,
@@ -96,8 +101,15 @@ impl Shard {
             counters: counters.clone(),
             foreign: Seldom::default(),
         };
+        let store = Rc::new(Store::new(target, &settings, counters));
+        let sessions = match session_target {
+            Some(target) => Rc::new(Lookups::connect(target, &settings.redis, counters)),
+            None => store.lookups(),
+        };
+        let reception =
+            Reception::new(settings.session.reading.clone(), &settings.namespace, sessions, store.lookups());
         let parts = Parts {
-            store: Rc::new(Store::new(target, &settings, counters)),
+            store,
             clock: Cell::new(1),
             buffer: vec![0; READ_BYTES].into_boxed_slice().into(),
             beats: Beats::new(settings.heartbeat.clone(), settings.ping),
@@ -111,7 +123,13 @@ impl Shard {
         Rc::new(Self {
             number,
             front,
-            policy: Policy::new(settings.namespace.clone(), settings.facility_colons),
+            policy: Policy::new(
+                settings.namespace.clone(),
+                settings.facility_colons,
+                settings.access.clone(),
+            ),
+            reception,
+            leases: Leases::default(),
             desk: Desk::new(Hub::new(limits)),
             parts: Rc::new(parts),
             redis_up: Cell::new(false),
@@ -162,10 +180,12 @@ impl Shard {
         }
         let opened = http::serve(stream, &self.front, async |arrival| self.prepare(arrival).await).await;
         let Some(http::Opened { stream, early, prepared }) = opened else { return };
-        let Prepared { subscription, grant, persisted } = prepared;
+        let Prepared { subscription, visitor, grant, persisted } = prepared;
         // What it would be given is not whole: better a client that comes again than one that misses something.
         let unsound = !matches!(subscription.is_stale(), Ok(false));
         let connection = Connection::open(self.parts.clone(), stream, subscription, grant, &persisted);
+        let recheck = self.settings.session.recheck_seconds;
+        self.leases.add(visitor, connection.listener(), self.parts.clock.get(), recheck);
         if unsound {
             connection.end(Ending::Slow);
         }
@@ -186,7 +206,10 @@ impl Shard {
         if !self.redis_up.get() || !self.parts.store.is_up().await {
             return Err(Rejection::NoRedis);
         }
-        let grant = self.policy.grant(arrival.handshake, &Identity::anonymous());
+        let received = self.reception.receive(arrival.session_cookie.as_deref());
+        let visitor = timeout(self.settings.server.handshake, received).await.unwrap_or(Err(ReadFailed));
+        let visitor = visitor.map_err(|_| Rejection::NoRedis)?;
+        let grant = self.policy.grant(arrival.handshake, &visitor.identity)?;
         let subscription = self.desk.join(&grant.subscribe);
         let reading = async {
             loop {
@@ -200,7 +223,7 @@ impl Shard {
         };
         let persisted =
             timeout(self.settings.server.handshake, reading).await.unwrap_or(Err(Rejection::NoRedis))?;
-        Ok(Prepared { subscription, grant, persisted })
+        Ok(Prepared { subscription, visitor, grant, persisted })
     }
 
     /// Delivers what the broker sends. All that is there is taken together, and runs of a channel are joined.
@@ -277,7 +300,21 @@ impl Shard {
             }
             let now = self.parts.clock.get() + u32::from(part == 0);
             self.parts.clock.set(now);
+            if part == 0 {
+                self.clone().renew_leases(now);
+            }
             self.desk.with(|hub| socket::tick(hub.listeners(part, TICKS), now, &self.parts.beats));
+        }
+    }
+
+    /// Reads the sessions again for which it is time.
+    fn renew_leases(self: Rc<Self>, now: u32) {
+        for key in self.leases.due(now) {
+            let shard = self.clone();
+            tokio::task::spawn_local(async move {
+                let recheck = shard.settings.session.recheck_seconds;
+                shard.leases.renew(&key, &shard.reception, || shard.parts.clock.get(), recheck).await;
+            });
         }
     }
 

@@ -1,14 +1,14 @@
-//! The reception: who is this, and what may they hear and say.
-//!
-//! Everybody is anonymous here as long as there is no session reader; the types have their place already.
+//! The rules of the house: who somebody is, by what Django says of them, and what they may hear and say. No I/O.
 
 mod cookie;
 mod identity;
 mod origin;
 mod policy;
+mod rules;
 pub mod session;
 
 pub use cookie::value as cookie_value;
 pub use identity::Identity;
 pub use origin::{Allowed, Refused};
-pub use policy::{Grant, Policy};
+pub use policy::{Denied, Grant, Policy};
+pub use rules::{Rate, Rule, Written};

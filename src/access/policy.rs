@@ -1,6 +1,7 @@
 //! What a visitor may hear and say: the channels of a handshake.
 
-use super::Identity;
+use super::rules::{self, Verdict};
+use super::{Identity, Rate, Rule};
 use crate::wire::{Audience, AudienceKind, Channel, Facility, Flags, Handshake, Namespace};
 
 /// What a visitor was allowed: a handshake became channels.
@@ -14,6 +15,8 @@ pub struct Grant {
     pub publish: Vec<Channel>,
     /// Whether the client gets its own messages back.
     pub echo: bool,
+    /// What it may publish.
+    pub rate: Rate,
 }
 
 /// The rules by which handshakes become grants.
@@ -23,17 +26,30 @@ pub struct Grant {
 pub struct Policy {
     namespace: Namespace,
     facility_colons: bool,
+    rules: Vec<Rule>,
 }
 
+/// The site's rules refuse a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the site's access rules do not allow this")]
+pub struct Denied;
+
 impl Policy {
-    /// Takes the prefix of all channels, and whether facilities with a colon get all their channels.
-    pub fn new(namespace: Namespace, facility_colons: bool) -> Self {
-        Self { namespace, facility_colons }
+    /// Takes the prefix of all channels, whether facilities with a colon get all their channels, and the site's rules.
+    pub fn new(namespace: Namespace, facility_colons: bool, rules: Vec<Rule>) -> Self {
+        Self { namespace, facility_colons, rules }
     }
 
     /// Returns what this visitor gets of what the handshake asks for.
-    pub fn grant(&self, handshake: Handshake, identity: &Identity) -> Grant {
+    ///
+    /// # Errors
+    ///
+    /// When a rule refuses the handshake, or there are rules and none is about the facility.
+    pub fn grant(&self, handshake: Handshake, identity: &Identity) -> Result<Grant, Denied> {
         let Handshake { facility, flags } = handshake;
+        let Verdict::Allowed(flags, rate) = rules::decide(&self.rules, &facility, flags, identity) else {
+            return Err(Denied);
+        };
         let channels = |wanted: fn(Flags, AudienceKind) -> bool| {
             let kinds = AudienceKind::ALL.into_iter().filter(|kind| wanted(flags, *kind));
             let mut channels: Vec<Channel> = Vec::new();
@@ -46,7 +62,7 @@ impl Policy {
             channels
         };
         let (subscribe, publish) = (channels(Flags::subscribes), channels(Flags::publishes));
-        Grant { facility, subscribe, publish, echo: flags.echo() }
+        Ok(Grant { facility, subscribe, publish, echo: flags.echo(), rate })
     }
 
     /// Returns the channels of one kind of audience; none where the identity lacks what it needs.
@@ -80,6 +96,7 @@ mod tests {
     fn john() -> Identity {
         Identity {
             session: Some(SessionKey::new("key")),
+            user_id: Some("1".into()),
             user: Some("john".into()),
             groups: vec!["staff".into(), "a:b".into()],
         }
@@ -88,7 +105,7 @@ mod tests {
     #[track_caller]
     fn check(colons: bool, path: &str, identity: &Identity, subscribe: &[&str], publish: &[&str]) {
         let handshake = Handshake::parse(path, Some(ALL), "/ws/").unwrap();
-        let grant = Policy::new(Namespace::default(), colons).grant(handshake, identity);
+        let grant = Policy::new(Namespace::default(), colons, Vec::new()).grant(handshake, identity).unwrap();
         let names = |channels: &[Channel]| channels.iter().map(|c| c.as_str().to_owned()).collect::<Vec<_>>();
         assert_eq!(names(&grant.subscribe), subscribe);
         assert_eq!(names(&grant.publish), publish);

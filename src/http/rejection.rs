@@ -5,7 +5,7 @@ use http_body_util::Full;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION};
 use hyper::{Response, StatusCode};
 
-use crate::access::Refused;
+use crate::access::{Denied, Refused};
 use crate::wire::Malformed;
 
 /// Why a request is refused.
@@ -28,6 +28,9 @@ pub enum Rejection {
     /// The Origin rule.
     #[error("{0}")]
     Origin(#[from] Refused),
+    /// The site's own rules.
+    #[error("{0}")]
+    Denied(#[from] Denied),
     /// Nothing is here.
     #[error("nothing is served at this path; WebSockets are below {0}")]
     NotFound(String),
@@ -66,7 +69,7 @@ impl Rejection {
             | Self::Bad(_)
             | Self::Facility(Malformed::NotUtf8 | Malformed::ControlCharacter) => StatusCode::BAD_REQUEST,
             Self::Facility(Malformed::Elsewhere) | Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::Origin(_) => StatusCode::FORBIDDEN,
+            Self::Origin(_) | Self::Denied(_) => StatusCode::FORBIDDEN,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::NoRedis | Self::Unsubscribable | Self::Flooded | Self::Full | Self::Stopping => {
@@ -107,6 +110,7 @@ mod tests {
             (Rejection::Facility(Malformed::Elsewhere), 404),
             (Rejection::Facility(Malformed::NotUtf8), 400),
             (Rejection::Facility(Malformed::ControlCharacter), 400),
+            (Rejection::Denied(Denied), 403),
             (Rejection::NotFound("/ws/".into()), 404),
             (Rejection::Method, 405),
             (Rejection::Version, 426),

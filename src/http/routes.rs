@@ -49,12 +49,11 @@ pub struct Front {
 }
 
 /// A visitor whose request is a sound handshake.
-#[derive(Debug)]
 pub struct Arrival {
     /// What it asks for.
     pub handshake: Handshake,
     /// The value of its session cookie.
-    pub session_cookie: Option<Vec<u8>>,
+    pub session_cookie: Option<String>,
 }
 
 /// A socket after its 101.

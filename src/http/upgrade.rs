@@ -21,10 +21,9 @@ use crate::wire::Handshake;
 const TOKEN_PROTOCOL: &str = "bearer.";
 
 /// What the handshake needs of the request, checked.
-#[derive(Debug)]
 pub(super) struct Checked {
     pub(super) handshake: Handshake,
-    pub(super) session_cookie: Option<Vec<u8>>,
+    pub(super) session_cookie: Option<String>,
     accept: String,
     protocol: Option<HeaderValue>,
 }
@@ -35,7 +34,7 @@ pub(super) fn check<B>(request: &Request<B>, front: &Front) -> Result<Checked, R
     is_upgrade(request)?;
     let host = only(headers, &HOST).ok_or(Rejection::Bad("the request has to have one Host header"))?;
     let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-    let session_cookie = cookie_value(cookies, &front.session_cookie).map(String::into_bytes);
+    let session_cookie = cookie_value(cookies, &front.session_cookie);
     if session_cookie.is_some() {
         let origins: Vec<_> = headers.get_all(ORIGIN).iter().map(HeaderValue::as_bytes).collect();
         front.origins.check(&origins, &String::from_utf8_lossy(host.as_bytes()))?;

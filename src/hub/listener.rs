@@ -40,6 +40,8 @@ pub enum Ending {
     Silent,
     /// The server stops.
     GoingAway,
+    /// Its session has ended, or is somebody else's now.
+    SessionEnded,
 }
 
 /// Times of a connection in the shard's seconds.

@@ -5,6 +5,7 @@
 mod broker;
 mod connect;
 mod interests;
+mod lookups;
 mod publisher;
 mod pump;
 mod reads;
@@ -14,6 +15,7 @@ mod subscriber;
 
 pub use broker::{Broker, Call, Inbox};
 pub use connect::{Found, Target, Unusable, describe, examine, publish_once};
-pub use reads::ReadFailed;
+pub use lookups::Lookups;
+pub use reads::{Entry, ReadFailed};
 pub use receipts::{Failure, Receipts};
 pub use store::Store;

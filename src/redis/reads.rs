@@ -1,8 +1,11 @@
-//! Reading persisted messages: GETs of many clients in one pipeline, one GET for all who wait for the same key.
+//! Reading keys: GETs of many clients in one pipeline, one GET for all who wait for the same key.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -13,7 +16,6 @@ use tracing::warn;
 use super::connect::describe;
 use crate::counters::Counters;
 use crate::telemetry::Seldom;
-use crate::wire::Channel;
 
 /// Keys of one pipeline.
 const BATCH: usize = 500;
@@ -23,46 +25,79 @@ const UNDER_WAY: usize = 4;
 
 /// Redis was lost, or did not answer in time, before a value came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("redis was lost while a persisted message was read")]
+#[error("redis was lost while a key was read")]
 pub struct ReadFailed;
 
-type Answer = Result<Option<Bytes>, ReadFailed>;
+/// What is known of a key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Its value; none where there is none, it is too big, or Redis refuses to give it out.
+    pub value: Option<Bytes>,
+    /// Whether Redis refused, for example because its user may not read the key.
+    pub refused: bool,
+    /// Milliseconds that it has to live, if that was asked for and it ends.
+    pub lives_ms: Option<u64>,
+}
 
-/// The reads of one shard.
+pub(super) type Answer = Result<Entry, ReadFailed>;
+
+/// A key that can be read. `Debug` is what the log shows of it.
+pub(super) trait Key: AsRef<str> + Clone + Eq + Hash + Debug + 'static {}
+
+impl<K: AsRef<str> + Clone + Eq + Hash + Debug + 'static> Key for K {}
+
+/// Who waits for a key.
+type Waiting<K> = (K, Vec<oneshot::Sender<Answer>>);
+
+/// The reads of one shard, of keys of one kind.
 #[derive(Debug)]
-pub(super) struct Reads {
+pub(super) struct Reads<K> {
     client: Client,
     /// Who waits for which key, as long as its GET has not been written: a read may be shared only with those who
     /// were in the hub before that, or a message between the GET and their joining would be missed by both.
-    waiting: RefCell<HashMap<Channel, Vec<oneshot::Sender<Answer>>, RandomState>>,
+    waiting: RefCell<HashMap<K, Vec<oneshot::Sender<Answer>>, RandomState>>,
     bell: Notify,
-    under_way: std::sync::Arc<Semaphore>,
+    under_way: Arc<Semaphore>,
     max_bytes: usize,
-    counters: std::sync::Arc<Counters>,
+    /// Whether the time that a key has to live is wanted, too.
+    with_ttl: bool,
+    counters: Arc<Counters>,
     refused: Seldom,
     too_big: Seldom,
 }
 
-impl Reads {
-    pub(super) fn new(client: Client, max_bytes: usize, counters: std::sync::Arc<Counters>) -> Rc<Self> {
-        let under_way = std::sync::Arc::new(Semaphore::new(UNDER_WAY));
-        let (waiting, bell) = (RefCell::default(), Notify::new());
+impl<K: Key> Reads<K> {
+    pub(super) fn new(client: Client, max_bytes: usize, with_ttl: bool, counters: Arc<Counters>) -> Rc<Self> {
         Rc::new(Self {
             client,
-            waiting,
-            bell,
-            under_way,
+            waiting: RefCell::default(),
+            bell: Notify::new(),
+            under_way: Arc::new(Semaphore::new(UNDER_WAY)),
             max_bytes,
+            with_ttl,
             counters,
             refused: Seldom::default(),
             too_big: Seldom::default(),
         })
     }
 
-    /// Queues the reading of a key; the answer comes through the receiver.
-    pub(super) fn queue(&self, channel: &Channel) -> oneshot::Receiver<Answer> {
+    /// Reads keys, in their order.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is lost, or does not answer in time.
+    pub(super) async fn read(&self, keys: impl Iterator<Item = K>) -> Result<Vec<Entry>, ReadFailed> {
+        let reading: Vec<_> = keys.map(|key| self.queue(key)).collect();
+        let mut entries = Vec::with_capacity(reading.len());
+        for entry in reading {
+            entries.push(entry.await.map_err(|_| ReadFailed)??);
+        }
+        Ok(entries)
+    }
+
+    fn queue(&self, key: K) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
-        self.waiting.borrow_mut().entry(channel.clone()).or_default().push(answer);
+        self.waiting.borrow_mut().entry(key).or_default().push(answer);
         self.bell.notify_one();
         receiver
     }
@@ -76,14 +111,14 @@ impl Reads {
                 let batch = self.take();
                 let reads = self.clone();
                 tokio::task::spawn_local(async move {
-                    reads.read(batch).await;
+                    reads.answer(batch).await;
                     drop(permit);
                 });
             }
         }
     }
 
-    fn take(&self) -> Vec<(Channel, Vec<oneshot::Sender<Answer>>)> {
+    fn take(&self) -> Vec<Waiting<K>> {
         let mut waiting = self.waiting.borrow_mut();
         if waiting.len() <= BATCH {
             return waiting.drain().collect();
@@ -92,20 +127,23 @@ impl Reads {
         keys.iter().filter_map(|key| waiting.remove_entry(key)).collect()
     }
 
-    async fn read(&self, batch: Vec<(Channel, Vec<oneshot::Sender<Answer>>)>) {
+    async fn answer(&self, batch: Vec<Waiting<K>>) {
         let pipeline = self.client.pipeline();
         let mut queued = Ok(());
-        for (channel, _) in &batch {
-            queued = queued.and(pipeline.get::<(), _>(channel.as_str()).await);
+        for (key, _) in &batch {
+            queued = queued.and(pipeline.get::<(), _>(key.as_ref()).await);
+            if self.with_ttl {
+                queued = queued.and(pipeline.pttl::<(), _>(key.as_ref()).await);
+            }
         }
-        let mut values = if queued.is_ok() { pipeline.try_all::<Value>().await } else { Vec::new() };
-        // Anything but one reply per key means that the connection broke.
-        let whole = values.len() == batch.len();
-        for (index, (channel, waiting)) in batch.into_iter().enumerate() {
-            let answer = if whole {
-                self.judge(&channel, std::mem::replace(&mut values[index], Ok(Value::Null)))
-            } else {
-                Err(ReadFailed)
+        let replies = if queued.is_ok() { pipeline.try_all::<Value>().await } else { Vec::new() };
+        // Anything but one reply per command means that the connection broke.
+        let whole = replies.len() == batch.len() * if self.with_ttl { 2 } else { 1 };
+        let mut replies = replies.into_iter();
+        for (key, waiting) in batch {
+            let answer = match replies.next().filter(|_| whole) {
+                Some(value) => self.judge(&key, value, if self.with_ttl { replies.next() } else { None }),
+                None => Err(ReadFailed),
             };
             for waiter in waiting {
                 // Who gave up waiting does not mind.
@@ -114,29 +152,28 @@ impl Reads {
         }
     }
 
-    fn judge(&self, channel: &Channel, reply: Result<Value, Error>) -> Answer {
-        let value = match reply {
+    fn judge(&self, key: &K, value: Result<Value, Error>, ttl: Option<Result<Value, Error>>) -> Answer {
+        let value = match value {
             Ok(value) => value.into_bytes(),
             Err(error) if is_reply(&error) => {
                 if let Some(unsaid) = self.refused.due() {
-                    warn!(?channel, error = %describe(&error), unsaid, "redis refused a persisted message, it is not replayed");
+                    warn!(?key, error = %describe(&error), unsaid, "redis refused a key, it counts as absent");
                 }
                 Counters::count(&self.counters.refused_reads);
-                None
+                return Ok(Entry { refused: true, ..Entry::default() });
             }
             Err(_) => return Err(ReadFailed),
         };
+        // -1: it does not end; -2: it is gone.
+        let lives_ms = ttl.and_then(Result::ok).and_then(|ttl| ttl.as_u64());
         let Some(bytes) = value.as_ref().map(Bytes::len).filter(|bytes| *bytes > self.max_bytes) else {
-            return Ok(value);
+            return Ok(Entry { value, refused: false, lives_ms });
         };
         if let Some(unsaid) = self.too_big.due() {
-            warn!(
-                ?channel,
-                bytes, unsaid, "persisted message too big, it is not replayed (messages.max_delivery_bytes)"
-            );
+            warn!(?key, bytes, unsaid, "value in redis too big, it counts as absent");
         }
         Counters::count(&self.counters.oversized_deliveries);
-        Ok(None)
+        Ok(Entry::default())
     }
 }
 

@@ -9,10 +9,10 @@ use fred::prelude::*;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
 
-use super::Receipts;
 use super::connect::{Guard, Target};
 use super::publisher::Publisher;
 use super::reads::{ReadFailed, Reads};
+use super::{Lookups, Receipts};
 use crate::counters::Counters;
 use crate::settings::Settings;
 use crate::wire::Channel;
@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The key side of Redis, for one shard.
 pub struct Store {
     client: Client,
-    reads: Rc<Reads>,
+    reads: Rc<Reads<Channel>>,
+    lookups: Rc<Lookups>,
     publisher: Rc<Publisher>,
     tasks: [AbortHandle; 2],
     _connection: Guard,
@@ -33,7 +34,8 @@ impl Store {
     /// Connects, and connects again for as long as it lives. Must be called on the shard's runtime.
     pub fn new(target: &Target, settings: &Settings, counters: &Arc<Counters>) -> Self {
         let (client, connection) = target.client(settings.redis.command_timeout);
-        let reads = Reads::new(client.clone(), settings.messages.max_delivery_bytes, counters.clone());
+        let reads = Reads::new(client.clone(), settings.messages.max_delivery_bytes, false, counters.clone());
+        let lookups = Rc::new(Lookups::new(client.clone(), counters));
         let publisher = Publisher::new(
             client.clone(),
             settings.expire_seconds,
@@ -45,7 +47,7 @@ impl Store {
             spawn_local(reads.clone().run()).abort_handle(),
             spawn_local(publisher.clone().run()).abort_handle(),
         ];
-        Self { client, reads, publisher, tasks, _connection: connection }
+        Self { client, reads, lookups, publisher, tasks, _connection: connection }
     }
 
     /// Tells whether Redis can be reached, after a short wait if need be: when Redis comes back, this connection may
@@ -61,12 +63,13 @@ impl Store {
     ///
     /// When Redis is lost, or does not answer in time.
     pub async fn persisted(&self, channels: &[Channel]) -> Result<Vec<Option<Bytes>>, ReadFailed> {
-        let reading: Vec<_> = channels.iter().map(|channel| self.reads.queue(channel)).collect();
-        let mut values = Vec::with_capacity(channels.len());
-        for value in reading {
-            values.push(value.await.map_err(|_| ReadFailed)??);
-        }
-        Ok(values)
+        let entries = self.reads.read(channels.iter().cloned()).await?;
+        Ok(entries.into_iter().map(|entry| entry.value).collect())
+    }
+
+    /// Returns what reads the keys that are nobody's business, over the same connection.
+    pub fn lookups(&self) -> Rc<Lookups> {
+        self.lookups.clone()
     }
 
     /// Publishes a client's message to channels. What becomes of it is told through the receipts.

@@ -15,7 +15,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use config::{Config, ConfigError, File, FileFormat};
 
-use crate::access::Allowed;
+use crate::access::session::Reading;
+use crate::access::{Allowed, Rule};
 use crate::wire::Namespace;
 use raw::Raw;
 
@@ -110,8 +111,10 @@ pub struct Settings {
     pub messages: Messages,
     /// Keeping idle connections honest.
     pub ping: Ping,
-    /// Name of the session cookie.
-    pub session_cookie: String,
+    /// Who visitors are.
+    pub session: Session,
+    /// The site's own rules.
+    pub access: Vec<Rule>,
     /// Origins allowed beside the request's own host.
     pub origins: Allowed,
     /// Whether logs are JSON.
@@ -192,6 +195,19 @@ pub struct Messages {
     pub publish_bytes: usize,
 }
 
+/// Who visitors are: Django's sessions.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Name of the session cookie.
+    pub cookie: String,
+    /// How sessions are found and read.
+    pub reading: Reading,
+    /// A Redis of their own, if they have one.
+    pub redis: Option<Redis>,
+    /// Seconds after which the session of an open socket is read again.
+    pub recheck_seconds: u32,
+}
+
 /// Keeping idle connections honest, in whole seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Ping {
@@ -234,7 +250,9 @@ impl Settings {
             std::fs::metadata(path)
                 .map_err(|error| Error::Unreadable(format!("{}: {error}", path.display())))?;
             let written = Config::builder().add_source(File::from(path).format(FileFormat::Toml)).build()?;
-            if let Some(key) = environment::keys(&written).into_iter().find(|key| !known.contains(key)) {
+            // The site's rules are no part of the shipped file; their own keys are checked as they are read.
+            let unknown = |key: &String| key != "access" && !known.contains(key);
+            if let Some(key) = environment::keys(&written).into_iter().find(unknown) {
                 return Err(Error::Unknown {
                     file: path.to_owned(),
                     hint: environment::nearest(&key, &known),
@@ -271,6 +289,27 @@ impl Settings {
 }
 
 impl RedisUrl {
+    /// Takes a URL as it is written; none if it is empty.
+    fn written(url: String, key: &'static str) -> Result<Option<Self>, Error> {
+        const SCHEMES: [&str; 7] = [
+            "redis:",
+            "rediss:",
+            "unix:",
+            "redis-sentinel:",
+            "rediss-sentinel:",
+            "redis-cluster:",
+            "rediss-cluster:",
+        ];
+        if url.is_empty() {
+            return Ok(None);
+        }
+        if SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
+            return Ok(Some(Self(url)));
+        }
+        let problem = "expected redis://, rediss://, unix:, redis-sentinel:// or redis-cluster://, for example redis://127.0.0.1:6379/0";
+        Err(Error::Senseless { key, problem: problem.to_owned() })
+    }
+
     /// Returns the URL with its password.
     pub fn secret(&self) -> &str {
         &self.0

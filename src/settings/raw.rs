@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Settings, cores};
-use crate::access::Allowed;
+use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Session, Settings, cores};
+use crate::access::session::{Forms, KeyPattern, KeyTemplate, Reading, Secrets, UserName};
+use crate::access::{Allowed, Rate, Rule, Written};
 use crate::embedded::Limits;
 use crate::wire::Namespace;
 
@@ -27,6 +29,9 @@ pub(super) struct Raw {
     log: RawLog,
     demo: RawDemo,
     embedded: RawEmbedded,
+    /// The site's rules: there are none unless it has some.
+    #[serde(default)]
+    access: Vec<RawRule>,
 }
 
 #[derive(Deserialize)]
@@ -77,6 +82,38 @@ struct RawPing {
 #[serde(deny_unknown_fields)]
 struct RawSession {
     cookie: String,
+    key_pattern: String,
+    #[serde(deserialize_with = "list")]
+    keys: Vec<String>,
+    redis_url: String,
+    secret_key: String,
+    secret_key_file: String,
+    #[serde(deserialize_with = "list")]
+    secret_key_fallbacks: Vec<String>,
+    store_class: String,
+    user: String,
+    recheck_seconds: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRule {
+    #[serde(deserialize_with = "list")]
+    facility: Vec<String>,
+    #[serde(default, deserialize_with = "list")]
+    anonymous: Vec<String>,
+    #[serde(default, deserialize_with = "list")]
+    users: Vec<String>,
+    #[serde(default)]
+    groups: HashMap<String, Vec<String>>,
+    #[serde(default)]
+    refused: Option<String>,
+    #[serde(default)]
+    publish_messages_per_second: u32,
+    #[serde(default)]
+    publish_bytes_per_second: u32,
+    #[serde(default)]
+    publish_burst_seconds: u32,
 }
 
 #[derive(Deserialize)]
@@ -146,8 +183,9 @@ impl Raw {
             "json" => true,
             _ => return Err(senseless("log.format", "expected text or json")),
         };
-        let cookie_ok = !self.session.cookie.is_empty() && !self.session.cookie.contains([';', '=', ' ']);
-        require(cookie_ok, "session.cookie", "must be the name of a cookie, for example sessionid")?;
+        let namespace = Namespace::new(&self.prefix);
+        let session = self.session.check(&redis, &namespace)?;
+        let access = self.access.iter().map(RawRule::check).collect::<Result<_, _>>()?;
         let origins = Allowed::new(&self.origin.allowed).map_err(|entry| Error::Senseless {
             key: "origin.allowed",
             problem: format!("{entry:?} is neither an origin like https://www.example.com nor a host"),
@@ -155,14 +193,15 @@ impl Raw {
         Ok(Settings {
             websocket_url: self.websocket_url,
             expire_seconds: u64::try_from(self.expire).unwrap_or(0),
-            namespace: Namespace::new(&self.prefix),
+            namespace,
             heartbeat: (!self.heartbeat.is_empty()).then(|| Bytes::from(self.heartbeat)),
             facility_colons: self.facility_colons,
             server: self.server.check()?,
             redis,
             messages: self.messages.check()?,
             ping: self.ping.check()?,
-            session_cookie: self.session.cookie,
+            session,
+            access,
             origins,
             log_json,
             demo,
@@ -211,28 +250,13 @@ impl RawServer {
 
 impl RawRedis {
     fn check(self) -> Result<Redis, Error> {
-        const SCHEMES: [&str; 7] = [
-            "redis:",
-            "rediss:",
-            "unix:",
-            "redis-sentinel:",
-            "rediss-sentinel:",
-            "redis-cluster:",
-            "rediss-cluster:",
-        ];
-        let known = self.url.is_empty() || SCHEMES.iter().any(|scheme| self.url.starts_with(scheme));
-        require(
-            known,
-            "redis.url",
-            "expected redis://, rediss://, unix:, redis-sentinel:// or redis-cluster://, for example redis://127.0.0.1:6379/0",
-        )?;
         at_least(1, self.connect_timeout_seconds as usize, "redis.connect_timeout_seconds")?;
         at_least(1, self.command_timeout_seconds as usize, "redis.command_timeout_seconds")?;
         at_least(64, self.receiver_messages, "redis.receiver_messages")?;
         at_most(1 << 22, self.receiver_messages, "redis.receiver_messages")?;
         at_least(1 << 20, self.max_pending_bytes, "redis.max_pending_bytes")?;
         Ok(Redis {
-            url: (!self.url.is_empty()).then_some(RedisUrl(self.url)),
+            url: RedisUrl::written(self.url, "redis.url")?,
             connect_timeout: seconds(self.connect_timeout_seconds),
             command_timeout: seconds(self.command_timeout_seconds),
             publish_wait: seconds(self.publish_wait_seconds),
@@ -281,6 +305,82 @@ impl RawEmbedded {
         at_least(1 << 20, self.max_output_bytes, "embedded.max_output_bytes")?;
         let Self { max_memory_bytes, max_clients, max_output_bytes } = self;
         Ok(Limits { max_memory_bytes, max_clients, max_output_bytes, ..Limits::default() })
+    }
+}
+
+impl RawSession {
+    fn check(self, redis: &Redis, namespace: &Namespace) -> Result<Session, Error> {
+        let cookie_ok = !self.cookie.is_empty() && !self.cookie.contains([';', '=', ' ']);
+        require(cookie_ok, "session.cookie", "must be the name of a cookie, for example sessionid")?;
+        let pattern =
+            KeyPattern::new(&self.key_pattern).map_err(|error| unfit("session.key_pattern", &error))?;
+        let templates =
+            self.keys.iter().map(|written| template(written, namespace)).collect::<Result<_, _>>()?;
+        let from_file = match self.secret_key_file.as_str() {
+            "" => String::new(),
+            path => std::fs::read_to_string(path).map_err(|error| Error::Senseless {
+                key: "session.secret_key_file",
+                problem: format!("cannot read {path}: {error}"),
+            })?,
+        };
+        let keys = [self.secret_key.as_str(), from_file.trim_end_matches(['\r', '\n'])].into_iter();
+        let keys = keys.chain(self.secret_key_fallbacks.iter().map(String::as_str)).map(str::as_bytes);
+        let user = match self.user.as_str() {
+            "username" => UserName::Username,
+            "pk" => UserName::Pk,
+            _ => return Err(senseless("session.user", "expected username or pk")),
+        };
+        at_least(1, self.recheck_seconds as usize, "session.recheck_seconds")?;
+        let own = RedisUrl::written(self.redis_url, "session.redis_url")?;
+        Ok(Session {
+            cookie: self.cookie,
+            reading: Reading { pattern, templates, secrets: Secrets::new(keys, &self.store_class), user },
+            redis: own.map(|url| Redis { url: Some(url), ..redis.clone() }),
+            recheck_seconds: self.recheck_seconds,
+        })
+    }
+}
+
+/// Reads `FORM TEMPLATE`, where the form is what is trusted there.
+fn template(written: &str, namespace: &Namespace) -> Result<KeyTemplate, Error> {
+    let (form, template) = written.split_once(' ').unwrap_or((written, ""));
+    let forms = if form == "cache" { Some(Forms::UNSIGNED) } else { Forms::named(form) };
+    let forms = forms.ok_or_else(|| {
+        senseless(
+            "session.keys",
+            "each begins with what is trusted there: cache, pickle, json, msgpack or signed",
+        )
+    })?;
+    KeyTemplate::new(template.trim(), forms, namespace).map_err(|error| unfit("session.keys", &error))
+}
+
+fn unfit(key: &'static str, error: &dyn std::error::Error) -> Error {
+    Error::Senseless { key, problem: error.to_string() }
+}
+
+impl RawRule {
+    fn check(&self) -> Result<Rule, Error> {
+        let forbids = match self.refused.as_deref() {
+            None | Some("drop") => false,
+            Some("403") => true,
+            Some(_) => return Err(senseless("access.refused", "expected drop or 403")),
+        };
+        let written = Written {
+            facilities: self.facility.clone(),
+            anonymous: self.anonymous.clone(),
+            users: self.users.clone(),
+            groups: self.groups.clone(),
+            forbids,
+            rate: Rate {
+                messages_per_second: self.publish_messages_per_second,
+                bytes_per_second: self.publish_bytes_per_second,
+                burst_seconds: self.publish_burst_seconds,
+            },
+        };
+        Rule::new(&written).map_err(|name| Error::Senseless {
+            key: "access",
+            problem: format!("{name:?} stands for no flag; flags are subscribe- or publish- with broadcast, group, user or session, * for any"),
+        })
     }
 }
 

@@ -24,6 +24,10 @@ pub enum Close {
     TooBig,
     /// It did not answer a ping.
     Silent,
+    /// It published more than its rule allows.
+    TooFast,
+    /// Its session has ended, or is somebody else's now.
+    SessionEnded,
     /// A publication may be lost, and is not repeated.
     PublicationLost,
     /// It reads more slowly than messages come.
@@ -42,7 +46,9 @@ impl Close {
             Self::GoingAway => Some(1001),
             Self::Protocol(_) => Some(1002),
             Self::NotUtf8 => Some(1007),
+            Self::TooFast => Some(1008),
             Self::TooBig => Some(1009),
+            Self::SessionEnded => Some(4401),
             Self::Silent | Self::PublicationLost => Some(1011),
             Self::Slow | Self::Overloaded => Some(1013),
         }
@@ -58,6 +64,8 @@ impl Close {
             Self::ByClient(Some((_, reason))) | Self::Protocol(reason) => reason,
             Self::NotUtf8 => "text is not valid UTF-8",
             Self::TooBig => "message too big",
+            Self::TooFast => "publishing too fast",
+            Self::SessionEnded => "session ended",
             Self::Silent => "no answer to a ping",
             Self::PublicationLost => "message may be lost, redis failed",
             Self::Slow => "reading too slowly",
@@ -83,6 +91,7 @@ impl From<Ending> for Close {
             Ending::Broken => Self::Broken,
             Ending::Silent => Self::Silent,
             Ending::GoingAway => Self::GoingAway,
+            Ending::SessionEnded => Self::SessionEnded,
         }
     }
 }
@@ -110,6 +119,8 @@ mod tests {
             Close::Protocol(long),
             Close::NotUtf8,
             Close::TooBig,
+            Close::TooFast,
+            Close::SessionEnded,
             Close::Silent,
             Close::PublicationLost,
             Close::Slow,

@@ -12,9 +12,10 @@ use tokio::io::ReadBuf;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use super::allowance::Allowance;
 use super::reader::{Feed, Incoming, Reader};
 use super::{Beats, Close};
-use crate::access::Grant;
+use crate::access::{Grant, Rate};
 use crate::counters::Counters;
 use crate::hub::{Ending, Limits, Listener, Subscription};
 use crate::redis::{Receipts, Store};
@@ -65,6 +66,8 @@ struct Speech {
     channels: Rc<[Channel]>,
     /// Rooms to which it both listens and speaks, if it does not want to hear itself.
     echo_rooms: Box<[u32]>,
+    /// What may be published, if there is a limit.
+    allowance: Option<Box<Allowance>>,
     since: Instant,
     received: u64,
     ignored: u64,
@@ -94,9 +97,15 @@ impl Connection {
         grant.subscribe = Vec::new();
         let channels: Rc<[Channel]> = std::mem::take(&mut grant.publish).into();
         debug!(facility = ?grant.facility, subscribed = persisted.len(), publishes = channels.len(), "connection opened");
+        let allowance = (grant.rate != Rate::default()).then(|| Box::new(Allowance::new(grant.rate)));
         let since = Instant::now();
-        let speech = Speech { grant, channels, echo_rooms, since, received: 0, ignored: 0 };
+        let speech = Speech { grant, channels, echo_rooms, allowance, since, received: 0, ignored: 0 };
         Self { parts, input, listener, subscription, grant: Box::new(speech), reader: None, receipts: None }
+    }
+
+    /// Returns what the hub and the leases know of the connection.
+    pub fn listener(&self) -> &Rc<Listener> {
+        &self.listener
     }
 
     /// Asks the connection to end as soon as it runs.
@@ -182,7 +191,11 @@ impl Connection {
         loop {
             let reader = self.reader.get_or_insert_with(|| Box::new(Reader::new(parts.max_message_bytes)));
             match reader.next(&mut feed)? {
-                Ok(Incoming::Message(payload)) => self.publish(payload),
+                Ok(Incoming::Message(payload)) => {
+                    if let Some(close) = self.publish(payload) {
+                        return Some(close);
+                    }
+                }
                 Ok(Incoming::Control) => {}
                 Ok(Incoming::Close(frame)) => return Some(Close::ByClient(frame)),
                 Err(close) => return Some(close),
@@ -190,22 +203,29 @@ impl Connection {
         }
     }
 
-    /// Publishes a message to all channels that the client may speak to.
-    fn publish(&mut self, payload: Bytes) {
+    /// Publishes a message to all channels that the client may speak to. Returns why the connection has to end, if it
+    /// has to.
+    fn publish(&mut self, payload: Bytes) -> Option<Close> {
         let parts = &self.parts;
         let speech = &mut *self.grant;
         speech.received += 1;
         if parts.beats.heartbeat.as_ref() == Some(&payload) {
-            return self.listener.beat(parts.beats.heartbeat_frame.clone(), parts.clock.get());
+            self.listener.beat(parts.beats.heartbeat_frame.clone(), parts.clock.get());
+            return None;
         }
         if payload.is_empty() || speech.channels.is_empty() {
             speech.ignored += 1;
-            return Counters::count(&parts.counters.ignored_publications);
+            Counters::count(&parts.counters.ignored_publications);
+            return None;
+        }
+        if speech.allowance.as_mut().is_some_and(|allowance| !allowance.take(payload.len())) {
+            return Some(Close::TooFast);
         }
         let receipts = self.receipts.get_or_insert_default();
         let number = receipts.issue(payload.len());
         self.subscription.expect_echo(&self.listener, &speech.echo_rooms, &payload, number);
         parts.store.publish(speech.channels.clone(), payload, receipts.clone());
+        None
     }
 
     /// Ends the connection: leaves the hub, says why, half-closes and lingers, so that the close frame arrives.

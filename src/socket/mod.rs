@@ -1,10 +1,13 @@
 //! The rooms behind the handshake: a connection from its 101 to its end.
 
+mod allowance;
 mod close;
 mod connection;
 mod heartbeat;
+mod leases;
 mod reader;
 
 pub use close::Close;
 pub use connection::{Connection, Parts};
 pub use heartbeat::{Beats, tick};
+pub use leases::Leases;

@@ -61,6 +61,12 @@ impl Channel {
     }
 }
 
+impl AsRef<str> for Channel {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
 impl Borrow<str> for Channel {
     fn borrow(&self) -> &str {
         &self.0

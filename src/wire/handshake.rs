@@ -57,6 +57,28 @@ impl Flags {
         self.0 & Self::ECHO != 0
     }
 
+    /// Returns `subscribe-<kind>`.
+    pub const fn subscribe(kind: AudienceKind) -> Self {
+        Self(Self::subscribe_bit(kind))
+    }
+
+    /// Returns `publish-<kind>`.
+    pub const fn publish(kind: AudienceKind) -> Self {
+        Self(Self::publish_bit(kind))
+    }
+
+    /// Returns the flags of both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Returns these flags without those that are not allowed. `echo` needs no permission.
+    #[must_use]
+    pub const fn within(self, allowed: Self) -> Self {
+        Self(self.0 & (allowed.0 | Self::ECHO))
+    }
+
     /// Adds the flag of that name; an unknown name changes nothing.
     ///
     /// Names are trimmed and lower-cased first, as Python's `strip().lower()` does.

@@ -11,6 +11,7 @@ mod echo;
 mod frames;
 mod handshake;
 mod heartbeat;
+mod identity;
 mod limits;
 mod logs;
 mod ping;

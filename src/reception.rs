@@ -1,0 +1,179 @@
+//! From a session cookie to an identity: the session, and what is known of its user beside it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+use crate::access::Identity;
+use crate::access::session::{KeyTemplate, Reading, Session, Undecodable, UserName, decode};
+use crate::redis::{Entry, Lookups, ReadFailed};
+use crate::telemetry::Seldom;
+use crate::wire::{Namespace, SessionKey};
+
+/// Longer values are decoded off the shard: they take milliseconds.
+const LARGE_BYTES: usize = 16 * 1024;
+
+/// Large values that are decoded at a time.
+const LARGE_AT_A_TIME: usize = 2;
+
+/// Finds out who somebody is.
+#[derive(Debug)]
+pub struct Reception {
+    settings: Reading,
+    /// The prefix of the per-user keys.
+    users_prefix: String,
+    sessions: Rc<Lookups>,
+    users: Rc<Lookups>,
+    large: Arc<Semaphore>,
+    undecodable: Seldom,
+    hinted: Cell<bool>,
+}
+
+/// Somebody, and for how long that is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Visitor {
+    /// Who it is.
+    pub identity: Identity,
+    /// Milliseconds until the session ends, if it does.
+    pub lives_ms: Option<u64>,
+}
+
+/// What the Django package writes of each user.
+#[derive(Debug, Deserialize)]
+struct User {
+    v: u32,
+    active: bool,
+    #[serde(default)]
+    username: Option<String>,
+    #[serde(default)]
+    groups: Vec<String>,
+    #[serde(default)]
+    auth_hashes: Option<Vec<String>>,
+}
+
+impl Reception {
+    /// Takes the settings, the prefix of all channels, and where sessions and users are read.
+    pub fn new(settings: Reading, namespace: &Namespace, sessions: Rc<Lookups>, users: Rc<Lookups>) -> Self {
+        let colon = if namespace.as_str().is_empty() { "" } else { ":" };
+        Self {
+            settings,
+            users_prefix: format!("{}{colon}ws4redis:identity:", namespace.as_str()),
+            sessions,
+            users,
+            large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)),
+            undecodable: Seldom::default(),
+            hinted: Cell::new(false),
+        }
+    }
+
+    /// Finds out who sent this cookie. Without a session that can be read it is nobody.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is lost, or refuses to give out any of the keys under which the session may lie.
+    pub async fn receive(&self, cookie: Option<&str>) -> Result<Visitor, ReadFailed> {
+        let Some(key) = cookie.filter(|key| self.settings.pattern.admits(key)).map(SessionKey::new) else {
+            return Ok(Visitor::default());
+        };
+        let Some((session, lives_ms)) = self.session(&key).await? else { return Ok(Visitor::default()) };
+        // Some caches keep a key longer than its session.
+        let ends_ms = session.ends_at.map(milliseconds_until);
+        if ends_ms == Some(0) {
+            return Ok(Visitor::default());
+        }
+        let lives_ms = [lives_ms, ends_ms].into_iter().flatten().min();
+        let mut identity = Identity { session: Some(key), ..Identity::default() };
+        if let Some(user_id) = session.user_id.clone() {
+            self.recognise(&mut identity, user_id, session).await?;
+        }
+        Ok(Visitor { identity, lives_ms })
+    }
+
+    /// Looks for the session under each template, in order.
+    async fn session(&self, key: &SessionKey) -> Result<Option<(Session, Option<u64>)>, ReadFailed> {
+        let templates = &self.settings.templates;
+        let keys: Vec<_> = templates.iter().map(|template| template.render(key)).collect();
+        let entries = self.sessions.read(&keys).await?;
+        if !entries.is_empty() && entries.iter().all(|entry| entry.refused) {
+            return Err(ReadFailed);
+        }
+        for (template, Entry { value, lives_ms, .. }) in templates.iter().zip(entries) {
+            let Some(value) = value else { continue };
+            let decoded = if value.len() > LARGE_BYTES {
+                let _place = self.large.acquire().await.map_err(|_| ReadFailed)?;
+                let (forms, secrets) = (template.forms(), self.settings.secrets.clone());
+                let decoding = tokio::task::spawn_blocking(move || decode(&value, forms, &secrets));
+                decoding.await.unwrap_or(Err(Undecodable::Unknown))
+            } else {
+                decode(&value, template.forms(), &self.settings.secrets)
+            };
+            match decoded {
+                Ok(Some(session)) => return Ok(Some((session, lives_ms))),
+                Ok(None) => {}
+                Err(error) => self.note_undecodable(template, error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn note_undecodable(&self, template: &KeyTemplate, error: Undecodable) {
+        if let Some(unsaid) = self.undecodable.due() {
+            warn!(template = template.text(), %error, unsaid, "a session cannot be read, its visitor counts as anonymous");
+        }
+    }
+
+    /// Fills in who is logged in. What is known of the user beside the session wins over it.
+    async fn recognise(
+        &self,
+        identity: &mut Identity,
+        user_id: String,
+        session: Session,
+    ) -> Result<(), ReadFailed> {
+        let (mut username, mut groups) = (session.username, session.groups.unwrap_or_default());
+        let found = self.users.read(&[format!("{}{user_id}", self.users_prefix)]).await?;
+        if let Some(value) = found.into_iter().next().and_then(|entry| entry.value) {
+            // A key that cannot be read may be a tombstone: better nobody than somebody who is gone.
+            let user = serde_json::from_slice::<User>(&value).ok().filter(|user| user.v == 1 && user.active);
+            let hash = session.auth_hash.as_deref();
+            let Some(user) = user.filter(|user| user.knows(hash)) else { return Ok(()) };
+            (username, groups) = (user.username, user.groups);
+        }
+        identity.user = match self.settings.user {
+            UserName::Username => username,
+            UserName::Pk => Some(user_id.clone()),
+        };
+        if identity.user.is_none() && !self.hinted.replace(true) {
+            info!(
+                "a logged-in user's session holds no name, so there is no user channel; install the Django package, log in again, or set session.user = \"pk\""
+            );
+        }
+        identity.user_id = Some(user_id);
+        identity.groups = groups;
+        Ok(())
+    }
+}
+
+impl User {
+    /// Tells whether the session's digest of the password is still the user's.
+    fn knows(&self, session_hash: Option<&str>) -> bool {
+        let Some(hashes) = &self.auth_hashes else { return true };
+        session_hash.is_some_and(|own| hashes.iter().any(|hash| equal(hash.as_bytes(), own.as_bytes())))
+    }
+}
+
+/// Returns the milliseconds until a Unix time, 0 if it has passed.
+fn milliseconds_until(unix_seconds: i64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let then = Duration::from_secs(u64::try_from(unix_seconds).unwrap_or(0));
+    u64::try_from(then.saturating_sub(now).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Compares in a time that does not tell where the difference is.
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}

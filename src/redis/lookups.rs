@@ -1,0 +1,73 @@
+//! Reading keys whose names are secrets: sessions and what is known of users.
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fred::prelude::Client;
+use tokio::task::{AbortHandle, spawn_local};
+
+use super::connect::{Guard, Target};
+use super::reads::{Entry, ReadFailed, Reads};
+use crate::counters::Counters;
+use crate::settings;
+
+/// Largest session that is read, in bytes.
+const MAX_BYTES: usize = 4 << 20;
+
+/// Reads keys whose names are secrets, together with the time that they have to live.
+#[derive(Debug)]
+pub struct Lookups {
+    reads: Rc<Reads<Secret>>,
+    task: AbortHandle,
+    /// A connection of its own is let go of with it.
+    connection: Option<Guard>,
+}
+
+/// A key that the log does not show.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Secret(Rc<str>);
+
+impl AsRef<str> for Secret {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Lookups {
+    /// Reads over a connection that there is.
+    pub(super) fn new(client: Client, counters: &Arc<Counters>) -> Self {
+        let reads = Reads::new(client, MAX_BYTES, true, counters.clone());
+        let task = spawn_local(reads.clone().run()).abort_handle();
+        Self { reads, task, connection: None }
+    }
+
+    /// Reads over a connection of its own. Must be called on the shard's runtime.
+    pub fn connect(target: &Target, settings: &settings::Redis, counters: &Arc<Counters>) -> Self {
+        let (client, connection) = target.client(settings.command_timeout);
+        let mut lookups = Self::new(client, counters);
+        lookups.connection = Some(connection);
+        lookups
+    }
+
+    /// Reads keys, in their order.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is lost, or does not answer in time.
+    pub async fn read(&self, keys: &[String]) -> Result<Vec<Entry>, ReadFailed> {
+        self.reads.read(keys.iter().map(|key| Secret(key.as_str().into()))).await
+    }
+}
+
+impl Drop for Lookups {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,294 @@
+//! Who visitors are: Django's sessions, what is known of users beside them, the site's rules, and the end of a session.
+
+use crate::support::client::Client;
+use crate::support::{RedisServer, TestGateway, eventually, unique};
+
+const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
+
+/// A session key of its own, as Django makes them.
+fn session_key() -> String {
+    let name: String = unique("s").to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    let tail = &name[name.len().saturating_sub(32)..];
+    format!("{tail:0>32}")
+}
+
+fn redis_key(key: &str) -> String {
+    format!(":1:django.contrib.sessions.cache{key}")
+}
+
+/// Writes a session as a cache with a JSON serialiser does.
+fn write_session(redis: &RedisServer, key: &str, content: &str) {
+    redis.command(&["SET", &redis_key(key), content, "EX", "1000"]);
+}
+
+fn john(key: &str) -> String {
+    write_session(
+        RedisServer::shared(),
+        key,
+        r#"{"_auth_user_id": "7", "_auth_user_hash": "h", "ws4redis:username": "john", "ws4redis:memberof": ["staff", "red team"]}"#,
+    );
+    format!("sessionid={key}")
+}
+
+fn mary(key: &str) -> String {
+    write_session(
+        RedisServer::shared(),
+        key,
+        r#"{"_auth_user_id": "8", "_auth_user_hash": "h", "ws4redis:username": "mary", "ws4redis:memberof": ["blue"]}"#,
+    );
+    format!("sessionid={key}")
+}
+
+async fn connect(gateway: &TestGateway, path: &str, cookie: &str) -> Client {
+    gateway.request(path).header("Cookie", cookie).connect().await
+}
+
+fn channels(gateway: &TestGateway) -> Vec<String> {
+    let prefix = gateway.channel("");
+    let mut channels = RedisServer::shared().channels(&prefix);
+    channels.sort();
+    channels.into_iter().map(|name| name[prefix.len()..].to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_user_who_is_logged_in_hears_all_their_channels_and_is_replayed_them_in_order() {
+    let gateway = TestGateway::start().await;
+    let key = session_key();
+    let cookie = john(&key);
+    let session = format!("session:{key}:x");
+    let names = ["broadcast:x", "group:staff:x", "group:red team:x", "user:john:x", &session];
+    for name in names {
+        RedisServer::shared().persist(&gateway.channel(name), format!("kept {name}"));
+    }
+    let mut client = connect(&gateway, &format!("/ws/x?{ALL}"), &cookie).await;
+    for name in names {
+        client.expect_text(&format!("kept {name}")).await;
+    }
+    for name in names {
+        gateway.publish(name, name);
+        client.expect_text(name).await;
+    }
+    assert_eq!(gateway.count_log(&[&key]), 0, "a session key is a secret");
+}
+
+#[tokio::test]
+async fn two_users_and_their_groups_never_hear_each_other() {
+    let gateway = TestGateway::start().await;
+    let (john, mary) = (john(&session_key()), mary(&session_key()));
+    let path = format!("/ws/x?{ALL}&publish-user&publish-group");
+    let mut johns = connect(&gateway, &path, &john).await;
+    let mut marys = connect(&gateway, &path, &mary).await;
+    let mut nobodys = gateway.connect(&path).await;
+    johns.send_text("from john").await;
+    marys.send_text("from mary").await;
+    let mut other = connect(&gateway, "/ws/x?subscribe-user", &john).await;
+    other.expect_text("from john").await;
+    gateway.publish("group:blue:x", "to blue");
+    marys.expect_text("to blue").await;
+    gateway.publish("user:john:x", "to john");
+    johns.expect_text("to john").await;
+    nobodys.expect_nothing().await;
+    johns.expect_nothing().await;
+    marys.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_session_without_a_login_has_its_session_channel_only() {
+    let gateway = TestGateway::start().await;
+    let key = session_key();
+    write_session(RedisServer::shared(), &key, r#"{"cart": [1, 2]}"#);
+    let _client = connect(&gateway, &format!("/ws/x?{ALL}"), &format!("sessionid={key}")).await;
+    assert_eq!(channels(&gateway), ["broadcast:x", &format!("session:{key}:x")]);
+}
+
+#[tokio::test]
+async fn cookies_that_are_no_sessions_are_nobodys() {
+    let gateway = TestGateway::start().await;
+    let key = session_key();
+    john(&key);
+    let upper = key.to_uppercase();
+    for value in
+        ["", "x", "user:john:foobar", &"*".repeat(32), &upper, &format!("{key}0"), &key[1..], &session_key()]
+    {
+        let _client = connect(&gateway, &format!("/ws/x?{ALL}"), &format!("sessionid={value}")).await;
+        assert_eq!(channels(&gateway), ["broadcast:x"], "{value}");
+    }
+    // The last of several counts, as in Django.
+    let two = format!("sessionid={key}; sessionid=other");
+    let _client = connect(&gateway, &format!("/ws/x?{ALL}"), &two).await;
+    assert_eq!(channels(&gateway), ["broadcast:x"]);
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_user_wins_over_the_session() {
+    let gateway = TestGateway::start().await;
+    let cookie = john(&session_key());
+    let known = gateway.channel("ws4redis:identity:7");
+    for (value, expected) in [
+        (r#"{"v":1,"active":false}"#, vec![]),
+        ("damaged", vec![]),
+        (r#"{"v":1,"active":true,"username":"john","groups":[],"auth_hashes":["other"]}"#, vec![]),
+        (
+            r#"{"v":1,"active":true,"username":"jo","groups":["new"],"auth_hashes":["other","h"]}"#,
+            vec!["group:new:y", "user:jo:y"],
+        ),
+        (r#"{"v":1,"active":true,"username":"jim","groups":[],"auth_hashes":null}"#, vec!["user:jim:z"]),
+    ] {
+        RedisServer::shared().command(&["SET", &known, value]);
+        let facility = expected.last().and_then(|name| name.rsplit(':').next()).unwrap_or("x");
+        let client =
+            connect(&gateway, &format!("/ws/{facility}?subscribe-user&subscribe-group"), &cookie).await;
+        let heard: Vec<_> = channels(&gateway).into_iter().filter(|name| name.ends_with(facility)).collect();
+        assert_eq!(heard, expected, "{value}");
+        drop(client);
+    }
+}
+
+#[tokio::test]
+async fn users_may_be_named_by_their_primary_keys() {
+    let gateway = TestGateway::start_with(&[("session.user", "pk")]).await;
+    let _client = connect(&gateway, "/ws/x?subscribe-user", &john(&session_key())).await;
+    assert_eq!(channels(&gateway), ["user:7:x"]);
+}
+
+#[tokio::test]
+async fn a_user_without_a_known_name_has_no_user_channel_and_the_log_says_what_to_do_once() {
+    let gateway = TestGateway::start_with(&[("server.shards", "1")]).await;
+    let key = session_key();
+    write_session(RedisServer::shared(), &key, r#"{"_auth_user_id": "7"}"#);
+    for _ in 0..3 {
+        let _client = connect(&gateway, "/ws/x?subscribe-user", &format!("sessionid={key}")).await;
+        assert_eq!(channels(&gateway), Vec::<String>::new());
+    }
+    gateway.expect_log(&["holds no name", "session.user"]).await;
+    assert_eq!(gateway.count_log(&["holds no name"]), 1);
+}
+
+#[tokio::test]
+async fn a_deleted_session_closes_all_its_sockets_with_4401_and_nobody_elses() {
+    let gateway = TestGateway::start_with(&[("session.recheck_seconds", "1")]).await;
+    let (key, other) = (session_key(), session_key());
+    let (cookie, marys) = (john(&key), mary(&other));
+    let mut first = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
+    let mut second = connect(&gateway, "/ws/y?subscribe-broadcast", &cookie).await;
+    let mut marys = connect(&gateway, "/ws/x?subscribe-user", &marys).await;
+    let mut nobodys = gateway.connect("/ws/x?subscribe-broadcast").await;
+    RedisServer::shared().command(&["DEL", &redis_key(&key)]);
+    first.expect_close(4401).await;
+    second.expect_close(4401).await;
+    marys.expect_nothing().await;
+    nobodys.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_session_that_expires_closes_its_sockets_long_before_the_next_look() {
+    let gateway = TestGateway::start_with(&[("session.recheck_seconds", "1000")]).await;
+    let key = session_key();
+    let mut client = connect(&gateway, "/ws/x?subscribe-user", &john(&key)).await;
+    drop(client);
+    RedisServer::shared().command(&["EXPIRE", &redis_key(&key), "1"]);
+    client = connect(&gateway, "/ws/x?subscribe-user", &format!("sessionid={key}")).await;
+    client.expect_close(4401).await;
+}
+
+#[tokio::test]
+async fn a_change_of_groups_or_user_closes_the_sockets_and_the_next_one_has_the_new_channels() {
+    let gateway = TestGateway::start_with(&[("session.recheck_seconds", "1")]).await;
+    let key = session_key();
+    let mut client = connect(&gateway, "/ws/x?subscribe-group", &john(&key)).await;
+    client.expect_nothing().await;
+    write_session(
+        RedisServer::shared(),
+        &key,
+        r#"{"_auth_user_id": "7", "ws4redis:username": "john", "ws4redis:memberof": ["new"]}"#,
+    );
+    client.expect_close(4401).await;
+    let mut client = connect(&gateway, "/ws/x?subscribe-group", &format!("sessionid={key}")).await;
+    gateway.publish("group:new:x", "welcome");
+    client.expect_text("welcome").await;
+}
+
+#[tokio::test]
+async fn the_sites_rules_decide_by_facility_and_user() {
+    let rules = std::env::temp_dir().join(unique("ws4redis-rules"));
+    let text = r#"
+        [[access]]
+        facility = "news"
+        anonymous = ["subscribe-broadcast"]
+        users = ["subscribe-*"]
+        groups.staff = ["publish-broadcast"]
+
+        [[access]]
+        facility = "chat-*"
+        users = ["subscribe-*", "publish-user"]
+        refused = "403"
+        publish_messages_per_second = 1
+        publish_burst_seconds = 3
+    "#;
+    std::fs::write(&rules, text).unwrap();
+    let gateway =
+        TestGateway::builder().argument("--settings").argument(rules.to_str().unwrap()).start().await;
+    let john = john(&session_key());
+    let mut visitor = gateway.connect("/ws/news?subscribe-broadcast&publish-broadcast").await;
+    visitor.send_text("dropped").await;
+    let mut staff = connect(&gateway, "/ws/news?subscribe-broadcast&publish-broadcast&echo", &john).await;
+    staff.send_text("from staff").await;
+    staff.expect_text("from staff").await;
+    visitor.expect_text("from staff").await;
+    gateway.request("/ws/chat-1?subscribe-broadcast").expect_status(403).await;
+    gateway.request("/ws/other?subscribe-broadcast").expect_status(403).await;
+    let mut fast = connect(&gateway, "/ws/chat-1?publish-user", &john).await;
+    for text in ["1", "2", "3", "4", "5"] {
+        fast.send_text(text).await;
+    }
+    fast.expect_close(1008).await;
+    eventually("the burst is published", || {
+        (RedisServer::shared().get(&gateway.channel("user:john:chat-1")).as_deref() == Some(b"3"))
+            .then_some(())
+    })
+    .await;
+    std::fs::remove_file(rules).unwrap();
+}
+
+mod redis_only {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_cookie_reaches_no_key_but_those_of_sessions() {
+        let redis = RedisServer::start();
+        let gateway = TestGateway::builder().redis(&redis).start().await;
+        let mut monitor = redis.monitor();
+        for value in
+            ["*", "user:john:foobar", "a\tb", &"x".repeat(8000), "d_db00000000000000000000000000000000"]
+        {
+            let cookie = format!("sessionid={value}");
+            let _ = gateway.request(&format!("/ws/x?{ALL}")).header("Cookie", &cookie).send().await;
+        }
+        let key = session_key();
+        let _client = connect(&gateway, "/ws/x?subscribe-user", &format!("sessionid={key}")).await;
+        let asked: Vec<_> =
+            monitor.commands("GET").into_iter().filter(|line| !line.contains("broadcast:")).collect();
+        assert!(!asked.is_empty() && asked.iter().all(|line| line.contains(&key)), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn many_handshakes_of_one_session_share_their_reads() {
+        let redis = RedisServer::start();
+        let gateway = TestGateway::builder().redis(&redis).set("server.shards", "1").start().await;
+        let key = session_key();
+        write_session(&redis, &key, r#"{"cart": 1}"#);
+        let before = redis.info("total_commands_processed").parse::<u64>().unwrap();
+        let cookie = format!("sessionid={key}");
+        let clients: Vec<_> = (0..200)
+            .map(|_| gateway.request("/ws/x?subscribe-broadcast").header("Cookie", &cookie).send())
+            .collect();
+        let mut opened = Vec::new();
+        for client in clients.into_iter().map(tokio::spawn).collect::<Vec<_>>() {
+            opened.push(client.await.unwrap());
+        }
+        let after = redis.info("total_commands_processed").parse::<u64>().unwrap();
+        assert!(opened.iter().all(|(response, _)| response.status == 101));
+        // Alone, each would take four templates with two commands each, and one GET.
+        assert!(after - before < 200 * 9 / 2, "{} commands", after - before);
+    }
+}
