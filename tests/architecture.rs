@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Which dependency belongs in which places: rooms, or single files. What is not listed may be used anywhere.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("anyhow", &["server.rs", "commands.rs"]),
-    ("base64", &["http"]),
+    ("base64", &["access", "http"]),
     ("clap", &["main.rs", "commands.rs"]),
     ("config", &["settings"]),
     ("fred", &["redis"]),
@@ -17,9 +17,9 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("rand", &["socket/heartbeat.rs", "redis"]),
     ("redis_protocol", &["embedded"]),
     ("rlimit", &["server.rs"]),
-    ("ring", &["access/session"]),
-    ("serde", &["settings", "access/session", "reception.rs"]),
-    ("serde_json", &["access/session", "reception.rs"]),
+    ("ring", &["access"]),
+    ("serde", &["access", "settings", "reception.rs"]),
+    ("serde_json", &["access", "reception.rs"]),
     ("socket2", &["stream.rs"]),
     ("tokio_tungstenite", &["socket", "http/upgrade.rs"]),
     ("tracing_appender", &["telemetry.rs"]),

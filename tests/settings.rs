@@ -46,7 +46,9 @@ fn every_key_can_be_set_by_its_environment_variable() {
     let built_in = format!("{:#?}", Settings::built_in().unwrap());
     for (key, value, _) in keys() {
         let name = format!("WS4REDIS_{}", key.to_uppercase().replace('.', "__"));
-        let value = value.trim_matches(['"', '[', ']']).to_owned();
+        // A list is written with commas and without quotes there.
+        let list = value.strip_prefix('[').and_then(|value| value.strip_suffix(']'));
+        let value = list.map_or_else(|| value.trim_matches('"').to_owned(), |list| list.replace('"', ""));
         let load = |value: String| {
             Settings::load(Some(&path()), [(name.clone().into(), value.into())].into_iter(), &[])
         };

@@ -43,7 +43,7 @@ impl fmt::Debug for Secret {
 impl Lookups {
     /// Reads over a connection that there is.
     pub(super) fn new(client: Client, counters: &Arc<Counters>) -> Self {
-        let reads = Reads::new(client, MAX_BYTES, true, counters.clone());
+        let reads = Reads::new(client, "session", MAX_BYTES, true, counters.clone());
         let task = spawn_local(reads.clone().run()).abort_handle();
         Self { reads, task, connection: None }
     }

@@ -53,6 +53,8 @@ type Waiting<K> = (K, Vec<oneshot::Sender<Answer>>);
 #[derive(Debug)]
 pub(super) struct Reads<K> {
     client: Client,
+    /// What the keys hold, for the log.
+    what: &'static str,
     /// Who waits for which key, as long as its GET has not been written: a read may be shared only with those who
     /// were in the hub before that, or a message between the GET and their joining would be missed by both.
     waiting: RefCell<HashMap<K, Vec<oneshot::Sender<Answer>>, RandomState>>,
@@ -67,9 +69,16 @@ pub(super) struct Reads<K> {
 }
 
 impl<K: Key> Reads<K> {
-    pub(super) fn new(client: Client, max_bytes: usize, with_ttl: bool, counters: Arc<Counters>) -> Rc<Self> {
+    pub(super) fn new(
+        client: Client,
+        what: &'static str,
+        max_bytes: usize,
+        with_ttl: bool,
+        counters: Arc<Counters>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             client,
+            what,
             waiting: RefCell::default(),
             bell: Notify::new(),
             under_way: Arc::new(Semaphore::new(UNDER_WAY)),
@@ -157,7 +166,7 @@ impl<K: Key> Reads<K> {
             Ok(value) => value.into_bytes(),
             Err(error) if is_reply(&error) => {
                 if let Some(unsaid) = self.refused.due() {
-                    warn!(?key, error = %describe(&error), unsaid, "redis refused a key, it counts as absent");
+                    warn!(?key, error = %describe(&error), unsaid, "redis refused a {}, it counts as absent", self.what);
                 }
                 Counters::count(&self.counters.refused_reads);
                 return Ok(Entry { refused: true, ..Entry::default() });
@@ -170,7 +179,7 @@ impl<K: Key> Reads<K> {
             return Ok(Entry { value, refused: false, lives_ms });
         };
         if let Some(unsaid) = self.too_big.due() {
-            warn!(?key, bytes, unsaid, "value in redis too big, it counts as absent");
+            warn!(?key, bytes, unsaid, "{} too big, it counts as absent", self.what);
         }
         Counters::count(&self.counters.oversized_deliveries);
         Ok(Entry::default())

@@ -34,7 +34,13 @@ impl Store {
     /// Connects, and connects again for as long as it lives. Must be called on the shard's runtime.
     pub fn new(target: &Target, settings: &Settings, counters: &Arc<Counters>) -> Self {
         let (client, connection) = target.client(settings.redis.command_timeout);
-        let reads = Reads::new(client.clone(), settings.messages.max_delivery_bytes, false, counters.clone());
+        let reads = Reads::new(
+            client.clone(),
+            "persisted message",
+            settings.messages.max_delivery_bytes,
+            false,
+            counters.clone(),
+        );
         let lookups = Rc::new(Lookups::new(client.clone(), counters));
         let publisher = Publisher::new(
             client.clone(),

@@ -224,6 +224,10 @@ async fn the_sites_rules_decide_by_facility_and_user() {
         refused = "403"
         publish_messages_per_second = 1
         publish_burst_seconds = 3
+
+        # Where the test looks whether the gateway is ready.
+        [[access]]
+        facility = [""]
     "#;
     std::fs::write(&rules, text).unwrap();
     let gateway =
