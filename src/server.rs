@@ -272,7 +272,11 @@ fn announce(settings: &Settings, door: &Door) {
         Some(address) => info!(version, shards, redis, "listening on {address}"),
         None => info!(version, shards, redis, "listening on {}", settings.server.listen),
     }
-    info!("anonymous clients may publish to the broadcast channels of every facility");
+    if settings.access.is_empty() {
+        info!(
+            "anonymous clients may publish to the broadcast channels of every facility; [[access]] rules change that"
+        );
+    }
 }
 
 fn is_socket(path: &Path) -> bool {
