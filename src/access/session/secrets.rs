@@ -11,6 +11,7 @@ const SALT: &str = "django.contrib.sessions";
 #[derive(Clone, Default)]
 pub struct Secrets {
     pub(super) keys: Vec<SigningKeys>,
+    class: Box<str>,
 }
 
 /// What one secret key becomes.
@@ -31,7 +32,7 @@ impl Secrets {
     /// `class` is the qualified name of the session store's class, normally [`STORE`](Self::STORE).
     pub fn new<'a>(secret_keys: impl IntoIterator<Item = &'a [u8]>, class: &str) -> Self {
         let secret_keys = secret_keys.into_iter().filter(|key| !key.is_empty());
-        Self { keys: secret_keys.map(|key| SigningKeys::derive(key, class)).collect() }
+        Self { keys: secret_keys.map(|key| SigningKeys::derive(key, class)).collect(), class: class.into() }
     }
 
     /// Tells whether there is no key, so that no signed session can be read.
@@ -42,7 +43,7 @@ impl Secrets {
 
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Secrets({} ***)", self.keys.len())
+        write!(f, "Secrets({} of {})", self.keys.len(), self.class)
     }
 }
 
