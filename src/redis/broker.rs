@@ -15,13 +15,14 @@ use fred::prelude::*;
 use fred::types::Message;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::Store;
 use super::connect::{Guard, Target, describe};
 use super::interests::Interests;
 use super::pump::Pump;
+use super::recovery::Recovered;
 use super::subscriber::{Outcome, Subscriber};
 use crate::counters::Counters;
 use crate::hub::{Order, Run, Ticket};
@@ -54,12 +55,6 @@ pub enum Inbox {
 /// Silence after which the connection is tried with a fence.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// Channels whose values are read again together.
-const RECOVERY_BATCH: usize = 500;
-
-/// Time for reading values again, after which what was held back goes out without them.
-const RECOVERY_PATIENCE: Duration = Duration::from_secs(10);
-
 /// Batches of values that may wait for the broker.
 const RECOVERIES: usize = 4;
 
@@ -68,33 +63,27 @@ const COMPLAINTS: Duration = Duration::from_mins(1);
 
 type Stepping = Pin<Box<dyn Future<Output = Outcome>>>;
 
-/// Values that were read again, with the shards that want them, and the epoch in which they were read.
-struct Recovered {
-    epoch: u64,
-    values: Vec<(Channel, Vec<usize>, Option<Bytes>)>,
-}
-
 /// The pub/sub side of Redis.
 pub struct Broker {
     subscriber: Subscriber,
     messages: Receiver<Message>,
     errors: Receiver<(Error, Option<Server>)>,
     connects: Receiver<Server>,
-    store: Rc<Store>,
-    shards: Vec<mpsc::Sender<Inbox>>,
-    interests: Interests,
+    pub(super) store: Rc<Store>,
+    pub(super) shards: Vec<mpsc::Sender<Inbox>>,
+    pub(super) interests: Interests,
     pump: Pump,
     step: Option<Stepping>,
     /// Values that were read again. They go out after a fence: what was published before they were read has come then.
-    recovered: Vec<Recovered>,
-    fenced: Vec<Recovered>,
-    recoveries: (mpsc::Sender<Recovered>, mpsc::Receiver<Recovered>),
+    pub(super) recovered: Vec<Recovered>,
+    pub(super) fenced: Vec<Recovered>,
+    pub(super) recoveries: (mpsc::Sender<Recovered>, mpsc::Receiver<Recovered>),
     connected: bool,
     up: bool,
     down_since: Instant,
     last_step: Instant,
     /// Changes with every loss: a recovery of an older epoch stops.
-    epoch: Rc<Cell<u64>>,
+    pub(super) epoch: Rc<Cell<u64>>,
     target: Target,
     counters: Arc<Counters>,
     lag: Seldom,
@@ -333,44 +322,6 @@ impl Broker {
         self.recover();
     }
 
-    /// Reads the persisted values of all channels again, beside everything else.
-    fn recover(&self) {
-        let (live, store, done) = (self.interests.live(), self.store.clone(), self.recoveries.0.clone());
-        let (current, epoch) = (self.epoch.clone(), self.epoch.get());
-        tokio::task::spawn_local(async move {
-            for channels in live.chunks(RECOVERY_BATCH) {
-                let names: Vec<_> = channels.iter().map(|(channel, _)| channel.clone()).collect();
-                let values = read_again(&store, &names, &current, epoch).await;
-                let channels = channels.iter().cloned();
-                let values =
-                    channels.zip(values).map(|((channel, shards), value)| (channel, shards, value)).collect();
-                if current.get() != epoch || done.send(Recovered { epoch, values }).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-
-    /// Hands out values that were read again, behind all messages that came before the fence.
-    async fn tell_recovered(&mut self) {
-        if self.fenced.is_empty() {
-            return;
-        }
-        let mut parted = vec![Vec::new(); self.shards.len()];
-        for recovered in self.fenced.drain(..).filter(|recovered| recovered.epoch == self.epoch.get()) {
-            for (channel, shards, value) in recovered.values {
-                for shard in shards {
-                    parted[shard].push((channel.clone(), value.clone()));
-                }
-            }
-        }
-        for (shard, values) in parted.into_iter().enumerate() {
-            if !values.is_empty() {
-                self.tell(shard, Inbox::Recovered(values)).await;
-            }
-        }
-    }
-
     async fn tell_subscribed(&mut self, told: Vec<(usize, Channel, Ticket)>) {
         let mut parted = vec![Vec::new(); self.shards.len()];
         for (shard, channel, ticket) in told {
@@ -391,7 +342,7 @@ impl Broker {
 
     /// Tells a shard. The wait is for the shard's thread, which waits for no client; what comes from Redis meanwhile is
     /// taken in, so that its bytes stay bounded.
-    async fn tell(&mut self, shard: usize, inbox: Inbox) {
+    pub(super) async fn tell(&mut self, shard: usize, inbox: Inbox) {
         loop {
             tokio::select! {
                 biased;
@@ -403,16 +354,4 @@ impl Broker {
             }
         }
     }
-}
-
-/// Reads values until it succeeds, or the epoch is over, or patience ends: then there are none.
-async fn read_again(store: &Store, channels: &[Channel], epoch: &Cell<u64>, now: u64) -> Vec<Option<Bytes>> {
-    let begun = Instant::now();
-    while epoch.get() == now && begun.elapsed() < RECOVERY_PATIENCE {
-        if let Ok(values) = store.persisted(channels).await {
-            return values;
-        }
-        sleep(Duration::from_millis(100)).await;
-    }
-    vec![None; channels.len()]
 }

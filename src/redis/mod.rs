@@ -10,6 +10,7 @@ mod publisher;
 mod pump;
 mod reads;
 mod receipts;
+mod recovery;
 mod store;
 mod subscriber;
 

@@ -4,7 +4,10 @@
 //! The built-in defaults are the shipped `settings.toml` itself, so the two cannot drift apart.
 
 mod environment;
+mod error;
 mod raw;
+mod redis_url;
+mod visitors;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,82 +16,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use config::{Config, ConfigError, File, FileFormat};
+use config::{Config, File, FileFormat};
 
 use crate::access::session::Reading;
 use crate::access::{Allowed, Rule};
 use crate::wire::Namespace;
 use raw::Raw;
 
+pub use error::Error;
+pub use redis_url::RedisUrl;
+
 /// The shipped settings file, which is their manual.
 pub const SHIPPED: &str = include_str!("../../settings.toml");
-
-/// Why settings are refused.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A file cannot be read or parsed, or a value is of the wrong type. The text shows no value: it may be a secret.
-    #[error("{0}")]
-    Unreadable(String),
-    /// A file has a key that is no setting.
-    #[error("{}: {key} is no setting{hint}; `ws4redis settings` prints them all", file.display())]
-    Unknown {
-        /// The file.
-        file: PathBuf,
-        /// The key, with its section.
-        key: String,
-        /// What may have been meant.
-        hint: String,
-    },
-    /// A value is of the right type and makes no sense.
-    #[error("{key}: {problem}")]
-    Senseless {
-        /// The key, with its section.
-        key: &'static str,
-        /// What is wrong, and what would be right.
-        problem: String,
-    },
-    /// A `--set` that is not `KEY=VALUE`.
-    #[error("--set {0}…: expected KEY=VALUE, for example --set server.listen=127.0.0.1:9000")]
-    Assignment(String),
-}
-
-impl From<ConfigError> for Error {
-    fn from(error: ConfigError) -> Self {
-        Self::Unreadable(plain(&error))
-    }
-}
-
-/// Describes an error of the config crate without the values and the lines that it shows.
-fn plain(error: &ConfigError) -> String {
-    let at =
-        |origin: &Option<String>| origin.as_ref().map_or(String::new(), |origin| format!(" in {origin}"));
-    match error {
-        ConfigError::Type { origin, unexpected, expected, key } => {
-            let key = key.as_deref().unwrap_or("a value");
-            let expected = if expected.starts_with("struct ") { "a section" } else { expected };
-            // Its kind is told before its value.
-            let found = unexpected.to_string();
-            let found = found.split(['"', '`']).next().unwrap_or_default().trim_end();
-            format!("{key}{}: expected {expected}, found {found}", at(origin))
-        }
-        ConfigError::At { error, origin, key } => {
-            let key = key.as_ref().map_or(String::new(), |key| format!("{key}: "));
-            format!("{key}{}{}", plain(error), at(origin))
-        }
-        ConfigError::FileParse { uri, cause } => {
-            let text = cause.to_string();
-            // The lines of the file that the parser shows begin with their number and a bar.
-            let shown = |line: &&str| {
-                !line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|')
-            };
-            let text: Vec<_> = text.lines().filter(shown).collect();
-            format!("{}: {}", uri.as_deref().unwrap_or("settings"), text.join(", "))
-        }
-        ConfigError::Message(text) if !text.starts_with("invalid ") => text.clone(),
-        ConfigError::Foreign(_) | ConfigError::Message(_) => "a value cannot be used".to_owned(),
-        error => error.to_string(),
-    }
-}
 
 /// All settings, checked.
 #[derive(Debug, Clone)]
@@ -175,10 +114,6 @@ pub struct Redis {
     /// Bytes that may wait in that receiver.
     pub max_pending_bytes: usize,
 }
-
-/// A Redis URL. `Debug` and `Display` mask its password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RedisUrl(String);
 
 /// Sizes of messages and queues, in bytes.
 #[derive(Debug, Clone)]
@@ -285,65 +220,6 @@ impl Settings {
     pub fn built_in() -> Result<Self, Error> {
         let shipped = Config::builder().add_source(File::from_str(SHIPPED, FileFormat::Toml)).build()?;
         shipped.try_deserialize::<Raw>()?.check()
-    }
-}
-
-impl RedisUrl {
-    /// Takes a URL as it is written; none if it is empty.
-    fn written(url: String, key: &'static str) -> Result<Option<Self>, Error> {
-        const SCHEMES: [&str; 7] = [
-            "redis:",
-            "rediss:",
-            "unix:",
-            "redis-sentinel:",
-            "rediss-sentinel:",
-            "redis-cluster:",
-            "rediss-cluster:",
-        ];
-        if url.is_empty() {
-            return Ok(None);
-        }
-        if SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
-            return Ok(Some(Self(url)));
-        }
-        let problem = "expected redis://, rediss://, unix:, redis-sentinel:// or redis-cluster://, for example redis://127.0.0.1:6379/0";
-        Err(Error::Senseless { key, problem: problem.to_owned() })
-    }
-
-    /// Returns the URL with its password.
-    pub fn secret(&self) -> &str {
-        &self.0
-    }
-
-    /// Returns the URL with all that may be a secret masked, however it is written: a password may hold an `@` that
-    /// should have been escaped.
-    pub fn masked(&self) -> String {
-        let (scheme, rest) = self.0.split_once(':').unwrap_or(("", &self.0));
-        let rest = match rest.rsplit_once('@') {
-            Some((_, host)) => format!("//***@{host}"),
-            // Without a host, what stands in its place may be a password.
-            None if scheme != "unix" && !url::Url::parse(&self.0).is_ok_and(|url| url.has_host()) => {
-                "***".to_owned()
-            }
-            None => rest.to_owned(),
-        };
-        let rest = match rest.split_once('?') {
-            Some((path, query)) if query.to_ascii_lowercase().contains("password") => format!("{path}?***"),
-            _ => rest,
-        };
-        format!("{scheme}:{rest}")
-    }
-}
-
-impl fmt::Display for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.masked())
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.masked())
     }
 }
 

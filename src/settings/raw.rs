@@ -2,13 +2,12 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Session, Settings, cores};
-use crate::access::session::{Forms, KeyPattern, KeyTemplate, Reading, Secrets, UserName};
-use crate::access::{Allowed, Rate, Rule, Written};
+use super::visitors::{RawRule, RawSession};
+use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Settings, cores};
+use crate::access::Allowed;
 use crate::embedded::Limits;
 use crate::wire::Namespace;
 
@@ -80,44 +79,6 @@ struct RawPing {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawSession {
-    cookie: String,
-    key_pattern: String,
-    #[serde(deserialize_with = "list")]
-    keys: Vec<String>,
-    redis_url: String,
-    secret_key: String,
-    secret_key_file: String,
-    #[serde(deserialize_with = "list")]
-    secret_key_fallbacks: Vec<String>,
-    store_class: String,
-    user: String,
-    recheck_seconds: u32,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRule {
-    #[serde(deserialize_with = "list")]
-    facility: Vec<String>,
-    #[serde(default, deserialize_with = "list")]
-    anonymous: Vec<String>,
-    #[serde(default, deserialize_with = "list")]
-    users: Vec<String>,
-    #[serde(default)]
-    groups: HashMap<String, Vec<String>>,
-    #[serde(default)]
-    refused: Option<String>,
-    #[serde(default)]
-    publish_messages_per_second: u32,
-    #[serde(default)]
-    publish_bytes_per_second: u32,
-    #[serde(default)]
-    publish_burst_seconds: u32,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawOrigin {
     #[serde(deserialize_with = "list")]
     allowed: Vec<String>,
@@ -148,7 +109,7 @@ struct RawEmbedded {
 const MAX_EXPIRE_SECONDS: i64 = 10 * 366 * 24 * 3600;
 
 /// Reads a list, or a text with commas, as the environment has it.
-fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Either {
@@ -308,91 +269,15 @@ impl RawEmbedded {
     }
 }
 
-impl RawSession {
-    fn check(self, redis: &Redis, namespace: &Namespace) -> Result<Session, Error> {
-        let cookie_ok = !self.cookie.is_empty() && !self.cookie.contains([';', '=', ' ']);
-        require(cookie_ok, "session.cookie", "must be the name of a cookie, for example sessionid")?;
-        let pattern =
-            KeyPattern::new(&self.key_pattern).map_err(|error| unfit("session.key_pattern", &error))?;
-        let templates =
-            self.keys.iter().map(|written| template(written, namespace)).collect::<Result<_, _>>()?;
-        let from_file = match self.secret_key_file.as_str() {
-            "" => String::new(),
-            path => std::fs::read_to_string(path).map_err(|error| Error::Senseless {
-                key: "session.secret_key_file",
-                problem: format!("cannot read {path}: {error}"),
-            })?,
-        };
-        let keys = [self.secret_key.as_str(), from_file.trim_end_matches(['\r', '\n'])].into_iter();
-        let keys = keys.chain(self.secret_key_fallbacks.iter().map(String::as_str)).map(str::as_bytes);
-        let user = match self.user.as_str() {
-            "username" => UserName::Username,
-            "pk" => UserName::Pk,
-            _ => return Err(senseless("session.user", "expected username or pk")),
-        };
-        at_least(1, self.recheck_seconds as usize, "session.recheck_seconds")?;
-        let own = RedisUrl::written(self.redis_url, "session.redis_url")?;
-        Ok(Session {
-            cookie: self.cookie,
-            reading: Reading { pattern, templates, secrets: Secrets::new(keys, &self.store_class), user },
-            redis: own.map(|url| Redis { url: Some(url), ..redis.clone() }),
-            recheck_seconds: self.recheck_seconds,
-        })
-    }
-}
-
-/// Reads `FORM TEMPLATE`, where the form is what is trusted there.
-fn template(written: &str, namespace: &Namespace) -> Result<KeyTemplate, Error> {
-    let (form, template) = written.split_once(' ').unwrap_or((written, ""));
-    let forms = if form == "cache" { Some(Forms::UNSIGNED) } else { Forms::named(form) };
-    let forms = forms.ok_or_else(|| {
-        senseless(
-            "session.keys",
-            "each begins with what is trusted there: cache, pickle, json, msgpack or signed",
-        )
-    })?;
-    KeyTemplate::new(template.trim(), forms, namespace).map_err(|error| unfit("session.keys", &error))
-}
-
-fn unfit(key: &'static str, error: &dyn std::error::Error) -> Error {
-    Error::Senseless { key, problem: error.to_string() }
-}
-
-impl RawRule {
-    fn check(&self) -> Result<Rule, Error> {
-        let forbids = match self.refused.as_deref() {
-            None | Some("drop") => false,
-            Some("403") => true,
-            Some(_) => return Err(senseless("access.refused", "expected drop or 403")),
-        };
-        let written = Written {
-            facilities: self.facility.clone(),
-            anonymous: self.anonymous.clone(),
-            users: self.users.clone(),
-            groups: self.groups.clone(),
-            forbids,
-            rate: Rate {
-                messages_per_second: self.publish_messages_per_second,
-                bytes_per_second: self.publish_bytes_per_second,
-                burst_seconds: self.publish_burst_seconds,
-            },
-        };
-        Rule::new(&written).map_err(|name| Error::Senseless {
-            key: "access",
-            problem: format!("{name:?} stands for no flag; flags are subscribe- or publish- with broadcast, group, user or session, * for any"),
-        })
-    }
-}
-
 fn seconds(seconds: u32) -> Duration {
     Duration::from_secs(u64::from(seconds))
 }
 
-fn senseless(key: &'static str, problem: &str) -> Error {
+pub(super) fn senseless(key: &'static str, problem: &str) -> Error {
     Error::Senseless { key, problem: problem.to_owned() }
 }
 
-fn require(condition: bool, key: &'static str, problem: &str) -> Result<(), Error> {
+pub(super) fn require(condition: bool, key: &'static str, problem: &str) -> Result<(), Error> {
     if condition { Ok(()) } else { Err(senseless(key, problem)) }
 }
 
@@ -403,7 +288,7 @@ fn at_most(most: usize, value: usize, key: &'static str) -> Result<(), Error> {
     Err(Error::Senseless { key, problem: format!("must be at most {most}, is {value}") })
 }
 
-fn at_least(least: usize, value: usize, key: &'static str) -> Result<(), Error> {
+pub(super) fn at_least(least: usize, value: usize, key: &'static str) -> Result<(), Error> {
     if value >= least {
         return Ok(());
     }

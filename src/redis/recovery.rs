@@ -1,0 +1,75 @@
+//! After messages were lost: the persisted values of all channels are read again and handed out, behind a fence.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep};
+
+use super::broker::{Broker, Inbox};
+use super::store::Store;
+use crate::wire::Channel;
+
+/// Channels whose values are read again together.
+const RECOVERY_BATCH: usize = 500;
+
+/// Time for reading values again, after which what was held back goes out without them.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Values that were read again, with the shards that want them, and the epoch in which they were read.
+pub(super) struct Recovered {
+    epoch: u64,
+    values: Vec<(Channel, Vec<usize>, Option<Bytes>)>,
+}
+
+impl Broker {
+    /// Reads the persisted values of all channels again, beside everything else.
+    pub(super) fn recover(&self) {
+        let (live, store, done) = (self.interests.live(), self.store.clone(), self.recoveries.0.clone());
+        let (current, epoch) = (self.epoch.clone(), self.epoch.get());
+        tokio::task::spawn_local(async move {
+            for channels in live.chunks(RECOVERY_BATCH) {
+                let names: Vec<_> = channels.iter().map(|(channel, _)| channel.clone()).collect();
+                let values = read_again(&store, &names, &current, epoch).await;
+                let channels = channels.iter().cloned();
+                let values =
+                    channels.zip(values).map(|((channel, shards), value)| (channel, shards, value)).collect();
+                if current.get() != epoch || done.send(Recovered { epoch, values }).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Hands out values that were read again, behind all messages that came before the fence.
+    pub(super) async fn tell_recovered(&mut self) {
+        if self.fenced.is_empty() {
+            return;
+        }
+        let mut parted = vec![Vec::new(); self.shards.len()];
+        for recovered in self.fenced.drain(..).filter(|recovered| recovered.epoch == self.epoch.get()) {
+            for (channel, shards, value) in recovered.values {
+                for shard in shards {
+                    parted[shard].push((channel.clone(), value.clone()));
+                }
+            }
+        }
+        for (shard, values) in parted.into_iter().enumerate() {
+            if !values.is_empty() {
+                self.tell(shard, Inbox::Recovered(values)).await;
+            }
+        }
+    }
+}
+
+/// Reads values until it succeeds, or the epoch is over, or patience ends: then there are none.
+async fn read_again(store: &Store, channels: &[Channel], epoch: &Cell<u64>, now: u64) -> Vec<Option<Bytes>> {
+    let begun = Instant::now();
+    while epoch.get() == now && begun.elapsed() < RECOVERY_PATIENCE {
+        if let Ok(values) = store.persisted(channels).await {
+            return values;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    vec![None; channels.len()]
+}
