@@ -269,7 +269,7 @@ async fn replies_are_those_of_redis() {
 const TEMPLATES: &str = "get K|set K V|set K V EX T|set K V PX T NX|set K V XX GET|set K V KEEPTTL|set K V GET EX T\n\
     setex K T V|psetex K T V|setnx K V|getset K V|getdel K|getex K|getex K PERSIST|getex K EX T|mget K K K|mset K V K V\n\
     strlen K|incr K|incrby K V|decr K|decrby K V|del K K|unlink K|exists K K|type K|dbsize|expire K T|expire K T NX\n\
-    expire K T GT|expire K T LT|pexpire K T XX|expireat K T|persist K|ttl K|ttl K|multi|exec|exec|discard|watch K|unwatch\n\
+    expire K G GT|expire K G LT|pexpire K T XX|expireat K T|persist K|ttl K|ttl K|multi|exec|exec|discard|watch K|unwatch\n\
     select V|select 0|flushdb|ping|ping V|echo V|hello|subscribe C|unsubscribe C|psubscribe C|punsubscribe C\n\
     publish z V|pubsub numsub C C|pubsub numpat|reset|client setname V|client getname|nope K V|get|set K|client V";
 
@@ -282,11 +282,20 @@ fn conversation(seed: u64) -> Vec<String> {
         all[number % all.len()].to_owned()
     };
     let templates: Vec<&str> = TEMPLATES.split(['|', '\n']).map(str::trim).collect();
+    let unlike = std::cell::Cell::new(200_500);
     let line = |template: String, pick: &mut dyn FnMut(&[&str]) -> String| {
         let word = |word| match word {
             "K" => pick(&["a", "b", "c"]),
             "V" => pick(&["1", "-7", "x", "9223372036854775807", "-9223372036854775808", "3", "007"]),
             "T" => pick(&["100", "1000000", "0", "-1", "x", "9223372036854775807", "500000"]),
+            // Compared with the time that is left, to the millisecond: an equal time would be equal or not by chance.
+            "G" => match pick(&["0", "-1", "x", "", "", ""]) {
+                other if !other.is_empty() => other,
+                _ => {
+                    unlike.set(unlike.get() + 1_000);
+                    unlike.get().to_string()
+                }
+            },
             "C" => pick(&["x", "y"]),
             word => word.to_owned(),
         };

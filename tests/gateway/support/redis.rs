@@ -235,9 +235,17 @@ impl RedisServer {
 
     /// Returns a field of INFO.
     pub fn info(&self, field: &str) -> String {
-        let text = String::from_utf8(self.command(&["INFO"]).bulk().unwrap()).unwrap();
+        self.try_info(field).unwrap()
+    }
+
+    /// Returns a field of INFO; nothing from a Redis that cuts connections, as when it becomes a master.
+    pub fn try_info(&self, field: &str) -> Option<String> {
+        let Reply::Bulk(Some(text)) = Connection::open(self.port).ok()?.try_command(&["INFO"]).ok()? else {
+            return None;
+        };
+        let text = String::from_utf8(text).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        line.unwrap_or_default().to_owned()
+        Some(line.unwrap_or_default().to_owned())
     }
 
     /// Cuts the connections of a type (`pubsub`, `normal`), this one excepted. Returns how many.
