@@ -1,0 +1,287 @@
+"""Visitors log in at a Django site; their WebSockets at the gateway hear what is for them, as long as it is."""
+
+import contextlib
+
+import pytest
+import redis
+from websockets.exceptions import InvalidStatus
+
+from harness import Client, unique, until
+from worlds import ALL
+
+ANYBODY = set()
+SOMEBODY = {"session own"}
+JOHN = {"user john", "group chatusers", "group red team", "session own"}
+MARY = {"user mary", "group chatusers", "group blue team", "session own"}
+
+
+@contextlib.contextmanager
+def closed_sockets(world, *browsers):
+    """The sockets of these browsers are closed with 4401 for what happens in the block, and a bystander's are not."""
+    facility = unique()
+    bystander = world.browser("admin")
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(world.connect(browser, facility)) for browser in browsers for _ in range(2)
+        ]
+        others = [
+            stack.enter_context(world.connect(browser, facility)) for browser in (bystander, world.browser())
+        ]
+        for client in clients:
+            world.drain(client, facility)
+        yield
+        for client in clients:
+            assert client.expect_close(4401) == "session ended"
+        admin, nobody = others
+        assert world.hears(admin, facility, own=bystander.session_key) == {"user admin", "session own"}
+        assert world.hears(nobody, facility) == ANYBODY
+
+
+def test_everybody_hears_what_is_for_them_and_nothing_else(world):
+    john, mary, nobody = world.browser("john"), world.browser("mary"), world.browser()
+    assert world.who(john) == JOHN
+    assert world.who(mary) == MARY
+    assert world.who(nobody) == ANYBODY
+    # The same visitors beside each other, and the others' sessions.
+    facility = unique()
+    sessions = {"john": john.session_key, "mary": mary.session_key}
+    with (
+        world.connect(john, facility) as johns,
+        world.connect(mary, facility) as marys,
+        world.connect(nobody, facility) as nobodys,
+    ):
+        assert world.hears(johns, facility, **sessions) == JOHN - SOMEBODY | {"session john"}
+        assert world.hears(marys, facility, **sessions) == MARY - SOMEBODY | {"session mary"}
+        assert world.hears(nobodys, facility, **sessions) == ANYBODY
+
+
+def test_the_sites_own_views_reach_the_users_and_groups_they_name(world):
+    john, mary = world.browser("john"), world.browser("mary")
+    flags = "subscribe-user&subscribe-group"
+    with (
+        world.connect(john, "foobar", flags) as johns,
+        world.connect(mary, "foobar", flags) as marys,
+        world.connect(world.browser(), "foobar") as nobodys,
+    ):
+        assert mary.post("/userchat/", user="john", message="Hello John") == "1 receivers"
+        assert mary.post("/groupchat/", group="red team", message="Hello reds") == "1 receivers"
+        assert john.post("/groupchat/", group="chatusers", message="Hello both") == "1 receivers"
+        assert john.post("/userchat/", user="mary", message="Hello Mary") == "1 receivers"
+        assert {johns.receive() for _ in range(3)} == {"Hello John", "Hello reds", "Hello both"}
+        assert {marys.receive() for _ in range(2)} == {"Hello both", "Hello Mary"}
+        # Neither is there more on the way.
+        johns.expect_nothing_before(lambda text: world.publish(text, "foobar", users=["john"]))
+        marys.expect_nothing_before(lambda text: world.publish(text, "foobar", users=["mary"]))
+        mary.open("/chat/")
+        nobodys.expect("Hello everybody")
+    # Whoever comes later is told, too; a group's last message is kept once.
+    with world.connect(john, "foobar", ALL) as johns:
+        kept = {johns.receive() for _ in range(4)}
+        assert kept == {"Hello everybody", "Hello reds", "Hello both", "Hello John"}
+    with world.connect(world.browser(), "foobar", ALL) as nobodys:
+        nobodys.expect("Hello everybody")
+        nobodys.expect_nothing_before(lambda text: world.publish(text, "foobar", broadcast=True))
+
+
+def test_what_a_user_publishes_reaches_their_other_browser_and_nobody_else(world):
+    john, second, mary = world.browser("john"), world.browser("john"), world.browser("mary")
+    facility = unique()
+    with (
+        world.connect(john, facility, f"{ALL}&publish-user") as one,
+        world.connect(second, facility) as two,
+        world.connect(mary, facility) as marys,
+    ):
+        one.send("from my phone")
+        two.expect("from my phone")
+        assert "from my phone" not in world.hears(marys, facility)
+
+
+def test_a_logout_closes_the_sockets_and_the_old_cookie_is_nobodys(world):
+    john, elsewhere = world.browser("john"), world.browser("john")
+    old = john.copy()
+    with closed_sockets(world, john):
+        john.log_out()
+    assert old.session_key is not None
+    assert world.who(old) == ANYBODY
+    assert world.who(john) == ANYBODY
+    # The session on the other device goes on.
+    assert world.who(elsewhere) == JOHN
+    john.log_in("john")
+    assert world.who(john) == JOHN
+
+
+def test_somebody_else_who_logs_in_with_the_same_browser_takes_over_nothing(world):
+    browser = world.browser("john")
+    old = browser.copy()
+    with closed_sockets(world, browser):
+        browser.log_in("mary")
+    assert world.who(browser) == MARY
+    assert world.who(old) == ANYBODY
+
+
+def test_a_login_gives_an_anonymous_session_a_new_key_and_closes_its_sockets(world):
+    browser = world.browser()
+    browser.get("/?set=something")
+    anonymous = browser.copy()
+    assert world.who(anonymous) == SOMEBODY
+    with closed_sockets(world, anonymous):
+        browser.log_in("john")
+    assert browser.session_key != anonymous.session_key
+    assert world.who(browser) == JOHN
+    assert world.who(anonymous) == ANYBODY
+
+
+def test_a_user_who_is_deactivated_has_nothing_but_the_session_and_gets_all_back(world):
+    john, mary = world.browser("john"), world.browser("mary")
+    with closed_sockets(world, john):
+        world.console.run("user = User.objects.get(username='john'); user.is_active = False; user.save()")
+    assert world.who(john) == SOMEBODY
+    assert world.who(mary) == MARY
+    assert john.get("/")["user"] == ""
+    with closed_sockets(world, john):
+        world.console.run("user = User.objects.get(username='john'); user.is_active = True; user.save()")
+    assert world.who(john) == JOHN
+
+
+def test_a_password_that_is_changed_elsewhere_ends_all_sessions_of_the_user(world):
+    phone, laptop = world.browser("john"), world.browser("john")
+    with closed_sockets(world, phone, laptop):
+        world.console.run("user = User.objects.get(username='john'); user.set_password('new'); user.save()")
+    assert world.who(phone) == world.who(laptop) == SOMEBODY
+    assert phone.get("/")["user"] == ""
+    assert world.who(world.browser("john", "new")) == JOHN
+
+
+def test_who_changes_the_password_at_the_site_stays_logged_in_here_and_nowhere_else(world):
+    phone, laptop = world.browser("john"), world.browser("john")
+    before = laptop.copy()
+    with closed_sockets(world, phone, laptop):
+        laptop.post("/accounts/password/", old_password="secret", new_password1="neu", new_password2="neu")
+    assert laptop.get("/")["user"] == "john"
+    assert world.who(laptop) == JOHN
+    assert world.who(phone) == SOMEBODY
+    assert world.who(before) == ANYBODY
+
+
+@pytest.mark.parametrize(
+    ("change", "groups"),
+    [
+        (
+            "User.objects.get(username='john').groups.remove(Group.objects.get(name='red team'))",
+            {"chatusers"},
+        ),
+        (
+            "Group.objects.get_or_create(name='newcomers')[0].user_set.add(User.objects.get(username='john'))",
+            {"chatusers", "red team", "newcomers"},
+        ),
+        (
+            "group = Group.objects.get(name='red team'); group.name = 'newcomers'; group.save()",
+            {"chatusers", "newcomers"},
+        ),
+        ("Group.objects.get(name='red team').delete()", {"chatusers"}),
+    ],
+    ids=["removed", "added", "renamed", "deleted"],
+)
+def test_other_groups_close_the_sockets_and_the_next_one_has_them(world, change, groups):
+    world.console.run("Group.objects.filter(name='newcomers').delete()")
+    john, mary = world.browser("john"), world.browser("mary")
+    with closed_sockets(world, john):
+        world.console.run(change)
+    assert world.who(john) == {"user john", "session own"} | {f"group {name}" for name in groups}
+    assert world.who(mary) == MARY
+
+
+def test_another_name_is_the_channels_from_now_on(world):
+    john = world.browser("john")
+    try:
+        with closed_sockets(world, john):
+            world.console.run("user = User.objects.get(username='john'); user.username = 'jim'; user.save()")
+        facility = unique()
+        with world.connect(john, facility, "subscribe-user") as client:
+            world.publish("to john", facility, users=["john"])
+            world.publish("to jim", facility, users=["jim"])
+            client.expect("to jim")
+    finally:
+        world.console.run("user = User.objects.get(username='jim'); user.username = 'john'; user.save()")
+
+
+def test_a_user_who_is_deleted_is_nobody(world):
+    john = world.browser("john")
+    with closed_sockets(world, john):
+        world.console.run("User.objects.get(username='john').delete()")
+    assert world.who(john) == SOMEBODY
+
+
+def test_changes_without_signals_count_from_the_refresh_on(world):
+    john = world.browser("john")
+    with closed_sockets(world, john):
+        world.console.run("User.objects.filter(username='john').update(is_active=False)")
+        assert world.who(john) == JOHN
+        world.console.run("identity.refresh(User.objects.get(username='john'))")
+    assert world.who(john) == SOMEBODY
+
+
+def test_a_session_that_expires_closes_its_sockets(world):
+    john = world.browser("john")
+    with closed_sockets(world, john):
+        world.console.run(
+            "session = SessionStore(key); session.set_expiry(1); session.save()", key=john.session_key
+        )
+    # Nothing has looked at it since; Django agrees.
+    assert world.who(john) == ANYBODY
+    assert until(lambda: john.get("/")["user"], "", "the end of the session") == ""
+
+
+def test_a_session_that_is_used_and_saved_keeps_its_sockets(world):
+    john = world.browser("john")
+    other = world.browser("john")
+    facility = unique()
+    with world.connect(john, facility) as client:
+        # The logout is seen in the same turn in which the session that was only saved would be.
+        with closed_sockets(world, other):
+            john.get("/?set=something")
+            other.log_out()
+        assert world.hears(client, facility, own=john.session_key) == JOHN
+
+
+def test_sessions_from_before_the_package_get_their_names_with_the_next_request(world):
+    john = world.browser("john")
+    world.console.run(
+        "session = SessionStore(key)\n"
+        "for name in [name for name in session.keys() if name.startswith('ws4redis:')]: del session[name]\n"
+        "session.save()\n"
+        "from ws4redis import connection\n"
+        "connection.client().delete(identity.key(session['_auth_user_id']))",
+        key=john.session_key,
+    )
+    assert world.who(john) == SOMEBODY
+    john.get("/")
+    assert world.who(john) == JOHN
+
+
+def test_without_the_users_key_the_session_itself_says_who_it_is(world):
+    john = world.browser("john")
+    world.console.run(
+        "from ws4redis import connection\n"
+        "answer = connection.client().delete(identity.key(SessionStore(key)['_auth_user_id']))",
+        key=john.session_key,
+    )
+    assert world.who(john) == JOHN
+
+
+def test_pages_of_other_sites_cannot_use_the_cookie(world):
+    john = world.browser("john")
+    with pytest.raises(InvalidStatus) as refused:
+        Client(
+            world.gateway.url(unique(), ALL),
+            origin="https://evil.example",
+            additional_headers=[("Cookie", john.cookies())],
+        )
+    assert refused.value.response.status_code == 403
+
+
+def test_the_site_knows_under_which_key_its_sessions_lie(world):
+    john = world.browser("john")
+    template = world.console.run("answer = session_engine.describe().template")
+    with redis.Redis(port=world.redis.port) as client:
+        assert client.exists(template.replace("{key}", john.session_key)) == 1

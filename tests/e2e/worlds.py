@@ -1,0 +1,280 @@
+"""A Redis, the gateway, the Django site in tests/django, what runs beside the site, and visitors with browsers."""
+
+import http.cookiejar
+import json
+import os
+import pathlib
+import select
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass, field
+
+import redis
+
+from harness import DEADLINE, Client, Gateway, Process, RedisServer, clean_environment, free_port, unique
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+SITE = TESTS / "django"
+MANAGE = SITE / "manage.py"
+PACKAGE = TESTS.parent / "python"
+
+RECHECK_SECONDS = 1
+"""Far below the deadline, which is far below the 30 s that the gateway has for itself."""
+
+ALL = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session"
+EVERYBODY = ("john", "mary", "admin")
+GROUPS = ("chatusers", "red team", "blue team", "newcomers")
+PASSWORD = "secret"
+SECRET_KEY = "of the end-to-end tests, and of nothing else in the world"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a site is set up: its SITE_ variables, and the gateway's settings that go with them."""
+
+    name: str
+    site: dict = field(default_factory=dict)
+    gateway: dict = field(default_factory=dict)
+
+
+def site_environment(**variables):
+    """For the site's commands."""
+    settings = {f"SITE_{name.upper()}": value for name, value in variables.items()}
+    paths = os.pathsep.join(map(str, (PACKAGE, SITE)))
+    return clean_environment(PYTHONPATH=paths, DJANGO_SETTINGS_MODULE="project.settings", **settings)
+
+
+class Site(Process):
+    """The site in Django's own server."""
+
+    def __init__(self, port=None, **variables):
+        self.port = port or free_port()
+        self.origin = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, MANAGE, "runserver", "--noreload", f"127.0.0.1:{self.port}"]
+        super().__init__(command, env=site_environment(**variables), cwd=SITE)
+
+    def ready(self):
+        self.wait_until(lambda: Browser(self).get("/")["user"] == "", "Django")
+
+
+class Console:
+    """A process beside the site, with the site's settings."""
+
+    def __init__(self, **variables):
+        self.process = subprocess.Popen(
+            [sys.executable, TESTS / "e2e" / "console.py"],
+            env=site_environment(**variables),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def run(self, code, **values):
+        """Runs the code with these variables; returns what it leaves in `answer`."""
+        code = "".join(f"{name} = {value!r}\n" for name, value in values.items()) + code
+        self.process.stdin.write(json.dumps(code).encode() + b"\n")
+        self.process.stdin.flush()
+        # One line, in one piece.
+        assert select.select([self.process.stdout], [], [], 2 * DEADLINE)[0], f"no answer to {code}"
+        reply = json.loads(self.process.stdout.readline())
+        assert "error" not in reply, f"{code}\n{reply['error']}"
+        return reply["answer"]
+
+    def stop(self):
+        self.process.stdin.close()
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(DEADLINE)
+        self.process.stdout.close()
+
+
+class World:
+    """All of it."""
+
+    def __init__(self, kind, database):
+        self.kind = kind
+        self.started = []
+        try:
+            self.start_all(database)
+        except BaseException:
+            self.stop()
+            raise
+
+    def start_all(self, database):
+        """Starts everything."""
+        kind = self.kind
+        self.redis = self.start(RedisServer())
+        self.variables = {
+            "redis": f"{self.redis.url}/0",
+            "database": database,
+            "heartbeat": "",
+            "secret_key": SECRET_KEY,
+        } | kind.site
+        self.open_site()
+        self.gateway = self.start(
+            Gateway(
+                redis__url=f"{self.redis.url}/0",
+                prefix=kind.site.get("prefix", ""),
+                session__recheck_seconds=RECHECK_SECONDS,
+                origin__allowed=self.site.origin,
+                **kind.gateway,
+            )
+        )
+        self.site.ready()
+
+    def open_site(self, port=None):
+        """Starts the site and what runs beside it."""
+        self.site = self.start(Site(port, **self.variables))
+        self.console = self.start(Console(**self.variables))
+
+    def reopen_site(self, **variables):
+        """Starts the site again at the same address, with these variables instead of those that it had."""
+        for process in (self.site, self.console):
+            self.started.remove(process)
+            process.stop()
+        self.variables |= variables
+        self.open_site(self.site.port)
+        self.site.ready()
+
+    def start(self, process):
+        self.started.append(process)
+        return process
+
+    def stop(self):
+        for process in reversed(self.started):
+            process.stop()
+
+    def begin(self):
+        """As on the first day: the people as they were, and nobody logged in."""
+        self.console.run("make_people()")
+        with redis.Redis(port=self.redis.port) as client:
+            client.flushall()
+
+    def browser(self, username=None, password=PASSWORD):
+        """A browser, with somebody logged in."""
+        browser = Browser(self.site)
+        if username is not None:
+            browser.log_in(username, password)
+        return browser
+
+    def connect(self, browser, facility, flags=ALL):
+        """A WebSocket from a page of the site."""
+        return Client(
+            self.gateway.url(facility, flags),
+            origin=self.site.origin,
+            additional_headers=[("Cookie", browser.cookies())],
+        )
+
+    def hears(self, client, facility, **sessions):
+        """Which of all audiences this client belongs to: publishes to each; `sessions` are session keys by names."""
+        self.drain(client, facility)
+        audiences = {"everybody": {"broadcast": True}}
+        audiences |= {f"user {name}": {"users": [name]} for name in EVERYBODY}
+        audiences |= {f"group {name}": {"groups": [name]} for name in GROUPS}
+        audiences |= {f"session {name}": {"sessions": [key]} for name, key in sessions.items()}
+        self.console.run(
+            "for audience, arguments in audiences.items():\n"
+            "    RedisPublisher(facility=facility, **arguments).publish_message(audience, expire=0)",
+            audiences=audiences,
+            facility=facility,
+        )
+        heard = set()
+        # Those that were published at once may come in any order, so what ends them is published when one is there.
+        while (message := client.receive()) != "everybody":
+            heard.add(message)
+        end = unique("end")
+        self.publish(end, facility, broadcast=True)
+        while (message := client.receive()) != end:
+            heard.add(message)
+        return heard
+
+    def drain(self, client, facility):
+        """Takes what is on its way to a client that subscribes to the broadcast."""
+        end = unique("end")
+        self.publish(end, facility, broadcast=True)
+        while client.receive() != end:
+            pass
+
+    def publish(self, message, facility, expire=0, **audiences):
+        """Publishes as a task of the site does; returns the number of receivers."""
+        return self.console.run(
+            "answer = RedisPublisher(facility=facility, **audiences).publish_message(message, expire=expire)",
+            message=message,
+            facility=facility,
+            expire=expire,
+            audiences=audiences,
+        )
+
+    def who(self, browser):
+        """What a fresh WebSocket of this browser hears."""
+        facility = unique()
+        with self.connect(browser, facility) as client:
+            return self.hears(client, facility, own=browser.session_key or "x" * 32)
+
+
+class Browser:
+    """A visitor of the site, with cookies."""
+
+    def __init__(self, site):
+        self.site = site
+        self.jar = http.cookiejar.CookieJar()
+        self.opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self.jar)
+        )
+
+    def open(self, path, form=None):
+        """Returns the body of the answer; redirects are followed."""
+        data = None if form is None else urllib.parse.urlencode(form).encode()
+        with self.opener.open(self.site.origin + path, data=data, timeout=DEADLINE) as answer:
+            return answer.read().decode()
+
+    def get(self, path):
+        """Returns the JSON of the answer."""
+        return json.loads(self.open(path))
+
+    def post(self, path, page=None, **form):
+        """Posts a form of the page at `page`, or of `path` itself."""
+        self.open(page or path)
+        return self.open(path, {"csrfmiddlewaretoken": self.cookie("csrftoken")} | form)
+
+    def log_in(self, username, password=PASSWORD):
+        self.post("/accounts/login/", username=username, password=password)
+        assert self.get("/")["user"] == username
+
+    def log_out(self):
+        self.post("/accounts/logout/", page="/accounts/login/")
+        assert self.get("/")["user"] == ""
+
+    def cookie(self, name):
+        return next((cookie.value for cookie in self.jar if cookie.name == name), None)
+
+    @property
+    def session_key(self):
+        return self.cookie("sessionid")
+
+    def cookies(self):
+        """The value of the header."""
+        return "; ".join(f"{cookie.name}={cookie.value}" for cookie in self.jar) or "theme=dark"
+
+    def copy(self):
+        """The same cookies, which later answers do not change."""
+        other = Browser(self.site)
+        for cookie in self.jar:
+            other.jar.set_cookie(cookie)
+        return other
+
+
+def make_database(path):
+    """The site's database, still without people."""
+    done = subprocess.run(
+        [sys.executable, MANAGE, "migrate", "-v0"],
+        env=site_environment(database=path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
