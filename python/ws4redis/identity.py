@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import redis
 from django.conf import settings as django_settings
-from django.contrib.auth import get_backends, get_user_model
+from django.contrib.auth import HASH_SESSION_KEY, get_backends, get_user_model
 from django.db import router, transaction
 from django.utils.module_loading import import_string
 
@@ -27,6 +27,8 @@ FORMAT: Final = 1
 USERNAME: Final = "ws4redis:username"
 # When the two fields above were written, in seconds since 1970: the middleware renews them after a while.
 WRITTEN: Final = "ws4redis:written"
+# The digest of the password that the session had then: Django makes a new one when SECRET_KEY changes.
+HASH: Final = "ws4redis:hash"
 # Somebody else writes the same user's key at the same moment: read and write again, but not for ever.
 MAX_ATTEMPTS: Final = 20
 
@@ -80,6 +82,7 @@ def remember(session: Any, user: Any) -> None:
     if settings.WS4REDIS_GROUPS is not None or hasattr(user, "groups"):
         session[MEMBEROF] = group_names(user)
     session[WRITTEN] = int(time.time())
+    session[HASH] = session.get(HASH_SESSION_KEY)
 
 
 def is_fresh(session: Any) -> bool:
@@ -89,6 +92,7 @@ def is_fresh(session: Any) -> bool:
         USERNAME in session
         and isinstance(written, int)
         and time.time() - written < django_settings.SESSION_COOKIE_AGE / 2
+        and session.get(HASH) == session.get(HASH_SESSION_KEY)
     )
 
 
