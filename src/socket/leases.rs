@@ -27,7 +27,12 @@ struct Lease {
     listeners: Vec<Weak<Listener>>,
     /// The shard's second in which it is read again.
     due: u32,
+    /// How many sockets were added: each brought what had just been read.
+    added: u32,
 }
+
+/// Seconds after which a session that is being read again counts as due once more.
+const RETRY_SECONDS: u32 = 10;
 
 impl Leases {
     /// Notes a socket of a session. `recheck_seconds` is the longest time until the session is read again.
@@ -39,7 +44,9 @@ impl Leases {
             identity: visitor.identity.clone(),
             listeners: Vec::new(),
             due,
+            added: 0,
         });
+        lease.added = lease.added.wrapping_add(1);
         // It has just been read; sockets that were let in as somebody else do not stay.
         if lease.identity != visitor.identity {
             lease.end();
@@ -60,6 +67,7 @@ impl Leases {
             lease.listeners.retain(|listener| listener.strong_count() > 0);
             if !lease.listeners.is_empty() {
                 due.push(key.clone());
+                lease.due = now + RETRY_SECONDS;
             }
             !lease.listeners.is_empty()
         });
@@ -74,8 +82,14 @@ impl Leases {
         clock: impl Fn() -> u32,
         recheck_seconds: u32,
     ) {
+        let added = |sessions: &HashMap<_, Lease, _>| sessions.get(key).map(|lease| lease.added);
+        let before = added(&self.sessions.borrow());
         let read = reception.receive(Some(key.as_str())).await;
         let mut sessions = self.sessions.borrow_mut();
+        // What a socket brought meanwhile is newer than this reading.
+        if added(&sessions) != before {
+            return;
+        }
         let Some(lease) = sessions.get_mut(key) else { return };
         // A Redis that is lost says nothing about sessions; it is asked again in a second.
         let Ok(visitor) = read else {
