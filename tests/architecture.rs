@@ -13,7 +13,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("http_body_util", &["http"]),
     ("hyper", &["http"]),
     ("hyper_util", &["http"]),
-    ("percent_encoding", &["wire", "http/routes.rs", "redis/connect.rs"]),
+    ("percent_encoding", &["wire", "redis/connect.rs"]),
     ("rand", &["socket/heartbeat.rs", "redis"]),
     ("redis_protocol", &["embedded"]),
     ("rlimit", &["server.rs"]),

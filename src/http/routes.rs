@@ -13,7 +13,6 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -23,7 +22,7 @@ use crate::access::Allowed;
 use crate::counters::Counters;
 use crate::stream::Stream;
 use crate::telemetry::Seldom;
-use crate::wire::Handshake;
+use crate::wire::{Handshake, Malformed};
 
 /// What the front door needs to know.
 #[derive(Debug)]
@@ -103,16 +102,15 @@ where
     F: AsyncFn(Arrival) -> Result<T, Rejection>,
 {
     let answer = async {
-        let path = percent_decode_str(request.uri().path());
-        if !path.clone().collect::<Vec<u8>>().starts_with(front.websocket_url.as_bytes()) {
-            return page(&request, front);
-        }
-        let checked = upgrade::check(&request, front)?;
-        let arrival =
-            Arrival { handshake: checked.handshake.clone(), session_cookie: checked.session_cookie.clone() };
+        let uri = request.uri();
+        let handshake = match Handshake::parse(uri.path(), uri.query(), &front.websocket_url) {
+            Err(Malformed::Elsewhere) => return page(&request, front),
+            handshake => handshake,
+        };
+        let (arrival, acceptance) = upgrade::check(&request, handshake, front)?;
         let prepared = prepare(arrival).await?;
         upgraded.replace(Some((hyper::upgrade::on(&mut request), prepared)));
-        Ok(checked.response())
+        Ok(acceptance.response())
     };
     Ok(answer.await.unwrap_or_else(|rejection: Rejection| {
         if !matches!(rejection, Rejection::NotFound(_) | Rejection::Method) {

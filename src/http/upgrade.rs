@@ -13,23 +13,26 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Rejection;
-use super::routes::Front;
+use super::routes::{Arrival, Front};
 use crate::access::cookie_value;
-use crate::wire::Handshake;
+use crate::wire::{Handshake, Malformed};
 
 /// Offered subprotocols that begin with this are tokens, never answered.
 const TOKEN_PROTOCOL: &str = "bearer.";
 
-/// What the handshake needs of the request, checked.
-pub(super) struct Checked {
-    pub(super) handshake: Handshake,
-    pub(super) session_cookie: Option<String>,
+/// What the 101 says.
+pub(super) struct Acceptance {
     accept: String,
     protocol: Option<HeaderValue>,
 }
 
-/// Checks a request to a WebSocket path: first whether it is a handshake at all, then the Origin rule, then the rest.
-pub(super) fn check<B>(request: &Request<B>, front: &Front) -> Result<Checked, Rejection> {
+/// Checks a request to a WebSocket path: first whether it is a handshake at all, then the Origin rule, then the rest,
+/// `handshake` last, which is what its path and query were parsed to.
+pub(super) fn check<B>(
+    request: &Request<B>,
+    handshake: Result<Handshake, Malformed>,
+    front: &Front,
+) -> Result<(Arrival, Acceptance), Rejection> {
     let headers = request.headers();
     is_upgrade(request)?;
     let host = only(headers, &HOST).ok_or(Rejection::Bad("the request has to have one Host header"))?;
@@ -47,14 +50,8 @@ pub(super) fn check<B>(request: &Request<B>, front: &Front) -> Result<Checked, R
     if !BASE64_STANDARD.decode(key.as_bytes()).is_ok_and(|key| key.len() == 16) {
         return Err(Rejection::Bad("Sec-WebSocket-Key header has to be 16 bytes in base64"));
     }
-    let uri = request.uri();
-    let handshake = Handshake::parse(uri.path(), uri.query(), &front.websocket_url)?;
-    Ok(Checked {
-        handshake,
-        session_cookie,
-        accept: derive_accept_key(key.as_bytes()),
-        protocol: protocol(headers)?,
-    })
+    let arrival = Arrival { handshake: handshake?, session_cookie };
+    Ok((arrival, Acceptance { accept: derive_accept_key(key.as_bytes()), protocol: protocol(headers)? }))
 }
 
 fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {
@@ -106,7 +103,7 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
     lines.flat_map(|line| line.split(',')).map(str::trim).filter(|token| !token.is_empty())
 }
 
-impl Checked {
+impl Acceptance {
     /// Returns the 101.
     pub(super) fn response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
