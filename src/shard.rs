@@ -16,8 +16,8 @@ use crate::access::{Grant, Policy};
 use crate::counters::Counters;
 use crate::http::{self, Arrival, Front, Rejection, StaticFiles};
 use crate::hub::{Desk, Ending, Hub, Limits, NotJoined, Run, Subscription};
-use crate::reception::{Reception, Visitor};
-use crate::redis::{Call, Inbox, Lookups, ReadFailed, Store, Target};
+use crate::reception::{NotReceived, Reception, Sessions, Visitor};
+use crate::redis::{Call, Inbox, Lookups, Store, Target};
 use crate::settings::Settings;
 use crate::socket::{self, Beats, Connection, Leases, Parts};
 use crate::stream::Stream;
@@ -106,8 +106,9 @@ impl Shard {
             Some(target) => Rc::new(Lookups::connect(target, &settings.redis, counters)),
             None => store.lookups(),
         };
-        let reception =
-            Reception::new(settings.session.reading.clone(), &settings.namespace, sessions, store.lookups());
+        let sessions =
+            Sessions::new(settings.session.reading.clone(), &settings.namespace, sessions, store.lookups());
+        let reception = Reception::new(sessions);
         let parts = Parts {
             store,
             clock: Cell::new(1),
@@ -206,10 +207,10 @@ impl Shard {
         if !self.redis_up.get() || !self.parts.store.is_up().await {
             return Err(Rejection::NoRedis);
         }
-        let received = self.reception.receive(arrival.session_cookie.as_deref());
-        let visitor = timeout(self.settings.server.handshake, received).await.unwrap_or(Err(ReadFailed));
-        let visitor = visitor.map_err(|_| Rejection::NoRedis)?;
-        let grant = self.policy.grant(arrival.handshake, &visitor.identity)?;
+        let received = self.reception.receive(&arrival.credentials, &arrival.handshake);
+        let visitor = timeout(self.settings.server.handshake, received).await;
+        let visitor = visitor.unwrap_or(Err(NotReceived::NoRedis))?;
+        let grant = self.policy.grant(arrival.handshake, &visitor.identity, visitor.allowed)?;
         let subscription = self.desk.join(&grant.subscribe);
         let reading = async {
             loop {
@@ -348,6 +349,14 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.live.fetch_sub(1, Ordering::Relaxed);
         self.0.own.set(self.0.own.get() - 1);
+    }
+}
+
+impl From<NotReceived> for Rejection {
+    fn from(failure: NotReceived) -> Self {
+        match failure {
+            NotReceived::NoRedis => Self::NoRedis,
+        }
     }
 }
 

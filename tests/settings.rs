@@ -69,6 +69,7 @@ fn a_size_or_a_time_has_its_unit_in_its_name() {
         let counts = [
             "expire",
             "server.shards",
+            "auth.callback_max_calls",
             "server.max_connections",
             "server.max_headers",
             "embedded.max_clients",

@@ -1,6 +1,7 @@
 //! The rules of the house: who somebody is, by what Django says of them, and what they may hear and say. No I/O.
 
 mod cookie;
+mod credentials;
 mod identity;
 mod origin;
 mod policy;
@@ -8,6 +9,7 @@ mod rules;
 pub mod session;
 
 pub use cookie::value as cookie_value;
+pub use credentials::{Credentials, Token};
 pub use identity::Identity;
 pub use origin::{Allowed, Refused};
 pub use policy::{Denied, Grant, Policy};

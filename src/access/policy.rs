@@ -40,16 +40,22 @@ impl Policy {
         Self { namespace, facility_colons, rules }
     }
 
-    /// Returns what this visitor gets of what the handshake asks for.
+    /// Returns what this visitor gets of what the handshake asks for. `allowed` narrows what the rules allow.
     ///
     /// # Errors
     ///
     /// When a rule refuses the handshake, or there are rules and none is about the facility.
-    pub fn grant(&self, handshake: Handshake, identity: &Identity) -> Result<Grant, Denied> {
+    pub fn grant(
+        &self,
+        handshake: Handshake,
+        identity: &Identity,
+        allowed: Option<Flags>,
+    ) -> Result<Grant, Denied> {
         let Handshake { facility, flags } = handshake;
         let Verdict::Allowed(flags, rate) = rules::decide(&self.rules, &facility, flags, identity) else {
             return Err(Denied);
         };
+        let flags = allowed.map_or(flags, |allowed| flags.within(allowed));
         let channels = |wanted: fn(Flags, AudienceKind) -> bool| {
             let kinds = AudienceKind::ALL.into_iter().filter(|kind| wanted(flags, *kind));
             let mut channels: Vec<Channel> = Vec::new();
@@ -105,7 +111,8 @@ mod tests {
     #[track_caller]
     fn check(colons: bool, path: &str, identity: &Identity, subscribe: &[&str], publish: &[&str]) {
         let handshake = Handshake::parse(path, Some(ALL), "/ws/").unwrap();
-        let grant = Policy::new(Namespace::default(), colons, Vec::new()).grant(handshake, identity).unwrap();
+        let grant =
+            Policy::new(Namespace::default(), colons, Vec::new()).grant(handshake, identity, None).unwrap();
         let names = |channels: &[Channel]| channels.iter().map(|c| c.as_str().to_owned()).collect::<Vec<_>>();
         assert_eq!(names(&grant.subscribe), subscribe);
         assert_eq!(names(&grant.publish), publish);

@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 use super::static_files::StaticFiles;
 use super::{Rejection, upgrade};
-use crate::access::Allowed;
+use crate::access::{Allowed, Credentials};
 use crate::counters::Counters;
 use crate::stream::Stream;
 use crate::telemetry::Seldom;
@@ -51,8 +51,8 @@ pub struct Front {
 pub struct Arrival {
     /// What it asks for.
     pub handshake: Handshake,
-    /// The value of its session cookie.
-    pub session_cookie: Option<String>,
+    /// What it shows of itself.
+    pub credentials: Credentials,
 }
 
 /// A socket after its 101.

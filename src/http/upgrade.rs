@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Rejection;
 use super::routes::{Arrival, Front};
-use crate::access::cookie_value;
+use crate::access::{Credentials, cookie_value};
 use crate::wire::{Handshake, Malformed};
 
 /// Offered subprotocols that begin with this are tokens, never answered.
@@ -50,7 +50,8 @@ pub(super) fn check<B>(
     if !BASE64_STANDARD.decode(key.as_bytes()).is_ok_and(|key| key.len() == 16) {
         return Err(Rejection::Bad("Sec-WebSocket-Key header has to be 16 bytes in base64"));
     }
-    let arrival = Arrival { handshake: handshake?, session_cookie };
+    let credentials = Credentials { session_cookie, ..Credentials::default() };
+    let arrival = Arrival { handshake: handshake?, credentials };
     Ok((arrival, Acceptance { accept: derive_accept_key(key.as_bytes()), protocol: protocol(headers)? }))
 }
 

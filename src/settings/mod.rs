@@ -3,6 +3,7 @@
 //! Two stages: `raw` holds what was written, this module what the program uses (durations, sizes, patterns).
 //! The built-in defaults are the shipped `settings.toml` itself, so the two cannot drift apart.
 
+mod auth;
 mod environment;
 mod error;
 mod raw;
@@ -23,6 +24,7 @@ use crate::access::{Allowed, Rule};
 use crate::wire::Namespace;
 use raw::Raw;
 
+pub use auth::Callback;
 pub use error::Error;
 pub use redis_url::RedisUrl;
 
@@ -52,6 +54,8 @@ pub struct Settings {
     pub ping: Ping,
     /// Who visitors are.
     pub session: Session,
+    /// Whom to ask by HTTP who visitors are.
+    pub callback: Option<Callback>,
     /// The site's own rules.
     pub access: Vec<Rule>,
     /// Origins allowed beside the request's own host.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::auth::RawAuth;
 use super::visitors::{RawRule, RawSession};
 use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Settings, cores};
 use crate::access::Allowed;
@@ -24,6 +25,7 @@ pub(super) struct Raw {
     messages: RawMessages,
     ping: RawPing,
     session: RawSession,
+    auth: RawAuth,
     origin: RawOrigin,
     log: RawLog,
     demo: RawDemo,
@@ -162,6 +164,7 @@ impl Raw {
             messages: self.messages.check()?,
             ping: self.ping.check()?,
             session,
+            callback: self.auth.callback()?,
             access,
             origins,
             log_json,
@@ -271,6 +274,13 @@ impl RawEmbedded {
 
 fn seconds(seconds: u32) -> Duration {
     Duration::from_secs(u64::from(seconds))
+}
+
+/// Reads a secret from a file; line ends behind it are none of it.
+pub(super) fn secret(path: &str, key: &'static str) -> Result<String, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::Senseless { key, problem: format!("cannot read {path}: {error}") })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 pub(super) fn senseless(key: &'static str, problem: &str) -> Error {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::raw::{at_least, list, require, senseless};
+use super::raw::{at_least, list, require, secret, senseless};
 use super::{Error, Redis, RedisUrl, Session};
 use crate::access::session::{Forms, KeyPattern, KeyTemplate, Reading, Secrets, UserName};
 use crate::access::{Rate, Rule, Written};
@@ -58,12 +58,9 @@ impl RawSession {
             self.keys.iter().map(|written| template(written, namespace)).collect::<Result<_, _>>()?;
         let from_file = match self.secret_key_file.as_str() {
             "" => String::new(),
-            path => std::fs::read_to_string(path).map_err(|error| Error::Senseless {
-                key: "session.secret_key_file",
-                problem: format!("cannot read {path}: {error}"),
-            })?,
+            path => secret(path, "session.secret_key_file")?,
         };
-        let keys = [self.secret_key.as_str(), from_file.trim_end_matches(['\r', '\n'])].into_iter();
+        let keys = [self.secret_key.as_str(), &from_file].into_iter();
         let keys = keys.chain(self.secret_key_fallbacks.iter().map(String::as_str)).map(str::as_bytes);
         let user = match self.user.as_str() {
             "username" => UserName::Username,

@@ -12,7 +12,7 @@ use tracing::debug;
 
 use crate::access::Identity;
 use crate::hub::{Ending, Listener};
-use crate::reception::{Reception, Visitor};
+use crate::reception::{Proof, Reception, Visitor};
 use crate::wire::SessionKey;
 
 /// The sessions of a shard's open sockets.
@@ -84,7 +84,7 @@ impl Leases {
     ) {
         let added = |sessions: &HashMap<_, Lease, _>| sessions.get(key).map(|lease| lease.added);
         let before = added(&self.sessions.borrow());
-        let read = reception.receive(Some(key.as_str())).await;
+        let read = reception.again(&Proof::Session(key.clone())).await;
         let mut sessions = self.sessions.borrow_mut();
         // What a socket brought meanwhile is newer than this reading.
         if added(&sessions) != before {

@@ -1,4 +1,4 @@
-//! From a session cookie to an identity: the session, and what is known of its user beside it.
+//! Django's sessions in Redis: the session, and what is known of its user beside it.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
+use super::{NotReceived, Proof, Visitor};
 use crate::access::Identity;
 use crate::access::session::{KeyTemplate, Reading, Session, Undecodable, UserName, decode};
 use crate::redis::{Entry, Lookups, ReadFailed};
@@ -21,26 +22,17 @@ const LARGE_BYTES: usize = 16 * 1024;
 /// Large values that are decoded at a time.
 const LARGE_AT_A_TIME: usize = 2;
 
-/// Finds out who somebody is.
+/// Reads sessions.
 #[derive(Debug)]
-pub struct Reception {
+pub struct Sessions {
     settings: Reading,
     /// The prefix of the per-user keys.
     users_prefix: String,
-    sessions: Rc<Lookups>,
+    keys: Rc<Lookups>,
     users: Rc<Lookups>,
     large: Arc<Semaphore>,
     undecodable: Seldom,
     hinted: Cell<bool>,
-}
-
-/// Somebody, and for how long that is known.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Visitor {
-    /// Who it is.
-    pub identity: Identity,
-    /// Milliseconds until the session ends, if it does.
-    pub lives_ms: Option<u64>,
 }
 
 /// What the Django package writes of each user.
@@ -56,14 +48,14 @@ struct User {
     auth_hashes: Option<Vec<String>>,
 }
 
-impl Reception {
+impl Sessions {
     /// Takes the settings, the prefix of all channels, and where sessions and users are read.
-    pub fn new(settings: Reading, namespace: &Namespace, sessions: Rc<Lookups>, users: Rc<Lookups>) -> Self {
+    pub fn new(settings: Reading, namespace: &Namespace, keys: Rc<Lookups>, users: Rc<Lookups>) -> Self {
         let colon = if namespace.as_str().is_empty() { "" } else { ":" };
         Self {
             settings,
             users_prefix: format!("{}{colon}ws4redis:identity:", namespace.as_str()),
-            sessions,
+            keys,
             users,
             large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)),
             undecodable: Seldom::default(),
@@ -71,15 +63,16 @@ impl Reception {
         }
     }
 
-    /// Finds out who sent this cookie. Without a session that can be read it is nobody.
+    /// Finds out who sent this session cookie. Without a session that can be read it is nobody.
     ///
     /// # Errors
     ///
     /// When Redis is lost, or refuses to give out any of the keys under which the session may lie.
-    pub async fn receive(&self, cookie: Option<&str>) -> Result<Visitor, ReadFailed> {
-        let Some(key) = cookie.filter(|key| self.settings.pattern.admits(key)).map(SessionKey::new) else {
+    pub async fn receive(&self, cookie: &str) -> Result<Visitor, NotReceived> {
+        if !self.settings.pattern.admits(cookie) {
             return Ok(Visitor::default());
-        };
+        }
+        let key = SessionKey::new(cookie);
         let Some((session, lives_ms)) = self.session(&key).await? else { return Ok(Visitor::default()) };
         // Some caches keep a key longer than its session.
         let ends_ms = session.ends_at.map(milliseconds_until);
@@ -87,18 +80,18 @@ impl Reception {
             return Ok(Visitor::default());
         }
         let lives_ms = [lives_ms, ends_ms].into_iter().flatten().min();
-        let mut identity = Identity { session: Some(key), ..Identity::default() };
+        let mut identity = Identity { session: Some(key.clone()), ..Identity::default() };
         if let Some(user_id) = session.user_id.clone() {
             self.recognise(&mut identity, user_id, session).await?;
         }
-        Ok(Visitor { identity, lives_ms })
+        Ok(Visitor { identity, allowed: None, proof: Proof::Session(key), lives_ms })
     }
 
     /// Looks for the session under each template, in order.
     async fn session(&self, key: &SessionKey) -> Result<Option<(Session, Option<u64>)>, ReadFailed> {
         let templates = &self.settings.templates;
         let keys: Vec<_> = templates.iter().map(|template| template.render(key)).collect();
-        let entries = self.sessions.read(&keys).await?;
+        let entries = self.keys.read(&keys).await?;
         if !entries.is_empty() && entries.iter().all(|entry| entry.refused) {
             return Err(ReadFailed);
         }

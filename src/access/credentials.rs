@@ -1,0 +1,39 @@
+//! What a visitor shows of itself.
+
+use std::fmt;
+use std::net::IpAddr;
+
+/// What a visitor shows of itself, from its request.
+#[derive(Default)]
+pub struct Credentials {
+    /// The value of the session cookie.
+    pub session_cookie: Option<String>,
+    /// The token, where tokens are taken.
+    pub token: Option<Token>,
+    /// The headers that the callback is given: names in lower case and values, in the request's order.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The address that it comes from; none through a unix socket.
+    pub address: Option<IpAddr>,
+}
+
+/// A token as it was sent. Whoever has it is that visitor, so `Debug` shows none of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Box<str>);
+
+impl Token {
+    /// Takes a token.
+    pub fn new(token: &str) -> Self {
+        Self(token.into())
+    }
+
+    /// Returns the token itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(***)")
+    }
+}

@@ -1,0 +1,9 @@
+//! Who somebody is: asked of Redis, where Django's sessions lie, or of whoever else the site names.
+
+mod receive;
+mod sessions;
+mod visitor;
+
+pub use receive::Reception;
+pub use sessions::Sessions;
+pub use visitor::{NotReceived, Proof, Visitor};

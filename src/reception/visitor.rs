@@ -1,0 +1,41 @@
+//! Somebody, by what that is known, and for how long.
+
+use crate::access::Identity;
+use crate::redis::ReadFailed;
+use crate::wire::{Flags, SessionKey};
+
+/// Somebody, by what that is known, and for how long.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Visitor {
+    /// Who it is.
+    pub identity: Identity,
+    /// The flags that whoever was asked allows; none if that is for the site's rules alone.
+    pub allowed: Option<Flags>,
+    /// By what it is known.
+    pub proof: Proof,
+    /// Milliseconds until that is over, if it ends.
+    pub lives_ms: Option<u64>,
+}
+
+/// By what a visitor is known, to be looked at again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub enum Proof {
+    /// Nothing is known.
+    #[default]
+    None,
+    /// A session in Redis.
+    Session(SessionKey),
+}
+
+/// Why nobody can say who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotReceived {
+    /// Redis is lost, or refuses to give out any of the keys under which the session may lie.
+    NoRedis,
+}
+
+impl From<ReadFailed> for NotReceived {
+    fn from(_: ReadFailed) -> Self {
+        Self::NoRedis
+    }
+}
