@@ -23,6 +23,8 @@ pub struct Counters {
     pub slow_clients: AtomicU64,
     /// Handshakes that were refused, whatever for.
     pub refused_handshakes: AtomicU64,
+    /// Messages on the control channel that mean nothing, or came too fast.
+    pub dropped_hints: AtomicU64,
     /// Times that Redis was lost.
     pub redis_losses: AtomicU64,
 }
@@ -50,6 +52,7 @@ impl Counters {
             ("refused_reads", &self.refused_reads),
             ("slow_clients", &self.slow_clients),
             ("refused_handshakes", &self.refused_handshakes),
+            ("dropped_hints", &self.dropped_hints),
             ("redis_losses", &self.redis_losses),
         ];
         let counts = counts.map(|(name, counter)| (name, counter.load(Ordering::Relaxed)));

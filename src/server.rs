@@ -17,14 +17,15 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::counters::Counters;
 use crate::embedded;
-use crate::redis::{Broker, Call, Inbox, Target};
+use crate::redis::{Broker, Call, Inbox, Lookups, Role, Target};
 use crate::settings::{Listen, Settings};
-use crate::shard::{INBOX, Shard};
+use crate::shard::{INBOX, Line, Shard, Shared};
 use crate::stream::Stream;
 
 /// Calls from shards, and sockets for a shard, that may wait.
@@ -55,6 +56,9 @@ impl Drop for Ended {
         let _ = self.0.try_send(());
     }
 }
+
+/// A broker's ends of the lines to the shards.
+type Exchange = (Vec<mpsc::Sender<Inbox>>, mpsc::Receiver<Call>);
 
 /// A socket on its way to another thread.
 enum Handed {
@@ -87,45 +91,52 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let session_target = settings.session.redis.as_ref().map(Target::new).transpose()?;
     let counters = Arc::new(Counters::default());
     let live = Arc::new(AtomicUsize::new(0));
-    let (calls, orders) = mpsc::channel::<Call>(WAITING);
-    let (inboxes, mut waiting): (Vec<_>, Vec<_>) =
-        (0..settings.server.shards).map(|_| mpsc::channel(INBOX)).unzip();
-    let (ended, mut ends) = mpsc::channel::<()>(settings.server.shards);
+    let shards = settings.server.shards;
+    let (exchange, mut message_lines) = lines(shards);
+    let (session_exchange, mut session_lines) = session_target.as_ref().map(|_| lines(shards)).unzip();
+    let mut next_lines = || Some((message_lines.pop()?, session_lines.as_mut().and_then(Vec::pop)));
+    let (ended, mut ends) = mpsc::channel::<()>(shards);
+    let shared =
+        Shared { settings: settings.clone(), target, session_target, counters: counters.clone(), live };
 
     let mut others = Vec::new();
-    for (number, inbox) in waiting.drain(1..).enumerate() {
-        let (settings, target, counters, live) =
-            (settings.clone(), target.clone(), counters.clone(), live.clone());
-        let session_target = session_target.clone();
-        let (calls, stop, ended) = (calls.clone(), stop.clone(), ended.clone());
+    for number in (1..shards).rev() {
+        let (shared, stop, ended) = (shared.clone(), stop.clone(), ended.clone());
+        let (messages, sessions) = next_lines().context("no line")?;
         let (hand, sockets) = mpsc::channel(WAITING);
         let work = move || {
             let _ended = Ended(ended);
             runtime()?.block_on(async {
-                let shard =
-                    Shard::new(number + 1, settings, &target, session_target.as_ref(), &counters, live);
-                serve_shard(shard, inbox, calls, sockets, stop).await;
+                serve_shard(Shard::new(number, shared), messages, sessions, sockets, stop).await;
                 anyhow::Ok(())
             })
         };
-        let thread = std::thread::Builder::new().name(format!("shard-{}", number + 1)).spawn(work)?;
+        let thread = std::thread::Builder::new().name(format!("shard-{number}")).spawn(work)?;
         others.push((hand, thread));
     }
 
-    let shard = Shard::new(0, settings.clone(), &target, session_target.as_ref(), &counters, live);
-    let broker = Broker::new(&target, &settings, shard.store(), inboxes, &counters);
-    let broker = tokio::task::spawn_local(broker.run(orders));
-    let inbox = waiting.pop().context("no shard")?;
-    let mut serving = tokio::task::spawn_local(shard.clone().run(inbox, calls, stop.clone()));
+    let first = Shard::new(0, shared.clone());
+    let mut brokers = JoinSet::new();
+    let mut broker = |role, target: &Target, lookups: &Lookups, (inboxes, orders): Exchange| {
+        let broker = Broker::new(role, target, &settings, lookups, first.store(), inboxes, &counters);
+        brokers.spawn_local(broker.run(orders));
+    };
+    let role = Role::Messages(settings.namespace.control());
+    broker(role, &shared.target, &first.store().lookups(), exchange);
+    if let Some((target, exchange)) = shared.session_target.as_ref().zip(session_exchange) {
+        broker(Role::Sessions, target, &first.sessions(), exchange);
+    }
+    let (messages, sessions) = next_lines().context("no line")?;
+    let mut serving = tokio::task::spawn_local(first.clone().run(messages, sessions, stop.clone()));
     announce(&settings, &door);
     raise_open_files(settings.server.max_connections);
 
     let hands: Vec<_> = others.iter().map(|(hand, _)| hand.clone()).collect();
-    let accepting = tokio::task::spawn_local(accept(door, shard, hands));
+    let accepting = tokio::task::spawn_local(accept(door, first, hands));
     drop(ended);
     let ended_early = tokio::select! {
         () = signalled() => false,
-        _ = broker => true,
+        _ = brokers.join_next() => true,
         _ = &mut serving => true,
         // Without other shards there is no sender, and nothing to hear.
         _ = ends.recv(), if !others.is_empty() => true,
@@ -204,10 +215,21 @@ fn start_embedded(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes the lines between a broker and so many shards; the first shard's is the first.
+fn lines(shards: usize) -> (Exchange, Vec<Line>) {
+    let (calls, orders) = mpsc::channel(WAITING);
+    let line = |_| {
+        let (sender, inbox) = mpsc::channel(INBOX);
+        (sender, Line { inbox, calls: calls.clone() })
+    };
+    let (inboxes, lines) = (0..shards).map(line).unzip();
+    ((inboxes, orders), lines)
+}
+
 async fn serve_shard(
     shard: Rc<Shard>,
-    inbox: mpsc::Receiver<Inbox>,
-    calls: mpsc::Sender<Call>,
+    messages: Line,
+    sessions: Option<Line>,
     mut sockets: mpsc::Receiver<Handed>,
     stop: CancellationToken,
 ) {
@@ -223,7 +245,7 @@ async fn serve_shard(
             }
         }
     });
-    shard.run(inbox, calls, stop).await;
+    shard.run(messages, sessions, stop).await;
 }
 
 /// Accepts for ever, for each shard in turn.

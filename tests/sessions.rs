@@ -51,6 +51,7 @@ impl Fixture {
                 auth_hash: text("_auth_user_hash"),
                 username: None,
                 groups,
+                doctor: None,
                 ends_at: fixture["expected_ends_at"].as_i64(),
             },
             name,

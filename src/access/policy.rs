@@ -7,8 +7,6 @@ use crate::wire::{Audience, AudienceKind, Channel, Facility, Flags, Handshake, N
 /// What a visitor was allowed: a handshake became channels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The facility, for logs.
-    pub facility: Facility,
     /// The channels to hear, in the order of subscription and replay.
     pub subscribe: Vec<Channel>,
     /// The channels to speak to.
@@ -47,19 +45,19 @@ impl Policy {
     /// When a rule refuses the handshake, or there are rules and none is about the facility.
     pub fn grant(
         &self,
-        handshake: Handshake,
+        handshake: &Handshake,
         identity: &Identity,
         allowed: Option<Flags>,
     ) -> Result<Grant, Denied> {
         let Handshake { facility, flags } = handshake;
-        let Verdict::Allowed(flags, rate) = rules::decide(&self.rules, &facility, flags, identity) else {
+        let Verdict::Allowed(flags, rate) = rules::decide(&self.rules, facility, *flags, identity) else {
             return Err(Denied);
         };
         let flags = allowed.map_or(flags, |allowed| flags.within(allowed));
         let channels = |wanted: fn(Flags, AudienceKind) -> bool| {
             let kinds = AudienceKind::ALL.into_iter().filter(|kind| wanted(flags, *kind));
             let mut channels: Vec<Channel> = Vec::new();
-            for channel in kinds.flat_map(|kind| self.channels(kind, &facility, identity)) {
+            for channel in kinds.flat_map(|kind| self.channels(kind, facility, identity)) {
                 // A group may be named twice; a channel is joined once.
                 if !channels.contains(&channel) {
                     channels.push(channel);
@@ -68,7 +66,7 @@ impl Policy {
             channels
         };
         let (subscribe, publish) = (channels(Flags::subscribes), channels(Flags::publishes));
-        Ok(Grant { facility, subscribe, publish, echo: flags.echo(), rate })
+        Ok(Grant { subscribe, publish, echo: flags.echo(), rate })
     }
 
     /// Returns the channels of one kind of audience; none where the identity lacks what it needs.
@@ -112,7 +110,7 @@ mod tests {
     fn check(colons: bool, path: &str, identity: &Identity, subscribe: &[&str], publish: &[&str]) {
         let handshake = Handshake::parse(path, Some(ALL), "/ws/").unwrap();
         let grant =
-            Policy::new(Namespace::default(), colons, Vec::new()).grant(handshake, identity, None).unwrap();
+            Policy::new(Namespace::default(), colons, Vec::new()).grant(&handshake, identity, None).unwrap();
         let names = |channels: &[Channel]| channels.iter().map(|c| c.as_str().to_owned()).collect::<Vec<_>>();
         assert_eq!(names(&grant.subscribe), subscribe);
         assert_eq!(names(&grant.publish), publish);

@@ -47,8 +47,9 @@ impl Held {
         runs.any(|(_, run)| run.payloads().any(|held| held == payload))
     }
 
-    pub(super) fn into_runs(self) -> impl Iterator<Item = Run> {
-        self.runs.into_iter().map(|(_, run)| run)
+    /// Returns what was held, each run with its seat.
+    pub(super) fn into_seated_runs(self) -> impl Iterator<Item = (usize, Run)> {
+        self.runs.into_iter()
     }
 }
 

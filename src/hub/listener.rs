@@ -18,6 +18,8 @@ pub struct Listener {
     /// The connection's task; it sleeps as long as nothing happens to it.
     task: Cell<Option<Waker>>,
     ending: Cell<Option<Ending>>,
+    /// Whether what it may hear and say is to be looked at again.
+    review: Cell<bool>,
     echoes: RefCell<Echoes>,
     /// Whether messages must be compared with its own publications.
     compares: Cell<bool>,
@@ -40,7 +42,7 @@ pub enum Ending {
     Silent,
     /// The server stops.
     GoingAway,
-    /// Its session has ended, or is somebody else's now.
+    /// Its session has ended.
     SessionEnded,
 }
 
@@ -70,6 +72,7 @@ impl Listener {
             outbox: RefCell::default(),
             task: Cell::default(),
             ending: Cell::default(),
+            review: Cell::default(),
             echoes: RefCell::default(),
             compares: Cell::default(),
             beat_waits: Cell::default(),
@@ -170,6 +173,17 @@ impl Listener {
             self.ending.set(Some(ending));
         }
         self.wake();
+    }
+
+    /// Asks the connection's task to look again at what it may hear and say.
+    pub fn review(&self) {
+        self.review.set(true);
+        self.wake();
+    }
+
+    /// Tells whether that was asked for since the last call.
+    pub fn take_review(&self) -> bool {
+        self.review.take()
     }
 
     /// Returns why the connection has to end, if it has to.

@@ -9,6 +9,7 @@ mod hold;
 mod listener;
 mod outbox;
 mod recovery;
+mod regrant;
 mod routing;
 mod subscription;
 
@@ -17,4 +18,4 @@ pub use frames::{Frames, Opcode, Run, encode};
 pub use listener::{Ending, Listener, Pulse};
 pub use outbox::Limits;
 pub use routing::{Hub, MemberId, NotJoined, Order, Ticket};
-pub use subscription::{Desk, Subscription};
+pub use subscription::{Addition, Desk, Subscription};

@@ -55,7 +55,7 @@ pub enum NotJoined {
 
 #[derive(Debug)]
 pub(super) struct Room {
-    channel: Channel,
+    pub(super) channel: Channel,
     pub(super) listeners: Vec<Place>,
     pub(super) recent: Recent,
     pub(super) paused: Option<Box<Paused>>,
@@ -69,19 +69,29 @@ pub(super) struct Room {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) member: u32,
-    seat: u32,
+    pub(super) seat: u32,
 }
 
 pub(super) struct Member {
-    seats: Box<[Seat]>,
+    pub(super) seats: Box<[Seat]>,
     pub(super) outlet: Outlet,
 }
 
 /// Where a member listens, and its index among the listeners there.
 #[derive(Debug, Clone, Copy)]
-struct Seat {
-    room: u32,
-    place: u32,
+pub(super) struct Seat {
+    pub(super) room: u32,
+    pub(super) place: u32,
+}
+
+impl MemberId {
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    pub(super) fn number(self) -> u32 {
+        self.0
+    }
 }
 
 pub(super) enum Outlet {
@@ -205,14 +215,14 @@ impl Hub {
                 self.note_replayed(id, room, value);
             }
         }
-        for run in held.into_runs() {
+        for (_, run) in held.into_seated_runs() {
             listener.queue(run.bytes, run.messages);
         }
     }
 
     /// Remembers a replayed value, so that it is known for old when it is read again. Only where everybody has it:
     /// to clients that were there before, it may still have to come.
-    fn note_replayed(&mut self, id: MemberId, room: u32, value: &Bytes) {
+    pub(super) fn note_replayed(&mut self, id: MemberId, room: u32, value: &Bytes) {
         let room = &mut self.rooms[room as usize];
         let digest = self.digester.digest(value);
         let members = &self.members;
@@ -225,19 +235,28 @@ impl Hub {
     /// Takes a member out of all its channels.
     pub fn leave(&mut self, id: MemberId) {
         let Some(member) = self.members.try_remove(id.0 as usize) else { return };
-        for seat in &member.seats {
-            let room = &mut self.rooms[seat.room as usize];
-            room.listeners.swap_remove(seat.place as usize);
-            if let Some(moved) = room.listeners.get(seat.place as usize) {
-                self.members[moved.member as usize].seats[moved.seat as usize].place = seat.place;
-            }
-            if room.listeners.is_empty() {
-                room.listeners = Vec::new();
-                if !std::mem::replace(&mut room.dirty, true) {
-                    self.dirty.push(seat.room);
-                }
+        member.seats.into_iter().for_each(|seat| self.vacate(seat));
+    }
+
+    /// Takes whoever has this seat out of its room.
+    pub(super) fn vacate(&mut self, seat: Seat) {
+        let room = &mut self.rooms[seat.room as usize];
+        room.listeners.swap_remove(seat.place as usize);
+        if let Some(moved) = room.listeners.get(seat.place as usize) {
+            self.members[moved.member as usize].seats[moved.seat as usize].place = seat.place;
+        }
+        if room.listeners.is_empty() {
+            room.listeners = Vec::new();
+            if !std::mem::replace(&mut room.dirty, true) {
+                self.dirty.push(seat.room);
             }
         }
+    }
+
+    /// Tells whether Redis sends all channels of a member.
+    pub fn is_subscribed(&self, id: MemberId) -> bool {
+        let member = self.members.get(id.0 as usize);
+        member.is_some_and(|member| member.seats.iter().all(|seat| self.rooms[seat.room as usize].subscribed))
     }
 
     /// Delivers a run to everybody who listens to the channel.

@@ -22,6 +22,12 @@ pub struct Subscription {
     id: MemberId,
 }
 
+/// Channels that are joined beside those of an open connection, to become its own.
+pub struct Addition {
+    more: Subscription,
+    to: MemberId,
+}
+
 impl Desk {
     /// Puts a hub on a desk.
     pub fn new(hub: Hub) -> Rc<Self> {
@@ -81,6 +87,25 @@ impl Subscription {
         self.desk.hub.borrow_mut().open(self.id, listener, persisted);
     }
 
+    /// Tells whether Redis sends all its channels at the moment.
+    pub fn is_subscribed(&self) -> bool {
+        self.desk.hub.borrow().is_subscribed(self.id)
+    }
+
+    /// Leaves all channels but these. Returns those that it has not.
+    pub fn narrow(&self, keep: &[Channel]) -> Vec<Channel> {
+        let mut hub = self.desk.hub.borrow_mut();
+        hub.narrow(self.id, keep);
+        self.desk.changed.notify_one();
+        let has = hub.channels_of(self.id);
+        keep.iter().filter(|channel| !has.contains(channel)).cloned().collect()
+    }
+
+    /// Joins more channels beside those that it has, to be merged into it.
+    pub fn join_beside(&self, channels: &[Channel]) -> Addition {
+        Addition { more: self.desk.join(channels), to: self.id }
+    }
+
     /// Returns the rooms of those channels that are subscribed to.
     pub fn rooms_of(&self, channels: &[Channel]) -> Box<[u32]> {
         self.desk.hub.borrow().rooms_of(self.id, channels)
@@ -89,6 +114,18 @@ impl Subscription {
     /// Notes a publication to rooms of the subscription's own, so that it does not come back.
     pub fn expect_echo(&self, listener: &Listener, rooms: &[u32], payload: &[u8], number: u32) {
         self.desk.hub.borrow().expect_echo(listener, rooms, payload, number);
+    }
+}
+
+impl Addition {
+    /// Returns the membership in the new channels, as long as it is one of its own.
+    pub fn joining(&self) -> &Subscription {
+        &self.more
+    }
+
+    /// Replays the persisted values, then what was held, to the connection, whose channels they are from now on.
+    pub fn merge(self, listener: &Rc<Listener>, persisted: &[Option<Bytes>]) {
+        self.more.desk.hub.borrow_mut().merge(self.more.id, self.to, listener, persisted);
     }
 }
 

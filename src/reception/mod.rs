@@ -5,5 +5,5 @@ mod sessions;
 mod visitor;
 
 pub use receive::Reception;
-pub use sessions::Sessions;
+pub use sessions::{Probe, Sessions};
 pub use visitor::{NotReceived, Proof, Visitor};

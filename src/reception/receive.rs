@@ -1,5 +1,7 @@
 //! The order in which is asked who somebody is.
 
+use std::time::Duration;
+
 use super::sessions::Sessions;
 use super::{NotReceived, Proof, Visitor};
 use crate::access::Credentials;
@@ -9,12 +11,14 @@ use crate::wire::Handshake;
 #[derive(Debug)]
 pub struct Reception {
     sessions: Sessions,
+    /// Time after which a session is read again.
+    recheck: Duration,
 }
 
 impl Reception {
-    /// Takes those who can be asked.
-    pub fn new(sessions: Sessions) -> Self {
-        Self { sessions }
+    /// Takes those who can be asked, and the time after which a session is read again.
+    pub fn new(sessions: Sessions, recheck: Duration) -> Self {
+        Self { sessions, recheck }
     }
 
     /// Finds out who comes with these credentials, and this wish.
@@ -30,6 +34,18 @@ impl Reception {
         match &credentials.session_cookie {
             Some(cookie) => self.sessions.receive(cookie).await,
             None => Ok(Visitor::default()),
+        }
+    }
+
+    /// Returns who reads sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Returns after which time it is looked at again, at the latest, by what somebody is known.
+    pub fn recheck(&self, visitor: &Visitor) -> Duration {
+        match visitor.proof {
+            Proof::Session(_) | Proof::None => self.recheck,
         }
     }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
@@ -35,6 +36,26 @@ pub struct Sessions {
     hinted: Cell<bool>,
 }
 
+/// A session that was found.
+struct Found {
+    template: usize,
+    session: Session,
+    lives_ms: Option<u64>,
+}
+
+/// What becomes of a session that the doctor has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// It is found, and read.
+    Read,
+    /// It is under none of the templates.
+    Missing,
+    /// Its signature does not fit, or there is no secret.
+    Refused,
+    /// It cannot be read.
+    Unreadable,
+}
+
 /// What the Django package writes of each user.
 #[derive(Debug, Deserialize)]
 struct User {
@@ -51,10 +72,9 @@ struct User {
 impl Sessions {
     /// Takes the settings, the prefix of all channels, and where sessions and users are read.
     pub fn new(settings: Reading, namespace: &Namespace, keys: Rc<Lookups>, users: Rc<Lookups>) -> Self {
-        let colon = if namespace.as_str().is_empty() { "" } else { ":" };
         Self {
             settings,
-            users_prefix: format!("{}{colon}ws4redis:identity:", namespace.as_str()),
+            users_prefix: namespace.own("identity:"),
             keys,
             users,
             large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)),
@@ -73,7 +93,8 @@ impl Sessions {
             return Ok(Visitor::default());
         }
         let key = SessionKey::new(cookie);
-        let Some((session, lives_ms)) = self.session(&key).await? else { return Ok(Visitor::default()) };
+        let Some(found) = self.find(&key).await? else { return Ok(Visitor::default()) };
+        let Found { template, session, lives_ms } = found;
         // Some caches keep a key longer than its session.
         let ends_ms = session.ends_at.map(milliseconds_until);
         if ends_ms == Some(0) {
@@ -84,34 +105,86 @@ impl Sessions {
         if let Some(user_id) = session.user_id.clone() {
             self.recognise(&mut identity, user_id, session).await?;
         }
-        Ok(Visitor { identity, allowed: None, proof: Proof::Session(key), lives_ms })
+        Ok(Visitor {
+            identity,
+            allowed: None,
+            proof: Proof::Session(key),
+            template: Some(template),
+            lives_ms,
+        })
     }
 
     /// Looks for the session under each template, in order.
-    async fn session(&self, key: &SessionKey) -> Result<Option<(Session, Option<u64>)>, ReadFailed> {
+    async fn find(&self, key: &SessionKey) -> Result<Option<Found>, ReadFailed> {
         let templates = &self.settings.templates;
         let keys: Vec<_> = templates.iter().map(|template| template.render(key)).collect();
         let entries = self.keys.read(&keys).await?;
         if !entries.is_empty() && entries.iter().all(|entry| entry.refused) {
             return Err(ReadFailed);
         }
-        for (template, Entry { value, lives_ms, .. }) in templates.iter().zip(entries) {
+        for (number, Entry { value, lives_ms, .. }) in entries.into_iter().enumerate() {
             let Some(value) = value else { continue };
-            let decoded = if value.len() > LARGE_BYTES {
-                let _place = self.large.acquire().await.map_err(|_| ReadFailed)?;
-                let (forms, secrets) = (template.forms(), self.settings.secrets.clone());
-                let decoding = tokio::task::spawn_blocking(move || decode(&value, forms, &secrets));
-                decoding.await.unwrap_or(Err(Undecodable::Unknown))
-            } else {
-                decode(&value, template.forms(), &self.settings.secrets)
-            };
-            match decoded {
-                Ok(Some(session)) => return Ok(Some((session, lives_ms))),
+            match self.decode(value, &templates[number]).await? {
+                Ok(Some(session)) => return Ok(Some(Found { template: number, session, lives_ms })),
                 Ok(None) => {}
-                Err(error) => self.note_undecodable(template, error),
+                Err(error) => self.note_undecodable(&templates[number], error),
             }
         }
         Ok(None)
+    }
+
+    async fn decode(
+        &self,
+        value: Bytes,
+        template: &KeyTemplate,
+    ) -> Result<Result<Option<Session>, Undecodable>, ReadFailed> {
+        if value.len() <= LARGE_BYTES {
+            return Ok(decode(&value, template.forms(), &self.settings.secrets));
+        }
+        let _place = self.large.acquire().await.map_err(|_| ReadFailed)?;
+        let (forms, secrets) = (template.forms(), self.settings.secrets.clone());
+        let decoding = tokio::task::spawn_blocking(move || decode(&value, forms, &secrets));
+        Ok(decoding.await.unwrap_or(Err(Undecodable::Unknown)))
+    }
+
+    /// Returns the key under which a session lies.
+    pub fn key_of(&self, key: &SessionKey, template: usize) -> Option<String> {
+        Some(self.settings.templates.get(template)?.render(key))
+    }
+
+    /// Returns the session that lies under a key, by the first template that fits.
+    pub fn session_at(&self, key: &str) -> Option<SessionKey> {
+        let keys = self.settings.templates.iter().filter_map(|template| template.key_in(key));
+        keys.filter(|key| self.settings.pattern.admits(key)).map(SessionKey::new).next()
+    }
+
+    /// Tells whether what lies under a template is only a copy of what the database holds.
+    pub fn is_copy(&self, template: usize) -> bool {
+        self.settings.templates.get(template).is_some_and(KeyTemplate::is_copy)
+    }
+
+    /// Looks for a session of the doctor's: what stands in the way of reading it, if anything does.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is lost.
+    pub async fn probe(&self, key: &str, nonce: &str) -> Result<Probe, ReadFailed> {
+        if !self.settings.pattern.admits(key) {
+            return Ok(Probe::Unreadable);
+        }
+        let templates = &self.settings.templates;
+        let keys: Vec<_> = templates.iter().map(|template| template.render(&SessionKey::new(key))).collect();
+        let mut found = Probe::Missing;
+        for (entry, template) in self.keys.read(&keys).await?.into_iter().zip(templates) {
+            let Some(value) = entry.value else { continue };
+            match self.decode(value, template).await? {
+                Ok(Some(session)) if session.doctor.as_deref() == Some(nonce) => return Ok(Probe::Read),
+                Err(Undecodable::Forged | Undecodable::NoSecret) => found = Probe::Refused,
+                _ if found == Probe::Missing => found = Probe::Unreadable,
+                _ => {}
+            }
+        }
+        Ok(found)
     }
 
     fn note_undecodable(&self, template: &KeyTemplate, error: Undecodable) {

@@ -13,8 +13,22 @@ pub struct Visitor {
     pub allowed: Option<Flags>,
     /// By what it is known.
     pub proof: Proof,
+    /// The template under which its session lies in Redis, by number.
+    pub template: Option<usize>,
     /// Milliseconds until that is over, if it ends.
     pub lives_ms: Option<u64>,
+}
+
+impl Visitor {
+    /// Tells whether anything is known.
+    pub fn is_known(&self) -> bool {
+        self.proof != Proof::None
+    }
+
+    /// Tells whether two readings come to the same.
+    pub fn is_as(&self, other: &Self) -> bool {
+        (&self.identity, &self.allowed, &self.proof) == (&other.identity, &other.allowed, &other.proof)
+    }
 }
 
 /// By what a visitor is known, to be looked at again.

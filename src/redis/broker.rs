@@ -10,47 +10,26 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use fred::prelude::*;
-use fred::types::Message;
+use fred::types::{KeyspaceEvent, Message};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use super::Store;
 use super::connect::{Guard, Target, describe};
+use super::events::{Telling, key_of};
+use super::inbox::{Call, Inbox, Role};
 use super::interests::Interests;
 use super::pump::Pump;
 use super::recovery::Recovered;
 use super::subscriber::{Outcome, Subscriber};
+use super::{Lookups, Store};
 use crate::counters::Counters;
-use crate::hub::{Order, Run, Ticket};
+use crate::hub::{Order, Ticket};
 use crate::settings::Settings;
 use crate::telemetry::Seldom;
 use crate::wire::Channel;
-
-/// What a shard tells the broker: its number and its orders.
-pub type Call = (usize, Vec<Order>);
-
-/// What the broker tells a shard. The order counts.
-#[derive(Debug)]
-pub enum Inbox {
-    /// Messages, a run per channel.
-    Deliver(Vec<(Channel, Run)>),
-    /// Redis has acknowledged channels.
-    Subscribed(Vec<(Channel, Ticket)>),
-    /// Redis refuses a channel.
-    Refused(Channel, Ticket),
-    /// Redis can be reached, and sends all channels that are wanted.
-    Up,
-    /// Redis was lost.
-    Lost,
-    /// Messages were lost: hold all channels back until their values have been read again.
-    Pause,
-    /// Persisted values that were read again.
-    Recovered(Vec<(Channel, Option<Bytes>)>),
-}
 
 /// Silence after which the connection is tried with a fence.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -61,6 +40,9 @@ const RECOVERIES: usize = 4;
 /// Time after which it is said again why Redis cannot be reached.
 const COMPLAINTS: Duration = Duration::from_mins(1);
 
+/// How often is asked whether Redis tells of keys: that may be switched at any time.
+const LOOKS: Duration = Duration::from_secs(30);
+
 type Stepping = Pin<Box<dyn Future<Output = Outcome>>>;
 
 /// The pub/sub side of Redis.
@@ -69,22 +51,29 @@ pub struct Broker {
     messages: Receiver<Message>,
     errors: Receiver<(Error, Option<Server>)>,
     connects: Receiver<Server>,
+    pub(super) events: Receiver<KeyspaceEvent>,
+    pub(super) control: Option<Channel>,
+    /// The connection on which is asked whether Redis tells of keys, what it said, and when it was asked.
+    pub(super) reader: Client,
+    pub(super) telling: (mpsc::Sender<Telling>, mpsc::Receiver<Telling>),
+    pub(super) tells: Option<Telling>,
+    pub(super) asked: Instant,
     pub(super) store: Rc<Store>,
     pub(super) shards: Vec<mpsc::Sender<Inbox>>,
     pub(super) interests: Interests,
-    pump: Pump,
+    pub(super) pump: Pump,
     step: Option<Stepping>,
     /// Values that were read again. They go out after a fence: what was published before they were read has come then.
     pub(super) recovered: Vec<Recovered>,
     pub(super) fenced: Vec<Recovered>,
     pub(super) recoveries: (mpsc::Sender<Recovered>, mpsc::Receiver<Recovered>),
     connected: bool,
-    up: bool,
+    pub(super) up: bool,
     down_since: Instant,
     last_step: Instant,
     /// Changes with every loss: a recovery of an older epoch stops.
     pub(super) epoch: Rc<Cell<u64>>,
-    target: Target,
+    pub(super) target: Target,
     counters: Arc<Counters>,
     lag: Seldom,
     refused: Seldom,
@@ -96,14 +85,22 @@ pub struct Broker {
 impl Broker {
     /// Connects. Must be called on the runtime of the shard whose store it is given.
     pub fn new(
+        role: Role,
         target: &Target,
         settings: &Settings,
+        lookups: &Lookups,
         store: Rc<Store>,
         shards: Vec<mpsc::Sender<Inbox>>,
         counters: &Arc<Counters>,
     ) -> Self {
         let (client, connection) = target.subscribing_client();
+        let control = if let Role::Messages(control) = role { Some(control) } else { None };
         Self {
+            events: client.keyspace_event_rx(),
+            reader: lookups.client().clone(),
+            telling: mpsc::channel(1),
+            tells: None,
+            asked: Instant::now(),
             messages: client.message_rx(),
             errors: client.error_rx(),
             connects: client.reconnect_rx(),
@@ -112,10 +109,12 @@ impl Broker {
             shards,
             interests: Interests::new(settings.redis.unsubscribe_linger),
             pump: Pump::new(
+                control.clone(),
                 settings.messages.max_delivery_bytes,
                 settings.redis.max_pending_bytes,
                 counters.clone(),
             ),
+            control,
             step: None,
             recovered: Vec::new(),
             fenced: Vec::new(),
@@ -158,6 +157,8 @@ impl Broker {
                     self.finish(outcome).await;
                 }
                 Some(recovered) = self.recoveries.1.recv() => self.recovered.push(recovered),
+                event = self.events.recv() => self.pass_events(event).await,
+                Some(telling) = self.telling.1.recv() => self.tell_whether(telling).await,
                 () = sleep_until(next_leave.unwrap_or(keepalive)), if self.step.is_none() && self.connected => {}
             }
         }
@@ -180,6 +181,9 @@ impl Broker {
     async fn finish(&mut self, outcome: Outcome) {
         let now = Instant::now();
         self.last_step = now;
+        if self.up && now - self.asked >= LOOKS {
+            self.ask_whether();
+        }
         match outcome {
             Outcome::Done(channels) => {
                 // What came before the acknowledgement goes out before what follows from it.
@@ -193,7 +197,11 @@ impl Broker {
             }
             Outcome::Refused(channels, reason) => {
                 for (shard, channel, ticket) in self.interests.refused(channels) {
-                    if let Some(unsaid) = self.refused.due() {
+                    if key_of(&channel).is_some() {
+                        self.do_without_events(&reason).await;
+                    } else if self.control.as_ref() == Some(&channel) {
+                        warn!(error = %reason, "redis refuses the control channel; allow its user to subscribe to it (ACL SETUSER … &ws4redis:control), or changes of users may take session.recheck_seconds to be noticed");
+                    } else if let Some(unsaid) = self.refused.due() {
                         error!(unsaid, ?channel, error = %reason, "redis refuses a channel; allow its user to subscribe to it (ACL SETUSER … &pattern)");
                     }
                     self.tell(shard, Inbox::Refused(channel, ticket)).await;
@@ -226,6 +234,9 @@ impl Broker {
 
     /// Hands a batch on. Returns how many messages it took.
     async fn deliver(&mut self) -> usize {
+        if !self.pump.hints.is_empty() {
+            self.pass_hints().await;
+        }
         let lost = self.pump.take_lost();
         if lost > 0 {
             self.lagged(lost).await;
@@ -279,6 +290,11 @@ impl Broker {
             self.lose("reconnected").await;
         }
         self.connected = true;
+        // Whatever was refused is tried again on every connection.
+        self.tells = None;
+        if let Some(control) = &self.control {
+            self.interests.want(control.clone(), 0, 0);
+        }
     }
 
     async fn lose(&mut self, reason: &str) {
@@ -320,6 +336,7 @@ impl Broker {
         info!(redis = self.target.name(), elapsed_ms, "redis connected");
         self.tell_all(|| Inbox::Up).await;
         self.recover();
+        self.ask_whether();
     }
 
     async fn tell_subscribed(&mut self, told: Vec<(usize, Channel, Ticket)>) {
@@ -334,7 +351,7 @@ impl Broker {
         }
     }
 
-    async fn tell_all(&mut self, inbox: impl Fn() -> Inbox) {
+    pub(super) async fn tell_all(&mut self, inbox: impl Fn() -> Inbox) {
         for shard in 0..self.shards.len() {
             self.tell(shard, inbox()).await;
         }

@@ -7,6 +7,7 @@ use fred::types::config::{ServerConfig, UnresponsiveConfig};
 use fred::types::{CustomCommand, RespVersion};
 use tokio::task::AbortHandle;
 
+use super::events;
 use crate::settings;
 use crate::wire::{Channel, mask_sessions};
 
@@ -63,6 +64,16 @@ impl Target {
         Ok(Self { config, settings: settings.clone(), name })
     }
 
+    /// Returns the number of the database.
+    pub fn database(&self) -> u8 {
+        self.config.database.unwrap_or(0)
+    }
+
+    /// Tells whether it is a cluster, each node of which tells of its own keys only.
+    pub(super) fn is_cluster(&self) -> bool {
+        self.config.server.is_clustered()
+    }
+
     /// Returns the URL with secrets masked.
     pub fn name(&self) -> &str {
         &self.name
@@ -98,6 +109,8 @@ impl Target {
         let (client, guard) = self.client(self.settings.command_timeout);
         let (sender, _) = tokio::sync::broadcast::channel(self.settings.receiver_messages);
         client.inner().notifications.pubsub.swap(std::sync::Arc::new(sender));
+        let (sender, _) = tokio::sync::broadcast::channel(events::WAITING);
+        client.inner().notifications.keyspace.swap(std::sync::Arc::new(sender));
         (client, guard)
     }
 

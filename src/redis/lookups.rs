@@ -56,6 +56,11 @@ impl Lookups {
         lookups
     }
 
+    /// Returns the connection.
+    pub(super) fn client(&self) -> &Client {
+        self.reads.client()
+    }
+
     /// Reads keys, in their order.
     ///
     /// # Errors

@@ -4,6 +4,9 @@
 
 mod broker;
 mod connect;
+mod events;
+mod hints;
+mod inbox;
 mod interests;
 mod lookups;
 mod publisher;
@@ -13,9 +16,12 @@ mod receipts;
 mod recovery;
 mod store;
 mod subscriber;
+mod watching;
 
-pub use broker::{Broker, Call, Inbox};
+pub use broker::Broker;
 pub use connect::{Found, Target, Unusable, describe, examine, publish_once};
+pub use events::{Touch, channel_of, key_of};
+pub use inbox::{Call, Inbox, Role};
 pub use lookups::Lookups;
 pub use reads::{Entry, ReadFailed};
 pub use receipts::{Failure, Receipts};

@@ -10,6 +10,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tracing::warn;
 
+use super::hints::Hints;
 use super::interests::Interests;
 use crate::counters::Counters;
 use crate::hub::{Opcode, Run, encode};
@@ -28,6 +29,9 @@ pub(super) struct Pump {
     waiting_bytes: usize,
     /// Messages that were lost since that was last asked for.
     lost: u64,
+    /// The control channel, and what came from it.
+    control: Option<Channel>,
+    pub(super) hints: Hints,
     number: u64,
     runs: Vec<Growing>,
     max_delivery_bytes: usize,
@@ -45,8 +49,15 @@ struct Growing {
 }
 
 impl Pump {
-    pub(super) fn new(max_delivery_bytes: usize, max_pending_bytes: usize, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(
+        control: Option<Channel>,
+        max_delivery_bytes: usize,
+        max_pending_bytes: usize,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
+            control,
+            hints: Hints::new(counters.clone()),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             lost: 0,
@@ -61,7 +72,7 @@ impl Pump {
 
     /// Waits until there is something to hand on. Returns false when nothing can come any more. Safe to cancel.
     pub(super) async fn ready(&mut self, receiver: &mut Receiver<Message>) -> bool {
-        !self.waiting.is_empty() || self.lost > 0 || self.watch(receiver).await
+        !self.waiting.is_empty() || !self.hints.is_empty() || self.lost > 0 || self.watch(receiver).await
     }
 
     /// Waits for the next message, and takes in all that are ready then. Returns false when no more can come. Safe to
@@ -89,6 +100,9 @@ impl Pump {
     }
 
     fn keep(&mut self, message: Message) {
+        if self.control.as_ref().is_some_and(|control| *message.channel == *control.as_str()) {
+            return self.hints.keep(payload(&message));
+        }
         let bytes = payload(&message).len();
         if bytes > self.max_delivery_bytes {
             if let Some(unsaid) = self.too_big.due() {

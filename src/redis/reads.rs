@@ -90,6 +90,10 @@ impl<K: Key> Reads<K> {
         })
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Reads keys, in their order.
     ///
     /// # Errors

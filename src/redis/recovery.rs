@@ -1,12 +1,15 @@
 //! After messages were lost: the persisted values of all channels are read again and handed out, behind a fence.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
-use super::broker::{Broker, Inbox};
+use super::broker::Broker;
+use super::inbox::Inbox;
+use super::key_of;
 use super::store::Store;
 use crate::wire::Channel;
 
@@ -25,15 +28,22 @@ pub(super) struct Recovered {
 impl Broker {
     /// Reads the persisted values of all channels again, beside everything else.
     pub(super) fn recover(&self) {
-        let (live, store, done) = (self.interests.live(), self.store.clone(), self.recoveries.0.clone());
+        let (mut live, store, done) = (self.interests.live(), self.store.clone(), self.recoveries.0.clone());
+        // Not all channels carry messages; what was held back there goes on without a value.
+        let control = self.control.clone();
+        live.retain(|(channel, _)| control.as_ref() != Some(channel));
         let (current, epoch) = (self.epoch.clone(), self.epoch.get());
         tokio::task::spawn_local(async move {
             for channels in live.chunks(RECOVERY_BATCH) {
-                let names: Vec<_> = channels.iter().map(|(channel, _)| channel.clone()).collect();
+                let carry = |channel: &&Channel| key_of(channel).is_none();
+                let names: Vec<_> =
+                    channels.iter().map(|(channel, _)| channel).filter(carry).cloned().collect();
                 let values = read_again(&store, &names, &current, epoch).await;
-                let channels = channels.iter().cloned();
-                let values =
-                    channels.zip(values).map(|((channel, shards), value)| (channel, shards, value)).collect();
+                let mut values: HashMap<_, _> = names.into_iter().zip(values).collect();
+                let with_value = |(channel, shards): &(Channel, Vec<usize>)| {
+                    (channel.clone(), shards.clone(), values.remove(channel).flatten())
+                };
+                let values = channels.iter().map(with_value).collect();
                 if current.get() != epoch || done.send(Recovered { epoch, values }).await.is_err() {
                     return;
                 }

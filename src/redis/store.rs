@@ -9,7 +9,7 @@ use fred::prelude::*;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
 
-use super::connect::{Guard, Target};
+use super::connect::{Guard, Target, describe};
 use super::publisher::Publisher;
 use super::reads::{ReadFailed, Reads};
 use super::{Lookups, Receipts};
@@ -71,6 +71,16 @@ impl Store {
     pub async fn persisted(&self, channels: &[Channel]) -> Result<Vec<Option<Bytes>>, ReadFailed> {
         let entries = self.reads.read(channels.iter().cloned()).await?;
         Ok(entries.into_iter().map(|entry| entry.value).collect())
+    }
+
+    /// Publishes an answer of the server's own.
+    ///
+    /// # Errors
+    ///
+    /// With a description, when Redis is lost or refuses.
+    pub async fn announce(&self, channel: &str, payload: Vec<u8>) -> Result<(), String> {
+        let payload = Bytes::from(payload);
+        self.client.publish(channel, payload).await.map_err(|error| describe(&error))
     }
 
     /// Returns what reads the keys that are nobody's business, over the same connection.

@@ -26,7 +26,9 @@ pub enum Close {
     Silent,
     /// It published more than its rule allows.
     TooFast,
-    /// Its session has ended, or is somebody else's now.
+    /// Its visitor has become somebody who may not be here.
+    Denied,
+    /// Its session has ended.
     SessionEnded,
     /// A publication may be lost, and is not repeated.
     PublicationLost,
@@ -46,7 +48,7 @@ impl Close {
             Self::GoingAway => Some(1001),
             Self::Protocol(_) => Some(1002),
             Self::NotUtf8 => Some(1007),
-            Self::TooFast => Some(1008),
+            Self::TooFast | Self::Denied => Some(1008),
             Self::TooBig => Some(1009),
             Self::SessionEnded => Some(4401),
             Self::Silent | Self::PublicationLost => Some(1011),
@@ -65,6 +67,7 @@ impl Close {
             Self::NotUtf8 => "text is not valid UTF-8",
             Self::TooBig => "message too big",
             Self::TooFast => "publishing too fast",
+            Self::Denied => "not allowed any more",
             Self::SessionEnded => "session ended",
             Self::Silent => "no answer to a ping",
             Self::PublicationLost => "message may be lost, redis failed",

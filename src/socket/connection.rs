@@ -10,17 +10,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::ReadBuf;
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use super::allowance::Allowance;
 use super::reader::{Feed, Incoming, Reader};
-use super::{Beats, Close};
-use crate::access::{Grant, Rate};
+use super::{Beats, Close, Share};
+use crate::access::{Grant, Policy, Rate};
 use crate::counters::Counters;
 use crate::hub::{Ending, Limits, Listener, Subscription};
 use crate::redis::{Receipts, Store};
 use crate::stream::{ReadHalf, Stream};
-use crate::wire::Channel;
+use crate::wire::{Channel, Handshake};
 
 /// What the connections of a shard share.
 pub struct Parts {
@@ -30,6 +31,8 @@ pub struct Parts {
     pub clock: Cell<u32>,
     /// What one read of a client's socket brings. Nothing awaits between filling and using it.
     pub buffer: RefCell<Box<[u8]>>,
+    /// What visitors may hear and say.
+    pub policy: Policy,
     /// Heartbeats and pings.
     pub beats: Beats,
     /// Bounds of the outboxes.
@@ -40,6 +43,8 @@ pub struct Parts {
     pub publish_bytes: usize,
     /// Time after which a publication has reached Redis or never will.
     pub publish_patience: Duration,
+    /// Time for channels to be joined and their values to be read.
+    pub join_patience: Duration,
     /// Time for a close frame to arrive.
     pub linger: Duration,
     /// What is counted for the whole process.
@@ -48,11 +53,11 @@ pub struct Parts {
 
 /// One connection, from its 101 to its end.
 pub struct Connection {
-    parts: Rc<Parts>,
+    pub(super) parts: Rc<Parts>,
     input: ReadHalf,
-    listener: Rc<Listener>,
-    subscription: Subscription,
-    grant: Box<Speech>,
+    pub(super) listener: Rc<Listener>,
+    pub(super) subscription: Subscription,
+    pub(super) speech: Box<Speech>,
     /// From the first byte that the client sends.
     reader: Option<Box<Reader>>,
     /// From its first publication.
@@ -60,12 +65,15 @@ pub struct Connection {
 }
 
 /// What a connection may say, and what it has said.
-#[derive(Debug)]
-struct Speech {
-    grant: Grant,
-    channels: Rc<[Channel]>,
+pub(super) struct Speech {
+    pub(super) asked: Handshake,
+    pub(super) channels: Rc<[Channel]>,
     /// Rooms to which it both listens and speaks, if it does not want to hear itself.
-    echo_rooms: Box<[u32]>,
+    pub(super) echo_rooms: Box<[u32]>,
+    /// What is known of its visitor, if that may change.
+    pub(super) share: Option<Share>,
+    /// Channels that are being joined.
+    pub(super) addition: Option<AbortOnDropHandle<()>>,
     /// What may be published, if there is a limit.
     allowance: Option<Box<Allowance>>,
     since: Instant,
@@ -77,6 +85,8 @@ struct Speech {
 enum Event {
     /// So many bytes stand in the shard's buffer.
     Read(usize),
+    /// What it may hear and say has to be looked at again.
+    Review,
     /// It has to end.
     End(Close),
 }
@@ -87,20 +97,35 @@ impl Connection {
         parts: Rc<Parts>,
         stream: Stream,
         subscription: Subscription,
-        mut grant: Grant,
+        asked: Handshake,
+        grant: Grant,
         persisted: &[Option<Bytes>],
     ) -> Self {
         let (input, output) = stream.into_halves();
         let listener = Rc::new(Listener::new(output, parts.clock.get(), parts.beats.patience()));
         subscription.open(&listener, persisted);
         let echo_rooms = if grant.echo { Box::default() } else { subscription.rooms_of(&grant.publish) };
-        grant.subscribe = Vec::new();
-        let channels: Rc<[Channel]> = std::mem::take(&mut grant.publish).into();
-        debug!(facility = ?grant.facility, subscribed = persisted.len(), publishes = channels.len(), "connection opened");
+        let channels: Rc<[Channel]> = grant.publish.into();
+        debug!(facility = ?asked.facility, subscribed = persisted.len(), publishes = channels.len(), "connection opened");
         let allowance = (grant.rate != Rate::default()).then(|| Box::new(Allowance::new(grant.rate)));
         let since = Instant::now();
-        let speech = Speech { grant, channels, echo_rooms, allowance, since, received: 0, ignored: 0 };
-        Self { parts, input, listener, subscription, grant: Box::new(speech), reader: None, receipts: None }
+        let speech = Box::new(Speech {
+            asked,
+            channels,
+            echo_rooms,
+            share: None,
+            addition: None,
+            allowance,
+            since,
+            received: 0,
+            ignored: 0,
+        });
+        Self { parts, input, listener, subscription, speech, reader: None, receipts: None }
+    }
+
+    /// Takes what the connection lives by, if what is known of its visitor may change.
+    pub fn live_by(&mut self, share: Option<Share>) {
+        self.speech.share = share;
     }
 
     /// Returns what the hub and the leases know of the connection.
@@ -137,6 +162,9 @@ impl Connection {
             self.listener.watch(cx);
             if let Some(ending) = self.listener.ending() {
                 return Poll::Ready(Event::End(ending.into()));
+            }
+            if self.listener.take_review() {
+                return Poll::Ready(Event::Review);
             }
             if let Some(receipts) = &self.receipts {
                 receipts.watch(cx);
@@ -177,6 +205,7 @@ impl Connection {
                 let buffer = parts.buffer.borrow();
                 self.take(&buffer[..count])
             }
+            Event::Review => self.review(),
             Event::End(close) => Some(close),
         }
     }
@@ -207,7 +236,7 @@ impl Connection {
     /// has to.
     fn publish(&mut self, payload: Bytes) -> Option<Close> {
         let parts = &self.parts;
-        let speech = &mut *self.grant;
+        let speech = &mut *self.speech;
         speech.received += 1;
         if parts.beats.heartbeat.as_ref() == Some(&payload) {
             self.listener.beat(parts.beats.heartbeat_frame.clone(), parts.clock.get());
@@ -230,8 +259,9 @@ impl Connection {
 
     /// Ends the connection: leaves the hub, says why, half-closes and lingers, so that the close frame arrives.
     async fn finish(self, mut close: Close) {
-        let Self { parts, mut input, listener, subscription, grant: speech, receipts, .. } = self;
+        let Self { parts, mut input, listener, subscription, mut speech, receipts, .. } = self;
         drop(subscription);
+        (speech.share, speech.addition) = (None, None);
         if let (Close::ByClient(_), Some(receipts)) = (&close, &receipts) {
             // Its close is answered when everything before it is in Redis.
             match timeout(parts.publish_patience, receipts.settled()).await {
@@ -269,7 +299,7 @@ impl Connection {
 fn log_end(close: &Close, speech: &Speech, listener: &Listener) {
     let (delivered, dropped) = listener.counts();
     debug!(
-        facility = ?speech.grant.facility,
+        facility = ?speech.asked.facility,
         close_code = close.code(),
         reason = ?close.reason(),
         elapsed_ms = u64::try_from(speech.since.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -1,121 +1,287 @@
-//! How long an identity holds: sockets whose session has ended, or has become somebody else's, are closed.
+//! How long what is known of visitors holds: for each proof of who somebody is, the sockets that live by it, and when
+//! it is looked at again.
 //!
-//! Each session that has open sockets is read again when its time to live is over, and now and then before that, since
-//! Redis does not say when a session is deleted, rewritten, or overruled by what is known of its user.
+//! That happens when its time is over, when Redis or the Django package says that something has changed, and now and
+//! then without any reason, since neither has to say anything. Who has become somebody else, or is in other groups now,
+//! keeps the socket and hears other channels; what has ended closes it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::rc::{Rc, Weak};
+use std::task::Poll;
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
+use tokio::time::{Instant, sleep};
+use tokio_util::time::DelayQueue;
 use tracing::debug;
 
-use crate::access::Identity;
-use crate::hub::{Ending, Listener};
-use crate::reception::{Proof, Reception, Visitor};
-use crate::wire::SessionKey;
+use super::lease::{Lease, Verdict};
+use crate::hub::{Desk, Listener, Subscription};
+use crate::reception::{NotReceived, Proof, Reception, Visitor};
+use crate::redis::{Touch, channel_of, key_of};
+use crate::wire::{Channel, Hint};
 
-/// The sessions of a shard's open sockets.
-#[derive(Default)]
+/// The shortest time between two readings of the same proof: whoever can cause them cannot cause more.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Time after which is tried again what failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Time in which hints are collected, to look through the sessions once for all.
+const COLLECT: Duration = Duration::from_millis(100);
+
+/// Time over which all are read again, after something may have been missed.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// What a shard's open sockets live by.
 pub struct Leases {
-    sessions: RefCell<HashMap<SessionKey, Lease, RandomState>>,
+    reception: Rc<Reception>,
+    /// Where the channels are wanted that tell of keys.
+    desk: Rc<Desk>,
+    database: u8,
+    by_proof: RefCell<HashMap<Proof, Rc<Lease>, RandomState>>,
+    timers: RefCell<DelayQueue<Weak<Lease>>>,
+    /// Whether Redis tells what happens to keys.
+    events: Cell<bool>,
+    /// Users at whose sessions one has to look: whether one of them was ended on purpose.
+    hinted: RefCell<HashMap<Box<str>, bool>>,
 }
 
-/// One session.
-struct Lease {
-    identity: Identity,
-    listeners: Vec<Weak<Listener>>,
-    /// The shard's second in which it is read again.
-    due: u32,
-    /// How many sockets were added: each brought what had just been read.
-    added: u32,
+/// A connection's share in what it lives by.
+pub struct Share {
+    lease: Rc<Lease>,
+    leases: Rc<Leases>,
 }
-
-/// Seconds after which a session that is being read again counts as due once more.
-const RETRY_SECONDS: u32 = 10;
 
 impl Leases {
-    /// Notes a socket of a session. `recheck_seconds` is the longest time until the session is read again.
-    pub fn add(&self, visitor: Visitor, listener: &Rc<Listener>, now: u32, recheck_seconds: u32) {
-        let Some(key) = visitor.identity.session.clone() else { return };
-        let due = due(&visitor, now, recheck_seconds);
-        let mut sessions = self.sessions.borrow_mut();
-        let lease = sessions.entry(key).or_insert_with(|| Lease {
-            identity: visitor.identity.clone(),
-            listeners: Vec::new(),
-            due,
-            added: 0,
-        });
-        lease.added = lease.added.wrapping_add(1);
-        // It has just been read; sockets that were let in as somebody else do not stay.
-        if lease.identity != visitor.identity {
-            lease.end();
-            lease.identity = visitor.identity;
-        }
-        lease.due = due;
-        lease.listeners.retain(|listener| listener.strong_count() > 0);
-        lease.listeners.push(Rc::downgrade(listener));
+    /// Takes those who look, the desk of the Redis where sessions lie, and the number of its database.
+    pub fn new(reception: Rc<Reception>, desk: Rc<Desk>, database: u8) -> Rc<Self> {
+        Rc::new(Self {
+            reception,
+            desk,
+            database,
+            by_proof: RefCell::default(),
+            timers: RefCell::default(),
+            events: Cell::new(false),
+            hinted: RefCell::default(),
+        })
     }
 
-    /// Returns the sessions that are to be read again now, and forgets those without sockets.
-    pub fn due(&self, now: u32) -> Vec<SessionKey> {
-        let mut due = Vec::new();
-        self.sessions.borrow_mut().retain(|key, lease| {
-            if lease.due > now {
+    /// Looks at each proof when it is due, for ever.
+    pub async fn run(self: Rc<Self>) {
+        loop {
+            let due = poll_fn(|cx| {
+                // Empty, it would be ready for ever; whatever is put in wakes the task.
+                let mut timers = self.timers.borrow_mut();
+                match timers.poll_expired(cx) {
+                    Poll::Ready(Some(due)) => Poll::Ready(due.into_inner()),
+                    _ => Poll::Pending,
+                }
+            });
+            if let Some(lease) = due.await.upgrade() {
+                lease.timer.set(None);
+                tokio::task::spawn_local(self.clone().renew(lease));
+            }
+        }
+    }
+
+    /// Begins to listen to what happens to a visitor's session, if Redis tells, and nobody listens yet. What is read
+    /// after this has been acknowledged cannot have changed unnoticed.
+    pub fn watch(&self, visitor: &Visitor) -> Option<Subscription> {
+        let channel = self.event_channel(visitor)?;
+        let leases = self.by_proof.borrow();
+        let watched = leases.get(&visitor.proof).is_some_and(|lease| lease.is_watched());
+        (!watched).then(|| self.desk.join(&[channel]))
+    }
+
+    fn event_channel(&self, visitor: &Visitor) -> Option<Channel> {
+        let (Proof::Session(key), true) = (&visitor.proof, self.events.get()) else { return None };
+        Some(channel_of(self.database, &self.reception.sessions().key_of(key, visitor.template?)?))
+    }
+
+    /// Notes a socket, and what has been read of its visitor since that time. Returns none where nothing is known of it.
+    pub fn add(
+        self: &Rc<Self>,
+        visitor: Visitor,
+        since: Instant,
+        listener: &Rc<Listener>,
+        watch: Option<Subscription>,
+    ) -> Option<Share> {
+        if !visitor.is_known() {
+            return None;
+        }
+        let found = self.by_proof.borrow().get(&visitor.proof).cloned();
+        let found = found.filter(|lease| {
+            if lease.since.get() > since {
+                // What is known already is newer than what this one was let in by.
+                listener.review();
                 return true;
             }
-            lease.listeners.retain(|listener| listener.strong_count() > 0);
-            if !lease.listeners.is_empty() {
-                due.push(key.clone());
-                lease.due = now + RETRY_SECONDS;
+            let holds = lease.judge(&visitor, since, false) == Verdict::Holds;
+            if !holds {
+                // It has just been read: sockets that were let in as somebody who is gone do not stay.
+                self.end(lease);
             }
-            !lease.listeners.is_empty()
+            holds
         });
-        due
+        let recheck = self.reception.recheck(&visitor);
+        let lease = found.unwrap_or_else(|| {
+            let lease = Rc::new(Lease::new(visitor, since));
+            self.by_proof.borrow_mut().insert(lease.proof.clone(), lease.clone());
+            lease
+        });
+        lease.add(listener, watch);
+        self.schedule(&lease, lease.due(recheck));
+        Some(Share { lease, leases: self.clone() })
     }
 
-    /// Reads a session again. If it has ended, or is somebody else's, its sockets are closed.
-    pub async fn renew(
-        &self,
-        key: &SessionKey,
-        reception: &Reception,
-        clock: impl Fn() -> u32,
-        recheck_seconds: u32,
-    ) {
-        let added = |sessions: &HashMap<_, Lease, _>| sessions.get(key).map(|lease| lease.added);
-        let before = added(&self.sessions.borrow());
-        let read = reception.again(&Proof::Session(key.clone())).await;
-        let mut sessions = self.sessions.borrow_mut();
-        // What a socket brought meanwhile is newer than this reading.
-        if added(&sessions) != before {
-            return;
+    /// Looks again at what sockets live by.
+    async fn renew(self: Rc<Self>, lease: Rc<Lease>) {
+        // Without sockets it is gone, or as good as gone.
+        if !lease.is_used() || lease.reading.replace(true) {
+            return self.schedule(&lease, Instant::now() + PAUSE);
         }
-        let Some(lease) = sessions.get_mut(key) else { return };
-        // A Redis that is lost says nothing about sessions; it is asked again in a second.
-        let Ok(visitor) = read else {
-            lease.due = clock() + 1;
-            return;
+        let since = Instant::now();
+        let read = self.reception.again(&lease.proof).await;
+        lease.reading.set(false);
+        let visitor = match read {
+            Ok(visitor) => visitor,
+            Err(NotReceived::NoRedis) => return self.schedule(&lease, Instant::now() + RETRY),
         };
-        if visitor.identity == lease.identity {
-            lease.due = due(&visitor, clock(), recheck_seconds);
+        // What a socket brought meanwhile may be newer than this.
+        if lease.since.get() <= since {
+            let template = lease.visitor.borrow().template;
+            let copy = template.is_some_and(|template| self.reception.sessions().is_copy(template));
+            match lease.judge(&visitor, since, copy) {
+                Verdict::Holds => {}
+                Verdict::Doubtful => return self.schedule(&lease, lease.doubt()),
+                Verdict::Ended => return self.end(&lease),
+            }
+        }
+        let recheck = self.reception.recheck(&lease.visitor.borrow());
+        self.schedule(&lease, lease.due(recheck));
+    }
+
+    fn end(&self, lease: &Rc<Lease>) {
+        debug!(sockets = lease.sockets(), "session ended");
+        lease.end();
+        self.forget(lease);
+    }
+
+    fn forget(&self, lease: &Rc<Lease>) {
+        let mut leases = self.by_proof.borrow_mut();
+        if leases.get(&lease.proof).is_some_and(|present| Rc::ptr_eq(present, lease)) {
+            leases.remove(&lease.proof);
+        }
+        drop(leases);
+        if let Some((timer, _)) = lease.timer.take() {
+            self.timers.borrow_mut().remove(&timer);
+        }
+    }
+
+    /// Has a proof looked at, unless that happens earlier anyway.
+    fn schedule(&self, lease: &Rc<Lease>, at: Instant) {
+        if lease.is_over() {
             return;
         }
-        debug!(sockets = lease.listeners.len(), "session ended or changed");
-        lease.end();
-        sessions.remove(key);
+        let mut timers = self.timers.borrow_mut();
+        match lease.timer.get() {
+            Some((_, due)) if due <= at => {}
+            Some((timer, _)) => {
+                timers.reset_at(&timer, at);
+                lease.timer.set(Some((timer, at)));
+            }
+            None => lease.timer.set(Some((timers.insert_at(Rc::downgrade(lease), at), at))),
+        }
     }
-}
 
-impl Lease {
-    fn end(&mut self) {
-        for listener in self.listeners.drain(..).filter_map(|listener| listener.upgrade()) {
-            listener.end(Ending::SessionEnded);
+    /// Has a proof looked at as soon as that may be. If it has ended, then now.
+    fn hurry(&self, lease: &Rc<Lease>) {
+        lease.doubt();
+        self.schedule(lease, Instant::now().max(lease.since.get() + PAUSE));
+    }
+
+    /// Takes what has happened to the key of a session.
+    pub fn touched(&self, channel: &Channel, touch: Touch) {
+        let session = key_of(channel).and_then(|key| self.reception.sessions().session_at(key));
+        let Some(session) = session else { return };
+        let Some(lease) = self.by_proof.borrow().get(&Proof::Session(session)).cloned() else { return };
+        match touch {
+            // A login deletes the session, too, a moment before the browser has its new cookie.
+            Touch::Deleted => {
+                lease.deleted.set(true);
+                self.schedule(&lease, lease.doubt());
+            }
+            Touch::Changed => self.hurry(&lease),
+        }
+    }
+
+    /// Takes hints: users at whose sessions one has to look.
+    pub fn hint(self: &Rc<Self>, hints: &[Hint]) {
+        // What is remembered of answers may be out of date.
+        let mut hinted = self.hinted.borrow_mut();
+        if hinted.is_empty() {
+            let leases = self.clone();
+            tokio::task::spawn_local(async move {
+                sleep(COLLECT).await;
+                leases.follow_hints();
+            });
+        }
+        for hint in hints {
+            *hinted.entry(hint.user_id.clone()).or_default() |= hint.logout;
+        }
+    }
+
+    fn follow_hints(&self) {
+        let hinted = self.hinted.take();
+        let leases = self.by_proof.borrow();
+        for lease in leases.values() {
+            let about = lease.user_id().and_then(|user_id| hinted.get(&*user_id).copied());
+            if let Some(logout) = about {
+                lease.deleted.set(lease.deleted.get() || logout);
+                self.hurry(lease);
+            }
+        }
+    }
+
+    /// Takes whether Redis tells what happens to keys.
+    pub fn set_events(&self, events: bool) {
+        if self.events.replace(events) == events {
+            return;
+        }
+        for lease in self.by_proof.borrow().values() {
+            let channel = self.event_channel(&lease.visitor.borrow());
+            lease.watch.replace(channel.map(|channel| self.desk.join(&[channel])));
+        }
+        if events {
+            self.look_at_all();
+        }
+    }
+
+    /// Looks at all, over a while: something may have happened to any of them.
+    pub fn look_at_all(&self) {
+        for lease in self.by_proof.borrow().values() {
+            // For nothing else than a session this is new.
+            if let Proof::Session(_) = lease.proof {
+                self.schedule(lease, Instant::now() + SPREAD.mul_f32(rand::random()));
+            }
         }
     }
 }
 
-/// A moment after the end of the session, if that is soon; else after the usual time.
-fn due(visitor: &Visitor, now: u32, recheck_seconds: u32) -> u32 {
-    let lives = visitor.lives_ms.map_or(u32::MAX, |ms| u32::try_from(ms / 1000).unwrap_or(u32::MAX));
-    now + lives.saturating_add(1).min(recheck_seconds)
+impl Share {
+    /// Returns what is known of the visitor now.
+    pub fn visitor(&self) -> Ref<'_, Visitor> {
+        self.lease.visitor.borrow()
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if self.lease.leave() {
+            self.leases.forget(&self.lease);
+        }
+    }
 }

@@ -4,10 +4,13 @@ mod allowance;
 mod close;
 mod connection;
 mod heartbeat;
+mod lease;
 mod leases;
 mod reader;
+mod review;
 
 pub use close::Close;
 pub use connection::{Connection, Parts};
 pub use heartbeat::{Beats, tick};
-pub use leases::Leases;
+pub use leases::{Leases, Share};
+pub use review::read_joined;

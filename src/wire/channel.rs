@@ -21,6 +21,17 @@ impl Namespace {
         &self.0
     }
 
+    /// Returns a name of the server's own under the prefix. It begins with no audience, so no client can choose it.
+    pub fn own(&self, name: &str) -> String {
+        let colon = if self.0.is_empty() { "" } else { ":" };
+        format!("{}{colon}ws4redis:{name}", self.0)
+    }
+
+    /// Returns the channel on which the Django package gives hints.
+    pub fn control(&self) -> Channel {
+        Channel(self.own("control").into())
+    }
+
     /// Returns the channel of an audience of a facility.
     pub fn channel(&self, audience: Audience<'_>, facility: &Facility) -> Channel {
         let mut name = String::with_capacity(64);

@@ -5,8 +5,10 @@
 
 mod audience;
 mod channel;
+mod control;
 mod handshake;
 
 pub use audience::{Audience, AudienceKind, SessionKey};
 pub use channel::{Channel, Namespace, mask_sessions};
+pub use control::{Control, Hint, Question};
 pub use handshake::{Facility, Flags, Handshake, Malformed};

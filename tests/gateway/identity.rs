@@ -1,47 +1,9 @@
-//! Who visitors are: Django's sessions, what is known of users beside them, the site's rules, and the end of a session.
+//! Who visitors are: Django's sessions, what is known of users beside them, and the site's rules.
 
-use crate::support::client::Client;
+use crate::support::sessions::{connect, john, mary, session_key, write_session};
 use crate::support::{RedisServer, TestGateway, eventually, unique};
 
 const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
-
-/// A session key of its own, as Django makes them.
-fn session_key() -> String {
-    let name: String = unique("s").to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
-    let tail = &name[name.len().saturating_sub(32)..];
-    format!("{tail:0>32}")
-}
-
-fn redis_key(key: &str) -> String {
-    format!(":1:django.contrib.sessions.cache{key}")
-}
-
-/// Writes a session as a cache with a JSON serialiser does.
-fn write_session(redis: &RedisServer, key: &str, content: &str) {
-    redis.command(&["SET", &redis_key(key), content, "EX", "1000"]);
-}
-
-fn john(key: &str) -> String {
-    write_session(
-        RedisServer::shared(),
-        key,
-        r#"{"_auth_user_id": "7", "_auth_user_hash": "h", "ws4redis:username": "john", "ws4redis:memberof": ["staff", "red team"]}"#,
-    );
-    format!("sessionid={key}")
-}
-
-fn mary(key: &str) -> String {
-    write_session(
-        RedisServer::shared(),
-        key,
-        r#"{"_auth_user_id": "8", "_auth_user_hash": "h", "ws4redis:username": "mary", "ws4redis:memberof": ["blue"]}"#,
-    );
-    format!("sessionid={key}")
-}
-
-async fn connect(gateway: &TestGateway, path: &str, cookie: &str) -> Client {
-    gateway.request(path).header("Cookie", cookie).connect().await
-}
 
 fn channels(gateway: &TestGateway) -> Vec<String> {
     let prefix = gateway.channel("");
@@ -162,50 +124,6 @@ async fn a_user_without_a_known_name_has_no_user_channel_and_the_log_says_what_t
     }
     gateway.expect_log(&["holds no name", "session.user"]).await;
     assert_eq!(gateway.count_log(&["holds no name"]), 1);
-}
-
-#[tokio::test]
-async fn a_deleted_session_closes_all_its_sockets_with_4401_and_nobody_elses() {
-    let gateway = TestGateway::start_with(&[("session.recheck_seconds", "1")]).await;
-    let (key, other) = (session_key(), session_key());
-    let (cookie, marys) = (john(&key), mary(&other));
-    let mut first = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
-    let mut second = connect(&gateway, "/ws/y?subscribe-broadcast", &cookie).await;
-    let mut marys = connect(&gateway, "/ws/x?subscribe-user", &marys).await;
-    let mut nobodys = gateway.connect("/ws/x?subscribe-broadcast").await;
-    RedisServer::shared().command(&["DEL", &redis_key(&key)]);
-    first.expect_close(4401).await;
-    second.expect_close(4401).await;
-    marys.expect_nothing().await;
-    nobodys.expect_nothing().await;
-}
-
-#[tokio::test]
-async fn a_session_that_expires_closes_its_sockets_long_before_the_next_look() {
-    let gateway = TestGateway::start_with(&[("session.recheck_seconds", "1000")]).await;
-    let key = session_key();
-    let mut client = connect(&gateway, "/ws/x?subscribe-user", &john(&key)).await;
-    drop(client);
-    RedisServer::shared().command(&["EXPIRE", &redis_key(&key), "1"]);
-    client = connect(&gateway, "/ws/x?subscribe-user", &format!("sessionid={key}")).await;
-    client.expect_close(4401).await;
-}
-
-#[tokio::test]
-async fn a_change_of_groups_or_user_closes_the_sockets_and_the_next_one_has_the_new_channels() {
-    let gateway = TestGateway::start_with(&[("session.recheck_seconds", "1")]).await;
-    let key = session_key();
-    let mut client = connect(&gateway, "/ws/x?subscribe-group", &john(&key)).await;
-    client.expect_nothing().await;
-    write_session(
-        RedisServer::shared(),
-        &key,
-        r#"{"_auth_user_id": "7", "ws4redis:username": "john", "ws4redis:memberof": ["new"]}"#,
-    );
-    client.expect_close(4401).await;
-    let mut client = connect(&gateway, "/ws/x?subscribe-group", &format!("sessionid={key}")).await;
-    gateway.publish("group:new:x", "welcome");
-    client.expect_text("welcome").await;
 }
 
 #[tokio::test]

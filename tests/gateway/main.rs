@@ -17,6 +17,7 @@ mod logs;
 mod ping;
 mod publish;
 mod redis_only;
+mod session_end;
 mod shards;
 mod shutdown;
 mod slow_client;

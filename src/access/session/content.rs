@@ -20,6 +20,8 @@ pub struct Session {
     pub username: Option<String>,
     /// `ws4redis:memberof`: names of groups; `None` in sessions that no login receiver has seen.
     pub groups: Option<Vec<String>>,
+    /// `ws4redis:doctor`: a word by which the doctor of the Django package knows its own session again.
+    pub doctor: Option<String>,
     /// When the session ends, in Unix seconds, where the value itself says so (django-redis' `HerdClient`, whose keys
     /// outlive their sessions); else the time to live of the key is what counts.
     pub ends_at: Option<i64>,
@@ -34,6 +36,7 @@ impl fmt::Debug for Session {
             .field("auth_hash", &self.auth_hash.as_ref().map(|_| format_args!("***")))
             .field("username", &self.username)
             .field("groups", &self.groups)
+            .field("doctor", &self.doctor)
             .field("ends_at", &self.ends_at)
             .finish()
     }
@@ -51,6 +54,7 @@ pub(super) enum Field {
     AuthHash,
     Username,
     Groups,
+    Doctor,
 }
 
 impl Field {
@@ -62,6 +66,7 @@ impl Field {
             b"_auth_user_hash" => Some(Self::AuthHash),
             b"ws4redis:username" => Some(Self::Username),
             b"ws4redis:memberof" => Some(Self::Groups),
+            b"ws4redis:doctor" => Some(Self::Doctor),
             _ => None,
         }
     }
@@ -106,6 +111,7 @@ impl Session {
             Field::Backend => &mut self.backend,
             Field::AuthHash => &mut self.auth_hash,
             Field::Username => &mut self.username,
+            Field::Doctor => &mut self.doctor,
             Field::Groups => {
                 self.groups = if let Value::List(groups) = value { Some(groups) } else { None };
                 return;

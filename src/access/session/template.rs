@@ -70,6 +70,17 @@ impl KeyTemplate {
         ]
     }
 
+    /// Tells whether what lies there is only a copy of a row in the database, as Django's `cached_db` engine keeps it:
+    /// where it is missing, the session may go on.
+    pub fn is_copy(&self) -> bool {
+        self.before.contains("cached_db") || self.after.contains("cached_db")
+    }
+
+    /// Returns the session key in a key that the template gives.
+    pub fn key_in<'a>(&self, key: &'a str) -> Option<&'a str> {
+        key.strip_prefix(&*self.before)?.strip_suffix(&*self.after)
+    }
+
     /// Returns the forms of value that are trusted under this key.
     pub const fn forms(&self) -> Forms {
         self.forms

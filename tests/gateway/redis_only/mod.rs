@@ -6,6 +6,7 @@ mod churn;
 mod connect_order;
 mod deployments;
 mod echo_memory;
+mod keyspace_events;
 mod outage;
 mod publications;
 mod refusals;

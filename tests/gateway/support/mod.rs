@@ -6,6 +6,7 @@ pub mod client;
 pub mod gateway;
 pub mod proxy;
 pub mod redis;
+pub mod sessions;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -223,12 +223,13 @@ impl RedisServer {
         self.command(&["GET", key]).bulk()
     }
 
-    /// Returns the channels with a prefix that somebody is subscribed to, sorted.
+    /// Returns the channels with a prefix that somebody is subscribed to, sorted; without the gateways' own, the control
+    /// channel, to which each is subscribed for as long as it lives.
     pub fn channels(&self, prefix: &str) -> Vec<String> {
         let Reply::Array(channels) = self.command(&["PUBSUB", "CHANNELS"]) else { panic!("no array") };
         let mut channels: Vec<_> =
             channels.into_iter().map(|name| String::from_utf8(name.bulk().unwrap()).unwrap()).collect();
-        channels.retain(|channel| channel.starts_with(prefix));
+        channels.retain(|channel| channel.starts_with(prefix) && !channel.ends_with("ws4redis:control"));
         channels.sort();
         channels
     }

@@ -1,0 +1,80 @@
+//! Hints of the control channel on their way to the shards: each user once, and not too many.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::time::{Duration, Instant};
+use tracing::warn;
+
+use crate::counters::Counters;
+use crate::telemetry::Seldom;
+use crate::wire::{Control, Hint, Question};
+
+/// Hints per second that are passed on: whoever may publish could send any number. Who is missed is looked at anyway,
+/// only later.
+const HINTS_PER_SECOND: usize = 1_000;
+
+/// Questions per second that are answered.
+const QUESTIONS_PER_SECOND: usize = 10;
+
+/// What came in since it was last taken.
+#[derive(Debug)]
+pub(super) struct Hints {
+    users: HashSet<Hint>,
+    questions: Vec<Question>,
+    second: Instant,
+    /// How much came in this second.
+    hinted: usize,
+    asked: usize,
+    counters: Arc<Counters>,
+    too_many: Seldom,
+}
+
+impl Hints {
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Self {
+            users: HashSet::new(),
+            questions: Vec::new(),
+            second: Instant::now(),
+            hinted: 0,
+            asked: 0,
+            counters,
+            too_many: Seldom::default(),
+        }
+    }
+
+    /// Takes a message of the control channel in.
+    pub(super) fn keep(&mut self, message: &[u8]) {
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            (self.second, self.hinted, self.asked) = (Instant::now(), 0, 0);
+        }
+        match Control::parse(message) {
+            Some(Control::Look(hint)) if self.hinted < HINTS_PER_SECOND => {
+                self.hinted += usize::from(self.users.insert(hint));
+            }
+            Some(Control::Ask(question)) if self.asked < QUESTIONS_PER_SECOND => {
+                self.asked += 1;
+                self.questions.push(question);
+            }
+            Some(_) => {
+                Counters::count(&self.counters.dropped_hints);
+                if let Some(unsaid) = self.too_many.due() {
+                    warn!(
+                        unsaid,
+                        "too many hints about users, some are dropped; sessions are read again later"
+                    );
+                }
+            }
+            None => Counters::count(&self.counters.dropped_hints),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.questions.is_empty()
+    }
+
+    /// Returns what came in.
+    pub(super) fn take(&mut self) -> (Arc<[Hint]>, Vec<Question>) {
+        (self.users.drain().collect(), std::mem::take(&mut self.questions))
+    }
+}

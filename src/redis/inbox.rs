@@ -1,0 +1,49 @@
+//! What shards and brokers tell each other.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::events::Touch;
+use crate::hub::{Order, Run, Ticket};
+use crate::wire::{Channel, Hint, Question};
+
+/// What a shard tells the broker: its number and its orders.
+pub type Call = (usize, Vec<Order>);
+
+/// What the broker tells a shard. The order counts.
+#[derive(Debug)]
+pub enum Inbox {
+    /// Messages, a run per channel.
+    Deliver(Vec<(Channel, Run)>),
+    /// Redis has acknowledged channels.
+    Subscribed(Vec<(Channel, Ticket)>),
+    /// Redis refuses a channel.
+    Refused(Channel, Ticket),
+    /// Redis can be reached, and sends all channels that are wanted.
+    Up,
+    /// Redis was lost.
+    Lost,
+    /// Messages were lost: hold all channels back until their values have been read again.
+    Pause,
+    /// Persisted values that were read again.
+    Recovered(Vec<(Channel, Option<Bytes>)>),
+    /// Whether Redis tells what happens to keys.
+    Events(bool),
+    /// Keys to which something happened, by the channels that tell of them.
+    Touched(Vec<(Channel, Touch)>),
+    /// Something may have happened to any key.
+    Overlooked,
+    /// Users at whose sessions one has to look again.
+    Hints(Arc<[Hint]>),
+    /// A question of the doctor's; one shard answers.
+    Asked(Question),
+}
+
+/// What a broker is for.
+pub enum Role {
+    /// Messages, and hints on this channel.
+    Messages(Channel),
+    /// What happens to sessions that lie in a Redis of their own.
+    Sessions,
+}

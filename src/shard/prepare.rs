@@ -1,0 +1,98 @@
+//! Everything between a sound handshake and its 101: who, what, joined, acknowledged, read.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout};
+
+use super::Shard;
+use crate::access::Grant;
+use crate::http::{Arrival, Rejection};
+use crate::hub::{NotJoined, Subscription};
+use crate::reception::{NotReceived, Visitor};
+use crate::socket::read_joined;
+use crate::wire::Handshake;
+
+/// What is ready when a handshake is answered.
+pub(super) struct Prepared {
+    pub(super) subscription: Subscription,
+    pub(super) handshake: Handshake,
+    pub(super) visitor: Visitor,
+    /// When the visitor began to be looked up.
+    pub(super) since: Instant,
+    /// What tells of the visitor's session, if nothing does yet.
+    pub(super) watch: Option<Subscription>,
+    pub(super) grant: Grant,
+    pub(super) persisted: Vec<Option<Bytes>>,
+}
+
+impl Shard {
+    /// Prepares everything for a handshake.
+    ///
+    /// # Errors
+    ///
+    /// With what the client is to be told.
+    pub(super) async fn prepare(&self, arrival: Arrival) -> Result<Prepared, Rejection> {
+        if self.stopping.get() {
+            return Err(Rejection::Stopping);
+        }
+        if self.live.load(Ordering::Relaxed) > self.settings.server.max_connections {
+            return Err(Rejection::Full);
+        }
+        if !self.redis_up.get() || !self.parts.store.is_up().await {
+            return Err(Rejection::NoRedis);
+        }
+        let patience = self.settings.server.handshake;
+        let Arrival { handshake, credentials } = arrival;
+        let mut since = Instant::now();
+        let received = timeout(patience, self.reception.receive(&credentials, &handshake)).await;
+        let mut visitor = received.unwrap_or(Err(NotReceived::NoRedis))?;
+        loop {
+            let grant = self.parts.policy.grant(&handshake, &visitor.identity, visitor.allowed)?;
+            let subscription = self.desk.join(&grant.subscribe);
+            let watch = self.leases.watch(&visitor);
+            let again = async {
+                // Where Redis does not tell, the session is only read again now and then.
+                let Some(Ok(())) = self.joined(watch.as_ref()).await else { return Ok(None) };
+                let since = Instant::now();
+                Ok::<_, Rejection>(Some((since, self.reception.again(&visitor.proof).await?)))
+            };
+            let reading = async { Ok(read_joined(&subscription, &self.parts, &grant.subscribe).await?) };
+            let (persisted, again) = timeout(patience, async { tokio::try_join!(reading, again) })
+                .await
+                .unwrap_or(Err(Rejection::NoRedis))?;
+            if let Some((later, again)) = again {
+                since = later;
+                let same = again.is_as(&visitor);
+                visitor = again;
+                // It changed between its first reading and the moment from which Redis tells.
+                if !same {
+                    continue;
+                }
+            }
+            return Ok(Prepared { subscription, handshake, visitor, since, watch, grant, persisted });
+        }
+    }
+
+    async fn joined(&self, watch: Option<&Subscription>) -> Option<Result<(), NotJoined>> {
+        Some(watch?.joined().await)
+    }
+}
+
+impl From<NotReceived> for Rejection {
+    fn from(failure: NotReceived) -> Self {
+        match failure {
+            NotReceived::NoRedis => Self::NoRedis,
+        }
+    }
+}
+
+impl From<NotJoined> for Rejection {
+    fn from(failure: NotJoined) -> Self {
+        match failure {
+            NotJoined::Lost => Self::NoRedis,
+            NotJoined::Refused => Self::Unsubscribable,
+            NotJoined::Flooded => Self::Flooded,
+        }
+    }
+}

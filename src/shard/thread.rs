@@ -1,0 +1,259 @@
+//! A shard and its thread: what it serves, from its start until it is drained.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Line;
+use super::prepare::Prepared;
+use crate::access::Policy;
+use crate::counters::Counters;
+use crate::http::{self, Front, StaticFiles};
+use crate::hub::{Desk, Ending, Hub, Limits};
+use crate::reception::{Reception, Sessions};
+use crate::redis::{Lookups, Store, Target};
+use crate::settings::Settings;
+use crate::socket::{self, Beats, Connection, Leases, Parts};
+use crate::stream::Stream;
+use crate::telemetry::Seldom;
+
+/// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Parts of a second: each tick takes care of that part of the connections.
+const TICKS: usize = 4;
+
+/// A tick that comes so late shows that the process stood still.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
+/// Sockets above the limit of connections that are still answered, with 503; above that they are closed unheard.
+const REFUSED: usize = 1_000;
+
+/// Clients sent away per second at least, when the server stops: so few are no stampede.
+const LEAVERS_PER_SECOND: u32 = 10;
+
+/// One thread's share of the server.
+pub struct Shard {
+    pub(super) number: usize,
+    pub(super) settings: Arc<Settings>,
+    front: Front,
+    pub(super) reception: Rc<Reception>,
+    pub(super) leases: Rc<Leases>,
+    pub(super) desk: Rc<Desk>,
+    /// Where is wanted to hear what happens to sessions: the same, unless they lie in a Redis of their own.
+    pub(super) watches: Rc<Desk>,
+    pub(super) parts: Rc<Parts>,
+    pub(super) redis_up: Cell<bool>,
+    pub(super) stopping: Cell<bool>,
+    sessions: Rc<Lookups>,
+    /// Connections of the whole process.
+    pub(super) live: Arc<AtomicUsize>,
+    /// Connections of this shard.
+    own: Cell<usize>,
+}
+
+/// A connection's share of the limit.
+struct Place(Rc<Shard>);
+
+/// What all shards share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// Redis.
+    pub target: Target,
+    /// The Redis where sessions lie, if they have one of their own.
+    pub session_target: Option<Target>,
+    /// What is counted for the whole process.
+    pub counters: Arc<Counters>,
+    /// Connections of the whole process.
+    pub live: Arc<AtomicUsize>,
+}
+
+impl Shard {
+    /// Sets a shard up and connects it to Redis. Must be called on its own runtime.
+    pub fn new(number: usize, shared: Shared) -> Rc<Self> {
+        let Shared { settings, target, session_target, counters, live } = shared;
+        let limits = Limits {
+            outbox_bytes: settings.messages.outbox_bytes,
+            drop_oldest: settings.messages.drop_oldest,
+        };
+        let heartbeat = settings.heartbeat.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+        let files = StaticFiles::new(&settings.websocket_url, settings.namespace.as_str(), &heartbeat);
+        let front = Front {
+            websocket_url: settings.websocket_url.clone(),
+            session_cookie: settings.session.cookie.clone(),
+            origins: settings.origins.clone(),
+            files: settings.demo.then_some(files),
+            handshake: settings.server.handshake,
+            max_header_bytes: settings.server.max_header_bytes,
+            max_headers: settings.server.max_headers,
+            counters: counters.clone(),
+            foreign: Seldom::default(),
+        };
+        let store = Rc::new(Store::new(&target, &settings, &counters));
+        let sessions = match &session_target {
+            Some(target) => Rc::new(Lookups::connect(target, &settings.redis, &counters)),
+            None => store.lookups(),
+        };
+        let reading = settings.session.reading.clone();
+        let reader = Sessions::new(reading, &settings.namespace, sessions.clone(), store.lookups());
+        let recheck = Duration::from_secs(settings.session.recheck_seconds.into());
+        let reception = Rc::new(Reception::new(reader, recheck));
+        let desk = Desk::new(Hub::new(limits));
+        let watches = if session_target.is_some() { Desk::new(Hub::new(limits)) } else { desk.clone() };
+        let database = session_target.as_ref().unwrap_or(&target).database();
+        let leases = Leases::new(reception.clone(), watches.clone(), database);
+        let parts = Parts {
+            store,
+            policy: Policy::new(
+                settings.namespace.clone(),
+                settings.facility_colons,
+                settings.access.clone(),
+            ),
+            join_patience: settings.server.handshake,
+            clock: Cell::new(1),
+            buffer: vec![0; READ_BYTES].into_boxed_slice().into(),
+            beats: Beats::new(settings.heartbeat.clone(), settings.ping),
+            limits,
+            max_message_bytes: settings.messages.max_message_bytes,
+            publish_bytes: settings.messages.publish_bytes,
+            publish_patience: settings.redis.publish_wait + settings.redis.command_timeout * 2,
+            linger: Duration::from_secs(settings.server.linger_seconds.into()),
+            counters: counters.clone(),
+        };
+        Rc::new(Self {
+            number,
+            front,
+            reception,
+            leases,
+            desk,
+            watches,
+            parts: Rc::new(parts),
+            redis_up: Cell::new(false),
+            stopping: Cell::new(false),
+            sessions,
+            live,
+            own: Cell::new(0),
+            settings,
+        })
+    }
+
+    /// Returns the shard's connection to the key side of Redis.
+    pub fn store(&self) -> Rc<Store> {
+        self.parts.store.clone()
+    }
+
+    /// Returns the shard's connection to where sessions lie.
+    pub fn sessions(&self) -> Rc<Lookups> {
+        self.sessions.clone()
+    }
+
+    /// Serves until `stop`, then drains. Ends early only if something in here is broken. There is a second line where
+    /// sessions lie in a Redis of their own.
+    pub async fn run(self: Rc<Self>, messages: Line, sessions: Option<Line>, stop: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        tasks.spawn_local(self.clone().deliver(messages.inbox));
+        tasks.spawn_local(self.clone().call(self.desk.clone(), messages.calls));
+        tasks.spawn_local(self.clone().tick());
+        tasks.spawn_local(self.leases.clone().run());
+        if let Some(sessions) = sessions {
+            tasks.spawn_local(self.clone().watch(sessions.inbox));
+            tasks.spawn_local(self.clone().call(self.watches.clone(), sessions.calls));
+        }
+        tokio::select! {
+            () = stop.cancelled() => self.drain().await,
+            _ = tasks.join_next() => {}
+        }
+    }
+
+    /// Takes a client's socket and serves it.
+    pub fn take(self: &Rc<Self>, stream: Stream) {
+        if self.live.fetch_add(1, Ordering::Relaxed) > self.settings.server.max_connections + REFUSED {
+            self.live.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        self.own.set(self.own.get() + 1);
+        let place = Place(self.clone());
+        tokio::task::spawn_local(self.clone().greet(stream, place));
+    }
+
+    /// The handshake. It ends by spawning the connection, so that nothing of it stays.
+    async fn greet(self: Rc<Self>, stream: Stream, place: Place) {
+        if stream.tune(self.settings.server.send_buffer_bytes).is_err() {
+            return;
+        }
+        let opened = http::serve(stream, &self.front, async |arrival| self.prepare(arrival).await).await;
+        let Some(http::Opened { stream, early, prepared }) = opened else { return };
+        let Prepared { subscription, handshake, visitor, since, watch, grant, persisted } = prepared;
+        // What it would be given is not whole: better a client that comes again than one that misses something.
+        let unsound = !matches!(subscription.is_stale(), Ok(false));
+        let parts = self.parts.clone();
+        let mut connection = Connection::open(parts, stream, subscription, handshake, grant, &persisted);
+        connection.live_by(self.leases.add(visitor, since, connection.listener(), watch));
+        if unsound {
+            connection.end(Ending::Slow);
+        }
+        tokio::task::spawn_local(async move {
+            connection.run(early).await;
+            drop(place);
+        });
+    }
+
+    /// Heartbeats, pings and whatever else is due, for a part of the connections at a time.
+    async fn tick(self: Rc<Self>) {
+        let mut ticks = interval(Duration::from_millis(1000 / TICKS as u64));
+        // A process that was stopped for a while goes on where it was, instead of catching up.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stood_still = false;
+        for part in (0..TICKS).cycle() {
+            // Before the first tick after a standstill, the sockets are read: pongs that wait there count.
+            let late = ticks.tick().await.elapsed() > STANDSTILL;
+            stood_still = late && !stood_still;
+            if stood_still {
+                continue;
+            }
+            let now = self.parts.clock.get() + u32::from(part == 0);
+            self.parts.clock.set(now);
+            self.desk.with(|hub| socket::tick(hub.listeners(part, TICKS), now, &self.parts.beats));
+        }
+    }
+
+    /// Sends all clients away, spread over the drain time, and waits for what they published.
+    async fn drain(&self) {
+        self.stopping.set(true);
+        let end = Instant::now() + self.settings.server.drain + self.parts.linger;
+        let listeners: Vec<_> = self.desk.with(|hub| hub.listeners(0, 1).cloned().collect());
+        let count = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
+        // A tenth of the time is left for the last ones.
+        let spread =
+            (self.settings.server.drain * 9 / 10).min(Duration::from_secs(1) * count / LEAVERS_PER_SECOND);
+        let begun = Instant::now();
+        for (index, listener) in (0_u32..).zip(listeners) {
+            let due = spread * index / count.max(1);
+            if let Some(early) = due.checked_sub(begun.elapsed()) {
+                sleep(early).await;
+            }
+            listener.end(Ending::GoingAway);
+        }
+        while self.own.get() > 0 && Instant::now() < end {
+            // Handshakes that were under way have become connections meanwhile.
+            self.desk.with(|hub| hub.listeners(0, 1).for_each(|listener| listener.end(Ending::GoingAway)));
+            sleep(Duration::from_millis(20)).await;
+        }
+        let _ = timeout(self.settings.redis.command_timeout, self.parts.store.settled()).await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.live.fetch_sub(1, Ordering::Relaxed);
+        self.0.own.set(self.0.own.get() - 1);
+    }
+}

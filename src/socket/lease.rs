@@ -1,0 +1,188 @@
+//! One proof of who somebody is, and the sockets that live by it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::time::delay_queue::Key;
+
+use crate::hub::{Ending, Listener, Subscription};
+use crate::reception::{Proof, Visitor};
+
+/// When sockets are closed after their session has ended, in milliseconds: by then a browser that has just logged in
+/// has its new cookie, and not all of them come back together.
+const SETTLE_MS: std::ops::RangeInclusive<u64> = 1_000..=1_500;
+
+/// What an end that is foreseen is looked at late by: Redis counts it in milliseconds, too.
+const LATE: Duration = Duration::from_millis(5);
+
+/// One proof of who somebody is.
+pub(super) struct Lease {
+    pub(super) proof: Proof,
+    /// What was read last.
+    pub(super) visitor: RefCell<Visitor>,
+    /// Whether somebody was logged in.
+    had_user: Cell<bool>,
+    listeners: RefCell<Vec<Weak<Listener>>>,
+    /// Sockets that live by it.
+    shares: Cell<usize>,
+    /// When the last reading began.
+    pub(super) since: Cell<Instant>,
+    /// When it is looked at next.
+    pub(super) timer: Cell<Option<(Key, Instant)>>,
+    pub(super) reading: Cell<bool>,
+    /// When it ends, as far as is known.
+    ends_at: Cell<Option<Instant>>,
+    /// When its sockets are closed, if it still looks as if it had ended.
+    closes_at: Cell<Option<Instant>>,
+    /// Whether the session was ended on purpose, as far as is known.
+    pub(super) deleted: Cell<bool>,
+    over: Cell<bool>,
+    /// The subscription that tells of its key.
+    pub(super) watch: RefCell<Option<Subscription>>,
+}
+
+/// What a reading means for the sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// They stay.
+    Holds,
+    /// They stay for a moment, until it is certain.
+    Doubtful,
+    /// They are closed.
+    Ended,
+}
+
+impl Lease {
+    pub(super) fn new(visitor: Visitor, since: Instant) -> Self {
+        let now = Instant::now();
+        let ends_at = visitor.lives_ms.map(|ms| now + Duration::from_millis(ms));
+        Self {
+            proof: visitor.proof.clone(),
+            had_user: Cell::new(visitor.identity.user_id.is_some()),
+            visitor: RefCell::new(visitor),
+            listeners: RefCell::default(),
+            shares: Cell::default(),
+            since: Cell::new(since),
+            timer: Cell::default(),
+            reading: Cell::default(),
+            ends_at: Cell::new(ends_at),
+            closes_at: Cell::default(),
+            deleted: Cell::default(),
+            over: Cell::default(),
+            watch: RefCell::default(),
+        }
+    }
+
+    /// Notes a socket, and the subscription that tells of the key, if it has brought one.
+    pub(super) fn add(&self, listener: &Rc<Listener>, watch: Option<Subscription>) {
+        self.shares.set(self.shares.get() + 1);
+        let mut listeners = self.listeners.borrow_mut();
+        if listeners.len() > 2 * self.shares.get() {
+            listeners.retain(|listener| listener.strong_count() > 0);
+        }
+        listeners.push(Rc::downgrade(listener));
+        if watch.is_some() {
+            self.watch.replace(watch);
+        }
+    }
+
+    /// Takes leave of a socket. Returns true for the last one.
+    pub(super) fn leave(&self) -> bool {
+        self.shares.set(self.shares.get() - 1);
+        self.shares.get() == 0
+    }
+
+    pub(super) fn is_used(&self) -> bool {
+        self.shares.get() > 0
+    }
+
+    pub(super) fn sockets(&self) -> usize {
+        self.shares.get()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.get() || !self.is_used()
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.watch.borrow().as_ref().is_some_and(Subscription::is_subscribed)
+    }
+
+    pub(super) fn user_id(&self) -> Option<String> {
+        self.visitor.borrow().identity.user_id.clone()
+    }
+
+    /// Takes a reading that began then, and says what it means. `copy` tells that what lies in Redis is a copy only, which may be
+    /// missing while the session goes on.
+    pub(super) fn judge(&self, read: &Visitor, since: Instant, copy: bool) -> Verdict {
+        let now = Instant::now();
+        self.since.set(since);
+        let gone = !read.is_known();
+        if gone && copy && !self.deleted.get() && self.ends_at.get().is_none_or(|end| now < end) {
+            self.closes_at.set(None);
+            return Verdict::Holds;
+        }
+        let without_user = self.had_user.get() && read.identity.user_id.is_none();
+        if gone || without_user {
+            let closes_at = self.doubt();
+            if now >= closes_at || self.ends_by_itself() {
+                return Verdict::Ended;
+            }
+            if !gone {
+                // The session is there, and its user is not: what is only for that user stops at once.
+                self.replace(read);
+            }
+            return Verdict::Doubtful;
+        }
+        self.closes_at.set(None);
+        self.deleted.set(false);
+        self.had_user.set(read.identity.user_id.is_some());
+        self.ends_at.set(read.lives_ms.map(|ms| now + Duration::from_millis(ms)));
+        self.replace(read);
+        Verdict::Holds
+    }
+
+    /// Replaces what is known; sockets for which that makes a difference look at what they may hear and say.
+    fn replace(&self, read: &Visitor) {
+        let before = self.visitor.replace(read.clone());
+        if before.identity != read.identity || before.allowed != read.allowed {
+            self.each(Listener::review);
+        }
+    }
+
+    /// Notes that it seems to have ended. Returns when it is certain.
+    pub(super) fn doubt(&self) -> Instant {
+        let closes_at = self
+            .closes_at
+            .get()
+            .unwrap_or_else(|| Instant::now() + Duration::from_millis(rand::random_range(SETTLE_MS)));
+        self.closes_at.set(Some(closes_at));
+        closes_at
+    }
+
+    /// Tells whether its end needs no second look.
+    fn ends_by_itself(&self) -> bool {
+        !matches!(self.proof, Proof::Session(_))
+            && self.ends_at.get().is_some_and(|end| end <= Instant::now())
+    }
+
+    /// Returns when to look next: when it ends, or after this time (with jitter).
+    pub(super) fn due(&self, recheck: Duration) -> Instant {
+        let regular = Instant::now() + recheck.mul_f32(1.0 - rand::random::<f32>() / 8.0);
+        self.ends_at.get().map_or(regular, |end| regular.min(end + LATE))
+    }
+
+    /// Closes all sockets.
+    pub(super) fn end(&self) {
+        self.over.set(true);
+        self.each(|listener| listener.end(Ending::SessionEnded));
+    }
+
+    fn each(&self, action: impl Fn(&Listener)) {
+        for listener in self.listeners.borrow().iter().filter_map(Weak::upgrade) {
+            action(&listener);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What a connection may hear and say is looked at again, because who its visitor is has changed.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::connection::{Connection, Parts};
+use super::{Close, Share};
+use crate::hub::{Addition, Listener, NotJoined, Subscription};
+use crate::wire::Channel;
+
+/// Time after which a connection tries again to join what it could not.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Waits until a subscription can be relied on, and reads the persisted values of its channels. Safe to cancel.
+///
+/// # Errors
+///
+/// When it cannot join.
+pub async fn read_joined(
+    subscription: &Subscription,
+    parts: &Parts,
+    channels: &[Channel],
+) -> Result<Vec<Option<Bytes>>, NotJoined> {
+    loop {
+        subscription.joined().await?;
+        subscription.begin_reading();
+        let persisted = parts.store.persisted(channels).await;
+        if !subscription.is_stale()? {
+            return persisted.map_err(|_| NotJoined::Lost);
+        }
+    }
+}
+
+impl Connection {
+    /// Looks again at what may be heard and said: channels that are not allowed any more are left at once, new ones
+    /// joined beside the rest. Returns why the connection has to end, if it has to.
+    pub(super) fn review(&mut self) -> Option<Close> {
+        let parts = self.parts.clone();
+        let speech = &mut *self.speech;
+        let visitor = speech.share.as_ref().map(Share::visitor)?;
+        let Ok(grant) = parts.policy.grant(&speech.asked, &visitor.identity, visitor.allowed) else {
+            return Some(Close::Denied);
+        };
+        drop(visitor);
+        // What was being joined may be allowed no more.
+        speech.addition = None;
+        let missing = self.subscription.narrow(&grant.subscribe);
+        speech.channels = grant.publish.into();
+        let addition = (!missing.is_empty()).then(|| self.subscription.join_beside(&missing));
+        speech.echo_rooms = if grant.echo {
+            Box::default()
+        } else {
+            let beside = addition.iter().flat_map(|addition| addition.joining().rooms_of(&speech.channels));
+            self.subscription.rooms_of(&speech.channels).into_iter().chain(beside).collect()
+        };
+        speech.addition = addition.map(|addition| {
+            let adding = add(addition, missing, parts, self.listener.clone());
+            AbortOnDropHandle::new(tokio::task::spawn_local(adding))
+        });
+        None
+    }
+}
+
+/// Brings channels that have been joined beside those of a connection to it.
+async fn add(addition: Addition, channels: Vec<Channel>, parts: Rc<Parts>, listener: Rc<Listener>) {
+    let reading = read_joined(addition.joining(), &parts, &channels);
+    match timeout(parts.join_patience, reading).await.unwrap_or(Err(NotJoined::Lost)) {
+        Ok(persisted) => addition.merge(&listener, &persisted),
+        // What Redis refuses once it will refuse again; the log says so.
+        Err(NotJoined::Refused) => {}
+        Err(NotJoined::Lost | NotJoined::Flooded) => {
+            drop(addition);
+            sleep(RETRY).await;
+            listener.review();
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Sessions in a Redis that tells what happens to its keys.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::sessions::{connect, log_in, redis_key, session_key, write_session};
+use crate::support::{Proxy, RedisServer, Side, TestGateway, eventually};
+
+/// What is enough: each write of a session carries a time to live.
+const EVENTS: [&str; 2] = ["--notify-keyspace-events", "Kgxe"];
+
+/// So long is the time between two looks that nothing is seen by them.
+const NEVER: (&str, &str) = ("session.recheck_seconds", "1000");
+
+async fn telling() -> (RedisServer, TestGateway) {
+    let redis = RedisServer::start_with(&EVENTS);
+    let gateway = TestGateway::builder().redis(&redis).set(NEVER.0, NEVER.1).start().await;
+    gateway.expect_log(&["keyspace events", "Yes"]).await;
+    (redis, gateway)
+}
+
+fn publish(redis: &RedisServer, gateway: &TestGateway, name: &str, text: &str) {
+    redis.publish(&gateway.channel(name), text);
+}
+
+#[tokio::test]
+async fn a_session_that_is_deleted_closes_its_sockets_after_a_moment() {
+    let (redis, gateway) = telling().await;
+    let (key, next) = (session_key(), session_key());
+    let cookie = log_in(&redis, &key, "7", "john", &[]);
+    let mut client = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
+    // As Django does at a login or a change of the password: another key, and the browser is told only now.
+    log_in(&redis, &next, "7", "john", &[]);
+    let begun = Instant::now();
+    redis.command(&["DEL", &redis_key(&key)]);
+    client.expect_close(4401).await;
+    assert!(begun.elapsed() > Duration::from_millis(950), "{:?}", begun.elapsed());
+    let mut client = connect(&gateway, "/ws/x?subscribe-user", &format!("sessionid={next}")).await;
+    publish(&redis, &gateway, "user:john:x", "still here");
+    client.expect_text("still here").await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_written_anew_is_read_at_once() {
+    let (redis, gateway) = telling().await;
+    let key = session_key();
+    let cookie = log_in(&redis, &key, "7", "john", &["old"]);
+    let mut client = connect(&gateway, "/ws/x?subscribe-group", &cookie).await;
+    redis.persist(&gateway.channel("group:new:x"), "welcome");
+    log_in(&redis, &key, "7", "john", &["new"]);
+    client.expect_text("welcome").await;
+    publish(&redis, &gateway, "group:old:x", "lost");
+    publish(&redis, &gateway, "group:new:x", "to the new");
+    client.expect_text("to the new").await;
+}
+
+#[tokio::test]
+async fn what_happens_between_the_first_reading_and_the_101_is_seen() {
+    let (redis, gateway) = telling().await;
+    // Whatever the order is in which the two meet: in the end nobody is connected as john without a session.
+    for _ in 0..50 {
+        let key = session_key();
+        let cookie = log_in(&redis, &key, "7", "john", &[]);
+        let request = gateway.request("/ws/x?subscribe-user").header("Cookie", &cookie);
+        let opening = tokio::spawn(async move { request.send().await });
+        redis.command(&["DEL", &redis_key(&key)]);
+        let (response, client) = opening.await.unwrap();
+        assert_eq!(response.status, 101);
+        drop(client);
+    }
+    let key = session_key();
+    let cookie = log_in(&redis, &key, "7", "john", &[]);
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(connect(&gateway, "/ws/x?subscribe-user", &cookie).await);
+    }
+    redis.command(&["DEL", &redis_key(&key)]);
+    for client in &mut clients {
+        client.expect_close(4401).await;
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_is_evicted_is_no_logout_and_one_that_is_deleted_is() {
+    let (redis, gateway) = telling().await;
+    let key = session_key();
+    let copy = format!(":1:django.contrib.sessions.cached_db{key}");
+    let content = r#"{"_auth_user_id": "7", "ws4redis:username": "john"}"#;
+    redis.command(&["SET", &copy, content, "EX", "1000"]);
+    let mut client = connect(&gateway, "/ws/x?subscribe-user", &format!("sessionid={key}")).await;
+    // All that can be evicted is: but for connections' buffers, there is room for nothing.
+    redis.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-random"]);
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    eventually("the copy is evicted", || redis.get(&copy).is_none().then_some(())).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    // The next one is seen later than that, and closed a moment after it is seen.
+    let other = session_key();
+    let cookie = log_in(&redis, &other, "8", "mary", &[]);
+    let mut shown = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
+    redis.command(&["DEL", &redis_key(&other)]);
+    shown.expect_close(4401).await;
+    publish(&redis, &gateway, "user:john:x", "still here");
+    client.expect_text("still here").await;
+    redis.command(&["SET", &copy, content, "EX", "1000"]);
+    redis.command(&["DEL", &copy]);
+    client.expect_close(4401).await;
+}
+
+#[tokio::test]
+async fn sessions_in_a_redis_and_a_database_of_their_own_are_watched_there() {
+    let (redis, sessions) = (RedisServer::start(), RedisServer::start_with(&EVENTS));
+    let url = format!("{}/3", sessions.url().trim_end_matches("/0"));
+    let gateway = TestGateway::builder()
+        .redis(&redis)
+        .set("session.redis_url", &url)
+        .set(NEVER.0, NEVER.1)
+        .set("server.shards", "2")
+        .start()
+        .await;
+    gateway.expect_log(&["keyspace events", "Yes"]).await;
+    let (key, cookie) = {
+        let key = session_key();
+        let cookie = format!("sessionid={key}");
+        (key, cookie)
+    };
+    let mut database = sessions.connection();
+    database.command(&["SELECT", "3"]);
+    let content = |groups: &str| {
+        format!(r#"{{"_auth_user_id": "7", "ws4redis:username": "john", "ws4redis:memberof": [{groups}]}}"#)
+    };
+    database.command(&["SET", &redis_key(&key), &content(""), "EX", "1000"]);
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(connect(&gateway, "/ws/x?subscribe-user&subscribe-group", &cookie).await);
+    }
+    redis.persist(&gateway.channel("group:new:x"), "welcome");
+    database.command(&["SET", &redis_key(&key), &content(r#""new""#), "EX", "1000"]);
+    for client in &mut clients {
+        client.expect_text("welcome").await;
+    }
+    database.command(&["DEL", &redis_key(&key)]);
+    for client in &mut clients {
+        client.expect_close(4401).await;
+    }
+}
+
+#[tokio::test]
+async fn after_a_reconnect_sessions_are_read_again() {
+    let redis = RedisServer::start_with(&EVENTS);
+    let proxy = Proxy::to(&redis);
+    let gateway = TestGateway::builder()
+        .redis(&redis)
+        .set("redis.url", &proxy.url())
+        .set(NEVER.0, NEVER.1)
+        .start()
+        .await;
+    let (key, other) = (session_key(), session_key());
+    let cookie = log_in(&redis, &key, "7", "john", &[]);
+    let mut client = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
+    let mut stays =
+        connect(&gateway, "/ws/x?subscribe-user", &log_in(&redis, &other, "8", "mary", &[])).await;
+    proxy.refuse().await;
+    gateway.expect_log(&["redis lost"]).await;
+    redis.command(&["DEL", &redis_key(&key)]);
+    proxy.accept();
+    proxy.cut(Side::Subscriber);
+    client.expect_close(4401).await;
+    gateway.wait_for_redis().await;
+    publish(&redis, &gateway, "user:mary:x", "still here");
+    stays.expect_text("still here").await;
+    // And they are watched again.
+    redis.command(&["DEL", &redis_key(&other)]);
+    stays.expect_close(4401).await;
+}
+
+#[tokio::test]
+async fn redis_is_asked_whether_it_tells_and_never_told_to() {
+    let redis = RedisServer::start();
+    let mut monitor = redis.monitor();
+    let gateway = TestGateway::builder().redis(&redis).start().await;
+    gateway.expect_log(&["keyspace events", "No"]).await;
+    let key = session_key();
+    write_session(&redis, &key, "{}");
+    let _client = connect(&gateway, "/ws/x?subscribe-session", &format!("sessionid={key}")).await;
+    assert_eq!(monitor.commands("__keyspace"), Vec::<String>::new());
+    let statistics = redis.command(&["INFO", "commandstats"]).bulk().unwrap();
+    let statistics = String::from_utf8(statistics).unwrap();
+    let used = |command: &str| statistics.contains(&format!("cmdstat_{command}:"));
+    assert!(used("config|get") && !used("config|set"), "{statistics}");
+}
+
+#[tokio::test]
+async fn where_its_user_may_not_hear_of_keys_sessions_are_read_now_and_then() {
+    let redis = RedisServer::start_with(&EVENTS);
+    redis.command(&[
+        "ACL",
+        "SETUSER",
+        "gate",
+        "on",
+        ">secret",
+        "~*",
+        "resetchannels",
+        "&*:broadcast:*",
+        "&*:user:*",
+        "+@all",
+        "-config",
+    ]);
+    let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
+    let gateway = TestGateway::builder()
+        .redis(&redis)
+        .set("redis.url", &url)
+        .set("session.recheck_seconds", "1")
+        .set("server.shards", "1")
+        .start()
+        .await;
+    gateway.expect_log(&["refuses the control channel", "ws4redis:control"]).await;
+    for _ in 0..2 {
+        let key = session_key();
+        let cookie = log_in(&redis, &key, "7", "john", &[]);
+        let mut client = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
+        publish(&redis, &gateway, "user:john:x", "welcome");
+        client.expect_text("welcome").await;
+        redis.command(&["DEL", &redis_key(&key)]);
+        client.expect_close(4401).await;
+    }
+    gateway.expect_log(&["refuses to tell what happens to sessions", "__keyspace@"]).await;
+    assert_eq!(gateway.count_log(&["refuses to tell"]), 1);
+}
+
+#[tokio::test]
+async fn a_thousand_handshakes_of_a_hundred_sessions_cost_a_bounded_number_of_reads() {
+    for events in [&[][..], &EVENTS] {
+        let redis = RedisServer::start_with(events);
+        let gateway = TestGateway::builder().redis(&redis).start().await;
+        let cookies: Vec<_> = (0..100)
+            .map(|number| {
+                log_in(&redis, &session_key(), &number.to_string(), &format!("u{number}"), &["all"])
+            })
+            .collect();
+        let mut monitor = redis.monitor();
+        let opening = (0..1000).map(|number| {
+            let request = gateway.request("/ws/x?subscribe-user&subscribe-group");
+            tokio::spawn(request.header("Cookie", &cookies[number % 100]).send())
+        });
+        let mut clients = Vec::new();
+        for opened in opening.collect::<Vec<_>>() {
+            let (response, client) = opened.await.unwrap();
+            assert_eq!(response.status, 101);
+            clients.push(client);
+        }
+        let reads = monitor.commands("GET").iter().filter(|line| !line.contains("CONFIG")).count();
+        // Each alone: four templates, the user's key and two persisted values; once more where Redis tells of keys.
+        let most = 1000 * (4 + 1 + 2);
+        assert!(reads <= most, "{reads} reads, at most {most}");
+        publish(&redis, &gateway, "group:all:x", "to all");
+        for client in &mut clients {
+            client.expect_text("to all").await;
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The end of sessions, and what changes about their users while sockets are open.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::redis::Reply;
+use crate::support::sessions::{
+    connect, hint, john, log_in, mary, redis_key, session_key, write_session, write_user,
+};
+use crate::support::{RedisServer, TestGateway, eventually, unique};
+
+const LISTEN: &str = "subscribe-group&subscribe-user&subscribe-session";
+
+/// So long is the time between two looks that nothing is seen by them.
+const NEVER: (&str, &str) = ("session.recheck_seconds", "1000");
+
+/// Seconds after which sockets are closed at the earliest, with room for the clock of the test.
+const SETTLED: Duration = Duration::from_millis(950);
+
+async fn without_looks() -> TestGateway {
+    TestGateway::start_with(&[NEVER]).await
+}
+
+fn delete(key: &str) {
+    RedisServer::shared().command(&["DEL", &redis_key(key)]);
+}
+
+#[tokio::test]
+async fn a_deleted_session_closes_all_its_sockets_with_4401_and_nobody_elses() {
+    let gateway = TestGateway::start_with(&[("session.recheck_seconds", "1")]).await;
+    let (key, other) = (session_key(), session_key());
+    let (cookie, marys) = (john(&key), mary(&other));
+    let mut first = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
+    let mut second = connect(&gateway, "/ws/y?subscribe-broadcast", &cookie).await;
+    let mut marys = connect(&gateway, "/ws/x?subscribe-user", &marys).await;
+    let mut nobodys = gateway.connect("/ws/x?subscribe-broadcast").await;
+    delete(&key);
+    first.expect_close(4401).await;
+    second.expect_close(4401).await;
+    marys.expect_nothing().await;
+    nobodys.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_session_that_expires_closes_its_sockets_long_before_the_next_look() {
+    let gateway = without_looks().await;
+    let key = session_key();
+    let cookie = john(&key);
+    RedisServer::shared().command(&["PEXPIRE", &redis_key(&key), "500"]);
+    let mut client = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
+    client.expect_close(4401).await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_prolonged_meanwhile_keeps_its_sockets() {
+    let gateway = without_looks().await;
+    let key = session_key();
+    let cookie = john(&key);
+    RedisServer::shared().command(&["PEXPIRE", &redis_key(&key), "1000"]);
+    let mut client = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
+    let other = session_key();
+    let mut others = {
+        let cookie = mary(&other);
+        RedisServer::shared().command(&["PEXPIRE", &redis_key(&other), "1000"]);
+        connect(&gateway, "/ws/x?subscribe-user", &cookie).await
+    };
+    RedisServer::shared().command(&["PEXPIRE", &redis_key(&key), "100000"]);
+    // The other one shows that the time is over.
+    others.expect_close(4401).await;
+    gateway.publish("user:john:x", "still here");
+    client.expect_text("still here").await;
+}
+
+#[tokio::test]
+async fn other_groups_are_other_channels_of_the_same_socket() {
+    let gateway = TestGateway::start_with(&[("session.recheck_seconds", "1")]).await;
+    let (redis, key) = (RedisServer::shared(), session_key());
+    let cookie = log_in(redis, &key, "7", "john", &["old", "stays"]);
+    let mut client = connect(&gateway, &format!("/ws/x?{LISTEN}"), &cookie).await;
+    redis.persist(&gateway.channel("group:new:x"), "kept for the new");
+    redis.persist(&gateway.channel("group:stays:x"), "known already");
+    log_in(redis, &key, "7", "john", &["stays", "new"]);
+    client.expect_text("kept for the new").await;
+    for (channel, text) in
+        [("group:old:x", "lost"), ("group:new:x", "1"), ("group:stays:x", "2"), ("user:john:x", "3")]
+    {
+        gateway.publish(channel, text);
+    }
+    for text in ["1", "2", "3"] {
+        client.expect_text(text).await;
+    }
+    client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn another_user_in_the_session_hears_and_says_what_is_that_users() {
+    let gateway = without_looks().await;
+    let (redis, key) = (RedisServer::shared(), session_key());
+    let cookie = log_in(redis, &key, "7", "john", &[]);
+    let mut client = connect(&gateway, "/ws/x?subscribe-user&publish-user", &cookie).await;
+    log_in(redis, &key, "8", "mary", &[]);
+    hint(&gateway, "7", "login");
+    let said = |user: &str| redis.get(&gateway.channel(&format!("user:{user}:x")));
+    eventually("mary's channel has a listener", || {
+        (redis.publish(&gateway.channel("user:mary:x"), "are you there?") > 0).then_some(())
+    })
+    .await;
+    gateway.publish("user:john:x", "to john");
+    client.send_text("from mary").await;
+    eventually("what mary said", || (said("mary").as_deref() == Some(b"from mary")).then_some(())).await;
+    assert_eq!(said("john"), None);
+    gateway.publish("user:mary:x", "the end");
+    loop {
+        let heard = client.next_message().await.payload;
+        assert_ne!(heard, b"to john");
+        assert_ne!(heard, b"from mary", "one's own message does not come back, in new channels neither");
+        if heard == b"the end" {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hint_about_a_logout_closes_the_sockets_of_the_session_that_has_ended() {
+    let gateway = without_looks().await;
+    let (key, other) = (session_key(), session_key());
+    let (cookie, others) = (john(&key), john(&other));
+    let mut client = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
+    let mut elsewhere = connect(&gateway, "/ws/x?subscribe-user", &others).await;
+    let begun = Instant::now();
+    delete(&key);
+    hint(&gateway, "7", "logout");
+    client.expect_close(4401).await;
+    // A login deletes a session, too, and the browser needs a moment to get its new cookie.
+    assert!(begun.elapsed() >= SETTLED, "{:?}", begun.elapsed());
+    gateway.publish("user:john:x", "still logged in elsewhere");
+    elsewhere.expect_text("still logged in elsewhere").await;
+}
+
+#[tokio::test]
+async fn a_hint_is_believed_in_nothing() {
+    let gateway = without_looks().await;
+    let key = session_key();
+    let mut client = connect(&gateway, &format!("/ws/x?{LISTEN}"), &john(&key)).await;
+    for reason in ["logout", "deleted", "user", "groups", "refresh", "nonsense"] {
+        hint(&gateway, "7", reason);
+    }
+    for nonsense in
+        ["", "{", "[]", r#"{"v":2,"user":"7"}"#, r#"{"v":1,"user":7}"#, "\u{0}", &"[".repeat(5000)]
+    {
+        gateway.publish("ws4redis:control", nonsense);
+    }
+    // A second one, which has really ended, shows that the hints have been followed.
+    let other = session_key();
+    let mut ended = connect(&gateway, "/ws/x?subscribe-user", &john(&other)).await;
+    delete(&other);
+    hint(&gateway, "7", "logout");
+    ended.expect_close(4401).await;
+    gateway.publish("group:staff:x", "all is as it was");
+    client.expect_text("all is as it was").await;
+    client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_user_who_is_deactivated_hears_nothing_more_and_stays_out() {
+    let gateway = without_looks().await;
+    let key = session_key();
+    let cookie = john(&key);
+    let mut client = connect(&gateway, &format!("/ws/x?{LISTEN}"), &cookie).await;
+    let mut spying = connect(&gateway, "/ws/y?subscribe-user", &cookie).await;
+    write_user(&gateway, "7", r#"{"v":1,"active":false}"#);
+    hint(&gateway, "7", "user");
+    client.expect_close(4401).await;
+    spying.expect_close(4401).await;
+    eventually("john's channels have no listener", || {
+        RedisServer::shared().channels(&gateway.channel("user:john")).is_empty().then_some(())
+    })
+    .await;
+    let mut again = connect(&gateway, &format!("/ws/x?{LISTEN}"), &cookie).await;
+    let session = format!("session:{key}:x");
+    gateway.publish(&session, "the session goes on");
+    again.expect_text("the session goes on").await;
+    assert!(RedisServer::shared().channels(&gateway.channel("user:")).is_empty());
+}
+
+#[tokio::test]
+async fn another_password_closes_the_sockets_of_sessions_with_the_old_one() {
+    let gateway = without_looks().await;
+    let (key, changing) = (session_key(), session_key());
+    let mut stolen = connect(&gateway, "/ws/x?subscribe-user", &john(&key)).await;
+    write_session(
+        RedisServer::shared(),
+        &changing,
+        r#"{"_auth_user_id": "7", "_auth_user_hash": "new", "ws4redis:username": "john"}"#,
+    );
+    write_user(&gateway, "7", r#"{"v":1,"active":true,"username":"john","groups":[],"auth_hashes":["new"]}"#);
+    let mut own = connect(&gateway, "/ws/x?subscribe-user", &format!("sessionid={changing}")).await;
+    hint(&gateway, "7", "user");
+    stolen.expect_close(4401).await;
+    gateway.publish("user:john:x", "still here");
+    own.expect_text("still here").await;
+}
+
+#[tokio::test]
+async fn groups_beside_the_session_are_heard_at_once_and_the_hint_reaches_every_shard() {
+    let gateway = TestGateway::start_with(&[NEVER, ("server.shards", "3")]).await;
+    let key = session_key();
+    let cookie = john(&key);
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        clients.push(connect(&gateway, "/ws/x?subscribe-group", &cookie).await);
+    }
+    write_user(
+        &gateway,
+        "7",
+        r#"{"v":1,"active":true,"username":"john","groups":["new"],"auth_hashes":["h"]}"#,
+    );
+    RedisServer::shared().persist(&gateway.channel("group:new:x"), "welcome");
+    hint(&gateway, "7", "groups");
+    for client in &mut clients {
+        client.expect_text("welcome").await;
+    }
+    gateway.publish("group:staff:x", "lost");
+    gateway.publish("group:new:x", "to the new");
+    for client in &mut clients {
+        client.expect_text("to the new").await;
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_be_there_any_more_is_sent_away_with_1008() {
+    let rules = std::env::temp_dir().join(unique("ws4redis-rules"));
+    let text = r#"
+        [[access]]
+        facility = "staff"
+        groups.staff = ["subscribe-broadcast"]
+        refused = "403"
+
+        [[access]]
+        facility = "*"
+        anonymous = ["subscribe-*"]
+    "#;
+    std::fs::write(&rules, text).unwrap();
+    let gateway = TestGateway::builder()
+        .argument("--settings")
+        .argument(rules.to_str().unwrap())
+        .set(NEVER.0, NEVER.1)
+        .start()
+        .await;
+    let (redis, key) = (RedisServer::shared(), session_key());
+    let cookie = log_in(redis, &key, "7", "john", &["staff"]);
+    let mut client = connect(&gateway, "/ws/staff?subscribe-broadcast", &cookie).await;
+    log_in(redis, &key, "7", "john", &[]);
+    hint(&gateway, "7", "groups");
+    client.expect_close(1008).await;
+    gateway.request("/ws/staff?subscribe-broadcast").header("Cookie", &cookie).expect_status(403).await;
+    std::fs::remove_file(rules).unwrap();
+}
+
+#[tokio::test]
+async fn a_copy_of_a_row_in_the_database_may_be_missing_while_the_session_goes_on() {
+    let gateway = TestGateway::start_with(&[("session.recheck_seconds", "1")]).await;
+    let (redis, key, shown) = (RedisServer::shared(), session_key(), session_key());
+    let copy = format!(":1:django.contrib.sessions.cached_db{key}");
+    let content = r#"{"_auth_user_id": "7", "ws4redis:username": "john"}"#;
+    redis.command(&["SET", &copy, content, "EX", "1000"]);
+    let mut client = connect(&gateway, "/ws/x?subscribe-user", &format!("sessionid={key}")).await;
+    redis.command(&["DEL", &copy]);
+    // Another session is looked at as often, and shows that both were.
+    let mut other = connect(&gateway, "/ws/x?subscribe-user", &mary(&shown)).await;
+    delete(&shown);
+    other.expect_close(4401).await;
+    gateway.publish("user:john:x", "still here");
+    client.expect_text("still here").await;
+    // It is a logout if Django says so.
+    hint(&gateway, "7", "logout");
+    client.expect_close(4401).await;
+}
+
+/// Returns the payload of a message from Redis.
+fn payload(message: Reply) -> Vec<u8> {
+    let Reply::Array(mut parts) = message else { panic!("{message:?}") };
+    parts.pop().unwrap().bulk().unwrap()
+}
+
+#[tokio::test]
+async fn the_doctor_is_told_what_this_server_sees() {
+    let gateway = TestGateway::builder()
+        .set("heartbeat", "--beat--")
+        .set("auth.callback_url", "http://127.0.0.1:9/identity/")
+        .set("auth.callback_secret", "geheim")
+        .start()
+        .await;
+    let redis = RedisServer::shared();
+    let nonce = "0123456789abcdef0123456789abcdef";
+    let (own, foreign) = (session_key(), session_key());
+    write_session(redis, &own, &format!(r#"{{"ws4redis:doctor": "{nonce}"}}"#));
+    john(&foreign);
+    for (session, probe) in [
+        (own.clone(), "read"),
+        (foreign, "unreadable"),
+        (session_key(), "missing"),
+        ("x:y".to_owned(), "unreadable"),
+    ] {
+        let mut answers = redis.connection();
+        answers.command(&["SUBSCRIBE", &gateway.channel(&format!("ws4redis:doctor:{nonce}"))]);
+        gateway.publish("ws4redis:control", format!(r#"{{"v":1,"doctor":"{nonce}","session":"{session}"}}"#));
+        let answer: serde_json::Value = serde_json::from_slice(&payload(answers.reply())).unwrap();
+        assert_eq!(answer["probe"], probe, "{answer}");
+        assert_eq!(answer["prefix"], gateway.namespace());
+        assert_eq!(answer["heartbeat"], "--beat--");
+        assert_eq!(answer["keys"][0], ":1:django.contrib.sessions.cache{key}");
+        assert_eq!(answer["callback"], true);
+        // By another implementation: hmac.new(b"geheim", b"ws4redis:doctor:0123…", "sha256").
+        assert_eq!(
+            answer["callback_proof"],
+            "1d69e725052c6f26549983fa2094aec30010b4d4d09de4d4f01ce1fda22526d9"
+        );
+        assert!(!answer.to_string().contains(&session));
+    }
+}
