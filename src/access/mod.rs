@@ -2,6 +2,7 @@
 
 mod cookie;
 mod credentials;
+mod digest;
 mod identity;
 mod origin;
 mod policy;
@@ -10,6 +11,7 @@ pub mod session;
 
 pub use cookie::value as cookie_value;
 pub use credentials::{Credentials, Token};
+pub use digest::session_digest;
 pub use identity::Identity;
 pub use origin::{Allowed, Refused};
 pub use policy::{Denied, Grant, Policy};

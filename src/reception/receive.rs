@@ -49,14 +49,14 @@ impl Reception {
         }
     }
 
-    /// Looks again at what somebody is known by.
+    /// Looks again at what somebody is known by, who was this before.
     ///
     /// # Errors
     ///
     /// When nobody can say who it is.
-    pub async fn again(&self, proof: &Proof) -> Result<Visitor, NotReceived> {
-        match proof {
-            Proof::Session(key) => self.sessions.receive(key.as_str()).await,
+    pub async fn again(&self, before: &Visitor) -> Result<Visitor, NotReceived> {
+        match &before.proof {
+            Proof::Session(key) => self.sessions.again(key, before).await,
             Proof::None => Ok(Visitor::default()),
         }
     }

@@ -101,17 +101,23 @@ impl Sessions {
             return Ok(Visitor::default());
         }
         let lives_ms = [lives_ms, ends_ms].into_iter().flatten().min();
-        let mut identity = Identity { session: Some(key.clone()), ..Identity::default() };
-        if let Some(user_id) = session.user_id.clone() {
-            self.recognise(&mut identity, user_id, session).await?;
-        }
-        Ok(Visitor {
-            identity,
-            allowed: None,
-            proof: Proof::Session(key),
-            template: Some(template),
-            lives_ms,
-        })
+        let copy = self.is_copy(template).then(|| Rc::new(session.clone()));
+        let identity = self.recognise(&key, session).await?;
+        let (proof, template) = (Proof::Session(key), Some(template));
+        Ok(Visitor { identity, allowed: None, proof, template, lives_ms, copy, missing: false })
+    }
+
+    /// Reads a session again. Where only a copy of it was read, and that is missing now, it is what the copy said, and
+    /// what is known of its user by now.
+    ///
+    /// # Errors
+    ///
+    /// As for [`receive`](Self::receive).
+    pub async fn again(&self, key: &SessionKey, before: &Visitor) -> Result<Visitor, NotReceived> {
+        let read = self.receive(key.as_str()).await?;
+        let Some(copy) = before.copy.as_ref().filter(|_| !read.is_known()) else { return Ok(read) };
+        let identity = self.recognise(key, Session::clone(copy)).await?;
+        Ok(Visitor { identity, lives_ms: None, missing: true, ..before.clone() })
     }
 
     /// Looks for the session under each template, in order.
@@ -193,20 +199,17 @@ impl Sessions {
         }
     }
 
-    /// Fills in who is logged in. What is known of the user beside the session wins over it.
-    async fn recognise(
-        &self,
-        identity: &mut Identity,
-        user_id: String,
-        session: Session,
-    ) -> Result<(), ReadFailed> {
+    /// Returns whose session it is. What is known of the user beside the session wins over it.
+    async fn recognise(&self, key: &SessionKey, session: Session) -> Result<Identity, ReadFailed> {
+        let mut identity = Identity { session: Some(key.clone()), ..Identity::default() };
+        let Some(user_id) = session.user_id else { return Ok(identity) };
         let (mut username, mut groups) = (session.username, session.groups.unwrap_or_default());
         let found = self.users.read(&[format!("{}{user_id}", self.users_prefix)]).await?;
         if let Some(value) = found.into_iter().next().and_then(|entry| entry.value) {
             // A key that cannot be read may be a tombstone: better nobody than somebody who is gone.
             let user = serde_json::from_slice::<User>(&value).ok().filter(|user| user.v == 1 && user.active);
             let hash = session.auth_hash.as_deref();
-            let Some(user) = user.filter(|user| user.knows(hash)) else { return Ok(()) };
+            let Some(user) = user.filter(|user| user.knows(hash)) else { return Ok(identity) };
             (username, groups) = (user.username, user.groups);
         }
         identity.user = match self.settings.user {
@@ -220,7 +223,7 @@ impl Sessions {
         }
         identity.user_id = Some(user_id);
         identity.groups = groups;
-        Ok(())
+        Ok(identity)
     }
 }
 

@@ -1,6 +1,9 @@
 //! Somebody, by what that is known, and for how long.
 
+use std::rc::Rc;
+
 use crate::access::Identity;
+use crate::access::session::Session;
 use crate::redis::ReadFailed;
 use crate::wire::{Flags, SessionKey};
 
@@ -17,6 +20,10 @@ pub struct Visitor {
     pub template: Option<usize>,
     /// Milliseconds until that is over, if it ends.
     pub lives_ms: Option<u64>,
+    /// What the session said, where it is a copy only, to be judged by when that is missing.
+    pub copy: Option<Rc<Session>>,
+    /// Whether the copy is missing now, and the rest is what it said before.
+    pub missing: bool,
 }
 
 impl Visitor {

@@ -55,7 +55,7 @@ impl Shard {
                 // Where Redis does not tell, the session is only read again now and then.
                 let Some(Ok(())) = self.joined(watch.as_ref()).await else { return Ok(None) };
                 let since = Instant::now();
-                Ok::<_, Rejection>(Some((since, self.reception.again(&visitor.proof).await?)))
+                Ok::<_, Rejection>(Some((since, self.reception.again(&visitor).await?)))
             };
             let reading = async { Ok(read_joined(&subscription, &self.parts, &grant.subscribe).await?) };
             let (persisted, again) = timeout(patience, async { tokio::try_join!(reading, again) })

@@ -7,8 +7,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::time::delay_queue::Key;
 
+use crate::access::session_digest;
 use crate::hub::{Ending, Listener, Subscription};
 use crate::reception::{Proof, Visitor};
+use crate::wire::SessionDigest;
 
 /// When sockets are closed after their session has ended, in milliseconds: by then a browser that has just logged in
 /// has its new cookie, and not all of them come back together.
@@ -20,6 +22,8 @@ const LATE: Duration = Duration::from_millis(5);
 /// One proof of who somebody is.
 pub(super) struct Lease {
     pub(super) proof: Proof,
+    /// What the Django package calls the session.
+    pub(super) digest: Option<SessionDigest>,
     /// What was read last.
     pub(super) visitor: RefCell<Visitor>,
     /// Whether somebody was logged in.
@@ -58,7 +62,9 @@ impl Lease {
     pub(super) fn new(visitor: Visitor, since: Instant) -> Self {
         let now = Instant::now();
         let ends_at = visitor.lives_ms.map(|ms| now + Duration::from_millis(ms));
+        let digest = if let Proof::Session(key) = &visitor.proof { Some(session_digest(key)) } else { None };
         Self {
+            digest,
             proof: visitor.proof.clone(),
             had_user: Cell::new(visitor.identity.user_id.is_some()),
             visitor: RefCell::new(visitor),
@@ -114,16 +120,13 @@ impl Lease {
         self.visitor.borrow().identity.user_id.clone()
     }
 
-    /// Takes a reading that began then, and says what it means. `copy` tells that what lies in Redis is a copy only, which may be
-    /// missing while the session goes on.
-    pub(super) fn judge(&self, read: &Visitor, since: Instant, copy: bool) -> Verdict {
+    /// Takes a reading that began then, and says what it means.
+    pub(super) fn judge(&self, read: &Visitor, since: Instant) -> Verdict {
         let now = Instant::now();
         self.since.set(since);
-        let gone = !read.is_known();
-        if gone && copy && !self.deleted.get() && self.ends_at.get().is_none_or(|end| now < end) {
-            self.closes_at.set(None);
-            return Verdict::Holds;
-        }
+        // A copy may be missing while the session goes on, but not beyond its time, nor if it was deleted.
+        let over = self.deleted.get() || self.ends_at.get().is_some_and(|end| end <= now);
+        let gone = !read.is_known() || (read.missing && over);
         let without_user = self.had_user.get() && read.identity.user_id.is_none();
         if gone || without_user {
             let closes_at = self.doubt();
@@ -139,7 +142,9 @@ impl Lease {
         self.closes_at.set(None);
         self.deleted.set(false);
         self.had_user.set(read.identity.user_id.is_some());
-        self.ends_at.set(read.lives_ms.map(|ms| now + Duration::from_millis(ms)));
+        if !read.missing {
+            self.ends_at.set(read.lives_ms.map(|ms| now + Duration::from_millis(ms)));
+        }
         self.replace(read);
         Verdict::Holds
     }

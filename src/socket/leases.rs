@@ -6,7 +6,7 @@
 //! keeps the socket and hears other channels; what has ended closes it.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::task::Poll;
@@ -21,7 +21,7 @@ use super::lease::{Lease, Verdict};
 use crate::hub::{Desk, Listener, Subscription};
 use crate::reception::{NotReceived, Proof, Reception, Visitor};
 use crate::redis::{Touch, channel_of, key_of};
-use crate::wire::{Channel, Hint};
+use crate::wire::{Channel, Hint, SessionDigest};
 
 /// The shortest time between two readings of the same proof: whoever can cause them cannot cause more.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -45,8 +45,16 @@ pub struct Leases {
     timers: RefCell<DelayQueue<Weak<Lease>>>,
     /// Whether Redis tells what happens to keys.
     events: Cell<bool>,
-    /// Users at whose sessions one has to look: whether one of them was ended on purpose.
-    hinted: RefCell<HashMap<Box<str>, bool>>,
+    /// What one has been told to look at, and not looked at yet.
+    hinted: RefCell<Hinted>,
+}
+
+/// Where one has to look.
+#[derive(Default)]
+struct Hinted {
+    /// Users, and whether a session of theirs was ended on purpose.
+    users: HashMap<Box<str>, bool>,
+    sessions: HashSet<SessionDigest>,
 }
 
 /// A connection's share in what it lives by.
@@ -119,7 +127,7 @@ impl Leases {
                 listener.review();
                 return true;
             }
-            let holds = lease.judge(&visitor, since, false) == Verdict::Holds;
+            let holds = lease.judge(&visitor, since) == Verdict::Holds;
             if !holds {
                 // It has just been read: sockets that were let in as somebody who is gone do not stay.
                 self.end(lease);
@@ -144,7 +152,8 @@ impl Leases {
             return self.schedule(&lease, Instant::now() + PAUSE);
         }
         let since = Instant::now();
-        let read = self.reception.again(&lease.proof).await;
+        let before = lease.visitor.borrow().clone();
+        let read = self.reception.again(&before).await;
         lease.reading.set(false);
         let visitor = match read {
             Ok(visitor) => visitor,
@@ -152,9 +161,7 @@ impl Leases {
         };
         // What a socket brought meanwhile may be newer than this.
         if lease.since.get() <= since {
-            let template = lease.visitor.borrow().template;
-            let copy = template.is_some_and(|template| self.reception.sessions().is_copy(template));
-            match lease.judge(&visitor, since, copy) {
+            match lease.judge(&visitor, since) {
                 Verdict::Holds => {}
                 Verdict::Doubtful => return self.schedule(&lease, lease.doubt()),
                 Verdict::Ended => return self.end(&lease),
@@ -218,11 +225,10 @@ impl Leases {
         }
     }
 
-    /// Takes hints: users at whose sessions one has to look.
+    /// Takes hints: where one has to look.
     pub fn hint(self: &Rc<Self>, hints: &[Hint]) {
-        // What is remembered of answers may be out of date.
         let mut hinted = self.hinted.borrow_mut();
-        if hinted.is_empty() {
+        if hinted.users.is_empty() && hinted.sessions.is_empty() {
             let leases = self.clone();
             tokio::task::spawn_local(async move {
                 sleep(COLLECT).await;
@@ -230,7 +236,10 @@ impl Leases {
             });
         }
         for hint in hints {
-            *hinted.entry(hint.user_id.clone()).or_default() |= hint.logout;
+            match hint {
+                Hint::User { id, logout } => *hinted.users.entry(id.clone()).or_default() |= logout,
+                Hint::Session(digest) => drop(hinted.sessions.insert(*digest)),
+            }
         }
     }
 
@@ -238,9 +247,10 @@ impl Leases {
         let hinted = self.hinted.take();
         let leases = self.by_proof.borrow();
         for lease in leases.values() {
-            let about = lease.user_id().and_then(|user_id| hinted.get(&*user_id).copied());
-            if let Some(logout) = about {
-                lease.deleted.set(lease.deleted.get() || logout);
+            let ended = lease.digest.is_some_and(|digest| hinted.sessions.contains(&digest));
+            let logout = lease.user_id().and_then(|id| hinted.users.get(&*id).copied());
+            if ended || logout.is_some() {
+                lease.deleted.set(lease.deleted.get() || ended || logout == Some(true));
                 self.hurry(lease);
             }
         }

@@ -18,14 +18,23 @@ pub enum Control {
     Ask(Question),
 }
 
-/// A reason to look again at a user's sessions.
+/// A reason to look again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Hint {
-    /// The user's primary key.
-    pub user_id: Box<str>,
-    /// Whether a session of theirs was ended on purpose.
-    pub logout: bool,
+pub enum Hint {
+    /// At a user's sessions.
+    User {
+        /// The user's primary key.
+        id: Box<str>,
+        /// Whether one of them was ended on purpose.
+        logout: bool,
+    },
+    /// At one session, which was ended on purpose.
+    Session(SessionDigest),
 }
+
+/// What tells a session to those who know its key, and nothing to others: the first bytes of a SHA-256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionDigest(pub u64);
 
 /// A question of `manage.py ws4redis_doctor`.
 #[derive(Clone, PartialEq, Eq)]
@@ -48,6 +57,7 @@ struct Written {
     v: u32,
     user: Option<Box<str>>,
     reason: Option<Box<str>>,
+    ended: Option<Box<str>>,
     doctor: Option<Box<str>>,
     session: Option<Box<str>>,
 }
@@ -60,11 +70,15 @@ impl Control {
         }
         let written: Written =
             serde_json::from_slice(message).ok().filter(|written: &Written| written.v == 1)?;
-        match (written.user, written.doctor) {
-            (Some(user_id), None) if (1..=MAX_USER_BYTES).contains(&user_id.len()) => {
-                Some(Self::Look(Hint { user_id, logout: written.reason.as_deref() == Some("logout") }))
+        match (written.user, written.ended, written.doctor) {
+            (Some(id), None, None) if (1..=MAX_USER_BYTES).contains(&id.len()) => {
+                Some(Self::Look(Hint::User { id, logout: written.reason.as_deref() == Some("logout") }))
             }
-            (None, Some(nonce)) if is_nonce(&nonce) => {
+            (None, Some(digest), None) if is_hex(&digest, 64) => {
+                let first = u64::from_str_radix(digest.get(..16)?, 16).ok()?;
+                Some(Self::Look(Hint::Session(SessionDigest(first))))
+            }
+            (None, None, Some(nonce)) if is_hex(&nonce, 32) => {
                 Some(Self::Ask(Question { nonce, session: written.session }))
             }
             _ => None,
@@ -72,8 +86,8 @@ impl Control {
     }
 }
 
-fn is_nonce(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -97,15 +111,13 @@ mod tests {
             ("[".repeat(1000), None),
             (String::new(), None),
         ] {
-            let hint = match Control::parse(message.as_bytes()) {
-                Some(Control::Look(hint)) => Some(hint),
-                other => {
-                    assert_eq!(other, None, "{message}");
-                    None
-                }
-            };
-            assert_eq!(hint.as_ref().map(|hint| (&*hint.user_id, hint.logout)), expected, "{message}");
+            let expected = expected.map(|(id, logout)| Control::Look(Hint::User { id: id.into(), logout }));
+            assert_eq!(Control::parse(message.as_bytes()), expected, "{message}");
         }
+        let ended = format!(r#"{{"v":1,"ended":"00000000000000ff{}"}}"#, "a".repeat(48));
+        let digest = SessionDigest(255);
+        assert_eq!(Control::parse(ended.as_bytes()), Some(Control::Look(Hint::Session(digest))));
+        assert_eq!(Control::parse(br#"{"v":1,"ended":"ff"}"#), None);
         let asked = format!(r#"{{"v":1,"doctor":"{nonce}","session":"s"}}"#);
         let question = Question { nonce: nonce.into(), session: Some("s".into()) };
         assert_eq!(Control::parse(asked.as_bytes()), Some(Control::Ask(question)));

@@ -10,5 +10,5 @@ mod handshake;
 
 pub use audience::{Audience, AudienceKind, SessionKey};
 pub use channel::{Channel, Namespace, mask_sessions};
-pub use control::{Control, Hint, Question};
+pub use control::{Control, Hint, Question, SessionDigest};
 pub use handshake::{Facility, Flags, Handshake, Malformed};

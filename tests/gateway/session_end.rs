@@ -139,6 +139,27 @@ async fn a_hint_about_a_logout_closes_the_sockets_of_the_session_that_has_ended(
 }
 
 #[tokio::test]
+async fn a_hint_about_a_session_closes_its_sockets_and_does_not_name_it() {
+    let gateway = without_looks().await;
+    // Its SHA-256, by another implementation: hashlib.sha256(b"ws4redis:session:" + key).
+    let (key, digest) = (
+        "d19e57d19e57d19e57d19e57d19e5700",
+        "e3ac6707df1c1ee22849a92b0e5ba55caa9b6a663e790a104b808dfc3a0d9df2",
+    );
+    let other = session_key();
+    write_session(RedisServer::shared(), key, "{}");
+    write_session(RedisServer::shared(), &other, "{}");
+    let mut client = connect(&gateway, "/ws/x?subscribe-session", &format!("sessionid={key}")).await;
+    let mut others = connect(&gateway, "/ws/x?subscribe-session", &format!("sessionid={other}")).await;
+    let hint = format!(r#"{{"v":1,"ended":"{digest}"}}"#);
+    gateway.publish("ws4redis:control", &hint);
+    delete(key);
+    gateway.publish("ws4redis:control", &hint);
+    client.expect_close(4401).await;
+    others.expect_nothing().await;
+}
+
+#[tokio::test]
 async fn a_hint_is_believed_in_nothing() {
     let gateway = without_looks().await;
     let key = session_key();
@@ -275,6 +296,29 @@ async fn a_copy_of_a_row_in_the_database_may_be_missing_while_the_session_goes_o
     client.expect_text("still here").await;
     // It is a logout if Django says so.
     hint(&gateway, "7", "logout");
+    client.expect_close(4401).await;
+}
+
+#[tokio::test]
+async fn where_the_copy_is_missing_what_is_known_of_its_user_still_counts() {
+    let gateway = without_looks().await;
+    let (redis, key) = (RedisServer::shared(), session_key());
+    let copy = format!(":1:django.contrib.sessions.cached_db{key}");
+    let content = r#"{"_auth_user_id": "7", "_auth_user_hash": "h", "ws4redis:username": "john"}"#;
+    redis.command(&["SET", &copy, content, "EX", "1000"]);
+    let mut client =
+        connect(&gateway, "/ws/x?subscribe-user&subscribe-group", &format!("sessionid={key}")).await;
+    redis.command(&["DEL", &copy]);
+    redis.persist(&gateway.channel("group:new:x"), "welcome");
+    write_user(
+        &gateway,
+        "7",
+        r#"{"v":1,"active":true,"username":"john","groups":["new"],"auth_hashes":["h"]}"#,
+    );
+    hint(&gateway, "7", "groups");
+    client.expect_text("welcome").await;
+    write_user(&gateway, "7", r#"{"v":1,"active":false}"#);
+    hint(&gateway, "7", "user");
     client.expect_close(4401).await;
 }
 

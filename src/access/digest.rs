@@ -1,0 +1,23 @@
+//! How the Django package names a session on a channel that others may hear.
+
+use ring::digest::{SHA256, digest};
+
+use crate::wire::{SessionDigest, SessionKey};
+
+/// Returns what the Django package calls a session in its hints: SHA-256 of `ws4redis:session:<key>`.
+pub fn session_digest(key: &SessionKey) -> SessionDigest {
+    let whole = digest(&SHA256, ["ws4redis:session:", key.as_str()].concat().as_bytes());
+    let first = whole.as_ref().first_chunk().copied().unwrap_or_default();
+    SessionDigest(u64::from_be_bytes(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_what_another_implementation_says() {
+        // hashlib.sha256(b"ws4redis:session:abc").hexdigest()[:16]
+        assert_eq!(session_digest(&SessionKey::new("abc")), SessionDigest(0x0190_a8ae_faed_27cd));
+    }
+}
