@@ -26,6 +26,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["telemetry.rs"]),
     ("wildmatch", &["access/rules.rs"]),
     ("url", &["wire", "settings", "redis/connect.rs"]),
+    ("zlib_rs", &["access"]),
 ];
 
 /// Which other rooms a room may use: only such that stand above it here.

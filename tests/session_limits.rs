@@ -9,6 +9,7 @@ use std::time::Duration;
 use peak_alloc::PeakAlloc;
 use tokio::time::Instant;
 use ws4redis::access::session::{Forms, Secrets, Undecodable, decode};
+use zlib_rs::{DeflateConfig, ReturnCode, compress_slice};
 
 #[global_allocator]
 static PEAK: PeakAlloc = PeakAlloc;
@@ -116,15 +117,19 @@ fn packed() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn zlib(data: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(data).unwrap();
-    encoder.finish().unwrap()
+    deflate(data, 15)
 }
 
 fn gzip(data: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(data).unwrap();
-    encoder.finish().unwrap()
+    deflate(data, 31)
+}
+
+fn deflate(data: &[u8], window_bits: i32) -> Vec<u8> {
+    let mut packed = vec![0; data.len() + 1_000];
+    let config = DeflateConfig { window_bits, ..DeflateConfig::default() };
+    let (packed, status) = compress_slice(&mut packed, data, config);
+    assert_eq!(status, ReturnCode::Ok);
+    packed.to_vec()
 }
 
 fn lz4(data: &[u8]) -> Vec<u8> {

@@ -2,23 +2,31 @@
 
 use std::io::Read;
 
-use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_zlib_with_limit};
+use ruzstd::decoding::StreamingDecoder;
+use ruzstd::decoding::errors::FrameDecoderError;
+use zlib_rs::{InflateConfig, ReturnCode, decompress_slice};
 
 /// Longest value after unpacking.
 pub(super) const MAX_UNPACKED_BYTES: usize = 4 << 20;
 /// Bytes unpacked at a time.
 const CHUNK_BYTES: usize = 8 << 10;
-/// Largest zstd window: what a decoder has to hold beside its output.
-const MAX_WINDOW_BYTES: u64 = 4 << 20;
+/// How much larger the first buffer for zlib and gzip is than what comes in, and each further one than the last.
+const GROWTH: usize = 8;
+const SMALLEST: usize = 64;
+/// zlib's numbers for its own and gzip's container, both with the largest window.
+const ZLIB: i32 = 15;
+const GZIP: i32 = 31;
+/// The block that lz4 takes if nothing else is wished.
+const LZ4_BLOCK_BYTES: usize = 64 << 10;
 /// Memory for xz, in KiB: a dictionary of 8 MiB (preset 6; django-redis has preset 4) and what comes with it.
 const MAX_XZ_KIB: u32 = 9 << 10;
 
 /// Why a value cannot be unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Error {
-    /// The data is damaged, cut short, or asks for more memory than it gets.
+    /// The data is damaged or cut short.
     Damaged,
-    /// More comes out than [`MAX_UNPACKED_BYTES`].
+    /// More comes out, or would have to be held, than is allowed.
     TooLarge,
 }
 
@@ -45,41 +53,63 @@ impl Compression {
         }
     }
 
-    /// Unpacks a value.
-    pub(super) fn unpack(self, value: &[u8]) -> Result<Vec<u8>, Error> {
+    /// Unpacks a value, if no more than `limit` bytes come out.
+    pub(super) fn unpack(self, value: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
         match self {
-            Self::Zlib => unpack_zlib(value),
-            Self::Gzip => drain(flate2::bufread::GzDecoder::new(value)),
-            Self::Lz4 => drain(lz4_flex::frame::FrameDecoder::new(value)),
-            Self::Zstd => {
-                let decoder =
-                    ruzstd::decoding::StreamingDecoder::new_with_max_window_size(value, MAX_WINDOW_BYTES);
-                drain(decoder.map_err(|_| Error::Damaged)?)
-            }
-            Self::Xz => drain(lzma_rust2::XzReader::new_mem_limit(value, false, MAX_XZ_KIB)),
+            Self::Zlib => unpack_zlib(value, limit),
+            Self::Gzip => inflate(value, GZIP, limit),
+            Self::Lz4 if lz4_block(value) > limit.max(LZ4_BLOCK_BYTES) => Err(Error::TooLarge),
+            Self::Lz4 => drain(lz4_flex::frame::FrameDecoder::new(value), limit),
+            // Nothing comes out before a window is full, and so nothing larger than the limit is begun.
+            Self::Zstd => match StreamingDecoder::new_with_max_window_size(value, limit as u64) {
+                Ok(decoder) => drain(decoder, limit),
+                Err(FrameDecoderError::WindowSizeTooBig { .. }) => Err(Error::TooLarge),
+                Err(_) => Err(Error::Damaged),
+            },
+            Self::Xz => drain(lzma_rust2::XzReader::new_mem_limit(value, false, MAX_XZ_KIB), limit),
         }
     }
 }
 
 /// Unpacks zlib data, as it is also found inside the signed form: the most frequent kind by far.
-///
-/// In one go into memory that doubles up to the limit. A stream's window and buffers would cost a login session more
-/// time than all the rest.
-pub(super) fn unpack_zlib(value: &[u8]) -> Result<Vec<u8>, Error> {
-    decompress_to_vec_zlib_with_limit(value, MAX_UNPACKED_BYTES).map_err(|error| match error.status {
-        TINFLStatus::HasMoreOutput => Error::TooLarge,
-        _ => Error::Damaged,
-    })
+pub(super) fn unpack_zlib(value: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
+    inflate(value, ZLIB, limit)
+}
+
+/// Unpacks in one go, and in a larger buffer from the start if the first does not hold it: keeping a decoder for
+/// several goes would cost a login session more time than all the rest.
+fn inflate(value: &[u8], window_bits: i32, limit: usize) -> Result<Vec<u8>, Error> {
+    let mut size = value.len().max(SMALLEST);
+    loop {
+        size = size.saturating_mul(GROWTH).min(limit);
+        let mut unpacked = vec![0; size];
+        let (filled, status) = decompress_slice(&mut unpacked, value, InflateConfig { window_bits });
+        let length = filled.len();
+        match status {
+            ReturnCode::Ok => {
+                unpacked.truncate(length);
+                return Ok(unpacked);
+            }
+            ReturnCode::BufError if size == limit => return Err(Error::TooLarge),
+            ReturnCode::BufError => {}
+            _ => return Err(Error::Damaged),
+        }
+    }
+}
+
+/// Returns the size of the blocks that a frame of lz4 is made of, each of which is unpacked at once.
+fn lz4_block(value: &[u8]) -> usize {
+    value.get(5).map_or(0, |descriptor| 1 << (8 + 2 * (descriptor >> 4 & 7)))
 }
 
 /// Reads to the end or to the limit.
-fn drain(mut decoder: impl Read) -> Result<Vec<u8>, Error> {
+fn drain(mut decoder: impl Read, limit: usize) -> Result<Vec<u8>, Error> {
     let mut unpacked = Vec::new();
     let mut chunk = [0; CHUNK_BYTES];
     loop {
         match decoder.read(&mut chunk).map_err(|_| Error::Damaged)? {
             0 => return Ok(unpacked),
-            count if unpacked.len() + count > MAX_UNPACKED_BYTES => return Err(Error::TooLarge),
+            count if unpacked.len() + count > limit => return Err(Error::TooLarge),
             count => unpacked.extend_from_slice(&chunk[..count]),
         }
     }

@@ -76,7 +76,7 @@ pub fn decode(value: &[u8], forms: Forms, secrets: &Secrets) -> Result<Option<Se
         if !forms.meets(Forms::UNSIGNED) {
             return Err(Undecodable::Untrusted);
         }
-        return read(&compression.unpack(value)?, forms);
+        return read(&compression.unpack(value, MAX_UNPACKED_BYTES)?, forms);
     }
     if Forms::unsigned(value).is_some() {
         return read(value, forms);
@@ -93,7 +93,7 @@ pub fn decode(value: &[u8], forms: Forms, secrets: &Secrets) -> Result<Option<Se
     if secrets.is_empty() {
         return Err(Undecodable::NoSecret);
     }
-    read(&signed::open(value, secrets)?, Forms::UNSIGNED)
+    read(&signed::open(value, secrets, MAX_UNPACKED_BYTES)?, Forms::UNSIGNED)
 }
 
 /// Reads a serialised session.

@@ -27,16 +27,21 @@ pub(super) fn resembles(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(fits)
 }
 
-/// Returns the serialised session within a signed value.
-pub(super) fn open(value: &[u8], secrets: &Secrets) -> Result<Vec<u8>, Unopened> {
+/// Returns the serialised session within a signed value, which is unpacked up to the limit.
+pub(super) fn open(value: &[u8], secrets: &Secrets, limit: usize) -> Result<Vec<u8>, Unopened> {
     match split_last(value) {
-        Some((signed, signature)) => open_current(signed, signature, secrets),
+        Some((signed, signature)) => open_current(signed, signature, secrets, limit),
         None => open_legacy(value, secrets),
     }
 }
 
 /// The form since Django 3.1: the signature covers data and time as text, the leading dot included.
-fn open_current(signed: &[u8], signature: &[u8], secrets: &Secrets) -> Result<Vec<u8>, Unopened> {
+fn open_current(
+    signed: &[u8],
+    signature: &[u8],
+    secrets: &Secrets,
+    limit: usize,
+) -> Result<Vec<u8>, Unopened> {
     // Strict base64: a text has one way to be written, so that decoding it is as good as comparing the text.
     let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Unopened::Forged)?;
     let holds = |key: &hmac::Key| hmac::verify(key, signed, &signature).is_ok();
@@ -47,7 +52,7 @@ fn open_current(signed: &[u8], signature: &[u8], secrets: &Secrets) -> Result<Ve
     let (data, _time) = split_last(signed).ok_or(Unopened::Malformed)?;
     let (data, packed) = data.strip_prefix(b".").map_or((data, false), |data| (data, true));
     let data = URL_SAFE_NO_PAD.decode(data).map_err(|_| Unopened::Malformed)?;
-    if packed { compression::unpack_zlib(&data).map_err(Unopened::Unpacked) } else { Ok(data) }
+    if packed { compression::unpack_zlib(&data, limit).map_err(Unopened::Unpacked) } else { Ok(data) }
 }
 
 /// The form before Django 3.1: base64 of a signature in hex, a colon, and the data.
@@ -91,7 +96,7 @@ mod tests {
 
     fn opened(value: &str, keys: &[&[u8]], class: &str) -> Result<String, Unopened> {
         let secrets = Secrets::new(keys.iter().copied(), class);
-        open(value.as_bytes(), &secrets).map(|data| String::from_utf8(data).unwrap())
+        open(value.as_bytes(), &secrets, 1_000).map(|data| String::from_utf8(data).unwrap())
     }
 
     #[test]
