@@ -6,9 +6,10 @@
 use std::io::Write;
 use std::time::Duration;
 
+use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
 use peak_alloc::PeakAlloc;
 use tokio::time::Instant;
-use ws4redis::access::session::{Forms, Secrets, Undecodable, decode};
+use ws4redis::access::session::{Forms, Secrets, Undecodable, decode, decode_quickly};
 use zlib_rs::{DeflateConfig, ReturnCode, compress_slice};
 
 #[global_allocator]
@@ -22,6 +23,12 @@ const MAX_TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 3_0
 const PATIENCE: u32 = 5;
 /// Values are decoded a few times, and the best time counts, as the machine may have other work.
 const TRIES: usize = 3;
+/// The same, where a value is decoded only if that is quick.
+const MAX_QUICK_BYTES: usize = 1 << 20;
+/// Time for finding out that a value cannot be decoded quickly, or for doing it.
+const MAX_QUICK_TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 2 });
+/// The longest value that is decoded quickly.
+const SMALL: usize = 16 << 10;
 /// The longest value that is looked at.
 const LONGEST: usize = 4 << 20;
 
@@ -116,6 +123,27 @@ fn packed() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Small values that are large inside, or have as much to do in them as there can be.
+fn small() -> Vec<(&'static str, Vec<u8>)> {
+    let zeros = vec![0; 4 << 20];
+    let file = |name: &str| {
+        std::fs::read(format!("{}/tests/fixtures/packed/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    };
+    vec![
+        ("small zlib", zlib(&zeros)),
+        ("small gzip", gzip(&zeros)),
+        ("small lz4", lz4(&zeros[..SMALL * 200])),
+        ("small lz4 with large blocks", lz4_in(&zeros[..SMALL * 200], BlockSize::Max4MB)),
+        ("small zstd", file("zeros.zst")),
+        ("small zstd with a large window", file("window.zst")),
+        ("small xz", file("zeros.xz")),
+        ("small zlib of empty blocks with a table each", empty_blocks()),
+        ("small marks", b"(".repeat(SMALL)),
+        ("small laughs", b"\x80\x04]q\x01".iter().chain(&b"h\x01a".repeat(SMALL / 3 - 3)).copied().collect()),
+        ("small JSON", [b"{".to_vec(), b"\"a\":1,".repeat(SMALL / 6 - 1)].concat()),
+    ]
+}
+
 fn zlib(data: &[u8]) -> Vec<u8> {
     deflate(data, 15)
 }
@@ -132,8 +160,28 @@ fn deflate(data: &[u8], window_bits: i32) -> Vec<u8> {
     packed.to_vec()
 }
 
+/// Writes a block as short as a block with tables of its own can be, again and again.
+fn empty_blocks() -> Vec<u8> {
+    // Each number and its bits, least significant first: a dynamic block, 257 literals, 1 distance, 18 lengths of
+    // codes; of those that for 138 and 118 zeros (the third) and that for a length of one (the last) have one bit.
+    let mut block = vec![(0_u64, 1), (2, 2), (0, 5), (0, 5), (14, 4), (0, 6), (1, 3), (0, 42), (1, 3)];
+    // The zeros, the length of the end of a block and of a distance, and the end itself.
+    block.extend([(1, 1), (127, 7), (1, 1), (107, 7), (0, 1), (0, 1), (0, 1)]);
+    let bits = block.iter().flat_map(|(number, count)| (0..*count).map(move |bit| number >> bit & 1));
+    let bits = bits.collect::<Vec<_>>().repeat(8 * SMALL / 90 - 1);
+    let bytes = bits
+        .chunks_exact(8)
+        .map(|bits| bits.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit == 1)));
+    b"x\x9c".iter().copied().chain(bytes).collect()
+}
+
 fn lz4(data: &[u8]) -> Vec<u8> {
-    let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+    lz4_in(data, BlockSize::Max64KB)
+}
+
+fn lz4_in(data: &[u8], block_size: BlockSize) -> Vec<u8> {
+    let frame = FrameInfo::new().block_size(block_size);
+    let mut encoder = FrameEncoder::with_frame_info(frame, Vec::new());
     encoder.write_all(data).unwrap();
     encoder.finish().unwrap()
 }
@@ -146,19 +194,21 @@ fn hostile_values_are_cheap() {
     let (pickles, others) = (pickles(), [others(), packed()].concat());
     let patience = pickles.iter().map(|_| 1).chain(others.iter().map(|_| PATIENCE));
     for ((name, value), patience) in pickles.iter().chain(&others).zip(patience) {
-        let (mut best, mut most, mut result) = (Duration::MAX, 0, "");
-        for _ in 0..TRIES {
-            let before = PEAK.current_usage();
-            PEAK.reset_peak_usage();
-            let start = Instant::now();
-            let session = decode(value, forms, &secrets);
-            best = best.min(start.elapsed());
-            most = most.max(PEAK.peak_usage() - before);
-            result = if session.is_ok() { "read" } else { "refused" };
-        }
+        let (time, bytes, session) = measure(|| decode(value, forms, &secrets));
+        let result = if session.is_ok() { "read" } else { "refused" };
         let report =
-            format!("{name}: {} kB in, {} kB, {best:?}, {result}", value.len() / 1_000, most / 1_000);
-        if most > MAX_BYTES || best > MAX_TIME * patience {
+            format!("{name}: {} kB in, {} kB, {time:?}, {result}", value.len() / 1_000, bytes / 1_000);
+        if bytes > MAX_BYTES || time > MAX_TIME * patience {
+            failures.push(report.clone());
+        }
+        show(&report);
+    }
+    for (name, value) in pickles.iter().chain(&others).chain(&small()) {
+        let (time, bytes, session) = measure(|| decode_quickly(value, forms, &secrets));
+        let result = if session.is_some() { "decoded" } else { "left" };
+        let report = format!("{name}, quickly: {} kB, {time:?}, {result}", bytes / 1_000);
+        let unfit = name.starts_with("small") && value.len() > SMALL;
+        if bytes > MAX_QUICK_BYTES || time > MAX_QUICK_TIME || unfit {
             failures.push(report.clone());
         }
         show(&report);
@@ -167,6 +217,18 @@ fn hostile_values_are_cheap() {
     let longer = filled(b"", b"(", b"(".repeat(100).as_slice());
     let longer = [longer, vec![b'('; 200]].concat();
     assert_eq!(decode(&longer, forms, &secrets), Err(Undecodable::TooLarge));
+}
+
+/// Returns the least time that it takes, the most memory, and the result.
+fn measure<T>(decode: impl Fn() -> T) -> (Duration, usize, T) {
+    let tries = (0..TRIES).map(|_| {
+        let before = PEAK.current_usage();
+        PEAK.reset_peak_usage();
+        let start = Instant::now();
+        let result = decode();
+        (start.elapsed(), PEAK.peak_usage() - before, result)
+    });
+    tries.reduce(|best, next| (best.0.min(next.0), best.1.max(next.1), next.2)).unwrap()
 }
 
 /// Shown with `--nocapture`.

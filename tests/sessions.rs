@@ -5,7 +5,9 @@ use std::path::Path;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
-use ws4redis::access::session::{Forms, KeyPattern, KeyTemplate, Secrets, Session, Undecodable, decode};
+use ws4redis::access::session::{
+    Forms, KeyPattern, KeyTemplate, Secrets, Session, Undecodable, decode, decode_quickly,
+};
 use ws4redis::wire::{Namespace, SessionKey};
 
 /// One fixture: a value, where it lay, and what is in it.
@@ -143,6 +145,16 @@ fn a_session_cut_short_is_none_or_the_same() {
                 Err(_) => {}
             }
         }
+    }
+}
+
+#[test]
+fn all_but_large_sessions_are_decoded_quickly_and_are_the_same() {
+    for fixture in Fixture::all() {
+        let quick = decode_quickly(&fixture.value, fixture.forms, &fixture.secrets());
+        let large = fixture.name.ends_with("_big") || fixture.value.len() > 16 << 10;
+        assert_eq!(quick.is_none(), large, "{}: {} bytes", fixture.name, fixture.value.len());
+        assert!(quick.is_none_or(|session| session == fixture.decode(&fixture.value)), "{}", fixture.name);
     }
 }
 

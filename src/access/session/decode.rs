@@ -6,6 +6,8 @@ use super::{Forms, Secrets, Session, json, msgpack, pickle};
 
 /// Longest value that is looked at, as it lies in Redis.
 const MAX_VALUE_BYTES: usize = MAX_UNPACKED_BYTES;
+/// Longest value that is decoded quickly, as it lies in Redis and after unpacking.
+const QUICK_BYTES: usize = 16 << 10;
 
 /// Why a value is no session. It says nothing of what is in the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -62,21 +64,44 @@ impl From<Unopened> for Undecodable {
 /// not a dictionary.
 ///
 /// Time and memory are bounded by the limits on size: 16 MiB, and some tens of milliseconds for a value that is, or
-/// unpacks to, the 4 MiB that are allowed. Large values are better read off the shards; as small compressed ones may be
-/// large inside, those are large from a few hundred bytes on.
+/// unpacks to, the 4 MiB that are allowed. So this is for threads that nobody waits for; see [`decode_quickly()`].
 ///
 /// # Errors
 ///
 /// When the value has no known or no trusted form, is signed by nobody who is trusted, damaged, or beyond a limit.
 pub fn decode(value: &[u8], forms: Forms, secrets: &Secrets) -> Result<Option<Session>, Undecodable> {
-    if value.len() > MAX_VALUE_BYTES {
+    decode_up_to(MAX_VALUE_BYTES, value, forms, secrets)
+}
+
+/// Reads a session as [`decode()`] does, or nothing at all if that may take long: if the value is, or turns out to
+/// unpack to, more than 16 KiB. Then it is `decode()`'s, elsewhere.
+///
+/// How much comes out of a compressed value is seen by unpacking it, as few of them say so, and those may lie. What
+/// ordinary sessions cost is thus spent once, and for a large one no more than 16 KiB of it is unpacked in vain.
+pub fn decode_quickly(
+    value: &[u8],
+    forms: Forms,
+    secrets: &Secrets,
+) -> Option<Result<Option<Session>, Undecodable>> {
+    let result = decode_up_to(QUICK_BYTES, value, forms, secrets);
+    if result == Err(Undecodable::TooLarge) { None } else { Some(result) }
+}
+
+/// Reads a session that is no longer than the limit, neither as it lies in Redis nor after unpacking.
+fn decode_up_to(
+    limit: usize,
+    value: &[u8],
+    forms: Forms,
+    secrets: &Secrets,
+) -> Result<Option<Session>, Undecodable> {
+    if value.len() > limit {
         return Err(Undecodable::TooLarge);
     }
     if let Some(compression) = Compression::of(value) {
         if !forms.meets(Forms::UNSIGNED) {
             return Err(Undecodable::Untrusted);
         }
-        return read(&compression.unpack(value, MAX_UNPACKED_BYTES)?, forms);
+        return read(&compression.unpack(value, limit)?, forms);
     }
     if Forms::unsigned(value).is_some() {
         return read(value, forms);
@@ -93,7 +118,7 @@ pub fn decode(value: &[u8], forms: Forms, secrets: &Secrets) -> Result<Option<Se
     if secrets.is_empty() {
         return Err(Undecodable::NoSecret);
     }
-    read(&signed::open(value, secrets, MAX_UNPACKED_BYTES)?, Forms::UNSIGNED)
+    read(&signed::open(value, secrets, limit)?, Forms::UNSIGNED)
 }
 
 /// Reads a serialised session.

@@ -2,8 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ws4redis::access::session::{Forms, Secrets, decode};
+use ws4redis::access::session::{Forms, Secrets, decode, decode_quickly};
 
 fuzz_target!(|value: &[u8]| {
-    let _ = decode(value, Forms::UNSIGNED, &Secrets::default());
+    let session = decode(value, Forms::UNSIGNED, &Secrets::default());
+    if let Some(quick) = decode_quickly(value, Forms::UNSIGNED, &Secrets::default()) {
+        assert_eq!(quick, session);
+    }
 });
