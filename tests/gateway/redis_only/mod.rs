@@ -7,6 +7,7 @@ mod connect_order;
 mod deployments;
 mod echo_memory;
 mod keyspace_events;
+mod least_rights;
 mod outage;
 mod publications;
 mod refusals;

@@ -1,0 +1,204 @@
+//! The Redis user that docs/security.md recommends is enough, and has no more rights than that.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use crate::support::redis::{Connection, Reply, encode};
+use crate::support::{RedisServer, TestGateway, eventually};
+
+const SECURITY: &str = include_str!("../../../docs/security.md");
+const PASSWORD: &str = "fixture";
+const KEY: &str = "abcdefghijklmnopqrstuvwxyz012345";
+/// The templates of the lines as they stand there.
+const CACHE: &str = "cache :1:django.contrib.sessions.cache{key}";
+
+/// Returns the line for a prefix, with a password.
+fn line(prefix: &str) -> String {
+    let lines = SECURITY.lines().filter(|line| line.starts_with("ACL SETUSER ws4redis reset "));
+    let lines: Vec<_> = lines.collect();
+    assert_eq!(lines.len(), 2, "one without a prefix, one with it");
+    let colon = if prefix.is_empty() { "" } else { ":" };
+    let wanted = format!(" ~{prefix}{colon}broadcast:* ");
+    let line = lines.into_iter().find(|line| line.contains(&wanted)).unwrap();
+    line.replace(">PASSWORD", &format!(">{PASSWORD}"))
+}
+
+/// Returns the rows of the table of sessions: a key template, and the patterns of keys and of events that fit it.
+fn rows() -> Vec<[String; 3]> {
+    let table = SECURITY.lines().skip_while(|line| !line.starts_with("| sessions |")).skip(2);
+    let rows = table.take_while(|line| line.starts_with('|')).map(|line| {
+        let code: Vec<_> = line.split('`').skip(1).step_by(2).collect();
+        let [.., template, keys, events] = code[..] else { panic!("three pieces of code in {line}") };
+        [template.trim_matches(['[', ']', '"']).to_owned(), keys.to_owned(), events.to_owned()]
+    });
+    let rows: Vec<_> = rows.collect();
+    assert_eq!(rows[0][0], CACHE);
+    rows
+}
+
+/// Returns the line for the sessions of a row.
+fn line_for([_, keys, events]: &[String; 3]) -> String {
+    let line = line("");
+    let [_, cache_keys, cache_events] = &rows()[0];
+    let changed = line.replace(cache_keys, keys).replace(cache_events, events);
+    assert!(changed.contains(keys) && changed.contains(events), "{changed}");
+    changed
+}
+
+fn set_user(redis: &RedisServer, line: &str) {
+    redis.command(&line.split(' ').collect::<Vec<_>>());
+    redis.command(&["ACL", "LOG", "RESET"]);
+}
+
+async fn start(redis: &RedisServer, prefix: &str, template: &str) -> TestGateway {
+    let url = format!("redis://ws4redis:{PASSWORD}@127.0.0.1:{}", redis.port());
+    let secret = fixture()["settings"]["SECRET_KEY"].as_str().unwrap().to_owned();
+    let builder = TestGateway::builder().redis(redis).namespace(prefix).set("redis.url", &url);
+    let builder = builder.set("redis.unsubscribe_linger_seconds", "0").set("session.recheck_seconds", "1");
+    builder.set("session.keys", template).set("session.secret_key", &secret).start().await
+}
+
+/// Returns a session of user 1 as django-redis-sessions writes it.
+fn fixture() -> serde_json::Value {
+    let path = "tests/fixtures/sessions/dj52__redis_sessions_default__login.json";
+    let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Logs user 1 in, whose name and groups stand in a key of their own.
+fn log_in(redis: &RedisServer, gateway: &TestGateway, template: &str) {
+    let (form, key) = template.split_once(' ').unwrap();
+    let session = match form {
+        "signed" => STANDARD.decode(fixture()["redis_keys"][0]["value_b64"].as_str().unwrap()).unwrap(),
+        _ => br#"{"_auth_user_id": "1", "_auth_user_hash": "h"}"#.to_vec(),
+    };
+    redis.command(&[b"SET", key.replace("{key}", KEY).as_bytes(), &session, b"EX", b"1000"]);
+    let user = r#"{"v":1,"active":true,"username":"john","groups":["staff"],"auth_hashes":null}"#;
+    redis.command(&["SET", &gateway.channel("ws4redis:identity:1"), user, "EX", "1000"]);
+}
+
+/// Expects that Redis has refused nothing.
+#[track_caller]
+fn expect_no_refusals(redis: &RedisServer) {
+    assert_eq!(redis.command(&["ACL", "LOG"]), Reply::Array(Vec::new()));
+}
+
+/// Has a logged-in client hear, speak and come back, with Redis lost in between, and go with its session.
+async fn expect_service(redis: &RedisServer, prefix: &str, template: &str) {
+    let gateway = start(redis, prefix, template).await;
+    log_in(redis, &gateway, template);
+    let session = format!("session:{KEY}:x");
+    let names = ["broadcast:x", "group:staff:x", "user:john:x", &session];
+    let flags = ["broadcast", "group", "user", "session"]
+        .map(|audience| format!("subscribe-{audience}&publish-{audience}"))
+        .join("&");
+    let connect = || {
+        let request = gateway.request(&format!("/ws/x?{flags}"));
+        request.header("Cookie", format!("sessionid={KEY}")).connect()
+    };
+    let mut first = connect().await;
+    let mut second = connect().await;
+    first.send_text("from a client").await;
+    for _ in names {
+        second.expect_text("from a client").await;
+    }
+    let mut third = connect().await;
+    for name in names {
+        third.expect_text("from a client").await;
+        assert!(redis.get(&gateway.channel(name)).is_some(), "{name} is not kept");
+    }
+    redis.kill_clients("pubsub");
+    redis.kill_clients("normal");
+    gateway.expect_log(&["WARN", "redis lost"]).await;
+    let prefix = gateway.channel("");
+    let all_subscribed = || {
+        let channels = redis.channels(&prefix);
+        names.iter().all(|name| channels.contains(&gateway.channel(name))).then_some(())
+    };
+    eventually("the channels are subscribed again", all_subscribed).await;
+    gateway.wait_for_redis().await;
+    for name in names {
+        redis.publish(&gateway.channel(name), name);
+        for client in [&mut first, &mut second, &mut third] {
+            client.expect_text(name).await;
+        }
+    }
+    first.send_text("still here").await;
+    for _ in names {
+        second.expect_text("still here").await;
+        third.expect_text("still here").await;
+    }
+    redis.command(&["DEL", &template.split_once(' ').unwrap().1.replace("{key}", KEY)]);
+    for client in [&mut first, &mut second, &mut third] {
+        client.expect_close(4401).await;
+    }
+    eventually("nothing is subscribed", || redis.channels(&prefix).is_empty().then_some(())).await;
+    expect_no_refusals(redis);
+}
+
+#[tokio::test]
+async fn the_redis_user_of_the_documentation_is_enough() {
+    for prefix in ["", "demo"] {
+        let redis = RedisServer::start();
+        set_user(&redis, &line(prefix));
+        expect_service(&redis, prefix, CACHE).await;
+    }
+}
+
+#[tokio::test]
+async fn the_redis_user_of_the_documentation_is_enough_for_each_session_engine() {
+    for row in rows() {
+        let redis = RedisServer::start();
+        set_user(&redis, &line_for(&row));
+        expect_service(&redis, "", &row[0]).await;
+    }
+}
+
+/// Sends a command as the user; true if Redis does not refuse it.
+fn may(connection: &mut Connection, command: &str) -> bool {
+    let mut bytes = Vec::new();
+    encode(&mut bytes, &command.split(' ').collect::<Vec<_>>());
+    connection.send(&bytes);
+    !matches!(connection.reply(), Reply::Error(error) if error.starts_with("NOPERM"))
+}
+
+#[tokio::test]
+async fn the_redis_user_of_the_documentation_may_do_nothing_else() {
+    let redis = RedisServer::start();
+    for prefix in ["", "demo:"] {
+        set_user(&redis, &line(prefix.trim_end_matches(':')));
+        let mut user = redis.connection();
+        user.command(&["AUTH", "ws4redis", PASSWORD]);
+        let session = format!(":1:django.contrib.sessions.cache{KEY}");
+        for refused in [
+            format!("SETEX {session} 9 x"),
+            format!("SET {session} x"),
+            format!("DEL {session}"),
+            format!("SETEX {prefix}ws4redis:identity:1 9 x"),
+            format!("SETEX {prefix}session:{KEY} 9 x"),
+            format!("GET {KEY}"),
+            format!("GET {prefix}session:{KEY}"),
+            format!("GET other:{prefix}broadcast:x"),
+            format!("PUBLISH {session} x"),
+            format!("PUBLISH {prefix}ws4redis:other x"),
+            "SUBSCRIBE __keyspace@0__:other".to_owned(),
+            "PSUBSCRIBE *".to_owned(),
+            "KEYS *".to_owned(),
+            "SCAN 0".to_owned(),
+            "FLUSHDB".to_owned(),
+            "EVAL return 0".to_owned(),
+            "CONFIG GET notify-keyspace-events".to_owned(),
+            "CLIENT LIST".to_owned(),
+            "ACL WHOAMI".to_owned(),
+        ] {
+            assert!(!may(&mut user, &refused), "{refused}");
+        }
+        for allowed in [
+            "SELECT 1".to_owned(),
+            format!("PUBLISH {prefix}ws4redis:doctor:0123456789abcdef0123456789abcdef x"),
+            format!("SUBSCRIBE {prefix}ws4redis:control"),
+            format!("SUBSCRIBE __keyspace@0__:{session}"),
+        ] {
+            assert!(may(&mut user, &allowed), "{allowed}");
+        }
+    }
+}
