@@ -13,6 +13,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("http_body_util", &["http"]),
     ("hyper", &["http"]),
     ("hyper_util", &["http"]),
+    ("jsonwebtoken", &["access"]),
     ("percent_encoding", &["wire", "redis/connect.rs"]),
     ("rand", &["socket", "redis"]),
     ("redis_protocol", &["embedded"]),

@@ -8,9 +8,10 @@ mod origin;
 mod policy;
 mod rules;
 pub mod session;
+pub mod token;
 
 pub use cookie::value as cookie_value;
-pub use credentials::{Credentials, Token};
+pub use credentials::{Credentials, Fingerprint, Token};
 pub use digest::session_digest;
 pub use identity::Identity;
 pub use origin::{Allowed, Refused};

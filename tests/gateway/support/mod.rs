@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod proxy;
 pub mod redis;
 pub mod sessions;
+pub mod tokens;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,0 +1,315 @@
+//! Tokens that `PyJWT` made, tokens that nobody should trust, and what becomes of both.
+#![expect(clippy::unwrap_used, reason = "test helpers")]
+
+#[path = "gateway/support/tokens.rs"]
+mod signing;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use proptest::prelude::*;
+use serde_json::Value;
+use signing::{ALGORITHMS, hmac_token, key_file, read, token, token_with};
+use ws4redis::access::Token;
+use ws4redis::access::token::{Claims, KeyFile, Untrusted, Unusable, Verifier};
+
+/// 2025-01-01.
+const NOW: u64 = 1_735_689_600;
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn verifier(algorithm: &str, key: &str) -> Result<Verifier, Unusable> {
+    restricted(algorithm, key, &[], "")
+}
+
+fn restricted(algorithm: &str, key: &str, audience: &[&str], issuer: &str) -> Result<Verifier, Unusable> {
+    let bytes = read(key);
+    let keys = if key == "jwks.json" { KeyFile::Set(&bytes) } else { KeyFile::Key(&bytes) };
+    let audience = audience.iter().map(|name| (*name).to_owned()).collect();
+    Verifier::new(algorithm, keys, audience, issuer.to_owned())
+}
+
+fn verify(verifier: &Verifier, token: &str) -> Result<Claims, Untrusted> {
+    verifier.verify(&Token::new(token), at(NOW))
+}
+
+/// Verifies a token with these claims.
+fn claimed(claims: &str) -> Result<Claims, Untrusted> {
+    verify(&verifier("HS256", "HS256.key").unwrap(), &token("HS256", claims))
+}
+
+fn john() -> Claims {
+    let groups = vec!["staff".to_owned(), "red team".to_owned()];
+    Claims { subject: Some("john".to_owned()), groups, expires_at: Some(at(4_102_444_800)) }
+}
+
+/// Returns a token that `PyJWT` made.
+fn made(name: &str) -> String {
+    let tokens: Value = serde_json::from_slice(&read("tokens.json")).unwrap();
+    tokens[name].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn tokens_of_pyjwt_are_trusted_by_key_file_and_by_jwks() {
+    for algorithm in ALGORITHMS {
+        for file in [&key_file(algorithm), "jwks.json"] {
+            let verifier = restricted(algorithm, file, &["other", "ws"], "https://www.example.com").unwrap();
+            assert_eq!(verify(&verifier, &made(algorithm)), Ok(john()), "{algorithm} by {file}");
+            assert_eq!(verify(&verifier, &token(algorithm, "{}")), Err(Untrusted::Elsewhere), "{algorithm}");
+        }
+    }
+    let pkcs1 = verifier("RS256", "RS256.pkcs1.pem").unwrap();
+    assert_eq!(verify(&pkcs1, &made("RS256")), Ok(john()));
+    let text = [read("HS256.key").trim_ascii_end(), b"\r\n\n"].concat();
+    let crlf = Verifier::new("HS256", KeyFile::Key(&text), Vec::new(), String::new()).unwrap();
+    assert_eq!(verify(&crlf, &made("HS256")), Ok(john()));
+}
+
+#[test]
+fn the_key_of_a_jwks_is_chosen_by_name_and_for_its_purpose() {
+    let verifier = verifier("RS256", "jwks.json").unwrap();
+    assert_eq!(verify(&verifier, &made("rotated")), Ok(john()));
+    assert_eq!(verify(&verifier, &made("nameless")), Ok(john()));
+    assert_eq!(verify(&verifier, &made("encryption")), Err(Untrusted::Forged));
+    for kid in ["RS512", "unknown", "ES256-1", "rotated", "RS256-2", ""] {
+        let header = format!(r#"{{"alg":"RS256","kid":"{kid}"}}"#);
+        assert_eq!(verify(&verifier, &token_with("RS256", &header, "{}")), Err(Untrusted::Forged), "{kid}");
+    }
+    // A key file has no names.
+    let single = self::verifier("RS256", "RS256.public.pem").unwrap();
+    assert!(verify(&single, &token_with("RS256", r#"{"alg":"RS256","kid":"any"}"#, "{}")).is_ok());
+}
+
+#[test]
+fn the_algorithm_is_fixed_by_setting_never_by_the_token() {
+    let claims = r#"{"sub":"john"}"#;
+    for algorithm in ALGORITHMS {
+        let verifier = verifier(algorithm, &key_file(algorithm)).unwrap();
+        assert!(verify(&verifier, &token(algorithm, claims)).is_ok(), "{algorithm}");
+        for other in
+            ["none", "None", "NONE", "", "HS256", "HS384", "RS256", "PS256", "ES256", "EdDSA", "hs256"]
+        {
+            if other == algorithm {
+                continue;
+            }
+            let header = format!(r#"{{"alg":"{other}"}}"#);
+            let forged = token_with(algorithm, &header, claims);
+            assert!(verify(&verifier, &forged).is_err(), "{other} as {algorithm}");
+            let unsigned = format!("{}.", forged.rsplit_once('.').unwrap().0);
+            assert!(verify(&verifier, &unsigned).is_err(), "{other} as {algorithm}");
+            // The public key is no secret, whatever a token says.
+            for said in [&header, r#"{"alg":"HS256"}"#, &format!(r#"{{"alg":"{algorithm}"}}"#)] {
+                let public = read(&key_file(algorithm));
+                if algorithm != "HS256" {
+                    let forged = hmac_token(said, claims, &public);
+                    assert!(verify(&verifier, &forged).is_err(), "{said} as {algorithm}");
+                }
+            }
+        }
+        for header in [
+            r#"{"typ":"JWT"}"#,
+            r#"{"alg":null}"#,
+            &format!(r#"{{"alg":"{algorithm}","crit":["exp"],"exp":1}}"#),
+            &format!(r#"{{"alg":"{algorithm}","b64":false,"crit":["b64"]}}"#),
+            &format!(r#"{{"alg":"{algorithm}","alg":"{algorithm}"}}"#),
+            &format!(r#"{{"alg":["{algorithm}"]}}"#),
+            "",
+        ] {
+            assert!(
+                verify(&verifier, &token_with(algorithm, header, claims)).is_err(),
+                "{header} as {algorithm}"
+            );
+        }
+    }
+}
+
+#[test]
+fn times_are_respected() {
+    let end = |exp| claimed(&format!(r#"{{"exp":{exp}}}"#)).map(|claims| claims.expires_at);
+    assert_eq!(end("1735689601"), Ok(Some(at(NOW + 1))));
+    assert_eq!(end("1735689600.5"), Ok(Some(at(NOW) + Duration::from_millis(500))));
+    assert_eq!(claimed("{}"), Ok(Claims::default()));
+    for past in ["1735689600", "1735689599", "0", "1735689599.9"] {
+        assert_eq!(end(past), Err(Untrusted::Expired), "{past}");
+    }
+    for senseless in ["-1", "1e300", "1e400", "\"1735689700\"", "null", "true", "[1735689700]", "{}"] {
+        assert_eq!(end(senseless), Err(Untrusted::Malformed), "{senseless}");
+    }
+    for (nbf, expected) in [
+        ("1735689600", None),
+        ("1735689605", None),
+        ("1735689606", Some(Untrusted::Early)),
+        ("\"soon\"", Some(Untrusted::Malformed)),
+        ("null", Some(Untrusted::Malformed)),
+    ] {
+        assert_eq!(claimed(&format!(r#"{{"nbf":{nbf}}}"#)).err(), expected, "{nbf}");
+    }
+}
+
+#[test]
+fn the_subject_and_its_groups_are_texts() {
+    for (claims, subject, groups) in [
+        (r#"{"sub":"john"}"#, Some("john"), &[][..]),
+        (r#"{"sub":"jo\u0068n ü"}"#, Some("john ü"), &[]),
+        (r#"{"sub":7}"#, Some("7"), &[]),
+        (r#"{"sub":-7}"#, Some("-7"), &[]),
+        (r#"{"sub":18446744073709551615}"#, Some("18446744073709551615"), &[]),
+        (r#"{"sub":"john","groups":["a","b"],"iat":"x","other":[{}]}"#, Some("john"), &["a", "b"]),
+        (r#"{"sub":"","groups":["a"]}"#, None, &[]),
+        (r#"{"groups":["a"]}"#, None, &[]),
+    ] {
+        let said = claimed(claims).unwrap();
+        assert_eq!(said.subject.as_deref(), subject, "{claims}");
+        assert_eq!(said.groups, groups, "{claims}");
+    }
+    for claims in [
+        r#"{"sub":null}"#,
+        r#"{"sub":1.5}"#,
+        r#"{"sub":true}"#,
+        r#"{"sub":["john"]}"#,
+        r#"{"sub":"john","groups":"staff"}"#,
+        r#"{"sub":"john","groups":[1]}"#,
+        r#"{"sub":"john","groups":null}"#,
+        r#"{"sub":"john","groups":{"staff":true}}"#,
+        r#"{"sub":"john","sub":"mary"}"#,
+        r#"["john"]"#,
+        r#""john""#,
+        "",
+        "{",
+        r#"{"sub":"john"} "#,
+    ] {
+        let expected = if claims.ends_with("} ") { None } else { Some(Untrusted::Malformed) };
+        assert_eq!(claimed(claims).err(), expected, "{claims}");
+    }
+}
+
+#[test]
+fn audience_and_issuer_are_checked_where_they_are_set() {
+    let key = |audience: &[&str], issuer| restricted("HS256", "HS256.key", audience, issuer).unwrap();
+    for (audience, issuer, claims, trusted) in [
+        (&[][..], "", r#"{"aud":"x","iss":"y"}"#, true),
+        (&["a", "b"], "", r#"{"aud":"b"}"#, true),
+        (&["a", "b"], "", r#"{"aud":["x","a"]}"#, true),
+        (&["a"], "", r#"{"aud":["x","A"]}"#, false),
+        (&["a"], "", r#"{"aud":[]}"#, false),
+        (&["a"], "", "{}", false),
+        (&[], "me", r#"{"iss":"me"}"#, true),
+        (&[], "me", r#"{"iss":"me/"}"#, false),
+        (&[], "me", "{}", false),
+        (&["a"], "me", r#"{"aud":"a"}"#, false),
+        (&["a"], "me", r#"{"iss":"me"}"#, false),
+        (&["a"], "me", r#"{"aud":"a","iss":"me"}"#, true),
+    ] {
+        let said = verify(&key(audience, issuer), &token("HS256", claims)).map(|_| ());
+        assert_eq!(said, if trusted { Ok(()) } else { Err(Untrusted::Elsewhere) }, "{audience:?} {claims}");
+    }
+    for claims in
+        [r#"{"aud":null}"#, r#"{"aud":1}"#, r#"{"aud":[1]}"#, r#"{"iss":null}"#, r#"{"iss":["me"]}"#]
+    {
+        assert_eq!(claimed(claims), Err(Untrusted::Malformed), "{claims}");
+    }
+}
+
+#[test]
+fn what_is_no_token_is_malformed_and_a_long_one_is_not_looked_at() {
+    let verifier = verifier("HS256", "HS256.key").unwrap();
+    let sound = made("HS256");
+    let parts: Vec<_> = sound.split('.').collect();
+    for text in [
+        "",
+        ".",
+        "..",
+        "...",
+        "x",
+        &parts[0..2].join("."),
+        &format!("{sound}."),
+        &format!(".{sound}"),
+        &format!("{sound}="),
+        &format!(" {sound}"),
+        &format!("{sound}\n"),
+        &parts.join(".."),
+        &"[".repeat(4000),
+    ] {
+        assert_eq!(verify(&verifier, text), Err(Untrusted::Malformed), "{text:?}");
+    }
+    let padded = |count| token("HS256", &format!(r#"{{"sub":"john","pad":"{}"}}"#, "x".repeat(count)));
+    assert!(padded(6000).len() < 8 * 1024 && verify(&verifier, &padded(6000)).is_ok());
+    assert!(padded(6200).len() > 8 * 1024);
+    assert_eq!(verify(&verifier, &padded(6200)), Err(Untrusted::Malformed));
+}
+
+#[test]
+fn what_cannot_be_a_key_is_refused_with_what_to_do() {
+    let single = |algorithm: &str, bytes: &[u8]| {
+        Verifier::new(algorithm, KeyFile::Key(bytes), Vec::new(), String::new()).unwrap_err().to_string()
+    };
+    let set = |algorithm: &str, bytes: &[u8]| {
+        Verifier::new(algorithm, KeyFile::Set(bytes), Vec::new(), String::new()).unwrap_err().to_string()
+    };
+    for (error, expected) in [
+        (single("RS512", b""), "expected HS256, RS256, ES256 or EdDSA"),
+        (single("rs256", b""), "expected HS256, RS256, ES256 or EdDSA"),
+        (single("HS256", b""), "at least 32 bytes"),
+        (single("HS256", &[b'x'; 31]), "at least 32 bytes"),
+        (single("HS256", &[&[b'x'; 31][..], b"\r\n\r\n"].concat()), "at least 32 bytes"),
+        (single("HS256", &read("RS256.public.pem")), "PEM"),
+        (single("RS256", &read("RS256.private.pem")), "openssl pkey -in private.pem -pubout"),
+        (single("ES256", &read("ES256.private.pem")), "private key"),
+        (single("EdDSA", &read("EdDSA.private.pem")), "private key"),
+        (single("RS256", b"-----BEGIN RSA PRIVATE KEY-----"), "private key"),
+        (single("RS256", &read("RS256-1024.public.pem")), "2048"),
+        (single("RS256", &read("ES256.public.pem")), "public key for RS256"),
+        (single("ES256", &read("ES384.public.pem")), "public key for ES256"),
+        (single("ES256", &read("EdDSA.public.pem")), "public key for ES256"),
+        (single("EdDSA", &read("RS256.public.pem")), "public key for EdDSA"),
+        (single("EdDSA", b"{}"), "-----BEGIN PUBLIC KEY-----"),
+        (set("RS256", b""), "expected a JWKS"),
+        (set("RS256", b"{\"keys\":\n{}}"), "line 2"),
+        (set("RS256", &read("RS256.public.pem")), "expected a JWKS"),
+        (set("RS256", b"{\"keys\":[]}"), "no key for RS256"),
+        (set("ES256", br#"{"keys":[{"kty":"EC","crv":"P-384","x":"AA","y":"AA"}]}"#), "no key for ES256"),
+        (set("ES256", br#"{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}"#), "no key for ES256"),
+        (set("EdDSA", br#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"="}]}"#), "no key for EdDSA"),
+        (set("RS256", br#"{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"}]}"#), "2048"),
+        (set("HS256", br#"{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}"#), "at least 32 bytes"),
+        (set("RS256", br#"{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB","d":"AQAB"}]}"#), "private key"),
+    ] {
+        assert!(error.contains(expected), "{expected}: {error}");
+        assert!(!error.contains("c2VjcmV0"), "{error}");
+    }
+    let shown = format!("{:?}", verifier("HS256", "HS256.key").unwrap());
+    let secret = String::from_utf8(read("HS256.key")).unwrap();
+    assert!(shown.contains("HS256") && !shown.contains(secret.trim()), "{shown}");
+    assert_eq!(format!("{:?}", Token::new("x").fingerprint()), "Fingerprint(***)");
+    assert_ne!(Token::new("x").fingerprint(), Token::new("y").fingerprint());
+}
+
+proptest! {
+    /// Each character of a token counts.
+    #[test]
+    fn any_change_of_a_byte_makes_a_token_untrusted(
+        which in 0..4_usize,
+        set: bool,
+        place: prop::sample::Index,
+        byte in 0..128_u8,
+    ) {
+        let algorithm = ALGORITHMS[which];
+        let file = if set { "jwks.json".to_owned() } else { key_file(algorithm) };
+        let verifier = verifier(algorithm, &file).unwrap();
+        let mut token = made(algorithm).into_bytes();
+        let place = place.index(token.len());
+        prop_assume!(token[place] != byte);
+        token[place] = byte;
+        prop_assert!(verify(&verifier, &String::from_utf8(token).unwrap()).is_err());
+    }
+
+    /// No text is taken for a token, and none makes the reader panic.
+    #[test]
+    fn no_other_text_is_trusted(text in "[ -~]{0,40}(\\.[A-Za-z0-9_-]{0,60}){0,4}", header in "\\PC{0,80}", claims in "\\PC{0,80}") {
+        let verifier = verifier("HS256", "HS256.key").unwrap();
+        prop_assert!(verify(&verifier, &text).is_err());
+        let _ = verify(&verifier, &token_with("HS256", &header, &claims));
+        let _ = verify(&verifier, &token("HS256", &claims));
+    }
+}
