@@ -64,6 +64,34 @@ fn every_key_can_be_set_by_its_environment_variable() {
 }
 
 #[test]
+fn keys_of_tokens_are_read_and_a_file_that_holds_none_is_named() {
+    let fixture = |name: &str| format!("{}/tests/fixtures/jwt/{name}", env!("CARGO_MANIFEST_DIR"));
+    let load = |algorithm: &str, key: &str, file: &str| {
+        let assignments =
+            [format!("auth.jwt.algorithm={algorithm}"), format!("auth.jwt.{key}={}", fixture(file))];
+        Settings::load(Some(&path()), std::iter::empty(), &assignments)
+    };
+    for (algorithm, key, file) in [
+        ("HS256", "key_file", "HS256.key"),
+        ("RS256", "key_file", "RS256.public.pem"),
+        ("ES256", "jwks_file", "jwks.json"),
+    ] {
+        let (settings, _) = load(algorithm, key, file).unwrap();
+        assert!(format!("{:?}", settings.jwt).contains(algorithm), "{:?}", settings.jwt);
+    }
+    for (algorithm, key, file, expected) in [
+        ("HS512", "key_file", "HS256.key", "auth.jwt.algorithm: expected HS256"),
+        ("ES256", "key_file", "RS256.public.pem", "RS256.public.pem: expected a public key for ES256"),
+        ("ES256", "jwks_file", "HS256.key", "auth.jwt.jwks_file: "),
+        ("ES256", "jwks_file", "none", "auth.jwt.jwks_file: cannot read"),
+        ("RS256", "key_file", "RS256.private.pem", "auth.jwt.key_file: "),
+    ] {
+        let error = load(algorithm, key, file).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+#[test]
 fn a_size_or_a_time_has_its_unit_in_its_name() {
     for (key, value, _) in keys() {
         let counts = [

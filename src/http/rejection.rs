@@ -5,6 +5,7 @@ use http_body_util::Full;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION};
 use hyper::{Response, StatusCode};
 
+use crate::access::token::Untrusted;
 use crate::access::{Denied, Refused};
 use crate::wire::Malformed;
 
@@ -31,6 +32,9 @@ pub enum Rejection {
     /// The site's own rules.
     #[error("{0}")]
     Denied(#[from] Denied),
+    /// A token that is not to be trusted.
+    #[error("{0}")]
+    Untrusted(#[from] Untrusted),
     /// Nothing is here.
     #[error("nothing is served at this path; WebSockets are below {0}")]
     NotFound(String),
@@ -69,7 +73,7 @@ impl Rejection {
             | Self::Bad(_)
             | Self::Facility(Malformed::NotUtf8 | Malformed::ControlCharacter) => StatusCode::BAD_REQUEST,
             Self::Facility(Malformed::Elsewhere) | Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::Origin(_) | Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Origin(_) | Self::Denied(_) | Self::Untrusted(_) => StatusCode::FORBIDDEN,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::NoRedis | Self::Unsubscribable | Self::Flooded | Self::Full | Self::Stopping => {
@@ -111,6 +115,7 @@ mod tests {
             (Rejection::Facility(Malformed::NotUtf8), 400),
             (Rejection::Facility(Malformed::ControlCharacter), 400),
             (Rejection::Denied(Denied), 403),
+            (Rejection::Untrusted(Untrusted::Expired), 403),
             (Rejection::NotFound("/ws/".into()), 404),
             (Rejection::Method, 405),
             (Rejection::Version, 426),

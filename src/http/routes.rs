@@ -33,6 +33,8 @@ pub struct Front {
     pub session_cookie: String,
     /// The Origin rule.
     pub origins: Allowed,
+    /// Whether tokens are taken.
+    pub tokens: bool,
     /// The demo, if it is served.
     pub files: Option<StaticFiles>,
     /// Time for the request, and again for the answer.

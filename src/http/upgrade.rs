@@ -1,5 +1,7 @@
 //! The WebSocket handshake itself (RFC 6455, section 4.2).
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -14,11 +16,15 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Rejection;
 use super::routes::{Arrival, Front};
-use crate::access::{Credentials, cookie_value};
-use crate::wire::{Handshake, Malformed};
+use crate::access::token::Untrusted;
+use crate::access::{Credentials, Token, cookie_value};
+use crate::wire::{Handshake, Malformed, parameters};
 
 /// Offered subprotocols that begin with this are tokens, never answered.
 const TOKEN_PROTOCOL: &str = "bearer.";
+
+/// The query parameter that is a token.
+const TOKEN_PARAMETER: &str = "access_token";
 
 /// What the 101 says.
 pub(super) struct Acceptance {
@@ -50,9 +56,11 @@ pub(super) fn check<B>(
     if !BASE64_STANDARD.decode(key.as_bytes()).is_ok_and(|key| key.len() == 16) {
         return Err(Rejection::Bad("Sec-WebSocket-Key header has to be 16 bytes in base64"));
     }
-    let credentials = Credentials { session_cookie, ..Credentials::default() };
-    let arrival = Arrival { handshake: handshake?, credentials };
-    Ok((arrival, Acceptance { accept: derive_accept_key(key.as_bytes()), protocol: protocol(headers)? }))
+    let (handshake, protocol) = (handshake?, protocol(headers)?);
+    let token = if front.tokens { token(request.uri().query(), headers)? } else { None };
+    let credentials = Credentials { session_cookie, token, ..Credentials::default() };
+    let acceptance = Acceptance { accept: derive_accept_key(key.as_bytes()), protocol };
+    Ok((Arrival { handshake, credentials }, acceptance))
 }
 
 fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {
@@ -90,6 +98,18 @@ fn protocol(headers: &HeaderMap) -> Result<Option<HeaderValue>, Rejection> {
     let name = offered.find(|name| !name.starts_with(TOKEN_PROTOCOL));
     let name = name.ok_or(Rejection::Bad("offer a subprotocol beside the bearer token"))?;
     HeaderValue::from_str(name).map(Some).map_err(|_| Rejection::Bad("Sec-WebSocket-Protocol is malformed"))
+}
+
+/// Returns the token that the query or an offered subprotocol holds. Which of several is meant nobody can tell.
+fn token(query: Option<&str>, headers: &HeaderMap) -> Result<Option<Token>, Rejection> {
+    let offered = tokens(headers, &SEC_WEBSOCKET_PROTOCOL);
+    let offered = offered.filter_map(|name| name.strip_prefix(TOKEN_PROTOCOL)).map(Cow::Borrowed);
+    let mut shown = parameters(query, TOKEN_PARAMETER).chain(offered);
+    let Some(first) = shown.next() else { return Ok(None) };
+    if first.is_empty() || shown.any(|other| other != first) {
+        return Err(Untrusted::Unclear.into());
+    }
+    Ok(Some(Token::new(&first)))
 }
 
 /// Returns the header's value if there is exactly one.

@@ -2,6 +2,7 @@
 
 mod receive;
 mod sessions;
+mod tokens;
 mod visitor;
 
 pub use receive::Reception;

@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use crate::access::Identity;
 use crate::access::session::Session;
+use crate::access::token::Untrusted;
+use crate::access::{Fingerprint, Identity};
 use crate::redis::ReadFailed;
 use crate::wire::{Flags, SessionKey};
 
@@ -46,6 +47,8 @@ pub enum Proof {
     None,
     /// A session in Redis.
     Session(SessionKey),
+    /// A token, which holds until it ends.
+    Token(Fingerprint),
 }
 
 /// Why nobody can say who it is.
@@ -53,6 +56,14 @@ pub enum Proof {
 pub enum NotReceived {
     /// Redis is lost, or refuses to give out any of the keys under which the session may lie.
     NoRedis,
+    /// The token that it shows is not to be trusted.
+    Untrusted(Untrusted),
+}
+
+impl From<Untrusted> for NotReceived {
+    fn from(untrusted: Untrusted) -> Self {
+        Self::Untrusted(untrusted)
+    }
 }
 
 impl From<ReadFailed> for NotReceived {

@@ -7,11 +7,11 @@ use serde::Deserialize;
 use url::Url;
 
 use super::Error;
+use super::jwt::RawJwt;
 use super::raw::{at_least, list, require, secret, senseless};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::struct_field_names, reason = "the keys are called so")]
 pub(super) struct RawAuth {
     callback_url: String,
     callback_secret: String,
@@ -24,6 +24,7 @@ pub(super) struct RawAuth {
     callback_max_calls: usize,
     callback_cache_seconds: u32,
     callback_recheck_seconds: u32,
+    pub(super) jwt: RawJwt,
 }
 
 /// Whom to ask by HTTP who a visitor is.

@@ -6,6 +6,7 @@
 mod auth;
 mod environment;
 mod error;
+mod jwt;
 mod raw;
 mod redis_url;
 mod visitors;
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use config::{Config, File, FileFormat};
 
 use crate::access::session::Reading;
+use crate::access::token::Verifier;
 use crate::access::{Allowed, Rule};
 use crate::wire::Namespace;
 use raw::Raw;
@@ -56,6 +58,8 @@ pub struct Settings {
     pub session: Session,
     /// Whom to ask by HTTP who visitors are.
     pub callback: Option<Callback>,
+    /// Whose tokens are trusted, if any.
+    pub jwt: Option<Verifier>,
     /// The site's own rules.
     pub access: Vec<Rule>,
     /// Origins allowed beside the request's own host.
@@ -301,6 +305,8 @@ mod tests {
             ("demo.enabled=maybe", "demo.enabled: expected auto, on or off"),
             ("messages.max_message_bytes=0", "messages.max_message_bytes: must be at least 1"),
             ("ping.interval_seconds=x", "ping.interval_seconds"),
+            ("auth.jwt.issuer=x", "auth.jwt.algorithm: is empty"),
+            ("auth.jwt.algorithm=HS256", "auth.jwt.key_file: either this or jwks_file"),
             ("server.nonsense=1", "nonsense"),
         ] {
             let error = load(&[], &[assignment]).unwrap_err().to_string();

@@ -164,6 +164,7 @@ impl Raw {
             messages: self.messages.check()?,
             ping: self.ping.check()?,
             session,
+            jwt: self.auth.jwt.check()?,
             callback: self.auth.callback()?,
             access,
             origins,
@@ -278,9 +279,12 @@ fn seconds(seconds: u32) -> Duration {
 
 /// Reads a secret from a file; line ends behind it are none of it.
 pub(super) fn secret(path: &str, key: &'static str) -> Result<String, Error> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::Senseless { key, problem: format!("cannot read {path}: {error}") })?;
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, key, &error))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+pub(super) fn unreadable(path: &str, key: &'static str, error: &std::io::Error) -> Error {
+    Error::Senseless { key, problem: format!("cannot read {path}: {error}") }
 }
 
 pub(super) fn senseless(key: &'static str, problem: &str) -> Error {

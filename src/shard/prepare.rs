@@ -83,6 +83,7 @@ impl From<NotReceived> for Rejection {
     fn from(failure: NotReceived) -> Self {
         match failure {
             NotReceived::NoRedis => Self::NoRedis,
+            NotReceived::Untrusted(untrusted) => Self::Untrusted(untrusted),
         }
     }
 }

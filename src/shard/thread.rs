@@ -90,6 +90,7 @@ impl Shard {
             websocket_url: settings.websocket_url.clone(),
             session_cookie: settings.session.cookie.clone(),
             origins: settings.origins.clone(),
+            tokens: settings.jwt.is_some(),
             files: settings.demo.then_some(files),
             handshake: settings.server.handshake,
             max_header_bytes: settings.server.max_header_bytes,
@@ -105,7 +106,7 @@ impl Shard {
         let reading = settings.session.reading.clone();
         let reader = Sessions::new(reading, &settings.namespace, sessions.clone(), store.lookups());
         let recheck = Duration::from_secs(settings.session.recheck_seconds.into());
-        let reception = Rc::new(Reception::new(reader, recheck));
+        let reception = Rc::new(Reception::new(reader, settings.jwt.clone(), recheck));
         let desk = Desk::new(Hub::new(limits));
         let watches = if session_target.is_some() { Desk::new(Hub::new(limits)) } else { desk.clone() };
         let database = session_target.as_ref().unwrap_or(&target).database();

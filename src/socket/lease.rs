@@ -167,8 +167,8 @@ impl Lease {
         closes_at
     }
 
-    /// Tells whether its end needs no second look.
-    fn ends_by_itself(&self) -> bool {
+    /// Tells whether its end has come, and needs no second look.
+    pub(super) fn ends_by_itself(&self) -> bool {
         !matches!(self.proof, Proof::Session(_))
             && self.ends_at.get().is_some_and(|end| end <= Instant::now())
     }

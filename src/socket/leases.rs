@@ -147,6 +147,11 @@ impl Leases {
 
     /// Looks again at what sockets live by.
     async fn renew(self: Rc<Self>, lease: Rc<Lease>) {
+        // A token says the same until its end.
+        if matches!(lease.proof, Proof::Token(_)) && !lease.ends_by_itself() {
+            let recheck = self.reception.recheck(&lease.visitor.borrow());
+            return self.schedule(&lease, lease.due(recheck));
+        }
         // Without sockets it is gone, or as good as gone.
         if !lease.is_used() || lease.reading.replace(true) {
             return self.schedule(&lease, Instant::now() + PAUSE);
@@ -157,7 +162,9 @@ impl Leases {
         lease.reading.set(false);
         let visitor = match read {
             Ok(visitor) => visitor,
-            Err(NotReceived::NoRedis) => return self.schedule(&lease, Instant::now() + RETRY),
+            Err(NotReceived::NoRedis | NotReceived::Untrusted(_)) => {
+                return self.schedule(&lease, Instant::now() + RETRY);
+            }
         };
         // What a socket brought meanwhile may be newer than this.
         if lease.since.get() <= since {

@@ -171,6 +171,12 @@ impl Handshake {
     }
 }
 
+/// Returns the values of the query parameters of exactly this name, decoded.
+pub fn parameters<'a>(query: Option<&'a str>, name: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
+    let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    pairs.filter(move |(own, _)| own == name).map(|(_, value)| value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,6 +249,20 @@ mod tests {
             assert_eq!(flags(query), "[]", "{query}");
         }
         assert_eq!(flags("echo&publish-user&subscribe-session"), "[publish-user, subscribe-session, echo]");
+    }
+
+    #[test]
+    fn parameters_are_taken_by_their_exact_name() {
+        for (query, expected) in [
+            ("t=a", &["a"][..]),
+            ("x=1&t=a%2Eb+c&subscribe-user&t=", &["a.b c", ""]),
+            ("%74=a", &["a"]),
+            ("t", &[""]),
+            ("T=a&t%20=a&tt=a&x=t", &[]),
+            ("", &[]),
+        ] {
+            assert_eq!(parameters(Some(query), "t").collect::<Vec<_>>(), expected, "{query}");
+        }
     }
 
     proptest::proptest! {

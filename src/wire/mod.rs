@@ -11,4 +11,4 @@ mod handshake;
 pub use audience::{Audience, AudienceKind, SessionKey};
 pub use channel::{Channel, Namespace, mask_sessions};
 pub use control::{Control, Hint, Question, SessionDigest};
-pub use handshake::{Facility, Flags, Handshake, Malformed};
+pub use handshake::{Facility, Flags, Handshake, Malformed, parameters};

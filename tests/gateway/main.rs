@@ -12,6 +12,7 @@ mod frames;
 mod handshake;
 mod heartbeat;
 mod identity;
+mod jwt;
 mod limits;
 mod logs;
 mod ping;

@@ -1,0 +1,45 @@
+//! Settings of tokens as they are written, and their check: whose are trusted, and by which keys.
+
+use serde::Deserialize;
+
+use super::Error;
+use super::raw::{list, require, unreadable};
+use crate::access::token::{KeyFile, Unusable, Verifier};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawJwt {
+    algorithm: String,
+    key_file: String,
+    jwks_file: String,
+    #[serde(deserialize_with = "list")]
+    audience: Vec<String>,
+    issuer: String,
+}
+
+impl RawJwt {
+    pub(super) fn check(&self) -> Result<Option<Verifier>, Error> {
+        if self.algorithm.is_empty() {
+            let unused = [&self.key_file, &self.jwks_file, &self.issuer].into_iter().all(String::is_empty);
+            require(
+                unused && self.audience.is_empty(),
+                "auth.jwt.algorithm",
+                "is empty, so the other settings of tokens mean nothing; expected HS256, RS256, ES256 or EdDSA",
+            )?;
+            return Ok(None);
+        }
+        let one = self.key_file.is_empty() != self.jwks_file.is_empty();
+        require(one, "auth.jwt.key_file", "either this or jwks_file has to be set, for the keys of tokens")?;
+        let (path, key) = match self.jwks_file.as_str() {
+            "" => (&self.key_file, "auth.jwt.key_file"),
+            _ => (&self.jwks_file, "auth.jwt.jwks_file"),
+        };
+        let bytes = std::fs::read(path).map_err(|error| unreadable(path, key, &error))?;
+        let file = if self.jwks_file.is_empty() { KeyFile::Key(&bytes) } else { KeyFile::Set(&bytes) };
+        let verifier = Verifier::new(&self.algorithm, file, self.audience.clone(), self.issuer.clone());
+        verifier.map(Some).map_err(|error| match error {
+            Unusable::Algorithm => Error::Senseless { key: "auth.jwt.algorithm", problem: error.to_string() },
+            error => Error::Senseless { key, problem: format!("{path}: {error}") },
+        })
+    }
+}

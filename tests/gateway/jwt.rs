@@ -1,0 +1,353 @@
+//! Visitors who show a token: whom it names, what it beats, when it ends, and that it is told to nobody.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::support::client::{Client, Request, Response};
+use crate::support::gateway::Builder;
+use crate::support::tokens::{ALGORITHMS, hmac_token, key_file, path, read, token, token_with};
+use crate::support::{RedisServer, TestGateway, in_time, unique};
+
+const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
+const JOHN: &str = r#"{"sub":"john","groups":["staff","red team"]}"#;
+
+/// Begins a gateway that takes tokens of this algorithm.
+fn builder(algorithm: &str) -> Builder {
+    let key = path(&key_file(algorithm));
+    let builder = TestGateway::builder().set("auth.jwt.algorithm", algorithm);
+    builder.set("auth.jwt.key_file", key.to_str().unwrap())
+}
+
+/// Returns a handshake with a token in the query.
+fn by_query(gateway: &TestGateway, target: &str, token: &str) -> Request {
+    gateway.request(&format!("{target}&access_token={token}"))
+}
+
+/// Returns a handshake with a token among the subprotocols.
+fn by_protocol(gateway: &TestGateway, target: &str, token: &str) -> Request {
+    gateway.request(target).header("Sec-WebSocket-Protocol", format!("bearer.{token}, chat"))
+}
+
+/// Returns the Unix time that is so many seconds from now, and a bit.
+fn in_seconds(seconds: u64) -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 1 + seconds
+}
+
+/// Returns the audiences that are heard in a facility: their channels without the prefix and the facility.
+fn heard(gateway: &TestGateway, facility: &str) -> Vec<String> {
+    let (prefix, suffix) = (gateway.channel(""), format!(":{facility}"));
+    let channels = RedisServer::shared().channels(&prefix);
+    let own = channels.iter().filter_map(|name| name[prefix.len()..].strip_suffix(&suffix));
+    let mut audiences: Vec<_> = own.map(str::to_owned).collect();
+    audiences.sort();
+    audiences
+}
+
+/// Writes a session of mary, and returns its cookie.
+fn marys_cookie() -> String {
+    let name: String = unique("m").to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    let key = format!("{name:0>32}");
+    let content = r#"{"_auth_user_id":"8","ws4redis:username":"mary","ws4redis:memberof":["blue"]}"#;
+    let redis_key = format!(":1:django.contrib.sessions.cache{key}");
+    RedisServer::shared().command(&["SET", &redis_key, content, "EX", "1000"]);
+    format!("sessionid={key}")
+}
+
+#[tokio::test]
+async fn a_token_of_each_algorithm_names_its_user_and_groups_by_query_and_by_subprotocol() {
+    for algorithm in ALGORITHMS {
+        let gateway = builder(algorithm).start().await;
+        let token = token(algorithm, JOHN);
+        for (facility, by) in [("q", by_query as fn(&_, &_, &_) -> _), ("p", by_protocol)] {
+            let mut client = by(&gateway, &format!("/ws/{facility}?{ALL}"), &token).connect().await;
+            let expected = ["broadcast", "group:red team", "group:staff", "user:john"];
+            assert_eq!(heard(&gateway, facility), expected, "{algorithm}");
+            gateway.publish(&format!("user:john:{facility}"), "to john");
+            client.expect_text("to john").await;
+            gateway.publish(&format!("group:red team:{facility}"), "to the team");
+            client.expect_text("to the team").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn keys_come_from_a_jwks_too_by_their_names() {
+    let jwks = path("jwks.json");
+    let gateway = TestGateway::start_with(&[
+        ("auth.jwt.algorithm", "ES256"),
+        ("auth.jwt.jwks_file", jwks.to_str().unwrap()),
+    ])
+    .await;
+    for (facility, header) in [("a", r#"{"alg":"ES256","kid":"ES256-1"}"#), ("b", r#"{"alg":"ES256"}"#)] {
+        let token = token_with("ES256", header, JOHN);
+        let target = format!("/ws/{facility}?subscribe-user");
+        let _client = by_protocol(&gateway, &target, &token).connect().await;
+        assert_eq!(heard(&gateway, facility), ["user:john"], "{header}");
+    }
+    let token = token_with("ES256", r#"{"alg":"ES256","kid":"other"}"#, JOHN);
+    by_protocol(&gateway, "/ws/x?subscribe-user", &token).expect_status(403).await;
+}
+
+#[tokio::test]
+async fn a_token_is_never_answered_and_another_subprotocol_has_to_stand_beside_it() {
+    let gateway = builder("HS256").start().await;
+    let token = token("HS256", JOHN);
+    let bearer = format!("bearer.{token}");
+    for (facility, lines) in [
+        ("a", &[format!("{bearer}, chat")][..]),
+        ("b", &[format!("chat,{bearer}")]),
+        ("c", &[bearer.clone(), "chat".to_owned()]),
+        ("d", &["chat, other".to_owned(), bearer.clone()]),
+    ] {
+        let mut request = gateway.request(&format!("/ws/{facility}?subscribe-user"));
+        for line in lines {
+            request = request.header("Sec-WebSocket-Protocol", line);
+        }
+        let (response, _client) = request.send().await;
+        assert_eq!(response.status, 101, "{lines:?}");
+        assert_eq!(response.header("sec-websocket-protocol"), Some("chat"), "{lines:?}");
+        assert_eq!(heard(&gateway, facility), ["user:john"], "{lines:?}");
+    }
+    gateway.request("/ws/x").header("Sec-WebSocket-Protocol", &bearer).expect_status(400).await;
+    let (response, _client) = by_query(&gateway, "/ws/x?subscribe-user", &token).send().await;
+    assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, None));
+}
+
+#[tokio::test]
+async fn a_token_decides_alone_and_the_session_beside_it_is_not_looked_at() {
+    let gateway = builder("HS256").start().await;
+    let cookie = marys_cookie();
+    let (john, nobody) = (token("HS256", JOHN), token("HS256", r#"{"groups":["staff"]}"#));
+    for (facility, token, expected) in [
+        ("j", &john, &["broadcast", "group:red team", "group:staff", "user:john"][..]),
+        ("n", &nobody, &["broadcast"]),
+    ] {
+        let request = by_protocol(&gateway, &format!("/ws/{facility}?{ALL}"), token);
+        let _client = request.header("Cookie", &cookie).connect().await;
+        assert_eq!(heard(&gateway, facility), expected, "{facility}");
+    }
+    // Mary's session is as good as ever, but makes no bad token good, and needs the right Origin.
+    let _mary = gateway.request("/ws/m?subscribe-user").header("Cookie", &cookie).connect().await;
+    assert_eq!(heard(&gateway, "m"), ["user:mary"]);
+    by_protocol(&gateway, "/ws/x?echo", "bad").header("Cookie", &cookie).expect_status(403).await;
+    let foreign = |request: Request| request.header("Origin", "https://other.example");
+    foreign(by_protocol(&gateway, "/ws/x?echo", &john)).connect().await;
+    let response = foreign(by_protocol(&gateway, "/ws/x?echo", &john))
+        .header("Cookie", &cookie)
+        .expect_status(403)
+        .await;
+    assert!(response.body.contains("other.example"), "{response:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_to_be_trusted_gets_403_with_a_general_reason() {
+    let gateway = builder("RS256").start().await;
+    let sound = token("RS256", JOHN);
+    let public = read("RS256.public.pem");
+    let (head, signature) = sound.rsplit_once('.').unwrap();
+    let other = if signature.starts_with('A') { "B" } else { "A" };
+    let past = in_seconds(0) - 10;
+    for (token, reason) in [
+        (format!("{head}.{other}{}", &signature[1..]), "signature"),
+        (token("ES256", JOHN), "algorithm"),
+        (token_with("RS256", r#"{"alg":"RS512"}"#, JOHN), "algorithm"),
+        (hmac_token(r#"{"alg":"HS256"}"#, JOHN, &public), "algorithm"),
+        (hmac_token(r#"{"alg":"RS256"}"#, JOHN, &public), "signature"),
+        (token_with("RS256", r#"{"alg":"none"}"#, JOHN), "malformed"),
+        (format!("{head}."), "signature"),
+        (head.to_owned(), "malformed"),
+        ("x".to_owned(), "malformed"),
+        (token("RS256", r#"{"sub":["john"]}"#), "malformed"),
+        (token("RS256", &format!(r#"{{"sub":"john","exp":{past}}}"#)), "expired"),
+        (token("RS256", &format!(r#"{{"sub":"john","nbf":{}}}"#, in_seconds(100))), "not valid yet"),
+    ] {
+        for by in [by_query, by_protocol] {
+            let response = by(&gateway, "/ws/x?subscribe-broadcast", &token).expect_status(403).await;
+            assert!(response.body.contains(reason), "{reason}: {response:?}");
+            assert!(!response.body.contains(&token) && !response.body.contains("john"), "{response:?}");
+        }
+    }
+    assert_eq!(heard(&gateway, "x"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn there_is_one_token_and_it_is_not_empty() {
+    let gateway = builder("HS256").start().await;
+    let (john, mary) = (token("HS256", JOHN), token("HS256", r#"{"sub":"mary"}"#));
+    for (facility, twice) in [
+        ("a", by_query(&gateway, "/ws/a?subscribe-user", &format!("{john}&access_token={john}"))),
+        ("b", by_query(&gateway, "/ws/b?subscribe-user", &john.replace('.', "%2e"))),
+        (
+            "c",
+            by_query(&gateway, "/ws/c?subscribe-user", &john)
+                .header("Sec-WebSocket-Protocol", format!("chat, bearer.{john}")),
+        ),
+    ] {
+        let _client = twice.connect().await;
+        assert_eq!(heard(&gateway, facility), ["user:john"]);
+    }
+    let target = "/ws/x?subscribe-user";
+    for unclear in [
+        by_query(&gateway, target, &format!("{john}&access_token={mary}")),
+        by_query(&gateway, target, &format!("{john}&access_token=")),
+        by_query(&gateway, target, ""),
+        gateway.request("/ws/x?access_token"),
+        by_protocol(&gateway, target, ""),
+        by_protocol(&gateway, target, &john).header("Sec-WebSocket-Protocol", format!("bearer.{mary}")),
+        by_query(&gateway, target, &john).header("Sec-WebSocket-Protocol", format!("bearer.{mary}, chat")),
+    ] {
+        let response = unclear.expect_status(403).await;
+        assert!(response.body.contains("one token"), "{response:?}");
+    }
+    // Other names are no tokens.
+    let others = format!("{target}&ACCESS_TOKEN={mary}&access_token%20={mary}&token={mary}");
+    let _client =
+        gateway.request(&others).header("Sec-WebSocket-Protocol", "Bearer.x, bearer").connect().await;
+    assert_eq!(heard(&gateway, "x"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn audience_and_issuer_have_to_be_those_of_the_settings() {
+    let gateway =
+        builder("EdDSA").set("auth.jwt.audience", "ws, other").set("auth.jwt.issuer", "me").start().await;
+    let shown = |facility, claims| {
+        by_protocol(&gateway, &format!("/ws/{facility}?subscribe-user"), &token("EdDSA", claims))
+    };
+    for (facility, claims) in [
+        ("a", r#"{"sub":"john","aud":"ws","iss":"me"}"#),
+        ("b", r#"{"sub":"john","aud":["x","other"],"iss":"me"}"#),
+    ] {
+        let _client = shown(facility, claims).connect().await;
+        assert_eq!(heard(&gateway, facility), ["user:john"], "{claims}");
+    }
+    for claims in [
+        r#"{"sub":"john","aud":"x","iss":"me"}"#,
+        r#"{"sub":"john","iss":"me"}"#,
+        r#"{"sub":"john","aud":"ws","iss":"you"}"#,
+        r#"{"sub":"john","aud":"ws"}"#,
+    ] {
+        let response = shown("x", claims).expect_status(403).await;
+        assert!(response.body.contains("audience or issuer"), "{response:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_sites_rules_are_about_the_users_and_groups_of_tokens_too() {
+    let rules = std::env::temp_dir().join(unique("ws4redis-rules"));
+    let text = r#"
+        [[access]]
+        facility = ["", "chat"]
+        anonymous = ["subscribe-broadcast"]
+        users = ["subscribe-*"]
+        groups.staff = ["publish-broadcast"]
+    "#;
+    std::fs::write(&rules, text).unwrap();
+    let gateway = builder("HS256").argument("--settings").argument(rules.to_str().unwrap()).start().await;
+    let target = "/ws/chat?subscribe-broadcast&subscribe-user&publish-broadcast&echo";
+    let enter = async |claims: &str| by_query(&gateway, target, &token("HS256", claims)).connect().await;
+    let mut john = enter(JOHN).await;
+    let mut mary = enter(r#"{"sub":"mary","groups":["blue"]}"#).await;
+    let mut nobody = enter(r#"{"groups":["staff"]}"#).await;
+    assert_eq!(heard(&gateway, "chat"), ["broadcast", "user:john", "user:mary"]);
+    nobody.send_text("from nobody").await;
+    mary.send_text("from mary").await;
+    john.send_text("from john").await;
+    for client in [&mut john, &mut mary, &mut nobody] {
+        client.expect_text("from john").await;
+        client.expect_nothing().await;
+    }
+    std::fs::remove_file(rules).unwrap();
+}
+
+#[tokio::test]
+async fn where_no_tokens_are_taken_they_are_overlooked() {
+    let gateway = TestGateway::start().await;
+    let token = token("HS256", JOHN);
+    for (facility, by) in [("q", by_query as fn(&_, &_, &_) -> _), ("p", by_protocol)] {
+        let _client = by(&gateway, &format!("/ws/{facility}?{ALL}"), &token).connect().await;
+        assert_eq!(heard(&gateway, facility), ["broadcast"]);
+    }
+    let bearer = format!("bearer.{token}");
+    gateway.request("/ws/x").header("Sec-WebSocket-Protocol", bearer).expect_status(400).await;
+}
+
+/// Expects that a socket lives until its token's end, and not much longer.
+async fn expect_end_at(mut client: Client, exp: u64) {
+    client.expect_nothing().await;
+    client.expect_close(4401).await;
+    let closed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let late = closed.checked_sub(Duration::from_secs(exp));
+    assert!(late.is_some_and(|late| late < Duration::from_secs(4)), "closed at {closed:?}, not {exp}");
+}
+
+#[tokio::test]
+async fn a_socket_is_closed_with_4401_when_its_token_ends() {
+    let gateway = builder("HS256").set("session.recheck_seconds", "1").start().await;
+    let exp = in_seconds(2);
+    let target = "/ws/x?subscribe-broadcast&subscribe-user";
+    let john = token("HS256", &format!(r#"{{"sub":"john","exp":{exp}}}"#));
+    let nobody = token("HS256", &format!(r#"{{"exp":{exp}}}"#));
+    let first = by_query(&gateway, target, &john).connect().await;
+    let second = by_protocol(&gateway, target, &john).connect().await;
+    let third = by_query(&gateway, target, &nobody).connect().await;
+    let mut endless = by_query(&gateway, target, &token("HS256", JOHN)).connect().await;
+    in_time("all are closed", async {
+        tokio::join!(expect_end_at(first, exp), expect_end_at(second, exp), expect_end_at(third, exp));
+    })
+    .await;
+    endless.expect_nothing().await;
+    by_query(&gateway, target, &john).expect_status(403).await;
+}
+
+/// Returns all that the log and the answers show of a token, of which nothing may be left.
+fn shows(text: &str, token: &str) -> bool {
+    token.split('.').any(|part| part.len() > 8 && text.contains(part))
+}
+
+#[tokio::test]
+async fn no_token_is_logged_or_answered_whatever_becomes_of_it() {
+    for format in ["text", "json"] {
+        let gateway = builder("HS256").variable("RUST_LOG", "trace").set("log.format", format).start().await;
+        let (sound, expired) = (token("HS256", JOHN), token("HS256", r#"{"sub":"john","exp":1}"#));
+        let forged = format!("{sound}AAAA");
+        let cookie = marys_cookie();
+        let mut answers: Vec<Response> = Vec::new();
+        for token in [&sound, &expired, &forged] {
+            for by in [by_query, by_protocol] {
+                let with = |target| by(&gateway, target, token);
+                for request in [
+                    with("/ws/x?subscribe-user&subscribe-broadcast"),
+                    with("/ws/x?").header("Cookie", &cookie).header("Origin", "https://other.example"),
+                    with("/ws/%00?"),
+                    with("/nowhere?"),
+                    with("/?"),
+                    with("/ws/x?").method("POST"),
+                    with("/ws/x?").without("Upgrade"),
+                    with("/ws/x?").without("Host"),
+                    with("/ws/x?").with("Sec-WebSocket-Key", "x"),
+                    with("/ws/x?").with("Sec-WebSocket-Version", "8"),
+                    with("/ws/x?").version("HTTP/1.0"),
+                    with("/ws/x?").version("HTTP/3.7"),
+                    with("/ws/x?").header("X-Broken", "a\0b"),
+                    with(&format!("/ws/x?access_token=other&pad={}", "x".repeat(20_000))),
+                ] {
+                    answers.push(request.send().await.0);
+                }
+            }
+        }
+        let statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
+        for status in [101, 400, 403, 404, 426] {
+            assert!(statuses.contains(&status), "{status} is not among {statuses:?}");
+        }
+        gateway.signal("TERM");
+        gateway.expect_log(&["counts"]).await;
+        for token in [&sound, &expired, &forged] {
+            for line in gateway.log() {
+                assert!(!shows(&line, token) && !line.contains("access_token"), "{line}");
+            }
+            for answer in &answers {
+                assert!(!shows(&format!("{answer:?}"), token), "{answer:?}");
+            }
+        }
+        assert!(gateway.count_log(&["request refused", "expired"]) > 0, "{:#?}", gateway.log());
+    }
+}
