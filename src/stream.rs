@@ -1,6 +1,7 @@
 //! A client's socket, TCP or unix: whole for the handshake, in two halves for the connection after it.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -57,6 +58,14 @@ impl Stream {
             socket.set_nodelay(true)?;
         }
         either!(self, Self, socket => SockRef::from(socket).set_send_buffer_size(send_buffer_bytes))
+    }
+
+    /// Returns the address at the other end; none for a unix socket.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(socket) => socket.peer_addr().ok().map(|address| address.ip().to_canonical()),
+            Self::Unix(_) => None,
+        }
     }
 
     /// Parts the socket.

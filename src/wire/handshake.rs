@@ -79,6 +79,22 @@ impl Flags {
         Self(self.0 & (allowed.0 | Self::ECHO))
     }
 
+    /// Returns the flags of these names; unknown names change nothing.
+    pub fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut flags = Self::default();
+        names.into_iter().for_each(|name| flags.add(name));
+        flags
+    }
+
+    /// Returns the names of the flags that need a permission: all but `echo`.
+    pub fn names(self) -> impl Iterator<Item = String> {
+        AudienceKind::ALL.into_iter().flat_map(move |kind| {
+            let subscribe = self.subscribes(kind).then(|| format!("subscribe-{}", kind.word()));
+            let publish = self.publishes(kind).then(|| format!("publish-{}", kind.word()));
+            subscribe.into_iter().chain(publish)
+        })
+    }
+
     /// Adds the flag of that name; an unknown name changes nothing.
     ///
     /// Names are trimmed and lower-cased first, as Python's `strip().lower()` does.
@@ -112,13 +128,8 @@ impl Flags {
 impl fmt::Debug for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut list = f.debug_list();
-        for kind in AudienceKind::ALL {
-            if self.subscribes(kind) {
-                list.entry(&format_args!("subscribe-{}", kind.word()));
-            }
-            if self.publishes(kind) {
-                list.entry(&format_args!("publish-{}", kind.word()));
-            }
+        for name in self.names() {
+            list.entry(&format_args!("{name}"));
         }
         if self.echo() {
             list.entry(&format_args!("echo"));
@@ -263,6 +274,15 @@ mod tests {
         ] {
             assert_eq!(parameters(Some(query), "t").collect::<Vec<_>>(), expected, "{query}");
         }
+    }
+
+    #[test]
+    fn flags_have_their_names() {
+        let handshake = Handshake::parse("/ws/", Some("echo&publish-user&subscribe-user"), "/ws/").unwrap();
+        let names: Vec<_> = handshake.flags.names().collect();
+        assert_eq!(names, ["subscribe-user", "publish-user"]);
+        let read = Flags::named(names.iter().map(String::as_str).chain(["nonsense"]));
+        assert_eq!(format!("{read:?}"), "[subscribe-user, publish-user]");
     }
 
     proptest::proptest! {
