@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use tokio::runtime::{Builder, LocalOptions};
 
+use crate::reception::probe;
 use crate::redis::{Found, Target, Unusable, examine, publish_once};
 use crate::server::{self, Reserve};
 use crate::settings::{self, Listen, Settings};
@@ -122,6 +123,10 @@ pub fn check(settings: &Settings, file: Option<&Path>, warnings: &[String]) -> R
         broadcast.as_str()
     ))?;
     say(format!("demo page: {}", if settings.demo { "on" } else { "off" }))?;
+    if let Some(callback) = &settings.callback {
+        let found = block_on(probe(callback, settings.session.reading.pattern.clone()));
+        say(format!("callback: {} {}", callback.url, found.unwrap_or_else(|problem| problem)))?;
+    }
     if settings.redis.url.is_none() && block_on(server::reserve()) == Reserve::Needed {
         return say("redis: none on 127.0.0.1:6379; the embedded store will be started there. Set redis.url for a real one".to_owned());
     }

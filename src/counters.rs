@@ -25,6 +25,8 @@ pub struct Counters {
     pub refused_handshakes: AtomicU64,
     /// Messages on the control channel that mean nothing, or came too fast.
     pub dropped_hints: AtomicU64,
+    /// Calls to the callback that said nothing.
+    pub failed_callbacks: AtomicU64,
     /// Times that Redis was lost.
     pub redis_losses: AtomicU64,
 }
@@ -53,6 +55,7 @@ impl Counters {
             ("slow_clients", &self.slow_clients),
             ("refused_handshakes", &self.refused_handshakes),
             ("dropped_hints", &self.dropped_hints),
+            ("failed_callbacks", &self.failed_callbacks),
             ("redis_losses", &self.redis_losses),
         ];
         let counts = counts.map(|(name, counter)| (name, counter.load(Ordering::Relaxed)));

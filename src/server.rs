@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use crate::counters::Counters;
 use crate::embedded;
+use crate::reception::Way;
 use crate::redis::{Broker, Call, Inbox, Lookups, Role, Target};
 use crate::settings::{Listen, Settings};
 use crate::shard::{INBOX, Line, Shard, Shared};
@@ -89,6 +90,8 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let door = Door::open(&settings.server.listen).await?;
     let session_target = settings.session.redis.as_ref().map(Target::new).transpose()?;
+    let way = settings.callback.as_ref().map(Way::new).transpose();
+    let way = way.context("auth.callback_url: this machine has no certificates of authorities for https")?;
     let counters = Arc::new(Counters::default());
     let live = Arc::new(AtomicUsize::new(0));
     let shards = settings.server.shards;
@@ -97,7 +100,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let mut next_lines = || Some((message_lines.pop()?, session_lines.as_mut().and_then(Vec::pop)));
     let (ended, mut ends) = mpsc::channel::<()>(shards);
     let shared =
-        Shared { settings: settings.clone(), target, session_target, counters: counters.clone(), live };
+        Shared { settings: settings.clone(), target, session_target, counters: counters.clone(), way, live };
 
     let mut others = Vec::new();
     for number in (1..shards).rev() {

@@ -12,7 +12,7 @@ pub struct Credentials {
     pub session_cookie: Option<String>,
     /// The token, where tokens are taken.
     pub token: Option<Token>,
-    /// The headers that the callback is given: names in lower case and values, in the request's order.
+    /// The headers that the callback is given: names in lower case, and values.
     pub headers: Vec<(String, Vec<u8>)>,
     /// The address that it comes from; none through a unix socket.
     pub address: Option<IpAddr>,

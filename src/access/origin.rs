@@ -24,7 +24,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the page's origin {} is not this server's host {}: a session cookie is accepted from the site's own pages only. \
+            "the page's origin {} is not this server's host {}: a visitor's session is accepted from the site's own pages only. \
              Behind nginx, pass the host on with the line\n    proxy_set_header Host $host;\n\
              or name the origin in the setting origin.allowed",
             self.origin.escape_debug(),

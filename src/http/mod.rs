@@ -11,3 +11,4 @@ mod upgrade;
 pub use rejection::Rejection;
 pub use routes::{Arrival, Front, Opened, serve};
 pub use static_files::StaticFiles;
+pub use upgrade::names_passed_on;

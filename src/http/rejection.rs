@@ -35,6 +35,9 @@ pub enum Rejection {
     /// A token that is not to be trusted.
     #[error("{0}")]
     Untrusted(#[from] Untrusted),
+    /// The site itself.
+    #[error("the site does not let you in here")]
+    Refused,
     /// Nothing is here.
     #[error("nothing is served at this path; WebSockets are below {0}")]
     NotFound(String),
@@ -47,6 +50,9 @@ pub enum Rejection {
     /// Redis cannot be reached, or did not answer in time.
     #[error("redis cannot be reached at the moment; try again in a few seconds")]
     NoRedis,
+    /// The site cannot be asked who the visitor is.
+    #[error("the site cannot say who you are at the moment; try again in a few seconds")]
+    NoAnswer,
     /// Redis refuses the subscription of a channel.
     #[error("redis refuses to subscribe to this channel; the server's log says why")]
     Unsubscribable,
@@ -73,12 +79,15 @@ impl Rejection {
             | Self::Bad(_)
             | Self::Facility(Malformed::NotUtf8 | Malformed::ControlCharacter) => StatusCode::BAD_REQUEST,
             Self::Facility(Malformed::Elsewhere) | Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::Origin(_) | Self::Denied(_) | Self::Untrusted(_) => StatusCode::FORBIDDEN,
+            Self::Origin(_) | Self::Denied(_) | Self::Untrusted(_) | Self::Refused => StatusCode::FORBIDDEN,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Version => StatusCode::UPGRADE_REQUIRED,
-            Self::NoRedis | Self::Unsubscribable | Self::Flooded | Self::Full | Self::Stopping => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoRedis
+            | Self::NoAnswer
+            | Self::Unsubscribable
+            | Self::Flooded
+            | Self::Full
+            | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -116,10 +125,12 @@ mod tests {
             (Rejection::Facility(Malformed::ControlCharacter), 400),
             (Rejection::Denied(Denied), 403),
             (Rejection::Untrusted(Untrusted::Expired), 403),
+            (Rejection::Refused, 403),
             (Rejection::NotFound("/ws/".into()), 404),
             (Rejection::Method, 405),
             (Rejection::Version, 426),
             (Rejection::NoRedis, 503),
+            (Rejection::NoAnswer, 503),
             (Rejection::Unsubscribable, 503),
             (Rejection::Flooded, 503),
             (Rejection::Full, 503),

@@ -1,6 +1,7 @@
 //! Who is served what: hyper's side of a connection, from its first byte to its 101 or its last answer.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::header::HeaderName;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
@@ -35,6 +37,8 @@ pub struct Front {
     pub origins: Allowed,
     /// Whether tokens are taken.
     pub tokens: bool,
+    /// The headers by which the callback knows visitors, if it is asked: Cookie, Authorization and the site's own.
+    pub passed_on: Option<Vec<HeaderName>>,
     /// The demo, if it is served.
     pub files: Option<StaticFiles>,
     /// Time for the request, and again for the answer.
@@ -75,7 +79,8 @@ where
     F: AsyncFn(Arrival) -> Result<T, Rejection>,
 {
     let upgraded: Rc<RefCell<Option<(OnUpgrade, T)>>> = Rc::default();
-    let service = service_fn(|request| answer(request, front, &prepare, &upgraded));
+    let address = front.passed_on.as_ref().and_then(|_| stream.address());
+    let service = service_fn(|request| answer(request, address, front, &prepare, &upgraded));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(front.handshake)
@@ -96,6 +101,7 @@ where
 
 async fn answer<T, F>(
     mut request: Request<Incoming>,
+    address: Option<IpAddr>,
     front: &Front,
     prepare: &F,
     upgraded: &RefCell<Option<(OnUpgrade, T)>>,
@@ -109,7 +115,7 @@ where
             Err(Malformed::Elsewhere) => return page(&request, front),
             handshake => handshake,
         };
-        let (arrival, acceptance) = upgrade::check(&request, handshake, front)?;
+        let (arrival, acceptance) = upgrade::check(&request, handshake, address, front)?;
         let prepared = prepare(arrival).await?;
         upgraded.replace(Some((hyper::upgrade::on(&mut request), prepared)));
         Ok(acceptance.response())

@@ -1,13 +1,14 @@
 //! The WebSocket handshake itself (RFC 6455, section 4.2).
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
     SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
     TRANSFER_ENCODING, UPGRADE,
 };
@@ -32,11 +33,18 @@ pub(super) struct Acceptance {
     protocol: Option<HeaderValue>,
 }
 
+/// Returns the names of the headers by which the callback knows visitors; `more` are the site's own.
+pub fn names_passed_on(more: &[String]) -> Vec<HeaderName> {
+    let more = more.iter().filter_map(|name| name.parse().ok());
+    [COOKIE, AUTHORIZATION].into_iter().chain(more).collect()
+}
+
 /// Checks a request to a WebSocket path: first whether it is a handshake at all, then the Origin rule, then the rest,
 /// `handshake` last, which is what its path and query were parsed to.
 pub(super) fn check<B>(
     request: &Request<B>,
     handshake: Result<Handshake, Malformed>,
+    address: Option<IpAddr>,
     front: &Front,
 ) -> Result<(Arrival, Acceptance), Rejection> {
     let headers = request.headers();
@@ -44,7 +52,9 @@ pub(super) fn check<B>(
     let host = only(headers, &HOST).ok_or(Rejection::Bad("the request has to have one Host header"))?;
     let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
     let session_cookie = cookie_value(cookies, &front.session_cookie);
-    if session_cookie.is_some() {
+    let passed_on = front.passed_on.as_ref().map(|names| passed_on(headers, names)).unwrap_or_default();
+    // The site may know a visitor by anything that it is given.
+    if session_cookie.is_some() || !passed_on.is_empty() {
         let origins: Vec<_> = headers.get_all(ORIGIN).iter().map(HeaderValue::as_bytes).collect();
         front.origins.check(&origins, &String::from_utf8_lossy(host.as_bytes()))?;
     }
@@ -58,9 +68,24 @@ pub(super) fn check<B>(
     }
     let (handshake, protocol) = (handshake?, protocol(headers)?);
     let token = if front.tokens { token(request.uri().query(), headers)? } else { None };
-    let credentials = Credentials { session_cookie, token, ..Credentials::default() };
+    let credentials = Credentials { session_cookie, token, headers: passed_on, address };
     let acceptance = Acceptance { accept: derive_accept_key(key.as_bytes()), protocol };
     Ok((Arrival { handshake, credentials }, acceptance))
+}
+
+/// Returns the visitor's headers of these names. Several lines of cookies are one, as for Django.
+fn passed_on(headers: &HeaderMap, names: &[HeaderName]) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    for name in names {
+        let values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+        let values: Vec<_> = if *name == COOKIE && headers.contains_key(COOKIE) {
+            vec![values.collect::<Vec<_>>().join(&b"; "[..])]
+        } else {
+            values.map(<[u8]>::to_vec).collect()
+        };
+        found.extend(values.into_iter().map(|value| (name.as_str().to_owned(), value)));
+    }
+    found
 }
 
 fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {

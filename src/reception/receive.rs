@@ -2,8 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::sessions::Sessions;
-use super::{NotReceived, Proof, Visitor, tokens};
+use super::{Callback, NotReceived, Proof, Sessions, Visitor, tokens};
 use crate::access::Credentials;
 use crate::access::token::Verifier;
 use crate::wire::Handshake;
@@ -13,6 +12,7 @@ use crate::wire::Handshake;
 pub struct Reception {
     sessions: Sessions,
     tokens: Option<Verifier>,
+    callback: Option<Callback>,
     /// Time after which a session is read again.
     recheck: Duration,
 }
@@ -22,23 +22,31 @@ const TOKEN_RECHECK: Duration = Duration::from_hours(24);
 
 impl Reception {
     /// Takes those who can be asked, who verifies tokens, if they are taken, and the time after which a session is read
-    /// again.
-    pub fn new(sessions: Sessions, tokens: Option<Verifier>, recheck: Duration) -> Self {
-        Self { sessions, tokens, recheck }
+    /// again. Where there is a callback, sessions are its business.
+    pub fn new(
+        sessions: Sessions,
+        tokens: Option<Verifier>,
+        callback: Option<Callback>,
+        recheck: Duration,
+    ) -> Self {
+        Self { sessions, tokens, callback, recheck }
     }
 
     /// Finds out who comes with these credentials, and this wish. A token decides alone.
     ///
     /// # Errors
     ///
-    /// When nobody can say who it is, or the token is not to be trusted.
+    /// When nobody can say who it is, the site refuses the visitor, or the token is not to be trusted.
     pub async fn receive(
         &self,
         credentials: &Credentials,
-        _handshake: &Handshake,
+        handshake: &Handshake,
     ) -> Result<Visitor, NotReceived> {
         if let (Some(token), Some(verifier)) = (&credentials.token, &self.tokens) {
             return tokens::receive(verifier, token, SystemTime::now());
+        }
+        if let Some(callback) = &self.callback {
+            return callback.receive(credentials, handshake).await;
         }
         match &credentials.session_cookie {
             Some(cookie) => self.sessions.receive(cookie).await,
@@ -53,9 +61,10 @@ impl Reception {
 
     /// Returns after which time it is looked at again, at the latest, by what somebody is known.
     pub fn recheck(&self, visitor: &Visitor) -> Duration {
-        match visitor.proof {
-            Proof::Session(_) | Proof::None => self.recheck,
-            Proof::Token(_) => TOKEN_RECHECK,
+        match (&visitor.proof, &self.callback) {
+            (Proof::Callback(_), Some(callback)) => callback.recheck(),
+            (Proof::Token(_), _) => TOKEN_RECHECK,
+            _ => self.recheck,
         }
     }
 
@@ -63,12 +72,20 @@ impl Reception {
     ///
     /// # Errors
     ///
-    /// When nobody can say who it is.
+    /// When nobody can say who it is, or the site refuses the visitor now.
     pub async fn again(&self, before: &Visitor) -> Result<Visitor, NotReceived> {
-        match &before.proof {
-            Proof::Session(key) => self.sessions.again(key, before).await,
+        match (&before.proof, &self.callback) {
+            (Proof::Session(key), _) => self.sessions.again(key, before).await,
+            (Proof::Callback(question), Some(callback)) => callback.ask(question).await,
             // A token that is looked at again has ended: nothing else changes it.
-            Proof::None | Proof::Token(_) => Ok(Visitor::default()),
+            (Proof::None | Proof::Token(_), _) | (Proof::Callback(_), None) => Ok(Visitor::default()),
+        }
+    }
+
+    /// Forgets what was answered: the next who come are asked about anew.
+    pub fn forget(&self) {
+        if let Some(callback) = &self.callback {
+            callback.forget();
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::Question;
 use crate::access::session::Session;
 use crate::access::token::Untrusted;
 use crate::access::{Fingerprint, Identity};
@@ -49,6 +50,8 @@ pub enum Proof {
     Session(SessionKey),
     /// A token, which holds until it ends.
     Token(Fingerprint),
+    /// The callback's answer to a question.
+    Callback(Rc<Question>),
 }
 
 /// Why nobody can say who it is.
@@ -58,6 +61,10 @@ pub enum NotReceived {
     NoRedis,
     /// The token that it shows is not to be trusted.
     Untrusted(Untrusted),
+    /// The site does not want this visitor.
+    Refused,
+    /// The callback does not say who it is.
+    NoAnswer,
 }
 
 impl From<Untrusted> for NotReceived {

@@ -12,7 +12,10 @@ const SUCCESSORS: &[(&str, &str)] = &[
     ("WS4REDIS_CONNECTION", "set redis.url (WS4REDIS_REDIS__URL), for example redis://:password@host:6379/0"),
     ("WS4REDIS_SUBSCRIBER", "there is no successor: the server runs no Python"),
     ("WS4REDIS_ALLOWED_CHANNELS", "write [[access]] rules in the settings file instead"),
-    ("WS4REDIS_PROCESS_REQUEST", "there is no successor yet: the server runs no Python"),
+    (
+        "WS4REDIS_PROCESS_REQUEST",
+        "there is no successor of the same kind, the server runs no Python: set auth.callback_url, and let the site say who visitors are",
+    ),
 ];
 
 /// Returns the path of every key, `section.key`.

@@ -307,9 +307,10 @@ mod tests {
             ("ping.interval_seconds=x", "ping.interval_seconds"),
             ("auth.jwt.issuer=x", "auth.jwt.algorithm: is empty"),
             ("auth.jwt.algorithm=HS256", "auth.jwt.key_file: either this or jwks_file"),
+            ("auth.callback_timeout_seconds=10", "must be less than server.handshake_seconds"),
             ("server.nonsense=1", "nonsense"),
         ] {
-            let error = load(&[], &[assignment]).unwrap_err().to_string();
+            let error = load(&[], &["auth.callback_url=http://h/", assignment]).unwrap_err().to_string();
             assert!(error.contains(expected), "{assignment}: {error}");
         }
     }

@@ -149,6 +149,12 @@ impl Raw {
         let namespace = Namespace::new(&self.prefix);
         let session = self.session.check(&redis, &namespace)?;
         let access = self.access.iter().map(RawRule::check).collect::<Result<_, _>>()?;
+        let server = self.server.check()?;
+        let jwt = self.auth.jwt.check()?;
+        let callback = self.auth.callback()?;
+        // Otherwise handshakes end before it is said what they wait for.
+        let sooner = callback.as_ref().is_none_or(|callback| callback.timeout < server.handshake);
+        require(sooner, "auth.callback_timeout_seconds", "must be less than server.handshake_seconds")?;
         let origins = Allowed::new(&self.origin.allowed).map_err(|entry| Error::Senseless {
             key: "origin.allowed",
             problem: format!("{entry:?} is neither an origin like https://www.example.com nor a host"),
@@ -159,13 +165,13 @@ impl Raw {
             namespace,
             heartbeat: (!self.heartbeat.is_empty()).then(|| Bytes::from(self.heartbeat)),
             facility_colons: self.facility_colons,
-            server: self.server.check()?,
+            server,
             redis,
             messages: self.messages.check()?,
             ping: self.ping.check()?,
             session,
-            jwt: self.auth.jwt.check()?,
-            callback: self.auth.callback()?,
+            jwt,
+            callback,
             access,
             origins,
             log_json,

@@ -84,6 +84,8 @@ impl From<NotReceived> for Rejection {
         match failure {
             NotReceived::NoRedis => Self::NoRedis,
             NotReceived::Untrusted(untrusted) => Self::Untrusted(untrusted),
+            NotReceived::Refused => Self::Refused,
+            NotReceived::NoAnswer => Self::NoAnswer,
         }
     }
 }

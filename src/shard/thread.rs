@@ -16,7 +16,7 @@ use crate::access::Policy;
 use crate::counters::Counters;
 use crate::http::{self, Front, StaticFiles};
 use crate::hub::{Desk, Ending, Hub, Limits};
-use crate::reception::{Reception, Sessions};
+use crate::reception::{Callback, Reception, Sessions, Way};
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
 use crate::socket::{self, Beats, Connection, Leases, Parts};
@@ -72,6 +72,8 @@ pub struct Shared {
     pub session_target: Option<Target>,
     /// What is counted for the whole process.
     pub counters: Arc<Counters>,
+    /// The way to the callback, if there is one.
+    pub way: Option<Way>,
     /// Connections of the whole process.
     pub live: Arc<AtomicUsize>,
 }
@@ -79,7 +81,7 @@ pub struct Shared {
 impl Shard {
     /// Sets a shard up and connects it to Redis. Must be called on its own runtime.
     pub fn new(number: usize, shared: Shared) -> Rc<Self> {
-        let Shared { settings, target, session_target, counters, live } = shared;
+        let Shared { settings, target, session_target, counters, way, live } = shared;
         let limits = Limits {
             outbox_bytes: settings.messages.outbox_bytes,
             drop_oldest: settings.messages.drop_oldest,
@@ -91,6 +93,7 @@ impl Shard {
             session_cookie: settings.session.cookie.clone(),
             origins: settings.origins.clone(),
             tokens: settings.jwt.is_some(),
+            passed_on: settings.callback.as_ref().map(|callback| http::names_passed_on(&callback.forward)),
             files: settings.demo.then_some(files),
             handshake: settings.server.handshake,
             max_header_bytes: settings.server.max_header_bytes,
@@ -106,7 +109,11 @@ impl Shard {
         let reading = settings.session.reading.clone();
         let reader = Sessions::new(reading, &settings.namespace, sessions.clone(), store.lookups());
         let recheck = Duration::from_secs(settings.session.recheck_seconds.into());
-        let reception = Rc::new(Reception::new(reader, settings.jwt.clone(), recheck));
+        let pattern = &settings.session.reading.pattern;
+        let callback = settings.callback.as_ref().zip(way);
+        let callback =
+            callback.map(|(asked, way)| Callback::new(asked, &way, pattern.clone(), counters.clone()));
+        let reception = Rc::new(Reception::new(reader, settings.jwt.clone(), callback, recheck));
         let desk = Desk::new(Hub::new(limits));
         let watches = if session_target.is_some() { Desk::new(Hub::new(limits)) } else { desk.clone() };
         let database = session_target.as_ref().unwrap_or(&target).database();

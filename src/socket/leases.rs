@@ -162,7 +162,8 @@ impl Leases {
         lease.reading.set(false);
         let visitor = match read {
             Ok(visitor) => visitor,
-            Err(NotReceived::NoRedis | NotReceived::Untrusted(_)) => {
+            Err(NotReceived::Refused) => return self.end(&lease),
+            Err(NotReceived::NoRedis | NotReceived::NoAnswer | NotReceived::Untrusted(_)) => {
                 return self.schedule(&lease, Instant::now() + RETRY);
             }
         };

@@ -8,7 +8,7 @@ use crate::support::redis::Reply;
 use crate::support::sessions::{
     connect, hint, john, log_in, mary, redis_key, session_key, write_session, write_user,
 };
-use crate::support::{RedisServer, TestGateway, eventually, unique};
+use crate::support::{RedisServer, Site, TestGateway, eventually, unique};
 
 const LISTEN: &str = "subscribe-group&subscribe-user&subscribe-session";
 
@@ -330,9 +330,10 @@ fn payload(message: Reply) -> Vec<u8> {
 
 #[tokio::test]
 async fn the_doctor_is_told_what_this_server_sees() {
+    let site = Site::saying("null").await;
     let gateway = TestGateway::builder()
         .set("heartbeat", "--beat--")
-        .set("auth.callback_url", "http://127.0.0.1:9/identity/")
+        .set("auth.callback_url", &site.url())
         .set("auth.callback_secret", "geheim")
         .start()
         .await;

@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod proxy;
 pub mod redis;
 pub mod sessions;
+pub mod site;
 pub mod tokens;
 
 use std::future::Future;
@@ -16,6 +17,7 @@ use std::time::Duration;
 pub use gateway::TestGateway;
 pub use proxy::{Fault, Proxy, Side};
 pub use redis::RedisServer;
+pub use site::{Reply, Site};
 
 /// The time after which an expectation has failed. Long, for a busy machine: what is expected comes much earlier.
 pub const DEADLINE: Duration = Duration::from_secs(15);

@@ -1,0 +1,262 @@
+//! A site that answers the callback, well or badly: a small HTTP server that does what a test says.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::eventually;
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Path and query.
+    pub target: String,
+    pub headers: Vec<(String, String)>,
+    /// Which connection it came on, and how many came on that before.
+    pub connection: usize,
+    pub earlier: usize,
+}
+
+impl Asked {
+    /// Returns all values of a header, in their order.
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        let lines = self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+        lines.map(|(_, value)| value.as_str()).collect()
+    }
+}
+
+/// What is sent back.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// These bytes; the connection stays open.
+    Bytes(Vec<u8>),
+    /// These bytes, then the end of the connection.
+    LastBytes(Vec<u8>),
+    /// The first bytes, then the second again and again.
+    Endless(Vec<u8>, Vec<u8>),
+    /// Nothing, and the connection stays open.
+    Silence,
+}
+
+impl Reply {
+    /// Returns a whole answer.
+    pub fn new(status: u16, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Self {
+        let body = body.as_ref();
+        let mut head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n", body.len());
+        for (name, value) in headers {
+            head.extend([name, ": ", value, "\r\n"]);
+        }
+        head.push_str("\r\n");
+        Self::Bytes([head.as_bytes(), body].concat())
+    }
+
+    /// Returns 200 with this as JSON.
+    pub fn json(body: impl AsRef<[u8]>) -> Self {
+        Self::new(200, &[("Content-Type", "application/json")], body)
+    }
+
+    /// Returns the same, after which the site closes.
+    pub fn last(self) -> Self {
+        match self {
+            Self::Bytes(bytes) => Self::LastBytes(bytes),
+            other => other,
+        }
+    }
+}
+
+type Script = Arc<dyn Fn(&Asked) -> Reply + Send + Sync>;
+
+/// The site.
+pub struct Site {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    /// Requests up to this number are answered.
+    answered: watch::Sender<usize>,
+    serving: AbortHandle,
+}
+
+struct State {
+    script: Script,
+    asked: Vec<Asked>,
+    connections: usize,
+    waiting: usize,
+    most_waiting: usize,
+}
+
+impl Site {
+    /// Starts a site that answers every question so.
+    pub async fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_on("127.0.0.1:0", script).await
+    }
+
+    /// Starts a site on an address of its own.
+    pub async fn start_on(address: &str, script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = State {
+            script: Arc::new(script),
+            asked: Vec::new(),
+            connections: 0,
+            waiting: 0,
+            most_waiting: 0,
+        };
+        let state = Arc::new(Mutex::new(state));
+        let (answered, may) = watch::channel(usize::MAX);
+        let serving = tokio::spawn(accept(listener, state.clone(), may)).abort_handle();
+        Self { address, state, answered, serving }
+    }
+
+    /// Starts a site that answers every question with this JSON.
+    pub async fn saying(json: &'static str) -> Self {
+        Self::start(move |_| Reply::json(json)).await
+    }
+
+    /// Returns the address of the callback.
+    pub fn url(&self) -> String {
+        format!("http://{}/identity/", self.address)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers from now on so.
+    pub fn answer(&self, script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) {
+        self.state.lock().unwrap().script = Arc::new(script);
+    }
+
+    /// Lets all questions wait from now on.
+    pub fn hold(&self) {
+        self.answer_first(self.asked().len());
+    }
+
+    /// Answers that many questions, counted from the beginning.
+    pub fn answer_first(&self, count: usize) {
+        self.answered.send_replace(count);
+    }
+
+    /// Answers all questions again.
+    pub fn release(&self) {
+        self.answered.send_replace(usize::MAX);
+    }
+
+    /// Returns the questions up to now. Those by which a test looks whether the gateway is ready are none.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.state.lock().unwrap().asked.clone()
+    }
+
+    /// Waits until that many questions have come, and returns them.
+    #[track_caller]
+    pub fn expect_asked(&self, count: usize) -> impl Future<Output = Vec<Asked>> {
+        let what = format!("{count} questions");
+        async move {
+            let look = || Some(self.asked()).filter(|asked| asked.len() >= count);
+            eventually(&what, look).await
+        }
+    }
+
+    /// Returns how many questions have waited at the same time at most.
+    pub fn most_waiting(&self) -> usize {
+        self.state.lock().unwrap().most_waiting
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<Mutex<State>>, may: watch::Receiver<usize>) {
+    // They end with the site.
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { return };
+        let number = {
+            let mut state = state.lock().unwrap();
+            state.connections += 1;
+            state.connections
+        };
+        connections.spawn(serve(stream, number, state.clone(), may.clone()));
+    }
+}
+
+/// One connection. Ends where either side ends.
+async fn serve(
+    mut stream: TcpStream,
+    connection: usize,
+    state: Arc<Mutex<State>>,
+    mut may: watch::Receiver<usize>,
+) {
+    let mut buffer = Vec::new();
+    for earlier in 0.. {
+        let end = loop {
+            if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end + 4;
+            }
+            if !matches!(stream.read_buf(&mut buffer).await, Ok(count) if count > 0) {
+                return;
+            }
+        };
+        let head: Vec<u8> = buffer.drain(..end).collect();
+        let asked = parse(&String::from_utf8_lossy(&head), connection, earlier);
+        let reply = if asked.target.contains("facility=&") || asked.target.ends_with("facility=") {
+            Reply::json("null")
+        } else {
+            let (script, number) = {
+                let mut state = state.lock().unwrap();
+                state.asked.push(asked.clone());
+                state.waiting += 1;
+                state.most_waiting = state.most_waiting.max(state.waiting);
+                (state.script.clone(), state.asked.len())
+            };
+            // Who is not answered may go away meanwhile.
+            let answered = tokio::select! {
+                answered = may.wait_for(|answered| number <= *answered) => answered.is_ok(),
+                _ = stream.read_u8() => false,
+            };
+            state.lock().unwrap().waiting -= 1;
+            if !answered {
+                return;
+            }
+            script(&asked)
+        };
+        if !send(&mut stream, reply).await {
+            return;
+        }
+    }
+}
+
+/// Sends a reply; returns whether the connection goes on.
+async fn send(stream: &mut TcpStream, reply: Reply) -> bool {
+    match reply {
+        Reply::Bytes(bytes) => stream.write_all(&bytes).await.is_ok(),
+        Reply::LastBytes(bytes) => {
+            let _ = stream.write_all(&bytes).await;
+            false
+        }
+        Reply::Endless(first, again) => {
+            let _ = stream.write_all(&first).await;
+            while stream.write_all(&again).await.is_ok() {}
+            false
+        }
+        Reply::Silence => {
+            while stream.read_u8().await.is_ok() {}
+            false
+        }
+    }
+}
+
+fn parse(head: &str, connection: usize, earlier: usize) -> Asked {
+    let mut lines = head.lines();
+    let first = lines.next().unwrap();
+    let target = first.strip_prefix("GET ").and_then(|rest| rest.strip_suffix(" HTTP/1.1"));
+    let target = target.unwrap_or_else(|| panic!("{first:?} is no GET of HTTP/1.1")).to_owned();
+    let headers = lines.filter_map(|line| line.split_once(": "));
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    Asked { target, headers, connection, earlier }
+}
