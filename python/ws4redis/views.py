@@ -33,7 +33,7 @@ _SESSION_KEY = re.compile(r"[0-9A-Za-z]{8,64}")
 
 @method_decorator(never_cache, name="dispatch")
 class IdentityView(View):
-    """Answers `{user, groups, session, allow, expires_in}`, or null for visitors of whom nothing is known.
+    """Answers `{user, id, groups, session, allow, expires_in}`, or null for visitors of whom nothing is known.
 
     Without the right secret: 403. Neither changes nor prolongs the visitor's session, unlike other views: the gateway
     asks again and again, and passes no cookie on. Override `identify` for tokens and `allow` for rules of your own.
@@ -56,16 +56,17 @@ class IdentityView(View):
         session = self.load_session(request)
         user = self.identify(request, session)
         key = _public_key(session)
-        if user is None and key is None:
+        flags = request.GET.getlist("flag")
+        allowed = self.allow(request, user, request.GET.get("facility", ""), flags)
+        if user is None and key is None and allowed is None:
             return JsonResponse(None, safe=False)
         answer: dict[str, Any] = {
             "user": str(user.get_username()) if user is not None else None,
+            "id": str(user.pk) if user is not None else None,
             "groups": identity.group_names(user) if user is not None else [],
             "session": key,
             "expires_in": self.expires_in(request, user, session),
         }
-        flags = request.GET.getlist("flag")
-        allowed = self.allow(request, user, request.GET.get("facility", ""), flags)
         if allowed is not None:
             answer["allow"] = sorted(set(allowed) & set(flags))
         return JsonResponse(answer)

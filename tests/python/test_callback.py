@@ -1,5 +1,6 @@
 """The callback view, as the gateway asks it."""
 
+import json
 from importlib import import_module
 
 import pytest
@@ -40,6 +41,7 @@ def test_a_login_is_told_with_groups_and_session(people, log_in, engine):
     assert answer.status_code == 200
     assert answer.json() == {
         "user": "john",
+        "id": str(people["john"].pk),
         "groups": ["chatusers", "red team"],
         # The key of a signed cookie is the session itself, and nothing to hand around.
         "session": key if engine != "signed_cookies" else None,
@@ -56,6 +58,7 @@ def test_an_anonymous_session_is_told_without_a_user(people, engine):
         answer = ask(browser).json()
     assert answer == {
         "user": None,
+        "id": None,
         "groups": [],
         "session": browser.cookies["sessionid"].value,
         "expires_in": 300,
@@ -186,7 +189,24 @@ def test_a_site_may_have_its_own_users_and_rules(people):
         return TokenView.as_view()(request).content.decode()
 
     assert told("?facility=t%C3%BCr/1&flag=subscribe-user&flag=subscribe-broadcast") == (
-        '{"user": "mary", "groups": ["blue team", "chatusers"], "session": null, "expires_in": 300, '
+        f'{{"user": "mary", "id": "{people["mary"].pk}", "groups": ["blue team", "chatusers"], '
+        '"session": null, "expires_in": 300, '
         '"allow": ["subscribe-user"]}'
     )
     assert "allow" not in told("?facility=f&flag=subscribe-user")
+
+
+def test_rules_of_the_site_are_for_visitors_too_of_whom_nothing_is_known(people):
+    class StaffView(IdentityView):
+        def allow(self, request, user, facility, flags):
+            return [] if facility.startswith("staff/") and user is None else None
+
+    def told(facility):
+        request = RequestFactory().get(
+            f"{URL}?facility={facility}&flag=subscribe-user", headers={"X-WS4Redis-Secret": SECRET}
+        )
+        return json.loads(StaffView.as_view()(request).content)
+
+    assert told("staff/x")["allow"] == []
+    assert told("staff/x")["user"] is None
+    assert told("news") is None

@@ -123,6 +123,7 @@ def test_from_login_to_logout(store, site):
     with urllib.request.urlopen(request, timeout=DEADLINE_SECONDS) as answer:
         assert json.load(answer) == {
             "user": "john",
+            "id": "1",
             "groups": ["chatusers", "red team"],
             "session": key,
             "expires_in": 300,
