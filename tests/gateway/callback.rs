@@ -508,6 +508,7 @@ mod bounds {
         for asking in waiting {
             assert_eq!(asking.await.unwrap().0.status, 503);
         }
+        gateway.expect_log(&["WARN", "the callback does not say"]).await;
         site.release();
         for name in ["a", "b", "c"] {
             connect(&gateway, "/ws/x", name).await;
