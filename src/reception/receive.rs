@@ -62,7 +62,10 @@ impl Reception {
     /// Returns after which time it is looked at again, at the latest, by what somebody is known.
     pub fn recheck(&self, visitor: &Visitor) -> Duration {
         match (&visitor.proof, &self.callback) {
-            (Proof::Callback(_), Some(callback)) => callback.recheck(),
+            // Before the answer holds no longer, with time for another try.
+            (Proof::Callback(_), Some(callback)) => visitor
+                .lives_ms
+                .map_or(callback.recheck(), |ms| callback.recheck().min(Duration::from_millis(ms / 4 * 3))),
             (Proof::Token(_), _) => TOKEN_RECHECK,
             _ => self.recheck,
         }

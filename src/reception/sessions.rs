@@ -12,15 +12,12 @@ use tracing::{info, warn};
 
 use super::{NotReceived, Proof, Visitor};
 use crate::access::Identity;
-use crate::access::session::{KeyTemplate, Reading, Session, Undecodable, UserName, decode};
+use crate::access::session::{KeyTemplate, Reading, Session, Undecodable, UserName, decode, decode_quickly};
 use crate::redis::{Entry, Lookups, ReadFailed};
 use crate::telemetry::Seldom;
 use crate::wire::{Namespace, SessionKey};
 
-/// Longer values are decoded off the shard: they take milliseconds.
-const LARGE_BYTES: usize = 16 * 1024;
-
-/// Large values that are decoded at a time.
+/// Values that are decoded at a time, off the shard, because that takes long.
 const LARGE_AT_A_TIME: usize = 2;
 
 /// Reads sessions.
@@ -144,8 +141,8 @@ impl Sessions {
         value: Bytes,
         template: &KeyTemplate,
     ) -> Result<Result<Option<Session>, Undecodable>, ReadFailed> {
-        if value.len() <= LARGE_BYTES {
-            return Ok(decode(&value, template.forms(), &self.settings.secrets));
+        if let Some(decoded) = decode_quickly(&value, template.forms(), &self.settings.secrets) {
+            return Ok(decoded);
         }
         let _place = self.large.acquire().await.map_err(|_| ReadFailed)?;
         let (forms, secrets) = (template.forms(), self.settings.secrets.clone());

@@ -57,6 +57,8 @@ pub struct Broker {
     pub(super) reader: Client,
     pub(super) telling: (mpsc::Sender<Telling>, mpsc::Receiver<Telling>),
     pub(super) tells: Option<Telling>,
+    /// Whether Redis tells of keys, if that is set.
+    pub(super) events_set: Option<bool>,
     pub(super) asked: Instant,
     pub(super) store: Rc<Store>,
     pub(super) shards: Vec<mpsc::Sender<Inbox>>,
@@ -100,6 +102,7 @@ impl Broker {
             reader: lookups.client().clone(),
             telling: mpsc::channel(1),
             tells: None,
+            events_set: settings.session.events,
             asked: Instant::now(),
             messages: client.message_rx(),
             errors: client.error_rx(),

@@ -21,6 +21,10 @@ impl Broker {
         if self.target.is_cluster() || self.tells == Some(Telling::Unknown) {
             return;
         }
+        if let Some(set) = self.events_set {
+            let _ = self.telling.0.try_send(if set { Telling::Yes } else { Telling::No });
+            return;
+        }
         let (client, told) = (self.reader.clone(), self.telling.0.clone());
         tokio::task::spawn_local(async move {
             if let Some(telling) = events::telling(&client).await {

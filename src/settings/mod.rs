@@ -147,6 +147,8 @@ pub struct Session {
     pub reading: Reading,
     /// A Redis of their own, if they have one.
     pub redis: Option<Redis>,
+    /// Whether Redis tells what happens to sessions, if that is set and need not be asked.
+    pub events: Option<bool>,
     /// Seconds after which the session of an open socket is read again.
     pub recheck_seconds: u32,
 }

@@ -24,6 +24,7 @@ pub(super) struct RawSession {
     secret_key_fallbacks: Vec<String>,
     store_class: String,
     user: String,
+    keyspace_events: String,
     recheck_seconds: u32,
 }
 
@@ -67,12 +68,19 @@ impl RawSession {
             "pk" => UserName::Pk,
             _ => return Err(senseless("session.user", "expected username or pk")),
         };
+        let events = match self.keyspace_events.as_str() {
+            "auto" => None,
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => return Err(senseless("session.keyspace_events", "expected auto, on or off")),
+        };
         at_least(1, self.recheck_seconds as usize, "session.recheck_seconds")?;
         let own = RedisUrl::written(self.redis_url, "session.redis_url")?;
         Ok(Session {
             cookie: self.cookie,
             reading: Reading { pattern, templates, secrets: Secrets::new(keys, &self.store_class), user },
             redis: own.map(|url| Redis { url: Some(url), ..redis.clone() }),
+            events,
             recheck_seconds: self.recheck_seconds,
         })
     }

@@ -16,6 +16,9 @@ use crate::wire::SessionDigest;
 /// has its new cookie, and not all of them come back together.
 const SETTLE_MS: std::ops::RangeInclusive<u64> = 1_000..=1_500;
 
+/// The shortest time until it is looked at again without a reason from outside.
+const SOONEST: Duration = Duration::from_millis(200);
+
 /// What an end that is foreseen is looked at late by: Redis counts it in milliseconds, too.
 const LATE: Duration = Duration::from_millis(5);
 
@@ -62,7 +65,7 @@ impl Lease {
     pub(super) fn new(visitor: Visitor, since: Instant) -> Self {
         let now = Instant::now();
         let ends_at = visitor.lives_ms.map(|ms| now + Duration::from_millis(ms));
-        let digest = if let Proof::Session(key) = &visitor.proof { Some(session_digest(key)) } else { None };
+        let digest = visitor.identity.session.as_ref().map(session_digest);
         Self {
             digest,
             proof: visitor.proof.clone(),
@@ -126,8 +129,11 @@ impl Lease {
         self.since.set(since);
         // A copy may be missing while the session goes on, but not beyond its time, nor if it was deleted.
         let over = self.deleted.get() || self.ends_at.get().is_some_and(|end| end <= now);
-        let gone = !read.is_known() || (read.missing && over);
-        let without_user = self.had_user.get() && read.identity.user_id.is_none();
+        let identity = &read.identity;
+        let nobody = identity.user_id.is_none() && identity.session.is_none();
+        let had_session = self.visitor.borrow().identity.session.is_some();
+        let gone = !read.is_known() || (read.missing && over) || (nobody && had_session);
+        let without_user = self.had_user.get() && identity.user_id.is_none();
         if gone || without_user {
             let closes_at = self.doubt();
             if now >= closes_at || self.ends_by_itself() {
@@ -175,8 +181,9 @@ impl Lease {
 
     /// Returns when to look next: when it ends, or after this time (with jitter).
     pub(super) fn due(&self, recheck: Duration) -> Instant {
-        let regular = Instant::now() + recheck.mul_f32(1.0 - rand::random::<f32>() / 8.0);
-        self.ends_at.get().map_or(regular, |end| regular.min(end + LATE))
+        let now = Instant::now();
+        let regular = now + recheck.mul_f32(1.0 - rand::random::<f32>() / 8.0);
+        self.ends_at.get().map_or(regular, |end| regular.min(end + LATE)).max(now + SOONEST)
     }
 
     /// Closes all sockets.

@@ -29,6 +29,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Time after which is tried again what failed.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Time after which a site that has not answered is asked again about open sockets.
+const CALLBACK_RETRY: Duration = Duration::from_secs(5);
+
 /// Time in which hints are collected, to look through the sessions once for all.
 const COLLECT: Duration = Duration::from_millis(100);
 
@@ -162,10 +165,10 @@ impl Leases {
         lease.reading.set(false);
         let visitor = match read {
             Ok(visitor) => visitor,
-            Err(NotReceived::Refused) => return self.end(&lease),
-            Err(NotReceived::NoRedis | NotReceived::NoAnswer | NotReceived::Untrusted(_)) => {
-                return self.schedule(&lease, Instant::now() + RETRY);
-            }
+            Err(NotReceived::Refused | NotReceived::Untrusted(_)) => return self.end(&lease),
+            Err(NotReceived::NoAnswer) if lease.ends_by_itself() => return self.end(&lease),
+            Err(NotReceived::NoAnswer) => return self.schedule(&lease, lease.due(CALLBACK_RETRY)),
+            Err(NotReceived::NoRedis) => return self.schedule(&lease, Instant::now() + RETRY),
         };
         // What a socket brought meanwhile may be newer than this.
         if lease.since.get() <= since {
@@ -235,6 +238,7 @@ impl Leases {
 
     /// Takes hints: where one has to look.
     pub fn hint(self: &Rc<Self>, hints: &[Hint]) {
+        self.reception.forget();
         let mut hinted = self.hinted.borrow_mut();
         if hinted.users.is_empty() && hinted.sessions.is_empty() {
             let leases = self.clone();

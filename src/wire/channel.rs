@@ -91,20 +91,28 @@ impl fmt::Debug for Channel {
     }
 }
 
-/// Replaces whatever stands between `session:` and the next colon (or the end) by `***`.
+/// Replaces whatever stands between `session:` and the next colon (or the end) by `***`, and all that stands behind
+/// `__keyspace@`: the keys of which those channels tell are those of sessions.
 pub fn mask_sessions(text: &str) -> Cow<'_, str> {
-    const MARK: &str = "session:";
-    if !text.contains(MARK) {
+    let keyspace = mask(text, "__keyspace@", &['\'', '"', ' ']);
+    match mask(&keyspace, "session:", &[':', '\'', '"', ' ']) {
+        Cow::Borrowed(_) => keyspace,
+        Cow::Owned(masked) => Cow::Owned(masked),
+    }
+}
+
+/// Replaces what stands between a mark and the next of the ends.
+fn mask<'a>(text: &'a str, mark: &str, ends: &[char]) -> Cow<'a, str> {
+    if !text.contains(mark) {
         return Cow::Borrowed(text);
     }
     let mut masked = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find(MARK) {
-        let (before, after) = rest.split_at(at + MARK.len());
+    while let Some(at) = rest.find(mark) {
+        let (before, after) = rest.split_at(at + mark.len());
         masked.push_str(before);
         masked.push_str("***");
-        let end = after.find([':', '\'', '"', ' ']).unwrap_or(after.len());
-        rest = &after[end..];
+        rest = &after[after.find(ends).unwrap_or(after.len())..];
     }
     masked.push_str(rest);
     Cow::Owned(masked)
@@ -141,6 +149,7 @@ mod tests {
             "NOPERM 'p:session:***:x' and session:***"
         );
         assert_eq!(mask_sessions("user:john:foobar"), "user:john:foobar");
+        assert_eq!(mask_sessions("NOPERM '__keyspace@0__::1:cacheabc' x"), "NOPERM '__keyspace@***' x");
         assert_eq!(format!("{:?}", Channel::from_redis("session:abc:a\nb")), "session:***:a\\nb");
     }
 }

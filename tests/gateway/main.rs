@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 mod callback;
+mod callback_sockets;
 mod commands;
 mod delivery;
 mod echo;

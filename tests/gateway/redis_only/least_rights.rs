@@ -52,7 +52,11 @@ fn set_user(redis: &RedisServer, line: &str) {
 async fn start(redis: &RedisServer, prefix: &str, template: &str) -> TestGateway {
     let url = format!("redis://ws4redis:{PASSWORD}@127.0.0.1:{}", redis.port());
     let secret = fixture()["settings"]["SECRET_KEY"].as_str().unwrap().to_owned();
-    let builder = TestGateway::builder().redis(redis).namespace(prefix).set("redis.url", &url);
+    let builder = TestGateway::builder()
+        .redis(redis)
+        .namespace(prefix)
+        .set("redis.url", &url)
+        .set("session.keyspace_events", "on");
     let builder = builder.set("redis.unsubscribe_linger_seconds", "0").set("session.recheck_seconds", "1");
     builder.set("session.keys", template).set("session.secret_key", &secret).start().await
 }

@@ -1,0 +1,82 @@
+//! Open sockets of visitors whom the site knows: it is asked again, in time.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::sessions::hint;
+use crate::support::{RedisServer, Reply, Site, TestGateway};
+
+const PATH: &str = "/ws/x?subscribe-user&subscribe-group&subscribe-session";
+
+async fn gateway(site: &Site) -> TestGateway {
+    TestGateway::builder()
+        .set("auth.callback_url", &site.url())
+        .set("auth.callback_cache_seconds", "1000")
+        .set("server.shards", "1")
+        .start()
+        .await
+}
+
+#[tokio::test]
+async fn the_site_is_asked_again_before_its_answer_holds_no_longer() {
+    let site = Site::saying(r#"{"user": "john", "groups": ["old"], "expires_in": 2}"#).await;
+    let gateway = gateway(&site).await;
+    let mut client = gateway.request(PATH).header("Cookie", "a=1").connect().await;
+    let begun = Instant::now();
+    RedisServer::shared().persist(&gateway.channel("group:new:x"), "welcome");
+    site.answer(|_| Reply::json(r#"{"user": "john", "groups": ["new"], "expires_in": 1000}"#));
+    client.expect_text("welcome").await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    gateway.publish("group:old:x", "lost");
+    gateway.publish("user:john:x", "to john");
+    client.expect_text("to john").await;
+    let asked = site.asked();
+    assert_eq!(asked.len(), 2);
+    assert_eq!((&asked[0].target, &asked[0].headers), (&asked[1].target, &asked[1].headers));
+}
+
+#[tokio::test]
+async fn who_is_nobody_any_more_is_closed_with_4401_and_who_is_refused_too() {
+    let site = Site::saying(r#"{"user": "john", "expires_in": 1}"#).await;
+    let gateway = gateway(&site).await;
+    for (cookie, reply) in [("a=1", Reply::json("null")), ("a=2", Reply::new(403, &[], "no"))] {
+        site.answer(|_| Reply::json(r#"{"user": "john", "expires_in": 1}"#));
+        let mut client = gateway.request(PATH).header("Cookie", cookie).connect().await;
+        site.answer(move |_| reply.clone());
+        assert_eq!(client.expect_close(4401).await, "session ended");
+    }
+}
+
+#[tokio::test]
+async fn without_an_answer_the_socket_stays_as_long_as_the_last_one_holds() {
+    let site = Site::saying(r#"{"user": "john", "expires_in": 4}"#).await;
+    let gateway = gateway(&site).await;
+    let begun = Instant::now();
+    let mut client = gateway.request(PATH).header("Cookie", "a=1").connect().await;
+    site.answer(|_| Reply::new(500, &[], "broken"));
+    site.expect_asked(2).await;
+    gateway.publish("user:john:x", "still here");
+    client.expect_text("still here").await;
+    client.expect_close(4401).await;
+    assert!(begun.elapsed() >= Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_hint_has_the_site_asked_at_once_and_what_was_kept_forgotten() {
+    let site = Site::saying(r#"{"id": 7, "user": "john", "groups": ["old"]}"#).await;
+    let gateway = gateway(&site).await;
+    let mut client = gateway.request(PATH).header("Cookie", "a=1").connect().await;
+    let _same = gateway.request(PATH).header("Cookie", "a=1").connect().await;
+    assert_eq!(site.asked().len(), 1, "the second is answered by what is kept");
+    RedisServer::shared().persist(&gateway.channel("group:new:x"), "welcome");
+    site.answer(|_| Reply::json(r#"{"id": 7, "user": "john", "groups": ["new"]}"#));
+    hint(&gateway, "7", "groups");
+    client.expect_text("welcome").await;
+    site.answer(|_| Reply::json("null"));
+    hint(&gateway, "7", "logout");
+    client.expect_close(4401).await;
+    let mut after = gateway.request(PATH).header("Cookie", "a=1").connect().await;
+    after.expect_nothing().await;
+    assert_eq!(site.asked().len(), 4, "nothing that was kept has served anybody");
+}
