@@ -6,6 +6,8 @@ mod signing;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proptest::prelude::*;
 use serde_json::Value;
 use signing::{ALGORITHMS, hmac_token, key_file, read, token, token_with};
@@ -71,7 +73,9 @@ fn the_key_of_a_jwks_is_chosen_by_name_and_for_its_purpose() {
     let verifier = verifier("RS256", "jwks.json").unwrap();
     assert_eq!(verify(&verifier, &made("rotated")), Ok(john()));
     assert_eq!(verify(&verifier, &made("nameless")), Ok(john()));
+    // The same key, but named as one for encryption, and for another algorithm.
     assert_eq!(verify(&verifier, &made("encryption")), Err(Untrusted::Forged));
+    assert_eq!(verify(&verifier, &made("RS512")), Err(Untrusted::Forged));
     for kid in ["RS512", "unknown", "ES256-1", "rotated", "RS256-2", ""] {
         let header = format!(r#"{{"alg":"RS256","kid":"{kid}"}}"#);
         assert_eq!(verify(&verifier, &token_with("RS256", &header, "{}")), Err(Untrusted::Forged), "{kid}");
@@ -79,6 +83,27 @@ fn the_key_of_a_jwks_is_chosen_by_name_and_for_its_purpose() {
     // A key file has no names.
     let single = self::verifier("RS256", "RS256.public.pem").unwrap();
     assert!(verify(&single, &token_with("RS256", r#"{"alg":"RS256","kid":"any"}"#, "{}")).is_ok());
+}
+
+#[test]
+fn for_a_token_that_names_no_key_sixteen_are_tried() {
+    let secret = |number: u8| [number; 32];
+    let key = |number| {
+        let k = URL_SAFE_NO_PAD.encode(secret(number));
+        format!(r#"{{"kty":"oct","kid":"{number}","k":"{k}"}}"#)
+    };
+    let keys: Vec<_> = (1..=17).map(key).collect();
+    let set = format!(r#"{{"keys":[{}]}}"#, keys.join(","));
+    let verifier = Verifier::new("HS256", KeyFile::Set(set.as_bytes()), Vec::new(), String::new()).unwrap();
+    for (header, number, trusted) in [
+        (r#"{"alg":"HS256"}"#, 1, true),
+        (r#"{"alg":"HS256"}"#, 16, true),
+        (r#"{"alg":"HS256"}"#, 17, false),
+        (r#"{"alg":"HS256","kid":"17"}"#, 17, true),
+    ] {
+        let said = verify(&verifier, &hmac_token(header, "{}", &secret(number)));
+        assert_eq!(said.is_ok(), trusted, "{header} {number}");
+    }
 }
 
 #[test]

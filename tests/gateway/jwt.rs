@@ -4,8 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::support::client::{Client, Request, Response};
 use crate::support::gateway::Builder;
+use crate::support::sessions::{hint, mary, redis_key, session_key};
 use crate::support::tokens::{ALGORITHMS, hmac_token, key_file, path, read, token, token_with};
-use crate::support::{RedisServer, TestGateway, in_time, unique};
+use crate::support::{RedisServer, Site, TestGateway, in_time, unique};
 
 const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
 const JOHN: &str = r#"{"sub":"john","groups":["staff","red team"]}"#;
@@ -40,16 +41,6 @@ fn heard(gateway: &TestGateway, facility: &str) -> Vec<String> {
     let mut audiences: Vec<_> = own.map(str::to_owned).collect();
     audiences.sort();
     audiences
-}
-
-/// Writes a session of mary, and returns its cookie.
-fn marys_cookie() -> String {
-    let name: String = unique("m").to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
-    let key = format!("{name:0>32}");
-    let content = r#"{"_auth_user_id":"8","ws4redis:username":"mary","ws4redis:memberof":["blue"]}"#;
-    let redis_key = format!(":1:django.contrib.sessions.cache{key}");
-    RedisServer::shared().command(&["SET", &redis_key, content, "EX", "1000"]);
-    format!("sessionid={key}")
 }
 
 #[tokio::test]
@@ -115,7 +106,7 @@ async fn a_token_is_never_answered_and_another_subprotocol_has_to_stand_beside_i
 #[tokio::test]
 async fn a_token_decides_alone_and_the_session_beside_it_is_not_looked_at() {
     let gateway = builder("HS256").start().await;
-    let cookie = marys_cookie();
+    let cookie = mary(&session_key());
     let (john, nobody) = (token("HS256", JOHN), token("HS256", r#"{"groups":["staff"]}"#));
     for (facility, token, expected) in [
         ("j", &john, &["broadcast", "group:red team", "group:staff", "user:john"][..]),
@@ -136,6 +127,23 @@ async fn a_token_decides_alone_and_the_session_beside_it_is_not_looked_at() {
         .expect_status(403)
         .await;
     assert!(response.body.contains("other.example"), "{response:?}");
+}
+
+#[tokio::test]
+async fn the_callback_is_asked_about_nobody_who_shows_a_token() {
+    let site = Site::saying(r#"{"user":"mary","groups":["blue"]}"#).await;
+    let gateway = builder("HS256").set("auth.callback_url", &site.url()).start().await;
+    let cookie = mary(&session_key());
+    let with_cookie = |request: Request| request.header("Cookie", &cookie);
+    let john = token("HS256", JOHN);
+    let _john = with_cookie(by_protocol(&gateway, &format!("/ws/j?{ALL}"), &john)).connect().await;
+    assert_eq!(heard(&gateway, "j"), ["broadcast", "group:red team", "group:staff", "user:john"]);
+    with_cookie(by_protocol(&gateway, "/ws/x?echo", "bad")).expect_status(403).await;
+    assert_eq!(site.asked().len(), 0);
+    // Without a token it is.
+    let _mary = with_cookie(gateway.request(&format!("/ws/m?{ALL}"))).connect().await;
+    assert_eq!(heard(&gateway, "m"), ["broadcast", "group:blue", "user:mary"]);
+    assert_eq!(site.expect_asked(1).await.len(), 1);
 }
 
 #[tokio::test]
@@ -266,6 +274,8 @@ async fn where_no_tokens_are_taken_they_are_overlooked() {
         let _client = by(&gateway, &format!("/ws/{facility}?{ALL}"), &token).connect().await;
         assert_eq!(heard(&gateway, facility), ["broadcast"]);
     }
+    let several = gateway.request("/ws/x?access_token=a&access_token=&access_token");
+    several.header("Sec-WebSocket-Protocol", "bearer., bearer.b, chat").connect().await;
     let bearer = format!("bearer.{token}");
     gateway.request("/ws/x").header("Sec-WebSocket-Protocol", bearer).expect_status(400).await;
 }
@@ -276,7 +286,7 @@ async fn expect_end_at(mut client: Client, exp: u64) {
     client.expect_close(4401).await;
     let closed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let late = closed.checked_sub(Duration::from_secs(exp));
-    assert!(late.is_some_and(|late| late < Duration::from_secs(4)), "closed at {closed:?}, not {exp}");
+    assert!(late.is_some_and(|late| late < Duration::from_secs(2)), "closed at {closed:?}, not {exp}");
 }
 
 #[tokio::test]
@@ -298,6 +308,26 @@ async fn a_socket_is_closed_with_4401_when_its_token_ends() {
     by_query(&gateway, target, &john).expect_status(403).await;
 }
 
+#[tokio::test]
+async fn a_token_without_an_end_or_with_a_far_one_is_ended_by_no_hint() {
+    let gateway = builder("HS256").set("session.recheck_seconds", "1").start().await;
+    let target = "/ws/x?subscribe-broadcast&subscribe-user";
+    let mut clients = Vec::new();
+    for claims in [JOHN, r#"{"sub":"john","exp":4102444800}"#, r#"{"sub":"john","exp":1e18}"#] {
+        clients.push(by_query(&gateway, target, &token("HS256", claims)).connect().await);
+    }
+    let key = session_key();
+    let mut marys = gateway.request(target).header("Cookie", mary(&key)).connect().await;
+    hint(&gateway, "john", "logout");
+    // A session that has really ended shows that time enough has passed.
+    RedisServer::shared().command(&["DEL", &redis_key(&key)]);
+    hint(&gateway, "8", "logout");
+    marys.expect_close(4401).await;
+    for client in &mut clients {
+        client.expect_nothing().await;
+    }
+}
+
 /// Returns all that the log and the answers show of a token, of which nothing may be left.
 fn shows(text: &str, token: &str) -> bool {
     token.split('.').any(|part| part.len() > 8 && text.contains(part))
@@ -309,7 +339,7 @@ async fn no_token_is_logged_or_answered_whatever_becomes_of_it() {
         let gateway = builder("HS256").variable("RUST_LOG", "trace").set("log.format", format).start().await;
         let (sound, expired) = (token("HS256", JOHN), token("HS256", r#"{"sub":"john","exp":1}"#));
         let forged = format!("{sound}AAAA");
-        let cookie = marys_cookie();
+        let cookie = mary(&session_key());
         let mut answers: Vec<Response> = Vec::new();
         for token in [&sound, &expired, &forged] {
             for by in [by_query, by_protocol] {

@@ -131,6 +131,12 @@ mod tests {
                 let verified = verify(signature, message.as_bytes(), &key, other);
                 assert!(!verified.unwrap_or(false), "{name} as {other:?}");
             }
+            // A public key is no secret.
+            if let (Ok(bytes), true) = (key.try_get_as_bytes(), own != Algorithm::HS256) {
+                let forged = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, bytes), message.as_bytes());
+                let forged = BASE64_URL_SAFE_NO_PAD.encode(forged);
+                assert!(verify(&forged, message.as_bytes(), &key, Algorithm::HS256).is_err(), "{name}");
+            }
         }
     }
 }
