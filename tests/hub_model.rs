@@ -26,6 +26,10 @@ enum Step {
     Leave(usize),
     /// So many messages come in one run.
     Deliver(usize, u8),
+    /// May hear the channels whose bits are set from now on: leaves others, and joins those that it lacks beside.
+    Regrant(usize, u8),
+    /// What was joined beside becomes its own, with persisted values as for opening.
+    Merge(usize, u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -33,6 +37,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0_u8..8).prop_map(Step::Join),
         3 => (any::<usize>(), 0_u8..8).prop_map(|(member, values)| Step::Open(member, values)),
         1 => any::<usize>().prop_map(Step::Leave),
+        2 => (any::<usize>(), 0_u8..8).prop_map(|(member, mask)| Step::Regrant(member, mask)),
+        2 => (any::<usize>(), 0_u8..8).prop_map(|(member, values)| Step::Merge(member, values)),
         5 => (0..CHANNELS, 1_u8..4).prop_map(|(channel, count)| Step::Deliver(channel, count)),
     ]
 }
@@ -50,6 +56,8 @@ struct Member {
     listener: Option<Rc<Listener>>,
     held: Vec<(usize, String)>,
     expected: Vec<String>,
+    /// What is being joined beside: the place in the hub, the channels, and what was held.
+    adding: Option<(MemberId, Vec<usize>, Vec<(usize, String)>)>,
 }
 
 fn bits(mask: u8) -> impl Iterator<Item = usize> {
@@ -79,6 +87,7 @@ async fn check(steps: Vec<Step>) {
                     listener: None,
                     held,
                     expected,
+                    adding: None,
                 });
             }
             Step::Open(member, values) if !members.is_empty() => {
@@ -88,7 +97,18 @@ async fn check(steps: Vec<Step>) {
             Step::Leave(member) if !members.is_empty() => {
                 let member = members.swap_remove(member % members.len());
                 hub.leave(member.id);
+                if let Some((id, ..)) = &member.adding {
+                    hub.leave(*id);
+                }
                 gone.push(member);
+            }
+            Step::Regrant(member, mask) if !members.is_empty() => {
+                let index = member % members.len();
+                regrant(&mut hub, &mut members[index], &bits(mask).collect::<Vec<_>>());
+            }
+            Step::Merge(member, values) if !members.is_empty() => {
+                let index = member % members.len();
+                merge(&mut hub, &mut members[index], values, &last);
             }
             Step::Deliver(index, count) => {
                 let texts: Vec<_> =
@@ -104,9 +124,14 @@ async fn check(steps: Vec<Step>) {
                         }
                     }
                 }
+                for (_, channels, held) in members.iter_mut().filter_map(|member| member.adding.as_mut()) {
+                    if channels.contains(&index) {
+                        held.extend(texts.iter().map(|text| (index, text.clone())));
+                    }
+                }
                 last.insert(index, texts.last().unwrap().clone());
             }
-            Step::Open(..) | Step::Leave(..) => {}
+            Step::Open(..) | Step::Leave(..) | Step::Regrant(..) | Step::Merge(..) => {}
         }
         // The broker's part: whatever is wanted is acknowledged.
         for order in hub.take_orders() {
@@ -117,6 +142,9 @@ async fn check(steps: Vec<Step>) {
     }
     for mut member in members.into_iter().chain(gone) {
         hub.leave(member.id);
+        if let Some((id, ..)) = member.adding.take() {
+            hub.leave(id);
+        }
         assert_eq!(received(&mut member).await, member.expected);
     }
     hub.take_orders();
@@ -137,6 +165,46 @@ fn open(hub: &mut Hub, member: &mut Member, values: u8, last: &BTreeMap<usize, S
     }
     member.expected.extend(member.held.drain(..).map(|(_, text)| text));
     member.listener = Some(listener);
+}
+
+/// What an open member may hear has changed.
+fn regrant(hub: &mut Hub, member: &mut Member, wanted: &[usize]) {
+    if member.listener.is_none() {
+        return;
+    }
+    if let Some((id, ..)) = member.adding.take() {
+        hub.leave(id);
+    }
+    let names: Vec<_> = wanted.iter().map(|index| channel(*index)).collect();
+    hub.narrow(member.id, &names);
+    member.channels.retain(|index| wanted.contains(index));
+    let mut has = hub.channels_of(member.id);
+    has.sort();
+    assert_eq!(has, member.channels.iter().map(|index| channel(*index)).collect::<Vec<_>>());
+    let missing: Vec<_> = wanted.iter().copied().filter(|index| !member.channels.contains(index)).collect();
+    if !missing.is_empty() {
+        let id = hub.join(&missing.iter().map(|index| channel(*index)).collect::<Vec<_>>());
+        member.adding = Some((id, missing, Vec::new()));
+    }
+}
+
+/// What was joined beside becomes the member's own.
+fn merge(hub: &mut Hub, member: &mut Member, values: u8, last: &BTreeMap<usize, String>) {
+    let (Some(listener), Some((id, channels, held))) = (&member.listener, member.adding.take()) else {
+        return;
+    };
+    let value = |index: &usize| last.get(index).filter(|_| values & 1 << index != 0);
+    let persisted: Vec<_> = channels.iter().map(value).collect();
+    let bytes: Vec<_> = persisted.iter().map(|value| value.map(|value| Bytes::from(value.clone()))).collect();
+    hub.merge(id, member.id, listener, &bytes);
+    for (index, value) in channels.iter().zip(persisted) {
+        if let Some(value) = value.filter(|value| !held.contains(&(*index, (*value).clone()))) {
+            member.expected.push(value.clone());
+        }
+    }
+    member.expected.extend(held.into_iter().map(|(_, text)| text));
+    member.channels.extend(channels);
+    member.channels.sort_unstable();
 }
 
 /// Reads everything that a member was sent.

@@ -63,8 +63,7 @@ pub(super) enum Verdict {
 
 impl Lease {
     pub(super) fn new(visitor: Visitor, since: Instant) -> Self {
-        let now = Instant::now();
-        let ends_at = visitor.lives_ms.map(|ms| now + Duration::from_millis(ms));
+        let ends_at = visitor.lives_ms.map(|ms| since + Duration::from_millis(ms));
         let digest = visitor.identity.session.as_ref().map(session_digest);
         Self {
             digest,
@@ -149,7 +148,7 @@ impl Lease {
         self.deleted.set(false);
         self.had_user.set(read.identity.user_id.is_some());
         if !read.missing {
-            self.ends_at.set(read.lives_ms.map(|ms| now + Duration::from_millis(ms)));
+            self.ends_at.set(read.lives_ms.map(|ms| since + Duration::from_millis(ms)));
         }
         self.replace(read);
         Verdict::Holds

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::support::sessions::hint;
-use crate::support::{RedisServer, Reply, Site, TestGateway};
+use crate::support::{RedisServer, Reply, Site, TestGateway, in_time};
 
 const PATH: &str = "/ws/x?subscribe-user&subscribe-group&subscribe-session";
 
@@ -60,6 +60,23 @@ async fn without_an_answer_the_socket_stays_as_long_as_the_last_one_holds() {
     client.expect_text("still here").await;
     client.expect_close(4401).await;
     assert!(begun.elapsed() >= Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn after_a_hint_nobody_is_let_in_by_what_was_kept() {
+    let site = Site::saying(r#"{"id": 7, "user": "john"}"#).await;
+    let gateway = gateway(&site).await;
+    let connect = async || drop(gateway.request(PATH).header("Cookie", "a=1").connect().await);
+    connect().await;
+    connect().await;
+    assert_eq!(site.asked().len(), 1);
+    hint(&gateway, "7", "user");
+    let asked_again = async {
+        while site.asked().len() == 1 {
+            connect().await;
+        }
+    };
+    in_time("another question", asked_again).await;
 }
 
 #[tokio::test]
