@@ -32,7 +32,7 @@ SECRET_KEY = "of the end-to-end tests, and of nothing else in the world"
 
 @dataclass(frozen=True)
 class Kind:
-    """How a site is set up: its SITE_ variables, and the gateway's settings that go with them."""
+    """How a site is set up: its SITE_ variables, and the gateway's settings that go with them; `{site}` is its URL."""
 
     name: str
     site: dict = field(default_factory=dict)
@@ -52,6 +52,7 @@ class Site(Process):
     def __init__(self, port=None, **variables):
         self.port = port or free_port()
         self.origin = f"http://127.0.0.1:{self.port}"
+        self.secure = "ssl_redirect" in variables
         command = [sys.executable, MANAGE, "runserver", "--noreload", f"127.0.0.1:{self.port}"]
         super().__init__(command, env=site_environment(**variables), cwd=SITE)
 
@@ -120,7 +121,7 @@ class World:
                 prefix=kind.site.get("prefix", ""),
                 session__recheck_seconds=RECHECK_SECONDS,
                 origin__allowed=self.site.origin,
-                **kind.gateway,
+                **{name: value.replace("{site}", self.site.origin) for name, value in kind.gateway.items()},
             )
         )
         self.site.ready()
@@ -160,12 +161,12 @@ class World:
             browser.log_in(username, password)
         return browser
 
-    def connect(self, browser, facility, flags=ALL):
+    def connect(self, browser, facility, flags=ALL, **headers):
         """A WebSocket from a page of the site."""
         return Client(
             self.gateway.url(facility, flags),
             origin=self.site.origin,
-            additional_headers=[("Cookie", browser.cookies())],
+            additional_headers=[("Cookie", browser.cookies()), *headers.items()],
         )
 
     def hears(self, client, facility, **sessions):
@@ -224,6 +225,10 @@ class Browser:
         self.opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self.jar)
         )
+        if site.secure:
+            # As a proxy that speaks https says it of every browser; Django then wants a Referer, too.
+            referer = site.origin.replace("http:", "https:") + "/"
+            self.opener.addheaders = [("X-Forwarded-Proto", "https"), ("Referer", referer)]
 
     def open(self, path, form=None):
         """Returns the body of the answer; redirects are followed."""

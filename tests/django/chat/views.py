@@ -3,10 +3,12 @@
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
+from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse, JsonResponse
 from django.views.generic import TemplateView, View
 
 from ws4redis.publisher import RedisPublisher
+from ws4redis.views import IdentityView
 
 FACILITY = "foobar"
 
@@ -19,6 +21,25 @@ class WhoView(View):
         if "set" in request.GET:
             request.session["note"] = request.GET["set"]
         return JsonResponse({"user": request.user.get_username(), "session": request.session.session_key})
+
+
+class RulesView(IdentityView):
+    """The callback of a site with tokens, and rules of its own."""
+
+    def identify(self, request, session):
+        """Knows `Authorization: Token NAME`, too."""
+        kind, _, name = request.headers.get("Authorization", "").partition(" ")
+        if kind == "Token":
+            return get_user_model().objects.filter(username=name).first()
+        return super().identify(request, session)
+
+    def allow(self, request, user, facility, flags):
+        """Only broadcasts for `quiet/…`, nothing for strangers in `staff/…`, nobody at all in `closed`."""
+        if facility == "closed":
+            raise PermissionDenied
+        if facility.startswith("staff/") and not (user and user.is_staff):
+            return []
+        return ["subscribe-broadcast"] if facility.startswith("quiet/") else None
 
 
 class ChatView(TemplateView):

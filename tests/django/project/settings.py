@@ -6,7 +6,7 @@ SITE_SESSIONS   a name of the table `SESSIONS` below         cache
 SITE_SERIALIZER json or pickle, of django-redis' caches      pickle
 SITE_COMPRESSOR zlib, gzip, lz4, zstd, lzma, of the same     none
 SITE_PREFIX, SITE_HEARTBEAT, SITE_EXPIRE, SITE_WEBSOCKET_URI, SITE_SECRET_KEY, SITE_SECRET_KEY_FALLBACKS,
-SITE_CALLBACK_SECRET, SITE_COOKIE_AGE, SITE_COOKIE_NAME, SITE_HOSTS
+SITE_CALLBACK_SECRET, SITE_SSL_REDIRECT, SITE_COOKIE_AGE, SITE_COOKIE_NAME, SITE_HOSTS
 """
 
 import os
@@ -38,12 +38,16 @@ INSTALLED_APPS = [
     "chat",
 ]
 MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "ws4redis.middleware.SessionMiddleware",
 ]
+# As behind a proxy that speaks https.
+SECURE_SSL_REDIRECT = bool(os.environ.get("SITE_SSL_REDIRECT"))
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

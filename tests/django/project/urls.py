@@ -14,4 +14,5 @@ urlpatterns = [
     path("accounts/logout/", LogoutView.as_view(), name="logout"),
     path("accounts/password/", PasswordChangeView.as_view(success_url="/"), name="password"),
     path("ws4redis/", include("ws4redis.urls")),
+    path("rules/", views.RulesView.as_view(), name="rules"),
 ]
