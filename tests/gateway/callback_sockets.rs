@@ -97,3 +97,55 @@ async fn a_hint_has_the_site_asked_at_once_and_what_was_kept_forgotten() {
     after.expect_nothing().await;
     assert_eq!(site.asked().len(), 4, "nothing that was kept has served anybody");
 }
+
+#[tokio::test]
+async fn a_socket_stays_as_long_as_the_site_says_the_same() {
+    let site = Site::saying(r#"{"user": "john", "expires_in": 1}"#).await;
+    let gateway = gateway(&site).await;
+    let mut client = gateway.request(PATH).header("Cookie", "a=1").connect().await;
+    site.expect_asked(4).await;
+    gateway.publish("user:john:x", "still here");
+    client.expect_text("still here").await;
+}
+
+#[tokio::test]
+async fn without_expires_in_it_is_asked_again_after_the_time_that_is_set() {
+    let site = Site::start(|asked| {
+        Reply::json(if asked.all("cookie") == ["john"] { r#"{"user": "john"}"# } else { "null" })
+    })
+    .await;
+    let builder = TestGateway::builder().set("auth.callback_url", &site.url()).set("server.shards", "1");
+    let gateway = builder.set("auth.callback_recheck_seconds", "1").start().await;
+    let mut john = gateway.request(PATH).header("Cookie", "john").connect().await;
+    let mut nobody = gateway.connect("/ws/x?subscribe-broadcast").await;
+    let asked = site.expect_asked(6).await;
+    for cookie in [vec!["john"], vec![]] {
+        assert!(asked.iter().filter(|one| one.all("cookie") == cookie).count() > 1, "{cookie:?}");
+    }
+    john.expect_nothing().await;
+    nobody.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn flags_that_are_allowed_no_more_are_taken_from_the_open_socket() {
+    let site = Site::saying(r#"{"user": "john", "expires_in": 1}"#).await;
+    let gateway = gateway(&site).await;
+    let path = "/ws/x?subscribe-user&subscribe-broadcast";
+    let mut client = gateway.request(path).header("Cookie", "a=1").connect().await;
+    gateway.publish("user:john:x", "to john");
+    client.expect_text("to john").await;
+    site.answer(|_| Reply::json(r#"{"user": "john", "allow": ["subscribe-broadcast"], "expires_in": 1}"#));
+    site.expect_asked(site.asked().len() + 2).await;
+    RedisServer::shared().publish(&gateway.channel("user:john:x"), "for nobody");
+    client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_session_that_the_site_does_not_know_any_more_closes_its_sockets() {
+    const SESSION: &str = r#"{"user": null, "session": "aonhk897c0q74kqva7rtv278kgdpr276", "expires_in": 1}"#;
+    let site = Site::saying(SESSION).await;
+    let gateway = gateway(&site).await;
+    let mut client = gateway.request(PATH).header("Cookie", "a=1").connect().await;
+    site.answer(|_| Reply::json("null"));
+    client.expect_close(4401).await;
+}
