@@ -56,8 +56,14 @@ struct Member {
     listener: Option<Rc<Listener>>,
     held: Vec<(usize, String)>,
     expected: Vec<String>,
-    /// What is being joined beside: the place in the hub, the channels, and what was held.
-    adding: Option<(MemberId, Vec<usize>, Vec<(usize, String)>)>,
+    adding: Option<Adding>,
+}
+
+/// What is being joined beside.
+struct Adding {
+    id: MemberId,
+    channels: Vec<usize>,
+    held: Vec<(usize, String)>,
 }
 
 fn bits(mask: u8) -> impl Iterator<Item = usize> {
@@ -97,8 +103,8 @@ async fn check(steps: Vec<Step>) {
             Step::Leave(member) if !members.is_empty() => {
                 let member = members.swap_remove(member % members.len());
                 hub.leave(member.id);
-                if let Some((id, ..)) = &member.adding {
-                    hub.leave(*id);
+                if let Some(adding) = &member.adding {
+                    hub.leave(adding.id);
                 }
                 gone.push(member);
             }
@@ -124,7 +130,9 @@ async fn check(steps: Vec<Step>) {
                         }
                     }
                 }
-                for (_, channels, held) in members.iter_mut().filter_map(|member| member.adding.as_mut()) {
+                for Adding { channels, held, .. } in
+                    members.iter_mut().filter_map(|member| member.adding.as_mut())
+                {
                     if channels.contains(&index) {
                         held.extend(texts.iter().map(|text| (index, text.clone())));
                     }
@@ -142,8 +150,8 @@ async fn check(steps: Vec<Step>) {
     }
     for mut member in members.into_iter().chain(gone) {
         hub.leave(member.id);
-        if let Some((id, ..)) = member.adding.take() {
-            hub.leave(id);
+        if let Some(adding) = member.adding.take() {
+            hub.leave(adding.id);
         }
         assert_eq!(received(&mut member).await, member.expected);
     }
@@ -172,8 +180,8 @@ fn regrant(hub: &mut Hub, member: &mut Member, wanted: &[usize]) {
     if member.listener.is_none() {
         return;
     }
-    if let Some((id, ..)) = member.adding.take() {
-        hub.leave(id);
+    if let Some(adding) = member.adding.take() {
+        hub.leave(adding.id);
     }
     let names: Vec<_> = wanted.iter().map(|index| channel(*index)).collect();
     hub.narrow(member.id, &names);
@@ -184,15 +192,14 @@ fn regrant(hub: &mut Hub, member: &mut Member, wanted: &[usize]) {
     let missing: Vec<_> = wanted.iter().copied().filter(|index| !member.channels.contains(index)).collect();
     if !missing.is_empty() {
         let id = hub.join(&missing.iter().map(|index| channel(*index)).collect::<Vec<_>>());
-        member.adding = Some((id, missing, Vec::new()));
+        member.adding = Some(Adding { id, channels: missing, held: Vec::new() });
     }
 }
 
 /// What was joined beside becomes the member's own.
 fn merge(hub: &mut Hub, member: &mut Member, values: u8, last: &BTreeMap<usize, String>) {
-    let (Some(listener), Some((id, channels, held))) = (&member.listener, member.adding.take()) else {
-        return;
-    };
+    let (Some(listener), Some(adding)) = (&member.listener, member.adding.take()) else { return };
+    let Adding { id, channels, held } = adding;
     let value = |index: &usize| last.get(index).filter(|_| values & 1 << index != 0);
     let persisted: Vec<_> = channels.iter().map(value).collect();
     let bytes: Vec<_> = persisted.iter().map(|value| value.map(|value| Bytes::from(value.clone()))).collect();
