@@ -174,7 +174,7 @@ def check_installation(app_configs: Any, **kwargs: Any) -> list[checks.CheckMess
         found.append(
             checks.Warning(
                 f"{MIDDLEWARE} is not in MIDDLEWARE: logins from before this package was installed stay nameless, "
-                "and fields of long sessions get old.",
+                "fields of long sessions get old, and sessions that end otherwise than by a logout may be noticed late.",
                 hint="Put it behind django.contrib.auth.middleware.AuthenticationMiddleware.",
                 id="ws4redis.W008",
             )

@@ -5,6 +5,7 @@ The formats are in docs/django-keys.md; the gateway reads them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -29,6 +30,8 @@ USERNAME: Final = "ws4redis:username"
 WRITTEN: Final = "ws4redis:written"
 # The digest of the password that the session had then: Django makes a new one when SECRET_KEY changes.
 HASH: Final = "ws4redis:hash"
+# What a gateway takes for a session key at all; the "key" of a signed cookie is the whole session.
+SESSION_KEY_FORM: Final = re.compile(r"[0-9A-Za-z]{8,64}")
 # Somebody else writes the same user's key at the same moment: read and write again, but not for ever.
 MAX_ATTEMPTS: Final = 20
 
@@ -135,10 +138,29 @@ def refresh_on_commit(pks: Iterable[str], reason: str, using: str | None = None)
 
 def hint(pk: str, reason: str) -> None:
     """Tells the gateway to look again at the sessions and the key of this user; a Redis that is gone is logged."""
-    try:
-        connection.client().publish(control_channel(), _hint(pk, reason))
-    except redis.RedisError:
-        log.exception("the gateway could not be told of a %s", reason)
+    _tell(_hint(pk, reason), reason)
+
+
+def hint_ended(session_key: str) -> None:
+    """Tells the gateway that this session was deleted or has another key now; a Redis that is gone is logged."""
+    if SESSION_KEY_FORM.fullmatch(session_key):
+        # Others may hear the channel: they learn of no key.
+        digest = hashlib.sha256(f"ws4redis:session:{session_key}".encode()).hexdigest()
+        _tell(json.dumps({"v": FORMAT, "ended": digest}, separators=(",", ":")), "session that has ended")
+
+
+def came_with(request: Any) -> str | None:
+    """Returns the session key that the request came with, if it went through the middleware."""
+    return getattr(request, "_ws4redis_came_with", None)
+
+
+def after_commit(send: Callable[[], None]) -> None:
+    """Calls this once the transaction is committed, at once if there is none; opens no database for that."""
+    using = database()
+    if transaction.get_connection(using).in_atomic_block:
+        transaction.on_commit(send, using=using)
+    else:
+        send()
 
 
 def record(user: Any) -> dict[str, Any]:
@@ -204,6 +226,13 @@ def _may_log_in(user: Any) -> bool:
     if judges:
         return any(backend.user_can_authenticate(user) for backend in judges)
     return bool(getattr(user, "is_active", True))
+
+
+def _tell(message: str, what: str) -> None:
+    try:
+        connection.client().publish(control_channel(), message)
+    except redis.RedisError:
+        log.exception("the gateway could not be told of a %s", what)
 
 
 def _hint(pk: str, reason: str) -> str:

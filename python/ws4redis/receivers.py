@@ -10,7 +10,7 @@ from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.core.exceptions import FieldDoesNotExist
-from django.db import models, transaction
+from django.db import models
 from django.db.models import signals
 
 from ws4redis import identity
@@ -65,12 +65,22 @@ def store_groups_in_session(sender: Any, user: Any, request: Any, **kwargs: Any)
 
 
 def logged_out(sender: Any, user: Any, request: Any, **kwargs: Any) -> None:
-    """At logout: sends a hint, as soon as the session is gone."""
+    """At logout: sends hints, as soon as the session is gone."""
     session = getattr(request, "session", None)
     if user is None or session is None or not hasattr(user, "_meta"):
         return
+    key = session.session_key
+    if key == identity.came_with(request):
+        # The middleware tells of it, as of all other ends.
+        key = None
     # Django sends the signal first and deletes the session then; a gateway that looks in between finds it alive.
-    _after_flush(session, partial(identity.hint, identity.pk_of(user), "logout"))
+    _after_flush(session, partial(_hint_logout, identity.pk_of(user), key))
+
+
+def _hint_logout(pk: str, session_key: str | None) -> None:
+    if session_key is not None:
+        identity.hint_ended(session_key)
+    identity.hint(pk, "logout")
 
 
 def _after_flush(session: Any, send: Any) -> None:
@@ -81,7 +91,7 @@ def _after_flush(session: Any, send: Any) -> None:
         for name in ("flush", "aflush"):
             session.__dict__.pop(name, None)
         # A session in the database is gone for others when the transaction is.
-        transaction.on_commit(send, using=identity.database())
+        identity.after_commit(send)
 
     def flush_and_send() -> None:
         flush()

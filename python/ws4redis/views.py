@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
@@ -27,8 +26,6 @@ from django.views.generic import View
 from ws4redis import identity, settings
 
 SECRET_HEADER = "X-WS4Redis-Secret"
-# What a gateway takes for a session key at all; the "key" of a signed cookie is the whole session.
-_SESSION_KEY = re.compile(r"[0-9A-Za-z]{8,64}")
 
 
 @method_decorator(never_cache, name="dispatch")
@@ -127,7 +124,7 @@ def _public_key(session: Any) -> str | None:
     # Loads it; engines that find nothing forget the key, or (redis_sessions) adopt it, with nothing in it.
     known = any(True for _ in session.keys())  # noqa: SIM118 - a session is no mapping
     key = session.session_key
-    if key is None or not _SESSION_KEY.fullmatch(key) or not (known or session.exists(key)):
+    if key is None or not identity.SESSION_KEY_FORM.fullmatch(key) or not (known or session.exists(key)):
         return None
     return str(key)
 

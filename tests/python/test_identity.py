@@ -1,23 +1,29 @@
 """What is written for users: their sessions' fields, their keys, and hints."""
 
 import asyncio
+import hashlib
 import json
 import threading
 from importlib import import_module
 
 import pytest
 import redis
+from asgiref.sync import sync_to_async
 from chat.models import Staff
 from chat.people import PASSWORD
 from django.conf import settings
 from django.contrib import auth
 from django.contrib.auth import get_user, update_session_auth_hash
 from django.contrib.auth.models import Group, User
+from django.contrib.sessions.middleware import SessionMiddleware
+from django.core.handlers.exception import convert_exception_to_response
 from django.core.management import CommandError, call_command
 from django.db import transaction
+from django.http import HttpResponse
 from django.test import Client, RequestFactory, override_settings
 from stores import commands
 
+import ws4redis.middleware
 from ws4redis import identity, models
 
 alogin, alogout = getattr(auth, "alogin", None), getattr(auth, "alogout", None)
@@ -40,6 +46,17 @@ def key_of(store, user):
 def hint_of(user, reason):
     """A hint, as it goes over the control channel."""
     return json.dumps({"v": 1, "user": str(user.pk), "reason": reason}, separators=(",", ":"))
+
+
+def hint_of_end(key):
+    """The hint that a session has ended."""
+    digest = hashlib.sha256(b"ws4redis:session:" + key.encode()).hexdigest()
+    return json.dumps({"v": 1, "ended": digest}, separators=(",", ":"))
+
+
+def key_in(browser):
+    """The session key of a browser."""
+    return browser.cookies[settings.SESSION_COOKIE_NAME].value
 
 
 def session_of(browser):
@@ -132,32 +149,35 @@ def test_the_hint_of_a_logout_comes_when_the_session_is_gone(people, store, log_
     with override_settings(SESSION_ENGINE=ENGINES[engine]):
         browser = log_in("john")
         hints.heard()
-        key = browser.cookies["sessionid"].value
+        key = key_in(browser)
         store_class = import_module(settings.SESSION_ENGINE).SessionStore
         seen = []
 
         def listen():
             seen.extend(hints.heard(1))
             seen.append(store_class(key).get("_auth_user_id"))
+            seen.extend(hints.heard(1))
 
         listener = threading.Thread(target=listen)
         listener.start()
         with commands(store) as said:
             browser.post("/accounts/logout/")
         listener.join()
-    assert seen == [hint_of(people["john"], "logout"), None]
+    assert seen == [hint_of(people["john"], "logout"), None, hint_of_end(key)]
+    assert hints.heard() == []
     if engine in ("cache", "redis_sessions"):
         words = [words[0] for words in said]
         assert words.index("DEL") < words.index("PUBLISH")
 
 
-def test_the_hint_of_a_logout_waits_for_the_commit(people, store, log_in, hints):
+def test_the_hints_of_a_logout_wait_for_the_commit(people, store, log_in, hints):
     browser = log_in("john")
+    key = key_in(browser)
     hints.heard()
     with transaction.atomic():
         browser.post("/accounts/logout/")
         assert hints.heard() == []
-    assert hints.heard(1) == [hint_of(people["john"], "logout")]
+    assert hints.heard(2) == [hint_of(people["john"], "logout"), hint_of_end(key)]
 
 
 def test_an_async_logout_sends_the_hint_too(people, store, hints):
@@ -172,14 +192,179 @@ def test_an_async_logout_sends_the_hint_too(people, store, hints):
         return people["john"]
 
     request.user, request.auser = people["john"], auser
+    key = request.session.session_key
     asyncio.run(alogout(request))
-    assert hints.heard(1) == [hint_of(people["john"], "logout")]
+    # No middleware was there to tell of it.
+    assert hints.heard(2) == [hint_of_end(key), hint_of(people["john"], "logout")]
     assert "flush" not in request.session.__dict__
 
 
 def test_a_logout_of_nobody_is_nobodys_business(people, hints):
     Client().post("/accounts/logout/")
     assert hints.heard() == []
+
+
+# ---- Sessions that end -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def visit(people, store):
+    """Sends a request with this session's cookie through the middlewares to a view; returns the response."""
+
+    def visit(view, key, asynchronous=False):
+        request = RequestFactory().get("/", headers={"cookie": f"{settings.SESSION_COOKIE_NAME}={key}"})
+        if not asynchronous:
+            return SessionMiddleware(ws4redis.middleware.SessionMiddleware(view))(request)
+
+        async def aview(request):
+            await sync_to_async(view)(request)
+            return HttpResponse()
+
+        return asyncio.run(SessionMiddleware(ws4redis.middleware.SessionMiddleware(aview))(request))
+
+    return visit
+
+
+def doing(action):
+    """A view that does this with the request."""
+
+    def view(request):
+        action(request)
+        return HttpResponse()
+
+    return view
+
+
+def replace_by_new(request):
+    """The session object is another one, the session itself is alive."""
+    request.session = import_module(settings.SESSION_ENGINE).SessionStore()
+    request.session["note"] = "x"
+
+
+def stored_session(**values):
+    """A new session; returns its key."""
+    session = import_module(settings.SESSION_ENGINE).SessionStore()
+    session.update({"note": "x"} | values)
+    session.save()
+    return session.session_key
+
+
+@pytest.mark.parametrize("engine", ["cache", "cached_db", "db", "redis_sessions"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    "end",
+    [lambda request: request.session.flush(), lambda request: request.session.cycle_key()],
+    ids=["flush", "cycle"],
+)
+def test_a_session_that_a_view_ends_is_told_of(visit, hints, engine, asynchronous, end):
+    with override_settings(SESSION_ENGINE=ENGINES[engine]):
+        key = stored_session()
+        visit(doing(end), key, asynchronous)
+    assert hints.heard(1) == [hint_of_end(key)]
+    assert hints.heard() == []
+
+
+def test_a_login_ends_the_anonymous_session_and_that_of_somebody_else(people, log_in, hints):
+    browser = Client()
+    browser.get("/?set=something")
+    anonymous = key_in(browser)
+    log_in("john", browser)
+    assert hint_of_end(anonymous) in hints.heard(2)
+    johns = key_in(browser)
+    log_in("mary", browser)
+    assert hint_of_end(johns) in hints.heard(2)
+    assert hints.heard() == []
+
+
+def test_who_logs_in_again_keeps_the_session(people, log_in, hints):
+    browser = log_in("john")
+    key = key_in(browser)
+    hints.heard()
+    log_in("john", browser)
+    assert key_in(browser) == key
+    assert hints.heard() == []
+
+
+def test_another_password_ends_the_session_in_which_it_was_changed(written, log_in, hints):
+    browser = log_in("john")
+    key = key_in(browser)
+    browser.post(
+        "/accounts/password/",
+        {"old_password": PASSWORD, "new_password1": "a-b-c-d-9", "new_password2": "a-b-c-d-9"},
+    )
+    assert hints.heard(2) == [hint_of(written["john"], "user"), hint_of_end(key)]
+
+
+def test_a_session_that_django_finds_to_be_nobodys_is_told_of(written, log_in, hints):
+    browser = log_in("john")
+    key = key_in(browser)
+    written["john"].set_password("another")
+    written["john"].save()
+    hints.heard()
+    browser.get("/")
+    assert hints.heard(1) == [hint_of_end(key)]
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda request: None,
+        lambda request: request.session.get("note"),
+        lambda request: request.session.update({"note": "y"}),
+        replace_by_new,
+    ],
+    ids=["nothing", "read", "written", "replaced"],
+)
+def test_a_session_that_goes_on_is_not_told_of(visit, store, action):
+    key = stored_session()
+    with commands(store) as seen:
+        visit(doing(action), key)
+    assert "PUBLISH" not in {words[0] for words in seen}
+
+
+def test_a_cookie_of_no_session_is_not_told_of(visit, store):
+    with commands(store) as seen:
+        visit(doing(lambda request: request.session.get("note")), "x" * 32)
+    assert "PUBLISH" not in {words[0] for words in seen}
+
+
+def test_the_end_of_a_session_is_told_after_the_commit_and_never_before(visit, hints):
+    key = stored_session()
+    with transaction.atomic():
+        visit(doing(lambda request: request.session.flush()), key)
+        assert hints.heard() == []
+    assert hints.heard(1) == [hint_of_end(key)]
+
+
+def test_the_end_of_a_session_is_told_though_the_view_fails(people, log_in, hints):
+    def fail(request):
+        request.session.flush()
+        raise ZeroDivisionError
+
+    key = stored_session()
+    request = RequestFactory().get("/", headers={"cookie": f"sessionid={key}"})
+    chain = ws4redis.middleware.SessionMiddleware(convert_exception_to_response(fail))
+    # As Django's handler puts them together.
+    answer = convert_exception_to_response(SessionMiddleware(chain))(request)
+    assert answer.status_code == 500
+    assert hints.heard(1) == [hint_of_end(key)]
+
+
+def test_signed_cookies_are_not_told_of(visit, store):
+    def save(request):
+        request.session["note"] = "y"
+        request.session.save()
+        assert request.session.session_key != key
+
+    with override_settings(SESSION_ENGINE=ENGINES["signed_cookies"]), commands(store) as seen:
+        key = stored_session()
+        visit(doing(save), key)
+    assert seen == []
+
+
+def test_a_request_without_sessions_is_answered(people):
+    request = RequestFactory().get("/", headers={"cookie": f"sessionid={'x' * 32}"})
+    assert ws4redis.middleware.SessionMiddleware(lambda request: "answer")(request) == "answer"
 
 
 # ---- Changes ---------------------------------------------------------------------------------------------------------
@@ -382,7 +567,8 @@ def test_a_redis_that_is_gone_stops_no_login_and_no_change(people, log_in, caplo
         browser.post("/accounts/logout/")
         with pytest.raises(redis.ConnectionError):
             identity.refresh(people["john"])
-    assert caplog.text.count("the gateway could not be told") == 3
+    # At the login, the change, and twice at the logout.
+    assert caplog.text.count("the gateway could not be told") == 4
 
 
 # ---- manage.py ws4redis_refresh --------------------------------------------------------------------------------------
