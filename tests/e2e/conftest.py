@@ -13,7 +13,7 @@ import harness
 from worlds import SECRET_KEY, Kind, World, make_database
 
 WORKERS = 4
-"""As `tests/run` starts them: most of the time, tests wait for the gateway's next look."""
+"""As `tests/run` starts them: most of the time, tests wait for the moment after which sockets are closed."""
 
 # Beside those of the other suites, so that two can run at a time; and each worker has its own.
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
@@ -21,15 +21,17 @@ _first = 18300 + _worker * 100 // WORKERS
 harness.PORTS = itertools.cycle(random.sample(range(_first, _first + 100 // WORKERS), 100 // WORKERS))
 
 PREFIX = {"prefix": "demo"}
+# Each engine with a Redis that tells of keys, and with one that does not, where only the package's hints do.
 KINDS = [
     Kind("cache", {"sessions": "cache"}),
-    Kind("cache+prefix", {"sessions": "cache", **PREFIX}),
+    Kind("cache+prefix", {"sessions": "cache", **PREFIX}, events=True),
     Kind("cached_db", {"sessions": "cached_db"}),
     Kind("django_redis", {"sessions": "django_redis"}),
-    Kind("django_redis+json", {"sessions": "django_redis", "serializer": "json"}),
+    Kind("django_redis+json", {"sessions": "django_redis", "serializer": "json"}, events=True),
     Kind(
         "django_redis_cached_db+zlib+prefix",
         {"sessions": "django_redis_cached_db", "compressor": "zlib", **PREFIX},
+        events=True,
     ),
     # The gateway's own templates fit.
     Kind("redis_sessions", {"sessions": "redis_sessions"}, {"session__secret_key": SECRET_KEY}),
@@ -37,6 +39,7 @@ KINDS = [
         "redis_sessions+prefix",
         {"sessions": "redis_sessions", "session_prefix": "logins", **PREFIX},
         {"session__secret_key": SECRET_KEY, "session__keys": "signed logins:{key}"},
+        events=True,
     ),
 ]
 

@@ -125,13 +125,12 @@ class Process:
 
 
 class RedisServer(Process):
-    """A redis-server of the tests' own."""
+    """A redis-server of the tests' own, with further options."""
 
-    def __init__(self):
+    def __init__(self, *options):
         self.port = free_port()
-        super().__init__(
-            ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        )
+        command = ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        super().__init__([*command, *options])
         self.url = f"redis://127.0.0.1:{self.port}"
         self.wait_until(lambda: redis.Redis(port=self.port).ping(), "redis-server")
 
