@@ -229,6 +229,8 @@ def https_site(directory):
     )
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nobody)
     server.daemon_threads = True
+    # Who does not trust the certificate goes away in the middle of the handshake.
+    server.handle_error = lambda *_: None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
