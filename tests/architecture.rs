@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Which dependency belongs in which places: rooms, or single files. What is not listed may be used anywhere.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("anyhow", &["server.rs", "commands.rs"]),
-    ("base64", &["access", "http"]),
+    ("base64", &["access", "http", "hub/events.rs"]),
     ("clap", &["main.rs", "commands.rs"]),
     ("config", &["settings"]),
     ("fred", &["redis"]),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use ws4redis::hub::{Frames, Hub, Limits, Listener, MemberId, Order, Run};
+use ws4redis::hub::{Form, Frames, Hub, Limits, Listener, MemberId, Order, Run};
 use ws4redis::stream::Stream;
 use ws4redis::wire::Channel;
 
@@ -161,7 +161,7 @@ async fn check(steps: Vec<Step>) {
 
 fn open(hub: &mut Hub, member: &mut Member, values: u8, last: &BTreeMap<usize, String>) {
     let Some(server) = member.server.take() else { return };
-    let listener = Rc::new(Listener::new(Stream::Unix(server).into_halves().1, 1, 60));
+    let listener = Rc::new(Listener::new(Stream::Unix(server).into_halves().1, Form::Frames, 1, 60));
     let persisted: Vec<_> =
         member.channels.iter().map(|index| last.get(index).filter(|_| values & 1 << index != 0)).collect();
     let bytes: Vec<_> = persisted.iter().map(|value| value.map(|value| Bytes::from(value.clone()))).collect();

@@ -21,7 +21,7 @@ pub struct Rule {
 }
 
 /// What a connection may publish; 0 means without limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// Messages per second.
     pub messages_per_second: u32,

@@ -3,12 +3,15 @@
 //! HTTP/1.1 only. Whatever fails here is an HTTP status with a line that says what was wrong, never an opened socket
 //! that dies.
 
+mod events;
 mod rejection;
 mod routes;
 mod static_files;
 mod upgrade;
+mod visitor;
 
+pub use events::HEAD as EVENTS_HEAD;
 pub use rejection::Rejection;
-pub use routes::{Arrival, Front, Opened, serve};
+pub use routes::{Arrival, Front, Opened, Visits, serve};
 pub use static_files::StaticFiles;
-pub use upgrade::names_passed_on;
+pub use visitor::names_passed_on;

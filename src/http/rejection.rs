@@ -47,6 +47,23 @@ pub enum Rejection {
     /// A WebSocket version other than 13.
     #[error("unsupported WebSocket version: only 13 is supported")]
     Version,
+    /// A message that is published by a request, and too big.
+    #[error("messages may have {0} bytes at most")]
+    TooBig(usize),
+    /// A message that took too long to come.
+    #[error("the message did not come in time")]
+    Slow,
+    /// A request that publishes and may not.
+    #[error(
+        "nothing may be published here; the flags of the address say to whom, for example ?publish-broadcast"
+    )]
+    Mute,
+    /// More is published than a rule allows.
+    #[error("publishing too fast")]
+    TooFast,
+    /// Redis failed while a message was published.
+    #[error("redis failed; the message may be lost, or not")]
+    Lost,
     /// Redis cannot be reached, or did not answer in time.
     #[error("redis cannot be reached at the moment; try again in a few seconds")]
     NoRedis,
@@ -79,7 +96,13 @@ impl Rejection {
             | Self::Bad(_)
             | Self::Facility(Malformed::NotUtf8 | Malformed::ControlCharacter) => StatusCode::BAD_REQUEST,
             Self::Facility(Malformed::Elsewhere) | Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::Origin(_) | Self::Denied(_) | Self::Untrusted(_) | Self::Refused => StatusCode::FORBIDDEN,
+            Self::Origin(_) | Self::Denied(_) | Self::Untrusted(_) | Self::Refused | Self::Mute => {
+                StatusCode::FORBIDDEN
+            }
+            Self::TooBig(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::TooFast => StatusCode::TOO_MANY_REQUESTS,
+            Self::Lost => StatusCode::BAD_GATEWAY,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::NoRedis
@@ -98,7 +121,7 @@ impl Rejection {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(self.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(RETRY_AFTER, RETRY_SECONDS);
         }
         match self {
@@ -128,6 +151,11 @@ mod tests {
             (Rejection::Refused, 403),
             (Rejection::NotFound("/ws/".into()), 404),
             (Rejection::Method, 405),
+            (Rejection::Mute, 403),
+            (Rejection::TooBig(1), 413),
+            (Rejection::Slow, 408),
+            (Rejection::TooFast, 429),
+            (Rejection::Lost, 502),
             (Rejection::Version, 426),
             (Rejection::NoRedis, 503),
             (Rejection::NoAnswer, 503),
@@ -138,7 +166,8 @@ mod tests {
         ] {
             let response = rejection.response();
             assert_eq!(response.status(), status, "{rejection:?}");
-            assert_eq!(response.headers().contains_key(RETRY_AFTER), status == 503, "{rejection:?}");
+            let again = matches!(status, 503 | 429);
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), again, "{rejection:?}");
         }
         assert_eq!(Rejection::Version.response().headers()[SEC_WEBSOCKET_VERSION], "13");
         assert_eq!(Rejection::Method.response().headers()[ALLOW], "GET, HEAD");

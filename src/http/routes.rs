@@ -1,9 +1,11 @@
 //! Who is served what: hyper's side of a connection, from its first byte to its 101 or its last answer.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,14 +14,13 @@ use hyper::body::Incoming;
 use hyper::header::HeaderName;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::upgrade::OnUpgrade;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::static_files::StaticFiles;
-use super::{Rejection, upgrade};
+use super::{Rejection, events, upgrade};
 use crate::access::{Allowed, Credentials};
 use crate::counters::Counters;
 use crate::stream::Stream;
@@ -47,6 +48,8 @@ pub struct Front {
     pub max_header_bytes: usize,
     /// Limit of the number of headers.
     pub max_headers: usize,
+    /// Largest message that is published by a request, in bytes.
+    pub max_message_bytes: usize,
     /// What is counted for the whole process.
     pub counters: Arc<Counters>,
     /// Keeps the warnings of foreign origins to one a second.
@@ -61,7 +64,7 @@ pub struct Arrival {
     pub credentials: Credentials,
 }
 
-/// A socket after its 101.
+/// A socket after its 101, or after the request for a stream of events.
 #[derive(Debug)]
 pub struct Opened<T> {
     /// The socket.
@@ -70,54 +73,82 @@ pub struct Opened<T> {
     pub early: Bytes,
     /// What was prepared for it.
     pub prepared: T,
+    /// Whether it is a stream of events, to which nothing has been answered yet.
+    pub events: bool,
 }
 
-/// Serves one connection. `prepare` is asked for every sound handshake; what it returns comes back with the opened
-/// socket, or its rejection goes to the client. Returns none where the connection ended without a WebSocket.
-pub async fn serve<T, F>(stream: Stream, front: &Front, prepare: F) -> Option<Opened<T>>
-where
-    F: AsyncFn(Arrival) -> Result<T, Rejection>,
-{
-    let upgraded: Rc<RefCell<Option<(OnUpgrade, T)>>> = Rc::default();
-    let address = front.passed_on.as_ref().and_then(|_| stream.address());
-    let service = service_fn(|request| answer(request, address, front, &prepare, &upgraded));
-    let connection = http1::Builder::new()
+/// What happens to visitors.
+pub trait Visits {
+    /// What is ready when a connection opens.
+    type Prepared;
+
+    /// Prepares a connection; nothing is opened that has not been prepared.
+    fn prepare(&self, arrival: Arrival) -> impl Future<Output = Result<Self::Prepared, Rejection>>;
+
+    /// Publishes one message.
+    fn publish(&self, arrival: Arrival, message: Bytes) -> impl Future<Output = Result<(), Rejection>>;
+}
+
+/// What has been prepared, and whether for a stream of events.
+type Taken<T> = RefCell<Option<(T, bool)>>;
+
+/// Serves one connection. Every sound handshake is prepared; what that returns comes back with the opened socket, or
+/// its rejection goes to the client. Returns none where the connection ended without becoming one that listens.
+pub async fn serve<V: Visits>(stream: Stream, front: &Front, visits: &V) -> Option<Opened<V::Prepared>> {
+    let taken: Rc<Taken<V::Prepared>> = Rc::default();
+    let address = stream.address();
+    let service = service_fn(|request| Box::pin(answer(request, address, front, visits, &taken)));
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(front.handshake)
         .max_buf_size(front.max_header_bytes)
         .max_headers(front.max_headers)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
+        .serve_connection(TokioIo::new(stream), service);
+    let is_events = || taken.borrow().as_ref().is_some_and(|(_, events)| *events);
+    let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
+        // hyper would wait for an answer that is not its own to write.
+        Poll::Pending if is_events() => Poll::Ready(Ok(())),
+        served => served,
+    });
     // Once for the request, once for what is looked up in Redis, once for the answer to be taken.
-    match timeout(front.handshake * 3, connection).await {
+    match timeout(front.handshake * 3, served).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(error = ?error.to_string(), "request could not be served"),
         Err(_) => debug!("request took too long"),
     }
-    let (on_upgrade, prepared) = upgraded.borrow_mut().take()?;
-    let parts = on_upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
-    Some(Opened { stream: parts.io.into_inner(), early: parts.read_buf, prepared })
+    let parts = connection.into_parts();
+    let (prepared, events) = taken.borrow_mut().take()?;
+    Some(Opened { stream: parts.io.into_inner(), early: parts.read_buf, prepared, events })
 }
 
-async fn answer<T, F>(
-    mut request: Request<Incoming>,
+async fn answer<V: Visits>(
+    request: Request<Incoming>,
     address: Option<IpAddr>,
     front: &Front,
-    prepare: &F,
-    upgraded: &RefCell<Option<(OnUpgrade, T)>>,
-) -> Result<Response<Full<Bytes>>, std::convert::Infallible>
-where
-    F: AsyncFn(Arrival) -> Result<T, Rejection>,
-{
+    visits: &V,
+    taken: &Taken<V::Prepared>,
+) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
     let answer = async {
         let uri = request.uri();
         let handshake = match Handshake::parse(uri.path(), uri.query(), &front.websocket_url) {
             Err(Malformed::Elsewhere) => return page(&request, front),
             handshake => handshake,
         };
+        if events::publishes(&request) {
+            let arrival = events::check(&request, handshake, address, front)?;
+            let message = timeout(front.handshake, events::message(request, front.max_message_bytes)).await;
+            visits.publish(arrival, message.unwrap_or(Err(Rejection::Slow))?).await?;
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
+        if events::wants_events(&request) {
+            let arrival = events::check(&request, handshake, address, front)?;
+            taken.replace(Some((visits.prepare(arrival).await?, true)));
+            return std::future::pending().await;
+        }
         let (arrival, acceptance) = upgrade::check(&request, handshake, address, front)?;
-        let prepared = prepare(arrival).await?;
-        upgraded.replace(Some((hyper::upgrade::on(&mut request), prepared)));
+        taken.replace(Some((visits.prepare(arrival).await?, false)));
         Ok(acceptance.response())
     };
     Ok(answer.await.unwrap_or_else(|rejection: Rejection| {
@@ -128,7 +159,7 @@ where
         if let Rejection::Origin(refused) = &rejection
             && let Some(unsaid) = front.foreign.due()
         {
-            warn!(unsaid, "handshake refused with 403: {}", refused.to_string().escape_debug());
+            warn!(unsaid, "request refused with 403: {}", refused.to_string().escape_debug());
         }
         debug!(status = rejection.status().as_u16(), reason = ?rejection.to_string(), "request refused");
         rejection.response()

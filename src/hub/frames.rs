@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::Digester;
+use super::{Digester, Form, encode_event};
 
 /// The opcodes that this server sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,12 +86,14 @@ pub struct Run {
     pub messages: u32,
     /// Range and digest of each, worked out for the first listener that has to compare.
     marks: OnceCell<Box<[Mark]>>,
+    /// The same as server-sent events, worked out for the first listener that wants those.
+    events: OnceCell<Bytes>,
 }
 
 impl Run {
     /// Takes encoded frames and their number.
     pub fn new(bytes: Bytes, messages: u32) -> Self {
-        Self { bytes, messages, marks: OnceCell::new() }
+        Self { bytes, messages, marks: OnceCell::new(), events: OnceCell::new() }
     }
 
     /// Encodes one message: text if it is valid UTF-8, else binary.
@@ -117,6 +119,18 @@ impl Run {
     /// Returns the payloads, in order.
     pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
         Frames::new(&self.bytes).map(|(_, payload)| &self.bytes[payload])
+    }
+
+    /// Returns the run in a form.
+    pub(super) fn in_form(&self, form: Form) -> &Bytes {
+        match form {
+            Form::Frames => &self.bytes,
+            Form::Events => self.events.get_or_init(|| {
+                let mut events = BytesMut::with_capacity(self.bytes.len() + 16 * self.messages as usize);
+                self.payloads().for_each(|payload| encode_event(&mut events, payload));
+                events.freeze()
+            }),
+        }
     }
 
     /// Returns range and digest of each frame.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::echo::Echoes;
 use super::outbox::{Limits, Outbox};
-use super::{Digester, Run};
+use super::{Digester, Form, Run};
 use crate::stream::WriteHalf;
 
 /// One connection as the hub sees it.
@@ -17,6 +17,8 @@ pub struct Listener {
     outbox: RefCell<Outbox>,
     /// The connection's task; it sleeps as long as nothing happens to it.
     task: Cell<Option<Waker>>,
+    /// In which form it gets messages.
+    pub form: Form,
     ending: Cell<Option<Ending>>,
     /// Whether what it may hear and say is to be looked at again.
     review: Cell<bool>,
@@ -64,13 +66,14 @@ pub struct Pulse {
 impl Listener {
     /// Takes the writing half of a client's socket, the shard's second, and the seconds of silence after which the
     /// client is to be pinged.
-    pub fn new(socket: WriteHalf, now: u32, patience: u32) -> Self {
+    pub fn new(socket: WriteHalf, form: Form, now: u32, patience: u32) -> Self {
         let (heard, beat) = (Cell::new(now), Cell::new(now));
         let pulse = Pulse { heard, pinged: Cell::new(0), beat, paused: Cell::new(false), patience };
         Self {
             socket,
             outbox: RefCell::default(),
             task: Cell::default(),
+            form,
             ending: Cell::default(),
             review: Cell::default(),
             echoes: RefCell::default(),
@@ -88,13 +91,14 @@ impl Listener {
             return self.deliver_foreign(room, run, limits, digester);
         }
         self.delivered.set(self.delivered.get() + u64::from(run.messages));
-        self.send(&run.bytes, limits);
+        self.send(run.in_form(self.form), limits);
     }
 
     fn deliver_foreign(&self, room: u32, run: &Run, limits: &Limits, digester: &Digester) {
         let mut from = 0;
         for (frame, digest) in run.marks(digester) {
             if self.echoes.borrow_mut().matches(room, *digest) {
+                // Event streams publish nothing, so it is frames here.
                 self.send(&run.bytes.slice(from..frame.start), limits);
                 from = frame.end;
             } else {
@@ -109,7 +113,7 @@ impl Listener {
     pub(super) fn deliver_value(&self, room: u32, run: &Run, digest: u64, limits: &Limits) {
         if !self.compares.get() || !self.echoes.borrow().holds(room, digest) {
             self.delivered.set(self.delivered.get() + 1);
-            self.send(&run.bytes, limits);
+            self.send(run.in_form(self.form), limits);
         }
     }
 
@@ -133,7 +137,7 @@ impl Listener {
             return;
         }
         if limits.drop_oldest {
-            self.dropped.set(self.dropped.get() + outbox.drop_oldest(limits));
+            self.dropped.set(self.dropped.get() + outbox.drop_oldest(self.form, limits));
         } else {
             self.end(Ending::Slow);
         }
@@ -152,10 +156,15 @@ impl Listener {
         self.wake();
     }
 
+    /// Queues what a client gets before anything else, without writing yet.
+    pub fn greet(&self, head: Bytes) {
+        self.outbox.borrow_mut().push_uncounted(head, 0);
+    }
+
     /// Queues what a client gets when it joins, without writing yet.
-    pub(super) fn queue(&self, frames: Bytes, messages: u32) {
-        self.delivered.set(self.delivered.get() + u64::from(messages));
-        self.outbox.borrow_mut().push_uncounted(frames, 0);
+    pub(super) fn queue(&self, run: &Run) {
+        self.delivered.set(self.delivered.get() + u64::from(run.messages));
+        self.outbox.borrow_mut().push_uncounted(run.in_form(self.form).clone(), 0);
     }
 
     /// Sends the heartbeat, unless one waits in the outbox already.
@@ -228,7 +237,7 @@ impl Listener {
 
     /// Discards what waits, but for the frame that has been begun.
     pub fn cut(&self) {
-        self.outbox.borrow_mut().cut();
+        self.outbox.borrow_mut().cut(self.form);
     }
 
     /// Closes the direction to the client.

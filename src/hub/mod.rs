@@ -4,6 +4,7 @@
 //! waiting; what a socket does not take stands in that connection's outbox, bounded in bytes.
 
 mod echo;
+mod events;
 mod frames;
 mod hold;
 mod listener;
@@ -14,6 +15,7 @@ mod routing;
 mod subscription;
 
 pub use echo::Digester;
+pub use events::{Form, encode_event, named_event};
 pub use frames::{Frames, Opcode, Run, encode};
 pub use listener::{Ending, Listener, Pulse};
 pub use outbox::Limits;

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 
 use bytes::Bytes;
 
-use super::Frames;
+use super::Form;
 use crate::stream::WriteHalf;
 
 /// Bounds of the outboxes, and what happens above them.
@@ -70,7 +70,7 @@ impl Outbox {
     }
 
     /// Drops the oldest runs that have not been begun until the rest is within the limits. Returns how many.
-    pub fn drop_oldest(&mut self, limits: &Limits) -> u64 {
+    pub fn drop_oldest(&mut self, form: Form, limits: &Limits) -> u64 {
         let mut dropped = 0;
         let mut at = 1;
         while self.is_over(limits) && at < self.chunks.len() {
@@ -78,18 +78,18 @@ impl Outbox {
                 at += 1;
             } else if let Some(chunk) = self.chunks.remove(at) {
                 self.behind -= chunk.counted;
-                dropped += Frames::new(&chunk.frames).count() as u64;
+                dropped += form.ends(&chunk.frames).count() as u64;
             }
         }
         dropped
     }
 
-    /// Drops everything behind the frame that has been begun.
-    pub fn cut(&mut self) {
+    /// Drops everything behind the frame, or the event, that has been begun.
+    pub fn cut(&mut self, form: Form) {
         self.chunks.truncate(usize::from(self.written > 0));
         self.behind = 0;
         let Some(first) = self.chunks.front_mut() else { return };
-        let begun = Frames::new(&first.frames).map(|(frame, _)| frame.end).find(|end| *end >= self.written);
+        let begun = form.ends(&first.frames).find(|end| *end >= self.written);
         first.frames.truncate(begun.unwrap_or(first.frames.len()));
         if self.written >= first.frames.len() {
             self.chunks.clear();
@@ -167,7 +167,7 @@ mod tests {
         outbox.push_uncounted(run(1), 0);
         outbox.push(run(2), 0);
         outbox.push(run(1), 0);
-        assert_eq!(outbox.drop_oldest(&LIMITS), 2);
+        assert_eq!(outbox.drop_oldest(Form::Frames, &LIMITS), 2);
         assert_eq!(outbox.chunks.len(), 3);
         assert_eq!(outbox.behind, 4);
     }
@@ -178,9 +178,16 @@ mod tests {
             let mut outbox = Outbox::default();
             outbox.push(run(3), written);
             outbox.push(run(1), 0);
-            outbox.cut();
+            outbox.cut(Form::Frames);
             let rest = outbox.chunks.front().map_or(0, |chunk| chunk.frames.len() - outbox.written);
             assert_eq!(rest, left, "after {written} bytes");
+        }
+        for (written, left) in [(0, 0), (1, 9), (10, 0), (11, 9)] {
+            let mut outbox = Outbox::default();
+            outbox.push(Bytes::from_static(b"data: ab\n\ndata: cd\n\n"), written);
+            outbox.cut(Form::Events);
+            let rest = outbox.chunks.front().map_or(0, |chunk| chunk.frames.len() - outbox.written);
+            assert_eq!(rest, left, "after {written} bytes of events");
         }
     }
 }

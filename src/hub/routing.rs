@@ -211,12 +211,12 @@ impl Hub {
         let rooms: Vec<_> = member.seats.iter().map(|seat| seat.room).collect();
         for (seat, (value, room)) in persisted.iter().zip(rooms).enumerate() {
             if let Some(value) = value.as_ref().filter(|value| !value.is_empty() && !held.has(seat, value)) {
-                listener.queue(Run::of(value).bytes, 1);
+                listener.queue(&Run::of(value));
                 self.note_replayed(id, room, value);
             }
         }
         for (_, run) in held.into_seated_runs() {
-            listener.queue(run.bytes, run.messages);
+            listener.queue(&run);
         }
     }
 

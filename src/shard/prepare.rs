@@ -1,5 +1,7 @@
-//! Everything between a sound handshake and its 101: who, what, joined, acknowledged, read.
+//! Everything between a sound handshake and its 101: who, what, joined, acknowledged, read; and messages that come in
+//! a request of their own.
 
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -7,14 +9,16 @@ use tokio::time::{Instant, timeout};
 
 use super::Shard;
 use crate::access::Grant;
-use crate::http::{Arrival, Rejection};
+use crate::counters::Counters;
+use crate::http::{Arrival, Rejection, Visits};
 use crate::hub::{NotJoined, Subscription};
 use crate::reception::{NotReceived, Visitor};
+use crate::redis::{Failure, Receipts};
 use crate::socket::read_joined;
 use crate::wire::Handshake;
 
 /// What is ready when a handshake is answered.
-pub(super) struct Prepared {
+pub struct Prepared {
     pub(super) subscription: Subscription,
     pub(super) handshake: Handshake,
     pub(super) visitor: Visitor,
@@ -26,27 +30,14 @@ pub(super) struct Prepared {
     pub(super) persisted: Vec<Option<Bytes>>,
 }
 
-impl Shard {
-    /// Prepares everything for a handshake.
-    ///
-    /// # Errors
-    ///
-    /// With what the client is to be told.
-    pub(super) async fn prepare(&self, arrival: Arrival) -> Result<Prepared, Rejection> {
-        if self.stopping.get() {
-            return Err(Rejection::Stopping);
-        }
-        if self.live.load(Ordering::Relaxed) > self.settings.server.max_connections {
-            return Err(Rejection::Full);
-        }
-        if !self.redis_up.get() || !self.parts.store.is_up().await {
-            return Err(Rejection::NoRedis);
-        }
+impl Visits for Shard {
+    type Prepared = Prepared;
+
+    async fn prepare(&self, arrival: Arrival) -> Result<Prepared, Rejection> {
         let patience = self.settings.server.handshake;
-        let Arrival { handshake, credentials } = arrival;
         let mut since = Instant::now();
-        let received = timeout(patience, self.reception.receive(&credentials, &handshake)).await;
-        let mut visitor = received.unwrap_or(Err(NotReceived::NoRedis))?;
+        let mut visitor = self.receive(&arrival).await?;
+        let handshake = arrival.handshake;
         loop {
             let grant = self.parts.policy.grant(&handshake, &visitor.identity, visitor.allowed)?;
             let subscription = self.desk.join(&grant.subscribe);
@@ -72,6 +63,48 @@ impl Shard {
             }
             return Ok(Prepared { subscription, handshake, visitor, since, watch, grant, persisted });
         }
+    }
+
+    async fn publish(&self, arrival: Arrival, message: Bytes) -> Result<(), Rejection> {
+        let visitor = self.receive(&arrival).await?;
+        let grant = self.parts.policy.grant(&arrival.handshake, &visitor.identity, visitor.allowed)?;
+        if grant.publish.is_empty() {
+            return Err(Rejection::Mute);
+        }
+        if message.is_empty() || self.parts.beats.heartbeat.as_ref() == Some(&message) {
+            Counters::count(&self.parts.counters.ignored_publications);
+            return Ok(());
+        }
+        let publisher = (visitor.proof, arrival.credentials.address);
+        if !self.allowances.take(publisher, grant.rate, message.len()) {
+            return Err(Rejection::TooFast);
+        }
+        let receipts = Rc::<Receipts>::default();
+        receipts.issue(message.len());
+        self.parts.store.publish(grant.publish.into(), message, receipts.clone());
+        match timeout(self.parts.publish_patience, receipts.settled()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Failure::Waited)) => Err(Rejection::NoRedis),
+            Ok(Err(Failure::Lost)) | Err(_) => Err(Rejection::Lost),
+        }
+    }
+}
+
+impl Shard {
+    /// Finds out who comes, if anybody can be let in at all.
+    async fn receive(&self, arrival: &Arrival) -> Result<Visitor, Rejection> {
+        if self.stopping.get() {
+            return Err(Rejection::Stopping);
+        }
+        if self.live.load(Ordering::Relaxed) > self.settings.server.max_connections {
+            return Err(Rejection::Full);
+        }
+        if !self.redis_up.get() || !self.parts.store.is_up().await {
+            return Err(Rejection::NoRedis);
+        }
+        let received = self.reception.receive(&arrival.credentials, &arrival.handshake);
+        let received = timeout(self.settings.server.handshake, received).await;
+        Ok(received.unwrap_or(Err(NotReceived::NoRedis))?)
     }
 
     async fn joined(&self, watch: Option<&Subscription>) -> Option<Result<(), NotJoined>> {

@@ -19,7 +19,7 @@ use crate::hub::{Desk, Ending, Hub, Limits};
 use crate::reception::{Callback, Reception, Sessions, Way};
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
-use crate::socket::{self, Beats, Connection, Leases, Parts};
+use crate::socket::{self, Allowances, Beats, Connection, Leases, Parts};
 use crate::stream::Stream;
 use crate::telemetry::Seldom;
 
@@ -51,6 +51,8 @@ pub struct Shard {
     pub(super) parts: Rc<Parts>,
     pub(super) redis_up: Cell<bool>,
     pub(super) stopping: Cell<bool>,
+    /// What visitors may publish by requests of their own.
+    pub(super) allowances: Allowances,
     sessions: Rc<Lookups>,
     /// Connections of the whole process.
     pub(super) live: Arc<AtomicUsize>,
@@ -98,6 +100,7 @@ impl Shard {
             handshake: settings.server.handshake,
             max_header_bytes: settings.server.max_header_bytes,
             max_headers: settings.server.max_headers,
+            max_message_bytes: settings.messages.max_message_bytes,
             counters: counters.clone(),
             foreign: Seldom::default(),
         };
@@ -146,6 +149,7 @@ impl Shard {
             parts: Rc::new(parts),
             redis_up: Cell::new(false),
             stopping: Cell::new(false),
+            allowances: Allowances::default(),
             sessions,
             live,
             own: Cell::new(0),
@@ -197,13 +201,15 @@ impl Shard {
         if stream.tune(self.settings.server.send_buffer_bytes).is_err() {
             return;
         }
-        let opened = http::serve(stream, &self.front, async |arrival| self.prepare(arrival).await).await;
-        let Some(http::Opened { stream, early, prepared }) = opened else { return };
+        let opened = http::serve(stream, &self.front, &*self).await;
+        let Some(http::Opened { stream, early, prepared, events }) = opened else { return };
         let Prepared { subscription, handshake, visitor, since, watch, grant, persisted } = prepared;
         // What it would be given is not whole: better a client that comes again than one that misses something.
         let unsound = !matches!(subscription.is_stale(), Ok(false));
         let parts = self.parts.clone();
-        let mut connection = Connection::open(parts, stream, subscription, handshake, grant, &persisted);
+        let head = events.then_some(http::EVENTS_HEAD);
+        let mut connection =
+            Connection::open(parts, stream, subscription, handshake, grant, &persisted, head);
         connection.live_by(self.leases.add(visitor, since, connection.listener(), watch));
         if unsound {
             connection.end(Ending::Slow);

@@ -1,8 +1,14 @@
 //! What a connection may publish in a time: a bucket for messages and one for bytes.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::access::Rate;
+use crate::reception::Proof;
 
 /// What is left of a rate.
 #[derive(Debug)]
@@ -41,10 +47,38 @@ impl Allowance {
     }
 }
 
+/// Visitors whose publications by single requests are remembered.
+const REMEMBERED: usize = 10_000;
+
+/// By what a visitor is known who publishes by single requests.
+pub type Publisher = (Proof, Option<IpAddr>);
+
+/// What visitors may publish by single requests, each of which is a connection of its own.
+#[derive(Debug, Default)]
+pub struct Allowances(RefCell<HashMap<(Publisher, Rate), Allowance>>);
+
+impl Allowances {
+    /// Takes a message of that many bytes out of a visitor's buckets; false if there is not enough in them.
+    pub fn take(&self, publisher: Publisher, rate: Rate, bytes: usize) -> bool {
+        if rate == Rate::default() {
+            return true;
+        }
+        let mut allowances = self.0.borrow_mut();
+        if allowances.len() >= REMEMBERED {
+            // Whose buckets have had time to fill needs no remembering.
+            let now = Instant::now();
+            let filled = |rate: Rate| Duration::from_secs(rate.burst_seconds.max(1).into());
+            allowances.retain(|(_, rate), allowance| now - allowance.since < filled(*rate));
+        }
+        if allowances.len() >= REMEMBERED {
+            return false;
+        }
+        allowances.entry((publisher, rate)).or_insert_with(|| Allowance::new(rate)).take(bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

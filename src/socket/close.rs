@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::hub::{Ending, Opcode, encode};
+use crate::hub::{Ending, Form, Opcode, encode, named_event};
 use crate::redis::Failure;
 
 /// Why a connection ends.
@@ -73,6 +73,19 @@ impl Close {
             Self::PublicationLost => "message may be lost, redis failed",
             Self::Slow => "reading too slowly",
             Self::Overloaded => "redis cannot be reached",
+        }
+    }
+
+    /// Returns what a client is sent at the end, if there is anybody to read it: a close frame, or an event that says
+    /// the same in JSON.
+    pub fn in_form(&self, form: Form) -> Option<Bytes> {
+        match form {
+            Form::Frames => self.frame(),
+            Form::Events => {
+                // Only texts of the server's own, without quotes.
+                let text = format!(r#"{{"code":{},"reason":"{}"}}"#, self.code()?, self.reason());
+                Some(named_event("close", &text))
+            }
         }
     }
 

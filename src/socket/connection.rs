@@ -18,7 +18,7 @@ use super::reader::{Feed, Incoming, Reader};
 use super::{Beats, Close, Share};
 use crate::access::{Grant, Policy, Rate};
 use crate::counters::Counters;
-use crate::hub::{Ending, Limits, Listener, Subscription};
+use crate::hub::{Ending, Form, Limits, Listener, Subscription};
 use crate::redis::{Receipts, Store};
 use crate::stream::{ReadHalf, Stream};
 use crate::wire::{Channel, Handshake};
@@ -92,7 +92,8 @@ enum Event {
 }
 
 impl Connection {
-    /// Opens a connection: the replay goes out, then it is live.
+    /// Opens a connection: the replay goes out, then it is live. With the head of an HTTP answer it is a stream of
+    /// events, which listens only.
     pub fn open(
         parts: Rc<Parts>,
         stream: Stream,
@@ -100,9 +101,14 @@ impl Connection {
         asked: Handshake,
         grant: Grant,
         persisted: &[Option<Bytes>],
+        head: Option<Bytes>,
     ) -> Self {
         let (input, output) = stream.into_halves();
-        let listener = Rc::new(Listener::new(output, parts.clock.get(), parts.beats.patience()));
+        let form = if head.is_some() { Form::Events } else { Form::Frames };
+        let listener = Rc::new(Listener::new(output, form, parts.clock.get(), parts.beats.patience()));
+        if let Some(head) = head {
+            listener.greet(head);
+        }
         subscription.open(&listener, persisted);
         let echo_rooms = if grant.echo { Box::default() } else { subscription.rooms_of(&grant.publish) };
         let channels: Rc<[Channel]> = grant.publish.into();
@@ -140,7 +146,8 @@ impl Connection {
 
     /// Serves the connection until it ends. `early` is what came together with the handshake.
     pub async fn run(mut self, early: Bytes) {
-        let mut close = if early.is_empty() { None } else { self.take(&early) };
+        let frames = !early.is_empty() && self.listener.form == Form::Frames;
+        let mut close = if frames { self.take(&early) } else { None };
         // Even empty, it may keep the whole read buffer of the handshake.
         drop(early);
         let close = loop {
@@ -200,6 +207,8 @@ impl Connection {
 
     fn handle(&mut self, event: Event) -> Option<Close> {
         match event {
+            // Whatever comes behind the request of a stream is nobody's business.
+            Event::Read(_) if self.listener.form == Form::Events => None,
             Event::Read(count) => {
                 let parts = self.parts.clone();
                 let buffer = parts.buffer.borrow();
@@ -239,7 +248,7 @@ impl Connection {
         let speech = &mut *self.speech;
         speech.received += 1;
         if parts.beats.heartbeat.as_ref() == Some(&payload) {
-            self.listener.beat(parts.beats.heartbeat_frame.clone(), parts.clock.get());
+            self.listener.beat(parts.beats.heartbeat_in(Form::Frames), parts.clock.get());
             return None;
         }
         if payload.is_empty() || speech.channels.is_empty() {
@@ -275,7 +284,7 @@ impl Connection {
             listener.cut();
         }
         log_end(&close, &speech, &listener);
-        let Some(frame) = close.frame() else { return };
+        let Some(frame) = close.in_form(listener.form) else { return };
         listener.send_uncounted(frame);
         if !matches!(timeout(parts.linger, poll_fn(|cx| listener.poll_flush(cx))).await, Ok(Ok(()))) {
             return;

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::hub::{Ending, Listener, Opcode, encode};
+use crate::hub::{Ending, Form, Listener, Opcode, encode, named_event};
 use crate::settings::Ping;
 
 /// Seconds between heartbeats. Clients are promised one every 4 seconds at least; the tick is good to a second.
@@ -15,11 +15,14 @@ const BEAT_SECONDS: u32 = 3;
 pub struct Beats {
     /// The heartbeat's text.
     pub heartbeat: Option<Bytes>,
-    /// The heartbeat as a frame.
-    pub heartbeat_frame: Bytes,
+    heartbeat_frame: Bytes,
+    heartbeat_event: Bytes,
     ping_frame: Bytes,
     ping: Ping,
 }
+
+/// What is no event, and keeps a stream from being taken for dead on its way.
+const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
 impl Beats {
     /// Takes the heartbeat's text, if there is one, and the times of pings.
@@ -29,8 +32,18 @@ impl Beats {
             encode(&mut frame, opcode, payload);
             frame.freeze()
         };
-        let heartbeat_frame = frame(Opcode::Text, heartbeat.as_deref().unwrap_or_default());
-        Self { heartbeat, heartbeat_frame, ping_frame: frame(Opcode::Ping, b""), ping }
+        let text = heartbeat.as_deref().unwrap_or_default();
+        let heartbeat_frame = frame(Opcode::Text, text);
+        let heartbeat_event = named_event("heartbeat", &String::from_utf8_lossy(text));
+        Self { heartbeat, heartbeat_frame, heartbeat_event, ping_frame: frame(Opcode::Ping, b""), ping }
+    }
+
+    /// Returns the heartbeat in a form.
+    pub fn heartbeat_in(&self, form: Form) -> Bytes {
+        match form {
+            Form::Frames => self.heartbeat_frame.clone(),
+            Form::Events => self.heartbeat_event.clone(),
+        }
     }
 
     /// Returns the seconds of silence after which a new connection is to be pinged: with jitter, so that clients that
@@ -50,7 +63,7 @@ pub fn tick<'a>(listeners: impl Iterator<Item = &'a Rc<Listener>>, now: u32, bea
         listener.forget_echoes(now);
         let pulse = &listener.pulse;
         if beats.heartbeat.is_some() && now - pulse.beat.get() >= BEAT_SECONDS {
-            listener.beat(beats.heartbeat_frame.clone(), now);
+            listener.beat(beats.heartbeat_in(listener.form), now);
         }
         if pulse.paused.get() {
             pulse.heard.set(now);
@@ -58,6 +71,10 @@ pub fn tick<'a>(listeners: impl Iterator<Item = &'a Rc<Listener>>, now: u32, bea
             if now - pulse.pinged.get() >= beats.ping.timeout_seconds {
                 listener.end(Ending::Silent);
             }
+        } else if now - pulse.heard.get() >= pulse.patience && listener.form == Form::Events {
+            // Nobody can answer on a stream of events; one that is dead is noticed when it takes no more.
+            pulse.heard.set(now);
+            listener.send_uncounted(COMMENT);
         } else if now - pulse.heard.get() >= pulse.patience {
             pulse.pinged.set(now);
             listener.send_uncounted(beats.ping_frame.clone());

@@ -9,6 +9,7 @@ mod leases;
 mod reader;
 mod review;
 
+pub use allowance::Allowances;
 pub use close::Close;
 pub use connection::{Connection, Parts};
 pub use heartbeat::{Beats, tick};

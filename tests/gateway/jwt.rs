@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::support::client::{Client, Request, Response};
+use crate::support::events::Events;
 use crate::support::gateway::Builder;
 use crate::support::sessions::{hint, mary, redis_key, session_key};
 use crate::support::tokens::{ALGORITHMS, hmac_token, key_file, path, read, token, token_with};
@@ -380,4 +381,21 @@ async fn no_token_is_logged_or_answered_whatever_becomes_of_it() {
         }
         assert!(gateway.count_log(&["request refused", "expired"]) > 0, "{:#?}", gateway.log());
     }
+}
+
+#[tokio::test]
+async fn a_token_may_stand_in_the_header_of_a_plain_request() {
+    let gateway = builder("HS256").start().await;
+    let token = token("HS256", JOHN);
+    let bearer = format!("bearer {token}");
+    let stream = gateway.stream("/ws/x?subscribe-user").header("Authorization", &bearer);
+    let mut events = Events::open(stream).await;
+    let post = gateway.post("/ws/x?publish-user", "by post").header("Authorization", &bearer);
+    post.expect_status(204).await;
+    events.expect("by post").await;
+    let damaged = format!("Bearer {}x", &token[..token.len() - 2]);
+    gateway.stream("/ws/x").header("Authorization", damaged).expect_status(403).await;
+    // In a handshake that header is not a token: pages cannot set it there, so it is somebody else's.
+    gateway.request("/ws/y?subscribe-user").header("Authorization", &bearer).connect().await;
+    assert_eq!(heard(&gateway, "y"), Vec::<String>::new());
 }

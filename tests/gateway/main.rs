@@ -10,6 +10,7 @@ mod callback_sockets;
 mod commands;
 mod delivery;
 mod echo;
+mod events;
 mod frames;
 mod handshake;
 mod heartbeat;

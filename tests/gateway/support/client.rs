@@ -270,7 +270,7 @@ impl Client {
     /// Reads the head of an answer, and its body if it is no 101.
     pub async fn read_response(&mut self) -> io::Result<Response> {
         let mut response = self.try_read_head().await?;
-        if response.status != 101 {
+        if ![101, 204].contains(&response.status) {
             let length =
                 response.header("content-length").map_or(usize::MAX, |length| length.parse().unwrap());
             while self.buffer.len() < length && self.fill().await? > 0 {}
@@ -279,6 +279,18 @@ impl Client {
             self.buffer.advance(length);
         }
         Ok(response)
+    }
+
+    /// Reads on until the text is there, and returns what came up to its end.
+    pub async fn read_until(&mut self, text: &str) -> io::Result<Vec<u8>> {
+        loop {
+            if let Some(at) = self.buffer.windows(text.len()).position(|window| window == text.as_bytes()) {
+                return Ok(self.buffer.split_to(at + text.len()).to_vec());
+            }
+            if self.fill().await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
     }
 
     /// Reads the head of an answer only.

@@ -1,0 +1,182 @@
+//! The other way in: server-sent events, and publications by POST, at the same address.
+
+use crate::support::events::Events;
+use crate::support::sessions::{hint, john, log_in, session_key};
+use crate::support::{RedisServer, TestGateway, eventually, unique};
+
+#[tokio::test]
+async fn a_stream_has_the_same_replay_and_messages_as_a_websocket() {
+    let gateway = TestGateway::start().await;
+    let redis = RedisServer::shared();
+    redis.persist(&gateway.channel("broadcast:x"), "kept");
+    let mut events = Events::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
+    for (name, value) in [
+        ("content-type", "text/event-stream; charset=utf-8"),
+        ("cache-control", "no-store"),
+        ("x-accel-buffering", "no"),
+    ] {
+        assert_eq!(events.head.header(name), Some(value), "{:?}", events.head);
+    }
+    let mut socket = gateway.connect("/ws/x?subscribe-broadcast&publish-broadcast").await;
+    events.expect("kept").await;
+    socket.expect_text("kept").await;
+    for text in ["one", "two\nlines", "data: x", "é"] {
+        gateway.publish("broadcast:x", text);
+        events.expect(text).await;
+        socket.expect_text(text).await;
+    }
+    gateway.publish("broadcast:x", b"\xff\x00");
+    assert_eq!(events.next().await, ("binary".to_owned(), "/wA=".to_owned()));
+    socket.send_text("from a socket").await;
+    events.expect("from a socket").await;
+}
+
+#[tokio::test]
+async fn a_post_publishes_keeps_and_is_answered_when_redis_has_it() {
+    let gateway = TestGateway::start().await;
+    let mut events = Events::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
+    let mut socket = gateway.connect("/ws/x?subscribe-broadcast").await;
+    for message in ["by post", "again\r\n"] {
+        gateway.post("/ws/x?publish-broadcast", message).expect_status(204).await;
+        let kept = RedisServer::shared().get(&gateway.channel("broadcast:x"));
+        assert_eq!(kept.as_deref(), Some(message.as_bytes()));
+        socket.expect_text(message).await;
+        // The ends of lines are line feeds in a stream.
+        events.expect(&message.replace("\r\n", "\n")).await;
+    }
+    gateway.post("/ws/x?publish-broadcast", "").expect_status(204).await;
+    socket.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_post_without_the_header_of_its_own_or_without_a_flag_is_refused() {
+    let gateway = TestGateway::builder().set("messages.max_message_bytes", "10").start().await;
+    let plain = gateway.post("/ws/x?publish-broadcast", "x").without("X-WS4Redis");
+    assert!(plain.expect_status(400).await.body.contains("GET"));
+    let mute = gateway.post("/ws/x?subscribe-broadcast&publish-user", "x").expect_status(403).await;
+    assert!(mute.body.contains("publish-broadcast"), "{mute:?}");
+    gateway.post("/ws/x?publish-broadcast", "12345678901").expect_status(413).await;
+    gateway.post("/other?publish-broadcast", "x").expect_status(404).await;
+    gateway.post("/ws/%FF?publish-broadcast", "x").expect_status(400).await;
+}
+
+#[tokio::test]
+async fn visitors_are_the_same_and_the_origin_has_to_be_the_host() {
+    let gateway = TestGateway::start().await;
+    let cookie = john(&session_key());
+    let path = "/ws/x?subscribe-user&subscribe-group&subscribe-session";
+    let mut johns = Events::open(gateway.stream(path).header("Cookie", &cookie)).await;
+    gateway.publish("user:john:x", "to john");
+    johns.expect("to john").await;
+    gateway.publish("group:staff:x", "to staff");
+    johns.expect("to staff").await;
+    let post = |origin: &str| {
+        let post = gateway.post("/ws/x?publish-user", "from john").header("Cookie", &cookie);
+        post.header("Origin", origin)
+    };
+    post("https://evil.example").expect_status(403).await;
+    post(&format!("http://{}", gateway.address())).expect_status(204).await;
+    johns.expect("from john").await;
+    let foreign = gateway.stream(path).header("Cookie", &cookie).header("Origin", "https://evil.example");
+    foreign.expect_status(403).await;
+    // Who is nobody says nothing as john.
+    gateway.post("/ws/x?publish-user", "from nobody").expect_status(403).await;
+}
+
+#[tokio::test]
+async fn heartbeats_and_the_reason_of_an_end_are_events_of_their_own() {
+    let gateway = TestGateway::builder().set("heartbeat", "--beat--").start().await;
+    let key = session_key();
+    let cookie = john(&key);
+    let mut events = Events::open(gateway.stream("/ws/x?subscribe-user").header("Cookie", &cookie)).await;
+    assert_eq!(events.next().await, ("heartbeat".to_owned(), "--beat--".to_owned()));
+    RedisServer::shared().command(&["DEL", &crate::support::sessions::redis_key(&key)]);
+    hint(&gateway, "7", "logout");
+    let close = loop {
+        let (name, data) = events.next().await;
+        if name != "heartbeat" {
+            break (name, data);
+        }
+    };
+    assert_eq!(close, ("close".to_owned(), r#"{"code":4401,"reason":"session ended"}"#.to_owned()));
+    events.client.expect_end().await;
+}
+
+#[tokio::test]
+async fn an_idle_stream_is_kept_alive_and_not_taken_for_dead() {
+    let gateway = TestGateway::builder()
+        .set("ping.interval_seconds", "1")
+        .set("ping.timeout_seconds", "1")
+        .start()
+        .await;
+    let mut events = Events::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
+    for _ in 0..3 {
+        events.client.read_until(":\n\n").await.unwrap();
+    }
+    gateway.publish("broadcast:x", "still here");
+    events.expect("still here").await;
+}
+
+#[tokio::test]
+async fn other_groups_are_other_channels_of_a_stream_too() {
+    let gateway = TestGateway::start().await;
+    let (redis, key) = (RedisServer::shared(), session_key());
+    let cookie = log_in(redis, &key, "7", "john", &["old"]);
+    let mut events = Events::open(gateway.stream("/ws/x?subscribe-group").header("Cookie", &cookie)).await;
+    redis.persist(&gateway.channel("group:new:x"), "welcome");
+    log_in(redis, &key, "7", "john", &["new"]);
+    hint(&gateway, "7", "groups");
+    events.expect("welcome").await;
+    gateway.publish("group:new:x", "to the new");
+    events.expect("to the new").await;
+}
+
+#[tokio::test]
+async fn rules_hold_and_what_is_posted_too_fast_is_refused() {
+    let rules = std::env::temp_dir().join(unique("ws4redis-rules"));
+    let text = r#"
+        [[access]]
+        facility = "chat"
+        anonymous = ["subscribe-broadcast", "publish-broadcast"]
+        publish_messages_per_second = 1
+        publish_burst_seconds = 3
+
+        [[access]]
+        facility = [""]
+    "#;
+    std::fs::write(&rules, text).unwrap();
+    let gateway = TestGateway::builder()
+        .argument("--settings")
+        .argument(rules.to_str().unwrap())
+        .set("server.shards", "1")
+        .start()
+        .await;
+    gateway.stream("/ws/other?subscribe-broadcast").expect_status(403).await;
+    gateway.post("/ws/other?publish-broadcast", "x").expect_status(403).await;
+    let mut statuses = Vec::new();
+    for _ in 0..6 {
+        statuses.push(gateway.post("/ws/chat?publish-broadcast", "x").send().await.0.status);
+    }
+    assert_eq!(statuses[..3], [204; 3]);
+    assert!(statuses[3..].contains(&429), "{statuses:?}");
+    std::fs::remove_file(rules).unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_is_closed_and_one_that_goes_leaves_nothing() {
+    let gateway = TestGateway::builder().set("messages.outbox_bytes", "4096").start().await;
+    let slow = gateway.stream("/ws/x?subscribe-broadcast").receive_buffer(4096);
+    let slow = Events::open(slow).await;
+    let gone = Events::open(gateway.stream("/ws/y?subscribe-broadcast")).await;
+    drop(gone);
+    let large = "x".repeat(100_000);
+    for _ in 0..20 {
+        RedisServer::shared().publish(&gateway.channel("broadcast:x"), &large);
+    }
+    gateway.expect_log(&["reading too slowly"]).await;
+    eventually("nobody listens any more", || {
+        RedisServer::shared().channels(&gateway.channel("broadcast:")).is_empty().then_some(())
+    })
+    .await;
+    drop(slow);
+}
