@@ -145,6 +145,21 @@ impl Pair {
         Err(format!("redis:    …{redis}\nembedded: …{embedded}"))
     }
 
+    /// Has one client join channels and another one have a conversation; returns what both hear, of Redis and then of
+    /// the embedded store.
+    async fn overhear(&self, join: &str, bytes: &[u8]) -> [String; 2] {
+        let mut heard = [String::new(), String::new()];
+        let streams = self.connect().await.into_iter().zip(self.connect().await);
+        for (heard, (mut listener, mut actor)) in heard.iter_mut().zip(streams) {
+            listener.write_all(format!("{join}\r\nping fence\r\n").as_bytes()).await.unwrap();
+            let mut said = until(&mut listener, b"fence\r\n").await;
+            let replies = converse(&mut actor, bytes).await;
+            said.extend(converse(&mut listener, b"").await);
+            *heard = normal(&[said, replies].concat());
+        }
+        heard
+    }
+
     async fn check(&self, bytes: &[u8]) {
         if let Err(difference) = self.compare(bytes).await {
             panic!("{}\n{difference}", bytes[..bytes.len().min(200)].escape_ascii());
@@ -235,7 +250,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ),
     (
         "config",
-        "config get databases\nconfig get nope\nconfig get maxmemory-policy\nconfig get notify-keyspace-events\nconfig get appendonly\nconfig get TIMEOUT\nhello 3\nconfig get databases\nconfig get save\nconfig get timeout",
+        "config get databases\nconfig get nope\nconfig get maxmemory-policy\nconfig get notify-keyspace-events\nconfig get appendonly\nconfig get TIMEOUT\nhello 3\nconfig get databases\nconfig get save\nconfig get timeout\nconfig get notify-keyspace-events\nconfig get Notify-Keyspace-Events\nconfig get notify-*",
     ),
     (
         "listening in resp2",
@@ -287,7 +302,7 @@ fn conversation(seed: u64) -> Vec<String> {
         let word = |word| match word {
             "K" => pick(&["a", "b", "c"]),
             "V" => pick(&["1", "-7", "x", "9223372036854775807", "-9223372036854775808", "3", "007"]),
-            "T" => pick(&["100", "1000000", "0", "-1", "x", "9223372036854775807", "500000"]),
+            "T" => pick(&["100000", "1000000", "0", "-1", "x", "9223372036854775807", "500000"]),
             // Compared with the time that is left, to the millisecond: an equal time would be equal or not by chance.
             "G" => match pick(&["0", "-1", "x", "", "", ""]) {
                 other if !other.is_empty() => other,
@@ -355,25 +370,99 @@ async fn broken_requests_end_as_in_redis() {
     }
 }
 
+/// Changes to keys by each command that makes any, also to keys whose time is over, and what changes nothing.
+const CHANGES: &str = "set a 1|set a 2 ex 100|set a 3 px 100000|set a 4 exat 99999999999|set a 5 pxat 99999999999999\n\
+    set a 6 keepttl|set a 7 get|set a 8 nx|set a 9 xx ex 100 get|set nope 1 xx|set a b ex 0|setex a 10 b|psetex a 10000 b\n\
+    setex a x b|getset a 5|setnx c 1|setnx c 1|mset a 1 b 2 a 3|incr n|incrby n 5|decr n|decrby n 2|set x y|incr x\n\
+    expire a 50|expire a 500 nx|expire a 500 xx|expire a 5 gt|expire a 5 lt|pexpire a 50000|expireat a 99999999999\n\
+    pexpireat a 99999999999999|expire nope 5|expire a x|persist a|persist a|persist nope|getex a|getex a ex 10\n\
+    getex a px 10000|getex a exat 99999999999|getex a pxat 99999999999999|getex a persist|getex a persist|getex nope ex 10\n\
+    del a b nope a|unlink c nope|getdel n|getdel n|set a 1|expire a -1|set a 1|pexpire a 0|set a 1|expireat a 1\n\
+    set a 1|pexpireat a 1|set a 1|getex a exat 1|set a 1 pxat 1|get a|set a 1 pxat 1|set a 2|set a 1 pxat 1|del a\n\
+    set a 1 pxat 1|unlink a|set a 1 pxat 1|incr a|set a 1 pxat 1|setnx a 2|set a 1 pxat 1|getset a 2|set a 1 pxat 1\n\
+    getdel a|set a 1 pxat 1|mset a 2|set a 1 pxat 1|expire a 10|set a 1 pxat 1|persist a|set a 1 pxat 1|ttl a\n\
+    set a 1 pxat 1|set a 2 keepttl|set a 1 pxat 1|getex a ex 10|set a 1 pxat 1|exists a|set a 1 pxat 1|watch a|get a|unwatch\n\
+    publish news hello|multi|set m 1|incr m|expire m 9|getex m persist|del m|set m 1|expire m 0|incr x|exec|multi|set d 1\n\
+    discard|watch w|set w 1|multi|set w 2|exec|select 5|set f 1|expire f 0|set a 1 ex 9|flushdb|select 0|set a 1|flushall";
+
+/// As redis-py's lock and django-redis' `incr` send them.
+const LUA: [(&str, &[&str]); 5] = [
+    (
+        "local exists = redis.call('EXISTS', KEYS[1]) if (exists == 1) then return redis.call('INCRBY', KEYS[1], ARGV[1]) \
+         else return false end",
+        &["1"],
+    ),
+    ("return redis.call('INCRBY', KEYS[1], ARGV[1])", &["1"]),
+    (
+        "local token = redis.call('get', KEYS[1]) if not token or token ~= ARGV[1] then return 0 end local expiration = \
+         redis.call('pttl', KEYS[1]) if not expiration then expiration = 0 end if expiration < 0 then return 0 end local \
+         newttl = ARGV[2] if ARGV[3] == \"0\" then newttl = ARGV[2] + expiration end redis.call('pexpire', KEYS[1], newttl) \
+         return 1",
+        &["7", "100000", "0"],
+    ),
+    (
+        "local token = redis.call('get', KEYS[1]) if not token or token ~= ARGV[1] then return 0 end \
+         redis.call('pexpire', KEYS[1], ARGV[2]) return 1",
+        &["7", "100000"],
+    ),
+    (
+        "local token = redis.call('get', KEYS[1]) if not token or token ~= ARGV[1] then return 0 end \
+         redis.call('del', KEYS[1]) return 1",
+        &["7"],
+    ),
+];
+
+fn changes() -> Vec<u8> {
+    let mut bytes: Vec<u8> =
+        CHANGES.split(['|', '\n']).flat_map(|line| format!("{}\r\n", line.trim()).into_bytes()).collect();
+    for (script, arguments) in LUA {
+        for before in [&["del", "l"][..], &["set", "l", "7", "ex", "100"]] {
+            bytes.extend(array(before));
+            bytes.extend(array(&[&["eval", script, "1", "l"], arguments].concat()));
+        }
+    }
+    bytes
+}
+
 #[tokio::test]
 async fn messages_and_keyspace_events_are_those_of_redis() {
-    const EVENTS: &[u8] = b"set a 1\r\nset a 2 ex 100\r\nsetex a 10 b\r\nincr n\r\ndecrby n 2\r\nexpire a 5\r\npersist a\r\n\
-        getex a ex 10\r\ngetex a persist\r\ngetset a 5\r\nmset a 1 b 2\r\nsetnx c 1\r\nsetnx c 1\r\ndel a b nope\r\n\
-        unlink c\r\ngetdel n\r\nset a 1\r\nexpire a -1\r\nset a b\r\ngetex a exat 1\r\npublish news hello\r\n\
-        multi\r\nset m 1\r\nincr m\r\nexec\r\nselect 5\r\nset f 1\r\nexpire f 0\r\nflushall\r\n";
     let pair = Pair::start().await;
-    for hello in ["", "hello 3\r\n"] {
-        let mut heard = Vec::new();
-        for (mut listener, mut actor) in pair.connect().await.into_iter().zip(pair.connect().await) {
-            let join = format!("{hello}psubscribe __key*\r\nsubscribe news\r\nping fence\r\n");
-            listener.write_all(join.as_bytes()).await.unwrap();
-            let mut said = until(&mut listener, b"fence\r\n").await;
-            let replies = converse(&mut actor, EVENTS).await;
-            said.extend(converse(&mut listener, b"").await);
-            heard.push(normal(&[said, replies].concat()));
+    let by_name = "subscribe __keyspace@0__:a __keyevent@0__:del __keyspace@5__:a";
+    for join in ["psubscribe __key*", by_name, "subscribe __keyspace@0__:m", "psubscribe *:a"] {
+        for hello in ["", "hello 3\r\n"] {
+            let [redis, embedded] =
+                pair.overhear(&format!("{hello}{join}\r\nsubscribe news"), &changes()).await;
+            assert!(redis.contains("expire") && redis.contains("hello"), "{redis}");
+            assert_eq!(embedded, redis, "left: embedded, right: redis");
         }
-        assert_eq!(heard[1], heard[0], "left: embedded, right: redis");
     }
+}
+
+#[tokio::test]
+async fn events_of_random_conversations_are_those_of_redis() {
+    let pair = Pair::start().await;
+    for seed in 0..500 {
+        let lines = conversation(seed);
+        let bytes = format!("FLUSHALL\r\n{}\r\n", lines.join("\r\n"));
+        let [redis, embedded] = pair.overhear("psubscribe __key*", bytes.as_bytes()).await;
+        assert_eq!(embedded, redis, "left: embedded, right: redis; seed {seed}\n{}", lines.join("\n"));
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_nobody_looks_at_is_told_of_once_when_its_time_is_over() {
+    let pair = Pair::start().await;
+    let mut heard = Vec::new();
+    for (mut listener, mut actor) in pair.connect().await.into_iter().zip(pair.connect().await) {
+        listener.write_all(b"subscribe __keyspace@0__:a\r\n").await.unwrap();
+        let mut said = until(&mut listener, b":1\r\n").await;
+        actor.write_all(b"psetex a 50 v\r\n").await.unwrap();
+        said.extend(until(&mut listener, b"expired\r\n").await);
+        said.extend(converse(&mut actor, b"get a\r\n").await);
+        said.extend(converse(&mut listener, b"").await);
+        heard.push(normal(&said));
+    }
+    assert_eq!(heard[1], heard[0], "left: embedded, right: redis");
 }
 
 #[tokio::test]

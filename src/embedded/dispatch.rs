@@ -93,7 +93,7 @@ mod tests {
     const WORDS: &str = "get set setex psetex setnx getset getdel getex mget mset strlen incr decrby del exists keys \
         scan dbsize flushdb flushall expire pexpire persist ttl publish subscribe psubscribe unsubscribe punsubscribe \
         pubsub channels numsub multi exec discard watch unwatch ping hello auth select client list info config reset \
-        quit eval script a b c 0 1 2 3 -1 9223372036854775807 * a* ex px nx xx get keepttl exat gt lt count match";
+        quit eval script a b c __keyspace@0__:a 0 1 2 3 -1 9223372036854775807 * a* ex px nx xx get keepttl exat gt lt count match";
 
     fn word() -> impl Strategy<Value = Bytes> {
         let words: Vec<&'static str> = WORDS.split_whitespace().collect();

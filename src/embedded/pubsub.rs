@@ -6,11 +6,16 @@ use bytes::Bytes;
 
 use super::glob;
 
+/// How the names of all channels begin that tell of keys.
+const OF_KEYS: &[u8] = b"__key";
+
 /// Channels and patterns with the slots of their listeners.
 #[derive(Default)]
 pub(crate) struct PubSub {
     channels: HashMap<Bytes, HashSet<usize>>,
     patterns: HashMap<Bytes, HashSet<usize>>,
+    /// How many of the channels tell of keys.
+    of_keys: usize,
 }
 
 /// Which of the two tables is meant.
@@ -22,13 +27,25 @@ pub(crate) enum Kind {
 
 impl PubSub {
     /// Tells whether nobody listens to anything.
+    #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
-        self.channels.is_empty() && self.patterns.is_empty()
+        self.channels.is_empty() && self.patterns.is_empty() && self.of_keys == 0
+    }
+
+    /// Tells whether somebody may listen to what happens to keys. Most writes are heard by nobody, and names of channels
+    /// need not be made for them.
+    pub(crate) fn hears_of_keys(&self) -> bool {
+        self.of_keys > 0 || !self.patterns.is_empty()
     }
 
     /// Adds a listener.
     pub(crate) fn join(&mut self, kind: Kind, name: &Bytes, slot: usize) {
-        self.table(kind).entry(name.clone()).or_default().insert(slot);
+        let listeners = self.table(kind).entry(name.clone()).or_default();
+        let is_new = listeners.is_empty();
+        listeners.insert(slot);
+        if is_new && kind == Kind::Channel && name.starts_with(OF_KEYS) {
+            self.of_keys += 1;
+        }
     }
 
     /// Removes a listener.
@@ -38,6 +55,9 @@ impl PubSub {
             listeners.remove(&slot);
             if listeners.is_empty() {
                 table.remove(name);
+                if kind == Kind::Channel && name.starts_with(OF_KEYS) {
+                    self.of_keys -= 1;
+                }
             }
         }
     }

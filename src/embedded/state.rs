@@ -114,7 +114,7 @@ impl State {
     /// Tells watchers and listeners of keyspace events that a key was changed.
     pub(crate) fn changed(&mut self, db: usize, key: &[u8], event: &'static str) {
         self.touch(db, key);
-        if self.pubsub.is_idle() {
+        if !self.pubsub.hears_of_keys() {
             return;
         }
         let by_key = [format!("__keyspace@{db}__:").as_bytes(), key].concat();
