@@ -16,6 +16,7 @@ mod handshake;
 mod heartbeat;
 mod identity;
 mod jwt;
+mod keyspace_events;
 mod limits;
 mod logs;
 mod ping;

@@ -1,4 +1,5 @@
-//! The end of sessions, and what changes about their users while sockets are open.
+//! The end of sessions, and what changes about their users while sockets are open, where the store tells of no key. The
+//! embedded one does, so it is not listened to.
 
 use std::time::Duration;
 
@@ -15,11 +16,18 @@ const LISTEN: &str = "subscribe-group&subscribe-user&subscribe-session";
 /// So long is the time between two looks that nothing is seen by them.
 const NEVER: (&str, &str) = ("session.recheck_seconds", "1000");
 
+/// What happens to keys is not listened to.
+const DEAF: (&str, &str) = ("session.keyspace_events", "off");
+
 /// Seconds after which sockets are closed at the earliest, with room for the clock of the test.
 const SETTLED: Duration = Duration::from_millis(950);
 
 async fn without_looks() -> TestGateway {
-    TestGateway::start_with(&[NEVER]).await
+    TestGateway::start_with(&[NEVER, DEAF]).await
+}
+
+async fn with_looks() -> TestGateway {
+    TestGateway::start_with(&[("session.recheck_seconds", "1"), DEAF]).await
 }
 
 fn delete(key: &str) {
@@ -28,7 +36,7 @@ fn delete(key: &str) {
 
 #[tokio::test]
 async fn a_deleted_session_closes_all_its_sockets_with_4401_and_nobody_elses() {
-    let gateway = TestGateway::start_with(&[("session.recheck_seconds", "1")]).await;
+    let gateway = with_looks().await;
     let (key, other) = (session_key(), session_key());
     let (cookie, marys) = (john(&key), mary(&other));
     let mut first = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
@@ -74,7 +82,7 @@ async fn a_session_that_is_prolonged_meanwhile_keeps_its_sockets() {
 
 #[tokio::test]
 async fn other_groups_are_other_channels_of_the_same_socket() {
-    let gateway = TestGateway::start_with(&[("session.recheck_seconds", "1")]).await;
+    let gateway = with_looks().await;
     let (redis, key) = (RedisServer::shared(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &["old", "stays"]);
     let mut client = connect(&gateway, &format!("/ws/x?{LISTEN}"), &cookie).await;
@@ -225,7 +233,7 @@ async fn another_password_closes_the_sockets_of_sessions_with_the_old_one() {
 
 #[tokio::test]
 async fn groups_beside_the_session_are_heard_at_once_and_the_hint_reaches_every_shard() {
-    let gateway = TestGateway::start_with(&[NEVER, ("server.shards", "3")]).await;
+    let gateway = TestGateway::start_with(&[NEVER, DEAF, ("server.shards", "3")]).await;
     let key = session_key();
     let cookie = john(&key);
     let mut clients = Vec::new();
@@ -267,6 +275,7 @@ async fn who_may_not_be_there_any_more_is_sent_away_with_1008() {
         .argument("--settings")
         .argument(rules.to_str().unwrap())
         .set(NEVER.0, NEVER.1)
+        .set(DEAF.0, DEAF.1)
         .start()
         .await;
     let (redis, key) = (RedisServer::shared(), session_key());
@@ -281,7 +290,7 @@ async fn who_may_not_be_there_any_more_is_sent_away_with_1008() {
 
 #[tokio::test]
 async fn a_copy_of_a_row_in_the_database_may_be_missing_while_the_session_goes_on() {
-    let gateway = TestGateway::start_with(&[("session.recheck_seconds", "1")]).await;
+    let gateway = with_looks().await;
     let (redis, key, shown) = (RedisServer::shared(), session_key(), session_key());
     let copy = format!(":1:django.contrib.sessions.cached_db{key}");
     let content = r#"{"_auth_user_id": "7", "ws4redis:username": "john"}"#;

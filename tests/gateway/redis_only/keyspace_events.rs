@@ -1,14 +1,8 @@
-//! Sessions in a Redis that tells what happens to its keys.
+//! Sessions in a Redis that tells what happens to its keys, where it evicts them, is lost, or refuses to tell.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
-
+use crate::support::redis::EVENTS;
 use crate::support::sessions::{connect, log_in, redis_key, session_key, write_session};
 use crate::support::{Proxy, RedisServer, Side, TestGateway, eventually};
-
-/// What is enough: each write of a session carries a time to live.
-const EVENTS: [&str; 2] = ["--notify-keyspace-events", "Kgxe"];
 
 /// So long is the time between two looks that nothing is seen by them.
 const NEVER: (&str, &str) = ("session.recheck_seconds", "1000");
@@ -22,63 +16,6 @@ async fn telling() -> (RedisServer, TestGateway) {
 
 fn publish(redis: &RedisServer, gateway: &TestGateway, name: &str, text: &str) {
     redis.publish(&gateway.channel(name), text);
-}
-
-#[tokio::test]
-async fn a_session_that_is_deleted_closes_its_sockets_after_a_moment() {
-    let (redis, gateway) = telling().await;
-    let (key, next) = (session_key(), session_key());
-    let cookie = log_in(&redis, &key, "7", "john", &[]);
-    let mut client = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
-    // As Django does at a login or a change of the password: another key, and the browser is told only now.
-    log_in(&redis, &next, "7", "john", &[]);
-    let begun = Instant::now();
-    redis.command(&["DEL", &redis_key(&key)]);
-    client.expect_close(4401).await;
-    assert!(begun.elapsed() > Duration::from_millis(950), "{:?}", begun.elapsed());
-    let mut client = connect(&gateway, "/ws/x?subscribe-user", &format!("sessionid={next}")).await;
-    publish(&redis, &gateway, "user:john:x", "still here");
-    client.expect_text("still here").await;
-}
-
-#[tokio::test]
-async fn a_session_that_is_written_anew_is_read_at_once() {
-    let (redis, gateway) = telling().await;
-    let key = session_key();
-    let cookie = log_in(&redis, &key, "7", "john", &["old"]);
-    let mut client = connect(&gateway, "/ws/x?subscribe-group", &cookie).await;
-    redis.persist(&gateway.channel("group:new:x"), "welcome");
-    log_in(&redis, &key, "7", "john", &["new"]);
-    client.expect_text("welcome").await;
-    publish(&redis, &gateway, "group:old:x", "lost");
-    publish(&redis, &gateway, "group:new:x", "to the new");
-    client.expect_text("to the new").await;
-}
-
-#[tokio::test]
-async fn what_happens_between_the_first_reading_and_the_101_is_seen() {
-    let (redis, gateway) = telling().await;
-    // Whatever the order is in which the two meet: in the end nobody is connected as john without a session.
-    for _ in 0..50 {
-        let key = session_key();
-        let cookie = log_in(&redis, &key, "7", "john", &[]);
-        let request = gateway.request("/ws/x?subscribe-user").header("Cookie", &cookie);
-        let opening = tokio::spawn(async move { request.send().await });
-        redis.command(&["DEL", &redis_key(&key)]);
-        let (response, client) = opening.await.unwrap();
-        assert_eq!(response.status, 101);
-        drop(client);
-    }
-    let key = session_key();
-    let cookie = log_in(&redis, &key, "7", "john", &[]);
-    let mut clients = Vec::new();
-    for _ in 0..20 {
-        clients.push(connect(&gateway, "/ws/x?subscribe-user", &cookie).await);
-    }
-    redis.command(&["DEL", &redis_key(&key)]);
-    for client in &mut clients {
-        client.expect_close(4401).await;
-    }
 }
 
 #[tokio::test]
@@ -105,44 +42,6 @@ async fn a_copy_that_is_evicted_is_no_logout_and_one_that_is_deleted_is() {
     redis.command(&["SET", &copy, content, "EX", "1000"]);
     redis.command(&["DEL", &copy]);
     client.expect_close(4401).await;
-}
-
-#[tokio::test]
-async fn sessions_in_a_redis_and_a_database_of_their_own_are_watched_there() {
-    let (redis, sessions) = (RedisServer::start(), RedisServer::start_with(&EVENTS));
-    let url = format!("{}/3", sessions.url().trim_end_matches("/0"));
-    let gateway = TestGateway::builder()
-        .redis(&redis)
-        .set("session.redis_url", &url)
-        .set(NEVER.0, NEVER.1)
-        .set("server.shards", "2")
-        .start()
-        .await;
-    gateway.expect_log(&["keyspace events", "Yes"]).await;
-    let (key, cookie) = {
-        let key = session_key();
-        let cookie = format!("sessionid={key}");
-        (key, cookie)
-    };
-    let mut database = sessions.connection();
-    database.command(&["SELECT", "3"]);
-    let content = |groups: &str| {
-        format!(r#"{{"_auth_user_id": "7", "ws4redis:username": "john", "ws4redis:memberof": [{groups}]}}"#)
-    };
-    database.command(&["SET", &redis_key(&key), &content(""), "EX", "1000"]);
-    let mut clients = Vec::new();
-    for _ in 0..4 {
-        clients.push(connect(&gateway, "/ws/x?subscribe-user&subscribe-group", &cookie).await);
-    }
-    redis.persist(&gateway.channel("group:new:x"), "welcome");
-    database.command(&["SET", &redis_key(&key), &content(r#""new""#), "EX", "1000"]);
-    for client in &mut clients {
-        client.expect_text("welcome").await;
-    }
-    database.command(&["DEL", &redis_key(&key)]);
-    for client in &mut clients {
-        client.expect_close(4401).await;
-    }
 }
 
 #[tokio::test]

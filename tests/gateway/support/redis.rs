@@ -19,6 +19,9 @@ const PORTS: std::ops::Range<u16> = 17300..17500;
 /// Address of the embedded store.
 const EMBEDDED_PORT: u16 = 6379;
 
+/// Lets Redis tell of keys. It is enough for sessions: each write of one carries a time to live.
+pub const EVENTS: [&str; 2] = ["--notify-keyspace-events", "Kgxe"];
+
 /// Runs a server until standard input ends, as it does with the test process, whatever ends that.
 const UNTIL_EOF: &str = r#"dir=$1; shift; "$@" </dev/null & echo $! >"$dir/pid.new"; mv "$dir/pid.new" "$dir/pid"
 cat >/dev/null; kill -9 "$(cat "$dir/pid")" 2>/dev/null; rm -rf "$dir""#;
@@ -80,6 +83,12 @@ impl RedisServer {
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<RedisServer> = OnceLock::new();
         SHARED.get_or_init(|| if store_is_embedded() { Self::start_embedded() } else { Self::start() })
+    }
+
+    /// Returns a store that tests share, too, and that tells what happens to its keys.
+    pub fn telling() -> &'static Self {
+        static TELLING: OnceLock<RedisServer> = OnceLock::new();
+        if store_is_embedded() { Self::shared() } else { TELLING.get_or_init(|| Self::start_with(&EVENTS)) }
     }
 
     /// Starts the embedded store, in a gateway that is used for nothing else.
