@@ -1,7 +1,7 @@
 //! Who visitors are: Django's sessions, what is known of users beside them, and the site's rules.
 
 use crate::support::sessions::{connect, john, mary, session_key, write_session};
-use crate::support::{RedisServer, TestGateway, eventually, unique};
+use crate::support::{RedisServer, TestGateway, eventually, in_time, unique};
 
 const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
 
@@ -185,6 +185,20 @@ mod redis_only {
         {
             let cookie = format!("sessionid={value}");
             let _ = gateway.request(&format!("/ws/x?{ALL}")).header("Cookie", &cookie).send().await;
+        }
+        for (value, statuses) in [
+            ("a\r\nCookie: sessionid=x\r\n\r\nGET /y".to_owned(), [101, 400]),
+            ("a\r\n\r\n*1\r\n$8\r\nFLUSHALL\r\n".to_owned(), [101, 400]),
+            ("x".repeat(1 << 20), [431, 431]),
+        ] {
+            let cookie = format!("sessionid={value}");
+            let request = gateway.request(&format!("/ws/x?{ALL}")).header("Cookie", &cookie);
+            let mut client = request.open().await;
+            // It may be refused before all of it is there, and the answer be lost with what is on its way.
+            let _ = client.try_send_raw(&request.bytes()).await;
+            if let Ok(response) = in_time("an answer or an end", client.read_response()).await {
+                assert!(statuses.contains(&response.status), "{response:?}");
+            }
         }
         let key = session_key();
         let _client = connect(&gateway, "/ws/x?subscribe-user", &format!("sessionid={key}")).await;
