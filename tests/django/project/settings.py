@@ -5,6 +5,7 @@ SITE_DATABASE   file of the SQLite database                  site.sqlite3 beside
 SITE_SESSIONS   a name of the table `SESSIONS` below         cache
 SITE_SERIALIZER json or pickle, of django-redis' caches      pickle
 SITE_COMPRESSOR zlib, gzip, lz4, zstd, lzma, of the same     none
+SITE_WITHOUT_PACKAGE  anything: ws4redis is not installed    nothing
 SITE_PREFIX, SITE_HEARTBEAT, SITE_EXPIRE, SITE_WEBSOCKET_URI, SITE_SECRET_KEY, SITE_SECRET_KEY_FALLBACKS,
 SITE_CALLBACK_SECRET, SITE_SSL_REDIRECT, SITE_COOKIE_AGE, SITE_COOKIE_NAME, SITE_HOSTS
 """
@@ -45,6 +46,9 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "ws4redis.middleware.SessionMiddleware",
 ]
+if os.environ.get("SITE_WITHOUT_PACKAGE"):
+    INSTALLED_APPS.remove("ws4redis")
+    MIDDLEWARE.remove("ws4redis.middleware.SessionMiddleware")
 # As behind a proxy that speaks https.
 SECURE_SSL_REDIRECT = bool(os.environ.get("SITE_SSL_REDIRECT"))
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
