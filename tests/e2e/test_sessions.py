@@ -9,7 +9,7 @@ import redis
 from websockets.exceptions import InvalidStatus
 
 from harness import DEADLINE, Client, unique, until
-from worlds import ALL
+from worlds import ALL, manage
 
 ANYBODY = set()
 SOMEBODY = {"session own"}
@@ -335,3 +335,10 @@ def test_the_site_knows_under_which_key_its_sessions_lie(world):
     template = world.console.run("answer = session_engine.describe().template")
     with redis.Redis(port=world.redis.port) as client:
         assert client.exists(template.replace("{key}", john.session_key)) == 1
+
+
+def test_the_doctor_finds_that_all_is_well(world):
+    code, report = manage("ws4redis_doctor", **world.variables)
+    assert code == 0, report
+    assert "everything fits" in report
+    assert "error" not in report

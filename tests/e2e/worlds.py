@@ -61,6 +61,20 @@ class Site(Process):
         self.wait_until(lambda: Browser(self).get("/")["user"] == "", "Django")
 
 
+def manage(*words, **variables):
+    """Runs a command of the site; returns its exit code, and all that it has printed."""
+    done = subprocess.run(
+        [sys.executable, MANAGE, *words],
+        env=site_environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
 class Console:
     """A process beside the site, with the site's settings."""
 
@@ -276,12 +290,5 @@ class Browser:
 
 def make_database(path):
     """The site's database, still without people."""
-    done = subprocess.run(
-        [sys.executable, MANAGE, "migrate", "-v0"],
-        env=site_environment(database=path),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, output = manage("migrate", "-v0", database=path)
+    assert code == 0, output

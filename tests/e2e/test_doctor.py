@@ -1,0 +1,168 @@
+"""`manage.py ws4redis_doctor` says exactly what does not fit between the site and a running gateway."""
+
+import contextlib
+import http.server
+import threading
+
+import pytest
+
+from harness import Gateway, RedisServer
+from test_callback import Nobody
+from worlds import SECRET_KEY, Kind, manage
+
+SECRET = "what-gateway-and-site-share"
+GATEWAY = {
+    "prefix": "demo",
+    "heartbeat": "--heartbeat--",
+    "session__keys": "cache :1:django.contrib.sessions.cache{key}, signed {key}",
+    "session__secret_key": SECRET_KEY,
+    "auth__callback_secret": SECRET,
+}
+SITE = {
+    "sessions": "cache",
+    "prefix": "demo",
+    "heartbeat": "--heartbeat--",
+    "secret_key": SECRET_KEY,
+    "callback_secret": SECRET,
+}
+SIGNED = {"sessions": "redis_sessions"}
+
+
+@contextlib.contextmanager
+def running(server, *arguments, **options):
+    process = server(*arguments, **options)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+@contextlib.contextmanager
+def callback():
+    """Gives the URL of a site that knows nobody, which is enough for a gateway without visitors."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nobody)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+# Named, so that all tests with it run in one worker.
+@pytest.fixture(scope="module", params=["doctor"])
+def redis():
+    with (
+        callback() as url,
+        running(RedisServer) as redis,
+        running(Gateway, redis__url=redis.url, auth__callback_url=url, **GATEWAY),
+    ):
+        yield redis
+
+
+@pytest.fixture(scope="module")
+def doctor(database):
+    """Calls the doctor; returns the exit code, the errors without that word, and the whole report."""
+    path = database(Kind("doctor"))
+
+    def doctor(redis, **site):
+        code, report = manage("ws4redis_doctor", redis=f"{redis.url}/0", database=path, **SITE | site)
+        found = [line.split(maxsplit=1) for line in report.splitlines() if line.strip()]
+        return code, [words[1] for words in found if words[0] == "error"], report
+
+    return doctor
+
+
+@pytest.mark.parametrize(
+    "site", [{}, SIGNED, {"sessions": "db"}], ids=["in a cache", "signed", "behind the callback"]
+)
+def test_what_fits_is_said_to_fit(doctor, redis, site):
+    code, errors, report = doctor(redis, **site)
+    assert (code, errors) == (0, []), report
+    assert "everything fits" in report
+
+
+@pytest.mark.parametrize(
+    ("site", "expected"),
+    [
+        (
+            {"prefix": "other"},
+            ["no gateway listens on other:ws4redis:control", "gateways listen with the prefix 'demo'"],
+        ),
+        (
+            {"prefix": ""},
+            ["no gateway listens on ws4redis:control", "gateways listen with the prefix 'demo'"],
+        ),
+        (
+            {"sessions": "cached_db"},
+            [
+                "found no session; it looks at [':1:django.contrib.sessions.cache{key}', '{key}'], "
+                "and Django writes to :1:django.contrib.sessions.cached_db{key}"
+            ],
+        ),
+        (SIGNED | {"session_prefix": "logins"}, ["and Django writes to logins:{key}"]),
+        (
+            SIGNED | {"secret_key": "another one"},
+            ["the session's signature does not fit: it has another SECRET_KEY, or none"],
+        ),
+        ({"cookie_name": "sid"}, ["cookie is 'sessionid' there and 'sid' here"]),
+        ({"heartbeat": ""}, ["heartbeat is '--heartbeat--' there and '' here"]),
+        (
+            {"callback_secret": "another one, as long as that"},
+            ["its secret for the callback is not WS4REDIS_CALLBACK_SECRET"],
+        ),
+    ],
+    ids=[
+        "prefix",
+        "no prefix",
+        "session engine",
+        "key of sessions",
+        "secret key",
+        "cookie",
+        "heartbeat",
+        "secret of the callback",
+    ],
+)
+def test_what_does_not_fit_is_said_and_nothing_else(doctor, redis, site, expected):
+    code, errors, report = doctor(redis, **site)
+    assert code == 1, report
+    assert len(errors) == len(expected), report
+    for error, words in zip(errors, expected):
+        assert words in error
+    assert "everything fits" not in report
+    assert SECRET not in report
+    assert SECRET_KEY not in report
+
+
+def test_each_gateway_is_compared(doctor, redis):
+    other = GATEWAY | {"session__cookie": "sid", "auth__callback_secret": ""}
+    with running(Gateway, redis__url=redis.url, **other):
+        code, errors, report = doctor(redis)
+        assert code == 1, report
+        assert len(errors) == 1
+        assert "cookie is 'sid' there and 'sessionid' here" in errors[0]
+        assert "2 of 2 listeners on demo:ws4redis:control answered" in report
+        assert report.count("everything fits") == 1
+        code, errors, report = doctor(redis, sessions="db")
+        assert code == 1, report
+        assert any("auth.callback_url is not set" in error for error in errors)
+
+
+def test_a_gateway_that_does_not_run_is_missed(doctor):
+    with running(RedisServer) as redis:
+        code, errors, report = doctor(redis)
+    assert code == 1, report
+    assert len(errors) == 1
+    assert "no gateway listens on demo:ws4redis:control of this Redis: it is not running" in errors[0]
+
+
+def test_a_redis_that_does_not_run_is_missed(doctor):
+    with running(RedisServer) as redis:
+        pass
+    code, errors, report = doctor(redis)
+    assert code == 1, report
+    assert len(errors) == 1
+    assert "Redis cannot be reached by WS4REDIS_CONNECTION" in errors[0]
