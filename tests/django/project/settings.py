@@ -3,8 +3,11 @@
 SITE_REDIS      URL of Redis                                 redis://127.0.0.1:6379/0
 SITE_DATABASE   file of the SQLite database                  site.sqlite3 beside manage.py
 SITE_SESSIONS   a name of the table `SESSIONS` below         cache
-SITE_SERIALIZER json or pickle, of django-redis' caches      pickle
+SITE_SERIALIZER json, msgpack, pickle, of django-redis' caches  pickle
+SITE_PICKLE     the protocol of pickles, of the same         the newest
 SITE_COMPRESSOR zlib, gzip, lz4, zstd, lzma, of the same     none
+SITE_CLIENT     default or herd, of the same                 default
+SITE_KEY_PREFIX, SITE_KEY_VERSION  of all caches             none, 1
 SITE_WITHOUT_PACKAGE  anything: ws4redis is not installed    nothing
 SITE_PREFIX, SITE_HEARTBEAT, SITE_EXPIRE, SITE_WEBSOCKET_URI, SITE_SECRET_KEY, SITE_SECRET_KEY_FALLBACKS,
 SITE_CALLBACK_SECRET, SITE_SSL_REDIRECT, SITE_COOKIE_AGE, SITE_COOKIE_NAME, SITE_HOSTS
@@ -100,15 +103,30 @@ COMPRESSORS = {
 }
 COMPRESSORS["zstd"] = "ZStdCompressor"
 
+SERIALIZERS = {"json": "json.JSONSerializer", "msgpack": "msgpack.MSGPackSerializer"}
+CLIENTS = {"default": "DefaultClient", "herd": "HerdClient"}
+
 SESSION_ENGINE, CACHE_BACKEND = SESSIONS[os.environ.get("SITE_SESSIONS", "cache")]
 SESSION_COOKIE_AGE = int(os.environ.get("SITE_COOKIE_AGE", "1209600"))
 SESSION_COOKIE_NAME = os.environ.get("SITE_COOKIE_NAME", "sessionid")
-CACHES: dict[str, Any] = {"default": {"BACKEND": CACHE_BACKEND, "LOCATION": REDIS}}
+CACHES: dict[str, Any] = {
+    "default": {
+        "BACKEND": CACHE_BACKEND,
+        "LOCATION": REDIS,
+        "KEY_PREFIX": os.environ.get("SITE_KEY_PREFIX", ""),
+        "VERSION": int(os.environ.get("SITE_KEY_VERSION", "1")),
+    }
+}
 if CACHE_BACKEND == DJANGO_REDIS:
-    options: dict[str, str] = {}
+    options: dict[str, Any] = {
+        "CLIENT_CLASS": f"django_redis.client.{CLIENTS[os.environ.get('SITE_CLIENT', 'default')]}"
+    }
     CACHES["default"]["OPTIONS"] = options
-    if os.environ.get("SITE_SERIALIZER") == "json":
-        options["SERIALIZER"] = "django_redis.serializers.json.JSONSerializer"
+    serializer = os.environ.get("SITE_SERIALIZER", "pickle")
+    if serializer != "pickle":
+        options["SERIALIZER"] = f"django_redis.serializers.{SERIALIZERS[serializer]}"
+    if "SITE_PICKLE" in os.environ:
+        options["PICKLE_VERSION"] = int(os.environ["SITE_PICKLE"])
     compressor = os.environ.get("SITE_COMPRESSOR")
     if compressor:
         options["COMPRESSOR"] = f"django_redis.compressors.{compressor}.{COMPRESSORS[compressor]}"

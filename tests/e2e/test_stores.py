@@ -1,0 +1,53 @@
+"""The forms in which caches keep sessions: the gateway reads each."""
+
+import re
+
+import pytest
+import redis
+
+import test_sessions
+from worlds import Kind, World
+
+
+def kind(name, begins, gateway=None, **site):
+    return pytest.param(Kind(name, {"sessions": "django_redis"} | site, gateway or {}), begins, id=name)
+
+
+# Each with how its values begin.
+KINDS = [
+    kind("herd", rb"\x80.{10}\x8c\x18django_redis\.client\.herd", client="herd"),
+    kind("pickle_0", rb"\(d", pickle="0"),
+    kind("gzip+pickle_2", rb"\x1f\x8b", compressor="gzip", pickle="2"),
+    kind("lz4+herd", rb"\x04\x22\x4d\x18", compressor="lz4", client="herd"),
+    kind("zstd+pickle_4", rb"\x28\xb5\x2f\xfd", compressor="zstd", pickle="4"),
+    kind("lzma+json", rb"\xfd7zXZ", compressor="lzma", serializer="json"),
+    kind("msgpack", rb"[\x80-\x8f]\xad_auth_user", serializer="msgpack"),
+    kind("zlib+msgpack", rb"\x78", compressor="zlib", serializer="msgpack"),
+    kind(
+        "key_prefix",
+        rb"\x80\x05",
+        {"session__keys": "cache mysite:7:django.contrib.sessions.cache{key}"},
+        sessions="cache",
+        key_prefix="mysite",
+        key_version="7",
+    ),
+]
+
+
+@pytest.fixture
+def world(kind, database):
+    world = World(kind, database(kind))
+    world.begin()
+    yield world
+    world.stop()
+
+
+@pytest.mark.parametrize(("kind", "begins"), KINDS)
+def test_sessions_are_read_in_each_form(world, begins):
+    test_sessions.test_everybody_hears_what_is_for_them_and_nothing_else(world)
+    test_sessions.test_the_doctor_finds_that_all_is_well(world)
+    with redis.Redis(port=world.redis.port) as client:
+        values = [client.get(key) for key in client.keys("*django.contrib.sessions*")]
+    assert values
+    for value in values:
+        assert re.match(begins, value, re.DOTALL), value
