@@ -32,8 +32,8 @@ impl PubSub {
         self.channels.is_empty() && self.patterns.is_empty() && self.of_keys == 0
     }
 
-    /// Tells whether somebody may listen to what happens to keys. Most writes are heard by nobody, and names of channels
-    /// need not be made for them.
+    /// Tells whether somebody may listen to what happens to keys: most writes are heard by nobody, and need no names of
+    /// channels made for them.
     pub(crate) fn hears_of_keys(&self) -> bool {
         self.of_keys > 0 || !self.patterns.is_empty()
     }
