@@ -15,6 +15,16 @@ pub struct Identity {
     pub groups: Vec<String>,
 }
 
+/// Most groups of one user, and the longest name of one, in bytes. Each is a channel, and Django's names have at most
+/// 150 characters.
+const MAX_GROUPS: usize = 1_024;
+const MAX_NAME_BYTES: usize = 1_024;
+
+/// Tells whether a user may be in these groups.
+pub fn are_reasonable(groups: &[String]) -> bool {
+    groups.len() <= MAX_GROUPS && groups.iter().all(|name| name.len() <= MAX_NAME_BYTES)
+}
+
 impl Identity {
     /// Returns the identity of somebody of whom nothing is known.
     pub fn anonymous() -> Self {

@@ -13,7 +13,7 @@ pub mod token;
 pub use cookie::value as cookie_value;
 pub use credentials::{Credentials, Fingerprint, Token};
 pub use digest::session_digest;
-pub use identity::Identity;
+pub use identity::{Identity, are_reasonable};
 pub use origin::{Allowed, Refused};
 pub use policy::{Denied, Grant, Policy};
 pub use rules::{Rate, Rule, Written};

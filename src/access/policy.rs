@@ -5,7 +5,7 @@ use super::{Identity, Rate, Rule};
 use crate::wire::{Audience, AudienceKind, Channel, Facility, Flags, Handshake, Namespace};
 
 /// What a visitor was allowed: a handshake became channels.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grant {
     /// The channels to hear, in the order of subscription and replay.
     pub subscribe: Vec<Channel>,

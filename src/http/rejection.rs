@@ -47,6 +47,9 @@ pub enum Rejection {
     /// A WebSocket version other than 13.
     #[error("unsupported WebSocket version: only 13 is supported")]
     Version,
+    /// More headers to be passed on to the callback than any browser sends.
+    #[error("cookies and other headers about the visitor may have {0} bytes together")]
+    TooMuch(usize),
     /// A message that is published by a request, and too big.
     #[error("messages may have {0} bytes at most")]
     TooBig(usize),
@@ -99,6 +102,7 @@ impl Rejection {
             Self::Origin(_) | Self::Denied(_) | Self::Untrusted(_) | Self::Refused | Self::Mute => {
                 StatusCode::FORBIDDEN
             }
+            Self::TooMuch(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TooBig(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::TooFast => StatusCode::TOO_MANY_REQUESTS,
@@ -152,6 +156,7 @@ mod tests {
             (Rejection::NotFound("/ws/".into()), 404),
             (Rejection::Method, 405),
             (Rejection::Mute, 403),
+            (Rejection::TooMuch(1), 431),
             (Rejection::TooBig(1), 413),
             (Rejection::Slow, 408),
             (Rejection::TooFast, 429),

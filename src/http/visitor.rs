@@ -23,6 +23,9 @@ const TOKEN_PARAMETER: &str = "access_token";
 /// How a token begins in the header for it (RFC 6750, section 2.1).
 const BEARER: &str = "bearer ";
 
+/// Most bytes of headers that are passed on to the callback: open sockets keep them, to be asked about again.
+const MAX_PASSED_ON_BYTES: usize = 8 * 1024;
+
 /// Where a token may stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -50,6 +53,9 @@ pub(super) fn credentials<B>(
     let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
     let session_cookie = cookie_value(cookies, &front.session_cookie);
     let passed_on = front.passed_on.as_ref().map(|names| passed_on(headers, names)).unwrap_or_default();
+    if passed_on.iter().map(|(_, value)| value.len()).sum::<usize>() > MAX_PASSED_ON_BYTES {
+        return Err(Rejection::TooMuch(MAX_PASSED_ON_BYTES));
+    }
     // The site may know a visitor by anything that it is given.
     if session_cookie.is_some() || !passed_on.is_empty() {
         let origins: Vec<_> = headers.get_all(ORIGIN).iter().map(HeaderValue::as_bytes).collect();

@@ -90,6 +90,11 @@ impl Echoes {
         self.entries.iter().any(|entry| entry.room == room && entry.digest == digest)
     }
 
+    /// Forgets what was published to a room that has been left: its number may be another's soon.
+    pub(super) fn leave(&mut self, room: u32) {
+        self.entries.retain(|entry| entry.room != room);
+    }
+
     pub(super) fn forget_old(&mut self, now: u32) {
         // In an outage nothing comes, and afterwards what was published may be read again.
         if !self.lost {

@@ -267,6 +267,11 @@ impl Listener {
         }
     }
 
+    /// Notes that a room has been left.
+    pub(super) fn leave(&self, room: u32) {
+        self.echoes.borrow_mut().leave(room);
+    }
+
     /// Notes that Redis was lost, and with it what was on its way.
     pub(super) fn lose_echoes(&self) {
         self.echoes.borrow_mut().lose();

@@ -23,6 +23,9 @@ impl Hub {
         let (kept, left): (Vec<_>, Vec<_>) =
             seats.into_iter().partition(|seat| keep.contains(&self.rooms[seat.room as usize].channel));
         for seat in left {
+            if let Outlet::Open(listener) = &self.members[id.index()].outlet {
+                listener.leave(seat.room);
+            }
             self.vacate(seat);
         }
         self.seat(id, kept);

@@ -123,6 +123,12 @@ impl Addition {
         &self.more
     }
 
+    /// Joins some of the channels anew, for themselves.
+    #[must_use]
+    pub fn alone(&self, channels: &[Channel]) -> Self {
+        Self { more: self.more.desk.join(channels), to: self.to }
+    }
+
     /// Replays the persisted values, then what was held, to the connection, whose channels they are from now on.
     pub fn merge(self, listener: &Rc<Listener>, persisted: &[Option<Bytes>]) {
         self.more.desk.hub.borrow_mut().merge(self.more.id, self.to, listener, persisted);

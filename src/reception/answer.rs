@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer};
 use tokio::time::Instant;
 
 use super::{Proof, Visitor};
-use crate::access::Identity;
 use crate::access::session::KeyPattern;
+use crate::access::{Identity, are_reasonable};
 use crate::wire::{Flags, SessionKey};
 
 /// What the callback says of a visitor.
@@ -81,6 +81,9 @@ impl Answer {
             identity.user_id = Some(id);
             identity.user = Some(user);
             identity.groups = written.groups.unwrap_or_default();
+            if !are_reasonable(&identity.groups) {
+                return Err("has more groups, or longer names of groups, than anybody needs".to_owned());
+            }
         }
         let allowed = written.allow.map(|names| Flags::named(names.iter().map(String::as_str)));
         Ok(Self { identity, allowed, holds: written.expires_in, ..nobody })

@@ -27,6 +27,9 @@ use crate::settings;
 /// Largest answer, and largest head of one.
 const MAX_BYTES: usize = 64 * 1024;
 
+/// Which part of the calls is kept for open sockets: one in so many.
+const RESERVED_PART: usize = 8;
+
 /// Connections that a shard keeps for the next call, and for how long: many servers close them after some seconds.
 const MAX_IDLE: usize = 8;
 const IDLE: Duration = Duration::from_secs(10);
@@ -41,6 +44,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub struct Way {
     connector: HttpsConnector<HttpConnector>,
     pub(super) places: Arc<Semaphore>,
+    /// Places for questions about open sockets: however many come anew, these are not crowded out.
+    pub(super) reserved: Arc<Semaphore>,
 }
 
 /// Calls the site.
@@ -102,7 +107,10 @@ impl Way {
         };
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls.with_no_client_auth());
         let connector = connector.https_or_http().enable_http1().wrap_connector(http);
-        Ok(Self { connector, places: Arc::new(Semaphore::new(settings.max_calls)) })
+        let reserved = settings.max_calls / RESERVED_PART;
+        let places = Arc::new(Semaphore::new(settings.max_calls - reserved));
+        let reserved = if reserved == 0 { places.clone() } else { Arc::new(Semaphore::new(reserved)) };
+        Ok(Self { connector, places, reserved })
     }
 }
 

@@ -31,6 +31,7 @@ type Outcome = Result<Rc<Answer>, NotReceived>;
 pub struct Callback {
     caller: Caller,
     places: Arc<Semaphore>,
+    reserved: Arc<Semaphore>,
     max_calls: usize,
     timeout: Duration,
     recheck: Duration,
@@ -63,6 +64,7 @@ impl Callback {
         Self {
             caller: Caller::new(settings, way, pattern),
             places: way.places.clone(),
+            reserved: way.reserved.clone(),
             max_calls: settings.max_calls,
             timeout: settings.timeout,
             recheck: Duration::from_secs(settings.recheck_seconds.into()),
@@ -90,20 +92,24 @@ impl Callback {
         let kept = self.answers.borrow().get(&question.id());
         match kept {
             Some(answer) => Ok(answer.visitor(Proof::Callback(Rc::new(question)))),
-            None => self.ask(&Rc::new(question)).await,
+            None => self.ask_for(&Rc::new(question), &self.places).await,
         }
     }
 
-    /// Asks, whatever has been answered before.
+    /// Asks about an open socket, whatever has been answered before.
     ///
     /// # Errors
     ///
     /// When the site refuses the visitor, or does not say who it is.
     pub async fn ask(&self, question: &Rc<Question>) -> Result<Visitor, NotReceived> {
+        self.ask_for(question, &self.reserved).await
+    }
+
+    async fn ask_for(&self, question: &Rc<Question>, places: &Semaphore) -> Result<Visitor, NotReceived> {
         let deadline = Instant::now() + self.timeout;
         let share = self.share(question.id());
         // If the one who calls goes away, the next of them calls again, within its own time.
-        let outcome = share.outcome.get_or_init(|| self.call(question, deadline));
+        let outcome = share.outcome.get_or_init(|| self.call(question, places, deadline));
         let outcome = timeout_at(deadline, outcome).await.unwrap_or(&Err(NotReceived::NoAnswer));
         outcome.clone().map(|answer| answer.visitor(Proof::Callback(question.clone())))
     }
@@ -130,10 +136,12 @@ impl Callback {
         Share { callback: self, question, outcome }
     }
 
-    async fn call(&self, question: &Question, deadline: Instant) -> Outcome {
+    async fn call(&self, question: &Question, places: &Semaphore, deadline: Instant) -> Outcome {
         let epoch = self.epoch.get();
         let called = async {
-            let place = timeout_at(deadline, self.places.acquire()).await;
+            // Who gets a place late would have no time left for the call, and it would be for nothing.
+            let turn = deadline - self.timeout * 2 / 3;
+            let place = timeout_at(turn, places.acquire()).await;
             let _place = place.map_err(|_| Failure::Crowded(self.max_calls))?;
             let answer = timeout_at(deadline, self.caller.call(question)).await;
             answer.unwrap_or(Err(Failure::Late(self.timeout)))

@@ -85,6 +85,18 @@ impl Reception {
         }
     }
 
+    /// Reads anew what somebody is known by who is about to be let in: who is missing is nobody.
+    ///
+    /// # Errors
+    ///
+    /// When nobody can say who it is.
+    pub async fn afresh(&self, before: &Visitor) -> Result<Visitor, NotReceived> {
+        match &before.proof {
+            Proof::Session(key) => self.sessions.receive(key.as_str()).await,
+            _ => Ok(before.clone()),
+        }
+    }
+
     /// Forgets what was answered: the next who come are asked about anew.
     pub fn forget(&self) {
         if let Some(callback) = &self.callback {

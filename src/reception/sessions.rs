@@ -11,8 +11,8 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use super::{NotReceived, Proof, Visitor};
-use crate::access::Identity;
 use crate::access::session::{KeyTemplate, Reading, Session, Undecodable, UserName, decode, decode_quickly};
+use crate::access::{Identity, are_reasonable};
 use crate::redis::{Entry, Lookups, ReadFailed};
 use crate::telemetry::Seldom;
 use crate::wire::{Namespace, SessionKey};
@@ -155,10 +155,11 @@ impl Sessions {
         Some(self.settings.templates.get(template)?.render(key))
     }
 
-    /// Returns the session that lies under a key, by the first template that fits.
-    pub fn session_at(&self, key: &str) -> Option<SessionKey> {
-        let keys = self.settings.templates.iter().filter_map(|template| template.key_in(key));
-        keys.filter(|key| self.settings.pattern.admits(key)).map(SessionKey::new).next()
+    /// Returns the sessions that may lie under a key, each with the template that fits, by number.
+    pub fn sessions_at(&self, key: &str) -> impl Iterator<Item = (usize, SessionKey)> {
+        let keys = self.settings.templates.iter().map(|template| template.key_in(key)).enumerate();
+        let keys = keys.filter_map(|(number, key)| Some((number, key?)));
+        keys.filter(|(_, key)| self.settings.pattern.admits(key)).map(|(n, key)| (n, SessionKey::new(key)))
     }
 
     /// Tells whether what lies under a template is only a copy of what the database holds.
@@ -202,9 +203,12 @@ impl Sessions {
         let Some(user_id) = session.user_id else { return Ok(identity) };
         let (mut username, mut groups) = (session.username, session.groups.unwrap_or_default());
         let found = self.users.read(&[format!("{}{user_id}", self.users_prefix)]).await?;
-        if let Some(value) = found.into_iter().next().and_then(|entry| entry.value) {
+        let entry = found.into_iter().next().unwrap_or_default();
+        if !entry.is_absent() {
             // A key that cannot be read may be a tombstone: better nobody than somebody who is gone.
+            let value = entry.value.unwrap_or_default();
             let user = serde_json::from_slice::<User>(&value).ok().filter(|user| user.v == 1 && user.active);
+            let user = user.filter(|user| are_reasonable(&user.groups));
             let hash = session.auth_hash.as_deref();
             let Some(user) = user.filter(|user| user.knows(hash)) else { return Ok(identity) };
             (username, groups) = (user.username, user.groups);

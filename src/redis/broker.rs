@@ -240,6 +240,9 @@ impl Broker {
         if !self.pump.hints.is_empty() {
             self.pass_hints().await;
         }
+        if self.pump.hints.take_dropped() {
+            self.tell_all(|| Inbox::Overlooked).await;
+        }
         let lost = self.pump.take_lost();
         if lost > 0 {
             self.lagged(lost).await;
@@ -278,6 +281,8 @@ impl Broker {
             self.epoch.set(self.epoch.get() + 1);
             self.tell_all(|| Inbox::Pause).await;
             self.recover();
+            // Hints may have been among them.
+            self.tell_all(|| Inbox::Overlooked).await;
         }
     }
 

@@ -14,6 +14,12 @@ use crate::wire::{Control, Hint, Question};
 /// only later.
 const HINTS_PER_SECOND: usize = 1_000;
 
+/// Messages per second that are read at all.
+const MESSAGES_PER_SECOND: usize = 10_000;
+
+/// How often dropped hints are made up for, by looking at everybody.
+const CATCH_UP: Duration = Duration::from_secs(10);
+
 /// Questions per second that are answered.
 const QUESTIONS_PER_SECOND: usize = 10;
 
@@ -26,6 +32,10 @@ pub(super) struct Hints {
     /// How much came in this second.
     hinted: usize,
     asked: usize,
+    seen: usize,
+    /// Whether some were dropped, and when that was last told.
+    dropped: bool,
+    told: Option<Instant>,
     counters: Arc<Counters>,
     too_many: Seldom,
 }
@@ -38,6 +48,9 @@ impl Hints {
             second: Instant::now(),
             hinted: 0,
             asked: 0,
+            seen: 0,
+            dropped: false,
+            told: None,
             counters,
             too_many: Seldom::default(),
         }
@@ -46,7 +59,12 @@ impl Hints {
     /// Takes a message of the control channel in.
     pub(super) fn keep(&mut self, message: &[u8]) {
         if self.second.elapsed() >= Duration::from_secs(1) {
-            (self.second, self.hinted, self.asked) = (Instant::now(), 0, 0);
+            (self.second, self.hinted, self.asked, self.seen) = (Instant::now(), 0, 0, 0);
+        }
+        self.seen += 1;
+        if self.seen > MESSAGES_PER_SECOND {
+            // Not even read: whoever floods the channel must not cost more than Redis does.
+            return self.drop_one();
         }
         match Control::parse(message) {
             Some(Control::Look(hint)) if self.hinted < HINTS_PER_SECOND => {
@@ -56,17 +74,27 @@ impl Hints {
                 self.asked += 1;
                 self.questions.push(question);
             }
-            Some(_) => {
-                Counters::count(&self.counters.dropped_hints);
-                if let Some(unsaid) = self.too_many.due() {
-                    warn!(
-                        unsaid,
-                        "too many hints about users, some are dropped; sessions are read again later"
-                    );
-                }
-            }
+            Some(_) => self.drop_one(),
             None => Counters::count(&self.counters.dropped_hints),
         }
+    }
+
+    fn drop_one(&mut self) {
+        self.dropped = true;
+        Counters::count(&self.counters.dropped_hints);
+        if let Some(unsaid) = self.too_many.due() {
+            warn!(unsaid, "too many hints about users, some are dropped; all visitors are looked at again");
+        }
+    }
+
+    /// Tells whether some were dropped since that was last asked for, but not more often than now and then.
+    pub(super) fn take_dropped(&mut self) -> bool {
+        let due = self.told.is_none_or(|told| told.elapsed() >= CATCH_UP);
+        let dropped = due && std::mem::take(&mut self.dropped);
+        if dropped {
+            self.told = Some(Instant::now());
+        }
+        dropped
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -35,8 +35,17 @@ pub struct Entry {
     pub value: Option<Bytes>,
     /// Whether Redis refused, for example because its user may not read the key.
     pub refused: bool,
+    /// Whether it is too big.
+    pub too_big: bool,
     /// Milliseconds that it has to live, if that was asked for and it ends.
     pub lives_ms: Option<u64>,
+}
+
+impl Entry {
+    /// Tells whether there is no such key.
+    pub fn is_absent(&self) -> bool {
+        self.value.is_none() && !self.refused && !self.too_big
+    }
 }
 
 pub(super) type Answer = Result<Entry, ReadFailed>;
@@ -178,15 +187,19 @@ impl<K: Key> Reads<K> {
             Err(_) => return Err(ReadFailed),
         };
         // -1: it does not end; -2: it is gone.
-        let lives_ms = ttl.and_then(Result::ok).and_then(|ttl| ttl.as_u64());
+        let ttl = ttl.and_then(Result::ok).and_then(|ttl| ttl.as_i64());
+        if ttl == Some(-2) {
+            return Ok(Entry::default());
+        }
+        let lives_ms = ttl.and_then(|ttl| u64::try_from(ttl).ok());
         let Some(bytes) = value.as_ref().map(Bytes::len).filter(|bytes| *bytes > self.max_bytes) else {
-            return Ok(Entry { value, refused: false, lives_ms });
+            return Ok(Entry { value, lives_ms, ..Entry::default() });
         };
         if let Some(unsaid) = self.too_big.due() {
             warn!(?key, bytes, unsaid, "{} too big, it counts as absent", self.what);
         }
         Counters::count(&self.counters.oversized_deliveries);
-        Ok(Entry::default())
+        Ok(Entry { too_big: true, ..Entry::default() })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::http::{Arrival, Rejection, Visits};
 use crate::hub::{NotJoined, Subscription};
 use crate::reception::{NotReceived, Visitor};
 use crate::redis::{Failure, Receipts};
-use crate::socket::read_joined;
+use crate::socket::{Watch, read_joined};
 use crate::wire::Handshake;
 
 /// What is ready when a handshake is answered.
@@ -25,7 +25,7 @@ pub struct Prepared {
     /// When the visitor began to be looked up.
     pub(super) since: Instant,
     /// What tells of the visitor's session, if nothing does yet.
-    pub(super) watch: Option<Subscription>,
+    pub(super) watch: Option<Watch>,
     pub(super) grant: Grant,
     pub(super) persisted: Vec<Option<Bytes>>,
 }
@@ -44,9 +44,10 @@ impl Visits for Shard {
             let watch = self.leases.watch(&visitor);
             let again = async {
                 // Where Redis does not tell, the session is only read again now and then.
-                let Some(Ok(())) = self.joined(watch.as_ref()).await else { return Ok(None) };
+                let unknown = watch.as_ref().filter(|watch| !watch.known);
+                let Some(Ok(())) = joined(unknown).await else { return Ok(None) };
                 let since = Instant::now();
-                Ok::<_, Rejection>(Some((since, self.reception.again(&visitor).await?)))
+                Ok::<_, Rejection>(Some((since, self.reception.afresh(&visitor).await?)))
             };
             let reading = async { Ok(read_joined(&subscription, &self.parts, &grant.subscribe).await?) };
             let (persisted, again) = timeout(patience, async { tokio::try_join!(reading, again) })
@@ -60,6 +61,10 @@ impl Visits for Shard {
                 if !same {
                     continue;
                 }
+            }
+            if let Some(newer) = self.leases.newer(&visitor, since) {
+                (since, visitor) = newer;
+                continue;
             }
             return Ok(Prepared { subscription, handshake, visitor, since, watch, grant, persisted });
         }
@@ -106,10 +111,10 @@ impl Shard {
         let received = timeout(self.settings.server.handshake, received).await;
         Ok(received.unwrap_or(Err(NotReceived::NoRedis))?)
     }
+}
 
-    async fn joined(&self, watch: Option<&Subscription>) -> Option<Result<(), NotJoined>> {
-        Some(watch?.joined().await)
-    }
+async fn joined(watch: Option<&Watch>) -> Option<Result<(), NotJoined>> {
+    Some(watch?.subscription.joined().await)
 }
 
 impl From<NotReceived> for Rejection {

@@ -19,6 +19,9 @@ const SETTLE_MS: std::ops::RangeInclusive<u64> = 1_000..=1_500;
 /// The shortest time until it is looked at again without a reason from outside.
 const SOONEST: Duration = Duration::from_millis(200);
 
+/// The longest time until it is looked at again: timers reach no further than some years.
+const LONGEST: Duration = Duration::from_hours(24);
+
 /// What an end that is foreseen is looked at late by: Redis counts it in milliseconds, too.
 const LATE: Duration = Duration::from_millis(5);
 
@@ -41,10 +44,10 @@ pub(super) struct Lease {
     pub(super) reading: Cell<bool>,
     /// When it ends, as far as is known.
     ends_at: Cell<Option<Instant>>,
-    /// When its sockets are closed, if it still looks as if it had ended.
-    closes_at: Cell<Option<Instant>>,
-    /// Whether the session was ended on purpose, as far as is known.
-    pub(super) deleted: Cell<bool>,
+    /// Since when it seems to have ended, and when its sockets are closed if it still does.
+    doubt: Cell<Option<(Instant, Instant)>>,
+    /// When it was said that the session was ended on purpose. What was read before says nothing against it.
+    deleted: Cell<Option<Instant>>,
     over: Cell<bool>,
     /// The subscription that tells of its key.
     pub(super) watch: RefCell<Option<Subscription>>,
@@ -76,7 +79,7 @@ impl Lease {
             timer: Cell::default(),
             reading: Cell::default(),
             ends_at: Cell::new(ends_at),
-            closes_at: Cell::default(),
+            doubt: Cell::default(),
             deleted: Cell::default(),
             over: Cell::default(),
             watch: RefCell::default(),
@@ -127,7 +130,7 @@ impl Lease {
         let now = Instant::now();
         self.since.set(since);
         // A copy may be missing while the session goes on, but not beyond its time, nor if it was deleted.
-        let over = self.deleted.get() || self.ends_at.get().is_some_and(|end| end <= now);
+        let over = self.deleted.get().is_some() || self.ends_at.get().is_some_and(|end| end <= now);
         let identity = &read.identity;
         let nobody = identity.user_id.is_none() && identity.session.is_none();
         let had_session = self.visitor.borrow().identity.session.is_some();
@@ -144,14 +147,17 @@ impl Lease {
             }
             return Verdict::Doubtful;
         }
-        self.closes_at.set(None);
-        self.deleted.set(false);
+        // What was said after the reading had begun is not in it.
+        let newer = |said: Option<Instant>| said.is_some_and(|said| said >= since);
+        self.deleted.set(self.deleted.get().filter(|_| newer(self.deleted.get())));
+        let doubt = self.doubt.get().filter(|(since_when, _)| newer(Some(*since_when)));
+        self.doubt.set(doubt);
         self.had_user.set(read.identity.user_id.is_some());
         if !read.missing {
             self.ends_at.set(read.lives_ms.map(|ms| since + Duration::from_millis(ms)));
         }
         self.replace(read);
-        Verdict::Holds
+        if doubt.is_some() { Verdict::Doubtful } else { Verdict::Holds }
     }
 
     /// Replaces what is known; sockets for which that makes a difference look at what they may hear and say.
@@ -164,12 +170,24 @@ impl Lease {
 
     /// Notes that it seems to have ended. Returns when it is certain.
     pub(super) fn doubt(&self) -> Instant {
-        let closes_at = self
-            .closes_at
+        let now = Instant::now();
+        let (_, closes_at) = self
+            .doubt
             .get()
-            .unwrap_or_else(|| Instant::now() + Duration::from_millis(rand::random_range(SETTLE_MS)));
-        self.closes_at.set(Some(closes_at));
+            .unwrap_or_else(|| (now, now + Duration::from_millis(rand::random_range(SETTLE_MS))));
+        // Whatever is read from now on counts.
+        self.doubt.set(Some((now, closes_at)));
         closes_at
+    }
+
+    /// Tells whether it seems to have ended.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubt.get().is_some()
+    }
+
+    /// Notes that the session was ended on purpose.
+    pub(super) fn note_deletion(&self) {
+        self.deleted.set(Some(Instant::now()));
     }
 
     /// Tells whether its end has come, and needs no second look.
@@ -181,6 +199,7 @@ impl Lease {
     /// Returns when to look next: when it ends, or after this time (with jitter).
     pub(super) fn due(&self, recheck: Duration) -> Instant {
         let now = Instant::now();
+        let recheck = recheck.min(LONGEST);
         let regular = now + recheck.mul_f32(1.0 - rand::random::<f32>() / 8.0);
         self.ends_at.get().map_or(regular, |end| regular.min(end + LATE)).max(now + SOONEST)
     }

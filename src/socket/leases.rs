@@ -6,7 +6,7 @@
 //! keeps the socket and hears other channels; what has ended closes it.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::task::Poll;
@@ -38,6 +38,21 @@ const COLLECT: Duration = Duration::from_millis(100);
 /// Time over which all are read again, after something may have been missed.
 const SPREAD: Duration = Duration::from_secs(1);
 
+/// The same for those about whom the site is asked.
+const CALLBACK_SPREAD: Duration = Duration::from_secs(20);
+
+/// How long hints are remembered, for visitors who are being looked up when they come, and how many.
+const REMEMBERED: Duration = Duration::from_secs(30);
+const MOST_REMEMBERED: usize = 30_000;
+
+/// What tells of a visitor's session.
+pub struct Watch {
+    /// The subscription of the channel that tells.
+    pub subscription: Subscription,
+    /// Whether somebody listened already while the session was read.
+    pub known: bool,
+}
+
 /// What a shard's open sockets live by.
 pub struct Leases {
     reception: Rc<Reception>,
@@ -50,6 +65,8 @@ pub struct Leases {
     events: Cell<bool>,
     /// What one has been told to look at, and not looked at yet.
     hinted: RefCell<Hinted>,
+    /// The last hints, and when they came.
+    recent_hints: RefCell<VecDeque<(Instant, Hint)>>,
 }
 
 /// Where one has to look.
@@ -77,6 +94,7 @@ impl Leases {
             timers: RefCell::default(),
             events: Cell::new(false),
             hinted: RefCell::default(),
+            recent_hints: RefCell::default(),
         })
     }
 
@@ -98,13 +116,21 @@ impl Leases {
         }
     }
 
-    /// Begins to listen to what happens to a visitor's session, if Redis tells, and nobody listens yet. What is read
-    /// after this has been acknowledged cannot have changed unnoticed.
-    pub fn watch(&self, visitor: &Visitor) -> Option<Subscription> {
-        let channel = self.event_channel(visitor)?;
+    /// Begins to listen to what happens to a visitor's session, if Redis tells. What is read after this has been
+    /// acknowledged cannot have changed unnoticed.
+    pub fn watch(&self, visitor: &Visitor) -> Option<Watch> {
+        let subscription = self.desk.join(&[self.event_channel(visitor)?]);
         let leases = self.by_proof.borrow();
-        let watched = leases.get(&visitor.proof).is_some_and(|lease| lease.is_watched());
-        (!watched).then(|| self.desk.join(&[channel]))
+        let known = leases.get(&visitor.proof).is_some_and(|lease| lease.is_watched());
+        Some(Watch { subscription, known })
+    }
+
+    /// Returns what is known of a visitor, if that is newer than what was read since that time, and something else.
+    pub fn newer(&self, visitor: &Visitor, since: Instant) -> Option<(Instant, Visitor)> {
+        let leases = self.by_proof.borrow();
+        let lease = leases.get(&visitor.proof).filter(|lease| lease.since.get() > since)?;
+        let known = lease.visitor.borrow();
+        (!known.is_as(visitor)).then(|| (lease.since.get(), known.clone()))
     }
 
     fn event_channel(&self, visitor: &Visitor) -> Option<Channel> {
@@ -118,7 +144,7 @@ impl Leases {
         visitor: Visitor,
         since: Instant,
         listener: &Rc<Listener>,
-        watch: Option<Subscription>,
+        watch: Option<Watch>,
     ) -> Option<Share> {
         if !visitor.is_known() {
             return None;
@@ -130,21 +156,29 @@ impl Leases {
                 listener.review();
                 return true;
             }
-            let holds = lease.judge(&visitor, since) == Verdict::Holds;
-            if !holds {
-                // It has just been read: sockets that were let in as somebody who is gone do not stay.
-                self.end(lease);
+            let verdict = lease.judge(&visitor, since);
+            match verdict {
+                Verdict::Holds => {}
+                Verdict::Doubtful => self.schedule(lease, lease.doubt()),
+                Verdict::Ended => self.end(lease),
             }
-            holds
+            verdict != Verdict::Ended
         });
         let recheck = self.reception.recheck(&visitor);
+        let is_new = found.is_none();
         let lease = found.unwrap_or_else(|| {
             let lease = Rc::new(Lease::new(visitor, since));
             self.by_proof.borrow_mut().insert(lease.proof.clone(), lease.clone());
             lease
         });
-        lease.add(listener, watch);
+        let (subscription, known) = watch.map(|Watch { subscription, known }| (subscription, known)).unzip();
+        lease.add(listener, subscription);
         self.schedule(&lease, lease.due(recheck));
+        // Whoever listened while it was read has gone since, so something may have been missed.
+        if is_new && known == Some(true) {
+            self.hurry(&lease);
+        }
+        self.recall_hints(&lease, since);
         Some(Share { lease, leases: self.clone() })
     }
 
@@ -223,16 +257,20 @@ impl Leases {
 
     /// Takes what has happened to the key of a session.
     pub fn touched(&self, channel: &Channel, touch: Touch) {
-        let session = key_of(channel).and_then(|key| self.reception.sessions().session_at(key));
-        let Some(session) = session else { return };
-        let Some(lease) = self.by_proof.borrow().get(&Proof::Session(session)).cloned() else { return };
-        match touch {
-            // A login deletes the session, too, a moment before the browser has its new cookie.
-            Touch::Deleted => {
-                lease.deleted.set(true);
-                self.schedule(&lease, lease.doubt());
+        let Some(key) = key_of(channel) else { return };
+        // A key may fit several templates; what counts is the one under which the session was found.
+        for (template, session) in self.reception.sessions().sessions_at(key) {
+            let lease = self.by_proof.borrow().get(&Proof::Session(session)).cloned();
+            let lease = lease.filter(|lease| lease.visitor.borrow().template == Some(template));
+            match (lease, touch) {
+                (None, _) => {}
+                // A login deletes the session, too, a moment before the browser has its new cookie.
+                (Some(lease), Touch::Deleted) => {
+                    lease.note_deletion();
+                    self.schedule(&lease, lease.doubt());
+                }
+                (Some(lease), Touch::Changed) => self.hurry(&lease),
             }
-            Touch::Changed => self.hurry(&lease),
         }
     }
 
@@ -247,6 +285,13 @@ impl Leases {
                 leases.follow_hints();
             });
         }
+        let now = Instant::now();
+        let mut recent = self.recent_hints.borrow_mut();
+        while recent.front().is_some_and(|(at, _)| now - *at > REMEMBERED) || recent.len() > MOST_REMEMBERED {
+            recent.pop_front();
+        }
+        recent.extend(hints.iter().map(|hint| (now, hint.clone())));
+        drop(recent);
         for hint in hints {
             match hint {
                 Hint::User { id, logout } => *hinted.users.entry(id.clone()).or_default() |= logout,
@@ -262,8 +307,27 @@ impl Leases {
             let ended = lease.digest.is_some_and(|digest| hinted.sessions.contains(&digest));
             let logout = lease.user_id().and_then(|id| hinted.users.get(&*id).copied());
             if ended || logout.is_some() {
-                lease.deleted.set(lease.deleted.get() || ended || logout == Some(true));
-                self.hurry(lease);
+                self.follow(lease, ended || logout == Some(true));
+            }
+        }
+    }
+
+    fn follow(&self, lease: &Rc<Lease>, deleted: bool) {
+        if deleted {
+            lease.note_deletion();
+        }
+        self.hurry(lease);
+    }
+
+    /// Follows hints that came while a visitor was being looked up.
+    fn recall_hints(&self, lease: &Rc<Lease>, since: Instant) {
+        let user_id = lease.user_id();
+        let recent = self.recent_hints.borrow();
+        for (_, hint) in recent.iter().rev().take_while(|(at, _)| *at >= since) {
+            match hint {
+                Hint::User { id, logout } if user_id.as_deref() == Some(&**id) => self.follow(lease, *logout),
+                Hint::Session(digest) if lease.digest == Some(*digest) => self.follow(lease, true),
+                _ => {}
             }
         }
     }
@@ -282,18 +346,28 @@ impl Leases {
         }
     }
 
-    /// Looks at all, over a while: something may have happened to any of them.
+    /// Looks at all, over a while: something may have happened to any of them, or may have been said.
     pub fn look_at_all(&self) {
+        self.reception.forget();
+        let now = Instant::now();
         for lease in self.by_proof.borrow().values() {
-            // For nothing else than a session this is new.
-            if let Proof::Session(_) = lease.proof {
-                self.schedule(lease, Instant::now() + SPREAD.mul_f32(rand::random()));
-            }
+            let spread = match lease.proof {
+                Proof::Session(_) => SPREAD,
+                Proof::Callback(_) => CALLBACK_SPREAD,
+                Proof::None | Proof::Token(_) => continue,
+            };
+            let at = now + spread.mul_f32(rand::random());
+            self.schedule(lease, at.max(lease.since.get() + PAUSE));
         }
     }
 }
 
 impl Share {
+    /// Tells whether what is known seems to have ended.
+    pub fn is_doubtful(&self) -> bool {
+        self.lease.is_doubtful()
+    }
+
     /// Returns what is known of the visitor now.
     pub fn visitor(&self) -> Ref<'_, Visitor> {
         self.lease.visitor.borrow()

@@ -13,5 +13,5 @@ pub use allowance::Allowances;
 pub use close::Close;
 pub use connection::{Connection, Parts};
 pub use heartbeat::{Beats, tick};
-pub use leases::{Leases, Share};
+pub use leases::{Leases, Share, Watch};
 pub use review::read_joined;

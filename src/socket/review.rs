@@ -7,13 +7,15 @@ use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Close;
 use super::connection::{Connection, Parts};
-use super::{Close, Share};
+use crate::access::Grant;
 use crate::hub::{Addition, Listener, NotJoined, Subscription};
 use crate::wire::Channel;
 
-/// Time after which a connection tries again to join what it could not.
+/// Time after which a connection tries again to join what it could not, and what Redis has refused.
 const RETRY: Duration = Duration::from_secs(1);
+const REFUSED_RETRY: Duration = Duration::from_mins(1);
 
 /// Waits until a subscription can be relied on, and reads the persisted values of its channels. Safe to cancel.
 ///
@@ -41,9 +43,13 @@ impl Connection {
     pub(super) fn review(&mut self) -> Option<Close> {
         let parts = self.parts.clone();
         let speech = &mut *self.speech;
-        let visitor = speech.share.as_ref().map(Share::visitor)?;
-        let Ok(grant) = parts.policy.grant(&speech.asked, &visitor.identity, visitor.allowed) else {
-            return Some(Close::Denied);
+        let share = speech.share.as_ref()?;
+        let visitor = share.visitor();
+        let grant = match parts.policy.grant(&speech.asked, &visitor.identity, visitor.allowed) {
+            Ok(grant) => grant,
+            // It ends in a moment, and the client has to hear why.
+            Err(_) if share.is_doubtful() => Grant::default(),
+            Err(_) => return Some(Close::Denied),
         };
         drop(visitor);
         // What was being joined may be allowed no more.
@@ -65,17 +71,28 @@ impl Connection {
     }
 }
 
-/// Brings channels that have been joined beside those of a connection to it.
+/// Brings channels that have been joined beside those of a connection to it. Where they cannot be had together, each is
+/// tried alone: one that Redis refuses, or that is flooded, does not keep the others away.
 async fn add(addition: Addition, channels: Vec<Channel>, parts: Rc<Parts>, listener: Rc<Listener>) {
-    let reading = read_joined(addition.joining(), &parts, &channels);
-    match timeout(parts.join_patience, reading).await.unwrap_or(Err(NotJoined::Lost)) {
-        Ok(persisted) => addition.merge(&listener, &persisted),
-        // What Redis refuses once it will refuse again; the log says so.
-        Err(NotJoined::Refused) => {}
-        Err(NotJoined::Lost | NotJoined::Flooded) => {
-            drop(addition);
-            sleep(RETRY).await;
-            listener.review();
+    let mut retry = None;
+    let mut waiting = vec![(addition, channels)];
+    while let Some((addition, channels)) = waiting.pop() {
+        let reading = read_joined(addition.joining(), &parts, &channels);
+        match timeout(parts.join_patience, reading).await.unwrap_or(Err(NotJoined::Lost)) {
+            Ok(persisted) => addition.merge(&listener, &persisted),
+            Err(NotJoined::Refused | NotJoined::Flooded) if channels.len() > 1 => {
+                waiting.extend(channels.into_iter().map(|channel| {
+                    let channels = vec![channel];
+                    (addition.alone(&channels), channels)
+                }));
+            }
+            // The log says so.
+            Err(NotJoined::Refused) => retry = retry.or(Some(REFUSED_RETRY)),
+            Err(NotJoined::Lost | NotJoined::Flooded) => retry = Some(RETRY),
         }
+    }
+    if let Some(retry) = retry {
+        sleep(retry).await;
+        listener.review();
     }
 }

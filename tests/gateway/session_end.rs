@@ -374,3 +374,49 @@ async fn the_doctor_is_told_what_this_server_sees() {
         assert!(!answer.to_string().contains(&session));
     }
 }
+
+#[tokio::test]
+async fn who_is_deactivated_is_told_by_4401_where_a_rule_refuses_them_too() {
+    let rules = std::env::temp_dir().join(unique("ws4redis-rules"));
+    let text = r#"
+        [[access]]
+        facility = "members"
+        users = ["subscribe-*"]
+        refused = "403"
+
+        [[access]]
+        facility = [""]
+    "#;
+    std::fs::write(&rules, text).unwrap();
+    let gateway = TestGateway::builder()
+        .argument("--settings")
+        .argument(rules.to_str().unwrap())
+        .set(NEVER.0, NEVER.1)
+        .start()
+        .await;
+    let cookie = john(&session_key());
+    let mut client = connect(&gateway, "/ws/members?subscribe-user", &cookie).await;
+    write_user(&gateway, "7", r#"{"v":1,"active":false}"#);
+    hint(&gateway, "7", "user");
+    client.expect_close(4401).await;
+    std::fs::remove_file(rules).unwrap();
+}
+
+#[tokio::test]
+async fn a_users_key_that_cannot_be_read_makes_nobody_of_its_user() {
+    let gateway = without_looks().await;
+    let redis = RedisServer::shared();
+    let name = gateway.channel("ws4redis:identity:7");
+    let cookie = john(&session_key());
+    let large = format!(r#"{{"v":1,"active":false,"x":"{}"}}"#, "x".repeat(5 << 20));
+    let groups: Vec<_> = (0..1025).map(|number| format!("\"g{number}\"")).collect();
+    let many = format!(
+        r#"{{"v":1,"active":true,"username":"john","groups":[{}],"auth_hashes":null}}"#,
+        groups.join(",")
+    );
+    for command in [&["SET", &name, "{"][..], &["SET", &name, &large], &["SET", &name, &many]] {
+        redis.command(command);
+        let _client = connect(&gateway, "/ws/x?subscribe-user&subscribe-group", &cookie).await;
+        assert_eq!(redis.channels(&gateway.channel("")), Vec::<String>::new(), "{:.80}", command.join(" "));
+    }
+}

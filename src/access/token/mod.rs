@@ -10,7 +10,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::{Deserialize, Deserializer};
 
-use super::Token;
+use super::{Token, are_reasonable};
 use keys::Key;
 
 pub use keys::{KeyFile, Unusable};
@@ -159,6 +159,9 @@ impl Verifier {
             None => None,
         };
         let groups = if subject.is_some() { written.groups } else { Vec::new() };
+        if !are_reasonable(&groups) {
+            return Err(Untrusted::Malformed);
+        }
         Ok(Claims { subject, groups, expires_at })
     }
 

@@ -2,7 +2,7 @@
 
 use crate::support::redis::EVENTS;
 use crate::support::sessions::{connect, log_in, redis_key, session_key, write_session};
-use crate::support::{Proxy, RedisServer, Side, TestGateway, eventually};
+use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually};
 
 /// So long is the time between two looks that nothing is seen by them.
 const NEVER: (&str, &str) = ("session.recheck_seconds", "1000");
@@ -156,5 +156,78 @@ async fn a_thousand_handshakes_of_a_hundred_sessions_cost_a_bounded_number_of_re
         for client in &mut clients {
             client.expect_text("to all").await;
         }
+    }
+}
+
+/// Deletes a session at whatever moment of a handshake, while another socket has it: in the end nobody has its channels.
+#[tokio::test]
+async fn a_deletion_during_a_handshake_is_not_forgotten_by_what_was_read_before_it() {
+    let redis = RedisServer::start_with(&EVENTS);
+    let proxy = Proxy::to(&redis);
+    let gateway = TestGateway::builder()
+        .redis(&redis)
+        .set("redis.url", &proxy.url())
+        .set("session.keyspace_events", "on")
+        .set("server.shards", "1")
+        .set(NEVER.0, NEVER.1)
+        .start()
+        .await;
+    for engine in ["cache", "cached_db"] {
+        for moment in ["\r\nGET\r\n", "\r\nPTTL\r\n"] {
+            let key = session_key();
+            let stored = format!(":1:django.contrib.sessions.{engine}{key}");
+            let content = r#"{"_auth_user_id": "7", "ws4redis:username": "john"}"#;
+            redis.command(&["SET", &stored, content, "EX", "1000"]);
+            let cookie = format!("sessionid={key}");
+            let mut before = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
+            proxy.when(moment, Fault::HoldReplies);
+            let request = gateway.request("/ws/x?subscribe-user").header("Cookie", &cookie);
+            let opening = tokio::spawn(async move { request.send().await });
+            proxy.expect_hit(moment).await;
+            redis.command(&["DEL", &stored]);
+            // The event goes another way than the replies that are held.
+            publish(&redis, &gateway, "user:john:x", "after the deletion");
+            before.expect_text("after the deletion").await;
+            proxy.release();
+            before.expect_close(4401).await;
+            let (response, mut during) = opening.await.unwrap();
+            assert_eq!(response.status, 101);
+            // As whoever it was let in: it ends with the session, or has none.
+            during.send_ping(b"alive?").await;
+            let frame = loop {
+                let frame = during.next_frame().await;
+                if frame.payload != b"after the deletion" && frame.payload != b"alive?" {
+                    break Some(frame);
+                }
+                if redis.channels(&gateway.channel("user:")).is_empty() {
+                    break None;
+                }
+                during.send_ping(b"alive?").await;
+                tokio::task::yield_now().await;
+            };
+            assert!(frame.is_none_or(|frame| frame.payload.starts_with(&4401_u16.to_be_bytes())), "{engine}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_socket_whose_forerunner_has_gone_meanwhile_is_watched_too() {
+    let (redis, gateway) = telling().await;
+    for engine in ["cache", "cached_db"] {
+        let key = session_key();
+        let stored = format!(":1:django.contrib.sessions.{engine}{key}");
+        let content = r#"{"_auth_user_id": "7", "ws4redis:username": "john"}"#;
+        redis.command(&["SET", &stored, content, "EX", "1000"]);
+        let cookie = format!("sessionid={key}");
+        let mut last = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
+        // Each comes while the one before it goes, as with a reload.
+        for _ in 0..20 {
+            let request = gateway.request("/ws/x?subscribe-user").header("Cookie", &cookie);
+            let next = tokio::spawn(async move { request.connect().await });
+            drop(last);
+            last = next.await.unwrap();
+        }
+        redis.command(&["DEL", &stored]);
+        last.expect_close(4401).await;
     }
 }
