@@ -216,3 +216,59 @@ impl Lease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::access::Identity;
+    use crate::wire::SessionKey;
+
+    fn john() -> Visitor {
+        let key = SessionKey::new("key");
+        let identity = Identity {
+            session: Some(key.clone()),
+            user_id: Some("7".into()),
+            user: Some("john".into()),
+            groups: Vec::new(),
+        };
+        Visitor { identity, proof: Proof::Session(key), lives_ms: Some(1_000_000), ..Visitor::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_before_a_deletion_says_nothing_against_it() {
+        let before = Instant::now();
+        let lease = Lease::new(john(), before);
+        advance(Duration::from_millis(10)).await;
+        lease.note_deletion();
+        lease.doubt();
+        assert_eq!(lease.judge(&john(), before), Verdict::Doubtful);
+        advance(Duration::from_secs(2)).await;
+        let missing = Visitor { missing: true, ..john() };
+        assert_eq!(lease.judge(&missing, Instant::now()), Verdict::Ended);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_read_after_a_doubt_ends_it() {
+        let lease = Lease::new(john(), Instant::now());
+        lease.note_deletion();
+        lease.doubt();
+        advance(Duration::from_millis(10)).await;
+        assert_eq!(lease.judge(&john(), Instant::now()), Verdict::Holds);
+        assert!(!lease.is_doubtful());
+        let missing = Visitor { missing: true, ..john() };
+        assert_eq!(lease.judge(&missing, Instant::now()), Verdict::Holds, "a copy may be missing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_gone_ends_after_a_moment_and_not_before() {
+        let lease = Lease::new(john(), Instant::now());
+        advance(Duration::from_millis(10)).await;
+        assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Doubtful);
+        advance(Duration::from_millis(900)).await;
+        assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Doubtful);
+        advance(Duration::from_millis(700)).await;
+        assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Ended);
+    }
+}
