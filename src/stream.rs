@@ -61,10 +61,14 @@ impl Stream {
     }
 
     /// Returns the address at the other end; none for a unix socket.
-    pub fn address(&self) -> Option<IpAddr> {
+    ///
+    /// # Errors
+    ///
+    /// When the other end is gone.
+    pub fn address(&self) -> io::Result<Option<IpAddr>> {
         match self {
-            Self::Tcp(socket) => socket.peer_addr().ok().map(|address| address.ip().to_canonical()),
-            Self::Unix(_) => None,
+            Self::Tcp(socket) => socket.peer_addr().map(|address| Some(address.ip())),
+            Self::Unix(_) => Ok(None),
         }
     }
 

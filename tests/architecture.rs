@@ -14,6 +14,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("hyper", &["http", "reception/call.rs"]),
     ("hyper_rustls", &["reception/call.rs"]),
     ("hyper_util", &["http", "reception/call.rs"]),
+    ("ipnet", &["access/proxies.rs"]),
     ("jsonwebtoken", &["access"]),
     ("percent_encoding", &["wire", "reception/call.rs", "redis/connect.rs"]),
     ("rand", &["socket", "redis"]),

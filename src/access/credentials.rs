@@ -14,7 +14,7 @@ pub struct Credentials {
     pub token: Option<Token>,
     /// The headers that the callback is given: names in lower case, and values.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// The address that it comes from; none through a unix socket.
+    /// The address that it comes from, behind trusted proxies; none through a unix socket.
     pub address: Option<IpAddr>,
 }
 

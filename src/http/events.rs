@@ -1,8 +1,6 @@
 //! The other way in, for networks that let no WebSocket through: a stream of server-sent events, and publications by
 //! POST, at the same address.
 
-use std::net::IpAddr;
-
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::header::{ACCEPT, HeaderName, UPGRADE};
@@ -11,6 +9,7 @@ use hyper::{Method, Request};
 use super::Rejection;
 use super::routes::{Arrival, Front};
 use super::visitor::{Kind, credentials, token, tokens};
+use crate::access::Peer;
 use crate::wire::{Handshake, Malformed};
 
 /// The head of the answer, and the first lines of the stream, so that proxies pass it on at once. It ends with the
@@ -43,10 +42,10 @@ pub(super) fn publishes<B>(request: &Request<B>) -> bool {
 pub(super) fn check<B>(
     request: &Request<B>,
     handshake: Result<Handshake, Malformed>,
-    address: Option<IpAddr>,
+    peer: Peer,
     front: &Front,
 ) -> Result<Arrival, Rejection> {
-    let mut credentials = credentials(request, address, front)?;
+    let mut credentials = credentials(request, peer, front)?;
     let handshake = handshake?;
     credentials.token = token(request, Kind::Plain, front)?;
     Ok(Arrival { handshake, credentials })

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -21,7 +20,7 @@ use tracing::{debug, warn};
 
 use super::static_files::StaticFiles;
 use super::{Rejection, events, upgrade};
-use crate::access::{Allowed, Credentials};
+use crate::access::{Allowed, Credentials, Peer, Proxies};
 use crate::counters::Counters;
 use crate::stream::Stream;
 use crate::telemetry::Seldom;
@@ -36,6 +35,8 @@ pub struct Front {
     pub session_cookie: String,
     /// The Origin rule.
     pub origins: Allowed,
+    /// The proxies that are believed about addresses and hosts.
+    pub proxies: Proxies,
     /// Whether tokens are taken.
     pub tokens: bool,
     /// The headers by which the callback knows visitors, if it is asked: Cookie, Authorization and the site's own.
@@ -96,8 +97,9 @@ type Taken<T> = RefCell<Option<(T, bool)>>;
 /// its rejection goes to the client. Returns none where the connection ended without becoming one that listens.
 pub async fn serve<V: Visits>(stream: Stream, front: &Front, visits: &V) -> Option<Opened<V::Prepared>> {
     let taken: Rc<Taken<V::Prepared>> = Rc::default();
-    let address = stream.address();
-    let service = service_fn(|request| Box::pin(answer(request, address, front, visits, &taken)));
+    // A client that is gone already has no address.
+    let peer = stream.address().ok()?.map_or(Peer::Unix, Peer::new);
+    let service = service_fn(|request| Box::pin(answer(request, peer, front, visits, &taken)));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(front.handshake)
@@ -123,7 +125,7 @@ pub async fn serve<V: Visits>(stream: Stream, front: &Front, visits: &V) -> Opti
 
 async fn answer<V: Visits>(
     request: Request<Incoming>,
-    address: Option<IpAddr>,
+    peer: Peer,
     front: &Front,
     visits: &V,
     taken: &Taken<V::Prepared>,
@@ -135,7 +137,7 @@ async fn answer<V: Visits>(
             handshake => handshake,
         };
         if events::publishes(&request) {
-            let arrival = events::check(&request, handshake, address, front)?;
+            let arrival = events::check(&request, handshake, peer, front)?;
             let message = timeout(front.handshake, events::message(request, front.max_message_bytes)).await;
             visits.publish(arrival, message.unwrap_or(Err(Rejection::Slow))?).await?;
             let mut response = Response::new(Full::default());
@@ -143,11 +145,11 @@ async fn answer<V: Visits>(
             return Ok(response);
         }
         if events::wants_events(&request) {
-            let arrival = events::check(&request, handshake, address, front)?;
+            let arrival = events::check(&request, handshake, peer, front)?;
             taken.replace(Some((visits.prepare(arrival).await?, true)));
             return std::future::pending().await;
         }
-        let (arrival, acceptance) = upgrade::check(&request, handshake, address, front)?;
+        let (arrival, acceptance) = upgrade::check(&request, handshake, peer, front)?;
         taken.replace(Some((visits.prepare(arrival).await?, false)));
         Ok(acceptance.response())
     };

@@ -1,7 +1,5 @@
 //! The WebSocket handshake itself (RFC 6455, section 4.2).
 
-use std::net::IpAddr;
-
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -16,6 +14,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::Rejection;
 use super::routes::{Arrival, Front};
 use super::visitor::{Kind, TOKEN_PROTOCOL, credentials, only, token, tokens};
+use crate::access::Peer;
 use crate::wire::{Handshake, Malformed};
 
 /// What the 101 says.
@@ -29,12 +28,12 @@ pub(super) struct Acceptance {
 pub(super) fn check<B>(
     request: &Request<B>,
     handshake: Result<Handshake, Malformed>,
-    address: Option<IpAddr>,
+    peer: Peer,
     front: &Front,
 ) -> Result<(Arrival, Acceptance), Rejection> {
     let headers = request.headers();
     is_upgrade(request)?;
-    let mut credentials = credentials(request, address, front)?;
+    let mut credentials = credentials(request, peer, front)?;
     if only(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
         return Err(Rejection::Version);
     }

@@ -1,17 +1,17 @@
 //! By what a request shows whose it is, and whether it may be used from where it comes.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 
 use hyper::Request;
 use hyper::header::{
-    AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL,
+    AUTHORIZATION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    SEC_WEBSOCKET_PROTOCOL,
 };
 
 use super::Rejection;
 use super::routes::Front;
 use crate::access::token::Untrusted;
-use crate::access::{Credentials, Token, cookie_value};
+use crate::access::{Credentials, Peer, Token, cookie_value};
 use crate::wire::parameters;
 
 /// Offered subprotocols that begin with this are tokens, never answered.
@@ -19,6 +19,9 @@ pub(super) const TOKEN_PROTOCOL: &str = "bearer.";
 
 /// Name of the query parameter that holds a token (RFC 6750, section 2.3).
 const TOKEN_PARAMETER: &str = "access_token";
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// How a token begins in the header for it (RFC 6750, section 2.1).
 const BEARER: &str = "bearer ";
@@ -45,11 +48,12 @@ pub fn names_passed_on(more: &[String]) -> Vec<HeaderName> {
 /// [looked for](token) last.
 pub(super) fn credentials<B>(
     request: &Request<B>,
-    address: Option<IpAddr>,
+    peer: Peer,
     front: &Front,
 ) -> Result<Credentials, Rejection> {
     let headers = request.headers();
     let host = only(headers, &HOST).ok_or(Rejection::Bad("the request has to have one Host header"))?;
+    let host = front.proxies.host(peer, &lines(headers, &X_FORWARDED_HOST), host.as_bytes());
     let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
     let session_cookie = cookie_value(cookies, &front.session_cookie);
     let passed_on = front.passed_on.as_ref().map(|names| passed_on(headers, names)).unwrap_or_default();
@@ -58,10 +62,15 @@ pub(super) fn credentials<B>(
     }
     // The site may know a visitor by anything that it is given.
     if session_cookie.is_some() || !passed_on.is_empty() {
-        let origins: Vec<_> = headers.get_all(ORIGIN).iter().map(HeaderValue::as_bytes).collect();
-        front.origins.check(&origins, &String::from_utf8_lossy(host.as_bytes()))?;
+        front.origins.check(&lines(headers, &ORIGIN), &String::from_utf8_lossy(host))?;
     }
-    Ok(Credentials { session_cookie, token: None, headers: passed_on, address })
+    let visitor = front.proxies.visitor(peer, &lines(headers, &X_FORWARDED_FOR), &lines(headers, &FORWARDED));
+    Ok(Credentials { session_cookie, token: None, headers: passed_on, address: visitor.address() })
+}
+
+/// Returns the values of all lines of a header.
+fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a [u8]> {
+    headers.get_all(name).iter().map(HeaderValue::as_bytes).collect()
 }
 
 /// Returns the visitor's headers of these names. Several lines of cookies are one, as for Django.

@@ -22,7 +22,7 @@ use config::{Config, File, FileFormat};
 
 use crate::access::session::Reading;
 use crate::access::token::Verifier;
-use crate::access::{Allowed, Rule};
+use crate::access::{Allowed, Proxies, Rule};
 use crate::wire::Namespace;
 use raw::Raw;
 
@@ -77,6 +77,8 @@ pub struct Settings {
 pub struct Server {
     /// Where to listen.
     pub listen: Listen,
+    /// The proxies that are believed about addresses and hosts.
+    pub trusted_proxies: Proxies,
     /// Number of shards.
     pub shards: usize,
     /// Connections at a time.
@@ -301,6 +303,7 @@ mod tests {
             ("websocket_url=ws", "websocket_url: must begin and end with a slash"),
             ("server.listen=8000", "server.listen: expected host:port or unix:/path"),
             ("server.unix_mode=9", "server.unix_mode: "),
+            ("server.trusted_proxies=unix,10.0.0.1/8", "server.trusted_proxies: \"10.0.0.1/8\" is neither"),
             ("messages.when_slow=wait", "messages.when_slow: expected close or drop-oldest"),
             ("redis.url=http://x", "redis.url: "),
             ("origin.allowed=a b", "origin.allowed: \"a b\" is neither"),

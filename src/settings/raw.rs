@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::auth::RawAuth;
 use super::visitors::{RawRule, RawSession};
 use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Settings, cores};
-use crate::access::Allowed;
+use crate::access::{Allowed, Proxies};
 use crate::embedded::Limits;
 use crate::wire::Namespace;
 
@@ -40,6 +40,8 @@ pub(super) struct Raw {
 struct RawServer {
     listen: String,
     unix_mode: String,
+    #[serde(deserialize_with = "list")]
+    trusted_proxies: Vec<String>,
     shards: usize,
     max_connections: usize,
     handshake_seconds: u32,
@@ -198,6 +200,12 @@ impl RawServer {
                 .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()),
         };
         require(sound, "server.listen", "expected host:port or unix:/path, for example 127.0.0.1:8000")?;
+        let trusted_proxies = Proxies::new(&self.trusted_proxies).map_err(|entry| Error::Senseless {
+            key: "server.trusted_proxies",
+            problem: format!(
+                "{entry:?} is neither an address, nor a network like 10.0.0.0/8 with nothing behind its prefix, nor unix"
+            ),
+        })?;
         at_least(1, self.max_connections, "server.max_connections")?;
         at_least(1, self.handshake_seconds as usize, "server.handshake_seconds")?;
         at_least(8192, self.max_header_bytes, "server.max_header_bytes")?;
@@ -207,6 +215,7 @@ impl RawServer {
         require(self.shards <= 64, "server.shards", "must not be above 64")?;
         Ok(Server {
             listen,
+            trusted_proxies,
             shards: if self.shards == 0 { cores().min(64) } else { self.shards },
             max_connections: self.max_connections,
             handshake: seconds(self.handshake_seconds),

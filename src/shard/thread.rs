@@ -94,6 +94,7 @@ impl Shard {
             websocket_url: settings.websocket_url.clone(),
             session_cookie: settings.session.cookie.clone(),
             origins: settings.origins.clone(),
+            proxies: settings.server.trusted_proxies.clone(),
             tokens: settings.jwt.is_some(),
             passed_on: settings.callback.as_ref().map(|callback| http::names_passed_on(&callback.forward)),
             files: settings.demo.then_some(files),

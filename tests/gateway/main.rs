@@ -20,6 +20,7 @@ mod keyspace_events;
 mod limits;
 mod logs;
 mod ping;
+mod proxies;
 mod publish;
 mod redis_only;
 mod session_end;
