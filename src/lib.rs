@@ -13,6 +13,7 @@
 pub mod access;
 pub mod commands;
 pub mod counters;
+pub mod door;
 pub mod embedded;
 pub mod http;
 pub mod hub;

@@ -1,19 +1,18 @@
-//! The doorman: binds, accepts, hands each socket to a shard, and drains at the end.
+//! The doorman: accepts, hands each socket to a shard, and drains at the end.
 //!
 //! The first shard runs on the main thread, with the broker and the doorman: with one core nothing crosses threads.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream as StdTcpStream};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::net::TcpStream as StdTcpStream;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use anyhow::{Context, bail};
+use sd_notify::NotifyState;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -22,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::counters::Counters;
+use crate::door::Door;
 use crate::embedded;
 use crate::reception::Way;
 use crate::redis::{Broker, Call, Inbox, Lookups, Role, Target};
-use crate::settings::{Listen, Settings};
+use crate::settings::Settings;
 use crate::shard::{INBOX, Line, Shard, Shared};
 use crate::stream::Stream;
 
@@ -40,13 +40,6 @@ const REDIS: &str = "127.0.0.1:6379";
 
 /// Time for that look.
 const PROBE: Duration = Duration::from_secs(1);
-
-/// Where clients come in.
-#[derive(Debug)]
-enum Door {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
 
 /// Tells the doorman that a thread has ended, also by a panic.
 struct Ended(mpsc::Sender<()>);
@@ -88,7 +81,8 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         start_embedded(&settings)?;
     }
     let stop = CancellationToken::new();
-    let door = Door::open(&settings.server.listen).await?;
+    let mut door = Door::open(&settings.server.listen).await?;
+    let _removed_at_the_end = door.take_file();
     let session_target = settings.session.redis.as_ref().map(Target::new).transpose()?;
     let way = settings.callback.as_ref().map(Way::new).transpose();
     let way = way.context("auth.callback_url: this machine has no certificates of authorities for https")?;
@@ -133,6 +127,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let mut serving = tokio::task::spawn_local(first.clone().run(messages, sessions, stop.clone()));
     announce(&settings, &door);
     raise_open_files(settings.server.max_connections);
+    tell_systemd(&NotifyState::Ready);
 
     let hands: Vec<_> = others.iter().map(|(hand, _)| hand.clone()).collect();
     let accepting = tokio::task::spawn_local(accept(door, first, hands));
@@ -148,6 +143,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     if ended_early {
         bail!("a part of the server has ended unexpectedly; the log above says why");
     }
+    tell_systemd(&NotifyState::Stopping);
     info!(at_most_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");
     stop.cancel();
     let drained = async {
@@ -165,11 +161,6 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         {
             return Err(error);
         }
-    }
-    if let Listen::Unix(path, _) = &settings.server.listen
-        && is_socket(path)
-    {
-        let _ = std::fs::remove_file(path);
     }
     counters.log();
     Ok(())
@@ -252,7 +243,7 @@ async fn serve_shard(
 }
 
 /// Accepts for ever, for each shard in turn.
-async fn accept(door: Door, own: Rc<Shard>, others: Vec<mpsc::Sender<Handed>>) {
+async fn accept(mut door: Door, own: Rc<Shard>, others: Vec<mpsc::Sender<Handed>>) {
     let mut failing = false;
     for turn in (0..=others.len()).cycle() {
         let stream = loop {
@@ -290,22 +281,20 @@ fn announce(settings: &Settings, door: &Door) {
     let redis =
         settings.redis.url.as_ref().map_or_else(|| "redis://127.0.0.1:6379".to_owned(), ToString::to_string);
     let (shards, version) = (settings.server.shards, env!("CARGO_PKG_VERSION"));
+    if door.is_handed_over() {
+        info!("systemd has handed over where to listen (LISTEN_FDS); server.listen is not used");
+    }
     match door.address() {
         Some(address) if settings.demo => {
             info!(version, shards, redis, "listening; open the demo page in two tabs: http://{address}/");
         }
-        Some(address) => info!(version, shards, redis, "listening on {address}"),
-        None => info!(version, shards, redis, "listening on {}", settings.server.listen),
+        _ => info!(version, shards, redis, "listening on {}", door.name()),
     }
     if settings.access.is_empty() {
         info!(
             "anonymous clients may publish to the broadcast channels of every facility; [[access]] rules change that"
         );
     }
-}
-
-fn is_socket(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 /// Lets the process open as many files as the system allows it: each client is one.
@@ -319,6 +308,13 @@ fn raise_open_files(max_connections: usize) {
     }
 }
 
+/// Tells systemd, where it has started us as a service of `Type=notify`.
+fn tell_systemd(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        warn!(%error, %state, "systemd cannot be told of our state");
+    }
+}
+
 /// Waits for SIGTERM or SIGINT.
 async fn signalled() {
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -326,58 +322,4 @@ async fn signalled() {
         return std::future::pending().await;
     };
     tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-}
-
-impl Door {
-    async fn open(listen: &Listen) -> anyhow::Result<Self> {
-        match listen {
-            Listen::Tcp(address) => {
-                let listener = TcpListener::bind(address).await;
-                listener.map(Self::Tcp).map_err(|error| match error.kind() {
-                    io::ErrorKind::AddrInUse => anyhow!(
-                        "server.listen: {address} is in use by another program; stop it, or choose another: --set server.listen=127.0.0.1:8001"
-                    ),
-                    io::ErrorKind::AddrNotAvailable => anyhow!("server.listen: this machine has no address {address}"),
-                    _ => anyhow!("server.listen: cannot listen on {address} ({error})"),
-                })
-            }
-            Listen::Unix(path, mode) => Self::open_unix(path, *mode),
-        }
-    }
-
-    fn open_unix(path: &Path, mode: u32) -> anyhow::Result<Self> {
-        let shown = path.display();
-        // A socket that nobody answers is left over from a process that was killed.
-        match StdUnixStream::connect(path) {
-            Ok(_) => bail!("server.listen: another process listens on {shown}"),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                if !is_socket(path) {
-                    bail!("server.listen: {shown} is there already and is no socket; choose another path");
-                }
-                std::fs::remove_file(path)
-                    .with_context(|| format!("server.listen: cannot replace the stale socket {shown}"))?;
-            }
-            Err(_) => {}
-        }
-        let listener = UnixListener::bind(path).with_context(|| {
-            format!("server.listen: cannot listen on {shown}; its directory has to exist and be writable, its path be shorter than 108 bytes")
-        })?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-            .with_context(|| format!("server.unix_mode: cannot set the permissions of {shown}"))?;
-        Ok(Self::Unix(listener))
-    }
-
-    async fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(socket, _)| Stream::Tcp(socket)),
-            Self::Unix(listener) => listener.accept().await.map(|(socket, _)| Stream::Unix(socket)),
-        }
-    }
-
-    fn address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
-            Self::Unix(_) => None,
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Which dependency belongs in which places: rooms, or single files. What is not listed may be used anywhere.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
-    ("anyhow", &["server.rs", "commands.rs"]),
+    ("anyhow", &["door.rs", "server.rs", "commands.rs"]),
     ("base64", &["access", "http", "hub/events.rs"]),
     ("clap", &["main.rs", "commands.rs"]),
     ("config", &["settings"]),
@@ -16,15 +16,17 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("hyper_util", &["http", "reception/call.rs"]),
     ("ipnet", &["access/proxies.rs"]),
     ("jsonwebtoken", &["access"]),
+    ("listenfd", &["door.rs"]),
     ("percent_encoding", &["wire", "reception/call.rs", "redis/connect.rs"]),
     ("rand", &["socket", "redis"]),
     ("redis_protocol", &["embedded"]),
     ("rlimit", &["server.rs"]),
     ("rustls", &["reception/call.rs"]),
     ("ring", &["access", "reception/question.rs", "shard/doctor.rs"]),
+    ("sd_notify", &["server.rs"]),
     ("serde", &["access", "settings", "reception", "shard/doctor.rs", "wire/control.rs"]),
     ("serde_json", &["access", "reception", "shard/doctor.rs", "wire/control.rs"]),
-    ("socket2", &["stream.rs"]),
+    ("socket2", &["door.rs", "stream.rs"]),
     ("tokio_tungstenite", &["socket", "http/upgrade.rs"]),
     ("tracing_appender", &["telemetry.rs"]),
     ("tracing_subscriber", &["telemetry.rs"]),
@@ -42,6 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("embedded", &[]),
     ("access", &["wire"]),
     ("settings", &["access", "embedded", "wire"]),
+    ("door", &["settings", "stream"]),
     ("hub", &["stream", "wire"]),
     ("redis", &["counters", "hub", "settings", "telemetry", "wire"]),
     ("reception", &["access", "counters", "redis", "settings", "telemetry", "wire"]),
@@ -63,7 +66,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("server", &["counters", "embedded", "reception", "redis", "settings", "shard", "stream", "telemetry"]),
+    (
+        "server",
+        &["counters", "door", "embedded", "reception", "redis", "settings", "shard", "stream", "telemetry"],
+    ),
     ("commands", &["reception", "redis", "server", "settings", "wire"]),
     ("main", &["commands", "server", "settings", "telemetry"]),
 ];

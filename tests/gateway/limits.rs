@@ -70,11 +70,19 @@ async fn clients_that_come_and_go_leave_no_sockets_and_no_subscriptions_behind()
     client.expect_nothing().await;
 }
 
-fn over_unix(path: &str) -> String {
+/// Sends a handshake, and returns the beginning of the answer.
+pub fn over_unix(path: &str) -> String {
+    over_unix_with(path, "")
+}
+
+/// Sends a handshake with more header lines.
+pub fn over_unix_with(path: &str, lines: &str) -> String {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
-    let head = "GET /ws/u HTTP/1.1\r\nHost: unix\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let head = format!(
+        "GET /ws/u HTTP/1.1\r\nHost: unix\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{lines}\r\n"
+    );
     stream.write_all(head.as_bytes()).unwrap();
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();

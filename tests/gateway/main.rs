@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
+mod activation;
 mod callback;
 mod callback_sockets;
 mod commands;

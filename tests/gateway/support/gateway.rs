@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -28,6 +29,7 @@ pub struct Builder {
     redis_port: u16,
     wait_for_redis: bool,
     file_limit: Option<u32>,
+    handed_over: Vec<OwnedFd>,
 }
 
 impl Builder {
@@ -73,6 +75,12 @@ impl Builder {
         self
     }
 
+    /// Hands sockets over, two at most, as systemd does.
+    pub fn handing_over(mut self, sockets: Vec<OwnedFd>) -> Self {
+        self.handed_over = sockets;
+        self
+    }
+
     /// Does not wait for Redis: the gateway listens, and may answer with 503.
     pub fn without_redis(mut self) -> Self {
         self.wait_for_redis = false;
@@ -83,19 +91,13 @@ impl Builder {
     pub async fn start(self) -> TestGateway {
         let mut command = self.command;
         if let Some(files) = self.file_limit {
-            let mut limited = Command::new("sh");
-            limited.args(["-c", &format!("ulimit -n {files}; exec \"$@\""), "sh"]).arg(command.get_program());
-            limited.args(command.get_args());
-            limited.current_dir(command.get_current_dir().unwrap()).stdout(Stdio::null());
-            for (name, value) in command.get_envs() {
-                match value {
-                    Some(value) => limited.env(name, value),
-                    None => limited.env_remove(name),
-                };
-            }
-            command = limited;
+            command = prepared(&command, &format!("ulimit -n {files}"));
         }
-        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        if !self.handed_over.is_empty() {
+            command = handing_over(&command, self.handed_over);
+        }
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = capture(&mut child);
         let address = eventually("the gateway listens", || {
             let log = log.lock().unwrap();
@@ -129,13 +131,38 @@ fn capture(child: &mut Child) -> Arc<Mutex<Vec<String>>> {
 /// a directory without a settings.toml.
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ws4redis"));
-    let settings =
-        |name: &str| name.starts_with("WS4REDIS_") || name == "WEBSOCKET_URL" || name == "RUST_LOG";
+    let others = ["WEBSOCKET_URL", "RUST_LOG", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID"];
+    let settings = |name: &str| name.starts_with("WS4REDIS_") || others.contains(&name);
     for (name, _) in std::env::vars().filter(|(name, _)| settings(name)) {
         command.env_remove(name);
     }
     command.current_dir(std::env::temp_dir());
     command
+}
+
+/// Returns the same command, started by a shell that does something else first.
+fn prepared(command: &Command, preparation: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{preparation}; exec \"$@\""), "sh"]).arg(command.get_program());
+    shell.args(command.get_args()).current_dir(command.get_current_dir().unwrap());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
+/// Returns the same command with sockets, two at most, handed over as systemd does: from descriptor 3 on.
+pub fn handing_over(command: &Command, sockets: Vec<OwnedFd>) -> Command {
+    let preparation =
+        format!("exec 3<&0 4>&1 0</dev/null 1>/dev/null; export LISTEN_FDS={} LISTEN_PID=$$", sockets.len());
+    let mut shell = prepared(command, &preparation);
+    let mut sockets = sockets.into_iter();
+    shell.stdin(sockets.next().unwrap());
+    shell.stdout(sockets.next().map_or_else(Stdio::null, Stdio::from));
+    shell
 }
 
 /// Returns the address in the line that says where the gateway listens.
@@ -170,12 +197,19 @@ impl TestGateway {
         let redis = RedisServer::shared();
         let redis_port = redis.port();
         let namespace = String::new();
-        Builder { command, namespace, redis_port, wait_for_redis: true, file_limit: None }
-            .namespace(&unique("t"))
-            .set("redis.url", &redis.url())
-            .set("server.listen", "127.0.0.1:0")
-            .set("server.shards", "2")
-            .set("server.drain_seconds", "1")
+        Builder {
+            command,
+            namespace,
+            redis_port,
+            wait_for_redis: true,
+            file_limit: None,
+            handed_over: Vec::new(),
+        }
+        .namespace(&unique("t"))
+        .set("redis.url", &redis.url())
+        .set("server.listen", "127.0.0.1:0")
+        .set("server.shards", "2")
+        .set("server.drain_seconds", "1")
     }
 
     /// Waits until handshakes are answered with 101, by all shards: each gets the next client in turn.

@@ -1,0 +1,194 @@
+//! The door: the sockets that clients come in by, bound here or handed over by systemd.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::task::{Context as TaskContext, Poll, ready};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use listenfd::ListenFd;
+use socket2::SockRef;
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::settings::Listen;
+use crate::stream::Stream;
+
+/// Where clients come in.
+#[derive(Debug)]
+pub struct Door {
+    listeners: Vec<Listener>,
+    name: String,
+    file: Option<SocketFile>,
+    handed_over: bool,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// The file of a unix socket that was bound here. Removes it when dropped.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if is_socket(&self.0) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+}
+
+impl Door {
+    /// Takes all sockets that were handed over to this process (`LISTEN_FDS` and `LISTEN_PID`, see
+    /// `sd_listen_fds(3)`); where there are none, listens where the settings say.
+    ///
+    /// # Errors
+    ///
+    /// When that address cannot be listened on, or one of the sockets that were handed over is none that listens.
+    pub async fn open(listen: &Listen) -> anyhow::Result<Self> {
+        let mut handed_over = ListenFd::from_env();
+        if handed_over.len() > 0 {
+            return Self::take(&mut handed_over);
+        }
+        let (listener, name, file) = match listen {
+            Listen::Tcp(address) => {
+                let listener = bind(address).await?;
+                let name = listener.local_addr()?.to_string();
+                (Listener::Tcp(listener), name, None)
+            }
+            Listen::Unix(path, mode) => {
+                let listener = Listener::Unix(bind_unix(path, *mode)?);
+                (listener, listen.to_string(), Some(SocketFile(path.clone())))
+            }
+        };
+        Ok(Self { listeners: vec![listener], name, file, handed_over: false })
+    }
+
+    fn take(sockets: &mut ListenFd) -> anyhow::Result<Self> {
+        let count = sockets.len();
+        let taken = (0..count).map(|number| {
+            Listener::take(sockets, number).with_context(|| {
+                format!("LISTEN_FDS: socket {} of {count} that were handed over cannot be used; a socket unit needs ListenStream= and Accept=no", number + 1)
+            })
+        });
+        let listeners = taken.collect::<anyhow::Result<Vec<_>>>()?;
+        let name = listeners.iter().map(Listener::name).collect::<Vec<_>>().join(", ");
+        Ok(Self { listeners, name, file: None, handed_over: true })
+    }
+
+    /// Returns where clients come in, for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the first address, if there is one.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listeners.iter().find_map(|listener| match listener {
+            Listener::Tcp(listener) => listener.local_addr().ok(),
+            Listener::Unix(_) => None,
+        })
+    }
+
+    /// Tells whether the sockets were handed over, and the settings not asked.
+    pub fn is_handed_over(&self) -> bool {
+        self.handed_over
+    }
+
+    /// Returns the file that has to go at the end, to be kept until then. A socket that was handed over has none: whoever
+    /// made it goes on listening.
+    pub fn take_file(&mut self) -> Option<SocketFile> {
+        self.file.take()
+    }
+
+    /// Accepts one connection; each listener in turn, so that a busy one does not keep others waiting. Safe to cancel.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses, as without file descriptors.
+    pub async fn accept(&mut self) -> io::Result<Stream> {
+        poll_fn(|cx| {
+            for _ in 0..self.listeners.len() {
+                self.listeners.rotate_left(1);
+                let accepted = self.listeners.last().map_or(Poll::Pending, |listener| listener.poll(cx));
+                if accepted.is_ready() {
+                    return accepted;
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Listener {
+    fn take(sockets: &mut ListenFd, number: usize) -> anyhow::Result<Self> {
+        if let Ok(Some(listener)) = sockets.take_unix_listener(number) {
+            ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
+            listener.set_nonblocking(true)?;
+            return Ok(Self::Unix(UnixListener::from_std(listener)?));
+        }
+        let listener = sockets.take_tcp_listener(number)?.context("it was taken already")?;
+        ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
+        listener.set_nonblocking(true)?;
+        Ok(Self::Tcp(TcpListener::from_std(listener)?))
+    }
+
+    fn poll(&self, cx: &mut TaskContext<'_>) -> Poll<io::Result<Stream>> {
+        Poll::Ready(match self {
+            Self::Tcp(listener) => ready!(listener.poll_accept(cx)).map(|(socket, _)| Stream::Tcp(socket)),
+            Self::Unix(listener) => ready!(listener.poll_accept(cx)).map(|(socket, _)| Stream::Unix(socket)),
+        })
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(|address| address.to_string()),
+            Self::Unix(listener) => listener.local_addr().map(|address| {
+                let path = address.as_pathname().map(|path| path.display().to_string());
+                format!("unix:{}", path.unwrap_or_default())
+            }),
+        }
+        .unwrap_or_default()
+    }
+}
+
+async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow!(
+            "server.listen: {address} is in use by another program; stop it, or choose another: --set server.listen=127.0.0.1:8001"
+        ),
+        io::ErrorKind::AddrNotAvailable => anyhow!("server.listen: this machine has no address {address}"),
+        _ => anyhow!("server.listen: cannot listen on {address} ({error})"),
+    })
+}
+
+fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
+    let shown = path.display();
+    // A socket that nobody answers is left over from a process that was killed.
+    match StdUnixStream::connect(path) {
+        Ok(_) => bail!("server.listen: another process listens on {shown}"),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            if !is_socket(path) {
+                bail!("server.listen: {shown} is there already and is no socket; choose another path");
+            }
+            std::fs::remove_file(path)
+                .with_context(|| format!("server.listen: cannot replace the stale socket {shown}"))?;
+        }
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).with_context(|| {
+        format!("server.listen: cannot listen on {shown}; its directory has to exist and be writable, its path be shorter than 108 bytes")
+    })?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .with_context(|| format!("server.unix_mode: cannot set the permissions of {shown}"))?;
+    Ok(listener)
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+}

@@ -1,0 +1,108 @@
+//! Sockets that systemd hands over, and what it is told.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::PathBuf;
+
+use crate::limits::{over_unix, over_unix_with};
+use crate::support::gateway::{binary, handing_over};
+use crate::support::{DEADLINE, RedisServer, Reply, Site, TestGateway, eventually, unique};
+
+fn path() -> PathBuf {
+    std::env::temp_dir().join(unique("ws4redis-handed"))
+}
+
+#[tokio::test]
+async fn all_sockets_that_are_handed_over_are_used_and_stay() {
+    let (tcp, path) = (TcpListener::bind("127.0.0.1:0").unwrap(), path());
+    let (unix, address) = (UnixListener::bind(&path).unwrap(), tcp.local_addr().unwrap());
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for round in 0..2 {
+        let sockets: Vec<OwnedFd> = vec![tcp.try_clone().unwrap().into(), unix.try_clone().unwrap().into()];
+        let builder = TestGateway::builder().set("server.listen", &taken);
+        let mut gateway = builder.handing_over(sockets).start().await;
+        assert_eq!(gateway.address(), address);
+        let line = gateway.expect_log(&["listening on"]).await;
+        assert!(line.contains(&format!("{address}, unix:{}", path.display())), "{line}");
+        gateway.expect_log(&["handed over", "server.listen is not used"]).await;
+        for _ in 0..3 {
+            gateway.connect("/ws/x?subscribe-broadcast").await.expect_nothing().await;
+            assert_eq!(over_unix(path.to_str().unwrap()), "HTTP/1.1 101", "{round}");
+        }
+        gateway.signal("TERM");
+        assert_eq!(gateway.expect_exit().await.code(), Some(0));
+        // Whoever comes now waits for the next one.
+        assert!(std::net::TcpStream::connect(address).is_ok());
+        assert!(std::fs::exists(&path).unwrap(), "the socket is not its own to remove");
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test]
+async fn sockets_for_another_process_are_not_taken() {
+    let builder = TestGateway::builder().variable("LISTEN_FDS", "1").variable("LISTEN_PID", "1");
+    let gateway = builder.start().await;
+    gateway.connect("/ws/x").await;
+    assert_eq!(gateway.count_log(&["handed over"]), 0);
+}
+
+#[tokio::test]
+async fn a_socket_that_does_not_listen_ends_the_start_and_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connected = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (datagrams, _other) = UnixDatagram::pair().unwrap();
+    let file = std::fs::File::open("/dev/null").unwrap();
+    for bad in [OwnedFd::from(connected), OwnedFd::from(datagrams), OwnedFd::from(file)] {
+        let mut command = binary();
+        command.args(["--set", &format!("redis.url={}", RedisServer::shared().url())]);
+        let sockets = vec![listener.try_clone().unwrap().into(), bad];
+        let mut command = handing_over(&command, sockets);
+        let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let status = eventually("it ends", || child.try_wait().unwrap()).await;
+        let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("LISTEN_FDS: socket 2 of 2") && said.contains("Accept=no"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn who_comes_through_a_trusted_unix_socket_is_believed() {
+    let site = Site::start(|_| Reply::json("null")).await;
+    let path = path();
+    for (round, (trusted, expected)) in [("unix", vec!["203.0.113.7"]), ("", vec![])].into_iter().enumerate()
+    {
+        let sockets: Vec<OwnedFd> =
+            vec![TcpListener::bind("127.0.0.1:0").unwrap().into(), UnixListener::bind(&path).unwrap().into()];
+        let builder = TestGateway::builder().set("auth.callback_url", &site.url());
+        let builder = builder.set("server.trusted_proxies", trusted);
+        let _gateway = builder.handing_over(sockets).start().await;
+        let (path, lines) = (path.clone(), "Cookie: a=1\r\nX-Forwarded-For: 203.0.113.7\r\n");
+        let file = path.clone();
+        let answer = tokio::task::spawn_blocking(move || over_unix_with(path.to_str().unwrap(), lines));
+        assert_eq!(answer.await.unwrap(), "HTTP/1.1 101");
+        let asked = site.expect_asked(round + 1).await.pop().unwrap();
+        assert_eq!(asked.all("x-forwarded-for"), expected, "{trusted}");
+        std::fs::remove_file(file).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn systemd_is_told_when_the_server_is_ready_and_when_it_stops() {
+    let path = path();
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(DEADLINE)).unwrap();
+    let heard = || {
+        let mut text = [0; 100];
+        let length = systemd.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    let builder = TestGateway::builder().variable("NOTIFY_SOCKET", path.to_str().unwrap());
+    let mut gateway = builder.start().await;
+    assert_eq!(heard(), "READY=1\n");
+    gateway.signal("TERM");
+    assert_eq!(heard(), "STOPPING=1\n");
+    assert_eq!(gateway.expect_exit().await.code(), Some(0));
+    std::fs::remove_file(path).unwrap();
+}
