@@ -39,7 +39,9 @@ pub enum Rejection {
     #[error("the site does not let you in here")]
     Refused,
     /// Nothing is here.
-    #[error("nothing is served at this path; WebSockets are below {0}")]
+    #[error(
+        "nothing is served at this path; WebSockets are below {0} (server.websocket_url_stripped, if a proxy takes that away)"
+    )]
     NotFound(String),
     /// A method that a page does not have.
     #[error("only GET and HEAD are allowed here")]

@@ -29,8 +29,8 @@ use crate::wire::{Handshake, Malformed};
 /// What the front door needs to know.
 #[derive(Debug)]
 pub struct Front {
-    /// Path prefix of the WebSockets.
-    pub websocket_url: String,
+    /// What paths of WebSockets begin with.
+    pub path_prefix: String,
     /// Name of the session cookie.
     pub session_cookie: String,
     /// The Origin rule.
@@ -132,7 +132,7 @@ async fn answer<V: Visits>(
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
     let answer = async {
         let uri = request.uri();
-        let handshake = match Handshake::parse(uri.path(), uri.query(), &front.websocket_url) {
+        let handshake = match Handshake::parse(uri.path(), uri.query(), &front.path_prefix) {
             Err(Malformed::Elsewhere) => return page(&request, front),
             handshake => handshake,
         };
@@ -171,7 +171,7 @@ async fn answer<V: Visits>(
 /// Answers a request outside the WebSocket prefix.
 fn page(request: &Request<Incoming>, front: &Front) -> Result<Response<Full<Bytes>>, Rejection> {
     let found = front.files.as_ref().and_then(|files| files.get(request.uri().path()));
-    let found = found.ok_or_else(|| Rejection::NotFound(front.websocket_url.clone()))?;
+    let found = found.ok_or_else(|| Rejection::NotFound(front.path_prefix.clone()))?;
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Rejection::Method);
     }

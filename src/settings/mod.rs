@@ -38,6 +38,8 @@ pub const SHIPPED: &str = include_str!("../../settings.toml");
 pub struct Settings {
     /// Path prefix of the WebSockets, with both slashes.
     pub websocket_url: String,
+    /// What paths of requests begin with before the facility: the same, or a slash where a proxy takes it away.
+    pub path_prefix: String,
     /// Seconds for which a client's message is persisted; 0 means not at all.
     pub expire_seconds: u64,
     /// Prefix of all channels.
@@ -257,6 +259,26 @@ mod tests {
         assert_eq!(settings.expire_seconds, 3600);
         assert_eq!(settings.server.listen, Listen::Tcp("127.0.0.1:8000".into()));
         assert!(settings.demo);
+    }
+
+    #[test]
+    fn where_every_path_is_a_facility_there_is_no_demo() {
+        for (assignment, prefix) in [
+            ("server.websocket_url_stripped=true", "/"),
+            ("websocket_url=/", "/"),
+            ("websocket_url=/x/", "/x/"),
+        ] {
+            let (settings, _) = load(&[], &[assignment]).unwrap();
+            assert_eq!(
+                (settings.path_prefix.as_str(), settings.demo),
+                (prefix, prefix != "/"),
+                "{assignment}"
+            );
+            let on = load(&[], &[assignment, "demo.enabled=on"]);
+            let refused = on.err().map(|error| error.to_string());
+            assert_eq!(refused.is_some(), prefix == "/", "{assignment}: {refused:?}");
+            assert!(refused.is_none_or(|text| text.starts_with("demo.enabled: ")), "{assignment}");
+        }
     }
 
     #[test]

@@ -42,6 +42,7 @@ struct RawServer {
     unix_mode: String,
     #[serde(deserialize_with = "list")]
     trusted_proxies: Vec<String>,
+    websocket_url_stripped: bool,
     shards: usize,
     max_connections: usize,
     handshake_seconds: u32,
@@ -136,9 +137,17 @@ impl Raw {
         require(plain, "prefix", "must not hold control characters")?;
         require(self.heartbeat.len() <= 1024, "heartbeat", "must not be longer than 1024 bytes")?;
         require(self.expire <= MAX_EXPIRE_SECONDS, "expire", "must not be longer than ten years")?;
+        let stripped = self.server.websocket_url_stripped;
+        let path_prefix = if stripped { "/" } else { &self.websocket_url }.to_owned();
         let redis = self.redis.check()?;
         let demo = match self.demo.enabled.as_str() {
-            "auto" => redis.url.is_none(),
+            "auto" => redis.url.is_none() && path_prefix != "/",
+            "on" if path_prefix == "/" => {
+                return Err(senseless(
+                    "demo.enabled",
+                    "there is no path for the demo where every one is a facility",
+                ));
+            }
             "on" => true,
             "off" => false,
             _ => return Err(senseless("demo.enabled", "expected auto, on or off")),
@@ -163,6 +172,7 @@ impl Raw {
         })?;
         Ok(Settings {
             websocket_url: self.websocket_url,
+            path_prefix,
             expire_seconds: u64::try_from(self.expire).unwrap_or(0),
             namespace,
             heartbeat: (!self.heartbeat.is_empty()).then(|| Bytes::from(self.heartbeat)),

@@ -91,7 +91,7 @@ impl Shard {
         let heartbeat = settings.heartbeat.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
         let files = StaticFiles::new(&settings.websocket_url, settings.namespace.as_str(), &heartbeat);
         let front = Front {
-            websocket_url: settings.websocket_url.clone(),
+            path_prefix: settings.path_prefix.clone(),
             session_cookie: settings.session.cookie.clone(),
             origins: settings.origins.clone(),
             proxies: settings.server.trusted_proxies.clone(),

@@ -86,6 +86,28 @@ async fn behind_a_trusted_proxy_the_origin_is_compared_with_the_host_that_it_nam
 }
 
 #[tokio::test]
+async fn where_a_proxy_takes_the_prefix_away_the_whole_path_is_the_facility() {
+    let gateway = TestGateway::builder().set("server.websocket_url_stripped", "true");
+    let gateway = gateway.start().await;
+    let paths = [
+        ("/foobar", "foobar"),
+        ("/a/b%20c", "a/b c"),
+        ("//x", "/x"),
+        ("/static/demo.js", "static/demo.js"),
+        ("/ws/x", "ws/x"),
+        ("/", ""),
+    ];
+    for (path, facility) in paths {
+        let mut client = gateway.connect(&format!("{path}?subscribe-broadcast")).await;
+        gateway.publish(&format!("broadcast:{facility}"), path);
+        client.expect_text(path).await;
+    }
+    let page = gateway.request("/").without("Upgrade").expect_status(400).await;
+    assert!(page.body.contains("upgrade to a websocket"), "{page:?}");
+    gateway.request("/%FF").expect_status(400).await;
+}
+
+#[tokio::test]
 async fn limits_of_what_is_posted_count_for_each_address_behind_a_trusted_proxy() {
     let rules = std::env::temp_dir().join(crate::support::unique("ws4redis-rules"));
     let text = "[[access]]\nfacility = \"*\"\nanonymous = [\"subscribe-broadcast\", \"publish-broadcast\"]\n\

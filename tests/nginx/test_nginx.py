@@ -12,12 +12,13 @@ from harness import DEADLINE, Client, Gateway, Process, RedisServer, accepts, fr
 
 CONF = pathlib.Path(__file__).parent / "nginx.conf"
 FRONTS = ["front_tcp", "front_unix"]
+STRIPPED = {"server__websocket_url_stripped": "true", "server__trusted_proxies": "127.0.0.1"}
 COOKIE = "Cookie: sessionid=wnqd0gbw5obpnj50zwh6yaq2yz4o8g9x"
 
 
 class Nginx(Process):
     def __init__(self, **values):
-        self.ports = {name: free_port() for name in (*FRONTS, "front_without_host", "front_old")}
+        self.ports = {name: free_port() for name in (*FRONTS, "front_stripped", "front_without_host", "front_old")}
         conf = CONF.read_text()
         self.home = pathlib.Path(tempfile.mkdtemp(prefix="ws4redis-nginx-"))
         for name, value in {**values, **self.ports, "directory": self.home}.items():
@@ -56,9 +57,10 @@ def gateways(store, directory):
 @pytest.fixture(scope="module")
 def nginx(store, tmp_path_factory):
     tcp, unix, path = gateways(store, tmp_path_factory.mktemp("socket"))
-    nginx = Nginx(tcp_port=tcp.port, unix_path=path)
+    stripped = Gateway(redis__url=store.url, **STRIPPED)
+    nginx = Nginx(tcp_port=tcp.port, unix_path=path, stripped_port=stripped.port)
     yield nginx
-    for process in (nginx, tcp, unix):
+    for process in (nginx, tcp, unix, stripped):
         process.stop()
 
 
@@ -90,6 +92,14 @@ def test_a_facility_passes_undecoded(nginx, store, front):
         browser.expect("kept")
 
 
+def test_a_facility_passes_where_the_prefix_is_taken_away(nginx, store):
+    own = unique()
+    client = redis.Redis(port=store.port)
+    client.set(f"broadcast:{own}/a b", "kept")
+    with Client(nginx.url("front_stripped", f"{own}/a%20b")) as browser:
+        browser.expect("kept")
+
+
 @pytest.mark.parametrize("front", FRONTS)
 def test_the_gateways_close_codes_arrive(nginx, front):
     with Client(nginx.url(front, unique(), "publish-broadcast")) as browser:
@@ -100,7 +110,7 @@ def test_the_gateways_close_codes_arrive(nginx, front):
 @pytest.mark.parametrize("front", FRONTS)
 def test_a_stopping_gateway_sends_1001_through_nginx(store, tmp_path, front):
     tcp, unix, path = gateways(store, tmp_path)
-    nginx = Nginx(tcp_port=tcp.port, unix_path=path)
+    nginx = Nginx(tcp_port=tcp.port, unix_path=path, stripped_port=tcp.port)
     try:
         with Client(nginx.url(front, unique())) as browser:
             gateway = tcp if front == "front_tcp" else unix
@@ -112,7 +122,7 @@ def test_a_stopping_gateway_sends_1001_through_nginx(store, tmp_path, front):
             process.stop()
 
 
-@pytest.mark.parametrize("front", FRONTS)
+@pytest.mark.parametrize("front", [*FRONTS, "front_stripped"])
 @pytest.mark.parametrize(
     "host, origin, status",
     [
