@@ -2,7 +2,7 @@
 
 import pytest
 
-from test_sessions import ANYBODY, SOMEBODY, closed_sockets
+from test_sessions import ANYBODY, SETTLE_SECONDS, SOMEBODY, closed_sockets
 from worlds import SECRET_KEY, Kind, World
 
 
@@ -40,7 +40,7 @@ def test_each_way_to_end_a_session_closes_its_sockets(world):
     before = [browser.copy() for browser in all_of_them]
     # Nobody has written their names anywhere.
     assert world.who(logged_out) == SOMEBODY
-    with closed_sockets(world, *before):
+    with closed_sockets(world, *before, settle_seconds=SETTLE_SECONDS):
         logged_out.log_out()
         replaced.log_in("mary")
         changed.post("/accounts/password/", old_password="secret", new_password1="neu", new_password2="neu")
