@@ -32,12 +32,13 @@ def test_the_pages_of_the_site_have_both(people):
     assert 'heartbeat_msg: "--heartbeat--"' in page
 
 
-def test_the_script_is_the_one_of_the_gateway():
-    packaged = finders.find("js/ws4redis.js")
-    assert packaged, "static/js/ws4redis.js is not in the package"
+@pytest.mark.parametrize("name", ["ws4redis.js", "ws4redis.mjs"])
+def test_the_script_is_the_one_of_the_gateway(name):
+    packaged = finders.find(f"js/{name}")
+    assert packaged, f"static/js/{name} is not in the package"
     assert (
-        Path(packaged).read_bytes() == (ROOT / "static" / "ws4redis.js").read_bytes()
-    ), "cp static/ws4redis.js python/ws4redis/static/js/"
+        Path(packaged).read_bytes() == (ROOT / "static" / name).read_bytes()
+    ), f"cp static/{name} python/ws4redis/static/js/"
 
 
 def test_every_setting_is_documented():

@@ -24,13 +24,15 @@ def test_the_wheel_has_the_package_the_script_and_the_types(tmp_path):
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
         (metadata,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
         about = archive.read(metadata).decode()
-        script = archive.read("ws4redis/static/js/ws4redis.js")
+        scripts = {
+            name: archive.read(f"ws4redis/static/js/{name}") for name in ("ws4redis.js", "ws4redis.mjs")
+        }
     here = ROOT / "python" / "ws4redis"
     sources = [path for path in here.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert sorted(names) == sorted(f"ws4redis/{path.relative_to(here)}" for path in sources)
     assert "ws4redis/py.typed" in names
     assert not [name for name in names if "template" in name or "migrations" in name]
-    assert script == (ROOT / "static" / "ws4redis.js").read_bytes()
+    assert scripts == {name: (ROOT / "static" / name).read_bytes() for name in scripts}
     needs = [line for line in about.splitlines() if line.startswith("Requires-Dist")]
     assert [need.split()[1].split(">")[0] for need in needs] == ["Django", "redis"]
     assert "License-Expression: MIT" in about

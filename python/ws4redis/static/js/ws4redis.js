@@ -1,185 +1,594 @@
 /*! ws4redis.js: the browser client of the ws4redis gateway. MIT licence. */
 
 /**
- * What `new WS4Redis(options)` takes. Every callback is optional.
+ * What `new WS4Redis(options)` takes; all but the uri may be missing.
  *
  * @typedef {object} WS4RedisOptions
- * @property {string} uri  The WebSocket address with facility and flags, used as it is, e.g.
- *   `wss://example.com/ws/foobar?subscribe-broadcast&publish-broadcast&echo`. Required.
+ * @property {string} uri  The WebSocket address with facility and flags, used as it is.
  * @property {function(): void} [connecting]  Before each attempt to connect.
- * @property {function(): void} [connected]  After each successful attempt; from here on
- *   `send_message` may be called.
+ * @property {function(): void} [connected]  From here on `send_message` may be called.
  * @property {function(CloseEvent): void} [disconnected]  After each close, failed attempts included.
- * @property {function((string|ArrayBuffer)): void} [receive_message]  For each message: text as a
- *   string, binary as an ArrayBuffer. Heartbeats are not passed on.
- * @property {function(number, number): void} [reconnecting]  After `disconnected`, when another
- *   attempt will follow: the milliseconds until then, and its number since the last open (1, 2 …).
- *   If it isn't called, the client has stopped.
- * @property {?string} [heartbeat_msg]  The gateway's heartbeat text. Set it only if the gateway has
- *   the same one: unanswered heartbeats close the connection after about 20 s.
+ * @property {function((string|ArrayBuffer)): void} [receive_message]  For each message but heartbeats.
+ * @property {function(number, number): void} [reconnecting]  After `disconnected`, when another attempt will follow:
+ *   the milliseconds until then, and its number since the last open (1, 2 …).
+ * @property {?string} [heartbeat_msg]  The gateway's heartbeat text. Set it only if the gateway has the same one.
  */
+
+/**
+ * What `ws4redis(path, options)` takes; all may be missing.
+ *
+ * @typedef {object} Ws4redisOptions
+ * @property {(Audience|Audience[])} [subscribe]  Whose messages are heard.
+ * @property {(Audience|Audience[])} [publish]  To whom `send` goes.
+ * @property {boolean} [echo]  Own messages come back, too.
+ * @property {function(): (?string|Promise<?string>)} [token]  Asked for a token before each attempt.
+ * @property {?string} [heartbeat]  The gateway's heartbeat text. Set it only if the gateway has the same one.
+ * @property {number} [queue]  How many messages `send` keeps while there is no connection; 0 if not set.
+ * @property {boolean} [fallback]  false: WebSockets only.
+ * @property {AbortSignal} [signal]  Closes the connection for good.
+ */
+
+/** @typedef {('broadcast'|'group'|'user'|'session')} Audience */
 
 (function (global) {
   'use strict';
 
-  const HEARTBEAT_MS = 5000;
+  const AUDIENCES = ['broadcast', 'group', 'user', 'session'];
+  const TICK_MS = 5000;
   const MISSED_MAX = 3;
   const DELAY_MAX_S = 30;
+  /** How long a connection has to be open for what was before not to count any more. */
+  const STABLE_MS = 60000;
+  /** How far clients spread that were all sent away at once, and when the first of them comes back. */
+  const SPREAD_MS = 10000;
+  const SPREAD_FROM_MS = 1000;
+  /** For the token, the WebSocket and the fallback together; proxies that know no upgrades may just say nothing. */
+  const ATTEMPT_MS = 20000;
+  /** Timers of hidden tabs come each minute only; a tick later than this means that the machine has slept. */
+  const JUMP_MS = 90000;
+  const RETRY_AFTER_MAX_MS = 3600000;
+  const UNREAD_MAX = 10000;
+
+  // ---- What both faces share
 
   /**
-   * A connection to the gateway that comes back after every close.
+   * One connection at a time, which comes back.
+   * @param {object} how  `open` makes a WebSocket or something like it; `heartbeat`; `modern` for the rules that
+   *   upstream's client does not have; `renewable` if each attempt shows another token.
+   * @param {object} on  Is told: `connecting()`, `open()`, `message(data)`, `close(event, stopped, delay, attempt)`.
+   */
+  function createLine({ open, heartbeat, modern, renewable }, on) {
+    let socket = null;
+    let openedAt = 0;
+    let waiting = false;
+    let stopped = false;
+    let attempt = 1;
+    let retryTimer;
+    let notBefore = 0;
+    let tickTimer;
+    let tickedAt;
+    let missed;
+    let sessionEnded = false;
+    let lastChance = false;
+
+    function connect() {
+      clearTimeout(retryTimer);
+      // Offline it goes on waiting, for the `online` event.
+      waiting = modern && global.navigator?.onLine === false;
+      if (waiting) return;
+      on.connecting();
+      if (stopped) return;
+      socket = open();
+      socket.onopen = onOpen;
+      socket.onmessage = onMessage;
+      socket.onclose = onClose;
+      socket.onalive = () => (missed = 0);
+    }
+
+    function onOpen() {
+      openedAt = Date.now();
+      lastChance = false;
+      if (!modern) attempt = 1;
+      startTicking();
+      on.open();
+    }
+
+    function onMessage({ data }) {
+      const beat = heartbeat && data === heartbeat;
+      if (beat || modern) missed = 0;
+      if (!beat) on.message(data);
+    }
+
+    function onClose(event) {
+      clearInterval(tickTimer);
+      if (openedAt && Date.now() - openedAt >= STABLE_MS) {
+        attempt = 1;
+        sessionEnded = false;
+      }
+      openedAt = 0;
+      let delay = 0;
+      // The timer is set before anybody is told: a callback that throws must not end the reconnecting, and one that
+      // calls close() must find the timer.
+      if (!stopped && isWorthRetrying(event)) {
+        waiting = true;
+        delay = delayAfter(event, Math.min(DELAY_MAX_S, 2 ** attempt - 1) * 1000);
+        notBefore = Date.now() + (event.retryAfter || 0);
+        retryTimer = setTimeout(connect, delay);
+        attempt += 1;
+      } else {
+        stopped = true;
+      }
+      on.close(event, stopped, delay, attempt - 1);
+    }
+
+    function isWorthRetrying({ code, inconclusive }) {
+      if (code === 4401 && (renewable || !sessionEnded)) {
+        sessionEnded = lastChance = true;
+        return true;
+      }
+      // Browsers show a refused handshake as 1006, so the attempt after 4401 is judged by whether it opened at all,
+      // unless it is known that it was not the visitor who was refused.
+      return (!lastChance || inconclusive) && code !== 1008 && !(code >= 4400 && code <= 4499);
+    }
+
+    function delayAfter({ code, retryAfter }, limit) {
+      if (!modern) return Math.random() * limit;
+      const sentAway = code === 1001 || code === 1012 || code === 1013;
+      const from = sentAway ? SPREAD_FROM_MS : 0;
+      const to = sentAway ? Math.max(limit, SPREAD_MS) : limit;
+      return Math.max(from + Math.random() * (to - from), retryAfter || 0);
+    }
+
+    function startTicking() {
+      clearInterval(tickTimer);
+      missed = 0;
+      tickedAt = Date.now();
+      if (heartbeat || modern) tickTimer = setInterval(tick, TICK_MS);
+    }
+
+    function tick() {
+      const since = Date.now() - tickedAt;
+      tickedAt += since;
+      if (modern && since > JUMP_MS) check(true);
+      else if (heartbeat) beat();
+    }
+
+    function beat() {
+      missed += 1;
+      if (missed > MISSED_MAX) drop('no heartbeat');
+      else if (socket.transport !== 'sse') socket.send(heartbeat);
+    }
+
+    /** Gives up a connection that is dead, or seems so. */
+    function drop(reason) {
+      clearInterval(tickTimer);
+      socket.close();
+      // A dead peer does not answer the close either, and browsers wait long for that.
+      if (modern) onClose({ code: 1006, reason, wasClean: false });
+    }
+
+    /** Looks after the connection when the tab is shown again, or the network or the machine was `away`. */
+    function check(away) {
+      if (waiting) {
+        if (Date.now() >= notBefore) connect();
+      } else if (openedAt && heartbeat) {
+        // The answer has to be there at the next tick.
+        startTicking();
+        missed = MISSED_MAX - 1;
+        beat();
+      } else if (openedAt && away) {
+        drop('the network was away');
+        if (waiting) connect();
+      }
+    }
+
+    function close() {
+      stopped = true;
+      waiting = false;
+      clearTimeout(retryTimer);
+      clearInterval(tickTimer);
+      if (socket) socket.close();
+    }
+
+    return { connect, check, close, socket: () => socket, isStopped: () => stopped };
+  }
+
+  // ---- The face of upstream's client
+
+  /**
+   * A WebSocket to the gateway that comes back after every close, with and without `new`.
    *
-   * Before the k-th attempt since the last open it waits for a random time in
-   * [0, min(30, 2^k - 1)) seconds. It stops after `close()`, and after a close that says that
-   * trying again is useless: code 1008 and the codes 4400 to 4499. After 4401 (the session has ended) it tries
-   * once more, with the cookie the browser then has; if that attempt fails, or 4401 comes a second time, it stops.
-   *
-   * Works with and without `new`.
+   * Before the k-th attempt since the last open it waits for a random time in [0, min(30, 2^k - 1)) seconds. It stops
+   * after `close()`, and after the codes 1008 and 4400 to 4499; but after 4401 (the session has ended) it tries once
+   * more, with the cookie the browser then has.
    *
    * @class
    * @param {WS4RedisOptions} options
    * @param {*} [$]  Accepted for pages that hand in jQuery; not needed and not used.
-   * @throws {Error} without `options.uri`
-   * @throws {DOMException} if `options.uri` is no WebSocket address
+   * @throws {Error|DOMException} if `options.uri` is missing, or no WebSocket address
    */
   function WS4Redis(options, $) {
     if (!(this instanceof WS4Redis)) return new WS4Redis(options, $);
     if (!options || !options.uri) throw new Error('WS4Redis: options.uri is missing');
 
     const opts = Object.assign({}, options);
-    let socket = null;
-    let attempt = 1;
-    let retryTimer = null;
-    let beatTimer = null;
-    let missed = 0;
-    let stopped = false;
-    let sessionEnded = false;
-    let lastChance = false;
-
-    function call(name, ...args) {
-      if (typeof opts[name] === 'function') opts[name](...args);
-    }
-
-    function connect() {
-      retryTimer = null;
-      call('connecting');
-      if (stopped) return;
-      socket = new WebSocket(opts.uri);
-      // Blobs are read asynchronously, which would mix up the order of messages.
-      socket.binaryType = 'arraybuffer';
-      socket.onopen = onOpen;
-      socket.onmessage = onMessage;
-      socket.onclose = onClose;
-    }
-
-    function onOpen() {
-      attempt = 1;
-      lastChance = false;
-      if (opts.heartbeat_msg) {
-        missed = 0;
-        beatTimer = setInterval(beat, HEARTBEAT_MS);
-      }
-      call('connected');
-    }
-
-    function onMessage(event) {
-      if (opts.heartbeat_msg && event.data === opts.heartbeat_msg) {
-        missed = 0;
-      } else {
-        call('receive_message', event.data);
-      }
-    }
-
-    function onClose(event) {
-      stopHeartbeat();
-      let delay = 0;
-      // The timer is set before the callbacks run: one that throws must not end the reconnecting, and one that calls
-      // close() must find the timer.
-      if (!stopped && isWorthRetrying(event.code)) {
-        delay = Math.random() * Math.min(DELAY_MAX_S, 2 ** attempt - 1) * 1000;
-        retryTimer = setTimeout(connect, delay);
-        attempt += 1;
-      } else {
-        stopped = true;
-      }
-      call('disconnected', event);
-      if (!stopped) call('reconnecting', delay, attempt - 1);
-    }
-
-    function isWorthRetrying(code) {
-      if (code === 4401 && !sessionEnded) {
-        sessionEnded = lastChance = true;
-        return true;
-      }
-      // Browsers show a refused handshake as 1006, so the attempt after 4401 is judged by whether it opened at all.
-      return !lastChance && code !== 1008 && !(code >= 4400 && code <= 4499);
-    }
-
-    function beat() {
-      missed += 1;
-      if (missed > MISSED_MAX) {
-        stopHeartbeat();
-        socket.close();
-      } else {
-        socket.send(opts.heartbeat_msg);
-      }
-    }
-
-    function stopHeartbeat() {
-      clearInterval(beatTimer);
-      beatTimer = null;
-    }
+    const call = (name, ...args) => typeof opts[name] === 'function' && opts[name](...args);
+    const line = createLine(
+      { open: () => openWebSocket(opts.uri), heartbeat: opts.heartbeat_msg },
+      {
+        connecting: () => call('connecting'),
+        open: () => call('connected'),
+        message: (data) => call('receive_message', data),
+        close(event, stopped, delay, attempt) {
+          call('disconnected', event);
+          if (!line.isStopped()) call('reconnecting', delay, attempt);
+        },
+      },
+    );
 
     /**
      * Sends a message on all channels of the publish flags.
      * @param {string|Blob|ArrayBuffer|ArrayBufferView} message
-     * @throws {DOMException} InvalidStateError while the first attempt is under way; after a close
-     *   the message is dropped without a word, as by `WebSocket.send`
+     * @throws {DOMException} while the first attempt is under way; after a close the message is dropped without a
+     *   word, as by `WebSocket.send`
      */
-    this.send_message = function (message) {
-      socket.send(message);
-    };
+    this.send_message = (message) => line.socket().send(message);
 
-    /**
-     * The socket's readyState: 0 connecting, 1 open, 2 closing, 3 closed (also while waiting for
-     * the next attempt).
-     * @returns {number}
-     */
-    this.get_state = function () {
-      return socket.readyState;
-    };
+    /** @returns {number} 0 connecting, 1 open, 2 closing, 3 closed (also while waiting for the next attempt) */
+    this.get_state = () => line.socket().readyState;
 
-    /** @returns {boolean} whether the socket is connecting */
-    this.is_connecting = function () {
-      return socket.readyState === 0;
-    };
-
-    /** @returns {boolean} whether the socket is open */
-    this.is_connected = function () {
-      return socket.readyState === 1;
-    };
-
-    /** @returns {boolean} whether the socket is closing */
-    this.is_closing = function () {
-      return socket.readyState === 2;
-    };
-
-    /** @returns {boolean} whether the socket is closed */
-    this.is_closed = function () {
-      return socket.readyState === 3;
-    };
+    this.is_connecting = () => this.get_state() === 0;
+    this.is_connected = () => this.get_state() === 1;
+    this.is_closing = () => this.get_state() === 2;
+    this.is_closed = () => this.get_state() === 3;
 
     /** Closes the connection for good. No timer is left behind. */
-    this.close = function () {
-      stopped = true;
-      clearTimeout(retryTimer);
-      retryTimer = null;
-      stopHeartbeat();
-      socket.close();
+    this.close = () => line.close();
+
+    line.connect();
+  }
+
+  // ---- The modern face
+
+  /**
+   * Opens a connection to the gateway that the page came from, and keeps it.
+   *
+   * The returned EventTarget has the events `message`, `open`, `gap`, `close` and `state`, is an async iterable of the
+   * messages, and has `state`, `transport` and `url`, `send`, `sendJSON`, `json` and `close`. docs/javascript.md tells
+   * the rules.
+   *
+   * @param {string|URL} path  Prefix and facility, e.g. `/ws/foobar`, or a whole address.
+   * @param {Ws4redisOptions} [options]
+   * @throws {TypeError|SyntaxError|DOMException} for an unknown audience, or what is no address
+   */
+  function ws4redis(path, options = {}) {
+    const { token, heartbeat, queue = 0, fallback = true, signal } = options;
+    const url = addressOf(path, options);
+    const socket = new EventTarget();
+    const ending = new AbortController();
+    let kept = [];
+    let wasOpen = false;
+
+    const line = createLine(
+      { open: () => openTransport(url, token, fallback), heartbeat, modern: true, renewable: !!token },
+      {
+        connecting: () => setState('connecting'),
+        open() {
+          socket.transport = line.socket().transport;
+          setState('open');
+          const before = kept;
+          kept = [];
+          for (const { data, resolve, reject } of before) send(data).then(resolve, reject);
+          const again = wasOpen;
+          wasOpen = true;
+          if (socket.state === 'open') emit('open');
+          if (socket.state === 'open' && again) emit('gap');
+        },
+        message(data) {
+          const event = new MessageEvent('message', { data });
+          socket.dispatchEvent(Object.assign(event, { json: () => JSON.parse(data) }));
+        },
+        close(event, stopped, delay) {
+          socket.transport = null;
+          const state = event.code === 4401 ? 'session-ended' : 'waiting';
+          if (!stopped || state !== 'waiting') setState(state, delay);
+          // A listener may have closed it.
+          if (socket.state !== state && !stopped) return;
+          if (stopped) finish(event);
+          else emitClose(event, false);
+        },
+      },
+    );
+
+    function emit(type, fields) {
+      socket.dispatchEvent(Object.assign(new Event(type), fields));
+    }
+
+    function emitClose({ code, reason, wasClean }, final) {
+      emit('close', { code, reason, wasClean, final });
+    }
+
+    function setState(state, delay) {
+      socket.state = state;
+      emit('state', { state, delay });
+    }
+
+    function finish(event) {
+      if (socket.state === 'closed') return;
+      ending.abort();
+      socket.transport = null;
+      setState('closed');
+      for (const { reject } of kept) reject(away());
+      kept = [];
+      emitClose(event, true);
+    }
+
+    function away() {
+      return new DOMException('there is no connection to send by', 'InvalidStateError');
+    }
+
+    async function send(data) {
+      // Between the peer's close frame and the close event browsers drop messages without a word.
+      if (socket.state === 'open' && line.socket().readyState === 1) return line.socket().send(data);
+      if (socket.state === 'closed' || kept.length >= queue) throw away();
+      return new Promise((resolve, reject) => kept.push({ data, resolve, reject }));
+    }
+
+    function close() {
+      line.close();
+      finish({ code: 1000, reason: '', wasClean: true });
+    }
+
+    async function* messages(read) {
+      const unread = [];
+      let wake;
+      const arrived = ({ type, data }) => {
+        if (type === 'message' && unread.length <= UNREAD_MAX) unread.push(data);
+        wake?.();
+      };
+      socket.addEventListener('message', arrived);
+      socket.addEventListener('close', arrived);
+      try {
+        for (;;) {
+          if (unread.length > UNREAD_MAX) throw new RangeError(`more than ${UNREAD_MAX} messages wait to be read`);
+          if (unread.length) yield read(unread.shift());
+          else if (socket.state === 'closed') return;
+          else await new Promise((resolve) => (wake = resolve));
+        }
+      } finally {
+        socket.removeEventListener('message', arrived);
+        socket.removeEventListener('close', arrived);
+      }
+    }
+
+    Object.assign(socket, {
+      url,
+      state: 'waiting',
+      transport: null,
+      send,
+      sendJSON: (value) => send(JSON.stringify(value)),
+      json: () => messages(JSON.parse),
+      [Symbol.asyncIterator]: () => messages((data) => data),
+      close,
+    });
+    if (signal?.aborted) {
+      close();
+      return socket;
+    }
+    line.connect();
+    const listen = (target, type, listener) => target?.addEventListener?.(type, listener, { signal: ending.signal });
+    listen(signal, 'abort', close);
+    listen(global, 'online', () => line.check(true));
+    listen(global.document, 'resume', () => line.check(true));
+    listen(global.document, 'visibilitychange', () => global.document.hidden || line.check(false));
+    return socket;
+  }
+
+  function addressOf(path, { subscribe = [], publish = [], echo }) {
+    const url = new URL(path, global.location?.href);
+    if (url.hash) throw new SyntaxError('ws4redis: a # in a facility has to be written as %23');
+    url.protocol = url.protocol.replace('http', 'ws');
+    const flags = (verb, audiences) =>
+      [].concat(audiences).map((name) => {
+        // The gateway ignores what it does not know.
+        if (!AUDIENCES.includes(name)) throw new TypeError(`ws4redis: there is no audience ${name} to ${verb}`);
+        return `${verb}-${name}`;
+      });
+    url.search = [
+      ...(url.search ? [url.search.slice(1)] : []),
+      ...flags('subscribe', subscribe),
+      ...flags('publish', publish),
+      ...(echo ? ['echo'] : []),
+    ].join('&');
+    return url.href;
+  }
+
+  // ---- What messages travel by
+
+  function openWebSocket(url, protocols = []) {
+    const socket = new WebSocket(url, protocols);
+    // Blobs are read asynchronously, which would mix up the order of messages.
+    socket.binaryType = 'arraybuffer';
+    return socket;
+  }
+
+  /**
+   * One attempt: asks for the token, opens a WebSocket, and if that is refused the fallback. Looks like a WebSocket, but
+   * says nothing more once it was closed.
+   */
+  function openTransport(url, token, fallback) {
+    let inner;
+    let isOpen = false;
+    let done = false;
+    const self = {
+      transport: 'websocket',
+      get readyState() {
+        return inner.readyState;
+      },
+      send: (data) => inner.send(data),
+      close() {
+        done = true;
+        clearTimeout(patience);
+        inner?.close();
+      },
     };
 
-    connect();
+    function end(event) {
+      if (done) return;
+      self.close();
+      self.onclose(event);
+    }
+
+    function use(candidate) {
+      inner = candidate;
+      inner.onopen = () => {
+        if (done) return;
+        isOpen = true;
+        clearTimeout(patience);
+        self.onopen();
+      };
+      inner.onmessage = (event) => done || self.onmessage(event);
+      inner.onalive = () => done || self.onalive();
+      inner.onclose = end;
+    }
+
+    function dial(bearer) {
+      // A token is never answered as the chosen subprotocol, and browsers want one to be.
+      use(openWebSocket(url, bearer ? ['ws4redis', `bearer.${bearer}`] : []));
+      inner.onclose = (event) => {
+        if (done || isOpen || !fallback || event.code !== 1006) return end(event);
+        self.transport = 'sse';
+        use(openStream(url.replace('ws', 'http'), bearer));
+      };
+    }
+
+    if (token) {
+      Promise.resolve()
+        .then(token)
+        .then((bearer) => done || dial(bearer))
+        .catch((error) => end(lost(`token: ${error?.message ?? error}`)));
+    } else {
+      dial();
+    }
+    // Set last, since what is no address throws.
+    const patience = setTimeout(() => end(lost('no answer')), ATTEMPT_MS);
+    return self;
+  }
+
+  /** A close that says nothing of what the server thinks of the visitor. */
+  function lost(reason) {
+    return { code: 1006, reason, wasClean: false, inconclusive: true };
+  }
+
+  /**
+   * The fallback: server-sent events and POST at the same address. Looks like a WebSocket. EventSource would hide the
+   * status, and sets no headers.
+   */
+  function openStream(url, bearer) {
+    const reading = new AbortController();
+    let posts = Promise.resolve();
+    const self = {
+      readyState: 0,
+      close: () => reading.abort(),
+      /** @returns {Promise<void>} settles when the gateway has answered */
+      send(data) {
+        const text = typeof data === 'string';
+        const headers = {
+          'Content-Type': text ? 'text/plain;charset=utf-8' : 'application/octet-stream',
+          'X-WS4Redis': '1',
+        };
+        // The page may change a buffer before its turn comes.
+        const body = text ? data : new Blob([data]);
+        // One after the other, since messages keep their order.
+        const sent = posts.then(() => ask({ method: 'POST', headers, body })).then((response) => {
+          if (!response.ok) throw new Error(`the message was not taken: HTTP ${response.status}`);
+        });
+        posts = sent.catch(() => {});
+        return sent;
+      },
+    };
+
+    function ask(init) {
+      const headers = Object.assign(bearer ? { Authorization: `Bearer ${bearer}` } : {}, init.headers);
+      // A redirection leads to a page for people.
+      return fetch(url, { ...init, headers, credentials: 'same-origin', cache: 'no-store', redirect: 'manual' });
+    }
+
+    async function read() {
+      const response = await ask({ headers: { Accept: 'text/event-stream' }, signal: reading.signal });
+      const type = response.headers.get('Content-Type') || '';
+      if (response.status !== 200 || !type.startsWith('text/event-stream')) {
+        const text = type.startsWith('text/plain') ? (await response.text()).trim() : '';
+        return refusal(response, `HTTP ${response.status} ${text}`.trim());
+      }
+      self.readyState = 1;
+      self.onopen();
+      let last = lost('the stream has ended');
+      const feed = eventParser((kind, data) => {
+        if (kind === '') self.onmessage({ data });
+        else if (kind === 'binary') self.onmessage({ data: bytesOf(data) });
+        else if (kind === 'close') last = Object.assign({ wasClean: true }, JSON.parse(data));
+      });
+      const decoder = new TextDecoder();
+      const reader = response.body.getReader();
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) return last;
+        self.onalive();
+        feed(decoder.decode(value, { stream: true }));
+      }
+    }
+
+    read()
+      .catch((error) => lost(`${error?.message ?? error}`))
+      .then((event) => {
+        self.readyState = 3;
+        self.onclose(event);
+      });
+    return self;
+  }
+
+  /** What a status other than 200 means, as a close. */
+  function refusal({ status, headers }, reason) {
+    if (status === 403) return { code: 1008, reason, wasClean: false };
+    if (status !== 503) return { code: 1006, reason, wasClean: false, inconclusive: status >= 500 };
+    const after = headers.get('Retry-After') || '';
+    const wait = /^\d+$/.test(after) ? after * 1000 : Date.parse(after) - Date.now();
+    return { ...lost(reason), code: 1013, retryAfter: Math.min(Math.max(wait, 0) || 0, RETRY_AFTER_MAX_MS) };
+  }
+
+  function bytesOf(base64) {
+    return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)).buffer;
+  }
+
+  /**
+   * Takes the text of a stream of server-sent events (HTML standard, section 9.2.6) in pieces.
+   * @param {function(string, string): void} onEvent  Gets the event's name, empty for a message, and its data.
+   */
+  function eventParser(onEvent) {
+    let line = '';
+    let halfBreak = '';
+    let kind = '';
+    let data = [];
+    return (piece) => {
+      // A line break may be two characters.
+      piece = halfBreak + piece;
+      halfBreak = piece.endsWith('\r') ? '\r' : '';
+      const lines = piece.slice(0, piece.length - halfBreak.length).split(/\r\n|\r|\n/);
+      lines[0] = line + lines[0];
+      line = lines.pop();
+      for (const whole of lines) {
+        const [, field, value] = /^([^:]*)(?:: ?)?(.*)$/s.exec(whole);
+        if (field === 'data') data.push(value);
+        else if (field === 'event') kind = value === 'message' ? '' : value;
+        if (whole) continue;
+        if (data.length) onEvent(kind, data.join('\n'));
+        kind = '';
+        data = [];
+      }
+    };
   }
 
   global.WS4Redis = WS4Redis;
+  global.ws4redis = ws4redis;
 })(globalThis);

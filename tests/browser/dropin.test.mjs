@@ -1,114 +1,20 @@
-// The rules of static/ws4redis.js, with a fake WebSocket and fake timers.
+// The drop-in face of static/ws4redis.js: upstream's interface and delays, our rules for stopping.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
-import { afterEach, beforeEach, mock, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
-import { gzipSync } from 'node:zlib';
+import { getEventListeners } from 'node:events';
+import { mock, test } from 'node:test';
 import vm from 'node:vm';
+import { BEAT, browser, clock, HOUR, last, network, page, random, sockets, source, tab } from './fakes.mjs';
 
-const file = fileURLToPath(new URL('../../static/ws4redis.js', import.meta.url));
-const source = readFileSync(file, 'utf8');
-const TIMERS = ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'];
 const URI = 'ws://example.test/ws/foobar?subscribe-broadcast&echo';
-const BEAT = '--heartbeat--';
-const HOUR = 3_600_000;
 
-let sockets;
-let pending;
-let random;
-let original;
+browser();
 
-class FakeWebSocket {
-  constructor(uri) {
-    if (!uri.startsWith('ws')) throw new SyntaxError(`bad URL ${uri}`);
-    this.uri = uri;
-    this.readyState = 0;
-    this.sent = [];
-    this.closeCalls = 0;
-    sockets.push(this);
-  }
-
-  send(message) {
-    if (this.readyState === 0) throw new Error('InvalidStateError');
-    this.sent.push(message);
-  }
-
-  close() {
-    this.closeCalls += 1;
-    if (this.readyState < 2) this.readyState = 2;
-  }
-
-  // What the network does:
-  opens() {
-    this.readyState = 1;
-    this.onopen({});
-  }
-
-  brings(data) {
-    this.onmessage({ data });
-  }
-
-  ends(code = 1006, reason = '') {
-    this.readyState = 3;
-    this.onclose({ code, reason, wasClean: code !== 1006 });
-  }
-}
-
-/** Counts the timers that have been set and neither run nor been cleared. */
-function watchTimers() {
-  const real = Object.fromEntries(TIMERS.map((name) => [name, globalThis[name]]));
-  globalThis.setTimeout = (callback, ms) => {
-    const id = real.setTimeout(() => {
-      pending.delete(id);
-      callback();
-    }, ms);
-    pending.set(id, ms);
-    return id;
-  };
-  globalThis.setInterval = (callback, ms) => {
-    const id = real.setInterval(callback, ms);
-    pending.set(id, ms);
-    return id;
-  };
-  for (const kind of ['Timeout', 'Interval']) {
-    globalThis[`clear${kind}`] = (id) => {
-      pending.delete(id);
-      real[`clear${kind}`](id);
-    };
-  }
-  return real;
-}
-
-beforeEach(() => {
-  sockets = [];
-  pending = new Map();
-  mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
-  original = watchTimers();
-  random = mock.method(Math, 'random', () => 0.5);
-  globalThis.WebSocket = FakeWebSocket;
-  vm.runInThisContext(source, { filename: file });
-});
-
-afterEach(() => {
-  Object.assign(globalThis, original);
-  mock.timers.reset();
-  mock.restoreAll();
-  delete globalThis.WS4Redis;
-});
-
-const last = () => sockets.at(-1);
 const client = (options = {}) => new WS4Redis({ uri: URI, ...options });
-/** The delay of the retry that is pending, in milliseconds. */
-const delay = () => {
-  assert.equal(pending.size, 1, 'one timer is pending');
-  return [...pending.values()][0];
-};
 
-test('the file is under 8 kB gzipped and sets one global', () => {
-  assert.ok(gzipSync(source).length < 8000);
+test('the file sets two globals and touches nothing else', () => {
   const sandbox = vm.createContext({});
   vm.runInContext(source, sandbox);
-  assert.deepEqual(Object.keys(sandbox), ['WS4Redis']);
+  assert.deepEqual(Object.keys(sandbox), ['WS4Redis', 'ws4redis']);
 });
 
 test('connects at once to the uri as it is', () => {
@@ -132,7 +38,7 @@ test('a missing or impossible uri throws', () => {
   assert.throws(() => new WS4Redis({}), /uri/);
   assert.throws(() => new WS4Redis(), /uri/);
   assert.throws(() => new WS4Redis({ uri: 'nonsense' }), SyntaxError);
-  assert.equal(pending.size, 0);
+  assert.equal(clock.size, 0);
 });
 
 test('jQuery is neither needed nor used', () => {
@@ -210,9 +116,9 @@ test('reconnect delays are random in [0, min(30, 2^k - 1)) seconds', () => {
     client();
     for (const [i, limit] of limits.entries()) {
       last().ends();
-      assert.ok(Math.abs(delay() - roll * limit * 1000) < 1e-6, `retry ${i + 1} waits ${delay()} ms`);
-      assert.ok(delay() < limit * 1000);
-      mock.timers.tick(Math.ceil(delay()) + 1);
+      assert.ok(Math.abs(clock.delay - roll * limit * 1000) < 1e-6, `retry ${i + 1} waits ${clock.delay} ms`);
+      assert.ok(clock.delay < limit * 1000);
+      clock.tick(Math.ceil(clock.delay) + 1);
       assert.equal(sockets.length, before + i + 2);
       assert.equal(last().uri, URI);
     }
@@ -224,8 +130,8 @@ test('after very many attempts the delay is still below 30 s', () => {
   client();
   for (let i = 0; i < 1100; i += 1) {
     last().ends();
-    assert.ok(delay() < 30_000);
-    mock.timers.tick(30_000);
+    assert.ok(clock.delay < 30_000);
+    clock.tick(30_000);
   }
   assert.equal(sockets.length, 1101);
 });
@@ -233,9 +139,9 @@ test('after very many attempts the delay is still below 30 s', () => {
 test('no attempt before the delay is over', () => {
   client();
   last().ends();
-  mock.timers.tick(499);
+  clock.tick(499);
   assert.equal(sockets.length, 1);
-  mock.timers.tick(1);
+  clock.tick(1);
   assert.equal(sockets.length, 2);
 });
 
@@ -243,11 +149,11 @@ test('an open connection resets the delay', () => {
   client();
   for (let i = 0; i < 4; i += 1) {
     last().ends();
-    mock.timers.tick(30_000);
+    clock.tick(30_000);
   }
   last().opens();
   last().ends();
-  assert.equal(delay(), 500);
+  assert.equal(clock.delay, 500);
 });
 
 test('reconnecting tells delay and attempt, after disconnected', () => {
@@ -257,24 +163,24 @@ test('reconnecting tells delay and attempt, after disconnected', () => {
     reconnecting: (ms, attempt) => calls.push([ms, attempt]),
   });
   last().ends();
-  mock.timers.tick(500);
+  clock.tick(500);
   last().ends();
   assert.deepEqual(calls, ['disconnected', [500, 1], 'disconnected', [1500, 2]]);
 });
 
 test('heartbeats go out every 5 s while open, and only then', () => {
   client({ heartbeat_msg: BEAT });
-  mock.timers.tick(4999);
-  assert.equal(pending.size, 0);
+  clock.tick(4999);
+  assert.equal(clock.size, 0);
   last().opens();
-  mock.timers.tick(4999);
+  clock.tick(4999);
   assert.deepEqual(last().sent, []);
-  mock.timers.tick(1);
+  clock.tick(1);
   assert.deepEqual(last().sent, [BEAT]);
   last().ends();
   const [first] = sockets;
-  assert.equal(pending.size, 1, 'the retry only, the interval has stopped');
-  mock.timers.tick(HOUR);
+  assert.equal(clock.size, 1, 'the retry only, the interval has stopped');
+  clock.tick(HOUR);
   assert.deepEqual(first.sent, [BEAT]);
 });
 
@@ -282,19 +188,19 @@ test('without heartbeat_msg there is no heartbeat', () => {
   for (const heartbeat_msg of [undefined, null, '']) {
     client({ heartbeat_msg });
     last().opens();
-    assert.equal(pending.size, 0);
+    assert.equal(clock.size, 0);
   }
 });
 
 test('the fourth silent tick closes the socket', () => {
   client({ heartbeat_msg: BEAT });
   last().opens();
-  mock.timers.tick(15_000);
+  clock.tick(15_000);
   assert.deepEqual([last().sent.length, last().closeCalls], [3, 0]);
-  mock.timers.tick(5000);
-  assert.deepEqual([last().sent.length, last().closeCalls, pending.size], [3, 1, 0]);
+  clock.tick(5000);
+  assert.deepEqual([last().sent.length, last().closeCalls, clock.size], [3, 1, 0]);
   last().ends();
-  mock.timers.tick(1000);
+  clock.tick(1000);
   assert.equal(sockets.length, 2, 'and it reconnects');
 });
 
@@ -303,7 +209,7 @@ test('a heartbeat that comes back resets the counter and is swallowed', () => {
   client({ heartbeat_msg: BEAT, receive_message: (data) => got.push(data) });
   last().opens();
   for (let i = 0; i < 20; i += 1) {
-    mock.timers.tick(15_000);
+    clock.tick(15_000);
     last().brings(BEAT);
   }
   last().brings('Hello');
@@ -316,7 +222,7 @@ test('other messages do not reset the counter', () => {
   last().opens();
   for (let i = 0; i < 4; i += 1) {
     last().brings('Hello');
-    mock.timers.tick(5000);
+    clock.tick(5000);
   }
   assert.equal(last().closeCalls, 1);
 });
@@ -324,11 +230,11 @@ test('other messages do not reset the counter', () => {
 test('the counter starts anew with each connection', () => {
   client({ heartbeat_msg: BEAT });
   last().opens();
-  mock.timers.tick(15_000);
+  clock.tick(15_000);
   last().ends();
-  mock.timers.tick(1000);
+  clock.tick(1000);
   last().opens();
-  mock.timers.tick(15_000);
+  clock.tick(15_000);
   assert.equal(last().closeCalls, 0);
 });
 
@@ -336,23 +242,23 @@ test('close() leaves no timers: while open', () => {
   let ended = 0;
   const ws = client({ heartbeat_msg: BEAT, disconnected: () => (ended += 1) });
   last().opens();
-  assert.equal(pending.size, 1);
+  assert.equal(clock.size, 1);
   ws.close();
-  assert.equal(pending.size, 0);
+  assert.equal(clock.size, 0);
   last().ends(1000);
-  assert.deepEqual([pending.size, ended], [0, 1]);
-  mock.timers.tick(HOUR);
+  assert.deepEqual([clock.size, ended], [0, 1]);
+  clock.tick(HOUR);
   assert.equal(sockets.length, 1);
 });
 
 test('close() leaves no timers: while waiting, and twice', () => {
   const ws = client();
   last().ends();
-  assert.equal(pending.size, 1);
+  assert.equal(clock.size, 1);
   ws.close();
   ws.close();
-  assert.equal(pending.size, 0);
-  mock.timers.tick(HOUR);
+  assert.equal(clock.size, 0);
+  clock.tick(HOUR);
   assert.equal(sockets.length, 1);
 });
 
@@ -360,7 +266,7 @@ test('close() leaves no timers: while connecting', () => {
   const ws = client({ heartbeat_msg: BEAT });
   ws.close();
   last().ends(1006);
-  assert.equal(pending.size, 0);
+  assert.equal(clock.size, 0);
 });
 
 test('close() works inside every callback', () => {
@@ -376,8 +282,8 @@ test('close() works inside every callback', () => {
     last().opens();
     last().brings('Hello');
     last().ends();
-    mock.timers.tick(HOUR);
-    assert.equal(pending.size, 0, `after close() in ${name}`);
+    clock.tick(HOUR);
+    assert.equal(clock.size, 0, `after close() in ${name}`);
     assert.equal(sockets.length, before + 1, `after close() in ${name}`);
     if (name === 'disconnected') assert.deepEqual(seen, []);
   }
@@ -390,7 +296,7 @@ test('a callback that throws does not end the reconnecting', () => {
     },
   });
   assert.throws(() => last().ends(), /bug/);
-  mock.timers.tick(1000);
+  clock.tick(1000);
   assert.equal(sockets.length, 2);
 });
 
@@ -399,12 +305,12 @@ test('4401 reconnects once and then stops', () => {
   client({ reconnecting: () => told.push('again') });
   last().opens();
   last().ends(4401, 'session ended');
-  mock.timers.tick(1000);
+  clock.tick(1000);
   assert.equal(sockets.length, 2);
   last().opens();
   last().ends(4401, 'session ended');
-  assert.equal(pending.size, 0);
-  mock.timers.tick(HOUR);
+  assert.equal(clock.size, 0);
+  clock.tick(HOUR);
   assert.equal(sockets.length, 2);
   assert.deepEqual(told, ['again']);
 });
@@ -413,25 +319,25 @@ test('4401 and then a refused handshake stops', () => {
   client();
   last().opens();
   last().ends(4401);
-  mock.timers.tick(1000);
+  clock.tick(1000);
   last().ends(1006);
-  assert.equal(pending.size, 0);
+  assert.equal(clock.size, 0);
 });
 
 test('4401, open again: later losses reconnect as ever', () => {
   client();
   last().opens();
   last().ends(4401);
-  mock.timers.tick(1000);
+  clock.tick(1000);
   last().opens();
   last().ends(1006);
-  mock.timers.tick(1000);
+  clock.tick(1000);
   last().ends(1006);
-  mock.timers.tick(3000);
+  clock.tick(3000);
   assert.equal(sockets.length, 4);
   last().opens();
   last().ends(4401);
-  assert.equal(pending.size, 0);
+  assert.equal(clock.size, 0);
 });
 
 test('1008 and the other 4400–4499 stop', () => {
@@ -441,8 +347,8 @@ test('1008 and the other 4400–4499 stop', () => {
     client({ disconnected: (event) => seen.push(event.code), reconnecting: () => seen.push('again') });
     last().opens();
     last().ends(code);
-    mock.timers.tick(HOUR);
-    assert.deepEqual([seen, pending.size, sockets.length], [[code], 0, before + 1]);
+    clock.tick(HOUR);
+    assert.deepEqual([seen, clock.size, sockets.length], [[code], 0, before + 1]);
   }
 });
 
@@ -451,7 +357,70 @@ test('all other codes reconnect', () => {
     const ws = client();
     last().opens();
     last().ends(code);
-    assert.equal(pending.size, 1, `after ${code}`);
+    assert.equal(clock.size, 1, `after ${code}`);
     ws.close();
   }
+});
+
+test('4401, open again for a minute: the next 4401 is one of its own', () => {
+  client();
+  for (let i = 0; i < 3; i += 1) {
+    last().opens();
+    clock.tick(60_000);
+    last().ends(4401);
+    clock.tick(1000);
+    assert.equal(sockets.length, i + 2);
+  }
+});
+
+test("network and tab change nothing: the delays are upstream's", () => {
+  client();
+  last().ends();
+  network(false);
+  clock.tick(400);
+  network(true);
+  tab(false);
+  tab(true);
+  assert.equal(sockets.length, 1);
+  navigator.onLine = false;
+  clock.tick(100);
+  assert.equal(sockets.length, 2);
+  assert.deepEqual(getEventListeners(page, 'online'), []);
+});
+
+test('1001, 1012 and 1013 are closes like any other', () => {
+  random.mock.mockImplementation(() => 0);
+  for (const code of [1001, 1012, 1013]) {
+    const ws = client();
+    last().opens();
+    last().ends(code);
+    assert.equal(clock.delay, 0);
+    ws.close();
+  }
+});
+
+test('it keeps to WebSockets', () => {
+  const fetched = mock.method(globalThis, 'fetch');
+  client();
+  for (let i = 0; i < 5; i += 1) {
+    last().ends(1006);
+    clock.tick(30_000);
+  }
+  assert.equal(fetched.mock.callCount(), 0);
+});
+
+test('after a sleep a dead connection is noticed by the heartbeats that follow', () => {
+  client({ heartbeat_msg: BEAT });
+  last().opens();
+  clock.sleep(HOUR);
+  clock.tick(14_999);
+  assert.deepEqual([last().sent.length, last().closeCalls], [3, 0]);
+  clock.tick(1);
+  assert.equal(last().closeCalls, 1);
+});
+
+test('a page may call its client ws4redis', () => {
+  globalThis.ws4redis = WS4Redis({ uri: URI }, {});
+  assert.ok(globalThis.ws4redis instanceof WS4Redis);
+  assert.ok(new WS4Redis({ uri: URI }));
 });

@@ -1,0 +1,50 @@
+// A gateway that lets no WebSocket through: the server's half of the fallback, as far as the client sees it. A test says
+// what it answers.
+import { createServer } from 'node:http';
+
+/** Starts one on a free port. `pages` are texts by path, each with its type. */
+export async function fakeGateway(pages = {}) {
+  const gateway = {
+    /** What is answered to the next GETs, the last one for ever: `{status, headers, body}`, or null for a stream. */
+    answers: [null],
+    /** What is answered to POSTs. */
+    postStatus: () => 204,
+    /** Requests for /ws/…: `{method, url, headers, body}`. */
+    requests: [],
+    /** Upgrades that were refused. */
+    upgrades: [],
+    /** Streams that are open. */
+    streams: new Set(),
+  };
+
+  const server = createServer(async (request, response) => {
+    const { method, url, headers } = request;
+    const page = pages[url.split('?')[0]];
+    if (page) return response.writeHead(200, { 'Content-Type': page.type }).end(page.text);
+    if (!url.startsWith('/ws/')) return response.writeHead(404).end();
+    const parts = [];
+    for await (const part of request) parts.push(part);
+    gateway.requests.push({ method, url, headers, body: Buffer.concat(parts) });
+    if (method === 'POST') return response.writeHead(await gateway.postStatus(gateway.requests.at(-1))).end();
+    const answer = gateway.answers.length > 1 ? gateway.answers.shift() : gateway.answers[0];
+    if (answer) return response.writeHead(answer.status, answer.headers).end(answer.body);
+    response.writeHead(200, { 'Content-Type': 'text/event-stream; charset=utf-8', 'Cache-Control': 'no-store' });
+    response.write('retry: 3000\n\n');
+    response.on('close', () => gateway.streams.delete(response));
+    gateway.streams.add(response);
+  });
+  server.on('upgrade', (request, socket) => {
+    gateway.upgrades.push(request.url);
+    socket.end('HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+
+  gateway.origin = `http://127.0.0.1:${server.address().port}`;
+  gateway.write = (text) => gateway.streams.forEach((stream) => stream.write(text));
+  gateway.endStreams = () => gateway.streams.forEach((stream) => stream.end());
+  gateway.stop = () => {
+    server.closeAllConnections();
+    return new Promise((resolve) => server.close(resolve));
+  };
+  return gateway;
+}

@@ -1,0 +1,167 @@
+// A browser for the rules of static/ws4redis.js: a WebSocket that a test plays the network of, a clock that it sets, and
+// a page with a tab and a network.
+import { readFileSync } from 'node:fs';
+import { afterEach, beforeEach, mock } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import vm from 'node:vm';
+
+export const file = fileURLToPath(new URL('../../static/ws4redis.js', import.meta.url));
+export const source = readFileSync(file, 'utf8');
+export const BEAT = '--heartbeat--';
+export const HOUR = 3_600_000;
+
+/** All sockets of the test, the latest last. */
+export const sockets = [];
+export const last = () => sockets.at(-1);
+
+export class FakeWebSocket {
+  constructor(uri, protocols = []) {
+    if (!uri.startsWith('ws')) throw new SyntaxError(`bad URL ${uri}`);
+    this.uri = uri;
+    this.protocols = protocols;
+    this.readyState = 0;
+    this.sent = [];
+    this.closeCalls = 0;
+    sockets.push(this);
+  }
+
+  send(message) {
+    if (this.readyState === 0) throw new Error('InvalidStateError');
+    this.sent.push(message);
+  }
+
+  close() {
+    this.closeCalls += 1;
+    if (this.readyState < 2) this.readyState = 2;
+  }
+
+  // What the network does:
+  opens() {
+    this.readyState = 1;
+    this.onopen({});
+  }
+
+  brings(data) {
+    this.onmessage({ data });
+  }
+
+  ends(code = 1006, reason = '') {
+    this.readyState = 3;
+    this.onclose({ code, reason, wasClean: code !== 1006 });
+  }
+}
+
+/** Time passes when the test says so. Unlike node's mock timers it can jump, as when a machine sleeps. */
+class Clock {
+  now = 1_800_000_000_000;
+  /** Timers that have been set and neither run nor been cleared: when they are due, how often, what they call. */
+  timers = new Map();
+  serial = 0;
+
+  set(callback, ms, every) {
+    this.timers.set((this.serial += 1), { due: this.now + ms, ms, every, callback });
+    return this.serial;
+  }
+
+  get size() {
+    return this.timers.size;
+  }
+
+  /** The milliseconds of the one timer that is set. */
+  get delay() {
+    if (this.size !== 1) throw new Error(`${this.size} timers are set, not one`);
+    return [...this.timers.values()][0].ms;
+  }
+
+  tick(ms) {
+    const end = this.now + ms;
+    for (;;) {
+      const [next] = [...this.timers].sort(([, a], [, b]) => a.due - b.due);
+      if (!next || next[1].due > end) break;
+      const [id, timer] = next;
+      this.now = Math.max(this.now, timer.due);
+      // An interval that is late does not catch up.
+      if (timer.every) timer.due = this.now + timer.every;
+      else this.timers.delete(id);
+      timer.callback();
+    }
+    this.now = end;
+  }
+
+  /** The machine sleeps: what was due meanwhile comes once, afterwards. */
+  sleep(ms) {
+    this.now += ms;
+    this.tick(0);
+  }
+}
+
+export let clock;
+/** The window: hears `online`. */
+export let page;
+export let random;
+
+/** Lets promises go on. */
+export const settle = () => new Promise((resolve) => setImmediate(resolve));
+
+/** A page for each test; with `realTime` the timers are node's. */
+export function browser({ realTime = false } = {}) {
+  const faked = [];
+  const fake = (name, value) => {
+    faked.push([name, Object.getOwnPropertyDescriptor(globalThis, name)]);
+    Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+  };
+
+  beforeEach(() => {
+    sockets.length = 0;
+    clock = new Clock();
+    page = new EventTarget();
+    random = mock.method(Math, 'random', () => 0.5);
+    if (!realTime) {
+      mock.method(Date, 'now', () => clock.now);
+      fake('setTimeout', (callback, ms) => clock.set(callback, ms));
+      fake('setInterval', (callback, ms) => clock.set(callback, ms, ms));
+      fake('clearTimeout', (id) => clock.timers.delete(id));
+      fake('clearInterval', (id) => clock.timers.delete(id));
+    }
+    fake('WebSocket', FakeWebSocket);
+    fake('location', { href: 'https://example.test/page?x#top' });
+    fake('navigator', { onLine: true });
+    fake('document', Object.assign(new EventTarget(), { hidden: false }));
+    fake('addEventListener', page.addEventListener.bind(page));
+    fake('fetch', () => Promise.reject(new TypeError('failed to fetch')));
+    vm.runInThisContext(source, { filename: file });
+  });
+
+  afterEach(() => {
+    for (const [name, descriptor] of faked.splice(0).reverse()) {
+      if (descriptor) Object.defineProperty(globalThis, name, descriptor);
+      else delete globalThis[name];
+    }
+    mock.restoreAll();
+    delete globalThis.WS4Redis;
+    delete globalThis.ws4redis;
+  });
+}
+
+/** The network goes or comes. */
+export function network(there) {
+  navigator.onLine = there;
+  page.dispatchEvent(new Event(there ? 'online' : 'offline'));
+}
+
+/** The tab is hidden or shown. */
+export function tab(shown) {
+  document.hidden = !shown;
+  document.dispatchEvent(new Event('visibilitychange'));
+}
+
+/** Notes the events of a socket of the modern face: names of states, and other events with what they say. */
+export function watch(socket) {
+  const seen = [];
+  socket.addEventListener('state', ({ state }) => seen.push(state));
+  socket.addEventListener('open', () => seen.push('+open'));
+  socket.addEventListener('gap', () => seen.push('+gap'));
+  socket.addEventListener('message', ({ data }) => seen.push(['message', data]));
+  socket.addEventListener('close', ({ code, final }) => seen.push(['close', code, ...(final ? ['final'] : [])]));
+  return seen;
+}

@@ -1,0 +1,319 @@
+// The fallback of the modern face of static/ws4redis.js, against a gateway that lets no WebSocket through.
+import assert from 'node:assert/strict';
+import { after, afterEach, before, mock, test } from 'node:test';
+import { fakeGateway } from './fake_gateway.mjs';
+import { BEAT, browser, FakeWebSocket, random, sockets } from './fakes.mjs';
+
+const DEADLINE_MS = 5000;
+const realFetch = globalThis.fetch;
+let gateway;
+let open = [];
+
+before(async () => (gateway = await fakeGateway()));
+after(() => gateway.stop());
+browser({ realTime: true });
+afterEach(() => {
+  for (const socket of open) socket.close();
+  open = [];
+  Object.assign(gateway, { answers: [null], requests: [], postStatus: () => 204 });
+});
+
+/** As it is behind a proxy that knows no upgrades; or, one by one, as the test says. */
+function connect(options, upgrades = []) {
+  globalThis.fetch = realFetch;
+  globalThis.WebSocket = class extends FakeWebSocket {
+    constructor(...args) {
+      super(...args);
+      const there = upgrades.shift();
+      setImmediate(() => (there ? this.opens() : this.ends(1006)));
+    }
+  };
+  random.mock.mockImplementation(() => 0);
+  const socket = ws4redis(`${gateway.origin}/ws/foobar`, { subscribe: ['broadcast'], publish: ['user'], ...options });
+  open.push(socket);
+  return socket;
+}
+
+/** The next event of a type, with a deadline. */
+function next(socket, type, wanted = () => true) {
+  return new Promise((resolve, reject) => {
+    const late = setTimeout(() => reject(new Error(`no ${type} came`)), DEADLINE_MS);
+    socket.addEventListener(type, function listener(event) {
+      if (!wanted(event)) return;
+      clearTimeout(late);
+      socket.removeEventListener(type, listener);
+      resolve(event);
+    });
+  });
+}
+
+async function until(condition, what) {
+  for (const end = Date.now() + DEADLINE_MS; !condition(); await new Promise((resolve) => setTimeout(resolve, 5))) {
+    if (Date.now() > end) assert.fail(`not within ${DEADLINE_MS} ms: ${what}`);
+  }
+}
+
+const reaches = (socket, state) => until(() => socket.state === state, `${state}; it is ${socket.state}`);
+
+/** Opens a stream and returns the socket with the list of what comes. */
+async function streaming(options) {
+  const socket = connect(options);
+  const got = [];
+  socket.addEventListener('message', ({ data }) => got.push(data));
+  await next(socket, 'open');
+  return { socket, got };
+}
+
+test('a refused upgrade is followed by one request for a stream, at the same address', async () => {
+  const { socket } = await streaming();
+  assert.deepEqual([socket.state, socket.transport, sockets.length], ['open', 'sse', 1]);
+  assert.equal(gateway.requests.length, 1);
+  const [{ method, url, headers }] = gateway.requests;
+  assert.deepEqual([method, url, headers.accept], ['GET', '/ws/foobar?subscribe-broadcast&publish-user', 'text/event-stream']);
+  assert.equal(headers.authorization, undefined);
+});
+
+test('messages come as text and binary, heartbeats and comments do not', async () => {
+  const { got } = await streaming({ heartbeat: BEAT });
+  gateway.write(
+    ': comment\n\n' +
+      'data: Hello\n\n' +
+      `event: heartbeat\ndata: ${BEAT}\n\n` +
+      'data: two\ndata:  lines \ndata:\n\n' +
+      'event: binary\ndata: AP8B\n\n' +
+      'event: other\ndata: x\n\n' +
+      'event: message\nid: 7\ndata: {"a":1}\n\n' +
+      'data: Grüße, 你好 🦀\n\n',
+  );
+  await until(() => got.length === 5, `five messages; there are ${got.length}`);
+  assert.deepEqual([...new Uint8Array(got[2])], [0, 255, 1]);
+  assert.ok(got[2] instanceof ArrayBuffer);
+  got.splice(2, 1);
+  assert.deepEqual(got, ['Hello', 'two\n lines \n', '{"a":1}', 'Grüße, 你好 🦀']);
+});
+
+test('the stream may be cut anywhere, and its lines may end in any way', async () => {
+  const text = 'data: ü1\ndata: 🦀\n\nevent: binary\ndata: AP8B\n\ndata: end\n\n';
+  for (const whole of [text, text.replaceAll('\n', '\r\n'), text.replaceAll('\n', '\r')]) {
+    const bytes = new TextEncoder().encode(whole);
+    for (const size of [1, 2, 3, 7, bytes.length]) {
+      const got = [];
+      globalThis.fetch = async () => new Response(
+        new ReadableStream({
+          start(body) {
+            for (let at = 0; at < bytes.length; at += size) body.enqueue(bytes.slice(at, at + size));
+            // A line break that is half there does not end the event yet.
+            body.enqueue(new TextEncoder().encode(':\n'));
+            body.close();
+          },
+        }),
+        { headers: { 'Content-Type': 'text/event-stream' } },
+      );
+      const piped = globalThis.fetch;
+      const socket = connect();
+      globalThis.fetch = piped;
+      socket.addEventListener('message', ({ data }) => got.push(typeof data === 'string' ? data : data.byteLength));
+      await next(socket, 'close');
+      socket.close();
+      assert.deepEqual(got, ['ü1\n🦀', 3, 'end'], `${JSON.stringify(whole.slice(8, 12))} in pieces of ${size}`);
+    }
+  }
+});
+
+test('a large message in many pieces comes whole, and soon', async () => {
+  const { got } = await streaming();
+  const line = 'x'.repeat(1 << 20);
+  const since = Date.now();
+  gateway.write(`data: ${line}\n`.repeat(15) + `data: ${line}\n\n`);
+  await until(() => got.length === 1, 'the message');
+  assert.equal(got[0].length, 16 * (1 << 20) + 15);
+  assert.ok(Date.now() - since < 3000);
+});
+
+test('send is a POST with the own header, one after the other', async () => {
+  const { socket } = await streaming();
+  gateway.requests.length = 0;
+  let underWay = 0;
+  let most = 0;
+  gateway.postStatus = async () => {
+    most = Math.max(most, (underWay += 1));
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    underWay -= 1;
+    return 200;
+  };
+  const bytes = new Uint8Array([0, 255, 1]);
+  const sent = [socket.send('Grüße'), socket.send(bytes), socket.sendJSON({ a: 1 })];
+  bytes[0] = 7;
+  assert.deepEqual(await Promise.all(sent), [undefined, undefined, undefined]);
+  assert.equal(most, 1);
+  assert.deepEqual(
+    gateway.requests.map(({ method, url, headers, body }) => [
+      ...[method, url, headers['x-ws4redis'], headers['content-type']],
+      ...[...body],
+    ]),
+    [
+      ['text/plain;charset=utf-8', Buffer.from('Grüße')],
+      ['application/octet-stream', [0, 255, 1]],
+      ['text/plain;charset=utf-8', Buffer.from('{"a":1}')],
+    ].map(([type, body]) => ['POST', '/ws/foobar?subscribe-broadcast&publish-user', '1', type, ...body]),
+  );
+});
+
+test('a POST that fails is an error of its message alone', async () => {
+  const { socket } = await streaming();
+  for (const status of [302, 403, 413, 429, 502, 503]) {
+    gateway.postStatus = () => status;
+    await assert.rejects(socket.send('lost'), new RegExp(`HTTP ${status}`));
+  }
+  gateway.postStatus = () => 204;
+  await socket.send('taken');
+  assert.equal(socket.state, 'open');
+});
+
+test('what was queued goes out by POST, first', async () => {
+  const socket = connect({ queue: 5 });
+  const sent = ['one', 'two'].map((text) => socket.send(text));
+  socket.addEventListener('open', () => sent.push(socket.send('three')));
+  await next(socket, 'open');
+  await Promise.all(sent);
+  const posts = gateway.requests.filter(({ method }) => method === 'POST');
+  assert.deepEqual(posts.map(({ body }) => `${body}`), ['one', 'two', 'three']);
+});
+
+test('a token goes in the header for it', async () => {
+  const { socket } = await streaming({ token: async () => 'a.b.c' });
+  await socket.send('Hello');
+  assert.deepEqual(gateway.requests.map(({ headers }) => headers.authorization), ['Bearer a.b.c', 'Bearer a.b.c']);
+});
+
+test('403 stops, and the close has the reason', async () => {
+  gateway.answers = [{ status: 403, headers: { 'Content-Type': 'text/plain; charset=utf-8' }, body: 'not here\n' }];
+  const socket = connect();
+  const { code, reason, final } = await next(socket, 'close');
+  assert.deepEqual({ code, reason, final }, { code: 1008, reason: 'HTTP 403 not here', final: true });
+  assert.equal(socket.state, 'closed');
+});
+
+test('503 waits as Retry-After says', async () => {
+  for (const [after, least, most] of [
+    ['7', 7000, 7000],
+    ['0', 1000, 1000],
+    [new Date(Date.now() + 20_000).toUTCString(), 17_000, 20_000],
+    ['99999999999', 3_600_000, 3_600_000],
+    ['nonsense', 1000, 1000],
+    [undefined, 1000, 1000],
+  ]) {
+    gateway.answers = [{ status: 503, headers: after === undefined ? {} : { 'Retry-After': after } }];
+    const socket = connect();
+    const { delay } = await next(socket, 'state', ({ state }) => state === 'waiting');
+    socket.close();
+    assert.ok(delay >= least && delay <= most, `${after}: ${delay} ms`);
+  }
+});
+
+test('neither a tab that is shown nor the network shortens what Retry-After says', async () => {
+  gateway.answers = [{ status: 503, headers: { 'Retry-After': '1' } }, null];
+  const socket = connect();
+  const since = Date.now();
+  await reaches(socket, 'waiting');
+  document.dispatchEvent(new Event('visibilitychange'));
+  assert.equal(socket.state, 'waiting');
+  await reaches(socket, 'open');
+  assert.ok(Date.now() - since >= 1000);
+});
+
+test('anything else is a failed attempt, after which the WebSocket is tried again', async () => {
+  const page = { status: 200, headers: { 'Content-Type': 'text/html' }, body: '<h1>Welcome</h1>' };
+  const login = { status: 302, headers: { Location: '/ws/elsewhere' } };
+  gateway.answers = [{ status: 400 }, { status: 404 }, { status: 500 }, { status: 502 }, page, login, { status: 404 }, null];
+  const socket = connect();
+  const seen = [];
+  socket.addEventListener('state', ({ state }) => seen.push(state));
+  await next(socket, 'open');
+  assert.deepEqual(seen, [...Array(7).fill(['waiting', 'connecting']).flat(), 'open']);
+  assert.deepEqual([sockets.length, gateway.requests.length], [8, 8]);
+});
+
+test('a stream that ends reconnects, by the WebSocket if that is there now', async () => {
+  const socket = connect({}, [false, true]);
+  await next(socket, 'open');
+  assert.equal(socket.transport, 'sse');
+  gateway.endStreams();
+  await next(socket, 'gap');
+  assert.equal(socket.transport, 'websocket');
+});
+
+test('the close event of a stream says why, and its code decides', async () => {
+  for (const [code, state] of [
+    [4401, 'session-ended'],
+    [1001, 'waiting'],
+    [1008, 'closed'],
+  ]) {
+    const { socket } = await streaming();
+    random.mock.mockImplementation(() => 0.9);
+    gateway.write(`event: close\ndata: {"code":${code},"reason":"because"}\n\n`);
+    gateway.endStreams();
+    const event = await next(socket, 'close');
+    assert.deepEqual([event.code, event.reason, socket.state], [code, 'because', state]);
+    socket.close();
+  }
+});
+
+test('after 4401 an answer that is no refusal of the visitor does not stop it', async () => {
+  gateway.answers = [{ status: 502 }, { status: 503 }, { status: 404 }];
+  const socket = connect({}, [true]);
+  await next(socket, 'open');
+  sockets[0].ends(4401);
+  const { code, final } = await next(socket, 'close', (event) => event.final);
+  assert.deepEqual([code, final, gateway.requests.length], [1006, true, 3]);
+});
+
+test('close() ends the stream, and the request for one', async () => {
+  const { socket } = await streaming();
+  await until(() => gateway.streams.size === 1, 'the stream is open');
+  socket.close();
+  await until(() => gateway.streams.size === 0, 'the stream has ended');
+  gateway.answers = [null];
+  const early = connect();
+  await until(() => gateway.requests.length === 2, 'the second request');
+  early.close();
+  await until(() => gateway.streams.size === 0, 'that stream has ended');
+  assert.equal(early.state, 'closed');
+});
+
+test('what was sent before close() is published', async () => {
+  const { socket } = await streaming();
+  const sent = [socket.send('one'), socket.send('two')];
+  socket.close();
+  await Promise.all(sent);
+  assert.equal(gateway.requests.filter(({ method }) => method === 'POST').length, 2);
+});
+
+test('anything that comes keeps a stream alive, silence ends it', async () => {
+  // Five seconds between ticks are too long here.
+  const set = globalThis.setInterval;
+  mock.method(globalThis, 'setInterval', (callback) => set(callback, 20));
+  const { socket } = await streaming({ heartbeat: BEAT });
+  for (let i = 0; i < 10; i += 1) {
+    gateway.write(': alive\n\n');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assert.deepEqual([socket.state, gateway.requests.length], ['open', 1]);
+  const { reason } = await next(socket, 'close');
+  assert.equal(reason, 'no heartbeat');
+  assert.ok(gateway.requests.every(({ method }) => method === 'GET'), 'heartbeats are not published');
+});
+
+test('without the fallback nothing is fetched', async () => {
+  const socket = connect({ fallback: false }, [false, false, true]);
+  await next(socket, 'open');
+  assert.deepEqual([sockets.length, gateway.requests.length], [3, 0]);
+});
+
+test('only an upgrade that was refused leads to the fallback', async () => {
+  const socket = connect({}, [true, true]);
+  await next(socket, 'open');
+  sockets[0].ends(1006);
+  await next(socket, 'open');
+  assert.deepEqual([sockets.length, gateway.requests.length], [2, 0]);
+});

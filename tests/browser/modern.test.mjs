@@ -1,0 +1,334 @@
+// The modern face of static/ws4redis.js: address, events, messages in both directions, iteration, the end.
+import assert from 'node:assert/strict';
+import { getEventListeners } from 'node:events';
+import { test } from 'node:test';
+import { browser, clock, HOUR, last, page, settle, sockets, watch } from './fakes.mjs';
+
+browser();
+
+const PATH = '/ws/foobar';
+const connect = (options) => ws4redis(PATH, { fallback: false, ...options });
+const opened = (options) => {
+  const socket = connect(options);
+  last().opens();
+  return socket;
+};
+const AWAY = { name: 'InvalidStateError' };
+
+// ---- Address
+
+test('the address is that of the page, with bare flags', () => {
+  for (const [page, path, options, wanted] of [
+    ['https://example.test/a?b#c', '/ws/foobar', {}, 'wss://example.test/ws/foobar'],
+    ['http://example.test:8000/', '/ws/foobar', {}, 'ws://example.test:8000/ws/foobar'],
+    ['https://example.test/', '/ws/', { subscribe: 'broadcast' }, 'wss://example.test/ws/?subscribe-broadcast'],
+    [
+      'https://example.test/',
+      '/ws/foobar',
+      { subscribe: ['broadcast', 'user'], publish: ['user'], echo: true },
+      'wss://example.test/ws/foobar?subscribe-broadcast&subscribe-user&publish-user&echo',
+    ],
+    [
+      'https://example.test/',
+      '/ws/x?subscribe-session&app=1',
+      { publish: ['group'], echo: false },
+      'wss://example.test/ws/x?subscribe-session&app=1&publish-group',
+    ],
+    ['https://example.test/', 'http://other.test/ws/x', {}, 'ws://other.test/ws/x'],
+    ['https://example.test/', 'wss://other.test/ws/x', {}, 'wss://other.test/ws/x'],
+    ['https://example.test/', '/ws/a%23b', {}, 'wss://example.test/ws/a%23b'],
+  ]) {
+    location.href = page;
+    const socket = ws4redis(path, options);
+    assert.equal(last().uri, wanted);
+    assert.equal(socket.url, wanted);
+    assert.deepEqual(last().protocols, []);
+  }
+});
+
+test('what the gateway would ignore throws', () => {
+  assert.throws(() => connect({ subscribe: ['users'] }), /no audience users to subscribe/);
+  assert.throws(() => connect({ publish: 'everybody' }), /no audience everybody to publish/);
+  assert.throws(() => ws4redis('/ws/a#b'), /%23/);
+  assert.throws(() => ws4redis('mailto:somebody'), SyntaxError);
+  assert.equal(clock.size, sockets.length);
+});
+
+// ---- Events and states
+
+test('a life in events: states, open, gap, close', () => {
+  const socket = connect();
+  const seen = watch(socket);
+  assert.ok(socket instanceof EventTarget);
+  assert.equal(socket.state, 'connecting');
+  assert.equal(socket.transport, null);
+  last().opens();
+  assert.deepEqual([socket.state, socket.transport], ['open', 'websocket']);
+  last().brings('Hello');
+  last().ends(1006);
+  assert.deepEqual([socket.state, socket.transport], ['waiting', null]);
+  clock.tick(1000);
+  last().ends(1006);
+  clock.tick(3000);
+  last().opens();
+  last().brings('replayed');
+  socket.close();
+  assert.deepEqual([socket.state, socket.transport], ['closed', null]);
+  assert.deepEqual(seen, [
+    ...['open', '+open'],
+    ['message', 'Hello'],
+    'waiting',
+    ['close', 1006],
+    ...['connecting', 'waiting'],
+    ['close', 1006],
+    ...['connecting', 'open', '+open', '+gap'],
+    ['message', 'replayed'],
+    'closed',
+    ['close', 1000, 'final'],
+  ]);
+});
+
+test('the state says how long it waits, and the close why', () => {
+  const socket = opened();
+  let waits;
+  let why;
+  socket.addEventListener('state', ({ delay }) => (waits = delay));
+  socket.addEventListener('close', ({ code, reason, wasClean, final }) => (why = { code, reason, wasClean, final }));
+  last().ends(1011, 'no answer to a ping');
+  assert.equal(waits, 500);
+  assert.deepEqual(why, { code: 1011, reason: 'no answer to a ping', wasClean: true, final: false });
+});
+
+test('the last close comes once, and nothing after it', () => {
+  const socket = opened();
+  const seen = watch(socket);
+  const inner = last();
+  socket.close();
+  socket.close();
+  inner.brings('late');
+  inner.ends(1000);
+  assert.deepEqual(seen, ['closed', ['close', 1000, 'final']]);
+});
+
+test('close() works inside every listener', () => {
+  for (const type of ['state', 'open', 'gap', 'message', 'close']) {
+    const socket = connect();
+    if (type === 'gap') {
+      last().opens();
+      last().ends();
+      clock.tick(1000);
+    }
+    const before = sockets.length;
+    const seen = watch(socket);
+    socket.addEventListener(type, () => socket.close());
+    last().opens();
+    last().brings('Hello');
+    last().ends();
+    clock.tick(HOUR);
+    assert.equal(clock.size, 0, `after close() in ${type}`);
+    assert.equal(sockets.length, before, `after close() in ${type}`);
+    assert.deepEqual(seen.at(-1), ['close', 1000, 'final'], `after close() in ${type}`);
+    assert.equal(seen.filter((event) => event === 'closed').length, 1);
+  }
+});
+
+test('close() works in every state, and nothing comes after it', () => {
+  for (const state of ['connecting', 'open', 'waiting', 'session-ended']) {
+    const socket = opened();
+    const seen = watch(socket);
+    socket.addEventListener('state', (event) => event.state === state && socket.close());
+    last().ends(state === 'session-ended' ? 4401 : 1006);
+    clock.tick(1000);
+    last().opens?.();
+    clock.tick(HOUR);
+    assert.deepEqual(seen.slice(-2), ['closed', ['close', 1000, 'final']], state);
+    assert.equal(clock.size, 0);
+  }
+});
+
+test('a message has its data, and json()', () => {
+  const socket = opened();
+  const got = [];
+  socket.addEventListener('message', (event) => got.push(event));
+  last().brings('{"unread": 3}');
+  last().brings('no json');
+  const bytes = new Uint8Array([0, 255]).buffer;
+  last().brings(bytes);
+  assert.ok(got[0] instanceof MessageEvent);
+  assert.deepEqual(got[0].json(), { unread: 3 });
+  assert.throws(() => got[1].json(), SyntaxError);
+  assert.equal(got[2].data, bytes);
+  assert.equal(last().binaryType, 'arraybuffer');
+});
+
+// ---- Sending
+
+test('send and sendJSON hand their message to the socket', async () => {
+  const { send, sendJSON } = opened();
+  await send('Hello');
+  await sendJSON({ a: [1, null] });
+  assert.deepEqual(last().sent, ['Hello', '{"a":[1,null]}']);
+});
+
+test('while there is no connection send is an error', async () => {
+  const socket = connect();
+  await assert.rejects(socket.send('connecting'), AWAY);
+  last().opens();
+  last().ends();
+  await assert.rejects(socket.send('waiting'), AWAY);
+  clock.tick(1000);
+  last().opens();
+  last().readyState = 2;
+  await assert.rejects(socket.send('the peer has closed'), AWAY);
+  socket.close();
+  await assert.rejects(socket.send('closed'), AWAY);
+  assert.deepEqual(sockets.map(({ sent }) => sent).flat(), []);
+});
+
+test('a queue keeps so many messages, and hands them over first', async () => {
+  const socket = connect({ queue: 2 });
+  const done = [];
+  const kept = ['one', 'two'].map((text) => socket.send(text).then(() => done.push(text)));
+  await assert.rejects(socket.send('three'), AWAY);
+  await settle();
+  assert.deepEqual(done, []);
+  socket.addEventListener('open', () => socket.send('from open'));
+  last().opens();
+  await Promise.all(kept);
+  assert.deepEqual(last().sent, ['one', 'two', 'from open']);
+  last().ends();
+  const again = socket.send('four');
+  clock.tick(1000);
+  last().opens();
+  await again;
+  assert.deepEqual(last().sent, ['four', 'from open']);
+});
+
+test('what is kept when it ends is an error', async () => {
+  const closed = connect({ queue: 1 });
+  const kept = closed.send('Hello');
+  closed.close();
+  await assert.rejects(kept, AWAY);
+  await assert.rejects(closed.send('later'), AWAY);
+  const stopped = opened({ queue: 1 });
+  last().readyState = 2;
+  const lost = stopped.send('Hello');
+  last().ends(1008);
+  await assert.rejects(lost, AWAY);
+});
+
+// ---- Iteration
+
+test('for await gives each message, and ends when the connection does', async () => {
+  const socket = opened();
+  const got = [];
+  const loop = (async () => {
+    for await (const message of socket) {
+      got.push(message);
+      await settle();
+    }
+  })();
+  last().brings('one');
+  last().brings('two');
+  await settle();
+  last().ends();
+  clock.tick(1000);
+  last().opens();
+  last().brings('three');
+  socket.close();
+  await loop;
+  assert.deepEqual(got, ['one', 'two', 'three']);
+});
+
+test('json() gives the parsed messages', async () => {
+  const socket = opened();
+  const messages = socket.json();
+  const first = messages.next();
+  last().brings('{"n": 1}');
+  assert.deepEqual(await first, { value: { n: 1 }, done: false });
+  last().brings('no json');
+  await assert.rejects(messages.next(), SyntaxError);
+  assert.equal((await messages.next()).done, true);
+});
+
+test('two loops each get everything, and leaving one leaves no listener', async () => {
+  const socket = opened();
+  const got = [[], []];
+  const loops = got.map(async (into) => {
+    for await (const message of socket) {
+      into.push(message);
+      if (message === 'two') break;
+    }
+  });
+  last().brings('one');
+  last().brings('two');
+  last().brings('three');
+  await Promise.all(loops);
+  assert.deepEqual(got, [['one', 'two'], ['one', 'two']]);
+  for (const type of ['message', 'close']) assert.deepEqual(getEventListeners(socket, type), []);
+});
+
+test('a loop on a closed socket ends at once', async () => {
+  const socket = connect();
+  socket.close();
+  for await (const message of socket) assert.fail(message);
+});
+
+test('a loop that is far too slow is told so', async () => {
+  const socket = opened();
+  const loop = (async () => {
+    for await (const message of socket) if (message === 0) await settle();
+  })();
+  for (let i = 0; i < 20_000; i += 1) last().brings(i);
+  await assert.rejects(loop, RangeError);
+  assert.deepEqual(getEventListeners(socket, 'message'), []);
+});
+
+// ---- The end
+
+test('an AbortSignal closes it, and a signal that is there already lets nothing begin', () => {
+  const controller = new AbortController();
+  const socket = opened({ signal: controller.signal });
+  const seen = watch(socket);
+  controller.abort();
+  assert.deepEqual(seen, ['closed', ['close', 1000, 'final']]);
+  assert.deepEqual([last().closeCalls, clock.size], [1, 0]);
+  const before = sockets.length;
+  assert.equal(connect({ signal: controller.signal }).state, 'closed');
+  assert.equal(sockets.length, before);
+});
+
+test('close() leaves no timer and no listener, in every state', () => {
+  const states = {
+    connecting: () => {},
+    open: () => last().opens(),
+    waiting: () => last().ends(),
+    'session-ended': () => {
+      last().opens();
+      last().ends(4401);
+    },
+  };
+  for (const [state, reach] of Object.entries(states)) {
+    const { signal } = new AbortController();
+    const socket = connect({ signal, heartbeat: 'beat' });
+    reach();
+    assert.equal(socket.state, state);
+    assert.ok(clock.size > 0);
+    socket.close();
+    assert.equal(clock.size, 0, `after ${state}`);
+    const listened = [
+      [page, 'online'],
+      [document, 'visibilitychange'],
+      [document, 'resume'],
+      [signal, 'abort'],
+    ];
+    for (const [target, type] of listened) assert.deepEqual(getEventListeners(target, type), [], type);
+  }
+});
+
+test('a stop leaves no timer and no listener either', () => {
+  opened();
+  last().ends(1008);
+  assert.equal(clock.size, 0);
+  assert.deepEqual(getEventListeners(page, 'online'), []);
+});
