@@ -1,0 +1,26 @@
+// Checked by tsc, never run: what a page with the classic script may write.
+/// <reference path="./node_modules/ws4redis/ws4redis.d.ts" />
+
+declare const jQuery: unknown;
+
+const old: WS4Redis = new WS4Redis(
+  {
+    uri: 'wss://example.test/ws/foobar?subscribe-broadcast',
+    connecting: () => console.log('connecting'),
+    connected: () => old.send_message('Hello'),
+    disconnected: (event) => console.log(event.code, event.wasClean),
+    receive_message: (message) => console.log(typeof message === 'string' ? message.trim() : message.byteLength),
+    reconnecting: (delay, attempt) => console.log(delay.toFixed(), attempt.toFixed()),
+    heartbeat_msg: null,
+  },
+  jQuery,
+);
+const plain: WS4Redis = WS4Redis({ uri: 'wss://example.test/ws/foobar' } satisfies WS4Redis.Options);
+const states: boolean[] = [plain.is_connecting(), plain.is_connected(), plain.is_closing(), plain.is_closed()];
+console.log(states, plain.get_state() === 1);
+// @ts-expect-error: there is no such callback
+new WS4Redis({ uri: 'wss://example.test/ws/foobar', on_message: () => {} });
+
+const socket: ws4redis.Socket = ws4redis('/ws/foobar', { subscribe: 'broadcast' });
+socket.addEventListener('message', ({ data }) => console.log(data));
+plain.close();

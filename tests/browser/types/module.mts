@@ -1,0 +1,63 @@
+// Checked by tsc, never run: what a module may write, and what it may not.
+import fallback, { WS4Redis, ws4redis } from 'ws4redis';
+import type { ws4redis as Types } from 'ws4redis';
+
+const controller = new AbortController();
+const options: Types.Options = {
+  subscribe: ['broadcast', 'user'],
+  publish: 'user',
+  echo: true,
+  token: async () => (await fetch('/token')).text(),
+  heartbeat: null,
+  queue: 100,
+  fallback: false,
+  signal: controller.signal,
+};
+const audiences = ['group'] as const;
+const socket: Types.Socket = ws4redis('/ws/foobar', options);
+const other = fallback(new URL('https://example.test/ws/x'), { subscribe: audiences, token: () => null });
+
+socket.addEventListener('message', (event) => {
+  const data: string | ArrayBuffer = event.data;
+  const { unread } = event.json<{ unread: number }>();
+  console.log(data, unread.toFixed());
+  // @ts-expect-error: what JSON holds is not known
+  event.json().unread;
+});
+socket.addEventListener('state', ({ state, delay = 0 }) => {
+  if (state === 'session-ended' || state === 'closed') console.log(delay.toFixed());
+  // @ts-expect-error: there is no such state
+  if (state === 'broken') return;
+});
+socket.addEventListener('close', ({ code, reason, wasClean, final }) => {
+  console.log(code.toFixed(), reason.trim(), wasClean || final);
+});
+socket.addEventListener('gap', function () {
+  const { state }: { state: Types.State } = this;
+  console.log(state);
+}, { once: true });
+socket.addEventListener('of the page', () => {});
+
+async function use(): Promise<void> {
+  await socket.send('text');
+  await socket.send(new Uint8Array(1));
+  await socket.send(new Blob());
+  await socket.sendJSON({ a: 1 });
+  for await (const message of socket) console.log(typeof message === 'string' ? message.trim() : message.byteLength);
+  for await (const { n } of other.json<{ n: number }>()) console.log(n.toFixed());
+  const transport: 'websocket' | 'sse' | null = socket.transport;
+  console.log(transport, socket.url.length);
+  // @ts-expect-error: objects are for sendJSON
+  await socket.send({ a: 1 });
+  // @ts-expect-error: the client says so, not the page
+  socket.state = 'open';
+  socket.close();
+}
+
+// @ts-expect-error: there is no such audience
+ws4redis('/ws/foobar', { subscribe: ['users'] });
+// @ts-expect-error: there is no such option
+ws4redis('/ws/foobar', { subscribes: ['user'] });
+// @ts-expect-error: upstream's interface needs its address
+new WS4Redis({});
+console.log(use, new WS4Redis({ uri: 'wss://example.test/ws/x' }) instanceof WS4Redis);
