@@ -2,21 +2,15 @@
 //
 //   node tests/browser/demo.mjs http://127.0.0.1:8000
 //
-// CHROMIUM            the browser, default /usr/bin/chromium
+// CHROMIUM            the browser, as chromium.mjs says
 // REDIS_CLI_PUBLISH   a command to which channel and message are appended, e.g. `redis-cli -p 6379 PUBLISH`
 // SERVER_STOP, SERVER_START   shell commands that end the gateway and start it again on the same address (the second
 //                     one must return); with both set, the page's reconnecting is tested too
 //
 // Closes with the line `N passed, N failed`.
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { promisify } from 'node:util';
-import { chromium } from 'playwright-core';
+import { becomes, check, DEADLINE_MS, sh, skip, unique, withChromium } from './chromium.mjs';
 
-const DEADLINE_MS = 10_000;
 const WHOLE_RUN_MS = 180_000;
 
 const base = process.argv[2];
@@ -25,30 +19,7 @@ if (!base) {
   process.exit(64);
 }
 const origin = new URL(base).origin;
-const { CHROMIUM = '/usr/bin/chromium', REDIS_CLI_PUBLISH, SERVER_STOP, SERVER_START } = process.env;
-
-let passed = 0;
-let failed = 0;
-let serial = 0;
-// Messages are kept and replayed, also from an earlier run: no two texts and no two facilities are the same.
-const run = Math.random().toString(36).slice(2, 8);
-const unique = (word) => `${word}-${run}-${(serial += 1)}`;
-const sh = (script, ...args) => promisify(execFile)('/bin/sh', ['-c', script, 'sh', ...args], { timeout: 30_000 });
-
-async function check(name, body) {
-  try {
-    await body();
-    passed += 1;
-    console.log(`ok    ${name}`);
-  } catch (error) {
-    failed += 1;
-    console.log(`FAIL  ${name}\n      ${String(error.message).replaceAll('\n', '\n      ')}`);
-  }
-}
-
-function skip(name, why) {
-  console.log(`skip  ${name}: ${why}`);
-}
+const { REDIS_CLI_PUBLISH, SERVER_STOP, SERVER_START } = process.env;
 
 // ---- Words for the page -----------------------------------------------------------------------
 
@@ -62,23 +33,6 @@ const line = (page, name) => page.locator(`[data-name="${name}"] code`);
 
 function state(page, number, wanted, timeout = DEADLINE_MS) {
   return page.locator(`.pane:nth-of-type(${number})[data-state="${wanted}"]`).waitFor({ timeout });
-}
-
-/** Polls until `read()` gives `wanted`. */
-async function becomes(read, wanted, what) {
-  const end = Date.now() + DEADLINE_MS;
-  let got;
-  for (;;) {
-    got = await read();
-    try {
-      assert.deepEqual(got, wanted);
-      return;
-    } catch {
-      if (Date.now() > end)
-        assert.deepEqual(got, wanted, `${what}: ${JSON.stringify(got)} instead of ${JSON.stringify(wanted)}`);
-    }
-    await new Promise((resolve) => setTimeout(resolve, 25));
-  }
 }
 
 async function say(page, number, text) {
@@ -102,17 +56,9 @@ async function facility(page, number, name) {
 
 // ---- The run ----------------------------------------------------------------------------------
 
-const watchdog = setTimeout(() => {
-  console.log(`FAIL  the whole run took longer than ${WHOLE_RUN_MS / 1000} s`);
-  console.log(`${passed} passed, ${failed + 1} failed`);
-  process.exit(1);
-}, WHOLE_RUN_MS);
-
-const profile = mkdtempSync(join(tmpdir(), 'ws4redis-demo-'));
 const foreign = [];
 const complaints = [];
 let outage = false;
-let browser;
 
 function watch(page) {
   page.setDefaultTimeout(DEADLINE_MS);
@@ -128,23 +74,8 @@ function watch(page) {
   });
 }
 
-try {
-  browser = await chromium.launchPersistentContext(profile, {
-    executablePath: CHROMIUM,
-    headless: true,
-    args: [
-      '--headless',
-      '--no-sandbox',
-      '--disable-gpu',
-      '--disable-quic',
-      '--no-first-run',
-      '--disable-background-networking',
-      '--disable-component-update',
-      '--disable-sync',
-    ],
-    viewport: { width: 1280, height: 900 },
-    permissions: ['clipboard-read', 'clipboard-write'],
-  });
+const options = { viewport: { width: 1280, height: 900 }, permissions: ['clipboard-read', 'clipboard-write'] };
+await withChromium(WHOLE_RUN_MS, options, async (browser) => {
   browser.on('request', (request) => {
     const url = new URL(request.url());
     if (url.protocol !== 'data:' && url.origin !== origin) foreign.push(request.url());
@@ -468,14 +399,4 @@ try {
 
   await check('no request to another origin', () => assert.deepEqual(foreign, []));
   await check('no console errors and no CSP violations', () => assert.deepEqual(complaints, []));
-} catch (error) {
-  failed += 1;
-  console.log(`FAIL  the run itself: ${error.stack}`);
-} finally {
-  await browser?.close().catch(() => {});
-  rmSync(profile, { recursive: true, force: true });
-  clearTimeout(watchdog);
-}
-
-console.log(`${passed} passed, ${failed} failed`);
-process.exit(failed > 0 ? 1 : 0);
+});

@@ -1,0 +1,348 @@
+// Both faces of the client in a real browser, against a running gateway whose heartbeat is HEARTBEAT:
+//
+//   HEARTBEAT=--heartbeat-- node tests/browser/client.mjs http://127.0.0.1:8000
+//
+// The pages and the files of static/ are put before the gateway, on its own origin.
+//
+// CHROMIUM            the browser, as chromium.mjs says
+// SERVER_KILL, SERVER_PAUSE, SERVER_START   shell commands that kill the gateway, stop its process until it is killed,
+//                     and start it again on the same address (this one must return)
+//
+// Closes with the line `N passed, N failed`.
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { becomes, check, DEADLINE_MS, sh, skip, unique, withChromium } from './chromium.mjs';
+import { fakeGateway } from './fake_gateway.mjs';
+
+const WHOLE_RUN_MS = 90_000;
+const { HEARTBEAT, SERVER_KILL, SERVER_PAUSE, SERVER_START } = process.env;
+if (!process.argv[2] || !HEARTBEAT) {
+  console.error('usage: HEARTBEAT=TEXT node client.mjs http://HOST:PORT');
+  process.exit(64);
+}
+const origin = new URL(process.argv[2]).origin;
+const socketOrigin = origin.replace('http', 'ws');
+
+const read = (path) => readFileSync(new URL(path, import.meta.url), 'utf8');
+const script = (path) => ({ type: 'text/javascript; charset=utf-8', text: read(path) });
+const page = (text) => ({ type: 'text/html; charset=utf-8', text: `<!doctype html><meta charset="utf-8">${text}` });
+
+/** A page as sites of django-websocket-redis have them. */
+const oldPage = (scripts, make) =>
+  page(`
+<link rel="icon" href="data:,">
+${scripts.map((name) => `<script type="text/javascript" src="/static/${name}"></script>`).join('\n')}
+<input id="say"><div id="state"></div><ul id="heard"></ul>
+<script type="text/javascript">
+  var FACILITY = location.hash.slice(1);
+  var URI = '${socketOrigin}/ws/' + FACILITY + '?subscribe-broadcast&publish-broadcast&echo';
+  var HEARTBEAT = '${HEARTBEAT}';
+  ${make}
+</script>`);
+
+const PAGES = {
+  '/static/ws4redis.js': script('../../static/ws4redis.js'),
+  '/static/ws4redis.mjs': script('../../static/ws4redis.mjs'),
+  '/static/jquery.js': script('node_modules/jquery/dist/jquery.js'),
+  '/modern': page('<link rel="icon" href="data:,"><script src="/static/ws4redis.js"></script>'),
+  '/old-jquery': oldPage(
+    ['jquery.js', 'ws4redis.js'],
+    `
+  jQuery(document).ready(function ($) {
+    var ws = new WS4Redis({
+      uri: URI,
+      connecting: function () { $('#state').text('connecting'); },
+      connected: function () { $('#state').text('connected'); },
+      disconnected: function (evt) { $('#state').text('disconnected ' + evt.code); },
+      receive_message: function (msg) { $('<li>').text(msg).appendTo('#heard'); },
+      heartbeat_msg: HEARTBEAT
+    }, $);
+    $('#say').keydown(function (event) {
+      if (event.keyCode !== 13) return;
+      event.preventDefault();
+      ws.send_message($(this).val());
+    });
+  });`,
+  ),
+  '/old-plain': oldPage(
+    ['ws4redis.js'],
+    `
+  var ws4redis = WS4Redis({
+    uri: URI,
+    connecting: function () { show('connecting'); },
+    connected: function () { show('connected'); },
+    disconnected: function (evt) { show('disconnected ' + evt.code); },
+    receive_message: function (msg) {
+      var item = document.createElement('li');
+      item.textContent = msg;
+      document.getElementById('heard').appendChild(item);
+    },
+    heartbeat_msg: HEARTBEAT
+  });
+  function show(state) { document.getElementById('state').textContent = state; }
+  document.getElementById('say').onkeydown = function (event) {
+    if (event.keyCode === 13) ws4redis.send_message(this.value);
+  };`,
+  ),
+};
+
+const heard = (tab) => tab.locator('#heard li').allTextContents();
+const stateOf = (tab) => () => tab.locator('#state').textContent();
+
+async function say(tab, text) {
+  await tab.locator('#say').fill(text);
+  await tab.locator('#say').press('Enter');
+}
+
+/** Makes `name` in a tab of the modern face, with the lists `name.got` and `name.states`, and waits until it is open. */
+async function open(tab, name, facility, options, state = 'open') {
+  await tab.evaluate(
+    ([name, facility, options]) => {
+      const socket = ws4redis(`/ws/${facility}`, options);
+      window[name] = Object.assign(socket, { got: [], states: [], codes: [] });
+      socket.addEventListener('message', ({ data }) =>
+        socket.got.push(typeof data === 'string' ? data : [...new Uint8Array(data)]),
+      );
+      for (const type of ['open', 'gap']) socket.addEventListener(type, () => socket.states.push(`+${type}`));
+      socket.addEventListener('state', ({ state }) => socket.states.push(state));
+      socket.addEventListener('close', ({ code }) => socket.codes.push(code));
+    },
+    [name, facility, options],
+  );
+  await becomes(() => tab.evaluate((name) => window[name].state, name), state, `state of ${name}`);
+}
+
+const got = (tab, name) => () => tab.evaluate((name) => window[name].got, name);
+const send = (tab, name, text) => tab.evaluate(([name, text]) => window[name].send(text), [name, text]);
+
+// Chromium takes pages that a test answers for pages from afar, which may talk to this machine only if allowed to.
+await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, async (browser) => {
+  const complaints = [];
+  let outage = false;
+  await browser.route(
+    (url) => url.origin === origin && url.pathname in PAGES,
+    (route) => {
+      const { type, text } = PAGES[new URL(route.request().url()).pathname];
+      return route.fulfill({ contentType: type, body: text });
+    },
+  );
+  // Time passes twenty times as fast for ticks, and delays are short.
+  await browser.addInitScript(() => {
+    const set = window.setInterval;
+    window.setInterval = (callback, ms) => set(callback, ms / 20);
+    Math.random = () => 0.1;
+  });
+  browser.on('page', (tab) => {
+    tab.setDefaultTimeout(DEADLINE_MS);
+    tab.on('pageerror', (error) => complaints.push(`uncaught: ${error.message}`));
+    tab.on('console', (message) => {
+      if (['error', 'warning'].includes(message.type()) && !outage)
+        complaints.push(`console ${message.type()}: ${message.text()}`);
+    });
+  });
+  const tabAt = async (path) => {
+    const tab = await browser.newPage();
+    await tab.goto(origin + path);
+    return tab;
+  };
+  const facility = unique('room');
+  const [jquery, plain, one, two] = await Promise.all(
+    [`/old-jquery#${facility}`, `/old-plain#${facility}`, '/modern', '/modern'].map(tabAt),
+  );
+
+  await check('old templates run unchanged, with jQuery and new, and without either', async () => {
+    for (const tab of [jquery, plain]) await becomes(stateOf(tab), 'connected', 'state');
+    const texts = [];
+    for (const tab of [jquery, plain]) {
+      texts.push(unique('old'));
+      await say(tab, texts.at(-1));
+      for (const other of [jquery, plain]) await becomes(() => heard(other), texts, 'messages');
+    }
+  });
+
+  await check('the modern face talks with the old one, with echo and without', async () => {
+    await open(one, 'a', facility, { subscribe: ['broadcast'], publish: ['broadcast'], echo: true });
+    await open(two, 'b', facility, { subscribe: 'broadcast', publish: 'broadcast' });
+    // What is persisted comes first.
+    const before = (await heard(plain)).slice(-1);
+    const [fromA, fromB, fromOld] = [unique('a'), unique('b'), unique('old')];
+    await send(one, 'a', fromA);
+    await becomes(got(one, 'a'), [...before, fromA], 'echo');
+    await becomes(got(two, 'b'), [...before, fromA], 'from a');
+    await send(two, 'b', fromB);
+    await becomes(got(one, 'a'), [...before, fromA, fromB], 'from b');
+    await say(plain, fromOld);
+    await becomes(got(two, 'b'), [...before, fromA, fromOld], 'no echo, but the others');
+    assert.deepEqual(await two.evaluate(() => [window.b.url, window.b.transport]), [
+      `${socketOrigin}/ws/${facility}?subscribe-broadcast&publish-broadcast`,
+      'websocket',
+    ]);
+  });
+
+  await check('binary messages, JSON and both loops', async () => {
+    const room = unique('loops');
+    await open(one, 'c', room, { subscribe: 'broadcast', publish: 'broadcast', echo: true });
+    const result = await one.evaluate(async () => {
+      const texts = (async () => {
+        const all = [];
+        for await (const message of window.c) {
+          all.push(message);
+          if (all.length === 2) return all;
+        }
+      })();
+      const values = window.c.json();
+      const first = values.next();
+      await window.c.sendJSON({ n: [1, null, 'ü'] });
+      const { value } = await first;
+      await window.c.sendJSON('end');
+      return { texts: await texts, value };
+    });
+    assert.deepEqual(result, { texts: ['{"n":[1,null,"ü"]}', '"end"'], value: { n: [1, null, 'ü'] } });
+    await one.evaluate(() => window.c.send(new Uint8Array([0, 255, 1])));
+    await becomes(got(one, 'c'), [...result.texts, [0, 255, 1]], 'messages');
+  });
+
+  await check('an AbortSignal ends the connection and the loop', async () => {
+    const room = unique('abort');
+    const [socket, text] = await Promise.all([
+      one.waitForEvent('websocket'),
+      one.evaluate(async (room) => {
+        const controller = new AbortController();
+        const socket = ws4redis(`/ws/${room}`, { signal: controller.signal });
+        const ended = (async () => {
+          for await (const message of socket) return message;
+          return 'ended';
+        })();
+        await new Promise((resolve) => socket.addEventListener('open', resolve, { once: true }));
+        controller.abort();
+        return `${await ended} ${socket.state}`;
+      }, room),
+    ]);
+    assert.equal(text, 'ended closed');
+    await becomes(() => socket.isClosed(), true, 'the WebSocket is closed');
+  });
+
+  await check('a token is offered beside a real subprotocol, and the gateway answers that', async () => {
+    const room = unique('token');
+    await one.evaluate((room) => {
+      window.d = ws4redis(`/ws/${room}`, { token: async () => 'a.b.c' });
+    }, room);
+    await becomes(() => one.evaluate(() => window.d.state), 'open', 'state');
+    await one.evaluate(() => window.d.close());
+  });
+
+  await check('the module is the same', async () => {
+    const same = await one.evaluate(async () => {
+      const module = await import('/static/ws4redis.mjs');
+      return [module.default === module.ws4redis, module.ws4redis === ws4redis, module.WS4Redis === WS4Redis];
+    });
+    assert.deepEqual(same, [true, true, true]);
+  });
+
+  await check('heartbeats keep a connection, and are not passed on', async () => {
+    const room = unique('heartbeat');
+    const [socket] = await Promise.all([
+      one.waitForEvent('websocket'),
+      open(one, 'e', room, { subscribe: 'broadcast', heartbeat: HEARTBEAT }),
+    ]);
+    let beats = 0;
+    socket.on('framesent', ({ payload }) => (beats += payload === HEARTBEAT));
+    await becomes(() => beats >= 8, true, 'eight heartbeats');
+    const now = await one.evaluate(() => [window.e.state, window.e.got, window.e.states]);
+    assert.deepEqual(now, ['open', [], ['open', '+open']]);
+  });
+
+  await check('offline nothing is tried; online reconnects at once', async () => {
+    const room = unique('offline');
+    await open(two, 'f', room, {});
+    let opened = 0;
+    two.on('websocket', () => (opened += 1));
+    outage = true;
+    await browser.setOffline(true);
+    await becomes(() => two.evaluate(() => navigator.onLine), false, 'offline');
+    // It seems dead, and is given up; what comes next has to wait.
+    await two.evaluate(() => window.dispatchEvent(new Event('online')));
+    await becomes(() => two.evaluate(() => window.f.state), 'waiting', 'state');
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    assert.equal(opened, 0);
+    await browser.setOffline(false);
+    await becomes(() => two.evaluate(() => window.f.state), 'open', 'state');
+    assert.deepEqual(await two.evaluate(() => window.f.states.slice(-2)), ['+open', '+gap']);
+    await becomes(() => two.evaluate(() => window.b.state), 'open', 'state');
+    await two.evaluate(() => window.f.close());
+    outage = false;
+  });
+
+  if (SERVER_KILL && SERVER_PAUSE && SERVER_START) {
+    await check('the gateway is killed and comes back: both faces reconnect, and messages flow', async () => {
+      outage = true;
+      await one.evaluate(() => (window.a.states.length = window.a.got.length = 0));
+      await sh(SERVER_KILL);
+      for (const tab of [jquery, plain]) await becomes(stateOf(tab), 'disconnected 1006', 'state');
+      await becomes(() => one.evaluate(() => window.a.codes.slice(-1)), [1006], 'code');
+      await sh(SERVER_START);
+      for (const tab of [jquery, plain]) await becomes(stateOf(tab), 'connected', 'state', 20_000);
+      for (const [tab, name] of [[one, 'a'], [two, 'b']])
+        await becomes(() => tab.evaluate((name) => window[name].state, name), 'open', name, 20_000);
+      const states = await one.evaluate(() => window.a.states);
+      assert.deepEqual([states[0], ...states.slice(-3)], ['waiting', 'open', '+open', '+gap']);
+      const text = unique('back');
+      await say(jquery, text);
+      await becomes(got(one, 'a'), [text], 'messages');
+      outage = false;
+    });
+
+    await check('a gateway that says nothing more is noticed by its missing heartbeats', async () => {
+      await becomes(() => one.evaluate(() => window.e.state), 'open', 'state', 20_000);
+      outage = true;
+      await one.evaluate(() => (window.e.states.length = 0));
+      await sh(SERVER_PAUSE);
+      await becomes(() => one.evaluate(() => window.e.states[0]), 'waiting', 'state');
+      await sh(SERVER_KILL);
+      await sh(SERVER_START);
+      await becomes(() => one.evaluate(() => window.e.states.slice(-2)), ['+open', '+gap'], 'states', 30_000);
+      outage = false;
+    });
+  } else {
+    skip('the gateway goes away and comes back', 'SERVER_KILL, SERVER_PAUSE and SERVER_START are not set');
+  }
+  await Promise.all([jquery, plain, one, two].map((tab) => tab.close()));
+
+  const fake = await fakeGateway(PAGES);
+  try {
+    outage = true;
+    const tab = await browser.newPage();
+    await tab.goto(`${fake.origin}/modern`);
+
+    await check('where no WebSocket comes through, messages come as server-sent events and go by POST', async () => {
+      await open(tab, 'g', 'x', { subscribe: 'broadcast', publish: 'broadcast' });
+      assert.equal(await tab.evaluate(() => window.g.transport), 'sse');
+      assert.deepEqual(fake.upgrades, ['/ws/x?subscribe-broadcast&publish-broadcast']);
+      fake.write('data: Grüße\ndata: zwei\n\nevent: binary\ndata: AP8B\n\nevent: heartbeat\ndata: x\n\n');
+      await becomes(got(tab, 'g'), ['Grüße\nzwei', [0, 255, 1]], 'messages');
+      await send(tab, 'g', 'Hello');
+      await tab.evaluate(() => window.g.send(new Uint8Array([0, 255])));
+      const posts = fake.requests.filter(({ method }) => method === 'POST');
+      assert.deepEqual(
+        posts.map(({ headers, body }) => [headers['x-ws4redis'], headers['content-type'], [...body]]),
+        [
+          ['1', 'text/plain;charset=utf-8', [...Buffer.from('Hello')]],
+          ['1', 'application/octet-stream', [0, 255]],
+        ],
+      );
+      fake.postStatus = () => 503;
+      assert.match(await tab.evaluate(() => window.g.send('lost').catch((error) => error.message)), /HTTP 503/);
+    });
+
+    await check('a refusal stops, and the page is told why', async () => {
+      fake.answers = [{ status: 403, headers: { 'Content-Type': 'text/plain; charset=utf-8' }, body: 'not here' }];
+      fake.endStreams();
+      await becomes(() => tab.evaluate(() => [window.g.state, ...window.g.codes]), ['closed', 1006, 1008], 'the end');
+    });
+    outage = false;
+  } finally {
+    await fake.stop();
+  }
+
+  await check('no console errors', () => assert.deepEqual(complaints, []));
+});
