@@ -22,7 +22,9 @@ def channels(store, gateway, target, *headers):
     """The channels that are subscribed to while a client of `target` is connected."""
 
     def now():
-        return {name.decode().removeprefix(f"{PREFIX}:") for name in store.redis.pubsub_channels(f"{PREFIX}:*")}
+        names = {name.decode().removeprefix(f"{PREFIX}:") for name in store.redis.pubsub_channels(f"{PREFIX}:*")}
+        # The gateway's own, whatever clients there are.
+        return names - {"ws4redis:control"}
 
     until(now, lambda names: names <= {"broadcast:ready"}, "the channels of the client before")
     with gateway.dial() as connection:
