@@ -16,9 +16,10 @@ WORKERS = 4
 """As `tests/run` starts them: most of the time, tests wait for the moment after which sockets are closed."""
 
 # Beside those of the other suites, so that two can run at a time; and each worker has its own.
+EACH = 150
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
-_first = 18300 + _worker * 100 // WORKERS
-harness.PORTS = itertools.cycle(random.sample(range(_first, _first + 100 // WORKERS), 100 // WORKERS))
+_first = 18300 + _worker * EACH
+harness.PORTS = itertools.cycle(random.sample(range(_first, _first + EACH), EACH))
 
 PREFIX = {"prefix": "demo"}
 # Each engine with a Redis that tells of keys, and with one that does not, where only the package's hints do.
