@@ -35,6 +35,9 @@ impl StaticFiles {
             "/static/demo.js" => {
                 ("text/javascript", Bytes::from_static(include_bytes!("../../static/demo.js")))
             }
+            "/static/ws4redis.mjs" => {
+                ("text/javascript", Bytes::from_static(include_bytes!("../../static/ws4redis.mjs")))
+            }
             "/static/ws4redis.js" => {
                 ("text/javascript", Bytes::from_static(include_bytes!("../../static/ws4redis.js")))
             }
