@@ -149,3 +149,23 @@ async fn a_session_that_the_site_does_not_know_any_more_closes_its_sockets() {
     site.answer(|_| Reply::json("null"));
     client.expect_close(4401).await;
 }
+
+#[tokio::test]
+async fn a_hint_during_a_call_has_the_site_asked_once_more() {
+    let site = Site::saying(r#"{"id": 7, "user": "john"}"#).await;
+    let gateway = gateway(&site).await;
+    let mut other = gateway.connect("/ws/y?subscribe-broadcast").await;
+    site.hold();
+    let request = gateway.request(PATH).header("Cookie", "a=1");
+    let opening = tokio::spawn(async move { request.connect().await });
+    site.expect_asked(2).await;
+    hint(&gateway, "7", "logout");
+    // What is published later is told later, so that the hint has come when this has.
+    gateway.publish("broadcast:y", "the hint has come");
+    other.expect_text("the hint has come").await;
+    site.answer_first(2);
+    let mut client = opening.await.unwrap();
+    site.answer(|_| Reply::json("null"));
+    site.release();
+    client.expect_close(4401).await;
+}
