@@ -140,9 +140,9 @@ class RedisServer(Process):
 class Gateway(Process):
     """The server under test: its built binary, in an empty directory."""
 
-    def __init__(self, listen=None, **settings):
+    def __init__(self, listen=None, port=None, **settings):
         """`settings` become environment variables: `prefix`, `redis__url` and so on."""
-        self.port = free_port()
+        self.port = port or free_port()
         self.unix = listen
         settings = {"server__drain_seconds": 0, "server__shards": 2} | settings
         variables = {f"WS4REDIS_{name.upper()}": value for name, value in settings.items()}

@@ -1,0 +1,318 @@
+"""The shipped configurations of docs/deploy, started as they are but for addresses, paths and certificates."""
+
+import asyncio
+import contextlib
+import http.server
+import json
+import os
+import pathlib
+import queue
+import re
+import shutil
+import socket
+import socketserver
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+
+from harness import DEADLINE, Client, Gateway, Process, accepts, free_port, handshake
+
+DEPLOY = pathlib.Path(__file__).parents[2] / "docs" / "deploy"
+HOST = "www.example.com"
+COOKIE = "Cookie: sessionid=wnqd0gbw5obpnj50zwh6yaq2yz4o8g9x"
+IDLE = {"ping__interval_seconds": "1", "ping__timeout_seconds": "5"}
+ROOT = os.getuid() == 0
+
+
+def filled(name, replacements):
+    """A shipped file with other words in the place of its own, each of which it has to have."""
+    text = (DEPLOY / name).read_text()
+    missing = [old for old in replacements if old not in text]
+    assert not missing, f"{name} does not have {missing}"
+    longest_first = sorted(replacements, key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, longest_first)), lambda found: str(replacements[found[0]]), text)
+
+
+class Authority:
+    """A certificate authority of one run, and the certificate of the site."""
+
+    def __init__(self, home):
+        self.ca, self.chain, self.key = home / "ca.pem", home / "chain.pem", home / "key.pem"
+        self.both = home / "both.pem"
+        ca_key, request, names = home / "ca.key", home / "request.pem", home / "names"
+        names.write_text(f"subjectAltName=DNS:{HOST}\n")
+        new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        authority = ["openssl", "req", "-x509", "-days", "2", "-subj", "/CN=throw-away", "-out", self.ca]
+        for command in (
+            [*authority, *new_key, "-keyout", ca_key],
+            ["openssl", "req", "-subj", f"/CN={HOST}", *new_key, "-keyout", self.key, "-out", request],
+            ["openssl", "x509", "-req", "-in", request, "-days", "2", "-extfile", names, "-out", self.chain]
+            + ["-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial"],
+        ):
+            subprocess.run(command, check=True, capture_output=True, timeout=DEADLINE)
+        self.both.write_text(self.chain.read_text() + self.key.read_text())
+
+    def context(self, *protocols):
+        context = ssl.create_default_context(cafile=self.ca)
+        if protocols:
+            context.set_alpn_protocols(protocols)
+        return context
+
+
+class Tunnels:
+    """TLS for the WebSocket clients. They read and write in two threads, for which Python's own TLS sockets are not made
+    before 3.13: what is written may get lost."""
+
+    def __init__(self):
+        self.loop = asyncio.new_event_loop()
+        self.tasks = set()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+
+    def dial(self, port, context):
+        """A socket for plain bytes, which go to the port by TLS."""
+        near, far = socket.socketpair()
+        asyncio.run_coroutine_threadsafe(self._open(far, port, context), self.loop).result(DEADLINE)
+        return near
+
+    async def _open(self, far, port, context):
+        out = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=HOST)
+        back = await asyncio.open_unix_connection(sock=far)
+        for reader, writer in ((out[0], back[1]), (back[0], out[1])):
+            task = self.loop.create_task(self._pump(reader, writer))
+            # The loop itself does not hold its tasks.
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def _pump(self, reader, writer):
+        with contextlib.suppress(OSError, ssl.SSLError):
+            while piece := await reader.read(1 << 16):
+                writer.write(piece)
+                await writer.drain()
+        writer.close()
+
+
+TUNNELS = Tunnels()
+
+
+class Site:
+    """What stands where Django would: it tells what it was sent, and lets visitors with a cookie connect."""
+
+    def __init__(self, path=None):
+        site = self
+        self.asked = []
+
+        class Answers(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                site.asked.append(self.path)
+                welcome = "welcome=yes" in self.headers.get("Cookie", "")
+                status = 403 if self.path == "/may-connect/" and not welcome else 200
+                body = json.dumps({"path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}})
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def address_string(self):
+                return "a proxy"
+
+            def log_message(self, *_):
+                pass
+
+        if path is None:
+            self.port = free_port()
+            self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Answers)
+        else:
+            self.server = socketserver.ThreadingUnixStreamServer(str(path), Answers)
+            path.chmod(0o666)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=[0.05], daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Stream:
+    """An event stream, as curl sees it."""
+
+    def __init__(self, command):
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.lines = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.put(line.rstrip("\r\n"))
+        self.lines.put(None)
+
+    def expect(self, wanted):
+        """Reads on to a line like this."""
+        end, seen = time.monotonic() + DEADLINE, []
+        while True:
+            try:
+                line = self.lines.get(timeout=max(end - time.monotonic(), 0.001))
+            except queue.Empty:
+                raise AssertionError(f"no {wanted!r} within {DEADLINE} s, only {seen}") from None
+            assert line is not None, f"the stream ended after {seen} without {wanted!r}"
+            if re.fullmatch(wanted, line):
+                return line
+            seen.append(line)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait(DEADLINE)
+
+
+class Front:
+    """A proxy before one or two gateways and a site."""
+
+    gateways = 1
+    unix = False
+    cookies = ()
+    """What a visitor needs to be let in."""
+
+    def __init__(self, store, authority, **settings):
+        self.authority = authority
+        self.home = pathlib.Path(tempfile.mkdtemp(prefix="ws4redis-proxy-"))
+        # The proxies give up root's rights.
+        self.home.chmod(0o755)
+        self.port, self.plain = free_port(), free_port()
+        self.stopping = []
+        try:
+            self.start(store, settings)
+        except BaseException:
+            self.stop()
+            raise
+
+    def start(self, store, settings):
+        settings = {"redis__url": store.url} | settings
+        if self.unix:
+            self.gateway_path, self.site_path = self.home / "ws.sock", self.home / "site.sock"
+            settings["server__unix_mode"] = "0666"
+        listen = f"unix:{self.gateway_path}" if self.unix else None
+        self.site = Site(self.site_path if self.unix else None)
+        self.stopping.append(self.site)
+        self.behind = []
+        for _ in range(self.gateways):
+            self.behind.append(Gateway(listen=listen, **settings))
+            self.stopping.append(self.behind[-1])
+        self.proxy = self.run()
+        self.stopping.append(self.proxy)
+        self.proxy.wait_until(lambda: accepts(self.port) and accepts(self.plain), type(self).__name__)
+
+    def stop(self):
+        for one in reversed(self.stopping):
+            one.stop()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def connect(self, facility, flags="subscribe-broadcast", headers=(), **options):
+        headers = dict(line.split(": ", 1) for line in (*self.cookies, *headers))
+        # As browsers: HTTP/1.1 alone is offered.
+        near = TUNNELS.dial(self.port, self.authority.context("http/1.1"))
+        url = f"ws://{HOST}:{self.port}/ws/{facility}?{flags}"
+        return Client(url, sock=near, additional_headers=headers, **options)
+
+    def handshake(self, target, *headers):
+        context = self.authority.context("http/1.1")
+        plain = socket.create_connection(("127.0.0.1", self.port), DEADLINE)
+        with context.wrap_socket(plain, server_hostname=HOST) as connection:
+            return handshake(connection, target, *self.cookies, *headers, host=HOST)
+
+    def curl(self, target, *options, headers=()):
+        lines = [word for line in (*self.cookies, *headers) for word in ("-H", line)]
+        where = ["--cacert", self.authority.ca, "--resolve", f"{HOST}:{self.port}:127.0.0.1", "--noproxy", "*"]
+        url = f"https://{HOST}:{self.port}{target}"
+        return ["curl", "-sN", "--max-time", "30", *where, *lines, *options, url]
+
+    def ask(self, target, *options, headers=()):
+        """Status and body."""
+        command = self.curl(target, "-w", "\n%{http_code}", *options, headers=headers)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE * 4)
+        assert done.returncode == 0, done
+        body, _, status = done.stdout.rpartition("\n")
+        return int(status), body
+
+    def stream(self, facility, http="--http2", flags="subscribe-broadcast"):
+        return Stream(self.curl(f"/ws/{facility}?{flags}", http, "-i", headers=["Accept: text/event-stream"]))
+
+    def post(self, facility, message, flags="publish-broadcast"):
+        return self.ask(f"/ws/{facility}?{flags}", "--data-binary", message, headers=["X-WS4Redis: 1"])
+
+
+class Nginx(Front):
+    conf = "nginx/tcp.conf"
+    main = {}
+    """What a test wants otherwise in the main file."""
+
+    def ports(self):
+        return {
+            "listen 80;": f"listen 127.0.0.1:{self.plain};",
+            "listen [::]:80;": "",
+            "listen 443 ssl": f"listen 127.0.0.1:{self.port} ssl",
+            "listen [::]:443 ssl http2;": "",
+            "/etc/letsencrypt/live/www.example.com/fullchain.pem": self.authority.chain,
+            "/etc/letsencrypt/live/www.example.com/privkey.pem": self.authority.key,
+            "/srv/example/static/": f"{self.home}/static/",
+            "/var/log/nginx/ws.log": self.home / "ws.log",
+        }
+
+    def upstreams(self):
+        return {"127.0.0.1:8000": self.upstream(0), "127.0.0.1:8001": f"127.0.0.1:{self.site.port}"}
+
+    def upstream(self, number):
+        return f"127.0.0.1:{self.behind[number].port}"
+
+    def write(self, change=lambda text: text):
+        (self.home / "site.conf").write_text(change(filled(self.conf, self.ports() | self.upstreams())))
+
+    def run(self):
+        (self.home / "static").mkdir()
+        (self.home / "static" / "page.css").write_text("body {}")
+        self.write()
+        temporary = "".join(
+            f"    {kind}_temp_path {self.home}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        main = {
+            "pid /run/nginx.pid;": f"pid {self.home}/nginx.pid; daemon off;",
+            "/var/log/nginx/error.log": self.home / "error.log",
+            "/var/log/nginx/access.log": self.home / "access.log",
+            "    include /etc/nginx/conf.d/*.conf;": f"{temporary}    include {self.home}/site.conf;",
+        }
+        if not ROOT:
+            main["user www-data;"] = ""
+        (self.home / "nginx.conf").write_text(filled("nginx/nginx.conf", main | self.main))
+        program = shutil.which("nginx") or "/usr/sbin/nginx"
+        return Process([program, "-p", self.home, "-c", self.home / "nginx.conf"])
+
+    def logged(self):
+        return (self.home / "ws.log").read_text()
+
+
+class NginxUnix(Nginx):
+    conf = "nginx/unix.conf"
+    unix = True
+
+    def upstreams(self):
+        return {"/run/ws4redis/ws4redis.sock": self.gateway_path, "/run/gunicorn/gunicorn.sock": self.site_path}
+
+
+class NginxTwo(Nginx):
+    conf = "nginx/two.conf"
+    gateways = 2
+
+    def upstreams(self):
+        return super().upstreams() | {"127.0.0.1:8002": self.upstream(1)}
+
+
+class NginxAuthRequest(Nginx):
+    conf = "nginx/auth_request.conf"
+    cookies = ("Cookie: welcome=yes",)
+
+
+FRONTS = [Nginx, NginxUnix, NginxTwo, NginxAuthRequest]

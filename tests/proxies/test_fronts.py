@@ -1,0 +1,155 @@
+"""What has to pass through every proxy, in short."""
+
+import json
+import subprocess
+
+import pytest
+import redis
+from fronts import COOKIE, FRONTS, HOST, IDLE
+
+from harness import DEADLINE, unique, until
+
+BOTH = "subscribe-broadcast&publish-broadcast"
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module", params=FRONTS, ids=lambda kind: kind.__name__)
+def front(request, store, authority):
+    front = request.param(store, authority, **IDLE)
+    yield front
+    front.stop()
+
+
+@pytest.fixture(scope="module")
+def client(store):
+    return redis.Redis(port=store.port)
+
+
+def test_two_browsers_and_django_hear_each_other(front, client):
+    facility = unique()
+    with front.connect(facility, f"{BOTH}&echo") as one, front.connect(facility) as other:
+        one.send("from a browser")
+        one.expect("from a browser")
+        other.expect("from a browser")
+        assert client.publish(f"broadcast:{facility}", "from Django") == len(front.behind)
+        one.expect("from Django")
+        other.expect("from Django")
+
+
+def test_a_burst_arrives_whole(front, client):
+    facility = unique()
+    with front.connect(facility) as browser:
+        burst = [f"{number}" for number in range(2000)]
+        with client.pipeline(transaction=False) as pipe:
+            for message in burst:
+                pipe.publish(f"broadcast:{facility}", message)
+            pipe.execute()
+        browser.expect(*burst)
+
+
+def test_the_last_message_is_replayed_and_the_facility_passes_undecoded(front, client):
+    own = unique()
+    client.set(f"broadcast:{own}/a b/é", "kept")
+    with front.connect(f"{own}%2Fa%20b/%C3%A9") as browser:
+        browser.expect("kept")
+
+
+def test_large_messages_pass_both_ways(front, client):
+    facility = unique()
+    with front.connect(facility) as hears, front.connect(facility, "publish-broadcast") as speaks:
+        speaks.send("x" * MIB)
+        hears.expect("x" * MIB)
+        client.publish(f"broadcast:{facility}", "y" * 5 * MIB)
+        hears.expect("y" * 5 * MIB)
+
+
+def test_close_codes_arrive(front):
+    with front.connect(unique(), "publish-broadcast") as browser:
+        # The head of a frame that would be too large; the gateway does not wait for the rest.
+        browser.socket.socket.sendall(b"\x82\xff" + (MIB + 1).to_bytes(8, "big") + b"mask")
+        browser.expect_close(1009)
+
+
+@pytest.mark.parametrize("http", ["--http1.1", "--http2"])
+def test_a_stream_of_events_comes_as_it_is_sent(front, client, http):
+    facility = unique()
+    client.set(f"broadcast:{facility}", "kept")
+    with front.stream(facility, http) as stream:
+        stream.expect(r"HTTP/(1\.1|2) 200.*")
+        stream.expect("data: kept")
+        for number in range(3):
+            # The next is sent when the one before has come.
+            client.publish(f"broadcast:{facility}", f"live {number}")
+            stream.expect(f"data: live {number}")
+        # An idle stream gets a comment now and then.
+        stream.expect(":.*")
+
+
+def test_posts_are_published_in_full(front, client):
+    facility = unique()
+    with front.connect(facility) as browser:
+        assert front.post(facility, "posted") == (204, "")
+        browser.expect("posted")
+        with subprocess.Popen(["head", "-c", str(MIB), "/dev/zero"], stdout=subprocess.PIPE) as zeros:
+            command = front.curl(
+                *(f"/ws/{facility}?publish-broadcast", "--data-binary", "@-", "-w", "%{http_code}"),
+                headers=["X-WS4Redis: 1", "Expect:"],
+            )
+            done = subprocess.run(command, stdin=zeros.stdout, capture_output=True, timeout=DEADLINE * 4)
+        assert done.stdout == b"204"
+        browser.expect("\0" * MIB)
+
+
+def test_pings_and_their_answers_pass(front):
+    with front.connect(unique(), f"{BOTH}&echo") as browser:
+        # websockets answers pings itself, whoever reads or not; this one counts them.
+        protocol, seen = browser.socket.protocol, []
+        plainly = protocol.recv_frame
+        protocol.recv_frame = lambda frame: (seen.append(frame.opcode.name), plainly(frame))[1]
+        until(lambda: seen.count("PING"), lambda count: count >= 2, "two pings")
+        browser.send("still here")
+        browser.expect("still here")
+
+
+@pytest.mark.parametrize(
+    "origin, status",
+    [(f"https://{HOST}", 101), ("https://evil.example", 403), ("null", 403)],
+)
+def test_the_origin_rule_holds(front, origin, status):
+    got, head, body = front.handshake(f"/ws/{unique()}?subscribe-broadcast", COOKIE, f"Origin: {origin}")
+    assert got == status, head + body
+
+
+def test_the_site_stands_beside_and_is_told_the_truth(front):
+    status, body = front.ask("/a/page?x=1", headers=["X-Forwarded-For: 1.2.3.4", "X-Forwarded-Host: evil.example"])
+    told = json.loads(body)
+    assert (status, told["path"]) == (200, "/a/page?x=1")
+    headers = told["headers"]
+    assert headers["x-forwarded-proto"] == "https"
+    assert headers["host"].split(":")[0] == HOST
+    # Only what the proxy itself has seen.
+    assert headers["x-forwarded-for"] == "127.0.0.1"
+    assert headers.get("x-forwarded-host", HOST).split(":")[0] == HOST
+
+
+def test_the_callbacks_view_is_not_for_the_public(front):
+    status, _ = front.ask("/ws4redis/identity/")
+    assert status in (403, 404)
+    assert "/ws4redis/identity/" not in front.site.asked
+
+
+def test_http_goes_to_https(front):
+    where = ["--resolve", f"{HOST}:{front.plain}:127.0.0.1", "--noproxy", "*", "-w", "%{http_code} %{redirect_url}"]
+    command = ["curl", "-s", "-o", "/dev/null", "--max-time", "10", *where, f"http://{HOST}:{front.plain}/a?b=c"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE * 2)
+    status, _, location = done.stdout.partition(" ")
+    assert status in ("301", "302", "308")
+    assert location.startswith(f"https://{HOST}") and location.endswith("/a?b=c")
+
+
+def test_tokens_in_addresses_are_not_logged(front):
+    own = unique()
+    with front.connect(own, "subscribe-broadcast&access_token=SECRET"):
+        pass
+    logged = until(front.logged, lambda text: own in text, "a line of the log")
+    assert "SECRET" not in logged
