@@ -181,6 +181,9 @@ class Front:
         self.home = pathlib.Path(tempfile.mkdtemp(prefix="ws4redis-proxy-"))
         # The proxies give up root's rights.
         self.home.chmod(0o755)
+        self.static = self.home / "static"
+        self.static.mkdir()
+        (self.static / "page.css").write_text("body {}")
         self.port, self.plain = free_port(), free_port()
         self.stopping = []
         try:
@@ -257,7 +260,7 @@ class Nginx(Front):
             "listen [::]:443 ssl http2;": "",
             "/etc/letsencrypt/live/www.example.com/fullchain.pem": self.authority.chain,
             "/etc/letsencrypt/live/www.example.com/privkey.pem": self.authority.key,
-            "/srv/example/static/": f"{self.home}/static/",
+            "/srv/example/static/": f"{self.static}/",
             "/var/log/nginx/ws.log": self.home / "ws.log",
         }
 
@@ -271,8 +274,6 @@ class Nginx(Front):
         (self.home / "site.conf").write_text(change(filled(self.conf, self.ports() | self.upstreams())))
 
     def run(self):
-        (self.home / "static").mkdir()
-        (self.home / "static" / "page.css").write_text("body {}")
         self.write()
         temporary = "".join(
             f"    {kind}_temp_path {self.home}/{kind};\n"
@@ -315,4 +316,104 @@ class NginxAuthRequest(Nginx):
     cookies = ("Cookie: welcome=yes",)
 
 
-FRONTS = [Nginx, NginxUnix, NginxTwo, NginxAuthRequest]
+class Haproxy(Front):
+    gateways = 2
+
+    def run(self):
+        conf = {
+            # Not every machine lets tests have so many descriptors.
+            "maxconn 50000": "maxconn 500",
+            "bind :80": f"bind 127.0.0.1:{self.plain}",
+            "bind :443": f"bind 127.0.0.1:{self.port}",
+            "/etc/haproxy/certs/www.example.com.pem": self.authority.both,
+            "127.0.0.1:8000": f"127.0.0.1:{self.behind[0].port}",
+            "127.0.0.1:8002": f"127.0.0.1:{self.behind[1].port}",
+            "127.0.0.1:8001": f"127.0.0.1:{self.site.port}",
+        }
+        if not ROOT:
+            conf |= {"chroot /var/lib/haproxy": "", "user haproxy": "", "group haproxy": ""}
+        (self.home / "haproxy.cfg").write_text(filled("haproxy.cfg", conf))
+        return Process([shutil.which("haproxy") or "/usr/sbin/haproxy", "-db", "-f", self.home / "haproxy.cfg"])
+
+    def logged(self):
+        return self.proxy.output()
+
+
+class Caddy(Front):
+    gateways = 2
+
+    def run(self):
+        own = f"admin off\n\tdefault_bind 127.0.0.1\n\thttp_port {self.plain}\n\thttps_port {self.port}"
+        conf = {
+            f"{HOST} {{": f"{{\n\t{own}\n}}\n\n{HOST} {{",
+            "/etc/caddy/certs/fullchain.pem": self.authority.chain,
+            "/etc/caddy/certs/privkey.pem": self.authority.key,
+            "/var/log/caddy/access.log": self.home / "access.log",
+            "/srv/example/static": self.static,
+            "127.0.0.1:8000": f"127.0.0.1:{self.behind[0].port}",
+            "127.0.0.1:8002": f"127.0.0.1:{self.behind[1].port}",
+            "127.0.0.1:8001": f"127.0.0.1:{self.site.port}",
+        }
+        (self.home / "Caddyfile").write_text(filled("Caddyfile", conf))
+        return Process(["caddy", "run", "--adapter", "caddyfile", "--config", self.home / "Caddyfile"])
+
+    def logged(self):
+        return (self.home / "access.log").read_text()
+
+
+APACHE = """
+ServerRoot /usr/lib/apache2
+PidFile {home}/apache.pid
+DefaultRuntimeDir {home}
+ServerName localhost
+ErrorLog {home}/main-error.log
+{user}
+{modules}
+Listen 127.0.0.1:{plain}
+Listen 127.0.0.1:{port}
+Include {home}/site.conf
+"""
+"""What Debian's own files say, as far as the site needs it."""
+
+MODULES = "mpm_event authz_core authz_host alias ssl http2 socache_shmcb proxy proxy_http proxy_wstunnel headers"
+
+
+class Apache(Front):
+    def write(self):
+        (self.home / "site.conf").write_text(
+            filled(
+                "apache.conf",
+                {
+                    "*:80>": f"127.0.0.1:{self.plain}>",
+                    "*:443>": f"127.0.0.1:{self.port}>",
+                    "/etc/letsencrypt/live/www.example.com/fullchain.pem": self.authority.chain,
+                    "/etc/letsencrypt/live/www.example.com/privkey.pem": self.authority.key,
+                    "/var/log/apache2/": f"{self.home}/",
+                    "/srv/example/static/": f"{self.static}/",
+                    "127.0.0.1:8000": f"127.0.0.1:{self.behind[0].port}",
+                    "127.0.0.1:8001": f"127.0.0.1:{self.site.port}",
+                },
+            )
+        )
+
+    def run(self):
+        self.write()
+        modules = "\n".join(f"LoadModule {name}_module modules/mod_{name}.so" for name in MODULES.split())
+        user = "User www-data\nGroup www-data" if ROOT else ""
+        values = {"home": self.home, "plain": self.plain, "port": self.port, "modules": modules, "user": user}
+        (self.home / "apache.conf").write_text(APACHE.format(**values))
+        program = shutil.which("apache2") or "/usr/sbin/apache2"
+        return Process([program, "-D", "FOREGROUND", "-f", self.home / "apache.conf"])
+
+    def logged(self):
+        return (self.home / "example.log").read_text()
+
+
+def held(gateway):
+    """How many connections a gateway has."""
+    lines = pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]
+    connections = [line.split()[1:4:2] for line in lines]
+    return connections.count([f"0100007F:{gateway.port:04X}", "01"])
+
+
+FRONTS = [Nginx, NginxUnix, NginxTwo, NginxAuthRequest, Haproxy, Caddy, Apache]

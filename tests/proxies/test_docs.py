@@ -6,7 +6,7 @@ import pytest
 from fronts import DEPLOY
 
 ROOT = DEPLOY.parents[1]
-LANGUAGES = {"nginx"}
+LANGUAGES = {"nginx", "haproxy", "caddy", "apache"}
 
 
 def essence(text):

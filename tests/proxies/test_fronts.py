@@ -4,7 +4,6 @@ import json
 import subprocess
 
 import pytest
-import redis
 from fronts import COOKIE, FRONTS, HOST, IDLE
 
 from harness import DEADLINE, unique, until
@@ -18,11 +17,6 @@ def front(request, store, authority):
     front = request.param(store, authority, **IDLE)
     yield front
     front.stop()
-
-
-@pytest.fixture(scope="module")
-def client(store):
-    return redis.Redis(port=store.port)
 
 
 def test_two_browsers_and_django_hear_each_other(front, client):
@@ -136,6 +130,13 @@ def test_the_callbacks_view_is_not_for_the_public(front):
     status, _ = front.ask("/ws4redis/identity/")
     assert status in (403, 404)
     assert "/ws4redis/identity/" not in front.site.asked
+
+
+def test_static_files_are_the_proxys(front):
+    # Caddy, nginx and Apache serve files; HAProxy has the site do it.
+    status, body = front.ask("/static/page.css")
+    assert status == 200
+    assert body == "body {}" or type(front).__name__ == "Haproxy"
 
 
 def test_http_goes_to_https(front):

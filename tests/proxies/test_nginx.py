@@ -8,29 +8,10 @@ import socket
 import tempfile
 
 import pytest
-import redis
-from fronts import COOKIE, HOST, Nginx, NginxAuthRequest, NginxTwo, NginxUnix
+from fronts import COOKIE, HOST, Nginx, NginxAuthRequest, NginxTwo, NginxUnix, held
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from harness import DEADLINE, Gateway, Process, accepts, free_port, handshake, unique, until
-
-
-@pytest.fixture
-def start(store, authority):
-    started = []
-
-    def begin(kind, **settings):
-        started.append(kind(store, authority, **settings))
-        return started[-1]
-
-    yield begin
-    for front in started:
-        front.stop()
-
-
-@pytest.fixture(scope="module")
-def client(store):
-    return redis.Redis(port=store.port)
 
 
 def workers(front):
@@ -87,13 +68,6 @@ def test_a_stopping_gateway_sends_1001_and_its_successor_takes_over(start, store
         assert gateway.wait(DEADLINE) == 0
     with pytest.raises(InvalidStatus, match="502"):
         front.connect(facility)
-
-
-def held(gateway):
-    """How many connections a gateway has."""
-    lines = pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]
-    connections = [line.split()[1:4:2] for line in lines]
-    return connections.count([f"0100007F:{gateway.port:04X}", "01"])
 
 
 class NginxTwoInHaste(NginxTwo):
