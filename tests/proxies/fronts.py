@@ -108,7 +108,8 @@ class Site:
                 site.asked.append(self.path)
                 welcome = "welcome=yes" in self.headers.get("Cookie", "")
                 status = 403 if self.path == "/may-connect/" and not welcome else 200
-                body = json.dumps({"path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}})
+                headers = {name.lower(): ", ".join(self.headers.get_all(name)) for name in self.headers}
+                body = json.dumps({"path": self.path, "headers": headers})
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

@@ -43,8 +43,8 @@ def test_a_burst_arrives_whole(front, client):
 
 def test_the_last_message_is_replayed_and_the_facility_passes_undecoded(front, client):
     own = unique()
-    client.set(f"broadcast:{own}/a b/é", "kept")
-    with front.connect(f"{own}%2Fa%20b/%C3%A9") as browser:
+    client.set(f"broadcast:{own}/a b/é?%//;", "kept")
+    with front.connect(f"{own}%2Fa%20b/%C3%A9%3F%25//%3B") as browser:
         browser.expect("kept")
 
 
@@ -75,8 +75,15 @@ def test_a_stream_of_events_comes_as_it_is_sent(front, client, http):
             # The next is sent when the one before has come.
             client.publish(f"broadcast:{facility}", f"live {number}")
             stream.expect(f"data: live {number}")
-        # An idle stream gets a comment now and then.
-        stream.expect(":.*")
+
+
+def test_an_idle_stream_stays(front, client):
+    facility = unique()
+    with front.stream(facility) as stream:
+        for _ in range(2):
+            stream.expect(":.*")
+        client.publish(f"broadcast:{facility}", "still here")
+        stream.expect("data: still here")
 
 
 def test_posts_are_published_in_full(front, client):
