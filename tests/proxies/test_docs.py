@@ -6,7 +6,7 @@ import pytest
 from fronts import DEPLOY
 
 ROOT = DEPLOY.parents[1]
-LANGUAGES = {"nginx", "haproxy", "caddy", "apache"}
+LANGUAGES = {"nginx", "haproxy", "caddy", "apache", "ini"}
 
 
 def essence(text):
