@@ -102,14 +102,17 @@ class Site:
     def __init__(self, path=None):
         site = self
         self.asked = []
+        """Paths and headers of the requests."""
 
         class Answers(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
-                site.asked.append(self.path)
+                headers = {name.lower(): ", ".join(self.headers.get_all(name)) for name in self.headers}
+                site.asked.append((self.path, headers))
                 welcome = "welcome=yes" in self.headers.get("Cookie", "")
                 status = 403 if self.path == "/may-connect/" and not welcome else 200
-                headers = {name.lower(): ", ".join(self.headers.get_all(name)) for name in self.headers}
-                body = json.dumps({"path": self.path, "headers": headers})
+                # The gateway asks who a visitor is, and is told that it is nobody.
+                asks = self.path.startswith("/who/")
+                body = json.dumps(None if asks else {"path": self.path, "headers": headers})
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
