@@ -1,7 +1,7 @@
 """What the gateway is told of visitors' addresses: what the proxy has seen, never what a visitor claims."""
 
 import pytest
-from fronts import FRONTS, HOST, Site
+from fronts import COOKIE, FRONTS, HOST, Site
 
 from harness import unique
 
@@ -33,3 +33,31 @@ def test_the_gateway_gets_what_the_proxy_has_seen(start, site, kind):
     assert headers["x-forwarded-for"] == VISITOR
     assert headers["x-forwarded-host"].split(":")[0] == HOST
     assert headers["x-forwarded-proto"] == "https"
+
+
+@pytest.mark.parametrize("kind", FRONTS, ids=lambda kind: kind.__name__)
+def test_a_proxy_that_is_trusted_is_believed(start, site, kind):
+    front = start(
+        kind,
+        auth__callback_url=f"http://127.0.0.1:{site.port}/who/",
+        server__trusted_proxies="unix" if kind.unix else "127.0.0.1",
+    )
+    status, body = front.ask(
+        *(f"/ws/{unique()}?publish-broadcast", "--data-binary", "hello", "--interface", VISITOR),
+        headers=["X-WS4Redis: 1", *CLAIMS],
+    )
+    assert status == 204, body
+    (headers,) = [headers for path, headers in site.asked if "flag=publish-broadcast" in path]
+    assert headers["x-forwarded-for"] == VISITOR
+
+
+@pytest.mark.parametrize("kind", FRONTS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("origin, status", [(f"https://{HOST}", 101), ("https://evil.example", 403)])
+def test_nobody_talks_a_trusted_proxy_into_another_host(start, kind, origin, status):
+    front = start(kind, server__trusted_proxies="unix" if kind.unix else "127.0.0.1")
+    got, head, body = front.handshake(
+        *(f"/ws/{unique()}?subscribe-broadcast", COOKIE, f"Origin: {origin}"),
+        *CLAIMS,
+        "Forwarded: for=1.2.3.4;host=evil.example",
+    )
+    assert got == status, head + body

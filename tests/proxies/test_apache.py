@@ -1,25 +1,38 @@
-"""Apache as django-websocket-redis told people to set it up: without the prefix."""
+"""Apache as django-websocket-redis told people to set it up."""
 
 import re
 
-from fronts import Apache
+import pytest
+from fronts import COOKIE, HOST, Apache
 
 from harness import unique
 
 
 class ApacheThatStrips(Apache):
+    """As the documentation of old: ProxyPass /ws/ ws://127.0.0.1:9090/, and without ProxyPreserveHost."""
+
     def write(self):
         super().write()
         site = self.home / "site.conf"
         ours = re.compile(r'ProxyPass "/ws/" "http(://127.0.0.1:\d+/)ws/" .*')
         text, count = ours.subn(r"ProxyPass /ws/ ws\1", site.read_text())
         assert count == 1
-        site.write_text(text)
+        site.write_text(text.replace("ProxyPreserveHost On", ""))
 
 
-def test_where_apache_takes_the_prefix_away_the_gateway_serves_everything(start, client):
-    # As the second example of old: ProxyPass /ws/ ws://127.0.0.1:9090/
-    front, facility = start(ApacheThatStrips, websocket_url="/"), unique()
-    client.set(f"broadcast:{facility}", "kept")
-    with front.connect(facility) as browser:
+@pytest.fixture
+def front(start):
+    return start(ApacheThatStrips, server__websocket_url_stripped="true", server__trusted_proxies="127.0.0.1")
+
+
+def test_apache_may_take_the_prefix_away(front, client):
+    facility = unique()
+    client.set(f"broadcast:{facility}/a b", "kept")
+    with front.connect(f"{facility}/a%20b") as browser:
         browser.expect("kept")
+
+
+@pytest.mark.parametrize("origin, status", [(f"https://{HOST}", 101), ("https://evil.example", 403)])
+def test_the_host_may_come_in_a_header_of_its_own(front, origin, status):
+    got, head, body = front.handshake(f"/ws/{unique()}?subscribe-broadcast", COOKIE, f"Origin: {origin}")
+    assert got == status, head + body
