@@ -192,16 +192,17 @@ test('a queue keeps so many messages, and hands them over first', async () => {
   await assert.rejects(socket.send('three'), AWAY);
   await settle();
   assert.deepEqual(done, []);
+  socket.addEventListener('state', ({ state }) => state === 'open' && socket.send('from state'));
   socket.addEventListener('open', () => socket.send('from open'));
   last().opens();
   await Promise.all(kept);
-  assert.deepEqual(last().sent, ['one', 'two', 'from open']);
+  assert.deepEqual(last().sent, ['one', 'two', 'from state', 'from open']);
   last().ends();
   const again = socket.send('four');
   clock.tick(1000);
   last().opens();
   await again;
-  assert.deepEqual(last().sent, ['four', 'from open']);
+  assert.deepEqual(last().sent, ['four', 'from state', 'from open']);
 });
 
 test('what is kept when it ends is an error', async () => {

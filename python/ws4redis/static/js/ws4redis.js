@@ -266,7 +266,7 @@
     const url = addressOf(path, options);
     const socket = new EventTarget();
     const ending = new AbortController();
-    let kept = [];
+    const kept = [];
     let wasOpen = false;
 
     const line = createLine(
@@ -275,10 +275,10 @@
         connecting: () => setState('connecting'),
         open() {
           socket.transport = line.socket().transport;
+          socket.state = 'open';
+          // Before anybody is told, who may send more.
+          for (const { data, resolve, reject } of kept.splice(0)) send(data).then(resolve, reject);
           setState('open');
-          const before = kept;
-          kept = [];
-          for (const { data, resolve, reject } of before) send(data).then(resolve, reject);
           const again = wasOpen;
           wasOpen = true;
           if (socket.state === 'open') emit('open');
@@ -318,8 +318,7 @@
       ending.abort();
       socket.transport = null;
       setState('closed');
-      for (const { reject } of kept) reject(away());
-      kept = [];
+      for (const { reject } of kept.splice(0)) reject(away());
       emitClose(event, true);
     }
 
