@@ -98,10 +98,11 @@ impl Sessions {
             return Ok(Visitor::default());
         }
         let lives_ms = [lives_ms, ends_ms].into_iter().flatten().min();
+        let owner = session.user_id.clone();
         let copy = self.is_copy(template).then(|| Rc::new(session.clone()));
         let identity = self.recognise(&key, session).await?;
         let (proof, template) = (Proof::Session(key), Some(template));
-        Ok(Visitor { identity, allowed: None, proof, template, lives_ms, copy, missing: false })
+        Ok(Visitor { identity, allowed: None, proof, owner, template, lives_ms, copy, missing: false })
     }
 
     /// Reads a session again. Where only a copy of it was read, and that is missing now, it is what the copy said, and

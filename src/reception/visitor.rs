@@ -18,6 +18,8 @@ pub struct Visitor {
     pub allowed: Option<Flags>,
     /// By what it is known.
     pub proof: Proof,
+    /// Whose session it says that it is, by primary key, also where nobody may be logged in by it any more.
+    pub owner: Option<String>,
     /// The template under which its session lies in Redis, by number.
     pub template: Option<usize>,
     /// Milliseconds until that is over, if it ends.

@@ -44,13 +44,24 @@ pub(super) struct Lease {
     pub(super) reading: Cell<bool>,
     /// When it ends, as far as is known.
     ends_at: Cell<Option<Instant>>,
-    /// Since when it seems to have ended, and when its sockets are closed if it still does.
-    doubt: Cell<Option<(Instant, Instant)>>,
+    /// Whether it seems to have ended.
+    doubt: Cell<Option<Doubt>>,
     /// When it was said that the session was ended on purpose. What was read before says nothing against it.
     deleted: Cell<Option<Instant>>,
     over: Cell<bool>,
     /// The subscription that tells of its key.
     pub(super) watch: RefCell<Option<Subscription>>,
+}
+
+/// What makes it seem to have ended.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    /// When that was last said, or found. What is read from then on counts.
+    said: Instant,
+    /// When the sockets are closed, if it is so.
+    closes_at: Instant,
+    /// Whether a reading has found it so.
+    found: bool,
 }
 
 /// What a reading means for the sockets.
@@ -122,7 +133,8 @@ impl Lease {
     }
 
     pub(super) fn user_id(&self) -> Option<String> {
-        self.visitor.borrow().identity.user_id.clone()
+        let visitor = self.visitor.borrow();
+        visitor.owner.as_deref().or(visitor.identity.user_id.as_deref()).map(str::to_owned)
     }
 
     /// Takes a reading that began then, and says what it means.
@@ -150,7 +162,7 @@ impl Lease {
         // What was said after the reading had begun is not in it.
         let newer = |said: Option<Instant>| said.is_some_and(|said| said >= since);
         self.deleted.set(self.deleted.get().filter(|_| newer(self.deleted.get())));
-        let doubt = self.doubt.get().filter(|(since_when, _)| newer(Some(*since_when)));
+        let doubt = self.doubt.get().filter(|doubt| newer(Some(doubt.said)));
         self.doubt.set(doubt);
         self.had_user.set(read.identity.user_id.is_some());
         if !read.missing {
@@ -168,16 +180,27 @@ impl Lease {
         }
     }
 
-    /// Notes that it seems to have ended. Returns when it is certain.
-    pub(super) fn doubt(&self) -> Instant {
+    /// Notes that somebody says that it may have ended. Returns when it is certain, if it has.
+    pub(super) fn suspect(&self) -> Instant {
         let now = Instant::now();
-        let (_, closes_at) = self
-            .doubt
-            .get()
-            .unwrap_or_else(|| (now, now + Duration::from_millis(rand::random_range(SETTLE_MS))));
-        // Whatever is read from now on counts.
-        self.doubt.set(Some((now, closes_at)));
+        let found = self.doubt.get().filter(|doubt| doubt.found);
+        // Whatever was said before, and not found to be so, was about something else.
+        let closes_at = found.map_or_else(|| now + settle(), |doubt| doubt.closes_at);
+        self.doubt.set(Some(Doubt { said: now, closes_at, found: found.is_some() }));
         closes_at
+    }
+
+    /// Notes that it was found to have ended. Returns when it is certain.
+    fn doubt(&self) -> Instant {
+        let now = Instant::now();
+        let closes_at = self.doubt.get().map_or_else(|| now + settle(), |doubt| doubt.closes_at);
+        self.doubt.set(Some(Doubt { said: now, closes_at, found: true }));
+        closes_at
+    }
+
+    /// Returns when it is certain whether it has ended.
+    pub(super) fn closes_at(&self) -> Instant {
+        self.doubt.get().map_or_else(Instant::now, |doubt| doubt.closes_at)
     }
 
     /// Tells whether it seems to have ended.
@@ -217,6 +240,10 @@ impl Lease {
     }
 }
 
+fn settle() -> Duration {
+    Duration::from_millis(rand::random_range(SETTLE_MS))
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::advance;
@@ -242,7 +269,7 @@ mod tests {
         let lease = Lease::new(john(), before);
         advance(Duration::from_millis(10)).await;
         lease.note_deletion();
-        lease.doubt();
+        lease.suspect();
         assert_eq!(lease.judge(&john(), before), Verdict::Doubtful);
         advance(Duration::from_secs(2)).await;
         let missing = Visitor { missing: true, ..john() };
@@ -253,7 +280,7 @@ mod tests {
     async fn what_is_read_after_a_doubt_ends_it() {
         let lease = Lease::new(john(), Instant::now());
         lease.note_deletion();
-        lease.doubt();
+        lease.suspect();
         advance(Duration::from_millis(10)).await;
         assert_eq!(lease.judge(&john(), Instant::now()), Verdict::Holds);
         assert!(!lease.is_doubtful());
@@ -267,6 +294,21 @@ mod tests {
         advance(Duration::from_millis(10)).await;
         assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Doubtful);
         advance(Duration::from_millis(900)).await;
+        assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Doubtful);
+        advance(Duration::from_millis(700)).await;
+        assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Ended);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hint_about_something_else_does_not_hasten_an_end() {
+        let lease = Lease::new(john(), Instant::now());
+        lease.suspect();
+        advance(Duration::from_millis(900)).await;
+        let closes_at = lease.suspect();
+        assert!(closes_at >= Instant::now() + Duration::from_secs(1));
+        assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Doubtful);
+        advance(Duration::from_millis(900)).await;
+        assert_eq!(lease.suspect(), closes_at, "it was found to have ended");
         assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Doubtful);
         advance(Duration::from_millis(700)).await;
         assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Ended);

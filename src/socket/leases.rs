@@ -159,7 +159,7 @@ impl Leases {
             let verdict = lease.judge(&visitor, since);
             match verdict {
                 Verdict::Holds => {}
-                Verdict::Doubtful => self.schedule(lease, lease.doubt()),
+                Verdict::Doubtful => self.schedule(lease, lease.closes_at()),
                 Verdict::Ended => self.end(lease),
             }
             verdict != Verdict::Ended
@@ -208,7 +208,7 @@ impl Leases {
         if lease.since.get() <= since {
             match lease.judge(&visitor, since) {
                 Verdict::Holds => {}
-                Verdict::Doubtful => return self.schedule(&lease, lease.doubt()),
+                Verdict::Doubtful => return self.schedule(&lease, lease.closes_at()),
                 Verdict::Ended => return self.end(&lease),
             }
         }
@@ -251,7 +251,7 @@ impl Leases {
 
     /// Has a proof looked at as soon as that may be. If it has ended, then now.
     fn hurry(&self, lease: &Rc<Lease>) {
-        lease.doubt();
+        lease.suspect();
         self.schedule(lease, Instant::now().max(lease.since.get() + PAUSE));
     }
 
@@ -267,7 +267,7 @@ impl Leases {
                 // A login deletes the session, too, a moment before the browser has its new cookie.
                 (Some(lease), Touch::Deleted) => {
                     lease.note_deletion();
-                    self.schedule(&lease, lease.doubt());
+                    self.schedule(&lease, lease.suspect());
                 }
                 (Some(lease), Touch::Changed) => self.hurry(&lease),
             }

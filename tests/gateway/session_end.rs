@@ -420,3 +420,15 @@ async fn a_users_key_that_cannot_be_read_makes_nobody_of_its_user() {
         assert_eq!(redis.channels(&gateway.channel("")), Vec::<String>::new(), "{:.80}", command.join(" "));
     }
 }
+
+#[tokio::test]
+async fn a_socket_that_was_opened_while_its_user_was_inactive_follows_hints_about_them() {
+    let gateway = without_looks().await;
+    let cookie = john(&session_key());
+    write_user(&gateway, "7", r#"{"v":1,"active":false}"#);
+    let mut client = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
+    RedisServer::shared().persist(&gateway.channel("user:john:x"), "welcome back");
+    write_user(&gateway, "7", r#"{"v":1,"active":true,"username":"john","groups":[],"auth_hashes":["h"]}"#);
+    hint(&gateway, "7", "user");
+    client.expect_text("welcome back").await;
+}
