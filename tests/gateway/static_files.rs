@@ -16,6 +16,7 @@ async fn the_demo_page_and_its_files_come_with_type_and_policy() {
         ("/static/demo.css", "text/css", "{"),
         ("/static/demo.js", "text/javascript", "WS4Redis"),
         ("/static/ws4redis.js", "text/javascript", "WebSocket"),
+        ("/static/ws4redis.mjs", "text/javascript", "export"),
     ] {
         let response: Response = plain(&gateway, path).expect_status(200).await;
         assert_eq!(
