@@ -47,6 +47,7 @@
   /** Timers of hidden tabs come each minute only; a tick later than this means that the machine has slept. */
   const JUMP_MS = 90000;
   const RETRY_AFTER_MAX_MS = 3600000;
+  const ECHO_MS = 5000;
   const UNREAD_MAX = 10000;
 
   // ---- What both faces share
@@ -486,12 +487,24 @@
   function openStream(url, bearer) {
     const reading = new AbortController();
     let posts = Promise.resolve();
+    // Texts that will come back, since the gateway cannot tell whose stream is the poster's; for a while.
+    let echoes = [];
+    const flags = [...new URL(url).searchParams.keys()];
+    const hearsItself =
+      !flags.includes('echo') &&
+      flags.some((flag) => flag.startsWith('publish-') && flags.includes(flag.replace('publish', 'subscribe')));
+    const takeEcho = (text) => {
+      echoes = echoes.filter(({ until }) => until > Date.now());
+      const at = echoes.findIndex((echo) => echo.text === text);
+      return at >= 0 && echoes.splice(at, 1);
+    };
     const self = {
       readyState: 0,
       close: () => reading.abort(),
       /** @returns {Promise<void>} settles when the gateway has answered */
       send(data) {
         const text = typeof data === 'string';
+        const echo = text && hearsItself && data.replace(/\r\n?/g, '\n');
         const headers = {
           'Content-Type': text ? 'text/plain;charset=utf-8' : 'application/octet-stream',
           'X-WS4Redis': '1',
@@ -499,9 +512,16 @@
         // The page may change a buffer before its turn comes.
         const body = text ? data : new Blob([data]);
         // One after the other, since messages keep their order.
-        const sent = posts.then(() => ask({ method: 'POST', headers, body })).then((response) => {
-          if (!response.ok) throw new Error(`the message was not taken: HTTP ${response.status}`);
-        });
+        const sent = posts
+          .then(() => {
+            if (echo) echoes.push({ text: echo, until: Date.now() + ECHO_MS });
+            return ask({ method: 'POST', headers, body });
+          })
+          .then((response) => {
+            if (response.ok) return;
+            takeEcho(echo);
+            throw new Error(`the message was not taken: HTTP ${response.status}`);
+          });
         posts = sent.catch(() => {});
         return sent;
       },
@@ -524,7 +544,7 @@
       self.onopen();
       let last = lost('the stream has ended');
       const feed = eventParser((kind, data) => {
-        if (kind === '') self.onmessage({ data });
+        if (kind === '') takeEcho(data) || self.onmessage({ data });
         else if (kind === 'binary') self.onmessage({ data: bytesOf(data) });
         else if (kind === 'close') last = Object.assign({ wasClean: true }, JSON.parse(data));
       });

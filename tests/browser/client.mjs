@@ -11,6 +11,7 @@
 // Closes with the line `N passed, N failed`.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
+import { blockingProxy } from './blocking_proxy.mjs';
 import { becomes, check, DEADLINE_MS, sh, skip, unique, withChromium } from './chromium.mjs';
 import { fakeGateway } from './fake_gateway.mjs';
 
@@ -310,6 +311,29 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
     skip('the gateway goes away and comes back', 'SERVER_KILL, SERVER_PAUSE and SERVER_START are not set');
   }
   await Promise.all([jquery, plain, one, two].map((tab) => tab.close()));
+
+  const proxy = await blockingProxy(origin, PAGES);
+  try {
+    outage = true;
+    await check('behind a proxy that blocks WebSockets, the gateway is heard and spoken to by HTTP', async () => {
+      const [blocked, free] = [await browser.newPage(), await tabAt('/modern')];
+      await blocked.goto(`${proxy.origin}/modern`);
+      const room = unique('blocked');
+      await open(free, 'i', room, { subscribe: 'broadcast', publish: 'broadcast' });
+      await send(free, 'i', 'kept');
+      await open(blocked, 'h', room, { subscribe: 'broadcast', publish: 'broadcast', echo: true });
+      assert.equal(await blocked.evaluate(() => window.h.transport), 'sse');
+      await becomes(got(blocked, 'h'), ['kept'], 'the replay');
+      await send(blocked, 'h', 'Grüße\nzwei');
+      await becomes(got(free, 'i'), ['Grüße\nzwei'], 'by POST');
+      await send(free, 'i', 'back');
+      await becomes(got(blocked, 'h'), ['kept', 'Grüße\nzwei', 'back'], 'by events');
+      await Promise.all([blocked, free].map((tab) => tab.close()));
+    });
+    outage = false;
+  } finally {
+    await proxy.stop();
+  }
 
   const fake = await fakeGateway(PAGES);
   try {

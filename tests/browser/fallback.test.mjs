@@ -171,6 +171,33 @@ test('a POST that fails is an error of its message alone', async () => {
   assert.equal(socket.state, 'open');
 });
 
+test('what was posted does not come back without echo, and an equal message of others does', async () => {
+  const { socket, got } = await streaming({ subscribe: ['user'], publish: ['user'] });
+  await socket.send('mine\r\ntwo lines');
+  gateway.write('data: other\n\ndata: mine\ndata: two lines\n\ndata: mine\ndata: two lines\n\ndata: end\n\n');
+  await until(() => got.at(-1) === 'end', 'all messages');
+  assert.deepEqual(got, ['other', 'mine\ntwo lines', 'end']);
+});
+
+test('with echo, or where it is not heard, what comes is taken as it is', async () => {
+  for (const options of [{ subscribe: ['user'], publish: ['user'], echo: true }, {}]) {
+    const { socket, got } = await streaming(options);
+    await socket.send('mine');
+    gateway.write('data: mine\n\ndata: end\n\n');
+    await until(() => got.at(-1) === 'end', 'all messages');
+    assert.deepEqual(got, ['mine', 'end']);
+    socket.close();
+  }
+});
+
+test('a message that was not taken has no echo', async () => {
+  const { socket, got } = await streaming({ subscribe: ['user'], publish: ['user'] });
+  gateway.postStatus = () => 503;
+  await assert.rejects(socket.send('mine'));
+  gateway.write('data: mine\n\n');
+  await until(() => got.length, 'the message of somebody else');
+});
+
 test('what was queued goes out by POST, first', async () => {
   const socket = connect({ queue: 5 });
   const sent = ['one', 'two'].map((text) => socket.send(text));
