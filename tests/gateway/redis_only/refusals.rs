@@ -1,5 +1,6 @@
 //! A Redis that refuses: ACL users, passwords, one that comes up late.
 
+use crate::support::sessions::{connect, log_in, session_key};
 use crate::support::{RedisServer, TestGateway, eventually, unique};
 
 fn acl(redis: &RedisServer, rules: &[&str]) {
@@ -207,4 +208,27 @@ async fn while_redis_loads_its_data_handshakes_get_503_and_then_values_are_read(
     client.expect_nothing().await;
     drop(redis);
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test]
+async fn one_channel_that_is_refused_keeps_no_other_from_a_socket_that_gains_them_together() {
+    let redis = RedisServer::start();
+    acl(&redis, &["+@all", "~*", "&*:group:stay:*", "&*:group:good:*", "&*:ws4redis:control"]);
+    let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
+    let gateway = TestGateway::builder()
+        .redis(&redis)
+        .set("redis.url", &url)
+        .set("session.keyspace_events", "off")
+        .set("session.recheck_seconds", "1")
+        .start()
+        .await;
+    let key = session_key();
+    let cookie = log_in(&redis, &key, "7", "john", &["stay"]);
+    let mut client = connect(&gateway, "/ws/x?subscribe-group", &cookie).await;
+    redis.persist(&gateway.channel("group:good:x"), "welcome");
+    log_in(&redis, &key, "7", "john", &["stay", "bad", "good"]);
+    client.expect_text("welcome").await;
+    redis.publish(&gateway.channel("group:stay:x"), "still here");
+    client.expect_text("still here").await;
+    gateway.expect_log(&["ERROR", "refuses a channel", "group:bad"]).await;
 }
