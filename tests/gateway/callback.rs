@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use crate::support::client::{Client, Request, Response};
 use crate::support::gateway::{Builder, binary};
 use crate::support::site::Asked;
-use crate::support::{RedisServer, Reply, Site, TestGateway, in_time, unique};
+use crate::support::{RedisServer, Reply, Site, TestGateway, in_time};
 
 const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
 const KEY: &str = "aonhk897c0q74kqva7rtv278kgdpr276";
@@ -204,7 +204,6 @@ mod what_is_answered {
 
     #[tokio::test]
     async fn allow_takes_flags_away_and_gives_none_that_the_sites_rules_do_not() {
-        let rules = std::env::temp_dir().join(unique("ws4redis-rules"));
         let text = r#"
             [[access]]
             facility = "strict"
@@ -216,9 +215,8 @@ mod what_is_answered {
             anonymous = ["subscribe-broadcast"]
             users = ["subscribe-*"]
         "#;
-        std::fs::write(&rules, text).unwrap();
         let site = Site::saying("null").await;
-        let gateway = asking(&site).argument("--settings").argument(rules.to_str().unwrap()).start().await;
+        let gateway = asking(&site).rules(text).start().await;
         for (number, (json, expected)) in [
             (r#"{"user": "j"}"#, vec!["broadcast:", "user:j:"]),
             (r#"{"user": "j", "allow": null}"#, vec!["broadcast:", "user:j:"]),
@@ -245,7 +243,6 @@ mod what_is_answered {
         site.answer(|_| Reply::json(r#"{"user": "j", "allow": ["publish-broadcast"]}"#));
         with_cookie(&gateway, "/ws/strict?publish-broadcast", "a=1").expect_status(403).await;
         with_cookie(&gateway, "/ws/none?subscribe-user", "a=1").expect_status(403).await;
-        std::fs::remove_file(rules).unwrap();
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use crate::support::events::Events;
 use crate::support::sessions::{hint, john, log_in, session_key};
-use crate::support::{RedisServer, TestGateway, eventually, unique};
+use crate::support::{RedisServer, TestGateway, eventually};
 
 #[tokio::test]
 async fn a_stream_has_the_same_replay_and_messages_as_a_websocket() {
@@ -133,7 +133,6 @@ async fn other_groups_are_other_channels_of_a_stream_too() {
 
 #[tokio::test]
 async fn rules_hold_and_what_is_posted_too_fast_is_refused() {
-    let rules = std::env::temp_dir().join(unique("ws4redis-rules"));
     let text = r#"
         [[access]]
         facility = "chat"
@@ -144,13 +143,7 @@ async fn rules_hold_and_what_is_posted_too_fast_is_refused() {
         [[access]]
         facility = [""]
     "#;
-    std::fs::write(&rules, text).unwrap();
-    let gateway = TestGateway::builder()
-        .argument("--settings")
-        .argument(rules.to_str().unwrap())
-        .set("server.shards", "1")
-        .start()
-        .await;
+    let gateway = TestGateway::builder().rules(text).set("server.shards", "1").start().await;
     gateway.stream("/ws/other?subscribe-broadcast").expect_status(403).await;
     gateway.post("/ws/other?publish-broadcast", "x").expect_status(403).await;
     let mut statuses = Vec::new();
@@ -159,7 +152,6 @@ async fn rules_hold_and_what_is_posted_too_fast_is_refused() {
     }
     assert_eq!(statuses[..3], [204; 3]);
     assert!(statuses[3..].contains(&429), "{statuses:?}");
-    std::fs::remove_file(rules).unwrap();
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Who visitors are: Django's sessions, what is known of users beside them, and the site's rules.
 
 use crate::support::sessions::{connect, john, mary, session_key, write_session};
-use crate::support::{RedisServer, TestGateway, eventually, in_time, unique};
+use crate::support::{RedisServer, TestGateway, eventually, in_time};
 
 const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
 
@@ -128,7 +128,6 @@ async fn a_user_without_a_known_name_has_no_user_channel_and_the_log_says_what_t
 
 #[tokio::test]
 async fn the_sites_rules_decide_by_facility_and_user() {
-    let rules = std::env::temp_dir().join(unique("ws4redis-rules"));
     let text = r#"
         [[access]]
         facility = "news"
@@ -147,9 +146,7 @@ async fn the_sites_rules_decide_by_facility_and_user() {
         [[access]]
         facility = [""]
     "#;
-    std::fs::write(&rules, text).unwrap();
-    let gateway =
-        TestGateway::builder().argument("--settings").argument(rules.to_str().unwrap()).start().await;
+    let gateway = TestGateway::builder().rules(text).start().await;
     let john = john(&session_key());
     let mut visitor = gateway.connect("/ws/news?subscribe-broadcast&publish-broadcast").await;
     visitor.send_text("dropped").await;
@@ -169,7 +166,6 @@ async fn the_sites_rules_decide_by_facility_and_user() {
             .then_some(())
     })
     .await;
-    std::fs::remove_file(rules).unwrap();
 }
 
 mod redis_only {

@@ -7,7 +7,7 @@ use crate::support::events::Events;
 use crate::support::gateway::Builder;
 use crate::support::sessions::{hint, mary, redis_key, session_key};
 use crate::support::tokens::{ALGORITHMS, hmac_token, key_file, path, read, token, token_with};
-use crate::support::{RedisServer, Site, TestGateway, in_time, unique};
+use crate::support::{RedisServer, Site, TestGateway, in_time};
 
 const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
 const JOHN: &str = r#"{"sub":"john","groups":["staff","red team"]}"#;
@@ -241,7 +241,6 @@ async fn audience_and_issuer_have_to_be_those_of_the_settings() {
 
 #[tokio::test]
 async fn the_sites_rules_are_about_the_users_and_groups_of_tokens_too() {
-    let rules = std::env::temp_dir().join(unique("ws4redis-rules"));
     let text = r#"
         [[access]]
         facility = ["", "chat"]
@@ -249,8 +248,7 @@ async fn the_sites_rules_are_about_the_users_and_groups_of_tokens_too() {
         users = ["subscribe-*"]
         groups.staff = ["publish-broadcast"]
     "#;
-    std::fs::write(&rules, text).unwrap();
-    let gateway = builder("HS256").argument("--settings").argument(rules.to_str().unwrap()).start().await;
+    let gateway = builder("HS256").rules(text).start().await;
     let target = "/ws/chat?subscribe-broadcast&subscribe-user&publish-broadcast&echo";
     let enter = async |claims: &str| by_query(&gateway, target, &token("HS256", claims)).connect().await;
     let mut john = enter(JOHN).await;
@@ -264,7 +262,6 @@ async fn the_sites_rules_are_about_the_users_and_groups_of_tokens_too() {
         client.expect_text("from john").await;
         client.expect_nothing().await;
     }
-    std::fs::remove_file(rules).unwrap();
 }
 
 #[tokio::test]

@@ -109,11 +109,9 @@ async fn where_a_proxy_takes_the_prefix_away_the_whole_path_is_the_facility() {
 
 #[tokio::test]
 async fn limits_of_what_is_posted_count_for_each_address_behind_a_trusted_proxy() {
-    let rules = std::env::temp_dir().join(crate::support::unique("ws4redis-rules"));
     let text = "[[access]]\nfacility = \"*\"\nanonymous = [\"subscribe-broadcast\", \"publish-broadcast\"]\n\
                 publish_messages_per_second = 1\npublish_burst_seconds = 1\n";
-    std::fs::write(&rules, text).unwrap();
-    let builder = TestGateway::builder().argument("--settings").argument(rules.to_str().unwrap());
+    let builder = TestGateway::builder().rules(text);
     let builder = builder.set("server.shards", "1").set("server.trusted_proxies", "127.0.0.1");
     let gateway = builder.start().await;
     let post = |from: &str| gateway.post("/ws/x?publish-broadcast", "x").header("X-Forwarded-For", from);
@@ -123,5 +121,4 @@ async fn limits_of_what_is_posted_count_for_each_address_behind_a_trusted_proxy(
     }
     assert!(statuses.contains(&429), "{statuses:?}");
     post("203.0.113.8").expect_status(204).await;
-    std::fs::remove_file(rules).unwrap();
 }

@@ -9,7 +9,7 @@ use crate::support::redis::Reply;
 use crate::support::sessions::{
     connect, hint, john, log_in, mary, redis_key, session_key, write_session, write_user,
 };
-use crate::support::{RedisServer, Site, TestGateway, eventually, unique};
+use crate::support::{RedisServer, Site, TestGateway, eventually};
 
 const LISTEN: &str = "subscribe-group&subscribe-user&subscribe-session";
 
@@ -259,7 +259,6 @@ async fn groups_beside_the_session_are_heard_at_once_and_the_hint_reaches_every_
 
 #[tokio::test]
 async fn who_may_not_be_there_any_more_is_sent_away_with_1008() {
-    let rules = std::env::temp_dir().join(unique("ws4redis-rules"));
     let text = r#"
         [[access]]
         facility = "staff"
@@ -270,14 +269,7 @@ async fn who_may_not_be_there_any_more_is_sent_away_with_1008() {
         facility = "*"
         anonymous = ["subscribe-*"]
     "#;
-    std::fs::write(&rules, text).unwrap();
-    let gateway = TestGateway::builder()
-        .argument("--settings")
-        .argument(rules.to_str().unwrap())
-        .set(NEVER.0, NEVER.1)
-        .set(DEAF.0, DEAF.1)
-        .start()
-        .await;
+    let gateway = TestGateway::builder().rules(text).set(NEVER.0, NEVER.1).set(DEAF.0, DEAF.1).start().await;
     let (redis, key) = (RedisServer::shared(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &["staff"]);
     let mut client = connect(&gateway, "/ws/staff?subscribe-broadcast", &cookie).await;
@@ -285,7 +277,6 @@ async fn who_may_not_be_there_any_more_is_sent_away_with_1008() {
     hint(&gateway, "7", "groups");
     client.expect_close(1008).await;
     gateway.request("/ws/staff?subscribe-broadcast").header("Cookie", &cookie).expect_status(403).await;
-    std::fs::remove_file(rules).unwrap();
 }
 
 #[tokio::test]
@@ -377,7 +368,6 @@ async fn the_doctor_is_told_what_this_server_sees() {
 
 #[tokio::test]
 async fn who_is_deactivated_is_told_by_4401_where_a_rule_refuses_them_too() {
-    let rules = std::env::temp_dir().join(unique("ws4redis-rules"));
     let text = r#"
         [[access]]
         facility = "members"
@@ -387,19 +377,12 @@ async fn who_is_deactivated_is_told_by_4401_where_a_rule_refuses_them_too() {
         [[access]]
         facility = [""]
     "#;
-    std::fs::write(&rules, text).unwrap();
-    let gateway = TestGateway::builder()
-        .argument("--settings")
-        .argument(rules.to_str().unwrap())
-        .set(NEVER.0, NEVER.1)
-        .start()
-        .await;
+    let gateway = TestGateway::builder().rules(text).set(NEVER.0, NEVER.1).start().await;
     let cookie = john(&session_key());
     let mut client = connect(&gateway, "/ws/members?subscribe-user", &cookie).await;
     write_user(&gateway, "7", r#"{"v":1,"active":false}"#);
     hint(&gateway, "7", "user");
     client.expect_close(4401).await;
-    std::fs::remove_file(rules).unwrap();
 }
 
 #[tokio::test]

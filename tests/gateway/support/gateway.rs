@@ -30,6 +30,7 @@ pub struct Builder {
     wait_for_redis: bool,
     file_limit: Option<u32>,
     handed_over: Vec<OwnedFd>,
+    rules: Option<PathBuf>,
 }
 
 impl Builder {
@@ -54,6 +55,15 @@ impl Builder {
     /// Adds an argument.
     pub fn argument(mut self, argument: &str) -> Self {
         self.command.arg(argument);
+        self
+    }
+
+    /// Gives the site rules of its own, as they stand in a settings file.
+    pub fn rules(mut self, text: &str) -> Self {
+        let file = std::env::temp_dir().join(unique("ws4redis-rules"));
+        std::fs::write(&file, text).unwrap();
+        self.command.arg("--settings").arg(&file);
+        self.rules = Some(file);
         self
     }
 
@@ -106,6 +116,10 @@ impl Builder {
             log.iter().find_map(|line| address_in(line))
         })
         .await;
+        // It has been read.
+        if let Some(rules) = self.rules {
+            std::fs::remove_file(rules).unwrap();
+        }
         let (namespace, redis_port) = (self.namespace, self.redis_port);
         let gateway = TestGateway { child, address, namespace, redis_port, log };
         if self.wait_for_redis {
@@ -204,6 +218,7 @@ impl TestGateway {
             wait_for_redis: true,
             file_limit: None,
             handed_over: Vec::new(),
+            rules: None,
         }
         .namespace(&unique("t"))
         .set("redis.url", &redis.url())
