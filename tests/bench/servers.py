@@ -1,0 +1,194 @@
+"""The servers that are measured, each alone on core 0, with a Redis of its own run on core 1."""
+
+import contextlib
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+TOOLS = HERE / "wsload/target/release"
+BUN = HERE / "peers/bun/node_modules/@oven/bun-linux-x64/bin/bun"
+# All that Django's sessions of the generator's visitors begin with; eight digits follow.
+SESSION = "benchmark" + "0" * 15
+CHANNEL = "broadcast:fac"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    except OSError:
+        return False
+
+
+@dataclass
+class Server:
+    """One of the measured servers: how to start it, and how its addresses look."""
+
+    name: str
+    command: list
+    subscribe: str
+    publish: str
+    user: str = ""
+    environment: dict = field(default_factory=dict)
+    pub: str = "redis://127.0.0.1:{redis}/" + CHANNEL
+    pub_user: str = "redis://127.0.0.1:{redis}/user:{{u}}:fac"
+    missing: str = ""
+    port: int = 0
+    redis: int = 0
+    pid: int = 0
+
+    def fill(self, text):
+        return str(text).format(port=self.port, redis=self.redis, folder=self.folder)
+
+    def url(self, path):
+        return f"ws://127.0.0.1:{self.port}{path}"
+
+    @contextlib.contextmanager
+    def running(self, redis, core=0, **environment):
+        """Starts the server beside the Redis on that port, and stops it in the end."""
+        self.port, self.redis = free_port(), redis
+        with tempfile.TemporaryDirectory(prefix="ws4redis-bench-") as self.folder:
+            prepare = getattr(self, "prepare", None)
+            if prepare:
+                prepare()
+            settings = {key: self.fill(value) for key, value in (self.environment | environment).items()}
+            command = [self.fill(word) for word in self.command]
+            process = started(core, command, self.port, os.environ | settings)
+            self.pid = process.pid
+            try:
+                self.wait_for_handshake()
+                yield self
+            finally:
+                stop(process)
+
+    def wait_for_handshake(self):
+        """Waits until the server takes WebSockets: some listen before they have reached Redis."""
+        request = f"GET {self.subscribe} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+                connection.sendall(request.encode())
+                if b" 101 " in connection.recv(64):
+                    return
+            time.sleep(0.05)
+        raise SystemExit(f"{self.name} takes no WebSocket")
+
+
+class Nchan(Server):
+    def prepare(self):
+        for name in "bpfsu":
+            Path(self.folder, f"r-{name}").mkdir()
+        text = (HERE / "peers/nchan/nginx.conf").read_text()
+        for key, value in {"PORT": self.port, "REDIS": self.redis, "FOLDER": self.folder}.items():
+            text = text.replace(f"@{key}@", str(value))
+        Path(self.folder, "nginx.conf").write_text(text)
+
+
+def started(core, command, port, env=None):
+    """Starts a process on one core and waits until it listens."""
+    process = subprocess.Popen(["taskset", "-c", str(core), *map(str, command)], env=env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if listens(port):
+            return process
+        if process.poll() is not None:
+            break
+        time.sleep(0.02)
+    stop(process)
+    raise SystemExit(f"{command[0]} does not listen on port {port}")
+
+
+def stop(process):
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def redis_server():
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="ws4redis-bench-") as folder:
+        process = started(1, ["redis-server", "--port", port, "--save", "", "--dir", folder, "--maxclients", "20000"], port)
+        try:
+            yield port, process.pid
+        finally:
+            stop(process)
+
+
+def write_sessions(redis, count):
+    """Logs users `0` to `count - 1` in, as Django's cache sessions with two groups each."""
+    commands = bytearray()
+    for number in range(count):
+        key = f":1:django.contrib.sessions.cache{SESSION}{number:08}"
+        session = f'{{"_auth_user_id": "{number}", "_auth_user_hash": "h", "ws4redis:username": "{number}", "ws4redis:memberof": ["chatusers", "staff"]}}'
+        words = ["SET", key, session, "EX", "86400"]
+        commands += f"*{len(words)}\r\n".encode() + b"".join(f"${len(word)}\r\n{word}\r\n".encode() for word in words)
+    with socket.create_connection(("127.0.0.1", redis), 10) as connection:
+        connection.sendall(commands)
+        got = bytearray()
+        while got.count(b"\r\n") < count:
+            part = connection.recv(65536)
+            if not part:
+                raise SystemExit("Redis has closed the connection")
+            got += part
+        if got != b"+OK\r\n" * count:
+            raise SystemExit(f"Redis refuses sessions: {bytes(got[:200])}")
+
+
+def ours(name="ws4redis", binary=None, shards=1, **environment):
+    return Server(
+        name,
+        [binary or os.environ.get("BENCH_BINARY") or ROOT / "target/release/ws4redis"],
+        "/ws/fac?subscribe-broadcast",
+        "/ws/fac?publish-broadcast",
+        "/ws/fac?subscribe-user",
+        {
+            "WS4REDIS_REDIS__URL": "redis://127.0.0.1:{redis}",
+            "WS4REDIS_SERVER__LISTEN": "127.0.0.1:{port}",
+            "WS4REDIS_SERVER__SHARDS": str(shards),
+            "WS4REDIS_EXPIRE": "0",
+        }
+        | environment,
+    )
+
+
+def floor(mode="coalesce"):
+    name = "floor" if mode == "coalesce" else "floor, one send each"
+    return Server(name, [TOOLS / "floor", "--mode", mode, "--listen", "127.0.0.1:{port}", "--redis", "127.0.0.1:{redis}"], "/", "")
+
+
+def bun():
+    missing = "" if BUN.exists() else "its package is not there (x86-64 only)"
+    return Server("Bun", [BUN, HERE / "peers/bun/server.js"], f"/?ch={CHANNEL}", f"/?ch={CHANNEL}&nosub", "/?ch=user:{u}:fac", {"PORT": "{port}", "REDIS_PORT": "{redis}"}, missing=missing)
+
+
+def node():
+    missing = "" if (HERE / "peers/node/node_modules").exists() else "its packages are not there"
+    return Server("node ws", ["node", HERE / "peers/node/server.js"], f"/?ch={CHANNEL}", f"/?ch={CHANNEL}&nosub", "/?ch=user:{u}:fac", {"PORT": "{port}", "REDIS_PORT": "{redis}"}, missing=missing)
+
+
+def nchan():
+    missing = "" if shutil.which("nginx") and Path("/usr/lib/nginx/modules/ngx_nchan_module.so").exists() else "Debian's libnginx-mod-nchan is not there"
+    return Nchan("nchan", ["nginx", "-c", "{folder}/nginx.conf", "-p", "{folder}"], "/sub/fac", "", "/sub/user{u}", pub="http://127.0.0.1:{port}/pub/fac", pub_user="http://127.0.0.1:{port}/pub/user{{u}}", missing=missing)
+
+
+def raise_file_limit():
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
