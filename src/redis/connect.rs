@@ -74,6 +74,16 @@ impl Target {
         self.config.server.is_clustered()
     }
 
+    /// Returns how fred connects.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Returns the time for a connection attempt.
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.settings.connect_timeout
+    }
+
     /// Returns the URL with secrets masked.
     pub fn name(&self) -> &str {
         &self.name
@@ -188,11 +198,16 @@ fn unix(rest: &str) -> Result<Config, Unusable> {
 pub fn describe(error: &Error) -> String {
     // fred shows an I/O error in its Debug form; what it says in words stands in there.
     let details = error.details();
-    // Redis quotes the arguments of a command that it does not know: a message would stand in the log.
-    let details = details.split_once(", with args beginning with").map_or(details, |(before, _)| before);
     let words =
         details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"')).map(|(words, _)| words);
-    mask_sessions(words.unwrap_or(details)).escape_debug().to_string()
+    describe_text(words.unwrap_or(details))
+}
+
+/// Describes an error by its text: no session keys, no control characters.
+pub(super) fn describe_text(text: &str) -> String {
+    // Redis quotes the arguments of a command that it does not know: a message would stand in the log.
+    let text = text.split_once(", with args beginning with").map_or(text, |(before, _)| before);
+    mask_sessions(text).escape_debug().to_string()
 }
 
 /// Makes a client that tries once.

@@ -6,8 +6,8 @@ use fred::prelude::*;
 use fred::types::{CustomCommand, KeyspaceEvent};
 use tracing::debug;
 
+use super::commands::is_reply;
 use super::connect::describe;
-use super::reads::is_reply;
 use crate::wire::Channel;
 
 /// Events that may wait for the broker.
@@ -61,7 +61,7 @@ pub(super) async fn telling(client: &Client) -> Option<Telling> {
             Some(if tells { Telling::Yes } else { Telling::No })
         }
         // Where the command is forbidden, as for managed services, subscribing does no harm.
-        Err(error) if is_reply(&error) => Some(Telling::Unknown),
+        Err(error) if is_reply(error.details()) => Some(Telling::Unknown),
         Err(error) => {
             debug!(error = %describe(&error), "cannot ask for notify-keyspace-events");
             None

@@ -7,17 +7,19 @@ use std::sync::Arc;
 use fred::prelude::Client;
 use tokio::task::{AbortHandle, spawn_local};
 
+use super::commands::Commands;
 use super::connect::{Guard, Target};
 use super::reads::{Entry, ReadFailed, Reads};
 use crate::counters::Counters;
 use crate::settings;
 
 /// Largest session that is read, in bytes.
-const MAX_BYTES: usize = 4 << 20;
+pub(super) const MAX_BYTES: usize = 4 << 20;
 
 /// Reads keys whose names are secrets, together with the time that they have to live.
 #[derive(Debug)]
 pub struct Lookups {
+    client: Client,
     reads: Rc<Reads<Secret>>,
     task: AbortHandle,
     /// A connection of its own is let go of with it.
@@ -42,23 +44,24 @@ impl fmt::Debug for Secret {
 
 impl Lookups {
     /// Reads over a connection that there is.
-    pub(super) fn new(client: Client, counters: &Arc<Counters>) -> Self {
-        let reads = Reads::new(client, "session", MAX_BYTES, true, counters.clone());
+    pub(super) fn new(client: Client, commands: Rc<Commands>, counters: &Arc<Counters>) -> Self {
+        let reads = Reads::new(commands, "session", MAX_BYTES, true, counters.clone());
         let task = spawn_local(reads.clone().run()).abort_handle();
-        Self { reads, task, connection: None }
+        Self { client, reads, task, connection: None }
     }
 
     /// Reads over a connection of its own. Must be called on the shard's runtime.
     pub fn connect(target: &Target, settings: &settings::Redis, counters: &Arc<Counters>) -> Self {
         let (client, connection) = target.client(settings.command_timeout);
-        let mut lookups = Self::new(client, counters);
+        let commands = Commands::new(target, &client, settings.command_timeout, MAX_BYTES);
+        let mut lookups = Self::new(client, Rc::new(commands), counters);
         lookups.connection = Some(connection);
         lookups
     }
 
-    /// Returns the connection.
+    /// Returns fred's connection.
     pub(super) fn client(&self) -> &Client {
-        self.reads.client()
+        &self.client
     }
 
     /// Reads keys, in their order.

@@ -3,17 +3,21 @@
 //! [`Broker`] is the pub/sub side, one per process; [`Store`] the key side and publishing, one per shard.
 
 mod broker;
+mod commands;
 mod connect;
 mod events;
+mod exchange;
 mod hints;
 mod inbox;
 mod interests;
+mod line;
 mod lookups;
 mod publisher;
 mod pump;
 mod reads;
 mod receipts;
 mod recovery;
+mod resp;
 mod store;
 mod subscriber;
 mod watching;

@@ -2,22 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fred::clients::Pipeline;
-use fred::prelude::*;
-use fred::types::CustomCommand;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::connect::describe;
-use super::reads::is_reply;
+use super::commands::{Batch, Commands, Replies, Reply};
 use super::{Failure, Receipts};
 use crate::counters::Counters;
 use crate::telemetry::Seldom;
@@ -49,7 +45,7 @@ impl Publication {
 
 /// The publications of one shard.
 pub(super) struct Publisher {
-    client: Client,
+    commands: Rc<Commands>,
     queue: RefCell<VecDeque<Publication>>,
     queued_bytes: Cell<usize>,
     bell: Notify,
@@ -64,14 +60,14 @@ pub(super) struct Publisher {
 
 impl Publisher {
     pub(super) fn new(
-        client: Client,
+        commands: Rc<Commands>,
         expire_seconds: u64,
         wait: Duration,
         max_queued_bytes: usize,
         counters: Arc<Counters>,
     ) -> Rc<Self> {
         Rc::new(Self {
-            client,
+            commands,
             queue: RefCell::default(),
             queued_bytes: Cell::new(0),
             bell: Notify::new(),
@@ -110,17 +106,16 @@ impl Publisher {
         loop {
             self.bell.notified().await;
             while !self.queue.borrow().is_empty() {
-                if !self.client.is_connected() {
-                    // Nothing is handed to fred now: what it takes may be written, and then not be repeated.
+                if !self.commands.is_up() {
                     self.refuse_old();
                     sleep(LOOK).await;
                     continue;
                 }
                 let Ok(permit) = self.under_way.clone().acquire_owned().await else { return };
                 let batch = self.take();
-                // Made before the next one is begun, and handed to fred by the first poll: pipelines stay in order.
-                let pipeline = self.pipeline(&batch).await;
-                let mut written = Box::pin(self.clone().write(batch, pipeline));
+                let replies = self.commands.send(self.encode(&batch));
+                let mut written = Box::pin(self.clone().settle_all(batch, replies));
+                // Handed over by the first poll: pipelines stay in order.
                 if poll_fn(|cx| Poll::Ready(written.as_mut().poll(cx))).await.is_pending() {
                     tokio::task::spawn_local(async move {
                         written.await;
@@ -152,35 +147,29 @@ impl Publisher {
         }
     }
 
-    /// Makes the commands of a batch. It waits for nothing, but may have to let other tasks run in between.
-    async fn pipeline(&self, batch: &[Publication]) -> Result<Pipeline<Client>, Error> {
-        let pipeline = self.client.pipeline();
-        let expire = Value::from(self.expire_seconds.to_string());
-        for publication in batch {
+    /// Makes the commands of a batch.
+    fn encode(&self, publications: &[Publication]) -> Batch {
+        let mut batch = self.commands.batch();
+        let expire = self.expire_seconds.to_string();
+        for publication in publications {
             for channel in publication.channels.iter() {
-                let payload = || Value::Bytes(publication.payload.clone());
+                let channel = channel.as_str().as_bytes();
                 if self.expire_seconds > 0 {
-                    let setex = CustomCommand::new_static("SETEX", None, false);
-                    pipeline
-                        .custom::<(), _>(setex, vec![channel.as_str().into(), expire.clone(), payload()])
-                        .await?;
+                    batch.add("SETEX", &[channel, expire.as_bytes(), &publication.payload]);
                 }
-                pipeline.publish::<(), _, _>(channel.as_str(), payload()).await?;
+                batch.add("PUBLISH", &[channel, &publication.payload]);
             }
         }
-        Ok(pipeline)
+        batch
     }
 
-    /// Writes a batch and settles it. Its first poll hands the commands to fred.
-    async fn write(self: Rc<Self>, batch: Vec<Publication>, pipeline: Result<Pipeline<Client>, Error>) {
-        let replies = match pipeline {
-            Ok(pipeline) => pipeline.try_all::<Value>().await,
-            Err(error) => vec![Err(error)],
+    /// Waits for the replies and settles the batch.
+    async fn settle_all(self: Rc<Self>, batch: Vec<Publication>, replies: impl Future<Output = Replies>) {
+        let Ok(replies) = replies.await else {
+            batch.iter().for_each(|publication| self.settle(publication, Err(Failure::Lost)));
+            return;
         };
-        let channels: usize = batch.iter().map(|publication| publication.channels.len()).sum();
-        let commands = if self.expire_seconds > 0 { 2 * channels } else { channels };
-        // Anything but one reply per command means that the connection broke.
-        let mut replies = (replies.len() == commands).then_some(replies).into_iter().flatten();
+        let mut replies = replies.into_iter();
         for publication in &batch {
             let mut result = Ok(());
             for _ in publication.channels.iter() {
@@ -194,25 +183,21 @@ impl Publisher {
     }
 
     /// A message that is not kept is delivered all the same.
-    fn note_unkept(&self, reply: Option<Result<Value, Error>>) {
-        if let Some(Err(error)) = reply
-            && is_reply(&error)
-        {
+    fn note_unkept(&self, reply: Option<Result<Reply, String>>) {
+        if let Some(Err(error)) = reply {
             if let Some(unsaid) = self.unkept.due() {
-                warn!(error = %describe(&error), unsaid, "redis did not keep a client's message");
+                warn!(%error, unsaid, "redis did not keep a client's message");
             }
             Counters::count(&self.counters.unkept_publications);
         }
     }
 
-    fn judge(&self, reply: Option<Result<Value, Error>>) -> Result<(), Failure> {
+    fn judge(&self, reply: Option<Result<Reply, String>>) -> Result<(), Failure> {
         match reply {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => {
-                if is_reply(&error)
-                    && let Some(unsaid) = self.refused.due()
-                {
-                    warn!(error = %describe(&error), unsaid, "redis refused a client's message");
+                if let Some(unsaid) = self.refused.due() {
+                    warn!(%error, unsaid, "redis refused a client's message");
                 }
                 Err(Failure::Lost)
             }

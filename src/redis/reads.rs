@@ -9,11 +9,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use fred::prelude::*;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tracing::warn;
 
-use super::connect::describe;
+use super::commands::{Commands, Reply};
 use crate::counters::Counters;
 use crate::telemetry::Seldom;
 
@@ -61,7 +60,7 @@ type Waiting<K> = (K, Vec<oneshot::Sender<Answer>>);
 /// The reads of one shard, of keys of one kind.
 #[derive(Debug)]
 pub(super) struct Reads<K> {
-    client: Client,
+    commands: Rc<Commands>,
     /// What the keys hold, for the log.
     what: &'static str,
     /// Who waits for which key, as long as its GET has not been written: a read may be shared only with those who
@@ -79,14 +78,14 @@ pub(super) struct Reads<K> {
 
 impl<K: Key> Reads<K> {
     pub(super) fn new(
-        client: Client,
+        commands: Rc<Commands>,
         what: &'static str,
         max_bytes: usize,
         with_ttl: bool,
         counters: Arc<Counters>,
     ) -> Rc<Self> {
         Rc::new(Self {
-            client,
+            commands,
             what,
             waiting: RefCell::default(),
             bell: Notify::new(),
@@ -97,10 +96,6 @@ impl<K: Key> Reads<K> {
             refused: Seldom::default(),
             too_big: Seldom::default(),
         })
-    }
-
-    pub(super) fn client(&self) -> &Client {
-        &self.client
     }
 
     /// Reads keys, in their order.
@@ -150,21 +145,18 @@ impl<K: Key> Reads<K> {
     }
 
     async fn answer(&self, batch: Vec<Waiting<K>>) {
-        let pipeline = self.client.pipeline();
-        let mut queued = Ok(());
+        let mut commands = self.commands.batch();
         for (key, _) in &batch {
-            queued = queued.and(pipeline.get::<(), _>(key.as_ref()).await);
+            commands.add("GET", &[key.as_ref().as_bytes()]);
             if self.with_ttl {
-                queued = queued.and(pipeline.pttl::<(), _>(key.as_ref()).await);
+                commands.add("PTTL", &[key.as_ref().as_bytes()]);
             }
         }
-        let replies = if queued.is_ok() { pipeline.try_all::<Value>().await } else { Vec::new() };
-        // Anything but one reply per command means that the connection broke.
-        let whole = replies.len() == batch.len() * if self.with_ttl { 2 } else { 1 };
-        let mut replies = replies.into_iter();
+        let mut replies = self.commands.send(commands).await.map(Vec::into_iter);
         for (key, waiting) in batch {
-            let answer = match replies.next().filter(|_| whole) {
-                Some(value) => self.judge(&key, value, if self.with_ttl { replies.next() } else { None }),
+            let mut next = || replies.as_mut().ok().and_then(Iterator::next);
+            let answer = match next() {
+                Some(value) => Ok(self.judge(&key, value, if self.with_ttl { next() } else { None })),
                 None => Err(ReadFailed),
             };
             for waiter in waiting {
@@ -174,38 +166,39 @@ impl<K: Key> Reads<K> {
         }
     }
 
-    fn judge(&self, key: &K, value: Result<Value, Error>, ttl: Option<Result<Value, Error>>) -> Answer {
+    fn judge(&self, key: &K, value: Result<Reply, String>, ttl: Option<Result<Reply, String>>) -> Entry {
         let value = match value {
-            Ok(value) => value.into_bytes(),
-            Err(error) if is_reply(&error) => {
+            Ok(Reply::Value(value)) => value,
+            Ok(Reply::TooLarge(bytes)) => return self.note_too_big(key, bytes),
+            Ok(_) => None,
+            Err(error) => {
                 if let Some(unsaid) = self.refused.due() {
-                    warn!(?key, error = %describe(&error), unsaid, "redis refused a {}, it counts as absent", self.what);
+                    warn!(?key, %error, unsaid, "redis refused a {}, it counts as absent", self.what);
                 }
                 Counters::count(&self.counters.refused_reads);
-                return Ok(Entry { refused: true, ..Entry::default() });
+                return Entry { refused: true, ..Entry::default() };
             }
-            Err(_) => return Err(ReadFailed),
         };
         // -1: it does not end; -2: it is gone.
-        let ttl = ttl.and_then(Result::ok).and_then(|ttl| ttl.as_i64());
+        let ttl = match ttl {
+            Some(Ok(Reply::Integer(ttl))) => Some(ttl),
+            _ => None,
+        };
         if ttl == Some(-2) {
-            return Ok(Entry::default());
+            return Entry::default();
         }
         let lives_ms = ttl.and_then(|ttl| u64::try_from(ttl).ok());
-        let Some(bytes) = value.as_ref().map(Bytes::len).filter(|bytes| *bytes > self.max_bytes) else {
-            return Ok(Entry { value, lives_ms, ..Entry::default() });
-        };
+        match value.as_ref().map(Bytes::len) {
+            Some(bytes) if bytes > self.max_bytes => self.note_too_big(key, bytes),
+            _ => Entry { value, lives_ms, ..Entry::default() },
+        }
+    }
+
+    fn note_too_big(&self, key: &K, bytes: usize) -> Entry {
         if let Some(unsaid) = self.too_big.due() {
             warn!(?key, bytes, unsaid, "{} too big, it counts as absent", self.what);
         }
         Counters::count(&self.counters.oversized_deliveries);
-        Ok(Entry { too_big: true, ..Entry::default() })
+        Entry { too_big: true, ..Entry::default() }
     }
-}
-
-/// Tells an error that Redis answered from one about the connection: Redis' begin with a word in capitals.
-pub(super) fn is_reply(error: &Error) -> bool {
-    let word = error.details().split(' ').next().unwrap_or_default();
-    let passing = ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK"];
-    word.len() >= 3 && word.bytes().all(|b| b.is_ascii_uppercase()) && !passing.contains(&word)
 }

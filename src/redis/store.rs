@@ -9,7 +9,9 @@ use fred::prelude::*;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
 
+use super::commands::Commands;
 use super::connect::{Guard, Target, describe};
+use super::lookups;
 use super::publisher::Publisher;
 use super::reads::{ReadFailed, Reads};
 use super::{Lookups, Receipts};
@@ -23,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The key side of Redis, for one shard.
 pub struct Store {
     client: Client,
+    commands: Rc<Commands>,
     reads: Rc<Reads<Channel>>,
     lookups: Rc<Lookups>,
     publisher: Rc<Publisher>,
@@ -34,16 +37,18 @@ impl Store {
     /// Connects, and connects again for as long as it lives. Must be called on the shard's runtime.
     pub fn new(target: &Target, settings: &Settings, counters: &Arc<Counters>) -> Self {
         let (client, connection) = target.client(settings.redis.command_timeout);
+        let max_bytes = settings.messages.max_delivery_bytes.max(lookups::MAX_BYTES);
+        let commands = Rc::new(Commands::new(target, &client, settings.redis.command_timeout, max_bytes));
         let reads = Reads::new(
-            client.clone(),
+            commands.clone(),
             "persisted message",
             settings.messages.max_delivery_bytes,
             false,
             counters.clone(),
         );
-        let lookups = Rc::new(Lookups::new(client.clone(), counters));
+        let lookups = Rc::new(Lookups::new(client.clone(), commands.clone(), counters));
         let publisher = Publisher::new(
-            client.clone(),
+            commands.clone(),
             settings.expire_seconds,
             settings.redis.publish_wait,
             settings.redis.max_pending_bytes,
@@ -53,14 +58,13 @@ impl Store {
             spawn_local(reads.clone().run()).abort_handle(),
             spawn_local(publisher.clone().run()).abort_handle(),
         ];
-        Self { client, reads, lookups, publisher, tasks, _connection: connection }
+        Self { client, commands, reads, lookups, publisher, tasks, _connection: connection }
     }
 
     /// Tells whether Redis can be reached, after a short wait if need be: when Redis comes back, this connection may
     /// follow the broker's a moment later. Safe to cancel.
     pub async fn is_up(&self) -> bool {
-        self.client.is_connected()
-            || matches!(timeout(PATIENCE, self.client.wait_for_connect()).await, Ok(Ok(())))
+        self.commands.is_up() || timeout(PATIENCE, self.commands.until_up()).await.is_ok()
     }
 
     /// Reads the persisted messages of channels, in their order. What Redis refuses to give counts as absent.

@@ -10,9 +10,9 @@ use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand};
 use tokio::time::sleep;
 
+use super::commands::is_reply;
 use super::connect::describe;
 use super::interests::Step;
-use super::reads::is_reply;
 use crate::wire::Channel;
 
 /// Pauses before the fences after a refusal, until one comes back whole: the refusal has shifted the replies.
@@ -76,7 +76,7 @@ impl Subscriber {
         match fenced {
             Ok(true) => Outcome::Done(subscribe),
             Ok(false) => Outcome::Lost("replies out of step".to_owned()),
-            Err(error) if is_reply(&error) && self.settle().await => {
+            Err(error) if is_reply(error.details()) && self.settle().await => {
                 Outcome::Refused(subscribe, describe(&error))
             }
             Err(error) => Outcome::Lost(describe(&error)),

@@ -1,0 +1,222 @@
+//! What goes back and forth on a shard's line: pipelines one after the other, replies in their order.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use fred::prelude::*;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::debug;
+
+use super::commands::{Lost, Reply};
+use super::connect::{Target, describe_text};
+use super::line::{Line, moved};
+use super::resp::Token;
+
+/// Pauses before a line is tried again.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(3);
+
+/// How often, in parts of the time that a reply may take, is looked whether one is overdue.
+const LOOKS: u32 = 16;
+
+/// Batches that were handed over.
+pub(super) struct Exchange {
+    up: watch::Sender<bool>,
+    queued: RefCell<VecDeque<Pending>>,
+    /// Those that are written, or being written.
+    under_way: RefCell<VecDeque<Pending>>,
+    task: Cell<Option<Waker>>,
+}
+
+/// A batch whose replies are awaited.
+struct Pending {
+    bytes: BytesMut,
+    commands: usize,
+    replies: Vec<Result<Reply, String>>,
+    since: Instant,
+    done: oneshot::Sender<Vec<Result<Reply, String>>>,
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self {
+            up: watch::Sender::new(false),
+            queued: RefCell::default(),
+            under_way: RefCell::default(),
+            task: Cell::default(),
+        }
+    }
+}
+
+impl Exchange {
+    /// Tells whether there is a line.
+    pub(super) fn is_up(&self) -> bool {
+        *self.up.borrow()
+    }
+
+    /// Waits until there is a line. Safe to cancel.
+    pub(super) async fn until_up(&self) {
+        // The sender lives as long as this.
+        let _ = self.up.subscribe().wait_for(|up| *up).await;
+    }
+
+    /// Hands a batch over. Its replies do not come where the line is lost.
+    ///
+    /// # Errors
+    ///
+    /// When there is no line: nothing is written then.
+    pub(super) fn queue(
+        &self,
+        bytes: BytesMut,
+        commands: usize,
+    ) -> Result<oneshot::Receiver<Vec<Result<Reply, String>>>, Lost> {
+        if !self.is_up() {
+            return Err(Lost);
+        }
+        let (done, receiver) = oneshot::channel();
+        let replies = Vec::with_capacity(commands);
+        let pending = Pending { bytes, commands, replies, since: Instant::now(), done };
+        self.queued.borrow_mut().push_back(pending);
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+        Ok(receiver)
+    }
+
+    /// Lets go of all: nobody learns what became of it.
+    fn clear(&self) {
+        self.queued.borrow_mut().clear();
+        self.under_way.borrow_mut().clear();
+    }
+
+    /// Waits until the oldest batch has waited for longer than that.
+    async fn overdue(&self, patience: Duration) -> String {
+        loop {
+            sleep(patience / LOOKS).await;
+            let oldest = self.under_way.borrow().front().map(|pending| pending.since);
+            if oldest.is_some_and(|since| since.elapsed() >= patience) {
+                return format!("no answer within {} s", patience.as_secs());
+            }
+        }
+    }
+
+    /// Takes the reply to the oldest command.
+    fn answer(&self, reply: Result<Reply, String>) -> Result<(), String> {
+        let mut under_way = self.under_way.borrow_mut();
+        let pending = under_way.front_mut().ok_or("replies out of step")?;
+        pending.replies.push(reply);
+        if pending.replies.len() == pending.commands
+            && let Some(Pending { replies, done, .. }) = under_way.pop_front()
+        {
+            // Who gave up waiting does not mind.
+            let _ = done.send(replies);
+        }
+        Ok(())
+    }
+}
+
+/// Keeps a line to where fred is connected, for ever.
+pub(super) async fn keep(
+    exchange: Rc<Exchange>,
+    target: Target,
+    scout: Client,
+    patience: Duration,
+    max_bytes: usize,
+) {
+    let mut moves = scout.reconnect_rx();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        // This has no end as long as there is no server.
+        let _ = scout.wait_for_connect().await;
+        let reason = match timeout(target.connect_timeout(), Line::dial(&target, &scout, max_bytes)).await {
+            Ok(Ok(line)) => {
+                pause = FIRST_PAUSE;
+                let server = line.server().clone();
+                exchange.up.send_replace(true);
+                let reason = tokio::select! {
+                    reason = Talk { line, exchange: &exchange } => reason,
+                    reason = exchange.overdue(patience) => reason,
+                    () = moved(&mut moves, &server) => "redis is elsewhere now".to_owned(),
+                };
+                exchange.up.send_replace(false);
+                exchange.clear();
+                reason
+            }
+            Ok(Err(reason)) => reason,
+            Err(_) => "no answer".to_owned(),
+        };
+        debug!(error = %reason, "no line to redis");
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// Writes what is handed over and takes replies, until the line is lost: then it is ready, with the reason.
+struct Talk<'a> {
+    line: Line,
+    exchange: &'a Exchange,
+}
+
+impl Future for Talk<'_> {
+    type Output = String;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<String> {
+        match self.get_mut().turn(cx) {
+            Ok(()) => Poll::Pending,
+            Err(reason) => Poll::Ready(reason),
+        }
+    }
+}
+
+impl Talk<'_> {
+    /// Does all that can be done now.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), String> {
+        self.exchange.task.set(Some(cx.waker().clone()));
+        loop {
+            for pending in self.exchange.queued.borrow_mut().drain(..) {
+                self.line.commands(&pending.bytes);
+                self.exchange.under_way.borrow_mut().push_back(Pending { bytes: BytesMut::new(), ..pending });
+            }
+            if let Poll::Ready(Err(reason)) = self.line.poll_write(cx) {
+                return Err(reason);
+            }
+            match self.line.poll_read(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(read) => read?,
+            }
+            self.take_replies()?;
+        }
+    }
+
+    fn take_replies(&mut self) -> Result<(), String> {
+        while let Some((token, used)) = self.line.token(0).map_err(|error| error.to_string())? {
+            let incoming = self.line.incoming();
+            let mut oversize = 0;
+            let reply = match token {
+                Token::Integer(number) => Ok(Reply::Integer(number)),
+                Token::Nil => Ok(Reply::Value(None)),
+                Token::Bulk(place) => Ok(Reply::Value(Some(Bytes::copy_from_slice(&incoming[place])))),
+                Token::Oversize(length) => {
+                    oversize = length;
+                    Ok(Reply::TooLarge(length))
+                }
+                Token::Status(_) => Ok(Reply::Done),
+                Token::Error(place) => Err(describe_text(&String::from_utf8_lossy(&incoming[place]))),
+                Token::Array(_) => return Err("an array, where none was asked for".to_owned()),
+            };
+            incoming.advance(used);
+            if oversize > 0 {
+                self.line.pass_over(oversize);
+            }
+            self.exchange.answer(reply)?;
+        }
+        Ok(())
+    }
+}
