@@ -11,19 +11,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::prelude::*;
-use fred::types::{KeyspaceEvent, Message};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
-use super::connect::{Guard, Target, describe};
+use super::connect::{Target, describe};
 use super::events::{Telling, key_of};
+use super::feed::Feed;
 use super::inbox::{Call, Inbox, Role};
 use super::interests::Interests;
-use super::pump::Pump;
+use super::line::{Line, moved};
+use super::pump::{News, Pump};
 use super::recovery::Recovered;
-use super::subscriber::{Outcome, Subscriber};
 use super::{Lookups, Store};
 use crate::counters::Counters;
 use crate::hub::{Order, Ticket};
@@ -43,18 +43,37 @@ const COMPLAINTS: Duration = Duration::from_mins(1);
 /// How often is asked whether Redis tells of keys: that may be switched at any time.
 const LOOKS: Duration = Duration::from_secs(30);
 
-type Stepping = Pin<Box<dyn Future<Output = Outcome>>>;
+/// Pauses before a lost connection is made again.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(3);
+
+/// How much later it is looked once more whether a step is answered: a process that stood still has not read yet.
+const GRACE: Duration = Duration::from_millis(500);
+
+type Dialing = Pin<Box<dyn Future<Output = Result<Line, String>>>>;
+
+/// What was told to Redis, and is not answered yet.
+struct Asked {
+    channels: Vec<Channel>,
+    since: Instant,
+    refusal: Option<String>,
+    /// Whether its time was over when that was last looked at.
+    late: bool,
+}
 
 /// The pub/sub side of Redis.
 pub struct Broker {
-    subscriber: Subscriber,
-    messages: Receiver<Message>,
-    errors: Receiver<(Error, Option<Server>)>,
-    connects: Receiver<Server>,
-    pub(super) events: Receiver<KeyspaceEvent>,
+    feed: Option<Feed>,
+    dialing: Option<Dialing>,
+    /// Pause before the next attempt.
+    pause: Duration,
+    max_bytes: usize,
+    patience: Duration,
     pub(super) control: Option<Channel>,
-    /// The connection on which is asked whether Redis tells of keys, what it said, and when it was asked.
-    pub(super) reader: Client,
+    /// fred's connection, which finds the server, and on which is asked whether Redis tells of keys.
+    pub(super) scout: Client,
+    errors: Receiver<(Error, Option<Server>)>,
+    moves: Receiver<Server>,
     pub(super) telling: (mpsc::Sender<Telling>, mpsc::Receiver<Telling>),
     pub(super) tells: Option<Telling>,
     /// Whether Redis tells of keys, if that is set.
@@ -64,12 +83,11 @@ pub struct Broker {
     pub(super) shards: Vec<mpsc::Sender<Inbox>>,
     pub(super) interests: Interests,
     pub(super) pump: Pump,
-    step: Option<Stepping>,
+    step: Option<Asked>,
     /// Values that were read again. They go out after a fence: what was published before they were read has come then.
     pub(super) recovered: Vec<Recovered>,
     pub(super) fenced: Vec<Recovered>,
     pub(super) recoveries: (mpsc::Sender<Recovered>, mpsc::Receiver<Recovered>),
-    connected: bool,
     pub(super) up: bool,
     down_since: Instant,
     last_step: Instant,
@@ -81,11 +99,10 @@ pub struct Broker {
     refused: Seldom,
     /// Why Redis could not be reached, and when that was said.
     complaint: Option<(String, Instant)>,
-    _connection: Guard,
 }
 
 impl Broker {
-    /// Connects. Must be called on the runtime of the shard whose store it is given.
+    /// Connects to where `lookups` is connected. Must be called on the runtime of the shard whose store it is given.
     pub fn new(
         role: Role,
         target: &Target,
@@ -95,26 +112,27 @@ impl Broker {
         shards: Vec<mpsc::Sender<Inbox>>,
         counters: &Arc<Counters>,
     ) -> Self {
-        let (client, connection) = target.subscribing_client();
+        let scout = lookups.client().clone();
         let control = if let Role::Messages(control) = role { Some(control) } else { None };
         Self {
-            events: client.keyspace_event_rx(),
-            reader: lookups.client().clone(),
+            feed: None,
+            dialing: None,
+            pause: Duration::ZERO,
+            max_bytes: settings.messages.max_delivery_bytes,
+            patience: settings.redis.command_timeout,
             telling: mpsc::channel(1),
             tells: None,
             events_set: settings.session.events,
             asked: Instant::now(),
-            messages: client.message_rx(),
-            errors: client.error_rx(),
-            connects: client.reconnect_rx(),
-            subscriber: Subscriber::new(client),
+            errors: scout.error_rx(),
+            moves: scout.reconnect_rx(),
+            scout,
             store,
             shards,
             interests: Interests::new(settings.redis.unsubscribe_linger),
             pump: Pump::new(
                 control.clone(),
-                settings.messages.max_delivery_bytes,
-                settings.redis.max_pending_bytes,
+                (settings.redis.receiver_messages, settings.redis.max_pending_bytes),
                 counters.clone(),
             ),
             control,
@@ -122,7 +140,6 @@ impl Broker {
             recovered: Vec::new(),
             fenced: Vec::new(),
             recoveries: mpsc::channel(RECOVERIES),
-            connected: false,
             up: false,
             down_since: Instant::now(),
             last_step: Instant::now(),
@@ -132,7 +149,6 @@ impl Broker {
             lag: Seldom::default(),
             refused: Seldom::default(),
             complaint: None,
-            _connection: connection,
         }
     }
 
@@ -140,81 +156,143 @@ impl Broker {
     pub async fn run(mut self, mut calls: mpsc::Receiver<Call>) {
         loop {
             self.take_step();
-            let next_leave = self.interests.next_leave().filter(|_| self.up && self.step.is_none());
-            let keepalive = self.last_step + KEEPALIVE;
+            let due = self.next_look();
+            let server = self.feed.as_ref().map(|feed| feed.line().server().clone());
             tokio::select! {
                 call = calls.recv() => match call {
                     Some((shard, orders)) => self.obey(shard, orders).await,
                     None => return,
                 },
-                ready = self.pump.ready(&mut self.messages) => {
-                    if !ready {
-                        return;
-                    }
-                    self.deliver().await;
-                }
-                error = self.errors.recv() => if let Ok((error, _)) = error { self.lose(&describe(&error)).await },
-                server = self.connects.recv() => if server.is_ok() { self.connect().await },
-                outcome = async { match &mut self.step { Some(step) => step.await, None => pending().await } } => {
-                    self.step = None;
-                    self.finish(outcome).await;
+                () = self.pump.ready(&mut self.feed) => self.pass_on().await,
+                line = async { match &mut self.dialing { Some(dialing) => dialing.await, None => pending().await } } => self.connect(line),
+                error = self.errors.recv() => if let (Ok((error, _)), None) = (error, &self.feed) {
+                    self.complain(&describe(&error));
+                },
+                () = async { match &server { Some(server) => moved(&mut self.moves, server).await, None => pending().await } } => {
+                    self.lose("redis is elsewhere now").await;
                 }
                 Some(recovered) = self.recoveries.1.recv() => self.recovered.push(recovered),
-                event = self.events.recv() => self.pass_events(event).await,
                 Some(telling) = self.telling.1.recv() => self.tell_whether(telling).await,
-                () = sleep_until(next_leave.unwrap_or(keepalive)), if self.step.is_none() && self.connected => {}
+                () = sleep_until(due), if self.feed.is_some() => if self.is_overdue() {
+                    self.lose(&format!("no answer within {} s", self.patience.as_secs())).await;
+                },
             }
         }
     }
-
-    /// Begins the next step, if there is something to tell Redis, or nothing was for long.
+    /// Begins what is due: to connect, or to tell Redis something, or to try it where nothing was told for long.
     fn take_step(&mut self) {
         let now = Instant::now();
+        let Some(feed) = &mut self.feed else {
+            if self.dialing.is_none() {
+                self.dial();
+            }
+            return;
+        };
         let due = self.interests.has_queued()
             || self.interests.next_leave().is_some_and(|due| due <= now)
             || now - self.last_step >= KEEPALIVE
             || !self.recovered.is_empty()
             || !self.up;
-        if self.step.is_none() && self.connected && due {
+        if self.step.is_none() && due {
             self.fenced = std::mem::take(&mut self.recovered);
-            self.step = Some(Box::pin(self.subscriber.clone().take(self.interests.step(now))));
+            let step = self.interests.step(now);
+            feed.begin(&step);
+            self.step = Some(Asked { channels: step.subscribe, since: now, refusal: None, late: false });
         }
     }
 
-    async fn finish(&mut self, outcome: Outcome) {
+    /// Begins to connect, after a pause, to where fred is connected.
+    fn dial(&mut self) {
+        let (pause, scout, target) = (self.pause, self.scout.clone(), self.target.clone());
+        let max_bytes = self.max_bytes;
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
+        self.moves = self.scout.reconnect_rx();
+        self.dialing = Some(Box::pin(async move {
+            sleep(pause).await;
+            // This has no end as long as there is no server.
+            let _ = scout.wait_for_connect().await;
+            let line = timeout(target.connect_timeout(), Line::dial(&target, &scout, max_bytes)).await;
+            line.unwrap_or_else(|_| Err("no answer".to_owned()))
+        }));
+    }
+
+    fn connect(&mut self, line: Result<Line, String>) {
+        self.dialing = None;
+        match line {
+            Ok(line) => {
+                self.feed = Some(Feed::new(line));
+                // Whatever was refused is tried again on every connection.
+                self.tells = None;
+                if let Some(control) = &self.control {
+                    self.interests.want(control.clone(), 0, 0);
+                }
+            }
+            Err(reason) => self.complain(&reason),
+        }
+    }
+
+    /// When something is due that nobody else wakes for.
+    fn next_look(&self) -> Instant {
+        match (&self.step, &self.feed) {
+            (Some(asked), Some(feed)) => {
+                asked.since.max(feed.last_read())
+                    + self.patience
+                    + if asked.late { GRACE } else { Duration::ZERO }
+            }
+            _ => self.interests.next_leave().filter(|_| self.up).unwrap_or(self.last_step + KEEPALIVE),
+        }
+    }
+
+    /// Tells whether Redis owes an answer for too long. Says so only if it does when asked once more.
+    fn is_overdue(&mut self) -> bool {
+        let overdue = self.next_look() <= Instant::now();
+        self.step.as_mut().is_some_and(|asked| std::mem::replace(&mut asked.late, overdue) && overdue)
+    }
+
+    /// Hands on what has come, and then what has come besides messages.
+    async fn pass_on(&mut self) {
+        if !self.pump.is_quiet() {
+            self.deliver().await;
+        }
+        if self.pump.is_quiet() {
+            match self.pump.take_news(&mut self.feed) {
+                Some(News::Fence) => self.finish().await,
+                Some(News::Refused(reason)) => match &mut self.step {
+                    Some(asked) => asked.refusal = Some(reason),
+                    None => self.lose(&reason).await,
+                },
+                Some(News::Lost(reason)) => self.lose(&reason).await,
+                None => {}
+            }
+        }
+    }
+
+    /// Redis has answered all that was asked in the step.
+    async fn finish(&mut self) {
+        let Some(Asked { channels, refusal, .. }) = self.step.take() else { return };
         let now = Instant::now();
         self.last_step = now;
         if self.up && now - self.asked >= LOOKS {
             self.ask_whether();
         }
-        match outcome {
-            Outcome::Done(channels) => {
-                // What came before the acknowledgement goes out before what follows from it.
-                self.deliver_ready().await;
-                let told = self.interests.subscribed(channels, now);
-                self.tell_subscribed(told).await;
-                self.tell_recovered().await;
-                if !self.up && !self.interests.has_queued() {
-                    self.rise().await;
-                }
+        let Some(reason) = refusal else {
+            let told = self.interests.subscribed(channels, now);
+            self.tell_subscribed(told).await;
+            self.tell_recovered().await;
+            if !self.up && !self.interests.has_queued() {
+                self.rise().await;
             }
-            Outcome::Refused(channels, reason) => {
-                for (shard, channel, ticket) in self.interests.refused(channels) {
-                    if key_of(&channel).is_some() {
-                        self.do_without_events(&reason).await;
-                    } else if self.control.as_ref() == Some(&channel) {
-                        warn!(error = %reason, "redis refuses the control channel; allow its user to subscribe to it (ACL SETUSER … &ws4redis:control), or changes of users may take session.recheck_seconds to be noticed");
-                    } else if let Some(unsaid) = self.refused.due() {
-                        error!(unsaid, ?channel, error = %reason, "redis refuses a channel; allow its user to subscribe to it (ACL SETUSER … &pattern)");
-                    }
-                    self.tell(shard, Inbox::Refused(channel, ticket)).await;
-                }
+            return;
+        };
+        for (shard, channel, ticket) in self.interests.refused(channels) {
+            if key_of(&channel).is_some() {
+                self.do_without_events(&reason).await;
+            } else if self.control.as_ref() == Some(&channel) {
+                warn!(error = %reason, "redis refuses the control channel; allow its user to subscribe to it (ACL SETUSER … &ws4redis:control), or changes of users may take session.recheck_seconds to be noticed");
+            } else if let Some(unsaid) = self.refused.due() {
+                error!(unsaid, ?channel, error = %reason, "redis refuses a channel; allow its user to subscribe to it (ACL SETUSER … &pattern)");
             }
-            Outcome::Lost(reason) => {
-                self.lose(&reason).await;
-                let subscriber = self.subscriber.clone();
-                tokio::task::spawn_local(async move { subscriber.reconnect().await });
-            }
+            self.tell(shard, Inbox::Refused(channel, ticket)).await;
         }
     }
 
@@ -235,34 +313,24 @@ impl Broker {
         }
     }
 
-    /// Hands a batch on. Returns how many messages it took.
-    async fn deliver(&mut self) -> usize {
+    /// Hands a batch on, and what goes before it.
+    async fn deliver(&mut self) {
         if !self.pump.hints.is_empty() {
             self.pass_hints().await;
         }
         if self.pump.hints.take_dropped() {
             self.tell_all(|| Inbox::Overlooked).await;
         }
+        if !self.pump.touches.is_empty() {
+            self.pass_events().await;
+        }
         let lost = self.pump.take_lost();
         if lost > 0 {
             self.lagged(lost).await;
         }
-        let (messages, parted) = self.pump.batch(&mut self.interests, self.shards.len());
-        for (shard, runs) in parted.into_iter().enumerate() {
+        for (shard, runs) in self.pump.batch(&mut self.interests, self.shards.len()).into_iter().enumerate() {
             if !runs.is_empty() {
                 self.tell(shard, Inbox::Deliver(runs)).await;
-            }
-        }
-        messages
-    }
-
-    /// Hands on all that has come by now, and not what comes meanwhile: that may have no end.
-    async fn deliver_ready(&mut self) {
-        let mut left = self.pump.collect(&mut self.messages);
-        while left > 0 {
-            match self.deliver().await {
-                0 => return,
-                messages => left = left.saturating_sub(messages),
             }
         }
     }
@@ -286,29 +354,17 @@ impl Broker {
         }
     }
 
-    async fn connect(&mut self) {
-        // Losses come through a queue of their own: those that wait there were before this.
-        while !self.errors.is_empty() {
-            if let Ok((error, _)) = self.errors.try_recv() {
-                self.lose(&describe(&error)).await;
+    async fn lose(&mut self, reason: &str) {
+        // What came before the loss goes out before it: later it would follow newer values. Nothing more is read.
+        let mut feed = self.feed.take();
+        loop {
+            while !self.pump.is_quiet() {
+                self.deliver().await;
+            }
+            if self.pump.take_news(&mut feed).is_none() {
+                break;
             }
         }
-        // A second connection event without a loss between: something was missed, so begin anew.
-        if self.connected {
-            self.lose("reconnected").await;
-        }
-        self.connected = true;
-        // Whatever was refused is tried again on every connection.
-        self.tells = None;
-        if let Some(control) = &self.control {
-            self.interests.want(control.clone(), 0, 0);
-        }
-    }
-
-    async fn lose(&mut self, reason: &str) {
-        // What came before the loss goes out before it: later it would follow newer values.
-        self.deliver_ready().await;
-        self.connected = false;
         self.step = None;
         self.recovered.clear();
         self.fenced.clear();
@@ -339,6 +395,7 @@ impl Broker {
 
     async fn rise(&mut self) {
         self.up = true;
+        self.pause = Duration::ZERO;
         self.complaint = None;
         let elapsed_ms = u64::try_from(self.down_since.elapsed().as_millis()).unwrap_or(u64::MAX);
         info!(redis = self.target.name(), elapsed_ms, "redis connected");
@@ -375,7 +432,7 @@ impl Broker {
                     // A shard that is gone ends the process; nothing to do here.
                     return if let Ok(place) = place { place.send(inbox) };
                 }
-                true = self.pump.watch(&mut self.messages) => {}
+                () = self.pump.watch(&mut self.feed) => {}
             }
         }
     }

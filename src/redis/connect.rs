@@ -7,7 +7,6 @@ use fred::types::config::{ServerConfig, UnresponsiveConfig};
 use fred::types::{CustomCommand, RespVersion};
 use tokio::task::AbortHandle;
 
-use super::events;
 use crate::settings;
 use crate::wire::{Channel, mask_sessions};
 
@@ -109,19 +108,6 @@ impl Target {
         } else {
             "start Redis or ws4redis, or set redis.url"
         }
-    }
-
-    /// Makes a client whose messages have a queue of the size that is set.
-    ///
-    /// fred makes all its event channels of one size, 32 by default, of which a burst overflows the messages' at once.
-    /// The size of a burst counts for messages only, so only their channel is exchanged: for all, it would take 24 MB.
-    pub(super) fn subscribing_client(&self) -> (Client, Guard) {
-        let (client, guard) = self.client(self.settings.command_timeout);
-        let (sender, _) = tokio::sync::broadcast::channel(self.settings.receiver_messages);
-        client.inner().notifications.pubsub.swap(std::sync::Arc::new(sender));
-        let (sender, _) = tokio::sync::broadcast::channel(events::WAITING);
-        client.inner().notifications.keyspace.swap(std::sync::Arc::new(sender));
-        (client, guard)
     }
 
     /// Makes a client that connects, and connects again for as long as it lives.

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use fred::prelude::*;
-use fred::types::{CustomCommand, KeyspaceEvent};
+use fred::types::CustomCommand;
 use tracing::debug;
 
 use super::commands::is_reply;
 use super::connect::describe;
 use crate::wire::Channel;
 
-/// Events that may wait for the broker.
-pub(super) const WAITING: usize = 4_096;
+/// Keys of which events may wait for the broker.
+const WAITING: usize = 4_096;
 
 /// How the names of the channels begin that tell of keys.
 const PREFIX: &str = "__keyspace@";
@@ -44,10 +44,44 @@ pub fn key_of(channel: &Channel) -> Option<&str> {
     channel.as_str().strip_prefix(PREFIX)?.split_once("__:").map(|(_, key)| key)
 }
 
-pub(super) fn touch(event: &KeyspaceEvent) -> Option<(Channel, Touch)> {
-    let touch =
-        if matches!(&*event.operation, "del" | "rename_from") { Touch::Deleted } else { Touch::Changed };
-    Some((channel_of(event.db, event.key.as_str()?), touch))
+/// Tells whether a channel tells of keys.
+pub(super) fn is_about_keys(channel: &str) -> bool {
+    channel.starts_with(PREFIX)
+}
+
+/// Keys to which something has happened, by the channels that tell of them.
+#[derive(Debug, Default)]
+pub(super) struct Touches {
+    keys: HashMap<Channel, Touch>,
+    /// Whether there were more than are kept.
+    overlooked: bool,
+}
+
+impl Touches {
+    /// Takes an event in: `operation` is the name of the command, as Redis tells it.
+    pub(super) fn keep(&mut self, channel: &str, operation: &[u8]) {
+        let deleted = matches!(operation, b"del" | b"rename_from");
+        if let Some(touch) = self.keys.get_mut(channel) {
+            // A key that was deleted and written again counts as deleted: one looks anyway.
+            if deleted {
+                *touch = Touch::Deleted;
+            }
+        } else if self.keys.len() >= WAITING {
+            self.overlooked = true;
+        } else {
+            let touch = if deleted { Touch::Deleted } else { Touch::Changed };
+            self.keys.insert(Channel::from_redis(channel), touch);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && !self.overlooked
+    }
+
+    /// Returns what came in, and whether there was more.
+    pub(super) fn take(&mut self) -> (HashMap<Channel, Touch>, bool) {
+        (std::mem::take(&mut self.keys), std::mem::take(&mut self.overlooked))
+    }
 }
 
 /// Asks Redis whether it tells of keys that are deleted, written with a time to live, and over (`Kgx`). That is only

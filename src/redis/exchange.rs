@@ -130,9 +130,9 @@ pub(super) async fn keep(
     patience: Duration,
     max_bytes: usize,
 ) {
-    let mut moves = scout.reconnect_rx();
     let mut pause = FIRST_PAUSE;
     loop {
+        let mut moves = scout.reconnect_rx();
         // This has no end as long as there is no server.
         let _ = scout.wait_for_connect().await;
         let reason = match timeout(target.connect_timeout(), Line::dial(&target, &scout, max_bytes)).await {

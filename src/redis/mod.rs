@@ -7,6 +7,7 @@ mod commands;
 mod connect;
 mod events;
 mod exchange;
+mod feed;
 mod hints;
 mod inbox;
 mod interests;
@@ -19,7 +20,6 @@ mod receipts;
 mod recovery;
 mod resp;
 mod store;
-mod subscriber;
 mod watching;
 
 pub use broker::Broker;

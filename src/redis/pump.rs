@@ -1,15 +1,14 @@
 //! From Redis to the shards: all that is ready becomes one run of frames per channel, encoded once.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use fred::prelude::*;
-use fred::types::Message;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tracing::warn;
 
+use super::events::{self, Touches};
+use super::feed::{Feed, Heard, Message};
 use super::hints::Hints;
 use super::interests::Interests;
 use crate::counters::Counters;
@@ -29,15 +28,29 @@ pub(super) struct Pump {
     waiting_bytes: usize,
     /// Messages that were lost since that was last asked for.
     lost: u64,
+    /// What came besides messages. Nothing more is read until it is taken: what comes later is of a later time.
+    news: Option<News>,
     /// The control channel, and what came from it.
     control: Option<Channel>,
     pub(super) hints: Hints,
+    /// Keys to which something has happened.
+    pub(super) touches: Touches,
     number: u64,
     runs: Vec<Growing>,
-    max_delivery_bytes: usize,
-    max_pending_bytes: usize,
+    max_pending: (usize, usize),
     counters: Arc<Counters>,
     too_big: Seldom,
+}
+
+/// What Redis says besides messages.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The step is over.
+    Fence,
+    /// Something was refused.
+    Refused(String),
+    /// The connection was lost.
+    Lost(String),
 }
 
 #[derive(Debug)]
@@ -49,83 +62,105 @@ struct Growing {
 }
 
 impl Pump {
+    /// `max_pending` are the messages, and their bytes, that may wait.
     pub(super) fn new(
         control: Option<Channel>,
-        max_delivery_bytes: usize,
-        max_pending_bytes: usize,
+        max_pending: (usize, usize),
         counters: Arc<Counters>,
     ) -> Self {
         Self {
             control,
             hints: Hints::new(counters.clone()),
+            touches: Touches::default(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             lost: 0,
+            news: None,
             number: 0,
             runs: Vec::new(),
-            max_delivery_bytes,
-            max_pending_bytes,
+            max_pending,
             counters,
             too_big: Seldom::default(),
         }
     }
 
-    /// Waits until there is something to hand on. Returns false when nothing can come any more. Safe to cancel.
-    pub(super) async fn ready(&mut self, receiver: &mut Receiver<Message>) -> bool {
-        !self.waiting.is_empty() || !self.hints.is_empty() || self.lost > 0 || self.watch(receiver).await
-    }
-
-    /// Waits for the next message, and takes in all that are ready then. Returns false when no more can come. Safe to
-    /// cancel.
-    pub(super) async fn watch(&mut self, receiver: &mut Receiver<Message>) -> bool {
-        match receiver.recv().await {
-            Ok(message) => self.keep(message),
-            Err(RecvError::Lagged(count)) => self.lose(count),
-            Err(RecvError::Closed) => return false,
+    /// Waits until there is something to hand on. Safe to cancel.
+    pub(super) async fn ready(&mut self, feed: &mut Option<Feed>) {
+        if self.is_quiet() && self.news.is_none() {
+            self.watch(feed).await;
         }
-        self.collect(receiver);
-        true
     }
 
-    /// Takes in all that is ready. Returns how much waits now.
-    pub(super) fn collect(&mut self, receiver: &mut Receiver<Message>) -> usize {
-        loop {
-            match receiver.try_recv() {
-                Ok(message) => self.keep(message),
-                // This is told once, to whoever asks next.
-                Err(TryRecvError::Lagged(count)) => self.lose(count),
-                Err(_) => return self.waiting.len(),
+    /// Tells whether nothing waits to be handed on but news.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.waiting.is_empty() && self.hints.is_empty() && self.touches.is_empty() && self.lost == 0
+    }
+
+    /// Waits for what comes next, and takes in all that has come then. Safe to cancel.
+    pub(super) async fn watch(&mut self, feed: &mut Option<Feed>) {
+        match feed {
+            Some(feed) if self.news.is_none() => match feed.fill().await {
+                Ok(()) => self.collect(feed),
+                Err(reason) => self.news = Some(News::Lost(reason)),
+            },
+            _ => pending().await,
+        }
+    }
+
+    /// Takes in all that has come, up to the next news.
+    fn collect(&mut self, feed: &mut Feed) {
+        while self.news.is_none() {
+            match feed.next() {
+                Ok(Some(Heard::Message(message))) => self.keep(message),
+                Ok(Some(Heard::Oversize(channel, bytes))) => self.note_too_big(&channel, bytes),
+                Ok(Some(Heard::Acknowledged)) => {}
+                Ok(Some(Heard::Fence)) => self.news = Some(News::Fence),
+                Ok(Some(Heard::Refused(reason))) => self.news = Some(News::Refused(reason)),
+                Ok(None) => return,
+                Err(reason) => self.news = Some(News::Lost(reason)),
             }
         }
+    }
+
+    /// Returns what came besides messages, and takes in what has come behind it.
+    pub(super) fn take_news(&mut self, feed: &mut Option<Feed>) -> Option<News> {
+        let news = self.news.take();
+        if let (Some(News::Fence | News::Refused(_)), Some(feed)) = (&news, feed) {
+            self.collect(feed);
+        }
+        news
     }
 
     fn keep(&mut self, message: Message) {
-        if self.control.as_ref().is_some_and(|control| *message.channel == *control.as_str()) {
-            return self.hints.keep(payload(&message));
+        if self.control.as_ref().is_some_and(|control| message.channel() == control.as_str()) {
+            return self.hints.keep(message.payload());
         }
-        let bytes = payload(&message).len();
-        if bytes > self.max_delivery_bytes {
-            if let Some(unsaid) = self.too_big.due() {
-                let channel = Channel::from_redis(&message.channel);
-                warn!(
-                    ?channel,
-                    bytes,
-                    unsaid,
-                    "message from redis too big, it is not delivered (messages.max_delivery_bytes)"
-                );
-            }
-            return Counters::count(&self.counters.oversized_deliveries);
+        if events::is_about_keys(message.channel()) {
+            return self.touches.keep(message.channel(), message.payload());
         }
-        self.waiting_bytes += bytes;
+        self.waiting_bytes += message.payload().len();
         self.waiting.push_back(message);
-        if self.waiting_bytes > self.max_pending_bytes {
-            self.lose(0);
+        let (max_messages, max_bytes) = self.max_pending;
+        if self.waiting.len() > max_messages || self.waiting_bytes > max_bytes {
+            self.lose();
         }
     }
 
-    /// Messages are missing behind those that wait. These are let go of, too: the persisted values make up for all.
-    fn lose(&mut self, count: u64) {
-        self.lost += count + self.waiting.len() as u64;
+    fn note_too_big(&mut self, channel: &Channel, bytes: usize) {
+        if let Some(unsaid) = self.too_big.due() {
+            warn!(
+                ?channel,
+                bytes,
+                unsaid,
+                "message from redis too big, it is not delivered (messages.max_delivery_bytes)"
+            );
+        }
+        Counters::count(&self.counters.oversized_deliveries);
+    }
+
+    /// Too much waits: it is let go of, and the persisted values make up for it.
+    fn lose(&mut self) {
+        self.lost += self.waiting.len() as u64;
         self.waiting = VecDeque::new();
         self.waiting_bytes = 0;
     }
@@ -136,16 +171,16 @@ impl Pump {
     }
 
     fn add(&mut self, message: &Message, interests: &mut Interests) {
-        let payload = payload(message);
+        let payload = message.payload();
         // What comes from a subscription that was given up is older than what its next listener reads.
-        let interest = interests.get_mut(&message.channel).filter(|interest| interest.asked);
+        let interest = interests.get_mut(message.channel()).filter(|interest| interest.asked);
         let Some(interest) = interest.filter(|_| !payload.is_empty()) else { return };
-        let text = matches!(message.value, Value::String(_)) || std::str::from_utf8(payload).is_ok();
+        let text = std::str::from_utf8(payload).is_ok();
         let opcode = if text { Opcode::Text } else { Opcode::Binary };
         if interest.batched.0 != self.number {
             let shards = interest.tickets.iter().fold(0, |shards, (shard, _)| shards | 1 << shard);
             interest.batched = (self.number, self.runs.len());
-            let channel = Channel::from_redis(&message.channel);
+            let channel = Channel::from_redis(message.channel());
             self.runs.push(Growing { channel, shards, frames: BytesMut::new(), messages: 0 });
         }
         let run = &mut self.runs[interest.batched.1];
@@ -153,19 +188,15 @@ impl Pump {
         encode(&mut run.frames, opcode, payload);
     }
 
-    /// Makes a batch of what waits, parted by shard. Returns how many messages it took, too.
-    pub(super) fn batch(
-        &mut self,
-        interests: &mut Interests,
-        shards: usize,
-    ) -> (usize, Vec<Vec<(Channel, Run)>>) {
+    /// Makes a batch of what waits, parted by shard.
+    pub(super) fn batch(&mut self, interests: &mut Interests, shards: usize) -> Vec<Vec<(Channel, Run)>> {
         // A new number makes the places in older batches void.
         self.number += 1;
         let (mut messages, mut bytes) = (0, 0);
         while messages < BATCH_MESSAGES && bytes < BATCH_BYTES {
             let Some(message) = self.waiting.pop_front() else { break };
             messages += 1;
-            bytes += payload(&message).len();
+            bytes += message.payload().len();
             self.add(&message, interests);
         }
         self.waiting_bytes -= bytes;
@@ -178,14 +209,6 @@ impl Pump {
                 }
             }
         }
-        (messages, parted)
-    }
-}
-
-fn payload(message: &Message) -> &[u8] {
-    match &message.value {
-        Value::String(text) => text.as_bytes(),
-        Value::Bytes(bytes) => bytes,
-        _ => &[],
+        parted
     }
 }

@@ -1,16 +1,11 @@
 //! What the broker hears besides messages: what happens to the keys of sessions, and hints about users.
 
-use std::collections::HashMap;
-
-use fred::types::KeyspaceEvent;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::broker::Broker;
-use super::events::{self, Telling, Touch};
+use super::events::{self, Telling};
 use super::inbox::Inbox;
-use crate::wire::Channel;
 
 impl Broker {
     /// Asks, beside everything else, whether Redis tells of keys.
@@ -25,7 +20,7 @@ impl Broker {
             let _ = self.telling.0.try_send(if set { Telling::Yes } else { Telling::No });
             return;
         }
-        let (client, told) = (self.reader.clone(), self.telling.0.clone());
+        let (client, told) = (self.scout.clone(), self.telling.0.clone());
         tokio::task::spawn_local(async move {
             if let Some(telling) = events::telling(&client).await {
                 // An older answer that still waits says the same.
@@ -55,35 +50,20 @@ impl Broker {
     }
 
     /// Hands on what has happened to keys.
-    pub(super) async fn pass_events(&mut self, first: Result<KeyspaceEvent, RecvError>) {
-        let mut next = Some(first);
-        let mut parted: Vec<HashMap<Channel, Touch>> = vec![HashMap::new(); self.shards.len()];
-        while let Some(event) = next.take() {
-            match event {
-                Ok(event) => self.note(&event, &mut parted),
-                Err(RecvError::Lagged(_)) => self.tell_all(|| Inbox::Overlooked).await,
-                Err(RecvError::Closed) => {}
+    pub(super) async fn pass_events(&mut self) {
+        let (touches, overlooked) = self.pump.touches.take();
+        if overlooked {
+            self.tell_all(|| Inbox::Overlooked).await;
+        }
+        let mut parted = vec![Vec::new(); self.shards.len()];
+        for (channel, touch) in touches {
+            let Some(interest) = self.interests.get_mut(channel.as_str()) else { continue };
+            for (shard, _) in &interest.tickets {
+                parted[*shard].push((channel.clone(), touch));
             }
-            next = match self.events.try_recv() {
-                Ok(event) => Some(Ok(event)),
-                Err(TryRecvError::Lagged(count)) => Some(Err(RecvError::Lagged(count))),
-                Err(_) => None,
-            };
         }
         for (shard, touched) in parted.into_iter().enumerate().filter(|(_, touched)| !touched.is_empty()) {
-            self.tell(shard, Inbox::Touched(touched.into_iter().collect())).await;
-        }
-    }
-
-    fn note(&mut self, event: &KeyspaceEvent, parted: &mut [HashMap<Channel, Touch>]) {
-        let Some((channel, touch)) = events::touch(event) else { return };
-        let Some(interest) = self.interests.get_mut(channel.as_str()) else { return };
-        for (shard, _) in &interest.tickets {
-            let last = parted[*shard].entry(channel.clone()).or_insert(touch);
-            // A key that was deleted and written again counts as deleted: one looks anyway.
-            if touch == Touch::Deleted {
-                *last = touch;
-            }
+            self.tell(shard, Inbox::Touched(touched)).await;
         }
     }
 

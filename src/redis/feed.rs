@@ -1,0 +1,181 @@
+//! The line on which Redis tells what is published: SUBSCRIBE, its acknowledgements, and messages.
+
+use std::future::poll_fn;
+use std::ops::Range;
+use std::task::Poll;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::connect::describe_text;
+use super::interests::Step;
+use super::line::Line;
+use super::resp::Token;
+use crate::wire::Channel;
+
+/// What came for a channel.
+#[derive(Debug)]
+pub(super) struct Message {
+    /// As it came, with all that frames it.
+    bytes: Bytes,
+    channel: Range<usize>,
+    payload: Range<usize>,
+}
+
+impl Message {
+    /// The name of its channel; empty where that is not text, for nobody wants such.
+    pub(super) fn channel(&self) -> &str {
+        std::str::from_utf8(&self.bytes[self.channel.clone()]).unwrap_or_default()
+    }
+
+    /// What was published.
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.bytes[self.payload.clone()]
+    }
+}
+
+/// What Redis says.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// A message.
+    Message(Message),
+    /// A message that is too large, of so many bytes: it is passed over.
+    Oversize(Channel, usize),
+    /// All that was asked for in the step has been answered.
+    Fence,
+    /// Redis refuses something, with its reason.
+    Refused(String),
+    /// An acknowledgement of a single channel.
+    Acknowledged,
+}
+
+/// A connection that subscribes.
+pub(super) struct Feed {
+    line: Line,
+    /// The text that the fence of the present step brings back.
+    fence: String,
+    /// Whether a SUBSCRIBE has no answer yet: one error answers for all of its channels.
+    subscribing: bool,
+    last_read: Instant,
+}
+
+impl Feed {
+    /// Takes a line on which nothing has been said.
+    pub(super) fn new(line: Line) -> Self {
+        Self { line, fence: String::new(), subscribing: false, last_read: Instant::now() }
+    }
+
+    /// Where it leads to, for knowing it again.
+    pub(super) fn line(&self) -> &Line {
+        &self.line
+    }
+
+    /// When something came last.
+    pub(super) fn last_read(&self) -> Instant {
+        self.last_read
+    }
+
+    /// Begins a step, at whose end Redis brings back a text of its own. It is written as what comes is read.
+    pub(super) fn begin(&mut self, step: &Step) {
+        // A command without channels would mean all, or be an error.
+        for (name, channels) in [("UNSUBSCRIBE", &step.unsubscribe), ("SUBSCRIBE", &step.subscribe)] {
+            if !channels.is_empty() {
+                let names: Vec<_> = channels.iter().map(|channel| channel.as_str().as_bytes()).collect();
+                self.line.command(name, &names);
+            }
+        }
+        self.subscribing = !step.subscribe.is_empty();
+        self.fence = format!("fence {:016x}", rand::random::<u64>());
+        self.line.command("PING", &[self.fence.as_bytes()]);
+    }
+
+    /// Waits until something has come. Safe to cancel.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost.
+    pub(super) async fn fill(&mut self) -> Result<(), String> {
+        poll_fn(|cx| {
+            if let Poll::Ready(Err(reason)) = self.line.poll_write(cx) {
+                return Poll::Ready(Err(reason));
+            }
+            self.line.poll_read(cx)
+        })
+        .await?;
+        self.last_read = Instant::now();
+        Ok(())
+    }
+
+    /// Takes the next of what has come.
+    ///
+    /// # Errors
+    ///
+    /// When that is none of what a subscriber is told.
+    pub(super) fn next(&mut self) -> Result<Option<Heard>, String> {
+        let malformed = |error: super::resp::Malformed| error.to_string();
+        let Some((token, next)) = self.line.token(0).map_err(malformed)? else { return Ok(None) };
+        match token {
+            Token::Array(length @ 2..=3) => self.array(length, next),
+            // So it is answered while there is no subscription.
+            Token::Bulk(place) => {
+                let text = self.line.incoming().split_to(next);
+                self.check(&text[place])
+            }
+            Token::Error(place) => {
+                let text = self.line.incoming().split_to(next);
+                let reason = describe_text(&String::from_utf8_lossy(&text[place]));
+                // Without a fence nothing can be told of a step's end.
+                if std::mem::take(&mut self.subscribing) {
+                    Ok(Some(Heard::Refused(reason)))
+                } else {
+                    Err(reason)
+                }
+            }
+            _ => Err(OUT_OF_STEP.to_owned()),
+        }
+    }
+
+    fn array(&mut self, length: usize, start: usize) -> Result<Option<Heard>, String> {
+        let mut next = start;
+        let mut parts = [const { None }; 3];
+        for part in parts.iter_mut().take(length) {
+            let Some((token, after)) = self.line.token(next).map_err(|error| error.to_string())? else {
+                return Ok(None);
+            };
+            *part = Some(token);
+            next = after;
+        }
+        let bytes = self.line.incoming().split_to(next).freeze();
+        match parts {
+            [Some(Token::Bulk(kind)), Some(Token::Bulk(channel)), Some(third)] => {
+                match (&bytes[kind], third) {
+                    (b"message", Token::Bulk(payload)) => {
+                        Ok(Some(Heard::Message(Message { bytes, channel, payload })))
+                    }
+                    (b"message", Token::Oversize(length)) => {
+                        self.line.pass_over(length);
+                        let channel = Channel::from_redis(&String::from_utf8_lossy(&bytes[channel]));
+                        Ok(Some(Heard::Oversize(channel, length)))
+                    }
+                    (b"subscribe", Token::Integer(_)) => {
+                        self.subscribing = false;
+                        Ok(Some(Heard::Acknowledged))
+                    }
+                    (b"unsubscribe", Token::Integer(_)) => Ok(Some(Heard::Acknowledged)),
+                    _ => Err(OUT_OF_STEP.to_owned()),
+                }
+            }
+            [Some(Token::Bulk(kind)), Some(Token::Bulk(text)), None] if &bytes[kind.clone()] == b"pong" => {
+                self.check(&bytes[text])
+            }
+            _ => Err(OUT_OF_STEP.to_owned()),
+        }
+    }
+
+    fn check(&self, text: &[u8]) -> Result<Option<Heard>, String> {
+        if text == self.fence.as_bytes() { Ok(Some(Heard::Fence)) } else { Err(OUT_OF_STEP.to_owned()) }
+    }
+}
+
+/// Replies do not belong to what was asked.
+const OUT_OF_STEP: &str = "replies out of step";
