@@ -8,7 +8,7 @@
 //! - [`server`] accepts, [`shard`] owns its connections from accept to close;
 //! - [`http`]: everything before the 101; [`reception`]: who is this; [`access`]: what may they hear and say;
 //! - [`socket`]: everything after the 101; [`hub`]: which connection listens to which channel;
-//! - [`redis`]: pub/sub and keys, through fred; [`embedded`]: a small Redis of our own for trying out.
+//! - [`redis`]: pub/sub and keys; [`embedded`]: a small Redis of our own for trying out.
 
 pub mod access;
 pub mod commands;

@@ -1,4 +1,5 @@
-//! The back door: everything that is said to Redis, and heard from it, through fred.
+//! The back door: everything that is said to Redis, and heard from it. fred finds the server and comes back to it; what
+//! is said often goes over lines of our own.
 //!
 //! [`Broker`] is the pub/sub side, one per process; [`Store`] the key side and publishing, one per shard.
 
@@ -18,7 +19,7 @@ mod pump;
 mod reads;
 mod receipts;
 mod recovery;
-mod resp;
+pub mod resp;
 mod store;
 mod watching;
 

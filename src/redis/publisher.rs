@@ -166,7 +166,9 @@ impl Publisher {
     /// Waits for the replies and settles the batch.
     async fn settle_all(self: Rc<Self>, batch: Vec<Publication>, replies: impl Future<Output = Replies>) {
         let Ok(replies) = replies.await else {
-            batch.iter().for_each(|publication| self.settle(publication, Err(Failure::Lost)));
+            for publication in &batch {
+                self.settle(publication, Err(Failure::Lost));
+            }
             return;
         };
         let mut replies = replies.into_iter();

@@ -156,7 +156,9 @@ impl<K: Key> Reads<K> {
         for (key, waiting) in batch {
             let mut next = || replies.as_mut().ok().and_then(Iterator::next);
             let answer = match next() {
-                Some(value) => Ok(self.judge(&key, value, if self.with_ttl { next() } else { None })),
+                Some(value) => {
+                    Ok(self.judge(&key, value, if self.with_ttl { next() } else { None }.as_ref()))
+                }
                 None => Err(ReadFailed),
             };
             for waiter in waiting {
@@ -166,7 +168,7 @@ impl<K: Key> Reads<K> {
         }
     }
 
-    fn judge(&self, key: &K, value: Result<Reply, String>, ttl: Option<Result<Reply, String>>) -> Entry {
+    fn judge(&self, key: &K, value: Result<Reply, String>, ttl: Option<&Result<Reply, String>>) -> Entry {
         let value = match value {
             Ok(Reply::Value(value)) => value,
             Ok(Reply::TooLarge(bytes)) => return self.note_too_big(key, bytes),
@@ -180,14 +182,11 @@ impl<K: Key> Reads<K> {
             }
         };
         // -1: it does not end; -2: it is gone.
-        let ttl = match ttl {
-            Some(Ok(Reply::Integer(ttl))) => Some(ttl),
+        let lives_ms = match ttl {
+            Some(Ok(Reply::Integer(-2))) => return Entry::default(),
+            Some(Ok(Reply::Integer(ttl))) => u64::try_from(*ttl).ok(),
             _ => None,
         };
-        if ttl == Some(-2) {
-            return Entry::default();
-        }
-        let lives_ms = ttl.and_then(|ttl| u64::try_from(ttl).ok());
         match value.as_ref().map(Bytes::len) {
             Some(bytes) if bytes > self.max_bytes => self.note_too_big(key, bytes),
             _ => Entry { value, lives_ms, ..Entry::default() },

@@ -54,7 +54,7 @@ fn put_length(out: &mut BytesMut, sign: u8, length: usize) {
     let mut left = length;
     loop {
         at -= 1;
-        digits[at] = b'0' + (left % 10) as u8;
+        digits[at] = b"0123456789"[left % 10];
         left /= 10;
         if left == 0 {
             break;
