@@ -9,6 +9,7 @@ mod routes;
 mod static_files;
 mod upgrade;
 mod visitor;
+mod whoami;
 
 pub use events::HEAD as EVENTS_HEAD;
 pub use rejection::Rejection;

@@ -29,6 +29,9 @@ pub enum Rejection {
     /// The Origin rule.
     #[error("{0}")]
     Origin(#[from] Refused),
+    /// A question that only pages of this server may ask.
+    #[error("only pages of this very server may ask who their visitor is")]
+    Foreign,
     /// The site's own rules.
     #[error("{0}")]
     Denied(#[from] Denied),
@@ -101,9 +104,12 @@ impl Rejection {
             | Self::Bad(_)
             | Self::Facility(Malformed::NotUtf8 | Malformed::ControlCharacter) => StatusCode::BAD_REQUEST,
             Self::Facility(Malformed::Elsewhere) | Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::Origin(_) | Self::Denied(_) | Self::Untrusted(_) | Self::Refused | Self::Mute => {
-                StatusCode::FORBIDDEN
-            }
+            Self::Origin(_)
+            | Self::Foreign
+            | Self::Denied(_)
+            | Self::Untrusted(_)
+            | Self::Refused
+            | Self::Mute => StatusCode::FORBIDDEN,
             Self::TooMuch(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TooBig(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
@@ -152,6 +158,7 @@ mod tests {
             (Rejection::Facility(Malformed::Elsewhere), 404),
             (Rejection::Facility(Malformed::NotUtf8), 400),
             (Rejection::Facility(Malformed::ControlCharacter), 400),
+            (Rejection::Foreign, 403),
             (Rejection::Denied(Denied), 403),
             (Rejection::Untrusted(Untrusted::Expired), 403),
             (Rejection::Refused, 403),

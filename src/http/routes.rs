@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::static_files::StaticFiles;
-use super::{Rejection, events, upgrade};
+use super::{Rejection, events, upgrade, whoami};
 use crate::access::{Allowed, Credentials, Peer, Proxies};
 use crate::counters::Counters;
 use crate::stream::Stream;
@@ -86,6 +86,9 @@ pub trait Visits {
     /// Prepares a connection; nothing is opened that has not been prepared.
     fn prepare(&self, arrival: Arrival) -> impl Future<Output = Result<Self::Prepared, Rejection>>;
 
+    /// Tells a visitor, as JSON, who it is.
+    fn introduce(&self, arrival: Arrival) -> impl Future<Output = Result<String, Rejection>>;
+
     /// Publishes one message.
     fn publish(&self, arrival: Arrival, message: Bytes) -> impl Future<Output = Result<(), Rejection>>;
 }
@@ -133,7 +136,13 @@ async fn answer<V: Visits>(
     let answer = async {
         let uri = request.uri();
         let handshake = match Handshake::parse(uri.path(), uri.query(), &front.path_prefix) {
-            Err(Malformed::Elsewhere) => return page(&request, front),
+            Err(Malformed::Elsewhere) => match whoami::handshake(&request, front) {
+                Err(Malformed::Elsewhere) => return page(&request, front),
+                handshake => {
+                    let arrival = whoami::check(&request, handshake, peer, front)?;
+                    return Ok(whoami::response(visits.introduce(arrival).await?));
+                }
+            },
             handshake => handshake,
         };
         if events::publishes(&request) {

@@ -4,6 +4,7 @@ mod answer;
 mod answers;
 mod call;
 mod callback;
+mod profile;
 mod question;
 mod receive;
 mod sessions;

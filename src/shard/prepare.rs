@@ -1,5 +1,5 @@
-//! Everything between a sound handshake and its 101: who, what, joined, acknowledged, read; and messages that come in
-//! a request of their own.
+//! Everything between a sound handshake and its 101: who, what, joined, acknowledged, read; and messages and
+//! questions that come in a request of their own.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -68,6 +68,10 @@ impl Visits for Shard {
             }
             return Ok(Prepared { subscription, handshake, visitor, since, watch, grant, persisted });
         }
+    }
+
+    async fn introduce(&self, arrival: Arrival) -> Result<String, Rejection> {
+        Ok(self.receive(&arrival).await?.profile())
     }
 
     async fn publish(&self, arrival: Arrival, message: Bytes) -> Result<(), Rejection> {

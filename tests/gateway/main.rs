@@ -31,3 +31,4 @@ mod slow_client;
 mod smoke;
 mod static_files;
 mod support;
+mod whoami;

@@ -1,0 +1,129 @@
+//! What the demo page is told of its visitor.
+
+use crate::support::client::{Request, Response};
+use crate::support::sessions::{john, redis_key, session_key, write_session};
+use crate::support::site::{Reply, Site};
+use crate::support::{RedisServer, TestGateway};
+
+const NOBODY: &str =
+    r#"{"expires_in":null,"groups":[],"known_by":null,"logged_in":false,"session":false,"user":null}"#;
+
+async fn gateway() -> TestGateway {
+    TestGateway::start_with(&[("demo.enabled", "on")]).await
+}
+
+fn question(gateway: &TestGateway) -> Request {
+    let request = gateway.request("/whoami/x?subscribe-user").without("Upgrade").without("Connection");
+    request.without("Sec-WebSocket-Key").without("Sec-WebSocket-Version")
+}
+
+/// Asks as the page does.
+async fn ask(gateway: &TestGateway, cookie: &str) -> Response {
+    let asked = question(gateway).header("Sec-Fetch-Site", "same-origin").header("Cookie", cookie);
+    asked.expect_status(200).await
+}
+
+#[tokio::test]
+async fn who_is_anonymous_is_told_so_and_nothing_of_it_is_cached_or_shared() {
+    let gateway = gateway().await;
+    let answer = question(&gateway).expect_status(200).await;
+    assert_eq!(answer.body, NOBODY);
+    for (name, value) in [
+        ("content-type", Some("application/json")),
+        ("cache-control", Some("no-store")),
+        ("x-content-type-options", Some("nosniff")),
+        ("cross-origin-resource-policy", Some("same-origin")),
+        ("access-control-allow-origin", None),
+    ] {
+        assert_eq!(answer.header(name), value, "{answer:?}");
+    }
+    for cookie in ["sessionid=", "sessionid=x", &format!("sessionid={}", session_key())] {
+        assert_eq!(ask(&gateway, cookie).await.body, NOBODY, "{cookie}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_logged_in_is_told_name_groups_and_end_but_never_the_session_key() {
+    let gateway = gateway().await;
+    let key = session_key();
+    let cookie = john(&key);
+    RedisServer::shared().command(&["PERSIST", &redis_key(&key)]);
+    let answer = ask(&gateway, &cookie).await;
+    let told = r#"{"expires_in":null,"groups":["staff","red team"],"known_by":"session","logged_in":true,"session":true,"user":"john"}"#;
+    assert_eq!(answer.body, told);
+    assert!(!format!("{answer:?}").contains(&key), "{answer:?}");
+    assert_eq!(gateway.count_log(&[&key]), 0);
+    RedisServer::shared().command(&["EXPIRE", &redis_key(&key), "1000"]);
+    let body = ask(&gateway, &cookie).await.body;
+    assert!([r#":999,"#, r#":1000,"#].iter().any(|seconds| body.contains(seconds)), "{body}");
+    write_session(RedisServer::shared(), &key, r#"{"cart": 1}"#);
+    let body = ask(&gateway, &cookie).await.body;
+    assert!(body.contains(r#""logged_in":false,"session":true,"user":null"#), "{body}");
+    RedisServer::shared().command(&["DEL", &redis_key(&key)]);
+    assert_eq!(ask(&gateway, &cookie).await.body, NOBODY);
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_may_not_ask_who_their_visitor_is() {
+    let gateway = gateway().await;
+    let cookie = john(&session_key());
+    for site in ["cross-site", "same-site", "x", ""] {
+        let asked = question(&gateway).header("Cookie", &cookie).header("Sec-Fetch-Site", site);
+        let refused = asked.expect_status(403).await;
+        assert!(refused.body.contains("this very server") && !refused.body.contains("john"), "{refused:?}");
+    }
+    for origin in ["https://evil.example", "null"] {
+        let refused = question(&gateway).header("Cookie", &cookie).header("Origin", origin);
+        assert!(!refused.expect_status(403).await.body.contains("john"), "{origin}");
+    }
+    let own = question(&gateway).header("Cookie", &cookie).header("Sec-Fetch-Site", "none");
+    let own = own.header("Origin", format!("http://{}", gateway.address()));
+    assert!(own.expect_status(200).await.body.contains("john"));
+    question(&gateway).method("POST").expect_status(405).await;
+    for (path, status) in [("/whoami", 404), ("/whoami/%FF", 400)] {
+        let asked = gateway.request(path).without("Upgrade").header("Cookie", &cookie);
+        assert!(!asked.expect_status(status).await.body.contains("john"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn without_the_demo_page_nobody_is_told_who_they_are() {
+    let gateway = TestGateway::start().await;
+    let cookie = john(&session_key());
+    let answer = question(&gateway).header("Cookie", &cookie).expect_status(404).await;
+    assert!(!answer.body.contains("john"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn where_there_is_a_callback_the_site_says_who_asks() {
+    let site = Site::saying(r#"{"user": "mary", "groups": ["blue"], "expires_in": 60}"#).await;
+    let settings = [("demo.enabled", "on"), ("auth.callback_url", &site.url())];
+    let gateway = TestGateway::start_with(&settings).await;
+    let told = r#"{"expires_in":60,"groups":["blue"],"known_by":"callback","logged_in":true,"session":false,"user":"mary"}"#;
+    assert_eq!(ask(&gateway, "a=b").await.body, told);
+    assert!(site.asked()[0].target.ends_with("?facility=x&flag=subscribe-user"), "{:?}", site.asked());
+    site.answer(|_| Reply::new(500, &[], ""));
+    let answer = question(&gateway).header("Cookie", "c=d").expect_status(503).await;
+    assert_eq!(answer.header("retry-after"), Some("2"));
+}
+
+mod redis_only {
+    use super::*;
+
+    #[tokio::test]
+    async fn where_sessions_cannot_be_read_nobody_is_taken_for_anonymous() {
+        let sessions = RedisServer::start();
+        let url = sessions.url();
+        let settings = [("demo.enabled", "on"), ("session.redis_url", &*url)];
+        let gateway = TestGateway::start_with(&settings).await;
+        let key = session_key();
+        let cookie = format!("sessionid={key}");
+        write_session(&sessions, &key, r#"{"_auth_user_id": "7", "ws4redis:username": "john"}"#);
+        assert!(ask(&gateway, &cookie).await.body.contains("john"));
+        sessions.stop();
+        let refused = question(&gateway).header("Cookie", &cookie).expect_status(503).await;
+        assert_eq!(refused.header("retry-after"), Some("2"), "{refused:?}");
+        // Who shows nothing is asked nothing.
+        assert_eq!(question(&gateway).expect_status(200).await.body, NOBODY);
+    }
+}
