@@ -11,6 +11,31 @@ use hyper::header::{
 const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; \
                       script-src 'self'; base-uri 'none'; frame-ancestors 'none'";
 
+/// Names files below `static/`, each with its content.
+macro_rules! files {
+    ($($name:literal)*) => {
+        &[$((concat!("/static/", $name), include_bytes!(concat!("../../static/", $name)))),*]
+    };
+}
+
+/// The demo page's files, each with its path.
+const FILES: &[(&str, &[u8])] = files![
+    "ws4redis.js"
+    "ws4redis.mjs"
+    "demo/address.js"
+    "demo/chat.js"
+    "demo/demo.css"
+    "demo/echo.js"
+    "demo/kept.js"
+    "demo/line.js"
+    "demo/log.js"
+    "demo/messages.js"
+    "demo/page.js"
+    "demo/snippets.js"
+    "demo/tour.js"
+    "demo/whoami.js"
+];
+
 /// The demo page and its files.
 #[derive(Debug)]
 pub struct StaticFiles {
@@ -18,36 +43,31 @@ pub struct StaticFiles {
 }
 
 impl StaticFiles {
-    /// Fills in the page: prefix of the WebSockets, prefix of the channels, heartbeat.
-    pub fn new(websocket_url: &str, prefix: &str, heartbeat: &str) -> Self {
+    /// Fills in the page: prefix of the WebSockets, prefix of the channels, heartbeat, and for how many seconds messages
+    /// of clients are kept.
+    pub fn new(websocket_url: &str, prefix: &str, heartbeat: &str, expire_seconds: u64) -> Self {
         let index = include_str!("../../static/index.html")
             .replace("{{ websocket_url }}", &escape(websocket_url))
             .replace("{{ prefix }}", &escape(prefix))
-            .replace("{{ heartbeat }}", &escape(heartbeat));
+            .replace("{{ heartbeat }}", &escape(heartbeat))
+            .replace("{{ expire }}", &expire_seconds.to_string());
         Self { index: index.into() }
     }
 
     /// Returns the answer for a path, if there is a file.
     pub(super) fn get(&self, path: &str) -> Option<Response<Full<Bytes>>> {
-        let (kind, content) = match path {
-            "/" => ("text/html", self.index.clone()),
-            "/static/demo.css" => ("text/css", Bytes::from_static(include_bytes!("../../static/demo.css"))),
-            "/static/demo.js" => {
-                ("text/javascript", Bytes::from_static(include_bytes!("../../static/demo.js")))
-            }
-            "/static/ws4redis.mjs" => {
-                ("text/javascript", Bytes::from_static(include_bytes!("../../static/ws4redis.mjs")))
-            }
-            "/static/ws4redis.js" => {
-                ("text/javascript", Bytes::from_static(include_bytes!("../../static/ws4redis.js")))
-            }
-            _ => return None,
+        let content = match path {
+            "/" => self.index.clone(),
+            path => Bytes::from_static(FILES.iter().find(|(name, _)| *name == path)?.1),
+        };
+        let kind = match path.rsplit('.').next() {
+            Some("css") => "text/css; charset=utf-8",
+            Some("js" | "mjs") => "text/javascript; charset=utf-8",
+            _ => "text/html; charset=utf-8",
         };
         let mut response = Response::new(Full::new(content));
         let headers = response.headers_mut();
-        if let Ok(kind) = HeaderValue::try_from(format!("{kind}; charset=utf-8")) {
-            headers.insert(CONTENT_TYPE, kind);
-        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         // Set here and in every rejection, as hyper would else say it beside "Upgrade" in the 101, too.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -71,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_page_is_filled_in_and_escaped() {
-        let files = StaticFiles::new("/ws/", "a\"b<", "");
+        let files = StaticFiles::new("/ws/", "a\"b<", "", 3600);
         let page = std::str::from_utf8(&files.index).unwrap();
         assert!(page.contains("a&quot;b&lt;") && !page.contains("{{"));
         assert!(files.get("/static/../Cargo.toml").is_none());

@@ -89,7 +89,12 @@ impl Shard {
             drop_oldest: settings.messages.drop_oldest,
         };
         let heartbeat = settings.heartbeat.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-        let files = StaticFiles::new(&settings.websocket_url, settings.namespace.as_str(), &heartbeat);
+        let files = StaticFiles::new(
+            &settings.websocket_url,
+            settings.namespace.as_str(),
+            &heartbeat,
+            settings.expire_seconds,
+        );
         let front = Front {
             path_prefix: settings.path_prefix.clone(),
             session_cookie: settings.session.cookie.clone(),

@@ -93,7 +93,8 @@ async fn where_a_proxy_takes_the_prefix_away_the_whole_path_is_the_facility() {
         ("/foobar", "foobar"),
         ("/a/b%20c", "a/b c"),
         ("//x", "/x"),
-        ("/static/demo.js", "static/demo.js"),
+        ("/static/ws4redis.js", "static/ws4redis.js"),
+        ("/whoami/x", "whoami/x"),
         ("/ws/x", "ws/x"),
         ("/", ""),
     ];

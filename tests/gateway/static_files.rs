@@ -13,8 +13,8 @@ async fn the_demo_page_and_its_files_come_with_type_and_policy() {
     let gateway = TestGateway::start_with(&[("demo.enabled", "on")]).await;
     for (path, kind, part) in [
         ("/", "text/html", "<!doctype html>"),
-        ("/static/demo.css", "text/css", "{"),
-        ("/static/demo.js", "text/javascript", "WS4Redis"),
+        ("/static/demo/demo.css", "text/css", "{"),
+        ("/static/demo/tour.js", "text/javascript", "import"),
         ("/static/ws4redis.js", "text/javascript", "WebSocket"),
         ("/static/ws4redis.mjs", "text/javascript", "export"),
     ] {
@@ -59,9 +59,14 @@ async fn only_get_and_head_are_allowed_on_a_page_and_head_has_no_body() {
 #[tokio::test]
 async fn nothing_else_is_served_and_a_demo_that_is_off_serves_nothing() {
     let gateway = TestGateway::start_with(&[("demo.enabled", "on")]).await;
-    for path in
-        ["/static/", "/static/../Cargo.toml", "/static/%2e%2e/Cargo.toml", "/static/demo.js/", "/index.html"]
-    {
+    for path in [
+        "/static/",
+        "/static/../Cargo.toml",
+        "/static/%2e%2e/Cargo.toml",
+        "/static/demo/",
+        "/static/demo/tour.js/",
+        "/index.html",
+    ] {
         plain(&gateway, path).expect_status(404).await;
     }
     let gateway = TestGateway::start().await;

@@ -1,0 +1,73 @@
+// Two people in one room, who meet in Redis only.
+import { open } from './line.js';
+import { bounded, shown } from './messages.js';
+import { byId, channel, copyable, element, FACILITY, fromTemplate, list, shell, since } from './page.js';
+
+// Another tab is most likely two other people.
+const NAMES = ['Ada', 'Ben', 'Cleo', 'Dan', 'Eve', 'Finn', 'Grace', 'Hal', 'Ida', 'Jack', 'Kay', 'Linus'];
+const REMEMBERED = 50;
+
+const room = channel('broadcast', FACILITY);
+const sent = new Map();
+
+function remember(text) {
+  sent.set(text, { at: performance.now(), heard: [] });
+  if (sent.size > REMEMBERED) sent.delete(sent.keys().next().value);
+}
+
+function showRoute(from, heard) {
+  const step = (text, className) => element('span', text, className);
+  byId('route').replaceChildren(
+    step(from),
+    step(`Redis, ${room}`, 'redis'),
+    step(list(heard)),
+  );
+}
+
+function person(name, announced) {
+  const box = fromTemplate('person');
+  const [heading, messages, form] = box.children;
+  const input = form.elements.text;
+  const arrived = bounded(messages);
+  const socket = open(name, FACILITY, { subscribe: 'broadcast', publish: 'broadcast', echo: true });
+
+  box.setAttribute('aria-label', name);
+  heading.textContent = name;
+  input.id = `say-${name}`;
+  input.placeholder = `Say something as ${name}`;
+  form.firstElementChild.textContent = `Message from ${name}`;
+  form.firstElementChild.htmlFor = input.id;
+  messages.setAttribute('aria-label', `What ${name} hears`);
+  // Both hear the same: once is enough.
+  if (!announced) messages.setAttribute('aria-live', 'off');
+
+  socket.addEventListener('message', ({ data }) => {
+    const own = sent.get(data);
+    arrived.add(shown(data), ...(own ? [element('small', since(own.at), 'after')] : []));
+    const heard = own ? own.heard : [];
+    heard.push(own ? `${name} after ${since(own.at)}` : name);
+    // What comes once more after a reconnect is no answer.
+    if (heard.length === 2) sent.delete(data);
+    showRoute(own ? data.split(':')[0] : 'Somebody else', own ? heard : ['everyone here']);
+  });
+  socket.addEventListener('state', ({ state }) => (box.dataset.state = state));
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    if (!input.value) return;
+    const text = `${name}: ${input.value}`;
+    remember(text);
+    try {
+      await socket.send(text);
+      input.value = '';
+    } catch (error) {
+      byId('route').textContent = `Not sent: ${error.message}.`;
+    }
+  });
+  return box;
+}
+
+export function startChat() {
+  const first = Math.floor(Math.random() * (NAMES.length / 2)) * 2;
+  byId('people').append(...NAMES.slice(first, first + 2).map((name, place) => person(name, place === 0)));
+  byId('chat-cli').append(copyable('redis-cli: say something in the chat', `redis-cli PUBLISH ${shell(room)} Hello`));
+}

@@ -1,0 +1,52 @@
+// The last value of a channel, and newcomers who get it.
+import { message, open, opened } from './line.js';
+import { bounded, shown } from './messages.js';
+import { byId, duration, element, expire, FACILITY, since } from './page.js';
+
+const ROOM = `${FACILITY}-kept`;
+const results = bounded(byId('newcomers'), 20);
+let count = 0;
+
+function tell(who, what, data) {
+  results.add(element('b', who), element('span', what, 'text'), ...(data === undefined ? [] : [shown(data)]));
+}
+
+async function publish(value) {
+  const start = performance.now();
+  // With echo its own message comes back: then Redis has it.
+  const socket = open('Publisher', ROOM, { subscribe: 'broadcast', publish: 'broadcast', echo: true, queue: 1 });
+  socket.send(value).catch(() => {});
+  await opened(socket);
+  const heard = await message(socket, (data) => data === value, 5000);
+  socket.close();
+  if (heard === undefined) tell('Publisher', 'it did not come back from Redis: see the log');
+  else tell('Publisher', `connected, published, left, in ${since(start)}:`, value);
+}
+
+async function newcomer() {
+  count += 1;
+  const name = `Newcomer ${count}`;
+  const socket = open(name, ROOM, { subscribe: 'broadcast' });
+  const first = message(socket, undefined, 30_000);
+  await opened(socket);
+  const start = performance.now();
+  const nothing = new Promise((resolve) => setTimeout(resolve, 1000));
+  const value = await Promise.race([first, nothing]);
+  const after = since(start);
+  socket.close();
+  if (value === undefined) tell(name, 'connected, and nothing came: nothing is kept');
+  else tell(name, `connected, and got this ${after} later:`, value);
+}
+
+export function startKept() {
+  const time = expire > 0 ? `for ${duration(expire)} (the setting expire)` : 'if expire is above 0, which it is not here';
+  byId('kept-time').textContent = time;
+  byId('keep-value').value = `blue, chosen at ${new Date().toLocaleTimeString('en-GB')}`;
+  byId('keep').addEventListener('submit', (event) => {
+    event.preventDefault();
+    const { value } = byId('keep-value');
+    if (value) publish(value);
+  });
+  byId('newcomer').addEventListener('click', newcomer);
+  newcomer();
+}

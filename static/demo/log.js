@@ -1,0 +1,87 @@
+// The connection log: what becomes of every connection of this page.
+import { bounded } from './messages.js';
+import { byId, element } from './page.js';
+
+const CODES = {
+  1000: 'normal',
+  1001: 'the gateway goes away',
+  1002: 'protocol error',
+  1005: 'no code given',
+  1006: 'refused or lost',
+  1007: 'text that is not UTF-8',
+  1008: 'not allowed',
+  1009: 'message too big',
+  1011: 'no answer to a ping, or a message may be lost',
+  1012: 'restart',
+  1013: 'too slow, or too busy: try again later',
+  4401: 'the session or token has ended',
+};
+const BY = { websocket: 'WebSocket', sse: 'server-sent events, since no WebSocket gets through' };
+const STATES = { 'session-ended': 'session ended', waiting: 'waiting' };
+
+const log = bounded(byId('log-lines'));
+const lines = new Map();
+
+export function note(name, text, kind = '') {
+  const item = log.add(element('b', name), element('span', text, 'text'));
+  item.dataset.kind = kind;
+}
+
+/** Tells of a connection from its beginning to its end. */
+export function watch(name, socket) {
+  const row = element('li');
+  const state = element('span', undefined, 'state');
+  const line = { row, socket, due: null, state };
+  row.append(element('b', name), state);
+  byId('connections').append(row);
+  lines.set(socket, line);
+  note(name, `connecting to ${socket.url}`, 'connecting');
+  show(line);
+
+  socket.addEventListener('state', ({ state: now, delay }) => {
+    line.due = delay === undefined ? null : Date.now() + delay;
+    if (now === 'connecting') note(name, 'connecting again', now);
+    if (now === 'open') note(name, `open, by ${BY[socket.transport]}`, now);
+    if (now === 'session-ended') note(name, 'the session has ended: once more as whoever you are now', now);
+    show(line);
+  });
+  socket.addEventListener('gap', () => note(name, 'was away: messages may have been missed, the kept one follows'));
+  socket.addEventListener('close', ({ code, reason, final }) => {
+    const meaning = CODES[code] ?? 'no meaning known here';
+    const next = final ? 'for good' : `next attempt in ${((line.due - Date.now()) / 1000).toFixed(1)} s`;
+    note(name, `closed with ${code}: ${meaning}${reason ? ` (“${reason}”)` : ''}; ${next}`, code === 1000 ? '' : 'closed');
+    // Those that were refused stay, to be seen.
+    if (final && code === 1000) {
+      row.remove();
+      lines.delete(socket);
+    }
+    show(line);
+  });
+}
+
+function show({ row, socket, due, state }) {
+  row.dataset.state = socket.state;
+  const left = due === null ? '' : `, ${Math.max(0, Math.ceil((due - Date.now()) / 1000))} s`;
+  const by = socket.transport === 'sse' ? ', by events' : '';
+  state.textContent = (STATES[socket.state] ?? socket.state) + by + left;
+  showOverall();
+}
+
+/** One word for all of them, which is announced when it changes; the countdown is for the eye only. */
+function showOverall() {
+  const states = [...lines.values()].map(({ socket }) => socket.state);
+  const open = states.filter((state) => state === 'open').length;
+  let overall = 'connecting';
+  if (open && open === states.length) overall = 'open';
+  else if (states.some((state) => state === 'waiting' || state === 'session-ended')) overall = 'waiting';
+  else if (states.includes('closed')) overall = 'closed';
+  const box = byId('overall');
+  const text = { open: 'connected', connecting: 'connecting', waiting: 'reconnecting', closed: 'refused: see the log' };
+  if (box.dataset.state === overall) return;
+  box.dataset.state = overall;
+  box.querySelector('.text').textContent = text[overall];
+}
+
+setInterval(() => {
+  for (const line of lines.values()) if (line.due !== null) show(line);
+}, 500);

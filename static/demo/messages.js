@@ -1,0 +1,60 @@
+// Lists of what arrived, newest last.
+import { clock, element, number } from './page.js';
+
+const SHOWN_CHARS = 4000;
+const SHOWN_BYTES = 256;
+
+function hex(buffer) {
+  const bytes = new Uint8Array(buffer, 0, Math.min(buffer.byteLength, SHOWN_BYTES));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
+}
+
+/** A message as an element: text as it is, binary in hex, and of long ones only the beginning. */
+export function shown(data) {
+  const binary = typeof data !== 'string';
+  const size = binary ? data.byteLength : data.length;
+  const max = binary ? SHOWN_BYTES : SHOWN_CHARS;
+  const text = element('span', binary ? hex(data) : data.slice(0, SHOWN_CHARS), binary ? 'text binary' : 'text');
+  if (!binary) text.dir = 'auto';
+  const note = [];
+  if (binary) note.push(`binary, ${number(size)} bytes`);
+  if (size > max) note.push(binary ? `the first ${max} shown` : `${number(size)} characters, the first ${number(max)} shown`);
+  if (note.length) text.append(element('small', ` ${note.join(', ')}`));
+  return text;
+}
+
+/**
+ * Keeps a list at its last `most` entries, and at its end while the reader is there.
+ * @returns {{add: function(...Node): void, clear: function(): void}}
+ */
+export function bounded(box, most = 200) {
+  let pending = [];
+  let timer = null;
+
+  function flush() {
+    timer = null;
+    const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 24;
+    box.append(...pending.splice(0));
+    while (box.childElementCount > most) box.firstElementChild.remove();
+    if (atEnd) box.scrollTop = box.scrollHeight;
+  }
+
+  return {
+    add(...parts) {
+      const now = new Date();
+      const item = element('div', undefined, 'entry');
+      const stamp = element('time', clock(now));
+      stamp.dateTime = now.toISOString();
+      item.append(stamp, ...parts);
+      pending.push(item);
+      if (pending.length > most) pending.shift();
+      // In a burst the page is laid out once per batch, not once per message.
+      timer ??= setTimeout(flush, 16);
+      return item;
+    },
+    clear() {
+      pending = [];
+      box.replaceChildren();
+    },
+  };
+}

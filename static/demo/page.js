@@ -1,0 +1,113 @@
+// What all parts of the page use: the gateway's settings, elements, times, lines to copy.
+
+export const AUDIENCES = ['broadcast', 'group', 'user', 'session'];
+export const FACILITY = 'foobar';
+
+/** The server fills these in; opened without it, the placeholder is still there. */
+function setting(name, fallback) {
+  const value = document.querySelector(`meta[name="${name}"]`)?.content ?? '';
+  return value === '' || /^\{\{.*\}\}$/.test(value) ? fallback : value;
+}
+
+export const base = setting('websocket-url', '/ws/');
+export const heartbeat = setting('heartbeat', null);
+export const prefix = setting('prefix', '');
+export const expire = Number(setting('expire', '3600'));
+
+export const byId = (id) => document.getElementById(id);
+
+export function element(tag, text, className) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+export function fromTemplate(id) {
+  return byId(id).content.firstElementChild.cloneNode(true);
+}
+
+export function number(n) {
+  return n.toLocaleString('en');
+}
+
+export function list(words) {
+  return words.length > 1 ? `${words.slice(0, -1).join(', ')} and ${words.at(-1)}` : words.join('');
+}
+
+export function clock(date) {
+  const two = (n) => String(n).padStart(2, '0');
+  return (
+    `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}` +
+    `.${String(date.getMilliseconds()).padStart(3, '0')}`
+  );
+}
+
+/** The time since a `performance.now()`, for people. */
+export function since(start) {
+  return `${number(Math.max(1, Math.round(performance.now() - start)))} ms`;
+}
+
+/** Some seconds in the largest unit that they fill twice, or once to the second. */
+export function duration(seconds) {
+  for (const [unit, length] of [['day', 86400], ['hour', 3600], ['minute', 60], ['second', 1]]) {
+    const count = Math.floor(seconds / length);
+    if (count >= 2 || (count === 1 && seconds % length === 0)) return `${number(count)} ${unit}${count > 1 ? 's' : ''}`;
+  }
+  return '0 seconds';
+}
+
+export function pathOf(facility) {
+  return base + encodeURI(facility).replace(/[?#]/g, encodeURIComponent);
+}
+
+/** The Redis channel of an audience, which is also the key of its last value. */
+export function channel(audience, facility, owner) {
+  return [...(prefix ? [prefix] : []), audience, ...(owner === undefined ? [] : [owner]), facility].join(':');
+}
+
+export function shell(word) {
+  return /^[\w.,:@%+=/-]+$/.test(word) ? word : `'${word.replace(/'/g, `'\\''`)}'`;
+}
+
+// ---- Lines to copy
+
+async function copy(text, code) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // No clipboard API on plain http with a host name; the selection stays for Ctrl+C if this fails too.
+    const selection = getSelection();
+    selection.selectAllChildren(code);
+    const done = document.execCommand('copy');
+    if (done) selection.removeAllRanges();
+    return done;
+  }
+}
+
+/** A box of lines with a button that copies them; `set` changes them. */
+export function copyable(title, text = '') {
+  const box = element('div', undefined, 'copyable');
+  const pre = element('pre');
+  const code = element('code', text);
+  const button = element('button', undefined, 'copy quiet');
+  const verb = element('span', 'Copy');
+  pre.tabIndex = 0;
+  pre.setAttribute('role', 'group');
+  pre.setAttribute('aria-label', title);
+  button.type = 'button';
+  button.append(verb, element('span', ` ${title}`, 'sr'));
+  button.addEventListener('click', async () => {
+    const done = await copy(code.textContent, code);
+    verb.textContent = done ? 'Copied' : 'Press Ctrl+C';
+    byId('copied').textContent = done ? `Copied: ${title}` : 'Selected, press Ctrl+C';
+    setTimeout(() => {
+      verb.textContent = 'Copy';
+      byId('copied').textContent = '';
+    }, 1500);
+  });
+  pre.append(code);
+  box.append(pre, button);
+  return Object.assign(box, { set: (lines) => (code.textContent = lines) });
+}

@@ -1,0 +1,13 @@
+// The tour, stop by stop.
+import { startAddress } from './address.js';
+import { startChat } from './chat.js';
+import { startEcho } from './echo.js';
+import { startKept } from './kept.js';
+import { startSnippets } from './snippets.js';
+import { startWhoami } from './whoami.js';
+
+startChat();
+startWhoami();
+startKept();
+startEcho();
+startSnippets(startAddress);
