@@ -19,7 +19,9 @@ export function objection(facility) {
 }
 
 function hintFor({ facility, subscribe, publish }) {
-  const owned = AUDIENCES.filter((name) => name !== 'broadcast' && (subscribe.includes(name) || publish.includes(name)));
+  const owned = AUDIENCES.filter(
+    (name) => name !== 'broadcast' && (subscribe.includes(name) || publish.includes(name)),
+  );
   if (owned.length && facility.includes(':')) return 'A facility with a colon gets its broadcast channel only.';
   if (owned.length) return `${list(owned)}: for whom they belong to; anonymous visitors get no such channel.`;
   if (!subscribe.length && !publish.length) return 'Without flags the connection is open and idle.';
@@ -81,7 +83,8 @@ export function startAddress(onChange) {
     $('.toggle').textContent = socket && socket.state !== 'closed' ? 'Disconnect' : 'Connect';
     field.readOnly = !isOpen || !now.publish.length;
     let reason = '';
-    if (!now.publish.length) reason = 'Tick a publish flag to send: without one the gateway ignores what a client sends.';
+    if (!now.publish.length)
+      reason = 'Tick a publish flag to send: without one the gateway ignores what a client sends.';
     else if (!isOpen) reason = 'Sending is possible while the connection is open.';
     $('.send-hint').textContent = reason;
   }

@@ -6,6 +6,7 @@ import { byId, channel, copyable, element, FACILITY, fromTemplate, list, shell, 
 // Another tab is most likely two other people.
 const NAMES = ['Ada', 'Ben', 'Cleo', 'Dan', 'Eve', 'Finn', 'Grace', 'Hal', 'Ida', 'Jack', 'Kay', 'Linus'];
 const REMEMBERED = 50;
+const PATIENCE_MS = 3000;
 
 const room = channel('broadcast', FACILITY);
 const sent = new Map();
@@ -17,11 +18,12 @@ function remember(text) {
 
 function showRoute(from, heard) {
   const step = (text, className) => element('span', text, className);
-  byId('route').replaceChildren(
-    step(from),
-    step(`Redis, ${room}`, 'redis'),
-    step(list(heard)),
-  );
+  byId('route').replaceChildren(step(from), step(`Redis, ${room}`, 'redis'), step(list(heard)));
+}
+
+function showLoss(from) {
+  byId('route').textContent =
+    `What ${from} said has not come back: do the [[access]] rules let you speak and hear in ${FACILITY}?`;
 }
 
 function person(name, announced) {
@@ -59,6 +61,7 @@ function person(name, announced) {
     try {
       await socket.send(text);
       input.value = '';
+      setTimeout(() => sent.get(text)?.heard.length === 0 && showLoss(name), PATIENCE_MS);
     } catch (error) {
       byId('route').textContent = `Not sent: ${error.message}.`;
     }

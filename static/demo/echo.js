@@ -37,7 +37,8 @@ function side(name, echo) {
       underWay.add(own);
       const back = message(socket, (data) => data === own, 700);
       await socket.send(own);
-      if ((await back) === undefined && underWay.delete(own)) arrived.add(element('span', 'Its own text did not come back.', 'text absent'));
+      if ((await back) === undefined && underWay.delete(own))
+        arrived.add(element('span', 'Its own text did not come back.', 'text absent'));
     },
   };
 }

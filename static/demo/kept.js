@@ -39,7 +39,8 @@ async function newcomer() {
 }
 
 export function startKept() {
-  const time = expire > 0 ? `for ${duration(expire)} (the setting expire)` : 'if expire is above 0, which it is not here';
+  const time =
+    expire > 0 ? `for ${duration(expire)} (the setting expire)` : 'if expire is above 0, which it is not here';
   byId('kept-time').textContent = time;
   byId('keep-value').value = `blue, chosen at ${new Date().toLocaleTimeString('en-GB')}`;
   byId('keep').addEventListener('submit', (event) => {

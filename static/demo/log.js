@@ -49,7 +49,11 @@ export function watch(name, socket) {
   socket.addEventListener('close', ({ code, reason, final }) => {
     const meaning = CODES[code] ?? 'no meaning known here';
     const next = final ? 'for good' : `next attempt in ${((line.due - Date.now()) / 1000).toFixed(1)} s`;
-    note(name, `closed with ${code}: ${meaning}${reason ? ` (“${reason}”)` : ''}; ${next}`, code === 1000 ? '' : 'closed');
+    note(
+      name,
+      `closed with ${code}: ${meaning}${reason ? ` (“${reason}”)` : ''}; ${next}`,
+      code === 1000 ? '' : 'closed',
+    );
     // Those that were refused stay, to be seen.
     if (final && code === 1000) {
       row.remove();

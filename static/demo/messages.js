@@ -18,7 +18,8 @@ export function shown(data) {
   if (!binary) text.dir = 'auto';
   const note = [];
   if (binary) note.push(`binary, ${number(size)} bytes`);
-  if (size > max) note.push(binary ? `the first ${max} shown` : `${number(size)} characters, the first ${number(max)} shown`);
+  if (size > max)
+    note.push(binary ? `the first ${max} shown` : `${number(size)} characters, the first ${number(max)} shown`);
   if (note.length) text.append(element('small', ` ${note.join(', ')}`));
   return text;
 }
@@ -30,10 +31,12 @@ export function shown(data) {
 export function bounded(box, most = 200) {
   let pending = [];
   let timer = null;
+  // Not looked up when something arrives: between, the box may have been given another size.
+  let atEnd = true;
+  box.addEventListener('scroll', () => (atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 24));
 
   function flush() {
     timer = null;
-    const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 24;
     box.append(...pending.splice(0));
     while (box.childElementCount > most) box.firstElementChild.remove();
     if (atEnd) box.scrollTop = box.scrollHeight;

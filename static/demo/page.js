@@ -50,7 +50,12 @@ export function since(start) {
 
 /** Some seconds in the largest unit that they fill twice, or once to the second. */
 export function duration(seconds) {
-  for (const [unit, length] of [['day', 86400], ['hour', 3600], ['minute', 60], ['second', 1]]) {
+  for (const [unit, length] of [
+    ['day', 86400],
+    ['hour', 3600],
+    ['minute', 60],
+    ['second', 1],
+  ]) {
     const count = Math.floor(seconds / length);
     if (count >= 2 || (count === 1 && seconds % length === 0)) return `${number(count)} ${unit}${count > 1 ? 's' : ''}`;
   }

@@ -18,7 +18,12 @@ async function axe(page) {
 }
 
 export async function checkAccess(one, two) {
-  for (const [colorScheme, width] of [['light', 1280], ['dark', 1280], ['light', 360], ['dark', 360]]) {
+  for (const [colorScheme, width] of [
+    ['light', 1280],
+    ['dark', 1280],
+    ['light', 360],
+    ['dark', 360],
+  ]) {
     await check(`axe finds nothing, ${colorScheme}, ${width} px`, async () => {
       await one.emulateMedia({ colorScheme });
       await one.setViewportSize({ width, height: 900 });

@@ -108,7 +108,10 @@ export async function checkAddress(one, two) {
     assert.deepEqual(await texts(pane(two)), wanted);
     await pane(two).getByRole('button', { name: 'Clear' }).click();
     assert.deepEqual(await texts(pane(two)), []);
-    await two.evaluate((path) => ws4redis(path, { publish: 'broadcast', queue: 1 }).send(new Uint8Array([255, 1, 98])), `/ws/${room}`);
+    await two.evaluate(
+      (path) => ws4redis(path, { publish: 'broadcast', queue: 1 }).send(new Uint8Array([255, 1, 98])),
+      `/ws/${room}`,
+    );
     await arrived(pane(two), 'ff 01 62 binary, 3 bytes');
   });
 
@@ -123,7 +126,10 @@ export async function checkAddress(one, two) {
 }
 
 export async function checkLines(one, two) {
-  const start = await one.locator('meta[name="prefix"]').getAttribute('content').then((prefix) => prefix && `${prefix}:`);
+  const start = await one
+    .locator('meta[name="prefix"]')
+    .getAttribute('content')
+    .then((prefix) => prefix && `${prefix}:`);
 
   await check('lines: those of the chat are there first, with the real host and prefix', async () => {
     await one.locator('[name="which"][value="chat"]').check();

@@ -86,7 +86,9 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
     await everywhere(text);
     assert.equal(await person(one, 1).locator('input').inputValue(), '');
     const [ada, ben] = [await nameOf(one, 1), await nameOf(one, 2)];
-    const way = new RegExp(`^${ada}Redis, (.+:)?broadcast:foobar(${ada}|${ben}) after \\d+ ms and (${ada}|${ben}) after \\d+ ms$`);
+    const way = new RegExp(
+      `^${ada}Redis, (.+:)?broadcast:foobar(${ada}|${ben}) after \\d+ ms and (${ada}|${ben}) after \\d+ ms$`,
+    );
     await becomes(async () => way.test(await one.locator('#route').textContent()), true, 'the way');
     assert.match(await two.locator('#route').textContent(), /^Somebody elseRedis, .*everyone here$/);
     await person(two, 2).locator('input').fill(unique('button'));
@@ -95,12 +97,39 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
   });
 
   await check('chat: markup and other scripts arrive as text', async () => {
-    const words = [`<img src=x onerror="document.title='owned'"><b>${unique('markup')}</b>`, `Grüße, 你好, 🦀 ${unique('u')}`];
+    const words = [
+      `<img src=x onerror="document.title='owned'"><b>${unique('markup')}</b>`,
+      `Grüße, 你好, 🦀 ${unique('u')}`,
+    ];
     for (const text of words) await everywhere(await say(two, 1, text));
     assert.equal(await one.locator('#people img, #people .text b').count(), 0);
     assert.notEqual(await one.title(), 'owned');
     const stamps = await person(one, 1).locator('time').allTextContents();
     for (const stamp of stamps) assert.match(stamp, /^\d\d:\d\d:\d\d\.\d\d\d$/);
+  });
+
+  await check('chat: what does not come back is said to be lost', async () => {
+    const page = await browser.newPage();
+    watch(page);
+    await page.addInitScript(() => (WebSocket.prototype.send = () => {}));
+    await page.goto(origin);
+    await overall(page, 'open');
+    await say(page, 1, unique('lost'));
+    const lost = async () =>
+      / has not come back: do the \[\[access\]\] rules/.test(await page.locator('#route').textContent());
+    await becomes(lost, true, 'the way');
+    await page.close();
+  });
+
+  await check('without JavaScript the page says what it needs, and shows nothing that is empty', async () => {
+    const session = await browser.newCDPSession(two);
+    await session.send('Emulation.setScriptExecutionDisabled', { value: true });
+    await two.reload();
+    assert.equal(await two.locator('.noscript').isVisible(), true);
+    assert.equal(await two.locator('main').isVisible(), false);
+    await session.send('Emulation.setScriptExecutionDisabled', { value: false });
+    await two.reload();
+    await overall(two, 'open');
   });
 
   await check('who am I: nobody, and what nobody hears', async () => {
@@ -226,7 +255,10 @@ async function checkRedis(browser, one, two) {
     assert.equal(await fact(one, 'groups'), 'staff and red team');
     assert.match(await fact(one, 'session'), /^yes; ends in 2 hours, /);
     assert.equal(await fact(one, 'known-by'), 'the cookie of a Django session');
-    assert.match(await fact(one, 'channels'), /broadcast:foobar.*group:staff:foobar.*user:john:foobar.*session:…:foobar$/);
+    assert.match(
+      await fact(one, 'channels'),
+      /broadcast:foobar.*group:staff:foobar.*user:john:foobar.*session:…:foobar$/,
+    );
     assert.ok(!(await one.content()).includes(key));
   });
 
