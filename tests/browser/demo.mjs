@@ -166,7 +166,8 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
     await one.locator('#both-text').fill(text);
     await one.getByRole('button', { name: 'Send from both' }).click();
     await arrived(side(one, 2), 'did not come back');
-    assert.deepEqual((await texts(side(one, 1))).sort(), [`With echo: ${text}`, `Without echo: ${text}`]);
+    const both = [`With echo: ${text}`, `Without echo: ${text}`];
+    await becomes(async () => (await texts(side(one, 1))).sort(), both, 'what is heard with echo');
     assert.deepEqual(await texts(side(one, 2)), [`With echo: ${text}`, 'Its own text did not come back.']);
     assert.equal(await side(one, 1).locator('.after').textContent(), 'own');
     assert.equal(await side(one, 2).locator('.after').count(), 0);
