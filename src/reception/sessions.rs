@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::{NotReceived, Proof, Visitor};
 use crate::access::session::{KeyTemplate, Reading, Session, Undecodable, UserName, decode, decode_quickly};
 use crate::access::{Identity, are_reasonable};
-use crate::redis::{Entry, Lookups, ReadFailed};
+use crate::redis::{Lookups, ReadFailed};
 use crate::telemetry::Seldom;
 use crate::wire::{Namespace, SessionKey};
 
@@ -28,6 +28,8 @@ pub struct Sessions {
     users_prefix: String,
     keys: Rc<Lookups>,
     users: Rc<Lookups>,
+    /// The template under which a session was found last.
+    found_at: Cell<usize>,
     large: Arc<Semaphore>,
     undecodable: Seldom,
     hinted: Cell<bool>,
@@ -74,6 +76,7 @@ impl Sessions {
             users_prefix: namespace.own("identity:"),
             keys,
             users,
+            found_at: Cell::new(0),
             large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)),
             undecodable: Seldom::default(),
             hinted: Cell::new(false),
@@ -118,23 +121,27 @@ impl Sessions {
         Ok(Visitor { identity, lives_ms: None, missing: true, ..before.clone() })
     }
 
-    /// Looks for the session under each template, in order.
+    /// Looks for the session under each template, in order: first as far as the last one was found, then under the rest.
     async fn find(&self, key: &SessionKey) -> Result<Option<Found>, ReadFailed> {
         let templates = &self.settings.templates;
-        let keys: Vec<_> = templates.iter().map(|template| template.render(key)).collect();
-        let entries = self.keys.read(&keys).await?;
-        if !entries.is_empty() && entries.iter().all(|entry| entry.refused) {
-            return Err(ReadFailed);
-        }
-        for (number, Entry { value, lives_ms, .. }) in entries.into_iter().enumerate() {
-            let Some(value) = value else { continue };
-            match self.decode(value, &templates[number]).await? {
-                Ok(Some(session)) => return Ok(Some(Found { template: number, session, lives_ms })),
-                Ok(None) => {}
-                Err(error) => self.note_undecodable(&templates[number], error),
+        let (likely, rest) = templates.split_at(templates.len().min(self.found_at.get() + 1));
+        let mut refused = 0;
+        for (offset, part) in [(0, likely), (likely.len(), rest)] {
+            let keys: Vec<_> = part.iter().map(|template| template.render(key)).collect();
+            for (entry, number) in self.keys.read(&keys).await?.into_iter().zip(offset..) {
+                refused += usize::from(entry.refused);
+                let Some(value) = entry.value else { continue };
+                match self.decode(value, &templates[number]).await? {
+                    Ok(Some(session)) => {
+                        self.found_at.set(number);
+                        return Ok(Some(Found { template: number, session, lives_ms: entry.lives_ms }));
+                    }
+                    Ok(None) => {}
+                    Err(error) => self.note_undecodable(&templates[number], error),
+                }
             }
         }
-        Ok(None)
+        if refused > 0 && refused == templates.len() { Err(ReadFailed) } else { Ok(None) }
     }
 
     async fn decode(
