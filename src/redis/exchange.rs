@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use super::commands::{Lost, Reply};
+use super::commands::{Lost, Reply, is_reply};
 use super::connect::{Target, describe_text};
 use super::line::{Line, moved};
 use super::resp::Token;
@@ -180,9 +180,9 @@ impl Talk<'_> {
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), String> {
         self.exchange.task.set(Some(cx.waker().clone()));
         loop {
-            for pending in self.exchange.queued.borrow_mut().drain(..) {
-                self.line.commands(&pending.bytes);
-                self.exchange.under_way.borrow_mut().push_back(Pending { bytes: BytesMut::new(), ..pending });
+            for mut pending in self.exchange.queued.borrow_mut().drain(..) {
+                self.line.commands(std::mem::take(&mut pending.bytes));
+                self.exchange.under_way.borrow_mut().push_back(pending);
             }
             if let Poll::Ready(Err(reason)) = self.line.poll_write(cx) {
                 return Err(reason);
@@ -208,7 +208,13 @@ impl Talk<'_> {
                     Ok(Reply::TooLarge(length))
                 }
                 Token::Status(_) => Ok(Reply::Done),
-                Token::Error(place) => Err(describe_text(&String::from_utf8_lossy(&incoming[place]))),
+                Token::Error(place) => {
+                    let reason = describe_text(&String::from_utf8_lossy(&incoming[place]));
+                    if !is_reply(&reason) {
+                        return Err(reason);
+                    }
+                    Err(reason)
+                }
                 Token::Array(_) => return Err("an array, where none was asked for".to_owned()),
             };
             incoming.advance(used);

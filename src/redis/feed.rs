@@ -7,6 +7,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::commands::is_reply;
 use super::connect::describe_text;
 use super::interests::Step;
 use super::line::Line;
@@ -125,7 +126,7 @@ impl Feed {
                 let text = self.line.incoming().split_to(next);
                 let reason = describe_text(&String::from_utf8_lossy(&text[place]));
                 // Without a fence nothing can be told of a step's end.
-                if std::mem::take(&mut self.subscribing) {
+                if std::mem::take(&mut self.subscribing) && is_reply(&reason) {
                     Ok(Some(Heard::Refused(reason)))
                 } else {
                     Err(reason)

@@ -24,6 +24,9 @@ use super::resp::{self, Malformed, Token};
 /// Bytes of one read.
 const READ_BYTES: usize = 64 * 1024;
 
+/// Largest buffer that is kept while it is empty.
+const MAX_KEPT: usize = 4 * READ_BYTES;
+
 /// After this silence the kernel asks whether the other end is still there, and how often.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
@@ -95,8 +98,12 @@ impl Line {
     }
 
     /// Puts commands behind those that are to be written.
-    pub(super) fn commands(&mut self, encoded: &[u8]) {
-        self.outgoing.extend_from_slice(encoded);
+    pub(super) fn commands(&mut self, encoded: BytesMut) {
+        if self.outgoing.is_empty() {
+            self.outgoing = encoded;
+        } else {
+            self.outgoing.extend_from_slice(&encoded);
+        }
     }
 
     /// Reads the piece at `start` of what has come.
@@ -139,6 +146,10 @@ impl Line {
 
     /// Reads once. Ready when something has come.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        // What a large value took is given back.
+        if self.incoming.is_empty() && self.incoming.capacity() > MAX_KEPT {
+            self.incoming = BytesMut::new();
+        }
         // Grows with what comes, not with what is announced.
         self.incoming.reserve(READ_BYTES);
         match ready!(poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.incoming)) {
