@@ -10,6 +10,8 @@ const sub = new Bun.RedisClient(redis);
 const pub = new Bun.RedisClient(redis);
 await sub.connect();
 await pub.connect();
+// The first subscription makes the client a subscriber; it stays one.
+await sub.subscribe('nothing', () => {});
 const listeners = new Map();
 const server = Bun.serve({
   hostname: '127.0.0.1',
@@ -30,25 +32,30 @@ const server = Bun.serve({
       const { channel, hears } = socket.data;
       if (!hears) return;
       socket.subscribe(channel);
-      const count = listeners.get(channel) ?? 0;
-      listeners.set(channel, count + 1);
-      if (count === 0) await sub.subscribe(channel, (message) => server.publish(channel, message));
+      let entry = listeners.get(channel);
+      if (!entry) {
+        entry = { count: 0, subscribed: sub.subscribe(channel, (message) => server.publish(channel, message)) };
+        listeners.set(channel, entry);
+      }
+      entry.count += 1;
+      await entry.subscribed;
     },
     message(socket, message) {
       const { channel } = socket.data;
       if (expire !== '0') pub.send('SETEX', [channel, expire, message]);
       pub.publish(channel, message);
     },
-    close(socket) {
+    async close(socket) {
       const { channel, hears } = socket.data;
       if (!hears) return;
-      const count = listeners.get(channel) - 1;
-      if (count > 0) {
-        listeners.set(channel, count);
-      } else {
-        listeners.delete(channel);
-        sub.unsubscribe(channel);
-      }
+      const entry = listeners.get(channel);
+      entry.count -= 1;
+      if (entry.count > 0) return;
+      // Who closes before the subscription is there must not end it too soon: Bun throws then, and ends.
+      await entry.subscribed;
+      if (entry.count > 0 || listeners.get(channel) !== entry) return;
+      listeners.delete(channel);
+      await sub.unsubscribe(channel);
     },
   },
 });
