@@ -1,6 +1,7 @@
 """The servers that are measured, each alone on core 0, with a Redis of its own run on core 1."""
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -20,6 +21,10 @@ SESSION = "benchmark" + "0" * 15
 CHANNEL = "broadcast:fac"
 
 
+class Failed(Exception):
+    """A server could not do what it should; the text says why."""
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -34,6 +39,10 @@ def listens(port):
         return False
 
 
+FANOUTS = ("F1", "F1w1", "F2r", "F2m", "F3", "F4")
+EVERYTHING = (*FANOUTS, "U1", "P1", "P1e", "C1", "C1s", "I1")
+
+
 @dataclass
 class Server:
     """One of the measured servers: how to start it, and how its addresses look."""
@@ -46,6 +55,7 @@ class Server:
     environment: dict = field(default_factory=dict)
     pub: str = "redis://127.0.0.1:{redis}/" + CHANNEL
     pub_user: str = "redis://127.0.0.1:{redis}/user:{{u}}:fac"
+    works: tuple = ()
     missing: str = ""
     port: int = 0
     redis: int = 0
@@ -80,12 +90,12 @@ class Server:
         request = f"GET {self.subscribe} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5) as connection:
                 connection.sendall(request.encode())
                 if b" 101 " in connection.recv(64):
                     return
             time.sleep(0.05)
-        raise SystemExit(f"{self.name} takes no WebSocket")
+        raise Failed(f"{self.name} takes no WebSocket")
 
 
 class Nchan(Server):
@@ -109,7 +119,7 @@ def started(core, command, port, env=None):
             break
         time.sleep(0.02)
     stop(process)
-    raise SystemExit(f"{command[0]} does not listen on port {port}")
+    raise Failed(f"{command[0]} does not listen on port {port}")
 
 
 def stop(process):
@@ -132,12 +142,12 @@ def redis_server():
             stop(process)
 
 
-def write_sessions(redis, count):
-    """Logs users `0` to `count - 1` in, as Django's cache sessions with two groups each."""
+def write_sessions(redis, count, groups=lambda number: ["chatusers", "staff"]):
+    """Logs users `0` to `count - 1` in, as Django's cache sessions, with two groups each unless others are given."""
     commands = bytearray()
     for number in range(count):
         key = f":1:django.contrib.sessions.cache{SESSION}{number:08}"
-        session = f'{{"_auth_user_id": "{number}", "_auth_user_hash": "h", "ws4redis:username": "{number}", "ws4redis:memberof": ["chatusers", "staff"]}}'
+        session = f'{{"_auth_user_id": "{number}", "_auth_user_hash": "h", "ws4redis:username": "{number}", "ws4redis:memberof": {json.dumps(groups(number))}}}'
         words = ["SET", key, session, "EX", "86400"]
         commands += f"*{len(words)}\r\n".encode() + b"".join(f"${len(word)}\r\n{word}\r\n".encode() for word in words)
     with socket.create_connection(("127.0.0.1", redis), 10) as connection:
@@ -146,16 +156,16 @@ def write_sessions(redis, count):
         while got.count(b"\r\n") < count:
             part = connection.recv(65536)
             if not part:
-                raise SystemExit("Redis has closed the connection")
+                raise Failed("Redis has closed the connection")
             got += part
         if got != b"+OK\r\n" * count:
-            raise SystemExit(f"Redis refuses sessions: {bytes(got[:200])}")
+            raise Failed(f"Redis refuses sessions: {bytes(got[:200])}")
 
 
 def ours(name="ws4redis", binary=None, shards=1, **environment):
     return Server(
         name,
-        [binary or os.environ.get("BENCH_BINARY") or ROOT / "target/release/ws4redis"],
+        [binary or os.environ.get("BENCH_BINARY") or Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "release/ws4redis")],
         "/ws/fac?subscribe-broadcast",
         "/ws/fac?publish-broadcast",
         "/ws/fac?subscribe-user",
@@ -166,29 +176,32 @@ def ours(name="ws4redis", binary=None, shards=1, **environment):
             "WS4REDIS_EXPIRE": "0",
         }
         | environment,
+        works=(*EVERYTHING, "I1p", "I1s"),
     )
 
 
 def floor(mode="coalesce"):
     name = "floor" if mode == "coalesce" else "floor, one send each"
-    return Server(name, [TOOLS / "floor", "--mode", mode, "--listen", "127.0.0.1:{port}", "--redis", "127.0.0.1:{redis}"], "/", "")
+    return Server(name, [TOOLS / "floor", "--mode", mode, "--listen", "127.0.0.1:{port}", "--redis", "127.0.0.1:{redis}"], "/", "", works=(*FANOUTS, "I1"))
 
 
 def bun():
     missing = "" if BUN.exists() else "its package is not there (x86-64 only)"
-    return Server("Bun", [BUN, HERE / "peers/bun/server.js"], f"/?ch={CHANNEL}", f"/?ch={CHANNEL}&nosub", "/?ch=user:{u}:fac", {"PORT": "{port}", "REDIS_PORT": "{redis}"}, missing=missing)
+    return Server("Bun", [BUN, HERE / "peers/bun/server.js"], f"/?ch={CHANNEL}", f"/?ch={CHANNEL}&nosub", "/?ch=user:{u}:fac", {"PORT": "{port}", "REDIS_PORT": "{redis}"}, works=EVERYTHING, missing=missing)
 
 
 def node():
-    missing = "" if (HERE / "peers/node/node_modules").exists() else "its packages are not there"
-    return Server("node ws", ["node", HERE / "peers/node/server.js"], f"/?ch={CHANNEL}", f"/?ch={CHANNEL}&nosub", "/?ch=user:{u}:fac", {"PORT": "{port}", "REDIS_PORT": "{redis}"}, missing=missing)
+    missing = "" if shutil.which("node") and (HERE / "peers/node/node_modules").exists() else "its packages are not there, or node is not"
+    return Server("node ws", ["node", HERE / "peers/node/server.js"], f"/?ch={CHANNEL}", f"/?ch={CHANNEL}&nosub", "/?ch=user:{u}:fac", {"PORT": "{port}", "REDIS_PORT": "{redis}"}, works=EVERYTHING, missing=missing)
 
 
 def nchan():
     missing = "" if shutil.which("nginx") and Path("/usr/lib/nginx/modules/ngx_nchan_module.so").exists() else "Debian's libnginx-mod-nchan is not there"
-    return Nchan("nchan", ["nginx", "-c", "{folder}/nginx.conf", "-p", "{folder}"], "/sub/fac", "", "/sub/user{u}", pub="http://127.0.0.1:{port}/pub/fac", pub_user="http://127.0.0.1:{port}/pub/user{{u}}", missing=missing)
+    return Nchan("nchan", ["nginx", "-c", "{folder}/nginx.conf", "-p", "{folder}"], "/sub/fac", "", "/sub/user{u}", pub="http://127.0.0.1:{port}/pub/fac", pub_user="http://127.0.0.1:{port}/pub/user{{u}}", works=(*FANOUTS, "U1", "C1", "I1"), missing=missing)
 
 
 def raise_file_limit():
+    """Raises the limit of open files for the servers as well, who inherit it, and gives it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

@@ -1,9 +1,10 @@
 """The works: what the generator does to a server, and how one measurement is taken."""
 
+import contextlib
 import json
 import subprocess
 
-from servers import SESSION, TOOLS, write_sessions
+from servers import SESSION, TOOLS, Failed, write_sessions
 
 FANOUT = ["fanout", "--size", "128"]
 WORKS = {
@@ -22,6 +23,22 @@ WORKS = {
     "I1p": ["idle", "--conns", "10000"],
     "I1s": ["idle", "--conns", "10000"],
 }
+WHAT = {
+    "F1": "1,000 connections hear messages of 128 bytes, 64 messages under way",
+    "F1w1": "the same, one message under way: nothing can be put together",
+    "F2r": "10,000 connections hear 10 messages of 128 bytes a second",
+    "F2m": "10,000 connections hear messages of 128 bytes, 16 under way",
+    "F3": "1,000 connections hear messages of 16 KiB, 8 under way",
+    "F4": "1,000 connections hear 1,000 messages of 128 bytes a second: a million deliveries a second are offered",
+    "U1": "5,000 users, each logged in by a session in Redis and with a channel of their own; 256 messages under way to users by chance",
+    "P1": "500 connections publish messages of 128 bytes, 500 under way; a subscriber of Redis counts them",
+    "P1e": "the same, and each message is kept in Redis for an hour (SETEX and PUBLISH)",
+    "C1": "64 clients connect, hear one message, close, and connect again",
+    "C1s": "the same, each with a session in Redis",
+    "I1": "10,000 connections that have subscribed and never sent anything",
+    "I1p": "the same, after each has answered a ping",
+    "I1s": "as I1p, each with a session, a user's channel and two groups'",
+}
 # Works in which each visitor has a session in Redis.
 SESSIONS = {"U1": 5000, "C1s": 64, "I1s": 10000}
 # What is on besides: messages are kept for an hour; pings come soon, so that each connection has answered one.
@@ -31,14 +48,43 @@ ENVIRONMENT = {
     "I1s": {"WS4REDIS_PING__INTERVAL_SECONDS": "5"},
 }
 HOLD = {"I1": 2, "I1p": 12, "I1s": 12}
-ERRORS = ("lost", "duplicated", "out_of_order", "misdelivered", "died", "failed", "stalled")
+# Each wait of the generator has a deadline; all of them together take less than this beside the work itself.
+PATIENCE = 60
 
 
-class Failed(Exception):
-    """A server could not do the work; the text says why."""
+def option(arguments, name):
+    """The value of an option of the generator, or 0."""
+    return int(arguments[len(arguments) - arguments[::-1].index(name)]) if name in arguments else 0
 
 
-def measure(work, server, redis, redis_pid, secs=5, extra=()):
+def seconds(work, secs, extra=()):
+    """About how long a measurement takes."""
+    arguments = [*WORKS[work], *extra]
+    connections = option(arguments, "--conns") + option(arguments, "--users")
+    return 2.5 + connections / 4000 + HOLD.get(work, secs)
+
+
+def generator(server, redis_pid, arguments):
+    """The command line of the generator, on a core of its own."""
+    arguments = [*arguments, "--connect-secs", "20", "--probe-secs", "15", "--drain-secs", "4"]
+    measured = ["--pid", server.pid, "--redis-pid", redis_pid, "--core", "0", "--json"]
+    return [str(word) for word in ["taskset", "-c", "1", TOOLS / "wsload", *arguments, *measured]]
+
+
+def answer(output, errors=""):
+    """The numbers that the generator has printed."""
+    lines = [line for line in output.splitlines() if line.startswith("{")]
+    if not lines:
+        raise Failed(f"the generator says: {(errors or output).strip()[-300:] or 'nothing'}")
+    result = json.loads(lines[-1])
+    if "error" in result:
+        raise Failed(f"{result['error']}: {result.get('why') or 'nothing more is known'}")
+    if result.get("opened", 0) < result.get("conns", 0):
+        raise Failed(f"{result['opened']} of {result['conns']} connections opened: {result.get('why') or 'too slowly'}")
+    return result
+
+
+def measure(work, server, redis, redis_pid, secs=5, extra=(), environment=None, beside=contextlib.nullcontext):
     """Starts the server, lets the generator do the work against it, and gives the generator's numbers."""
     if work in SESSIONS:
         write_sessions(redis, SESSIONS[work])
@@ -47,7 +93,7 @@ def measure(work, server, redis, redis_pid, secs=5, extra=()):
     path = {"users": server.user, "upstream": server.publish}.get(kind, server.subscribe)
     if work == "I1s":
         path = "/ws/fac?subscribe-user&subscribe-group&subscribe-broadcast"
-    with server.running(redis, **ENVIRONMENT.get(work, {})):
+    with server.running(redis, **(environment or ENVIRONMENT.get(work, {}))), beside():
         arguments += ["--url", server.url(path)]
         if work in SESSIONS:
             arguments += ["--header", f"Cookie: sessionid={SESSION}{'{u8}' if work == 'U1' else '{i8}'}"]
@@ -58,11 +104,13 @@ def measure(work, server, redis, redis_pid, secs=5, extra=()):
         if kind == "upstream":
             arguments += ["--sub", server.fill(server.pub)]
         arguments += ["--hold", str(HOLD[work])] if kind == "idle" else ["--secs", str(secs)]
-        command = ["taskset", "-c", "1", TOOLS / "wsload", *arguments, "--pid", server.pid, "--redis-pid", redis_pid, "--core", "0", "--json"]
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=180)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        raise Failed(f"{work} of {server.name}: {done.stdout}{done.stderr}")
-    result = json.loads(lines[-1])
-    result["errors"] = {key: result[key] for key in ERRORS if result.get(key)}
+        command = generator(server, redis_pid, arguments)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=secs + PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise Failed("the generator did not end in time") from None
+    result = answer(done.stdout, done.stderr)
+    # Someone who loses everything is not the faster for it.
+    if "delivered" in result and not result["delivered"] or result.get("received") == 0 or result.get("cycles") == 0:
+        raise Failed("nothing has arrived")
     return result

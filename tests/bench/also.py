@@ -1,0 +1,198 @@
+"""What else a server should not cost: each function measures one thing, and gives numbers."""
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from servers import CHANNEL, SESSION, Failed, free_port, listens, stop, write_sessions
+from works import PATIENCE, answer, generator, measure
+
+MEBIBYTE = 1 << 20
+# Connections and their channels: broadcast, user, session and three groups make 100,200 of them.
+CROWD, CHANNELS_EACH = 16700, 6
+IDLE_SECONDS = 60
+
+
+def memory(pid, line="VmRSS"):
+    """Resident memory of a process in bytes, or its peak (VmHWM)."""
+    for text in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if text.startswith(line):
+            return int(text.split()[1]) * 1024
+    raise Failed(f"process {pid} has ended")
+
+
+def processor_seconds(pid):
+    """Time on a processor; the scheduler counts it to the nanosecond, unlike the ticks that top adds up."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def wait_until(true, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            raise Failed(f"{what}: not within {seconds} s")
+        time.sleep(0.05)
+
+
+def ask(redis, *words):
+    """Sends a command to Redis, and gives the first line of its reply."""
+    with socket.create_connection(("127.0.0.1", redis), 10) as connection:
+        command = b"*%d\r\n" % len(words)
+        for word in words:
+            word = word if isinstance(word, bytes) else str(word).encode()
+            command += b"$%d\r\n%s\r\n" % (len(word), word)
+        connection.sendall(command)
+        return connection.makefile("rb").readline().strip()
+
+
+def websocket(port, path, buffer=None):
+    """A connection after its handshake, with a small receive buffer if that is wanted."""
+    connection = socket.socket()
+    connection.settimeout(10)
+    if buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    connection.connect(("127.0.0.1", port))
+    request = (
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    connection.sendall(request.encode())
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        part = connection.recv(1)
+        if not part:
+            break
+        head += part
+    if not head.startswith(b"HTTP/1.1 101"):
+        connection.close()
+        raise Failed(f"no WebSocket: {head[:60]!r}")
+    return connection
+
+
+@contextlib.contextmanager
+def crowd(server, redis_pid, path, connections, seconds, *arguments):
+    """The generator holds connections open meanwhile; gives a function that waits for its numbers."""
+    command = generator(server, redis_pid, ["idle", "--conns", connections, "--url", server.url(path), "--hold", seconds, *arguments])
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    held = Path(f"/proc/{server.pid}/fd")
+    try:
+        wait_until(lambda: process.poll() is not None or len(os.listdir(held)) > connections, PATIENCE, "all connections are open")
+
+        def numbers():
+            try:
+                return answer(*process.communicate(timeout=seconds + PATIENCE))
+            except subprocess.TimeoutExpired:
+                raise Failed("the generator did not end in time") from None
+
+        yield numbers
+    finally:
+        stop(process)
+
+
+def idle(server, redis, redis_pid):
+    """Processor time with 10,000 idle connections, with the default pings, which each connection gets once or more."""
+    with server.running(redis), crowd(server, redis_pid, server.subscribe, 10000, IDLE_SECONDS + 15):
+        time.sleep(5)
+        before = processor_seconds(server.pid)
+        since = time.monotonic()
+        time.sleep(IDLE_SECONDS)
+        spent = processor_seconds(server.pid) - before
+        return {"percent": 100 * spent / (time.monotonic() - since)}
+
+
+def channels(server, redis, redis_pid):
+    """Memory of a channel with one listener, and how fast channels are subscribed, handshakes included."""
+    write_sessions(redis, CROWD, lambda number: [f"a{number}", f"b{number}", f"c{number}"])
+    cookie = ["--header", f"Cookie: sessionid={SESSION}{{i8}}"]
+    with server.running(redis), crowd(server, redis_pid, server.subscribe, CROWD, 2, *cookie) as numbers:
+        one = numbers()
+    own = "/ws/f{i}?subscribe-broadcast&subscribe-user&subscribe-session&subscribe-group"
+    with server.running(redis), crowd(server, redis_pid, own, CROWD, 4, *cookie) as numbers:
+        time.sleep(1.5)
+        # The answer's first line is how many there are: `*100201`.
+        subscribed = int(ask(redis, "PUBSUB", "CHANNELS", "*:f*")[1:])
+        six = numbers()
+    if subscribed < CROWD * CHANNELS_EACH:
+        raise Failed(f"only {subscribed} channels were subscribed")
+    more = six["rss_per_conn_bytes"] - one["rss_per_conn_bytes"]
+    return {"bytes": more / (CHANNELS_EACH - 1), "per_second": six["handshakes_per_s"] * CHANNELS_EACH, "channels": subscribed}
+
+
+def large(server, redis, redis_pid, clients=1000, messages=3):
+    """By how much messages of 1 MiB to 1,000 clients raise the memory of the server."""
+    connections, reader = [], select.epoll()
+    buffer = bytearray(1 << 18)
+    with server.running(redis):
+        try:
+            for _ in range(clients):
+                connection = websocket(server.port, server.subscribe)
+                connection.setblocking(False)
+                reader.register(connection, select.EPOLLIN)
+                connections.append(connection)
+            by_number = {connection.fileno(): connection for connection in connections}
+            time.sleep(0.5)
+            before = memory(server.pid)
+            # Resets the peak.
+            Path(f"/proc/{server.pid}/clear_refs").write_text("5")
+            for _ in range(messages):
+                ask(redis, "PUBLISH", CHANNEL, b"x" * MEBIBYTE)
+                # The frame's head is 10 bytes long.
+                missing, deadline = clients * (MEBIBYTE + 10), time.monotonic() + 30
+                while missing > 0:
+                    if time.monotonic() > deadline:
+                        raise Failed(f"{missing} bytes have not arrived within 30 s")
+                    for number, _ in reader.poll(1):
+                        got = by_number[number].recv_into(buffer)
+                        if not got:
+                            raise Failed("a client was closed")
+                        missing -= got
+            return {"mebibytes": (memory(server.pid, "VmHWM") - before) / MEBIBYTE}
+        finally:
+            reader.close()
+            for connection in connections:
+                connection.close()
+
+
+def slow(server, redis, redis_pid, turn, secs):
+    """Latencies of 1,000 clients without and with one more who reads nothing, and who loses messages instead of being closed."""
+    environment = {"WS4REDIS_MESSAGES__WHEN_SLOW": "drop-oldest"}
+    extra = ["--size", "16384", "--rate", "50"]
+
+    @contextlib.contextmanager
+    def stopped():
+        with websocket(server.port, server.subscribe, 4096):
+            yield
+
+    found = {}
+    ways = {"without": contextlib.nullcontext, "with": stopped}
+    for name in ways if turn % 2 else reversed(ways):
+        found[name] = measure("F4", server, redis, redis_pid, secs, extra, environment, ways[name])["latency_p99_us"]
+    return found
+
+
+def start(server, redis, redis_pid, times=9):
+    """Milliseconds from starting the process until its port takes connections, and the size of its file."""
+    took = []
+    for _ in range(times):
+        server.port, server.redis = free_port(), redis
+        with tempfile.TemporaryDirectory(prefix="ws4redis-bench-") as server.folder:
+            settings = {key: server.fill(value) for key, value in server.environment.items()}
+            since = time.monotonic()
+            process = subprocess.Popen(["taskset", "-c", "0", *map(str, server.command)], env=os.environ | settings, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                while not listens(server.port):
+                    if time.monotonic() - since > 10:
+                        raise Failed("it does not listen within 10 s")
+                    time.sleep(0.0005)
+                took.append(1000 * (time.monotonic() - since))
+            finally:
+                stop(process)
+    return {"milliseconds": sorted(took)[times // 2], "megabytes": os.path.getsize(server.command[0]) / 1e6}

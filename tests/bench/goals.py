@@ -1,0 +1,122 @@
+"""The goals, and whether they are reached."""
+
+import statistics
+from dataclasses import dataclass
+
+from results import paired
+
+OURS = "ws4redis"
+CPU = "server_cpu_s_per_million"
+RATE = "deliveries_per_s"
+
+
+@dataclass
+class Goal:
+    work: str
+    text: str
+    unit: str
+    # At least, or at most, this; the stretch is wished for.
+    least: bool
+    limit: float
+    stretch: float | None
+    values: object
+
+    def reached(self, results):
+        """The median and the numbers that it is taken from, or nothing."""
+        found = self.values(results)
+        return (statistics.median(found), found) if found else None
+
+    def holds(self, number, limit):
+        return number >= limit if self.least else number <= limit
+
+    def verdict(self, results):
+        reached = self.reached(results)
+        if reached is None:
+            return "not measured"
+        if self.stretch is not None and self.holds(reached[0], self.stretch):
+            return "yes, also the stretch"
+        return "yes" if self.holds(reached[0], self.limit) else "**no**"
+
+    def said(self, limit):
+        return f"{'≥' if self.least else '≤'} {number(limit, self.unit)}"
+
+
+def number(value, unit=""):
+    """A number for people, with its unit."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if size >= 1e6:
+        text = f"{value / 1e6:.2f} M"
+    elif size >= 1e5:
+        text = f"{value / 1e3:.0f} k"
+    elif size >= 100 or value == int(value) and not unit.startswith("×"):
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.2f}" if size < 10 else f"{value:.1f}"
+    return f"{text} {unit}".strip()
+
+
+def ratio(work, text, field, peer, limit, stretch=None, least=False):
+    """Ours divided by the peer's number of the same round."""
+
+    def values(results):
+        return paired(results.values(work, OURS, field), results.values(work, peer, field), quotient)
+
+    return Goal(work, text, f"× {peer}", least, limit, stretch, values)
+
+
+def plain(work, text, field, unit, limit, stretch=None, least=False):
+    return Goal(work, text, unit, least, limit, stretch, lambda results: list(results.values(work, OURS, field).values()))
+
+
+def between(work, other, text, field, unit, limit, join, stretch=None):
+    """Joins our numbers in two works."""
+    return Goal(work, text, unit, False, limit, stretch, lambda results: paired(results.values(work, OURS, field), results.values(other, OURS, field), join))
+
+
+def difference(a, b):
+    return a - b
+
+
+def quotient(a, b):
+    return a / b
+
+
+def all_errors(results):
+    """Everything that went wrong with our messages: what should be 0."""
+    ours = [results.errors(record) for record in results.records if record["server"] == OURS]
+    return [sum(sum(errors.values()) for errors in ours)] if ours else []
+
+
+GOALS = [
+    ratio("F1", "deliveries per second", RATE, "floor", 0.85, 1.0, least=True),
+    ratio("F1", "deliveries per second", RATE, "Bun", 1.25, least=True),
+    ratio("F1w1", "CPU per delivery", CPU, "floor", 1.10, 1.0),
+    ratio("F1w1", "CPU per delivery", CPU, "Bun", 1.0, 0.9),
+    ratio("F2r", "CPU per delivery", CPU, "floor", 1.12, 1.05),
+    ratio("F2r", "latency, 99 of 100", "latency_p99_us", "floor", 1.2, 1.1),
+    ratio("F2m", "deliveries per second", RATE, "floor", 0.95, 1.0, least=True),
+    ratio("F3", "deliveries per second", RATE, "floor", 0.85, 1.0, least=True),
+    ratio("F3", "deliveries per second", RATE, "Bun", 2.4, least=True),
+    ratio("F4", "latency, median", "latency_p50_us", "floor", 1.2, 1.1),
+    ratio("F4", "latency, 99 of 100", "latency_p99_us", "floor", 1.2, 1.1),
+    ratio("U1", "CPU per delivery", CPU, "Bun", 0.85, 0.75),
+    ratio("P1", "messages per second", "msgs_per_s", "Bun", 1.2, 1.4, least=True),
+    ratio("P1e", "messages per second", "msgs_per_s", "Bun", 1.05, 1.25, least=True),
+    ratio("C1", "CPU per cycle", CPU, "Bun", 1.15, 1.0),
+    ratio("C1s", "CPU per cycle with a session", CPU, "Bun", 1.15, 1.0),
+    between("C1s", "C1", "what the session adds to a cycle", CPU, "µs", 12, difference),
+    plain("I1p", "memory of an idle connection", "rss_per_conn_bytes", "bytes", 2048, 1500),
+    between("I1s", "I1p", "what session, user and two groups add", "rss_per_conn_bytes", "bytes", 700, difference),
+    Goal("all", "lost, doubled, out of order, misdelivered", "", False, 0, None, all_errors),
+    between("conns:18000", "conns:1000", "cost per delivery at 18,000 connections", CPU, "× at 1,000", 1.3, quotient),
+    plain("channels", "memory of a channel with one listener, of 100,000", "bytes", "bytes", 1024),
+    plain("channels", "channels subscribed per second, with their handshakes", "per_second", "", 20000, least=True),
+    plain("large", "memory that 1 MiB to 1,000 clients takes", "mebibytes", "MiB", 64),
+    Goal("slow", "latency of others, 99 of 100, beside one who reads nothing", "× without", False, 1.1, None,
+         lambda results: paired(results.values("slow", OURS, "with"), results.values("slow", OURS, "without"), quotient)),
+    plain("idle", "CPU with 10,000 idle connections and default pings", "percent", "% of a core", 0.5),
+    plain("start", "size of the stripped binary", "megabytes", "MB", 12),
+    plain("start", "start until it listens", "milliseconds", "ms", 50),
+]  # fmt: skip

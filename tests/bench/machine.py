@@ -1,0 +1,70 @@
+"""On what, and with which versions, was measured."""
+
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+
+from servers import BUN, HERE, ROOT
+
+
+def said(*command, pattern=r"(\S.*)"):
+    """What a command says of its version, on standard output or error."""
+    try:
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=20, cwd=ROOT)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(pattern, done.stdout + done.stderr)
+    return found.group(1).strip() if found and not done.returncode else ""
+
+
+def processor():
+    with open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def mebibytes():
+    with open("/proc/meminfo") as lines:
+        return int(next(lines).split()[1]) // 1024
+
+
+def packages(peer):
+    lock = json.loads((HERE / f"peers/{peer}/package-lock.json").read_text())["packages"]
+    named = lock[""]["dependencies"]
+    return ", ".join(f"{name} {lock[f'node_modules/{name}']['version']}" for name in named)
+
+
+def versions(binary):
+    commit = said("git", "rev-parse", "--short=12", "HEAD")
+    changed = ", with changes" if said("git", "status", "--porcelain", "--untracked-files=no", "src", "Cargo.toml", "Cargo.lock") else ""
+    nchan = said("dpkg-query", "-W", "-f", "${Version}", "libnginx-mod-nchan")
+    found = {
+        "ws4redis": f"{said(binary, '--version', pattern=r'ws4redis (.+)')} ({'a given binary' if 'BENCH_BINARY' in os.environ else f'commit {commit}{changed}'})",
+        "Rust": said("rustc", "--version", pattern=r"rustc (\S+)"),
+        "Redis": said("redis-server", "--version", pattern=r"v=(\S+)"),
+        "Bun": said(BUN, "--version"),
+        "node": f"{said('node', '--version')}, {packages('node')}",
+        "nginx": f"{said('nginx', '-v', pattern=r'nginx/(.+)')}, nchan {nchan}" if nchan else "",
+        "Python": platform.python_version(),
+    }
+    return {name: version for name, version in found.items() if version}
+
+
+def facts(binary):
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory_mib": mebibytes(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "virtual": said("systemd-detect-virt") or ("yes" if "hypervisor" in open("/proc/cpuinfo").read() else "no"),
+        "load": os.getloadavg()[0],
+        "versions": versions(binary),
+        "command": " ".join(["tests/bench/run", *sys.argv[1:]]),
+    }

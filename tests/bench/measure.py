@@ -1,0 +1,214 @@
+"""Measures everything in turn; tests/bench/run has built it before.
+
+With --short five minutes, with --page nothing: then the page is made again from what the last full run has kept.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import also
+import machine
+import page
+import plots
+import servers
+from goals import CPU, OURS, RATE, number
+from results import Results
+from servers import ROOT, Failed
+from works import WORKS, measure, seconds
+
+KEPT = ROOT / "tests/.cache/bench"
+MAIN = ("floor", "Bun")
+# Who is measured beside us: those whom a goal names, in each round; the others in the first only.
+BESIDE = {"F1": MAIN, "F1w1": MAIN, "F2r": MAIN, "F2m": MAIN, "F3": MAIN, "F4": MAIN, "U1": ("Bun",), "P1": ("Bun",), "P1e": ("Bun",), "C1": ("Bun",), "C1s": ("Bun",), "I1": MAIN, "I1p": (), "I1s": ()}
+ROUNDS = {"F1w1": 9, "U1": 9, "I1": 3, "I1p": 3, "I1s": 3}
+CONNECTIONS = (100, 300, 1000, 3000, 10000, 18000)
+# The generator's mark is 34 bytes long. What is under way has to fit into a server's bound for a slow client.
+SIZES = {34: 64, 128: 64, 1024: 64, 4096: 32, 16384: 8, 65536: 4, 262144: 2, 1048576: 1}
+MAIN_FIELD = {"F2r": ("latency_p99_us", "µs p99"), "F4": ("latency_p99_us", "µs p99"), "F1w1": (CPU, "µs each"), "U1": (CPU, "µs each"), "P1": ("msgs_per_s", "messages/s"), "P1e": ("msgs_per_s", "messages/s"), "C1": (CPU, "µs a cycle"), "C1s": (CPU, "µs a cycle"), "I1": ("rss_per_conn_bytes", "bytes each"), "I1p": ("rss_per_conn_bytes", "bytes each"), "I1s": ("rss_per_conn_bytes", "bytes each"), "size": (CPU, "µs each"), "conns": (CPU, "µs each")}
+
+
+@dataclass
+class Step:
+    work: str
+    server: servers.Server
+    round: int
+    seconds: float
+    # Gets the port and the process of a Redis of its own.
+    act: object
+
+
+def step(work, server, turn, secs, name=None, extra=()):
+    act = partial(measure, work, server, secs=secs, extra=extra)
+    return Step(name or work, server, turn, seconds(work, secs, extra), lambda redis, pid: act(redis, pid))
+
+
+def goal_steps(peers, rounds, secs):
+    for work, names in BESIDE.items():
+        beside = [peers[OURS], *(peers[name] for name in names if name in peers)]
+        others = [peer for name, peer in peers.items() if peer not in beside and work in peer.works]
+        for turn in range(1, rounds(work) + 1):
+            # Whoever comes first in one round comes last in the next.
+            for server in beside if turn % 2 else reversed(beside):
+                yield step(work, server, turn, secs)
+            if turn == 1 and rounds("other peers"):
+                for server in others:
+                    yield step(work, server, turn, secs)
+
+
+def sweep_steps(peers, limit):
+    for turn in (1, 2, 3):
+        for connections in CONNECTIONS:
+            if connections + 500 > limit:
+                print(f"{connections} connections left out: the limit of open files is {limit}")
+                continue
+            for name in (OURS, *MAIN):
+                if name in peers:
+                    yield step("F1", peers[name], turn, 2, f"conns:{connections}", ["--conns", str(connections)])
+    for size, window in SIZES.items():
+        for name in (OURS, *MAIN):
+            if name in peers:
+                yield step("F1", peers[name], 1, 2, f"size:{size}", ["--conns", "100", "--size", str(size), "--window", str(window)])
+    for name in ("node ws", "nchan"):
+        for connections in CONNECTIONS if name in peers else ():
+            if connections + 500 <= limit:
+                yield step("F1", peers[name], 1, 2, f"conns:{connections}", ["--conns", str(connections)])
+
+
+def also_steps(ours, short, limit):
+    def one(name, took, act, turn=1):
+        return Step(name, ours, turn, took, partial(act, ours))
+
+    yield one("start", 3, also.start)
+    yield one("large", 10, also.large)
+    if short:
+        return
+    yield one("idle", 80, also.idle)
+    if limit > also.CROWD + 500:
+        yield one("channels", 40, also.channels)
+    else:
+        print(f"100,000 channels left out: the limit of open files is {limit}")
+    for turn in range(1, 6):
+        yield one("slow", 15, partial(also.slow, turn=turn, secs=4), turn)
+
+
+def plan(peers, options, limit):
+    if options.short:
+        steps = [*goal_steps(peers, lambda work: {"I1": 0, "other peers": 0}.get(work, 1), options.secs or 2)]
+        steps += also_steps(peers[OURS], True, limit)
+    else:
+        rounds = options.rounds
+        steps = [*goal_steps(peers, lambda work: rounds or ROUNDS.get(work, 5), options.secs or 5)]
+        steps += also_steps(peers[OURS], False, limit)
+        steps += sweep_steps(peers, limit)
+    wanted = options.only and options.only.split(",")
+    return [step for step in steps if not wanted or step.work.split(":")[0] in wanted]
+
+
+def outcome(work, result):
+    """One number of the result, for the screen."""
+    field, unit = MAIN_FIELD.get(work.split(":")[0], (RATE, "deliveries/s"))
+    if field in result:
+        return f"{number(result[field])} {unit}"
+    return ", ".join(f"{key} {number(value)}" for key, value in result.items())
+
+
+def measure_all(steps, results, ends):
+    since, passed, planned = time.monotonic(), 0.0, sum(step.seconds for step in steps)
+    for at, step in enumerate(steps, 1):
+        # How much slower than planned it goes so far tells about the rest.
+        pace = (time.monotonic() - since) / passed if passed > 20 else 1
+        left = f"{(planned - passed) * pace / 60:.0f} min left"
+        print(f"[{at:3}/{len(steps)}, {left}] {step.work} {step.server.name}, round {step.round}: ", end="", flush=True)
+        passed += step.seconds
+        name = step.server.name
+        if time.time() + step.seconds > ends:
+            results.add(step.work, name, step.round, why="left out: the time was over")
+            print("left out: the time is over")
+        elif len(results.failures(step.work, name)) >= 2 and not results.any(step.work, name):
+            print("left out: it has failed twice")
+        elif not attempt(step, results):
+            print("    once more: ", end="", flush=True)
+            attempt(step, results)
+
+
+def attempt(step, results):
+    """Measures once, and says whether there are numbers."""
+    try:
+        with servers.redis_server() as (redis, pid):
+            result = step.act(redis, pid)
+    # Whatever a server does, the others are still measured.
+    except (Failed, OSError, ValueError, KeyError) as error:
+        why = str(error) or type(error).__name__
+        results.add(step.work, step.server.name, step.round, why=why)
+        print(f"failed: {why}")
+        return False
+    results.add(step.work, step.server.name, step.round, result=result)
+    errors = results.errors(results.records[-1])
+    print(outcome(step.work, result), *(f"{count} {kind}" for kind, count in errors.items()), sep=", ", flush=True)
+    return True
+
+
+def the_peers():
+    present = {}
+    for peer in (servers.ours(), servers.floor(), servers.bun(), servers.node(), servers.nchan()):
+        if peer.missing:
+            print(f"peer {peer.name} left out: {peer.missing}")
+        else:
+            present[peer.name] = peer
+    return present
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tests/bench/run", description="Measures ws4redis beside its floor and its peers.")
+    parser.add_argument("--short", action="store_true", help="five minutes: the goals only, in one round; the page stays as it is")
+    parser.add_argument("--page", action="store_true", help="make the page again from the last full run")
+    parser.add_argument("--only", metavar="WORK,…", help=f"these works: {', '.join(WORKS)}, start, large, idle, channels, slow, conns, size; the page stays as it is")
+    parser.add_argument("--rounds", type=int, help="instead of three to nine")
+    parser.add_argument("--secs", type=float, help="instead of five for each measurement of load")
+    options = parser.parse_args()
+    full = KEPT / "full.json"
+    if options.page:
+        if not full.exists():
+            sys.exit("nothing has been measured yet: tests/bench/run")
+        return written(Results.load(full))
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        # So that `finally` stops all processes.
+        signal.signal(name, lambda *_: sys.exit(143))
+    if os.cpu_count() < 2:
+        sys.exit("two cores are needed: one for the server, one for the generator")
+    limit = servers.raise_file_limit()
+    if limit < 10500:
+        sys.exit(f"10,500 open files are needed, {limit} are allowed: see ulimit -n")
+    # The server's core is its own.
+    os.sched_setaffinity(0, {1})
+    peers = the_peers()
+    partial_run = options.short or options.only
+    results = Results(KEPT / ("short.json" if partial_run else "running.json"), machine.facts(peers[OURS].command[0]))
+    steps = plan(peers, options, limit)
+    since = float(os.environ.get("BENCH_SINCE", time.time()))
+    print(f"{len(steps)} measurements, about {sum(step.seconds for step in steps) / 60:.0f} minutes")
+    measure_all(steps, results, time.time() + 300 if options.short else since + 55 * 60)
+    if partial_run:
+        print()
+        print(page.tables(results))
+        return None
+    results.path = full
+    results.save()
+    return written(results)
+
+
+def written(results):
+    plots.draw(results, ROOT / "docs/performance")
+    page.write(results, ROOT / "docs/performance.md")
+    print("written: docs/performance.md")
+
+
+try:
+    main()
+except KeyboardInterrupt:
+    sys.exit("stopped")
