@@ -53,7 +53,9 @@ def number(value, unit=""):
     elif size >= 100 or value == int(value) and not unit.startswith("×"):
         text = f"{value:,.0f}"
     else:
-        text = f"{value:.2f}" if size < 10 else f"{value:.1f}"
+        # Costs below a microsecond need a digit more than ratios.
+        digits = 3 if size < 1 and not unit.startswith(("×", "%")) else 2 if size < 10 else 1
+        text = f"{value:.{digits}f}"
     return f"{text} {unit}".strip()
 
 

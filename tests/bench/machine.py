@@ -41,7 +41,7 @@ def packages(peer):
 
 
 def versions(binary):
-    commit = said("git", "rev-parse", "--short=12", "HEAD")
+    commit = said("git", "rev-parse", "--short=12", "HEAD") or "unknown"
     changed = ", with changes" if said("git", "status", "--porcelain", "--untracked-files=no", "src", "Cargo.toml", "Cargo.lock") else ""
     nchan = said("dpkg-query", "-W", "-f", "${Version}", "libnginx-mod-nchan")
     found = {

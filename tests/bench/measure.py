@@ -98,7 +98,8 @@ def also_steps(ours, short, limit):
 
 def plan(peers, options, limit):
     if options.short:
-        steps = [*goal_steps(peers, lambda work: {"I1": 0, "other peers": 0}.get(work, 1), options.secs or 2)]
+        rounds = {"F1": 2, "F1w1": 2, "U1": 2, "P1": 2, "I1": 0, "other peers": 0}
+        steps = [*goal_steps(peers, lambda work: rounds.get(work, 1), options.secs or 2)]
         steps += also_steps(peers[OURS], True, limit)
     else:
         rounds = options.rounds
@@ -154,18 +155,20 @@ def attempt(step, results):
 
 
 def the_peers():
-    present = {}
+    """Those that are there, and a line for each that is not."""
+    present, left_out = {}, []
     for peer in (servers.ours(), servers.floor(), servers.bun(), servers.node(), servers.nchan()):
         if peer.missing:
-            print(f"peer {peer.name} left out: {peer.missing}")
+            left_out.append(f"peer {peer.name} left out: {peer.missing}")
+            print(left_out[-1])
         else:
             present[peer.name] = peer
-    return present
+    return present, left_out
 
 
 def main():
     parser = argparse.ArgumentParser(prog="tests/bench/run", description="Measures ws4redis beside its floor and its peers.")
-    parser.add_argument("--short", action="store_true", help="five minutes: the goals only, in one round; the page stays as it is")
+    parser.add_argument("--short", action="store_true", help="five minutes: the goals only, in one or two rounds; the page stays as it is")
     parser.add_argument("--page", action="store_true", help="make the page again from the last full run")
     parser.add_argument("--only", metavar="WORK,…", help=f"these works: {', '.join(WORKS)}, start, large, idle, channels, slow, conns, size; the page stays as it is")
     parser.add_argument("--rounds", type=int, help="instead of three to nine")
@@ -186,9 +189,9 @@ def main():
         sys.exit(f"10,500 open files are needed, {limit} are allowed: see ulimit -n")
     # The server's core is its own.
     os.sched_setaffinity(0, {1})
-    peers = the_peers()
+    peers, left_out = the_peers()
     partial_run = options.short or options.only
-    results = Results(KEPT / ("short.json" if partial_run else "running.json"), machine.facts(peers[OURS].command[0]))
+    results = Results(KEPT / ("short.json" if partial_run else "running.json"), machine.facts(peers[OURS].command[0]) | {"left_out": left_out})
     steps = plan(peers, options, limit)
     since = float(os.environ.get("BENCH_SINCE", time.time()))
     print(f"{len(steps)} measurements, about {sum(step.seconds for step in steps) / 60:.0f} minutes")

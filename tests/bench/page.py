@@ -57,6 +57,8 @@ def goals_table(results):
             shown = number(reached[0], goal.unit)
             low, high = min(reached[1]), max(reached[1])
             spread = f"{number(low)} … {number(high)}, {len(reached[1])} rounds" if len(reached[1]) > 1 else "one round"
+            if goal.work == "all":
+                spread = f"{sum(record['server'] == OURS for record in results.records)} measurements"
         stretch = goal.said(goal.stretch) if goal.stretch is not None else ""
         rows.append([goal.work.replace("conns:", "F1 at "), goal.text, goal.said(goal.limit), stretch, shown, spread, goal.verdict(results)])
     return table(["work", "what", "goal", "stretch", "median", "from … to", "reached"], rows)
@@ -76,7 +78,7 @@ def servers_table(results):
 
 def remarks(results):
     """What failed, and what arrived wrongly, each once."""
-    counted = {}
+    counted = dict.fromkeys((f"- {text}." for text in results.meta["left_out"]), 1)
     for record in results.records:
         if "why" in record:
             text = f"- {record['work']}, {record['server']}: {record['why']}."
@@ -118,15 +120,15 @@ Made by `{meta['command']}`."""
 
 
 METHOD = """Each server runs alone on core 0, with one shard or its equal; the generator (`tests/bench/wsload`) and Redis on core 1. Each measurement has a fresh server and a fresh Redis, and takes five seconds after everybody is subscribed; two for the curves.
-A goal is a ratio to another server in the same round, and counts as the median over all rounds; who comes first changes from round to round. Servers that no goal names are measured in one round only. Absolute figures move from machine to machine, and on a virtual one from hour to hour by a tenth and more; the ratios less so.
+A goal is a ratio to another server in the same round, and counts as the median over all rounds: nine of F1w1 and U1, three of memory and the curves, five of the others. Who comes first changes from round to round. Servers that no goal names are measured in one round only. Absolute figures move from machine to machine, and on a virtual one from hour to hour by a tenth and more; the ratios less so.
 
 - *The floor* is one thread without anything that could be left out: it writes all that Redis has delivered of one channel to each socket in one `send`. What it costs is what the kernel costs.
 - *Bun* has uWebSockets and its own Redis client inside, and is the fastest peer that a registry carries.
-- *CPU* is the time of the server's process, from /proc; what the kernel does for it in interrupts is not in it. *Memory* is the growth of resident memory, without the kernel's share for a socket.
-- Each message carries its number, whom it is for and when it was sent; what is lost, doubled, out of order or with the wrong receiver is counted in each work. `failed` and `died` are connections.
+- *CPU* is the time of the server's process, from /proc; on loopback the sender's core also does TCP's receiving half. *Memory* is the growth of resident memory, without the kernel's share for a socket.
+- Each message carries its number, whom it is for and when it was sent; what is lost, doubled, out of order or with the wrong receiver is counted in each work. Lost is also what has not arrived four seconds after the last message was sent. `failed` and `died` are connections.
 - Above about 8 million deliveries a second the generator is the limit; believe the CPU per delivery there.
 
-The peers are in `tests/bench/peers`: Bun and node relay as ws4redis does, and with a lifetime do SETEX and PUBLISH in one pipeline; neither looks at sessions or checks who may hear what. nchan gets its messages by HTTP and stores them through Redis. A dash means that a server cannot do the work, or has failed (see the remarks).
+The peers are in `tests/bench/peers`: Bun and node relay as ws4redis does, and with a lifetime do SETEX and PUBLISH in one pipeline; neither looks at sessions or checks who may hear what. nchan gets its messages by HTTP and stores them through Redis. Centrifugo is not among them: the Go module proxy did not give it. A dash means that a server cannot do the work, or has failed (see the remarks).
 The generator writes numbers of users and connections with eight digits where session keys need them, and its marks make 34 bytes the smallest message.
 100,000 channels: 16,700 connections with a session each hear six channels of their own (broadcast, user, session, three groups); the memory of a channel is what they take beyond 16,700 connections on one channel, through five. Large messages: three of 1 MiB, one after the other; the peak of the process counts. The client who reads nothing loses messages (`when_slow = "drop-oldest"`), as otherwise it would soon be closed; 1,000 others hear 50 messages of 16 KiB a second."""
 
@@ -168,7 +170,7 @@ Medians; per second, µs of CPU per delivery, message or cycle, milliseconds of 
 ## Again
 
     tests/bench/run            everything, in less than an hour; writes this page
-    tests/bench/run --short    the goals in one round, in five minutes after the builds; prints its tables
+    tests/bench/run --short    the goals in one or two rounds, in five minutes after the builds; prints its tables
     tests/bench/run --page     this page again, from what the last full run has kept in tests/.cache/bench
 
 It needs Linux with two cores that have nothing else to do, Rust and Python 3; as root on Debian or Ubuntu it installs Redis, node and nchan itself. A peer that is not to be had is left out.

@@ -58,7 +58,8 @@ def latency(results):
                 axes.plot(list(QUANTILES), [value / 1000 for value in values], "o-", color=COLOURS[name], label=name)
         logarithmic(axes, "y")
         axes.set(title=title, xlabel="of 100 deliveries", ylabel="are not later than, ms")
-        axes.legend(fontsize=8)
+        if axes.lines:
+            axes.legend(fontsize=8)
     return figure
 
 
