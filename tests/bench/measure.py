@@ -24,12 +24,20 @@ from works import WORKS, measure, seconds
 KEPT = ROOT / "tests/.cache/bench"
 MAIN = ("floor", "Bun")
 # Who is measured beside us: those whom a goal names, in each round; the others in the first only.
-BESIDE = {"F1": MAIN, "F1w1": MAIN, "F2r": MAIN, "F2m": MAIN, "F3": MAIN, "F4": MAIN, "U1": ("Bun",), "P1": ("Bun",), "P1e": ("Bun",), "C1": ("Bun",), "C1s": ("Bun",), "I1": MAIN, "I1p": (), "I1s": ()}
+FANOUTS = dict.fromkeys(servers.FANOUTS, MAIN)
+BESIDE = FANOUTS | dict.fromkeys(("U1", "P1", "P1e", "C1", "C1s"), ("Bun",)) | {"I1": MAIN, "I1p": (), "I1s": ()}
 ROUNDS = {"F1w1": 9, "U1": 9, "I1": 3, "I1p": 3, "I1s": 3}
 CONNECTIONS = (100, 300, 1000, 3000, 10000, 18000)
 # The generator's mark is 34 bytes long. What is under way has to fit into a server's bound for a slow client.
 SIZES = {34: 64, 128: 64, 1024: 64, 4096: 32, 16384: 8, 65536: 4, 262144: 2, 1048576: 1}
-MAIN_FIELD = {"F2r": ("latency_p99_us", "µs p99"), "F4": ("latency_p99_us", "µs p99"), "F1w1": (CPU, "µs each"), "U1": (CPU, "µs each"), "P1": ("msgs_per_s", "messages/s"), "P1e": ("msgs_per_s", "messages/s"), "C1": (CPU, "µs a cycle"), "C1s": (CPU, "µs a cycle"), "I1": ("rss_per_conn_bytes", "bytes each"), "I1p": ("rss_per_conn_bytes", "bytes each"), "I1s": ("rss_per_conn_bytes", "bytes each"), "size": (CPU, "µs each"), "conns": (CPU, "µs each")}
+# What the screen shows of a work.
+SHOWN = (
+    dict.fromkeys(("F2r", "F4"), ("latency_p99_us", "µs p99"))
+    | dict.fromkeys(("F1w1", "U1", "conns", "size"), (CPU, "µs each"))
+    | dict.fromkeys(("P1", "P1e"), ("msgs_per_s", "messages/s"))
+    | dict.fromkeys(("C1", "C1s"), (CPU, "µs a cycle"))
+    | dict.fromkeys(("I1", "I1p", "I1s"), ("rss_per_conn_bytes", "bytes each"))
+)
 
 
 @dataclass
@@ -47,6 +55,10 @@ def step(work, server, turn, secs, name=None, extra=()):
     return Step(name or work, server, turn, seconds(work, secs, extra), lambda redis, pid: act(redis, pid))
 
 
+def size_step(server, turn, size, window):
+    return step("F1", server, turn, 2, f"size:{size}", ["--conns", "100", "--size", str(size), "--window", str(window)])
+
+
 def goal_steps(peers, rounds, secs):
     for work, names in BESIDE.items():
         beside = [peers[OURS], *(peers[name] for name in names if name in peers)]
@@ -61,22 +73,23 @@ def goal_steps(peers, rounds, secs):
 
 
 def sweep_steps(peers, limit):
+    possible = [connections for connections in CONNECTIONS if connections + 500 <= limit]
+    if possible != list(CONNECTIONS):
+        print(f"more than {possible[-1]} connections left out: the limit of open files is {limit}")
     for turn in (1, 2, 3):
-        for connections in CONNECTIONS:
-            if connections + 500 > limit:
-                print(f"{connections} connections left out: the limit of open files is {limit}")
-                continue
+        for connections in possible:
             for name in (OURS, *MAIN):
                 if name in peers:
                     yield step("F1", peers[name], turn, 2, f"conns:{connections}", ["--conns", str(connections)])
-    for size, window in SIZES.items():
-        for name in (OURS, *MAIN):
-            if name in peers:
-                yield step("F1", peers[name], 1, 2, f"size:{size}", ["--conns", "100", "--size", str(size), "--window", str(window)])
+        for size, window in SIZES.items():
+            for name in (OURS, *MAIN):
+                if name in peers:
+                    yield size_step(peers[name], turn, size, window)
+    for size, window in SIZES.items() if "node ws" in peers else ():
+        yield size_step(peers["node ws"], 1, size, window)
     for name in ("node ws", "nchan"):
-        for connections in CONNECTIONS if name in peers else ():
-            if connections + 500 <= limit:
-                yield step("F1", peers[name], 1, 2, f"conns:{connections}", ["--conns", str(connections)])
+        for connections in possible if name in peers else ():
+            yield step("F1", peers[name], 1, 2, f"conns:{connections}", ["--conns", str(connections)])
 
 
 def also_steps(ours, short, limit):
@@ -112,7 +125,7 @@ def plan(peers, options, limit):
 
 def outcome(work, result):
     """One number of the result, for the screen."""
-    field, unit = MAIN_FIELD.get(work.split(":")[0], (RATE, "deliveries/s"))
+    field, unit = SHOWN.get(work.split(":")[0], (RATE, "deliveries/s"))
     if field in result:
         return f"{number(result[field])} {unit}"
     return ", ".join(f"{key} {number(value)}" for key, value in result.items())

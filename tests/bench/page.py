@@ -47,11 +47,13 @@ def table(head, rows):
     return "\n".join(lines)
 
 
-def goals_table(results):
+def goals_table(results, all_of_them=True):
     rows = []
     for goal in GOALS:
         reached = goal.reached(results)
         if reached is None:
+            if not all_of_them:
+                continue
             shown, spread = "–", "–"
         else:
             shown = number(reached[0], goal.unit)
@@ -105,7 +107,7 @@ def judged(results):
 
 def tables(results):
     """What the short form prints."""
-    parts = [goals_table(results), servers_table(results), remarks(results), judged(results)]
+    parts = [goals_table(results, all_of_them=False), servers_table(results), remarks(results), judged(results)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -76,6 +76,7 @@ def memory(results):
         axes.text(value, at, f" {number(value)}", va="center", fontsize=8)
     axes.set_yticks(range(len(labels)), [label for _, label, _ in labels])
     axes.invert_yaxis()
+    axes.set_xlim(0, 1.15 * max((value for _, _, value in labels), default=1))
     axes.set_xlabel("bytes of resident memory per idle connection")
     return figure
 
@@ -103,6 +104,7 @@ def scaled(size):
 def logarithmic(axes, which):
     getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes.grid(axis=which, alpha=0.3)
