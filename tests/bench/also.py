@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from results import ERRORS
 from servers import CHANNEL, SESSION, Failed, free_port, listens, stop, write_sessions
 from works import PATIENCE, answer, generator, measure
 
@@ -80,7 +81,7 @@ def websocket(port, path, buffer=None):
 @contextlib.contextmanager
 def crowd(server, redis_pid, path, connections, seconds, *arguments):
     """The generator holds connections open meanwhile; gives a function that waits for its numbers."""
-    command = generator(server, redis_pid, ["idle", "--conns", connections, "--url", server.url(path), "--hold", seconds, *arguments])
+    command = generator(server, redis_pid, ["idle", "--conns", connections, "--url", server.url(path), "--hold", seconds, "--connect-secs", PATIENCE - 10, *arguments])
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     held = Path(f"/proc/{server.pid}/fd")
     try:
@@ -123,7 +124,7 @@ def channels(server, redis, redis_pid):
     if subscribed < CROWD * CHANNELS_EACH:
         raise Failed(f"only {subscribed} channels were subscribed")
     more = six["rss_per_conn_bytes"] - one["rss_per_conn_bytes"]
-    return {"bytes": more / (CHANNELS_EACH - 1), "per_second": six["handshakes_per_s"] * CHANNELS_EACH, "channels": subscribed}
+    return {"bytes": more / (CHANNELS_EACH - 1), "per_second": six["handshakes_per_s"] * CHANNELS_EACH, "died": one["died"] + six["died"]}
 
 
 def large(server, redis, redis_pid, clients=1000, messages=3):
@@ -171,10 +172,13 @@ def slow(server, redis, redis_pid, turn, secs):
         with websocket(server.port, server.subscribe, 4096):
             yield
 
-    found = {}
+    found = dict.fromkeys(ERRORS, 0)
     ways = {"without": contextlib.nullcontext, "with": stopped}
     for name in ways if turn % 2 else reversed(ways):
-        found[name] = measure("F4", server, redis, redis_pid, secs, extra, environment, ways[name])["latency_p99_us"]
+        result = measure("F4", server, redis, redis_pid, secs, extra, environment, ways[name])
+        found[name] = result["latency_p99_us"]
+        for kind in ERRORS:
+            found[kind] += result.get(kind, 0)
     return found
 
 

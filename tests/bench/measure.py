@@ -17,7 +17,7 @@ import page
 import plots
 import servers
 from goals import CPU, OURS, RATE, number
-from results import Results
+from results import ERRORS, Results
 from servers import ROOT, Failed
 from works import WORKS, measure, seconds
 
@@ -128,7 +128,7 @@ def outcome(work, result):
     field, unit = SHOWN.get(work.split(":")[0], (RATE, "deliveries/s"))
     if field in result:
         return f"{number(result[field])} {unit}"
-    return ", ".join(f"{key} {number(value)}" for key, value in result.items())
+    return ", ".join(f"{key} {number(value)}" for key, value in result.items() if key not in ERRORS)
 
 
 def measure_all(steps, results, ends):

@@ -52,7 +52,7 @@ def goals_table(results, all_of_them=True):
     for goal in GOALS:
         reached = goal.reached(results)
         if reached is None:
-            if not all_of_them:
+            if not all_of_them and goal.verdict(results) == "not measured":
                 continue
             shown, spread = "–", "–"
         else:
@@ -95,10 +95,11 @@ def remarks(results):
 def judged(results):
     verdicts = [(goal, goal.verdict(results)) for goal in GOALS]
     measured = [goal for goal, verdict in verdicts if verdict != "not measured"]
-    missed = [goal for goal, verdict in verdicts if verdict == "**no**"]
+    missed = [goal for goal, verdict in verdicts if verdict.startswith("**no**")]
     text = f"{len(measured) - len(missed)} of {len(measured)} goals are reached."
     if missed:
-        items = [f"{goal.text} ({goal.work}): {number(goal.reached(results)[0], goal.unit)}, goal {goal.said(goal.limit)}" for goal in missed]
+        found = [(goal, goal.reached(results)) for goal in missed]
+        items = [f"{goal.text} ({goal.work}): {number(reached[0], goal.unit) if reached else 'failed'}, goal {goal.said(goal.limit)}" for goal, reached in found]
         text += "\nMissed:\n\n" + "\n".join(f"- {item}" for item in items)
     if len(measured) < len(GOALS):
         text += f"\n\nNot measured in this run: {len(GOALS) - len(measured)}."

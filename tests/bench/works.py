@@ -66,7 +66,8 @@ def seconds(work, secs, extra=()):
 
 def generator(server, redis_pid, arguments):
     """The command line of the generator, on a core of its own."""
-    arguments = [*arguments, "--connect-secs", "20", "--probe-secs", "15", "--drain-secs", "4"]
+    # What is said twice counts as it is said last.
+    arguments = ["--connect-secs", "20", "--probe-secs", "15", "--drain-secs", "4", *arguments]
     measured = ["--pid", server.pid, "--redis-pid", redis_pid, "--core", "0", "--json"]
     return [str(word) for word in ["taskset", "-c", "1", TOOLS / "wsload", *arguments, *measured]]
 
