@@ -105,7 +105,7 @@ impl Shard {
         if self.stopping.get() {
             return Err(Rejection::Stopping);
         }
-        if self.live.load(Ordering::Relaxed) > self.settings.server.max_connections {
+        if self.parts.live.load(Ordering::Relaxed) > self.settings.server.max_connections {
             return Err(Rejection::Full);
         }
         if !self.redis_up.get() || !self.parts.store.is_up().await {

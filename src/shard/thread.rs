@@ -19,7 +19,7 @@ use crate::hub::{Desk, Ending, Hub, Limits};
 use crate::reception::{Callback, Reception, Sessions, Way};
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
-use crate::socket::{self, Allowances, Beats, Connection, Leases, Parts};
+use crate::socket::{self, Allowances, Beats, Connection, Leases, Parts, Place};
 use crate::stream::Stream;
 use crate::telemetry::Seldom;
 
@@ -54,14 +54,7 @@ pub struct Shard {
     /// What visitors may publish by requests of their own.
     pub(super) allowances: Allowances,
     sessions: Rc<Lookups>,
-    /// Connections of the whole process.
-    pub(super) live: Arc<AtomicUsize>,
-    /// Connections of this shard.
-    own: Cell<usize>,
 }
-
-/// A connection's share of the limit.
-struct Place(Rc<Shard>);
 
 /// What all shards share.
 #[derive(Clone)]
@@ -144,6 +137,8 @@ impl Shard {
             publish_patience: settings.redis.publish_wait + settings.redis.command_timeout * 2,
             linger: Duration::from_secs(settings.server.linger_seconds.into()),
             counters: counters.clone(),
+            live,
+            own: Cell::new(0),
         };
         Rc::new(Self {
             number,
@@ -157,8 +152,6 @@ impl Shard {
             stopping: Cell::new(false),
             allowances: Allowances::default(),
             sessions,
-            live,
-            own: Cell::new(0),
             settings,
         })
     }
@@ -193,12 +186,10 @@ impl Shard {
 
     /// Takes a client's socket and serves it.
     pub fn take(self: &Rc<Self>, stream: Stream) {
-        if self.live.fetch_add(1, Ordering::Relaxed) > self.settings.server.max_connections + REFUSED {
-            self.live.fetch_sub(1, Ordering::Relaxed);
+        let place = Place::take(&self.parts);
+        if self.parts.live.load(Ordering::Relaxed) > self.settings.server.max_connections + REFUSED + 1 {
             return;
         }
-        self.own.set(self.own.get() + 1);
-        let place = Place(self.clone());
         tokio::task::spawn_local(self.clone().greet(stream, place));
     }
 
@@ -212,18 +203,14 @@ impl Shard {
         let Prepared { subscription, handshake, visitor, since, watch, grant, persisted } = prepared;
         // What it would be given is not whole: better a client that comes again than one that misses something.
         let unsound = !matches!(subscription.is_stale(), Ok(false));
-        let parts = self.parts.clone();
         let head = events.then_some(http::EVENTS_HEAD);
         let mut connection =
-            Connection::open(parts, stream, subscription, handshake, grant, &persisted, head);
+            Connection::open(place, stream, subscription, handshake, grant, &persisted, head);
         connection.live_by(self.leases.add(visitor, since, connection.listener(), watch));
         if unsound {
             connection.end(Ending::Slow);
         }
-        tokio::task::spawn_local(async move {
-            connection.run(early).await;
-            drop(place);
-        });
+        tokio::task::spawn_local(connection.run(&early));
     }
 
     /// Heartbeats, pings and whatever else is due, for a part of the connections at a time.
@@ -262,18 +249,11 @@ impl Shard {
             }
             listener.end(Ending::GoingAway);
         }
-        while self.own.get() > 0 && Instant::now() < end {
+        while self.parts.own.get() > 0 && Instant::now() < end {
             // Handshakes that were under way have become connections meanwhile.
             self.desk.with(|hub| hub.listeners(0, 1).for_each(|listener| listener.end(Ending::GoingAway)));
             sleep(Duration::from_millis(20)).await;
         }
         let _ = timeout(self.settings.redis.command_timeout, self.parts.store.settled()).await;
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.live.fetch_sub(1, Ordering::Relaxed);
-        self.0.own.set(self.0.own.get() - 1);
     }
 }

@@ -3,7 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
+use std::ops::Deref;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -48,26 +51,36 @@ pub struct Parts {
     /// Time for a close frame to arrive.
     pub linger: Duration,
     /// What is counted for the whole process.
-    pub counters: std::sync::Arc<Counters>,
+    pub counters: Arc<Counters>,
+    /// Connections of the whole process.
+    pub live: Arc<AtomicUsize>,
+    /// Connections of this shard.
+    pub own: Cell<usize>,
 }
+
+/// A connection's share of the limit, from accept to its end, and of what the connections have in common.
+pub struct Place(Rc<Parts>);
 
 /// One connection, from its 101 to its end.
 pub struct Connection {
-    pub(super) parts: Rc<Parts>,
+    pub(super) place: Place,
     input: ReadHalf,
     pub(super) listener: Rc<Listener>,
     pub(super) subscription: Subscription,
-    pub(super) speech: Box<Speech>,
-    /// From the first byte that the client sends.
+    pub(super) speech: Speech,
+    /// As long as something of a frame or a message is left in it.
     reader: Option<Box<Reader>>,
     /// From its first publication.
     receipts: Option<Rc<Receipts>>,
+    /// Why it has to end, if what came together with the handshake says so.
+    early: Option<Box<Close>>,
 }
 
 /// What a connection may say, and what it has said.
 pub(super) struct Speech {
     pub(super) asked: Handshake,
-    pub(super) channels: Rc<[Channel]>,
+    /// None where it may say nothing.
+    pub(super) channels: Option<Rc<[Channel]>>,
     /// Rooms to which it both listens and speaks, if it does not want to hear itself.
     pub(super) echo_rooms: Box<[u32]>,
     /// What is known of its visitor, if that may change.
@@ -95,14 +108,15 @@ impl Connection {
     /// Opens a connection: the replay goes out, then it is live. With the head of an HTTP answer it is a stream of
     /// events, which listens only.
     pub fn open(
-        parts: Rc<Parts>,
+        place: Place,
         stream: Stream,
         subscription: Subscription,
         asked: Handshake,
         grant: Grant,
         persisted: &[Option<Bytes>],
         head: Option<Bytes>,
-    ) -> Self {
+    ) -> Box<Self> {
+        let parts = &place.0;
         let (input, output) = stream.into_halves();
         let form = if head.is_some() { Form::Events } else { Form::Frames };
         let listener = Rc::new(Listener::new(output, form, parts.clock.get(), parts.beats.patience()));
@@ -111,11 +125,11 @@ impl Connection {
         }
         subscription.open(&listener, persisted);
         let echo_rooms = if grant.echo { Box::default() } else { subscription.rooms_of(&grant.publish) };
-        let channels: Rc<[Channel]> = grant.publish.into();
-        debug!(facility = ?asked.facility, subscribed = persisted.len(), publishes = channels.len(), "connection opened");
+        debug!(facility = ?asked.facility, subscribed = persisted.len(), publishes = grant.publish.len(), "connection opened");
+        let channels = shared(grant.publish);
         let allowance = (grant.rate != Rate::default()).then(|| Box::new(Allowance::new(grant.rate)));
         let since = Instant::now();
-        let speech = Box::new(Speech {
+        let speech = Speech {
             asked,
             channels,
             echo_rooms,
@@ -125,8 +139,9 @@ impl Connection {
             since,
             received: 0,
             ignored: 0,
-        });
-        Self { parts, input, listener, subscription, speech, reader: None, receipts: None }
+        };
+        let (reader, receipts, early) = (None, None, None);
+        Box::new(Self { place, input, listener, subscription, speech, reader, receipts, early })
     }
 
     /// Takes what the connection lives by, if what is known of its visitor may change.
@@ -144,62 +159,68 @@ impl Connection {
         self.listener.end(ending);
     }
 
-    /// Serves the connection until it ends. `early` is what came together with the handshake.
-    pub async fn run(mut self, early: Bytes) {
-        let frames = !early.is_empty() && self.listener.form == Form::Frames;
-        let mut close = if frames { self.take(&early) } else { None };
-        // Even empty, it may keep the whole read buffer of the handshake.
-        drop(early);
-        let close = loop {
-            if let Some(close) = close {
-                break close;
-            }
-            let event = self.next_event().await;
-            close = self.handle(event);
-        };
-        // Boxed: the end needs timers, which an idle connection should not keep room for.
-        Box::pin(self.finish(close)).await;
+    /// Takes what came together with the handshake, and serves the connection until it ends.
+    ///
+    /// What is returned is no more than some pointers: tokio puts it between 96 bytes of its own, and rounds the sum up
+    /// to multiples of 128.
+    pub fn run(mut self: Box<Self>, early: &[u8]) -> impl Future<Output = ()> + use<> {
+        if !early.is_empty() && self.listener.form == Form::Frames {
+            self.early = self.take(early).map(Box::new);
+        }
+        async move {
+            let close = poll_fn(|cx| self.poll_end(cx)).await;
+            // Boxed: the end needs timers, which an idle connection should not keep room for.
+            Box::pin(self.finish(close)).await;
+        }
     }
 
-    /// Waits for the next event. Safe to cancel.
-    ///
-    /// A `poll_fn` rather than a `select!`: its futures would take more room than the rest of the connection.
-    async fn next_event(&mut self) -> Event {
-        poll_fn(|cx| {
-            self.listener.watch(cx);
-            if let Some(ending) = self.listener.ending() {
-                return Poll::Ready(Event::End(ending.into()));
+    /// Does what there is to do, until the connection has to end.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
+        if let Some(close) = self.early.take() {
+            return Poll::Ready(*close);
+        }
+        loop {
+            let event = std::task::ready!(self.poll_event(cx));
+            if let Some(close) = self.handle(event) {
+                return Poll::Ready(close);
             }
-            if self.listener.take_review() {
-                return Poll::Ready(Event::Review);
+        }
+    }
+
+    /// Waits for the next event.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        self.listener.watch(cx);
+        if let Some(ending) = self.listener.ending() {
+            return Poll::Ready(Event::End(ending.into()));
+        }
+        if self.listener.take_review() {
+            return Poll::Ready(Event::Review);
+        }
+        if let Some(receipts) = &self.receipts {
+            receipts.watch(cx);
+            self.listener.acknowledge(receipts.acknowledged(), self.place.clock.get());
+            if let Some(failure) = receipts.failure() {
+                return Poll::Ready(Event::End(failure.into()));
             }
-            if let Some(receipts) = &self.receipts {
-                receipts.watch(cx);
-                self.listener.acknowledge(receipts.acknowledged(), self.parts.clock.get());
-                if let Some(failure) = receipts.failure() {
-                    return Poll::Ready(Event::End(failure.into()));
-                }
-            }
-            if self.listener.has_waiting() && matches!(self.listener.poll_flush(cx), Poll::Ready(Err(_))) {
-                return Poll::Ready(Event::End(Close::Broken));
-            }
-            // What a client publishes is bounded by not reading on.
-            let under_way = self.receipts.as_ref().map_or(0, |receipts| receipts.bytes());
-            self.listener.pulse.paused.set(under_way > self.parts.publish_bytes);
-            if under_way > self.parts.publish_bytes {
-                return Poll::Pending;
-            }
-            self.poll_read(cx).map(|read| match read {
-                Ok(0) => Event::End(Close::Gone),
-                Ok(count) => Event::Read(count),
-                Err(_) => Event::End(Close::Broken),
-            })
+        }
+        if self.listener.has_waiting() && matches!(self.listener.poll_flush(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(Event::End(Close::Broken));
+        }
+        // What a client publishes is bounded by not reading on.
+        let under_way = self.receipts.as_ref().map_or(0, |receipts| receipts.bytes());
+        self.listener.pulse.paused.set(under_way > self.place.publish_bytes);
+        if under_way > self.place.publish_bytes {
+            return Poll::Pending;
+        }
+        self.poll_read(cx).map(|read| match read {
+            Ok(0) => Event::End(Close::Gone),
+            Ok(count) => Event::Read(count),
+            Err(_) => Event::End(Close::Broken),
         })
-        .await
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut buffer = self.parts.buffer.borrow_mut();
+        let mut buffer = self.place.buffer.borrow_mut();
         let mut buffer = ReadBuf::new(&mut buffer);
         std::task::ready!(self.input.poll_read(cx, &mut buffer))?;
         Poll::Ready(Ok(buffer.filled().len()))
@@ -210,7 +231,7 @@ impl Connection {
             // Whatever comes behind the request of a stream is nobody's business.
             Event::Read(_) if self.listener.form == Form::Events => None,
             Event::Read(count) => {
-                let parts = self.parts.clone();
+                let parts = self.place.shared();
                 let buffer = parts.buffer.borrow();
                 self.take(&buffer[..count])
             }
@@ -221,14 +242,19 @@ impl Connection {
 
     /// Takes bytes from the client. Returns why the connection has to end, if it has to.
     fn take(&mut self, input: &[u8]) -> Option<Close> {
-        let parts = self.parts.clone();
+        let parts = self.place.shared();
         self.listener.pulse.heard.set(parts.clock.get());
         self.listener.pulse.pinged.set(0);
         let listener = self.listener.clone();
         let mut feed = Feed { input, listener: &listener, limits: &parts.limits };
         loop {
             let reader = self.reader.get_or_insert_with(|| Box::new(Reader::new(parts.max_message_bytes)));
-            match reader.next(&mut feed)? {
+            let Some(incoming) = reader.next(&mut feed) else {
+                // It takes more room than the rest of the connection, and less time to make than what it reads.
+                self.reader.take_if(|reader| reader.is_idle());
+                return None;
+            };
+            match incoming {
                 Ok(Incoming::Message(payload)) => {
                     if let Some(close) = self.publish(payload) {
                         return Some(close);
@@ -244,31 +270,31 @@ impl Connection {
     /// Publishes a message to all channels that the client may speak to. Returns why the connection has to end, if it
     /// has to.
     fn publish(&mut self, payload: Bytes) -> Option<Close> {
-        let parts = &self.parts;
-        let speech = &mut *self.speech;
+        let parts = &self.place;
+        let speech = &mut self.speech;
         speech.received += 1;
         if parts.beats.heartbeat.as_ref() == Some(&payload) {
             self.listener.beat(parts.beats.heartbeat_in(Form::Frames), parts.clock.get());
             return None;
         }
-        if payload.is_empty() || speech.channels.is_empty() {
+        let Some(channels) = speech.channels.as_ref().filter(|_| !payload.is_empty()) else {
             speech.ignored += 1;
             Counters::count(&parts.counters.ignored_publications);
             return None;
-        }
+        };
         if speech.allowance.as_mut().is_some_and(|allowance| !allowance.take(payload.len())) {
             return Some(Close::TooFast);
         }
         let receipts = self.receipts.get_or_insert_default();
         let number = receipts.issue(payload.len());
         self.subscription.expect_echo(&self.listener, &speech.echo_rooms, &payload, number);
-        parts.store.publish(speech.channels.clone(), payload, receipts.clone());
+        parts.store.publish(channels.clone(), payload, receipts.clone());
         None
     }
 
     /// Ends the connection: leaves the hub, says why, half-closes and lingers, so that the close frame arrives.
-    async fn finish(self, mut close: Close) {
-        let Self { parts, mut input, listener, subscription, mut speech, receipts, .. } = self;
+    async fn finish(self: Box<Self>, mut close: Close) {
+        let Self { place: parts, mut input, listener, subscription, mut speech, receipts, .. } = *self;
         drop(subscription);
         (speech.share, speech.addition) = (None, None);
         if let (Close::ByClient(_), Some(receipts)) = (&close, &receipts) {
@@ -302,6 +328,40 @@ impl Connection {
             }
         });
         let _ = timeout(parts.linger, discard).await;
+    }
+}
+
+/// Returns channels as they are shared with what is under way to Redis.
+pub(super) fn shared(channels: Vec<Channel>) -> Option<Rc<[Channel]>> {
+    (!channels.is_empty()).then(|| channels.into())
+}
+
+impl Place {
+    /// Takes a place; it is given back when it is dropped.
+    pub fn take(parts: &Rc<Parts>) -> Self {
+        parts.live.fetch_add(1, Ordering::Relaxed);
+        parts.own.set(parts.own.get() + 1);
+        Self(parts.clone())
+    }
+
+    /// Returns what the connections have in common.
+    pub(super) fn shared(&self) -> Rc<Parts> {
+        self.0.clone()
+    }
+}
+
+impl Deref for Place {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.live.fetch_sub(1, Ordering::Relaxed);
+        self.0.own.set(self.0.own.get() - 1);
     }
 }
 

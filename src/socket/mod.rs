@@ -11,7 +11,7 @@ mod review;
 
 pub use allowance::Allowances;
 pub use close::Close;
-pub use connection::{Connection, Parts};
+pub use connection::{Connection, Parts, Place};
 pub use heartbeat::{Beats, tick};
 pub use leases::{Leases, Share, Watch};
 pub use review::read_joined;

@@ -1,7 +1,7 @@
 //! Reading what a client sends: tungstenite's protocol over bytes that have been read already.
 //!
-//! The context is created at the first byte that a client sends, and reads from the shard's buffer; an idle
-//! connection has none. Its own read buffer holds only what is left of a frame: the default of 128 KiB for each of
+//! The context is created when a client sends something, reads from the shard's buffer, and goes when nothing of a frame
+//! or of a message is left in it; an idle connection has none. Its own read buffer holds only what is left of a frame: the default of 128 KiB for each of
 //! 10,000 clients would be 1.25 GiB.
 
 use std::io::{self, Read, Write};
@@ -24,6 +24,9 @@ pub(super) struct Reader {
     /// Bytes since the last complete message, pings not counted: fragments without end are cut here.
     unfinished: usize,
     most_unfinished: usize,
+    /// Bytes that no complete message accounts for. It may be too much, where a client uses longer heads than it has to
+    /// or cuts messages up, but never too little.
+    left: usize,
 }
 
 /// What a client sent.
@@ -53,19 +56,28 @@ impl Reader {
             .max_frame_size(Some(max_message_bytes));
         // A one-byte fragment takes seven bytes on the wire.
         let most_unfinished = max_message_bytes.saturating_mul(8).saturating_add(1 << 16);
-        Self { context: WebSocketContext::new(Role::Server, Some(config)), unfinished: 0, most_unfinished }
+        let context = WebSocketContext::new(Role::Server, Some(config));
+        Self { context, unfinished: 0, most_unfinished, left: 0 }
+    }
+
+    /// Tells whether nothing is left in it, so that a new one would do as well.
+    pub(super) fn is_idle(&self) -> bool {
+        self.left == 0
     }
 
     /// Returns the next message that the fed bytes complete; none when they are used up.
     pub(super) fn next(&mut self, feed: &mut Feed<'_>) -> Option<Result<Incoming, Close>> {
         let before = feed.input.len();
         let result = self.context.read(feed);
-        self.unfinished += before - feed.input.len();
+        let taken = before - feed.input.len();
+        self.unfinished += taken;
+        self.left += taken;
         Some(match result {
             Ok(Message::Text(text)) => Ok(self.complete(text.into())),
             Ok(Message::Binary(payload)) => Ok(self.complete(payload)),
             Ok(Message::Ping(payload) | Message::Pong(payload)) => {
-                self.unfinished = self.unfinished.saturating_sub(payload.len() + 6);
+                self.unfinished = self.unfinished.saturating_sub(least_frame_bytes(payload.len()));
+                self.left = self.left.saturating_sub(least_frame_bytes(payload.len()));
                 Ok(Incoming::Control)
             }
             Ok(Message::Frame(_)) => Ok(Incoming::Control),
@@ -85,8 +97,19 @@ impl Reader {
 
     fn complete(&mut self, payload: Bytes) -> Incoming {
         self.unfinished = 0;
+        self.left = self.left.saturating_sub(least_frame_bytes(payload.len()));
         Incoming::Message(payload)
     }
+}
+
+/// Returns the length of a frame from a client, whose head is as short as can be.
+fn least_frame_bytes(payload: usize) -> usize {
+    let head = match payload {
+        ..126 => 6,
+        126..65_536 => 8,
+        _ => 14,
+    };
+    head + payload
 }
 
 fn close_for(error: &Error) -> Close {
@@ -116,5 +139,99 @@ impl Write for Feed<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::hub::Form;
+    use crate::stream::Stream;
+
+    /// A frame from a client, masked with zeros.
+    fn frame(head: u8, payload: usize) -> Vec<u8> {
+        let mut frame = vec![head];
+        match (u8::try_from(payload), u16::try_from(payload)) {
+            (Ok(len @ ..=125), _) => frame.push(0x80 | len),
+            (_, Ok(len)) => frame.extend([&[0x80 | 126], &len.to_be_bytes()[..]].concat()),
+            _ => frame.extend([&[0x80 | 127], &(payload as u64).to_be_bytes()[..]].concat()),
+        }
+        frame.extend([0; 4]);
+        frame.resize(frame.len() + payload, b'x');
+        frame
+    }
+
+    const TEXT: u8 = 0x81;
+    const PING: u8 = 0x89;
+    const FIRST: u8 = 0x01;
+    const LAST: u8 = 0x80;
+
+    /// Reads pieces of what a client sends; returns the readers' messages, and whether one was left after each piece.
+    fn read(pieces: &[&[u8]]) -> (Vec<usize>, Vec<bool>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let _in_runtime = runtime.enter();
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let (_, socket) = Stream::Unix(stream).into_halves();
+        let listener = Listener::new(socket, Form::Frames, 0, 0);
+        let limits = Limits { outbox_bytes: 1 << 20, drop_oldest: false };
+        let (mut reader, mut lengths, mut left) = (None, Vec::new(), Vec::new());
+        for input in pieces {
+            let mut feed = Feed { input, listener: &listener, limits: &limits };
+            let used = reader.get_or_insert_with(|| Reader::new(1 << 20));
+            while let Some(incoming) = used.next(&mut feed) {
+                if let Incoming::Message(payload) = incoming.unwrap() {
+                    lengths.push(payload.len());
+                }
+            }
+            reader.take_if(|reader| reader.is_idle());
+            left.push(reader.is_some());
+        }
+        (lengths, left)
+    }
+
+    #[test]
+    fn nothing_is_left_after_whole_frames() {
+        for len in [0, 1, 125, 126, 127, 65_535, 65_536] {
+            assert_eq!(read(&[&frame(TEXT, len)]), (vec![len], vec![false]), "{len}");
+        }
+        assert_eq!(read(&[&frame(PING, 5), &frame(0x8a, 0)]).1, [false, false]);
+    }
+
+    #[test]
+    fn a_fragment_is_left_until_its_message_is_whole() {
+        let pieces = [&frame(FIRST, 3)[..], &frame(PING, 0), &frame(LAST, 4), &frame(TEXT, 1)];
+        let (lengths, left) = read(&pieces);
+        assert_eq!(lengths, [7, 1]);
+        assert_eq!(left[..2], [true, true]);
+    }
+
+    proptest::proptest! {
+        /// However a client cuts up what it sends, no message suffers from readers that were let go.
+        #[test]
+        fn a_reader_that_goes_takes_nothing_with_it(
+            messages in proptest::collection::vec((0..4_usize, proptest::sample::select(
+                vec![0_usize, 1, 60, 125, 126, 200, 70_000])), 1..8),
+            cuts in proptest::collection::vec(0_usize..100_000, 0..12),
+        ) {
+            let (mut sent, mut expected) = (Vec::new(), Vec::new());
+            for (fragments, len) in &messages {
+                if *fragments == 0 {
+                    sent.extend(frame(TEXT, *len));
+                } else {
+                    sent.extend(frame(FIRST, *len));
+                    (1..*fragments).for_each(|_| sent.extend(frame(0, *len)));
+                    sent.extend(frame(PING, *fragments));
+                    sent.extend(frame(LAST, *len));
+                }
+                expected.push(len * (fragments + 1));
+            }
+            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % sent.len()).collect();
+            cuts.extend([0, sent.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<_> = cuts.windows(2).map(|pair| &sent[pair[0]..pair[1]]).collect();
+            proptest::prop_assert_eq!(read(&pieces).0, expected);
+        }
     }
 }

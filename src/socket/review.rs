@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Close;
-use super::connection::{Connection, Parts};
+use super::connection::{Connection, Parts, shared};
 use crate::access::Grant;
 use crate::hub::{Addition, Listener, NotJoined, Subscription};
 use crate::wire::Channel;
@@ -41,8 +41,8 @@ impl Connection {
     /// Looks again at what may be heard and said: channels that are not allowed any more are left at once, new ones
     /// joined beside the rest. Returns why the connection has to end, if it has to.
     pub(super) fn review(&mut self) -> Option<Close> {
-        let parts = self.parts.clone();
-        let speech = &mut *self.speech;
+        let parts = self.place.shared();
+        let speech = &mut self.speech;
         let share = speech.share.as_ref()?;
         let visitor = share.visitor();
         let grant = match parts.policy.grant(&speech.asked, &visitor.identity, visitor.allowed) {
@@ -55,14 +55,15 @@ impl Connection {
         // What was being joined may be allowed no more.
         speech.addition = None;
         let missing = self.subscription.narrow(&grant.subscribe);
-        speech.channels = grant.publish.into();
+        let publish = grant.publish;
         let addition = (!missing.is_empty()).then(|| self.subscription.join_beside(&missing));
         speech.echo_rooms = if grant.echo {
             Box::default()
         } else {
-            let beside = addition.iter().flat_map(|addition| addition.joining().rooms_of(&speech.channels));
-            self.subscription.rooms_of(&speech.channels).into_iter().chain(beside).collect()
+            let beside = addition.iter().flat_map(|addition| addition.joining().rooms_of(&publish));
+            self.subscription.rooms_of(&publish).into_iter().chain(beside).collect()
         };
+        speech.channels = shared(publish);
         speech.addition = addition.map(|addition| {
             let adding = add(addition, missing, parts, self.listener.clone());
             AbortOnDropHandle::new(tokio::task::spawn_local(adding))
