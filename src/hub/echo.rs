@@ -16,12 +16,16 @@ impl Digester {
     }
 }
 
-/// Digests of the last payloads of a channel, so that a value read again is known for old.
+/// Digests of the last payloads of a channel, so that a value read again is known for old. Before the first one it takes
+/// one pointer.
 #[derive(Debug, Default)]
-pub(super) struct Recent {
-    digests: [u64; Self::KEPT],
-    next: usize,
-    filled: usize,
+pub(super) struct Recent(Option<Box<Ring>>);
+
+#[derive(Debug, Default)]
+struct Ring {
+    digests: [u64; Recent::KEPT],
+    next: u8,
+    filled: u8,
 }
 
 impl Recent {
@@ -29,23 +33,22 @@ impl Recent {
     pub(super) const KEPT: usize = 8;
 
     pub(super) fn note(&mut self, digest: u64) {
-        self.digests[self.next] = digest;
-        self.next = (self.next + 1) % Self::KEPT;
-        self.filled = (self.filled + 1).min(Self::KEPT);
+        let ring = self.0.get_or_insert_default();
+        ring.digests[usize::from(ring.next) % Self::KEPT] = digest;
+        ring.next = ring.next.wrapping_add(1);
+        ring.filled = ring.filled.saturating_add(1);
     }
 
     pub(super) fn knows(&self, digest: u64) -> bool {
-        self.digests[..self.filled].contains(&digest)
+        let ring = self.0.as_ref();
+        ring.is_some_and(|ring| ring.digests[..Self::KEPT.min(ring.filled.into())].contains(&digest))
     }
 }
 
-/// Publications of one connection that it has not seen come back, oldest first.
+/// Publications of one connection that it has not seen come back, oldest first. Before the first one, and a while after
+/// the last, it takes one pointer.
 #[derive(Debug, Default)]
-pub(super) struct Echoes {
-    entries: VecDeque<Entry>,
-    /// Whether Redis was lost, and no value has been read again since.
-    lost: bool,
-}
+pub(super) struct Echoes(Option<Box<VecDeque<Entry>>>);
 
 #[derive(Debug)]
 struct Entry {
@@ -64,16 +67,31 @@ impl Echoes {
     const KEPT_SECONDS: u32 = 5;
 
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries().next().is_none()
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter().flat_map(|entries| entries.iter())
+    }
+
+    fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.0.iter_mut().flat_map(|entries| entries.iter_mut())
+    }
+
+    fn retain(&mut self, keep: impl FnMut(&Entry) -> bool) {
+        if let Some(entries) = &mut self.0 {
+            entries.retain(keep);
+        }
     }
 
     pub(super) fn add(&mut self, room: u32, digest: u64, number: u32) {
-        self.entries.push_back(Entry { room, digest, number, until: u32::MAX, stale: false });
+        let entry = Entry { room, digest, number, until: u32::MAX, stale: false };
+        self.0.get_or_insert_default().push_back(entry);
     }
 
     /// Takes the acknowledgement of all publications with numbers below `below`.
     pub(super) fn acknowledge(&mut self, below: u32, now: u32) {
-        for entry in self.entries.iter_mut().take_while(|entry| entry.number < below) {
+        for entry in self.entries_mut().take_while(|entry| entry.number < below) {
             entry.until = entry.until.min(now + Self::KEPT_SECONDS);
         }
     }
@@ -81,37 +99,36 @@ impl Echoes {
     /// Tells whether this live message is one of the connection's own, and forgets it then.
     pub(super) fn matches(&mut self, room: u32, digest: u64) -> bool {
         let is_it = |entry: &Entry| entry.room == room && entry.digest == digest && !entry.stale;
-        let found = self.entries.iter().position(is_it);
-        found.is_some_and(|at| self.entries.remove(at).is_some())
+        let Some(entries) = &mut self.0 else { return false };
+        let found = entries.iter().position(is_it);
+        found.is_some_and(|at| entries.remove(at).is_some())
     }
 
     /// Tells whether this value, read again, is one of the connection's own. It may come live, too.
     pub(super) fn holds(&self, room: u32, digest: u64) -> bool {
-        self.entries.iter().any(|entry| entry.room == room && entry.digest == digest)
+        self.entries().any(|entry| entry.room == room && entry.digest == digest)
     }
 
     /// Forgets what was published to a room that has been left: its number may be another's soon.
     pub(super) fn leave(&mut self, room: u32) {
-        self.entries.retain(|entry| entry.room != room);
+        self.retain(|entry| entry.room != room);
     }
 
+    /// Forgets what should have come by now. Not in an outage: nothing comes then, and afterwards what was published may
+    /// be read again.
     pub(super) fn forget_old(&mut self, now: u32) {
-        // In an outage nothing comes, and afterwards what was published may be read again.
-        if !self.lost {
-            self.entries.retain(|entry| entry.until > now);
-        }
+        self.retain(|entry| entry.until > now);
+        self.0.take_if(|entries| entries.is_empty());
     }
 
     /// Notes that Redis was lost.
     pub(super) fn lose(&mut self) {
-        self.lost = true;
-        self.entries.iter_mut().for_each(|entry| entry.stale |= entry.until != u32::MAX);
+        self.entries_mut().for_each(|entry| entry.stale |= entry.until != u32::MAX);
     }
 
     /// Forgets what cannot come any more to a room whose value has been read again.
     pub(super) fn recover(&mut self, room: u32) {
-        self.lost = false;
-        self.entries.retain(|entry| !(entry.stale && entry.room == room));
+        self.retain(|entry| !(entry.stale && entry.room == room));
     }
 }
 
@@ -152,8 +169,7 @@ mod tests {
         echoes.add(1, 8, 1);
         echoes.acknowledge(1, 1000);
         echoes.lose();
-        echoes.forget_old(2000);
-        assert!(echoes.holds(1, 7) && !echoes.holds(2, 7), "an outage is longer than any memory");
+        assert!(echoes.holds(1, 7) && !echoes.holds(2, 7));
         assert!(!echoes.matches(1, 7), "live it is another's");
         echoes.recover(1);
         assert!(!echoes.holds(1, 7));

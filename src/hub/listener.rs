@@ -25,10 +25,12 @@ pub struct Listener {
     echoes: RefCell<Echoes>,
     /// Whether messages must be compared with its own publications.
     compares: Cell<bool>,
+    /// Whether Redis was lost, and no value has been read again since.
+    lost: Cell<bool>,
     /// Whether an answer to a heartbeat waits in the outbox.
     beat_waits: Cell<bool>,
     delivered: Cell<u64>,
-    dropped: Cell<u64>,
+    dropped: Cell<u32>,
     /// What the shard's tick needs to know.
     pub pulse: Pulse,
 }
@@ -78,6 +80,7 @@ impl Listener {
             review: Cell::default(),
             echoes: RefCell::default(),
             compares: Cell::default(),
+            lost: Cell::default(),
             beat_waits: Cell::default(),
             delivered: Cell::default(),
             dropped: Cell::default(),
@@ -137,7 +140,7 @@ impl Listener {
             return;
         }
         if limits.drop_oldest {
-            self.dropped.set(self.dropped.get() + outbox.drop_oldest(self.form, limits));
+            self.dropped.set(self.dropped.get().saturating_add(outbox.drop_oldest(self.form, limits)));
         } else {
             self.end(Ending::Slow);
         }
@@ -260,7 +263,7 @@ impl Listener {
 
     /// Forgets publications whose time is over.
     pub fn forget_echoes(&self, now: u32) {
-        if self.compares.get() {
+        if !self.lost.get() {
             let mut echoes = self.echoes.borrow_mut();
             echoes.forget_old(now);
             self.compares.set(!echoes.is_empty());
@@ -274,16 +277,18 @@ impl Listener {
 
     /// Notes that Redis was lost, and with it what was on its way.
     pub(super) fn lose_echoes(&self) {
+        self.lost.set(true);
         self.echoes.borrow_mut().lose();
     }
 
     /// Notes that the value of a room has been read again.
     pub(super) fn recover_echoes(&self, room: u32) {
+        self.lost.set(false);
         self.echoes.borrow_mut().recover(room);
     }
 
     /// Returns how many messages were delivered, and how many were dropped.
     pub fn counts(&self) -> (u64, u64) {
-        (self.delivered.get(), self.dropped.get())
+        (self.delivered.get(), self.dropped.get().into())
     }
 }

@@ -17,9 +17,13 @@ pub struct Limits {
     pub drop_oldest: bool,
 }
 
-/// The queue of one connection.
+/// The queue of one connection. Empty, as it is nearly always, it takes one pointer.
 #[derive(Debug, Default)]
-pub struct Outbox {
+pub struct Outbox(Option<Box<Queue>>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Never empty.
     chunks: VecDeque<Chunk>,
     /// Bytes of the first chunk that have been written.
     written: usize,
@@ -40,7 +44,7 @@ const SLICES: usize = 32;
 impl Outbox {
     /// Tells whether everything has been written.
     pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+        self.0.is_none()
     }
 
     /// Queues whole frames of which `written` bytes are out already. They must not be empty.
@@ -55,45 +59,28 @@ impl Outbox {
     }
 
     fn append(&mut self, chunk: Chunk, written: usize) {
-        if self.chunks.is_empty() {
-            self.written = written;
+        if let Some(queue) = &mut self.0 {
+            queue.behind += chunk.counted;
+            queue.chunks.push_back(chunk);
         } else {
-            self.behind += chunk.counted;
+            self.0 = Some(Box::new(Queue { chunks: VecDeque::from([chunk]), written, behind: 0 }));
         }
-        self.chunks.push_back(chunk);
     }
 
     /// Tells whether more waits than the limits allow. The first run is free, so that one large message does not
     /// close everybody.
     pub fn is_over(&self, limits: &Limits) -> bool {
-        self.behind > limits.outbox_bytes
+        self.0.as_ref().is_some_and(|queue| queue.is_over(limits))
     }
 
     /// Drops the oldest runs that have not been begun until the rest is within the limits. Returns how many.
-    pub fn drop_oldest(&mut self, form: Form, limits: &Limits) -> u64 {
-        let mut dropped = 0;
-        let mut at = 1;
-        while self.is_over(limits) && at < self.chunks.len() {
-            if self.chunks[at].counted == 0 {
-                at += 1;
-            } else if let Some(chunk) = self.chunks.remove(at) {
-                self.behind -= chunk.counted;
-                dropped += form.ends(&chunk.frames).count() as u64;
-            }
-        }
-        dropped
+    pub fn drop_oldest(&mut self, form: Form, limits: &Limits) -> u32 {
+        self.0.as_mut().map_or(0, |queue| queue.drop_oldest(form, limits))
     }
 
     /// Drops everything behind the frame, or the event, that has been begun.
     pub fn cut(&mut self, form: Form) {
-        self.chunks.truncate(usize::from(self.written > 0));
-        self.behind = 0;
-        let Some(first) = self.chunks.front_mut() else { return };
-        let begun = form.ends(&first.frames).find(|end| *end >= self.written);
-        first.frames.truncate(begun.unwrap_or(first.frames.len()));
-        if self.written >= first.frames.len() {
-            self.chunks.clear();
-        }
+        self.0.take_if(|queue| !queue.cut(form));
     }
 
     /// Writes until the socket takes no more.
@@ -102,33 +89,71 @@ impl Outbox {
     ///
     /// `WouldBlock` when something is left, else the socket's own error.
     pub fn write_to(&mut self, socket: &WriteHalf) -> io::Result<()> {
-        while !self.chunks.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
-                *slice = IoSlice::new(&chunk.frames);
-            }
-            slices[0] = IoSlice::new(&self.chunks[0].frames[self.written..]);
-            let used = self.chunks.len().min(SLICES);
-            let taken = socket.try_write_vectored(&slices[..used])?;
+        while let Some(queue) = &mut self.0 {
+            let taken = queue.write_to(socket)?;
             self.advance(taken);
         }
-        // An empty outbox of an idle connection keeps no memory.
-        self.chunks = VecDeque::new();
         Ok(())
     }
 
-    fn advance(&mut self, mut taken: usize) {
+    fn advance(&mut self, taken: usize) {
+        self.0.take_if(|queue| !queue.advance(taken));
+    }
+}
+
+impl Queue {
+    fn is_over(&self, limits: &Limits) -> bool {
+        self.behind > limits.outbox_bytes
+    }
+
+    fn drop_oldest(&mut self, form: Form, limits: &Limits) -> u32 {
+        let mut dropped = 0;
+        let mut at = 1;
+        while self.is_over(limits) && at < self.chunks.len() {
+            if self.chunks[at].counted == 0 {
+                at += 1;
+            } else if let Some(chunk) = self.chunks.remove(at) {
+                self.behind -= chunk.counted;
+                dropped += u32::try_from(form.ends(&chunk.frames).count()).unwrap_or(u32::MAX);
+            }
+        }
+        dropped
+    }
+
+    /// Returns whether anything is left.
+    fn cut(&mut self, form: Form) -> bool {
+        self.chunks.truncate(usize::from(self.written > 0));
+        self.behind = 0;
+        let Some(first) = self.chunks.front_mut() else { return false };
+        let begun = form.ends(&first.frames).find(|end| *end >= self.written);
+        first.frames.truncate(begun.unwrap_or(first.frames.len()));
+        self.written < first.frames.len()
+    }
+
+    fn write_to(&self, socket: &WriteHalf) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
+            *slice = IoSlice::new(&chunk.frames);
+        }
+        slices[0] = IoSlice::new(&self.chunks[0].frames[self.written..]);
+        let used = self.chunks.len().min(SLICES);
+        socket.try_write_vectored(&slices[..used])
+    }
+
+    /// Returns whether anything is left.
+    fn advance(&mut self, mut taken: usize) -> bool {
         while let Some(first) = self.chunks.front() {
             let left = first.frames.len() - self.written;
             if taken < left {
                 self.written += taken;
-                return;
+                return true;
             }
             taken -= left;
             self.written = 0;
             self.chunks.pop_front();
             self.behind -= self.chunks.front().map_or(0, |next| next.counted);
         }
+        false
     }
 }
 
@@ -157,7 +182,7 @@ mod tests {
         outbox.advance(400);
         assert!(!outbox.is_over(&LIMITS), "the second run became the first");
         outbox.advance(8 + 200 + 4);
-        assert!(outbox.is_empty() && outbox.behind == 0);
+        assert!(outbox.is_empty());
     }
 
     #[test]
@@ -168,8 +193,8 @@ mod tests {
         outbox.push(run(2), 0);
         outbox.push(run(1), 0);
         assert_eq!(outbox.drop_oldest(Form::Frames, &LIMITS), 2);
-        assert_eq!(outbox.chunks.len(), 3);
-        assert_eq!(outbox.behind, 4);
+        let queue = outbox.0.unwrap();
+        assert_eq!((queue.chunks.len(), queue.behind), (3, 4));
     }
 
     #[test]
@@ -179,14 +204,14 @@ mod tests {
             outbox.push(run(3), written);
             outbox.push(run(1), 0);
             outbox.cut(Form::Frames);
-            let rest = outbox.chunks.front().map_or(0, |chunk| chunk.frames.len() - outbox.written);
+            let rest = outbox.0.map_or(0, |queue| queue.chunks[0].frames.len() - queue.written);
             assert_eq!(rest, left, "after {written} bytes");
         }
         for (written, left) in [(0, 0), (1, 9), (10, 0), (11, 9)] {
             let mut outbox = Outbox::default();
             outbox.push(Bytes::from_static(b"data: ab\n\ndata: cd\n\n"), written);
             outbox.cut(Form::Events);
-            let rest = outbox.chunks.front().map_or(0, |chunk| chunk.frames.len() - outbox.written);
+            let rest = outbox.0.map_or(0, |queue| queue.chunks[0].frames.len() - queue.written);
             assert_eq!(rest, left, "after {written} bytes of events");
         }
     }
