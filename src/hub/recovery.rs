@@ -57,6 +57,7 @@ impl Hub {
             match &mut member.outlet {
                 Outlet::Joining(held) => held.fail(NotJoined::Lost),
                 Outlet::Open(listener) => listener.lose_echoes(),
+                Outlet::Silent => {}
             }
         }
     }

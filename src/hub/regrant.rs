@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::routing::{Hub, MemberId, Outlet, Place, Seat};
+use super::routing::{Hub, MemberId, Outlet, Place, Seats};
 use super::{Listener, Run};
 use crate::wire::Channel;
 
@@ -19,8 +19,8 @@ impl Hub {
     /// Takes a member out of all channels but these.
     pub fn narrow(&mut self, id: MemberId, keep: &[Channel]) {
         let Some(member) = self.members.get_mut(id.index()) else { return };
-        let seats = std::mem::take(&mut member.seats).into_vec();
-        let (kept, left): (Vec<_>, Vec<_>) =
+        let seats = std::mem::take(&mut member.seats);
+        let (kept, left): (Seats, Seats) =
             seats.into_iter().partition(|seat| keep.contains(&self.rooms[seat.room as usize].channel));
         for seat in left {
             if let Outlet::Open(listener) = &self.members[id.index()].outlet {
@@ -57,7 +57,7 @@ impl Hub {
         for (seat, run) in held.into_seated_runs() {
             listener.deliver(rooms[seat], &run, &self.limits, &self.digester);
         }
-        let own = std::mem::take(&mut self.members[into.index()].seats).into_vec();
+        let own = std::mem::take(&mut self.members[into.index()].seats);
         self.seat(into, own.into_iter().chain(member.seats).collect());
         for (value, room) in persisted.iter().zip(rooms) {
             if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
@@ -67,11 +67,11 @@ impl Hub {
     }
 
     /// Gives a member its seats, and tells their rooms who sits there, and in which of them.
-    fn seat(&mut self, id: MemberId, seats: Vec<Seat>) {
+    fn seat(&mut self, id: MemberId, seats: Seats) {
         for (number, seat) in (0..).zip(&seats) {
             self.rooms[seat.room as usize].listeners[seat.place as usize] =
                 Place { member: id.number(), seat: number };
         }
-        self.members[id.index()].seats = seats.into();
+        self.members[id.index()].seats = seats;
     }
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::echo::Recent;
 use super::hold::{Held, Paused};
@@ -56,7 +57,8 @@ pub enum NotJoined {
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) channel: Channel,
-    pub(super) listeners: Vec<Place>,
+    /// Most channels are one user's, or one session's.
+    pub(super) listeners: SmallVec<[Place; 2]>,
     pub(super) recent: Recent,
     pub(super) paused: Option<Box<Paused>>,
     /// The want that the broker knows of.
@@ -73,9 +75,12 @@ pub(super) struct Place {
 }
 
 pub(super) struct Member {
-    pub(super) seats: Box<[Seat]>,
+    pub(super) seats: Seats,
     pub(super) outlet: Outlet,
 }
+
+/// Where a member listens.
+pub(super) type Seats = SmallVec<[Seat; 2]>;
 
 /// Where a member listens, and its index among the listeners there.
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +102,8 @@ impl MemberId {
 pub(super) enum Outlet {
     Joining(Box<Held>),
     Open(Rc<Listener>),
+    /// It only wants the channels to be subscribed.
+    Silent,
 }
 
 impl Room {
@@ -127,7 +134,7 @@ impl Hub {
     pub fn join(&mut self, channels: &[Channel]) -> MemberId {
         let id = number(self.members.vacant_key());
         let mut held = Box::<Held>::default();
-        let mut seats = Vec::with_capacity(channels.len());
+        let mut seats = Seats::with_capacity(channels.len());
         for (seat, channel) in channels.iter().enumerate() {
             let room_id = self.room(channel);
             let room = &mut self.rooms[room_id as usize];
@@ -135,7 +142,7 @@ impl Hub {
             seats.push(Seat { room: room_id, place: number(room.listeners.len()) });
             room.listeners.push(Place { member: id, seat: number(seat) });
         }
-        self.members.insert(Member { seats: seats.into(), outlet: Outlet::Joining(held) });
+        self.members.insert(Member { seats, outlet: Outlet::Joining(held) });
         MemberId(id)
     }
 
@@ -145,7 +152,7 @@ impl Hub {
         }
         let id = number(self.rooms.insert(Room {
             channel: channel.clone(),
-            listeners: Vec::new(),
+            listeners: SmallVec::new(),
             recent: Recent::default(),
             paused: None,
             told: None,
@@ -199,6 +206,13 @@ impl Hub {
         }
     }
 
+    /// Has a member's channels subscribed from now on without listening to them.
+    pub fn silence(&mut self, id: MemberId) {
+        if let Some(member) = self.members.get_mut(id.0 as usize) {
+            member.outlet = Outlet::Silent;
+        }
+    }
+
     /// Opens a joined member: queues the persisted values of its channels, then what was held, then goes live.
     ///
     /// A value that is among the held messages is not replayed, nor is an empty one.
@@ -245,8 +259,11 @@ impl Hub {
         if let Some(moved) = room.listeners.get(seat.place as usize) {
             self.members[moved.member as usize].seats[moved.seat as usize].place = seat.place;
         }
+        // After a peak its memory goes back.
+        if room.listeners.len() < room.listeners.capacity() / 4 {
+            room.listeners.shrink_to_fit();
+        }
         if room.listeners.is_empty() {
-            room.listeners = Vec::new();
             if !std::mem::replace(&mut room.dirty, true) {
                 self.dirty.push(seat.room);
             }
@@ -280,6 +297,7 @@ impl Hub {
             match &mut self.members[place.member as usize].outlet {
                 Outlet::Open(listener) => listener.deliver(id, run, &self.limits, &self.digester),
                 Outlet::Joining(held) => held.push(place.seat as usize, run, self.limits.outbox_bytes),
+                Outlet::Silent => {}
             }
         }
     }
@@ -289,7 +307,7 @@ impl Hub {
             self.rooms[id as usize].listeners.iter().map(|place| &self.members[place.member as usize]);
         members.filter_map(|member| match &member.outlet {
             Outlet::Open(listener) => Some(listener),
-            Outlet::Joining(_) => None,
+            Outlet::Joining(_) | Outlet::Silent => None,
         })
     }
 
@@ -379,7 +397,7 @@ impl Hub {
         let members = self.members.iter().filter(move |(id, _)| id % parts == part);
         members.filter_map(|(_, member)| match &member.outlet {
             Outlet::Open(listener) => Some(listener),
-            Outlet::Joining(_) => None,
+            Outlet::Joining(_) | Outlet::Silent => None,
         })
     }
 

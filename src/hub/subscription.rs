@@ -87,6 +87,11 @@ impl Subscription {
         self.desk.hub.borrow_mut().open(self.id, listener, persisted);
     }
 
+    /// Listens to nothing from now on; its channels stay subscribed.
+    pub fn silence(&self) {
+        self.desk.hub.borrow_mut().silence(self.id);
+    }
+
     /// Tells whether Redis sends all its channels at the moment.
     pub fn is_subscribed(&self) -> bool {
         self.desk.hub.borrow().is_subscribed(self.id)

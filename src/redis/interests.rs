@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -29,7 +30,7 @@ pub(super) struct Interests {
 #[derive(Debug, Default)]
 pub(super) struct Interest {
     /// The shards that want it, each with the ticket of its latest want.
-    pub(super) tickets: Vec<(usize, Ticket)>,
+    pub(super) tickets: SmallVec<[(usize, Ticket); 1]>,
     had: bool,
     /// Whether it stands in a SUBSCRIBE: what comes before is from an older one.
     pub(super) asked: bool,
@@ -62,7 +63,7 @@ impl Interests {
             self.queued.push(channel);
             Interest::default()
         });
-        interest.tickets.retain(|(of, _)| *of != shard);
+        interest.tickets.retain(|&mut (of, _)| of != shard);
         interest.tickets.push((shard, ticket));
         interest.idle_since = None;
         interest.had
@@ -71,7 +72,7 @@ impl Interests {
     /// Takes a shard's leave. After the last one the channel stays for a while, so that page reloads do not churn.
     pub(super) fn leave(&mut self, channel: &Channel, shard: usize, now: Instant) {
         if let Some(interest) = self.channels.get_mut(channel) {
-            interest.tickets.retain(|(of, _)| *of != shard);
+            interest.tickets.retain(|&mut (of, _)| of != shard);
             self.rest(channel, now);
         }
     }
@@ -146,8 +147,8 @@ impl Interests {
             return Vec::new();
         }
         let Some(channel) = channels.pop() else { return Vec::new() };
-        let tickets = self.channels.remove(&channel).map_or_else(Vec::new, |interest| interest.tickets);
-        tickets.into_iter().map(|(shard, ticket)| (shard, channel.clone(), ticket)).collect()
+        let tickets = self.channels.remove(&channel).map(|interest| interest.tickets);
+        tickets.into_iter().flatten().map(|(shard, ticket)| (shard, channel.clone(), ticket)).collect()
     }
 
     /// Notes that the connection was lost: what is wanted is queued again, the rest is forgotten.
