@@ -37,13 +37,14 @@ impl Token {
     pub fn fingerprint(&self) -> Fingerprint {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(digest::digest(&digest::SHA256, self.0.as_bytes()).as_ref());
-        Fingerprint(bytes)
+        Fingerprint(Box::new(bytes))
     }
 }
 
-/// What tells tokens apart: their SHA-256, of which `Debug` shows nothing either.
+/// What tells tokens apart: their SHA-256, of which `Debug` shows nothing either. Boxed, as it stands where most have
+/// something shorter.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Fingerprint([u8; 32]);
+pub struct Fingerprint(Box<[u8; 32]>);
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,5 +1,9 @@
 //! Who a visitor is.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use crate::wire::SessionKey;
 
 /// Who a visitor is, as far as the server knows. Who is logged in has a `user_id`, but maybe no known name.
@@ -8,12 +12,24 @@ pub struct Identity {
     /// The session, if it exists in the store.
     pub session: Option<SessionKey>,
     /// The user's primary key, if somebody is logged in.
-    pub user_id: Option<String>,
+    pub user_id: Option<Arc<str>>,
     /// The user's name, if it is known.
-    pub user: Option<String>,
+    pub user: Option<Arc<str>>,
     /// The names of the user's groups.
-    pub groups: Vec<String>,
+    pub groups: Groups,
 }
+
+/// The names of a user's groups. Many users are in the same groups.
+pub type Groups = Arc<[Box<str>]>;
+
+/// Returns groups of these names.
+pub fn groups(names: Vec<String>) -> Groups {
+    names.into_iter().map(String::into_boxed_str).collect()
+}
+
+/// Lists of groups, each once for all visitors who are in them.
+#[derive(Debug, Default)]
+pub struct GroupLists(RefCell<HashSet<Groups>>);
 
 /// Most groups of one user, and the longest name of one, in bytes. Each is a channel, and Django's names have at most
 /// 150 characters.
@@ -23,6 +39,26 @@ const MAX_NAME_BYTES: usize = 1_024;
 /// Tells whether a user may be in these groups.
 pub fn are_reasonable(groups: &[String]) -> bool {
     groups.len() <= MAX_GROUPS && groups.iter().all(|name| name.len() <= MAX_NAME_BYTES)
+}
+
+/// Most lists that are looked after: beyond that visitors keep lists of their own.
+const MAX_LISTS: usize = 1_024;
+
+impl GroupLists {
+    /// Returns the list that all visitors share who are in these groups.
+    pub fn share(&self, groups: Groups) -> Groups {
+        let mut lists = self.0.borrow_mut();
+        if let Some(shared) = lists.get(&groups) {
+            return shared.clone();
+        }
+        if lists.len() >= MAX_LISTS {
+            lists.retain(|list| Arc::strong_count(list) > 1);
+        }
+        if lists.len() < MAX_LISTS {
+            lists.insert(groups.clone());
+        }
+        groups
+    }
 }
 
 impl Identity {

@@ -79,7 +79,7 @@ impl Policy {
         let audiences: Vec<Audience<'_>> = match kind {
             AudienceKind::Broadcast => vec![Audience::Broadcast],
             AudienceKind::Group => {
-                identity.groups.iter().map(String::as_str).filter(clear).map(Audience::Group).collect()
+                identity.groups.iter().map(|name| &**name).filter(clear).map(Audience::Group).collect()
             }
             AudienceKind::User => {
                 identity.user.as_deref().filter(clear).map(Audience::User).into_iter().collect()
@@ -102,7 +102,7 @@ mod tests {
             session: Some(SessionKey::new("key")),
             user_id: Some("1".into()),
             user: Some("john".into()),
-            groups: vec!["staff".into(), "a:b".into()],
+            groups: ["staff".into(), "a:b".into()].into(),
         }
     }
 
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_group_that_is_named_twice_is_one_channel() {
-        let john = Identity { groups: vec!["a".into(), "b".into(), "a".into()], ..Identity::default() };
+        let john = Identity { groups: ["a".into(), "b".into(), "a".into()].into(), ..Identity::default() };
         check(false, "/ws/x", &john, &["broadcast:x", "group:a:x", "group:b:x"], &[]);
     }
 

@@ -83,7 +83,7 @@ impl Rule {
         let allowed = if identity.user_id.is_none() {
             self.anonymous
         } else {
-            let groups = identity.groups.iter().filter_map(|group| self.groups.get(group));
+            let groups = identity.groups.iter().filter_map(|group| self.groups.get(&**group));
             groups.fold(self.users, |allowed, flags| allowed.and(*flags))
         };
         let granted = flags.within(allowed);
@@ -144,8 +144,8 @@ mod tests {
     fn check(rules: &[Rule], path: &str, user: Option<&str>, groups: &[&str], expected: Option<&str>) {
         let query = "subscribe-broadcast&subscribe-user&publish-broadcast&echo";
         let handshake = Handshake::parse(path, Some(query), "/ws/").unwrap();
-        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-        let name = user.map(str::to_owned);
+        let groups = groups.iter().map(|group| (*group).into()).collect();
+        let name: Option<std::sync::Arc<str>> = user.map(Into::into);
         let identity = Identity { session: None, user_id: name.clone(), user: name, groups };
         let granted = match decide(rules, &handshake.facility, handshake.flags, &identity) {
             Verdict::Allowed(flags, _) => Some(format!("{flags:?}")),

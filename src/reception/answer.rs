@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Proof, Visitor};
 use crate::access::session::KeyPattern;
-use crate::access::{Identity, are_reasonable};
+use crate::access::{Identity, are_reasonable, groups};
 use crate::wire::{Flags, SessionKey};
 
 /// What the callback says of a visitor.
@@ -78,12 +78,13 @@ impl Answer {
                 Some(Id::Text(id)) if !id.is_empty() => id,
                 _ => user.clone(),
             };
-            identity.user_id = Some(id);
-            identity.user = Some(user);
-            identity.groups = written.groups.unwrap_or_default();
-            if !are_reasonable(&identity.groups) {
+            let names = written.groups.unwrap_or_default();
+            if !are_reasonable(&names) {
                 return Err("has more groups, or longer names of groups, than anybody needs".to_owned());
             }
+            identity.user_id = Some(id.into());
+            identity.user = Some(user.into());
+            identity.groups = groups(names);
         }
         let allowed = written.allow.map(|names| Flags::named(names.iter().map(String::as_str)));
         Ok(Self { identity, allowed, holds: written.expires_in, ..nobody })
@@ -114,7 +115,7 @@ impl Answer {
     /// Returns about how many bytes it takes.
     pub fn bytes(&self) -> usize {
         let Identity { session, user_id, user, groups } = &self.identity;
-        let names = groups.iter().chain(user).chain(user_id);
+        let names = groups.iter().map(|name| &**name).chain(user.as_deref()).chain(user_id.as_deref());
         let names: usize = names.map(|name| size_of::<String>() + name.len()).sum();
         size_of::<Self>() + names + session.as_ref().map_or(0, |key| key.as_str().len())
     }
@@ -150,7 +151,7 @@ mod tests {
                 session: Some(SessionKey::new(KEY)),
                 user_id: Some("7".into()),
                 user: Some("john".into()),
-                groups: vec!["staff".into()],
+                groups: ["staff".into()].into(),
             },
             allowed: Some(Flags::named(["subscribe-user"])),
             lives_ms: Some(1500),

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use super::{Callback, NotReceived, Proof, Sessions, Visitor, tokens};
-use crate::access::Credentials;
 use crate::access::token::Verifier;
+use crate::access::{Credentials, GroupLists};
 use crate::wire::Handshake;
 
 /// Finds out who somebody is.
@@ -15,6 +15,7 @@ pub struct Reception {
     callback: Option<Callback>,
     /// Time after which a session is read again.
     recheck: Duration,
+    groups: GroupLists,
 }
 
 /// Time after which it is noted that a token goes on; nobody is asked then.
@@ -29,7 +30,7 @@ impl Reception {
         callback: Option<Callback>,
         recheck: Duration,
     ) -> Self {
-        Self { sessions, tokens, callback, recheck }
+        Self { sessions, tokens, callback, recheck, groups: GroupLists::default() }
     }
 
     /// Finds out who comes with these credentials, and this wish. A token decides alone.
@@ -43,15 +44,22 @@ impl Reception {
         handshake: &Handshake,
     ) -> Result<Visitor, NotReceived> {
         if let (Some(token), Some(verifier)) = (&credentials.token, &self.tokens) {
-            return tokens::receive(verifier, token, SystemTime::now());
+            return tokens::receive(verifier, token, SystemTime::now())
+                .map(|visitor| self.with_shared(visitor));
         }
         if let Some(callback) = &self.callback {
-            return callback.receive(credentials, handshake).await;
+            return callback.receive(credentials, handshake).await.map(|visitor| self.with_shared(visitor));
         }
         match &credentials.session_cookie {
-            Some(cookie) => self.sessions.receive(cookie).await,
+            Some(cookie) => self.sessions.receive(cookie).await.map(|visitor| self.with_shared(visitor)),
             None => Ok(Visitor::default()),
         }
+    }
+
+    /// Returns a visitor with the list of groups that it has in common with others.
+    fn with_shared(&self, mut visitor: Visitor) -> Visitor {
+        visitor.identity.groups = self.groups.share(visitor.identity.groups);
+        visitor
     }
 
     /// Returns who reads sessions.
@@ -77,12 +85,13 @@ impl Reception {
     ///
     /// When nobody can say who it is, or the site refuses the visitor now.
     pub async fn again(&self, before: &Visitor) -> Result<Visitor, NotReceived> {
-        match (&before.proof, &self.callback) {
+        let read = match (&before.proof, &self.callback) {
             (Proof::Session(key), _) => self.sessions.again(key, before).await,
             (Proof::Callback(question), Some(callback)) => callback.ask(question).await,
             // A token that is looked at again has ended: nothing else changes it.
             (Proof::None | Proof::Token(_), _) | (Proof::Callback(_), None) => Ok(Visitor::default()),
-        }
+        };
+        read.map(|visitor| self.with_shared(visitor))
     }
 
     /// Reads anew what somebody is known by who is about to be let in: who is missing is nobody.
@@ -92,7 +101,9 @@ impl Reception {
     /// When nobody can say who it is.
     pub async fn afresh(&self, before: &Visitor) -> Result<Visitor, NotReceived> {
         match &before.proof {
-            Proof::Session(key) => self.sessions.receive(key.as_str()).await,
+            Proof::Session(key) => {
+                self.sessions.receive(key.as_str()).await.map(|visitor| self.with_shared(visitor))
+            }
             _ => Ok(before.clone()),
         }
     }

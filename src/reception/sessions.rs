@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::{NotReceived, Proof, Visitor};
 use crate::access::session::{KeyTemplate, Reading, Session, Undecodable, UserName, decode, decode_quickly};
-use crate::access::{Identity, are_reasonable};
+use crate::access::{Identity, are_reasonable, groups as groups_of};
 use crate::redis::{Lookups, ReadFailed};
 use crate::telemetry::Seldom;
 use crate::wire::{Namespace, SessionKey};
@@ -104,6 +104,7 @@ impl Sessions {
         let owner = session.user_id.clone();
         let copy = self.is_copy(template).then(|| Rc::new(session.clone()));
         let identity = self.recognise(&key, session).await?;
+        let owner = identity.user_id.clone().or(owner.map(Into::into));
         let (proof, template) = (Proof::Session(key), Some(template));
         Ok(Visitor { identity, allowed: None, proof, owner, template, lives_ms, copy, missing: false })
     }
@@ -221,8 +222,9 @@ impl Sessions {
             let Some(user) = user.filter(|user| user.knows(hash)) else { return Ok(identity) };
             (username, groups) = (user.username, user.groups);
         }
+        let user_id: Arc<str> = user_id.into();
         identity.user = match self.settings.user {
-            UserName::Username => username,
+            UserName::Username => username.map(Into::into),
             UserName::Pk => Some(user_id.clone()),
         };
         if identity.user.is_none() && !self.hinted.replace(true) {
@@ -231,7 +233,7 @@ impl Sessions {
             );
         }
         identity.user_id = Some(user_id);
-        identity.groups = groups;
+        identity.groups = groups_of(groups);
         Ok(identity)
     }
 }

@@ -1,6 +1,7 @@
 //! Somebody, by what that is known, and for how long.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Question;
 use crate::access::session::Session;
@@ -19,7 +20,7 @@ pub struct Visitor {
     /// By what it is known.
     pub proof: Proof,
     /// Whose session it says that it is, by primary key, also where nobody may be logged in by it any more.
-    pub owner: Option<String>,
+    pub owner: Option<Arc<str>>,
     /// The template under which its session lies in Redis, by number.
     pub template: Option<usize>,
     /// Milliseconds until that is over, if it ends.

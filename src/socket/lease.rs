@@ -2,8 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 use tokio_util::time::delay_queue::Key;
 
@@ -34,9 +36,10 @@ pub(super) struct Lease {
     pub(super) visitor: RefCell<Visitor>,
     /// Whether somebody was logged in.
     had_user: Cell<bool>,
-    listeners: RefCell<Vec<Weak<Listener>>>,
+    /// Most have one: each page of a visitor has a socket, and many have one page.
+    listeners: RefCell<SmallVec<[Weak<Listener>; 1]>>,
     /// Sockets that live by it.
-    shares: Cell<usize>,
+    shares: Cell<u32>,
     /// When the last reading began.
     pub(super) since: Cell<Instant>,
     /// When it is looked at next.
@@ -50,7 +53,7 @@ pub(super) struct Lease {
     deleted: Cell<Option<Instant>>,
     over: Cell<bool>,
     /// The subscription that tells of its key.
-    pub(super) watch: RefCell<Option<Subscription>>,
+    watch: RefCell<Option<Subscription>>,
 }
 
 /// What makes it seem to have ended.
@@ -101,13 +104,20 @@ impl Lease {
     pub(super) fn add(&self, listener: &Rc<Listener>, watch: Option<Subscription>) {
         self.shares.set(self.shares.get() + 1);
         let mut listeners = self.listeners.borrow_mut();
-        if listeners.len() > 2 * self.shares.get() {
+        if listeners.len() > 2 * self.sockets() {
             listeners.retain(|listener| listener.strong_count() > 0);
+            listeners.shrink_to_fit();
         }
         listeners.push(Rc::downgrade(listener));
         if watch.is_some() {
-            self.watch.replace(watch);
+            self.watch_by(watch);
         }
+    }
+
+    /// Takes the subscription that tells of the key. Nothing is listened to: what is told comes another way.
+    pub(super) fn watch_by(&self, watch: Option<Subscription>) {
+        watch.iter().for_each(Subscription::silence);
+        self.watch.replace(watch);
     }
 
     /// Takes leave of a socket. Returns true for the last one.
@@ -121,7 +131,7 @@ impl Lease {
     }
 
     pub(super) fn sockets(&self) -> usize {
-        self.shares.get()
+        self.shares.get() as usize
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -132,9 +142,9 @@ impl Lease {
         self.watch.borrow().as_ref().is_some_and(Subscription::is_subscribed)
     }
 
-    pub(super) fn user_id(&self) -> Option<String> {
+    pub(super) fn user_id(&self) -> Option<Arc<str>> {
         let visitor = self.visitor.borrow();
-        visitor.owner.as_deref().or(visitor.identity.user_id.as_deref()).map(str::to_owned)
+        visitor.owner.as_ref().or(visitor.identity.user_id.as_ref()).cloned()
     }
 
     /// Takes a reading that began then, and says what it means.
@@ -258,7 +268,7 @@ mod tests {
             session: Some(key.clone()),
             user_id: Some("7".into()),
             user: Some("john".into()),
-            groups: Vec::new(),
+            groups: Arc::default(),
         };
         Visitor { identity, proof: Proof::Session(key), lives_ms: Some(1_000_000), ..Visitor::default() }
     }

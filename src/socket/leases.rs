@@ -5,9 +5,11 @@
 //! then without any reason, since neither has to say anything. Who has become somebody else, or is in other groups now,
 //! keeps the socket and hears other channels; what has ended closes it.
 
+use std::borrow::Borrow;
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::poll_fn;
+use std::hash::{Hash, Hasher};
 use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::Duration;
@@ -59,7 +61,7 @@ pub struct Leases {
     /// Where the channels are wanted that tell of keys.
     desk: Rc<Desk>,
     database: u8,
-    by_proof: RefCell<HashMap<Proof, Rc<Lease>, RandomState>>,
+    by_proof: RefCell<HashSet<ByProof, RandomState>>,
     timers: RefCell<DelayQueue<Weak<Lease>>>,
     /// Whether Redis tells what happens to keys.
     events: Cell<bool>,
@@ -68,6 +70,9 @@ pub struct Leases {
     /// The last hints, and when they came.
     recent_hints: RefCell<VecDeque<(Instant, Hint)>>,
 }
+
+/// A lease, to be found by its proof.
+struct ByProof(Rc<Lease>);
 
 /// Where one has to look.
 #[derive(Default)]
@@ -121,14 +126,14 @@ impl Leases {
     pub fn watch(&self, visitor: &Visitor) -> Option<Watch> {
         let subscription = self.desk.join(&[self.event_channel(visitor)?]);
         let leases = self.by_proof.borrow();
-        let known = leases.get(&visitor.proof).is_some_and(|lease| lease.is_watched());
+        let known = leases.get(&visitor.proof).is_some_and(|found| found.0.is_watched());
         Some(Watch { subscription, known })
     }
 
     /// Returns what is known of a visitor, if that is newer than what was read since that time, and something else.
     pub fn newer(&self, visitor: &Visitor, since: Instant) -> Option<(Instant, Visitor)> {
         let leases = self.by_proof.borrow();
-        let lease = leases.get(&visitor.proof).filter(|lease| lease.since.get() > since)?;
+        let lease = &leases.get(&visitor.proof).filter(|found| found.0.since.get() > since)?.0;
         let known = lease.visitor.borrow();
         (!known.is_as(visitor)).then(|| (lease.since.get(), known.clone()))
     }
@@ -149,7 +154,7 @@ impl Leases {
         if !visitor.is_known() {
             return None;
         }
-        let found = self.by_proof.borrow().get(&visitor.proof).cloned();
+        let found = self.find(&visitor.proof);
         let found = found.filter(|lease| {
             if lease.since.get() > since {
                 // What is known already is newer than what this one was let in by.
@@ -168,7 +173,7 @@ impl Leases {
         let is_new = found.is_none();
         let lease = found.unwrap_or_else(|| {
             let lease = Rc::new(Lease::new(visitor, since));
-            self.by_proof.borrow_mut().insert(lease.proof.clone(), lease.clone());
+            self.by_proof.borrow_mut().replace(ByProof(lease.clone()));
             lease
         });
         let (subscription, known) = watch.map(|Watch { subscription, known }| (subscription, known)).unzip();
@@ -180,6 +185,10 @@ impl Leases {
         }
         self.recall_hints(&lease, since);
         Some(Share { lease, leases: self.clone() })
+    }
+
+    fn find(&self, proof: &Proof) -> Option<Rc<Lease>> {
+        self.by_proof.borrow().get(proof).map(|found| found.0.clone())
     }
 
     /// Looks again at what sockets live by.
@@ -224,7 +233,7 @@ impl Leases {
 
     fn forget(&self, lease: &Rc<Lease>) {
         let mut leases = self.by_proof.borrow_mut();
-        if leases.get(&lease.proof).is_some_and(|present| Rc::ptr_eq(present, lease)) {
+        if leases.get(&lease.proof).is_some_and(|present| Rc::ptr_eq(&present.0, lease)) {
             leases.remove(&lease.proof);
         }
         drop(leases);
@@ -260,7 +269,7 @@ impl Leases {
         let Some(key) = key_of(channel) else { return };
         // A key may fit several templates; what counts is the one under which the session was found.
         for (template, session) in self.reception.sessions().sessions_at(key) {
-            let lease = self.by_proof.borrow().get(&Proof::Session(session)).cloned();
+            let lease = self.find(&Proof::Session(session));
             let lease = lease.filter(|lease| lease.visitor.borrow().template == Some(template));
             match (lease, touch) {
                 (None, _) => {}
@@ -303,7 +312,7 @@ impl Leases {
     fn follow_hints(&self) {
         let hinted = self.hinted.take();
         let leases = self.by_proof.borrow();
-        for lease in leases.values() {
+        for ByProof(lease) in leases.iter() {
             let ended = lease.digest.is_some_and(|digest| hinted.sessions.contains(&digest));
             let logout = lease.user_id().and_then(|id| hinted.users.get(&*id).copied());
             if ended || logout.is_some() {
@@ -337,9 +346,9 @@ impl Leases {
         if self.events.replace(events) == events {
             return;
         }
-        for lease in self.by_proof.borrow().values() {
+        for ByProof(lease) in self.by_proof.borrow().iter() {
             let channel = self.event_channel(&lease.visitor.borrow());
-            lease.watch.replace(channel.map(|channel| self.desk.join(&[channel])));
+            lease.watch_by(channel.map(|channel| self.desk.join(&[channel])));
         }
         if events {
             self.look_at_all();
@@ -350,7 +359,7 @@ impl Leases {
     pub fn look_at_all(&self) {
         self.reception.forget();
         let now = Instant::now();
-        for lease in self.by_proof.borrow().values() {
+        for ByProof(lease) in self.by_proof.borrow().iter() {
             let spread = match lease.proof {
                 Proof::Session(_) => SPREAD,
                 Proof::Callback(_) => CALLBACK_SPREAD,
@@ -361,6 +370,26 @@ impl Leases {
         }
     }
 }
+
+impl Borrow<Proof> for ByProof {
+    fn borrow(&self) -> &Proof {
+        &self.0.proof
+    }
+}
+
+impl Hash for ByProof {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.proof.hash(state);
+    }
+}
+
+impl PartialEq for ByProof {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.proof == other.0.proof
+    }
+}
+
+impl Eq for ByProof {}
 
 impl Share {
     /// Tells whether what is known seems to have ended.

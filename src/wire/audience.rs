@@ -1,6 +1,7 @@
 //! The four audiences that a message can be for.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// The kinds of audience, in the order in which channels are subscribed to and replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,7 +58,7 @@ impl Audience<'_> {
 
 /// The key of a Django session. Whoever knows it is that visitor, so `Debug` shows none of it.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct SessionKey(Box<str>);
+pub struct SessionKey(Arc<str>);
 
 impl SessionKey {
     /// Takes a key that has been checked against the key pattern.
