@@ -113,6 +113,9 @@ impl Room {
     }
 }
 
+/// By how much fewer channels there have to be than there is room for, until that room is given back.
+const SPARSE: usize = 8;
+
 /// What may wait in a room whose value is being read again, in multiples of an outbox.
 const PAUSED_OUTBOXES: usize = 4;
 
@@ -372,7 +375,17 @@ impl Hub {
                 orders.push(Order::Leave(room.channel));
             }
         }
+        self.give_back();
         orders
+    }
+
+    /// Gives memory back that only a peak has needed.
+    fn give_back(&mut self) {
+        if self.names.len() < self.names.capacity() / SPARSE {
+            self.names.shrink_to(2 * self.names.len());
+            self.rooms.shrink_to_fit();
+            self.members.shrink_to_fit();
+        }
     }
 
     /// Returns the rooms of those channels that the member listens to.

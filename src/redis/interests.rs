@@ -13,6 +13,9 @@ use crate::wire::Channel;
 /// Channels of one SUBSCRIBE: Redis answers 10,000 in about 10 ms.
 const STEP: usize = 10_000;
 
+/// By how much fewer channels there have to be than there is room for, until that room is given back.
+const SPARSE: usize = 8;
+
 /// Which channels the shards want, and which Redis sends.
 #[derive(Debug)]
 pub(super) struct Interests {
@@ -21,8 +24,9 @@ pub(super) struct Interests {
     /// Channels of which Redis refused some together: tried in ever smaller parts.
     suspects: Vec<Vec<Channel>>,
     suspect_turn: bool,
-    /// Channels without listeners and when they lost the last one, oldest first.
-    idle: VecDeque<(Instant, Channel)>,
+    /// Channels without listeners, when they lost the last one, and the number of that rest; oldest first.
+    idle: VecDeque<(Instant, u32, Channel)>,
+    rests: u32,
     linger: Duration,
 }
 
@@ -34,7 +38,8 @@ pub(super) struct Interest {
     had: bool,
     /// Whether it stands in a SUBSCRIBE: what comes before is from an older one.
     pub(super) asked: bool,
-    idle_since: Option<Instant>,
+    /// The number of its rest, if it has no listeners.
+    rest: Option<u32>,
     /// Where the channel's messages stand in the pump's present batch: number of the batch, index.
     pub(super) batched: (u64, usize),
 }
@@ -49,7 +54,15 @@ pub(super) struct Step {
 impl Interests {
     pub(super) fn new(linger: Duration) -> Self {
         let (channels, idle) = (HashMap::default(), VecDeque::new());
-        Self { channels, queued: Vec::new(), suspects: Vec::new(), suspect_turn: false, idle, linger }
+        Self {
+            channels,
+            queued: Vec::new(),
+            suspects: Vec::new(),
+            suspect_turn: false,
+            idle,
+            rests: 0,
+            linger,
+        }
     }
 
     /// Returns what is known of a channel.
@@ -65,7 +78,7 @@ impl Interests {
         });
         interest.tickets.retain(|&mut (of, _)| of != shard);
         interest.tickets.push((shard, ticket));
-        interest.idle_since = None;
+        interest.rest = None;
         interest.had
     }
 
@@ -83,14 +96,15 @@ impl Interests {
             && interest.had
             && interest.tickets.is_empty()
         {
-            interest.idle_since = Some(now);
-            self.idle.push_back((now, channel.clone()));
+            self.rests = self.rests.wrapping_add(1);
+            interest.rest = Some(self.rests);
+            self.idle.push_back((now, self.rests, channel.clone()));
         }
     }
 
     /// Returns when the next step is due because of a channel whose rest is over.
     pub(super) fn next_leave(&self) -> Option<Instant> {
-        self.idle.front().map(|(since, _)| *since + self.linger)
+        self.idle.front().map(|(since, ..)| *since + self.linger)
     }
 
     /// Tells whether channels wait to be subscribed.
@@ -102,11 +116,15 @@ impl Interests {
     /// all is lost, before the next step.
     pub(super) fn step(&mut self, now: Instant) -> Step {
         let mut step = Step::default();
-        while let Some((since, channel)) = self.idle.pop_front_if(|(since, _)| *since + self.linger <= now) {
-            if self.channels.get(&channel).is_some_and(|interest| interest.idle_since == Some(since)) {
+        while let Some((_, rest, channel)) = self.idle.pop_front_if(|(since, ..)| *since + self.linger <= now)
+        {
+            if self.channels.get(&channel).is_some_and(|interest| interest.rest == Some(rest)) {
                 self.channels.remove(&channel);
                 step.unsubscribe.push(channel);
             }
+        }
+        if self.channels.len() < self.channels.capacity() / SPARSE {
+            self.channels.shrink_to(2 * self.channels.len());
         }
         // In turns: neither waits for the other's end.
         self.suspect_turn = !self.suspect_turn;

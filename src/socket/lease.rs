@@ -47,17 +47,24 @@ pub(super) struct Lease {
     pub(super) reading: Cell<bool>,
     /// When it ends, as far as is known.
     ends_at: Cell<Option<Instant>>,
-    /// Whether it seems to have ended.
-    doubt: Cell<Option<Doubt>>,
-    /// When it was said that the session was ended on purpose. What was read before says nothing against it.
-    deleted: Cell<Option<Instant>>,
+    /// What is said against it. Boxed, as most often there is nothing.
+    trouble: RefCell<Option<Box<Trouble>>>,
     over: Cell<bool>,
     /// The subscription that tells of its key.
     watch: RefCell<Option<Subscription>>,
 }
 
+/// What is said against it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Trouble {
+    /// Whether it seems to have ended.
+    doubt: Option<Doubt>,
+    /// When it was said that the session was ended on purpose. What was read before says nothing against it.
+    deleted: Option<Instant>,
+}
+
 /// What makes it seem to have ended.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Doubt {
     /// When that was last said, or found. What is read from then on counts.
     said: Instant,
@@ -93,8 +100,7 @@ impl Lease {
             timer: Cell::default(),
             reading: Cell::default(),
             ends_at: Cell::new(ends_at),
-            doubt: Cell::default(),
-            deleted: Cell::default(),
+            trouble: RefCell::default(),
             over: Cell::default(),
             watch: RefCell::default(),
         }
@@ -152,7 +158,7 @@ impl Lease {
         let now = Instant::now();
         self.since.set(since);
         // A copy may be missing while the session goes on, but not beyond its time, nor if it was deleted.
-        let over = self.deleted.get().is_some() || self.ends_at.get().is_some_and(|end| end <= now);
+        let over = self.trouble().deleted.is_some() || self.ends_at.get().is_some_and(|end| end <= now);
         let identity = &read.identity;
         let nobody = identity.user_id.is_none() && identity.session.is_none();
         let had_session = self.visitor.borrow().identity.session.is_some();
@@ -170,10 +176,10 @@ impl Lease {
             return Verdict::Doubtful;
         }
         // What was said after the reading had begun is not in it.
-        let newer = |said: Option<Instant>| said.is_some_and(|said| said >= since);
-        self.deleted.set(self.deleted.get().filter(|_| newer(self.deleted.get())));
-        let doubt = self.doubt.get().filter(|doubt| newer(Some(doubt.said)));
-        self.doubt.set(doubt);
+        let newer = |said: Instant| said >= since;
+        let Trouble { doubt, deleted } = self.trouble();
+        let doubt = doubt.filter(|doubt| newer(doubt.said));
+        self.set_trouble(Trouble { doubt, deleted: deleted.filter(|deleted| newer(*deleted)) });
         self.had_user.set(read.identity.user_id.is_some());
         if !read.missing {
             self.ends_at.set(read.lives_ms.map(|ms| since + Duration::from_millis(ms)));
@@ -184,43 +190,66 @@ impl Lease {
 
     /// Replaces what is known; sockets for which that makes a difference look at what they may hear and say.
     fn replace(&self, read: &Visitor) {
-        let before = self.visitor.replace(read.clone());
-        if before.identity != read.identity || before.allowed != read.allowed {
+        let mut known = self.visitor.borrow_mut();
+        let differs = known.identity != read.identity || known.allowed != read.allowed;
+        let read = read.clone();
+        // What has not changed stays, for the texts that it shares with the rest.
+        if *known == (Visitor { lives_ms: known.lives_ms, ..read.clone() }) {
+            known.lives_ms = read.lives_ms;
+        } else {
+            *known = read;
+        }
+        drop(known);
+        if differs {
             self.each(Listener::review);
         }
+    }
+
+    fn trouble(&self) -> Trouble {
+        self.trouble.borrow().as_deref().copied().unwrap_or_default()
+    }
+
+    fn set_trouble(&self, trouble: Trouble) {
+        self.trouble.replace((trouble != Trouble::default()).then(|| Box::new(trouble)));
     }
 
     /// Notes that somebody says that it may have ended. Returns when it is certain, if it has.
     pub(super) fn suspect(&self) -> Instant {
         let now = Instant::now();
-        let found = self.doubt.get().filter(|doubt| doubt.found);
+        let found = self.trouble().doubt.filter(|doubt| doubt.found);
         // Whatever was said before, and not found to be so, was about something else.
         let closes_at = found.map_or_else(|| now + settle(), |doubt| doubt.closes_at);
-        self.doubt.set(Some(Doubt { said: now, closes_at, found: found.is_some() }));
+        self.set_trouble(Trouble {
+            doubt: Some(Doubt { said: now, closes_at, found: found.is_some() }),
+            ..self.trouble()
+        });
         closes_at
     }
 
     /// Notes that it was found to have ended. Returns when it is certain.
     fn doubt(&self) -> Instant {
         let now = Instant::now();
-        let closes_at = self.doubt.get().map_or_else(|| now + settle(), |doubt| doubt.closes_at);
-        self.doubt.set(Some(Doubt { said: now, closes_at, found: true }));
+        let closes_at = self.trouble().doubt.map_or_else(|| now + settle(), |doubt| doubt.closes_at);
+        self.set_trouble(Trouble {
+            doubt: Some(Doubt { said: now, closes_at, found: true }),
+            ..self.trouble()
+        });
         closes_at
     }
 
     /// Returns when it is certain whether it has ended.
     pub(super) fn closes_at(&self) -> Instant {
-        self.doubt.get().map_or_else(Instant::now, |doubt| doubt.closes_at)
+        self.trouble().doubt.map_or_else(Instant::now, |doubt| doubt.closes_at)
     }
 
     /// Tells whether it seems to have ended.
     pub(super) fn is_doubtful(&self) -> bool {
-        self.doubt.get().is_some()
+        self.trouble().doubt.is_some()
     }
 
     /// Notes that the session was ended on purpose.
     pub(super) fn note_deletion(&self) {
-        self.deleted.set(Some(Instant::now()));
+        self.set_trouble(Trouble { deleted: Some(Instant::now()), ..self.trouble() });
     }
 
     /// Tells whether its end has come, and needs no second look.

@@ -236,6 +236,11 @@ impl Leases {
         if leases.get(&lease.proof).is_some_and(|present| Rc::ptr_eq(&present.0, lease)) {
             leases.remove(&lease.proof);
         }
+        // After a peak its memory goes back.
+        if leases.len() < leases.capacity() / 8 {
+            let few = 2 * leases.len();
+            leases.shrink_to(few);
+        }
         drop(leases);
         if let Some((timer, _)) = lease.timer.take() {
             self.timers.borrow_mut().remove(&timer);
