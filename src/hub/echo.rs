@@ -48,6 +48,7 @@ impl Recent {
 /// Publications of one connection that it has not seen come back, oldest first. Before the first one, and a while after
 /// the last, it takes one pointer.
 #[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "an empty VecDeque takes four pointers in each of many listeners")]
 pub(super) struct Echoes(Option<Box<VecDeque<Entry>>>);
 
 #[derive(Debug)]

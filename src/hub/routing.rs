@@ -266,10 +266,8 @@ impl Hub {
         if room.listeners.len() < room.listeners.capacity() / 4 {
             room.listeners.shrink_to_fit();
         }
-        if room.listeners.is_empty() {
-            if !std::mem::replace(&mut room.dirty, true) {
-                self.dirty.push(seat.room);
-            }
+        if room.listeners.is_empty() && !std::mem::replace(&mut room.dirty, true) {
+            self.dirty.push(seat.room);
         }
     }
 

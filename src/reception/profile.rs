@@ -18,8 +18,8 @@ impl Visitor {
         let profile = json!({
             // Whose name is not known may be logged in, too.
             "logged_in": identity.user_id.is_some(),
-            "user": identity.user,
-            "groups": identity.groups,
+            "user": identity.user.as_deref(),
+            "groups": &*identity.groups,
             "session": identity.session.is_some(),
             "known_by": known_by,
             // Seconds until that is over, if it ends.
@@ -45,7 +45,7 @@ mod tests {
                 session: Some(key.clone()),
                 user_id: Some("7".into()),
                 user: Some("john \"j\"".into()),
-                groups: vec!["staff".into(), "</script>".into()],
+                groups: ["staff".into(), "</script>".into()].into(),
             },
             proof: Proof::Session(key.clone()),
             lives_ms: Some(1001),
