@@ -1,0 +1,95 @@
+"""Servers for the snippets, and the fixture by which a test gets those that it shows."""
+
+import datetime
+import itertools
+import json
+import os
+import random
+from types import SimpleNamespace
+
+import jwt
+import pytest
+import redis
+
+import documents
+import harness
+from harness import Gateway, RedisServer
+
+# Beside those of the other suites, so that two can run at a time; and each worker has its own.
+EACH = 100
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 3
+_first = 18900 + _worker * EACH
+harness.PORTS = itertools.cycle(random.sample(range(_first, _first + EACH), EACH))
+
+TOKEN_KEY = "of the tests of the documents, and of nothing else in the world"
+SESSION = "wnqd0gbw5obpnj50zwh6yaq2yz4o8g9x"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "shows(document, heading, numbers, checked): the blocks that a test shows")
+
+
+def shown_by(item):
+    """The blocks that a test is marked to show, as its marks stand; and why they are not run, if they are not."""
+    for mark in reversed(list(item.iter_markers("shows"))):
+        document, heading, numbers, checked = mark.args
+        for number in numbers:
+            yield (document, heading, number), checked
+
+
+@pytest.fixture
+def blocks(request):
+    """What the test shows, in the order of its marks."""
+    return [documents.Shown(documents.find(*name)) for name, _ in shown_by(request.node)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    result = yield
+    if list(shown_by(pyfuncitem)):
+        assert "blocks" in pyfuncitem.funcargs, "what the test is marked to show, it does not ask for"
+        unread = [one.block.name for one in pyfuncitem.funcargs["blocks"] if not one.was_read]
+        assert not unread, f"the test is marked to show what it does not read: {unread}"
+    return result
+
+
+@pytest.fixture(scope="session")
+def store():
+    """A Redis that tells what happens to keys."""
+    server = RedisServer("--notify-keyspace-events", "Kgxe")
+    server.client = redis.Redis(port=server.port)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def gateway(store):
+    """Starts gateways on this Redis."""
+    started = []
+
+    def start(**settings):
+        started.append(Gateway(**({"redis__url": f"{store.url}/0"} | settings)))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def john(store):
+    """A visitor with a session and a token."""
+    key = f":1:django.contrib.sessions.cache{SESSION}"
+    session = {"_auth_user_id": "1", "_auth_user_hash": "h", "ws4redis:username": "john"}
+    store.client.set(key, json.dumps(session), ex=1000)
+    end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=5)
+    token = jwt.encode({"sub": "john", "exp": end}, TOKEN_KEY, "HS256")
+    yield SimpleNamespace(session=SESSION, token=token, log_out=lambda: store.client.delete(key))
+    store.client.delete(key)
+
+
+@pytest.fixture
+def token_key(tmp_path):
+    path = tmp_path / "token_key"
+    path.write_text(TOKEN_KEY)
+    return path
