@@ -7,19 +7,29 @@ import os
 import random
 from types import SimpleNamespace
 
+import documents
+import harness
 import jwt
 import pytest
 import redis
-
-import documents
-import harness
 from harness import Gateway, RedisServer
+from pages import Chromium
+from project import Project
+
+from wire import Wire
 
 # Beside those of the other suites, so that two can run at a time; and each worker has its own.
 EACH = 100
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 3
 _first = 18900 + _worker * EACH
 harness.PORTS = itertools.cycle(random.sample(range(_first, _first + EACH), EACH))
+
+SCRIPTS = {
+    f"/static/{folder}ws4redis.{kind}": ("text/javascript", (documents.ROOT / f"static/ws4redis.{kind}").read_text())
+    for folder in ("", "js/")
+    for kind in ("js", "mjs")
+}
+"""As the gateway's own pages have them, and as sites do."""
 
 TOKEN_KEY = "of the tests of the documents, and of nothing else in the world"
 SESSION = "wnqd0gbw5obpnj50zwh6yaq2yz4o8g9x"
@@ -54,12 +64,18 @@ def pytest_pyfunc_call(pyfuncitem):
 
 
 @pytest.fixture(scope="session")
-def store():
-    """A Redis that tells what happens to keys."""
+def server():
     server = RedisServer("--notify-keyspace-events", "Kgxe")
     server.client = redis.Redis(port=server.port)
     yield server
     server.stop()
+
+
+@pytest.fixture
+def store(server):
+    """A Redis that tells what happens to keys, empty: the documents have few names for facilities and users."""
+    server.client.flushall()
+    return server
 
 
 @pytest.fixture
@@ -82,10 +98,9 @@ def john(store):
     key = f":1:django.contrib.sessions.cache{SESSION}"
     session = {"_auth_user_id": "1", "_auth_user_hash": "h", "ws4redis:username": "john"}
     store.client.set(key, json.dumps(session), ex=1000)
-    end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=5)
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)
     token = jwt.encode({"sub": "john", "exp": end}, TOKEN_KEY, "HS256")
-    yield SimpleNamespace(session=SESSION, token=token, log_out=lambda: store.client.delete(key))
-    store.client.delete(key)
+    return SimpleNamespace(session=SESSION, token=token, log_out=lambda: store.client.delete(key))
 
 
 @pytest.fixture
@@ -93,3 +108,44 @@ def token_key(tmp_path):
     path = tmp_path / "token_key"
     path.write_text(TOKEN_KEY)
     return path
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    chromium = Chromium()
+    yield chromium
+    chromium.stop()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Opens a page that stands before a gateway, with further files by their paths."""
+    opened = []
+
+    def visit(gateway, html, cookies=(), **files):
+        wire = Wire(gateway.port)
+        opened.append(wire)
+        # The page may have the address of its own server in it.
+        html = html(f"127.0.0.1:{wire.port}") if callable(html) else html
+        wire.files = SCRIPTS | {"/": ("text/html", html)} | files
+        page = chromium.open(f"http://127.0.0.1:{wire.port}/", cookies)
+        page.host = f"127.0.0.1:{wire.port}"
+        opened.append(page)
+        return page
+
+    yield visit
+    for one in reversed(opened):
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def empty_project(tmp_path_factory):
+    home = tmp_path_factory.mktemp("empty")
+    Project.make_empty(home)
+    return home
+
+
+@pytest.fixture
+def project(empty_project, tmp_path, store):
+    """A new project."""
+    return Project(empty_project, tmp_path, store)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from documents import ROOT, shows
-from wire import Program, Wire
-
 from harness import DEADLINE, clean_environment, unique
+
+from wire import Program, Wire
 
 CLIENTS = "docs/clients.md"
 MODULES = Path(__file__).parent / "node_modules"

@@ -16,10 +16,11 @@ PONG = 0x8A
 
 
 class Wire:
-    """Stands between clients and a gateway, and notes how they connect."""
+    """Stands between clients and a gateway, notes how they connect, and has files: types and texts by paths."""
 
-    def __init__(self, port):
+    def __init__(self, port, files=()):
         self.behind = port
+        self.files = dict(files)
         self.heads = []
         """Pairs of a request's head and its answer's, in the order of the answers."""
         self.pongs = 0
@@ -39,17 +40,26 @@ class Wire:
         far = socket.create_connection(("127.0.0.1", self.behind), DEADLINE)
         far.settimeout(None)
         with near, far:
-            request = self._head(near, far)
-            self.heads.append((request, self._head(far, near)))
+            head = self._head(near)
+            request = head.partition(b"\r\n\r\n")[0].decode("latin-1")
+            if file := self.files.get(request.split(" ")[1] if head else ""):
+                kind, text = file[0], file[1].encode()
+                answer = f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {len(text)}"
+                near.sendall(f"{answer}\r\n\r\n".encode() + text)
+                return
+            far.sendall(head)
+            answer = self._head(far)
+            near.sendall(answer)
+            self.heads.append((request, answer.partition(b"\r\n\r\n")[0].decode("latin-1")))
             threading.Thread(target=self._pump, args=[near, far, True], daemon=True).start()
             self._pump(far, near)
 
-    def _head(self, source, target):
+    def _head(self, source):
+        """The head, and whatever has come with it."""
         head = b""
         while b"\r\n\r\n" not in head and (piece := source.recv(65536)):
-            target.sendall(piece)
             head += piece
-        return head.partition(b"\r\n\r\n")[0].decode("latin-1")
+        return head
 
     def _pump(self, source, target, client=False):
         try:
@@ -63,8 +73,7 @@ class Wire:
 
     def connected(self, deadline, program):
         """Waits for the next client; returns the heads of its request and answer."""
-        ended = lambda: program.process.poll() is not None
-        until(lambda: len(self.heads) > 0 or ended(), True, "a client", deadline)
+        until(lambda: len(self.heads) > 0 or program.process.poll() is not None, True, "a client", deadline)
         assert self.heads, f"it has ended: {program.end()}"
         return self.heads.pop(0)
 

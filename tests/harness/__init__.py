@@ -140,14 +140,15 @@ class RedisServer(Process):
 class Gateway(Process):
     """The server under test: its built binary, in an empty directory."""
 
-    def __init__(self, listen=None, port=None, **settings):
-        """`settings` become environment variables: `prefix`, `redis__url` and so on."""
+    def __init__(self, listen=None, port=None, file=None, **settings):
+        """`settings` become environment variables: `prefix`, `redis__url` and so on; `file` has more of them."""
         self.port = port or free_port()
         self.unix = listen
         settings = {"server__drain_seconds": 0, "server__shards": 2} | settings
         variables = {f"WS4REDIS_{name.upper()}": value for name, value in settings.items()}
         variables["WS4REDIS_SERVER__LISTEN"] = listen or f"127.0.0.1:{self.port}"
-        super().__init__([BINARY], env=clean_environment(**variables))
+        command = [BINARY, "--settings", file] if file else [BINARY]
+        super().__init__(command, env=clean_environment(**variables))
         # A handshake is refused with 503 as long as Redis is not reached.
         self.wait_until(lambda: self.handshake("/ws/ready?subscribe-broadcast")[0] == 101, "gateway")
 

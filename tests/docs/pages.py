@@ -1,0 +1,92 @@
+"""Pages in Chromium, by pages.mjs."""
+
+import itertools
+import json
+import pathlib
+import queue
+import subprocess
+import threading
+import time
+
+from harness import DEADLINE, clean_environment
+
+HERE = pathlib.Path(__file__).parent
+
+
+class Chromium:
+    """One browser for all pages of a run."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            ["node", HERE / "pages.mjs"],
+            env=clean_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.ids = itertools.count(1)
+        self.lines = {}
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            # Its last line counts checks, of which there are none.
+            if line.startswith("{"):
+                said = json.loads(line)
+                self.lines[said["id"]].put(said)
+
+    def open(self, url, cookies=()):
+        return Page(self, url, cookies)
+
+    def stop(self):
+        self.process.stdin.close()
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(DEADLINE)
+        self.process.stdout.close()
+
+
+class Page:
+    """A page, and what it has said by console.log or as an error."""
+
+    def __init__(self, chromium, url, cookies):
+        self.chromium = chromium
+        self.id = next(chromium.ids)
+        self.lines = chromium.lines[self.id] = queue.Queue()
+        self.said = []
+        cookies = [{"name": name, "value": value, "url": url} for name, value in cookies]
+        self._ask(open=url, cookies=cookies)
+
+    def _ask(self, **command):
+        self.chromium.process.stdin.write(json.dumps({"id": self.id} | command) + "\n")
+        self.chromium.process.stdin.flush()
+        # The first one also starts the browser.
+        end = time.monotonic() + 3 * DEADLINE
+        while True:
+            line = self._next(end, command)
+            if "said" in line:
+                self.said.append(line["said"])
+                continue
+            assert "failed" not in line, line["failed"]
+            return line["done"]
+
+    def _next(self, end, what):
+        try:
+            return self.lines.get(timeout=max(end - time.monotonic(), 0.001))
+        except queue.Empty:
+            raise AssertionError(f"no {what!r} in time; it has said {self.said[-20:]}") from None
+
+    def run(self, code):
+        """Runs the body of an async function; returns what that returns."""
+        return self._ask(evaluate=code)
+
+    def expect(self, text):
+        """Waits until the page has said this."""
+        end = time.monotonic() + DEADLINE
+        while text not in self.said:
+            self.said.append(self._next(end, text)["said"])
+
+    def close(self):
+        self._ask(close=True)

@@ -1,0 +1,113 @@
+"""No block of code in a document is without a test that shows it; README.md beside this file says which does."""
+
+import re
+
+import pytest
+from conftest import shown_by
+from documents import ROOT, blocks_of, documents, parse
+
+TABLE = "tests/docs/README.md"
+PROXIES = "tests/proxies/test_docs.py::test_what_is_shown_is_part_of_a_file"
+RIGHTS = "tests/gateway/redis_only/least_rights.rs::the_redis_user_of_the_documentation_is_enough"
+VERIFIED = "systemd verifies the unit that has it, and does not start it"
+OTHER_SUITES = {
+    ("README.md", "Install it", (2,)): (PROXIES, VERIFIED),
+    ("README.md", "Behind nginx", (1,)): (PROXIES, None),
+    ("docs/deploy.md", "nginx", (1, 2, 3, 4, 5)): (PROXIES, None),
+    ("docs/deploy.md", "HAProxy", (1,)): (PROXIES, None),
+    ("docs/deploy.md", "Caddy", (1,)): (PROXIES, None),
+    ("docs/deploy.md", "Apache", (1, 2, 3)): (PROXIES, None),
+    ("docs/deploy.md", "Several gateways", (1,)): (PROXIES, None),
+    ("docs/deploy.md", "As a service", (1, 2, 3)): (PROXIES, VERIFIED),
+    ("docs/security.md", "The Redis user", (1, 2)): (RIGHTS, None),
+}
+"""Blocks that tests of other suites show; proxies are started with the files that have those of docs/deploy.md."""
+FEW = 11
+
+
+def shown(items):
+    """Which tests show a block, by document, heading and number; and why it is only looked at, if it is."""
+    found = {}
+    for item in items:
+        for name, checked in shown_by(item):
+            test = f"{item.path.relative_to(ROOT)}::{item.function.__name__}"
+            found.setdefault(name, set()).add((test, checked))
+    for (document, heading, numbers), (test, checked) in OTHER_SUITES.items():
+        for number in numbers:
+            found.setdefault((document, heading, number), set()).add((test, checked))
+    return found
+
+
+def rows(items):
+    """The table: a row for each block, in the order of the documents."""
+    found = shown(items)
+    yield "| document | below | | language | shown by | |"
+    yield "|---|---|---|---|---|---|"
+    for document in documents():
+        for block in blocks_of(document):
+            tests = sorted(found.get((document, block.heading, block.number), {("nothing", "no")}), key=str)
+            names = ", ".join(dict.fromkeys(f"`{test.removeprefix('tests/')}`" for test, _ in tests))
+            # What one test runs, another one may also look at.
+            why = "run" if any(checked is None for _, checked in tests) else f"checked, not run: {tests[0][1]}"
+            heading = block.heading.replace("|", "\\|")
+            yield f"| {document} | {heading} | {block.number} | {block.language} | {names} | {why} |"
+
+
+def test_every_block_is_shown_by_a_test(request):
+    found = shown(request.session.items)
+    there = {(block.document, block.heading, block.number) for name in documents() for block in blocks_of(name)}
+    assert sorted(there - set(found)) == [], "no test shows these blocks"
+    assert sorted(set(found) - there) == [], "tests show blocks that are not there"
+    few = {name for name, tests in found.items() if all(checked for _, checked in tests)}
+    assert len(few) <= FEW, f"too many are only looked at: {sorted(few)}"
+
+
+def test_the_table_says_which_test_shows_a_block(request):
+    wanted = "\n".join(rows(request.session.items))
+    assert wanted in (ROOT / TABLE).read_text(), f"{TABLE} has to have this table:\n{wanted}"
+
+
+@pytest.mark.parametrize("test", [PROXIES, RIGHTS])
+def test_tests_of_other_suites_are_there_and_read_the_document(test):
+    path, name = test.split("::")
+    source = (ROOT / path).read_text()
+    assert re.search(rf"^(def|async fn|fn) {name}\(", source, re.M), f"{path} has no {name}"
+    for document in {document for (document, _, _), (one, _) in OTHER_SUITES.items() if one == test}:
+        assert document in source, f"{path} does not read {document}"
+
+
+def test_blocks_are_found_however_they_are_written():
+    text = """# One
+
+    indented, the first line
+
+      and the last
+
+Text
+    that goes on is none.
+
+- an item
+
+  ```sh
+  in a list
+  ```
+
+      indented there
+
+## Two
+```json
+{"# a": "comment"}
+# no heading
+```
+~~~
+```
+~~~
+"""
+    found = [(block.heading, block.number, block.language, block.code) for block in parse("x.md", text)]
+    assert found == [
+        ("One", 1, "indented", "indented, the first line\n\n  and the last\n"),
+        ("One", 2, "sh", "in a list\n"),
+        ("One", 3, "indented", "indented there\n"),
+        ("Two", 1, "json", '{"# a": "comment"}\n# no heading\n'),
+        ("Two", 2, "text", "```\n"),
+    ]

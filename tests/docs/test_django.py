@@ -1,0 +1,222 @@
+"""What the documents show of Django, put into a new project, with the gateway beside it."""
+
+import re
+
+import pytest
+import redis
+from documents import find, shows
+from harness import unique, until
+
+DJANGO = "docs/django.md"
+NEW_SITE = "A new site in five minutes"
+SECRET = "a-secret-of-the-tests-of-the-documents"
+# The site's own, which the document only names.
+OF_TOKEN = """
+from django.contrib.auth.models import User
+
+def user_of_token(header):
+    return User.objects.filter(username=header).first()
+"""
+
+
+def ours(project):
+    """The settings of a site with the package."""
+    project.settings(find(DJANGO, NEW_SITE, 2).code)
+    return project
+
+
+def hears(gateway, store, session, channel="user:john", **options):
+    """Whether a visitor with this session hears the channel."""
+    facility = unique()
+    headers = options | ({"Cookie": f"sessionid={session}"} if session else {})
+    with gateway.connect(facility, "subscribe-user&subscribe-broadcast", additional_headers=headers) as client:
+        heard = store.client.publish(f"{channel}:{facility}", "to one")
+        store.client.publish(f"broadcast:{facility}", "to all")
+        if heard:
+            client.expect("to one")
+        client.expect("to all")
+    return heard == 1
+
+
+@shows(DJANGO, NEW_SITE, 2, 3, 4)
+@pytest.mark.xdist_group("pages")
+def test_a_new_site(blocks, project, gateway, store, visit):
+    settings, template, publishing = blocks
+    project.settings(settings.code)
+    assert "no issues" in project.command("python manage.py check")
+    here = gateway()
+    session = project.session()
+    visitor = visit(here, lambda host: project.render(template.code, host), [("sessionid", session)])
+    until(lambda: store.client.pubsub_numsub("user:john:foobar"), [(b"user:john:foobar", 1)], "the page")
+    project.shell(
+        "from django.contrib.auth.models import User\nfrom django.test import RequestFactory\n"
+        "request = RequestFactory().get('/')\nrequest.user = User.objects.get(username='john')\n" + publishing.code
+    )
+    visitor.expect("Hello everybody")
+    visitor.expect('{"unread":3}')
+    # What is wrong makes it fail.
+    assert "ERROR" not in project.command("python manage.py ws4redis_doctor --wait 1")
+
+
+@shows("README.md", "In Django", 1)
+@shows("python/README.md", "ws4redis for Django", 1)
+def test_the_publisher(blocks, project, gateway, store):
+    broadcast, user = blocks
+    ours(project)
+    here = gateway()
+    with here.connect("foobar") as client:
+        project.shell(broadcast.code)
+        client.expect("Hello")
+    session = project.session()
+    with here.connect("foobar", "subscribe-user", additional_headers={"Cookie": f"sessionid={session}"}) as client:
+        project.shell(user.code)
+        client.expect("Hello")
+
+
+@shows("README.md", "In a page")
+@pytest.mark.xdist_group("pages")
+def test_the_script_in_a_page(blocks, project, gateway, store, visit):
+    ours(project)
+    here = gateway()
+    session = project.session()
+    with here.connect("foobar") as listener:
+        visitor = visit(here, lambda host: project.render(blocks[0].code, host), [("sessionid", session)])
+        # Its own message, which it says when it is open.
+        visitor.expect("Hello")
+        listener.expect("Hello")
+        store.client.publish("user:john:foobar", "to John")
+        visitor.expect("to John")
+        assert visitor.run("return socket.transport") == "websocket"
+
+
+@shows("docs/javascript.md", "The old face")
+@pytest.mark.xdist_group("pages")
+def test_the_old_face(blocks, project, gateway, store, visit):
+    ours(project)
+    template = f'<script src="/static/ws4redis.js"></script><script>{blocks[0].code}</script>'
+    visitor = visit(gateway(), lambda host: project.render(template, host))
+    until(lambda: visitor.run("return ws.is_connected()"), True, "the connection")
+    visitor.run("ws.send_message('I am here')")
+    visitor.expect("I am here")
+
+
+@shows(DJANGO, "Who is logged in, and until when")
+def test_users_are_refreshed(blocks, project, store):
+    ours(project)
+    one, every = blocks[0].code.splitlines()
+    keys = [
+        f"ws4redis:identity:{pk}"
+        for pk in project.shell(
+            "from django.contrib.auth.models import User\n"
+            "answer = [user.pk for name in ('john', 'mary') for user in User.objects.filter(username=name)]"
+        )
+    ]
+    store.client.flushall()
+    project.command(one)
+    assert sorted(key.decode() for key in store.client.keys("ws4redis:identity:*")) == sorted(keys)
+    for key in keys:
+        store.client.set(key, '{"v":1,"active":false}')
+    project.command(every)
+    assert all(b'"active":true' in store.client.get(key) for key in keys)
+
+
+ENGINES = ["Django's cache", "django-redis, without pickle", "django-redis-sessions"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@shows(DJANGO, "Session engines", 2)
+def test_an_engine_of_sessions(blocks, project, gateway, store, engine):
+    parts = re.split(r"(?m)^# (.*)\.\n", blocks[0].code)[1:]
+    assert parts[::2] == ENGINES
+    ours(project).settings("SECRET_KEY = 'of the tests of the documents'\n" + parts[2 * ENGINES.index(engine) + 1])
+    here = gateway(session__secret_key="of the tests of the documents")
+    session = project.session()
+    assert hears(here, store, session)
+    assert store.client.keys(f"*{session}"), "it lies in this Redis"
+    assert not hears(here, store, session[::-1])
+
+
+@shows(DJANGO, "Session engines", 1)
+def test_the_gateways_settings_for_sessions(blocks, gateway, store, john, tmp_path):
+    key = tmp_path / "secret_key"
+    key.write_text("of the tests of the documents")
+    words = {"localhost:6379": f"localhost:{store.port}", "/etc/ws4redis/secret_key": key}
+    file = tmp_path / "settings.toml"
+    file.write_text(blocks[0].filled(words))
+    here = gateway(file=file)
+    assert not hears(here, store, john.session), "it lies in another database"
+    with redis.Redis(port=store.port, db=1) as other:
+        cached = f":1:django.contrib.sessions.cache{john.session}"
+        other.set(cached, store.client.get(cached))
+        assert hears(here, store, john.session)
+        other.flushdb()
+
+
+@shows(DJANGO, "The callback", 1, 2, 3)
+def test_the_callback(blocks, project, gateway, store, tmp_path):
+    settings, urls, toml = blocks
+    ours(project)
+    project.environment["WS4REDIS_CALLBACK_SECRET"] = SECRET
+    # Where the gateway cannot read them.
+    project.settings(settings.code + "SESSION_ENGINE = 'django.contrib.sessions.backends.db'\n")
+    project.urls(urls.code)
+    secret, file = tmp_path / "secret", tmp_path / "settings.toml"
+    secret.write_text(SECRET)
+    site = project.serve()
+    try:
+        words = {"127.0.0.1:8001": f"127.0.0.1:{project.site_port}", "/etc/ws4redis/callback_secret": secret}
+        file.write_text(toml.filled(words))
+        here = gateway(file=file)
+        assert hears(here, store, project.session())
+        assert not hears(here, store, None)
+    finally:
+        site.stop()
+
+
+@shows(DJANGO, "The callback", 4)
+def test_a_callback_with_rules_of_its_own(blocks, project, gateway):
+    ours(project)
+    project.settings(f"WS4REDIS_CALLBACK_SECRET = {SECRET!r}\n")
+    project.module("rules", OF_TOKEN + blocks[0].code)
+    project.urls(
+        "from mysite.rules import SiteIdentityView\nurlpatterns += [path('rules/', SiteIdentityView.as_view())]\n"
+    )
+
+    def ask(facility, **headers):
+        return project.get(
+            f"/rules/?facility={facility}&flag=subscribe-user", **{"X-WS4Redis-Secret": SECRET} | headers
+        )
+
+    status, answer = ask("staff/x", Authorization="john")
+    assert status == 200 and '"user": "john"' in answer and '"allow": []' in answer
+    status, answer = ask("staff/x", Authorization="admin")
+    assert status == 200 and '"user": "admin"' in answer and "allow" not in answer
+    status, answer = ask("x", Authorization="john")
+    assert status == 200 and "allow" not in answer
+
+
+@shows("docs/deploy.md", "nginx", 6)
+def test_the_view_of_auth_request(blocks, project):
+    project.module("views", blocks[0].code)
+    project.urls("from mysite.views import may_connect\nurlpatterns += [path('may-connect/', may_connect)]\n")
+    assert [project.get("/may-connect/", name)[0] for name in (None, "john", "admin")] == [403, 403, 204]
+
+
+@shows(DJANGO, "Tokens", 1, 2, 3)
+@pytest.mark.xdist_group("pages")
+def test_tokens(blocks, project, gateway, store, visit, token_key, tmp_path):
+    view, toml, script = blocks
+    project.settings(f"WEBSOCKET_TOKEN_KEY = {token_key.read_text()!r}\n")
+    project.module("views", view.code)
+    project.urls(
+        "from mysite.views import websocket_token\nurlpatterns += [path('websocket-token/', websocket_token)]\n"
+    )
+    assert project.get("/websocket-token/")[0] == 302, "to the login"
+    status, answer = project.get("/websocket-token/", "john")
+    assert status == 200
+    file = tmp_path / "settings.toml"
+    file.write_text(toml.filled({"/etc/ws4redis/token_key": token_key}))
+    here = gateway(file=file)
+    visitor = visit(here, "<!doctype html>", **{"/websocket-token/": ("application/json", answer)})
+    visitor.run(script.filled({"wss://ws.example.com": f"ws://{visitor.host}"}))
+    until(lambda: store.client.pubsub_numsub("user:john:foobar"), [(b"user:john:foobar", 1)], "John with a token")
