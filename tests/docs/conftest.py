@@ -1,6 +1,7 @@
 """Servers for the snippets, and the fixture by which a test gets those that it shows."""
 
 import datetime
+import fcntl
 import itertools
 import json
 import os
@@ -140,8 +141,17 @@ def visit(chromium):
 
 @pytest.fixture(scope="session")
 def empty_project(tmp_path_factory):
-    home = tmp_path_factory.mktemp("empty")
-    Project.make_empty(home)
+    """All workers share it."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    home = shared / "empty-project"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not home.exists():
+            making = shared / "making"
+            making.mkdir()
+            Project.make_empty(making)
+            making.rename(home)
     return home
 
 

@@ -93,17 +93,16 @@ class Project:
             username=username,
         )
 
-    def get(self, path, username=None, **headers):
-        """Asks for a page; returns its status and text."""
-        return tuple(
-            self.shell(
-                "from django.contrib.auth.models import User\nfrom django.test import Client\nbrowser = Client()\n"
-                "if username: browser.force_login(User.objects.get(username=username))\n"
-                "got = browser.get(path, headers=headers)\nanswer = [got.status_code, got.content.decode()]",
-                path=path,
-                username=username,
-                headers=headers,
-            )
+    def get(self, *asked):
+        """Asks for pages, each by path, who is logged in, and headers; returns pairs of status and text."""
+        return self.shell(
+            "from django.contrib.auth.models import User\nfrom django.test import Client\nanswer = []\n"
+            "for path, username, headers in asked:\n"
+            "    browser = Client()\n"
+            "    if username: browser.force_login(User.objects.get(username=username))\n"
+            "    got = browser.get(path, headers=headers)\n"
+            "    answer.append([got.status_code, got.content.decode()])",
+            asked=asked,
         )
 
     def serve(self):

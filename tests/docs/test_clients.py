@@ -123,7 +123,7 @@ def wire(gateway, token_key):
 
 
 @pytest.fixture
-def run(request, blocks, wire, tmp_path):
+def run(blocks, wire, tmp_path):
     """Starts the client of the blocks at a facility; returns it, and the heads of its request and answer."""
     started = []
 
@@ -220,10 +220,9 @@ def test_curl_publishes(blocks, gateway, john, tmp_path):
 
 
 def installed():
-    """The versions at hand, by headings."""
+    """The versions at hand, by headings; curl is that of the machine."""
     for name in ("websockets", "websocket-client", "aiohttp"):
         yield name, version(name)
-    yield "curl", said("curl", "--version").split()[1]
     for name in ("ws", "wscat"):
         yield name, said("node", "-p", f"require('{MODULES}/{name}/package.json').version")
     if websocat := shutil.which("websocat", path=os.pathsep.join([str(WEBSOCAT), os.environ["PATH"]])):
