@@ -4,7 +4,7 @@ import re
 
 import pytest
 from conftest import shown_by
-from documents import ROOT, blocks_of, documents, parse
+from documents import ROOT, blocks_of, documents, find, parse
 
 TABLE = "tests/docs/README.md"
 PROXIES = "tests/proxies/test_docs.py::test_what_is_shown_is_part_of_a_file"
@@ -72,8 +72,14 @@ def test_tests_of_other_suites_are_there_and_read_the_document(test):
     path, name = test.split("::")
     source = (ROOT / path).read_text()
     assert re.search(rf"^(def|async fn|fn) {name}\(", source, re.M), f"{path} has no {name}"
-    for document in {document for (document, _, _), (one, _) in OTHER_SUITES.items() if one == test}:
-        assert document in source, f"{path} does not read {document}"
+    for (document, heading, numbers), (one, _) in OTHER_SUITES.items():
+        if one == test:
+            assert document in source, f"{path} does not read {document}"
+            for number in numbers:
+                block = find(document, heading, number)
+                # Their tests pick them by the language, or by how they begin.
+                picked = f'"{block.language}"' in source or " ".join(block.code.split()[:4]) in source
+                assert picked, f"{path} does not pick {block.name}"
 
 
 def test_blocks_are_found_however_they_are_written():
