@@ -156,7 +156,7 @@ mod tests {
         match (u8::try_from(payload), u16::try_from(payload)) {
             (Ok(len @ ..=125), _) => frame.push(0x80 | len),
             (_, Ok(len)) => frame.extend([&[0x80 | 0x7e], &len.to_be_bytes()[..]].concat()),
-            _ => frame.extend([&[0x80 | 127], &(payload as u64).to_be_bytes()[..]].concat()),
+            _ => frame.extend([&[0x80 | 0x7f], &(payload as u64).to_be_bytes()[..]].concat()),
         }
         frame.extend([0; 4]);
         frame.resize(frame.len() + payload, b'x');
