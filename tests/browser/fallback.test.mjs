@@ -171,6 +171,26 @@ test('a POST that fails is an error of its message alone', async () => {
   assert.equal(socket.state, 'open');
 });
 
+test('a POST without an answer fails after 20 s together with those behind it, and later ones are tried', async () => {
+  const real = globalThis.setTimeout;
+  const twentySeconds = [];
+  const { socket } = await streaming();
+  globalThis.setTimeout = (callback, ms) => (ms === 20_000 ? twentySeconds.push(callback) : real(callback, ms));
+  try {
+    gateway.requests.length = 0;
+    gateway.postStatus = ({ body }) => (`${body}` === 'hangs' ? new Promise(() => {}) : 204);
+    const failures = ['hangs', 'behind'].map((text) => assert.rejects(socket.send(text), /no answer/));
+    await until(() => gateway.requests.length === 1, 'the first POST');
+    assert.equal(twentySeconds.length, 1);
+    twentySeconds[0]();
+    await Promise.all(failures);
+    await socket.send('later');
+    assert.deepEqual(gateway.requests.map(({ body }) => `${body}`), ['hangs', 'later']);
+  } finally {
+    globalThis.setTimeout = real;
+  }
+});
+
 test('what was posted does not come back without echo, and an equal message of others does', async () => {
   const { socket, got } = await streaming({ subscribe: ['user'], publish: ['user'] });
   await socket.send('mine\r\ntwo lines');

@@ -487,6 +487,7 @@
   function openStream(url, bearer) {
     const reading = new AbortController();
     let posts = Promise.resolve();
+    let posting = new AbortController();
     // Texts that will come back, since the gateway cannot tell whose stream is the poster's; for a while.
     let echoes = [];
     const flags = [...new URL(url).searchParams.keys()];
@@ -511,11 +512,17 @@
         };
         // The page may change a buffer before its turn comes.
         const body = text ? data : new Blob([data]);
-        // One after the other, since messages keep their order.
+        const mine = posting;
+        // One after the other, since messages keep their order; those behind one that is not answered fail with it.
         const sent = posts
           .then(() => {
-            if (echo) echoes.push({ text: echo, until: Date.now() + ECHO_MS });
-            return ask({ method: 'POST', headers, body });
+            if (echo && !mine.signal.aborted) echoes.push({ text: echo, until: Date.now() + ECHO_MS });
+            const patience = setTimeout(() => {
+              posting = new AbortController();
+              mine.abort(new Error('the message was not taken: no answer'));
+            }, ATTEMPT_MS);
+            const done = () => clearTimeout(patience);
+            return ask({ method: 'POST', headers, body, signal: mine.signal }).finally(done);
           })
           .then((response) => {
             if (response.ok) return;
