@@ -28,6 +28,9 @@ def test_a_heartbeat_cannot_end_the_script():
 
 def test_the_pages_of_the_site_have_both(people):
     page = Client().get("/chat/").content.decode()
+    assert "uri: 'ws://testserver/ws/foobar'" in page
+    assert 'heartbeat: "--heartbeat--"' in page
+    page = Client().get("/old/chat/").content.decode()
     assert "uri: 'ws://testserver/ws/foobar?subscribe-broadcast&publish-broadcast&echo'" in page
     assert 'heartbeat_msg: "--heartbeat--"' in page
 

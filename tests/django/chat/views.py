@@ -46,12 +46,22 @@ class ChatView(TemplateView):
     """The page of a chat; what is posted goes to the audience that is named by `audience`."""
 
     audience = ""
-    names = ()
+    old = False
+    """With templates as sites of django-websocket-redis have them."""
+
+    def get_template_names(self):
+        """Names the page of this chat, in the new or in the old form."""
+        name = f"{self.audience or 'broadcast'}_chat.html"
+        return [f"old/{name}" if self.old else name]
 
     def get_context_data(self, **kwargs):
         """Adds who may be spoken to, and where the page connects to."""
         context = super().get_context_data(
-            names=self.names, facility=FACILITY, audience=self.audience, **kwargs
+            facility=FACILITY,
+            audience=self.audience,
+            users=get_user_model().objects.all(),
+            groups=Group.objects.all(),
+            **kwargs,
         )
         if settings.SITE_WEBSOCKET_URI:
             context["WEBSOCKET_URI"] = settings.SITE_WEBSOCKET_URI
@@ -67,7 +77,7 @@ class ChatView(TemplateView):
 class BroadcastChatView(ChatView):
     """Everybody; whoever opens the page greets them all."""
 
-    template_name = "broadcast_chat.html"
+    http_method_names = ["get", "head", "options"]
 
     def get(self, request, *args, **kwargs):
         """Greets, then shows the page."""
@@ -78,25 +88,13 @@ class BroadcastChatView(ChatView):
 class UserChatView(ChatView):
     """One user, in all of their browsers."""
 
-    template_name = "user_chat.html"
     audience = "user"
-
-    @property
-    def names(self):
-        """All users."""
-        return get_user_model().objects.values_list("username", flat=True)
 
 
 class GroupChatView(ChatView):
     """The members of a group."""
 
-    template_name = "group_chat.html"
     audience = "group"
-
-    @property
-    def names(self):
-        """All groups."""
-        return Group.objects.values_list("name", flat=True)
 
 
 async def publish_async(request):

@@ -10,7 +10,7 @@ SITE_CLIENT     default or herd, of the same                 default
 SITE_KEY_PREFIX, SITE_KEY_VERSION  of all caches             none, 1
 SITE_WITHOUT_PACKAGE  anything: ws4redis is not installed    nothing
 SITE_PREFIX, SITE_HEARTBEAT, SITE_EXPIRE, SITE_WEBSOCKET_URI, SITE_SECRET_KEY, SITE_SECRET_KEY_FALLBACKS,
-SITE_CALLBACK_SECRET, SITE_SSL_REDIRECT, SITE_COOKIE_AGE, SITE_COOKIE_NAME, SITE_HOSTS
+SITE_CALLBACK_SECRET, SITE_SSL_REDIRECT, SITE_COOKIE_AGE, SITE_COOKIE_NAME, SITE_HOSTS, SITE_STATIC_ROOT
 """
 
 import os
@@ -30,6 +30,10 @@ ROOT_URLCONF = "project.urls"
 WSGI_APPLICATION = "project.wsgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "/static/"
+STATIC_ROOT = os.environ.get("SITE_STATIC_ROOT")
+# jQuery, for the old pages, once the browser tests have been installed.
+_jquery = HERE.parent / "browser" / "node_modules" / "jquery" / "dist"
+STATICFILES_DIRS = [("js", _jquery)] if _jquery.is_dir() else []
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "/accounts/login/"
 
@@ -62,6 +66,7 @@ TEMPLATES = [
         "OPTIONS": {
             "context_processors": [
                 "django.template.context_processors.request",
+                "django.template.context_processors.static",
                 "django.contrib.auth.context_processors.auth",
                 "ws4redis.context_processors.default",
             ]

@@ -6,9 +6,12 @@ from django.urls import include, path
 
 urlpatterns = [
     path("", views.WhoView.as_view(), name="who"),
-    path("chat/", views.BroadcastChatView.as_view(), name="broadcast"),
-    path("userchat/", views.UserChatView.as_view(), name="user"),
-    path("groupchat/", views.GroupChatView.as_view(), name="group"),
+    path("chat/", views.BroadcastChatView.as_view(), name="broadcast_chat"),
+    path("userchat/", views.UserChatView.as_view(), name="user_chat"),
+    path("groupchat/", views.GroupChatView.as_view(), name="group_chat"),
+    path("old/chat/", views.BroadcastChatView.as_view(old=True)),
+    path("old/userchat/", views.UserChatView.as_view(old=True)),
+    path("old/groupchat/", views.GroupChatView.as_view(old=True)),
     path("async/", views.publish_async, name="async"),
     path("accounts/login/", LoginView.as_view(), name="login"),
     path("accounts/logout/", LogoutView.as_view(), name="logout"),
