@@ -18,6 +18,13 @@ pub struct Refused {
     host: String,
 }
 
+impl Refused {
+    /// Returns the origin, as far as it is to be shown.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+}
+
 impl std::error::Error for Refused {}
 
 impl fmt::Display for Refused {

@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION};
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONNECTION, CONTENT_TYPE,
+    HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, VARY,
+};
 use hyper::{Response, StatusCode};
 
 use crate::access::token::Untrusted;
@@ -139,6 +142,12 @@ impl Rejection {
         match self {
             Self::Version => headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
             Self::Method => headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD")),
+            Self::Origin(refused) => HeaderValue::from_str(refused.origin()).ok().and_then(|origin| {
+                // The page may read that it is refused, and why, and nothing else: its client stops then.
+                headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+                headers.insert(VARY, HeaderValue::from_static("origin"));
+                headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin)
+            }),
             _ => None,
         };
         response

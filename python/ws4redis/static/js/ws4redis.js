@@ -536,8 +536,9 @@
 
     function ask(init) {
       const headers = Object.assign(bearer ? { Authorization: `Bearer ${bearer}` } : {}, init.headers);
-      // A redirection leads to a page for people.
-      return fetch(url, { ...init, headers, credentials: 'same-origin', cache: 'no-store', redirect: 'manual' });
+      // As with a WebSocket, the cookies of the gateway's own host are sent from pages of others, too; a redirection leads
+      // to a page for people.
+      return fetch(url, { ...init, headers, credentials: 'include', cache: 'no-store', redirect: 'manual' });
     }
 
     async function read() {
