@@ -14,6 +14,7 @@ import { readFileSync } from 'node:fs';
 import { blockingProxy } from './blocking_proxy.mjs';
 import { becomes, check, DEADLINE_MS, sh, skip, unique, withChromium } from './chromium.mjs';
 import { fakeGateway } from './fake_gateway.mjs';
+import { got, open, send } from './sockets.mjs';
 
 const WHOLE_RUN_MS = 90_000;
 const { HEARTBEAT, SERVER_KILL, SERVER_PAUSE, SERVER_START } = process.env;
@@ -94,27 +95,6 @@ async function say(tab, text) {
   await tab.locator('#say').fill(text);
   await tab.locator('#say').press('Enter');
 }
-
-/** Makes `name` in a tab of the modern face, with the lists `name.got` and `name.states`, and waits until it is open. */
-async function open(tab, name, facility, options, state = 'open') {
-  await tab.evaluate(
-    ([name, facility, options]) => {
-      const socket = ws4redis(`/ws/${facility}`, options);
-      window[name] = Object.assign(socket, { got: [], states: [], codes: [] });
-      socket.addEventListener('message', ({ data }) =>
-        socket.got.push(typeof data === 'string' ? data : [...new Uint8Array(data)]),
-      );
-      for (const type of ['open', 'gap']) socket.addEventListener(type, () => socket.states.push(`+${type}`));
-      socket.addEventListener('state', ({ state }) => socket.states.push(state));
-      socket.addEventListener('close', ({ code }) => socket.codes.push(code));
-    },
-    [name, facility, options],
-  );
-  await becomes(() => tab.evaluate((name) => window[name].state, name), state, `state of ${name}`);
-}
-
-const got = (tab, name) => () => tab.evaluate((name) => window[name].got, name);
-const send = (tab, name, text) => tab.evaluate(([name, text]) => window[name].send(text), [name, text]);
 
 // Chromium takes pages that a test answers for pages from afar, which may talk to this machine only if allowed to.
 await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, async (browser) => {

@@ -1,0 +1,43 @@
+// Sockets of the modern face in a page, by names. Both drivers of browsers take pages as they are used here.
+import { becomes } from './checks.mjs';
+
+/**
+ * Makes `name` in a tab, with the lists `got` of messages, `states` (`open` and `gap` with a plus), `at` of states with
+ * their times and delays, and `codes` and `reasons` of closes; and waits until it has the state. `tokens` are shown one after the other.
+ */
+export async function open(tab, name, path, { tokens, ...options }, state = 'open') {
+  const address = JSON.stringify(path.includes('/') ? path : `/ws/${path}`);
+  const token = tokens ? `, token: async () => (window.tokens ??= ${JSON.stringify(tokens)}).shift() ?? null` : '';
+  await watch(tab, name, `ws4redis(${address}, { ...${JSON.stringify(options)}${token} })`);
+  await becomes(stateOf(tab, name), state, `state of ${name}`);
+}
+
+/** Keeps those lists of the socket that an expression in the page comes to. */
+export async function watch(tab, name, expression) {
+  await tab.evaluate(
+    ([name, expression]) => {
+      const socket = (window[name] = (0, eval)(expression));
+      Object.assign(socket, { got: [], states: [], at: [], codes: [], reasons: [] });
+      socket.addEventListener('message', ({ data }) =>
+        socket.got.push(typeof data === 'string' ? data : [...new Uint8Array(data)]),
+      );
+      for (const type of ['open', 'gap']) socket.addEventListener(type, () => socket.states.push(`+${type}`));
+      socket.addEventListener('state', ({ state, delay }) => {
+        socket.states.push(state);
+        socket.at.push({ state, delay, time: Date.now() });
+      });
+      socket.addEventListener('close', ({ code, reason }) => {
+        socket.codes.push(code);
+        socket.reasons.push(reason);
+      });
+    },
+    [name, expression],
+  );
+}
+
+const field = (what) => (tab, name) => () => tab.evaluate(([name, what]) => window[name][what], [name, what]);
+export const got = field('got');
+export const stateOf = field('state');
+export const states = field('states');
+export const transport = field('transport');
+export const send = (tab, name, text) => tab.evaluate(([name, text]) => window[name].send(text), [name, text]);
