@@ -54,7 +54,8 @@ class Site(Process):
         self.port = port or free_port()
         self.origin = f"http://127.0.0.1:{self.port}"
         self.secure = "ssl_redirect" in variables
-        command = [sys.executable, MANAGE, "runserver", "--noreload", f"127.0.0.1:{self.port}"]
+        # Static files, too, for proxies that leave them to the site.
+        command = [sys.executable, MANAGE, "runserver", "--noreload", "--insecure", f"127.0.0.1:{self.port}"]
         super().__init__(command, env=site_environment(**variables), cwd=SITE)
 
     def ready(self):

@@ -129,8 +129,8 @@ class Process:
 class RedisServer(Process):
     """A redis-server of the tests' own, with further options."""
 
-    def __init__(self, *options):
-        self.port = free_port()
+    def __init__(self, *options, port=None):
+        self.port = port or free_port()
         command = ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         super().__init__([*command, *options])
         self.url = f"redis://127.0.0.1:{self.port}"

@@ -202,7 +202,7 @@ class Front:
             self.gateway_path, self.site_path = self.home / "ws.sock", self.home / "site.sock"
             settings["server__unix_mode"] = "0666"
         listen = f"unix:{self.gateway_path}" if self.unix else None
-        self.site = Site(self.site_path if self.unix else None)
+        self.site = self.open_site(store)
         self.stopping.append(self.site)
         self.behind = []
         for _ in range(self.gateways):
@@ -211,6 +211,9 @@ class Front:
         self.proxy = self.run()
         self.stopping.append(self.proxy)
         self.proxy.wait_until(lambda: accepts(self.port) and accepts(self.plain), type(self).__name__)
+
+    def open_site(self, _store):
+        return Site(self.site_path if self.unix else None)
 
     def stop(self):
         for one in reversed(self.stopping):
