@@ -9,13 +9,14 @@ const PATHS = {
   firefox: process.env.FIREFOX ?? '/usr/bin/firefox-esr',
 };
 const START_MS = 60_000;
+const ANSWER_MS = 30_000;
 
 /** Starts a browser in a new profile; `hosts` are there on port 443 for it, with whatever certificate. */
 export function launch(name, hosts, port) {
   const executablePath = PATHS[name];
   if (!existsSync(executablePath))
     throw new Error(`${executablePath} is missing: install Debian's package, or set ${name.toUpperCase()}`);
-  const common = { executablePath, headless: true, acceptInsecureCerts: true, timeout: START_MS, protocolTimeout: 30_000, dumpio: !!process.env.DUMPIO };
+  const common = { executablePath, headless: true, acceptInsecureCerts: true, timeout: START_MS, protocolTimeout: ANSWER_MS };
   if (name === 'firefox') {
     return puppeteer.launch({
       ...common,

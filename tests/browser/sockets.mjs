@@ -3,7 +3,8 @@ import { becomes } from './checks.mjs';
 
 /**
  * Makes `name` in a tab, with the lists `got` of messages, `states` (`open` and `gap` with a plus), `at` of states with
- * their times and delays, and `codes` and `reasons` of closes; and waits until it has the state. `tokens` are shown one after the other.
+ * their times and delays, and `codes` and `reasons` of closes; and waits until it has the state. `tokens`
+ * are shown one after the other.
  */
 export async function open(tab, name, path, { tokens, ...options }, state = 'open') {
   const address = JSON.stringify(path.includes('/') ? path : `/ws/${path}`);

@@ -95,7 +95,8 @@ export async function crowd({ world, john, mary }) {
     for (const page of pages) {
       await page.evaluate(([room, count, heartbeat]) => {
         const make = () => ws4redis(`/ws/${room}`, { subscribe: 'broadcast', fallback: false, heartbeat });
-        const next = (type) => (socket) => new Promise((resolve) => socket.addEventListener(type, resolve, { once: true }));
+        const next = (type) => (socket) =>
+          new Promise((resolve) => socket.addEventListener(type, resolve, { once: true }));
         const crowd = Array.from({ length: count }, make);
         window.opened = Promise.all(crowd.map(next('open'))).then((all) => all.length);
         window.told = Promise.all(crowd.map(next('message'))).then((all) => all.map(({ data }) => data));
@@ -158,7 +159,8 @@ export async function logout({ john, mary }) {
     await Promise.all([leaving.waitForNavigation(), press(leaving, '.who button')]);
     const since = await leaving.evaluate(() => Number(sessionStorage.getItem('left')));
     for (const page of others) {
-      await becomes(async () => (await states(page, 'line')()).includes('session-ended'), true, 'the session has ended');
+      const ended = async () => (await states(page, 'line')()).includes('session-ended');
+      await becomes(ended, true, 'the session has ended');
       const at = await page.evaluate(() => window.line.at.find(({ state }) => state === 'session-ended').time);
       assert.ok(at - since <= LOGOUT_MS, `${page.url()} was told after ${at - since} ms`);
       await becomes(() => page.$eval('#logged-out', ({ hidden }) => hidden), false, 'the notice is hidden');

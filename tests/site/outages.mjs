@@ -20,7 +20,8 @@ async function survive(pages, it, { back }) {
   }
   await it();
   for (const page of pages) {
-    if (back) await becomes(async () => (await states(page, 'line')()).at(-1), '+gap', `back on ${page.url()}`, RECONNECT_MS);
+    const last = async () => (await states(page, 'line')()).at(-1);
+    if (back) await becomes(last, '+gap', `back on ${page.url()}`, RECONNECT_MS);
   }
   for (const page of pages) {
     const text = unique('after');
@@ -160,7 +161,9 @@ export async function fallback({ world, john, mary }) {
     for (const page of [blocked, modern]) await page.evaluate(() => (window.line.at.length = 0));
     await world.do('freeze_gateways');
     const since = Date.now();
-    const sent = blocked.evaluate(async () => window.line.send('into the void').then(() => 'sent', ({ message }) => message));
+    const sent = blocked.evaluate(() =>
+      window.line.send('into the void').then(() => 'sent', ({ message }) => message),
+    );
     for (const page of [blocked, modern]) {
       await becomes(() => page.evaluate(() => window.line.at[0]?.state), 'waiting', 'state', SILENCE_MS + 2000);
       const at = await page.evaluate(() => window.line.at[0].time);

@@ -13,7 +13,8 @@ export function onStage(browser, proxy, firstPort, wholeRunMs, body) {
     const world = await openWorld(proxy, firstPort, atEnd);
     const enter = async (name) => {
       const own = await launch(browser, [world.host, world.neighbour], world.port);
-      atEnd.push(() => within(own.close(), `closing ${browser}`, CLOSING_MS).catch(() => own.process().kill('SIGKILL')));
+      const kill = () => own.process().kill('SIGKILL');
+      atEnd.push(() => within(own.close(), `closing ${browser}`, CLOSING_MS).catch(kill));
       const visitor = visitorOf(own, world, name);
       await logIn(visitor);
       return visitor;

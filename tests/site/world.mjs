@@ -3,7 +3,10 @@ import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
-/** Starts all that stands behind the browsers, until the end. Any method of World in world.py may be called, as `world.do(name, …)`. */
+/**
+ * Starts all that stands behind the browsers, until the end. Any method of World in world.py may be called, as
+ * `world.do(name, …)`.
+ */
 export async function openWorld(proxy, firstPort, atEnd) {
   const script = fileURLToPath(new URL('world.py', import.meta.url));
   const python = spawn(process.env.SITE_PYTHON ?? 'python3', [script, proxy, String(firstPort)], {
