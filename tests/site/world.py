@@ -25,7 +25,6 @@ TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = map(str, (TESTS, TESTS / "e2e", TESTS / "proxies"))
 
 import fronts  # noqa: E402
-import redis  # noqa: E402
 from fronts import HOST  # noqa: E402
 from worlds import SECRET_KEY, Site, make_database, manage  # noqa: E402
 
@@ -190,11 +189,6 @@ class World:
         self.front.write()
         self.reload_proxy()
         until(lambda: self.front.handshake(f"/ws/{unique()}")[0], 403 if blocked else 101, "nginx", DEADLINE)
-
-    def publish(self, facility, message):
-        """As Django does it for everybody; returns the number of receivers."""
-        with redis.Redis(port=self.store.port) as client:
-            return client.publish(f"broadcast:{facility}", message)
 
     def token(self, name, seconds):
         """A token for this user."""
