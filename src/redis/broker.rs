@@ -21,7 +21,7 @@ use super::events::{Telling, key_of};
 use super::feed::Feed;
 use super::inbox::{Call, Inbox, Role};
 use super::interests::Interests;
-use super::line::{Line, moved};
+use super::line::{Line, has_left, moved, until_connected};
 use super::pump::{News, Pump};
 use super::recovery::Recovered;
 use super::{Lookups, Store};
@@ -157,7 +157,8 @@ impl Broker {
         loop {
             self.take_step();
             let due = self.next_look();
-            let server = self.feed.as_ref().map(|feed| feed.line().server().clone());
+            let server = self.feed.as_ref().filter(|_| !self.target.is_cluster());
+            let server = server.map(|feed| feed.line().server().clone());
             tokio::select! {
                 call = calls.recv() => match call {
                     Some((shard, orders)) => self.obey(shard, orders).await,
@@ -209,8 +210,7 @@ impl Broker {
         self.moves = self.scout.reconnect_rx();
         self.dialing = Some(Box::pin(async move {
             sleep(pause).await;
-            // This has no end as long as there is no server.
-            let _ = scout.wait_for_connect().await;
+            until_connected(&scout).await;
             let line = timeout(target.connect_timeout(), Line::dial(&target, &scout, max_bytes)).await;
             line.unwrap_or_else(|_| Err("no answer".to_owned()))
         }));
@@ -272,6 +272,10 @@ impl Broker {
         let Some(Asked { channels, refusal, .. }) = self.step.take() else { return };
         let now = Instant::now();
         self.last_step = now;
+        let is_left = |feed: &Feed| has_left(&self.scout, feed.line().server());
+        if self.target.is_cluster() && self.feed.as_ref().is_some_and(is_left) {
+            return self.lose("the cluster goes on without this node").await;
+        }
         if self.up && now - self.asked >= LOOKS {
             self.ask_whether();
         }

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::commands::{Lost, Reply, is_reply};
 use super::connect::{Target, describe_text};
-use super::line::{Line, moved};
+use super::line::{Line, moved, until_connected};
 use super::resp::Token;
 
 /// Pauses before a line is tried again.
@@ -133,8 +133,7 @@ pub(super) async fn keep(
     let mut pause = FIRST_PAUSE;
     loop {
         let mut moves = scout.reconnect_rx();
-        // This has no end as long as there is no server.
-        let _ = scout.wait_for_connect().await;
+        until_connected(&scout).await;
         let reason = match timeout(target.connect_timeout(), Line::dial(&target, &scout, max_bytes)).await {
             Ok(Ok(line)) => {
                 pause = FIRST_PAUSE;

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::sleep;
 use tokio_util::io::poll_read_buf;
 
 use super::connect::Target;
@@ -30,6 +31,9 @@ const MAX_KEPT: usize = 4 * READ_BYTES;
 /// After this silence the kernel asks whether the other end is still there, and how often.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
+
+/// How often is looked whether fred is connected, where its own wait ends without.
+const LOOK: Duration = Duration::from_millis(100);
 
 trait Socket: AsyncRead + AsyncWrite + Unpin {}
 
@@ -54,7 +58,7 @@ impl Line {
     /// With a description.
     pub(super) async fn dial(target: &Target, scout: &Client, max_bytes: usize) -> Result<Self, String> {
         let config = target.config();
-        let server = server_of(scout).ok_or("connection closed")?;
+        let server = server_of(config, scout).ok_or("connection closed")?;
         let socket = socket(config, &server).await.map_err(|error| error.to_string())?;
         let (incoming, outgoing) = (BytesMut::new(), BytesMut::new());
         let mut line = Self { socket, server, incoming, unwanted: 0, outgoing, max_bytes };
@@ -163,7 +167,7 @@ impl Line {
     }
 }
 
-/// Waits until fred is connected with another server than that.
+/// Waits until fred is connected with another server than that. Not for clusters: fred tells of each of their nodes.
 pub(super) async fn moved(moves: &mut Receiver<Server>, from: &Server) {
     loop {
         match moves.recv().await {
@@ -174,16 +178,45 @@ pub(super) async fn moved(moves: &mut Receiver<Server>, from: &Server) {
     }
 }
 
+/// Tells whether fred has left this node of a cluster, which may go on without it. As far as fred knows its nodes.
+pub(super) fn has_left(scout: &Client, node: &Server) -> bool {
+    let connected = scout.active_connections();
+    !connected.is_empty() && !connected.contains(node)
+}
+
+/// Waits until the scout is connected. An attempt of fred's that fails ends fred's own wait.
+pub(super) async fn until_connected(scout: &Client) {
+    while scout.wait_for_connect().await.is_err() {
+        sleep(LOOK).await;
+    }
+}
+
 /// Returns where the scout is connected; in a cluster to any of its nodes, for each passes all messages on.
-fn server_of(scout: &Client) -> Option<Server> {
-    scout.active_connections().into_iter().next()
+///
+/// fred's list of connections has only those of which it knows a `CLIENT ID`, which Redis may refuse to tell.
+fn server_of(config: &Config, scout: &Client) -> Option<Server> {
+    match &config.server {
+        ServerConfig::Sentinel { .. } => scout.sentinel_primary(),
+        ServerConfig::Clustered { hosts, .. } => {
+            let connected = scout.active_connections();
+            let nodes = if connected.is_empty() { hosts } else { &connected };
+            // By chance: one that is dead may be among them for a while.
+            nodes.get(rand::random_range(0..nodes.len().max(1))).cloned()
+        }
+        here => here.hosts().into_iter().next(),
+    }
+}
+
+/// Returns the host as a name or an address: URLs, and fred, have IPv6 addresses in brackets.
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 async fn socket(config: &Config, server: &Server) -> io::Result<Box<dyn Socket>> {
     if let ServerConfig::Unix { path } = &config.server {
         return Ok(Box::new(UnixStream::connect(path).await?));
     }
-    let tcp = TcpStream::connect((&*server.host, server.port)).await?;
+    let tcp = TcpStream::connect((bare(&server.host), server.port)).await?;
     tcp.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(PROBES);
     SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
@@ -191,6 +224,6 @@ async fn socket(config: &Config, server: &Server) -> io::Result<Box<dyn Socket>>
         return Ok(Box::new(tcp));
     };
     let name = server.tls_server_name.as_ref().unwrap_or(&server.host).to_string();
-    let name = ServerName::try_from(name).map_err(io::Error::other)?;
+    let name = ServerName::try_from(bare(&name).to_owned()).map_err(io::Error::other)?;
     Ok(Box::new(connector.connect(name, tcp).await?))
 }

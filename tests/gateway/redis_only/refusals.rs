@@ -174,6 +174,25 @@ async fn a_user_who_may_not_ping_is_named_in_the_log_and_tried_without_haste() {
 }
 
 #[tokio::test]
+async fn a_user_who_may_not_ask_for_the_number_of_its_connection_is_served() {
+    let redis = RedisServer::start();
+    acl(&redis, &["+@all", "-client", "~*", "&*"]);
+    let gateway = as_user(&redis).await;
+    let mut client = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast&echo").await;
+    client.send_text("heard").await;
+    client.expect_text("heard").await;
+}
+
+#[tokio::test]
+async fn a_socket_that_is_not_there_is_told_of_once() {
+    let gateway = TestGateway::builder().set("redis.url", "unix:/nowhere/redis.sock").without_redis();
+    let gateway = gateway.start().await;
+    gateway.expect_log(&["WARN", "redis cannot be reached", "No such file"]).await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(gateway.count_log(&["WARN", "redis cannot be reached"]), 1);
+}
+
+#[tokio::test]
 async fn while_redis_loads_its_data_handshakes_get_503_and_then_values_are_read() {
     let dir = std::env::temp_dir().join(unique("ws4redis-loading"));
     std::fs::create_dir_all(&dir).unwrap();
