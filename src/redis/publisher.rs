@@ -112,6 +112,10 @@ impl Publisher {
                     continue;
                 }
                 let Ok(permit) = self.under_way.clone().acquire_owned().await else { return };
+                // It may have been lost while those under way were waited for: what is not written yet waits.
+                if !self.commands.is_up() {
+                    continue;
+                }
                 let batch = self.take();
                 let replies = self.commands.send(self.encode(&batch));
                 let mut written = Box::pin(self.clone().settle_all(batch, replies));

@@ -104,6 +104,43 @@ async fn publications_wait_for_redis_and_go_out_in_order_once_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_publication_behind_others_whose_answers_are_lost_waits_for_the_next_connection() {
+    let mut scene = Scene::set(&[("redis.publish_wait_seconds", "60")]).await;
+    let mut monitor = scene.redis.monitor();
+    let mut published = Vec::new();
+    // No more pipelines than these are under way at a time.
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        others.push(scene.gateway.connect("/ws/chat?publish-broadcast").await);
+    }
+    scene.proxy.hold_replies(Side::Store);
+    for (number, other) in others.iter_mut().enumerate() {
+        other.send_text(&format!("written {number}")).await;
+        eventually("it is written", || {
+            published.extend(monitor.commands("\"PUBLISH\""));
+            (published.len() == number + 1).then_some(())
+        })
+        .await;
+    }
+    scene.client.send_text("not written").await;
+    scene.client.send_ping(b"heard").await;
+    scene.client.expect_pong(b"heard").await;
+    scene.proxy.cut(Side::Store);
+    scene.proxy.release();
+    for mut other in others {
+        other.expect_close(1011).await;
+    }
+    eventually("what had not been written", || {
+        published.extend(monitor.commands("\"PUBLISH\""));
+        (published.len() == 5).then_some(())
+    })
+    .await;
+    assert!(published[4].contains("not written"), "{published:?}");
+    scene.client.send_close(1000, "").await;
+    scene.client.expect_close(1000).await;
+}
+
+#[tokio::test]
 async fn a_publication_that_has_waited_too_long_closes_its_client_with_1013() {
     let mut scene = Scene::set(&[("redis.publish_wait_seconds", "1")]).await;
     let mut silent = scene.gateway.connect("/ws/chat?publish-broadcast").await;
