@@ -1,6 +1,7 @@
 //! Redis lost and back: clients stay, and get what is new, once and in order.
 
 use crate::support::client::Client;
+use crate::support::sessions::{connect, log_in, redis_key, session_key};
 use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually, in_time, unique};
 
 /// Three clients on three channels, each of which has had its channel's persisted value: by replay, or live.
@@ -244,4 +245,16 @@ async fn any_number_of_losses_under_load_ends_with_a_connected_gateway() {
     gateway.wait_for_redis().await;
     redis.publish(&channel, "end");
     in_time("the end", async { while client.next_message().await.payload != b"end" {} }).await;
+}
+
+#[tokio::test]
+async fn a_session_that_lives_for_ages_costs_nobody_the_connection() {
+    let redis = RedisServer::start();
+    let gateway = TestGateway::builder().redis(&redis).start().await;
+    let key = session_key();
+    let cookie = log_in(&redis, &key, "7", "john", &[]);
+    redis.command(&["PEXPIRE", &redis_key(&key), "7000000000000000000"]);
+    let mut client = connect(&gateway, "/ws/chat?subscribe-user", &cookie).await;
+    redis.publish(&gateway.channel("user:john:chat"), "heard");
+    client.expect_text("heard").await;
 }
