@@ -114,7 +114,7 @@ impl Feed {
     /// When that is none of what a subscriber is told.
     pub(super) fn next(&mut self) -> Result<Option<Heard>, String> {
         let malformed = |error: super::resp::Malformed| error.to_string();
-        let Some((token, next)) = self.line.token(0).map_err(malformed)? else { return Ok(None) };
+        let Some((token, next)) = self.line.word(0).map_err(malformed)? else { return Ok(None) };
         match token {
             Token::Array(length @ 2..=3) => self.array(length, next),
             // So it is answered while there is no subscription.
@@ -139,8 +139,10 @@ impl Feed {
     fn array(&mut self, length: usize, start: usize) -> Result<Option<Heard>, String> {
         let mut next = start;
         let mut parts = [const { None }; 3];
-        for part in parts.iter_mut().take(length) {
-            let Some((token, after)) = self.line.token(next).map_err(|error| error.to_string())? else {
+        for (number, part) in parts.iter_mut().enumerate().take(length) {
+            // The third is the message; what goes before it is known, or was asked for.
+            let token = if number == 2 { self.line.token(next) } else { self.line.word(next) };
+            let Some((token, after)) = token.map_err(|error| error.to_string())? else {
                 return Ok(None);
             };
             *part = Some(token);

@@ -35,6 +35,10 @@ const PROBES: u32 = 3;
 /// How often is looked whether fred is connected, where its own wait ends without.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Longest name of a channel that is taken in, however short messages have to be. Clients choose names, but within the
+/// head of a request.
+const MAX_NAME: usize = 1 << 20;
+
 trait Socket: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket for S {}
@@ -112,7 +116,16 @@ impl Line {
 
     /// Reads the piece at `start` of what has come.
     pub(super) fn token(&self, start: usize) -> Result<Option<(Token, usize)>, Malformed> {
-        if self.unwanted > 0 { Ok(None) } else { resp::token(&self.incoming, start, self.max_bytes) }
+        self.token_up_to(start, self.max_bytes)
+    }
+
+    /// Reads the piece at `start` of what has come: a word, or a name, which is no shorter where messages are.
+    pub(super) fn word(&self, start: usize) -> Result<Option<(Token, usize)>, Malformed> {
+        self.token_up_to(start, self.max_bytes.max(MAX_NAME))
+    }
+
+    fn token_up_to(&self, start: usize, max_bytes: usize) -> Result<Option<(Token, usize)>, Malformed> {
+        if self.unwanted > 0 { Ok(None) } else { resp::token(&self.incoming, start, max_bytes) }
     }
 
     /// What has come.

@@ -258,3 +258,17 @@ async fn a_session_that_lives_for_ages_costs_nobody_the_connection() {
     redis.publish(&gateway.channel("user:john:chat"), "heard");
     client.expect_text("heard").await;
 }
+
+#[tokio::test]
+async fn a_name_longer_than_messages_may_be_costs_nobody_the_subscription() {
+    let redis = RedisServer::start();
+    let builder = TestGateway::builder().redis(&redis).set("messages.max_delivery_bytes", "4");
+    let gateway = builder.start().await;
+    let facility = "long".repeat(100);
+    let mut client = gateway.connect(&format!("/ws/{facility}?subscribe-broadcast")).await;
+    let channel = gateway.channel(&format!("broadcast:{facility}"));
+    redis.publish(&channel, "too long");
+    redis.publish(&channel, "fits");
+    client.expect_text("fits").await;
+    assert_eq!(gateway.count_log(&["WARN", "redis lost"]), 0);
+}
