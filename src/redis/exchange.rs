@@ -96,14 +96,18 @@ impl Exchange {
         self.under_way.borrow_mut().clear();
     }
 
-    /// Waits until the oldest batch has waited for longer than that.
+    /// Waits until the oldest batch has waited for longer than that, and is the oldest still at the next look: a process
+    /// that stood still has not read yet what has come meanwhile.
     async fn overdue(&self, patience: Duration) -> String {
+        let mut late = None;
         loop {
             sleep(patience / LOOKS).await;
             let oldest = self.under_way.borrow().front().map(|pending| pending.since);
-            if oldest.is_some_and(|since| since.elapsed() >= patience) {
+            let overdue = oldest.filter(|since| since.elapsed() >= patience);
+            if overdue.is_some() && overdue == late {
                 return format!("no answer within {} s", patience.as_secs());
             }
+            late = overdue;
         }
     }
 

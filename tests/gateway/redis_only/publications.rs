@@ -257,3 +257,21 @@ async fn connections_cut_in_a_stream_of_publications_double_and_reorder_none() {
         assert!(own.is_sorted_by(|a, b| a < b), "doubled or out of order: {own:?}");
     }
 }
+
+#[tokio::test]
+async fn what_was_acknowledged_while_the_process_stood_still_is_not_lost() {
+    // Which of two things is seen first after the stop is left to chance.
+    for _ in 0..6 {
+        let mut scene = Scene::set(&[("redis.command_timeout_seconds", "1")]).await;
+        scene.redis.pause();
+        scene.client.send_text("kept").await;
+        scene.client.send_ping(b"heard").await;
+        scene.client.expect_pong(b"heard").await;
+        scene.gateway.signal("STOP");
+        scene.redis.resume();
+        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+        scene.gateway.signal("CONT");
+        scene.client.send_close(1000, "").await;
+        scene.client.expect_close(1000).await;
+    }
+}
