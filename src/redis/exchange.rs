@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use fred::prelude::*;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::commands::{Lost, Reply, is_reply};
 use super::connect::{Target, describe_text};
@@ -22,6 +22,10 @@ use super::resp::Token;
 /// Pauses before a line is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(3);
+
+/// After how many attempts in a row that failed it is told of one, and then of one in how many: about once a minute.
+const FIRST_FAILURES: u32 = 5;
+const FAILURES: u32 = 20;
 
 /// How often, in parts of the time that a reply may take, is looked whether one is overdue.
 const LOOKS: u32 = 16;
@@ -134,13 +138,22 @@ pub(super) async fn keep(
     patience: Duration,
     max_bytes: usize,
 ) {
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut failures) = (FIRST_PAUSE, 0_u32);
     loop {
         let mut moves = scout.reconnect_rx();
         until_connected(&scout).await;
+        let mut failed = |reason: String| {
+            // Where fred has not noticed yet that Redis is lost, the first attempts fail, too: the broker tells of that.
+            if failures % FAILURES == FIRST_FAILURES {
+                let cure = target.cure(&reason);
+                warn!(redis = target.name(), error = %reason, "a shard gets no connection of its own to redis, its clients get 503; {cure}");
+            }
+            failures += 1;
+            reason
+        };
         let reason = match timeout(target.connect_timeout(), Line::dial(&target, &scout, max_bytes)).await {
             Ok(Ok(line)) => {
-                pause = FIRST_PAUSE;
+                (pause, failures) = (FIRST_PAUSE, 0);
                 let server = line.server().clone();
                 exchange.up.send_replace(true);
                 let reason = tokio::select! {
@@ -152,8 +165,8 @@ pub(super) async fn keep(
                 exchange.clear();
                 reason
             }
-            Ok(Err(reason)) => reason,
-            Err(_) => "no answer".to_owned(),
+            Ok(Err(reason)) => failed(reason),
+            Err(_) => failed("no answer".to_owned()),
         };
         debug!(error = %reason, "no line to redis");
         sleep(pause).await;

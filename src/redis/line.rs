@@ -19,7 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::sleep;
 use tokio_util::io::poll_read_buf;
 
-use super::connect::Target;
+use super::connect::{Target, describe_text};
 use super::resp::{self, Malformed, Token};
 
 /// Bytes of one read.
@@ -74,7 +74,11 @@ impl Line {
         if let Some(database) = config.database.filter(|database| *database != 0) {
             line.ask(&["SELECT", &database.to_string()]).await?;
         }
-        Ok(line)
+        // Redis says only now that it loads its data, wants a password or has too many clients already.
+        match line.ask(&["PING"]).await {
+            Err(reason) if !reason.starts_with("NOPERM") => Err(reason),
+            _ => Ok(line),
+        }
     }
 
     /// Gives a command that is answered with a status.
@@ -85,7 +89,7 @@ impl Line {
         loop {
             if let Some((token, used)) = self.token(0).map_err(|error| error.to_string())? {
                 let refusal = match token {
-                    Token::Error(text) => Some(String::from_utf8_lossy(&self.incoming[text]).into_owned()),
+                    Token::Error(text) => Some(describe_text(&String::from_utf8_lossy(&self.incoming[text]))),
                     _ => None,
                 };
                 self.incoming.advance(used);

@@ -184,6 +184,32 @@ async fn a_user_who_may_not_ask_for_the_number_of_its_connection_is_served() {
 }
 
 #[tokio::test]
+async fn a_redis_that_takes_no_more_connections_is_tried_without_haste_and_the_log_says_why() {
+    let redis = RedisServer::start();
+    let gateway = TestGateway::builder().redis(&redis).set("server.shards", "1").start().await;
+    let mut control = redis.connection();
+    control.command(&["CONFIG", "SET", "maxclients", "1"]);
+    let refused = |control: &mut crate::support::redis::Connection| {
+        let info = String::from_utf8(control.command(&["INFO", "stats"]).bulk().unwrap()).unwrap();
+        let count = info.lines().find_map(|line| line.strip_prefix("rejected_connections:")).unwrap();
+        count.trim().parse::<u32>().unwrap()
+    };
+    // The shard's own: of what does not subscribe, the one that speaks the older protocol.
+    let clients = String::from_utf8(control.command(&["CLIENT", "LIST"]).bulk().unwrap()).unwrap();
+    let is_line = |line: &str| line.contains(" sub=0 ") && (line.contains("cmd=get ") || line.contains("cmd=ping "));
+    let line = clients.lines().find(|line| is_line(line)).unwrap();
+    let id = line.split(' ').find_map(|field| field.strip_prefix("id=")).unwrap();
+    let before = refused(&mut control);
+    control.command(&["CLIENT", "KILL", "ID", id]);
+    gateway.expect_log(&["WARN", "a shard gets no connection", "max number of clients"]).await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let attempts = refused(&mut control) - before;
+    assert!(attempts < 15, "{attempts} attempts");
+    control.command(&["CONFIG", "SET", "maxclients", "100"]);
+    gateway.wait_for_redis().await;
+}
+
+#[tokio::test]
 async fn a_socket_that_is_not_there_is_told_of_once() {
     let gateway = TestGateway::builder().set("redis.url", "unix:/nowhere/redis.sock").without_redis();
     let gateway = gateway.start().await;
