@@ -6,6 +6,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::commands::is_reply;
 use super::connect::describe_text;
@@ -55,7 +56,8 @@ pub(super) struct Feed {
     line: Line,
     /// The text that the fence of the present step brings back.
     fence: String,
-    /// Whether a SUBSCRIBE has no answer yet: one error answers for all of its channels.
+    /// Whether an UNSUBSCRIBE has no answer yet, and then a SUBSCRIBE: one error answers for all of its channels.
+    unsubscribing: bool,
     subscribing: bool,
     last_read: Instant,
 }
@@ -63,7 +65,8 @@ pub(super) struct Feed {
 impl Feed {
     /// Takes a line on which nothing has been said.
     pub(super) fn new(line: Line) -> Self {
-        Self { line, fence: String::new(), subscribing: false, last_read: Instant::now() }
+        let (unsubscribing, subscribing) = (false, false);
+        Self { line, fence: String::new(), unsubscribing, subscribing, last_read: Instant::now() }
     }
 
     /// Where it leads to, for knowing it again.
@@ -85,6 +88,7 @@ impl Feed {
                 self.line.command(name, &names);
             }
         }
+        self.unsubscribing = !step.unsubscribe.is_empty();
         self.subscribing = !step.subscribe.is_empty();
         self.fence = format!("fence {:016x}", rand::random::<u64>());
         self.line.command("PING", &[self.fence.as_bytes()]);
@@ -125,6 +129,11 @@ impl Feed {
             Token::Error(place) => {
                 let text = self.line.incoming().split_to(next);
                 let reason = describe_text(&String::from_utf8_lossy(&text[place]));
+                if std::mem::take(&mut self.unsubscribing) && is_reply(&reason) {
+                    // What goes on coming is wanted by nobody, and is dropped.
+                    debug!(error = %reason, "redis refuses to unsubscribe");
+                    return Ok(Some(Heard::Acknowledged));
+                }
                 // Without a fence nothing can be told of a step's end.
                 if std::mem::take(&mut self.subscribing) && is_reply(&reason) {
                     Ok(Some(Heard::Refused(reason)))
@@ -164,7 +173,10 @@ impl Feed {
                         self.subscribing = false;
                         Ok(Some(Heard::Acknowledged))
                     }
-                    (b"unsubscribe", Token::Integer(_)) => Ok(Some(Heard::Acknowledged)),
+                    (b"unsubscribe", Token::Integer(_)) => {
+                        self.unsubscribing = false;
+                        Ok(Some(Heard::Acknowledged))
+                    }
                     _ => Err(OUT_OF_STEP.to_owned()),
                 }
             }

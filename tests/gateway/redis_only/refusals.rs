@@ -210,6 +210,23 @@ async fn a_redis_that_takes_no_more_connections_is_tried_without_haste_and_the_l
 }
 
 #[tokio::test]
+async fn a_user_who_may_not_unsubscribe_loses_nothing_by_it() {
+    let redis = RedisServer::start();
+    acl(&redis, &["+@all", "-unsubscribe", "~*", "&*"]);
+    let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
+    let builder = TestGateway::builder().redis(&redis).set("redis.url", &url);
+    let gateway = builder.set("redis.unsubscribe_linger_seconds", "0").start().await;
+    let mut other = gateway.connect("/ws/other?subscribe-broadcast").await;
+    drop(gateway.connect("/ws/chat?subscribe-broadcast").await);
+    gateway.expect_log(&["refuses to unsubscribe", "NOPERM"]).await;
+    let mut again = gateway.connect("/ws/chat?subscribe-broadcast").await;
+    redis.publish(&gateway.channel("broadcast:chat"), "heard");
+    again.expect_text("heard").await;
+    other.expect_nothing().await;
+    assert_eq!(gateway.count_log(&["redis lost"]), 0);
+}
+
+#[tokio::test]
 async fn a_socket_that_is_not_there_is_told_of_once() {
     let gateway = TestGateway::builder().set("redis.url", "unix:/nowhere/redis.sock").without_redis();
     let gateway = gateway.start().await;
