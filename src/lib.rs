@@ -26,3 +26,6 @@ pub mod socket;
 pub mod stream;
 pub mod telemetry;
 pub mod wire;
+
+#[cfg(test)]
+mod sizes;

@@ -70,6 +70,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "server",
         &["counters", "door", "embedded", "reception", "redis", "settings", "shard", "stream", "telemetry"],
     ),
+    ("sizes", &["hub", "redis", "socket"]),
     ("commands", &["reception", "redis", "server", "settings", "wire"]),
     ("main", &["commands", "server", "settings", "telemetry"]),
 ];

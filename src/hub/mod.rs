@@ -19,5 +19,7 @@ pub use events::{Form, encode_event, named_event};
 pub use frames::{Frames, Opcode, Run, encode};
 pub use listener::{Ending, Listener, Pulse};
 pub use outbox::Limits;
+#[cfg(test)]
+pub(crate) use routing::SIZES;
 pub use routing::{Hub, MemberId, NotJoined, Order, Ticket};
 pub use subscription::{Addition, Desk, Subscription};

@@ -253,6 +253,9 @@ impl Hub {
     pub fn leave(&mut self, id: MemberId) {
         let Some(member) = self.members.try_remove(id.0 as usize) else { return };
         member.seats.into_iter().for_each(|seat| self.vacate(seat));
+        if self.members.is_empty() {
+            self.members = Slab::new();
+        }
     }
 
     /// Takes whoever has this seat out of its room.
@@ -417,6 +420,17 @@ impl Hub {
         self.rooms.len()
     }
 }
+
+/// What stands in the table of docs/performance/memory.md.
+#[cfg(test)]
+pub(crate) const SIZES: &[(&str, usize)] = &[
+    ("Listener", 2 * size_of::<usize>() + size_of::<Listener>()),
+    ("Member", size_of::<Member>()),
+    ("Seat", size_of::<Seat>()),
+    ("Place", size_of::<Place>()),
+    ("Room", size_of::<Room>()),
+    ("names", size_of::<(Channel, u32)>() + 1),
+];
 
 /// Numbers members, rooms and seats in 32 bits, which halves what each of them takes.
 fn number(index: usize) -> u32 {

@@ -190,6 +190,10 @@ impl Interests {
     }
 }
 
+/// What stands in the table of docs/performance/memory.md.
+#[cfg(test)]
+pub(crate) const SIZES: &[(&str, usize)] = &[("Interest", size_of::<(Channel, Interest)>() + 1)];
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,3 +31,6 @@ pub use lookups::Lookups;
 pub use reads::{Entry, ReadFailed};
 pub use receipts::{Failure, Receipts};
 pub use store::Store;
+
+#[cfg(test)]
+pub(crate) use interests::SIZES;

@@ -379,3 +379,14 @@ fn log_end(close: &Close, speech: &Speech, listener: &Listener) {
         "connection ended"
     );
 }
+
+/// What stands in the table of docs/performance/memory.md.
+#[cfg(test)]
+pub(crate) fn sizes() -> [(&'static str, usize); 2] {
+    /// Returns what the future takes that a function returns.
+    fn returned<A, B, R>(_: impl FnOnce(A, B) -> R) -> usize {
+        size_of::<R>()
+    }
+    let future = returned(|connection: Box<Connection>, early: &'static [u8]| connection.run(early));
+    [("run", future), ("Connection", size_of::<Connection>())]
+}

@@ -396,6 +396,11 @@ impl PartialEq for ByProof {
 
 impl Eq for ByProof {}
 
+/// What stands in the table of docs/performance/memory.md.
+#[cfg(test)]
+pub(crate) const SIZES: &[(&str, usize)] =
+    &[("Lease", 2 * size_of::<usize>() + size_of::<Lease>()), ("by_proof", size_of::<ByProof>() + 1)];
+
 impl Share {
     /// Tells whether what is known seems to have ended.
     pub fn is_doubtful(&self) -> bool {

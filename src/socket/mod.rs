@@ -15,3 +15,6 @@ pub use connection::{Connection, Parts, Place};
 pub use heartbeat::{Beats, tick};
 pub use leases::{Leases, Share, Watch};
 pub use review::read_joined;
+
+#[cfg(test)]
+pub(crate) use {connection::sizes, leases::SIZES};
