@@ -1,0 +1,110 @@
+//! Handshakes: path and query alone, and a whole request from its first byte to its 101.
+
+use std::hint::black_box;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::runtime::Builder;
+use tokio::task::LocalSet;
+use ws4redis::access::{Allowed, Proxies};
+use ws4redis::counters::Counters;
+use ws4redis::http::{Arrival, Front, Rejection, Visits, serve};
+use ws4redis::stream::Stream;
+use ws4redis::telemetry::Seldom;
+use ws4redis::wire::Handshake;
+
+use super::Case;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case("handshake: path and query, one flag", prepare_words, 1000),
+        Case("handshake: path and query, nine flags and %-encoding", prepare_words, 1000),
+        Case("handshake: request of a browser to its 101, through hyper", prepare_request, 100),
+    ]
+}
+
+const ONE: (&str, &str) = ("/ws/chat", "subscribe-broadcast");
+const NINE: (&str, &str) = (
+    "/ws/caf%C3%A9%20room",
+    "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session&publish-broadcast&publish-group&publish-user&publish-session&echo",
+);
+
+fn prepare_words(name: &str) -> Box<dyn FnMut()> {
+    let (path, query) = if name.contains("one") { ONE } else { NINE };
+    Box::new(move || {
+        black_box(Handshake::parse(black_box(path), Some(black_box(query)), "/ws/").unwrap());
+    })
+}
+
+const REQUEST: &[u8] = b"GET /ws/chat?subscribe-user&subscribe-group&subscribe-broadcast HTTP/1.1\r
+Host: www.example.com\r
+Connection: Upgrade\r
+Pragma: no-cache\r
+Cache-Control: no-cache\r
+User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36\r
+Upgrade: websocket\r
+Origin: https://www.example.com\r
+Sec-WebSocket-Version: 13\r
+Accept-Encoding: gzip, deflate, br, zstd\r
+Accept-Language: en-GB,en;q=0.9\r
+Cookie: csrftoken=1tQm7Rk0JZb0rJ3vW8n2yX4cL6sD9fGh; sessionid=wnqd0gbw5obpnj50zwh6yaq2yz4o8g9x\r
+Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r
+Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r
+\r
+";
+
+/// Lets everybody in at once.
+struct Open;
+
+impl Visits for Open {
+    type Prepared = Handshake;
+
+    async fn prepare(&self, arrival: Arrival) -> Result<Handshake, Rejection> {
+        assert!(arrival.credentials.session_cookie.is_some());
+        Ok(arrival.handshake)
+    }
+
+    async fn introduce(&self, _: Arrival) -> Result<String, Rejection> {
+        Err(Rejection::Mute)
+    }
+
+    async fn publish(&self, _: Arrival, _: Bytes) -> Result<(), Rejection> {
+        Err(Rejection::Mute)
+    }
+}
+
+fn prepare_request(_: &str) -> Box<dyn FnMut()> {
+    let front = Rc::new(Front {
+        path_prefix: "/ws/".to_owned(),
+        session_cookie: "sessionid".to_owned(),
+        origins: Allowed::default(),
+        proxies: Proxies::default(),
+        tokens: false,
+        passed_on: None,
+        files: None,
+        handshake: Duration::from_secs(10),
+        max_header_bytes: 16 * 1024,
+        max_headers: 100,
+        max_message_bytes: 1 << 20,
+        counters: Arc::new(Counters::default()),
+        foreign: Seldom::default(),
+    });
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let local = LocalSet::new();
+    Box::new(move || {
+        let front = front.clone();
+        local.block_on(&runtime, async move {
+            let (mut client, server) = UnixStream::pair().unwrap();
+            client.write_all(REQUEST).await.unwrap();
+            let opened = serve(Stream::Unix(server), &front, &Open).await.unwrap();
+            black_box(&opened.prepared);
+            let mut head = [0; 512];
+            let count = client.read(&mut head).await.unwrap();
+            assert!(head[..count].starts_with(b"HTTP/1.1 101 "));
+        });
+    })
+}

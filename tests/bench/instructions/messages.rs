@@ -1,0 +1,82 @@
+//! Messages: encoded, and delivered to listeners on TCP sockets.
+
+use std::hint::black_box;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+use ws4redis::hub::{Form, Hub, Limits, Listener, Opcode, Order, Run, encode};
+use ws4redis::stream::Stream;
+use ws4redis::wire::Channel;
+
+use super::Case;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case("frame: 16 bytes", prepare_frame, 1000),
+        Case("frame: 128 bytes", prepare_frame, 1000),
+        Case("frame: 65536 bytes", prepare_frame, 100),
+        Case("deliver: 1 message to 1 of 1000 listeners", prepare_delivery, 50),
+        Case("deliver: 1 message to 1000 listeners", prepare_delivery, 20),
+        Case("deliver: 64 messages in a run to 1000 listeners", prepare_delivery, 2),
+    ]
+}
+
+fn prepare_frame(name: &str) -> Box<dyn FnMut()> {
+    let payload = vec![b'x'; name.split(' ').nth(1).unwrap().parse().unwrap()];
+    let mut frames = BytesMut::with_capacity(payload.len() + 16);
+    Box::new(move || {
+        frames.clear();
+        encode(&mut frames, Opcode::Text, black_box(&payload));
+        black_box(&frames);
+    })
+}
+
+/// A hub whose listeners' sockets take what is written, though nobody reads it.
+struct House {
+    runtime: Runtime,
+    hub: Hub,
+    _clients: Vec<TcpStream>,
+}
+
+impl House {
+    fn new(listeners: u32, channel: impl Fn(u32) -> Channel) -> Self {
+        rlimit::increase_nofile_limit(u64::MAX).unwrap();
+        let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+        let mut hub = Hub::new(Limits { outbox_bytes: 1 << 20, drop_oldest: false });
+        let mut clients = Vec::new();
+        runtime.block_on(async {
+            let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            for number in 0..listeners {
+                clients.push(TcpStream::connect(door.local_addr().unwrap()).await.unwrap());
+                let (socket, _) = door.accept().await.unwrap();
+                socket.writable().await.unwrap();
+                let (_, output) = Stream::Tcp(socket).into_halves();
+                let member = hub.join(&[channel(number)]);
+                hub.open(member, &Rc::new(Listener::new(output, Form::Frames, 0, 60)), &[None]);
+            }
+        });
+        for order in hub.take_orders() {
+            if let Order::Want(channel, ticket) = order {
+                hub.subscribed(&channel, ticket);
+            }
+        }
+        Self { runtime, hub, _clients: clients }
+    }
+}
+
+fn prepare_delivery(name: &str) -> Box<dyn FnMut()> {
+    let of_each = name.contains(" 1 of ");
+    let name_of = |number: u32| Channel::from_redis(&format!("user:{number}:chat"));
+    let mut house = House::new(1000, |number| name_of(if of_each { number } else { 7 }));
+    let messages: usize = name.split(' ').nth(1).unwrap().parse().unwrap();
+    let run = Run::join((0..messages).map(|_| Run::of(&[b'x'; 128])).collect()).unwrap();
+    let channel = name_of(7);
+    Box::new(move || {
+        let _in_runtime = house.runtime.enter();
+        // A run that has been delivered knows its digests; each delivery is of a new one.
+        let run = Run::new(run.bytes.clone(), run.messages);
+        house.hub.deliver(black_box(&channel), run);
+    })
+}
