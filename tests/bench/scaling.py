@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""What the measured costs mean for machines: the tables of docs/scaling.md.
+
+    tests/bench/scaling.py            prints the tables
+    tests/bench/scaling.py --write    puts them into docs/scaling.md
+    tests/bench/scaling.py --check    fails where docs/scaling.md has others
+
+All that was measured stands in COSTS, all that is assumed in ASSUMED; the rest is arithmetic.
+"""
+
+import math
+import re
+import sys
+from pathlib import Path
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/scaling.md"
+
+# From docs/performance.md and docs/performance/memory.md: microseconds of one core, bytes.
+COSTS = {
+    "delivery, many messages in one write": 0.12,
+    "delivery, one message to each of 1,000 sockets": 3.6,
+    "delivery, one message to each of 10,000 sockets": 6.5,
+    "message for a single listener": 7.0,
+    "publication by a client": 4.5,
+    "connection with its handshake": 38.0,
+    "what a session adds to that": 12.0,
+    "message, in Redis, for each gateway that hears it": 1.5,
+    "message, in Redis, for its publication": 5.0,
+    "SUBSCRIBE of one channel, in Redis": 1.5,
+    "bytes of a connection with a session": 2_048,
+    "bytes of a socket in the kernel": 4_608,
+}
+# How full a core may be in normal times, so that peaks and reconnects find room; and how full Redis' one core.
+ASSUMED = {"busy": 0.5, "redis busy": 0.5, "memory of a node for connections": 0.5, "GiB for each core": 2, "seconds of a reconnect storm": 30}
+
+# Each profile: messages per second and page to a channel of its own; channels that many listen to, by how many pages a
+# channel has, and messages per second in each; publications per second and page.
+PROFILES = {
+    "notifications": {"own": 1 / 300, "room": 1, "room rate": 0.0, "publishes": 0.0},
+    "chat": {"own": 1 / 600, "room": 50, "room rate": 0.2, "publishes": 1 / 250},
+    "live ticker": {"own": 0.0, "room": 100_000, "room rate": 2.0, "publishes": 0.0},
+}
+PAGES = [10_000, 1_000_000, 10_000_000]
+CORES = [4, 16, 64]
+
+
+def number(value):
+    if value >= 1_000_000:
+        return f"{value / 1_000_000:.3g} million"
+    if value >= 1_000:
+        return f"{round(value, 2 - int(math.log10(value))):,.0f}"
+    return f"{value:.3g}"
+
+
+def gateway_load(profile, pages):
+    """Microseconds of a gateway's cores in a second, for so many pages."""
+    shared = profile["room rate"] * pages
+    own = profile["own"] * pages
+    return (
+        shared * COSTS["delivery, one message to each of 10,000 sockets"]
+        + own * COSTS["message for a single listener"]
+        + profile["publishes"] * pages * COSTS["publication by a client"]
+    )
+
+
+def pages_of_node(profile, cores):
+    """Pages that a node carries, and what bounds it."""
+    by_cpu = ASSUMED["busy"] * cores * 1e6 / gateway_load(profile, 1)
+    by_memory = cores * ASSUMED["GiB for each core"] * 2**30 * ASSUMED["memory of a node for connections"] / memory()
+    storm = COSTS["connection with its handshake"] + COSTS["what a session adds to that"]
+    by_storm = cores * 1e6 * ASSUMED["seconds of a reconnect storm"] / storm
+    return min((by_cpu, "CPU"), (by_memory, "memory"), (by_storm, "reconnects"))
+
+
+def memory():
+    return COSTS["bytes of a connection with a session"] + COSTS["bytes of a socket in the kernel"]
+
+
+def redis_load(profile, pages, gateways):
+    """Microseconds of Redis in a second: a message for one page goes to one gateway, a room's to those where it has pages."""
+    rooms = max(1, pages / profile["room"])
+    messages = rooms * profile["room rate"]
+    hearing = gateways * (1 - (1 - 1 / gateways) ** min(profile["room"], pages))
+    own = profile["own"] * pages
+    published, heard = COSTS["message, in Redis, for its publication"], COSTS["message, in Redis, for each gateway that hears it"]
+    return messages * (published + heard * hearing) + own * (published + heard)
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+
+
+def costs():
+    return table(["what", "µs, or bytes"], [(what, f"{cost:,}") for what, cost in COSTS.items()])
+
+
+def nodes():
+    rows = []
+    for name, profile in PROFILES.items():
+        cells = [f"{number(pages)} ({bound})" for pages, bound in (pages_of_node(profile, cores) for cores in CORES)]
+        rows.append((name, *cells))
+    return table(["pages on one node, and what bounds it", *(f"{cores} cores" for cores in CORES)], rows)
+
+
+def per_core():
+    rows = [
+        ("messages for many, one at a time", COSTS["delivery, one message to each of 10,000 sockets"]),
+        ("messages for many, in bursts", COSTS["delivery, many messages in one write"]),
+        ("messages for one page each", COSTS["message for a single listener"]),
+        ("publications by clients", COSTS["publication by a client"]),
+        ("handshakes, anonymous", COSTS["connection with its handshake"]),
+        ("handshakes with a session", COSTS["connection with its handshake"] + COSTS["what a session adds to that"]),
+    ]
+    return table(["one full core does in a second", ""], [(what, number(1e6 / cost)) for what, cost in rows])
+
+
+def sites():
+    rows = []
+    for name, profile in PROFILES.items():
+        for pages in PAGES:
+            each, bound = pages_of_node(profile, 16)
+            # One more, so that any of them may be restarted.
+            gateways = math.ceil(pages / each) + 1
+            load = redis_load(profile, pages, gateways) / 1e6
+            needed = math.ceil(load / ASSUMED["redis busy"])
+            rows.append((name, f"{pages:,}", gateways, bound, f"{pages * memory() / 2**30:,.1f}", f"{100 * load:,.1f} %", max(1, needed)))
+    return table(["profile", "open pages", "gateways of 16 cores", "bound by", "GiB in all", "of one core of Redis", "Redis shards"], rows)
+
+
+def fan_out():
+    published, heard = COSTS["message, in Redis, for its publication"], COSTS["message, in Redis, for each gateway that hears it"]
+    rows = []
+    for gateways in (1, 2, 4, 16, 64):
+        most = ASSUMED["redis busy"] * 1e6 / (published + heard * gateways)
+        rows.append((gateways, number(most), number(most * gateways)))
+    return table(["gateways that hear each message", "messages per second", "copies per second"], rows)
+
+
+def storms():
+    rows = []
+    each = COSTS["connection with its handshake"] + COSTS["what a session adds to that"]
+    for pages in (10_000, 100_000, 1_000_000):
+        for cores in (4, 16):
+            seconds = pages * each / cores / 1e6
+            redis = pages * 3 * COSTS["SUBSCRIBE of one channel, in Redis"] / 1e6
+            rows.append((f"{pages:,}", cores, f"{seconds:.2g}", f"{redis:.2g}"))
+    return table(["pages that come back at once", "cores", "seconds with all cores busy", "seconds of Redis"], rows)
+
+
+TABLES = {"costs": costs, "per core": per_core, "nodes": nodes, "sites": sites, "fan-out": fan_out, "storms": storms}
+
+
+def filled(text):
+    def fill(match):
+        return f"<!-- table: {match[1]} -->\n\n{TABLES[match[1]]()}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- table: ([a-z -]+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def main():
+    if "--write" in sys.argv or "--check" in sys.argv:
+        text = DOCUMENT.read_text()
+        missing = [name for name in TABLES if f"<!-- table: {name} -->" not in text]
+        if missing:
+            sys.exit(f"{DOCUMENT} has no place for {', '.join(missing)}")
+        if "--write" in sys.argv:
+            DOCUMENT.write_text(filled(text))
+        elif filled(text) != text:
+            sys.exit(f"{DOCUMENT} has other tables: run tests/bench/scaling.py --write")
+        return
+    for name, make in TABLES.items():
+        print(f"{name}\n\n{make()}\n")
+
+
+main()
