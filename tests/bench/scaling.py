@@ -15,7 +15,9 @@ from pathlib import Path
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/scaling.md"
 
-# From docs/performance.md and docs/performance/memory.md: microseconds of one core, bytes.
+# From docs/performance.md and docs/performance/memory.md: microseconds of one core, bytes. Redis takes 2.1 for publication
+# and one copy where they come in pipelines (work U1); that each comes alone from some Django process, as here, is dearer, and
+# a guess.
 COSTS = {
     "delivery, many messages in one write": 0.12,
     "delivery, one message to each of 1,000 sockets": 3.6,
@@ -27,7 +29,7 @@ COSTS = {
     "message, in Redis, for each gateway that hears it": 1.5,
     "message, in Redis, for its publication": 5.0,
     "SUBSCRIBE of one channel, in Redis": 1.5,
-    "bytes of a connection with a session": 2_048,
+    "bytes of a connection with a session": 2_230,
     "bytes of a socket in the kernel": 4_608,
 }
 # How full a core may be in normal times, so that peaks and reconnects find room; and how full Redis' one core.
