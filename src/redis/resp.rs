@@ -126,9 +126,9 @@ fn integer(text: &[u8]) -> Result<i64, Malformed> {
         return Err(Malformed);
     }
     // The lowest number of all has one more than the highest; nothing that is asked here is answered with it.
-    let number = digits.iter().try_fold(0_i64, |number, digit| {
-        number.checked_mul(10)?.checked_add(i64::from(digit - b'0'))
-    });
+    let number = digits
+        .iter()
+        .try_fold(0_i64, |number, digit| number.checked_mul(10)?.checked_add(i64::from(digit - b'0')));
     let number = number.ok_or(Malformed)?;
     Ok(if negative { -number } else { number })
 }
@@ -223,9 +223,17 @@ mod tests {
     fn a_value_that_is_too_large_is_told_of_before_it_comes() {
         assert_eq!(token(b"$1001\r\n", 0, MAX), Ok(Some((Token::Oversize(1001), 7))));
         assert_eq!(token(b"$1000\r\n", 0, MAX), Ok(None));
-        for wrong in
-            ["$600000000\r\n", "*2000000\r\n", ":9999999999999999999\r\n", "$-2\r\n", "$\r\n", ":1x\r\n", "!a\r\n", "$1\r\nabc", "+a\rb"]
-        {
+        for wrong in [
+            "$600000000\r\n",
+            "*2000000\r\n",
+            ":9999999999999999999\r\n",
+            "$-2\r\n",
+            "$\r\n",
+            ":1x\r\n",
+            "!a\r\n",
+            "$1\r\nabc",
+            "+a\rb",
+        ] {
             assert_eq!(token(wrong.as_bytes(), 0, MAX), Err(Malformed), "{wrong}");
         }
     }

@@ -196,7 +196,8 @@ async fn a_redis_that_takes_no_more_connections_is_tried_without_haste_and_the_l
     };
     // The shard's own: of what does not subscribe, the one that speaks the older protocol.
     let clients = String::from_utf8(control.command(&["CLIENT", "LIST"]).bulk().unwrap()).unwrap();
-    let is_line = |line: &str| line.contains(" sub=0 ") && (line.contains("cmd=get ") || line.contains("cmd=ping "));
+    let is_line =
+        |line: &str| line.contains(" sub=0 ") && (line.contains("cmd=get ") || line.contains("cmd=ping "));
     let line = clients.lines().find(|line| is_line(line)).unwrap();
     let id = line.split(' ').find_map(|field| field.strip_prefix("id=")).unwrap();
     let before = refused(&mut control);
