@@ -250,8 +250,10 @@ impl Connection {
         loop {
             let reader = self.reader.get_or_insert_with(|| Box::new(Reader::new(parts.max_message_bytes)));
             let Some(incoming) = reader.next(&mut feed) else {
-                // It takes more room than the rest of the connection, and less time to make than what it reads.
-                self.reader.take_if(|reader| reader.is_idle());
+                // It takes more room than the rest of the connection. Only who publishes needs it again soon.
+                if self.receipts.is_none() {
+                    self.reader.take_if(|reader| reader.is_idle());
+                }
                 return None;
             };
             match incoming {

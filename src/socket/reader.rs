@@ -1,8 +1,8 @@
 //! Reading what a client sends: tungstenite's protocol over bytes that have been read already.
 //!
-//! The context is created when a client sends something, reads from the shard's buffer, and goes when nothing of a frame
-//! or of a message is left in it; an idle connection has none. Its own read buffer holds only what is left of a frame: the default of 128 KiB for each of
-//! 10,000 clients would be 1.25 GiB.
+//! The context is created when a client sends something, and reads from the shard's buffer. Where a client does not publish
+//! it goes when nothing of a frame is left in it: who only answers pings has none. Its own read buffer holds only what is
+//! left of a frame: the default of 128 KiB for each of 10,000 clients would be 1.25 GiB.
 
 use std::io::{self, Read, Write};
 
