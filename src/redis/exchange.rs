@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use super::commands::{Lost, Reply, is_reply};
 use super::connect::{Target, describe_text};
-use super::line::{Line, moved, until_connected};
+use super::line::{Line, OUT_OF_STEP, moved, until_connected};
 use super::resp::Token;
 
 /// Pauses before a line is tried again.
@@ -118,7 +118,7 @@ impl Exchange {
     /// Takes the reply to the oldest command.
     fn answer(&self, reply: Result<Reply, String>) -> Result<(), String> {
         let mut under_way = self.under_way.borrow_mut();
-        let pending = under_way.front_mut().ok_or("replies out of step")?;
+        let pending = under_way.front_mut().ok_or(OUT_OF_STEP)?;
         pending.replies.push(reply);
         if pending.replies.len() == pending.commands
             && let Some(Pending { replies, done, .. }) = under_way.pop_front()

@@ -11,7 +11,7 @@ use tracing::debug;
 use super::commands::is_reply;
 use super::connect::describe_text;
 use super::interests::Step;
-use super::line::Line;
+use super::line::{Line, OUT_OF_STEP};
 use super::resp::Token;
 use crate::wire::Channel;
 
@@ -191,6 +191,3 @@ impl Feed {
         if text == self.fence.as_bytes() { Ok(Some(Heard::Fence)) } else { Err(OUT_OF_STEP.to_owned()) }
     }
 }
-
-/// Replies do not belong to what was asked.
-const OUT_OF_STEP: &str = "replies out of step";

@@ -22,6 +22,9 @@ use tokio_util::io::poll_read_buf;
 use super::connect::{Target, describe_text};
 use super::resp::{self, Malformed, Token};
 
+/// Replies do not belong to what was asked.
+pub(super) const OUT_OF_STEP: &str = "replies out of step";
+
 /// Bytes of one read.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -88,12 +91,14 @@ impl Line {
         poll_fn(|cx| self.poll_write(cx)).await?;
         loop {
             if let Some((token, used)) = self.token(0).map_err(|error| error.to_string())? {
-                let refusal = match token {
-                    Token::Error(text) => Some(describe_text(&String::from_utf8_lossy(&self.incoming[text]))),
-                    _ => None,
+                let answer = match token {
+                    Token::Status(_) => Ok(()),
+                    Token::Error(text) => Err(describe_text(&String::from_utf8_lossy(&self.incoming[text]))),
+                    _ => Err(OUT_OF_STEP.to_owned()),
                 };
                 self.incoming.advance(used);
-                return refusal.map_or(Ok(()), Err);
+                // Whatever came too much would be taken for the answer to the next question, and of somebody else.
+                return if self.incoming.is_empty() { answer } else { Err(OUT_OF_STEP.to_owned()) };
             }
             poll_fn(|cx| self.poll_read(cx)).await?;
         }

@@ -159,6 +159,43 @@ async fn a_server_that_is_no_redis_is_503_and_does_not_spin() {
 }
 
 #[tokio::test]
+async fn answers_to_nothing_that_was_asked_are_given_to_nobody() {
+    use std::io::{Read, Write, copy};
+    use std::net::TcpStream;
+    let redis = RedisServer::start();
+    redis.persist("broadcast:chat", "chat's own");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (url, port) = (format!("redis://{}", listener.local_addr().unwrap()), redis.port());
+    std::thread::spawn(move || {
+        // The first two lines: the shard's, and the one that subscribes.
+        let odd = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        for gateway in listener.incoming() {
+            let odd = odd.clone();
+            let (mut gateway, mut redis) =
+                (gateway.unwrap(), TcpStream::connect(("127.0.0.1", port)).unwrap());
+            let (mut back, mut answers) = (gateway.try_clone().unwrap(), redis.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let mut first = [0; 8192];
+                let length = gateway.read(&mut first).unwrap();
+                // fred begins by HELLO; these lines get one answer more than they ask for.
+                if !first[..length].windows(5).any(|word| word == b"HELLO")
+                    && odd.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 2
+                {
+                    let _ = gateway.write_all(b"$6\r\nsecret\r\n");
+                }
+                redis.write_all(&first[..length]).unwrap();
+                copy(&mut gateway, &mut redis)
+            });
+            std::thread::spawn(move || copy(&mut answers, &mut back));
+        }
+    });
+    let builder = TestGateway::builder().namespace("").set("redis.url", &url).set("server.shards", "1");
+    let gateway = builder.start().await;
+    gateway.expect_log(&["out of step"]).await;
+    gateway.connect("/ws/chat?subscribe-broadcast").await.expect_text("chat's own").await;
+}
+
+#[tokio::test]
 async fn a_user_who_may_not_ping_is_named_in_the_log_and_tried_without_haste() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "-ping", "~*", "&*"]);
