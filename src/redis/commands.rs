@@ -9,10 +9,14 @@ use bytes::{Bytes, BytesMut};
 use fred::prelude::*;
 use fred::types::CustomCommand;
 use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::timeout;
 
 use super::connect::{Target, describe};
 use super::exchange::{Exchange, keep};
 use super::resp;
+
+/// How long is waited for a connection before there is none.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What Redis says to a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,12 +71,12 @@ pub(super) enum Commands {
 
 impl Commands {
     /// Begins to connect. Must be called on the shard's runtime.
-    pub(super) fn new(target: &Target, scout: &Client, timeout: Duration, max_bytes: usize) -> Self {
+    pub(super) fn new(target: &Target, scout: &Client, patience: Duration, max_bytes: usize) -> Self {
         if target.is_cluster() {
             return Self::Cluster(scout.clone());
         }
         let exchange = Rc::<Exchange>::default();
-        let keeping = keep(exchange.clone(), target.clone(), scout.clone(), timeout, max_bytes);
+        let keeping = keep(exchange.clone(), target.clone(), scout.clone(), patience, max_bytes);
         Self::Own(exchange, spawn_local(keeping).abort_handle())
     }
 
@@ -93,6 +97,12 @@ impl Commands {
                 let _ = client.wait_for_connect().await;
             }
         }
+    }
+
+    /// Tells whether Redis can be reached, after a short wait if need be: a line that was lost comes back in a moment,
+    /// and when Redis does, it may follow the broker's. Safe to cancel.
+    pub(super) async fn comes_up(&self) -> bool {
+        self.is_up() || timeout(PATIENCE, self.until_up()).await.is_ok()
     }
 
     /// Begins a batch.

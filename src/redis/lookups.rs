@@ -20,6 +20,7 @@ pub(super) const MAX_BYTES: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Lookups {
     client: Client,
+    commands: Rc<Commands>,
     reads: Rc<Reads<Secret>>,
     task: AbortHandle,
     /// A connection of its own is let go of with it.
@@ -45,9 +46,9 @@ impl fmt::Debug for Secret {
 impl Lookups {
     /// Reads over a connection that there is.
     pub(super) fn new(client: Client, commands: Rc<Commands>, counters: &Arc<Counters>) -> Self {
-        let reads = Reads::new(commands, "session", MAX_BYTES, true, counters.clone());
+        let reads = Reads::new(commands.clone(), "session", MAX_BYTES, true, counters.clone());
         let task = spawn_local(reads.clone().run()).abort_handle();
-        Self { client, reads, task, connection: None }
+        Self { client, commands, reads, task, connection: None }
     }
 
     /// Reads over a connection of its own. Must be called on the shard's runtime.
@@ -70,6 +71,10 @@ impl Lookups {
     ///
     /// When Redis is lost, or does not answer in time.
     pub async fn read(&self, keys: &[String]) -> Result<Vec<Entry>, ReadFailed> {
+        // Nobody else has looked whether there is the connection to a Redis of the sessions' own.
+        if !self.commands.comes_up().await {
+            return Err(ReadFailed);
+        }
         self.reads.read(keys.iter().map(|key| Secret(key.as_str().into()))).await
     }
 }

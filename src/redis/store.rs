@@ -2,12 +2,10 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use fred::prelude::*;
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::timeout;
 
 use super::commands::Commands;
 use super::connect::{Guard, Target, describe};
@@ -18,9 +16,6 @@ use super::{Lookups, Receipts};
 use crate::counters::Counters;
 use crate::settings::Settings;
 use crate::wire::Channel;
-
-/// How long a handshake waits for this connection when the broker has its own.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The key side of Redis, for one shard.
 pub struct Store {
@@ -61,10 +56,9 @@ impl Store {
         Self { client, commands, reads, lookups, publisher, tasks, _connection: connection }
     }
 
-    /// Tells whether Redis can be reached, after a short wait if need be: when Redis comes back, this connection may
-    /// follow the broker's a moment later. Safe to cancel.
+    /// Tells whether Redis can be reached, after a short wait if need be. Safe to cancel.
     pub async fn is_up(&self) -> bool {
-        self.commands.is_up() || timeout(PATIENCE, self.commands.until_up()).await.is_ok()
+        self.commands.comes_up().await
     }
 
     /// Reads the persisted messages of channels, in their order. What Redis refuses to give counts as absent.

@@ -272,3 +272,17 @@ async fn a_name_longer_than_messages_may_be_costs_nobody_the_subscription() {
     client.expect_text("fits").await;
     assert_eq!(gateway.count_log(&["WARN", "redis lost"]), 0);
 }
+
+#[tokio::test]
+async fn a_connection_to_the_redis_of_the_sessions_may_be_made_anew_at_any_time() {
+    let (redis, sessions) = (RedisServer::start(), RedisServer::start());
+    let builder = TestGateway::builder().redis(&redis).set("session.redis_url", &sessions.url());
+    let gateway = builder.start().await;
+    let cookie = log_in(&sessions, &session_key(), "7", "john", &[]);
+    for round in 0..10 {
+        sessions.kill_clients("normal");
+        let mut client = connect(&gateway, "/ws/chat?subscribe-user", &cookie).await;
+        redis.publish(&gateway.channel("user:john:chat"), format!("round {round}"));
+        client.expect_text(&format!("round {round}")).await;
+    }
+}
