@@ -233,14 +233,12 @@ impl Broker {
 
     /// When something is due that nobody else wakes for.
     fn next_look(&self) -> Instant {
-        match (&self.step, &self.feed) {
-            (Some(asked), Some(feed)) => {
-                asked.since.max(feed.last_read())
-                    + self.patience
-                    + if asked.late { GRACE } else { Duration::ZERO }
-            }
-            _ => self.interests.next_leave().filter(|_| self.up).unwrap_or(self.last_step + KEEPALIVE),
+        if let (Some(asked), Some(feed)) = (&self.step, &self.feed) {
+            let grace = if asked.late { GRACE } else { Duration::ZERO };
+            return asked.since.max(feed.last_read()) + self.patience + grace;
         }
+        let (keepalive, leave) = (self.last_step + KEEPALIVE, self.interests.next_leave());
+        leave.filter(|_| self.up).map_or(keepalive, |leave| leave.min(keepalive))
     }
 
     /// Tells whether Redis owes an answer for too long. Says so only if it does when asked once more.

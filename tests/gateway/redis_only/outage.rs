@@ -286,3 +286,16 @@ async fn a_connection_to_the_redis_of_the_sessions_may_be_made_anew_at_any_time(
         client.expect_text(&format!("round {round}")).await;
     }
 }
+
+#[tokio::test]
+async fn a_redis_that_hangs_is_noticed_while_channels_linger() {
+    let redis = RedisServer::start();
+    let builder = TestGateway::builder().redis(&redis).set("redis.command_timeout_seconds", "1");
+    let gateway = builder.set("redis.unsubscribe_linger_seconds", "600").start().await;
+    drop(gateway.connect("/ws/chat?subscribe-broadcast").await);
+    gateway.expect_log(&["connection ended"]).await;
+    redis.pause();
+    gateway.expect_log(&["WARN", "redis lost", "no answer"]).await;
+    redis.resume();
+    gateway.wait_for_redis().await;
+}
