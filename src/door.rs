@@ -81,6 +81,23 @@ impl Door {
         Ok(Self { listeners, name, file: None, handed_over: true })
     }
 
+    /// Sets what TCP sockets have from where they were accepted (`tcp(7)`, `socket(7)`), once for all of them: no delay,
+    /// and a send buffer of this many bytes (the kernel doubles it), so that what a slow client does not read is noticed.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses.
+    pub fn tune(&self, send_buffer_bytes: usize) -> io::Result<()> {
+        for listener in &self.listeners {
+            if let Listener::Tcp(listener) = listener {
+                let socket = SockRef::from(listener);
+                socket.set_tcp_nodelay(true)?;
+                socket.set_send_buffer_size(send_buffer_bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns where clients come in, for people.
     pub fn name(&self) -> &str {
         &self.name

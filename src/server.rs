@@ -82,6 +82,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     }
     let stop = CancellationToken::new();
     let mut door = Door::open(&settings.server.listen).await?;
+    door.tune(settings.server.send_buffer_bytes)?;
     let _removed_at_the_end = door.take_file();
     let session_target = settings.session.redis.as_ref().map(Target::new).transpose()?;
     let way = settings.callback.as_ref().map(Way::new).transpose();

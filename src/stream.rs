@@ -47,17 +47,17 @@ macro_rules! either {
 }
 
 impl Stream {
-    /// Sets what a client's socket needs: no delay, and a send buffer of this many bytes (the kernel doubles it), so
-    /// that what a slow client does not read is noticed.
+    /// Sets what a unix socket does not have from where it was accepted, as TCP's do: a send buffer of this many bytes (the
+    /// kernel doubles it), so that what a slow client does not read is noticed.
     ///
     /// # Errors
     ///
     /// When the system refuses, as for a socket that is already closed.
     pub fn tune(&self, send_buffer_bytes: usize) -> io::Result<()> {
-        if let Self::Tcp(socket) = self {
-            socket.set_nodelay(true)?;
+        match self {
+            Self::Tcp(_) => Ok(()),
+            Self::Unix(socket) => SockRef::from(socket).set_send_buffer_size(send_buffer_bytes),
         }
-        either!(self, Self, socket => SockRef::from(socket).set_send_buffer_size(send_buffer_bytes))
     }
 
     /// Returns the address at the other end; none for a unix socket.
