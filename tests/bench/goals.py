@@ -108,7 +108,6 @@ GOALS = [
     ratio("P1", "messages per second", "msgs_per_s", "Bun", 1.2, 1.4, least=True),
     ratio("P1e", "messages per second", "msgs_per_s", "Bun", 1.05, 1.25, least=True),
     ratio("C1", "CPU per cycle", CPU, "Bun", 1.15, 1.0),
-    ratio("C1s", "CPU per cycle with a session", CPU, "Bun", 1.15, 1.0),
     between("C1s", "C1", "what the session adds to a cycle", CPU, "µs", 12, difference),
     plain("I1p", "memory of an idle connection", "rss_per_conn_bytes", "bytes", 2048, 1500),
     between("I1s", "I1p", "what session, user and two groups add", "rss_per_conn_bytes", "bytes", 700, difference),
