@@ -122,7 +122,7 @@ def machine_text(meta):
 Made by `{meta['command']}`."""
 
 
-METHOD = """Each server runs alone on core 0, with one shard or its equal; the generator (`tests/bench/wsload`) and Redis on core 1. Each measurement has a fresh server and a fresh Redis, and takes five seconds after everybody is subscribed; two for the curves.
+METHOD = """Each server runs alone on core 0, with one shard or its equal; the generator (`tests/bench/wsload`) and Redis on core 1. Each measurement has a fresh server and a fresh Redis, and takes five seconds (or what `--secs` says) after everybody is subscribed; two for the curves.
 A goal is a ratio to another server in the same round, and counts as the median over all rounds: nine of F1w1 and U1, three of memory and the curves, five of the others. Who comes first changes from round to round. Servers that no goal names are measured in one round only. Absolute figures move from machine to machine, and on a virtual one from hour to hour by a tenth and more; the ratios less so.
 
 - *The floor* is one thread without anything that could be left out: it writes all that Redis has delivered of one channel to each socket in one `send`. What it costs is what the kernel costs.

@@ -203,6 +203,16 @@ def test_the_load_generator_has_these_options(blocks):
     assert [option for option in options if f'"{option}"' not in source] == []
 
 
+@shows("docs/performance.md", "Again", checked="measuring wants the whole machine")
+def test_measuring_has_these_forms(blocks):
+    lines = [line.split("  ")[0].split() for line in blocks[0].code.splitlines()]
+    assert len(lines) == 3
+    assert {words[0] for words in lines} == {"tests/bench/run"}
+    assert os.access(ROOT / "tests/bench/run", os.X_OK)
+    source = (ROOT / "tests/bench/measure.py").read_text()
+    assert [words[1] for words in lines[1:] if f'add_argument("{words[1]}"' not in source] == []
+
+
 @shows("README.md", "ws4redis", checked="a picture")
 @shows("docs/architecture.md", "Architecture", checked="a picture")
 def test_the_picture_is_the_same_everywhere(blocks):
