@@ -2,19 +2,21 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::task::{Context as TaskContext, Poll, ready};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use listenfd::ListenFd;
 use socket2::SockRef;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
 
 use crate::settings::Listen;
-use crate::stream::Stream;
+use crate::stream::{Newcomer, watch};
 
 /// Where clients come in.
 #[derive(Debug)]
@@ -23,12 +25,13 @@ pub struct Door {
     name: String,
     file: Option<SocketFile>,
     handed_over: bool,
+    send_buffer_bytes: usize,
 }
 
 #[derive(Debug)]
 enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
+    Tcp(AsyncFd<StdTcpListener>),
+    Unix(AsyncFd<StdUnixListener>),
 }
 
 /// The file of a unix socket that was bound here. Removes it when dropped.
@@ -59,14 +62,14 @@ impl Door {
             Listen::Tcp(address) => {
                 let listener = bind(address).await?;
                 let name = listener.local_addr()?.to_string();
-                (Listener::Tcp(listener), name, None)
+                (Listener::Tcp(watch(listener)?), name, None)
             }
             Listen::Unix(path, mode) => {
-                let listener = Listener::Unix(bind_unix(path, *mode)?);
+                let listener = Listener::Unix(watch(bind_unix(path, *mode)?)?);
                 (listener, listen.to_string(), Some(SocketFile(path.clone())))
             }
         };
-        Ok(Self { listeners: vec![listener], name, file, handed_over: false })
+        Ok(Self { listeners: vec![listener], name, file, handed_over: false, send_buffer_bytes: 0 })
     }
 
     fn take(sockets: &mut ListenFd) -> anyhow::Result<Self> {
@@ -78,19 +81,21 @@ impl Door {
         });
         let listeners = taken.collect::<anyhow::Result<Vec<_>>>()?;
         let name = listeners.iter().map(Listener::name).collect::<Vec<_>>().join(", ");
-        Ok(Self { listeners, name, file: None, handed_over: true })
+        Ok(Self { listeners, name, file: None, handed_over: true, send_buffer_bytes: 0 })
     }
 
-    /// Sets what TCP sockets have from where they were accepted (`tcp(7)`, `socket(7)`), once for all of them: no delay,
-    /// and a send buffer of this many bytes (the kernel doubles it), so that what a slow client does not read is noticed.
+    /// Sets what clients' sockets are to have: no delay, and a send buffer of this many bytes (the kernel doubles it), so
+    /// that what a slow client does not read is noticed. TCP sockets have it from where they were accepted (`tcp(7)`,
+    /// `socket(7)`), so it is set once for all of them.
     ///
     /// # Errors
     ///
     /// When the system refuses.
-    pub fn tune(&self, send_buffer_bytes: usize) -> io::Result<()> {
+    pub fn tune(&mut self, send_buffer_bytes: usize) -> io::Result<()> {
+        self.send_buffer_bytes = send_buffer_bytes;
         for listener in &self.listeners {
             if let Listener::Tcp(listener) = listener {
-                let socket = SockRef::from(listener);
+                let socket = SockRef::from(listener.get_ref());
                 socket.set_tcp_nodelay(true)?;
                 socket.set_send_buffer_size(send_buffer_bytes)?;
             }
@@ -106,7 +111,7 @@ impl Door {
     /// Returns the first address, if there is one.
     pub fn address(&self) -> Option<SocketAddr> {
         self.listeners.iter().find_map(|listener| match listener {
-            Listener::Tcp(listener) => listener.local_addr().ok(),
+            Listener::Tcp(listener) => listener.get_ref().local_addr().ok(),
             Listener::Unix(_) => None,
         })
     }
@@ -127,11 +132,13 @@ impl Door {
     /// # Errors
     ///
     /// When the system refuses, as without file descriptors.
-    pub async fn accept(&mut self) -> io::Result<Stream> {
+    pub async fn accept(&mut self) -> io::Result<Newcomer> {
         poll_fn(|cx| {
             for _ in 0..self.listeners.len() {
                 self.listeners.rotate_left(1);
-                let accepted = self.listeners.last().map_or(Poll::Pending, |listener| listener.poll(cx));
+                let listener = self.listeners.last();
+                let accepted =
+                    listener.map_or(Poll::Pending, |listener| listener.poll(cx, self.send_buffer_bytes));
                 if accepted.is_ready() {
                     return accepted;
                 }
@@ -147,25 +154,34 @@ impl Listener {
         if let Ok(Some(listener)) = sockets.take_unix_listener(number) {
             ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
             listener.set_nonblocking(true)?;
-            return Ok(Self::Unix(UnixListener::from_std(listener)?));
+            return Ok(Self::Unix(watch(listener)?));
         }
         let listener = sockets.take_tcp_listener(number)?.context("it was taken already")?;
         ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
         listener.set_nonblocking(true)?;
-        Ok(Self::Tcp(TcpListener::from_std(listener)?))
+        Ok(Self::Tcp(watch(listener)?))
     }
 
-    fn poll(&self, cx: &mut TaskContext<'_>) -> Poll<io::Result<Stream>> {
-        Poll::Ready(match self {
-            Self::Tcp(listener) => ready!(listener.poll_accept(cx)).map(|(socket, _)| Stream::Tcp(socket)),
-            Self::Unix(listener) => ready!(listener.poll_accept(cx)).map(|(socket, _)| Stream::Unix(socket)),
-        })
+    fn poll(&self, cx: &mut TaskContext<'_>, send_buffer_bytes: usize) -> Poll<io::Result<Newcomer>> {
+        match self {
+            Self::Tcp(listener) => poll_accept(listener, cx, |listener| {
+                let (socket, address) = listener.accept()?;
+                socket.set_nonblocking(true)?;
+                Ok(Newcomer { socket: socket.into(), address: Some(address.ip()) })
+            }),
+            Self::Unix(listener) => poll_accept(listener, cx, |listener| {
+                let (socket, _) = listener.accept()?;
+                socket.set_nonblocking(true)?;
+                SockRef::from(&socket).set_send_buffer_size(send_buffer_bytes)?;
+                Ok(Newcomer { socket: socket.into(), address: None })
+            }),
+        }
     }
 
     fn name(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map(|address| address.to_string()),
-            Self::Unix(listener) => listener.local_addr().map(|address| {
+            Self::Tcp(listener) => listener.get_ref().local_addr().map(|address| address.to_string()),
+            Self::Unix(listener) => listener.get_ref().local_addr().map(|address| {
                 let path = address.as_pathname().map(|path| path.display().to_string());
                 format!("unix:{}", path.unwrap_or_default())
             }),
@@ -174,8 +190,23 @@ impl Listener {
     }
 }
 
-async fn bind(address: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+fn poll_accept<L: AsRawFd>(
+    listener: &AsyncFd<L>,
+    cx: &mut TaskContext<'_>,
+    accept: impl Fn(&L) -> io::Result<Newcomer>,
+) -> Poll<io::Result<Newcomer>> {
+    loop {
+        if let Ok(accepted) =
+            ready!(listener.poll_read_ready(cx))?.try_io(|listener| accept(listener.get_ref()))
+        {
+            return Poll::Ready(accepted);
+        }
+    }
+}
+
+async fn bind(address: &str) -> anyhow::Result<StdTcpListener> {
+    let listener = TcpListener::bind(address).await.and_then(TcpListener::into_std);
+    listener.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => anyhow!(
             "server.listen: {address} is in use by another program; stop it, or choose another: --set server.listen=127.0.0.1:8001"
         ),
@@ -184,7 +215,7 @@ async fn bind(address: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
-fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
+fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<StdUnixListener> {
     let shown = path.display();
     // A socket that nobody answers is left over from a process that was killed.
     match StdUnixStream::connect(path) {
@@ -198,11 +229,12 @@ fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
         }
         Err(_) => {}
     }
-    let listener = UnixListener::bind(path).with_context(|| {
+    let listener = StdUnixListener::bind(path).with_context(|| {
         format!("server.listen: cannot listen on {shown}; its directory has to exist and be writable, its path be shorter than 108 bytes")
     })?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .with_context(|| format!("server.unix_mode: cannot set the permissions of {shown}"))?;
+    listener.set_nonblocking(true)?;
     Ok(listener)
 }
 

@@ -3,8 +3,6 @@
 //! The first shard runs on the main thread, with the broker and the doorman: with one core nothing crosses threads.
 
 use std::io;
-use std::net::TcpStream as StdTcpStream;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -12,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use sd_notify::NotifyState;
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -27,7 +25,7 @@ use crate::reception::Way;
 use crate::redis::{Broker, Call, Inbox, Lookups, Role, Target};
 use crate::settings::Settings;
 use crate::shard::{INBOX, Line, Shard, Shared};
-use crate::stream::Stream;
+use crate::stream::Newcomer;
 
 /// Calls from shards, and sockets for a shard, that may wait.
 const WAITING: usize = 1024;
@@ -53,12 +51,6 @@ impl Drop for Ended {
 
 /// A broker's ends of the lines to the shards.
 type Exchange = (Vec<mpsc::Sender<Inbox>>, mpsc::Receiver<Call>);
-
-/// A socket on its way to another thread.
-enum Handed {
-    Tcp(StdTcpStream),
-    Unix(StdUnixStream),
-}
 
 /// Serves until a signal, then drains.
 ///
@@ -225,31 +217,25 @@ async fn serve_shard(
     shard: Rc<Shard>,
     messages: Line,
     sessions: Option<Line>,
-    mut sockets: mpsc::Receiver<Handed>,
+    mut newcomers: mpsc::Receiver<Newcomer>,
     stop: CancellationToken,
 ) {
     let taking = shard.clone();
     tokio::task::spawn_local(async move {
-        while let Some(socket) = sockets.recv().await {
-            let stream = match socket {
-                Handed::Tcp(socket) => TcpStream::from_std(socket).map(Stream::Tcp),
-                Handed::Unix(socket) => UnixStream::from_std(socket).map(Stream::Unix),
-            };
-            if let Ok(stream) = stream {
-                taking.take(stream);
-            }
+        while let Some(newcomer) = newcomers.recv().await {
+            taking.take(newcomer);
         }
     });
     shard.run(messages, sessions, stop).await;
 }
 
 /// Accepts for ever, for each shard in turn.
-async fn accept(mut door: Door, own: Rc<Shard>, others: Vec<mpsc::Sender<Handed>>) {
+async fn accept(mut door: Door, own: Rc<Shard>, others: Vec<mpsc::Sender<Newcomer>>) {
     let mut failing = false;
     for turn in (0..=others.len()).cycle() {
-        let stream = loop {
+        let newcomer = loop {
             match door.accept().await {
-                Ok(stream) => break stream,
+                Ok(newcomer) => break newcomer,
                 // The client has gone away while it waited.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -264,17 +250,11 @@ async fn accept(mut door: Door, own: Rc<Shard>, others: Vec<mpsc::Sender<Handed>
             info!("accepting connections again");
         }
         let Some(hand) = turn.checked_sub(1).map(|index| &others[index]) else {
-            own.take(stream);
+            own.take(newcomer);
             continue;
         };
-        let handed = match stream {
-            Stream::Tcp(socket) => socket.into_std().map(Handed::Tcp),
-            Stream::Unix(socket) => socket.into_std().map(Handed::Unix),
-        };
-        if let Ok(handed) = handed {
-            // A shard that has ended ends the process.
-            let _ = hand.send(handed).await;
-        }
+        // A shard that has ended ends the process.
+        let _ = hand.send(newcomer).await;
     }
 }
 

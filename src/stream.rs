@@ -1,130 +1,110 @@
-//! A client's socket, TCP or unix: whole for the handshake, in two halves for the connection after it.
+//! A client's socket, TCP or unix.
 
-use std::io::{self, IoSlice};
-use std::net::IpAddr;
+use std::io::{self, IoSlice, Read};
+use std::net::{IpAddr, Shutdown};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use socket2::SockRef;
+use socket2::Socket;
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream, tcp, unix};
+
+/// A client that has been accepted, whose socket no runtime knows yet: any shard may take it.
+#[derive(Debug)]
+pub struct Newcomer {
+    /// The socket, which does not block.
+    pub socket: OwnedFd,
+    /// The address at the other end; none for a unix socket.
+    pub address: Option<IpAddr>,
+}
 
 /// A client's socket.
+///
+/// Whoever has something to say writes at once, through a shared reference and without asking the runtime whether it
+/// would be taken: in a fan-out to many sockets, what the runtime knows of each would have to be fetched from memory.
 #[derive(Debug)]
-pub enum Stream {
-    /// A TCP connection.
-    Tcp(TcpStream),
-    /// A connection through a unix socket.
-    Unix(UnixStream),
+pub struct Stream(AsyncFd<Socket>);
+
+/// Has the runtime watch a socket.
+///
+/// # Errors
+///
+/// When the system refuses.
+///
+/// # Panics
+///
+/// Outside a runtime.
+#[expect(
+    deprecated,
+    reason = "sound for sockets that own their descriptor; the successor is unsafe for others' sake"
+)]
+pub fn watch<S: AsRawFd + Into<OwnedFd>>(socket: S) -> io::Result<AsyncFd<S>> {
+    AsyncFd::new(socket)
 }
 
-/// The half that reads.
-#[derive(Debug)]
-pub enum ReadHalf {
-    /// Of a TCP connection.
-    Tcp(tcp::OwnedReadHalf),
-    /// Of a unix socket.
-    Unix(unix::OwnedReadHalf),
-}
-
-/// The half that writes. It is used through a shared reference: whoever has something to say writes at once.
-#[derive(Debug)]
-pub enum WriteHalf {
-    /// Of a TCP connection.
-    Tcp(tcp::OwnedWriteHalf),
-    /// Of a unix socket.
-    Unix(unix::OwnedWriteHalf),
-}
-
-/// Runs the same expression on either kind.
-macro_rules! either {
-    ($this:expr, $kind:ident, $socket:ident => $action:expr) => {
-        match $this {
-            $kind::Tcp($socket) => $action,
-            $kind::Unix($socket) => $action,
-        }
-    };
-}
+/// What is read at once of a request: room that nobody has written to yet has to be cleared first.
+const REQUEST_BYTES: usize = 4096;
 
 impl Stream {
-    /// Sets what a unix socket does not have from where it was accepted, as TCP's do: a send buffer of this many bytes (the
-    /// kernel doubles it), so that what a slow client does not read is noticed.
+    /// Takes a socket that does not block.
     ///
     /// # Errors
     ///
-    /// When the system refuses, as for a socket that is already closed.
-    pub fn tune(&self, send_buffer_bytes: usize) -> io::Result<()> {
-        match self {
-            Self::Tcp(_) => Ok(()),
-            Self::Unix(socket) => SockRef::from(socket).set_send_buffer_size(send_buffer_bytes),
-        }
-    }
-
-    /// Returns the address at the other end; none for a unix socket.
+    /// When the system refuses to watch it.
     ///
-    /// # Errors
+    /// # Panics
     ///
-    /// When the other end is gone.
-    pub fn address(&self) -> io::Result<Option<IpAddr>> {
-        match self {
-            Self::Tcp(socket) => socket.peer_addr().map(|address| Some(address.ip())),
-            Self::Unix(_) => Ok(None),
+    /// Outside a runtime.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        watch(socket.into()).map(Self)
+    }
+
+    /// Reads what is there. Ready with 0 at the end.
+    pub fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.0.poll_read_ready(cx))?;
+            let Ok(read) = guard.try_io(|socket| socket.get_ref().read(buffer)) else { continue };
+            // A short read says that nothing is left, which saves asking.
+            if read.as_ref().is_ok_and(|count| (1..buffer.len()).contains(count)) {
+                guard.clear_ready();
+            }
+            return Poll::Ready(read);
         }
     }
 
-    /// Parts the socket.
-    pub fn into_halves(self) -> (ReadHalf, WriteHalf) {
-        match self {
-            Self::Tcp(socket) => {
-                let (read, write) = socket.into_split();
-                (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
-            }
-            Self::Unix(socket) => {
-                let (read, write) = socket.into_split();
-                (ReadHalf::Unix(read), WriteHalf::Unix(write))
-            }
-        }
-    }
-}
-
-impl ReadHalf {
-    /// Reads what is there. Unlike `try_read`, it knows from a short read that nothing is left.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        either!(self, Self, half => Pin::new(half).poll_read(cx, buffer))
-    }
-}
-
-impl WriteHalf {
     /// Writes as much as the kernel takes, without waiting.
     ///
     /// # Errors
     ///
     /// `WouldBlock` when the kernel takes nothing, else the socket's own error.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        either!(self, Self, half => half.try_write(bytes))
+        self.0.get_ref().send(bytes)
     }
 
-    /// Writes as much of all slices as the kernel takes, without waiting.
-    ///
-    /// # Errors
-    ///
-    /// `WouldBlock` when the kernel takes nothing, else the socket's own error.
-    pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        either!(self, Self, half => half.try_write_vectored(slices))
+    /// Writes as much of all slices as the kernel takes. Ready as soon as it takes something.
+    pub fn poll_send(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.0.poll_write_ready(cx))?;
+            if let Ok(written) = guard.try_io(|socket| socket.get_ref().send_vectored(slices)) {
+                return Poll::Ready(written);
+            }
+        }
     }
 
-    /// Waits until the kernel takes more.
-    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, Self, half => half.as_ref().poll_write_ready(cx))
+    /// Lets acknowledgements of TCP wait for the second message. To a client that is only listened to, each message is
+    /// acknowledged by a packet of its own while it is read, which takes a fifth of the whole way of a publication.
+    /// Lasts until the kernel has waited in vain for 40 ms (`tcp(7)`, `TCP_QUICKACK`).
+    pub fn delay_acknowledgements(&self) {
+        // Unix sockets have none.
+        #[cfg(target_os = "linux")]
+        let _ = self.0.get_ref().set_tcp_quickack(false);
     }
 
     /// Closes the direction to the client.
     pub fn shutdown(&self) {
         // An error means that the client is gone already.
-        let _ = match self {
-            Self::Tcp(half) => SockRef::from(half.as_ref()).shutdown(std::net::Shutdown::Write),
-            Self::Unix(half) => SockRef::from(half.as_ref()).shutdown(std::net::Shutdown::Write),
-        };
+        let _ = self.0.get_ref().shutdown(Shutdown::Write);
     }
 }
 
@@ -134,20 +114,24 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), Self, socket => Pin::new(socket).poll_read(cx, buffer))
+        let room = buffer.remaining().min(REQUEST_BYTES);
+        let count = ready!(self.poll_recv(cx, buffer.initialize_unfilled_to(room)))?;
+        buffer.advance(count);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        either!(self.get_mut(), Self, socket => Pin::new(socket).poll_write(cx, bytes))
+        self.poll_send(cx, &[IoSlice::new(bytes)])
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), Self, socket => Pin::new(socket).poll_flush(cx))
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), Self, socket => Pin::new(socket).poll_shutdown(cx))
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shutdown();
+        Poll::Ready(Ok(()))
     }
 }

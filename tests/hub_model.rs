@@ -161,7 +161,8 @@ async fn check(steps: Vec<Step>) {
 
 fn open(hub: &mut Hub, member: &mut Member, values: u8, last: &BTreeMap<usize, String>) {
     let Some(server) = member.server.take() else { return };
-    let listener = Rc::new(Listener::new(Stream::Unix(server).into_halves().1, Form::Frames, 1, 60));
+    let listener =
+        Rc::new(Listener::new(Stream::new(server.into_std().unwrap().into()).unwrap(), Form::Frames, 1, 60));
     let persisted: Vec<_> =
         member.channels.iter().map(|index| last.get(index).filter(|_| values & 1 << index != 0)).collect();
     let bytes: Vec<_> = persisted.iter().map(|value| value.map(|value| Bytes::from(value.clone()))).collect();
@@ -218,7 +219,7 @@ fn merge(hub: &mut Hub, member: &mut Member, values: u8, last: &BTreeMap<usize, 
 async fn received(member: &mut Member) -> Vec<String> {
     if let Some(listener) = member.listener.take() {
         std::future::poll_fn(|cx| listener.poll_flush(cx)).await.unwrap();
-        listener.shutdown();
+        listener.stream.shutdown();
     }
     drop(member.server.take());
     let mut bytes = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -96,12 +97,16 @@ pub trait Visits {
 /// What has been prepared, and whether for a stream of events.
 type Taken<T> = RefCell<Option<(T, bool)>>;
 
-/// Serves one connection. Every sound handshake is prepared; what that returns comes back with the opened socket, or
+/// Serves one connection, from that address, or through a unix socket where there is none. Every sound handshake is prepared; what that returns comes back with the opened socket, or
 /// its rejection goes to the client. Returns none where the connection ended without becoming one that listens.
-pub async fn serve<V: Visits>(stream: Stream, front: &Front, visits: &V) -> Option<Opened<V::Prepared>> {
+pub async fn serve<V: Visits>(
+    stream: Stream,
+    address: Option<IpAddr>,
+    front: &Front,
+    visits: &V,
+) -> Option<Opened<V::Prepared>> {
     let taken: Rc<Taken<V::Prepared>> = Rc::default();
-    // A client that is gone already has no address.
-    let peer = stream.address().ok()?.map_or(Peer::Unix, Peer::new);
+    let peer = address.map_or(Peer::Unix, Peer::new);
     let service = service_fn(|request| Box::pin(answer(request, peer, front, visits, &taken)));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())

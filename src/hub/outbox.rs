@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
 use super::Form;
-use crate::stream::WriteHalf;
+use crate::stream::Stream;
 
 /// Bounds of the outboxes, and what happens above them.
 #[derive(Debug, Clone, Copy)]
@@ -83,17 +84,17 @@ impl Outbox {
         self.0.take_if(|queue| !queue.cut(form));
     }
 
-    /// Writes until the socket takes no more.
+    /// Writes as much as the socket takes. Ready when nothing is left.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when something is left, else the socket's own error.
-    pub fn write_to(&mut self, socket: &WriteHalf) -> io::Result<()> {
+    /// The socket's own.
+    pub fn poll_write_to(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(queue) = &mut self.0 {
-            let taken = queue.write_to(socket)?;
+            let taken = ready!(queue.poll_write_to(stream, cx))?;
             self.advance(taken);
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     fn advance(&mut self, taken: usize) {
@@ -130,14 +131,14 @@ impl Queue {
         self.written < first.frames.len()
     }
 
-    fn write_to(&self, socket: &WriteHalf) -> io::Result<usize> {
+    fn poll_write_to(&self, stream: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
             *slice = IoSlice::new(&chunk.frames);
         }
         slices[0] = IoSlice::new(&self.chunks[0].frames[self.written..]);
         let used = self.chunks.len().min(SLICES);
-        socket.try_write_vectored(&slices[..used])
+        stream.poll_send(cx, &slices[..used])
     }
 
     /// Returns whether anything is left.

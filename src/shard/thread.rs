@@ -20,7 +20,7 @@ use crate::reception::{Callback, Reception, Sessions, Way};
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
 use crate::socket::{self, Allowances, Beats, Connection, Leases, Parts, Place};
-use crate::stream::Stream;
+use crate::stream::{Newcomer, Stream};
 use crate::telemetry::Seldom;
 
 /// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
@@ -184,21 +184,19 @@ impl Shard {
         }
     }
 
-    /// Takes a client's socket and serves it.
-    pub fn take(self: &Rc<Self>, stream: Stream) {
+    /// Takes a client and serves it.
+    pub fn take(self: &Rc<Self>, newcomer: Newcomer) {
         let place = Place::take(&self.parts);
         if self.parts.live.load(Ordering::Relaxed) > self.settings.server.max_connections + REFUSED + 1 {
             return;
         }
-        tokio::task::spawn_local(self.clone().greet(stream, place));
+        tokio::task::spawn_local(self.clone().greet(newcomer, place));
     }
 
     /// The handshake. It ends by spawning the connection, so that nothing of it stays.
-    async fn greet(self: Rc<Self>, stream: Stream, place: Place) {
-        if stream.tune(self.settings.server.send_buffer_bytes).is_err() {
-            return;
-        }
-        let opened = http::serve(stream, &self.front, &*self).await;
+    async fn greet(self: Rc<Self>, newcomer: Newcomer, place: Place) {
+        let Ok(stream) = Stream::new(newcomer.socket) else { return };
+        let opened = http::serve(stream, newcomer.address, &self.front, &*self).await;
         let Some(http::Opened { stream, early, prepared, events }) = opened else { return };
         let Prepared { subscription, handshake, visitor, since, watch, grant, persisted } = prepared;
         // What it would be given is not whole: better a client that comes again than one that misses something.

@@ -2,16 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::ReadBuf;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
@@ -23,8 +21,12 @@ use crate::access::{Grant, Policy, Rate};
 use crate::counters::Counters;
 use crate::hub::{Ending, Form, Limits, Listener, Subscription};
 use crate::redis::{Receipts, Store};
-use crate::stream::{ReadHalf, Stream};
+use crate::stream::Stream;
 use crate::wire::{Channel, Handshake};
+
+/// After how many messages a client counts as one that sends much, each time. Where a client does without `TCP_NODELAY`,
+/// its next message may come 40 ms late then.
+const BUSY: u64 = 32;
 
 /// What the connections of a shard share.
 pub struct Parts {
@@ -64,7 +66,6 @@ pub struct Place(Rc<Parts>);
 /// One connection, from its 101 to its end.
 pub struct Connection {
     pub(super) place: Place,
-    input: ReadHalf,
     pub(super) listener: Rc<Listener>,
     pub(super) subscription: Subscription,
     pub(super) speech: Speech,
@@ -117,9 +118,8 @@ impl Connection {
         head: Option<Bytes>,
     ) -> Box<Self> {
         let parts = &place.0;
-        let (input, output) = stream.into_halves();
         let form = if head.is_some() { Form::Events } else { Form::Frames };
-        let listener = Rc::new(Listener::new(output, form, parts.clock.get(), parts.beats.patience()));
+        let listener = Rc::new(Listener::new(stream, form, parts.clock.get(), parts.beats.patience()));
         if let Some(head) = head {
             listener.greet(head);
         }
@@ -141,7 +141,7 @@ impl Connection {
             ignored: 0,
         };
         let (reader, receipts, early) = (None, None, None);
-        Box::new(Self { place, input, listener, subscription, speech, reader, receipts, early })
+        Box::new(Self { place, listener, subscription, speech, reader, receipts, early })
     }
 
     /// Takes what the connection lives by, if what is known of its visitor may change.
@@ -180,7 +180,7 @@ impl Connection {
             return Poll::Ready(*close);
         }
         loop {
-            let event = std::task::ready!(self.poll_event(cx));
+            let event = ready!(self.poll_event(cx));
             if let Some(close) = self.handle(event) {
                 return Poll::Ready(close);
             }
@@ -212,18 +212,11 @@ impl Connection {
         if under_way > self.place.publish_bytes {
             return Poll::Pending;
         }
-        self.poll_read(cx).map(|read| match read {
+        self.listener.stream.poll_recv(cx, &mut self.place.buffer.borrow_mut()).map(|read| match read {
             Ok(0) => Event::End(Close::Gone),
             Ok(count) => Event::Read(count),
             Err(_) => Event::End(Close::Broken),
         })
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut buffer = self.place.buffer.borrow_mut();
-        let mut buffer = ReadBuf::new(&mut buffer);
-        std::task::ready!(self.input.poll_read(cx, &mut buffer))?;
-        Poll::Ready(Ok(buffer.filled().len()))
     }
 
     fn handle(&mut self, event: Event) -> Option<Close> {
@@ -275,6 +268,9 @@ impl Connection {
         let parts = &self.place;
         let speech = &mut self.speech;
         speech.received += 1;
+        if speech.received.is_multiple_of(BUSY) {
+            self.listener.stream.delay_acknowledgements();
+        }
         if parts.beats.heartbeat.as_ref() == Some(&payload) {
             self.listener.beat(parts.beats.heartbeat_in(Form::Frames), parts.clock.get());
             return None;
@@ -296,7 +292,7 @@ impl Connection {
 
     /// Ends the connection: leaves the hub, says why, half-closes and lingers, so that the close frame arrives.
     async fn finish(self: Box<Self>, mut close: Close) {
-        let Self { place: parts, mut input, listener, subscription, mut speech, receipts, .. } = *self;
+        let Self { place: parts, listener, subscription, mut speech, receipts, .. } = *self;
         drop(subscription);
         (speech.share, speech.addition) = (None, None);
         if let (Close::ByClient(_), Some(receipts)) = (&close, &receipts) {
@@ -317,17 +313,12 @@ impl Connection {
         if !matches!(timeout(parts.linger, poll_fn(|cx| listener.poll_flush(cx))).await, Ok(Ok(()))) {
             return;
         }
-        listener.shutdown();
+        listener.stream.shutdown();
         // Bytes that nobody reads would turn the end into a reset, which can overtake the close frame.
         let discard = poll_fn(|cx| {
             let mut buffer = parts.buffer.borrow_mut();
-            loop {
-                let mut buffer = ReadBuf::new(&mut buffer);
-                match std::task::ready!(input.poll_read(cx, &mut buffer)) {
-                    Ok(()) if !buffer.filled().is_empty() => {}
-                    _ => return Poll::Ready(()),
-                }
-            }
+            while ready!(listener.stream.poll_recv(cx, &mut buffer)).is_ok_and(|count| count > 0) {}
+            Poll::Ready(())
         });
         let _ = timeout(parts.linger, discard).await;
     }

@@ -144,7 +144,7 @@ impl Write for Feed<'_> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::UnixStream;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
     use crate::hub::Form;
@@ -173,8 +173,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         let _in_runtime = runtime.enter();
         let (stream, _other) = UnixStream::pair().unwrap();
-        let (_, socket) = Stream::Unix(stream).into_halves();
-        let listener = Listener::new(socket, Form::Frames, 0, 0);
+        let listener = Listener::new(Stream::new(stream.into()).unwrap(), Form::Frames, 0, 0);
         let limits = Limits { outbox_bytes: 1 << 20, drop_oldest: false };
         let (mut reader, mut lengths, mut left) = (None, Vec::new(), Vec::new());
         for input in pieces {

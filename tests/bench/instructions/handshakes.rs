@@ -100,7 +100,9 @@ fn prepare_request(_: &str) -> Box<dyn FnMut()> {
         local.block_on(&runtime, async move {
             let (mut client, server) = UnixStream::pair().unwrap();
             client.write_all(REQUEST).await.unwrap();
-            let opened = serve(Stream::Unix(server), &front, &Open).await.unwrap();
+            let opened = serve(Stream::new(server.into_std().unwrap().into()).unwrap(), None, &front, &Open)
+                .await
+                .unwrap();
             black_box(&opened.prepared);
             let mut head = [0; 512];
             let count = client.read(&mut head).await.unwrap();

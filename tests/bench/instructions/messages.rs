@@ -52,9 +52,9 @@ impl House {
                 clients.push(TcpStream::connect(door.local_addr().unwrap()).await.unwrap());
                 let (socket, _) = door.accept().await.unwrap();
                 socket.writable().await.unwrap();
-                let (_, output) = Stream::Tcp(socket).into_halves();
+                let stream = Stream::new(socket.into_std().unwrap().into()).unwrap();
                 let member = hub.join(&[channel(number)]);
-                hub.open(member, &Rc::new(Listener::new(output, Form::Frames, 0, 60)), &[None]);
+                hub.open(member, &Rc::new(Listener::new(stream, Form::Frames, 0, 60)), &[None]);
             }
         });
         for order in hub.take_orders() {
