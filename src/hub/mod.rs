@@ -3,6 +3,7 @@
 //! One hub per shard, used by one thread: no lock and no `.await` in here. It writes to sockets at once and without
 //! waiting; what a socket does not take stands in that connection's outbox, bounded in bytes.
 
+mod directory;
 mod echo;
 mod events;
 mod frames;
@@ -14,6 +15,7 @@ mod regrant;
 mod routing;
 mod subscription;
 
+pub(crate) use directory::Directory;
 pub use echo::Digester;
 pub use events::{Form, encode_event, named_event};
 pub use frames::{Frames, Opcode, Run, encode};

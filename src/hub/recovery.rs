@@ -11,7 +11,7 @@ impl Hub {
     /// Holds back all channels that Redis sends, until the persisted value of each has been read again. Who is joining
     /// one waits, too: what it has read may be older than that value, or newer.
     pub fn pause(&mut self) {
-        for (_, room) in self.rooms.iter_mut().filter(|(_, room)| room.subscribed) {
+        for room in self.rooms.values_mut().filter(|room| room.subscribed) {
             let settled = room.is_settled();
             room.paused.get_or_insert_default();
             for place in &room.listeners {
@@ -25,13 +25,13 @@ impl Hub {
 
     /// Gives a channel the value that was read again, if it is new, and then what was held back.
     pub fn recover(&mut self, channel: &Channel, value: Option<&Bytes>) {
-        if let Some(id) = self.names.get(channel).copied() {
+        if let Some(id) = self.rooms.find(channel.as_str()) {
             self.resume(id, value);
         }
     }
 
     pub(super) fn resume(&mut self, id: u32, value: Option<&Bytes>) {
-        let room = &mut self.rooms[id as usize];
+        let room = &mut self.rooms[id];
         let Some(paused) = room.paused.take() else { return };
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             let known = room.recent.knows(self.digester.digest(value));
@@ -50,9 +50,7 @@ impl Hub {
     /// the persisted values have been read again.
     pub fn lost(&mut self) {
         self.pause();
-        for (_, room) in &mut self.rooms {
-            room.subscribed = false;
-        }
+        self.rooms.values_mut().for_each(|room| room.subscribed = false);
         for (_, member) in &mut self.members {
             match &mut member.outlet {
                 Outlet::Joining(held) => held.fail(NotJoined::Lost),
@@ -65,7 +63,7 @@ impl Hub {
     /// Delivers a value that was read again; who is joining reads for itself.
     fn deliver_value(&mut self, id: u32, value: &Bytes) {
         let (digest, run) = (self.digester.digest(value), Run::of(value));
-        self.rooms[id as usize].recent.note(digest);
+        self.rooms[id].recent.note(digest);
         for listener in self.open_listeners(id) {
             listener.deliver_value(id, &run, digest, &self.limits);
         }

@@ -13,7 +13,7 @@ impl Hub {
     /// Returns the channels of a member.
     pub fn channels_of(&self, id: MemberId) -> Vec<Channel> {
         let seats = self.members.get(id.index()).map_or(&[][..], |member| &member.seats);
-        seats.iter().map(|seat| self.rooms[seat.room as usize].channel.clone()).collect()
+        seats.iter().map(|seat| self.rooms.name(seat.room).clone()).collect()
     }
 
     /// Takes a member out of all channels but these.
@@ -21,7 +21,7 @@ impl Hub {
         let Some(member) = self.members.get_mut(id.index()) else { return };
         let seats = std::mem::take(&mut member.seats);
         let (kept, left): (Seats, Seats) =
-            seats.into_iter().partition(|seat| keep.contains(&self.rooms[seat.room as usize].channel));
+            seats.into_iter().partition(|seat| keep.contains(self.rooms.name(seat.room)));
         for seat in left {
             if let Outlet::Open(listener) = &self.members[id.index()].outlet {
                 listener.leave(seat.room);
@@ -69,7 +69,7 @@ impl Hub {
     /// Gives a member its seats, and tells their rooms who sits there, and in which of them.
     fn seat(&mut self, id: MemberId, seats: Seats) {
         for (number, seat) in (0..).zip(&seats) {
-            self.rooms[seat.room as usize].listeners[seat.place as usize] =
+            self.rooms[seat.room].listeners[seat.place as usize] =
                 Place { member: id.number(), seat: number };
         }
         self.members[id.index()].seats = seats;

@@ -1,34 +1,32 @@
 //! Channels and their listeners: join, deliver, leave.
 
-use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use foldhash::fast::RandomState;
 use slab::Slab;
 use smallvec::SmallVec;
 
 use super::echo::Recent;
 use super::hold::{Held, Paused};
 use super::outbox::Limits;
-use super::{Digester, Listener, Run};
+use super::{Digester, Directory, Listener, Run};
 use crate::wire::Channel;
 
 /// All channels and connections of one shard.
 pub struct Hub {
-    pub(super) names: HashMap<Channel, u32, RandomState>,
-    pub(super) rooms: Slab<Room>,
+    pub(super) rooms: Directory<Room>,
     pub(super) members: Slab<Member>,
     /// Rooms that may have begun or ceased to be wanted since the last [`Hub::take_orders`].
     dirty: Vec<u32>,
-    next_ticket: u32,
+    next_ticket: Ticket,
     pub(super) limits: Limits,
     pub(super) digester: Digester,
 }
 
 /// A number by which an answer of the broker is matched with the latest want of a channel.
-pub type Ticket = u32;
+pub type Ticket = NonZeroU32;
 
 /// What the broker has to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +54,6 @@ pub enum NotJoined {
 
 #[derive(Debug)]
 pub(super) struct Room {
-    pub(super) channel: Channel,
     /// Most channels are one user's, or one session's.
     pub(super) listeners: SmallVec<[Place; 2]>,
     pub(super) recent: Recent,
@@ -113,9 +110,6 @@ impl Room {
     }
 }
 
-/// By how much fewer channels there have to be than there is room for, until that room is given back.
-const SPARSE: usize = 8;
-
 /// What may wait in a room whose value is being read again, in multiples of an outbox.
 const PAUSED_OUTBOXES: usize = 4;
 
@@ -123,11 +117,10 @@ impl Hub {
     /// Returns an empty hub.
     pub fn new(limits: Limits) -> Self {
         Self {
-            names: HashMap::default(),
-            rooms: Slab::new(),
+            rooms: Directory::default(),
             members: Slab::new(),
             dirty: Vec::new(),
-            next_ticket: 0,
+            next_ticket: Ticket::MIN,
             limits,
             digester: Digester::default(),
         }
@@ -140,7 +133,7 @@ impl Hub {
         let mut seats = Seats::with_capacity(channels.len());
         for (seat, channel) in channels.iter().enumerate() {
             let room_id = self.room(channel);
-            let room = &mut self.rooms[room_id as usize];
+            let room = &mut self.rooms[room_id];
             held.awaited += usize::from(!room.is_settled());
             seats.push(Seat { room: room_id, place: number(room.listeners.len()) });
             room.listeners.push(Place { member: id, seat: number(seat) });
@@ -150,20 +143,19 @@ impl Hub {
     }
 
     fn room(&mut self, channel: &Channel) -> u32 {
-        if let Some(id) = self.names.get(channel) {
-            return *id;
+        if let Some(id) = self.rooms.find(channel.as_str()) {
+            return id;
         }
-        let id = number(self.rooms.insert(Room {
-            channel: channel.clone(),
+        let room = Room {
             listeners: SmallVec::new(),
             recent: Recent::default(),
             paused: None,
             told: None,
             subscribed: false,
             dirty: true,
-        }));
+        };
+        let id = self.rooms.insert(channel.clone(), room);
         self.dirty.push(id);
-        self.names.insert(channel.clone(), id);
         id
     }
 
@@ -240,7 +232,7 @@ impl Hub {
     /// Remembers a replayed value, so that it is known for old when it is read again. Only where everybody has it:
     /// to clients that were there before, it may still have to come.
     pub(super) fn note_replayed(&mut self, id: MemberId, room: u32, value: &Bytes) {
-        let room = &mut self.rooms[room as usize];
+        let room = &mut self.rooms[room];
         let digest = self.digester.digest(value);
         let members = &self.members;
         let open = |place: &Place| matches!(members[place.member as usize].outlet, Outlet::Open(_));
@@ -260,7 +252,7 @@ impl Hub {
 
     /// Takes whoever has this seat out of its room.
     pub(super) fn vacate(&mut self, seat: Seat) {
-        let room = &mut self.rooms[seat.room as usize];
+        let room = &mut self.rooms[seat.room];
         room.listeners.swap_remove(seat.place as usize);
         if let Some(moved) = room.listeners.get(seat.place as usize) {
             self.members[moved.member as usize].seats[moved.seat as usize].place = seat.place;
@@ -277,14 +269,14 @@ impl Hub {
     /// Tells whether Redis sends all channels of a member.
     pub fn is_subscribed(&self, id: MemberId) -> bool {
         let member = self.members.get(id.0 as usize);
-        member.is_some_and(|member| member.seats.iter().all(|seat| self.rooms[seat.room as usize].subscribed))
+        member.is_some_and(|member| member.seats.iter().all(|seat| self.rooms[seat.room].subscribed))
     }
 
     /// Delivers a run to everybody who listens to the channel.
     pub fn deliver(&mut self, channel: &Channel, run: Run) {
-        let Some(id) = self.names.get(channel).copied() else { return };
+        let Some(id) = self.rooms.find(channel.as_str()) else { return };
         let most = self.limits.outbox_bytes * PAUSED_OUTBOXES;
-        let Some(paused) = &mut self.rooms[id as usize].paused else { return self.deliver_now(id, &run) };
+        let Some(paused) = &mut self.rooms[id].paused else { return self.deliver_now(id, &run) };
         paused.bytes += run.bytes.len();
         paused.runs.push(run);
         if paused.bytes > most {
@@ -294,7 +286,7 @@ impl Hub {
     }
 
     pub(super) fn deliver_now(&mut self, id: u32, run: &Run) {
-        let room = &mut self.rooms[id as usize];
+        let room = &mut self.rooms[id];
         let old = (run.messages as usize).saturating_sub(Recent::KEPT);
         run.payloads().skip(old).for_each(|payload| room.recent.note(self.digester.digest(payload)));
         for place in &room.listeners {
@@ -307,8 +299,7 @@ impl Hub {
     }
 
     pub(super) fn open_listeners(&self, id: u32) -> impl Iterator<Item = &Rc<Listener>> {
-        let members =
-            self.rooms[id as usize].listeners.iter().map(|place| &self.members[place.member as usize]);
+        let members = self.rooms[id].listeners.iter().map(|place| &self.members[place.member as usize]);
         members.filter_map(|member| match &member.outlet {
             Outlet::Open(listener) => Some(listener),
             Outlet::Joining(_) | Outlet::Silent => None,
@@ -317,7 +308,7 @@ impl Hub {
 
     /// Tells those who are joining a channel that it is settled, if it is.
     pub(super) fn let_in(&mut self, id: u32) {
-        let room = &self.rooms[id as usize];
+        let room = &self.rooms[id];
         for place in room.listeners.iter().filter(|_| room.is_settled()) {
             if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
                 held.awaited = held.awaited.saturating_sub(1);
@@ -330,8 +321,8 @@ impl Hub {
 
     /// Takes Redis' acknowledgement of a channel.
     pub fn subscribed(&mut self, channel: &Channel, ticket: Ticket) {
-        let Some(id) = self.names.get(channel).copied() else { return };
-        let room = &mut self.rooms[id as usize];
+        let Some(id) = self.rooms.find(channel.as_str()) else { return };
+        let room = &mut self.rooms[id];
         if room.told == Some(ticket) && !std::mem::replace(&mut room.subscribed, true) {
             self.let_in(id);
         }
@@ -339,8 +330,8 @@ impl Hub {
 
     /// Takes Redis' refusal of a channel: those who are joining it cannot. The next one who comes makes it wanted anew.
     pub fn refused(&mut self, channel: &Channel, ticket: Ticket) {
-        let Some(id) = self.names.get(channel).copied() else { return };
-        let room = &mut self.rooms[id as usize];
+        let Some(id) = self.rooms.find(channel.as_str()) else { return };
+        let room = &mut self.rooms[id];
         if room.told != Some(ticket) {
             return;
         }
@@ -360,20 +351,19 @@ impl Hub {
     pub fn take_orders(&mut self) -> Vec<Order> {
         let mut orders = Vec::new();
         for id in std::mem::take(&mut self.dirty) {
-            let room = &mut self.rooms[id as usize];
+            let room = &mut self.rooms[id];
             room.dirty = false;
             if !room.listeners.is_empty() {
                 if room.told.is_none() {
                     room.told = Some(self.next_ticket);
-                    orders.push(Order::Want(room.channel.clone(), self.next_ticket));
-                    self.next_ticket = self.next_ticket.wrapping_add(1);
+                    orders.push(Order::Want(self.rooms.name(id).clone(), self.next_ticket));
+                    self.next_ticket = self.next_ticket.checked_add(1).unwrap_or(Ticket::MIN);
                 }
                 continue;
             }
-            let room = self.rooms.remove(id as usize);
-            self.names.remove(&room.channel);
+            let (channel, room) = self.rooms.remove(id);
             if room.told.is_some() {
-                orders.push(Order::Leave(room.channel));
+                orders.push(Order::Leave(channel));
             }
         }
         self.give_back();
@@ -382,9 +372,8 @@ impl Hub {
 
     /// Gives memory back that only a peak has needed.
     fn give_back(&mut self) {
-        if self.names.len() < self.names.capacity() / SPARSE {
-            self.names.shrink_to(2 * self.names.len());
-            self.rooms.shrink_to_fit();
+        if self.rooms.is_sparse() {
+            self.rooms.shrink();
             self.members.shrink_to_fit();
         }
     }
@@ -393,7 +382,7 @@ impl Hub {
     pub fn rooms_of(&self, id: MemberId, channels: &[Channel]) -> Box<[u32]> {
         let Some(member) = self.members.get(id.0 as usize) else { return Box::default() };
         let rooms = member.seats.iter().map(|seat| seat.room);
-        rooms.filter(|room| channels.contains(&self.rooms[*room as usize].channel)).collect()
+        rooms.filter(|room| channels.contains(self.rooms.name(*room))).collect()
     }
 
     /// Notes a publication of a listener to rooms of its own, so that it does not come back to it.
@@ -428,11 +417,11 @@ pub(crate) const SIZES: &[(&str, usize)] = &[
     ("Member", size_of::<Member>()),
     ("Seat", size_of::<Seat>()),
     ("Place", size_of::<Place>()),
-    ("Room", size_of::<Room>()),
-    ("names", size_of::<(Channel, u32)>() + 1),
+    ("Room", size_of::<(Channel, Room)>()),
+    super::directory::SIZE,
 ];
 
 /// Numbers members, rooms and seats in 32 bits, which halves what each of them takes.
-fn number(index: usize) -> u32 {
+pub(super) fn number(index: usize) -> u32 {
     u32::try_from(index).expect("four thousand million connections do not fit into one process")
 }

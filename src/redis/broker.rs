@@ -224,7 +224,7 @@ impl Broker {
                 // Whatever was refused is tried again on every connection.
                 self.tells = None;
                 if let Some(control) = &self.control {
-                    self.interests.want(control.clone(), 0, 0);
+                    self.interests.want(control.clone(), 0, Ticket::MIN);
                 }
             }
             Err(reason) => self.complain(&reason),

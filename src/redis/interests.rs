@@ -1,32 +1,29 @@
 //! Wanted against had: which channels the shards want, and which Redis sends. Pure state, no I/O.
 
-use std::collections::{HashMap, VecDeque};
-
-use foldhash::fast::RandomState;
-use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::time::Duration;
+
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::hub::Ticket;
+use crate::hub::{Directory, Ticket};
 use crate::wire::Channel;
 
 /// Channels of one SUBSCRIBE: Redis answers 10,000 in about 10 ms.
 const STEP: usize = 10_000;
 
-/// By how much fewer channels there have to be than there is room for, until that room is given back.
-const SPARSE: usize = 8;
-
 /// Which channels the shards want, and which Redis sends.
 #[derive(Debug)]
 pub(super) struct Interests {
-    channels: HashMap<Channel, Interest, RandomState>,
+    channels: Directory<Interest>,
     queued: Vec<Channel>,
     /// Channels of which Redis refused some together: tried in ever smaller parts.
     suspects: Vec<Vec<Channel>>,
     suspect_turn: bool,
     /// Channels without listeners, when they lost the last one, and the number of that rest; oldest first.
-    idle: VecDeque<(Instant, u32, Channel)>,
-    rests: u32,
+    idle: VecDeque<(Instant, NonZeroU32, Channel)>,
+    rests: NonZeroU32,
     linger: Duration,
 }
 
@@ -39,9 +36,9 @@ pub(super) struct Interest {
     /// Whether it stands in a SUBSCRIBE: what comes before is from an older one.
     pub(super) asked: bool,
     /// The number of its rest, if it has no listeners.
-    rest: Option<u32>,
-    /// Where the channel's messages stand in the pump's present batch: number of the batch, index.
-    pub(super) batched: (u64, usize),
+    rest: Option<NonZeroU32>,
+    /// Where the channel's messages stand in the pump's present batch, if there are any.
+    pub(super) place: u16,
 }
 
 /// What to tell Redis next.
@@ -53,29 +50,35 @@ pub(super) struct Step {
 
 impl Interests {
     pub(super) fn new(linger: Duration) -> Self {
-        let (channels, idle) = (HashMap::default(), VecDeque::new());
         Self {
-            channels,
+            channels: Directory::default(),
             queued: Vec::new(),
             suspects: Vec::new(),
             suspect_turn: false,
-            idle,
-            rests: 0,
+            idle: VecDeque::new(),
+            rests: NonZeroU32::MIN,
             linger,
         }
     }
 
+    /// Returns what is known of a channel, and its number, which is the same until the next step.
+    pub(super) fn find(&mut self, channel: &str) -> Option<(u32, &mut Interest)> {
+        let number = self.channels.find(channel)?;
+        Some((number, &mut self.channels[number]))
+    }
+
     /// Returns what is known of a channel.
     pub(super) fn get_mut(&mut self, channel: &str) -> Option<&mut Interest> {
-        self.channels.get_mut(channel)
+        self.find(channel).map(|(_, interest)| interest)
     }
 
     /// Takes a shard's want. Returns true if Redis sends the channel already.
     pub(super) fn want(&mut self, channel: Channel, shard: usize, ticket: Ticket) -> bool {
-        let interest = self.channels.entry(channel.clone()).or_insert_with(|| {
-            self.queued.push(channel);
-            Interest::default()
+        let number = self.channels.find(channel.as_str()).unwrap_or_else(|| {
+            self.queued.push(channel.clone());
+            self.channels.insert(channel, Interest::default())
         });
+        let interest = &mut self.channels[number];
         interest.tickets.retain(|&mut (of, _)| of != shard);
         interest.tickets.push((shard, ticket));
         interest.rest = None;
@@ -84,7 +87,7 @@ impl Interests {
 
     /// Takes a shard's leave. After the last one the channel stays for a while, so that page reloads do not churn.
     pub(super) fn leave(&mut self, channel: &Channel, shard: usize, now: Instant) {
-        if let Some(interest) = self.channels.get_mut(channel) {
+        if let Some(interest) = self.get_mut(channel.as_str()) {
             interest.tickets.retain(|&mut (of, _)| of != shard);
             self.rest(channel, now);
         }
@@ -92,13 +95,14 @@ impl Interests {
 
     /// Starts the rest of a channel that nobody wants.
     fn rest(&mut self, channel: &Channel, now: Instant) {
-        if let Some(interest) = self.channels.get_mut(channel)
+        let rest = self.rests.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        if let Some(interest) = self.get_mut(channel.as_str())
             && interest.had
             && interest.tickets.is_empty()
         {
-            self.rests = self.rests.wrapping_add(1);
-            interest.rest = Some(self.rests);
-            self.idle.push_back((now, self.rests, channel.clone()));
+            interest.rest = Some(rest);
+            self.rests = rest;
+            self.idle.push_back((now, rest, channel.clone()));
         }
     }
 
@@ -118,13 +122,14 @@ impl Interests {
         let mut step = Step::default();
         while let Some((_, rest, channel)) = self.idle.pop_front_if(|(since, ..)| *since + self.linger <= now)
         {
-            if self.channels.get(&channel).is_some_and(|interest| interest.rest == Some(rest)) {
-                self.channels.remove(&channel);
+            let number = self.channels.find(channel.as_str());
+            if let Some(number) = number.filter(|number| self.channels[*number].rest == Some(rest)) {
+                self.channels.remove(number);
                 step.unsubscribe.push(channel);
             }
         }
-        if self.channels.len() < self.channels.capacity() / SPARSE {
-            self.channels.shrink_to(2 * self.channels.len());
+        if self.channels.is_sparse() {
+            self.channels.compact();
         }
         // In turns: neither waits for the other's end.
         self.suspect_turn = !self.suspect_turn;
@@ -134,7 +139,7 @@ impl Interests {
             self.queued.split_off(self.queued.len().saturating_sub(STEP))
         };
         for channel in &step.subscribe {
-            if let Some(interest) = self.channels.get_mut(channel) {
+            if let Some(interest) = self.get_mut(channel.as_str()) {
                 interest.asked = true;
             }
         }
@@ -149,7 +154,7 @@ impl Interests {
     ) -> Vec<(usize, Channel, Ticket)> {
         let mut told = Vec::with_capacity(channels.len());
         for channel in channels {
-            let Some(interest) = self.channels.get_mut(&channel) else { continue };
+            let Some(interest) = self.get_mut(channel.as_str()) else { continue };
             interest.had = true;
             told.extend(interest.tickets.iter().map(|(shard, ticket)| (*shard, channel.clone(), *ticket)));
             self.rest(&channel, now);
@@ -165,17 +170,18 @@ impl Interests {
             return Vec::new();
         }
         let Some(channel) = channels.pop() else { return Vec::new() };
-        let tickets = self.channels.remove(&channel).map(|interest| interest.tickets);
-        tickets.into_iter().flatten().map(|(shard, ticket)| (shard, channel.clone(), ticket)).collect()
+        let Some(number) = self.channels.find(channel.as_str()) else { return Vec::new() };
+        let (channel, interest) = self.channels.remove(number);
+        interest.tickets.into_iter().map(|(shard, ticket)| (shard, channel.clone(), ticket)).collect()
     }
 
     /// Notes that the connection was lost: what is wanted is queued again, the rest is forgotten.
     pub(super) fn lost(&mut self) {
-        self.channels.retain(|_, interest| !interest.tickets.is_empty());
+        self.channels.retain(|interest| !interest.tickets.is_empty());
         for interest in self.channels.values_mut() {
             (interest.had, interest.asked) = (false, false);
         }
-        self.queued = self.channels.keys().cloned().collect();
+        self.queued = self.channels.iter().map(|(channel, _)| channel.clone()).collect();
         self.suspects.clear();
         self.idle.clear();
     }
@@ -192,7 +198,7 @@ impl Interests {
 
 /// What stands in the table of docs/performance/memory.md.
 #[cfg(test)]
-pub(crate) const SIZES: &[(&str, usize)] = &[("Interest", size_of::<(Channel, Interest)>() + 1)];
+pub(crate) const SIZES: &[(&str, usize)] = &[("Interest", size_of::<(Channel, Interest)>())];
 
 #[cfg(test)]
 mod tests {
@@ -204,6 +210,10 @@ mod tests {
         Channel::from_redis(name)
     }
 
+    fn ticket(number: u32) -> Ticket {
+        Ticket::new(number).unwrap()
+    }
+
     fn subscribe(interests: &mut Interests, now: Instant) -> Vec<(usize, Channel, Ticket)> {
         let step = interests.step(now);
         interests.subscribed(step.subscribe, now)
@@ -212,34 +222,34 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_want_counts_until_the_leave_even_while_redis_is_being_told() {
         let (mut interests, now) = (Interests::new(LINGER), Instant::now());
-        assert!(!interests.want(channel("a"), 0, 1));
+        assert!(!interests.want(channel("a"), 0, ticket(1)));
         let step = interests.step(now);
         assert_eq!(step.subscribe, [channel("a")]);
         interests.leave(&channel("a"), 0, now);
-        assert!(!interests.want(channel("a"), 1, 7), "not acknowledged yet");
-        assert_eq!(interests.subscribed(step.subscribe, now), [(1, channel("a"), 7)]);
+        assert!(!interests.want(channel("a"), 1, ticket(7)), "not acknowledged yet");
+        assert_eq!(interests.subscribed(step.subscribe, now), [(1, channel("a"), ticket(7))]);
         assert!(interests.step(now + LINGER * 2).unsubscribe.is_empty(), "somebody wants it");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_last_leaver_is_waited_for_and_a_return_keeps_the_channel() {
         let (mut interests, now) = (Interests::new(LINGER), Instant::now());
-        interests.want(channel("a"), 0, 1);
+        interests.want(channel("a"), 0, ticket(1));
         subscribe(&mut interests, now);
         interests.leave(&channel("a"), 0, now);
         assert!(interests.step(now + LINGER / 2).unsubscribe.is_empty());
-        assert!(interests.want(channel("a"), 0, 2), "still had");
+        assert!(interests.want(channel("a"), 0, ticket(2)), "still had");
         interests.leave(&channel("a"), 0, now + LINGER / 2);
         assert!(interests.step(now + LINGER).unsubscribe.is_empty(), "the second rest counts");
         assert_eq!(interests.step(now + LINGER * 2).unsubscribe, [channel("a")]);
-        assert!(!interests.want(channel("a"), 0, 3), "had no more");
+        assert!(!interests.want(channel("a"), 0, ticket(3)), "had no more");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_narrowed_down_to_the_channels_concerned() {
         let (mut interests, now) = (Interests::new(LINGER), Instant::now());
         for name in ["a", "b", "bad", "c"] {
-            interests.want(channel(name), 0, 1);
+            interests.want(channel(name), 0, ticket(1));
         }
         let (mut refused, mut subscribed) = (Vec::new(), Vec::new());
         for _ in 0..10 {
@@ -250,7 +260,7 @@ mod tests {
                 subscribed.extend(interests.subscribed(step.subscribe, now));
             }
         }
-        assert_eq!(refused, [(0, channel("bad"), 1)]);
+        assert_eq!(refused, [(0, channel("bad"), ticket(1))]);
         assert_eq!(subscribed.len(), 3);
         assert!(!interests.has_queued());
     }
@@ -258,13 +268,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_a_loss_what_is_wanted_is_subscribed_again() {
         let (mut interests, now) = (Interests::new(LINGER), Instant::now());
-        interests.want(channel("a"), 0, 1);
-        interests.want(channel("b"), 0, 2);
+        interests.want(channel("a"), 0, ticket(1));
+        interests.want(channel("b"), 0, ticket(2));
         subscribe(&mut interests, now);
         interests.leave(&channel("b"), 0, now);
         interests.lost();
         assert!(interests.live().is_empty());
-        assert_eq!(subscribe(&mut interests, now), [(0, channel("a"), 1)]);
+        assert_eq!(subscribe(&mut interests, now), [(0, channel("a"), ticket(1))]);
         assert_eq!(interests.live(), [(channel("a"), vec![0])]);
     }
 }

@@ -16,7 +16,8 @@ use crate::hub::{Opcode, Run, encode};
 use crate::telemetry::Seldom;
 use crate::wire::Channel;
 
-/// Bounds of one batch. They only keep a batch from growing while a flood comes in; the next one follows at once.
+/// Bounds of one batch. They only keep a batch from growing while a flood comes in; the next one follows at once. Places
+/// in it have 16 bits.
 const BATCH_MESSAGES: usize = 8_192;
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -35,7 +36,6 @@ pub(super) struct Pump {
     pub(super) hints: Hints,
     /// Keys to which something has happened.
     pub(super) touches: Touches,
-    number: u64,
     runs: Vec<Growing>,
     max_pending: (usize, usize),
     counters: Arc<Counters>,
@@ -56,6 +56,8 @@ pub(super) enum News {
 #[derive(Debug)]
 struct Growing {
     channel: Channel,
+    /// The number of what is known of the channel.
+    interest: u32,
     shards: u64,
     frames: BytesMut,
     messages: u32,
@@ -76,7 +78,6 @@ impl Pump {
             waiting_bytes: 0,
             lost: 0,
             news: None,
-            number: 0,
             runs: Vec::new(),
             max_pending,
             counters,
@@ -173,25 +174,25 @@ impl Pump {
     fn add(&mut self, message: &Message, interests: &mut Interests) {
         let payload = message.payload();
         // What comes from a subscription that was given up is older than what its next listener reads.
-        let interest = interests.get_mut(message.channel()).filter(|interest| interest.asked);
-        let Some(interest) = interest.filter(|_| !payload.is_empty()) else { return };
+        let interest = interests.find(message.channel()).filter(|(_, interest)| interest.asked);
+        let Some((number, interest)) = interest.filter(|_| !payload.is_empty()) else { return };
         let text = std::str::from_utf8(payload).is_ok();
         let opcode = if text { Opcode::Text } else { Opcode::Binary };
-        if interest.batched.0 != self.number {
+        // A place in an older batch is another's by now, or nobody's.
+        if self.runs.get(usize::from(interest.place)).is_none_or(|run| run.interest != number) {
             let shards = interest.tickets.iter().fold(0, |shards, (shard, _)| shards | 1 << shard);
-            interest.batched = (self.number, self.runs.len());
+            interest.place = u16::try_from(self.runs.len()).expect("a batch has fewer messages");
             let channel = Channel::from_redis(message.channel());
-            self.runs.push(Growing { channel, shards, frames: BytesMut::new(), messages: 0 });
+            let frames = BytesMut::new();
+            self.runs.push(Growing { channel, interest: number, shards, frames, messages: 0 });
         }
-        let run = &mut self.runs[interest.batched.1];
+        let run = &mut self.runs[usize::from(interest.place)];
         run.messages += 1;
         encode(&mut run.frames, opcode, payload);
     }
 
     /// Makes a batch of what waits, parted by shard.
     pub(super) fn batch(&mut self, interests: &mut Interests, shards: usize) -> Vec<Vec<(Channel, Run)>> {
-        // A new number makes the places in older batches void.
-        self.number += 1;
         let (mut messages, mut bytes) = (0, 0);
         while messages < BATCH_MESSAGES && bytes < BATCH_BYTES {
             let Some(message) = self.waiting.pop_front() else { break };
