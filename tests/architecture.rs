@@ -10,7 +10,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("clap", &["main.rs", "commands.rs"]),
     ("config", &["settings"]),
     ("fred", &["redis"]),
-    ("hashbrown", &["hub/directory.rs"]),
+    ("hashbrown", &["hub/directory.rs", "socket/by_proof.rs"]),
     ("http_body_util", &["http", "reception/call.rs"]),
     ("hyper", &["http", "reception/call.rs"]),
     ("hyper_rustls", &["reception/call.rs"]),

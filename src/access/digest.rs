@@ -8,7 +8,7 @@ use crate::wire::{SessionDigest, SessionKey};
 pub fn session_digest(key: &SessionKey) -> SessionDigest {
     let whole = digest(&SHA256, ["ws4redis:session:", key.as_str()].concat().as_bytes());
     let first = whole.as_ref().first_chunk().copied().unwrap_or_default();
-    SessionDigest(u64::from_be_bytes(first))
+    SessionDigest::new(u64::from_be_bytes(first))
 }
 
 #[cfg(test)]
@@ -18,6 +18,6 @@ mod tests {
     #[test]
     fn it_is_what_another_implementation_says() {
         // hashlib.sha256(b"ws4redis:session:abc").hexdigest()[:16]
-        assert_eq!(session_digest(&SessionKey::new("abc")), SessionDigest(0x0190_a8ae_faed_27cd));
+        assert_eq!(session_digest(&SessionKey::new("abc")), SessionDigest::new(0x0190_a8ae_faed_27cd));
     }
 }

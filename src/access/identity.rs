@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::wire::SessionKey;
@@ -19,13 +20,9 @@ pub struct Identity {
     pub groups: Groups,
 }
 
-/// The names of a user's groups. Many users are in the same groups.
-pub type Groups = Arc<[Box<str>]>;
-
-/// Returns groups of these names.
-pub fn groups(names: Vec<String>) -> Groups {
-    names.into_iter().map(String::into_boxed_str).collect()
-}
+/// The names of a user's groups. Many users are in the same groups, and all but one pointer can be shared.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Groups(Option<Arc<Box<[Box<str>]>>>);
 
 /// Lists of groups, each once for all visitors who are in them.
 #[derive(Debug, Default)]
@@ -47,17 +44,35 @@ const MAX_LISTS: usize = 1_024;
 impl GroupLists {
     /// Returns the list that all visitors share who are in these groups.
     pub fn share(&self, groups: Groups) -> Groups {
+        if groups.is_empty() {
+            return groups;
+        }
         let mut lists = self.0.borrow_mut();
         if let Some(shared) = lists.get(&groups) {
             return shared.clone();
         }
         if lists.len() >= MAX_LISTS {
-            lists.retain(|list| Arc::strong_count(list) > 1);
+            lists.retain(|list| list.0.as_ref().is_some_and(|names| Arc::strong_count(names) > 1));
         }
         if lists.len() < MAX_LISTS {
             lists.insert(groups.clone());
         }
         groups
+    }
+}
+
+impl<T: Into<Box<str>>> FromIterator<T> for Groups {
+    fn from_iter<I: IntoIterator<Item = T>>(names: I) -> Self {
+        let names: Box<[_]> = names.into_iter().map(Into::into).collect();
+        Self((!names.is_empty()).then(|| Arc::new(names)))
+    }
+}
+
+impl Deref for Groups {
+    type Target = [Box<str>];
+
+    fn deref(&self) -> &[Box<str>] {
+        self.0.as_ref().map_or(&[], |names| names)
     }
 }
 

@@ -102,7 +102,7 @@ mod tests {
             session: Some(SessionKey::new("key")),
             user_id: Some("1".into()),
             user: Some("john".into()),
-            groups: ["staff".into(), "a:b".into()].into(),
+            groups: ["staff", "a:b"].into_iter().collect(),
         }
     }
 
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_group_that_is_named_twice_is_one_channel() {
-        let john = Identity { groups: ["a".into(), "b".into(), "a".into()].into(), ..Identity::default() };
+        let john = Identity { groups: ["a", "b", "a"].into_iter().collect(), ..Identity::default() };
         check(false, "/ws/x", &john, &["broadcast:x", "group:a:x", "group:b:x"], &[]);
     }
 

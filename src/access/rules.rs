@@ -144,7 +144,7 @@ mod tests {
     fn check(rules: &[Rule], path: &str, user: Option<&str>, groups: &[&str], expected: Option<&str>) {
         let query = "subscribe-broadcast&subscribe-user&publish-broadcast&echo";
         let handshake = Handshake::parse(path, Some(query), "/ws/").unwrap();
-        let groups = groups.iter().map(|group| (*group).into()).collect();
+        let groups = groups.iter().copied().collect();
         let name: Option<std::sync::Arc<str>> = user.map(Into::into);
         let identity = Identity { session: None, user_id: name.clone(), user: name, groups };
         let granted = match decide(rules, &handshake.facility, handshake.flags, &identity) {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Proof, Visitor};
 use crate::access::session::KeyPattern;
-use crate::access::{Identity, are_reasonable, groups};
+use crate::access::{Identity, are_reasonable};
 use crate::wire::{Flags, SessionKey};
 
 /// What the callback says of a visitor.
@@ -84,7 +84,7 @@ impl Answer {
             }
             identity.user_id = Some(id.into());
             identity.user = Some(user.into());
-            identity.groups = groups(names);
+            identity.groups = names.into_iter().collect();
         }
         let allowed = written.allow.map(|names| Flags::named(names.iter().map(String::as_str)));
         Ok(Self { identity, allowed, holds: written.expires_in, ..nobody })
@@ -151,7 +151,7 @@ mod tests {
                 session: Some(SessionKey::new(KEY)),
                 user_id: Some("7".into()),
                 user: Some("john".into()),
-                groups: ["staff".into()].into(),
+                groups: ["staff"].into_iter().collect(),
             },
             allowed: Some(Flags::named(["subscribe-user"])),
             lives_ms: Some(1500),

@@ -45,7 +45,7 @@ mod tests {
                 session: Some(key.clone()),
                 user_id: Some("7".into()),
                 user: Some("john \"j\"".into()),
-                groups: ["staff".into(), "</script>".into()].into(),
+                groups: ["staff", "</script>"].into_iter().collect(),
             },
             proof: Proof::Session(key.clone()),
             lives_ms: Some(1001),

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::{NotReceived, Proof, Visitor};
 use crate::access::session::{KeyTemplate, Reading, Session, Undecodable, UserName, decode, decode_quickly};
-use crate::access::{Identity, are_reasonable, groups as groups_of};
+use crate::access::{Identity, are_reasonable};
 use crate::redis::{Lookups, ReadFailed};
 use crate::telemetry::Seldom;
 use crate::wire::{Namespace, SessionKey};
@@ -101,12 +101,14 @@ impl Sessions {
             return Ok(Visitor::default());
         }
         let lives_ms = [lives_ms, ends_ms].into_iter().flatten().min();
-        let owner = session.user_id.clone();
-        let copy = self.is_copy(template).then(|| Rc::new(session.clone()));
+        let (is_copy, user_id) = (self.is_copy(template), session.user_id.clone());
+        let copy = is_copy.then(|| session.clone());
         let identity = self.recognise(&key, session).await?;
-        let owner = identity.user_id.clone().or(owner.map(Into::into));
-        let (proof, template) = (Proof::Session(key), Some(template));
-        Ok(Visitor { identity, allowed: None, proof, owner, template, lives_ms, copy, missing: false })
+        let of_nobody = user_id.filter(|_| identity.user_id.is_none());
+        let of_nobody = of_nobody.map(|id| Session { user_id: Some(id), ..Session::default() });
+        let (proof, template) = (Proof::Session(key), u8::try_from(template).ok());
+        let said = copy.or(of_nobody).map(Rc::new);
+        Ok(Visitor { identity, allowed: None, proof, template, lives_ms, said, is_copy, missing: false })
     }
 
     /// Reads a session again. Where only a copy of it was read, and that is missing now, it is what the copy said, and
@@ -117,7 +119,8 @@ impl Sessions {
     /// As for [`receive`](Self::receive).
     pub async fn again(&self, key: &SessionKey, before: &Visitor) -> Result<Visitor, NotReceived> {
         let read = self.receive(key.as_str()).await?;
-        let Some(copy) = before.copy.as_ref().filter(|_| !read.is_known()) else { return Ok(read) };
+        let copy = before.said.as_ref().filter(|_| before.is_copy && !read.is_known());
+        let Some(copy) = copy else { return Ok(read) };
         let identity = self.recognise(key, Session::clone(copy)).await?;
         Ok(Visitor { identity, lives_ms: None, missing: true, ..before.clone() })
     }
@@ -160,13 +163,13 @@ impl Sessions {
     }
 
     /// Returns the key under which a session lies.
-    pub fn key_of(&self, key: &SessionKey, template: usize) -> Option<String> {
-        Some(self.settings.templates.get(template)?.render(key))
+    pub fn key_of(&self, key: &SessionKey, template: u8) -> Option<String> {
+        Some(self.settings.templates.get(usize::from(template))?.render(key))
     }
 
     /// Returns the sessions that may lie under a key, each with the template that fits, by number.
-    pub fn sessions_at(&self, key: &str) -> impl Iterator<Item = (usize, SessionKey)> {
-        let keys = self.settings.templates.iter().map(|template| template.key_in(key)).enumerate();
+    pub fn sessions_at(&self, key: &str) -> impl Iterator<Item = (u8, SessionKey)> {
+        let keys = (0..=u8::MAX).zip(&self.settings.templates).map(|(n, template)| (n, template.key_in(key)));
         let keys = keys.filter_map(|(number, key)| Some((number, key?)));
         keys.filter(|(_, key)| self.settings.pattern.admits(key)).map(|(n, key)| (n, SessionKey::new(key)))
     }
@@ -233,7 +236,7 @@ impl Sessions {
             );
         }
         identity.user_id = Some(user_id);
-        identity.groups = groups_of(groups);
+        identity.groups = groups.into_iter().collect();
         Ok(identity)
     }
 }

@@ -1,7 +1,6 @@
 //! Somebody, by what that is known, and for how long.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::Question;
 use crate::access::session::Session;
@@ -19,14 +18,15 @@ pub struct Visitor {
     pub allowed: Option<Flags>,
     /// By what it is known.
     pub proof: Proof,
-    /// Whose session it says that it is, by primary key, also where nobody may be logged in by it any more.
-    pub owner: Option<Arc<str>>,
-    /// The template under which its session lies in Redis, by number.
-    pub template: Option<usize>,
+    /// The template under which its session lies in Redis, by number, if it is one of the first 256.
+    pub template: Option<u8>,
     /// Milliseconds until that is over, if it ends.
     pub lives_ms: Option<u64>,
-    /// What the session said, where it is a copy only, to be judged by when that is missing.
-    pub copy: Option<Rc<Session>>,
+    /// What the session said, where that may be needed: all where it is a copy only, to be judged by when that is
+    /// missing; else only whose it is, where that user is not logged in by it any more.
+    pub said: Option<Rc<Session>>,
+    /// Whether the session is only a copy of what the database holds.
+    pub is_copy: bool,
     /// Whether the copy is missing now, and the rest is what it said before.
     pub missing: bool,
 }
@@ -35,6 +35,12 @@ impl Visitor {
     /// Tells whether anything is known.
     pub fn is_known(&self) -> bool {
         self.proof != Proof::None
+    }
+
+    /// Returns whose session it says that it is, by primary key, also where nobody may be logged in by it any more.
+    pub fn owner(&self) -> Option<&str> {
+        let said = self.said.as_ref().and_then(|session| session.user_id.as_deref());
+        said.or(self.identity.user_id.as_deref())
     }
 
     /// Tells whether two readings come to the same.

@@ -1,8 +1,7 @@
 //! One proof of who somebody is, and the sockets that live by it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -29,29 +28,28 @@ const LATE: Duration = Duration::from_millis(5);
 
 /// One proof of who somebody is.
 pub(super) struct Lease {
-    pub(super) proof: Proof,
     /// What the Django package calls the session.
     pub(super) digest: Option<SessionDigest>,
-    /// What was read last.
+    /// What was read last, always by the same proof.
     pub(super) visitor: RefCell<Visitor>,
     /// Whether somebody was logged in.
     had_user: Cell<bool>,
     /// Most have one: each page of a visitor has a socket, and many have one page.
-    listeners: RefCell<SmallVec<[Weak<Listener>; 1]>>,
+    listeners: Cell<SmallVec<[Weak<Listener>; 1]>>,
     /// Sockets that live by it.
     shares: Cell<u32>,
     /// When the last reading began.
     pub(super) since: Cell<Instant>,
-    /// When it is looked at next.
-    pub(super) timer: Cell<Option<(Key, Instant)>>,
+    /// What looks at it next.
+    pub(super) timer: Cell<Option<Key>>,
     pub(super) reading: Cell<bool>,
     /// When it ends, as far as is known.
     ends_at: Cell<Option<Instant>>,
     /// What is said against it. Boxed, as most often there is nothing.
-    trouble: RefCell<Option<Box<Trouble>>>,
+    trouble: Cell<Option<Box<Trouble>>>,
     over: Cell<bool>,
     /// The subscription that tells of its key.
-    watch: RefCell<Option<Subscription>>,
+    watch: Cell<Option<Subscription>>,
 }
 
 /// What is said against it.
@@ -91,30 +89,30 @@ impl Lease {
         let digest = visitor.identity.session.as_ref().map(session_digest);
         Self {
             digest,
-            proof: visitor.proof.clone(),
             had_user: Cell::new(visitor.identity.user_id.is_some()),
             visitor: RefCell::new(visitor),
-            listeners: RefCell::default(),
+            listeners: Cell::default(),
             shares: Cell::default(),
             since: Cell::new(since),
             timer: Cell::default(),
             reading: Cell::default(),
             ends_at: Cell::new(ends_at),
-            trouble: RefCell::default(),
+            trouble: Cell::default(),
             over: Cell::default(),
-            watch: RefCell::default(),
+            watch: Cell::default(),
         }
     }
 
     /// Notes a socket, and the subscription that tells of the key, if it has brought one.
     pub(super) fn add(&self, listener: &Rc<Listener>, watch: Option<Subscription>) {
         self.shares.set(self.shares.get() + 1);
-        let mut listeners = self.listeners.borrow_mut();
+        let mut listeners = self.listeners.take();
         if listeners.len() > 2 * self.sockets() {
             listeners.retain(|listener| listener.strong_count() > 0);
             listeners.shrink_to_fit();
         }
         listeners.push(Rc::downgrade(listener));
+        self.listeners.set(listeners);
         if watch.is_some() {
             self.watch_by(watch);
         }
@@ -123,7 +121,7 @@ impl Lease {
     /// Takes the subscription that tells of the key. Nothing is listened to: what is told comes another way.
     pub(super) fn watch_by(&self, watch: Option<Subscription>) {
         watch.iter().for_each(Subscription::silence);
-        self.watch.replace(watch);
+        self.watch.set(watch);
     }
 
     /// Takes leave of a socket. Returns true for the last one.
@@ -145,12 +143,12 @@ impl Lease {
     }
 
     pub(super) fn is_watched(&self) -> bool {
-        self.watch.borrow().as_ref().is_some_and(Subscription::is_subscribed)
+        look_into(&self.watch, |watch| watch.as_ref().is_some_and(Subscription::is_subscribed))
     }
 
-    pub(super) fn user_id(&self) -> Option<Arc<str>> {
-        let visitor = self.visitor.borrow();
-        visitor.owner.as_ref().or(visitor.identity.user_id.as_ref()).cloned()
+    /// Returns by what the visitor is known.
+    pub(super) fn proof(&self) -> Ref<'_, Proof> {
+        Ref::map(self.visitor.borrow(), |visitor| &visitor.proof)
     }
 
     /// Takes a reading that began then, and says what it means.
@@ -206,11 +204,11 @@ impl Lease {
     }
 
     fn trouble(&self) -> Trouble {
-        self.trouble.borrow().as_deref().copied().unwrap_or_default()
+        look_into(&self.trouble, |trouble| trouble.as_deref().copied().unwrap_or_default())
     }
 
     fn set_trouble(&self, trouble: Trouble) {
-        self.trouble.replace((trouble != Trouble::default()).then(|| Box::new(trouble)));
+        self.trouble.set((trouble != Trouble::default()).then(|| Box::new(trouble)));
     }
 
     /// Notes that somebody says that it may have ended. Returns when it is certain, if it has.
@@ -254,7 +252,7 @@ impl Lease {
 
     /// Tells whether its end has come, and needs no second look.
     pub(super) fn ends_by_itself(&self) -> bool {
-        !matches!(self.proof, Proof::Session(_))
+        !matches!(*self.proof(), Proof::Session(_))
             && self.ends_at.get().is_some_and(|end| end <= Instant::now())
     }
 
@@ -273,10 +271,18 @@ impl Lease {
     }
 
     fn each(&self, action: impl Fn(&Listener)) {
-        for listener in self.listeners.borrow().iter().filter_map(Weak::upgrade) {
-            action(&listener);
-        }
+        look_into(&self.listeners, |listeners| {
+            listeners.iter().filter_map(Weak::upgrade).for_each(|listener| action(&listener));
+        });
     }
+}
+
+/// Looks at what lies in a cell. Unlike a `RefCell` that costs no room.
+fn look_into<T: Default, R>(cell: &Cell<T>, look: impl FnOnce(&T) -> R) -> R {
+    let content = cell.take();
+    let seen = look(&content);
+    cell.set(content);
+    seen
 }
 
 fn settle() -> Duration {
@@ -288,7 +294,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::access::Identity;
+    use crate::access::{Groups, Identity};
     use crate::wire::SessionKey;
 
     fn john() -> Visitor {
@@ -297,7 +303,7 @@ mod tests {
             session: Some(key.clone()),
             user_id: Some("7".into()),
             user: Some("john".into()),
-            groups: Arc::default(),
+            groups: Groups::default(),
         };
         Visitor { identity, proof: Proof::Session(key), lives_ms: Some(1_000_000), ..Visitor::default() }
     }

@@ -5,20 +5,18 @@
 //! then without any reason, since neither has to say anything. Who has become somebody else, or is in other groups now,
 //! keeps the socket and hears other channels; what has ended closes it.
 
-use std::borrow::Borrow;
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::poll_fn;
-use std::hash::{Hash, Hasher};
 use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
 use tokio::time::{Instant, sleep};
 use tokio_util::time::DelayQueue;
 use tracing::debug;
 
+use super::by_proof::ByProof;
 use super::lease::{Lease, Verdict};
 use crate::hub::{Desk, Listener, Subscription};
 use crate::reception::{NotReceived, Proof, Reception, Visitor};
@@ -61,7 +59,7 @@ pub struct Leases {
     /// Where the channels are wanted that tell of keys.
     desk: Rc<Desk>,
     database: u8,
-    by_proof: RefCell<HashSet<ByProof, RandomState>>,
+    by_proof: RefCell<ByProof>,
     timers: RefCell<DelayQueue<Weak<Lease>>>,
     /// Whether Redis tells what happens to keys.
     events: Cell<bool>,
@@ -70,9 +68,6 @@ pub struct Leases {
     /// The last hints, and when they came.
     recent_hints: RefCell<VecDeque<(Instant, Hint)>>,
 }
-
-/// A lease, to be found by its proof.
-struct ByProof(Rc<Lease>);
 
 /// Where one has to look.
 #[derive(Default)]
@@ -126,14 +121,14 @@ impl Leases {
     pub fn watch(&self, visitor: &Visitor) -> Option<Watch> {
         let subscription = self.desk.join(&[self.event_channel(visitor)?]);
         let leases = self.by_proof.borrow();
-        let known = leases.get(&visitor.proof).is_some_and(|found| found.0.is_watched());
+        let known = leases.find(&visitor.proof).is_some_and(|found| found.is_watched());
         Some(Watch { subscription, known })
     }
 
     /// Returns what is known of a visitor, if that is newer than what was read since that time, and something else.
     pub fn newer(&self, visitor: &Visitor, since: Instant) -> Option<(Instant, Visitor)> {
         let leases = self.by_proof.borrow();
-        let lease = &leases.get(&visitor.proof).filter(|found| found.0.since.get() > since)?.0;
+        let lease = leases.find(&visitor.proof).filter(|found| found.since.get() > since)?;
         let known = lease.visitor.borrow();
         (!known.is_as(visitor)).then(|| (lease.since.get(), known.clone()))
     }
@@ -173,7 +168,7 @@ impl Leases {
         let is_new = found.is_none();
         let lease = found.unwrap_or_else(|| {
             let lease = Rc::new(Lease::new(visitor, since));
-            self.by_proof.borrow_mut().replace(ByProof(lease.clone()));
+            self.by_proof.borrow_mut().insert(lease.clone());
             lease
         });
         let (subscription, known) = watch.map(|Watch { subscription, known }| (subscription, known)).unzip();
@@ -188,13 +183,13 @@ impl Leases {
     }
 
     fn find(&self, proof: &Proof) -> Option<Rc<Lease>> {
-        self.by_proof.borrow().get(proof).map(|found| found.0.clone())
+        self.by_proof.borrow().find(proof).cloned()
     }
 
     /// Looks again at what sockets live by.
     async fn renew(self: Rc<Self>, lease: Rc<Lease>) {
         // A token says the same until its end.
-        if matches!(lease.proof, Proof::Token(_)) && !lease.ends_by_itself() {
+        if matches!(*lease.proof(), Proof::Token(_)) && !lease.ends_by_itself() {
             let recheck = self.reception.recheck(&lease.visitor.borrow());
             return self.schedule(&lease, lease.due(recheck));
         }
@@ -232,17 +227,8 @@ impl Leases {
     }
 
     fn forget(&self, lease: &Rc<Lease>) {
-        let mut leases = self.by_proof.borrow_mut();
-        if leases.get(&lease.proof).is_some_and(|present| Rc::ptr_eq(&present.0, lease)) {
-            leases.remove(&lease.proof);
-        }
-        // After a peak its memory goes back.
-        if leases.len() < leases.capacity() / 8 {
-            let few = 2 * leases.len();
-            leases.shrink_to(few);
-        }
-        drop(leases);
-        if let Some((timer, _)) = lease.timer.take() {
+        self.by_proof.borrow_mut().remove(lease);
+        if let Some(timer) = lease.timer.take() {
             self.timers.borrow_mut().remove(&timer);
         }
     }
@@ -254,12 +240,9 @@ impl Leases {
         }
         let mut timers = self.timers.borrow_mut();
         match lease.timer.get() {
-            Some((_, due)) if due <= at => {}
-            Some((timer, _)) => {
-                timers.reset_at(&timer, at);
-                lease.timer.set(Some((timer, at)));
-            }
-            None => lease.timer.set(Some((timers.insert_at(Rc::downgrade(lease), at), at))),
+            Some(timer) if timers.deadline(&timer) <= at => {}
+            Some(timer) => timers.reset_at(&timer, at),
+            None => lease.timer.set(Some(timers.insert_at(Rc::downgrade(lease), at))),
         }
     }
 
@@ -317,9 +300,9 @@ impl Leases {
     fn follow_hints(&self) {
         let hinted = self.hinted.take();
         let leases = self.by_proof.borrow();
-        for ByProof(lease) in leases.iter() {
+        for lease in leases.iter() {
             let ended = lease.digest.is_some_and(|digest| hinted.sessions.contains(&digest));
-            let logout = lease.user_id().and_then(|id| hinted.users.get(&*id).copied());
+            let logout = lease.visitor.borrow().owner().and_then(|id| hinted.users.get(id).copied());
             if ended || logout.is_some() {
                 self.follow(lease, ended || logout == Some(true));
             }
@@ -335,11 +318,11 @@ impl Leases {
 
     /// Follows hints that came while a visitor was being looked up.
     fn recall_hints(&self, lease: &Rc<Lease>, since: Instant) {
-        let user_id = lease.user_id();
+        let visitor = lease.visitor.borrow();
         let recent = self.recent_hints.borrow();
         for (_, hint) in recent.iter().rev().take_while(|(at, _)| *at >= since) {
             match hint {
-                Hint::User { id, logout } if user_id.as_deref() == Some(&**id) => self.follow(lease, *logout),
+                Hint::User { id, logout } if visitor.owner() == Some(&**id) => self.follow(lease, *logout),
                 Hint::Session(digest) if lease.digest == Some(*digest) => self.follow(lease, true),
                 _ => {}
             }
@@ -351,7 +334,7 @@ impl Leases {
         if self.events.replace(events) == events {
             return;
         }
-        for ByProof(lease) in self.by_proof.borrow().iter() {
+        for lease in self.by_proof.borrow().iter() {
             let channel = self.event_channel(&lease.visitor.borrow());
             lease.watch_by(channel.map(|channel| self.desk.join(&[channel])));
         }
@@ -364,8 +347,8 @@ impl Leases {
     pub fn look_at_all(&self) {
         self.reception.forget();
         let now = Instant::now();
-        for ByProof(lease) in self.by_proof.borrow().iter() {
-            let spread = match lease.proof {
+        for lease in self.by_proof.borrow().iter() {
+            let spread = match *lease.proof() {
                 Proof::Session(_) => SPREAD,
                 Proof::Callback(_) => CALLBACK_SPREAD,
                 Proof::None | Proof::Token(_) => continue,
@@ -376,30 +359,10 @@ impl Leases {
     }
 }
 
-impl Borrow<Proof> for ByProof {
-    fn borrow(&self) -> &Proof {
-        &self.0.proof
-    }
-}
-
-impl Hash for ByProof {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.proof.hash(state);
-    }
-}
-
-impl PartialEq for ByProof {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.proof == other.0.proof
-    }
-}
-
-impl Eq for ByProof {}
-
 /// What stands in the table of docs/performance/memory.md.
 #[cfg(test)]
 pub(crate) const SIZES: &[(&str, usize)] =
-    &[("Lease", 2 * size_of::<usize>() + size_of::<Lease>()), ("by_proof", size_of::<ByProof>() + 1)];
+    &[("Lease", 2 * size_of::<usize>() + size_of::<Lease>()), super::by_proof::SIZE];
 
 impl Share {
     /// Tells whether what is known seems to have ended.

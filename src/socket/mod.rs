@@ -1,6 +1,7 @@
 //! The rooms behind the handshake: a connection from its 101 to its end.
 
 mod allowance;
+mod by_proof;
 mod close;
 mod connection;
 mod heartbeat;

@@ -1,6 +1,8 @@
 //! What the Django package says on the control channel. It is believed in nothing: each message is only a reason to
 //! look again, or a question of the doctor's.
 
+use std::num::NonZeroU64;
+
 use serde::Deserialize;
 
 /// Longest message that is looked at, in bytes.
@@ -34,7 +36,7 @@ pub enum Hint {
 
 /// What tells a session to those who know its key, and nothing to others: the first bytes of a SHA-256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SessionDigest(pub u64);
+pub struct SessionDigest(NonZeroU64);
 
 /// A question of `manage.py ws4redis_doctor`.
 #[derive(Clone, PartialEq, Eq)]
@@ -62,6 +64,13 @@ struct Written {
     session: Option<Box<str>>,
 }
 
+impl SessionDigest {
+    /// Takes the first bytes. Zero counts as one, so that it takes no more room where there may be none.
+    pub fn new(first: u64) -> Self {
+        Self(NonZeroU64::new(first).unwrap_or(NonZeroU64::MIN))
+    }
+}
+
 impl Control {
     /// Reads a message; `None` if it is none that the server knows.
     pub fn parse(message: &[u8]) -> Option<Self> {
@@ -76,7 +85,7 @@ impl Control {
             }
             (None, Some(digest), None) if is_hex(&digest, 64) => {
                 let first = u64::from_str_radix(digest.get(..16)?, 16).ok()?;
-                Some(Self::Look(Hint::Session(SessionDigest(first))))
+                Some(Self::Look(Hint::Session(SessionDigest::new(first))))
             }
             (None, None, Some(nonce)) if is_hex(&nonce, 32) => {
                 Some(Self::Ask(Question { nonce, session: written.session }))
@@ -115,7 +124,7 @@ mod tests {
             assert_eq!(Control::parse(message.as_bytes()), expected, "{message}");
         }
         let ended = format!(r#"{{"v":1,"ended":"00000000000000ff{}"}}"#, "a".repeat(48));
-        let digest = SessionDigest(255);
+        let digest = SessionDigest::new(255);
         assert_eq!(Control::parse(ended.as_bytes()), Some(Control::Look(Hint::Session(digest))));
         assert_eq!(Control::parse(br#"{"v":1,"ended":"ff"}"#), None);
         let asked = format!(r#"{{"v":1,"doctor":"{nonce}","session":"s"}}"#);
