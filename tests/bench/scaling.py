@@ -29,7 +29,7 @@ COSTS = {
     "message, in Redis, for each gateway that hears it": 1.5,
     "message, in Redis, for its publication": 5.0,
     "SUBSCRIBE of one channel, in Redis": 1.5,
-    "bytes of a connection with a session": 2_140,
+    "bytes of a connection with a session": 1_900,
     "bytes of a socket in the kernel": 4_608,
 }
 # How full a core may be in normal times, so that peaks and reconnects find room; and how full Redis' one core.
