@@ -44,7 +44,7 @@ pub fn watch<S: AsRawFd + Into<OwnedFd>>(socket: S) -> io::Result<AsyncFd<S>> {
 }
 
 /// What is read at once of a request: room that nobody has written to yet has to be cleared first.
-const REQUEST_BYTES: usize = 4096;
+const REQUEST_BYTES: usize = 2048;
 
 impl Stream {
     /// Takes a socket that does not block.
@@ -92,15 +92,6 @@ impl Stream {
         }
     }
 
-    /// Lets acknowledgements of TCP wait for the second message. To a client that is only listened to, each message is
-    /// acknowledged by a packet of its own while it is read, which takes a fifth of the whole way of a publication.
-    /// Lasts until the kernel has waited in vain for 40 ms (`tcp(7)`, `TCP_QUICKACK`).
-    pub fn delay_acknowledgements(&self) {
-        // Unix sockets have none.
-        #[cfg(target_os = "linux")]
-        let _ = self.0.get_ref().set_tcp_quickack(false);
-    }
-
     /// Closes the direction to the client.
     pub fn shutdown(&self) {
         // An error means that the client is gone already.
@@ -114,6 +105,8 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Nothing is cleared as long as nothing is there.
+        let _ = ready!(self.0.poll_read_ready(cx))?;
         let room = buffer.remaining().min(REQUEST_BYTES);
         let count = ready!(self.poll_recv(cx, buffer.initialize_unfilled_to(room)))?;
         buffer.advance(count);

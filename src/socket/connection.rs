@@ -24,10 +24,6 @@ use crate::redis::{Receipts, Store};
 use crate::stream::Stream;
 use crate::wire::{Channel, Handshake};
 
-/// After how many messages a client counts as one that sends much, each time. Where a client does without `TCP_NODELAY`,
-/// its next message may come 40 ms late then.
-const BUSY: u64 = 32;
-
 /// What the connections of a shard share.
 pub struct Parts {
     /// Where publications go.
@@ -268,9 +264,6 @@ impl Connection {
         let parts = &self.place;
         let speech = &mut self.speech;
         speech.received += 1;
-        if speech.received.is_multiple_of(BUSY) {
-            self.listener.stream.delay_acknowledgements();
-        }
         if parts.beats.heartbeat.as_ref() == Some(&payload) {
             self.listener.beat(parts.beats.heartbeat_in(Form::Frames), parts.clock.get());
             return None;
