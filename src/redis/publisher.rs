@@ -141,8 +141,11 @@ impl Publisher {
     async fn gather(&self) {
         for _ in 0..TURNS {
             let before = self.queue.borrow().len();
+            if before >= BATCH || self.queued_bytes.get() >= BATCH_BYTES {
+                return;
+            }
             yield_now().await;
-            if self.queue.borrow().len() == before || before >= BATCH {
+            if self.queue.borrow().len() == before {
                 return;
             }
         }

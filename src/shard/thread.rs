@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::Line;
 use super::prepare::Prepared;
@@ -53,6 +54,7 @@ pub struct Shard {
     pub(super) stopping: Cell<bool>,
     /// What visitors may publish by requests of their own.
     pub(super) allowances: Allowances,
+    unwatched: Seldom,
     sessions: Rc<Lookups>,
 }
 
@@ -150,6 +152,7 @@ impl Shard {
             parts: Rc::new(parts),
             redis_up: Cell::new(false),
             stopping: Cell::new(false),
+            unwatched: Seldom::default(),
             allowances: Allowances::default(),
             sessions,
             settings,
@@ -195,7 +198,15 @@ impl Shard {
 
     /// The handshake. It ends by spawning the connection, so that nothing of it stays.
     async fn greet(self: Rc<Self>, newcomer: Newcomer, place: Place) {
-        let Ok(stream) = Stream::new(newcomer.socket) else { return };
+        let stream = match Stream::new(newcomer.socket) {
+            Ok(stream) => stream,
+            Err(error) => {
+                if let Some(unsaid) = self.unwatched.due() {
+                    warn!(%error, unsaid, "a client's socket cannot be watched; raise fs.epoll.max_user_watches, or give the machine more memory");
+                }
+                return;
+            }
+        };
         let opened = http::serve(stream, newcomer.address, &self.front, &*self).await;
         let Some(http::Opened { stream, early, prepared, events }) = opened else { return };
         let Prepared { subscription, handshake, visitor, since, watch, grant, persisted } = prepared;
