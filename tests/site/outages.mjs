@@ -158,6 +158,12 @@ export async function fallback({ world, john, mary }) {
     });
     await old.goto(`${world.origin}/old/chat/`);
     await becomes(() => textOf(old, '#state'), 'connected', 'the old page');
+    // It may be disconnected for a few milliseconds only.
+    await old.evaluate(() => {
+      window.said = [];
+      const state = document.querySelector('#state');
+      new MutationObserver(() => window.said.push(state.textContent)).observe(state, { childList: true });
+    });
     for (const page of [blocked, modern]) await page.evaluate(() => (window.line.at.length = 0));
     await world.do('freeze_gateways');
     const since = Date.now();
@@ -173,8 +179,8 @@ export async function fallback({ world, john, mary }) {
     await becomes(() => old.evaluate(() => window.latest.readyState), 2, 'the old page closes', left());
     assert.match(await sent, /no answer/);
     await world.do('thaw_gateways');
-    await becomes(() => textOf(old, '#state'), 'disconnected', 'the old page', RECONNECT_MS);
     for (const page of [blocked, modern]) await becomes(stateOf(page, 'line'), 'open', 'state', 2 * RECONNECT_MS);
+    await becomes(() => old.evaluate(() => window.said[0]), 'disconnected', 'what the old page said', RECONNECT_MS);
     await becomes(() => textOf(old, '#state'), 'connected', 'the old page', RECONNECT_MS);
     assert.equal(await transport(blocked, 'line')(), 'websocket');
     const text = unique('again');
