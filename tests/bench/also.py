@@ -1,6 +1,7 @@
 """What else a server should not cost: each function measures one thing, and gives numbers."""
 
 import contextlib
+import dataclasses
 import os
 import select
 import socket
@@ -9,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from results import ERRORS
+from results import CPU, ERRORS
 from servers import CHANNEL, SESSION, Failed, free_port, listens, stop, write_sessions
 from works import PATIENCE, answer, generator, measure
 
@@ -179,6 +180,19 @@ def slow(server, redis, redis_pid, turn, secs):
         found[name] = result["latency_p99_us"]
         for kind in ERRORS:
             found[kind] += result.get(kind, 0)
+    return found
+
+
+def shards(one, redis, redis_pid, turn, secs):
+    """CPU for each delivery with one shard on core 0, and with two on both cores, which they share with the generator."""
+    two = dataclasses.replace(one, cores="0,1", environment=one.environment | {"WS4REDIS_SERVER__SHARDS": "2"})
+    found = dict.fromkeys(ERRORS, 0)
+    for work in ("F1w1", "U1"):
+        for name, server in [("one", one), ("two", two)][:: 1 if turn % 2 else -1]:
+            result = measure(work, server, redis, redis_pid, secs)
+            found[f"{work} {name}"] = result[CPU]
+            for kind in ERRORS:
+                found[kind] += result.get(kind, 0)
     return found
 
 

@@ -3,10 +3,9 @@
 import statistics
 from dataclasses import dataclass
 
-from results import paired
+from results import CPU, paired
 
 OURS = "ws4redis"
-CPU = "server_cpu_s_per_million"
 RATE = "deliveries_per_s"
 
 

@@ -16,8 +16,8 @@ import machine
 import page
 import plots
 import servers
-from goals import CPU, OURS, RATE, number
-from results import ERRORS, Results
+from goals import OURS, RATE, number
+from results import CPU, ERRORS, Results
 from servers import ROOT, Failed
 from works import WORKS, measure, seconds
 
@@ -28,8 +28,8 @@ FANOUTS = dict.fromkeys(servers.FANOUTS, MAIN)
 BESIDE = FANOUTS | dict.fromkeys(("U1", "P1", "P1e", "C1", "C1s"), ("Bun",)) | {"I1": MAIN, "I1p": (), "I1s": ()}
 ROUNDS = {"F1w1": 9, "U1": 9, "I1": 3, "I1p": 3, "I1s": 3}
 CONNECTIONS = (100, 300, 1000, 3000, 10000, 18000)
-# The generator's mark is 34 bytes long. What is under way has to fit into a server's bound for a slow client.
-SIZES = {34: 64, 128: 64, 1024: 64, 4096: 32, 16384: 8, 65536: 4, 262144: 2, 1048576: 1}
+# What is under way has to fit into a server's bound for a slow client.
+SIZES = {16: 64, 128: 64, 1024: 64, 4096: 32, 16384: 8, 65536: 4, 262144: 2, 1048576: 1}
 # What the screen shows of a work.
 SHOWN = (
     dict.fromkeys(("F2r", "F4"), ("latency_p99_us", "µs p99"))
@@ -107,6 +107,8 @@ def also_steps(ours, short, limit):
         print(f"100,000 channels left out: the limit of open files is {limit}")
     for turn in range(1, 6):
         yield one("slow", 15, partial(also.slow, turn=turn, secs=4), turn)
+    for turn in (1, 2, 3):
+        yield one("shards", 18, partial(also.shards, turn=turn, secs=2), turn)
 
 
 def plan(peers, options, limit):
@@ -183,7 +185,7 @@ def main():
     parser = argparse.ArgumentParser(prog="tests/bench/run", description="Measures ws4redis beside its floor and its peers.")
     parser.add_argument("--short", action="store_true", help="five minutes: the goals only, in one or two rounds; the page stays as it is")
     parser.add_argument("--page", action="store_true", help="make the page again from the last full run")
-    parser.add_argument("--only", metavar="WORK,…", help=f"these works: {', '.join(WORKS)}, start, large, idle, channels, slow, conns, size; the page stays as it is")
+    parser.add_argument("--only", metavar="WORK,…", help=f"these works: {', '.join(WORKS)}, start, large, idle, channels, slow, shards, conns, size; the page stays as it is")
     parser.add_argument("--rounds", type=int, help="instead of three to nine")
     parser.add_argument("--secs", type=float, help="instead of five for each measurement of load")
     options = parser.parse_args()

@@ -1,7 +1,10 @@
 """docs/performance.md: everything above its mark is made from the results, everything below it is written by hand."""
 
-from goals import CPU, GOALS, OURS, RATE, number
+import statistics
+
+from goals import GOALS, OURS, RATE, number, quotient
 from plots import PLOTS
+from results import CPU, paired
 from works import WHAT
 
 MARK = "<!-- From here on by hand: tests/bench/run keeps it. -->"
@@ -92,6 +95,20 @@ def remarks(results):
     return "\n".join(text if count == 1 else f"{text[:-1]} ({count} rounds)." for text, count in counted.items())
 
 
+def two_shards(results):
+    """What parting the connections costs."""
+
+    def ratio(work):
+        found = paired(results.values("shards", OURS, f"{work} two"), results.values("shards", OURS, f"{work} one"), quotient)
+        return f"{statistics.median(found):.2f} ({min(found):.2f} … {max(found):.2f}, {len(found)} rounds)" if found else "not measured"
+
+    return (
+        "Two shards on two cores, one of which the generator and Redis have as well, take of the CPU time that one shard on a core of its own takes for each delivery:\n"
+        f"in F1w1, where each message goes to both shards, {ratio('F1w1')}; in U1, where each goes to one of them, {ratio('U1')}.\n"
+        "What they carry together needs a machine with more cores to be measured."
+    )
+
+
 def judged(results):
     verdicts = [(goal, goal.verdict(results)) for goal in GOALS]
     measured = [goal for goal, verdict in verdicts if verdict != "not measured"]
@@ -132,7 +149,7 @@ A goal is a ratio to another server in the same round, and counts as the median 
 - Above about 8 million deliveries a second the generator is the limit; believe the CPU per delivery there.
 
 The peers are in `tests/bench/peers`: Bun and node relay as ws4redis does, and with a lifetime do SETEX and PUBLISH in one pipeline; neither looks at sessions or checks who may hear what. nchan gets its messages by HTTP and stores them through Redis. Centrifugo is not among them: the Go module proxy did not give it. A dash means that a server cannot do the work, or has failed (see the remarks).
-The generator writes numbers of users and connections with eight digits where session keys need them, and its marks make 34 bytes the smallest message.
+The generator writes numbers of users and connections with eight digits where session keys need them.
 100,000 channels: 16,700 connections with a session each hear six channels of their own (broadcast, user, session, three groups); the memory of a channel is what they take beyond 16,700 connections on one channel, through five. Large messages: three of 1 MiB, one after the other; the peak of the process counts. The client who reads nothing loses messages (`when_slow = "drop-oldest"`), as otherwise it would soon be closed; 1,000 others hear 50 messages of 16 KiB a second."""
 
 
@@ -155,6 +172,10 @@ Medians; per second, µs of CPU per delivery, message or cycle, milliseconds of 
 {servers_table(results)}
 
 {f'Remarks:{chr(10)}{chr(10)}{left}{chr(10)}{chr(10)}' if left else ''}{pictures}
+
+## Two shards
+
+{two_shards(results)}
 
 ## The works
 

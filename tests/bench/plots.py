@@ -1,7 +1,8 @@
 """The pictures of docs/performance.md."""
 
 import matplotlib
-from goals import CPU, OURS, RATE, number
+from goals import OURS, RATE, number
+from results import CPU
 
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402

@@ -3,6 +3,8 @@
 import json
 import statistics
 
+# The CPU time of a delivery, a message or a cycle, in the generator's answer: µs each.
+CPU = "server_cpu_s_per_million"
 # Keys of the generator's answer that have to be 0.
 ERRORS = ("lost", "duplicated", "out_of_order", "misdelivered", "died", "failed", "stalled")
 

@@ -57,6 +57,8 @@ class Server:
     pub_user: str = "redis://127.0.0.1:{redis}/user:{{u}}:fac"
     works: tuple = ()
     missing: str = ""
+    # Those on which it runs.
+    cores: str = "0"
     port: int = 0
     redis: int = 0
     pid: int = 0
@@ -68,7 +70,7 @@ class Server:
         return f"ws://127.0.0.1:{self.port}{path}"
 
     @contextlib.contextmanager
-    def running(self, redis, core=0, **environment):
+    def running(self, redis, **environment):
         """Starts the server beside the Redis on that port, and stops it in the end."""
         self.port, self.redis = free_port(), redis
         with tempfile.TemporaryDirectory(prefix="ws4redis-bench-") as self.folder:
@@ -77,7 +79,7 @@ class Server:
                 prepare()
             settings = {key: self.fill(value) for key, value in (self.environment | environment).items()}
             command = [self.fill(word) for word in self.command]
-            process = started(core, command, self.port, os.environ | settings)
+            process = started(self.cores, command, self.port, os.environ | settings)
             self.pid = process.pid
             try:
                 self.wait_for_handshake()
@@ -108,9 +110,9 @@ class Nchan(Server):
         Path(self.folder, "nginx.conf").write_text(text)
 
 
-def started(core, command, port, env=None):
-    """Starts a process on one core and waits until it listens."""
-    process = subprocess.Popen(["taskset", "-c", str(core), *map(str, command)], env=env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+def started(cores, command, port, env=None):
+    """Starts a process on those cores and waits until it listens."""
+    process = subprocess.Popen(["taskset", "-c", str(cores), *map(str, command)], env=env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if listens(port):
