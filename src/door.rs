@@ -2,21 +2,25 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::task::{Context as TaskContext, Poll, ready};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use listenfd::ListenFd;
+use mio::net::{TcpListener, UnixListener};
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
-use tokio::net::TcpListener;
 
 use crate::settings::Listen;
 use crate::stream::{Newcomer, watch};
+
+/// Connections that wait to be accepted, as far as the kernel allows (`net.core.somaxconn`): when a proxy is restarted, all
+/// pages come back at once.
+const BACKLOG: i32 = 65_535;
 
 /// Where clients come in.
 #[derive(Debug)]
@@ -28,10 +32,11 @@ pub struct Door {
     send_buffer_bytes: usize,
 }
 
+/// mio's listeners accept sockets that do not block already, which saves a call for each.
 #[derive(Debug)]
 enum Listener {
-    Tcp(AsyncFd<StdTcpListener>),
-    Unix(AsyncFd<StdUnixListener>),
+    Tcp(AsyncFd<TcpListener>),
+    Unix(AsyncFd<UnixListener>),
 }
 
 /// The file of a unix socket that was bound here. Removes it when dropped.
@@ -154,24 +159,22 @@ impl Listener {
         if let Ok(Some(listener)) = sockets.take_unix_listener(number) {
             ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
             listener.set_nonblocking(true)?;
-            return Ok(Self::Unix(watch(listener)?));
+            return Ok(Self::Unix(watch(UnixListener::from_std(listener))?));
         }
         let listener = sockets.take_tcp_listener(number)?.context("it was taken already")?;
         ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
         listener.set_nonblocking(true)?;
-        Ok(Self::Tcp(watch(listener)?))
+        Ok(Self::Tcp(watch(TcpListener::from_std(listener))?))
     }
 
     fn poll(&self, cx: &mut TaskContext<'_>, send_buffer_bytes: usize) -> Poll<io::Result<Newcomer>> {
         match self {
             Self::Tcp(listener) => poll_accept(listener, cx, |listener| {
                 let (socket, address) = listener.accept()?;
-                socket.set_nonblocking(true)?;
                 Ok(Newcomer { socket: socket.into(), address: Some(address.ip()) })
             }),
             Self::Unix(listener) => poll_accept(listener, cx, |listener| {
                 let (socket, _) = listener.accept()?;
-                socket.set_nonblocking(true)?;
                 SockRef::from(&socket).set_send_buffer_size(send_buffer_bytes)?;
                 Ok(Newcomer { socket: socket.into(), address: None })
             }),
@@ -204,8 +207,13 @@ fn poll_accept<L: AsRawFd>(
     }
 }
 
-async fn bind(address: &str) -> anyhow::Result<StdTcpListener> {
-    let listener = TcpListener::bind(address).await.and_then(TcpListener::into_std);
+async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    let listener = tokio::net::TcpListener::bind(address).await.and_then(tokio::net::TcpListener::into_std);
+    let listener = listener.and_then(|listener| {
+        // tokio asks for 1,024.
+        SockRef::from(&listener).listen(BACKLOG)?;
+        Ok(TcpListener::from_std(listener))
+    });
     listener.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => anyhow!(
             "server.listen: {address} is in use by another program; stop it, or choose another: --set server.listen=127.0.0.1:8001"
@@ -215,10 +223,10 @@ async fn bind(address: &str) -> anyhow::Result<StdTcpListener> {
     })
 }
 
-fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<StdUnixListener> {
+fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     let shown = path.display();
     // A socket that nobody answers is left over from a process that was killed.
-    match StdUnixStream::connect(path) {
+    match UnixStream::connect(path) {
         Ok(_) => bail!("server.listen: another process listens on {shown}"),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             if !is_socket(path) {
@@ -229,12 +237,11 @@ fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<StdUnixListener> {
         }
         Err(_) => {}
     }
-    let listener = StdUnixListener::bind(path).with_context(|| {
+    let listener = UnixListener::bind(path).with_context(|| {
         format!("server.listen: cannot listen on {shown}; its directory has to exist and be writable, its path be shorter than 108 bytes")
     })?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .with_context(|| format!("server.unix_mode: cannot set the permissions of {shown}"))?;
-    listener.set_nonblocking(true)?;
     Ok(listener)
 }
 

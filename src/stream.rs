@@ -86,7 +86,12 @@ impl Stream {
     pub fn poll_send(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(cx))?;
-            if let Ok(written) = guard.try_io(|socket| socket.get_ref().send_vectored(slices)) {
+            let written = guard.try_io(|socket| match slices {
+                // A single piece is nearly all there is, and costs the kernel less by itself.
+                [piece] => socket.get_ref().send(piece),
+                pieces => socket.get_ref().send_vectored(pieces),
+            });
+            if let Ok(written) = written {
                 return Poll::Ready(written);
             }
         }
@@ -107,9 +112,23 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         // Nothing is cleared as long as nothing is there.
         let _ = ready!(self.0.poll_read_ready(cx))?;
-        let room = buffer.remaining().min(REQUEST_BYTES);
-        let count = ready!(self.poll_recv(cx, buffer.initialize_unfilled_to(room)))?;
-        buffer.advance(count);
+        let mut came = 0;
+        while buffer.remaining() > 0 {
+            let room = buffer.remaining().min(REQUEST_BYTES);
+            match self.poll_recv(cx, buffer.initialize_unfilled_to(room)) {
+                Poll::Ready(Ok(count)) => {
+                    buffer.advance(count);
+                    came += count;
+                    if count < room {
+                        break;
+                    }
+                }
+                // What has come already counts first.
+                _ if came > 0 => break,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
         Poll::Ready(Ok(()))
     }
 }

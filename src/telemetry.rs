@@ -11,7 +11,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt;
+use tracing_subscriber::prelude::*;
 
 /// Lines that may wait for whoever reads the log; above that, lines are dropped rather than clients kept waiting.
 const WAITING_LINES: usize = 10_000;
@@ -24,14 +26,15 @@ pub fn init(json: bool) -> WorkerGuard {
         .thread_name("log")
         .finish(io::stderr());
     let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
-    let filter = wanted.as_deref().map(EnvFilter::try_new).transpose();
+    let filter = wanted.as_deref().map(str::parse::<Targets>).transpose();
     let senseless = filter.as_ref().err().map(ToString::to_string);
-    let filter = filter.ok().flatten().unwrap_or_else(|| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
+    let filter = filter.ok().flatten().unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let (registry, layer) =
+        (tracing_subscriber::registry().with(filter), fmt::layer().with_writer(writer).with_target(false));
     if json {
-        subscriber.json().flatten_event(true).init();
+        registry.with(layer.json().flatten_event(true)).init();
     } else {
-        subscriber.with_ansi(io::stderr().is_terminal()).init();
+        registry.with(layer.with_ansi(io::stderr().is_terminal())).init();
     }
     if let Some(error) = senseless {
         tracing::warn!(

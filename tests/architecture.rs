@@ -27,6 +27,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("sd_notify", &["server.rs"]),
     ("serde", &["access", "settings", "reception", "shard/doctor.rs", "wire/control.rs"]),
     ("serde_json", &["access", "reception", "shard/doctor.rs", "wire/control.rs"]),
+    ("mio", &["door.rs"]),
     ("socket2", &["door.rs", "redis/line.rs", "stream.rs"]),
     ("tokio_tungstenite", &["socket", "http/upgrade.rs"]),
     ("tracing_appender", &["telemetry.rs"]),

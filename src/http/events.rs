@@ -1,8 +1,11 @@
 //! The other way in, for networks that let no WebSocket through: a stream of server-sent events, and publications by
 //! POST, at the same address.
 
-use bytes::Bytes;
+use std::pin::pin;
+
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Frame};
 use hyper::header::{ACCEPT, HeaderName, UPGRADE};
 use hyper::{Method, Request};
 
@@ -54,12 +57,80 @@ pub(super) fn check<B>(
 /// Reads what is to be published.
 pub(super) async fn message<B>(request: Request<B>, most_bytes: usize) -> Result<Bytes, Rejection>
 where
-    B: hyper::body::Body,
+    B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match Limited::new(request.into_body(), most_bytes).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Rejection::TooBig(most_bytes)),
-        Err(_) => Err(Rejection::Bad("the message did not come whole")),
+    let mut body = pin!(Limited::new(request.into_body(), most_bytes));
+    let mut message = BytesMut::new();
+    // Each piece is copied and let go of: a short one would keep a whole buffer of hyper's.
+    while let Some(piece) = body.frame().await {
+        match piece.map(Frame::into_data) {
+            Ok(Ok(data)) => message.extend_from_slice(&data),
+            // Trailers mean nothing here.
+            Ok(Err(_)) => {}
+            Err(error) if error.is::<LengthLimitError>() => return Err(Rejection::TooBig(most_bytes)),
+            Err(_) => return Err(Rejection::Bad("the message did not come whole")),
+        }
+    }
+    Ok(message.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::rc::Rc;
+    use std::sync::Arc;
+    use std::task::{Context, Poll};
+
+    use super::*;
+
+    /// A body of many single bytes, each the only one of a whole buffer.
+    struct Dripping {
+        left: usize,
+        buffer: Arc<[u8]>,
+        most_held: Rc<std::cell::Cell<usize>>,
+    }
+
+    struct Single(Arc<[u8]>);
+
+    impl AsRef<[u8]> for Single {
+        fn as_ref(&self) -> &[u8] {
+            &self.0[..1]
+        }
+    }
+
+    impl Body for Dripping {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.most_held.set(self.most_held.get().max(Arc::strong_count(&self.buffer) - 1));
+            let Some(left) = self.left.checked_sub(1) else { return Poll::Ready(None) };
+            self.left = left;
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(Single(self.buffer.clone()))))))
+        }
+    }
+
+    async fn read(bytes: usize, most_bytes: usize) -> (Result<Bytes, Rejection>, usize) {
+        let most_held = Rc::default();
+        let body =
+            Dripping { left: bytes, buffer: Arc::from([b'x'; 8192]), most_held: Rc::clone(&most_held) };
+        (message(Request::new(body), most_bytes).await, most_held.get())
+    }
+
+    #[tokio::test]
+    async fn a_message_that_drips_in_holds_no_buffers() {
+        let (message, most_held) = read(1000, 1000).await;
+        assert_eq!(message.ok().as_deref(), Some(&[b'x'; 1000][..]));
+        assert_eq!(most_held, 0, "pieces that were still held when the next one was asked for");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_long_ends_at_the_bound() {
+        assert!(matches!(read(1001, 1000).await.0, Err(Rejection::TooBig(1000))));
     }
 }

@@ -27,6 +27,9 @@ use crate::stream::Stream;
 use crate::telemetry::Seldom;
 use crate::wire::{Handshake, Malformed};
 
+/// hyper's limit of the number of headers, if none is set.
+const HYPER_MAX_HEADERS: usize = 100;
+
 /// What the front door needs to know.
 #[derive(Debug)]
 pub struct Front {
@@ -108,12 +111,16 @@ pub async fn serve<V: Visits>(
     let taken: Rc<Taken<V::Prepared>> = Rc::default();
     let peer = address.map_or(Peer::Unix, Peer::new);
     let service = service_fn(|request| Box::pin(answer(request, peer, front, visits, &taken)));
-    let mut connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    builder
         .timer(TokioTimer::new())
         .header_read_timeout(front.handshake)
-        .max_buf_size(front.max_header_bytes)
-        .max_headers(front.max_headers)
-        .serve_connection(TokioIo::new(stream), service);
+        .max_buf_size(front.max_header_bytes);
+    // hyper takes its own limit to be quicker than the same one set.
+    if front.max_headers != HYPER_MAX_HEADERS {
+        builder.max_headers(front.max_headers);
+    }
+    let mut connection = builder.serve_connection(TokioIo::new(stream), service);
     let is_events = || taken.borrow().as_ref().is_some_and(|(_, events)| *events);
     let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
         // hyper would wait for an answer that is not its own to write.

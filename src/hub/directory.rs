@@ -46,7 +46,12 @@ impl<T> Directory<T> {
         if let Ok(found) = self.numbers.find_entry(hash, |other| *other == number) {
             found.remove();
         }
-        self.entries.remove(number as usize)
+        let entry = self.entries.remove(number as usize);
+        if self.entries.is_empty() {
+            // A slab keeps room up to the highest number of a peak.
+            self.entries = Slab::new();
+        }
+        entry
     }
 
     /// Keeps only what is to be kept.
@@ -175,6 +180,17 @@ mod tests {
         check(&directory);
         assert!(!directory.is_sparse());
         assert!((0..10).all(|n| directory.find(channel(100 * n + 99).as_str()) == numbers[n]));
+    }
+
+    #[test]
+    fn the_last_one_leaves_no_room_behind() {
+        let mut directory = after_a_peak();
+        directory.shrink();
+        for number in (99..1_000).step_by(100).rev() {
+            let found = directory.find(channel(number).as_str()).unwrap();
+            directory.remove(found);
+        }
+        assert_eq!((directory.len(), directory.entries.capacity()), (0, 0));
     }
 
     #[test]

@@ -47,13 +47,13 @@ impl Reception {
             return tokens::receive(verifier, token, SystemTime::now())
                 .map(|visitor| self.with_shared(visitor));
         }
-        if let Some(callback) = &self.callback {
-            return callback.receive(credentials, handshake).await.map(|visitor| self.with_shared(visitor));
-        }
-        match &credentials.session_cookie {
-            Some(cookie) => self.sessions.receive(cookie).await.map(|visitor| self.with_shared(visitor)),
-            None => Ok(Visitor::default()),
-        }
+        // Boxed: who shows nothing should not be carried about with room for a question.
+        let received = match (&self.callback, &credentials.session_cookie) {
+            (Some(callback), _) => Box::pin(callback.receive(credentials, handshake)).await,
+            (None, Some(cookie)) => Box::pin(self.sessions.receive(cookie)).await,
+            (None, None) => return Ok(Visitor::default()),
+        };
+        received.map(|visitor| self.with_shared(visitor))
     }
 
     /// Returns a visitor with the list of groups that it has in common with others.
@@ -102,7 +102,7 @@ impl Reception {
     pub async fn afresh(&self, before: &Visitor) -> Result<Visitor, NotReceived> {
         match &before.proof {
             Proof::Session(key) => {
-                self.sessions.receive(key.as_str()).await.map(|visitor| self.with_shared(visitor))
+                Box::pin(self.sessions.receive(key.as_str())).await.map(|visitor| self.with_shared(visitor))
             }
             _ => Ok(before.clone()),
         }

@@ -61,7 +61,8 @@ impl Interests {
         }
     }
 
-    /// Returns what is known of a channel, and its number, which is the same until the next step.
+    /// Returns what is known of a channel, and its number, which is the same until something is
+    /// told of channels that are refused, or lost, and until the next step.
     pub(super) fn find(&mut self, channel: &str) -> Option<(u32, &mut Interest)> {
         let number = self.channels.find(channel)?;
         Some((number, &mut self.channels[number]))
@@ -130,6 +131,8 @@ impl Interests {
         }
         if self.channels.is_sparse() {
             self.channels.compact();
+            self.queued.shrink_to_fit();
+            self.idle.shrink_to_fit();
         }
         // In turns: neither waits for the other's end.
         self.suspect_turn = !self.suspect_turn;

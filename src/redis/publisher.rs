@@ -25,11 +25,13 @@ const BATCH: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// Pipelines under way: one is written while the replies to the other come. With more of them each is smaller, and costs
-/// Redis more for each message.
+/// Redis more for each message. What comes while both are under way waits for the older one's replies, so that a Redis far
+/// away adds up to once its round trip.
 const UNDER_WAY: u32 = 2;
 
-/// Turns of the runtime for which a pipeline waits at most while publications come in.
+/// Turns of the runtime, and time, for which a pipeline waits at most while publications come in.
 const TURNS: usize = 4;
+const GATHERING: Duration = Duration::from_millis(1);
 
 /// How often a Redis that cannot be reached is looked for while publications wait.
 const LOOK: Duration = Duration::from_millis(50);
@@ -139,13 +141,14 @@ impl Publisher {
     /// Lets other tasks read what clients have sent, as long as that brings something: the larger a pipeline, the less
     /// Redis needs for each message.
     async fn gather(&self) {
+        let since = Instant::now();
         for _ in 0..TURNS {
             let before = self.queue.borrow().len();
             if before >= BATCH || self.queued_bytes.get() >= BATCH_BYTES {
                 return;
             }
             yield_now().await;
-            if self.queue.borrow().len() == before {
+            if self.queue.borrow().len() == before || since.elapsed() >= GATHERING {
                 return;
             }
         }

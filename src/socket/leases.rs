@@ -229,7 +229,11 @@ impl Leases {
     fn forget(&self, lease: &Rc<Lease>) {
         self.by_proof.borrow_mut().remove(lease);
         if let Some(timer) = lease.timer.take() {
-            self.timers.borrow_mut().remove(&timer);
+            let mut timers = self.timers.borrow_mut();
+            timers.remove(&timer);
+            if timers.is_empty() {
+                timers.shrink_to_fit();
+            }
         }
     }
 
