@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 
-from servers import BUN, HERE, ROOT
+from servers import BUN, CENTRIFUGO, HERE, ROOT
 
 
 def said(*command, pattern=r"(\S.*)"):
@@ -51,6 +51,8 @@ def versions(binary):
         "Bun": said(BUN, "--version"),
         "node": f"{said('node', '--version')}, {packages('node')}",
         "nginx": f"{said('nginx', '-v', pattern=r'nginx/(.+)')}, nchan {nchan}" if nchan else "",
+        # What is built here calls itself 0.0.0: Go knows better.
+        "Centrifugo": said("go", "version", "-m", CENTRIFUGO, pattern=r"\smod\s+\S+\s+(\S+)"),
         "Python": platform.python_version(),
     }
     return {name: version for name, version in found.items() if version}

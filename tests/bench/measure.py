@@ -87,7 +87,7 @@ def sweep_steps(peers, limit):
                     yield size_step(peers[name], turn, size, window)
     for size, window in SIZES.items() if "node ws" in peers else ():
         yield size_step(peers["node ws"], 1, size, window)
-    for name in ("node ws", "nchan"):
+    for name in ("node ws", "nchan", "Centrifugo"):
         for connections in possible if name in peers else ():
             yield step("F1", peers[name], 1, 2, f"conns:{connections}", ["--conns", str(connections)])
 
@@ -172,7 +172,7 @@ def attempt(step, results):
 def the_peers():
     """Those that are there, and a line for each that is not."""
     present, left_out = {}, []
-    for peer in (servers.ours(), servers.floor(), servers.bun(), servers.node(), servers.nchan()):
+    for peer in (servers.ours(), servers.floor(), servers.bun(), servers.node(), servers.nchan(), servers.centrifugo()):
         if peer.missing:
             left_out.append(f"peer {peer.name} left out: {peer.missing}")
             print(left_out[-1])

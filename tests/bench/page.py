@@ -148,7 +148,7 @@ A goal is a ratio to another server in the same round, and counts as the median 
 - Each message carries its number, whom it is for and when it was sent; what is lost, doubled, out of order or with the wrong receiver is counted in each work. Lost is also what has not arrived four seconds after the last message was sent. `failed` and `died` are connections.
 - Above about 8 million deliveries a second the generator is the limit; believe the CPU per delivery there.
 
-The peers are in `tests/bench/peers`: Bun and node relay as ws4redis does, and with a lifetime do SETEX and PUBLISH in one pipeline; neither looks at sessions or checks who may hear what. nchan gets its messages by HTTP and stores them through Redis. Centrifugo is not among them: the Go module proxy did not give it. A dash means that a server cannot do the work, or has failed (see the remarks).
+The peers are in `tests/bench/peers`: Bun and node relay as ws4redis does, and with a lifetime do SETEX and PUBLISH in one pipeline; neither looks at sessions or checks who may hear what. nchan gets its messages by HTTP and stores them through Redis. Centrifugo gets its messages by HTTP and keeps its channels in its own memory (its memory engine, without Redis); it speaks its JSON protocol, which puts a message into an object and several that wait into one frame. It logs nothing, has no history, does not compress, and sends no ping while it is measured. A dash means that a server cannot do the work, or has failed (see the remarks).
 The generator writes numbers of users and connections with eight digits where session keys need them.
 100,000 channels: 16,700 connections with a session each hear six channels of their own (broadcast, user, session, three groups); the memory of a channel is what they take beyond 16,700 connections on one channel, through five. Large messages: three of 1 MiB, one after the other; the peak of the process counts. The client who reads nothing loses messages (`when_slow = "drop-oldest"`), as otherwise it would soon be closed; 1,000 others hear 50 messages of 16 KiB a second."""
 
@@ -197,7 +197,7 @@ Medians; per second, µs of CPU per delivery, message or cycle, milliseconds of 
     tests/bench/run --short    the goals in one or two rounds, in five minutes after the builds; prints its tables
     tests/bench/run --page     this page again, from what the last full run has kept in tests/.cache/bench
 
-It needs Linux with two cores that have nothing else to do, Rust and Python 3; as root on Debian or Ubuntu it installs Redis, node and nchan itself. A peer that is not to be had is left out.
+It needs Linux with two cores that have nothing else to do, Rust and Python 3; as root on Debian or Ubuntu it installs Redis, node and nchan itself. Centrifugo is built, for which it needs Go, in minutes at the first time. A peer that is not to be had is left out.
 """
 
 

@@ -7,7 +7,7 @@ from results import CPU
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402
 
-COLOURS = {OURS: "#c0392b", "floor": "#7f8c8d", "Bun": "#2471a3", "node ws": "#52a352", "nchan": "#b7950b"}
+COLOURS = {OURS: "#c0392b", "floor": "#7f8c8d", "Bun": "#2471a3", "node ws": "#52a352", "nchan": "#b7950b", "Centrifugo": "#7d3c98"}
 THROUGHPUT = [
     ("F1", RATE, "F1: short messages"),
     ("F1w1", RATE, "F1w1: one at a time"),

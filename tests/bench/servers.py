@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TOOLS = HERE / "wsload/target/release"
 BUN = HERE / "peers/bun/node_modules/@oven/bun-linux-x64/bin/bun"
+CENTRIFUGO = ROOT / "tests/.cache/centrifugo/centrifugo"
 # All that Django's sessions of the generator's visitors begin with; eight digits follow.
 SESSION = "benchmark" + "0" * 15
 CHANNEL = "broadcast:fac"
@@ -55,6 +56,9 @@ class Server:
     environment: dict = field(default_factory=dict)
     pub: str = "redis://127.0.0.1:{redis}/" + CHANNEL
     pub_user: str = "redis://127.0.0.1:{redis}/user:{{u}}:fac"
+    # What a client says after the handshake, and a file with what is published around a payload.
+    hello: str = ""
+    template: str | Path = ""
     works: tuple = ()
     missing: str = ""
     # Those on which it runs.
@@ -200,6 +204,27 @@ def node():
 def nchan():
     missing = "" if shutil.which("nginx") and Path("/usr/lib/nginx/modules/ngx_nchan_module.so").exists() else "Debian's libnginx-mod-nchan is not there"
     return Nchan("nchan", ["nginx", "-c", "{folder}/nginx.conf", "-p", "{folder}"], "/sub/fac", "", "/sub/user{u}", pub="http://127.0.0.1:{port}/pub/fac", pub_user="http://127.0.0.1:{port}/pub/user{{u}}", works=(*FANOUTS, "U1", "C1", "I1"), missing=missing)
+
+
+def centrifugo():
+    missing = "" if CENTRIFUGO.exists() else "it has not been built, which needs Go"
+    # Channels are named by the number of a user, which is 0 where there are no users.
+    publish = "http://127.0.0.1:{port}/api/publish"
+    folder = HERE / "peers/centrifugo"
+    return Server(
+        "Centrifugo",
+        [CENTRIFUGO, "--config", folder / "config.json"],
+        "/connection/websocket",
+        "",
+        "/connection/websocket",
+        {"CENTRIFUGO_HTTP_SERVER_PORT": "{port}", "GOMAXPROCS": "1"},
+        pub=publish,
+        pub_user=publish,
+        hello='{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"user{u}"}}',
+        template=folder / "message.json",
+        works=(*FANOUTS, "U1", "C1", "I1"),
+        missing=missing,
+    )
 
 
 def raise_file_limit():

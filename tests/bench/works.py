@@ -102,6 +102,10 @@ def measure(work, server, redis, redis_pid, secs=5, extra=(), environment=None, 
             arguments += ["--pub", server.fill(server.pub)]
         if kind == "users":
             arguments += ["--pub", server.fill(server.pub_user)]
+        if server.hello:
+            arguments += ["--hello", server.hello]
+        if server.template:
+            arguments += ["--pub-template", server.template]
         if kind == "upstream":
             arguments += ["--sub", server.fill(server.pub)]
         arguments += ["--hold", str(HOLD[work])] if kind == "idle" else ["--secs", str(secs)]
