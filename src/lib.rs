@@ -8,6 +8,7 @@
 //! - [`server`] accepts, [`shard`] owns its connections from accept to close;
 //! - [`http`]: everything before the 101; [`reception`]: who is this; [`access`]: what may they hear and say;
 //! - [`socket`]: everything after the 101; [`hub`]: which connection listens to which channel;
+//! - [`memory`] goes back to the system after a peak;
 //! - [`redis`]: pub/sub and keys; [`embedded`]: a small Redis of our own for trying out.
 
 pub mod access;
@@ -17,6 +18,7 @@ pub mod door;
 pub mod embedded;
 pub mod http;
 pub mod hub;
+pub mod memory;
 pub mod reception;
 pub mod redis;
 pub mod server;

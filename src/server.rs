@@ -16,11 +16,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::counters::Counters;
 use crate::door::Door;
 use crate::embedded;
+use crate::memory;
 use crate::reception::Way;
 use crate::redis::{Broker, Call, Inbox, Lookups, Role, Target};
 use crate::settings::Settings;
@@ -88,6 +90,8 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let (ended, mut ends) = mpsc::channel::<()>(shards);
     let shared =
         Shared { settings: settings.clone(), target, session_target, counters: counters.clone(), way, live };
+    let _giving_back =
+        AbortOnDropHandle::new(tokio::task::spawn_local(memory::give_back(shared.live.clone())));
 
     let mut others = Vec::new();
     for number in (1..shards).rev() {

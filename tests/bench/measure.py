@@ -226,7 +226,8 @@ def written(results):
     print("written: docs/performance.md")
 
 
-try:
-    main()
-except KeyboardInterrupt:
-    sys.exit("stopped")
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped")

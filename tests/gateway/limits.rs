@@ -9,6 +9,29 @@ use crate::support::gateway::binary;
 use crate::support::{RedisServer, TestGateway, eventually, signal, unique};
 
 #[tokio::test]
+async fn memory_goes_back_when_a_peak_is_over() {
+    rlimit::increase_nofile_limit(4_096).unwrap();
+    let gateway = TestGateway::start().await;
+    let before = gateway.resident_bytes();
+    let mut clients = Vec::new();
+    for number in 0..1_050 {
+        // Long names of its own make it more than a page or two.
+        clients.push(gateway.connect(&format!("/ws/{number:0200}?subscribe-broadcast")).await);
+    }
+    // It is counted once a second how many there are.
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        clients[0].expect_nothing().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let peak = gateway.resident_bytes();
+    drop(clients);
+    gateway.expect_log(&["memory given back", "given=true"]).await;
+    let (taken, left) = (peak - before, gateway.resident_bytes().saturating_sub(before));
+    assert!(left < taken / 2, "of {taken} bytes {left} are left");
+}
+
+#[tokio::test]
 async fn without_file_descriptors_accepting_pauses_and_everything_else_goes_on() {
     let gateway = TestGateway::builder().file_limit(48).start().await;
     let mut client = gateway.connect("/ws/fd?subscribe-broadcast").await;
