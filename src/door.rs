@@ -5,13 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::task::{Context as TaskContext, Poll, ready};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use listenfd::ListenFd;
-use mio::net::{TcpListener, UnixListener};
+use mio::net::TcpListener;
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 
@@ -32,10 +32,11 @@ pub struct Door {
     send_buffer_bytes: usize,
 }
 
-/// mio's listeners accept sockets that do not block already, which saves a call for each.
 #[derive(Debug)]
 enum Listener {
+    /// mio's accepts sockets that do not block already, which saves a call for each.
     Tcp(AsyncFd<TcpListener>),
+    /// mio's panics for a client whose own path is as long as can be (1.2.4).
     Unix(AsyncFd<UnixListener>),
 }
 
@@ -159,7 +160,7 @@ impl Listener {
         if let Ok(Some(listener)) = sockets.take_unix_listener(number) {
             ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
             listener.set_nonblocking(true)?;
-            return Ok(Self::Unix(watch(UnixListener::from_std(listener))?));
+            return Ok(Self::Unix(watch(listener)?));
         }
         let listener = sockets.take_tcp_listener(number)?.context("it was taken already")?;
         ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
@@ -175,6 +176,7 @@ impl Listener {
             }),
             Self::Unix(listener) => poll_accept(listener, cx, |listener| {
                 let (socket, _) = listener.accept()?;
+                socket.set_nonblocking(true)?;
                 SockRef::from(&socket).set_send_buffer_size(send_buffer_bytes)?;
                 Ok(Newcomer { socket: socket.into(), address: None })
             }),
@@ -240,6 +242,7 @@ fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     let listener = UnixListener::bind(path).with_context(|| {
         format!("server.listen: cannot listen on {shown}; its directory has to exist and be writable, its path be shorter than 108 bytes")
     })?;
+    listener.set_nonblocking(true)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .with_context(|| format!("server.unix_mode: cannot set the permissions of {shown}"))?;
     Ok(listener)

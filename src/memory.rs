@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
 /// How often it is looked how many connections there are.
@@ -48,6 +48,8 @@ impl Peak {
 /// Gives memory back after each peak of connections, for ever. Safe to cancel.
 pub async fn give_back(live: Arc<AtomicUsize>) {
     let (mut peak, mut looks) = (Peak::default(), interval(LOOK));
+    // After a standstill clients come back first.
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
         if peak.is_over(live.load(Ordering::Relaxed)) {

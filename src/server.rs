@@ -127,12 +127,13 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     tell_systemd(&NotifyState::Ready);
 
     let hands: Vec<_> = others.iter().map(|(hand, _)| hand.clone()).collect();
-    let accepting = tokio::task::spawn_local(accept(door, first, hands));
+    let mut accepting = tokio::task::spawn_local(accept(door, first, hands));
     drop(ended);
     let ended_early = tokio::select! {
         () = signalled() => false,
         _ = brokers.join_next() => true,
         _ = &mut serving => true,
+        _ = &mut accepting => true,
         // Without other shards there is no sender, and nothing to hear.
         _ = ends.recv(), if !others.is_empty() => true,
     };

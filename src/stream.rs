@@ -112,23 +112,9 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         // Nothing is cleared as long as nothing is there.
         let _ = ready!(self.0.poll_read_ready(cx))?;
-        let mut came = 0;
-        while buffer.remaining() > 0 {
-            let room = buffer.remaining().min(REQUEST_BYTES);
-            match self.poll_recv(cx, buffer.initialize_unfilled_to(room)) {
-                Poll::Ready(Ok(count)) => {
-                    buffer.advance(count);
-                    came += count;
-                    if count < room {
-                        break;
-                    }
-                }
-                // What has come already counts first.
-                _ if came > 0 => break,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
+        let room = buffer.remaining().min(REQUEST_BYTES);
+        let count = ready!(self.poll_recv(cx, buffer.initialize_unfilled_to(room)))?;
+        buffer.advance(count);
         Poll::Ready(Ok(()))
     }
 }

@@ -26,9 +26,9 @@ pub fn init(json: bool) -> WorkerGuard {
         .thread_name("log")
         .finish(io::stderr());
     let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
-    let filter = wanted.as_deref().map(str::parse::<Targets>).transpose();
-    let senseless = filter.as_ref().err().map(ToString::to_string);
-    let filter = filter.ok().flatten().unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let filter = wanted.as_deref().map_or_else(|| Ok(everything()), filter);
+    let senseless = filter.as_ref().err().cloned();
+    let filter = filter.unwrap_or_else(|_| everything());
     let (registry, layer) =
         (tracing_subscriber::registry().with(filter), fmt::layer().with_writer(writer).with_target(false));
     if json {
@@ -38,11 +38,31 @@ pub fn init(json: bool) -> WorkerGuard {
     }
     if let Some(error) = senseless {
         tracing::warn!(
-            error,
+            ?error,
             "RUST_LOG cannot be understood and is ignored; for example RUST_LOG=ws4redis=debug"
         );
     }
     guard
+}
+
+/// What is logged where nothing else is wanted.
+fn everything() -> Targets {
+    Targets::new().with_default(LevelFilter::INFO)
+}
+
+/// Reads a list of levels, and of levels of targets: `info,ws4redis=debug`.
+///
+/// # Errors
+///
+/// When a part of it is neither, with that part. What would name a target that cannot be is a slip, and would silence
+/// everything.
+fn filter(wanted: &str) -> Result<Targets, String> {
+    let parts: Vec<_> = wanted.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c));
+    if let Some(part) = parts.iter().find(|part| !part.split('=').all(is_name)) {
+        return Err((*part).to_owned());
+    }
+    if parts.is_empty() { Ok(everything()) } else { parts.join(",").parse().map_err(|_| wanted.to_owned()) }
 }
 
 /// Keeps a log line that many messages could cause to one per second.
@@ -66,7 +86,28 @@ impl Seldom {
 
 #[cfg(test)]
 mod tests {
+    use tracing::Level;
+
     use super::*;
+
+    #[test]
+    fn levels_and_targets_are_read_and_slips_refused() {
+        let ours = |wanted: &str| {
+            filter(wanted).map(|targets| {
+                [Level::ERROR, Level::INFO, Level::DEBUG].map(|level| targets.would_enable("ws4redis::hub", &level))
+            })
+        };
+        for wanted in ["", "info", " info, ", "INFO", "ws4redis", "hyper=trace,info", "3"] {
+            assert!(ours(wanted).unwrap()[..2] == [true, true], "{wanted:?}");
+        }
+        for wanted in ["ws4redis=debug", "warn, ws4redis=debug", "debug", "ws4redis::hub=trace"] {
+            assert_eq!(ours(wanted), Ok([true; 3]), "{wanted:?}");
+        }
+        assert_eq!(ours("off"), Ok([false; 3]));
+        for slip in ["\"debug\"", "'info'", ".*", "ws4redis=", "=debug", "ws4redis=loud", "a b", "ws4redis[x]=debug"] {
+            assert!(ours(slip).is_err(), "{slip:?}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_line_comes_once_a_second_and_tells_what_was_left_out() {

@@ -19,6 +19,22 @@ async fn expect_all(client: &mut Client, messages: impl Iterator<Item = String>)
     }
 }
 
+#[tokio::test]
+async fn clients_are_dealt_out_evenly() {
+    const CLIENTS: usize = 120;
+    let gateway = gateway("3").await;
+    let before = gateway.watched();
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(gateway.connect("/ws/even?subscribe-broadcast").await);
+    }
+    let more = gateway.watched().into_iter().map(|(poller, now)| now - before.get(&poller).unwrap_or(&0).min(&now));
+    let more: Vec<_> = more.filter(|more| *more > 0).collect();
+    // Those by which the start was awaited may have gone meanwhile.
+    let even = CLIENTS / 3 - 2..=CLIENTS / 3 + 2;
+    assert!(!more.is_empty() && more.iter().all(|more| even.contains(more)), "{more:?} of {CLIENTS}");
+}
+
 /// 1,000 clients on one channel and 1,000 on channels of their own, all under load at the same time.
 async fn check_many_clients(shards: &str) {
     const CLIENTS: usize = 1000;

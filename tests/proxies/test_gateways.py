@@ -1,12 +1,14 @@
-"""Two gateways side by side, or one after the other."""
+"""Two gateways side by side, or one after the other; and one behind a unix socket."""
 
 import contextlib
+import os
+import socket
 
 import pytest
 from fronts import Caddy, Haproxy, NginxTwo, held
 from websockets.exceptions import ConnectionClosed
 
-from harness import DEADLINE, unique, until
+from harness import DEADLINE, Gateway, handshake, unique, until
 
 
 @pytest.mark.parametrize("kind", [NginxTwo, Haproxy, Caddy])
@@ -33,3 +35,19 @@ def test_one_of_two_gateways_may_stop(start, client, kind):
         assert front.post(facility, "to all")[0] == 204
         for browser in browsers:
             browser.expect("to all")
+
+
+def test_whoever_connects_to_a_unix_socket_may_have_the_longest_of_names(store, tmp_path):
+    gateway = Gateway(listen=f"unix:{tmp_path}/gateway", redis__url=f"redis://127.0.0.1:{store.port}/0")
+    try:
+        # 108 bytes, which leave no room for the end of a string.
+        name = f"{tmp_path}/".ljust(108, "x")
+        for _ in range(2):
+            with socket.socket(socket.AF_UNIX) as visitor:
+                visitor.settimeout(DEADLINE)
+                visitor.bind(name)
+                visitor.connect(f"{tmp_path}/gateway")
+                assert handshake(visitor, "/ws/long?subscribe-broadcast")[0] == 101
+            os.unlink(name)
+    finally:
+        gateway.stop()

@@ -1,9 +1,10 @@
 //! The real binary, in a process of its own.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -322,6 +323,21 @@ impl TestGateway {
     /// Returns the number of open file descriptors.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(self.proc().join("fd")).unwrap().count()
+    }
+
+    /// Returns how many descriptors each of the process' runtimes watches, by a number of its own. Each shard has one, which
+    /// may have two numbers.
+    pub fn watched(&self) -> BTreeMap<u32, usize> {
+        let files = std::fs::read_dir(self.proc().join("fd")).unwrap().map(|file| file.unwrap());
+        let pollers = files.filter(|file| {
+            std::fs::read_link(file.path()).is_ok_and(|what| what == Path::new("anon_inode:[eventpoll]"))
+        });
+        let watched = pollers.map(|file| {
+            let info = std::fs::read_to_string(self.proc().join("fdinfo").join(file.file_name())).unwrap();
+            let number = file.file_name().to_str().unwrap().parse().unwrap();
+            (number, info.lines().filter(|line| line.starts_with("tfd:")).count())
+        });
+        watched.collect()
     }
 
     /// Returns the processor time that the process has used.
