@@ -58,7 +58,8 @@ fn everything() -> Targets {
 /// everything.
 fn filter(wanted: &str) -> Result<Targets, String> {
     let parts: Vec<_> = wanted.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
-    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c));
+    let is_name =
+        |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c));
     if let Some(part) = parts.iter().find(|part| !part.split('=').all(is_name)) {
         return Err((*part).to_owned());
     }
@@ -94,17 +95,20 @@ mod tests {
     fn levels_and_targets_are_read_and_slips_refused() {
         let ours = |wanted: &str| {
             filter(wanted).map(|targets| {
-                [Level::ERROR, Level::INFO, Level::DEBUG].map(|level| targets.would_enable("ws4redis::hub", &level))
+                [Level::ERROR, Level::INFO, Level::DEBUG]
+                    .map(|level| targets.would_enable("ws4redis::there", &level))
             })
         };
         for wanted in ["", "info", " info, ", "INFO", "ws4redis", "hyper=trace,info", "3"] {
             assert!(ours(wanted).unwrap()[..2] == [true, true], "{wanted:?}");
         }
-        for wanted in ["ws4redis=debug", "warn, ws4redis=debug", "debug", "ws4redis::hub=trace"] {
+        for wanted in ["ws4redis=debug", "warn, ws4redis=debug", "debug", "ws4redis::there=trace"] {
             assert_eq!(ours(wanted), Ok([true; 3]), "{wanted:?}");
         }
         assert_eq!(ours("off"), Ok([false; 3]));
-        for slip in ["\"debug\"", "'info'", ".*", "ws4redis=", "=debug", "ws4redis=loud", "a b", "ws4redis[x]=debug"] {
+        for slip in
+            ["\"debug\"", "'info'", ".*", "ws4redis=", "=debug", "ws4redis=loud", "a b", "ws4redis[x]=debug"]
+        {
             assert!(ours(slip).is_err(), "{slip:?}");
         }
     }

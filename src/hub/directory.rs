@@ -1,6 +1,6 @@
 //! What is known of channels, found by their names or by numbers.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 use std::ops::{Index, IndexMut};
 
 use foldhash::fast::RandomState;
@@ -25,16 +25,17 @@ pub struct Directory<T> {
 }
 
 impl<T> Directory<T> {
-    /// Returns the number of a channel, if it is there.
-    pub fn find(&self, channel: &str) -> Option<u32> {
-        let is_it = |number: &u32| self.entries[*number as usize].0.as_str() == channel;
-        self.numbers.find(self.seed.hash_one(channel), is_it).copied()
+    /// Returns the number of a channel, if it is there. What Redis sends need not be text for that.
+    pub fn find(&self, channel: &(impl AsRef<[u8]> + ?Sized)) -> Option<u32> {
+        let channel = channel.as_ref();
+        let is_it = |number: &u32| self.entries[*number as usize].0.as_str().as_bytes() == channel;
+        self.numbers.find(hash(&self.seed, channel), is_it).copied()
     }
 
     /// Adds a channel that is not there, and returns its number.
     pub fn insert(&mut self, channel: Channel, value: T) -> u32 {
         let Self { entries, numbers, seed } = self;
-        let hash = seed.hash_one(channel.as_str());
+        let hash = hash(seed, channel.as_str().as_bytes());
         let number = number(entries.insert((channel, value)));
         numbers.insert_unique(hash, number, |other| hash_at(entries, seed, *other));
         number
@@ -71,6 +72,12 @@ impl<T> Directory<T> {
         &self.entries[number as usize].0
     }
 
+    /// Returns the name of a channel, and what is known of it, to be changed.
+    pub fn entry_mut(&mut self, number: u32) -> (&Channel, &mut T) {
+        let (channel, value) = &mut self.entries[number as usize];
+        (channel, value)
+    }
+
     /// Returns the number of channels.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -102,7 +109,7 @@ impl<T> Directory<T> {
     pub fn compact(&mut self) {
         let Self { entries, numbers, seed } = self;
         entries.compact(|(channel, _), from, to| {
-            let hash = seed.hash_one(channel.as_str());
+            let hash = hash(seed, channel.as_str().as_bytes());
             let found = numbers.find_mut(hash, |number| *number as usize == from);
             found.map(|found| *found = number(to)).is_some()
         });
@@ -135,7 +142,13 @@ impl<T> IndexMut<u32> for Directory<T> {
 pub(super) const SIZE: (&str, usize) = ("numbers", size_of::<u32>() + 1);
 
 fn hash_at<T>(entries: &Slab<(Channel, T)>, seed: &RandomState, number: u32) -> u64 {
-    seed.hash_one(entries[number as usize].0.as_str())
+    hash(seed, entries[number as usize].0.as_str().as_bytes())
+}
+
+fn hash(seed: &RandomState, channel: &[u8]) -> u64 {
+    let mut hasher = seed.build_hasher();
+    hasher.write(channel);
+    hasher.finish()
 }
 
 #[cfg(test)]

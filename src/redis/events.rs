@@ -44,9 +44,9 @@ pub fn key_of(channel: &Channel) -> Option<&str> {
     channel.as_str().strip_prefix(PREFIX)?.split_once("__:").map(|(_, key)| key)
 }
 
-/// Tells whether a channel tells of keys.
-pub(super) fn is_about_keys(channel: &str) -> bool {
-    channel.starts_with(PREFIX)
+/// Returns the channel as text, if it tells of keys.
+pub(super) fn about_keys(channel: &[u8]) -> Option<&str> {
+    channel.starts_with(PREFIX.as_bytes()).then(|| std::str::from_utf8(channel).ok())?
 }
 
 /// Keys to which something has happened, by the channels that tell of them.

@@ -25,9 +25,9 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// The name of its channel; empty where that is not text, for nobody wants such.
-    pub(super) fn channel(&self) -> &str {
-        std::str::from_utf8(&self.bytes[self.channel.clone()]).unwrap_or_default()
+    /// The name of its channel. Whether it is text is not looked at: nobody wants such as is none.
+    pub(super) fn channel(&self) -> &[u8] {
+        &self.bytes[self.channel.clone()]
     }
 
     /// What was published.

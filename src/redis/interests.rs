@@ -61,16 +61,20 @@ impl Interests {
         }
     }
 
-    /// Returns what is known of a channel, and its number, which is the same until something is
-    /// told of channels that are refused, or lost, and until the next step.
-    pub(super) fn find(&mut self, channel: &str) -> Option<(u32, &mut Interest)> {
+    /// Returns the number of a channel, its name and what is known of it. The number is the same until something is told
+    /// of channels that are refused, or lost, and until the next step.
+    pub(super) fn find(
+        &mut self,
+        channel: &(impl AsRef<[u8]> + ?Sized),
+    ) -> Option<(u32, &Channel, &mut Interest)> {
         let number = self.channels.find(channel)?;
-        Some((number, &mut self.channels[number]))
+        let (name, interest) = self.channels.entry_mut(number);
+        Some((number, name, interest))
     }
 
     /// Returns what is known of a channel.
     pub(super) fn get_mut(&mut self, channel: &str) -> Option<&mut Interest> {
-        self.find(channel).map(|(_, interest)| interest)
+        self.find(channel).map(|(.., interest)| interest)
     }
 
     /// Takes a shard's want. Returns true if Redis sends the channel already.

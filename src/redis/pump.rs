@@ -133,11 +133,11 @@ impl Pump {
     }
 
     fn keep(&mut self, message: Message) {
-        if self.control.as_ref().is_some_and(|control| message.channel() == control.as_str()) {
+        if self.control.as_ref().is_some_and(|control| message.channel() == control.as_str().as_bytes()) {
             return self.hints.keep(message.payload());
         }
-        if events::is_about_keys(message.channel()) {
-            return self.touches.keep(message.channel(), message.payload());
+        if let Some(channel) = events::about_keys(message.channel()) {
+            return self.touches.keep(channel, message.payload());
         }
         self.waiting_bytes += message.payload().len();
         self.waiting.push_back(message);
@@ -174,16 +174,14 @@ impl Pump {
     fn add(&mut self, message: &Message, interests: &mut Interests) {
         let payload = message.payload();
         // What comes from a subscription that was given up is older than what its next listener reads.
-        let interest = interests.find(message.channel()).filter(|(_, interest)| interest.asked);
-        let Some((number, interest)) = interest.filter(|_| !payload.is_empty()) else { return };
-        let text = std::str::from_utf8(payload).is_ok();
-        let opcode = if text { Opcode::Text } else { Opcode::Binary };
+        let interest = interests.find(message.channel()).filter(|(.., interest)| interest.asked);
+        let Some((number, channel, interest)) = interest.filter(|_| !payload.is_empty()) else { return };
+        let opcode = Opcode::of(payload);
         // A place in an older batch is another's by now, or nobody's.
         if self.runs.get(usize::from(interest.place)).is_none_or(|run| run.interest != number) {
             let shards = interest.tickets.iter().fold(0, |shards, (shard, _)| shards | 1 << shard);
             interest.place = u16::try_from(self.runs.len()).expect("a batch has fewer messages");
-            let channel = Channel::from_redis(message.channel());
-            let frames = BytesMut::new();
+            let (channel, frames) = (channel.clone(), BytesMut::new());
             self.runs.push(Growing { channel, interest: number, shards, frames, messages: 0 });
         }
         let run = &mut self.runs[usize::from(interest.place)];
@@ -202,12 +200,18 @@ impl Pump {
         }
         self.waiting_bytes -= bytes;
         let mut parted = vec![Vec::new(); shards];
-        for run in self.runs.drain(..) {
-            let frames = Run::new(run.frames.freeze(), run.messages);
-            for (shard, part) in parted.iter_mut().enumerate() {
-                if run.shards & 1 << shard != 0 {
-                    part.push((run.channel.clone(), frames.clone()));
+        for Growing { channel, shards, frames, messages, .. } in self.runs.drain(..) {
+            let frames = Run::new(frames.freeze(), messages);
+            let mut left = shards;
+            while left != 0 {
+                let shard = left.trailing_zeros() as usize;
+                left &= left - 1;
+                if left == 0 {
+                    // Mostly there is one shard: only more of them have to count who has it.
+                    parted[shard].push((channel, frames));
+                    break;
                 }
+                parted[shard].push((channel.clone(), frames.clone()));
             }
         }
         parted

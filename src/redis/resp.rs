@@ -13,6 +13,9 @@ const MAX_LINE: usize = 64 * 1024;
 const MAX_BULK: usize = 512 << 20;
 const MAX_ARRAY: usize = 1 << 20;
 
+/// Digits of the highest number.
+const MAX_DIGITS: usize = 19;
+
 /// What came is not RESP2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("Protocol error: what answers does not speak RESP2")]
@@ -74,30 +77,29 @@ fn put_length(out: &mut BytesMut, sign: u8, length: usize) {
 /// When it is not RESP2.
 pub fn token(input: &[u8], start: usize, max_bytes: usize) -> Result<Option<(Token, usize)>, Malformed> {
     let Some(sign) = input.get(start) else { return Ok(None) };
-    let Some(line) = line(input, start + 1)? else { return Ok(None) };
-    let next = line.end + 2;
-    let token = match sign {
-        b'+' => Token::Status(line),
-        b'-' => Token::Error(line),
-        b':' => Token::Integer(integer(&input[line])?),
-        b'$' => match usize::try_from(integer(&input[line.clone()])?) {
-            Err(_) => nil(&input[line])?,
-            Ok(length) if length > MAX_BULK => return Err(Malformed),
-            Ok(length) if length > max_bytes => Token::Oversize(length),
-            Ok(length) => {
-                let end = next + length;
-                let Some(after) = input.get(end..end + 2) else { return Ok(None) };
-                if after != b"\r\n" {
-                    return Err(Malformed);
-                }
-                return Ok(Some((Token::Bulk(next..end), end + 2)));
+    if let b'+' | b'-' = sign {
+        let Some(line) = line(input, start + 1)? else { return Ok(None) };
+        let next = line.end + 2;
+        return Ok(Some((if *sign == b'+' { Token::Status(line) } else { Token::Error(line) }, next)));
+    }
+    if !b":$*".contains(sign) {
+        return Err(Malformed);
+    }
+    let Some((number, next)) = integer(input, start + 1)? else { return Ok(None) };
+    let token = match (sign, usize::try_from(number)) {
+        (b':', _) => Token::Integer(number),
+        // There is no other length below 0, and no other way to write it.
+        (_, Err(_)) if &input[start + 1..next] == b"-1\r\n" => Token::Nil,
+        (b'*', Ok(length)) if length <= MAX_ARRAY => Token::Array(length),
+        (b'$', Ok(length)) if length <= max_bytes.min(MAX_BULK) => {
+            let end = next + length;
+            let Some(after) = input.get(end..end + 2) else { return Ok(None) };
+            if after != b"\r\n" {
+                return Err(Malformed);
             }
-        },
-        b'*' => match usize::try_from(integer(&input[line.clone()])?) {
-            Err(_) => nil(&input[line])?,
-            Ok(length) if length > MAX_ARRAY => return Err(Malformed),
-            Ok(length) => Token::Array(length),
-        },
+            return Ok(Some((Token::Bulk(next..end), end + 2)));
+        }
+        (b'$', Ok(length)) if length <= MAX_BULK => Token::Oversize(length),
         _ => return Err(Malformed),
     };
     Ok(Some((token, next)))
@@ -117,24 +119,23 @@ fn line(input: &[u8], start: usize) -> Result<Option<Range<usize>>, Malformed> {
     }
 }
 
-fn integer(text: &[u8]) -> Result<i64, Malformed> {
-    let (negative, digits) = match text {
-        [b'-', digits @ ..] => (true, digits),
-        digits => (false, digits),
-    };
-    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(Malformed);
-    }
+/// Reads the number that begins at `start`, and the end of its line; none if more has to come.
+fn integer(input: &[u8], start: usize) -> Result<Option<(i64, usize)>, Malformed> {
+    let negative = input.get(start) == Some(&b'-');
+    let first = start + usize::from(negative);
+    let (mut number, mut at) = (0_i64, first);
     // The lowest number of all has one more than the highest; nothing that is asked here is answered with it.
-    let number = digits
-        .iter()
-        .try_fold(0_i64, |number, digit| number.checked_mul(10)?.checked_add(i64::from(digit - b'0')));
-    let number = number.ok_or(Malformed)?;
-    Ok(if negative { -number } else { number })
-}
-
-fn nil(length: &[u8]) -> Result<Token, Malformed> {
-    if length == b"-1" { Ok(Token::Nil) } else { Err(Malformed) }
+    while let Some(digit @ b'0'..=b'9') = input.get(at) {
+        let more = number.checked_mul(10).and_then(|number| number.checked_add(i64::from(digit - b'0')));
+        number = more.filter(|_| at < first + MAX_DIGITS).ok_or(Malformed)?;
+        at += 1;
+    }
+    match input.get(at..).unwrap_or_default() {
+        [] => Ok(None),
+        [b'\r'] if at > first => Ok(None),
+        [b'\r', b'\n', ..] if at > first => Ok(Some((if negative { -number } else { number }, at + 2))),
+        _ => Err(Malformed),
+    }
 }
 
 #[cfg(test)]

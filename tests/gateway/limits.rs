@@ -11,7 +11,10 @@ use crate::support::{RedisServer, TestGateway, eventually, signal, unique};
 #[tokio::test]
 async fn memory_goes_back_when_a_peak_is_over() {
     let files = rlimit::increase_nofile_limit(4_096).unwrap();
-    assert!(files >= 1_200, "{files} open files are too few for this test; raise the hard limit (ulimit -Hn)");
+    assert!(
+        files >= 1_200,
+        "{files} open files are too few for this test; raise the hard limit (ulimit -Hn)"
+    );
     let gateway = TestGateway::start().await;
     let before = gateway.resident_bytes();
     let mut clients = Vec::new();

@@ -28,7 +28,8 @@ async fn clients_are_dealt_out_evenly() {
     for _ in 0..CLIENTS {
         clients.push(gateway.connect("/ws/even?subscribe-broadcast").await);
     }
-    let more = gateway.watched().into_iter().map(|(poller, now)| now - before.get(&poller).unwrap_or(&0).min(&now));
+    let more =
+        gateway.watched().into_iter().map(|(poller, now)| now - before.get(&poller).unwrap_or(&0).min(&now));
     let more: Vec<_> = more.filter(|more| *more > 0).collect();
     // Those by which the start was awaited may have gone meanwhile.
     let even = CLIENTS / 3 - 2..=CLIENTS / 3 + 2;
