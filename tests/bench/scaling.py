@@ -15,17 +15,17 @@ from pathlib import Path
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/scaling.md"
 
-# From docs/performance.md and docs/performance/memory.md: microseconds of one core, bytes. Redis takes 2.1 for publication
+# From docs/performance.md and docs/performance/memory.md: microseconds of one core, bytes. Redis takes 3.1 for publication
 # and one copy where they come in pipelines (work U1); that each comes alone from some Django process, as here, is dearer, and
 # a guess.
 COSTS = {
-    "delivery, many messages in one write": 0.12,
-    "delivery, one message to each of 1,000 sockets": 3.6,
-    "delivery, one message to each of 10,000 sockets": 6.5,
-    "message for a single listener": 7.0,
-    "publication by a client": 4.5,
-    "connection with its handshake": 38.0,
-    "what a session adds to that": 12.0,
+    "delivery, many messages in one write": 0.15,
+    "delivery, one message to each of 1,000 sockets": 4.2,
+    "delivery, one message to each of 10,000 sockets": 8.3,
+    "message for a single listener": 8.4,
+    "publication by a client": 6.5,
+    "connection with its handshake": 57.0,
+    "what a session adds to that": 17.0,
     "message, in Redis, for each gateway that hears it": 1.5,
     "message, in Redis, for its publication": 5.0,
     "SUBSCRIBE of one channel, in Redis": 1.5,
