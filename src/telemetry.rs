@@ -96,13 +96,13 @@ mod tests {
         let ours = |wanted: &str| {
             filter(wanted).map(|targets| {
                 [Level::ERROR, Level::INFO, Level::DEBUG]
-                    .map(|level| targets.would_enable("ws4redis::there", &level))
+                    .map(|level| targets.would_enable("ws4redis::telemetry", &level))
             })
         };
         for wanted in ["", "info", " info, ", "INFO", "ws4redis", "hyper=trace,info", "3"] {
             assert!(ours(wanted).unwrap()[..2] == [true, true], "{wanted:?}");
         }
-        for wanted in ["ws4redis=debug", "warn, ws4redis=debug", "debug", "ws4redis::there=trace"] {
+        for wanted in ["ws4redis=debug", "warn, ws4redis=debug", "debug", "ws4redis::telemetry=trace"] {
             assert_eq!(ours(wanted), Ok([true; 3]), "{wanted:?}");
         }
         assert_eq!(ours("off"), Ok([false; 3]));
