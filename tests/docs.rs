@@ -1,4 +1,4 @@
-//! The protocol document names tests: each has to exist.
+//! The documents name tests: each has to exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -51,4 +51,47 @@ fn every_rule_of_the_protocol_names_a_test() {
         .filter(|line| (line.starts_with("- ") || numbered(line)) && !line.contains(" → `"))
         .collect();
     assert!(without.is_empty(), "rules without a test: {without:#?}");
+}
+
+/// Returns the text of every test in Rust, Python and JavaScript, and of the unit tests in `src`.
+fn all_tests() -> String {
+    fn collect(folder: &Path, text: &mut String) {
+        for entry in fs::read_dir(folder).expect("a folder of tests can be read") {
+            let path = entry.expect("an entry can be read").path();
+            let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+            if path.is_dir() {
+                if !hidden && !path.ends_with("node_modules") {
+                    collect(&path, text);
+                }
+            } else if path.extension().is_some_and(|it| it == "rs" || it == "py" || it == "mjs") {
+                text.push_str(&fs::read_to_string(path).expect("a test can be read"));
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut text = String::new();
+    collect(&root.join("src"), &mut text);
+    collect(&root.join("tests"), &mut text);
+    text
+}
+
+#[test]
+fn every_row_of_the_reliability_tables_names_tests_that_exist() {
+    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reliability.md"))
+        .expect("it can be read");
+    let tests = all_tests();
+    let exists = |name: &str| {
+        let called = |keyword| tests.contains(&format!("{keyword} {name}("));
+        // A test in JavaScript is named by a quoted sentence.
+        let titled = |quote| tests.contains(&format!("{quote}{name}{quote}"));
+        called("fn") || called("def") || (name.contains(' ') && (titled('\'') || titled('"')))
+    };
+    let rows = document.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| what "));
+    for row in rows {
+        let last = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap_or_default();
+        let named: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "a row without a test: {row}");
+        let missing: Vec<_> = named.iter().filter(|name| !exists(name)).collect();
+        assert!(missing.is_empty(), "no such tests: {missing:?} in {row}");
+    }
 }
