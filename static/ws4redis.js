@@ -490,6 +490,8 @@
     let posting = new AbortController();
     // Texts that will come back, since the gateway cannot tell whose stream is the poster's; for a while.
     let echoes = [];
+    // Without the mark the gateway answers 200 in place of 503: a native EventSource would never come back.
+    const marked = `${url}${url.includes('?') ? '&' : '?'}client=ws4redis`;
     const flags = [...new URL(url).searchParams.keys()];
     const hearsItself =
       !flags.includes('echo') &&
@@ -534,15 +536,16 @@
       },
     };
 
-    function ask(init) {
+    function ask(init, address = url) {
       const headers = Object.assign(bearer ? { Authorization: `Bearer ${bearer}` } : {}, init.headers);
       // As with a WebSocket, the cookies of the gateway's own host are sent from pages of others, too; a redirection leads
       // to a page for people.
-      return fetch(url, { ...init, headers, credentials: 'include', cache: 'no-store', redirect: 'manual' });
+      return fetch(address, { ...init, headers, credentials: 'include', cache: 'no-store', redirect: 'manual' });
     }
 
     async function read() {
-      const response = await ask({ headers: { Accept: 'text/event-stream' }, signal: reading.signal });
+      const headers = { Accept: 'text/event-stream' };
+      const response = await ask({ headers, signal: reading.signal }, marked);
       const type = response.headers.get('Content-Type') || '';
       if (response.status !== 200 || !type.startsWith('text/event-stream')) {
         const text = type.startsWith('text/plain') ? (await response.text()).trim() : '';

@@ -64,14 +64,20 @@ async function streaming(options) {
   return { socket, got };
 }
 
-test('a refused upgrade is followed by one request for a stream, at the same address', async () => {
+test('a refused upgrade is followed by one request for a stream, at the same address and marked as our own', async () => {
   const { socket } = await streaming();
   assert.deepEqual([socket.state, socket.transport, sockets.length], ['open', 'sse', 1]);
   assert.equal(gateway.requests.length, 1);
   const [{ method, url, headers }] = gateway.requests;
-  assert.deepEqual([method, url], ['GET', '/ws/foobar?subscribe-broadcast&publish-user']);
+  assert.deepEqual([method, url], ['GET', '/ws/foobar?subscribe-broadcast&publish-user&client=ws4redis']);
   assert.equal(headers.accept, 'text/event-stream');
   assert.equal(headers.authorization, undefined);
+});
+
+test('the mark of our own client is put into an address without flags as well', async () => {
+  connect({ subscribe: [], publish: [] });
+  await until(() => gateway.requests.length === 1, 'the request');
+  assert.equal(gateway.requests[0].url, '/ws/foobar?client=ws4redis');
 });
 
 test('messages come as text and binary, heartbeats and comments do not', async () => {
