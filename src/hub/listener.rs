@@ -48,8 +48,8 @@ pub enum Ending {
     Broken,
     /// It answered no ping.
     Silent,
-    /// The server stops.
-    GoingAway,
+    /// The server stops or restarts.
+    Restart,
     /// Its session has ended.
     SessionEnded,
 }

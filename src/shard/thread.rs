@@ -256,11 +256,11 @@ impl Shard {
             if let Some(early) = due.checked_sub(begun.elapsed()) {
                 sleep(early).await;
             }
-            listener.end(Ending::GoingAway);
+            listener.end(Ending::Restart);
         }
         while self.parts.own.get() > 0 && Instant::now() < end {
             // Handshakes that were under way have become connections meanwhile.
-            self.desk.with(|hub| hub.listeners(0, 1).for_each(|listener| listener.end(Ending::GoingAway)));
+            self.desk.with(|hub| hub.listeners(0, 1).for_each(|listener| listener.end(Ending::Restart)));
             sleep(Duration::from_millis(20)).await;
         }
         let _ = timeout(self.settings.redis.command_timeout, self.parts.store.settled()).await;

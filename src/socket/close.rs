@@ -14,8 +14,8 @@ pub enum Close {
     Gone,
     /// Its socket broke.
     Broken,
-    /// The server stops.
-    GoingAway,
+    /// The server stops or restarts ("Service Restart" in the IANA registry of close codes).
+    Restart,
     /// The client broke the protocol.
     Protocol(String),
     /// A text or a close reason was not UTF-8.
@@ -45,7 +45,7 @@ impl Close {
             Self::ByClient(None) => Some(1000),
             Self::ByClient(Some((code, _))) => Some(*code),
             Self::Gone | Self::Broken => None,
-            Self::GoingAway => Some(1001),
+            Self::Restart => Some(1012),
             Self::Protocol(_) => Some(1002),
             Self::NotUtf8 => Some(1007),
             Self::TooFast | Self::Denied => Some(1008),
@@ -62,7 +62,7 @@ impl Close {
             Self::ByClient(None) => "",
             Self::Gone => "gone",
             Self::Broken => "connection broken",
-            Self::GoingAway => "server is stopping",
+            Self::Restart => "server is stopping",
             Self::ByClient(Some((_, reason))) | Self::Protocol(reason) => reason,
             Self::NotUtf8 => "text is not valid UTF-8",
             Self::TooBig => "message too big",
@@ -106,7 +106,7 @@ impl From<Ending> for Close {
             Ending::Slow => Self::Slow,
             Ending::Broken => Self::Broken,
             Ending::Silent => Self::Silent,
-            Ending::GoingAway => Self::GoingAway,
+            Ending::Restart => Self::Restart,
             Ending::SessionEnded => Self::SessionEnded,
         }
     }
@@ -131,7 +131,7 @@ mod tests {
         for close in [
             Close::ByClient(None),
             Close::ByClient(Some((4000, long.clone()))),
-            Close::GoingAway,
+            Close::Restart,
             Close::Protocol(long),
             Close::NotUtf8,
             Close::TooBig,

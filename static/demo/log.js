@@ -4,7 +4,7 @@ import { byId, element } from './page.js';
 
 const CODES = {
   1000: 'normal',
-  1001: 'the gateway goes away',
+  1001: 'the other end goes away',
   1002: 'protocol error',
   1005: 'no code given',
   1006: 'refused or lost',
@@ -12,7 +12,7 @@ const CODES = {
   1008: 'not allowed',
   1009: 'message too big',
   1011: 'no answer to a ping, or a message may be lost',
-  1012: 'restart',
+  1012: 'the gateway restarts',
   1013: 'too slow, or too busy: try again later',
   4401: 'the session or token has ended',
 };

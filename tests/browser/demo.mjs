@@ -202,7 +202,7 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
       const name = await nameOf(one, 1);
       await overall(one, 'waiting', 30_000);
       assert.equal(await one.locator('#overall').textContent(), 'reconnecting');
-      await logs(one, name, /closed with 1001: the gateway goes away.*; next attempt in \d+\.\d s/, 30_000);
+      await logs(one, name, /closed with 1012: the gateway restarts.*; next attempt in \d+\.\d s/, 30_000);
       const countdown = one.locator('#connections li').filter({ hasText: name });
       await countdown.filter({ hasText: /waiting, \d+ s/ }).waitFor();
       const text = unique('unsent');

@@ -301,7 +301,7 @@ test('a stream that ends reconnects, by the WebSocket if that is there now', asy
 test('the close event of a stream says why, and its code decides', async () => {
   for (const [code, state] of [
     [4401, 'session-ended'],
-    [1001, 'waiting'],
+    [1012, 'waiting'],
     [1008, 'closed'],
   ]) {
     const { socket } = await streaming();

@@ -143,7 +143,7 @@ async fn a_log_that_nobody_reads_or_that_is_closed_keeps_nobody_waiting() {
         client.expect_nothing().await;
         drop(unread);
         signal(gateway.id(), "TERM");
-        client.expect_close(1001).await;
+        client.expect_close(1012).await;
         drop(client);
         let status = eventually("it ends", || gateway.try_wait().unwrap()).await;
         assert_eq!(status.code(), Some(0));

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::support::events::Events;
 use crate::support::{TestGateway, eventually, in_time};
 
 #[tokio::test]
-async fn both_signals_send_everybody_away_with_1001_and_end_with_0() {
+async fn both_signals_send_everybody_away_with_1012_and_end_with_0() {
     for signal in ["TERM", "INT"] {
         let mut gateway = TestGateway::start().await;
         let mut clients = Vec::new();
@@ -16,13 +17,22 @@ async fn both_signals_send_everybody_away_with_1001_and_end_with_0() {
         }
         gateway.signal(signal);
         for client in &mut clients {
-            client.expect_close(1001).await;
+            client.expect_close(1012).await;
             client.expect_end().await;
         }
         drop(clients);
         assert_eq!(gateway.expect_exit().await.code(), Some(0), "{signal}");
-        assert_eq!(gateway.count_log(&["connection ended", "close_code=1001"]), 10);
+        assert_eq!(gateway.count_log(&["connection ended", "close_code=1012"]), 10);
     }
+}
+
+#[tokio::test]
+async fn a_stream_of_events_is_told_of_a_stop_with_1012_too() {
+    let gateway = TestGateway::start().await;
+    let mut events = Events::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
+    gateway.signal("TERM");
+    let (name, data) = events.next().await;
+    assert_eq!((name.as_str(), data.contains(r#""code":1012"#)), ("close", true), "{data}");
 }
 
 #[tokio::test]
@@ -44,7 +54,7 @@ async fn clients_are_sent_away_spread_over_the_drain_time() {
         let mut client = gateway.connect("/ws/drain?subscribe-broadcast").await;
         let begun = begun.clone();
         leaving.spawn(async move {
-            client.expect_close(1001).await;
+            client.expect_close(1012).await;
             begun.get().map_or(Duration::ZERO, Instant::elapsed)
         });
     }
@@ -73,7 +83,7 @@ async fn those_who_have_not_been_sent_away_yet_are_still_served() {
     for client in &mut clients {
         if client.next_message().await.payload == b"last news" {
             served += 1;
-            client.expect_close(1001).await;
+            client.expect_close(1012).await;
         }
     }
     assert!(served >= 20, "{served} of 40 got what was published while they were sent away");
@@ -136,7 +146,7 @@ mod redis_only {
         client.send_ping(b"taken").await;
         client.expect_pong(b"taken").await;
         gateway.signal("TERM");
-        client.expect_close(1001).await;
+        client.expect_close(1012).await;
         drop(client);
         redis.resume();
         assert_eq!(gateway.expect_exit().await.code(), Some(0));
@@ -156,7 +166,7 @@ mod redis_only {
         client.send_ping(b"taken").await;
         client.expect_pong(b"taken").await;
         gateway.signal("TERM");
-        client.expect_close(1001).await;
+        client.expect_close(1012).await;
         client.expect_end().await;
         drop(client);
         redis.restart();
@@ -174,7 +184,7 @@ mod redis_only {
         gateway.expect_log(&["WARN", "redis"]).await;
         client.send_text("waits in vain").await;
         gateway.signal("TERM");
-        client.expect_close(1001).await;
+        client.expect_close(1012).await;
         drop(client);
         assert_eq!(gateway.expect_exit().await.code(), Some(0));
     }

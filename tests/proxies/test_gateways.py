@@ -29,7 +29,7 @@ def test_one_of_two_gateways_may_stop(start, client, kind):
                 browser.expect("who is left?")
                 stayed.append(browser)
             except ConnectionClosed as closed:
-                assert closed.rcvd.code == 1001
+                assert closed.rcvd.code == 1012
                 left.append(browser)
         assert (len(stayed), len(left)) == (4, 4)
         # They come again at once, and nobody sees that one gateway is missing.

@@ -59,12 +59,12 @@ def test_who_is_let_go_after_a_reload_connects_again_and_misses_nothing(start, c
 
 
 @pytest.mark.parametrize("kind", [Nginx, NginxUnix])
-def test_a_stopping_gateway_sends_1001_and_its_successor_takes_over(start, store, kind):
+def test_a_stopping_gateway_sends_1012_and_its_successor_takes_over(start, store, kind):
     front, facility = start(kind), unique()
     with front.connect(facility) as browser:
         gateway = front.behind[0].process
         gateway.terminate()
-        browser.expect_close(1001)
+        browser.expect_close(1012)
         assert gateway.wait(DEADLINE) == 0
     with pytest.raises(InvalidStatus, match="502"):
         front.connect(facility)
@@ -94,7 +94,7 @@ def test_two_gateways_share_the_visitors_and_one_of_them_may_stop(start, store, 
                 browser.expect("who is left?")
                 stayed.append(browser)
             except ConnectionClosed as closed:
-                assert closed.rcvd.code == 1001
+                assert closed.rcvd.code == 1012
                 left.append(browser)
         assert (len(stayed), len(left)) == (4, 4)
         # They come again, and nobody sees that one gateway is missing.
