@@ -1,8 +1,6 @@
-// What static/ws4redis.js declares in a page. docs/javascript.md tells the rules.
+// What static/ws4redis.js declares in a page: the value WS4Redis, and types. docs/javascript.md has the rules.
 
-/** Opens a connection to the gateway that the page came from, and keeps it. `path` is e.g. `/ws/foobar`. */
-declare function ws4redis(path: string | URL, options?: ws4redis.Options): ws4redis.Socket;
-
+/** Types of the modern API. In a page there is no value of this name: it is free for the page's own. */
 declare namespace ws4redis {
   type Audience = 'broadcast' | 'group' | 'user' | 'session';
 
@@ -147,5 +145,7 @@ declare namespace WS4Redis {
 declare var WS4Redis: {
   new (options: WS4Redis.Options, $?: unknown): WS4Redis;
   (options: WS4Redis.Options, $?: unknown): WS4Redis;
+  /** The modern API: opens a connection to the gateway that the page came from, and keeps it. */
+  connect(path: string | URL, options?: ws4redis.Options): ws4redis.Socket;
   readonly prototype: WS4Redis;
 };

@@ -14,7 +14,7 @@ function quoted(text) {
 function javascript({ facility, subscribe, publish, echo }) {
   const audiences = (names) => `[${names.map(quoted).join(', ')}]`;
   return [
-    `const socket = ws4redis(${quoted(pathOf(facility))}, {`,
+    `const socket = WS4Redis.connect(${quoted(pathOf(facility))}, {`,
     ...(subscribe.length ? [`  subscribe: ${audiences(subscribe)},`] : []),
     ...(publish.length ? [`  publish: ${audiences(publish)},`] : []),
     ...(echo ? ['  echo: true,'] : []),

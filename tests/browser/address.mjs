@@ -97,7 +97,7 @@ export async function checkAddress(one, two) {
     assert.equal(await two.locator('.messages img, .messages .text b').count(), 0);
     assert.notEqual(await two.title(), 'owned');
     await two.evaluate(async (path) => {
-      const sender = ws4redis(path, { publish: 'broadcast' });
+      const sender = WS4Redis.connect(path, { publish: 'broadcast' });
       await new Promise((resolve) => sender.addEventListener('open', resolve));
       sender.send(new Uint8Array([255, 1, 98]));
       for (let i = 1; i <= 250; i += 1) sender.send(`no. ${i}`);
@@ -109,7 +109,7 @@ export async function checkAddress(one, two) {
     await pane(two).getByRole('button', { name: 'Clear' }).click();
     assert.deepEqual(await texts(pane(two)), []);
     await two.evaluate(
-      (path) => ws4redis(path, { publish: 'broadcast', queue: 1 }).send(new Uint8Array([255, 1, 98])),
+      (path) => WS4Redis.connect(path, { publish: 'broadcast', queue: 1 }).send(new Uint8Array([255, 1, 98])),
       `/ws/${room}`,
     );
     await arrived(pane(two), 'ff 01 62 binary, 3 bytes');

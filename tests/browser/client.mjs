@@ -1,4 +1,4 @@
-// Both faces of the client in a real browser, against a running gateway whose heartbeat is HEARTBEAT:
+// Both APIs of the client in a real browser, against a running gateway whose heartbeat is HEARTBEAT:
 //
 //   HEARTBEAT=--heartbeat-- node tests/browser/client.mjs http://127.0.0.1:8000
 //
@@ -141,7 +141,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
     }
   });
 
-  await check('the modern face talks with the old one, with echo and without', async () => {
+  await check('the modern API talks with the legacy one, with echo and without', async () => {
     await open(one, 'a', facility, { subscribe: ['broadcast'], publish: ['broadcast'], echo: true });
     await open(two, 'b', facility, { subscribe: 'broadcast', publish: 'broadcast' });
     // What is persisted comes first.
@@ -189,7 +189,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
       one.waitForEvent('websocket'),
       one.evaluate(async (room) => {
         const controller = new AbortController();
-        const socket = ws4redis(`/ws/${room}`, { signal: controller.signal });
+        const socket = WS4Redis.connect(`/ws/${room}`, { signal: controller.signal });
         const ended = (async () => {
           for await (const message of socket) return message;
           return 'ended';
@@ -206,7 +206,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
   await check('a token is offered beside a real subprotocol, and the gateway answers that', async () => {
     const room = unique('token');
     await one.evaluate((room) => {
-      window.d = ws4redis(`/ws/${room}`, { token: async () => 'a.b.c' });
+      window.d = WS4Redis.connect(`/ws/${room}`, { token: async () => 'a.b.c' });
     }, room);
     await becomes(() => one.evaluate(() => window.d.state), 'open', 'state');
     await one.evaluate(() => window.d.close());
@@ -215,7 +215,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
   await check('the module is the same', async () => {
     const same = await one.evaluate(async () => {
       const module = await import('/static/ws4redis.mjs');
-      return [module.default === module.ws4redis, module.ws4redis === ws4redis, module.WS4Redis === WS4Redis];
+      return [module.default === module.ws4redis, module.ws4redis === WS4Redis.connect, module.WS4Redis === WS4Redis];
     });
     assert.deepEqual(same, [true, true, true]);
   });
@@ -258,7 +258,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
   });
 
   if (SERVER_KILL && SERVER_PAUSE && SERVER_START) {
-    await check('the gateway is killed and comes back: both faces reconnect, and messages flow', async () => {
+    await check('the gateway is killed and comes back: both APIs reconnect, and messages flow', async () => {
       outage = true;
       await one.evaluate(() => (window.a.states.length = window.a.got.length = 0));
       await sh(SERVER_KILL);

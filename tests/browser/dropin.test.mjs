@@ -1,4 +1,4 @@
-// The drop-in face of static/ws4redis.js: upstream's interface and delays, our rules for stopping.
+// The legacy API of static/ws4redis.js: upstream's interface and delays, our rules for stopping.
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
 import { mock, test } from 'node:test';
@@ -11,10 +11,32 @@ browser();
 
 const client = (options = {}) => new WS4Redis({ uri: URI, ...options });
 
-test('the file sets two globals and touches nothing else', () => {
+test('the file sets one global, as upstream, and touches nothing else', () => {
   const sandbox = vm.createContext({});
   vm.runInContext(source, sandbox);
-  assert.deepEqual(Object.keys(sandbox), ['WS4Redis', 'ws4redis']);
+  assert.deepEqual(Object.keys(sandbox), ['WS4Redis']);
+});
+
+test('a page may use the name ws4redis as with upstream, whichever script comes first', () => {
+  const pages = {
+    'a namespace': 'var ws4redis = ws4redis || { made: true };',
+    'a namespace of the window': 'window.ws4redis = window.ws4redis || { made: true };',
+    'a test of a variable': 'var ws4redis; if (!ws4redis) { ws4redis = { made: true }; }',
+    'a test of the window': 'if (!window.ws4redis) { window.ws4redis = { made: true }; }',
+    'a test of the type': "(function () { if (typeof ws4redis === 'undefined') { window.ws4redis = { made: true }; } })();",
+    'a test of the name': "if (!('ws4redis' in window)) { window.ws4redis = { made: true }; }",
+    'a constant': 'const ws4redis = { made: true };',
+    'a function': 'function ws4redis() {} ws4redis.made = true;',
+  };
+  for (const [name, page] of Object.entries(pages)) {
+    for (const scripts of [[source, page], [page, source], [source, page, source]]) {
+      const sandbox = vm.createContext({});
+      vm.runInContext('var window = globalThis;', sandbox);
+      for (const script of scripts) vm.runInContext(script, sandbox);
+      assert.equal(vm.runInContext('ws4redis.made', sandbox), true, name);
+      assert.equal(vm.runInContext('typeof WS4Redis + typeof WS4Redis.connect', sandbox), 'functionfunction', name);
+    }
+  }
 });
 
 test('connects at once to the uri as it is', () => {

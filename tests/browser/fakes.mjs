@@ -139,7 +139,6 @@ export function browser({ realTime = false } = {}) {
     }
     mock.restoreAll();
     delete globalThis.WS4Redis;
-    delete globalThis.ws4redis;
   });
 }
 
@@ -155,7 +154,7 @@ export function tab(shown) {
   document.dispatchEvent(new Event('visibilitychange'));
 }
 
-/** Notes the events of a socket of the modern face: names of states, and other events with what they say. */
+/** Notes the events of a socket of the modern API: names of states, and other events with what they say. */
 export function watch(socket) {
   const seen = [];
   socket.addEventListener('state', ({ state }) => seen.push(state));

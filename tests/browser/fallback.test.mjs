@@ -1,4 +1,4 @@
-// The fallback of the modern face of static/ws4redis.js, against a gateway that lets no WebSocket through.
+// The fallback of the modern API of static/ws4redis.js, against a gateway that lets no WebSocket through.
 import assert from 'node:assert/strict';
 import { after, afterEach, before, mock, test } from 'node:test';
 import { fakeGateway } from './fake_gateway.mjs';
@@ -29,7 +29,7 @@ function connect(options, upgrades = []) {
     }
   };
   random.mock.mockImplementation(() => 0);
-  const socket = ws4redis(`${gateway.origin}/ws/foobar`, { subscribe: ['broadcast'], publish: ['user'], ...options });
+  const socket = WS4Redis.connect(`${gateway.origin}/ws/foobar`, { subscribe: ['broadcast'], publish: ['user'], ...options });
   open.push(socket);
   return socket;
 }

@@ -1,4 +1,4 @@
-// The modern face of static/ws4redis.js: address, events, messages in both directions, iteration, the end.
+// The modern API of static/ws4redis.js: address, events, messages in both directions, iteration, the end.
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
 import { test } from 'node:test';
@@ -7,7 +7,7 @@ import { browser, clock, HOUR, last, page, settle, sockets, watch } from './fake
 browser();
 
 const PATH = '/ws/foobar';
-const connect = (options) => ws4redis(PATH, { fallback: false, ...options });
+const connect = (options) => WS4Redis.connect(PATH, { fallback: false, ...options });
 const opened = (options) => {
   const socket = connect(options);
   last().opens();
@@ -39,7 +39,7 @@ test('the address is that of the page, with bare flags', () => {
     ['https://example.test/', '/ws/a%23b', {}, 'wss://example.test/ws/a%23b'],
   ]) {
     location.href = page;
-    const socket = ws4redis(path, options);
+    const socket = WS4Redis.connect(path, options);
     assert.equal(last().uri, wanted);
     assert.equal(socket.url, wanted);
     assert.deepEqual(last().protocols, []);
@@ -49,8 +49,8 @@ test('the address is that of the page, with bare flags', () => {
 test('what the gateway would ignore throws', () => {
   assert.throws(() => connect({ subscribe: ['users'] }), /no audience users to subscribe/);
   assert.throws(() => connect({ publish: 'everybody' }), /no audience everybody to publish/);
-  assert.throws(() => ws4redis('/ws/a#b'), /%23/);
-  assert.throws(() => ws4redis('mailto:somebody'), SyntaxError);
+  assert.throws(() => WS4Redis.connect('/ws/a#b'), /%23/);
+  assert.throws(() => WS4Redis.connect('mailto:somebody'), SyntaxError);
   assert.equal(clock.size, sockets.length);
 });
 

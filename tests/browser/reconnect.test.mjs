@@ -1,11 +1,11 @@
-// When the modern face of static/ws4redis.js reconnects, when it waits, and when it stops.
+// When the modern API of static/ws4redis.js reconnects, when it waits, and when it stops.
 import assert from 'node:assert/strict';
 import { mock, test } from 'node:test';
 import { BEAT, browser, clock, HOUR, last, network, random, settle, sockets, tab, watch } from './fakes.mjs';
 
 browser();
 
-const connect = (options) => ws4redis('/ws/foobar', { fallback: false, ...options });
+const connect = (options) => WS4Redis.connect('/ws/foobar', { fallback: false, ...options });
 const opened = (options) => {
   const socket = connect(options);
   last().opens();

@@ -1,4 +1,4 @@
-// Sockets of the modern face in a page, by names. Both drivers of browsers take pages as they are used here.
+// Sockets of the modern API in a page, by names. Both drivers of browsers take pages as they are used here.
 import { becomes } from './checks.mjs';
 
 /**
@@ -9,7 +9,7 @@ import { becomes } from './checks.mjs';
 export async function open(tab, name, path, { tokens, ...options }, state = 'open') {
   const address = JSON.stringify(path.includes('/') ? path : `/ws/${path}`);
   const token = tokens ? `, token: async () => (window.tokens ??= ${JSON.stringify(tokens)}).shift() ?? null` : '';
-  await watch(tab, name, `ws4redis(${address}, { ...${JSON.stringify(options)}${token} })`);
+  await watch(tab, name, `WS4Redis.connect(${address}, { ...${JSON.stringify(options)}${token} })`);
   await becomes(stateOf(tab, name), state, `state of ${name}`);
 }
 

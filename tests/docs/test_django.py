@@ -90,9 +90,9 @@ def test_the_script_in_a_page(blocks, project, gateway, store, visit):
         assert visitor.run("return socket.transport") == "websocket"
 
 
-@shows("docs/javascript.md", "The old face")
+@shows("docs/javascript.md", "The legacy API")
 @pytest.mark.xdist_group("pages")
-def test_the_old_face(blocks, project, gateway, store, visit):
+def test_the_legacy_api(blocks, project, gateway, store, visit):
     ours(project)
     template = f'<script src="/static/ws4redis.js"></script><script>{blocks[0].code}</script>'
     visitor = visit(gateway(), lambda host: project.render(template, host))

@@ -15,8 +15,8 @@ def connected(store, channel):
     until(lambda: store.client.pubsub_numsub(channel)[0][1], 1, f"{channel} in Redis")
 
 
-@shows(JAVASCRIPT, "The modern face")
-def test_the_modern_face(blocks, visit, gateway, store, john):
+@shows(JAVASCRIPT, "The modern API")
+def test_the_modern_api(blocks, visit, gateway, store, john):
     cookies = [("sessionid", john.session)]
     page = visit(gateway(), f"{PAGE}<body><script>{blocks[0].code}</script>", cookies)
     until(lambda: page.run("return document.body.dataset.state"), "open", "the state")
@@ -30,7 +30,7 @@ def test_the_modern_face(blocks, visit, gateway, store, john):
 @shows(JAVASCRIPT, "Sending")
 def test_sending(blocks, visit, gateway):
     here = gateway()
-    page = visit(here, PAGE + "<script>const socket = ws4redis('/ws/foobar', { publish: 'broadcast' });</script>")
+    page = visit(here, PAGE + "<script>const socket = WS4Redis.connect('/ws/foobar', { publish: 'broadcast' });</script>")
     until(lambda: page.run("return socket.state"), "open", "the state")
     with here.connect("foobar") as listener:
         page.run(blocks[0].code)
@@ -44,7 +44,7 @@ def test_loops(blocks, visit, gateway, store):
     assert len(loops) == 2
     for number, loop in enumerate(loops):
         facility = unique()
-        script = f"const socket = ws4redis('/ws/{facility}', {{ subscribe: 'broadcast' }});\n"
+        script = f"const socket = WS4Redis.connect('/ws/{facility}', {{ subscribe: 'broadcast' }});\n"
         script += f"const badge = document.querySelector('b');\n(async () => {{ {loop}\nconsole.log('the end'); }})();"
         page = visit(here, f"<b></b>{PAGE}<script>{script}</script>")
         connected(store, f"broadcast:{facility}")

@@ -94,7 +94,7 @@ export async function crowd({ world, john, mary }) {
     const [speaks, ...pages] = [await mary.chat(), await john.chat(), await john.chat()];
     for (const page of pages) {
       await page.evaluate(([room, count, heartbeat]) => {
-        const make = () => ws4redis(`/ws/${room}`, { subscribe: 'broadcast', fallback: false, heartbeat });
+        const make = () => WS4Redis.connect(`/ws/${room}`, { subscribe: 'broadcast', fallback: false, heartbeat });
         const next = (type) => (socket) =>
           new Promise((resolve) => socket.addEventListener(type, resolve, { once: true }));
         const crowd = Array.from({ length: count }, make);

@@ -21,6 +21,10 @@ console.log(states, plain.get_state() === 1);
 // @ts-expect-error: there is no such callback
 new WS4Redis({ uri: 'wss://example.test/ws/foobar', on_message: () => {} });
 
-const socket: ws4redis.Socket = ws4redis('/ws/foobar', { subscribe: 'broadcast' });
+const options: ws4redis.Options = { subscribe: 'broadcast' };
+const socket: ws4redis.Socket = WS4Redis.connect('/ws/foobar', options);
+// The name is the page's own.
+var ws4redis = { rooms: [socket.url] };
+console.log(ws4redis.rooms.length);
 socket.addEventListener('message', ({ data }) => console.log(data));
 plain.close();

@@ -60,4 +60,4 @@ ws4redis('/ws/foobar', { subscribe: ['users'] });
 ws4redis('/ws/foobar', { subscribes: ['user'] });
 // @ts-expect-error: upstream's interface needs its address
 new WS4Redis({});
-console.log(use, new WS4Redis({ uri: 'wss://example.test/ws/x' }) instanceof WS4Redis);
+console.log(use, WS4Redis.connect === ws4redis, new WS4Redis({ uri: 'wss://example.test/ws/x' }) instanceof WS4Redis);

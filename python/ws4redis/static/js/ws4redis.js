@@ -15,7 +15,7 @@
  */
 
 /**
- * What `ws4redis(path, options)` takes; all may be missing.
+ * What `WS4Redis.connect(path, options)` takes; all may be missing.
  *
  * @typedef {object} Ws4redisOptions
  * @property {(Audience|Audience[])} [subscribe]  Whose messages are heard.
@@ -50,7 +50,7 @@
   const ECHO_MS = 5000;
   const UNREAD_MAX = 10000;
 
-  // ---- What both faces share
+  // ---- What both APIs share
 
   /**
    * One connection at a time, which comes back.
@@ -194,7 +194,7 @@
     return { connect, check, close, socket: () => socket, isStopped: () => stopped };
   }
 
-  // ---- The face of upstream's client
+  // ---- The legacy API: that of django-websocket-redis
 
   /**
    * A WebSocket to the gateway that comes back after every close, with and without `new`.
@@ -249,7 +249,7 @@
     line.connect();
   }
 
-  // ---- The modern face
+  // ---- The modern API
 
   /**
    * Opens a connection to the gateway that the page came from, and keeps it.
@@ -619,6 +619,7 @@
     };
   }
 
+  WS4Redis.connect = ws4redis;
+  // The only global, as in upstream's file: pages have a ws4redis of their own.
   global.WS4Redis = WS4Redis;
-  global.ws4redis = ws4redis;
 })(globalThis);

@@ -1,7 +1,7 @@
 'use strict';
 
 // The page says in `chat` where it connects to, and with which flags.
-const socket = ws4redis(chat.uri, { ...chat, queue: 20 });
+const socket = WS4Redis.connect(chat.uri, { ...chat, queue: 20 });
 const element = (id) => document.getElementById(id);
 const STATES = {
   connecting: () => 'Connecting …',
