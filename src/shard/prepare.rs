@@ -14,7 +14,7 @@ use crate::http::{Arrival, Rejection, Visits};
 use crate::hub::{NotJoined, Subscription};
 use crate::reception::{NotReceived, Visitor};
 use crate::redis::{Failure, Receipts};
-use crate::socket::{Watch, read_joined};
+use crate::socket::{InFlight, Watch, read_joined};
 use crate::wire::Handshake;
 
 /// What is ready when a handshake is answered.
@@ -26,6 +26,8 @@ pub struct Prepared {
     pub(super) since: Instant,
     /// What tells of the visitor's session, if nothing does yet.
     pub(super) watch: Option<Watch>,
+    /// What happens to the visitor until the connection is registered is remembered for it.
+    pub(super) in_flight: InFlight,
     pub(super) grant: Grant,
     pub(super) persisted: Vec<Option<Bytes>>,
 }
@@ -35,6 +37,7 @@ impl Visits for Shard {
 
     async fn prepare(&self, arrival: Arrival) -> Result<Prepared, Rejection> {
         let patience = self.settings.server.handshake;
+        let in_flight = self.leases.begin();
         let mut since = Instant::now();
         let mut visitor = self.receive(&arrival).await?;
         let handshake = arrival.handshake;
@@ -66,7 +69,16 @@ impl Visits for Shard {
                 (since, visitor) = newer;
                 continue;
             }
-            return Ok(Prepared { subscription, handshake, visitor, since, watch, grant, persisted });
+            return Ok(Prepared {
+                subscription,
+                handshake,
+                visitor,
+                since,
+                watch,
+                in_flight,
+                grant,
+                persisted,
+            });
         }
     }
 

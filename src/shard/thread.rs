@@ -209,13 +209,15 @@ impl Shard {
         };
         let opened = http::serve(stream, newcomer.address, &self.front, &*self).await;
         let Some(http::Opened { stream, early, prepared, events }) = opened else { return };
-        let Prepared { subscription, handshake, visitor, since, watch, grant, persisted } = prepared;
+        let Prepared { subscription, handshake, visitor, since, watch, in_flight, grant, persisted } =
+            prepared;
         // What it would be given is not whole: better a client that comes again than one that misses something.
         let unsound = !matches!(subscription.is_stale(), Ok(false));
         let head = events.then_some(http::EVENTS_HEAD);
         let mut connection =
             Connection::open(place, stream, subscription, handshake, grant, &persisted, head);
         connection.live_by(self.leases.add(visitor, since, connection.listener(), watch));
+        drop(in_flight);
         if unsound {
             connection.end(Ending::Slow);
         }

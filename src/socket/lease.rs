@@ -142,6 +142,10 @@ impl Lease {
         self.over.get() || !self.is_used()
     }
 
+    pub(super) fn has_watch(&self) -> bool {
+        look_into(&self.watch, Option::is_some)
+    }
+
     pub(super) fn is_watched(&self) -> bool {
         look_into(&self.watch, |watch| watch.as_ref().is_some_and(Subscription::is_subscribed))
     }

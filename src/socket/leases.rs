@@ -6,7 +6,7 @@
 //! keeps the socket and hears other channels; what has ended closes it.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::task::Poll;
@@ -17,6 +17,7 @@ use tokio_util::time::DelayQueue;
 use tracing::debug;
 
 use super::by_proof::ByProof;
+use super::invalidations::{InFlight, Invalidation, Invalidations};
 use super::lease::{Lease, Verdict};
 use crate::hub::{Desk, Listener, Subscription};
 use crate::reception::{NotReceived, Proof, Reception, Visitor};
@@ -41,10 +42,6 @@ const SPREAD: Duration = Duration::from_secs(1);
 /// The same for those about whom the site is asked.
 const CALLBACK_SPREAD: Duration = Duration::from_secs(20);
 
-/// How long hints are remembered, for visitors who are being looked up when they come, and how many.
-const REMEMBERED: Duration = Duration::from_secs(30);
-const MOST_REMEMBERED: usize = 30_000;
-
 /// What tells of a visitor's session.
 pub struct Watch {
     /// The subscription of the channel that tells.
@@ -65,8 +62,8 @@ pub struct Leases {
     events: Cell<bool>,
     /// What one has been told to look at, and not looked at yet.
     hinted: RefCell<Hinted>,
-    /// The last hints, and when they came.
-    recent_hints: RefCell<VecDeque<(Instant, Hint)>>,
+    /// What arrived while handshakes are in flight.
+    pub(super) invalidations: RefCell<Invalidations>,
 }
 
 /// Where one has to look.
@@ -94,7 +91,7 @@ impl Leases {
             timers: RefCell::default(),
             events: Cell::new(false),
             hinted: RefCell::default(),
-            recent_hints: RefCell::default(),
+            invalidations: RefCell::default(),
         })
     }
 
@@ -116,6 +113,12 @@ impl Leases {
         }
     }
 
+    /// Begins a handshake: from now on what happens to sessions and users is remembered for it. Taken before the first
+    /// read, and kept until [`add`](Self::add).
+    pub fn begin(self: &Rc<Self>) -> InFlight {
+        InFlight::new(self)
+    }
+
     /// Begins to listen to what happens to a visitor's session, if Redis tells. What is read after this has been
     /// acknowledged cannot have changed unnoticed.
     pub fn watch(&self, visitor: &Visitor) -> Option<Watch> {
@@ -134,11 +137,17 @@ impl Leases {
     }
 
     fn event_channel(&self, visitor: &Visitor) -> Option<Channel> {
-        let (Proof::Session(key), true) = (&visitor.proof, self.events.get()) else { return None };
+        self.key_channel(visitor).filter(|_| self.events.get())
+    }
+
+    /// Returns the channel that tells of a visitor's session, where Redis tells.
+    fn key_channel(&self, visitor: &Visitor) -> Option<Channel> {
+        let Proof::Session(key) = &visitor.proof else { return None };
         Some(channel_of(self.database, &self.reception.sessions().key_of(key, visitor.template?)?))
     }
 
     /// Notes a socket, and what has been read of its visitor since that time. Returns none where nothing is known of it.
+    /// What has happened since then and was told before this is followed now.
     pub fn add(
         self: &Rc<Self>,
         visitor: Visitor,
@@ -178,7 +187,10 @@ impl Leases {
         if is_new && known == Some(true) {
             self.hurry(&lease);
         }
-        self.recall_hints(&lease, since);
+        self.catch_up(&lease, since);
+        if !lease.has_watch() {
+            self.watch_late(&lease);
+        }
         Some(Share { lease, leases: self.clone() })
     }
 
@@ -258,6 +270,7 @@ impl Leases {
 
     /// Takes what has happened to the key of a session.
     pub fn touched(&self, channel: &Channel, touch: Touch) {
+        self.invalidations.borrow_mut().note(Invalidation::Key(channel.clone(), touch));
         let Some(key) = key_of(channel) else { return };
         // A key may fit several templates; what counts is the one under which the session was found.
         for (template, session) in self.reception.sessions().sessions_at(key) {
@@ -265,13 +278,19 @@ impl Leases {
             let lease = lease.filter(|lease| lease.visitor.borrow().template == Some(template));
             match (lease, touch) {
                 (None, _) => {}
-                // A login deletes the session, too, a moment before the browser has its new cookie.
-                (Some(lease), Touch::Deleted) => {
-                    lease.note_deletion();
-                    self.schedule(&lease, lease.suspect());
-                }
-                (Some(lease), Touch::Changed) => self.hurry(&lease),
+                (Some(lease), touch) => self.follow_touch(&lease, touch),
             }
+        }
+    }
+
+    fn follow_touch(&self, lease: &Rc<Lease>, touch: Touch) {
+        match touch {
+            // A login deletes the session, too, a moment before the browser has its new cookie.
+            Touch::Deleted => {
+                lease.note_deletion();
+                self.schedule(lease, lease.suspect());
+            }
+            Touch::Changed => self.hurry(lease),
         }
     }
 
@@ -286,14 +305,8 @@ impl Leases {
                 leases.follow_hints();
             });
         }
-        let now = Instant::now();
-        let mut recent = self.recent_hints.borrow_mut();
-        while recent.front().is_some_and(|(at, _)| now - *at > REMEMBERED) || recent.len() > MOST_REMEMBERED {
-            recent.pop_front();
-        }
-        recent.extend(hints.iter().map(|hint| (now, hint.clone())));
-        drop(recent);
         for hint in hints {
+            self.invalidations.borrow_mut().note(Invalidation::Hint(hint.clone()));
             match hint {
                 Hint::User { id, logout } => *hinted.users.entry(id.clone()).or_default() |= logout,
                 Hint::Session(digest) => drop(hinted.sessions.insert(*digest)),
@@ -320,46 +333,81 @@ impl Leases {
         self.hurry(lease);
     }
 
-    /// Follows hints that came while a visitor was being looked up.
-    fn recall_hints(&self, lease: &Rc<Lease>, since: Instant) {
+    /// Follows what was told since a visitor began to be looked up, and before its lease was registered.
+    fn catch_up(&self, lease: &Rc<Lease>, since: Instant) {
         let visitor = lease.visitor.borrow();
-        let recent = self.recent_hints.borrow();
-        for (_, hint) in recent.iter().rev().take_while(|(at, _)| *at >= since) {
-            match hint {
-                Hint::User { id, logout } if visitor.owner() == Some(&**id) => self.follow(lease, *logout),
-                Hint::Session(digest) if lease.digest == Some(*digest) => self.follow(lease, true),
-                _ => {}
+        let invalidations = self.invalidations.borrow();
+        let mut own = None;
+        for what in invalidations.since(since) {
+            match what {
+                Invalidation::Key(channel, touch) => {
+                    let own = own.get_or_insert_with(|| self.key_channel(&visitor));
+                    if own.as_ref() == Some(channel) {
+                        self.follow_touch(lease, *touch);
+                    }
+                }
+                Invalidation::Hint(Hint::User { id, logout }) if visitor.owner() == Some(&**id) => {
+                    self.follow(lease, *logout);
+                }
+                Invalidation::Hint(Hint::Session(digest)) if lease.digest == Some(*digest) => {
+                    self.follow(lease, true);
+                }
+                Invalidation::Any => self.look_at(lease),
+                Invalidation::Hint(_) => {}
             }
         }
     }
 
+    /// Watches a session that could not be watched when its handshake began, and reads it again once Redis tells.
+    fn watch_late(self: &Rc<Self>, lease: &Rc<Lease>) {
+        let Some(channel) = self.event_channel(&lease.visitor.borrow()) else { return };
+        let (leases, lease, watch) = (self.clone(), Rc::downgrade(lease), self.desk.join(&[channel]));
+        tokio::task::spawn_local(async move {
+            // It ends: Redis acknowledges, refuses, or is lost.
+            let _ = watch.joined().await;
+            if let Some(lease) = lease.upgrade() {
+                lease.watch_by(Some(watch));
+                leases.hurry(&lease);
+            }
+        });
+    }
+
     /// Takes whether Redis tells what happens to keys.
-    pub fn set_events(&self, events: bool) {
+    pub fn set_events(self: &Rc<Self>, events: bool) {
         if self.events.replace(events) == events {
             return;
         }
+        let mut channels = Vec::new();
         for lease in self.by_proof.borrow().iter() {
             let channel = self.event_channel(&lease.visitor.borrow());
+            channels.extend(channel.clone());
             lease.watch_by(channel.map(|channel| self.desk.join(&[channel])));
         }
         if events {
-            self.look_at_all();
+            let (leases, all) = (self.clone(), self.desk.join(&channels));
+            tokio::task::spawn_local(async move {
+                // What is read before Redis tells of all of them could change unnoticed.
+                let _ = all.joined().await;
+                leases.look_at_all();
+            });
         }
     }
 
     /// Looks at all, over a while: something may have happened to any of them, or may have been said.
     pub fn look_at_all(&self) {
         self.reception.forget();
-        let now = Instant::now();
-        for lease in self.by_proof.borrow().iter() {
-            let spread = match *lease.proof() {
-                Proof::Session(_) => SPREAD,
-                Proof::Callback(_) => CALLBACK_SPREAD,
-                Proof::None | Proof::Token(_) => continue,
-            };
-            let at = now + spread.mul_f32(rand::random());
-            self.schedule(lease, at.max(lease.since.get() + PAUSE));
-        }
+        self.invalidations.borrow_mut().note(Invalidation::Any);
+        self.by_proof.borrow().iter().for_each(|lease| self.look_at(lease));
+    }
+
+    fn look_at(&self, lease: &Rc<Lease>) {
+        let spread = match *lease.proof() {
+            Proof::Session(_) => SPREAD,
+            Proof::Callback(_) => CALLBACK_SPREAD,
+            Proof::None | Proof::Token(_) => return,
+        };
+        let at = Instant::now() + spread.mul_f32(rand::random());
+        self.schedule(lease, at.max(lease.since.get() + PAUSE));
     }
 }
 

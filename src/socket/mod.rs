@@ -5,6 +5,7 @@ mod by_proof;
 mod close;
 mod connection;
 mod heartbeat;
+mod invalidations;
 mod lease;
 mod leases;
 mod reader;
@@ -14,6 +15,7 @@ pub use allowance::Allowances;
 pub use close::Close;
 pub use connection::{Connection, Parts, Place};
 pub use heartbeat::{Beats, tick};
+pub use invalidations::InFlight;
 pub use leases::{Leases, Share, Watch};
 pub use review::read_joined;
 

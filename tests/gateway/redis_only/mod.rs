@@ -6,6 +6,7 @@ mod churn;
 mod connect_order;
 mod deployments;
 mod echo_memory;
+mod handshake_races;
 mod keyspace_events;
 mod least_rights;
 mod outage;

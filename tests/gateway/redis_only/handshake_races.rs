@@ -1,0 +1,229 @@
+//! Sessions, users and groups that change while a handshake is under way, behind its last read of them.
+
+use tokio::task::JoinHandle;
+
+use crate::support::client::{Client, Response};
+use crate::support::redis::{EVENTS, Monitor};
+use crate::support::sessions::{connect, log_in, redis_key, session_key};
+use crate::support::{Fault, Proxy, RedisServer, TestGateway, eventually, in_time};
+
+/// No session is read again without a reason during a test.
+const NEVER: (&str, &str) = ("session.recheck_seconds", "1000");
+
+/// Persisted messages that take as long as a test likes; sessions are in a Redis of their own and are not delayed.
+struct World {
+    messages: RedisServer,
+    sessions: RedisServer,
+    proxy: Proxy,
+    gateway: TestGateway,
+    monitor: Monitor,
+}
+
+impl World {
+    async fn start(events: &[&str]) -> Self {
+        let (messages, sessions) = (RedisServer::start(), RedisServer::start_with(events));
+        let proxy = Proxy::to(&messages);
+        let gateway = TestGateway::builder()
+            .redis(&messages)
+            .set("redis.url", &proxy.url())
+            .set("session.redis_url", &format!("{}/0", sessions.url().trim_end_matches("/0")))
+            .set("server.shards", "1")
+            .set("server.handshake_seconds", "60")
+            .set(NEVER.0, NEVER.1)
+            .start()
+            .await;
+        let told = if events.is_empty() { "No" } else { "Yes" };
+        gateway.expect_log(&["keyspace events", told]).await;
+        let monitor = sessions.monitor();
+        Self { messages, sessions, proxy, gateway, monitor }
+    }
+
+    /// Begins a handshake that has read the session for the last time, and waits for john's persisted message.
+    async fn begin(&mut self, cookie: &str, readings: usize) -> JoinHandle<(Response, Client)> {
+        let key = self.gateway.channel("user:john:x");
+        let read = format!("\r\nGET\r\n${}\r\n{key}\r\n", key.len());
+        self.proxy.when(&read, Fault::HoldReplies);
+        let request = self.gateway.request("/ws/x?subscribe-user&subscribe-group").header("Cookie", cookie);
+        let opening = tokio::spawn(async move { request.send().await });
+        self.proxy.expect_hit(&read).await;
+        let (mut read, monitor) = (0, &mut self.monitor);
+        let session = cookie.strip_prefix("sessionid=").unwrap();
+        eventually("the session is read for the last time", || {
+            let commands = monitor.commands(session);
+            read += commands.iter().filter(|command| command.starts_with("\"PTTL")).count();
+            (read >= readings).then_some(())
+        })
+        .await;
+        opening
+    }
+
+    /// Lets the handshake end.
+    async fn end(&self, opening: JoinHandle<(Response, Client)>) -> Client {
+        self.proxy.release();
+        let (response, client) = in_time("the handshake ends", opening).await.unwrap();
+        assert_eq!(response.status, 101);
+        client
+    }
+
+    /// Opens a socket of another visitor, whose end shows that the gateway has taken whatever was told before.
+    async fn canary(&self) -> Canary {
+        let key = session_key();
+        let cookie = log_in(&self.sessions, &key, "9", "zoe", &[]);
+        let client = connect(&self.gateway, "/ws/canary", &cookie).await;
+        Canary { client, key }
+    }
+
+    fn hint(&self, user: &str, reason: &str) {
+        let hint = format!(r#"{{"v":1,"user":"{user}","reason":"{reason}"}}"#);
+        self.messages.publish(&self.gateway.channel("ws4redis:control"), hint);
+    }
+
+    fn write_user(&self, value: &str) {
+        self.messages.command(&["SET", &self.gateway.channel("ws4redis:identity:7"), value]);
+    }
+
+    async fn expect_channels(&self, expected: &[&str]) {
+        let expected: Vec<_> = expected.iter().map(|name| self.gateway.channel(name)).collect();
+        eventually("the channels of who it is now", || {
+            let mut channels = self.messages.channels(&self.gateway.channel("group:"));
+            channels.extend(self.messages.channels(&self.gateway.channel("user:")));
+            (channels == expected).then_some(())
+        })
+        .await;
+    }
+}
+
+struct Canary {
+    client: Client,
+    key: String,
+}
+
+impl Canary {
+    fn delete(&self, world: &World) {
+        world.sessions.command(&["DEL", &redis_key(&self.key)]);
+    }
+
+    /// Waits until the gateway has taken all key events so far.
+    async fn expect_events_taken(mut self, world: &World) {
+        self.delete(world);
+        self.client.expect_close(4401).await;
+    }
+
+    /// Waits until the gateway has followed all hints so far.
+    async fn expect_hints_taken(mut self, world: &World) {
+        self.delete(world);
+        world.hint("9", "logout");
+        self.client.expect_close(4401).await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_deleted_during_a_handshake_closes_its_socket() {
+    let mut world = World::start(&EVENTS).await;
+    let canary = world.canary().await;
+    let key = session_key();
+    let opening = world.begin(&log_in(&world.sessions, &key, "7", "john", &[]), 2).await;
+    world.sessions.command(&["DEL", &redis_key(&key)]);
+    canary.expect_events_taken(&world).await;
+    world.end(opening).await.expect_close(4401).await;
+}
+
+#[tokio::test]
+async fn a_session_that_becomes_another_users_during_a_handshake_changes_the_channels() {
+    let mut world = World::start(&EVENTS).await;
+    let canary = world.canary().await;
+    let key = session_key();
+    let opening = world.begin(&log_in(&world.sessions, &key, "7", "john", &["old"]), 2).await;
+    log_in(&world.sessions, &key, "8", "mary", &["new"]);
+    canary.expect_events_taken(&world).await;
+    let _client = world.end(opening).await;
+    world.expect_channels(&["group:new:x", "user:mary:x"]).await;
+}
+
+#[tokio::test]
+async fn hints_during_a_handshake_reach_its_socket() {
+    let mut world = World::start(&[]).await;
+    let active = r#"{"v":1,"active":true,"username":"johnny","groups":["new"],"auth_hashes":null}"#;
+    for (written, reason) in
+        [(Some(active), "groups"), (Some(r#"{"v":1,"active":false}"#), "user"), (None, "logout")]
+    {
+        let canary = world.canary().await;
+        let key = session_key();
+        world.messages.command(&["DEL", &world.gateway.channel("ws4redis:identity:7")]);
+        let opening = world.begin(&log_in(&world.sessions, &key, "7", "john", &["old"]), 1).await;
+        match written {
+            Some(value) => world.write_user(value),
+            None => drop(world.sessions.command(&["DEL", &redis_key(&key)])),
+        }
+        world.hint("7", reason);
+        canary.expect_hints_taken(&world).await;
+        let mut client = world.end(opening).await;
+        if reason == "groups" {
+            world.expect_channels(&["group:new:x", "user:johnny:x"]).await;
+        } else {
+            client.expect_close(4401).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn hints_that_were_dropped_during_a_handshake_have_its_session_read_again() {
+    let mut world = World::start(&[]).await;
+    let mut canary = world.canary().await;
+    let key = session_key();
+    let opening = world.begin(&log_in(&world.sessions, &key, "7", "john", &[]), 1).await;
+    world.sessions.command(&["DEL", &redis_key(&key)]);
+    canary.delete(&world);
+    let hints = (0..3_000).map(|user| format!(r#"{{"v":1,"user":"u{user}","reason":"logout"}}"#));
+    world.messages.publish_pipelined(&world.gateway.channel("ws4redis:control"), hints);
+    canary.client.expect_close(4401).await;
+    world.end(opening).await.expect_close(4401).await;
+}
+
+#[tokio::test]
+async fn a_session_is_watched_where_redis_begins_to_tell_during_the_handshake() {
+    let mut world = World::start(&[]).await;
+    let key = session_key();
+    let opening = world.begin(&log_in(&world.sessions, &key, "7", "john", &[]), 1).await;
+    world.sessions.command(&["CONFIG", "SET", EVENTS[0].trim_start_matches('-'), EVENTS[1]]);
+    // On each new connection it is asked anew. Without a channel this one counts as a normal one.
+    world.sessions.kill_clients("normal");
+    world.gateway.expect_log(&["keyspace events", "Yes"]).await;
+    let mut client = world.end(opening).await;
+    eventually("the session is watched", || {
+        let watched = world.sessions.channels("__keyspace@0__");
+        watched.iter().any(|channel| channel.ends_with(&key)).then_some(())
+    })
+    .await;
+    world.sessions.command(&["DEL", &redis_key(&key)]);
+    client.expect_close(4401).await;
+}
+
+/// The example as it was reported: nothing is held, and the moment of the deletion is varied.
+#[tokio::test]
+async fn at_whatever_moment_of_a_handshake_a_session_is_deleted_its_socket_ends_or_is_nobodys() {
+    let redis = RedisServer::start_with(&EVENTS);
+    let gateway = TestGateway::builder()
+        .redis(&redis)
+        .set(NEVER.0, NEVER.1)
+        .set("messages.max_delivery_bytes", "8388608")
+        .start()
+        .await;
+    gateway.expect_log(&["keyspace events", "Yes"]).await;
+    redis.persist(&gateway.channel("user:john:x"), "x".repeat(8 << 20));
+    for step in 0..30 {
+        let key = session_key();
+        let cookie = log_in(&redis, &key, "7", "john", &[]);
+        let request = gateway.request("/ws/x?subscribe-user").header("Cookie", &cookie);
+        let mut client = request.open().await;
+        client.send_raw(&request.bytes()).await;
+        tokio::time::sleep(std::time::Duration::from_micros(400 * step)).await;
+        redis.command(&["DEL", &redis_key(&key)]);
+        assert_eq!(client.read_head().await.status, 101);
+        drop(tokio::spawn(async move { while let Ok(Some(_)) = client.read_frame().await {} }));
+    }
+    eventually("nobody hears what is john's", || {
+        redis.channels(&gateway.channel("user:")).is_empty().then_some(())
+    })
+    .await;
+}
