@@ -20,7 +20,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("libc", &["memory.rs"]),
     ("listenfd", &["door.rs"]),
     ("mio", &["door.rs"]),
-    ("percent_encoding", &["wire", "reception/call.rs", "redis/connect.rs"]),
+    ("percent_encoding", &["wire", "reception/call.rs", "settings"]),
     ("rand", &["socket", "redis"]),
     ("redis_protocol", &["embedded", "redis/resp.rs"]),
     ("rlimit", &["server.rs"]),
@@ -34,7 +34,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("tracing_appender", &["telemetry.rs"]),
     ("tracing_subscriber", &["telemetry.rs"]),
     ("wildmatch", &["access/rules.rs"]),
-    ("url", &["wire", "settings", "redis/connect.rs"]),
+    ("url", &["wire", "settings"]),
     ("zlib_rs", &["access"]),
 ];
 

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use ws4redis::settings::Settings;
+use ws4redis::settings::{Servers, Settings};
 
 fn path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("settings.toml")
@@ -105,6 +105,36 @@ fn a_size_or_a_time_has_its_unit_in_its_name() {
         if value.parse::<u64>().is_ok() && !counts.contains(&key.as_str()) {
             let unit = ["_seconds", "_bytes", "_messages"].iter().any(|unit| key.ends_with(unit));
             assert!(unit, "{key} = {value}: of what?");
+        }
+    }
+}
+
+/// `tests/python/test_connection.py` holds redis-py to the same table.
+#[test]
+fn a_redis_url_is_read_as_redis_py_reads_it() {
+    let table = include_str!("fixtures/redis_urls.json");
+    let table: Vec<serde_json::Value> = serde_json::from_str(table).unwrap();
+    assert!(table.len() > 20, "{}", table.len());
+    for line in table {
+        let text = |name: &str| line[name].as_str().map(str::to_owned);
+        let number = |name: &str| line[name].as_u64();
+        let written = text("url").unwrap();
+        let assignment = format!("redis.url={written}");
+        let (settings, _) = Settings::load(None, std::iter::empty(), &[assignment]).unwrap();
+        let url = settings.redis.url.unwrap();
+        let expected = match text("path") {
+            Some(path) => Servers::Unix(path.into()),
+            None => Servers::Single((
+                text("host").unwrap_or_else(|| "localhost".to_owned()),
+                number("port").map_or(6379, |port| u16::try_from(port).unwrap()),
+            )),
+        };
+        assert!(url.servers == expected, "{written}: {url}");
+        assert_eq!((&url.username, &url.password), (&text("username"), &text("password")), "{written}");
+        assert_eq!(u64::from(url.database), number("db").unwrap_or(0), "{written}");
+        assert_eq!(url.tls, line["tls"].as_bool().unwrap_or(false), "{written}");
+        for secret in [&url.username, &url.password].into_iter().flatten() {
+            assert!(!url.to_string().contains(secret.as_str()), "{url} shows {secret}");
         }
     }
 }

@@ -10,6 +10,7 @@ from django.conf import settings as django_settings
 from django.core import checks
 from django.utils.module_loading import import_string
 
+from ws4redis import connection as redis_connection
 from ws4redis import session_engine, settings
 
 TAG = "ws4redis"
@@ -66,6 +67,9 @@ def _settings() -> Iterator[checks.CheckMessage]:
         yield checks.Warning(
             "WS4REDIS_CONNECTION has unix_socket_path and host; host is not used.", id="ws4redis.W002"
         )
+    elif (problem := redis_connection.problem()) is not None:
+        # Never the value itself: there may be a password in it.
+        yield checks.Error(f"WS4REDIS_CONNECTION cannot be used: {problem}.", id="ws4redis.E013")
     expire = settings.WS4REDIS_EXPIRE
     if expire is not None and (isinstance(expire, bool) or not isinstance(expire, int)):
         yield _error("E003", "WS4REDIS_EXPIRE must be an int (seconds) or None.", expire)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 from django.core.signals import setting_changed
@@ -61,6 +62,32 @@ def _new_pool(arguments: dict[str, Any]) -> redis.ConnectionPool:
     if arguments.pop("ssl", False):
         arguments.setdefault("connection_class", redis.SSLConnection)
     return redis.ConnectionPool(**arguments)
+
+
+def problem() -> str | None:
+    """Returns why WS4REDIS_CONNECTION cannot be used, or None; asks no server, and shows no value."""
+    arguments = settings.WS4REDIS_CONNECTION
+    url = arguments.get("url")
+    if url is not None and not isinstance(url, str):
+        return "its url must be a text"
+    try:
+        made = _new_pool(dict(arguments))
+    except ValueError:
+        return "its url must begin with redis://, rediss:// or unix:, with a number as port and database"
+    except TypeError as error:
+        return str(error)
+    try:
+        # redis-py itself would say so at the first command.
+        made.connection_class(**made.connection_kwargs)
+    except TypeError as error:
+        return str(error).partition(" ")[2]
+    except (ValueError, redis.RedisError) as error:
+        return str(error)
+    parts = urlsplit(url or "")
+    path = parts.path.strip("/")
+    if path and not path.isdigit() and parts.scheme != "unix":
+        return "the path of its url must be the number of a database"
+    return None
 
 
 def _forget(**_: Any) -> None:

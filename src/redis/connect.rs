@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use fred::prelude::*;
-use fred::types::config::{ServerConfig, UnresponsiveConfig};
+use fred::types::config::{ClusterDiscoveryPolicy, ServerConfig, TlsConnector, UnresponsiveConfig};
 use fred::types::{CustomCommand, RespVersion};
 use tokio::task::AbortHandle;
 
-use crate::settings;
+use crate::settings::{self, Address, RedisUrl, Servers};
 use crate::wire::{Channel, mask_sessions};
 
 /// Waits between attempts to reach Redis: the first, doubled with each attempt, up to the last; and what chance adds,
@@ -49,16 +49,7 @@ impl Target {
     pub fn new(settings: &settings::Redis) -> Result<Self, Unusable> {
         let name =
             settings.url.as_ref().map_or_else(|| "redis://127.0.0.1:6379".to_owned(), ToString::to_string);
-        let url = settings.url.as_ref().map_or("redis://127.0.0.1:6379", settings::RedisUrl::secret);
-        let mut config = match url.strip_prefix("unix:") {
-            Some(rest) => unix(rest)?,
-            // fred's own texts may repeat the URL with its password.
-            None => Config::from_url(url).map_err(|_| {
-                Unusable(format!(
-                    "{name} cannot be understood; in user and password write @ / : # % as %40 %2F %3A %23 %25"
-                ))
-            })?,
-        };
+        let mut config = settings.url.as_ref().map_or_else(|| Ok(Config::default()), config)?;
         config.version = RespVersion::RESP3;
         Ok(Self { config, settings: settings.clone(), name })
     }
@@ -157,25 +148,32 @@ fn backoff() -> ReconnectPolicy {
     policy
 }
 
-/// Reads `[//]/path[?db=N][&password=…]`, as redis-py writes it.
-fn unix(rest: &str) -> Result<Config, Unusable> {
-    let bad = || Unusable("expected unix:/path/to/redis.sock".to_owned());
-    let parsed =
-        url::Url::parse(&format!("unix://{}", rest.strip_prefix("//").unwrap_or(rest))).map_err(|_| bad())?;
-    let path =
-        percent_encoding::percent_decode_str(parsed.path()).decode_utf8().map_err(|_| bad())?.into_owned();
-    if path.len() < 2 {
-        return Err(bad());
-    }
-    let query = |wanted: &str| {
-        parsed.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
+/// Returns how fred connects to what the URL names.
+fn config(url: &RedisUrl) -> Result<Config, Unusable> {
+    let servers =
+        |all: &[Address]| all.iter().map(|(host, port)| Server::new(host.as_str(), *port)).collect();
+    let server = match &url.servers {
+        Servers::Single((host, port)) => ServerConfig::new_centralized(host.as_str(), *port),
+        Servers::Unix(path) => ServerConfig::Unix { path: path.clone() },
+        Servers::Sentinel { sentinels, service, username, password } => ServerConfig::Sentinel {
+            hosts: servers(sentinels),
+            service_name: service.clone(),
+            username: username.clone(),
+            password: password.clone(),
+        },
+        Servers::Cluster(nodes) => {
+            ServerConfig::Clustered { hosts: servers(nodes), policy: ClusterDiscoveryPolicy::default() }
+        }
     };
-    let database = query("db").map(|db| db.parse().map_err(|_| bad())).transpose()?;
+    let tls = url.tls.then(TlsConnector::default_rustls).transpose();
+    let tls = tls.map_err(|_| Unusable(format!("{url}: TLS cannot be set up")))?;
     Ok(Config {
-        server: ServerConfig::Unix { path: path.into() },
-        username: Some(parsed.username().to_owned()).filter(|name| !name.is_empty()),
-        password: parsed.password().map(str::to_owned).or_else(|| query("password")),
-        database,
+        server,
+        username: url.username.clone(),
+        password: url.password.clone(),
+        // Without a SELECT, for which a user needs the right.
+        database: Some(url.database).filter(|number| *number != 0),
+        tls: tls.map(Into::into),
         ..Config::default()
     })
 }

@@ -28,7 +28,7 @@ use raw::Raw;
 
 pub use auth::Callback;
 pub use error::Error;
-pub use redis_url::RedisUrl;
+pub use redis_url::{Address, RedisUrl, Servers};
 
 /// The shipped settings file, which is their manual.
 pub const SHIPPED: &str = include_str!("../../settings.toml");

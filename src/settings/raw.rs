@@ -246,7 +246,7 @@ impl RawRedis {
         at_most(1 << 22, self.receiver_messages, "redis.receiver_messages")?;
         at_least(1 << 20, self.max_pending_bytes, "redis.max_pending_bytes")?;
         Ok(Redis {
-            url: RedisUrl::written(self.url, "redis.url")?,
+            url: RedisUrl::written(&self.url, "redis.url")?,
             connect_timeout: seconds(self.connect_timeout_seconds),
             command_timeout: seconds(self.command_timeout_seconds),
             publish_wait: seconds(self.publish_wait_seconds),

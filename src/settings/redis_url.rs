@@ -1,68 +1,343 @@
-//! Redis URLs, which hold passwords.
+//! Redis URLs, read as redis-py reads them, so that a site's Django and its gateway can share one. They hold passwords.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Write};
+use std::path::PathBuf;
+
+use percent_encoding::percent_decode_str;
+use url::form_urlencoded;
 
 use super::Error;
 
-/// A Redis URL. `Debug` and `Display` mask its password.
+/// A Redis URL, taken apart. `Debug` and `Display` mask its passwords.
 #[derive(Clone, PartialEq, Eq)]
-pub struct RedisUrl(String);
+pub struct RedisUrl {
+    scheme: &'static str,
+    /// Which server, or servers.
+    pub servers: Servers,
+    /// Whether the connections speak TLS.
+    pub tls: bool,
+    /// The ACL user.
+    pub username: Option<String>,
+    /// The password.
+    pub password: Option<String>,
+    /// The number of the database.
+    pub database: u8,
+}
+
+/// Host and port.
+pub type Address = (String, u16);
+
+/// Where a URL leads to.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Servers {
+    /// One Redis.
+    Single(Address),
+    /// One Redis, by its unix socket.
+    Unix(PathBuf),
+    /// The master of a service, by any of these sentinels.
+    Sentinel {
+        /// The sentinels.
+        sentinels: Vec<Address>,
+        /// The name of the service.
+        service: String,
+        /// The ACL user of the sentinels themselves.
+        username: Option<String>,
+        /// The password of the sentinels themselves.
+        password: Option<String>,
+    },
+    /// A cluster, by any of its nodes.
+    Cluster(Vec<Address>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Single,
+    Unix,
+    Sentinel,
+    Cluster,
+}
+
+const SCHEMES: [(&str, Kind, bool); 7] = [
+    ("redis", Kind::Single, false),
+    ("rediss", Kind::Single, true),
+    ("unix", Kind::Unix, false),
+    ("redis-sentinel", Kind::Sentinel, false),
+    ("rediss-sentinel", Kind::Sentinel, true),
+    ("redis-cluster", Kind::Cluster, false),
+    ("rediss-cluster", Kind::Cluster, true),
+];
+
+/// Parameters that redis-py knows and that are settings here.
+const SETTINGS: [(&str, &str); 3] = [
+    ("socket_timeout", "redis.command_timeout_seconds"),
+    ("socket_connect_timeout", "redis.connect_timeout_seconds"),
+    ("timeout", "redis.command_timeout_seconds"),
+];
+
+const REDIS_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+
+type Problem = Cow<'static, str>;
 
 impl RedisUrl {
     /// Takes a URL as it is written; none if it is empty.
-    pub(super) fn written(url: String, key: &'static str) -> Result<Option<Self>, Error> {
-        const SCHEMES: [&str; 7] = [
-            "redis:",
-            "rediss:",
-            "unix:",
-            "redis-sentinel:",
-            "rediss-sentinel:",
-            "redis-cluster:",
-            "rediss-cluster:",
-        ];
+    pub(super) fn written(url: &str, key: &'static str) -> Result<Option<Self>, Error> {
         if url.is_empty() {
             return Ok(None);
         }
-        if SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
-            return Ok(Some(Self(url)));
+        let parsed = Self::parse(url);
+        parsed.map(Some).map_err(|problem| Error::Senseless { key, problem: problem.into_owned() })
+    }
+
+    /// Reads a URL. What it says about an error shows no part that may be a secret.
+    fn parse(url: &str) -> Result<Self, Problem> {
+        let known = SCHEMES.iter().find_map(|(scheme, kind, tls)| {
+            Some((*scheme, *kind, *tls, url.strip_prefix(scheme)?.strip_prefix(':')?))
+        });
+        let (scheme, kind, tls, rest) = known.ok_or(
+            "expected redis://, rediss://, unix:, redis-sentinel:// or redis-cluster://, for example redis://127.0.0.1:6379/0",
+        )?;
+        if url.contains('#') {
+            return Err("in user and password write @ / : # % as %40 %2F %3A %23 %25".into());
         }
-        let problem = "expected redis://, rediss://, unix:, redis-sentinel:// or redis-cluster://, for example redis://127.0.0.1:6379/0";
-        Err(Error::Senseless { key, problem: problem.to_owned() })
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = match rest.strip_prefix("//") {
+            Some(rest) => rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash)),
+            None if kind == Kind::Unix => ("", rest),
+            None => return Err(format!("expected {scheme}://host:port").into()),
+        };
+        let (login, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (username, password) = login.split_once(':').unwrap_or((login, ""));
+        let mut query = Query::parse(query)?;
+        let part = |written: &str, queried: Option<String>| match decoded(written)? {
+            own if own.is_empty() => Ok(queried),
+            own => Ok::<_, Problem>(Some(own)),
+        };
+        let username = part(username, query.take("username"))?;
+        let password = part(password, query.take("password"))?;
+        let database = match (query.take("db"), kind) {
+            (Some(number), _) => number,
+            (None, Kind::Unix) => String::new(),
+            (None, _) => decoded(path)?.trim_matches('/').to_owned(),
+        };
+        let database = match database.trim() {
+            "" => 0,
+            number => number.parse().map_err(|_| "the database has to be a number from 0 to 255")?,
+        };
+        let servers = match kind {
+            Kind::Single => Servers::Single(address(host, REDIS_PORT)?),
+            Kind::Unix => Servers::Unix(socket(host, path)?),
+            Kind::Sentinel => Servers::Sentinel {
+                sentinels: query.nodes(host, SENTINEL_PORT)?,
+                service: query.take("sentinelServiceName").ok_or(
+                    "the name of the service is missing: ?sentinelServiceName=mymaster, as `sentinel monitor` calls it",
+                )?,
+                username: query.take("sentinelUsername"),
+                password: query.take("sentinelPassword"),
+            },
+            Kind::Cluster if database != 0 => return Err("a cluster has database 0 only".into()),
+            Kind::Cluster => Servers::Cluster(query.nodes(host, REDIS_PORT)?),
+        };
+        query.expect_empty()?;
+        Ok(Self { scheme, servers, tls, username, password, database })
     }
+}
 
-    /// Returns the URL with its password.
-    pub fn secret(&self) -> &str {
-        &self.0
-    }
+/// The parameters that nobody has taken yet.
+struct Query(Vec<(String, String)>);
 
-    /// Returns the URL with all that may be a secret masked, however it is written: a password may hold an `@` that
-    /// should have been escaped.
-    pub fn masked(&self) -> String {
-        let (scheme, rest) = self.0.split_once(':').unwrap_or(("", &self.0));
-        let rest = match rest.rsplit_once('@') {
-            Some((_, host)) => format!("//***@{host}"),
-            // Without a host, what stands in its place may be a password.
-            None if scheme != "unix" && !url::Url::parse(&self.0).is_ok_and(|url| url.has_host()) => {
-                "***".to_owned()
+impl Query {
+    fn parse(query: &str) -> Result<Self, Problem> {
+        let mut pairs = Vec::new();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            if value.is_empty() {
+                return Err("a parameter has no value; in a password write & as %26".into());
             }
-            None => rest.to_owned(),
-        };
-        let rest = match rest.split_once('?') {
-            Some((path, query)) if query.to_ascii_lowercase().contains("password") => format!("{path}?***"),
-            _ => rest,
-        };
-        format!("{scheme}:{rest}")
+            // redis-py decodes what the query's own decoding has left.
+            pairs.push((name.into_owned(), decoded(&value)?));
+        }
+        Ok(Self(pairs))
     }
+
+    /// Takes a parameter out; the first one counts.
+    fn take(&mut self, name: &str) -> Option<String> {
+        let first = self.0.iter().find(|(own, _)| own == name)?.1.clone();
+        self.0.retain(|(own, _)| own != name);
+        Some(first)
+    }
+
+    /// Takes the further nodes out, behind the one that is the host of the URL.
+    fn nodes(&mut self, host: &str, port: u16) -> Result<Vec<Address>, Problem> {
+        let (nodes, rest) = std::mem::take(&mut self.0).into_iter().partition(|(name, _)| name == "node");
+        self.0 = rest;
+        let nodes: Vec<(String, String)> = nodes;
+        let nodes = nodes.iter().map(|(_, node)| address(node, port));
+        std::iter::once(address(host, port)).chain(nodes).collect()
+    }
+
+    fn expect_empty(&self) -> Result<(), Problem> {
+        let Some((name, _)) = self.0.first() else { return Ok(()) };
+        let setting = SETTINGS.iter().find(|(known, _)| known == name);
+        let hint = setting.map_or_else(
+            || "db, username and password are known; redis-sentinel:// also has sentinelServiceName, sentinelUsername, sentinelPassword and node, redis-cluster:// has node".to_owned(),
+            |(_, setting)| format!("set {setting}"),
+        );
+        Err(format!("parameter {:?} is not known: {hint}", shortened(name)).into())
+    }
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(40).collect()
+}
+
+fn decoded(text: &str) -> Result<String, Problem> {
+    let text = percent_decode_str(text).decode_utf8();
+    text.map(Cow::into_owned).map_err(|_| "a percent-encoded part is not UTF-8".into())
+}
+
+/// Reads `host[:port]`; without a host it is `localhost`, as for redis-py.
+fn address(written: &str, default_port: u16) -> Result<Address, Problem> {
+    let bad = || {
+        Problem::from(
+            "expected host:port, for example 127.0.0.1:6379; in user and password write @ / : # % as %40 %2F %3A %23 %25",
+        )
+    };
+    let (host, port) = if let Some(rest) = written.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or_else(bad)?;
+        let address: std::net::Ipv6Addr = host.parse().map_err(|_| bad())?;
+        let port = if rest.is_empty() { "" } else { rest.strip_prefix(':').ok_or_else(bad)? };
+        (address.to_string(), port)
+    } else {
+        let (host, port) = written.split_once(':').unwrap_or((written, ""));
+        (decoded(host)?, port)
+    };
+    let port = match port {
+        "" => default_port,
+        port => port.parse().ok().filter(|port| *port != 0).ok_or_else(bad)?,
+    };
+    let sound = |c: char| c.is_alphanumeric() || ".-_:".contains(c);
+    if !host.chars().all(sound) {
+        return Err(bad());
+    }
+    Ok((if host.is_empty() { "localhost".to_owned() } else { host.to_lowercase() }, port))
+}
+
+/// Reads the path of a unix socket.
+fn socket(host: &str, path: &str) -> Result<PathBuf, Problem> {
+    let path = decoded(path)?;
+    if !host.is_empty() || !path.starts_with('/') || path.len() < 2 || path.contains('\0') {
+        return Err("expected unix:/path/to/redis.sock".into());
+    }
+    Ok(path.into())
 }
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.masked())
+        let login = if self.username.is_some() || self.password.is_some() { "***@" } else { "" };
+        let mut query = String::new();
+        let mut add = |name: &str, value: &dyn fmt::Display| {
+            let separator = if query.is_empty() { '?' } else { '&' };
+            write!(query, "{separator}{name}={value}")
+        };
+        match &self.servers {
+            Servers::Unix(path) => {
+                let slashes = if login.is_empty() { "" } else { "//" };
+                write!(f, "unix:{slashes}{login}{}", path.display())?;
+                if self.database != 0 {
+                    add("db", &self.database)?;
+                }
+                return f.write_str(&query);
+            }
+            Servers::Single(address) => write!(f, "{}://{login}{}", self.scheme, Shown(address))?,
+            Servers::Sentinel { sentinels: nodes, .. } | Servers::Cluster(nodes) => {
+                let (first, further) = nodes.split_first().ok_or(fmt::Error)?;
+                write!(f, "{}://{login}{}", self.scheme, Shown(first))?;
+                if let Servers::Sentinel { service, .. } = &self.servers {
+                    add("sentinelServiceName", &service.escape_debug())?;
+                }
+                for node in further {
+                    add("node", &Shown(node))?;
+                }
+            }
+        }
+        if self.database != 0 {
+            write!(f, "/{}", self.database)?;
+        }
+        f.write_str(&query)
+    }
+}
+
+struct Shown<'a>(&'a Address);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (host, port) = self.0;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
 
 impl fmt::Debug for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.masked())
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(url: &str, shown: &str) {
+        let read = RedisUrl::parse(url).map_or_else(Cow::into_owned, |url| url.to_string());
+        assert_eq!(read, shown, "{url}");
+    }
+
+    #[test]
+    fn sentinels_and_clusters_have_their_nodes_in_the_query() {
+        check(
+            "redis-sentinel://u:geheim@a/2?sentinelServiceName=m&node=b:26380&sentinelPassword=geheim&node=[::1]",
+            "redis-sentinel://***@a:26379/2?sentinelServiceName=m&node=b:26380&node=[::1]:26379",
+        );
+        check(
+            "redis-sentinel://a?sentinelServiceName=m&db=3",
+            "redis-sentinel://a:26379/3?sentinelServiceName=m",
+        );
+        check("rediss-cluster://a:7000?node=b&password=geheim", "rediss-cluster://***@a:7000?node=b:6379");
+        check("redis-cluster://a/0", "redis-cluster://a:6379");
+    }
+
+    #[test]
+    fn what_is_no_redis_url_is_refused_in_words_that_hold_no_part_of_it() {
+        for url in [
+            "redis:",
+            "redis:geheim",
+            "redis:joe:geheim@host:1/0",
+            "redis://joe:12/geheim@host:1/0",
+            "redis://:p@s/s#geheim%rd@host:1/0",
+            "redis://:geheim",
+            "redis://host:geheim",
+            "redis://host:0",
+            "redis://host:65536",
+            "redis://host:6379/geheim",
+            "redis://host/0/1x",
+            "redis://host?geheim",
+            "redis://host?password=a&geheim",
+            "redis://:%ff@host",
+            "redis://[geheim]:1",
+            "redis://[::1]geheim",
+            "redis://ho st",
+            "redis://host\ngeheim",
+            "unix:",
+            "unix:geheim",
+            "unix://geheim",
+            "unix://geheim/run/redis.sock",
+            "unix:/",
+            "http://geheim",
+            "REDIS://geheim",
+        ] {
+            let problem = RedisUrl::parse(url).map(|url| url.to_string()).expect_err(url);
+            assert!(!problem.contains("geheim"), "{url}: {problem}");
+        }
     }
 }

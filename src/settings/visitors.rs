@@ -75,7 +75,7 @@ impl RawSession {
             _ => return Err(senseless("session.keyspace_events", "expected auto, on or off")),
         };
         at_least(1, self.recheck_seconds as usize, "session.recheck_seconds")?;
-        let own = RedisUrl::written(self.redis_url, "session.redis_url")?;
+        let own = RedisUrl::written(&self.redis_url, "session.redis_url")?;
         Ok(Session {
             cookie: self.cookie,
             reading: Reading { pattern, templates, secrets: Secrets::new(keys, &self.store_class), user },

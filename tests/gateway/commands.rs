@@ -66,6 +66,27 @@ fn unusable_settings_end_with_64_and_name_the_key() {
 }
 
 #[test]
+fn what_a_redis_url_cannot_say_is_refused_by_name() {
+    for (url, part) in [
+        ("redis://127.0.0.1?databse=2", "databse"),
+        ("redis://127.0.0.1?socket_timeout=2", "redis.command_timeout_seconds"),
+        ("unix:/run/redis.sock?database=2", "database"),
+        ("rediss://127.0.0.1?ssl=1", "ssl"),
+        ("redis-sentinel://127.0.0.1?sentinelServiceName=m&service=m", "service"),
+        ("redis-sentinel://127.0.0.1", "sentinelServiceName"),
+        ("redis-cluster://127.0.0.1?db=3", "a cluster has database 0 only"),
+        ("redis-cluster://127.0.0.1?sentinelServiceName=m", "sentinelServiceName"),
+        ("redis://127.0.0.1?node=127.0.0.2:1", "node"),
+        ("redis://127.0.0.1/256", "0 to 255"),
+        ("redis://127.0.0.1?db=two", "0 to 255"),
+    ] {
+        for key in ["redis.url", "session.redis_url"] {
+            refused(&["--set", &format!("{key}={url}"), "check"], 64, &[&format!("{key}: "), part]);
+        }
+    }
+}
+
+#[test]
 fn a_secret_in_the_wrong_place_is_not_printed() {
     for text in [
         "[redis]\nurl = \"redis://:geheim@host:1\n",

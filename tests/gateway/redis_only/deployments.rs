@@ -62,6 +62,29 @@ async fn redis_is_reached_through_a_unix_socket_and_in_a_database() {
     other.connect("/ws/chat?subscribe-broadcast").await.expect_text("from the client").await;
 }
 
+/// As redis-py reads a URL, and the Django package by it: `tests/fixtures/redis_urls.json` has more.
+#[tokio::test]
+async fn database_user_and_password_of_redis_may_stand_in_the_query() {
+    let redis = RedisServer::start_with(&["--user", "gate", "on", ">geheim", "~*", "&*", "+@all"]);
+    let (address, path) = (format!("127.0.0.1:{}", redis.port()), redis.unix_path().display().to_string());
+    for (url, database) in [
+        (format!("redis://{address}?db=2"), "2"),
+        (format!("redis://{address}/3?db=4"), "4"),
+        (format!("redis://{address}/5/"), "5"),
+        (format!("redis://{address}/?username=gate&password=geheim&db=6"), "6"),
+        (format!("unix://gate:geheim@{path}?db=7"), "7"),
+        (format!("unix:{path}?db=8&username=gate&password=geheim"), "8"),
+    ] {
+        let gateway = TestGateway::builder().redis(&redis).set("redis.url", &url).start().await;
+        expect_service(&gateway, &redis, "chat").await;
+        let mut connection = redis.connection();
+        connection.command(&["SELECT", database]);
+        let kept = connection.command(&["GET", &gateway.channel("broadcast:chat")]).bulk();
+        assert_eq!(kept.as_deref(), Some(&b"from the client"[..]), "{url}");
+        assert_eq!(gateway.count_log(&["geheim"]), 0, "{:#?}", gateway.log());
+    }
+}
+
 #[tokio::test]
 async fn redis_is_reached_by_an_ipv6_address() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
