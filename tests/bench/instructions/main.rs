@@ -1,17 +1,24 @@
-//! Instructions of single steps on a message's and a visitor's way: `cargo bench --bench instructions [WORD]`.
+//! Counts the instructions of single steps: `cargo bench --bench instructions [-- WORD]`.
 //!
-//! Each case runs twice under `valgrind --tool=callgrind`, with different numbers of repetitions; the difference of the
-//! two counts, divided by that of the repetitions, leaves out the start and whatever is prepared. Other work of the machine
-//! changes nothing of it; what is left of noise, below one per cent, are the seeds of hash tables. The kernel's part is not
-//! in it: callgrind counts up to a system call and from its return on. With a word, only cases with it in their names run.
+//! Each case runs twice under `valgrind --tool=callgrind` with different numbers of repetitions. The difference of both
+//! counts divided by the difference of the repetitions leaves out the start and the preparation. The load of the machine
+//! does not matter. Seeds of hash tables add noise below one per cent. Instructions of the kernel are not counted.
+//!
+//! With a word, only cases with it in their names run. `--check` compares all cases with `recorded.txt` and fails where one
+//! takes over 3 % more; `--record` writes that file. Counts depend on the compiler, so that both want the toolchain of
+//! `recorded.txt` and of [`TOOLCHAIN`].
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark reports on standard output")]
 
 mod handshakes;
 mod messages;
+mod recorded;
 mod sessions;
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+
+/// The compiler of the recorded counts. A newer one gets counts of its own, in a commit that changes nothing else.
+const TOOLCHAIN: &str = "1.95.0";
 
 /// Prepares a case, and returns what is repeated.
 type Prepare = fn(&str) -> Box<dyn FnMut()>;
@@ -35,15 +42,28 @@ fn main() -> ExitCode {
         (0..times.parse::<u32>().unwrap()).for_each(|_| repeated());
         return ExitCode::SUCCESS;
     }
-    let word = arguments.first().map_or("", String::as_str);
-    for Case(name, _, least) in cases.iter().filter(|case| case.0.contains(word)) {
-        let (Some(few), Some(many)) = (count(name, *least), count(name, 2 * least)) else {
-            println!("{name}: valgrind cannot be run, or the case fails");
-            return ExitCode::FAILURE;
-        };
-        println!("{name:60} {:>12}", many.saturating_sub(few) / u64::from(*least));
+    match arguments.first().map_or("", String::as_str) {
+        "--check" => recorded::check(&cases),
+        "--record" => recorded::record(&cases),
+        word => print(cases.iter().filter(|case| case.0.contains(word))),
+    }
+}
+
+fn print<'a>(cases: impl Iterator<Item = &'a Case>) -> ExitCode {
+    for case in cases {
+        let Some(instructions) = measure(case) else { return ExitCode::FAILURE };
+        println!("{:60} {instructions:>12}", case.0);
     }
     ExitCode::SUCCESS
+}
+
+/// Returns the instructions of one repetition. Says why there are none.
+fn measure(Case(name, _, least): &Case) -> Option<u64> {
+    let (Some(few), Some(many)) = (count(name, *least), count(name, 2 * least)) else {
+        println!("{name}: valgrind is missing (apt-get install valgrind), or the case fails");
+        return None;
+    };
+    Some(many.saturating_sub(few) / u64::from(*least))
 }
 
 /// Returns the instructions of so many repetitions, with everything around them.

@@ -1,4 +1,4 @@
-//! Messages: encoded, and delivered to listeners on TCP sockets.
+//! Messages: encoded, delivered to listeners on TCP sockets, published to Redis.
 
 use std::hint::black_box;
 use std::rc::Rc;
@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use ws4redis::hub::{Form, Hub, Limits, Listener, Opcode, Order, Run, encode};
+use ws4redis::redis::resp;
 use ws4redis::stream::Stream;
 use ws4redis::wire::Channel;
 
@@ -17,9 +18,10 @@ pub(super) fn cases() -> Vec<Case> {
         Case("frame: 16 bytes", prepare_frame, 1000),
         Case("frame: 128 bytes", prepare_frame, 1000),
         Case("frame: 65536 bytes", prepare_frame, 100),
-        Case("deliver: 1 message to 1 of 1000 listeners", prepare_delivery, 50),
+        Case("deliver: 1 message to 1 of 1000 listeners", prepare_delivery, 1000),
         Case("deliver: 1 message to 1000 listeners", prepare_delivery, 20),
         Case("deliver: 64 messages in a run to 1000 listeners", prepare_delivery, 2),
+        Case("publish: SETEX and PUBLISH of 128 bytes, and their replies", prepare_publication, 1000),
     ]
 }
 
@@ -72,11 +74,32 @@ fn prepare_delivery(name: &str) -> Box<dyn FnMut()> {
     let mut house = House::new(1000, |number| name_of(if of_each { number } else { 7 }));
     let messages: usize = name.split(' ').nth(1).unwrap().parse().unwrap();
     let run = Run::join((0..messages).map(|_| Run::of(&[b'x'; 128])).collect()).unwrap();
-    let channel = name_of(7);
+    // Each channel in turn: where the random hash puts a single one would decide its cost.
+    let channels: Vec<Channel> = if of_each { (0..1000).map(name_of).collect() } else { vec![name_of(7)] };
+    let mut delivered = 0;
     Box::new(move || {
         let _in_runtime = house.runtime.enter();
         // A run that has been delivered knows its digests; each delivery is of a new one.
         let run = Run::new(run.bytes.clone(), run.messages);
-        house.hub.deliver(black_box(&channel), run);
+        house.hub.deliver(black_box(&channels[delivered % channels.len()]), run);
+        delivered += 1;
+    })
+}
+
+/// What one publication adds to a pipeline and to its replies.
+fn prepare_publication(_: &str) -> Box<dyn FnMut()> {
+    const REPLIES: &[u8] = b"+OK\r\n:1000\r\n";
+    let payload = [b'x'; 128];
+    let mut pipeline = BytesMut::with_capacity(4096);
+    Box::new(move || {
+        pipeline.clear();
+        resp::encode(&mut pipeline, "SETEX", &[b"broadcast:chat", b"3600", black_box(&payload)]);
+        resp::encode(&mut pipeline, "PUBLISH", &[b"broadcast:chat", black_box(&payload)]);
+        black_box(&pipeline);
+        let mut next = 0;
+        while let Some((token, after)) = resp::token(black_box(REPLIES), next, 1 << 20).unwrap() {
+            black_box(token);
+            next = after;
+        }
     })
 }
