@@ -3,7 +3,23 @@ import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
 import { mock, test } from 'node:test';
 import vm from 'node:vm';
-import { BEAT, browser, clock, HOUR, last, network, page, random, sockets, source, tab } from './fakes.mjs';
+import {
+  BEAT,
+  browser,
+  clock,
+  constructorThrows,
+  HOUR,
+  last,
+  network,
+  page,
+  random,
+  securityError,
+  settle,
+  sockets,
+  source,
+  tab,
+  uncaughtIn,
+} from './fakes.mjs';
 
 const URI = 'ws://example.test/ws/foobar?subscribe-broadcast&echo';
 
@@ -56,11 +72,74 @@ test('works without new, and as a method', () => {
   assert.equal(sockets.length, 2);
 });
 
-test('a missing or impossible uri throws', () => {
+test('a missing uri throws', () => {
   assert.throws(() => new WS4Redis({}), /uri/);
   assert.throws(() => new WS4Redis(), /uri/);
-  assert.throws(() => new WS4Redis({ uri: 'nonsense' }), SyntaxError);
   assert.equal(clock.size, 0);
+});
+
+test('a constructor that throws for good does not end the script, and disconnected tells why', async () => {
+  for (const [uri, error, wanted] of [
+    ['nonsense', () => null, /^SyntaxError: bad URL nonsense/],
+    [URI, securityError, /^SecurityError: An insecure/],
+  ]) {
+    constructorThrows(error);
+    const closes = [];
+    const seen = [];
+    const uncaught = await uncaughtIn(async () => {
+      const ws = client({
+        uri,
+        disconnected: (event) => closes.push(event),
+        reconnecting: () => seen.push('reconnecting'),
+      });
+      assert.deepEqual([ws.get_state(), ws.is_closed()], [3, true]);
+      assert.deepEqual(closes, [], 'not before the script that called has ended');
+      ws.send_message('dropped');
+      await settle();
+      clock.tick(HOUR);
+      ws.close();
+    });
+    assert.equal(closes.length, 1);
+    assert.equal(closes[0].code, 1006);
+    assert.match(closes[0].reason, wanted);
+    assert.equal(uncaught.length, 1, 'the error is reported');
+    assert.deepEqual([seen, sockets.length, clock.size], [[], 0, 0], 'the next attempt would throw as well');
+  }
+});
+
+test('a constructor that throws otherwise is tried again, also on a reconnect', async () => {
+  let failures = 0;
+  constructorThrows(() => (failures > 0 ? new TypeError(`too many: ${(failures -= 1)}`) : null));
+  const seen = [];
+  const ws = client({ disconnected: ({ reason }) => seen.push(reason), reconnecting: () => seen.push('again') });
+  last().opens();
+  failures = 2;
+  last().ends(1006, 'lost');
+  const uncaught = await uncaughtIn(async () => {
+    for (const ms of [1000, 3000, 7000]) {
+      clock.tick(ms);
+      await settle();
+    }
+  });
+  assert.deepEqual(seen, ['lost', 'again', 'TypeError: too many: 1', 'again', 'TypeError: too many: 0', 'again']);
+  assert.deepEqual(uncaught, ['too many: 1', 'too many: 0']);
+  last().opens();
+  assert.ok(ws.is_connected());
+});
+
+test('where the constructor throws, callbacks may close and throw', async () => {
+  constructorThrows(() => new TypeError('no'));
+  const uncaught = await uncaughtIn(async () => {
+    const closing = client({ disconnected: () => closing.close() });
+    client({
+      disconnected() {
+        throw new Error('bug');
+      },
+    });
+    await settle();
+    assert.equal(clock.size, 1, 'only the one that was not closed goes on');
+  });
+  assert.deepEqual(uncaught.sort(), ['bug', 'no', 'no']);
 });
 
 test('jQuery is neither needed nor used', () => {
@@ -311,15 +390,46 @@ test('close() works inside every callback', () => {
   }
 });
 
-test('a callback that throws does not end the reconnecting', () => {
-  client({
-    disconnected: () => {
+test('whichever callback throws, now or later, nothing ends, and the page is told of its error', async () => {
+  const callbacks = ['connecting', 'connected', 'disconnected', 'reconnecting', 'receive_message'];
+  const ways = {
+    throws() {
       throw new Error('the page has a bug');
     },
-  });
-  assert.throws(() => last().ends(), /bug/);
-  clock.tick(1000);
-  assert.equal(sockets.length, 2);
+    rejects: async () => {
+      throw new Error('the page has a bug');
+    },
+  };
+  for (const [how, way] of Object.entries(ways)) {
+    for (const name of [...callbacks, 'all']) {
+      const before = sockets.length;
+      const calls = [];
+      const note = (of) =>
+        function (...args) {
+          calls.push(of);
+          if (name === of || name === 'all') return way(...args);
+        };
+      let ws;
+      const uncaught = await uncaughtIn(async () => {
+        ws = client(Object.fromEntries(callbacks.map((of) => [of, note(of)])));
+        for (let round = 0; round < 2; round += 1) {
+          last().opens();
+          last().brings('Hello');
+          last().brings('Hello');
+          last().ends();
+          await settle();
+          clock.tick(1000);
+        }
+      });
+      const round = ['connecting', 'connected', 'receive_message', 'receive_message', 'disconnected', 'reconnecting'];
+      assert.deepEqual(calls, [...round, ...round, 'connecting'], `${name} ${how}`);
+      assert.equal(sockets.length, before + 3, `${name} ${how}`);
+      assert.equal(ws.get_state(), 0);
+      const thrown = calls.filter((call) => name === call || name === 'all').length;
+      assert.equal(uncaught.length, thrown, `${name} ${how}`);
+      ws.close();
+    }
+  }
 });
 
 test('4401 reconnects once and then stops', () => {

@@ -142,6 +142,38 @@ export function browser({ realTime = false } = {}) {
   });
 }
 
+/** From now on WebSockets cannot be made: their constructor throws what `error()` returns, until that is nothing. */
+export function constructorThrows(error) {
+  globalThis.WebSocket = class extends FakeWebSocket {
+    constructor(...args) {
+      const thrown = error();
+      if (thrown) throw thrown;
+      super(...args);
+    }
+  };
+}
+
+/** What a browser throws for ws: on a page of https:. */
+export const securityError = () => new DOMException('An insecure connection may not be initiated', 'SecurityError');
+
+/** Runs `body` and returns the messages of the errors that a page would have seen as uncaught meanwhile. */
+export async function uncaughtIn(body) {
+  const errors = [];
+  const note = ({ message }) => errors.push(message);
+  const ofTheRunner = process.listeners('unhandledRejection');
+  process.removeAllListeners('unhandledRejection').on('unhandledRejection', note);
+  process.setUncaughtExceptionCaptureCallback(note);
+  try {
+    await body();
+    await settle();
+  } finally {
+    process.setUncaughtExceptionCaptureCallback(null);
+    process.removeAllListeners('unhandledRejection');
+    for (const listener of ofTheRunner) process.on('unhandledRejection', listener);
+  }
+  return errors;
+}
+
 /** The network goes or comes. */
 export function network(there) {
   navigator.onLine = there;

@@ -148,9 +148,10 @@ test('send is a POST with the own header, one after the other', async () => {
     underWay -= 1;
     return 200;
   };
-  const bytes = new Uint8Array([0, 255, 1]);
-  const sent = [socket.send('Grüße'), socket.send(bytes), socket.sendJSON({ a: 1 })];
-  bytes[0] = 7;
+  const bytes = new Uint8Array([7, 0, 255, 1, 7]);
+  const view = new DataView(bytes.buffer, 1, 3);
+  const sent = [socket.send('Grüße'), socket.send(view), socket.sendJSON({ a: 1 })];
+  bytes.fill(7);
   assert.deepEqual(await Promise.all(sent), [undefined, undefined, undefined]);
   assert.equal(most, 1);
   assert.deepEqual(
@@ -357,6 +358,18 @@ test('anything that comes keeps a stream alive, silence ends it', async () => {
   const { reason } = await next(socket, 'close');
   assert.equal(reason, 'no heartbeat');
   assert.ok(gateway.requests.every(({ method }) => method === 'GET'), 'heartbeats are not published');
+});
+
+test('where no WebSocket can be made at all, the fallback does without', async () => {
+  const socket = connect();
+  socket.close();
+  for (const missing of [undefined, class { constructor() { throw new Error('not in this browser'); } }]) {
+    globalThis.WebSocket = missing;
+    const one = WS4Redis.connect(`${gateway.origin}/ws/foobar`);
+    open.push(one);
+    await next(one, 'open');
+    assert.equal(one.transport, 'sse');
+  }
 });
 
 test('without the fallback nothing is fetched', async () => {

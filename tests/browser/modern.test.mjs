@@ -2,7 +2,19 @@
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
 import { test } from 'node:test';
-import { browser, clock, HOUR, last, page, settle, sockets, watch } from './fakes.mjs';
+import {
+  browser,
+  clock,
+  constructorThrows,
+  HOUR,
+  last,
+  page,
+  securityError,
+  settle,
+  sockets,
+  uncaughtIn,
+  watch,
+} from './fakes.mjs';
 
 browser();
 
@@ -51,7 +63,8 @@ test('what the gateway would ignore throws', () => {
   assert.throws(() => connect({ publish: 'everybody' }), /no audience everybody to publish/);
   assert.throws(() => WS4Redis.connect('/ws/a#b'), /%23/);
   assert.throws(() => WS4Redis.connect('mailto:somebody'), SyntaxError);
-  assert.equal(clock.size, sockets.length);
+  assert.throws(() => WS4Redis.connect('ftp://example.test/ws/'), SyntaxError);
+  assert.deepEqual([clock.size, sockets.length], [0, 0]);
 });
 
 // ---- Events and states
@@ -161,6 +174,93 @@ test('a message has its data, and json()', () => {
   assert.equal(last().binaryType, 'arraybuffer');
 });
 
+test('whichever listener throws, now or later, the others hear all the same and nothing ends', async () => {
+  const types = ['state', 'open', 'gap', 'message', 'close'];
+  const bug = () => new Error('the page has a bug');
+  const ways = {
+    throws() {
+      throw bug();
+    },
+    rejects: async () => {
+      throw bug();
+    },
+    handler: {
+      handleEvent() {
+        throw bug();
+      },
+    },
+  };
+  for (const [how, listener] of Object.entries(ways)) {
+    const socket = connect({ queue: 1 });
+    const kept = socket.send('kept');
+    for (const type of types) socket.addEventListener(type, listener);
+    const seen = watch(socket);
+    const uncaught = await uncaughtIn(async () => {
+      last().opens();
+      await kept;
+      last().brings('Hello');
+      last().ends();
+      clock.tick(1000);
+      last().opens();
+      last().brings('again');
+      await settle();
+    });
+    assert.deepEqual(
+      seen,
+      ['open', '+open', ['message', 'Hello'], 'waiting', ['close', 1006], 'connecting', 'open', '+open', '+gap', ['message', 'again']],
+      how,
+    );
+    assert.equal(uncaught.length, seen.length, how);
+    const ending = await uncaughtIn(() => socket.close());
+    assert.deepEqual([ending.length, clock.size], [2, 0], how);
+  }
+});
+
+test('a WebSocket that may not be made is told by the close event, which is the last', async () => {
+  constructorThrows(securityError);
+  for (const options of [{}, { fallback: true }, { token: () => 'x' }]) {
+    const socket = connect(options);
+    const seen = watch(socket);
+    let why;
+    socket.addEventListener('close', ({ reason }) => (why = reason));
+    await settle();
+    assert.deepEqual(seen, ['closed', ['close', 1006, 'final']]);
+    assert.match(why, /^SecurityError: An insecure/);
+    assert.deepEqual([socket.state, clock.size, sockets.length], ['closed', 0, 0]);
+  }
+});
+
+test('a constructor that throws otherwise is a failed attempt, the first time and on a reconnect', async () => {
+  let failures = 1;
+  constructorThrows(() => (failures > 0 ? new TypeError(`not now: ${(failures -= 1)}`) : null));
+  const socket = connect();
+  const seen = watch(socket);
+  await settle();
+  assert.deepEqual(seen, ['waiting', ['close', 1006]]);
+  clock.tick(1000);
+  last().opens();
+  failures = 1;
+  last().ends();
+  clock.tick(3000);
+  await settle();
+  clock.tick(7000);
+  last().opens();
+  assert.deepEqual([socket.state, sockets.length], ['open', 2]);
+});
+
+test('a token that no handshake can carry is a failed attempt, and the next one is tried', async () => {
+  let serial = 0;
+  constructorThrows(() => (serial === 1 ? new DOMException('invalid subprotocol', 'SyntaxError') : null));
+  const socket = connect({ token: () => ['', 'a b', 'ab'][(serial += 1)] });
+  let why;
+  socket.addEventListener('close', ({ reason }) => (why = reason));
+  await settle();
+  assert.deepEqual([socket.state, why], ['waiting', 'SyntaxError: invalid subprotocol']);
+  clock.tick(1000);
+  await settle();
+  assert.deepEqual(last().protocols, ['ws4redis', 'bearer.ab']);
+});
+
 // ---- Sending
 
 test('send and sendJSON hand their message to the socket', async () => {
@@ -203,6 +303,29 @@ test('a queue keeps so many messages, and hands them over first', async () => {
   last().opens();
   await again;
   assert.deepEqual(last().sent, ['four', 'from state', 'from open']);
+});
+
+test('a queue keeps what a message was when it was sent', async () => {
+  const bytes = () => Uint8Array.from([1, 2, 3, 4]);
+  const blob = new Blob(['blob']);
+  const whole = bytes().buffer;
+  const part = new Uint8Array(bytes().buffer, 1, 2);
+  const view = new DataView(bytes().buffer, 2);
+  const wide = new Uint16Array(bytes().buffer, 2, 1);
+  const moved = bytes().buffer;
+  const object = { text: 'then', toString: () => object.text };
+  const socket = connect({ queue: 7 });
+  const messages = [whole, part, view, wide, moved, blob, object];
+  const sent = messages.map((message) => socket.send(message));
+  await assert.rejects(socket.send(bytes()), AWAY, 'the bound counts copies, too');
+  new Uint8Array(whole).fill(9);
+  for (const array of [part, new Uint8Array(view.buffer), wide]) array.fill(9);
+  structuredClone(moved, { transfer: [moved] });
+  object.text = 'now';
+  last().opens();
+  await Promise.all(sent);
+  const got = last().sent.map((message) => (message instanceof ArrayBuffer ? [...new Uint8Array(message)] : message));
+  assert.deepEqual(got, [[1, 2, 3, 4], [2, 3], [3, 4], [3, 4], [1, 2, 3, 4], blob, 'then']);
 });
 
 test('what is kept when it ends is an error', async () => {

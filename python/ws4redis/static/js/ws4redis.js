@@ -1,34 +1,5 @@
 /*! ws4redis.js: the browser client of the ws4redis gateway. MIT licence. */
-
-/**
- * What `new WS4Redis(options)` takes; all but the uri may be missing.
- *
- * @typedef {object} WS4RedisOptions
- * @property {string} uri  The WebSocket address with facility and flags, used as it is.
- * @property {function(): void} [connecting]  Before each attempt to connect.
- * @property {function(): void} [connected]  From here on `send_message` may be called.
- * @property {function(CloseEvent): void} [disconnected]  After each close, failed attempts included.
- * @property {function((string|ArrayBuffer)): void} [receive_message]  For each message but heartbeats.
- * @property {function(number, number): void} [reconnecting]  After `disconnected`, when another attempt will follow:
- *   the milliseconds until then, and its number since the last open (1, 2 …).
- * @property {?string} [heartbeat_msg]  The gateway's heartbeat text. Set it only if the gateway has the same one.
- */
-
-/**
- * What `WS4Redis.connect(path, options)` takes; all may be missing.
- *
- * @typedef {object} Ws4redisOptions
- * @property {(Audience|Audience[])} [subscribe]  Whose messages are heard.
- * @property {(Audience|Audience[])} [publish]  To whom `send` goes.
- * @property {boolean} [echo]  Own messages come back, too.
- * @property {function(): (?string|Promise<?string>)} [token]  Asked for a token before each attempt.
- * @property {?string} [heartbeat]  The gateway's heartbeat text. Set it only if the gateway has the same one.
- * @property {number} [queue]  How many messages `send` keeps while there is no connection; 0 if not set.
- * @property {boolean} [fallback]  false: WebSockets only.
- * @property {AbortSignal} [signal]  Closes the connection for good.
- */
-
-/** @typedef {('broadcast'|'group'|'user'|'session')} Audience */
+// Options, events and types are declared in ws4redis.d.ts; docs/javascript.md has the rules.
 
 (function (global) {
   'use strict';
@@ -122,7 +93,8 @@
       on.close(event, stopped, delay, attempt - 1);
     }
 
-    function isWorthRetrying({ code, inconclusive }) {
+    function isWorthRetrying({ code, inconclusive, useless }) {
+      if (useless) return false;
       if (code === 4401 && (renewable || !sessionEnded)) {
         sessionEnded = lastChance = true;
         return true;
@@ -204,16 +176,23 @@
    * more, with the cookie the browser then has.
    *
    * @class
-   * @param {WS4RedisOptions} options
+   * @param {WS4Redis.Options} options
    * @param {*} [$]  Accepted for pages that hand in jQuery; not needed and not used.
-   * @throws {Error|DOMException} if `options.uri` is missing, or no WebSocket address
+   * @throws {Error} if `options.uri` is missing
    */
   function WS4Redis(options, $) {
     if (!(this instanceof WS4Redis)) return new WS4Redis(options, $);
     if (!options || !options.uri) throw new Error('WS4Redis: options.uri is missing');
 
     const opts = Object.assign({}, options);
-    const call = (name, ...args) => typeof opts[name] === 'function' && opts[name](...args);
+    // A callback that throws is an error of the page, which is reported and changes nothing here.
+    const call = (name, ...args) => {
+      try {
+        if (typeof opts[name] === 'function') opts[name](...args);
+      } catch (error) {
+        report(error);
+      }
+    };
     const line = createLine(
       { open: () => openWebSocket(opts.uri), heartbeat: opts.heartbeat_msg },
       {
@@ -221,6 +200,7 @@
         open: () => call('connected'),
         message: (data) => call('receive_message', data),
         close(event, stopped, delay, attempt) {
+          if (event.error) report(event.error);
           call('disconnected', event);
           if (!line.isStopped()) call('reconnecting', delay, attempt);
         },
@@ -259,7 +239,7 @@
    * the rules.
    *
    * @param {string|URL} path  Prefix and facility, e.g. `/ws/foobar`, or a whole address.
-   * @param {Ws4redisOptions} [options]
+   * @param {ws4redis.Options} [options]
    * @throws {TypeError|SyntaxError|DOMException} for an unknown audience, or what is no address
    */
   function ws4redis(path, options = {}) {
@@ -331,7 +311,8 @@
       // Between the peer's close frame and the close event browsers drop messages without a word.
       if (socket.state === 'open' && line.socket().readyState === 1) return line.socket().send(data);
       if (socket.state === 'closed' || kept.length >= queue) throw away();
-      return new Promise((resolve, reject) => kept.push({ data, resolve, reject }));
+      const copy = copyOf(data);
+      return new Promise((resolve, reject) => kept.push({ data: copy, resolve, reject }));
     }
 
     function close() {
@@ -388,6 +369,7 @@
     const url = new URL(path, global.location?.href);
     if (url.hash) throw new SyntaxError('ws4redis: a # in a facility has to be written as %23');
     url.protocol = url.protocol.replace('http', 'ws');
+    if (!/^wss?:/.test(url.protocol)) throw new SyntaxError(`ws4redis: ${url} is no address of a gateway`);
     const flags = (verb, audiences) =>
       [].concat(audiences).map((name) => {
         // The gateway ignores what it does not know.
@@ -406,10 +388,27 @@
   // ---- What messages travel by
 
   function openWebSocket(url, protocols = []) {
-    const socket = new WebSocket(url, protocols);
-    // Blobs are read asynchronously, which would mix up the order of messages.
-    socket.binaryType = 'arraybuffer';
-    return socket;
+    try {
+      const socket = new WebSocket(url, protocols);
+      // Blobs are read asynchronously, which would mix up the order of messages.
+      socket.binaryType = 'arraybuffer';
+      return socket;
+    } catch (error) {
+      // A refusal like any other, but for ws: on a page of https:, a port that browsers block, and what is no address:
+      // there the next attempt would throw as well. Another token may be one that can be sent.
+      const { name, message } = error;
+      const useless = name === 'SecurityError' || (name === 'SyntaxError' && !protocols.length);
+      const failed = { readyState: 3, send() {}, close() {} };
+      queueMicrotask(() => failed.onclose({ ...lost(`${name}: ${message}`), useless, error }));
+      return failed;
+    }
+  }
+
+  /** As an uncaught error, so that the page's own reporting sees it. */
+  function report(error) {
+    queueMicrotask(() => {
+      throw error;
+    });
   }
 
   /**
@@ -456,7 +455,7 @@
       // A token is never answered as the chosen subprotocol, and browsers want one to be.
       use(openWebSocket(url, bearer ? ['ws4redis', `bearer.${bearer}`] : []));
       inner.onclose = (event) => {
-        if (done || isOpen || !fallback || event.code !== 1006) return end(event);
+        if (done || isOpen || !fallback || event.code !== 1006 || event.useless) return end(event);
         self.transport = 'sse';
         use(openStream(url.replace('ws', 'http'), bearer));
       };
@@ -475,7 +474,7 @@
     return self;
   }
 
-  /** A close that says nothing of what the server thinks of the visitor. */
+  /** A close that says nothing about what the server thinks of the visitor. */
   function lost(reason) {
     return { code: 1006, reason, wasClean: false, inconclusive: true };
   }
@@ -506,14 +505,13 @@
       close: () => reading.abort(),
       /** @returns {Promise<void>} settles when the gateway has answered */
       send(data) {
-        const text = typeof data === 'string';
-        const echo = text && hearsItself && data.replace(/\r\n?/g, '\n');
+        const body = copyOf(data);
+        const text = typeof body === 'string';
+        const echo = text && hearsItself && body.replace(/\r\n?/g, '\n');
         const headers = {
           'Content-Type': text ? 'text/plain;charset=utf-8' : 'application/octet-stream',
           'X-WS4Redis': '1',
         };
-        // The page may change a buffer before its turn comes.
-        const body = text ? data : new Blob([data]);
         const mine = posting;
         // One after the other, since messages keep their order; those behind one that is not answered fail with it.
         const sent = posts
@@ -585,6 +583,14 @@
     const after = headers.get('Retry-After') || '';
     const wait = /^\d+$/.test(after) ? after * 1000 : Date.parse(after) - Date.now();
     return { ...lost(reason), code: 1013, retryAfter: Math.min(Math.max(wait, 0) || 0, RETRY_AFTER_MAX_MS) };
+  }
+
+  /** A message as it is now: the page may change a buffer before its turn comes. What is no message is its text. */
+  function copyOf(data) {
+    if (data?.byteLength >= 0) {
+      return new Uint8Array(data.buffer ?? data, data.byteOffset ?? 0, data.byteLength).slice().buffer;
+    }
+    return data?.arrayBuffer ? data : `${data}`;
   }
 
   function bytesOf(base64) {
