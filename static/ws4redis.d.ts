@@ -7,7 +7,7 @@ declare namespace ws4redis {
   /**
    * - `connecting`: an attempt is under way
    * - `open`
-   * - `waiting`: for the next attempt, or for the network
+   * - `waiting`: for the next attempt
    * - `session-ended`: the same, because the session or the token has ended (4401)
    * - `closed`: for good
    */
@@ -55,7 +55,7 @@ declare namespace ws4redis {
 
   interface StateChange extends Event {
     readonly state: State;
-    /** Milliseconds until the next attempt, for `waiting` and `session-ended`. Offline it may be longer. */
+    /** Milliseconds until the next attempt, for `waiting` and `session-ended`; shorter when the network or tab returns. */
     readonly delay?: number;
   }
 

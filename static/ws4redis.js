@@ -13,11 +13,14 @@
   /** How far clients spread that were all sent away at once, and when the first of them comes back. */
   const SPREAD_MS = 10000;
   const SPREAD_FROM_MS = 1000;
+  /** Attempts are this far apart, up to twice as far, while the browser says that there is no network. */
+  const OFFLINE_MS = 15000;
   /** For the token, the WebSocket and the fallback together; proxies that know no upgrades may just say nothing. */
   const ATTEMPT_MS = 20000;
   /** Timers of hidden tabs come each minute only; a tick later than this means that the machine has slept. */
   const JUMP_MS = 90000;
   const RETRY_AFTER_MAX_MS = 3600000;
+  const LOOPBACK = /^((.*\.)?localhost|127\.[\d.]+|\[::1\])$/;
   const ECHO_MS = 5000;
   const UNREAD_MAX = 10000;
 
@@ -26,10 +29,11 @@
   /**
    * One connection at a time, which comes back.
    * @param {object} how  `open` makes a WebSocket or something like it; `heartbeat`; `modern` for the rules that
-   *   upstream's client does not have; `renewable` if each attempt shows another token.
+   *   upstream's client does not have; `renewable` if each attempt shows another token; `remote` if the browser knows
+   *   whether there is a network to the host.
    * @param {object} on  Is told: `connecting()`, `open()`, `message(data)`, `close(event, stopped, delay, attempt)`.
    */
-  function createLine({ open, heartbeat, modern, renewable }, on) {
+  function createLine({ open, heartbeat, modern, renewable, remote }, on) {
     let socket = null;
     let openedAt = 0;
     let waiting = false;
@@ -45,9 +49,7 @@
 
     function connect() {
       clearTimeout(retryTimer);
-      // Offline it goes on waiting, for the `online` event.
-      waiting = modern && global.navigator?.onLine === false;
-      if (waiting) return;
+      waiting = false;
       on.connecting();
       if (stopped) return;
       socket = open();
@@ -57,7 +59,14 @@
       socket.onalive = () => (missed = 0);
     }
 
+    /** A hint only: on some machines, with a VPN, browsers say so all the time. */
+    function seemsOffline() {
+      return remote && global.navigator?.onLine === false;
+    }
+
     function onOpen() {
+      // Then the browser is wrong, and is not believed again.
+      if (seemsOffline()) remote = false;
       openedAt = Date.now();
       lastChance = false;
       if (!modern) attempt = 1;
@@ -86,7 +95,7 @@
         delay = delayAfter(event, Math.min(DELAY_MAX_S, 2 ** attempt - 1) * 1000);
         notBefore = Date.now() + (event.retryAfter || 0);
         retryTimer = setTimeout(connect, delay);
-        attempt += 1;
+        if (!seemsOffline()) attempt += 1;
       } else {
         stopped = true;
       }
@@ -106,9 +115,9 @@
 
     function delayAfter({ code, retryAfter }, limit) {
       if (!modern) return Math.random() * limit;
-      const sentAway = code === 1001 || code === 1012 || code === 1013;
-      const from = sentAway ? SPREAD_FROM_MS : 0;
-      const to = sentAway ? Math.max(limit, SPREAD_MS) : limit;
+      let [from, to] = [0, limit];
+      if (code === 1001 || code === 1012 || code === 1013) [from, to] = [SPREAD_FROM_MS, Math.max(limit, SPREAD_MS)];
+      if (seemsOffline()) [from, to] = [OFFLINE_MS, 2 * OFFLINE_MS];
       return Math.max(from + Math.random() * (to - from), retryAfter || 0);
     }
 
@@ -163,7 +172,8 @@
       if (socket) socket.close();
     }
 
-    return { connect, check, close, socket: () => socket, isStopped: () => stopped };
+    const online = () => check(remote);
+    return { connect, check, online, close, socket: () => socket, isStopped: () => stopped };
   }
 
   // ---- The legacy API: that of django-websocket-redis
@@ -251,7 +261,13 @@
     let wasOpen = false;
 
     const line = createLine(
-      { open: () => openTransport(url, token, fallback), heartbeat, modern: true, renewable: !!token },
+      {
+        open: () => openTransport(url, token, fallback),
+        heartbeat,
+        modern: true,
+        renewable: !!token,
+        remote: !LOOPBACK.test(new URL(url).hostname),
+      },
       {
         connecting: () => setState('connecting'),
         open() {
@@ -359,7 +375,7 @@
     line.connect();
     const listen = (target, type, listener) => target?.addEventListener?.(type, listener, { signal: ending.signal });
     listen(signal, 'abort', close);
-    listen(global, 'online', () => line.check(true));
+    listen(global, 'online', line.online);
     listen(global.document, 'resume', () => line.check(true));
     listen(global.document, 'visibilitychange', () => global.document.hidden || line.check(false));
     return socket;

@@ -172,29 +172,88 @@ test('4401 after a stable minute is one of its own', () => {
 
 // ---- Network and tab
 
-test('online reconnects at once, and nothing does while offline', () => {
+test('while the browser says that there is no network, attempts are far apart, and online connects at once', () => {
   const socket = opened();
+  const seen = watch(socket);
   network(false);
   last().ends();
-  clock.tick(HOUR);
-  assert.deepEqual([sockets.length, clock.size, socket.state], [1, 0, 'waiting']);
-  tab(false);
-  tab(true);
-  assert.equal(sockets.length, 1);
-  network(true);
-  assert.deepEqual([sockets.length, socket.state], [2, 'connecting']);
+  for (let i = 0; i < 5; i += 1) {
+    assert.equal(clock.delay, 22_500, 'neither shorter nor growing');
+    clock.tick(22_500);
+    assert.equal(sockets.length, i + 2);
+    last().ends();
+  }
+  random.mock.mockImplementation(() => 0.999999);
+  clock.tick(22_500);
   last().ends();
-  assert.equal(clock.delay, 1500, 'the delay has grown');
+  assert.ok(clock.delay < 30_000);
+  network(true);
+  assert.deepEqual([sockets.length, socket.state], [8, 'connecting']);
+  random.mock.mockImplementation(() => 0.5);
+  last().ends();
+  assert.equal(clock.delay, 500, 'attempts without a network were none');
+  network(true);
+  assert.equal(sockets.length, 9);
+  last().opens();
+  assert.equal(seen.at(-1), '+gap');
+});
+
+test('a page that is opened while the browser says that there is no network tries all the same', () => {
+  navigator.onLine = false;
+  const socket = connect();
+  assert.deepEqual([socket.state, sockets.length], ['connecting', 1]);
+  last().ends();
+  assert.equal(clock.delay, 22_500);
+  network(true);
+  assert.deepEqual([socket.state, sockets.length], ['connecting', 2]);
+});
+
+test('a browser that was wrong about the network is not believed again', () => {
+  navigator.onLine = false;
+  const socket = connect();
+  last().opens();
+  last().ends();
+  assert.equal(clock.delay, 500);
+  clock.tick(500);
+  last().opens();
+  network(true);
+  assert.deepEqual([sockets.length, socket.state], [2, 'open'], 'and its events replace no connection that is open');
+  last().ends();
   network(true);
   assert.equal(sockets.length, 3);
 });
 
-test('a page that is opened offline waits', () => {
+test('for hosts of the same machine no network is needed', () => {
   navigator.onLine = false;
-  const socket = connect();
-  assert.deepEqual([socket.state, sockets.length, clock.size], ['waiting', 0, 0]);
-  network(true);
-  assert.deepEqual([socket.state, sockets.length], ['connecting', 1]);
+  const hosts = ['localhost:8000', 'LOCALHOST', 'site.localhost', '127.0.0.1:8000', '127.1', '127.8.9.10', '[::1]:80'];
+  for (const host of hosts) {
+    const socket = WS4Redis.connect(`ws://${host}/ws/x`, { fallback: false });
+    last().ends();
+    assert.equal(clock.delay, 500, host);
+    clock.tick(500);
+    last().opens();
+    const before = sockets.length;
+    network(true);
+    assert.equal(sockets.length, before, `${host}: the network has nothing to do with it`);
+    socket.close();
+    navigator.onLine = false;
+  }
+  for (const host of ['localhost.example.test', 'notlocalhost', '127.example.test', '10.0.0.1', '[::2]']) {
+    const socket = WS4Redis.connect(`ws://${host}/ws/x`, { fallback: false });
+    last().ends();
+    assert.equal(clock.delay, 22_500, host);
+    socket.close();
+  }
+});
+
+test('without a navigator there is a network', () => {
+  for (const value of [undefined, {}, { onLine: undefined }]) {
+    globalThis.navigator = value;
+    const socket = connect();
+    last().ends();
+    assert.equal(clock.delay, 500);
+    socket.close();
+  }
 });
 
 test('a hidden tab that comes back after its socket died reconnects at once', () => {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { becomes, check, unique } from '../browser/checks.mjs';
 import { got, open, send, stateOf, states, transport } from '../browser/sockets.mjs';
-import { allHear, closeAll, say, textOf } from './stage.mjs';
+import { allHear, attend, closeAll, say, textOf } from './stage.mjs';
 
 const RECONNECT_MS = 15_000;
 const AT_ONCE_MS = 200;
@@ -74,7 +74,7 @@ export const reconnects = (stage) =>
   survivals(stage, [['the proxy is restarted: all come back', 'restart_proxy', { back: true }], RESTART]);
 
 export async function network({ world, john, mary }) {
-  await check('offline nothing is tried; online it connects at once', async () => {
+  await check('offline nothing is tried for a while; online it connects at once', async () => {
     const [johns, marys] = [await john.chat(), await mary.chat()];
     // The next attempt is due at once.
     await johns.evaluate(() => (Math.random = () => 0));
@@ -95,6 +95,15 @@ export async function network({ world, john, mary }) {
     await say(johns, text);
     await allHear([johns, marys], text);
     await closeAll(johns, marys);
+  });
+
+  await check('a browser that wrongly says that there is no network connects, and comes back', async () => {
+    const page = await john.browser.newPage();
+    await page.evaluateOnNewDocument(() => Object.defineProperty(navigator, 'onLine', { get: () => false }));
+    await page.goto(`${world.origin}/chat/`);
+    await attend(page);
+    await survive([page], () => world.do('restart_gateways'), { back: true });
+    await page.close();
   });
 }
 
