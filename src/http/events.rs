@@ -6,11 +6,12 @@ use std::pin::pin;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Frame};
-use hyper::header::{ACCEPT, HeaderName, UPGRADE};
+use hyper::header::{ACCEPT, HeaderName};
 use hyper::{Method, Request};
 
 use super::Rejection;
 use super::routes::{Arrival, Front};
+use super::upgrade::offers_websocket;
 use super::visitor::{Kind, credentials, token, tokens};
 use crate::access::Peer;
 use crate::wire::{Handshake, Malformed};
@@ -33,7 +34,7 @@ pub(super) fn wants_events<B>(request: &Request<B>) -> bool {
         let kind = item.split(';').next().unwrap_or_default();
         kind.trim().eq_ignore_ascii_case("text/event-stream")
     };
-    request.method() == Method::GET && !headers.contains_key(UPGRADE) && tokens(headers, &ACCEPT).any(accepts)
+    request.method() == Method::GET && !offers_websocket(headers) && tokens(headers, &ACCEPT).any(accepts)
 }
 
 /// Tells whether something is to be published.
@@ -60,6 +61,10 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    // What is known to be too long is not read at all, so that a client that waits for a 100 never sends it.
+    if request.body().size_hint().lower() > most_bytes as u64 {
+        return Err(Rejection::TooBig(most_bytes));
+    }
     let mut body = pin!(Limited::new(request.into_body(), most_bytes));
     let mut message = BytesMut::new();
     // Each piece is copied and let go of: a short one would keep a whole buffer of hyper's.

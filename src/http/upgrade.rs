@@ -56,7 +56,7 @@ fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {
     if request.version() != Version::HTTP_11 {
         return Err(Rejection::OldHttp);
     }
-    if !only(headers, &UPGRADE).is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+    if !offers_websocket(headers) {
         return Err(Rejection::NoUpgrade(
             "this path serves WebSockets only; behind nginx, add proxy_set_header Upgrade $http_upgrade",
         ));
@@ -72,6 +72,11 @@ fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {
         return Err(Rejection::Bad("a WebSocket handshake has no body"));
     }
     Ok(())
+}
+
+/// Returns whether the client offers to upgrade to a WebSocket, among other protocols maybe (RFC 9110, section 7.8).
+pub(super) fn offers_websocket(headers: &HeaderMap) -> bool {
+    tokens(headers, &UPGRADE).any(|protocol| protocol.eq_ignore_ascii_case("websocket"))
 }
 
 /// Returns the first offered subprotocol that is no token.
