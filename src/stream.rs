@@ -1,14 +1,18 @@
 //! A client's socket, TCP or unix.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, IoSlice, Read};
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
 
 /// A client that has been accepted, whose socket no runtime knows yet: any shard may take it.
 #[derive(Debug)]
@@ -45,6 +49,18 @@ pub fn watch<S: AsRawFd + Into<OwnedFd>>(socket: S) -> io::Result<AsyncFd<S>> {
 
 /// What is read at once of a request: room that nobody has written to yet has to be cleared first.
 const REQUEST_BYTES: usize = 2048;
+
+/// What is read at most of a client to which nothing more is said.
+const MAX_DISCARDED_BYTES: usize = 16 << 20;
+
+/// How long a client is read to which nothing more is said.
+#[derive(Debug, Clone, Copy)]
+pub struct Discard {
+    /// In all.
+    pub total: Duration,
+    /// Between two pieces.
+    pub silence: Duration,
+}
 
 impl Stream {
     /// Takes a socket that does not block.
@@ -95,6 +111,36 @@ impl Stream {
                 return Poll::Ready(written);
             }
         }
+    }
+
+    /// Reads and discards what the client still sends, until it closes, is silent, or a bound is reached. `seen` is
+    /// given each piece, and ends the reading by returning true.
+    ///
+    /// Data that nobody reads would turn the end of a connection into a reset, which destroys what the client has not
+    /// read yet (RFC 9112, section 9.6).
+    pub async fn discard(
+        &self,
+        buffer: &RefCell<Box<[u8]>>,
+        within: Discard,
+        mut seen: impl FnMut(&[u8]) -> bool,
+    ) {
+        let mut left = MAX_DISCARDED_BYTES;
+        let reading = async {
+            loop {
+                let read = poll_fn(|cx| {
+                    let mut buffer = buffer.borrow_mut();
+                    let read = ready!(self.poll_recv(cx, &mut buffer));
+                    Poll::Ready(read.is_ok_and(|count| {
+                        left = left.saturating_sub(count);
+                        count > 0 && left > 0 && !seen(&buffer[..count])
+                    }))
+                });
+                if !timeout(within.silence, read).await.unwrap_or(false) {
+                    return;
+                }
+            }
+        };
+        let _ = timeout(within.total, reading).await;
     }
 
     /// Closes the direction to the client.

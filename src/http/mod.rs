@@ -3,7 +3,9 @@
 //! HTTP/1.1 only. Whatever fails here is an HTTP status with a line that says what was wrong, never an opened socket
 //! that dies.
 
+mod deadlines;
 mod events;
+mod health;
 mod rejection;
 mod routes;
 mod static_files;
@@ -11,8 +13,9 @@ mod upgrade;
 mod visitor;
 mod whoami;
 
+pub use deadlines::Times;
 pub use events::HEAD as EVENTS_HEAD;
 pub use rejection::Rejection;
-pub use routes::{Arrival, Front, Opened, Visits, serve};
+pub use routes::{Arrival, Front, Opened, Served, Visits, serve};
 pub use static_files::StaticFiles;
 pub use visitor::names_passed_on;

@@ -3,24 +3,26 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::HeaderName;
+use hyper::header::{CONNECTION, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::timeout;
+use hyper_util::rt::TokioIo;
+use tokio::time::{sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::deadlines::{Deadlines, Phase, Times, Watched};
 use super::static_files::StaticFiles;
-use super::{Rejection, events, upgrade, whoami};
+use super::{Rejection, events, health, upgrade, whoami};
 use crate::access::{Allowed, Credentials, Peer, Proxies};
 use crate::counters::Counters;
 use crate::stream::Stream;
@@ -47,8 +49,10 @@ pub struct Front {
     pub passed_on: Option<Vec<HeaderName>>,
     /// The demo, if it is served.
     pub files: Option<StaticFiles>,
-    /// Time for the request, and again for the answer.
-    pub handshake: Duration,
+    /// How long each part of a request may take, and how long a connection may be idle.
+    pub times: Times,
+    /// Cancelled when the server stops: idle connections end then.
+    pub stop: CancellationToken,
     /// Limits of the request head.
     pub max_header_bytes: usize,
     /// Limit of the number of headers.
@@ -100,42 +104,89 @@ pub trait Visits {
 /// What has been prepared, and whether for a stream of events.
 type Taken<T> = RefCell<Option<(T, bool)>>;
 
-/// Serves one connection, from that address, or through a unix socket where there is none. Every sound handshake is prepared; what that returns comes back with the opened socket, or
-/// its rejection goes to the client. Returns none where the connection ended without becoming one that listens.
+/// How an HTTP connection ended.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most connections become the large one, and none is kept")]
+pub enum Served<T> {
+    /// It has become a connection that listens.
+    Opened(Opened<T>),
+    /// Everything has been answered. The client may still be sending, and has not been told that nothing more comes.
+    Answered(Stream),
+    /// A deadline has passed: nobody is left to be polite to.
+    Late,
+}
+
+/// Why hyper is left.
+enum Left {
+    Done,
+    Idle,
+    Late,
+}
+
+/// Serves one connection, from that address, or through a unix socket where there is none. Every sound handshake is
+/// prepared; what that returns comes back with the opened socket, or its rejection goes to the client.
+///
+/// Waits for requests, for answers, for the deadline of the current phase, and when idle for the stop of the server.
 pub async fn serve<V: Visits>(
     stream: Stream,
     address: Option<IpAddr>,
     front: &Front,
     visits: &V,
-) -> Option<Opened<V::Prepared>> {
+) -> Served<V::Prepared> {
     let taken: Rc<Taken<V::Prepared>> = Rc::default();
     let peer = address.map_or(Peer::Unix, Peer::new);
-    let service = service_fn(|request| Box::pin(answer(request, peer, front, visits, &taken)));
+    let deadlines = Deadlines::new(front.times);
+    let service = service_fn(|request| Box::pin(answer(request, peer, front, visits, &taken, &deadlines)));
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(front.handshake)
-        .max_buf_size(front.max_header_bytes);
+    builder.max_buf_size(front.max_header_bytes);
     // hyper takes its own limit to be quicker than the same one set.
     if front.max_headers != HYPER_MAX_HEADERS {
         builder.max_headers(front.max_headers);
     }
-    let mut connection = builder.serve_connection(TokioIo::new(stream), service);
+    let watched = Watched { stream, deadlines: deadlines.clone() };
+    let mut connection = builder.serve_connection(TokioIo::new(watched), service);
     let is_events = || taken.borrow().as_ref().is_some_and(|(_, events)| *events);
-    let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
-        // hyper would wait for an answer that is not its own to write.
-        Poll::Pending if is_events() => Poll::Ready(Ok(())),
-        served => served,
+    let mut timer = pin!(sleep_until(deadlines.deadline()));
+    let mut stopped = pin!(front.stop.cancelled());
+    let left = poll_fn(|cx| {
+        match connection.poll_without_shutdown(cx) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Left::Done),
+            Poll::Ready(Err(error)) => {
+                debug!(error = ?error.to_string(), "request could not be served");
+                return Poll::Ready(Left::Done);
+            }
+            // hyper would wait for an answer that is not its own to write.
+            Poll::Pending if is_events() => return Poll::Ready(Left::Done),
+            Poll::Pending => {}
+        }
+        if deadlines.is_idle() && stopped.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Left::Idle);
+        }
+        loop {
+            // A later deadline costs nothing until the earlier one has passed.
+            if deadlines.deadline() < timer.deadline() {
+                timer.as_mut().reset(deadlines.deadline());
+            }
+            ready!(timer.as_mut().poll(cx));
+            if deadlines.deadline() <= timer.deadline() {
+                return Poll::Ready(if deadlines.is_idle() { Left::Idle } else { Left::Late });
+            }
+            timer.as_mut().reset(deadlines.deadline());
+        }
     });
-    // Once for the request, once for what is looked up in Redis, once for the answer to be taken.
-    match timeout(front.handshake * 3, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(error = ?error.to_string(), "request could not be served"),
-        Err(_) => debug!("request took too long"),
-    }
+    let left = left.await;
     let parts = connection.into_parts();
-    let (prepared, events) = taken.borrow_mut().take()?;
-    Some(Opened { stream: parts.io.into_inner(), early: parts.read_buf, prepared, events })
+    let stream = parts.io.into_inner().stream;
+    match taken.borrow_mut().take() {
+        Some((prepared, events)) if !matches!(left, Left::Late) => {
+            Served::Opened(Opened { stream, early: parts.read_buf, prepared, events })
+        }
+        _ if matches!(left, Left::Late) => {
+            debug!("request took too long");
+            Served::Late
+        }
+        _ => Served::Answered(stream),
+    }
 }
 
 async fn answer<V: Visits>(
@@ -144,10 +195,13 @@ async fn answer<V: Visits>(
     front: &Front,
     visits: &V,
     taken: &Taken<V::Prepared>,
+    deadlines: &Deadlines,
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
+    deadlines.enter(Phase::Answer);
     let answer = async {
         let uri = request.uri();
         let handshake = match Handshake::parse(uri.path(), uri.query(), &front.path_prefix) {
+            Err(Malformed::Elsewhere) if uri.path() == health::PATH => return health::response(&request),
             Err(Malformed::Elsewhere) => match whoami::handshake(&request, front) {
                 Err(Malformed::Elsewhere) => return page(&request, front),
                 handshake => {
@@ -159,7 +213,8 @@ async fn answer<V: Visits>(
         };
         if events::publishes(&request) {
             let arrival = events::check(&request, handshake, peer, front)?;
-            let message = timeout(front.handshake, events::message(request, front.max_message_bytes)).await;
+            let message =
+                timeout(front.times.request, events::message(request, front.max_message_bytes)).await;
             visits.publish(arrival, message.unwrap_or(Err(Rejection::Slow))?).await?;
             let mut response = Response::new(Full::default());
             *response.status_mut() = StatusCode::NO_CONTENT;
@@ -174,7 +229,7 @@ async fn answer<V: Visits>(
         taken.replace(Some((visits.prepare(arrival).await?, false)));
         Ok(acceptance.response())
     };
-    Ok(answer.await.unwrap_or_else(|rejection: Rejection| {
+    let mut response = answer.await.unwrap_or_else(|rejection: Rejection| {
         if !matches!(rejection, Rejection::NotFound(_) | Rejection::Method) {
             Counters::count(&front.counters.refused_handshakes);
         }
@@ -186,7 +241,12 @@ async fn answer<V: Visits>(
         }
         debug!(status = rejection.status().as_u16(), reason = ?rejection.to_string(), "request refused");
         rejection.response()
-    }))
+    });
+    if front.stop.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    deadlines.enter(Phase::Write);
+    Ok(response)
 }
 
 /// Answers a request outside the WebSocket prefix.

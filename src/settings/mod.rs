@@ -85,8 +85,10 @@ pub struct Server {
     pub shards: usize,
     /// Connections at a time.
     pub max_connections: usize,
-    /// Time for a request, and for its answer.
+    /// Time for each part of a request: its head, its body, what is looked up for it, and for the client to take the answer.
     pub handshake: Duration,
+    /// Time that an HTTP connection may be idle between two requests.
+    pub keepalive: Duration,
     /// Limit of a request head, in bytes.
     pub max_header_bytes: usize,
     /// Limit of the number of headers.
@@ -262,6 +264,15 @@ mod tests {
     }
 
     #[test]
+    fn idle_http_connections_are_kept_longer_than_common_proxies_keep_theirs() {
+        let kept = Settings::built_in().unwrap().server.keepalive;
+        // Defaults of nginx's upstream keepalive_timeout, Traefik's idleConnTimeout and Caddy's keepalive.
+        for proxy_seconds in [60, 90, 120] {
+            assert!(kept > Duration::from_secs(proxy_seconds), "{kept:?}");
+        }
+    }
+
+    #[test]
     fn where_every_path_is_a_facility_there_is_no_demo() {
         for (assignment, prefix) in [
             ("server.websocket_url_stripped=true", "/"),
@@ -330,6 +341,8 @@ mod tests {
             ("redis.url=http://x", "redis.url: "),
             ("origin.allowed=a b", "origin.allowed: \"a b\" is neither"),
             ("demo.enabled=maybe", "demo.enabled: expected auto, on or off"),
+            ("server.keepalive_seconds=0", "server.keepalive_seconds: must be at least 1"),
+            ("server.keepalive_seconds=86401", "server.keepalive_seconds: must be at most 86400"),
             ("messages.max_message_bytes=0", "messages.max_message_bytes: must be at least 1"),
             ("ping.interval_seconds=x", "ping.interval_seconds"),
             ("auth.jwt.issuer=x", "auth.jwt.algorithm: is empty"),

@@ -46,6 +46,7 @@ struct RawServer {
     shards: usize,
     max_connections: usize,
     handshake_seconds: u32,
+    keepalive_seconds: u32,
     max_header_bytes: usize,
     max_headers: usize,
     drain_seconds: u32,
@@ -218,6 +219,12 @@ impl RawServer {
         })?;
         at_least(1, self.max_connections, "server.max_connections")?;
         at_least(1, self.handshake_seconds as usize, "server.handshake_seconds")?;
+        at_least(1, self.keepalive_seconds as usize, "server.keepalive_seconds")?;
+        require(
+            self.keepalive_seconds <= 86_400,
+            "server.keepalive_seconds",
+            "must be at most 86400, a day",
+        )?;
         at_least(8192, self.max_header_bytes, "server.max_header_bytes")?;
         at_least(16, self.max_headers, "server.max_headers")?;
         at_least(1, self.linger_seconds as usize, "server.linger_seconds")?;
@@ -229,6 +236,7 @@ impl RawServer {
             shards: if self.shards == 0 { cores().min(64) } else { self.shards },
             max_connections: self.max_connections,
             handshake: seconds(self.handshake_seconds),
+            keepalive: seconds(self.keepalive_seconds),
             max_header_bytes: self.max_header_bytes,
             max_headers: self.max_headers,
             drain: seconds(self.drain_seconds),

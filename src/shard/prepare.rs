@@ -114,7 +114,7 @@ impl Visits for Shard {
 impl Shard {
     /// Finds out who comes, if anybody can be let in at all.
     async fn receive(&self, arrival: &Arrival) -> Result<Visitor, Rejection> {
-        if self.stopping.get() {
+        if self.stopping.is_cancelled() {
             return Err(Rejection::Stopping);
         }
         if self.parts.live.load(Ordering::Relaxed) > self.settings.server.max_connections {

@@ -15,13 +15,13 @@ use super::Line;
 use super::prepare::Prepared;
 use crate::access::Policy;
 use crate::counters::Counters;
-use crate::http::{self, Front, StaticFiles};
+use crate::http::{self, Front, Served, StaticFiles, Times};
 use crate::hub::{Desk, Ending, Hub, Limits};
 use crate::reception::{Callback, Reception, Sessions, Way};
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
 use crate::socket::{self, Allowances, Beats, Connection, Leases, Parts, Place};
-use crate::stream::{Newcomer, Stream};
+use crate::stream::{Discard, Newcomer, Stream};
 use crate::telemetry::Seldom;
 
 /// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
@@ -51,7 +51,8 @@ pub struct Shard {
     pub(super) watches: Rc<Desk>,
     pub(super) parts: Rc<Parts>,
     pub(super) redis_up: Cell<bool>,
-    pub(super) stopping: Cell<bool>,
+    /// Cancelled when the server stops.
+    pub(super) stopping: CancellationToken,
     /// What visitors may publish by requests of their own.
     pub(super) allowances: Allowances,
     unwatched: Seldom,
@@ -90,6 +91,9 @@ impl Shard {
             &heartbeat,
             settings.expire_seconds,
         );
+        let handshake = settings.server.handshake;
+        let publish_patience = settings.redis.publish_wait + settings.redis.command_timeout * 2;
+        let stopping = CancellationToken::new();
         let front = Front {
             path_prefix: settings.path_prefix.clone(),
             session_cookie: settings.session.cookie.clone(),
@@ -98,7 +102,13 @@ impl Shard {
             tokens: settings.jwt.is_some(),
             passed_on: settings.callback.as_ref().map(|callback| http::names_passed_on(&callback.forward)),
             files: settings.demo.then_some(files),
-            handshake: settings.server.handshake,
+            times: Times {
+                request: handshake,
+                // A body, the visitor, and then either a publication or channels that are joined.
+                answer: handshake * 2 + handshake.max(publish_patience),
+                idle: settings.server.keepalive,
+            },
+            stop: stopping.clone(),
             max_header_bytes: settings.server.max_header_bytes,
             max_headers: settings.server.max_headers,
             max_message_bytes: settings.messages.max_message_bytes,
@@ -129,14 +139,14 @@ impl Shard {
                 settings.facility_colons,
                 settings.access.clone(),
             ),
-            join_patience: settings.server.handshake,
+            join_patience: handshake,
             clock: Cell::new(1),
             buffer: vec![0; READ_BYTES].into_boxed_slice().into(),
             beats: Beats::new(settings.heartbeat.clone(), settings.ping),
             limits,
             max_message_bytes: settings.messages.max_message_bytes,
             publish_bytes: settings.messages.publish_bytes,
-            publish_patience: settings.redis.publish_wait + settings.redis.command_timeout * 2,
+            publish_patience,
             linger: Duration::from_secs(settings.server.linger_seconds.into()),
             counters: counters.clone(),
             live,
@@ -151,7 +161,7 @@ impl Shard {
             watches,
             parts: Rc::new(parts),
             redis_up: Cell::new(false),
-            stopping: Cell::new(false),
+            stopping,
             unwatched: Seldom::default(),
             allowances: Allowances::default(),
             sessions,
@@ -207,8 +217,16 @@ impl Shard {
                 return;
             }
         };
-        let opened = http::serve(stream, newcomer.address, &self.front, &*self).await;
-        let Some(http::Opened { stream, early, prepared, events }) = opened else { return };
+        let served = http::serve(stream, newcomer.address, &self.front, &*self).await;
+        let http::Opened { stream, early, prepared, events } = match served {
+            Served::Opened(opened) => opened,
+            Served::Answered(stream) => {
+                // In a task of its own, which takes less than the handshake's.
+                tokio::task::spawn_local(self.end_http(stream, place));
+                return;
+            }
+            Served::Late => return,
+        };
         let Prepared { subscription, handshake, visitor, since, watch, in_flight, grant, persisted } =
             prepared;
         // What it would be given is not whole: better a client that comes again than one that misses something.
@@ -222,6 +240,14 @@ impl Shard {
             connection.end(Ending::Slow);
         }
         tokio::task::spawn_local(connection.run(&early));
+    }
+
+    /// Ends an HTTP connection so that the client gets the last answer, even if it is still sending.
+    async fn end_http(self: Rc<Self>, stream: Stream, place: Place) {
+        stream.shutdown();
+        let within = Discard { total: self.settings.server.handshake, silence: self.parts.linger };
+        stream.discard(&self.parts.buffer, within, |_| false).await;
+        drop(place);
     }
 
     /// Heartbeats, pings and whatever else is due, for a part of the connections at a time.
@@ -245,7 +271,7 @@ impl Shard {
 
     /// Sends all clients away, spread over the drain time, and waits for what they published.
     async fn drain(&self) {
-        self.stopping.set(true);
+        self.stopping.cancel();
         let end = Instant::now() + self.settings.server.drain + self.parts.linger;
         let listeners: Vec<_> = self.desk.with(|hub| hub.listeners(0, 1).cloned().collect());
         let count = u32::try_from(listeners.len()).unwrap_or(u32::MAX);

@@ -15,6 +15,7 @@ mod events;
 mod frames;
 mod handshake;
 mod heartbeat;
+mod http;
 mod identity;
 mod jwt;
 mod keyspace_events;

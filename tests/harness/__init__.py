@@ -205,7 +205,8 @@ class Client:
     """A WebSocket client: the PyPI package `websockets`."""
 
     def __init__(self, url, **options):
-        self.socket = websocket(url, open_timeout=DEADLINE, close_timeout=2, proxy=None, max_size=None, **options)
+        usual = {"open_timeout": DEADLINE, "close_timeout": 2, "proxy": None, "max_size": None}
+        self.socket = websocket(url, **usual | options)
 
     def __enter__(self):
         return self

@@ -3,12 +3,13 @@
 import contextlib
 import ctypes
 import os
+import signal
 import socket
 import struct
 
 import pytest
 from fronts import Caddy, Haproxy, NginxTwo, held
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from harness import DEADLINE, Gateway, handshake, unique, until
 
@@ -37,6 +38,26 @@ def test_one_of_two_gateways_may_stop(start, client, kind):
         assert front.post(facility, "to all")[0] == 204
         for browser in browsers:
             browser.expect("to all")
+
+
+@pytest.mark.parametrize("kind", [Haproxy, Caddy])
+def test_a_gateway_that_hangs_is_left_out(start, kind):
+    front, facility = start(kind), unique()
+    hanging = front.behind[0].process
+    hanging.send_signal(signal.SIGSTOP)
+    try:
+        # Its kernel still accepts connections, so only a probe of the process can tell.
+        def all_are_served():
+            with contextlib.ExitStack() as stack, contextlib.suppress(OSError, InvalidHandshake):
+                # As long as these stay, the other gateway has fewer connections and would be preferred.
+                for _ in range(6):
+                    stack.enter_context(front.connect(facility, open_timeout=1))
+                return True
+            return False
+
+        until(all_are_served, True, "six visitors in a row are served", DEADLINE * 3)
+    finally:
+        hanging.send_signal(signal.SIGCONT)
 
 
 def test_whoever_connects_to_a_unix_socket_may_have_the_longest_of_names(store, tmp_path):

@@ -1,0 +1,268 @@
+//! HTTP connections: their deadlines, how they end, and what is answered beside handshakes.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+use crate::support::client::Client;
+use crate::support::events::Events;
+use crate::support::{DEADLINE, TestGateway, eventually, in_time};
+
+/// Sends bytes of a request on a connection that is kept, and returns the status of the answer.
+async fn ask(client: &mut Client, bytes: &[u8]) -> u16 {
+    client.send_raw(bytes).await;
+    in_time("an answer", client.read_response()).await.unwrap().status
+}
+
+/// Sends bytes at this pace until the connection does not take them; returns how many it took.
+async fn send_slowly(
+    client: &mut Client,
+    bytes: usize,
+    bytes_per_second: usize,
+) -> Result<(), (usize, String)> {
+    const PIECE: usize = 16 * 1024;
+    let begun = Instant::now();
+    for sent in (0..bytes).step_by(PIECE) {
+        let due = Duration::from_secs_f64(sent as f64 / bytes_per_second as f64);
+        tokio::time::sleep_until(begun + due).await;
+        client
+            .try_send_raw(&[b'x'; PIECE][..PIECE.min(bytes - sent)])
+            .await
+            .map_err(|error| (sent, error.to_string()))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn deadlines_are_of_each_request_and_not_of_the_connection() {
+    let gateway = TestGateway::start_with(&[("server.handshake_seconds", "1")]).await;
+    let mut witness = gateway.connect("/ws/x?subscribe-broadcast").await;
+    let post = gateway.post("/ws/x?publish-broadcast", "a message");
+    let bytes = post.bytes();
+    let mut client = post.open().await;
+    let begun = Instant::now();
+    // Before, everything was cut after three times server.handshake_seconds, published or not.
+    while begun.elapsed() < Duration::from_millis(4500) {
+        let (head, body) = bytes.split_at(bytes.len() - 4);
+        client.send_raw(head).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(ask(&mut client, body).await, 204);
+        witness.expect_text("a message").await;
+        // Idle, too, for longer than a head may take.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+    }
+    client.send_raw(&gateway.request("/ws/x?subscribe-broadcast").bytes()).await;
+    assert_eq!(client.read_head().await.status, 101);
+    client.expect_text("a message").await;
+    gateway.publish("broadcast:x", "to both");
+    client.expect_text("to both").await;
+}
+
+#[tokio::test]
+async fn an_idle_http_connection_ends_politely_after_its_time() {
+    let gateway = TestGateway::start_with(&[("server.keepalive_seconds", "1")]).await;
+    let files = gateway.open_files();
+    let mut client = gateway.post("/ws/x?publish-broadcast", "").open().await;
+    assert_eq!(ask(&mut client, &gateway.post("/ws/x?publish-broadcast", "x").bytes()).await, 204);
+    let begun = Instant::now();
+    client.expect_end().await;
+    let waited = begun.elapsed();
+    assert!((Duration::from_millis(800)..Duration::from_secs(5)).contains(&waited), "{waited:?}");
+    // A request that crosses the end is no reason for a reset.
+    client.send_raw(&gateway.post("/ws/x?publish-broadcast", "too late").bytes()).await;
+    client.expect_end().await;
+    drop(client);
+    eventually("the socket is closed", || (gateway.open_files() <= files).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_head_that_stalls_on_a_kept_connection_is_waited_for_as_on_a_new_one() {
+    let gateway = TestGateway::start_with(&[("server.handshake_seconds", "1")]).await;
+    let bytes = gateway.post("/ws/x?publish-broadcast", "x").bytes();
+    let mut client = gateway.request("/ws/x").open().await;
+    assert_eq!(ask(&mut client, &bytes).await, 204);
+    client.send_raw(&bytes[..20]).await;
+    let begun = Instant::now();
+    let end = in_time("the end", client.stream.read(&mut [0; 1])).await;
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_idle_http_connection_does_not_hold_up_a_stop() {
+    let mut gateway = TestGateway::start_with(&[("server.drain_seconds", "60")]).await;
+    let mut idle = gateway.request("/ws/x").open().await;
+    assert_eq!(ask(&mut idle, &gateway.post("/ws/x?publish-broadcast", "x").bytes()).await, 204);
+    let begun = Instant::now();
+    gateway.signal("TERM");
+    idle.expect_end().await;
+    drop(idle);
+    assert_eq!(gateway.expect_exit().await.code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_whole_body_arrives() {
+    let gateway = TestGateway::start().await;
+    let bytes = 1_153_433;
+    let post = |target| gateway.post(target, "").with("Content-Length", bytes.to_string());
+    let chunked = gateway.post("/ws/x?publish-broadcast", "").without("Content-Length");
+    for (request, status) in [
+        (post("/ws/x?publish-broadcast"), 413),
+        (chunked.header("Transfer-Encoding", "chunked").followed_by(b"200000\r\n"), 413),
+        (post("/ws/x?publish-broadcast").without("X-WS4Redis"), 400),
+        (post("/nowhere"), 404),
+        (post("/health"), 405),
+        (gateway.request("/ws/x").header("Content-Length", bytes.to_string()), 400),
+        (post("/ws/x").header("X-Long", vec![b'x'; 20_000]), 431),
+    ] {
+        let mut client = request.open().await;
+        client.send_raw(&request.bytes()).await;
+        send_slowly(&mut client, bytes, 3_000_000).await.unwrap_or_else(|cut| panic!("{status}: {cut:?}"));
+        let answer = in_time("an answer", client.read_response()).await;
+        assert_eq!(answer.unwrap_or_else(|error| panic!("{status}: {error}")).status, status);
+        client.expect_end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_known_to_be_too_long_is_not_asked_for() {
+    let gateway = TestGateway::start().await;
+    let post = gateway.post("/ws/x?publish-broadcast", "").with("Content-Length", "2000000");
+    // Without a 100 (Continue) before it.
+    post.header("Expect", "100-continue").expect_status(413).await;
+}
+
+#[tokio::test]
+async fn what_is_sent_behind_an_early_answer_is_read_within_bounds() {
+    let settings = [("server.handshake_seconds", "2"), ("server.linger_seconds", "1")];
+    let gateway = TestGateway::start_with(&settings).await;
+    let files = gateway.open_files();
+    let early = || async {
+        let request = gateway.post("/nowhere", "").with("Content-Length", "1000000000");
+        let (response, client) = request.send().await;
+        assert_eq!(response.status, 404);
+        client
+    };
+    // One that goes on for ever, one that says nothing and stays, and one that is fast.
+    let mut slow = early().await;
+    let begun = Instant::now();
+    let cut = send_slowly(&mut slow, 10 << 20, 200_000).await.unwrap_err();
+    let waited = begun.elapsed();
+    assert!((Duration::from_millis(1500)..Duration::from_secs(6)).contains(&waited), "{waited:?} {cut:?}");
+
+    let mut fast = early().await;
+    let (sent, _) = send_slowly(&mut fast, 512 << 20, 1 << 30).await.unwrap_err();
+    assert!(((8 << 20)..(64 << 20)).contains(&sent), "{sent} bytes");
+
+    let mut silent = early().await;
+    let begun = Instant::now();
+    silent.expect_end().await;
+    eventually("the sockets are closed", || (gateway.open_files() <= files).then_some(())).await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    drop((slow, fast, silent));
+}
+
+#[tokio::test]
+async fn websocket_may_be_one_of_several_protocols_in_the_upgrade_header() {
+    let gateway = TestGateway::start().await;
+    for offer in ["websocket, h2c", "h2c, websocket", "HTTP/2.0,WebSocket", "foo/2 ,, websocket"] {
+        gateway.request("/ws/x").with("Upgrade", offer).connect().await;
+    }
+    gateway.request("/ws/x").with("Upgrade", "h2c").header("Upgrade", "websocket").connect().await;
+    for offer in ["h2c", "websockets", "websocket/13", "web socket", ""] {
+        let answer = gateway.request("/ws/x").with("Upgrade", offer).expect_status(400).await;
+        assert!(answer.body.contains("upgrade to a websocket"), "{offer}: {answer:?}");
+    }
+    // curl --http2 offers it with each request; whoever cannot do it goes on with HTTP/1.1.
+    let stream = gateway.stream("/ws/x?subscribe-broadcast").with("Connection", "Upgrade, HTTP2-Settings");
+    let mut events = Events::open(stream.header("Upgrade", "h2c").header("HTTP2-Settings", "AAMAAABk")).await;
+    let post = gateway.post("/ws/x?publish-broadcast", "by post").with("Connection", "Upgrade");
+    post.header("Upgrade", "h2c").expect_status(204).await;
+    events.expect("by post").await;
+}
+
+#[tokio::test]
+async fn health_says_that_the_process_is_alive_and_nothing_else() {
+    let gateway = TestGateway::builder().set("demo.enabled", "off").start().await;
+    let probe = |target: &str| gateway.stream(target).without("Accept");
+    let answer = probe("/health").expect_status(200).await;
+    assert_eq!(answer.body, "alive\n", "{answer:?}");
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    let names: Vec<_> = answer.headers.iter().map(|(name, _)| name.to_lowercase()).collect();
+    assert_eq!(names, ["content-type", "cache-control", "content-length", "date"], "and nothing else");
+    probe("/health?verbose")
+        .header("Cookie", "sessionid=x")
+        .header("Origin", "null")
+        .expect_status(200)
+        .await;
+    // Without a Host, as simple probes ask.
+    probe("/health").version("HTTP/1.0").without("Host").expect_status(200).await;
+    let (head, mut client) = {
+        let request = probe("/health").method("HEAD");
+        let mut client = request.open().await;
+        client.send_raw(&request.bytes()).await;
+        (client.read_head().await, client)
+    };
+    assert_eq!((head.status, head.header("content-length")), (200, Some("6")));
+    // The connection is kept for the next probe, and HEAD has no body.
+    assert_eq!(ask(&mut client, &probe("/health").bytes()).await, 200);
+    let refused = probe("/health").method("POST").header("Content-Length", "0").expect_status(405).await;
+    assert_eq!(refused.header("allow"), Some("GET, HEAD"));
+    for other in ["/health/", "/healthz", "/Health", "/ws/../health"] {
+        let status = probe(other).send().await.0.status;
+        assert!(status == 404 || status == 400, "{other}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn probes_are_not_logged_and_need_no_redis_and_no_place() {
+    let gateway = TestGateway::start_with(&[("server.max_connections", "1")]).await;
+    let settled = || gateway.log().len();
+    let mut clients = Vec::new();
+    while clients.is_empty() {
+        let (response, client) = gateway.request("/ws/x").send().await;
+        (response.status == 101).then(|| clients.push(client));
+    }
+    eventually("the connections of the start are gone", || {
+        (gateway.count_log(&["connection opened"]) == gateway.count_log(&["connection ended"]) + 1)
+            .then_some(())
+    })
+    .await;
+    let before = settled();
+    for _ in 0..10 {
+        gateway.stream("/health").without("Accept").expect_status(200).await;
+    }
+    clients[0].expect_nothing().await;
+    assert_eq!(gateway.log()[before..], [] as [String; 0]);
+}
+
+#[tokio::test]
+async fn where_every_path_is_a_facility_there_is_no_probe() {
+    for setting in [("websocket_url", "/"), ("server.websocket_url_stripped", "true")] {
+        let gateway = TestGateway::builder().set(setting.0, setting.1).without_redis().start().await;
+        in_time("Redis is reached", async {
+            while gateway.request("/health").send().await.0.status != 101 {}
+        })
+        .await;
+        let mut client = gateway.request("/health?subscribe-broadcast").connect().await;
+        gateway.publish("broadcast:health", "a facility like any other");
+        client.expect_text("a facility like any other").await;
+        gateway.stream("/health").without("Accept").expect_status(400).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_its_answer_is_let_go() {
+    let gateway = TestGateway::start_with(&[("server.handshake_seconds", "1")]).await;
+    let files = gateway.open_files();
+    let probe = gateway.stream("/health").without("Accept");
+    let mut client = probe.clone().receive_buffer(2048).open().await;
+    // Pipelined probes, until their answers fill all buffers on the way.
+    let many = probe.bytes().repeat(1000);
+    let writing = async { while client.stream.write_all(&many).await.is_ok() {} };
+    assert!(tokio::time::timeout(DEADLINE, writing).await.is_ok(), "it is still served");
+    drop(client);
+    eventually("the socket is closed", || (gateway.open_files() <= files).then_some(())).await;
+}
