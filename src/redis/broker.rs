@@ -10,18 +10,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fred::prelude::*;
-use tokio::sync::broadcast::Receiver;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
-use super::connect::{Target, describe};
+use super::commands::Commands;
+use super::connect::Target;
+use super::discovery::pause;
 use super::events::{Telling, key_of};
 use super::feed::Feed;
 use super::inbox::{Call, Inbox, Role};
 use super::interests::Interests;
-use super::line::{Line, has_left, moved, until_connected};
+use super::line::Line;
 use super::pump::{News, Pump};
 use super::recovery::Recovered;
 use super::{Lookups, Store};
@@ -43,9 +45,8 @@ const COMPLAINTS: Duration = Duration::from_mins(1);
 /// How often is asked whether Redis tells of keys: that may be switched at any time.
 const LOOKS: Duration = Duration::from_secs(30);
 
-/// Pauses before a lost connection is made again.
+/// First pause before a lost connection is made again.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(3);
 
 /// How much later it is looked once more whether a step is answered: a process that stood still has not read yet.
 const GRACE: Duration = Duration::from_millis(500);
@@ -70,10 +71,10 @@ pub struct Broker {
     max_bytes: usize,
     patience: Duration,
     pub(super) control: Option<Channel>,
-    /// fred's connection, which finds the server, and on which is asked whether Redis tells of keys.
-    pub(super) scout: Client,
-    errors: Receiver<(Error, Option<Server>)>,
-    moves: Receiver<Server>,
+    /// By which is asked whether Redis tells of keys.
+    pub(super) commands: Rc<Commands>,
+    /// Keeps up to date where the server is.
+    _following: AbortOnDropHandle<()>,
     pub(super) telling: (mpsc::Sender<Telling>, mpsc::Receiver<Telling>),
     pub(super) tells: Option<Telling>,
     /// Whether Redis tells of keys, if that is set.
@@ -112,7 +113,6 @@ impl Broker {
         shards: Vec<mpsc::Sender<Inbox>>,
         counters: &Arc<Counters>,
     ) -> Self {
-        let scout = lookups.client().clone();
         let control = if let Role::Messages(control) = role { Some(control) } else { None };
         Self {
             feed: None,
@@ -124,9 +124,8 @@ impl Broker {
             tells: None,
             events_set: settings.session.events,
             asked: Instant::now(),
-            errors: scout.error_rx(),
-            moves: scout.reconnect_rx(),
-            scout,
+            commands: lookups.commands().clone(),
+            _following: AbortOnDropHandle::new(spawn_local(target.clone().follow())),
             store,
             shards,
             interests: Interests::new(settings.redis.unsubscribe_linger),
@@ -157,8 +156,8 @@ impl Broker {
         loop {
             self.take_step();
             let due = self.next_look();
-            let server = self.feed.as_ref().filter(|_| !self.target.is_cluster());
-            let server = server.map(|feed| feed.line().server().clone());
+            let spot = self.feed.as_ref().map(|feed| feed.line().spot().clone());
+            let discovery = self.target.discovery().clone();
             tokio::select! {
                 call = calls.recv() => match call {
                     Some((shard, orders)) => self.obey(shard, orders).await,
@@ -166,11 +165,8 @@ impl Broker {
                 },
                 () = self.pump.ready(&mut self.feed) => self.pass_on().await,
                 line = async { match &mut self.dialing { Some(dialing) => dialing.await, None => pending().await } } => self.connect(line),
-                error = self.errors.recv() => if let (Ok((error, _)), None) = (error, &self.feed) {
-                    self.complain(&describe(&error));
-                },
-                () = async { match &server { Some(server) => moved(&mut self.moves, server).await, None => pending().await } } => {
-                    self.lose("redis is elsewhere now").await;
+                () = async { match &spot { Some(spot) => discovery.left(spot).await, None => pending().await } } => {
+                    self.lose("the master is another server now, or this one is a replica").await;
                 }
                 Some(recovered) = self.recoveries.1.recv() => self.recovered.push(recovered),
                 Some(telling) = self.telling.1.recv() => self.tell_whether(telling).await,
@@ -202,17 +198,15 @@ impl Broker {
         }
     }
 
-    /// Begins to connect, after a pause, to where fred is connected.
+    /// Begins to connect, after a pause.
     fn dial(&mut self) {
-        let (pause, scout, target) = (self.pause, self.scout.clone(), self.target.clone());
-        let max_bytes = self.max_bytes;
-        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
-        self.moves = self.scout.reconnect_rx();
+        let (wait, target, max_bytes) = (self.pause, self.target.clone(), self.max_bytes);
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, target.longest_pause());
         self.dialing = Some(Box::pin(async move {
-            sleep(pause).await;
-            until_connected(&scout).await;
-            let line = timeout(target.connect_timeout(), Line::dial(&target, &scout, max_bytes)).await;
-            line.unwrap_or_else(|_| Err("no answer".to_owned()))
+            if !wait.is_zero() {
+                pause(wait, &mut target.discovery().reached()).await;
+            }
+            target.dial(max_bytes).await
         }));
     }
 
@@ -270,10 +264,6 @@ impl Broker {
         let Some(Asked { channels, refusal, .. }) = self.step.take() else { return };
         let now = Instant::now();
         self.last_step = now;
-        let is_left = |feed: &Feed| has_left(&self.scout, feed.line().server());
-        if self.target.is_cluster() && self.feed.as_ref().is_some_and(is_left) {
-            return self.lose("the cluster goes on without this node").await;
-        }
         if self.up && now - self.asked >= LOOKS {
             self.ask_whether();
         }
@@ -371,6 +361,7 @@ impl Broker {
         self.recovered.clear();
         self.fenced.clear();
         self.interests.lost();
+        self.target.discovery().note_served(false);
         if !std::mem::replace(&mut self.up, false) {
             self.complain(reason);
             return;
@@ -397,6 +388,7 @@ impl Broker {
 
     async fn rise(&mut self) {
         self.up = true;
+        self.target.discovery().note_served(true);
         self.pause = Duration::ZERO;
         self.complaint = None;
         let elapsed_ms = u64::try_from(self.down_since.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! Commands in pipelines: over a line of our own, or, in a cluster, by fred, who knows which node holds which key.
+//! Commands in pipelines: over one connection, or, in a cluster, by fred, who knows which node holds which key.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,7 +11,8 @@ use fred::types::CustomCommand;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
 
-use super::connect::{Target, describe};
+use super::answer::Answer;
+use super::connect::{Guard, Target, describe};
 use super::exchange::{Exchange, keep};
 use super::resp;
 
@@ -27,8 +28,10 @@ pub(super) enum Reply {
     Value(Option<Bytes>),
     /// A value that is too large, of so many bytes.
     TooLarge(usize),
-    /// Anything else that is no error.
+    /// A status, or whatever else is no error and is not asked for.
     Done,
+    /// A list.
+    Other(Answer),
 }
 
 /// The connection was lost before all replies came.
@@ -66,17 +69,18 @@ pub(super) enum Commands {
     /// Over a line of our own.
     Own(Rc<Exchange>, AbortHandle),
     /// By fred.
-    Cluster(Client),
+    Cluster(Client, #[expect(dead_code, reason = "it keeps the client connected")] Guard),
 }
 
 impl Commands {
     /// Begins to connect. Must be called on the shard's runtime.
-    pub(super) fn new(target: &Target, scout: &Client, patience: Duration, max_bytes: usize) -> Self {
+    pub(super) fn new(target: &Target, patience: Duration, max_bytes: usize) -> Self {
         if target.is_cluster() {
-            return Self::Cluster(scout.clone());
+            let (client, guard) = target.client(patience);
+            return Self::Cluster(client, guard);
         }
         let exchange = Rc::<Exchange>::default();
-        let keeping = keep(exchange.clone(), target.clone(), scout.clone(), patience, max_bytes);
+        let keeping = keep(exchange.clone(), target.clone(), patience, max_bytes);
         Self::Own(exchange, spawn_local(keeping).abort_handle())
     }
 
@@ -84,7 +88,7 @@ impl Commands {
     pub(super) fn is_up(&self) -> bool {
         match self {
             Self::Own(exchange, _) => exchange.is_up(),
-            Self::Cluster(client) => client.is_connected(),
+            Self::Cluster(client, _) => client.is_connected(),
         }
     }
 
@@ -92,7 +96,7 @@ impl Commands {
     pub(super) async fn until_up(&self) {
         match self {
             Self::Own(exchange, _) => exchange.until_up().await,
-            Self::Cluster(client) => {
+            Self::Cluster(client, _) => {
                 // It fails only where the client is given up.
                 let _ = client.wait_for_connect().await;
             }
@@ -109,7 +113,25 @@ impl Commands {
     pub(super) fn batch(&self) -> Batch {
         match self {
             Self::Own(..) => Batch::Encoded(BytesMut::new(), 0),
-            Self::Cluster(_) => Batch::Words(Vec::new()),
+            Self::Cluster(..) => Batch::Words(Vec::new()),
+        }
+    }
+
+    /// Gives a single command.
+    ///
+    /// # Errors
+    ///
+    /// With a description, when Redis is lost or refuses; and whether it refuses.
+    pub(super) async fn give(
+        &self,
+        name: &'static str,
+        arguments: &[&[u8]],
+    ) -> Result<Reply, (String, bool)> {
+        let mut batch = self.batch();
+        batch.add(name, arguments);
+        match self.send(batch).await.map(|mut replies| replies.pop()) {
+            Ok(Some(reply)) => reply.map_err(|reason| (reason, true)),
+            _ => Err(("redis was lost".to_owned(), false)),
         }
     }
 
@@ -121,7 +143,7 @@ impl Commands {
                 let exchange = exchange.clone();
                 Box::pin(async move { exchange.queue(bytes, commands)?.await.map_err(|_| Lost) })
             }
-            (Self::Cluster(client), Batch::Words(commands)) => {
+            (Self::Cluster(client, _), Batch::Words(commands)) => {
                 // Without pauses for other tasks, or the first poll would hand over a part.
                 Box::pin(tokio::task::unconstrained(by_fred(client.clone(), commands)))
             }
@@ -171,6 +193,6 @@ async fn by_fred(client: Client, commands: Vec<(&'static str, Vec<Value>)>) -> R
 /// by themselves count as of the connection.
 pub(super) fn is_reply(text: &str) -> bool {
     let word = text.split(' ').next().unwrap_or_default();
-    let passing = ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK"];
+    let passing = ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "READONLY"];
     word.len() >= 3 && word.bytes().all(|b| b.is_ascii_uppercase()) && !passing.contains(&word)
 }

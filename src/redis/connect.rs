@@ -1,5 +1,6 @@
 //! Reaching Redis: URLs, connection settings, clients that come back, and a look at what is there.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::prelude::*;
@@ -7,6 +8,9 @@ use fred::types::config::{ClusterDiscoveryPolicy, ServerConfig, TlsConnector, Un
 use fred::types::{CustomCommand, RespVersion};
 use tokio::task::AbortHandle;
 
+use super::discovery::{Discovery, Spot};
+use super::line::{IS_REPLICA, Line};
+use super::{sentinel, topology};
 use crate::settings::{self, Address, RedisUrl, Servers};
 use crate::wire::{Channel, mask_sessions};
 
@@ -27,6 +31,7 @@ pub struct Target {
     config: Config,
     settings: settings::Redis,
     name: String,
+    discovery: Arc<Discovery>,
 }
 
 /// What is found at the other end.
@@ -51,7 +56,8 @@ impl Target {
             settings.url.as_ref().map_or_else(|| "redis://127.0.0.1:6379".to_owned(), ToString::to_string);
         let mut config = settings.url.as_ref().map_or_else(|| Ok(Config::default()), config)?;
         config.version = RespVersion::RESP3;
-        Ok(Self { config, settings: settings.clone(), name })
+        let discovery = Discovery::new(&config.server);
+        Ok(Self { config, settings: settings.clone(), name, discovery })
     }
 
     /// Returns the number of the database.
@@ -69,9 +75,47 @@ impl Target {
         &self.config
     }
 
-    /// Returns the time for a connection attempt.
-    pub(super) fn connect_timeout(&self) -> Duration {
-        self.settings.connect_timeout
+    /// Returns what knows where the server is.
+    pub(super) fn discovery(&self) -> &Arc<Discovery> {
+        &self.discovery
+    }
+
+    /// Returns the longest pause between two attempts. Where others tell who the master is, they bound the load.
+    pub(super) fn longest_pause(&self) -> Duration {
+        if self.discovery.asks() { Duration::from_millis(500) } else { Duration::from_secs(3) }
+    }
+
+    /// Keeps up to date where the server is, as long as it is polled.
+    pub(super) async fn follow(self) {
+        match self.config.server {
+            ServerConfig::Sentinel { .. } => sentinel::follow(self).await,
+            ServerConfig::Clustered { .. } => topology::follow(self).await,
+            _ => {}
+        }
+    }
+
+    /// Connects to where the server is now, within the time for an attempt. One that is elsewhere meanwhile, as when the
+    /// one before takes connections and says nothing, is followed.
+    ///
+    /// # Errors
+    ///
+    /// With a description.
+    pub(super) async fn dial(&self, max_bytes: usize) -> Result<Line, String> {
+        let dialing = async {
+            loop {
+                let spot: Spot = self.discovery.locate().await?;
+                tokio::select! {
+                    line = Line::dial(self, spot.clone(), max_bytes) => return line,
+                    () = self.discovery.left(&spot) => {}
+                }
+            }
+        };
+        let line = tokio::time::timeout(self.settings.connect_timeout, dialing).await;
+        let line = line.unwrap_or_else(|_| Err("no answer".to_owned()));
+        if line.is_ok() {
+            self.discovery.note_reached();
+        }
+        line
     }
 
     /// Returns the URL with secrets masked.
@@ -94,6 +138,10 @@ impl Target {
             "what answers there is no Redis of version 6 or later: check host and port in redis.url"
         } else if says(&["LOADING"]) {
             "it is loading its data: wait"
+        } else if says(&[IS_REPLICA]) {
+            "name the master in redis.url, or let sentinels find it: redis-sentinel://"
+        } else if says(&["sentinel"]) {
+            "check the sentinels and sentinelServiceName in redis.url"
         } else if self.settings.url.is_some() {
             "start Redis, or check redis.url; without it, the embedded store is used"
         } else {

@@ -2,12 +2,10 @@
 
 use std::collections::HashMap;
 
-use fred::prelude::*;
-use fred::types::CustomCommand;
 use tracing::debug;
 
-use super::commands::is_reply;
-use super::connect::describe;
+use super::answer::Answer;
+use super::commands::{Commands, Reply};
 use crate::wire::Channel;
 
 /// Keys of which events may wait for the broker.
@@ -86,18 +84,19 @@ impl Touches {
 
 /// Asks Redis whether it tells of keys that are deleted, written with a time to live, and over (`Kgx`). That is only
 /// read, never set: it is the operator's to decide.
-pub(super) async fn telling(client: &Client) -> Option<Telling> {
-    let get = CustomCommand::new_static("CONFIG", None, false);
-    match client.custom::<HashMap<String, String>, _>(get, vec!["get", "notify-keyspace-events"]).await {
-        Ok(found) => {
-            let flags = found.get("notify-keyspace-events").map_or("", String::as_str);
+pub(super) async fn telling(commands: &Commands) -> Option<Telling> {
+    match commands.give("CONFIG", &[b"get", b"notify-keyspace-events"]).await {
+        Ok(reply) => {
+            let found =
+                if let Reply::Other(found) = &reply { found.field("notify-keyspace-events") } else { None };
+            let flags = found.and_then(Answer::text).unwrap_or_default();
             let tells = flags.contains('K') && (flags.contains('g') || flags.contains('A'));
             Some(if tells { Telling::Yes } else { Telling::No })
         }
         // Where the command is forbidden, as for managed services, subscribing does no harm.
-        Err(error) if is_reply(error.details()) => Some(Telling::Unknown),
-        Err(error) => {
-            debug!(error = %describe(&error), "cannot ask for notify-keyspace-events");
+        Err((_, true)) => Some(Telling::Unknown),
+        Err((error, false)) => {
+            debug!(error, "cannot ask for notify-keyspace-events");
             None
         }
     }

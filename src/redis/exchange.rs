@@ -9,19 +9,22 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use fred::prelude::*;
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
+use super::answer::Answer;
 use super::commands::{Lost, Reply, is_reply};
 use super::connect::{Target, describe_text};
-use super::line::{Line, OUT_OF_STEP, moved, until_connected};
-use super::resp::Token;
+use super::discovery::{Spot, pause};
+use super::line::{IS_REPLICA, Line, OUT_OF_STEP, is_replica};
+use super::resp::{self, Token};
 
-/// Pauses before a line is tried again.
+/// Pause before a line is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(3);
+
+/// How often a server is asked whether it is still the master; so it is noticed, too, when it does not answer any more.
+const PROBE: Duration = Duration::from_secs(2);
 
 /// After how many attempts in a row that failed it is told of one, and then of one in how many: about once a minute.
 const FIRST_FAILURES: u32 = 5;
@@ -130,48 +133,66 @@ impl Exchange {
     }
 }
 
-/// Keeps a line to where fred is connected, for ever.
-pub(super) async fn keep(
-    exchange: Rc<Exchange>,
-    target: Target,
-    scout: Client,
-    patience: Duration,
-    max_bytes: usize,
-) {
-    let (mut pause, mut failures) = (FIRST_PAUSE, 0_u32);
+/// Asks again and again whether the server is still the master, until it is not. Redis cuts nobody when it is demoted.
+async fn demoted(exchange: &Exchange) -> String {
     loop {
-        let mut moves = scout.reconnect_rx();
-        until_connected(&scout).await;
-        let mut failed = |reason: String| {
-            // Where fred has not noticed yet that Redis is lost, the first attempts fail, too: the broker tells of that.
-            if failures % FAILURES == FIRST_FAILURES {
-                let cure = target.cure(&reason);
-                warn!(redis = target.name(), error = %reason, "a shard gets no connection of its own to redis, its clients get 503; {cure}");
-            }
-            failures += 1;
-            reason
-        };
-        let reason = match timeout(target.connect_timeout(), Line::dial(&target, &scout, max_bytes)).await {
-            Ok(Ok(line)) => {
-                (pause, failures) = (FIRST_PAUSE, 0);
-                let server = line.server().clone();
+        sleep(PROBE).await;
+        let mut hello = BytesMut::new();
+        resp::encode(&mut hello, "HELLO", &[]);
+        let Ok(answer) = exchange.queue(hello, 1) else { continue };
+        if let Ok(replies) = answer.await
+            && let Some(Ok(Reply::Other(greeting))) = replies.first()
+            && is_replica(greeting).is_ok_and(|is_replica| is_replica)
+        {
+            return IS_REPLICA.to_owned();
+        }
+    }
+}
+
+/// Keeps a line to the server, for ever.
+pub(super) async fn keep(exchange: Rc<Exchange>, target: Target, patience: Duration, max_bytes: usize) {
+    let (mut wait, mut failures) = (FIRST_PAUSE, 0_u32);
+    let discovery = target.discovery().clone();
+    loop {
+        let mut reached = discovery.reached();
+        let reason = match target.dial(max_bytes).await {
+            Ok(line) => {
+                (wait, failures) = (FIRST_PAUSE, 0);
+                reached = discovery.reached();
+                let spot: Spot = line.spot().clone();
                 exchange.up.send_replace(true);
                 let reason = tokio::select! {
                     reason = Talk { line, exchange: &exchange } => reason,
                     reason = exchange.overdue(patience) => reason,
-                    () = moved(&mut moves, &server) => "redis is elsewhere now".to_owned(),
+                    reason = demoted(&exchange) => reason,
+                    () = discovery.left(&spot) => "the master is another server now".to_owned(),
                 };
+                if says_replica(&reason) {
+                    discovery.leave(&spot);
+                }
                 exchange.up.send_replace(false);
                 exchange.clear();
                 reason
             }
-            Ok(Err(reason)) => failed(reason),
-            Err(_) => failed("no answer".to_owned()),
+            Err(reason) => {
+                // While Redis cannot be reached at all the broker tells of it.
+                if failures % FAILURES == FIRST_FAILURES && discovery.is_served() {
+                    let cure = target.cure(&reason);
+                    warn!(redis = target.name(), error = %reason, "a shard gets no connection of its own to redis, its clients get 503; {cure}");
+                }
+                failures += 1;
+                reason
+            }
         };
         debug!(error = %reason, "no line to redis");
-        sleep(pause).await;
-        pause = (pause * 2).min(LAST_PAUSE);
+        pause(wait, &mut reached).await;
+        wait = (wait * 2).min(target.longest_pause());
     }
+}
+
+/// Tells whether a connection was lost because the server is no master.
+fn says_replica(reason: &str) -> bool {
+    reason == IS_REPLICA || reason.starts_with("READONLY")
 }
 
 /// Writes what is handed over and takes replies, until the line is lost: then it is ready, with the reason.
@@ -212,7 +233,7 @@ impl Talk<'_> {
     }
 
     fn take_replies(&mut self) -> Result<(), String> {
-        while let Some((token, used)) = self.line.token(0).map_err(|error| error.to_string())? {
+        while let Some((token, mut used)) = self.line.token(0).map_err(|error| error.to_string())? {
             let incoming = self.line.incoming();
             let mut oversize = 0;
             let reply = match token {
@@ -231,7 +252,12 @@ impl Talk<'_> {
                     }
                     Err(reason)
                 }
-                Token::Array(_) => return Err("an array, where none was asked for".to_owned()),
+                Token::Array(_) => {
+                    let answer = Answer::read(incoming, 0).map_err(|error| error.to_string())?;
+                    let Some((answer, end)) = answer else { return Ok(()) };
+                    used = end;
+                    Ok(Reply::Other(answer))
+                }
             };
             incoming.advance(used);
             if oversize > 0 {

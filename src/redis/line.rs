@@ -1,25 +1,24 @@
-//! A connection of our own to the Redis that fred has found: what goes over it costs a tenth of what it does by fred,
-//! who finds the server, by Sentinel too, and waits for it.
+//! A connection to a Redis. What goes over it costs a tenth of what it does by fred, of which only the configuration and
+//! the commands that are given once are used.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use fred::prelude::*;
-use fred::types::config::{ServerConfig, TlsConnector};
+use fred::prelude::Config;
+use fred::types::config::{Server, ServerConfig, TlsConnector};
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::time::sleep;
 use tokio_util::io::poll_read_buf;
 
+use super::answer::Answer;
 use super::connect::{Target, describe_text};
+use super::discovery::Spot;
 use super::resp::{self, Malformed, Token};
 
 /// Replies do not belong to what was asked.
@@ -35,8 +34,8 @@ const MAX_KEPT: usize = 4 * READ_BYTES;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
 
-/// How often is looked whether fred is connected, where its own wait ends without.
-const LOOK: Duration = Duration::from_millis(100);
+/// Said of a server to which nothing can be published.
+pub(super) const IS_REPLICA: &str = "it is a replica, not the master";
 
 /// Longest name of a channel that is taken in, however short messages have to be. Clients choose names, but within the
 /// head of a request.
@@ -49,7 +48,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket for S {}
 /// A connection, what has come on it and was not read yet, and what is to be written.
 pub(super) struct Line {
     socket: Box<dyn Socket>,
-    server: Server,
+    spot: Spot,
     incoming: BytesMut,
     /// Bytes of a value that is too large, which are still to come and nobody wants.
     unwanted: usize,
@@ -58,23 +57,18 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Connects to where `scout` is connected. Values larger than `max_bytes` are not taken in.
+    /// Connects to a server that takes everything. Values larger than `max_bytes` are not taken in.
     ///
     /// # Errors
     ///
-    /// With a description.
-    pub(super) async fn dial(target: &Target, scout: &Client, max_bytes: usize) -> Result<Self, String> {
-        let config = target.config();
-        let server = server_of(config, scout).ok_or("connection closed")?;
-        let socket = socket(config, &server).await.map_err(|error| error.to_string())?;
-        let (incoming, outgoing) = (BytesMut::new(), BytesMut::new());
-        let mut line = Self { socket, server, incoming, unwanted: 0, outgoing, max_bytes };
-        if let Some(password) = &config.password {
-            let user = config.username.iter().map(String::as_str);
-            let words: Vec<_> = ["AUTH"].into_iter().chain(user).chain([password.as_str()]).collect();
-            line.ask(&words).await?;
+    /// With a description; also where that server is a replica.
+    pub(super) async fn dial(target: &Target, spot: Spot, max_bytes: usize) -> Result<Self, String> {
+        let (mut line, is_replica) = Self::greet(target, spot, max_bytes).await?;
+        // A replica counts a publication as done, and passes it on to nobody.
+        if is_replica && !target.is_cluster() {
+            return Err(IS_REPLICA.to_owned());
         }
-        if let Some(database) = config.database.filter(|database| *database != 0) {
+        if let Some(database) = target.config().database.filter(|database| *database != 0) {
             line.ask(&["SELECT", &database.to_string()]).await?;
         }
         // Redis says only now that it loads its data, wants a password or has too many clients already.
@@ -84,21 +78,84 @@ impl Line {
         }
     }
 
+    /// Connects to a node of a cluster, whatever it is there.
+    ///
+    /// # Errors
+    ///
+    /// With a description.
+    pub(super) async fn dial_node(target: &Target, node: Server, max_bytes: usize) -> Result<Self, String> {
+        let spot = Spot { server: node, term: target.discovery().term() };
+        Self::greet(target, spot, max_bytes).await.map(|(line, _)| line)
+    }
+
+    /// Connects and logs in. Returns whether the server is a replica, too: no ACL forbids HELLO, which tells it.
+    async fn greet(target: &Target, spot: Spot, max_bytes: usize) -> Result<(Self, bool), String> {
+        let config = target.config();
+        let (user, password) = (config.username.as_deref(), config.password.as_deref());
+        let mut line = Self::open_at(config, spot, user, password, max_bytes).await?;
+        let greeting = line.call(&["HELLO", "2"]).await?;
+        match is_replica(&greeting) {
+            Ok(is_replica) => Ok((line, is_replica)),
+            Err(reason) => Err(reason),
+        }
+    }
+
+    /// Connects to any server that speaks RESP2, a sentinel too, and logs in there.
+    ///
+    /// # Errors
+    ///
+    /// With a description.
+    pub(super) async fn open(
+        config: &Config,
+        server: Server,
+        user: Option<&str>,
+        password: Option<&str>,
+        max_bytes: usize,
+    ) -> Result<Self, String> {
+        Self::open_at(config, Spot { server, term: 0 }, user, password, max_bytes).await
+    }
+
+    async fn open_at(
+        config: &Config,
+        spot: Spot,
+        user: Option<&str>,
+        password: Option<&str>,
+        max_bytes: usize,
+    ) -> Result<Self, String> {
+        let socket = socket(config, &spot.server).await.map_err(|error| error.to_string())?;
+        let (incoming, outgoing) = (BytesMut::new(), BytesMut::new());
+        let mut line = Self { socket, spot, incoming, unwanted: 0, outgoing, max_bytes };
+        if let Some(password) = password {
+            let words: Vec<_> = ["AUTH"].into_iter().chain(user).chain([password]).collect();
+            line.ask(&words).await?;
+        }
+        Ok(line)
+    }
+
     /// Gives a command that is answered with a status.
     async fn ask(&mut self, words: &[&str]) -> Result<(), String> {
+        match self.call(words).await? {
+            Answer::Text(_) => Ok(()),
+            Answer::Error(text) => Err(describe_text(&text)),
+            _ => Err(OUT_OF_STEP.to_owned()),
+        }
+    }
+
+    /// Gives a command and returns the reply, on a connection on which nothing else is said meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost. An error of Redis' is a reply.
+    pub(super) async fn call(&mut self, words: &[&str]) -> Result<Answer, String> {
         let arguments: Vec<_> = words[1..].iter().map(|word| word.as_bytes()).collect();
         self.command(words[0], &arguments);
         poll_fn(|cx| self.poll_write(cx)).await?;
         loop {
-            if let Some((token, used)) = self.token(0).map_err(|error| error.to_string())? {
-                let answer = match token {
-                    Token::Status(_) => Ok(()),
-                    Token::Error(text) => Err(describe_text(&String::from_utf8_lossy(&self.incoming[text]))),
-                    _ => Err(OUT_OF_STEP.to_owned()),
-                };
+            let answer = Answer::read(&self.incoming, 0).map_err(|error| error.to_string())?;
+            if let Some((answer, used)) = answer {
                 self.incoming.advance(used);
                 // Whatever came too much would be taken for the answer to the next question, and of somebody else.
-                return if self.incoming.is_empty() { answer } else { Err(OUT_OF_STEP.to_owned()) };
+                return if self.incoming.is_empty() { Ok(answer) } else { Err(OUT_OF_STEP.to_owned()) };
             }
             poll_fn(|cx| self.poll_read(cx)).await?;
         }
@@ -106,7 +163,12 @@ impl Line {
 
     /// Where it leads to.
     pub(super) fn server(&self) -> &Server {
-        &self.server
+        &self.spot.server
+    }
+
+    /// Where it leads to, and since which term.
+    pub(super) fn spot(&self) -> &Spot {
+        &self.spot
     }
 
     /// Puts a command behind those that are to be written.
@@ -189,43 +251,19 @@ impl Line {
     }
 }
 
-/// Waits until fred is connected with another server than that. Not for clusters: fred tells of each of their nodes.
-pub(super) async fn moved(moves: &mut Receiver<Server>, from: &Server) {
-    loop {
-        match moves.recv().await {
-            Ok(server) if server != *from => return,
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => pending().await,
-        }
-    }
-}
-
-/// Tells whether fred has left this node of a cluster, which may go on without it. As far as fred knows its nodes.
-pub(super) fn has_left(scout: &Client, node: &Server) -> bool {
-    let connected = scout.active_connections();
-    !connected.is_empty() && !connected.contains(node)
-}
-
-/// Waits until the scout is connected. An attempt of fred's that fails ends fred's own wait.
-pub(super) async fn until_connected(scout: &Client) {
-    while scout.wait_for_connect().await.is_err() {
-        sleep(LOOK).await;
-    }
-}
-
-/// Returns where the scout is connected; in a cluster to any of its nodes, for each passes all messages on.
+/// Tells by the reply to HELLO whether a server is a replica.
 ///
-/// fred's list of connections has only those of which it knows a `CLIENT ID`, which Redis may refuse to tell.
-fn server_of(config: &Config, scout: &Client) -> Option<Server> {
-    match &config.server {
-        ServerConfig::Sentinel { .. } => scout.sentinel_primary(),
-        ServerConfig::Clustered { hosts, .. } => {
-            let connected = scout.active_connections();
-            let nodes = if connected.is_empty() { hosts } else { &connected };
-            // By chance: one that is dead may be among them for a while.
-            nodes.get(rand::random_range(0..nodes.len().max(1))).cloned()
+/// # Errors
+///
+/// With the text of an error reply, or when it is the reply to something else.
+pub(super) fn is_replica(greeting: &Answer) -> Result<bool, String> {
+    match greeting {
+        Answer::Error(text) => Err(describe_text(text)),
+        Answer::List(_) => {
+            let role = greeting.field("role").and_then(Answer::text);
+            Ok(matches!(role, Some("replica" | "slave")))
         }
-        here => here.hosts().into_iter().next(),
+        _ => Err(OUT_OF_STEP.to_owned()),
     }
 }
 

@@ -4,11 +4,10 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fred::prelude::Client;
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::commands::Commands;
-use super::connect::{Guard, Target};
+use super::connect::Target;
 use super::reads::{Entry, ReadFailed, Reads};
 use crate::counters::Counters;
 use crate::settings;
@@ -19,12 +18,9 @@ pub(super) const MAX_BYTES: usize = 4 << 20;
 /// Reads keys whose names are secrets, together with the time that they have to live.
 #[derive(Debug)]
 pub struct Lookups {
-    client: Client,
     commands: Rc<Commands>,
     reads: Rc<Reads<Secret>>,
     task: AbortHandle,
-    /// A connection of its own is let go of with it.
-    connection: Option<Guard>,
 }
 
 /// A key that the log does not show.
@@ -45,24 +41,21 @@ impl fmt::Debug for Secret {
 
 impl Lookups {
     /// Reads over a connection that there is.
-    pub(super) fn new(client: Client, commands: Rc<Commands>, counters: &Arc<Counters>) -> Self {
+    pub(super) fn new(commands: Rc<Commands>, counters: &Arc<Counters>) -> Self {
         let reads = Reads::new(commands.clone(), "session", MAX_BYTES, true, counters.clone());
         let task = spawn_local(reads.clone().run()).abort_handle();
-        Self { client, commands, reads, task, connection: None }
+        Self { commands, reads, task }
     }
 
     /// Reads over a connection of its own. Must be called on the shard's runtime.
     pub fn connect(target: &Target, settings: &settings::Redis, counters: &Arc<Counters>) -> Self {
-        let (client, connection) = target.client(settings.command_timeout);
-        let commands = Commands::new(target, &client, settings.command_timeout, MAX_BYTES);
-        let mut lookups = Self::new(client, Rc::new(commands), counters);
-        lookups.connection = Some(connection);
-        lookups
+        let commands = Commands::new(target, settings.command_timeout, MAX_BYTES);
+        Self::new(Rc::new(commands), counters)
     }
 
-    /// Returns fred's connection.
-    pub(super) fn client(&self) -> &Client {
-        &self.client
+    /// Returns the way by which commands go there.
+    pub(super) fn commands(&self) -> &Rc<Commands> {
+        &self.commands
     }
 
     /// Reads keys, in their order.

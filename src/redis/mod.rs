@@ -1,11 +1,13 @@
-//! The back door: everything that is said to Redis, and heard from it. fred finds the server and comes back to it; what
-//! is said often goes over lines of our own.
+//! The back door: everything that is said to Redis, and heard from it. Discovery finds the
+//! server; what is said goes over connections of our own.
 //!
 //! [`Broker`] is the pub/sub side, one per process; [`Store`] the key side and publishing, one per shard.
 
+mod answer;
 mod broker;
 mod commands;
 mod connect;
+mod discovery;
 mod events;
 mod exchange;
 mod feed;
@@ -20,7 +22,10 @@ mod reads;
 mod receipts;
 mod recovery;
 pub mod resp;
+mod sentinel;
+mod slots;
 mod store;
+mod topology;
 mod watching;
 
 pub use broker::Broker;

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::commands::{Batch, Commands, Replies, Reply};
+use super::discovery::Discovery;
 use super::{Failure, Receipts};
 use crate::counters::Counters;
 use crate::telemetry::Seldom;
@@ -36,6 +37,12 @@ const GATHERING: Duration = Duration::from_millis(1);
 /// How often a Redis that cannot be reached is looked for while publications wait.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Publications that were acknowledged of late and are remembered, where sentinels may name another master.
+const REMEMBERED: usize = 65_536;
+
+/// How long they are remembered at least.
+const MEMORY: Duration = Duration::from_secs(10);
+
 struct Publication {
     channels: Rc<[Channel]>,
     payload: Bytes,
@@ -53,6 +60,9 @@ impl Publication {
 /// The publications of one shard.
 pub(super) struct Publisher {
     commands: Rc<Commands>,
+    discovery: Arc<Discovery>,
+    /// Whose publications were acknowledged of late, and when: kept only where the master may change.
+    acknowledged: RefCell<VecDeque<(Instant, Weak<Receipts>)>>,
     queue: RefCell<VecDeque<Publication>>,
     queued_bytes: Cell<usize>,
     bell: Notify,
@@ -68,6 +78,7 @@ pub(super) struct Publisher {
 impl Publisher {
     pub(super) fn new(
         commands: Rc<Commands>,
+        discovery: Arc<Discovery>,
         expire_seconds: u64,
         wait: Duration,
         max_queued_bytes: usize,
@@ -75,6 +86,8 @@ impl Publisher {
     ) -> Rc<Self> {
         Rc::new(Self {
             commands,
+            discovery,
+            acknowledged: RefCell::default(),
             queue: RefCell::default(),
             queued_bytes: Cell::new(0),
             bell: Notify::new(),
@@ -193,15 +206,18 @@ impl Publisher {
 
     /// Waits for the replies and settles the batch.
     async fn settle_all(self: Rc<Self>, batch: Vec<Publication>, replies: impl Future<Output = Replies>) {
+        let term = self.discovery.term();
         let Ok(replies) = replies.await else {
             for publication in &batch {
                 self.settle(publication, Err(Failure::Lost));
             }
             return;
         };
+        // What was acknowledged by one that is no master any more is known to nobody else.
+        let left = self.discovery.term() != term;
         let mut replies = replies.into_iter();
         for publication in &batch {
-            let mut result = Ok(());
+            let mut result = if left { Err(Failure::Lost) } else { Ok(()) };
             for _ in publication.channels.iter() {
                 if self.expire_seconds > 0 {
                     self.note_unkept(replies.next());
@@ -209,6 +225,38 @@ impl Publisher {
                 result = result.and(self.judge(replies.next()));
             }
             self.settle(publication, result);
+        }
+        if !left && self.discovery.asks() {
+            self.remember(&batch);
+        }
+    }
+
+    /// Remembers publications that were acknowledged.
+    fn remember(&self, batch: &[Publication]) {
+        let (now, mut acknowledged) = (Instant::now(), self.acknowledged.borrow_mut());
+        while acknowledged.len() > REMEMBERED
+            || acknowledged.front().is_some_and(|(when, _)| now - *when > MEMORY)
+        {
+            acknowledged.pop_front();
+        }
+        acknowledged.extend(batch.iter().map(|publication| (now, Rc::downgrade(&publication.receipts))));
+    }
+
+    /// Tells, whenever there is another master, those whose publications the one before has acknowledged as the other may
+    /// have been promoted already: what is published to a master that is being replaced is lost. For ever.
+    pub(super) async fn doubt(self: Rc<Self>) {
+        let mut places = self.discovery.watch();
+        let mut term = places.borrow_and_update().term;
+        while let Ok(place) = places.wait_for(|place| place.term != term).await.map(|place| place.clone()) {
+            term = place.term;
+            for (when, receipts) in self.acknowledged.take() {
+                if when >= place.doubtful
+                    && let Some(receipts) = receipts.upgrade()
+                {
+                    Counters::count(&self.counters.lost_publications);
+                    receipts.doubt();
+                }
+            }
         }
     }
 

@@ -73,6 +73,14 @@ impl Receipts {
         .await
     }
 
+    /// Notes that some that were acknowledged may be lost all the same.
+    pub(super) fn doubt(&self) {
+        self.failure.set(self.failure.get().or(Some(Failure::Lost)));
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+
     /// Takes the fate of the oldest publication that is under way.
     pub(super) fn settle(&self, bytes: usize, result: Result<(), Failure>) {
         self.bytes.set(self.bytes.get().saturating_sub(bytes + Self::OVERHEAD_BYTES));

@@ -4,11 +4,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fred::prelude::*;
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::commands::Commands;
-use super::connect::{Guard, Target, describe};
+use super::connect::Target;
 use super::lookups;
 use super::publisher::Publisher;
 use super::reads::{ReadFailed, Reads};
@@ -19,21 +18,18 @@ use crate::wire::Channel;
 
 /// The key side of Redis, for one shard.
 pub struct Store {
-    client: Client,
     commands: Rc<Commands>,
     reads: Rc<Reads<Channel>>,
     lookups: Rc<Lookups>,
     publisher: Rc<Publisher>,
-    tasks: [AbortHandle; 2],
-    _connection: Guard,
+    tasks: Vec<AbortHandle>,
 }
 
 impl Store {
     /// Connects, and connects again for as long as it lives. Must be called on the shard's runtime.
     pub fn new(target: &Target, settings: &Settings, counters: &Arc<Counters>) -> Self {
-        let (client, connection) = target.client(settings.redis.command_timeout);
         let max_bytes = settings.messages.max_delivery_bytes.max(lookups::MAX_BYTES);
-        let commands = Rc::new(Commands::new(target, &client, settings.redis.command_timeout, max_bytes));
+        let commands = Rc::new(Commands::new(target, settings.redis.command_timeout, max_bytes));
         let reads = Reads::new(
             commands.clone(),
             "persisted message",
@@ -41,19 +37,23 @@ impl Store {
             false,
             counters.clone(),
         );
-        let lookups = Rc::new(Lookups::new(client.clone(), commands.clone(), counters));
+        let lookups = Rc::new(Lookups::new(commands.clone(), counters));
         let publisher = Publisher::new(
             commands.clone(),
+            target.discovery().clone(),
             settings.expire_seconds,
             settings.redis.publish_wait,
             settings.redis.max_pending_bytes,
             counters.clone(),
         );
-        let tasks = [
+        let mut tasks = vec![
             spawn_local(reads.clone().run()).abort_handle(),
             spawn_local(publisher.clone().run()).abort_handle(),
         ];
-        Self { client, commands, reads, lookups, publisher, tasks, _connection: connection }
+        if target.discovery().asks() && !target.is_cluster() {
+            tasks.push(spawn_local(publisher.clone().doubt()).abort_handle());
+        }
+        Self { commands, reads, lookups, publisher, tasks }
     }
 
     /// Tells whether Redis can be reached, after a short wait if need be. Safe to cancel.
@@ -77,8 +77,8 @@ impl Store {
     ///
     /// With a description, when Redis is lost or refuses.
     pub async fn announce(&self, channel: &str, payload: Vec<u8>) -> Result<(), String> {
-        let payload = Bytes::from(payload);
-        self.client.publish(channel, payload).await.map_err(|error| describe(&error))
+        let published = self.commands.give("PUBLISH", &[channel.as_bytes(), &payload]).await;
+        published.map(drop).map_err(|(reason, _)| reason)
     }
 
     /// Returns what reads the keys that are nobody's business, over the same connection.

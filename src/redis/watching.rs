@@ -20,9 +20,9 @@ impl Broker {
             let _ = self.telling.0.try_send(if set { Telling::Yes } else { Telling::No });
             return;
         }
-        let (client, told) = (self.scout.clone(), self.telling.0.clone());
+        let (commands, told) = (self.commands.clone(), self.telling.0.clone());
         tokio::task::spawn_local(async move {
-            if let Some(telling) = events::telling(&client).await {
+            if let Some(telling) = events::telling(&commands).await {
                 // An older answer that still waits says the same.
                 let _ = told.try_send(telling);
             }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
 mod churn;
+mod cluster;
 mod connect_order;
 mod deployments;
 mod echo_memory;
@@ -12,3 +13,4 @@ mod least_rights;
 mod outage;
 mod publications;
 mod refusals;
+mod sentinel;

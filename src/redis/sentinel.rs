@@ -1,0 +1,171 @@
+//! Sentinel: all sentinels are asked who the master is, and the one that knows best is believed.
+//!
+//! <https://redis.io/docs/latest/develop/reference/sentinel-clients/>
+
+use std::time::Duration;
+
+use fred::types::config::{Server, ServerConfig};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+use super::answer::Answer;
+use super::connect::Target;
+use super::discovery::{ASK, Known, PATIENCE, UNNOTICED};
+use super::line::Line;
+use crate::telemetry::Seldom;
+
+/// How long an answer counts.
+const FRESH: Duration = Duration::from_secs(3);
+
+/// Sentinels that are asked at most.
+const MAX_SENTINELS: usize = 32;
+
+/// Largest value of a sentinel that is read.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// What a sentinel says.
+#[derive(Debug, Clone)]
+struct Opinion {
+    master: Server,
+    /// Rises with each failover.
+    epoch: u64,
+    failing_over: bool,
+    /// Sentinels that it knows, if it was asked.
+    others: Vec<Server>,
+}
+
+/// What a sentinel answered to what was asked at that time.
+struct Voice {
+    sentinel: Server,
+    asked: Instant,
+    said: Result<Opinion, String>,
+}
+
+/// What the master is called, and the user at the sentinels.
+#[derive(Clone)]
+struct Wanted {
+    name: String,
+    user: Option<String>,
+    password: Option<String>,
+}
+
+/// Keeps what is known of the master up to date, for ever.
+pub(super) async fn follow(target: Target) {
+    let ServerConfig::Sentinel { hosts, service_name, username, password } = &target.config().server else {
+        return;
+    };
+    let wanted = Wanted { name: service_name.clone(), user: username.clone(), password: password.clone() };
+    let (voice, mut voices) = mpsc::channel(MAX_SENTINELS);
+    let mut asking = JoinSet::new();
+    let mut last: Vec<Voice> = Vec::new();
+    let silent = Seldom::default();
+    let (mut known, mut settled) = (hosts.clone(), Instant::now());
+    for sentinel in hosts {
+        asking.spawn_local(ask(target.clone(), sentinel.clone(), wanted.clone(), voice.clone()));
+    }
+    while let Some(next) = voices.recv().await {
+        if let Ok(opinion) = &next.said {
+            for other in &opinion.others {
+                if known.len() < MAX_SENTINELS && !known.contains(other) {
+                    known.push(other.clone());
+                    asking.spawn_local(ask(target.clone(), other.clone(), wanted.clone(), voice.clone()));
+                }
+            }
+        }
+        last.retain(|voice| voice.sentinel != next.sentinel);
+        last.push(next);
+        let fresh: Vec<_> = last
+            .iter()
+            .filter(|voice| voice.asked.elapsed() < FRESH)
+            .filter_map(|voice| Some((voice.asked, voice.said.as_ref().ok()?)))
+            .collect();
+        let Some((_, best)) = fresh.iter().max_by_key(|(asked, opinion)| (opinion.epoch, *asked)) else {
+            let reason = last.iter().rev().find_map(|voice| voice.said.as_ref().err());
+            target.discovery().fail(reason.cloned().unwrap_or_default());
+            if last.len() == known.len()
+                && let Some(unsaid) = silent.due()
+            {
+                warn!(redis = target.name(), unsaid, error = ?reason, "no sentinel answers; a failover would not be noticed. Check the sentinels in redis.url");
+            }
+            continue;
+        };
+        let newest = fresh.iter().map(|(asked, _)| *asked).max().unwrap_or(settled);
+        let before = target.discovery().watch().borrow().known.clone();
+        let moved = matches!(&before, Known::Master(server) if *server != best.master);
+        if moved {
+            info!(redis = target.name(), master = %best.master, "the sentinels name another master");
+        }
+        let doubtful = Instant::now().checked_sub(UNNOTICED).map_or(settled, |noticed| settled.min(noticed));
+        target.discovery().set(Known::Master(best.master.clone()), newest, doubtful);
+        if fresh.iter().all(|(_, opinion)| !opinion.failing_over && opinion.master == best.master) {
+            settled = fresh.iter().map(|(asked, _)| *asked).min().unwrap_or(settled);
+        }
+    }
+}
+
+/// Asks one sentinel again and again.
+async fn ask(target: Target, sentinel: Server, wanted: Wanted, voice: mpsc::Sender<Voice>) {
+    let mut line = None;
+    loop {
+        let asked = Instant::now();
+        let said = match timeout(PATIENCE, question(&target, &sentinel, &wanted, &mut line)).await {
+            Ok(said) => said,
+            Err(_) => Err("no answer".to_owned()),
+        };
+        if said.is_err() {
+            line = None;
+        }
+        let said = said.map_err(|reason| format!("sentinel {sentinel}: {reason}"));
+        if voice.send(Voice { sentinel: sentinel.clone(), asked, said }).await.is_err() {
+            return;
+        }
+        target.discovery().due(asked, ASK).await;
+    }
+}
+
+async fn question(
+    target: &Target,
+    sentinel: &Server,
+    wanted: &Wanted,
+    line: &mut Option<Line>,
+) -> Result<Opinion, String> {
+    let name = wanted.name.as_str();
+    let mut others = Vec::new();
+    if line.is_none() {
+        let (user, password) = (wanted.user.as_deref(), wanted.password.as_deref());
+        let mut new = Line::open(target.config(), sentinel.clone(), user, password, MAX_BYTES).await?;
+        // Where that is refused, those of the URL are enough.
+        let known = new.call(&["SENTINEL", "SENTINELS", name]).await?;
+        others = known.list().iter().filter_map(address).collect();
+        *line = Some(new);
+    }
+    let Some(line) = line else { return Err("connection closed".to_owned()) };
+    let master = line.call(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name]).await?;
+    let master = match &master {
+        Answer::Error(reason) => return Err(reason.clone()),
+        Answer::Nil => return Err(format!("it knows no master named {name}")),
+        answer => match answer.list() {
+            [host, port] => server(host, port),
+            _ => None,
+        },
+    };
+    let details = line.call(&["SENTINEL", "MASTER", name]).await?;
+    let flags = details.field("flags").and_then(Answer::text).unwrap_or_default();
+    Ok(Opinion {
+        master: master.ok_or("no address")?,
+        epoch: details.field("config-epoch").and_then(Answer::number).unwrap_or(0),
+        failing_over: flags.split(',').any(|flag| flag == "failover_in_progress"),
+        others,
+    })
+}
+
+fn address(sentinel: &Answer) -> Option<Server> {
+    server(sentinel.field("ip")?, sentinel.field("port")?)
+}
+
+fn server(host: &Answer, port: &Answer) -> Option<Server> {
+    let host = host.text().filter(|host| !host.is_empty())?;
+    Some(Server::new(host, u16::try_from(port.number()?).ok()?))
+}

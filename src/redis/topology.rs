@@ -1,0 +1,59 @@
+//! A cluster's topology: its nodes are asked in turn which of them has which slots.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::types::config::Server;
+use tokio::time::{Instant, timeout};
+
+use super::answer::Answer;
+use super::connect::Target;
+use super::discovery::{Known, PATIENCE};
+use super::line::Line;
+use super::slots::Slots;
+
+/// How often is asked while nothing tells of a change.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Keeps what is known of the cluster up to date, for ever.
+pub(super) async fn follow(target: Target) {
+    let seeds = target.config().server.hosts();
+    let mut line: Option<Line> = None;
+    let mut turn = 0_usize;
+    loop {
+        let asked = Instant::now();
+        // A node that was asked and fails is followed by the next one, at last by those of the URL.
+        let nodes = target.discovery().slots().map_or_else(Vec::new, |slots| slots.nodes().to_vec());
+        let node = nodes.iter().chain(&seeds).nth(turn % (nodes.len() + seeds.len()).max(1)).cloned();
+        let Some(node) = node else { return };
+        match timeout(PATIENCE, question(&target, &node, &mut line))
+            .await
+            .unwrap_or(Err("no answer".to_owned()))
+        {
+            Ok(slots) => {
+                target.discovery().set(Known::Cluster(Arc::new(slots)), asked, asked);
+                target.discovery().due(asked, PERIOD).await;
+            }
+            Err(reason) => {
+                line = None;
+                turn = turn.wrapping_add(1);
+                target.discovery().fail(reason);
+                target.discovery().due(asked, Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn question(target: &Target, node: &Server, line: &mut Option<Line>) -> Result<Slots, String> {
+    let asked = match line {
+        Some(asked) => asked,
+        None => line.insert(Line::dial_node(target, node.clone(), 64 * 1024).await?),
+    };
+    let answer = asked.call(&["CLUSTER", "SLOTS"]).await?;
+    if let Answer::Error(reason) = answer {
+        return Err(reason);
+    }
+    let slots = Slots::read(&answer, asked.server());
+    // A node that was reset knows no others.
+    if slots.nodes().is_empty() { Err("CLUSTERDOWN the cluster has no slots".to_owned()) } else { Ok(slots) }
+}

@@ -1,0 +1,250 @@
+//! Sentinel: the gateway follows the master, and nothing stale is taken from the one before.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::deployments::{Directory, expect_service};
+use crate::support::{RedisServer, TestGateway, eventually};
+
+/// Starts a sentinel that watches the Redis on `port` under the name `mymaster`.
+fn start_sentinel(dir: &Directory, number: usize, port: u16) -> RedisServer {
+    let path = dir.file(&format!("sentinel-{number}.conf"));
+    let watch = format!("sentinel monitor mymaster 127.0.0.1 {port} 2\n");
+    let rules = "sentinel down-after-milliseconds mymaster 700\nsentinel failover-timeout mymaster 5000\n";
+    std::fs::write(&path, watch + rules).unwrap();
+    RedisServer::start_sentinel(&path)
+}
+
+#[tokio::test]
+async fn after_a_failover_of_sentinel_the_clients_hear_the_new_master() {
+    let dir = Directory::new();
+    let master = RedisServer::start();
+    let replica = RedisServer::start_with(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
+    eventually("the replica is in step", || (replica.info("master_link_status") == "up").then_some(())).await;
+    let sentinels: Vec<_> = (0..3).map(|number| start_sentinel(&dir, number, master.port())).collect();
+    eventually("the sentinels know each other and the replica", || {
+        let status = sentinels.iter().map(|sentinel| sentinel.info("master0"));
+        status.clone().all(|line| line.contains("slaves=1") && line.contains("sentinels=3")).then_some(())
+    })
+    .await;
+    let nodes: Vec<_> = sentinels[1..].iter().map(|s| format!("node=127.0.0.1:{}", s.port())).collect();
+    let url = format!(
+        "redis-sentinel://127.0.0.1:{}/0?sentinelServiceName=mymaster&{}",
+        sentinels[0].port(),
+        nodes.join("&")
+    );
+    let gateway = TestGateway::builder().redis(&master).set("redis.url", &url).start().await;
+    expect_service(&gateway, &master, "before").await;
+    let mut client = gateway.connect("/ws/failover?subscribe-broadcast").await;
+    client.expect_nothing().await;
+    master.kill();
+    gateway.expect_log(&["WARN", "redis lost"]).await;
+    let channel = gateway.channel("broadcast:failover");
+    eventually("the gateway is subscribed at the new master", || {
+        (replica.try_info("role").as_deref() == Some("master") && !replica.channels(&channel).is_empty())
+            .then_some(())
+    })
+    .await;
+    replica.publish(&channel, "from the new master");
+    client.expect_text("from the new master").await;
+    gateway.wait_for_redis().await;
+    expect_service(&gateway, &replica, "after").await;
+}
+
+/// A master, its replica, and one sentinel that watches them.
+struct Pair {
+    master: RedisServer,
+    replica: RedisServer,
+    sentinel: RedisServer,
+    _dir: Directory,
+}
+
+/// After this silence the sentinel takes a server for dead.
+const DOWN_AFTER: Duration = Duration::from_millis(1500);
+
+impl Pair {
+    async fn start() -> Self {
+        let dir = Directory::new();
+        let master = RedisServer::start();
+        let replica = RedisServer::start_with(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
+        let (path, port) = (dir.file("sentinel.conf"), master.port());
+        let milliseconds = DOWN_AFTER.as_millis();
+        let rules = format!(
+            "sentinel monitor mymaster 127.0.0.1 {port} 1\nsentinel down-after-milliseconds mymaster {milliseconds}\nsentinel failover-timeout mymaster 5000\n"
+        );
+        std::fs::write(&path, rules).unwrap();
+        let sentinel = RedisServer::start_sentinel(&path);
+        eventually("the sentinel knows a replica that is in step", || {
+            let known = sentinel.info("master0").contains("slaves=1");
+            (known && replica.info("master_link_status") == "up").then_some(())
+        })
+        .await;
+        Self { master, replica, sentinel, _dir: dir }
+    }
+
+    fn url(&self) -> String {
+        format!("redis-sentinel://127.0.0.1:{}/0?sentinelServiceName=mymaster", self.sentinel.port())
+    }
+
+    async fn gateway(&self) -> TestGateway {
+        TestGateway::builder().redis(&self.master).set("redis.url", &self.url()).start().await
+    }
+
+    /// Waits until the sentinel names the replica as the master.
+    async fn wait_until_named(&self) -> Instant {
+        let port = self.replica.port().to_string();
+        let mut sentinel = self.sentinel.connection();
+        eventually("the sentinel names the replica", || {
+            let named = sentinel.command(&["SENTINEL", "get-master-addr-by-name", "mymaster"]);
+            format!("{named:?}").contains(&format!("{:?}", port.as_bytes())).then(Instant::now)
+        })
+        .await
+    }
+}
+
+/// One silent failover: the time from the master's death to the first handshake, and from when its successor was named.
+async fn leave_a_silent_master(pair: &Pair, gateway: &TestGateway) -> (Duration, Duration) {
+    let channel = gateway.channel("broadcast:chat");
+    pair.master.persist(&channel, "old");
+    let mut stays = gateway.connect("/ws/chat?subscribe-broadcast").await;
+    stays.expect_text("old").await;
+    pair.master.pause();
+    let begun = Instant::now();
+    let named = pair.wait_until_named().await;
+    eventually("the gateway is subscribed at the new master", || {
+        (!pair.replica.channels(&channel).is_empty()).then_some(())
+    })
+    .await;
+    gateway.wait_for_redis().await;
+    let (since_death, since_named) = (begun.elapsed(), named.elapsed());
+    pair.replica.persist(&channel, "new");
+    pair.replica.publish(&channel, "new");
+    stays.expect_text("new").await;
+    // The old one goes on and takes itself for the master, until the sentinel tells it.
+    pair.master.resume();
+    for _ in 0..20 {
+        gateway.connect("/ws/chat?subscribe-broadcast").await.expect_text("new").await;
+        let heard = pair.master.channels(&channel);
+        assert!(heard.is_empty(), "subscribed at the old master: {heard:?}");
+    }
+    pair.replica.publish(&channel, "newer");
+    stays.expect_text("newer").await;
+    (since_death, since_named)
+}
+
+#[tokio::test]
+async fn a_master_that_dies_silently_is_left_as_soon_as_its_successor_is_named() {
+    let pair = Pair::start().await;
+    let gateway = pair.gateway().await;
+    let (_, since_named) = leave_a_silent_master(&pair, &gateway).await;
+    assert!(since_named < Duration::from_secs(3), "{since_named:?} after the successor was named");
+}
+
+/// One planned failover, while clients publish one after the other. Returns how many were told that their publication may
+/// be lost.
+async fn fail_over_as_planned(pair: &Pair, gateway: &TestGateway) -> usize {
+    const PUBLISHERS: usize = 120;
+    let mut publishers = Vec::new();
+    for number in 0..PUBLISHERS {
+        publishers.push(gateway.connect(&format!("/ws/p{number}?publish-broadcast")).await);
+    }
+    pair.sentinel.command(&["SENTINEL", "FAILOVER", "mymaster"]);
+    let mut promoted = None;
+    for publisher in &mut publishers {
+        publisher.send_text("kept").await;
+        if promoted.is_none() && pair.replica.try_info("role").as_deref() == Some("master") {
+            promoted = Some(Instant::now());
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let named = pair.wait_until_named().await;
+    eventually("the gateway is at the new master", || {
+        (gateway.count_log(&["redis connected"]) == 2).then_some(())
+    })
+    .await;
+    gateway.wait_for_redis().await;
+    assert!(named.elapsed() < Duration::from_secs(3), "{:?} after the successor was named", named.elapsed());
+    assert!(promoted.is_some(), "all was published before the failover");
+    let mut told = 0;
+    for (number, publisher) in publishers.iter_mut().enumerate() {
+        let kept = pair.replica.get(&gateway.channel(&format!("broadcast:p{number}")));
+        if kept.as_deref() != Some(b"kept") {
+            publisher.expect_close(1011).await;
+            told += 1;
+        }
+    }
+    told
+}
+
+#[tokio::test]
+async fn a_planned_failover_is_followed_at_once_and_no_publication_is_lost_silently() {
+    let pair = Pair::start().await;
+    let gateway = pair.gateway().await;
+    fail_over_as_planned(&pair, &gateway).await;
+    let channel = gateway.channel("broadcast:chat");
+    pair.replica.persist(&channel, "new");
+    gateway.connect("/ws/chat?subscribe-broadcast").await.expect_text("new").await;
+}
+
+/// Failovers one after the other, for minutes: only with `./tests/run --long`. The everyday suite has each once.
+#[expect(clippy::print_stdout, reason = "the times are what it is run for")]
+#[tokio::test]
+async fn after_any_failover_the_gateway_is_back_within_down_after_and_three_seconds() {
+    if std::env::var("WS4REDIS_TESTS_LONG").is_err() {
+        return;
+    }
+    for round in 0..6 {
+        let pair = Pair::start().await;
+        let gateway = pair.gateway().await;
+        let (since_death, since_named) = leave_a_silent_master(&pair, &gateway).await;
+        println!("round {round}: back {since_death:?} after the death, {since_named:?} after the naming");
+        assert!(since_death < DOWN_AFTER + Duration::from_secs(3), "{since_death:?}");
+        let pair = Pair::start().await;
+        let gateway = pair.gateway().await;
+        let told = fail_over_as_planned(&pair, &gateway).await;
+        println!("round {round}: {told} publishers were told that something may be lost");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_is_never_taken_for_the_master() {
+    let master = RedisServer::start();
+    let replica = RedisServer::start_with(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
+    eventually("the replica is in step", || (replica.info("master_link_status") == "up").then_some(())).await;
+    let gateway = TestGateway::builder().redis(&replica).without_redis().start().await;
+    gateway.expect_log(&["WARN", "redis cannot be reached", "replica"]).await;
+    gateway.request("/ws/chat?subscribe-broadcast").expect_status(503).await;
+    replica.command(&["REPLICAOF", "NO", "ONE"]);
+    gateway.wait_for_redis().await;
+}
+
+#[tokio::test]
+async fn a_master_that_is_demoted_is_left_and_who_publishes_to_it_is_told() {
+    let (redis, other) = (RedisServer::start(), RedisServer::start());
+    let gateway = TestGateway::builder().redis(&redis).set("expire", "60").start().await;
+    let mut publisher = gateway.connect("/ws/other?publish-broadcast").await;
+    let mut idle = gateway.connect("/ws/chat?subscribe-broadcast").await;
+    let (port, now) = (other.port().to_string(), Instant::now());
+    redis.command(&["REPLICAOF", "127.0.0.1", &port]);
+    publisher.send_text("to a replica").await;
+    publisher.expect_close(1011).await;
+    // Nothing is published now: it is noticed all the same, for the subscriptions too.
+    gateway.expect_log(&["WARN", "redis lost"]).await;
+    assert!(now.elapsed() < Duration::from_secs(5), "{:?}", now.elapsed());
+    gateway.request("/ws/chat?subscribe-broadcast").expect_status(503).await;
+    redis.command(&["REPLICAOF", "NO", "ONE"]);
+    gateway.wait_for_redis().await;
+    redis.publish(&gateway.channel("broadcast:chat"), "after");
+    idle.expect_text("after").await;
+}
+
+#[tokio::test]
+async fn a_master_that_is_demoted_is_left_though_nobody_publishes() {
+    let (redis, other) = (RedisServer::start(), RedisServer::start());
+    let gateway = TestGateway::builder().redis(&redis).start().await;
+    redis.command(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]);
+    gateway.expect_log(&["WARN", "redis lost", "replica"]).await;
+    redis.command(&["REPLICAOF", "NO", "ONE"]);
+    gateway.wait_for_redis().await;
+}
