@@ -92,6 +92,31 @@ fn keys_of_tokens_are_read_and_a_file_that_holds_none_is_named() {
 }
 
 #[test]
+fn the_claims_of_a_token_are_names_that_mean_nothing_else() {
+    let key = format!("auth.jwt.key_file={}/tests/fixtures/jwt/HS256.key", env!("CARGO_MANIFEST_DIR"));
+    let load = |assignments: &[&str]| {
+        let base = [key.clone(), "auth.jwt.algorithm=HS256".to_owned()];
+        let all: Vec<_> = base.into_iter().chain(assignments.iter().map(|&text| text.to_owned())).collect();
+        Settings::load(Some(&path()), std::iter::empty(), &all)
+    };
+    let (settings, _) = load(&["auth.jwt.user_claim=user_id", "auth.jwt.groups_claim=roles"]).unwrap();
+    let jwt = format!("{:?}", settings.jwt);
+    assert!(jwt.contains(r#"user_claim: "user_id""#) && jwt.contains(r#"groups_claim: "roles""#), "{jwt}");
+    for (assignment, expected) in [
+        ("auth.jwt.user_claim=", "auth.jwt.user_claim: must be the name"),
+        ("auth.jwt.user_claim=exp", "auth.jwt.user_claim: must be the name"),
+        ("auth.jwt.groups_claim=aud", "auth.jwt.groups_claim: must be the name"),
+        ("auth.jwt.groups_claim=sub", "auth.jwt.groups_claim: must be another claim"),
+    ] {
+        let error = load(&[assignment]).unwrap_err().to_string();
+        assert!(error.contains(expected), "{assignment}: {error}");
+    }
+    let unused = ["auth.jwt.user_claim=user_id".to_owned()];
+    let error = Settings::load(Some(&path()), std::iter::empty(), &unused).unwrap_err().to_string();
+    assert!(error.contains("auth.jwt.algorithm: is empty"), "{error}");
+}
+
+#[test]
 fn a_size_or_a_time_has_its_unit_in_its_name() {
     for (key, value, _) in keys() {
         let counts = [

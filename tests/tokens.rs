@@ -43,7 +43,8 @@ fn claimed(claims: &str) -> Result<Claims, Untrusted> {
 
 fn john() -> Claims {
     let groups = vec!["staff".to_owned(), "red team".to_owned()];
-    Claims { subject: Some("john".to_owned()), groups, expires_at: Some(at(4_102_444_800)) }
+    let expires_at = Some(at(4_102_444_800));
+    Claims { subject: Some("john".to_owned()), groups, expires_at, other_name: None }
 }
 
 /// Returns a token that `PyJWT` made.
@@ -181,6 +182,7 @@ fn the_subject_and_its_groups_are_texts() {
         (r#"{"sub":-7}"#, Some("-7"), &[]),
         (r#"{"sub":18446744073709551615}"#, Some("18446744073709551615"), &[]),
         (r#"{"sub":"john","groups":["a","b"],"iat":"x","other":[{}]}"#, Some("john"), &["a", "b"]),
+        (r#"{"sub":"john","groups":null}"#, Some("john"), &[]),
         (r#"{"sub":"","groups":["a"]}"#, None, &[]),
         (r#"{"groups":["a"]}"#, None, &[]),
     ] {
@@ -195,7 +197,8 @@ fn the_subject_and_its_groups_are_texts() {
         r#"{"sub":["john"]}"#,
         r#"{"sub":"john","groups":"staff"}"#,
         r#"{"sub":"john","groups":[1]}"#,
-        r#"{"sub":"john","groups":null}"#,
+        r#"{"sub":"john","groups":[null]}"#,
+        r#"{"sub":"john","groups":[],"groups":[]}"#,
         r#"{"sub":"john","groups":{"staff":true}}"#,
         r#"{"sub":"john","sub":"mary"}"#,
         r#"["john"]"#,
@@ -206,6 +209,58 @@ fn the_subject_and_its_groups_are_texts() {
     ] {
         let expected = if claims.ends_with("} ") { None } else { Some(Untrusted::Malformed) };
         assert_eq!(claimed(claims).err(), expected, "{claims}");
+    }
+}
+
+#[test]
+fn the_claims_of_user_and_groups_can_be_chosen() {
+    let verifier = verifier("HS256", "HS256.key").unwrap();
+    let verifier = verifier.reading("user_id".to_owned(), "https://example.com/groups".to_owned());
+    for (claims, subject, groups) in [
+        (r#"{"user_id":7,"sub":"john","groups":["a"]}"#, Some("7"), &[][..]),
+        (r#"{"user_id":"7","https://example.com/groups":["a"]}"#, Some("7"), &["a"]),
+        (r#"{"user_id":"7","https://example.com/groups":null,"groups":7}"#, Some("7"), &[]),
+        (r#"{"sub":"john"}"#, None, &[]),
+    ] {
+        let said = verify(&verifier, &token("HS256", claims)).unwrap();
+        assert_eq!(said.subject.as_deref(), subject, "{claims}");
+        assert_eq!(said.groups, groups, "{claims}");
+    }
+    for claims in [
+        r#"{"user_id":null}"#,
+        r#"{"user_id":true}"#,
+        r#"{"user_id":1.5}"#,
+        r#"{"user_id":{"id":7}}"#,
+        r#"{"user_id":7,"user_id":8}"#,
+        r#"{"user_id":7,"https://example.com/groups":"a"}"#,
+    ] {
+        assert_eq!(verify(&verifier, &token("HS256", claims)), Err(Untrusted::Malformed), "{claims}");
+    }
+}
+
+#[test]
+fn a_token_that_names_nobody_says_which_claim_may_name_its_user() {
+    for (claims, other) in [
+        (r#"{"user_id":7}"#, Some("user_id")),
+        (r#"{"email":"j@example.com","preferred_username":"john"}"#, Some("preferred_username")),
+        (r#"{"sub":"","email":"","user_id":null}"#, None),
+        (r#"{"sub":"john","user_id":7}"#, None),
+        ("{}", None),
+    ] {
+        assert_eq!(claimed(claims).unwrap().other_name, other, "{claims}");
+    }
+}
+
+#[test]
+fn names_above_1024_bytes_are_refused() {
+    let of = |bytes: usize| "j".repeat(bytes);
+    assert_eq!(claimed(&format!(r#"{{"sub":"{}"}}"#, of(1024))).unwrap().subject, Some(of(1024)));
+    for claims in [
+        format!(r#"{{"sub":"{}"}}"#, of(1025)),
+        format!(r#"{{"sub":"{}"}}"#, "ü".repeat(513)),
+        format!(r#"{{"sub":"john","groups":["{}"]}}"#, of(1025)),
+    ] {
+        assert_eq!(claimed(&claims), Err(Untrusted::Malformed), "{claims:.60}");
     }
 }
 

@@ -28,14 +28,19 @@ pub struct Groups(Option<Arc<Box<[Box<str>]>>>);
 #[derive(Debug, Default)]
 pub struct GroupLists(RefCell<HashSet<Groups>>);
 
-/// Most groups of one user, and the longest name of one, in bytes. Each is a channel, and Django's names have at most
-/// 150 characters.
+/// Most groups of one user, and the longest name of a user or a group, in bytes. Each is a channel, and Django's names
+/// have at most 150 characters.
 const MAX_GROUPS: usize = 1_024;
 const MAX_NAME_BYTES: usize = 1_024;
 
 /// Tells whether a user may be in these groups.
 pub fn are_reasonable(groups: &[String]) -> bool {
-    groups.len() <= MAX_GROUPS && groups.iter().all(|name| name.len() <= MAX_NAME_BYTES)
+    groups.len() <= MAX_GROUPS && groups.iter().all(|name| is_reasonable(name))
+}
+
+/// Tells whether a name, or a primary key, is short enough.
+pub fn is_reasonable(name: &str) -> bool {
+    name.len() <= MAX_NAME_BYTES
 }
 
 /// Most lists that are looked after: beyond that visitors keep lists of their own.

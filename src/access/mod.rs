@@ -14,7 +14,7 @@ pub mod token;
 pub use cookie::value as cookie_value;
 pub use credentials::{Credentials, Fingerprint, Token};
 pub use digest::session_digest;
-pub use identity::{GroupLists, Groups, Identity, are_reasonable};
+pub use identity::{GroupLists, Groups, Identity, are_reasonable, is_reasonable};
 pub use origin::{Allowed, Refused};
 pub use policy::{Denied, Grant, Policy};
 pub use proxies::{Peer, Proxies};

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Proof, Visitor};
 use crate::access::session::KeyPattern;
-use crate::access::{Identity, are_reasonable};
+use crate::access::{Identity, are_reasonable, is_reasonable};
 use crate::wire::{Flags, SessionKey};
 
 /// What the callback says of a visitor.
@@ -67,9 +67,6 @@ impl Answer {
                 if error.is_data() { "lacks user, or has a member of a wrong type" } else { "is no JSON" };
             format!("{what} (line {}, column {})", error.line(), error.column())
         })?;
-        if written.user.as_deref() == Some("") {
-            return Err("has an empty user, where nobody is null".to_owned());
-        }
         let session = written.session.filter(|key| pattern.admits(key)).map(|key| SessionKey::new(&key));
         let mut identity = Identity { session, ..nobody.identity };
         if let Some(user) = written.user {
@@ -79,12 +76,15 @@ impl Answer {
                 _ => user.clone(),
             };
             let names = written.groups.unwrap_or_default();
-            if !are_reasonable(&names) {
-                return Err("has more groups, or longer names of groups, than anybody needs".to_owned());
+            if !are_reasonable(&names) || !is_reasonable(&user) || !is_reasonable(&id) {
+                return Err("has more groups, or longer names, than anybody needs".to_owned());
             }
-            identity.user_id = Some(id.into());
-            identity.user = Some(user.into());
-            identity.groups = names.into_iter().collect();
+            // Neither a name nor a key: nobody is logged in.
+            if !id.is_empty() {
+                identity.user_id = Some(id.into());
+                identity.groups = names.into_iter().collect();
+            }
+            identity.user = Some(user).filter(|user| !user.is_empty()).map(Into::into);
         }
         let allowed = written.allow.map(|names| Flags::named(names.iter().map(String::as_str)));
         Ok(Self { identity, allowed, holds: written.expires_in, ..nobody })
@@ -105,6 +105,11 @@ impl Answer {
             lives_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
             ..Visitor::default()
         }
+    }
+
+    /// Tells whether somebody is logged in whose name is not known.
+    pub fn lacks_name(&self) -> bool {
+        self.identity.user_id.is_some() && self.identity.user.is_none()
     }
 
     /// Tells whether it names a user.
@@ -180,6 +185,21 @@ mod tests {
     }
 
     #[test]
+    fn a_user_without_a_name_is_logged_in_by_the_primary_key_alone() {
+        let nameless = Identity {
+            user_id: Some("7".into()),
+            groups: ["staff"].into_iter().collect(),
+            ..Identity::default()
+        };
+        let read_as = |json| read(json).identity;
+        assert_eq!(read_as(r#"{"user": "", "id": 7, "groups": ["staff"]}"#), nameless);
+        assert_eq!(read_as(r#"{"user": "", "groups": ["staff"]}"#), Identity::default());
+        let longest = "j".repeat(1024);
+        let john = read_as(&format!(r#"{{"user": "{longest}", "id": "{longest}"}}"#));
+        assert_eq!(john.user.as_deref(), Some(&*longest));
+    }
+
+    #[test]
     fn a_session_that_is_none_is_left_out() {
         for session in ["", "short", "x:y", &KEY.to_uppercase(), &format!("{KEY}0"), &"a".repeat(5000)] {
             let visitor = read(&format!(r#"{{"user": "j", "session": "{session}"}}"#));
@@ -203,7 +223,9 @@ mod tests {
             "\u{feff}null",
             r#"{"detail": "not found"}"#,
             r#"{"user": 7}"#,
-            r#"{"user": ""}"#,
+            &format!(r#"{{"user": "{}"}}"#, "j".repeat(1025)),
+            &format!(r#"{{"user": "j", "id": "{}"}}"#, "7".repeat(1025)),
+            &format!(r#"{{"user": "j", "groups": ["{}"]}}"#, "g".repeat(1025)),
             r#"{"user": "a", "user": "b"}"#,
             r#"{"user": "a"} x"#,
             r#"{"user": "a", "id": 1.5}"#,

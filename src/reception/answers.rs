@@ -132,8 +132,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn large_answers_and_those_without_time_are_not_kept() {
         let mut answers = Answers::new(Duration::from_secs(5));
+        let groups: Vec<_> = (0..10).map(|n| format!(r#""{n}{}""#, "g".repeat(1000))).collect();
+        let large = format!(r#"{{"user": "j", "groups": [{}]}}"#, groups.join(","));
         answers.put(digest(1), &answer("null"));
-        answers.put(digest(1), &answer(&format!(r#"{{"user": "{}"}}"#, "j".repeat(LARGEST_BYTES))));
+        answers.put(digest(1), &answer(&large));
         assert_eq!(answers.get(&digest(1)), None);
         let mut answers = Answers::new(Duration::ZERO);
         answers.put(digest(1), &answer("null"));

@@ -44,6 +44,7 @@ pub struct Callback {
     counters: Arc<Counters>,
     failures: Seldom,
     noted_refusal: Cell<bool>,
+    noted_nameless: Cell<bool>,
 }
 
 /// One of those who wait for the same call.
@@ -75,6 +76,7 @@ impl Callback {
             counters,
             failures: Seldom::default(),
             noted_refusal: Cell::new(false),
+            noted_nameless: Cell::new(false),
         }
     }
 
@@ -149,6 +151,11 @@ impl Callback {
         match called.await {
             Ok(answer) => {
                 let answer = Rc::new(answer);
+                if answer.lacks_name() && !self.noted_nameless.replace(true) {
+                    info!(
+                        "the callback names a user by an empty name, so there is no user channel; give the user a name"
+                    );
+                }
                 if epoch == self.epoch.get() {
                     self.answers.borrow_mut().put(question.id(), &answer);
                 }

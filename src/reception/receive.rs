@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::{Callback, NotReceived, Proof, Sessions, Visitor, tokens};
 use crate::access::token::Verifier;
 use crate::access::{Credentials, GroupLists};
+use crate::telemetry::Seldom;
 use crate::wire::Handshake;
 
 /// Finds out who somebody is.
@@ -16,6 +17,7 @@ pub struct Reception {
     /// Time after which a session is read again.
     recheck: Duration,
     groups: GroupLists,
+    nameless: Seldom,
 }
 
 /// Time after which it is noted that a token goes on; nobody is asked then.
@@ -30,7 +32,14 @@ impl Reception {
         callback: Option<Callback>,
         recheck: Duration,
     ) -> Self {
-        Self { sessions, tokens, callback, recheck, groups: GroupLists::default() }
+        Self {
+            sessions,
+            tokens,
+            callback,
+            recheck,
+            groups: GroupLists::default(),
+            nameless: Seldom::default(),
+        }
     }
 
     /// Finds out who comes with these credentials, and this wish. A token decides alone.
@@ -44,7 +53,7 @@ impl Reception {
         handshake: &Handshake,
     ) -> Result<Visitor, NotReceived> {
         if let (Some(token), Some(verifier)) = (&credentials.token, &self.tokens) {
-            return tokens::receive(verifier, token, SystemTime::now())
+            return tokens::receive(verifier, token, SystemTime::now(), &self.nameless)
                 .map(|visitor| self.with_shared(visitor));
         }
         // Boxed: who shows nothing should not be carried about with room for a question.

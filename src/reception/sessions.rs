@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::{NotReceived, Proof, Visitor};
 use crate::access::session::{KeyTemplate, Reading, Session, Undecodable, UserName, decode, decode_quickly};
-use crate::access::{Identity, are_reasonable};
+use crate::access::{Identity, are_reasonable, is_reasonable};
 use crate::redis::{Lookups, ReadFailed};
 use crate::telemetry::Seldom;
 use crate::wire::{Namespace, SessionKey};
@@ -32,6 +32,8 @@ pub struct Sessions {
     found_at: Cell<usize>,
     large: Arc<Semaphore>,
     undecodable: Seldom,
+    mismatched: Seldom,
+    unreadable_users: Seldom,
     hinted: Cell<bool>,
 }
 
@@ -79,6 +81,8 @@ impl Sessions {
             found_at: Cell::new(0),
             large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)),
             undecodable: Seldom::default(),
+            mismatched: Seldom::default(),
+            unreadable_users: Seldom::default(),
             hinted: Cell::new(false),
         }
     }
@@ -218,16 +222,32 @@ impl Sessions {
         let entry = found.into_iter().next().unwrap_or_default();
         if !entry.is_absent() {
             // A key that cannot be read may be a tombstone: better nobody than somebody who is gone.
-            let value = entry.value.unwrap_or_default();
-            let user = serde_json::from_slice::<User>(&value).ok().filter(|user| user.v == 1 && user.active);
-            let user = user.filter(|user| are_reasonable(&user.groups));
-            let hash = session.auth_hash.as_deref();
-            let Some(user) = user.filter(|user| user.knows(hash)) else { return Ok(identity) };
+            let Some(user) = User::read(&entry.value.unwrap_or_default()) else {
+                if let Some(unsaid) = self.unreadable_users.due() {
+                    warn!(
+                        unsaid,
+                        "an identity key cannot be read or has names above 1,024 bytes, its user counts as anonymous; run manage.py ws4redis_refresh"
+                    );
+                }
+                return Ok(identity);
+            };
+            if !user.active {
+                return Ok(identity);
+            }
+            if !user.knows(session.auth_hash.as_deref()) {
+                if let Some(unsaid) = self.mismatched.due() {
+                    info!(
+                        unsaid,
+                        "a session's password hash is not the one in the user's identity key, its visitor counts as anonymous. This is right for sessions from before a new password; if it goes on, two sites with the same prefix share this Redis: set another prefix (WS4REDIS_PREFIX) for one of them"
+                    );
+                }
+                return Ok(identity);
+            }
             (username, groups) = (user.username, user.groups);
         }
         let user_id: Arc<str> = user_id.into();
         identity.user = match self.settings.user {
-            UserName::Username => username.map(Into::into),
+            UserName::Username => username.filter(|name| !name.is_empty()).map(Into::into),
             UserName::Pk => Some(user_id.clone()),
         };
         if identity.user.is_none() && !self.hinted.replace(true) {
@@ -242,6 +262,13 @@ impl Sessions {
 }
 
 impl User {
+    /// Reads an identity key; `None` if it is not as the package writes it, or names are too long.
+    fn read(value: &[u8]) -> Option<Self> {
+        let user = serde_json::from_slice::<Self>(value).ok().filter(|user| user.v == 1)?;
+        let named = user.username.as_deref().is_none_or(is_reasonable);
+        (named && are_reasonable(&user.groups)).then_some(user)
+    }
+
     /// Tells whether the session's digest of the password is still the user's.
     fn knows(&self, session_hash: Option<&str>) -> bool {
         let Some(hashes) = &self.auth_hashes else { return true };

@@ -3,13 +3,36 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tracing::info;
+
 use super::{NotReceived, Proof, Visitor};
 use crate::access::token::{Claims, Verifier};
 use crate::access::{Identity, Token};
+use crate::telemetry::Seldom;
 
 /// Returns who shows this token. It has no session.
-pub(super) fn receive(verifier: &Verifier, token: &Token, now: SystemTime) -> Result<Visitor, NotReceived> {
-    let Claims { subject, groups, expires_at } = verifier.verify(token, now)?;
+pub(super) fn receive(
+    verifier: &Verifier,
+    token: &Token,
+    now: SystemTime,
+    nameless: &Seldom,
+) -> Result<Visitor, NotReceived> {
+    let Claims { subject, groups, expires_at, other_name } = verifier.verify(token, now)?;
+    if subject.is_none()
+        && let Some(unsaid) = nameless.due()
+    {
+        let claim = verifier.user_claim();
+        match other_name {
+            Some(other) => info!(
+                unsaid,
+                "a valid token names nobody, its visitor counts as anonymous: it has no claim {claim}, but {other}; set auth.jwt.user_claim = \"{other}\", if that is the name in user channels"
+            ),
+            None => info!(
+                unsaid,
+                "a valid token names nobody, its visitor counts as anonymous: it has no claim {claim}; set auth.jwt.user_claim to the claim that has the name in user channels"
+            ),
+        }
+    }
     let user: Option<Arc<str>> = subject.map(Into::into);
     let lives = expires_at.map(|end| end.duration_since(now).unwrap_or_default());
     Ok(Visitor {

@@ -15,14 +15,18 @@ pub(super) struct RawJwt {
     #[serde(deserialize_with = "list")]
     audience: Vec<String>,
     issuer: String,
+    user_claim: String,
+    groups_claim: String,
 }
 
 impl RawJwt {
     pub(super) fn check(&self) -> Result<Option<Verifier>, Error> {
         if self.algorithm.is_empty() {
             let unused = [&self.key_file, &self.jwks_file, &self.issuer].into_iter().all(String::is_empty);
+            let unread =
+                self.user_claim == Verifier::USER_CLAIM && self.groups_claim == Verifier::GROUPS_CLAIM;
             require(
-                unused && self.audience.is_empty(),
+                unused && unread && self.audience.is_empty(),
                 "auth.jwt.algorithm",
                 "is empty, so the other settings of tokens mean nothing; expected HS256, RS256, ES256 or EdDSA",
             )?;
@@ -34,9 +38,22 @@ impl RawJwt {
             "" => (&self.key_file, "auth.jwt.key_file"),
             _ => (&self.jwks_file, "auth.jwt.jwks_file"),
         };
+        for (claim, key) in
+            [(&self.user_claim, "auth.jwt.user_claim"), (&self.groups_claim, "auth.jwt.groups_claim")]
+        {
+            let sound = !claim.is_empty() && !Verifier::RESERVED.contains(&claim.as_str());
+            require(sound, key, "must be the name of a claim other than aud, exp, iat, iss and nbf")?;
+        }
+        require(
+            self.user_claim != self.groups_claim,
+            "auth.jwt.groups_claim",
+            "must be another claim than auth.jwt.user_claim",
+        )?;
         let bytes = std::fs::read(path).map_err(|error| unreadable(path, key, &error))?;
         let file = if self.jwks_file.is_empty() { KeyFile::Key(&bytes) } else { KeyFile::Set(&bytes) };
         let verifier = Verifier::new(&self.algorithm, file, self.audience.clone(), self.issuer.clone());
+        let verifier =
+            verifier.map(|verifier| verifier.reading(self.user_claim.clone(), self.groups_claim.clone()));
         verifier.map(Some).map_err(|error| match error {
             Unusable::Algorithm => Error::Senseless { key: "auth.jwt.algorithm", problem: error.to_string() },
             error => Error::Senseless { key, problem: format!("{path}: {error}") },

@@ -338,6 +338,7 @@ mod hostile {
         let site = Site::saying("null").await;
         let gateway = gateway(&site).await;
         let long = format!(r#"{{"user": "{}"}}"#, "j".repeat(70_000));
+        let long_name = format!(r#"{{"user": "{}"}}"#, "j".repeat(1025));
         let bodies: &[&[u8]] = &[
             b"",
             b"<html><form action=login>",
@@ -345,7 +346,6 @@ mod hostile {
             b"{}",
             b"\"john\"",
             b"{\"user\": 7}",
-            b"{\"user\": \"\"}",
             b"{\"user\": \"\xff\"}",
             b"{\"user\": \"john\"",
             b"{\"user\": \"john\"} {\"user\": \"mary\"}",
@@ -353,6 +353,7 @@ mod hostile {
             b"{\"user\": \"john\", \"expires_in\": -1}",
             b"\x1f\x8b\x08\x00",
             long.as_bytes(),
+            long_name.as_bytes(),
         ];
         for body in bodies {
             let reply = Reply::json(body);
@@ -362,6 +363,19 @@ mod hostile {
         }
         gateway.expect_log(&["WARN", "the callback does not say", "expected {"]).await;
         assert_eq!(gateway.count_log(&["john"]), 0, "what a site answers is not logged");
+    }
+
+    #[tokio::test]
+    async fn an_empty_name_from_the_site_is_no_user_channel_and_no_503() {
+        let site = Site::saying(r#"{"user": "", "id": 7, "groups": ["staff"]}"#).await;
+        let gateway = asking(&site).set("server.shards", "1").start().await;
+        let path = "/ws/x?subscribe-user&subscribe-group&publish-user";
+        for cookie in ["a=1", "a=2"] {
+            let _client = connect(&gateway, path, cookie).await;
+            assert_eq!(channels(&gateway), ["group:staff:x"]);
+        }
+        gateway.expect_log(&["INFO", "empty name", "no user channel"]).await;
+        assert_eq!(gateway.count_log(&["empty name"]), 1);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Who visitors are: Django's sessions, what is known of users beside them, and the site's rules.
 
-use crate::support::sessions::{connect, john, mary, session_key, write_session};
+use crate::support::sessions::{connect, john, mary, session_key, write_session, write_user};
 use crate::support::{RedisServer, TestGateway, eventually, in_time};
 
 const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
@@ -124,6 +124,44 @@ async fn a_user_without_a_known_name_has_no_user_channel_and_the_log_says_what_t
     }
     gateway.expect_log(&["holds no name", "session.user"]).await;
     assert_eq!(gateway.count_log(&["holds no name"]), 1);
+}
+
+#[tokio::test]
+async fn an_empty_name_is_no_name_and_gives_no_user_channel() {
+    let gateway = TestGateway::start().await;
+    let key = session_key();
+    write_session(RedisServer::shared(), &key, r#"{"_auth_user_id": "7", "ws4redis:username": ""}"#);
+    let cookie = format!("sessionid={key}");
+    let first = connect(&gateway, "/ws/x?subscribe-user&publish-user", &cookie).await;
+    assert_eq!(channels(&gateway), Vec::<String>::new());
+    gateway.expect_log(&["INFO", "holds no name", "no user channel"]).await;
+    drop(first);
+    write_user(&gateway, "7", r#"{"v":1,"active":true,"username":"","groups":["staff"],"auth_hashes":null}"#);
+    let _client = connect(&gateway, "/ws/y?subscribe-user&subscribe-group", &cookie).await;
+    assert_eq!(channels(&gateway), ["group:staff:y"]);
+}
+
+#[tokio::test]
+async fn an_identity_key_of_another_password_makes_the_visitor_anonymous_and_the_log_says_why() {
+    let gateway = TestGateway::start().await;
+    // As two sites with the same prefix write it: their users with this primary key are different people.
+    write_user(
+        &gateway,
+        "7",
+        r#"{"v":1,"active":true,"username":"eve","groups":[],"auth_hashes":["other"]}"#,
+    );
+    let cookie = john(&session_key());
+    for _ in 0..20 {
+        let _client = connect(&gateway, &format!("/ws/x?{ALL}"), &cookie).await;
+        assert!(!channels(&gateway).iter().any(|name| name.starts_with("user:")));
+    }
+    gateway.expect_log(&["INFO", "password hash", "two sites with the same prefix"]).await;
+    assert!(gateway.count_log(&["password hash"]) < 20, "the hint is throttled");
+    // A user who is not active any more is no reason for a hint.
+    let gateway = TestGateway::start().await;
+    write_user(&gateway, "7", r#"{"v":1,"active":false}"#);
+    let _client = connect(&gateway, &format!("/ws/x?{ALL}"), &cookie).await;
+    assert_eq!(gateway.count_log(&["identity key"]), 0);
 }
 
 #[tokio::test]

@@ -396,3 +396,37 @@ async fn a_token_may_stand_in_the_header_of_a_plain_request() {
     gateway.request("/ws/y?subscribe-user").header("Authorization", &bearer).connect().await;
     assert_eq!(heard(&gateway, "y"), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn the_claim_that_names_the_user_can_be_chosen_as_for_tokens_of_simplejwt() {
+    let gateway = builder("HS256").set("auth.jwt.user_claim", "user_id").start().await;
+    for (facility, user_id) in [("text", r#""7""#), ("number", "7")] {
+        let claims = format!(r#"{{"token_type":"access","jti":"x","user_id":{user_id},"groups":null}}"#);
+        let token = token("HS256", &claims);
+        let _client = by_protocol(&gateway, &format!("/ws/{facility}?{ALL}"), &token).connect().await;
+        assert_eq!(heard(&gateway, facility), ["broadcast", "user:7"]);
+    }
+    assert_eq!(gateway.count_log(&["names nobody"]), 0);
+}
+
+#[tokio::test]
+async fn a_valid_token_that_names_nobody_gives_a_hint_without_its_values() {
+    let gateway = builder("HS256").start().await;
+    let geheim = token("HS256", r#"{"token_type":"access","user_id":"geheim"}"#);
+    for facility in ["a", "b"] {
+        let _client = by_protocol(&gateway, &format!("/ws/{facility}?{ALL}"), &geheim).connect().await;
+        assert_eq!(heard(&gateway, facility), ["broadcast"]);
+    }
+    gateway.expect_log(&["INFO", "names nobody", "no claim sub, but user_id", "auth.jwt.user_claim"]).await;
+    assert_eq!(gateway.count_log(&["geheim"]), 0);
+}
+
+#[tokio::test]
+async fn a_token_with_a_name_above_1024_bytes_is_refused() {
+    let gateway = builder("HS256").start().await;
+    let longest = token("HS256", &format!(r#"{{"sub":"{}"}}"#, "j".repeat(1024)));
+    let _client = by_protocol(&gateway, "/ws/x?subscribe-user", &longest).connect().await;
+    assert_eq!(heard(&gateway, "x"), [format!("user:{}", "j".repeat(1024))]);
+    let longer = token("HS256", &format!(r#"{{"sub":"{}"}}"#, "j".repeat(1025)));
+    by_protocol(&gateway, "/ws/x?subscribe-user", &longer).expect_status(403).await;
+}

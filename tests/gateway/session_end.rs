@@ -397,11 +397,18 @@ async fn a_users_key_that_cannot_be_read_makes_nobody_of_its_user() {
         r#"{{"v":1,"active":true,"username":"john","groups":[{}],"auth_hashes":null}}"#,
         groups.join(",")
     );
-    for command in [&["SET", &name, "{"][..], &["SET", &name, &large], &["SET", &name, &many]] {
+    let long = format!(
+        r#"{{"v":1,"active":true,"username":"{}","groups":["staff"],"auth_hashes":null}}"#,
+        "j".repeat(1025)
+    );
+    for command in
+        [&["SET", &name, "{"][..], &["SET", &name, &large], &["SET", &name, &many], &["SET", &name, &long]]
+    {
         redis.command(command);
         let _client = connect(&gateway, "/ws/x?subscribe-user&subscribe-group", &cookie).await;
         assert_eq!(redis.channels(&gateway.channel("")), Vec::<String>::new(), "{:.80}", command.join(" "));
     }
+    gateway.expect_log(&["WARN", "identity key cannot be read"]).await;
 }
 
 #[tokio::test]

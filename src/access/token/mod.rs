@@ -1,5 +1,6 @@
 //! JSON Web Tokens (RFC 7519): who a token says somebody is, if it is to be trusted.
 
+mod claims;
 mod keys;
 mod provider;
 
@@ -9,8 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
-use super::{Token, are_reasonable};
+use super::{Token, are_reasonable, is_reasonable};
+use claims::OtherClaims;
 use keys::Key;
 
 pub use keys::{KeyFile, Unusable};
@@ -20,6 +23,9 @@ const MAX_BYTES: usize = 8 * 1024;
 
 /// Keys that are tried for a token that names none.
 const TRIED_KEYS: usize = 16;
+
+/// Claims that name the user in the tokens of common libraries and providers.
+const NAMES: [&str; 7] = ["sub", "user_id", "username", "preferred_username", "uid", "upn", "email"];
 
 /// By how much the site's clock may be ahead of ours.
 const EARLY: Duration = Duration::from_secs(5);
@@ -33,6 +39,8 @@ pub struct Verifier {
     named: bool,
     audience: Vec<String>,
     issuer: Option<String>,
+    user_claim: String,
+    groups_claim: String,
 }
 
 /// What a token says.
@@ -44,6 +52,8 @@ pub struct Claims {
     pub groups: Vec<String>,
     /// When it ends, if ever.
     pub expires_at: Option<SystemTime>,
+    /// Where there is no subject: another claim of the token that may name it.
+    pub other_name: Option<&'static str>,
 }
 
 /// Why a token is not trusted.
@@ -73,10 +83,6 @@ pub enum Untrusted {
 #[derive(Deserialize)]
 struct Written {
     #[serde(default, deserialize_with = "present")]
-    sub: Option<Subject>,
-    #[serde(default)]
-    groups: Vec<String>,
-    #[serde(default, deserialize_with = "present")]
     exp: Option<f64>,
     #[serde(default, deserialize_with = "present")]
     nbf: Option<f64>,
@@ -84,14 +90,8 @@ struct Written {
     aud: Option<Audience>,
     #[serde(default, deserialize_with = "present")]
     iss: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Subject {
-    Text(String),
-    Positive(u64),
-    Negative(i64),
+    #[serde(flatten)]
+    others: OtherClaims,
 }
 
 #[derive(Deserialize)]
@@ -122,7 +122,29 @@ impl Verifier {
             named: matches!(file, KeyFile::Set(_)),
             audience,
             issuer: Some(issuer).filter(|issuer| !issuer.is_empty()),
+            user_claim: Self::USER_CLAIM.to_owned(),
+            groups_claim: Self::GROUPS_CLAIM.to_owned(),
         })
+    }
+
+    /// The claim that names the user where no other is set.
+    pub const USER_CLAIM: &str = "sub";
+
+    /// The claim that lists the user's groups where no other is set.
+    pub const GROUPS_CLAIM: &str = "groups";
+
+    /// Claims that are checked, and so name nobody.
+    pub const RESERVED: [&str; 5] = ["aud", "exp", "iat", "iss", "nbf"];
+
+    /// Returns the claim that names the user.
+    pub fn user_claim(&self) -> &str {
+        &self.user_claim
+    }
+
+    /// Takes the names of the claims that name the user and list the user's groups.
+    #[must_use]
+    pub fn reading(self, user_claim: String, groups_claim: String) -> Self {
+        Self { user_claim, groups_claim, ..self }
     }
 
     /// Returns what a token says, if it is to be trusted now.
@@ -152,17 +174,25 @@ impl Verifier {
         if !for_us || (self.issuer.is_some() && self.issuer != written.iss) {
             return Err(Untrusted::Elsewhere);
         }
-        let subject = match written.sub {
-            Some(Subject::Text(text)) => Some(text).filter(|text| !text.is_empty()),
-            Some(Subject::Positive(number)) => Some(number.to_string()),
-            Some(Subject::Negative(number)) => Some(number.to_string()),
+        let mut others = written.others;
+        let subject = match others.take(&self.user_claim) {
+            Some(Value::String(text)) => Some(text).filter(|text| !text.is_empty()),
+            Some(Value::Number(number)) if !number.is_f64() => Some(number.to_string()),
+            Some(_) => return Err(Untrusted::Malformed),
             None => None,
         };
-        let groups = if subject.is_some() { written.groups } else { Vec::new() };
-        if !are_reasonable(&groups) {
+        let groups = match others.take(&self.groups_claim) {
+            None | Some(Value::Null) => Vec::new(),
+            Some(groups) => Vec::<String>::deserialize(groups).map_err(|_| Untrusted::Malformed)?,
+        };
+        if subject.is_none() {
+            let other_name = NAMES.into_iter().find(|name| others.has(name));
+            return Ok(Claims { expires_at, other_name, ..Claims::default() });
+        }
+        if !are_reasonable(&groups) || !subject.as_deref().is_none_or(is_reasonable) {
             return Err(Untrusted::Malformed);
         }
-        Ok(Claims { subject, groups, expires_at })
+        Ok(Claims { subject, groups, expires_at, other_name: None })
     }
 
     /// Returns the claims, once a signature holds.
@@ -216,6 +246,8 @@ impl fmt::Debug for Verifier {
             .field("keys", &self.keys.len())
             .field("audience", &self.audience)
             .field("issuer", &self.issuer)
+            .field("user_claim", &self.user_claim)
+            .field("groups_claim", &self.groups_claim)
             .finish_non_exhaustive()
     }
 }
