@@ -34,7 +34,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("tracing_appender", &["telemetry.rs"]),
     ("tracing_subscriber", &["telemetry.rs"]),
     ("wildmatch", &["access/rules.rs"]),
-    ("url", &["wire", "settings"]),
+    ("url", &["access/site.rs", "wire", "settings"]),
     ("zlib_rs", &["access"]),
 ];
 

@@ -9,6 +9,7 @@ mod policy;
 mod proxies;
 mod rules;
 pub mod session;
+mod site;
 pub mod token;
 
 pub use cookie::value as cookie_value;

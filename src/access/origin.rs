@@ -4,14 +4,16 @@
 
 use std::fmt;
 
-/// The origins that may connect with a session cookie, beside the host that the request itself names.
+use super::site::{Entry, Site};
+
+/// The origins that may connect with a session cookie, besides the host that the request itself names.
 #[derive(Debug, Clone, Default)]
 pub struct Allowed {
     all: bool,
-    list: Vec<Site>,
+    list: Vec<Entry>,
 }
 
-/// Why an origin is refused; its text names both sides and the usual cure.
+/// Why an origin is refused; its text names both sides and a cure that helps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     origin: String,
@@ -19,6 +21,11 @@ pub struct Refused {
 }
 
 impl Refused {
+    /// Takes both as far as they are to be shown.
+    fn new(origin: &str, host: &str) -> Self {
+        Self { origin: origin.chars().take(200).collect(), host: host.chars().take(200).collect() }
+    }
+
     /// Returns the origin, as far as it is to be shown.
     pub fn origin(&self) -> &str {
         &self.origin
@@ -29,36 +36,45 @@ impl std::error::Error for Refused {}
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (origin, host) = (self.origin.escape_debug(), self.host.escape_debug());
+        let only = "a visitor's session is accepted from the site's own pages only";
+        if self.origin == "null" {
+            return write!(
+                f,
+                "the page has no origin (null), as one from a file, in a sandboxed frame or behind a redirect, and this server's host is {host}: {only}. \
+                 Serve the page from the site; no setting admits null alone, since any site can make such a frame"
+            );
+        }
+        let site = Site::parse(&self.origin).filter(|site| site.scheme.is_some());
+        let listed = Entry::parse(&self.origin).ok();
+        if !site.zip(listed).is_some_and(|(site, entry)| entry.admits(&site)) {
+            return write!(
+                f,
+                "{origin} is no origin that a browser sends, and this server's host is {host}: {only}"
+            );
+        }
         write!(
             f,
-            "the page's origin {} is not this server's host {}: a visitor's session is accepted from the site's own pages only. \
+            "the page's origin {origin} is not this server's host {host}: {only}. \
              Behind nginx, pass the host on with the line\n    proxy_set_header Host $host;\n\
-             or name the origin in the setting origin.allowed",
-            self.origin.escape_debug(),
-            self.host.escape_debug(),
+             or name the origin in the setting origin.allowed"
         )
     }
 }
 
-/// Host and, if it was named, port; the scheme only where a list names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Site {
-    scheme: Option<String>,
-    host: String,
-    port: Option<u16>,
-}
-
 impl Allowed {
-    /// Takes the setting's list: origins (`https://www.example.com`), host names, or `*` for all.
+    /// Takes the setting's list: origins (`https://www.example.com`), host names, both with all their subdomains where
+    /// the host begins with a dot or `*.`, as Django has it, or `*` for all.
     ///
     /// # Errors
     ///
-    /// With the entry that is neither.
+    /// When an entry can match nothing; says why.
     pub fn new(list: &[String]) -> Result<Self, String> {
-        let all = list.iter().any(|entry| entry == "*");
-        let sites = list.iter().filter(|entry| *entry != "*");
-        let list =
-            sites.map(|entry| Site::parse(entry).ok_or_else(|| entry.clone())).collect::<Result<_, _>>()?;
+        let all = list.iter().any(|entry| entry.trim() == "*");
+        let entries = list.iter().map(|entry| entry.trim()).filter(|entry| *entry != "*");
+        let list = entries
+            .map(|entry| Entry::parse(entry).map_err(|unfit| format!("{entry:?} {unfit}")))
+            .collect::<Result<_, _>>()?;
         Ok(Self { all, list })
     }
 
@@ -72,61 +88,21 @@ impl Allowed {
     pub fn check(&self, origins: &[&[u8]], host: &str) -> Result<(), Refused> {
         let [origin] = origins else {
             let text = String::from_utf8_lossy(&origins.join(&b", "[..])).into_owned();
-            return if origins.is_empty() {
-                Ok(())
-            } else {
-                Err(Refused { origin: text, host: host.to_owned() })
-            };
+            return if origins.is_empty() { Ok(()) } else { Err(Refused::new(&text, host)) };
         };
-        let text = String::from_utf8_lossy(origin);
-        let refused =
-            || Refused { origin: text.chars().take(200).collect(), host: host.chars().take(200).collect() };
         if self.all {
             return Ok(());
         }
-        let site = Site::parse(&text).filter(|site| site.scheme.is_some()).ok_or_else(refused)?;
+        let text = String::from_utf8_lossy(origin);
+        let site = Site::parse(&text).filter(|site| site.scheme.is_some());
         let own = Site::parse(host).filter(|own| own.scheme.is_none());
-        let matches = |other: &Site| {
-            site.host == other.host
-                && (site.port.is_none() || other.port.is_none() || site.port == other.port)
-                && other.scheme.as_ref().is_none_or(|scheme| Some(scheme) == site.scheme.as_ref())
-        };
-        if own.as_ref().is_some_and(matches) || self.list.iter().any(matches) {
-            Ok(())
-        } else {
-            Err(refused())
-        }
-    }
-}
-
-impl Site {
-    /// Reads `[scheme://]host[:port]`, and nothing else: no path, no user, no backslash.
-    fn parse(text: &str) -> Option<Self> {
-        let (scheme, rest) = match text.split_once("://") {
-            Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
-            None => (None, text),
-        };
-        if scheme.as_ref().is_some_and(|s| !s.starts_with(|c: char| c.is_ascii_lowercase())) {
-            return None;
-        }
-        let (host, port) = match rest.strip_prefix('[') {
-            Some(v6) => {
-                let (address, port) = v6.split_once(']')?;
-                address.parse::<std::net::Ipv6Addr>().ok()?;
-                (&rest[..address.len() + 2], port)
-            }
-            None => rest.split_at(rest.find(':').unwrap_or(rest.len())),
-        };
-        let port = match port {
-            "" => None,
-            port => Some(port.strip_prefix(':')?.parse().ok()?),
-        };
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c) || !c.is_ascii();
-        (!host.is_empty() && host.chars().all(plain)).then(|| Self {
-            scheme,
-            host: host.to_lowercase(),
-            port,
-        })
+        let admitted = site.is_some_and(|site| {
+            let is_own = own.is_some_and(|own| {
+                site.host == own.host && (site.port.is_none() || own.port.is_none() || site.port == own.port)
+            });
+            is_own || self.list.iter().any(|entry| entry.admits(&site))
+        });
+        if admitted { Ok(()) } else { Err(Refused::new(&text, host)) }
     }
 }
 
@@ -185,7 +161,6 @@ mod tests {
         check(&["a.example"], "http://a.example:81", "b.example", true);
         check(&["a.example"], "http://b.example", "b.example", true);
         check(&["*"], "null", "b.example", true);
-        assert_eq!(Allowed::new(&["a b".to_owned()]).unwrap_err(), "a b");
     }
 
     #[test]
@@ -194,6 +169,29 @@ mod tests {
             Allowed::default().check(&[b"https://evil.example"], "example.com").unwrap_err().to_string();
         for part in ["evil.example", "example.com", "proxy_set_header Host $host;"] {
             assert!(refused.contains(part), "{refused}");
+        }
+    }
+
+    #[test]
+    fn the_refusal_never_advises_what_has_no_effect() {
+        for origin in
+            ["null", "file://", "wss://a.example", "https://a.example/b", "https://a b", "a.example"]
+        {
+            let refused =
+                Allowed::default().check(&[origin.as_bytes()], "b.example").unwrap_err().to_string();
+            assert!(refused.contains("b.example"), "{refused}");
+            assert!(!refused.contains("origin.allowed") && !refused.contains("proxy_set"), "{refused}");
+        }
+        for origin in [
+            "https://a.example",
+            "http://[::1]:8000",
+            "capacitor://localhost",
+            "https://xn--mnchen-3ya.example:1",
+        ] {
+            let refused =
+                Allowed::default().check(&[origin.as_bytes()], "b.example").unwrap_err().to_string();
+            assert!(refused.contains("origin.allowed"), "{refused}");
+            check(&[origin], origin, "b.example", true);
         }
     }
 }

@@ -167,10 +167,8 @@ impl Raw {
         // Otherwise handshakes end before it is said what they wait for.
         let sooner = callback.as_ref().is_none_or(|callback| callback.timeout < server.handshake);
         require(sooner, "auth.callback_timeout_seconds", "must be less than server.handshake_seconds")?;
-        let origins = Allowed::new(&self.origin.allowed).map_err(|entry| Error::Senseless {
-            key: "origin.allowed",
-            problem: format!("{entry:?} is neither an origin like https://www.example.com nor a host"),
-        })?;
+        let origins = Allowed::new(&self.origin.allowed)
+            .map_err(|problem| Error::Senseless { key: "origin.allowed", problem })?;
         Ok(Settings {
             websocket_url: self.websocket_url,
             path_prefix,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::support::client::{CONTINUATION, TEXT, frame};
+use crate::support::gateway::binary;
 use crate::support::{RedisServer, TestGateway, eventually, in_time};
 
 /// Paths of `?subscribe-broadcast`, and their channel (without the prefix).
@@ -493,6 +494,13 @@ const ORIGINS: &[(&str, &str, bool)] = &[
     ("file://", "example.com", false),
 ];
 
+fn is_origin_of_a_page(origin: &str) -> bool {
+    let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    host.is_some_and(|host| {
+        host.chars().all(|c| c.is_alphanumeric() || ".:[]".contains(c)) && !host.ends_with("port")
+    })
+}
+
 #[tokio::test]
 async fn with_a_session_cookie_the_origin_has_to_be_the_host() {
     let gateway = TestGateway::start().await;
@@ -504,7 +512,10 @@ async fn with_a_session_cookie_the_origin_has_to_be_the_host() {
             with_cookie.connect().await;
         } else {
             let response = with_cookie.expect_status(403).await;
-            assert!(response.body.contains("proxy_set_header Host $host;"), "{origin} {host}: {response:?}");
+            // What is advised has an effect: no setting admits what is no origin of a page.
+            let advised = response.body.contains("proxy_set_header Host $host;");
+            assert_eq!(advised, is_origin_of_a_page(origin), "{origin} {host}: {response:?}");
+            assert_eq!(response.body.contains("origin.allowed"), advised, "{origin} {host}: {response:?}");
             assert!(response.body.contains(host), "{origin} {host}: {response:?}");
             assert!(
                 origin.contains(['\\', '\u{e9}']) || response.body.contains(origin),
@@ -543,6 +554,47 @@ async fn a_list_of_origins_allows_more_and_a_star_all() {
     let gateway = TestGateway::start_with(&[("origin.allowed", "*")]).await;
     for origin in ["https://c.example", "null"] {
         gateway.request("/ws/x").header("Origin", origin).header("Cookie", COOKIE).connect().await;
+    }
+}
+
+#[tokio::test]
+async fn origins_may_be_listed_as_django_and_people_write_them() {
+    let list = ".example.com, https://*.shop.example:8443, https://münchen.example, https://port.example:443, https://slash.example/";
+    let gateway = TestGateway::start_with(&[("origin.allowed", list)]).await;
+    for (origin, status) in [
+        ("https://example.com", 101),
+        ("http://a.b.example.com:8000", 101),
+        ("https://evilexample.com", 403),
+        ("https://www.shop.example:8443", 101),
+        ("https://www.shop.example", 403),
+        ("https://xn--mnchen-3ya.example", 101),
+        ("https://munchen.example", 403),
+        ("https://port.example", 101),
+        ("https://port.example:8443", 403),
+        ("https://slash.example", 101),
+    ] {
+        let request = gateway.request("/ws/x").with("Host", "own.org").header("Origin", origin);
+        let (response, _) = request.header("Cookie", COOKIE).send().await;
+        assert_eq!(response.status, status, "{origin}: {response:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_never_advises_to_list_an_origin_that_cannot_be_listed() {
+    let gateway = TestGateway::start().await;
+    gateway.request("/ws/x").header("Origin", "null").header("Cookie", COOKIE).expect_status(403).await;
+    let line = gateway.expect_log(&["refused with 403", "null"]).await;
+    assert!(!line.contains("origin.allowed"), "{line}");
+    for (entry, reason) in [
+        ("null", "any site can make such a frame"),
+        ("wss://www.example.com", "origin of the page"),
+        ("https://www.example.com/chat", "browsers send no path"),
+        ("www.*.com", "is neither an origin"),
+    ] {
+        let refused = binary().args(["--set", &format!("origin.allowed={entry}")]).output().unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(64), "{entry}: {said}");
+        assert!(said.contains("origin.allowed") && said.contains(reason), "{entry}: {said}");
     }
 }
 

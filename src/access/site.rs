@@ -1,0 +1,227 @@
+//! Hosts and origins, as browsers send them and as people write them into a list.
+
+use std::net::Ipv6Addr;
+
+use url::Host;
+
+/// What a request names: a host and, if they were named, scheme and port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Site {
+    pub(super) scheme: Option<String>,
+    /// Lower-cased, in ASCII (punycode), IPv6 in its shortest form.
+    pub(super) host: String,
+    pub(super) port: Option<u16>,
+}
+
+/// One entry of a list of origins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    site: Site,
+    /// Whether all subdomains of the host are meant as well.
+    subdomains: bool,
+}
+
+/// Why an entry is refused: no browser sends an origin that it could match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unfit {
+    /// Neither an origin nor a host.
+    #[error(
+        "is neither an origin like https://www.example.com nor a host like www.example.com, or .example.com with its subdomains"
+    )]
+    Neither,
+    /// The origin of pages without one.
+    #[error(
+        "stands for pages without an origin, and any site can make such a frame: it would admit all, and admits nobody here. Name the page's own origin"
+    )]
+    Null,
+    /// The address of a WebSocket.
+    #[error(
+        "is the address of a WebSocket: browsers send the origin of the page, which begins with http:// or https://"
+    )]
+    Socket,
+    /// Files have no origin.
+    #[error("matches no page: browsers send the origin null for files")]
+    File,
+    /// More than an origin.
+    #[error("has more than an origin, which ends with the host or its port: browsers send no path")]
+    Path,
+}
+
+impl Site {
+    /// Reads `[scheme://]host[:port]`, and nothing else: no path, no user, no backslash.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
+            None => (None, text),
+        };
+        if scheme.as_ref().is_some_and(|s| !s.starts_with(|c: char| c.is_ascii_lowercase())) {
+            return None;
+        }
+        let (host, port) = if let Some(v6) = rest.strip_prefix('[') {
+            let (address, port) = v6.split_once(']')?;
+            (format!("[{}]", address.parse::<Ipv6Addr>().ok()?), port)
+        } else {
+            let (host, port) = rest.split_at(rest.find(':').unwrap_or(rest.len()));
+            (in_ascii(host)?, port)
+        };
+        let port = match port {
+            "" => None,
+            port => Some(port.strip_prefix(':')?.parse().ok()?),
+        };
+        Some(Self { scheme, host, port })
+    }
+
+    /// Returns the port that is used: browsers leave out the usual one of a scheme.
+    fn effective_port(&self) -> Option<u16> {
+        self.port.or(match self.scheme.as_deref() {
+            Some("http") => Some(80),
+            Some("https") => Some(443),
+            _ => None,
+        })
+    }
+}
+
+/// Returns a host name as browsers send it.
+fn in_ascii(host: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c) || !c.is_ascii();
+    if host.is_empty() || !host.chars().all(plain) {
+        return None;
+    }
+    if host.is_ascii() {
+        return Some(host.to_ascii_lowercase());
+    }
+    Host::parse(host).ok().map(|host| host.to_string())
+}
+
+impl Entry {
+    /// Reads an entry: an origin or a host; a dot or `*.` before the host stands for it and all its subdomains, and one
+    /// slash behind it counts for nothing.
+    ///
+    /// # Errors
+    ///
+    /// When it can match nothing that browsers send.
+    pub(super) fn parse(text: &str) -> Result<Self, Unfit> {
+        if text.eq_ignore_ascii_case("null") {
+            return Err(Unfit::Null);
+        }
+        let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
+        match scheme.to_ascii_lowercase().as_str() {
+            "ws" | "wss" => return Err(Unfit::Socket),
+            "file" => return Err(Unfit::File),
+            _ => {}
+        }
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let dotted = rest.strip_prefix("*.").or_else(|| rest.strip_prefix('.'));
+        let host = dotted.unwrap_or(rest);
+        let whole = if text.contains("://") { format!("{scheme}://{host}") } else { host.to_owned() };
+        let site = Site::parse(&whole).filter(|site| {
+            // No page has a host with an empty part, but for the dot at the end of a complete name.
+            let name = site.host.strip_suffix('.').unwrap_or(&site.host);
+            !name.split('.').any(str::is_empty) && (dotted.is_none() || !site.host.starts_with('['))
+        });
+        match site {
+            Some(site) => Ok(Self { site, subdomains: dotted.is_some() }),
+            None if rest.contains(['/', '?', '#']) => Err(Unfit::Path),
+            None => Err(Unfit::Neither),
+        }
+    }
+
+    /// Tells whether the entry stands for the origin: of its scheme and port if it names a scheme, of its port if it
+    /// names a port alone, of any of both otherwise.
+    pub(super) fn admits(&self, origin: &Site) -> bool {
+        let Self { site, subdomains } = self;
+        let below = || {
+            let before = origin.host.strip_suffix(&site.host).and_then(|rest| rest.strip_suffix('.'));
+            *subdomains && before.is_some_and(|before| !before.is_empty())
+        };
+        let port = match &site.scheme {
+            Some(_) => site.effective_port() == origin.effective_port(),
+            None => site.port.is_none() || site.port == origin.effective_port(),
+        };
+        port && (site.host == origin.host || below())
+            && site.scheme.as_ref().is_none_or(|scheme| Some(scheme) == origin.scheme.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(entry: &str, origin: &str, expected: bool) {
+        let origin = Site::parse(origin).unwrap();
+        assert_eq!(Entry::parse(entry).unwrap().admits(&origin), expected, "{entry} and {origin:?}");
+    }
+
+    #[test]
+    fn a_dot_before_the_host_stands_for_it_and_its_subdomains() {
+        for entry in [".example.com", "*.example.com", "https://.example.com", "https://*.example.com"] {
+            check(entry, "https://example.com", true);
+            check(entry, "https://www.example.com", true);
+            check(entry, "https://a.b.EXAMPLE.com", true);
+            check(entry, "https://evilexample.com", false);
+            check(entry, "https://example.com.evil.example", false);
+            check(entry, "https://www.example.org", false);
+        }
+        check(".example.com", "http://www.example.com:8080", true);
+        check("https://*.example.com", "http://www.example.com", false);
+        check("https://*.example.com:8443", "https://www.example.com:8443", true);
+        check("https://*.example.com:8443", "https://www.example.com", false);
+    }
+
+    #[test]
+    fn names_are_compared_as_browsers_send_them() {
+        check("https://münchen.example", "https://xn--mnchen-3ya.example", true);
+        check("MÜNCHEN.example", "https://xn--mnchen-3ya.example:8443", true);
+        check(".münchen.example", "https://www.xn--mnchen-3ya.example", true);
+        check("https://xn--mnchen-3ya.example", "https://xn--mnchen-3ya.example", true);
+        check("https://münchen.example", "https://munchen.example", false);
+        check("https://例え.テスト:8443", "https://xn--r8jz45g.xn--zckzah:8443", true);
+        check("http://[0:0:0::1]:8000", "http://[::1]:8000", true);
+    }
+
+    #[test]
+    fn the_usual_port_may_be_named_and_a_slash_stand_behind_it() {
+        check("https://a.example:443", "https://a.example", true);
+        check("http://a.example:80/", "http://a.example", true);
+        check("https://a.example/", "https://a.example", true);
+        check("a.example/", "http://a.example", true);
+        check("a.example:443", "https://a.example", true);
+        check("a.example:443", "http://a.example", false);
+        // Another port is another origin.
+        check("https://a.example", "https://a.example:8443", false);
+        check("https://a.example:8443", "https://a.example", false);
+        check("a.example", "https://a.example:8443", true);
+        check("capacitor://localhost", "capacitor://localhost", true);
+    }
+
+    #[test]
+    fn what_can_match_nothing_is_refused_with_its_reason() {
+        for (entry, unfit) in [
+            ("null", Unfit::Null),
+            ("wss://a.example", Unfit::Socket),
+            ("WS://a.example/ws/", Unfit::Socket),
+            ("file:///page.html", Unfit::File),
+            ("https://a.example/path", Unfit::Path),
+            ("https://a.example//", Unfit::Path),
+            ("a.example?x", Unfit::Path),
+            ("", Unfit::Neither),
+            (".", Unfit::Neither),
+            ("*.", Unfit::Neither),
+            ("https://", Unfit::Neither),
+            ("https://*", Unfit::Neither),
+            ("https://user@a.example", Unfit::Neither),
+            ("a b", Unfit::Neither),
+            ("a..example", Unfit::Neither),
+            ("..example.com", Unfit::Neither),
+            ("www.*.example", Unfit::Neither),
+            ("*example.com", Unfit::Neither),
+            ("https://a.example:port", Unfit::Neither),
+            ("https://a.example:99999", Unfit::Neither),
+            ("::1", Unfit::Neither),
+            ("*.[::1]", Unfit::Neither),
+        ] {
+            assert_eq!(Entry::parse(entry), Err(unfit), "{entry}");
+        }
+    }
+}
