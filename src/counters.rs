@@ -23,6 +23,8 @@ pub struct Counters {
     pub slow_clients: AtomicU64,
     /// Handshakes that were refused, whatever for.
     pub refused_handshakes: AtomicU64,
+    /// Texts that look like heartbeats of client libraries and are in no setting.
+    pub unknown_heartbeats: AtomicU64,
     /// Messages on the control channel that mean nothing, or came too fast.
     pub dropped_hints: AtomicU64,
     /// Calls to the callback that said nothing.
@@ -42,6 +44,21 @@ impl Counters {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Counts a text that looks like the heartbeat of a client library and is in no setting, and says what to do about
+    /// it: at the third one, the thirtieth, the three-hundredth …
+    pub fn warn_of_heartbeat(&self, text: &'static str) {
+        let count = self.unknown_heartbeats.fetch_add(1, Ordering::Relaxed) + 1;
+        let thirds = count / 3;
+        if count.is_multiple_of(3) && thirds.checked_ilog10().is_some_and(|zeros| thirds == 10_u64.pow(zeros))
+        {
+            tracing::warn!(
+                text,
+                count,
+                "clients repeat a text that looks like a library's heartbeat; it is not answered, and goes to everybody and replaces the persisted message where they may publish. Name it in messages.client_heartbeats (in heartbeat, if all clients have it), or switch it off in the client"
+            );
+        }
+    }
+
     /// Writes one line with all counts that are not 0, as at the end of the process.
     pub fn log(&self) {
         let counts = [
@@ -54,6 +71,7 @@ impl Counters {
             ("refused_reads", &self.refused_reads),
             ("slow_clients", &self.slow_clients),
             ("refused_handshakes", &self.refused_handshakes),
+            ("unknown_heartbeats", &self.unknown_heartbeats),
             ("dropped_hints", &self.dropped_hints),
             ("failed_callbacks", &self.failed_callbacks),
             ("redis_losses", &self.redis_losses),

@@ -21,7 +21,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("listenfd", &["door.rs"]),
     ("mio", &["door.rs"]),
     ("percent_encoding", &["wire", "reception/call.rs", "settings"]),
-    ("rand", &["socket", "redis"]),
+    ("rand", &["http/events.rs", "socket", "redis"]),
     ("redis_protocol", &["embedded", "redis/resp.rs"]),
     ("rlimit", &["server.rs"]),
     ("rustls", &["reception/call.rs", "redis/line.rs"]),

@@ -4,28 +4,71 @@
 use std::pin::pin;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Frame};
-use hyper::header::{ACCEPT, HeaderName};
-use hyper::{Method, Request};
+use hyper::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response};
 
 use super::Rejection;
+use super::cors::Cors;
 use super::routes::{Arrival, Front};
 use super::upgrade::offers_websocket;
 use super::visitor::{Kind, credentials, token, tokens};
 use crate::access::Peer;
-use crate::wire::{Handshake, Malformed};
+use crate::wire::{Handshake, Malformed, parameters};
 
-/// The head of the answer, and the first lines of the stream, so that proxies pass it on at once. It ends with the
-/// connection. Nothing on the way may keep it, nginx neither.
-pub const HEAD: Bytes = Bytes::from_static(
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-store\r\n\
-      x-accel-buffering: no\r\nconnection: close\r\n\r\nretry: 3000\n\n",
-);
+/// Headers of every stream. Nothing on the way may keep it, nginx neither.
+const HEADERS: [(HeaderName, HeaderValue); 4] = [
+    (CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
+    (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    (CONNECTION, HeaderValue::from_static("close")),
+];
 
-/// A header that a page of another site cannot send without being allowed to first (Fetch standard, "CORS-safelisted
-/// request-header"), which nobody is here.
-const OWN_HEADER: HeaderName = HeaderName::from_static("x-ws4redis");
+/// Milliseconds after which an `EventSource` comes back, chosen for each stream: those that were all cut off together
+/// would come back together.
+const RETRY_MS: std::ops::RangeInclusive<u32> = 2_000..=8_000;
+
+/// Name and value of the query parameter by which our own client shows that it reads statuses.
+const CLIENT: (&str, &str) = ("client", "ws4redis");
+
+/// A header that a page of another origin cannot send without being allowed to first (Fetch standard, "CORS-safelisted
+/// request-header"), which only those are that the Origin rule admits.
+pub(super) const OWN_HEADER: HeaderName = HeaderName::from_static("x-ws4redis");
+
+fn retry() -> String {
+    format!("retry: {}\n\n", rand::random_range(RETRY_MS))
+}
+
+/// Returns the head of the answer, and the first lines of the stream, so that proxies pass it on at once. It ends with
+/// the connection.
+pub(super) fn head(cors: &Cors) -> Bytes {
+    let mut headers = HeaderMap::from_iter(HEADERS);
+    cors.add_to(&mut headers);
+    let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
+    for (name, value) in &headers {
+        head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    head.extend([b"\r\n", retry().as_bytes()].concat());
+    head.into()
+}
+
+/// Returns a stream that ends at once, which an `EventSource` takes for one that was cut off: by the standard it comes
+/// back then, and never after a status other than 200 (HTML standard, section 9.2.3).
+pub(super) fn come_again() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(retry()));
+    response.headers_mut().extend(HEADERS);
+    response
+}
+
+/// Tells whether a stream is asked for by a client that reads no statuses, as far as it does not say otherwise.
+pub(super) fn is_native<B>(request: &Request<B>) -> bool {
+    wants_events(request) && !is_marked(request)
+}
+
+fn is_marked<B>(request: &Request<B>) -> bool {
+    parameters(request.uri().query(), CLIENT.0).any(|value| value == CLIENT.1)
+}
 
 /// Tells whether a stream of events is asked for.
 pub(super) fn wants_events<B>(request: &Request<B>) -> bool {
@@ -50,7 +93,11 @@ pub(super) fn check<B>(
     front: &Front,
 ) -> Result<Arrival, Rejection> {
     let mut credentials = credentials(request, peer, front)?;
-    let handshake = handshake?;
+    let mut handshake = handshake?;
+    if is_marked(request) {
+        // Our own client gets the same by a stream as by a WebSocket.
+        handshake.flags = handshake.flags.without_event_names();
+    }
     credentials.token = token(request, Kind::Plain, front)?;
     Ok(Arrival { handshake, credentials })
 }

@@ -3,6 +3,7 @@
 //! HTTP/1.1 only. Whatever fails here is an HTTP status with a line that says what was wrong, never an opened socket
 //! that dies.
 
+mod cors;
 mod deadlines;
 mod events;
 mod health;
@@ -14,7 +15,6 @@ mod visitor;
 mod whoami;
 
 pub use deadlines::Times;
-pub use events::HEAD as EVENTS_HEAD;
 pub use rejection::Rejection;
 pub use routes::{Arrival, Front, Opened, Served, Visits, serve};
 pub use static_files::StaticFiles;

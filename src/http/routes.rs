@@ -20,6 +20,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::cors::{self, Cors};
 use super::deadlines::{Deadlines, Phase, Times, Watched};
 use super::static_files::StaticFiles;
 use super::{Rejection, events, health, upgrade, whoami};
@@ -82,8 +83,8 @@ pub struct Opened<T> {
     pub early: Bytes,
     /// What was prepared for it.
     pub prepared: T,
-    /// Whether it is a stream of events, to which nothing has been answered yet.
-    pub events: bool,
+    /// What is to be answered first, if it is a stream of events, to which nothing has been answered yet.
+    pub head: Option<Bytes>,
 }
 
 /// What happens to visitors.
@@ -101,8 +102,8 @@ pub trait Visits {
     fn publish(&self, arrival: Arrival, message: Bytes) -> impl Future<Output = Result<(), Rejection>>;
 }
 
-/// What has been prepared, and whether for a stream of events.
-type Taken<T> = RefCell<Option<(T, bool)>>;
+/// What has been prepared, and the head of the answer if it is a stream of events.
+type Taken<T> = RefCell<Option<(T, Option<Bytes>)>>;
 
 /// How an HTTP connection ended.
 #[derive(Debug)]
@@ -145,7 +146,7 @@ pub async fn serve<V: Visits>(
     }
     let watched = Watched { stream, deadlines: deadlines.clone() };
     let mut connection = builder.serve_connection(TokioIo::new(watched), service);
-    let is_events = || taken.borrow().as_ref().is_some_and(|(_, events)| *events);
+    let is_events = || taken.borrow().as_ref().is_some_and(|(_, head)| head.is_some());
     let mut timer = pin!(sleep_until(deadlines.deadline()));
     let mut stopped = pin!(front.stop.cancelled());
     let left = poll_fn(|cx| {
@@ -178,8 +179,8 @@ pub async fn serve<V: Visits>(
     let parts = connection.into_parts();
     let stream = parts.io.into_inner().stream;
     match taken.borrow_mut().take() {
-        Some((prepared, events)) if !matches!(left, Left::Late) => {
-            Served::Opened(Opened { stream, early: parts.read_buf, prepared, events })
+        Some((prepared, head)) if !matches!(left, Left::Late) => {
+            Served::Opened(Opened { stream, early: parts.read_buf, prepared, head })
         }
         _ if matches!(left, Left::Late) => {
             debug!("request took too long");
@@ -198,10 +199,16 @@ async fn answer<V: Visits>(
     deadlines: &Deadlines,
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
     deadlines.enter(Phase::Answer);
+    let uri = request.uri();
+    let handshake = Handshake::parse(uri.path(), uri.query(), &front.path_prefix);
+    let inside = !matches!(handshake, Err(Malformed::Elsewhere));
+    let cors = if inside { Cors::of(&request, peer, front) } else { Cors::default() };
+    let native = inside && events::is_native(&request);
     let answer = async {
-        let uri = request.uri();
-        let handshake = match Handshake::parse(uri.path(), uri.query(), &front.path_prefix) {
-            Err(Malformed::Elsewhere) if uri.path() == health::PATH => return health::response(&request),
+        let handshake = match handshake {
+            Err(Malformed::Elsewhere) if request.uri().path() == health::PATH => {
+                return health::response(&request);
+            }
             Err(Malformed::Elsewhere) => match whoami::handshake(&request, front) {
                 Err(Malformed::Elsewhere) => return page(&request, front),
                 handshake => {
@@ -211,6 +218,9 @@ async fn answer<V: Visits>(
             },
             handshake => handshake,
         };
+        if cors::is_preflight(&request) {
+            return cors::preflight(&request, handshake, peer, front);
+        }
         if events::publishes(&request) {
             let arrival = events::check(&request, handshake, peer, front)?;
             let message =
@@ -222,11 +232,11 @@ async fn answer<V: Visits>(
         }
         if events::wants_events(&request) {
             let arrival = events::check(&request, handshake, peer, front)?;
-            taken.replace(Some((visits.prepare(arrival).await?, true)));
+            taken.replace(Some((visits.prepare(arrival).await?, Some(events::head(&cors)))));
             return std::future::pending().await;
         }
         let (arrival, acceptance) = upgrade::check(&request, handshake, peer, front)?;
-        taken.replace(Some((visits.prepare(arrival).await?, false)));
+        taken.replace(Some((visits.prepare(arrival).await?, None)));
         Ok(acceptance.response())
     };
     let mut response = answer.await.unwrap_or_else(|rejection: Rejection| {
@@ -240,8 +250,12 @@ async fn answer<V: Visits>(
             warn!(unsaid, "request refused with 403: {}", refused.to_string().escape_debug());
         }
         debug!(status = rejection.status().as_u16(), reason = ?rejection.to_string(), "request refused");
+        if native && rejection.status() == StatusCode::SERVICE_UNAVAILABLE {
+            return events::come_again();
+        }
         rejection.response()
     });
+    cors.add_to(response.headers_mut());
     if front.stop.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -44,7 +44,15 @@ pub fn names_passed_on(more: &[String]) -> Vec<HeaderName> {
     [COOKIE, AUTHORIZATION].into_iter().chain(more).collect()
 }
 
-/// Checks the Origin rule, and returns what the visitor shows of itself; but for the token, which is
+/// Checks the Origin rule: where the page is from against the host that it asks, or that a trusted proxy was asked.
+pub(super) fn check_origin<B>(request: &Request<B>, peer: Peer, front: &Front) -> Result<(), Rejection> {
+    let headers = request.headers();
+    let host = only(headers, &HOST).ok_or(Rejection::Bad("the request has to have one Host header"))?;
+    let host = front.proxies.host(peer, &lines(headers, &X_FORWARDED_HOST), host.as_bytes());
+    Ok(front.origins.check(&lines(headers, &ORIGIN), &String::from_utf8_lossy(host))?)
+}
+
+/// Checks the Origin rule where it matters, and returns what the visitor shows of itself; but for the token, which is
 /// [looked for](token) last.
 pub(super) fn credentials<B>(
     request: &Request<B>,
@@ -52,8 +60,7 @@ pub(super) fn credentials<B>(
     front: &Front,
 ) -> Result<Credentials, Rejection> {
     let headers = request.headers();
-    let host = only(headers, &HOST).ok_or(Rejection::Bad("the request has to have one Host header"))?;
-    let host = front.proxies.host(peer, &lines(headers, &X_FORWARDED_HOST), host.as_bytes());
+    only(headers, &HOST).ok_or(Rejection::Bad("the request has to have one Host header"))?;
     let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
     let session_cookie = cookie_value(cookies, &front.session_cookie);
     let passed_on = front.passed_on.as_ref().map(|names| passed_on(headers, names)).unwrap_or_default();
@@ -62,7 +69,7 @@ pub(super) fn credentials<B>(
     }
     // The site may know a visitor by anything that it is given.
     if session_cookie.is_some() || !passed_on.is_empty() {
-        front.origins.check(&lines(headers, &ORIGIN), &String::from_utf8_lossy(host))?;
+        check_origin(request, peer, front)?;
     }
     let visitor = front.proxies.visitor(peer, &lines(headers, &X_FORWARDED_FOR), &lines(headers, &FORWARDED));
     Ok(Credentials { session_cookie, token: None, headers: passed_on, address: visitor.address() })

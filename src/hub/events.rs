@@ -14,16 +14,23 @@ pub enum Form {
     Frames,
     /// As server-sent events.
     Events,
+    /// The same, where a text may name its event.
+    NamedEvents,
 }
 
 impl Form {
+    /// Tells whether it is a stream of server-sent events.
+    pub const fn is_stream(self) -> bool {
+        matches!(self, Self::Events | Self::NamedEvents)
+    }
+
     /// Returns where each frame, or event, ends.
     pub(super) fn ends(self, bytes: &[u8]) -> impl Iterator<Item = usize> {
         let mut frames = Frames::new(bytes);
         let mut at = 0;
         std::iter::from_fn(move || match self {
             Self::Frames => frames.next().map(|(frame, _)| frame.end),
-            Self::Events => {
+            Self::Events | Self::NamedEvents => {
                 at += bytes.get(at..)?.windows(2).position(|pair| pair == b"\n\n")? + 2;
                 Some(at)
             }
@@ -37,6 +44,43 @@ pub fn encode_event(events: &mut BytesMut, payload: &[u8]) {
     match std::str::from_utf8(payload) {
         Ok(text) => encode_named(events, None, text),
         Err(_) => encode_named(events, Some("binary"), &BASE64_STANDARD.encode(payload)),
+    }
+}
+
+/// How the first line of a text begins that names its event.
+const NAME_FIELD: &str = "event: ";
+
+/// Longest name of an event, in bytes.
+const MAX_NAME_BYTES: usize = 64;
+
+/// Names that messages cannot have: those of the gateway's own events, and those that `EventSource` itself dispatches.
+const RESERVED_NAMES: [&str; 5] = ["binary", "close", "error", "heartbeat", "open"];
+
+/// Splits a message into the name of its event and its text, where its first line is `event: NAME`.
+///
+/// Names are of ASCII letters, digits, `-`, `_`, `.` and `:`, 64 bytes at most, and none that means something of its own.
+/// Any other first line belongs to the text.
+pub(super) fn split_name(payload: &[u8]) -> Option<(&str, &str)> {
+    if !payload.starts_with(NAME_FIELD.as_bytes()) {
+        return None;
+    }
+    let rest = std::str::from_utf8(payload).ok()?.strip_prefix(NAME_FIELD)?;
+    let (name, text) = match rest.find(['\r', '\n']) {
+        None => (rest, ""),
+        Some(end) => (&rest[..end], rest[end..].strip_prefix("\r\n").unwrap_or(&rest[end + 1..])),
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    let sound = (1..=MAX_NAME_BYTES).contains(&name.len())
+        && name.bytes().all(plain)
+        && !RESERVED_NAMES.contains(&name);
+    sound.then_some((name, text))
+}
+
+/// Appends a message as [`encode_event`] does, under the name that it has itself, if it has one.
+pub(super) fn encode_named_event(events: &mut BytesMut, payload: &[u8]) {
+    match split_name(payload) {
+        Some((name, text)) => encode_named(events, Some(name), text),
+        None => encode_event(events, payload),
     }
 }
 
@@ -112,7 +156,72 @@ mod tests {
         assert_eq!(read(std::str::from_utf8(&events).unwrap()), expected);
     }
 
+    #[test]
+    fn a_text_whose_first_line_names_an_event_is_that_event() {
+        for (text, name, data) in [
+            ("event: ticker\n<b>1</b>\n<b>2</b>", "ticker", "<b>1</b>\n<b>2</b>"),
+            ("event: a-b_c.d:E9\r\nx\r\ny", "a-b_c.d:E9", "x\ny"),
+            ("event: cr\rx", "cr", "x"),
+            ("event: message\nx", "message", "x"),
+            ("event: empty", "empty", ""),
+            ("event: empty\n", "empty", ""),
+            (
+                "event: x\n\nevent: close\ndata: y\nid: 1\nretry: 1",
+                "x",
+                "\nevent: close\ndata: y\nid: 1\nretry: 1",
+            ),
+        ] {
+            let mut events = BytesMut::new();
+            encode_named_event(&mut events, text.as_bytes());
+            let found = read(std::str::from_utf8(&events).unwrap());
+            assert_eq!(found, [(name.to_owned(), data.to_owned())], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_first_line_that_is_no_sound_name_belongs_to_the_text() {
+        let long = format!("event: {}\nx", "n".repeat(65));
+        for text in [
+            "event: \nx",
+            "event:x\ny",
+            "event:  x\ny",
+            "Event: x\ny",
+            " event: x\ny",
+            "\nevent: x\ny",
+            "event: a b\nx",
+            "event: x \ny",
+            "event: a\0b\nx",
+            "event: \u{e9}\nx",
+            "event: close\n{\"code\":4401}",
+            "event: binary\nAA==",
+            "event: heartbeat\nx",
+            "event: error\nx",
+            "event: open\nx",
+            "id: 1\nx",
+            "retry: 1\nx",
+            "event",
+            &long,
+        ] {
+            let (mut named, mut plain) = (BytesMut::new(), BytesMut::new());
+            encode_named_event(&mut named, text.as_bytes());
+            encode_event(&mut plain, text.as_bytes());
+            assert_eq!(named, plain, "{text:?}");
+        }
+        assert!(split_name(b"event: x\n\xff").is_none(), "what is no text has no name");
+    }
+
     proptest::proptest! {
+        /// Whatever follows a name, nothing but one event comes of it.
+        #[test]
+        fn nothing_can_be_put_behind_a_name(text in "[a-z:\0\n\r \u{feff}]{0,20}") {
+            let mut events = BytesMut::new();
+            encode_named_event(&mut events, format!("event: n{text}").as_bytes());
+            let found = read(std::str::from_utf8(&events).unwrap());
+            proptest::prop_assert_eq!(found.len(), 1);
+            let (name, _) = &found[0];
+            proptest::prop_assert!(name.is_empty() || name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b':'));
+        }
+
         /// No text can say anything but itself.
         #[test]
         fn every_text_comes_out_whole(text in "[a-z:\n\r ]{0,20}") {

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::events::{encode_named_event, split_name};
 use super::{Digester, Form, encode_event};
 
 /// The opcodes that this server sends.
@@ -99,12 +100,15 @@ pub struct Run {
     marks: OnceCell<Box<[Mark]>>,
     /// The same as server-sent events, worked out for the first listener that wants those.
     events: OnceCell<Bytes>,
+    /// The same with the names that texts give to their events. Few listeners want those, so it is apart.
+    named_events: OnceCell<Box<Bytes>>,
 }
 
 impl Run {
     /// Takes encoded frames and their number.
     pub fn new(bytes: Bytes, messages: u32) -> Self {
-        Self { bytes, messages, marks: OnceCell::new(), events: OnceCell::new() }
+        let (marks, events, named_events) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Self { bytes, messages, marks, events, named_events }
     }
 
     /// Encodes one message: text if it is valid UTF-8, else binary.
@@ -135,12 +139,19 @@ impl Run {
     pub(super) fn in_form(&self, form: Form) -> &Bytes {
         match form {
             Form::Frames => &self.bytes,
-            Form::Events => self.events.get_or_init(|| {
-                let mut events = BytesMut::with_capacity(self.bytes.len() + 16 * self.messages as usize);
-                self.payloads().for_each(|payload| encode_event(&mut events, payload));
-                events.freeze()
+            Form::Events => self.events.get_or_init(|| self.encode_all(encode_event)),
+            Form::NamedEvents => self.named_events.get_or_init(|| {
+                let has_names = self.payloads().any(|payload| split_name(payload).is_some());
+                let plain = || self.in_form(Form::Events).clone();
+                Box::new(if has_names { self.encode_all(encode_named_event) } else { plain() })
             }),
         }
+    }
+
+    fn encode_all(&self, encode: fn(&mut BytesMut, &[u8])) -> Bytes {
+        let mut events = BytesMut::with_capacity(self.bytes.len() + 16 * self.messages as usize);
+        self.payloads().for_each(|payload| encode(&mut events, payload));
+        events.freeze()
     }
 
     /// Returns range and digest of each frame.
@@ -176,6 +187,22 @@ mod tests {
     fn text_is_text_and_the_rest_is_binary() {
         assert_eq!(&Run::of("é".as_bytes()).bytes[..], b"\x81\x02\xc3\xa9");
         assert_eq!(&Run::of(b"\xff").bytes[..], b"\x82\x01\xff");
+    }
+
+    #[test]
+    fn a_run_is_encoded_once_for_each_form() {
+        let run = Run::join(vec![Run::of(b"event: x\na"), Run::of(b"b")]).unwrap();
+        let named = run.in_form(Form::NamedEvents);
+        assert_eq!(&named[..], b"event: x\ndata: a\n\ndata: b\n\n");
+        assert_eq!(run.in_form(Form::NamedEvents).as_ptr(), named.as_ptr());
+        assert!(run.events.get().is_none(), "nobody has asked for events without names");
+        let plain = Run::of(b"b");
+        let shared = plain.in_form(Form::NamedEvents).as_ptr();
+        assert_eq!(
+            plain.in_form(Form::Events).as_ptr(),
+            shared,
+            "without names both forms share their bytes"
+        );
     }
 
     #[test]

@@ -176,6 +176,11 @@ impl Listener {
     /// Sends the heartbeat, unless one waits in the outbox already.
     pub fn beat(&self, frame: Bytes, now: u32) {
         self.pulse.beat.set(now);
+        self.answer(frame);
+    }
+
+    /// Answers a heartbeat, unless an answer waits in the outbox already: who does not read is not sent more and more.
+    pub fn answer(&self, frame: Bytes) {
         if !self.beat_waits.get() {
             self.send_uncounted(frame);
             self.beat_waits.set(!self.outbox.borrow().is_empty());

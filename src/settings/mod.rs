@@ -4,6 +4,7 @@
 //! The built-in defaults are the shipped `settings.toml` itself, so the two cannot drift apart.
 
 mod auth;
+mod client_heartbeats;
 mod environment;
 mod error;
 mod jwt;
@@ -27,6 +28,7 @@ use crate::wire::Namespace;
 use raw::Raw;
 
 pub use auth::Callback;
+pub use client_heartbeats::ClientHeartbeat;
 pub use error::Error;
 pub use redis_url::{Address, RedisUrl, Servers};
 
@@ -142,6 +144,8 @@ pub struct Messages {
     pub drop_oldest: bool,
     /// What a client may have under way to Redis.
     pub publish_bytes: usize,
+    /// Texts of client libraries that are answered and never published.
+    pub client_heartbeats: Vec<ClientHeartbeat>,
 }
 
 /// Who visitors are: Django's sessions.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::auth::RawAuth;
+use super::client_heartbeats;
 use super::visitors::{RawRule, RawSession};
 use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Settings, cores};
 use crate::access::{Allowed, Proxies};
@@ -74,6 +75,8 @@ struct RawMessages {
     outbox_bytes: usize,
     when_slow: String,
     publish_bytes: usize,
+    #[serde(deserialize_with = "list")]
+    client_heartbeats: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -282,6 +285,7 @@ impl RawMessages {
             outbox_bytes: self.outbox_bytes,
             drop_oldest,
             publish_bytes: self.publish_bytes,
+            client_heartbeats: client_heartbeats::parse(&self.client_heartbeats)?,
         })
     }
 }

@@ -92,7 +92,7 @@ impl Visits for Shard {
         if grant.publish.is_empty() {
             return Err(Rejection::Mute);
         }
-        if message.is_empty() || self.parts.beats.heartbeat.as_ref() == Some(&message) {
+        if message.is_empty() || self.parts.beats.is_heartbeat(&message) {
             Counters::count(&self.parts.counters.ignored_publications);
             return Ok(());
         }

@@ -142,7 +142,11 @@ impl Shard {
             join_patience: handshake,
             clock: Cell::new(1),
             buffer: vec![0; READ_BYTES].into_boxed_slice().into(),
-            beats: Beats::new(settings.heartbeat.clone(), settings.ping),
+            beats: Beats::new(
+                settings.heartbeat.clone(),
+                &settings.messages.client_heartbeats,
+                settings.ping,
+            ),
             limits,
             max_message_bytes: settings.messages.max_message_bytes,
             publish_bytes: settings.messages.publish_bytes,
@@ -218,7 +222,7 @@ impl Shard {
             }
         };
         let served = http::serve(stream, newcomer.address, &self.front, &*self).await;
-        let http::Opened { stream, early, prepared, events } = match served {
+        let http::Opened { stream, early, prepared, head } = match served {
             Served::Opened(opened) => opened,
             Served::Answered(stream) => {
                 // In a task of its own, which takes less than the handshake's.
@@ -231,7 +235,6 @@ impl Shard {
             prepared;
         // What it would be given is not whole: better a client that comes again than one that misses something.
         let unsound = !matches!(subscription.is_stale(), Ok(false));
-        let head = events.then_some(http::EVENTS_HEAD);
         let mut connection =
             Connection::open(place, stream, subscription, handshake, grant, &persisted, head);
         connection.live_by(self.leases.add(visitor, since, connection.listener(), watch));

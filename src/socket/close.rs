@@ -81,7 +81,7 @@ impl Close {
     pub fn in_form(&self, form: Form) -> Option<Bytes> {
         match form {
             Form::Frames => self.frame(),
-            Form::Events => {
+            Form::Events | Form::NamedEvents => {
                 // Only texts of the server's own, without quotes.
                 let text = format!(r#"{{"code":{},"reason":"{}"}}"#, self.code()?, self.reason());
                 Some(named_event("close", &text))

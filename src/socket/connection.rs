@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use super::allowance::Allowance;
+use super::client_heartbeats::suspect;
 use super::reader::{Feed, Incoming, Reader};
 use super::{Beats, Close, Share};
 use crate::access::{Grant, Policy, Rate};
@@ -88,7 +89,9 @@ pub(super) struct Speech {
     allowance: Option<Box<Allowance>>,
     since: Instant,
     received: u64,
-    ignored: u64,
+    ignored: u32,
+    /// Texts that look like a library's heartbeat and are in no setting.
+    heartbeats: u32,
 }
 
 /// Everything that can happen to a connection.
@@ -114,7 +117,11 @@ impl Connection {
         head: Option<Bytes>,
     ) -> Box<Self> {
         let parts = &place.0;
-        let form = if head.is_some() { Form::Events } else { Form::Frames };
+        let form = match &head {
+            None => Form::Frames,
+            Some(_) if asked.flags.event_names() => Form::NamedEvents,
+            Some(_) => Form::Events,
+        };
         let listener = Rc::new(Listener::new(stream, form, parts.clock.get(), parts.beats.patience()));
         if let Some(head) = head {
             listener.greet(head);
@@ -135,6 +142,7 @@ impl Connection {
             since,
             received: 0,
             ignored: 0,
+            heartbeats: 0,
         };
         let (reader, receipts, early) = (None, None, None);
         Box::new(Self { place, listener, subscription, speech, reader, receipts, early })
@@ -218,7 +226,7 @@ impl Connection {
     fn handle(&mut self, event: Event) -> Option<Close> {
         match event {
             // Whatever comes behind the request of a stream is nobody's business.
-            Event::Read(_) if self.listener.form == Form::Events => None,
+            Event::Read(_) if self.listener.form.is_stream() => None,
             Event::Read(count) => {
                 let parts = self.place.shared();
                 let buffer = parts.buffer.borrow();
@@ -268,8 +276,17 @@ impl Connection {
             self.listener.beat(parts.beats.heartbeat_in(Form::Frames), parts.clock.get());
             return None;
         }
+        if let Some(answer) = parts.beats.of_clients.answer_to(&payload) {
+            if !answer.is_empty() {
+                self.listener.answer(answer.clone());
+            }
+            return None;
+        }
+        if let Some(text) = suspect(&payload, speech.received == 1, &mut speech.heartbeats) {
+            parts.counters.warn_of_heartbeat(text);
+        }
         let Some(channels) = speech.channels.as_ref().filter(|_| !payload.is_empty()) else {
-            speech.ignored += 1;
+            speech.ignored = speech.ignored.saturating_add(1);
             Counters::count(&parts.counters.ignored_publications);
             return None;
         };

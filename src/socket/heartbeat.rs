@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::client_heartbeats::ClientHeartbeats;
 use crate::hub::{Ending, Form, Listener, Opcode, encode, named_event};
-use crate::settings::Ping;
+use crate::settings::{ClientHeartbeat, Ping};
 
 /// Seconds between heartbeats. Clients are promised one every 4 seconds at least; the tick is good to a second.
 const BEAT_SECONDS: u32 = 3;
@@ -17,6 +18,8 @@ pub struct Beats {
     pub heartbeat: Option<Bytes>,
     heartbeat_frame: Bytes,
     heartbeat_event: Bytes,
+    /// Those of client libraries.
+    pub of_clients: ClientHeartbeats,
     ping_frame: Bytes,
     ping: Ping,
 }
@@ -25,8 +28,8 @@ pub struct Beats {
 const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
 impl Beats {
-    /// Takes the heartbeat's text, if there is one, and the times of pings.
-    pub fn new(heartbeat: Option<Bytes>, ping: Ping) -> Self {
+    /// Takes the heartbeat's text, if there is one, those of client libraries, and the times of pings.
+    pub fn new(heartbeat: Option<Bytes>, of_clients: &[ClientHeartbeat], ping: Ping) -> Self {
         let frame = |opcode, payload: &[u8]| {
             let mut frame = BytesMut::new();
             encode(&mut frame, opcode, payload);
@@ -35,15 +38,21 @@ impl Beats {
         let text = heartbeat.as_deref().unwrap_or_default();
         let heartbeat_frame = frame(Opcode::Text, text);
         let heartbeat_event = named_event("heartbeat", &String::from_utf8_lossy(text));
-        Self { heartbeat, heartbeat_frame, heartbeat_event, ping_frame: frame(Opcode::Ping, b""), ping }
+        let (of_clients, ping_frame) = (ClientHeartbeats::new(of_clients), frame(Opcode::Ping, b""));
+        Self { heartbeat, heartbeat_frame, heartbeat_event, of_clients, ping_frame, ping }
     }
 
     /// Returns the heartbeat in a form.
     pub fn heartbeat_in(&self, form: Form) -> Bytes {
         match form {
             Form::Frames => self.heartbeat_frame.clone(),
-            Form::Events => self.heartbeat_event.clone(),
+            Form::Events | Form::NamedEvents => self.heartbeat_event.clone(),
         }
+    }
+
+    /// Tells whether a text is a heartbeat, and never published.
+    pub fn is_heartbeat(&self, text: &[u8]) -> bool {
+        self.heartbeat.as_deref() == Some(text) || self.of_clients.answer_to(text).is_some()
     }
 
     /// Returns the seconds of silence after which a new connection is to be pinged: with jitter, so that clients that
@@ -71,7 +80,7 @@ pub fn tick<'a>(listeners: impl Iterator<Item = &'a Rc<Listener>>, now: u32, bea
             if now - pulse.pinged.get() >= beats.ping.timeout_seconds {
                 listener.end(Ending::Silent);
             }
-        } else if now - pulse.heard.get() >= pulse.patience && listener.form == Form::Events {
+        } else if now - pulse.heard.get() >= pulse.patience && listener.form.is_stream() {
             // Nobody can answer on a stream of events; one that is dead is noticed when it takes no more.
             pulse.heard.set(now);
             listener.send_uncounted(COMMENT);

@@ -2,6 +2,7 @@
 
 mod allowance;
 mod by_proof;
+mod client_heartbeats;
 mod close;
 mod connection;
 mod heartbeat;

@@ -35,12 +35,15 @@ impl fmt::Debug for Facility {
     }
 }
 
-/// The flags of a handshake: which audiences to hear, which to speak to, and `echo`.
+/// The flags of a handshake: which audiences to hear, which to speak to, `echo` and `event-names`.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags(u16);
 
 impl Flags {
     const ECHO: u16 = 1 << 8;
+    const EVENT_NAMES: u16 = 1 << 9;
+    /// What needs no permission.
+    const FREE: u16 = Self::ECHO | Self::EVENT_NAMES;
 
     /// Tells whether `subscribe-<kind>` was asked for.
     pub const fn subscribes(self, kind: AudienceKind) -> bool {
@@ -55,6 +58,17 @@ impl Flags {
     /// Tells whether the client wants to get its own messages back.
     pub const fn echo(self) -> bool {
         self.0 & Self::ECHO != 0
+    }
+
+    /// Tells whether texts of a stream may name their own event.
+    pub const fn event_names(self) -> bool {
+        self.0 & Self::EVENT_NAMES != 0
+    }
+
+    /// Returns these flags without `event-names`.
+    #[must_use]
+    pub const fn without_event_names(self) -> Self {
+        Self(self.0 & !Self::EVENT_NAMES)
     }
 
     /// Returns `subscribe-<kind>`.
@@ -73,10 +87,10 @@ impl Flags {
         Self(self.0 | other.0)
     }
 
-    /// Returns these flags without those that are not allowed. `echo` needs no permission.
+    /// Returns these flags without those that are not allowed. `echo` and `event-names` need no permission.
     #[must_use]
     pub const fn within(self, allowed: Self) -> Self {
-        Self(self.0 & (allowed.0 | Self::ECHO))
+        Self(self.0 & (allowed.0 | Self::FREE))
     }
 
     /// Returns the flags of these names; unknown names change nothing.
@@ -86,7 +100,7 @@ impl Flags {
         flags
     }
 
-    /// Returns the names of the flags that need a permission: all but `echo`.
+    /// Returns the names of the flags that need a permission: all but `echo` and `event-names`.
     pub fn names(self) -> impl Iterator<Item = String> {
         AudienceKind::ALL.into_iter().flat_map(move |kind| {
             let subscribe = self.subscribes(kind).then(|| format!("subscribe-{}", kind.word()));
@@ -104,6 +118,9 @@ impl Flags {
         let name = name.trim_matches(blank).to_lowercase();
         if name == "echo" {
             self.0 |= Self::ECHO;
+        }
+        if name == "event-names" {
+            self.0 |= Self::EVENT_NAMES;
         }
         for kind in AudienceKind::ALL {
             if name.strip_prefix("subscribe-") == Some(kind.word()) {
@@ -133,6 +150,9 @@ impl fmt::Debug for Flags {
         }
         if self.echo() {
             list.entry(&format_args!("echo"));
+        }
+        if self.event_names() {
+            list.entry(&format_args!("event-names"));
         }
         list.finish()
     }
@@ -260,6 +280,7 @@ mod tests {
             assert_eq!(flags(query), "[]", "{query}");
         }
         assert_eq!(flags("echo&publish-user&subscribe-session"), "[publish-user, subscribe-session, echo]");
+        assert_eq!(flags("Event-Names&echo"), "[echo, event-names]");
     }
 
     #[test]

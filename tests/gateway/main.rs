@@ -13,6 +13,7 @@ mod delivery;
 mod echo;
 mod events;
 mod frames;
+mod front_ends;
 mod handshake;
 mod heartbeat;
 mod http;
