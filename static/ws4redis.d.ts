@@ -29,7 +29,7 @@ declare namespace ws4redis {
     heartbeat?: string | null;
     /** How many messages `send` keeps while there is no connection. Default 0. */
     queue?: number;
-    /** false: WebSockets only. Default true: server-sent events where no WebSocket comes through. */
+    /** false: WebSockets only. Default true: server-sent events while no WebSocket comes through. */
     fallback?: boolean;
     /** Closes the connection for good. */
     signal?: AbortSignal | null;
@@ -66,6 +66,8 @@ declare namespace ws4redis {
     gap: Event;
     close: Closed;
     state: StateChange;
+    /** An open connection has changed over from the fallback to a WebSocket. No message is missed. */
+    transport: Event;
   }
 
   interface Socket extends EventTarget, AsyncIterable<Data> {

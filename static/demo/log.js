@@ -16,7 +16,7 @@ const CODES = {
   1013: 'too slow, or too busy: try again later',
   4401: 'the session or token has ended',
 };
-const BY = { websocket: 'WebSocket', sse: 'server-sent events, since no WebSocket gets through' };
+const BY = { websocket: 'WebSocket', sse: 'server-sent events, while no WebSocket gets through' };
 const STATES = { 'session-ended': 'session ended', waiting: 'waiting' };
 
 const log = bounded(byId('log-lines'));
@@ -43,6 +43,10 @@ export function watch(name, socket) {
     if (now === 'connecting') note(name, 'connecting again', now);
     if (now === 'open') note(name, `open, by ${BY[socket.transport]}`, now);
     if (now === 'session-ended') note(name, 'the session has ended: once more as whoever you are now', now);
+    show(line);
+  });
+  socket.addEventListener('transport', () => {
+    note(name, `changed over to ${BY[socket.transport]}`, 'open');
     show(line);
   });
   socket.addEventListener('gap', () => note(name, 'was away: messages may have been missed, the kept one follows'));

@@ -36,6 +36,7 @@ socket.addEventListener('gap', function () {
   const { state }: { state: Types.State } = this;
   console.log(state);
 }, { once: true });
+socket.addEventListener('transport', () => console.log(socket.transport === 'websocket'));
 socket.addEventListener('of the page', () => {});
 
 async function use(): Promise<void> {

@@ -8,30 +8,34 @@
   const TICK_MS = 5000;
   const MISSED_MAX = 3;
   const DELAY_MAX_S = 30;
-  /** How long a connection has to be open for what was before not to count any more. */
+  // Open for so long, a connection makes what was before it count no more.
   const STABLE_MS = 60000;
-  /** How far clients spread that were all sent away at once, and when the first of them comes back. */
+  // After a close that all clients got.
   const SPREAD_MS = 10000;
   const SPREAD_FROM_MS = 1000;
-  /** Attempts are this far apart, up to twice as far, while the browser says that there is no network. */
   const OFFLINE_MS = 15000;
-  /** For the token, the WebSocket and the fallback together; proxies that know no upgrades may just say nothing. */
+  // For the token, the WebSocket and the fallback together.
   const ATTEMPT_MS = 20000;
-  /** Timers of hidden tabs come each minute only; a tick later than this means that the machine has slept. */
+  // Timers of hidden tabs come once a minute; a later tick means that the machine has slept.
   const JUMP_MS = 90000;
   const RETRY_AFTER_MAX_MS = 3600000;
   const LOOPBACK = /^((.*\.)?localhost|127\.[\d.]+|\[::1\])$/;
   const ECHO_MS = 5000;
   const UNREAD_MAX = 10000;
+  // Refused WebSockets in a row, with streams answered, before the fallback takes over from WebSockets.
+  const REFUSALS = 3;
+  const PROBE_MS = 15000;
+  const PROBE_MAX_MS = 300000;
+  const QUIET_MS = 1000;
+  const BUSY_MS = 10000;
+  const OVERLAP_MAX_MS = 60000;
+  const RECALL_MAX = 1000;
 
   // ---- What both APIs share
 
   /**
-   * One connection at a time, which comes back.
-   * @param {object} how  `open` makes a WebSocket or something like it; `heartbeat`; `modern` for the rules that
-   *   upstream's client does not have; `renewable` if each attempt shows another token; `remote` if the browser knows
-   *   whether there is a network to the host.
-   * @param {object} on  Is told: `connecting()`, `open()`, `message(data)`, `close(event, stopped, delay, attempt)`.
+   * One connection at a time, which comes back. `modern`: the rules that upstream's client does not have; `renewable`:
+   * each attempt has another token; `remote`: the browser may know whether there is a network.
    */
   function createLine({ open, heartbeat, modern, renewable, remote }, on) {
     let socket = null;
@@ -57,15 +61,18 @@
       socket.onmessage = onMessage;
       socket.onclose = onClose;
       socket.onalive = () => (missed = 0);
+      socket.onswitch = () => {
+        missed = 0;
+        on.switch();
+      };
     }
 
-    /** A hint only: on some machines, with a VPN, browsers say so all the time. */
     function seemsOffline() {
       return remote && global.navigator?.onLine === false;
     }
 
     function onOpen() {
-      // Then the browser is wrong, and is not believed again.
+      // With some VPNs browsers say so all the time.
       if (seemsOffline()) remote = false;
       openedAt = Date.now();
       lastChance = false;
@@ -88,8 +95,7 @@
       }
       openedAt = 0;
       let delay = 0;
-      // The timer is set before anybody is told: a callback that throws must not end the reconnecting, and one that
-      // calls close() must find the timer.
+      // Before anybody is told: a callback may call close().
       if (!stopped && isWorthRetrying(event)) {
         waiting = true;
         delay = delayAfter(event, Math.min(DELAY_MAX_S, 2 ** attempt - 1) * 1000);
@@ -108,8 +114,7 @@
         sessionEnded = lastChance = true;
         return true;
       }
-      // Browsers show a refused handshake as 1006, so the attempt after 4401 is judged by whether it opened at all,
-      // unless it is known that it was not the visitor who was refused.
+      // Browsers show a refused visitor as 1006, too: the attempt after 4401 has to open.
       return (!lastChance || inconclusive) && code !== 1008 && !(code >= 4400 && code <= 4499);
     }
 
@@ -141,15 +146,14 @@
       else if (socket.transport !== 'sse') socket.send(heartbeat);
     }
 
-    /** Gives up a connection that is dead, or seems so. */
     function drop(reason) {
       clearInterval(tickTimer);
       socket.close();
-      // A dead peer does not answer the close either, and browsers wait long for that.
+      // Browsers wait long for the answer to a close.
       if (modern) onClose({ code: 1006, reason, wasClean: false });
     }
 
-    /** Looks after the connection when the tab is shown again, or the network or the machine was `away`. */
+    /** When the tab is shown again, or the network or the machine was `away`. */
     function check(away) {
       if (waiting) {
         if (Date.now() >= notBefore) connect();
@@ -178,24 +182,12 @@
 
   // ---- The legacy API: that of django-websocket-redis
 
-  /**
-   * A WebSocket to the gateway that comes back after every close, with and without `new`.
-   *
-   * Before the k-th attempt since the last open it waits for a random time in [0, min(30, 2^k - 1)) seconds. It stops
-   * after `close()`, and after the codes 1008 and 4400 to 4499; but after 4401 (the session has ended) it tries once
-   * more, with the cookie the browser then has.
-   *
-   * @class
-   * @param {WS4Redis.Options} options
-   * @param {*} [$]  Accepted for pages that hand in jQuery; not needed and not used.
-   * @throws {Error} if `options.uri` is missing
-   */
+  /** jQuery, `$`, is accepted and not used. */
   function WS4Redis(options, $) {
     if (!(this instanceof WS4Redis)) return new WS4Redis(options, $);
     if (!options || !options.uri) throw new Error('WS4Redis: options.uri is missing');
 
     const opts = Object.assign({}, options);
-    // A callback that throws is an error of the page, which is reported and changes nothing here.
     const call = (name, ...args) => {
       try {
         if (typeof opts[name] === 'function') opts[name](...args);
@@ -217,15 +209,9 @@
       },
     );
 
-    /**
-     * Sends a message on all channels of the publish flags.
-     * @param {string|Blob|ArrayBuffer|ArrayBufferView} message
-     * @throws {DOMException} while the first attempt is under way; after a close the message is dropped without a
-     *   word, as by `WebSocket.send`
-     */
+    /** Throws while the first attempt is under way, as WebSockets do. */
     this.send_message = (message) => line.socket().send(message);
 
-    /** @returns {number} 0 connecting, 1 open, 2 closing, 3 closed (also while waiting for the next attempt) */
     this.get_state = () => line.socket().readyState;
 
     this.is_connecting = () => this.get_state() === 0;
@@ -233,7 +219,6 @@
     this.is_closing = () => this.get_state() === 2;
     this.is_closed = () => this.get_state() === 3;
 
-    /** Closes the connection for good. No timer is left behind. */
     this.close = () => line.close();
 
     line.connect();
@@ -241,28 +226,18 @@
 
   // ---- The modern API
 
-  /**
-   * Opens a connection to the gateway that the page came from, and keeps it.
-   *
-   * The returned EventTarget has the events `message`, `open`, `gap`, `close` and `state`, is an async iterable of the
-   * messages, and has `state`, `transport` and `url`, `send`, `sendJSON`, `json` and `close`. docs/javascript.md tells
-   * the rules.
-   *
-   * @param {string|URL} path  Prefix and facility, e.g. `/ws/foobar`, or a whole address.
-   * @param {ws4redis.Options} [options]
-   * @throws {TypeError|SyntaxError|DOMException} for an unknown audience, or what is no address
-   */
   function ws4redis(path, options = {}) {
-    const { token, heartbeat, queue = 0, fallback = true, signal } = options;
+    const { token, heartbeat, fallback = true, queue = 0, signal } = options;
     const url = addressOf(path, options);
     const socket = new EventTarget();
     const ending = new AbortController();
     const kept = [];
+    const past = { refusals: REFUSALS };
     let wasOpen = false;
 
     const line = createLine(
       {
-        open: () => openTransport(url, token, fallback),
+        open: () => openTransport(url, { token, fallback, heartbeat }, past),
         heartbeat,
         modern: true,
         renewable: !!token,
@@ -273,7 +248,6 @@
         open() {
           socket.transport = line.socket().transport;
           socket.state = 'open';
-          // Before anybody is told, who may send more.
           for (const { data, resolve, reject } of kept.splice(0)) send(data).then(resolve, reject);
           setState('open');
           const again = wasOpen;
@@ -285,11 +259,14 @@
           const event = new MessageEvent('message', { data });
           socket.dispatchEvent(Object.assign(event, { json: () => JSON.parse(data) }));
         },
+        switch() {
+          socket.transport = line.socket().transport;
+          emit('transport');
+        },
         close(event, stopped, delay) {
           socket.transport = null;
           const state = event.code === 4401 ? 'session-ended' : 'waiting';
           if (!stopped || state !== 'waiting') setState(state, delay);
-          // A listener may have closed it.
           if (socket.state !== state && !stopped) return;
           if (stopped) finish(event);
           else emitClose(event, false);
@@ -324,7 +301,7 @@
     }
 
     async function send(data) {
-      // Between the peer's close frame and the close event browsers drop messages without a word.
+      // Browsers drop messages between the peer's close frame and the close event.
       if (socket.state === 'open' && line.socket().readyState === 1) return line.socket().send(data);
       if (socket.state === 'closed' || kept.length >= queue) throw away();
       const copy = copyOf(data);
@@ -410,8 +387,7 @@
       socket.binaryType = 'arraybuffer';
       return socket;
     } catch (error) {
-      // A refusal like any other, but for ws: on a page of https:, a port that browsers block, and what is no address:
-      // there the next attempt would throw as well. Another token may be one that can be sent.
+      // ws: on a page of https:, a blocked port, no address: each attempt would throw. Another token may be sendable.
       const { name, message } = error;
       const useless = name === 'SecurityError' || (name === 'SyntaxError' && !protocols.length);
       const failed = { readyState: 3, send() {}, close() {} };
@@ -427,14 +403,15 @@
     });
   }
 
-  /**
-   * One attempt: asks for the token, opens a WebSocket, and if that is refused the fallback. Looks like a WebSocket, but
-   * says nothing more once it was closed.
-   */
-  function openTransport(url, token, fallback) {
+  /** One attempt, like a WebSocket: asks for the token, dials, takes the fallback; silent once it was closed. */
+  function openTransport(url, { token, fallback, heartbeat }, past) {
     let inner;
+    let bearer;
     let isOpen = false;
     let done = false;
+    let stopProbe = nothing;
+    const brought = [];
+    const marks = createMarks();
     const self = {
       transport: 'websocket',
       get readyState() {
@@ -444,6 +421,8 @@
       close() {
         done = true;
         clearTimeout(patience);
+        stopProbe();
+        stopProbe = nothing;
         inner?.close();
       },
     };
@@ -454,85 +433,221 @@
       self.onclose(event);
     }
 
+    function receive(event) {
+      if (!done && !marks.take(event.data)) self.onmessage(event);
+    }
+
     function use(candidate) {
       inner = candidate;
       inner.onopen = () => {
         if (done) return;
         isOpen = true;
         clearTimeout(patience);
+        if (self.transport === 'websocket') past.refusals = 0;
         self.onopen();
       };
-      inner.onmessage = (event) => done || self.onmessage(event);
+      inner.onmessage = receive;
       inner.onalive = () => done || self.onalive();
       inner.onclose = end;
     }
 
-    function dial(bearer) {
-      // A token is never answered as the chosen subprotocol, and browsers want one to be.
-      use(openWebSocket(url, bearer ? ['ws4redis', `bearer.${bearer}`] : []));
-      inner.onclose = (event) => {
-        if (done || isOpen || !fallback || event.code !== 1006 || event.useless) return end(event);
-        self.transport = 'sse';
-        use(openStream(url.replace('ws', 'http'), bearer));
+    function dial() {
+      // Browsers want one of the subprotocols to be answered, and tokens never are.
+      return openWebSocket(url, bearer ? ['ws4redis', `bearer.${bearer}`] : []);
+    }
+
+    function dialFirst(answer) {
+      bearer = answer;
+      use(dial());
+      inner.onclose = refused;
+    }
+
+    function refused(event) {
+      if (done || isOpen || !fallback || event.code !== 1006 || event.useless) return end(event);
+      silence(inner);
+      self.transport = 'sse';
+      use(openStream(url.replace('ws', 'http'), bearer, marks));
+      const opened = inner.onopen;
+      inner.onopen = () => {
+        if (done) return;
+        if ((past.refusals += 1) < REFUSALS) return end(lost('the WebSocket was refused'));
+        probe(PROBE_MS);
+        opened();
       };
+      inner.onmessage = (event) => {
+        brought.push(keyOf(event.data));
+        if (brought.length > RECALL_MAX) brought.shift();
+        receive(event);
+      };
+    }
+
+    /**
+     * Tries the WebSocket while the stream goes on. Both bring the same in the same order: what one has not brought yet is
+     * `held` or `ahead`. It changes over in a quiet moment, or, where there is none, at a message that both have brought.
+     */
+    function probe(wait) {
+      const stream = inner;
+      const fromStream = stream.onmessage;
+      let timer = setTimeout(start, wait * (0.5 + Math.random() / 2));
+      let candidate;
+      let openedAt;
+      let held = [];
+      let ahead = [];
+      const stop = () => {
+        clearTimeout(timer);
+        stream.onmessage = fromStream;
+        if (candidate) silence(candidate);
+      };
+      stopProbe = stop;
+
+      function giveUp() {
+        if (stopProbe !== stop) return;
+        stop();
+        probe(Math.min(2 * wait, PROBE_MAX_MS));
+      }
+
+      function start() {
+        timer = setTimeout(giveUp, ATTEMPT_MS);
+        Promise.resolve().then(token).then(tryWith, giveUp);
+      }
+
+      function tryWith(answer) {
+        if (stopProbe !== stop) return;
+        bearer = answer;
+        candidate = dial();
+        candidate.onclose = giveUp;
+        candidate.onopen = () => {
+          past.refusals = 0;
+          openedAt = Date.now();
+          stream.onmessage = (event) => {
+            fromStream(event);
+            const key = keyOf(event.data);
+            const at = held.findIndex((other) => other.key === key);
+            if (at < 0) ahead.push(key);
+            else [held, ahead] = [held.slice(at + 1), []];
+            compare(at >= 0);
+          };
+          compare();
+        };
+        candidate.onmessage = ({ data }) => {
+          if (data === heartbeat) return;
+          const key = keyOf(data);
+          const at = ahead.indexOf(key);
+          if (at < 0) held.push({ key, data });
+          else [held, ahead] = [[], ahead.slice(at + 1)];
+          compare(at >= 0);
+        };
+      }
+
+      function compare(both) {
+        if (stopProbe !== stop) return;
+        clearTimeout(timer);
+        const lasted = Date.now() - openedAt;
+        if (lasted > OVERLAP_MAX_MS || held.length > UNREAD_MAX) return end(lost('the stream is behind'));
+        if (both && lasted > BUSY_MS && !stream.pending) return changeOver();
+        timer = setTimeout(() => {
+          ahead = [];
+          // Replayed ones.
+          held = held.filter(({ key }) => !brought.includes(key));
+          if (held.length || stream.pending) compare();
+          else changeOver();
+        }, QUIET_MS);
+      }
+
+      function changeOver() {
+        stopProbe = nothing;
+        silence(stream);
+        ahead.forEach(marks.add);
+        self.transport = 'websocket';
+        use(candidate);
+        self.onswitch();
+        held.forEach(receive);
+      }
     }
 
     if (token) {
       Promise.resolve()
         .then(token)
-        .then((bearer) => done || dial(bearer))
+        .then((answer) => done || dialFirst(answer))
         .catch((error) => end(lost(`token: ${error?.message ?? error}`)));
     } else {
-      dial();
+      dialFirst();
     }
-    // Set last, since what is no address throws.
-    const patience = setTimeout(() => end(lost('no answer')), ATTEMPT_MS);
+    let patience = setTimeout(() => {
+      patience = setTimeout(() => end(lost('no answer')), ATTEMPT_MS / 2);
+      // Some proxies say nothing.
+      if (fallback && inner && self.transport === 'websocket') refused(lost('no answer'));
+    }, ATTEMPT_MS / 2);
     return self;
   }
 
-  /** A close that says nothing about what the server thinks of the visitor. */
+  function nothing() {}
+
+  function silence(socket) {
+    socket.onopen = socket.onmessage = socket.onalive = socket.onclose = nothing;
+    socket.close();
+  }
+
+  /** Messages to leave out once, for a while: own ones that come back, and what the stream brought before the WebSocket. */
+  function createMarks() {
+    let marks = [];
+    return {
+      add: (key) => marks.push({ key, until: Date.now() + ECHO_MS }),
+      take(data) {
+        marks = marks.filter(({ until }) => until > Date.now());
+        const key = marks.length && keyOf(data);
+        const at = marks.findIndex((mark) => mark.key === key);
+        return at >= 0 && marks.splice(at, 1);
+      },
+    };
+  }
+
+  /** The same from both; streams make line feeds of all ends of lines. */
+  function keyOf(data) {
+    const isText = typeof data === 'string';
+    const units = isText ? data.replace(/\r\n?/g, '\n') : new Uint8Array(data);
+    let [a, b] = [0, isText];
+    for (let i = 0; i < units.length; i += 1) {
+      const unit = isText ? units.charCodeAt(i) : units[i];
+      a = Math.imul(a ^ unit, 0x9e3779b1);
+      b = Math.imul(b ^ unit ^ (a >>> 15), 0x5f356495);
+    }
+    return `${a} ${b} ${units.length}`;
+  }
+
+  /** Says nothing about what the server thinks of the visitor. */
   function lost(reason) {
     return { code: 1006, reason, wasClean: false, inconclusive: true };
   }
 
-  /**
-   * The fallback: server-sent events and POST at the same address. Looks like a WebSocket. EventSource would hide the
-   * status, and sets no headers.
-   */
-  function openStream(url, bearer) {
+  /** The fallback, like a WebSocket. EventSource would hide the status, and sets no headers. */
+  function openStream(url, bearer, marks) {
     const reading = new AbortController();
     let posts = Promise.resolve();
     let posting = new AbortController();
-    // Texts that will come back, since the gateway cannot tell whose stream is the poster's; for a while.
-    let echoes = [];
     // Without the mark the gateway answers 200 in place of 503: a native EventSource would never come back.
     const marked = `${url}${url.includes('?') ? '&' : '?'}client=ws4redis`;
     const flags = [...new URL(url).searchParams.keys()];
     const hearsItself =
       !flags.includes('echo') &&
       flags.some((flag) => flag.startsWith('publish-') && flags.includes(flag.replace('publish', 'subscribe')));
-    const takeEcho = (text) => {
-      echoes = echoes.filter(({ until }) => until > Date.now());
-      const at = echoes.findIndex((echo) => echo.text === text);
-      return at >= 0 && echoes.splice(at, 1);
-    };
     const self = {
       readyState: 0,
+      pending: 0,
       close: () => reading.abort(),
-      /** @returns {Promise<void>} settles when the gateway has answered */
       send(data) {
         const body = copyOf(data);
         const text = typeof body === 'string';
-        const echo = text && hearsItself && body.replace(/\r\n?/g, '\n');
+        const echo = text && hearsItself;
         const headers = {
           'Content-Type': text ? 'text/plain;charset=utf-8' : 'application/octet-stream',
           'X-WS4Redis': '1',
         };
         const mine = posting;
-        // One after the other, since messages keep their order; those behind one that is not answered fail with it.
+        // In order; those behind one that is not answered fail with it.
         const sent = posts
           .then(() => {
-            if (echo && !mine.signal.aborted) echoes.push({ text: echo, until: Date.now() + ECHO_MS });
+            if (echo && !mine.signal.aborted) marks.add(keyOf(body));
             const patience = setTimeout(() => {
               posting = new AbortController();
               mine.abort(new Error('the message was not taken: no answer'));
@@ -542,18 +657,18 @@
           })
           .then((response) => {
             if (response.ok) return;
-            takeEcho(echo);
+            if (echo) marks.take(body);
             throw new Error(`the message was not taken: HTTP ${response.status}`);
           });
-        posts = sent.catch(() => {});
+        self.pending += 1;
+        posts = sent.catch(() => {}).then(() => (self.pending -= 1));
         return sent;
       },
     };
 
     function ask(init, address = url) {
       const headers = Object.assign(bearer ? { Authorization: `Bearer ${bearer}` } : {}, init.headers);
-      // As with a WebSocket, the cookies of the gateway's own host are sent from pages of others, too; a redirection leads
-      // to a page for people.
+      // Cookies as with WebSockets; a redirection leads to a page for people.
       return fetch(address, { ...init, headers, credentials: 'include', cache: 'no-store', redirect: 'manual' });
     }
 
@@ -569,7 +684,7 @@
       self.onopen();
       let last = lost('the stream has ended');
       const feed = eventParser((kind, data) => {
-        if (kind === '') takeEcho(data) || self.onmessage({ data });
+        if (kind === '') self.onmessage({ data });
         else if (kind === 'binary') self.onmessage({ data: bytesOf(data) });
         else if (kind === 'close') last = Object.assign({ wasClean: true }, JSON.parse(data));
       });
@@ -601,7 +716,7 @@
     return { ...lost(reason), code: 1013, retryAfter: Math.min(Math.max(wait, 0) || 0, RETRY_AFTER_MAX_MS) };
   }
 
-  /** A message as it is now: the page may change a buffer before its turn comes. What is no message is its text. */
+  /** The page may change a buffer before its turn comes. */
   function copyOf(data) {
     if (data?.byteLength >= 0) {
       return new Uint8Array(data.buffer ?? data, data.byteOffset ?? 0, data.byteLength).slice().buffer;
@@ -613,17 +728,13 @@
     return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)).buffer;
   }
 
-  /**
-   * Takes the text of a stream of server-sent events (HTML standard, section 9.2.6) in pieces.
-   * @param {function(string, string): void} onEvent  Gets the event's name, empty for a message, and its data.
-   */
+  /** Parses pieces of an event stream (HTML standard, 9.2.6). A message has no name. */
   function eventParser(onEvent) {
     let line = '';
     let halfBreak = '';
     let kind = '';
     let data = [];
     return (piece) => {
-      // A line break may be two characters.
       piece = halfBreak + piece;
       halfBreak = piece.endsWith('\r') ? '\r' : '';
       const lines = piece.slice(0, piece.length - halfBreak.length).split(/\r\n|\r|\n/);

@@ -18,6 +18,10 @@ socket.addEventListener('state', ({ state }) => {
   if (state === 'session-ended') element('logged-out').hidden = false;
 });
 
+socket.addEventListener('transport', () => {
+  element('state').textContent = STATES.open();
+});
+
 socket.addEventListener('close', ({ final, reason }) => {
   if (final && reason) element('failed').textContent = reason;
 });
