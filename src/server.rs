@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use crate::counters::Counters;
 use crate::door::Door;
 use crate::embedded;
+use crate::hub::OutboxMemory;
 use crate::memory;
 use crate::reception::Way;
 use crate::redis::{Broker, Call, Inbox, Lookups, Role, Target};
@@ -88,8 +89,16 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let (session_exchange, mut session_lines) = session_target.as_ref().map(|_| lines(shards)).unzip();
     let mut next_lines = || Some((message_lines.pop()?, session_lines.as_mut().and_then(Vec::pop)));
     let (ended, mut ends) = mpsc::channel::<()>(shards);
-    let shared =
-        Shared { settings: settings.clone(), target, session_target, counters: counters.clone(), way, live };
+    let outboxes = OutboxMemory::new(settings.messages.outbox_total_bytes);
+    let shared = Shared {
+        settings: settings.clone(),
+        target,
+        session_target,
+        counters: counters.clone(),
+        way,
+        live,
+        outboxes,
+    };
     let _giving_back =
         AbortOnDropHandle::new(tokio::task::spawn_local(memory::give_back(shared.live.clone())));
 

@@ -98,6 +98,15 @@ impl Stream {
         self.0.get_ref().send(bytes)
     }
 
+    /// Writes as much of all slices as the kernel takes, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when the kernel takes nothing, else the socket's own error.
+    pub fn try_send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.get_ref().send_vectored(slices)
+    }
+
     /// Writes as much of all slices as the kernel takes. Ready as soon as it takes something.
     pub fn poll_send(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {

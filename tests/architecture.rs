@@ -76,6 +76,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "counters",
             "door",
             "embedded",
+            "hub",
             "memory",
             "reception",
             "redis",

@@ -72,7 +72,7 @@ fn bits(mask: u8) -> impl Iterator<Item = usize> {
 
 /// Runs the steps on a hub and on the model, and compares what each client was sent.
 async fn check(steps: Vec<Step>) {
-    let mut hub = Hub::new(Limits { outbox_bytes: 1 << 20, drop_oldest: false });
+    let mut hub = Hub::new(Limits::default());
     let mut members: Vec<Member> = Vec::new();
     let mut gone: Vec<Member> = Vec::new();
     let mut last: BTreeMap<usize, String> = BTreeMap::new();
@@ -238,7 +238,7 @@ proptest! {
 /// Messages that are lost while Redis is being asked for a channel concern those who have it already, and nobody else.
 #[test]
 fn a_loss_during_a_join_does_not_keep_anybody_out() {
-    let mut hub = Hub::new(Limits { outbox_bytes: 1 << 20, drop_oldest: false });
+    let mut hub = Hub::new(Limits::default());
     let id = hub.join(&[channel(0)]);
     let orders = hub.take_orders();
     let [Order::Want(name, ticket)] = &orders[..] else { panic!("{orders:?}") };

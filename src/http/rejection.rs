@@ -87,6 +87,9 @@ pub enum Rejection {
     /// More came in during the handshake than may be held.
     #[error("too many messages while connecting; try again in a few seconds")]
     Flooded,
+    /// Too much waits for clients that do not read.
+    #[error("too much waits for slow clients; try again in a few seconds")]
+    Crowded,
     /// The limit of connections is reached.
     #[error("too many connections; try again in a few seconds")]
     Full,
@@ -124,6 +127,7 @@ impl Rejection {
             | Self::NoAnswer
             | Self::Unsubscribable
             | Self::Flooded
+            | Self::Crowded
             | Self::Full
             | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -184,6 +188,7 @@ mod tests {
             (Rejection::NoAnswer, 503),
             (Rejection::Unsubscribable, 503),
             (Rejection::Flooded, 503),
+            (Rejection::Crowded, 503),
             (Rejection::Full, 503),
             (Rejection::Stopping, 503),
         ] {

@@ -154,6 +154,18 @@ impl Run {
         events.freeze()
     }
 
+    /// Tells whether nobody else has these bytes. Forms that share their bytes are parted for that.
+    pub(super) fn make_unique(&mut self) -> bool {
+        if let (Some(events), Some(named)) = (self.events.get(), self.named_events.get())
+            && events.as_ptr() == named.as_ptr()
+        {
+            self.named_events.take();
+        }
+        let is_unique = |bytes: Option<&Bytes>| bytes.is_none_or(Bytes::is_unique);
+        let named = self.named_events.get().map(|named| &**named);
+        is_unique(Some(&self.bytes)) && is_unique(self.events.get()) && is_unique(named)
+    }
+
     /// Returns range and digest of each frame.
     pub(super) fn marks(&self, digester: &Digester) -> &[Mark] {
         self.marks.get_or_init(|| {

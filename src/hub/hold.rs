@@ -2,7 +2,7 @@
 
 use std::task::Waker;
 
-use super::Run;
+use super::{Limits, Run};
 
 /// What a joining connection has not been given yet: live messages, from joining until its replay is known.
 #[derive(Debug, Default)]
@@ -21,13 +21,15 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn push(&mut self, seat: usize, run: &Run, most_bytes: usize) {
-        // As in the outbox, one large message is free.
-        if !self.runs.is_empty() && self.bytes + run.bytes.len() > most_bytes {
+    pub(super) fn push(&mut self, seat: usize, run: &Run, limits: &Limits) {
+        // As in the outbox, one large message is free. It is short enough a time for the hard bound.
+        let too_much = !self.runs.is_empty() && self.bytes + run.bytes.len() > limits.outbox_hard_bytes;
+        if self.failure.is_some() || too_much || limits.memory.is_full() {
+            self.runs = Vec::new();
             return self.fail(super::NotJoined::Flooded);
         }
         self.bytes += run.bytes.len();
-        self.runs.push((seat, run.clone()));
+        self.runs.push((seat, Run::new(limits.memory.hold(&run.bytes), run.messages)));
     }
 
     pub(super) fn fail(&mut self, failure: super::NotJoined) {

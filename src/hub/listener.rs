@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 
 use super::echo::Echoes;
-use super::outbox::{Limits, Outbox};
+use super::outbox::{Excess, Limits, Outbox};
 use super::{Digester, Form, Run};
 use crate::stream::Stream;
 
@@ -44,6 +44,8 @@ pub struct Listener {
 pub enum Ending {
     /// Its outbox is over the bound.
     Slow,
+    /// The process has no memory for its outbox, and a frame has been begun.
+    Torn,
     /// Its socket refused a write.
     Broken,
     /// It answered no ping.
@@ -105,13 +107,13 @@ impl Listener {
         for (frame, digest) in run.marks(digester) {
             if self.echoes.borrow_mut().matches(room, *digest) {
                 // Event streams publish nothing, so it is frames here.
-                self.send(&run.bytes.slice(from..frame.start), limits);
+                self.send_part(&run.bytes.slice(from..frame.start), &run.bytes, limits);
                 from = frame.end;
             } else {
                 self.delivered.set(self.delivered.get() + 1);
             }
         }
-        self.send(&run.bytes.slice(from..), limits);
+        self.send_part(&run.bytes.slice(from..), &run.bytes, limits);
         self.compares.set(!self.echoes.borrow().is_empty());
     }
 
@@ -125,64 +127,118 @@ impl Listener {
 
     /// Sends whole frames: at once if nothing waits before them, else behind the rest.
     pub fn send(&self, frames: &Bytes, limits: &Limits) {
+        self.send_part(frames, frames, limits);
+    }
+
+    /// Sends whole frames that are a part of a run.
+    fn send_part(&self, frames: &Bytes, run: &Bytes, limits: &Limits) {
         if frames.is_empty() || self.ending.get().is_some() {
             return;
         }
         let mut outbox = self.outbox.borrow_mut();
+        if outbox.is_long(limits) && !self.drain_at_once(&mut outbox) {
+            return;
+        }
         if outbox.is_empty() {
             match self.stream.try_write(frames) {
                 Ok(written) if written == frames.len() => return,
-                Ok(written) => outbox.push(frames.clone(), written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => outbox.push(frames.clone(), 0),
+                Ok(written) => outbox.push(frames, run, written, limits),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    outbox.push(frames, run, 0, limits);
+                }
                 Err(_) => return self.end(Ending::Broken),
             }
-            return self.wake();
+            self.wake();
+        } else {
+            outbox.push(frames, run, 0, limits);
         }
-        outbox.push(frames.clone(), 0);
-        if !outbox.is_over(limits) {
+        if let Some(excess) = outbox.excess(limits) {
+            self.relieve(&mut outbox, excess, limits);
+        }
+    }
+
+    /// Writes what waits: in a burst the connection's task, which would do so, has not had its turn yet. Returns whether
+    /// the socket works.
+    fn drain_at_once(&self, outbox: &mut Outbox) -> bool {
+        let refused =
+            outbox.try_write_to(&self.stream).is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
+        if refused {
+            self.end(Ending::Broken);
+        }
+        !refused
+    }
+
+    /// Drops the oldest messages, or ends the connection.
+    fn relieve(&self, outbox: &mut Outbox, excess: Excess, limits: &Limits) {
+        if limits.drop_oldest && excess == Excess::Own {
+            self.dropped.set(self.dropped.get().saturating_add(outbox.drop_oldest(self.form, limits)));
             return;
         }
-        if limits.drop_oldest {
-            self.dropped.set(self.dropped.get().saturating_add(outbox.drop_oldest(self.form, limits)));
+        if excess == Excess::Own {
+            return self.end(Ending::Slow);
+        }
+        limits.memory.count_refused();
+        // Not even the frame begun may stay for the close frame behind it.
+        let torn = outbox.discard();
+        self.end(if torn { Ending::Torn } else { Ending::Slow });
+    }
+
+    /// Notes in the shard's second `now` how much waits, and ends the connection if it has been too much for too long.
+    pub fn check_outbox(&self, now: u32, limits: &Limits) {
+        let mut outbox = self.outbox.borrow_mut();
+        if let Some(excess) = outbox.mark_excess(self.form, now, limits) {
+            self.relieve(&mut outbox, excess, limits);
+        }
+    }
+
+    /// Answers a client. Where much waits already, the client need not be told that the server lives, and could make it
+    /// answer without end.
+    pub fn pong(&self, frame: &Bytes, limits: &Limits) {
+        let mut outbox = self.outbox.borrow_mut();
+        if outbox.is_long(limits) {
+            outbox.note_left_out();
         } else {
-            self.end(Ending::Slow);
+            drop(outbox);
+            self.send(frame, limits);
         }
     }
 
     /// Sends a frame of which there is at most one of its kind, and which does not count against the bound.
-    pub fn send_uncounted(&self, frames: Bytes) {
+    pub fn send_uncounted(&self, frames: Bytes, limits: &Limits) {
         let mut outbox = self.outbox.borrow_mut();
         let written = if outbox.is_empty() { self.stream.try_write(&frames) } else { Ok(0) };
         match written {
             Ok(written) if written == frames.len() => return,
-            Ok(written) => outbox.push_uncounted(frames, written),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => outbox.push_uncounted(frames, 0),
+            Ok(written) => outbox.push_uncounted(frames, written, &limits.memory),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                outbox.push_uncounted(frames, 0, &limits.memory);
+            }
             Err(_) => return self.end(Ending::Broken),
         }
         self.wake();
     }
 
     /// Queues what a client gets before anything else, without writing yet.
-    pub fn greet(&self, head: Bytes) {
-        self.outbox.borrow_mut().push_uncounted(head, 0);
+    pub fn greet(&self, head: Bytes, limits: &Limits) {
+        self.outbox.borrow_mut().push_uncounted(head, 0, &limits.memory);
     }
 
     /// Queues what a client gets when it joins, without writing yet.
-    pub(super) fn queue(&self, run: &Run) {
+    pub(super) fn queue(&self, run: &Run, limits: &Limits) {
         self.delivered.set(self.delivered.get() + u64::from(run.messages));
-        self.outbox.borrow_mut().push_uncounted(run.in_form(self.form).clone(), 0);
+        self.outbox.borrow_mut().push_replayed(run.in_form(self.form), limits);
     }
 
     /// Sends the heartbeat, unless one waits in the outbox already.
-    pub fn beat(&self, frame: Bytes, now: u32) {
+    pub fn beat(&self, frame: Bytes, now: u32, limits: &Limits) {
         self.pulse.beat.set(now);
-        self.answer(frame);
+        self.answer(frame, limits);
     }
 
     /// Answers a heartbeat, unless an answer waits in the outbox already: who does not read is not sent more and more.
-    pub fn answer(&self, frame: Bytes) {
+    pub fn answer(&self, frame: Bytes, limits: &Limits) {
         if !self.beat_waits.get() {
-            self.send_uncounted(frame);
+            self.send_uncounted(frame, limits);
             self.beat_waits.set(!self.outbox.borrow().is_empty());
         }
     }

@@ -10,8 +10,10 @@ mod frames;
 mod hold;
 mod listener;
 mod outbox;
+mod outbox_memory;
 mod recovery;
 mod regrant;
+mod replays;
 mod routing;
 mod subscription;
 
@@ -21,6 +23,7 @@ pub use events::{Form, encode_event, named_event};
 pub use frames::{Frames, Opcode, Run, encode};
 pub use listener::{Ending, Listener, Pulse};
 pub use outbox::Limits;
+pub use outbox_memory::{OutboxMemory, ShardMemory};
 #[cfg(test)]
 pub(crate) use routing::SIZES;
 pub use routing::{Hub, MemberId, NotJoined, Order, Ticket};

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::Listener;
 use super::routing::{Hub, MemberId, Outlet, Place, Seats};
-use super::{Listener, Run};
 use crate::wire::Channel;
 
 impl Hub {
@@ -51,7 +51,8 @@ impl Hub {
         for (seat, (value, room)) in persisted.iter().zip(&rooms).enumerate() {
             if let Some(value) = value.as_ref().filter(|value| !value.is_empty() && !held.has(seat, value)) {
                 let digest = self.digester.digest(value);
-                listener.deliver_value(*room, &Run::of(value), digest, &self.limits);
+                let run = self.replays.encode(value, digest, listener.form);
+                listener.deliver_value(*room, &run, digest, &self.limits);
             }
         }
         for (seat, run) in held.into_seated_runs() {
@@ -61,7 +62,7 @@ impl Hub {
         self.seat(into, own.into_iter().chain(member.seats).collect());
         for (value, room) in persisted.iter().zip(rooms) {
             if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
-                self.note_replayed(into, room, value);
+                self.note_replayed(into, room, self.digester.digest(value));
             }
         }
     }

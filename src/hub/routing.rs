@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use super::echo::Recent;
 use super::hold::{Held, Paused};
 use super::outbox::Limits;
+use super::replays::Replays;
 use super::{Digester, Directory, Listener, Run};
 use crate::wire::Channel;
 
@@ -23,6 +24,7 @@ pub struct Hub {
     next_ticket: Ticket,
     pub(super) limits: Limits,
     pub(super) digester: Digester,
+    pub(super) replays: Replays,
 }
 
 /// A number by which an answer of the broker is matched with the latest want of a channel.
@@ -123,6 +125,7 @@ impl Hub {
             next_ticket: Ticket::MIN,
             limits,
             digester: Digester::default(),
+            replays: Replays::default(),
         }
     }
 
@@ -220,20 +223,38 @@ impl Hub {
         let rooms: Vec<_> = member.seats.iter().map(|seat| seat.room).collect();
         for (seat, (value, room)) in persisted.iter().zip(rooms).enumerate() {
             if let Some(value) = value.as_ref().filter(|value| !value.is_empty() && !held.has(seat, value)) {
-                listener.queue(&Run::of(value));
-                self.note_replayed(id, room, value);
+                let digest = self.digester.digest(value);
+                listener.queue(&self.replays.encode(value, digest, listener.form), &self.limits);
+                self.note_replayed(id, room, digest);
             }
         }
         for (_, run) in held.into_seated_runs() {
-            listener.queue(&run);
+            listener.queue(&run, &self.limits);
         }
+    }
+
+    /// Tells whether the persisted values of somebody who joins may wait for a socket that does not take them.
+    pub fn has_room_for(&self, persisted: &[Option<Bytes>]) -> bool {
+        let digest = |value: &[u8]| self.digester.digest(value);
+        let values = persisted.iter().flatten();
+        let has_room =
+            self.limits.memory.has_room(values.map(|value| self.replays.cost(value, digest)).sum());
+        if !has_room {
+            self.limits.memory.count_refused();
+        }
+        has_room
+    }
+
+    /// Forgets what was remembered only to share it.
+    pub fn forget_unused(&mut self) {
+        self.limits.memory.forget_last();
+        self.replays.forget_unused();
     }
 
     /// Remembers a replayed value, so that it is known for old when it is read again. Only where everybody has it:
     /// to clients that were there before, it may still have to come.
-    pub(super) fn note_replayed(&mut self, id: MemberId, room: u32, value: &Bytes) {
+    pub(super) fn note_replayed(&mut self, id: MemberId, room: u32, digest: u64) {
         let room = &mut self.rooms[room];
-        let digest = self.digester.digest(value);
         let members = &self.members;
         let open = |place: &Place| matches!(members[place.member as usize].outlet, Outlet::Open(_));
         if !room.recent.knows(digest) && !room.listeners.iter().any(|at| at.member != id.0 && open(at)) {
@@ -292,7 +313,7 @@ impl Hub {
         for place in &room.listeners {
             match &mut self.members[place.member as usize].outlet {
                 Outlet::Open(listener) => listener.deliver(id, run, &self.limits, &self.digester),
-                Outlet::Joining(held) => held.push(place.seat as usize, run, self.limits.outbox_bytes),
+                Outlet::Joining(held) => held.push(place.seat as usize, run, &self.limits),
                 Outlet::Silent => {}
             }
         }

@@ -140,6 +140,12 @@ pub struct Messages {
     pub max_delivery_bytes: usize,
     /// What may wait for a slow client behind the first message.
     pub outbox_bytes: usize,
+    /// Seconds for which more than that may wait.
+    pub outbox_seconds: u32,
+    /// What may wait for a client at any time.
+    pub outbox_hard_bytes: usize,
+    /// What may wait for all clients together.
+    pub outbox_total_bytes: usize,
     /// Whether a slow client loses its oldest messages instead of its connection.
     pub drop_oldest: bool,
     /// What a client may have under way to Redis.

@@ -73,6 +73,9 @@ struct RawMessages {
     max_message_bytes: usize,
     max_delivery_bytes: usize,
     outbox_bytes: usize,
+    outbox_seconds: u32,
+    outbox_hard_bytes: usize,
+    outbox_total_bytes: usize,
     when_slow: String,
     publish_bytes: usize,
     #[serde(deserialize_with = "list")]
@@ -116,6 +119,9 @@ struct RawEmbedded {
 
 /// Longest time for which a message is kept: Redis refuses what it cannot count in milliseconds.
 const MAX_EXPIRE_SECONDS: i64 = 10 * 366 * 24 * 3600;
+
+/// More memory than any machine has for what waits.
+const MOST_BYTES: usize = 1 << 40;
 
 /// Reads a list, or a text with commas, as the environment has it.
 pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
@@ -273,6 +279,12 @@ impl RawMessages {
         at_most(1 << 29, self.max_delivery_bytes, "messages.max_delivery_bytes")?;
         at_least(1, self.max_delivery_bytes, "messages.max_delivery_bytes")?;
         at_least(1024, self.outbox_bytes, "messages.outbox_bytes")?;
+        at_most(MOST_BYTES, self.outbox_bytes, "messages.outbox_bytes")?;
+        at_most(3600, self.outbox_seconds as usize, "messages.outbox_seconds")?;
+        at_least(self.outbox_bytes, self.outbox_hard_bytes, "messages.outbox_hard_bytes")?;
+        at_most(MOST_BYTES, self.outbox_hard_bytes, "messages.outbox_hard_bytes")?;
+        at_least(1 << 20, self.outbox_total_bytes, "messages.outbox_total_bytes")?;
+        at_most(MOST_BYTES, self.outbox_total_bytes, "messages.outbox_total_bytes")?;
         at_least(1024, self.publish_bytes, "messages.publish_bytes")?;
         let drop_oldest = match self.when_slow.as_str() {
             "close" => false,
@@ -283,6 +295,9 @@ impl RawMessages {
             max_message_bytes: self.max_message_bytes,
             max_delivery_bytes: self.max_delivery_bytes,
             outbox_bytes: self.outbox_bytes,
+            outbox_seconds: self.outbox_seconds,
+            outbox_hard_bytes: self.outbox_hard_bytes,
+            outbox_total_bytes: self.outbox_total_bytes,
             drop_oldest,
             publish_bytes: self.publish_bytes,
             client_heartbeats: client_heartbeats::parse(&self.client_heartbeats)?,

@@ -69,6 +69,9 @@ impl Visits for Shard {
                 (since, visitor) = newer;
                 continue;
             }
+            if !self.desk.with(|hub| hub.has_room_for(&persisted)) {
+                return Err(Rejection::Crowded);
+            }
             return Ok(Prepared {
                 subscription,
                 handshake,

@@ -16,7 +16,7 @@ use super::prepare::Prepared;
 use crate::access::Policy;
 use crate::counters::Counters;
 use crate::http::{self, Front, Served, StaticFiles, Times};
-use crate::hub::{Desk, Ending, Hub, Limits};
+use crate::hub::{Desk, Ending, Hub, Limits, OutboxMemory, ShardMemory};
 use crate::reception::{Callback, Reception, Sessions, Way};
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
@@ -56,6 +56,9 @@ pub struct Shard {
     /// What visitors may publish by requests of their own.
     pub(super) allowances: Allowances,
     unwatched: Seldom,
+    outboxes: Arc<OutboxMemory>,
+    crowded: Seldom,
+    unsaid_refusals: Cell<u64>,
     sessions: Rc<Lookups>,
 }
 
@@ -74,15 +77,20 @@ pub struct Shared {
     pub way: Option<Way>,
     /// Connections of the whole process.
     pub live: Arc<AtomicUsize>,
+    /// What all outboxes of the process hold.
+    pub outboxes: Arc<OutboxMemory>,
 }
 
 impl Shard {
     /// Sets a shard up and connects it to Redis. Must be called on its own runtime.
     pub fn new(number: usize, shared: Shared) -> Rc<Self> {
-        let Shared { settings, target, session_target, counters, way, live } = shared;
+        let Shared { settings, target, session_target, counters, way, live, outboxes } = shared;
         let limits = Limits {
             outbox_bytes: settings.messages.outbox_bytes,
+            outbox_seconds: settings.messages.outbox_seconds,
+            outbox_hard_bytes: settings.messages.outbox_hard_bytes,
             drop_oldest: settings.messages.drop_oldest,
+            memory: ShardMemory::new(outboxes.clone()),
         };
         let heartbeat = settings.heartbeat.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
         let files = StaticFiles::new(
@@ -128,8 +136,9 @@ impl Shard {
         let callback =
             callback.map(|(asked, way)| Callback::new(asked, &way, pattern.clone(), counters.clone()));
         let reception = Rc::new(Reception::new(reader, settings.jwt.clone(), callback, recheck));
-        let desk = Desk::new(Hub::new(limits));
-        let watches = if session_target.is_some() { Desk::new(Hub::new(limits)) } else { desk.clone() };
+        let desk = Desk::new(Hub::new(limits.clone()));
+        let watches =
+            if session_target.is_some() { Desk::new(Hub::new(limits.clone())) } else { desk.clone() };
         let database = session_target.as_ref().unwrap_or(&target).database();
         let leases = Leases::new(reception.clone(), watches.clone(), database);
         let parts = Parts {
@@ -167,6 +176,9 @@ impl Shard {
             redis_up: Cell::new(false),
             stopping,
             unwatched: Seldom::default(),
+            outboxes,
+            crowded: Seldom::default(),
+            unsaid_refusals: Cell::default(),
             allowances: Allowances::default(),
             sessions,
             settings,
@@ -268,7 +280,29 @@ impl Shard {
             }
             let now = self.parts.clock.get() + u32::from(part == 0);
             self.parts.clock.set(now);
-            self.desk.with(|hub| socket::tick(hub.listeners(part, TICKS), now, &self.parts.beats));
+            let Parts { beats, limits, .. } = &*self.parts;
+            self.desk.with(|hub| {
+                socket::tick(hub.listeners(part, TICKS), now, beats, limits);
+                hub.forget_unused();
+            });
+            self.warn_of_full_outboxes();
+        }
+    }
+
+    /// Says that clients were closed or refused because too much waited for all of them.
+    fn warn_of_full_outboxes(&self) {
+        if self.number > 0 {
+            return;
+        }
+        let count = self.outboxes.take_refused();
+        self.unsaid_refusals.set(self.unsaid_refusals.get() + count);
+        if self.unsaid_refusals.get() > 0 && self.crowded.due().is_some() {
+            let (count, bytes) = (self.unsaid_refusals.take(), self.outboxes.used());
+            warn!(
+                count,
+                bytes,
+                "outboxes full; clients that read slowly are closed with 1013, handshakes with kept messages get 503. Raise messages.outbox_total_bytes if the machine has memory for it"
+            );
         }
     }
 

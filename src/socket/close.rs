@@ -34,6 +34,8 @@ pub enum Close {
     PublicationLost,
     /// It reads more slowly than messages come.
     Slow,
+    /// It reads too slowly, the outboxes are full, and the message begun cannot be kept: no close frame can follow it.
+    Torn,
     /// Redis cannot be reached, and what it wants to publish has waited long enough.
     Overloaded,
 }
@@ -44,7 +46,7 @@ impl Close {
         match self {
             Self::ByClient(None) => Some(1000),
             Self::ByClient(Some((code, _))) => Some(*code),
-            Self::Gone | Self::Broken => None,
+            Self::Gone | Self::Broken | Self::Torn => None,
             Self::Restart => Some(1012),
             Self::Protocol(_) => Some(1002),
             Self::NotUtf8 => Some(1007),
@@ -72,6 +74,7 @@ impl Close {
             Self::Silent => "no answer to a ping",
             Self::PublicationLost => "message may be lost, redis failed",
             Self::Slow => "reading too slowly",
+            Self::Torn => "reading too slowly, outboxes full",
             Self::Overloaded => "redis cannot be reached",
         }
     }
@@ -105,6 +108,7 @@ impl From<Ending> for Close {
         match ending {
             Ending::Slow => Self::Slow,
             Ending::Broken => Self::Broken,
+            Ending::Torn => Self::Torn,
             Ending::Silent => Self::Silent,
             Ending::Restart => Self::Restart,
             Ending::SessionEnded => Self::SessionEnded,

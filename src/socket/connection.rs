@@ -124,7 +124,7 @@ impl Connection {
         };
         let listener = Rc::new(Listener::new(stream, form, parts.clock.get(), parts.beats.patience()));
         if let Some(head) = head {
-            listener.greet(head);
+            listener.greet(head, &parts.limits);
         }
         subscription.open(&listener, persisted);
         let echo_rooms = if grant.echo { Box::default() } else { subscription.rooms_of(&grant.publish) };
@@ -273,12 +273,13 @@ impl Connection {
         let speech = &mut self.speech;
         speech.received += 1;
         if parts.beats.heartbeat.as_ref() == Some(&payload) {
-            self.listener.beat(parts.beats.heartbeat_in(Form::Frames), parts.clock.get());
+            let frame = parts.beats.heartbeat_in(Form::Frames);
+            self.listener.beat(frame, parts.clock.get(), &parts.limits);
             return None;
         }
         if let Some(answer) = parts.beats.of_clients.answer_to(&payload) {
             if !answer.is_empty() {
-                self.listener.answer(answer.clone());
+                self.listener.answer(answer.clone(), &parts.limits);
             }
             return None;
         }
@@ -313,13 +314,13 @@ impl Connection {
                 Err(_) => close = Close::PublicationLost,
             }
         }
-        if close == Close::Slow {
+        if matches!(close, Close::Slow | Close::Torn) {
             Counters::count(&parts.counters.slow_clients);
             listener.cut();
         }
         log_end(&close, &speech, &listener);
         let Some(frame) = close.in_form(listener.form) else { return };
-        listener.send_uncounted(frame);
+        listener.send_uncounted(frame, &parts.limits);
         if !matches!(timeout(parts.linger, poll_fn(|cx| listener.poll_flush(cx))).await, Ok(Ok(()))) {
             return;
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 
 use super::client_heartbeats::ClientHeartbeats;
-use crate::hub::{Ending, Form, Listener, Opcode, encode, named_event};
+use crate::hub::{Ending, Form, Limits, Listener, Opcode, encode, named_event};
 use crate::settings::{ClientHeartbeat, Ping};
 
 /// Seconds between heartbeats. Clients are promised one every 4 seconds at least; the tick is good to a second.
@@ -67,12 +67,13 @@ impl Beats {
 ///
 /// Seconds are counted by ticks, not by the clock: a process that was stopped for a while finds the pongs that came
 /// meanwhile in its sockets, and must not take them for missing.
-pub fn tick<'a>(listeners: impl Iterator<Item = &'a Rc<Listener>>, now: u32, beats: &Beats) {
+pub fn tick<'a>(listeners: impl Iterator<Item = &'a Rc<Listener>>, now: u32, beats: &Beats, limits: &Limits) {
     for listener in listeners {
+        listener.check_outbox(now, limits);
         listener.forget_echoes(now);
         let pulse = &listener.pulse;
         if beats.heartbeat.is_some() && now - pulse.beat.get() >= BEAT_SECONDS {
-            listener.beat(beats.heartbeat_in(listener.form), now);
+            listener.beat(beats.heartbeat_in(listener.form), now, limits);
         }
         if pulse.paused.get() {
             pulse.heard.set(now);
@@ -83,10 +84,10 @@ pub fn tick<'a>(listeners: impl Iterator<Item = &'a Rc<Listener>>, now: u32, bea
         } else if now - pulse.heard.get() >= pulse.patience && listener.form.is_stream() {
             // Nobody can answer on a stream of events; one that is dead is noticed when it takes no more.
             pulse.heard.set(now);
-            listener.send_uncounted(COMMENT);
+            listener.send_uncounted(COMMENT, limits);
         } else if now - pulse.heard.get() >= pulse.patience {
             pulse.pinged.set(now);
-            listener.send_uncounted(beats.ping_frame.clone());
+            listener.send_uncounted(beats.ping_frame.clone(), limits);
         }
     }
 }

@@ -133,7 +133,7 @@ impl Read for Feed<'_> {
 impl Write for Feed<'_> {
     /// Takes whole frames: with a write buffer of 0, tungstenite writes each frame in one piece.
     fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
-        self.listener.send(&Bytes::copy_from_slice(frame), self.limits);
+        self.listener.pong(&Bytes::copy_from_slice(frame), self.limits);
         Ok(frame.len())
     }
 
@@ -174,7 +174,7 @@ mod tests {
         let _in_runtime = runtime.enter();
         let (stream, _other) = UnixStream::pair().unwrap();
         let listener = Listener::new(Stream::new(stream.into()).unwrap(), Form::Frames, 0, 0);
-        let limits = Limits { outbox_bytes: 1 << 20, drop_oldest: false };
+        let limits = Limits::default();
         let (mut reader, mut lengths, mut left) = (None, Vec::new(), Vec::new());
         for input in pieces {
             let mut feed = Feed { input, listener: &listener, limits: &limits };

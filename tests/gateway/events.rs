@@ -161,7 +161,8 @@ async fn rules_hold_and_what_is_posted_too_fast_is_refused() {
 
 #[tokio::test]
 async fn a_stream_that_is_not_read_is_closed_and_one_that_goes_leaves_nothing() {
-    let gateway = TestGateway::builder().set("messages.outbox_bytes", "4096").start().await;
+    let gateway =
+        TestGateway::start_with(&[("messages.outbox_bytes", "4096"), ("messages.outbox_seconds", "1")]).await;
     let slow = gateway.stream("/ws/x?subscribe-broadcast").receive_buffer(4096);
     let slow = Events::open(slow).await;
     let gone = Events::open(gateway.stream("/ws/y?subscribe-broadcast")).await;

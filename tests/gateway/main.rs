@@ -22,6 +22,7 @@ mod jwt;
 mod keyspace_events;
 mod limits;
 mod logs;
+mod outboxes;
 mod ping;
 mod proxies;
 mod publish;

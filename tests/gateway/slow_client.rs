@@ -66,7 +66,7 @@ async fn not_reading(gateway: &TestGateway) -> Client {
 #[tokio::test]
 async fn a_client_that_never_reads_is_closed_while_others_get_200_megabytes_and_memory_stays() {
     const BYTES: usize = 64 * 1024;
-    let gateway = TestGateway::start().await;
+    let gateway = TestGateway::start_with(&[("messages.outbox_hard_bytes", "8388608")]).await;
     let mut readers = Vec::new();
     for _ in 0..3 {
         readers.push(gateway.connect("/ws/chat?subscribe-broadcast").await);
@@ -95,7 +95,7 @@ async fn a_client_that_never_reads_is_closed_while_others_get_200_megabytes_and_
 
 #[tokio::test]
 async fn a_slow_client_that_reads_again_sees_the_frame_begun_to_its_end_and_then_1013() {
-    let gateway = TestGateway::start().await;
+    let gateway = TestGateway::start_with(&[("messages.outbox_hard_bytes", "8388608")]).await;
     let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
     let mut slow = not_reading(&gateway).await;
     for number in 0..4 {
@@ -128,7 +128,8 @@ async fn one_large_message_closes_nobody_and_the_bound_counts_from_the_second_on
 async fn a_slow_client_that_may_lose_messages_gets_the_newest_in_order_and_stays() {
     const BYTES: usize = 32 * 1024;
     // On one shard: another than the readers' may lag behind, and whole runs are dropped, which it makes longer then.
-    let settings = [("messages.when_slow", "drop-oldest"), ("server.shards", "1")];
+    let settings =
+        [("messages.when_slow", "drop-oldest"), ("messages.outbox_seconds", "0"), ("server.shards", "1")];
     let gateway = TestGateway::start_with(&settings).await;
     let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
     let mut slow = not_reading(&gateway).await;

@@ -46,7 +46,7 @@ impl House {
     fn new(listeners: u32, channel: impl Fn(u32) -> Channel) -> Self {
         rlimit::increase_nofile_limit(u64::MAX).unwrap();
         let runtime = Builder::new_current_thread().enable_io().build().unwrap();
-        let mut hub = Hub::new(Limits { outbox_bytes: 1 << 20, drop_oldest: false });
+        let mut hub = Hub::new(Limits::default());
         let mut clients = Vec::new();
         runtime.block_on(async {
             let door = TcpListener::bind("127.0.0.1:0").await.unwrap();

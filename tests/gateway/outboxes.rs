@@ -1,0 +1,214 @@
+//! Outboxes: how much may wait for one client, for how long, and for all clients of the process together.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::client::{Client, TEXT};
+use crate::support::events::Events;
+use crate::support::redis::{Connection, encode};
+use crate::support::{RedisServer, TestGateway, eventually, in_time};
+
+const MEBIBYTE: usize = 1 << 20;
+
+/// Publishes from a thread of its own, so that clients can read meanwhile.
+fn publish_beside(
+    port: u16,
+    gateway: &TestGateway,
+    count: usize,
+    bytes: usize,
+) -> std::thread::JoinHandle<()> {
+    let channel = gateway.channel("broadcast:chat");
+    std::thread::spawn(move || {
+        let (mut redis, mut commands) = (Connection::to(port), Vec::new());
+        encode(&mut commands, &[b"PUBLISH", channel.as_bytes(), &vec![b'x'; bytes]]);
+        for batch in 0..count.div_ceil(100) {
+            let in_batch = (count - batch * 100).min(100);
+            redis.send(&commands.repeat(in_batch));
+            (0..in_batch).for_each(|_| assert!(redis.reply().integer() > 0));
+        }
+    })
+}
+
+/// Connects clients that never read anything but the head of their answer.
+async fn never_reading(gateway: &TestGateway, target: &str, count: usize) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        let mut client = gateway.request(target).receive_buffer(4096).open().await;
+        client.send_raw(&gateway.request(target).bytes()).await;
+        assert_eq!(client.read_head().await.status, 101);
+        clients.push(client);
+    }
+    clients
+}
+
+#[tokio::test]
+async fn a_kept_value_is_in_memory_once_however_many_clients_do_not_read_it() {
+    let gateway = TestGateway::start().await;
+    RedisServer::shared().persist(&gateway.channel("broadcast:kept"), vec![b'x'; MEBIBYTE]);
+    let target = "/ws/kept?subscribe-broadcast";
+    drop(gateway.connect(target).await);
+    let before = gateway.resident_bytes();
+    let clients = never_reading(&gateway, target, 60).await;
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        streams.push(Events::open(gateway.stream(target).receive_buffer(4096)).await);
+    }
+    let taken = gateway.resident_bytes().saturating_sub(before);
+    assert!(taken < 20 * MEBIBYTE, "{taken} bytes for one value of a mebibyte");
+    let mut reader = gateway.connect(target).await;
+    let frame = reader.next_message().await;
+    assert!((frame.opcode, frame.payload.len()) == (TEXT, MEBIBYTE), "the value comes whole");
+    drop((clients, streams));
+    // Whoever comes later gets the value that is kept then.
+    RedisServer::shared().persist(&gateway.channel("broadcast:kept"), "another");
+    gateway.connect(target).await.expect_text("another").await;
+}
+
+#[tokio::test]
+async fn kept_values_that_wait_for_clients_are_bounded_for_the_process_and_above_it_handshakes_get_503() {
+    let settings = [("messages.outbox_total_bytes", "20971520"), ("messages.outbox_hard_bytes", "4194304")];
+    let gateway = TestGateway::start_with(&settings).await;
+    let mut live = gateway.connect("/ws/live?subscribe-broadcast").await;
+    live.expect_nothing().await;
+    let before = gateway.resident_bytes();
+    let (mut clients, mut refused) = (Vec::new(), None);
+    for number in 0..60 {
+        // Each has another value.
+        let target = format!("/ws/kept{number}?subscribe-broadcast");
+        let value = [format!("{number:08}").as_bytes(), &vec![b'x'; MEBIBYTE]].concat();
+        RedisServer::shared().persist(&gateway.channel(&format!("broadcast:kept{number}")), value);
+        let mut client = gateway.request(&target).receive_buffer(4096).open().await;
+        client.send_raw(&gateway.request(&target).bytes()).await;
+        let head = client.read_head().await;
+        match head.status {
+            101 => clients.push(client),
+            503 => refused = refused.or(Some(head)),
+            other => panic!("{other}"),
+        }
+    }
+    let taken = gateway.resident_bytes().saturating_sub(before);
+    assert!(taken < 48 * MEBIBYTE, "{taken} bytes where 20 MiB are allowed");
+    let refused = refused.expect("a handshake is refused");
+    assert_eq!(refused.header("Retry-After"), Some("2"));
+    gateway.expect_log(&["WARN", "messages.outbox_total_bytes"]).await;
+    // Others are served meanwhile, and everybody once there is room again.
+    live.expect_nothing().await;
+    drop(clients);
+    let target = "/ws/kept0?subscribe-broadcast";
+    in_time("a handshake is answered with 101 again", async {
+        while gateway.request(target).send().await.0.status != 101 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_good_reader_gets_a_burst_of_200_megabytes_whole() {
+    // Redis has such a bound of its own, which is not what is tested.
+    let redis = RedisServer::start_with(&["--client-output-buffer-limit", "pubsub 0 0 0"]);
+    for (count, bytes) in [(200, MEBIBYTE), (100_000, 2_000)] {
+        let builder = TestGateway::builder().redis(&redis).set("redis.max_pending_bytes", "1073741824");
+        let gateway = builder.set("redis.receiver_messages", "1000000").start().await;
+        let mut reader = gateway.connect("/ws/chat?subscribe-broadcast").await;
+        let publishing = publish_beside(redis.port(), &gateway, count, bytes);
+        for number in 0..count {
+            let frame = in_time("a message", reader.read_frame()).await.unwrap().unwrap();
+            assert_eq!((frame.opcode, frame.payload.len()), (TEXT, bytes), "message {number}");
+        }
+        publishing.join().unwrap();
+        assert_eq!(gateway.count_log(&["close_code=1013"]), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_falls_behind_for_less_than_the_time_allowed_gets_everything() {
+    let gateway = TestGateway::start().await;
+    let mut late = gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(64 * 1024).connect().await;
+    let mut reader = gateway.connect("/ws/chat?subscribe-broadcast").await;
+    let publishing = publish_beside(RedisServer::shared().port(), &gateway, 24, MEBIBYTE);
+    for _ in 0..24 {
+        assert_eq!(reader.next_message().await.payload.len(), MEBIBYTE);
+    }
+    publishing.join().unwrap();
+    for _ in 0..24 {
+        assert_eq!(late.next_message().await.payload.len(), MEBIBYTE);
+    }
+    late.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_behind_for_too_long_is_closed_though_nothing_more_comes() {
+    let gateway = TestGateway::start_with(&[("messages.outbox_seconds", "2")]).await;
+    let mut reader = gateway.connect("/ws/chat?subscribe-broadcast").await;
+    let _slow = gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(8192).connect().await;
+    let publishing = publish_beside(RedisServer::shared().port(), &gateway, 8, MEBIBYTE);
+    for _ in 0..8 {
+        reader.next_message().await;
+    }
+    publishing.join().unwrap();
+    let begun = Instant::now();
+    gateway.expect_log(&["connection ended", "close_code=1013", "reading too slowly"]).await;
+    assert!(begun.elapsed() > Duration::from_millis(900), "closed after {:?} already", begun.elapsed());
+    reader.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn above_the_hard_bound_a_client_is_closed_at_once() {
+    let settings = [("messages.outbox_seconds", "600"), ("messages.outbox_hard_bytes", "4194304")];
+    let gateway = TestGateway::start_with(&settings).await;
+    let mut reader = gateway.connect("/ws/chat?subscribe-broadcast").await;
+    let _slow = gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(8192).connect().await;
+    let publishing = publish_beside(RedisServer::shared().port(), &gateway, 8, MEBIBYTE);
+    for _ in 0..8 {
+        reader.next_message().await;
+    }
+    publishing.join().unwrap();
+    gateway.expect_log(&["connection ended", "close_code=1013", "reading too slowly"]).await;
+    assert_eq!(gateway.count_log(&["close_code=1013"]), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_pings_and_does_not_read_is_closed_and_takes_little_memory() {
+    let gateway = TestGateway::start_with(&[("messages.outbox_seconds", "1")]).await;
+    let client = gateway.request("/ws/x").receive_buffer(4096).connect().await;
+    let before = gateway.resident_bytes();
+    let pings = crate::support::client::frame(0x89, &[b'x'; 100]).repeat(1000);
+    let mut most = 0;
+    eventually("it is closed", || {
+        let _ = client.stream.try_write(&pings);
+        most = most.max(gateway.resident_bytes());
+        (gateway.count_log(&["close_code=1013"]) > 0).then_some(())
+    })
+    .await;
+    assert!(most < before + 12 * MEBIBYTE, "{before} bytes became {most}");
+}
+
+#[tokio::test]
+async fn what_waits_for_all_clients_is_bounded_and_the_one_that_reads_stays() {
+    // Each has a channel of its own, and nothing that waits for it is another's.
+    let settings = [
+        ("messages.outbox_total_bytes", "16777216"),
+        ("messages.outbox_hard_bytes", "8388608"),
+        ("messages.outbox_seconds", "600"),
+    ];
+    let gateway = TestGateway::start_with(&settings).await;
+    let mut reader = gateway.connect("/ws/reader?subscribe-broadcast").await;
+    reader.expect_nothing().await;
+    let mut slow = Vec::new();
+    for number in 0..40 {
+        let target = format!("/ws/slow{number}?subscribe-broadcast");
+        slow.push(gateway.request(&target).receive_buffer(4096).connect().await);
+    }
+    let before = gateway.resident_bytes();
+    for number in 0..40 {
+        gateway.publish(&format!("broadcast:slow{number}"), vec![b'x'; 2 * MEBIBYTE]);
+        reader.expect_nothing().await;
+    }
+    let taken = gateway.resident_bytes().saturating_sub(before);
+    assert!(taken < 48 * MEBIBYTE, "{taken} bytes where 16 MiB are allowed");
+    gateway.expect_log(&["WARN", "messages.outbox_total_bytes"]).await;
+    gateway.expect_log(&["connection ended", "reading too slowly, outboxes full"]).await;
+    reader.expect_nothing().await;
+}
