@@ -177,6 +177,8 @@ class Front:
 
     gateways = 1
     unix = False
+    streams = 12
+    """How many it serves at a time on one connection, at least."""
     cookies = ()
     """What a visitor needs to be let in."""
 
@@ -386,6 +388,9 @@ MODULES = "mpm_event authz_core authz_host alias ssl http2 socache_shmcb proxy p
 
 
 class Apache(Front):
+    # mod_http2 begins with six, and takes more only when some of them have ended.
+    streams = 6
+
     def write(self):
         (self.home / "site.conf").write_text(
             filled(
@@ -421,6 +426,13 @@ def held(gateway):
     lines = pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]
     connections = [line.split()[1:4:2] for line in lines]
     return connections.count([f"0100007F:{gateway.port:04X}", "01"])
+
+
+def connections_to(port, pid):
+    """How many connections a process has to a port of this machine."""
+    lines = [line.split() for line in pathlib.Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    there = {f"socket:[{line[9]}]" for line in lines if line[2:4] == [f"0100007F:{port:04X}", "01"]}
+    return sum(os.readlink(file) in there for file in pathlib.Path(f"/proc/{pid}/fd").iterdir())
 
 
 FRONTS = [Nginx, NginxUnix, NginxTwo, NginxAuthRequest, Haproxy, Caddy, Apache]

@@ -4,7 +4,7 @@ import json
 import subprocess
 
 import pytest
-from fronts import COOKIE, FRONTS, HOST, IDLE
+from fronts import COOKIE, FRONTS, HOST, IDLE, Stream, connections_to
 
 from harness import DEADLINE, unique, until
 
@@ -64,17 +64,34 @@ def test_close_codes_arrive(front):
         browser.expect_close(1009)
 
 
-@pytest.mark.parametrize("http", ["--http1.1", "--http2"])
-def test_a_stream_of_events_comes_as_it_is_sent(front, client, http):
+@pytest.mark.parametrize("http, version", [("--http1.1", r"1\.1"), ("--http2", "2")])
+def test_a_stream_of_events_comes_as_it_is_sent(front, client, http, version):
     facility = unique()
     client.set(f"broadcast:{facility}", "kept")
     with front.stream(facility, http) as stream:
-        stream.expect(r"HTTP/(1\.1|2) 200.*")
+        stream.expect(rf"HTTP/{version} 200.*")
         stream.expect("data: kept")
         for number in range(3):
             # The next is sent when the one before has come.
             client.publish(f"broadcast:{facility}", f"live {number}")
             stream.expect(f"data: live {number}")
+
+
+def test_a_dozen_streams_share_one_connection(front, client):
+    # By HTTP/1.1 the seventh page of a browser would hang.
+    facility, count = unique(), front.streams
+    urls = [front.curl(f"/ws/{facility}?subscribe-broadcast&n={number}")[-1] for number in range(1, count)]
+    command = front.curl(
+        *(f"/ws/{facility}?subscribe-broadcast", "--http2", "--no-progress-meter", "--parallel"),
+        headers=["Accept: text/event-stream"],
+    )
+    with Stream([*command, *urls]) as streams:
+        for _ in range(count):
+            streams.expect("retry: .*")
+        assert connections_to(front.port, streams.process.pid) == 1
+        client.publish(f"broadcast:{facility}", "to all pages")
+        for _ in range(count):
+            streams.expect("data: to all pages")
 
 
 def test_an_idle_stream_stays(front, client):

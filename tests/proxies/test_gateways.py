@@ -60,6 +60,18 @@ def test_a_gateway_that_hangs_is_left_out(start, kind):
         hanging.send_signal(signal.SIGCONT)
 
 
+def test_an_event_source_comes_again_while_no_gateway_is_there(start):
+    front, accept = start(Caddy), ["Accept: text/event-stream"]
+    for gateway in front.behind:
+        gateway.process.terminate()
+        assert gateway.process.wait(DEADLINE) == 0
+    status, body = front.ask("/ws/x?subscribe-broadcast", "-i", headers=accept)
+    assert status == 200 and "text/event-stream" in body, body
+    assert body.replace("\r", "").endswith("\n\nretry: 5000\n\n"), body
+    assert front.ask("/ws/x?subscribe-broadcast&client=ws4redis", headers=accept)[0] in (502, 503)
+    assert front.ask("/ws/x?subscribe-broadcast")[0] in (502, 503)
+
+
 def test_whoever_connects_to_a_unix_socket_may_have_the_longest_of_names(store, tmp_path):
     gateway = Gateway(listen=f"unix:{tmp_path}/gateway", redis__url=f"redis://127.0.0.1:{store.port}/0")
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -68,6 +69,21 @@ def test_a_stopping_gateway_sends_1012_and_its_successor_takes_over(start, store
         assert gateway.wait(DEADLINE) == 0
     with pytest.raises(InvalidStatus, match="502"):
         front.connect(facility)
+
+
+@pytest.mark.parametrize("kind", [Nginx, NginxUnix, NginxTwo, NginxAuthRequest])
+def test_an_event_source_comes_again_while_the_gateway_is_away(start, kind):
+    front, accept = start(kind), ["Accept: text/event-stream"]
+    for gateway in front.behind:
+        gateway.process.terminate()
+        assert gateway.process.wait(DEADLINE) == 0
+    status, body = front.ask("/ws/x?subscribe-broadcast", "-i", headers=accept)
+    assert status == 200 and "text/event-stream" in body, body
+    assert re.search(r"\nretry: [2-8]\d00\n\n$", body.replace("\r", "")), body
+    # Our own client reads statuses; so does whoever asks for no stream.
+    assert front.ask("/ws/x?subscribe-broadcast&client=ws4redis", headers=accept)[0] == 502
+    assert front.ask("/ws/x?subscribe-broadcast")[0] == 502
+    assert front.post("x", "posted")[0] == 502
 
 
 class NginxTwoInHaste(NginxTwo):
