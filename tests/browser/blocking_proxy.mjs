@@ -1,8 +1,22 @@
-// A proxy that lets no WebSocket through, before a gateway. It answers some paths itself.
+// A proxy before a gateway that refuses as many WebSockets as a test says. It answers some paths itself.
 import { createServer, request as ask } from 'node:http';
+import { connect } from 'node:net';
 
 /** Starts one on a free port. `pages` are texts by path, each with its type. */
 export async function blockingProxy(gateway, pages) {
+  const open = new Set();
+  const proxy = {
+    /** How many of the next WebSockets are refused. */
+    refuse: Infinity,
+    refused: 0,
+    /** Cuts all WebSockets. */
+    cut: () => open.forEach((socket) => socket.destroy()),
+    stop() {
+      proxy.cut();
+      server.closeAllConnections();
+      return new Promise((resolve) => server.close(resolve));
+    },
+  };
   const server = createServer((request, response) => {
     const page = pages[request.url.split('?')[0]];
     if (page) return response.writeHead(200, { 'Content-Type': page.type }).end(page.text);
@@ -16,14 +30,24 @@ export async function blockingProxy(gateway, pages) {
     request.pipe(passed);
   });
   server.on('upgrade', (request, socket) => {
-    socket.end('HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
+    if (proxy.refuse > 0) {
+      proxy.refuse -= 1;
+      proxy.refused += 1;
+      return socket.end('HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
+    }
+    const { hostname, port } = new URL(gateway);
+    const passed = connect(port, hostname, () => {
+      const headers = request.rawHeaders.map((word, i) => word + (i % 2 ? '\r\n' : ': ')).join('');
+      passed.write(`${request.method} ${request.url} HTTP/1.1\r\n${headers}\r\n`);
+      socket.pipe(passed).pipe(socket);
+    });
+    open.add(socket);
+    for (const [one, other] of [[socket, passed], [passed, socket]]) {
+      one.on('error', () => other.destroy());
+      one.on('close', () => open.delete(socket) && other.destroy());
+    }
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  return {
-    origin: `http://127.0.0.1:${server.address().port}`,
-    stop() {
-      server.closeAllConnections();
-      return new Promise((resolve) => server.close(resolve));
-    },
-  };
+  proxy.origin = `http://127.0.0.1:${server.address().port}`;
+  return proxy;
 }

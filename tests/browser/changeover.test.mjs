@@ -242,6 +242,16 @@ test('ends of lines and bytes are the same from both', async () => {
   assert.deepEqual(got, ['a\nb\nc', [0, 255, 1]]);
 });
 
+test('heartbeats that the page does not know of hold nothing up', async () => {
+  const { got } = connect();
+  await until(() => sockets.length === 2, 'the next WebSocket');
+  gateway.write(`event: heartbeat\ndata: ${BEAT}\n\n`);
+  last().opens();
+  last().brings(BEAT);
+  await changedOver();
+  assert.deepEqual(got, []);
+});
+
 test('heartbeats are kept apart, and go by the WebSocket afterwards', async () => {
   const { got, seen } = connect({ heartbeat: BEAT });
   const beating = realInterval(() => gateway.write(`event: heartbeat\ndata: ${BEAT}\n\n`), 100);

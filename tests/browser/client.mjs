@@ -47,6 +47,14 @@ const PAGES = {
   '/static/ws4redis.mjs': script('../../static/ws4redis.mjs'),
   '/static/jquery.js': script('node_modules/jquery/dist/jquery.js'),
   '/modern': page('<link rel="icon" href="data:,"><script src="/static/ws4redis.js"></script>'),
+  '/namespace': page(`<link rel="icon" href="data:,">
+<script>window.ws4redis = window.ws4redis || { rooms: ['before'] };</script>
+<script src="/static/ws4redis.js"></script>
+<script>
+  var ws4redis = ws4redis || { rooms: [] };
+  if (ws4redis && !ws4redis.client) ws4redis.client = WS4Redis({ uri: '${socketOrigin}/ws/' + ws4redis.rooms[0] });
+  ws4redis.modern = WS4Redis.connect('/ws/' + ws4redis.rooms[0]);
+</script>`),
   '/old-jquery': oldPage(
     ['jquery.js', 'ws4redis.js'],
     `
@@ -218,6 +226,73 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
       return [module.default === module.ws4redis, module.ws4redis === WS4Redis.connect, module.WS4Redis === WS4Redis];
     });
     assert.deepEqual(same, [true, true, true]);
+  });
+
+  await check('a page with a namespace of its own called ws4redis has that, and both APIs', async () => {
+    const tab = await tabAt('/namespace');
+    const all = () => tab.evaluate(({ rooms, client, modern } = window.ws4redis) => [...rooms, client.get_state(), modern.state]);
+    await becomes(all, ['before', 1, 'open'], 'room and states');
+    await tab.close();
+  });
+
+  await check('a page of https: goes on where it asks for ws:, and is told why there is no connection', async () => {
+    const secure = 'https://secure.example.test/';
+    await browser.route(secure, (route) =>
+      route.fulfill({
+        contentType: 'text/html',
+        body: `<!doctype html><link rel="icon" href="data:,"><script>${read('../../static/ws4redis.js')}</script>
+<script>
+  window.told = [];
+  const uri = 'ws://secure.example.test/ws/x';
+  const old = new WS4Redis({ uri, disconnected: (event) => told.push(['old', event.reason]) });
+  const modern = WS4Redis.connect(uri);
+  modern.addEventListener('close', ({ reason, final }) => told.push(['modern', reason, final]));
+  window.after = [old.is_closed(), modern.state];
+</script>`,
+      }),
+    );
+    outage = true;
+    const tab = await browser.newPage();
+    const uncaught = [];
+    tab.removeAllListeners('pageerror');
+    tab.on('pageerror', (error) => uncaught.push(error.message));
+    await tab.goto(secure);
+    await becomes(() => tab.evaluate(() => [window.after, window.told.length]), [[true, 'connecting'], 2], 'the page');
+    const told = await tab.evaluate(() => window.told);
+    assert.deepEqual(told.map(([who, , final]) => [who, final]), [['old', undefined], ['modern', true]]);
+    for (const [, reason] of told) assert.match(reason, /^SecurityError: /);
+    assert.equal(uncaught.length, 1, 'the legacy API reports it');
+    await tab.close();
+    outage = false;
+  });
+
+  await check('callbacks and listeners that throw end nothing', async () => {
+    const room = unique('bugs');
+    const tab = await browser.newPage();
+    const uncaught = [];
+    tab.removeAllListeners('pageerror');
+    tab.on('pageerror', (error) => uncaught.push(error.message));
+    await tab.goto(`${origin}/modern`);
+    await tab.evaluate(
+      ([room, uri]) => {
+        const bug = (name) => () => {
+          throw new Error(`bug in ${name}`);
+        };
+        const names = ['connecting', 'connected', 'receive_message', 'disconnected', 'reconnecting'];
+        window.old = new WS4Redis({ uri, ...Object.fromEntries(names.map((name) => [name, bug(name)])) });
+        window.modern = WS4Redis.connect(`/ws/${room}`, { subscribe: 'broadcast', publish: 'broadcast', echo: true });
+        window.got = [];
+        for (const type of ['state', 'open', 'message']) window.modern.addEventListener(type, bug(type));
+        window.modern.addEventListener('message', ({ data }) => window.got.push(data));
+      },
+      [room, `${socketOrigin}/ws/${room}?subscribe-broadcast`],
+    );
+    await becomes(() => tab.evaluate(() => [window.old.get_state(), window.modern.state]), [1, 'open'], 'states');
+    await tab.evaluate(() => window.modern.send('Hello'));
+    await becomes(() => tab.evaluate(() => window.got), ['Hello'], 'messages');
+    const bugs = ['connected', 'connecting', 'message', 'open', 'receive_message', 'state'];
+    await becomes(() => uncaught.map((message) => message.split(' ').at(-1)).sort(), bugs, 'what the page is told of');
+    await tab.close();
   });
 
   await check('heartbeats keep a connection, and are not passed on', async () => {

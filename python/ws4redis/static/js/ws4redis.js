@@ -237,7 +237,7 @@
 
     const line = createLine(
       {
-        open: () => openTransport(url, { token, fallback, heartbeat }, past),
+        open: () => openTransport(url, token, fallback, past),
         heartbeat,
         modern: true,
         renewable: !!token,
@@ -404,7 +404,7 @@
   }
 
   /** One attempt, like a WebSocket: asks for the token, dials, takes the fallback; silent once it was closed. */
-  function openTransport(url, { token, fallback, heartbeat }, past) {
+  function openTransport(url, token, fallback, past) {
     let inner;
     let bearer;
     let isOpen = false;
@@ -530,7 +530,6 @@
           compare();
         };
         candidate.onmessage = ({ data }) => {
-          if (data === heartbeat) return;
           const key = keyOf(data);
           const at = ahead.indexOf(key);
           if (at < 0) held.push({ key, data });
@@ -547,8 +546,8 @@
         if (both && lasted > BUSY_MS && !stream.pending) return changeOver();
         timer = setTimeout(() => {
           ahead = [];
-          // Replayed ones.
-          held = held.filter(({ key }) => !brought.includes(key));
+          // Heartbeats and replayed messages.
+          held = held.filter(({ key, data }) => data !== stream.beat && !brought.includes(key));
           if (held.length || stream.pending) compare();
           else changeOver();
         }, QUIET_MS);
@@ -686,6 +685,7 @@
       const feed = eventParser((kind, data) => {
         if (kind === '') self.onmessage({ data });
         else if (kind === 'binary') self.onmessage({ data: bytesOf(data) });
+        else if (kind === 'heartbeat') self.beat = data;
         else if (kind === 'close') last = Object.assign({ wasClean: true }, JSON.parse(data));
       });
       const decoder = new TextDecoder();

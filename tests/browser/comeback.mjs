@@ -1,0 +1,113 @@
+// From the fallback back to the WebSocket: the modern API in node and in Chromium at a time, against a running gateway
+// behind a proxy that refuses WebSockets for a while:
+//
+//   node tests/browser/comeback.mjs http://127.0.0.1:8000
+//
+// CHROMIUM    the browser, as chromium.mjs says
+// HEARTBEAT   the gateway's heartbeat, if it has one
+//
+// Closes with the line `N passed, N failed`.
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import WebSocket from 'ws';
+import '../../static/ws4redis.js';
+import { blockingProxy } from './blocking_proxy.mjs';
+import { becomes, check, unique, withChromium } from './chromium.mjs';
+import { got, open, send, states, transport } from './sockets.mjs';
+
+const WHOLE_RUN_MS = 90_000;
+/** The first try comes after 7.5 s, and a busy feed is watched for ten. */
+const CHANGE_MS = 30_000;
+const FLAGS = { subscribe: 'broadcast', publish: 'broadcast', heartbeat: process.env.HEARTBEAT };
+if (!process.argv[2]) {
+  console.error('usage: comeback.mjs http://HOST:PORT');
+  process.exit(64);
+}
+const origin = new URL(process.argv[2]).origin;
+const script = readFileSync(new URL('../../static/ws4redis.js', import.meta.url), 'utf8');
+const PAGES = {
+  '/page': { type: 'text/html', text: '<!doctype html><link rel="icon" href="data:,"><script src="/client.js"></script>' },
+  '/client.js': { type: 'text/javascript', text: script },
+};
+
+/** This process, as a page. */
+globalThis.window = globalThis;
+// That of node 20 has no close event when it is refused.
+globalThis.WebSocket = class extends WebSocket {
+  constructor(...args) {
+    super(...args);
+    this.on('error', () => {});
+  }
+};
+const node = { evaluate: async (body, argument) => body(argument) };
+const direct = (facility) => `${origin.replace('http', 'ws')}/ws/${facility}`;
+
+await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, async (browser) => {
+  const proxies = [];
+  const proxied = async (makeTab) => {
+    const proxy = await blockingProxy(origin, PAGES);
+    proxies.push(proxy);
+    const path = (facility) => `${proxy.origin.replace('http', 'ws')}/ws/${facility}`;
+    return { tab: await makeTab(proxy), proxy, path };
+  };
+  const chromium = async (proxy) => {
+    const tab = await browser.newPage();
+    await tab.goto(`${proxy.origin}/page`);
+    await tab.evaluate(() => (Math.random = () => 0));
+    return tab;
+  };
+  Math.random = () => 0;
+  const all = { node: await proxied(async () => node), chromium: await proxied(chromium) };
+  const inBoth = (body) =>
+    Promise.all(
+      Object.entries(all).map(([name, one]) =>
+        body({ name: `${name}-${unique('line')}`.replaceAll('-', '_'), ...one }).catch((error) => {
+          error.message = `in ${name}: ${error.message}`;
+          throw error;
+        }),
+      ),
+    );
+
+  await check('after a cut and exactly one refusal the real gateway is reached by a WebSocket again', () =>
+    inBoth(async ({ name, tab, proxy, path }) => {
+      proxy.refuse = 0;
+      await open(tab, name, path(unique('cut')), FLAGS);
+      assert.equal(await transport(tab, name)(), 'websocket');
+      proxy.refuse = 1;
+      proxy.cut();
+      await becomes(async () => (await states(tab, name)()).at(-1), '+gap', 'the last state');
+      assert.deepEqual([await transport(tab, name)(), proxy.refused], ['websocket', 1]);
+    }),
+  );
+
+  /** Numbered messages in both directions while WebSockets are refused, and allowed again, until some time after the change. */
+  const feeds = (everyMs) =>
+    inBoth(async ({ name, tab, proxy, path }) => {
+      const room = unique('feed');
+      const other = `${name}_other`;
+      await open(node, other, direct(room), { ...FLAGS, fallback: false });
+      await send(node, other, 'kept');
+      proxy.refuse = Infinity;
+      await open(tab, name, path(room), FLAGS);
+      assert.equal(await transport(tab, name)(), 'sse');
+      const wanted = [['kept'], []];
+      let after = 0;
+      for (let i = 0; after < 10; i += 1) {
+        if (i * everyMs > CHANGE_MS) assert.fail('it does not change over');
+        wanted[0].push(`down ${i}`);
+        wanted[1].push(`up ${i}`);
+        // Each waits for its answer, but not one for the other.
+        await Promise.all([send(node, other, `down ${i}`), send(tab, name, `up ${i}`)]);
+        await new Promise((resolve) => setTimeout(resolve, everyMs));
+        if (i === 3) proxy.refuse = 0;
+        if ((await transport(tab, name)()) === 'websocket') after += 1;
+      }
+      await becomes(got(tab, name), wanted[0], 'what came down');
+      await becomes(got(node, other), wanted[1], 'what went up');
+      assert.deepEqual(await states(tab, name)(), ['open', '+open']);
+    });
+
+  await check('a slow feed of the real gateway goes over to the WebSocket without loss or double', () => feeds(1500));
+  await check('a busy feed of the real gateway goes over to the WebSocket without loss or double', () => feeds(15));
+  await Promise.all(proxies.map((proxy) => proxy.stop()));
+});
