@@ -131,7 +131,8 @@ pub fn check(settings: &Settings, file: Option<&Path>, warnings: &[String]) -> R
         return say("redis: none on 127.0.0.1:6379; the embedded store will be started there. Set redis.url for a real one".to_owned());
     }
     let found = block_on(examine(&target)).map_err(|reason| unreachable_redis(&target, &reason))?;
-    say(describe(&target, &found))
+    say(describe(&target, &found))?;
+    found.refusal.map_or(Ok(()), |refusal| say(format!("redis: refuses PING ({refusal})")))
 }
 
 /// Prints the shipped settings file, which is their manual.

@@ -23,6 +23,17 @@ impl Hub {
         }
     }
 
+    /// Holds a channel back that Redis refused and sends from now on, until its persisted value has been read again.
+    pub fn regained(&mut self, channel: &Channel) {
+        if let Some(id) = self.rooms.find(channel.as_str()) {
+            let room = &mut self.rooms[id];
+            // What is subscribed is settled, or is held back already.
+            if !room.subscribed {
+                room.paused.get_or_insert_default();
+            }
+        }
+    }
+
     /// Gives a channel the value that was read again, if it is new, and then what was held back.
     pub fn recover(&mut self, channel: &Channel, value: Option<&Bytes>) {
         if let Some(id) = self.rooms.find(channel.as_str()) {

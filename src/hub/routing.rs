@@ -63,6 +63,8 @@ pub(super) struct Room {
     /// The want that the broker knows of.
     told: Option<Ticket>,
     pub(super) subscribed: bool,
+    /// Whether Redis has refused the want that the broker knows of.
+    refused: bool,
     dirty: bool,
 }
 
@@ -137,6 +139,13 @@ impl Hub {
         for (seat, channel) in channels.iter().enumerate() {
             let room_id = self.room(channel);
             let room = &mut self.rooms[room_id];
+            if std::mem::take(&mut room.refused) {
+                // It is wanted anew, so that it is tried at once.
+                room.told = None;
+                if !std::mem::replace(&mut room.dirty, true) {
+                    self.dirty.push(room_id);
+                }
+            }
             held.awaited += usize::from(!room.is_settled());
             seats.push(Seat { room: room_id, place: number(room.listeners.len()) });
             room.listeners.push(Place { member: id, seat: number(seat) });
@@ -155,6 +164,7 @@ impl Hub {
             paused: None,
             told: None,
             subscribed: false,
+            refused: false,
             dirty: true,
         };
         let id = self.rooms.insert(channel.clone(), room);
@@ -345,21 +355,20 @@ impl Hub {
         let Some(id) = self.rooms.find(channel.as_str()) else { return };
         let room = &mut self.rooms[id];
         if room.told == Some(ticket) && !std::mem::replace(&mut room.subscribed, true) {
+            room.refused = false;
             self.let_in(id);
         }
     }
 
-    /// Takes Redis' refusal of a channel: those who are joining it cannot. The next one who comes makes it wanted anew.
+    /// Takes Redis' refusal of a channel: those who are joining it cannot. For those who listen already the broker tries
+    /// it again, and the next one who comes has it tried at once.
     pub fn refused(&mut self, channel: &Channel, ticket: Ticket) {
         let Some(id) = self.rooms.find(channel.as_str()) else { return };
         let room = &mut self.rooms[id];
         if room.told != Some(ticket) {
             return;
         }
-        room.told = None;
-        if !std::mem::replace(&mut room.dirty, true) {
-            self.dirty.push(id);
-        }
+        room.refused = true;
         for place in &room.listeners {
             if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
                 held.fail(NotJoined::Refused);

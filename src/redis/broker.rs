@@ -14,12 +14,13 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::commands::Commands;
 use super::connect::Target;
 use super::discovery::pause;
-use super::events::{Telling, key_of};
+use super::error_reply::Reminder;
+use super::events::Telling;
 use super::feed::Feed;
 use super::inbox::{Call, Inbox, Role};
 use super::interests::Interests;
@@ -42,29 +43,29 @@ const RECOVERIES: usize = 4;
 /// Time after which it is said again why Redis cannot be reached.
 const COMPLAINTS: Duration = Duration::from_mins(1);
 
-/// How often is asked whether Redis tells of keys: that may be switched at any time.
-const LOOKS: Duration = Duration::from_secs(30);
-
 /// First pause before a lost connection is made again.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// How much later it is looked once more whether a step is answered: a process that stood still has not read yet.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// Time for the answer to a fence where another connection to the same Redis got none in its whole time.
+const SUSPICION: Duration = Duration::from_secs(1);
+
 type Dialing = Pin<Box<dyn Future<Output = Result<Line, String>>>>;
 
 /// What was told to Redis, and is not answered yet.
-struct Asked {
-    channels: Vec<Channel>,
+pub(super) struct Asked {
+    pub(super) channels: Vec<Channel>,
     since: Instant,
-    refusal: Option<String>,
+    pub(super) refusal: Option<String>,
     /// Whether its time was over when that was last looked at.
     late: bool,
 }
 
 /// The pub/sub side of Redis.
 pub struct Broker {
-    feed: Option<Feed>,
+    pub(super) feed: Option<Feed>,
     dialing: Option<Dialing>,
     /// Pause before the next attempt.
     pause: Duration,
@@ -84,20 +85,26 @@ pub struct Broker {
     pub(super) shards: Vec<mpsc::Sender<Inbox>>,
     pub(super) interests: Interests,
     pub(super) pump: Pump,
-    step: Option<Asked>,
+    pub(super) step: Option<Asked>,
+    /// Whether another connection to this Redis got no answer in time.
+    pub(super) suspected: bool,
+    /// The channel of a key that Redis refuses, which is tried again for all of its kind.
+    pub(super) refused_key: Option<Channel>,
     /// Values that were read again. They go out after a fence: what was published before they were read has come then.
     pub(super) recovered: Vec<Recovered>,
     pub(super) fenced: Vec<Recovered>,
     pub(super) recoveries: (mpsc::Sender<Recovered>, mpsc::Receiver<Recovered>),
     pub(super) up: bool,
     down_since: Instant,
-    last_step: Instant,
+    pub(super) last_step: Instant,
     /// Changes with every loss: a recovery of an older epoch stops.
     pub(super) epoch: Rc<Cell<u64>>,
     pub(super) target: Target,
     counters: Arc<Counters>,
     lag: Seldom,
-    refused: Seldom,
+    pub(super) refused: Seldom,
+    pub(super) refused_ping: Reminder,
+    pub(super) not_now: Reminder,
     /// Why Redis could not be reached, and when that was said.
     complaint: Option<(String, Instant)>,
 }
@@ -136,6 +143,8 @@ impl Broker {
             ),
             control,
             step: None,
+            suspected: false,
+            refused_key: None,
             recovered: Vec::new(),
             fenced: Vec::new(),
             recoveries: mpsc::channel(RECOVERIES),
@@ -147,6 +156,8 @@ impl Broker {
             counters: counters.clone(),
             lag: Seldom::default(),
             refused: Seldom::default(),
+            refused_ping: Reminder::default(),
+            not_now: Reminder::default(),
             complaint: None,
         }
     }
@@ -170,6 +181,7 @@ impl Broker {
                 }
                 Some(recovered) = self.recoveries.1.recv() => self.recovered.push(recovered),
                 Some(telling) = self.telling.1.recv() => self.tell_whether(telling).await,
+                () = self.target.suspected(), if self.feed.is_some() => self.suspected = true,
                 () = sleep_until(due), if self.feed.is_some() => if self.is_overdue() {
                     self.lose(&format!("no answer within {} s", self.patience.as_secs())).await;
                 },
@@ -186,10 +198,12 @@ impl Broker {
             return;
         };
         let due = self.interests.has_queued()
-            || self.interests.next_leave().is_some_and(|due| due <= now)
+            || self.interests.next_due().is_some_and(|due| due <= now)
             || now - self.last_step >= KEEPALIVE
             || !self.recovered.is_empty()
-            || !self.up;
+            || self.suspected
+            // While channels are postponed, it cannot be up yet.
+            || !(self.up || self.interests.is_behind());
         if self.step.is_none() && due {
             self.fenced = std::mem::take(&mut self.recovered);
             let step = self.interests.step(now);
@@ -229,10 +243,11 @@ impl Broker {
     fn next_look(&self) -> Instant {
         if let (Some(asked), Some(feed)) = (&self.step, &self.feed) {
             let grace = if asked.late { GRACE } else { Duration::ZERO };
-            return asked.since.max(feed.last_read()) + self.patience + grace;
+            let patience = if self.suspected { self.patience.min(SUSPICION) } else { self.patience };
+            return asked.since.max(feed.last_read()) + patience + grace;
         }
-        let (keepalive, leave) = (self.last_step + KEEPALIVE, self.interests.next_leave());
-        leave.filter(|_| self.up).map_or(keepalive, |leave| leave.min(keepalive))
+        let keepalive = self.last_step + KEEPALIVE;
+        self.interests.next_due().map_or(keepalive, |due| due.min(keepalive))
     }
 
     /// Tells whether Redis owes an answer for too long. Says so only if it does when asked once more.
@@ -248,7 +263,7 @@ impl Broker {
         }
         if self.pump.is_quiet() {
             match self.pump.take_news(&mut self.feed) {
-                Some(News::Fence) => self.finish().await,
+                Some(News::Fence(refusal)) => self.finish(refusal).await,
                 Some(News::Refused(reason)) => match &mut self.step {
                     Some(asked) => asked.refusal = Some(reason),
                     None => self.lose(&reason).await,
@@ -256,35 +271,6 @@ impl Broker {
                 Some(News::Lost(reason)) => self.lose(&reason).await,
                 None => {}
             }
-        }
-    }
-
-    /// Redis has answered all that was asked in the step.
-    async fn finish(&mut self) {
-        let Some(Asked { channels, refusal, .. }) = self.step.take() else { return };
-        let now = Instant::now();
-        self.last_step = now;
-        if self.up && now - self.asked >= LOOKS {
-            self.ask_whether();
-        }
-        let Some(reason) = refusal else {
-            let told = self.interests.subscribed(channels, now);
-            self.tell_subscribed(told).await;
-            self.tell_recovered().await;
-            if !self.up && !self.interests.has_queued() {
-                self.rise().await;
-            }
-            return;
-        };
-        for (shard, channel, ticket) in self.interests.refused(channels) {
-            if key_of(&channel).is_some() {
-                self.do_without_events(&reason).await;
-            } else if self.control.as_ref() == Some(&channel) {
-                warn!(error = %reason, "redis refuses the control channel; allow its user to subscribe to it (ACL SETUSER … &ws4redis:control), or changes of users may take session.recheck_seconds to be noticed");
-            } else if let Some(unsaid) = self.refused.due() {
-                error!(unsaid, ?channel, error = %reason, "redis refuses a channel; allow its user to subscribe to it (ACL SETUSER … &pattern)");
-            }
-            self.tell(shard, Inbox::Refused(channel, ticket)).await;
         }
     }
 
@@ -297,7 +283,10 @@ impl Broker {
                         had.push((channel, ticket));
                     }
                 }
-                Order::Leave(channel) => self.interests.leave(&channel, shard, Instant::now()),
+                Order::Leave(channel) => {
+                    self.interests.leave(&channel, shard, Instant::now());
+                    self.keep_trying(&channel);
+                }
             }
         }
         if !had.is_empty() {
@@ -346,7 +335,7 @@ impl Broker {
         }
     }
 
-    async fn lose(&mut self, reason: &str) {
+    pub(super) async fn lose(&mut self, reason: &str) {
         // What came before the loss goes out before it: later it would follow newer values. Nothing more is read.
         let mut feed = self.feed.take();
         loop {
@@ -358,6 +347,8 @@ impl Broker {
             }
         }
         self.step = None;
+        self.suspected = false;
+        self.refused_key = None;
         self.recovered.clear();
         self.fenced.clear();
         self.interests.lost();
@@ -386,7 +377,7 @@ impl Broker {
         warn!(redis = self.target.name(), error = %reason, "redis cannot be reached, clients get 503; {cure}");
     }
 
-    async fn rise(&mut self) {
+    pub(super) async fn rise(&mut self) {
         self.up = true;
         self.target.discovery().note_served(true);
         self.pause = Duration::ZERO;
@@ -396,18 +387,6 @@ impl Broker {
         self.tell_all(|| Inbox::Up).await;
         self.recover();
         self.ask_whether();
-    }
-
-    async fn tell_subscribed(&mut self, told: Vec<(usize, Channel, Ticket)>) {
-        let mut parted = vec![Vec::new(); self.shards.len()];
-        for (shard, channel, ticket) in told {
-            parted[shard].push((channel, ticket));
-        }
-        for (shard, channels) in parted.into_iter().enumerate() {
-            if !channels.is_empty() {
-                self.tell(shard, Inbox::Subscribed(channels)).await;
-            }
-        }
     }
 
     pub(super) async fn tell_all(&mut self, inbox: impl Fn() -> Inbox) {

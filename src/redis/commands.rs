@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::answer::Answer;
 use super::connect::{Guard, Target, describe};
+use super::error_reply::is_reply;
 use super::exchange::{Exchange, keep};
 use super::resp;
 
@@ -187,12 +188,4 @@ async fn by_fred(client: Client, commands: Vec<(&'static str, Vec<Value>)>) -> R
             Err(_) => Err(Lost),
         })
         .collect()
-}
-
-/// Tells an error that Redis answered from one about the connection: Redis' begin with a word in capitals. Such as pass
-/// by themselves count as of the connection.
-pub(super) fn is_reply(text: &str) -> bool {
-    let word = text.split(' ').next().unwrap_or_default();
-    let passing = ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "READONLY"];
-    word.len() >= 3 && word.bytes().all(|b| b.is_ascii_uppercase()) && !passing.contains(&word)
 }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use fred::prelude::*;
 use fred::types::config::{ClusterDiscoveryPolicy, ServerConfig, TlsConnector, UnresponsiveConfig};
 use fred::types::{CustomCommand, RespVersion};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::discovery::{Discovery, Spot};
+use super::error_reply::{hint, is_reply};
 use super::line::{IS_REPLICA, Line};
 use super::{sentinel, topology};
 use crate::settings::{self, Address, RedisUrl, Servers};
@@ -32,6 +34,7 @@ pub struct Target {
     settings: settings::Redis,
     name: String,
     discovery: Arc<Discovery>,
+    suspicion: Arc<Notify>,
 }
 
 /// What is found at the other end.
@@ -43,6 +46,8 @@ pub struct Found {
     pub mode: Option<String>,
     /// Time for one command and its reply.
     pub round_trip: Duration,
+    /// How PING is refused, and what to do about it.
+    pub refusal: Option<String>,
 }
 
 impl Target {
@@ -57,7 +62,7 @@ impl Target {
         let mut config = settings.url.as_ref().map_or_else(|| Ok(Config::default()), config)?;
         config.version = RespVersion::RESP3;
         let discovery = Discovery::new(&config.server);
-        Ok(Self { config, settings: settings.clone(), name, discovery })
+        Ok(Self { config, settings: settings.clone(), name, discovery, suspicion: Arc::default() })
     }
 
     /// Returns the number of the database.
@@ -123,12 +128,24 @@ impl Target {
         &self.name
     }
 
+    /// Notes that a connection got no answer in time: the broker finds out whether Redis is lost, for all shards.
+    pub(super) fn suspect(&self) {
+        self.suspicion.notify_one();
+    }
+
+    /// Waits until a connection got no answer in time. Safe to cancel.
+    pub(super) async fn suspected(&self) {
+        self.suspicion.notified().await;
+    }
+
     /// Says what to do about an error of a connection.
     pub fn cure(&self, reason: &str) -> &'static str {
         let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
-        if says(&["NOAUTH"]) {
-            "it wants a password: redis://:PASSWORD@host:6379"
-        } else if says(&["WRONGPASS", "invalid password"]) {
+        if !hint(reason).is_empty() {
+            hint(reason)
+        } else if says(&["NOAUTH"]) {
+            hint("NOAUTH")
+        } else if says(&["invalid password"]) {
             "check user and password in redis.url"
         } else if says(&["DB index"]) {
             "it has no database of this number: check the end of redis.url"
@@ -136,8 +153,6 @@ impl Target {
             "there is no host of this name: check redis.url"
         } else if says(&["Decode", "frame_type", "Protocol", "parse", "unknown command"]) {
             "what answers there is no Redis of version 6 or later: check host and port in redis.url"
-        } else if says(&["LOADING"]) {
-            "it is loading its data: wait"
         } else if says(&[IS_REPLICA]) {
             "name the master in redis.url, or let sentinels find it: redis-sentinel://"
         } else if says(&["sentinel"]) {
@@ -261,7 +276,15 @@ async fn connect_once(target: &Target) -> Result<(Client, Guard), String> {
 pub async fn examine(target: &Target) -> Result<Found, String> {
     let (client, _guard) = connect_once(target).await?;
     let begun = tokio::time::Instant::now();
-    client.ping::<()>(None).await.map_err(|error| describe(&error))?;
+    let refusal = match client.ping::<()>(None).await {
+        Ok(()) => None,
+        // It lives.
+        Err(error) if is_reply(error.details()) => {
+            let reason = describe(&error);
+            Some(format!("{reason}; {}", hint(&reason)))
+        }
+        Err(error) => return Err(describe(&error)),
+    };
     let round_trip = begun.elapsed();
     // Under a narrow ACL user this is refused, which is no fault.
     let info: String = client.info(None).await.unwrap_or_default();
@@ -274,6 +297,7 @@ pub async fn examine(target: &Target) -> Result<Found, String> {
         version: field("valkey_version").or_else(|| field("redis_version")),
         mode: field("redis_mode"),
         round_trip,
+        refusal,
     })
 }
 

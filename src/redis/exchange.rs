@@ -14,9 +14,10 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use super::answer::Answer;
-use super::commands::{Lost, Reply, is_reply};
+use super::commands::{Lost, Reply};
 use super::connect::{Target, describe_text};
 use super::discovery::{Spot, pause};
+use super::error_reply::Meaning;
 use super::line::{IS_REPLICA, Line, OUT_OF_STEP, is_replica};
 use super::resp::{self, Token};
 
@@ -163,7 +164,10 @@ pub(super) async fn keep(exchange: Rc<Exchange>, target: Target, patience: Durat
                 exchange.up.send_replace(true);
                 let reason = tokio::select! {
                     reason = Talk { line, exchange: &exchange } => reason,
-                    reason = exchange.overdue(patience) => reason,
+                    reason = exchange.overdue(patience) => {
+                        target.suspect();
+                        reason
+                    }
                     reason = demoted(&exchange) => reason,
                     () = discovery.left(&spot) => "the master is another server now".to_owned(),
                 };
@@ -247,7 +251,7 @@ impl Talk<'_> {
                 Token::Status(_) => Ok(Reply::Done),
                 Token::Error(place) => {
                     let reason = describe_text(&String::from_utf8_lossy(&incoming[place]));
-                    if !is_reply(&reason) {
+                    if matches!(Meaning::of(&reason), Meaning::Unauthenticated | Meaning::Elsewhere) {
                         return Err(reason);
                     }
                     Err(reason)

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::commands::is_reply;
 use super::connect::describe_text;
+use super::error_reply::Meaning;
 use super::interests::Step;
 use super::line::{Line, OUT_OF_STEP};
 use super::resp::Token;
@@ -43,8 +43,8 @@ pub(super) enum Heard {
     Message(Message),
     /// A message that is too large, of so many bytes: it is passed over.
     Oversize(Channel, usize),
-    /// All that was asked for in the step has been answered.
-    Fence,
+    /// All that was asked for in the step has been answered; the fence itself perhaps by an error.
+    Fence(Option<String>),
     /// Redis refuses something, with its reason.
     Refused(String),
     /// An acknowledgement of a single channel.
@@ -59,14 +59,16 @@ pub(super) struct Feed {
     /// Whether an UNSUBSCRIBE has no answer yet, and then a SUBSCRIBE: one error answers for all of its channels.
     unsubscribing: bool,
     subscribing: bool,
+    /// Whether the fence has no answer yet.
+    fenced: bool,
     last_read: Instant,
 }
 
 impl Feed {
     /// Takes a line on which nothing has been said.
     pub(super) fn new(line: Line) -> Self {
-        let (unsubscribing, subscribing) = (false, false);
-        Self { line, fence: String::new(), unsubscribing, subscribing, last_read: Instant::now() }
+        let (unsubscribing, subscribing, fenced) = (false, false, false);
+        Self { line, fence: String::new(), unsubscribing, subscribing, fenced, last_read: Instant::now() }
     }
 
     /// Where it leads to, for knowing it again.
@@ -91,6 +93,7 @@ impl Feed {
         self.unsubscribing = !step.unsubscribe.is_empty();
         self.subscribing = !step.subscribe.is_empty();
         self.fence = format!("fence {:016x}", rand::random::<u64>());
+        self.fenced = true;
         self.line.command("PING", &[self.fence.as_bytes()]);
     }
 
@@ -129,17 +132,22 @@ impl Feed {
             Token::Error(place) => {
                 let text = self.line.incoming().split_to(next);
                 let reason = describe_text(&String::from_utf8_lossy(&text[place]));
-                if std::mem::take(&mut self.unsubscribing) && is_reply(&reason) {
+                if Meaning::of(&reason) == Meaning::Unauthenticated {
+                    return Err(reason);
+                }
+                if std::mem::take(&mut self.unsubscribing) {
                     // What goes on coming is wanted by nobody, and is dropped.
                     debug!(error = %reason, "redis refuses to unsubscribe");
                     return Ok(Some(Heard::Acknowledged));
                 }
-                // Without a fence nothing can be told of a step's end.
-                if std::mem::take(&mut self.subscribing) && is_reply(&reason) {
-                    Ok(Some(Heard::Refused(reason)))
-                } else {
-                    Err(reason)
+                if std::mem::take(&mut self.subscribing) {
+                    return Ok(Some(Heard::Refused(reason)));
                 }
+                // Replies come in order: this one belongs to the fence, and shows as well as any that all before it came.
+                if std::mem::take(&mut self.fenced) {
+                    return Ok(Some(Heard::Fence(Some(reason))));
+                }
+                Err(reason)
             }
             _ => Err(OUT_OF_STEP.to_owned()),
         }
@@ -187,7 +195,11 @@ impl Feed {
         }
     }
 
-    fn check(&self, text: &[u8]) -> Result<Option<Heard>, String> {
-        if text == self.fence.as_bytes() { Ok(Some(Heard::Fence)) } else { Err(OUT_OF_STEP.to_owned()) }
+    fn check(&mut self, text: &[u8]) -> Result<Option<Heard>, String> {
+        if std::mem::take(&mut self.fenced) && text == self.fence.as_bytes() {
+            Ok(Some(Heard::Fence(None)))
+        } else {
+            Err(OUT_OF_STEP.to_owned())
+        }
     }
 }

@@ -18,7 +18,9 @@ pub enum Inbox {
     Deliver(Vec<(Channel, Run)>),
     /// Redis has acknowledged channels.
     Subscribed(Vec<(Channel, Ticket)>),
-    /// Redis refuses a channel.
+    /// Redis sends a channel that it refused: what is published from now on waits for its persisted value.
+    Regained(Channel),
+    /// Redis refuses a channel. It is tried again for those who listen already.
     Refused(Channel, Ticket),
     /// Redis can be reached, and sends all channels that are wanted.
     Up,

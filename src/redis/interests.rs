@@ -7,6 +7,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use super::retries::Retries;
 use crate::hub::{Directory, Ticket};
 use crate::wire::Channel;
 
@@ -16,15 +17,16 @@ const STEP: usize = 10_000;
 /// Which channels the shards want, and which Redis sends.
 #[derive(Debug)]
 pub(super) struct Interests {
-    channels: Directory<Interest>,
-    queued: Vec<Channel>,
+    pub(super) channels: Directory<Interest>,
+    pub(super) queued: Vec<Channel>,
     /// Channels of which Redis refused some together: tried in ever smaller parts.
-    suspects: Vec<Vec<Channel>>,
+    pub(super) suspects: Vec<Vec<Channel>>,
     suspect_turn: bool,
     /// Channels without listeners, when they lost the last one, and the number of that rest; oldest first.
     idle: VecDeque<(Instant, NonZeroU32, Channel)>,
     rests: NonZeroU32,
     linger: Duration,
+    pub(super) retries: Retries,
 }
 
 /// One channel.
@@ -32,13 +34,27 @@ pub(super) struct Interests {
 pub(super) struct Interest {
     /// The shards that want it, each with the ticket of its latest want.
     pub(super) tickets: SmallVec<[(usize, Ticket); 1]>,
-    had: bool,
-    /// Whether it stands in a SUBSCRIBE: what comes before is from an older one.
-    pub(super) asked: bool,
+    pub(super) state: State,
+    /// Whether Redis has refused it since it was had last, so that messages were missed.
+    pub(super) missed: bool,
     /// The number of its rest, if it has no listeners.
     rest: Option<NonZeroU32>,
     /// Where the channel's messages stand in the pump's present batch, if there are any.
     pub(super) place: u16,
+}
+
+/// How far the subscription of a channel is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// It waits for its SUBSCRIBE.
+    #[default]
+    Queued,
+    /// It stands in a SUBSCRIBE without an answer.
+    Asked,
+    /// Redis sends it.
+    Had,
+    /// Redis refuses it; it is tried again.
+    Refused,
 }
 
 /// What to tell Redis next.
@@ -46,6 +62,17 @@ pub(super) struct Interest {
 pub(super) struct Step {
     pub(super) unsubscribe: Vec<Channel>,
     pub(super) subscribe: Vec<Channel>,
+}
+
+impl Interest {
+    /// Whether it stands in a SUBSCRIBE: what comes before is from an older one.
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(self.state, State::Asked | State::Had)
+    }
+
+    fn is_had(&self) -> bool {
+        self.state == State::Had
+    }
 }
 
 impl Interests {
@@ -58,6 +85,7 @@ impl Interests {
             idle: VecDeque::new(),
             rests: NonZeroU32::MIN,
             linger,
+            retries: Retries::default(),
         }
     }
 
@@ -77,23 +105,32 @@ impl Interests {
         self.find(channel).map(|(.., interest)| interest)
     }
 
-    /// Takes a shard's want. Returns true if Redis sends the channel already.
+    /// Takes a shard's want. Returns true if Redis sends the channel already; one that it refused is tried at once.
     pub(super) fn want(&mut self, channel: Channel, shard: usize, ticket: Ticket) -> bool {
         let number = self.channels.find(channel.as_str()).unwrap_or_else(|| {
             self.queued.push(channel.clone());
-            self.channels.insert(channel, Interest::default())
+            self.channels.insert(channel.clone(), Interest::default())
         });
         let interest = &mut self.channels[number];
         interest.tickets.retain(|&mut (of, _)| of != shard);
         interest.tickets.push((shard, ticket));
         interest.rest = None;
-        interest.had
+        if interest.state == State::Refused {
+            interest.state = State::Queued;
+            self.queued.push(channel);
+            return false;
+        }
+        interest.is_had()
     }
 
     /// Takes a shard's leave. After the last one the channel stays for a while, so that page reloads do not churn.
     pub(super) fn leave(&mut self, channel: &Channel, shard: usize, now: Instant) {
-        if let Some(interest) = self.get_mut(channel.as_str()) {
-            interest.tickets.retain(|&mut (of, _)| of != shard);
+        let Some(number) = self.channels.find(channel.as_str()) else { return };
+        let interest = &mut self.channels[number];
+        interest.tickets.retain(|&mut (of, _)| of != shard);
+        if interest.state == State::Refused && interest.tickets.is_empty() {
+            self.channels.remove(number);
+        } else {
             self.rest(channel, now);
         }
     }
@@ -102,7 +139,7 @@ impl Interests {
     fn rest(&mut self, channel: &Channel, now: Instant) {
         let rest = self.rests.checked_add(1).unwrap_or(NonZeroU32::MIN);
         if let Some(interest) = self.get_mut(channel.as_str())
-            && interest.had
+            && interest.is_had()
             && interest.tickets.is_empty()
         {
             interest.rest = Some(rest);
@@ -111,13 +148,19 @@ impl Interests {
         }
     }
 
-    /// Returns when the next step is due because of a channel whose rest is over.
-    pub(super) fn next_leave(&self) -> Option<Instant> {
-        self.idle.front().map(|(since, ..)| *since + self.linger)
+    /// Returns when the next step is due because of a channel whose rest is over, or that is tried again.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let leave = self.idle.front().map(|(since, ..)| *since + self.linger);
+        [leave, self.retries.postponed, self.retries.due].into_iter().flatten().min()
     }
 
-    /// Tells whether channels wait to be subscribed.
+    /// Tells whether channels wait to be subscribed now.
     pub(super) fn has_queued(&self) -> bool {
+        self.is_behind() && self.retries.postponed.is_none()
+    }
+
+    /// Tells whether channels wait to be subscribed, now or later. Such as Redis refuses do not count.
+    pub(super) fn is_behind(&self) -> bool {
         !self.queued.is_empty() || !self.suspects.is_empty()
     }
 
@@ -138,6 +181,12 @@ impl Interests {
             self.queued.shrink_to_fit();
             self.idle.shrink_to_fit();
         }
+        if self.retries.due.take_if(|due| *due <= now).is_some() {
+            self.retry_refused(now);
+        }
+        if self.retries.is_postponed(now) {
+            return step;
+        }
         // In turns: neither waits for the other's end.
         self.suspect_turn = !self.suspect_turn;
         step.subscribe = if self.queued.is_empty() || (self.suspect_turn && !self.suspects.is_empty()) {
@@ -145,57 +194,56 @@ impl Interests {
         } else {
             self.queued.split_off(self.queued.len().saturating_sub(STEP))
         };
-        for channel in &step.subscribe {
-            if let Some(interest) = self.get_mut(channel.as_str()) {
-                interest.asked = true;
+        // Nobody may want such any more as were refused before.
+        step.subscribe.retain(|channel| match self.channels.find(channel.as_str()) {
+            Some(number) => {
+                self.channels[number].state = State::Asked;
+                true
             }
-        }
+            None => false,
+        });
         step
     }
 
-    /// Takes Redis' acknowledgement. Returns who has to be told.
+    /// Takes Redis' acknowledgement. Returns who has to be told, and whether the channel was refused before.
     pub(super) fn subscribed(
         &mut self,
         channels: Vec<Channel>,
         now: Instant,
-    ) -> Vec<(usize, Channel, Ticket)> {
+    ) -> Vec<(usize, Channel, Ticket, bool)> {
+        self.retries.note_answered();
         let mut told = Vec::with_capacity(channels.len());
         for channel in channels {
             let Some(interest) = self.get_mut(channel.as_str()) else { continue };
-            interest.had = true;
-            told.extend(interest.tickets.iter().map(|(shard, ticket)| (*shard, channel.clone(), *ticket)));
+            interest.state = State::Had;
+            let missed = std::mem::take(&mut interest.missed);
+            told.extend(
+                interest.tickets.iter().map(|(shard, ticket)| (*shard, channel.clone(), *ticket, missed)),
+            );
             self.rest(&channel, now);
+            if missed {
+                self.retries.note_allowed(now);
+            }
         }
         told
-    }
-
-    /// Takes Redis' refusal of some of these channels. Returns who has to be told; many are parted and tried again.
-    pub(super) fn refused(&mut self, mut channels: Vec<Channel>) -> Vec<(usize, Channel, Ticket)> {
-        if channels.len() > 1 {
-            let half = channels.split_off(channels.len() / 2);
-            self.suspects.extend([channels, half]);
-            return Vec::new();
-        }
-        let Some(channel) = channels.pop() else { return Vec::new() };
-        let Some(number) = self.channels.find(channel.as_str()) else { return Vec::new() };
-        let (channel, interest) = self.channels.remove(number);
-        interest.tickets.into_iter().map(|(shard, ticket)| (shard, channel.clone(), ticket)).collect()
     }
 
     /// Notes that the connection was lost: what is wanted is queued again, the rest is forgotten.
     pub(super) fn lost(&mut self) {
         self.channels.retain(|interest| !interest.tickets.is_empty());
         for interest in self.channels.values_mut() {
-            (interest.had, interest.asked) = (false, false);
+            (interest.state, interest.missed) = (State::Queued, false);
         }
         self.queued = self.channels.iter().map(|(channel, _)| channel.clone()).collect();
         self.suspects.clear();
         self.idle.clear();
+        self.retries = Retries::default();
     }
 
     /// Returns the channels that somebody wants and Redis sends, with the shards that want them.
     pub(super) fn live(&self) -> Vec<(Channel, Vec<usize>)> {
-        let live = self.channels.iter().filter(|(_, interest)| interest.had && !interest.tickets.is_empty());
+        let live =
+            self.channels.iter().filter(|(_, interest)| interest.is_had() && !interest.tickets.is_empty());
         live.map(|(channel, interest)| {
             (channel.clone(), interest.tickets.iter().map(|(shard, _)| *shard).collect())
         })
@@ -221,7 +269,7 @@ mod tests {
         Ticket::new(number).unwrap()
     }
 
-    fn subscribe(interests: &mut Interests, now: Instant) -> Vec<(usize, Channel, Ticket)> {
+    fn subscribe(interests: &mut Interests, now: Instant) -> Vec<(usize, Channel, Ticket, bool)> {
         let step = interests.step(now);
         interests.subscribed(step.subscribe, now)
     }
@@ -234,7 +282,7 @@ mod tests {
         assert_eq!(step.subscribe, [channel("a")]);
         interests.leave(&channel("a"), 0, now);
         assert!(!interests.want(channel("a"), 1, ticket(7)), "not acknowledged yet");
-        assert_eq!(interests.subscribed(step.subscribe, now), [(1, channel("a"), ticket(7))]);
+        assert_eq!(interests.subscribed(step.subscribe, now), [(1, channel("a"), ticket(7), false)]);
         assert!(interests.step(now + LINGER * 2).unsubscribe.is_empty(), "somebody wants it");
     }
 
@@ -253,26 +301,6 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_is_narrowed_down_to_the_channels_concerned() {
-        let (mut interests, now) = (Interests::new(LINGER), Instant::now());
-        for name in ["a", "b", "bad", "c"] {
-            interests.want(channel(name), 0, ticket(1));
-        }
-        let (mut refused, mut subscribed) = (Vec::new(), Vec::new());
-        for _ in 0..10 {
-            let step = interests.step(now);
-            if step.subscribe.iter().any(|c| c.as_str() == "bad") {
-                refused.extend(interests.refused(step.subscribe));
-            } else {
-                subscribed.extend(interests.subscribed(step.subscribe, now));
-            }
-        }
-        assert_eq!(refused, [(0, channel("bad"), ticket(1))]);
-        assert_eq!(subscribed.len(), 3);
-        assert!(!interests.has_queued());
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn after_a_loss_what_is_wanted_is_subscribed_again() {
         let (mut interests, now) = (Interests::new(LINGER), Instant::now());
         interests.want(channel("a"), 0, ticket(1));
@@ -281,7 +309,7 @@ mod tests {
         interests.leave(&channel("b"), 0, now);
         interests.lost();
         assert!(interests.live().is_empty());
-        assert_eq!(subscribe(&mut interests, now), [(0, channel("a"), ticket(1))]);
+        assert_eq!(subscribe(&mut interests, now), [(0, channel("a"), ticket(1), false)]);
         assert_eq!(interests.live(), [(channel("a"), vec![0])]);
     }
 }

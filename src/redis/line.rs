@@ -19,6 +19,7 @@ use tokio_util::io::poll_read_buf;
 use super::answer::Answer;
 use super::connect::{Target, describe_text};
 use super::discovery::Spot;
+use super::error_reply::is_usable;
 use super::resp::{self, Malformed, Token};
 
 /// Replies do not belong to what was asked.
@@ -73,7 +74,7 @@ impl Line {
         }
         // Redis says only now that it loads its data, wants a password or has too many clients already.
         match line.ask(&["PING"]).await {
-            Err(reason) if !reason.starts_with("NOPERM") => Err(reason),
+            Err(reason) if !is_usable(&reason) => Err(reason),
             _ => Ok(line),
         }
     }

@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::commands::{Batch, Commands, Replies, Reply};
 use super::discovery::Discovery;
+use super::error_reply::{Meaning, hint};
 use super::{Failure, Receipts};
 use crate::counters::Counters;
 use crate::telemetry::Seldom;
@@ -218,11 +219,18 @@ impl Publisher {
         let mut replies = replies.into_iter();
         for publication in &batch {
             let mut result = if left { Err(Failure::Lost) } else { Ok(()) };
+            let mut published = false;
             for _ in publication.channels.iter() {
                 if self.expire_seconds > 0 {
                     self.note_unkept(replies.next());
                 }
-                result = result.and(self.judge(replies.next()));
+                let judged = self.judge(replies.next());
+                published |= judged.is_ok();
+                result = if judged == Err(Failure::Lost) { judged } else { result.and(judged) };
+            }
+            // What went to some of its channels is not to be repeated.
+            if published && result.is_err() {
+                result = Err(Failure::Lost);
             }
             self.settle(publication, result);
         }
@@ -264,7 +272,7 @@ impl Publisher {
     fn note_unkept(&self, reply: Option<Result<Reply, String>>) {
         if let Some(Err(error)) = reply {
             if let Some(unsaid) = self.unkept.due() {
-                warn!(%error, unsaid, "redis did not keep a client's message");
+                warn!(%error, unsaid, "redis did not keep a client's message; {}", hint(&error));
             }
             Counters::count(&self.counters.unkept_publications);
         }
@@ -275,9 +283,11 @@ impl Publisher {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => {
                 if let Some(unsaid) = self.refused.due() {
-                    warn!(%error, unsaid, "redis refused a client's message");
+                    warn!(%error, unsaid, "redis refused a client's message; {}", hint(&error));
                 }
-                Err(Failure::Lost)
+                // It was not carried out, and may be later.
+                let is_passing = Meaning::of(&error) == Meaning::NotNow;
+                Err(if is_passing { Failure::Waited } else { Failure::Lost })
             }
             None => Err(Failure::Lost),
         }

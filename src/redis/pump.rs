@@ -45,8 +45,8 @@ pub(super) struct Pump {
 /// What Redis says besides messages.
 #[derive(Debug)]
 pub(super) enum News {
-    /// The step is over.
-    Fence,
+    /// The step is over; the fence itself was perhaps refused.
+    Fence(Option<String>),
     /// Something was refused.
     Refused(String),
     /// The connection was lost.
@@ -115,7 +115,7 @@ impl Pump {
                 Ok(Some(Heard::Message(message))) => self.keep(message),
                 Ok(Some(Heard::Oversize(channel, bytes))) => self.note_too_big(&channel, bytes),
                 Ok(Some(Heard::Acknowledged)) => {}
-                Ok(Some(Heard::Fence)) => self.news = Some(News::Fence),
+                Ok(Some(Heard::Fence(refusal))) => self.news = Some(News::Fence(refusal)),
                 Ok(Some(Heard::Refused(reason))) => self.news = Some(News::Refused(reason)),
                 Ok(None) => return,
                 Err(reason) => self.news = Some(News::Lost(reason)),
@@ -126,7 +126,7 @@ impl Pump {
     /// Returns what came besides messages, and takes in what has come behind it.
     pub(super) fn take_news(&mut self, feed: &mut Option<Feed>) -> Option<News> {
         let news = self.news.take();
-        if let (Some(News::Fence | News::Refused(_)), Some(feed)) = (&news, feed) {
+        if let (Some(News::Fence(_) | News::Refused(_)), Some(feed)) = (&news, feed) {
             self.collect(feed);
         }
         news
@@ -174,7 +174,7 @@ impl Pump {
     fn add(&mut self, message: &Message, interests: &mut Interests) {
         let payload = message.payload();
         // What comes from a subscription that was given up is older than what its next listener reads.
-        let interest = interests.find(message.channel()).filter(|(.., interest)| interest.asked);
+        let interest = interests.find(message.channel()).filter(|(.., interest)| interest.is_asked());
         let Some((number, channel, interest)) = interest.filter(|_| !payload.is_empty()) else { return };
         let opcode = Opcode::of(payload);
         // A place in an older batch is another's by now, or nobody's.

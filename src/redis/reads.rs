@@ -6,13 +6,16 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::commands::{Commands, Reply};
+use super::error_reply::{Meaning, Reminder, hint};
 use crate::counters::Counters;
 use crate::telemetry::Seldom;
 
@@ -22,10 +25,25 @@ const BATCH: usize = 500;
 /// Pipelines under way: more brings nothing, as measured.
 const UNDER_WAY: usize = 4;
 
+/// Pauses before a key is read again that Redis could not give out at the moment, and the time after which that ends;
+/// who waits for it has a shorter deadline in most cases.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// Redis was lost, or did not answer in time, before a value came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("redis was lost while a key was read")]
 pub struct ReadFailed;
+
+/// Why a value did not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// Redis was lost, or did not answer in time.
+    Lost,
+    /// Redis cannot give it out at the moment.
+    NotNow,
+}
 
 /// What is known of a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,7 +65,7 @@ impl Entry {
     }
 }
 
-pub(super) type Answer = Result<Entry, ReadFailed>;
+pub(super) type Answer = Result<Entry, Unread>;
 
 /// A key that can be read. `Debug` is what the log shows of it.
 pub(super) trait Key: AsRef<str> + Clone + Eq + Hash + Debug + 'static {}
@@ -73,6 +91,7 @@ pub(super) struct Reads<K> {
     with_ttl: bool,
     counters: Arc<Counters>,
     refused: Seldom,
+    not_now: RefCell<Reminder>,
     too_big: Seldom,
 }
 
@@ -94,20 +113,35 @@ impl<K: Key> Reads<K> {
             with_ttl,
             counters,
             refused: Seldom::default(),
+            not_now: RefCell::default(),
             too_big: Seldom::default(),
         })
     }
 
-    /// Reads keys, in their order.
+    /// Reads keys, in their order. What Redis cannot give out at the moment is read again, until who waits gives up.
     ///
     /// # Errors
     ///
     /// When Redis is lost, or does not answer in time.
-    pub(super) async fn read(&self, keys: impl Iterator<Item = K>) -> Result<Vec<Entry>, ReadFailed> {
+    pub(super) async fn read(&self, keys: impl Iterator<Item = K> + Clone) -> Result<Vec<Entry>, ReadFailed> {
+        let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
+        loop {
+            match self.read_once(keys.clone()).await {
+                Ok(entries) => return Ok(entries),
+                Err(Unread::NotNow) if begun.elapsed() < PATIENCE => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LAST_PAUSE);
+                }
+                Err(_) => return Err(ReadFailed),
+            }
+        }
+    }
+
+    async fn read_once(&self, keys: impl Iterator<Item = K>) -> Result<Vec<Entry>, Unread> {
         let reading: Vec<_> = keys.map(|key| self.queue(key)).collect();
         let mut entries = Vec::with_capacity(reading.len());
         for entry in reading {
-            entries.push(entry.await.map_err(|_| ReadFailed)??);
+            entries.push(entry.await.map_err(|_| Unread::Lost)??);
         }
         Ok(entries)
     }
@@ -156,10 +190,8 @@ impl<K: Key> Reads<K> {
         for (key, waiting) in batch {
             let mut next = || replies.as_mut().ok().and_then(Iterator::next);
             let answer = match next() {
-                Some(value) => {
-                    Ok(self.judge(&key, value, if self.with_ttl { next() } else { None }.as_ref()))
-                }
-                None => Err(ReadFailed),
+                Some(value) => self.judge(&key, value, if self.with_ttl { next() } else { None }),
+                None => Err(Unread::Lost),
             };
             for waiter in waiting {
                 // Who gave up waiting does not mind.
@@ -168,29 +200,41 @@ impl<K: Key> Reads<K> {
         }
     }
 
-    fn judge(&self, key: &K, value: Result<Reply, String>, ttl: Option<&Result<Reply, String>>) -> Entry {
+    fn judge(&self, key: &K, value: Result<Reply, String>, ttl: Option<Result<Reply, String>>) -> Answer {
         let value = match value {
             Ok(Reply::Value(value)) => value,
-            Ok(Reply::TooLarge(bytes)) => return self.note_too_big(key, bytes),
+            Ok(Reply::TooLarge(bytes)) => return Ok(self.note_too_big(key, bytes)),
             Ok(_) => None,
-            Err(error) => {
+            Err(error) if Meaning::of(&error) == Meaning::Denied => {
                 if let Some(unsaid) = self.refused.due() {
-                    warn!(?key, %error, unsaid, "redis refused a {}, it counts as absent", self.what);
+                    let hint = hint(&error);
+                    warn!(?key, %error, unsaid, "redis refused a {}, it counts as absent; {hint}", self.what);
                 }
                 Counters::count(&self.counters.refused_reads);
-                return Entry { refused: true, ..Entry::default() };
+                return Ok(Entry { refused: true, ..Entry::default() });
             }
+            Err(error) => return self.not_now(&error),
         };
         // -1: it does not end; -2: it is gone.
         let lives_ms = match ttl {
-            Some(Ok(Reply::Integer(-2))) => return Entry::default(),
-            Some(Ok(Reply::Integer(ttl))) => u64::try_from(*ttl).ok(),
+            Some(Ok(Reply::Integer(-2))) => return Ok(Entry::default()),
+            Some(Ok(Reply::Integer(ttl))) => u64::try_from(ttl).ok(),
+            Some(Err(error)) if Meaning::of(&error) != Meaning::Denied => return self.not_now(&error),
             _ => None,
         };
-        match value.as_ref().map(Bytes::len) {
+        Ok(match value.as_ref().map(Bytes::len) {
             Some(bytes) if bytes > self.max_bytes => self.note_too_big(key, bytes),
             _ => Entry { value, lives_ms, ..Entry::default() },
+        })
+    }
+
+    /// Redis cannot give a value out at the moment, which says nothing of whether there is one.
+    fn not_now(&self, error: &str) -> Answer {
+        if self.not_now.borrow_mut().take(error) {
+            warn!(%error, "redis cannot give out a {} at the moment, handshakes wait; {}", self.what, hint(error));
         }
+        Counters::count(&self.counters.refused_reads);
+        Err(Unread::NotNow)
     }
 
     fn note_too_big(&self, key: &K, bytes: usize) -> Entry {

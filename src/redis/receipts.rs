@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Waker};
 pub enum Failure {
     /// It was written and not acknowledged, or Redis refused it. It is not repeated.
     Lost,
-    /// It has waited too long for a Redis that cannot be reached, and was not written.
+    /// It has waited too long for a Redis that cannot be reached, and was not written; or Redis cannot carry it out at the
+    /// moment.
     Waited,
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::broker::Broker;
 use super::inbox::Inbox;
@@ -28,7 +28,12 @@ pub(super) struct Recovered {
 impl Broker {
     /// Reads the persisted values of all channels again, beside everything else.
     pub(super) fn recover(&self) {
-        let (mut live, store, done) = (self.interests.live(), self.store.clone(), self.recoveries.0.clone());
+        self.recover_these(self.interests.live());
+    }
+
+    /// Reads the persisted values of these channels again, for the shards that want them.
+    pub(super) fn recover_these(&self, mut live: Vec<(Channel, Vec<usize>)>) {
+        let (store, done) = (self.store.clone(), self.recoveries.0.clone());
         // Not all channels carry messages; what was held back there goes on without a value.
         let control = self.control.clone();
         live.retain(|(channel, _)| control.as_ref() != Some(channel));
@@ -76,7 +81,8 @@ impl Broker {
 async fn read_again(store: &Store, channels: &[Channel], epoch: &Cell<u64>, now: u64) -> Vec<Option<Bytes>> {
     let begun = Instant::now();
     while epoch.get() == now && begun.elapsed() < RECOVERY_PATIENCE {
-        if let Ok(values) = store.persisted(channels).await {
+        let left = RECOVERY_PATIENCE.saturating_sub(begun.elapsed());
+        if let Ok(Ok(values)) = timeout(left, store.persisted(channels)).await {
             return values;
         }
         sleep(Duration::from_millis(100)).await;

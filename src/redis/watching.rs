@@ -1,11 +1,13 @@
 //! What the broker hears besides messages: what happens to the keys of sessions, and hints about users.
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::broker::Broker;
 use super::events::{self, Telling};
 use super::inbox::Inbox;
+use crate::hub::Ticket;
+use crate::wire::Channel;
 
 impl Broker {
     /// Asks, beside everything else, whether Redis tells of keys.
@@ -38,8 +40,14 @@ impl Broker {
         self.tell_all(|| Inbox::Events(telling != Telling::No)).await;
     }
 
-    /// Redis refuses the channels that tell of keys: sessions are read again now and then instead.
-    pub(super) async fn do_without_events(&mut self, reason: &str) {
+    /// Redis refuses the channels that tell of keys: sessions are read again periodically instead. One of the channels
+    /// is tried again for all.
+    pub(super) async fn do_without_events(&mut self, channel: &Channel, reason: &str) {
+        if self.refused_key.is_none() {
+            self.refused_key = Some(channel.clone());
+        } else if self.refused_key.as_ref() == Some(channel) {
+            return;
+        }
         if self.tells.replace(Telling::Unknown) != Some(Telling::No) {
             warn!(
                 error = reason,
@@ -47,6 +55,23 @@ impl Broker {
             );
         }
         self.tell_all(|| Inbox::Events(false)).await;
+    }
+
+    /// Keeps a refused channel of a key among those that are tried again, though no session wants it any more.
+    pub(super) fn keep_trying(&mut self, channel: &Channel) {
+        if self.refused_key.as_ref() == Some(channel) {
+            self.interests.want(channel.clone(), 0, Ticket::MIN);
+        }
+    }
+
+    /// Redis allows the channel of a key that it refused: sessions may be watched again.
+    pub(super) fn regain_events(&mut self, channel: &Channel) {
+        if self.refused_key.take_if(|refused| refused == channel).is_some() {
+            info!("redis allows keyspace events again");
+            self.interests.leave(channel, 0, Instant::now());
+            self.tells = None;
+            self.ask_whether();
+        }
     }
 
     /// Hands on what has happened to keys.

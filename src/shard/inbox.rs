@@ -71,6 +71,7 @@ impl Shard {
                     hub.subscribed(&channel, ticket);
                 }
             }),
+            Inbox::Regained(channel) => desk.with(|hub| hub.regained(&channel)),
             Inbox::Refused(channel, ticket) => desk.with(|hub| hub.refused(&channel, ticket)),
             Inbox::Up | Inbox::Overlooked => self.leases.look_at_all(),
             Inbox::Lost => desk.with(Hub::lost),

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
+use tracing::warn;
 
 use super::Shard;
 use crate::access::Grant;
@@ -53,9 +54,12 @@ impl Visits for Shard {
                 Ok::<_, Rejection>(Some((since, self.reception.afresh(&visitor).await?)))
             };
             let reading = async { Ok(read_joined(&subscription, &self.parts, &grant.subscribe).await?) };
-            let (persisted, again) = timeout(patience, async { tokio::try_join!(reading, again) })
-                .await
-                .unwrap_or(Err(Rejection::NoRedis))?;
+            let (persisted, again) = match timeout(patience, async { tokio::try_join!(reading, again) }).await
+            {
+                Ok(Err(Rejection::NoRedis)) => return Err(self.no_redis("Redis was lost meanwhile")),
+                Ok(done) => done?,
+                Err(_) => return Err(self.no_redis("Redis did not do it within server.handshake_seconds")),
+            };
             if let Some((later, again)) = again {
                 since = later;
                 let same = again.is_as(&visitor);
@@ -123,12 +127,29 @@ impl Shard {
         if self.parts.live.load(Ordering::Relaxed) > self.settings.server.max_connections {
             return Err(Rejection::Full);
         }
-        if !self.redis_up.get() || !self.parts.store.is_up().await {
+        // Why the broker has lost Redis stands in the log already.
+        if !self.redis_up.get() {
             return Err(Rejection::NoRedis);
         }
+        if !self.parts.store.is_up().await {
+            return Err(self.no_redis("this shard has no connection of its own to Redis"));
+        }
         let received = self.reception.receive(&arrival.credentials, &arrival.handshake);
-        let received = timeout(self.settings.server.handshake, received).await;
-        Ok(received.unwrap_or(Err(NotReceived::NoRedis))?)
+        match timeout(self.settings.server.handshake, received).await {
+            Ok(Err(NotReceived::NoRedis)) => Err(self.no_redis("the session cannot be read")),
+            Ok(received) => Ok(received?),
+            Err(_) => Err(self.no_redis("the session was not read within server.handshake_seconds")),
+        }
+    }
+
+    /// Returns the rejection where Redis does not do what a handshake needs; no such 503 is without a line in the log.
+    fn no_redis(&self, reason: &str) -> Rejection {
+        if self.redis_up.get()
+            && let Some(unsaid) = self.no_redis.due()
+        {
+            warn!(reason, unsaid, "a handshake got 503, for want of Redis");
+        }
+        Rejection::NoRedis
     }
 }
 

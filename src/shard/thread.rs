@@ -59,6 +59,7 @@ pub struct Shard {
     outboxes: Arc<OutboxMemory>,
     crowded: Seldom,
     unsaid_refusals: Cell<u64>,
+    pub(super) no_redis: Seldom,
     sessions: Rc<Lookups>,
 }
 
@@ -179,6 +180,7 @@ impl Shard {
             outboxes,
             crowded: Seldom::default(),
             unsaid_refusals: Cell::default(),
+            no_redis: Seldom::default(),
             allowances: Allowances::default(),
             sessions,
             settings,

@@ -7,6 +7,7 @@ mod cluster;
 mod connect_order;
 mod deployments;
 mod echo_memory;
+mod error_replies;
 mod handshake_races;
 mod keyspace_events;
 mod least_rights;

@@ -299,3 +299,45 @@ async fn a_redis_that_hangs_is_noticed_while_channels_linger() {
     redis.resume();
     gateway.wait_for_redis().await;
 }
+
+#[tokio::test]
+async fn the_first_timeout_of_a_redis_that_hangs_is_known_to_all_shards_and_logged_once() {
+    let redis = RedisServer::start();
+    let builder = TestGateway::builder().redis(&redis).set("redis.command_timeout_seconds", "2");
+    let gateway = builder.set("server.shards", "3").start().await;
+    let mut open = gateway.connect("/ws/chat?subscribe-broadcast").await;
+    // The broker has nothing to ask for ten seconds: only reads for handshakes get no answer.
+    open.expect_nothing().await;
+    redis.pause();
+    let begun = tokio::time::Instant::now();
+    gateway.request("/ws/chat?subscribe-broadcast").expect_status(503).await;
+    gateway.expect_log(&["WARN", "redis lost", "no answer within 2 s"]).await;
+    assert!(begun.elapsed().as_secs() < 7, "it took {:?}", begun.elapsed());
+    assert!(gateway.count_log(&["WARN", "a handshake got 503"]) <= 1, "{:#?}", gateway.log());
+    for _ in 0..6 {
+        let begun = tokio::time::Instant::now();
+        gateway.request("/ws/chat?subscribe-broadcast").expect_status(503).await;
+        assert!(begun.elapsed().as_millis() < 700, "a shard does not know: {:?}", begun.elapsed());
+    }
+    redis.resume();
+    gateway.wait_for_redis().await;
+    redis.publish(&gateway.channel("broadcast:chat"), "live");
+    open.expect_text("live").await;
+    assert_eq!(gateway.count_log(&["redis lost"]), 1);
+}
+
+#[tokio::test]
+async fn one_connection_that_hangs_costs_nobody_else_the_feed() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(&redis);
+    let builder = TestGateway::builder().redis(&redis).set("redis.url", &proxy.url());
+    let gateway = builder.set("redis.command_timeout_seconds", "1").start().await;
+    let mut open = gateway.connect("/ws/chat?subscribe-broadcast").await;
+    proxy.hold_replies(Side::Store);
+    gateway.request("/ws/chat?subscribe-broadcast").expect_status(503).await;
+    gateway.expect_log(&["WARN", "a handshake got 503"]).await;
+    gateway.wait_for_redis().await;
+    redis.publish(&gateway.channel("broadcast:chat"), "live");
+    open.expect_text("live").await;
+    assert_eq!(gateway.count_log(&["redis lost"]), 0);
+}

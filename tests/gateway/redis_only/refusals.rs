@@ -194,18 +194,16 @@ async fn answers_to_nothing_that_was_asked_are_given_to_nobody() {
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_ping_is_named_in_the_log_and_tried_without_haste() {
+async fn a_user_who_may_not_ping_is_served_and_the_log_names_the_right_that_is_missing() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "-ping", "~*", "&*"]);
-    let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
-    let gateway = TestGateway::builder().redis(&redis).set("redis.url", &url).without_redis().start().await;
-    gateway.expect_log(&["NOPERM", "ping"]).await;
-    let attempts = || gateway.count_log(&["NOPERM", "ping"]);
-    let (first, begun) = (attempts(), tokio::time::Instant::now());
-    eventually("two more attempts", || (attempts() >= first + 2).then_some(())).await;
-    assert!(begun.elapsed().as_millis() >= 80, "it tries in a hot loop");
-    acl(&redis, &["+@all", "~*", "&*"]);
-    gateway.wait_for_redis().await;
+    let gateway = as_user(&redis).await;
+    let mut client = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast&echo").await;
+    client.send_text("heard").await;
+    client.expect_text("heard").await;
+    gateway.expect_log(&["WARN", "refuses PING", "NOPERM", "docs/security.md"]).await;
+    assert_eq!(gateway.count_log(&["refuses PING"]), 1);
+    assert_eq!(gateway.count_log(&["redis lost"]), 0);
 }
 
 #[tokio::test]
@@ -328,4 +326,76 @@ async fn one_channel_that_is_refused_keeps_no_other_from_a_socket_that_gains_the
     redis.publish(&gateway.channel("group:stay:x"), "still here");
     client.expect_text("still here").await;
     gateway.expect_log(&["ERROR", "refuses a channel", "group:bad"]).await;
+}
+
+#[tokio::test]
+async fn channels_that_redis_refused_after_a_reconnect_are_heard_again_once_it_allows_them() {
+    let redis = RedisServer::start();
+    let gateway = TestGateway::builder().redis(&redis).set("server.shards", "3").start().await;
+    let mut clients = Vec::new();
+    for number in 0..6 {
+        clients.push(gateway.connect(&format!("/ws/chat-{}?subscribe-broadcast", number % 4)).await);
+    }
+    redis.command(&["ACL", "SETUSER", "default", "-subscribe"]);
+    redis.kill_clients("pubsub");
+    gateway.expect_log(&["ERROR", "refuses a channel", "NOPERM", "back-off"]).await;
+    gateway.expect_log(&["WARN", "refuses the control channel"]).await;
+    // What is kept meanwhile was missed by the open clients.
+    redis.persist(&gateway.channel("broadcast:chat-0"), "missed 0");
+    redis.command(&["ACL", "SETUSER", "default", "+subscribe"]);
+    let subscribed = || (redis.channels(&gateway.channel("broadcast:")).len() == 4).then_some(());
+    eventually("all channels are subscribed again", subscribed).await;
+    gateway.expect_log(&["INFO", "allows the control channel again"]).await;
+    for number in [0, 4] {
+        clients[number].expect_text("missed 0").await;
+    }
+    for (number, client) in clients.iter_mut().enumerate().filter(|(number, _)| number % 4 != 0) {
+        let facility = number % 4;
+        if number < 4 {
+            redis.publish(&gateway.channel(&format!("broadcast:chat-{facility}")), "live");
+        }
+        client.expect_text("live").await;
+    }
+    assert_eq!(gateway.count_log(&["refuses the control channel"]), 1);
+}
+
+#[tokio::test]
+async fn one_channel_that_was_refused_is_tried_again_while_the_others_are_heard() {
+    let redis = RedisServer::start();
+    acl(&redis, &["+@all", "~*", "&*"]);
+    let gateway = as_user(&redis).await;
+    let mut closed = gateway.connect("/ws/closed?subscribe-broadcast").await;
+    let mut open = gateway.connect("/ws/open?subscribe-broadcast").await;
+    acl(&redis, &["+@all", "~*", "&*:broadcast:open*"]);
+    gateway.expect_log(&["ERROR", "refuses a channel", "closed"]).await;
+    gateway.request("/ws/closed?subscribe-broadcast").expect_status(503).await;
+    // Nobody tells the gateway.
+    redis.persist(&gateway.channel("broadcast:closed"), "missed");
+    redis.command(&["ACL", "SETUSER", "gate", "allchannels"]);
+    closed.expect_text("missed").await;
+    redis.publish(&gateway.channel("broadcast:closed"), "live");
+    closed.expect_text("live").await;
+    open.expect_nothing().await;
+    closed.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn keyspace_events_that_were_refused_are_wanted_again_once_they_are_allowed() {
+    let redis = RedisServer::start_with(&crate::support::redis::EVENTS);
+    acl(&redis, &["+@all", "~*", "resetchannels", "&*:broadcast:*", "&*:user:*", "&*ws4redis:control"]);
+    let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
+    let builder = TestGateway::builder().redis(&redis).set("redis.url", &url);
+    let gateway = builder.set("session.recheck_seconds", "600").start().await;
+    let (first, second) = (session_key(), session_key());
+    let cookies =
+        [(&first, "john"), (&second, "mary")].map(|(key, name)| log_in(&redis, key, name, name, &[]));
+    let mut john = connect(&gateway, "/ws/chat?subscribe-user", &cookies[0]).await;
+    let _mary = connect(&gateway, "/ws/chat?subscribe-user", &cookies[1]).await;
+    gateway.expect_log(&["WARN", "&__keyspace@*"]).await;
+    redis.command(&["ACL", "SETUSER", "gate", "allchannels"]);
+    gateway.expect_log(&["INFO", "allows keyspace events again"]).await;
+    eventually("both sessions are watched", || (redis.channels("__keyspace@").len() == 2).then_some(()))
+        .await;
+    redis.command(&["DEL", &crate::support::sessions::redis_key(&first)]);
+    john.expect_close(4401).await;
 }

@@ -1,0 +1,137 @@
+//! Error replies: what each means, and what the operator can do about it.
+//!
+//! An error reply proves that Redis lives, so it never counts as a lost connection, except where the connection itself is
+//! not authenticated. The codes are those of Redis' own source (`server.c`, `processCommand`).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Time after which the same hint is logged again.
+const REMINDER: Duration = Duration::from_mins(1);
+
+/// What an error reply means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// The user may not do this, or the key holds another type: for the gateway it is not there.
+    Denied,
+    /// Redis cannot do this at the moment: retry.
+    NotNow,
+    /// The connection is not authenticated: connect again.
+    Unauthenticated,
+    /// The server is a replica: find the master.
+    Elsewhere,
+    /// Anything else.
+    Other,
+}
+
+impl Meaning {
+    /// Returns the meaning of an error reply.
+    pub(super) fn of(text: &str) -> Self {
+        match code(text) {
+            "NOPERM" | "WRONGTYPE" => Self::Denied,
+            "BUSY" | "LOADING" | "MASTERDOWN" | "MISCONF" | "NOREPLICAS" | "OOM" | "CLUSTERDOWN"
+            | "TRYAGAIN" | "UNKILLABLE" | "MOVED" | "ASK" => Self::NotNow,
+            "NOAUTH" | "WRONGPASS" => Self::Unauthenticated,
+            "READONLY" => Self::Elsewhere,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Returns the code with which an error reply begins.
+fn code(text: &str) -> &str {
+    text.split(' ').next().unwrap_or_default()
+}
+
+/// Tells an error reply of Redis from an error of the connection: a reply begins with a code in capitals.
+pub(super) fn is_reply(text: &str) -> bool {
+    let code = code(text);
+    code.len() >= 3 && code.bytes().all(|b| b.is_ascii_uppercase())
+}
+
+/// Returns true if Redis refuses the command itself, whatever its arguments are.
+///
+/// Redis writes `NOPERM … no permissions to run the 'subscribe' command`.
+pub(super) fn is_about_the_command(text: &str) -> bool {
+    text.contains("to run the")
+}
+
+/// Returns true if a connection on which PING is answered so can be used: failing snapshots refuse PING and writes only.
+pub(super) fn is_usable(text: &str) -> bool {
+    matches!(code(text), "NOPERM" | "MISCONF")
+}
+
+/// Returns what the operator can do about an error reply; empty where there is no advice.
+pub(super) fn hint(text: &str) -> &'static str {
+    match code(text) {
+        "BUSY" => "a script runs for too long: wait, or stop it by SCRIPT KILL",
+        "LOADING" => "it is loading its data: wait",
+        "MASTERDOWN" => {
+            "this replica has lost its master: mend the replication, or set replica-serve-stale-data yes"
+        }
+        "MISCONF" => {
+            "its snapshots fail, so it refuses writes: see Redis' log for the reason (a full disk?), or set stop-writes-on-bgsave-error no"
+        }
+        "NOREPLICAS" => "it has fewer replicas than min-replicas-to-write wants: start them, or lower that",
+        "OOM" => "its memory is full: raise maxmemory, or set a maxmemory-policy other than noeviction",
+        "READONLY" => "this is a replica: redis.url has to lead to the master",
+        "CLUSTERDOWN" => "the cluster does not serve all slots: see CLUSTER INFO",
+        "NOPERM" => "the ACL of its user does not allow this: see docs/security.md for one that is enough",
+        "WRONGTYPE" => "something else is stored under this key",
+        "NOAUTH" => "it wants a password: redis://:PASSWORD@host:6379",
+        "WRONGPASS" => "check user and password in redis.url",
+        _ => "",
+    }
+}
+
+/// Keeps the same hint to one a minute; another code is another hint.
+#[derive(Debug, Default)]
+pub(super) struct Reminder(Option<(String, Instant)>);
+
+impl Reminder {
+    /// Returns true if an error with this code is to be logged now, and remembers that it was.
+    pub(super) fn take(&mut self, text: &str) -> bool {
+        let code = code(text);
+        if self.0.as_ref().is_some_and(|(last, when)| last == code && when.elapsed() < REMINDER) {
+            return false;
+        }
+        self.0 = Some((code.to_owned(), Instant::now()));
+        true
+    }
+
+    /// Forgets what was logged. Returns true if something was.
+    pub(super) fn clear(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_no_permission_and_a_wrong_type_mean_that_nothing_is_there() {
+        for (text, meaning) in [
+            ("NOPERM this user has no permissions to access one of the keys", Meaning::Denied),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", Meaning::Denied),
+            ("BUSY Redis is busy running a script.", Meaning::NotNow),
+            ("LOADING Redis is loading the dataset in memory", Meaning::NotNow),
+            ("MASTERDOWN Link with MASTER is down", Meaning::NotNow),
+            ("NOAUTH Authentication required.", Meaning::Unauthenticated),
+            ("ERR unknown command 'GET'", Meaning::Other),
+        ] {
+            assert_eq!(Meaning::of(text), meaning, "{text}");
+            assert!(is_reply(text), "{text}");
+        }
+        assert!(!is_reply("connection closed") && !is_reply("No such file or directory"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hint_comes_once_a_minute_and_at_once_for_another_reason() {
+        let mut reminder = Reminder::default();
+        assert!(reminder.take("BUSY a") && !reminder.take("BUSY b") && reminder.take("LOADING"));
+        tokio::time::advance(REMINDER).await;
+        assert!(reminder.take("LOADING") && reminder.clear() && !reminder.clear());
+    }
+}
