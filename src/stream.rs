@@ -62,6 +62,13 @@ pub struct Discard {
     pub silence: Duration,
 }
 
+impl Discard {
+    /// Returns bounds by which silence matters no less than noise.
+    pub fn for_all(total: Duration) -> Self {
+        Self { total, silence: total }
+    }
+}
+
 impl Stream {
     /// Takes a socket that does not block.
     ///

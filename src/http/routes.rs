@@ -107,7 +107,6 @@ type Taken<T> = RefCell<Option<(T, Option<Bytes>)>>;
 
 /// How an HTTP connection ended.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "most connections become the large one, and none is kept")]
 pub enum Served<T> {
     /// It has become a connection that listens.
     Opened(Opened<T>),

@@ -16,13 +16,14 @@ use tracing::debug;
 
 use super::allowance::Allowance;
 use super::client_heartbeats::suspect;
+use super::frames::FrameScanner;
 use super::reader::{Feed, Incoming, Reader};
 use super::{Beats, Close, Share};
 use crate::access::{Grant, Policy, Rate};
 use crate::counters::Counters;
 use crate::hub::{Ending, Form, Limits, Listener, Subscription};
 use crate::redis::{Receipts, Store};
-use crate::stream::Stream;
+use crate::stream::{Discard, Stream};
 use crate::wire::{Channel, Handshake};
 
 /// What the connections of a shard share.
@@ -243,10 +244,15 @@ impl Connection {
         self.listener.pulse.heard.set(parts.clock.get());
         self.listener.pulse.pinged.set(0);
         let listener = self.listener.clone();
-        let mut feed = Feed { input, listener: &listener, limits: &parts.limits };
+        let new_reader = || Box::new(Reader::new(parts.max_message_bytes));
+        let sound = self.reader.get_or_insert_with(new_reader).frames.scan(input);
+        let mut feed = Feed { input: &input[..sound], listener: &listener, limits: &parts.limits };
         loop {
-            let reader = self.reader.get_or_insert_with(|| Box::new(Reader::new(parts.max_message_bytes)));
+            let reader = self.reader.get_or_insert_with(new_reader);
             let Some(incoming) = reader.next(&mut feed) else {
+                if sound < input.len() {
+                    return Some(Close::Protocol("length of a frame is not minimal".to_owned()));
+                }
                 // It takes more room than the rest of the connection. Only who publishes needs it again soon.
                 if self.receipts.is_none() {
                     self.reader.take_if(|reader| reader.is_idle());
@@ -301,11 +307,14 @@ impl Connection {
         None
     }
 
-    /// Ends the connection: leaves the hub, says why, half-closes and lingers, so that the close frame arrives.
+    /// Ends the connection: leaves the hub, says why, and lingers, so that the close frame arrives.
+    ///
+    /// It holds its place as long as it lingers, so no more connections linger than there may be.
     async fn finish(self: Box<Self>, mut close: Close) {
-        let Self { place: parts, listener, subscription, mut speech, receipts, .. } = *self;
+        let Self { place: parts, listener, subscription, mut speech, receipts, reader, .. } = *self;
         drop(subscription);
         (speech.share, speech.addition) = (None, None);
+        let frames = reader.map(|reader| reader.frames).unwrap_or_default();
         if let (Close::ByClient(_), Some(receipts)) = (&close, &receipts) {
             // Its close is answered when everything before it is in Redis.
             match timeout(parts.publish_patience, receipts.settled()).await {
@@ -319,19 +328,32 @@ impl Connection {
             listener.cut();
         }
         log_end(&close, &speech, &listener);
+        drop((speech, receipts));
         let Some(frame) = close.in_form(listener.form) else { return };
         listener.send_uncounted(frame, &parts.limits);
-        if !matches!(timeout(parts.linger, poll_fn(|cx| listener.poll_flush(cx))).await, Ok(Ok(()))) {
-            return;
+        if matches!(timeout(parts.linger, poll_fn(|cx| listener.poll_flush(cx))).await, Ok(Ok(()))) {
+            parts.linger_on(&listener, frames).await;
+        }
+    }
+}
+
+impl Parts {
+    /// Reads on behind a close frame until the client has closed, too, or the linger is over.
+    ///
+    /// The FIN comes only behind the client's own close frame: a proxy takes one that comes before it for an end of
+    /// both directions, and resets the client that is still sending, which then never sees the code.
+    async fn linger_on(&self, listener: &Listener, mut frames: FrameScanner) {
+        let end = Instant::now() + self.linger;
+        let left = || Discard::for_all(end.saturating_duration_since(Instant::now()));
+        if listener.form == Form::Frames && !frames.is_closed() {
+            let closes = |input: &[u8]| {
+                frames.scan(input);
+                frames.is_closed()
+            };
+            listener.stream.discard(&self.buffer, left(), closes).await;
         }
         listener.stream.shutdown();
-        // Bytes that nobody reads would turn the end into a reset, which can overtake the close frame.
-        let discard = poll_fn(|cx| {
-            let mut buffer = parts.buffer.borrow_mut();
-            while ready!(listener.stream.poll_recv(cx, &mut buffer)).is_ok_and(|count| count > 0) {}
-            Poll::Ready(())
-        });
-        let _ = timeout(parts.linger, discard).await;
+        listener.stream.discard(&self.buffer, left(), |_| false).await;
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 
 use super::Close;
+use super::frames::FrameScanner;
 use crate::hub::{Limits, Listener};
 
 /// Bytes of a frame that is not complete. For a larger frame tungstenite reserves what its head promises, which the
@@ -20,6 +21,8 @@ const READ_BUFFER_BYTES: usize = 128;
 /// Reads the messages of one client.
 #[derive(Debug)]
 pub(super) struct Reader {
+    /// Where the frames are in what has come.
+    pub(super) frames: FrameScanner,
     context: WebSocketContext,
     /// Bytes since the last complete message, pings not counted: fragments without end are cut here.
     unfinished: usize,
@@ -57,7 +60,7 @@ impl Reader {
         // A one-byte fragment takes seven bytes on the wire.
         let most_unfinished = max_message_bytes.saturating_mul(8).saturating_add(1 << 16);
         let context = WebSocketContext::new(Role::Server, Some(config));
-        Self { context, unfinished: 0, most_unfinished, left: 0 }
+        Self { frames: FrameScanner::default(), context, unfinished: 0, most_unfinished, left: 0 }
     }
 
     /// Tells whether nothing is left in it, so that a new one would do as well.

@@ -21,6 +21,7 @@ mod identity;
 mod jwt;
 mod keyspace_events;
 mod limits;
+mod lingering;
 mod logs;
 mod outboxes;
 mod ping;

@@ -413,14 +413,15 @@ impl Client {
         }
     }
 
-    /// Expects a close frame with this code, and returns its reason.
+    /// Expects a close frame with this code, answers it as browsers do, and returns its reason.
     #[track_caller]
     pub fn expect_close(&mut self, code: u16) -> impl Future<Output = String> {
         let place = std::panic::Location::caller();
-        let next = self.next_message();
         async move {
-            let frame = next.await;
+            let frame = self.next_message().await;
             assert_eq!(frame.opcode, CLOSE, "{place}: {} instead of a close", show(&frame));
+            // The server may be gone: it may have been the answer to a close of the client's own.
+            let _ = self.try_send_raw(&self::frame(0x80 | CLOSE, &frame.payload)).await;
             let got = frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
             let reason = String::from_utf8(frame.payload.get(2..).unwrap_or_default().to_owned()).unwrap();
             assert_eq!(got, Some(code), "{place}: closed with {reason:?}");
