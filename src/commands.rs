@@ -135,13 +135,13 @@ pub fn check(settings: &Settings, file: Option<&Path>, warnings: &[String]) -> R
     found.refusal.map_or(Ok(()), |refusal| say(format!("redis: refuses PING ({refusal})")))
 }
 
-/// Prints the shipped settings file, which is their manual.
+/// Prints a settings file for a new site, which is their manual.
 ///
 /// # Errors
 ///
 /// When standard output fails.
 pub fn print_settings() -> Result<(), Failed> {
-    io::stdout().write_all(settings::SHIPPED.as_bytes()).map_err(Failed::Stdio)
+    io::stdout().write_all(settings::recommended().as_bytes()).map_err(Failed::Stdio)
 }
 
 fn listening(listen: &Listen) -> String {
@@ -225,6 +225,10 @@ fn channels(settings: &Settings, message: &Message) -> Result<Vec<Channel>, Fail
         return Err(Failed::Senseless(
             "publish to whom? Add --broadcast, --user, --group or --session".to_owned(),
         ));
+    }
+    let names = message.users.iter().chain(&message.groups).chain(&message.sessions);
+    if names.into_iter().any(String::is_empty) {
+        return Err(Failed::Senseless("names must not be empty".to_owned()));
     }
     if channels.iter().any(|channel| channel.as_str().chars().any(char::is_control)) {
         return Err(Failed::Senseless("names must not hold control characters".to_owned()));

@@ -35,7 +35,7 @@ enum Command {
     Serve,
     /// Checks the settings, connects to Redis and says what it found.
     Check,
-    /// Prints the built-in settings, which explain themselves: ws4redis settings > settings.toml
+    /// Prints settings for a new site, which explain themselves: ws4redis settings > settings.toml
     Settings,
     /// Publishes a message, as Django's RedisPublisher does.
     Publish(Publish),

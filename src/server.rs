@@ -285,9 +285,9 @@ fn announce(settings: &Settings, door: &Door) {
         }
         _ => info!(version, shards, redis, "listening on {}", door.name()),
     }
-    if settings.access.is_empty() {
-        info!(
-            "anonymous clients may publish to the broadcast channels of every facility; [[access]] rules change that"
+    if settings.access.is_empty() && settings.anonymous_publish && !settings.demo {
+        warn!(
+            "anonymous visitors may publish to the broadcast channels of every facility; pages that insert messages as HTML can be attacked. Set anonymous_publish = false, or [[access]] rules"
         );
     }
 }

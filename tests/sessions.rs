@@ -48,6 +48,7 @@ impl Fixture {
             session_key: fixture["session_key"].as_str().unwrap().to_owned(),
             redis_key: fixture["redis_key"].as_str().map(str::to_owned),
             expected: Session {
+                namespace: None,
                 user_id: text("_auth_user_id"),
                 backend: text("_auth_user_backend"),
                 auth_hash: text("_auth_user_hash"),

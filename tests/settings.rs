@@ -17,6 +17,7 @@ fn keys() -> Vec<(String, String, String)> {
         if let Some(name) = line.strip_prefix('[') {
             section = format!("{}.", name.trim_end_matches(']'));
         } else if let Some((key, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            let value = value.split("  # ").next().unwrap_or_default();
             keys.push((format!("{section}{key}"), value.to_owned(), above.clone()));
             continue;
         }
@@ -162,4 +163,78 @@ fn a_redis_url_is_read_as_redis_py_reads_it() {
             assert!(!url.to_string().contains(secret.as_str()), "{url} shows {secret}");
         }
     }
+}
+
+/// Returns every key whose value is a number, and the range that stands behind it.
+fn ranges() -> Vec<(String, i64, i64)> {
+    let text = std::fs::read_to_string(path()).unwrap();
+    let mut lines = text.lines();
+    let numbers = keys().into_iter().filter(|(_, value, _)| value.parse::<i64>().is_ok());
+    let range = |(key, value, _): (String, String, String)| {
+        let begin = format!("{} = {value}", key.rsplit('.').next().unwrap());
+        let line = lines.by_ref().find(|line| line.starts_with(&begin)).unwrap();
+        let (_, range) = line.split_once("  # ").unwrap_or_else(|| panic!("{key} has no range behind it"));
+        let (least, most) = range.split_once(" to ").unwrap();
+        (key, least.parse().unwrap(), most.parse().unwrap())
+    };
+    numbers.map(range).collect()
+}
+
+#[test]
+fn every_number_has_the_range_that_stands_behind_it() {
+    let load = |key: &str, value: &str| {
+        // These two depend on each other; the last assignment counts.
+        let room = ["messages.outbox_bytes=1024", "messages.outbox_hard_bytes=1099511627776"];
+        let all = [&room.map(str::to_owned)[..], &[format!("{key}={value}")]].concat();
+        Settings::load(None, std::iter::empty(), &all).map_err(|error| error.to_string())
+    };
+    let all = ranges();
+    assert!(all.len() >= 29, "{all:?}");
+    for (key, least, most) in all {
+        for sound in [least, most] {
+            load(&key, &sound.to_string()).unwrap_or_else(|error| panic!("{key}={sound}: {error}"));
+        }
+        let expected = format!("{key}: must be an integer from {least} to {most}");
+        for value in [(least - 1).to_string(), (most + 1).to_string(), (1_i64 << 62).to_string()]
+            .iter()
+            .map(String::as_str)
+            .chain(["-9223372036854775808", "9223372036854775808", "1e30", "1.5", "on", "", "0x10", "ten"])
+        {
+            let error = load(&key, value).map(|_| ()).expect_err(&format!("{key}={value}"));
+            assert!(error.starts_with(&expected), "{key}={value}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_number_in_a_file_has_its_range_and_the_error_names_the_file() {
+    let file = std::env::temp_dir().join(format!("ws4redis-ranges-{}.toml", std::process::id()));
+    let rule = |line: &str| format!("[[access]]\nfacility = \"x\"\n[[access]]\nfacility = \"y\"\n{line}\n");
+    for (text, part) in [
+        (
+            "[server]\nmax_headers = 4611686018427387904\n".to_owned(),
+            "server.max_headers: must be an integer from 16 to 1024",
+        ),
+        ("[server]\nmax_headers = 100.5\n".to_owned(), "server.max_headers: must be an integer"),
+        ("[server]\nmax_headers = true\n".to_owned(), "server.max_headers: must be an integer"),
+        ("[server]\nmax_headers = [100]\n".to_owned(), "server.max_headers: must be an integer"),
+        ("[server]\nmax_headers = 9223372036854775808\n".to_owned(), "line 2"),
+        (
+            rule("publish_messages_per_second = -1"),
+            "access.publish_messages_per_second: must be an integer from 0 to 1000000",
+        ),
+        (
+            rule("publish_bytes_per_second = 4294967295"),
+            "access.publish_bytes_per_second: must be an integer from 0 to 1073741824",
+        ),
+        (
+            rule("publish_burst_seconds = 3601"),
+            "access.publish_burst_seconds: must be an integer from 0 to 3600",
+        ),
+    ] {
+        std::fs::write(&file, &text).unwrap();
+        let error = Settings::load(Some(&file), std::iter::empty(), &[]).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("ws4redis-ranges"), "{text}: {error}");
+    }
+    std::fs::remove_file(file).unwrap();
 }

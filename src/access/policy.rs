@@ -24,6 +24,7 @@ pub struct Grant {
 pub struct Policy {
     namespace: Namespace,
     facility_colons: bool,
+    anonymous_publish: bool,
     rules: Vec<Rule>,
 }
 
@@ -34,8 +35,15 @@ pub struct Denied;
 
 impl Policy {
     /// Takes the prefix of all channels, whether facilities with a colon get all their channels, and the site's rules.
+    /// Anonymous visitors may publish until [`anonymous_publish`](Self::anonymous_publish) says otherwise.
     pub fn new(namespace: Namespace, facility_colons: bool, rules: Vec<Rule>) -> Self {
-        Self { namespace, facility_colons, rules }
+        Self { namespace, facility_colons, anonymous_publish: true, rules }
+    }
+
+    /// Sets whether visitors who are not logged in may publish at all.
+    #[must_use]
+    pub fn anonymous_publish(self, anonymous_publish: bool) -> Self {
+        Self { anonymous_publish, ..self }
     }
 
     /// Returns what this visitor gets of what the handshake asks for. `allowed` narrows what the rules allow.
@@ -54,6 +62,8 @@ impl Policy {
             return Err(Denied);
         };
         let flags = allowed.map_or(flags, |allowed| flags.within(allowed));
+        let mute = identity.user_id.is_none() && !self.anonymous_publish;
+        let flags = if mute { flags.without_publish() } else { flags };
         let channels = |wanted: fn(Flags, AudienceKind) -> bool| {
             let kinds = AudienceKind::ALL.into_iter().filter(|kind| wanted(flags, *kind));
             let mut channels: Vec<Channel> = Vec::new();
@@ -75,7 +85,8 @@ impl Policy {
         if kind != AudienceKind::Broadcast && facility.has_colon() && !self.facility_colons {
             return Vec::new();
         }
-        let clear = |name: &&str| !self.facility_colons || !name.contains(':');
+        // Users without a name would share one channel, "user::x".
+        let clear = |name: &&str| !(name.is_empty() || self.facility_colons && name.contains(':'));
         let audiences: Vec<Audience<'_>> = match kind {
             AudienceKind::Broadcast => vec![Audience::Broadcast],
             AudienceKind::Group => {
@@ -131,6 +142,27 @@ mod tests {
     #[test]
     fn an_anonymous_visitor_gets_no_channel_that_needs_an_identity() {
         check(false, "/ws/x", &Identity::anonymous(), &["broadcast:x"], &[]);
+    }
+
+    #[test]
+    fn users_and_groups_without_a_name_have_no_channel() {
+        let nameless = Identity { user: Some("".into()), groups: ["", "a"].into_iter().collect(), ..john() };
+        check(false, "/ws/x", &nameless, &["broadcast:x", "group:a:x", "session:key:x"], &[]);
+        check(true, "/ws/x", &nameless, &["broadcast:x", "group:a:x", "session:key:x"], &[]);
+    }
+
+    #[test]
+    fn where_anonymous_visitors_may_not_publish_only_who_is_logged_in_does() {
+        let all = "subscribe-broadcast&publish-broadcast&publish-session&echo";
+        let handshake = Handshake::parse("/ws/x", Some(all), "/ws/").unwrap();
+        let nobody = Identity { session: Some(SessionKey::new("key")), ..Identity::default() };
+        for (anonymous, identity, publishes) in
+            [(true, &nobody, 2), (false, &nobody, 0), (true, &john(), 2), (false, &john(), 2)]
+        {
+            let policy = Policy::new(Namespace::default(), false, Vec::new()).anonymous_publish(anonymous);
+            let grant = policy.grant(&handshake, identity, None).unwrap();
+            assert_eq!((grant.subscribe.len(), grant.publish.len(), grant.echo), (1, publishes, true));
+        }
     }
 
     #[test]

@@ -75,6 +75,11 @@ impl Rule {
         })
     }
 
+    /// Tells whether visitors who are not logged in may publish by this rule.
+    pub fn lets_anonymous_publish(&self) -> bool {
+        self.anonymous != self.anonymous.without_publish()
+    }
+
     /// Decides over a facility, if the rule is about it.
     fn decide(&self, facility: &Facility, flags: Flags, identity: &Identity) -> Option<Verdict> {
         if !self.facilities.iter().any(|pattern| pattern.matches(facility.as_str())) {

@@ -98,7 +98,8 @@ impl Sessions {
         }
         let key = SessionKey::new(cookie);
         let Some(found) = self.find(&key).await? else { return Ok(Visitor::default()) };
-        let Found { template, session, lives_ms } = found;
+        let Found { template, mut session, lives_ms } = found;
+        session.qualify_user();
         // Some caches keep a key longer than its session.
         let ends_ms = session.ends_at.map(milliseconds_until);
         if ends_ms == Some(0) {
@@ -252,7 +253,7 @@ impl Sessions {
         };
         if identity.user.is_none() && !self.hinted.replace(true) {
             info!(
-                "a logged-in user's session holds no name, so there is no user channel; install the Django package, log in again, or set session.user = \"pk\""
+                "a logged-in user's session holds no name, so there is no user channel; install the Django package, log in again, give the user a name, or set session.user = \"pk\""
             );
         }
         identity.user_id = Some(user_id);

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::Error;
 use super::jwt::RawJwt;
-use super::raw::{at_least, list, require, secret, senseless};
+use super::raw::{list, require, secret, senseless};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,9 +57,6 @@ impl RawAuth {
         }
         let visible = key.bytes().all(|byte| (0x21..0x7f).contains(&byte));
         require(visible, "auth.callback_secret", "must be printable ASCII without blanks")?;
-        at_least(1, self.callback_timeout_seconds as usize, "auth.callback_timeout_seconds")?;
-        at_least(1, self.callback_max_calls, "auth.callback_max_calls")?;
-        at_least(1, self.callback_recheck_seconds as usize, "auth.callback_recheck_seconds")?;
         let forward = self.callback_forward.iter().map(|name| header_name(name, "auth.callback_forward"));
         let forward = forward.collect::<Result<_, _>>()?;
         let headers = self.callback_headers.iter().map(|line| header(line)).collect::<Result<_, _>>()?;

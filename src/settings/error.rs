@@ -28,6 +28,14 @@ pub enum Error {
         /// What is wrong, and what would be right.
         problem: String,
     },
+    /// A number that is none, or too small or too large.
+    #[error("{key}: {problem}")]
+    OutOfRange {
+        /// The key, with its section.
+        key: String,
+        /// The range.
+        problem: String,
+    },
     /// A `--set` that is not `KEY=VALUE`.
     #[error("--set {0}…: expected KEY=VALUE, for example --set server.listen=127.0.0.1:9000")]
     Assignment(String),

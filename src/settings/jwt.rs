@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::Error;
-use super::raw::{list, require, unreadable};
+use super::raw::{bytes, list, require};
 use crate::access::token::{KeyFile, Unusable, Verifier};
 
 #[derive(Deserialize)]
@@ -49,7 +49,7 @@ impl RawJwt {
             "auth.jwt.groups_claim",
             "must be another claim than auth.jwt.user_claim",
         )?;
-        let bytes = std::fs::read(path).map_err(|error| unreadable(path, key, &error))?;
+        let bytes = bytes(path, key)?;
         let file = if self.jwks_file.is_empty() { KeyFile::Key(&bytes) } else { KeyFile::Set(&bytes) };
         let verifier = Verifier::new(&self.algorithm, file, self.audience.clone(), self.issuer.clone());
         let verifier =

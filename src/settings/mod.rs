@@ -7,7 +7,9 @@ mod auth;
 mod client_heartbeats;
 mod environment;
 mod error;
+mod file;
 mod jwt;
+mod ranges;
 mod raw;
 mod redis_url;
 mod visitors;
@@ -35,8 +37,15 @@ pub use redis_url::{Address, RedisUrl, Servers};
 /// The shipped settings file, which is their manual.
 pub const SHIPPED: &str = include_str!("../../settings.toml");
 
+/// Returns the settings file for a new site: the shipped one, but for what is as it is only because
+/// django-websocket-redis has it so.
+pub fn recommended() -> String {
+    SHIPPED.replacen("\nanonymous_publish = true\n", "\nanonymous_publish = false\n", 1)
+}
+
 /// All settings, checked.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Settings {
     /// Path prefix of the WebSockets, with both slashes.
     pub websocket_url: String,
@@ -50,6 +59,8 @@ pub struct Settings {
     pub heartbeat: Option<Bytes>,
     /// Whether facilities with a colon get all their channels.
     pub facility_colons: bool,
+    /// Whether visitors who are not logged in may publish.
+    pub anonymous_publish: bool,
     /// The listening side.
     pub server: Server,
     /// The Redis side.
@@ -208,9 +219,10 @@ impl Settings {
         let known = environment::keys(&shipped);
         let mut builder = Config::builder().add_source(shipped);
         if let Some(path) = file {
-            std::fs::metadata(path)
-                .map_err(|error| Error::Unreadable(format!("{}: {error}", path.display())))?;
-            let written = Config::builder().add_source(File::from(path).format(FileFormat::Toml)).build()?;
+            let name = path.display().to_string();
+            let text =
+                file::read_text(path).map_err(|problem| Error::Unreadable(format!("{name}: {problem}")))?;
+            let written = Config::builder().add_source(file::Written { name, text }).build()?;
             // The site's rules are no part of the shipped file; their own keys are checked as they are read.
             let unknown = |key: &String| key != "access" && !known.contains(key);
             if let Some(key) = environment::keys(&written).into_iter().find(unknown) {
@@ -234,7 +246,9 @@ impl Settings {
             })?;
             builder = builder.set_override(key.trim(), value)?;
         }
-        let raw: Raw = builder.build()?.try_deserialize()?;
+        let settings = builder.build()?;
+        ranges::check(&settings)?;
+        let raw: Raw = settings.try_deserialize()?;
         Ok((raw.check()?, warnings))
     }
 
@@ -351,9 +365,15 @@ mod tests {
             ("redis.url=http://x", "redis.url: "),
             ("origin.allowed=a b", "origin.allowed: \"a b\" is neither"),
             ("demo.enabled=maybe", "demo.enabled: expected auto, on or off"),
-            ("server.keepalive_seconds=0", "server.keepalive_seconds: must be at least 1"),
-            ("server.keepalive_seconds=86401", "server.keepalive_seconds: must be at most 86400"),
-            ("messages.max_message_bytes=0", "messages.max_message_bytes: must be at least 1"),
+            ("server.keepalive_seconds=0", "server.keepalive_seconds: must be an integer from 1 to 86400"),
+            (
+                "server.keepalive_seconds=86401",
+                "server.keepalive_seconds: must be an integer from 1 to 86400",
+            ),
+            (
+                "messages.max_message_bytes=0",
+                "messages.max_message_bytes: must be an integer from 1 to 536870912",
+            ),
             ("ping.interval_seconds=x", "ping.interval_seconds"),
             ("auth.jwt.issuer=x", "auth.jwt.algorithm: is empty"),
             ("auth.jwt.algorithm=HS256", "auth.jwt.key_file: either this or jwks_file"),

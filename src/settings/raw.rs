@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::auth::RawAuth;
 use super::client_heartbeats;
+use super::file;
 use super::visitors::{RawRule, RawSession};
 use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Settings, cores};
-use crate::access::{Allowed, Proxies};
+use crate::access::{Allowed, Proxies, Rule};
 use crate::embedded::Limits;
 use crate::wire::Namespace;
 
@@ -21,6 +22,7 @@ pub(super) struct Raw {
     prefix: String,
     heartbeat: String,
     facility_colons: bool,
+    anonymous_publish: bool,
     server: RawServer,
     redis: RawRedis,
     messages: RawMessages,
@@ -117,12 +119,6 @@ struct RawEmbedded {
     max_output_bytes: usize,
 }
 
-/// Longest time for which a message is kept: Redis refuses what it cannot count in milliseconds.
-const MAX_EXPIRE_SECONDS: i64 = 10 * 366 * 24 * 3600;
-
-/// More memory than any machine has for what waits.
-const MOST_BYTES: usize = 1 << 40;
-
 /// Reads a list, or a text with commas, as the environment has it.
 pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
@@ -146,7 +142,6 @@ impl Raw {
         let plain = !self.prefix.chars().any(char::is_control);
         require(plain, "prefix", "must not hold control characters")?;
         require(self.heartbeat.len() <= 1024, "heartbeat", "must not be longer than 1024 bytes")?;
-        require(self.expire <= MAX_EXPIRE_SECONDS, "expire", "must not be longer than ten years")?;
         let stripped = self.server.websocket_url_stripped;
         let path_prefix = if stripped { "/" } else { &self.websocket_url }.to_owned();
         let redis = self.redis.check()?;
@@ -169,7 +164,13 @@ impl Raw {
         };
         let namespace = Namespace::new(&self.prefix);
         let session = self.session.check(&redis, &namespace)?;
-        let access = self.access.iter().map(RawRule::check).collect::<Result<_, _>>()?;
+        let access = self.access.iter().map(RawRule::check).collect::<Result<Vec<_>, _>>()?;
+        let contradicts = !self.anonymous_publish && access.iter().any(Rule::lets_anonymous_publish);
+        require(
+            !contradicts,
+            "anonymous_publish",
+            "is false, but an [[access]] table gives anonymous visitors a publish- flag; set it to true, so that the tables decide",
+        )?;
         let server = self.server.check()?;
         let jwt = self.auth.jwt.check()?;
         let callback = self.auth.callback()?;
@@ -185,10 +186,11 @@ impl Raw {
             namespace,
             heartbeat: (!self.heartbeat.is_empty()).then(|| Bytes::from(self.heartbeat)),
             facility_colons: self.facility_colons,
+            anonymous_publish: self.anonymous_publish,
             server,
             redis,
             messages: self.messages.check()?,
-            ping: self.ping.check()?,
+            ping: self.ping.check(),
             session,
             jwt,
             callback,
@@ -196,7 +198,7 @@ impl Raw {
             origins,
             log_json,
             demo,
-            embedded: self.embedded.check()?,
+            embedded: self.embedded.check(),
         })
     }
 }
@@ -224,19 +226,6 @@ impl RawServer {
                 "{entry:?} is neither an address, nor a network like 10.0.0.0/8 with nothing behind its prefix, nor unix"
             ),
         })?;
-        at_least(1, self.max_connections, "server.max_connections")?;
-        at_least(1, self.handshake_seconds as usize, "server.handshake_seconds")?;
-        at_least(1, self.keepalive_seconds as usize, "server.keepalive_seconds")?;
-        require(
-            self.keepalive_seconds <= 86_400,
-            "server.keepalive_seconds",
-            "must be at most 86400, a day",
-        )?;
-        at_least(8192, self.max_header_bytes, "server.max_header_bytes")?;
-        at_least(16, self.max_headers, "server.max_headers")?;
-        at_least(1, self.linger_seconds as usize, "server.linger_seconds")?;
-        at_least(4096, self.send_buffer_bytes, "server.send_buffer_bytes")?;
-        require(self.shards <= 64, "server.shards", "must not be above 64")?;
         Ok(Server {
             listen,
             trusted_proxies,
@@ -255,11 +244,6 @@ impl RawServer {
 
 impl RawRedis {
     fn check(self) -> Result<Redis, Error> {
-        at_least(1, self.connect_timeout_seconds as usize, "redis.connect_timeout_seconds")?;
-        at_least(1, self.command_timeout_seconds as usize, "redis.command_timeout_seconds")?;
-        at_least(64, self.receiver_messages, "redis.receiver_messages")?;
-        at_most(1 << 22, self.receiver_messages, "redis.receiver_messages")?;
-        at_least(1 << 20, self.max_pending_bytes, "redis.max_pending_bytes")?;
         Ok(Redis {
             url: RedisUrl::written(&self.url, "redis.url")?,
             connect_timeout: seconds(self.connect_timeout_seconds),
@@ -274,18 +258,11 @@ impl RawRedis {
 
 impl RawMessages {
     fn check(self) -> Result<Messages, Error> {
-        at_least(1, self.max_message_bytes, "messages.max_message_bytes")?;
-        at_most(1 << 29, self.max_message_bytes, "messages.max_message_bytes")?;
-        at_most(1 << 29, self.max_delivery_bytes, "messages.max_delivery_bytes")?;
-        at_least(1, self.max_delivery_bytes, "messages.max_delivery_bytes")?;
-        at_least(1024, self.outbox_bytes, "messages.outbox_bytes")?;
-        at_most(MOST_BYTES, self.outbox_bytes, "messages.outbox_bytes")?;
-        at_most(3600, self.outbox_seconds as usize, "messages.outbox_seconds")?;
-        at_least(self.outbox_bytes, self.outbox_hard_bytes, "messages.outbox_hard_bytes")?;
-        at_most(MOST_BYTES, self.outbox_hard_bytes, "messages.outbox_hard_bytes")?;
-        at_least(1 << 20, self.outbox_total_bytes, "messages.outbox_total_bytes")?;
-        at_most(MOST_BYTES, self.outbox_total_bytes, "messages.outbox_total_bytes")?;
-        at_least(1024, self.publish_bytes, "messages.publish_bytes")?;
+        require(
+            self.outbox_hard_bytes >= self.outbox_bytes,
+            "messages.outbox_hard_bytes",
+            "must not be less than messages.outbox_bytes",
+        )?;
         let drop_oldest = match self.when_slow.as_str() {
             "close" => false,
             "drop-oldest" => true,
@@ -306,20 +283,15 @@ impl RawMessages {
 }
 
 impl RawPing {
-    fn check(self) -> Result<Ping, Error> {
-        at_least(1, self.interval_seconds as usize, "ping.interval_seconds")?;
-        at_least(1, self.timeout_seconds as usize, "ping.timeout_seconds")?;
-        Ok(Ping { interval_seconds: self.interval_seconds, timeout_seconds: self.timeout_seconds })
+    fn check(self) -> Ping {
+        Ping { interval_seconds: self.interval_seconds, timeout_seconds: self.timeout_seconds }
     }
 }
 
 impl RawEmbedded {
-    fn check(self) -> Result<Limits, Error> {
-        at_least(1 << 20, self.max_memory_bytes, "embedded.max_memory_bytes")?;
-        at_least(16, self.max_clients, "embedded.max_clients")?;
-        at_least(1 << 20, self.max_output_bytes, "embedded.max_output_bytes")?;
+    fn check(self) -> Limits {
         let Self { max_memory_bytes, max_clients, max_output_bytes } = self;
-        Ok(Limits { max_memory_bytes, max_clients, max_output_bytes, ..Limits::default() })
+        Limits { max_memory_bytes, max_clients, max_output_bytes, ..Limits::default() }
     }
 }
 
@@ -329,12 +301,17 @@ fn seconds(seconds: u32) -> Duration {
 
 /// Reads a secret from a file; line ends behind it are none of it.
 pub(super) fn secret(path: &str, key: &'static str) -> Result<String, Error> {
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, key, &error))?;
+    let text = file::read_text(path.as_ref()).map_err(|problem| unreadable(path, key, &problem))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-pub(super) fn unreadable(path: &str, key: &'static str, error: &std::io::Error) -> Error {
-    Error::Senseless { key, problem: format!("cannot read {path}: {error}") }
+/// Reads a file of keys.
+pub(super) fn bytes(path: &str, key: &'static str) -> Result<Vec<u8>, Error> {
+    file::read(path.as_ref()).map_err(|problem| unreadable(path, key, &problem))
+}
+
+fn unreadable(path: &str, key: &'static str, problem: &str) -> Error {
+    Error::Senseless { key, problem: format!("cannot read {path}: {problem}") }
 }
 
 pub(super) fn senseless(key: &'static str, problem: &str) -> Error {
@@ -343,18 +320,4 @@ pub(super) fn senseless(key: &'static str, problem: &str) -> Error {
 
 pub(super) fn require(condition: bool, key: &'static str, problem: &str) -> Result<(), Error> {
     if condition { Ok(()) } else { Err(senseless(key, problem)) }
-}
-
-fn at_most(most: usize, value: usize, key: &'static str) -> Result<(), Error> {
-    if value <= most {
-        return Ok(());
-    }
-    Err(Error::Senseless { key, problem: format!("must be at most {most}, is {value}") })
-}
-
-pub(super) fn at_least(least: usize, value: usize, key: &'static str) -> Result<(), Error> {
-    if value >= least {
-        return Ok(());
-    }
-    Err(Error::Senseless { key, problem: format!("must be at least {least}, is {value}") })
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::raw::{at_least, list, require, secret, senseless};
+use super::raw::{list, require, secret, senseless};
 use super::{Error, Redis, RedisUrl, Session};
 use crate::access::session::{Forms, KeyPattern, KeyTemplate, Reading, Secrets, UserName};
 use crate::access::{Rate, Rule, Written};
@@ -74,7 +74,6 @@ impl RawSession {
             "off" => Some(false),
             _ => return Err(senseless("session.keyspace_events", "expected auto, on or off")),
         };
-        at_least(1, self.recheck_seconds as usize, "session.recheck_seconds")?;
         let own = RedisUrl::written(&self.redis_url, "session.redis_url")?;
         Ok(Session {
             cookie: self.cookie,

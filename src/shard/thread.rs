@@ -148,7 +148,8 @@ impl Shard {
                 settings.namespace.clone(),
                 settings.facility_colons,
                 settings.access.clone(),
-            ),
+            )
+            .anonymous_publish(settings.anonymous_publish),
             join_patience: handshake,
             clock: Cell::new(1),
             buffer: vec![0; READ_BYTES].into_boxed_slice().into(),

@@ -93,6 +93,13 @@ impl Flags {
         Self(self.0 & (allowed.0 | Self::FREE))
     }
 
+    /// Returns these flags without those that publish.
+    #[must_use]
+    pub fn without_publish(self) -> Self {
+        let publish = AudienceKind::ALL.into_iter().fold(0, |bits, kind| bits | Self::publish_bit(kind));
+        Self(self.0 & !publish)
+    }
+
     /// Returns the flags of these names; unknown names change nothing.
     pub fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let mut flags = Self::default();

@@ -66,6 +66,22 @@ fn unusable_settings_end_with_64_and_name_the_key() {
 }
 
 #[test]
+fn a_generated_settings_file_lets_no_anonymous_visitor_publish() {
+    let output = run(binary().arg("settings"), b"");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said.matches("\nanonymous_publish = false\n").count(), 1, "{said}");
+    let shipped = said.replace("\nanonymous_publish = false\n", "\nanonymous_publish = true\n");
+    assert_eq!(shipped, include_str!("../../settings.toml"), "the rest is as built in");
+    // Rules that say something else are refused, and not overlooked.
+    let rule = |verb: &str| format!("[[access]]\nfacility = \"x\"\nanonymous = [\"{verb}-broadcast\"]\n");
+    let file = settings_file(&format!("{said}{}", rule("publish")));
+    refused(&["--settings", &file, "check"], 64, &["anonymous_publish: is false", "[[access]]"]);
+    std::fs::write(&file, format!("{said}{}", rule("subscribe"))).unwrap();
+    refused(&["--settings", &file, "check", "--set", "redis.url=redis://127.0.0.1:1"], 69, &["redis.url"]);
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
 fn what_a_redis_url_cannot_say_is_refused_by_name() {
     for (url, part) in [
         ("redis://127.0.0.1?databse=2", "databse"),
@@ -84,6 +100,70 @@ fn what_a_redis_url_cannot_say_is_refused_by_name() {
             refused(&["--set", &format!("{key}={url}"), "check"], 64, &[&format!("{key}: "), part]);
         }
     }
+}
+
+#[test]
+fn a_settings_file_that_is_no_file_of_text_ends_with_64_and_is_named_with_the_place() {
+    let directory = std::env::temp_dir().join(unique("ws4redis-directory"));
+    std::fs::create_dir(&directory).unwrap();
+    let socket = directory.join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let written = |name: &str, bytes: &[u8]| {
+        let path = directory.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let latin1 = written("latin1", b"prefix = 'a'\nheartbeat = 'gr\xfc\xdfe'\n");
+    let utf16 = written("utf16", b"\xff\xfep\0r\0e\0f\0i\0x\0");
+    let huge = written("huge", &b"# 89 123456789\n".repeat(1 << 17));
+    let (directory_name, socket) = (directory.display().to_string(), socket.display().to_string());
+    for (file, part) in [
+        (latin1.as_str(), "not valid UTF-8 (line 2, column 16)"),
+        (&utf16, "UTF-16"),
+        (&directory_name, "directory"),
+        (&socket, "device or a socket"),
+        ("/dev/zero", "device or a socket"),
+        ("/dev/null", "device or a socket"),
+        (&huge, "larger than 1048576 bytes"),
+    ] {
+        refused(&["--settings", file], 64, &[file, part]);
+        refused(&["--settings", file, "check"], 64, &[file, part]);
+        // The same for the other files that settings name.
+        let tokens =
+            ["auth.jwt.algorithm=HS256", "auth.callback_url=http://127.0.0.1/", "session.secret_key=x"];
+        for key in [
+            "session.secret_key_file",
+            "auth.callback_secret_file",
+            "auth.jwt.key_file",
+            "auth.jwt.jwks_file",
+        ] {
+            // Keys need not be text.
+            if key.starts_with("auth.jwt") && [&latin1, &utf16].contains(&&file.to_owned()) {
+                continue;
+            }
+            let set = format!("{key}={file}");
+            let unused = if key.starts_with("auth.jwt") { &tokens[1..] } else { &tokens[1..2] };
+            let mut arguments = vec!["check", "--set", &set];
+            if key.starts_with("auth.jwt") {
+                arguments.extend(["--set", tokens[0]]);
+            }
+            arguments.extend(unused.iter().flat_map(|assignment| ["--set", assignment]));
+            refused(&arguments, 64, &[key, file, part]);
+        }
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn settings_may_come_from_a_pipe_and_begin_with_a_byte_order_mark() {
+    let program = env!("CARGO_BIN_EXE_ws4redis");
+    let script = format!(
+        "{program} --settings <(printf '\\xef\\xbb\\xbfprefix = \"piped\"\\n') check --set redis.url=redis://127.0.0.1:1"
+    );
+    let output = run(Command::new("bash").args(["-c", &script]), b"");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("piped:broadcast:"), "{said}");
 }
 
 #[test]
@@ -178,6 +258,7 @@ async fn variables_that_mean_nothing_are_warned_of_by_name() {
         .variable("WS4REDIS_NONSENSE", "1")
         .variable("WS4REDIS_CONNECTION", "{'host': 'redis.example', 'password': 'geheim'}")
         .variable("WS4REDIS_SUBSCRIBER", "my.Subscriber")
+        .set("anonymous_publish", "false")
         .start()
         .await;
     gateway.expect_log(&["WARN", "WS4REDIS_SERVER_LISTEN", "WS4REDIS_SERVER__LISTEN"]).await;
@@ -270,6 +351,8 @@ fn publish_to_nobody_or_to_unsound_names_ends_with_64() {
     for (arguments, part) in [
         (&["room", "x"][..], "--broadcast"),
         (&["--broadcast", "a\nb", "x"], "control"),
+        (&["--user", "", "room", "x"], "empty"),
+        (&["--broadcast", "--group", "", "room", "x"], "empty"),
         (&["--broadcast"], "FACILITY"),
     ] {
         let output = publish("p", arguments, b"");

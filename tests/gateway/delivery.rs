@@ -105,7 +105,7 @@ async fn burst(gateway: &TestGateway, clients: usize, count: usize, payload: fn(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_of_100_000_pipelined_messages_comes_whole_and_in_order_to_each_of_three_clients() {
-    let gateway = TestGateway::start().await;
+    let gateway = TestGateway::start_with(&[("anonymous_publish", "false")]).await;
     burst(&gateway, 3, 100_000, |number| format!("message {number}").into_bytes()).await;
     assert_eq!(gateway.count_log(&["WARN"]), 0, "{:#?}", gateway.log());
 }

@@ -1,7 +1,7 @@
 //! Who visitors are: Django's sessions, what is known of users beside them, and the site's rules.
 
 use crate::support::sessions::{connect, john, mary, session_key, write_session, write_user};
-use crate::support::{RedisServer, TestGateway, eventually, in_time};
+use crate::support::{RedisServer, TestGateway, eventually, in_time, unique};
 
 const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
 
@@ -162,6 +162,138 @@ async fn an_identity_key_of_another_password_makes_the_visitor_anonymous_and_the
     write_user(&gateway, "7", r#"{"v":1,"active":false}"#);
     let _client = connect(&gateway, &format!("/ws/x?{ALL}"), &cookie).await;
     assert_eq!(gateway.count_log(&["identity key"]), 0);
+}
+
+#[tokio::test]
+async fn users_whose_name_is_empty_share_no_channel_and_keep_their_groups() {
+    let gateway = TestGateway::start_with(&[("server.shards", "1")]).await;
+    let known = gateway.channel("ws4redis:identity:7");
+    let groups = "subscribe-user&subscribe-group&publish-user";
+    for (name, record) in [
+        (r#""""#, None),
+        ("null", None),
+        (r#""john""#, Some(r#"{"v":1,"active":true,"username":"","groups":["a"],"auth_hashes":null}"#)),
+        (r#""john""#, Some(r#"{"v":1,"active":true,"username":null,"groups":["a"],"auth_hashes":null}"#)),
+    ] {
+        let key = session_key();
+        let content =
+            format!(r#"{{"_auth_user_id": "7", "ws4redis:username": {name}, "ws4redis:memberof": ["a"]}}"#);
+        write_session(RedisServer::shared(), &key, &content);
+        match record {
+            Some(record) => RedisServer::shared().command(&["SET", &known, record]),
+            None => RedisServer::shared().command(&["DEL", &known]),
+        };
+        let facility = unique("n");
+        let path = format!("/ws/{facility}?{groups}");
+        let mut client = connect(&gateway, &path, &format!("sessionid={key}")).await;
+        assert_eq!(channels(&gateway), [format!("group:a:{facility}")], "{name} {record:?}");
+        client.send_text("to nobody").await;
+        client.expect_nothing().await;
+        drop(client);
+        eventually("the channel is left", || channels(&gateway).is_empty().then_some(())).await;
+    }
+    gateway.expect_log(&["holds no name", "no user channel"]).await;
+    assert_eq!(gateway.count_log(&["holds no name"]), 1);
+}
+
+#[tokio::test]
+async fn a_session_without_a_primary_key_is_nobodys() {
+    let gateway = TestGateway::start().await;
+    let key = session_key();
+    write_session(
+        RedisServer::shared(),
+        &key,
+        r#"{"_auth_user_id": "", "ws4redis:username": "john", "ws4redis:memberof": ["a"]}"#,
+    );
+    let _client = connect(&gateway, &format!("/ws/x?{ALL}"), &format!("sessionid={key}")).await;
+    assert_eq!(channels(&gateway), ["broadcast:x", &format!("session:{key}:x")]);
+}
+
+#[tokio::test]
+async fn users_of_two_tenants_with_the_same_primary_key_have_keys_of_their_own() {
+    let gateway = TestGateway::start().await;
+    let redis = RedisServer::shared();
+    let log_in = |tenant: &str, name: &str| {
+        let key = session_key();
+        let content = format!(
+            r#"{{"_auth_user_id": "1", "_auth_user_hash": "h", "ws4redis:username": "{name}", "ws4redis:namespace": {tenant}}}"#
+        );
+        write_session(redis, &key, &content);
+        format!("sessionid={key}")
+    };
+    let (anna, bert, carl) = (log_in(r#""a""#, "anna"), log_in(r#""b""#, "bert"), log_in("null", "carl"));
+    let write = |key: &str, value: &str| {
+        redis.command(&["SET", &gateway.channel(&format!("ws4redis:identity:{key}")), value]);
+    };
+    write("a:1", r#"{"v":1,"active":true,"username":"anna2","groups":[],"auth_hashes":null}"#);
+    write("b:1", r#"{"v":1,"active":true,"username":"bert2","groups":[],"auth_hashes":null}"#);
+    let mut clients = Vec::new();
+    for (cookie, name) in [(&anna, "anna2"), (&bert, "bert2"), (&carl, "carl")] {
+        let mut client = connect(&gateway, "/ws/x?subscribe-user", cookie).await;
+        gateway.publish(&format!("user:{name}:x"), name);
+        client.expect_text(name).await;
+        clients.push(client);
+    }
+    // A hint names the tenant, too, and nobody else's sockets end.
+    write("a:1", r#"{"v":1,"active":false}"#);
+    gateway.publish("ws4redis:control", r#"{"v":1,"user":"a:1","reason":"user"}"#);
+    clients[0].expect_close(4401).await;
+    for client in &mut clients[1..] {
+        client.expect_nothing().await;
+    }
+}
+
+#[tokio::test]
+async fn where_anonymous_visitors_may_not_publish_neither_socket_nor_post_does() {
+    let gateway = TestGateway::start_with(&[("anonymous_publish", "false")]).await;
+    let john = john(&session_key());
+    let guest = session_key();
+    write_session(RedisServer::shared(), &guest, r#"{"cart": 1}"#);
+    let mut listener = gateway.connect("/ws/x?subscribe-broadcast").await;
+    let flags = "publish-broadcast&publish-session&publish-user&publish-group";
+    let mut nobody = gateway.connect(&format!("/ws/x?{flags}")).await;
+    nobody.send_text("from nobody").await;
+    let mut with_session = connect(&gateway, &format!("/ws/x?{flags}"), &format!("sessionid={guest}")).await;
+    with_session.send_text("from a guest").await;
+    gateway.post("/ws/x?publish-broadcast", "posted").expect_status(403).await;
+    let own = format!("http://{}", gateway.address());
+    let posted = |cookie: &str| {
+        gateway
+            .post("/ws/x?publish-broadcast", "posted by john")
+            .header("Cookie", cookie)
+            .header("Origin", &own)
+    };
+    posted(&format!("sessionid={guest}")).expect_status(403).await;
+    listener.expect_nothing().await;
+    assert_eq!(RedisServer::shared().get(&gateway.channel("broadcast:x")), None);
+    posted(&john).expect_status(204).await;
+    listener.expect_text("posted by john").await;
+    connect(&gateway, "/ws/x?publish-broadcast", &john).await.send_text("from john").await;
+    listener.expect_text("from john").await;
+}
+
+#[tokio::test]
+async fn the_log_warns_at_start_while_anonymous_visitors_may_publish_outside_the_demo() {
+    let rules = "[[access]]\nfacility = [\"*\"]\nanonymous = [\"*-broadcast\"]\n";
+    for (settings, rules, warned) in [
+        (vec![], None, 1),
+        (vec![("anonymous_publish", "true")], None, 1),
+        (vec![("anonymous_publish", "false")], None, 0),
+        (vec![("demo.enabled", "on")], None, 0),
+        (vec![], Some(rules), 0),
+    ] {
+        let mut gateway = TestGateway::builder();
+        for (key, value) in &settings {
+            gateway = gateway.set(key, value);
+        }
+        if let Some(rules) = rules {
+            gateway = gateway.rules(rules);
+        }
+        let gateway = gateway.start().await;
+        let count =
+            gateway.count_log(&["WARN", "anonymous visitors may publish", "anonymous_publish = false"]);
+        assert_eq!(count, warned, "{settings:?} {rules:?}: {:#?}", gateway.log());
+    }
 }
 
 #[tokio::test]

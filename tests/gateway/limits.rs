@@ -146,3 +146,42 @@ async fn a_unix_socket_has_its_permissions_replaces_a_stale_one_and_is_removed_a
     assert_eq!(status.code(), Some(0));
     assert!(!std::fs::exists(path).unwrap(), "stopped, it removed its socket");
 }
+
+/// Returns the numbers among the settings, with the range that stands behind each in settings.toml.
+fn numbers() -> Vec<(String, String, String)> {
+    let mut section = String::new();
+    let mut numbers = Vec::new();
+    for line in include_str!("../../settings.toml").lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = format!("{}.", name.trim_end_matches(']'));
+        } else if let Some((setting, range)) = line.split_once("  # ").filter(|_| !line.starts_with('#')) {
+            let key = setting.split(" = ").next().unwrap();
+            let (least, most) = range.split_once(" to ").unwrap();
+            numbers.push((format!("{section}{key}"), least.to_owned(), most.to_owned()));
+        }
+    }
+    numbers
+}
+
+#[tokio::test]
+async fn with_every_number_at_an_end_of_its_range_a_client_is_served() {
+    let numbers = numbers();
+    assert!(numbers.len() >= 29, "{numbers:?}");
+    for end in ["least", "most"] {
+        let mut gateway = TestGateway::builder();
+        for (key, least, most) in &numbers {
+            gateway = match (end, key.as_str()) {
+                // One place is not enough for two clients.
+                ("least", "server.max_connections") => gateway.set(key, "8"),
+                ("least", _) => gateway.set(key, least),
+                _ => gateway.set(key, most),
+            };
+        }
+        let gateway = gateway.start().await;
+        let mut speaker = gateway.connect("/ws/x?publish-broadcast").await;
+        let mut listener = gateway.connect("/ws/x?subscribe-broadcast").await;
+        speaker.send_text("x").await;
+        listener.expect_text("x").await;
+        assert_eq!(gateway.count_log(&["panicked"]), 0, "{end}: {:#?}", gateway.log());
+    }
+}

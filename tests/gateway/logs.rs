@@ -102,14 +102,14 @@ async fn each_end_of_a_connection_is_one_line_at_debug_and_none_at_info() {
 }
 
 #[tokio::test]
-async fn without_rust_log_the_start_is_told_and_that_anonymous_clients_may_publish() {
+async fn without_rust_log_the_start_is_told_and_that_anonymous_visitors_may_publish() {
     let gateway = TestGateway::builder().without_variable("RUST_LOG").start().await;
     gateway.expect_log(&["INFO", "listening on", &gateway.address().to_string()]).await;
-    gateway.expect_log(&["INFO", "anonymous clients may publish"]).await;
+    gateway.expect_log(&["WARN", "anonymous visitors may publish"]).await;
     gateway.expect_log(&["INFO", "redis connected"]).await;
     gateway.connect("/ws/x").await.expect_nothing().await;
     assert_eq!(gateway.count_log(&["DEBUG"]), 0, "{:#?}", gateway.log());
-    assert_eq!(gateway.count_log(&["anonymous clients"]), 1, "{:#?}", gateway.log());
+    assert_eq!(gateway.count_log(&["anonymous visitors"]), 1, "{:#?}", gateway.log());
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use crate::support::client::{Client, TEXT};
 use crate::support::{RedisServer, TestGateway, in_time};
 
 async fn gateway(shards: &str) -> TestGateway {
-    TestGateway::start_with(&[("server.shards", shards)]).await
+    TestGateway::start_with(&[("server.shards", shards), ("anonymous_publish", "false")]).await
 }
 
 /// Expects these messages, in this order.

@@ -20,6 +20,8 @@ pub struct Session {
     pub username: Option<String>,
     /// `ws4redis:memberof`: names of groups; `None` in sessions that no login receiver has seen.
     pub groups: Option<Vec<String>>,
+    /// `ws4redis:namespace`: the tenant, where one Django serves several, each with users of its own.
+    pub namespace: Option<String>,
     /// `ws4redis:doctor`: a word by which the doctor of the Django package knows its own session again.
     pub doctor: Option<String>,
     /// When the session ends, in Unix seconds, where the value itself says so (django-redis' `HerdClient`, whose keys
@@ -36,6 +38,7 @@ impl fmt::Debug for Session {
             .field("auth_hash", &self.auth_hash.as_ref().map(|_| format_args!("***")))
             .field("username", &self.username)
             .field("groups", &self.groups)
+            .field("namespace", &self.namespace)
             .field("doctor", &self.doctor)
             .field("ends_at", &self.ends_at)
             .finish()
@@ -54,6 +57,7 @@ pub(super) enum Field {
     AuthHash,
     Username,
     Groups,
+    Namespace,
     Doctor,
 }
 
@@ -66,6 +70,7 @@ impl Field {
             b"_auth_user_hash" => Some(Self::AuthHash),
             b"ws4redis:username" => Some(Self::Username),
             b"ws4redis:memberof" => Some(Self::Groups),
+            b"ws4redis:namespace" => Some(Self::Namespace),
             b"ws4redis:doctor" => Some(Self::Doctor),
             _ => None,
         }
@@ -104,6 +109,17 @@ pub(super) fn add_group(groups: &mut Vec<String>, value: Value) -> Result<(), Ex
 }
 
 impl Session {
+    /// Puts the tenant before the user's primary key, as the user's key in Redis and hints have it. A key that is
+    /// empty is nobody's.
+    pub fn qualify_user(&mut self) {
+        let namespace = self.namespace.take().filter(|namespace| !namespace.is_empty());
+        let id = self.user_id.take().filter(|id| !id.is_empty());
+        self.user_id = match (namespace, id) {
+            (Some(namespace), Some(id)) => Some(format!("{namespace}:{id}")),
+            (_, id) => id,
+        };
+    }
+
     /// Sets a field; what was there before is gone, whether the new value is usable or not.
     pub(super) fn set(&mut self, field: Field, value: Value) {
         let slot = match field {
@@ -111,6 +127,7 @@ impl Session {
             Field::Backend => &mut self.backend,
             Field::AuthHash => &mut self.auth_hash,
             Field::Username => &mut self.username,
+            Field::Namespace => &mut self.namespace,
             Field::Doctor => &mut self.doctor,
             Field::Groups => {
                 self.groups = if let Value::List(groups) = value { Some(groups) } else { None };

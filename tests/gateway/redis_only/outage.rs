@@ -214,7 +214,7 @@ async fn a_receiver_that_lags_is_counted_warned_of_and_ends_with_the_last_value(
 #[tokio::test]
 async fn small_messages_behind_a_large_one_are_not_taken_for_a_flood() {
     let redis = RedisServer::start();
-    let gateway = TestGateway::builder().redis(&redis).start().await;
+    let gateway = TestGateway::builder().redis(&redis).set("anonymous_publish", "false").start().await;
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast").await;
     let messages: Vec<_> =
         std::iter::once("x".repeat(5 << 20)).chain((0..200).map(|i| i.to_string())).collect();

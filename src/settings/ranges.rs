@@ -1,0 +1,111 @@
+//! The numbers among the settings, and the least and the greatest that each may be. settings.toml says the same; a test
+//! compares them.
+
+use std::ops::RangeInclusive;
+
+use config::{Config, Value, ValueKind};
+
+use super::Error;
+
+const KIB: i64 = 1 << 10;
+const MIB: i64 = 1 << 20;
+const GIB: i64 = 1 << 30;
+/// More memory than any machine has for what waits.
+const TIB: i64 = 1 << 40;
+
+/// Ten years: Redis refuses what it cannot count in milliseconds.
+const MAX_EXPIRE_SECONDS: i64 = 10 * 366 * 24 * 3600;
+
+/// Largest value in Redis (proto-max-bulk-len), and more than a WebSocket frame should have.
+const MAX_MESSAGE_BYTES: i64 = 512 * MIB;
+
+/// hyper keeps headers in a map that panics above 32,768, and makes room for all that are allowed on each request.
+const MAX_HEADERS: i64 = 1_024;
+
+const RANGES: &[(&str, RangeInclusive<i64>)] = &[
+    ("expire", -MAX_EXPIRE_SECONDS..=MAX_EXPIRE_SECONDS),
+    ("server.shards", 0..=64),
+    ("server.max_connections", 1..=10_000_000),
+    ("server.handshake_seconds", 1..=300),
+    ("server.keepalive_seconds", 1..=86_400),
+    ("server.max_header_bytes", 8 * KIB..=MIB),
+    ("server.max_headers", 16..=MAX_HEADERS),
+    ("server.drain_seconds", 0..=3_600),
+    ("server.linger_seconds", 1..=60),
+    ("server.send_buffer_bytes", 4 * KIB..=16 * MIB),
+    ("redis.connect_timeout_seconds", 1..=300),
+    ("redis.command_timeout_seconds", 1..=300),
+    ("redis.publish_wait_seconds", 0..=3_600),
+    ("redis.unsubscribe_linger_seconds", 0..=3_600),
+    ("redis.receiver_messages", 64..=1 << 22),
+    ("redis.max_pending_bytes", MIB..=16 * GIB),
+    ("messages.max_message_bytes", 1..=MAX_MESSAGE_BYTES),
+    ("messages.max_delivery_bytes", 1..=MAX_MESSAGE_BYTES),
+    ("messages.outbox_bytes", KIB..=GIB),
+    ("messages.outbox_seconds", 0..=3_600),
+    ("messages.outbox_hard_bytes", KIB..=TIB),
+    ("messages.outbox_total_bytes", MIB..=TIB),
+    ("messages.publish_bytes", KIB..=GIB),
+    ("ping.interval_seconds", 1..=86_400),
+    ("ping.timeout_seconds", 1..=3_600),
+    ("session.recheck_seconds", 1..=86_400),
+    ("auth.callback_timeout_seconds", 1..=299),
+    ("auth.callback_max_calls", 1..=10_000),
+    ("auth.callback_cache_seconds", 0..=3_600),
+    ("auth.callback_recheck_seconds", 1..=86_400),
+    ("embedded.max_memory_bytes", MIB..=16 * GIB),
+    ("embedded.max_clients", 16..=100_000),
+    ("embedded.max_output_bytes", MIB..=16 * GIB),
+];
+
+/// Of an `[[access]]` table; 0 means without limit.
+const ACCESS_RANGES: &[(&str, RangeInclusive<i64>)] = &[
+    ("publish_messages_per_second", 0..=1_000_000),
+    ("publish_bytes_per_second", 0..=GIB),
+    ("publish_burst_seconds", 0..=3_600),
+];
+
+/// Checks each number before it is converted, so that the error names key and range.
+pub(super) fn check(settings: &Config) -> Result<(), Error> {
+    for (key, range) in RANGES {
+        within(find(&settings.cache, key), key, range)?;
+    }
+    let Some(Value { kind: ValueKind::Array(rules), .. }) = find(&settings.cache, "access") else {
+        return Ok(());
+    };
+    for (rule, (name, range)) in rules.iter().flat_map(|rule| ACCESS_RANGES.iter().map(move |it| (rule, it)))
+    {
+        within(find(rule, name), &format!("access.{name}"), range)?;
+    }
+    Ok(())
+}
+
+fn find<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
+    key.split('.').try_fold(value, |value, name| match &value.kind {
+        ValueKind::Table(table) => table.get(name),
+        _ => None,
+    })
+}
+
+/// Accepts an integer within the range, also as the text that the environment has.
+fn within(value: Option<&Value>, key: &str, range: &RangeInclusive<i64>) -> Result<(), Error> {
+    let Some(value) = value else { return Ok(()) };
+    let number = match &value.kind {
+        ValueKind::I64(number) => Some(i128::from(*number)),
+        ValueKind::U64(number) => Some(i128::from(*number)),
+        ValueKind::I128(number) => Some(*number),
+        ValueKind::U128(number) => i128::try_from(*number).ok(),
+        ValueKind::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    let (least, most) = (range.start(), range.end());
+    let at = value.origin().map_or_else(String::new, |file| format!(" (in {file})"));
+    let is = match number {
+        Some(number) if (i128::from(*least)..=i128::from(*most)).contains(&number) => return Ok(()),
+        Some(number) => format!(", is {number}"),
+        // What is no number may be a secret in the wrong place.
+        None => String::new(),
+    };
+    let problem = format!("must be an integer from {least} to {most}{is}{at}");
+    Err(Error::OutOfRange { key: key.to_owned(), problem })
+}
