@@ -22,7 +22,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("mio", &["door.rs"]),
     ("percent_encoding", &["wire", "reception/call.rs", "settings"]),
     ("rand", &["http/events.rs", "socket", "redis"]),
-    ("redis_protocol", &["embedded", "redis/resp.rs"]),
+    ("redis_protocol", &["embedded", "redis/resp.rs", "redis/slots.rs"]),
     ("rlimit", &["server.rs"]),
     ("rustls", &["reception/call.rs", "redis/line.rs"]),
     ("ring", &["access", "reception/question.rs", "shard/doctor.rs"]),

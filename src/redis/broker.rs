@@ -35,7 +35,7 @@ use crate::telemetry::Seldom;
 use crate::wire::Channel;
 
 /// Silence after which the connection is tried with a fence.
-const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE: Duration = Duration::from_secs(2);
 
 /// Batches of values that may wait for the broker.
 const RECOVERIES: usize = 4;

@@ -1,4 +1,4 @@
-//! Commands in pipelines: over one connection, or, in a cluster, by fred, who knows which node holds which key.
+//! Commands in pipelines: over one connection, or, in a cluster, over one to each node.
 
 use std::fmt;
 use std::pin::Pin;
@@ -6,14 +6,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use fred::prelude::*;
-use fred::types::CustomCommand;
+use fred::types::config::Server;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
 
 use super::answer::Answer;
-use super::connect::{Guard, Target, describe};
-use super::error_reply::is_reply;
+use super::cluster::{Cluster, Keyed};
+use super::connect::Target;
 use super::exchange::{Exchange, keep};
 use super::resp;
 
@@ -39,15 +38,24 @@ pub(super) enum Reply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lost;
 
-/// What becomes of each command of a batch: what Redis says, or the text of its error.
-pub(super) type Replies = Result<Vec<Result<Reply, String>>, Lost>;
+/// Why a command has no reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// Redis refuses it, with this text.
+    Refused(String),
+    /// The connection was lost, or there was none.
+    Lost,
+}
+
+/// What becomes of each command of a batch.
+pub(super) type Replies = Vec<Result<Reply, Failed>>;
 
 /// Commands that are written together.
 pub(super) enum Batch {
     /// As they are written.
     Encoded(BytesMut, usize),
-    /// For fred.
-    Words(Vec<(&'static str, Vec<Value>)>),
+    /// Each for its node.
+    Keyed(Vec<Keyed>),
 }
 
 impl Batch {
@@ -58,9 +66,7 @@ impl Batch {
                 resp::encode(bytes, name, arguments);
                 *commands += 1;
             }
-            Self::Words(commands) => {
-                commands.push((name, arguments.iter().map(|word| Value::from(*word)).collect()));
-            }
+            Self::Keyed(commands) => commands.push(Keyed::new(name, arguments)),
         }
     }
 }
@@ -69,16 +75,17 @@ impl Batch {
 pub(super) enum Commands {
     /// Over a line of our own.
     Own(Rc<Exchange>, AbortHandle),
-    /// By fred.
-    Cluster(Client, #[expect(dead_code, reason = "it keeps the client connected")] Guard),
+    /// Over one to each node of a cluster.
+    Nodes(Rc<Cluster>, AbortHandle),
 }
 
 impl Commands {
     /// Begins to connect. Must be called on the shard's runtime.
     pub(super) fn new(target: &Target, patience: Duration, max_bytes: usize) -> Self {
         if target.is_cluster() {
-            let (client, guard) = target.client(patience);
-            return Self::Cluster(client, guard);
+            let cluster = Cluster::new(target, patience, max_bytes);
+            let following = spawn_local(cluster.clone().follow());
+            return Self::Nodes(cluster, following.abort_handle());
         }
         let exchange = Rc::<Exchange>::default();
         let keeping = keep(exchange.clone(), target.clone(), patience, max_bytes);
@@ -89,7 +96,7 @@ impl Commands {
     pub(super) fn is_up(&self) -> bool {
         match self {
             Self::Own(exchange, _) => exchange.is_up(),
-            Self::Cluster(client, _) => client.is_connected(),
+            Self::Nodes(cluster, _) => cluster.is_up(),
         }
     }
 
@@ -97,10 +104,7 @@ impl Commands {
     pub(super) async fn until_up(&self) {
         match self {
             Self::Own(exchange, _) => exchange.until_up().await,
-            Self::Cluster(client, _) => {
-                // It fails only where the client is given up.
-                let _ = client.wait_for_connect().await;
-            }
+            Self::Nodes(cluster, _) => cluster.until_up().await,
         }
     }
 
@@ -110,11 +114,37 @@ impl Commands {
         self.is_up() || timeout(PATIENCE, self.until_up()).await.is_ok()
     }
 
+    /// Tells whether it is a cluster.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Nodes(..))
+    }
+
+    /// Returns the node that has a key, in a cluster.
+    pub(super) fn node_of(&self, key: &[u8]) -> Option<Server> {
+        if let Self::Nodes(cluster, _) = self { cluster.node_of(key) } else { None }
+    }
+
+    /// Tells whether the server that has these keys can be reached; in a cluster all those that have one.
+    pub(super) fn has<'a>(&self, mut keys: impl Iterator<Item = &'a [u8]>) -> bool {
+        match self {
+            Self::Own(exchange, _) => exchange.is_up(),
+            Self::Nodes(cluster, _) => keys.all(|key| cluster.has(key)),
+        }
+    }
+
+    /// Waits a short while for the node that has a key, in a cluster. Safe to cancel.
+    pub(super) async fn wait_for_node(&self, key: &[u8]) {
+        if let Self::Nodes(cluster, _) = self {
+            // The read fails then.
+            let _ = timeout(PATIENCE, cluster.until_has(key)).await;
+        }
+    }
+
     /// Begins a batch.
     pub(super) fn batch(&self) -> Batch {
         match self {
             Self::Own(..) => Batch::Encoded(BytesMut::new(), 0),
-            Self::Cluster(..) => Batch::Words(Vec::new()),
+            Self::Nodes(..) => Batch::Keyed(Vec::new()),
         }
     }
 
@@ -130,8 +160,9 @@ impl Commands {
     ) -> Result<Reply, (String, bool)> {
         let mut batch = self.batch();
         batch.add(name, arguments);
-        match self.send(batch).await.map(|mut replies| replies.pop()) {
-            Ok(Some(reply)) => reply.map_err(|reason| (reason, true)),
+        match self.send(batch).await.pop() {
+            Some(Ok(reply)) => Ok(reply),
+            Some(Err(Failed::Refused(reason))) => Err((reason, true)),
             _ => Err(("redis was lost".to_owned(), false)),
         }
     }
@@ -142,13 +173,18 @@ impl Commands {
         match (self, batch) {
             (Self::Own(exchange, _), Batch::Encoded(bytes, commands)) => {
                 let exchange = exchange.clone();
-                Box::pin(async move { exchange.queue(bytes, commands)?.await.map_err(|_| Lost) })
+                Box::pin(async move {
+                    let replies = match exchange.queue(bytes, commands) {
+                        Ok(replies) => replies.await.ok(),
+                        Err(Lost) => None,
+                    };
+                    let replies = replies
+                        .map(|replies| replies.into_iter().map(|reply| reply.map_err(Failed::Refused)));
+                    replies.map_or_else(|| vec![Err(Failed::Lost); commands], Iterator::collect)
+                })
             }
-            (Self::Cluster(client, _), Batch::Words(commands)) => {
-                // Without pauses for other tasks, or the first poll would hand over a part.
-                Box::pin(tokio::task::unconstrained(by_fred(client.clone(), commands)))
-            }
-            _ => Box::pin(async { Err(Lost) }),
+            (Self::Nodes(cluster, _), Batch::Keyed(commands)) => Box::pin(cluster.clone().send(commands)),
+            _ => Box::pin(async { Vec::new() }),
         }
     }
 }
@@ -161,31 +197,7 @@ impl fmt::Debug for Commands {
 
 impl Drop for Commands {
     fn drop(&mut self) {
-        if let Self::Own(_, task) = self {
-            task.abort();
-        }
+        let (Self::Own(_, task) | Self::Nodes(_, task)) = self;
+        task.abort();
     }
-}
-
-async fn by_fred(client: Client, commands: Vec<(&'static str, Vec<Value>)>) -> Replies {
-    let (pipeline, count) = (client.pipeline(), commands.len());
-    for (name, arguments) in commands {
-        let command = CustomCommand::new_static(name, None, false);
-        pipeline.custom::<(), _>(command, arguments).await.map_err(|_| Lost)?;
-    }
-    let replies = pipeline.try_all::<Value>().await;
-    // Anything but one reply per command means that the connection broke.
-    if replies.len() != count {
-        return Err(Lost);
-    }
-    replies
-        .into_iter()
-        .map(|reply| match reply {
-            Ok(Value::Integer(number)) => Ok(Ok(Reply::Integer(number))),
-            Ok(Value::Null) => Ok(Ok(Reply::Value(None))),
-            Ok(value) => Ok(Ok(value.into_bytes().map_or(Reply::Done, |value| Reply::Value(Some(value))))),
-            Err(error) if is_reply(error.details()) => Ok(Err(describe(&error))),
-            Err(_) => Err(Lost),
-        })
-        .collect()
 }

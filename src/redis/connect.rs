@@ -1,5 +1,6 @@
 //! Reaching Redis: URLs, connection settings, clients that come back, and a look at what is there.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ use crate::wire::{Channel, mask_sessions};
 const FIRST_BACKOFF_MS: u32 = 50;
 const LAST_BACKOFF_MS: u32 = 3_000;
 const JITTER_MS: u32 = 300;
+
+/// Time for an attempt to reach a node of a cluster before another one is tried.
+const HURRY: Duration = Duration::from_secs(1);
 
 /// Why a URL cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +84,11 @@ impl Target {
         &self.config
     }
 
+    /// Returns the time for a connection attempt.
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.settings.connect_timeout
+    }
+
     /// Returns what knows where the server is.
     pub(super) fn discovery(&self) -> &Arc<Discovery> {
         &self.discovery
@@ -109,9 +118,17 @@ impl Target {
         let dialing = async {
             loop {
                 let spot: Spot = self.discovery.locate().await?;
+                // In a cluster another node will do.
+                let hurry = async {
+                    if !self.is_cluster() {
+                        pending::<()>().await;
+                    }
+                    tokio::time::sleep(HURRY).await;
+                };
                 tokio::select! {
                     line = Line::dial(self, spot.clone(), max_bytes) => return line,
                     () = self.discovery.left(&spot) => {}
+                    () = hurry => {}
                 }
             }
         };

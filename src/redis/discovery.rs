@@ -24,6 +24,9 @@ const GAP: Duration = Duration::from_millis(20);
 /// How long before it is noticed another master may have been promoted, where nobody has told of a failover.
 pub(super) const UNNOTICED: Duration = Duration::from_secs(3);
 
+/// How long a node of a cluster has to be absent to be gone.
+const ABSENT: Duration = Duration::from_secs(3);
+
 /// How long a connection attempt waits for an answer.
 const LOCATE: Duration = Duration::from_secs(2);
 
@@ -145,8 +148,14 @@ impl Discovery {
             Known::Cluster(slots) => !slots.has(&spot.server),
             _ => place.term != spot.term,
         };
+        let mut places = self.place.subscribe();
         // The sender lives as long as this.
-        let _ = self.place.subscribe().wait_for(gone).await;
+        while places.wait_for(gone).await.is_ok_and(|place| matches!(place.known, Known::Cluster(_))) {
+            // While roles change, CLUSTER SLOTS may leave a node out that is there.
+            if timeout(ABSENT, places.wait_for(|place| !gone(place))).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Notes that the server is no master any more: all connections to it are given up.

@@ -9,8 +9,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use fred::types::config::Server;
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::answer::Answer;
@@ -41,6 +42,8 @@ pub(super) struct Exchange {
     /// Those that are written, or being written.
     under_way: RefCell<VecDeque<Pending>>,
     task: Cell<Option<Waker>>,
+    /// Whether it leads to a node of a cluster, which may name another one.
+    is_node: bool,
 }
 
 /// A batch whose replies are awaited.
@@ -59,11 +62,22 @@ impl Default for Exchange {
             queued: RefCell::default(),
             under_way: RefCell::default(),
             task: Cell::default(),
+            is_node: false,
         }
     }
 }
 
 impl Exchange {
+    /// To a node of a cluster.
+    pub(super) fn to_node() -> Self {
+        Self { is_node: true, ..Self::default() }
+    }
+
+    /// Tells whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queued.borrow().is_empty() && self.under_way.borrow().is_empty()
+    }
+
     /// Tells whether there is a line.
     pub(super) fn is_up(&self) -> bool {
         *self.up.borrow()
@@ -134,8 +148,9 @@ impl Exchange {
     }
 }
 
-/// Asks again and again whether the server is still the master, until it is not. Redis cuts nobody when it is demoted.
-async fn demoted(exchange: &Exchange) -> String {
+/// Asks again and again, so that a server is noticed that does not answer any more, and whether it is still the master,
+/// until it is not. Redis cuts nobody when it is demoted. In a cluster a demoted node names the one that has the keys.
+async fn probe(exchange: &Exchange) -> String {
     loop {
         sleep(PROBE).await;
         let mut hello = BytesMut::new();
@@ -143,6 +158,7 @@ async fn demoted(exchange: &Exchange) -> String {
         let Ok(answer) = exchange.queue(hello, 1) else { continue };
         if let Ok(replies) = answer.await
             && let Some(Ok(Reply::Other(greeting))) = replies.first()
+            && !exchange.is_node
             && is_replica(greeting).is_ok_and(|is_replica| is_replica)
         {
             return IS_REPLICA.to_owned();
@@ -168,7 +184,7 @@ pub(super) async fn keep(exchange: Rc<Exchange>, target: Target, patience: Durat
                         target.suspect();
                         reason
                     }
-                    reason = demoted(&exchange) => reason,
+                    reason = probe(&exchange) => reason,
                     () = discovery.left(&spot) => "the master is another server now".to_owned(),
                 };
                 if says_replica(&reason) {
@@ -190,6 +206,40 @@ pub(super) async fn keep(exchange: Rc<Exchange>, target: Target, patience: Durat
         };
         debug!(error = %reason, "no line to redis");
         pause(wait, &mut reached).await;
+        wait = (wait * 2).min(target.longest_pause());
+    }
+}
+
+/// Keeps a line to a node of a cluster, for ever.
+pub(super) async fn keep_node(
+    exchange: Rc<Exchange>,
+    target: Target,
+    node: Server,
+    patience: Duration,
+    max_bytes: usize,
+) {
+    let mut wait = FIRST_PAUSE;
+    loop {
+        let dialing = Line::dial_node(&target, node.clone(), max_bytes);
+        let reason = match timeout(target.connect_timeout(), dialing).await {
+            Ok(Ok(line)) => {
+                wait = FIRST_PAUSE;
+                exchange.up.send_replace(true);
+                let reason = tokio::select! {
+                    reason = Talk { line, exchange: &exchange } => reason,
+                    reason = exchange.overdue(patience) => reason,
+                    reason = probe(&exchange) => reason,
+                };
+                exchange.up.send_replace(false);
+                exchange.clear();
+                reason
+            }
+            Ok(Err(reason)) => reason,
+            Err(_) => "no answer".to_owned(),
+        };
+        debug!(%node, error = %reason, "no connection to this node");
+        target.discovery().refresh();
+        sleep(wait).await;
         wait = (wait * 2).min(target.longest_pause());
     }
 }

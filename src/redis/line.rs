@@ -72,10 +72,15 @@ impl Line {
         if let Some(database) = target.config().database.filter(|database| *database != 0) {
             line.ask(&["SELECT", &database.to_string()]).await?;
         }
-        // Redis says only now that it loads its data, wants a password or has too many clients already.
-        match line.ask(&["PING"]).await {
+        line.check().await?;
+        Ok(line)
+    }
+
+    /// Redis says only now that it loads its data, wants a password or has too many clients already.
+    async fn check(&mut self) -> Result<(), String> {
+        match self.ask(&["PING"]).await {
             Err(reason) if !is_usable(&reason) => Err(reason),
-            _ => Ok(line),
+            _ => Ok(()),
         }
     }
 
@@ -86,7 +91,9 @@ impl Line {
     /// With a description.
     pub(super) async fn dial_node(target: &Target, node: Server, max_bytes: usize) -> Result<Self, String> {
         let spot = Spot { server: node, term: target.discovery().term() };
-        Self::greet(target, spot, max_bytes).await.map(|(line, _)| line)
+        let (mut line, _) = Self::greet(target, spot, max_bytes).await?;
+        line.check().await?;
+        Ok(line)
     }
 
     /// Connects and logs in. Returns whether the server is a replica, too: no ACL forbids HELLO, which tells it.

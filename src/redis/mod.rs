@@ -5,6 +5,7 @@
 
 mod answer;
 mod broker;
+mod cluster;
 mod commands;
 mod connect;
 mod discovery;
@@ -15,6 +16,7 @@ mod feed;
 mod hints;
 mod inbox;
 mod interests;
+mod lanes;
 mod line;
 mod lookups;
 mod publisher;

@@ -14,7 +14,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::commands::{Batch, Commands, Replies, Reply};
+use super::commands::{Batch, Commands, Failed, Replies, Reply};
 use super::discovery::Discovery;
 use super::error_reply::{Meaning, hint};
 use super::{Failure, Receipts};
@@ -65,9 +65,11 @@ pub(super) struct Publisher {
     /// Whose publications were acknowledged of late, and when: kept only where the master may change.
     acknowledged: RefCell<VecDeque<(Instant, Weak<Receipts>)>>,
     queue: RefCell<VecDeque<Publication>>,
-    queued_bytes: Cell<usize>,
+    /// Of all publishers of the shard.
+    queued_bytes: Rc<Cell<usize>>,
     bell: Notify,
     under_way: Arc<Semaphore>,
+    pipelines: u32,
     expire_seconds: u64,
     wait: Duration,
     max_queued_bytes: usize,
@@ -90,9 +92,10 @@ impl Publisher {
             discovery,
             acknowledged: RefCell::default(),
             queue: RefCell::default(),
-            queued_bytes: Cell::new(0),
+            queued_bytes: Rc::default(),
             bell: Notify::new(),
             under_way: Arc::new(Semaphore::new(UNDER_WAY as usize)),
+            pipelines: UNDER_WAY,
             expire_seconds,
             wait,
             max_queued_bytes,
@@ -100,6 +103,43 @@ impl Publisher {
             unkept: Seldom::default(),
             refused: Seldom::default(),
         })
+    }
+
+    /// Makes another, for publications that do not wait for those of this one. It has one pipeline under way: a command
+    /// that follows a redirection must not come behind a later one.
+    pub(super) fn beside(&self) -> Rc<Self> {
+        Rc::new(Self {
+            commands: self.commands.clone(),
+            discovery: self.discovery.clone(),
+            acknowledged: RefCell::default(),
+            queue: RefCell::default(),
+            queued_bytes: self.queued_bytes.clone(),
+            bell: Notify::new(),
+            under_way: Arc::new(Semaphore::new(1)),
+            pipelines: 1,
+            expire_seconds: self.expire_seconds,
+            wait: self.wait,
+            max_queued_bytes: self.max_queued_bytes,
+            counters: self.counters.clone(),
+            unkept: Seldom::default(),
+            refused: Seldom::default(),
+        })
+    }
+
+    /// Tells whether nothing is queued or under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.borrow().is_empty() && self.under_way.available_permits() == self.pipelines as usize
+    }
+
+    /// Tells whether what is next can be written. In a cluster all have the same nodes; what is not kept goes to any.
+    fn is_ready(&self) -> bool {
+        let queue = self.queue.borrow();
+        match queue.front() {
+            Some(next) if self.expire_seconds > 0 => {
+                self.commands.has(next.channels.iter().map(|channel| channel.as_str().as_bytes()))
+            }
+            _ => self.commands.is_up(),
+        }
     }
 
     /// Queues a publication, which is settled through its receipts.
@@ -119,7 +159,7 @@ impl Publisher {
             sleep(LOOK).await;
         }
         // All permits at once: nothing is under way.
-        let _ = self.under_way.acquire_many(UNDER_WAY).await;
+        let _ = self.under_way.acquire_many(self.pipelines).await;
     }
 
     /// Writes what is queued, for ever.
@@ -127,7 +167,7 @@ impl Publisher {
         loop {
             self.bell.notified().await;
             while !self.queue.borrow().is_empty() {
-                if !self.commands.is_up() {
+                if !self.is_ready() {
                     self.refuse_old();
                     sleep(LOOK).await;
                     continue;
@@ -135,7 +175,7 @@ impl Publisher {
                 let Ok(permit) = self.under_way.clone().acquire_owned().await else { return };
                 self.gather().await;
                 // It may have been lost while those under way were waited for: what is not written yet waits.
-                if !self.commands.is_up() {
+                if !self.is_ready() {
                     continue;
                 }
                 let batch = self.take();
@@ -208,12 +248,7 @@ impl Publisher {
     /// Waits for the replies and settles the batch.
     async fn settle_all(self: Rc<Self>, batch: Vec<Publication>, replies: impl Future<Output = Replies>) {
         let term = self.discovery.term();
-        let Ok(replies) = replies.await else {
-            for publication in &batch {
-                self.settle(publication, Err(Failure::Lost));
-            }
-            return;
-        };
+        let replies = replies.await;
         // What was acknowledged by one that is no master any more is known to nobody else.
         let left = self.discovery.term() != term;
         let mut replies = replies.into_iter();
@@ -222,7 +257,7 @@ impl Publisher {
             let mut published = false;
             for _ in publication.channels.iter() {
                 if self.expire_seconds > 0 {
-                    self.note_unkept(replies.next());
+                    result = result.and(self.note_unkept(replies.next()));
                 }
                 let judged = self.judge(replies.next());
                 published |= judged.is_ok();
@@ -269,19 +304,25 @@ impl Publisher {
     }
 
     /// A message that is not kept is delivered all the same.
-    fn note_unkept(&self, reply: Option<Result<Reply, String>>) {
-        if let Some(Err(error)) = reply {
-            if let Some(unsaid) = self.unkept.due() {
-                warn!(%error, unsaid, "redis did not keep a client's message; {}", hint(&error));
+    fn note_unkept(&self, reply: Option<Result<Reply, Failed>>) -> Result<(), Failure> {
+        match reply {
+            Some(Ok(_)) => {}
+            // Written or not: nobody knows.
+            Some(Err(Failed::Lost)) | None => return Err(Failure::Lost),
+            Some(Err(Failed::Refused(error))) => {
+                if let Some(unsaid) = self.unkept.due() {
+                    warn!(%error, unsaid, "redis did not keep a client's message; {}", hint(&error));
+                }
+                Counters::count(&self.counters.unkept_publications);
             }
-            Counters::count(&self.counters.unkept_publications);
         }
+        Ok(())
     }
 
-    fn judge(&self, reply: Option<Result<Reply, String>>) -> Result<(), Failure> {
+    fn judge(&self, reply: Option<Result<Reply, Failed>>) -> Result<(), Failure> {
         match reply {
             Some(Ok(_)) => Ok(()),
-            Some(Err(error)) => {
+            Some(Err(Failed::Refused(error))) => {
                 if let Some(unsaid) = self.refused.due() {
                     warn!(%error, unsaid, "redis refused a client's message; {}", hint(&error));
                 }
@@ -289,7 +330,7 @@ impl Publisher {
                 let is_passing = Meaning::of(&error) == Meaning::NotNow;
                 Err(if is_passing { Failure::Waited } else { Failure::Lost })
             }
-            None => Err(Failure::Lost),
+            Some(Err(Failed::Lost)) | None => Err(Failure::Lost),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::rc::Rc;
@@ -10,11 +11,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use fred::types::config::Server;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::commands::{Commands, Reply};
+use super::commands::{Commands, Failed, Reply};
 use super::error_reply::{Meaning, Reminder, hint};
 use crate::counters::Counters;
 use crate::telemetry::Seldom;
@@ -22,7 +24,7 @@ use crate::telemetry::Seldom;
 /// Keys of one pipeline.
 const BATCH: usize = 500;
 
-/// Pipelines under way: more brings nothing, as measured.
+/// Pipelines under way to a server: more brings nothing, as measured.
 const UNDER_WAY: usize = 4;
 
 /// Pauses before a key is read again that Redis could not give out at the moment, and the time after which that ends;
@@ -75,17 +77,30 @@ impl<K: AsRef<str> + Clone + Eq + Hash + Debug + 'static> Key for K {}
 /// Who waits for a key.
 type Waiting<K> = (K, Vec<oneshot::Sender<Answer>>);
 
+/// What is read from one server. Where that does not answer, nobody waits for it who reads from another.
+#[derive(Debug)]
+struct Lane<K> {
+    /// Who waits for which key, as long as its GET has not been written: a read may be shared only with those who
+    /// were in the hub before that, or a message between the GET and their joining would be missed by both.
+    waiting: HashMap<K, Vec<oneshot::Sender<Answer>>, RandomState>,
+    under_way: usize,
+}
+
+impl<K> Default for Lane<K> {
+    fn default() -> Self {
+        Self { waiting: HashMap::default(), under_way: 0 }
+    }
+}
+
 /// The reads of one shard, of keys of one kind.
 #[derive(Debug)]
 pub(super) struct Reads<K> {
     commands: Rc<Commands>,
     /// What the keys hold, for the log.
     what: &'static str,
-    /// Who waits for which key, as long as its GET has not been written: a read may be shared only with those who
-    /// were in the hub before that, or a message between the GET and their joining would be missed by both.
-    waiting: RefCell<HashMap<K, Vec<oneshot::Sender<Answer>>, RandomState>>,
+    /// By node, in a cluster; else there is one.
+    lanes: RefCell<HashMap<Option<Server>, Lane<K>, RandomState>>,
     bell: Notify,
-    under_way: Arc<Semaphore>,
     max_bytes: usize,
     /// Whether the time that a key has to live is wanted, too.
     with_ttl: bool,
@@ -106,9 +121,8 @@ impl<K: Key> Reads<K> {
         Rc::new(Self {
             commands,
             what,
-            waiting: RefCell::default(),
+            lanes: RefCell::default(),
             bell: Notify::new(),
-            under_way: Arc::new(Semaphore::new(UNDER_WAY)),
             max_bytes,
             with_ttl,
             counters,
@@ -148,7 +162,8 @@ impl<K: Key> Reads<K> {
 
     fn queue(&self, key: K) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
-        self.waiting.borrow_mut().entry(key).or_default().push(answer);
+        let node = self.commands.node_of(key.as_ref().as_bytes());
+        self.lanes.borrow_mut().entry(node).or_default().waiting.entry(key).or_default().push(answer);
         self.bell.notify_one();
         receiver
     }
@@ -157,25 +172,40 @@ impl<K: Key> Reads<K> {
     pub(super) async fn run(self: Rc<Self>) {
         loop {
             self.bell.notified().await;
-            while !self.waiting.borrow().is_empty() {
-                let Ok(permit) = self.under_way.clone().acquire_owned().await else { return };
-                let batch = self.take();
+            while let Some((node, batch)) = self.take() {
                 let reads = self.clone();
                 tokio::task::spawn_local(async move {
                     reads.answer(batch).await;
-                    drop(permit);
+                    reads.finish(node);
                 });
             }
         }
     }
 
-    fn take(&self) -> Vec<Waiting<K>> {
-        let mut waiting = self.waiting.borrow_mut();
-        if waiting.len() <= BATCH {
-            return waiting.drain().collect();
+    /// Takes what is next for a server to which not too much is under way.
+    fn take(&self) -> Option<(Option<Server>, Vec<Waiting<K>>)> {
+        let mut lanes = self.lanes.borrow_mut();
+        let due = |lane: &Lane<K>| lane.under_way < UNDER_WAY && !lane.waiting.is_empty();
+        let (node, lane) = lanes.iter_mut().find(|(_, lane)| due(lane))?;
+        lane.under_way += 1;
+        if lane.waiting.len() <= BATCH {
+            return Some((node.clone(), lane.waiting.drain().collect()));
         }
-        let keys: Vec<_> = waiting.keys().take(BATCH).cloned().collect();
-        keys.iter().filter_map(|key| waiting.remove_entry(key)).collect()
+        let keys: Vec<_> = lane.waiting.keys().take(BATCH).cloned().collect();
+        Some((node.clone(), keys.iter().filter_map(|key| lane.waiting.remove_entry(key)).collect()))
+    }
+
+    fn finish(&self, node: Option<Server>) {
+        let stays = node.is_none();
+        if let Slot::Occupied(mut entry) = self.lanes.borrow_mut().entry(node) {
+            let lane = entry.get_mut();
+            lane.under_way -= 1;
+            if !lane.waiting.is_empty() {
+                self.bell.notify_one();
+            } else if lane.under_way == 0 && !stays {
+                entry.remove();
+            }
+        }
     }
 
     async fn answer(&self, batch: Vec<Waiting<K>>) {
@@ -186,13 +216,14 @@ impl<K: Key> Reads<K> {
                 commands.add("PTTL", &[key.as_ref().as_bytes()]);
             }
         }
-        let mut replies = self.commands.send(commands).await.map(Vec::into_iter);
+        if let Some((key, _)) = batch.first() {
+            self.commands.wait_for_node(key.as_ref().as_bytes()).await;
+        }
+        let mut replies = self.commands.send(commands).await.into_iter();
         for (key, waiting) in batch {
-            let mut next = || replies.as_mut().ok().and_then(Iterator::next);
-            let answer = match next() {
-                Some(value) => self.judge(&key, value, if self.with_ttl { next() } else { None }),
-                None => Err(Unread::Lost),
-            };
+            let value = replies.next().unwrap_or(Err(Failed::Lost));
+            let ttl = if self.with_ttl { replies.next() } else { None };
+            let answer = self.judge(&key, value, ttl);
             for waiter in waiting {
                 // Who gave up waiting does not mind.
                 let _ = waiter.send(answer.clone());
@@ -200,12 +231,12 @@ impl<K: Key> Reads<K> {
         }
     }
 
-    fn judge(&self, key: &K, value: Result<Reply, String>, ttl: Option<Result<Reply, String>>) -> Answer {
+    fn judge(&self, key: &K, value: Result<Reply, Failed>, ttl: Option<Result<Reply, Failed>>) -> Answer {
         let value = match value {
             Ok(Reply::Value(value)) => value,
             Ok(Reply::TooLarge(bytes)) => return Ok(self.note_too_big(key, bytes)),
             Ok(_) => None,
-            Err(error) if Meaning::of(&error) == Meaning::Denied => {
+            Err(Failed::Refused(error)) if Meaning::of(&error) == Meaning::Denied => {
                 if let Some(unsaid) = self.refused.due() {
                     let hint = hint(&error);
                     warn!(?key, %error, unsaid, "redis refused a {}, it counts as absent; {hint}", self.what);
@@ -213,13 +244,17 @@ impl<K: Key> Reads<K> {
                 Counters::count(&self.counters.refused_reads);
                 return Ok(Entry { refused: true, ..Entry::default() });
             }
-            Err(error) => return self.not_now(&error),
+            Err(Failed::Refused(error)) => return self.not_now(&error),
+            Err(Failed::Lost) => return Err(Unread::Lost),
         };
         // -1: it does not end; -2: it is gone.
         let lives_ms = match ttl {
             Some(Ok(Reply::Integer(-2))) => return Ok(Entry::default()),
             Some(Ok(Reply::Integer(ttl))) => u64::try_from(ttl).ok(),
-            Some(Err(error)) if Meaning::of(&error) != Meaning::Denied => return self.not_now(&error),
+            Some(Err(Failed::Refused(error))) if Meaning::of(&error) != Meaning::Denied => {
+                return self.not_now(&error);
+            }
+            Some(Err(Failed::Lost)) => return Err(Unread::Lost),
             _ => None,
         };
         Ok(match value.as_ref().map(Bytes::len) {

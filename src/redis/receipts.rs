@@ -1,8 +1,11 @@
 //! What has become of one connection's publications.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
+
+use super::publisher::Publisher;
 
 /// Why a publication did not reach Redis, as far as can be known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct Receipts {
     bytes: Cell<usize>,
     failure: Cell<Option<Failure>>,
     task: Cell<Option<Waker>>,
+    /// Where those under way are queued, in a cluster.
+    lane: RefCell<Weak<Publisher>>,
 }
 
 impl Receipts {
@@ -72,6 +77,17 @@ impl Receipts {
             Poll::Pending
         })
         .await
+    }
+
+    /// Returns where the publications before the last one wait, if some do.
+    pub(super) fn lane(&self) -> Option<Rc<Publisher>> {
+        let others = self.issued.get() - self.acknowledged.get() > 1;
+        if others { self.lane.borrow().upgrade() } else { None }
+    }
+
+    /// Notes where the last publication waits.
+    pub(super) fn set_lane(&self, lane: &Rc<Publisher>) {
+        self.lane.replace(Rc::downgrade(lane));
     }
 
     /// Notes that some that were acknowledged may be lost all the same.

@@ -38,22 +38,30 @@ impl Broker {
         let control = self.control.clone();
         live.retain(|(channel, _)| control.as_ref() != Some(channel));
         let (current, epoch) = (self.epoch.clone(), self.epoch.get());
-        tokio::task::spawn_local(async move {
-            for channels in live.chunks(RECOVERY_BATCH) {
-                let carry = |channel: &&Channel| key_of(channel).is_none();
-                let names: Vec<_> =
-                    channels.iter().map(|(channel, _)| channel).filter(carry).cloned().collect();
-                let values = read_again(&store, &names, &current, epoch).await;
-                let mut values: HashMap<_, _> = names.into_iter().zip(values).collect();
-                let with_value = |(channel, shards): &(Channel, Vec<usize>)| {
-                    (channel.clone(), shards.clone(), values.remove(channel).flatten())
-                };
-                let values = channels.iter().map(with_value).collect();
-                if current.get() != epoch || done.send(Recovered { epoch, values }).await.is_err() {
-                    return;
+        // What a node of a cluster keeps waits for that node only.
+        let mut by_node: HashMap<_, Vec<_>> = HashMap::new();
+        for channel in live {
+            by_node.entry(store.node_of(&channel.0)).or_default().push(channel);
+        }
+        for live in by_node.into_values() {
+            let (store, done, current) = (store.clone(), done.clone(), current.clone());
+            tokio::task::spawn_local(async move {
+                for channels in live.chunks(RECOVERY_BATCH) {
+                    let carry = |channel: &&Channel| key_of(channel).is_none();
+                    let names: Vec<_> =
+                        channels.iter().map(|(channel, _)| channel).filter(carry).cloned().collect();
+                    let values = read_again(&store, &names, &current, epoch).await;
+                    let mut values: HashMap<_, _> = names.into_iter().zip(values).collect();
+                    let with_value = |(channel, shards): &(Channel, Vec<usize>)| {
+                        (channel.clone(), shards.clone(), values.remove(channel).flatten())
+                    };
+                    let values = channels.iter().map(with_value).collect();
+                    if current.get() != epoch || done.send(Recovered { epoch, values }).await.is_err() {
+                        return;
+                    }
                 }
-            }
-        });
+            });
+        }
     }
 
     /// Hands out values that were read again, behind all messages that came before the fence.

@@ -3,6 +3,7 @@
 //! <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
 
 use fred::types::config::Server;
+use redis_protocol::redis_keyslot;
 
 use super::answer::Answer;
 
@@ -13,6 +14,11 @@ pub(super) struct Slots {
     ranges: Vec<(u16, u16, Server)>,
     /// Masters and replicas.
     nodes: Vec<Server>,
+}
+
+/// Returns a key's slot.
+pub(super) fn slot_of(key: &[u8]) -> u16 {
+    redis_keyslot(key)
 }
 
 impl Slots {
@@ -37,6 +43,18 @@ impl Slots {
         slots
     }
 
+    /// Returns the master of a slot.
+    pub(super) fn master(&self, slot: u16) -> Option<&Server> {
+        let after = self.ranges.partition_point(|(first, ..)| *first <= slot);
+        let (_, last, master) = self.ranges.get(after.checked_sub(1)?)?;
+        (slot <= *last).then_some(master)
+    }
+
+    /// Returns the masters that have slots; one with several ranges more than once.
+    pub(super) fn masters(&self) -> impl Iterator<Item = &Server> {
+        self.ranges.iter().map(|(.., master)| master)
+    }
+
     /// Returns all nodes.
     pub(super) fn nodes(&self) -> &[Server] {
         &self.nodes
@@ -57,4 +75,32 @@ fn server_of(node: &Answer, asked: &Server) -> Option<Server> {
     let [host, port, ..] = node.list() else { return None };
     let host = host.text().filter(|host| !host.is_empty() && *host != "?").unwrap_or(&asked.host);
     Some(Server::new(host, u16::try_from(port.number()?).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_slot_leads_to_the_master_that_has_it() {
+        let node = |port| {
+            Answer::List(vec![
+                Answer::Text("10.0.0.1".to_owned()),
+                Answer::Number(port),
+                Answer::Text("id".to_owned()),
+            ])
+        };
+        let range = |first, last, nodes: &[i64]| {
+            let bounds = [Answer::Number(first), Answer::Number(last)];
+            Answer::List(bounds.into_iter().chain(nodes.iter().map(|port| node(*port))).collect())
+        };
+        let answer = Answer::List(vec![range(100, 200, &[2, 3]), range(0, 50, &[1])]);
+        let slots = Slots::read(&answer, &Server::new("asked", 1));
+        let port = |slot| slots.master(slot).map(|server| server.port);
+        assert_eq!(
+            [port(0), port(50), port(51), port(100), port(200), port(201)],
+            [Some(1), Some(1), None, Some(2), Some(2), None]
+        );
+        assert!(slots.has(&Server::new("10.0.0.1", 3)), "a replica is a node, too");
+    }
 }

@@ -4,10 +4,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fred::types::config::Server;
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::commands::Commands;
 use super::connect::Target;
+use super::lanes::Lanes;
 use super::lookups;
 use super::publisher::Publisher;
 use super::reads::{ReadFailed, Reads};
@@ -21,7 +23,7 @@ pub struct Store {
     commands: Rc<Commands>,
     reads: Rc<Reads<Channel>>,
     lookups: Rc<Lookups>,
-    publisher: Rc<Publisher>,
+    lanes: Lanes,
     tasks: Vec<AbortHandle>,
 }
 
@@ -46,14 +48,12 @@ impl Store {
             settings.redis.max_pending_bytes,
             counters.clone(),
         );
-        let mut tasks = vec![
-            spawn_local(reads.clone().run()).abort_handle(),
-            spawn_local(publisher.clone().run()).abort_handle(),
-        ];
+        let mut tasks = vec![spawn_local(reads.clone().run()).abort_handle()];
         if target.discovery().asks() && !target.is_cluster() {
             tasks.push(spawn_local(publisher.clone().doubt()).abort_handle());
         }
-        Self { commands, reads, lookups, publisher, tasks }
+        let lanes = Lanes::new(commands.clone(), publisher);
+        Self { commands, reads, lookups, lanes, tasks }
     }
 
     /// Tells whether Redis can be reached, after a short wait if need be. Safe to cancel.
@@ -69,6 +69,11 @@ impl Store {
     pub async fn persisted(&self, channels: &[Channel]) -> Result<Vec<Option<Bytes>>, ReadFailed> {
         let entries = self.reads.read(channels.iter().cloned()).await?;
         Ok(entries.into_iter().map(|entry| entry.value).collect())
+    }
+
+    /// Returns the node that keeps a channel's persisted message, in a cluster.
+    pub(super) fn node_of(&self, channel: &Channel) -> Option<Server> {
+        self.commands.node_of(channel.as_str().as_bytes())
     }
 
     /// Publishes an answer of the server's own.
@@ -88,12 +93,12 @@ impl Store {
 
     /// Publishes a client's message to channels. What becomes of it is told through the receipts.
     pub fn publish(&self, channels: Rc<[Channel]>, payload: Bytes, receipts: Rc<Receipts>) {
-        self.publisher.queue(channels, payload, receipts);
+        self.lanes.queue(channels, payload, receipts);
     }
 
     /// Waits until no publication is queued or under way. Safe to cancel.
     pub async fn settled(&self) {
-        self.publisher.settled().await;
+        self.lanes.settled().await;
     }
 }
 

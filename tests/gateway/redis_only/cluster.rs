@@ -1,7 +1,13 @@
 //! Redis Cluster: what concerns one node concerns only what is on it.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::deployments::{Directory, run};
-use crate::support::{RedisServer, TestGateway, eventually};
+use crate::support::client::Client;
+use crate::support::redis::Reply;
+use crate::support::{RedisServer, TestGateway, eventually, in_time};
 
 /// Returns how many messages of a kind a node of a cluster has exchanged with the others; none is not told.
 fn messages_of(node: &RedisServer, kind: &str) -> u64 {
@@ -28,7 +34,7 @@ async fn in_a_cluster_what_is_published_on_any_node_arrives_also_after_a_restart
     let url = format!("redis-cluster://{}", addresses[0]);
     let gateway = TestGateway::builder().redis(&nodes[0]).set("redis.url", &url).start().await;
     let mut clients = Vec::new();
-    // fred tells of each node to which it comes back; the subscription stays where it is.
+    // Where the subscription is not: it stays where it is.
     for node in nodes.iter().filter(|node| node.channels("").is_empty()) {
         node.kill_clients("normal");
     }
@@ -72,4 +78,238 @@ async fn in_a_cluster_what_is_published_on_any_node_arrives_also_after_a_restart
             .await;
         }
     }
+}
+
+/// A cluster of masters, in which a slot that nobody serves stops no other.
+struct Cluster {
+    nodes: Vec<RedisServer>,
+    _dirs: Vec<Directory>,
+}
+
+const CLUSTER: [&str; 6] =
+    ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no"];
+
+/// The reply to a command, as text.
+fn text(node: &RedisServer, command: &[&str]) -> String {
+    String::from_utf8(node.command(command).bulk().unwrap()).unwrap()
+}
+
+impl Cluster {
+    async fn start(masters: usize) -> Self {
+        let dirs: Vec<_> = (0..masters).map(|_| Directory::new()).collect();
+        let start =
+            |dir: &Directory| RedisServer::start_with(&[&CLUSTER[..], &["--dir", &dir.file("")]].concat());
+        let nodes: Vec<_> = dirs.iter().map(start).collect();
+        let addresses: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+        let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+        run("redis-cli", &[&["--cluster", "create"][..], &addresses, &["--cluster-yes"]].concat());
+        eventually("the cluster", || {
+            nodes
+                .iter()
+                .all(|node| text(node, &["CLUSTER", "INFO"]).contains("cluster_state:ok"))
+                .then_some(())
+        })
+        .await;
+        Self { nodes, _dirs: dirs }
+    }
+
+    async fn gateway(&self) -> TestGateway {
+        let url = format!("redis-cluster://127.0.0.1:{}", self.nodes[0].port());
+        let builder = TestGateway::builder().redis(&self.nodes[0]).set("redis.url", &url);
+        builder
+            .set("redis.command_timeout_seconds", "3")
+            .set("redis.publish_wait_seconds", "5")
+            .set("server.shards", "1")
+            .start()
+            .await
+    }
+
+    /// Returns a facility whose broadcast channel lies on a node.
+    fn facility_on(&self, gateway: &TestGateway, node: usize) -> String {
+        let holds = |facility: &String| {
+            let key = gateway.channel(&format!("broadcast:{facility}"));
+            let found = self.nodes[node].connection().try_command(&["GET", &key]);
+            matches!(found, Ok(Reply::Bulk(_)))
+        };
+        (0..1000).map(|number| format!("f{number}")).find(holds).unwrap()
+    }
+
+    /// Returns the node at which the gateway has subscribed.
+    async fn subscribed(&self, gateway: &TestGateway) -> usize {
+        let control = gateway.channel("ws4redis:control");
+        let subscribes = |node: &RedisServer| {
+            let Reply::Array(count) = node.command(&["PUBSUB", "NUMSUB", &control]) else {
+                panic!("no array")
+            };
+            count[1].integer() == 1
+        };
+        eventually("the subscription", || self.nodes.iter().position(subscribes)).await
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_to_another_node_is_served_and_disturbs_nobody() {
+    let cluster = Cluster::start(3).await;
+    let gateway = cluster.gateway().await;
+    let (facility, other) = (cluster.facility_on(&gateway, 0), cluster.facility_on(&gateway, 1));
+    let target = |facility: &str| format!("/ws/{facility}?subscribe-broadcast&publish-broadcast&echo");
+    let mut stays = gateway.connect(&target(&facility)).await;
+    let mut elsewhere = gateway.connect(&target(&other)).await;
+    let [source, destination, _] = &cluster.nodes[..] else { panic!("three nodes") };
+    let key = gateway.channel(&format!("broadcast:{facility}"));
+    let slot = source.command(&["CLUSTER", "KEYSLOT", &key]).integer().to_string();
+    let (from, to) = (text(source, &["CLUSTER", "MYID"]), text(destination, &["CLUSTER", "MYID"]));
+    destination.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from]);
+    source.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to]);
+    // The key is not there: it is asked for, and written, at the other node.
+    for round in ["asked", "asked again"] {
+        let mut client = gateway.connect(&target(&facility)).await;
+        if round == "asked again" {
+            client.expect_text("asked").await;
+        }
+        stays.send_text(round).await;
+        stays.expect_text(round).await;
+        client.expect_text(round).await;
+        elsewhere.send_text(round).await;
+        elsewhere.expect_text(round).await;
+    }
+    for node in [destination, source] {
+        node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &to]);
+    }
+    gateway.connect(&target(&facility)).await.expect_text("asked again").await;
+    stays.send_text("moved").await;
+    stays.expect_text("moved").await;
+    gateway.connect(&target(&facility)).await.expect_text("moved").await;
+    assert_eq!(destination.get(&key).as_deref(), Some(&b"moved"[..]));
+    elsewhere.expect_nothing().await;
+    assert_eq!(gateway.count_log(&["WARN", "redis lost"]), 0);
+}
+
+/// Expects that a client is told that what it published may be lost, or was not taken. It may hear it before, by another
+/// node; but it was not kept.
+async fn expect_told(client: &mut Client) {
+    loop {
+        let frame = client.next_frame().await;
+        if frame.opcode == 8 {
+            let code = u16::from_be_bytes([frame.payload[0], frame.payload[1]]);
+            return assert!([1011, 1013].contains(&code), "{code}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_fails_only_what_is_on_it() {
+    let cluster = Cluster::start(3).await;
+    let gateway = cluster.gateway().await;
+    let subscribed = cluster.subscribed(&gateway).await;
+    let (sick, healthy) = ((subscribed + 1) % 3, (subscribed + 2) % 3);
+    let (sick_room, healthy_room) =
+        (cluster.facility_on(&gateway, sick), cluster.facility_on(&gateway, healthy));
+    let target = |facility: &str| format!("/ws/{facility}?subscribe-broadcast&publish-broadcast&echo");
+    let mut on_sick = gateway.connect(&target(&sick_room)).await;
+    let mut on_healthy = gateway.connect(&target(&healthy_room)).await;
+    let mut others = Vec::new();
+    for _ in 0..8 {
+        others.push((
+            gateway.connect(&format!("/ws/{sick_room}?publish-broadcast")).await,
+            gateway.connect(&format!("/ws/{healthy_room}?publish-broadcast")).await,
+        ));
+    }
+    cluster.nodes[sick].pause();
+    on_sick.send_text("to a node that hangs").await;
+    // What is published together fares apart.
+    for (sick, healthy) in &mut others {
+        sick.send_text("to a node that hangs").await;
+        healthy.send_text("to a healthy one").await;
+    }
+    for _ in &others {
+        on_healthy.expect_text("to a healthy one").await;
+    }
+    let begun = Instant::now();
+    let mut refused = Box::pin(gateway.request(&target(&sick_room)).send());
+    let mut last = None;
+    let mut number = 0;
+    while last.is_none() && begun.elapsed() < Duration::from_secs(10) {
+        number += 1;
+        let message = format!("message {number}");
+        on_healthy.send_text(&message).await;
+        on_healthy.expect_text(&message).await;
+        let mut client = gateway.connect(&target(&healthy_room)).await;
+        client.expect_text(&message).await;
+        let answer = tokio::time::timeout(Duration::from_millis(50), &mut refused).await;
+        last = answer.ok().map(|(response, _)| response);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(last.map(|response| response.status), Some(503), "nobody knows what is kept there");
+    expect_told(&mut on_sick).await;
+    for (sick, healthy) in &mut others {
+        expect_told(sick).await;
+        healthy.expect_nothing().await;
+    }
+    assert_eq!(gateway.count_log(&["WARN", "redis lost"]), 0);
+    cluster.nodes[sick].resume();
+    in_time("the facility is served again", async {
+        while gateway.request(&target(&sick_room)).send().await.0.status != 101 {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn live_messages_do_not_wait_for_values_of_a_node_that_hangs() {
+    let cluster = Cluster::start(3).await;
+    let gateway = cluster.gateway().await;
+    let subscribed = cluster.subscribed(&gateway).await;
+    let (sick, healthy) = ((subscribed + 1) % 3, (subscribed + 2) % 3);
+    let (sick_room, healthy_room) =
+        (cluster.facility_on(&gateway, sick), cluster.facility_on(&gateway, healthy));
+    let mut on_healthy = gateway.connect(&format!("/ws/{healthy_room}?subscribe-broadcast")).await;
+    let _on_sick = gateway.connect(&format!("/ws/{sick_room}?subscribe-broadcast")).await;
+    cluster.nodes[sick].pause();
+    cluster.nodes[subscribed].kill_clients("pubsub");
+    let channel = gateway.channel(&format!("broadcast:{healthy_room}"));
+    eventually("the gateway is subscribed again", || {
+        let alive = [subscribed, healthy].map(|node| &cluster.nodes[node]);
+        alive.iter().any(|node| !node.channels(&channel).is_empty()).then_some(())
+    })
+    .await;
+    let begun = Instant::now();
+    cluster.nodes[healthy].publish(&channel, "live");
+    on_healthy.expect_text("live").await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    cluster.nodes[sick].resume();
+}
+
+#[tokio::test]
+async fn a_planned_failover_of_a_node_closes_nobody_whose_message_arrives() {
+    let cluster = Cluster::start(3).await;
+    let dir = Directory::new();
+    let replica = RedisServer::start_with(&[&CLUSTER[..], &["--dir", &dir.file("")]].concat());
+    let master = text(&cluster.nodes[0], &["CLUSTER", "MYID"]);
+    replica.command(&["CLUSTER", "MEET", "127.0.0.1", &cluster.nodes[0].port().to_string()]);
+    eventually("the replica knows its master", || {
+        let replicate = replica.connection().try_command(&["CLUSTER", "REPLICATE", &master]);
+        matches!(replicate, Ok(Reply::Status(_))).then_some(())
+    })
+    .await;
+    let gateway = cluster.gateway().await;
+    let facility = cluster.facility_on(&gateway, 0);
+    eventually("the replica is in step", || (replica.info("master_link_status") == "up").then_some(())).await;
+    let target = format!("/ws/{facility}?subscribe-broadcast&publish-broadcast&echo");
+    let mut client = gateway.connect(&target).await;
+    replica.command(&["CLUSTER", "FAILOVER"]);
+    let mut promoted = None;
+    let mut number = 0;
+    while promoted.is_none_or(|promoted: Instant| promoted.elapsed() < Duration::from_secs(1)) {
+        number += 1;
+        let message = format!("message {number}");
+        client.send_text(&message).await;
+        client.expect_text(&message).await;
+        if promoted.is_none() && replica.info("role") == "master" {
+            promoted = Some(Instant::now());
+        }
+    }
+    gateway.connect(&target).await.expect_text(&format!("message {number}")).await;
+    let key = gateway.channel(&format!("broadcast:{facility}"));
+    assert_eq!(replica.get(&key), Some(format!("message {number}").into_bytes()));
+    assert_eq!(gateway.count_log(&["WARN", "redis lost"]), 0);
 }

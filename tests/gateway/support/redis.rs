@@ -405,7 +405,12 @@ impl Connection {
         }
     }
 
-    fn try_command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> std::io::Result<Reply> {
+    /// Sends a command and returns its reply, also an error reply.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is cut.
+    pub fn try_command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> std::io::Result<Reply> {
         let mut command = Vec::new();
         encode(&mut command, arguments);
         self.stream.get_mut().write_all(&command)?;

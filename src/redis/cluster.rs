@@ -1,0 +1,246 @@
+//! Commands in a cluster: each goes to the node that has its key, over a connection of that node's own, and follows MOVED
+//! and ASK by itself. What becomes of one node concerns only what is on it.
+//!
+//! <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use fred::types::config::Server;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::commands::{Failed, Replies, Reply};
+use super::connect::Target;
+use super::exchange::{Exchange, keep_node};
+use super::resp;
+use super::slots::slot_of;
+
+/// Redirections that one command follows.
+const REDIRECTIONS: usize = 5;
+
+/// How often is looked whether a node is there that was not.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A command with its key's slot.
+pub(super) struct Keyed {
+    bytes: BytesMut,
+    slot: u16,
+    /// Whether any node takes it, as one does that publishes: what one publishes all pass on.
+    anywhere: bool,
+}
+
+impl Keyed {
+    /// Takes a command whose first argument is its key, or its channel.
+    pub(super) fn new(name: &str, arguments: &[&[u8]]) -> Self {
+        let mut bytes = BytesMut::new();
+        resp::encode(&mut bytes, name, arguments);
+        let slot = slot_of(arguments.first().copied().unwrap_or_default());
+        Self { bytes, slot, anywhere: name == "PUBLISH" }
+    }
+}
+
+/// A node and its connection.
+struct Node {
+    exchange: Rc<Exchange>,
+    _keeping: AbortOnDropHandle<()>,
+}
+
+/// The nodes of a cluster, for one shard.
+pub(super) struct Cluster {
+    target: Target,
+    patience: Duration,
+    max_bytes: usize,
+    nodes: RefCell<HashMap<Server, Node>>,
+}
+
+/// Where a command goes next.
+struct Way {
+    server: Server,
+    /// Whether it is told that the node's key may have come already.
+    asking: bool,
+}
+
+impl Cluster {
+    pub(super) fn new(target: &Target, patience: Duration, max_bytes: usize) -> Rc<Self> {
+        let nodes = RefCell::default();
+        Rc::new(Self { target: target.clone(), patience, max_bytes, nodes })
+    }
+
+    /// Keeps a connection to each master, for ever.
+    pub(super) async fn follow(self: Rc<Self>) {
+        let mut places = self.target.discovery().watch();
+        loop {
+            if let Some(slots) = self.target.discovery().slots() {
+                slots.masters().for_each(|master| drop(self.exchange(master)));
+                let gone = |server: &Server, node: &Node| !slots.has(server) && node.exchange.is_idle();
+                self.nodes.borrow_mut().retain(|server, node| !gone(server, node));
+            }
+            if places.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Returns the connection to a node; it is begun where there is none.
+    fn exchange(&self, server: &Server) -> Rc<Exchange> {
+        let mut nodes = self.nodes.borrow_mut();
+        let node = nodes.entry(server.clone()).or_insert_with(|| {
+            let exchange = Rc::new(Exchange::to_node());
+            let (target, server) = (self.target.clone(), server.clone());
+            let keeping = keep_node(exchange.clone(), target, server, self.patience, self.max_bytes);
+            Node { exchange, _keeping: AbortOnDropHandle::new(spawn_local(keeping)) }
+        });
+        node.exchange.clone()
+    }
+
+    /// Tells whether any node can be reached.
+    pub(super) fn is_up(&self) -> bool {
+        self.nodes.borrow().values().any(|node| node.exchange.is_up())
+    }
+
+    /// Waits until any node can be reached. Safe to cancel.
+    pub(super) async fn until_up(&self) {
+        while !self.is_up() {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Returns the node that has a key.
+    pub(super) fn node_of(&self, key: &[u8]) -> Option<Server> {
+        self.target.discovery().slots()?.master(slot_of(key)).cloned()
+    }
+
+    /// Tells whether the node that has a key can be reached.
+    pub(super) fn has(&self, key: &[u8]) -> bool {
+        self.node_of(key).is_some_and(|server| self.exchange(&server).is_up())
+    }
+
+    /// Waits until the node that has a key can be reached, wherever that key goes meanwhile. Safe to cancel.
+    pub(super) async fn until_has(&self, key: &[u8]) {
+        while !self.has(key) {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Returns where a command goes first.
+    fn way(&self, command: &Keyed) -> Option<Way> {
+        let slots = self.target.discovery().slots()?;
+        let master = slots.master(command.slot).cloned();
+        let is_up = |server: &Server| self.exchange(server).is_up();
+        let server = match master {
+            Some(master) if !command.anywhere || is_up(&master) => master,
+            _ if command.anywhere => slots.masters().find(|server| is_up(server))?.clone(),
+            _ => return None,
+        };
+        Some(Way { server, asking: false })
+    }
+
+    /// Writes commands, each to its node. The first poll hands them over.
+    pub(super) async fn send(self: Rc<Self>, commands: Vec<Keyed>) -> Replies {
+        let mut outcomes: Vec<Result<Reply, Failed>> = commands.iter().map(|_| Err(Failed::Lost)).collect();
+        let mut left: Vec<_> =
+            commands.iter().enumerate().filter_map(|(at, command)| Some((at, self.way(command)?))).collect();
+        for _ in 0..=REDIRECTIONS {
+            if left.is_empty() {
+                break;
+            }
+            let mut redirected = Vec::new();
+            for (server, places, replies) in self.write(&commands, std::mem::take(&mut left)) {
+                let Some(replies) = replies else { continue };
+                let replies = replies.await.unwrap_or_default();
+                for (at, reply) in places.into_iter().zip(replies) {
+                    let Some(at) = at else { continue };
+                    match reply {
+                        Ok(reply) => outcomes[at] = Ok(reply),
+                        Err(text) => match redirection(&text, &server) {
+                            Some(way) => redirected.push((at, way)),
+                            None => outcomes[at] = Err(failure(text)),
+                        },
+                    }
+                }
+            }
+            if redirected.iter().any(|(_, way)| !way.asking) {
+                self.target.discovery().refresh();
+            }
+            // Those of a node are repeated in their order.
+            redirected.sort_by_key(|(at, _)| *at);
+            for (_, way) in &redirected {
+                // One that is not known yet, as it was added a moment ago, is waited for.
+                let _ = tokio::time::timeout(self.patience, self.exchange(&way.server).until_up()).await;
+            }
+            left = redirected;
+        }
+        outcomes
+    }
+
+    /// Hands commands over to their nodes, together for each.
+    #[expect(clippy::type_complexity, reason = "it is taken apart at once, in one place")]
+    fn write(
+        &self,
+        commands: &[Keyed],
+        ways: Vec<(usize, Way)>,
+    ) -> Vec<(Server, Vec<Option<usize>>, Option<tokio::sync::oneshot::Receiver<Vec<Result<Reply, String>>>>)>
+    {
+        let mut nodes: Vec<(Server, Vec<Option<usize>>, BytesMut)> = Vec::new();
+        for (at, Way { server, asking }) in ways {
+            let index = nodes.iter().position(|(known, ..)| *known == server).unwrap_or_else(|| {
+                nodes.push((server, Vec::new(), BytesMut::new()));
+                nodes.len() - 1
+            });
+            let (_, places, bytes) = &mut nodes[index];
+            if asking {
+                resp::encode(bytes, "ASKING", &[]);
+                places.push(None);
+            }
+            bytes.extend_from_slice(&commands[at].bytes);
+            places.push(Some(at));
+        }
+        let hand_over = |(server, places, bytes): (Server, Vec<_>, BytesMut)| {
+            let replies = self.exchange(&server).queue(bytes, places.len()).ok();
+            (server, places, replies)
+        };
+        nodes.into_iter().map(hand_over).collect()
+    }
+}
+
+/// Reads `MOVED 3999 host:port` and `ASK 3999 host:port`. Without a host it is that of the node that answered.
+fn redirection(text: &str, from: &Server) -> Option<Way> {
+    let mut words = text.split(' ');
+    let asking = match words.next()? {
+        "MOVED" => false,
+        "ASK" => true,
+        _ => return None,
+    };
+    let (host, port) = words.nth(1)?.rsplit_once(':')?;
+    let host = if host.is_empty() || host == "?" { &*from.host } else { host };
+    Some(Way { server: Server::new(host, port.parse().ok()?), asking })
+}
+
+/// A slot that nobody has, or whose keys are on their way, is as a node that cannot be reached.
+fn failure(text: String) -> Failed {
+    match text.split(' ').next() {
+        Some("CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK") => Failed::Lost,
+        _ => Failed::Refused(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirections_name_a_node_or_only_its_port() {
+        let from = Server::new("10.0.0.1", 7000);
+        let read = |text| redirection(text, &from).map(|way| (way.server.to_string(), way.asking));
+        assert_eq!(read("MOVED 3999 127.0.0.1:6381"), Some(("127.0.0.1:6381".to_owned(), false)));
+        assert_eq!(read("ASK 3999 :6381"), Some(("10.0.0.1:6381".to_owned(), true)));
+        assert_eq!(read("ASK 3999 ::1:6381"), Some(("::1:6381".to_owned(), true)));
+        assert_eq!(read("CLUSTERDOWN Hash slot not served"), None);
+        assert_eq!(read("MOVED 3999"), None);
+    }
+}
