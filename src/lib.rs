@@ -24,6 +24,7 @@ pub mod redis;
 pub mod server;
 pub mod settings;
 pub mod shard;
+pub mod signals;
 pub mod socket;
 pub mod stream;
 pub mod telemetry;

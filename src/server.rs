@@ -12,7 +12,6 @@ use anyhow::{Context, bail};
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +27,7 @@ use crate::reception::Way;
 use crate::redis::{Broker, Call, Inbox, Lookups, Role, Target};
 use crate::settings::Settings;
 use crate::shard::{INBOX, Line, Shard, Shared};
+use crate::signals::Signals;
 use crate::stream::Newcomer;
 
 /// Calls from shards, and sockets for a shard, that may wait.
@@ -75,6 +75,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     if settings.redis.url.is_none() && reserve().await == Reserve::Needed {
         start_embedded(&settings)?;
     }
+    let mut signals = Signals::new().context("cannot listen to signals")?;
     let stop = CancellationToken::new();
     let mut door = Door::open(&settings.server.listen).await?;
     door.tune(settings.server.send_buffer_bytes)?;
@@ -139,7 +140,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let mut accepting = tokio::task::spawn_local(accept(door, first, hands));
     drop(ended);
     let ended_early = tokio::select! {
-        () = signalled() => false,
+        () = signals.stop() => false,
         _ = brokers.join_next() => true,
         _ = &mut serving => true,
         _ = &mut accepting => true,
@@ -160,7 +161,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     };
     tokio::select! {
         () = drained => {}
-        () = signalled() => warn!("stopped at once"),
+        () = signals.stop_at_once() => warn!("stopped at once"),
     }
     for (_, thread) in others {
         if thread.is_finished()
@@ -308,13 +309,4 @@ fn tell_systemd(state: &NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
         warn!(%error, %state, "systemd cannot be told of our state");
     }
-}
-
-/// Waits for SIGTERM or SIGINT.
-async fn signalled() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
 }

@@ -31,6 +31,7 @@ mod redis_only;
 mod session_end;
 mod shards;
 mod shutdown;
+mod signals;
 mod slow_client;
 mod smoke;
 mod static_files;

@@ -86,6 +86,12 @@ impl Builder {
         self
     }
 
+    /// Starts the gateway without a terminal, as services are, wherever the tests run.
+    pub fn without_terminal(mut self) -> Self {
+        self.command = prepared(&self.command, "set -- setsid \"$@\"");
+        self
+    }
+
     /// Hands sockets over, two at most, as systemd does.
     pub fn handing_over(mut self, sockets: Vec<OwnedFd>) -> Self {
         self.handed_over = sockets;
