@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use super::discovery::{Discovery, Spot};
 use super::error_reply::{hint, is_reply};
 use super::line::{IS_REPLICA, Line};
-use super::{sentinel, topology};
+use super::{sentinel, tls, topology};
 use crate::settings::{self, Address, RedisUrl, Servers};
 use crate::wire::{Channel, mask_sessions};
 
@@ -28,7 +28,7 @@ const HURRY: Duration = Duration::from_secs(1);
 
 /// Why a URL cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("redis.url: {0}")]
+#[error("{0}")]
 pub struct Unusable(String);
 
 /// A Redis and how to talk to it.
@@ -63,7 +63,8 @@ impl Target {
     pub fn new(settings: &settings::Redis) -> Result<Self, Unusable> {
         let name =
             settings.url.as_ref().map_or_else(|| "redis://127.0.0.1:6379".to_owned(), ToString::to_string);
-        let mut config = settings.url.as_ref().map_or_else(|| Ok(Config::default()), config)?;
+        let mut config =
+            settings.url.as_ref().map_or_else(|| Ok(Config::default()), |url| config(url, &settings.tls))?;
         config.version = RespVersion::RESP3;
         let discovery = Discovery::new(&config.server);
         Ok(Self { config, settings: settings.clone(), name, discovery, suspicion: Arc::default() })
@@ -160,6 +161,10 @@ impl Target {
         let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
         if !hint(reason).is_empty() {
             hint(reason)
+        } else if !tls::cure(reason).is_empty() {
+            tls::cure(reason)
+        } else if self.config.tls.is_some() && says(&["no answer"]) {
+            "nothing answers there, or it does not speak TLS: check host and port in redis.url"
         } else if says(&["NOAUTH"]) {
             hint("NOAUTH")
         } else if says(&["invalid password"]) {
@@ -229,7 +234,7 @@ fn backoff() -> ReconnectPolicy {
 }
 
 /// Returns how fred connects to what the URL names.
-fn config(url: &RedisUrl) -> Result<Config, Unusable> {
+fn config(url: &RedisUrl, tls: &settings::Tls) -> Result<Config, Unusable> {
     let servers =
         |all: &[Address]| all.iter().map(|(host, port)| Server::new(host.as_str(), *port)).collect();
     let server = match &url.servers {
@@ -245,15 +250,14 @@ fn config(url: &RedisUrl) -> Result<Config, Unusable> {
             ServerConfig::Clustered { hosts: servers(nodes), policy: ClusterDiscoveryPolicy::default() }
         }
     };
-    let tls = url.tls.then(TlsConnector::default_rustls).transpose();
-    let tls = tls.map_err(|_| Unusable(format!("{url}: TLS cannot be set up")))?;
+    let tls = url.tls.then(|| tls::client_config(tls)).transpose().map_err(Unusable)?;
     Ok(Config {
         server,
         username: url.username.clone(),
         password: url.password.clone(),
         // Without a SELECT, for which a user needs the right.
         database: Some(url.database).filter(|number| *number != 0),
-        tls: tls.map(Into::into),
+        tls: tls.map(|tls| TlsConnector::from(tls).into()),
         ..Config::default()
     })
 }

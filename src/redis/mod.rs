@@ -30,6 +30,7 @@ mod sentinel;
 mod slots;
 mod store;
 mod subscribing;
+mod tls;
 mod topology;
 mod watching;
 

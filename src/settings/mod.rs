@@ -128,6 +128,8 @@ pub enum Listen {
 pub struct Redis {
     /// The URL, or none for 127.0.0.1:6379 with the embedded store in reserve.
     pub url: Option<RedisUrl>,
+    /// How TLS is spoken, where the URL says so.
+    pub tls: Tls,
     /// Time for a connection attempt.
     pub connect_timeout: Duration,
     /// Time for the reply to a command.
@@ -140,6 +142,17 @@ pub struct Redis {
     pub receiver_messages: usize,
     /// Bytes that may wait in that receiver.
     pub max_pending_bytes: usize,
+}
+
+/// TLS to Redis.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Certificates of the authorities that are trusted; else those of the machine.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate that is shown, and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Whether the server's certificate is verified.
+    pub verify: bool,
 }
 
 /// Sizes of messages and queues, in bytes.

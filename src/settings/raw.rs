@@ -9,7 +9,7 @@ use super::auth::RawAuth;
 use super::client_heartbeats;
 use super::file;
 use super::visitors::{RawRule, RawSession};
-use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Settings, cores};
+use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Settings, Tls, cores};
 use crate::access::{Allowed, Proxies, Rule};
 use crate::embedded::Limits;
 use crate::wire::Namespace;
@@ -61,6 +61,10 @@ struct RawServer {
 #[serde(deny_unknown_fields)]
 struct RawRedis {
     url: String,
+    ca_file: String,
+    client_cert_file: String,
+    client_key_file: String,
+    verify_certificate: bool,
     connect_timeout_seconds: u32,
     command_timeout_seconds: u32,
     publish_wait_seconds: u32,
@@ -244,7 +248,26 @@ impl RawServer {
 
 impl RawRedis {
     fn check(self) -> Result<Redis, Error> {
+        let path = |text: &str| Some(PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
+        let client = match (path(&self.client_cert_file), path(&self.client_key_file)) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(senseless(
+                    "redis.client_key_file",
+                    "is empty, and redis.client_cert_file is not",
+                ));
+            }
+            (None, Some(_)) => {
+                return Err(senseless(
+                    "redis.client_cert_file",
+                    "is empty, and redis.client_key_file is not",
+                ));
+            }
+        };
+        let tls = Tls { ca_file: path(&self.ca_file), client, verify: self.verify_certificate };
         Ok(Redis {
+            tls,
             url: RedisUrl::written(&self.url, "redis.url")?,
             connect_timeout: seconds(self.connect_timeout_seconds),
             command_timeout: seconds(self.command_timeout_seconds),

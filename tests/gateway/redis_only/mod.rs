@@ -15,3 +15,4 @@ mod outage;
 mod publications;
 mod refusals;
 mod sentinel;
+mod tls;

@@ -1,0 +1,142 @@
+//! TLS to Redis: which certificates are trusted, and which one is shown.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+use crate::settings::Tls;
+
+/// Returns how TLS is spoken.
+///
+/// # Errors
+///
+/// With the key of the setting, what is wrong with it, and the cure.
+pub(super) fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = verifier(tls, provider.clone())?;
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("redis.url: TLS cannot be set up: {error}"))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let Some((certificate, key)) = &tls.client else { return Ok(config.with_no_client_auth()) };
+    let shown = certificates(certificate, "redis.client_cert_file")?;
+    let unreadable = |error: &dyn std::fmt::Display| {
+        format!("redis.client_key_file: no private key can be read in {}: {error}", key.display())
+    };
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(&error))?;
+    config
+        .with_client_auth_cert(shown, private)
+        .map_err(|error| format!("redis.client_key_file: does not belong to redis.client_cert_file: {error}"))
+}
+
+fn verifier(tls: &Tls, provider: Arc<CryptoProvider>) -> Result<Arc<Verifier>, String> {
+    if !tls.verify {
+        return Ok(Arc::new(Verifier { chain: None, pinned: Vec::new(), provider }));
+    }
+    let (named, key) = match &tls.ca_file {
+        Some(file) => (certificates(file, "redis.ca_file")?, "redis.ca_file"),
+        None => (rustls_native_certs::load_native_certs().certs, "redis.url"),
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(named.iter().cloned());
+    if roots.is_empty() {
+        return Err(if tls.ca_file.is_some() {
+            "redis.ca_file: holds no certificate of an authority".to_owned()
+        } else {
+            "redis.url: for TLS there are no certificates of authorities on this machine; install the package ca-certificates, or set SSL_CERT_FILE, or redis.ca_file".to_owned()
+        });
+    }
+    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+    let chain = chain.map_err(|error| format!("{key}: {error}"))?;
+    let pinned = if tls.ca_file.is_some() { named } else { Vec::new() };
+    Ok(Arc::new(Verifier { chain: Some(chain), pinned, provider }))
+}
+
+fn certificates(file: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let unreadable = |error: &dyn std::fmt::Display| {
+        format!("{key}: no certificates in PEM can be read in {}: {error}", file.display())
+    };
+    let read = CertificateDer::pem_file_iter(file).map_err(|error| unreadable(&error))?;
+    let read = read.collect::<Result<Vec<_>, _>>().map_err(|error| unreadable(&error))?;
+    if read.is_empty() { Err(unreadable(&"there is none")) } else { Ok(read) }
+}
+
+/// Decides which server is trusted.
+#[derive(Debug)]
+struct Verifier {
+    /// The chain to an authority; none where nothing is verified, by setting.
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    /// Certificates that are trusted as they are: a self-signed one is not its own authority for `webpki`, and for
+    /// OpenSSL, by whose rules such files are written, it is.
+    pinned: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match &self.chain {
+            Some(chain) if !self.pinned.contains(end_entity) => {
+                chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            }
+            _ => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Says what to do about a TLS error; empty if it is none.
+pub(super) fn cure(reason: &str) -> &'static str {
+    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    if says(&["UnknownIssuer", "CaUsedAsEndEntity"]) {
+        "its certificate is signed by an authority that is unknown here: name that authority's certificate, or a self-signed one itself, in redis.ca_file"
+    } else if says(&["NotValidForName", "not valid for name"]) {
+        "its certificate is for another name: use that name in redis.url"
+    } else if says(&["certificate expired", "certificate: Expired", "NotValidYet", "not valid yet"]) {
+        "the time of its certificate is over, or has not begun: renew it, or set the clock"
+    } else if says(&["CertificateRequired", "certificate required"]) {
+        "it wants a client's certificate: set redis.client_cert_file and redis.client_key_file"
+    } else if says(&["alert: UnknownCA", "alert: BadCertificate", "alert: DecryptError"]) {
+        "it does not trust the client's certificate: check redis.client_cert_file"
+    } else if says(&["InvalidContentType", "corrupt message"]) {
+        "what answers there does not speak TLS: check the port in redis.url, or write redis:// in the place of rediss://"
+    } else {
+        ""
+    }
+}
