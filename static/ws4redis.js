@@ -387,7 +387,7 @@
       socket.binaryType = 'arraybuffer';
       return socket;
     } catch (error) {
-      // ws: on a page of https:, a blocked port, no address: each attempt would throw. Another token may be sendable.
+      // ws: on a page of https:, or no address: each attempt would throw. Another token may be sendable.
       const { name, message } = error;
       const useless = name === 'SecurityError' || (name === 'SyntaxError' && !protocols.length);
       const failed = { readyState: 3, send() {}, close() {} };

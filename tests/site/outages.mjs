@@ -6,6 +6,8 @@ import { allHear, attend, closeAll, say, textOf } from './stage.mjs';
 
 const RECONNECT_MS = 15_000;
 const AT_ONCE_MS = 200;
+/** The third try at most, with half a minute before it. */
+const CHANGE_MS = 60_000;
 /** Three beats are missed, 5 s each, and at the next one it is given up. */
 const SILENCE_MS = 20_000;
 
@@ -153,7 +155,28 @@ export async function fallback({ world, john, mary }) {
     survive([blocked, free], () => world.do('restart_gateways'), { back: true }));
   assert.equal(await transport(free, 'line')(), 'sse');
 
+  await check('where WebSockets pass again, the chat goes back to them by itself, and nobody notices', async () => {
+    await world.do('block', false);
+    for (const page of [blocked, free]) await becomes(transport(page, 'line'), 'websocket', 'transport', CHANGE_MS);
+    assert.equal(await textOf(blocked, '#state'), 'Connected');
+    for (const page of [blocked, free]) {
+      const text = unique('over');
+      await say(page, text);
+      await allHear([blocked, free], text);
+    }
+    for (const page of [blocked, free]) assert.equal((await states(page, 'line')()).at(-1), '+gap');
+    await world.do('block', true);
+    await blocked.reload();
+    await attend(blocked);
+    assert.equal(await transport(blocked, 'line')(), 'sse');
+  });
+
   await check('silence of the gateway is noticed on all ways, and ends', async () => {
+    // It would change over to the WebSocket.
+    await blocked.evaluate(() => {
+      window.RealWebSocket = WebSocket;
+      window.WebSocket = undefined;
+    });
     await world.do('block', false);
     const [modern, old] = [await mary.chat(), await mary.page('/accounts/login/')];
     // The old page keeps its WebSocket to itself.
@@ -187,11 +210,12 @@ export async function fallback({ world, john, mary }) {
     const left = () => since + SILENCE_MS + 500 - Date.now();
     await becomes(() => old.evaluate(() => window.latest.readyState), 2, 'the old page closes', left());
     assert.match(await sent, /no answer/);
+    await blocked.evaluate(() => (window.WebSocket = window.RealWebSocket));
     await world.do('thaw_gateways');
     for (const page of [blocked, modern]) await becomes(stateOf(page, 'line'), 'open', 'state', 2 * RECONNECT_MS);
     await becomes(() => old.evaluate(() => window.said[0]), 'disconnected', 'what the old page said', RECONNECT_MS);
     await becomes(() => textOf(old, '#state'), 'connected', 'the old page', RECONNECT_MS);
-    assert.equal(await transport(blocked, 'line')(), 'websocket');
+    await becomes(transport(blocked, 'line'), 'websocket', 'transport', CHANGE_MS);
     const text = unique('again');
     await say(blocked, text);
     await allHear([blocked, modern, old], text);
