@@ -10,9 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
 use ws4redis::access::{Allowed, Proxies};
 use ws4redis::counters::Counters;
-use ws4redis::http::{Arrival, Front, Rejection, Visits, serve};
+use ws4redis::http::{Arrival, Front, Rejection, Served, Times, Visits, serve};
 use ws4redis::stream::Stream;
 use ws4redis::telemetry::Seldom;
 use ws4redis::wire::Handshake;
@@ -86,7 +87,12 @@ fn prepare_request(_: &str) -> Box<dyn FnMut()> {
         tokens: false,
         passed_on: None,
         files: None,
-        handshake: Duration::from_secs(10),
+        times: Times {
+            request: Duration::from_secs(10),
+            answer: Duration::from_secs(20),
+            idle: Duration::from_secs(150),
+        },
+        stop: CancellationToken::new(),
         max_header_bytes: 16 * 1024,
         max_headers: 100,
         max_message_bytes: 1 << 20,
@@ -100,9 +106,10 @@ fn prepare_request(_: &str) -> Box<dyn FnMut()> {
         local.block_on(&runtime, async move {
             let (mut client, server) = UnixStream::pair().unwrap();
             client.write_all(REQUEST).await.unwrap();
-            let opened = serve(Stream::new(server.into_std().unwrap().into()).unwrap(), None, &front, &Open)
-                .await
-                .unwrap();
+            let server = Stream::new(server.into_std().unwrap().into()).unwrap();
+            let Served::Opened(opened) = serve(server, None, &front, &Open).await else {
+                panic!("the handshake was refused");
+            };
             black_box(&opened.prepared);
             let mut head = [0; 512];
             let count = client.read(&mut head).await.unwrap();
