@@ -14,6 +14,7 @@
 pub mod access;
 pub mod commands;
 pub mod counters;
+pub mod descriptors;
 pub mod door;
 pub mod embedded;
 pub mod http;

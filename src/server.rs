@@ -14,11 +14,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::counters::Counters;
+use crate::descriptors::ConnectionLimit;
 use crate::door::Door;
 use crate::embedded;
 use crate::hub::OutboxMemory;
@@ -28,13 +30,16 @@ use crate::redis::{Broker, Call, Inbox, Lookups, Role, Target};
 use crate::settings::Settings;
 use crate::shard::{INBOX, Line, Shard, Shared};
 use crate::signals::Signals;
-use crate::stream::Newcomer;
+use crate::stream::{Newcomer, Permit};
 
 /// Calls from shards, and sockets for a shard, that may wait.
 const WAITING: usize = 1024;
 
 /// Pause after an accept that failed, as without file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time between two pairs of log lines about that.
+const ACCEPT_LOG_PAUSE: Duration = Duration::from_mins(1);
 
 /// Where a Redis is looked for when no URL is set.
 const REDIS: &str = "127.0.0.1:6379";
@@ -72,7 +77,8 @@ fn runtime() -> anyhow::Result<LocalRuntime> {
 }
 
 async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
-    if settings.redis.url.is_none() && reserve().await == Reserve::Needed {
+    let with_embedded = settings.redis.url.is_none() && reserve().await == Reserve::Needed;
+    if with_embedded {
         start_embedded(&settings)?;
     }
     let mut signals = Signals::new().context("cannot listen to signals")?;
@@ -91,6 +97,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let mut next_lines = || Some((message_lines.pop()?, session_lines.as_mut().and_then(Vec::pop)));
     let (ended, mut ends) = mpsc::channel::<()>(shards);
     let outboxes = OutboxMemory::new(settings.messages.outbox_total_bytes);
+    let limit = ConnectionLimit::raise(&settings, with_embedded);
     let shared = Shared {
         settings: settings.clone(),
         target,
@@ -98,7 +105,9 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         counters: counters.clone(),
         way,
         live,
+        most_connections: limit.served,
         outboxes,
+        allowances: Arc::default(),
     };
     let _giving_back =
         AbortOnDropHandle::new(tokio::task::spawn_local(memory::give_back(shared.live.clone())));
@@ -133,11 +142,11 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let (messages, sessions) = next_lines().context("no line")?;
     let mut serving = tokio::task::spawn_local(first.clone().run(messages, sessions, stop.clone()));
     announce(&settings, &door);
-    raise_open_files(settings.server.max_connections);
     tell_systemd(&NotifyState::Ready);
 
     let hands: Vec<_> = others.iter().map(|(hand, _)| hand.clone()).collect();
-    let mut accepting = tokio::task::spawn_local(accept(door, first, hands));
+    let mut accepting =
+        tokio::task::spawn_local(accept(door, first, hands, shared.live.clone(), limit.open()));
     drop(ended);
     let ended_early = tokio::select! {
         () = signals.stop() => false,
@@ -232,44 +241,81 @@ async fn serve_shard(
     shard: Rc<Shard>,
     messages: Line,
     sessions: Option<Line>,
-    mut newcomers: mpsc::Receiver<Newcomer>,
+    mut newcomers: mpsc::Receiver<(Newcomer, Permit)>,
     stop: CancellationToken,
 ) {
     let taking = shard.clone();
     tokio::task::spawn_local(async move {
-        while let Some(newcomer) = newcomers.recv().await {
-            taking.take(newcomer);
+        while let Some((newcomer, permit)) = newcomers.recv().await {
+            taking.take(newcomer, permit);
         }
     });
     shard.run(messages, sessions, stop).await;
 }
 
-/// Accepts for ever, for each shard in turn.
-async fn accept(mut door: Door, own: Rc<Shard>, others: Vec<mpsc::Sender<Newcomer>>) {
-    let mut failing = false;
+/// Accepts for ever, for each shard in turn. Above `most` sockets a client is closed unheard.
+async fn accept(
+    mut door: Door,
+    own: Rc<Shard>,
+    others: Vec<mpsc::Sender<(Newcomer, Permit)>>,
+    live: Arc<AtomicUsize>,
+    most: usize,
+) {
+    let mut failures = AcceptFailures::default();
     for turn in (0..=others.len()).cycle() {
-        let newcomer = loop {
+        let (newcomer, permit) = loop {
             match door.accept().await {
-                Ok(newcomer) => break newcomer,
+                Ok(newcomer) => {
+                    failures.end();
+                    if let Some(permit) = Permit::take(&live, most) {
+                        break (newcomer, permit);
+                    }
+                }
                 // The client has gone away while it waited.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        warn!(%error, "cannot accept connections; raise the limit of open files (LimitNOFILE, ulimit -n)");
-                    }
+                    failures.begin(&error);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         };
-        if std::mem::replace(&mut failing, false) {
-            info!("accepting connections again");
-        }
         let Some(hand) = turn.checked_sub(1).map(|index| &others[index]) else {
-            own.take(newcomer);
+            own.take(newcomer, permit);
             continue;
         };
         // A shard that has ended ends the process.
-        let _ = hand.send(newcomer).await;
+        let _ = hand.send((newcomer, permit)).await;
+    }
+}
+
+/// Says that nobody can be accepted, and that somebody can again: a pair that is said at most once a minute, though
+/// there may be one descriptor now and none a moment later.
+#[derive(Default)]
+struct AcceptFailures {
+    failing: bool,
+    said: bool,
+    last: Option<Instant>,
+    unsaid: u64,
+}
+
+impl AcceptFailures {
+    fn begin(&mut self, error: &io::Error) {
+        if std::mem::replace(&mut self.failing, true) {
+            return;
+        }
+        if self.last.is_some_and(|last| last.elapsed() < ACCEPT_LOG_PAUSE) {
+            self.unsaid += 1;
+            return;
+        }
+        (self.said, self.last) = (true, Some(Instant::now()));
+        let unsaid = std::mem::take(&mut self.unsaid);
+        warn!(%error, unsaid, "cannot accept connections; raise the limit of open files (LimitNOFILE, ulimit -n)");
+    }
+
+    fn end(&mut self) {
+        if std::mem::replace(&mut self.failing, false) && std::mem::replace(&mut self.said, false) {
+            info!("accepting connections again");
+        }
     }
 }
 
@@ -289,17 +335,6 @@ fn announce(settings: &Settings, door: &Door) {
     if settings.access.is_empty() && settings.anonymous_publish && !settings.demo {
         warn!(
             "anonymous visitors may publish to the broadcast channels of every facility; pages that insert messages as HTML can be attacked. Set anonymous_publish = false, or [[access]] rules"
-        );
-    }
-}
-
-/// Lets the process open as many files as the system allows it: each client is one.
-fn raise_open_files(max_connections: usize) {
-    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
-    if limit < max_connections as u64 {
-        info!(
-            limit,
-            "open files are limited below server.max_connections; for more clients raise LimitNOFILE (ulimit -n)"
         );
     }
 }

@@ -6,6 +6,8 @@ use std::io::{self, IoSlice, Read};
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +23,34 @@ pub struct Newcomer {
     pub socket: OwnedFd,
     /// The address at the other end; none for a unix socket.
     pub address: Option<IpAddr>,
+}
+
+/// A place among the connections of the process, from accept on. It is given back when it is dropped, unless it is
+/// handed on.
+#[derive(Debug)]
+pub struct Permit(Option<Arc<AtomicUsize>>);
+
+impl Permit {
+    /// Takes one more place, if fewer than `most` are taken.
+    pub fn take(live: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let before = live.fetch_add(1, Ordering::Relaxed);
+        // Dropped, it is given back at once.
+        let permit = Self(Some(live.clone()));
+        (before < most).then_some(permit)
+    }
+
+    /// Leaves it to somebody else to give the place back.
+    pub fn hand_on(mut self) {
+        self.0.take();
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(live) = &self.0 {
+            live.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A client's socket.

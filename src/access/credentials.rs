@@ -16,6 +16,20 @@ pub struct Credentials {
     pub headers: Vec<(String, Vec<u8>)>,
     /// The address that it comes from, behind trusted proxies; none through a unix socket.
     pub address: Option<IpAddr>,
+    /// Whether that is the visitor's own.
+    pub client_address: ClientAddress,
+}
+
+/// Whose the address is that a request comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// The visitor's own, as far as can be known.
+    Own(IpAddr),
+    /// This machine's, or none: a unix socket.
+    #[default]
+    Local,
+    /// That of a proxy that is not trusted, since it says that it passes a request on.
+    UnknownProxy,
 }
 
 /// A token as it was sent. Whoever has it is that visitor, so `Debug` shows none of it.

@@ -13,7 +13,7 @@ mod site;
 pub mod token;
 
 pub use cookie::value as cookie_value;
-pub use credentials::{Credentials, Fingerprint, Token};
+pub use credentials::{ClientAddress, Credentials, Fingerprint, Token};
 pub use digest::session_digest;
 pub use identity::{GroupLists, Groups, Identity, are_reasonable, is_reasonable};
 pub use origin::{Allowed, Refused};

@@ -11,7 +11,7 @@ use hyper::header::{
 use super::Rejection;
 use super::routes::Front;
 use crate::access::token::Untrusted;
-use crate::access::{Credentials, Peer, Token, cookie_value};
+use crate::access::{ClientAddress, Credentials, Peer, Token, cookie_value};
 use crate::wire::parameters;
 
 /// Offered subprotocols that begin with this are tokens, never answered.
@@ -72,7 +72,14 @@ pub(super) fn credentials<B>(
         check_origin(request, peer, front)?;
     }
     let visitor = front.proxies.visitor(peer, &lines(headers, &X_FORWARDED_FOR), &lines(headers, &FORWARDED));
-    Ok(Credentials { session_cookie, token: None, headers: passed_on, address: visitor.address() })
+    let address = visitor.address();
+    let forwards = headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED);
+    let client_address = match address {
+        _ if forwards && !front.proxies.trust(peer) => ClientAddress::UnknownProxy,
+        Some(address) if !address.is_loopback() => ClientAddress::Own(address),
+        _ => ClientAddress::Local,
+    };
+    Ok(Credentials { session_cookie, token: None, headers: passed_on, address, client_address })
 }
 
 /// Returns the values of all lines of a header.

@@ -2,6 +2,7 @@
 //! questions that come in a request of their own.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -9,13 +10,13 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::Shard;
-use crate::access::Grant;
+use crate::access::{ClientAddress, Grant, Rate};
 use crate::counters::Counters;
 use crate::http::{Arrival, Rejection, Visits};
 use crate::hub::{NotJoined, Subscription};
 use crate::reception::{NotReceived, Visitor};
 use crate::redis::{Failure, Receipts};
-use crate::socket::{InFlight, Watch, read_joined};
+use crate::socket::{Bucket, InFlight, Publisher, Watch, read_joined};
 use crate::wire::Handshake;
 
 /// What is ready when a handshake is answered.
@@ -29,6 +30,7 @@ pub struct Prepared {
     pub(super) watch: Option<Watch>,
     /// What happens to the visitor until the connection is registered is remembered for it.
     pub(super) in_flight: InFlight,
+    pub(super) allowance: Option<Arc<Bucket>>,
     pub(super) grant: Grant,
     pub(super) persisted: Vec<Option<Bytes>>,
 }
@@ -76,6 +78,7 @@ impl Visits for Shard {
             if !self.desk.with(|hub| hub.has_room_for(&persisted)) {
                 return Err(Rejection::Crowded);
             }
+            let allowance = self.allowance(&visitor, arrival.credentials.client_address, grant.rate);
             return Ok(Prepared {
                 subscription,
                 handshake,
@@ -83,6 +86,7 @@ impl Visits for Shard {
                 since,
                 watch,
                 in_flight,
+                allowance,
                 grant,
                 persisted,
             });
@@ -103,8 +107,8 @@ impl Visits for Shard {
             Counters::count(&self.parts.counters.ignored_publications);
             return Ok(());
         }
-        let publisher = (visitor.proof, arrival.credentials.address);
-        if !self.allowances.take(publisher, grant.rate, message.len()) {
+        let allowance = self.allowance(&visitor, arrival.credentials.client_address, grant.rate);
+        if allowance.is_some_and(|bucket| !bucket.take(message.len())) {
             return Err(Rejection::TooFast);
         }
         let receipts = Rc::<Receipts>::default();
@@ -119,12 +123,26 @@ impl Visits for Shard {
 }
 
 impl Shard {
+    /// Returns the bucket of a visitor's publications, if they are limited.
+    fn allowance(&self, visitor: &Visitor, address: ClientAddress, rate: Rate) -> Option<Arc<Bucket>> {
+        if rate == Rate::default() {
+            return None;
+        }
+        let (allowances, publisher) = (&self.parts.allowances, Publisher::of(&visitor.identity, address));
+        if publisher.is_none() && address == ClientAddress::UnknownProxy && allowances.take_hint() {
+            warn!(
+                "publish limits cannot tell anonymous visitors apart: requests come with X-Forwarded-For or Forwarded from a peer that is not in server.trusted_proxies; each connection has a limit of its own. Name your proxy there"
+            );
+        }
+        allowances.bucket(publisher, rate)
+    }
+
     /// Finds out who comes, if anybody can be let in at all.
     async fn receive(&self, arrival: &Arrival) -> Result<Visitor, Rejection> {
         if self.stopping.is_cancelled() {
             return Err(Rejection::Stopping);
         }
-        if self.parts.live.load(Ordering::Relaxed) > self.settings.server.max_connections {
+        if self.parts.live.load(Ordering::Relaxed) > self.most_connections {
             return Err(Rejection::Full);
         }
         // Why the broker has lost Redis stands in the log already.

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -21,7 +21,7 @@ use crate::reception::{Callback, Reception, Sessions, Way};
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
 use crate::socket::{self, Allowances, Beats, Connection, Leases, Parts, Place};
-use crate::stream::{Discard, Newcomer, Stream};
+use crate::stream::{Discard, Newcomer, Permit, Stream};
 use crate::telemetry::Seldom;
 
 /// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
@@ -32,9 +32,6 @@ const TICKS: usize = 4;
 
 /// A tick that comes so late shows that the process stood still.
 const STANDSTILL: Duration = Duration::from_secs(1);
-
-/// Sockets above the limit of connections that are still answered, with 503; above that they are closed unheard.
-const REFUSED: usize = 1_000;
 
 /// Clients sent away per second at least, when the server stops: so few are no stampede.
 const LEAVERS_PER_SECOND: u32 = 10;
@@ -53,8 +50,8 @@ pub struct Shard {
     pub(super) redis_up: Cell<bool>,
     /// Cancelled when the server stops.
     pub(super) stopping: CancellationToken,
-    /// What visitors may publish by requests of their own.
-    pub(super) allowances: Allowances,
+    /// Connections of the whole process that are served.
+    pub(super) most_connections: usize,
     unwatched: Seldom,
     outboxes: Arc<OutboxMemory>,
     crowded: Seldom,
@@ -78,14 +75,19 @@ pub struct Shared {
     pub way: Option<Way>,
     /// Connections of the whole process.
     pub live: Arc<AtomicUsize>,
+    /// Connections of the whole process that are served.
+    pub most_connections: usize,
     /// What all outboxes of the process hold.
     pub outboxes: Arc<OutboxMemory>,
+    /// What visitors of the whole process may publish in a time.
+    pub allowances: Arc<Allowances>,
 }
 
 impl Shard {
     /// Sets a shard up and connects it to Redis. Must be called on its own runtime.
     pub fn new(number: usize, shared: Shared) -> Rc<Self> {
-        let Shared { settings, target, session_target, counters, way, live, outboxes } = shared;
+        let Shared { settings, target, session_target, counters, way, .. } = shared;
+        let Shared { live, most_connections, outboxes, allowances, .. } = shared;
         let limits = Limits {
             outbox_bytes: settings.messages.outbox_bytes,
             outbox_seconds: settings.messages.outbox_seconds,
@@ -164,6 +166,7 @@ impl Shard {
             publish_patience,
             linger: Duration::from_secs(settings.server.linger_seconds.into()),
             counters: counters.clone(),
+            allowances,
             live,
             own: Cell::new(0),
         };
@@ -182,7 +185,7 @@ impl Shard {
             crowded: Seldom::default(),
             unsaid_refusals: Cell::default(),
             no_redis: Seldom::default(),
-            allowances: Allowances::default(),
+            most_connections,
             sessions,
             settings,
         })
@@ -217,11 +220,8 @@ impl Shard {
     }
 
     /// Takes a client and serves it.
-    pub fn take(self: &Rc<Self>, newcomer: Newcomer) {
-        let place = Place::take(&self.parts);
-        if self.parts.live.load(Ordering::Relaxed) > self.settings.server.max_connections + REFUSED + 1 {
-            return;
-        }
+    pub fn take(self: &Rc<Self>, newcomer: Newcomer, permit: Permit) {
+        let place = Place::take(&self.parts, permit);
         tokio::task::spawn_local(self.clone().greet(newcomer, place));
     }
 
@@ -246,12 +246,22 @@ impl Shard {
             }
             Served::Late => return,
         };
-        let Prepared { subscription, handshake, visitor, since, watch, in_flight, grant, persisted } =
-            prepared;
+        let Prepared {
+            subscription,
+            handshake,
+            visitor,
+            since,
+            watch,
+            in_flight,
+            allowance,
+            grant,
+            persisted,
+        } = prepared;
         // What it would be given is not whole: better a client that comes again than one that misses something.
         let unsound = !matches!(subscription.is_stale(), Ok(false));
         let mut connection =
             Connection::open(place, stream, subscription, handshake, grant, &persisted, head);
+        connection.limit_by(allowance);
         connection.live_by(self.leases.add(visitor, since, connection.listener(), watch));
         drop(in_flight);
         if unsound {

@@ -1,29 +1,63 @@
-//! What a connection may publish in a time: a bucket for messages and one for bytes.
+//! What a visitor may publish in a time: one bucket for each visitor and rate, whatever sockets, requests and shards it
+//! uses.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-use crate::access::Rate;
-use crate::reception::Proof;
+use crate::access::{ClientAddress, Identity, Rate};
+use crate::wire::SessionKey;
+
+/// By what a visitor is known who publishes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Publisher {
+    /// A user, in all browsers.
+    User(Arc<str>),
+    /// A session without a user.
+    Session(SessionKey),
+    /// An address, or for version 6 the network of 64 bits, of which a visitor has all addresses.
+    Address(IpAddr),
+}
+
+impl Publisher {
+    /// Returns by what a visitor is known, if it is at all.
+    pub fn of(identity: &Identity, address: ClientAddress) -> Option<Self> {
+        let user = identity.user.as_ref().or(identity.user_id.as_ref());
+        let session = || identity.session.as_ref().map(|session| Self::Session(session.clone()));
+        user.map(|user| Self::User(user.clone())).or_else(session).or_else(|| {
+            let ClientAddress::Own(address) = address else { return None };
+            Some(Self::Address(match address {
+                IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+                address @ IpAddr::V4(_) => address,
+            }))
+        })
+    }
+}
 
 /// What is left of a rate.
 #[derive(Debug)]
-pub(super) struct Allowance {
+pub struct Bucket {
     rate: Rate,
+    level: Mutex<Level>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Level {
     messages: f64,
     bytes: f64,
     since: Instant,
 }
 
-impl Allowance {
-    /// Starts with full buckets.
-    pub(super) fn new(rate: Rate) -> Self {
+impl Bucket {
+    /// Starts full.
+    fn new(rate: Rate) -> Self {
         let (messages, bytes) = Self::full(rate);
-        Self { rate, messages, bytes, since: Instant::now() }
+        Self { rate, level: Mutex::new(Level { messages, bytes, since: Instant::now() }) }
     }
 
     fn full(rate: Rate) -> (f64, f64) {
@@ -31,68 +65,138 @@ impl Allowance {
         (f64::from(rate.messages_per_second) * seconds, f64::from(rate.bytes_per_second) * seconds)
     }
 
-    /// Takes a message of that many bytes out of the buckets; false if there is not enough in them.
-    pub(super) fn take(&mut self, bytes: usize) -> bool {
+    /// Takes a message of that many bytes; false, and nothing is taken, if there is not enough.
+    pub fn take(&self, bytes: usize) -> bool {
+        let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let elapsed = (now - self.since).as_secs_f64();
-        self.since = now;
+        let elapsed = now.saturating_duration_since(level.since).as_secs_f64();
         let (most_messages, most_bytes) = Self::full(self.rate);
-        self.messages =
-            most_messages.min(self.messages + elapsed * f64::from(self.rate.messages_per_second)) - 1.0;
+        level.since = now;
+        level.messages =
+            most_messages.min(level.messages + elapsed * f64::from(self.rate.messages_per_second));
+        level.bytes = most_bytes.min(level.bytes + elapsed * f64::from(self.rate.bytes_per_second));
         #[expect(clippy::cast_precision_loss, reason = "a message is far shorter than 2^52 bytes")]
         let bytes = bytes as f64;
-        self.bytes = most_bytes.min(self.bytes + elapsed * f64::from(self.rate.bytes_per_second)) - bytes;
-        (self.rate.messages_per_second == 0 || self.messages >= 0.0)
-            && (self.rate.bytes_per_second == 0 || self.bytes >= 0.0)
+        let passes = (self.rate.messages_per_second == 0 || level.messages >= 1.0)
+            && (self.rate.bytes_per_second == 0 || level.bytes >= bytes);
+        if passes {
+            level.messages -= 1.0;
+            level.bytes -= bytes;
+        }
+        passes
+    }
+
+    fn last_used(&self) -> Instant {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner).since
+    }
+
+    /// Tells whether it has had time to fill, so that a new one would do as well.
+    fn is_full(&self, now: Instant) -> bool {
+        let seconds = self.rate.burst_seconds.max(1);
+        now.saturating_duration_since(self.last_used()) >= Duration::from_secs(seconds.into())
     }
 }
 
-/// Visitors whose publications by single requests are remembered.
-const REMEMBERED: usize = 10_000;
+/// Visitors who are remembered, beside those who are connected.
+const REMEMBERED: usize = 100_000;
 
-/// By what a visitor is known who publishes by single requests.
-pub type Publisher = (Proof, Option<IpAddr>);
-
-/// What visitors may publish by single requests, each of which is a connection of its own.
+/// The buckets of the whole process.
 #[derive(Debug, Default)]
-pub struct Allowances(RefCell<HashMap<(Publisher, Rate), Allowance>>);
+pub struct Allowances {
+    buckets: Mutex<HashMap<(Publisher, Rate), Arc<Bucket>, RandomState>>,
+    hinted: AtomicBool,
+}
 
 impl Allowances {
-    /// Takes a message of that many bytes out of a visitor's buckets; false if there is not enough in them.
-    pub fn take(&self, publisher: Publisher, rate: Rate, bytes: usize) -> bool {
+    /// Returns the bucket of a visitor; none where nothing is limited. Who is not known has one for each connection.
+    pub fn bucket(&self, publisher: Option<Publisher>, rate: Rate) -> Option<Arc<Bucket>> {
         if rate == Rate::default() {
-            return true;
+            return None;
         }
-        let mut allowances = self.0.borrow_mut();
-        if allowances.len() >= REMEMBERED {
-            // Whose buckets have had time to fill needs no remembering.
-            let now = Instant::now();
-            let filled = |rate: Rate| Duration::from_secs(rate.burst_seconds.max(1).into());
-            allowances.retain(|(_, rate), allowance| now - allowance.since < filled(*rate));
+        let Some(publisher) = publisher else { return Some(Arc::new(Bucket::new(rate))) };
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= REMEMBERED {
+            forget(&mut buckets);
         }
-        if allowances.len() >= REMEMBERED {
-            return false;
-        }
-        allowances.entry((publisher, rate)).or_insert_with(|| Allowance::new(rate)).take(bytes)
+        Some(buckets.entry((publisher, rate)).or_insert_with(|| Arc::new(Bucket::new(rate))).clone())
     }
+
+    /// Tells, once, that visitors cannot be told apart because a proxy in front is not known.
+    pub fn take_hint(&self) -> bool {
+        !self.hinted.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// Forgets those who have had time to fill their buckets, and, if that is not enough, the half that was used least
+/// lately. Who is connected keeps the bucket itself.
+fn forget(buckets: &mut HashMap<(Publisher, Rate), Arc<Bucket>, RandomState>) {
+    let now = Instant::now();
+    buckets.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_full(now));
+    if buckets.len() < REMEMBERED / 8 * 7 {
+        return;
+    }
+    let mut used: Vec<_> = buckets.values().map(|bucket| bucket.last_used()).collect();
+    let middle = used.len() / 2;
+    let middle = *used.select_nth_unstable(middle).1;
+    buckets.retain(|_, bucket| bucket.last_used() > middle);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_burst_passes_and_then_the_rate() {
-        let rate = Rate { messages_per_second: 2, bytes_per_second: 100, burst_seconds: 2 };
-        let mut allowance = Allowance::new(rate);
-        assert_eq!([0; 5].map(|_| allowance.take(1)), [true, true, true, true, false]);
-        tokio::time::advance(Duration::from_secs(10)).await;
-        assert!(allowance.take(200) && !allowance.take(1));
+    const RATE: Rate = Rate { messages_per_second: 2, bytes_per_second: 100, burst_seconds: 2 };
+
+    fn user(number: usize) -> Publisher {
+        Publisher::User(number.to_string().into())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_rate_everything_passes() {
-        let mut allowance = Allowance::new(Rate::default());
-        assert!((0..1000).all(|_| allowance.take(1 << 20)));
+    async fn a_burst_passes_and_then_the_rate_and_what_is_refused_takes_nothing() {
+        let bucket = Bucket::new(RATE);
+        assert_eq!([0; 5].map(|_| bucket.take(1)), [true, true, true, true, false]);
+        assert!((0..100).all(|_| !bucket.take(1)));
+        tokio::time::advance(Duration::from_millis(500)).await;
+        assert_eq!([bucket.take(1), bucket.take(1)], [true, false]);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(bucket.take(200) && !bucket.take(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_rate_there_is_no_bucket_and_the_same_visitor_has_the_same_one() {
+        let allowances = Allowances::default();
+        assert!(allowances.bucket(Some(user(1)), Rate::default()).is_none());
+        let bucket = |publisher| allowances.bucket(publisher, RATE).unwrap();
+        assert!(Arc::ptr_eq(&bucket(Some(user(1))), &bucket(Some(user(1)))));
+        assert!(!Arc::ptr_eq(&bucket(Some(user(1))), &bucket(Some(user(2)))));
+        assert!(!Arc::ptr_eq(&bucket(None), &bucket(None)));
+        assert_eq!(allowances.buckets.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_visitors_are_remembered_than_fit_and_the_latest_are() {
+        let allowances = Allowances::default();
+        for number in 0..REMEMBERED + 10 {
+            assert!(allowances.bucket(Some(user(number)), RATE).unwrap().take(1));
+            tokio::time::advance(Duration::from_micros(1)).await;
+        }
+        let count = allowances.buckets.lock().unwrap().len();
+        assert!(count <= REMEMBERED / 2 + 10, "{count}");
+        let last = allowances.bucket(Some(user(REMEMBERED - 1)), RATE).unwrap();
+        assert_eq!([0; 4].map(|_| last.take(1)), [true, true, true, false], "one was taken before");
+    }
+
+    #[test]
+    fn a_visitor_is_a_user_else_a_session_else_an_address_of_its_own() {
+        let own = ClientAddress::Own("2001:db8:1:2:3::4".parse().unwrap());
+        let anonymous = Identity::anonymous();
+        let session = Identity { session: Some(SessionKey::new("key")), ..Identity::anonymous() };
+        let user = Identity { user: Some("john".into()), user_id: Some("7".into()), ..session.clone() };
+        assert_eq!(Publisher::of(&user, own), Some(Publisher::User("john".into())));
+        assert_eq!(Publisher::of(&session, own), Some(Publisher::Session(SessionKey::new("key"))));
+        let network = Publisher::Address("2001:db8:1:2::".parse().unwrap());
+        assert_eq!(Publisher::of(&anonymous, own), Some(network));
+        assert_eq!(Publisher::of(&anonymous, ClientAddress::Local), None);
+        assert_eq!(Publisher::of(&anonymous, ClientAddress::UnknownProxy), None);
     }
 }

@@ -14,16 +14,16 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use super::allowance::Allowance;
+use super::allowance::{Allowances, Bucket};
 use super::client_heartbeats::suspect;
 use super::frames::FrameScanner;
 use super::reader::{Feed, Incoming, Reader};
 use super::{Beats, Close, Share};
-use crate::access::{Grant, Policy, Rate};
+use crate::access::{Grant, Policy};
 use crate::counters::Counters;
 use crate::hub::{Ending, Form, Limits, Listener, Subscription};
 use crate::redis::{Receipts, Store};
-use crate::stream::{Discard, Stream};
+use crate::stream::{Discard, Permit, Stream};
 use crate::wire::{Channel, Handshake};
 
 /// What the connections of a shard share.
@@ -52,6 +52,8 @@ pub struct Parts {
     pub linger: Duration,
     /// What is counted for the whole process.
     pub counters: Arc<Counters>,
+    /// What visitors of the whole process may publish in a time.
+    pub allowances: Arc<Allowances>,
     /// Connections of the whole process.
     pub live: Arc<AtomicUsize>,
     /// Connections of this shard.
@@ -87,7 +89,7 @@ pub(super) struct Speech {
     /// Channels that are being joined.
     pub(super) addition: Option<AbortOnDropHandle<()>>,
     /// What may be published, if there is a limit.
-    allowance: Option<Box<Allowance>>,
+    pub(super) allowance: Option<Arc<Bucket>>,
     since: Instant,
     received: u64,
     ignored: u32,
@@ -131,7 +133,6 @@ impl Connection {
         let echo_rooms = if grant.echo { Box::default() } else { subscription.rooms_of(&grant.publish) };
         debug!(facility = ?asked.facility, subscribed = persisted.len(), publishes = grant.publish.len(), "connection opened");
         let channels = shared(grant.publish);
-        let allowance = (grant.rate != Rate::default()).then(|| Box::new(Allowance::new(grant.rate)));
         let since = Instant::now();
         let speech = Speech {
             asked,
@@ -139,7 +140,7 @@ impl Connection {
             echo_rooms,
             share: None,
             addition: None,
-            allowance,
+            allowance: None,
             since,
             received: 0,
             ignored: 0,
@@ -147,6 +148,11 @@ impl Connection {
         };
         let (reader, receipts, early) = (None, None, None);
         Box::new(Self { place, listener, subscription, speech, reader, receipts, early })
+    }
+
+    /// Takes the bucket of the connection's visitor, if what it publishes is limited.
+    pub fn limit_by(&mut self, allowance: Option<Arc<Bucket>>) {
+        self.speech.allowance = allowance;
     }
 
     /// Takes what the connection lives by, if what is known of its visitor may change.
@@ -297,7 +303,7 @@ impl Connection {
             Counters::count(&parts.counters.ignored_publications);
             return None;
         };
-        if speech.allowance.as_mut().is_some_and(|allowance| !allowance.take(payload.len())) {
+        if speech.allowance.as_ref().is_some_and(|allowance| !allowance.take(payload.len())) {
             return Some(Close::TooFast);
         }
         let receipts = self.receipts.get_or_insert_default();
@@ -363,9 +369,9 @@ pub(super) fn shared(channels: Vec<Channel>) -> Option<Rc<[Channel]>> {
 }
 
 impl Place {
-    /// Takes a place; it is given back when it is dropped.
-    pub fn take(parts: &Rc<Parts>) -> Self {
-        parts.live.fetch_add(1, Ordering::Relaxed);
+    /// Makes a place of a permit; it is given back when it is dropped.
+    pub fn take(parts: &Rc<Parts>, permit: Permit) -> Self {
+        permit.hand_on();
         parts.own.set(parts.own.get() + 1);
         Self(parts.clone())
     }

@@ -13,7 +13,7 @@ mod leases;
 mod reader;
 mod review;
 
-pub use allowance::Allowances;
+pub use allowance::{Allowances, Bucket, Publisher};
 pub use close::Close;
 pub use connection::{Connection, Parts, Place};
 pub use heartbeat::{Beats, tick};

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Close;
 use super::connection::{Connection, Parts, shared};
-use crate::access::Grant;
+use super::{Close, Publisher};
+use crate::access::{ClientAddress, Grant};
 use crate::hub::{Addition, Listener, NotJoined, Subscription};
 use crate::wire::Channel;
 
@@ -51,6 +51,7 @@ impl Connection {
             Err(_) if share.is_doubtful() => Grant::default(),
             Err(_) => return Some(Close::Denied),
         };
+        let publisher = Publisher::of(&visitor.identity, ClientAddress::Local);
         drop(visitor);
         // What was being joined may be allowed no more.
         speech.addition = None;
@@ -63,6 +64,9 @@ impl Connection {
             let beside = addition.iter().flat_map(|addition| addition.joining().rooms_of(&publish));
             self.subscription.rooms_of(&publish).into_iter().chain(beside).collect()
         };
+        if let Some(publisher) = publisher {
+            speech.allowance = parts.allowances.bucket(Some(publisher), grant.rate);
+        }
         speech.channels = shared(publish);
         speech.addition = addition.map(|addition| {
             let adding = add(addition, missing, parts, self.listener.clone());

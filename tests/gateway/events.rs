@@ -148,12 +148,13 @@ async fn rules_hold_and_what_is_posted_too_fast_is_refused() {
         [[access]]
         facility = [""]
     "#;
-    let gateway = TestGateway::builder().rules(text).set("server.shards", "1").start().await;
+    let gateway = TestGateway::builder().rules(text).set("server.trusted_proxies", "127.0.0.1").start().await;
     gateway.stream("/ws/other?subscribe-broadcast").expect_status(403).await;
     gateway.post("/ws/other?publish-broadcast", "x").expect_status(403).await;
     let mut statuses = Vec::new();
     for _ in 0..6 {
-        statuses.push(gateway.post("/ws/chat?publish-broadcast", "x").send().await.0.status);
+        let post = gateway.post("/ws/chat?publish-broadcast", "x").header("X-Forwarded-For", "203.0.113.7");
+        statuses.push(post.send().await.0.status);
     }
     assert_eq!(statuses[..3], [204; 3]);
     assert!(statuses[3..].contains(&429), "{statuses:?}");

@@ -36,10 +36,20 @@ async fn memory_goes_back_when_a_peak_is_over() {
     assert!(left < taken * 7 / 8, "of {taken} bytes {left} are left");
 }
 
+/// Leaves the process only so many descriptors more than it has open.
+fn leave_files(gateway: &TestGateway, more: usize) {
+    let limit = gateway.open_files() + more;
+    let status = std::process::Command::new("prlimit")
+        .args(["--pid", &gateway.pid().to_string(), &format!("--nofile={limit}:{limit}")])
+        .status();
+    assert!(status.unwrap().success(), "prlimit");
+}
+
 #[tokio::test]
 async fn without_file_descriptors_accepting_pauses_and_everything_else_goes_on() {
-    let gateway = TestGateway::builder().file_limit(48).start().await;
+    let gateway = TestGateway::start().await;
     let mut client = gateway.connect("/ws/fd?subscribe-broadcast").await;
+    leave_files(&gateway, 10);
     let mut crowd = Vec::new();
     for _ in 0..60 {
         crowd.push(gateway.request("/ws/fd").open().await);
@@ -53,9 +63,17 @@ async fn without_file_descriptors_accepting_pauses_and_everything_else_goes_on()
     }
     let used = gateway.processor_time().saturating_sub(before);
     assert!(used < Duration::from_millis(150), "{used:?} of processor time in a second");
+    // Again and again there is one descriptor, and then there is none.
+    for _ in 0..10 {
+        crowd.remove(0);
+        crowd.push(gateway.request("/ws/fd").open().await);
+        client.expect_nothing().await;
+        tokio::time::sleep(Duration::from_millis(120)).await;
+    }
     assert_eq!(gateway.count_log(&["cannot accept connections"]), 1, "said once");
     drop(crowd);
     gateway.expect_log(&["INFO", "accepting connections again"]).await;
+    assert_eq!(gateway.count_log(&["accepting connections again"]), 1, "said once");
     gateway.connect("/ws/fd?subscribe-broadcast").await.expect_nothing().await;
 }
 

@@ -27,6 +27,7 @@ mod outboxes;
 mod ping;
 mod proxies;
 mod publish;
+mod publish_limits;
 mod redis_only;
 mod session_end;
 mod shards;

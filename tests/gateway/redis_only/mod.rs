@@ -6,6 +6,7 @@ mod churn;
 mod cluster;
 mod connect_order;
 mod deployments;
+mod descriptors;
 mod echo_memory;
 mod error_replies;
 mod handshake_races;

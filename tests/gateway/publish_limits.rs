@@ -1,0 +1,125 @@
+//! What a visitor may publish in a time: one bucket for each visitor, whatever sockets and requests it uses.
+
+use crate::support::client::Request;
+use crate::support::sessions::{log_in, session_key};
+use crate::support::{RedisServer, TestGateway, in_time};
+
+/// Anybody may publish, ten messages at once and hardly one more later.
+const RULES: &str = "[[access]]\nfacility = \"*\"\nanonymous = [\"*-broadcast\"]\nusers = [\"*-broadcast\"]\n\
+                     publish_messages_per_second = 1\npublish_burst_seconds = 10\n";
+
+async fn gateway(trusted: &str) -> TestGateway {
+    let builder = TestGateway::builder().rules(RULES).set("server.trusted_proxies", trusted);
+    builder.set("server.shards", "3").start().await
+}
+
+/// Publishes over one socket after another, a few messages each, and returns after how many the first one was closed
+/// for it, if one was.
+async fn until_refused(request: impl Fn() -> Request, sockets: usize) -> Option<usize> {
+    let mut sent = 0;
+    for _ in 0..sockets {
+        let mut client = request().connect().await;
+        for _ in 0..4 {
+            client.send_text("x").await;
+        }
+        sent += 4;
+        client.send_ping(b"").await;
+        loop {
+            let frame = in_time("an answer", client.read_frame()).await;
+            match frame {
+                Ok(Some(frame)) if frame.opcode == crate::support::client::PONG => break,
+                Ok(Some(frame)) if frame.opcode == crate::support::client::CLOSE => {
+                    assert_eq!(frame.payload[..2], 1008_u16.to_be_bytes());
+                    return Some(sent);
+                }
+                Ok(Some(_)) => {}
+                end => panic!("{end:?}"),
+            }
+        }
+        client.send_close(1000, "").await;
+    }
+    None
+}
+
+#[tokio::test]
+async fn a_user_who_reconnects_after_each_few_messages_has_one_limit_for_all_sockets_sessions_and_posts() {
+    let gateway = gateway("").await;
+    let cookies: Vec<_> = (0..2)
+        .map(|_| {
+            let key = session_key();
+            log_in(RedisServer::shared(), &key, "7", "john", &[]);
+            format!("sessionid={key}")
+        })
+        .collect();
+    let host = gateway.address().to_string();
+    let socket = |cookie: &str| {
+        let request = gateway.request("/ws/chat?publish-broadcast").header("Cookie", cookie);
+        request.header("Origin", format!("http://{host}"))
+    };
+    let refused = until_refused(|| socket(&cookies[0]), 20).await;
+    assert!(refused.is_some_and(|sent| sent <= 20), "{refused:?}");
+    // Another browser of the same user, and another way, have no bucket of their own.
+    assert_eq!(until_refused(|| socket(&cookies[1]), 2).await.map(|sent| sent <= 8), Some(true));
+    let mut statuses = Vec::new();
+    for _ in 0..6 {
+        let post = gateway.post("/ws/chat?publish-broadcast", "x").header("Cookie", &cookies[0]);
+        statuses.push(post.header("Origin", format!("http://{host}")).send().await.0.status);
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
+    // Somebody else has.
+    let key = session_key();
+    log_in(RedisServer::shared(), &key, "8", "paul", &[]);
+    assert_eq!(until_refused(|| socket(&format!("sessionid={key}")), 2).await, None);
+}
+
+#[tokio::test]
+async fn posts_count_together_over_all_shards() {
+    let gateway = gateway("127.0.0.1").await;
+    let post = || gateway.post("/ws/x?publish-broadcast", "x").header("X-Forwarded-For", "203.0.113.7");
+    let mut taken = 0;
+    for _ in 0..30 {
+        taken += usize::from(post().send().await.0.status == 204);
+    }
+    assert!((10..18).contains(&taken), "{taken} were taken");
+}
+
+#[tokio::test]
+async fn anonymous_visitors_are_known_by_their_own_address_and_its_network() {
+    let gateway = gateway("127.0.0.1").await;
+    let from = |address: &str| {
+        let address = address.to_owned();
+        let gateway = &gateway;
+        move || gateway.request("/ws/x?publish-broadcast").header("X-Forwarded-For", &address)
+    };
+    assert!(until_refused(from("203.0.113.7"), 20).await.is_some());
+    assert_eq!(until_refused(from("203.0.113.8"), 2).await, None);
+    // Whoever has one address of version 6 has the other ones of its network.
+    assert!(until_refused(from("2001:db8:1:2::1"), 20).await.is_some());
+    assert!(until_refused(from("2001:db8:1:2:3::4"), 2).await.is_some());
+    assert_eq!(until_refused(from("2001:db8:1:3::1"), 2).await, None);
+}
+
+#[tokio::test]
+async fn visitors_whose_own_address_is_not_known_are_not_limited_together() {
+    // From the same machine.
+    let local = gateway("").await;
+    assert_eq!(until_refused(|| local.request("/ws/x?publish-broadcast"), 10).await, None);
+    assert_eq!(local.count_log(&["trusted_proxies"]), 0);
+    // Behind a proxy that nobody has named.
+    let forwarded = |gateway: &TestGateway| {
+        gateway.request("/ws/x?publish-broadcast").header("X-Forwarded-For", "203.0.113.7")
+    };
+    assert_eq!(until_refused(|| forwarded(&local), 10).await, None);
+    local.expect_log(&["WARN", "X-Forwarded-For", "server.trusted_proxies"]).await;
+    assert_eq!(local.count_log(&["server.trusted_proxies"]), 1, "said once");
+    // The visitor of a proxy on the same machine.
+    let trusting = gateway("127.0.0.1").await;
+    let here = || trusting.request("/ws/x?publish-broadcast").header("X-Forwarded-For", "::1");
+    assert_eq!(until_refused(here, 10).await, None);
+    // One socket has its limit all the same.
+    let mut client = local.connect("/ws/x?publish-broadcast").await;
+    for _ in 0..12 {
+        client.send_text("x").await;
+    }
+    assert_eq!(client.expect_close(1008).await, "publishing too fast");
+}
