@@ -40,6 +40,27 @@ def test_one_of_two_gateways_may_stop(start, client, kind):
             browser.expect("to all")
 
 
+@pytest.mark.parametrize("kind", [NginxTwo, Haproxy, Caddy])
+def test_a_gateway_that_was_restarted_gets_the_new_visitors(start, kind, store):
+    front, facility = start(kind), unique()
+    first, second = front.behind
+    with contextlib.ExitStack() as stack:
+        first.process.terminate()
+        assert first.process.wait(DEADLINE) == 0
+        # Some of them find out that it is not there.
+        for _ in range(12):
+            stack.enter_context(front.connect(facility))
+        front.behind[0] = Gateway(port=first.port, redis__url=store.url)
+        front.stopping.append(front.behind[0])
+
+        # HAProxy and Caddy look again every two seconds.
+        def visitors_there():
+            stack.enter_context(front.connect(facility))
+            return held(first)
+
+        until(visitors_there, lambda count: count >= 8, "new visitors go to the emptier one")
+
+
 @pytest.mark.parametrize("kind", [Haproxy, Caddy])
 def test_a_gateway_that_hangs_is_left_out(start, kind):
     front, facility = start(kind), unique()
