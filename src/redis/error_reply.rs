@@ -44,12 +44,6 @@ fn code(text: &str) -> &str {
     text.split(' ').next().unwrap_or_default()
 }
 
-/// Tells an error reply of Redis from an error of the connection: a reply begins with a code in capitals.
-pub(super) fn is_reply(text: &str) -> bool {
-    let code = code(text);
-    code.len() >= 3 && code.bytes().all(|b| b.is_ascii_uppercase())
-}
-
 /// Returns true if Redis refuses the command itself, whatever its arguments are.
 ///
 /// Redis writes `NOPERM … no permissions to run the 'subscribe' command`.
@@ -122,9 +116,7 @@ mod tests {
             ("ERR unknown command 'GET'", Meaning::Other),
         ] {
             assert_eq!(Meaning::of(text), meaning, "{text}");
-            assert!(is_reply(text), "{text}");
         }
-        assert!(!is_reply("connection closed") && !is_reply("No such file or directory"));
     }
 
     #[tokio::test(start_paused = true)]

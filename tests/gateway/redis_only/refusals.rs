@@ -399,3 +399,36 @@ async fn keyspace_events_that_were_refused_are_wanted_again_once_they_are_allowe
     redis.command(&["DEL", &crate::support::sessions::redis_key(&first)]);
     john.expect_close(4401).await;
 }
+
+#[tokio::test]
+async fn replies_nested_without_end_are_refused_and_the_process_lives() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let nested = b"*1\r\n".repeat(200_000);
+            std::thread::spawn(move || std::io::Write::write_all(&mut stream.unwrap(), &nested));
+        }
+    });
+    for command in [&["check"][..], &["publish", "--broadcast", "chat", "text"]] {
+        let mut binary = crate::support::gateway::binary();
+        let output = binary.env("WS4REDIS_REDIS__URL", &url).args(command).output().unwrap();
+        assert_eq!(output.status.code(), Some(69), "{command:?}: {output:?}");
+    }
+    for url in [
+        url.clone(),
+        url.replace("redis:", "redis-cluster:"),
+        format!("{}?sentinelServiceName=m", url.replace("redis:", "redis-sentinel:")),
+    ] {
+        let mut gateway = TestGateway::builder().set("redis.url", &url).without_redis().start().await;
+        gateway.expect_log(&["WARN", "redis cannot be reached"]).await;
+        gateway.request("/ws/chat?subscribe-broadcast").expect_status(503).await;
+        assert!(gateway.is_running());
+    }
+    let redis = RedisServer::start();
+    let builder = TestGateway::builder().redis(&redis).set("session.redis_url", &url);
+    let mut gateway = builder.start().await;
+    let cookie = format!("sessionid={}", session_key());
+    gateway.request("/ws/chat?subscribe-user").header("Cookie", cookie).expect_status(503).await;
+    assert!(gateway.is_running());
+}
