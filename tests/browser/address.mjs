@@ -134,7 +134,7 @@ export async function checkLines(one, two) {
   await check('lines: those of the chat are there first, with the real host and prefix', async () => {
     await one.locator('[name="which"][value="chat"]').check();
     assert.equal(await line(one, 'redis-publish').textContent(), `redis-cli PUBLISH ${start}broadcast:foobar Hello`);
-    assert.match(await line(one, 'javascript').textContent(), /^const socket = ws4redis\('\/ws\/foobar', \{/);
+    assert.match(await line(one, 'javascript').textContent(), /^const socket = WS4Redis\.connect\('\/ws\/foobar', \{/);
     const { port } = new URL(one.url());
     const nginx = await line(one, 'nginx').textContent();
     assert.match(nginx, /location \/ws\/ \{/);
