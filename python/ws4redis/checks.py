@@ -90,16 +90,21 @@ def _settings() -> Iterator[checks.CheckMessage]:
             yield checks.Warning(f"{name} has no effect: {successor}.", id="ws4redis.W004")
 
 
-def _functions_and_numbers() -> Iterator[checks.CheckMessage]:
-    groups = settings.WS4REDIS_GROUPS
-    if isinstance(groups, str):
+def _function(name: str, number: str, what: str) -> Iterator[checks.CheckMessage]:
+    function = getattr(settings, name)
+    if isinstance(function, str):
         try:
-            groups = import_string(groups)
+            function = import_string(function)
         except ImportError as error:
-            yield checks.Error(f"WS4REDIS_GROUPS cannot be imported: {error}", id="ws4redis.E006")
+            yield checks.Error(f"{name} cannot be imported: {error}", id=f"ws4redis.{number}")
             return
-    if groups is not None and not callable(groups):
-        yield _error("E006", "WS4REDIS_GROUPS must be a function of a user, or its dotted path.", groups)
+    if function is not None and not callable(function):
+        yield _error(number, f"{name} must be a function {what}, or its dotted path.", function)
+
+
+def _functions_and_numbers() -> Iterator[checks.CheckMessage]:
+    yield from _function("WS4REDIS_GROUPS", "E006", "of a user")
+    yield from _function("WS4REDIS_IDENTITY_NAMESPACE", "E014", "without arguments")
     seconds = settings.WS4REDIS_IDENTITY_SECONDS
     if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int)):
         yield _error("E007", "WS4REDIS_IDENTITY_SECONDS must be an int or None.", seconds)

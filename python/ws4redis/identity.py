@@ -16,16 +16,19 @@ from typing import Any, Final
 import redis
 from django.conf import settings as django_settings
 from django.contrib.auth import HASH_SESSION_KEY, get_backends, get_user_model
+from django.core.exceptions import ImproperlyConfigured
 from django.db import router, transaction
 from django.utils.module_loading import import_string
 
-from ws4redis import connection, settings
-from ws4redis.redis_store import MEMBEROF, RedisStore
+from ws4redis import connection, settings, testing
+from ws4redis.redis_store import MEMBEROF, RedisStore, user_name
 
 log = logging.getLogger("ws4redis")
 
 FORMAT: Final = 1
 USERNAME: Final = "ws4redis:username"
+# The tenant whose user it is: the gateway finds the user's key by it.
+NAMESPACE: Final = "ws4redis:namespace"
 # When the two fields above were written, in seconds since 1970: the middleware renews them after a while.
 WRITTEN: Final = "ws4redis:written"
 # The digest of the password that the session had then: Django makes a new one when SECRET_KEY changes.
@@ -34,11 +37,42 @@ HASH: Final = "ws4redis:hash"
 SESSION_KEY_FORM: Final = re.compile(r"[0-9A-Za-z]{8,64}")
 # Somebody else writes the same user's key at the same moment: read and write again, but not for ever.
 MAX_ATTEMPTS: Final = 20
+MAX_NAMESPACE: Final = 256
 
 
 def key(pk: str) -> str:
     """Returns the name of the user's key in Redis."""
-    return f"{RedisStore.get_prefix()}ws4redis:identity:{pk}"
+    return f"{RedisStore.get_prefix()}ws4redis:identity:{qualified(pk)}"
+
+
+def namespace() -> str | None:
+    """Returns the tenant of now, by WS4REDIS_IDENTITY_NAMESPACE, or None.
+
+    Raises ImproperlyConfigured for one that cannot be part of a key.
+    """
+    by_setting: Any = settings.WS4REDIS_IDENTITY_NAMESPACE
+    if by_setting is None:
+        return None
+    function = import_string(by_setting) if isinstance(by_setting, str) else by_setting
+    name: Any = function()
+    if name is None or name == "":
+        return None
+    if not isinstance(name, str) or ":" in name or len(name) > MAX_NAMESPACE:
+        raise ImproperlyConfigured(
+            f"WS4REDIS_IDENTITY_NAMESPACE has to return a text without colons, of {MAX_NAMESPACE} characters at most"
+        )
+    return name
+
+
+def qualified(pk: str) -> str:
+    """Returns the primary key with the tenant before it: by this the gateway knows a user."""
+    tenant = namespace()
+    return pk if tenant is None else f"{tenant}:{pk}"
+
+
+def id_of(user: Any) -> str:
+    """Returns by what the gateway knows a user: the primary key, with the tenant before it if there are several."""
+    return qualified(pk_of(user))
 
 
 def control_channel() -> str:
@@ -74,14 +108,25 @@ def group_names(user: Any) -> list[str]:
     by_setting: Any = settings.WS4REDIS_GROUPS
     if by_setting is not None:
         function = import_string(by_setting) if isinstance(by_setting, str) else by_setting
-        return sorted({str(name) for name in function(user)})
+        return _names(function(user))
     groups = getattr(user, "groups", None)
-    return sorted({str(group.name) for group in groups.all()}) if groups is not None else []
+    return _names(group.name for group in groups.all()) if groups is not None else []
+
+
+def _names(names: Iterable[Any]) -> list[str]:
+    # All groups without a name would be one.
+    return sorted({str(name) for name in names if name is not None and str(name)})
 
 
 def remember(session: Any, user: Any) -> None:
     """Writes the user's name and groups into the session, for the gateway."""
-    session[USERNAME] = str(user.get_username())
+    # None for a user without a name, who gets no channel of their own.
+    session[USERNAME] = user_name(user)
+    tenant = namespace()
+    if tenant is not None:
+        session[NAMESPACE] = tenant
+    elif NAMESPACE in session:
+        del session[NAMESPACE]
     if settings.WS4REDIS_GROUPS is not None or hasattr(user, "groups"):
         session[MEMBEROF] = group_names(user)
     session[WRITTEN] = int(time.time())
@@ -96,6 +141,7 @@ def is_fresh(session: Any) -> bool:
         and isinstance(written, int)
         and time.time() - written < django_settings.SESSION_COOKIE_AGE / 2
         and session.get(HASH) == session.get(HASH_SESSION_KEY)
+        and session.get(NAMESPACE) == namespace()
     )
 
 
@@ -105,12 +151,16 @@ def refresh(*users: Any, reason: str = "refresh", force: bool = False) -> int:
     For changes of which Django sends no signal: `QuerySet.update()`, bulk methods, SQL. `force` sends hints even for
     users whose key says nothing new. Returns the number of keys that have changed. Raises redis.RedisError.
     """
+    if testing.is_muted():
+        return 0
     pks = [pk_of(user) if hasattr(user, "_meta") else str(user) for user in users]
     return sum(_write(pk, reason, force) for pk in dict.fromkeys(pks))
 
 
 def pks_with_key() -> list[str]:
     """Returns the primary keys of all users who have a key, by a SCAN of Redis."""
+    if testing.is_muted():
+        return []
     start = key("")
     pattern = re.sub(r"([\\*?\[\]])", r"\\\1", start) + "*"
     names: Any = connection.client().scan_iter(match=pattern, count=1000)
@@ -123,8 +173,16 @@ def refresh_on_commit(pks: Iterable[str], reason: str, using: str | None = None)
     A Redis that cannot be reached is logged: the change itself is made, and must not fail for that.
     """
     wanted = list(dict.fromkeys(pks))
+    tenant = namespace()
 
     def write() -> None:
+        if namespace() != tenant:
+            # The row that would be read now is another tenant's.
+            log.error(
+                "users of %r changed, but the tenant was another at the commit: run manage.py ws4redis_refresh for it",
+                tenant,
+            )
+            return
         try:
             refresh(*wanted, reason=reason)
         except redis.RedisError:
@@ -136,9 +194,12 @@ def refresh_on_commit(pks: Iterable[str], reason: str, using: str | None = None)
         transaction.on_commit(write, using=using or database())
 
 
-def hint(pk: str, reason: str) -> None:
-    """Tells the gateway to look again at the sessions and the key of this user; a Redis that is gone is logged."""
-    _tell(_hint(pk, reason), reason)
+def hint(user_id: str, reason: str) -> None:
+    """Tells the gateway to look again at the sessions and the key of this user (by `id_of`).
+
+    A Redis that is gone is logged.
+    """
+    _tell(_hint(user_id, reason), reason)
 
 
 def hint_ended(session_key: str) -> None:
@@ -168,7 +229,7 @@ def record(user: Any) -> dict[str, Any]:
     return {
         "v": FORMAT,
         "active": _may_log_in(user),
-        "username": str(user.get_username()),
+        "username": user_name(user),
         "groups": group_names(user),
         "auth_hashes": auth_hashes(user),
     }
@@ -205,7 +266,7 @@ def _write(pk: str, reason: str, force: bool) -> bool:
                 pipeline.multi()
                 pipeline.set(name, new, ex=max(ttl_seconds(), seconds))
                 if changed or force:
-                    pipeline.publish(control_channel(), _hint(pk, reason))
+                    pipeline.publish(control_channel(), _hint(qualified(pk), reason))
                 pipeline.execute()
                 return changed
             except redis.WatchError:
@@ -229,11 +290,13 @@ def _may_log_in(user: Any) -> bool:
 
 
 def _tell(message: str, what: str) -> None:
+    if testing.is_muted():
+        return
     try:
         connection.client().publish(control_channel(), message)
     except redis.RedisError:
         log.exception("the gateway could not be told of a %s", what)
 
 
-def _hint(pk: str, reason: str) -> str:
-    return json.dumps({"v": FORMAT, "user": pk, "reason": reason}, separators=(",", ":"))
+def _hint(user_id: str, reason: str) -> str:
+    return json.dumps({"v": FORMAT, "user": user_id, "reason": reason}, separators=(",", ":"))

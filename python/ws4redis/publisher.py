@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
-from ws4redis import connection
-from ws4redis.redis_store import MEMBEROF, RedisStore, is_authenticated
+from ws4redis import connection, testing
+from ws4redis.redis_store import MEMBEROF, RedisStore, is_authenticated, user_name
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -36,10 +36,17 @@ class RedisPublisher(RedisStore):
         `audience` limits it to one of "session", "user", "group" and "broadcast".
         """
         for channel in self._readable_channels(request, facility, audience):
-            message: Any = self._connection.get(channel)
+            message: Any = testing.kept(channel) if testing.is_muted() else self._connection.get(channel)
             if message:
                 return message  # type: ignore[no-any-return]
         return None
+
+    def _is_muted(self, payload: bytes, seconds: int) -> bool:
+        if not testing.is_muted():
+            return False
+        for channel in sorted(self._publishers):
+            testing.record(testing.Publication(channel, bytes(payload), max(seconds, 0)))
+        return True
 
     async def afetch_message(
         self, request: HttpRequest | None, facility: str, audience: str = "any"
@@ -54,9 +61,10 @@ class RedisPublisher(RedisStore):
         if audience in ("session", "any") and session is not None and session.session_key:
             names.append(("session", session.session_key))
         if audience in ("user", "any") and is_authenticated(request):
-            names.append(("user", str(request.user.get_username())))
+            name = user_name(request.user)
+            names += [("user", name)] if name else []
         if audience in ("group", "any") and is_authenticated(request) and session is not None:
-            names += [("group", group) for group in session.get(MEMBEROF, [])]
+            names += [("group", group) for group in session.get(MEMBEROF, []) if group]
         if audience in ("broadcast", "any"):
             names.append(("broadcast", None))
         return [self.channel(audience, name, facility) for audience, name in names]

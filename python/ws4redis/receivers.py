@@ -74,13 +74,13 @@ def logged_out(sender: Any, user: Any, request: Any, **kwargs: Any) -> None:
         # The middleware tells of it, as of all other ends.
         key = None
     # Django sends the signal first and deletes the session then; a gateway that looks in between finds it alive.
-    _after_flush(session, partial(_hint_logout, identity.pk_of(user), key))
+    _after_flush(session, partial(_hint_logout, identity.id_of(user), key))
 
 
-def _hint_logout(pk: str, session_key: str | None) -> None:
+def _hint_logout(user_id: str, session_key: str | None) -> None:
     if session_key is not None:
         identity.hint_ended(session_key)
-    identity.hint(pk, "logout")
+    identity.hint(user_id, "logout")
 
 
 def _after_flush(session: Any, send: Any) -> None:

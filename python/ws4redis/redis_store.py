@@ -97,7 +97,7 @@ class RedisStore:
     ) -> int:
         """As `publish_message`, by default within MULTI and EXEC, so that all channels get it or none."""
         payload, seconds = _checked_message(message), self._seconds(expire)
-        if not self._publishers:
+        if not self._publishers or self._is_muted(payload, seconds):
             return 0
         pipeline = self._connection.pipeline(transaction=transaction)
         published = []
@@ -110,6 +110,9 @@ class RedisStore:
             published.append(index * 2 + 1 if seconds > 0 else index)
         replies = pipeline.execute()
         return sum(replies[index] for index in published)
+
+    def _is_muted(self, payload: bytes, seconds: int) -> bool:
+        return False
 
     async def apublish_message(self, message: Message, expire: int | None = None) -> int:
         """As `publish_message`, for async views.
@@ -182,6 +185,12 @@ class RedisStore:
         return f"{self.get_prefix()}{middle}:{facility}"
 
 
+def user_name(user: Any) -> str | None:
+    """Returns the user's name, or None for a user without: USERNAME_FIELD may be null, and is "" for AnonymousUser."""
+    name = user.get_username()
+    return str(name) or None if name is not None else None
+
+
 def is_authenticated(request: Any) -> bool:
     """Returns whether somebody is logged in."""
     user = getattr(request, "user", None)
@@ -214,7 +223,7 @@ def _names(argument: str, given: Any, request: Any, of_request: Any) -> list[str
         return of_request(argument, request) if _knows(argument, request) else []
     if isinstance(given, str):
         warn(f"{argument} should be a list: write {argument}=[{given!r}]", DeprecationWarning, stacklevel=5)
-        return [given]
+        return [_not_empty(argument, given)]
     if isinstance(given, (bytes, bytearray, Mapping)) or not isinstance(given, Iterable):
         raise WrongArgument(f"{argument} must be a list of names, not {type(given).__name__}")
     names: list[str] = []
@@ -222,8 +231,15 @@ def _names(argument: str, given: Any, request: Any, of_request: Any) -> list[str
         if item is SELF:
             names += of_request(argument, request)
         else:
-            names.append(_name(argument, item))
+            names.append(_not_empty(argument, _name(argument, item)))
     return names
+
+
+def _not_empty(argument: str, name: str) -> str:
+    # All without a name would share one channel.
+    if not name:
+        raise WrongArgument(f"{argument} must not hold empty names")
+    return name
 
 
 def _name(argument: str, item: Any) -> str:
@@ -235,7 +251,7 @@ def _name(argument: str, item: Any) -> str:
         # Primary keys, for gateways with `session.user = "pk"`, and translated names.
         return str(item)
     if argument == "users" and hasattr(item, "get_username"):
-        return str(item.get_username())
+        return user_name(item) or ""
     if argument == "groups" and isinstance(getattr(item, "name", None), str):
         return str(item.name)
     raise WrongArgument(f"{argument} must hold names, not {type(item).__name__}")
@@ -244,7 +260,7 @@ def _name(argument: str, item: Any) -> str:
 def _knows(argument: str, request: Any) -> bool:
     if argument == "sessions":
         return getattr(getattr(request, "session", None), "session_key", None) is not None
-    return is_authenticated(request)
+    return is_authenticated(request) and (argument == "groups" or user_name(request.user) is not None)
 
 
 def _require_login(argument: str, request: Any) -> None:
@@ -256,13 +272,18 @@ def _require_login(argument: str, request: Any) -> None:
 
 def _own_user(argument: str, request: Any) -> list[str]:
     _require_login(argument, request)
-    return [str(request.user.get_username())]
+    name = user_name(request.user)
+    if name is None:
+        raise WrongArgument(
+            f"{argument} holds SELF, but the user of this request has no name, and so no channel"
+        )
+    return [name]
 
 
 def _own_groups(argument: str, request: Any) -> list[str]:
     _require_login(argument, request)
     # The list of the session, as the gateway reads it, and without a database query.
-    return list(request.session.get(MEMBEROF, []))
+    return [name for name in request.session.get(MEMBEROF, []) if name]
 
 
 def _own_session(argument: str, request: Any) -> list[str]:

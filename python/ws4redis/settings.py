@@ -23,6 +23,8 @@ DEFAULTS: dict[str, Any] = {
     "WS4REDIS_HEARTBEAT": None,
     # A callable, or its dotted path: (user) -> names of the user's groups. None: `user.groups`.
     "WS4REDIS_GROUPS": None,
+    # A callable, or its dotted path: () -> the tenant of now, where users of several have the same primary keys.
+    "WS4REDIS_IDENTITY_NAMESPACE": None,
     # Seconds for which the identity key of a user is kept after its last change. None: twice SESSION_COOKIE_AGE.
     "WS4REDIS_IDENTITY_SECONDS": None,
     # What the gateway proves itself with at the callback view: a text, or several while it is being changed.

@@ -24,6 +24,7 @@ from django.views.decorators.cache import never_cache
 from django.views.generic import View
 
 from ws4redis import identity, settings
+from ws4redis.redis_store import user_name
 
 SECRET_HEADER = "X-WS4Redis-Secret"
 
@@ -58,8 +59,9 @@ class IdentityView(View):
         if user is None and key is None and allowed is None:
             return JsonResponse(None, safe=False)
         answer: dict[str, Any] = {
-            "user": str(user.get_username()) if user is not None else None,
-            "id": str(user.pk) if user is not None else None,
+            # Empty: logged in, without a name, and so without a channel of their own.
+            "user": user_name(user) or "" if user is not None else None,
+            "id": identity.id_of(user) if user is not None else None,
             "groups": identity.group_names(user) if user is not None else [],
             "session": key,
             "expires_in": self.expires_in(request, user, session),

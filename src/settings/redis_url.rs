@@ -154,8 +154,7 @@ impl Query {
             if value.is_empty() {
                 return Err("a parameter has no value; in a password write & as %26".into());
             }
-            // redis-py decodes what the query's own decoding has left.
-            pairs.push((name.into_owned(), decoded(&value)?));
+            pairs.push((name.into_owned(), value.into_owned()));
         }
         Ok(Self(pairs))
     }

@@ -9,6 +9,7 @@ from documents import ROOT, blocks_of, documents, find, parse
 TABLE = "tests/docs/README.md"
 PROXIES = "tests/proxies/test_docs.py::test_what_is_shown_is_part_of_a_file"
 RIGHTS = "tests/gateway/redis_only/least_rights.rs::the_redis_user_of_the_documentation_is_enough"
+RUNS = "tests/python/test_test_runs.py::test_the_tests_of_the_documentation_run"
 VERIFIED = "systemd verifies the unit that has it, and does not start it"
 OTHER_SUITES = {
     ("README.md", "Install it", (2,)): (PROXIES, VERIFIED),
@@ -19,6 +20,7 @@ OTHER_SUITES = {
     ("docs/deploy.md", "Apache", (1, 2, 3)): (PROXIES, None),
     ("docs/deploy.md", "Several gateways", (1,)): (PROXIES, None),
     ("docs/deploy.md", "As a service", (1, 2, 3)): (PROXIES, VERIFIED),
+    ("docs/django.md", "Testing what is published", (1, 2)): (RUNS, None),
     ("docs/security.md", "The Redis user", (1, 2)): (RIGHTS, None),
 }
 """Blocks that tests of other suites show; proxies are started with the files that have those of docs/deploy.md."""
@@ -67,7 +69,7 @@ def test_the_table_says_which_test_shows_a_block(request):
     assert wanted in (ROOT / TABLE).read_text(), f"{TABLE} has to have this table:\n{wanted}"
 
 
-@pytest.mark.parametrize("test", [PROXIES, RIGHTS])
+@pytest.mark.parametrize("test", [PROXIES, RIGHTS, RUNS])
 def test_tests_of_other_suites_are_there_and_read_the_document(test):
     path, name = test.split("::")
     source = (ROOT / path).read_text()
