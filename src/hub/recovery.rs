@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::Run;
-use super::routing::{Hub, NotJoined, Outlet};
+use super::routing::{Hub, NotJoined, Outlet, Ticket};
 use crate::wire::Channel;
 
 impl Hub {
@@ -21,6 +21,23 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Takes Redis' refusal of a channel: those who are joining it cannot. For those who listen already the broker tries
+    /// it again, and the next one who comes has it tried at once.
+    pub fn refused(&mut self, channel: &Channel, ticket: Ticket) {
+        let Some(id) = self.rooms.find(channel.as_str()) else { return };
+        let room = &mut self.rooms[id];
+        if room.told != Some(ticket) {
+            return;
+        }
+        room.refused = true;
+        for place in &room.listeners {
+            if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
+                held.fail(NotJoined::Refused);
+            }
+        }
+        self.resume(id, None);
     }
 
     /// Holds a channel back that Redis refused and sends from now on, until its persisted value has been read again.

@@ -61,10 +61,10 @@ pub(super) struct Room {
     pub(super) recent: Recent,
     pub(super) paused: Option<Box<Paused>>,
     /// The want that the broker knows of.
-    told: Option<Ticket>,
+    pub(super) told: Option<Ticket>,
     pub(super) subscribed: bool,
     /// Whether Redis has refused the want that the broker knows of.
-    refused: bool,
+    pub(super) refused: bool,
     dirty: bool,
 }
 
@@ -358,23 +358,6 @@ impl Hub {
             room.refused = false;
             self.let_in(id);
         }
-    }
-
-    /// Takes Redis' refusal of a channel: those who are joining it cannot. For those who listen already the broker tries
-    /// it again, and the next one who comes has it tried at once.
-    pub fn refused(&mut self, channel: &Channel, ticket: Ticket) {
-        let Some(id) = self.rooms.find(channel.as_str()) else { return };
-        let room = &mut self.rooms[id];
-        if room.told != Some(ticket) {
-            return;
-        }
-        room.refused = true;
-        for place in &room.listeners {
-            if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
-                held.fail(NotJoined::Refused);
-            }
-        }
-        self.resume(id, None);
     }
 
     /// Returns what the broker has to be told since the last call: wanted against told, whatever happened between.
