@@ -133,12 +133,7 @@ impl Shard {
         };
         let reading = settings.session.reading.clone();
         let reader = Sessions::new(reading, &settings.namespace, sessions.clone(), store.lookups());
-        let recheck = Duration::from_secs(settings.session.recheck_seconds.into());
-        let pattern = &settings.session.reading.pattern;
-        let callback = settings.callback.as_ref().zip(way);
-        let callback =
-            callback.map(|(asked, way)| Callback::new(asked, &way, pattern.clone(), counters.clone()));
-        let reception = Rc::new(Reception::new(reader, settings.jwt.clone(), callback, recheck));
+        let reception = Rc::new(reception(&settings, reader, way, &counters));
         let desk = Desk::new(Hub::new(limits.clone()));
         let watches =
             if session_target.is_some() { Desk::new(Hub::new(limits.clone())) } else { desk.clone() };
@@ -343,4 +338,13 @@ impl Shard {
         }
         let _ = timeout(self.settings.redis.command_timeout, self.parts.store.settled()).await;
     }
+}
+
+/// Returns the reception, which asks the callback where the site has one.
+fn reception(settings: &Settings, reader: Sessions, way: Option<Way>, counters: &Arc<Counters>) -> Reception {
+    let recheck = Duration::from_secs(settings.session.recheck_seconds.into());
+    let pattern = &settings.session.reading.pattern;
+    let callback = settings.callback.as_ref().zip(way);
+    let callback = callback.map(|(asked, way)| Callback::new(asked, &way, pattern.clone(), counters.clone()));
+    Reception::new(reader, settings.jwt.clone(), callback, recheck)
 }
