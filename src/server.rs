@@ -30,6 +30,7 @@ use crate::redis::{Broker, Call, Inbox, Lookups, Role, Target};
 use crate::settings::Settings;
 use crate::shard::{INBOX, Line, Shard, Shared};
 use crate::signals::Signals;
+use crate::socket::UnfinishedMemory;
 use crate::stream::{Newcomer, Permit};
 
 /// Calls from shards, and sockets for a shard, that may wait.
@@ -108,6 +109,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         most_connections: limit.served,
         outboxes,
         allowances: Arc::default(),
+        unfinished: UnfinishedMemory::new(settings.messages.unfinished_total_bytes),
     };
     let _giving_back =
         AbortOnDropHandle::new(tokio::task::spawn_local(memory::give_back(shared.live.clone())));

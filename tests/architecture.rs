@@ -87,6 +87,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "settings",
             "shard",
             "signals",
+            "socket",
             "stream",
             "telemetry",
         ],

@@ -48,6 +48,8 @@ pub enum Ending {
     Torn,
     /// Its socket refused a write.
     Broken,
+    /// It has not ended a message in time.
+    Late,
     /// It answered no ping.
     Silent,
     /// The server stops or restarts.
@@ -65,6 +67,8 @@ pub struct Pulse {
     pub pinged: Cell<u32>,
     /// When the last heartbeat went out.
     pub beat: Cell<u32>,
+    /// When the message was begun that is not whole; 0 means none.
+    pub begun: Cell<u32>,
     /// Whether nothing is read for now, so that silence means nothing.
     pub paused: Cell<bool>,
     /// Silence after which it is pinged.
@@ -75,7 +79,8 @@ impl Listener {
     /// Takes a client's socket, the shard's second, and the seconds of silence after which the client is to be pinged.
     pub fn new(stream: Stream, form: Form, now: u32, patience: u32) -> Self {
         let (heard, beat) = (Cell::new(now), Cell::new(now));
-        let pulse = Pulse { heard, pinged: Cell::new(0), beat, paused: Cell::new(false), patience };
+        let (pinged, begun, paused) = (Cell::new(0), Cell::new(0), Cell::new(false));
+        let pulse = Pulse { heard, pinged, beat, begun, paused, patience };
         Self {
             stream,
             outbox: RefCell::default(),

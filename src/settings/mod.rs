@@ -174,6 +174,10 @@ pub struct Messages {
     pub drop_oldest: bool,
     /// What a client may have under way to Redis.
     pub publish_bytes: usize,
+    /// What all clients may have sent of messages that are not whole.
+    pub unfinished_total_bytes: usize,
+    /// Seconds that a client has for one message.
+    pub message_seconds: u32,
     /// Texts of client libraries that are answered and never published.
     pub client_heartbeats: Vec<ClientHeartbeat>,
 }

@@ -84,6 +84,8 @@ struct RawMessages {
     outbox_total_bytes: usize,
     when_slow: String,
     publish_bytes: usize,
+    unfinished_total_bytes: usize,
+    message_seconds: u32,
     #[serde(deserialize_with = "list")]
     client_heartbeats: Vec<String>,
 }
@@ -300,6 +302,9 @@ impl RawMessages {
             outbox_total_bytes: self.outbox_total_bytes,
             drop_oldest,
             publish_bytes: self.publish_bytes,
+            // One message fits in any case.
+            unfinished_total_bytes: self.unfinished_total_bytes.max(self.max_message_bytes),
+            message_seconds: self.message_seconds,
             client_heartbeats: client_heartbeats::parse(&self.client_heartbeats)?,
         })
     }

@@ -20,7 +20,7 @@ use crate::hub::{Desk, Ending, Hub, Limits, OutboxMemory, ShardMemory};
 use crate::reception::{Callback, Reception, Sessions, Way};
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
-use crate::socket::{self, Allowances, Beats, Connection, Leases, Parts, Place};
+use crate::socket::{self, Allowances, Beats, Connection, Leases, Parts, Place, UnfinishedMemory};
 use crate::stream::{Discard, Newcomer, Permit, Stream};
 use crate::telemetry::Seldom;
 
@@ -81,13 +81,15 @@ pub struct Shared {
     pub outboxes: Arc<OutboxMemory>,
     /// What visitors of the whole process may publish in a time.
     pub allowances: Arc<Allowances>,
+    /// What the process holds of unfinished messages.
+    pub unfinished: Arc<UnfinishedMemory>,
 }
 
 impl Shard {
     /// Sets a shard up and connects it to Redis. Must be called on its own runtime.
     pub fn new(number: usize, shared: Shared) -> Rc<Self> {
         let Shared { settings, target, session_target, counters, way, .. } = shared;
-        let Shared { live, most_connections, outboxes, allowances, .. } = shared;
+        let Shared { live, most_connections, outboxes, allowances, unfinished, .. } = shared;
         let limits = Limits {
             outbox_bytes: settings.messages.outbox_bytes,
             outbox_seconds: settings.messages.outbox_seconds,
@@ -154,6 +156,7 @@ impl Shard {
                 settings.heartbeat.clone(),
                 &settings.messages.client_heartbeats,
                 settings.ping,
+                settings.messages.message_seconds,
             ),
             limits,
             max_message_bytes: settings.messages.max_message_bytes,
@@ -161,6 +164,7 @@ impl Shard {
             publish_patience,
             linger: Duration::from_secs(settings.server.linger_seconds.into()),
             counters: counters.clone(),
+            unfinished,
             allowances,
             live,
             own: Cell::new(0),

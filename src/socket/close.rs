@@ -36,6 +36,10 @@ pub enum Close {
     Slow,
     /// It reads too slowly, the outboxes are full, and the message begun cannot be kept: no close frame can follow it.
     Torn,
+    /// Too much of unfinished messages has come, from all clients together.
+    Unfinished,
+    /// It has not ended a message in time.
+    Late,
     /// Redis cannot be reached, and what it wants to publish has waited long enough.
     Overloaded,
 }
@@ -50,11 +54,11 @@ impl Close {
             Self::Restart => Some(1012),
             Self::Protocol(_) => Some(1002),
             Self::NotUtf8 => Some(1007),
-            Self::TooFast | Self::Denied => Some(1008),
+            Self::TooFast | Self::Denied | Self::Late => Some(1008),
             Self::TooBig => Some(1009),
             Self::SessionEnded => Some(4401),
             Self::Silent | Self::PublicationLost => Some(1011),
-            Self::Slow | Self::Overloaded => Some(1013),
+            Self::Slow | Self::Overloaded | Self::Unfinished => Some(1013),
         }
     }
 
@@ -73,6 +77,8 @@ impl Close {
             Self::SessionEnded => "session ended",
             Self::Silent => "no answer to a ping",
             Self::PublicationLost => "message may be lost, redis failed",
+            Self::Unfinished => "too many unfinished messages",
+            Self::Late => "message took too long",
             Self::Slow => "reading too slowly",
             Self::Torn => "reading too slowly, outboxes full",
             Self::Overloaded => "redis cannot be reached",
@@ -108,6 +114,7 @@ impl From<Ending> for Close {
         match ending {
             Ending::Slow => Self::Slow,
             Ending::Broken => Self::Broken,
+            Ending::Late => Self::Late,
             Ending::Torn => Self::Torn,
             Ending::Silent => Self::Silent,
             Ending::Restart => Self::Restart,

@@ -18,7 +18,7 @@ use super::allowance::{Allowances, Bucket};
 use super::client_heartbeats::suspect;
 use super::frames::FrameScanner;
 use super::reader::{Feed, Incoming, Reader};
-use super::{Beats, Close, Share};
+use super::{Beats, Close, Share, UnfinishedMemory};
 use crate::access::{Grant, Policy};
 use crate::counters::Counters;
 use crate::hub::{Ending, Form, Limits, Listener, Subscription};
@@ -52,6 +52,8 @@ pub struct Parts {
     pub linger: Duration,
     /// What is counted for the whole process.
     pub counters: Arc<Counters>,
+    /// What the process holds of unfinished messages.
+    pub unfinished: Arc<UnfinishedMemory>,
     /// What visitors of the whole process may publish in a time.
     pub allowances: Arc<Allowances>,
     /// Connections of the whole process.
@@ -250,7 +252,7 @@ impl Connection {
         self.listener.pulse.heard.set(parts.clock.get());
         self.listener.pulse.pinged.set(0);
         let listener = self.listener.clone();
-        let new_reader = || Box::new(Reader::new(parts.max_message_bytes));
+        let new_reader = || Box::new(Reader::new(parts.max_message_bytes, &parts.unfinished));
         let sound = self.reader.get_or_insert_with(new_reader).frames.scan(input);
         let mut feed = Feed { input: &input[..sound], listener: &listener, limits: &parts.limits };
         loop {
@@ -258,6 +260,15 @@ impl Connection {
             let Some(incoming) = reader.next(&mut feed) else {
                 if sound < input.len() {
                     return Some(Close::Protocol("length of a frame is not minimal".to_owned()));
+                }
+                if !reader.count_unfinished() {
+                    return Some(Close::Unfinished);
+                }
+                let begun = &listener.pulse.begun;
+                if !reader.has_begun() {
+                    begun.set(0);
+                } else if begun.get() == 0 {
+                    begun.set(parts.clock.get());
                 }
                 // It takes more room than the rest of the connection. Only who publishes needs it again soon.
                 if self.receipts.is_none() {
@@ -267,6 +278,7 @@ impl Connection {
             };
             match incoming {
                 Ok(Incoming::Message(payload)) => {
+                    listener.pulse.begun.set(0);
                     if let Some(close) = self.publish(payload) {
                         return Some(close);
                     }

@@ -22,14 +22,22 @@ pub struct Beats {
     pub of_clients: ClientHeartbeats,
     ping_frame: Bytes,
     ping: Ping,
+    /// Seconds that a client has for one message.
+    pub message_seconds: u32,
 }
 
 /// What is no event, and keeps a stream from being taken for dead on its way.
 const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
 impl Beats {
-    /// Takes the heartbeat's text, if there is one, those of client libraries, and the times of pings.
-    pub fn new(heartbeat: Option<Bytes>, of_clients: &[ClientHeartbeat], ping: Ping) -> Self {
+    /// Takes the heartbeat's text, if there is one, those of client libraries, the times of pings, and the seconds that a
+    /// client has for one message.
+    pub fn new(
+        heartbeat: Option<Bytes>,
+        of_clients: &[ClientHeartbeat],
+        ping: Ping,
+        message_seconds: u32,
+    ) -> Self {
         let frame = |opcode, payload: &[u8]| {
             let mut frame = BytesMut::new();
             encode(&mut frame, opcode, payload);
@@ -39,7 +47,7 @@ impl Beats {
         let heartbeat_frame = frame(Opcode::Text, text);
         let heartbeat_event = named_event("heartbeat", &String::from_utf8_lossy(text));
         let (of_clients, ping_frame) = (ClientHeartbeats::new(of_clients), frame(Opcode::Ping, b""));
-        Self { heartbeat, heartbeat_frame, heartbeat_event, of_clients, ping_frame, ping }
+        Self { heartbeat, heartbeat_frame, heartbeat_event, of_clients, ping_frame, ping, message_seconds }
     }
 
     /// Returns the heartbeat in a form.
@@ -77,6 +85,9 @@ pub fn tick<'a>(listeners: impl Iterator<Item = &'a Rc<Listener>>, now: u32, bea
         }
         if pulse.paused.get() {
             pulse.heard.set(now);
+            pulse.begun.set(if pulse.begun.get() == 0 { 0 } else { now });
+        } else if pulse.begun.get() != 0 && now - pulse.begun.get() >= beats.message_seconds {
+            listener.end(Ending::Late);
         } else if pulse.pinged.get() != 0 {
             if now - pulse.pinged.get() >= beats.ping.timeout_seconds {
                 listener.end(Ending::Silent);

@@ -5,6 +5,7 @@
 //! left of a frame: the default of 128 KiB for each of 10,000 clients would be 1.25 GiB.
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
@@ -12,6 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, W
 
 use super::Close;
 use super::frames::FrameScanner;
+use super::unfinished::{Unfinished, UnfinishedMemory};
 use crate::hub::{Limits, Listener};
 
 /// Bytes of a frame that is not complete. For a larger frame tungstenite reserves what its head promises, which the
@@ -30,6 +32,7 @@ pub(super) struct Reader {
     /// Bytes that no complete message accounts for. It may be too much, where a client uses longer heads than it has to
     /// or cuts messages up, but never too little.
     left: usize,
+    share: Unfinished,
 }
 
 /// What a client sent.
@@ -51,7 +54,7 @@ pub(super) struct Feed<'a> {
 }
 
 impl Reader {
-    pub(super) fn new(max_message_bytes: usize) -> Self {
+    pub(super) fn new(max_message_bytes: usize, memory: &Arc<UnfinishedMemory>) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
@@ -60,12 +63,23 @@ impl Reader {
         // A one-byte fragment takes seven bytes on the wire.
         let most_unfinished = max_message_bytes.saturating_mul(8).saturating_add(1 << 16);
         let context = WebSocketContext::new(Role::Server, Some(config));
-        Self { frames: FrameScanner::default(), context, unfinished: 0, most_unfinished, left: 0 }
+        let (frames, share) = (FrameScanner::default(), Unfinished::new(memory));
+        Self { frames, context, unfinished: 0, most_unfinished, left: 0, share }
     }
 
     /// Tells whether nothing is left in it, so that a new one would do as well.
     pub(super) fn is_idle(&self) -> bool {
         self.left == 0
+    }
+
+    /// Returns whether a message has been begun and not ended.
+    pub(super) fn has_begun(&self) -> bool {
+        self.unfinished > 0
+    }
+
+    /// Counts what is unfinished for the process. Returns whether there is room for it.
+    pub(super) fn count_unfinished(&mut self) -> bool {
+        self.share.set(self.unfinished)
     }
 
     /// Returns the next message that the fed bytes complete; none when they are used up.
@@ -181,7 +195,7 @@ mod tests {
         let (mut reader, mut lengths, mut left) = (None, Vec::new(), Vec::new());
         for input in pieces {
             let mut feed = Feed { input, listener: &listener, limits: &limits };
-            let used = reader.get_or_insert_with(|| Reader::new(1 << 20));
+            let used = reader.get_or_insert_with(|| Reader::new(1 << 20, &UnfinishedMemory::new(1 << 30)));
             while let Some(incoming) = used.next(&mut feed) {
                 if let Incoming::Message(payload) = incoming.unwrap() {
                     lengths.push(payload.len());

@@ -37,4 +37,5 @@ mod slow_client;
 mod smoke;
 mod static_files;
 mod support;
+mod unfinished;
 mod whoami;

@@ -1,0 +1,52 @@
+//! Messages that are begun and not ended: bounded for the process, and in time.
+
+use crate::support::client::{Client, TEXT, head};
+use crate::support::{TestGateway, eventually};
+
+const MEBIBYTE: usize = 1 << 20;
+
+/// Sends most of a message of a mebibyte.
+async fn begin(client: &mut Client) {
+    let mut bytes = head(0x80 | TEXT, MEBIBYTE as u64, true);
+    bytes.extend([0; 4]);
+    bytes.resize(900_000, b'x');
+    let _ = client.try_send_raw(&bytes).await;
+}
+
+#[tokio::test]
+async fn unfinished_messages_are_bounded_for_the_process_and_others_publish_meanwhile() {
+    let gateway = TestGateway::start_with(&[("messages.unfinished_total_bytes", "4194304")]).await;
+    let mut other = gateway.connect("/ws/x?subscribe-broadcast&publish-broadcast&echo").await;
+    other.send_text("before").await;
+    other.expect_text("before").await;
+    let before = gateway.resident_bytes();
+    let mut clients = Vec::new();
+    for number in 0..40 {
+        // With and without something to publish to.
+        let target = if number % 2 == 0 { "/ws/x?publish-broadcast" } else { "/ws/x" };
+        let mut client = gateway.connect(target).await;
+        begin(&mut client).await;
+        clients.push(client);
+    }
+    eventually("most are closed", || (gateway.count_log(&["close_code=1013"]) >= 35).then_some(())).await;
+    let taken = gateway.resident_bytes().saturating_sub(before);
+    assert!(taken < 16 * MEBIBYTE, "{taken} bytes where 4 MiB are allowed");
+    other.send_text("meanwhile").await;
+    other.expect_text("meanwhile").await;
+    drop(clients);
+    let large = "y".repeat(MEBIBYTE);
+    other.send_text(&large).await;
+    other.expect_text(&large).await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_not_ended_in_time_closes_its_client() {
+    let gateway = TestGateway::start_with(&[("messages.message_seconds", "2")]).await;
+    let mut slow = gateway.connect("/ws/x?publish-broadcast").await;
+    begin(&mut slow).await;
+    let mut idle = gateway.connect("/ws/x?publish-broadcast").await;
+    idle.send_text("whole").await;
+    assert_eq!(slow.expect_close(1008).await, "message took too long");
+    idle.send_ping(b"still here").await;
+    idle.expect_pong(b"still here").await;
+}
