@@ -25,7 +25,7 @@ use crate::door::Door;
 use crate::embedded;
 use crate::hub::OutboxMemory;
 use crate::memory;
-use crate::reception::Way;
+use crate::reception::{LargeValues, Way};
 use crate::redis::{Broker, Call, Inbox, Lookups, Role, Target};
 use crate::settings::Settings;
 use crate::shard::{INBOX, Line, Shard, Shared};
@@ -105,6 +105,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         session_target,
         counters: counters.clone(),
         way,
+        large: LargeValues::default(),
         live,
         most_connections: limit.served,
         outboxes,

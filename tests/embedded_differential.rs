@@ -208,7 +208,7 @@ fn normal(said: &[u8]) -> String {
 const SCRIPTS: &[(&str, &str)] = &[
     (
         "strings",
-        "get a\nset a b\nget a\nGeT a\nset a c GET\nset n x GET\nget n\nset a d NX\nset z d NX\nset a e XX\nset q e XX\nset a f NX GET\nget a\nset q f XX GET\nstrlen a\nstrlen nope\ngetset a 1\ngetset m 1\nget a\ngetdel a\nget a\ngetdel a\nsetnx a 1\nsetnx a 2\nget a\nmset a 1 b 2\nmget a b c\nmset a\nmset a 1 b\nmset a 1 b 2 c\nsetex a 10 v\npsetex a 10000 v\nget a\ntype a\ntype nope\nappend_ a b",
+        "get a\nset a b\nget a\nGeT a\nset a c GET\nset n x GET\nget n\nset a d NX\nset z d NX\nset a e XX\nset q e XX\nset a f NX GET\nget a\nset q f XX GET\nstrlen a\nstrlen nope\ngetrange a 0 0\ngetrange a 0 -1\ngetrange a -3 -1\ngetrange a -1 -3\ngetrange a 5 9\ngetrange a 0 99\ngetrange a -99 -98\ngetrange nope 0 1\ngetrange a x 1\ngetrange a 0\ngetset a 1\ngetset m 1\nget a\ngetdel a\nget a\ngetdel a\nsetnx a 1\nsetnx a 2\nget a\nmset a 1 b 2\nmget a b c\nmset a\nmset a 1 b\nmset a 1 b 2 c\nsetex a 10 v\npsetex a 10000 v\nget a\ntype a\ntype nope\nappend_ a b",
     ),
     (
         "options of set",
@@ -282,7 +282,7 @@ async fn replies_are_those_of_redis() {
 /// What random conversations are made of; `K` is a key, `V` a value, `T` a time, `C` a channel.
 /// Nobody listens to `z`: what a client publishes to itself in a transaction Redis 7.0 puts into the array of replies.
 const TEMPLATES: &str = "get K|set K V|set K V EX T|set K V PX T NX|set K V XX GET|set K V KEEPTTL|set K V GET EX T\n\
-    setex K T V|psetex K T V|setnx K V|getset K V|getdel K|getex K|getex K PERSIST|getex K EX T|mget K K K|mset K V K V\n\
+    setex K T V|psetex K T V|setnx K V|getset K V|getdel K|getrange K V V|getex K|getex K PERSIST|getex K EX T|mget K K K|mset K V K V\n\
     strlen K|incr K|incrby K V|decr K|decrby K V|del K K|unlink K|exists K K|type K|dbsize|expire K T|expire K T NX\n\
     expire K G GT|expire K G LT|pexpire K T XX|expireat K T|persist K|ttl K|ttl K|multi|exec|exec|discard|watch K|unwatch\n\
     select V|select 0|flushdb|ping|ping V|echo V|hello|subscribe C|unsubscribe C|psubscribe C|punsubscribe C\n\

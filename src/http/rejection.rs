@@ -78,6 +78,9 @@ pub enum Rejection {
     /// Redis cannot be reached, or did not answer in time.
     #[error("redis cannot be reached at the moment; try again in a few seconds")]
     NoRedis,
+    /// Too many large sessions wait to be decoded.
+    #[error("too many large sessions at the moment; try again in a few seconds")]
+    Busy,
     /// The site cannot be asked who the visitor is.
     #[error("the site cannot say who you are at the moment; try again in a few seconds")]
     NoAnswer,
@@ -124,6 +127,7 @@ impl Rejection {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::NoRedis
+            | Self::Busy
             | Self::NoAnswer
             | Self::Unsubscribable
             | Self::Flooded
@@ -185,6 +189,7 @@ mod tests {
             (Rejection::Lost, 502),
             (Rejection::Version, 426),
             (Rejection::NoRedis, 503),
+            (Rejection::Busy, 503),
             (Rejection::NoAnswer, 503),
             (Rejection::Unsubscribable, 503),
             (Rejection::Flooded, 503),

@@ -4,6 +4,7 @@ mod answer;
 mod answers;
 mod call;
 mod callback;
+mod large;
 mod profile;
 mod question;
 mod receive;
@@ -13,6 +14,7 @@ mod visitor;
 
 pub use call::{Failure, Way};
 pub use callback::{Callback, probe};
+pub use large::LargeValues;
 pub use question::Question;
 pub use receive::Reception;
 pub use sessions::{Probe, Sessions};

@@ -5,20 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
+use super::large::{LargeReads, LargeValues, Outcome};
 use super::{NotReceived, Proof, Visitor};
 use crate::access::session::{KeyTemplate, Reading, Session, Undecodable, UserName, decode, decode_quickly};
 use crate::access::{Identity, are_reasonable, is_reasonable};
-use crate::redis::{Lookups, ReadFailed};
+use crate::redis::{Entry, Lookups, ReadFailed};
 use crate::telemetry::Seldom;
 use crate::wire::{Namespace, SessionKey};
-
-/// Values that are decoded at a time, off the shard, because that takes long.
-const LARGE_AT_A_TIME: usize = 2;
 
 /// Reads sessions.
 #[derive(Debug)]
@@ -30,12 +26,16 @@ pub struct Sessions {
     users: Rc<Lookups>,
     /// The template under which a session was found last.
     found_at: Cell<usize>,
-    large: Arc<Semaphore>,
+    large: Rc<LargeReads<Decoded>>,
+    large_users: Rc<LargeReads<Option<User>>>,
     undecodable: Seldom,
     mismatched: Seldom,
     unreadable_users: Seldom,
     hinted: Cell<bool>,
 }
+
+/// What a value was decoded to.
+type Decoded = Result<Option<Session>, Undecodable>;
 
 /// A session that was found.
 struct Found {
@@ -58,7 +58,7 @@ pub enum Probe {
 }
 
 /// What the Django package writes of each user.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct User {
     v: u32,
     active: bool,
@@ -72,14 +72,26 @@ struct User {
 
 impl Sessions {
     /// Takes the settings, the prefix of all channels, and where sessions and users are read.
-    pub fn new(settings: Reading, namespace: &Namespace, keys: Rc<Lookups>, users: Rc<Lookups>) -> Self {
+    pub fn new(
+        settings: Reading,
+        namespace: &Namespace,
+        keys: Rc<Lookups>,
+        users: Rc<Lookups>,
+        large: LargeValues,
+    ) -> Self {
+        let large_users = LargeReads::new(large.clone(), users.clone(), |_, value| User::read(value));
+        let (templates, secrets) = (settings.templates.clone(), settings.secrets.clone());
+        let large = LargeReads::new(large, keys.clone(), move |number, value| {
+            decode(value, templates[number].forms(), &secrets)
+        });
         Self {
             settings,
             users_prefix: namespace.own("identity:"),
             keys,
             users,
             found_at: Cell::new(0),
-            large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)),
+            large,
+            large_users,
             undecodable: Seldom::default(),
             mismatched: Seldom::default(),
             unreadable_users: Seldom::default(),
@@ -131,7 +143,7 @@ impl Sessions {
     }
 
     /// Looks for the session under each template, in order: first as far as the last one was found, then under the rest.
-    async fn find(&self, key: &SessionKey) -> Result<Option<Found>, ReadFailed> {
+    async fn find(&self, key: &SessionKey) -> Result<Option<Found>, NotReceived> {
         let templates = &self.settings.templates;
         let (likely, rest) = templates.split_at(templates.len().min(self.found_at.get() + 1));
         let mut refused = 0;
@@ -139,32 +151,34 @@ impl Sessions {
             let keys: Vec<_> = part.iter().map(|template| template.render(key)).collect();
             for (entry, number) in self.keys.read(&keys).await?.into_iter().zip(offset..) {
                 refused += usize::from(entry.refused);
-                let Some(value) = entry.value else { continue };
-                match self.decode(value, &templates[number]).await? {
+                let (Some(decoded), lives_ms) = self.decode(entry, number, &keys[number - offset]).await?
+                else {
+                    continue;
+                };
+                match decoded {
                     Ok(Some(session)) => {
                         self.found_at.set(number);
-                        return Ok(Some(Found { template: number, session, lives_ms: entry.lives_ms }));
+                        return Ok(Some(Found { template: number, session, lives_ms }));
                     }
                     Ok(None) => {}
                     Err(error) => self.note_undecodable(&templates[number], error),
                 }
             }
         }
-        if refused > 0 && refused == templates.len() { Err(ReadFailed) } else { Ok(None) }
+        if refused > 0 && refused == templates.len() { Err(NotReceived::NoRedis) } else { Ok(None) }
     }
 
-    async fn decode(
-        &self,
-        value: Bytes,
-        template: &KeyTemplate,
-    ) -> Result<Result<Option<Session>, Undecodable>, ReadFailed> {
-        if let Some(decoded) = decode_quickly(&value, template.forms(), &self.settings.secrets) {
-            return Ok(decoded);
+    /// Decodes what was read of a key; a large value is read again for that, when it is its turn.
+    async fn decode(&self, entry: Entry, number: usize, key: &str) -> Outcome<Decoded> {
+        let Some(value) = entry.value else { return Ok((None, None)) };
+        let forms = self.settings.templates[number].forms();
+        if !entry.is_partial
+            && let Some(decoded) = decode_quickly(&value, forms, &self.settings.secrets)
+        {
+            return Ok((Some(decoded), entry.lives_ms));
         }
-        let _place = self.large.acquire().await.map_err(|_| ReadFailed)?;
-        let (forms, secrets) = (template.forms(), self.settings.secrets.clone());
-        let decoding = tokio::task::spawn_blocking(move || decode(&value, forms, &secrets));
-        Ok(decoding.await.unwrap_or(Err(Undecodable::Unknown)))
+        drop(value);
+        self.large.read(number, key).await
     }
 
     /// Returns the key under which a session lies.
@@ -196,9 +210,10 @@ impl Sessions {
         let templates = &self.settings.templates;
         let keys: Vec<_> = templates.iter().map(|template| template.render(&SessionKey::new(key))).collect();
         let mut found = Probe::Missing;
-        for (entry, template) in self.keys.read(&keys).await?.into_iter().zip(templates) {
-            let Some(value) = entry.value else { continue };
-            match self.decode(value, template).await? {
+        for (number, entry) in self.keys.read(&keys).await?.into_iter().enumerate() {
+            let decoded = self.decode(entry, number, &keys[number]).await.map_err(|_| ReadFailed)?;
+            let (Some(decoded), _) = decoded else { continue };
+            match decoded {
                 Ok(Some(session)) if session.doctor.as_deref() == Some(nonce) => return Ok(Probe::Read),
                 Err(Undecodable::Forged | Undecodable::NoSecret) => found = Probe::Refused,
                 _ if found == Probe::Missing => found = Probe::Unreadable,
@@ -215,15 +230,21 @@ impl Sessions {
     }
 
     /// Returns whose session it is. What is known of the user beside the session wins over it.
-    async fn recognise(&self, key: &SessionKey, session: Session) -> Result<Identity, ReadFailed> {
+    async fn recognise(&self, key: &SessionKey, session: Session) -> Result<Identity, NotReceived> {
         let mut identity = Identity { session: Some(key.clone()), ..Identity::default() };
         let Some(user_id) = session.user_id else { return Ok(identity) };
         let (mut username, mut groups) = (session.username, session.groups.unwrap_or_default());
-        let found = self.users.read(&[format!("{}{user_id}", self.users_prefix)]).await?;
+        let user_key = [format!("{}{user_id}", self.users_prefix)];
+        let found = self.users.read(&user_key).await?;
         let entry = found.into_iter().next().unwrap_or_default();
         if !entry.is_absent() {
             // A key that cannot be read may be a tombstone: better nobody than somebody who is gone.
-            let Some(user) = User::read(&entry.value.unwrap_or_default()) else {
+            let user = if entry.is_partial {
+                self.large_users.read(0, &user_key[0]).await?.0.flatten()
+            } else {
+                User::read(&entry.value.unwrap_or_default())
+            };
+            let Some(user) = user else {
                 if let Some(unsaid) = self.unreadable_users.due() {
                     warn!(
                         unsaid,

@@ -70,6 +70,8 @@ pub enum NotReceived {
     NoRedis,
     /// The token that it shows is not to be trusted.
     Untrusted(Untrusted),
+    /// Too many large sessions wait to be decoded.
+    Busy,
     /// The site does not want this visitor.
     Refused,
     /// The callback does not say who it is.

@@ -8,19 +8,23 @@ use tokio::task::{AbortHandle, spawn_local};
 
 use super::commands::Commands;
 use super::connect::Target;
-use super::reads::{Entry, ReadFailed, Reads};
+use super::reads::{Entry, ReadFailed, Reads, Wanted};
 use crate::counters::Counters;
 use crate::settings;
 
 /// Largest session that is read, in bytes.
 pub(super) const MAX_BYTES: usize = 4 << 20;
 
+/// What is read of a session at once: more than any usual one has.
+const HEAD_BYTES: usize = 16 << 10;
+
 /// Reads keys whose names are secrets, together with the time that they have to live.
 #[derive(Debug)]
 pub struct Lookups {
     commands: Rc<Commands>,
-    reads: Rc<Reads<Secret>>,
-    task: AbortHandle,
+    heads: Rc<Reads<Secret>>,
+    whole: Rc<Reads<Secret>>,
+    tasks: [AbortHandle; 2],
 }
 
 /// A key that the log does not show.
@@ -42,9 +46,11 @@ impl fmt::Debug for Secret {
 impl Lookups {
     /// Reads over a connection that there is.
     pub(super) fn new(commands: Rc<Commands>, counters: &Arc<Counters>) -> Self {
-        let reads = Reads::new(commands.clone(), "session", MAX_BYTES, true, counters.clone());
-        let task = spawn_local(reads.clone().run()).abort_handle();
-        Self { commands, reads, task }
+        let reads =
+            |wanted, max_bytes| Reads::new(commands.clone(), "session", wanted, max_bytes, counters.clone());
+        let (heads, whole) = (reads(Wanted::Head, HEAD_BYTES), reads(Wanted::ValueAndTtl, MAX_BYTES));
+        let tasks = [&heads, &whole].map(|reads| spawn_local(reads.clone().run()).abort_handle());
+        Self { commands, heads, whole, tasks }
     }
 
     /// Reads over a connection of its own. Must be called on the shard's runtime.
@@ -58,7 +64,7 @@ impl Lookups {
         &self.commands
     }
 
-    /// Reads keys, in their order.
+    /// Reads keys, in their order: of large values the beginning only.
     ///
     /// # Errors
     ///
@@ -68,12 +74,22 @@ impl Lookups {
         if !self.commands.comes_up().await {
             return Err(ReadFailed);
         }
-        self.reads.read(keys.iter().map(|key| Secret(key.as_str().into()))).await
+        self.heads.read(keys.iter().map(|key| Secret(key.as_str().into()))).await
+    }
+
+    /// Reads a key whose value is large.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is lost, or does not answer in time.
+    pub async fn read_whole(&self, key: &str) -> Result<Entry, ReadFailed> {
+        let read = self.whole.read([Secret(key.into())].into_iter()).await?;
+        Ok(read.into_iter().next().unwrap_or_default())
     }
 }
 
 impl Drop for Lookups {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }

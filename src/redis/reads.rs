@@ -56,6 +56,8 @@ pub struct Entry {
     pub refused: bool,
     /// Whether it is too big.
     pub too_big: bool,
+    /// Whether the value goes on.
+    pub is_partial: bool,
     /// Milliseconds that it has to live, if that was asked for and it ends.
     pub lives_ms: Option<u64>,
 }
@@ -68,6 +70,17 @@ impl Entry {
 }
 
 pub(super) type Answer = Result<Entry, Unread>;
+
+/// What is asked of each key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Its value.
+    Value,
+    /// Its value, and the time that it has to live.
+    ValueAndTtl,
+    /// Its value as far as it is not too big, and the time that it has to live. One byte more shows that it goes on.
+    Head,
+}
 
 /// A key that can be read. `Debug` is what the log shows of it.
 pub(super) trait Key: AsRef<str> + Clone + Eq + Hash + Debug + 'static {}
@@ -101,9 +114,9 @@ pub(super) struct Reads<K> {
     /// By node, in a cluster; else there is one.
     lanes: RefCell<HashMap<Option<Server>, Lane<K>, RandomState>>,
     bell: Notify,
+    /// What is asked of each key.
+    wanted: Wanted,
     max_bytes: usize,
-    /// Whether the time that a key has to live is wanted, too.
-    with_ttl: bool,
     counters: Arc<Counters>,
     refused: Seldom,
     not_now: RefCell<Reminder>,
@@ -114,8 +127,8 @@ impl<K: Key> Reads<K> {
     pub(super) fn new(
         commands: Rc<Commands>,
         what: &'static str,
+        wanted: Wanted,
         max_bytes: usize,
-        with_ttl: bool,
         counters: Arc<Counters>,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -123,8 +136,8 @@ impl<K: Key> Reads<K> {
             what,
             lanes: RefCell::default(),
             bell: Notify::new(),
+            wanted,
             max_bytes,
-            with_ttl,
             counters,
             refused: Seldom::default(),
             not_now: RefCell::default(),
@@ -211,8 +224,14 @@ impl<K: Key> Reads<K> {
     async fn answer(&self, batch: Vec<Waiting<K>>) {
         let mut commands = self.commands.batch();
         for (key, _) in &batch {
-            commands.add("GET", &[key.as_ref().as_bytes()]);
-            if self.with_ttl {
+            match self.wanted {
+                Wanted::Head => {
+                    let last = self.max_bytes.to_string();
+                    commands.add("GETRANGE", &[key.as_ref().as_bytes(), b"0", last.as_bytes()]);
+                }
+                Wanted::Value | Wanted::ValueAndTtl => commands.add("GET", &[key.as_ref().as_bytes()]),
+            }
+            if self.wanted != Wanted::Value {
                 commands.add("PTTL", &[key.as_ref().as_bytes()]);
             }
         }
@@ -222,7 +241,7 @@ impl<K: Key> Reads<K> {
         let mut replies = self.commands.send(commands).await.into_iter();
         for (key, waiting) in batch {
             let value = replies.next().unwrap_or(Err(Failed::Lost));
-            let ttl = if self.with_ttl { replies.next() } else { None };
+            let ttl = if self.wanted == Wanted::Value { None } else { replies.next() };
             let answer = self.judge(&key, value, ttl);
             for waiter in waiting {
                 // Who gave up waiting does not mind.
@@ -258,6 +277,9 @@ impl<K: Key> Reads<K> {
             _ => None,
         };
         Ok(match value.as_ref().map(Bytes::len) {
+            Some(bytes) if bytes > self.max_bytes && self.wanted == Wanted::Head => {
+                Entry { value, lives_ms, is_partial: true, ..Entry::default() }
+            }
             Some(bytes) if bytes > self.max_bytes => self.note_too_big(key, bytes),
             _ => Entry { value, lives_ms, ..Entry::default() },
         })

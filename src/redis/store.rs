@@ -12,7 +12,7 @@ use super::connect::Target;
 use super::lanes::Lanes;
 use super::lookups;
 use super::publisher::Publisher;
-use super::reads::{ReadFailed, Reads};
+use super::reads::{ReadFailed, Reads, Wanted};
 use super::{Lookups, Receipts};
 use crate::counters::Counters;
 use crate::settings::Settings;
@@ -35,8 +35,8 @@ impl Store {
         let reads = Reads::new(
             commands.clone(),
             "persisted message",
+            Wanted::Value,
             settings.messages.max_delivery_bytes,
-            false,
             counters.clone(),
         );
         let lookups = Rc::new(Lookups::new(commands.clone(), counters));

@@ -180,6 +180,7 @@ impl From<NotReceived> for Rejection {
         match failure {
             NotReceived::NoRedis => Self::NoRedis,
             NotReceived::Untrusted(untrusted) => Self::Untrusted(untrusted),
+            NotReceived::Busy => Self::Busy,
             NotReceived::Refused => Self::Refused,
             NotReceived::NoAnswer => Self::NoAnswer,
         }

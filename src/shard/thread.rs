@@ -17,7 +17,7 @@ use crate::access::Policy;
 use crate::counters::Counters;
 use crate::http::{self, Front, Served, StaticFiles, Times};
 use crate::hub::{Desk, Ending, Hub, Limits, OutboxMemory, ShardMemory};
-use crate::reception::{Callback, Reception, Sessions, Way};
+use crate::reception::{Callback, LargeValues, Reception, Sessions, Way};
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
 use crate::socket::{self, Allowances, Beats, Connection, Leases, Parts, Place, UnfinishedMemory};
@@ -73,6 +73,8 @@ pub struct Shared {
     pub counters: Arc<Counters>,
     /// The way to the callback, if there is one.
     pub way: Option<Way>,
+    /// Permits for large sessions.
+    pub large: LargeValues,
     /// Connections of the whole process.
     pub live: Arc<AtomicUsize>,
     /// Connections of the whole process that are served.
@@ -88,7 +90,7 @@ pub struct Shared {
 impl Shard {
     /// Sets a shard up and connects it to Redis. Must be called on its own runtime.
     pub fn new(number: usize, shared: Shared) -> Rc<Self> {
-        let Shared { settings, target, session_target, counters, way, .. } = shared;
+        let Shared { settings, target, session_target, counters, way, large, .. } = shared;
         let Shared { live, most_connections, outboxes, allowances, unfinished, .. } = shared;
         let limits = Limits {
             outbox_bytes: settings.messages.outbox_bytes,
@@ -134,7 +136,7 @@ impl Shard {
             None => store.lookups(),
         };
         let reading = settings.session.reading.clone();
-        let reader = Sessions::new(reading, &settings.namespace, sessions.clone(), store.lookups());
+        let reader = Sessions::new(reading, &settings.namespace, sessions.clone(), store.lookups(), large);
         let reception = Rc::new(reception(&settings, reader, way, &counters));
         let desk = Desk::new(Hub::new(limits.clone()));
         let watches =

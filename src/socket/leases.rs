@@ -218,7 +218,9 @@ impl Leases {
             Err(NotReceived::Refused | NotReceived::Untrusted(_)) => return self.end(&lease),
             Err(NotReceived::NoAnswer) if lease.ends_by_itself() => return self.end(&lease),
             Err(NotReceived::NoAnswer) => return self.schedule(&lease, lease.due(CALLBACK_RETRY)),
-            Err(NotReceived::NoRedis) => return self.schedule(&lease, Instant::now() + RETRY),
+            Err(NotReceived::NoRedis | NotReceived::Busy) => {
+                return self.schedule(&lease, Instant::now() + RETRY);
+            }
         };
         // What a socket brought meanwhile may be newer than this.
         if lease.since.get() <= since {

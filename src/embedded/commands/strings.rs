@@ -24,6 +24,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::sure("mget", -2, mget),
     Command::fallible("mset", -3, mset),
     Command::sure("strlen", 2, strlen),
+    Command::fallible("getrange", 4, getrange),
     Command::fallible("incr", 2, incr),
     Command::fallible("decr", 2, decr),
     Command::fallible("incrby", 3, incrby),
@@ -177,6 +178,22 @@ fn mset(call: &mut Call<'_>) -> Result<Reply, Reply> {
 
 fn strlen(call: &mut Call<'_>) -> Reply {
     Reply::count(call.value(&call.args[1]).map_or(0, |value| value.len()))
+}
+
+fn getrange(call: &mut Call<'_>) -> Result<Reply, Reply> {
+    let [start, end] = [2, 3].map(|place| integer::parse(&call.args[place]).ok_or(NOT_AN_INTEGER));
+    let (start, end) = (start?, end?);
+    let value = call.value(&call.args[1]).unwrap_or_default();
+    let length = i64::try_from(value.len()).unwrap_or(i64::MAX);
+    // Negative numbers count from the end.
+    let place = |number: i64| if number < 0 { number.saturating_add(length).max(0) } else { number };
+    let backwards = start < 0 && end < 0 && start > end;
+    let (start, end) = (place(start), place(end).min(length - 1));
+    if backwards || start > end {
+        return Ok(Reply::Bulk(Bytes::new()));
+    }
+    let [start, end] = [start, end + 1].map(|place| usize::try_from(place).unwrap_or_default());
+    Ok(Reply::Bulk(value.slice(start..end)))
 }
 
 fn incr(call: &mut Call<'_>) -> Result<Reply, Reply> {

@@ -174,7 +174,7 @@ async fn a_deletion_during_a_handshake_is_not_forgotten_by_what_was_read_before_
         .start()
         .await;
     for engine in ["cache", "cached_db"] {
-        for moment in ["\r\nGET\r\n", "\r\nPTTL\r\n"] {
+        for moment in ["\r\nGETRANGE\r\n", "\r\nPTTL\r\n"] {
             let key = session_key();
             let stored = format!(":1:django.contrib.sessions.{engine}{key}");
             let content = r#"{"_auth_user_id": "7", "ws4redis:username": "john"}"#;

@@ -11,6 +11,7 @@ mod echo_memory;
 mod error_replies;
 mod handshake_races;
 mod keyspace_events;
+mod large_sessions;
 mod least_rights;
 mod outage;
 mod publications;
