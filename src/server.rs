@@ -6,6 +6,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -91,13 +92,11 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let way = settings.callback.as_ref().map(Way::new).transpose();
     let way = way.context("auth.callback_url: this machine has no certificates of authorities for https")?;
     let counters = Arc::new(Counters::default());
-    let live = Arc::new(AtomicUsize::new(0));
     let shards = settings.server.shards;
     let (exchange, mut message_lines) = lines(shards);
     let (session_exchange, mut session_lines) = session_target.as_ref().map(|_| lines(shards)).unzip();
     let mut next_lines = || Some((message_lines.pop()?, session_lines.as_mut().and_then(Vec::pop)));
     let (ended, mut ends) = mpsc::channel::<()>(shards);
-    let outboxes = OutboxMemory::new(settings.messages.outbox_total_bytes);
     let limit = ConnectionLimit::raise(&settings, with_embedded);
     let shared = Shared {
         settings: settings.clone(),
@@ -106,9 +105,9 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         counters: counters.clone(),
         way,
         large: LargeValues::default(),
-        live,
+        live: Arc::default(),
         most_connections: limit.served,
-        outboxes,
+        outboxes: OutboxMemory::new(settings.messages.outbox_total_bytes),
         allowances: Arc::default(),
         unfinished: UnfinishedMemory::new(settings.messages.unfinished_total_bytes),
     };
@@ -175,14 +174,17 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         () = drained => {}
         () = signals.stop_at_once() => warn!("stopped at once"),
     }
-    for (_, thread) in others {
-        if thread.is_finished()
-            && let Ok(Err(error)) = thread.join()
-        {
-            return Err(error);
-        }
-    }
     counters.log();
+    others.into_iter().try_for_each(|(_, thread)| outcome(thread))
+}
+
+/// Returns why a thread has failed, if it has ended and has.
+fn outcome(thread: JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
+    if thread.is_finished()
+        && let Ok(Err(error)) = thread.join()
+    {
+        return Err(error);
+    }
     Ok(())
 }
 
