@@ -1,6 +1,8 @@
 //! What the broker hears besides messages: what happens to the keys of sessions, and hints about users.
 
-use tokio::time::Instant;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::broker::Broker;
@@ -8,6 +10,9 @@ use super::events::{self, Telling};
 use super::inbox::Inbox;
 use crate::hub::Ticket;
 use crate::wire::Channel;
+
+/// How long the question waits for a connection: then it is asked anew anyway.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Broker {
     /// Asks, beside everything else, whether Redis tells of keys.
@@ -24,7 +29,9 @@ impl Broker {
         }
         let (commands, told) = (self.commands.clone(), self.telling.0.clone());
         tokio::task::spawn_local(async move {
-            if let Some(telling) = events::telling(&commands).await {
+            // The connection for commands may come back later than that for subscriptions.
+            let up = timeout(PATIENCE, commands.until_up()).await.is_ok();
+            if up && let Some(telling) = events::telling(&commands).await {
                 // An older answer that still waits says the same.
                 let _ = told.try_send(telling);
             }
