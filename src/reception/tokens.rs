@@ -22,16 +22,12 @@ pub(super) fn receive(
         && let Some(unsaid) = nameless.due()
     {
         let claim = verifier.user_claim();
-        match other_name {
-            Some(other) => info!(
-                unsaid,
-                "a valid token names nobody, its visitor counts as anonymous: it has no claim {claim}, but {other}; set auth.jwt.user_claim = \"{other}\", if that is the name in user channels"
-            ),
-            None => info!(
-                unsaid,
-                "a valid token names nobody, its visitor counts as anonymous: it has no claim {claim}; set auth.jwt.user_claim to the claim that has the name in user channels"
-            ),
-        }
+        let other = other_name.map(|other| format!(", but {other}: is that the name in user channels?"));
+        info!(
+            unsaid,
+            "a valid token names nobody, its visitor counts as anonymous: it has no claim {claim}{}; set auth.jwt.user_claim to the claim that has the name in user channels",
+            other.unwrap_or_default()
+        );
     }
     let user: Option<Arc<str>> = subject.map(Into::into);
     let lives = expires_at.map(|end| end.duration_since(now).unwrap_or_default());
