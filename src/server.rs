@@ -165,17 +165,22 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     tell_systemd(&NotifyState::Stopping);
     info!(at_most_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");
     stop.cancel();
-    let drained = async {
-        let _ = serving.await;
-        // Ends when every thread has let go of its sender.
-        while ends.recv().await.is_some() {}
-    };
-    tokio::select! {
-        () = drained => {}
-        () = signals.stop_at_once() => warn!("stopped at once"),
-    }
+    drained(serving, ends, &mut signals).await;
     counters.log();
     others.into_iter().try_for_each(|(_, thread)| outcome(thread))
+}
+
+/// Waits until all shards have drained, or for the signal that stops at once.
+async fn drained(first: tokio::task::JoinHandle<()>, mut others: mpsc::Receiver<()>, signals: &mut Signals) {
+    let all = async {
+        let _ = first.await;
+        // Ends when every thread has let go of its sender.
+        while others.recv().await.is_some() {}
+    };
+    tokio::select! {
+        () = all => {}
+        () = signals.stop_at_once() => warn!("stopped at once"),
+    }
 }
 
 /// Returns why a thread has failed, if it has ended and has.

@@ -15,16 +15,16 @@ async fn ask(client: &mut Client, bytes: &[u8]) -> u16 {
     in_time("an answer", client.read_response()).await.unwrap().status
 }
 
-/// Sends bytes at this pace until the connection does not take them; returns how many it took.
+/// Sends bytes at this pace; where the connection does not take them, returns how many it took and why.
 async fn send_slowly(
     client: &mut Client,
     bytes: usize,
-    bytes_per_second: usize,
+    bytes_per_second: u32,
 ) -> Result<(), (usize, String)> {
     const PIECE: usize = 16 * 1024;
     let begun = Instant::now();
     for sent in (0..bytes).step_by(PIECE) {
-        let due = Duration::from_secs_f64(sent as f64 / bytes_per_second as f64);
+        let due = Duration::from_secs(1) * u32::try_from(sent).unwrap() / bytes_per_second;
         tokio::time::sleep_until(begun + due).await;
         client
             .try_send_raw(&[b'x'; PIECE][..PIECE.min(bytes - sent)])

@@ -22,7 +22,8 @@ impl InTerminal {
     async fn start(preparation: &str) -> Self {
         let (log, namespace) = (std::env::temp_dir().join(unique("ws4redis-terminal")), unique("t"));
         let gateway = binary();
-        let start = format!("{preparation} exec {:?} 2>{log:?}", gateway.get_program());
+        let program = std::path::Path::new(gateway.get_program());
+        let start = format!("{preparation} exec '{}' 2>'{}'", program.display(), log.display());
         let mut terminal = std::process::Command::new("script");
         terminal.args(["-qec", &start, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::null());
         for (name, value) in gateway.get_envs() {
