@@ -274,7 +274,8 @@ test('it changes over only when what was posted is answered, and own messages do
   gateway.postStatus = () => new Promise((resolve) => (answer = resolve));
   const posted = socket.send('mine');
   await until(() => answer, 'the POST');
-  await new Promise((resolve) => realTimeout(resolve, 150));
+  // As long as own messages are known once they are answered.
+  await new Promise((resolve) => realTimeout(resolve, 6000 / FASTER));
   assert.equal(socket.transport, 'sse');
   const inner = last();
   const changed = changedOver().then(() => socket.send('next'));

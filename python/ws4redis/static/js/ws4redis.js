@@ -556,7 +556,7 @@
       function changeOver() {
         stopProbe = nothing;
         silence(stream);
-        ahead.forEach(marks.add);
+        ahead.forEach((key) => marks.add(key));
         self.transport = 'websocket';
         use(candidate);
         self.onswitch();
@@ -591,7 +591,11 @@
   function createMarks() {
     let marks = [];
     return {
-      add: (key) => marks.push({ key, until: Date.now() + ECHO_MS }),
+      add(key, ms = ECHO_MS) {
+        const mark = { key, until: Date.now() + ms };
+        marks.push(mark);
+        return mark;
+      },
       take(data) {
         marks = marks.filter(({ until }) => until > Date.now());
         const key = marks.length && keyOf(data);
@@ -643,10 +647,11 @@
           'X-WS4Redis': '1',
         };
         const mine = posting;
+        let mark;
         // In order; those behind one that is not answered fail with it.
         const sent = posts
           .then(() => {
-            if (echo && !mine.signal.aborted) marks.add(keyOf(body));
+            if (echo && !mine.signal.aborted) mark = marks.add(keyOf(body), ATTEMPT_MS + ECHO_MS);
             const patience = setTimeout(() => {
               posting = new AbortController();
               mine.abort(new Error('the message was not taken: no answer'));
@@ -655,8 +660,9 @@
             return ask({ method: 'POST', headers, body, signal: mine.signal }).finally(done);
           })
           .then((response) => {
+            // It may come back before the answer or behind it.
+            if (mark) mark.until = response.ok ? Date.now() + ECHO_MS : 0;
             if (response.ok) return;
-            if (echo) marks.take(body);
             throw new Error(`the message was not taken: HTTP ${response.status}`);
           });
         self.pending += 1;
