@@ -81,7 +81,10 @@ def problem() -> str | None:
         made.connection_class(**made.connection_kwargs)
     except TypeError as error:
         return str(error).partition(" ")[2]
-    except (ValueError, redis.RedisError) as error:
+    except ValueError:
+        # Its text has the value.
+        return "one of its arguments has to be a number, and is none"
+    except redis.RedisError as error:
         return str(error)
     parts = urlsplit(url or "")
     path = parts.path.strip("/")

@@ -36,6 +36,7 @@ def test_the_gateways_table_of_urls_is_what_redis_py_reads(line):
         ({"url": "redis://localhost:geheim"}, "number"),
         ({"url": "redis://localhost?db=geheim"}, "number"),
         ({"url": "redis://localhost/geheim"}, "number"),
+        ({"host": "localhost", "port": "geheim"}, "number"),
         ({"url": 6379}, "text"),
     ],
 )
