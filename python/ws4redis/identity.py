@@ -16,7 +16,7 @@ from typing import Any, Final
 import redis
 from django.conf import settings as django_settings
 from django.contrib.auth import HASH_SESSION_KEY, get_backends, get_user_model
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import router, transaction
 from django.utils.module_loading import import_string
 
@@ -164,7 +164,19 @@ def pks_with_key() -> list[str]:
     start = key("")
     pattern = re.sub(r"([\\*?\[\]])", r"\\\1", start) + "*"
     names: Any = connection.client().scan_iter(match=pattern, count=1000)
-    return [(name.decode() if isinstance(name, bytes) else name)[len(start) :] for name in names]
+    pks = [(name.decode() if isinstance(name, bytes) else name)[len(start) :] for name in names]
+    return [pk for pk in pks if _is_pk(pk)]
+
+
+def _is_pk(text: str) -> bool:
+    if settings.WS4REDIS_IDENTITY_NAMESPACE is not None and ":" in text and namespace() is None:
+        # The key of a tenant's user.
+        return False
+    try:
+        get_user_model()._meta.pk.to_python(text)
+    except ValidationError:
+        return False
+    return True
 
 
 def refresh_on_commit(pks: Iterable[str], reason: str, using: str | None = None) -> None:

@@ -80,6 +80,16 @@ def test_refresh_all_writes_the_keys_of_its_tenant_only(people, store, tenant):
     assert sorted(identity.pks_with_key()) == sorted(str(user.pk) for user in User.objects.all())
 
 
+def test_refresh_all_without_a_tenant_leaves_the_keys_of_tenants(people, store, tenant):
+    tenant("acme")
+    identity.refresh(people["john"])
+    store.set("ws4redis:identity:no-number", "?")
+    tenant(None)
+    call_command("ws4redis_refresh", "--all", verbosity=0)
+    assert sorted(identity.pks_with_key()) == sorted(str(user.pk) for user in User.objects.all())
+    assert store.get("ws4redis:identity:no-number") == b"?"
+
+
 def test_a_change_that_is_committed_under_another_tenant_is_not_written_there(people, store, tenant, caplog):
     tenant("acme")
     with caplog.at_level(logging.ERROR, "ws4redis"), transaction.atomic():
