@@ -152,6 +152,7 @@ def refresh(*users: Any, reason: str = "refresh", force: bool = False) -> int:
     users whose key says nothing new. Returns the number of keys that have changed. Raises redis.RedisError.
     """
     if testing.is_muted():
+        testing.warn_once()
         return 0
     pks = [pk_of(user) if hasattr(user, "_meta") else str(user) for user in users]
     return sum(_write(pk, reason, force) for pk in dict.fromkeys(pks))
@@ -303,6 +304,7 @@ def _may_log_in(user: Any) -> bool:
 
 def _tell(message: str, what: str) -> None:
     if testing.is_muted():
+        testing.warn_once()
         return
     try:
         connection.client().publish(control_channel(), message)

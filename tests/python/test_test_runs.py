@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 from conftest import SERVER
+from django.test import override_settings
+
+from ws4redis.publisher import RedisPublisher
+from ws4redis.testing import capture_publications, redis_for_tests
 
 PACKAGE = Path(__file__).resolve().parents[2] / "python"
 
@@ -165,6 +169,12 @@ def test_a_test_run_of_pytest_django_writes_nothing_to_the_sites_redis(site):
     assert "5 passed" in site("pytest", "-q", "-p", "no:cacheprovider")
 
 
+def test_a_test_run_of_pytest_xdist_writes_nothing_to_the_sites_redis(site):
+    pytest.importorskip("pytest_django")
+    pytest.importorskip("xdist")
+    assert "5 passed" in site("pytest", "-q", "-p", "no:cacheprovider", "-n", "2")
+
+
 def test_the_tests_of_the_documentation_run(site, tmp_path):
     text = (PACKAGE.parent / "docs/django.md").read_text()
     section = text.split("## Testing what is published")[1].split("\n## ")[0]
@@ -173,3 +183,73 @@ def test_the_tests_of_the_documentation_run(site, tmp_path):
     second = textwrap.indent(second, " " * 8)
     (tmp_path / "test_site.py").write_text(f"{first}\n    def test_redis(self):\n{second}")
     assert "Ran 2 tests" in site("django", "test", SITE_PREFIX="")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "refused"),
+    [
+        (None, ["ws4redis", "user", "broadcast", "session:abc"]),
+        ("site", ["site", "site:user", "site:ws4redis"]),
+        ("a:b", ["a", "a:b", "a:b:group"]),
+    ],
+)
+def test_no_prefix_is_taken_under_which_the_site_has_names(store, prefix, refused):
+    start = f"{prefix}:" if prefix else ""
+    names = [f"{start}{name}".encode() for name in ("ws4redis:identity:1", "user:john:x", "broadcast:x")]
+    store.mset(dict.fromkeys(names, "real"))
+    with override_settings(WS4REDIS_PREFIX=prefix):
+        for name in refused:
+            with pytest.raises(ValueError, match="of its own"), redis_for_tests(name):
+                pass
+        for name in ("sites", "users", "tests", None):
+            with redis_for_tests(name):
+                pass
+    assert sorted(store.keys("*")) == sorted(names)
+
+
+def test_only_names_of_the_package_are_deleted_after_a_test(store):
+    store.set("mysite:1:django.contrib.sessions.cache", "a session")
+    with redis_for_tests("mysite"):
+        RedisPublisher(facility="x", broadcast=True).publish_message("kept", expire=60)
+        assert store.exists("mysite:broadcast:x")
+    assert store.keys("*") == [b"mysite:1:django.contrib.sessions.cache"]
+
+
+def test_publications_are_captured_where_they_go_to_redis_too(store):
+    with redis_for_tests() as prefix, capture_publications() as published:
+        RedisPublisher(facility="x", broadcast=True).publish_message("both", expire=60)
+        assert store.get(f"{prefix}:broadcast:x") == b"both"
+    assert [(one.channel, one.message) for one in published] == [(f"{prefix}:broadcast:x", b"both")]
+
+
+SHELL = """
+import django
+from django.test.utils import setup_test_environment, teardown_test_environment
+django.setup()
+from ws4redis.publisher import RedisPublisher
+publisher = RedisPublisher(facility="x", broadcast=True)
+{before}
+publisher.publish_message("one")
+publisher.publish_message("two")
+{after}
+"""
+
+
+def test_a_process_that_is_muted_without_a_test_runner_says_so_once(site, tmp_path):
+    """As a shell in which somebody follows Django's tutorial."""
+    (tmp_path / "shell.py").write_text(SHELL.format(before="setup_test_environment()", after=""))
+    said = site("shell")
+    assert said.count("setup_test_environment() was called") == 1
+    assert "setup_test_environment() was called" not in site("django", "test")
+
+
+def test_what_does_not_set_up_a_test_environment_publishes_as_ever(site, tmp_path):
+    """Servers, workers and commands, also after a test environment was taken down."""
+    after = """
+from ws4redis import connection
+assert publisher.fetch_message(None, "x") == b"two"
+assert connection.client().delete("other:broadcast:x") == 1
+"""
+    for before in ("", "setup_test_environment(); teardown_test_environment()"):
+        (tmp_path / "shell.py").write_text(SHELL.format(before=before, after=after))
+        assert "setup_test_environment() was called" not in site("shell", SITE_PREFIX="other")
