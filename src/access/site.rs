@@ -31,7 +31,7 @@ pub(super) enum Unfit {
     Neither,
     /// The origin of pages without one.
     #[error(
-        "stands for pages without an origin, and any site can make such a frame: it would admit all, and admits nobody here. Name the page's own origin"
+        "is the origin of files and sandboxed frames; any site can make such a frame, so it is never allowed. Name the page's own origin, for example https://www.example.com"
     )]
     Null,
     /// The address of a WebSocket.

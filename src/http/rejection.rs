@@ -66,7 +66,7 @@ pub enum Rejection {
     Slow,
     /// A request that publishes and may not.
     #[error(
-        "nothing may be published here; the flags of the address say to whom, for example ?publish-broadcast"
+        "you may not publish here: the address needs a flag such as ?publish-broadcast, and the site may reserve it for logged-in users (anonymous_publish, [[access]])"
     )]
     Mute,
     /// More is published than a rule allows.

@@ -51,7 +51,9 @@ pub(super) fn check<B>(
 fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {
     let headers = request.headers();
     if request.method() != Method::GET {
-        return Err(Rejection::NoUpgrade("HTTP method must be a GET"));
+        return Err(Rejection::NoUpgrade(
+            "HTTP method must be a GET; a POST publishes with the header X-WS4Redis: 1",
+        ));
     }
     if request.version() != Version::HTTP_11 {
         return Err(Rejection::OldHttp);

@@ -150,10 +150,12 @@ impl Target {
             "nothing answers there, or it does not speak TLS: check host and port in redis.url"
         } else if says(&["NOAUTH"]) {
             hint("NOAUTH")
-        } else if says(&["invalid password"]) {
+        } else if says(&["invalid password", "ERR AUTH"]) {
             "check user and password in redis.url"
         } else if says(&["DB index"]) {
             "it has no database of this number: check the end of redis.url"
+        } else if self.config.tls.is_none() && says(&["reset by peer"]) {
+            "the server closes the connection: if it speaks TLS, write rediss:// in redis.url; otherwise check host and port"
         } else if says(&["lookup", "resolve", "Name or service"]) {
             "there is no host of this name: check redis.url"
         } else if says(&["Decode", "frame_type", "Protocol", "parse", "unknown command"]) {

@@ -69,10 +69,14 @@ const SCHEMES: [(&str, Kind, bool); 7] = [
 ];
 
 /// Parameters that redis-py knows and that are settings here.
-const SETTINGS: [(&str, &str); 3] = [
+const SETTINGS: [(&str, &str); 7] = [
     ("socket_timeout", "redis.command_timeout_seconds"),
     ("socket_connect_timeout", "redis.connect_timeout_seconds"),
     ("timeout", "redis.command_timeout_seconds"),
+    ("ssl_ca_certs", "redis.ca_file"),
+    ("ssl_certfile", "redis.client_cert_file"),
+    ("ssl_keyfile", "redis.client_key_file"),
+    ("ssl_cert_reqs", "redis.verify_certificate"),
 ];
 
 const REDIS_PORT: u16 = 6379;
@@ -304,6 +308,20 @@ mod tests {
         );
         check("rediss-cluster://a:7000?node=b&password=geheim", "rediss-cluster://***@a:7000?node=b:6379");
         check("redis-cluster://a/0", "redis-cluster://a:6379");
+    }
+
+    #[test]
+    fn parameters_of_redis_py_that_are_settings_here_are_refused_with_their_setting() {
+        for (name, setting) in [
+            ("socket_timeout", "redis.command_timeout_seconds"),
+            ("ssl_ca_certs", "redis.ca_file"),
+            ("ssl_certfile", "redis.client_cert_file"),
+            ("ssl_keyfile", "redis.client_key_file"),
+            ("ssl_cert_reqs", "redis.verify_certificate"),
+        ] {
+            let problem = RedisUrl::parse(&format!("rediss://host?{name}=x")).expect_err(name);
+            assert!(problem.ends_with(&format!("set {setting}")), "{problem}");
+        }
     }
 
     #[test]

@@ -52,7 +52,8 @@ async fn a_post_publishes_keeps_and_is_answered_when_redis_has_it() {
 async fn a_post_without_the_header_of_its_own_or_without_a_flag_is_refused() {
     let gateway = TestGateway::builder().set("messages.max_message_bytes", "10").start().await;
     let plain = gateway.post("/ws/x?publish-broadcast", "x").without("X-WS4Redis");
-    assert!(plain.expect_status(400).await.body.contains("GET"));
+    let plain = plain.expect_status(400).await;
+    assert!(plain.body.contains("GET") && plain.body.contains("X-WS4Redis: 1"), "{plain:?}");
     let mute = gateway.post("/ws/x?subscribe-broadcast&publish-user", "x").expect_status(403).await;
     assert!(mute.body.contains("publish-broadcast"), "{mute:?}");
     gateway.post("/ws/x?publish-broadcast", "12345678901").expect_status(413).await;

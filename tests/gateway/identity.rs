@@ -255,7 +255,8 @@ async fn where_anonymous_visitors_may_not_publish_neither_socket_nor_post_does()
     nobody.send_text("from nobody").await;
     let mut with_session = connect(&gateway, &format!("/ws/x?{flags}"), &format!("sessionid={guest}")).await;
     with_session.send_text("from a guest").await;
-    gateway.post("/ws/x?publish-broadcast", "posted").expect_status(403).await;
+    let refused = gateway.post("/ws/x?publish-broadcast", "posted").expect_status(403).await;
+    assert!(refused.body.contains("anonymous_publish"), "{refused:?}");
     let own = format!("http://{}", gateway.address());
     let posted = |cookie: &str| {
         gateway

@@ -146,6 +146,20 @@ async fn a_port_that_speaks_no_tls_is_named_in_the_log() {
 }
 
 #[tokio::test]
+async fn a_port_that_speaks_tls_only_is_named_in_the_log() {
+    let secured = Secured::start();
+    let url = format!("redis://localhost:{}", secured.port);
+    secured.expect_refusal(secured.gateway().set("redis.url", &url), &["write rediss://"]).await;
+}
+
+#[tokio::test]
+async fn a_password_for_a_redis_without_one_is_named_in_the_log() {
+    let secured = Secured::start();
+    let url = format!("redis://:geheim@localhost:{}", secured.redis.port());
+    secured.expect_refusal(secured.gateway().set("redis.url", &url), &["check user and password"]).await;
+}
+
+#[tokio::test]
 async fn sessions_in_a_redis_of_their_own_are_read_through_tls() {
     let (redis, secured) = (RedisServer::start(), Secured::start());
     let builder = TestGateway::builder().redis(&redis).set("session.redis_url", &secured.url());
