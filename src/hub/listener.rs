@@ -170,6 +170,9 @@ impl Listener {
         if refused {
             self.end(Ending::Broken);
         }
+        if outbox.is_empty() {
+            self.beat_waits.set(false);
+        }
         !refused
     }
 
@@ -190,6 +193,10 @@ impl Listener {
 
     /// Notes in the shard's second `now` how much waits, and ends the connection if it has been too much for too long.
     pub fn check_outbox(&self, now: u32, limits: &Limits) {
+        // Who is ending already is told why: the frame begun stays for that.
+        if self.ending.get().is_some() {
+            return;
+        }
         let mut outbox = self.outbox.borrow_mut();
         if let Some(excess) = outbox.mark_excess(self.form, now, limits) {
             self.relieve(&mut outbox, excess, limits);
@@ -210,6 +217,10 @@ impl Listener {
 
     /// Sends a frame of which there is at most one of its kind, and which does not count against the bound.
     pub fn send_uncounted(&self, frames: Bytes, limits: &Limits) {
+        // It would be taken for the rest of the frame that was begun.
+        if self.ending.get() == Some(Ending::Torn) {
+            return;
+        }
         let mut outbox = self.outbox.borrow_mut();
         let written = if outbox.is_empty() { self.stream.try_write(&frames) } else { Ok(0) };
         match written {
@@ -347,5 +358,77 @@ impl Listener {
     /// Returns how many messages were delivered, and how many were dropped.
     pub fn counts(&self) -> (u64, u64) {
         (self.delivered.get(), self.dropped.get().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::super::{OutboxMemory, ShardMemory};
+    use super::*;
+
+    const FRAME: Bytes = Bytes::from_static(b"\x81\x04beat");
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().enable_io().build().unwrap()
+    }
+
+    /// A listener whose socket is full, in the middle of a frame, and the other end of it.
+    fn choked(limits: &Limits) -> (Listener, UnixStream) {
+        let (stream, other) = UnixStream::pair().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        other.set_nonblocking(true).unwrap();
+        let listener = Listener::new(Stream::new(stream.into()).unwrap(), Form::Frames, 1, 10);
+        listener.send(&Run::of(&vec![b'x'; 4 << 20]).bytes, limits);
+        assert!(listener.has_waiting());
+        (listener, other)
+    }
+
+    fn read(other: &mut UnixStream) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let _ = other.read_to_end(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_heartbeat_that_went_out_in_a_burst_is_followed_by_others() {
+        let runtime = runtime();
+        let _in_runtime = runtime.enter();
+        let limits = Limits { outbox_bytes: 1000, ..Limits::default() };
+        let (listener, mut other) = choked(&limits);
+        listener.beat(FRAME, 1, &limits);
+        let small = Run::of(b"x").bytes;
+        while listener.has_waiting() {
+            read(&mut other);
+            listener.send(&small, &limits);
+        }
+        read(&mut other);
+        listener.beat(FRAME, 4, &limits);
+        assert_eq!(read(&mut other), FRAME);
+    }
+
+    #[test]
+    fn nothing_follows_a_frame_that_was_torn() {
+        let runtime = runtime();
+        let _in_runtime = runtime.enter();
+        for ended_before in [false, true] {
+            let memory = OutboxMemory::new(6 << 20);
+            let limits = Limits { memory: ShardMemory::new(memory), ..Limits::default() };
+            let (listener, mut other) = choked(&limits);
+            if ended_before {
+                listener.end(Ending::Restart);
+            }
+            (2..6).for_each(|now| listener.check_outbox(now, &limits));
+            let begun = read(&mut other).len();
+            let torn = listener.ending() == Some(Ending::Torn);
+            assert!(torn != ended_before && listener.has_waiting() == ended_before);
+            listener.beat(FRAME, 6, &limits);
+            listener.send_uncounted(FRAME, &limits);
+            assert_eq!(read(&mut other), b"", "{begun} bytes of a frame went out before");
+        }
     }
 }
