@@ -25,7 +25,7 @@ pub struct Credentials {
 pub enum ClientAddress {
     /// The visitor's own, as far as can be known.
     Own(IpAddr),
-    /// This machine's, or none: a unix socket.
+    /// This machine's, that of a trusted proxy, or none: a unix socket.
     #[default]
     Local,
     /// That of a proxy that is not trusted, since it says that it passes a request on.

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::ClientAddress;
+
 /// The other end of a hop: of the connection itself, or of one before it that a proxy tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
@@ -87,6 +89,17 @@ impl Proxies {
             self.walk(peer, forwarded, |element| Peer::parse(node(element)?))
         } else {
             self.walk(peer, x_forwarded_for, Peer::parse)
+        }
+    }
+
+    /// Tells whose the visitor's address is; `forwards` says whether the request itself says that it was passed on.
+    pub fn client_address(&self, peer: Peer, visitor: Peer, forwards: bool) -> ClientAddress {
+        match visitor {
+            _ if forwards && !self.trust(peer) => ClientAddress::UnknownProxy,
+            // A proxy that does not say for whom it asks.
+            _ if visitor == peer && self.trust(peer) => ClientAddress::Local,
+            Peer::Address(address) if !address.is_loopback() => ClientAddress::Own(address),
+            _ => ClientAddress::Local,
         }
     }
 
@@ -180,6 +193,28 @@ mod tests {
         }
         assert_eq!(Proxies::default().visitor(Peer::Unix, &[b"203.0.113.7"], &[]), Peer::Unix);
         assert_eq!(Proxies::default().visitor(peer("127.0.0.1"), &[b"::1"], &[]), peer("127.0.0.1"));
+    }
+
+    #[test]
+    fn the_address_of_a_proxy_is_no_visitors_own() {
+        let trusted = proxies(&["10.0.0.0/8", "unix"]);
+        let own = |text: &str| ClientAddress::Own(text.parse().unwrap());
+        for (from, line, forwards, expected) in [
+            ("203.0.113.9", None, false, own("203.0.113.9")),
+            ("203.0.113.9", Some("198.51.100.1"), true, ClientAddress::UnknownProxy),
+            ("10.0.0.1", Some("203.0.113.7"), true, own("203.0.113.7")),
+            ("10.0.0.1", Some("10.9.9.9"), true, own("10.9.9.9")),
+            ("10.0.0.1", Some("127.0.0.1"), true, ClientAddress::Local),
+            ("unix:", Some("203.0.113.7"), true, own("203.0.113.7")),
+            ("unix:", None, false, ClientAddress::Local),
+            // It does not say for whom it asks, and asks for all.
+            ("10.0.0.1", None, false, ClientAddress::Local),
+            ("10.0.0.1", Some("unknown"), true, ClientAddress::Local),
+        ] {
+            let lines: Vec<_> = line.iter().map(|line| line.as_bytes()).collect();
+            let visitor = trusted.visitor(peer(from), &lines, &[]);
+            assert_eq!(trusted.client_address(peer(from), visitor, forwards), expected, "{from} {line:?}");
+        }
     }
 
     #[test]

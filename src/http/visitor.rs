@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use hyper::Request;
 use hyper::header::{
     AUTHORIZATION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
-    SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_PROTOCOL, VIA,
 };
 
 use super::Rejection;
 use super::routes::Front;
 use crate::access::token::Untrusted;
-use crate::access::{ClientAddress, Credentials, Peer, Token, cookie_value};
+use crate::access::{Credentials, Peer, Token, cookie_value};
 use crate::wire::parameters;
 
 /// Offered subprotocols that begin with this are tokens, never answered.
@@ -22,6 +22,8 @@ const TOKEN_PARAMETER: &str = "access_token";
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// How a token begins in the header for it (RFC 6750, section 2.1).
 const BEARER: &str = "bearer ";
@@ -73,13 +75,15 @@ pub(super) fn credentials<B>(
     }
     let visitor = front.proxies.visitor(peer, &lines(headers, &X_FORWARDED_FOR), &lines(headers, &FORWARDED));
     let address = visitor.address();
-    let forwards = headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED);
-    let client_address = match address {
-        _ if forwards && !front.proxies.trust(peer) => ClientAddress::UnknownProxy,
-        Some(address) if !address.is_loopback() => ClientAddress::Own(address),
-        _ => ClientAddress::Local,
-    };
+    let client_address = front.proxies.client_address(peer, visitor, is_passed_on(headers));
     Ok(Credentials { session_cookie, token: None, headers: passed_on, address, client_address })
+}
+
+/// Tells whether a request says that a proxy has passed it on.
+fn is_passed_on(headers: &HeaderMap) -> bool {
+    [X_FORWARDED_FOR, FORWARDED, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP, VIA]
+        .iter()
+        .any(|name| headers.contains_key(name))
 }
 
 /// Returns the values of all lines of a header.
@@ -133,4 +137,21 @@ pub(super) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a 
 pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_say_in_many_ways_that_they_pass_a_request_on() {
+        for name in
+            ["X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Forwarded-Proto", "X-Forwarded-Host", "Via"]
+        {
+            let name: HeaderName = name.parse().unwrap();
+            let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("x"))]);
+            assert!(is_passed_on(&headers), "{name}");
+        }
+        assert!(!is_passed_on(&HeaderMap::from_iter([(HOST, HeaderValue::from_static("x"))])));
+    }
 }

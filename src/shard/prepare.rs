@@ -131,7 +131,7 @@ impl Shard {
         let (allowances, publisher) = (&self.parts.allowances, Publisher::of(&visitor.identity, address));
         if publisher.is_none() && address == ClientAddress::UnknownProxy && allowances.take_hint() {
             warn!(
-                "publish limits cannot tell anonymous visitors apart: requests come with X-Forwarded-For or Forwarded from a peer that is not in server.trusted_proxies; each connection has a limit of its own. Name your proxy there"
+                "publish limits cannot tell anonymous visitors apart: requests come with X-Forwarded-For, Forwarded, X-Real-IP or Via from a peer that is not in server.trusted_proxies; each connection has a limit of its own. Name your proxy there"
             );
         }
         allowances.bucket(publisher, rate)
