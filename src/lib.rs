@@ -8,7 +8,7 @@
 //! - [`server`] accepts, [`shard`] owns its connections from accept to close;
 //! - [`http`]: everything before the 101; [`reception`]: who is this; [`access`]: what may they hear and say;
 //! - [`socket`]: everything after the 101; [`hub`]: which connection listens to which channel;
-//! - [`memory`] goes back to the system after a peak;
+//! - [`unfinished`] messages are counted for the process; [`memory`] goes back to the system after a peak;
 //! - [`redis`]: pub/sub and keys; [`embedded`]: a small Redis of our own for trying out.
 
 pub mod access;
@@ -29,6 +29,7 @@ pub mod signals;
 pub mod socket;
 pub mod stream;
 pub mod telemetry;
+pub mod unfinished;
 pub mod wire;
 
 #[cfg(test)]

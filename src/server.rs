@@ -31,8 +31,8 @@ use crate::redis::{Broker, Call, Inbox, Lookups, Role, Target};
 use crate::settings::Settings;
 use crate::shard::{INBOX, Line, Shard, Shared};
 use crate::signals::Signals;
-use crate::socket::UnfinishedMemory;
 use crate::stream::{Newcomer, Permit};
+use crate::unfinished::UnfinishedMemory;
 
 /// Calls from shards, and sockets for a shard, that may wait.
 const WAITING: usize = 1024;

@@ -47,6 +47,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("memory", &[]),
     ("signals", &[]),
     ("stream", &[]),
+    ("unfinished", &[]),
     ("embedded", &[]),
     ("access", &["wire"]),
     ("settings", &["access", "embedded", "wire"]),
@@ -55,8 +56,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("hub", &["stream", "wire"]),
     ("redis", &["counters", "hub", "settings", "telemetry", "wire"]),
     ("reception", &["access", "counters", "redis", "settings", "telemetry", "wire"]),
-    ("http", &["access", "counters", "stream", "telemetry", "wire"]),
-    ("socket", &["access", "counters", "hub", "reception", "redis", "settings", "stream", "wire"]),
+    ("http", &["access", "counters", "stream", "telemetry", "unfinished", "wire"]),
+    (
+        "socket",
+        &["access", "counters", "hub", "reception", "redis", "settings", "stream", "unfinished", "wire"],
+    ),
     (
         "shard",
         &[
@@ -70,6 +74,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "socket",
             "stream",
             "telemetry",
+            "unfinished",
             "wire",
         ],
     ),
@@ -90,6 +95,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "socket",
             "stream",
             "telemetry",
+            "unfinished",
         ],
     ),
     ("sizes", &["hub", "redis", "socket"]),

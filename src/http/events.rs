@@ -2,6 +2,7 @@
 //! POST, at the same address.
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -15,6 +16,7 @@ use super::routes::{Arrival, Front};
 use super::upgrade::offers_websocket;
 use super::visitor::{Kind, credentials, token, tokens};
 use crate::access::Peer;
+use crate::unfinished::{Unfinished, UnfinishedMemory};
 use crate::wire::{Handshake, Malformed, parameters};
 
 /// Headers of every stream. Nothing on the way may keep it, nginx neither.
@@ -103,7 +105,11 @@ pub(super) fn check<B>(
 }
 
 /// Reads what is to be published.
-pub(super) async fn message<B>(request: Request<B>, most_bytes: usize) -> Result<Bytes, Rejection>
+pub(super) async fn message<B>(
+    request: Request<B>,
+    most_bytes: usize,
+    memory: &Arc<UnfinishedMemory>,
+) -> Result<Bytes, Rejection>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -113,11 +119,16 @@ where
         return Err(Rejection::TooBig(most_bytes));
     }
     let mut body = pin!(Limited::new(request.into_body(), most_bytes));
-    let mut message = BytesMut::new();
+    let (mut message, mut share) = (BytesMut::new(), Unfinished::new(memory));
     // Each piece is copied and let go of: a short one would keep a whole buffer of hyper's.
     while let Some(piece) = body.frame().await {
         match piece.map(Frame::into_data) {
-            Ok(Ok(data)) => message.extend_from_slice(&data),
+            Ok(Ok(data)) => {
+                message.extend_from_slice(&data);
+                if !share.set(message.len()) {
+                    return Err(Rejection::Unfinished);
+                }
+            }
             // Trailers mean nothing here.
             Ok(Err(_)) => {}
             Err(error) if error.is::<LengthLimitError>() => return Err(Rejection::TooBig(most_bytes)),
@@ -132,7 +143,6 @@ mod tests {
     use std::convert::Infallible;
     use std::pin::Pin;
     use std::rc::Rc;
-    use std::sync::Arc;
     use std::task::{Context, Poll};
 
     use super::*;
@@ -171,7 +181,7 @@ mod tests {
         let most_held = Rc::default();
         let body =
             Dripping { left: bytes, buffer: Arc::from([b'x'; 8192]), most_held: Rc::clone(&most_held) };
-        (message(Request::new(body), most_bytes).await, most_held.get())
+        (message(Request::new(body), most_bytes, &UnfinishedMemory::new(1 << 20)).await, most_held.get())
     }
 
     #[tokio::test]

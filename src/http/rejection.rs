@@ -64,6 +64,9 @@ pub enum Rejection {
     /// A message that took too long to come.
     #[error("the message did not come in time")]
     Slow,
+    /// Too much of unfinished messages has come, from all clients together.
+    #[error("too many unfinished messages; try again in a few seconds")]
+    Unfinished,
     /// A request that publishes and may not.
     #[error(
         "you may not publish here: the address needs a flag such as ?publish-broadcast, and the site may reserve it for logged-in users (anonymous_publish, [[access]])"
@@ -132,6 +135,7 @@ impl Rejection {
             | Self::Unsubscribable
             | Self::Flooded
             | Self::Crowded
+            | Self::Unfinished
             | Self::Full
             | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -194,6 +198,7 @@ mod tests {
             (Rejection::Unsubscribable, 503),
             (Rejection::Flooded, 503),
             (Rejection::Crowded, 503),
+            (Rejection::Unfinished, 503),
             (Rejection::Full, 503),
             (Rejection::Stopping, 503),
         ] {

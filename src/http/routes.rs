@@ -28,6 +28,7 @@ use crate::access::{Allowed, Credentials, Peer, Proxies};
 use crate::counters::Counters;
 use crate::stream::Stream;
 use crate::telemetry::Seldom;
+use crate::unfinished::UnfinishedMemory;
 use crate::wire::{Handshake, Malformed};
 
 /// hyper's limit of the number of headers, if none is set.
@@ -60,6 +61,8 @@ pub struct Front {
     pub max_headers: usize,
     /// Largest message that is published by a request, in bytes.
     pub max_message_bytes: usize,
+    /// What the process holds of unfinished messages.
+    pub unfinished: Arc<UnfinishedMemory>,
     /// What is counted for the whole process.
     pub counters: Arc<Counters>,
     /// Keeps the warnings of foreign origins to one a second.
@@ -222,8 +225,8 @@ async fn answer<V: Visits>(
         }
         if events::publishes(&request) {
             let arrival = events::check(&request, handshake, peer, front)?;
-            let message =
-                timeout(front.times.request, events::message(request, front.max_message_bytes)).await;
+            let message = events::message(request, front.max_message_bytes, &front.unfinished);
+            let message = timeout(front.times.request, message).await;
             visits.publish(arrival, message.unwrap_or(Err(Rejection::Slow))?).await?;
             let mut response = Response::new(Full::default());
             *response.status_mut() = StatusCode::NO_CONTENT;

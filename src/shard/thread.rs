@@ -20,9 +20,10 @@ use crate::hub::{Desk, Ending, Hub, Limits, OutboxMemory, ShardMemory};
 use crate::reception::{Callback, LargeValues, Reception, Sessions, Way};
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
-use crate::socket::{self, Allowances, Beats, Connection, Leases, Parts, Place, UnfinishedMemory};
+use crate::socket::{self, Allowances, Beats, Connection, Leases, Parts, Place};
 use crate::stream::{Discard, Newcomer, Permit, Stream};
 use crate::telemetry::Seldom;
+use crate::unfinished::UnfinishedMemory;
 
 /// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
 const READ_BYTES: usize = 64 * 1024;
@@ -127,6 +128,7 @@ impl Shard {
             max_header_bytes: settings.server.max_header_bytes,
             max_headers: settings.server.max_headers,
             max_message_bytes: settings.messages.max_message_bytes,
+            unfinished: unfinished.clone(),
             counters: counters.clone(),
             foreign: Seldom::default(),
         };

@@ -18,12 +18,13 @@ use super::allowance::{Allowances, Bucket};
 use super::client_heartbeats::suspect;
 use super::frames::FrameScanner;
 use super::reader::{Feed, Incoming, Reader};
-use super::{Beats, Close, Share, UnfinishedMemory};
+use super::{Beats, Close, Share};
 use crate::access::{Grant, Policy};
 use crate::counters::Counters;
 use crate::hub::{Ending, Form, Limits, Listener, Subscription};
 use crate::redis::{Receipts, Store};
 use crate::stream::{Discard, Permit, Stream};
+use crate::unfinished::UnfinishedMemory;
 use crate::wire::{Channel, Handshake};
 
 /// What the connections of a shard share.

@@ -12,7 +12,6 @@ mod lease;
 mod leases;
 mod reader;
 mod review;
-mod unfinished;
 
 pub use allowance::{Allowances, Bucket, Publisher};
 pub use close::Close;
@@ -21,7 +20,6 @@ pub use heartbeat::{Beats, tick};
 pub use invalidations::InFlight;
 pub use leases::{Leases, Share, Watch};
 pub use review::read_joined;
-pub use unfinished::UnfinishedMemory;
 
 #[cfg(test)]
 pub(crate) use {connection::sizes, leases::SIZES};

@@ -13,8 +13,8 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, W
 
 use super::Close;
 use super::frames::FrameScanner;
-use super::unfinished::{Unfinished, UnfinishedMemory};
 use crate::hub::{Limits, Listener};
+use crate::unfinished::{Unfinished, UnfinishedMemory};
 
 /// Bytes of a frame that is not complete. For a larger frame tungstenite reserves what its head promises, which the
 /// limit on messages bounds; memory that is not written to costs nothing.

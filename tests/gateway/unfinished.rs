@@ -1,7 +1,7 @@
 //! Messages that are begun and not ended: bounded for the process, and in time.
 
 use crate::support::client::{Client, TEXT, head};
-use crate::support::{TestGateway, eventually};
+use crate::support::{TestGateway, eventually, in_time};
 
 const MEBIBYTE: usize = 1 << 20;
 
@@ -49,4 +49,28 @@ async fn a_message_that_is_not_ended_in_time_closes_its_client() {
     assert_eq!(slow.expect_close(1008).await, "message took too long");
     idle.send_ping(b"still here").await;
     idle.expect_pong(b"still here").await;
+}
+
+#[tokio::test]
+async fn messages_that_are_posted_and_not_ended_count_with_the_others() {
+    let gateway = TestGateway::start_with(&[("messages.unfinished_total_bytes", "4194304")]).await;
+    let before = gateway.resident_bytes();
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        let post = gateway.post("/ws/x?publish-broadcast", vec![b'x'; 900_000]);
+        let post = post.with("Content-Length", MEBIBYTE.to_string());
+        let mut client = post.open().await;
+        let _ = client.try_send_raw(&post.bytes()).await;
+        clients.push(client);
+    }
+    eventually("most are refused", || (gateway.count_log(&["status=503", "unfinished"]) >= 35).then_some(()))
+        .await;
+    let taken = gateway.resident_bytes().saturating_sub(before);
+    assert!(taken < 16 * MEBIBYTE, "{taken} bytes where 4 MiB are allowed");
+    drop(clients);
+    let large = "y".repeat(MEBIBYTE);
+    in_time("a message that is posted whole", async {
+        while gateway.post("/ws/x?publish-broadcast", &large).send().await.0.status != 204 {}
+    })
+    .await;
 }

@@ -16,6 +16,7 @@ use ws4redis::counters::Counters;
 use ws4redis::http::{Arrival, Front, Rejection, Served, Times, Visits, serve};
 use ws4redis::stream::Stream;
 use ws4redis::telemetry::Seldom;
+use ws4redis::unfinished::UnfinishedMemory;
 use ws4redis::wire::Handshake;
 
 use super::Case;
@@ -96,6 +97,7 @@ fn prepare_request(_: &str) -> Box<dyn FnMut()> {
         max_header_bytes: 16 * 1024,
         max_headers: 100,
         max_message_bytes: 1 << 20,
+        unfinished: UnfinishedMemory::new(1 << 26),
         counters: Arc::new(Counters::default()),
         foreign: Seldom::default(),
     });

@@ -15,7 +15,7 @@ pub struct UnfinishedMemory {
 
 /// One client's share of them, given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Unfinished {
+pub struct Unfinished {
     memory: Arc<UnfinishedMemory>,
     counted: usize,
 }
@@ -28,12 +28,13 @@ impl UnfinishedMemory {
 }
 
 impl Unfinished {
-    pub(super) fn new(memory: &Arc<UnfinishedMemory>) -> Self {
+    /// Begins with nothing.
+    pub fn new(memory: &Arc<UnfinishedMemory>) -> Self {
         Self { memory: memory.clone(), counted: 0 }
     }
 
     /// Takes how many bytes a client holds now. Returns false if it holds more than before and there is no room for it.
-    pub(super) fn set(&mut self, bytes: usize) -> bool {
+    pub fn set(&mut self, bytes: usize) -> bool {
         let now = bytes.saturating_sub(FREE_BYTES);
         let before = std::mem::replace(&mut self.counted, now);
         if now <= before {
