@@ -8,7 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use crate::settings::Tls;
 
@@ -73,8 +73,8 @@ fn certificates(file: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>, 
 struct Verifier {
     /// The chain to an authority; none where nothing is verified, by setting.
     chain: Option<Arc<WebPkiServerVerifier>>,
-    /// Certificates that are trusted as they are: a self-signed one is not its own authority for `webpki`, and for
-    /// OpenSSL, by whose rules such files are written, it is.
+    /// Certificates that are trusted as they are, whatever their name, while their time lasts: a self-signed one is not its
+    /// own authority for `webpki`, and for OpenSSL, by whose rules such files are written, it is.
     pinned: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 }
@@ -88,11 +88,15 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match &self.chain {
-            Some(chain) if !self.pinned.contains(end_entity) => {
-                chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // Its time is looked at before anything else, so it lasts where something else is wrong.
+            Err(Error::InvalidCertificate(error))
+                if !is_about_time(&error) && self.pinned.contains(end_entity) =>
+            {
+                Ok(ServerCertVerified::assertion())
             }
-            _ => Ok(ServerCertVerified::assertion()),
+            verified => verified,
         }
     }
 
@@ -121,6 +125,11 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
+fn is_about_time(error: &CertificateError) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+}
+
 /// Says what to do about a TLS error; empty if it is none.
 pub(super) fn cure(reason: &str) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
@@ -138,5 +147,40 @@ pub(super) fn cure(reason: &str) -> &'static str {
         "what answers there does not speak TLS: check the port in redis.url, or write redis:// in the place of rediss://"
     } else {
         ""
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Self-signed by an authority of itself, without a name, and valid from 2026-11-30 to 2036-11-27.
+    const SELF_SIGNED: &[u8] = b"-----BEGIN CERTIFICATE-----
+MIIBdTCCARugAwIBAgIUC8yPmafc2NWYP/JL2lwhhXZymbgwCgYIKoZIzj0EAwIw
+EDEOMAwGA1UEAwwFcmVkaXMwHhcNMjYxMTMwMDI0OTIxWhcNMzYxMTI3MDI0OTIx
+WjAQMQ4wDAYDVQQDDAVyZWRpczBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABOfw
+V/3blqmtkiO5Q2g8J0wE1WYoPh+jwNrg3HvO3CS3Ek5cD3VP3unYnfTJT5oM68bb
+yGKQpZ9epFy9G9hPOzujUzBRMB0GA1UdDgQWBBTEXbI7zjazQ/XWA1kaBBU8WOnG
+kDAfBgNVHSMEGDAWgBTEXbI7zjazQ/XWA1kaBBU8WOnGkDAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0gAMEUCIQDbWq0/8JCf3G0pONA01QNl5PgdnK1xfpeJ
+qCL9eGUkFQIgKvcsXLFe0xzyMA3Gr0rweaK4KhtY+S9jpspuzq3tTPo=
+-----END CERTIFICATE-----
+";
+
+    #[test]
+    fn a_self_signed_certificate_that_is_named_is_trusted_while_its_time_lasts() {
+        let file = std::env::temp_dir().join(format!("ws4redis-self-signed-{}.pem", std::process::id()));
+        std::fs::write(&file, SELF_SIGNED).unwrap();
+        let tls = Tls { ca_file: Some(file.clone()), client: None, verify: true };
+        let verifier = verifier(&tls, Arc::new(rustls::crypto::ring::default_provider()));
+        std::fs::remove_file(file).unwrap();
+        let verifier = verifier.unwrap();
+        let certificate = CertificateDer::from_pem_slice(SELF_SIGNED).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let trusted_at = |year: u64| {
+            let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs((year - 1970) * 31_557_600));
+            verifier.verify_server_cert(&certificate, &[], &name, &[], now).is_ok()
+        };
+        assert_eq!([2026, 2030, 2040].map(trusted_at), [false, true, false]);
     }
 }
