@@ -53,6 +53,7 @@ const GRACE: Duration = Duration::from_millis(500);
 const SUSPICION: Duration = Duration::from_secs(1);
 
 type Dialing = Pin<Box<dyn Future<Output = Result<Line, String>>>>;
+type Leaving = Pin<Box<dyn Future<Output = ()>>>;
 
 /// What was told to Redis, and is not answered yet.
 pub(super) struct Asked {
@@ -67,6 +68,8 @@ pub(super) struct Asked {
 pub struct Broker {
     pub(super) feed: Option<Feed>,
     dialing: Option<Dialing>,
+    /// Ends when the connection has to be given up. It is kept, as it counts the time for which a node is absent.
+    leaving: Option<Leaving>,
     /// Pause before the next attempt.
     pause: Duration,
     max_bytes: usize,
@@ -124,6 +127,7 @@ impl Broker {
         Self {
             feed: None,
             dialing: None,
+            leaving: None,
             pause: Duration::ZERO,
             max_bytes: settings.messages.max_delivery_bytes,
             patience: settings.redis.command_timeout,
@@ -167,8 +171,6 @@ impl Broker {
         loop {
             self.take_step();
             let due = self.next_look();
-            let spot = self.feed.as_ref().map(|feed| feed.line().spot().clone());
-            let discovery = self.target.discovery().clone();
             tokio::select! {
                 call = calls.recv() => match call {
                     Some((shard, orders)) => self.obey(shard, orders).await,
@@ -176,7 +178,7 @@ impl Broker {
                 },
                 () = self.pump.ready(&mut self.feed) => self.pass_on().await,
                 line = async { match &mut self.dialing { Some(dialing) => dialing.await, None => pending().await } } => self.connect(line),
-                () = async { match &spot { Some(spot) => discovery.left(spot).await, None => pending().await } } => {
+                () = async { match &mut self.leaving { Some(leaving) => leaving.await, None => pending().await } } => {
                     self.lose("the master is another server now, or this one is a replica").await;
                 }
                 Some(recovered) = self.recoveries.1.recv() => self.recovered.push(recovered),
@@ -228,6 +230,8 @@ impl Broker {
         self.dialing = None;
         match line {
             Ok(line) => {
+                let (discovery, spot) = (self.target.discovery().clone(), line.spot().clone());
+                self.leaving = Some(Box::pin(async move { discovery.left(&spot).await }));
                 self.feed = Some(Feed::new(line));
                 // Whatever was refused is tried again on every connection.
                 self.tells = None;
@@ -338,6 +342,7 @@ impl Broker {
     pub(super) async fn lose(&mut self, reason: &str) {
         // What came before the loss goes out before it: later it would follow newer values. Nothing more is read.
         let mut feed = self.feed.take();
+        self.leaving = None;
         loop {
             while !self.pump.is_quiet() {
                 self.deliver().await;

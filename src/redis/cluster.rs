@@ -169,10 +169,13 @@ impl Cluster {
             }
             // Those of a node are repeated in their order.
             redirected.sort_by_key(|(at, _)| *at);
-            for (_, way) in &redirected {
-                // One that is not known yet, as it was added a moment ago, is waited for.
-                let _ = tokio::time::timeout(self.patience, self.exchange(&way.server).until_up()).await;
-            }
+            // One that is not known yet, as it was added a moment ago, is waited for: once, however many lead there.
+            let nodes_are_up = async {
+                for (_, way) in &redirected {
+                    self.exchange(&way.server).until_up().await;
+                }
+            };
+            let _ = tokio::time::timeout(self.patience, nodes_are_up).await;
             left = redirected;
         }
         outcomes

@@ -71,11 +71,6 @@ impl Feed {
         Self { line, fence: String::new(), unsubscribing, subscribing, fenced, last_read: Instant::now() }
     }
 
-    /// Where it leads to, for knowing it again.
-    pub(super) fn line(&self) -> &Line {
-        &self.line
-    }
-
     /// When something came last.
     pub(super) fn last_read(&self) -> Instant {
         self.last_read

@@ -1,5 +1,4 @@
-//! A connection to a Redis. What goes over it costs a tenth of what it does by fred, of which only the configuration and
-//! the commands that are given once are used.
+//! A connection to a Redis. What goes over it costs a tenth of what it does by fred, of which only the types are used.
 
 use std::future::poll_fn;
 use std::io;

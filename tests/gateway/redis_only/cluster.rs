@@ -313,3 +313,57 @@ async fn a_planned_failover_of_a_node_closes_nobody_whose_message_arrives() {
     assert_eq!(replica.get(&key), Some(format!("message {number}").into_bytes()));
     assert_eq!(gateway.count_log(&["WARN", "redis lost"]), 0);
 }
+
+#[tokio::test]
+async fn a_node_that_is_removed_from_the_cluster_is_left_though_it_goes_on_answering() {
+    let cluster = Cluster::start(3).await;
+    let gateway = cluster.gateway().await;
+    let subscribed = cluster.subscribed(&gateway).await;
+    let mut client = gateway.connect("/ws/chat?subscribe-broadcast").await;
+    let removed = &cluster.nodes[subscribed];
+    let heir = &cluster.nodes[(subscribed + 1) % 3];
+    let (address, id) = (format!("127.0.0.1:{}", removed.port()), text(removed, &["CLUSTER", "MYID"]));
+    let weight = format!("{id}=0");
+    run("redis-cli", &["--cluster", "rebalance", &address, "--cluster-weight", &weight]);
+    run("redis-cli", &["--cluster", "del-node", &format!("127.0.0.1:{}", heir.port()), &id]);
+    let channel = gateway.channel("broadcast:chat");
+    eventually("the gateway has subscribed at another node", || {
+        let others = cluster.nodes.iter().filter(|node| node.port() != removed.port());
+        others.into_iter().any(|node| !node.channels(&channel).is_empty()).then_some(())
+    })
+    .await;
+    heir.publish(&channel, "live");
+    client.expect_text("live").await;
+}
+
+#[tokio::test]
+async fn publications_that_are_redirected_to_a_dead_node_wait_for_it_once_not_one_after_the_other() {
+    let cluster = Cluster::start(3).await;
+    let gateway = cluster.gateway().await;
+    let subscribed = cluster.subscribed(&gateway).await;
+    let [source, dead] = [(subscribed + 1) % 3, (subscribed + 2) % 3];
+    let (room, dead_room) = (cluster.facility_on(&gateway, source), cluster.facility_on(&gateway, dead));
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(gateway.connect(&format!("/ws/{room}?publish-broadcast")).await);
+    }
+    let [source, dead] = [source, dead].map(|node| &cluster.nodes[node]);
+    let key = gateway.channel(&format!("broadcast:{room}"));
+    let slot = source.command(&["CLUSTER", "KEYSLOT", &key]).integer().to_string();
+    let to = text(dead, &["CLUSTER", "MYID"]);
+    source.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to]);
+    dead.pause();
+    let knows = async {
+        while gateway.request(&format!("/ws/{dead_room}?subscribe-broadcast")).send().await.0.status != 503 {}
+    };
+    in_time("the gateway knows that the node is dead", knows).await;
+    let begun = Instant::now();
+    for client in &mut clients {
+        client.send_text("redirected").await;
+    }
+    for client in &mut clients {
+        expect_told(client).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    dead.resume();
+}
