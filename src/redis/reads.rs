@@ -276,6 +276,8 @@ impl<K: Key> Reads<K> {
             Some(Err(Failed::Lost)) => return Err(Unread::Lost),
             _ => None,
         };
+        // To GETRANGE what is not there is empty, and whether it is there may have changed before PTTL, or that is refused.
+        let value = value.filter(|value| self.wanted != Wanted::Head || !value.is_empty());
         Ok(match value.as_ref().map(Bytes::len) {
             Some(bytes) if bytes > self.max_bytes && self.wanted == Wanted::Head => {
                 Entry { value, lives_ms, is_partial: true, ..Entry::default() }

@@ -432,3 +432,14 @@ async fn replies_nested_without_end_are_refused_and_the_process_lives() {
     gateway.request("/ws/chat?subscribe-user").header("Cookie", cookie).expect_status(503).await;
     assert!(gateway.is_running());
 }
+
+#[tokio::test]
+async fn users_without_an_identity_key_are_known_where_redis_refuses_pttl() {
+    let redis = RedisServer::start();
+    acl(&redis, &["+@all", "-pttl", "~*", "&*"]);
+    let gateway = as_user(&redis).await;
+    let cookie = log_in(&redis, &session_key(), "7", "john", &[]);
+    let mut client = connect(&gateway, "/ws/chat?subscribe-user", &cookie).await;
+    redis.publish(&gateway.channel("user:john:chat"), "heard");
+    client.expect_text("heard").await;
+}
