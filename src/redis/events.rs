@@ -6,6 +6,7 @@ use tracing::debug;
 
 use super::answer::Answer;
 use super::commands::{Commands, Reply};
+use super::error_reply::Meaning;
 use crate::wire::Channel;
 
 /// Keys of which events may wait for the broker.
@@ -85,7 +86,12 @@ impl Touches {
 /// Asks Redis whether it tells of keys that are deleted, written with a time to live, and over (`Kgx`). That is only
 /// read, never set: it is the operator's to decide.
 pub(super) async fn telling(commands: &Commands) -> Option<Telling> {
-    match commands.give("CONFIG", &[b"get", b"notify-keyspace-events"]).await {
+    judge(commands.give("CONFIG", &[b"get", b"notify-keyspace-events"]).await)
+}
+
+/// Returns what a reply says; none where the question has to be asked again.
+fn judge(reply: Result<Reply, (String, bool)>) -> Option<Telling> {
+    match reply {
         Ok(reply) => {
             let found =
                 if let Reply::Other(found) = &reply { found.field("notify-keyspace-events") } else { None };
@@ -94,8 +100,8 @@ pub(super) async fn telling(commands: &Commands) -> Option<Telling> {
             Some(if tells { Telling::Yes } else { Telling::No })
         }
         // Where the command is forbidden, as for managed services, subscribing does no harm.
-        Err((_, true)) => Some(Telling::Unknown),
-        Err((error, false)) => {
+        Err((error, true)) if Meaning::of(&error) != Meaning::NotNow => Some(Telling::Unknown),
+        Err((error, _)) => {
             debug!(error, "cannot ask for notify-keyspace-events");
             None
         }
@@ -112,5 +118,14 @@ mod tests {
         assert_eq!(channel.as_str(), "__keyspace@3__::1:a__:b");
         assert_eq!(key_of(&channel), Some(":1:a__:b"));
         assert_eq!(key_of(&Channel::from_redis("broadcast:x")), None);
+    }
+
+    #[test]
+    fn redis_is_asked_again_whether_it_tells_where_it_only_cannot_answer_now() {
+        let refused = |text: &str| judge(Err((text.to_owned(), true)));
+        assert_eq!(refused("BUSY Redis is busy running a script."), None);
+        assert_eq!(refused("NOPERM no permissions to run the 'config|get' command"), Some(Telling::Unknown));
+        assert_eq!(refused("ERR unknown command 'CONFIG'"), Some(Telling::Unknown));
+        assert_eq!(judge(Err(("redis was lost".to_owned(), false))), None);
     }
 }
