@@ -262,7 +262,7 @@ impl Connection {
                 if sound < input.len() {
                     return Some(Close::Protocol("length of a frame is not minimal".to_owned()));
                 }
-                if !reader.count_unfinished() {
+                if !reader.count_unfinished(self.speech.channels.is_some()) {
                     return Some(Close::Unfinished);
                 }
                 let begun = &listener.pulse.begun;

@@ -74,3 +74,21 @@ async fn messages_that_are_posted_and_not_ended_count_with_the_others() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn who_can_publish_nothing_leaves_room_for_the_unfinished_messages_of_others() {
+    let gateway = TestGateway::start_with(&[("messages.unfinished_total_bytes", "4194304")]).await;
+    let mut listeners = Vec::new();
+    for _ in 0..10 {
+        let mut listener = gateway.connect("/ws/x").await;
+        begin(&mut listener).await;
+        listeners.push(listener);
+    }
+    eventually("most are closed", || (gateway.count_log(&["close_code=1013"]) >= 6).then_some(())).await;
+    let mut speaker = gateway.connect("/ws/x?subscribe-broadcast&publish-broadcast&echo").await;
+    begin(&mut speaker).await;
+    speaker
+        .send_raw(&vec![b'x'; MEBIBYTE + head(0x80 | TEXT, MEBIBYTE as u64, true).len() + 4 - 900_000])
+        .await;
+    speaker.expect_text(&"x".repeat(MEBIBYTE)).await;
+}
