@@ -158,8 +158,8 @@ impl Outbox {
         let (over, seconds, excess) = match allowed {
             Some(allowed) if queue.total > allowed => (true, PRESSURE_SECONDS, Excess::OfProcess),
             _ => {
-                let behind = queue.behind_first_message(form);
-                (queue.left_out || behind > limits.outbox_bytes, limits.outbox_seconds, Excess::Own)
+                let over = queue.left_out || queue.is_above(form, limits.outbox_bytes);
+                (over, limits.outbox_seconds, Excess::Own)
             }
         };
         if !over {
@@ -219,11 +219,16 @@ impl Outbox {
 }
 
 impl Queue {
-    /// Counted bytes that wait, but for a first run of only one message.
-    fn behind_first_message(&self, form: Form) -> usize {
-        let first = &self.chunks[0];
-        let is_one = form.ends(&first.frames).next().is_none_or(|end| end == first.frames.len());
-        self.behind + if is_one { 0 } else { first.counted.saturating_sub(self.written) }
+    /// Tells whether more counted bytes wait than `most`, a first run of only one message not counted.
+    fn is_above(&self, form: Form, most: usize) -> bool {
+        let left = self.chunks[0].counted.saturating_sub(self.written);
+        self.behind > most || (self.behind + left > most && !self.begins_with_one(form))
+    }
+
+    /// Tells whether the first run is one message.
+    fn begins_with_one(&self, form: Form) -> bool {
+        let first = &self.chunks[0].frames;
+        self.memory.is_one(first, || form.ends(first).next().is_none_or(|end| end == first.len()))
     }
 
     fn drop_oldest(&mut self, form: Form, limits: &Limits) -> u32 {
@@ -248,8 +253,9 @@ impl Queue {
         self.chunks.truncate(usize::from(self.written > 0));
         self.memory.remove_entries(before - self.chunks.len());
         (self.behind, self.total) = (0, 0);
+        let is_one = !self.chunks.is_empty() && self.begins_with_one(form);
         let Some(first) = self.chunks.front_mut() else { return false };
-        let begun = form.ends(&first.frames).find(|end| *end >= self.written);
+        let begun = if is_one { None } else { form.ends(&first.frames).find(|end| *end >= self.written) };
         first.frames.truncate(begun.unwrap_or(first.frames.len()));
         self.total = first.frames.len();
         self.written < self.total

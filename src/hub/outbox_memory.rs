@@ -2,7 +2,7 @@
 //!
 //! Nothing here is touched by a delivery that the socket takes whole.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -109,12 +109,15 @@ struct Shard {
     memory: Arc<OutboxMemory>,
     /// What was held last: mostly many clients do not take the same run.
     last: RefCell<Option<Bytes>>,
+    /// A run by address and length, and whether it is one message. Events have no length: each client's look for the end
+    /// of a large one would hold up all others.
+    looked_at: Cell<Option<(usize, usize, bool)>>,
 }
 
 impl ShardMemory {
     /// Takes the memory of the process.
     pub fn new(memory: Arc<OutboxMemory>) -> Self {
-        Self(Rc::new(Shard { memory, last: RefCell::default() }))
+        Self(Rc::new(Shard { memory, last: RefCell::default(), looked_at: Cell::default() }))
     }
 
     /// Returns the same bytes, counted for as long as somebody has them.
@@ -132,6 +135,20 @@ impl ShardMemory {
     /// Forgets what was held last, which may be nobody's any more.
     pub fn forget_last(&self) {
         self.0.last.take();
+        self.0.looked_at.take();
+    }
+
+    /// Tells whether a run is one message, and looks only if the last question was about another run.
+    pub(super) fn is_one(&self, run: &Bytes, look: impl FnOnce() -> bool) -> bool {
+        let (address, len) = (run.as_ptr().addr(), run.len());
+        match self.0.looked_at.get() {
+            Some((at, of, is_one)) if (at, of) == (address, len) => is_one,
+            _ => {
+                let is_one = look();
+                self.0.looked_at.set(Some((address, len, is_one)));
+                is_one
+            }
+        }
     }
 
     pub(super) fn add_entry(&self) {
@@ -186,6 +203,16 @@ mod tests {
         shards.iter().for_each(ShardMemory::forget_last);
         assert_eq!(memory.used(), 0);
         assert!(memory.pieces.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_run_is_looked_at_once_for_all_clients() {
+        let shard = ShardMemory::new(OutboxMemory::new(1 << 20));
+        let (run, other) = (Bytes::from(vec![0; 10]), Bytes::from(vec![0; 10]));
+        assert!(!shard.is_one(&run, || false) && !shard.is_one(&run, || true));
+        assert!(shard.is_one(&other, || true) && shard.is_one(&run, || true));
+        shard.forget_last();
+        assert!(!shard.is_one(&run, || false));
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Clients that read slowly, or not at all: bounded, told, and nobody else waits.
 
+use std::time::Duration;
+
 use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
 
 use crate::support::client::{CLOSE, Client, TEXT, head};
+use crate::support::events::Events;
 use crate::support::{TestGateway, eventually, in_time};
 
 const MEBIBYTE: usize = 1 << 20;
@@ -190,4 +194,25 @@ async fn a_neighbour_with_large_messages_and_clients_that_do_not_read_takes_litt
     quiet.expect_nothing().await;
     eventually("all slow ones are closed", || (gateway.count_log(&["close_code=1013"]) == 500).then_some(()))
         .await;
+}
+
+#[tokio::test]
+async fn a_large_event_that_hundreds_do_not_read_holds_up_nobody_else() {
+    let gateway = TestGateway::start_with(&[("server.shards", "1")]).await;
+    let mut streams = Vec::new();
+    for _ in 0..200 {
+        let request = gateway.stream("/ws/large?subscribe-broadcast").receive_buffer(4096);
+        streams.push(Events::open(request).await);
+    }
+    let mut other = gateway.connect("/ws/other?subscribe-broadcast").await;
+    gateway.publish("broadcast:large", "x".repeat(4 * MEBIBYTE));
+    let (begun, mut longest) = (Instant::now(), Duration::ZERO);
+    while begun.elapsed() < Duration::from_secs(3) {
+        let published = Instant::now();
+        gateway.publish("broadcast:other", "hello");
+        other.expect_text("hello").await;
+        longest = longest.max(published.elapsed());
+    }
+    assert!(longest < Duration::from_secs(2), "{longest:?}");
+    drop(streams);
 }
