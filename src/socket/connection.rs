@@ -1,5 +1,6 @@
 //! One connection: what happens to it, and what is done then.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::ops::Deref;
@@ -253,12 +254,21 @@ impl Connection {
         self.listener.pulse.heard.set(parts.clock.get());
         self.listener.pulse.pinged.set(0);
         let listener = self.listener.clone();
-        let new_reader = || Box::new(Reader::new(parts.max_message_bytes, &parts.unfinished));
-        let sound = self.reader.get_or_insert_with(new_reader).frames.scan(input);
-        let mut feed = Feed { input: &input[..sound], listener: &listener, limits: &parts.limits };
+        let mute = self.speech.channels.is_none();
+        let new_reader = || Box::new(Reader::new(parts.max_message_bytes, &parts.unfinished, mute));
+        let reader = self.reader.get_or_insert_with(new_reader);
+        let sound = reader.frames.scan(input);
+        let (kept, mut refused) = match &mut reader.discarder {
+            Some(discarder) => discarder.filter(&input[..sound]),
+            None => (Cow::Borrowed(&input[..sound]), None),
+        };
+        let mut feed = Feed { input: &kept, listener: &listener, limits: &parts.limits };
         loop {
             let reader = self.reader.get_or_insert_with(new_reader);
             let Some(incoming) = reader.next(&mut feed) else {
+                if refused.is_some() {
+                    return refused.take();
+                }
                 if sound < input.len() {
                     return Some(Close::Protocol("length of a frame is not minimal".to_owned()));
                 }
@@ -272,7 +282,7 @@ impl Connection {
                     begun.set(parts.clock.get());
                 }
                 // It takes more room than the rest of the connection. Only who publishes needs it again soon.
-                if self.receipts.is_none() {
+                if self.receipts.is_none() || mute {
                     self.reader.take_if(|reader| reader.is_idle());
                 }
                 return None;

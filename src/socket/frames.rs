@@ -5,9 +5,9 @@
 const MAX_HEAD: usize = 10;
 
 const MASK_BYTES: u64 = 4;
-const MASKED: u8 = 0x80;
-const LENGTH_16: u8 = 126;
-const LENGTH_64: u8 = 127;
+pub(super) const MASKED: u8 = 0x80;
+pub(super) const LENGTH_16: u8 = 126;
+pub(super) const LENGTH_64: u8 = 127;
 const CLOSE: u8 = 8;
 
 /// Follows the frames of one client, however they are cut up.

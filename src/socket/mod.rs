@@ -5,6 +5,7 @@ mod by_proof;
 mod client_heartbeats;
 mod close;
 mod connection;
+mod discarder;
 mod frames;
 mod heartbeat;
 mod invalidations;

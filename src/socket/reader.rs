@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 
 use super::Close;
+use super::discarder::Discarder;
 use super::frames::FrameScanner;
 use crate::hub::{Limits, Listener};
 use crate::unfinished::{Unfinished, UnfinishedMemory};
@@ -25,6 +26,8 @@ const READ_BUFFER_BYTES: usize = 128;
 pub(super) struct Reader {
     /// Where the frames are in what has come.
     pub(super) frames: FrameScanner,
+    /// Where nothing may be published.
+    pub(super) discarder: Option<Box<Discarder>>,
     context: WebSocketContext,
     /// Bytes since the last complete message, pings not counted: fragments without end are cut here.
     unfinished: usize,
@@ -54,7 +57,8 @@ pub(super) struct Feed<'a> {
 }
 
 impl Reader {
-    pub(super) fn new(max_message_bytes: usize, memory: &Arc<UnfinishedMemory>) -> Self {
+    /// Begins to read. A client that is `mute` may publish nothing: its payloads are not kept.
+    pub(super) fn new(max_message_bytes: usize, memory: &Arc<UnfinishedMemory>, mute: bool) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
@@ -64,17 +68,22 @@ impl Reader {
         let most_unfinished = max_message_bytes.saturating_mul(8).saturating_add(1 << 16);
         let context = WebSocketContext::new(Role::Server, Some(config));
         let (frames, share) = (FrameScanner::default(), Unfinished::new(memory));
-        Self { frames, context, unfinished: 0, most_unfinished, left: 0, share }
+        let discarder = mute.then(|| Box::new(Discarder::new(max_message_bytes)));
+        Self { frames, discarder, context, unfinished: 0, most_unfinished, left: 0, share }
     }
 
     /// Tells whether nothing is left in it, so that a new one would do as well.
     pub(super) fn is_idle(&self) -> bool {
-        self.left == 0
+        self.left == 0 && !self.is_discarding()
+    }
+
+    fn is_discarding(&self) -> bool {
+        self.discarder.as_ref().is_some_and(|discarder| discarder.has_begun())
     }
 
     /// Returns whether a message has been begun and not ended.
     pub(super) fn has_begun(&self) -> bool {
-        self.unfinished > 0
+        self.unfinished > 0 || self.is_discarding()
     }
 
     /// Counts what is unfinished for the process. Returns whether there is room for it.
@@ -195,7 +204,8 @@ mod tests {
         let (mut reader, mut lengths, mut left) = (None, Vec::new(), Vec::new());
         for input in pieces {
             let mut feed = Feed { input, listener: &listener, limits: &limits };
-            let used = reader.get_or_insert_with(|| Reader::new(1 << 20, &UnfinishedMemory::new(1 << 30)));
+            let used =
+                reader.get_or_insert_with(|| Reader::new(1 << 20, &UnfinishedMemory::new(1 << 30), false));
             while let Some(incoming) = used.next(&mut feed) {
                 if let Incoming::Message(payload) = incoming.unwrap() {
                     lengths.push(payload.len());

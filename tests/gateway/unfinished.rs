@@ -21,10 +21,8 @@ async fn unfinished_messages_are_bounded_for_the_process_and_others_publish_mean
     other.expect_text("before").await;
     let before = gateway.resident_bytes();
     let mut clients = Vec::new();
-    for number in 0..40 {
-        // With and without something to publish to.
-        let target = if number % 2 == 0 { "/ws/x?publish-broadcast" } else { "/ws/x" };
-        let mut client = gateway.connect(target).await;
+    for _ in 0..40 {
+        let mut client = gateway.connect("/ws/x?publish-broadcast").await;
         begin(&mut client).await;
         clients.push(client);
     }
@@ -40,13 +38,44 @@ async fn unfinished_messages_are_bounded_for_the_process_and_others_publish_mean
 }
 
 #[tokio::test]
+async fn what_a_client_sends_that_may_publish_nothing_is_not_kept() {
+    let settings = [("messages.unfinished_total_bytes", "1048576"), ("heartbeat", "--heartbeat--")];
+    let gateway = TestGateway::start_with(&settings).await;
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(gateway.connect("/ws/x?subscribe-broadcast").await);
+    }
+    let before = gateway.resident_bytes();
+    for client in &mut clients {
+        begin(client).await;
+    }
+    // The rest of a message of a mebibyte, and a heartbeat behind it, which is answered by the time everything is read.
+    for client in &mut clients {
+        let rest = vec![b'x'; MEBIBYTE + 14 - 900_000];
+        client.try_send_raw(&rest).await.unwrap();
+        client.send_text("--heartbeat--").await;
+        client.expect_text("--heartbeat--").await;
+    }
+    let taken = gateway.resident_bytes().saturating_sub(before);
+    assert!(taken < 8 * MEBIBYTE, "{taken} bytes for 100 messages of a mebibyte that go nowhere");
+    let no_text = vec![0xff; 70_000];
+    clients[0].send_raw(&[&head(0x80 | TEXT, 70_000, true)[..], &[0; 4], &no_text].concat()).await;
+    clients[0].expect_close(1007).await;
+    clients[1].send_raw(&[&head(0x80 | TEXT, 2 * MEBIBYTE as u64, true)[..], &[0; 4]].concat()).await;
+    clients[1].expect_close(1009).await;
+}
+
+#[tokio::test]
 async fn a_message_that_is_not_ended_in_time_closes_its_client() {
     let gateway = TestGateway::start_with(&[("messages.message_seconds", "2")]).await;
     let mut slow = gateway.connect("/ws/x?publish-broadcast").await;
     begin(&mut slow).await;
+    let mut mute = gateway.connect("/ws/x").await;
+    begin(&mut mute).await;
     let mut idle = gateway.connect("/ws/x?publish-broadcast").await;
     idle.send_text("whole").await;
     assert_eq!(slow.expect_close(1008).await, "message took too long");
+    assert_eq!(mute.expect_close(1008).await, "message took too long");
     idle.send_ping(b"still here").await;
     idle.expect_pong(b"still here").await;
 }
