@@ -33,9 +33,8 @@ impl Unfinished {
         Self { memory: memory.clone(), counted: 0 }
     }
 
-    /// Takes how many bytes a client holds now. Returns false if it holds more than before and there is no room for it:
-    /// who can publish nothing may fill half of it, so that there is room for those who can.
-    pub fn set(&mut self, bytes: usize, publishes: bool) -> bool {
+    /// Takes how many bytes a client holds now. Returns false if it holds more than before and there is no room for it.
+    pub fn set(&mut self, bytes: usize) -> bool {
         let now = bytes.saturating_sub(FREE_BYTES);
         let before = std::mem::replace(&mut self.counted, now);
         if now <= before {
@@ -43,8 +42,7 @@ impl Unfinished {
             return true;
         }
         let used = self.memory.used.fetch_add(now - before, Ordering::Relaxed);
-        let most = if publishes { self.memory.most } else { self.memory.most / 2 };
-        used.saturating_add(now - before) <= most
+        used.saturating_add(now - before) <= self.memory.most
     }
 }
 
@@ -62,11 +60,11 @@ mod tests {
     fn unfinished_bytes_count_for_all_clients_and_are_given_back() {
         let memory = UnfinishedMemory::new(10_000);
         let mut clients = [(); 3].map(|()| Unfinished::new(&memory));
-        assert!(clients.iter_mut().all(|client| client.set(FREE_BYTES, true)));
+        assert!(clients.iter_mut().all(|client| client.set(FREE_BYTES)));
         assert_eq!(memory.used.load(Ordering::Relaxed), 0);
-        assert!(clients[0].set(FREE_BYTES + 6_000, true));
-        assert!(!clients[1].set(FREE_BYTES + 6_000, true));
-        assert!(clients[0].set(0, true) && clients[2].set(FREE_BYTES + 4_000, true));
+        assert!(clients[0].set(FREE_BYTES + 6_000));
+        assert!(!clients[1].set(FREE_BYTES + 6_000));
+        assert!(clients[0].set(0) && clients[2].set(FREE_BYTES + 4_000));
         drop(clients);
         assert_eq!(memory.used.load(Ordering::Relaxed), 0);
     }

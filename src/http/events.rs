@@ -125,7 +125,7 @@ where
         match piece.map(Frame::into_data) {
             Ok(Ok(data)) => {
                 message.extend_from_slice(&data);
-                if !share.set(message.len(), true) {
+                if !share.set(message.len()) {
                     return Err(Rejection::Unfinished);
                 }
             }

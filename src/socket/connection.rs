@@ -272,7 +272,7 @@ impl Connection {
                 if sound < input.len() {
                     return Some(Close::Protocol("length of a frame is not minimal".to_owned()));
                 }
-                if !reader.count_unfinished(self.speech.channels.is_some()) {
+                if !reader.count_unfinished() {
                     return Some(Close::Unfinished);
                 }
                 let begun = &listener.pulse.begun;

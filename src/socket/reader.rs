@@ -87,8 +87,8 @@ impl Reader {
     }
 
     /// Counts what is unfinished for the process. Returns whether there is room for it.
-    pub(super) fn count_unfinished(&mut self, publishes: bool) -> bool {
-        self.share.set(self.unfinished, publishes)
+    pub(super) fn count_unfinished(&mut self) -> bool {
+        self.share.set(self.unfinished)
     }
 
     /// Returns the next message that the fed bytes complete; none when they are used up.
