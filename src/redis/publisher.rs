@@ -62,7 +62,9 @@ impl Publication {
 pub(super) struct Publisher {
     commands: Rc<Commands>,
     discovery: Arc<Discovery>,
-    /// Whose publications were acknowledged of late, and when: kept only where the master may change.
+    /// Whether sentinels may name another master, so that [`doubt`](Self::doubt) runs.
+    doubts: bool,
+    /// Whose publications were acknowledged of late, and when.
     acknowledged: RefCell<VecDeque<(Instant, Weak<Receipts>)>>,
     queue: RefCell<VecDeque<Publication>>,
     /// Of all publishers of the shard.
@@ -82,6 +84,7 @@ impl Publisher {
     pub(super) fn new(
         commands: Rc<Commands>,
         discovery: Arc<Discovery>,
+        doubts: bool,
         expire_seconds: u64,
         wait: Duration,
         max_queued_bytes: usize,
@@ -90,6 +93,7 @@ impl Publisher {
         Rc::new(Self {
             commands,
             discovery,
+            doubts,
             acknowledged: RefCell::default(),
             queue: RefCell::default(),
             queued_bytes: Rc::default(),
@@ -111,6 +115,7 @@ impl Publisher {
         Rc::new(Self {
             commands: self.commands.clone(),
             discovery: self.discovery.clone(),
+            doubts: false,
             acknowledged: RefCell::default(),
             queue: RefCell::default(),
             queued_bytes: self.queued_bytes.clone(),
@@ -269,7 +274,7 @@ impl Publisher {
             }
             self.settle(publication, result);
         }
-        if !left && self.discovery.asks() {
+        if !left && self.doubts {
             self.remember(&batch);
         }
     }

@@ -40,16 +40,18 @@ impl Store {
             counters.clone(),
         );
         let lookups = Rc::new(Lookups::new(commands.clone(), counters));
+        let doubts = target.discovery().asks() && !target.is_cluster();
         let publisher = Publisher::new(
             commands.clone(),
             target.discovery().clone(),
+            doubts,
             settings.expire_seconds,
             settings.redis.publish_wait,
             settings.redis.max_pending_bytes,
             counters.clone(),
         );
         let mut tasks = vec![spawn_local(reads.clone().run()).abort_handle()];
-        if target.discovery().asks() && !target.is_cluster() {
+        if doubts {
             tasks.push(spawn_local(publisher.clone().doubt()).abort_handle());
         }
         let lanes = Lanes::new(commands.clone(), publisher);
