@@ -99,7 +99,12 @@ impl RedisServer {
         let mut server = Self { port: EMBEDDED_PORT, dir, options: Vec::new(), sentinel: None, keeper: None };
         server.keep(
             &[env!("CARGO_BIN_EXE_ws4redis").to_owned()],
-            &[("WS4REDIS_SERVER__LISTEN", "127.0.0.1:0"), ("WS4REDIS_REDIS__URL", "")],
+            &[
+                ("WS4REDIS_SERVER__LISTEN", "127.0.0.1:0"),
+                ("WS4REDIS_REDIS__URL", ""),
+                // All tests share it, and some keep many large values.
+                ("WS4REDIS_EMBEDDED__MAX_MEMORY_BYTES", "536870912"),
+            ],
         );
         assert!(server.wait_until_up(), "the embedded store did not start");
         server
