@@ -86,15 +86,8 @@ def test_an_event_source_comes_again_while_the_gateway_is_away(start, kind):
     assert front.post("x", "posted")[0] == 502
 
 
-class NginxTwoInHaste(NginxTwo):
-    retry = {"fail_timeout=5s": "fail_timeout=1s"}
-
-    def upstreams(self):
-        return super().upstreams() | self.retry
-
-
 def test_two_gateways_share_the_visitors_and_one_of_them_may_stop(start, store, client):
-    front, facility = start(NginxTwoInHaste), unique()
+    front, facility = start(NginxTwo), unique()
     first, second = front.behind
     with contextlib.ExitStack() as stack:
         until(lambda: (held(first), held(second)), (0, 0), "no connections")
