@@ -31,7 +31,7 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
 /// would come back together.
 const RETRY_MS: std::ops::RangeInclusive<u32> = 2_000..=8_000;
 
-/// Name and value of the query parameter by which our own client shows that it reads statuses.
+/// Query parameter of our own client, which reads statuses: name and value.
 const CLIENT: (&str, &str) = ("client", "ws4redis");
 
 /// A header that a page of another origin cannot send without being allowed to first (Fetch standard, "CORS-safelisted

@@ -71,7 +71,7 @@ impl Cluster {
         Rc::new(Self { target: target.clone(), patience, max_bytes, nodes })
     }
 
-    /// Keeps a connection to each master, for ever.
+    /// Keeps a connection to each master. Never returns.
     pub(super) async fn follow(self: Rc<Self>) {
         let mut places = self.target.discovery().watch();
         loop {

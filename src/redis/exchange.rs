@@ -166,7 +166,7 @@ async fn probe(exchange: &Exchange) -> String {
     }
 }
 
-/// Keeps a line to the server, for ever.
+/// Keeps a line to the server. Never returns.
 pub(super) async fn keep(exchange: Rc<Exchange>, target: Target, patience: Duration, max_bytes: usize) {
     let (mut wait, mut failures) = (FIRST_PAUSE, 0_u32);
     let discovery = target.discovery().clone();
@@ -210,7 +210,7 @@ pub(super) async fn keep(exchange: Rc<Exchange>, target: Target, patience: Durat
     }
 }
 
-/// Keeps a line to a node of a cluster, for ever.
+/// Keeps a line to a node of a cluster. Never returns.
 pub(super) async fn keep_node(
     exchange: Rc<Exchange>,
     target: Target,

@@ -51,7 +51,7 @@ struct Wanted {
     password: Option<String>,
 }
 
-/// Keeps what is known of the master up to date, for ever.
+/// Keeps what is known of the master up to date. Never returns.
 pub(super) async fn follow(target: Target) {
     let ServerConfig::Sentinel { hosts, service_name, username, password } = &target.config().server else {
         return;

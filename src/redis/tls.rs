@@ -144,7 +144,7 @@ pub(super) fn cure(reason: &str) -> &'static str {
     } else if says(&["alert: UnknownCA", "alert: BadCertificate", "alert: DecryptError"]) {
         "it does not trust the client's certificate: check redis.client_cert_file"
     } else if says(&["InvalidContentType", "corrupt message"]) {
-        "what answers there does not speak TLS: check the port in redis.url, or write redis:// in the place of rediss://"
+        "what answers there does not speak TLS: check the port in redis.url, or write redis:// instead of rediss://"
     } else {
         ""
     }

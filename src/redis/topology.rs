@@ -15,7 +15,7 @@ use super::slots::Slots;
 /// How often is asked while nothing tells of a change.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Keeps what is known of the cluster up to date, for ever.
+/// Keeps what is known of the cluster up to date. Never returns.
 pub(super) async fn follow(target: Target) {
     let seeds = target.config().server.hosts();
     let mut line: Option<Line> = None;
