@@ -450,7 +450,7 @@ async fn events_of_random_conversations_are_those_of_redis() {
 }
 
 #[tokio::test]
-async fn a_key_that_nobody_looks_at_is_told_of_once_when_its_time_is_over() {
+async fn an_expired_key_that_nobody_reads_is_announced_exactly_once() {
     let pair = Pair::start().await;
     let mut heard = Vec::new();
     for (mut listener, mut actor) in pair.connect().await.into_iter().zip(pair.connect().await) {
@@ -466,7 +466,7 @@ async fn a_key_that_nobody_looks_at_is_told_of_once_when_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn a_key_expires_within_a_second_without_being_asked_for() {
+async fn a_key_expires_within_a_second_without_being_read() {
     let embedded = Embedded::start(Limits::default());
     let mut stream: Box<dyn Stream> = Box::new(embedded.connect().await);
     stream.write_all(b"hello 3\r\nsubscribe __keyevent@0__:expired\r\npsetex k 50 v\r\n").await.unwrap();
@@ -487,7 +487,7 @@ async fn a_full_store_refuses_writes_and_still_reads_and_deletes() {
 }
 
 #[tokio::test]
-async fn a_slow_subscriber_is_cut_and_others_hear_everything() {
+async fn a_slow_subscriber_is_disconnected_and_others_receive_everything() {
     let embedded = Embedded::start(Limits { max_output_bytes: 1 << 20, ..Limits::default() });
     let mut slow: Box<dyn Stream> = Box::new(embedded.connect().await);
     let mut fast: Box<dyn Stream> = Box::new(embedded.connect().await);
@@ -511,7 +511,7 @@ async fn a_slow_subscriber_is_cut_and_others_hear_everything() {
 }
 
 #[tokio::test]
-async fn a_reply_above_the_bound_ends_its_asker_only() {
+async fn a_reply_above_the_limit_disconnects_only_its_client() {
     let embedded = Embedded::start(Limits { max_output_bytes: 1 << 20, ..Limits::default() });
     let mut greedy: Box<dyn Stream> = Box::new(embedded.connect().await);
     greedy.write_all(&array(&["set", "big", &"x".repeat(100_000)])).await.unwrap();
@@ -523,7 +523,7 @@ async fn a_reply_above_the_bound_ends_its_asker_only() {
 }
 
 #[tokio::test]
-async fn a_long_pipeline_is_answered_whole_even_if_read_late() {
+async fn a_long_pipeline_is_answered_completely_even_if_read_late() {
     let embedded = Embedded::start(Limits::default());
     let mut stream: Box<dyn Stream> = Box::new(embedded.connect().await);
     let value = "v".repeat(10_000);

@@ -229,7 +229,7 @@ async fn received(member: &mut Member) -> Vec<String> {
 
 proptest! {
     #[test]
-    fn everybody_gets_what_the_model_says(steps in proptest::collection::vec(step(), 0..60)) {
+    fn every_member_receives_what_the_model_predicts(steps in proptest::collection::vec(step(), 0..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(check(steps));
     }
@@ -237,7 +237,7 @@ proptest! {
 
 /// Messages that are lost while Redis is being asked for a channel concern those who have it already, and nobody else.
 #[test]
-fn a_loss_during_a_join_does_not_keep_anybody_out() {
+fn a_connection_loss_during_a_join_blocks_no_member() {
     let mut hub = Hub::new(Limits::default());
     let id = hub.join(&[channel(0)]);
     let orders = hub.take_orders();

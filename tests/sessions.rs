@@ -117,7 +117,7 @@ fn every_session_is_found_under_a_template() {
 }
 
 #[test]
-fn a_form_that_is_not_trusted_is_not_read() {
+fn an_untrusted_serialization_is_not_read() {
     for fixture in Fixture::all() {
         let others = if fixture.forms == Forms::SIGNED { Forms::UNSIGNED } else { Forms::SIGNED };
         let session = decode(&fixture.value, others, &fixture.secrets());
@@ -132,7 +132,7 @@ fn a_form_that_is_not_trusted_is_not_read() {
 }
 
 #[test]
-fn a_session_cut_short_is_none_or_the_same() {
+fn a_truncated_session_is_rejected_or_unchanged() {
     for fixture in Fixture::all() {
         let length = fixture.value.len();
         for end in (0..length).step_by(length / rounds(length) + 1) {
@@ -150,7 +150,7 @@ fn a_session_cut_short_is_none_or_the_same() {
 }
 
 #[test]
-fn all_but_large_sessions_are_decoded_quickly_and_are_the_same() {
+fn quick_decoding_gives_the_same_result_for_all_but_large_sessions() {
     for fixture in Fixture::all() {
         let quick = decode_quickly(&fixture.value, fixture.forms, &fixture.secrets());
         let large = fixture.name.ends_with("_big") || fixture.value.len() > 16 << 10;
@@ -160,7 +160,7 @@ fn all_but_large_sessions_are_decoded_quickly_and_are_the_same() {
 }
 
 #[test]
-fn a_changed_byte_never_makes_a_panic() {
+fn a_changed_byte_never_causes_a_panic() {
     for fixture in Fixture::all() {
         let mut value = fixture.value.clone();
         for at in (0..value.len()).step_by(value.len() / rounds(value.len()) + 1) {
@@ -196,7 +196,7 @@ fn signing_vectors_agree() {
 }
 
 #[test]
-fn values_that_are_no_session_are_told_apart() {
+fn values_that_are_not_sessions_are_classified() {
     let secrets = Secrets::new([&b"secret"[..]], Secrets::STORE);
     let all = Forms::UNSIGNED.with(Forms::SIGNED);
     for (value, forms, expected) in [
@@ -225,7 +225,7 @@ fn values_that_are_no_session_are_told_apart() {
 
 proptest::proptest! {
     #[test]
-    fn no_bytes_make_it_panic(start in proptest::sample::select(vec![&b"\x80\x04"[..], b"\x80\x02}(", b"(d", b"{\"", b"\x82", b"x\x9c", b"\x1f\x8b\x08", b"\x04\x22\x4d\x18", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0\0\x04", b".eJ", b""]), rest in proptest::collection::vec(0_u8.., 0..200)) {
+    fn no_input_causes_a_panic(start in proptest::sample::select(vec![&b"\x80\x04"[..], b"\x80\x02}(", b"(d", b"{\"", b"\x82", b"x\x9c", b"\x1f\x8b\x08", b"\x04\x22\x4d\x18", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0\0\x04", b".eJ", b""]), rest in proptest::collection::vec(0_u8.., 0..200)) {
         let value = [start, &rest[..]].concat();
         let secrets = Secrets::new([&b"secret"[..]], Secrets::STORE);
         let _ = decode(&value, Forms::UNSIGNED.with(Forms::SIGNED), &secrets);

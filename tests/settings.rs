@@ -34,7 +34,7 @@ fn the_shipped_file_is_the_built_in_settings() {
 }
 
 #[test]
-fn every_key_is_explained_above_it() {
+fn every_key_has_a_comment_above_it() {
     let keys = keys();
     assert!(keys.len() > 30, "{keys:?}");
     for (key, _, above) in keys {
@@ -65,7 +65,7 @@ fn every_key_can_be_set_by_its_environment_variable() {
 }
 
 #[test]
-fn keys_of_tokens_are_read_and_a_file_that_holds_none_is_named() {
+fn token_key_files_are_read_and_one_without_keys_is_named() {
     let fixture = |name: &str| format!("{}/tests/fixtures/jwt/{name}", env!("CARGO_MANIFEST_DIR"));
     let load = |algorithm: &str, key: &str, file: &str| {
         let assignments =
@@ -93,7 +93,7 @@ fn keys_of_tokens_are_read_and_a_file_that_holds_none_is_named() {
 }
 
 #[test]
-fn the_claims_of_a_token_are_names_that_mean_nothing_else() {
+fn claims_for_user_and_groups_are_configurable_except_reserved_names() {
     let key = format!("auth.jwt.key_file={}/tests/fixtures/jwt/HS256.key", env!("CARGO_MANIFEST_DIR"));
     let load = |assignments: &[&str]| {
         let base = [key.clone(), "auth.jwt.algorithm=HS256".to_owned()];
@@ -181,7 +181,7 @@ fn ranges() -> Vec<(String, i64, i64)> {
 }
 
 #[test]
-fn every_number_has_the_range_that_stands_behind_it() {
+fn every_number_has_the_range_in_its_comment() {
     let load = |key: &str, value: &str| {
         // These two depend on each other; the last assignment counts.
         let room = ["messages.outbox_bytes=1024", "messages.outbox_hard_bytes=1099511627776"];
@@ -207,7 +207,7 @@ fn every_number_has_the_range_that_stands_behind_it() {
 }
 
 #[test]
-fn a_number_in_a_file_has_its_range_and_the_error_names_the_file() {
+fn an_out_of_range_number_in_a_file_is_rejected_and_the_file_named() {
     let file = std::env::temp_dir().join(format!("ws4redis-ranges-{}.toml", std::process::id()));
     let rule = |line: &str| format!("[[access]]\nfacility = \"x\"\n[[access]]\nfacility = \"y\"\n{line}\n");
     for (text, part) in [

@@ -87,7 +87,7 @@ fn the_key_of_a_jwks_is_chosen_by_name_and_for_its_purpose() {
 }
 
 #[test]
-fn for_a_token_that_names_no_key_sixteen_are_tried() {
+fn a_token_without_key_id_is_tried_against_at_most_sixteen_keys() {
     let secret = |number: u8| [number; 32];
     let key = |number| {
         let k = URL_SAFE_NO_PAD.encode(secret(number));
@@ -151,7 +151,7 @@ fn the_algorithm_is_fixed_by_setting_never_by_the_token() {
 }
 
 #[test]
-fn times_are_respected() {
+fn expiry_and_not_before_are_enforced() {
     let end = |exp| claimed(&format!(r#"{{"exp":{exp}}}"#)).map(|claims| claims.expires_at);
     assert_eq!(end("1735689601"), Ok(Some(at(NOW + 1))));
     assert_eq!(end("1735689600.5"), Ok(Some(at(NOW) + Duration::from_millis(500))));
@@ -174,7 +174,7 @@ fn times_are_respected() {
 }
 
 #[test]
-fn the_subject_and_its_groups_are_texts() {
+fn the_subject_and_its_groups_must_be_strings() {
     for (claims, subject, groups) in [
         (r#"{"sub":"john"}"#, Some("john"), &[][..]),
         (r#"{"sub":"jo\u0068n ü"}"#, Some("john ü"), &[]),
@@ -213,7 +213,7 @@ fn the_subject_and_its_groups_are_texts() {
 }
 
 #[test]
-fn the_claims_of_user_and_groups_can_be_chosen() {
+fn the_claims_for_user_and_groups_are_configurable() {
     let verifier = verifier("HS256", "HS256.key").unwrap();
     let verifier = verifier.reading("user_id".to_owned(), "https://example.com/groups".to_owned());
     for (claims, subject, groups) in [
@@ -239,7 +239,7 @@ fn the_claims_of_user_and_groups_can_be_chosen() {
 }
 
 #[test]
-fn a_token_that_names_nobody_says_which_claim_may_name_its_user() {
+fn the_error_for_a_token_without_user_suggests_a_claim() {
     for (claims, other) in [
         (r#"{"user_id":7}"#, Some("user_id")),
         (r#"{"email":"j@example.com","preferred_username":"john"}"#, Some("preferred_username")),
@@ -265,7 +265,7 @@ fn names_above_1024_bytes_are_refused() {
 }
 
 #[test]
-fn audience_and_issuer_are_checked_where_they_are_set() {
+fn audience_and_issuer_are_checked_if_configured() {
     let key = |audience: &[&str], issuer| restricted("HS256", "HS256.key", audience, issuer).unwrap();
     for (audience, issuer, claims, trusted) in [
         (&[][..], "", r#"{"aud":"x","iss":"y"}"#, true),
@@ -292,7 +292,7 @@ fn audience_and_issuer_are_checked_where_they_are_set() {
 }
 
 #[test]
-fn what_is_no_token_is_malformed_and_a_long_one_is_not_looked_at() {
+fn text_that_is_not_a_token_is_malformed_and_a_long_token_is_rejected_unparsed() {
     let verifier = verifier("HS256", "HS256.key").unwrap();
     let sound = made("HS256");
     let parts: Vec<_> = sound.split('.').collect();
@@ -320,7 +320,7 @@ fn what_is_no_token_is_malformed_and_a_long_one_is_not_looked_at() {
 }
 
 #[test]
-fn what_cannot_be_a_key_is_refused_with_what_to_do() {
+fn invalid_keys_are_rejected_with_a_cure() {
     let single = |algorithm: &str, bytes: &[u8]| {
         Verifier::new(algorithm, KeyFile::Key(bytes), Vec::new(), String::new()).unwrap_err().to_string()
     };
@@ -368,7 +368,7 @@ fn what_cannot_be_a_key_is_refused_with_what_to_do() {
 proptest! {
     /// Each character of a token counts.
     #[test]
-    fn any_change_of_a_byte_makes_a_token_untrusted(
+    fn a_token_with_any_changed_byte_is_untrusted(
         which in 0..4_usize,
         set: bool,
         place: prop::sample::Index,
@@ -386,7 +386,7 @@ proptest! {
 
     /// No text is taken for a token, and none makes the reader panic.
     #[test]
-    fn no_other_text_is_trusted(text in "[ -~]{0,40}(\\.[A-Za-z0-9_-]{0,60}){0,4}", header in "\\PC{0,80}", claims in "\\PC{0,80}") {
+    fn random_text_is_never_trusted(text in "[ -~]{0,40}(\\.[A-Za-z0-9_-]{0,60}){0,4}", header in "\\PC{0,80}", claims in "\\PC{0,80}") {
         let verifier = verifier("HS256", "HS256.key").unwrap();
         prop_assert!(verify(&verifier, &text).is_err());
         let _ = verify(&verifier, &token_with("HS256", &header, &claims));

@@ -8,7 +8,7 @@ from documents import ROOT, blocks_of, documents, find, parse
 
 TABLE = "tests/docs/README.md"
 PROXIES = "tests/proxies/test_docs.py::test_what_is_shown_is_part_of_a_file"
-RIGHTS = "tests/gateway/redis_only/least_rights.rs::the_redis_user_of_the_documentation_is_enough"
+RIGHTS = "tests/gateway/redis_only/least_rights.rs::the_documented_redis_user_has_enough_rights"
 RUNS = "tests/python/test_test_runs.py::test_the_tests_of_the_documentation_run"
 VERIFIED = "systemd verifies the unit that has it, and does not start it"
 OTHER_SUITES = {

@@ -14,7 +14,7 @@ fn path() -> PathBuf {
 }
 
 #[tokio::test]
-async fn all_sockets_that_are_handed_over_are_used_and_stay() {
+async fn all_inherited_sockets_are_used_and_left_in_place() {
     let (tcp, path) = (TcpListener::bind("127.0.0.1:0").unwrap(), path());
     let (unix, address) = (UnixListener::bind(&path).unwrap(), tcp.local_addr().unwrap());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -41,7 +41,7 @@ async fn all_sockets_that_are_handed_over_are_used_and_stay() {
 }
 
 #[tokio::test]
-async fn sockets_for_another_process_are_not_taken() {
+async fn sockets_inherited_for_another_process_are_ignored() {
     let builder = TestGateway::builder().variable("LISTEN_FDS", "1").variable("LISTEN_PID", "1");
     let gateway = builder.start().await;
     gateway.connect("/ws/x").await;
@@ -49,7 +49,7 @@ async fn sockets_for_another_process_are_not_taken() {
 }
 
 #[tokio::test]
-async fn a_socket_that_does_not_listen_ends_the_start_and_is_named() {
+async fn an_inherited_socket_that_does_not_listen_aborts_the_start_and_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let connected = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (datagrams, _other) = UnixDatagram::pair().unwrap();
@@ -68,7 +68,7 @@ async fn a_socket_that_does_not_listen_ends_the_start_and_is_named() {
 }
 
 #[tokio::test]
-async fn who_comes_through_a_trusted_unix_socket_is_believed() {
+async fn forwarded_headers_are_trusted_on_a_trusted_unix_socket() {
     let site = Site::start(|_| Reply::json("null")).await;
     let path = path();
     for (round, (trusted, expected)) in [("unix", vec!["203.0.113.7"]), ("", vec![])].into_iter().enumerate()
@@ -89,7 +89,7 @@ async fn who_comes_through_a_trusted_unix_socket_is_believed() {
 }
 
 #[tokio::test]
-async fn systemd_is_told_when_the_server_is_ready_and_when_it_stops() {
+async fn systemd_is_notified_when_the_server_is_ready_and_when_it_stops() {
     let path = path();
     let systemd = UnixDatagram::bind(&path).unwrap();
     systemd.set_read_timeout(Some(DEADLINE)).unwrap();

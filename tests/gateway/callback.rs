@@ -49,7 +49,7 @@ mod what_is_asked {
     use super::*;
 
     #[tokio::test]
-    async fn the_site_is_asked_with_facility_flags_cookie_authorization_secret_and_address() {
+    async fn the_callback_receives_facility_flags_cookie_authorization_secret_and_address() {
         let site = Site::saying("null").await;
         let gateway = asking(&site).set("auth.callback_secret", "geheim").start().await;
         let path = "/ws/a%2Fb%20c%C3%A9+%26?subscribe-user&echo&publish-broadcast&other=1";
@@ -78,7 +78,7 @@ mod what_is_asked {
     }
 
     #[tokio::test]
-    async fn headers_of_the_list_are_passed_on_with_all_their_values_and_those_for_every_call_win() {
+    async fn configured_headers_are_forwarded_with_all_values_and_fixed_headers_win() {
         let site = Site::saying("null").await;
         let gateway = asking(&site)
             .set("auth.callback_url", &format!("{}?site=1", site.url()))
@@ -102,7 +102,7 @@ mod what_is_asked {
 
     /// A page of another site must not use what a visitor is known by, whatever that is.
     #[tokio::test]
-    async fn with_anything_that_is_passed_on_the_origin_has_to_be_the_host() {
+    async fn any_forwarded_credential_requires_the_origin_to_match_the_host() {
         let site = Site::saying("null").await;
         let gateway = asking(&site).set("auth.callback_forward", "X-Client-DN").start().await;
         for (name, value, foreign) in [
@@ -125,7 +125,7 @@ mod what_is_asked {
     }
 
     #[tokio::test]
-    async fn where_there_is_a_callback_sessions_are_not_read() {
+    async fn with_a_callback_sessions_are_not_read() {
         let site = Site::saying("null").await;
         let gateway = gateway(&site).await;
         let session = r#"{"_auth_user_id": "7", "ws4redis:username": "john"}"#;
@@ -140,7 +140,7 @@ mod what_is_answered {
     use super::*;
 
     #[tokio::test]
-    async fn the_callback_says_who_a_visitor_is() {
+    async fn the_callback_identifies_the_visitor() {
         let site = Site::start(|asked| {
             Reply::json(match asked.all("cookie")[..] {
                 ["sessionid=johns"] => {
@@ -169,7 +169,7 @@ mod what_is_answered {
     }
 
     #[tokio::test]
-    async fn null_is_nobody_and_a_session_may_be_without_a_user() {
+    async fn null_means_anonymous_and_a_session_may_have_no_user() {
         let site = Site::saying("null").await;
         let gateway = gateway(&site).await;
         for (json, expected) in [
@@ -195,7 +195,7 @@ mod what_is_answered {
     }
 
     #[tokio::test]
-    async fn a_session_has_to_match_the_pattern_that_is_set() {
+    async fn a_session_key_must_match_the_configured_pattern() {
         let site = Site::saying(r#"{"user": null, "session": "S_1234567"}"#).await;
         let gateway = asking(&site).set("session.key_pattern", "S_[0-9]{7}").start().await;
         let _client = connect(&gateway, "/ws/x?subscribe-session", "a=1").await;
@@ -203,7 +203,7 @@ mod what_is_answered {
     }
 
     #[tokio::test]
-    async fn allow_takes_flags_away_and_gives_none_that_the_sites_rules_do_not() {
+    async fn allow_removes_flags_and_grants_none_that_the_rules_deny() {
         let text = r#"
             [[access]]
             facility = "strict"
@@ -246,7 +246,7 @@ mod what_is_answered {
     }
 
     #[tokio::test]
-    async fn what_the_site_refuses_gets_403_each_time_it_is_asked() {
+    async fn a_refusal_by_the_callback_is_403_and_not_cached() {
         let site =
             Site::start(|_| Reply::new(403, &[("Set-Cookie", "a=b")], "wrong or missing secret")).await;
         let gateway = gateway(&site).await;
@@ -267,7 +267,7 @@ mod what_is_answered {
     }
 
     #[tokio::test]
-    async fn cookies_that_the_site_sets_go_to_nobody() {
+    async fn cookies_set_by_the_callback_are_not_forwarded_to_any_client() {
         let site =
             Site::start(|_| Reply::new(200, &[("Set-Cookie", "sessionid=evil"), ("X-Site", "1")], "null"))
                 .await;
@@ -294,7 +294,7 @@ mod hostile {
     }
 
     #[tokio::test]
-    async fn any_other_status_is_503_and_the_log_says_what_to_do() {
+    async fn any_other_status_of_the_callback_is_503_and_the_log_names_the_cure() {
         let site = Site::saying("null").await;
         for (status, headers, log) in [
             (500, vec![], "the site's own log"),
@@ -316,7 +316,7 @@ mod hostile {
     }
 
     #[tokio::test]
-    async fn redirects_are_never_followed() {
+    async fn redirects_of_the_callback_are_never_followed() {
         let elsewhere = Site::saying(r#"{"user": "john"}"#).await;
         let site = Site::saying("null").await;
         let gateway = gateway(&site).await;
@@ -334,7 +334,7 @@ mod hostile {
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_not_as_agreed_on_is_503() {
+    async fn an_invalid_callback_response_is_503() {
         let site = Site::saying("null").await;
         let gateway = gateway(&site).await;
         let long = format!(r#"{{"user": "{}"}}"#, "j".repeat(70_000));
@@ -366,7 +366,7 @@ mod hostile {
     }
 
     #[tokio::test]
-    async fn an_empty_name_from_the_site_is_no_user_channel_and_no_503() {
+    async fn an_empty_name_from_the_callback_grants_no_user_channel_and_is_no_error() {
         let site = Site::saying(r#"{"user": "", "id": 7, "groups": ["staff"]}"#).await;
         let gateway = asking(&site).set("server.shards", "1").start().await;
         let path = "/ws/x?subscribe-user&subscribe-group&publish-user";
@@ -379,7 +379,7 @@ mod hostile {
     }
 
     #[tokio::test]
-    async fn what_is_no_http_or_has_no_end_is_503_within_the_deadline() {
+    async fn a_callback_response_that_is_not_http_or_never_ends_is_503_within_the_deadline() {
         let site = Site::saying("null").await;
         let gateway = asking(&site).set("auth.callback_timeout_seconds", "1").start().await;
         let ok = "HTTP/1.1 200 OK\r\n";
@@ -420,7 +420,7 @@ mod hostile {
     }
 
     #[tokio::test]
-    async fn a_site_that_is_slow_or_silent_gives_503_and_disturbs_nobody_else() {
+    async fn a_slow_or_silent_callback_is_503_and_affects_no_other_client() {
         let site = Site::start(by_cookie).await;
         let gateway = asking(&site).set("auth.callback_timeout_seconds", "2").start().await;
         let mut john = connect(&gateway, "/ws/x?subscribe-broadcast", "john").await;
@@ -447,7 +447,7 @@ mod hostile {
     }
 
     #[tokio::test]
-    async fn a_site_that_is_down_gives_503_until_it_is_back() {
+    async fn a_callback_that_is_down_is_503_until_it_is_back() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
@@ -472,7 +472,7 @@ mod hostile {
     }
 
     #[tokio::test]
-    async fn failures_are_counted_and_warned_of_but_not_once_for_each() {
+    async fn callback_failures_are_counted_and_their_warnings_are_throttled() {
         let site = Site::start(|_| Reply::new(500, &[], "")).await;
         let mut gateway = gateway(&site).await;
         for number in 0..30 {
@@ -489,7 +489,7 @@ mod bounds {
     use super::*;
 
     #[tokio::test]
-    async fn no_more_calls_than_allowed_are_under_way_over_all_shards() {
+    async fn concurrent_callback_requests_are_limited_over_all_shards() {
         let site = Site::start(by_cookie).await;
         let gateway =
             asking(&site).set("server.shards", "3").set("auth.callback_max_calls", "2").start().await;
@@ -509,7 +509,7 @@ mod bounds {
     }
 
     #[tokio::test]
-    async fn who_waits_too_long_for_a_place_gets_503_and_its_place_is_free_again() {
+    async fn waiting_too_long_for_a_callback_permit_is_503_and_releases_the_permit() {
         let site = Site::start(by_cookie).await;
         let builder = asking(&site).set("auth.callback_max_calls", "1");
         let gateway = builder.set("auth.callback_timeout_seconds", "1").start().await;
@@ -527,7 +527,7 @@ mod bounds {
     }
 
     #[tokio::test]
-    async fn the_same_question_is_asked_once_at_a_time() {
+    async fn identical_concurrent_callback_requests_are_coalesced() {
         let site = Site::start(by_cookie).await;
         let gateway = asking(&site).set("auth.callback_cache_seconds", "0").start().await;
         site.hold();
@@ -550,7 +550,7 @@ mod bounds {
     }
 
     #[tokio::test]
-    async fn when_the_one_who_asked_first_goes_away_the_others_are_answered() {
+    async fn coalesced_callback_requests_are_answered_when_the_first_client_disconnects() {
         let site = Site::start(by_cookie).await;
         let gateway = gateway(&site).await;
         site.hold();
@@ -572,7 +572,7 @@ mod bounds {
     }
 
     #[tokio::test]
-    async fn an_answer_serves_for_a_while_for_the_very_same_question_only() {
+    async fn a_callback_response_is_cached_for_identical_requests_only() {
         let site = Site::start(by_cookie).await;
         let builder = asking(&site).set("auth.callback_cache_seconds", "600");
         let gateway = builder.set("auth.callback_forward", "X-Tenant").start().await;
@@ -613,7 +613,7 @@ mod bounds {
     }
 
     #[tokio::test]
-    async fn only_answers_with_200_serve_again_and_not_beyond_their_own_time() {
+    async fn only_200_responses_are_cached_and_not_beyond_their_expiry() {
         let site = Site::start(|_| Reply::new(500, &[], "")).await;
         let gateway = asking(&site).set("auth.callback_cache_seconds", "600").start().await;
         let request = || with_cookie(&gateway, "/ws/x?subscribe-user", "a=1");
@@ -652,7 +652,7 @@ mod connections {
     }
 
     #[tokio::test]
-    async fn a_connection_serves_many_calls() {
+    async fn a_connection_to_the_callback_is_reused() {
         let site = Site::start(by_cookie).await;
         let gateway = gateway(&site).await;
         for number in 0..20 {
@@ -662,7 +662,7 @@ mod connections {
     }
 
     #[tokio::test]
-    async fn a_site_that_closes_each_connection_is_asked_on_new_ones() {
+    async fn a_callback_server_that_closes_each_connection_is_called_on_new_ones() {
         let site = Site::start(|asked| by_cookie(asked).last()).await;
         let gateway = gateway(&site).await;
         for number in 0..50 {
@@ -672,7 +672,7 @@ mod connections {
     }
 
     #[tokio::test]
-    async fn a_connection_that_the_site_closes_as_it_is_used_again_gives_no_503() {
+    async fn a_connection_that_the_callback_server_closes_during_reuse_is_retried() {
         let site =
             Site::start(
                 |asked| {
@@ -688,7 +688,7 @@ mod connections {
     }
 
     #[tokio::test]
-    async fn a_site_that_never_answers_but_closes_is_asked_twice_and_not_more() {
+    async fn a_callback_server_that_closes_without_a_response_is_called_at_most_twice() {
         let site = Site::start(|_| Reply::LastBytes(Vec::new())).await;
         let gateway = gateway(&site).await;
         with_cookie(&gateway, "/ws/x", "a=1").expect_status(503).await;
@@ -715,7 +715,7 @@ async fn check(settings: Vec<String>) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn check_says_whether_the_callback_answers() {
+async fn check_reports_whether_the_callback_responds() {
     let site = Site::start(|_| Reply::json("null")).await;
     let url = format!("auth.callback_url={}", site.url());
     let line = |said: &str| said.lines().find(|line| line.starts_with("callback: ")).unwrap().to_owned();
@@ -725,7 +725,7 @@ async fn check_says_whether_the_callback_answers() {
 }
 
 #[tokio::test]
-async fn check_names_what_is_wrong_with_the_callback_and_the_cure_and_ends_with_0() {
+async fn check_names_a_fault_of_the_callback_and_its_cure_and_exits_with_0() {
     let closed = "auth.callback_url=http://127.0.0.1:1/".to_owned();
     let (code, said) = check(vec![closed]).await;
     assert!(

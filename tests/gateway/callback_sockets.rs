@@ -19,7 +19,7 @@ async fn gateway(site: &Site) -> TestGateway {
 }
 
 #[tokio::test]
-async fn the_site_is_asked_again_before_its_answer_holds_no_longer() {
+async fn the_callback_is_called_again_before_its_response_expires() {
     let site = Site::saying(r#"{"user": "john", "groups": ["old"], "expires_in": 2}"#).await;
     let gateway = gateway(&site).await;
     let mut client = gateway.request(PATH).header("Cookie", "a=1").connect().await;
@@ -37,7 +37,7 @@ async fn the_site_is_asked_again_before_its_answer_holds_no_longer() {
 }
 
 #[tokio::test]
-async fn who_is_nobody_any_more_is_closed_with_4401_and_who_is_refused_too() {
+async fn a_visitor_who_becomes_anonymous_or_is_refused_is_closed_with_4401() {
     let site = Site::saying(r#"{"user": "john", "expires_in": 1}"#).await;
     let gateway = gateway(&site).await;
     for (cookie, reply) in [("a=1", Reply::json("null")), ("a=2", Reply::new(403, &[], "no"))] {
@@ -49,7 +49,7 @@ async fn who_is_nobody_any_more_is_closed_with_4401_and_who_is_refused_too() {
 }
 
 #[tokio::test]
-async fn without_an_answer_the_socket_stays_as_long_as_the_last_one_holds() {
+async fn without_a_callback_response_the_socket_stays_until_the_last_one_expires() {
     let site = Site::saying(r#"{"user": "john", "expires_in": 4}"#).await;
     let gateway = gateway(&site).await;
     let begun = Instant::now();
@@ -63,7 +63,7 @@ async fn without_an_answer_the_socket_stays_as_long_as_the_last_one_holds() {
 }
 
 #[tokio::test]
-async fn after_a_hint_nobody_is_let_in_by_what_was_kept() {
+async fn after_an_invalidation_no_cached_response_admits_a_visitor() {
     let site = Site::saying(r#"{"id": 7, "user": "john"}"#).await;
     let gateway = gateway(&site).await;
     let connect = async || drop(gateway.request(PATH).header("Cookie", "a=1").connect().await);
@@ -80,7 +80,7 @@ async fn after_a_hint_nobody_is_let_in_by_what_was_kept() {
 }
 
 #[tokio::test]
-async fn a_hint_has_the_site_asked_at_once_and_what_was_kept_forgotten() {
+async fn an_invalidation_clears_the_cache_and_calls_the_callback_at_once() {
     let site = Site::saying(r#"{"id": 7, "user": "john", "groups": ["old"]}"#).await;
     let gateway = gateway(&site).await;
     let mut client = gateway.request(PATH).header("Cookie", "a=1").connect().await;
@@ -99,7 +99,7 @@ async fn a_hint_has_the_site_asked_at_once_and_what_was_kept_forgotten() {
 }
 
 #[tokio::test]
-async fn a_socket_stays_as_long_as_the_site_says_the_same() {
+async fn a_socket_stays_while_the_callback_response_is_unchanged() {
     let site = Site::saying(r#"{"user": "john", "expires_in": 1}"#).await;
     let gateway = gateway(&site).await;
     let mut client = gateway.request(PATH).header("Cookie", "a=1").connect().await;
@@ -109,7 +109,7 @@ async fn a_socket_stays_as_long_as_the_site_says_the_same() {
 }
 
 #[tokio::test]
-async fn without_expires_in_it_is_asked_again_after_the_time_that_is_set() {
+async fn without_expires_in_the_callback_is_called_again_after_the_configured_time() {
     let site = Site::start(|asked| {
         Reply::json(if asked.all("cookie") == ["john"] { r#"{"user": "john"}"# } else { "null" })
     })
@@ -127,7 +127,7 @@ async fn without_expires_in_it_is_asked_again_after_the_time_that_is_set() {
 }
 
 #[tokio::test]
-async fn flags_that_are_allowed_no_more_are_taken_from_the_open_socket() {
+async fn flags_that_are_no_longer_allowed_are_removed_from_an_open_socket() {
     let site = Site::saying(r#"{"user": "john", "expires_in": 1}"#).await;
     let gateway = gateway(&site).await;
     let path = "/ws/x?subscribe-user&subscribe-broadcast";
@@ -141,7 +141,7 @@ async fn flags_that_are_allowed_no_more_are_taken_from_the_open_socket() {
 }
 
 #[tokio::test]
-async fn a_session_that_the_site_does_not_know_any_more_closes_its_sockets() {
+async fn a_session_that_the_callback_no_longer_confirms_closes_its_sockets() {
     const SESSION: &str = r#"{"user": null, "session": "aonhk897c0q74kqva7rtv278kgdpr276", "expires_in": 1}"#;
     let site = Site::saying(SESSION).await;
     let gateway = gateway(&site).await;
@@ -151,7 +151,7 @@ async fn a_session_that_the_site_does_not_know_any_more_closes_its_sockets() {
 }
 
 #[tokio::test]
-async fn a_hint_during_a_call_has_the_site_asked_once_more() {
+async fn an_invalidation_during_a_callback_request_repeats_the_request() {
     let site = Site::saying(r#"{"id": 7, "user": "john"}"#).await;
     let gateway = gateway(&site).await;
     let mut other = gateway.connect("/ws/y?subscribe-broadcast").await;

@@ -42,7 +42,7 @@ fn settings_file(text: &str) -> String {
 }
 
 #[test]
-fn unusable_settings_end_with_64_and_name_the_key() {
+fn invalid_settings_exit_with_64_and_name_the_key() {
     for (text, parts) in [
         ("websocket_ulr = '/x/'\n", ["websocket_ulr", "websocket_url"]),
         ("[server]\nlistn = '127.0.0.1:1'\n", ["listn", "listen"]),
@@ -66,7 +66,7 @@ fn unusable_settings_end_with_64_and_name_the_key() {
 }
 
 #[test]
-fn a_generated_settings_file_lets_no_anonymous_visitor_publish() {
+fn a_generated_settings_file_denies_publishing_to_anonymous_visitors() {
     let output = run(binary().arg("settings"), b"");
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(said.matches("\nanonymous_publish = false\n").count(), 1, "{said}");
@@ -82,7 +82,7 @@ fn a_generated_settings_file_lets_no_anonymous_visitor_publish() {
 }
 
 #[test]
-fn what_a_redis_url_cannot_say_is_refused_by_name() {
+fn unsupported_parts_of_a_redis_url_are_rejected_by_name() {
     for (url, part) in [
         ("redis://127.0.0.1?databse=2", "databse"),
         ("redis://127.0.0.1?socket_timeout=2", "redis.command_timeout_seconds"),
@@ -103,7 +103,7 @@ fn what_a_redis_url_cannot_say_is_refused_by_name() {
 }
 
 #[test]
-fn a_settings_file_that_is_no_file_of_text_ends_with_64_and_is_named_with_the_place() {
+fn a_settings_file_that_is_not_text_exits_with_64_and_names_file_and_position() {
     let directory = std::env::temp_dir().join(unique("ws4redis-directory"));
     std::fs::create_dir(&directory).unwrap();
     let socket = directory.join("socket");
@@ -155,7 +155,7 @@ fn a_settings_file_that_is_no_file_of_text_ends_with_64_and_is_named_with_the_pl
 }
 
 #[test]
-fn settings_may_come_from_a_pipe_and_begin_with_a_byte_order_mark() {
+fn settings_may_come_from_a_pipe_and_start_with_a_byte_order_mark() {
     let program = env!("CARGO_BIN_EXE_ws4redis");
     let script = format!(
         "{program} --settings <(printf '\\xef\\xbb\\xbfprefix = \"piped\"\\n') check --set redis.url=redis://127.0.0.1:1"
@@ -167,7 +167,7 @@ fn settings_may_come_from_a_pipe_and_begin_with_a_byte_order_mark() {
 }
 
 #[test]
-fn a_secret_in_the_wrong_place_is_not_printed() {
+fn a_secret_under_the_wrong_key_is_not_printed() {
     for text in [
         "[redis]\nurl = \"redis://:geheim@host:1\n",
         "redis = 'redis://:geheim@host:1'\n",
@@ -191,7 +191,7 @@ fn a_secret_in_the_wrong_place_is_not_printed() {
 }
 
 #[test]
-fn a_file_that_is_no_socket_is_not_replaced_by_one() {
+fn a_regular_file_is_not_replaced_by_a_unix_socket() {
     let file = settings_file("precious");
     let listen = format!("server.listen=unix:{file}");
     refused(&["--set", &listen, "--set", "redis.url=redis://127.0.0.1:1"], 1, &[&file, "no socket"]);
@@ -200,7 +200,7 @@ fn a_file_that_is_no_socket_is_not_replaced_by_one() {
 }
 
 #[test]
-fn variables_that_are_no_text_matter_only_if_they_are_ours() {
+fn environment_variables_that_are_not_utf8_are_rejected_only_if_they_are_settings() {
     use std::os::unix::ffi::OsStrExt;
     let garbage = std::ffi::OsStr::from_bytes(b"\xff");
     let output = run(binary().arg("settings").env("FOREIGN", garbage), b"");
@@ -212,7 +212,7 @@ fn variables_that_are_no_text_matter_only_if_they_are_ours() {
 }
 
 #[test]
-fn unusable_flags_end_with_64_and_help_with_0() {
+fn invalid_flags_exit_with_64_and_help_with_0() {
     refused(&["--nonsense"], 64, &["--nonsense"]);
     refused(&["nonsense"], 64, &["nonsense"]);
     for (flag, part) in [("--help", "publish"), ("--version", env!("CARGO_PKG_VERSION"))] {
@@ -223,7 +223,7 @@ fn unusable_flags_end_with_64_and_help_with_0() {
 }
 
 #[test]
-fn an_address_in_use_ends_with_1_and_is_named() {
+fn an_address_in_use_exits_with_1_and_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let url = format!("redis.url={}", RedisServer::shared().url());
@@ -252,7 +252,7 @@ async fn the_environment_wins_over_the_file_and_flags_over_both() {
 }
 
 #[tokio::test]
-async fn variables_that_mean_nothing_are_warned_of_by_name() {
+async fn unknown_environment_variables_are_warned_of_by_name() {
     let gateway = TestGateway::builder()
         .variable("WS4REDIS_SERVER_LISTEN", "127.0.0.1:1")
         .variable("WS4REDIS_NONSENSE", "1")
@@ -270,7 +270,7 @@ async fn variables_that_mean_nothing_are_warned_of_by_name() {
 }
 
 #[test]
-fn check_says_what_it_found_and_ends_with_0() {
+fn check_reports_what_it_found_and_exits_with_0() {
     let url = RedisServer::shared().url();
     let mut command = binary();
     command.args(["check", "--set", &format!("redis.url={url}"), "--set", "server.listen=127.0.0.1:17499"]);
@@ -283,7 +283,7 @@ fn check_says_what_it_found_and_ends_with_0() {
 }
 
 #[test]
-fn check_without_redis_ends_with_69_and_says_so_without_the_password() {
+fn check_without_redis_exits_with_69_and_hides_the_password() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("redis.url=redis://user:geheim@{free}/2");
     let output =
@@ -305,7 +305,7 @@ fn publish(prefix: &str, arguments: &[&str], input: &[u8]) -> Output {
 }
 
 #[tokio::test]
-async fn publish_reaches_clients_and_those_who_come_later() {
+async fn publish_reaches_connected_and_later_clients() {
     let gateway = TestGateway::start().await;
     let mut client = gateway.connect("/ws/room?subscribe-broadcast").await;
     let output = publish(gateway.namespace(), &["--broadcast", "room", "Hello"], b"");
@@ -319,7 +319,7 @@ async fn publish_reaches_clients_and_those_who_come_later() {
 }
 
 #[test]
-fn publish_uses_the_keys_and_times_of_upstream() {
+fn publish_uses_the_keys_and_expiry_of_upstream() {
     let prefix = unique("cli");
     let arguments =
         ["--broadcast", "--user", "john", "--user", "mary", "--group", "red team", "--session", "abc"];
@@ -347,7 +347,7 @@ fn publish_uses_the_keys_and_times_of_upstream() {
 }
 
 #[test]
-fn publish_to_nobody_or_to_unsound_names_ends_with_64() {
+fn publish_without_a_target_or_with_an_invalid_name_exits_with_64() {
     for (arguments, part) in [
         (&["room", "x"][..], "--broadcast"),
         (&["--broadcast", "a\nb", "x"], "control"),

@@ -20,7 +20,7 @@ async fn valid_utf8_goes_out_as_text_and_everything_else_as_binary() {
 }
 
 #[tokio::test]
-async fn messages_of_every_frame_size_arrive_whole() {
+async fn messages_of_every_frame_size_arrive_complete() {
     let gateway = TestGateway::start().await;
     let mut client = gateway.connect("/ws/d?subscribe-broadcast").await;
     for length in [1, 125, 126, 127, 65_535, 65_536, 65_537, 300_000, 3_000_000] {
@@ -46,7 +46,7 @@ async fn empty_messages_are_neither_relayed_nor_replayed() {
 }
 
 #[tokio::test]
-async fn the_persisted_message_comes_first_and_once_to_each_who_connects() {
+async fn the_persisted_message_comes_first_and_once_to_each_new_client() {
     let gateway = TestGateway::start().await;
     RedisServer::shared().persist(&gateway.channel("broadcast:d"), "kept");
     RedisServer::shared().persist(&gateway.channel("broadcast:b"), b"\xff\x00");
@@ -104,7 +104,7 @@ async fn burst(gateway: &TestGateway, clients: usize, count: usize, payload: fn(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_burst_of_100_000_pipelined_messages_comes_whole_and_in_order_to_each_of_three_clients() {
+async fn a_burst_of_100_000_pipelined_messages_arrives_complete_and_in_order_at_three_clients() {
     let gateway = TestGateway::start_with(&[("anonymous_publish", "false")]).await;
     burst(&gateway, 3, 100_000, |number| format!("message {number}").into_bytes()).await;
     assert_eq!(gateway.count_log(&["WARN"]), 0, "{:#?}", gateway.log());
@@ -142,7 +142,7 @@ async fn bursts_on_several_channels_keep_the_order_of_each() {
 }
 
 #[tokio::test]
-async fn a_message_above_max_delivery_bytes_is_dropped_counted_and_warned_of() {
+async fn a_message_above_max_delivery_bytes_is_dropped_counted_and_logged() {
     let gateway = TestGateway::start_with(&[("messages.max_delivery_bytes", "1000")]).await;
     RedisServer::shared().persist(&gateway.channel("broadcast:kept"), "k".repeat(1001));
     let mut client = gateway.connect("/ws/d?subscribe-broadcast").await;

@@ -33,7 +33,7 @@ async fn without_echo_a_client_never_gets_its_own_messages_and_others_do() {
 }
 
 #[tokio::test]
-async fn somebody_elses_equal_message_is_delivered() {
+async fn an_equal_message_from_another_client_is_delivered() {
     let gateway = TestGateway::start().await;
     let mut client = gateway.connect(SILENT).await;
     let mut witness = gateway.connect("/ws/e?subscribe-broadcast").await;
@@ -47,7 +47,7 @@ async fn somebody_elses_equal_message_is_delivered() {
 }
 
 #[tokio::test]
-async fn two_clients_that_say_the_same_hear_each_other_and_not_themselves() {
+async fn two_clients_that_publish_equal_messages_receive_only_each_others() {
     let gateway = TestGateway::start().await;
     let mut first = gateway.connect(SILENT).await;
     let mut second = gateway.connect(SILENT).await;
@@ -64,7 +64,7 @@ async fn two_clients_that_say_the_same_hear_each_other_and_not_themselves() {
 }
 
 #[tokio::test]
-async fn two_gateways_on_one_redis_keep_their_clients_apart() {
+async fn echo_suppression_works_across_two_gateways_on_one_redis() {
     let gateway = TestGateway::start().await;
     let other = TestGateway::builder().namespace(gateway.namespace()).start().await;
     let mut here = gateway.connect(SILENT).await;
@@ -80,7 +80,7 @@ async fn two_gateways_on_one_redis_keep_their_clients_apart() {
 }
 
 #[tokio::test]
-async fn the_replay_is_no_echo() {
+async fn a_replayed_message_is_not_suppressed_as_an_echo() {
     let gateway = TestGateway::start().await;
     let mut client = gateway.connect(SILENT).await;
     let mut witness = gateway.connect("/ws/e?subscribe-broadcast").await;
@@ -93,7 +93,7 @@ async fn the_replay_is_no_echo() {
 }
 
 #[tokio::test]
-async fn own_messages_are_left_out_of_a_burst_of_others_without_disturbing_their_order() {
+async fn own_messages_are_removed_from_a_burst_and_the_order_is_kept() {
     let gateway = TestGateway::start().await;
     let mut client = gateway.connect(SILENT).await;
     let mut witness = gateway.connect("/ws/e?subscribe-broadcast").await;

@@ -32,7 +32,7 @@ async fn a_stream_has_the_same_replay_and_messages_as_a_websocket() {
 }
 
 #[tokio::test]
-async fn a_post_publishes_keeps_and_is_answered_when_redis_has_it() {
+async fn a_post_is_answered_after_redis_has_published_and_stored_its_message() {
     let gateway = TestGateway::start().await;
     let mut events = Events::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
     let mut socket = gateway.connect("/ws/x?subscribe-broadcast").await;
@@ -49,7 +49,7 @@ async fn a_post_publishes_keeps_and_is_answered_when_redis_has_it() {
 }
 
 #[tokio::test]
-async fn a_post_without_the_header_of_its_own_or_without_a_flag_is_refused() {
+async fn a_post_without_the_custom_header_or_without_a_publish_flag_is_refused() {
     let gateway = TestGateway::builder().set("messages.max_message_bytes", "10").start().await;
     let plain = gateway.post("/ws/x?publish-broadcast", "x").without("X-WS4Redis");
     let plain = plain.expect_status(400).await;
@@ -62,7 +62,7 @@ async fn a_post_without_the_header_of_its_own_or_without_a_flag_is_refused() {
 }
 
 #[tokio::test]
-async fn visitors_are_the_same_and_the_origin_has_to_be_the_host() {
+async fn streams_identify_visitors_like_websockets_and_require_the_origin_to_match_the_host() {
     let gateway = TestGateway::start().await;
     let cookie = john(&session_key());
     let path = "/ws/x?subscribe-user&subscribe-group&subscribe-session";
@@ -90,7 +90,7 @@ async fn visitors_are_the_same_and_the_origin_has_to_be_the_host() {
 }
 
 #[tokio::test]
-async fn heartbeats_and_the_reason_of_an_end_are_events_of_their_own() {
+async fn heartbeats_and_close_reasons_are_separate_events() {
     let gateway = TestGateway::builder().set("heartbeat", "--beat--").start().await;
     let key = session_key();
     let cookie = john(&key);
@@ -109,7 +109,7 @@ async fn heartbeats_and_the_reason_of_an_end_are_events_of_their_own() {
 }
 
 #[tokio::test]
-async fn an_idle_stream_is_kept_alive_and_not_taken_for_dead() {
+async fn an_idle_stream_gets_keepalives_and_is_not_closed_as_dead() {
     let gateway = TestGateway::builder()
         .set("ping.interval_seconds", "1")
         .set("ping.timeout_seconds", "1")
@@ -124,7 +124,7 @@ async fn an_idle_stream_is_kept_alive_and_not_taken_for_dead() {
 }
 
 #[tokio::test]
-async fn other_groups_are_other_channels_of_a_stream_too() {
+async fn changed_groups_change_the_channels_of_an_open_stream() {
     let gateway = TestGateway::start().await;
     let (redis, key) = (RedisServer::shared(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &["old"]);
@@ -138,7 +138,7 @@ async fn other_groups_are_other_channels_of_a_stream_too() {
 }
 
 #[tokio::test]
-async fn rules_hold_and_what_is_posted_too_fast_is_refused() {
+async fn access_rules_apply_to_posts_and_posts_above_the_rate_limit_are_refused() {
     let text = r#"
         [[access]]
         facility = "chat"
@@ -162,7 +162,7 @@ async fn rules_hold_and_what_is_posted_too_fast_is_refused() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_read_is_closed_and_one_that_goes_leaves_nothing() {
+async fn an_unread_stream_is_closed_and_an_ended_one_frees_its_subscription() {
     let gateway =
         TestGateway::start_with(&[("messages.outbox_bytes", "4096"), ("messages.outbox_seconds", "1")]).await;
     let slow = gateway.stream("/ws/x?subscribe-broadcast").receive_buffer(4096);

@@ -75,7 +75,7 @@ fn breaches() -> Vec<(&'static str, Vec<u8>, u16)> {
 }
 
 #[tokio::test]
-async fn every_breach_of_the_protocol_ends_with_its_code() {
+async fn every_protocol_violation_is_closed_with_its_code() {
     // Some cannot be closed by the client before the end, as in the middle of a frame.
     let gateway = TestGateway::start_with(&[("server.linger_seconds", "1")]).await;
     let memory = gateway.resident_bytes();
@@ -93,7 +93,7 @@ async fn every_breach_of_the_protocol_ends_with_its_code() {
 }
 
 #[tokio::test]
-async fn a_length_with_the_top_bit_is_refused_at_once() {
+async fn a_length_with_the_top_bit_set_is_refused_at_once() {
     let gateway = TestGateway::start().await;
     for length in [1 << 63, u64::MAX] {
         let mut client = gateway.connect("/ws/x").await;
@@ -106,7 +106,7 @@ async fn a_length_with_the_top_bit_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_length_that_is_not_minimal_is_a_breach_of_the_protocol() {
+async fn a_length_that_is_not_minimal_is_a_protocol_violation() {
     /// A frame whose length is written in so many bytes behind the second one, masked with zeros.
     fn long(first: u8, payload: usize, length_bytes: usize) -> Vec<u8> {
         let length = (payload as u64).to_be_bytes();
@@ -155,7 +155,7 @@ async fn a_length_that_is_not_minimal_is_a_breach_of_the_protocol() {
 }
 
 #[tokio::test]
-async fn a_breach_is_noticed_in_any_split_of_its_bytes() {
+async fn a_protocol_violation_is_detected_however_its_bytes_are_split() {
     let gateway = TestGateway::start().await;
     let mut client = gateway.connect("/ws/x").await;
     for byte in
@@ -227,7 +227,7 @@ async fn fragments_are_joined_with_pings_between_them_and_characters_across_them
 }
 
 #[tokio::test]
-async fn frames_are_read_in_whatever_pieces_they_come() {
+async fn frames_are_read_however_their_bytes_are_split() {
     let gateway = TestGateway::start().await;
     let mut witness = gateway.connect("/ws/p?subscribe-broadcast").await;
     let mut client = gateway.connect("/ws/p?publish-broadcast").await;
@@ -245,7 +245,7 @@ async fn frames_are_read_in_whatever_pieces_they_come() {
 }
 
 #[tokio::test]
-async fn a_message_of_exactly_the_limit_passes() {
+async fn a_message_of_exactly_the_maximum_size_is_accepted() {
     let gateway = TestGateway::start_with(&[("messages.max_message_bytes", "1000")]).await;
     let mut witness = gateway.connect("/ws/l?subscribe-broadcast").await;
     let mut client = gateway.connect("/ws/l?publish-broadcast").await;
@@ -261,7 +261,7 @@ async fn a_message_of_exactly_the_limit_passes() {
 }
 
 #[tokio::test]
-async fn fragments_without_end_are_cut() {
+async fn endless_fragments_close_the_connection() {
     let gateway = TestGateway::start_with(&[("messages.max_message_bytes", "1024")]).await;
     for (what, fragment) in [("empty", frame(CONTINUATION, b"")), ("one byte", frame(CONTINUATION, b"x"))] {
         let mut client = gateway.connect("/ws/x?publish-broadcast").await;
@@ -284,7 +284,7 @@ async fn fragments_without_end_are_cut() {
 }
 
 #[tokio::test]
-async fn a_flood_of_pings_that_are_not_read_costs_no_memory_and_nobody_else() {
+async fn a_flood_of_pings_with_unread_pongs_costs_no_memory_and_affects_no_other_client() {
     let gateway = TestGateway::start().await;
     let mut other = gateway.connect("/ws/flood?subscribe-broadcast").await;
     let memory = gateway.resident_bytes();
@@ -311,7 +311,7 @@ async fn a_flood_of_pings_that_are_not_read_costs_no_memory_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_flood_of_pings_that_are_read_is_answered_one_by_one() {
+async fn a_flood_of_pings_with_read_pongs_is_answered_one_by_one() {
     let gateway = TestGateway::start().await;
     let mut client = gateway.connect("/ws/x").await;
     for batch in 0..20_u32 {
@@ -325,7 +325,7 @@ async fn a_flood_of_pings_that_are_read_is_answered_one_by_one() {
 }
 
 #[tokio::test]
-async fn data_behind_a_close_frame_is_ignored() {
+async fn data_after_a_close_frame_is_ignored() {
     let gateway = TestGateway::start().await;
     let mut witness = gateway.connect("/ws/after?subscribe-broadcast").await;
     let mut client = gateway.connect("/ws/after?publish-broadcast").await;
@@ -339,7 +339,7 @@ async fn data_behind_a_close_frame_is_ignored() {
 }
 
 #[tokio::test]
-async fn a_client_that_ends_only_its_sending_side_is_gone_and_what_it_sent_is_published() {
+async fn a_half_closed_client_is_disconnected_after_its_messages_are_published() {
     let gateway = TestGateway::start().await;
     let mut witness = gateway.connect("/ws/half?subscribe-broadcast").await;
     let files = gateway.open_files();
@@ -352,7 +352,7 @@ async fn a_client_that_ends_only_its_sending_side_is_gone_and_what_it_sent_is_pu
 }
 
 #[tokio::test]
-async fn the_close_code_arrives_though_the_client_goes_on_sending() {
+async fn the_close_code_arrives_although_the_client_keeps_sending() {
     let gateway = TestGateway::start().await;
     for _ in 0..10 {
         let mut client = gateway.connect("/ws/x").await;
@@ -364,7 +364,7 @@ async fn the_close_code_arrives_though_the_client_goes_on_sending() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_close_its_socket_is_let_go_after_the_linger() {
+async fn a_client_that_does_not_close_its_socket_is_disconnected_after_the_linger() {
     let gateway = TestGateway::start_with(&[("server.linger_seconds", "1")]).await;
     // The connections by which the start was awaited may not be gone yet.
     let _first = gateway.connect("/ws/x").await;

@@ -30,7 +30,7 @@ async fn eventually_open(gateway: &TestGateway) -> Events {
 }
 
 #[tokio::test]
-async fn an_event_source_is_told_to_come_again_where_others_get_503() {
+async fn an_event_source_gets_a_retry_instruction_instead_of_503() {
     let (gateway, _only) = full().await;
     let native = gateway.stream("/ws/x?subscribe-broadcast").expect_status(200).await;
     assert_eq!(native.header("content-type"), Some("text/event-stream; charset=utf-8"));
@@ -52,7 +52,7 @@ async fn an_event_source_is_told_to_come_again_where_others_get_503() {
 }
 
 #[tokio::test]
-async fn what_will_not_change_is_final_for_an_event_source_too() {
+async fn permanent_errors_are_final_for_an_event_source() {
     let text = "[[access]]\nfacility = [\"\"]\nanonymous = [\"subscribe-broadcast\"]\n";
     let gateway = TestGateway::builder().rules(text).start().await;
     gateway.stream("/ws/other?subscribe-broadcast").expect_status(403).await;
@@ -61,7 +61,7 @@ async fn what_will_not_change_is_final_for_an_event_source_too() {
 }
 
 #[tokio::test]
-async fn event_sources_that_are_cut_off_together_come_back_one_by_one() {
+async fn event_sources_that_are_disconnected_together_reconnect_at_different_times() {
     let gateway = TestGateway::start().await;
     let mut delays = HashSet::new();
     for _ in 0..20 {
@@ -75,7 +75,7 @@ async fn event_sources_that_are_cut_off_together_come_back_one_by_one() {
 }
 
 #[tokio::test]
-async fn a_text_names_its_event_on_streams_that_ask_for_names_only() {
+async fn messages_name_their_event_only_on_streams_that_request_event_names() {
     let gateway = TestGateway::start().await;
     let redis = RedisServer::shared();
     redis.persist(&gateway.channel("broadcast:x"), "event: kept\n<b>old</b>");
@@ -113,7 +113,7 @@ async fn a_text_names_its_event_on_streams_that_ask_for_names_only() {
 }
 
 #[tokio::test]
-async fn event_names_need_no_permission_and_hide_no_end_of_a_stream() {
+async fn event_names_need_no_permission_and_do_not_hide_the_close_event() {
     let text = "[[access]]\nfacility = [\"*\"]\nanonymous = [\"subscribe-broadcast\"]\n";
     let gateway = TestGateway::builder().rules(text).set("heartbeat", "{}").start().await;
     let mut named = Events::open(gateway.stream("/ws/x?subscribe-broadcast&event-names")).await;
@@ -131,7 +131,7 @@ fn is_readable(response: &Response, origin: &str) -> bool {
 }
 
 #[tokio::test]
-async fn pages_of_allowed_origins_may_read_streams_and_the_answers_to_what_they_post() {
+async fn pages_of_allowed_origins_may_read_streams_and_responses_to_their_posts() {
     let gateway = TestGateway::start_with(&[("origin.allowed", ".example.com")]).await;
     let cookie = john(&session_key());
     let stream = gateway.stream("/ws/x?subscribe-user").header("Origin", PAGE).header("Cookie", &cookie);
@@ -157,7 +157,7 @@ async fn pages_of_allowed_origins_may_read_streams_and_the_answers_to_what_they_
 }
 
 #[tokio::test]
-async fn a_503_may_be_read_across_origins_and_an_event_source_there_comes_again() {
+async fn a_503_is_readable_across_origins_and_a_cross_origin_event_source_retries() {
     let (gateway, _only) = full().await;
     let marked = gateway.stream("/ws/x?client=ws4redis").header("Origin", PAGE).expect_status(503).await;
     assert!(is_readable(&marked, PAGE) && marked.header("retry-after").is_some(), "{marked:?}");
@@ -166,7 +166,7 @@ async fn a_503_may_be_read_across_origins_and_an_event_source_there_comes_again(
 }
 
 #[tokio::test]
-async fn a_preflight_is_answered_with_the_headers_that_our_client_sends_and_no_others() {
+async fn a_preflight_allows_exactly_the_headers_that_our_client_sends() {
     let gateway = TestGateway::start_with(&[("origin.allowed", PAGE)]).await;
     let preflight = |target: &str, origin: &str| {
         let request = gateway.stream(target).without("Accept").method("OPTIONS").header("Origin", origin);
@@ -196,7 +196,7 @@ async fn a_preflight_is_answered_with_the_headers_that_our_client_sends_and_no_o
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_read_nothing_and_the_origin_rule_holds_for_them() {
+async fn pages_of_other_origins_can_read_nothing_and_the_origin_rule_applies() {
     let gateway = TestGateway::start_with(&[("origin.allowed", PAGE)]).await;
     let cookie = john(&session_key());
     for origin in ["https://evil.example", "null", "http://www.example.com", "https://www.example.com:8443"] {
@@ -215,7 +215,7 @@ async fn pages_of_other_origins_read_nothing_and_the_origin_rule_holds_for_them(
 }
 
 #[tokio::test]
-async fn pages_of_the_own_host_on_another_port_may_read_where_the_origin_rule_admits_them() {
+async fn pages_of_the_same_host_on_another_port_may_read_if_the_origin_rule_allows_them() {
     let gateway = TestGateway::start().await;
     let origin = "https://example.com:8443";
     let stream = gateway.stream("/ws/x").with("Host", "example.com").header("Origin", origin);
@@ -224,7 +224,7 @@ async fn pages_of_the_own_host_on_another_port_may_read_where_the_origin_rule_ad
 }
 
 #[tokio::test]
-async fn where_all_origins_are_allowed_each_is_named_and_never_a_star() {
+async fn with_all_origins_allowed_the_response_names_the_origin_and_never_a_star() {
     let gateway = TestGateway::start_with(&[("origin.allowed", "*")]).await;
     for origin in ["https://a.example", "http://b.example:81"] {
         let events = Events::open(gateway.stream("/ws/x").header("Origin", origin)).await;
@@ -260,7 +260,7 @@ async fn heartbeats_of_libraries_are_answered_and_never_published() {
 }
 
 #[tokio::test]
-async fn a_client_that_pings_and_never_reads_is_not_sent_more_and_more() {
+async fn pongs_do_not_accumulate_for_a_client_that_pings_and_never_reads() {
     let gateway = TestGateway::builder()
         .set("messages.client_heartbeats", "ping")
         .set("server.shards", "1")
@@ -278,7 +278,7 @@ async fn a_client_that_pings_and_never_reads_is_not_sent_more_and_more() {
 }
 
 #[tokio::test]
-async fn the_log_names_a_heartbeat_that_clients_repeat_and_no_setting_knows() {
+async fn the_log_names_a_repeated_client_heartbeat_that_is_not_configured() {
     let gateway = TestGateway::start().await;
     let mut socket = gateway.connect("/ws/x?publish-broadcast").await;
     for text in ["hello", "ping", "secret ping", "ping", "secret ping", "ping", "ping"] {

@@ -98,7 +98,7 @@ fn parsed(path: &str, query: &str) -> Result<(String, bool), ws4redis::wire::Mal
 }
 
 #[test]
-fn the_parser_reads_paths_and_queries_as_the_contract_has_them() {
+fn paths_and_queries_are_parsed_as_specified() {
     for (path, channel) in PATHS {
         assert_eq!(parsed(path, "subscribe-broadcast").unwrap(), ((*channel).to_owned(), true), "{path}");
     }
@@ -146,7 +146,7 @@ async fn flags_are_parameter_names_and_everything_else_is_ignored() {
 }
 
 #[tokio::test]
-async fn a_flag_counts_among_thousands_of_parameters() {
+async fn a_flag_is_found_among_thousands_of_parameters() {
     let gateway = TestGateway::start_with(&[("server.max_header_bytes", "65536")]).await;
     let many = "&x=1".repeat(10_000);
     let mut client =
@@ -155,7 +155,7 @@ async fn a_flag_counts_among_thousands_of_parameters() {
 }
 
 #[tokio::test]
-async fn paths_outside_the_prefix_and_unsound_facilities_are_refused_with_a_reason() {
+async fn paths_outside_the_prefix_and_invalid_facilities_are_refused_with_a_reason() {
     let gateway = TestGateway::start().await;
     for (path, status, reason) in REFUSED_PATHS {
         let target = format!("{path}?subscribe-broadcast");
@@ -168,7 +168,7 @@ async fn paths_outside_the_prefix_and_unsound_facilities_are_refused_with_a_reas
 }
 
 #[tokio::test]
-async fn a_prefix_is_put_before_every_channel_whatever_it_looks_like() {
+async fn the_channel_prefix_is_prepended_literally_to_every_channel() {
     for (prefix, before) in [("", ""), ("p", "p:"), ("p:", "p::"), ("ü", "ü:")] {
         let gateway = TestGateway::builder().namespace(prefix).start().await;
         let facility = crate::support::unique("prefixed");
@@ -179,7 +179,7 @@ async fn a_prefix_is_put_before_every_channel_whatever_it_looks_like() {
 }
 
 #[tokio::test]
-async fn the_prefix_of_the_path_is_a_setting() {
+async fn the_path_prefix_is_configurable() {
     let gateway =
         TestGateway::builder().variable("WEBSOCKET_URL", "/live/sockets/").without_redis().start().await;
     let what = "a 101 below the prefix that was set";
@@ -189,7 +189,7 @@ async fn the_prefix_of_the_path_is_a_setting() {
 }
 
 #[tokio::test]
-async fn a_sound_handshake_is_answered_as_the_rfc_says() {
+async fn a_valid_handshake_is_answered_as_the_rfc_requires() {
     let gateway = TestGateway::start().await;
     let offer = "permessage-deflate; client_max_window_bits";
     let request = gateway.request("/ws/x?echo").header("Sec-WebSocket-Extensions", offer);
@@ -204,7 +204,7 @@ async fn a_sound_handshake_is_answered_as_the_rfc_says() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_no_upgrade_gets_400_with_the_phrase_that_upstream_has() {
+async fn a_request_without_an_upgrade_gets_400_with_the_phrase_of_upstream() {
     let gateway = TestGateway::start().await;
     let sound = || gateway.request("/ws/x?subscribe-broadcast");
     for request in [
@@ -231,7 +231,7 @@ async fn a_request_that_is_no_upgrade_gets_400_with_the_phrase_that_upstream_has
 }
 
 #[tokio::test]
-async fn another_websocket_version_gets_426_and_is_told_the_right_one() {
+async fn an_unsupported_websocket_version_gets_426_with_the_supported_one() {
     let gateway = TestGateway::start().await;
     let sound = || gateway.request("/ws/x");
     for request in [
@@ -268,7 +268,7 @@ async fn a_key_that_is_not_sixteen_bytes_is_refused() {
 }
 
 #[tokio::test]
-async fn a_handshake_has_exactly_one_host() {
+async fn a_handshake_must_have_exactly_one_host() {
     let gateway = TestGateway::start().await;
     for request in [gateway.request("/ws/x").without("Host"), gateway.request("/ws/x").header("Host", "b")] {
         let response = request.expect_status(400).await;
@@ -305,7 +305,7 @@ async fn a_handshake_with_a_body_is_refused() {
 }
 
 #[tokio::test]
-async fn control_bytes_folded_lines_and_blanks_before_a_colon_are_refused() {
+async fn control_bytes_folded_lines_and_spaces_before_a_colon_are_refused() {
     let gateway = TestGateway::start().await;
     let head = String::from_utf8(gateway.request("/ws/x?subscribe-broadcast").bytes()).unwrap();
     let head = head.strip_suffix("\r\n").unwrap();
@@ -336,7 +336,7 @@ async fn control_bytes_folded_lines_and_blanks_before_a_colon_are_refused() {
 }
 
 #[tokio::test]
-async fn request_heads_have_limits() {
+async fn request_heads_are_limited_in_size_and_number_of_headers() {
     let gateway = TestGateway::start().await;
     let sound = || gateway.request("/ws/x");
     let many =
@@ -373,7 +373,7 @@ impl crate::support::client::Request {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_is_waited_for_only_so_long() {
+async fn an_incomplete_request_head_times_out() {
     let gateway = TestGateway::start_with(&[("server.handshake_seconds", "2")]).await;
     let request = gateway.request("/ws/slow?subscribe-broadcast");
     let files = gateway.open_files();
@@ -401,7 +401,7 @@ async fn a_head_that_does_not_come_is_waited_for_only_so_long() {
 }
 
 #[tokio::test]
-async fn bytes_that_arrive_together_with_the_request_are_frames() {
+async fn bytes_that_arrive_with_the_request_are_read_as_frames() {
     let gateway = TestGateway::start().await;
     let mut witness = gateway.connect("/ws/early?subscribe-broadcast").await;
     let mut split = frame(0x80 | TEXT, b"third");
@@ -417,7 +417,7 @@ async fn bytes_that_arrive_together_with_the_request_are_frames() {
 }
 
 #[tokio::test]
-async fn early_bytes_that_are_no_frames_end_the_connection_as_any_would() {
+async fn early_bytes_that_are_not_frames_are_a_protocol_violation() {
     let gateway = TestGateway::start().await;
     let second = b"GET /ws/smuggled?subscribe-broadcast HTTP/1.1\r\nHost: a\r\n\r\n";
     let mut client = gateway.request("/ws/x").followed_by(second).connect().await;
@@ -432,7 +432,7 @@ async fn early_bytes_that_are_no_frames_end_the_connection_as_any_would() {
 }
 
 #[tokio::test]
-async fn the_first_subprotocol_that_is_no_token_is_answered() {
+async fn the_first_subprotocol_that_carries_no_token_is_selected() {
     let gateway = TestGateway::start().await;
     for (offered, answered) in [
         ("chat", "chat"),
@@ -502,7 +502,7 @@ fn is_origin_of_a_page(origin: &str) -> bool {
 }
 
 #[tokio::test]
-async fn with_a_session_cookie_the_origin_has_to_be_the_host() {
+async fn with_a_session_cookie_the_origin_must_match_the_host() {
     let gateway = TestGateway::start().await;
     for (number, (origin, host, allowed)) in ORIGINS.iter().enumerate() {
         let target = format!("/ws/origin{number}?subscribe-broadcast");
@@ -536,7 +536,7 @@ async fn with_a_session_cookie_the_origin_has_to_be_the_host() {
 }
 
 #[tokio::test]
-async fn a_list_of_origins_allows_more_and_a_star_all() {
+async fn listed_origins_are_allowed_and_a_star_allows_all() {
     let list = "https://a.example, b.example:8443";
     let gateway = TestGateway::start_with(&[("origin.allowed", list)]).await;
     for (origin, status) in [
@@ -558,7 +558,7 @@ async fn a_list_of_origins_allows_more_and_a_star_all() {
 }
 
 #[tokio::test]
-async fn origins_may_be_listed_as_django_and_people_write_them() {
+async fn origins_may_be_listed_in_every_common_notation() {
     let list = ".example.com, https://*.shop.example:8443, https://münchen.example, https://port.example:443, https://slash.example/";
     let gateway = TestGateway::start_with(&[("origin.allowed", list)]).await;
     for (origin, status) in [
@@ -580,7 +580,7 @@ async fn origins_may_be_listed_as_django_and_people_write_them() {
 }
 
 #[tokio::test]
-async fn the_log_never_advises_to_list_an_origin_that_cannot_be_listed() {
+async fn the_log_suggests_only_origins_that_can_be_listed() {
     let gateway = TestGateway::start().await;
     gateway.request("/ws/x").header("Origin", "null").header("Cookie", COOKIE).expect_status(403).await;
     let line = gateway.expect_log(&["refused with 403", "null"]).await;
@@ -599,7 +599,7 @@ async fn the_log_never_advises_to_list_an_origin_that_cannot_be_listed() {
 }
 
 #[tokio::test]
-async fn the_name_of_the_session_cookie_is_a_setting() {
+async fn the_session_cookie_name_is_configurable() {
     let gateway = TestGateway::start_with(&[("session.cookie", "mysession")]).await;
     let request = || gateway.request("/ws/x").header("Origin", "https://evil.example");
     request().header("Cookie", COOKIE).connect().await;
@@ -607,7 +607,7 @@ async fn the_name_of_the_session_cookie_is_a_setting() {
 }
 
 #[tokio::test]
-async fn above_the_limit_of_connections_handshakes_get_503_until_a_place_is_free() {
+async fn above_the_connection_limit_handshakes_get_503_until_one_is_free() {
     let gateway = TestGateway::start_with(&[("server.max_connections", "3")]).await;
     let what = "all places are free";
     let mut clients = Vec::new();
@@ -629,7 +629,7 @@ mod redis_only {
     use super::*;
 
     #[tokio::test]
-    async fn without_redis_handshakes_get_503_and_are_told_to_come_again() {
+    async fn without_redis_handshakes_get_503_with_retry_after() {
         let redis = RedisServer::start();
         let gateway = TestGateway::builder().redis(&redis).start().await;
         redis.kill();
@@ -648,7 +648,7 @@ mod redis_only {
     }
 
     #[tokio::test]
-    async fn a_redis_that_does_not_answer_means_503_within_the_time_of_a_handshake() {
+    async fn an_unresponsive_redis_means_503_within_the_handshake_timeout() {
         let redis = RedisServer::start();
         let gateway = TestGateway::builder().redis(&redis).set("server.handshake_seconds", "1").start().await;
         redis.pause();

@@ -14,7 +14,7 @@ async fn beating() -> TestGateway {
 }
 
 #[tokio::test]
-async fn a_heartbeat_from_a_client_is_swallowed_in_text_and_binary_and_answered_promptly() {
+async fn a_client_heartbeat_in_text_or_binary_is_answered_and_not_published() {
     let gateway = beating().await;
     let mut client = gateway.connect("/ws/h?publish-broadcast").await;
     let begun = Instant::now();
@@ -33,7 +33,7 @@ async fn a_heartbeat_from_a_client_is_swallowed_in_text_and_binary_and_answered_
 }
 
 #[tokio::test]
-async fn what_only_resembles_the_heartbeat_is_a_message() {
+async fn a_message_that_only_resembles_the_heartbeat_is_published() {
     let gateway = beating().await;
     let mut client = gateway.connect("/ws/h?publish-broadcast&subscribe-broadcast&echo").await;
     for text in ["--heartbeat-- ", "--HEARTBEAT--", "--heartbeat", "heartbeat"] {
@@ -58,7 +58,7 @@ async fn a_heartbeat_from_redis_is_relayed_like_any_message() {
 }
 
 #[tokio::test]
-async fn without_the_setting_there_is_no_heartbeat_and_its_text_is_a_message() {
+async fn without_a_configured_heartbeat_none_is_sent_and_its_text_is_an_ordinary_message() {
     let gateway = TestGateway::start().await;
     let mut client = gateway.connect("/ws/h?publish-broadcast&subscribe-broadcast&echo").await;
     client.send_text(BEAT).await;
@@ -85,7 +85,7 @@ async fn every_client_gets_a_heartbeat_at_least_every_four_seconds() {
 }
 
 #[tokio::test]
-async fn at_most_one_answer_to_heartbeats_waits_for_a_client_that_does_not_read() {
+async fn at_most_one_heartbeat_answer_is_queued_for_a_client_that_does_not_read() {
     let gateway =
         TestGateway::builder().set("heartbeat", BEAT).set("server.send_buffer_bytes", "4096").start().await;
     let mut client = gateway.request("/ws/h?publish-broadcast").receive_buffer(2048).connect().await;

@@ -35,7 +35,7 @@ async fn send_slowly(
 }
 
 #[tokio::test]
-async fn deadlines_are_of_each_request_and_not_of_the_connection() {
+async fn deadlines_apply_to_each_request_and_not_to_the_connection() {
     let gateway = TestGateway::start_with(&[("server.handshake_seconds", "1")]).await;
     let mut witness = gateway.connect("/ws/x?subscribe-broadcast").await;
     let post = gateway.post("/ws/x?publish-broadcast", "a message");
@@ -60,7 +60,7 @@ async fn deadlines_are_of_each_request_and_not_of_the_connection() {
 }
 
 #[tokio::test]
-async fn an_idle_http_connection_ends_politely_after_its_time() {
+async fn an_idle_http_connection_is_closed_gracefully_after_its_timeout() {
     let gateway = TestGateway::start_with(&[("server.keepalive_seconds", "1")]).await;
     let files = gateway.open_files();
     let mut client = gateway.post("/ws/x?publish-broadcast", "").open().await;
@@ -77,7 +77,7 @@ async fn an_idle_http_connection_ends_politely_after_its_time() {
 }
 
 #[tokio::test]
-async fn a_head_that_stalls_on_a_kept_connection_is_waited_for_as_on_a_new_one() {
+async fn a_stalled_head_on_a_reused_connection_times_out_as_on_a_new_one() {
     let gateway = TestGateway::start_with(&[("server.handshake_seconds", "1")]).await;
     let bytes = gateway.post("/ws/x?publish-broadcast", "x").bytes();
     let mut client = gateway.request("/ws/x").open().await;
@@ -90,7 +90,7 @@ async fn a_head_that_stalls_on_a_kept_connection_is_waited_for_as_on_a_new_one()
 }
 
 #[tokio::test]
-async fn an_idle_http_connection_does_not_hold_up_a_stop() {
+async fn an_idle_http_connection_does_not_delay_the_shutdown() {
     let mut gateway = TestGateway::start_with(&[("server.drain_seconds", "60")]).await;
     let mut idle = gateway.request("/ws/x").open().await;
     assert_eq!(ask(&mut idle, &gateway.post("/ws/x?publish-broadcast", "x").bytes()).await, 204);
@@ -103,7 +103,7 @@ async fn an_idle_http_connection_does_not_hold_up_a_stop() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_before_the_whole_body_arrives() {
+async fn a_response_sent_before_the_body_is_complete_arrives() {
     let gateway = TestGateway::start().await;
     let bytes = 1_153_433;
     let post = |target| gateway.post(target, "").with("Content-Length", bytes.to_string());
@@ -127,7 +127,7 @@ async fn an_answer_that_comes_before_the_whole_body_arrives() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_known_to_be_too_long_is_not_asked_for() {
+async fn a_body_announced_as_too_large_is_refused_without_100_continue() {
     let gateway = TestGateway::start().await;
     let post = gateway.post("/ws/x?publish-broadcast", "").with("Content-Length", "2000000");
     // Without a 100 (Continue) before it.
@@ -135,7 +135,7 @@ async fn a_body_that_is_known_to_be_too_long_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn what_is_sent_behind_an_early_answer_is_read_within_bounds() {
+async fn bytes_sent_after_an_early_response_are_read_within_limits() {
     let settings = [("server.handshake_seconds", "2"), ("server.linger_seconds", "1")];
     let gateway = TestGateway::start_with(&settings).await;
     let files = gateway.open_files();
@@ -184,7 +184,7 @@ async fn websocket_may_be_one_of_several_protocols_in_the_upgrade_header() {
 }
 
 #[tokio::test]
-async fn health_says_that_the_process_is_alive_and_nothing_else() {
+async fn the_health_endpoint_reports_only_that_the_process_is_alive() {
     let gateway = TestGateway::builder().set("demo.enabled", "off").start().await;
     let probe = |target: &str| gateway.stream(target).without("Accept");
     let answer = probe("/health").expect_status(200).await;
@@ -217,7 +217,7 @@ async fn health_says_that_the_process_is_alive_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn probes_are_not_logged_and_need_no_redis_and_no_place() {
+async fn probes_are_not_logged_and_need_neither_redis_nor_a_free_connection() {
     let gateway = TestGateway::start_with(&[("server.max_connections", "1")]).await;
     let settled = || gateway.log().len();
     let mut clients = Vec::new();
@@ -239,7 +239,7 @@ async fn probes_are_not_logged_and_need_no_redis_and_no_place() {
 }
 
 #[tokio::test]
-async fn where_every_path_is_a_facility_there_is_no_probe() {
+async fn with_every_path_a_facility_there_is_no_health_endpoint() {
     for setting in [("websocket_url", "/"), ("server.websocket_url_stripped", "true")] {
         let gateway = TestGateway::builder().set(setting.0, setting.1).without_redis().start().await;
         in_time("Redis is reached", async {
@@ -254,7 +254,7 @@ async fn where_every_path_is_a_facility_there_is_no_probe() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_take_its_answer_is_let_go() {
+async fn a_client_that_does_not_read_its_response_is_disconnected() {
     let gateway = TestGateway::start_with(&[("server.handshake_seconds", "1")]).await;
     let files = gateway.open_files();
     let probe = gateway.stream("/health").without("Accept");

@@ -13,7 +13,7 @@ fn channels(gateway: &TestGateway) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_user_who_is_logged_in_hears_all_their_channels_and_is_replayed_them_in_order() {
+async fn a_logged_in_user_receives_all_their_channels_and_their_replays_in_order() {
     let gateway = TestGateway::start().await;
     let key = session_key();
     let cookie = john(&key);
@@ -34,7 +34,7 @@ async fn a_user_who_is_logged_in_hears_all_their_channels_and_is_replayed_them_i
 }
 
 #[tokio::test]
-async fn two_users_and_their_groups_never_hear_each_other() {
+async fn two_users_and_their_groups_never_receive_each_others_messages() {
     let gateway = TestGateway::start().await;
     let (john, mary) = (john(&session_key()), mary(&session_key()));
     let path = format!("/ws/x?{ALL}&publish-user&publish-group");
@@ -64,7 +64,7 @@ async fn a_session_without_a_login_has_its_session_channel_only() {
 }
 
 #[tokio::test]
-async fn cookies_that_are_no_sessions_are_nobodys() {
+async fn cookies_without_a_session_are_anonymous() {
     let gateway = TestGateway::start().await;
     let key = session_key();
     john(&key);
@@ -82,7 +82,7 @@ async fn cookies_that_are_no_sessions_are_nobodys() {
 }
 
 #[tokio::test]
-async fn what_is_known_of_a_user_wins_over_the_session() {
+async fn the_identity_key_of_a_user_overrides_the_session() {
     let gateway = TestGateway::start().await;
     let cookie = john(&session_key());
     let known = gateway.channel("ws4redis:identity:7");
@@ -107,14 +107,14 @@ async fn what_is_known_of_a_user_wins_over_the_session() {
 }
 
 #[tokio::test]
-async fn users_may_be_named_by_their_primary_keys() {
+async fn users_may_be_addressed_by_primary_key() {
     let gateway = TestGateway::start_with(&[("session.user", "pk")]).await;
     let _client = connect(&gateway, "/ws/x?subscribe-user", &john(&session_key())).await;
     assert_eq!(channels(&gateway), ["user:7:x"]);
 }
 
 #[tokio::test]
-async fn a_user_without_a_known_name_has_no_user_channel_and_the_log_says_what_to_do_once() {
+async fn a_user_without_a_name_has_no_user_channel_and_the_log_names_the_cure_once() {
     let gateway = TestGateway::start_with(&[("server.shards", "1")]).await;
     let key = session_key();
     write_session(RedisServer::shared(), &key, r#"{"_auth_user_id": "7"}"#);
@@ -127,7 +127,7 @@ async fn a_user_without_a_known_name_has_no_user_channel_and_the_log_says_what_t
 }
 
 #[tokio::test]
-async fn an_empty_name_is_no_name_and_gives_no_user_channel() {
+async fn an_empty_name_grants_no_user_channel() {
     let gateway = TestGateway::start().await;
     let key = session_key();
     write_session(RedisServer::shared(), &key, r#"{"_auth_user_id": "7", "ws4redis:username": ""}"#);
@@ -142,7 +142,7 @@ async fn an_empty_name_is_no_name_and_gives_no_user_channel() {
 }
 
 #[tokio::test]
-async fn an_identity_key_of_another_password_makes_the_visitor_anonymous_and_the_log_says_why() {
+async fn an_identity_key_with_another_password_hash_makes_the_visitor_anonymous_and_is_logged() {
     let gateway = TestGateway::start().await;
     // As two sites with the same prefix write it: their users with this primary key are different people.
     write_user(
@@ -165,7 +165,7 @@ async fn an_identity_key_of_another_password_makes_the_visitor_anonymous_and_the
 }
 
 #[tokio::test]
-async fn users_whose_name_is_empty_share_no_channel_and_keep_their_groups() {
+async fn users_with_an_empty_name_share_no_channel_and_keep_their_groups() {
     let gateway = TestGateway::start_with(&[("server.shards", "1")]).await;
     let known = gateway.channel("ws4redis:identity:7");
     let groups = "subscribe-user&subscribe-group&publish-user";
@@ -197,7 +197,7 @@ async fn users_whose_name_is_empty_share_no_channel_and_keep_their_groups() {
 }
 
 #[tokio::test]
-async fn a_session_without_a_primary_key_is_nobodys() {
+async fn a_session_without_a_primary_key_is_anonymous() {
     let gateway = TestGateway::start().await;
     let key = session_key();
     write_session(
@@ -210,7 +210,7 @@ async fn a_session_without_a_primary_key_is_nobodys() {
 }
 
 #[tokio::test]
-async fn users_of_two_tenants_with_the_same_primary_key_have_keys_of_their_own() {
+async fn users_of_two_tenants_with_equal_primary_keys_have_separate_identity_keys() {
     let gateway = TestGateway::start().await;
     let redis = RedisServer::shared();
     let log_in = |tenant: &str, name: &str| {
@@ -244,7 +244,7 @@ async fn users_of_two_tenants_with_the_same_primary_key_have_keys_of_their_own()
 }
 
 #[tokio::test]
-async fn where_anonymous_visitors_may_not_publish_neither_socket_nor_post_does() {
+async fn anonymous_visitors_without_permission_publish_neither_by_socket_nor_by_post() {
     let gateway = TestGateway::start_with(&[("anonymous_publish", "false")]).await;
     let john = john(&session_key());
     let guest = session_key();
@@ -298,7 +298,7 @@ async fn the_log_warns_at_start_while_anonymous_visitors_may_publish_outside_the
 }
 
 #[tokio::test]
-async fn the_sites_rules_decide_by_facility_and_user() {
+async fn access_rules_decide_by_facility_and_user() {
     let text = r#"
         [[access]]
         facility = "news"
@@ -375,7 +375,7 @@ mod redis_only {
     }
 
     #[tokio::test]
-    async fn many_handshakes_of_one_session_share_their_reads() {
+    async fn concurrent_handshakes_of_one_session_share_their_reads() {
         let redis = RedisServer::start();
         let gateway = TestGateway::builder().redis(&redis).set("server.shards", "1").start().await;
         let key = session_key();

@@ -45,7 +45,7 @@ fn heard(gateway: &TestGateway, facility: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_token_of_each_algorithm_names_its_user_and_groups_by_query_and_by_subprotocol() {
+async fn a_token_of_each_algorithm_is_accepted_in_the_query_and_as_a_subprotocol() {
     for algorithm in ALGORITHMS {
         let gateway = builder(algorithm).start().await;
         let token = token(algorithm, JOHN);
@@ -62,7 +62,7 @@ async fn a_token_of_each_algorithm_names_its_user_and_groups_by_query_and_by_sub
 }
 
 #[tokio::test]
-async fn keys_come_from_a_jwks_too_by_their_names() {
+async fn keys_may_come_from_a_jwks_by_key_id() {
     let jwks = path("jwks.json");
     let gateway = TestGateway::start_with(&[
         ("auth.jwt.algorithm", "ES256"),
@@ -80,7 +80,7 @@ async fn keys_come_from_a_jwks_too_by_their_names() {
 }
 
 #[tokio::test]
-async fn a_token_is_never_answered_and_another_subprotocol_has_to_stand_beside_it() {
+async fn a_token_is_never_echoed_as_subprotocol_and_needs_another_one_next_to_it() {
     let gateway = builder("HS256").start().await;
     let token = token("HS256", JOHN);
     let bearer = format!("bearer.{token}");
@@ -105,7 +105,7 @@ async fn a_token_is_never_answered_and_another_subprotocol_has_to_stand_beside_i
 }
 
 #[tokio::test]
-async fn a_token_decides_alone_and_the_session_beside_it_is_not_looked_at() {
+async fn with_a_token_the_session_cookie_is_ignored() {
     let gateway = builder("HS256").start().await;
     let cookie = mary(&session_key());
     let (john, nobody) = (token("HS256", JOHN), token("HS256", r#"{"groups":["staff"]}"#));
@@ -131,7 +131,7 @@ async fn a_token_decides_alone_and_the_session_beside_it_is_not_looked_at() {
 }
 
 #[tokio::test]
-async fn the_callback_is_asked_about_nobody_who_shows_a_token() {
+async fn with_a_token_the_callback_is_not_called() {
     let site = Site::saying(r#"{"user":"mary","groups":["blue"]}"#).await;
     let gateway = builder("HS256").set("auth.callback_url", &site.url()).start().await;
     let cookie = mary(&session_key());
@@ -148,7 +148,7 @@ async fn the_callback_is_asked_about_nobody_who_shows_a_token() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_not_to_be_trusted_gets_403_with_a_general_reason() {
+async fn an_untrusted_token_gets_403_with_a_generic_reason() {
     let gateway = builder("RS256").start().await;
     let sound = token("RS256", JOHN);
     let public = read("RS256.public.pem");
@@ -179,7 +179,7 @@ async fn a_token_that_is_not_to_be_trusted_gets_403_with_a_general_reason() {
 }
 
 #[tokio::test]
-async fn there_is_one_token_and_it_is_not_empty() {
+async fn several_tokens_or_an_empty_one_are_refused() {
     let gateway = builder("HS256").start().await;
     let (john, mary) = (token("HS256", JOHN), token("HS256", r#"{"sub":"mary"}"#));
     for (facility, twice) in [
@@ -215,7 +215,7 @@ async fn there_is_one_token_and_it_is_not_empty() {
 }
 
 #[tokio::test]
-async fn audience_and_issuer_have_to_be_those_of_the_settings() {
+async fn audience_and_issuer_must_match_the_settings() {
     let gateway =
         builder("EdDSA").set("auth.jwt.audience", "ws, other").set("auth.jwt.issuer", "me").start().await;
     let shown = |facility, claims| {
@@ -240,7 +240,7 @@ async fn audience_and_issuer_have_to_be_those_of_the_settings() {
 }
 
 #[tokio::test]
-async fn the_sites_rules_are_about_the_users_and_groups_of_tokens_too() {
+async fn access_rules_apply_to_users_and_groups_of_tokens() {
     let text = r#"
         [[access]]
         facility = ["", "chat"]
@@ -265,7 +265,7 @@ async fn the_sites_rules_are_about_the_users_and_groups_of_tokens_too() {
 }
 
 #[tokio::test]
-async fn where_no_tokens_are_taken_they_are_overlooked() {
+async fn without_configured_keys_tokens_are_ignored() {
     let gateway = TestGateway::start().await;
     let token = token("HS256", JOHN);
     for (facility, by) in [("q", by_query as fn(&_, &_, &_) -> _), ("p", by_protocol)] {
@@ -288,7 +288,7 @@ async fn expect_end_at(mut client: Client, exp: u64) {
 }
 
 #[tokio::test]
-async fn a_socket_is_closed_with_4401_when_its_token_ends() {
+async fn a_socket_is_closed_with_4401_when_its_token_expires() {
     let gateway = builder("HS256").set("session.recheck_seconds", "1").start().await;
     let exp = in_seconds(2);
     let target = "/ws/x?subscribe-broadcast&subscribe-user";
@@ -307,7 +307,7 @@ async fn a_socket_is_closed_with_4401_when_its_token_ends() {
 }
 
 #[tokio::test]
-async fn a_token_without_an_end_or_with_a_far_one_is_ended_by_no_hint() {
+async fn a_token_without_or_with_a_distant_expiry_survives_invalidations() {
     let gateway = builder("HS256").set("session.recheck_seconds", "1").start().await;
     let target = "/ws/x?subscribe-broadcast&subscribe-user";
     let mut clients = Vec::new();
@@ -332,7 +332,7 @@ fn shows(text: &str, token: &str) -> bool {
 }
 
 #[tokio::test]
-async fn no_token_is_logged_or_answered_whatever_becomes_of_it() {
+async fn no_token_is_logged_or_returned_valid_or_not() {
     for format in ["text", "json"] {
         let gateway = builder("HS256").variable("RUST_LOG", "trace").set("log.format", format).start().await;
         let (sound, expired) = (token("HS256", JOHN), token("HS256", r#"{"sub":"john","exp":1}"#));
@@ -381,7 +381,7 @@ async fn no_token_is_logged_or_answered_whatever_becomes_of_it() {
 }
 
 #[tokio::test]
-async fn a_token_may_stand_in_the_header_of_a_plain_request() {
+async fn a_token_may_come_in_the_authorization_header_of_a_plain_request() {
     let gateway = builder("HS256").start().await;
     let token = token("HS256", JOHN);
     let bearer = format!("bearer {token}");
@@ -398,7 +398,7 @@ async fn a_token_may_stand_in_the_header_of_a_plain_request() {
 }
 
 #[tokio::test]
-async fn the_claim_that_names_the_user_can_be_chosen_as_for_tokens_of_simplejwt() {
+async fn the_user_claim_is_configurable_as_for_simplejwt_tokens() {
     let gateway = builder("HS256").set("auth.jwt.user_claim", "user_id").start().await;
     for (facility, user_id) in [("text", r#""7""#), ("number", "7")] {
         let claims = format!(r#"{{"token_type":"access","jti":"x","user_id":{user_id},"groups":null}}"#);
@@ -410,7 +410,7 @@ async fn the_claim_that_names_the_user_can_be_chosen_as_for_tokens_of_simplejwt(
 }
 
 #[tokio::test]
-async fn a_valid_token_that_names_nobody_gives_a_hint_without_its_values() {
+async fn a_valid_token_without_a_user_is_logged_with_a_cure_and_without_its_values() {
     let gateway = builder("HS256").start().await;
     let geheim = token("HS256", r#"{"token_type":"access","user_id":"geheim"}"#);
     for facility in ["a", "b"] {

@@ -22,7 +22,7 @@ fn publish(redis: &RedisServer, gateway: &TestGateway, name: &str, text: &str) {
 }
 
 #[tokio::test]
-async fn a_session_that_is_deleted_closes_its_sockets_after_a_moment() {
+async fn a_deleted_session_closes_its_sockets_after_a_short_delay() {
     let (redis, gateway) = telling().await;
     let (key, next) = (session_key(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &[]);
@@ -39,7 +39,7 @@ async fn a_session_that_is_deleted_closes_its_sockets_after_a_moment() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_written_anew_is_read_at_once() {
+async fn a_rewritten_session_is_read_again_at_once() {
     let (redis, gateway) = telling().await;
     let key = session_key();
     let cookie = log_in(redis, &key, "7", "john", &["old"]);
@@ -53,7 +53,7 @@ async fn a_session_that_is_written_anew_is_read_at_once() {
 }
 
 #[tokio::test]
-async fn what_happens_between_the_first_reading_and_the_101_is_seen() {
+async fn a_change_between_the_first_read_and_the_101_is_noticed() {
     let (redis, gateway) = telling().await;
     // Whatever the order is in which the two meet: in the end nobody is connected as john without a session.
     for _ in 0..50 {
@@ -79,7 +79,7 @@ async fn what_happens_between_the_first_reading_and_the_101_is_seen() {
 }
 
 #[tokio::test]
-async fn sessions_in_a_redis_and_a_database_of_their_own_are_watched_there() {
+async fn sessions_in_a_separate_redis_and_database_are_watched_there() {
     let (redis, sessions) = (RedisServer::shared(), RedisServer::telling());
     let url = format!("{}/3", sessions.url().trim_end_matches("/0"));
     let gateway = TestGateway::builder()
@@ -116,7 +116,7 @@ async fn sessions_in_a_redis_and_a_database_of_their_own_are_watched_there() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_to_end_sooner_than_was_known_ends_then() {
+async fn a_session_whose_ttl_is_shortened_ends_at_the_new_time() {
     let (redis, gateway) = telling().await;
     let (key, other) = (session_key(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &[]);

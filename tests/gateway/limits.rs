@@ -9,7 +9,7 @@ use crate::support::gateway::binary;
 use crate::support::{RedisServer, TestGateway, eventually, signal, unique};
 
 #[tokio::test]
-async fn memory_goes_back_when_a_peak_is_over() {
+async fn memory_is_returned_to_the_system_after_a_peak() {
     let files = rlimit::increase_nofile_limit(4_096).unwrap();
     assert!(
         files >= 1_200,
@@ -46,7 +46,7 @@ fn leave_files(gateway: &TestGateway, more: usize) {
 }
 
 #[tokio::test]
-async fn without_file_descriptors_accepting_pauses_and_everything_else_goes_on() {
+async fn without_free_file_descriptors_accepting_pauses_and_connected_clients_are_served() {
     let gateway = TestGateway::start().await;
     let mut client = gateway.connect("/ws/fd?subscribe-broadcast").await;
     leave_files(&gateway, 10);
@@ -78,7 +78,7 @@ async fn without_file_descriptors_accepting_pauses_and_everything_else_goes_on()
 }
 
 #[tokio::test]
-async fn connections_that_say_nothing_and_are_reset_leave_nothing_behind() {
+async fn silent_connections_that_are_reset_leave_no_resources_behind() {
     let gateway = TestGateway::start().await;
     let mut client = gateway.connect("/ws/x?subscribe-broadcast").await;
     client.expect_nothing().await;
@@ -96,7 +96,7 @@ async fn connections_that_say_nothing_and_are_reset_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn clients_that_come_and_go_leave_no_sockets_and_no_subscriptions_behind() {
+async fn disconnected_clients_leave_no_sockets_and_no_subscriptions_behind() {
     let gateway = TestGateway::start_with(&[("redis.unsubscribe_linger_seconds", "0")]).await;
     let mut client = gateway.connect("/ws/stays?subscribe-broadcast").await;
     let files = gateway.open_files();
@@ -136,7 +136,7 @@ pub fn over_unix_with(path: &str, lines: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_unix_socket_has_its_permissions_replaces_a_stale_one_and_is_removed_at_the_end() {
+async fn a_unix_socket_gets_its_permissions_replaces_a_stale_one_and_is_removed_on_exit() {
     let path = std::env::temp_dir().join(unique("ws4redis-listen"));
     let path = path.to_str().unwrap();
     let start = || {
@@ -182,7 +182,7 @@ fn numbers() -> Vec<(String, String, String)> {
 }
 
 #[tokio::test]
-async fn with_every_number_at_an_end_of_its_range_a_client_is_served() {
+async fn a_client_is_served_with_every_number_at_either_end_of_its_range() {
     let numbers = numbers();
     assert!(numbers.len() >= 29, "{numbers:?}");
     for end in ["least", "most"] {

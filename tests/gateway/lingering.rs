@@ -33,7 +33,7 @@ async fn goes_on_and_closes(mut client: Client, code: u16) {
 }
 
 #[tokio::test]
-async fn behind_its_close_frame_the_server_reads_on_until_the_client_has_closed_too() {
+async fn after_its_close_frame_the_server_reads_until_the_client_closes() {
     let rules = "[[access]]\nfacility = [\"*\"]\nanonymous = [\"*\"]\nusers = [\"*\"]\n\
                  publish_messages_per_second = 1\npublish_burst_seconds = 1\n";
     let gateway = TestGateway::builder().rules(rules).set("server.linger_seconds", "10");
@@ -59,7 +59,7 @@ async fn behind_its_close_frame_the_server_reads_on_until_the_client_has_closed_
 }
 
 #[tokio::test]
-async fn a_close_frame_that_came_together_with_the_breach_counts() {
+async fn a_close_frame_received_with_a_protocol_violation_ends_the_linger() {
     let gateway = TestGateway::start_with(&[("server.linger_seconds", "60")]).await;
     let mut client = gateway.connect("/ws/x").await;
     let close = frame(0x88, &1002_u16.to_be_bytes());
@@ -69,7 +69,7 @@ async fn a_close_frame_that_came_together_with_the_breach_counts() {
 }
 
 #[tokio::test]
-async fn connections_that_linger_hold_their_places() {
+async fn lingering_connections_count_towards_the_connection_limit() {
     let settings = [("server.max_connections", "3"), ("server.linger_seconds", "3")];
     let gateway = TestGateway::start_with(&settings).await;
     let mut clients = Vec::new();
@@ -92,7 +92,7 @@ async fn connections_that_linger_hold_their_places() {
 }
 
 #[tokio::test]
-async fn what_a_lingering_connection_sends_is_discarded_within_bounds() {
+async fn bytes_from_a_lingering_connection_are_discarded_within_limits() {
     let gateway = TestGateway::start_with(&[("server.linger_seconds", "60")]).await;
     let memory = gateway.resident_bytes();
     let files = gateway.open_files();

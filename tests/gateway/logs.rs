@@ -53,7 +53,7 @@ async fn no_cookie_session_key_or_payload_is_logged_and_control_characters_are_e
 }
 
 #[tokio::test]
-async fn logs_are_json_by_setting_one_object_for_each_line() {
+async fn json_logs_have_one_object_per_line() {
     let log = provoke(TestGateway::builder().set("log.format", "json")).await;
     judge(&log);
     for line in &log {
@@ -69,7 +69,7 @@ async fn logs_are_json_by_setting_one_object_for_each_line() {
 }
 
 #[tokio::test]
-async fn each_end_of_a_connection_is_one_line_at_debug_and_none_at_info() {
+async fn each_ended_connection_is_one_line_at_debug_and_none_at_info() {
     for (filter, expected) in [("ws4redis=debug", 1), ("info", 0)] {
         let gateway = TestGateway::builder().variable("RUST_LOG", filter).start().await;
         let mut client = gateway.connect("/ws/ends?subscribe-broadcast").await;
@@ -102,7 +102,7 @@ async fn each_end_of_a_connection_is_one_line_at_debug_and_none_at_info() {
 }
 
 #[tokio::test]
-async fn without_rust_log_the_start_is_told_and_that_anonymous_visitors_may_publish() {
+async fn without_rust_log_the_start_and_the_warning_about_anonymous_publishing_are_logged() {
     let gateway = TestGateway::builder().without_variable("RUST_LOG").start().await;
     gateway.expect_log(&["INFO", "listening on", &gateway.address().to_string()]).await;
     gateway.expect_log(&["WARN", "anonymous visitors may publish"]).await;
@@ -113,7 +113,7 @@ async fn without_rust_log_the_start_is_told_and_that_anonymous_visitors_may_publ
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_or_that_is_closed_keeps_nobody_waiting() {
+async fn an_unread_or_closed_log_pipe_blocks_nothing() {
     for closed in [false, true] {
         let namespace = unique("deaf");
         let url = RedisServer::shared().url();

@@ -43,7 +43,7 @@ async fn never_reading(gateway: &TestGateway, target: &str, count: usize) -> Vec
 }
 
 #[tokio::test]
-async fn a_kept_value_is_in_memory_once_however_many_clients_do_not_read_it() {
+async fn a_persisted_value_is_in_memory_once_for_any_number_of_slow_clients() {
     let gateway = TestGateway::start().await;
     RedisServer::shared().persist(&gateway.channel("broadcast:kept"), vec![b'x'; MEBIBYTE]);
     let target = "/ws/kept?subscribe-broadcast";
@@ -66,7 +66,7 @@ async fn a_kept_value_is_in_memory_once_however_many_clients_do_not_read_it() {
 }
 
 #[tokio::test]
-async fn kept_values_that_wait_for_clients_are_bounded_for_the_process_and_above_it_handshakes_get_503() {
+async fn total_memory_of_unread_persisted_values_is_bounded_and_handshakes_above_it_get_503() {
     let settings = [("messages.outbox_total_bytes", "20971520"), ("messages.outbox_hard_bytes", "4194304")];
     let gateway = TestGateway::start_with(&settings).await;
     let mut live = gateway.connect("/ws/live?subscribe-broadcast").await;
@@ -105,7 +105,7 @@ async fn kept_values_that_wait_for_clients_are_bounded_for_the_process_and_above
 }
 
 #[tokio::test]
-async fn a_good_reader_gets_a_burst_of_200_megabytes_whole() {
+async fn an_active_reader_receives_a_burst_of_200_megabytes() {
     // Redis has such a bound of its own, which is not what is tested.
     let redis = RedisServer::start_with(&["--client-output-buffer-limit", "pubsub 0 0 0"]);
     for (count, bytes) in [(200, MEBIBYTE), (100_000, 2_000)] {
@@ -123,7 +123,7 @@ async fn a_good_reader_gets_a_burst_of_200_megabytes_whole() {
 }
 
 #[tokio::test]
-async fn a_client_that_falls_behind_for_less_than_the_time_allowed_gets_everything() {
+async fn a_client_that_catches_up_within_the_allowed_time_gets_everything() {
     let gateway = TestGateway::start().await;
     let mut late = gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(64 * 1024).connect().await;
     let mut reader = gateway.connect("/ws/chat?subscribe-broadcast").await;
@@ -139,7 +139,7 @@ async fn a_client_that_falls_behind_for_less_than_the_time_allowed_gets_everythi
 }
 
 #[tokio::test]
-async fn a_client_that_is_behind_for_too_long_is_closed_though_nothing_more_comes() {
+async fn a_client_that_is_behind_for_too_long_is_closed_even_without_new_messages() {
     let gateway = TestGateway::start_with(&[("messages.outbox_seconds", "2")]).await;
     let mut reader = gateway.connect("/ws/chat?subscribe-broadcast").await;
     let _slow = gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(8192).connect().await;
@@ -155,7 +155,7 @@ async fn a_client_that_is_behind_for_too_long_is_closed_though_nothing_more_come
 }
 
 #[tokio::test]
-async fn above_the_hard_bound_a_client_is_closed_at_once() {
+async fn above_the_hard_limit_a_client_is_closed_at_once() {
     let settings = [("messages.outbox_seconds", "600"), ("messages.outbox_hard_bytes", "4194304")];
     let gateway = TestGateway::start_with(&settings).await;
     let mut reader = gateway.connect("/ws/chat?subscribe-broadcast").await;
@@ -171,7 +171,7 @@ async fn above_the_hard_bound_a_client_is_closed_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_pings_and_does_not_read_is_closed_and_takes_little_memory() {
+async fn a_client_that_pings_and_never_reads_is_closed_and_uses_little_memory() {
     let gateway = TestGateway::start_with(&[("messages.outbox_seconds", "1")]).await;
     let client = gateway.request("/ws/x").receive_buffer(4096).connect().await;
     let before = gateway.resident_bytes();
@@ -188,7 +188,7 @@ async fn a_client_that_pings_and_does_not_read_is_closed_and_takes_little_memory
 }
 
 #[tokio::test]
-async fn what_waits_for_all_clients_is_bounded_and_the_one_that_reads_stays() {
+async fn total_outbox_memory_is_bounded_and_active_readers_stay_connected() {
     // Each has a channel of its own, and nothing that waits for it is another's.
     let settings = [
         ("messages.outbox_total_bytes", "16777216"),

@@ -12,7 +12,7 @@ async fn pinging(interval: &str, timeout: &str) -> TestGateway {
 }
 
 #[tokio::test]
-async fn an_idle_client_is_pinged_and_stays_as_long_as_it_answers() {
+async fn an_idle_client_is_pinged_and_stays_while_it_answers() {
     let gateway = pinging("1", "2").await;
     let mut client = gateway.connect("/ws/ping?subscribe-broadcast").await;
     let begun = Instant::now();
@@ -37,7 +37,7 @@ async fn a_client_that_does_not_answer_is_closed_with_1011() {
 }
 
 #[tokio::test]
-async fn a_client_that_says_anything_is_alive() {
+async fn a_client_that_sends_anything_counts_as_alive() {
     let gateway = pinging("1", "1").await;
     let mut client = gateway.connect("/ws/ping").await;
     let begun = Instant::now();
@@ -50,7 +50,7 @@ async fn a_client_that_says_anything_is_alive() {
 }
 
 #[tokio::test]
-async fn a_client_that_only_listens_is_pinged_though_much_is_sent_to_it() {
+async fn a_client_that_only_receives_is_pinged_even_under_traffic() {
     let gateway = pinging("1", "30").await;
     let mut client = gateway.connect("/ws/ping?subscribe-broadcast").await;
     let begun = Instant::now();
@@ -66,7 +66,7 @@ async fn a_client_that_only_listens_is_pinged_though_much_is_sent_to_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_stood_still_does_not_close_healthy_clients() {
+async fn a_paused_server_does_not_close_healthy_clients_when_it_resumes() {
     let gateway = pinging("1", "1").await;
     let mut clients = Vec::new();
     for _ in 0..20 {

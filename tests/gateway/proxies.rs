@@ -23,7 +23,7 @@ async fn address(site: &Site, number: usize, request: Request) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_the_address_is_the_last_one_that_is_not_trusted() {
+async fn behind_a_trusted_proxy_the_client_address_is_the_last_untrusted_one() {
     let (gateway, site) = behind("127.0.0.1, 10.0.0.0/8").await;
     let cases: &[(&[Header], &str)] = &[
         (&[("X-Forwarded-For", b"203.0.113.7")], "203.0.113.7"),
@@ -48,7 +48,7 @@ async fn behind_a_trusted_proxy_the_address_is_the_last_one_that_is_not_trusted(
 }
 
 #[tokio::test]
-async fn from_anyone_else_headers_about_address_and_host_mean_nothing() {
+async fn forwarded_headers_from_untrusted_peers_are_ignored() {
     for trusted in ["", "10.0.0.0/8, ::1, unix"] {
         let (gateway, site) = behind(trusted).await;
         let request = gateway.request("/ws/x").header("Cookie", COOKIE);
@@ -61,7 +61,7 @@ async fn from_anyone_else_headers_about_address_and_host_mean_nothing() {
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_the_origin_is_compared_with_the_host_that_it_names() {
+async fn behind_a_trusted_proxy_the_origin_is_compared_with_the_forwarded_host() {
     let gateway = TestGateway::start_with(&[("server.trusted_proxies", "127.0.0.1")]).await;
     let cases: [(&[&str], bool); 8] = [
         (&["www.example.com"], true),
@@ -86,7 +86,7 @@ async fn behind_a_trusted_proxy_the_origin_is_compared_with_the_host_that_it_nam
 }
 
 #[tokio::test]
-async fn where_a_proxy_takes_the_prefix_away_the_whole_path_is_the_facility() {
+async fn with_a_stripped_path_prefix_the_whole_path_is_the_facility() {
     let gateway = TestGateway::builder().set("server.websocket_url_stripped", "true");
     let gateway = gateway.start().await;
     let paths = [
@@ -109,7 +109,7 @@ async fn where_a_proxy_takes_the_prefix_away_the_whole_path_is_the_facility() {
 }
 
 #[tokio::test]
-async fn limits_of_what_is_posted_count_for_each_address_behind_a_trusted_proxy() {
+async fn post_rate_limits_apply_per_client_address_behind_a_trusted_proxy() {
     let text = "[[access]]\nfacility = \"*\"\nanonymous = [\"subscribe-broadcast\", \"publish-broadcast\"]\n\
                 publish_messages_per_second = 1\npublish_burst_seconds = 1\n";
     let builder = TestGateway::builder().rules(text);

@@ -4,7 +4,7 @@ use crate::support::client::frame;
 use crate::support::{RedisServer, TestGateway, eventually};
 
 #[tokio::test]
-async fn text_and_binary_are_published_and_kept_byte_for_byte() {
+async fn text_and_binary_are_published_and_stored_byte_for_byte() {
     let gateway = TestGateway::start().await;
     let key = gateway.channel("broadcast:p");
     let mut witness = gateway.connect("/ws/p?subscribe-broadcast").await;
@@ -20,7 +20,7 @@ async fn text_and_binary_are_published_and_kept_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_message_is_kept_for_expire_seconds() {
+async fn a_message_is_stored_for_expire_seconds() {
     for (expire, least, most) in [("100", 90, 100), ("3600", 3590, 3600), ("1", 0, 1)] {
         let gateway = TestGateway::start_with(&[("expire", expire)]).await;
         let mut client = gateway.connect("/ws/p?publish-broadcast&subscribe-broadcast&echo").await;
@@ -32,7 +32,7 @@ async fn a_message_is_kept_for_expire_seconds() {
 }
 
 #[tokio::test]
-async fn with_expire_zero_or_negative_nothing_is_kept_and_what_was_kept_stays() {
+async fn with_expire_zero_or_negative_nothing_is_stored_or_removed() {
     for expire in ["0", "-1"] {
         let gateway = TestGateway::start_with(&[("expire", expire)]).await;
         let old = gateway.channel("broadcast:old");
@@ -84,7 +84,7 @@ async fn a_message_of_a_mebibyte_is_published() {
 }
 
 #[tokio::test]
-async fn without_a_publish_flag_messages_are_ignored_and_counted() {
+async fn messages_without_a_publish_flag_are_ignored_and_counted() {
     let gateway = TestGateway::start().await;
     let mut witness = gateway.connect("/ws/p?subscribe-broadcast").await;
     for query in ["subscribe-broadcast&echo", "", "publish-user&publish-group&publish-session", "echo"] {
@@ -114,7 +114,7 @@ async fn empty_messages_are_not_published() {
 }
 
 #[tokio::test]
-async fn everything_before_a_close_is_in_redis_when_the_close_is_answered() {
+async fn a_close_is_answered_after_all_earlier_messages_reached_redis() {
     let gateway = TestGateway::start().await;
     for round in 0..20 {
         let facility = format!("close{round}");
@@ -129,7 +129,7 @@ async fn everything_before_a_close_is_in_redis_when_the_close_is_answered() {
 }
 
 #[tokio::test]
-async fn many_clients_publish_at_the_same_time_and_nothing_is_lost() {
+async fn many_clients_publish_concurrently_without_loss() {
     let gateway = TestGateway::start().await;
     let mut witness = gateway.connect("/ws/p?subscribe-broadcast").await;
     let mut clients = Vec::new();
@@ -153,7 +153,7 @@ async fn many_clients_publish_at_the_same_time_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_client_that_publishes_without_end_is_read_only_as_fast_as_redis_takes_it() {
+async fn a_client_that_publishes_endlessly_is_slowed_to_the_speed_of_redis() {
     let gateway = TestGateway::start_with(&[("messages.publish_bytes", "65536")]).await;
     let memory = gateway.resident_bytes();
     let mut client = gateway.connect("/ws/p?publish-broadcast").await;
@@ -173,7 +173,7 @@ mod redis_only {
     use super::*;
 
     #[tokio::test]
-    async fn a_message_is_kept_before_it_is_published() {
+    async fn a_message_is_stored_before_it_is_published() {
         let mut monitor = RedisServer::shared().monitor();
         let gateway = TestGateway::start_with(&[("expire", "77")]).await;
         let channel = gateway.channel("broadcast:p");
@@ -209,7 +209,7 @@ mod redis_only {
     }
 
     #[tokio::test]
-    async fn a_message_that_redis_cannot_keep_is_published_all_the_same() {
+    async fn a_message_that_redis_cannot_store_is_still_published() {
         let redis = RedisServer::start();
         let gateway = TestGateway::builder().redis(&redis).start().await;
         let mut witness = gateway.connect("/ws/p?subscribe-broadcast").await;

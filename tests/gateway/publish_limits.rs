@@ -42,7 +42,7 @@ async fn until_refused(request: impl Fn() -> Request, sockets: usize) -> Option<
 }
 
 #[tokio::test]
-async fn a_user_who_reconnects_after_each_few_messages_has_one_limit_for_all_sockets_sessions_and_posts() {
+async fn a_users_rate_limit_covers_all_sockets_sessions_and_posts() {
     let gateway = gateway("").await;
     let cookies: Vec<_> = (0..2)
         .map(|_| {
@@ -73,7 +73,7 @@ async fn a_user_who_reconnects_after_each_few_messages_has_one_limit_for_all_soc
 }
 
 #[tokio::test]
-async fn posts_count_together_over_all_shards() {
+async fn the_rate_limit_of_posts_covers_all_shards() {
     let gateway = gateway("127.0.0.1").await;
     let post = || gateway.post("/ws/x?publish-broadcast", "x").header("X-Forwarded-For", "203.0.113.7");
     let mut taken = 0;
@@ -84,7 +84,7 @@ async fn posts_count_together_over_all_shards() {
 }
 
 #[tokio::test]
-async fn anonymous_visitors_are_known_by_their_own_address_and_its_network() {
+async fn anonymous_visitors_are_limited_by_address_and_network() {
     let gateway = gateway("127.0.0.1").await;
     let from = |address: &str| {
         let address = address.to_owned();
@@ -100,7 +100,7 @@ async fn anonymous_visitors_are_known_by_their_own_address_and_its_network() {
 }
 
 #[tokio::test]
-async fn visitors_whose_own_address_is_not_known_are_not_limited_together() {
+async fn visitors_with_an_unknown_address_share_no_limit() {
     // From the same machine.
     let local = gateway("").await;
     assert_eq!(until_refused(|| local.request("/ws/x?publish-broadcast"), 10).await, None);

@@ -35,7 +35,7 @@ fn delete(key: &str) {
 }
 
 #[tokio::test]
-async fn a_deleted_session_closes_all_its_sockets_with_4401_and_nobody_elses() {
+async fn a_deleted_session_closes_exactly_its_own_sockets_with_4401() {
     let gateway = with_looks().await;
     let (key, other) = (session_key(), session_key());
     let (cookie, marys) = (john(&key), mary(&other));
@@ -51,7 +51,7 @@ async fn a_deleted_session_closes_all_its_sockets_with_4401_and_nobody_elses() {
 }
 
 #[tokio::test]
-async fn a_session_that_expires_closes_its_sockets_long_before_the_next_look() {
+async fn an_expired_session_closes_its_sockets_long_before_the_next_check() {
     let gateway = without_looks().await;
     let key = session_key();
     let cookie = john(&key);
@@ -61,7 +61,7 @@ async fn a_session_that_expires_closes_its_sockets_long_before_the_next_look() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_prolonged_meanwhile_keeps_its_sockets() {
+async fn a_session_that_is_extended_keeps_its_sockets() {
     let gateway = without_looks().await;
     let key = session_key();
     let cookie = john(&key);
@@ -81,7 +81,7 @@ async fn a_session_that_is_prolonged_meanwhile_keeps_its_sockets() {
 }
 
 #[tokio::test]
-async fn other_groups_are_other_channels_of_the_same_socket() {
+async fn changed_groups_change_the_channels_of_an_open_socket() {
     let gateway = with_looks().await;
     let (redis, key) = (RedisServer::shared(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &["old", "stays"]);
@@ -102,7 +102,7 @@ async fn other_groups_are_other_channels_of_the_same_socket() {
 }
 
 #[tokio::test]
-async fn another_user_in_the_session_hears_and_says_what_is_that_users() {
+async fn a_session_that_changes_its_user_moves_its_sockets_to_the_new_users_channels() {
     let gateway = without_looks().await;
     let (redis, key) = (RedisServer::shared(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &[]);
@@ -130,7 +130,7 @@ async fn another_user_in_the_session_hears_and_says_what_is_that_users() {
 }
 
 #[tokio::test]
-async fn a_hint_about_a_logout_closes_the_sockets_of_the_session_that_has_ended() {
+async fn an_announced_logout_closes_the_sockets_of_the_ended_session() {
     let gateway = without_looks().await;
     let (key, other) = (session_key(), session_key());
     let (cookie, others) = (john(&key), john(&other));
@@ -147,7 +147,7 @@ async fn a_hint_about_a_logout_closes_the_sockets_of_the_session_that_has_ended(
 }
 
 #[tokio::test]
-async fn a_hint_about_a_session_closes_its_sockets_and_does_not_name_it() {
+async fn an_invalidation_by_session_digest_closes_its_sockets() {
     let gateway = without_looks().await;
     // Its SHA-256, by another implementation: hashlib.sha256(b"ws4redis:session:" + key).
     let (key, digest) = (
@@ -168,7 +168,7 @@ async fn a_hint_about_a_session_closes_its_sockets_and_does_not_name_it() {
 }
 
 #[tokio::test]
-async fn a_hint_is_believed_in_nothing() {
+async fn an_invalidation_only_triggers_a_check() {
     let gateway = without_looks().await;
     let key = session_key();
     let mut client = connect(&gateway, &format!("/ws/x?{LISTEN}"), &john(&key)).await;
@@ -192,7 +192,7 @@ async fn a_hint_is_believed_in_nothing() {
 }
 
 #[tokio::test]
-async fn a_user_who_is_deactivated_hears_nothing_more_and_stays_out() {
+async fn a_deactivated_user_is_disconnected_and_cannot_reconnect() {
     let gateway = without_looks().await;
     let key = session_key();
     let cookie = john(&key);
@@ -214,7 +214,7 @@ async fn a_user_who_is_deactivated_hears_nothing_more_and_stays_out() {
 }
 
 #[tokio::test]
-async fn another_password_closes_the_sockets_of_sessions_with_the_old_one() {
+async fn a_changed_password_closes_the_sockets_of_older_sessions() {
     let gateway = without_looks().await;
     let (key, changing) = (session_key(), session_key());
     let mut stolen = connect(&gateway, "/ws/x?subscribe-user", &john(&key)).await;
@@ -232,7 +232,7 @@ async fn another_password_closes_the_sockets_of_sessions_with_the_old_one() {
 }
 
 #[tokio::test]
-async fn groups_beside_the_session_are_heard_at_once_and_the_hint_reaches_every_shard() {
+async fn changed_groups_in_the_identity_key_apply_at_once_on_every_shard() {
     let gateway = TestGateway::start_with(&[NEVER, DEAF, ("server.shards", "3")]).await;
     let key = session_key();
     let cookie = john(&key);
@@ -258,7 +258,7 @@ async fn groups_beside_the_session_are_heard_at_once_and_the_hint_reaches_every_
 }
 
 #[tokio::test]
-async fn who_may_not_be_there_any_more_is_sent_away_with_1008() {
+async fn a_visitor_whose_access_is_revoked_is_closed_with_1008() {
     let text = r#"
         [[access]]
         facility = "staff"
@@ -280,7 +280,7 @@ async fn who_may_not_be_there_any_more_is_sent_away_with_1008() {
 }
 
 #[tokio::test]
-async fn a_copy_of_a_row_in_the_database_may_be_missing_while_the_session_goes_on() {
+async fn a_missing_cache_copy_does_not_end_a_session_stored_in_the_database() {
     let gateway = with_looks().await;
     let (redis, key, shown) = (RedisServer::shared(), session_key(), session_key());
     let copy = format!(":1:django.contrib.sessions.cached_db{key}");
@@ -300,7 +300,7 @@ async fn a_copy_of_a_row_in_the_database_may_be_missing_while_the_session_goes_o
 }
 
 #[tokio::test]
-async fn where_the_copy_is_missing_what_is_known_of_its_user_still_counts() {
+async fn without_a_cache_copy_the_identity_key_still_applies() {
     let gateway = without_looks().await;
     let (redis, key) = (RedisServer::shared(), session_key());
     let copy = format!(":1:django.contrib.sessions.cached_db{key}");
@@ -329,7 +329,7 @@ fn payload(message: Reply) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_doctor_is_told_what_this_server_sees() {
+async fn the_doctor_receives_the_view_of_this_server() {
     let site = Site::saying("null").await;
     let gateway = TestGateway::builder()
         .set("heartbeat", "--beat--")
@@ -367,7 +367,7 @@ async fn the_doctor_is_told_what_this_server_sees() {
 }
 
 #[tokio::test]
-async fn who_is_deactivated_is_told_by_4401_where_a_rule_refuses_them_too() {
+async fn a_deactivated_user_is_closed_with_4401_even_if_a_rule_refuses_them() {
     let text = r#"
         [[access]]
         facility = "members"
@@ -386,7 +386,7 @@ async fn who_is_deactivated_is_told_by_4401_where_a_rule_refuses_them_too() {
 }
 
 #[tokio::test]
-async fn a_users_key_that_cannot_be_read_makes_nobody_of_its_user() {
+async fn an_unreadable_identity_key_makes_its_user_anonymous() {
     let gateway = without_looks().await;
     let redis = RedisServer::shared();
     let name = gateway.channel("ws4redis:identity:7");
@@ -412,7 +412,7 @@ async fn a_users_key_that_cannot_be_read_makes_nobody_of_its_user() {
 }
 
 #[tokio::test]
-async fn a_socket_that_was_opened_while_its_user_was_inactive_follows_hints_about_them() {
+async fn a_socket_opened_while_its_user_was_inactive_follows_invalidations() {
     let gateway = without_looks().await;
     let cookie = john(&session_key());
     write_user(&gateway, "7", r#"{"v":1,"active":false}"#);

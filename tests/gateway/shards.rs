@@ -20,7 +20,7 @@ async fn expect_all(client: &mut Client, messages: impl Iterator<Item = String>)
 }
 
 #[tokio::test]
-async fn clients_are_dealt_out_evenly() {
+async fn clients_are_distributed_evenly() {
     const CLIENTS: usize = 120;
     let gateway = gateway("3").await;
     let before = gateway.watched();
@@ -73,12 +73,12 @@ async fn check_many_clients(shards: &str) {
 }
 
 #[tokio::test]
-async fn a_thousand_clients_together_and_a_thousand_alone_get_everything_from_one_shard() {
+async fn shared_and_separate_facilities_with_a_thousand_clients_each_work_with_one_shard() {
     check_many_clients("1").await;
 }
 
 #[tokio::test]
-async fn a_thousand_clients_together_and_a_thousand_alone_get_everything_from_three_shards() {
+async fn shared_and_separate_facilities_with_a_thousand_clients_each_work_with_three_shards() {
     check_many_clients("3").await;
 }
 
@@ -113,11 +113,11 @@ async fn check_burst(shards: &str) {
 }
 
 #[tokio::test]
-async fn a_burst_of_100_000_messages_arrives_whole_and_in_order_from_one_shard() {
+async fn a_burst_of_100_000_messages_arrives_complete_and_in_order_from_one_shard() {
     check_burst("1").await;
 }
 
 #[tokio::test]
-async fn a_burst_of_100_000_messages_arrives_whole_and_in_order_from_two_shards() {
+async fn a_burst_of_100_000_messages_arrives_complete_and_in_order_from_two_shards() {
     check_burst("2").await;
 }

@@ -8,7 +8,7 @@ use crate::support::events::Events;
 use crate::support::{TestGateway, eventually, in_time};
 
 #[tokio::test]
-async fn both_signals_send_everybody_away_with_1012_and_end_with_0() {
+async fn sigterm_and_sigint_close_all_clients_with_1012_and_exit_with_0() {
     for signal in ["TERM", "INT"] {
         let mut gateway = TestGateway::start().await;
         let mut clients = Vec::new();
@@ -27,7 +27,7 @@ async fn both_signals_send_everybody_away_with_1012_and_end_with_0() {
 }
 
 #[tokio::test]
-async fn a_stream_of_events_is_told_of_a_stop_with_1012_too() {
+async fn an_event_stream_ends_with_1012_on_shutdown() {
     let gateway = TestGateway::start().await;
     let mut events = Events::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
     gateway.signal("TERM");
@@ -36,7 +36,7 @@ async fn a_stream_of_events_is_told_of_a_stop_with_1012_too() {
 }
 
 #[tokio::test]
-async fn without_clients_it_stops_at_once() {
+async fn without_clients_the_server_stops_at_once() {
     let mut gateway = TestGateway::start_with(&[("server.drain_seconds", "60")]).await;
     gateway.expect_log(&["connection ended"]).await;
     let begun = Instant::now();
@@ -46,7 +46,7 @@ async fn without_clients_it_stops_at_once() {
 }
 
 #[tokio::test]
-async fn clients_are_sent_away_spread_over_the_drain_time() {
+async fn clients_are_closed_spread_over_the_drain_time() {
     let mut gateway = TestGateway::start_with(&[("server.drain_seconds", "3"), ("server.shards", "1")]).await;
     let begun = std::sync::Arc::new(std::sync::OnceLock::new());
     let mut leaving = tokio::task::JoinSet::new();
@@ -70,7 +70,7 @@ async fn clients_are_sent_away_spread_over_the_drain_time() {
 }
 
 #[tokio::test]
-async fn those_who_have_not_been_sent_away_yet_are_still_served() {
+async fn clients_not_yet_closed_are_served_during_the_drain() {
     let mut gateway = TestGateway::start_with(&[("server.drain_seconds", "5"), ("server.shards", "1")]).await;
     let mut clients = Vec::new();
     for _ in 0..40 {
@@ -92,7 +92,7 @@ async fn those_who_have_not_been_sent_away_yet_are_still_served() {
 }
 
 #[tokio::test]
-async fn nobody_new_is_let_in_while_it_stops() {
+async fn new_clients_are_refused_during_shutdown() {
     let gateway = TestGateway::start_with(&[("server.drain_seconds", "5"), ("server.shards", "1")]).await;
     let mut clients = Vec::new();
     for _ in 0..30 {
@@ -137,7 +137,7 @@ mod redis_only {
     use crate::support::RedisServer;
 
     #[tokio::test]
-    async fn what_clients_published_is_finished_before_the_end() {
+    async fn publications_of_clients_are_completed_before_exit() {
         let redis = RedisServer::start();
         let mut gateway = TestGateway::builder().redis(&redis).start().await;
         let mut client = gateway.connect("/ws/last?publish-broadcast").await;
@@ -155,7 +155,7 @@ mod redis_only {
     }
 
     #[tokio::test]
-    async fn what_waits_for_redis_is_published_if_it_comes_back_before_the_end() {
+    async fn waiting_publications_are_sent_if_redis_returns_before_exit() {
         let mut redis = RedisServer::start();
         let settings = TestGateway::builder().redis(&redis).set("redis.command_timeout_seconds", "10");
         let mut gateway = settings.start().await;
@@ -176,7 +176,7 @@ mod redis_only {
     }
 
     #[tokio::test]
-    async fn without_redis_it_stops_all_the_same() {
+    async fn without_redis_the_server_still_stops() {
         let redis = RedisServer::start();
         let mut gateway = TestGateway::builder().redis(&redis).start().await;
         let mut client = gateway.connect("/ws/x?subscribe-broadcast&publish-broadcast").await;

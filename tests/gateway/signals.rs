@@ -79,7 +79,7 @@ impl Drop for InTerminal {
 }
 
 #[tokio::test]
-async fn a_terminal_that_is_closed_stops_the_server_as_sigterm_does() {
+async fn closing_the_terminal_stops_the_server_like_sigterm() {
     let mut gateway = InTerminal::start("").await;
     let mut clients = Vec::new();
     for _ in 0..40 {
@@ -98,7 +98,7 @@ async fn a_terminal_that_is_closed_stops_the_server_as_sigterm_does() {
 }
 
 #[tokio::test]
-async fn a_server_that_was_started_to_ignore_sighup_outlives_its_terminal() {
+async fn a_server_started_with_sighup_ignored_survives_its_terminal() {
     // As nohup does it.
     let mut gateway = InTerminal::start("trap '' HUP;").await;
     let mut client = gateway.request().connect().await;
@@ -114,7 +114,7 @@ async fn a_server_that_was_started_to_ignore_sighup_outlives_its_terminal() {
 }
 
 #[tokio::test]
-async fn without_a_terminal_sighup_is_ignored_and_the_log_says_so() {
+async fn without_a_terminal_sighup_is_ignored_and_logged() {
     let mut gateway = TestGateway::builder().without_terminal().start().await;
     let mut client = gateway.connect("/ws/x?subscribe-broadcast").await;
     gateway.signal("HUP");
@@ -126,7 +126,7 @@ async fn without_a_terminal_sighup_is_ignored_and_the_log_says_so() {
 }
 
 #[tokio::test]
-async fn signals_by_which_other_servers_reopen_their_logs_end_nothing() {
+async fn log_rotation_signals_do_not_stop_the_server() {
     let mut gateway = TestGateway::start().await;
     let mut client = gateway.connect("/ws/x?subscribe-broadcast").await;
     for name in ["USR1", "USR2"] {
@@ -141,7 +141,7 @@ async fn signals_by_which_other_servers_reopen_their_logs_end_nothing() {
 }
 
 #[tokio::test]
-async fn sigquit_stops_the_server_as_sigterm_does_and_a_second_one_at_once() {
+async fn sigquit_stops_the_server_like_sigterm_and_a_second_one_at_once() {
     let mut gateway = TestGateway::start().await;
     let mut client = gateway.connect("/ws/x?subscribe-broadcast").await;
     gateway.signal("QUIT");

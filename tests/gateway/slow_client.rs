@@ -68,7 +68,7 @@ async fn not_reading(gateway: &TestGateway) -> Client {
 }
 
 #[tokio::test]
-async fn a_client_that_never_reads_is_closed_while_others_get_200_megabytes_and_memory_stays() {
+async fn a_client_that_never_reads_is_closed_while_others_get_200_megabytes_and_memory_stays_bounded() {
     const BYTES: usize = 64 * 1024;
     let gateway = TestGateway::start_with(&[("messages.outbox_hard_bytes", "8388608")]).await;
     let mut readers = Vec::new();
@@ -98,7 +98,7 @@ async fn a_client_that_never_reads_is_closed_while_others_get_200_megabytes_and_
 }
 
 #[tokio::test]
-async fn a_slow_client_that_reads_again_sees_the_frame_begun_to_its_end_and_then_1013() {
+async fn a_slow_client_that_resumes_gets_the_rest_of_the_current_frame_and_then_1013() {
     let gateway = TestGateway::start_with(&[("messages.outbox_hard_bytes", "8388608")]).await;
     let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
     let mut slow = not_reading(&gateway).await;
@@ -112,7 +112,7 @@ async fn a_slow_client_that_reads_again_sees_the_frame_begun_to_its_end_and_then
 }
 
 #[tokio::test]
-async fn one_large_message_closes_nobody_and_the_bound_counts_from_the_second_on() {
+async fn one_large_message_closes_no_client_and_the_limit_applies_from_the_second() {
     let gateway = TestGateway::start().await;
     let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
     let mut later = not_reading(&gateway).await;
@@ -157,7 +157,7 @@ async fn a_slow_client_that_may_lose_messages_gets_the_newest_in_order_and_stays
 }
 
 #[tokio::test]
-async fn a_slow_reader_within_the_bounds_gets_everything() {
+async fn a_slow_reader_within_the_limits_gets_everything() {
     let gateway = TestGateway::start().await;
     let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
     let mut slow = not_reading(&gateway).await;
@@ -176,7 +176,7 @@ async fn a_slow_reader_within_the_bounds_gets_everything() {
 }
 
 #[tokio::test]
-async fn a_neighbour_with_large_messages_and_clients_that_do_not_read_takes_little_memory() {
+async fn large_messages_for_clients_that_do_not_read_use_little_memory() {
     let gateway = TestGateway::start().await;
     let mut reader = [gateway.connect("/ws/chat?subscribe-broadcast").await];
     let mut quiet = gateway.connect("/ws/quiet?subscribe-broadcast").await;
@@ -197,7 +197,7 @@ async fn a_neighbour_with_large_messages_and_clients_that_do_not_read_takes_litt
 }
 
 #[tokio::test]
-async fn a_large_event_that_hundreds_do_not_read_holds_up_nobody_else() {
+async fn a_large_event_that_hundreds_do_not_read_delays_no_other_client() {
     let gateway = TestGateway::start_with(&[("server.shards", "1")]).await;
     let mut streams = Vec::new();
     for _ in 0..200 {

@@ -3,7 +3,7 @@
 use crate::support::TestGateway;
 
 #[tokio::test]
-async fn a_message_goes_from_redis_to_the_client_and_back() {
+async fn a_message_travels_from_redis_to_the_client_and_back() {
     let gateway = TestGateway::start().await;
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast&echo").await;
     gateway.publish("broadcast:chat", "Hello");

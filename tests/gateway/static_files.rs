@@ -9,7 +9,7 @@ fn plain(gateway: &TestGateway, target: &str) -> Request {
 }
 
 #[tokio::test]
-async fn the_demo_page_and_its_files_come_with_type_and_policy() {
+async fn the_demo_page_and_its_files_have_content_type_and_security_policy() {
     let gateway = TestGateway::start_with(&[("demo.enabled", "on")]).await;
     for (path, kind, part) in [
         ("/", "text/html", "<!doctype html>"),
@@ -32,7 +32,7 @@ async fn the_demo_page_and_its_files_come_with_type_and_policy() {
 }
 
 #[tokio::test]
-async fn the_page_knows_prefix_and_heartbeat_and_escapes_them() {
+async fn the_page_contains_prefix_and_heartbeat_escaped() {
     let gateway =
         TestGateway::builder().set("demo.enabled", "on").namespace("a\"<b>").set("heartbeat", "--&--");
     let page = plain(&gateway.start().await, "/").expect_status(200).await.body;
@@ -41,7 +41,7 @@ async fn the_page_knows_prefix_and_heartbeat_and_escapes_them() {
 }
 
 #[tokio::test]
-async fn only_get_and_head_are_allowed_on_a_page_and_head_has_no_body() {
+async fn a_page_allows_only_get_and_head_and_head_has_no_body() {
     let gateway = TestGateway::start_with(&[("demo.enabled", "on")]).await;
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"] {
         let response = plain(&gateway, "/").method(method).expect_status(405).await;
@@ -57,7 +57,7 @@ async fn only_get_and_head_are_allowed_on_a_page_and_head_has_no_body() {
 }
 
 #[tokio::test]
-async fn nothing_else_is_served_and_a_demo_that_is_off_serves_nothing() {
+async fn no_other_file_is_served_and_a_disabled_demo_serves_none() {
     let gateway = TestGateway::start_with(&[("demo.enabled", "on")]).await;
     for path in [
         "/static/",

@@ -14,7 +14,7 @@ async fn begin(client: &mut Client) {
 }
 
 #[tokio::test]
-async fn unfinished_messages_are_bounded_for_the_process_and_others_publish_meanwhile() {
+async fn total_memory_of_unfinished_messages_is_bounded_and_others_still_publish() {
     let gateway = TestGateway::start_with(&[("messages.unfinished_total_bytes", "4194304")]).await;
     let mut other = gateway.connect("/ws/x?subscribe-broadcast&publish-broadcast&echo").await;
     other.send_text("before").await;
@@ -38,7 +38,7 @@ async fn unfinished_messages_are_bounded_for_the_process_and_others_publish_mean
 }
 
 #[tokio::test]
-async fn what_a_client_sends_that_may_publish_nothing_is_not_kept() {
+async fn input_from_a_client_without_publish_rights_is_discarded() {
     let settings = [("messages.unfinished_total_bytes", "1048576"), ("heartbeat", "--heartbeat--")];
     let gateway = TestGateway::start_with(&settings).await;
     let mut clients = Vec::new();
@@ -66,7 +66,7 @@ async fn what_a_client_sends_that_may_publish_nothing_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_not_ended_in_time_closes_its_client() {
+async fn a_message_that_is_not_completed_in_time_closes_its_client() {
     let gateway = TestGateway::start_with(&[("messages.message_seconds", "2")]).await;
     let mut slow = gateway.connect("/ws/x?publish-broadcast").await;
     begin(&mut slow).await;
@@ -81,7 +81,7 @@ async fn a_message_that_is_not_ended_in_time_closes_its_client() {
 }
 
 #[tokio::test]
-async fn messages_that_are_posted_and_not_ended_count_with_the_others() {
+async fn incomplete_posts_count_as_unfinished_messages() {
     let gateway = TestGateway::start_with(&[("messages.unfinished_total_bytes", "4194304")]).await;
     let before = gateway.resident_bytes();
     let mut clients = Vec::new();
@@ -105,7 +105,7 @@ async fn messages_that_are_posted_and_not_ended_count_with_the_others() {
 }
 
 #[tokio::test]
-async fn who_can_publish_nothing_leaves_room_for_the_unfinished_messages_of_others() {
+async fn clients_without_publish_rights_do_not_use_up_the_memory_for_unfinished_messages() {
     let gateway = TestGateway::start_with(&[("messages.unfinished_total_bytes", "4194304")]).await;
     let mut listeners = Vec::new();
     for _ in 0..10 {

@@ -24,7 +24,7 @@ async fn ask(gateway: &TestGateway, cookie: &str) -> Response {
 }
 
 #[tokio::test]
-async fn who_is_anonymous_is_told_so_and_nothing_of_it_is_cached_or_shared() {
+async fn whoami_reports_anonymous_visitors_uncached() {
     let gateway = gateway().await;
     let answer = question(&gateway).expect_status(200).await;
     assert_eq!(answer.body, NOBODY);
@@ -43,7 +43,7 @@ async fn who_is_anonymous_is_told_so_and_nothing_of_it_is_cached_or_shared() {
 }
 
 #[tokio::test]
-async fn who_is_logged_in_is_told_name_groups_and_end_but_never_the_session_key() {
+async fn whoami_reports_name_groups_and_expiry_but_never_the_session_key() {
     let gateway = gateway().await;
     let key = session_key();
     let cookie = john(&key);
@@ -64,7 +64,7 @@ async fn who_is_logged_in_is_told_name_groups_and_end_but_never_the_session_key(
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_may_not_ask_who_their_visitor_is() {
+async fn whoami_is_denied_to_pages_of_other_origins() {
     let gateway = gateway().await;
     let cookie = john(&session_key());
     for site in ["cross-site", "same-site", "x", ""] {
@@ -87,7 +87,7 @@ async fn pages_of_other_origins_may_not_ask_who_their_visitor_is() {
 }
 
 #[tokio::test]
-async fn without_the_demo_page_nobody_is_told_who_they_are() {
+async fn whoami_is_unavailable_without_the_demo_page() {
     let gateway = TestGateway::start().await;
     let cookie = john(&session_key());
     let answer = question(&gateway).header("Cookie", &cookie).expect_status(404).await;
@@ -95,7 +95,7 @@ async fn without_the_demo_page_nobody_is_told_who_they_are() {
 }
 
 #[tokio::test]
-async fn where_there_is_a_callback_the_site_says_who_asks() {
+async fn whoami_uses_the_callback_if_configured() {
     let site = Site::saying(r#"{"user": "mary", "groups": ["blue"], "expires_in": 60}"#).await;
     let settings = [("demo.enabled", "on"), ("auth.callback_url", &site.url())];
     let gateway = TestGateway::start_with(&settings).await;
@@ -111,7 +111,7 @@ mod redis_only {
     use super::*;
 
     #[tokio::test]
-    async fn where_sessions_cannot_be_read_nobody_is_taken_for_anonymous() {
+    async fn whoami_never_reports_anonymous_if_sessions_cannot_be_read() {
         let sessions = RedisServer::start();
         let url = sessions.url();
         let settings = [("demo.enabled", "on"), ("session.redis_url", &*url)];

@@ -36,13 +36,13 @@ async fn check_joins_and_leaves(linger: &str, shards: &str) {
 }
 
 #[tokio::test]
-async fn a_client_that_joins_while_the_last_one_leaves_hears_everything() {
+async fn a_client_that_joins_while_the_last_one_leaves_misses_nothing() {
     check_joins_and_leaves("2", "1").await;
     check_joins_and_leaves("2", "2").await;
 }
 
 #[tokio::test]
-async fn a_client_that_joins_while_the_last_one_leaves_hears_everything_without_linger() {
+async fn a_client_that_joins_while_the_last_one_leaves_misses_nothing_without_linger() {
     check_joins_and_leaves("0", "1").await;
     check_joins_and_leaves("0", "3").await;
 }
@@ -67,7 +67,7 @@ async fn a_page_reload_within_the_linger_causes_no_unsubscribe() {
 }
 
 #[tokio::test]
-async fn after_500_connects_and_disconnects_files_subscriptions_and_memory_are_as_before() {
+async fn after_500_connects_and_disconnects_no_files_subscriptions_or_memory_leak() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).set("expire", "0").start().await;
     let storm = || async {
@@ -102,7 +102,7 @@ async fn after_500_connects_and_disconnects_files_subscriptions_and_memory_are_a
 }
 
 #[tokio::test]
-async fn what_an_old_subscription_brings_does_not_follow_what_a_new_client_reads() {
+async fn messages_of_an_old_subscription_are_not_delivered_after_a_newer_value() {
     let redis = RedisServer::start();
     let proxy = Proxy::to(&redis);
     let gateway = TestGateway::builder().redis(&redis).set("redis.url", &proxy.url());

@@ -17,7 +17,7 @@ fn messages_of(node: &RedisServer, kind: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn in_a_cluster_what_is_published_on_any_node_arrives_also_after_a_restart() {
+async fn in_a_cluster_messages_of_any_node_arrive_also_after_a_restart() {
     // Each keeps its view of the cluster in a directory that outlives its process.
     let dirs: Vec<_> = (0..3).map(|_| Directory::new()).collect();
     let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--dir"];
@@ -148,7 +148,7 @@ impl Cluster {
 }
 
 #[tokio::test]
-async fn a_slot_that_moves_to_another_node_is_served_and_disturbs_nobody() {
+async fn a_slot_that_moves_to_another_node_is_served_without_disruption() {
     let cluster = Cluster::start(3).await;
     let gateway = cluster.gateway().await;
     let (facility, other) = (cluster.facility_on(&gateway, 0), cluster.facility_on(&gateway, 1));
@@ -198,7 +198,7 @@ async fn expect_told(client: &mut Client) {
 }
 
 #[tokio::test]
-async fn a_node_that_hangs_fails_only_what_is_on_it() {
+async fn an_unresponsive_node_affects_only_its_own_slots() {
     let cluster = Cluster::start(3).await;
     let gateway = cluster.gateway().await;
     let subscribed = cluster.subscribed(&gateway).await;
@@ -255,7 +255,7 @@ async fn a_node_that_hangs_fails_only_what_is_on_it() {
 }
 
 #[tokio::test]
-async fn live_messages_do_not_wait_for_values_of_a_node_that_hangs() {
+async fn live_messages_do_not_wait_for_values_of_an_unresponsive_node() {
     let cluster = Cluster::start(3).await;
     let gateway = cluster.gateway().await;
     let subscribed = cluster.subscribed(&gateway).await;
@@ -280,7 +280,7 @@ async fn live_messages_do_not_wait_for_values_of_a_node_that_hangs() {
 }
 
 #[tokio::test]
-async fn a_planned_failover_of_a_node_closes_nobody_whose_message_arrives() {
+async fn a_planned_failover_of_a_node_closes_no_client_whose_message_arrives() {
     let cluster = Cluster::start(3).await;
     let dir = Directory::new();
     let replica = RedisServer::start_with(&[&CLUSTER[..], &["--dir", &dir.file("")]].concat());
@@ -315,7 +315,7 @@ async fn a_planned_failover_of_a_node_closes_nobody_whose_message_arrives() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_removed_from_the_cluster_is_left_though_it_goes_on_answering() {
+async fn a_node_removed_from_the_cluster_is_left_although_it_still_answers() {
     let cluster = Cluster::start(3).await;
     let gateway = cluster.gateway().await;
     let subscribed = cluster.subscribed(&gateway).await;
@@ -337,7 +337,7 @@ async fn a_node_that_is_removed_from_the_cluster_is_left_though_it_goes_on_answe
 }
 
 #[tokio::test]
-async fn publications_that_are_redirected_to_a_dead_node_wait_for_it_once_not_one_after_the_other() {
+async fn publications_redirected_to_a_dead_node_share_one_timeout() {
     let cluster = Cluster::start(3).await;
     let gateway = cluster.gateway().await;
     let subscribed = cluster.subscribed(&gateway).await;

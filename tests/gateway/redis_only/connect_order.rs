@@ -84,17 +84,17 @@ async fn check_held(persisted: &str, live: &[&str], expected: &[&str]) {
 }
 
 #[tokio::test]
-async fn live_messages_before_the_101_come_after_the_persisted_one_in_order() {
+async fn live_messages_held_before_the_101_come_after_the_persisted_one_in_order() {
     check_held("kept", &["one", "two", "one"], &["kept", "one", "two", "one"]).await;
 }
 
 #[tokio::test]
-async fn a_persisted_value_equal_to_a_message_held_is_not_doubled() {
+async fn a_persisted_value_equal_to_a_held_message_is_delivered_once() {
     check_held("two", &["one", "two", "three"], &["one", "two", "three"]).await;
 }
 
 #[tokio::test]
-async fn redis_lost_before_the_101_is_503_with_retry_after() {
+async fn losing_redis_before_the_101_is_503_with_retry_after() {
     for (word, side) in
         [("SUBSCRIBE", Side::Subscriber), ("\r\nGET\r\n", Side::Store), ("\r\nGET\r\n", Side::Subscriber)]
     {
@@ -112,7 +112,7 @@ async fn redis_lost_before_the_101_is_503_with_retry_after() {
 }
 
 #[tokio::test]
-async fn a_key_of_another_type_means_no_replay_and_the_client_connects() {
+async fn a_key_of_another_type_is_not_replayed_and_the_client_connects() {
     let (redis, _proxy, gateway) = behind_proxy().await;
     redis.command(&["LPUSH", &gateway.channel("broadcast:chat"), "item"]);
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast").await;
@@ -121,7 +121,7 @@ async fn a_key_of_another_type_means_no_replay_and_the_client_connects() {
 }
 
 #[tokio::test]
-async fn values_above_the_size_limit_are_not_replayed_and_others_are() {
+async fn only_values_within_the_size_limit_are_replayed() {
     let redis = RedisServer::start();
     let gateway =
         TestGateway::builder().redis(&redis).set("messages.max_delivery_bytes", "2000").start().await;
@@ -138,7 +138,7 @@ async fn values_above_the_size_limit_are_not_replayed_and_others_are() {
 }
 
 #[tokio::test]
-async fn a_read_that_is_written_already_is_not_shared_with_a_later_client() {
+async fn a_read_already_sent_is_not_shared_with_a_later_client() {
     let (redis, proxy, gateway) = behind_proxy().await;
     let channel = gateway.channel("broadcast:chat");
     redis.persist(&channel, "old");

@@ -64,7 +64,7 @@ async fn redis_is_reached_through_a_unix_socket_and_in_a_database() {
 
 /// As redis-py reads a URL, and the Django package by it: `tests/fixtures/redis_urls.json` has more.
 #[tokio::test]
-async fn database_user_and_password_of_redis_may_stand_in_the_query() {
+async fn database_user_and_password_of_redis_may_be_in_the_query() {
     let redis = RedisServer::start_with(&["--user", "gate", "on", ">geheim", "~*", "&*", "+@all"]);
     let (address, path) = (format!("127.0.0.1:{}", redis.port()), redis.unix_path().display().to_string());
     for (url, database) in [

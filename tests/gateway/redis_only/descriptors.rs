@@ -25,7 +25,7 @@ fn half_open(gateway: &TestGateway, count: usize) -> tokio::task::JoinSet<()> {
 }
 
 #[tokio::test]
-async fn with_few_descriptors_and_half_open_connections_redis_is_reached_again_after_its_restart() {
+async fn redis_is_reached_after_its_restart_when_half_open_connections_use_up_descriptors() {
     let mut redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).file_limit(128).start().await;
     gateway.expect_log(&["WARN", "open files", "connections="]).await;
@@ -43,7 +43,7 @@ async fn with_few_descriptors_and_half_open_connections_redis_is_reached_again_a
 }
 
 #[tokio::test]
-async fn above_what_the_descriptors_allow_handshakes_get_503() {
+async fn above_the_descriptor_limit_handshakes_get_503() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).file_limit(128).start().await;
     let mut clients = Vec::new();

@@ -11,7 +11,7 @@ async fn behind_proxy() -> (RedisServer, Proxy, TestGateway) {
 }
 
 #[tokio::test]
-async fn an_own_message_that_comes_late_does_not_come_back_and_an_equal_one_of_others_does() {
+async fn a_late_own_message_is_suppressed_and_an_equal_one_of_others_is_delivered() {
     let (redis, proxy, gateway) = behind_proxy().await;
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast").await;
     proxy.hold_replies(Side::Subscriber);
@@ -27,7 +27,7 @@ async fn an_own_message_that_comes_late_does_not_come_back_and_an_equal_one_of_o
 }
 
 #[tokio::test]
-async fn an_own_message_read_again_after_a_loss_does_not_come_back() {
+async fn an_own_message_read_again_after_a_connection_loss_is_suppressed() {
     let (redis, proxy, gateway) = behind_proxy().await;
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast").await;
     let mut other = gateway.connect("/ws/chat?subscribe-broadcast").await;
@@ -50,7 +50,7 @@ async fn an_own_message_read_again_after_a_loss_does_not_come_back() {
 }
 
 #[tokio::test]
-async fn own_messages_that_waited_for_redis_do_not_come_back() {
+async fn own_messages_that_waited_for_redis_are_suppressed() {
     let (redis, proxy, gateway) = behind_proxy().await;
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast").await;
     let mut monitor = redis.monitor();

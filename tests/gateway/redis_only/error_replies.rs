@@ -76,7 +76,7 @@ async fn expect_live(gateway: &TestGateway, redis: &RedisServer, facility: &str)
 }
 
 #[tokio::test]
-async fn while_snapshots_fail_messages_are_delivered_and_the_log_says_what_to_do_once() {
+async fn while_snapshots_fail_messages_are_delivered_and_the_cure_is_logged_once() {
     let unsaving = Unsaving::start();
     let redis = &unsaving.redis;
     let gateway = TestGateway::builder().redis(redis).start().await;
@@ -115,7 +115,7 @@ async fn a_gateway_starts_while_snapshots_fail() {
 }
 
 #[tokio::test]
-async fn a_handshake_while_a_script_runs_waits_and_gets_its_persisted_message() {
+async fn a_handshake_waits_for_a_running_script_and_gets_its_persisted_message() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).start().await;
     let mut open = gateway.connect("/ws/chat?subscribe-broadcast").await;
@@ -140,7 +140,7 @@ async fn a_handshake_while_a_script_runs_waits_and_gets_its_persisted_message() 
 }
 
 #[tokio::test]
-async fn a_handshake_that_a_script_outlasts_gets_503_and_the_log_says_why() {
+async fn a_handshake_that_times_out_during_a_script_gets_503_and_the_log_says_why() {
     let redis = RedisServer::start();
     let builder = TestGateway::builder().redis(&redis).set("server.handshake_seconds", "4");
     let gateway = builder.set("auth.callback_timeout_seconds", "1").start().await;
@@ -161,7 +161,7 @@ async fn a_handshake_that_a_script_outlasts_gets_503_and_the_log_says_why() {
 }
 
 #[tokio::test]
-async fn a_client_that_publishes_while_a_script_runs_is_told_to_come_again() {
+async fn a_client_that_publishes_while_a_script_runs_is_closed_with_1013() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).start().await;
     let mut client = gateway.connect("/ws/chat?publish-broadcast").await;
@@ -173,7 +173,7 @@ async fn a_client_that_publishes_while_a_script_runs_is_told_to_come_again() {
 }
 
 #[tokio::test]
-async fn where_redis_refuses_writes_messages_are_delivered_unkept_and_the_log_says_why() {
+async fn while_redis_refuses_writes_messages_are_delivered_but_not_stored_and_the_log_says_why() {
     for (settings, word, cure) in [
         (&["maxmemory", "1"][..], "OOM", "maxmemory"),
         (&["min-replicas-to-write", "1"], "NOREPLICAS", "min-replicas-to-write"),
@@ -190,7 +190,7 @@ async fn where_redis_refuses_writes_messages_are_delivered_unkept_and_the_log_sa
 }
 
 #[tokio::test]
-async fn a_key_that_a_replica_without_its_master_refuses_counts_not_as_absent() {
+async fn a_key_refused_by_a_replica_without_master_does_not_count_as_absent() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).start().await;
     let _open = gateway.connect("/ws/chat?subscribe-broadcast").await;
@@ -237,7 +237,7 @@ async fn while_redis_loads_a_snapshot_the_clients_stay_and_handshakes_wait() {
 }
 
 #[tokio::test]
-async fn after_the_password_changed_the_clients_hear_on_and_new_ones_get_503_with_the_cure_in_the_log() {
+async fn after_a_password_change_clients_stay_and_new_ones_get_503_with_the_cure_in_the_log() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).start().await;
     let mut open = gateway.connect("/ws/chat?subscribe-broadcast").await;

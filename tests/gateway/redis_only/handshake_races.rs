@@ -129,7 +129,7 @@ async fn a_session_deleted_during_a_handshake_closes_its_socket() {
 }
 
 #[tokio::test]
-async fn a_session_that_becomes_another_users_during_a_handshake_changes_the_channels() {
+async fn a_session_that_changes_its_user_during_a_handshake_changes_the_channels() {
     let mut world = World::start(&EVENTS).await;
     let canary = world.canary().await;
     let key = session_key();
@@ -141,7 +141,7 @@ async fn a_session_that_becomes_another_users_during_a_handshake_changes_the_cha
 }
 
 #[tokio::test]
-async fn hints_during_a_handshake_reach_its_socket() {
+async fn invalidations_during_a_handshake_apply_to_its_socket() {
     let mut world = World::start(&[]).await;
     let active = r#"{"v":1,"active":true,"username":"johnny","groups":["new"],"auth_hashes":null}"#;
     for (written, reason) in
@@ -167,7 +167,7 @@ async fn hints_during_a_handshake_reach_its_socket() {
 }
 
 #[tokio::test]
-async fn hints_that_were_dropped_during_a_handshake_have_its_session_read_again() {
+async fn invalidations_dropped_during_a_handshake_trigger_another_session_read() {
     let mut world = World::start(&[]).await;
     let mut canary = world.canary().await;
     let key = session_key();
@@ -181,7 +181,7 @@ async fn hints_that_were_dropped_during_a_handshake_have_its_session_read_again(
 }
 
 #[tokio::test]
-async fn a_session_is_watched_where_redis_begins_to_tell_during_the_handshake() {
+async fn a_session_is_watched_if_keyspace_events_are_enabled_during_the_handshake() {
     let mut world = World::start(&[]).await;
     let key = session_key();
     let opening = world.begin(&log_in(&world.sessions, &key, "7", "john", &[]), 1).await;
@@ -201,7 +201,7 @@ async fn a_session_is_watched_where_redis_begins_to_tell_during_the_handshake() 
 
 /// The example as it was reported: nothing is held, and the moment of the deletion is varied.
 #[tokio::test]
-async fn at_whatever_moment_of_a_handshake_a_session_is_deleted_its_socket_ends_or_is_nobodys() {
+async fn a_session_deleted_at_any_moment_of_a_handshake_never_yields_an_authenticated_socket() {
     let redis = RedisServer::start_with(&EVENTS);
     let gateway = TestGateway::builder()
         .redis(&redis)

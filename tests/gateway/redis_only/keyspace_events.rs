@@ -19,7 +19,7 @@ fn publish(redis: &RedisServer, gateway: &TestGateway, name: &str, text: &str) {
 }
 
 #[tokio::test]
-async fn a_copy_that_is_evicted_is_no_logout_and_one_that_is_deleted_is() {
+async fn an_evicted_session_copy_is_no_logout_and_a_deleted_one_is() {
     let (redis, gateway) = telling().await;
     let key = session_key();
     let copy = format!(":1:django.contrib.sessions.cached_db{key}");
@@ -74,7 +74,7 @@ async fn after_a_reconnect_sessions_are_read_again() {
 }
 
 #[tokio::test]
-async fn redis_is_asked_whether_it_tells_and_never_told_to() {
+async fn keyspace_events_are_probed_and_never_configured() {
     let redis = RedisServer::start();
     let mut monitor = redis.monitor();
     let gateway = TestGateway::builder().redis(&redis).start().await;
@@ -90,7 +90,7 @@ async fn redis_is_asked_whether_it_tells_and_never_told_to() {
 }
 
 #[tokio::test]
-async fn where_its_user_may_not_hear_of_keys_sessions_are_read_now_and_then() {
+async fn without_permission_for_keyspace_events_sessions_are_read_periodically() {
     let redis = RedisServer::start_with(&EVENTS);
     redis.command(&[
         "ACL",
@@ -128,7 +128,7 @@ async fn where_its_user_may_not_hear_of_keys_sessions_are_read_now_and_then() {
 }
 
 #[tokio::test]
-async fn a_thousand_handshakes_of_a_hundred_sessions_cost_a_bounded_number_of_reads() {
+async fn a_thousand_handshakes_of_a_hundred_sessions_need_a_bounded_number_of_reads() {
     for events in [&[][..], &EVENTS] {
         let redis = RedisServer::start_with(events);
         let gateway = TestGateway::builder().redis(&redis).start().await;
@@ -162,7 +162,7 @@ async fn a_thousand_handshakes_of_a_hundred_sessions_cost_a_bounded_number_of_re
 
 /// Deletes a session at whatever moment of a handshake, while another socket has it: in the end nobody has its channels.
 #[tokio::test]
-async fn a_deletion_during_a_handshake_is_not_forgotten_by_what_was_read_before_it() {
+async fn a_deletion_during_a_handshake_is_not_overwritten_by_an_earlier_read() {
     let redis = RedisServer::start_with(&EVENTS);
     let proxy = Proxy::to(&redis);
     let gateway = TestGateway::builder()
@@ -212,7 +212,7 @@ async fn a_deletion_during_a_handshake_is_not_forgotten_by_what_was_read_before_
 }
 
 #[tokio::test]
-async fn a_socket_whose_forerunner_has_gone_meanwhile_is_watched_too() {
+async fn a_socket_is_watched_after_the_previous_one_of_its_session_has_closed() {
     let (redis, gateway) = telling().await;
     for engine in ["cache", "cached_db"] {
         let key = session_key();

@@ -80,7 +80,7 @@ async fn send_all(gateway: &TestGateway, cookies: &[String]) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn many_handshakes_of_one_large_session_share_its_decoding() {
+async fn concurrent_handshakes_of_one_large_session_share_its_decoding() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).set("server.shards", "1").start().await;
     let cookie = write(&mut redis.connection(), &packed());
@@ -96,7 +96,7 @@ async fn many_handshakes_of_one_large_session_share_its_decoding() {
 }
 
 #[tokio::test]
-async fn large_sessions_that_wait_take_no_memory() {
+async fn large_sessions_waiting_for_decoding_use_no_memory() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).set("server.shards", "1").start().await;
     let (content, mut writing) = (session(2_900_000), redis.connection());
@@ -110,7 +110,7 @@ async fn large_sessions_that_wait_take_no_memory() {
 }
 
 #[tokio::test]
-async fn above_what_may_wait_large_sessions_get_503_and_small_ones_do_not() {
+async fn above_the_decoding_queue_limit_large_sessions_get_503_and_small_ones_do_not() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).set("server.shards", "1").start().await;
     let (content, mut writing) = (packed(), redis.connection());
@@ -128,7 +128,7 @@ async fn above_what_may_wait_large_sessions_get_503_and_small_ones_do_not() {
 }
 
 #[tokio::test]
-async fn visitors_who_leave_during_the_decoding_leave_no_threads_behind() {
+async fn visitors_who_disconnect_during_decoding_leave_no_threads_behind() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).set("server.shards", "1").start().await;
     let (content, mut writing) = (packed(), redis.connection());

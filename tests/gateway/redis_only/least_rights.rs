@@ -142,7 +142,7 @@ async fn expect_service(redis: &RedisServer, prefix: &str, template: &str) {
 }
 
 #[tokio::test]
-async fn the_redis_user_of_the_documentation_is_enough() {
+async fn the_documented_redis_user_has_enough_rights() {
     for prefix in ["", "demo"] {
         let redis = RedisServer::start();
         set_user(&redis, &line(prefix));
@@ -151,7 +151,7 @@ async fn the_redis_user_of_the_documentation_is_enough() {
 }
 
 #[tokio::test]
-async fn the_redis_user_of_the_documentation_is_enough_for_each_session_engine() {
+async fn the_documented_redis_user_has_enough_rights_for_each_session_engine() {
     for row in rows() {
         // That a copy was deleted has to be told.
         let redis = RedisServer::start_with(&EVENTS);
@@ -169,7 +169,7 @@ fn may(connection: &mut Connection, command: &str) -> bool {
 }
 
 #[tokio::test]
-async fn the_redis_user_of_the_documentation_may_do_nothing_else() {
+async fn the_documented_redis_user_has_no_further_rights() {
     let redis = RedisServer::start();
     for prefix in ["", "demo:"] {
         set_user(&redis, &line(prefix.trim_end_matches(':')));

@@ -65,7 +65,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn after_a_killed_subscription_connection_only_a_changed_value_is_delivered_and_once() {
+async fn after_a_lost_subscription_connection_only_changed_values_are_delivered_and_once() {
     let redis = RedisServer::start();
     let mut scene = Scene::set(&redis, &redis.url(), &[]).await;
     let key = scene.gateway.channel("broadcast:changed");
@@ -80,7 +80,7 @@ async fn after_a_killed_subscription_connection_only_a_changed_value_is_delivere
 }
 
 #[tokio::test]
-async fn after_a_restart_of_a_redis_that_keeps_nothing_the_clients_are_subscribed_again() {
+async fn after_a_restart_of_an_empty_redis_clients_are_subscribed_again() {
     let mut redis = RedisServer::start();
     let mut scene = Scene::set(&redis, &redis.url(), &[]).await;
     redis.kill();
@@ -93,7 +93,7 @@ async fn after_a_restart_of_a_redis_that_keeps_nothing_the_clients_are_subscribe
 }
 
 #[tokio::test]
-async fn after_a_restart_of_a_redis_that_keeps_its_values_those_written_meanwhile_are_delivered() {
+async fn after_a_restart_with_persistent_data_values_written_meanwhile_are_delivered() {
     // A directory of its own, which outlives the process.
     let dir = std::env::temp_dir().join(unique("ws4redis-kept"));
     std::fs::create_dir_all(&dir).unwrap();
@@ -116,7 +116,7 @@ async fn after_a_restart_of_a_redis_that_keeps_its_values_those_written_meanwhil
 }
 
 #[tokio::test]
-async fn a_redis_that_hangs_is_noticed_and_recovered_from() {
+async fn an_unresponsive_redis_is_detected_and_recovered_from() {
     let redis = RedisServer::start();
     let mut scene = Scene::set(&redis, &redis.url(), &[("redis.command_timeout_seconds", "1")]).await;
     redis.pause();
@@ -131,7 +131,7 @@ async fn a_redis_that_hangs_is_noticed_and_recovered_from() {
 }
 
 #[tokio::test]
-async fn a_half_open_subscription_is_noticed_and_nobody_misses_the_value_published_meanwhile() {
+async fn a_half_open_subscription_is_detected_and_the_value_published_meanwhile_delivered() {
     let redis = RedisServer::start();
     let proxy = Proxy::to(&redis);
     let mut scene = Scene::set(&redis, &proxy.url(), &[("redis.command_timeout_seconds", "1")]).await;
@@ -147,7 +147,7 @@ async fn a_half_open_subscription_is_noticed_and_nobody_misses_the_value_publish
 }
 
 #[tokio::test]
-async fn live_messages_during_a_recovery_come_after_the_value_and_are_not_doubled() {
+async fn live_messages_during_a_recovery_come_once_and_after_the_value() {
     for (read, live, expected) in [
         ("2", &["3", "4"][..], &["2", "3", "4"][..]),
         ("3", &["2", "3", "4"], &["2", "3", "4"]),
@@ -174,7 +174,7 @@ async fn live_messages_during_a_recovery_come_after_the_value_and_are_not_double
 }
 
 #[tokio::test]
-async fn a_receiver_that_lags_is_counted_warned_of_and_ends_with_the_last_value() {
+async fn a_lagging_shard_is_counted_and_logged_and_delivers_the_last_value() {
     const MESSAGES: u32 = 20_000;
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).set("redis.receiver_messages", "64").start().await;
@@ -212,7 +212,7 @@ async fn a_receiver_that_lags_is_counted_warned_of_and_ends_with_the_last_value(
 }
 
 #[tokio::test]
-async fn small_messages_behind_a_large_one_are_not_taken_for_a_flood() {
+async fn small_messages_after_a_large_one_do_not_overflow_the_receive_buffer() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).set("anonymous_publish", "false").start().await;
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast").await;
@@ -227,7 +227,7 @@ async fn small_messages_behind_a_large_one_are_not_taken_for_a_flood() {
 }
 
 #[tokio::test]
-async fn any_number_of_losses_under_load_ends_with_a_connected_gateway() {
+async fn repeated_connection_losses_under_load_end_with_a_connected_gateway() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).start().await;
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast").await;
@@ -248,7 +248,7 @@ async fn any_number_of_losses_under_load_ends_with_a_connected_gateway() {
 }
 
 #[tokio::test]
-async fn a_session_that_lives_for_ages_costs_nobody_the_connection() {
+async fn a_session_with_a_huge_ttl_does_not_break_the_connection() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).start().await;
     let key = session_key();
@@ -260,7 +260,7 @@ async fn a_session_that_lives_for_ages_costs_nobody_the_connection() {
 }
 
 #[tokio::test]
-async fn a_name_longer_than_messages_may_be_costs_nobody_the_subscription() {
+async fn a_name_longer_than_the_message_limit_does_not_break_the_subscription() {
     let redis = RedisServer::start();
     let builder = TestGateway::builder().redis(&redis).set("messages.max_delivery_bytes", "4");
     let gateway = builder.start().await;
@@ -274,7 +274,7 @@ async fn a_name_longer_than_messages_may_be_costs_nobody_the_subscription() {
 }
 
 #[tokio::test]
-async fn a_connection_to_the_redis_of_the_sessions_may_be_made_anew_at_any_time() {
+async fn the_connection_to_the_session_redis_may_be_replaced_at_any_time() {
     let (redis, sessions) = (RedisServer::start(), RedisServer::start());
     let builder = TestGateway::builder().redis(&redis).set("session.redis_url", &sessions.url());
     let gateway = builder.start().await;
@@ -288,7 +288,7 @@ async fn a_connection_to_the_redis_of_the_sessions_may_be_made_anew_at_any_time(
 }
 
 #[tokio::test]
-async fn a_redis_that_hangs_is_noticed_while_channels_linger() {
+async fn an_unresponsive_redis_is_detected_while_channels_linger() {
     let redis = RedisServer::start();
     let builder = TestGateway::builder().redis(&redis).set("redis.command_timeout_seconds", "1");
     let gateway = builder.set("redis.unsubscribe_linger_seconds", "600").start().await;
@@ -301,7 +301,7 @@ async fn a_redis_that_hangs_is_noticed_while_channels_linger() {
 }
 
 #[tokio::test]
-async fn the_first_timeout_of_a_redis_that_hangs_is_known_to_all_shards_and_logged_once() {
+async fn the_first_timeout_of_an_unresponsive_redis_reaches_all_shards_and_is_logged_once() {
     let redis = RedisServer::start();
     let builder = TestGateway::builder().redis(&redis).set("redis.command_timeout_seconds", "2");
     let gateway = builder.set("server.shards", "3").start().await;
@@ -327,7 +327,7 @@ async fn the_first_timeout_of_a_redis_that_hangs_is_known_to_all_shards_and_logg
 }
 
 #[tokio::test]
-async fn one_connection_that_hangs_costs_nobody_else_the_feed() {
+async fn one_unresponsive_connection_does_not_interrupt_the_others() {
     let redis = RedisServer::start();
     let proxy = Proxy::to(&redis);
     let builder = TestGateway::builder().redis(&redis).set("redis.url", &proxy.url());

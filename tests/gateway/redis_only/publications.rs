@@ -31,7 +31,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn a_publication_whose_acknowledgement_is_lost_is_not_repeated_and_its_client_is_told() {
+async fn a_publication_with_a_lost_acknowledgement_is_not_repeated_and_its_client_is_closed() {
     let mut scene = Scene::set(&[]).await;
     let mut monitor = scene.redis.monitor();
     scene.proxy.when("PUBLISH", Fault::CutReply);
@@ -69,7 +69,7 @@ async fn a_publication_that_never_reached_redis_is_not_repeated_either() {
 }
 
 #[tokio::test]
-async fn publications_wait_for_redis_and_go_out_in_order_once_it_is_back() {
+async fn publications_wait_for_redis_and_are_sent_in_order_when_it_is_back() {
     const MESSAGES: usize = 200;
     let mut scene = Scene::set(&[("redis.publish_wait_seconds", "60")]).await;
     let mut second = scene.gateway.connect("/ws/chat?publish-broadcast").await;
@@ -104,7 +104,7 @@ async fn publications_wait_for_redis_and_go_out_in_order_once_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_publication_behind_others_whose_answers_are_lost_waits_for_the_next_connection() {
+async fn a_publication_queued_behind_unconfirmed_ones_waits_for_the_next_connection() {
     let mut scene = Scene::set(&[("redis.publish_wait_seconds", "60")]).await;
     let mut monitor = scene.redis.monitor();
     let mut published = Vec::new();
@@ -163,7 +163,7 @@ async fn a_publication_that_has_waited_too_long_closes_its_client_with_1013() {
 }
 
 #[tokio::test]
-async fn more_publications_than_may_wait_close_their_client_with_1013_and_others_wait_on() {
+async fn publications_above_the_queue_limit_close_their_client_with_1013_and_others_keep_waiting() {
     let settings = [
         ("redis.publish_wait_seconds", "60"),
         ("redis.max_pending_bytes", "1048576"),
@@ -214,7 +214,7 @@ async fn a_close_is_answered_only_after_the_publications_before_it_are_acknowled
 }
 
 #[tokio::test]
-async fn a_close_after_a_publication_that_is_lost_is_answered_with_1011() {
+async fn a_close_after_a_lost_publication_is_answered_with_1011() {
     let mut scene = Scene::set(&[]).await;
     scene.proxy.when("PUBLISH", Fault::CutReply);
     scene.client.send_text("last words").await;
@@ -223,7 +223,7 @@ async fn a_close_after_a_publication_that_is_lost_is_answered_with_1011() {
 }
 
 #[tokio::test]
-async fn connections_cut_in_a_stream_of_publications_double_and_reorder_none() {
+async fn connection_losses_during_publications_neither_duplicate_nor_reorder_any() {
     let mut scene = Scene::set(&[]).await;
     let mut monitor = scene.redis.monitor();
     let mut published = Vec::new();
@@ -259,7 +259,7 @@ async fn connections_cut_in_a_stream_of_publications_double_and_reorder_none() {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_while_the_process_stood_still_is_not_lost() {
+async fn acknowledgements_received_while_the_process_was_paused_are_not_lost() {
     // Which of two things is seen first after the stop is left to chance.
     for _ in 0..6 {
         let mut scene = Scene::set(&[("redis.command_timeout_seconds", "1")]).await;

@@ -46,7 +46,7 @@ async fn a_refused_subscription_is_503_with_the_cure_in_the_log_and_others_are_n
 }
 
 #[tokio::test]
-async fn many_clients_of_a_refused_channel_are_all_told_at_once() {
+async fn all_clients_waiting_for_a_refused_channel_get_their_answer_at_once() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "~*", "&*:broadcast:open*"]);
     let gateway = as_user(&redis).await;
@@ -67,7 +67,7 @@ async fn many_clients_of_a_refused_channel_are_all_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_channel_refused_after_a_reconnect_takes_nothing_from_the_others() {
+async fn a_channel_refused_after_a_reconnect_does_not_affect_the_others() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "~*", "&*"]);
     let gateway = as_user(&redis).await;
@@ -84,7 +84,7 @@ async fn a_channel_refused_after_a_reconnect_takes_nothing_from_the_others() {
 }
 
 #[tokio::test]
-async fn keys_that_may_not_be_read_or_written_mean_no_replay_and_delivery_all_the_same() {
+async fn without_permission_for_keys_messages_are_delivered_and_not_replayed() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "&*"]);
     let gateway = as_user(&redis).await;
@@ -109,7 +109,7 @@ async fn a_publication_that_redis_refuses_closes_its_client_with_1011() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_503_and_named_in_the_log_until_it_is_right() {
+async fn a_wrong_password_is_503_and_logged_until_it_is_corrected() {
     let redis = RedisServer::start();
     let url = format!("redis://gate:geheim@127.0.0.1:{}", redis.port());
     let gateway = TestGateway::builder().redis(&redis).set("redis.url", &url).without_redis().start().await;
@@ -137,7 +137,7 @@ async fn without_redis_the_gateway_starts_and_answers_503_until_there_is_one() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_no_redis_is_503_and_does_not_spin() {
+async fn a_server_that_is_not_redis_is_503_and_causes_no_busy_loop() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -159,7 +159,7 @@ async fn a_server_that_is_no_redis_is_503_and_does_not_spin() {
 }
 
 #[tokio::test]
-async fn answers_to_nothing_that_was_asked_are_given_to_nobody() {
+async fn unsolicited_replies_are_not_delivered_to_any_request() {
     use std::io::{Read, Write, copy};
     use std::net::TcpStream;
     let redis = RedisServer::start();
@@ -194,7 +194,7 @@ async fn answers_to_nothing_that_was_asked_are_given_to_nobody() {
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_ping_is_served_and_the_log_names_the_right_that_is_missing() {
+async fn a_redis_user_without_ping_permission_works_and_the_log_names_the_missing_right() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "-ping", "~*", "&*"]);
     let gateway = as_user(&redis).await;
@@ -207,7 +207,7 @@ async fn a_user_who_may_not_ping_is_served_and_the_log_names_the_right_that_is_m
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_ask_for_the_number_of_its_connection_is_served() {
+async fn a_redis_user_without_client_id_permission_works() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "-client", "~*", "&*"]);
     let gateway = as_user(&redis).await;
@@ -217,7 +217,7 @@ async fn a_user_who_may_not_ask_for_the_number_of_its_connection_is_served() {
 }
 
 #[tokio::test]
-async fn a_redis_that_takes_no_more_connections_is_tried_without_haste_and_the_log_says_why() {
+async fn a_redis_at_its_connection_limit_is_retried_with_backoff_and_the_log_says_why() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).set("server.shards", "1").start().await;
     let mut control = redis.connection();
@@ -243,7 +243,7 @@ async fn a_redis_that_takes_no_more_connections_is_tried_without_haste_and_the_l
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_unsubscribe_loses_nothing_by_it() {
+async fn a_redis_user_without_unsubscribe_permission_works() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "-unsubscribe", "~*", "&*"]);
     let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
@@ -260,7 +260,7 @@ async fn a_user_who_may_not_unsubscribe_loses_nothing_by_it() {
 }
 
 #[tokio::test]
-async fn a_socket_that_is_not_there_is_told_of_once() {
+async fn a_missing_unix_socket_is_logged_once() {
     let gateway = TestGateway::builder().set("redis.url", "unix:/nowhere/redis.sock").without_redis();
     let gateway = gateway.start().await;
     gateway.expect_log(&["WARN", "redis cannot be reached", "No such file"]).await;
@@ -269,7 +269,7 @@ async fn a_socket_that_is_not_there_is_told_of_once() {
 }
 
 #[tokio::test]
-async fn while_redis_loads_its_data_handshakes_get_503_and_then_values_are_read() {
+async fn while_redis_loads_its_data_handshakes_get_503_and_afterwards_values_are_read() {
     let dir = std::env::temp_dir().join(unique("ws4redis-loading"));
     std::fs::create_dir_all(&dir).unwrap();
     let kept = dir.display().to_string();
@@ -306,7 +306,7 @@ async fn while_redis_loads_its_data_handshakes_get_503_and_then_values_are_read(
 }
 
 #[tokio::test]
-async fn one_channel_that_is_refused_keeps_no_other_from_a_socket_that_gains_them_together() {
+async fn a_refused_channel_does_not_block_others_that_a_socket_gains_with_it() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "~*", "&*:group:stay:*", "&*:group:good:*", "&*:ws4redis:control"]);
     let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
@@ -329,7 +329,7 @@ async fn one_channel_that_is_refused_keeps_no_other_from_a_socket_that_gains_the
 }
 
 #[tokio::test]
-async fn channels_that_redis_refused_after_a_reconnect_are_heard_again_once_it_allows_them() {
+async fn channels_refused_after_a_reconnect_are_retried_until_redis_allows_them() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).set("server.shards", "3").start().await;
     let mut clients = Vec::new();
@@ -360,7 +360,7 @@ async fn channels_that_redis_refused_after_a_reconnect_are_heard_again_once_it_a
 }
 
 #[tokio::test]
-async fn one_channel_that_was_refused_is_tried_again_while_the_others_are_heard() {
+async fn a_single_refused_channel_is_retried_while_the_others_are_delivered() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "~*", "&*"]);
     let gateway = as_user(&redis).await;
@@ -380,7 +380,7 @@ async fn one_channel_that_was_refused_is_tried_again_while_the_others_are_heard(
 }
 
 #[tokio::test]
-async fn keyspace_events_that_were_refused_are_wanted_again_once_they_are_allowed() {
+async fn refused_keyspace_events_are_subscribed_to_when_they_become_allowed() {
     let redis = RedisServer::start_with(&crate::support::redis::EVENTS);
     acl(&redis, &["+@all", "~*", "resetchannels", "&*:broadcast:*", "&*:user:*", "&*ws4redis:control"]);
     let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
@@ -401,7 +401,7 @@ async fn keyspace_events_that_were_refused_are_wanted_again_once_they_are_allowe
 }
 
 #[tokio::test]
-async fn replies_nested_without_end_are_refused_and_the_process_lives() {
+async fn endlessly_nested_replies_are_rejected_and_the_process_survives() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -434,7 +434,7 @@ async fn replies_nested_without_end_are_refused_and_the_process_lives() {
 }
 
 #[tokio::test]
-async fn users_without_an_identity_key_are_known_where_redis_refuses_pttl() {
+async fn users_without_an_identity_key_are_identified_although_redis_refuses_pttl() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "-pttl", "~*", "&*"]);
     let gateway = as_user(&redis).await;

@@ -17,7 +17,7 @@ fn start_sentinel(dir: &Directory, number: usize, port: u16) -> RedisServer {
 }
 
 #[tokio::test]
-async fn after_a_failover_of_sentinel_the_clients_hear_the_new_master() {
+async fn after_a_sentinel_failover_clients_receive_from_the_new_master() {
     let dir = Directory::new();
     let master = RedisServer::start();
     let replica = RedisServer::start_with(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
@@ -134,7 +134,7 @@ async fn leave_a_silent_master(pair: &Pair, gateway: &TestGateway) -> (Duration,
 }
 
 #[tokio::test]
-async fn a_master_that_dies_silently_is_left_as_soon_as_its_successor_is_named() {
+async fn an_unresponsive_master_is_left_as_soon_as_sentinel_names_its_successor() {
     let pair = Pair::start().await;
     let gateway = pair.gateway().await;
     let (_, since_named) = leave_a_silent_master(&pair, &gateway).await;
@@ -190,7 +190,7 @@ async fn a_planned_failover_is_followed_at_once_and_no_publication_is_lost_silen
 /// Failovers one after the other, for minutes: only with `./tests/run --long`. The everyday suite has each once.
 #[expect(clippy::print_stdout, reason = "the times are what it is run for")]
 #[tokio::test]
-async fn after_any_failover_the_gateway_is_back_within_down_after_and_three_seconds() {
+async fn after_any_failover_the_gateway_recovers_within_down_after_plus_three_seconds() {
     if std::env::var("WS4REDIS_TESTS_LONG").is_err() {
         return;
     }
@@ -208,7 +208,7 @@ async fn after_any_failover_the_gateway_is_back_within_down_after_and_three_seco
 }
 
 #[tokio::test]
-async fn a_replica_is_never_taken_for_the_master() {
+async fn a_replica_is_never_used_as_the_master() {
     let master = RedisServer::start();
     let replica = RedisServer::start_with(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
     eventually("the replica is in step", || (replica.info("master_link_status") == "up").then_some(())).await;
@@ -220,7 +220,7 @@ async fn a_replica_is_never_taken_for_the_master() {
 }
 
 #[tokio::test]
-async fn a_master_that_is_demoted_is_left_and_who_publishes_to_it_is_told() {
+async fn a_demoted_master_is_left_and_clients_that_publish_to_it_are_closed() {
     let (redis, other) = (RedisServer::start(), RedisServer::start());
     let gateway = TestGateway::builder().redis(&redis).set("expire", "60").start().await;
     let mut publisher = gateway.connect("/ws/other?publish-broadcast").await;
@@ -240,7 +240,7 @@ async fn a_master_that_is_demoted_is_left_and_who_publishes_to_it_is_told() {
 }
 
 #[tokio::test]
-async fn a_master_that_is_demoted_is_left_though_nobody_publishes() {
+async fn a_demoted_master_is_left_even_without_publications() {
     let (redis, other) = (RedisServer::start(), RedisServer::start());
     let gateway = TestGateway::builder().redis(&redis).start().await;
     redis.command(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]);

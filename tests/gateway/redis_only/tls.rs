@@ -70,7 +70,7 @@ impl Secured {
 }
 
 #[tokio::test]
-async fn redis_is_reached_through_tls_with_a_certificate_authority_of_ones_own() {
+async fn redis_is_reached_through_tls_with_a_private_certificate_authority() {
     let secured = Secured::start();
     let ca = secured.dir.file("ca.pem");
     for builder in
@@ -96,7 +96,7 @@ async fn a_certificate_of_an_unknown_authority_is_refused_and_the_log_says_so() 
 }
 
 #[tokio::test]
-async fn a_self_signed_certificate_is_trusted_where_it_is_named_or_nothing_is_verified() {
+async fn a_self_signed_certificate_is_trusted_if_configured_or_if_verification_is_off() {
     let dir = Directory::new();
     let certificate = make_authority(&dir, "self");
     let key = dir.file("self.key");
@@ -123,7 +123,7 @@ async fn a_certificate_for_another_host_is_refused_and_the_log_says_so() {
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown_where_redis_wants_one() {
+async fn a_client_certificate_is_sent_if_redis_requests_one() {
     let dir = Directory::new();
     let ca = make_authority(&dir, "ca");
     let (certificate, key) = make_certificate(&dir, "redis", "ca", "localhost");
@@ -137,7 +137,7 @@ async fn a_client_certificate_is_shown_where_redis_wants_one() {
 }
 
 #[tokio::test]
-async fn a_port_that_speaks_no_tls_is_named_in_the_log() {
+async fn a_plaintext_port_is_named_in_the_log() {
     let secured = Secured::start();
     let url = format!("rediss://localhost:{}", secured.redis.port());
     let builder = secured.gateway().set("redis.ca_file", &secured.dir.file("ca.pem")).set("redis.url", &url);
@@ -146,7 +146,7 @@ async fn a_port_that_speaks_no_tls_is_named_in_the_log() {
 }
 
 #[tokio::test]
-async fn a_port_that_speaks_tls_only_is_named_in_the_log() {
+async fn a_tls_only_port_is_named_in_the_log() {
     let secured = Secured::start();
     let url = format!("redis://localhost:{}", secured.port);
     secured.expect_refusal(secured.gateway().set("redis.url", &url), &["write rediss://"]).await;
@@ -160,7 +160,7 @@ async fn a_password_for_a_redis_without_one_is_named_in_the_log() {
 }
 
 #[tokio::test]
-async fn sessions_in_a_redis_of_their_own_are_read_through_tls() {
+async fn sessions_in_a_separate_redis_are_read_through_tls() {
     let (redis, secured) = (RedisServer::start(), Secured::start());
     let builder = TestGateway::builder().redis(&redis).set("session.redis_url", &secured.url());
     let gateway = builder.set("redis.ca_file", &secured.dir.file("ca.pem")).start().await;
@@ -181,7 +181,7 @@ fn check(variables: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn where_there_are_no_certificates_the_cure_is_named() {
+fn without_system_certificates_the_cure_is_logged() {
     let text = check(&[("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", "/nowhere")]);
     assert!(text.contains("ca-certificates") && text.contains("SSL_CERT_FILE"), "{text}");
     assert!(text.contains("redis.ca_file"), "{text}");
