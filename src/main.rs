@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use ws4redis::commands::{self, Failed, Message};
+use ws4redis::cli::{self, Failed, Message};
 use ws4redis::settings::{self, Settings};
 use ws4redis::telemetry;
 
@@ -81,21 +81,21 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Failed> {
     let flags = Flags::try_parse().map_err(Failed::Usage)?;
     if let Some(Command::Settings) = flags.command {
-        return commands::print_settings();
+        return cli::print_settings();
     }
     let file = settings::file(flags.settings);
     let (settings, warnings) = Settings::load(file.as_deref(), std::env::vars_os(), &flags.set)?;
     match flags.command.unwrap_or(Command::Serve) {
-        Command::Settings => commands::print_settings(),
+        Command::Settings => cli::print_settings(),
         Command::Serve => {
             // Dropped at the end: what waits to be logged is written then.
             let _log = telemetry::init(settings.log_json);
             for warning in &warnings {
                 tracing::warn!("{warning}");
             }
-            commands::serve(settings)
+            cli::serve(settings)
         }
-        Command::Check => commands::check(&settings, file.as_deref(), &warnings),
-        Command::Publish(message) => commands::publish(&settings, message.into()),
+        Command::Check => cli::check(&settings, file.as_deref(), &warnings),
+        Command::Publish(message) => cli::publish(&settings, message.into()),
     }
 }

@@ -1,13 +1,16 @@
 //! What connections take, compared with the table that tells of it: whoever makes one of these larger notices.
 
-use crate::{hub, redis, socket};
+use crate::{broker, hub, socket, visitors};
 
 const TABLE: &str = include_str!("../docs/performance/memory.md");
 
 #[test]
 fn what_a_connection_takes_is_what_the_table_says() {
-    let sizes: Vec<(&str, usize)> =
-        [hub::SIZES, redis::SIZES, socket::SIZES, &socket::sizes()].into_iter().flatten().copied().collect();
+    let sizes: Vec<(&str, usize)> = [hub::SIZES, broker::SIZES, visitors::watch::SIZES, &socket::sizes()]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect();
     // A row whose size is checked begins with the name in backticks; the size stands behind it.
     let rows: Vec<(&str, usize)> = TABLE
         .lines()

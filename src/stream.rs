@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 /// A client that has been accepted, whose socket no runtime knows yet: any shard may take it.
 #[derive(Debug)]
-pub struct Newcomer {
+pub struct Accepted {
     /// The socket, which does not block.
     pub socket: OwnedFd,
     /// The address at the other end; none for a unix socket.

@@ -68,20 +68,20 @@ fn filter(wanted: &str) -> Result<Targets, String> {
 
 /// Keeps a log line that many messages could cause to one per second.
 #[derive(Debug, Default)]
-pub struct Seldom {
+pub struct LogThrottle {
     last: Cell<Option<Instant>>,
-    unsaid: Cell<u64>,
+    suppressed: Cell<u64>,
 }
 
-impl Seldom {
+impl LogThrottle {
     /// Returns how many lines were left out since the last one, if it is time for the next.
-    pub fn due(&self) -> Option<u64> {
+    pub fn allow(&self) -> Option<u64> {
         if self.last.get().is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
-            self.unsaid.set(self.unsaid.get() + 1);
+            self.suppressed.set(self.suppressed.get() + 1);
             return None;
         }
         self.last.set(Some(Instant::now()));
-        Some(self.unsaid.take())
+        Some(self.suppressed.take())
     }
 }
 
@@ -115,9 +115,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_line_comes_once_a_second_and_tells_what_was_left_out() {
-        let seldom = Seldom::default();
-        assert_eq!([seldom.due(), seldom.due(), seldom.due()], [Some(0), None, None]);
+        let seldom = LogThrottle::default();
+        assert_eq!([seldom.allow(), seldom.allow(), seldom.allow()], [Some(0), None, None]);
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!([seldom.due(), seldom.due()], [Some(2), None]);
+        assert_eq!([seldom.allow(), seldom.allow()], [Some(2), None]);
     }
 }

@@ -1,36 +1,36 @@
-//! The laws of the house, checked by reading the source: one dependency one room, rooms use only rooms below.
+//! The rules of the architecture, checked by reading the source: where a dependency is used, and which module uses which.
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
 use std::path::{Path, PathBuf};
 
-/// Which dependency belongs in which places: rooms, or single files. What is not listed may be used anywhere.
+/// The modules or single files in which a dependency is used. A dependency that is not listed may be used anywhere.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
-    ("anyhow", &["door.rs", "server.rs", "commands.rs"]),
+    ("anyhow", &["server", "cli.rs"]),
     ("base64", &["access", "http", "hub/events.rs"]),
-    ("clap", &["main.rs", "commands.rs"]),
+    ("clap", &["main.rs", "cli.rs"]),
     ("config", &["settings"]),
     ("fred", &["redis"]),
-    ("hashbrown", &["hub/directory.rs", "socket/by_proof.rs"]),
-    ("http_body_util", &["http", "reception/call.rs"]),
-    ("hyper", &["http", "reception/call.rs"]),
-    ("hyper_rustls", &["reception/call.rs"]),
-    ("hyper_util", &["http", "reception/call.rs"]),
+    ("hashbrown", &["hub/directory.rs", "visitors/watch/table.rs"]),
+    ("http_body_util", &["http", "visitors/callback/transport.rs"]),
+    ("hyper", &["http", "visitors/callback/transport.rs"]),
+    ("hyper_rustls", &["visitors/callback/transport.rs"]),
+    ("hyper_util", &["http", "visitors/callback/transport.rs"]),
     ("ipnet", &["access/proxies.rs"]),
     ("jsonwebtoken", &["access"]),
-    ("libc", &["memory.rs"]),
-    ("listenfd", &["door.rs"]),
-    ("mio", &["door.rs"]),
-    ("percent_encoding", &["wire", "reception/call.rs", "settings"]),
-    ("rand", &["http/events.rs", "socket", "redis"]),
+    ("libc", &["server/memory.rs"]),
+    ("listenfd", &["server/listeners.rs"]),
+    ("mio", &["server/listeners.rs"]),
+    ("percent_encoding", &["wire", "visitors/callback/transport.rs", "settings"]),
+    ("rand", &["http/event_stream.rs", "visitors", "redis", "broker"]),
     ("redis_protocol", &["embedded", "redis/resp.rs", "redis/slots.rs"]),
-    ("rlimit", &["descriptors.rs"]),
-    ("rustls", &["reception/call.rs", "redis/line.rs", "redis/tls.rs"]),
+    ("rlimit", &["server/connection_limit.rs"]),
+    ("rustls", &["visitors/callback/transport.rs", "redis/connection.rs", "redis/tls.rs"]),
     ("rustls_native_certs", &["redis/tls.rs"]),
-    ("ring", &["access", "reception/question.rs", "shard/doctor.rs"]),
-    ("sd_notify", &["server.rs"]),
-    ("serde", &["access", "settings", "reception", "shard/doctor.rs", "wire/control.rs"]),
-    ("serde_json", &["access", "reception", "shard/doctor.rs", "wire/control.rs"]),
-    ("socket2", &["door.rs", "redis/line.rs", "stream.rs"]),
+    ("ring", &["access", "visitors/callback/request.rs", "shard/doctor.rs"]),
+    ("sd_notify", &["server"]),
+    ("serde", &["access", "settings", "visitors", "shard/doctor.rs", "wire/control.rs"]),
+    ("serde_json", &["access", "visitors", "shard/doctor.rs", "wire/control.rs"]),
+    ("socket2", &["server/listeners.rs", "redis/connection.rs", "stream.rs"]),
     ("tokio_tungstenite", &["socket", "http/upgrade.rs"]),
     ("tracing_appender", &["telemetry.rs"]),
     ("tracing_subscriber", &["telemetry.rs"]),
@@ -39,71 +39,66 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("zlib_rs", &["access"]),
 ];
 
-/// Which other rooms a room may use: only such that stand above it here.
-const ROOMS: &[(&str, &[&str])] = &[
+/// The modules that a module may use, bottom to top: a module uses only modules that stand above it here.
+const MODULES: &[(&str, &[&str])] = &[
     ("wire", &[]),
-    ("counters", &[]),
+    ("metrics", &[]),
     ("telemetry", &[]),
-    ("memory", &[]),
-    ("signals", &[]),
     ("stream", &[]),
     ("unfinished", &[]),
     ("embedded", &[]),
     ("access", &["wire"]),
     ("settings", &["access", "embedded", "wire"]),
-    ("descriptors", &["settings"]),
-    ("door", &["settings", "stream"]),
     ("hub", &["stream", "wire"]),
-    ("redis", &["counters", "hub", "settings", "telemetry", "wire"]),
-    ("reception", &["access", "counters", "redis", "settings", "telemetry", "wire"]),
-    ("http", &["access", "counters", "stream", "telemetry", "unfinished", "wire"]),
+    ("redis", &["metrics", "settings", "telemetry", "wire"]),
+    ("broker", &["hub", "metrics", "redis", "settings", "telemetry", "wire"]),
+    ("visitors", &["access", "hub", "metrics", "redis", "settings", "telemetry", "wire"]),
+    ("http", &["access", "metrics", "stream", "telemetry", "unfinished", "wire"]),
     (
         "socket",
-        &["access", "counters", "hub", "reception", "redis", "settings", "stream", "unfinished", "wire"],
+        &["access", "hub", "metrics", "redis", "settings", "stream", "unfinished", "visitors", "wire"],
     ),
     (
         "shard",
         &[
             "access",
-            "counters",
+            "broker",
             "http",
             "hub",
-            "reception",
+            "metrics",
             "redis",
             "settings",
             "socket",
             "stream",
             "telemetry",
             "unfinished",
+            "visitors",
             "wire",
         ],
     ),
     (
         "server",
         &[
-            "counters",
-            "descriptors",
-            "door",
+            "broker",
             "embedded",
             "hub",
-            "memory",
-            "reception",
+            "metrics",
             "redis",
             "settings",
             "shard",
-            "signals",
             "socket",
             "stream",
             "telemetry",
             "unfinished",
+            "visitors",
         ],
     ),
-    ("sizes", &["hub", "redis", "socket"]),
-    ("commands", &["reception", "redis", "server", "settings", "wire"]),
-    ("main", &["commands", "server", "settings", "telemetry"]),
+    ("sizes", &["broker", "hub", "socket", "visitors"]),
+    ("cli", &["redis", "server", "settings", "visitors", "wire"]),
+    ("main", &["cli", "server", "settings", "telemetry"]),
 ];
 
-/// Lines of a file, its tests included, above which it has to be parted.
+/// Lines of a file, its tests included, above which it has to be split.
 const LONGEST_FILE: usize = 450;
 
 /// Every source file, with its path below `src`.
@@ -130,8 +125,8 @@ fn sources() -> Vec<(String, String)> {
     files.into_iter().map(read).collect()
 }
 
-/// Returns the room of a file: its directory, or itself.
-fn room(file: &str) -> &str {
+/// Returns the module of a file: its directory, or its own name.
+fn module(file: &str) -> &str {
     file.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
@@ -141,7 +136,7 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     lines.filter(|(_, line)| !line.trim().is_empty())
 }
 
-/// Tells whether a line names a path that begins with `name::`, or imports `name` itself.
+/// Returns whether a line names a path that starts with `name::`, or imports `name` itself.
 fn names(line: &str, name: &str) -> bool {
     let begins = |at: usize| {
         let before = line[..at].chars().next_back();
@@ -152,42 +147,42 @@ fn names(line: &str, name: &str) -> bool {
     line.match_indices(name).any(|(at, _)| begins(at) && after(at))
 }
 
-/// Returns the rooms that a line names behind `crate::` (or, in main.rs, behind the crate's name).
-fn rooms_named(line: &str) -> Vec<&str> {
-    let mut rooms = Vec::new();
+/// Returns the modules that a line names after `crate::` (or, in main.rs, after the crate's name).
+fn modules_named(line: &str) -> Vec<&str> {
+    let mut modules = Vec::new();
     for root in ["crate::", "ws4redis::"] {
         for (at, _) in line.match_indices(root) {
             let rest = &line[at + root.len()..];
             let group = rest.strip_prefix('{').map(|rest| rest.split('}').next().unwrap());
             for path in group.unwrap_or(rest).split(',').take(if group.is_some() { usize::MAX } else { 1 }) {
                 let path = path.trim();
-                rooms.push(
+                modules.push(
                     &path[..path.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(path.len())],
                 );
             }
         }
     }
-    rooms
+    modules
 }
 
 #[test]
-fn the_readers_of_this_test_read_right() {
+fn the_parsers_of_this_test_are_right() {
     assert!(names("use fred::prelude::*;", "fred") && names("let a = fred::x();", "fred"));
     assert!(!names("use fred::types::config::Server;", "config") && !names("alfred::x", "fred"));
-    assert_eq!(rooms_named("use crate::hub::{Hub, Run};"), ["hub"]);
-    assert_eq!(rooms_named("use ws4redis::{server, telemetry};"), ["server", "telemetry"]);
-    assert_eq!(rooms_named("fn f(a: crate::wire::A, b: crate::hub::B)"), ["wire", "hub"]);
+    assert_eq!(modules_named("use crate::hub::{Hub, Run};"), ["hub"]);
+    assert_eq!(modules_named("use ws4redis::{server, telemetry};"), ["server", "telemetry"]);
+    assert_eq!(modules_named("fn f(a: crate::wire::A, b: crate::hub::B)"), ["wire", "hub"]);
     assert_eq!(code("a // b\n// c\n\nd").collect::<Vec<_>>(), [(1, "a "), (4, "d")]);
 }
 
 #[test]
-fn a_dependency_stays_in_its_room() {
+fn a_dependency_is_used_only_in_its_modules() {
     for (file, text) in sources() {
         for (dependency, places) in DEPENDENCIES {
-            let at_home = places.iter().any(|place| room(&file) == *place || file == *place);
+            let is_allowed = places.iter().any(|place| module(&file) == *place || file == *place);
             for (number, line) in code(&text) {
                 assert!(
-                    at_home || !names(line, dependency),
+                    is_allowed || !names(line, dependency),
                     "{file}:{number}: {dependency} belongs in {places:?}"
                 );
             }
@@ -201,24 +196,27 @@ fn every_dependency_is_used_where_it_belongs() {
     for (dependency, places) in DEPENDENCIES {
         for place in *places {
             let used = sources.iter().any(|(file, text)| {
-                (room(file) == *place || file == place) && code(text).any(|(_, line)| names(line, dependency))
+                (module(file) == *place || file == place)
+                    && code(text).any(|(_, line)| names(line, dependency))
             });
-            assert!(used, "{dependency} is not used in {place} any more: take it from the table");
+            assert!(used, "{dependency} is not used in {place} any more: remove it from the table");
         }
     }
 }
 
 #[test]
-fn rooms_use_only_rooms_below_them() {
+fn modules_use_only_modules_below_them() {
     for (file, text) in sources() {
-        let own = room(&file);
+        let own = module(&file);
         if own == "lib" {
             continue;
         }
-        let (_, allowed) =
-            ROOMS.iter().find(|(name, _)| *name == own).unwrap_or_else(|| panic!("no room {own}"));
+        let (_, allowed) = MODULES
+            .iter()
+            .find(|(name, _)| *name == own)
+            .unwrap_or_else(|| panic!("{own} is not in the table"));
         for (number, line) in code(&text) {
-            for used in rooms_named(line) {
+            for used in modules_named(line) {
                 assert!(used == own || allowed.contains(&used), "{file}:{number}: {own} must not use {used}");
             }
         }
@@ -226,33 +224,33 @@ fn rooms_use_only_rooms_below_them() {
 }
 
 #[test]
-fn the_table_of_rooms_has_no_circle() {
-    for (number, (room, allowed)) in ROOMS.iter().enumerate() {
+fn the_table_of_modules_has_no_cycle() {
+    for (number, (name, allowed)) in MODULES.iter().enumerate() {
         for used in *allowed {
-            assert!(ROOMS[..number].iter().any(|(below, _)| below == used), "{used} is not below {room}");
+            assert!(MODULES[..number].iter().any(|(below, _)| below == used), "{used} is not below {name}");
         }
     }
 }
 
 #[test]
-fn wire_and_hub_do_not_wait_for_input_and_output() {
-    for (file, text) in sources().into_iter().filter(|(file, _)| room(file) == "wire") {
+fn wire_does_no_io() {
+    for (file, text) in sources().into_iter().filter(|(file, _)| module(file) == "wire") {
         for (number, line) in code(&text) {
             let waits = line.contains(".await") || line.contains("async ") || names(line, "tokio");
-            assert!(!waits, "{file}:{number}: the words are plain values");
+            assert!(!waits, "{file}:{number}: wire/ holds plain values");
         }
     }
 }
 
 #[test]
-fn every_file_says_what_happens_in_it() {
+fn every_file_has_a_module_doc() {
     for (file, text) in sources() {
         assert!(text.starts_with("//! "), "{file} does not open with //!");
     }
 }
 
 #[test]
-fn no_queue_is_without_bound() {
+fn every_queue_is_bounded() {
     for (file, text) in sources() {
         for (number, line) in code(&text) {
             assert!(!line.contains("unbounded"), "{file}:{number}: every queue has a bound");
@@ -261,7 +259,7 @@ fn no_queue_is_without_bound() {
 }
 
 #[test]
-fn no_file_is_too_long_to_read() {
+fn no_file_is_longer_than_the_limit() {
     for (file, text) in sources() {
         let lines = text.lines().count();
         assert!(lines <= LONGEST_FILE, "{file} has {lines} lines");

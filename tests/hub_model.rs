@@ -9,7 +9,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use ws4redis::hub::{Form, Frames, Hub, Limits, Listener, MemberId, Order, Run};
+use ws4redis::hub::{Form, Frames, Hub, Limits, Listener, MemberId, Run, SubscriptionRequest};
 use ws4redis::stream::Stream;
 use ws4redis::wire::Channel;
 
@@ -142,8 +142,8 @@ async fn check(steps: Vec<Step>) {
             Step::Open(..) | Step::Leave(..) | Step::Regrant(..) | Step::Merge(..) => {}
         }
         // The broker's part: whatever is wanted is acknowledged.
-        for order in hub.take_orders() {
-            if let Order::Want(channel, ticket) = order {
+        for request in hub.take_requests() {
+            if let SubscriptionRequest::Subscribe(channel, ticket) = request {
                 hub.subscribed(&channel, ticket);
             }
         }
@@ -155,7 +155,7 @@ async fn check(steps: Vec<Step>) {
         }
         assert_eq!(received(&mut member).await, member.expected);
     }
-    hub.take_orders();
+    hub.take_requests();
     assert_eq!(hub.channels(), 0, "no channel is left without listeners");
 }
 
@@ -240,8 +240,8 @@ proptest! {
 fn a_connection_loss_during_a_join_blocks_no_member() {
     let mut hub = Hub::new(Limits::default());
     let id = hub.join(&[channel(0)]);
-    let orders = hub.take_orders();
-    let [Order::Want(name, ticket)] = &orders[..] else { panic!("{orders:?}") };
+    let requests = hub.take_requests();
+    let [SubscriptionRequest::Subscribe(name, ticket)] = &requests[..] else { panic!("{requests:?}") };
     hub.pause();
     hub.subscribed(name, *ticket);
     assert_eq!(hub.joined(id), Ok(true));

@@ -13,7 +13,7 @@ pub struct Allowed {
     list: Vec<Entry>,
 }
 
-/// Why an origin is refused; its text names both sides and a cure that helps.
+/// Why an origin is refused; its text names both sides and a hint that helps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     origin: String,

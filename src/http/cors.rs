@@ -11,8 +11,8 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::Rejection;
-use super::events;
-use super::routes::Front;
+use super::event_stream;
+use super::routes::HttpConfig;
 use super::visitor::check_origin;
 use crate::access::Peer;
 use crate::wire::{Handshake, Malformed};
@@ -36,11 +36,12 @@ pub(super) struct Cors {
 
 impl Cors {
     /// Works it out for a request. Only streams, publications and the questions before them are read by scripts.
-    pub(super) fn of<B>(request: &Request<B>, peer: Peer, front: &Front) -> Self {
-        let varies = events::wants_events(request) || events::publishes(request) || is_preflight(request);
+    pub(super) fn of<B>(request: &Request<B>, peer: Peer, config: &HttpConfig) -> Self {
+        let varies =
+            event_stream::wants_events(request) || event_stream::publishes(request) || is_preflight(request);
         let origin = request.headers().get(ORIGIN).filter(|_| varies);
         // With credentials a star has no meaning to browsers, so it is always the very origin.
-        let reader = origin.filter(|_| check_origin(request, peer, front).is_ok()).cloned();
+        let reader = origin.filter(|_| check_origin(request, peer, config).is_ok()).cloned();
         Self { varies, reader }
     }
 
@@ -70,9 +71,9 @@ pub(super) fn preflight<B>(
     request: &Request<B>,
     handshake: Result<Handshake, Malformed>,
     peer: Peer,
-    front: &Front,
+    config: &HttpConfig,
 ) -> Result<Response<Full<Bytes>>, Rejection> {
-    check_origin(request, peer, front)?;
+    check_origin(request, peer, config)?;
     handshake?;
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::NO_CONTENT;

@@ -23,20 +23,20 @@ use tracing::{debug, warn};
 use super::cors::{self, Cors};
 use super::deadlines::{Deadlines, Phase, Times, Watched};
 use super::static_files::StaticFiles;
-use super::{Rejection, events, health, upgrade, whoami};
+use super::{Rejection, event_stream, health, upgrade, whoami};
 use crate::access::{Allowed, Credentials, Peer, Proxies};
-use crate::counters::Counters;
+use crate::metrics::Counters;
 use crate::stream::Stream;
-use crate::telemetry::Seldom;
+use crate::telemetry::LogThrottle;
 use crate::unfinished::UnfinishedMemory;
 use crate::wire::{Handshake, Malformed};
 
 /// hyper's limit of the number of headers, if none is set.
 const HYPER_MAX_HEADERS: usize = 100;
 
-/// What the front door needs to know.
+/// What the config door needs to know.
 #[derive(Debug)]
-pub struct Front {
+pub struct HttpConfig {
     /// What paths of WebSockets begin with.
     pub path_prefix: String,
     /// Name of the session cookie.
@@ -66,11 +66,11 @@ pub struct Front {
     /// What is counted for the whole process.
     pub counters: Arc<Counters>,
     /// Keeps the warnings of foreign origins to one a second.
-    pub foreign: Seldom,
+    pub foreign: LogThrottle,
 }
 
 /// A visitor whose request is a sound handshake.
-pub struct Arrival {
+pub struct HandshakeRequest {
     /// What it asks for.
     pub handshake: Handshake,
     /// What it shows of itself.
@@ -86,7 +86,7 @@ pub struct Opened<T> {
     pub early: Bytes,
     /// What was prepared for it.
     pub prepared: T,
-    /// What is to be answered first, if it is a stream of events, to which nothing has been answered yet.
+    /// What is to be answered first, if it is an event stream, to which nothing has been answered yet.
     pub head: Option<Bytes>,
 }
 
@@ -96,13 +96,17 @@ pub trait Visits {
     type Prepared;
 
     /// Prepares a connection; nothing is opened that has not been prepared.
-    fn prepare(&self, arrival: Arrival) -> impl Future<Output = Result<Self::Prepared, Rejection>>;
+    fn prepare(&self, arrival: HandshakeRequest) -> impl Future<Output = Result<Self::Prepared, Rejection>>;
 
     /// Tells a visitor, as JSON, who it is.
-    fn introduce(&self, arrival: Arrival) -> impl Future<Output = Result<String, Rejection>>;
+    fn introduce(&self, arrival: HandshakeRequest) -> impl Future<Output = Result<String, Rejection>>;
 
     /// Publishes one message.
-    fn publish(&self, arrival: Arrival, message: Bytes) -> impl Future<Output = Result<(), Rejection>>;
+    fn publish(
+        &self,
+        arrival: HandshakeRequest,
+        message: Bytes,
+    ) -> impl Future<Output = Result<(), Rejection>>;
 }
 
 /// What has been prepared, and the head of the answer if it is a stream of events.
@@ -133,24 +137,24 @@ enum Left {
 pub async fn serve<V: Visits>(
     stream: Stream,
     address: Option<IpAddr>,
-    front: &Front,
+    config: &HttpConfig,
     visits: &V,
 ) -> Served<V::Prepared> {
     let taken: Rc<Taken<V::Prepared>> = Rc::default();
     let peer = address.map_or(Peer::Unix, Peer::new);
-    let deadlines = Deadlines::new(front.times);
-    let service = service_fn(|request| Box::pin(answer(request, peer, front, visits, &taken, &deadlines)));
+    let deadlines = Deadlines::new(config.times);
+    let service = service_fn(|request| Box::pin(answer(request, peer, config, visits, &taken, &deadlines)));
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(front.max_header_bytes);
+    builder.max_buf_size(config.max_header_bytes);
     // hyper takes its own limit to be quicker than the same one set.
-    if front.max_headers != HYPER_MAX_HEADERS {
-        builder.max_headers(front.max_headers);
+    if config.max_headers != HYPER_MAX_HEADERS {
+        builder.max_headers(config.max_headers);
     }
     let watched = Watched { stream, deadlines: deadlines.clone() };
     let mut connection = builder.serve_connection(TokioIo::new(watched), service);
     let is_events = || taken.borrow().as_ref().is_some_and(|(_, head)| head.is_some());
     let mut timer = pin!(sleep_until(deadlines.deadline()));
-    let mut stopped = pin!(front.stop.cancelled());
+    let mut stopped = pin!(config.stop.cancelled());
     let left = poll_fn(|cx| {
         match connection.poll_without_shutdown(cx) {
             Poll::Ready(Ok(())) => return Poll::Ready(Left::Done),
@@ -195,70 +199,70 @@ pub async fn serve<V: Visits>(
 async fn answer<V: Visits>(
     request: Request<Incoming>,
     peer: Peer,
-    front: &Front,
+    config: &HttpConfig,
     visits: &V,
     taken: &Taken<V::Prepared>,
     deadlines: &Deadlines,
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
     deadlines.enter(Phase::Answer);
     let uri = request.uri();
-    let handshake = Handshake::parse(uri.path(), uri.query(), &front.path_prefix);
+    let handshake = Handshake::parse(uri.path(), uri.query(), &config.path_prefix);
     let inside = !matches!(handshake, Err(Malformed::Elsewhere));
-    let cors = if inside { Cors::of(&request, peer, front) } else { Cors::default() };
-    let native = inside && events::is_native(&request);
+    let cors = if inside { Cors::of(&request, peer, config) } else { Cors::default() };
+    let native = inside && event_stream::is_native(&request);
     let answer = async {
         let handshake = match handshake {
             Err(Malformed::Elsewhere) if request.uri().path() == health::PATH => {
                 return health::response(&request);
             }
-            Err(Malformed::Elsewhere) => match whoami::handshake(&request, front) {
-                Err(Malformed::Elsewhere) => return page(&request, front),
+            Err(Malformed::Elsewhere) => match whoami::handshake(&request, config) {
+                Err(Malformed::Elsewhere) => return page(&request, config),
                 handshake => {
-                    let arrival = whoami::check(&request, handshake, peer, front)?;
+                    let arrival = whoami::check(&request, handshake, peer, config)?;
                     return Ok(whoami::response(visits.introduce(arrival).await?));
                 }
             },
             handshake => handshake,
         };
         if cors::is_preflight(&request) {
-            return cors::preflight(&request, handshake, peer, front);
+            return cors::preflight(&request, handshake, peer, config);
         }
-        if events::publishes(&request) {
-            let arrival = events::check(&request, handshake, peer, front)?;
-            let message = events::message(request, front.max_message_bytes, &front.unfinished);
-            let message = timeout(front.times.request, message).await;
+        if event_stream::publishes(&request) {
+            let arrival = event_stream::check(&request, handshake, peer, config)?;
+            let message = event_stream::message(request, config.max_message_bytes, &config.unfinished);
+            let message = timeout(config.times.request, message).await;
             visits.publish(arrival, message.unwrap_or(Err(Rejection::Slow))?).await?;
             let mut response = Response::new(Full::default());
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
-        if events::wants_events(&request) {
-            let arrival = events::check(&request, handshake, peer, front)?;
-            taken.replace(Some((visits.prepare(arrival).await?, Some(events::head(&cors)))));
+        if event_stream::wants_events(&request) {
+            let arrival = event_stream::check(&request, handshake, peer, config)?;
+            taken.replace(Some((visits.prepare(arrival).await?, Some(event_stream::head(&cors)))));
             return std::future::pending().await;
         }
-        let (arrival, acceptance) = upgrade::check(&request, handshake, peer, front)?;
+        let (arrival, acceptance) = upgrade::check(&request, handshake, peer, config)?;
         taken.replace(Some((visits.prepare(arrival).await?, None)));
         Ok(acceptance.response())
     };
     let mut response = answer.await.unwrap_or_else(|rejection: Rejection| {
         if !matches!(rejection, Rejection::NotFound(_) | Rejection::Method) {
-            Counters::count(&front.counters.refused_handshakes);
+            Counters::count(&config.counters.refused_handshakes);
         }
         // The browser shows none of it to anybody.
         if let Rejection::Origin(refused) = &rejection
-            && let Some(unsaid) = front.foreign.due()
+            && let Some(suppressed) = config.foreign.allow()
         {
-            warn!(unsaid, "request refused with 403: {}", refused.to_string().escape_debug());
+            warn!(suppressed, "request refused with 403: {}", refused.to_string().escape_debug());
         }
         debug!(status = rejection.status().as_u16(), reason = ?rejection.to_string(), "request refused");
         if native && rejection.status() == StatusCode::SERVICE_UNAVAILABLE {
-            return events::come_again();
+            return event_stream::come_again();
         }
         rejection.response()
     });
     cors.add_to(response.headers_mut());
-    if front.stop.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if config.stop.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     deadlines.enter(Phase::Write);
@@ -266,9 +270,9 @@ async fn answer<V: Visits>(
 }
 
 /// Answers a request outside the WebSocket prefix.
-fn page(request: &Request<Incoming>, front: &Front) -> Result<Response<Full<Bytes>>, Rejection> {
-    let found = front.files.as_ref().and_then(|files| files.get(request.uri().path()));
-    let found = found.ok_or_else(|| Rejection::NotFound(front.path_prefix.clone()))?;
+fn page(request: &Request<Incoming>, config: &HttpConfig) -> Result<Response<Full<Bytes>>, Rejection> {
+    let found = config.files.as_ref().and_then(|files| files.get(request.uri().path()));
+    let found = found.ok_or_else(|| Rejection::NotFound(config.path_prefix.clone()))?;
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Rejection::Method);
     }

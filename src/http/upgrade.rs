@@ -12,7 +12,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Rejection;
-use super::routes::{Arrival, Front};
+use super::routes::{HandshakeRequest, HttpConfig};
 use super::visitor::{Kind, TOKEN_PROTOCOL, credentials, only, token, tokens};
 use crate::access::Peer;
 use crate::wire::{Handshake, Malformed};
@@ -29,11 +29,11 @@ pub(super) fn check<B>(
     request: &Request<B>,
     handshake: Result<Handshake, Malformed>,
     peer: Peer,
-    front: &Front,
-) -> Result<(Arrival, Acceptance), Rejection> {
+    config: &HttpConfig,
+) -> Result<(HandshakeRequest, Acceptance), Rejection> {
     let headers = request.headers();
     is_upgrade(request)?;
-    let mut credentials = credentials(request, peer, front)?;
+    let mut credentials = credentials(request, peer, config)?;
     if only(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
         return Err(Rejection::Version);
     }
@@ -43,9 +43,9 @@ pub(super) fn check<B>(
         return Err(Rejection::Bad("Sec-WebSocket-Key header has to be 16 bytes in base64"));
     }
     let (handshake, protocol) = (handshake?, protocol(headers)?);
-    credentials.token = token(request, Kind::Handshake, front)?;
+    credentials.token = token(request, Kind::Handshake, config)?;
     let acceptance = Acceptance { accept: derive_accept_key(key.as_bytes()), protocol };
-    Ok((Arrival { handshake, credentials }, acceptance))
+    Ok((HandshakeRequest { handshake, credentials }, acceptance))
 }
 
 fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {
@@ -68,7 +68,7 @@ fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {
             "the Connection header does not say upgrade; behind nginx, add proxy_set_header Connection \"upgrade\"",
         ));
     }
-    // A body could smuggle what a proxy in front takes for a second request.
+    // A body could smuggle what a proxy in config takes for a second request.
     let length = headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
     if length || headers.contains_key(TRANSFER_ENCODING) {
         return Err(Rejection::Bad("a WebSocket handshake has no body"));

@@ -9,7 +9,7 @@ use hyper::header::{
 };
 
 use super::Rejection;
-use super::routes::Front;
+use super::routes::HttpConfig;
 use crate::access::token::Untrusted;
 use crate::access::{Credentials, Peer, Token, cookie_value};
 use crate::wire::parameters;
@@ -47,11 +47,15 @@ pub fn names_passed_on(more: &[String]) -> Vec<HeaderName> {
 }
 
 /// Checks the Origin rule: where the page is from against the host that it asks, or that a trusted proxy was asked.
-pub(super) fn check_origin<B>(request: &Request<B>, peer: Peer, front: &Front) -> Result<(), Rejection> {
+pub(super) fn check_origin<B>(
+    request: &Request<B>,
+    peer: Peer,
+    config: &HttpConfig,
+) -> Result<(), Rejection> {
     let headers = request.headers();
     let host = only(headers, &HOST).ok_or(Rejection::Bad("the request has to have one Host header"))?;
-    let host = front.proxies.host(peer, &lines(headers, &X_FORWARDED_HOST), host.as_bytes());
-    Ok(front.origins.check(&lines(headers, &ORIGIN), &String::from_utf8_lossy(host))?)
+    let host = config.proxies.host(peer, &lines(headers, &X_FORWARDED_HOST), host.as_bytes());
+    Ok(config.origins.check(&lines(headers, &ORIGIN), &String::from_utf8_lossy(host))?)
 }
 
 /// Checks the Origin rule where it matters, and returns what the visitor shows of itself; but for the token, which is
@@ -59,23 +63,24 @@ pub(super) fn check_origin<B>(request: &Request<B>, peer: Peer, front: &Front) -
 pub(super) fn credentials<B>(
     request: &Request<B>,
     peer: Peer,
-    front: &Front,
+    config: &HttpConfig,
 ) -> Result<Credentials, Rejection> {
     let headers = request.headers();
     only(headers, &HOST).ok_or(Rejection::Bad("the request has to have one Host header"))?;
     let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-    let session_cookie = cookie_value(cookies, &front.session_cookie);
-    let passed_on = front.passed_on.as_ref().map(|names| passed_on(headers, names)).unwrap_or_default();
+    let session_cookie = cookie_value(cookies, &config.session_cookie);
+    let passed_on = config.passed_on.as_ref().map(|names| passed_on(headers, names)).unwrap_or_default();
     if passed_on.iter().map(|(_, value)| value.len()).sum::<usize>() > MAX_PASSED_ON_BYTES {
         return Err(Rejection::TooMuch(MAX_PASSED_ON_BYTES));
     }
     // The site may know a visitor by anything that it is given.
     if session_cookie.is_some() || !passed_on.is_empty() {
-        check_origin(request, peer, front)?;
+        check_origin(request, peer, config)?;
     }
-    let visitor = front.proxies.visitor(peer, &lines(headers, &X_FORWARDED_FOR), &lines(headers, &FORWARDED));
+    let visitor =
+        config.proxies.visitor(peer, &lines(headers, &X_FORWARDED_FOR), &lines(headers, &FORWARDED));
     let address = visitor.address();
-    let client_address = front.proxies.client_address(peer, visitor, is_passed_on(headers));
+    let client_address = config.proxies.client_address(peer, visitor, is_passed_on(headers));
     Ok(Credentials { session_cookie, token: None, headers: passed_on, address, client_address })
 }
 
@@ -108,8 +113,12 @@ fn passed_on(headers: &HeaderMap, names: &[HeaderName]) -> Vec<(String, Vec<u8>)
 
 /// Returns the token that the query, an offered subprotocol or, in a plain request, the header for it holds, where tokens
 /// are taken. Which of several is meant nobody can tell.
-pub(super) fn token<B>(request: &Request<B>, kind: Kind, front: &Front) -> Result<Option<Token>, Rejection> {
-    if !front.tokens {
+pub(super) fn token<B>(
+    request: &Request<B>,
+    kind: Kind,
+    config: &HttpConfig,
+) -> Result<Option<Token>, Rejection> {
+    if !config.tokens {
         return Ok(None);
     }
     let headers = request.headers();

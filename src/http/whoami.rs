@@ -8,7 +8,7 @@ use hyper::header::{
 use hyper::{Method, Request, Response};
 
 use super::Rejection;
-use super::routes::{Arrival, Front};
+use super::routes::{HandshakeRequest, HttpConfig};
 use super::visitor::{Kind, credentials, token};
 use crate::access::Peer;
 use crate::wire::{Handshake, Malformed};
@@ -23,9 +23,9 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Returns the handshake about which it is asked, where the demo page is served to ask.
-pub(super) fn handshake<B>(request: &Request<B>, front: &Front) -> Result<Handshake, Malformed> {
+pub(super) fn handshake<B>(request: &Request<B>, config: &HttpConfig) -> Result<Handshake, Malformed> {
     let uri = request.uri();
-    match front.files {
+    match config.files {
         Some(_) => Handshake::parse(uri.path(), uri.query(), PATH_PREFIX),
         None => Err(Malformed::Elsewhere),
     }
@@ -36,8 +36,8 @@ pub(super) fn check<B>(
     request: &Request<B>,
     handshake: Result<Handshake, Malformed>,
     peer: Peer,
-    front: &Front,
-) -> Result<Arrival, Rejection> {
+    config: &HttpConfig,
+) -> Result<HandshakeRequest, Rejection> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Rejection::Method);
     }
@@ -46,10 +46,10 @@ pub(super) fn check<B>(
     if sites.any(|site| site != "same-origin" && site != "none") {
         return Err(Rejection::Foreign);
     }
-    let mut credentials = credentials(request, peer, front)?;
+    let mut credentials = credentials(request, peer, config)?;
     let handshake = handshake?;
-    credentials.token = token(request, Kind::Plain, front)?;
-    Ok(Arrival { handshake, credentials })
+    credentials.token = token(request, Kind::Plain, config)?;
+    Ok(HandshakeRequest { handshake, credentials })
 }
 
 /// Returns the answer. Without CORS headers no page of another origin can read it.

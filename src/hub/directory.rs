@@ -10,7 +10,7 @@ use slab::Slab;
 use super::routing::number;
 use crate::wire::Channel;
 
-/// By how much fewer channels there have to be than there is room for, until that room is given back.
+/// By how much fewer channels there have to be than there is topic for, until that topic is given back.
 const SPARSE: usize = 8;
 
 /// Something for each of many channels, found by the channel's name or by a number that it keeps.
@@ -49,7 +49,7 @@ impl<T> Directory<T> {
         }
         let entry = self.entries.remove(number as usize);
         if self.entries.is_empty() {
-            // A slab keeps room up to the highest number of a peak.
+            // A slab keeps topic up to the highest number of a peak.
             self.entries = Slab::new();
         }
         entry

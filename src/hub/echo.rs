@@ -1,4 +1,4 @@
-//! Telling messages apart by digest: a client's own ones, and those that a channel has had.
+//! Support messages apart by digest: a client's own ones, and those that a channel has had.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -53,7 +53,7 @@ pub(super) struct Echoes(Option<Box<VecDeque<Entry>>>);
 
 #[derive(Debug)]
 struct Entry {
-    room: u32,
+    topic: u32,
     digest: u64,
     /// The publication's number on its connection.
     number: u32,
@@ -85,8 +85,8 @@ impl Echoes {
         }
     }
 
-    pub(super) fn add(&mut self, room: u32, digest: u64, number: u32) {
-        let entry = Entry { room, digest, number, until: u32::MAX, stale: false };
+    pub(super) fn add(&mut self, topic: u32, digest: u64, number: u32) {
+        let entry = Entry { topic, digest, number, until: u32::MAX, stale: false };
         self.0.get_or_insert_default().push_back(entry);
     }
 
@@ -98,21 +98,21 @@ impl Echoes {
     }
 
     /// Tells whether this live message is one of the connection's own, and forgets it then.
-    pub(super) fn matches(&mut self, room: u32, digest: u64) -> bool {
-        let is_it = |entry: &Entry| entry.room == room && entry.digest == digest && !entry.stale;
+    pub(super) fn matches(&mut self, topic: u32, digest: u64) -> bool {
+        let is_it = |entry: &Entry| entry.topic == topic && entry.digest == digest && !entry.stale;
         let Some(entries) = &mut self.0 else { return false };
         let found = entries.iter().position(is_it);
         found.is_some_and(|at| entries.remove(at).is_some())
     }
 
     /// Tells whether this value, read again, is one of the connection's own. It may come live, too.
-    pub(super) fn holds(&self, room: u32, digest: u64) -> bool {
-        self.entries().any(|entry| entry.room == room && entry.digest == digest)
+    pub(super) fn holds(&self, topic: u32, digest: u64) -> bool {
+        self.entries().any(|entry| entry.topic == topic && entry.digest == digest)
     }
 
-    /// Forgets what was published to a room that has been left: its number may be another's soon.
-    pub(super) fn leave(&mut self, room: u32) {
-        self.retain(|entry| entry.room != room);
+    /// Forgets what was published to a topic that has been left: its number may be another's soon.
+    pub(super) fn leave(&mut self, topic: u32) {
+        self.retain(|entry| entry.topic != topic);
     }
 
     /// Forgets what should have come by now. Not in an outage: nothing comes then, and afterwards what was published may
@@ -127,9 +127,9 @@ impl Echoes {
         self.entries_mut().for_each(|entry| entry.stale |= entry.until != u32::MAX);
     }
 
-    /// Forgets what cannot come any more to a room whose value has been read again.
-    pub(super) fn recover(&mut self, room: u32) {
-        self.retain(|entry| !(entry.stale && entry.room == room));
+    /// Forgets what cannot come any more to a topic whose value has been read again.
+    pub(super) fn recover(&mut self, topic: u32) {
+        self.retain(|entry| !(entry.stale && entry.topic == topic));
     }
 }
 

@@ -38,7 +38,7 @@ pub fn encode(frames: &mut BytesMut, opcode: Opcode, payload: &[u8]) {
         126..65_536 => 4,
         _ => 10,
     };
-    // Not a byte too many: bytes that fill their room are shared without another piece of memory.
+    // Not a byte too many: bytes that fill their topic are shared without another piece of memory.
     frames.reserve(header + payload.len());
     frames.put_u8(0x80 | opcode as u8);
     match (u8::try_from(payload.len()), u16::try_from(payload.len())) {

@@ -26,7 +26,7 @@ pub struct Listener {
     /// Whether messages must be compared with its own publications.
     compares: Cell<bool>,
     /// Whether what it may hear and say is to be looked at again.
-    review: Cell<bool>,
+    reauthorize: Cell<bool>,
     /// Whether Redis was lost, and no value has been read again since.
     lost: Cell<bool>,
     /// Whether an answer to a heartbeat waits in the outbox.
@@ -36,7 +36,7 @@ pub struct Listener {
     /// The connection's task; it sleeps as long as nothing happens to it.
     task: Cell<Option<Waker>>,
     /// What the shard's tick needs to know.
-    pub pulse: Pulse,
+    pub liveness: Liveness,
 }
 
 /// Why a connection has to end, seen from the hub and the shard.
@@ -60,7 +60,7 @@ pub enum Ending {
 
 /// Times of a connection in the shard's seconds.
 #[derive(Debug, Default)]
-pub struct Pulse {
+pub struct Liveness {
     /// When something was last heard from the client.
     pub heard: Cell<u32>,
     /// When the ping was sent that waits for an answer; 0 means none.
@@ -80,7 +80,7 @@ impl Listener {
     pub fn new(stream: Stream, form: Form, now: u32, patience: u32) -> Self {
         let (heard, beat) = (Cell::new(now), Cell::new(now));
         let (pinged, begun, paused) = (Cell::new(0), Cell::new(0), Cell::new(false));
-        let pulse = Pulse { heard, pinged, beat, begun, paused, patience };
+        let liveness = Liveness { heard, pinged, beat, begun, paused, patience };
         Self {
             stream,
             outbox: RefCell::default(),
@@ -88,29 +88,29 @@ impl Listener {
             form,
             ending: Cell::default(),
             compares: Cell::default(),
-            review: Cell::default(),
+            reauthorize: Cell::default(),
             lost: Cell::default(),
             beat_waits: Cell::default(),
             dropped: Cell::default(),
             echoes: RefCell::default(),
             task: Cell::default(),
-            pulse,
+            liveness,
         }
     }
 
-    /// Delivers a run of a room: all of it, but the connection's own publications.
-    pub(super) fn deliver(&self, room: u32, run: &Run, limits: &Limits, digester: &Digester) {
+    /// Delivers a run of a topic: all of it, but the connection's own publications.
+    pub(super) fn deliver(&self, topic: u32, run: &Run, limits: &Limits, digester: &Digester) {
         if self.compares.get() {
-            return self.deliver_foreign(room, run, limits, digester);
+            return self.deliver_foreign(topic, run, limits, digester);
         }
         self.delivered.set(self.delivered.get() + u64::from(run.messages));
         self.send(run.in_form(self.form), limits);
     }
 
-    fn deliver_foreign(&self, room: u32, run: &Run, limits: &Limits, digester: &Digester) {
+    fn deliver_foreign(&self, topic: u32, run: &Run, limits: &Limits, digester: &Digester) {
         let mut from = 0;
         for (frame, digest) in run.marks(digester) {
-            if self.echoes.borrow_mut().matches(room, *digest) {
+            if self.echoes.borrow_mut().matches(topic, *digest) {
                 // Event streams publish nothing, so it is frames here.
                 self.send_part(&run.bytes.slice(from..frame.start), &run.bytes, limits);
                 from = frame.end;
@@ -122,9 +122,9 @@ impl Listener {
         self.compares.set(!self.echoes.borrow().is_empty());
     }
 
-    /// Delivers a value that was read again to a room, unless it is the connection's own.
-    pub(super) fn deliver_value(&self, room: u32, run: &Run, digest: u64, limits: &Limits) {
-        if !self.compares.get() || !self.echoes.borrow().holds(room, digest) {
+    /// Delivers a value that was read again to a topic, unless it is the connection's own.
+    pub(super) fn deliver_value(&self, topic: u32, run: &Run, digest: u64, limits: &Limits) {
+        if !self.compares.get() || !self.echoes.borrow().holds(topic, digest) {
             self.delivered.set(self.delivered.get() + 1);
             self.send(run.in_form(self.form), limits);
         }
@@ -247,7 +247,7 @@ impl Listener {
 
     /// Sends the heartbeat, unless one waits in the outbox already.
     pub fn beat(&self, frame: Bytes, now: u32, limits: &Limits) {
-        self.pulse.beat.set(now);
+        self.liveness.beat.set(now);
         self.answer(frame, limits);
     }
 
@@ -268,14 +268,14 @@ impl Listener {
     }
 
     /// Asks the connection's task to look again at what it may hear and say.
-    pub fn review(&self) {
-        self.review.set(true);
+    pub fn reauthorize(&self) {
+        self.reauthorize.set(true);
         self.wake();
     }
 
     /// Tells whether that was asked for since the last call.
-    pub fn take_review(&self) -> bool {
-        self.review.take()
+    pub fn take_reauthorize(&self) -> bool {
+        self.reauthorize.take()
     }
 
     /// Returns why the connection has to end, if it has to.
@@ -317,8 +317,8 @@ impl Listener {
     }
 
     /// Remembers a publication, so that it is not delivered to the client that made it.
-    pub(super) fn expect_echo(&self, room: u32, digest: u64, number: u32) {
-        self.echoes.borrow_mut().add(room, digest, number);
+    pub(super) fn expect_echo(&self, topic: u32, digest: u64, number: u32) {
+        self.echoes.borrow_mut().add(topic, digest, number);
         self.compares.set(true);
     }
 
@@ -338,9 +338,9 @@ impl Listener {
         }
     }
 
-    /// Notes that a room has been left.
-    pub(super) fn leave(&self, room: u32) {
-        self.echoes.borrow_mut().leave(room);
+    /// Notes that a topic has been left.
+    pub(super) fn leave(&self, topic: u32) {
+        self.echoes.borrow_mut().leave(topic);
     }
 
     /// Notes that Redis was lost, and with it what was on its way.
@@ -349,10 +349,10 @@ impl Listener {
         self.echoes.borrow_mut().lose();
     }
 
-    /// Notes that the value of a room has been read again.
-    pub(super) fn recover_echoes(&self, room: u32) {
+    /// Notes that the value of a topic has been read again.
+    pub(super) fn recover_echoes(&self, topic: u32) {
         self.lost.set(false);
-        self.echoes.borrow_mut().recover(room);
+        self.echoes.borrow_mut().recover(topic);
     }
 
     /// Returns how many messages were delivered, and how many were dropped.

@@ -11,20 +11,20 @@ mod hold;
 mod listener;
 mod outbox;
 mod outbox_memory;
+mod reauthorize;
 mod recovery;
-mod regrant;
 mod replays;
 mod routing;
-mod subscription;
+mod shared;
 
 pub(crate) use directory::Directory;
 pub use echo::Digester;
 pub use events::{Form, encode_event, named_event};
 pub use frames::{Frames, Opcode, Run, encode};
-pub use listener::{Ending, Listener, Pulse};
+pub use listener::{Ending, Listener, Liveness};
 pub use outbox::Limits;
 pub use outbox_memory::{OutboxMemory, ShardMemory};
 #[cfg(test)]
 pub(crate) use routing::SIZES;
-pub use routing::{Hub, MemberId, NotJoined, Order, Ticket};
-pub use subscription::{Addition, Desk, Subscription};
+pub use routing::{Generation, Hub, MemberId, NotJoined, SubscriptionRequest};
+pub use shared::{Addition, SharedHub, Subscription};

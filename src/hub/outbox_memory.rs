@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 /// What a piece of memory takes besides its bytes: the allocator's part, its owner and its entry below.
 const PIECE_BYTES: usize = 192;
 
-/// What one entry of an outbox takes, in a list that doubles its room.
+/// What one entry of an outbox takes, in a list that doubles its topic.
 const ENTRY_BYTES: usize = 80;
 
 /// Part of the bound that replayed values may fill: the rest is for live messages.
@@ -81,7 +81,7 @@ impl OutboxMemory {
             self.used.fetch_sub(piece.bytes, Ordering::Relaxed);
             pieces.remove(&address);
             if pieces.is_empty() {
-                // The table keeps the room of a peak.
+                // The table keeps the topic of a peak.
                 *pieces = HashMap::default();
             }
         }

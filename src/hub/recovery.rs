@@ -4,17 +4,17 @@
 use bytes::Bytes;
 
 use super::Run;
-use super::routing::{Hub, NotJoined, Outlet, Ticket};
+use super::routing::{Generation, Hub, NotJoined, Outlet};
 use crate::wire::Channel;
 
 impl Hub {
     /// Holds back all channels that Redis sends, until the persisted value of each has been read again. Who is joining
     /// one waits, too: what it has read may be older than that value, or newer.
     pub fn pause(&mut self) {
-        for room in self.rooms.values_mut().filter(|room| room.subscribed) {
-            let settled = room.is_settled();
-            room.paused.get_or_insert_default();
-            for place in &room.listeners {
+        for topic in self.topics.values_mut().filter(|topic| topic.subscribed) {
+            let settled = topic.is_settled();
+            topic.paused.get_or_insert_default();
+            for place in &topic.listeners {
                 if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
                     held.stale = true;
                     held.awaited += usize::from(settled);
@@ -25,14 +25,14 @@ impl Hub {
 
     /// Takes Redis' refusal of a channel: those who are joining it cannot. For those who listen already the broker tries
     /// it again, and the next one who comes has it tried at once.
-    pub fn refused(&mut self, channel: &Channel, ticket: Ticket) {
-        let Some(id) = self.rooms.find(channel.as_str()) else { return };
-        let room = &mut self.rooms[id];
-        if room.told != Some(ticket) {
+    pub fn refused(&mut self, channel: &Channel, generation: Generation) {
+        let Some(id) = self.topics.find(channel.as_str()) else { return };
+        let topic = &mut self.topics[id];
+        if topic.told != Some(generation) {
             return;
         }
-        room.refused = true;
-        for place in &room.listeners {
+        topic.refused = true;
+        for place in &topic.listeners {
             if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
                 held.fail(NotJoined::Refused);
             }
@@ -42,27 +42,27 @@ impl Hub {
 
     /// Holds a channel back that Redis refused and sends from now on, until its persisted value has been read again.
     pub fn regained(&mut self, channel: &Channel) {
-        if let Some(id) = self.rooms.find(channel.as_str()) {
-            let room = &mut self.rooms[id];
+        if let Some(id) = self.topics.find(channel.as_str()) {
+            let topic = &mut self.topics[id];
             // What is subscribed is settled, or is held back already.
-            if !room.subscribed {
-                room.paused.get_or_insert_default();
+            if !topic.subscribed {
+                topic.paused.get_or_insert_default();
             }
         }
     }
 
     /// Gives a channel the value that was read again, if it is new, and then what was held back.
     pub fn recover(&mut self, channel: &Channel, value: Option<&Bytes>) {
-        if let Some(id) = self.rooms.find(channel.as_str()) {
+        if let Some(id) = self.topics.find(channel.as_str()) {
             self.resume(id, value);
         }
     }
 
     pub(super) fn resume(&mut self, id: u32, value: Option<&Bytes>) {
-        let room = &mut self.rooms[id];
-        let Some(paused) = room.paused.take() else { return };
+        let topic = &mut self.topics[id];
+        let Some(paused) = topic.paused.take() else { return };
         if let Some(value) = value.filter(|value| !value.is_empty()) {
-            let known = room.recent.knows(self.digester.digest(value));
+            let known = topic.recent.knows(self.digester.digest(value));
             if !known && !paused.runs.iter().any(|run| run.payloads().any(|held| held == value)) {
                 self.deliver_value(id, value);
             }
@@ -78,7 +78,7 @@ impl Hub {
     /// the persisted values have been read again.
     pub fn lost(&mut self) {
         self.pause();
-        self.rooms.values_mut().for_each(|room| room.subscribed = false);
+        self.topics.values_mut().for_each(|topic| topic.subscribed = false);
         for (_, member) in &mut self.members {
             match &mut member.outlet {
                 Outlet::Joining(held) => held.fail(NotJoined::Lost),
@@ -91,7 +91,7 @@ impl Hub {
     /// Delivers a value that was read again; who is joining reads for itself.
     fn deliver_value(&mut self, id: u32, value: &Bytes) {
         let (digest, run) = (self.digester.digest(value), Run::of(value));
-        self.rooms[id].recent.note(digest);
+        self.topics[id].recent.note(digest);
         for listener in self.open_listeners(id) {
             listener.deliver_value(id, &run, digest, &self.limits);
         }

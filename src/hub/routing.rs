@@ -17,26 +17,26 @@ use crate::wire::Channel;
 
 /// All channels and connections of one shard.
 pub struct Hub {
-    pub(super) rooms: Directory<Room>,
+    pub(super) topics: Directory<Topic>,
     pub(super) members: Slab<Member>,
-    /// Rooms that may have begun or ceased to be wanted since the last [`Hub::take_orders`].
+    /// Rooms that may have begun or ceased to be wanted since the last [`Hub::take_requests`].
     dirty: Vec<u32>,
-    next_ticket: Ticket,
+    next_generation: Generation,
     pub(super) limits: Limits,
     pub(super) digester: Digester,
     pub(super) replays: Replays,
 }
 
 /// A number by which an answer of the broker is matched with the latest want of a channel.
-pub type Ticket = NonZeroU32;
+pub type Generation = NonZeroU32;
 
 /// What the broker has to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
+pub enum SubscriptionRequest {
     /// The shard has listeners for the channel.
-    Want(Channel, Ticket),
+    Subscribe(Channel, Generation),
     /// Its last one has left.
-    Leave(Channel),
+    Unsubscribe(Channel),
 }
 
 /// A connection's place in the hub, from joining until leaving.
@@ -55,13 +55,13 @@ pub enum NotJoined {
 }
 
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct Topic {
     /// Most channels are one user's, or one session's.
-    pub(super) listeners: SmallVec<[Place; 2]>,
+    pub(super) listeners: SmallVec<[MemberSlot; 2]>,
     pub(super) recent: Recent,
     pub(super) paused: Option<Box<Paused>>,
     /// The want that the broker knows of.
-    pub(super) told: Option<Ticket>,
+    pub(super) told: Option<Generation>,
     pub(super) subscribed: bool,
     /// Whether Redis has refused the want that the broker knows of.
     pub(super) refused: bool,
@@ -70,7 +70,7 @@ pub(super) struct Room {
 
 /// Who listens, and which of its seats this is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct MemberSlot {
     pub(super) member: u32,
     pub(super) seat: u32,
 }
@@ -86,7 +86,7 @@ pub(super) type Seats = SmallVec<[Seat; 2]>;
 /// Where a member listens, and its index among the listeners there.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seat {
-    pub(super) room: u32,
+    pub(super) topic: u32,
     pub(super) place: u32,
 }
 
@@ -107,24 +107,24 @@ pub(super) enum Outlet {
     Silent,
 }
 
-impl Room {
+impl Topic {
     /// Tells whether Redis sends the channel, and nothing is held back.
     pub(super) fn is_settled(&self) -> bool {
         self.subscribed && self.paused.is_none()
     }
 }
 
-/// What may wait in a room whose value is being read again, in multiples of an outbox.
+/// What may wait in a topic whose value is being read again, in multiples of an outbox.
 const PAUSED_OUTBOXES: usize = 4;
 
 impl Hub {
     /// Returns an empty hub.
     pub fn new(limits: Limits) -> Self {
         Self {
-            rooms: Directory::default(),
+            topics: Directory::default(),
             members: Slab::new(),
             dirty: Vec::new(),
-            next_ticket: Ticket::MIN,
+            next_generation: Generation::MIN,
             limits,
             digester: Digester::default(),
             replays: Replays::default(),
@@ -137,28 +137,28 @@ impl Hub {
         let mut held = Box::<Held>::default();
         let mut seats = Seats::with_capacity(channels.len());
         for (seat, channel) in channels.iter().enumerate() {
-            let room_id = self.room(channel);
-            let room = &mut self.rooms[room_id];
-            if std::mem::take(&mut room.refused) {
+            let room_id = self.topic(channel);
+            let topic = &mut self.topics[room_id];
+            if std::mem::take(&mut topic.refused) {
                 // It is wanted anew, so that it is tried at once.
-                room.told = None;
-                if !std::mem::replace(&mut room.dirty, true) {
+                topic.told = None;
+                if !std::mem::replace(&mut topic.dirty, true) {
                     self.dirty.push(room_id);
                 }
             }
-            held.awaited += usize::from(!room.is_settled());
-            seats.push(Seat { room: room_id, place: number(room.listeners.len()) });
-            room.listeners.push(Place { member: id, seat: number(seat) });
+            held.awaited += usize::from(!topic.is_settled());
+            seats.push(Seat { topic: room_id, place: number(topic.listeners.len()) });
+            topic.listeners.push(MemberSlot { member: id, seat: number(seat) });
         }
         self.members.insert(Member { seats, outlet: Outlet::Joining(held) });
         MemberId(id)
     }
 
-    fn room(&mut self, channel: &Channel) -> u32 {
-        if let Some(id) = self.rooms.find(channel.as_str()) {
+    fn topic(&mut self, channel: &Channel) -> u32 {
+        if let Some(id) = self.topics.find(channel.as_str()) {
             return id;
         }
-        let room = Room {
+        let topic = Topic {
             listeners: SmallVec::new(),
             recent: Recent::default(),
             paused: None,
@@ -167,7 +167,7 @@ impl Hub {
             refused: false,
             dirty: true,
         };
-        let id = self.rooms.insert(channel.clone(), room);
+        let id = self.topics.insert(channel.clone(), topic);
         self.dirty.push(id);
         id
     }
@@ -230,12 +230,12 @@ impl Hub {
         else {
             return;
         };
-        let rooms: Vec<_> = member.seats.iter().map(|seat| seat.room).collect();
-        for (seat, (value, room)) in persisted.iter().zip(rooms).enumerate() {
+        let topics: Vec<_> = member.seats.iter().map(|seat| seat.topic).collect();
+        for (seat, (value, topic)) in persisted.iter().zip(topics).enumerate() {
             if let Some(value) = value.as_ref().filter(|value| !value.is_empty() && !held.has(seat, value)) {
                 let digest = self.digester.digest(value);
                 listener.queue(&self.replays.encode(value, digest, listener.form), &self.limits);
-                self.note_replayed(id, room, digest);
+                self.note_replayed(id, topic, digest);
             }
         }
         for (_, run) in held.into_seated_runs() {
@@ -263,12 +263,12 @@ impl Hub {
 
     /// Remembers a replayed value, so that it is known for old when it is read again. Only where everybody has it:
     /// to clients that were there before, it may still have to come.
-    pub(super) fn note_replayed(&mut self, id: MemberId, room: u32, digest: u64) {
-        let room = &mut self.rooms[room];
+    pub(super) fn note_replayed(&mut self, id: MemberId, topic: u32, digest: u64) {
+        let topic = &mut self.topics[topic];
         let members = &self.members;
-        let open = |place: &Place| matches!(members[place.member as usize].outlet, Outlet::Open(_));
-        if !room.recent.knows(digest) && !room.listeners.iter().any(|at| at.member != id.0 && open(at)) {
-            room.recent.note(digest);
+        let open = |place: &MemberSlot| matches!(members[place.member as usize].outlet, Outlet::Open(_));
+        if !topic.recent.knows(digest) && !topic.listeners.iter().any(|at| at.member != id.0 && open(at)) {
+            topic.recent.note(digest);
         }
     }
 
@@ -281,33 +281,33 @@ impl Hub {
         }
     }
 
-    /// Takes whoever has this seat out of its room.
+    /// Takes whoever has this seat out of its topic.
     pub(super) fn vacate(&mut self, seat: Seat) {
-        let room = &mut self.rooms[seat.room];
-        room.listeners.swap_remove(seat.place as usize);
-        if let Some(moved) = room.listeners.get(seat.place as usize) {
+        let topic = &mut self.topics[seat.topic];
+        topic.listeners.swap_remove(seat.place as usize);
+        if let Some(moved) = topic.listeners.get(seat.place as usize) {
             self.members[moved.member as usize].seats[moved.seat as usize].place = seat.place;
         }
         // After a peak its memory goes back.
-        if room.listeners.len() < room.listeners.capacity() / 4 {
-            room.listeners.shrink_to_fit();
+        if topic.listeners.len() < topic.listeners.capacity() / 4 {
+            topic.listeners.shrink_to_fit();
         }
-        if room.listeners.is_empty() && !std::mem::replace(&mut room.dirty, true) {
-            self.dirty.push(seat.room);
+        if topic.listeners.is_empty() && !std::mem::replace(&mut topic.dirty, true) {
+            self.dirty.push(seat.topic);
         }
     }
 
     /// Tells whether Redis sends all channels of a member.
     pub fn is_subscribed(&self, id: MemberId) -> bool {
         let member = self.members.get(id.0 as usize);
-        member.is_some_and(|member| member.seats.iter().all(|seat| self.rooms[seat.room].subscribed))
+        member.is_some_and(|member| member.seats.iter().all(|seat| self.topics[seat.topic].subscribed))
     }
 
     /// Delivers a run to everybody who listens to the channel.
     pub fn deliver(&mut self, channel: &Channel, run: Run) {
-        let Some(id) = self.rooms.find(channel.as_str()) else { return };
+        let Some(id) = self.topics.find(channel.as_str()) else { return };
         let most = self.limits.outbox_bytes * PAUSED_OUTBOXES;
-        let Some(paused) = &mut self.rooms[id].paused else { return self.deliver_now(id, &run) };
+        let Some(paused) = &mut self.topics[id].paused else { return self.deliver_now(id, &run) };
         paused.bytes += run.bytes.len();
         paused.runs.push(run);
         if paused.bytes > most {
@@ -317,10 +317,10 @@ impl Hub {
     }
 
     pub(super) fn deliver_now(&mut self, id: u32, run: &Run) {
-        let room = &mut self.rooms[id];
+        let topic = &mut self.topics[id];
         let old = (run.messages as usize).saturating_sub(Recent::KEPT);
-        run.payloads().skip(old).for_each(|payload| room.recent.note(self.digester.digest(payload)));
-        for place in &room.listeners {
+        run.payloads().skip(old).for_each(|payload| topic.recent.note(self.digester.digest(payload)));
+        for place in &topic.listeners {
             match &mut self.members[place.member as usize].outlet {
                 Outlet::Open(listener) => listener.deliver(id, run, &self.limits, &self.digester),
                 Outlet::Joining(held) => held.push(place.seat as usize, run, &self.limits),
@@ -330,7 +330,7 @@ impl Hub {
     }
 
     pub(super) fn open_listeners(&self, id: u32) -> impl Iterator<Item = &Rc<Listener>> {
-        let members = self.rooms[id].listeners.iter().map(|place| &self.members[place.member as usize]);
+        let members = self.topics[id].listeners.iter().map(|place| &self.members[place.member as usize]);
         members.filter_map(|member| match &member.outlet {
             Outlet::Open(listener) => Some(listener),
             Outlet::Joining(_) | Outlet::Silent => None,
@@ -339,8 +339,8 @@ impl Hub {
 
     /// Tells those who are joining a channel that it is settled, if it is.
     pub(super) fn let_in(&mut self, id: u32) {
-        let room = &self.rooms[id];
-        for place in room.listeners.iter().filter(|_| room.is_settled()) {
+        let topic = &self.topics[id];
+        for place in topic.listeners.iter().filter(|_| topic.is_settled()) {
             if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
                 held.awaited = held.awaited.saturating_sub(1);
                 if held.awaited == 0 {
@@ -351,59 +351,62 @@ impl Hub {
     }
 
     /// Takes Redis' acknowledgement of a channel.
-    pub fn subscribed(&mut self, channel: &Channel, ticket: Ticket) {
-        let Some(id) = self.rooms.find(channel.as_str()) else { return };
-        let room = &mut self.rooms[id];
-        if room.told == Some(ticket) && !std::mem::replace(&mut room.subscribed, true) {
-            room.refused = false;
+    pub fn subscribed(&mut self, channel: &Channel, generation: Generation) {
+        let Some(id) = self.topics.find(channel.as_str()) else { return };
+        let topic = &mut self.topics[id];
+        if topic.told == Some(generation) && !std::mem::replace(&mut topic.subscribed, true) {
+            topic.refused = false;
             self.let_in(id);
         }
     }
 
     /// Returns what the broker has to be told since the last call: wanted against told, whatever happened between.
-    pub fn take_orders(&mut self) -> Vec<Order> {
-        let mut orders = Vec::new();
+    pub fn take_requests(&mut self) -> Vec<SubscriptionRequest> {
+        let mut requests = Vec::new();
         for id in std::mem::take(&mut self.dirty) {
-            let room = &mut self.rooms[id];
-            room.dirty = false;
-            if !room.listeners.is_empty() {
-                if room.told.is_none() {
-                    room.told = Some(self.next_ticket);
-                    orders.push(Order::Want(self.rooms.name(id).clone(), self.next_ticket));
-                    self.next_ticket = self.next_ticket.checked_add(1).unwrap_or(Ticket::MIN);
+            let topic = &mut self.topics[id];
+            topic.dirty = false;
+            if !topic.listeners.is_empty() {
+                if topic.told.is_none() {
+                    topic.told = Some(self.next_generation);
+                    requests.push(SubscriptionRequest::Subscribe(
+                        self.topics.name(id).clone(),
+                        self.next_generation,
+                    ));
+                    self.next_generation = self.next_generation.checked_add(1).unwrap_or(Generation::MIN);
                 }
                 continue;
             }
-            let (channel, room) = self.rooms.remove(id);
-            if room.told.is_some() {
-                orders.push(Order::Leave(channel));
+            let (channel, topic) = self.topics.remove(id);
+            if topic.told.is_some() {
+                requests.push(SubscriptionRequest::Unsubscribe(channel));
             }
         }
         self.give_back();
-        orders
+        requests
     }
 
     /// Gives memory back that only a peak has needed.
     fn give_back(&mut self) {
-        if self.rooms.is_sparse() {
-            self.rooms.shrink();
+        if self.topics.is_sparse() {
+            self.topics.shrink();
             self.members.shrink_to_fit();
         }
     }
 
-    /// Returns the rooms of those channels that the member listens to.
-    pub fn rooms_of(&self, id: MemberId, channels: &[Channel]) -> Box<[u32]> {
+    /// Returns the topics of those channels that the member listens to.
+    pub fn topics_of(&self, id: MemberId, channels: &[Channel]) -> Box<[u32]> {
         let Some(member) = self.members.get(id.0 as usize) else { return Box::default() };
-        let rooms = member.seats.iter().map(|seat| seat.room);
-        rooms.filter(|room| channels.contains(self.rooms.name(*room))).collect()
+        let topics = member.seats.iter().map(|seat| seat.topic);
+        topics.filter(|topic| channels.contains(self.topics.name(*topic))).collect()
     }
 
-    /// Notes a publication of a listener to rooms of its own, so that it does not come back to it.
-    pub fn expect_echo(&self, listener: &Listener, rooms: &[u32], payload: &[u8], number: u32) {
-        if !rooms.is_empty() {
+    /// Notes a publication of a listener to topics of its own, so that it does not come back to it.
+    pub fn expect_echo(&self, listener: &Listener, topics: &[u32], payload: &[u8], number: u32) {
+        if !topics.is_empty() {
             let digest = self.digester.digest(payload);
-            for room in rooms {
-                listener.expect_echo(*room, digest, number);
+            for topic in topics {
+                listener.expect_echo(*topic, digest, number);
             }
         }
     }
@@ -419,7 +422,7 @@ impl Hub {
 
     /// Returns the number of channels that have listeners, or had some until just now.
     pub fn channels(&self) -> usize {
-        self.rooms.len()
+        self.topics.len()
     }
 }
 
@@ -429,12 +432,12 @@ pub(crate) const SIZES: &[(&str, usize)] = &[
     ("Listener", 2 * size_of::<usize>() + size_of::<Listener>()),
     ("Member", size_of::<Member>()),
     ("Seat", size_of::<Seat>()),
-    ("Place", size_of::<Place>()),
-    ("Room", size_of::<(Channel, Room)>()),
+    ("MemberSlot", size_of::<MemberSlot>()),
+    ("Topic", size_of::<(Channel, Topic)>()),
     super::directory::SIZE,
 ];
 
-/// Numbers members, rooms and seats in 32 bits, which halves what each of them takes.
+/// Numbers members, topics and seats in 32 bits, which halves what each of them takes.
 pub(super) fn number(index: usize) -> u32 {
     u32::try_from(index).expect("four thousand million connections do not fit into one process")
 }

@@ -14,11 +14,11 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::commands::{Failed, Replies, Reply};
-use super::connect::Target;
-use super::exchange::{Exchange, keep_node};
+use super::command_client::{Failed, Replies, Reply};
+use super::pipeline::{Pipeline, keep_node};
 use super::resp;
 use super::slots::slot_of;
+use super::target::Target;
 
 /// Redirections that one command follows.
 const REDIRECTIONS: usize = 5;
@@ -27,7 +27,7 @@ const REDIRECTIONS: usize = 5;
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A command with its key's slot.
-pub(super) struct Keyed {
+pub(crate) struct Keyed {
     bytes: BytesMut,
     slot: u16,
     /// Whether any node takes it, as one does that publishes: what one publishes all pass on.
@@ -46,12 +46,12 @@ impl Keyed {
 
 /// A node and its connection.
 struct Node {
-    exchange: Rc<Exchange>,
+    pipeline: Rc<Pipeline>,
     _keeping: AbortOnDropHandle<()>,
 }
 
 /// The nodes of a cluster, for one shard.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     target: Target,
     patience: Duration,
     max_bytes: usize,
@@ -59,7 +59,7 @@ pub(super) struct Cluster {
 }
 
 /// Where a command goes next.
-struct Way {
+struct NodeRoute {
     server: Server,
     /// Whether it is told that the node's key may have come already.
     asking: bool,
@@ -76,8 +76,8 @@ impl Cluster {
         let mut places = self.target.discovery().watch();
         loop {
             if let Some(slots) = self.target.discovery().slots() {
-                slots.masters().for_each(|master| drop(self.exchange(master)));
-                let gone = |server: &Server, node: &Node| !slots.has(server) && node.exchange.is_idle();
+                slots.masters().for_each(|master| drop(self.pipeline(master)));
+                let gone = |server: &Server, node: &Node| !slots.has(server) && node.pipeline.is_idle();
                 self.nodes.borrow_mut().retain(|server, node| !gone(server, node));
             }
             if places.changed().await.is_err() {
@@ -87,20 +87,20 @@ impl Cluster {
     }
 
     /// Returns the connection to a node; it is begun where there is none.
-    fn exchange(&self, server: &Server) -> Rc<Exchange> {
+    fn pipeline(&self, server: &Server) -> Rc<Pipeline> {
         let mut nodes = self.nodes.borrow_mut();
         let node = nodes.entry(server.clone()).or_insert_with(|| {
-            let exchange = Rc::new(Exchange::to_node());
+            let pipeline = Rc::new(Pipeline::to_node());
             let (target, server) = (self.target.clone(), server.clone());
-            let keeping = keep_node(exchange.clone(), target, server, self.patience, self.max_bytes);
-            Node { exchange, _keeping: AbortOnDropHandle::new(spawn_local(keeping)) }
+            let keeping = keep_node(pipeline.clone(), target, server, self.patience, self.max_bytes);
+            Node { pipeline, _keeping: AbortOnDropHandle::new(spawn_local(keeping)) }
         });
-        node.exchange.clone()
+        node.pipeline.clone()
     }
 
     /// Tells whether any node can be reached.
     pub(super) fn is_up(&self) -> bool {
-        self.nodes.borrow().values().any(|node| node.exchange.is_up())
+        self.nodes.borrow().values().any(|node| node.pipeline.is_up())
     }
 
     /// Waits until any node can be reached. Safe to cancel.
@@ -117,7 +117,7 @@ impl Cluster {
 
     /// Tells whether the node that has a key can be reached.
     pub(super) fn has(&self, key: &[u8]) -> bool {
-        self.node_of(key).is_some_and(|server| self.exchange(&server).is_up())
+        self.node_of(key).is_some_and(|server| self.pipeline(&server).is_up())
     }
 
     /// Waits until the node that has a key can be reached, wherever that key goes meanwhile. Safe to cancel.
@@ -128,23 +128,26 @@ impl Cluster {
     }
 
     /// Returns where a command goes first.
-    fn way(&self, command: &Keyed) -> Option<Way> {
+    fn route(&self, command: &Keyed) -> Option<NodeRoute> {
         let slots = self.target.discovery().slots()?;
         let master = slots.master(command.slot).cloned();
-        let is_up = |server: &Server| self.exchange(server).is_up();
+        let is_up = |server: &Server| self.pipeline(server).is_up();
         let server = match master {
             Some(master) if !command.anywhere || is_up(&master) => master,
             _ if command.anywhere => slots.masters().find(|server| is_up(server))?.clone(),
             _ => return None,
         };
-        Some(Way { server, asking: false })
+        Some(NodeRoute { server, asking: false })
     }
 
     /// Writes commands, each to its node. The first poll hands them over.
     pub(super) async fn send(self: Rc<Self>, commands: Vec<Keyed>) -> Replies {
         let mut outcomes: Vec<Result<Reply, Failed>> = commands.iter().map(|_| Err(Failed::Lost)).collect();
-        let mut left: Vec<_> =
-            commands.iter().enumerate().filter_map(|(at, command)| Some((at, self.way(command)?))).collect();
+        let mut left: Vec<_> = commands
+            .iter()
+            .enumerate()
+            .filter_map(|(at, command)| Some((at, self.route(command)?)))
+            .collect();
         for _ in 0..=REDIRECTIONS {
             if left.is_empty() {
                 break;
@@ -158,21 +161,21 @@ impl Cluster {
                     match reply {
                         Ok(reply) => outcomes[at] = Ok(reply),
                         Err(text) => match redirection(&text, &server) {
-                            Some(way) => redirected.push((at, way)),
+                            Some(route) => redirected.push((at, route)),
                             None => outcomes[at] = Err(failure(text)),
                         },
                     }
                 }
             }
-            if redirected.iter().any(|(_, way)| !way.asking) {
+            if redirected.iter().any(|(_, route)| !route.asking) {
                 self.target.discovery().refresh();
             }
             // Those of a node are repeated in their order.
             redirected.sort_by_key(|(at, _)| *at);
             // One that is not known yet, as it was added a moment ago, is waited for: once, however many lead there.
             let nodes_are_up = async {
-                for (_, way) in &redirected {
-                    self.exchange(&way.server).until_up().await;
+                for (_, route) in &redirected {
+                    self.pipeline(&route.server).until_up().await;
                 }
             };
             let _ = tokio::time::timeout(self.patience, nodes_are_up).await;
@@ -186,11 +189,11 @@ impl Cluster {
     fn write(
         &self,
         commands: &[Keyed],
-        ways: Vec<(usize, Way)>,
+        ways: Vec<(usize, NodeRoute)>,
     ) -> Vec<(Server, Vec<Option<usize>>, Option<tokio::sync::oneshot::Receiver<Vec<Result<Reply, String>>>>)>
     {
         let mut nodes: Vec<(Server, Vec<Option<usize>>, BytesMut)> = Vec::new();
-        for (at, Way { server, asking }) in ways {
+        for (at, NodeRoute { server, asking }) in ways {
             let index = nodes.iter().position(|(known, ..)| *known == server).unwrap_or_else(|| {
                 nodes.push((server, Vec::new(), BytesMut::new()));
                 nodes.len() - 1
@@ -204,7 +207,7 @@ impl Cluster {
             places.push(Some(at));
         }
         let hand_over = |(server, places, bytes): (Server, Vec<_>, BytesMut)| {
-            let replies = self.exchange(&server).queue(bytes, places.len()).ok();
+            let replies = self.pipeline(&server).queue(bytes, places.len()).ok();
             (server, places, replies)
         };
         nodes.into_iter().map(hand_over).collect()
@@ -212,7 +215,7 @@ impl Cluster {
 }
 
 /// Reads `MOVED 3999 host:port` and `ASK 3999 host:port`. Without a host it is that of the node that answered.
-fn redirection(text: &str, from: &Server) -> Option<Way> {
+fn redirection(text: &str, from: &Server) -> Option<NodeRoute> {
     let mut words = text.split(' ');
     let asking = match words.next()? {
         "MOVED" => false,
@@ -221,10 +224,10 @@ fn redirection(text: &str, from: &Server) -> Option<Way> {
     };
     let (host, port) = words.nth(1)?.rsplit_once(':')?;
     let host = if host.is_empty() || host == "?" { &*from.host } else { host };
-    Some(Way { server: Server::new(host, port.parse().ok()?), asking })
+    Some(NodeRoute { server: Server::new(host, port.parse().ok()?), asking })
 }
 
-/// A slot that nobody has, or whose keys are on their way, is as a node that cannot be reached.
+/// A slot that nobody has, or whose keys are on their route, is as a node that cannot be reached.
 fn failure(text: String) -> Failed {
     match text.split(' ').next() {
         Some("CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK") => Failed::Lost,
@@ -239,7 +242,7 @@ mod tests {
     #[test]
     fn redirections_name_a_node_or_only_its_port() {
         let from = Server::new("10.0.0.1", 7000);
-        let read = |text| redirection(text, &from).map(|way| (way.server.to_string(), way.asking));
+        let read = |text| redirection(text, &from).map(|route| (route.server.to_string(), route.asking));
         assert_eq!(read("MOVED 3999 127.0.0.1:6381"), Some(("127.0.0.1:6381".to_owned(), false)));
         assert_eq!(read("ASK 3999 :6381"), Some(("10.0.0.1:6381".to_owned(), true)));
         assert_eq!(read("ASK 3999 ::1:6381"), Some(("::1:6381".to_owned(), true)));

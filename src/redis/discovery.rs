@@ -15,14 +15,14 @@ use tokio::time::{Instant, sleep, timeout};
 use super::slots::Slots;
 
 /// How often is asked, and how long an answer may take.
-pub(super) const ASK: Duration = Duration::from_millis(500);
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const ASK: Duration = Duration::from_millis(500);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Least time between two questions to the same server.
 const GAP: Duration = Duration::from_millis(20);
 
 /// How long before it is noticed another master may have been promoted, where nobody has told of a failover.
-pub(super) const UNNOTICED: Duration = Duration::from_secs(3);
+pub(crate) const UNNOTICED: Duration = Duration::from_secs(3);
 
 /// How long a node of a cluster has to be absent to be gone.
 const ABSENT: Duration = Duration::from_secs(3);
@@ -32,7 +32,7 @@ const LOCATE: Duration = Duration::from_secs(2);
 
 /// What is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Known {
+pub(crate) enum Known {
     /// Nothing, because of this.
     Nothing(String),
     /// The one server that takes everything.
@@ -43,26 +43,26 @@ pub(super) enum Known {
 
 /// What is known, and since when.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
-    pub(super) known: Known,
+pub(crate) struct Place {
+    pub(crate) known: Known,
     /// When the question was asked whose answer confirmed it last.
-    pub(super) confirmed: Instant,
+    pub(crate) confirmed: Instant,
     /// Rises when connections have to be made anew.
-    pub(super) term: u64,
+    pub(crate) term: u64,
     /// Since when the server before may have been none any more: what it acknowledged later is in doubt.
-    pub(super) doubtful: Instant,
+    pub(crate) doubtful: Instant,
 }
 
 /// A server, and the term in which it was found.
 #[derive(Debug, Clone)]
-pub(super) struct Spot {
-    pub(super) server: Server,
-    pub(super) term: u64,
+pub(crate) struct Spot {
+    pub(crate) server: Server,
+    pub(crate) term: u64,
 }
 
 /// Where connections go to; shared by all of a process to the same Redis.
 #[derive(Debug)]
-pub(super) struct Discovery {
+pub(crate) struct Discovery {
     place: watch::Sender<Place>,
     /// When an answer was wanted last.
     wanted: watch::Sender<Instant>,
@@ -75,7 +75,7 @@ pub(super) struct Discovery {
 }
 
 impl Discovery {
-    pub(super) fn new(config: &ServerConfig) -> Arc<Self> {
+    pub(crate) fn new(config: &ServerConfig) -> Arc<Self> {
         let server = match config {
             ServerConfig::Sentinel { .. } | ServerConfig::Clustered { .. } => None,
             here => here.hosts().into_iter().next(),
@@ -94,27 +94,27 @@ impl Discovery {
     }
 
     /// Tells whether others are asked where the server is.
-    pub(super) fn asks(&self) -> bool {
+    pub(crate) fn asks(&self) -> bool {
         self.asks
     }
 
     /// Returns the present term.
-    pub(super) fn term(&self) -> u64 {
+    pub(crate) fn term(&self) -> u64 {
         self.place.borrow().term
     }
 
     /// Returns a cluster's slots, as far as they are known.
-    pub(super) fn slots(&self) -> Option<Arc<Slots>> {
+    pub(crate) fn slots(&self) -> Option<Arc<Slots>> {
         if let Known::Cluster(slots) = &self.place.borrow().known { Some(slots.clone()) } else { None }
     }
 
     /// Watches what is known.
-    pub(super) fn watch(&self) -> watch::Receiver<Place> {
+    pub(crate) fn watch(&self) -> watch::Receiver<Place> {
         self.place.subscribe()
     }
 
     /// Has the others asked now.
-    pub(super) fn refresh(&self) {
+    pub(crate) fn refresh(&self) {
         self.wanted.send_replace(Instant::now());
     }
 
@@ -123,7 +123,7 @@ impl Discovery {
     /// # Errors
     ///
     /// With the reason, when nobody answers.
-    pub(super) async fn locate(&self) -> Result<Spot, String> {
+    pub(crate) async fn locate(&self) -> Result<Spot, String> {
         let now = Instant::now();
         let mut places = self.place.subscribe();
         if self.asks {
@@ -143,7 +143,7 @@ impl Discovery {
     }
 
     /// Waits until connections to there have to be given up.
-    pub(super) async fn left(&self, spot: &Spot) {
+    pub(crate) async fn left(&self, spot: &Spot) {
         let gone = |place: &Place| match &place.known {
             Known::Cluster(slots) => !slots.has(&spot.server),
             _ => place.term != spot.term,
@@ -159,7 +159,7 @@ impl Discovery {
     }
 
     /// Notes that the server is no master any more: all connections to it are given up.
-    pub(super) fn leave(&self, spot: &Spot) {
+    pub(crate) fn leave(&self, spot: &Spot) {
         self.place.send_if_modified(|place| {
             let present = place.term == spot.term;
             if present {
@@ -173,27 +173,27 @@ impl Discovery {
     }
 
     /// Notes that a connection was made: others need not wait longer.
-    pub(super) fn note_reached(&self) {
+    pub(crate) fn note_reached(&self) {
         self.reached.send_replace(());
     }
 
     /// Notes whether the broker is served.
-    pub(super) fn note_served(&self, served: bool) {
+    pub(crate) fn note_served(&self, served: bool) {
         self.served.store(served, Ordering::Relaxed);
     }
 
     /// Tells whether the broker is served.
-    pub(super) fn is_served(&self) -> bool {
+    pub(crate) fn is_served(&self) -> bool {
         self.served.load(Ordering::Relaxed)
     }
 
     /// Returns what tells when a connection is made.
-    pub(super) fn reached(&self) -> watch::Receiver<()> {
+    pub(crate) fn reached(&self) -> watch::Receiver<()> {
         self.reached.subscribe()
     }
 
     /// Takes what is known now.
-    pub(super) fn set(&self, known: Known, asked: Instant, settled: Instant) {
+    pub(crate) fn set(&self, known: Known, asked: Instant, settled: Instant) {
         self.place.send_modify(|place| {
             place.confirmed = place.confirmed.max(asked);
             if matches!((&place.known, &known), (Known::Master(old), Known::Master(new)) if old != new) {
@@ -205,7 +205,7 @@ impl Discovery {
     }
 
     /// Takes the reason why nothing is known, where nothing was.
-    pub(super) fn fail(&self, reason: String) {
+    pub(crate) fn fail(&self, reason: String) {
         self.place.send_if_modified(|place| {
             let nothing = matches!(place.known, Known::Nothing(_));
             if nothing {
@@ -216,7 +216,7 @@ impl Discovery {
     }
 
     /// Waits until the next question is due, after one that was asked at `asked`.
-    pub(super) async fn due(&self, asked: Instant, period: Duration) {
+    pub(crate) async fn due(&self, asked: Instant, period: Duration) {
         sleep(GAP).await;
         let mut wanted = self.wanted.subscribe();
         tokio::select! {
@@ -227,7 +227,7 @@ impl Discovery {
 }
 
 /// Pauses after failures, until a connection of somebody else's shows that there is no need for it.
-pub(super) async fn pause(duration: Duration, reached: &mut watch::Receiver<()>) {
+pub(crate) async fn pause(duration: Duration, reached: &mut watch::Receiver<()>) {
     tokio::select! {
         () = sleep(duration) => {}
         Ok(()) = reached.changed() => {}

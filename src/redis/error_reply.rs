@@ -12,7 +12,7 @@ const REMINDER: Duration = Duration::from_mins(1);
 
 /// What an error reply means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(crate) enum Meaning {
     /// The user may not do this, or the key holds another type: for the gateway it is not there.
     Denied,
     /// Redis cannot do this at the moment: retry.
@@ -27,7 +27,7 @@ pub(super) enum Meaning {
 
 impl Meaning {
     /// Returns the meaning of an error reply.
-    pub(super) fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         match code(text) {
             "NOPERM" | "WRONGTYPE" => Self::Denied,
             "BUSY" | "LOADING" | "MASTERDOWN" | "MISCONF" | "NOREPLICAS" | "OOM" | "CLUSTERDOWN"
@@ -47,17 +47,17 @@ fn code(text: &str) -> &str {
 /// Returns true if Redis refuses the command itself, whatever its arguments are.
 ///
 /// Redis writes `NOPERM … no permissions to run the 'subscribe' command`.
-pub(super) fn is_about_the_command(text: &str) -> bool {
+pub(crate) fn is_about_the_command(text: &str) -> bool {
     text.contains("to run the")
 }
 
 /// Returns true if a connection on which PING is answered so can be used: failing snapshots refuse PING and writes only.
-pub(super) fn is_usable(text: &str) -> bool {
+pub(crate) fn is_usable(text: &str) -> bool {
     matches!(code(text), "NOPERM" | "MISCONF")
 }
 
 /// Returns what the operator can do about an error reply; empty where there is no advice.
-pub(super) fn hint(text: &str) -> &'static str {
+pub(crate) fn hint(text: &str) -> &'static str {
     match code(text) {
         "BUSY" => "a script runs for too long: wait, or stop it by SCRIPT KILL",
         "LOADING" => "it is loading its data: wait",
@@ -81,11 +81,11 @@ pub(super) fn hint(text: &str) -> &'static str {
 
 /// Keeps the same hint to one a minute; another code is another hint.
 #[derive(Debug, Default)]
-pub(super) struct Reminder(Option<(String, Instant)>);
+pub(crate) struct Reminder(Option<(String, Instant)>);
 
 impl Reminder {
     /// Returns true if an error with this code is to be logged now, and remembers that it was.
-    pub(super) fn take(&mut self, text: &str) -> bool {
+    pub(crate) fn take(&mut self, text: &str) -> bool {
         let code = code(text);
         if self.0.as_ref().is_some_and(|(last, when)| last == code && when.elapsed() < REMINDER) {
             return false;
@@ -95,7 +95,7 @@ impl Reminder {
     }
 
     /// Forgets what was logged. Returns true if something was.
-    pub(super) fn clear(&mut self) -> bool {
+    pub(crate) fn clear(&mut self) -> bool {
         self.0.take().is_some()
     }
 }

@@ -9,8 +9,8 @@ use fred::types::config::Server;
 use tokio::task::spawn_local;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Receipts;
-use super::commands::Commands;
+use super::PublishAcks;
+use super::command_client::CommandClient;
 use super::publisher::Publisher;
 use crate::wire::Channel;
 
@@ -32,7 +32,7 @@ impl Lane {
 
 /// The publications of one shard.
 pub(super) struct Lanes {
-    commands: Rc<Commands>,
+    commands: Rc<CommandClient>,
     /// All of them, outside of clusters; in one those for which no node is known.
     common: Lane,
     by_nodes: RefCell<HashMap<Vec<Server>, Lane>>,
@@ -40,23 +40,23 @@ pub(super) struct Lanes {
 
 impl Lanes {
     /// Must be called on the shard's runtime.
-    pub(super) fn new(commands: Rc<Commands>, common: Rc<Publisher>) -> Self {
+    pub(super) fn new(commands: Rc<CommandClient>, common: Rc<Publisher>) -> Self {
         Self { commands, common: Lane::new(common), by_nodes: RefCell::default() }
     }
 
-    /// Queues a publication, which is settled through its receipts.
-    pub(super) fn queue(&self, channels: Rc<[Channel]>, payload: Bytes, receipts: Rc<Receipts>) {
+    /// Queues a publication, which is settled through its acknowledgements.
+    pub(super) fn queue(&self, channels: Rc<[Channel]>, payload: Bytes, acks: Rc<PublishAcks>) {
         let publisher = if self.commands.is_cluster() {
-            self.find(&channels, &receipts)
+            self.find(&channels, &acks)
         } else {
             self.common.publisher.clone()
         };
-        publisher.queue(channels, payload, receipts);
+        publisher.queue(channels, payload, acks);
     }
 
-    fn find(&self, channels: &[Channel], receipts: &Receipts) -> Rc<Publisher> {
+    fn find(&self, channels: &[Channel], acks: &PublishAcks) -> Rc<Publisher> {
         // A client's messages keep their order, wherever its channels go meanwhile.
-        if let Some(publisher) = receipts.lane() {
+        if let Some(publisher) = acks.lane() {
             return publisher;
         }
         let node_of = |channel: &Channel| self.commands.node_of(channel.as_str().as_bytes());
@@ -73,7 +73,7 @@ impl Lanes {
             let lane = lanes.entry(nodes).or_insert_with(|| Lane::new(self.common.publisher.beside()));
             lane.publisher.clone()
         };
-        receipts.set_lane(&publisher);
+        acks.set_lane(&publisher);
         publisher
     }
 

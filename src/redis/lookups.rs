@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::commands::Commands;
-use super::connect::Target;
+use super::command_client::CommandClient;
 use super::reads::{Entry, ReadFailed, Reads, Wanted};
-use crate::counters::Counters;
+use super::target::Target;
+use crate::metrics::Counters;
 use crate::settings;
 
 /// Largest session that is read, in bytes.
-pub(super) const MAX_BYTES: usize = 4 << 20;
+pub(crate) const MAX_BYTES: usize = 4 << 20;
 
 /// What is read of a session at once: more than any usual one has.
 const HEAD_BYTES: usize = 16 << 10;
@@ -21,7 +21,7 @@ const HEAD_BYTES: usize = 16 << 10;
 /// Reads keys whose names are secrets, together with the time that they have to live.
 #[derive(Debug)]
 pub struct Lookups {
-    commands: Rc<Commands>,
+    commands: Rc<CommandClient>,
     heads: Rc<Reads<Secret>>,
     whole: Rc<Reads<Secret>>,
     tasks: [AbortHandle; 2],
@@ -45,7 +45,7 @@ impl fmt::Debug for Secret {
 
 impl Lookups {
     /// Reads over a connection that there is.
-    pub(super) fn new(commands: Rc<Commands>, counters: &Arc<Counters>) -> Self {
+    pub(crate) fn new(commands: Rc<CommandClient>, counters: &Arc<Counters>) -> Self {
         let reads =
             |wanted, max_bytes| Reads::new(commands.clone(), "session", wanted, max_bytes, counters.clone());
         let (heads, whole) = (reads(Wanted::Head, HEAD_BYTES), reads(Wanted::ValueAndTtl, MAX_BYTES));
@@ -55,12 +55,12 @@ impl Lookups {
 
     /// Reads over a connection of its own. Must be called on the shard's runtime.
     pub fn connect(target: &Target, settings: &settings::Redis, counters: &Arc<Counters>) -> Self {
-        let commands = Commands::new(target, settings.command_timeout, MAX_BYTES);
+        let commands = CommandClient::new(target, settings.command_timeout, MAX_BYTES);
         Self::new(Rc::new(commands), counters)
     }
 
     /// Returns the way by which commands go there.
-    pub(super) fn commands(&self) -> &Rc<Commands> {
+    pub(crate) fn commands(&self) -> &Rc<CommandClient> {
         &self.commands
     }
 

@@ -3,47 +3,36 @@
 //!
 //! [`Broker`] is the pub/sub side, one per process; [`Store`] the key side and publishing, one per shard.
 
-mod answer;
-mod broker;
 mod cluster;
-mod commands;
-mod connect;
+mod command_client;
+mod connection;
 mod discovery;
-mod error_reply;
-mod events;
-mod exchange;
-mod feed;
-mod hints;
-mod inbox;
-mod interests;
+pub mod error_reply;
 mod lanes;
-mod line;
 mod lookups;
-mod once;
+mod one_shot;
+mod pipeline;
+mod publish_acks;
 mod publisher;
-mod pump;
 mod reads;
-mod receipts;
-mod recovery;
+mod reply_value;
 pub mod resp;
-mod retries;
 mod sentinel;
 mod slots;
 mod store;
-mod subscribing;
+mod subscriber;
+mod target;
 mod tls;
 mod topology;
-mod watching;
 
-pub use broker::Broker;
-pub use connect::{Target, Unusable};
-pub use events::{Touch, channel_of, key_of};
-pub use inbox::{Call, Inbox, Role};
+pub(crate) use command_client::{CommandClient, Reply};
+pub(crate) use connection::RedisConnection;
+pub(crate) use discovery::pause;
 pub use lookups::Lookups;
-pub use once::{Found, examine, publish_once};
+pub use one_shot::{Found, examine, publish_once};
+pub use publish_acks::{PublishAcks, PublishError};
 pub use reads::{Entry, ReadFailed};
-pub use receipts::{Failure, Receipts};
+pub(crate) use reply_value::Answer;
 pub use store::Store;
-
-#[cfg(test)]
-pub(crate) use interests::SIZES;
+pub(crate) use subscriber::{Message, Subscriber, SubscriberEvent, SubscriptionChange};
+pub use target::{Target, Unusable};

@@ -14,12 +14,12 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::commands::{Batch, Commands, Failed, Replies, Reply};
+use super::command_client::{CommandBatch, CommandClient, Failed, Replies, Reply};
 use super::discovery::Discovery;
 use super::error_reply::{Meaning, hint};
-use super::{Failure, Receipts};
-use crate::counters::Counters;
-use crate::telemetry::Seldom;
+use super::{PublishAcks, PublishError};
+use crate::metrics::Counters;
+use crate::telemetry::LogThrottle;
 use crate::wire::Channel;
 
 /// Publications of one pipeline, and their bytes.
@@ -47,25 +47,25 @@ const MEMORY: Duration = Duration::from_secs(10);
 struct Publication {
     channels: Rc<[Channel]>,
     payload: Bytes,
-    receipts: Rc<Receipts>,
+    acks: Rc<PublishAcks>,
     since: Instant,
 }
 
 impl Publication {
     /// Bytes that it counts in the queue.
     fn cost(&self) -> usize {
-        self.payload.len() + Receipts::OVERHEAD_BYTES
+        self.payload.len() + PublishAcks::OVERHEAD_BYTES
     }
 }
 
 /// The publications of one shard.
 pub(super) struct Publisher {
-    commands: Rc<Commands>,
+    commands: Rc<CommandClient>,
     discovery: Arc<Discovery>,
     /// Whether sentinels may name another master, so that [`doubt`](Self::doubt) runs.
     doubts: bool,
     /// Whose publications were acknowledged of late, and when.
-    acknowledged: RefCell<VecDeque<(Instant, Weak<Receipts>)>>,
+    acknowledged: RefCell<VecDeque<(Instant, Weak<PublishAcks>)>>,
     queue: RefCell<VecDeque<Publication>>,
     /// Of all publishers of the shard.
     queued_bytes: Rc<Cell<usize>>,
@@ -76,13 +76,13 @@ pub(super) struct Publisher {
     wait: Duration,
     max_queued_bytes: usize,
     counters: Arc<Counters>,
-    unkept: Seldom,
-    refused: Seldom,
+    unkept: LogThrottle,
+    refused: LogThrottle,
 }
 
 impl Publisher {
     pub(super) fn new(
-        commands: Rc<Commands>,
+        commands: Rc<CommandClient>,
         discovery: Arc<Discovery>,
         doubts: bool,
         expire_seconds: u64,
@@ -104,8 +104,8 @@ impl Publisher {
             wait,
             max_queued_bytes,
             counters,
-            unkept: Seldom::default(),
-            refused: Seldom::default(),
+            unkept: LogThrottle::default(),
+            refused: LogThrottle::default(),
         })
     }
 
@@ -126,8 +126,8 @@ impl Publisher {
             wait: self.wait,
             max_queued_bytes: self.max_queued_bytes,
             counters: self.counters.clone(),
-            unkept: Seldom::default(),
-            refused: Seldom::default(),
+            unkept: LogThrottle::default(),
+            refused: LogThrottle::default(),
         })
     }
 
@@ -147,11 +147,11 @@ impl Publisher {
         }
     }
 
-    /// Queues a publication, which is settled through its receipts.
-    pub(super) fn queue(&self, channels: Rc<[Channel]>, payload: Bytes, receipts: Rc<Receipts>) {
-        let publication = Publication { channels, payload, receipts, since: Instant::now() };
+    /// Queues a publication, which is settled through its acknowledgements.
+    pub(super) fn queue(&self, channels: Rc<[Channel]>, payload: Bytes, acks: Rc<PublishAcks>) {
+        let publication = Publication { channels, payload, acks, since: Instant::now() };
         if self.queued_bytes.get() + publication.cost() > self.max_queued_bytes {
-            return self.settle(&publication, Err(Failure::Waited));
+            return self.settle(&publication, Err(PublishError::Waited));
         }
         self.queued_bytes.set(self.queued_bytes.get() + publication.cost());
         self.queue.borrow_mut().push_back(publication);
@@ -230,12 +230,12 @@ impl Publisher {
         let old = |publication: &mut Publication| publication.since.elapsed() >= self.wait;
         while let Some(publication) = self.queue.borrow_mut().pop_front_if(old) {
             self.queued_bytes.set(self.queued_bytes.get() - publication.cost());
-            self.settle(&publication, Err(Failure::Waited));
+            self.settle(&publication, Err(PublishError::Waited));
         }
     }
 
     /// Makes the commands of a batch.
-    fn encode(&self, publications: &[Publication]) -> Batch {
+    fn encode(&self, publications: &[Publication]) -> CommandBatch {
         let mut batch = self.commands.batch();
         let expire = self.expire_seconds.to_string();
         for publication in publications {
@@ -258,7 +258,7 @@ impl Publisher {
         let left = self.discovery.term() != term;
         let mut replies = replies.into_iter();
         for publication in &batch {
-            let mut result = if left { Err(Failure::Lost) } else { Ok(()) };
+            let mut result = if left { Err(PublishError::Lost) } else { Ok(()) };
             let mut published = false;
             for _ in publication.channels.iter() {
                 if self.expire_seconds > 0 {
@@ -266,11 +266,11 @@ impl Publisher {
                 }
                 let judged = self.judge(replies.next());
                 published |= judged.is_ok();
-                result = if judged == Err(Failure::Lost) { judged } else { result.and(judged) };
+                result = if judged == Err(PublishError::Lost) { judged } else { result.and(judged) };
             }
             // What went to some of its channels is not to be repeated.
             if published && result.is_err() {
-                result = Err(Failure::Lost);
+                result = Err(PublishError::Lost);
             }
             self.settle(publication, result);
         }
@@ -287,7 +287,7 @@ impl Publisher {
         {
             acknowledged.pop_front();
         }
-        acknowledged.extend(batch.iter().map(|publication| (now, Rc::downgrade(&publication.receipts))));
+        acknowledged.extend(batch.iter().map(|publication| (now, Rc::downgrade(&publication.acks))));
     }
 
     /// Tells, whenever there is another master, those whose publications the one before has acknowledged as the other may
@@ -297,26 +297,26 @@ impl Publisher {
         let mut term = places.borrow_and_update().term;
         while let Ok(place) = places.wait_for(|place| place.term != term).await.map(|place| place.clone()) {
             term = place.term;
-            for (when, receipts) in self.acknowledged.take() {
+            for (when, acks) in self.acknowledged.take() {
                 if when >= place.doubtful
-                    && let Some(receipts) = receipts.upgrade()
+                    && let Some(acks) = acks.upgrade()
                 {
                     Counters::count(&self.counters.lost_publications);
-                    receipts.doubt();
+                    acks.doubt();
                 }
             }
         }
     }
 
     /// A message that is not kept is delivered all the same.
-    fn note_unkept(&self, reply: Option<Result<Reply, Failed>>) -> Result<(), Failure> {
+    fn note_unkept(&self, reply: Option<Result<Reply, Failed>>) -> Result<(), PublishError> {
         match reply {
             Some(Ok(_)) => {}
             // Written or not: nobody knows.
-            Some(Err(Failed::Lost)) | None => return Err(Failure::Lost),
+            Some(Err(Failed::Lost)) | None => return Err(PublishError::Lost),
             Some(Err(Failed::Refused(error))) => {
-                if let Some(unsaid) = self.unkept.due() {
-                    warn!(%error, unsaid, "redis did not keep a client's message; {}", hint(&error));
+                if let Some(suppressed) = self.unkept.allow() {
+                    warn!(%error, suppressed, "redis did not keep a client's message; {}", hint(&error));
                 }
                 Counters::count(&self.counters.unkept_publications);
             }
@@ -324,27 +324,27 @@ impl Publisher {
         Ok(())
     }
 
-    fn judge(&self, reply: Option<Result<Reply, Failed>>) -> Result<(), Failure> {
+    fn judge(&self, reply: Option<Result<Reply, Failed>>) -> Result<(), PublishError> {
         match reply {
             Some(Ok(_)) => Ok(()),
             Some(Err(Failed::Refused(error))) => {
-                if let Some(unsaid) = self.refused.due() {
-                    warn!(%error, unsaid, "redis refused a client's message; {}", hint(&error));
+                if let Some(suppressed) = self.refused.allow() {
+                    warn!(%error, suppressed, "redis refused a client's message; {}", hint(&error));
                 }
                 // It was not carried out, and may be later.
                 let is_passing = Meaning::of(&error) == Meaning::NotNow;
-                Err(if is_passing { Failure::Waited } else { Failure::Lost })
+                Err(if is_passing { PublishError::Waited } else { PublishError::Lost })
             }
-            Some(Err(Failed::Lost)) | None => Err(Failure::Lost),
+            Some(Err(Failed::Lost)) | None => Err(PublishError::Lost),
         }
     }
 
-    fn settle(&self, publication: &Publication, result: Result<(), Failure>) {
+    fn settle(&self, publication: &Publication, result: Result<(), PublishError>) {
         match result {
             Ok(()) => {}
-            Err(Failure::Lost) => Counters::count(&self.counters.lost_publications),
-            Err(Failure::Waited) => Counters::count(&self.counters.refused_publications),
+            Err(PublishError::Lost) => Counters::count(&self.counters.lost_publications),
+            Err(PublishError::Waited) => Counters::count(&self.counters.refused_publications),
         }
-        publication.receipts.settle(publication.payload.len(), result);
+        publication.acks.settle(publication.payload.len(), result);
     }
 }

@@ -16,10 +16,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::commands::{Commands, Failed, Reply};
+use super::command_client::{CommandClient, Failed, Reply};
 use super::error_reply::{Meaning, Reminder, hint};
-use crate::counters::Counters;
-use crate::telemetry::Seldom;
+use crate::metrics::Counters;
+use crate::telemetry::LogThrottle;
 
 /// Keys of one pipeline.
 const BATCH: usize = 500;
@@ -108,7 +108,7 @@ impl<K> Default for Lane<K> {
 /// The reads of one shard, of keys of one kind.
 #[derive(Debug)]
 pub(super) struct Reads<K> {
-    commands: Rc<Commands>,
+    commands: Rc<CommandClient>,
     /// What the keys hold, for the log.
     what: &'static str,
     /// By node, in a cluster; else there is one.
@@ -118,14 +118,14 @@ pub(super) struct Reads<K> {
     wanted: Wanted,
     max_bytes: usize,
     counters: Arc<Counters>,
-    refused: Seldom,
+    refused: LogThrottle,
     not_now: RefCell<Reminder>,
-    too_big: Seldom,
+    too_big: LogThrottle,
 }
 
 impl<K: Key> Reads<K> {
     pub(super) fn new(
-        commands: Rc<Commands>,
+        commands: Rc<CommandClient>,
         what: &'static str,
         wanted: Wanted,
         max_bytes: usize,
@@ -139,9 +139,9 @@ impl<K: Key> Reads<K> {
             wanted,
             max_bytes,
             counters,
-            refused: Seldom::default(),
+            refused: LogThrottle::default(),
             not_now: RefCell::default(),
-            too_big: Seldom::default(),
+            too_big: LogThrottle::default(),
         })
     }
 
@@ -256,9 +256,9 @@ impl<K: Key> Reads<K> {
             Ok(Reply::TooLarge(bytes)) => return Ok(self.note_too_big(key, bytes)),
             Ok(_) => None,
             Err(Failed::Refused(error)) if Meaning::of(&error) == Meaning::Denied => {
-                if let Some(unsaid) = self.refused.due() {
+                if let Some(suppressed) = self.refused.allow() {
                     let hint = hint(&error);
-                    warn!(?key, %error, unsaid, "redis refused a {}, it counts as absent; {hint}", self.what);
+                    warn!(?key, %error, suppressed, "redis refused a {}, it counts as absent; {hint}", self.what);
                 }
                 Counters::count(&self.counters.refused_reads);
                 return Ok(Entry { refused: true, ..Entry::default() });
@@ -297,8 +297,8 @@ impl<K: Key> Reads<K> {
     }
 
     fn note_too_big(&self, key: &K, bytes: usize) -> Entry {
-        if let Some(unsaid) = self.too_big.due() {
-            warn!(?key, bytes, unsaid, "{} too big, it counts as absent", self.what);
+        if let Some(suppressed) = self.too_big.allow() {
+            warn!(?key, bytes, suppressed, "{} too big, it counts as absent", self.what);
         }
         Counters::count(&self.counters.oversized_deliveries);
         Entry { too_big: true, ..Entry::default() }

@@ -10,11 +10,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::answer::Answer;
-use super::connect::Target;
+use super::connection::RedisConnection;
 use super::discovery::{ASK, Known, PATIENCE, UNNOTICED};
-use super::line::Line;
-use crate::telemetry::Seldom;
+use super::reply_value::Answer;
+use super::target::Target;
+use crate::telemetry::LogThrottle;
 
 /// How long an answer counts.
 const FRESH: Duration = Duration::from_secs(3);
@@ -60,7 +60,7 @@ pub(super) async fn follow(target: Target) {
     let (voice, mut voices) = mpsc::channel(MAX_SENTINELS);
     let mut asking = JoinSet::new();
     let mut last: Vec<Voice> = Vec::new();
-    let silent = Seldom::default();
+    let silent = LogThrottle::default();
     let (mut known, mut settled) = (hosts.clone(), Instant::now());
     for sentinel in hosts {
         asking.spawn_local(ask(target.clone(), sentinel.clone(), wanted.clone(), voice.clone()));
@@ -85,9 +85,9 @@ pub(super) async fn follow(target: Target) {
             let reason = last.iter().rev().find_map(|voice| voice.said.as_ref().err());
             target.discovery().fail(reason.cloned().unwrap_or_default());
             if last.len() == known.len()
-                && let Some(unsaid) = silent.due()
+                && let Some(suppressed) = silent.allow()
             {
-                warn!(redis = target.name(), unsaid, error = ?reason, "no sentinel answers; a failover would not be noticed. Check the sentinels in redis.url");
+                warn!(redis = target.name(), suppressed, error = ?reason, "no sentinel answers; a failover would not be noticed. Check the sentinels in redis.url");
             }
             continue;
         };
@@ -107,15 +107,15 @@ pub(super) async fn follow(target: Target) {
 
 /// Asks one sentinel again and again.
 async fn ask(target: Target, sentinel: Server, wanted: Wanted, voice: mpsc::Sender<Voice>) {
-    let mut line = None;
+    let mut connection = None;
     loop {
         let asked = Instant::now();
-        let said = match timeout(PATIENCE, question(&target, &sentinel, &wanted, &mut line)).await {
+        let said = match timeout(PATIENCE, question(&target, &sentinel, &wanted, &mut connection)).await {
             Ok(said) => said,
             Err(_) => Err("no answer".to_owned()),
         };
         if said.is_err() {
-            line = None;
+            connection = None;
         }
         let said = said.map_err(|reason| format!("sentinel {sentinel}: {reason}"));
         if voice.send(Voice { sentinel: sentinel.clone(), asked, said }).await.is_err() {
@@ -129,20 +129,21 @@ async fn question(
     target: &Target,
     sentinel: &Server,
     wanted: &Wanted,
-    line: &mut Option<Line>,
+    connection: &mut Option<RedisConnection>,
 ) -> Result<Opinion, String> {
     let name = wanted.name.as_str();
     let mut others = Vec::new();
-    if line.is_none() {
+    if connection.is_none() {
         let (user, password) = (wanted.user.as_deref(), wanted.password.as_deref());
-        let mut new = Line::open(target.config(), sentinel.clone(), user, password, MAX_BYTES).await?;
+        let mut new =
+            RedisConnection::open(target.config(), sentinel.clone(), user, password, MAX_BYTES).await?;
         // Where that is refused, those of the URL are enough.
         let known = new.call(&["SENTINEL", "SENTINELS", name]).await?;
         others = known.list().iter().filter_map(address).collect();
-        *line = Some(new);
+        *connection = Some(new);
     }
-    let Some(line) = line else { return Err("connection closed".to_owned()) };
-    let master = line.call(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name]).await?;
+    let Some(connection) = connection else { return Err("connection closed".to_owned()) };
+    let master = connection.call(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name]).await?;
     let master = match &master {
         Answer::Error(reason) => return Err(reason.clone()),
         Answer::Nil => return Err(format!("it knows no master named {name}")),
@@ -151,7 +152,7 @@ async fn question(
             _ => None,
         },
     };
-    let details = line.call(&["SENTINEL", "MASTER", name]).await?;
+    let details = connection.call(&["SENTINEL", "MASTER", name]).await?;
     let flags = details.field("flags").and_then(Answer::text).unwrap_or_default();
     Ok(Opinion {
         master: master.ok_or("no address")?,

@@ -5,11 +5,11 @@
 use fred::types::config::Server;
 use redis_protocol::redis_keyslot;
 
-use super::answer::Answer;
+use super::reply_value::Answer;
 
 /// The nodes of a cluster and their slots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     /// First slot, last slot, and the master that has them; in order.
     ranges: Vec<(u16, u16, Server)>,
     /// Masters and replicas.

@@ -7,20 +7,20 @@ use bytes::Bytes;
 use fred::types::config::Server;
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::commands::Commands;
-use super::connect::Target;
+use super::command_client::CommandClient;
 use super::lanes::Lanes;
 use super::lookups;
 use super::publisher::Publisher;
 use super::reads::{ReadFailed, Reads, Wanted};
-use super::{Lookups, Receipts};
-use crate::counters::Counters;
+use super::target::Target;
+use super::{Lookups, PublishAcks};
+use crate::metrics::Counters;
 use crate::settings::Settings;
 use crate::wire::Channel;
 
 /// The key side of Redis, for one shard.
 pub struct Store {
-    commands: Rc<Commands>,
+    commands: Rc<CommandClient>,
     reads: Rc<Reads<Channel>>,
     lookups: Rc<Lookups>,
     lanes: Lanes,
@@ -31,7 +31,7 @@ impl Store {
     /// Connects, and connects again for as long as it lives. Must be called on the shard's runtime.
     pub fn new(target: &Target, settings: &Settings, counters: &Arc<Counters>) -> Self {
         let max_bytes = settings.messages.max_delivery_bytes.max(lookups::MAX_BYTES);
-        let commands = Rc::new(Commands::new(target, settings.redis.command_timeout, max_bytes));
+        let commands = Rc::new(CommandClient::new(target, settings.redis.command_timeout, max_bytes));
         let reads = Reads::new(
             commands.clone(),
             "persisted message",
@@ -74,7 +74,7 @@ impl Store {
     }
 
     /// Returns the node that keeps a channel's persisted message, in a cluster.
-    pub(super) fn node_of(&self, channel: &Channel) -> Option<Server> {
+    pub(crate) fn node_of(&self, channel: &Channel) -> Option<Server> {
         self.commands.node_of(channel.as_str().as_bytes())
     }
 
@@ -93,9 +93,9 @@ impl Store {
         self.lookups.clone()
     }
 
-    /// Publishes a client's message to channels. What becomes of it is told through the receipts.
-    pub fn publish(&self, channels: Rc<[Channel]>, payload: Bytes, receipts: Rc<Receipts>) {
-        self.lanes.queue(channels, payload, receipts);
+    /// Publishes a client's message to channels. What becomes of it is told through the acknowledgements.
+    pub fn publish(&self, channels: Rc<[Channel]>, payload: Bytes, acks: Rc<PublishAcks>) {
+        self.lanes.queue(channels, payload, acks);
     }
 
     /// Waits until no publication is queued or under way. Safe to cancel.

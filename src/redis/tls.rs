@@ -16,7 +16,7 @@ use crate::settings::Tls;
 ///
 /// # Errors
 ///
-/// With the key of the setting, what is wrong with it, and the cure.
+/// With the key of the setting, what is wrong with it, and the hint.
 pub(super) fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = verifier(tls, provider.clone())?;
@@ -131,7 +131,7 @@ fn is_about_time(error: &CertificateError) -> bool {
 }
 
 /// Says what to do about a TLS error; empty if it is none.
-pub(super) fn cure(reason: &str) -> &'static str {
+pub(super) fn hint(reason: &str) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
     if says(&["UnknownIssuer", "CaUsedAsEndEntity"]) {
         "its certificate is signed by an authority that is unknown here: name that authority's certificate, or a self-signed one itself, in redis.ca_file"

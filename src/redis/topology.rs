@@ -6,11 +6,11 @@ use std::time::Duration;
 use fred::types::config::Server;
 use tokio::time::{Instant, timeout};
 
-use super::answer::Answer;
-use super::connect::Target;
+use super::connection::RedisConnection;
 use super::discovery::{Known, PATIENCE};
-use super::line::Line;
+use super::reply_value::Answer;
 use super::slots::Slots;
+use super::target::Target;
 
 /// How often is asked while nothing tells of a change.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Keeps what is known of the cluster up to date. Never returns.
 pub(super) async fn follow(target: Target) {
     let seeds = target.config().server.hosts();
-    let mut line: Option<Line> = None;
+    let mut connection: Option<RedisConnection> = None;
     let mut turn = 0_usize;
     loop {
         let asked = Instant::now();
@@ -26,7 +26,7 @@ pub(super) async fn follow(target: Target) {
         let nodes = target.discovery().slots().map_or_else(Vec::new, |slots| slots.nodes().to_vec());
         let node = nodes.iter().chain(&seeds).nth(turn % (nodes.len() + seeds.len()).max(1)).cloned();
         let Some(node) = node else { return };
-        match timeout(PATIENCE, question(&target, &node, &mut line))
+        match timeout(PATIENCE, question(&target, &node, &mut connection))
             .await
             .unwrap_or(Err("no answer".to_owned()))
         {
@@ -35,7 +35,7 @@ pub(super) async fn follow(target: Target) {
                 target.discovery().due(asked, PERIOD).await;
             }
             Err(reason) => {
-                line = None;
+                connection = None;
                 turn = turn.wrapping_add(1);
                 target.discovery().fail(reason);
                 target.discovery().due(asked, Duration::from_millis(100)).await;
@@ -44,10 +44,14 @@ pub(super) async fn follow(target: Target) {
     }
 }
 
-async fn question(target: &Target, node: &Server, line: &mut Option<Line>) -> Result<Slots, String> {
-    let asked = match line {
+async fn question(
+    target: &Target,
+    node: &Server,
+    connection: &mut Option<RedisConnection>,
+) -> Result<Slots, String> {
+    let asked = match connection {
         Some(asked) => asked,
-        None => line.insert(Line::dial_node(target, node.clone(), 64 * 1024).await?),
+        None => connection.insert(RedisConnection::dial_node(target, node.clone(), 64 * 1024).await?),
     };
     let answer = asked.call(&["CLUSTER", "SLOTS"]).await?;
     if let Answer::Error(reason) = answer {

@@ -9,9 +9,9 @@ use tracing::{debug, info};
 
 use super::Shard;
 use crate::access::session::KeyTemplate;
-use crate::reception::Probe;
 use crate::settings::Settings;
-use crate::wire::Question;
+use crate::visitors::Probe;
+use crate::wire::DoctorQuery;
 
 /// What this server sees.
 #[derive(Serialize)]
@@ -32,25 +32,25 @@ struct Answer<'a> {
 }
 
 impl Shard {
-    /// Answers a question of the doctor's, beside everything else.
-    pub(super) fn answer(self: Rc<Self>, question: Question) {
+    /// Answers a query of the doctor's, beside everything else.
+    pub(super) fn answer(self: Rc<Self>, query: DoctorQuery) {
         tokio::task::spawn_local(async move {
             let patience = self.settings.redis.command_timeout;
-            if timeout(patience, self.examine(&question)).await.is_err() {
-                debug!("the doctor's question could not be answered in time");
+            if timeout(patience, self.examine(&query)).await.is_err() {
+                debug!("the doctor's query could not be answered in time");
             }
         });
     }
 
-    async fn examine(&self, question: &Question) {
-        let probe = match &question.session {
-            Some(session) => match self.reception.sessions().probe(session, &question.nonce).await {
+    async fn examine(&self, query: &DoctorQuery) {
+        let probe = match &query.session {
+            Some(session) => match self.visitors.sessions().probe(session, &query.nonce).await {
                 Ok(probe) => Some(probe),
                 Err(_) => return,
             },
             None => None,
         };
-        let name = format!("doctor:{}", question.nonce);
+        let name = format!("doctor:{}", query.nonce);
         let channel = self.settings.namespace.own(&name);
         let answer = answer(&self.settings, probe, &format!("ws4redis:{name}"));
         let Ok(answer) = serde_json::to_vec(&answer) else { return };
@@ -69,7 +69,7 @@ fn hostname() -> String {
 
 fn answer<'a>(settings: &'a Settings, probe: Option<Probe>, proven: &str) -> Answer<'a> {
     let secret = settings.callback.as_ref().map(|callback| callback.secret.as_bytes());
-    let proof = secret.filter(|secret| !secret.is_empty()).map(|secret| {
+    let auth_source = secret.filter(|secret| !secret.is_empty()).map(|secret| {
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), proven.as_bytes());
         tag.as_ref().iter().fold(String::new(), |digits, byte| digits + &format!("{byte:02x}"))
     });
@@ -89,6 +89,6 @@ fn answer<'a>(settings: &'a Settings, probe: Option<Probe>, proven: &str) -> Ans
             Probe::Unreadable => "unreadable",
         }),
         callback: settings.callback.is_some(),
-        callback_proof: proof,
+        callback_proof: auth_source,
     }
 }

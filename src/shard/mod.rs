@@ -1,9 +1,9 @@
 //! One thread, one runtime, one hub: a shard owns its connections from accept to close.
 
+mod deliver;
 mod doctor;
-mod inbox;
 mod prepare;
 mod thread;
 
-pub use inbox::{INBOX, Line};
+pub use deliver::{BrokerLink, INBOX};
 pub use thread::{Shard, Shared};

@@ -1,5 +1,5 @@
 //! Everything between a sound handshake and its 101: who, what, joined, acknowledged, read; and messages and
-//! questions that come in a request of their own.
+//! queries that come in a request of their own.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,12 +11,14 @@ use tracing::warn;
 
 use super::Shard;
 use crate::access::{ClientAddress, Grant, Rate};
-use crate::counters::Counters;
-use crate::http::{Arrival, Rejection, Visits};
+use crate::http::{HandshakeRequest, Rejection, Visits};
 use crate::hub::{NotJoined, Subscription};
-use crate::reception::{NotReceived, Visitor};
-use crate::redis::{Failure, Receipts};
-use crate::socket::{Bucket, InFlight, Publisher, Watch, read_joined};
+use crate::metrics::Counters;
+use crate::redis::{PublishAcks, PublishError};
+use crate::socket::read_joined;
+use crate::visitors::watch::{InFlight, Watch};
+use crate::visitors::{IdentifyError, Visitor};
+use crate::visitors::{PublisherKey, TokenBucket};
 use crate::wire::Handshake;
 
 /// What is ready when a handshake is answered.
@@ -30,7 +32,7 @@ pub struct Prepared {
     pub(super) watch: Option<Watch>,
     /// What happens to the visitor until the connection is registered is remembered for it.
     pub(super) in_flight: InFlight,
-    pub(super) allowance: Option<Arc<Bucket>>,
+    pub(super) rate_limit: Option<Arc<TokenBucket>>,
     pub(super) grant: Grant,
     pub(super) persisted: Vec<Option<Bytes>>,
 }
@@ -38,22 +40,22 @@ pub struct Prepared {
 impl Visits for Shard {
     type Prepared = Prepared;
 
-    async fn prepare(&self, arrival: Arrival) -> Result<Prepared, Rejection> {
+    async fn prepare(&self, request: HandshakeRequest) -> Result<Prepared, Rejection> {
         let patience = self.settings.server.handshake;
         let in_flight = self.leases.begin();
         let mut since = Instant::now();
-        let mut visitor = self.receive(&arrival).await?;
-        let handshake = arrival.handshake;
+        let mut visitor = self.identify(&request).await?;
+        let handshake = request.handshake;
         loop {
             let grant = self.parts.policy.grant(&handshake, &visitor.identity, visitor.allowed)?;
-            let subscription = self.desk.join(&grant.subscribe);
+            let subscription = self.hub.join(&grant.subscribe);
             let watch = self.leases.watch(&visitor);
             let again = async {
                 // Where Redis does not tell, the session is only read again now and then.
                 let unknown = watch.as_ref().filter(|watch| !watch.known);
                 let Some(Ok(())) = joined(unknown).await else { return Ok(None) };
                 let since = Instant::now();
-                Ok::<_, Rejection>(Some((since, self.reception.afresh(&visitor).await?)))
+                Ok::<_, Rejection>(Some((since, self.visitors.refresh(&visitor).await?)))
             };
             let reading = async { Ok(read_joined(&subscription, &self.parts, &grant.subscribe).await?) };
             let (persisted, again) = match timeout(patience, async { tokio::try_join!(reading, again) }).await
@@ -75,10 +77,10 @@ impl Visits for Shard {
                 (since, visitor) = newer;
                 continue;
             }
-            if !self.desk.with(|hub| hub.has_room_for(&persisted)) {
+            if !self.hub.with(|hub| hub.has_room_for(&persisted)) {
                 return Err(Rejection::Crowded);
             }
-            let allowance = self.allowance(&visitor, arrival.credentials.client_address, grant.rate);
+            let rate_limit = self.rate_limit(&visitor, request.credentials.client_address, grant.rate);
             return Ok(Prepared {
                 subscription,
                 handshake,
@@ -86,59 +88,60 @@ impl Visits for Shard {
                 since,
                 watch,
                 in_flight,
-                allowance,
+                rate_limit,
                 grant,
                 persisted,
             });
         }
     }
 
-    async fn introduce(&self, arrival: Arrival) -> Result<String, Rejection> {
-        Ok(self.receive(&arrival).await?.profile())
+    async fn introduce(&self, request: HandshakeRequest) -> Result<String, Rejection> {
+        Ok(self.identify(&request).await?.profile())
     }
 
-    async fn publish(&self, arrival: Arrival, message: Bytes) -> Result<(), Rejection> {
-        let visitor = self.receive(&arrival).await?;
-        let grant = self.parts.policy.grant(&arrival.handshake, &visitor.identity, visitor.allowed)?;
+    async fn publish(&self, request: HandshakeRequest, message: Bytes) -> Result<(), Rejection> {
+        let visitor = self.identify(&request).await?;
+        let grant = self.parts.policy.grant(&request.handshake, &visitor.identity, visitor.allowed)?;
         if grant.publish.is_empty() {
             return Err(Rejection::Mute);
         }
-        if message.is_empty() || self.parts.beats.is_heartbeat(&message) {
+        if message.is_empty() || self.parts.keepalive.is_heartbeat(&message) {
             Counters::count(&self.parts.counters.ignored_publications);
             return Ok(());
         }
-        let allowance = self.allowance(&visitor, arrival.credentials.client_address, grant.rate);
-        if allowance.is_some_and(|bucket| !bucket.take(message.len())) {
+        let rate_limit = self.rate_limit(&visitor, request.credentials.client_address, grant.rate);
+        if rate_limit.is_some_and(|bucket| !bucket.take(message.len())) {
             return Err(Rejection::TooFast);
         }
-        let receipts = Rc::<Receipts>::default();
-        receipts.issue(message.len());
-        self.parts.store.publish(grant.publish.into(), message, receipts.clone());
-        match timeout(self.parts.publish_patience, receipts.settled()).await {
+        let acks = Rc::<PublishAcks>::default();
+        acks.issue(message.len());
+        self.parts.store.publish(grant.publish.into(), message, acks.clone());
+        match timeout(self.parts.publish_patience, acks.settled()).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(Failure::Waited)) => Err(Rejection::NoRedis),
-            Ok(Err(Failure::Lost)) | Err(_) => Err(Rejection::Lost),
+            Ok(Err(PublishError::Waited)) => Err(Rejection::NoRedis),
+            Ok(Err(PublishError::Lost)) | Err(_) => Err(Rejection::Lost),
         }
     }
 }
 
 impl Shard {
     /// Returns the bucket of a visitor's publications, if they are limited.
-    fn allowance(&self, visitor: &Visitor, address: ClientAddress, rate: Rate) -> Option<Arc<Bucket>> {
+    fn rate_limit(&self, visitor: &Visitor, address: ClientAddress, rate: Rate) -> Option<Arc<TokenBucket>> {
         if rate == Rate::default() {
             return None;
         }
-        let (allowances, publisher) = (&self.parts.allowances, Publisher::of(&visitor.identity, address));
-        if publisher.is_none() && address == ClientAddress::UnknownProxy && allowances.take_hint() {
+        let (rate_limits, publisher) =
+            (&self.parts.rate_limits, PublisherKey::of(&visitor.identity, address));
+        if publisher.is_none() && address == ClientAddress::UnknownProxy && rate_limits.take_hint() {
             warn!(
                 "publish limits cannot tell anonymous visitors apart: requests come with X-Forwarded-For, Forwarded, X-Real-IP or Via from a peer that is not in server.trusted_proxies; each connection has a limit of its own. Name your proxy there"
             );
         }
-        allowances.bucket(publisher, rate)
+        rate_limits.bucket(publisher, rate)
     }
 
     /// Finds out who comes, if anybody can be let in at all.
-    async fn receive(&self, arrival: &Arrival) -> Result<Visitor, Rejection> {
+    async fn identify(&self, request: &HandshakeRequest) -> Result<Visitor, Rejection> {
         if self.stopping.is_cancelled() {
             return Err(Rejection::Stopping);
         }
@@ -152,9 +155,9 @@ impl Shard {
         if !self.parts.store.is_up().await {
             return Err(self.no_redis("this shard has no connection of its own to Redis"));
         }
-        let received = self.reception.receive(&arrival.credentials, &arrival.handshake);
+        let received = self.visitors.identify(&request.credentials, &request.handshake);
         match timeout(self.settings.server.handshake, received).await {
-            Ok(Err(NotReceived::NoRedis)) => Err(self.no_redis("the session cannot be read")),
+            Ok(Err(IdentifyError::NoRedis)) => Err(self.no_redis("the session cannot be read")),
             Ok(received) => Ok(received?),
             Err(_) => Err(self.no_redis("the session was not read within server.handshake_seconds")),
         }
@@ -163,9 +166,9 @@ impl Shard {
     /// Returns the rejection where Redis does not do what a handshake needs; no such 503 is without a line in the log.
     fn no_redis(&self, reason: &str) -> Rejection {
         if self.redis_up.get()
-            && let Some(unsaid) = self.no_redis.due()
+            && let Some(suppressed) = self.no_redis.allow()
         {
-            warn!(reason, unsaid, "a handshake got 503, for want of Redis");
+            warn!(reason, suppressed, "a handshake got 503, for want of Redis");
         }
         Rejection::NoRedis
     }
@@ -175,14 +178,14 @@ async fn joined(watch: Option<&Watch>) -> Option<Result<(), NotJoined>> {
     Some(watch?.subscription.joined().await)
 }
 
-impl From<NotReceived> for Rejection {
-    fn from(failure: NotReceived) -> Self {
+impl From<IdentifyError> for Rejection {
+    fn from(failure: IdentifyError) -> Self {
         match failure {
-            NotReceived::NoRedis => Self::NoRedis,
-            NotReceived::Untrusted(untrusted) => Self::Untrusted(untrusted),
-            NotReceived::Busy => Self::Busy,
-            NotReceived::Refused => Self::Refused,
-            NotReceived::NoAnswer => Self::NoAnswer,
+            IdentifyError::NoRedis => Self::NoRedis,
+            IdentifyError::Untrusted(untrusted) => Self::Untrusted(untrusted),
+            IdentifyError::Busy => Self::Busy,
+            IdentifyError::Refused => Self::Refused,
+            IdentifyError::NoAnswer => Self::NoAnswer,
         }
     }
 }

@@ -11,19 +11,21 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::Line;
+use super::BrokerLink;
 use super::prepare::Prepared;
 use crate::access::Policy;
-use crate::counters::Counters;
-use crate::http::{self, Front, Served, StaticFiles, Times};
-use crate::hub::{Desk, Ending, Hub, Limits, OutboxMemory, ShardMemory};
-use crate::reception::{Callback, LargeValues, Reception, Sessions, Way};
+use crate::http::{self, HttpConfig, Served, StaticFiles, Times};
+use crate::hub::{Ending, Hub, Limits, OutboxMemory, ShardMemory, SharedHub};
+use crate::metrics::Counters;
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
-use crate::socket::{self, Allowances, Beats, Connection, Leases, Parts, Place};
-use crate::stream::{Discard, Newcomer, Permit, Stream};
-use crate::telemetry::Seldom;
+use crate::socket::{self, Connection, ConnectionPermit, Keepalive, Parts};
+use crate::stream::{Accepted, Discard, Permit, Stream};
+use crate::telemetry::LogThrottle;
 use crate::unfinished::UnfinishedMemory;
+use crate::visitors::RateLimits;
+use crate::visitors::watch::Leases;
+use crate::visitors::{Callback, CallbackTransport, LargeValues, Sessions, Visitors};
 
 /// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
 const READ_BYTES: usize = 64 * 1024;
@@ -41,23 +43,23 @@ const LEAVERS_PER_SECOND: u32 = 10;
 pub struct Shard {
     pub(super) number: usize,
     pub(super) settings: Arc<Settings>,
-    front: Front,
-    pub(super) reception: Rc<Reception>,
+    front: HttpConfig,
+    pub(super) visitors: Rc<Visitors>,
     pub(super) leases: Rc<Leases>,
-    pub(super) desk: Rc<Desk>,
+    pub(super) hub: Rc<SharedHub>,
     /// Where is wanted to hear what happens to sessions: the same, unless they lie in a Redis of their own.
-    pub(super) watches: Rc<Desk>,
+    pub(super) watches: Rc<SharedHub>,
     pub(super) parts: Rc<Parts>,
     pub(super) redis_up: Cell<bool>,
     /// Cancelled when the server stops.
     pub(super) stopping: CancellationToken,
     /// Connections of the whole process that are served.
     pub(super) most_connections: usize,
-    unwatched: Seldom,
+    unwatched: LogThrottle,
     outboxes: Arc<OutboxMemory>,
-    crowded: Seldom,
+    crowded: LogThrottle,
     unsaid_refusals: Cell<u64>,
-    pub(super) no_redis: Seldom,
+    pub(super) no_redis: LogThrottle,
     sessions: Rc<Lookups>,
 }
 
@@ -72,8 +74,8 @@ pub struct Shared {
     pub session_target: Option<Target>,
     /// What is counted for the whole process.
     pub counters: Arc<Counters>,
-    /// The way to the callback, if there is one.
-    pub way: Option<Way>,
+    /// The transport to the callback, if there is one.
+    pub transport: Option<CallbackTransport>,
     /// Permits for large sessions.
     pub large: LargeValues,
     /// Connections of the whole process.
@@ -83,7 +85,7 @@ pub struct Shared {
     /// What all outboxes of the process hold.
     pub outboxes: Arc<OutboxMemory>,
     /// What visitors of the whole process may publish in a time.
-    pub allowances: Arc<Allowances>,
+    pub rate_limits: Arc<RateLimits>,
     /// What the process holds of unfinished messages.
     pub unfinished: Arc<UnfinishedMemory>,
 }
@@ -91,8 +93,8 @@ pub struct Shared {
 impl Shard {
     /// Sets a shard up and connects it to Redis. Must be called on its own runtime.
     pub fn new(number: usize, shared: Shared) -> Rc<Self> {
-        let Shared { settings, target, session_target, counters, way, large, .. } = shared;
-        let Shared { live, most_connections, outboxes, allowances, unfinished, .. } = shared;
+        let Shared { settings, target, session_target, counters, transport, large, .. } = shared;
+        let Shared { live, most_connections, outboxes, rate_limits, unfinished, .. } = shared;
         let limits = Limits {
             outbox_bytes: settings.messages.outbox_bytes,
             outbox_seconds: settings.messages.outbox_seconds,
@@ -110,7 +112,7 @@ impl Shard {
         let handshake = settings.server.handshake;
         let publish_patience = settings.redis.publish_wait + settings.redis.command_timeout * 2;
         let stopping = CancellationToken::new();
-        let front = Front {
+        let front = HttpConfig {
             path_prefix: settings.path_prefix.clone(),
             session_cookie: settings.session.cookie.clone(),
             origins: settings.origins.clone(),
@@ -130,7 +132,7 @@ impl Shard {
             max_message_bytes: settings.messages.max_message_bytes,
             unfinished: unfinished.clone(),
             counters: counters.clone(),
-            foreign: Seldom::default(),
+            foreign: LogThrottle::default(),
         };
         let store = Rc::new(Store::new(&target, &settings, &counters));
         let sessions = match &session_target {
@@ -139,12 +141,12 @@ impl Shard {
         };
         let reading = settings.session.reading.clone();
         let reader = Sessions::new(reading, &settings.namespace, sessions.clone(), store.lookups(), large);
-        let reception = Rc::new(reception(&settings, reader, way, &counters));
-        let desk = Desk::new(Hub::new(limits.clone()));
+        let visitors = Rc::new(visitors(&settings, reader, transport, &counters));
+        let hub = SharedHub::new(Hub::new(limits.clone()));
         let watches =
-            if session_target.is_some() { Desk::new(Hub::new(limits.clone())) } else { desk.clone() };
+            if session_target.is_some() { SharedHub::new(Hub::new(limits.clone())) } else { hub.clone() };
         let database = session_target.as_ref().unwrap_or(&target).database();
-        let leases = Leases::new(reception.clone(), watches.clone(), database);
+        let leases = Leases::new(visitors.clone(), watches.clone(), database);
         let parts = Parts {
             store,
             policy: Policy::new(
@@ -156,7 +158,7 @@ impl Shard {
             join_patience: handshake,
             clock: Cell::new(1),
             buffer: vec![0; READ_BYTES].into_boxed_slice().into(),
-            beats: Beats::new(
+            keepalive: Keepalive::new(
                 settings.heartbeat.clone(),
                 &settings.messages.client_heartbeats,
                 settings.ping,
@@ -169,25 +171,25 @@ impl Shard {
             linger: Duration::from_secs(settings.server.linger_seconds.into()),
             counters: counters.clone(),
             unfinished,
-            allowances,
+            rate_limits,
             live,
             own: Cell::new(0),
         };
         Rc::new(Self {
             number,
             front,
-            reception,
+            visitors,
             leases,
-            desk,
+            hub,
             watches,
             parts: Rc::new(parts),
             redis_up: Cell::new(false),
             stopping,
-            unwatched: Seldom::default(),
+            unwatched: LogThrottle::default(),
             outboxes,
-            crowded: Seldom::default(),
+            crowded: LogThrottle::default(),
             unsaid_refusals: Cell::default(),
-            no_redis: Seldom::default(),
+            no_redis: LogThrottle::default(),
             most_connections,
             sessions,
             settings,
@@ -206,10 +208,15 @@ impl Shard {
 
     /// Serves until `stop`, then drains. Ends early only if something in here is broken. There is a second line where
     /// sessions lie in a Redis of their own.
-    pub async fn run(self: Rc<Self>, messages: Line, sessions: Option<Line>, stop: CancellationToken) {
+    pub async fn run(
+        self: Rc<Self>,
+        messages: BrokerLink,
+        sessions: Option<BrokerLink>,
+        stop: CancellationToken,
+    ) {
         let mut tasks = JoinSet::new();
         tasks.spawn_local(self.clone().deliver(messages.inbox));
-        tasks.spawn_local(self.clone().call(self.desk.clone(), messages.calls));
+        tasks.spawn_local(self.clone().call(self.hub.clone(), messages.calls));
         tasks.spawn_local(self.clone().tick());
         tasks.spawn_local(self.leases.clone().run());
         if let Some(sessions) = sessions {
@@ -223,23 +230,23 @@ impl Shard {
     }
 
     /// Takes a client and serves it.
-    pub fn take(self: &Rc<Self>, newcomer: Newcomer, permit: Permit) {
-        let place = Place::take(&self.parts, permit);
-        tokio::task::spawn_local(self.clone().greet(newcomer, place));
+    pub fn take(self: &Rc<Self>, accepted: Accepted, permit: Permit) {
+        let place = ConnectionPermit::take(&self.parts, permit);
+        tokio::task::spawn_local(self.clone().greet(accepted, place));
     }
 
     /// The handshake. It ends by spawning the connection, so that nothing of it stays.
-    async fn greet(self: Rc<Self>, newcomer: Newcomer, place: Place) {
-        let stream = match Stream::new(newcomer.socket) {
+    async fn greet(self: Rc<Self>, accepted: Accepted, place: ConnectionPermit) {
+        let stream = match Stream::new(accepted.socket) {
             Ok(stream) => stream,
             Err(error) => {
-                if let Some(unsaid) = self.unwatched.due() {
-                    warn!(%error, unsaid, "a client's socket cannot be watched; raise fs.epoll.max_user_watches, or give the machine more memory");
+                if let Some(suppressed) = self.unwatched.allow() {
+                    warn!(%error, suppressed, "a client's socket cannot be watched; raise fs.epoll.max_user_watches, or give the machine more memory");
                 }
                 return;
             }
         };
-        let served = http::serve(stream, newcomer.address, &self.front, &*self).await;
+        let served = http::serve(stream, accepted.address, &self.front, &*self).await;
         let http::Opened { stream, early, prepared, head } = match served {
             Served::Opened(opened) => opened,
             Served::Answered(stream) => {
@@ -256,7 +263,7 @@ impl Shard {
             since,
             watch,
             in_flight,
-            allowance,
+            rate_limit,
             grant,
             persisted,
         } = prepared;
@@ -264,7 +271,7 @@ impl Shard {
         let unsound = !matches!(subscription.is_stale(), Ok(false));
         let mut connection =
             Connection::open(place, stream, subscription, handshake, grant, &persisted, head);
-        connection.limit_by(allowance);
+        connection.limit_by(rate_limit);
         connection.live_by(self.leases.add(visitor, since, connection.listener(), watch));
         drop(in_flight);
         if unsound {
@@ -274,7 +281,7 @@ impl Shard {
     }
 
     /// Ends an HTTP connection so that the client gets the last answer, even if it is still sending.
-    async fn end_http(self: Rc<Self>, stream: Stream, place: Place) {
+    async fn end_http(self: Rc<Self>, stream: Stream, place: ConnectionPermit) {
         stream.shutdown();
         let within = Discard { total: self.settings.server.handshake, silence: self.parts.linger };
         stream.discard(&self.parts.buffer, within, |_| false).await;
@@ -296,9 +303,9 @@ impl Shard {
             }
             let now = self.parts.clock.get() + u32::from(part == 0);
             self.parts.clock.set(now);
-            let Parts { beats, limits, .. } = &*self.parts;
-            self.desk.with(|hub| {
-                socket::tick(hub.listeners(part, TICKS), now, beats, limits);
+            let Parts { keepalive, limits, .. } = &*self.parts;
+            self.hub.with(|hub| {
+                socket::tick(hub.listeners(part, TICKS), now, keepalive, limits);
                 hub.forget_unused();
             });
             self.warn_of_full_outboxes();
@@ -312,7 +319,7 @@ impl Shard {
         }
         let count = self.outboxes.take_refused();
         self.unsaid_refusals.set(self.unsaid_refusals.get() + count);
-        if self.unsaid_refusals.get() > 0 && self.crowded.due().is_some() {
+        if self.unsaid_refusals.get() > 0 && self.crowded.allow().is_some() {
             let (count, bytes) = (self.unsaid_refusals.take(), self.outboxes.used());
             warn!(
                 count,
@@ -326,7 +333,7 @@ impl Shard {
     async fn drain(&self) {
         self.stopping.cancel();
         let end = Instant::now() + self.settings.server.drain + self.parts.linger;
-        let listeners: Vec<_> = self.desk.with(|hub| hub.listeners(0, 1).cloned().collect());
+        let listeners: Vec<_> = self.hub.with(|hub| hub.listeners(0, 1).cloned().collect());
         let count = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
         // A tenth of the time is left for the last ones.
         let spread =
@@ -340,19 +347,25 @@ impl Shard {
             listener.end(Ending::Restart);
         }
         while self.parts.own.get() > 0 && Instant::now() < end {
-            // Handshakes that were under way have become connections meanwhile.
-            self.desk.with(|hub| hub.listeners(0, 1).for_each(|listener| listener.end(Ending::Restart)));
+            // Handshakes that were under transport have become connections meanwhile.
+            self.hub.with(|hub| hub.listeners(0, 1).for_each(|listener| listener.end(Ending::Restart)));
             sleep(Duration::from_millis(20)).await;
         }
         let _ = timeout(self.settings.redis.command_timeout, self.parts.store.settled()).await;
     }
 }
 
-/// Returns the reception, which asks the callback where the site has one.
-fn reception(settings: &Settings, reader: Sessions, way: Option<Way>, counters: &Arc<Counters>) -> Reception {
+/// Returns the visitors, which asks the callback where the site has one.
+fn visitors(
+    settings: &Settings,
+    reader: Sessions,
+    transport: Option<CallbackTransport>,
+    counters: &Arc<Counters>,
+) -> Visitors {
     let recheck = Duration::from_secs(settings.session.recheck_seconds.into());
     let pattern = &settings.session.reading.pattern;
-    let callback = settings.callback.as_ref().zip(way);
-    let callback = callback.map(|(asked, way)| Callback::new(asked, &way, pattern.clone(), counters.clone()));
-    Reception::new(reader, settings.jwt.clone(), callback, recheck)
+    let callback = settings.callback.as_ref().zip(transport);
+    let callback = callback
+        .map(|(asked, transport)| Callback::new(asked, &transport, pattern.clone(), counters.clone()));
+    Visitors::new(reader, settings.jwt.clone(), callback, recheck)
 }

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::hub::{Ending, Form, Opcode, encode, named_event};
-use crate::redis::Failure;
+use crate::redis::PublishError;
 
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,11 +123,11 @@ impl From<Ending> for Close {
     }
 }
 
-impl From<Failure> for Close {
-    fn from(failure: Failure) -> Self {
+impl From<PublishError> for Close {
+    fn from(failure: PublishError) -> Self {
         match failure {
-            Failure::Lost => Self::PublicationLost,
-            Failure::Waited => Self::Overloaded,
+            PublishError::Lost => Self::PublicationLost,
+            PublishError::Waited => Self::Overloaded,
         }
     }
 }

@@ -15,17 +15,18 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use super::allowance::{Allowances, Bucket};
 use super::client_heartbeats::suspect;
 use super::frames::FrameScanner;
-use super::reader::{Feed, Incoming, Reader};
-use super::{Beats, Close, Share};
+use super::reader::{Incoming, InputCursor, Reader};
+use super::{Close, Keepalive};
 use crate::access::{Grant, Policy};
-use crate::counters::Counters;
 use crate::hub::{Ending, Form, Limits, Listener, Subscription};
-use crate::redis::{Receipts, Store};
+use crate::metrics::Counters;
+use crate::redis::{PublishAcks, Store};
 use crate::stream::{Discard, Permit, Stream};
 use crate::unfinished::UnfinishedMemory;
+use crate::visitors::watch::Share;
+use crate::visitors::{RateLimits, TokenBucket};
 use crate::wire::{Channel, Handshake};
 
 /// What the connections of a shard share.
@@ -39,7 +40,7 @@ pub struct Parts {
     /// What visitors may hear and say.
     pub policy: Policy,
     /// Heartbeats and pings.
-    pub beats: Beats,
+    pub keepalive: Keepalive,
     /// Bounds of the outboxes.
     pub limits: Limits,
     /// Largest message from a client, in bytes.
@@ -57,7 +58,7 @@ pub struct Parts {
     /// What the process holds of unfinished messages.
     pub unfinished: Arc<UnfinishedMemory>,
     /// What visitors of the whole process may publish in a time.
-    pub allowances: Arc<Allowances>,
+    pub rate_limits: Arc<RateLimits>,
     /// Connections of the whole process.
     pub live: Arc<AtomicUsize>,
     /// Connections of this shard.
@@ -65,18 +66,18 @@ pub struct Parts {
 }
 
 /// A connection's share of the limit, from accept to its end, and of what the connections have in common.
-pub struct Place(Rc<Parts>);
+pub struct ConnectionPermit(Rc<Parts>);
 
 /// One connection, from its 101 to its end.
 pub struct Connection {
-    pub(super) place: Place,
+    pub(super) permit: ConnectionPermit,
     pub(super) listener: Rc<Listener>,
     pub(super) subscription: Subscription,
     pub(super) speech: Speech,
     /// As long as something of a frame or a message is left in it.
     reader: Option<Box<Reader>>,
     /// From its first publication.
-    receipts: Option<Rc<Receipts>>,
+    acks: Option<Rc<PublishAcks>>,
     /// Why it has to end, if what came together with the handshake says so.
     early: Option<Box<Close>>,
 }
@@ -87,13 +88,13 @@ pub(super) struct Speech {
     /// None where it may say nothing.
     pub(super) channels: Option<Rc<[Channel]>>,
     /// Rooms to which it both listens and speaks, if it does not want to hear itself.
-    pub(super) echo_rooms: Box<[u32]>,
+    pub(super) echo_topics: Box<[u32]>,
     /// What is known of its visitor, if that may change.
     pub(super) share: Option<Share>,
     /// Channels that are being joined.
     pub(super) addition: Option<AbortOnDropHandle<()>>,
     /// What may be published, if there is a limit.
-    pub(super) allowance: Option<Arc<Bucket>>,
+    pub(super) rate_limit: Option<Arc<TokenBucket>>,
     since: Instant,
     received: u64,
     ignored: u32,
@@ -115,7 +116,7 @@ impl Connection {
     /// Opens a connection: the replay goes out, then it is live. With the head of an HTTP answer it is a stream of
     /// events, which listens only.
     pub fn open(
-        place: Place,
+        permit: ConnectionPermit,
         stream: Stream,
         subscription: Subscription,
         asked: Handshake,
@@ -123,40 +124,40 @@ impl Connection {
         persisted: &[Option<Bytes>],
         head: Option<Bytes>,
     ) -> Box<Self> {
-        let parts = &place.0;
+        let parts = &permit.0;
         let form = match &head {
             None => Form::Frames,
             Some(_) if asked.flags.event_names() => Form::NamedEvents,
             Some(_) => Form::Events,
         };
-        let listener = Rc::new(Listener::new(stream, form, parts.clock.get(), parts.beats.patience()));
+        let listener = Rc::new(Listener::new(stream, form, parts.clock.get(), parts.keepalive.patience()));
         if let Some(head) = head {
             listener.greet(head, &parts.limits);
         }
         subscription.open(&listener, persisted);
-        let echo_rooms = if grant.echo { Box::default() } else { subscription.rooms_of(&grant.publish) };
+        let echo_topics = if grant.echo { Box::default() } else { subscription.topics_of(&grant.publish) };
         debug!(facility = ?asked.facility, subscribed = persisted.len(), publishes = grant.publish.len(), "connection opened");
         let channels = shared(grant.publish);
         let since = Instant::now();
         let speech = Speech {
             asked,
             channels,
-            echo_rooms,
+            echo_topics,
             share: None,
             addition: None,
-            allowance: None,
+            rate_limit: None,
             since,
             received: 0,
             ignored: 0,
             heartbeats: 0,
         };
-        let (reader, receipts, early) = (None, None, None);
-        Box::new(Self { place, listener, subscription, speech, reader, receipts, early })
+        let (reader, acks, early) = (None, None, None);
+        Box::new(Self { permit, listener, subscription, speech, reader, acks, early })
     }
 
     /// Takes the bucket of the connection's visitor, if what it publishes is limited.
-    pub fn limit_by(&mut self, allowance: Option<Arc<Bucket>>) {
-        self.speech.allowance = allowance;
+    pub fn limit_by(&mut self, rate_limit: Option<Arc<TokenBucket>>) {
+        self.speech.rate_limit = rate_limit;
     }
 
     /// Takes what the connection lives by, if what is known of its visitor may change.
@@ -208,13 +209,13 @@ impl Connection {
         if let Some(ending) = self.listener.ending() {
             return Poll::Ready(Event::End(ending.into()));
         }
-        if self.listener.take_review() {
+        if self.listener.take_reauthorize() {
             return Poll::Ready(Event::Review);
         }
-        if let Some(receipts) = &self.receipts {
-            receipts.watch(cx);
-            self.listener.acknowledge(receipts.acknowledged(), self.place.clock.get());
-            if let Some(failure) = receipts.failure() {
+        if let Some(acks) = &self.acks {
+            acks.watch(cx);
+            self.listener.acknowledge(acks.acknowledged(), self.permit.clock.get());
+            if let Some(failure) = acks.failure() {
                 return Poll::Ready(Event::End(failure.into()));
             }
         }
@@ -222,12 +223,12 @@ impl Connection {
             return Poll::Ready(Event::End(Close::Broken));
         }
         // What a client publishes is bounded by not reading on.
-        let under_way = self.receipts.as_ref().map_or(0, |receipts| receipts.bytes());
-        self.listener.pulse.paused.set(under_way > self.place.publish_bytes);
-        if under_way > self.place.publish_bytes {
+        let under_way = self.acks.as_ref().map_or(0, |acks| acks.bytes());
+        self.listener.liveness.paused.set(under_way > self.permit.publish_bytes);
+        if under_way > self.permit.publish_bytes {
             return Poll::Pending;
         }
-        self.listener.stream.poll_recv(cx, &mut self.place.buffer.borrow_mut()).map(|read| match read {
+        self.listener.stream.poll_recv(cx, &mut self.permit.buffer.borrow_mut()).map(|read| match read {
             Ok(0) => Event::End(Close::Gone),
             Ok(count) => Event::Read(count),
             Err(_) => Event::End(Close::Broken),
@@ -239,20 +240,20 @@ impl Connection {
             // Whatever comes behind the request of a stream is nobody's business.
             Event::Read(_) if self.listener.form.is_stream() => None,
             Event::Read(count) => {
-                let parts = self.place.shared();
+                let parts = self.permit.shared();
                 let buffer = parts.buffer.borrow();
                 self.take(&buffer[..count])
             }
-            Event::Review => self.review(),
+            Event::Review => self.reauthorize(),
             Event::End(close) => Some(close),
         }
     }
 
     /// Takes bytes from the client. Returns why the connection has to end, if it has to.
     fn take(&mut self, input: &[u8]) -> Option<Close> {
-        let parts = self.place.shared();
-        self.listener.pulse.heard.set(parts.clock.get());
-        self.listener.pulse.pinged.set(0);
+        let parts = self.permit.shared();
+        self.listener.liveness.heard.set(parts.clock.get());
+        self.listener.liveness.pinged.set(0);
         let listener = self.listener.clone();
         let mute = self.speech.channels.is_none();
         let new_reader = || Box::new(Reader::new(parts.max_message_bytes, &parts.unfinished, mute));
@@ -262,10 +263,10 @@ impl Connection {
             Some(discarder) => discarder.filter(&input[..sound]),
             None => (Cow::Borrowed(&input[..sound]), None),
         };
-        let mut feed = Feed { input: &kept, listener: &listener, limits: &parts.limits };
+        let mut cursor = InputCursor { input: &kept, listener: &listener, limits: &parts.limits };
         loop {
             let reader = self.reader.get_or_insert_with(new_reader);
-            let Some(incoming) = reader.next(&mut feed) else {
+            let Some(incoming) = reader.next(&mut cursor) else {
                 if refused.is_some() {
                     return refused.take();
                 }
@@ -275,21 +276,21 @@ impl Connection {
                 if !reader.count_unfinished() {
                     return Some(Close::Unfinished);
                 }
-                let begun = &listener.pulse.begun;
+                let begun = &listener.liveness.begun;
                 if !reader.has_begun() {
                     begun.set(0);
                 } else if begun.get() == 0 {
                     begun.set(parts.clock.get());
                 }
                 // It takes more room than the rest of the connection. Only who publishes needs it again soon.
-                if self.receipts.is_none() || mute {
+                if self.acks.is_none() || mute {
                     self.reader.take_if(|reader| reader.is_idle());
                 }
                 return None;
             };
             match incoming {
                 Ok(Incoming::Message(payload)) => {
-                    listener.pulse.begun.set(0);
+                    listener.liveness.begun.set(0);
                     if let Some(close) = self.publish(payload) {
                         return Some(close);
                     }
@@ -304,15 +305,15 @@ impl Connection {
     /// Publishes a message to all channels that the client may speak to. Returns why the connection has to end, if it
     /// has to.
     fn publish(&mut self, payload: Bytes) -> Option<Close> {
-        let parts = &self.place;
+        let parts = &self.permit;
         let speech = &mut self.speech;
         speech.received += 1;
-        if parts.beats.heartbeat.as_ref() == Some(&payload) {
-            let frame = parts.beats.heartbeat_in(Form::Frames);
+        if parts.keepalive.heartbeat.as_ref() == Some(&payload) {
+            let frame = parts.keepalive.heartbeat_in(Form::Frames);
             self.listener.beat(frame, parts.clock.get(), &parts.limits);
             return None;
         }
-        if let Some(answer) = parts.beats.of_clients.answer_to(&payload) {
+        if let Some(answer) = parts.keepalive.of_clients.answer_to(&payload) {
             if !answer.is_empty() {
                 self.listener.answer(answer.clone(), &parts.limits);
             }
@@ -326,27 +327,27 @@ impl Connection {
             Counters::count(&parts.counters.ignored_publications);
             return None;
         };
-        if speech.allowance.as_ref().is_some_and(|allowance| !allowance.take(payload.len())) {
+        if speech.rate_limit.as_ref().is_some_and(|rate_limit| !rate_limit.take(payload.len())) {
             return Some(Close::TooFast);
         }
-        let receipts = self.receipts.get_or_insert_default();
-        let number = receipts.issue(payload.len());
-        self.subscription.expect_echo(&self.listener, &speech.echo_rooms, &payload, number);
-        parts.store.publish(channels.clone(), payload, receipts.clone());
+        let acks = self.acks.get_or_insert_default();
+        let number = acks.issue(payload.len());
+        self.subscription.expect_echo(&self.listener, &speech.echo_topics, &payload, number);
+        parts.store.publish(channels.clone(), payload, acks.clone());
         None
     }
 
     /// Ends the connection: leaves the hub, says why, and lingers, so that the close frame arrives.
     ///
-    /// It holds its place as long as it lingers, so no more connections linger than there may be.
+    /// It holds its permit as long as it lingers, so no more connections linger than there may be.
     async fn finish(self: Box<Self>, mut close: Close) {
-        let Self { place: parts, listener, subscription, mut speech, receipts, reader, .. } = *self;
+        let Self { permit: parts, listener, subscription, mut speech, acks, reader, .. } = *self;
         drop(subscription);
         (speech.share, speech.addition) = (None, None);
         let frames = reader.map(|reader| reader.frames).unwrap_or_default();
-        if let (Close::ByClient(_), Some(receipts)) = (&close, &receipts) {
+        if let (Close::ByClient(_), Some(acks)) = (&close, &acks) {
             // Its close is answered when everything before it is in Redis.
-            match timeout(parts.publish_patience, receipts.settled()).await {
+            match timeout(parts.publish_patience, acks.settled()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(failure)) => close = failure.into(),
                 Err(_) => close = Close::PublicationLost,
@@ -357,7 +358,7 @@ impl Connection {
             listener.cut();
         }
         log_end(&close, &speech, &listener);
-        drop((speech, receipts));
+        drop((speech, acks));
         let Some(frame) = close.in_form(listener.form) else { return };
         listener.send_uncounted(frame, &parts.limits);
         if matches!(timeout(parts.linger, poll_fn(|cx| listener.poll_flush(cx))).await, Ok(Ok(()))) {
@@ -391,8 +392,8 @@ pub(super) fn shared(channels: Vec<Channel>) -> Option<Rc<[Channel]>> {
     (!channels.is_empty()).then(|| channels.into())
 }
 
-impl Place {
-    /// Makes a place of a permit; it is given back when it is dropped.
+impl ConnectionPermit {
+    /// Makes a permit of a permit; it is given back when it is dropped.
     pub fn take(parts: &Rc<Parts>, permit: Permit) -> Self {
         permit.hand_on();
         parts.own.set(parts.own.get() + 1);
@@ -405,7 +406,7 @@ impl Place {
     }
 }
 
-impl Deref for Place {
+impl Deref for ConnectionPermit {
     type Target = Parts;
 
     fn deref(&self) -> &Parts {
@@ -413,7 +414,7 @@ impl Deref for Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.live.fetch_sub(1, Ordering::Relaxed);
         self.0.own.set(self.0.own.get() - 1);

@@ -237,7 +237,7 @@ mod tests {
 
     use super::*;
     use crate::hub::{Form, Limits, Listener};
-    use crate::socket::reader::{Feed, Incoming, Reader};
+    use crate::socket::reader::{Incoming, InputCursor, Reader};
     use crate::stream::Stream;
     use crate::unfinished::UnfinishedMemory;
 
@@ -272,8 +272,8 @@ mod tests {
                 None => (Cow::Borrowed(*piece), None),
             };
             passed_on += kept.len();
-            let mut feed = Feed { input: &kept, listener: &listener, limits: &limits };
-            while let Some(incoming) = reader.next(&mut feed) {
+            let mut input = InputCursor { input: &kept, listener: &listener, limits: &limits };
+            while let Some(incoming) = reader.next(&mut input) {
                 match incoming {
                     Ok(Incoming::Message(bytes)) => {
                         let long = bytes.len() as u64 > KEPT_BYTES || bytes.contains(&DISCARDED);

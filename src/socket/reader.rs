@@ -50,7 +50,7 @@ pub(super) enum Incoming {
 }
 
 /// Bytes that were read, and where tungstenite's own frames (pongs) go.
-pub(super) struct Feed<'a> {
+pub(super) struct InputCursor<'a> {
     pub(super) input: &'a [u8],
     pub(super) listener: &'a Listener,
     pub(super) limits: &'a Limits,
@@ -92,10 +92,10 @@ impl Reader {
     }
 
     /// Returns the next message that the fed bytes complete; none when they are used up.
-    pub(super) fn next(&mut self, feed: &mut Feed<'_>) -> Option<Result<Incoming, Close>> {
-        let before = feed.input.len();
-        let result = self.context.read(feed);
-        let taken = before - feed.input.len();
+    pub(super) fn next(&mut self, input: &mut InputCursor<'_>) -> Option<Result<Incoming, Close>> {
+        let before = input.input.len();
+        let result = self.context.read(input);
+        let taken = before - input.input.len();
         self.unfinished += taken;
         self.left += taken;
         Some(match result {
@@ -147,7 +147,7 @@ fn close_for(error: &Error) -> Close {
     }
 }
 
-impl Read for Feed<'_> {
+impl Read for InputCursor<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.input.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -156,7 +156,7 @@ impl Read for Feed<'_> {
     }
 }
 
-impl Write for Feed<'_> {
+impl Write for InputCursor<'_> {
     /// Takes whole frames: with a write buffer of 0, tungstenite writes each frame in one piece.
     fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
         self.listener.pong(&Bytes::copy_from_slice(frame), self.limits);
@@ -203,10 +203,10 @@ mod tests {
         let limits = Limits::default();
         let (mut reader, mut lengths, mut left) = (None, Vec::new(), Vec::new());
         for input in pieces {
-            let mut feed = Feed { input, listener: &listener, limits: &limits };
+            let mut input = InputCursor { input, listener: &listener, limits: &limits };
             let used =
                 reader.get_or_insert_with(|| Reader::new(1 << 20, &UnfinishedMemory::new(1 << 30), false));
-            while let Some(incoming) = used.next(&mut feed) {
+            while let Some(incoming) = used.next(&mut input) {
                 if let Incoming::Message(payload) = incoming.unwrap() {
                     lengths.push(payload.len());
                 }

@@ -17,7 +17,7 @@ pub enum Control {
     /// Something has changed about a user, or their sessions.
     Look(Hint),
     /// The doctor asks what the server sees.
-    Ask(Question),
+    Ask(DoctorQuery),
 }
 
 /// A reason to look again.
@@ -40,7 +40,7 @@ pub struct SessionDigest(NonZeroU64);
 
 /// A question of `manage.py ws4redis_doctor`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Question {
+pub struct DoctorQuery {
     /// 32 hexadecimal digits that name the channel of the answer.
     pub nonce: Box<str>,
     /// The key of the session that the doctor has made, if sessions are in Redis.
@@ -48,9 +48,9 @@ pub struct Question {
 }
 
 /// The key of a session is not shown.
-impl std::fmt::Debug for Question {
+impl std::fmt::Debug for DoctorQuery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Question").field("nonce", &self.nonce).finish_non_exhaustive()
+        f.debug_struct("DoctorQuery").field("nonce", &self.nonce).finish_non_exhaustive()
     }
 }
 
@@ -88,7 +88,7 @@ impl Control {
                 Some(Self::Look(Hint::Session(SessionDigest::new(first))))
             }
             (None, None, Some(nonce)) if is_hex(&nonce, 32) => {
-                Some(Self::Ask(Question { nonce, session: written.session }))
+                Some(Self::Ask(DoctorQuery { nonce, session: written.session }))
             }
             _ => None,
         }
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(Control::parse(ended.as_bytes()), Some(Control::Look(Hint::Session(digest))));
         assert_eq!(Control::parse(br#"{"v":1,"ended":"ff"}"#), None);
         let asked = format!(r#"{{"v":1,"doctor":"{nonce}","session":"s"}}"#);
-        let question = Question { nonce: nonce.into(), session: Some("s".into()) };
+        let question = DoctorQuery { nonce: nonce.into(), session: Some("s".into()) };
         assert_eq!(Control::parse(asked.as_bytes()), Some(Control::Ask(question)));
         for nonce in ["", "0123", "0123456789ABCDEF0123456789abcdef", "0123456789abcdef0123456789abcde:"] {
             assert_eq!(

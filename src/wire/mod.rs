@@ -7,8 +7,10 @@ mod audience;
 mod channel;
 mod control;
 mod handshake;
+mod keyspace;
 
 pub use audience::{Audience, AudienceKind, SessionKey};
 pub use channel::{Channel, Namespace, mask_sessions};
-pub use control::{Control, Hint, Question, SessionDigest};
+pub use control::{Control, DoctorQuery, Hint, SessionDigest};
 pub use handshake::{Facility, Flags, Handshake, Malformed, parameters};
+pub use keyspace::{KeyEvent, about_keys, channel_of, key_of};

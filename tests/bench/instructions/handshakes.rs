@@ -12,10 +12,10 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use ws4redis::access::{Allowed, Proxies};
-use ws4redis::counters::Counters;
-use ws4redis::http::{Arrival, Front, Rejection, Served, Times, Visits, serve};
+use ws4redis::http::{HandshakeRequest, HttpConfig, Rejection, Served, Times, Visits, serve};
+use ws4redis::metrics::Counters;
 use ws4redis::stream::Stream;
-use ws4redis::telemetry::Seldom;
+use ws4redis::telemetry::LogThrottle;
 use ws4redis::unfinished::UnfinishedMemory;
 use ws4redis::wire::Handshake;
 
@@ -65,22 +65,22 @@ struct Open;
 impl Visits for Open {
     type Prepared = Handshake;
 
-    async fn prepare(&self, arrival: Arrival) -> Result<Handshake, Rejection> {
+    async fn prepare(&self, arrival: HandshakeRequest) -> Result<Handshake, Rejection> {
         assert!(arrival.credentials.session_cookie.is_some());
         Ok(arrival.handshake)
     }
 
-    async fn introduce(&self, _: Arrival) -> Result<String, Rejection> {
+    async fn introduce(&self, _: HandshakeRequest) -> Result<String, Rejection> {
         Err(Rejection::Mute)
     }
 
-    async fn publish(&self, _: Arrival, _: Bytes) -> Result<(), Rejection> {
+    async fn publish(&self, _: HandshakeRequest, _: Bytes) -> Result<(), Rejection> {
         Err(Rejection::Mute)
     }
 }
 
 fn prepare_request(_: &str) -> Box<dyn FnMut()> {
-    let front = Rc::new(Front {
+    let front = Rc::new(HttpConfig {
         path_prefix: "/ws/".to_owned(),
         session_cookie: "sessionid".to_owned(),
         origins: Allowed::default(),
@@ -99,7 +99,7 @@ fn prepare_request(_: &str) -> Box<dyn FnMut()> {
         max_message_bytes: 1 << 20,
         unfinished: UnfinishedMemory::new(1 << 26),
         counters: Arc::new(Counters::default()),
-        foreign: Seldom::default(),
+        foreign: LogThrottle::default(),
     });
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let local = LocalSet::new();

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
-use ws4redis::hub::{Form, Hub, Limits, Listener, Opcode, Order, Run, encode};
+use ws4redis::hub::{Form, Hub, Limits, Listener, Opcode, Run, SubscriptionRequest, encode};
 use ws4redis::redis::resp;
 use ws4redis::stream::Stream;
 use ws4redis::wire::Channel;
@@ -59,8 +59,8 @@ impl House {
                 hub.open(member, &Rc::new(Listener::new(stream, Form::Frames, 0, 60)), &[None]);
             }
         });
-        for order in hub.take_orders() {
-            if let Order::Want(channel, ticket) = order {
+        for request in hub.take_requests() {
+            if let SubscriptionRequest::Subscribe(channel, ticket) = request {
                 hub.subscribed(&channel, ticket);
             }
         }

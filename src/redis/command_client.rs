@@ -1,0 +1,205 @@
+//! Commands in pipelines: over one connection, or, in a cluster, over one to each node.
+
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use fred::types::config::Server;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::timeout;
+
+use super::cluster::{Cluster, Keyed};
+use super::pipeline::{Pipeline, keep};
+use super::reply_value::Answer;
+use super::resp;
+use super::target::Target;
+
+/// How long is waited for a connection before there is none.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What Redis says to a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// A number.
+    Integer(i64),
+    /// A value; none where there is none.
+    Value(Option<Bytes>),
+    /// A value that is too large, of so many bytes.
+    TooLarge(usize),
+    /// A status, or whatever else is no error and is not asked for.
+    Done,
+    /// A list.
+    Other(Answer),
+}
+
+/// The connection was lost before all replies came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lost;
+
+/// Why a command has no reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failed {
+    /// Redis refuses it, with this text.
+    Refused(String),
+    /// The connection was lost, or there was none.
+    Lost,
+}
+
+/// What becomes of each command of a batch.
+pub(crate) type Replies = Vec<Result<Reply, Failed>>;
+
+/// Commands that are written together.
+pub(crate) enum CommandBatch {
+    /// As they are written.
+    Encoded(BytesMut, usize),
+    /// Each for its node.
+    Keyed(Vec<Keyed>),
+}
+
+impl CommandBatch {
+    /// Adds a command. In a cluster the first of its arguments is the key.
+    pub(crate) fn add(&mut self, name: &'static str, arguments: &[&[u8]]) {
+        match self {
+            Self::Encoded(bytes, commands) => {
+                resp::encode(bytes, name, arguments);
+                *commands += 1;
+            }
+            Self::Keyed(commands) => commands.push(Keyed::new(name, arguments)),
+        }
+    }
+}
+
+/// The way by which commands go to Redis.
+pub(crate) enum CommandClient {
+    /// Over a line of our own.
+    Own(Rc<Pipeline>, AbortHandle),
+    /// Over one to each node of a cluster.
+    Nodes(Rc<Cluster>, AbortHandle),
+}
+
+impl CommandClient {
+    /// Begins to connect. Must be called on the shard's runtime.
+    pub(crate) fn new(target: &Target, patience: Duration, max_bytes: usize) -> Self {
+        if target.is_cluster() {
+            let cluster = Cluster::new(target, patience, max_bytes);
+            let following = spawn_local(cluster.clone().follow());
+            return Self::Nodes(cluster, following.abort_handle());
+        }
+        let pipeline = Rc::<Pipeline>::default();
+        let keeping = keep(pipeline.clone(), target.clone(), patience, max_bytes);
+        Self::Own(pipeline, spawn_local(keeping).abort_handle())
+    }
+
+    /// Tells whether Redis can be reached, as far as is known.
+    pub(crate) fn is_up(&self) -> bool {
+        match self {
+            Self::Own(pipeline, _) => pipeline.is_up(),
+            Self::Nodes(cluster, _) => cluster.is_up(),
+        }
+    }
+
+    /// Waits until Redis can be reached. Safe to cancel.
+    pub(crate) async fn until_up(&self) {
+        match self {
+            Self::Own(pipeline, _) => pipeline.until_up().await,
+            Self::Nodes(cluster, _) => cluster.until_up().await,
+        }
+    }
+
+    /// Tells whether Redis can be reached, after a short wait if need be: a line that was lost comes back in a moment,
+    /// and when Redis does, it may follow the broker's. Safe to cancel.
+    pub(crate) async fn comes_up(&self) -> bool {
+        self.is_up() || timeout(PATIENCE, self.until_up()).await.is_ok()
+    }
+
+    /// Tells whether it is a cluster.
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Nodes(..))
+    }
+
+    /// Returns the node that has a key, in a cluster.
+    pub(crate) fn node_of(&self, key: &[u8]) -> Option<Server> {
+        if let Self::Nodes(cluster, _) = self { cluster.node_of(key) } else { None }
+    }
+
+    /// Tells whether the server that has these keys can be reached; in a cluster all those that have one.
+    pub(crate) fn has<'a>(&self, mut keys: impl Iterator<Item = &'a [u8]>) -> bool {
+        match self {
+            Self::Own(pipeline, _) => pipeline.is_up(),
+            Self::Nodes(cluster, _) => keys.all(|key| cluster.has(key)),
+        }
+    }
+
+    /// Waits a short while for the node that has a key, in a cluster. Safe to cancel.
+    pub(crate) async fn wait_for_node(&self, key: &[u8]) {
+        if let Self::Nodes(cluster, _) = self {
+            // The read fails then.
+            let _ = timeout(PATIENCE, cluster.until_has(key)).await;
+        }
+    }
+
+    /// Begins a batch.
+    pub(crate) fn batch(&self) -> CommandBatch {
+        match self {
+            Self::Own(..) => CommandBatch::Encoded(BytesMut::new(), 0),
+            Self::Nodes(..) => CommandBatch::Keyed(Vec::new()),
+        }
+    }
+
+    /// Gives a single command.
+    ///
+    /// # Errors
+    ///
+    /// With a description, when Redis is lost or refuses; and whether it refuses.
+    pub(crate) async fn give(
+        &self,
+        name: &'static str,
+        arguments: &[&[u8]],
+    ) -> Result<Reply, (String, bool)> {
+        let mut batch = self.batch();
+        batch.add(name, arguments);
+        match self.send(batch).await.pop() {
+            Some(Ok(reply)) => Ok(reply),
+            Some(Err(Failed::Refused(reason))) => Err((reason, true)),
+            _ => Err(("redis was lost".to_owned(), false)),
+        }
+    }
+
+    /// Writes a batch. The first poll hands it over: batches are written in the order of their first polls, and once
+    /// at most.
+    pub(crate) fn send(&self, batch: CommandBatch) -> Pin<Box<dyn Future<Output = Replies>>> {
+        match (self, batch) {
+            (Self::Own(pipeline, _), CommandBatch::Encoded(bytes, commands)) => {
+                let pipeline = pipeline.clone();
+                Box::pin(async move {
+                    let replies = match pipeline.queue(bytes, commands) {
+                        Ok(replies) => replies.await.ok(),
+                        Err(Lost) => None,
+                    };
+                    let replies = replies
+                        .map(|replies| replies.into_iter().map(|reply| reply.map_err(Failed::Refused)));
+                    replies.map_or_else(|| vec![Err(Failed::Lost); commands], Iterator::collect)
+                })
+            }
+            (Self::Nodes(cluster, _), CommandBatch::Keyed(commands)) => {
+                Box::pin(cluster.clone().send(commands))
+            }
+            _ => Box::pin(async { Vec::new() }),
+        }
+    }
+}
+
+impl fmt::Debug for CommandClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandClient").field("up", &self.is_up()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for CommandClient {
+    fn drop(&mut self) {
+        let (Self::Own(_, task) | Self::Nodes(_, task)) = self;
+        task.abort();
+    }
+}

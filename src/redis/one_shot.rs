@@ -1,0 +1,101 @@
+//! Redis for a single task: `ws4redis check` and `ws4redis publish`.
+
+use std::time::Duration;
+
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::command_client::{CommandClient, Reply};
+use super::error_reply::hint;
+use super::reply_value::Answer;
+use super::target::{Target, describe_text};
+use crate::wire::Channel;
+
+/// Largest value that is taken in.
+const MAX_BYTES: usize = 1 << 20;
+
+/// What is found at the other end.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// `redis_version` or `valkey_version`.
+    pub version: Option<String>,
+    /// `standalone`, `sentinel` or `cluster`.
+    pub mode: Option<String>,
+    /// Time for one command and its reply.
+    pub round_trip: Duration,
+    /// How PING is refused, and what to do about it.
+    pub refusal: Option<String>,
+}
+
+/// Connects and looks at what is there. Must be called where local tasks can be spawned.
+///
+/// # Errors
+///
+/// With a description, when Redis cannot be reached or refuses.
+pub async fn examine(target: &Target) -> Result<Found, String> {
+    let _following = AbortOnDropHandle::new(spawn_local(target.clone().follow()));
+    let mut connection = target.dial(MAX_BYTES).await?;
+    let patience = target.command_timeout();
+    let late = |_| format!("no answer within {} s", patience.as_secs());
+    let begun = Instant::now();
+    let refusal = match timeout(patience, connection.call(&["PING"])).await.map_err(late)?? {
+        // It lives.
+        Answer::Error(reason) => {
+            let reason = describe_text(&reason);
+            Some(format!("{reason}; {}", hint(&reason)))
+        }
+        _ => None,
+    };
+    let round_trip = begun.elapsed();
+    // Under a narrow ACL user this is refused, which is no fault.
+    let info = timeout(patience, connection.call(&["INFO"])).await.map_err(late)??;
+    let field = |name: &str| {
+        let mut lines = info.text().unwrap_or_default().lines();
+        lines
+            .find_map(|connection| connection.strip_prefix(name)?.strip_prefix(':'))
+            .map(|value| value.trim().to_owned())
+    };
+    Ok(Found {
+        version: field("valkey_version").or_else(|| field("redis_version")),
+        mode: field("redis_mode"),
+        round_trip,
+        refusal,
+    })
+}
+
+/// Publishes one message to the channels, and keeps it for `expire_seconds` if that is not 0. Returns how many
+/// subscribers Redis counted. Must be called where local tasks can be spawned.
+///
+/// # Errors
+///
+/// With a description, when Redis cannot be reached or refuses.
+pub async fn publish_once(
+    target: &Target,
+    channels: &[Channel],
+    payload: &[u8],
+    expire_seconds: u64,
+) -> Result<i64, String> {
+    let _following = AbortOnDropHandle::new(spawn_local(target.clone().follow()));
+    // Where it fails, this says why.
+    drop(target.dial(MAX_BYTES).await?);
+    let commands = CommandClient::new(target, target.command_timeout(), MAX_BYTES);
+    let up = timeout(target.command_timeout(), commands.until_up()).await;
+    up.map_err(|_| "connection closed".to_owned())?;
+    let (mut receivers, expire) = (0, expire_seconds.to_string());
+    for channel in channels {
+        let name = channel.as_str().as_bytes();
+        commands.wait_for_node(name).await;
+        if expire_seconds > 0 {
+            commands
+                .give("SETEX", &[name, expire.as_bytes(), payload])
+                .await
+                .map_err(|(reason, _)| reason)?;
+        }
+        let reply = commands.give("PUBLISH", &[name, payload]).await.map_err(|(reason, _)| reason)?;
+        if let Reply::Integer(count) = reply {
+            receivers += count;
+        }
+    }
+    Ok(receivers)
+}

@@ -1,0 +1,324 @@
+//! What goes back and forth on a shard's connection: pipelines one after the other, replies in their order.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use fred::types::config::Server;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, warn};
+
+use super::command_client::{Lost, Reply};
+use super::connection::{IS_REPLICA, OUT_OF_STEP, RedisConnection, is_replica};
+use super::discovery::{Spot, pause};
+use super::error_reply::Meaning;
+use super::reply_value::Answer;
+use super::resp::{self, Token};
+use super::target::{Target, describe_text};
+
+/// Pause before a connection is tried again.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a server is asked whether it is still the master; so it is noticed, too, when it does not answer any more.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// After how many attempts in a row that failed it is told of one, and then of one in how many: about once a minute.
+const FIRST_FAILURES: u32 = 5;
+const FAILURES: u32 = 20;
+
+/// How often, in parts of the time that a reply may take, is looked whether one is overdue.
+const LOOKS: u32 = 16;
+
+/// Batches that were handed over.
+pub(crate) struct Pipeline {
+    up: watch::Sender<bool>,
+    queued: RefCell<VecDeque<Pending>>,
+    /// Those that are written, or being written.
+    under_way: RefCell<VecDeque<Pending>>,
+    task: Cell<Option<Waker>>,
+    /// Whether it leads to a node of a cluster, which may name another one.
+    is_node: bool,
+}
+
+/// A batch whose replies are awaited.
+struct Pending {
+    bytes: BytesMut,
+    commands: usize,
+    replies: Vec<Result<Reply, String>>,
+    since: Instant,
+    done: oneshot::Sender<Vec<Result<Reply, String>>>,
+}
+
+impl Default for Pipeline {
+    fn default() -> Self {
+        Self {
+            up: watch::Sender::new(false),
+            queued: RefCell::default(),
+            under_way: RefCell::default(),
+            task: Cell::default(),
+            is_node: false,
+        }
+    }
+}
+
+impl Pipeline {
+    /// To a node of a cluster.
+    pub(super) fn to_node() -> Self {
+        Self { is_node: true, ..Self::default() }
+    }
+
+    /// Tells whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queued.borrow().is_empty() && self.under_way.borrow().is_empty()
+    }
+
+    /// Tells whether there is a connection.
+    pub(super) fn is_up(&self) -> bool {
+        *self.up.borrow()
+    }
+
+    /// Waits until there is a connection. Safe to cancel.
+    pub(super) async fn until_up(&self) {
+        // The sender lives as long as this.
+        let _ = self.up.subscribe().wait_for(|up| *up).await;
+    }
+
+    /// Hands a batch over. Its replies do not come where the connection is lost.
+    ///
+    /// # Errors
+    ///
+    /// When there is no connection: nothing is written then.
+    pub(super) fn queue(
+        &self,
+        bytes: BytesMut,
+        commands: usize,
+    ) -> Result<oneshot::Receiver<Vec<Result<Reply, String>>>, Lost> {
+        if !self.is_up() {
+            return Err(Lost);
+        }
+        let (done, receiver) = oneshot::channel();
+        let replies = Vec::with_capacity(commands);
+        let pending = Pending { bytes, commands, replies, since: Instant::now(), done };
+        self.queued.borrow_mut().push_back(pending);
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+        Ok(receiver)
+    }
+
+    /// Lets go of all: nobody learns what became of it.
+    fn clear(&self) {
+        self.queued.borrow_mut().clear();
+        self.under_way.borrow_mut().clear();
+    }
+
+    /// Waits until the oldest batch has waited for longer than that, and is the oldest still at the next look: a process
+    /// that stood still has not read yet what has come meanwhile.
+    async fn overdue(&self, patience: Duration) -> String {
+        let mut late = None;
+        loop {
+            sleep(patience / LOOKS).await;
+            let oldest = self.under_way.borrow().front().map(|pending| pending.since);
+            let overdue = oldest.filter(|since| since.elapsed() >= patience);
+            if overdue.is_some() && overdue == late {
+                return format!("no answer within {} s", patience.as_secs());
+            }
+            late = overdue;
+        }
+    }
+
+    /// Takes the reply to the oldest command.
+    fn answer(&self, reply: Result<Reply, String>) -> Result<(), String> {
+        let mut under_way = self.under_way.borrow_mut();
+        let pending = under_way.front_mut().ok_or(OUT_OF_STEP)?;
+        pending.replies.push(reply);
+        if pending.replies.len() == pending.commands
+            && let Some(Pending { replies, done, .. }) = under_way.pop_front()
+        {
+            // Who gave up waiting does not mind.
+            let _ = done.send(replies);
+        }
+        Ok(())
+    }
+}
+
+/// Asks again and again, so that a server is noticed that does not answer any more, and whether it is still the master,
+/// until it is not. Redis cuts nobody when it is demoted. In a cluster a demoted node names the one that has the keys.
+async fn probe(pipeline: &Pipeline) -> String {
+    loop {
+        sleep(PROBE).await;
+        let mut hello = BytesMut::new();
+        resp::encode(&mut hello, "HELLO", &[]);
+        let Ok(answer) = pipeline.queue(hello, 1) else { continue };
+        if let Ok(replies) = answer.await
+            && let Some(Ok(Reply::Other(greeting))) = replies.first()
+            && !pipeline.is_node
+            && is_replica(greeting).is_ok_and(|is_replica| is_replica)
+        {
+            return IS_REPLICA.to_owned();
+        }
+    }
+}
+
+/// Keeps a connection to the server. Never returns.
+pub(super) async fn keep(pipeline: Rc<Pipeline>, target: Target, patience: Duration, max_bytes: usize) {
+    let (mut wait, mut failures) = (FIRST_PAUSE, 0_u32);
+    let discovery = target.discovery().clone();
+    loop {
+        let mut reached = discovery.reached();
+        let reason = match target.dial(max_bytes).await {
+            Ok(connection) => {
+                (wait, failures) = (FIRST_PAUSE, 0);
+                reached = discovery.reached();
+                let spot: Spot = connection.spot().clone();
+                pipeline.up.send_replace(true);
+                let reason = tokio::select! {
+                    reason = PipelineDriver { connection, pipeline: &pipeline } => reason,
+                    reason = pipeline.overdue(patience) => {
+                        target.suspect();
+                        reason
+                    }
+                    reason = probe(&pipeline) => reason,
+                    () = discovery.left(&spot) => "the master is another server now".to_owned(),
+                };
+                if says_replica(&reason) {
+                    discovery.leave(&spot);
+                }
+                pipeline.up.send_replace(false);
+                pipeline.clear();
+                reason
+            }
+            Err(reason) => {
+                // While Redis cannot be reached at all the broker tells of it.
+                if failures % FAILURES == FIRST_FAILURES && discovery.is_served() {
+                    let hint = target.hint(&reason);
+                    warn!(redis = target.name(), error = %reason, "a shard gets no connection of its own to redis, its clients get 503; {hint}");
+                }
+                failures += 1;
+                reason
+            }
+        };
+        debug!(error = %reason, "no connection to redis");
+        pause(wait, &mut reached).await;
+        wait = (wait * 2).min(target.longest_pause());
+    }
+}
+
+/// Keeps a connection to a node of a cluster. Never returns.
+pub(super) async fn keep_node(
+    pipeline: Rc<Pipeline>,
+    target: Target,
+    node: Server,
+    patience: Duration,
+    max_bytes: usize,
+) {
+    let mut wait = FIRST_PAUSE;
+    loop {
+        let dialing = RedisConnection::dial_node(&target, node.clone(), max_bytes);
+        let reason = match timeout(target.connect_timeout(), dialing).await {
+            Ok(Ok(connection)) => {
+                wait = FIRST_PAUSE;
+                pipeline.up.send_replace(true);
+                let reason = tokio::select! {
+                    reason = PipelineDriver { connection, pipeline: &pipeline } => reason,
+                    reason = pipeline.overdue(patience) => reason,
+                    reason = probe(&pipeline) => reason,
+                };
+                pipeline.up.send_replace(false);
+                pipeline.clear();
+                reason
+            }
+            Ok(Err(reason)) => reason,
+            Err(_) => "no answer".to_owned(),
+        };
+        debug!(%node, error = %reason, "no connection to this node");
+        target.discovery().refresh();
+        sleep(wait).await;
+        wait = (wait * 2).min(target.longest_pause());
+    }
+}
+
+/// Tells whether a connection was lost because the server is no master.
+fn says_replica(reason: &str) -> bool {
+    reason == IS_REPLICA || reason.starts_with("READONLY")
+}
+
+/// Writes what is handed over and takes replies, until the connection is lost: then it is ready, with the reason.
+struct PipelineDriver<'a> {
+    connection: RedisConnection,
+    pipeline: &'a Pipeline,
+}
+
+impl Future for PipelineDriver<'_> {
+    type Output = String;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<String> {
+        match self.get_mut().turn(cx) {
+            Ok(()) => Poll::Pending,
+            Err(reason) => Poll::Ready(reason),
+        }
+    }
+}
+
+impl PipelineDriver<'_> {
+    /// Does all that can be done now.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), String> {
+        self.pipeline.task.set(Some(cx.waker().clone()));
+        loop {
+            for mut pending in self.pipeline.queued.borrow_mut().drain(..) {
+                self.connection.commands(std::mem::take(&mut pending.bytes));
+                self.pipeline.under_way.borrow_mut().push_back(pending);
+            }
+            if let Poll::Ready(Err(reason)) = self.connection.poll_write(cx) {
+                return Err(reason);
+            }
+            match self.connection.poll_read(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(read) => read?,
+            }
+            self.take_replies()?;
+        }
+    }
+
+    fn take_replies(&mut self) -> Result<(), String> {
+        while let Some((token, mut used)) = self.connection.token(0).map_err(|error| error.to_string())? {
+            let incoming = self.connection.incoming();
+            let mut oversize = 0;
+            let reply = match token {
+                Token::Integer(number) => Ok(Reply::Integer(number)),
+                Token::Nil => Ok(Reply::Value(None)),
+                Token::Bulk(place) => Ok(Reply::Value(Some(Bytes::copy_from_slice(&incoming[place])))),
+                Token::Oversize(length) => {
+                    oversize = length;
+                    Ok(Reply::TooLarge(length))
+                }
+                Token::Status(_) => Ok(Reply::Done),
+                Token::Error(place) => {
+                    let reason = describe_text(&String::from_utf8_lossy(&incoming[place]));
+                    if matches!(Meaning::of(&reason), Meaning::Unauthenticated | Meaning::Elsewhere) {
+                        return Err(reason);
+                    }
+                    Err(reason)
+                }
+                Token::Array(_) => {
+                    let answer = Answer::read(incoming, 0).map_err(|error| error.to_string())?;
+                    let Some((answer, end)) = answer else { return Ok(()) };
+                    used = end;
+                    Ok(Reply::Other(answer))
+                }
+            };
+            incoming.advance(used);
+            if oversize > 0 {
+                self.connection.pass_over(oversize);
+            }
+            self.pipeline.answer(reply)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,253 @@
+//! The listeners: the sockets that clients come in by, bound here or handed over by systemd.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::task::{Context as TaskContext, Poll, ready};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use listenfd::ListenFd;
+use mio::net::TcpListener;
+use socket2::SockRef;
+use tokio::io::unix::AsyncFd;
+
+use crate::settings::Listen;
+use crate::stream::{Accepted, watch};
+
+/// Connections that wait to be accepted, as far as the kernel allows (`net.core.somaxconn`): when a proxy is restarted, all
+/// pages come back at once.
+const BACKLOG: i32 = 65_535;
+
+/// Where clients come in.
+#[derive(Debug)]
+pub struct Listeners {
+    sockets: Vec<Listener>,
+    name: String,
+    file: Option<SocketFile>,
+    handed_over: bool,
+    send_buffer_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Listener {
+    /// mio's accepts sockets that do not block already, which saves a call for each.
+    Tcp(AsyncFd<TcpListener>),
+    /// mio's panics for a client whose own path is as long as can be (1.2.4).
+    Unix(AsyncFd<UnixListener>),
+}
+
+/// The file of a unix socket that was bound here. Removes it when dropped.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if is_socket(&self.0) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+}
+
+impl Listeners {
+    /// Takes all sockets that were handed over to this process (`LISTEN_FDS` and `LISTEN_PID`, see
+    /// `sd_listen_fds(3)`); where there are none, listens where the settings say.
+    ///
+    /// # Errors
+    ///
+    /// When that address cannot be listened on, or one of the sockets that were handed over is none that listens.
+    pub async fn open(listen: &Listen) -> anyhow::Result<Self> {
+        let mut handed_over = ListenFd::from_env();
+        if handed_over.len() > 0 {
+            return Self::take(&mut handed_over);
+        }
+        let (listener, name, file) = match listen {
+            Listen::Tcp(address) => {
+                let listener = bind(address).await?;
+                let name = listener.local_addr()?.to_string();
+                (Listener::Tcp(watch(listener)?), name, None)
+            }
+            Listen::Unix(path, mode) => {
+                let listener = Listener::Unix(watch(bind_unix(path, *mode)?)?);
+                (listener, listen.to_string(), Some(SocketFile(path.clone())))
+            }
+        };
+        Ok(Self { sockets: vec![listener], name, file, handed_over: false, send_buffer_bytes: 0 })
+    }
+
+    fn take(sockets: &mut ListenFd) -> anyhow::Result<Self> {
+        let count = sockets.len();
+        let taken = (0..count).map(|number| {
+            Listener::take(sockets, number).with_context(|| {
+                format!("LISTEN_FDS: socket {} of {count} that were handed over cannot be used; a socket unit needs ListenStream= and Accept=no", number + 1)
+            })
+        });
+        let sockets = taken.collect::<anyhow::Result<Vec<_>>>()?;
+        let name = sockets.iter().map(Listener::name).collect::<Vec<_>>().join(", ");
+        Ok(Self { sockets, name, file: None, handed_over: true, send_buffer_bytes: 0 })
+    }
+
+    /// Sets what clients' sockets are to have: no delay, and a send buffer of this many bytes (the kernel doubles it), so
+    /// that what a slow client does not read is noticed. TCP sockets have it from where they were accepted (`tcp(7)`,
+    /// `socket(7)`), so it is set once for all of them.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses.
+    pub fn tune(&mut self, send_buffer_bytes: usize) -> io::Result<()> {
+        self.send_buffer_bytes = send_buffer_bytes;
+        for listener in &self.sockets {
+            if let Listener::Tcp(listener) = listener {
+                let socket = SockRef::from(listener.get_ref());
+                socket.set_tcp_nodelay(true)?;
+                socket.set_send_buffer_size(send_buffer_bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns where clients come in, for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the first address, if there is one.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.sockets.iter().find_map(|listener| match listener {
+            Listener::Tcp(listener) => listener.get_ref().local_addr().ok(),
+            Listener::Unix(_) => None,
+        })
+    }
+
+    /// Tells whether the sockets were handed over, and the settings not asked.
+    pub fn is_handed_over(&self) -> bool {
+        self.handed_over
+    }
+
+    /// Returns the file that has to go at the end, to be kept until then. A socket that was handed over has none: whoever
+    /// made it goes on listening.
+    pub fn take_file(&mut self) -> Option<SocketFile> {
+        self.file.take()
+    }
+
+    /// Accepts one connection; each listener in turn, so that a busy one does not keep others waiting. Safe to cancel.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses, as without file descriptors.
+    pub async fn accept(&mut self) -> io::Result<Accepted> {
+        poll_fn(|cx| {
+            for _ in 0..self.sockets.len() {
+                self.sockets.rotate_left(1);
+                let listener = self.sockets.last();
+                let accepted =
+                    listener.map_or(Poll::Pending, |listener| listener.poll(cx, self.send_buffer_bytes));
+                if accepted.is_ready() {
+                    return accepted;
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Listener {
+    fn take(sockets: &mut ListenFd, number: usize) -> anyhow::Result<Self> {
+        if let Ok(Some(listener)) = sockets.take_unix_listener(number) {
+            ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
+            listener.set_nonblocking(true)?;
+            return Ok(Self::Unix(watch(listener)?));
+        }
+        let listener = sockets.take_tcp_listener(number)?.context("it was taken already")?;
+        ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
+        listener.set_nonblocking(true)?;
+        Ok(Self::Tcp(watch(TcpListener::from_std(listener))?))
+    }
+
+    fn poll(&self, cx: &mut TaskContext<'_>, send_buffer_bytes: usize) -> Poll<io::Result<Accepted>> {
+        match self {
+            Self::Tcp(listener) => poll_accept(listener, cx, |listener| {
+                let (socket, address) = listener.accept()?;
+                Ok(Accepted { socket: socket.into(), address: Some(address.ip()) })
+            }),
+            Self::Unix(listener) => poll_accept(listener, cx, |listener| {
+                let (socket, _) = listener.accept()?;
+                socket.set_nonblocking(true)?;
+                SockRef::from(&socket).set_send_buffer_size(send_buffer_bytes)?;
+                Ok(Accepted { socket: socket.into(), address: None })
+            }),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener.get_ref().local_addr().map(|address| address.to_string()),
+            Self::Unix(listener) => listener.get_ref().local_addr().map(|address| {
+                let path = address.as_pathname().map(|path| path.display().to_string());
+                format!("unix:{}", path.unwrap_or_default())
+            }),
+        }
+        .unwrap_or_default()
+    }
+}
+
+fn poll_accept<L: AsRawFd>(
+    listener: &AsyncFd<L>,
+    cx: &mut TaskContext<'_>,
+    accept: impl Fn(&L) -> io::Result<Accepted>,
+) -> Poll<io::Result<Accepted>> {
+    loop {
+        if let Ok(accepted) =
+            ready!(listener.poll_read_ready(cx))?.try_io(|listener| accept(listener.get_ref()))
+        {
+            return Poll::Ready(accepted);
+        }
+    }
+}
+
+async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    let listener = tokio::net::TcpListener::bind(address).await.and_then(tokio::net::TcpListener::into_std);
+    let listener = listener.and_then(|listener| {
+        // tokio asks for 1,024.
+        SockRef::from(&listener).listen(BACKLOG)?;
+        Ok(TcpListener::from_std(listener))
+    });
+    listener.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow!(
+            "server.listen: {address} is in use by another program; stop it, or choose another: --set server.listen=127.0.0.1:8001"
+        ),
+        io::ErrorKind::AddrNotAvailable => anyhow!("server.listen: this machine has no address {address}"),
+        _ => anyhow!("server.listen: cannot listen on {address} ({error})"),
+    })
+}
+
+fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
+    let shown = path.display();
+    // A socket that nobody answers is left over from a process that was killed.
+    match UnixStream::connect(path) {
+        Ok(_) => bail!("server.listen: another process listens on {shown}"),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            if !is_socket(path) {
+                bail!("server.listen: {shown} is there already and is no socket; choose another path");
+            }
+            std::fs::remove_file(path)
+                .with_context(|| format!("server.listen: cannot replace the stale socket {shown}"))?;
+        }
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).with_context(|| {
+        format!("server.listen: cannot listen on {shown}; its directory has to exist and be writable, its path be shorter than 108 bytes")
+    })?;
+    listener.set_nonblocking(true)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .with_context(|| format!("server.unix_mode: cannot set the permissions of {shown}"))?;
+    Ok(listener)
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+}

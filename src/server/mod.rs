@@ -1,0 +1,363 @@
+//! The doorman: accepts, hands each socket to a shard, and drains at the end.
+//!
+//! The first shard runs on the main thread, with the broker and the doorman: with one core nothing crosses threads.
+
+mod connection_limit;
+pub mod listeners;
+mod memory;
+mod signals;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use sd_notify::NotifyState;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+use self::connection_limit::ConnectionLimit;
+use self::listeners::Listeners;
+use self::signals::Signals;
+use crate::broker::{Broker, BrokerEvent, Call, Role};
+use crate::embedded;
+use crate::hub::OutboxMemory;
+use crate::metrics::Counters;
+use crate::redis::{Lookups, Target};
+use crate::settings::Settings;
+use crate::shard::{BrokerLink, INBOX, Shard, Shared};
+use crate::stream::{Accepted, Permit};
+use crate::unfinished::UnfinishedMemory;
+use crate::visitors::{CallbackTransport, LargeValues};
+
+/// Calls from shards, and sockets for a shard, that may wait.
+const WAITING: usize = 1024;
+
+/// Pause after an accept that failed, as without file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time between two pairs of log lines about that.
+const ACCEPT_LOG_PAUSE: Duration = Duration::from_mins(1);
+
+/// Where a Redis is looked for when no URL is set.
+const REDIS: &str = "127.0.0.1:6379";
+
+/// Time for that look.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// Tells the doorman that a thread has ended, also by a panic.
+struct Ended(mpsc::Sender<()>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // There is room for all threads.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// A broker's ends of the lines to the shards.
+type BrokerChannels = (Vec<mpsc::Sender<BrokerEvent>>, mpsc::Receiver<Call>);
+
+/// Serves until a signal, then drains.
+///
+/// # Errors
+///
+/// When the address cannot be listened on, or a thread cannot be started or ends early.
+pub fn run(settings: Settings, target: Target) -> anyhow::Result<()> {
+    runtime()?.block_on(serve(Arc::new(settings), target))
+}
+
+fn runtime() -> anyhow::Result<LocalRuntime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .context("cannot start a runtime")
+}
+
+async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
+    let with_embedded = settings.redis.url.is_none() && reserve().await == Reserve::Needed;
+    if with_embedded {
+        start_embedded(&settings)?;
+    }
+    let mut signals = Signals::new().context("cannot listen to signals")?;
+    let stop = CancellationToken::new();
+    let mut listeners = Listeners::open(&settings.server.listen).await?;
+    listeners.tune(settings.server.send_buffer_bytes)?;
+    let _removed_at_the_end = listeners.take_file();
+    let session_target = settings.session.redis.as_ref().map(Target::new).transpose()?;
+    let transport = settings.callback.as_ref().map(CallbackTransport::new).transpose();
+    let transport =
+        transport.context("auth.callback_url: this machine has no certificates of authorities for https")?;
+    let counters = Arc::new(Counters::default());
+    let shards = settings.server.shards;
+    let (exchange, mut message_lines) = lines(shards);
+    let (session_exchange, mut session_lines) = session_target.as_ref().map(|_| lines(shards)).unzip();
+    let mut next_lines = || Some((message_lines.pop()?, session_lines.as_mut().and_then(Vec::pop)));
+    let (ended, mut ends) = mpsc::channel::<()>(shards);
+    let limit = ConnectionLimit::raise(&settings, with_embedded);
+    let shared = Shared {
+        settings: settings.clone(),
+        target,
+        session_target,
+        counters: counters.clone(),
+        transport,
+        large: LargeValues::default(),
+        live: Arc::default(),
+        most_connections: limit.served,
+        outboxes: OutboxMemory::new(settings.messages.outbox_total_bytes),
+        rate_limits: Arc::default(),
+        unfinished: UnfinishedMemory::new(settings.messages.unfinished_total_bytes),
+    };
+    let _giving_back =
+        AbortOnDropHandle::new(tokio::task::spawn_local(memory::give_back(shared.live.clone())));
+
+    let mut others = Vec::new();
+    for number in (1..shards).rev() {
+        let (shared, stop, ended) = (shared.clone(), stop.clone(), ended.clone());
+        let (messages, sessions) = next_lines().context("no line")?;
+        let (hand, sockets) = mpsc::channel(WAITING);
+        let work = move || {
+            let _ended = Ended(ended);
+            runtime()?.block_on(async {
+                serve_shard(Shard::new(number, shared), messages, sessions, sockets, stop).await;
+                anyhow::Ok(())
+            })
+        };
+        let thread = std::thread::Builder::new().name(format!("shard-{number}")).spawn(work)?;
+        others.push((hand, thread));
+    }
+
+    let first = Shard::new(0, shared.clone());
+    let mut brokers = JoinSet::new();
+    let mut broker = |role, target: &Target, lookups: &Lookups, (inboxes, requests): BrokerChannels| {
+        let broker = Broker::new(role, target, &settings, lookups, first.store(), inboxes, &counters);
+        brokers.spawn_local(broker.run(requests));
+    };
+    let role = Role::Messages(settings.namespace.control());
+    broker(role, &shared.target, &first.store().lookups(), exchange);
+    if let Some((target, exchange)) = shared.session_target.as_ref().zip(session_exchange) {
+        broker(Role::Sessions, target, &first.sessions(), exchange);
+    }
+    let (messages, sessions) = next_lines().context("no line")?;
+    let mut serving = tokio::task::spawn_local(first.clone().run(messages, sessions, stop.clone()));
+    announce(&settings, &listeners);
+    tell_systemd(&NotifyState::Ready);
+
+    let hands: Vec<_> = others.iter().map(|(hand, _)| hand.clone()).collect();
+    let mut accepting =
+        tokio::task::spawn_local(accept(listeners, first, hands, shared.live.clone(), limit.open()));
+    drop(ended);
+    let ended_early = tokio::select! {
+        () = signals.stop() => false,
+        _ = brokers.join_next() => true,
+        _ = &mut serving => true,
+        _ = &mut accepting => true,
+        // Without other shards there is no sender, and nothing to hear.
+        _ = ends.recv(), if !others.is_empty() => true,
+    };
+    accepting.abort();
+    if ended_early {
+        bail!("a part of the server has ended unexpectedly; the log above says why");
+    }
+    tell_systemd(&NotifyState::Stopping);
+    info!(at_most_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");
+    stop.cancel();
+    drained(serving, ends, &mut signals).await;
+    counters.log();
+    others.into_iter().try_for_each(|(_, thread)| outcome(thread))
+}
+
+/// Waits until all shards have drained, or for the signal that stops at once.
+async fn drained(first: tokio::task::JoinHandle<()>, mut others: mpsc::Receiver<()>, signals: &mut Signals) {
+    let all = async {
+        let _ = first.await;
+        // Ends when every thread has let go of its sender.
+        while others.recv().await.is_some() {}
+    };
+    tokio::select! {
+        () = all => {}
+        () = signals.stop_at_once() => warn!("stopped at once"),
+    }
+}
+
+/// Returns why a thread has failed, if it has ended and has.
+fn outcome(thread: JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
+    if thread.is_finished()
+        && let Ok(Err(error)) = thread.join()
+    {
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Whether the embedded store is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reserve {
+    /// Nothing listens on 127.0.0.1:6379.
+    Needed,
+    /// Something does, or may: a Redis that is slow or wants a password is a Redis.
+    NotNeeded,
+}
+
+/// Looks whether a Redis listens on 127.0.0.1:6379. Only a refused connection means that none does.
+pub async fn reserve() -> Reserve {
+    match tokio::time::timeout(PROBE, TcpStream::connect(REDIS)).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Reserve::Needed,
+        _ => Reserve::NotNeeded,
+    }
+}
+
+/// Starts the embedded store where clients of all kinds look for a Redis. It lives as long as the process.
+fn start_embedded(settings: &Settings) -> anyhow::Result<()> {
+    let listener = match std::net::TcpListener::bind(REDIS) {
+        Ok(listener) => listener,
+        // Somebody else was faster, maybe another of us: that is what will be used.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok(()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot start the embedded store on {REDIS}"));
+        }
+    };
+    listener.set_nonblocking(true)?;
+    let limits = settings.embedded.clone();
+    let work = move || {
+        let serving = runtime()?.block_on(async {
+            let listener = TcpListener::from_std(listener)?;
+            anyhow::Ok(embedded::serve(listener, limits, std::future::pending()).await?)
+        });
+        serving.inspect_err(|error| tracing::error!(error = %format!("{error:#}"), "embedded store ended"))
+    };
+    std::thread::Builder::new().name("embedded".to_owned()).spawn(work)?;
+    warn!(
+        "no Redis on {REDIS}: started the embedded store there, which forgets everything at the end; set redis.url for a real one"
+    );
+    Ok(())
+}
+
+/// Makes the lines between a broker and so many shards; the first shard's is the first.
+fn lines(shards: usize) -> (BrokerChannels, Vec<BrokerLink>) {
+    let (calls, requests) = mpsc::channel(WAITING);
+    let line = |_| {
+        let (sender, inbox) = mpsc::channel(INBOX);
+        (sender, BrokerLink { inbox, calls: calls.clone() })
+    };
+    let (inboxes, lines) = (0..shards).map(line).unzip();
+    ((inboxes, requests), lines)
+}
+
+async fn serve_shard(
+    shard: Rc<Shard>,
+    messages: BrokerLink,
+    sessions: Option<BrokerLink>,
+    mut newcomers: mpsc::Receiver<(Accepted, Permit)>,
+    stop: CancellationToken,
+) {
+    let taking = shard.clone();
+    tokio::task::spawn_local(async move {
+        while let Some((accepted, permit)) = newcomers.recv().await {
+            taking.take(accepted, permit);
+        }
+    });
+    shard.run(messages, sessions, stop).await;
+}
+
+/// Accepts for ever, for each shard in turn. Above `most` sockets a client is closed unheard.
+async fn accept(
+    mut listeners: Listeners,
+    own: Rc<Shard>,
+    others: Vec<mpsc::Sender<(Accepted, Permit)>>,
+    live: Arc<AtomicUsize>,
+    most: usize,
+) {
+    let mut failures = AcceptFailures::default();
+    for turn in (0..=others.len()).cycle() {
+        let (accepted, permit) = loop {
+            match listeners.accept().await {
+                Ok(accepted) => {
+                    failures.end();
+                    if let Some(permit) = Permit::take(&live, most) {
+                        break (accepted, permit);
+                    }
+                }
+                // The client has gone away while it waited.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    failures.begin(&error);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        };
+        let Some(hand) = turn.checked_sub(1).map(|index| &others[index]) else {
+            own.take(accepted, permit);
+            continue;
+        };
+        // A shard that has ended ends the process.
+        let _ = hand.send((accepted, permit)).await;
+    }
+}
+
+/// Says that nobody can be accepted, and that somebody can again: a pair that is said at most once a minute, though
+/// there may be one descriptor now and none a moment later.
+#[derive(Default)]
+struct AcceptFailures {
+    failing: bool,
+    said: bool,
+    last: Option<Instant>,
+    suppressed: u64,
+}
+
+impl AcceptFailures {
+    fn begin(&mut self, error: &io::Error) {
+        if std::mem::replace(&mut self.failing, true) {
+            return;
+        }
+        if self.last.is_some_and(|last| last.elapsed() < ACCEPT_LOG_PAUSE) {
+            self.suppressed += 1;
+            return;
+        }
+        (self.said, self.last) = (true, Some(Instant::now()));
+        let suppressed = std::mem::take(&mut self.suppressed);
+        warn!(%error, suppressed, "cannot accept connections; raise the limit of open files (LimitNOFILE, ulimit -n)");
+    }
+
+    fn end(&mut self) {
+        if std::mem::replace(&mut self.failing, false) && std::mem::replace(&mut self.said, false) {
+            info!("accepting connections again");
+        }
+    }
+}
+
+fn announce(settings: &Settings, listeners: &Listeners) {
+    let redis =
+        settings.redis.url.as_ref().map_or_else(|| "redis://127.0.0.1:6379".to_owned(), ToString::to_string);
+    let (shards, version) = (settings.server.shards, env!("CARGO_PKG_VERSION"));
+    if listeners.is_handed_over() {
+        info!("systemd has handed over where to listen (LISTEN_FDS); server.listen is not used");
+    }
+    match listeners.address() {
+        Some(address) if settings.demo => {
+            info!(version, shards, redis, "listening; open the demo page in two tabs: http://{address}/");
+        }
+        _ => info!(version, shards, redis, "listening on {}", listeners.name()),
+    }
+    if settings.access.is_empty() && settings.anonymous_publish && !settings.demo {
+        warn!(
+            "anonymous visitors may publish to the broadcast channels of every facility; pages that insert messages as HTML can be attacked. Set anonymous_publish = false, or [[access]] rules"
+        );
+    }
+}
+
+/// Tells systemd, where it has started us as a service of `Type=notify`.
+fn tell_systemd(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        warn!(%error, %state, "systemd cannot be told of our state");
+    }
+}

@@ -1,0 +1,144 @@
+//! Answers of the callback that serve again for a short while.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::request::Digest;
+
+/// Answers that are kept at a time. Usual ones take less than 300 bytes, with their key and place in the queue.
+const MOST: usize = 10_000;
+
+/// Larger ones are not kept: a hundred groups take 4 KiB.
+const LARGEST_BYTES: usize = 8 * 1024;
+
+/// Answers by what stands for their questions.
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// Time for which an answer serves.
+    keep: Duration,
+    kept: HashMap<Digest, Kept, RandomState>,
+    /// In the order in which they came.
+    queue: VecDeque<(Digest, u64)>,
+    number: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    answer: Rc<Answer>,
+    until: Instant,
+    number: u64,
+}
+
+impl Answers {
+    /// Takes the time for which an answer serves at most.
+    pub fn new(keep: Duration) -> Self {
+        Self { keep, kept: HashMap::default(), queue: VecDeque::new(), number: 0 }
+    }
+
+    /// Returns the answer to a question, if one is kept.
+    pub fn get(&self, question: &Digest) -> Option<Rc<Answer>> {
+        self.kept.get(question).filter(|kept| kept.until > Instant::now()).map(|kept| kept.answer.clone())
+    }
+
+    /// Keeps an answer that has just come. The oldest make room.
+    pub fn put(&mut self, question: Digest, answer: &Rc<Answer>) {
+        let now = Instant::now();
+        while let Some((oldest, number)) = self.queue.front() {
+            let kept = self.kept.get(oldest).filter(|kept| kept.number == *number);
+            if kept.is_some_and(|kept| kept.until > now) && self.queue.len() < MOST {
+                break;
+            }
+            if kept.is_some() {
+                self.kept.remove(oldest);
+            }
+            self.queue.pop_front();
+        }
+        let keep = answer.keeps(self.keep);
+        if keep.is_zero() || answer.bytes() > LARGEST_BYTES {
+            // An older one would say something else.
+            self.kept.remove(&question);
+            return;
+        }
+        self.number += 1;
+        self.queue.push_back((question, self.number));
+        self.kept.insert(question, Kept { answer: answer.clone(), until: now + keep, number: self.number });
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.kept.clear();
+        self.queue.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::session::KeyPattern;
+
+    fn answer(json: &str) -> Rc<Answer> {
+        Rc::new(Answer::read(json.as_bytes(), &KeyPattern::default()).unwrap())
+    }
+
+    fn digest(number: usize) -> Digest {
+        let mut digest = Digest::default();
+        digest[..8].copy_from_slice(&number.to_le_bytes());
+        digest
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_serves_until_its_time_is_over() {
+        let mut answers = Answers::new(Duration::from_secs(5));
+        let (long, short) = (answer("null"), answer(r#"{"user": "j", "expires_in": 2}"#));
+        answers.put(digest(1), &long);
+        answers.put(digest(2), &short);
+        tokio::time::advance(Duration::from_millis(1999)).await;
+        assert_eq!(answers.get(&digest(1)), Some(long.clone()));
+        assert_eq!(answers.get(&digest(2)), Some(short));
+        assert_eq!(answers.get(&digest(3)), None);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(answers.get(&digest(2)), None);
+        answers.put(digest(1), &long);
+        tokio::time::advance(Duration::from_millis(4999)).await;
+        assert_eq!(answers.get(&digest(1)), Some(long), "its time begins anew");
+        answers.clear();
+        assert_eq!(answers.get(&digest(1)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_make_room_and_what_is_over_goes() {
+        let mut answers = Answers::new(Duration::from_secs(5));
+        let nobody = answer("null");
+        for number in 0..MOST + 10 {
+            answers.put(digest(number), &nobody);
+        }
+        assert!(answers.kept.len() <= MOST && answers.queue.len() <= MOST);
+        assert_eq!(answers.get(&digest(9)), None);
+        assert!(answers.get(&digest(10)).is_some());
+        for _ in 0..2 * MOST {
+            answers.put(digest(1), &nobody);
+        }
+        assert!(answers.queue.len() <= MOST, "{}", answers.queue.len());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        answers.put(digest(1), &nobody);
+        assert_eq!((answers.kept.len(), answers.queue.len()), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_answers_and_those_without_time_are_not_kept() {
+        let mut answers = Answers::new(Duration::from_secs(5));
+        let groups: Vec<_> = (0..10).map(|n| format!(r#""{n}{}""#, "g".repeat(1000))).collect();
+        let large = format!(r#"{{"user": "j", "groups": [{}]}}"#, groups.join(","));
+        answers.put(digest(1), &answer("null"));
+        answers.put(digest(1), &answer(&large));
+        assert_eq!(answers.get(&digest(1)), None);
+        let mut answers = Answers::new(Duration::ZERO);
+        answers.put(digest(1), &answer("null"));
+        assert_eq!(answers.get(&digest(1)), None);
+    }
+}

@@ -1,0 +1,161 @@
+//! What the callback is asked: all of a visitor by which the site may know it, and what it wants.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+
+use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
+
+use crate::access::Credentials;
+use crate::wire::{Facility, Flags, Handshake};
+
+/// What stands for a question: two that are the same in every part have the same.
+pub(super) type Digest = [u8; SHA256_OUTPUT_LEN];
+
+/// A header's name in lower case, and its value.
+type Header = (Box<str>, Box<[u8]>);
+
+/// What the callback is asked. It holds whatever a visitor is known by, so `Debug` shows none of it.
+pub struct CallbackRequest {
+    headers: Box<[Header]>,
+    address: Option<IpAddr>,
+    facility: Facility,
+    flags: Flags,
+    digest: Digest,
+}
+
+impl CallbackRequest {
+    /// Asks about who comes with these credentials, and this wish. Without `with_address` the site is not told where
+    /// the visitor comes from, but by a header that a proxy in front has set.
+    pub fn new(credentials: &Credentials, handshake: &Handshake, with_address: bool) -> Self {
+        let headers = credentials.headers.iter();
+        let headers = headers.map(|(name, value)| (name.as_str().into(), value.as_slice().into())).collect();
+        let address = credentials.address.filter(|_| with_address);
+        let mut question = Self {
+            headers,
+            address,
+            facility: handshake.facility.clone(),
+            flags: handshake.flags,
+            digest: Digest::default(),
+        };
+        question.digest = question.digest();
+        question
+    }
+
+    /// Asks about nobody, as a visitor who shows nothing.
+    pub fn of_nobody() -> Self {
+        let handshake = Handshake { facility: Facility::new(""), flags: Flags::default() };
+        Self::new(&Credentials::default(), &handshake, false)
+    }
+
+    /// Returns the names, in lower case, and the values of the visitor's headers.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.headers.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Returns the address that the site is told.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
+    /// Returns the facility.
+    pub(super) fn facility(&self) -> &str {
+        self.facility.as_str()
+    }
+
+    /// Returns the names of the flags that the site may allow.
+    pub(super) fn flags(&self) -> impl Iterator<Item = String> {
+        self.flags.names()
+    }
+
+    /// Returns what stands for the question.
+    pub(super) fn id(&self) -> Digest {
+        self.digest
+    }
+
+    fn digest(&self) -> Digest {
+        let mut context = Context::new(&SHA256);
+        // With its length before each part, and the number of headers before all, no two questions are the same bytes.
+        let mut add = |part: &[u8]| {
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part);
+        };
+        add(&(self.headers.len() as u64).to_le_bytes());
+        for (name, value) in self.headers() {
+            add(name.as_bytes());
+            add(value);
+        }
+        add(self.address.map(|address| address.to_string()).unwrap_or_default().as_bytes());
+        add(self.facility.as_str().as_bytes());
+        self.flags().for_each(|name| add(name.as_bytes()));
+        let mut digest = Digest::default();
+        digest.copy_from_slice(context.finish().as_ref());
+        digest
+    }
+}
+
+impl PartialEq for CallbackRequest {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for CallbackRequest {}
+
+impl Hash for CallbackRequest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.digest.hash(state);
+    }
+}
+
+impl fmt::Debug for CallbackRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallbackRequest(***)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(headers: &[(&str, &str)], address: Option<&str>, path: &str, query: &str) -> CallbackRequest {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
+        let credentials = Credentials {
+            headers: headers.collect(),
+            address: address.map(|address| address.parse().unwrap()),
+            ..Credentials::default()
+        };
+        CallbackRequest::new(&credentials, &Handshake::parse(path, Some(query), "/ws/").unwrap(), true)
+    }
+
+    #[test]
+    fn whatever_differs_in_any_part_is_another_question() {
+        let cookie = [("cookie", "a=1")];
+        let same = || question(&cookie, Some("10.0.0.1"), "/ws/x", "subscribe-user&echo");
+        let others = [
+            question(&[], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
+            question(&[("cookie", "a=2")], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
+            question(&[("x-cookie", "a=1")], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
+            question(&[("cookie", "a="), ("1", "")], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
+            question(&[cookie[0], cookie[0]], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
+            question(&cookie, Some("10.0.0.2"), "/ws/x", "subscribe-user"),
+            question(&cookie, None, "/ws/x", "subscribe-user"),
+            question(&cookie, None, "/ws/10.0.0.1", "subscribe-user"),
+            question(&cookie, Some("10.0.0.1"), "/ws/y", "subscribe-user"),
+            question(&cookie, Some("10.0.0.1"), "/ws/x", "publish-user"),
+            question(&cookie, Some("10.0.0.1"), "/ws/x", "subscribe-user&publish-user"),
+        ];
+        assert_eq!(same(), question(&cookie, Some("10.0.0.1"), "/ws/x", "subscribe-user&x=1"));
+        let mut ids: Vec<_> = others.iter().map(CallbackRequest::id).collect();
+        ids.push(same().id());
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), others.len() + 1);
+    }
+
+    #[test]
+    fn a_question_does_not_show_itself() {
+        let question = question(&[("cookie", "sessionid=geheim")], None, "/ws/x", "");
+        assert_eq!(format!("{question:?}"), "CallbackRequest(***)");
+    }
+}

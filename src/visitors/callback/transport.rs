@@ -1,0 +1,298 @@
+//! One call to the callback: the request, and what may come instead of an answer.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT};
+use hyper::{Request, Response, StatusCode};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::Semaphore;
+
+use super::answer::Answer;
+use super::request::CallbackRequest;
+use crate::access::session::KeyPattern;
+use crate::settings;
+
+/// Largest answer, and largest head of one.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// Which part of the calls is kept for open sockets: one in so many.
+const RESERVED_PART: usize = 8;
+
+/// Connections that a shard keeps for the next call, and for how long: many servers close them after some seconds.
+const MAX_IDLE: usize = 8;
+const IDLE: Duration = Duration::from_secs(10);
+
+const SECRET: HeaderName = HeaderName::from_static("x-ws4redis-secret");
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const OURSELVES: HeaderValue = HeaderValue::from_static(concat!("ws4redis/", env!("CARGO_PKG_VERSION")));
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// What the shards of a process share: the transport to the site, and the places for calls.
+#[derive(Debug, Clone)]
+pub struct CallbackTransport {
+    connector: HttpsConnector<HttpConnector>,
+    pub(super) places: Arc<Semaphore>,
+    /// Places for questions about open sockets: however many come anew, these are not crowded out.
+    pub(super) reserved: Arc<Semaphore>,
+}
+
+/// Calls the site.
+#[derive(Debug)]
+pub(super) struct Caller {
+    /// The URL, up to the value of the facility.
+    url: String,
+    /// Headers of every call, which no visitor's can be.
+    own: HeaderMap,
+    pattern: KeyPattern,
+    /// Keeps connections for the next call.
+    kept: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    /// Connects for each call anew.
+    fresh: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+}
+
+/// What comes instead of an answer. Its text is for the log, and repeats nothing that is a visitor's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallbackError {
+    /// The site does not let this visitor in, or us.
+    Refused(StatusCode),
+    /// It points elsewhere.
+    Redirected(StatusCode, String),
+    /// Some other status than 200.
+    Status(StatusCode),
+    /// There is no connection.
+    Unreachable(String),
+    /// The connection ended, or what came was no HTTP.
+    Broken(String),
+    /// The answer has too many bytes.
+    TooLarge,
+    /// The answer cannot be understood.
+    Senseless(String),
+    /// No answer came in time.
+    Late(Duration),
+    /// All places for calls were taken all the time.
+    Crowded(usize),
+}
+
+impl CallbackTransport {
+    /// Sets up the transport to the site.
+    ///
+    /// # Errors
+    ///
+    /// When it is by https, and there are no certificates of authorities.
+    pub fn new(settings: &settings::Callback) -> io::Result<Self> {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        // Shared among the addresses of a name, so that one that is silent leaves time for the others.
+        http.set_connect_timeout(Some(settings.timeout));
+        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?;
+        let tls = if settings.url.scheme() == "https" {
+            tls.with_native_roots()?
+        } else {
+            tls.with_root_certificates(RootCertStore::empty())
+        };
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls.with_no_client_auth());
+        let connector = connector.https_or_http().enable_http1().wrap_connector(http);
+        let reserved = settings.max_calls / RESERVED_PART;
+        let places = Arc::new(Semaphore::new(settings.max_calls - reserved));
+        let reserved = if reserved == 0 { places.clone() } else { Arc::new(Semaphore::new(reserved)) };
+        Ok(Self { connector, places, reserved })
+    }
+}
+
+impl Caller {
+    pub(super) fn new(
+        settings: &settings::Callback,
+        transport: &CallbackTransport,
+        pattern: KeyPattern,
+    ) -> Self {
+        let mut own = HeaderMap::new();
+        if let Ok(secret) = HeaderValue::from_str(&settings.secret)
+            && !secret.is_empty()
+        {
+            own.append(SECRET, secret);
+        }
+        for (name, value) in &settings.headers {
+            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
+                own.append(name, value);
+            }
+        }
+        let client = |idle| {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE)
+                .pool_max_idle_per_host(idle)
+                .http1_max_buf_size(MAX_BYTES)
+                .build(transport.connector.clone())
+        };
+        let joint = if settings.url.query().is_some() { '&' } else { '?' };
+        Self {
+            url: format!("{}{joint}facility=", settings.url),
+            own,
+            pattern,
+            kept: client(MAX_IDLE),
+            fresh: client(0),
+        }
+    }
+
+    /// Asks the site.
+    ///
+    /// # Errors
+    ///
+    /// When no answer comes, or none that says who the visitor is.
+    pub(super) async fn call(&self, question: &CallbackRequest) -> Result<Answer, CallbackError> {
+        let request = self.request(question).map_err(|error| CallbackError::Broken(error.to_string()))?;
+        let response = self.send(request).await.map_err(|error| {
+            let reason = cause(&error);
+            if error.is_connect() {
+                CallbackError::Unreachable(reason)
+            } else {
+                CallbackError::Broken(reason)
+            }
+        })?;
+        match response.status() {
+            StatusCode::OK => {}
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                return Err(CallbackError::Refused(status));
+            }
+            status if status.is_redirection() => {
+                return Err(CallbackError::Redirected(status, location(&response)));
+            }
+            status => return Err(CallbackError::Status(status)),
+        }
+        let body = Limited::new(response.into_body(), MAX_BYTES).collect().await;
+        let body = body.map_err(|error| {
+            let too_large = error.is::<http_body_util::LengthLimitError>();
+            if too_large { CallbackError::TooLarge } else { CallbackError::Broken(cause(&*error)) }
+        })?;
+        Answer::read(&body.to_bytes(), &self.pattern).map_err(CallbackError::Senseless)
+    }
+
+    fn request(&self, question: &CallbackRequest) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
+        let mut url = format!("{}{}", self.url, utf8_percent_encode(question.facility(), NON_ALPHANUMERIC));
+        for flag in question.flags() {
+            url.push_str("&flag=");
+            url.push_str(&flag);
+        }
+        let mut request = Request::get(url).body(Empty::new())?;
+        let headers = request.headers_mut();
+        for (name, value) in question.headers() {
+            headers.append(HeaderName::try_from(name)?, HeaderValue::from_bytes(value)?);
+        }
+        if let Some(address) = question.address() {
+            headers.insert(FORWARDED_FOR, HeaderValue::try_from(address.to_string())?);
+        }
+        headers.entry(ACCEPT).or_insert(JSON);
+        headers.entry(USER_AGENT).or_insert(OURSELVES);
+        // In the place of the visitor's of the same names.
+        headers.extend(self.own.clone());
+        Ok(request)
+    }
+
+    async fn send(&self, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, Error> {
+        match self.kept.request(request.clone()).await {
+            // The site may have closed a connection just as it was used again (RFC 9110, section 9.2.2).
+            Err(error) if !error.is_connect() && was_closed(&error) => self.fresh.request(request).await,
+            result => result,
+        }
+    }
+}
+
+/// Tells whether an error is that the connection ended before anything of an answer came.
+fn was_closed(error: &Error) -> bool {
+    let mut source = error.source();
+    while let Some(error) = source {
+        let by_hyper =
+            |error: &hyper::Error| error.is_incomplete_message() || error.is_closed() || error.is_canceled();
+        let by_system = |error: &io::Error| {
+            use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+            matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+        };
+        if error.downcast_ref().is_some_and(by_hyper) || error.downcast_ref().is_some_and(by_system) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// Returns what is at the bottom of an error.
+fn cause(error: &(dyn StdError + 'static)) -> String {
+    let mut bottom = error;
+    while let Some(source) = bottom.source() {
+        bottom = source;
+    }
+    bottom.to_string()
+}
+
+/// Returns where a redirection points to, without its query.
+fn location(response: &Response<Incoming>) -> String {
+    let to = response.headers().get(LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
+    let to = String::from_utf8_lossy(to);
+    to.split(['?', '#']).next().unwrap_or_default().chars().take(200).collect()
+}
+
+impl fmt::Display for CallbackError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(status) => write!(f, "it refuses with {status}"),
+            Self::Redirected(status, to) => {
+                write!(f, "it answers {status} and points to {}", to.escape_debug())
+            }
+            Self::Status(status) => write!(f, "it answers {status}"),
+            Self::Unreachable(reason) => write!(f, "it cannot be reached ({reason})"),
+            Self::Broken(reason) => write!(f, "no HTTP answer ({reason})"),
+            Self::TooLarge => write!(f, "its answer is larger than {MAX_BYTES} bytes"),
+            Self::Senseless(problem) => write!(f, "its answer {problem}"),
+            Self::Late(time) => write!(f, "no answer within {} s", time.as_secs()),
+            Self::Crowded(calls) => write!(f, "{calls} calls were under transport all the time"),
+        }
+    }
+}
+
+impl CallbackError {
+    /// Says what to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => {
+                "if it refuses everybody, auth.callback_secret is none of the site's WS4REDIS_CALLBACK_SECRET"
+            }
+            Self::Redirected(_, to) if to.starts_with("https:") => {
+                "redirects are not followed; for Django's SECURE_SSL_REDIRECT set auth.callback_headers = [\"X-Forwarded-Proto: https\"] (its SECURE_PROXY_SSL_HEADER), or an https address"
+            }
+            Self::Redirected(..) => {
+                "redirects are not followed; auth.callback_url has to be the address itself, with its last slash, and must need no login"
+            }
+            Self::Status(StatusCode::BAD_REQUEST) => {
+                "if Host is not in Django's ALLOWED_HOSTS, set auth.callback_headers = [\"Host: www.example.com\"]"
+            }
+            Self::Status(StatusCode::NOT_FOUND) => {
+                "auth.callback_url has to be that of the site's view for it"
+            }
+            Self::Status(_) => "the site's own log says why",
+            Self::Unreachable(_) => "start the site, or check auth.callback_url",
+            Self::Broken(_) => "the site's own log says why, if auth.callback_url is its address",
+            Self::TooLarge | Self::Senseless(_) => {
+                "expected {\"user\": …, \"groups\": […], \"session\": …} or null; auth.callback_url has to be that of the site's view for it"
+            }
+            Self::Late(_) => {
+                "the site is too slow or does not answer there, see auth.callback_timeout_seconds"
+            }
+            Self::Crowded(_) => "the site is too slow for so many visitors, see auth.callback_max_calls",
+        }
+    }
+}

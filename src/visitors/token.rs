@@ -1,0 +1,45 @@
+//! Tokens, which say themselves who somebody is.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing::info;
+
+use super::{AuthSource, IdentifyError, Visitor};
+use crate::access::token::{Claims, Verifier};
+use crate::access::{Identity, Token};
+use crate::telemetry::LogThrottle;
+
+/// Returns who shows this token. It has no session.
+pub(super) fn identify(
+    verifier: &Verifier,
+    token: &Token,
+    now: SystemTime,
+    nameless: &LogThrottle,
+) -> Result<Visitor, IdentifyError> {
+    let Claims { subject, groups, expires_at, other_name } = verifier.verify(token, now)?;
+    if subject.is_none()
+        && let Some(suppressed) = nameless.allow()
+    {
+        let claim = verifier.user_claim();
+        let other = other_name.map(|other| format!(", but {other}: is that the name in user channels?"));
+        info!(
+            suppressed,
+            "a valid token names nobody, its visitor counts as anonymous: it has no claim {claim}{}; set auth.jwt.user_claim to the claim that has the name in user channels",
+            other.unwrap_or_default()
+        );
+    }
+    let user: Option<Arc<str>> = subject.map(Into::into);
+    let lives = expires_at.map(|end| end.duration_since(now).unwrap_or_default());
+    Ok(Visitor {
+        identity: Identity {
+            session: None,
+            user_id: user.clone(),
+            user,
+            groups: groups.into_iter().collect(),
+        },
+        auth_source: AuthSource::Token(token.fingerprint()),
+        lives_ms: lives.map(|lives| u64::try_from(lives.as_millis()).unwrap_or(u64::MAX)),
+        ..Visitor::default()
+    })
+}

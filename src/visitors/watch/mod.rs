@@ -1,0 +1,11 @@
+//! How long a visitor's identity holds: one lease per session, token or callback answer, shared by its connections.
+
+mod invalidations;
+mod lease;
+mod leases;
+mod table;
+
+pub use invalidations::InFlight;
+#[cfg(test)]
+pub(crate) use leases::SIZES;
+pub use leases::{Leases, Share, Watch};
