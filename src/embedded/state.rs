@@ -113,7 +113,7 @@ impl State {
 
     /// Tells watchers and listeners of keyspace events that a key was changed.
     pub(crate) fn changed(&mut self, db: usize, key: &[u8], event: &'static str) {
-        self.key_event(db, key);
+        self.touch(db, key);
         if !self.pubsub.hears_of_keys() {
             return;
         }
@@ -128,7 +128,7 @@ impl State {
         let watched: Vec<Bytes> = self.watchers[db].keys().cloned().collect();
         for key in watched {
             if self.keyspace.get(db, &key).is_some() {
-                self.key_event(db, &key);
+                self.touch(db, &key);
             }
         }
         self.keyspace.clear(db);
@@ -181,7 +181,7 @@ impl State {
         std::mem::take(&mut self.clients[slot].watch_broken)
     }
 
-    fn key_event(&mut self, db: usize, key: &[u8]) {
+    fn touch(&mut self, db: usize, key: &[u8]) {
         for slot in self.watchers[db].get(key).into_iter().flatten() {
             self.clients[*slot].watch_broken = true;
         }

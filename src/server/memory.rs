@@ -66,7 +66,7 @@ pub async fn give_back(live: Arc<AtomicUsize>) {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(
     unsafe_code,
-    reason = "the only transport to tell glibc; it takes no pointers, and nothing has to hold before it"
+    reason = "the only way to tell glibc; it takes no pointers, and nothing has to hold before it"
 )]
 fn trim() -> bool {
     // SAFETY: malloc_trim(3) is MT-Safe, and frees nothing that is in use.

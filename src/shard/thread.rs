@@ -347,7 +347,7 @@ impl Shard {
             listener.end(Ending::Restart);
         }
         while self.parts.own.get() > 0 && Instant::now() < end {
-            // Handshakes that were under transport have become connections meanwhile.
+            // Handshakes that were in flight have become connections meanwhile.
             self.hub.with(|hub| hub.listeners(0, 1).for_each(|listener| listener.end(Ending::Restart)));
             sleep(Duration::from_millis(20)).await;
         }

@@ -29,7 +29,7 @@ const CLIENT: &[Command] = &[
     Command::sure("client|info", 2, |call| Reply::Verbatim(Bytes::from(describe(call, call.slot)))),
     Command::fallible("client|list", -2, list),
     Command::fallible("client|no-evict", 3, on_or_off),
-    Command::fallible("client|no-key_event", 3, on_or_off),
+    Command::fallible("client|no-touch", 3, on_or_off),
 ];
 
 fn ping(call: &mut Call<'_>) -> Result<Reply, Reply> {

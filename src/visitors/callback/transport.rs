@@ -259,7 +259,7 @@ impl fmt::Display for CallbackError {
             Self::TooLarge => write!(f, "its answer is larger than {MAX_BYTES} bytes"),
             Self::Senseless(problem) => write!(f, "its answer {problem}"),
             Self::Late(time) => write!(f, "no answer within {} s", time.as_secs()),
-            Self::Crowded(calls) => write!(f, "{calls} calls were under transport all the time"),
+            Self::Crowded(calls) => write!(f, "{calls} calls were in flight all the time"),
         }
     }
 }

@@ -118,7 +118,7 @@ impl Lease {
         }
     }
 
-    /// Takes the subscription that tells of the key. Nothing is listened to: what is told comes another transport.
+    /// Takes the subscription that tells of the key. Nothing is listened to: what is told arrives as an event.
     pub(super) fn watch_by(&self, watch: Option<Subscription>) {
         watch.iter().for_each(Subscription::silence);
         self.watch.set(watch);
