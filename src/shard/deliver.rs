@@ -57,7 +57,7 @@ impl Shard {
             _ => {}
         }
         match item {
-            BrokerEvent::Hints(hints) => self.leases.hint(&hints),
+            BrokerEvent::Hints(hints) => self.visitors.leases().hint(&hints),
             BrokerEvent::Asked(query) => self.clone().answer(query),
             item => self.note_for(&self.hub, item),
         }
@@ -73,7 +73,7 @@ impl Shard {
             }),
             BrokerEvent::Regained(channel) => hub.with(|hub| hub.regained(&channel)),
             BrokerEvent::Refused(channel, generation) => hub.with(|hub| hub.refused(&channel, generation)),
-            BrokerEvent::Up | BrokerEvent::Overlooked => self.leases.look_at_all(),
+            BrokerEvent::Up | BrokerEvent::Overlooked => self.visitors.leases().look_at_all(),
             BrokerEvent::Lost => hub.with(Hub::lost),
             BrokerEvent::Pause => hub.with(Hub::pause),
             BrokerEvent::Recovered(values) => hub.with(|hub| {
@@ -81,10 +81,12 @@ impl Shard {
                     hub.recover(&channel, value.as_ref());
                 }
             }),
-            BrokerEvent::Events(events) if Rc::ptr_eq(&self.watches, hub) => self.leases.set_events(events),
+            BrokerEvent::Events(events) if Rc::ptr_eq(&self.watches, hub) => {
+                self.visitors.leases().set_events(events)
+            }
             BrokerEvent::KeyEvents(channels) => {
                 for (channel, key_event) in channels {
-                    self.leases.key_changed(&channel, key_event);
+                    self.visitors.leases().key_changed(&channel, key_event);
                 }
             }
             // Taken elsewhere, or of no meaning: what is told of a Redis where no session lies.

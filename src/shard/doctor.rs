@@ -44,7 +44,7 @@ impl Shard {
 
     async fn examine(&self, query: &DoctorQuery) {
         let probe = match &query.session {
-            Some(session) => match self.visitors.sessions().probe(session, &query.nonce).await {
+            Some(session) => match self.visitors.identifier().sessions().probe(session, &query.nonce).await {
                 Ok(probe) => Some(probe),
                 Err(_) => return,
             },

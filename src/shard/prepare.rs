@@ -10,15 +10,15 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::Shard;
-use crate::access::{ClientAddress, Grant, Rate};
+use crate::access::Grant;
 use crate::http::{HandshakeRequest, Rejection, Visits};
 use crate::hub::{NotJoined, Subscription};
 use crate::metrics::Counters;
 use crate::redis::{PublishAcks, PublishError};
 use crate::socket::read_joined;
+use crate::visitors::TokenBucket;
 use crate::visitors::watch::{InFlight, Watch};
 use crate::visitors::{IdentifyError, Visitor};
-use crate::visitors::{PublisherKey, TokenBucket};
 use crate::wire::Handshake;
 
 /// What is ready when a handshake is answered.
@@ -42,14 +42,14 @@ impl Visits for Shard {
 
     async fn prepare(&self, request: HandshakeRequest) -> Result<Prepared, Rejection> {
         let patience = self.settings.server.handshake;
-        let in_flight = self.leases.begin();
+        let in_flight = self.visitors.begin();
         let mut since = Instant::now();
         let mut visitor = self.identify(&request).await?;
         let handshake = request.handshake;
         loop {
             let grant = self.parts.policy.grant(&handshake, &visitor.identity, visitor.allowed)?;
             let subscription = self.hub.join(&grant.subscribe);
-            let watch = self.leases.watch(&visitor);
+            let watch = self.visitors.watch(&visitor);
             let again = async {
                 // Where Redis does not tell, the session is only read again now and then.
                 let unknown = watch.as_ref().filter(|watch| !watch.known);
@@ -73,14 +73,15 @@ impl Visits for Shard {
                     continue;
                 }
             }
-            if let Some(newer) = self.leases.newer(&visitor, since) {
+            if let Some(newer) = self.visitors.newer(&visitor, since) {
                 (since, visitor) = newer;
                 continue;
             }
             if !self.hub.with(|hub| hub.has_room_for(&persisted)) {
                 return Err(Rejection::Crowded);
             }
-            let rate_limit = self.rate_limit(&visitor, request.credentials.client_address, grant.rate);
+            let rate_limit =
+                self.visitors.rate_limit(&visitor.identity, request.credentials.client_address, grant.rate);
             return Ok(Prepared {
                 subscription,
                 handshake,
@@ -109,7 +110,8 @@ impl Visits for Shard {
             Counters::count(&self.parts.counters.ignored_publications);
             return Ok(());
         }
-        let rate_limit = self.rate_limit(&visitor, request.credentials.client_address, grant.rate);
+        let rate_limit =
+            self.visitors.rate_limit(&visitor.identity, request.credentials.client_address, grant.rate);
         if rate_limit.is_some_and(|bucket| !bucket.take(message.len())) {
             return Err(Rejection::TooFast);
         }
@@ -125,21 +127,6 @@ impl Visits for Shard {
 }
 
 impl Shard {
-    /// Returns the bucket of a visitor's publications, if they are limited.
-    fn rate_limit(&self, visitor: &Visitor, address: ClientAddress, rate: Rate) -> Option<Arc<TokenBucket>> {
-        if rate == Rate::default() {
-            return None;
-        }
-        let (rate_limits, publisher) =
-            (&self.parts.rate_limits, PublisherKey::of(&visitor.identity, address));
-        if publisher.is_none() && address == ClientAddress::UnknownProxy && rate_limits.take_hint() {
-            warn!(
-                "publish limits cannot tell anonymous visitors apart: requests come with X-Forwarded-For, Forwarded, X-Real-IP or Via from a peer that is not in server.trusted_proxies; each connection has a limit of its own. Name your proxy there"
-            );
-        }
-        rate_limits.bucket(publisher, rate)
-    }
-
     /// Finds out who comes, if anybody can be let in at all.
     async fn identify(&self, request: &HandshakeRequest) -> Result<Visitor, Rejection> {
         if self.stopping.is_cancelled() {

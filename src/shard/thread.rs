@@ -25,7 +25,7 @@ use crate::telemetry::LogThrottle;
 use crate::unfinished::UnfinishedMemory;
 use crate::visitors::RateLimits;
 use crate::visitors::watch::Leases;
-use crate::visitors::{Callback, CallbackTransport, LargeValues, Sessions, Visitors};
+use crate::visitors::{Callback, CallbackTransport, Identifier, LargeValues, Sessions, Visitors};
 
 /// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
 const READ_BYTES: usize = 64 * 1024;
@@ -45,7 +45,6 @@ pub struct Shard {
     pub(super) settings: Arc<Settings>,
     front: HttpConfig,
     pub(super) visitors: Rc<Visitors>,
-    pub(super) leases: Rc<Leases>,
     pub(super) hub: Rc<SharedHub>,
     /// Where is wanted to hear what happens to sessions: the same, unless they lie in a Redis of their own.
     pub(super) watches: Rc<SharedHub>,
@@ -141,12 +140,13 @@ impl Shard {
         };
         let reading = settings.session.reading.clone();
         let reader = Sessions::new(reading, &settings.namespace, sessions.clone(), store.lookups(), large);
-        let visitors = Rc::new(visitors(&settings, reader, transport, &counters));
+        let identifier = Rc::new(identifier(&settings, reader, transport, &counters));
         let hub = SharedHub::new(Hub::new(limits.clone()));
         let watches =
             if session_target.is_some() { SharedHub::new(Hub::new(limits.clone())) } else { hub.clone() };
         let database = session_target.as_ref().unwrap_or(&target).database();
-        let leases = Leases::new(visitors.clone(), watches.clone(), database);
+        let leases = Leases::new(identifier.clone(), watches.clone(), database);
+        let visitors = Rc::new(Visitors::new(identifier, leases, rate_limits));
         let parts = Parts {
             store,
             policy: Policy::new(
@@ -171,7 +171,7 @@ impl Shard {
             linger: Duration::from_secs(settings.server.linger_seconds.into()),
             counters: counters.clone(),
             unfinished,
-            rate_limits,
+            visitors: visitors.clone(),
             live,
             own: Cell::new(0),
         };
@@ -179,7 +179,6 @@ impl Shard {
             number,
             front,
             visitors,
-            leases,
             hub,
             watches,
             parts: Rc::new(parts),
@@ -218,7 +217,7 @@ impl Shard {
         tasks.spawn_local(self.clone().deliver(messages.inbox));
         tasks.spawn_local(self.clone().call(self.hub.clone(), messages.calls));
         tasks.spawn_local(self.clone().tick());
-        tasks.spawn_local(self.leases.clone().run());
+        tasks.spawn_local(self.visitors.leases().clone().run());
         if let Some(sessions) = sessions {
             tasks.spawn_local(self.clone().watch(sessions.inbox));
             tasks.spawn_local(self.clone().call(self.watches.clone(), sessions.calls));
@@ -272,7 +271,7 @@ impl Shard {
         let mut connection =
             Connection::open(place, stream, subscription, handshake, grant, &persisted, head);
         connection.limit_by(rate_limit);
-        connection.live_by(self.leases.add(visitor, since, connection.listener(), watch));
+        connection.live_by(self.visitors.add(visitor, since, connection.listener(), watch));
         drop(in_flight);
         if unsound {
             connection.end(Ending::Slow);
@@ -355,17 +354,17 @@ impl Shard {
     }
 }
 
-/// Returns the visitors, which asks the callback where the site has one.
-fn visitors(
+/// Returns the identifier, which calls the auth callback if the site has one.
+fn identifier(
     settings: &Settings,
     reader: Sessions,
     transport: Option<CallbackTransport>,
     counters: &Arc<Counters>,
-) -> Visitors {
+) -> Identifier {
     let recheck = Duration::from_secs(settings.session.recheck_seconds.into());
     let pattern = &settings.session.reading.pattern;
     let callback = settings.callback.as_ref().zip(transport);
     let callback = callback
         .map(|(asked, transport)| Callback::new(asked, &transport, pattern.clone(), counters.clone()));
-    Visitors::new(reader, settings.jwt.clone(), callback, recheck)
+    Identifier::new(reader, settings.jwt.clone(), callback, recheck)
 }

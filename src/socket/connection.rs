@@ -26,7 +26,7 @@ use crate::redis::{PublishAcks, Store};
 use crate::stream::{Discard, Permit, Stream};
 use crate::unfinished::UnfinishedMemory;
 use crate::visitors::watch::Share;
-use crate::visitors::{RateLimits, TokenBucket};
+use crate::visitors::{TokenBucket, Visitors};
 use crate::wire::{Channel, Handshake};
 
 /// What the connections of a shard share.
@@ -57,8 +57,8 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     /// What the process holds of unfinished messages.
     pub unfinished: Arc<UnfinishedMemory>,
-    /// What visitors of the whole process may publish in a time.
-    pub rate_limits: Arc<RateLimits>,
+    /// The visitors of this shard, for their rate limits.
+    pub visitors: Rc<Visitors>,
     /// Connections of the whole process.
     pub live: Arc<AtomicUsize>,
     /// Connections of this shard.

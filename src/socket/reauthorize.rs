@@ -11,7 +11,6 @@ use super::Close;
 use super::connection::{Connection, Parts, shared};
 use crate::access::{ClientAddress, Grant};
 use crate::hub::{Addition, Listener, NotJoined, Subscription};
-use crate::visitors::PublisherKey;
 use crate::wire::Channel;
 
 /// Time after which a connection tries again to join what it could not, and what Redis has refused.
@@ -52,7 +51,7 @@ impl Connection {
             Err(_) if share.is_doubtful() => Grant::default(),
             Err(_) => return Some(Close::Denied),
         };
-        let publisher = PublisherKey::of(&visitor.identity, ClientAddress::Local);
+        speech.rate_limit = parts.visitors.rate_limit(&visitor.identity, ClientAddress::Local, grant.rate);
         drop(visitor);
         // What was being joined may be allowed no more.
         speech.addition = None;
@@ -65,9 +64,6 @@ impl Connection {
             let beside = addition.iter().flat_map(|addition| addition.joining().topics_of(&publish));
             self.subscription.topics_of(&publish).into_iter().chain(beside).collect()
         };
-        if let Some(publisher) = publisher {
-            speech.rate_limit = parts.rate_limits.bucket(Some(publisher), grant.rate);
-        }
         speech.channels = shared(publish);
         speech.addition = addition.map(|addition| {
             let adding = add(addition, missing, parts, self.listener.clone());

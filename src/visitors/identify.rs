@@ -10,7 +10,7 @@ use crate::wire::Handshake;
 
 /// Finds out who somebody is.
 #[derive(Debug)]
-pub struct Visitors {
+pub struct Identifier {
     sessions: Sessions,
     tokens: Option<Verifier>,
     callback: Option<Callback>,
@@ -23,7 +23,7 @@ pub struct Visitors {
 /// Time after which it is noted that a token goes on; nobody is asked then.
 const TOKEN_RECHECK: Duration = Duration::from_hours(24);
 
-impl Visitors {
+impl Identifier {
     /// Takes those who can be asked, who verifies tokens, if they are taken, and the time after which a session is read
     /// revalidate. Where there is a callback, sessions are its business.
     pub fn new(

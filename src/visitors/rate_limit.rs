@@ -1,5 +1,5 @@
-//! What a visitor may publish in a time: one bucket for each visitor and rate, whatever sockets, requests and shards it
-//! uses.
+//! Rate limits of publications: one token bucket per visitor and rate, shared by all its connections, requests and
+//! shards.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,24 +9,25 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::access::{ClientAddress, Identity, Rate};
 use crate::wire::SessionKey;
 
-/// By what a visitor is known who publishes.
+/// The identity that a rate limit applies to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum PublisherKey {
+enum PublisherKey {
     /// A user, in all browsers.
     User(Arc<str>),
     /// A session without a user.
     Session(SessionKey),
-    /// An address, or for version 6 the network of 64 bits, of which a visitor has all addresses.
+    /// An IPv4 address, or the /64 network of an IPv6 address: one visitor has all addresses of that network.
     Address(IpAddr),
 }
 
 impl PublisherKey {
-    /// Returns by what a visitor is known, if it is at all.
-    pub fn of(identity: &Identity, address: ClientAddress) -> Option<Self> {
+    /// Returns the key of a visitor: its user, else its session, else its own address; `None` if it has none of these.
+    fn of(identity: &Identity, address: ClientAddress) -> Option<Self> {
         let user = identity.user.as_ref().or(identity.user_id.as_ref());
         let session = || identity.session.as_ref().map(|session| Self::Session(session.clone()));
         user.map(|user| Self::User(user.clone())).or_else(session).or_else(|| {
@@ -39,7 +40,7 @@ impl PublisherKey {
     }
 }
 
-/// What is left of a rate.
+/// A token bucket for messages and bytes.
 #[derive(Debug)]
 pub struct TokenBucket {
     rate: Rate,
@@ -54,7 +55,7 @@ struct Level {
 }
 
 impl TokenBucket {
-    /// Starts full.
+    /// Creates a full bucket.
     fn new(rate: Rate) -> Self {
         let (messages, bytes) = Self::full(rate);
         Self { rate, level: Mutex::new(Level { messages, bytes, since: Instant::now() }) }
@@ -65,7 +66,7 @@ impl TokenBucket {
         (f64::from(rate.messages_per_second) * seconds, f64::from(rate.bytes_per_second) * seconds)
     }
 
-    /// Takes a message of that many bytes; false, and nothing is taken, if there is not enough.
+    /// Takes a message of `bytes` bytes; returns false and takes nothing if not enough is left.
     pub fn take(&self, bytes: usize) -> bool {
         let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -90,49 +91,58 @@ impl TokenBucket {
         self.level.lock().unwrap_or_else(PoisonError::into_inner).since
     }
 
-    /// Tells whether it has had time to fill, so that a new one would do as well.
+    /// Returns whether the bucket has refilled since its last use: then a new one is equivalent.
     fn is_full(&self, now: Instant) -> bool {
         let seconds = self.rate.burst_seconds.max(1);
         now.saturating_duration_since(self.last_used()) >= Duration::from_secs(seconds.into())
     }
 }
 
-/// Visitors who are remembered, beside those who are connected.
-const REMEMBERED: usize = 100_000;
+/// Buckets that are kept, in addition to those that connections hold.
+const MAX_BUCKETS: usize = 100_000;
 
 /// The buckets of the whole process.
 #[derive(Debug, Default)]
 pub struct RateLimits {
     buckets: Mutex<HashMap<(PublisherKey, Rate), Arc<TokenBucket>, RandomState>>,
-    hinted: AtomicBool,
+    /// Whether the warning about an untrusted proxy has been logged.
+    warned: AtomicBool,
 }
 
 impl RateLimits {
-    /// Returns the bucket of a visitor; none where nothing is limited. Who is not known has one for each connection.
-    pub fn bucket(&self, publisher: Option<PublisherKey>, rate: Rate) -> Option<Arc<TokenBucket>> {
+    /// Returns the bucket of a visitor; `None` when the rate has no limit. A visitor that cannot be told from others
+    /// gets a bucket for each connection, and the first such visitor behind an untrusted proxy is logged.
+    pub fn limit(&self, identity: &Identity, address: ClientAddress, rate: Rate) -> Option<Arc<TokenBucket>> {
         if rate == Rate::default() {
             return None;
         }
-        let Some(publisher) = publisher else { return Some(Arc::new(TokenBucket::new(rate))) };
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= REMEMBERED {
-            forget(&mut buckets);
+        let publisher = PublisherKey::of(identity, address);
+        if publisher.is_none()
+            && address == ClientAddress::UnknownProxy
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
+            warn!(
+                "publish limits cannot tell anonymous visitors apart: requests come with X-Forwarded-For, Forwarded, X-Real-IP or Via from a peer that is not in server.trusted_proxies; each connection has a limit of its own. Name your proxy there"
+            );
         }
-        Some(buckets.entry((publisher, rate)).or_insert_with(|| Arc::new(TokenBucket::new(rate))).clone())
+        Some(self.bucket(publisher, rate))
     }
 
-    /// Tells, once, that visitors cannot be told apart because a proxy in front is not known.
-    pub fn take_hint(&self) -> bool {
-        !self.hinted.swap(true, Ordering::Relaxed)
+    fn bucket(&self, publisher: Option<PublisherKey>, rate: Rate) -> Arc<TokenBucket> {
+        let Some(publisher) = publisher else { return Arc::new(TokenBucket::new(rate)) };
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= MAX_BUCKETS {
+            evict(&mut buckets);
+        }
+        buckets.entry((publisher, rate)).or_insert_with(|| Arc::new(TokenBucket::new(rate))).clone()
     }
 }
 
-/// Forgets those who have had time to fill their buckets, and, if that is not enough, the half that was used least
-/// lately. Who is connected keeps the bucket itself.
-fn forget(buckets: &mut HashMap<(PublisherKey, Rate), Arc<TokenBucket>, RandomState>) {
+/// Evicts full buckets, and if that is not enough, the least recently used half. Connections keep their own reference.
+fn evict(buckets: &mut HashMap<(PublisherKey, Rate), Arc<TokenBucket>, RandomState>) {
     let now = Instant::now();
     buckets.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_full(now));
-    if buckets.len() < REMEMBERED / 8 * 7 {
+    if buckets.len() < MAX_BUCKETS / 8 * 7 {
         return;
     }
     let mut used: Vec<_> = buckets.values().map(|bucket| bucket.last_used()).collect();
@@ -152,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_passes_and_then_the_rate_and_what_is_refused_takes_nothing() {
+    async fn a_burst_passes_then_the_rate_applies_and_a_refused_message_takes_nothing() {
         let bucket = TokenBucket::new(RATE);
         assert_eq!([0; 5].map(|_| bucket.take(1)), [true, true, true, true, false]);
         assert!((0..100).all(|_| !bucket.take(1)));
@@ -163,10 +173,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_rate_there_is_no_bucket_and_the_same_visitor_has_the_same_one() {
+    async fn without_a_rate_there_is_no_bucket_and_a_visitor_has_one_bucket() {
         let rate_limits = RateLimits::default();
-        assert!(rate_limits.bucket(Some(user(1)), Rate::default()).is_none());
-        let bucket = |publisher| rate_limits.bucket(publisher, RATE).unwrap();
+        assert!(rate_limits.limit(&Identity::anonymous(), ClientAddress::Local, Rate::default()).is_none());
+        let bucket = |publisher| rate_limits.bucket(publisher, RATE);
         assert!(Arc::ptr_eq(&bucket(Some(user(1))), &bucket(Some(user(1)))));
         assert!(!Arc::ptr_eq(&bucket(Some(user(1))), &bucket(Some(user(2)))));
         assert!(!Arc::ptr_eq(&bucket(None), &bucket(None)));
@@ -174,20 +184,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_visitors_are_remembered_than_fit_and_the_latest_are() {
+    async fn buckets_are_bounded_and_the_latest_used_are_kept() {
         let rate_limits = RateLimits::default();
-        for number in 0..REMEMBERED + 10 {
-            assert!(rate_limits.bucket(Some(user(number)), RATE).unwrap().take(1));
+        for number in 0..MAX_BUCKETS + 10 {
+            assert!(rate_limits.bucket(Some(user(number)), RATE).take(1));
             tokio::time::advance(Duration::from_micros(1)).await;
         }
         let count = rate_limits.buckets.lock().unwrap().len();
-        assert!(count <= REMEMBERED / 2 + 10, "{count}");
-        let last = rate_limits.bucket(Some(user(REMEMBERED - 1)), RATE).unwrap();
+        assert!(count <= MAX_BUCKETS / 2 + 10, "{count}");
+        let last = rate_limits.bucket(Some(user(MAX_BUCKETS - 1)), RATE);
         assert_eq!([0; 4].map(|_| last.take(1)), [true, true, true, false], "one was taken before");
     }
 
     #[test]
-    fn a_visitor_is_a_user_else_a_session_else_an_address_of_its_own() {
+    fn a_publisher_key_is_the_user_else_the_session_else_the_own_address() {
         let own = ClientAddress::Own("2001:db8:1:2:3::4".parse().unwrap());
         let anonymous = Identity::anonymous();
         let session = Identity { session: Some(SessionKey::new("key")), ..Identity::anonymous() };

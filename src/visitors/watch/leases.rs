@@ -20,7 +20,7 @@ use super::invalidations::{InFlight, Invalidation, Invalidations};
 use super::lease::{Lease, Verdict};
 use super::table::LeaseTable;
 use crate::hub::{Listener, SharedHub, Subscription};
-use crate::visitors::{AuthSource, IdentifyError, Visitor, Visitors};
+use crate::visitors::{AuthSource, Identifier, IdentifyError, Visitor};
 use crate::wire::{Channel, Hint, SessionDigest};
 use crate::wire::{KeyEvent, channel_of, key_of};
 
@@ -52,7 +52,7 @@ pub struct Watch {
 
 /// What a shard's open sockets live by.
 pub struct Leases {
-    visitors: Rc<Visitors>,
+    identifier: Rc<Identifier>,
     /// Where the channels are wanted that tell of keys.
     hub: Rc<SharedHub>,
     database: u8,
@@ -82,9 +82,9 @@ pub struct Share {
 
 impl Leases {
     /// Takes those who look, the hub of the Redis where sessions lie, and the number of its database.
-    pub fn new(visitors: Rc<Visitors>, hub: Rc<SharedHub>, database: u8) -> Rc<Self> {
+    pub fn new(identifier: Rc<Identifier>, hub: Rc<SharedHub>, database: u8) -> Rc<Self> {
         Rc::new(Self {
-            visitors,
+            identifier,
             hub,
             database,
             lease_table: RefCell::default(),
@@ -143,7 +143,7 @@ impl Leases {
     /// Returns the channel that tells of a visitor's session, where Redis tells.
     fn key_channel(&self, visitor: &Visitor) -> Option<Channel> {
         let AuthSource::Session(key) = &visitor.auth_source else { return None };
-        Some(channel_of(self.database, &self.visitors.sessions().key_of(key, visitor.template?)?))
+        Some(channel_of(self.database, &self.identifier.sessions().key_of(key, visitor.template?)?))
     }
 
     /// Notes a socket, and what has been read of its visitor since that time. Returns none where nothing is known of it.
@@ -173,7 +173,7 @@ impl Leases {
             }
             verdict != Verdict::Ended
         });
-        let recheck = self.visitors.recheck(&visitor);
+        let recheck = self.identifier.recheck(&visitor);
         let is_new = found.is_none();
         let lease = found.unwrap_or_else(|| {
             let lease = Rc::new(Lease::new(visitor, since));
@@ -202,7 +202,7 @@ impl Leases {
     async fn renew(self: Rc<Self>, lease: Rc<Lease>) {
         // A token says the same until its end.
         if matches!(*lease.auth_source(), AuthSource::Token(_)) && !lease.ends_by_itself() {
-            let recheck = self.visitors.recheck(&lease.visitor.borrow());
+            let recheck = self.identifier.recheck(&lease.visitor.borrow());
             return self.schedule(&lease, lease.due(recheck));
         }
         // Without sockets it is gone, or as good as gone.
@@ -211,7 +211,7 @@ impl Leases {
         }
         let since = Instant::now();
         let before = lease.visitor.borrow().clone();
-        let read = self.visitors.revalidate(&before).await;
+        let read = self.identifier.revalidate(&before).await;
         lease.reading.set(false);
         let visitor = match read {
             Ok(visitor) => visitor,
@@ -230,7 +230,7 @@ impl Leases {
                 Verdict::Ended => return self.end(&lease),
             }
         }
-        let recheck = self.visitors.recheck(&lease.visitor.borrow());
+        let recheck = self.identifier.recheck(&lease.visitor.borrow());
         self.schedule(&lease, lease.due(recheck));
     }
 
@@ -275,7 +275,7 @@ impl Leases {
         self.invalidations.borrow_mut().note(Invalidation::Key(channel.clone(), key_event));
         let Some(key) = key_of(channel) else { return };
         // A key may fit several templates; what counts is the one under which the session was found.
-        for (template, session) in self.visitors.sessions().sessions_at(key) {
+        for (template, session) in self.identifier.sessions().sessions_at(key) {
             let lease = self.find(&AuthSource::Session(session));
             let lease = lease.filter(|lease| lease.visitor.borrow().template == Some(template));
             match (lease, key_event) {
@@ -298,7 +298,7 @@ impl Leases {
 
     /// Takes hints: where one has to look.
     pub fn hint(self: &Rc<Self>, hints: &[Hint]) {
-        self.visitors.forget();
+        self.identifier.forget();
         let mut hinted = self.hinted.borrow_mut();
         if hinted.users.is_empty() && hinted.sessions.is_empty() {
             let leases = self.clone();
@@ -397,7 +397,7 @@ impl Leases {
 
     /// Looks at all, over a while: something may have happened to any of them, or may have been said.
     pub fn look_at_all(&self) {
-        self.visitors.forget();
+        self.identifier.forget();
         self.invalidations.borrow_mut().note(Invalidation::Any);
         self.lease_table.borrow().iter().for_each(|lease| self.look_at(lease));
     }
