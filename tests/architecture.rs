@@ -21,7 +21,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("listenfd", &["server/listeners.rs"]),
     ("mio", &["server/listeners.rs"]),
     ("percent_encoding", &["wire", "visitors/callback/transport.rs", "settings"]),
-    ("rand", &["http/event_stream.rs", "visitors", "redis", "broker"]),
+    ("rand", &["http/event_stream.rs", "redis", "socket", "visitors"]),
     ("redis_protocol", &["embedded", "redis/resp.rs", "redis/slots.rs"]),
     ("rlimit", &["server/connection_limit.rs"]),
     ("rustls", &["visitors/callback/transport.rs", "redis/connection.rs", "redis/tls.rs"]),
