@@ -73,7 +73,7 @@ impl Shard {
             }),
             BrokerEvent::Regained(channel) => hub.with(|hub| hub.regained(&channel)),
             BrokerEvent::Refused(channel, generation) => hub.with(|hub| hub.refused(&channel, generation)),
-            BrokerEvent::Up | BrokerEvent::Overlooked => self.visitors.leases().look_at_all(),
+            BrokerEvent::Up | BrokerEvent::Overlooked => self.visitors.leases().revalidate_all(),
             BrokerEvent::Lost => hub.with(Hub::lost),
             BrokerEvent::Pause => hub.with(Hub::pause),
             BrokerEvent::Recovered(values) => hub.with(|hub| {
@@ -82,7 +82,7 @@ impl Shard {
                 }
             }),
             BrokerEvent::Events(events) if Rc::ptr_eq(&self.watches, hub) => {
-                self.visitors.leases().set_events(events)
+                self.visitors.leases().set_events(events);
             }
             BrokerEvent::KeyEvents(channels) => {
                 for (channel, key_event) in channels {

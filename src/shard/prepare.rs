@@ -52,7 +52,7 @@ impl Visits for Shard {
             let watch = self.visitors.watch(&visitor);
             let again = async {
                 // Where Redis does not tell, the session is only read again now and then.
-                let unknown = watch.as_ref().filter(|watch| !watch.known);
+                let unknown = watch.as_ref().filter(|watch| !watch.was_watched);
                 let Some(Ok(())) = joined(unknown).await else { return Ok(None) };
                 let since = Instant::now();
                 Ok::<_, Rejection>(Some((since, self.visitors.refresh(&visitor).await?)))
@@ -66,7 +66,7 @@ impl Visits for Shard {
             };
             if let Some((later, again)) = again {
                 since = later;
-                let same = again.is_as(&visitor);
+                let same = again.is_same_as(&visitor);
                 visitor = again;
                 // It changed between its first reading and the moment from which Redis tells.
                 if !same {

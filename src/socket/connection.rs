@@ -25,7 +25,7 @@ use crate::metrics::Counters;
 use crate::redis::{PublishAcks, Store};
 use crate::stream::{Discard, Permit, Stream};
 use crate::unfinished::UnfinishedMemory;
-use crate::visitors::watch::Share;
+use crate::visitors::watch::LeaseHold;
 use crate::visitors::{TokenBucket, Visitors};
 use crate::wire::{Channel, Handshake};
 
@@ -90,7 +90,7 @@ pub(super) struct Speech {
     /// Rooms to which it both listens and speaks, if it does not want to hear itself.
     pub(super) echo_topics: Box<[u32]>,
     /// What is known of its visitor, if that may change.
-    pub(super) share: Option<Share>,
+    pub(super) share: Option<LeaseHold>,
     /// Channels that are being joined.
     pub(super) addition: Option<AbortOnDropHandle<()>>,
     /// What may be published, if there is a limit.
@@ -161,7 +161,7 @@ impl Connection {
     }
 
     /// Takes what the connection lives by, if what is known of its visitor may change.
-    pub fn live_by(&mut self, share: Option<Share>) {
+    pub fn live_by(&mut self, share: Option<LeaseHold>) {
         self.speech.share = share;
     }
 

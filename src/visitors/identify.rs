@@ -1,4 +1,4 @@
-//! The order in which is asked who somebody is.
+//! Identification of a visitor: by its token, else by the auth callback, else by its session.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,24 +8,24 @@ use crate::access::{Credentials, GroupLists};
 use crate::telemetry::LogThrottle;
 use crate::wire::Handshake;
 
-/// Finds out who somebody is.
+/// Identifies visitors and revalidates their identities.
 #[derive(Debug)]
 pub struct Identifier {
     sessions: Sessions,
     tokens: Option<Verifier>,
     callback: Option<Callback>,
-    /// Time after which a session is read revalidate.
+    /// Time after which a session is read again.
     recheck: Duration,
     groups: GroupLists,
     nameless: LogThrottle,
 }
 
-/// Time after which it is noted that a token goes on; nobody is asked then.
+/// Time after which the lease of a token without `exp` is renewed. Nothing is read then.
 const TOKEN_RECHECK: Duration = Duration::from_hours(24);
 
 impl Identifier {
-    /// Takes those who can be asked, who verifies tokens, if they are taken, and the time after which a session is read
-    /// revalidate. Where there is a callback, sessions are its business.
+    /// Creates an identifier. With a callback, session cookies are passed to it and not read here. `recheck` is the
+    /// time after which a session is read again.
     pub fn new(
         sessions: Sessions,
         tokens: Option<Verifier>,
@@ -42,11 +42,11 @@ impl Identifier {
         }
     }
 
-    /// Finds out who comes with these credentials, and this wish. A token decides alone.
+    /// Identifies the visitor of a handshake. If a token is sent and accepted here, nothing else is consulted.
     ///
     /// # Errors
     ///
-    /// When nobody can say who it is, the site refuses the visitor, or the token is not to be trusted.
+    /// When Redis or the callback gives no answer, the site refuses the visitor, or the token is invalid.
     pub async fn identify(
         &self,
         credentials: &Credentials,
@@ -56,30 +56,30 @@ impl Identifier {
             return token::identify(verifier, token, SystemTime::now(), &self.nameless)
                 .map(|visitor| self.with_shared(visitor));
         }
-        // Boxed: who shows nothing should not be carried about with room for a question.
-        let received = match (&self.callback, &credentials.session_cookie) {
+        // Boxed: the future of a visitor without credentials stays small.
+        let identified = match (&self.callback, &credentials.session_cookie) {
             (Some(callback), _) => Box::pin(callback.identify(credentials, handshake)).await,
             (None, Some(cookie)) => Box::pin(self.sessions.identify(cookie)).await,
             (None, None) => return Ok(Visitor::default()),
         };
-        received.map(|visitor| self.with_shared(visitor))
+        identified.map(|visitor| self.with_shared(visitor))
     }
 
-    /// Returns a visitor with the list of groups that it has in common with others.
+    /// Returns the visitor with its list of groups shared with other visitors in the same groups.
     fn with_shared(&self, mut visitor: Visitor) -> Visitor {
         visitor.identity.groups = self.groups.share(visitor.identity.groups);
         visitor
     }
 
-    /// Returns who reads sessions.
+    /// Returns the reader of sessions.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
     }
 
-    /// Returns after which time it is looked at revalidate, at the latest, by what somebody is known.
+    /// Returns the time after which a visitor is revalidated at the latest.
     pub fn recheck(&self, visitor: &Visitor) -> Duration {
         match (&visitor.auth_source, &self.callback) {
-            // Before the answer holds no longer, with time for another try.
+            // Before the answer expires, with time for a second attempt.
             (AuthSource::Callback(_), Some(callback)) => visitor
                 .lives_ms
                 .map_or(callback.recheck(), |ms| callback.recheck().min(Duration::from_millis(ms / 4 * 3))),
@@ -88,16 +88,16 @@ impl Identifier {
         }
     }
 
-    /// Looks revalidate at what somebody is known by, who was this before.
+    /// Revalidates a visitor with an open connection.
     ///
     /// # Errors
     ///
-    /// When nobody can say who it is, or the site refuses the visitor now.
+    /// When Redis or the callback gives no answer, or the site refuses the visitor now.
     pub async fn revalidate(&self, before: &Visitor) -> Result<Visitor, IdentifyError> {
         let read = match (&before.auth_source, &self.callback) {
             (AuthSource::Session(key), _) => self.sessions.revalidate(key, before).await,
-            (AuthSource::Callback(question), Some(callback)) => callback.ask(question).await,
-            // A token that is looked at revalidate has ended: nothing else changes it.
+            (AuthSource::Callback(request), Some(callback)) => callback.revalidate(request).await,
+            // A token is revalidated only when it has expired: nothing else changes it.
             (AuthSource::None | AuthSource::Token(_), _) | (AuthSource::Callback(_), None) => {
                 Ok(Visitor::default())
             }
@@ -105,11 +105,11 @@ impl Identifier {
         read.map(|visitor| self.with_shared(visitor))
     }
 
-    /// Reads anew what somebody is known by who is about to be let in: who is missing is nobody.
+    /// Re-reads the session just before admission; a missing session means anonymous.
     ///
     /// # Errors
     ///
-    /// When nobody can say who it is.
+    /// When Redis cannot be read, or too many large sessions wait to be decoded.
     pub async fn refresh(&self, before: &Visitor) -> Result<Visitor, IdentifyError> {
         match &before.auth_source {
             AuthSource::Session(key) => {
@@ -119,10 +119,10 @@ impl Identifier {
         }
     }
 
-    /// Forgets what was answered: the next who come are asked about anew.
-    pub fn forget(&self) {
+    /// Evicts all cached answers of the callback.
+    pub fn evict_answers(&self) {
         if let Some(callback) = &self.callback {
-            callback.forget();
+            callback.evict_answers();
         }
     }
 }

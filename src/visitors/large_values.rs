@@ -1,7 +1,7 @@
-//! Values above what a shard decodes by itself: read and decoded few at a time for the whole process.
+//! Values too large to decode on a shard's thread: at most [`PERMITS`] at a time are read and decoded in the process.
 //!
-//! A value is read only once there is a permit, and the job that decodes it holds the permit to its end, whoever has
-//! gone meanwhile. So the memory and the threads are bounded, however many visitors come.
+//! A value is read only after a permit is acquired, and the blocking job holds the permit until it ends, even if its
+//! waiters are gone. This bounds memory and threads for any number of visitors.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,17 +20,17 @@ use super::IdentifyError;
 use crate::redis::Lookups;
 use crate::telemetry::LogThrottle;
 
-/// Values that are decoded at a time. Each takes up to 4 MiB as it lies in Redis, 4 MiB unpacked, and what its decoder
-/// needs (xz: 9 MiB).
+/// Values decoded concurrently. Each takes up to 4 MiB compressed, 4 MiB decompressed, and its decoder's memory
+/// (xz: 9 MiB).
 const PERMITS: usize = 2;
 
-/// Keys that may wait for a permit, none of which has been read.
+/// Keys that may wait for a permit. None of them has been read yet.
 const WAITING: usize = 64;
 
-/// How long a key waits for a permit: a handshake has some seconds, and may have to read twice.
+/// Time that a key waits for a permit: within the handshake timeout, which may need two reads.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// What the shards of a process share.
+/// The permits that all shards share.
 #[derive(Debug, Clone)]
 pub struct LargeValues {
     permits: Arc<Semaphore>,
@@ -43,24 +43,24 @@ impl Default for LargeValues {
     }
 }
 
-/// What came of reading a key: what was decoded, if there is a value, and the milliseconds that the key has to live.
+/// The result of reading a key: the decoded value, if there is one, and its time to live in milliseconds.
 pub(super) type Outcome<T> = Result<(Option<T>, Option<u64>), IdentifyError>;
 
-/// A key, and the number of the transport in which its value is decoded.
+/// A key, and the index of its template, which selects the decoder.
 type Id = (usize, Box<str>);
 
-/// Decodes a value in the transport of that number.
+/// Decodes a value with the decoder of a template.
 type Decode<T> = dyn Fn(usize, &[u8]) -> T + Send + Sync;
 
-/// Those who wait for the next read of a key.
+/// The tasks that wait for the next read of a key.
 type Waiters<T> = Vec<oneshot::Sender<Outcome<T>>>;
 
-/// Large values of one kind, for one shard.
+/// Reads large values of one kind for one shard.
 pub(super) struct LargeReads<T> {
     shared: LargeValues,
     keys: Rc<Lookups>,
     decode: Arc<Decode<T>>,
-    /// Who waits for which key. Only those share a read who came before it began: what changes later is not in it.
+    /// A waiter joins a read only if it arrived before the read began: later changes are not in it.
     waiters: RefCell<HashMap<Id, Waiters<T>, RandomState>>,
     crowded: LogThrottle,
 }
@@ -75,7 +75,7 @@ impl<T: Clone + Send + 'static> LargeReads<T> {
         Rc::new(Self { shared, keys, decode, waiters, crowded: LogThrottle::default() })
     }
 
-    /// Reads and decodes a key's value. All who wait for the same key share one read.
+    /// Reads and decodes the value of a key. Concurrent calls for the same key share one read.
     ///
     /// # Errors
     ///
@@ -84,17 +84,17 @@ impl<T: Clone + Send + 'static> LargeReads<T> {
         let (waiter, outcome) = oneshot::channel();
         match self.waiters.borrow_mut().entry((number, key.into())) {
             Entry::Occupied(mut waiters) => waiters.get_mut().push(waiter),
-            Entry::Vacant(place) => {
-                tokio::task::spawn_local(self.clone().serve(place.key().clone()));
-                place.insert(vec![waiter]);
+            Entry::Vacant(vacant) => {
+                tokio::task::spawn_local(self.clone().serve(vacant.key().clone()));
+                vacant.insert(vec![waiter]);
             }
         }
         outcome.await.unwrap_or(Err(IdentifyError::Busy))
     }
 
-    /// Reads a key, and once more for those who came meanwhile, until nobody waits for it.
+    /// Reads a key, and again for waiters that arrived meanwhile, until there are none.
     async fn serve(self: Rc<Self>, id: Id) {
-        while self.is_wanted(&id) {
+        while self.keep_if_awaited(&id) {
             let permit = self.permit().await;
             let waiters = self.waiters.borrow_mut().get_mut(&id).map(std::mem::take).unwrap_or_default();
             if waiters.iter().all(oneshot::Sender::is_closed) {
@@ -102,23 +102,22 @@ impl<T: Clone + Send + 'static> LargeReads<T> {
             }
             let outcome = match permit {
                 Some(permit) => self.decoded(&id, permit).await,
-                None => Err(self.note_crowd()),
+                None => Err(self.warn_busy()),
             };
             for waiter in waiters {
-                // Who gave up waiting does not mind.
                 let _ = waiter.send(outcome.clone());
             }
         }
     }
 
-    /// Tells whether somebody waits for a key; if not, the next one begins anew.
-    fn is_wanted(&self, id: &Id) -> bool {
+    /// Returns whether a key has waiters, and removes its entry if it has none.
+    fn keep_if_awaited(&self, id: &Id) -> bool {
         let mut waiters = self.waiters.borrow_mut();
-        let wanted = waiters.get(id).is_some_and(|waiters| !waiters.is_empty());
-        if !wanted {
+        let is_awaited = waiters.get(id).is_some_and(|waiters| !waiters.is_empty());
+        if !is_awaited {
             waiters.remove(id);
         }
-        wanted
+        is_awaited
     }
 
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
@@ -126,7 +125,7 @@ impl<T: Clone + Send + 'static> LargeReads<T> {
         if let Ok(permit) = permits.clone().try_acquire_owned() {
             return Some(permit);
         }
-        let _place = self.shared.waiting.try_acquire().ok()?;
+        let _waiting = self.shared.waiting.try_acquire().ok()?;
         timeout(PATIENCE, permits.clone().acquire_owned()).await.ok()?.ok()
     }
 
@@ -140,11 +139,11 @@ impl<T: Clone + Send + 'static> LargeReads<T> {
             drop(permit);
             decoded
         });
-        // It does not panic, or is not run any more because the shard ends.
+        // The decoders do not panic; the job is cancelled only when the shard stops.
         job.await.map(|decoded| (Some(decoded), entry.lives_ms)).map_err(|_| IdentifyError::Busy)
     }
 
-    fn note_crowd(&self) -> IdentifyError {
+    fn warn_busy(&self) -> IdentifyError {
         if let Some(suppressed) = self.crowded.allow() {
             warn!(
                 suppressed,
@@ -155,7 +154,7 @@ impl<T: Clone + Send + 'static> LargeReads<T> {
     }
 }
 
-/// Shows no key.
+/// Keys are secret, so `Debug` shows none.
 impl<T> fmt::Debug for LargeReads<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LargeReads").field("shared", &self.shared).finish_non_exhaustive()

@@ -27,7 +27,7 @@ pub use visitor::{AuthSource, IdentifyError, Visitor};
 use crate::access::{ClientAddress, Credentials, Identity, Rate};
 use crate::hub::Listener;
 use crate::wire::Handshake;
-use watch::{InFlight, Leases, Share, Watch};
+use watch::{InFlight, LeaseHold, Leases, Watch};
 
 /// A shard's knowledge of its visitors.
 pub struct Visitors {
@@ -97,7 +97,7 @@ impl Visitors {
         since: Instant,
         listener: &Rc<Listener>,
         watch: Option<Watch>,
-    ) -> Option<Share> {
+    ) -> Option<LeaseHold> {
         self.leases.add(visitor, since, listener, watch)
     }
 

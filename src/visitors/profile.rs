@@ -1,12 +1,12 @@
-//! What a visitor may be told of itself.
+//! The answer of `/whoami`: what a page may learn about its own visitor.
 
 use serde_json::json;
 
 use super::{AuthSource, Visitor};
 
 impl Visitor {
-    /// Returns what it may be told of itself, as JSON. The session key is not in it: pages must not learn what a cookie
-    /// keeps from them.
+    /// Returns the visitor's own profile as a JSON object. The session key is not in it: an `HttpOnly` cookie hides it
+    /// from pages.
     pub fn profile(&self) -> String {
         let identity = &self.identity;
         let known_by = match self.auth_source {
@@ -16,13 +16,13 @@ impl Visitor {
             AuthSource::Callback(_) => Some("callback"),
         };
         let profile = json!({
-            // Whose name is not known may be logged in, too.
+            // A user without a known name is logged in, too.
             "logged_in": identity.user_id.is_some(),
             "user": identity.user.as_deref(),
             "groups": &*identity.groups,
             "session": identity.session.is_some(),
             "known_by": known_by,
-            // Seconds until that is over, if it ends.
+            // Seconds until the identity expires, if it does.
             "expires_in": self.lives_ms.map(|ms| ms.div_ceil(1000)),
         });
         profile.to_string()
@@ -36,9 +36,9 @@ mod tests {
     use crate::wire::SessionKey;
 
     #[test]
-    fn a_profile_tells_everything_but_the_session_key() {
-        let nobody = r#"{"expires_in":null,"groups":[],"known_by":null,"logged_in":false,"session":false,"user":null}"#;
-        assert_eq!(Visitor::default().profile(), nobody);
+    fn a_profile_contains_everything_but_the_session_key() {
+        let anonymous = r#"{"expires_in":null,"groups":[],"known_by":null,"logged_in":false,"session":false,"user":null}"#;
+        assert_eq!(Visitor::default().profile(), anonymous);
         let key = SessionKey::new("aonhk897c0q74kqva7rtv278kgdpr276");
         let john = Visitor {
             identity: Identity {
@@ -52,8 +52,8 @@ mod tests {
             ..Visitor::default()
         };
         let profile = john.profile();
-        let told = r#"{"expires_in":2,"groups":["staff","</script>"],"known_by":"session","logged_in":true,"session":true,"user":"john \"j\""}"#;
-        assert_eq!(profile, told);
+        let expected = r#"{"expires_in":2,"groups":["staff","</script>"],"known_by":"session","logged_in":true,"session":true,"user":"john \"j\""}"#;
+        assert_eq!(profile, expected);
         assert!(!profile.contains(key.as_str()));
     }
 }

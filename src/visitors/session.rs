@@ -1,4 +1,4 @@
-//! Django's sessions in Redis: the session, and what is known of its user beside it.
+//! Django sessions in Redis: the session itself, and the identity key of its user.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,21 +20,21 @@ use crate::wire::{Namespace, SessionKey};
 #[derive(Debug)]
 pub struct Sessions {
     settings: Reading,
-    /// The prefix of the per-user keys.
+    /// Prefix of the identity keys, one for each user.
     users_prefix: String,
     keys: Rc<Lookups>,
     users: Rc<Lookups>,
-    /// The template under which a session was found last.
-    found_at: Cell<usize>,
+    /// Index of the template under which the last session was found.
+    last_template: Cell<usize>,
     large: Rc<LargeReads<Decoded>>,
     large_users: Rc<LargeReads<Option<User>>>,
     undecodable: LogThrottle,
     mismatched: LogThrottle,
     unreadable_users: LogThrottle,
-    hinted: Cell<bool>,
+    warned_nameless: Cell<bool>,
 }
 
-/// What a value was decoded to.
+/// The result of decoding a value.
 type Decoded = Result<Option<Session>, Undecodable>;
 
 /// A session that was found.
@@ -44,20 +44,20 @@ struct Found {
     lives_ms: Option<u64>,
 }
 
-/// What becomes of a session that the doctor has made.
+/// The result of looking up the session that `manage.py ws4redis_doctor` created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probe {
-    /// It is found, and read.
+    /// Found and decoded.
     Read,
-    /// It is under none of the templates.
+    /// Not found under any template.
     Missing,
-    /// Its signature does not fit, or there is no secret.
+    /// Its signature does not match, or no secret is configured.
     Refused,
-    /// It cannot be read.
+    /// It cannot be decoded.
     Unreadable,
 }
 
-/// What the Django package writes of each user.
+/// The identity key that the Django package writes for each user, as JSON.
 #[derive(Debug, Clone, Deserialize)]
 struct User {
     v: u32,
@@ -71,7 +71,7 @@ struct User {
 }
 
 impl Sessions {
-    /// Takes the settings, the prefix of all channels, and where sessions and users are read.
+    /// Creates a reader; `keys` reads sessions and `users` reads identity keys.
     pub fn new(
         settings: Reading,
         namespace: &Namespace,
@@ -89,21 +89,21 @@ impl Sessions {
             users_prefix: namespace.own("identity:"),
             keys,
             users,
-            found_at: Cell::new(0),
+            last_template: Cell::new(0),
             large,
             large_users,
             undecodable: LogThrottle::default(),
             mismatched: LogThrottle::default(),
             unreadable_users: LogThrottle::default(),
-            hinted: Cell::new(false),
+            warned_nameless: Cell::new(false),
         }
     }
 
-    /// Finds out who sent this session cookie. Without a session that can be read it is nobody.
+    /// Identifies the visitor by the value of the session cookie. Without a readable session it is anonymous.
     ///
     /// # Errors
     ///
-    /// When Redis is lost, or refuses to give out any of the keys under which the session may lie.
+    /// When Redis is lost or denies access to every key of the session, or too many large sessions wait.
     pub async fn identify(&self, cookie: &str) -> Result<Visitor, IdentifyError> {
         if !self.settings.pattern.admits(cookie) {
             return Ok(Visitor::default());
@@ -112,7 +112,7 @@ impl Sessions {
         let Some(found) = self.find(&key).await? else { return Ok(Visitor::default()) };
         let Found { template, mut session, lives_ms } = found;
         session.qualify_user();
-        // Some caches keep a key longer than its session.
+        // Some caches keep a key longer than its session is valid.
         let ends_ms = session.ends_at.map(milliseconds_until);
         if ends_ms == Some(0) {
             return Ok(Visitor::default());
@@ -120,41 +120,41 @@ impl Sessions {
         let lives_ms = [lives_ms, ends_ms].into_iter().flatten().min();
         let (is_copy, user_id) = (self.is_copy(template), session.user_id.clone());
         let copy = is_copy.then(|| session.clone());
-        let identity = self.recognise(&key, session).await?;
-        let of_nobody = user_id.filter(|_| identity.user_id.is_none());
-        let of_nobody = of_nobody.map(|id| Session { user_id: Some(id), ..Session::default() });
+        let identity = self.resolve_user(&key, session).await?;
+        let logged_out = user_id.filter(|_| identity.user_id.is_none());
+        let owner = logged_out.map(|id| Session { user_id: Some(id), ..Session::default() });
         let (auth_source, template) = (AuthSource::Session(key), u8::try_from(template).ok());
-        let said = copy.or(of_nobody).map(Rc::new);
+        let content = copy.or(owner).map(Rc::new);
         Ok(Visitor {
             identity,
             allowed: None,
             auth_source,
             template,
             lives_ms,
-            said,
+            content,
             is_copy,
             missing: false,
         })
     }
 
-    /// Reads a session again. Where only a copy of it was read, and that is missing now, it is what the copy said, and
-    /// what is known of its user by now.
+    /// Reads a session again. If it was a cached copy that is missing now, the content of the last read is used with
+    /// the user's current identity key.
     ///
     /// # Errors
     ///
-    /// As for [`receive`](Self::receive).
+    /// As for [`identify`](Self::identify).
     pub async fn revalidate(&self, key: &SessionKey, before: &Visitor) -> Result<Visitor, IdentifyError> {
         let read = self.identify(key.as_str()).await?;
-        let copy = before.said.as_ref().filter(|_| before.is_copy && !read.is_known());
+        let copy = before.content.as_ref().filter(|_| before.is_copy && !read.is_known());
         let Some(copy) = copy else { return Ok(read) };
-        let identity = self.recognise(key, Session::clone(copy)).await?;
+        let identity = self.resolve_user(key, Session::clone(copy)).await?;
         Ok(Visitor { identity, lives_ms: None, missing: true, ..before.clone() })
     }
 
-    /// Looks for the session under each template, in order: first as far as the last one was found, then under the rest.
+    /// Looks the session up under each template, in order: first up to the template of the last session, then the rest.
     async fn find(&self, key: &SessionKey) -> Result<Option<Found>, IdentifyError> {
         let templates = &self.settings.templates;
-        let (likely, rest) = templates.split_at(templates.len().min(self.found_at.get() + 1));
+        let (likely, rest) = templates.split_at(templates.len().min(self.last_template.get() + 1));
         let mut refused = 0;
         for (offset, part) in [(0, likely), (likely.len(), rest)] {
             let keys: Vec<_> = part.iter().map(|template| template.render(key)).collect();
@@ -166,7 +166,7 @@ impl Sessions {
                 };
                 match decoded {
                     Ok(Some(session)) => {
-                        self.found_at.set(number);
+                        self.last_template.set(number);
                         return Ok(Some(Found { template: number, session, lives_ms }));
                     }
                     Ok(None) => {}
@@ -177,7 +177,7 @@ impl Sessions {
         if refused > 0 && refused == templates.len() { Err(IdentifyError::NoRedis) } else { Ok(None) }
     }
 
-    /// Decodes what was read of a key; a large value is read again for that, when it is its turn.
+    /// Decodes the value of a key; a large value is read and decoded when a permit is free.
     async fn decode(&self, entry: Entry, number: usize, key: &str) -> Outcome<Decoded> {
         let Some(value) = entry.value else { return Ok((None, None)) };
         let forms = self.settings.templates[number].forms();
@@ -190,24 +190,24 @@ impl Sessions {
         self.large.read(number, key).await
     }
 
-    /// Returns the key under which a session lies.
+    /// Returns the Redis key of a session under a template.
     pub fn key_of(&self, key: &SessionKey, template: u8) -> Option<String> {
         Some(self.settings.templates.get(usize::from(template))?.render(key))
     }
 
-    /// Returns the sessions that may lie under a key, each with the template that fits, by number.
+    /// Returns the sessions that a Redis key may belong to, each with the index of the matching template.
     pub fn sessions_at(&self, key: &str) -> impl Iterator<Item = (u8, SessionKey)> {
         let keys = (0..=u8::MAX).zip(&self.settings.templates).map(|(n, template)| (n, template.key_in(key)));
         let keys = keys.filter_map(|(number, key)| Some((number, key?)));
         keys.filter(|(_, key)| self.settings.pattern.admits(key)).map(|(n, key)| (n, SessionKey::new(key)))
     }
 
-    /// Tells whether what lies under a template is only a copy of what the database holds.
+    /// Returns whether sessions under a template are only cached copies; the database has the originals.
     pub fn is_copy(&self, template: usize) -> bool {
         self.settings.templates.get(template).is_some_and(KeyTemplate::is_copy)
     }
 
-    /// Looks for a session of the doctor's: what stands in the transport of reading it, if anything does.
+    /// Looks up the doctor's session and returns what prevents it from being read, if anything does.
     ///
     /// # Errors
     ///
@@ -238,8 +238,8 @@ impl Sessions {
         }
     }
 
-    /// Returns whose session it is. What is known of the user beside the session wins over it.
-    async fn recognise(&self, key: &SessionKey, session: Session) -> Result<Identity, IdentifyError> {
+    /// Returns the identity of a session's user. The identity key takes precedence over the session.
+    async fn resolve_user(&self, key: &SessionKey, session: Session) -> Result<Identity, IdentifyError> {
         let mut identity = Identity { session: Some(key.clone()), ..Identity::default() };
         let Some(user_id) = session.user_id else { return Ok(identity) };
         let (mut username, mut groups) = (session.username, session.groups.unwrap_or_default());
@@ -247,7 +247,7 @@ impl Sessions {
         let found = self.users.read(&user_key).await?;
         let entry = found.into_iter().next().unwrap_or_default();
         if !entry.is_absent() {
-            // A key that cannot be read may be a tombstone: better nobody than somebody who is gone.
+            // An unreadable key may be a tombstone of a deleted user, so the visitor counts as anonymous.
             let user = if entry.is_partial {
                 self.large_users.read(0, &user_key[0]).await?.0.flatten()
             } else {
@@ -265,7 +265,7 @@ impl Sessions {
             if !user.active {
                 return Ok(identity);
             }
-            if !user.knows(session.auth_hash.as_deref()) {
+            if !user.accepts(session.auth_hash.as_deref()) {
                 if let Some(suppressed) = self.mismatched.allow() {
                     info!(
                         suppressed,
@@ -281,7 +281,7 @@ impl Sessions {
             UserName::Username => username.filter(|name| !name.is_empty()).map(Into::into),
             UserName::Pk => Some(user_id.clone()),
         };
-        if identity.user.is_none() && !self.hinted.replace(true) {
+        if identity.user.is_none() && !self.warned_nameless.replace(true) {
             info!(
                 "a logged-in user's session holds no name, so there is no user channel; install the Django package, log in again, give the user a name, or set session.user = \"pk\""
             );
@@ -293,15 +293,15 @@ impl Sessions {
 }
 
 impl User {
-    /// Reads an identity key; `None` if it is not as the package writes it, or names are too long.
+    /// Parses an identity key; `None` if its format is unknown or a name is too long.
     fn read(value: &[u8]) -> Option<Self> {
         let user = serde_json::from_slice::<Self>(value).ok().filter(|user| user.v == 1)?;
-        let named = user.username.as_deref().is_none_or(is_reasonable);
-        (named && are_reasonable(&user.groups)).then_some(user)
+        let name_fits = user.username.as_deref().is_none_or(is_reasonable);
+        (name_fits && are_reasonable(&user.groups)).then_some(user)
     }
 
-    /// Tells whether the session's digest of the password is still the user's.
-    fn knows(&self, session_hash: Option<&str>) -> bool {
+    /// Returns whether the session's password hash is still one of the user's.
+    fn accepts(&self, session_hash: Option<&str>) -> bool {
         let Some(hashes) = &self.auth_hashes else { return true };
         session_hash.is_some_and(|own| hashes.iter().any(|hash| equal(hash.as_bytes(), own.as_bytes())))
     }

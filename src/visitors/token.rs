@@ -1,4 +1,4 @@
-//! Tokens, which say themselves who somebody is.
+//! Identification by a JSON Web Token.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use crate::access::token::{Claims, Verifier};
 use crate::access::{Identity, Token};
 use crate::telemetry::LogThrottle;
 
-/// Returns who shows this token. It has no session.
+/// Returns the visitor that a token names. It has no session.
 pub(super) fn identify(
     verifier: &Verifier,
     token: &Token,

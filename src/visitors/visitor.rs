@@ -1,4 +1,4 @@
-//! Somebody, by what that is known, and for how long.
+//! A visitor: identity, how it was established, and when it expires.
 
 use std::rc::Rc;
 
@@ -9,73 +9,73 @@ use crate::access::{Fingerprint, Identity};
 use crate::redis::ReadFailed;
 use crate::wire::{Flags, SessionKey};
 
-/// Somebody, by what that is known, and for how long.
+/// A visitor: identity, how it was established, and when it expires.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Visitor {
-    /// Who it is.
+    /// The identity.
     pub identity: Identity,
-    /// The flags that whoever was asked allows; none if that is for the site's rules alone.
+    /// The flags that the callback allows; `None` if only the site's rules apply.
     pub allowed: Option<Flags>,
-    /// By what it is known.
+    /// How the identity was established.
     pub auth_source: AuthSource,
-    /// The template under which its session lies in Redis, by number, if it is one of the first 256.
+    /// Index of the key template under which its session was found, if it is below 256.
     pub template: Option<u8>,
-    /// Milliseconds until that is over, if it ends.
+    /// Milliseconds until the identity expires, if it does.
     pub lives_ms: Option<u64>,
-    /// What the session said, where that may be needed: all where it is a copy only, to be judged by when that is
-    /// missing; else only whose it is, where that user is not logged in by it any more.
-    pub said: Option<Rc<Session>>,
-    /// Whether the session is only a copy of what the database holds.
+    /// The session's content where it is needed later. If the session is only a cached copy, all of it, to go on with
+    /// when the copy is evicted; otherwise only its user, if that user is no longer logged in by it.
+    pub content: Option<Rc<Session>>,
+    /// Whether the session in Redis is only a cached copy; the database has the original.
     pub is_copy: bool,
-    /// Whether the copy is missing now, and the rest is what it said before.
+    /// Whether the cached copy is missing now; the other fields are those of its last read.
     pub missing: bool,
 }
 
 impl Visitor {
-    /// Tells whether anything is known.
+    /// Returns whether the visitor showed any valid credential.
     pub fn is_known(&self) -> bool {
         self.auth_source != AuthSource::None
     }
 
-    /// Returns whose session it says that it is, by primary key, also where nobody may be logged in by it any more.
+    /// Returns the primary key of the user whom the session names, even if that user is no longer logged in by it.
     pub fn owner(&self) -> Option<&str> {
-        let said = self.said.as_ref().and_then(|session| session.user_id.as_deref());
-        said.or(self.identity.user_id.as_deref())
+        let owner = self.content.as_ref().and_then(|session| session.user_id.as_deref());
+        owner.or(self.identity.user_id.as_deref())
     }
 
-    /// Tells whether two readings come to the same.
-    pub fn is_as(&self, other: &Self) -> bool {
+    /// Returns whether two reads give the same identity, flags and source.
+    pub fn is_same_as(&self, other: &Self) -> bool {
         (&self.identity, &self.allowed, &self.auth_source)
             == (&other.identity, &other.allowed, &other.auth_source)
     }
 }
 
-/// By what a visitor is known, to be looked at again.
+/// How an identity was established; the key of its lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum AuthSource {
-    /// Nothing is known.
+    /// Anonymous.
     #[default]
     None,
     /// A session in Redis.
     Session(SessionKey),
-    /// A token, which holds until it ends.
+    /// A token, valid until its `exp`.
     Token(Fingerprint),
-    /// The callback's answer to a question.
+    /// The callback's answer to a request.
     Callback(Rc<CallbackRequest>),
 }
 
-/// Why nobody can say who it is.
+/// Why a visitor cannot be identified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdentifyError {
-    /// Redis is lost, or refuses to give out any of the keys under which the session may lie.
+    /// Redis is lost, or denies access to every key of the session.
     NoRedis,
-    /// The token that it shows is not to be trusted.
+    /// The token is invalid.
     Untrusted(Untrusted),
     /// Too many large sessions wait to be decoded.
     Busy,
-    /// The site does not want this visitor.
+    /// The callback refused the visitor.
     Refused,
-    /// The callback does not say who it is.
+    /// The callback gave no usable answer.
     NoAnswer,
 }
 

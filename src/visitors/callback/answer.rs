@@ -1,4 +1,4 @@
-//! What the callback answers, as JSON, and what it means.
+//! The callback's answer: its JSON, and the visitor that it names.
 
 use std::time::Duration;
 
@@ -10,25 +10,25 @@ use crate::access::{Identity, are_reasonable, is_reasonable};
 use crate::visitors::{AuthSource, Visitor};
 use crate::wire::{Flags, SessionKey};
 
-/// What the callback says of a visitor.
+/// An answer of the callback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
     identity: Identity,
     allowed: Option<Flags>,
-    /// When it came.
+    /// When it arrived.
     at: Instant,
-    /// For how long it holds from then on; none: without end.
-    holds: Option<Duration>,
+    /// How long it is valid from then on; `None` means without limit.
+    valid_for: Option<Duration>,
 }
 
-/// An answer as it is written. What may be absent may be null, too; unknown members are for later versions.
+/// The JSON object of an answer. Optional members may be null; unknown members are ignored.
 #[derive(Deserialize)]
-struct Written {
-    // Absent, it is some other view's answer.
+struct AnswerJson {
+    // Required: without it, the answer is some other view's.
     #[serde(deserialize_with = "Option::deserialize")]
     user: Option<String>,
     #[serde(default)]
-    id: Option<Id>,
+    id: Option<PrimaryKey>,
     #[serde(default)]
     groups: Option<Vec<String>>,
     #[serde(default)]
@@ -42,44 +42,46 @@ struct Written {
 /// A primary key.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Id {
+enum PrimaryKey {
     Number(i64),
     Text(String),
 }
 
 impl Answer {
-    /// Reads an answer. A session that is none by the pattern is left out.
+    /// Parses an answer: null or an object. A session that does not match the pattern is ignored.
     ///
     /// # Errors
     ///
-    /// When it is neither null nor an object with members as agreed on; in words that repeat nothing of it.
+    /// When the JSON is malformed, a member has a wrong type, or a name is too long. The text quotes nothing of the
+    /// answer, which is private.
     pub fn read(json: &[u8], pattern: &KeyPattern) -> Result<Self, String> {
-        let nobody = Self { identity: Identity::anonymous(), allowed: None, at: Instant::now(), holds: None };
+        let anonymous =
+            Self { identity: Identity::anonymous(), allowed: None, at: Instant::now(), valid_for: None };
         if json.trim_ascii() == b"null" {
-            return Ok(nobody);
+            return Ok(anonymous);
         }
-        // serde takes a list for the members of an object, in their order.
+        // serde would accept an array as the members of an object, in order.
         if !json.trim_ascii_start().starts_with(b"{") {
             return Err("is no JSON object, nor null".to_owned());
         }
-        let written: Written = serde_json::from_slice(json).map_err(|error| {
+        let written: AnswerJson = serde_json::from_slice(json).map_err(|error| {
             let what =
                 if error.is_data() { "lacks user, or has a member of a wrong type" } else { "is no JSON" };
             format!("{what} (line {}, column {})", error.line(), error.column())
         })?;
         let session = written.session.filter(|key| pattern.admits(key)).map(|key| SessionKey::new(&key));
-        let mut identity = Identity { session, ..nobody.identity };
+        let mut identity = Identity { session, ..anonymous.identity };
         if let Some(user) = written.user {
             let id = match written.id {
-                Some(Id::Number(id)) => id.to_string(),
-                Some(Id::Text(id)) if !id.is_empty() => id,
+                Some(PrimaryKey::Number(id)) => id.to_string(),
+                Some(PrimaryKey::Text(id)) if !id.is_empty() => id,
                 _ => user.clone(),
             };
             let names = written.groups.unwrap_or_default();
             if !are_reasonable(&names) || !is_reasonable(&user) || !is_reasonable(&id) {
                 return Err("has more groups, or longer names, than anybody needs".to_owned());
             }
-            // Neither a name nor a key: nobody is logged in.
+            // Without a name and a primary key the visitor is anonymous.
             if !id.is_empty() {
                 identity.user_id = Some(id.into());
                 identity.groups = names.into_iter().collect();
@@ -87,17 +89,17 @@ impl Answer {
             identity.user = Some(user).filter(|user| !user.is_empty()).map(Into::into);
         }
         let allowed = written.allow.map(|names| Flags::named(names.iter().map(String::as_str)));
-        Ok(Self { identity, allowed, holds: written.expires_in, ..nobody })
+        Ok(Self { identity, allowed, valid_for: written.expires_in, ..anonymous })
     }
 
-    /// Returns for how long it may serve for the same question.
-    pub fn keeps(&self, cache: Duration) -> Duration {
-        self.holds.map_or(cache, |holds| holds.min(cache))
+    /// Returns how long the answer may be cached.
+    pub fn cacheable_for(&self, cache: Duration) -> Duration {
+        self.valid_for.map_or(cache, |valid_for| valid_for.min(cache))
     }
 
-    /// Returns the visitor, as of now.
+    /// Returns the visitor, with the lifetime that is left now.
     pub fn visitor(&self, auth_source: AuthSource) -> Visitor {
-        let left = self.holds.map(|holds| holds.saturating_sub(self.at.elapsed()));
+        let left = self.valid_for.map(|valid_for| valid_for.saturating_sub(self.at.elapsed()));
         Visitor {
             identity: self.identity.clone(),
             allowed: self.allowed,
@@ -107,17 +109,17 @@ impl Answer {
         }
     }
 
-    /// Tells whether somebody is logged in whose name is not known.
+    /// Returns whether it names a logged-in user without a name.
     pub fn lacks_name(&self) -> bool {
         self.identity.user_id.is_some() && self.identity.user.is_none()
     }
 
-    /// Tells whether it names a user.
-    pub fn names_somebody(&self) -> bool {
+    /// Returns whether it names a user.
+    pub fn names_user(&self) -> bool {
         self.identity.user.is_some()
     }
 
-    /// Returns about how many bytes it takes.
+    /// Returns about how many bytes of memory it takes.
     pub fn bytes(&self) -> usize {
         let Identity { session, user_id, user, groups } = &self.identity;
         let names = groups.iter().map(|name| &**name).chain(user.as_deref()).chain(user_id.as_deref());
@@ -126,7 +128,7 @@ impl Answer {
     }
 }
 
-/// Reads a time above 0; one that is too long to be counted is without end.
+/// Parses a positive number of seconds; one too large for a `Duration` means without limit.
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match Option::<f64>::deserialize(deserializer)? {
         Some(seconds) if seconds <= 0.0 => Err(serde::de::Error::custom("no time")),
@@ -166,11 +168,11 @@ mod tests {
         let answer = Answer::read(json.as_bytes(), &KeyPattern::default()).unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(answer.visitor(AuthSource::None).lives_ms, Some(500));
-        assert_eq!(answer.keeps(Duration::from_secs(5)), Duration::from_millis(1500));
+        assert_eq!(answer.cacheable_for(Duration::from_secs(5)), Duration::from_millis(1500));
     }
 
     #[test]
-    fn what_is_absent_or_null_is_nothing() {
+    fn absent_and_null_members_have_no_value() {
         for json in ["null", " null\n", r#"{"user": null}"#, r#"{"user": null, "id": 7, "groups": ["a"]}"#] {
             assert_eq!(read(json), Visitor::default(), "{json}");
         }
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_is_none_is_left_out() {
+    fn an_invalid_session_is_ignored() {
         for session in ["", "short", "x:y", &KEY.to_uppercase(), &format!("{KEY}0"), &"a".repeat(5000)] {
             let visitor = read(&format!(r#"{{"user": "j", "session": "{session}"}}"#));
             assert_eq!(visitor.identity.session, None, "{session}");
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_as_agreed_on_is_no_answer() {
+    fn anything_else_is_refused() {
         for json in [
             "",
             "nul",

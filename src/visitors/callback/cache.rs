@@ -1,4 +1,4 @@
-//! Answers of the callback that serve again for a short while.
+//! A cache of the callback's answers, bounded in number and in age.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -10,47 +10,47 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::request::Digest;
 
-/// Answers that are kept at a time. Usual ones take less than 300 bytes, with their key and place in the queue.
-const MOST: usize = 10_000;
+/// Most answers that are cached. A usual one takes less than 300 bytes, with its key and its entry in the queue.
+const MAX_ANSWERS: usize = 10_000;
 
-/// Larger ones are not kept: a hundred groups take 4 KiB.
-const LARGEST_BYTES: usize = 8 * 1024;
+/// Larger answers are not cached: a hundred groups take 4 KiB.
+const MAX_ANSWER_BYTES: usize = 8 * 1024;
 
-/// Answers by what stands for their questions.
+/// Answers by the digests of their requests.
 #[derive(Debug)]
-pub(super) struct Answers {
-    /// Time for which an answer serves.
+pub(super) struct AnswerCache {
+    /// Longest time that an answer is cached.
     keep: Duration,
-    kept: HashMap<Digest, Kept, RandomState>,
-    /// In the order in which they came.
+    kept: HashMap<Digest, CachedAnswer, RandomState>,
+    /// In order of arrival.
     queue: VecDeque<(Digest, u64)>,
     number: u64,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct CachedAnswer {
     answer: Rc<Answer>,
     until: Instant,
     number: u64,
 }
 
-impl Answers {
-    /// Takes the time for which an answer serves at most.
+impl AnswerCache {
+    /// Creates a cache that keeps answers for at most this time.
     pub fn new(keep: Duration) -> Self {
         Self { keep, kept: HashMap::default(), queue: VecDeque::new(), number: 0 }
     }
 
-    /// Returns the answer to a question, if one is kept.
-    pub fn get(&self, question: &Digest) -> Option<Rc<Answer>> {
-        self.kept.get(question).filter(|kept| kept.until > Instant::now()).map(|kept| kept.answer.clone())
+    /// Returns the cached answer to a request.
+    pub fn get(&self, request: &Digest) -> Option<Rc<Answer>> {
+        self.kept.get(request).filter(|kept| kept.until > Instant::now()).map(|kept| kept.answer.clone())
     }
 
-    /// Keeps an answer that has just come. The oldest make room.
-    pub fn put(&mut self, question: Digest, answer: &Rc<Answer>) {
+    /// Caches an answer that has just arrived; the oldest ones are evicted.
+    pub fn put(&mut self, request: Digest, answer: &Rc<Answer>) {
         let now = Instant::now();
         while let Some((oldest, number)) = self.queue.front() {
             let kept = self.kept.get(oldest).filter(|kept| kept.number == *number);
-            if kept.is_some_and(|kept| kept.until > now) && self.queue.len() < MOST {
+            if kept.is_some_and(|kept| kept.until > now) && self.queue.len() < MAX_ANSWERS {
                 break;
             }
             if kept.is_some() {
@@ -58,18 +58,19 @@ impl Answers {
             }
             self.queue.pop_front();
         }
-        let keep = answer.keeps(self.keep);
-        if keep.is_zero() || answer.bytes() > LARGEST_BYTES {
-            // An older one would say something else.
-            self.kept.remove(&question);
+        let keep = answer.cacheable_for(self.keep);
+        if keep.is_zero() || answer.bytes() > MAX_ANSWER_BYTES {
+            // An older answer to the same request is stale.
+            self.kept.remove(&request);
             return;
         }
         self.number += 1;
-        self.queue.push_back((question, self.number));
-        self.kept.insert(question, Kept { answer: answer.clone(), until: now + keep, number: self.number });
+        self.queue.push_back((request, self.number));
+        self.kept
+            .insert(request, CachedAnswer { answer: answer.clone(), until: now + keep, number: self.number });
     }
 
-    /// Forgets all.
+    /// Evicts all answers.
     pub fn clear(&mut self) {
         self.kept.clear();
         self.queue.clear();
@@ -93,7 +94,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_serves_until_its_time_is_over() {
-        let mut answers = Answers::new(Duration::from_secs(5));
+        let mut answers = AnswerCache::new(Duration::from_secs(5));
         let (long, short) = (answer("null"), answer(r#"{"user": "j", "expires_in": 2}"#));
         answers.put(digest(1), &long);
         answers.put(digest(2), &short);
@@ -112,18 +113,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_make_room_and_what_is_over_goes() {
-        let mut answers = Answers::new(Duration::from_secs(5));
+        let mut answers = AnswerCache::new(Duration::from_secs(5));
         let nobody = answer("null");
-        for number in 0..MOST + 10 {
+        for number in 0..MAX_ANSWERS + 10 {
             answers.put(digest(number), &nobody);
         }
-        assert!(answers.kept.len() <= MOST && answers.queue.len() <= MOST);
+        assert!(answers.kept.len() <= MAX_ANSWERS && answers.queue.len() <= MAX_ANSWERS);
         assert_eq!(answers.get(&digest(9)), None);
         assert!(answers.get(&digest(10)).is_some());
-        for _ in 0..2 * MOST {
+        for _ in 0..2 * MAX_ANSWERS {
             answers.put(digest(1), &nobody);
         }
-        assert!(answers.queue.len() <= MOST, "{}", answers.queue.len());
+        assert!(answers.queue.len() <= MAX_ANSWERS, "{}", answers.queue.len());
         tokio::time::advance(Duration::from_secs(5)).await;
         answers.put(digest(1), &nobody);
         assert_eq!((answers.kept.len(), answers.queue.len()), (1, 1));
@@ -131,13 +132,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn large_answers_and_those_without_time_are_not_kept() {
-        let mut answers = Answers::new(Duration::from_secs(5));
+        let mut answers = AnswerCache::new(Duration::from_secs(5));
         let groups: Vec<_> = (0..10).map(|n| format!(r#""{n}{}""#, "g".repeat(1000))).collect();
         let large = format!(r#"{{"user": "j", "groups": [{}]}}"#, groups.join(","));
         answers.put(digest(1), &answer("null"));
         answers.put(digest(1), &answer(&large));
         assert_eq!(answers.get(&digest(1)), None);
-        let mut answers = Answers::new(Duration::ZERO);
+        let mut answers = AnswerCache::new(Duration::ZERO);
         answers.put(digest(1), &answer("null"));
         assert_eq!(answers.get(&digest(1)), None);
     }

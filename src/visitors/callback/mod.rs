@@ -1,4 +1,6 @@
-//! Asking the site by HTTP who a visitor is: with bounds, with a deadline, and each question once at a time.
+//! The auth callback: the site identifies a visitor over HTTP.
+//!
+//! Calls are bounded in number, each has a deadline, and concurrent calls for the same request are coalesced.
 
 mod answer;
 mod cache;
@@ -17,11 +19,11 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use self::answer::Answer;
-use self::cache::Answers;
+use self::cache::AnswerCache;
 pub use self::request::CallbackRequest;
 use self::request::Digest;
+use self::transport::{CallbackClient, FORWARDED_FOR};
 pub use self::transport::{CallbackError, CallbackTransport};
-use self::transport::{Caller, FORWARDED_FOR};
 use super::{AuthSource, IdentifyError, Visitor};
 use crate::access::Credentials;
 use crate::access::session::KeyPattern;
@@ -30,39 +32,39 @@ use crate::settings;
 use crate::telemetry::LogThrottle;
 use crate::wire::Handshake;
 
-/// What comes of a call, for all who wait for it.
+/// The result of a call, shared by all its waiters.
 type Outcome = Result<Rc<Answer>, IdentifyError>;
 
-/// Asks the site.
+/// Calls the site's auth callback.
 #[derive(Debug)]
 pub struct Callback {
-    caller: Caller,
-    places: Arc<Semaphore>,
+    client: CallbackClient,
+    permits: Arc<Semaphore>,
     reserved: Arc<Semaphore>,
     max_calls: usize,
     timeout: Duration,
     recheck: Duration,
-    /// Whether the site is told the address at the other end of the socket.
-    tells_address: bool,
-    answers: RefCell<Answers>,
-    under_way: RefCell<HashMap<Digest, Weak<OnceCell<Outcome>>, RandomState>>,
-    /// Counts how often everything was forgotten.
+    /// Whether the call carries the address of the visitor in X-Forwarded-For.
+    sends_address: bool,
+    answers: RefCell<AnswerCache>,
+    in_flight: RefCell<HashMap<Digest, Weak<OnceCell<Outcome>>, RandomState>>,
+    /// Increases with each eviction of all answers: answers of an older epoch are not cached.
     epoch: Cell<u64>,
     counters: Arc<Counters>,
     failures: LogThrottle,
-    noted_refusal: Cell<bool>,
-    noted_nameless: Cell<bool>,
+    warned_refusal: Cell<bool>,
+    warned_nameless: Cell<bool>,
 }
 
-/// One of those who wait for the same call.
-struct Share<'a> {
+/// One waiter of a call.
+struct Waiter<'a> {
     callback: &'a Callback,
-    question: Digest,
+    request: Digest,
     outcome: Rc<OnceCell<Outcome>>,
 }
 
 impl Callback {
-    /// Takes the settings, the transport to the site, and the pattern of session keys.
+    /// Creates a callback client; `pattern` is the one that session keys of its answers must match.
     pub fn new(
         settings: &settings::Callback,
         transport: &CallbackTransport,
@@ -70,115 +72,115 @@ impl Callback {
         counters: Arc<Counters>,
     ) -> Self {
         Self {
-            caller: Caller::new(settings, transport, pattern),
-            places: transport.places.clone(),
+            client: CallbackClient::new(settings, transport, pattern),
+            permits: transport.permits.clone(),
             reserved: transport.reserved.clone(),
             max_calls: settings.max_calls,
             timeout: settings.timeout,
             recheck: Duration::from_secs(settings.recheck_seconds.into()),
-            tells_address: !settings.forward.iter().any(|name| name == FORWARDED_FOR.as_str()),
-            answers: RefCell::new(Answers::new(settings.cache)),
-            under_way: RefCell::default(),
+            sends_address: !settings.forward.iter().any(|name| name == FORWARDED_FOR.as_str()),
+            answers: RefCell::new(AnswerCache::new(settings.cache)),
+            in_flight: RefCell::default(),
             epoch: Cell::new(0),
             counters,
             failures: LogThrottle::default(),
-            noted_refusal: Cell::new(false),
-            noted_nameless: Cell::new(false),
+            warned_refusal: Cell::new(false),
+            warned_nameless: Cell::new(false),
         }
     }
 
-    /// Finds out who comes with these credentials, and this wish.
+    /// Identifies the visitor of a handshake, from the cache if it has the answer.
     ///
     /// # Errors
     ///
-    /// When the site refuses the visitor, or does not say who it is.
+    /// When the site refuses the visitor or gives no usable answer.
     pub async fn identify(
         &self,
         credentials: &Credentials,
         handshake: &Handshake,
     ) -> Result<Visitor, IdentifyError> {
-        let question = CallbackRequest::new(credentials, handshake, self.tells_address);
-        let kept = self.answers.borrow().get(&question.id());
-        match kept {
-            Some(answer) => Ok(answer.visitor(AuthSource::Callback(Rc::new(question)))),
-            None => self.ask_for(&Rc::new(question), &self.places).await,
+        let request = CallbackRequest::new(credentials, handshake, self.sends_address);
+        let cached = self.answers.borrow().get(&request.id());
+        match cached {
+            Some(answer) => Ok(answer.visitor(AuthSource::Callback(Rc::new(request)))),
+            None => self.call_shared(&Rc::new(request), &self.permits).await,
         }
     }
 
-    /// Asks about an open socket, whatever has been answered before.
+    /// Revalidates the visitor of an open connection, bypassing the cache.
     ///
     /// # Errors
     ///
-    /// When the site refuses the visitor, or does not say who it is.
-    pub async fn ask(&self, question: &Rc<CallbackRequest>) -> Result<Visitor, IdentifyError> {
-        self.ask_for(question, &self.reserved).await
+    /// When the site refuses the visitor or gives no usable answer.
+    pub async fn revalidate(&self, request: &Rc<CallbackRequest>) -> Result<Visitor, IdentifyError> {
+        self.call_shared(request, &self.reserved).await
     }
 
-    async fn ask_for(
+    async fn call_shared(
         &self,
-        question: &Rc<CallbackRequest>,
-        places: &Semaphore,
+        request: &Rc<CallbackRequest>,
+        permits: &Semaphore,
     ) -> Result<Visitor, IdentifyError> {
         let deadline = Instant::now() + self.timeout;
-        let share = self.share(question.id());
-        // If the one who calls goes away, the next of them calls again, within its own time.
-        let outcome = share.outcome.get_or_init(|| self.call(question, places, deadline));
+        let waiter = self.join_call(request.id());
+        // If the calling waiter is cancelled, the next one calls within its own deadline.
+        let outcome = waiter.outcome.get_or_init(|| self.call(request, permits, deadline));
         let outcome = timeout_at(deadline, outcome).await.unwrap_or(&Err(IdentifyError::NoAnswer));
-        outcome.clone().map(|answer| answer.visitor(AuthSource::Callback(question.clone())))
+        outcome.clone().map(|answer| answer.visitor(AuthSource::Callback(request.clone())))
     }
 
-    /// Returns the time after which it is asked again for an open socket, at the latest.
+    /// Returns the time after which the visitor of an open connection is revalidated at the latest.
     pub fn recheck(&self) -> Duration {
         self.recheck
     }
 
-    /// Forgets all answers, also those that are still to come, but for those who wait for them.
-    pub fn forget(&self) {
+    /// Evicts all answers. Calls in flight complete for their current waiters only.
+    pub fn evict_answers(&self) {
         self.epoch.set(self.epoch.get() + 1);
         self.answers.borrow_mut().clear();
-        self.under_way.borrow_mut().clear();
+        self.in_flight.borrow_mut().clear();
     }
 
-    fn share(&self, question: Digest) -> Share<'_> {
-        let mut under_way = self.under_way.borrow_mut();
-        let outcome = under_way.get(&question).and_then(Weak::upgrade).unwrap_or_else(|| {
+    fn join_call(&self, request: Digest) -> Waiter<'_> {
+        let mut in_flight = self.in_flight.borrow_mut();
+        let outcome = in_flight.get(&request).and_then(Weak::upgrade).unwrap_or_else(|| {
             let outcome = Rc::default();
-            under_way.insert(question, Rc::downgrade(&outcome));
+            in_flight.insert(request, Rc::downgrade(&outcome));
             outcome
         });
-        Share { callback: self, question, outcome }
+        Waiter { callback: self, request, outcome }
     }
 
-    async fn call(&self, question: &CallbackRequest, places: &Semaphore, deadline: Instant) -> Outcome {
+    async fn call(&self, request: &CallbackRequest, permits: &Semaphore, deadline: Instant) -> Outcome {
         let epoch = self.epoch.get();
         let called = async {
-            // Who gets a place late would have no time left for the call, and it would be for nothing.
-            let turn = deadline - self.timeout * 2 / 3;
-            let place = timeout_at(turn, places.acquire()).await;
-            let _place = place.map_err(|_| CallbackError::Crowded(self.max_calls))?;
-            let answer = timeout_at(deadline, self.caller.call(question)).await;
-            answer.unwrap_or(Err(CallbackError::Late(self.timeout)))
+            // A permit that comes later leaves too little time for the call.
+            let latest = deadline - self.timeout * 2 / 3;
+            let permit = timeout_at(latest, permits.acquire()).await;
+            let _permit = permit.map_err(|_| CallbackError::Busy(self.max_calls))?;
+            let answer = timeout_at(deadline, self.client.call(request)).await;
+            answer.unwrap_or(Err(CallbackError::TimedOut(self.timeout)))
         };
         match called.await {
             Ok(answer) => {
                 let answer = Rc::new(answer);
-                if answer.lacks_name() && !self.noted_nameless.replace(true) {
+                if answer.lacks_name() && !self.warned_nameless.replace(true) {
                     info!(
                         "the callback names a user by an empty name, so there is no user channel; give the user a name"
                     );
                 }
                 if epoch == self.epoch.get() {
-                    self.answers.borrow_mut().put(question.id(), &answer);
+                    self.answers.borrow_mut().put(request.id(), &answer);
                 }
                 Ok(answer)
             }
-            Err(failure) => Err(self.note(&failure)),
+            Err(failure) => Err(self.report(&failure)),
         }
     }
 
-    fn note(&self, failure: &CallbackError) -> IdentifyError {
+    fn report(&self, failure: &CallbackError) -> IdentifyError {
         if matches!(failure, CallbackError::Refused(_)) {
-            if !self.noted_refusal.replace(true) {
+            if !self.warned_refusal.replace(true) {
                 info!("the callback refuses a visitor: {failure}; {}", failure.hint());
             }
             return IdentifyError::Refused;
@@ -191,30 +193,30 @@ impl Callback {
     }
 }
 
-impl Drop for Share<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         if !self.outcome.initialized() && Rc::strong_count(&self.outcome) > 1 {
             return;
         }
-        let mut under_way = self.callback.under_way.borrow_mut();
-        if under_way.get(&self.question).is_some_and(|own| own.as_ptr() == Rc::as_ptr(&self.outcome)) {
-            under_way.remove(&self.question);
+        let mut in_flight = self.callback.in_flight.borrow_mut();
+        if in_flight.get(&self.request).is_some_and(|own| own.as_ptr() == Rc::as_ptr(&self.outcome)) {
+            in_flight.remove(&self.request);
         }
     }
 }
 
-/// Calls once as for a visitor who shows nothing, and says in plain words what came of it.
+/// Calls the callback once for a request without credentials, and describes the answer.
 ///
 /// # Errors
 ///
-/// With what is wrong, and what to do about it.
+/// With the problem and its cure.
 pub async fn probe(settings: &settings::Callback, pattern: KeyPattern) -> Result<String, String> {
     let transport = CallbackTransport::new(settings).map_err(|error| error.to_string())?;
-    let caller = Caller::new(settings, &transport, pattern);
+    let client = CallbackClient::new(settings, &transport, pattern);
     let call =
-        timeout_at(Instant::now() + settings.timeout, caller.call(&CallbackRequest::of_nobody())).await;
-    match call.unwrap_or(Err(CallbackError::Late(settings.timeout))) {
-        Ok(answer) if answer.names_somebody() => {
+        timeout_at(Instant::now() + settings.timeout, client.call(&CallbackRequest::anonymous())).await;
+    match call.unwrap_or(Err(CallbackError::TimedOut(settings.timeout))) {
+        Ok(answer) if answer.names_user() => {
             Ok("answered 200, with a user for a request that shows nothing: is that meant?".to_owned())
         }
         Ok(_) => Ok("answered 200".to_owned()),
@@ -232,7 +234,7 @@ mod tests {
 
     use super::*;
 
-    /// A site that answers each question with its number as the user, once that is among those it may answer.
+    /// A site that answers the n-th request with user `n`, once `n` is among the allowed numbers.
     struct Site {
         callback: Callback,
         answered: watch::Sender<Vec<usize>>,
@@ -292,19 +294,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn asking_again_passes_over_what_is_kept_and_renews_it() {
+    async fn revalidation_bypasses_the_cache_and_refreshes_it() {
         let site = site(&[1, 2, 3]).await;
         let first = site.identify().await;
         assert_eq!((user(&first), user(&site.identify().await)), ("1", "1"));
         assert!(first.lives_ms.is_some_and(|ms| (50_000..=60_000).contains(&ms)), "{first:?}");
-        let AuthSource::Callback(question) = &first.auth_source else { panic!("{first:?}") };
-        let again = site.callback.ask(question).await.unwrap();
+        let AuthSource::Callback(request) = &first.auth_source else { panic!("{first:?}") };
+        let again = site.callback.revalidate(request).await.unwrap();
         assert_eq!((user(&again), &again.auth_source), ("2", &first.auth_source));
         assert_eq!(user(&site.identify().await), "2");
     }
 
     #[tokio::test]
-    async fn what_was_asked_before_all_was_forgotten_serves_nobody_else() {
+    async fn an_answer_to_a_call_from_before_an_eviction_is_not_cached() {
         let site = site(&[2]).await;
         let mut asked = site.asked.clone();
         let mut early = pin!(site.identify());
@@ -312,14 +314,14 @@ mod tests {
             visitor = &mut early => panic!("{visitor:?}"),
             asked = asked.wait_for(|asked| *asked == 1) => assert!(asked.is_ok()),
         }
-        site.callback.forget();
+        site.callback.evict_answers();
         assert_eq!(user(&site.identify().await), "2");
         site.answered.send_replace(vec![1]);
         assert_eq!(user(&early.await), "1");
         assert_eq!(user(&site.identify().await), "2");
-        site.callback.forget();
+        site.callback.evict_answers();
         site.answered.send_replace(vec![3]);
         assert_eq!(user(&site.identify().await), "3");
-        assert!(site.callback.under_way.borrow().is_empty());
+        assert!(site.callback.in_flight.borrow().is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! What the callback is asked: all of a visitor by which the site may know it, and what it wants.
+//! A request to the callback: the visitor's credentials, its facility and its flags.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -9,13 +9,13 @@ use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use crate::access::Credentials;
 use crate::wire::{Facility, Flags, Handshake};
 
-/// What stands for a question: two that are the same in every part have the same.
+/// SHA-256 of all parts of a request: equal requests have equal digests.
 pub(super) type Digest = [u8; SHA256_OUTPUT_LEN];
 
 /// A header's name in lower case, and its value.
 type Header = (Box<str>, Box<[u8]>);
 
-/// What the callback is asked. It holds whatever a visitor is known by, so `Debug` shows none of it.
+/// A request to the callback. It holds credentials, so `Debug` shows none of it.
 pub struct CallbackRequest {
     headers: Box<[Header]>,
     address: Option<IpAddr>,
@@ -25,35 +25,35 @@ pub struct CallbackRequest {
 }
 
 impl CallbackRequest {
-    /// Asks about who comes with these credentials, and this wish. Without `with_address` the site is not told where
-    /// the visitor comes from, but by a header that a proxy in front has set.
+    /// Creates the request for a handshake. Without `with_address` the visitor's address is sent only if a proxy in
+    /// front has set a header that is passed on.
     pub fn new(credentials: &Credentials, handshake: &Handshake, with_address: bool) -> Self {
         let headers = credentials.headers.iter();
         let headers = headers.map(|(name, value)| (name.as_str().into(), value.as_slice().into())).collect();
         let address = credentials.address.filter(|_| with_address);
-        let mut question = Self {
+        let mut request = Self {
             headers,
             address,
             facility: handshake.facility.clone(),
             flags: handshake.flags,
             digest: Digest::default(),
         };
-        question.digest = question.digest();
-        question
+        request.digest = request.digest();
+        request
     }
 
-    /// Asks about nobody, as a visitor who shows nothing.
-    pub fn of_nobody() -> Self {
+    /// Creates the request for a visitor without credentials.
+    pub fn anonymous() -> Self {
         let handshake = Handshake { facility: Facility::new(""), flags: Flags::default() };
         Self::new(&Credentials::default(), &handshake, false)
     }
 
-    /// Returns the names, in lower case, and the values of the visitor's headers.
+    /// Returns the visitor's headers: names in lower case, and values.
     pub(super) fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.headers.iter().map(|(name, value)| (&**name, &**value))
     }
 
-    /// Returns the address that the site is told.
+    /// Returns the address that the site receives.
     pub(super) fn address(&self) -> Option<IpAddr> {
         self.address
     }
@@ -68,14 +68,14 @@ impl CallbackRequest {
         self.flags.names()
     }
 
-    /// Returns what stands for the question.
+    /// Returns the digest of the request.
     pub(super) fn id(&self) -> Digest {
         self.digest
     }
 
     fn digest(&self) -> Digest {
         let mut context = Context::new(&SHA256);
-        // With its length before each part, and the number of headers before all, no two questions are the same bytes.
+        // The number of headers and the length of each part are hashed too, so that no two requests hash the same bytes.
         let mut add = |part: &[u8]| {
             context.update(&(part.len() as u64).to_le_bytes());
             context.update(part);
@@ -118,7 +118,7 @@ impl fmt::Debug for CallbackRequest {
 mod tests {
     use super::*;
 
-    fn question(headers: &[(&str, &str)], address: Option<&str>, path: &str, query: &str) -> CallbackRequest {
+    fn request(headers: &[(&str, &str)], address: Option<&str>, path: &str, query: &str) -> CallbackRequest {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
         let credentials = Credentials {
             headers: headers.collect(),
@@ -129,23 +129,23 @@ mod tests {
     }
 
     #[test]
-    fn whatever_differs_in_any_part_is_another_question() {
+    fn requests_that_differ_in_any_part_are_different() {
         let cookie = [("cookie", "a=1")];
-        let same = || question(&cookie, Some("10.0.0.1"), "/ws/x", "subscribe-user&echo");
+        let same = || request(&cookie, Some("10.0.0.1"), "/ws/x", "subscribe-user&echo");
         let others = [
-            question(&[], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
-            question(&[("cookie", "a=2")], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
-            question(&[("x-cookie", "a=1")], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
-            question(&[("cookie", "a="), ("1", "")], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
-            question(&[cookie[0], cookie[0]], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
-            question(&cookie, Some("10.0.0.2"), "/ws/x", "subscribe-user"),
-            question(&cookie, None, "/ws/x", "subscribe-user"),
-            question(&cookie, None, "/ws/10.0.0.1", "subscribe-user"),
-            question(&cookie, Some("10.0.0.1"), "/ws/y", "subscribe-user"),
-            question(&cookie, Some("10.0.0.1"), "/ws/x", "publish-user"),
-            question(&cookie, Some("10.0.0.1"), "/ws/x", "subscribe-user&publish-user"),
+            request(&[], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
+            request(&[("cookie", "a=2")], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
+            request(&[("x-cookie", "a=1")], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
+            request(&[("cookie", "a="), ("1", "")], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
+            request(&[cookie[0], cookie[0]], Some("10.0.0.1"), "/ws/x", "subscribe-user"),
+            request(&cookie, Some("10.0.0.2"), "/ws/x", "subscribe-user"),
+            request(&cookie, None, "/ws/x", "subscribe-user"),
+            request(&cookie, None, "/ws/10.0.0.1", "subscribe-user"),
+            request(&cookie, Some("10.0.0.1"), "/ws/y", "subscribe-user"),
+            request(&cookie, Some("10.0.0.1"), "/ws/x", "publish-user"),
+            request(&cookie, Some("10.0.0.1"), "/ws/x", "subscribe-user&publish-user"),
         ];
-        assert_eq!(same(), question(&cookie, Some("10.0.0.1"), "/ws/x", "subscribe-user&x=1"));
+        assert_eq!(same(), request(&cookie, Some("10.0.0.1"), "/ws/x", "subscribe-user&x=1"));
         let mut ids: Vec<_> = others.iter().map(CallbackRequest::id).collect();
         ids.push(same().id());
         ids.sort_unstable();
@@ -154,8 +154,8 @@ mod tests {
     }
 
     #[test]
-    fn a_question_does_not_show_itself() {
-        let question = question(&[("cookie", "sessionid=geheim")], None, "/ws/x", "");
-        assert_eq!(format!("{question:?}"), "CallbackRequest(***)");
+    fn debug_output_hides_the_credentials() {
+        let request = request(&[("cookie", "sessionid=geheim")], None, "/ws/x", "");
+        assert_eq!(format!("{request:?}"), "CallbackRequest(***)");
     }
 }

@@ -1,4 +1,4 @@
-//! One call to the callback: the request, and what may come instead of an answer.
+//! The HTTP client of the callback: one call, and the errors that it can end with.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -24,78 +24,79 @@ use super::request::CallbackRequest;
 use crate::access::session::KeyPattern;
 use crate::settings;
 
-/// Largest answer, and largest head of one.
+/// Largest body of an answer, and largest head.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// Which part of the calls is kept for open sockets: one in so many.
-const RESERVED_PART: usize = 8;
+/// One permit in this many is reserved for revalidating open connections.
+const RESERVED_SHARE: usize = 8;
 
-/// Connections that a shard keeps for the next call, and for how long: many servers close them after some seconds.
+/// Idle connections that a shard keeps, and for how long: many servers close idle connections after some seconds.
 const MAX_IDLE: usize = 8;
 const IDLE: Duration = Duration::from_secs(10);
 
 const SECRET: HeaderName = HeaderName::from_static("x-ws4redis-secret");
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const OURSELVES: HeaderValue = HeaderValue::from_static(concat!("ws4redis/", env!("CARGO_PKG_VERSION")));
+const USER_AGENT_VALUE: HeaderValue =
+    HeaderValue::from_static(concat!("ws4redis/", env!("CARGO_PKG_VERSION")));
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// What the shards of a process share: the transport to the site, and the places for calls.
+/// The part of the callback that all shards share: the connector and the permits for calls.
 #[derive(Debug, Clone)]
 pub struct CallbackTransport {
     connector: HttpsConnector<HttpConnector>,
-    pub(super) places: Arc<Semaphore>,
-    /// Places for questions about open sockets: however many come anew, these are not crowded out.
+    pub(super) permits: Arc<Semaphore>,
+    /// Permits for revalidations: a burst of handshakes cannot starve them.
     pub(super) reserved: Arc<Semaphore>,
 }
 
-/// Calls the site.
+/// Sends requests to the site.
 #[derive(Debug)]
-pub(super) struct Caller {
-    /// The URL, up to the value of the facility.
+pub(super) struct CallbackClient {
+    /// The URL up to and including `facility=`.
     url: String,
-    /// Headers of every call, which no visitor's can be.
+    /// Headers of every call; a visitor cannot override them.
     own: HeaderMap,
     pattern: KeyPattern,
-    /// Keeps connections for the next call.
-    kept: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
-    /// Connects for each call anew.
-    fresh: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    /// Reuses connections.
+    pooled: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    /// Opens a connection for each call.
+    unpooled: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
 }
 
-/// What comes instead of an answer. Its text is for the log, and repeats nothing that is a visitor's.
+/// Why a call gave no answer. The text is for the log and quotes nothing of a visitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallbackError {
-    /// The site does not let this visitor in, or us.
+    /// The site refused this visitor, or this gateway.
     Refused(StatusCode),
-    /// It points elsewhere.
+    /// The site redirects.
     Redirected(StatusCode, String),
-    /// Some other status than 200.
+    /// A status other than 200.
     Status(StatusCode),
-    /// There is no connection.
+    /// Connecting failed.
     Unreachable(String),
-    /// The connection ended, or what came was no HTTP.
+    /// The connection ended early, or the answer is not HTTP.
     Broken(String),
-    /// The answer has too many bytes.
+    /// The body is larger than [`MAX_BYTES`].
     TooLarge,
-    /// The answer cannot be understood.
-    Senseless(String),
-    /// No answer came in time.
-    Late(Duration),
-    /// All places for calls were taken all the time.
-    Crowded(usize),
+    /// The body is not an answer of the callback view.
+    Malformed(String),
+    /// No answer within the timeout.
+    TimedOut(Duration),
+    /// All permits were in use.
+    Busy(usize),
 }
 
 impl CallbackTransport {
-    /// Sets up the transport to the site.
+    /// Creates the transport.
     ///
     /// # Errors
     ///
-    /// When it is by https, and there are no certificates of authorities.
+    /// When the URL is https and the system has no root certificates.
     pub fn new(settings: &settings::Callback) -> io::Result<Self> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
-        // Shared among the addresses of a name, so that one that is silent leaves time for the others.
+        // Divided among the addresses of the host, so that an unresponsive one leaves time for the others.
         http.set_connect_timeout(Some(settings.timeout));
         let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -107,14 +108,14 @@ impl CallbackTransport {
         };
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls.with_no_client_auth());
         let connector = connector.https_or_http().enable_http1().wrap_connector(http);
-        let reserved = settings.max_calls / RESERVED_PART;
-        let places = Arc::new(Semaphore::new(settings.max_calls - reserved));
-        let reserved = if reserved == 0 { places.clone() } else { Arc::new(Semaphore::new(reserved)) };
-        Ok(Self { connector, places, reserved })
+        let reserved = settings.max_calls / RESERVED_SHARE;
+        let permits = Arc::new(Semaphore::new(settings.max_calls - reserved));
+        let reserved = if reserved == 0 { permits.clone() } else { Arc::new(Semaphore::new(reserved)) };
+        Ok(Self { connector, permits, reserved })
     }
 }
 
-impl Caller {
+impl CallbackClient {
     pub(super) fn new(
         settings: &settings::Callback,
         transport: &CallbackTransport,
@@ -144,18 +145,18 @@ impl Caller {
             url: format!("{}{joint}facility=", settings.url),
             own,
             pattern,
-            kept: client(MAX_IDLE),
-            fresh: client(0),
+            pooled: client(MAX_IDLE),
+            unpooled: client(0),
         }
     }
 
-    /// Asks the site.
+    /// Sends a request and returns the answer.
     ///
     /// # Errors
     ///
-    /// When no answer comes, or none that says who the visitor is.
-    pub(super) async fn call(&self, question: &CallbackRequest) -> Result<Answer, CallbackError> {
-        let request = self.request(question).map_err(|error| CallbackError::Broken(error.to_string()))?;
+    /// When there is no answer, or it is not one of the callback view.
+    pub(super) async fn call(&self, request: &CallbackRequest) -> Result<Answer, CallbackError> {
+        let request = self.encode(request).map_err(|error| CallbackError::Broken(error.to_string()))?;
         let response = self.send(request).await.map_err(|error| {
             let reason = cause(&error);
             if error.is_connect() {
@@ -179,40 +180,40 @@ impl Caller {
             let too_large = error.is::<http_body_util::LengthLimitError>();
             if too_large { CallbackError::TooLarge } else { CallbackError::Broken(cause(&*error)) }
         })?;
-        Answer::read(&body.to_bytes(), &self.pattern).map_err(CallbackError::Senseless)
+        Answer::read(&body.to_bytes(), &self.pattern).map_err(CallbackError::Malformed)
     }
 
-    fn request(&self, question: &CallbackRequest) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
-        let mut url = format!("{}{}", self.url, utf8_percent_encode(question.facility(), NON_ALPHANUMERIC));
-        for flag in question.flags() {
+    fn encode(&self, visitor: &CallbackRequest) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
+        let mut url = format!("{}{}", self.url, utf8_percent_encode(visitor.facility(), NON_ALPHANUMERIC));
+        for flag in visitor.flags() {
             url.push_str("&flag=");
             url.push_str(&flag);
         }
         let mut request = Request::get(url).body(Empty::new())?;
         let headers = request.headers_mut();
-        for (name, value) in question.headers() {
+        for (name, value) in visitor.headers() {
             headers.append(HeaderName::try_from(name)?, HeaderValue::from_bytes(value)?);
         }
-        if let Some(address) = question.address() {
+        if let Some(address) = visitor.address() {
             headers.insert(FORWARDED_FOR, HeaderValue::try_from(address.to_string())?);
         }
         headers.entry(ACCEPT).or_insert(JSON);
-        headers.entry(USER_AGENT).or_insert(OURSELVES);
-        // In the place of the visitor's of the same names.
+        headers.entry(USER_AGENT).or_insert(USER_AGENT_VALUE);
+        // These replace headers of the visitor with the same names.
         headers.extend(self.own.clone());
         Ok(request)
     }
 
     async fn send(&self, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, Error> {
-        match self.kept.request(request.clone()).await {
-            // The site may have closed a connection just as it was used again (RFC 9110, section 9.2.2).
-            Err(error) if !error.is_connect() && was_closed(&error) => self.fresh.request(request).await,
+        match self.pooled.request(request.clone()).await {
+            // The site may have closed the pooled connection at this moment; a GET may be retried (RFC 9110, section 9.2.2).
+            Err(error) if !error.is_connect() && was_closed(&error) => self.unpooled.request(request).await,
             result => result,
         }
     }
 }
 
-/// Tells whether an error is that the connection ended before anything of an answer came.
+/// Returns whether the connection ended before any byte of an answer arrived.
 fn was_closed(error: &Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {
@@ -230,7 +231,7 @@ fn was_closed(error: &Error) -> bool {
     false
 }
 
-/// Returns what is at the bottom of an error.
+/// Returns the root cause of an error.
 fn cause(error: &(dyn StdError + 'static)) -> String {
     let mut bottom = error;
     while let Some(source) = bottom.source() {
@@ -239,7 +240,7 @@ fn cause(error: &(dyn StdError + 'static)) -> String {
     bottom.to_string()
 }
 
-/// Returns where a redirection points to, without its query.
+/// Returns the target of a redirect without its query, which may be secret.
 fn location(response: &Response<Incoming>) -> String {
     let to = response.headers().get(LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
     let to = String::from_utf8_lossy(to);
@@ -257,15 +258,15 @@ impl fmt::Display for CallbackError {
             Self::Unreachable(reason) => write!(f, "it cannot be reached ({reason})"),
             Self::Broken(reason) => write!(f, "no HTTP answer ({reason})"),
             Self::TooLarge => write!(f, "its answer is larger than {MAX_BYTES} bytes"),
-            Self::Senseless(problem) => write!(f, "its answer {problem}"),
-            Self::Late(time) => write!(f, "no answer within {} s", time.as_secs()),
-            Self::Crowded(calls) => write!(f, "{calls} calls were in flight all the time"),
+            Self::Malformed(problem) => write!(f, "its answer {problem}"),
+            Self::TimedOut(time) => write!(f, "no answer within {} s", time.as_secs()),
+            Self::Busy(calls) => write!(f, "{calls} calls were in flight all the time"),
         }
     }
 }
 
 impl CallbackError {
-    /// Says what to do about it.
+    /// Returns what the operator can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Refused(_) => {
@@ -286,13 +287,13 @@ impl CallbackError {
             Self::Status(_) => "the site's own log says why",
             Self::Unreachable(_) => "start the site, or check auth.callback_url",
             Self::Broken(_) => "the site's own log says why, if auth.callback_url is its address",
-            Self::TooLarge | Self::Senseless(_) => {
+            Self::TooLarge | Self::Malformed(_) => {
                 "expected {\"user\": …, \"groups\": […], \"session\": …} or null; auth.callback_url has to be that of the site's view for it"
             }
-            Self::Late(_) => {
+            Self::TimedOut(_) => {
                 "the site is too slow or does not answer there, see auth.callback_timeout_seconds"
             }
-            Self::Crowded(_) => "the site is too slow for so many visitors, see auth.callback_max_calls",
+            Self::Busy(_) => "the site is too slow for so many visitors, see auth.callback_max_calls",
         }
     }
 }

@@ -1,5 +1,7 @@
-//! Key events and hints that arrive while handshakes are in flight. A lease that is registered behind them takes them
-//! from here, so that nothing between the read of a session and its registration is missed.
+//! Key events and hints that arrive while handshakes are in flight.
+//!
+//! A new lease applies those that arrived since its session was read: otherwise an event between the read and the
+//! registration of the lease would be lost.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -8,35 +10,33 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Leases;
-use crate::wire::KeyEvent;
-use crate::wire::{Channel, Hint};
+use crate::wire::{Channel, Hint, KeyEvent};
 
-/// Most that is remembered, and for how long. A handshake that began before what was forgotten has its session read
-/// again, whatever it was.
+/// Bounds of the log. The session of a handshake that began before a discarded entry is read again.
 const CAPACITY: usize = 10_000;
 const TIME: Duration = Duration::from_secs(30);
 
 /// A reason to read a session again.
 #[derive(Debug, Clone)]
 pub(super) enum Invalidation {
-    /// Something happened to the key of which this channel tells.
+    /// An event of the key of this keyspace channel.
     Key(Channel, KeyEvent),
-    /// Django has changed a user, or ended a session.
+    /// A hint of the Django package about a user or a session.
     Hint(Hint),
-    /// Something may have happened to any session.
+    /// Any session may have changed.
     Any,
 }
 
-/// What arrived, oldest first, as long as a handshake is in flight.
+/// The log of invalidations, oldest first, kept while a handshake is in flight.
 #[derive(Debug, Default)]
 pub(super) struct Invalidations {
     in_flight: usize,
     log: VecDeque<(Instant, Invalidation)>,
-    /// When the newest of those came that are forgotten.
-    forgotten: Option<Instant>,
+    /// Arrival time of the newest discarded entry.
+    discarded: Option<Instant>,
 }
 
-/// A handshake in flight: from before its first read on, what arrives is remembered for it.
+/// A handshake in flight. While it exists, invalidations are logged.
 pub struct InFlight(Rc<Leases>);
 
 impl InFlight {
@@ -57,8 +57,8 @@ impl Drop for InFlight {
 }
 
 impl Invalidations {
-    /// Remembers what has just arrived, if anybody may need it.
-    pub(super) fn note(&mut self, what: Invalidation) {
+    /// Logs an invalidation if a handshake is in flight.
+    pub(super) fn record(&mut self, invalidation: Invalidation) {
         if self.in_flight == 0 {
             return;
         }
@@ -66,16 +66,16 @@ impl Invalidations {
         while let Some((at, _)) = self.log.front()
             && (self.log.len() >= CAPACITY || now - *at > TIME)
         {
-            self.forgotten = self.log.pop_front().map(|(at, _)| at);
+            self.discarded = self.log.pop_front().map(|(at, _)| at);
         }
-        self.log.push_back((now, what));
+        self.log.push_back((now, invalidation));
     }
 
-    /// Returns what has arrived since then, newest first; `Any` where that is not known any more.
+    /// Returns the invalidations since `since`, newest first, preceded by `Any` if some have been discarded.
     pub(super) fn since(&self, since: Instant) -> impl Iterator<Item = &Invalidation> {
-        let forgotten = self.forgotten.is_some_and(|at| at >= since).then_some(&Invalidation::Any);
+        let discarded = self.discarded.is_some_and(|at| at >= since).then_some(&Invalidation::Any);
         let log = self.log.iter().rev().take_while(move |(at, _)| *at >= since);
-        forgotten.into_iter().chain(log.map(|(_, what)| what))
+        discarded.into_iter().chain(log.map(|(_, invalidation)| invalidation))
     }
 }
 
@@ -87,31 +87,31 @@ mod tests {
 
     fn hints(invalidations: &Invalidations, since: Instant) -> (usize, bool) {
         let all: Vec<_> = invalidations.since(since).collect();
-        (all.len(), all.iter().any(|what| matches!(what, Invalidation::Any)))
+        (all.len(), all.iter().any(|invalidation| matches!(invalidation, Invalidation::Any)))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_forgotten_counts_as_anything() {
+    async fn a_discarded_entry_counts_as_any_invalidation() {
         let mut invalidations = Invalidations { in_flight: 1, ..Invalidations::default() };
         let hint = || Invalidation::Hint(Hint::User { id: "7".into(), logout: false });
         let begun = Instant::now();
         for _ in 0..CAPACITY {
-            invalidations.note(hint());
+            invalidations.record(hint());
         }
         assert_eq!(hints(&invalidations, begun), (CAPACITY, false));
-        invalidations.note(hint());
+        invalidations.record(hint());
         assert_eq!(hints(&invalidations, begun), (CAPACITY + 1, true));
         advance(Duration::from_millis(1)).await;
-        assert_eq!(hints(&invalidations, Instant::now()), (0, false), "all of it came before");
+        assert_eq!(hints(&invalidations, Instant::now()), (0, false), "all of them arrived earlier");
         advance(TIME).await;
-        invalidations.note(hint());
+        invalidations.record(hint());
         assert_eq!(hints(&invalidations, begun), (2, true));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_handshakes_nothing_is_remembered() {
+    async fn without_handshakes_nothing_is_logged() {
         let mut invalidations = Invalidations::default();
-        invalidations.note(Invalidation::Any);
+        invalidations.record(Invalidation::Any);
         assert_eq!(hints(&invalidations, Instant::now()), (0, false));
     }
 }

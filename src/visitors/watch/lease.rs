@@ -13,71 +13,71 @@ use crate::hub::{Ending, Listener, Subscription};
 use crate::visitors::{AuthSource, Visitor};
 use crate::wire::SessionDigest;
 
-/// When sockets are closed after their session has ended, in milliseconds: by then a browser that has just logged in
-/// has its new cookie, and not all of them come back together.
-const SETTLE_MS: std::ops::RangeInclusive<u64> = 1_000..=1_500;
+/// Delay in milliseconds before connections of an ended session are closed: a browser that has just logged in has its
+/// new cookie by then, and the jitter spreads the reconnections.
+const CLOSE_DELAY_MS: std::ops::RangeInclusive<u64> = 1_000..=1_500;
 
-/// The shortest time until it is looked at again without a reason from outside.
-const SOONEST: Duration = Duration::from_millis(200);
+/// Shortest time until a revalidation that no event asks for.
+const MIN_RECHECK: Duration = Duration::from_millis(200);
 
-/// The longest time until it is looked at again: timers reach no further than some years.
-const LONGEST: Duration = Duration::from_hours(24);
+/// Longest time until a revalidation: timers are limited to about two years.
+const MAX_RECHECK: Duration = Duration::from_hours(24);
 
-/// What an end that is foreseen is looked at late by: Redis counts it in milliseconds, too.
-const LATE: Duration = Duration::from_millis(5);
+/// Time after a known expiry at which the session is read: Redis rounds to milliseconds.
+const EXPIRY_MARGIN: Duration = Duration::from_millis(5);
 
 /// The identity of one visitor, shared by its connections.
 pub(super) struct Lease {
-    /// What the Django package calls the session.
+    /// The name of the session in hints of the Django package.
     pub(super) digest: Option<SessionDigest>,
-    /// What was read last, always from the same source.
+    /// The result of the last read.
     pub(super) visitor: RefCell<Visitor>,
-    /// Whether somebody was logged in.
+    /// Whether a user was logged in.
     had_user: Cell<bool>,
-    /// Most have one: each page of a visitor has a socket, and many have one page.
+    /// One inline: most visitors have one page open.
     listeners: Cell<SmallVec<[Weak<Listener>; 1]>>,
-    /// Sockets that live by it.
+    /// Connections that hold this lease.
     shares: Cell<u32>,
-    /// When the last reading began.
+    /// When the last read began.
     pub(super) since: Cell<Instant>,
-    /// What looks at it next.
+    /// The timer of the next revalidation.
     pub(super) timer: Cell<Option<Key>>,
     pub(super) reading: Cell<bool>,
-    /// When it ends, as far as is known.
-    ends_at: Cell<Option<Instant>>,
-    /// What is said against it. Boxed, as most often there is nothing.
-    trouble: Cell<Option<Box<Trouble>>>,
-    over: Cell<bool>,
-    /// The subscription that tells of its key.
+    /// When the identity expires, if that is known.
+    expires_at: Cell<Option<Instant>>,
+    /// Pending evidence against the session. Boxed, because most leases have none.
+    evidence: Cell<Option<Box<Evidence>>>,
+    ended: Cell<bool>,
+    /// The subscription to the keyspace events of the session's key.
     watch: Cell<Option<Subscription>>,
 }
 
-/// What is said against it.
+/// Evidence that a session has ended, or will.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Trouble {
-    /// Whether it seems to have ended.
+struct Evidence {
+    /// Set while the session may have ended.
     doubt: Option<Doubt>,
-    /// When it was said that the session was ended on purpose. What was read before says nothing against it.
+    /// When a deletion was reported. A read that began earlier cannot refute it.
     deleted: Option<Instant>,
 }
 
-/// What makes it seem to have ended.
+/// A suspicion that a session has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Doubt {
-    /// When that was last said, or found. What is read from then on counts.
-    said: Instant,
-    /// When the sockets are closed, if it is so.
+    /// When it was last reported or confirmed. Only a read that begins later can refute it.
+    raised_at: Instant,
+    /// When the connections are closed if it is true.
     closes_at: Instant,
-    /// Whether a reading has found it so.
-    found: bool,
+    /// Whether a read has confirmed it.
+    confirmed: bool,
 }
 
-/// What a reading means for the sockets.
+/// The consequence of a read for the connections of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// They stay.
-    Holds,
-    /// They stay for a moment, until it is certain.
+pub(super) enum LeaseVerdict {
+    /// They stay open.
+    Valid,
+    /// They stay open until the doubt is resolved.
     Doubtful,
     /// They are closed.
     Ended,
@@ -85,7 +85,7 @@ pub(super) enum Verdict {
 
 impl Lease {
     pub(super) fn new(visitor: Visitor, since: Instant) -> Self {
-        let ends_at = visitor.lives_ms.map(|ms| since + Duration::from_millis(ms));
+        let expires_at = visitor.lives_ms.map(|ms| since + Duration::from_millis(ms));
         let digest = visitor.identity.session.as_ref().map(session_digest);
         Self {
             digest,
@@ -96,36 +96,36 @@ impl Lease {
             since: Cell::new(since),
             timer: Cell::default(),
             reading: Cell::default(),
-            ends_at: Cell::new(ends_at),
-            trouble: Cell::default(),
-            over: Cell::default(),
+            expires_at: Cell::new(expires_at),
+            evidence: Cell::default(),
+            ended: Cell::default(),
             watch: Cell::default(),
         }
     }
 
-    /// Notes a socket, and the subscription that tells of the key, if it has brought one.
+    /// Adds a connection, with its subscription to the key's events if it has one.
     pub(super) fn add(&self, listener: &Rc<Listener>, watch: Option<Subscription>) {
         self.shares.set(self.shares.get() + 1);
         let mut listeners = self.listeners.take();
-        if listeners.len() > 2 * self.sockets() {
+        if listeners.len() > 2 * self.connections() {
             listeners.retain(|listener| listener.strong_count() > 0);
             listeners.shrink_to_fit();
         }
         listeners.push(Rc::downgrade(listener));
         self.listeners.set(listeners);
         if watch.is_some() {
-            self.watch_by(watch);
+            self.set_watch(watch);
         }
     }
 
-    /// Takes the subscription that tells of the key. Nothing is listened to: what is told arrives as an event.
-    pub(super) fn watch_by(&self, watch: Option<Subscription>) {
+    /// Sets the subscription to the key's events. It is muted: key events arrive as broker events.
+    pub(super) fn set_watch(&self, watch: Option<Subscription>) {
         watch.iter().for_each(Subscription::silence);
         self.watch.set(watch);
     }
 
-    /// Takes leave of a socket. Returns true for the last one.
-    pub(super) fn leave(&self) -> bool {
+    /// Removes a connection. Returns true for the last one.
+    pub(super) fn release(&self) -> bool {
         self.shares.set(self.shares.get() - 1);
         self.shares.get() == 0
     }
@@ -134,68 +134,71 @@ impl Lease {
         self.shares.get() > 0
     }
 
-    pub(super) fn sockets(&self) -> usize {
+    pub(super) fn connections(&self) -> usize {
         self.shares.get() as usize
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.over.get() || !self.is_used()
+        self.ended.get() || !self.is_used()
     }
 
     pub(super) fn has_watch(&self) -> bool {
-        look_into(&self.watch, Option::is_some)
+        with_content(&self.watch, Option::is_some)
     }
 
     pub(super) fn is_watched(&self) -> bool {
-        look_into(&self.watch, |watch| watch.as_ref().is_some_and(Subscription::is_subscribed))
+        with_content(&self.watch, |watch| watch.as_ref().is_some_and(Subscription::is_subscribed))
     }
 
-    /// Returns by what the visitor is known.
+    /// Returns how the identity was established.
     pub(super) fn auth_source(&self) -> Ref<'_, AuthSource> {
         Ref::map(self.visitor.borrow(), |visitor| &visitor.auth_source)
     }
 
-    /// Takes a reading that began then, and says what it means.
-    pub(super) fn judge(&self, read: &Visitor, since: Instant) -> Verdict {
+    /// Applies the result of a read that began at `since`, and returns its consequence.
+    ///
+    /// A session may vanish for a moment (a login replaces it, a cache evicts its copy), so connections close only when
+    /// a read confirms the end after the delay.
+    pub(super) fn apply_read(&self, read: &Visitor, since: Instant) -> LeaseVerdict {
         let now = Instant::now();
         self.since.set(since);
-        // A copy may be missing while the session goes on, but not beyond its time, nor if it was deleted.
-        let over = self.trouble().deleted.is_some() || self.ends_at.get().is_some_and(|end| end <= now);
+        // The cache may evict a copy while the session is valid, but not after its expiry or a reported deletion.
+        let over = self.evidence().deleted.is_some() || self.expires_at.get().is_some_and(|end| end <= now);
         let identity = &read.identity;
-        let nobody = identity.user_id.is_none() && identity.session.is_none();
+        let anonymous = identity.user_id.is_none() && identity.session.is_none();
         let had_session = self.visitor.borrow().identity.session.is_some();
-        let gone = !read.is_known() || (read.missing && over) || (nobody && had_session);
+        let gone = !read.is_known() || (read.missing && over) || (anonymous && had_session);
         let without_user = self.had_user.get() && identity.user_id.is_none();
         if gone || without_user {
-            let closes_at = self.doubt();
-            if now >= closes_at || self.ends_by_itself() {
-                return Verdict::Ended;
+            let closes_at = self.confirm_doubt();
+            if now >= closes_at || self.has_expired() {
+                return LeaseVerdict::Ended;
             }
             if !gone {
-                // The session is there, and its user is not: what is only for that user stops at once.
+                // The session exists without its user: revoke the user's channels at once.
                 self.replace(read);
             }
-            return Verdict::Doubtful;
+            return LeaseVerdict::Doubtful;
         }
-        // What was said after the reading had begun is not in it.
-        let newer = |said: Instant| said >= since;
-        let Trouble { doubt, deleted } = self.trouble();
-        let doubt = doubt.filter(|doubt| newer(doubt.said));
-        self.set_trouble(Trouble { doubt, deleted: deleted.filter(|deleted| newer(*deleted)) });
+        // The read cannot refute reports that arrived after it had begun.
+        let is_newer = |at: Instant| at >= since;
+        let Evidence { doubt, deleted } = self.evidence();
+        let doubt = doubt.filter(|doubt| is_newer(doubt.raised_at));
+        self.set_evidence(Evidence { doubt, deleted: deleted.filter(|deleted| is_newer(*deleted)) });
         self.had_user.set(read.identity.user_id.is_some());
         if !read.missing {
-            self.ends_at.set(read.lives_ms.map(|ms| since + Duration::from_millis(ms)));
+            self.expires_at.set(read.lives_ms.map(|ms| since + Duration::from_millis(ms)));
         }
         self.replace(read);
-        if doubt.is_some() { Verdict::Doubtful } else { Verdict::Holds }
+        if doubt.is_some() { LeaseVerdict::Doubtful } else { LeaseVerdict::Valid }
     }
 
-    /// Replaces what is known; sockets for which that makes a difference look at what they may hear and say.
+    /// Replaces the visitor; if its identity or flags differ, the connections reauthorize.
     fn replace(&self, read: &Visitor) {
         let mut known = self.visitor.borrow_mut();
         let differs = known.identity != read.identity || known.allowed != read.allowed;
         let read = read.clone();
-        // What has not changed stays, for the texts that it shares with the rest.
+        // Keep the old value if only the lifetime differs: its strings are shared with other leases.
         if *known == (Visitor { lives_ms: known.lives_ms, ..read.clone() }) {
             known.lives_ms = read.lives_ms;
         } else {
@@ -203,94 +206,94 @@ impl Lease {
         }
         drop(known);
         if differs {
-            self.each(Listener::reauthorize);
+            self.for_each_listener(Listener::reauthorize);
         }
     }
 
-    fn trouble(&self) -> Trouble {
-        look_into(&self.trouble, |trouble| trouble.as_deref().copied().unwrap_or_default())
+    fn evidence(&self) -> Evidence {
+        with_content(&self.evidence, |evidence| evidence.as_deref().copied().unwrap_or_default())
     }
 
-    fn set_trouble(&self, trouble: Trouble) {
-        self.trouble.set((trouble != Trouble::default()).then(|| Box::new(trouble)));
+    fn set_evidence(&self, evidence: Evidence) {
+        self.evidence.set((evidence != Evidence::default()).then(|| Box::new(evidence)));
     }
 
-    /// Notes that somebody says that it may have ended. Returns when it is certain, if it has.
+    /// Records a report that the session may have ended. Returns when its connections close if a read confirms it.
     pub(super) fn suspect(&self) -> Instant {
         let now = Instant::now();
-        let found = self.trouble().doubt.filter(|doubt| doubt.found);
-        // Whatever was said before, and not found to be so, was about something else.
-        let closes_at = found.map_or_else(|| now + settle(), |doubt| doubt.closes_at);
-        self.set_trouble(Trouble {
-            doubt: Some(Doubt { said: now, closes_at, found: found.is_some() }),
-            ..self.trouble()
+        let confirmed = self.evidence().doubt.filter(|doubt| doubt.confirmed);
+        // An earlier unconfirmed report was about something else: start the delay anew.
+        let closes_at = confirmed.map_or_else(|| now + close_delay(), |doubt| doubt.closes_at);
+        self.set_evidence(Evidence {
+            doubt: Some(Doubt { raised_at: now, closes_at, confirmed: confirmed.is_some() }),
+            ..self.evidence()
         });
         closes_at
     }
 
-    /// Notes that it was found to have ended. Returns when it is certain.
-    fn doubt(&self) -> Instant {
+    /// Records that a read found the session ended. Returns when its connections close.
+    fn confirm_doubt(&self) -> Instant {
         let now = Instant::now();
-        let closes_at = self.trouble().doubt.map_or_else(|| now + settle(), |doubt| doubt.closes_at);
-        self.set_trouble(Trouble {
-            doubt: Some(Doubt { said: now, closes_at, found: true }),
-            ..self.trouble()
+        let closes_at = self.evidence().doubt.map_or_else(|| now + close_delay(), |doubt| doubt.closes_at);
+        self.set_evidence(Evidence {
+            doubt: Some(Doubt { raised_at: now, closes_at, confirmed: true }),
+            ..self.evidence()
         });
         closes_at
     }
 
-    /// Returns when it is certain whether it has ended.
+    /// Returns when the connections close if the doubt is true.
     pub(super) fn closes_at(&self) -> Instant {
-        self.trouble().doubt.map_or_else(Instant::now, |doubt| doubt.closes_at)
+        self.evidence().doubt.map_or_else(Instant::now, |doubt| doubt.closes_at)
     }
 
-    /// Tells whether it seems to have ended.
+    /// Returns whether the session may have ended.
     pub(super) fn is_doubtful(&self) -> bool {
-        self.trouble().doubt.is_some()
+        self.evidence().doubt.is_some()
     }
 
-    /// Notes that the session was ended on purpose.
-    pub(super) fn note_deletion(&self) {
-        self.set_trouble(Trouble { deleted: Some(Instant::now()), ..self.trouble() });
+    /// Records that the session was deleted.
+    pub(super) fn record_deletion(&self) {
+        self.set_evidence(Evidence { deleted: Some(Instant::now()), ..self.evidence() });
     }
 
-    /// Tells whether its end has come, and needs no second look.
-    pub(super) fn ends_by_itself(&self) -> bool {
+    /// Returns whether a token or an answer of the callback has expired, which needs no second read.
+    pub(super) fn has_expired(&self) -> bool {
         !matches!(*self.auth_source(), AuthSource::Session(_))
-            && self.ends_at.get().is_some_and(|end| end <= Instant::now())
+            && self.expires_at.get().is_some_and(|end| end <= Instant::now())
     }
 
-    /// Returns when to look next: when it ends, or after this time (with jitter).
-    pub(super) fn due(&self, recheck: Duration) -> Instant {
+    /// Returns when to revalidate next: at the expiry, or after `recheck` with jitter.
+    pub(super) fn next_recheck(&self, recheck: Duration) -> Instant {
         let now = Instant::now();
-        let recheck = recheck.min(LONGEST);
+        let recheck = recheck.min(MAX_RECHECK);
         let regular = now + recheck.mul_f32(1.0 - rand::random::<f32>() / 8.0);
-        self.ends_at.get().map_or(regular, |end| regular.min(end + LATE)).max(now + SOONEST)
+        self.expires_at.get().map_or(regular, |end| regular.min(end + EXPIRY_MARGIN)).max(now + MIN_RECHECK)
     }
 
-    /// Closes all sockets.
+    /// Closes all connections.
     pub(super) fn end(&self) {
-        self.over.set(true);
-        self.each(|listener| listener.end(Ending::SessionEnded));
+        self.ended.set(true);
+        self.for_each_listener(|listener| listener.end(Ending::SessionEnded));
     }
 
-    fn each(&self, action: impl Fn(&Listener)) {
-        look_into(&self.listeners, |listeners| {
+    fn for_each_listener(&self, action: impl Fn(&Listener)) {
+        with_content(&self.listeners, |listeners| {
             listeners.iter().filter_map(Weak::upgrade).for_each(|listener| action(&listener));
         });
     }
 }
 
-/// Looks at what lies in a cell. Unlike a `RefCell` that costs no room.
-fn look_into<T: Default, R>(cell: &Cell<T>, look: impl FnOnce(&T) -> R) -> R {
+/// Reads the content of a cell by taking it and putting it back, which saves the flag of a `RefCell`.
+fn with_content<T: Default, R>(cell: &Cell<T>, read: impl FnOnce(&T) -> R) -> R {
     let content = cell.take();
-    let seen = look(&content);
+    let result = read(&content);
     cell.set(content);
-    seen
+    result
 }
 
-fn settle() -> Duration {
-    Duration::from_millis(rand::random_range(SETTLE_MS))
+fn close_delay() -> Duration {
+    Duration::from_millis(rand::random_range(CLOSE_DELAY_MS))
 }
 
 #[cfg(test)]
@@ -318,53 +321,57 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_read_before_a_deletion_says_nothing_against_it() {
+    async fn a_read_from_before_a_deletion_does_not_refute_it() {
         let before = Instant::now();
         let lease = Lease::new(john(), before);
         advance(Duration::from_millis(10)).await;
-        lease.note_deletion();
+        lease.record_deletion();
         lease.suspect();
-        assert_eq!(lease.judge(&john(), before), Verdict::Doubtful);
+        assert_eq!(lease.apply_read(&john(), before), LeaseVerdict::Doubtful);
         advance(Duration::from_secs(2)).await;
         let missing = Visitor { missing: true, ..john() };
-        assert_eq!(lease.judge(&missing, Instant::now()), Verdict::Ended);
+        assert_eq!(lease.apply_read(&missing, Instant::now()), LeaseVerdict::Ended);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_read_after_a_doubt_ends_it() {
+    async fn a_read_after_a_doubt_resolves_it() {
         let lease = Lease::new(john(), Instant::now());
-        lease.note_deletion();
+        lease.record_deletion();
         lease.suspect();
         advance(Duration::from_millis(10)).await;
-        assert_eq!(lease.judge(&john(), Instant::now()), Verdict::Holds);
+        assert_eq!(lease.apply_read(&john(), Instant::now()), LeaseVerdict::Valid);
         assert!(!lease.is_doubtful());
         let missing = Visitor { missing: true, ..john() };
-        assert_eq!(lease.judge(&missing, Instant::now()), Verdict::Holds, "a copy may be missing");
+        assert_eq!(
+            lease.apply_read(&missing, Instant::now()),
+            LeaseVerdict::Valid,
+            "the cache may evict a copy"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_gone_ends_after_a_moment_and_not_before() {
+    async fn a_missing_session_closes_after_the_delay_and_not_earlier() {
         let lease = Lease::new(john(), Instant::now());
         advance(Duration::from_millis(10)).await;
-        assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Doubtful);
+        assert_eq!(lease.apply_read(&Visitor::default(), Instant::now()), LeaseVerdict::Doubtful);
         advance(Duration::from_millis(900)).await;
-        assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Doubtful);
+        assert_eq!(lease.apply_read(&Visitor::default(), Instant::now()), LeaseVerdict::Doubtful);
         advance(Duration::from_millis(700)).await;
-        assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Ended);
+        assert_eq!(lease.apply_read(&Visitor::default(), Instant::now()), LeaseVerdict::Ended);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hint_about_something_else_does_not_hasten_an_end() {
+    async fn a_hint_does_not_shorten_the_delay() {
         let lease = Lease::new(john(), Instant::now());
         lease.suspect();
         advance(Duration::from_millis(900)).await;
         let closes_at = lease.suspect();
         assert!(closes_at >= Instant::now() + Duration::from_secs(1));
-        assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Doubtful);
+        assert_eq!(lease.apply_read(&Visitor::default(), Instant::now()), LeaseVerdict::Doubtful);
         advance(Duration::from_millis(900)).await;
-        assert_eq!(lease.suspect(), closes_at, "it was found to have ended");
-        assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Doubtful);
+        assert_eq!(lease.suspect(), closes_at, "the end is confirmed");
+        assert_eq!(lease.apply_read(&Visitor::default(), Instant::now()), LeaseVerdict::Doubtful);
         advance(Duration::from_millis(700)).await;
-        assert_eq!(lease.judge(&Visitor::default(), Instant::now()), Verdict::Ended);
+        assert_eq!(lease.apply_read(&Visitor::default(), Instant::now()), LeaseVerdict::Ended);
     }
 }

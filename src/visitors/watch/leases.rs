@@ -1,9 +1,8 @@
-//! How long what is known of visitors holds: for each session, token or callback answer, the connections that live by it, and when
-//! it is looked at again.
+//! The leases of a shard: when each is revalidated, and what follows.
 //!
-//! That happens when its time is over, when Redis or the Django package says that something has changed, and now and
-//! then without any reason, since neither has to say anything. Who has become somebody else, or is in other groups now,
-//! keeps the socket and hears other channels; what has ended closes it.
+//! A lease is revalidated when it expires, when a key event or a hint of the Django package reports a change, and
+//! periodically, because neither source is guaranteed to notify us. A connection whose visitor has another user or other
+//! groups stays open with other channels; a connection whose session has ended is closed.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -17,71 +16,70 @@ use tokio_util::time::DelayQueue;
 use tracing::debug;
 
 use super::invalidations::{InFlight, Invalidation, Invalidations};
-use super::lease::{Lease, Verdict};
+use super::lease::{Lease, LeaseVerdict};
 use super::table::LeaseTable;
 use crate::hub::{Listener, SharedHub, Subscription};
 use crate::visitors::{AuthSource, Identifier, IdentifyError, Visitor};
-use crate::wire::{Channel, Hint, SessionDigest};
-use crate::wire::{KeyEvent, channel_of, key_of};
+use crate::wire::{Channel, Hint, KeyEvent, SessionDigest, channel_of, key_of};
 
-/// The shortest time between two readings of the same auth source: whoever can cause them cannot cause more.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Shortest time between two reads of one session, which bounds the load that events can cause.
+const MIN_READ_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Time after which is tried again what failed.
+/// Time until a failed read is retried.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Time after which a site that has not answered is asked again about open sockets.
+/// Time until a failed call of the callback is retried for open connections.
 const CALLBACK_RETRY: Duration = Duration::from_secs(5);
 
-/// Time in which hints are collected, to look through the sessions once for all.
-const COLLECT: Duration = Duration::from_millis(100);
+/// Hints are collected for this time, so that the leases are scanned once for all of them.
+const HINT_WINDOW: Duration = Duration::from_millis(100);
 
-/// Time over which all are read again, after something may have been missed.
+/// Time over which all sessions are read again after events may have been missed.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// The same for those about whom the site is asked.
+/// The same for visitors that the callback identifies.
 const CALLBACK_SPREAD: Duration = Duration::from_secs(20);
 
-/// What tells of a visitor's session.
+/// A subscription to the keyspace events of a visitor's session.
 pub struct Watch {
-    /// The subscription of the channel that tells.
+    /// The subscription to the keyspace channel.
     pub subscription: Subscription,
-    /// Whether somebody listened already while the session was read.
-    pub known: bool,
+    /// Whether another connection was already subscribed while the session was read.
+    pub was_watched: bool,
 }
 
-/// What a shard's open sockets live by.
+/// The leases of all open connections of a shard.
 pub struct Leases {
     identifier: Rc<Identifier>,
-    /// Where the channels are wanted that tell of keys.
+    /// The hub whose broker receives keyspace events.
     hub: Rc<SharedHub>,
     database: u8,
     lease_table: RefCell<LeaseTable>,
     timers: RefCell<DelayQueue<Weak<Lease>>>,
-    /// Whether Redis tells what happens to keys.
+    /// Whether Redis publishes keyspace events.
     events: Cell<bool>,
-    /// What one has been told to look at, and not looked at yet.
-    hinted: RefCell<Hinted>,
-    /// What arrived while handshakes are in flight.
+    /// Hints that have not been applied yet.
+    pending_hints: RefCell<PendingHints>,
+    /// Key events and hints that arrived while handshakes are in flight.
     pub(super) invalidations: RefCell<Invalidations>,
 }
 
-/// Where one has to look.
+/// Hints that are applied together.
 #[derive(Default)]
-struct Hinted {
-    /// Users, and whether a session of theirs was ended on purpose.
+struct PendingHints {
+    /// Primary keys of users, and whether a hint reported a logout.
     users: HashMap<Box<str>, bool>,
     sessions: HashSet<SessionDigest>,
 }
 
-/// A connection's share in what it lives by.
-pub struct Share {
+/// A connection's hold on its lease; dropping it releases the lease.
+pub struct LeaseHold {
     lease: Rc<Lease>,
     leases: Rc<Leases>,
 }
 
 impl Leases {
-    /// Takes those who look, the hub of the Redis where sessions lie, and the number of its database.
+    /// Creates the leases of a shard; `hub` and `database` are those of the Redis that stores sessions.
     pub fn new(identifier: Rc<Identifier>, hub: Rc<SharedHub>, database: u8) -> Rc<Self> {
         Rc::new(Self {
             identifier,
@@ -90,88 +88,88 @@ impl Leases {
             lease_table: RefCell::default(),
             timers: RefCell::default(),
             events: Cell::new(false),
-            hinted: RefCell::default(),
+            pending_hints: RefCell::default(),
             invalidations: RefCell::default(),
         })
     }
 
-    /// Looks at each auth source when it is due, for ever.
+    /// Revalidates each lease when its timer expires. Never returns.
     pub async fn run(self: Rc<Self>) {
         loop {
-            let due = poll_fn(|cx| {
-                // Empty, it would be ready for ever; whatever is put in wakes the task.
+            let expired = poll_fn(|cx| {
+                // An empty queue is always ready; inserting into it wakes this task.
                 let mut timers = self.timers.borrow_mut();
                 match timers.poll_expired(cx) {
-                    Poll::Ready(Some(due)) => Poll::Ready(due.into_inner()),
+                    Poll::Ready(Some(expired)) => Poll::Ready(expired.into_inner()),
                     _ => Poll::Pending,
                 }
             });
-            if let Some(lease) = due.await.upgrade() {
+            if let Some(lease) = expired.await.upgrade() {
                 lease.timer.set(None);
-                tokio::task::spawn_local(self.clone().renew(lease));
+                tokio::task::spawn_local(self.clone().revalidate(lease));
             }
         }
     }
 
-    /// Begins a handshake: from now on what happens to sessions and users is remembered for it. Taken before the first
-    /// read, and kept until [`add`](Self::add).
+    /// Starts a handshake: invalidations are logged for it until the guard is dropped. Call this before the first
+    /// read, and keep the guard until [`add`](Self::add) has returned.
     pub fn begin(self: &Rc<Self>) -> InFlight {
         InFlight::new(self)
     }
 
-    /// Begins to listen to what happens to a visitor's session, if Redis tells. What is read after this has been
-    /// acknowledged cannot have changed unnoticed.
+    /// Subscribes to the keyspace events of a visitor's session, if Redis publishes them. A change after the
+    /// acknowledgement cannot be missed.
     pub fn watch(&self, visitor: &Visitor) -> Option<Watch> {
         let subscription = self.hub.join(&[self.event_channel(visitor)?]);
         let leases = self.lease_table.borrow();
-        let known = leases.find(&visitor.auth_source).is_some_and(|found| found.is_watched());
-        Some(Watch { subscription, known })
+        let was_watched = leases.find(&visitor.auth_source).is_some_and(|found| found.is_watched());
+        Some(Watch { subscription, was_watched })
     }
 
-    /// Returns what is known of a visitor, if that is newer than what was read since that time, and something else.
+    /// Returns the lease's visitor and its read time if it was read after `since` and differs from `visitor`.
     pub fn newer(&self, visitor: &Visitor, since: Instant) -> Option<(Instant, Visitor)> {
         let leases = self.lease_table.borrow();
         let lease = leases.find(&visitor.auth_source).filter(|found| found.since.get() > since)?;
         let known = lease.visitor.borrow();
-        (!known.is_as(visitor)).then(|| (lease.since.get(), known.clone()))
+        (!known.is_same_as(visitor)).then(|| (lease.since.get(), known.clone()))
     }
 
     fn event_channel(&self, visitor: &Visitor) -> Option<Channel> {
         self.key_channel(visitor).filter(|_| self.events.get())
     }
 
-    /// Returns the channel that tells of a visitor's session, where Redis tells.
+    /// Returns the keyspace channel of a visitor's session.
     fn key_channel(&self, visitor: &Visitor) -> Option<Channel> {
         let AuthSource::Session(key) = &visitor.auth_source else { return None };
         Some(channel_of(self.database, &self.identifier.sessions().key_of(key, visitor.template?)?))
     }
 
-    /// Notes a socket, and what has been read of its visitor since that time. Returns none where nothing is known of it.
-    /// What has happened since then and was told before this is followed now.
+    /// Adds a connection whose visitor was read since `since` to the lease of that visitor, and applies the
+    /// invalidations that have arrived since. Returns `None` for an anonymous visitor, who has no lease.
     pub fn add(
         self: &Rc<Self>,
         visitor: Visitor,
         since: Instant,
         listener: &Rc<Listener>,
         watch: Option<Watch>,
-    ) -> Option<Share> {
+    ) -> Option<LeaseHold> {
         if !visitor.is_known() {
             return None;
         }
         let found = self.find(&visitor.auth_source);
         let found = found.filter(|lease| {
             if lease.since.get() > since {
-                // What is known already is newer than what this one was let in by.
+                // The lease is newer than the read that admitted this connection.
                 listener.reauthorize();
                 return true;
             }
-            let verdict = lease.judge(&visitor, since);
+            let verdict = lease.apply_read(&visitor, since);
             match verdict {
-                Verdict::Holds => {}
-                Verdict::Doubtful => self.schedule(lease, lease.closes_at()),
-                Verdict::Ended => self.end(lease),
+                LeaseVerdict::Valid => {}
+                LeaseVerdict::Doubtful => self.schedule(lease, lease.closes_at()),
+                LeaseVerdict::Ended => self.end(lease),
             }
-            verdict != Verdict::Ended
+            verdict != LeaseVerdict::Ended
         });
         let recheck = self.identifier.recheck(&visitor);
         let is_new = found.is_none();
@@ -180,34 +178,35 @@ impl Leases {
             self.lease_table.borrow_mut().insert(lease.clone());
             lease
         });
-        let (subscription, known) = watch.map(|Watch { subscription, known }| (subscription, known)).unzip();
+        let (subscription, was_watched) =
+            watch.map(|Watch { subscription, was_watched }| (subscription, was_watched)).unzip();
         lease.add(listener, subscription);
-        self.schedule(&lease, lease.due(recheck));
-        // Whoever listened while it was read has gone since, so something may have been missed.
-        if is_new && known == Some(true) {
-            self.hurry(&lease);
+        self.schedule(&lease, lease.next_recheck(recheck));
+        // The connection that was subscribed during the read has closed since, so an event may have been missed.
+        if is_new && was_watched == Some(true) {
+            self.schedule_soon(&lease);
         }
-        self.catch_up(&lease, since);
+        self.apply_logged(&lease, since);
         if !lease.has_watch() {
-            self.watch_late(&lease);
+            self.start_watch(&lease);
         }
-        Some(Share { lease, leases: self.clone() })
+        Some(LeaseHold { lease, leases: self.clone() })
     }
 
     fn find(&self, auth_source: &AuthSource) -> Option<Rc<Lease>> {
         self.lease_table.borrow().find(auth_source).cloned()
     }
 
-    /// Looks again at what sockets live by.
-    async fn renew(self: Rc<Self>, lease: Rc<Lease>) {
-        // A token says the same until its end.
-        if matches!(*lease.auth_source(), AuthSource::Token(_)) && !lease.ends_by_itself() {
+    /// Reads the visitor of a lease again and applies the result.
+    async fn revalidate(self: Rc<Self>, lease: Rc<Lease>) {
+        // A token does not change until it expires.
+        if matches!(*lease.auth_source(), AuthSource::Token(_)) && !lease.has_expired() {
             let recheck = self.identifier.recheck(&lease.visitor.borrow());
-            return self.schedule(&lease, lease.due(recheck));
+            return self.schedule(&lease, lease.next_recheck(recheck));
         }
-        // Without sockets it is gone, or as good as gone.
+        // Without connections it is about to be removed.
         if !lease.is_used() || lease.reading.replace(true) {
-            return self.schedule(&lease, Instant::now() + PAUSE);
+            return self.schedule(&lease, Instant::now() + MIN_READ_INTERVAL);
         }
         let since = Instant::now();
         let before = lease.visitor.borrow().clone();
@@ -216,31 +215,31 @@ impl Leases {
         let visitor = match read {
             Ok(visitor) => visitor,
             Err(IdentifyError::Refused | IdentifyError::Untrusted(_)) => return self.end(&lease),
-            Err(IdentifyError::NoAnswer) if lease.ends_by_itself() => return self.end(&lease),
-            Err(IdentifyError::NoAnswer) => return self.schedule(&lease, lease.due(CALLBACK_RETRY)),
+            Err(IdentifyError::NoAnswer) if lease.has_expired() => return self.end(&lease),
+            Err(IdentifyError::NoAnswer) => return self.schedule(&lease, lease.next_recheck(CALLBACK_RETRY)),
             Err(IdentifyError::NoRedis | IdentifyError::Busy) => {
                 return self.schedule(&lease, Instant::now() + RETRY);
             }
         };
-        // What a socket brought meanwhile may be newer than this.
+        // A handshake may have applied a newer read meanwhile.
         if lease.since.get() <= since {
-            match lease.judge(&visitor, since) {
-                Verdict::Holds => {}
-                Verdict::Doubtful => return self.schedule(&lease, lease.closes_at()),
-                Verdict::Ended => return self.end(&lease),
+            match lease.apply_read(&visitor, since) {
+                LeaseVerdict::Valid => {}
+                LeaseVerdict::Doubtful => return self.schedule(&lease, lease.closes_at()),
+                LeaseVerdict::Ended => return self.end(&lease),
             }
         }
         let recheck = self.identifier.recheck(&lease.visitor.borrow());
-        self.schedule(&lease, lease.due(recheck));
+        self.schedule(&lease, lease.next_recheck(recheck));
     }
 
     fn end(&self, lease: &Rc<Lease>) {
-        debug!(sockets = lease.sockets(), "session ended");
+        debug!(sockets = lease.connections(), "session ended");
         lease.end();
-        self.forget(lease);
+        self.remove(lease);
     }
 
-    fn forget(&self, lease: &Rc<Lease>) {
+    fn remove(&self, lease: &Rc<Lease>) {
         self.lease_table.borrow_mut().remove(lease);
         if let Some(timer) = lease.timer.take() {
             let mut timers = self.timers.borrow_mut();
@@ -251,7 +250,7 @@ impl Leases {
         }
     }
 
-    /// Has a auth source looked at, unless that happens earlier anyway.
+    /// Schedules a revalidation, unless an earlier one is scheduled.
     fn schedule(&self, lease: &Rc<Lease>, at: Instant) {
         if lease.is_over() {
             return;
@@ -264,117 +263,118 @@ impl Leases {
         }
     }
 
-    /// Has a auth source looked at as soon as that may be. If it has ended, then now.
-    fn hurry(&self, lease: &Rc<Lease>) {
+    /// Records a suspicion and schedules a revalidation as soon as the read interval permits.
+    fn schedule_soon(&self, lease: &Rc<Lease>) {
         lease.suspect();
-        self.schedule(lease, Instant::now().max(lease.since.get() + PAUSE));
+        self.schedule(lease, Instant::now().max(lease.since.get() + MIN_READ_INTERVAL));
     }
 
-    /// Takes what has happened to the key of a session.
+    /// Applies an event of a session's key.
     pub fn key_changed(&self, channel: &Channel, key_event: KeyEvent) {
-        self.invalidations.borrow_mut().note(Invalidation::Key(channel.clone(), key_event));
+        self.invalidations.borrow_mut().record(Invalidation::Key(channel.clone(), key_event));
         let Some(key) = key_of(channel) else { return };
-        // A key may fit several templates; what counts is the one under which the session was found.
+        // A key may match several templates; only the one under which the session was found counts.
         for (template, session) in self.identifier.sessions().sessions_at(key) {
             let lease = self.find(&AuthSource::Session(session));
             let lease = lease.filter(|lease| lease.visitor.borrow().template == Some(template));
             match (lease, key_event) {
                 (None, _) => {}
-                (Some(lease), key_event) => self.follow_key_event(&lease, key_event),
+                (Some(lease), key_event) => self.apply_key_event(&lease, key_event),
             }
         }
     }
 
-    fn follow_key_event(&self, lease: &Rc<Lease>, key_event: KeyEvent) {
+    fn apply_key_event(&self, lease: &Rc<Lease>, key_event: KeyEvent) {
         match key_event {
-            // A login deletes the session, too, a moment before the browser has its new cookie.
+            // A login deletes the old session, too, before the browser has its new cookie: read again after the delay.
             KeyEvent::Deleted => {
-                lease.note_deletion();
+                lease.record_deletion();
                 self.schedule(lease, lease.suspect());
             }
-            KeyEvent::Changed => self.hurry(lease),
+            KeyEvent::Changed => self.schedule_soon(lease),
         }
     }
 
-    /// Takes hints: where one has to look.
+    /// Collects hints; they are applied together after a short window.
     pub fn hint(self: &Rc<Self>, hints: &[Hint]) {
-        self.identifier.forget();
-        let mut hinted = self.hinted.borrow_mut();
-        if hinted.users.is_empty() && hinted.sessions.is_empty() {
+        self.identifier.evict_answers();
+        let mut pending = self.pending_hints.borrow_mut();
+        if pending.users.is_empty() && pending.sessions.is_empty() {
             let leases = self.clone();
             tokio::task::spawn_local(async move {
-                sleep(COLLECT).await;
-                leases.follow_hints();
+                sleep(HINT_WINDOW).await;
+                leases.apply_hints();
             });
         }
         for hint in hints {
-            self.invalidations.borrow_mut().note(Invalidation::Hint(hint.clone()));
+            self.invalidations.borrow_mut().record(Invalidation::Hint(hint.clone()));
             match hint {
-                Hint::User { id, logout } => *hinted.users.entry(id.clone()).or_default() |= logout,
-                Hint::Session(digest) => drop(hinted.sessions.insert(*digest)),
+                Hint::User { id, logout } => *pending.users.entry(id.clone()).or_default() |= logout,
+                Hint::Session(digest) => drop(pending.sessions.insert(*digest)),
             }
         }
     }
 
-    fn follow_hints(&self) {
-        let hinted = self.hinted.take();
+    fn apply_hints(&self) {
+        let pending = self.pending_hints.take();
         let leases = self.lease_table.borrow();
         for lease in leases.iter() {
-            let ended = lease.digest.is_some_and(|digest| hinted.sessions.contains(&digest));
-            let logout = lease.visitor.borrow().owner().and_then(|id| hinted.users.get(id).copied());
+            let ended = lease.digest.is_some_and(|digest| pending.sessions.contains(&digest));
+            let logout = lease.visitor.borrow().owner().and_then(|id| pending.users.get(id).copied());
             if ended || logout.is_some() {
-                self.follow(lease, ended || logout == Some(true));
+                self.apply_hint(lease, ended || logout == Some(true));
             }
         }
     }
 
-    fn follow(&self, lease: &Rc<Lease>, deleted: bool) {
+    fn apply_hint(&self, lease: &Rc<Lease>, deleted: bool) {
         if deleted {
-            lease.note_deletion();
+            lease.record_deletion();
         }
-        self.hurry(lease);
+        self.schedule_soon(lease);
     }
 
-    /// Follows what was told since a visitor began to be looked up, and before its lease was registered.
-    fn catch_up(&self, lease: &Rc<Lease>, since: Instant) {
+    /// Applies the invalidations that were logged since the visitor's read began.
+    fn apply_logged(&self, lease: &Rc<Lease>, since: Instant) {
         let visitor = lease.visitor.borrow();
         let invalidations = self.invalidations.borrow();
         let mut own = None;
-        for what in invalidations.since(since) {
-            match what {
+        for invalidation in invalidations.since(since) {
+            match invalidation {
                 Invalidation::Key(channel, key_event) => {
                     let own = own.get_or_insert_with(|| self.key_channel(&visitor));
                     if own.as_ref() == Some(channel) {
-                        self.follow_key_event(lease, *key_event);
+                        self.apply_key_event(lease, *key_event);
                     }
                 }
                 Invalidation::Hint(Hint::User { id, logout }) if visitor.owner() == Some(&**id) => {
-                    self.follow(lease, *logout);
+                    self.apply_hint(lease, *logout);
                 }
                 Invalidation::Hint(Hint::Session(digest)) if lease.digest == Some(*digest) => {
-                    self.follow(lease, true);
+                    self.apply_hint(lease, true);
                 }
-                Invalidation::Any => self.look_at(lease),
+                Invalidation::Any => self.schedule_spread(lease),
                 Invalidation::Hint(_) => {}
             }
         }
     }
 
-    /// Watches a session that could not be watched when its handshake began, and reads it again once Redis tells.
-    fn watch_late(self: &Rc<Self>, lease: &Rc<Lease>) {
+    /// Subscribes to the events of a session that could not be watched during its handshake, and reads it again after
+    /// the acknowledgement.
+    fn start_watch(self: &Rc<Self>, lease: &Rc<Lease>) {
         let Some(channel) = self.event_channel(&lease.visitor.borrow()) else { return };
         let (leases, lease, watch) = (self.clone(), Rc::downgrade(lease), self.hub.join(&[channel]));
         tokio::task::spawn_local(async move {
-            // It ends: Redis acknowledges, refuses, or is lost.
+            // This ends in any case: Redis acknowledges, refuses or is lost.
             let _ = watch.joined().await;
             if let Some(lease) = lease.upgrade() {
-                lease.watch_by(Some(watch));
-                leases.hurry(&lease);
+                lease.set_watch(Some(watch));
+                leases.schedule_soon(&lease);
             }
         });
     }
 
-    /// Takes whether Redis tells what happens to keys.
+    /// Sets whether Redis publishes keyspace events, and watches or unwatches all sessions.
     pub fn set_events(self: &Rc<Self>, events: bool) {
         if self.events.replace(events) == events {
             return;
@@ -383,57 +383,57 @@ impl Leases {
         for lease in self.lease_table.borrow().iter() {
             let channel = self.event_channel(&lease.visitor.borrow());
             channels.extend(channel.clone());
-            lease.watch_by(channel.map(|channel| self.hub.join(&[channel])));
+            lease.set_watch(channel.map(|channel| self.hub.join(&[channel])));
         }
         if events {
             let (leases, all) = (self.clone(), self.hub.join(&channels));
             tokio::task::spawn_local(async move {
-                // What is read before Redis tells of all of them could change unnoticed.
+                // A read before the acknowledgement could miss a change.
                 let _ = all.joined().await;
-                leases.look_at_all();
+                leases.revalidate_all();
             });
         }
     }
 
-    /// Looks at all, over a while: something may have happened to any of them, or may have been said.
-    pub fn look_at_all(&self) {
-        self.identifier.forget();
-        self.invalidations.borrow_mut().note(Invalidation::Any);
-        self.lease_table.borrow().iter().for_each(|lease| self.look_at(lease));
+    /// Revalidates all leases, spread over some time: events may have been missed.
+    pub fn revalidate_all(&self) {
+        self.identifier.evict_answers();
+        self.invalidations.borrow_mut().record(Invalidation::Any);
+        self.lease_table.borrow().iter().for_each(|lease| self.schedule_spread(lease));
     }
 
-    fn look_at(&self, lease: &Rc<Lease>) {
+    fn schedule_spread(&self, lease: &Rc<Lease>) {
         let spread = match *lease.auth_source() {
             AuthSource::Session(_) => SPREAD,
             AuthSource::Callback(_) => CALLBACK_SPREAD,
             AuthSource::None | AuthSource::Token(_) => return,
         };
         let at = Instant::now() + spread.mul_f32(rand::random());
-        self.schedule(lease, at.max(lease.since.get() + PAUSE));
+        self.schedule(lease, at.max(lease.since.get() + MIN_READ_INTERVAL));
     }
 }
 
-/// What stands in the table of docs/performance/memory.md.
+/// Sizes that docs/performance/memory.md lists.
 #[cfg(test)]
 pub(crate) const SIZES: &[(&str, usize)] =
     &[("Lease", 2 * size_of::<usize>() + size_of::<Lease>()), super::table::SIZE];
 
-impl Share {
-    /// Tells whether what is known seems to have ended.
+impl LeaseHold {
+    /// Returns whether the session may have ended.
     pub fn is_doubtful(&self) -> bool {
         self.lease.is_doubtful()
     }
 
-    /// Returns what is known of the visitor now.
+    /// Returns the current visitor.
     pub fn visitor(&self) -> Ref<'_, Visitor> {
         self.lease.visitor.borrow()
     }
 }
 
-impl Drop for Share {
+impl Drop for LeaseHold {
     fn drop(&mut self) {
-        if self.lease.leave() {
-            self.leases.forget(&self.lease);
+        if self.lease.release() {
+            self.leases.remove(&self.lease);
         }
     }
 }

@@ -8,4 +8,4 @@ mod table;
 pub use invalidations::InFlight;
 #[cfg(test)]
 pub(crate) use leases::SIZES;
-pub use leases::{Leases, Share, Watch};
+pub use leases::{LeaseHold, Leases, Watch};

@@ -1,4 +1,4 @@
-//! Leases, each to be found by its auth source.
+//! A hash table of leases by auth source.
 
 use std::hash::BuildHasher;
 use std::rc::Rc;
@@ -9,10 +9,10 @@ use hashbrown::HashTable;
 use super::lease::Lease;
 use crate::visitors::AuthSource;
 
-/// By how much fewer leases there have to be than there is room for, until that room is given back.
+/// The table shrinks when fewer than one slot in this many is used.
 const SPARSE: usize = 8;
 
-/// Leases, each to be found by its auth source, which stands nowhere but in the lease.
+/// Leases by auth source. The key is stored only in the lease, which saves one copy per entry.
 #[derive(Default)]
 pub(super) struct LeaseTable {
     table: HashTable<Rc<Lease>>,
@@ -24,21 +24,21 @@ impl LeaseTable {
         self.table.find(self.seed.hash_one(auth_source), |lease| *lease.auth_source() == *auth_source)
     }
 
-    /// Adds a lease, in the place of another of the same auth source.
+    /// Inserts a lease, replacing another with the same auth source.
     pub(super) fn insert(&mut self, lease: Rc<Lease>) {
         let Self { table, seed } = self;
         let hash = |lease: &Rc<Lease>| seed.hash_one(&*lease.auth_source());
         table.entry(hash(&lease), |other| *other.auth_source() == *lease.auth_source(), hash).insert(lease);
     }
 
-    /// Takes a lease out, if it is there.
+    /// Removes a lease, if it is present.
     pub(super) fn remove(&mut self, lease: &Rc<Lease>) {
         let Self { table, seed } = self;
         let hash = |lease: &Rc<Lease>| seed.hash_one(&*lease.auth_source());
         if let Ok(found) = table.find_entry(hash(lease), |other| Rc::ptr_eq(other, lease)) {
             found.remove();
         }
-        // After a peak its memory goes back.
+        // Free the memory of a connection peak.
         if table.len() < table.capacity() / SPARSE {
             table.shrink_to(2 * table.len(), hash);
         }
@@ -49,6 +49,6 @@ impl LeaseTable {
     }
 }
 
-/// What stands in the table of docs/performance/memory.md.
+/// A size that docs/performance/memory.md lists.
 #[cfg(test)]
 pub(super) const SIZE: (&str, usize) = ("lease_table", size_of::<Rc<Lease>>() + 1);
