@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use signing::{ALGORITHMS, hmac_token, key_file, read, token, token_with};
 use ws4redis::access::Token;
-use ws4redis::access::token::{Claims, KeyFile, Untrusted, Unusable, Verifier};
+use ws4redis::access::token::{Claims, KeyError, KeyFile, Untrusted, Verifier};
 
 /// 2025-01-01.
 const NOW: u64 = 1_735_689_600;
@@ -21,11 +21,11 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn verifier(algorithm: &str, key: &str) -> Result<Verifier, Unusable> {
+fn verifier(algorithm: &str, key: &str) -> Result<Verifier, KeyError> {
     restricted(algorithm, key, &[], "")
 }
 
-fn restricted(algorithm: &str, key: &str, audience: &[&str], issuer: &str) -> Result<Verifier, Unusable> {
+fn restricted(algorithm: &str, key: &str, audience: &[&str], issuer: &str) -> Result<Verifier, KeyError> {
     let bytes = read(key);
     let keys = if key == "jwks.json" { KeyFile::Set(&bytes) } else { KeyFile::Key(&bytes) };
     let audience = audience.iter().map(|name| (*name).to_owned()).collect();
@@ -215,7 +215,7 @@ fn the_subject_and_its_groups_must_be_strings() {
 #[test]
 fn the_claims_for_user_and_groups_are_configurable() {
     let verifier = verifier("HS256", "HS256.key").unwrap();
-    let verifier = verifier.reading("user_id".to_owned(), "https://example.com/groups".to_owned());
+    let verifier = verifier.with_claims("user_id".to_owned(), "https://example.com/groups".to_owned());
     for (claims, subject, groups) in [
         (r#"{"user_id":7,"sub":"john","groups":["a"]}"#, Some("7"), &[][..]),
         (r#"{"user_id":"7","https://example.com/groups":["a"]}"#, Some("7"), &["a"]),

@@ -1,17 +1,17 @@
-//! Cookies, read as Django reads them.
+//! Cookies, parsed as Django parses them.
 
 use std::borrow::Cow;
 
 /// Returns the value of the cookie `name`, from all `Cookie` lines of a request.
 ///
-/// As in Django's `parse_cookie`: only `;` separates, blanks around names and values are dropped, of several cookies of
-/// one name the last one wins, and a value in double quotes is unquoted. Several lines count as one, joined by `; `
-/// (RFC 9113, 8.2.3). Bytes that are no UTF-8 become U+FFFD.
+/// As in Django's `parse_cookie`: only `;` separates, whitespace around names and values is removed, the last of several
+/// cookies with one name wins, and a value in double quotes is unquoted. Several lines count as one, joined by `; `
+/// (RFC 9113, section 8.2.3). Bytes that are not UTF-8 become U+FFFD.
 pub fn value<'a>(lines: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<String> {
     let mut found = None;
     for line in lines {
         for pair in line.split(|byte| *byte == b';') {
-            // A piece without "=" is a value of the cookie without a name.
+            // A pair without "=" is the value of a cookie without a name.
             let Some(at) = pair.iter().position(|byte| *byte == b'=') else { continue };
             if strip(&String::from_utf8_lossy(&pair[..at])) == name {
                 found = Some(&pair[at + 1..]);
@@ -21,7 +21,7 @@ pub fn value<'a>(lines: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<St
     found.map(|value| unquote(strip(&String::from_utf8_lossy(value))).into_owned())
 }
 
-/// Python's `str.strip`, which also takes the four separators of ASCII for blanks.
+/// Python's `str.strip`, which also removes the four ASCII separators.
 fn strip(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
 }
@@ -41,7 +41,7 @@ fn unquote(value: &str) -> Cow<'_, str> {
                 text.push(((high - b'0') << 6 | (middle - b'0') << 3 | (low - b'0')).into());
                 rest = after[3..].chars();
             }
-            // A dot of Python's regular expressions is no line end.
+            // Python's regular expression uses a dot, which does not match a line end.
             ('\\', &[escaped, ..]) if escaped != b'\n' => text.extend(rest.next()),
             _ => text.push(c),
         }

@@ -1,43 +1,43 @@
-//! What a visitor shows of itself.
+//! The credentials of a request.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use ring::digest;
 
-/// What a visitor shows of itself, from its request.
+/// The credentials of a request.
 #[derive(Default)]
 pub struct Credentials {
     /// The value of the session cookie.
     pub session_cookie: Option<String>,
-    /// The token, where tokens are taken.
+    /// The token, if tokens are accepted.
     pub token: Option<Token>,
-    /// The headers that the callback is given: names in lower case, and values.
+    /// The headers that are passed on to the callback: names in lower case, and values.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// The address that it comes from, behind trusted proxies; none through a unix socket.
+    /// The client address behind trusted proxies; `None` through a unix socket.
     pub address: Option<IpAddr>,
-    /// Whether that is the visitor's own.
+    /// Whether that address belongs to the visitor alone.
     pub client_address: ClientAddress,
 }
 
-/// Whose the address is that a request comes from.
+/// The owner of the address that a request comes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ClientAddress {
-    /// The visitor's own, as far as can be known.
+    /// The visitor.
     Own(IpAddr),
-    /// This machine's, that of a trusted proxy, or none: a unix socket.
+    /// This machine, a trusted proxy, or nobody: a unix socket.
     #[default]
     Local,
-    /// That of a proxy that is not trusted, since it says that it passes a request on.
+    /// A proxy that is not in `server.trusted_proxies`: the request has a forwarding header.
     UnknownProxy,
 }
 
-/// A token as it was sent. Whoever has it is that visitor, so `Debug` shows none of it.
+/// A token as it was sent. It is a bearer credential, so `Debug` shows none of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Box<str>);
 
 impl Token {
-    /// Takes a token.
+    /// Wraps a token.
     pub fn new(token: &str) -> Self {
         Self(token.into())
     }
@@ -47,7 +47,7 @@ impl Token {
         &self.0
     }
 
-    /// Returns what tells it from other tokens.
+    /// Returns the token's fingerprint.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(digest::digest(&digest::SHA256, self.0.as_bytes()).as_ref());
@@ -55,8 +55,8 @@ impl Token {
     }
 }
 
-/// What tells tokens apart: their SHA-256, of which `Debug` shows nothing either. Boxed, as it stands where most have
-/// something shorter.
+/// SHA-256 of a token, of which `Debug` shows nothing either. Boxed, because the other variants of `AuthSource` are
+/// smaller.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Fingerprint(Box<[u8; 32]>);
 

@@ -1,4 +1,4 @@
-//! Who a visitor is.
+//! The identity of a visitor.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use crate::wire::SessionKey;
 
-/// Who a visitor is, as far as the server knows. Who is logged in has a `user_id`, but maybe no known name.
+/// The identity of a visitor. A logged-in visitor has a `user_id`, and a `user` if its name is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The session, if it exists in the store.
     pub session: Option<SessionKey>,
-    /// The user's primary key, if somebody is logged in.
+    /// The user's primary key, if the visitor is logged in.
     pub user_id: Option<Arc<str>>,
     /// The user's name, if it is known.
     pub user: Option<Arc<str>>,
@@ -20,34 +20,34 @@ pub struct Identity {
     pub groups: Groups,
 }
 
-/// The names of a user's groups. Many users are in the same groups, and all but one pointer can be shared.
+/// The names of a user's groups. Users with the same groups can share one list, so that each costs one pointer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Groups(Option<Arc<Box<[Box<str>]>>>);
 
-/// Lists of groups, each once for all visitors who are in them.
+/// Interned lists of groups: visitors with the same groups share one list.
 #[derive(Debug, Default)]
 pub struct GroupLists(RefCell<HashSet<Groups>>);
 
-/// Most groups of one user, and the longest name of a user or a group, in bytes. Each is a channel, and Django's names
+/// Most groups of one user, and longest name of a user or a group in bytes. Each group is a channel; Django's names
 /// have at most 150 characters.
 const MAX_GROUPS: usize = 1_024;
 const MAX_NAME_BYTES: usize = 1_024;
 
-/// Tells whether a user may be in these groups.
-pub fn are_reasonable(groups: &[String]) -> bool {
-    groups.len() <= MAX_GROUPS && groups.iter().all(|name| is_reasonable(name))
+/// Returns whether a list of groups is within the bounds.
+pub fn groups_fit(groups: &[String]) -> bool {
+    groups.len() <= MAX_GROUPS && groups.iter().all(|name| name_fits(name))
 }
 
-/// Tells whether a name, or a primary key, is short enough.
-pub fn is_reasonable(name: &str) -> bool {
+/// Returns whether a name or a primary key is within the bound.
+pub fn name_fits(name: &str) -> bool {
     name.len() <= MAX_NAME_BYTES
 }
 
-/// Most lists that are looked after: beyond that visitors keep lists of their own.
+/// Most lists that are interned; beyond that, visitors keep lists of their own.
 const MAX_LISTS: usize = 1_024;
 
 impl GroupLists {
-    /// Returns the list that all visitors share who are in these groups.
+    /// Returns the shared list that equals `groups`.
     pub fn share(&self, groups: Groups) -> Groups {
         if groups.is_empty() {
             return groups;
@@ -82,7 +82,7 @@ impl Deref for Groups {
 }
 
 impl Identity {
-    /// Returns the identity of somebody of whom nothing is known.
+    /// Returns the identity of an anonymous visitor.
     pub fn anonymous() -> Self {
         Self::default()
     }

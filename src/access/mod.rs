@@ -1,4 +1,5 @@
-//! The rules of the house: who somebody is, by what Django says of them, and what they may hear and say. No I/O.
+//! Authentication and authorization as pure functions: Django sessions, tokens, the Origin rule, trusted proxies, and
+//! the site's access rules. No I/O.
 
 mod cookie;
 mod credentials;
@@ -15,8 +16,8 @@ pub mod token;
 pub use cookie::value as cookie_value;
 pub use credentials::{ClientAddress, Credentials, Fingerprint, Token};
 pub use digest::session_digest;
-pub use identity::{GroupLists, Groups, Identity, are_reasonable, is_reasonable};
-pub use origin::{Allowed, Refused};
+pub use identity::{GroupLists, Groups, Identity, groups_fit, name_fits};
+pub use origin::{AllowedOrigins, OriginRefused};
 pub use policy::{Denied, Grant, Policy};
 pub use proxies::{Peer, Proxies};
-pub use rules::{Rate, Rule, Written};
+pub use rules::{Rate, Rule, RuleText};

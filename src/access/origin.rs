@@ -1,40 +1,40 @@
 //! The Origin rule: a page of another site must not use a visitor's session.
 //!
-//! It holds whenever a session cookie is sent (CWE-1385, cross-site WebSocket hijacking).
+//! It applies whenever a session cookie is sent (CWE-1385, cross-site WebSocket hijacking).
 
 use std::fmt;
 
-use super::site::{Entry, Site};
+use super::site::{OriginPattern, Site};
 
-/// The origins that may connect with a session cookie, besides the host that the request itself names.
+/// The origins that may connect with a session cookie, in addition to the request's own host.
 #[derive(Debug, Clone, Default)]
-pub struct Allowed {
+pub struct AllowedOrigins {
     all: bool,
-    list: Vec<Entry>,
+    list: Vec<OriginPattern>,
 }
 
-/// Why an origin is refused; its text names both sides and a hint that helps.
+/// The refusal of an origin. Its text names the origin, the host and the cure.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct OriginRefused {
     origin: String,
     host: String,
 }
 
-impl Refused {
-    /// Takes both as far as they are to be shown.
+impl OriginRefused {
+    /// Truncates both to the length that is shown.
     fn new(origin: &str, host: &str) -> Self {
         Self { origin: origin.chars().take(200).collect(), host: host.chars().take(200).collect() }
     }
 
-    /// Returns the origin, as far as it is to be shown.
+    /// Returns the origin, truncated for display.
     pub fn origin(&self) -> &str {
         &self.origin
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for OriginRefused {}
 
-impl fmt::Display for Refused {
+impl fmt::Display for OriginRefused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (origin, host) = (self.origin.escape_debug(), self.host.escape_debug());
         let only = "a visitor's session is accepted from the site's own pages only";
@@ -46,7 +46,7 @@ impl fmt::Display for Refused {
             );
         }
         let site = Site::parse(&self.origin).filter(|site| site.scheme.is_some());
-        let listed = Entry::parse(&self.origin).ok();
+        let listed = OriginPattern::parse(&self.origin).ok();
         if !site.zip(listed).is_some_and(|(site, entry)| entry.admits(&site)) {
             return write!(
                 f,
@@ -62,33 +62,34 @@ impl fmt::Display for Refused {
     }
 }
 
-impl Allowed {
-    /// Takes the setting's list: origins (`https://www.example.com`), host names, both with all their subdomains where
-    /// the host begins with a dot or `*.`, as Django has it, or `*` for all.
+impl AllowedOrigins {
+    /// Parses `origin.allowed`: origins (`https://www.example.com`), host names, both including subdomains if the host
+    /// starts with a dot or `*.` as in Django, or `*` for all.
     ///
     /// # Errors
     ///
-    /// When an entry can match nothing; says why.
+    /// When an entry can match nothing, with the reason.
     pub fn new(list: &[String]) -> Result<Self, String> {
         let all = list.iter().any(|entry| entry.trim() == "*");
         let entries = list.iter().map(|entry| entry.trim()).filter(|entry| *entry != "*");
         let list = entries
-            .map(|entry| Entry::parse(entry).map_err(|unfit| format!("{entry:?} {unfit}")))
+            .map(|entry| OriginPattern::parse(entry).map_err(|error| format!("{entry:?} {error}")))
             .collect::<Result<_, _>>()?;
         Ok(Self { all, list })
     }
 
     /// Checks the `Origin` lines of a request against its `Host`.
     ///
-    /// Host names are compared, and ports only if both name one. No origin at all is allowed: it is no browser.
+    /// Host names are compared, and ports only if both have one. A request without an origin is allowed: browsers always
+    /// send one.
     ///
     /// # Errors
     ///
     /// When the origin is another host's, `null`, malformed, or given twice.
-    pub fn check(&self, origins: &[&[u8]], host: &str) -> Result<(), Refused> {
+    pub fn check(&self, origins: &[&[u8]], host: &str) -> Result<(), OriginRefused> {
         let [origin] = origins else {
             let text = String::from_utf8_lossy(&origins.join(&b", "[..])).into_owned();
-            return if origins.is_empty() { Ok(()) } else { Err(Refused::new(&text, host)) };
+            return if origins.is_empty() { Ok(()) } else { Err(OriginRefused::new(&text, host)) };
         };
         if self.all {
             return Ok(());
@@ -102,7 +103,7 @@ impl Allowed {
             });
             is_own || self.list.iter().any(|entry| entry.admits(&site))
         });
-        if admitted { Ok(()) } else { Err(Refused::new(&text, host)) }
+        if admitted { Ok(()) } else { Err(OriginRefused::new(&text, host)) }
     }
 }
 
@@ -113,7 +114,7 @@ mod tests {
     #[track_caller]
     fn check(allowed: &[&str], origin: &str, host: &str, expected: bool) {
         let allowed: Vec<_> = allowed.iter().map(|entry| (*entry).to_owned()).collect();
-        let allowed = Allowed::new(&allowed).unwrap();
+        let allowed = AllowedOrigins::new(&allowed).unwrap();
         assert_eq!(allowed.check(&[origin.as_bytes()], host).is_ok(), expected, "{origin} on {host}");
     }
 
@@ -148,7 +149,7 @@ mod tests {
         ] {
             check(&[], origin, "example.com", false);
         }
-        let allowed = Allowed::default();
+        let allowed = AllowedOrigins::default();
         assert!(allowed.check(&[], "example.com").is_ok());
         assert!(allowed.check(&[b"https://example.com", b"https://example.com"], "example.com").is_err());
         assert!(allowed.check(&[b"https://\xff"], "example.com").is_err());
@@ -165,8 +166,10 @@ mod tests {
 
     #[test]
     fn the_refusal_names_both_hosts_and_the_cure() {
-        let refused =
-            Allowed::default().check(&[b"https://evil.example"], "example.com").unwrap_err().to_string();
+        let refused = AllowedOrigins::default()
+            .check(&[b"https://evil.example"], "example.com")
+            .unwrap_err()
+            .to_string();
         for part in ["evil.example", "example.com", "proxy_set_header Host $host;"] {
             assert!(refused.contains(part), "{refused}");
         }
@@ -178,7 +181,7 @@ mod tests {
             ["null", "file://", "wss://a.example", "https://a.example/b", "https://a b", "a.example"]
         {
             let refused =
-                Allowed::default().check(&[origin.as_bytes()], "b.example").unwrap_err().to_string();
+                AllowedOrigins::default().check(&[origin.as_bytes()], "b.example").unwrap_err().to_string();
             assert!(refused.contains("b.example"), "{refused}");
             assert!(!refused.contains("origin.allowed") && !refused.contains("proxy_set"), "{refused}");
         }
@@ -189,7 +192,7 @@ mod tests {
             "https://xn--mnchen-3ya.example:1",
         ] {
             let refused =
-                Allowed::default().check(&[origin.as_bytes()], "b.example").unwrap_err().to_string();
+                AllowedOrigins::default().check(&[origin.as_bytes()], "b.example").unwrap_err().to_string();
             assert!(refused.contains("origin.allowed"), "{refused}");
             check(&[origin], origin, "b.example", true);
         }

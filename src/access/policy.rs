@@ -1,25 +1,25 @@
-//! What a visitor may hear and say: the channels of a handshake.
+//! Authorization: which channels a handshake may subscribe to and publish to.
 
-use super::rules::{self, Verdict};
+use super::rules::{self, RuleVerdict};
 use super::{Identity, Rate, Rule};
 use crate::wire::{Audience, AudienceKind, Channel, Facility, Flags, Handshake, Namespace};
 
-/// What a visitor was allowed: a handshake became channels.
+/// The channels that a handshake was granted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grant {
-    /// The channels to hear, in the order of subscription and replay.
+    /// The channels to subscribe to, in the order of subscription and replay.
     pub subscribe: Vec<Channel>,
-    /// The channels to speak to.
+    /// The channels to publish to.
     pub publish: Vec<Channel>,
-    /// Whether the client gets its own messages back.
+    /// Whether the client receives its own messages.
     pub echo: bool,
-    /// What it may publish.
+    /// The limit of its publications.
     pub rate: Rate,
 }
 
-/// The rules by which handshakes become grants.
+/// Grants channels to handshakes.
 ///
-/// Without rules of the site's own: everything, except what needs an identity that the visitor lacks.
+/// Without access rules of the site everything is allowed, except the channels of an identity that the visitor lacks.
 #[derive(Debug, Clone)]
 pub struct Policy {
     namespace: Namespace,
@@ -28,29 +28,29 @@ pub struct Policy {
     rules: Vec<Rule>,
 }
 
-/// The site's rules refuse a handshake.
+/// The site's access rules refuse a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the site's access rules do not allow this")]
 pub struct Denied;
 
 impl Policy {
-    /// Takes the prefix of all channels, whether facilities with a colon get all their channels, and the site's rules.
-    /// Anonymous visitors may publish until [`anonymous_publish`](Self::anonymous_publish) says otherwise.
+    /// Creates a policy. `facility_colons` grants user, group and session channels for facilities with a colon as well.
+    /// Anonymous visitors may publish unless [`anonymous_publish`](Self::anonymous_publish) forbids it.
     pub fn new(namespace: Namespace, facility_colons: bool, rules: Vec<Rule>) -> Self {
         Self { namespace, facility_colons, anonymous_publish: true, rules }
     }
 
-    /// Sets whether visitors who are not logged in may publish at all.
+    /// Sets whether anonymous visitors may publish.
     #[must_use]
     pub fn anonymous_publish(self, anonymous_publish: bool) -> Self {
         Self { anonymous_publish, ..self }
     }
 
-    /// Returns what this visitor gets of what the handshake asks for. `allowed` narrows what the rules allow.
+    /// Returns the channels of a handshake that this visitor may use. Flags outside `allowed` are ignored.
     ///
     /// # Errors
     ///
-    /// When a rule refuses the handshake, or there are rules and none is about the facility.
+    /// When a rule refuses the handshake, or there are rules and none matches the facility.
     pub fn grant(
         &self,
         handshake: &Handshake,
@@ -58,7 +58,7 @@ impl Policy {
         allowed: Option<Flags>,
     ) -> Result<Grant, Denied> {
         let Handshake { facility, flags } = handshake;
-        let Verdict::Allowed(flags, rate) = rules::decide(&self.rules, facility, *flags, identity) else {
+        let RuleVerdict::Allowed(flags, rate) = rules::decide(&self.rules, facility, *flags, identity) else {
             return Err(Denied);
         };
         let flags = allowed.map_or(flags, |allowed| flags.within(allowed));
@@ -68,7 +68,7 @@ impl Policy {
             let kinds = AudienceKind::ALL.into_iter().filter(|kind| wanted(flags, *kind));
             let mut channels: Vec<Channel> = Vec::new();
             for channel in kinds.flat_map(|kind| self.channels(kind, facility, identity)) {
-                // A group may be named twice; a channel is joined once.
+                // A group may be listed twice; a channel is subscribed to once.
                 if !channels.contains(&channel) {
                     channels.push(channel);
                 }
@@ -79,21 +79,25 @@ impl Policy {
         Ok(Grant { subscribe, publish, echo: flags.echo(), rate })
     }
 
-    /// Returns the channels of one kind of audience; none where the identity lacks what it needs.
+    /// Returns the channels of one kind of audience; none if the identity is not entitled to it.
     fn channels(&self, kind: AudienceKind, facility: &Facility, identity: &Identity) -> Vec<Channel> {
-        // "group:a:b:x" is group a with facility b:x, or group a:b with facility x: one of the two gets nothing.
+        // "group:a:b:x" could be group a with facility b:x or group a:b with facility x: only one of them is granted.
         if kind != AudienceKind::Broadcast && facility.has_colon() && !self.facility_colons {
             return Vec::new();
         }
-        // Users without a name would share one channel, "user::x".
-        let clear = |name: &&str| !(name.is_empty() || self.facility_colons && name.contains(':'));
+        // Users without a name would share the channel "user::x".
+        let is_unambiguous = |name: &&str| !(name.is_empty() || self.facility_colons && name.contains(':'));
         let audiences: Vec<Audience<'_>> = match kind {
             AudienceKind::Broadcast => vec![Audience::Broadcast],
-            AudienceKind::Group => {
-                identity.groups.iter().map(|name| &**name).filter(clear).map(Audience::Group).collect()
-            }
+            AudienceKind::Group => identity
+                .groups
+                .iter()
+                .map(|name| &**name)
+                .filter(is_unambiguous)
+                .map(Audience::Group)
+                .collect(),
             AudienceKind::User => {
-                identity.user.as_deref().filter(clear).map(Audience::User).into_iter().collect()
+                identity.user.as_deref().filter(is_unambiguous).map(Audience::User).into_iter().collect()
             }
             AudienceKind::Session => identity.session.as_ref().map(Audience::Session).into_iter().collect(),
         };

@@ -1,4 +1,4 @@
-//! Trusted proxies: whom to believe when a request says from where, and for which host, it came to them.
+//! Trusted proxies: whose X-Forwarded-For, Forwarded and X-Forwarded-Host headers are used.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,17 +6,17 @@ use ipnet::IpNet;
 
 use super::ClientAddress;
 
-/// The other end of a hop: of the connection itself, or of one before it that a proxy tells of.
+/// The peer of a hop: of the connection itself, or of an earlier one that a proxy reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
-    /// An address; IPv4 addresses are never written as IPv6 ones here.
+    /// An address; never an IPv4-mapped IPv6 address.
     Address(IpAddr),
     /// A process on the same machine, through a unix socket.
     Unix,
 }
 
 impl Peer {
-    /// Takes the address of a socket.
+    /// Creates a peer from the address of a socket.
     pub fn new(address: IpAddr) -> Self {
         Self::Address(address.to_canonical())
     }
@@ -29,8 +29,8 @@ impl Peer {
         }
     }
 
-    /// Reads what proxies write for the other end of a connection: an address, with or without a port, IPv6 in
-    /// brackets or not, and nginx's `unix:`. A name like `unknown` or `_hidden` is none.
+    /// Parses a hop as proxies write it: an address with or without a port, IPv6 with or without brackets, and nginx's
+    /// `unix:`. Names such as `unknown` or `_hidden` are refused.
     fn parse(text: &str) -> Option<Self> {
         if text == "unix:" {
             return Some(Self::Unix);
@@ -42,7 +42,7 @@ impl Peer {
     }
 }
 
-/// The proxies that are trusted: each is a network, or everybody who comes through a unix socket.
+/// The trusted proxies: networks, and optionally every peer of a unix socket.
 #[derive(Debug, Clone, Default)]
 pub struct Proxies {
     unix: bool,
@@ -50,11 +50,11 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    /// Takes the setting's list: addresses, networks (`10.0.0.0/8`) and `unix`.
+    /// Parses `server.trusted_proxies`: addresses, networks (`10.0.0.0/8`) and `unix`.
     ///
     /// # Errors
     ///
-    /// With the entry that is none of these, or has bits behind its prefix: then it is unclear what was meant.
+    /// With an entry that is invalid, or has host bits set: then it is unclear which network was meant.
     pub fn new(list: &[String]) -> Result<Self, String> {
         let mut proxies = Self::default();
         for entry in list {
@@ -70,7 +70,7 @@ impl Proxies {
         Ok(proxies)
     }
 
-    /// Tells whether what this peer says of earlier hops is believed.
+    /// Returns whether a peer's forwarding headers are used.
     pub fn trust(&self, peer: Peer) -> bool {
         match peer {
             Peer::Address(address) => self.networks.iter().any(|network| network.contains(&address)),
@@ -78,12 +78,12 @@ impl Proxies {
         }
     }
 
-    /// Returns the visitor: the last hop that is no trusted proxy, or, if all are, the first. Each proxy adds its own
-    /// peer on the right, so whatever stands to the left of the one who is not trusted may be that one's invention. A
-    /// hop that cannot be read ends the walk: what stands beyond it was said by nobody who is known.
+    /// Returns the visitor: the last hop that is not a trusted proxy, or the first hop if all are trusted. Each proxy
+    /// appends its own peer on the right, so everything to the left of an untrusted hop may be forged. A malformed hop
+    /// ends the walk, because no known peer vouches for the hops before it.
     ///
-    /// `Forwarded` (RFC 7239) counts only where there is no `X-Forwarded-For`, which is what most proxies set: the
-    /// other one they pass on as the client wrote it.
+    /// `Forwarded` (RFC 7239) is used only without `X-Forwarded-For`: most proxies set the latter and pass the former on
+    /// as the client sent it.
     pub fn visitor(&self, peer: Peer, x_forwarded_for: &[&[u8]], forwarded: &[&[u8]]) -> Peer {
         if x_forwarded_for.is_empty() {
             self.walk(peer, forwarded, |element| Peer::parse(node(element)?))
@@ -92,11 +92,11 @@ impl Proxies {
         }
     }
 
-    /// Tells whose the visitor's address is; `forwards` says whether the request itself says that it was passed on.
+    /// Returns the owner of the visitor's address; `forwards` is whether the request has a forwarding header.
     pub fn client_address(&self, peer: Peer, visitor: Peer, forwards: bool) -> ClientAddress {
         match visitor {
             _ if forwards && !self.trust(peer) => ClientAddress::UnknownProxy,
-            // A proxy that does not say for whom it asks.
+            // A trusted proxy that does not report its peer.
             _ if visitor == peer && self.trust(peer) => ClientAddress::Local,
             Peer::Address(address) if !address.is_loopback() => ClientAddress::Own(address),
             _ => ClientAddress::Local,
@@ -107,8 +107,8 @@ impl Proxies {
         let mut last = peer;
         for line in lines.iter().rev() {
             let line = String::from_utf8_lossy(line);
-            // From the right, and at every comma: a quote that the client left open cannot swallow what a proxy added.
-            // A quoted comma parts an element in two with half a quote each, and neither can be read.
+            // Split from the right at every comma: an unclosed quote of the client cannot hide a hop that a proxy
+            // appended. A quoted comma yields two elements with an unbalanced quote, and both are refused.
             for hop in line.rsplit(',') {
                 let Some(hop) = Some(last).filter(|last| self.trust(*last)).and_then(|_| read(hop.trim()))
                 else {
@@ -120,24 +120,24 @@ impl Proxies {
         last
     }
 
-    /// Returns the host that the visitor asked for: what a trusted peer says in `X-Forwarded-Host`, else `Host`.
+    /// Returns the requested host: `X-Forwarded-Host` of a trusted peer, else `Host`.
     ///
-    /// Of several values the last one is taken, the only one that the peer itself has seen to: Apache adds the `Host`
-    /// that it was asked for behind whatever the client wrote.
+    /// Of several values the last one is used, the only one that the peer itself has set: Apache appends the `Host` it
+    /// received to the value that the client sent.
     pub fn host<'a>(&self, peer: Peer, x_forwarded_host: &[&'a [u8]], host: &'a [u8]) -> &'a [u8] {
         let Some(line) = x_forwarded_host.last().filter(|_| self.trust(peer)) else { return host };
         line.rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii()
     }
 }
 
-/// Returns the value of `for` in an element of `Forwarded`, if the element is sound and has exactly one.
+/// Returns the value of `for` in an element of `Forwarded`, if the element is well-formed and has exactly one.
 fn node(element: &str) -> Option<&str> {
     let mut found = None;
     for pair in element.split(';') {
         let (name, value) = pair.trim().split_once('=')?;
         let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
         let value = quoted.unwrap_or(value);
-        // Escapes stand in no address, and half a quote in nothing that is whole.
+        // No address contains an escape, and an unbalanced quote is malformed.
         if value.contains(['"', '\\']) {
             return None;
         }

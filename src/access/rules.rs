@@ -1,4 +1,4 @@
-//! The site's own rules: who may use which flags in which facilities.
+//! The site's access rules: which visitors may use which flags in which facilities.
 
 use std::collections::HashMap;
 
@@ -7,63 +7,63 @@ use wildmatch::WildMatch;
 use super::Identity;
 use crate::wire::{AudienceKind, Facility, Flags};
 
-/// One `[[access]]` table. The first one that matches a facility decides.
+/// One `[[access]]` table. The first one that matches a facility applies.
 #[derive(Debug, Clone)]
 pub struct Rule {
     facilities: Vec<WildMatch>,
     anonymous: Flags,
     users: Flags,
     groups: HashMap<String, Flags>,
-    /// Whether a flag that is not allowed refuses the handshake, instead of being dropped.
+    /// Whether a flag that is not allowed refuses the handshake instead of being ignored.
     forbids: bool,
-    /// What a connection may publish.
+    /// The limit of a visitor's publications.
     pub rate: Rate,
 }
 
-/// What a connection may publish; 0 means without limit.
+/// The limit of a visitor's publications; 0 means unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// Messages per second.
     pub messages_per_second: u32,
     /// Bytes per second.
     pub bytes_per_second: u32,
-    /// Seconds' worth of both that may come at once.
+    /// Burst, in seconds of both rates.
     pub burst_seconds: u32,
 }
 
-/// A rule as it is written.
+/// A rule as it is written in the settings.
 #[derive(Debug, Clone, Default)]
-pub struct Written {
-    /// Patterns of facilities; `*` stands for any run of characters, `?` for one.
+pub struct RuleText {
+    /// Patterns of facilities; `*` matches any sequence of characters, `?` one character.
     pub facilities: Vec<String>,
-    /// Flags for visitors who are not logged in; `*` stands for any run of characters.
+    /// Flags for anonymous visitors; `*` matches any sequence of characters.
     pub anonymous: Vec<String>,
-    /// Flags for everybody who is logged in.
+    /// Flags for logged-in visitors.
     pub users: Vec<String>,
-    /// Flags for the members of groups, beside those for users.
+    /// Flags for members of groups, in addition to those for users.
     pub groups: HashMap<String, Vec<String>>,
     /// Whether a flag that is not allowed refuses the handshake.
     pub forbids: bool,
-    /// What a connection may publish.
+    /// The limit of a visitor's publications.
     pub rate: Rate,
 }
 
-/// What the rules allow.
+/// The result of the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// These of the flags.
+pub enum RuleVerdict {
+    /// The flags that are allowed, with the limit of publications.
     Allowed(Flags, Rate),
-    /// Nothing: the handshake is to be refused.
+    /// The handshake is refused.
     Forbidden,
 }
 
 impl Rule {
-    /// Checks a rule as it is written.
+    /// Parses a rule.
     ///
     /// # Errors
     ///
-    /// With the name that stands for no flag.
-    pub fn new(written: &Written) -> Result<Self, String> {
+    /// With the name that matches no flag.
+    pub fn new(written: &RuleText) -> Result<Self, String> {
         let groups = written.groups.iter().map(|(group, names)| Ok((group.clone(), flags(names)?)));
         Ok(Self {
             facilities: written.facilities.iter().map(|pattern| WildMatch::new(pattern)).collect(),
@@ -75,13 +75,13 @@ impl Rule {
         })
     }
 
-    /// Tells whether visitors who are not logged in may publish by this rule.
-    pub fn lets_anonymous_publish(&self) -> bool {
+    /// Returns whether this rule allows anonymous visitors to publish.
+    pub fn allows_anonymous_publish(&self) -> bool {
         self.anonymous != self.anonymous.without_publish()
     }
 
-    /// Decides over a facility, if the rule is about it.
-    fn decide(&self, facility: &Facility, flags: Flags, identity: &Identity) -> Option<Verdict> {
+    /// Returns the verdict of this rule; `None` if it does not match the facility.
+    fn decide(&self, facility: &Facility, flags: Flags, identity: &Identity) -> Option<RuleVerdict> {
         if !self.facilities.iter().any(|pattern| pattern.matches(facility.as_str())) {
             return None;
         }
@@ -93,36 +93,37 @@ impl Rule {
         };
         let granted = flags.within(allowed);
         if self.forbids && granted != flags {
-            Some(Verdict::Forbidden)
+            Some(RuleVerdict::Forbidden)
         } else {
-            Some(Verdict::Allowed(granted, self.rate))
+            Some(RuleVerdict::Allowed(granted, self.rate))
         }
     }
 }
 
-/// Decides by the first rule that is about the facility. Where there are rules and none is, nothing is allowed.
-pub(super) fn decide(rules: &[Rule], facility: &Facility, flags: Flags, identity: &Identity) -> Verdict {
+/// Returns the verdict of the first rule that matches the facility. Without rules everything is allowed; with rules,
+/// a facility that none of them matches is forbidden.
+pub(super) fn decide(rules: &[Rule], facility: &Facility, flags: Flags, identity: &Identity) -> RuleVerdict {
     if rules.is_empty() {
-        return Verdict::Allowed(flags, Rate::default());
+        return RuleVerdict::Allowed(flags, Rate::default());
     }
-    rules.iter().find_map(|rule| rule.decide(facility, flags, identity)).unwrap_or(Verdict::Forbidden)
+    rules.iter().find_map(|rule| rule.decide(facility, flags, identity)).unwrap_or(RuleVerdict::Forbidden)
 }
 
-/// Returns the flags that the names stand for.
+/// Returns the flags that match the names.
 fn flags(names: &[String]) -> Result<Flags, String> {
     let mut flags = Flags::default();
     for name in names {
         let pattern = WildMatch::new(name);
-        let mut stands_for_some = false;
+        let mut matches_any = false;
         for kind in AudienceKind::ALL {
             for (verb, flag) in [("subscribe", Flags::subscribe(kind)), ("publish", Flags::publish(kind))] {
                 if pattern.matches(&format!("{verb}-{}", kind.word())) {
                     flags = flags.and(flag);
-                    stands_for_some = true;
+                    matches_any = true;
                 }
             }
         }
-        if !stands_for_some {
+        if !matches_any {
             return Err(name.clone());
         }
     }
@@ -134,14 +135,14 @@ mod tests {
     use super::*;
     use crate::wire::Handshake;
 
-    fn written() -> Written {
+    fn written() -> RuleText {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        Written {
+        RuleText {
             facilities: names(&["chat-*", "news"]),
             anonymous: names(&["subscribe-broadcast"]),
             users: names(&["subscribe-*"]),
             groups: [("staff".to_owned(), names(&["publish-broadcast"]))].into(),
-            ..Written::default()
+            ..RuleText::default()
         }
     }
 
@@ -153,8 +154,8 @@ mod tests {
         let name: Option<std::sync::Arc<str>> = user.map(Into::into);
         let identity = Identity { session: None, user_id: name.clone(), user: name, groups };
         let granted = match decide(rules, &handshake.facility, handshake.flags, &identity) {
-            Verdict::Allowed(flags, _) => Some(format!("{flags:?}")),
-            Verdict::Forbidden => None,
+            RuleVerdict::Allowed(flags, _) => Some(format!("{flags:?}")),
+            RuleVerdict::Forbidden => None,
         };
         assert_eq!(granted.as_deref(), expected, "{path} {user:?}");
     }
@@ -173,13 +174,13 @@ mod tests {
 
     #[test]
     fn a_rule_may_refuse_instead_of_dropping() {
-        let rules = [Rule::new(&Written { forbids: true, ..written() }).unwrap()];
+        let rules = [Rule::new(&RuleText { forbids: true, ..written() }).unwrap()];
         check(&rules, "/ws/news", None, &[], None);
     }
 
     #[test]
     fn a_name_that_stands_for_no_flag_is_refused() {
-        let rule = Written { users: vec!["subscribe-all".into()], ..written() };
+        let rule = RuleText { users: vec!["subscribe-all".into()], ..written() };
         assert_eq!(Rule::new(&rule).unwrap_err(), "subscribe-all");
     }
 }

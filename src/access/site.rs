@@ -1,29 +1,29 @@
-//! Hosts and origins, as browsers send them and as people write them into a list.
+//! Hosts and origins, as browsers send them and as operators list them.
 
 use std::net::Ipv6Addr;
 
 use url::Host;
 
-/// What a request names: a host and, if they were named, scheme and port.
+/// A host with its scheme and port, if they are given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Site {
     pub(super) scheme: Option<String>,
-    /// Lower-cased, in ASCII (punycode), IPv6 in its shortest form.
+    /// In lower case and ASCII (punycode); IPv6 in its shortest form.
     pub(super) host: String,
     pub(super) port: Option<u16>,
 }
 
 /// One entry of a list of origins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct OriginPattern {
     site: Site,
-    /// Whether all subdomains of the host are meant as well.
+    /// Whether the entry includes all subdomains.
     subdomains: bool,
 }
 
 /// Why an entry is refused: no browser sends an origin that it could match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unfit {
+pub(super) enum InvalidOrigin {
     /// Neither an origin nor a host.
     #[error(
         "is neither an origin like https://www.example.com nor a host like www.example.com, or .example.com with its subdomains"
@@ -34,7 +34,7 @@ pub(super) enum Unfit {
         "is the origin of files and sandboxed frames; any site can make such a frame, so it is never allowed. Name the page's own origin, for example https://www.example.com"
     )]
     Null,
-    /// The address of a WebSocket.
+    /// The URL of a WebSocket.
     #[error(
         "is the address of a WebSocket: browsers send the origin of the page, which begins with http:// or https://"
     )]
@@ -48,7 +48,7 @@ pub(super) enum Unfit {
 }
 
 impl Site {
-    /// Reads `[scheme://]host[:port]`, and nothing else: no path, no user, no backslash.
+    /// Parses `[scheme://]host[:port]` and nothing else: no path, no user, no backslash.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = match text.split_once("://") {
             Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
@@ -71,7 +71,7 @@ impl Site {
         Some(Self { scheme, host, port })
     }
 
-    /// Returns the port that is used: browsers leave out the usual one of a scheme.
+    /// Returns the port in effect: browsers omit the default port of a scheme.
     fn effective_port(&self) -> Option<u16> {
         self.port.or(match self.scheme.as_deref() {
             Some("http") => Some(80),
@@ -81,7 +81,7 @@ impl Site {
     }
 }
 
-/// Returns a host name as browsers send it.
+/// Returns a host name as browsers send it: in lower case, in punycode.
 fn in_ascii(host: &str) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c) || !c.is_ascii();
     if host.is_empty() || !host.chars().all(plain) {
@@ -93,21 +93,21 @@ fn in_ascii(host: &str) -> Option<String> {
     Host::parse(host).ok().map(|host| host.to_string())
 }
 
-impl Entry {
-    /// Reads an entry: an origin or a host; a dot or `*.` before the host stands for it and all its subdomains, and one
-    /// slash behind it counts for nothing.
+impl OriginPattern {
+    /// Parses an entry: an origin or a host. A leading dot or `*.` includes all subdomains; one trailing slash is
+    /// ignored.
     ///
     /// # Errors
     ///
     /// When it can match nothing that browsers send.
-    pub(super) fn parse(text: &str) -> Result<Self, Unfit> {
+    pub(super) fn parse(text: &str) -> Result<Self, InvalidOrigin> {
         if text.eq_ignore_ascii_case("null") {
-            return Err(Unfit::Null);
+            return Err(InvalidOrigin::Null);
         }
         let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
         match scheme.to_ascii_lowercase().as_str() {
-            "ws" | "wss" => return Err(Unfit::Socket),
-            "file" => return Err(Unfit::File),
+            "ws" | "wss" => return Err(InvalidOrigin::Socket),
+            "file" => return Err(InvalidOrigin::File),
             _ => {}
         }
         let rest = rest.strip_suffix('/').unwrap_or(rest);
@@ -115,19 +115,19 @@ impl Entry {
         let host = dotted.unwrap_or(rest);
         let whole = if text.contains("://") { format!("{scheme}://{host}") } else { host.to_owned() };
         let site = Site::parse(&whole).filter(|site| {
-            // No page has a host with an empty part, but for the dot at the end of a complete name.
+            // No page has a host with an empty label, except for the trailing dot of a fully qualified name.
             let name = site.host.strip_suffix('.').unwrap_or(&site.host);
             !name.split('.').any(str::is_empty) && (dotted.is_none() || !site.host.starts_with('['))
         });
         match site {
             Some(site) => Ok(Self { site, subdomains: dotted.is_some() }),
-            None if rest.contains(['/', '?', '#']) => Err(Unfit::Path),
-            None => Err(Unfit::Neither),
+            None if rest.contains(['/', '?', '#']) => Err(InvalidOrigin::Path),
+            None => Err(InvalidOrigin::Neither),
         }
     }
 
-    /// Tells whether the entry stands for the origin: of its scheme and port if it names a scheme, of its port if it
-    /// names a port alone, of any of both otherwise.
+    /// Returns whether the entry matches an origin. Scheme and port must be equal if the entry has a scheme, the port if
+    /// it has a port alone.
     pub(super) fn admits(&self, origin: &Site) -> bool {
         let Self { site, subdomains } = self;
         let below = || {
@@ -150,7 +150,7 @@ mod tests {
     #[track_caller]
     fn check(entry: &str, origin: &str, expected: bool) {
         let origin = Site::parse(origin).unwrap();
-        assert_eq!(Entry::parse(entry).unwrap().admits(&origin), expected, "{entry} and {origin:?}");
+        assert_eq!(OriginPattern::parse(entry).unwrap().admits(&origin), expected, "{entry} and {origin:?}");
     }
 
     #[test]
@@ -198,30 +198,30 @@ mod tests {
     #[test]
     fn what_can_match_nothing_is_refused_with_its_reason() {
         for (entry, unfit) in [
-            ("null", Unfit::Null),
-            ("wss://a.example", Unfit::Socket),
-            ("WS://a.example/ws/", Unfit::Socket),
-            ("file:///page.html", Unfit::File),
-            ("https://a.example/path", Unfit::Path),
-            ("https://a.example//", Unfit::Path),
-            ("a.example?x", Unfit::Path),
-            ("", Unfit::Neither),
-            (".", Unfit::Neither),
-            ("*.", Unfit::Neither),
-            ("https://", Unfit::Neither),
-            ("https://*", Unfit::Neither),
-            ("https://user@a.example", Unfit::Neither),
-            ("a b", Unfit::Neither),
-            ("a..example", Unfit::Neither),
-            ("..example.com", Unfit::Neither),
-            ("www.*.example", Unfit::Neither),
-            ("*example.com", Unfit::Neither),
-            ("https://a.example:port", Unfit::Neither),
-            ("https://a.example:99999", Unfit::Neither),
-            ("::1", Unfit::Neither),
-            ("*.[::1]", Unfit::Neither),
+            ("null", InvalidOrigin::Null),
+            ("wss://a.example", InvalidOrigin::Socket),
+            ("WS://a.example/ws/", InvalidOrigin::Socket),
+            ("file:///page.html", InvalidOrigin::File),
+            ("https://a.example/path", InvalidOrigin::Path),
+            ("https://a.example//", InvalidOrigin::Path),
+            ("a.example?x", InvalidOrigin::Path),
+            ("", InvalidOrigin::Neither),
+            (".", InvalidOrigin::Neither),
+            ("*.", InvalidOrigin::Neither),
+            ("https://", InvalidOrigin::Neither),
+            ("https://*", InvalidOrigin::Neither),
+            ("https://user@a.example", InvalidOrigin::Neither),
+            ("a b", InvalidOrigin::Neither),
+            ("a..example", InvalidOrigin::Neither),
+            ("..example.com", InvalidOrigin::Neither),
+            ("www.*.example", InvalidOrigin::Neither),
+            ("*example.com", InvalidOrigin::Neither),
+            ("https://a.example:port", InvalidOrigin::Neither),
+            ("https://a.example:99999", InvalidOrigin::Neither),
+            ("::1", InvalidOrigin::Neither),
+            ("*.[::1]", InvalidOrigin::Neither),
         ] {
-            assert_eq!(Entry::parse(entry), Err(unfit), "{entry}");
+            assert_eq!(OriginPattern::parse(entry), Err(unfit), "{entry}");
         }
     }
 }

@@ -9,7 +9,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 
 use crate::access::token::Untrusted;
-use crate::access::{Denied, Refused};
+use crate::access::{Denied, OriginRefused};
 use crate::wire::Malformed;
 
 /// Why a request is refused.
@@ -31,7 +31,7 @@ pub enum Rejection {
     Facility(#[from] Malformed),
     /// The Origin rule.
     #[error("{0}")]
-    Origin(#[from] Refused),
+    Origin(#[from] OriginRefused),
     /// A question that only pages of this server may ask.
     #[error("only pages of this very server may ask who their visitor is")]
     Foreign,

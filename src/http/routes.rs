@@ -24,7 +24,7 @@ use super::cors::{self, Cors};
 use super::deadlines::{Deadlines, Phase, Times, Watched};
 use super::static_files::StaticFiles;
 use super::{Rejection, event_stream, health, upgrade, whoami};
-use crate::access::{Allowed, Credentials, Peer, Proxies};
+use crate::access::{AllowedOrigins, Credentials, Peer, Proxies};
 use crate::metrics::Counters;
 use crate::stream::Stream;
 use crate::telemetry::LogThrottle;
@@ -42,7 +42,7 @@ pub struct HttpConfig {
     /// Name of the session cookie.
     pub session_cookie: String,
     /// The Origin rule.
-    pub origins: Allowed,
+    pub origins: AllowedOrigins,
     /// The proxies that are believed about addresses and hosts.
     pub proxies: Proxies,
     /// Whether tokens are taken.

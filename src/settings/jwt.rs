@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::Error;
 use super::raw::{bytes, list, require};
-use crate::access::token::{KeyFile, Unusable, Verifier};
+use crate::access::token::{KeyError, KeyFile, Verifier};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,9 +53,9 @@ impl RawJwt {
         let file = if self.jwks_file.is_empty() { KeyFile::Key(&bytes) } else { KeyFile::Set(&bytes) };
         let verifier = Verifier::new(&self.algorithm, file, self.audience.clone(), self.issuer.clone());
         let verifier =
-            verifier.map(|verifier| verifier.reading(self.user_claim.clone(), self.groups_claim.clone()));
+            verifier.map(|verifier| verifier.with_claims(self.user_claim.clone(), self.groups_claim.clone()));
         verifier.map(Some).map_err(|error| match error {
-            Unusable::Algorithm => Error::Senseless { key: "auth.jwt.algorithm", problem: error.to_string() },
+            KeyError::Algorithm => Error::Senseless { key: "auth.jwt.algorithm", problem: error.to_string() },
             error => Error::Senseless { key, problem: format!("{path}: {error}") },
         })
     }

@@ -25,7 +25,7 @@ use config::{Config, File, FileFormat};
 
 use crate::access::session::Reading;
 use crate::access::token::Verifier;
-use crate::access::{Allowed, Proxies, Rule};
+use crate::access::{AllowedOrigins, Proxies, Rule};
 use crate::wire::Namespace;
 use raw::Raw;
 
@@ -78,7 +78,7 @@ pub struct Settings {
     /// The site's own rules.
     pub access: Vec<Rule>,
     /// Origins allowed beside the request's own host.
-    pub origins: Allowed,
+    pub origins: AllowedOrigins,
     /// Whether logs are JSON.
     pub log_json: bool,
     /// Whether the demo page is served.

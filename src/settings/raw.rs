@@ -10,7 +10,7 @@ use super::client_heartbeats;
 use super::file;
 use super::visitors::{RawRule, RawSession};
 use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Settings, Tls, cores};
-use crate::access::{Allowed, Proxies, Rule};
+use crate::access::{AllowedOrigins, Proxies, Rule};
 use crate::embedded::Limits;
 use crate::wire::Namespace;
 
@@ -171,7 +171,7 @@ impl Raw {
         let namespace = Namespace::new(&self.prefix);
         let session = self.session.check(&redis, &namespace)?;
         let access = self.access.iter().map(RawRule::check).collect::<Result<Vec<_>, _>>()?;
-        let contradicts = !self.anonymous_publish && access.iter().any(Rule::lets_anonymous_publish);
+        let contradicts = !self.anonymous_publish && access.iter().any(Rule::allows_anonymous_publish);
         require(
             !contradicts,
             "anonymous_publish",
@@ -183,7 +183,7 @@ impl Raw {
         // Otherwise handshakes end before it is said what they wait for.
         let sooner = callback.as_ref().is_none_or(|callback| callback.timeout < server.handshake);
         require(sooner, "auth.callback_timeout_seconds", "must be less than server.handshake_seconds")?;
-        let origins = Allowed::new(&self.origin.allowed)
+        let origins = AllowedOrigins::new(&self.origin.allowed)
             .map_err(|problem| Error::Senseless { key: "origin.allowed", problem })?;
         Ok(Settings {
             websocket_url: self.websocket_url,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::raw::{list, require, secret, senseless};
 use super::{Error, Redis, RedisUrl, Session};
 use crate::access::session::{Forms, KeyPattern, KeyTemplate, Reading, Secrets, UserName};
-use crate::access::{Rate, Rule, Written};
+use crate::access::{Rate, Rule, RuleText};
 use crate::wire::Namespace;
 
 #[derive(Deserialize)]
@@ -109,7 +109,7 @@ impl RawRule {
             Some("403") => true,
             Some(_) => return Err(senseless("access.refused", "expected drop or 403")),
         };
-        let written = Written {
+        let written = RuleText {
             facilities: self.facility.clone(),
             anonymous: self.anonymous.clone(),
             users: self.users.clone(),

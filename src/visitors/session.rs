@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::large_values::{LargeReads, LargeValues, Outcome};
 use super::{AuthSource, IdentifyError, Visitor};
 use crate::access::session::{KeyTemplate, Reading, Session, Undecodable, UserName, decode, decode_quickly};
-use crate::access::{Identity, are_reasonable, is_reasonable};
+use crate::access::{Identity, groups_fit, name_fits};
 use crate::redis::{Entry, Lookups, ReadFailed};
 use crate::telemetry::LogThrottle;
 use crate::wire::{Namespace, SessionKey};
@@ -296,8 +296,8 @@ impl User {
     /// Parses an identity key; `None` if its format is unknown or a name is too long.
     fn read(value: &[u8]) -> Option<Self> {
         let user = serde_json::from_slice::<Self>(value).ok().filter(|user| user.v == 1)?;
-        let name_fits = user.username.as_deref().is_none_or(is_reasonable);
-        (name_fits && are_reasonable(&user.groups)).then_some(user)
+        let name_fits = user.username.as_deref().is_none_or(name_fits);
+        (name_fits && groups_fit(&user.groups)).then_some(user)
     }
 
     /// Returns whether the session's password hash is still one of the user's.

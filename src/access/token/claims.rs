@@ -1,4 +1,4 @@
-//! Claims whose names the settings choose.
+//! The claims whose names are configurable.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,17 +8,17 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// All claims of a token that are not checked, each once (RFC 7519, section 4).
+/// All claims of a token that are not verified. A duplicate name is refused (RFC 7519, section 4).
 pub(super) struct OtherClaims(HashMap<String, Value>);
 
 impl OtherClaims {
-    /// Takes a claim out.
+    /// Removes and returns a claim.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
         self.0.remove(name)
     }
 
-    /// Tells whether there is a claim that holds a text or a number.
-    pub(super) fn has(&self, name: &str) -> bool {
+    /// Returns whether a claim is a non-empty string or a number.
+    pub(super) fn has_name(&self, name: &str) -> bool {
         match self.0.get(name) {
             Some(Value::String(text)) => !text.is_empty(),
             Some(Value::Number(_)) => true,
@@ -29,13 +29,13 @@ impl OtherClaims {
 
 impl<'de> Deserialize<'de> for OtherClaims {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Collecting)
+        deserializer.deserialize_map(ClaimsVisitor)
     }
 }
 
-struct Collecting;
+struct ClaimsVisitor;
 
-impl<'de> Visitor<'de> for Collecting {
+impl<'de> Visitor<'de> for ClaimsVisitor {
     type Value = OtherClaims;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,8 +46,8 @@ impl<'de> Visitor<'de> for Collecting {
         let mut claims = HashMap::new();
         while let Some((name, value)) = map.next_entry()? {
             match claims.entry(name) {
-                Entry::Vacant(place) => drop(place.insert(value)),
-                Entry::Occupied(_) => return Err(A::Error::custom("a claim stands there twice")),
+                Entry::Vacant(vacant) => drop(vacant.insert(value)),
+                Entry::Occupied(_) => return Err(A::Error::custom("duplicate claim")),
             }
         }
         Ok(OtherClaims(claims))

@@ -1,4 +1,4 @@
-//! JSON Web Tokens (RFC 7519): who a token says somebody is, if it is to be trusted.
+//! JSON Web Tokens (RFC 7519): verification, and the claims that identify a visitor.
 
 mod claims;
 mod keys;
@@ -12,29 +12,29 @@ use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::{Token, are_reasonable, is_reasonable};
+use super::{Token, groups_fit, name_fits};
 use claims::OtherClaims;
-use keys::Key;
+use keys::VerificationKey;
 
-pub use keys::{KeyFile, Unusable};
+pub use keys::{KeyError, KeyFile};
 
-/// Longer tokens are not looked at.
+/// Longer tokens are refused unread.
 const MAX_BYTES: usize = 8 * 1024;
 
-/// Keys that are tried for a token that names none.
+/// Most keys that are tried for a token without `kid`.
 const TRIED_KEYS: usize = 16;
 
-/// Claims that name the user in the tokens of common libraries and providers.
+/// Claims that name the user in tokens of common libraries and providers; used for a hint in the log.
 const NAMES: [&str; 7] = ["sub", "user_id", "username", "preferred_username", "uid", "upn", "email"];
 
-/// By how much the site's clock may be ahead of ours.
+/// Tolerated clock skew for `nbf`.
 const EARLY: Duration = Duration::from_secs(5);
 
-/// Verifies tokens, by one algorithm, whatever they say themselves.
+/// Verifies tokens with one configured algorithm; the algorithm that a token names is not used.
 #[derive(Clone)]
 pub struct Verifier {
     algorithm: Algorithm,
-    keys: Vec<Key>,
+    keys: Vec<VerificationKey>,
     /// Whether a token's `kid` chooses among the keys.
     named: bool,
     audience: Vec<String>,
@@ -43,51 +43,51 @@ pub struct Verifier {
     groups_claim: String,
 }
 
-/// What a token says.
+/// The claims of a verified token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Claims {
-    /// Who it is; none for nobody in particular.
+    /// The user; `None` for an anonymous visitor.
     pub subject: Option<String>,
     /// The groups of the subject.
     pub groups: Vec<String>,
-    /// When it ends, if ever.
+    /// When it expires, if it does.
     pub expires_at: Option<SystemTime>,
-    /// Where there is no subject: another claim of the token that may name it.
+    /// Without a subject: another claim of the token that may name the user.
     pub other_name: Option<&'static str>,
 }
 
-/// Why a token is not trusted.
+/// Why a token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Untrusted {
-    /// No JSON Web Token, or claims of the wrong types.
+    /// Not a JSON Web Token, or a claim has a wrong type.
     #[error("the token is malformed, or signed in a way that is not known")]
     Malformed,
-    /// Signed by somebody else, or by another algorithm, or changed since.
+    /// The signature, the algorithm or the key is wrong.
     #[error("the token's signature, algorithm or key is not the one that is expected")]
     Forged,
-    /// Its `exp` has come.
+    /// Its `exp` has passed.
     #[error("the token has expired")]
     Expired,
-    /// Its `nbf` is still to come.
+    /// Its `nbf` is in the future.
     #[error("the token is not valid yet")]
     Early,
-    /// Its `aud` or `iss` is another.
+    /// Its `aud` or `iss` does not match.
     #[error("the token's audience or issuer is not the one that is expected")]
     Elsewhere,
-    /// Several tokens came together, or an empty one.
+    /// Several tokens were sent, or an empty one.
     #[error("there has to be one token, which is not empty")]
     Unclear,
 }
 
-/// The claims as they are written. Null is no value for any of them.
+/// The claims of a token's payload. None of them may be null.
 #[derive(Deserialize)]
-struct Written {
+struct ClaimsJson {
     #[serde(default, deserialize_with = "present")]
     exp: Option<f64>,
     #[serde(default, deserialize_with = "present")]
     nbf: Option<f64>,
     #[serde(default, deserialize_with = "present")]
-    aud: Option<Audience>,
+    aud: Option<TokenAudience>,
     #[serde(default, deserialize_with = "present")]
     iss: Option<String>,
     #[serde(flatten)]
@@ -96,24 +96,24 @@ struct Written {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Audience {
+enum TokenAudience {
     One(String),
     Several(Vec<String>),
 }
 
 impl Verifier {
-    /// Takes the algorithm, by its name in RFC 7518 or RFC 8037, its keys, and whose tokens are trusted; no audience
-    /// and an empty issuer stand for any.
+    /// Creates a verifier for an algorithm (RFC 7518, RFC 8037) and its keys. An empty list of audiences and an empty
+    /// issuer accept any.
     ///
     /// # Errors
     ///
-    /// When the algorithm is none of the four, or the file holds no sound key for it.
+    /// When the algorithm is not supported, or the file has no valid key for it.
     pub fn new(
         algorithm: &str,
         file: KeyFile<'_>,
         audience: Vec<String>,
         issuer: String,
-    ) -> Result<Self, Unusable> {
+    ) -> Result<Self, KeyError> {
         provider::install();
         let algorithm = keys::algorithm(algorithm)?;
         Ok(Self {
@@ -127,13 +127,13 @@ impl Verifier {
         })
     }
 
-    /// The claim that names the user where no other is set.
+    /// The default claim that names the user.
     pub const USER_CLAIM: &str = "sub";
 
-    /// The claim that lists the user's groups where no other is set.
+    /// The default claim that lists the user's groups.
     pub const GROUPS_CLAIM: &str = "groups";
 
-    /// Claims that are checked, and so name nobody.
+    /// Registered claims, which cannot name the user.
     pub const RESERVED: [&str; 5] = ["aud", "exp", "iat", "iss", "nbf"];
 
     /// Returns the claim that names the user.
@@ -141,17 +141,17 @@ impl Verifier {
         &self.user_claim
     }
 
-    /// Takes the names of the claims that name the user and list the user's groups.
+    /// Sets the claims that name the user and list the user's groups.
     #[must_use]
-    pub fn reading(self, user_claim: String, groups_claim: String) -> Self {
+    pub fn with_claims(self, user_claim: String, groups_claim: String) -> Self {
         Self { user_claim, groups_claim, ..self }
     }
 
-    /// Returns what a token says, if it is to be trusted now.
+    /// Verifies a token and returns its claims.
     ///
     /// # Errors
     ///
-    /// When it is not.
+    /// With the reason why the token is refused.
     pub fn verify(&self, token: &Token, now: SystemTime) -> Result<Claims, Untrusted> {
         let token = token.as_str();
         if token.len() > MAX_BYTES {
@@ -167,11 +167,12 @@ impl Verifier {
         }
         let audience = match &written.aud {
             None => &[][..],
-            Some(Audience::One(name)) => std::slice::from_ref(name),
-            Some(Audience::Several(names)) => names,
+            Some(TokenAudience::One(name)) => std::slice::from_ref(name),
+            Some(TokenAudience::Several(names)) => names,
         };
-        let for_us = self.audience.is_empty() || audience.iter().any(|name| self.audience.contains(name));
-        if !for_us || (self.issuer.is_some() && self.issuer != written.iss) {
+        let audience_matches =
+            self.audience.is_empty() || audience.iter().any(|name| self.audience.contains(name));
+        if !audience_matches || (self.issuer.is_some() && self.issuer != written.iss) {
             return Err(Untrusted::Elsewhere);
         }
         let mut others = written.others;
@@ -186,31 +187,31 @@ impl Verifier {
             Some(groups) => Vec::<String>::deserialize(groups).map_err(|_| Untrusted::Malformed)?,
         };
         if subject.is_none() {
-            let other_name = NAMES.into_iter().find(|name| others.has(name));
+            let other_name = NAMES.into_iter().find(|name| others.has_name(name));
             return Ok(Claims { expires_at, other_name, ..Claims::default() });
         }
-        if !are_reasonable(&groups) || !subject.as_deref().is_none_or(is_reasonable) {
+        if !groups_fit(&groups) || !subject.as_deref().is_none_or(name_fits) {
             return Err(Untrusted::Malformed);
         }
         Ok(Claims { subject, groups, expires_at, other_name: None })
     }
 
-    /// Returns the claims, once a signature holds.
-    fn open(&self, token: &str) -> Result<Written, Untrusted> {
+    /// Verifies the signature and returns the claims.
+    fn open(&self, token: &str) -> Result<ClaimsJson, Untrusted> {
         let header = decode_header(token).map_err(|error| untrusted(error.kind()))?;
-        // An extension that has to be understood (RFC 7515, section 4.1.11) is none that we know.
+        // We support no critical extension (RFC 7515, section 4.1.11).
         if header.alg != self.algorithm || header.crit.is_some() {
             return Err(Untrusted::Forged);
         }
         let mut validation = Validation::new(self.algorithm);
-        // The claims are checked here, by our own clock.
+        // The claims are checked by `verify`, against its `now`.
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
         let asked = header.kid.as_deref().filter(|_| self.named);
         let candidates =
             self.keys.iter().filter(|key| asked.is_none_or(|kid| key.id.as_deref() == Some(kid)));
-        for Key { key, .. } in candidates.take(TRIED_KEYS) {
+        for VerificationKey { key, .. } in candidates.take(TRIED_KEYS) {
             match decode(token, key, &validation).map_err(|error| untrusted(error.kind())) {
                 Ok(data) => return Ok(data.claims),
                 Err(Untrusted::Forged) => {}
@@ -228,7 +229,7 @@ fn untrusted(kind: &ErrorKind) -> Untrusted {
     }
 }
 
-/// Reads a time in seconds, which may have a fraction.
+/// Converts a `NumericDate` (RFC 7519, section 2), which may have a fraction.
 fn time(seconds: f64) -> Result<SystemTime, Untrusted> {
     let since = Duration::try_from_secs_f64(seconds).map_err(|_| Untrusted::Malformed)?;
     UNIX_EPOCH.checked_add(since).ok_or(Untrusted::Malformed)
@@ -238,7 +239,7 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
     T::deserialize(deserializer).map(Some)
 }
 
-/// Shows no key.
+/// Keys are secret, so `Debug` shows only their number.
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifier")

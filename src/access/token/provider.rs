@@ -1,4 +1,4 @@
-//! The cryptography below `jsonwebtoken`: ring, which TLS uses as well. It verifies four algorithms, and signs nothing.
+//! The cryptography of `jsonwebtoken`: ring, which TLS uses as well. It verifies four algorithms and signs nothing.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};
@@ -12,13 +12,13 @@ use ring::signature::{
 static RING: CryptoProvider = CryptoProvider {
     signer_factory: |_, _| Err(ErrorKind::UnsupportedAlgorithm.into()),
     verifier_factory: |algorithm, key| verifier(*algorithm, key),
-    // Of use only for making keys.
+    // Needed only for creating keys.
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Lets `jsonwebtoken` use ring, in the whole process.
+/// Makes `jsonwebtoken` use ring in the whole process.
 pub(super) fn install() {
-    // Whoever comes second finds it installed.
+    // A second call finds it installed.
     let _ = RING.install_default();
 }
 

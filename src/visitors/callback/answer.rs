@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 use tokio::time::Instant;
 
 use crate::access::session::KeyPattern;
-use crate::access::{Identity, are_reasonable, is_reasonable};
+use crate::access::{Identity, groups_fit, name_fits};
 use crate::visitors::{AuthSource, Visitor};
 use crate::wire::{Flags, SessionKey};
 
@@ -78,7 +78,7 @@ impl Answer {
                 _ => user.clone(),
             };
             let names = written.groups.unwrap_or_default();
-            if !are_reasonable(&names) || !is_reasonable(&user) || !is_reasonable(&id) {
+            if !groups_fit(&names) || !name_fits(&user) || !name_fits(&id) {
                 return Err("has more groups, or longer names, than anybody needs".to_owned());
             }
             // Without a name and a primary key the visitor is anonymous.

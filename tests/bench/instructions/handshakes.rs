@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
-use ws4redis::access::{Allowed, Proxies};
+use ws4redis::access::{AllowedOrigins, Proxies};
 use ws4redis::http::{HandshakeRequest, HttpConfig, Rejection, Served, Times, Visits, serve};
 use ws4redis::metrics::Counters;
 use ws4redis::stream::Stream;
@@ -83,7 +83,7 @@ fn prepare_request(_: &str) -> Box<dyn FnMut()> {
     let front = Rc::new(HttpConfig {
         path_prefix: "/ws/".to_owned(),
         session_cookie: "sessionid".to_owned(),
-        origins: Allowed::default(),
+        origins: AllowedOrigins::default(),
         proxies: Proxies::default(),
         tokens: false,
         passed_on: None,
