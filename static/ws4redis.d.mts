@@ -1,24 +1,133 @@
-/// <reference path="./ws4redis.d.ts" />
-
-// What ws4redis.mjs exports: the names and types of ws4redis.js, and WS4Redis.connect as ws4redis.
-import types = ws4redis;
-import legacy = WS4Redis;
-
-/** Opens a connection to the gateway that the page came from, and keeps it. `path` is e.g. `/ws/foobar`. */
-declare function modern(path: string | URL, options?: types.Options): types.Socket;
-
-declare namespace modern {
-  type Audience = types.Audience;
-  type State = types.State;
-  type Transport = types.Transport;
-  type Options = types.Options;
-  type Data = types.Data;
-  type Sendable = types.Sendable;
-  type Message = types.Message;
-  type Closed = types.Closed;
-  type StateChange = types.StateChange;
-  type Events = types.Events;
-  type Socket = types.Socket;
+/*! ws4redis 0.1.0 | MIT licence */
+/** Types of the modern API. A classic script defines no value of this name: pages may use it for their own. */
+export declare namespace ws4redis {
+    type Audience = 'broadcast' | 'group' | 'user' | 'session';
+    /**
+     * - `connecting`: an attempt is in progress
+     * - `open`
+     * - `waiting`: for the next attempt
+     * - `session-ended`: waiting, because the session or the token has ended (4401)
+     * - `closed`: permanently
+     */
+    type State = 'connecting' | 'open' | 'waiting' | 'session-ended' | 'closed';
+    /** The transport in use; null while there is no connection. */
+    type Transport = 'websocket' | 'sse' | null;
+    interface Options {
+        /** The audiences whose messages are received. */
+        subscribe?: Audience | readonly Audience[];
+        /** The audiences that `send` publishes to. */
+        publish?: Audience | readonly Audience[];
+        /** Receive own messages, too. */
+        echo?: boolean;
+        /** Called before each attempt; null means no token: the session then identifies the visitor, or nothing does. */
+        token?: () => string | null | undefined | Promise<string | null | undefined>;
+        /** The gateway's heartbeat text. Set it only if the gateway has the same one. */
+        heartbeat?: string | null;
+        /** Number of messages that `send` keeps while there is no connection. Default 0. */
+        queue?: number;
+        /** false: WebSockets only. Default true: server-sent events while no WebSocket can be opened. */
+        fallback?: boolean;
+        /** Closes the connection permanently. */
+        signal?: AbortSignal | null;
+    }
+    type Data = string | ArrayBuffer;
+    type Sendable = string | Blob | ArrayBuffer | ArrayBufferView;
+    interface Message extends MessageEvent<Data> {
+        /** The data parsed as JSON; throws SyntaxError. */
+        json<T = unknown>(): T;
+    }
+    /** A connection or an attempt has ended. */
+    interface Closed extends Event {
+        /** A code of RFC 6455 or of the gateway; 1006 if the connection was refused or lost. */
+        readonly code: number;
+        readonly reason: string;
+        readonly wasClean: boolean;
+        /** No further attempt and no further event follows. */
+        readonly final: boolean;
+    }
+    interface StateChange extends Event {
+        readonly state: State;
+        /** Milliseconds until the next attempt, for `waiting` and `session-ended`; shorter when the network or tab returns. */
+        readonly delay?: number;
+    }
+    interface Events {
+        message: Message;
+        open: Event;
+        /** The connection has reopened: messages may have been missed. The replay of persisted messages follows. */
+        gap: Event;
+        close: Closed;
+        state: StateChange;
+        /** An open connection has switched from the fallback to a WebSocket. No message is missed. */
+        transport: Event;
+    }
+    interface Socket extends EventTarget, AsyncIterable<Data> {
+        readonly url: string;
+        readonly state: State;
+        readonly transport: Transport;
+        /**
+         * Resolves when the message was handed to the browser's WebSocket, or accepted by the gateway (fallback). Rejects if
+         * there is no connection and the queue is full, and if the gateway rejects the message (fallback).
+         */
+        send(data: Sendable): Promise<void>;
+        sendJSON(value: unknown): Promise<void>;
+        /** The messages from now on, parsed; throws at one that is not JSON. */
+        json<T = unknown>(): AsyncGenerator<T, void, void>;
+        /** The messages from now on. Ends with the connection. */
+        [Symbol.asyncIterator](): AsyncGenerator<Data, void, void>;
+        /** Closes the connection permanently. Leaves no timer and no listener behind. */
+        close(): void;
+        addEventListener<K extends keyof Events>(type: K, listener: ((this: Socket, event: Events[K]) => unknown) | {
+            handleEvent(event: Events[K]): unknown;
+        } | null, options?: boolean | AddEventListenerOptions): void;
+        addEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
+        removeEventListener<K extends keyof Events>(type: K, listener: ((this: Socket, event: Events[K]) => unknown) | {
+            handleEvent(event: Events[K]): unknown;
+        } | null, options?: boolean | EventListenerOptions): void;
+        removeEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | EventListenerOptions): void;
+    }
+    /** Connects to the gateway and keeps the connection. `path` is e.g. `/ws/foobar`, relative to the page. */
+    type Connect = (path: string | URL, options?: Options) => Socket;
+}
+/** The interface of django-websocket-redis. Works with and without `new`. */
+export interface WS4Redis {
+    /** Throws during the first attempt; after a close the message is dropped silently. */
+    send_message(message: ws4redis.Sendable): void;
+    /** 0 connecting, 1 open, 2 closing, 3 closed (also while waiting for the next attempt). */
+    get_state(): number;
+    is_connecting(): boolean;
+    is_connected(): boolean;
+    is_closing(): boolean;
+    is_closed(): boolean;
+    /** Closes the connection permanently. Leaves no timer behind. */
+    close(): void;
+}
+export declare namespace WS4Redis {
+    interface Options {
+        /** The WebSocket address with facility and flags, used unchanged. */
+        uri: string;
+        /** Before each attempt to connect. */
+        connecting?(): void;
+        /** After each successful attempt. */
+        connected?(): void;
+        /** After each close and each failed attempt. */
+        disconnected?(event: CloseEvent): void;
+        /** For each message except heartbeats. */
+        receive_message?(message: ws4redis.Data): void;
+        /** After `disconnected`, if another attempt follows: milliseconds until then, its number since the last open. */
+        reconnecting?(delay: number, attempt: number): void;
+        /** The gateway's heartbeat text. Set it only if the gateway has the same one. */
+        heartbeat_msg?: string | null;
+    }
+    interface Constructor {
+        /** `$` may be jQuery, as in django-websocket-redis; it is not used. */
+        new (options: Options, $?: unknown): WS4Redis;
+        (options: Options, $?: unknown): WS4Redis;
+        /** The modern API. */
+        connect: ws4redis.Connect;
+        readonly prototype: WS4Redis;
+    }
 }
 
-export { modern as ws4redis, legacy as WS4Redis, modern as default };
+export declare const ws4redis: ws4redis.Connect;
+export declare const WS4Redis: WS4Redis.Constructor;
+export default ws4redis;

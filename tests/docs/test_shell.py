@@ -117,6 +117,10 @@ def fresh(tmp_path, commands):
     (home / "bin/pip").chmod(0o755)
     # setuptools writes beside its sources.
     shutil.copytree(ROOT / "python", checkout / "python", ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    # The package takes its copy of the client from there.
+    (checkout / "static").mkdir()
+    for name in ("ws4redis.js", "ws4redis.mjs"):
+        shutil.copy(ROOT / "static" / name, checkout / "static")
     path = f"{home}/bin{os.pathsep}{commands}"
 
     def run(command, **environment):

@@ -14,6 +14,7 @@ SITE_CALLBACK_SECRET, SITE_SSL_REDIRECT, SITE_COOKIE_AGE, SITE_COOKIE_NAME, SITE
 """
 
 import os
+import runpy
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,6 +57,9 @@ MIDDLEWARE = [
 if os.environ.get("SITE_WITHOUT_PACKAGE"):
     INSTALLED_APPS.remove("ws4redis")
     MIDDLEWARE.remove("ws4redis.middleware.SessionMiddleware")
+else:
+    # Run from a checkout, the package has no copy of the client unless a build has made one.
+    runpy.run_path(str(HERE.parent.parent / "python" / "setup.py"))["copy_client"]()
 # As behind a proxy that speaks https.
 SECURE_SSL_REDIRECT = bool(os.environ.get("SITE_SSL_REDIRECT"))
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
