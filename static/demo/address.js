@@ -1,11 +1,11 @@
-// Any facility with any flags: for those who want to see more than the tour shows.
-import { open } from './line.js';
+// A connection to any facility with any flags.
+import { open } from './connections.js';
 import { bounded, shown } from './messages.js';
 import { AUDIENCES, byId, element, fromTemplate, heartbeat, list, number, pathOf } from './page.js';
 
 const MOST = 200;
 
-/** Why this facility cannot be asked for; empty if it can. */
+/** The reason why the facility is invalid, or an empty string. */
 export function objection(facility) {
   if (/[\u0000-\u001f\u007f]/.test(facility)) return 'Control characters are not allowed in a facility.';
   if (facility.split('/').some((part) => /^(\.|%2e){1,2}$/i.test(part)))

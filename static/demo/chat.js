@@ -1,9 +1,9 @@
-// Two people in one room, who meet in Redis only.
-import { open } from './line.js';
+// Two people in one facility, connected through Redis only.
+import { open } from './connections.js';
 import { bounded, shown } from './messages.js';
 import { byId, channel, copyable, element, FACILITY, fromTemplate, list, shell, since } from './page.js';
 
-// Another tab is most likely two other people.
+// Random, so that another tab most likely shows two other people.
 const NAMES = ['Ada', 'Ben', 'Cleo', 'Dan', 'Eve', 'Finn', 'Grace', 'Hal', 'Ida', 'Jack', 'Kay', 'Linus'];
 const REMEMBERED = 50;
 const PATIENCE_MS = 3000;
@@ -40,7 +40,7 @@ function person(name, announced) {
   form.firstElementChild.textContent = `Message from ${name}`;
   form.firstElementChild.htmlFor = input.id;
   messages.setAttribute('aria-label', `What ${name} hears`);
-  // Both hear the same: once is enough.
+  // Both receive the same messages.
   if (!announced) messages.setAttribute('aria-live', 'off');
 
   socket.addEventListener('message', ({ data }) => {
@@ -48,7 +48,7 @@ function person(name, announced) {
     arrived.add(shown(data), ...(own ? [element('small', since(own.at), 'after')] : []));
     const heard = own ? own.heard : [];
     heard.push(own ? `${name} after ${since(own.at)}` : name);
-    // What comes once more after a reconnect is no answer.
+    // A replayed message after a reconnect is not an answer.
     if (heard.length === 2) sent.delete(data);
     showRoute(own ? data.split(':')[0] : 'Somebody else', own ? heard : ['everyone here']);
   });

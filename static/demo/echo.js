@@ -1,9 +1,9 @@
-// One text from two connections in one room, of which only one wants to hear itself.
-import { message, open, opened } from './line.js';
+// One text from two connections to one facility; only one of them has the flag `echo`.
+import { message, open, opened } from './connections.js';
 import { bounded, shown } from './messages.js';
 import { byId, element, FACILITY, fromTemplate } from './page.js';
 
-// Of this page alone, so that nothing is kept in it from before.
+// Unique to this page, so that no earlier message is replayed.
 const ROOM = `${FACILITY}-echo-${Math.random().toString(36).slice(2, 8)}`;
 
 function side(name, echo) {
@@ -19,12 +19,12 @@ function side(name, echo) {
   let socket;
 
   return {
-    /** Connects, when it is needed first. */
+    /** Connects on first use. */
     ready() {
       if (!socket) {
         socket = open(name, ROOM, { subscribe: 'broadcast', publish: 'broadcast', echo });
         socket.addEventListener('message', ({ data }) => {
-          // After a reconnect the kept message comes to everybody, whoever sent it.
+          // After a reconnect the persisted message is replayed to its sender, too.
           const kept = typeof data === 'string' && data.startsWith(`${name}: `) ? 'own, kept' : '';
           const mark = underWay.delete(data) ? 'own' : kept;
           arrived.add(shown(data), ...(mark ? [element('small', mark, 'after')] : []));
@@ -49,7 +49,7 @@ export function startEcho() {
     event.preventDefault();
     const { value } = byId('both-text');
     if (!value) return;
-    // Who is not there yet would not hear the other.
+    // A connection that is not open yet would miss the other's message.
     await Promise.all(sides.map((one) => one.ready()));
     for (const one of sides) one.send(value).catch(() => {});
   });

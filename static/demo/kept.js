@@ -1,5 +1,5 @@
-// The last value of a channel, and newcomers who get it.
-import { message, open, opened } from './line.js';
+// The last value of a channel, replayed to new connections.
+import { message, open, opened } from './connections.js';
 import { bounded, shown } from './messages.js';
 import { byId, duration, element, expire, FACILITY, since } from './page.js';
 
@@ -13,7 +13,7 @@ function tell(who, what, data) {
 
 async function publish(value) {
   const start = performance.now();
-  // With echo its own message comes back: then Redis has it.
+  // With echo its own message comes back once Redis has it.
   const socket = open('Publisher', ROOM, { subscribe: 'broadcast', publish: 'broadcast', echo: true, queue: 1 });
   socket.send(value).catch(() => {});
   await opened(socket);

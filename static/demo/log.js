@@ -1,4 +1,4 @@
-// The connection log: what becomes of every connection of this page.
+// The connection log: the events of every connection of this page.
 import { bounded } from './messages.js';
 import { byId, element } from './page.js';
 
@@ -27,7 +27,7 @@ export function note(name, text, kind = '') {
   item.dataset.kind = kind;
 }
 
-/** Tells of a connection from its beginning to its end. */
+/** Logs a connection from its start to its end. */
 export function watch(name, socket) {
   const row = element('li');
   const state = element('span', undefined, 'state');
@@ -58,7 +58,7 @@ export function watch(name, socket) {
       `closed with ${code}: ${meaning}${reason ? ` (“${reason}”)` : ''}; ${next}`,
       code === 1000 ? '' : 'closed',
     );
-    // Those that were refused stay, to be seen.
+    // Refused ones stay visible.
     if (final && code === 1000) {
       row.remove();
       lines.delete(socket);
@@ -75,7 +75,7 @@ function show({ row, socket, due, state }) {
   showOverall();
 }
 
-/** One word for all of them, which is announced when it changes; the countdown is for the eye only. */
+/** One word for all connections. Screen readers announce its changes, but not the countdown. */
 function showOverall() {
   const states = [...lines.values()].map(({ socket }) => socket.state);
   const open = states.filter((state) => state === 'open').length;

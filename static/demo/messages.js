@@ -1,4 +1,4 @@
-// Lists of what arrived, newest last.
+// Lists of received messages, newest last.
 import { clock, element, number } from './page.js';
 
 const SHOWN_CHARS = 4000;
@@ -9,7 +9,7 @@ function hex(buffer) {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
 }
 
-/** A message as an element: text as it is, binary in hex, and of long ones only the beginning. */
+/** A message as an element: text unchanged, binary in hex; long ones are cut. */
 export function shown(data) {
   const binary = typeof data !== 'string';
   const size = binary ? data.byteLength : data.length;
@@ -25,13 +25,13 @@ export function shown(data) {
 }
 
 /**
- * Keeps a list at its last `most` entries, and at its end while the reader is there.
+ * Limits a list to its last `most` entries, and scrolls with it while the reader is at its end.
  * @returns {{add: function(...Node): void, clear: function(): void}}
  */
 export function bounded(box, most = 200) {
   let pending = [];
   let timer = null;
-  // Not looked up when something arrives: between, the box may have been given another size.
+  // Kept up to date by scrolling: when a message arrives, the box may already have another size.
   let atEnd = true;
   box.addEventListener('scroll', () => (atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 24));
 
@@ -51,7 +51,7 @@ export function bounded(box, most = 200) {
       item.append(stamp, ...parts);
       pending.push(item);
       if (pending.length > most) pending.shift();
-      // In a burst the page is laid out once per batch, not once per message.
+      // In a burst the layout runs once per batch, not once per message.
       timer ??= setTimeout(flush, 16);
       return item;
     },

@@ -1,9 +1,9 @@
-// What all parts of the page use: the gateway's settings, elements, times, lines to copy.
+// Shared by all parts of the page: the gateway's settings, elements, times, snippets to copy.
 
 export const AUDIENCES = ['broadcast', 'group', 'user', 'session'];
 export const FACILITY = 'foobar';
 
-/** The server fills these in; opened without it, the placeholder is still there. */
+/** The gateway fills these in; without it the placeholder remains. */
 function setting(name, fallback) {
   const value = document.querySelector(`meta[name="${name}"]`)?.content ?? '';
   return value === '' || /^\{\{.*\}\}$/.test(value) ? fallback : value;
@@ -43,12 +43,12 @@ export function clock(date) {
   );
 }
 
-/** The time since a `performance.now()`, for people. */
+/** The time since a `performance.now()`, as text. */
 export function since(start) {
   return `${number(Math.max(1, Math.round(performance.now() - start)))} ms`;
 }
 
-/** Some seconds in the largest unit that they fill twice, or once to the second. */
+/** Seconds in the largest unit of which they are at least two, or exactly one. */
 export function duration(seconds) {
   for (const [unit, length] of [
     ['day', 86400],
@@ -75,7 +75,7 @@ export function shell(word) {
   return /^[\w.,:@%+=/-]+$/.test(word) ? word : `'${word.replace(/'/g, `'\\''`)}'`;
 }
 
-// ---- Lines to copy
+// ---- Snippets to copy
 
 async function copy(text, code) {
   try {
@@ -91,7 +91,7 @@ async function copy(text, code) {
   }
 }
 
-/** A box of lines with a button that copies them; `set` changes them. */
+/** A box of text with a button that copies it; `set` changes the text. */
 export function copyable(title, text = '') {
   const box = element('div', undefined, 'copyable');
   const pre = element('pre');

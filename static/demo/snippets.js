@@ -1,4 +1,4 @@
-// Lines to copy, which do what the page does, from elsewhere.
+// Snippets to copy that do the same as the page, in other places.
 import { objection } from './address.js';
 import { base, byId, channel, copyable, element, expire, FACILITY, heartbeat, pathOf, prefix, shell } from './page.js';
 
@@ -6,7 +6,7 @@ const CHAT = { facility: FACILITY, subscribe: ['broadcast'], publish: ['broadcas
 const OWNER = { group: 'GROUPNAME', user: 'USERNAME', session: 'SESSIONKEY' };
 const HOUR = 3600;
 
-/** A string literal that Python and JavaScript read alike. */
+/** A string literal that is valid in Python and in JavaScript. */
 function quoted(text) {
   return `'${text.replace(/[\\']/g, '\\$&').replace(/[\u2028\u2029]/g, (c) => `\\u${c.charCodeAt(0).toString(16)}`)}'`;
 }
@@ -44,7 +44,7 @@ function django({ facility, subscribe, publish }) {
 }
 
 function nginx() {
-  // Behind a proxy already, the page cannot know where the gateway listens.
+  // If it is behind a proxy, the page cannot know the address of the gateway.
   const listens = location.port ? `127.0.0.1:${location.port}` : '127.0.0.1:8000';
   return [
     '# in http { }',
@@ -77,19 +77,19 @@ function snippetsFor(wanted) {
     (subscribe.length || publish.length) && {
       name: 'django',
       title: 'Django',
-      about: 'In a view, a task or a shell. Publishes, and keeps the message for who comes later.',
+      about: 'In a view, a task or a shell. Publishes, and persists the message for later visitors.',
       code: django(wanted),
     },
     subscribe.length && {
       name: 'redis-publish',
       title: 'redis-cli: to those connected now',
-      about: 'PUBLISH reaches everyone who is subscribed at this moment.',
+      about: 'PUBLISH reaches every connection that is subscribed at this moment.',
       code: each(subscribe, (name) => `redis-cli PUBLISH ${name} Hello`),
     },
     subscribe.length && {
       name: 'redis-setex',
-      title: 'redis-cli: to those who come later',
-      about: 'A key with the name of the channel is sent to who connects within its time.',
+      title: 'redis-cli: to later visitors',
+      about: 'A key with the name of the channel is sent to each connection that opens before it expires.',
       code: each(subscribe, (name) => `redis-cli SETEX ${name} ${expire > 0 ? expire : HOUR} Hello`),
     },
     publish.length && {
@@ -107,7 +107,7 @@ function snippetsFor(wanted) {
   ].filter(Boolean);
 }
 
-/** Shows them; boxes that stay are kept, and with them the focus. */
+/** Shows the snippets. Reuses boxes, since replacing one would lose the focus. */
 function render(wanted) {
   const box = byId('snippet-list');
   const snippets = objection(wanted.facility) ? [] : snippetsFor(wanted);
@@ -128,7 +128,7 @@ function render(wanted) {
   for (const gone of shown.values()) gone.remove();
 }
 
-/** @param {function(function(object): void): void} startAddress  Is told whom to tell of changes. */
+/** @param {function(function(object): void): void} startAddress  Receives the function to call on changes. */
 export function startSnippets(startAddress) {
   const [ofChat, ofAddress] = document.querySelectorAll('[name="which"]');
   let address = CHAT;

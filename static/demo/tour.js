@@ -1,4 +1,4 @@
-// The tour, stop by stop.
+// The tour, section by section.
 import { startAddress } from './address.js';
 import { startChat } from './chat.js';
 import { startEcho } from './echo.js';

@@ -1,5 +1,5 @@
-// Who the visitor is, as the gateway knows, and what it hears for that.
-import { open } from './line.js';
+// The visitor's identity in the gateway's view, and the audiences that follow from it.
+import { open } from './connections.js';
 import { bounded, shown } from './messages.js';
 import { base, byId, channel, copyable, duration, element, FACILITY, list, shell } from './page.js';
 
@@ -63,7 +63,7 @@ function showFailure(reason) {
 async function ask() {
   let response;
   try {
-    // As the connection asks, since the site may answer by facility and flags.
+    // With the connection's facility and flags, since the site's answer may depend on them.
     const { pathname, search } = new URL(socket.url);
     const question = `/whoami/${pathname.slice(base.length)}${search}`;
     response = await fetch(question, { cache: 'no-store', redirect: 'manual' });
@@ -73,7 +73,7 @@ async function ask() {
   if (!response.ok) return showFailure(`not known: ${(await response.text()).trim() || `HTTP ${response.status}`}`);
   const profile = await response.json();
   show(profile);
-  // A connection is whose it was when it opened: another login needs another one.
+  // A connection keeps the identity that it was opened with: another login needs another connection.
   const now = JSON.stringify({ ...profile, expires_in: null });
   if (known !== undefined && known !== now) connect();
   known = now;
@@ -96,7 +96,7 @@ export function startWhoami() {
   byId('personal-cli').append(personalLine);
   for (const host of document.querySelectorAll('[data-host]')) host.textContent = location.hostname;
   byId('ask-again').addEventListener('click', ask);
-  // Whoever comes back may have logged in or out in another tab.
+  // The visitor may have logged in or out in another tab.
   document.addEventListener('visibilitychange', () => document.hidden || ask());
   connect();
 }

@@ -1,4 +1,4 @@
-// Whether everybody can use the demo page: by axe, by keyboard, on a phone.
+// Accessibility of the demo page: axe's rules, keyboard, a phone's screen.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { check, unique } from './chromium.mjs';
@@ -7,7 +7,7 @@ import { arrived, person, say } from './tour.mjs';
 
 const AXE = readFileSync(new URL('node_modules/axe-core/axe.min.js', import.meta.url), 'utf8');
 
-/** Fails with the rules that the page breaks, and where. */
+/** Fails with the rules that the page breaks, and the places. */
 async function axe(page) {
   await page.evaluate(AXE);
   const broken = await page.evaluate(async () => {

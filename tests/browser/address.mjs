@@ -1,4 +1,4 @@
-// The part of the demo page for any address, and the lines to copy.
+// The demo page's form for any address, and its snippets to copy.
 import assert from 'node:assert/strict';
 import { becomes, check, DEADLINE_MS, unique } from './chromium.mjs';
 import { arrived, line, logs, say, texts } from './tour.mjs';
@@ -8,7 +8,7 @@ const field = (page) => pane(page).locator('.send input');
 const flag = (page, name) => pane(page).locator(`[name="${name}"]`);
 const hint = (page) => pane(page).locator('.send-hint').textContent();
 
-/** Runs `act` and returns the address of the WebSocket that the page opens then. */
+/** Runs `act` and returns the address of the WebSocket that the page then opens. */
 async function reconnect(page, act) {
   const [socket] = await Promise.all([page.waitForEvent('websocket', { timeout: DEADLINE_MS }), act()]);
   await page.locator('#address .pane[data-state="open"]').waitFor({ timeout: DEADLINE_MS });

@@ -1,12 +1,12 @@
-// A proxy before a gateway that refuses as many WebSockets as a test says. It answers some paths itself.
+// A reverse proxy that refuses as many WebSockets as a test sets. It answers some paths itself.
 import { createServer, request as ask } from 'node:http';
 import { connect } from 'node:net';
 
-/** Starts one on a free port. `pages` are texts by path, each with its type. */
+/** Starts it on a free port. `pages` maps paths to texts with their types. */
 export async function blockingProxy(gateway, pages) {
   const open = new Set();
   const proxy = {
-    /** How many of the next WebSockets are refused. */
+    /** The number of WebSockets still to be refused. */
     refuse: Infinity,
     refused: 0,
     /** Cuts all WebSockets. */

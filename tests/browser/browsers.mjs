@@ -1,4 +1,4 @@
-// Chromium and Firefox by one driver, with names of hosts that lead to a port of this machine.
+// Chromium and Firefox through one driver, with host names that resolve to a port of this machine.
 //
 // CHROMIUM, FIREFOX   the browsers, default /usr/bin/chromium and /usr/bin/firefox-esr
 import { existsSync } from 'node:fs';
@@ -11,7 +11,7 @@ const PATHS = {
 const START_MS = 60_000;
 const ANSWER_MS = 30_000;
 
-/** Starts a browser in a new profile; `hosts` are there on port 443 for it, with whatever certificate. */
+/** Starts a browser in a new profile. It reaches `hosts` on port 443 and accepts any certificate. */
 export function launch(name, hosts, port) {
   const executablePath = PATHS[name];
   if (!existsSync(executablePath))

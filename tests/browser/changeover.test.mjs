@@ -1,5 +1,5 @@
-// How the modern API of static/ws4redis.js takes the fallback, and goes from there back to the WebSocket. The streams are
-// real, the WebSockets are played by the tests; time passes twenty times as fast.
+// How the modern API of static/ws4redis.js uses the fallback, and returns from there to the WebSocket. The streams are
+// real, the tests simulate the WebSockets, and time passes twenty times as fast.
 import assert from 'node:assert/strict';
 import { after, afterEach, before, mock, test } from 'node:test';
 import { fakeGateway } from './fake_gateway.mjs';
@@ -25,7 +25,7 @@ afterEach(() => {
   Object.assign(gateway, { answers: [null], requests: [], postStatus: () => 204 });
 });
 
-/** Refuses the WebSockets for which `refusals` has true, one after the other; all others are left to the test. */
+/** Refuses the WebSockets for which `refusals` has true, one after the other; the test drives all others. */
 function connect(options, refusals = [true]) {
   globalThis.fetch = realFetch;
   globalThis.setTimeout = (callback, ms, ...rest) => realTimeout(callback, ms / FASTER, ...rest);
@@ -55,14 +55,14 @@ async function until(condition, what, deadline = DEADLINE_MS) {
 
 const text = (...texts) => texts.map((one) => `data: ${one}\n\n`).join('');
 
-/** The stream brings messages, and they have arrived. */
+/** The stream delivers messages; resolves when they have arrived. */
 async function streams(got, ...texts) {
   const wanted = got.length + texts.length;
   gateway.write(text(...texts));
   await until(() => got.length === wanted, () => `${texts}; there are ${JSON.stringify(got)}`);
 }
 
-/** The client is on a stream that has brought `history`, and its next WebSocket is open. */
+/** The client uses a stream that has delivered `history`, and its next WebSocket is open. */
 async function overlapping(history = [], options) {
   const { got, seen } = connect(options);
   await until(() => socket.transport === 'sse', 'the stream');
@@ -74,7 +74,7 @@ async function overlapping(history = [], options) {
 
 const changedOver = () => until(() => socket.transport === 'websocket', 'changed over');
 
-// ---- Taking the fallback
+// ---- To the fallback
 
 test('where a WebSocket was open before, one refusal is no reason for the fallback', async () => {
   const { seen } = connect({}, [false, true]);
@@ -126,7 +126,7 @@ test('where a WebSocket is neither refused nor let pass, the fallback is asked a
   assert.equal(socket.transport, 'sse', 'what comes too late counts no more');
 });
 
-// ---- Going back
+// ---- Back to the WebSocket
 
 test('from the fallback it goes back to the WebSocket after a while, in silence', async () => {
   const { got, seen } = await overlapping(['one', 'two']);
@@ -178,7 +178,7 @@ test('what one brings before the other is lost by neither, and comes once and in
   await streams(got, 'a', 'b', 'c');
   socketBrings('c', 'd');
   await streams(got, 'd');
-  // It is never quiet from here on, and one of them is always ahead.
+  // From here on there is no quiet second, and one side is always ahead.
   const wanted = ['old', 'kept', 'a', 'b', 'c', 'd'];
   for (let i = 0; socket.transport === 'sse'; i += 1) {
     if (i > 400) assert.fail('no change over');
@@ -194,7 +194,7 @@ test('what one brings before the other is lost by neither, and comes once and in
   assert.deepEqual(got, [...wanted, 'end']);
 });
 
-/** The WebSocket is so many messages ahead of the stream. */
+/** The WebSocket is `count` messages ahead of the stream. */
 async function busyFeed(lead) {
   const { got } = await overlapping(['before']);
   last().brings('before');
@@ -274,7 +274,7 @@ test('it changes over only when what was posted is answered, and own messages do
   gateway.postStatus = () => new Promise((resolve) => (answer = resolve));
   const posted = socket.send('mine');
   await until(() => answer, 'the POST');
-  // As long as own messages are known once they are answered.
+  // As long as an own message is recognized after its answer.
   await new Promise((resolve) => realTimeout(resolve, 6000 / FASTER));
   assert.equal(socket.transport, 'sse');
   const inner = last();
@@ -293,7 +293,7 @@ test('an own message that comes back only after the change is left out, too', as
   const { got } = await overlapping();
   const inner = last();
   await socket.send('mine');
-  // The stream does not bring it any more.
+  // The stream no longer delivers it.
   mock.method(Date, 'now', () => 0);
   await changedOver();
   inner.brings('mine');

@@ -1,4 +1,4 @@
-// What the runs in browsers share: counting checks, waiting with a deadline.
+// Shared by the runs in browsers: counting checks, waiting with a deadline.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
@@ -8,7 +8,7 @@ export const DEADLINE_MS = 10_000;
 let passed = 0;
 let failed = 0;
 let serial = 0;
-// Messages are kept and replayed, also from an earlier run: no two texts and no two facilities are the same.
+// Redis may replay persisted messages of an earlier run, so each text and each facility is unique.
 const run = Math.random().toString(36).slice(2, 8);
 
 export const unique = (word) => `${word}-${run}-${(serial += 1)}`;
@@ -32,7 +32,7 @@ export function skip(name, why) {
   console.log(`skip  ${name}: ${why}`);
 }
 
-/** Polls until `read()` gives `wanted`. */
+/** Polls until `read()` returns `wanted`. */
 export async function becomes(read, wanted, what, deadline = DEADLINE_MS) {
   const end = Date.now() + deadline;
   for (;;) {
@@ -48,7 +48,7 @@ export async function becomes(read, wanted, what, deadline = DEADLINE_MS) {
   }
 }
 
-/** What a promise comes to, if it does so in time. */
+/** The result of a promise; fails after the deadline. */
 export async function within(promise, what, deadline = DEADLINE_MS) {
   let timer;
   const late = new Promise((_, reject) => {
@@ -58,8 +58,8 @@ export async function within(promise, what, deadline = DEADLINE_MS) {
 }
 
 /**
- * Runs `body`, prints what has passed as `N passed, N failed`, and ends the process. What `body` puts into the list that
- * it is given is done at the end in any case, the last first.
+ * Runs `body`, prints the counts as `N passed, N failed`, and ends the process. At the end it runs the functions that
+ * `body` has added to the list it receives, in reverse order, also after a failure.
  */
 export async function wholeRun(ms, body) {
   const atEnd = [];

@@ -1,4 +1,4 @@
-// A run in Chromium, by playwright-core.
+// A run in Chromium, through playwright-core.
 //
 // CHROMIUM   the browser, default /usr/bin/chromium
 import { mkdtempSync, rmSync } from 'node:fs';

@@ -2,7 +2,7 @@
 //
 //   HEARTBEAT=--heartbeat-- node tests/browser/client.mjs http://127.0.0.1:8000
 //
-// The pages and the files of static/ are put before the gateway, on its own origin.
+// The driver serves the pages and the files of static/ on the gateway's own origin.
 //
 // CHROMIUM            the browser, as chromium.mjs says
 // SERVER_KILL, SERVER_PAUSE, SERVER_START   shell commands that kill the gateway, stop its process until it is killed,
@@ -29,7 +29,7 @@ const read = (path) => readFileSync(new URL(path, import.meta.url), 'utf8');
 const script = (path) => ({ type: 'text/javascript; charset=utf-8', text: read(path) });
 const page = (text) => ({ type: 'text/html; charset=utf-8', text: `<!doctype html><meta charset="utf-8">${text}` });
 
-/** A page as sites of django-websocket-redis have them. */
+/** A page as on sites of django-websocket-redis. */
 const oldPage = (scripts, make) =>
   page(`
 <link rel="icon" href="data:,">
@@ -104,7 +104,7 @@ async function say(tab, text) {
   await tab.locator('#say').press('Enter');
 }
 
-// Chromium takes pages that a test answers for pages from afar, which may talk to this machine only if allowed to.
+// Chromium treats intercepted pages as remote ones, which need a permission to access this machine.
 await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, async (browser) => {
   const complaints = [];
   let outage = false;
@@ -152,7 +152,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
   await check('the modern API talks with the legacy one, with echo and without', async () => {
     await open(one, 'a', facility, { subscribe: ['broadcast'], publish: ['broadcast'], echo: true });
     await open(two, 'b', facility, { subscribe: 'broadcast', publish: 'broadcast' });
-    // What is persisted comes first.
+    // The persisted message comes first.
     const before = (await heard(plain)).slice(-1);
     const [fromA, fromB, fromOld] = [unique('a'), unique('b'), unique('old')];
     await send(one, 'a', fromA);
@@ -220,12 +220,18 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
     await one.evaluate(() => window.d.close());
   });
 
-  await check('the module is the same', async () => {
-    const same = await one.evaluate(async () => {
+  await check('the module has the same APIs, and touches no global', async () => {
+    const [same, untouched] = await one.evaluate(async () => {
+      const { WS4Redis } = window;
       const module = await import('/static/ws4redis.mjs');
-      return [module.default === module.ws4redis, module.ws4redis === WS4Redis.connect, module.WS4Redis === WS4Redis];
+      window.modern = module.ws4redis('/ws/module');
+      window.legacy = new module.WS4Redis({ uri: window.modern.url });
+      const same = [module.default === module.ws4redis, module.ws4redis === module.WS4Redis.connect];
+      return [same, [window.WS4Redis === WS4Redis, !('ws4redis' in window)]];
     });
-    assert.deepEqual(same, [true, true, true]);
+    assert.deepEqual([same, untouched], [[true, true], [true, true]]);
+    await becomes(() => one.evaluate(() => [window.modern.state, window.legacy.get_state()]), ['open', 1], 'states');
+    await one.evaluate(() => [window.modern, window.legacy].forEach((socket) => socket.close()));
   });
 
   await check('a page with a namespace of its own called ws4redis has that, and both APIs', async () => {

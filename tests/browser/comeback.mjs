@@ -1,5 +1,5 @@
-// From the fallback back to the WebSocket: the modern API in node and in Chromium at a time, against a running gateway
-// behind a proxy that refuses WebSockets for a while:
+// From the fallback back to the WebSocket: the modern API in node and in Chromium at the same time, against a running
+// gateway behind a proxy that refuses WebSockets for a while:
 //
 //   node tests/browser/comeback.mjs http://127.0.0.1:8000
 //
@@ -16,7 +16,7 @@ import { becomes, check, unique, withChromium } from './chromium.mjs';
 import { got, open, send, states, transport } from './sockets.mjs';
 
 const WHOLE_RUN_MS = 90_000;
-/** The first try comes after 7.5 s, and a busy feed is watched for ten. */
+/** The first attempt starts after 7.5 s, and a busy stream overlaps for ten. */
 const CHANGE_MS = 30_000;
 const FLAGS = { subscribe: 'broadcast', publish: 'broadcast', heartbeat: process.env.HEARTBEAT };
 if (!process.argv[2]) {
@@ -30,9 +30,9 @@ const PAGES = {
   '/client.js': { type: 'text/javascript', text: script },
 };
 
-/** This process, as a page. */
+/** This process in the role of a page. */
 globalThis.window = globalThis;
-// That of node 20 has no close event when it is refused.
+// Node 20's own WebSocket emits no close event when it is refused.
 globalThis.WebSocket = class extends WebSocket {
   constructor(...args) {
     super(...args);
@@ -80,7 +80,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
     }),
   );
 
-  /** Numbered messages in both directions while WebSockets are refused, and allowed again, until some time after the change. */
+  /** Numbered messages in both directions while WebSockets are refused, then allowed, until some time after the switch. */
   const feeds = (everyMs) =>
     inBoth(async ({ name, tab, proxy, path }) => {
       const room = unique('feed');
@@ -96,7 +96,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
         if (i * everyMs > CHANGE_MS) assert.fail('it does not change over');
         wanted[0].push(`down ${i}`);
         wanted[1].push(`up ${i}`);
-        // Each waits for its answer, but not one for the other.
+        // Each waits for its own answer only.
         await Promise.all([send(node, other, `down ${i}`), send(tab, name, `up ${i}`)]);
         await new Promise((resolve) => setTimeout(resolve, everyMs));
         if (i === 3) proxy.refuse = 0;

@@ -1,4 +1,4 @@
-// The legacy API of static/ws4redis.js: upstream's interface and delays, our rules for stopping.
+// The legacy API of static/ws4redis.js: upstream's interface and delays, this client's rules for stopping.
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
 import { mock, test } from 'node:test';

@@ -1,19 +1,18 @@
-// A gateway that lets no WebSocket through: the server's half of the fallback, as far as the client sees it. A test says
-// what it answers.
+// A gateway that refuses WebSockets: the server side of the fallback, as far as the client sees it. Tests set the answers.
 import { createServer } from 'node:http';
 
-/** Starts one on a free port. `pages` are texts by path, each with its type. */
+/** Starts it on a free port. `pages` maps paths to texts with their types. */
 export async function fakeGateway(pages = {}) {
   const gateway = {
-    /** What is answered to the next GETs, the last one for ever: `{status, headers, body}`, or null for a stream. */
+    /** The answers to the next GETs; the last one repeats: `{status, headers, body}`, or null for a stream. */
     answers: [null],
-    /** What is answered to POSTs. */
+    /** The status of answers to POSTs. */
     postStatus: () => 204,
     /** Requests for /ws/…: `{method, url, headers, body}`. */
     requests: [],
-    /** Upgrades that were refused. */
+    /** The number of refused upgrades. */
     upgrades: [],
-    /** Streams that are open. */
+    /** The open streams. */
     streams: new Set(),
   };
 

@@ -1,5 +1,5 @@
-// A browser for the rules of static/ws4redis.js: a WebSocket that a test plays the network of, a clock that it sets, and
-// a page with a tab and a network.
+// A simulated browser for the rules of static/ws4redis.js: a WebSocket whose network the test simulates, a clock that the
+// test sets, and a page with a tab and a network.
 import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, mock } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -35,7 +35,7 @@ export class FakeWebSocket {
     if (this.readyState < 2) this.readyState = 2;
   }
 
-  // What the network does:
+  // The network's side:
   opens() {
     this.readyState = 1;
     this.onopen({});
@@ -51,10 +51,10 @@ export class FakeWebSocket {
   }
 }
 
-/** Time passes when the test says so. Unlike node's mock timers it can jump, as when a machine sleeps. */
+/** Time passes only by `tick` and `sleep`. Unlike node's mock timers it can jump, as when a machine sleeps. */
 class Clock {
   now = 1_800_000_000_000;
-  /** Timers that have been set and neither run nor been cleared: when they are due, how often, what they call. */
+  /** Timers that have neither run nor been cleared: due time, interval, callback. */
   timers = new Map();
   serial = 0;
 
@@ -67,7 +67,7 @@ class Clock {
     return this.timers.size;
   }
 
-  /** The milliseconds of the one timer that is set. */
+  /** The milliseconds of the only timer. */
   get delay() {
     if (this.size !== 1) throw new Error(`${this.size} timers are set, not one`);
     return [...this.timers.values()][0].ms;
@@ -88,7 +88,7 @@ class Clock {
     this.now = end;
   }
 
-  /** The machine sleeps: what was due meanwhile comes once, afterwards. */
+  /** The machine sleeps: each timer that was due meanwhile runs once, afterwards. */
   sleep(ms) {
     this.now += ms;
     this.tick(0);
@@ -96,11 +96,11 @@ class Clock {
 }
 
 export let clock;
-/** The window: hears `online`. */
+/** The window, target of `online`. */
 export let page;
 export let random;
 
-/** Lets promises go on. */
+/** Runs pending promise callbacks. */
 export const settle = () => new Promise((resolve) => setImmediate(resolve));
 
 /** A page for each test; with `realTime` the timers are node's. */
@@ -142,7 +142,7 @@ export function browser({ realTime = false } = {}) {
   });
 }
 
-/** From now on WebSockets cannot be made: their constructor throws what `error()` returns, until that is nothing. */
+/** From now on the constructor of WebSocket throws what `error()` returns, unless that is undefined. */
 export function constructorThrows(error) {
   globalThis.WebSocket = class extends FakeWebSocket {
     constructor(...args) {
@@ -153,10 +153,10 @@ export function constructorThrows(error) {
   };
 }
 
-/** What a browser throws for ws: on a page of https:. */
+/** The error that a browser throws for ws: on a page of https:. */
 export const securityError = () => new DOMException('An insecure connection may not be initiated', 'SecurityError');
 
-/** Runs `body` and returns the messages of the errors that a page would have seen as uncaught meanwhile. */
+/** Runs `body` and returns the messages of all uncaught errors meanwhile. */
 export async function uncaughtIn(body) {
   const errors = [];
   const note = ({ message }) => errors.push(message);
@@ -174,7 +174,7 @@ export async function uncaughtIn(body) {
   return errors;
 }
 
-/** The network goes or comes. */
+/** The network fails or returns. */
 export function network(there) {
   navigator.onLine = there;
   page.dispatchEvent(new Event(there ? 'online' : 'offline'));
@@ -186,7 +186,7 @@ export function tab(shown) {
   document.dispatchEvent(new Event('visibilitychange'));
 }
 
-/** Notes the events of a socket of the modern API: names of states, and other events with what they say. */
+/** Records the events of a socket of the modern API: names of states, and other events with their fields. */
 export function watch(socket) {
   const seen = [];
   socket.addEventListener('state', ({ state }) => seen.push(state));

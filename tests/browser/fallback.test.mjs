@@ -1,4 +1,4 @@
-// The fallback of the modern API of static/ws4redis.js, against a gateway that lets no WebSocket through.
+// The fallback of the modern API of static/ws4redis.js, against a gateway that refuses WebSockets.
 import assert from 'node:assert/strict';
 import { after, afterEach, before, mock, test } from 'node:test';
 import { fakeGateway } from './fake_gateway.mjs';
@@ -18,7 +18,7 @@ afterEach(() => {
   Object.assign(gateway, { answers: [null], requests: [], postStatus: () => 204 });
 });
 
-/** As it is behind a proxy that knows no upgrades; or, one by one, as the test says. */
+/** Refuses WebSockets, as a proxy without upgrades does, or as the test's list says. */
 function connect(options, upgrades = []) {
   globalThis.fetch = realFetch;
   globalThis.WebSocket = class extends FakeWebSocket {
@@ -55,7 +55,7 @@ async function until(condition, what) {
 
 const reaches = (socket, state) => until(() => socket.state === state, `${state}; it is ${socket.state}`);
 
-/** Opens a stream and returns the socket with the list of what comes. */
+/** Opens a stream and returns the socket with the list of its messages. */
 async function streaming(options) {
   const socket = connect(options);
   const got = [];
@@ -109,7 +109,7 @@ test('the stream may be cut anywhere, and its lines may end in any way', async (
         new ReadableStream({
           start(body) {
             for (let at = 0; at < bytes.length; at += size) body.enqueue(bytes.slice(at, at + size));
-            // A line break that is half there does not end the event yet.
+            // Half a line break does not end the event yet.
             body.enqueue(new TextEncoder().encode(':\n'));
             body.close();
           },

@@ -28,7 +28,7 @@ const SCRIPTS = {
 };
 const PAGES = { '/': '<script src="/ws4redis.js"></script>' };
 
-/** A server with pages of its own, so that the gateway is another origin. */
+/** A server with its own pages, so that the gateway has another origin. */
 async function pageServer() {
   const server = createServer(({ url }, response) => {
     const path = url.split('?')[0];
@@ -41,12 +41,12 @@ async function pageServer() {
   return server;
 }
 
-/** Takes all connections that the gateway has, and returns how to let them go. */
+/** Uses up the gateway's connections, and returns a function that releases them. */
 async function takeAll() {
   const ending = new AbortController();
   const take = () =>
     fetch(`${origin}/ws/x?client=ws4redis`, { headers: { Accept: 'text/event-stream' }, signal: ending.signal });
-  // The browser has idle ones, which go after server.keepalive_seconds: whoever keeps one has room.
+  // The browser holds idle ones until server.keepalive_seconds have passed.
   for (const end = Date.now() + 3000; Date.now() < end; ) {
     const { status } = await take();
     if (status === 503) await new Promise((resolve) => setTimeout(resolve, 50));
@@ -63,7 +63,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
   const key = unique('session').replace(/[^a-z0-9]/g, '').padStart(32, '0');
   const session = { _auth_user_id: '7', _auth_user_hash: 'h', 'ws4redis:username': 'john', 'ws4redis:memberof': [] };
   await redis('SET', `:1:django.contrib.sessions.cache${key}`, JSON.stringify(session), 'EX', '1000');
-  // Cookies are of the host, whatever its port, so the gateway gets it from pages of both ports.
+  // Cookies ignore the port, so pages of both ports send it to the gateway.
   await browser.addCookies([{ name: 'sessionid', value: key, domain: '127.0.0.1', path: '/' }]);
   const tabAt = async (url) => {
     const tab = await browser.newPage();
@@ -96,7 +96,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
     await becomes(heard(tab), ['to john'], 'messages');
     assert.equal(await post(tab, `/ws/${room}?publish-user`, 'from john'), 204);
     await becomes(heard(tab), ['to john', 'from john'], 'messages');
-    // A refusal may be read, too.
+    // The page may read a refusal, too.
     assert.equal(await post(tab, `/ws/${room}?subscribe-user`, 'to nobody'), 403);
     await tab.close();
   });
@@ -104,7 +104,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
   await check('the fallback of the client works across origins, with binary messages', async () => {
     const [tab, room] = [await tabAt(`${allowed}/`), unique('fallback')];
     await tab.evaluate(() => {
-      // As behind a proxy that lets no WebSocket through.
+      // As behind a proxy that blocks WebSockets.
       window.WebSocket = class {
         constructor() {
           setTimeout(() => this.onclose({ code: 1006, reason: '', wasClean: false }));
@@ -179,7 +179,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
     const room = unique('datastar');
     PAGES['/datastar'] = `<script type="module" src="/datastar.js"></script><p id="one">none</p>
       <div data-on-load="@get('/ws/${room}?subscribe-broadcast&amp;event-names')"></div>`;
-    // It sends a header of its own, for which other origins get no leave.
+    // It sends a custom header, which other origins may not send.
     await browser.route(`${origin}/datastar*`, (route) => {
       const { pathname } = new URL(route.request().url());
       const script = SCRIPTS[pathname];
@@ -199,7 +199,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
   await within(new Promise((resolve) => server.close(resolve)), 'the end of the pages');
 });
 
-/** Waits until the gateway has subscribed to a room. */
+/** Waits until the gateway has subscribed to a facility. */
 async function subscribed(room, deadline) {
   const count = async () => (await redis('PUBSUB', 'NUMSUB', `broadcast:${room}`)).stdout.trim().split(/\s+/).at(-1);
   await becomes(count, '1', `a subscription of ${room}`, deadline);

@@ -1,4 +1,4 @@
-// static/ as a product: its size, what npm packs, its types.
+// The shipped files of static/: built from the sources, their size, the npm package, the types.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';

@@ -1,10 +1,10 @@
-// Sockets of the modern API in a page, by names. Both drivers of browsers take pages as they are used here.
+// Named sockets of the modern API in a page. Works with the pages of both browser drivers.
 import { becomes } from './checks.mjs';
 
 /**
- * Makes `name` in a tab, with the lists `got` of messages, `states` (`open` and `gap` with a plus), `at` of states with
- * their times and delays, and `codes` and `reasons` of closes; and waits until it has the state. `tokens`
- * are shown one after the other.
+ * Opens the socket `name` in a tab and waits until it has the state. It has the lists `got` (messages), `states` (events
+ * `open` and `gap` with a plus), `at` (states with times and delays), and `codes` and `reasons` (of closes). Its attempts
+ * use `tokens` one after the other.
  */
 export async function open(tab, name, path, { tokens, ...options }, state = 'open') {
   const address = JSON.stringify(path.includes('/') ? path : `/ws/${path}`);
@@ -13,7 +13,7 @@ export async function open(tab, name, path, { tokens, ...options }, state = 'ope
   await becomes(stateOf(tab, name), state, `state of ${name}`);
 }
 
-/** Keeps those lists of the socket that an expression in the page comes to. */
+/** Records events of the socket that an expression in the page evaluates to. */
 export async function watch(tab, name, expression) {
   await tab.evaluate(
     ([name, expression]) => {

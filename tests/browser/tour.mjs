@@ -1,4 +1,4 @@
-// Words for the demo page, which its tests share.
+// Actions on the demo page, shared by its tests.
 import { DEADLINE_MS } from './chromium.mjs';
 
 export const person = (page, number) => page.locator('#people .person').nth(number - 1);
@@ -14,7 +14,7 @@ export function arrived(list, text) {
   return list.locator('.messages .text').filter({ hasText: text }).first().waitFor({ timeout: DEADLINE_MS });
 }
 
-/** Waits until the log has a line with these words, of this connection. */
+/** Waits until the log has a line of this connection with these words. */
 export function logs(page, name, words, timeout = DEADLINE_MS) {
   const ofName = page.locator('#log-lines .entry').filter({ has: page.locator(`b:text-is("${name}")`) });
   return ofName.filter({ hasText: words }).last().waitFor({ timeout });
@@ -24,7 +24,7 @@ export function overall(page, wanted, timeout = DEADLINE_MS) {
   return page.locator(`#overall[data-state="${wanted}"]`).waitFor({ timeout });
 }
 
-/** Says something in the chat; what it looks like to everybody is returned. */
+/** Sends a message in the chat and returns how everybody sees it. */
 export async function say(page, number, text) {
   const field = person(page, number).locator('input');
   await field.fill(text);

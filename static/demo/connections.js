@@ -1,21 +1,22 @@
-// Connections to the gateway, each with a name under which the log tells of it.
-import { ws4redis } from '../ws4redis.mjs';
+// Connections to the gateway, each with its name in the log. The classic script's global lets visitors run the page's
+// snippets in the console.
+import '../ws4redis.js';
 import { watch } from './log.js';
 import { heartbeat, pathOf } from './page.js';
 
 export function open(name, facility, options) {
-  const socket = ws4redis(pathOf(facility), { heartbeat, ...options });
+  const socket = globalThis.WS4Redis.connect(pathOf(facility), { heartbeat, ...options });
   watch(name, socket);
   return socket;
 }
 
-/** Resolves when it is open. */
+/** Resolves when the socket is open. */
 export function opened(socket) {
   if (socket.state === 'open') return Promise.resolve();
   return new Promise((resolve) => socket.addEventListener('open', resolve, { once: true }));
 }
 
-/** Resolves to the first message that `fits`, or to undefined when it takes too long. */
+/** Resolves to the first message that `fits`, or to undefined after `patience` milliseconds. */
 export function message(socket, fits = () => true, patience = 2000) {
   return new Promise((resolve) => {
     const ended = new AbortController();
