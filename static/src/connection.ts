@@ -12,6 +12,7 @@ const JUMP_MS = 90000;
 
 /** A WebSocket, or what behaves like one. */
 export interface Transport {
+  transport?: 'websocket' | 'sse';
   readyState: number;
   send(data: ws4redis.Sendable): void | Promise<void>;
   close(): void;
@@ -22,7 +23,7 @@ export interface Transport {
   onalive(): void;
 }
 
-/** One attempt of the modern API: it may switch from a stream to a WebSocket while it is open. */
+/** One attempt of the modern API, which may switch from a stream to a WebSocket while it is open. */
 export interface Attempt extends Transport {
   transport: 'websocket' | 'sse';
 }
@@ -141,7 +142,7 @@ export function createReconnector({ open, heartbeat, modern, renewable, remote }
   function beat() {
     missed += 1;
     if (missed > MISSED_MAX) drop('no heartbeat');
-    else if ((socket as Partial<Attempt>).transport !== 'sse') socket.send(heartbeat!);
+    else if (socket.transport !== 'sse') socket.send(heartbeat!);
   }
 
   function drop(reason: string) {
