@@ -1,4 +1,4 @@
-//! What the binary does besides serving, and the only table of exit codes.
+//! The subcommands, and the only table of exit codes.
 
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
@@ -7,105 +7,105 @@ use std::process::ExitCode;
 
 use tokio::runtime::{Builder, LocalOptions};
 
-use crate::redis::{Found, Target, Unusable, examine, publish_once};
-use crate::server::{self, Reserve};
+use crate::redis::{Found, Target, TargetError, examine, publish_once};
+use crate::server::{self, Standby};
 use crate::settings::{self, Listen, Settings};
 use crate::visitors::probe;
 use crate::wire::{Audience, Channel, Facility, SessionKey};
 
-/// Why the process ends with an error.
+/// Why a command fails.
 #[derive(Debug)]
-pub enum Failed {
-    /// The flags cannot be understood, or are a call for help.
+pub enum CommandError {
+    /// Invalid flags, or a request for help.
     Usage(clap::Error),
-    /// The settings cannot be used.
+    /// Invalid settings.
     Settings(settings::Error),
-    /// What was asked for makes no sense.
-    Senseless(String),
-    /// The Redis URL cannot be used.
-    Unusable(Unusable),
-    /// Redis cannot be reached, or refuses.
+    /// Invalid arguments.
+    Arguments(String),
+    /// An unusable Redis URL.
+    Target(TargetError),
+    /// Redis is unreachable or refuses a command.
     Redis(String),
-    /// The server could not start, or broke.
+    /// The server could not start, or failed.
     Serving(anyhow::Error),
     /// Standard input or output failed.
     Stdio(io::Error),
 }
 
-impl Failed {
-    /// Tells the person what is wrong, and returns the exit code: 64 for settings and flags, 69 for a Redis that cannot
-    /// be reached, else 1 (after sysexits.h).
+impl CommandError {
+    /// Prints the error to standard error, and returns the exit code: 64 for settings and flags, 69 for an unreachable
+    /// Redis, else 1 (after sysexits.h).
     pub fn report(&self) -> ExitCode {
-        // Nothing can be done where standard error is closed.
+        // If standard error is closed, there is nowhere to report to.
         let _ = match self {
             Self::Usage(error) => error.print(),
             Self::Settings(error) => writeln!(io::stderr(), "ws4redis: {error}"),
-            Self::Senseless(text) | Self::Redis(text) => writeln!(io::stderr(), "ws4redis: {text}"),
-            Self::Unusable(error) => writeln!(io::stderr(), "ws4redis: {error}"),
-            // Whoever read the output has had enough of it.
+            Self::Arguments(text) | Self::Redis(text) => writeln!(io::stderr(), "ws4redis: {text}"),
+            Self::Target(error) => writeln!(io::stderr(), "ws4redis: {error}"),
+            // The reader of a pipe may close it early, as `head` does.
             Self::Stdio(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Self::Serving(error) => writeln!(io::stderr(), "ws4redis: {error:#}"),
             Self::Stdio(error) => writeln!(io::stderr(), "ws4redis: {error}"),
         };
         ExitCode::from(match self {
             Self::Usage(error) if !error.use_stderr() => 0,
-            Self::Usage(_) | Self::Settings(_) | Self::Senseless(_) | Self::Unusable(_) => 64,
+            Self::Usage(_) | Self::Settings(_) | Self::Arguments(_) | Self::Target(_) => 64,
             Self::Redis(_) => 69,
             Self::Serving(_) | Self::Stdio(_) => 1,
         })
     }
 }
 
-impl From<Unusable> for Failed {
-    fn from(error: Unusable) -> Self {
-        Self::Unusable(error)
+impl From<TargetError> for CommandError {
+    fn from(error: TargetError) -> Self {
+        Self::Target(error)
     }
 }
 
-impl From<settings::Error> for Failed {
+impl From<settings::Error> for CommandError {
     fn from(error: settings::Error) -> Self {
         Self::Settings(error)
     }
 }
 
-/// A message to be published from the command line.
+/// A message to publish from the command line.
 #[derive(Debug)]
-pub struct Message {
-    /// Whether it is for everybody.
+pub struct PublishCommand {
+    /// Whether to publish to everybody.
     pub broadcast: bool,
-    /// The users that it is for.
+    /// The users to publish to.
     pub users: Vec<String>,
-    /// The groups that it is for.
+    /// The groups to publish to.
     pub groups: Vec<String>,
-    /// The sessions that it is for.
+    /// The session keys to publish to.
     pub sessions: Vec<String>,
-    /// Seconds for which it is kept, if not as set.
+    /// Seconds that it is persisted; default: the setting.
     pub expire: Option<i64>,
-    /// The room.
+    /// The facility.
     pub facility: String,
-    /// The message, if it does not come from standard input.
+    /// The message; `None` reads standard input.
     pub text: Option<String>,
 }
 
-/// Serves until a signal.
+/// Runs the gateway until a signal.
 ///
 /// # Errors
 ///
-/// When the Redis URL cannot be used, or the server cannot start or breaks.
-pub fn serve(settings: Settings) -> Result<(), Failed> {
+/// When the Redis URL is unusable, or the server cannot start or fails.
+pub fn serve(settings: Settings) -> Result<(), CommandError> {
     let target = Target::new(&settings.redis)?;
-    server::run(settings, target).map_err(Failed::Serving)
+    server::run(settings, target).map_err(CommandError::Serving)
 }
 
-/// Checks the settings, connects to Redis and says in plain words what it found.
+/// Checks the settings and the connection to Redis, and prints the results.
 ///
 /// # Errors
 ///
-/// When Redis cannot be reached, or standard output fails.
-pub fn check(settings: &Settings, file: Option<&Path>, warnings: &[String]) -> Result<(), Failed> {
+/// When Redis is unreachable, or standard output fails.
+pub fn check(settings: &Settings, file: Option<&Path>, warnings: &[String]) -> Result<(), CommandError> {
     let target = Target::new(&settings.redis)?;
     let mut out = io::stdout();
-    let mut say = |line: String| writeln!(out, "{line}").map_err(Failed::Stdio);
+    let mut say = |line: String| writeln!(out, "{line}").map_err(CommandError::Stdio);
     for warning in warnings {
         say(format!("warning: {warning}"))?;
     }
@@ -127,7 +127,7 @@ pub fn check(settings: &Settings, file: Option<&Path>, warnings: &[String]) -> R
         let found = block_on(probe(callback, settings.session.reading.pattern.clone()));
         say(format!("callback: {} {}", callback.url, found.unwrap_or_else(|problem| problem)))?;
     }
-    if settings.redis.url.is_none() && block_on(server::reserve()) == Reserve::Needed {
+    if settings.redis.url.is_none() && block_on(server::probe_default_redis()) == Standby::Needed {
         return say("redis: none on 127.0.0.1:6379; the embedded store will be started there. Set redis.url for a real one".to_owned());
     }
     let found = block_on(examine(&target)).map_err(|reason| unreachable_redis(&target, &reason))?;
@@ -135,13 +135,13 @@ pub fn check(settings: &Settings, file: Option<&Path>, warnings: &[String]) -> R
     found.refusal.map_or(Ok(()), |refusal| say(format!("redis: refuses PING ({refusal})")))
 }
 
-/// Prints a settings file for a new site, which is their manual.
+/// Prints a commented settings file for a new site.
 ///
 /// # Errors
 ///
 /// When standard output fails.
-pub fn print_settings() -> Result<(), Failed> {
-    io::stdout().write_all(settings::recommended().as_bytes()).map_err(Failed::Stdio)
+pub fn print_settings() -> Result<(), CommandError> {
+    io::stdout().write_all(settings::recommended().as_bytes()).map_err(CommandError::Stdio)
 }
 
 fn listening(listen: &Listen) -> String {
@@ -165,8 +165,8 @@ fn describe(target: &Target, found: &Found) -> String {
     format!("redis: reached {}, {version}, {mode}, {millis:.1} ms for a command", target.name())
 }
 
-fn unreachable_redis(target: &Target, reason: &str) -> Failed {
-    Failed::Redis(format!(
+fn unreachable_redis(target: &Target, reason: &str) -> CommandError {
+    CommandError::Redis(format!(
         "redis.url: cannot connect to {} ({reason}); {}",
         target.name(),
         target.hint(reason)
@@ -177,8 +177,8 @@ fn unreachable_redis(target: &Target, reason: &str) -> Failed {
 ///
 /// # Errors
 ///
-/// When no audience is named, a name cannot be used, or Redis cannot be reached or refuses.
-pub fn publish(settings: &Settings, message: Message) -> Result<(), Failed> {
+/// When no audience is given, a name is invalid, or Redis is unreachable or refuses.
+pub fn publish(settings: &Settings, message: PublishCommand) -> Result<(), CommandError> {
     let channels = channels(settings, &message)?;
     let expire =
         message.expire.map_or(settings.expire_seconds, |seconds| u64::try_from(seconds).unwrap_or(0));
@@ -186,19 +186,19 @@ pub fn publish(settings: &Settings, message: Message) -> Result<(), Failed> {
         Some(text) if text != "-" => text.into_bytes(),
         _ => {
             let mut payload = Vec::new();
-            // One byte more than allowed tells that it is too much.
+            // Reading one byte more than the limit shows that the message is too long.
             let most = settings.messages.max_delivery_bytes as u64 + 1;
-            io::stdin().lock().take(most).read_to_end(&mut payload).map_err(Failed::Stdio)?;
+            io::stdin().lock().take(most).read_to_end(&mut payload).map_err(CommandError::Stdio)?;
             payload
         }
     };
     if payload.is_empty() {
-        return Err(Failed::Senseless(
+        return Err(CommandError::Arguments(
             "the message is empty, and empty messages are not delivered".to_owned(),
         ));
     }
     if payload.len() > settings.messages.max_delivery_bytes {
-        return Err(Failed::Senseless(format!(
+        return Err(CommandError::Arguments(format!(
             "the message is longer than messages.max_delivery_bytes ({}), clients would not get it",
             settings.messages.max_delivery_bytes
         )));
@@ -208,10 +208,10 @@ pub fn publish(settings: &Settings, message: Message) -> Result<(), Failed> {
         .map_err(|reason| unreachable_redis(&target, &reason))?;
     let (count, plural) = (channels.len(), if channels.len() == 1 { "" } else { "s" });
     writeln!(io::stdout(), "published to {count} channel{plural}, {receivers} subscribed in Redis")
-        .map_err(Failed::Stdio)
+        .map_err(CommandError::Stdio)
 }
 
-fn channels(settings: &Settings, message: &Message) -> Result<Vec<Channel>, Failed> {
+fn channels(settings: &Settings, message: &PublishCommand) -> Result<Vec<Channel>, CommandError> {
     let facility = Facility::new(&message.facility);
     let sessions: Vec<_> = message.sessions.iter().map(|key| SessionKey::new(key)).collect();
     let audiences = message.broadcast.then_some(Audience::Broadcast).into_iter();
@@ -222,21 +222,21 @@ fn channels(settings: &Settings, message: &Message) -> Result<Vec<Channel>, Fail
     let channels: Vec<_> =
         audiences.map(|audience| settings.namespace.channel(audience, &facility)).collect();
     if channels.is_empty() {
-        return Err(Failed::Senseless(
+        return Err(CommandError::Arguments(
             "publish to whom? Add --broadcast, --user, --group or --session".to_owned(),
         ));
     }
     let names = message.users.iter().chain(&message.groups).chain(&message.sessions);
     if names.into_iter().any(String::is_empty) {
-        return Err(Failed::Senseless("names must not be empty".to_owned()));
+        return Err(CommandError::Arguments("names must not be empty".to_owned()));
     }
     if channels.iter().any(|channel| channel.as_str().chars().any(char::is_control)) {
-        return Err(Failed::Senseless("names must not hold control characters".to_owned()));
+        return Err(CommandError::Arguments("names must not hold control characters".to_owned()));
     }
     Ok(channels)
 }
 
-/// Runs one piece of work to its end.
+/// Runs a future on a runtime of its own.
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     runtime.expect("a process that has just started gets a runtime").block_on(work)

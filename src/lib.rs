@@ -1,15 +1,16 @@
 //! ws4redis stands between Redis and browsers: `Django -> Redis -> ws4redis -> WebSocket clients`, and back.
 //!
-//! The rooms, in reading order:
+//! The modules, in reading order:
 //!
-//! - [`settings`], [`telemetry`], [`counters`]: what the operator says, and what is said to the operator;
-//! - [`wire`]: the words (facility, audience, channel, handshake);
-//! - [`commands`]: what the binary does besides serving; exit codes;
-//! - [`server`] accepts, [`shard`] owns its connections from accept to close;
-//! - [`http`]: everything before the 101; [`visitors`]: who is this; [`access`]: what may they hear and say;
-//! - [`socket`]: everything after the 101; [`hub`]: which connection listens to which channel;
-//! - [`unfinished`] messages are counted for the process; [`memory`] goes back to the system after a peak;
-//! - [`redis`]: pub/sub and keys; [`embedded`]: a small Redis of our own for trying out.
+//! - [`settings`], [`telemetry`], [`metrics`]: configuration, logs and counters;
+//! - [`wire`]: the names and formats on the wire (facility, audience, channel, handshake), without I/O;
+//! - [`cli`]: the subcommands and the exit codes;
+//! - [`server`] accepts connections; a [`shard`] owns each of them from accept to close;
+//! - [`http`]: everything before the 101; [`visitors`]: authentication; [`access`]: its rules, and authorization;
+//! - [`socket`]: everything after the 101; [`hub`]: which connection receives which topic;
+//! - [`broker`]: subscriptions to Redis; [`redis`]: connections to Redis, reads and publications;
+//! - [`unfinished`]: memory of unfinished messages, counted for the process;
+//! - [`embedded`]: a small in-memory Redis for development.
 
 pub mod access;
 pub mod broker;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use ws4redis::cli::{self, Failed, Message};
+use ws4redis::cli::{self, CommandError, PublishCommand};
 use ws4redis::settings::{self, Settings};
 use ws4redis::telemetry;
 
@@ -19,7 +19,7 @@ use ws4redis::telemetry;
                   Exit codes: 0 fine, 64 settings or flags cannot be used, 69 Redis cannot be reached, 1 anything else."
 )]
 struct Flags {
-    /// Settings file; without it, settings.toml in the working directory, if there is one.
+    /// Settings file; default: settings.toml in the working directory, if it exists.
     #[arg(short, long, global = true, value_name = "FILE")]
     settings: Option<PathBuf>,
     /// One setting, for example --set server.listen=127.0.0.1:9000. May be repeated.
@@ -31,40 +31,40 @@ struct Flags {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serves; the default.
+    /// Run the gateway (the default).
     Serve,
-    /// Checks the settings, connects to Redis and says what it found.
+    /// Check the settings and the connection to Redis.
     Check,
-    /// Prints settings for a new site, which explain themselves: ws4redis settings > settings.toml
+    /// Print a commented settings file: ws4redis settings > settings.toml
     Settings,
-    /// Publishes a message, as Django's RedisPublisher does.
+    /// Publish a message, as Django's RedisPublisher does.
     Publish(Publish),
 }
 
 #[derive(Args)]
 struct Publish {
-    /// To everybody.
+    /// Publish to everybody.
     #[arg(long)]
     broadcast: bool,
-    /// To a user. May be repeated.
+    /// Publish to a user. May be repeated.
     #[arg(long, value_name = "NAME")]
     user: Vec<String>,
-    /// To a group. May be repeated.
+    /// Publish to a group. May be repeated.
     #[arg(long, value_name = "NAME")]
     group: Vec<String>,
-    /// To a session. May be repeated.
+    /// Publish to a session. May be repeated.
     #[arg(long, value_name = "KEY")]
     session: Vec<String>,
-    /// Seconds for which the message is kept for those who connect later; 0 or negative: not kept.
+    /// Seconds that the message is persisted for later subscribers; 0 or negative: not persisted.
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     expire: Option<i64>,
-    /// The room.
+    /// The facility.
     facility: String,
-    /// The message; without it, or as "-", it is read from standard input.
+    /// The message; without it, or with "-", it is read from standard input.
     message: Option<String>,
 }
 
-impl From<Publish> for Message {
+impl From<Publish> for PublishCommand {
     fn from(flags: Publish) -> Self {
         let Publish { broadcast, user, group, session, expire, facility, message } = flags;
         Self { broadcast, users: user, groups: group, sessions: session, expire, facility, text: message }
@@ -78,8 +78,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), Failed> {
-    let flags = Flags::try_parse().map_err(Failed::Usage)?;
+fn run() -> Result<(), CommandError> {
+    let flags = Flags::try_parse().map_err(CommandError::Usage)?;
     if let Some(Command::Settings) = flags.command {
         return cli::print_settings();
     }
@@ -88,7 +88,7 @@ fn run() -> Result<(), Failed> {
     match flags.command.unwrap_or(Command::Serve) {
         Command::Settings => cli::print_settings(),
         Command::Serve => {
-            // Dropped at the end: what waits to be logged is written then.
+            // Dropping the guard at the end writes the buffered lines.
             let _log = telemetry::init(settings.log_json);
             for warning in &warnings {
                 tracing::warn!("{warning}");

@@ -1,33 +1,33 @@
-//! What is counted for the whole process: things that should not happen, or rarely do.
+//! Counters of the process, for events that are rare or should not happen.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts of things that should not happen, or rarely do. None is touched by a plain delivery.
+/// Counters of rare events. A plain delivery touches none of them.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Messages from clients that may not publish, and empty ones.
     pub ignored_publications: AtomicU64,
-    /// Publications whose fate is unknown, or that Redis refused.
+    /// Publications that Redis refused or whose outcome is unknown.
     pub lost_publications: AtomicU64,
-    /// Publications that waited too long for Redis.
+    /// Publications that timed out waiting for Redis.
     pub refused_publications: AtomicU64,
-    /// Messages that were published but that Redis did not keep.
+    /// Messages that Redis published but did not persist.
     pub unkept_publications: AtomicU64,
     /// Messages from Redis above the size limit, live or persisted.
     pub oversized_deliveries: AtomicU64,
-    /// Messages from Redis that were lost because the receiver overflowed.
+    /// Messages from Redis lost to a receive buffer overflow.
     pub lagged_deliveries: AtomicU64,
-    /// Values that Redis refused to give out.
+    /// Reads that Redis refused.
     pub refused_reads: AtomicU64,
-    /// Clients that were closed because they read too slowly.
+    /// Clients closed for reading too slowly.
     pub slow_clients: AtomicU64,
-    /// Handshakes that were refused, whatever for.
+    /// Refused handshakes.
     pub refused_handshakes: AtomicU64,
-    /// Texts that look like heartbeats of client libraries and are in no setting.
+    /// Texts that look like a client library's heartbeat and are not in the settings.
     pub unknown_heartbeats: AtomicU64,
-    /// Messages on the control channel that mean nothing, or came too fast.
+    /// Messages on the control channel that were malformed or too frequent.
     pub dropped_hints: AtomicU64,
-    /// Calls to the callback that said nothing.
+    /// Calls of the callback without a usable answer.
     pub failed_callbacks: AtomicU64,
     /// Times that Redis was lost.
     pub redis_losses: AtomicU64,
@@ -39,13 +39,12 @@ impl Counters {
         Self::add(counter, 1);
     }
 
-    /// Adds some.
+    /// Adds `count`.
     pub fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Counts a text that looks like the heartbeat of a client library and is in no setting, and says what to do about
-    /// it: at the third one, the thirtieth, the three-hundredth …
+    /// Counts a text that looks like a client library's heartbeat, and logs the cure at the 3rd, 30th, 300th …
     pub fn warn_of_heartbeat(&self, text: &'static str) {
         let count = self.unknown_heartbeats.fetch_add(1, Ordering::Relaxed) + 1;
         let thirds = count / 3;
@@ -59,7 +58,7 @@ impl Counters {
         }
     }
 
-    /// Writes one line with all counts that are not 0, as at the end of the process.
+    /// Logs all counters that are not 0 in one line, at the end of the process.
     pub fn log(&self) {
         let counts = [
             ("ignored_publications", &self.ignored_publications),

@@ -1,26 +1,29 @@
-//! What connections take, compared with the table that tells of it: whoever makes one of these larger notices.
+//! Compares the sizes of the types of a connection with docs/performance/memory.md, so that growth is noticed.
 
 use crate::{broker, hub, socket, visitors};
 
 const TABLE: &str = include_str!("../docs/performance/memory.md");
 
 #[test]
-fn what_a_connection_takes_is_what_the_table_says() {
+fn sizes_match_the_table_of_memory() {
     let sizes: Vec<(&str, usize)> = [hub::SIZES, broker::SIZES, visitors::watch::SIZES, &socket::sizes()]
         .into_iter()
         .flatten()
         .copied()
         .collect();
-    // A row whose size is checked begins with the name in backticks; the size stands behind it.
+    // A checked row starts with the name in backticks, followed by the size.
     let rows: Vec<(&str, usize)> = TABLE
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
         .map(|(name, rest)| (name, rest.split(' ').next().unwrap().parse().unwrap()))
         .collect();
     for (name, size) in &sizes {
-        assert!(rows.contains(&(name, *size)), "{name} takes {size} bytes, which the table does not say");
+        assert!(rows.contains(&(name, *size)), "{name} has {size} bytes, which differs from the table");
     }
     for (name, _) in &rows {
-        assert!(sizes.iter().any(|(known, _)| known == name), "{name} is checked by nobody");
+        assert!(
+            sizes.iter().any(|(known, _)| known == name),
+            "{name} is in the table and no type has this name"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Logs: tracing to standard error, text or JSON.
 //!
-//! The names of fields, everywhere: `facility`, `channel` (session keys masked), `bytes`, `close_code`, `reason`,
+//! Field names, used everywhere: `facility`, `channel` (session keys masked), `bytes`, `close_code`, `reason`,
 //! `error`, `elapsed_ms`, `redis` (URL without its password), `status`, `count`. Never logged: cookies, session keys,
 //! payloads. What a client chose is logged with `Debug`, which escapes control characters.
 
@@ -15,20 +15,20 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
 
-/// Lines that may wait for whoever reads the log; above that, lines are dropped rather than clients kept waiting.
-const WAITING_LINES: usize = 10_000;
+/// Lines that are buffered for a slow reader of the log; further lines are dropped, so that logging never blocks a shard.
+const BUFFERED_LINES: usize = 10_000;
 
-/// Sets up logging for the whole process. What waits is written when the guard is dropped.
+/// Sets up logging for the process. Dropping the guard writes the buffered lines.
 pub fn init(json: bool) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
-        .buffered_lines_limit(WAITING_LINES)
+        .buffered_lines_limit(BUFFERED_LINES)
         .thread_name("log")
         .finish(io::stderr());
     let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
-    let filter = wanted.as_deref().map_or_else(|| Ok(everything()), filter);
+    let filter = wanted.as_deref().map_or_else(|| Ok(default_levels()), filter);
     let senseless = filter.as_ref().err().cloned();
-    let filter = filter.unwrap_or_else(|_| everything());
+    let filter = filter.unwrap_or_else(|_| default_levels());
     let (registry, layer) =
         (tracing_subscriber::registry().with(filter), fmt::layer().with_writer(writer).with_target(false));
     if json {
@@ -45,17 +45,16 @@ pub fn init(json: bool) -> WorkerGuard {
     guard
 }
 
-/// What is logged where nothing else is wanted.
-fn everything() -> Targets {
+/// The default levels.
+fn default_levels() -> Targets {
     Targets::new().with_default(LevelFilter::INFO)
 }
 
-/// Reads a list of levels, and of levels of targets: `info,ws4redis=debug`.
+/// Parses a list of levels and of levels for targets: `info,ws4redis=debug`.
 ///
 /// # Errors
 ///
-/// When a part of it is neither, with that part. What would name a target that cannot be is a slip, and would silence
-/// everything.
+/// With the part that is neither. A target that cannot exist is refused as a typo, because it would silence everything.
 fn filter(wanted: &str) -> Result<Targets, String> {
     let parts: Vec<_> = wanted.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     let is_name =
@@ -63,10 +62,14 @@ fn filter(wanted: &str) -> Result<Targets, String> {
     if let Some(part) = parts.iter().find(|part| !part.split('=').all(is_name)) {
         return Err((*part).to_owned());
     }
-    if parts.is_empty() { Ok(everything()) } else { parts.join(",").parse().map_err(|_| wanted.to_owned()) }
+    if parts.is_empty() {
+        Ok(default_levels())
+    } else {
+        parts.join(",").parse().map_err(|_| wanted.to_owned())
+    }
 }
 
-/// Keeps a log line that many messages could cause to one per second.
+/// Limits a log line to one per second.
 #[derive(Debug, Default)]
 pub struct LogThrottle {
     last: Cell<Option<Instant>>,
@@ -74,7 +77,7 @@ pub struct LogThrottle {
 }
 
 impl LogThrottle {
-    /// Returns how many lines were left out since the last one, if it is time for the next.
+    /// Returns the number of lines suppressed since the last one if a line may be logged now, else `None`.
     pub fn allow(&self) -> Option<u64> {
         if self.last.get().is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
             self.suppressed.set(self.suppressed.get() + 1);
@@ -92,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_and_targets_are_read_and_slips_refused() {
+    fn levels_and_targets_are_parsed_and_typos_refused() {
         let ours = |wanted: &str| {
             filter(wanted).map(|targets| {
                 [Level::ERROR, Level::INFO, Level::DEBUG]
@@ -114,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_line_comes_once_a_second_and_tells_what_was_left_out() {
+    async fn a_line_is_allowed_once_a_second_with_the_number_of_suppressed_ones() {
         let seldom = LogThrottle::default();
         assert_eq!([seldom.allow(), seldom.allow(), seldom.allow()], [Some(0), None, None]);
         tokio::time::advance(Duration::from_secs(1)).await;

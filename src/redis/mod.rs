@@ -35,4 +35,4 @@ pub use reads::{Entry, ReadFailed};
 pub(crate) use reply_value::Answer;
 pub use store::Store;
 pub(crate) use subscriber::{Message, Subscriber, SubscriberEvent, SubscriptionChange};
-pub use target::{Target, Unusable};
+pub use target::{Target, TargetError};

@@ -21,7 +21,7 @@ const HURRY: Duration = Duration::from_secs(1);
 /// Why a URL cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Unusable(String);
+pub struct TargetError(String);
 
 /// A Redis and how to talk to it.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ impl Target {
     /// # Errors
     ///
     /// When the URL cannot be understood, or TLS cannot be set up.
-    pub fn new(settings: &settings::Redis) -> Result<Self, Unusable> {
+    pub fn new(settings: &settings::Redis) -> Result<Self, TargetError> {
         let name =
             settings.url.as_ref().map_or_else(|| "redis://127.0.0.1:6379".to_owned(), ToString::to_string);
         let config =
@@ -173,7 +173,7 @@ impl Target {
 }
 
 /// Returns how fred connects to what the URL names.
-fn config(url: &RedisUrl, tls: &settings::Tls) -> Result<Config, Unusable> {
+fn config(url: &RedisUrl, tls: &settings::Tls) -> Result<Config, TargetError> {
     let servers =
         |all: &[Address]| all.iter().map(|(host, port)| Server::new(host.as_str(), *port)).collect();
     let server = match &url.servers {
@@ -189,7 +189,7 @@ fn config(url: &RedisUrl, tls: &settings::Tls) -> Result<Config, Unusable> {
             ServerConfig::Clustered { hosts: servers(nodes), policy: ClusterDiscoveryPolicy::default() }
         }
     };
-    let tls = url.tls.then(|| tls::client_config(tls)).transpose().map_err(Unusable)?;
+    let tls = url.tls.then(|| tls::client_config(tls)).transpose().map_err(TargetError)?;
     Ok(Config {
         server,
         username: url.username.clone(),

@@ -1,4 +1,4 @@
-//! The listeners: the sockets that clients come in by, bound here or handed over by systemd.
+//! The listening sockets, bound here or passed by systemd.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,11 +18,11 @@ use tokio::io::unix::AsyncFd;
 use crate::settings::Listen;
 use crate::stream::{Accepted, watch};
 
-/// Connections that wait to be accepted, as far as the kernel allows (`net.core.somaxconn`): when a proxy is restarted, all
-/// pages come back at once.
+/// Backlog of connections to accept, capped by the kernel (`net.core.somaxconn`): after a restart of a proxy, all pages
+/// reconnect at once.
 const BACKLOG: i32 = 65_535;
 
-/// Where clients come in.
+/// The listening sockets.
 #[derive(Debug)]
 pub struct Listeners {
     sockets: Vec<Listener>,
@@ -34,13 +34,13 @@ pub struct Listeners {
 
 #[derive(Debug)]
 enum Listener {
-    /// mio's accepts sockets that do not block already, which saves a call for each.
+    /// mio's type: it accepts non-blocking sockets, which saves a system call for each.
     Tcp(AsyncFd<TcpListener>),
-    /// mio's panics for a client whose own path is as long as can be (1.2.4).
+    /// Not mio's type, which panics if a client's own path has the maximum length (1.2.4).
     Unix(AsyncFd<UnixListener>),
 }
 
-/// The file of a unix socket that was bound here. Removes it when dropped.
+/// The file of a unix socket that was bound here. Dropping this removes the file.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 
@@ -53,12 +53,12 @@ impl Drop for SocketFile {
 }
 
 impl Listeners {
-    /// Takes all sockets that were handed over to this process (`LISTEN_FDS` and `LISTEN_PID`, see
-    /// `sd_listen_fds(3)`); where there are none, listens where the settings say.
+    /// Takes all sockets that systemd passed (`LISTEN_FDS` and `LISTEN_PID`, see `sd_listen_fds(3)`), or binds the
+    /// configured address if there are none.
     ///
     /// # Errors
     ///
-    /// When that address cannot be listened on, or one of the sockets that were handed over is none that listens.
+    /// When the address cannot be bound, or a passed socket is not a listening one.
     pub async fn open(listen: &Listen) -> anyhow::Result<Self> {
         let mut handed_over = ListenFd::from_env();
         if handed_over.len() > 0 {
@@ -82,7 +82,7 @@ impl Listeners {
         let count = sockets.len();
         let taken = (0..count).map(|number| {
             Listener::take(sockets, number).with_context(|| {
-                format!("LISTEN_FDS: socket {} of {count} that were handed over cannot be used; a socket unit needs ListenStream= and Accept=no", number + 1)
+                format!("LISTEN_FDS: socket {} of {count} that systemd passed cannot be used; a socket unit needs ListenStream= and Accept=no", number + 1)
             })
         });
         let sockets = taken.collect::<anyhow::Result<Vec<_>>>()?;
@@ -90,13 +90,12 @@ impl Listeners {
         Ok(Self { sockets, name, file: None, handed_over: true, send_buffer_bytes: 0 })
     }
 
-    /// Sets what clients' sockets are to have: no delay, and a send buffer of this many bytes (the kernel doubles it), so
-    /// that what a slow client does not read is noticed. TCP sockets have it from where they were accepted (`tcp(7)`,
-    /// `socket(7)`), so it is set once for all of them.
+    /// Sets `TCP_NODELAY` and the send buffer of client sockets, in bytes (the kernel doubles it). A small buffer makes
+    /// slow clients visible. Accepted TCP sockets inherit both (`tcp(7)`, `socket(7)`), which saves calls per client.
     ///
     /// # Errors
     ///
-    /// When the system refuses.
+    /// When the system call fails.
     pub fn tune(&mut self, send_buffer_bytes: usize) -> io::Result<()> {
         self.send_buffer_bytes = send_buffer_bytes;
         for listener in &self.sockets {
@@ -109,12 +108,12 @@ impl Listeners {
         Ok(())
     }
 
-    /// Returns where clients come in, for people.
+    /// Returns the addresses, for display.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns the first address, if there is one.
+    /// Returns the first TCP address, if there is one.
     pub fn address(&self) -> Option<SocketAddr> {
         self.sockets.iter().find_map(|listener| match listener {
             Listener::Tcp(listener) => listener.get_ref().local_addr().ok(),
@@ -122,22 +121,21 @@ impl Listeners {
         })
     }
 
-    /// Tells whether the sockets were handed over, and the settings not asked.
+    /// Returns whether systemd passed the sockets; `server.listen` is not used then.
     pub fn is_handed_over(&self) -> bool {
         self.handed_over
     }
 
-    /// Returns the file that has to go at the end, to be kept until then. A socket that was handed over has none: whoever
-    /// made it goes on listening.
+    /// Returns the socket file to remove at the end. A passed socket has none: systemd keeps listening on it.
     pub fn take_file(&mut self) -> Option<SocketFile> {
         self.file.take()
     }
 
-    /// Accepts one connection; each listener in turn, so that a busy one does not keep others waiting. Safe to cancel.
+    /// Accepts one connection, from each listener in turn, so that a busy one does not starve the others. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// When the system refuses, as without file descriptors.
+    /// When accepting fails, for example without free file descriptors.
     pub async fn accept(&mut self) -> io::Result<Accepted> {
         poll_fn(|cx| {
             for _ in 0..self.sockets.len() {
@@ -212,7 +210,7 @@ fn poll_accept<L: AsRawFd>(
 async fn bind(address: &str) -> anyhow::Result<TcpListener> {
     let listener = tokio::net::TcpListener::bind(address).await.and_then(tokio::net::TcpListener::into_std);
     let listener = listener.and_then(|listener| {
-        // tokio asks for 1,024.
+        // tokio's default is 1,024.
         SockRef::from(&listener).listen(BACKLOG)?;
         Ok(TcpListener::from_std(listener))
     });
@@ -227,12 +225,12 @@ async fn bind(address: &str) -> anyhow::Result<TcpListener> {
 
 fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     let shown = path.display();
-    // A socket that nobody answers is left over from a process that was killed.
+    // A socket that refuses connections is stale: its process was killed.
     match UnixStream::connect(path) {
         Ok(_) => bail!("server.listen: another process listens on {shown}"),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             if !is_socket(path) {
-                bail!("server.listen: {shown} is there already and is no socket; choose another path");
+                bail!("server.listen: {shown} exists and is not a socket; choose another path");
             }
             std::fs::remove_file(path)
                 .with_context(|| format!("server.listen: cannot replace the stale socket {shown}"))?;

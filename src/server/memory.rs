@@ -1,6 +1,6 @@
-//! Memory that only a peak of connections has needed goes back to the system.
+//! Returns freed heap pages to the operating system after a connection peak.
 //!
-//! glibc gives back by itself what is free at the end of its heap, and nothing below what is still in use there.
+//! glibc itself releases only free memory at the top of the heap, and none below a block in use.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,19 +9,19 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
-/// How often it is looked how many connections there are.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval at which the number of connections is sampled.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks in a row at which there have to be few, so that nothing is given back between a restart and the reconnects.
-const FEW_LOOKS: u32 = 5;
+/// Consecutive samples that must be low, so that memory is not released between a restart and the reconnections.
+const LOW_SAMPLES: u32 = 5;
 
-/// Few is less than one in so many of the peak's.
-const FEW: usize = 4;
+/// A sample is low below this fraction of the peak.
+const LOW_DIVISOR: usize = 4;
 
-/// Connections that make a peak. What fewer have needed is not worth a walk over the heap.
-const PEAK: usize = 1_000;
+/// Connections that count as a peak. For fewer, walking the heap is not worth it.
+const MIN_PEAK: usize = 1_000;
 
-/// The most connections since memory was given back last.
+/// The highest number of connections since the last release.
 #[derive(Debug, Default)]
 struct Peak {
     most: usize,
@@ -29,15 +29,15 @@ struct Peak {
 }
 
 impl Peak {
-    /// Takes how many connections there are, and tells whether the peak is over.
-    fn is_over(&mut self, live: usize) -> bool {
+    /// Adds a sample; returns true once when the peak is over.
+    fn add_sample(&mut self, live: usize) -> bool {
         self.most = self.most.max(live);
-        if self.most < PEAK || live >= self.most / FEW {
+        if self.most < MIN_PEAK || live >= self.most / LOW_DIVISOR {
             self.few_looks = 0;
             return false;
         }
         self.few_looks += 1;
-        if self.few_looks < FEW_LOOKS {
+        if self.few_looks < LOW_SAMPLES {
             return false;
         }
         *self = Self { most: live, few_looks: 0 };
@@ -45,16 +45,16 @@ impl Peak {
     }
 }
 
-/// Gives memory back after each peak of connections, for ever. Safe to cancel.
-pub async fn give_back(live: Arc<AtomicUsize>) {
-    let (mut peak, mut looks) = (Peak::default(), interval(LOOK));
-    // After a standstill clients come back first.
+/// Releases memory after each connection peak. Never returns; cancel-safe.
+pub async fn release_after_peaks(live: Arc<AtomicUsize>) {
+    let (mut peak, mut looks) = (Peak::default(), interval(SAMPLE_INTERVAL));
+    // After the process was suspended, clients reconnect first.
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        if peak.is_over(live.load(Ordering::Relaxed)) {
+        if peak.add_sample(live.load(Ordering::Relaxed)) {
             let since = Instant::now();
-            // On a thread of its own: shards wait for it only where they allocate what they have not at hand.
+            // On a blocking thread: shards contend for the heap only when they need fresh memory.
             let given = tokio::task::spawn_blocking(trim).await.unwrap_or(false);
             let elapsed_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
             debug!(given, elapsed_ms, "memory given back");
@@ -62,7 +62,7 @@ pub async fn give_back(live: Arc<AtomicUsize>) {
     }
 }
 
-/// Has the allocator give back all free pages, and tells whether there were some.
+/// Releases all free pages of the heap, and returns whether there were any.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(
     unsafe_code,
@@ -73,7 +73,7 @@ fn trim() -> bool {
     unsafe { libc::malloc_trim(0) == 1 }
 }
 
-/// Other allocators have no such call.
+/// Other allocators have no equivalent.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn trim() -> bool {
     false
@@ -84,9 +84,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peak_is_over_when_few_are_left_for_a_while() {
+    fn a_peak_is_over_after_consecutive_low_samples() {
         let mut peak = Peak::default();
-        let mut looks = |live: &[usize]| live.iter().map(|live| peak.is_over(*live)).collect::<Vec<_>>();
+        let mut looks = |live: &[usize]| live.iter().map(|live| peak.add_sample(*live)).collect::<Vec<_>>();
         assert_eq!(looks(&[0, 10_000, 2_500, 2_499, 0, 0, 0, 3_000]), [false; 8]);
         assert_eq!(looks(&[0, 0, 2, 1, 0]), [false, false, false, false, true]);
         assert_eq!(looks(&[999, 0, 0, 0, 0, 0, 0]), [false; 7], "too few to be a peak");

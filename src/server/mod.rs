@@ -1,6 +1,7 @@
-//! The doorman: accepts, hands each socket to a shard, and drains at the end.
+//! The server: accepts connections, distributes them over the shards, and drains at the end.
 //!
-//! The first shard runs on the main thread, with the broker and the doorman: with one core nothing crosses threads.
+//! The first shard runs on the main thread with the broker and the accept loop, so that with one core nothing crosses
+//! threads.
 
 mod connection_limit;
 pub mod listeners;
@@ -39,39 +40,39 @@ use crate::stream::{Accepted, Permit};
 use crate::unfinished::UnfinishedMemory;
 use crate::visitors::{CallbackTransport, LargeValues};
 
-/// Calls from shards, and sockets for a shard, that may wait.
-const WAITING: usize = 1024;
+/// Capacity of the queues of subscription requests to the broker and of accepted sockets to a shard.
+const QUEUE_CAPACITY: usize = 1024;
 
-/// Pause after an accept that failed, as without file descriptors.
+/// Pause after a failed accept, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Time between two pairs of log lines about that.
+/// Shortest time between two log lines about failed accepts.
 const ACCEPT_LOG_PAUSE: Duration = Duration::from_mins(1);
 
-/// Where a Redis is looked for when no URL is set.
-const REDIS: &str = "127.0.0.1:6379";
+/// Address of the default Redis, and of the embedded store.
+const DEFAULT_REDIS: &str = "127.0.0.1:6379";
 
-/// Time for that look.
-const PROBE: Duration = Duration::from_secs(1);
+/// Timeout of the probe for a Redis at the default address.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Tells the doorman that a thread has ended, also by a panic.
-struct Ended(mpsc::Sender<()>);
+/// Reports to the main thread that a shard's thread has ended, even by a panic.
+struct ThreadEnd(mpsc::Sender<()>);
 
-impl Drop for Ended {
+impl Drop for ThreadEnd {
     fn drop(&mut self) {
-        // There is room for all threads.
+        // The queue has room for all threads.
         let _ = self.0.try_send(());
     }
 }
 
-/// A broker's ends of the lines to the shards.
+/// The broker's ends of its links to the shards.
 type BrokerChannels = (Vec<mpsc::Sender<BrokerEvent>>, mpsc::Receiver<Call>);
 
 /// Serves until a signal, then drains.
 ///
 /// # Errors
 ///
-/// When the address cannot be listened on, or a thread cannot be started or ends early.
+/// When the address cannot be bound, or a thread cannot be started or ends early.
 pub fn run(settings: Settings, target: Target) -> anyhow::Result<()> {
     runtime()?.block_on(serve(Arc::new(settings), target))
 }
@@ -84,11 +85,11 @@ fn runtime() -> anyhow::Result<LocalRuntime> {
 }
 
 async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
-    let with_embedded = settings.redis.url.is_none() && reserve().await == Reserve::Needed;
+    let with_embedded = settings.redis.url.is_none() && probe_default_redis().await == Standby::Needed;
     if with_embedded {
         start_embedded(&settings)?;
     }
-    let mut signals = Signals::new().context("cannot listen to signals")?;
+    let mut signals = Signals::new().context("cannot install signal handlers")?;
     let stop = CancellationToken::new();
     let mut listeners = Listeners::open(&settings.server.listen).await?;
     listeners.tune(settings.server.send_buffer_bytes)?;
@@ -99,9 +100,9 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         transport.context("auth.callback_url: this machine has no certificates of authorities for https")?;
     let counters = Arc::new(Counters::default());
     let shards = settings.server.shards;
-    let (exchange, mut message_lines) = lines(shards);
-    let (session_exchange, mut session_lines) = session_target.as_ref().map(|_| lines(shards)).unzip();
-    let mut next_lines = || Some((message_lines.pop()?, session_lines.as_mut().and_then(Vec::pop)));
+    let (exchange, mut message_lines) = links(shards);
+    let (session_exchange, mut session_lines) = session_target.as_ref().map(|_| links(shards)).unzip();
+    let mut next_links = || Some((message_lines.pop()?, session_lines.as_mut().and_then(Vec::pop)));
     let (ended, mut ends) = mpsc::channel::<()>(shards);
     let limit = ConnectionLimit::raise(&settings, with_embedded);
     let shared = Shared {
@@ -118,15 +119,15 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         unfinished: UnfinishedMemory::new(settings.messages.unfinished_total_bytes),
     };
     let _giving_back =
-        AbortOnDropHandle::new(tokio::task::spawn_local(memory::give_back(shared.live.clone())));
+        AbortOnDropHandle::new(tokio::task::spawn_local(memory::release_after_peaks(shared.live.clone())));
 
     let mut others = Vec::new();
     for number in (1..shards).rev() {
         let (shared, stop, ended) = (shared.clone(), stop.clone(), ended.clone());
-        let (messages, sessions) = next_lines().context("no line")?;
-        let (hand, sockets) = mpsc::channel(WAITING);
+        let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
+        let (hand, sockets) = mpsc::channel(QUEUE_CAPACITY);
         let work = move || {
-            let _ended = Ended(ended);
+            let _ended = ThreadEnd(ended);
             runtime()?.block_on(async {
                 serve_shard(Shard::new(number, shared), messages, sessions, sockets, stop).await;
                 anyhow::Ok(())
@@ -147,10 +148,10 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     if let Some((target, exchange)) = shared.session_target.as_ref().zip(session_exchange) {
         broker(Role::Sessions, target, &first.sessions(), exchange);
     }
-    let (messages, sessions) = next_lines().context("no line")?;
+    let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
     let mut serving = tokio::task::spawn_local(first.clone().run(messages, sessions, stop.clone()));
     announce(&settings, &listeners);
-    tell_systemd(&NotifyState::Ready);
+    notify_systemd(&NotifyState::Ready);
 
     let hands: Vec<_> = others.iter().map(|(hand, _)| hand.clone()).collect();
     let mut accepting =
@@ -161,14 +162,14 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         _ = brokers.join_next() => true,
         _ = &mut serving => true,
         _ = &mut accepting => true,
-        // Without other shards there is no sender, and nothing to hear.
+        // Without other shards there is no sender.
         _ = ends.recv(), if !others.is_empty() => true,
     };
     accepting.abort();
     if ended_early {
         bail!("a part of the server has ended unexpectedly; the log above says why");
     }
-    tell_systemd(&NotifyState::Stopping);
+    notify_systemd(&NotifyState::Stopping);
     info!(at_most_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");
     stop.cancel();
     drained(serving, ends, &mut signals).await;
@@ -176,11 +177,11 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     others.into_iter().try_for_each(|(_, thread)| outcome(thread))
 }
 
-/// Waits until all shards have drained, or for the signal that stops at once.
+/// Waits until all shards have drained, or for a second signal.
 async fn drained(first: tokio::task::JoinHandle<()>, mut others: mpsc::Receiver<()>, signals: &mut Signals) {
     let all = async {
         let _ = first.await;
-        // Ends when every thread has let go of its sender.
+        // Ends when every thread has dropped its sender.
         while others.recv().await.is_some() {}
     };
     tokio::select! {
@@ -189,7 +190,7 @@ async fn drained(first: tokio::task::JoinHandle<()>, mut others: mpsc::Receiver<
     }
 }
 
-/// Returns why a thread has failed, if it has ended and has.
+/// Returns the error of a thread that has ended, if it has one.
 fn outcome(thread: JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
     if thread.is_finished()
         && let Ok(Err(error)) = thread.join()
@@ -199,31 +200,31 @@ fn outcome(thread: JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the embedded store is needed.
+/// Whether to start the embedded store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reserve {
+pub enum Standby {
     /// Nothing listens on 127.0.0.1:6379.
     Needed,
-    /// Something does, or may: a Redis that is slow or wants a password is a Redis.
+    /// A Redis listens there, or may: one that is slow or requires a password counts.
     NotNeeded,
 }
 
-/// Looks whether a Redis listens on 127.0.0.1:6379. Only a refused connection means that none does.
-pub async fn reserve() -> Reserve {
-    match tokio::time::timeout(PROBE, TcpStream::connect(REDIS)).await {
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Reserve::Needed,
-        _ => Reserve::NotNeeded,
+/// Probes whether a Redis listens on 127.0.0.1:6379. Only a refused connection means that none does.
+pub async fn probe_default_redis() -> Standby {
+    match tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(DEFAULT_REDIS)).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Standby::Needed,
+        _ => Standby::NotNeeded,
     }
 }
 
-/// Starts the embedded store where clients of all kinds look for a Redis. It lives as long as the process.
+/// Starts the embedded store at the default address of Redis. It lives as long as the process.
 fn start_embedded(settings: &Settings) -> anyhow::Result<()> {
-    let listener = match std::net::TcpListener::bind(REDIS) {
+    let listener = match std::net::TcpListener::bind(DEFAULT_REDIS) {
         Ok(listener) => listener,
-        // Somebody else was faster, maybe another of us: that is what will be used.
+        // Another process was faster, possibly another gateway: use its store.
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok(()),
         Err(error) => {
-            return Err(error).with_context(|| format!("cannot start the embedded store on {REDIS}"));
+            return Err(error).with_context(|| format!("cannot start the embedded store on {DEFAULT_REDIS}"));
         }
     };
     listener.set_nonblocking(true)?;
@@ -237,14 +238,14 @@ fn start_embedded(settings: &Settings) -> anyhow::Result<()> {
     };
     std::thread::Builder::new().name("embedded".to_owned()).spawn(work)?;
     warn!(
-        "no Redis on {REDIS}: started the embedded store there, which forgets everything at the end; set redis.url for a real one"
+        "no Redis on {DEFAULT_REDIS}: started the embedded store there; it loses its content when this process ends. Set redis.url for a real one"
     );
     Ok(())
 }
 
-/// Makes the lines between a broker and so many shards; the first shard's is the first.
-fn lines(shards: usize) -> (BrokerChannels, Vec<BrokerLink>) {
-    let (calls, requests) = mpsc::channel(WAITING);
+/// Creates the links between a broker and its shards, in the order of the shards.
+fn links(shards: usize) -> (BrokerChannels, Vec<BrokerLink>) {
+    let (calls, requests) = mpsc::channel(QUEUE_CAPACITY);
     let line = |_| {
         let (sender, inbox) = mpsc::channel(INBOX);
         (sender, BrokerLink { inbox, calls: calls.clone() })
@@ -269,7 +270,7 @@ async fn serve_shard(
     shard.run(messages, sessions, stop).await;
 }
 
-/// Accepts for ever, for each shard in turn. Above `most` sockets a client is closed unheard.
+/// Accepts connections for the shards in turn. Never returns. Above `most` sockets, a client is closed unread.
 async fn accept(
     mut listeners: Listeners,
     own: Rc<Shard>,
@@ -287,7 +288,7 @@ async fn accept(
                         break (accepted, permit);
                     }
                 }
-                // The client has gone away while it waited.
+                // The client gave up while it was in the backlog.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     failures.begin(&error);
@@ -299,13 +300,13 @@ async fn accept(
             own.take(accepted, permit);
             continue;
         };
-        // A shard that has ended ends the process.
+        // If the shard has ended, the process is about to end.
         let _ = hand.send((accepted, permit)).await;
     }
 }
 
-/// Says that nobody can be accepted, and that somebody can again: a pair that is said at most once a minute, though
-/// there may be one descriptor now and none a moment later.
+/// Logs when accepting fails and when it works again, at most one pair per minute: at the limit of descriptors, both
+/// alternate quickly.
 #[derive(Default)]
 struct AcceptFailures {
     failing: bool,
@@ -340,7 +341,7 @@ fn announce(settings: &Settings, listeners: &Listeners) {
         settings.redis.url.as_ref().map_or_else(|| "redis://127.0.0.1:6379".to_owned(), ToString::to_string);
     let (shards, version) = (settings.server.shards, env!("CARGO_PKG_VERSION"));
     if listeners.is_handed_over() {
-        info!("systemd has handed over where to listen (LISTEN_FDS); server.listen is not used");
+        info!("systemd passed the listening sockets (LISTEN_FDS); server.listen is not used");
     }
     match listeners.address() {
         Some(address) if settings.demo => {
@@ -355,9 +356,9 @@ fn announce(settings: &Settings, listeners: &Listeners) {
     }
 }
 
-/// Tells systemd, where it has started us as a service of `Type=notify`.
-fn tell_systemd(state: &NotifyState<'_>) {
+/// Notifies systemd of our state, if it runs us with `Type=notify`.
+fn notify_systemd(state: &NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
-        warn!(%error, %state, "systemd cannot be told of our state");
+        warn!(%error, %state, "cannot notify systemd");
     }
 }

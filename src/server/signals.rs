@@ -1,8 +1,8 @@
 //! What each signal does.
 //!
-//! SIGTERM, SIGINT and SIGQUIT stop the server; so does SIGHUP where a terminal is closed. SIGUSR1 and SIGUSR2, by which
-//! other servers reopen logs or reload, would end the process if nobody took them, and its clients would see 1006. All
-//! other signals do what the system does with them; Rust ignores SIGPIPE.
+//! SIGTERM, SIGINT and SIGQUIT stop the server, and so does SIGHUP when its terminal is closed. SIGUSR1 and SIGUSR2, which
+//! make other servers reopen logs or reload, are handled because their default action would end the process and show the
+//! clients 1006. All other signals keep their default action; Rust ignores SIGPIPE.
 
 use std::fs::File;
 use std::io;
@@ -10,33 +10,33 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
-/// Listens to the signals that a server gets, from its creation on.
+/// The handlers of all signals, from their creation on.
 pub struct Signals {
     term: Signal,
     int: Signal,
     quit: Signal,
     user1: Signal,
     user2: Signal,
-    /// None where the process was started to ignore it, as by nohup.
+    /// `None` if the process was started with SIGHUP ignored, as by nohup.
     hup: Option<Signal>,
     terminal: bool,
 }
 
-/// Whether a hangup stops the server.
+/// Which signals stop the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stops {
-    /// It does so, too.
+    /// All of them, including SIGHUP.
     WithHangup,
-    /// Only a signal that somebody sends on purpose does.
-    OnPurpose,
+    /// All of them except SIGHUP.
+    WithoutHangup,
 }
 
 impl Signals {
-    /// Begins to listen.
+    /// Installs the handlers.
     ///
     /// # Errors
     ///
-    /// When the system refuses.
+    /// When a handler cannot be installed.
     pub fn new() -> io::Result<Self> {
         let take = |kind| signal(kind);
         Ok(Self {
@@ -46,7 +46,7 @@ impl Signals {
             user1: take(SignalKind::user_defined1())?,
             user2: take(SignalKind::user_defined2())?,
             hup: if ignores_hangup() { None } else { Some(take(SignalKind::hangup())?) },
-            // It can only be opened where the process has a terminal, wherever its input and output go.
+            // It can be opened only if the process has a controlling terminal, even with redirected input and output.
             terminal: File::open("/dev/tty").is_ok(),
         })
     }
@@ -56,10 +56,10 @@ impl Signals {
         self.wait(Stops::WithHangup).await;
     }
 
-    /// Waits for a signal that ends a server that is stopping already. A hangup does not: the kernel and the shell both
-    /// send one when a terminal is closed.
+    /// Waits for a second signal, which ends a draining server at once. SIGHUP does not count: when a terminal is closed,
+    /// both the kernel and the shell send one.
     pub async fn stop_at_once(&mut self) {
-        self.wait(Stops::OnPurpose).await;
+        self.wait(Stops::WithoutHangup).await;
     }
 
     async fn wait(&mut self, stops: Stops) {
@@ -79,15 +79,15 @@ impl Signals {
                 () = hangup => match stops {
                     Stops::WithHangup if self.terminal => return,
                     Stops::WithHangup => info!("SIGHUP ignored; settings are read at the start only, restart to change them"),
-                    Stops::OnPurpose => {}
+                    Stops::WithoutHangup => {}
                 },
             }
         }
     }
 }
 
-/// Returns whether the process was started with SIGHUP ignored, which it has to leave so. There is no safe call that
-/// asks for it, but Linux says it here.
+/// Returns whether the process was started with SIGHUP ignored, which must stay so. There is no safe system call for
+/// this; Linux shows it in `/proc/self/status`.
 fn ignores_hangup() -> bool {
     const HANGUP: u64 = 1;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

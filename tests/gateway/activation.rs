@@ -26,7 +26,7 @@ async fn all_inherited_sockets_are_used_and_left_in_place() {
         assert_eq!(gateway.address(), address);
         let line = gateway.expect_log(&["listening on"]).await;
         assert!(line.contains(&format!("{address}, unix:{}", path.display())), "{line}");
-        gateway.expect_log(&["handed over", "server.listen is not used"]).await;
+        gateway.expect_log(&["passed the listening sockets", "server.listen is not used"]).await;
         for _ in 0..3 {
             gateway.connect("/ws/x?subscribe-broadcast").await.expect_nothing().await;
             assert_eq!(over_unix(path.to_str().unwrap()), "HTTP/1.1 101", "{round}");
@@ -45,7 +45,7 @@ async fn sockets_inherited_for_another_process_are_ignored() {
     let builder = TestGateway::builder().variable("LISTEN_FDS", "1").variable("LISTEN_PID", "1");
     let gateway = builder.start().await;
     gateway.connect("/ws/x").await;
-    assert_eq!(gateway.count_log(&["handed over"]), 0);
+    assert_eq!(gateway.count_log(&["passed the listening sockets"]), 0);
 }
 
 #[tokio::test]
