@@ -12,7 +12,7 @@ RIGHTS = "tests/gateway/redis_only/least_rights.rs::the_documented_redis_user_ha
 RUNS = "tests/python/test_test_runs.py::test_the_tests_of_the_documentation_run"
 VERIFIED = "systemd verifies the unit that has it, and does not start it"
 OTHER_SUITES = {
-    ("README.md", "Install it", (2,)): (PROXIES, VERIFIED),
+    ("README.md", "Install", (2,)): (PROXIES, VERIFIED),
     ("README.md", "Behind nginx", (1,)): (PROXIES, None),
     ("docs/deploy.md", "nginx", (1, 2, 3, 4, 5)): (PROXIES, None),
     ("docs/deploy.md", "HAProxy", (1,)): (PROXIES, None),

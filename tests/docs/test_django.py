@@ -59,35 +59,32 @@ def test_a_new_site(blocks, project, gateway, store, visit):
     assert "ERROR" not in project.command("python manage.py ws4redis_doctor --wait 1")
 
 
-@shows("README.md", "In Django", 1)
 @shows("python/README.md", "ws4redis for Django", 1)
 def test_the_publisher(blocks, project, gateway, store):
-    broadcast, user = blocks
     ours(project)
     here = gateway()
-    with here.connect("foobar") as client:
-        project.shell(broadcast.code)
-        client.expect("Hello")
     session = project.session()
     with here.connect("foobar", "subscribe-user", additional_headers={"Cookie": f"sessionid={session}"}) as client:
-        project.shell(user.code)
+        project.shell(blocks[0].code)
         client.expect("Hello")
 
 
-@shows("README.md", "In a page")
+@shows("README.md", "From Django", 1, 2)
 @pytest.mark.xdist_group("pages")
-def test_the_script_in_a_page(blocks, project, gateway, store, visit):
+def test_a_view_publishes_to_a_page(blocks, project, gateway, store, visit):
+    view, page = blocks
     ours(project)
-    here = gateway()
+    project.module("views", view.code)
+    project.urls("from mysite.views import say_hello\nurlpatterns += [path('hello/', say_hello)]\n")
     session = project.session()
-    with here.connect("foobar") as listener:
-        visitor = visit(here, lambda host: project.render(blocks[0].code, host), [("sessionid", session)])
-        # Its own message, which it says when it is open.
-        visitor.expect("Hello")
-        listener.expect("Hello")
-        store.client.publish("user:john:foobar", "to John")
-        visitor.expect("to John")
-        assert visitor.run("return socket.transport") == "websocket"
+    visitor = visit(gateway(), lambda host: project.render(page.code, host), [("sessionid", session)])
+    until(lambda: store.client.pubsub_numsub("user:john:foobar"), [(b"user:john:foobar", 1)], "the page")
+    ((status, _),) = project.get(("/hello/", None, {}))
+    assert status == 204
+    visitor.expect("Hello")
+    store.client.publish("user:john:foobar", "to John")
+    visitor.expect("to John")
+    assert visitor.run("return socket.transport") == "websocket"
 
 
 @shows("docs/javascript.md", "The legacy API")

@@ -83,12 +83,12 @@ def test_try_it(blocks, commands):
             until(lambda: accepts(EMBEDDED_PORT), False, "the end of the store")
 
 
-@shows("README.md", "Try it", 3, checked="these tests are a part of it")
+@shows("README.md", "Tests and contributing", checked="these tests are a part of it")
 def test_the_tests_have_a_usage(blocks):
     assert "docs" in bash(f"{blocks[0].code.strip()} --help", ROOT)
 
 
-@shows("README.md", "Install it", 1)
+@shows("README.md", "Install", 1)
 def test_cargo_install(blocks, tmp_path):
     root = tmp_path / "local"
     install = 'cargo() { command cargo "$@" --debug --locked; }; ' + blocks[0].filled({"/usr/local": root})
@@ -98,7 +98,7 @@ def test_cargo_install(blocks, tmp_path):
     )
 
 
-@shows("README.md", "In Django", 2)
+@shows("docs/settings.md", "Commands")
 def test_publishing_from_a_shell(blocks, commands, gateway, store, tmp_path):
     with gateway().connect("foobar") as client:
         said = bash(blocks[0].code, tmp_path, PATH=commands, WS4REDIS_REDIS__URL=store.url)
