@@ -1,4 +1,4 @@
-//! The documents name tests: each has to exist.
+//! The documents: each test that they name exists, links lead to files, and repeated figures agree.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -94,4 +94,98 @@ fn every_row_of_the_reliability_tables_names_tests_that_exist() {
         let missing: Vec<_> = named.iter().filter(|name| !exists(name)).collect();
         assert!(missing.is_empty(), "no such tests: {missing:?} in {row}");
     }
+}
+
+fn document(path: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(file).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Returns the trimmed cells of every row of the tables in a document.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    let lines = text.lines().filter(|line| line.starts_with('|'));
+    lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+/// docs/performance.md has the measured figures; the other documents repeat them.
+#[test]
+fn a_measured_figure_is_the_same_in_every_document() {
+    let text = document("docs/performance.md");
+    let rows = rows(&text);
+    let goal = |work: &str, what: &str| {
+        let row = rows.iter().find(|row| row[0] == work && row[1].starts_with(what));
+        row.unwrap_or_else(|| panic!("docs/performance.md has no goal {work}, {what}"))[4]
+    };
+    let head = rows.iter().find(|row| row[0] == "server").expect("a table of all servers");
+    let server = |name: &str, column: &str| {
+        let column = head.iter().position(|cell| *cell == column).expect("a column of the table");
+        rows.iter().find(|row| row[0] == name).expect("a row of the table")[column]
+    };
+    let (idle, session) = (server("**ws4redis**", "I1p bytes"), server("**ws4redis**", "I1s bytes"));
+    let expected = [
+        ("README.md", format!("takes {idle} bytes")),
+        ("README.md", format!("session {session} bytes")),
+        ("README.md", format!("binary has {}", goal("start", "size"))),
+        ("README.md", format!("starts in {}", goal("start", "start"))),
+        ("README.md", server("**ws4redis**", "F1 /s").replace(" M", " million")),
+        ("README.md", goal("F1", "deliveries").replace(" × floor", " of what a bare loop")),
+        ("README.md", format!("{} per handshake", goal("C1s", "what the session adds"))),
+        ("README.md", format!("{} messages were lost", goal("all", "lost"))),
+        ("README.md", format!("takes {}", goal("large", "memory"))),
+        (
+            "README.md",
+            format!(
+                "| {idle} | – | {} | {} | – |",
+                server("Centrifugo", "I1 bytes"),
+                server("nchan", "I1 bytes")
+            ),
+        ),
+        ("settings.toml", format!("takes {idle} bytes")),
+        ("settings.toml", format!("{session} bytes")),
+        ("docs/performance/memory.md", format!("pong | {idle} |")),
+        ("docs/performance/memory.md", format!("| {session} |")),
+        ("docs/performance.md", format!("An idle connection takes {idle} bytes")),
+        ("docs/performance.md", format!("{session} bytes with a session")),
+        ("docs/decisions/0001-one-small-task-per-connection.md", format!("takes {idle} bytes")),
+    ];
+    for (path, phrase) in expected {
+        assert!(document(path).contains(&phrase), "{path} does not say: {phrase}");
+    }
+    // docs/scaling.md rounds up to the next hundred.
+    let bytes: usize = session.replace(',', "").parse().expect("a number of bytes");
+    let rounded = bytes.div_ceil(100) * 100;
+    let row = format!("| bytes of a connection with a session | {},{:03} |", rounded / 1000, rounded % 1000);
+    assert!(document("docs/scaling.md").contains(&row), "docs/scaling.md does not say: {row}");
+}
+
+#[test]
+fn every_link_to_a_file_leads_to_one() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut documents = vec![root.join("README.md"), root.join("python/README.md")];
+    for folder in ["docs", "docs/decisions", "docs/performance"] {
+        let entries = fs::read_dir(root.join(folder)).expect("a folder of documents can be read");
+        let paths = entries.map(|entry| entry.expect("an entry can be read").path());
+        documents.extend(paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    }
+    for path in documents {
+        let text = fs::read_to_string(&path).expect("a document can be read");
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://") && !link.starts_with('#')) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = path.parent().expect("a document is in a folder").join(file);
+            assert!(target.exists(), "{}: no such file: {link}", path.display());
+            assert!(anchor.is_empty() || headings(&target).contains(anchor), "{}: {link}", path.display());
+        }
+    }
+}
+
+/// Returns the anchors of a document's headings, as GitHub makes them.
+fn headings(path: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(path).expect("a document can be read");
+    let titles =
+        text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches(['#', ' ']));
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    titles
+        .map(|title| title.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-"))
+        .collect()
 }

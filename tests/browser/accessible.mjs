@@ -84,7 +84,7 @@ export async function checkAccess(one, two) {
       `say-${name}`,
       `What ${name} hears`,
       'ask-again',
-      'How to become somebody',
+      'How to log in',
       'keep-value',
       'newcomer',
       'both-text',

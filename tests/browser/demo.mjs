@@ -139,7 +139,7 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
     assert.equal(await fact(one, 'known-by'), 'nothing');
     assert.match(await fact(one, 'channels'), /broadcast:foobar$/);
     assert.equal(await one.locator('#personal').isVisible(), false);
-    await one.getByText('How to become somebody').click();
+    await one.getByText('How to log in').click();
     assert.match(await one.locator('#become').textContent(), /127\.0\.0\.1, on any port.*SESSION_ENGINE/s);
   });
 
