@@ -4,29 +4,29 @@ use std::collections::HashSet;
 
 use tokio::net::TcpListener;
 
-use crate::support::client::{Client, Request, Response};
-use crate::support::gateway::{Builder, binary};
-use crate::support::site::Asked;
-use crate::support::{RedisServer, Reply, Site, TestGateway, in_time};
+use crate::support::client::{Request, Response, TestClient};
+use crate::support::gateway::{GatewayBuilder, binary};
+use crate::support::site::SiteRequest;
+use crate::support::{RedisServer, SiteReply, TestGateway, TestSite, within_deadline};
 
 const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
 const KEY: &str = "aonhk897c0q74kqva7rtv278kgdpr276";
 
 /// Begins a gateway that asks the site. One shard, so that what is kept for another visitor can be foretold.
-fn asking(site: &Site) -> Builder {
+fn gateway_builder(site: &TestSite) -> GatewayBuilder {
     let builder = TestGateway::builder().set("auth.callback_url", &site.url());
     builder.set("server.shards", "1").set("auth.callback_timeout_seconds", "9")
 }
 
-async fn gateway(site: &Site) -> TestGateway {
-    asking(site).start().await
+async fn gateway(site: &TestSite) -> TestGateway {
+    gateway_builder(site).start().await
 }
 
 fn with_cookie(gateway: &TestGateway, path: &str, cookie: &str) -> Request {
     gateway.request(path).header("Cookie", cookie)
 }
 
-async fn connect(gateway: &TestGateway, path: &str, cookie: &str) -> Client {
+async fn connect(gateway: &TestGateway, path: &str, cookie: &str) -> TestClient {
     with_cookie(gateway, path, cookie).connect().await
 }
 
@@ -38,10 +38,10 @@ fn channels(gateway: &TestGateway) -> Vec<String> {
 }
 
 /// Answers `cookie: NAME` with the user of that name.
-fn by_cookie(asked: &Asked) -> Reply {
+fn user_from_cookie(asked: &SiteRequest) -> SiteReply {
     match asked.all("cookie").first() {
-        Some(name) => Reply::json(format!(r#"{{"user": "{name}"}}"#)),
-        None => Reply::json("null"),
+        Some(name) => SiteReply::json(format!(r#"{{"user": "{name}"}}"#)),
+        None => SiteReply::json("null"),
     }
 }
 
@@ -50,14 +50,14 @@ mod what_is_asked {
 
     #[tokio::test]
     async fn the_callback_receives_facility_flags_cookie_authorization_secret_and_address() {
-        let site = Site::saying("null").await;
-        let gateway = asking(&site).set("auth.callback_secret", "geheim").start().await;
+        let site = TestSite::always_returning("null").await;
+        let gateway = gateway_builder(&site).set("auth.callback_secret", "geheim").start().await;
         let path = "/ws/a%2Fb%20c%C3%A9+%26?subscribe-user&echo&publish-broadcast&other=1";
         let request = gateway.request(path).header("Cookie", "a=1").header("cookie", "b=2; c=3");
         let request = request.header("Authorization", "Bearer x").header("X-Forwarded-For", "6.6.6.6");
         let request = request.header("X-WS4Redis-Secret", "guess").header("Accept-Language", "de");
         request.connect().await;
-        let asked = site.expect_asked(1).await.remove(0);
+        let asked = site.expect_requests(1).await.remove(0);
         let expected = "/identity/?facility=a%2Fb%20c%C3%A9%2B%26&flag=publish-broadcast&flag=subscribe-user";
         assert_eq!(asked.target, expected);
         let host = site.address().to_string();
@@ -79,8 +79,8 @@ mod what_is_asked {
 
     #[tokio::test]
     async fn configured_headers_are_forwarded_with_all_values_and_fixed_headers_win() {
-        let site = Site::saying("null").await;
-        let gateway = asking(&site)
+        let site = TestSite::always_returning("null").await;
+        let gateway = gateway_builder(&site)
             .set("auth.callback_url", &format!("{}?site=1", site.url()))
             .set("auth.callback_forward", "X-Forwarded-For, X-Tenant, X-Forwarded-Proto, Accept")
             .set("auth.callback_headers", "Host: www.example.com, X-Forwarded-Proto: https")
@@ -90,7 +90,7 @@ mod what_is_asked {
             gateway.request("/ws/x").header("X-Forwarded-For", "1.1.1.1").header("x-tenant", b"\xe9 1");
         let request = request.header("X-Tenant", "2").header("X-Forwarded-For", "2.2.2.2");
         request.header("X-Forwarded-Proto", "http").header("Accept", "a/b").connect().await;
-        let asked = site.expect_asked(1).await.remove(0);
+        let asked = site.expect_requests(1).await.remove(0);
         assert_eq!(asked.target, "/identity/?site=1&facility=x");
         assert_eq!(asked.all("x-forwarded-for"), ["1.1.1.1", "2.2.2.2"]);
         assert_eq!(asked.all("x-tenant"), ["\u{fffd} 1", "2"]);
@@ -103,8 +103,8 @@ mod what_is_asked {
     /// A page of another site must not use what a visitor is known by, whatever that is.
     #[tokio::test]
     async fn any_forwarded_credential_requires_the_origin_to_match_the_host() {
-        let site = Site::saying("null").await;
-        let gateway = asking(&site).set("auth.callback_forward", "X-Client-DN").start().await;
+        let site = TestSite::always_returning("null").await;
+        let gateway = gateway_builder(&site).set("auth.callback_forward", "X-Client-DN").start().await;
         for (name, value, foreign) in [
             ("Cookie", "other=1", 403),
             ("Authorization", "Basic abc", 403),
@@ -118,7 +118,7 @@ mod what_is_asked {
             request.clone().header("Origin", own).connect().await;
             request.connect().await;
         }
-        assert_eq!(site.asked().len(), 4, "{:?}", site.asked());
+        assert_eq!(site.requests().len(), 4, "{:?}", site.requests());
         let plain = TestGateway::start().await;
         let request = plain.request("/ws/x").header("Cookie", "other=1").header("Authorization", "Basic abc");
         request.header("Origin", "https://evil.example").connect().await;
@@ -126,7 +126,7 @@ mod what_is_asked {
 
     #[tokio::test]
     async fn with_a_callback_sessions_are_not_read() {
-        let site = Site::saying("null").await;
+        let site = TestSite::always_returning("null").await;
         let gateway = gateway(&site).await;
         let session = r#"{"_auth_user_id": "7", "ws4redis:username": "john"}"#;
         let key = format!(":1:django.contrib.sessions.cache{KEY}");
@@ -141,8 +141,8 @@ mod what_is_answered {
 
     #[tokio::test]
     async fn the_callback_identifies_the_visitor() {
-        let site = Site::start(|asked| {
-            Reply::json(match asked.all("cookie")[..] {
+        let site = TestSite::start(|asked| {
+            SiteReply::json(match asked.all("cookie")[..] {
                 ["sessionid=johns"] => {
                     r#"{"user": "john", "id": 7, "groups": ["staff", "red team"], "session": "aonhk897c0q74kqva7rtv278kgdpr276", "x": {}}"#
                 }
@@ -170,7 +170,7 @@ mod what_is_answered {
 
     #[tokio::test]
     async fn null_means_anonymous_and_a_session_may_have_no_user() {
-        let site = Site::saying("null").await;
+        let site = TestSite::always_returning("null").await;
         let gateway = gateway(&site).await;
         for (json, expected) in [
             ("null", vec!["broadcast:a"]),
@@ -185,7 +185,7 @@ mod what_is_answered {
                 vec!["broadcast:e", "user:john:e"],
             ),
         ] {
-            site.answer(move |_| Reply::json(json));
+            site.answer(move |_| SiteReply::json(json));
             let facility = expected[0].rsplit(':').next().unwrap();
             let _client = connect(&gateway, &format!("/ws/{facility}?{ALL}"), "a=1").await;
             let heard: Vec<_> =
@@ -196,8 +196,8 @@ mod what_is_answered {
 
     #[tokio::test]
     async fn a_session_key_must_match_the_configured_pattern() {
-        let site = Site::saying(r#"{"user": null, "session": "S_1234567"}"#).await;
-        let gateway = asking(&site).set("session.key_pattern", "S_[0-9]{7}").start().await;
+        let site = TestSite::always_returning(r#"{"user": null, "session": "S_1234567"}"#).await;
+        let gateway = gateway_builder(&site).set("session.key_pattern", "S_[0-9]{7}").start().await;
         let _client = connect(&gateway, "/ws/x?subscribe-session", "a=1").await;
         assert_eq!(channels(&gateway), ["session:S_1234567:x"]);
     }
@@ -215,8 +215,8 @@ mod what_is_answered {
             anonymous = ["subscribe-broadcast"]
             users = ["subscribe-*"]
         "#;
-        let site = Site::saying("null").await;
-        let gateway = asking(&site).rules(text).start().await;
+        let site = TestSite::always_returning("null").await;
+        let gateway = gateway_builder(&site).rules(text).start().await;
         for (number, (json, expected)) in [
             (r#"{"user": "j"}"#, vec!["broadcast:", "user:j:"]),
             (r#"{"user": "j", "allow": null}"#, vec!["broadcast:", "user:j:"]),
@@ -228,7 +228,7 @@ mod what_is_answered {
         .into_iter()
         .enumerate()
         {
-            site.answer(move |_| Reply::json(json));
+            site.answer(move |_| SiteReply::json(json));
             let path = format!("/ws/x{number}?{ALL}&publish-broadcast&publish-user");
             let _client = connect(&gateway, &path, "a=1").await;
             let facility = format!("x{number}");
@@ -240,7 +240,7 @@ mod what_is_answered {
             gateway.expect_log(&[&format!("facility={facility:?}"), "publishes=0"]).await;
         }
         // A rule that refuses does so, whatever the site allows.
-        site.answer(|_| Reply::json(r#"{"user": "j", "allow": ["publish-broadcast"]}"#));
+        site.answer(|_| SiteReply::json(r#"{"user": "j", "allow": ["publish-broadcast"]}"#));
         with_cookie(&gateway, "/ws/strict?publish-broadcast", "a=1").expect_status(403).await;
         with_cookie(&gateway, "/ws/none?subscribe-user", "a=1").expect_status(403).await;
     }
@@ -248,7 +248,8 @@ mod what_is_answered {
     #[tokio::test]
     async fn a_refusal_by_the_callback_is_403_and_not_cached() {
         let site =
-            Site::start(|_| Reply::new(403, &[("Set-Cookie", "a=b")], "wrong or missing secret")).await;
+            TestSite::start(|_| SiteReply::new(403, &[("Set-Cookie", "a=b")], "wrong or missing secret"))
+                .await;
         let gateway = gateway(&site).await;
         for _ in 0..3 {
             let response = with_cookie(&gateway, "/ws/x", "a=1").expect_status(403).await;
@@ -256,21 +257,22 @@ mod what_is_answered {
             assert_eq!(response.header("set-cookie"), None);
             assert!(!response.body.contains("secret"), "what the site says is for us alone: {response:?}");
         }
-        site.answer(|_| Reply::new(401, &[("WWW-Authenticate", "Basic")], ""));
+        site.answer(|_| SiteReply::new(401, &[("WWW-Authenticate", "Basic")], ""));
         let response = with_cookie(&gateway, "/ws/x", "a=1").expect_status(403).await;
         assert_eq!(response.header("www-authenticate"), None);
-        assert_eq!(site.asked().len(), 4);
+        assert_eq!(site.requests().len(), 4);
         gateway.expect_log(&["403", "auth.callback_secret", "WS4REDIS_CALLBACK_SECRET"]).await;
         assert_eq!(gateway.count_log(&["the callback refuses"]), 1);
-        site.answer(|_| Reply::json("null"));
+        site.answer(|_| SiteReply::json("null"));
         connect(&gateway, "/ws/x", "a=1").await;
     }
 
     #[tokio::test]
     async fn cookies_set_by_the_callback_are_not_forwarded_to_any_client() {
-        let site =
-            Site::start(|_| Reply::new(200, &[("Set-Cookie", "sessionid=evil"), ("X-Site", "1")], "null"))
-                .await;
+        let site = TestSite::start(|_| {
+            SiteReply::new(200, &[("Set-Cookie", "sessionid=evil"), ("X-Site", "1")], "null")
+        })
+        .await;
         let gateway = gateway(&site).await;
         let (response, _client) = with_cookie(&gateway, "/ws/x", "a=1").send().await;
         assert_eq!(
@@ -278,14 +280,14 @@ mod what_is_answered {
             (101, None, None)
         );
         connect(&gateway, "/ws/y", "a=1").await;
-        assert_eq!(site.expect_asked(2).await[1].all("cookie"), ["a=1"]);
+        assert_eq!(site.expect_requests(2).await[1].all("cookie"), ["a=1"]);
     }
 }
 
 mod hostile {
     use super::*;
 
-    async fn refused_with_503(request: Request, what: &str) -> Response {
+    async fn expect_503(request: Request, what: &str) -> Response {
         let response = request.send().await.0;
         assert_eq!(response.status, 503, "{what}: {response:?}");
         assert!(response.body.contains("the site cannot say who you are"), "{what}: {response:?}");
@@ -295,7 +297,7 @@ mod hostile {
 
     #[tokio::test]
     async fn any_other_status_of_the_callback_is_503_and_the_log_names_the_cure() {
-        let site = Site::saying("null").await;
+        let site = TestSite::always_returning("null").await;
         for (status, headers, log) in [
             (500, vec![], "the site's own log"),
             (400, vec![], "ALLOWED_HOSTS"),
@@ -308,8 +310,8 @@ mod hostile {
         ] {
             // Warnings come once a second, so each has a gateway of its own.
             let gateway = gateway(&site).await;
-            site.answer(move |_| Reply::new(status, &headers, r#"{"user": "john"}"#));
-            refused_with_503(with_cookie(&gateway, "/ws/x?subscribe-user", "a=1"), &status.to_string()).await;
+            site.answer(move |_| SiteReply::new(status, &headers, r#"{"user": "john"}"#));
+            expect_503(with_cookie(&gateway, "/ws/x?subscribe-user", "a=1"), &status.to_string()).await;
             gateway.expect_log(&["WARN", "the callback does not say", log]).await;
             assert_eq!(gateway.count_log(&["geheim"]), 0);
         }
@@ -317,25 +319,25 @@ mod hostile {
 
     #[tokio::test]
     async fn redirects_of_the_callback_are_never_followed() {
-        let elsewhere = Site::saying(r#"{"user": "john"}"#).await;
-        let site = Site::saying("null").await;
+        let elsewhere = TestSite::always_returning(r#"{"user": "john"}"#).await;
+        let site = TestSite::always_returning("null").await;
         let gateway = gateway(&site).await;
         let targets = [elsewhere.url(), "/identity2/".to_owned(), site.url(), "//127.0.0.1/".to_owned()];
         for (number, status) in [301, 302, 303, 307, 308].into_iter().enumerate() {
             for target in &targets {
                 let to = target.clone();
-                site.answer(move |_| Reply::new(status, &[("Location", &to)], ""));
-                let before = site.asked().len();
-                refused_with_503(with_cookie(&gateway, &format!("/ws/{number}"), "a=1"), target).await;
-                assert_eq!(site.asked().len(), before + 1, "{status} {target}");
+                site.answer(move |_| SiteReply::new(status, &[("Location", &to)], ""));
+                let before = site.requests().len();
+                expect_503(with_cookie(&gateway, &format!("/ws/{number}"), "a=1"), target).await;
+                assert_eq!(site.requests().len(), before + 1, "{status} {target}");
             }
         }
-        assert_eq!(elsewhere.asked().len(), 0);
+        assert_eq!(elsewhere.requests().len(), 0);
     }
 
     #[tokio::test]
     async fn an_invalid_callback_response_is_503() {
-        let site = Site::saying("null").await;
+        let site = TestSite::always_returning("null").await;
         let gateway = gateway(&site).await;
         let long = format!(r#"{{"user": "{}"}}"#, "j".repeat(70_000));
         let long_name = format!(r#"{{"user": "{}"}}"#, "j".repeat(1025));
@@ -356,10 +358,10 @@ mod hostile {
             long_name.as_bytes(),
         ];
         for body in bodies {
-            let reply = Reply::json(body);
+            let reply = SiteReply::json(body);
             site.answer(move |_| reply.clone());
             let what = String::from_utf8_lossy(&body[..body.len().min(40)]).into_owned();
-            refused_with_503(with_cookie(&gateway, "/ws/x?subscribe-user", "a=1"), &what).await;
+            expect_503(with_cookie(&gateway, "/ws/x?subscribe-user", "a=1"), &what).await;
         }
         gateway.expect_log(&["WARN", "the callback does not say", "expected {"]).await;
         assert_eq!(gateway.count_log(&["john"]), 0, "what a site answers is not logged");
@@ -367,8 +369,8 @@ mod hostile {
 
     #[tokio::test]
     async fn an_empty_name_from_the_callback_grants_no_user_channel_and_is_no_error() {
-        let site = Site::saying(r#"{"user": "", "id": 7, "groups": ["staff"]}"#).await;
-        let gateway = asking(&site).set("server.shards", "1").start().await;
+        let site = TestSite::always_returning(r#"{"user": "", "id": 7, "groups": ["staff"]}"#).await;
+        let gateway = gateway_builder(&site).set("server.shards", "1").start().await;
         let path = "/ws/x?subscribe-user&subscribe-group&publish-user";
         for cookie in ["a=1", "a=2"] {
             let _client = connect(&gateway, path, cookie).await;
@@ -380,14 +382,15 @@ mod hostile {
 
     #[tokio::test]
     async fn a_callback_response_that_is_not_http_or_never_ends_is_503_within_the_deadline() {
-        let site = Site::saying("null").await;
-        let gateway = asking(&site).set("auth.callback_timeout_seconds", "1").start().await;
+        let site = TestSite::always_returning("null").await;
+        let gateway = gateway_builder(&site).set("auth.callback_timeout_seconds", "1").start().await;
         let ok = "HTTP/1.1 200 OK\r\n";
-        let bytes = |text: String| Reply::LastBytes(text.into_bytes());
-        let endless =
-            |first: String, again: &str| Reply::Endless(first.into_bytes(), again.repeat(1000).into_bytes());
+        let bytes = |text: String| SiteReply::LastBytes(text.into_bytes());
+        let endless = |first: String, again: &str| {
+            SiteReply::Endless(first.into_bytes(), again.repeat(1000).into_bytes())
+        };
         for reply in [
-            Reply::Silence,
+            SiteReply::Silence,
             bytes(String::new()),
             bytes("SSH-2.0-OpenSSH\r\n".to_owned()),
             bytes("\0\0\0\r\n\r\n".to_owned()),
@@ -401,7 +404,7 @@ mod hostile {
                     .to_owned(),
             ),
             bytes(format!("{ok}{}\r\n", "X: y\r\n".repeat(200))),
-            Reply::Bytes(format!("{ok}Content-Length: 100\r\n\r\n{{").into_bytes()),
+            SiteReply::Bytes(format!("{ok}Content-Length: 100\r\n\r\n{{").into_bytes()),
             endless(ok.to_owned(), "X: y\r\n"),
             endless(ok.to_owned(), "X"),
             endless(String::new(), "HTTP/1.1 100 Continue\r\n\r\n"),
@@ -412,23 +415,23 @@ mod hostile {
         ] {
             let what = format!("{reply:?}").chars().take(80).collect::<String>();
             site.answer(move |_| reply.clone());
-            refused_with_503(with_cookie(&gateway, "/ws/x?subscribe-user", "a=1"), &what).await;
+            expect_503(with_cookie(&gateway, "/ws/x?subscribe-user", "a=1"), &what).await;
         }
-        site.answer(by_cookie);
+        site.answer(user_from_cookie);
         connect(&gateway, "/ws/x", "john").await;
         assert!(gateway.resident_bytes() < 100 << 20, "{}", gateway.resident_bytes());
     }
 
     #[tokio::test]
     async fn a_slow_or_silent_callback_is_503_and_affects_no_other_client() {
-        let site = Site::start(by_cookie).await;
-        let gateway = asking(&site).set("auth.callback_timeout_seconds", "2").start().await;
+        let site = TestSite::start(user_from_cookie).await;
+        let gateway = gateway_builder(&site).set("auth.callback_timeout_seconds", "2").start().await;
         let mut john = connect(&gateway, "/ws/x?subscribe-broadcast", "john").await;
         site.hold();
         let waiting: Vec<_> = ["a", "b", "c", "d", "e"]
             .map(|name| tokio::spawn(with_cookie(&gateway, "/ws/x", name).send()))
             .into();
-        site.expect_asked(6).await;
+        site.expect_requests(6).await;
         // Meanwhile all goes on for those who are in, and for those who are known.
         for number in 0..20 {
             gateway.publish("broadcast:x", number.to_string());
@@ -453,7 +456,7 @@ mod hostile {
         drop(listener);
         let builder = TestGateway::builder().set("auth.callback_url", &format!("http://{address}/identity/"));
         let gateway = builder.without_redis().start().await;
-        let response = in_time("the gateway reaches Redis", async {
+        let response = within_deadline("the gateway reaches Redis", async {
             loop {
                 let response = with_cookie(&gateway, "/ws/x", "john").send().await.0;
                 if !response.body.contains("redis") {
@@ -464,19 +467,19 @@ mod hostile {
         let response = response.await;
         assert!(response.status == 503 && response.body.contains("the site cannot say"), "{response:?}");
         gateway.expect_log(&["WARN", "cannot be reached", "refused", "auth.callback_url"]).await;
-        let site = Site::start_on(&address, by_cookie).await;
+        let site = TestSite::start_on(&address, user_from_cookie).await;
         let _client = connect(&gateway, "/ws/x?subscribe-user", "john").await;
         assert_eq!(channels(&gateway), ["user:john:x"]);
         drop(site);
-        refused_with_503(with_cookie(&gateway, "/ws/x", "mary"), "down again").await;
+        expect_503(with_cookie(&gateway, "/ws/x", "mary"), "down again").await;
     }
 
     #[tokio::test]
     async fn callback_failures_are_counted_and_their_warnings_are_throttled() {
-        let site = Site::start(|_| Reply::new(500, &[], "")).await;
+        let site = TestSite::start(|_| SiteReply::new(500, &[], "")).await;
         let mut gateway = gateway(&site).await;
         for number in 0..30 {
-            refused_with_503(with_cookie(&gateway, "/ws/x", &number.to_string()), "500").await;
+            expect_503(with_cookie(&gateway, "/ws/x", &number.to_string()), "500").await;
         }
         assert!(gateway.count_log(&["WARN", "the callback does not say"]) < 30);
         gateway.signal("TERM");
@@ -490,28 +493,31 @@ mod bounds {
 
     #[tokio::test]
     async fn concurrent_callback_requests_are_limited_over_all_shards() {
-        let site = Site::start(by_cookie).await;
-        let gateway =
-            asking(&site).set("server.shards", "3").set("auth.callback_max_calls", "2").start().await;
+        let site = TestSite::start(user_from_cookie).await;
+        let gateway = gateway_builder(&site)
+            .set("server.shards", "3")
+            .set("auth.callback_max_calls", "2")
+            .start()
+            .await;
         site.hold();
         let names: Vec<_> = (0..12).map(|number| format!("n{number}")).collect();
         let waiting: Vec<_> =
             names.iter().map(|name| tokio::spawn(with_cookie(&gateway, "/ws/x", name).send())).collect();
         for more in 2..=names.len() {
-            site.expect_asked(more).await;
+            site.expect_requests(more).await;
             site.answer_first(more - 1);
         }
         site.release();
         for asking in waiting {
             assert_eq!(asking.await.unwrap().0.status, 101);
         }
-        assert_eq!(site.most_waiting(), 2);
+        assert_eq!(site.max_concurrent(), 2);
     }
 
     #[tokio::test]
     async fn waiting_too_long_for_a_callback_permit_is_503_and_releases_the_permit() {
-        let site = Site::start(by_cookie).await;
-        let builder = asking(&site).set("auth.callback_max_calls", "1");
+        let site = TestSite::start(user_from_cookie).await;
+        let builder = gateway_builder(&site).set("auth.callback_max_calls", "1");
         let gateway = builder.set("auth.callback_timeout_seconds", "1").start().await;
         site.hold();
         let waiting: Vec<_> =
@@ -528,53 +534,53 @@ mod bounds {
 
     #[tokio::test]
     async fn identical_concurrent_callback_requests_are_coalesced() {
-        let site = Site::start(by_cookie).await;
-        let gateway = asking(&site).set("auth.callback_cache_seconds", "0").start().await;
+        let site = TestSite::start(user_from_cookie).await;
+        let gateway = gateway_builder(&site).set("auth.callback_cache_seconds", "0").start().await;
         site.hold();
         let ask = || tokio::spawn(with_cookie(&gateway, "/ws/x?subscribe-user", "john").send());
         let mut waiting: Vec<_> = (0..10).map(|_| ask()).collect();
-        site.expect_asked(1).await;
+        site.expect_requests(1).await;
         // Another question shows that all before it have been read: the gateway has one thread.
         let other = tokio::spawn(with_cookie(&gateway, "/ws/x", "mary").send());
-        site.expect_asked(2).await;
+        site.expect_requests(2).await;
         waiting.extend((0..5).map(|_| ask()));
         let another = tokio::spawn(with_cookie(&gateway, "/ws/y", "mary").send());
-        site.expect_asked(3).await;
+        site.expect_requests(3).await;
         site.release();
         for asking in waiting.into_iter().chain([other, another]) {
             assert_eq!(asking.await.unwrap().0.status, 101);
         }
-        assert_eq!(site.asked().len(), 3);
+        assert_eq!(site.requests().len(), 3);
         connect(&gateway, "/ws/x?subscribe-user", "john").await;
-        assert_eq!(site.asked().len(), 4, "what is over is not shared");
+        assert_eq!(site.requests().len(), 4, "what is over is not shared");
     }
 
     #[tokio::test]
     async fn coalesced_callback_requests_are_answered_when_the_first_client_disconnects() {
-        let site = Site::start(by_cookie).await;
+        let site = TestSite::start(user_from_cookie).await;
         let gateway = gateway(&site).await;
         site.hold();
         let request = with_cookie(&gateway, "/ws/x?subscribe-broadcast", "john");
         let mut first = request.open().await;
         first.send_raw(&request.bytes()).await;
-        site.expect_asked(1).await;
+        site.expect_requests(1).await;
         let others: Vec<_> = (0..3).map(|_| tokio::spawn(request.clone().send())).collect();
         let mary = tokio::spawn(with_cookie(&gateway, "/ws/x", "mary").send());
-        site.expect_asked(2).await;
+        site.expect_requests(2).await;
         drop(first);
         // The call of the one who has gone ends, and another is made.
-        site.expect_asked(3).await;
+        site.expect_requests(3).await;
         site.release();
         for asking in others.into_iter().chain([mary]) {
             assert_eq!(asking.await.unwrap().0.status, 101);
         }
-        assert_eq!(site.asked().len(), 3);
+        assert_eq!(site.requests().len(), 3);
     }
 
     #[tokio::test]
     async fn a_callback_response_is_cached_for_identical_requests_only() {
-        let site = Site::start(by_cookie).await;
-        let builder = asking(&site).set("auth.callback_cache_seconds", "600");
+        let site = TestSite::start(user_from_cookie).await;
+        let builder = gateway_builder(&site).set("auth.callback_cache_seconds", "600");
         let gateway = builder.set("auth.callback_forward", "X-Tenant").start().await;
         let base = || with_cookie(&gateway, "/ws/x?subscribe-user", "john");
         let other = |path: &str| with_cookie(&gateway, path, "john");
@@ -587,7 +593,7 @@ mod bounds {
             base().header("X-Forwarded-For", "1.1.1.1"),
         ] {
             same.connect().await;
-            assert_eq!(site.asked().len(), 1);
+            assert_eq!(site.requests().len(), 1);
         }
         for (number, another) in [
             base().with("Cookie", "mary"),
@@ -608,99 +614,96 @@ mod bounds {
         {
             another.clone().connect().await;
             another.connect().await;
-            assert_eq!(site.asked().len(), number + 2);
+            assert_eq!(site.requests().len(), number + 2);
         }
     }
 
     #[tokio::test]
     async fn only_200_responses_are_cached_and_not_beyond_their_expiry() {
-        let site = Site::start(|_| Reply::new(500, &[], "")).await;
-        let gateway = asking(&site).set("auth.callback_cache_seconds", "600").start().await;
+        let site = TestSite::start(|_| SiteReply::new(500, &[], "")).await;
+        let gateway = gateway_builder(&site).set("auth.callback_cache_seconds", "600").start().await;
         let request = || with_cookie(&gateway, "/ws/x?subscribe-user", "a=1");
         request().expect_status(503).await;
-        site.answer(|_| Reply::new(403, &[], ""));
+        site.answer(|_| SiteReply::new(403, &[], ""));
         request().expect_status(403).await;
-        site.answer(|_| Reply::json("nonsense"));
+        site.answer(|_| SiteReply::json("nonsense"));
         request().expect_status(503).await;
-        site.answer(|_| Reply::json(r#"{"user": "john", "expires_in": 0.1}"#));
+        site.answer(|_| SiteReply::json(r#"{"user": "john", "expires_in": 0.1}"#));
         request().connect().await;
-        assert_eq!(site.asked().len(), 4);
-        // Asked again and again within much less than the time that is set, it is asked anew.
-        in_time("a new question", async {
-            while site.asked().len() < 6 {
+        assert_eq!(site.requests().len(), 4);
+        // SiteRequest again and again within much less than the time that is set, it is asked anew.
+        within_deadline("a new question", async {
+            while site.requests().len() < 6 {
                 request().connect().await;
             }
         })
         .await;
-        site.answer(|_| Reply::json(r#"{"user": "john", "expires_in": 1000}"#));
-        in_time("a new question", async {
-            while site.asked().len() < 7 {
+        site.answer(|_| SiteReply::json(r#"{"user": "john", "expires_in": 1000}"#));
+        within_deadline("a new question", async {
+            while site.requests().len() < 7 {
                 request().connect().await;
             }
         })
         .await;
         request().connect().await;
-        assert_eq!(site.asked().len(), 7);
+        assert_eq!(site.requests().len(), 7);
     }
 }
 
 mod connections {
     use super::*;
 
-    fn connections(site: &Site) -> usize {
-        site.asked().iter().map(|asked| asked.connection).collect::<HashSet<_>>().len()
+    fn connection_count(site: &TestSite) -> usize {
+        site.requests().iter().map(|asked| asked.connection).collect::<HashSet<_>>().len()
     }
 
     #[tokio::test]
     async fn a_connection_to_the_callback_is_reused() {
-        let site = Site::start(by_cookie).await;
+        let site = TestSite::start(user_from_cookie).await;
         let gateway = gateway(&site).await;
         for number in 0..20 {
             connect(&gateway, "/ws/x", &number.to_string()).await;
         }
-        assert_eq!((site.asked().len(), connections(&site)), (20, 1));
+        assert_eq!((site.requests().len(), connection_count(&site)), (20, 1));
     }
 
     #[tokio::test]
     async fn a_callback_server_that_closes_each_connection_is_called_on_new_ones() {
-        let site = Site::start(|asked| by_cookie(asked).last()).await;
+        let site = TestSite::start(|asked| user_from_cookie(asked).last()).await;
         let gateway = gateway(&site).await;
         for number in 0..50 {
             connect(&gateway, "/ws/x", &number.to_string()).await;
         }
-        assert!(connections(&site) >= 50, "{}", connections(&site));
+        assert!(connection_count(&site) >= 50, "{}", connection_count(&site));
     }
 
     #[tokio::test]
     async fn a_connection_that_the_callback_server_closes_during_reuse_is_retried() {
-        let site =
-            Site::start(
-                |asked| {
-                    if asked.earlier > 0 { Reply::LastBytes(Vec::new()) } else { by_cookie(asked) }
-                },
-            )
-            .await;
+        let site = TestSite::start(|asked| {
+            if asked.earlier > 0 { SiteReply::LastBytes(Vec::new()) } else { user_from_cookie(asked) }
+        })
+        .await;
         let gateway = gateway(&site).await;
         for number in 0..20 {
             connect(&gateway, "/ws/x", &number.to_string()).await;
         }
-        assert!(site.asked().iter().any(|asked| asked.earlier > 0), "no connection was used again");
+        assert!(site.requests().iter().any(|asked| asked.earlier > 0), "no connection was used again");
     }
 
     #[tokio::test]
     async fn a_callback_server_that_closes_without_a_response_is_called_at_most_twice() {
-        let site = Site::start(|_| Reply::LastBytes(Vec::new())).await;
+        let site = TestSite::start(|_| SiteReply::LastBytes(Vec::new())).await;
         let gateway = gateway(&site).await;
         with_cookie(&gateway, "/ws/x", "a=1").expect_status(503).await;
-        assert_eq!(site.asked().len(), 2);
+        assert_eq!(site.requests().len(), 2);
         // What has begun to be answered is not asked again.
-        site.answer(|_| Reply::LastBytes(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nnull".to_vec()));
+        site.answer(|_| SiteReply::LastBytes(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nnull".to_vec()));
         with_cookie(&gateway, "/ws/x", "a=1").expect_status(503).await;
-        assert_eq!(site.asked().len(), 3);
+        assert_eq!(site.requests().len(), 3);
     }
 }
 
-/// Runs `check` while the site answers; `Site` needs this thread meanwhile.
+/// Runs `check` while the site answers; `TestSite` needs this thread meanwhile.
 async fn check(settings: Vec<String>) -> (Option<i32>, String) {
     let running = tokio::task::spawn_blocking(move || {
         let mut command = binary();
@@ -710,13 +713,13 @@ async fn check(settings: Vec<String>) -> (Option<i32>, String) {
         }
         command.output().unwrap()
     });
-    let output = in_time("check ends", running).await.unwrap();
+    let output = within_deadline("check ends", running).await.unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[tokio::test]
 async fn check_reports_whether_the_callback_responds() {
-    let site = Site::start(|_| Reply::json("null")).await;
+    let site = TestSite::start(|_| SiteReply::json("null")).await;
     let url = format!("auth.callback_url={}", site.url());
     let line = |said: &str| said.lines().find(|line| line.starts_with("callback: ")).unwrap().to_owned();
     let (code, said) = check(vec![url.clone(), "auth.callback_secret=geheim".to_owned()]).await;

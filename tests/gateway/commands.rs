@@ -194,7 +194,7 @@ fn a_secret_under_the_wrong_key_is_not_printed() {
 fn a_regular_file_is_not_replaced_by_a_unix_socket() {
     let file = settings_file("precious");
     let listen = format!("server.listen=unix:{file}");
-    refused(&["--set", &listen, "--set", "redis.url=redis://127.0.0.1:1"], 1, &[&file, "no socket"]);
+    refused(&["--set", &listen, "--set", "redis.url=redis://127.0.0.1:1"], 1, &[&file, "is not a socket"]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
     std::fs::remove_file(file).unwrap();
 }

@@ -1,6 +1,6 @@
 //! The other way in: server-sent events, and publications by POST, at the same address.
 
-use crate::support::events::Events;
+use crate::support::events::SseClient;
 use crate::support::sessions::{hint, john, log_in, session_key};
 use crate::support::{RedisServer, TestGateway, eventually};
 
@@ -9,7 +9,7 @@ async fn a_stream_has_the_same_replay_and_messages_as_a_websocket() {
     let gateway = TestGateway::start().await;
     let redis = RedisServer::shared();
     redis.persist(&gateway.channel("broadcast:x"), "kept");
-    let mut events = Events::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
+    let mut events = SseClient::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
     for (name, value) in [
         ("content-type", "text/event-stream; charset=utf-8"),
         ("cache-control", "no-store"),
@@ -34,7 +34,7 @@ async fn a_stream_has_the_same_replay_and_messages_as_a_websocket() {
 #[tokio::test]
 async fn a_post_is_answered_after_redis_has_published_and_stored_its_message() {
     let gateway = TestGateway::start().await;
-    let mut events = Events::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
+    let mut events = SseClient::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
     let mut socket = gateway.connect("/ws/x?subscribe-broadcast").await;
     for message in ["by post", "again\r\n"] {
         gateway.post("/ws/x?publish-broadcast", message).expect_status(204).await;
@@ -66,7 +66,7 @@ async fn streams_identify_visitors_like_websockets_and_require_the_origin_to_mat
     let gateway = TestGateway::start().await;
     let cookie = john(&session_key());
     let path = "/ws/x?subscribe-user&subscribe-group&subscribe-session";
-    let mut johns = Events::open(gateway.stream(path).header("Cookie", &cookie)).await;
+    let mut johns = SseClient::open(gateway.stream(path).header("Cookie", &cookie)).await;
     gateway.publish("user:john:x", "to john");
     johns.expect("to john").await;
     gateway.publish("group:staff:x", "to staff");
@@ -94,7 +94,7 @@ async fn heartbeats_and_close_reasons_are_separate_events() {
     let gateway = TestGateway::builder().set("heartbeat", "--beat--").start().await;
     let key = session_key();
     let cookie = john(&key);
-    let mut events = Events::open(gateway.stream("/ws/x?subscribe-user").header("Cookie", &cookie)).await;
+    let mut events = SseClient::open(gateway.stream("/ws/x?subscribe-user").header("Cookie", &cookie)).await;
     assert_eq!(events.next().await, ("heartbeat".to_owned(), "--beat--".to_owned()));
     RedisServer::shared().command(&["DEL", &crate::support::sessions::redis_key(&key)]);
     hint(&gateway, "7", "logout");
@@ -115,7 +115,7 @@ async fn an_idle_stream_gets_keepalives_and_is_not_closed_as_dead() {
         .set("ping.timeout_seconds", "1")
         .start()
         .await;
-    let mut events = Events::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
+    let mut events = SseClient::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
     for _ in 0..3 {
         events.client.read_until(":\n\n").await.unwrap();
     }
@@ -128,7 +128,7 @@ async fn changed_groups_change_the_channels_of_an_open_stream() {
     let gateway = TestGateway::start().await;
     let (redis, key) = (RedisServer::shared(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &["old"]);
-    let mut events = Events::open(gateway.stream("/ws/x?subscribe-group").header("Cookie", &cookie)).await;
+    let mut events = SseClient::open(gateway.stream("/ws/x?subscribe-group").header("Cookie", &cookie)).await;
     redis.persist(&gateway.channel("group:new:x"), "welcome");
     log_in(redis, &key, "7", "john", &["new"]);
     hint(&gateway, "7", "groups");
@@ -166,8 +166,8 @@ async fn an_unread_stream_is_closed_and_an_ended_one_frees_its_subscription() {
     let gateway =
         TestGateway::start_with(&[("messages.outbox_bytes", "4096"), ("messages.outbox_seconds", "1")]).await;
     let slow = gateway.stream("/ws/x?subscribe-broadcast").receive_buffer(4096);
-    let slow = Events::open(slow).await;
-    let gone = Events::open(gateway.stream("/ws/y?subscribe-broadcast")).await;
+    let slow = SseClient::open(slow).await;
+    let gone = SseClient::open(gateway.stream("/ws/y?subscribe-broadcast")).await;
     drop(gone);
     let large = "x".repeat(100_000);
     // What comes together counts as one, and one is free.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::client::{BINARY, CONTINUATION, PING, PONG, TEXT, frame, head};
-use crate::support::{TestGateway, eventually, in_time};
+use crate::support::{TestGateway, eventually, within_deadline};
 
 const FIN: u8 = 0x80;
 
@@ -13,7 +13,7 @@ fn unmasked(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The head of a frame that never comes.
-fn promised(first: u8, length: u64) -> Vec<u8> {
+fn head_only(first: u8, length: u64) -> Vec<u8> {
     [head(first, length, true), vec![1, 2, 3, 4]].concat()
 }
 
@@ -22,7 +22,7 @@ fn close(code: u16, reason: &[u8]) -> Vec<u8> {
 }
 
 /// What a client sends that ends its connection, and the code with which it ends.
-fn breaches() -> Vec<(&'static str, Vec<u8>, u16)> {
+fn protocol_violations() -> Vec<(&'static str, Vec<u8>, u16)> {
     let mut breaches = vec![
         ("unmasked text", unmasked(FIN | TEXT, b"x"), 1002),
         ("unmasked ping", unmasked(FIN | PING, b""), 1002),
@@ -52,9 +52,9 @@ fn breaches() -> Vec<(&'static str, Vec<u8>, u16)> {
             [frame(TEXT, b"\xc3"), frame(FIN | CONTINUATION, b"(")].concat(),
             1007,
         ),
-        ("one byte more than a mebibyte", promised(FIN | TEXT, (1 << 20) + 1), 1009),
-        ("length 2^40", promised(FIN | BINARY, 1 << 40), 1009),
-        ("length 2^62", promised(FIN | BINARY, 1 << 62), 1009),
+        ("one byte more than a mebibyte", head_only(FIN | TEXT, (1 << 20) + 1), 1009),
+        ("length 2^40", head_only(FIN | BINARY, 1 << 40), 1009),
+        ("length 2^62", head_only(FIN | BINARY, 1 << 62), 1009),
         (
             "fragments of more than a mebibyte together",
             [
@@ -79,10 +79,10 @@ async fn every_protocol_violation_is_closed_with_its_code() {
     // Some cannot be closed by the client before the end, as in the middle of a frame.
     let gateway = TestGateway::start_with(&[("server.linger_seconds", "1")]).await;
     let memory = gateway.resident_bytes();
-    for (number, (what, bytes, code)) in breaches().into_iter().enumerate() {
+    for (number, (what, bytes, code)) in protocol_violations().into_iter().enumerate() {
         let mut client = gateway.connect("/ws/breach?publish-broadcast").await;
         client.send_raw(&bytes).await;
-        in_time(&format!("{number} {what}"), async {
+        within_deadline(&format!("{number} {what}"), async {
             client.expect_close(code).await;
             client.expect_end().await;
         })
@@ -97,7 +97,7 @@ async fn a_length_with_the_top_bit_set_is_refused_at_once() {
     let gateway = TestGateway::start().await;
     for length in [1 << 63, u64::MAX] {
         let mut client = gateway.connect("/ws/x").await;
-        client.send_raw(&promised(FIN | BINARY, length)).await;
+        client.send_raw(&head_only(FIN | BINARY, length)).await;
         let message = client.next_message().await;
         let code = message.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
         assert!(message.opcode == 8 && matches!(code, Some(1002 | 1009)), "{message:?}");
@@ -108,7 +108,7 @@ async fn a_length_with_the_top_bit_set_is_refused_at_once() {
 #[tokio::test]
 async fn a_length_that_is_not_minimal_is_a_protocol_violation() {
     /// A frame whose length is written in so many bytes behind the second one, masked with zeros.
-    fn long(first: u8, payload: usize, length_bytes: usize) -> Vec<u8> {
+    fn non_minimal(first: u8, payload: usize, length_bytes: usize) -> Vec<u8> {
         let length = (payload as u64).to_be_bytes();
         let second = if length_bytes == 2 { 126 } else { 127 };
         [&[first, 0x80 | second], &length[8 - length_bytes..], &[0; 4], &vec![b'x'; payload]].concat()
@@ -129,7 +129,7 @@ async fn a_length_that_is_not_minimal_is_a_protocol_violation() {
     ] {
         let what = format!("{first:x} with {payload} bytes, written in {length_bytes}");
         // What came before is published, whether it comes together with the breach or not.
-        let breach = [frame(FIN | TEXT, what.as_bytes()), long(first, payload, length_bytes)].concat();
+        let breach = [frame(FIN | TEXT, what.as_bytes()), non_minimal(first, payload, length_bytes)].concat();
         for piece in [breach.len(), 1] {
             if piece == 1 && breach.len() > 1000 {
                 continue;
@@ -148,7 +148,7 @@ async fn a_length_that_is_not_minimal_is_a_protocol_violation() {
     }
     let mut client = gateway.connect("/ws/long?publish-broadcast").await;
     for (payload, length_bytes) in [(126, 2), (65_535, 2), (65_536, 8)] {
-        client.send_raw(&long(FIN | BINARY, payload, length_bytes)).await;
+        client.send_raw(&non_minimal(FIN | BINARY, payload, length_bytes)).await;
         assert_eq!(witness.next_message().await.payload.len(), payload);
     }
     witness.expect_nothing().await;
@@ -272,7 +272,7 @@ async fn endless_fragments_close_the_connection() {
         while sent < 50 && client.try_send_raw(&many).await.is_ok() {
             sent += 1;
         }
-        let message = in_time("a close frame", client.read_frame()).await;
+        let message = within_deadline("a close frame", client.read_frame()).await;
         if let Ok(Some(message)) = message {
             let code = message.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
             assert!(message.opcode == 8 && matches!(code, Some(1002 | 1009)), "{what}: {message:?}");
@@ -307,7 +307,7 @@ async fn a_flood_of_pings_with_unread_pongs_costs_no_memory_and_affects_no_other
     let grown = gateway.resident_bytes().saturating_sub(memory);
     assert!(grown < 16 << 20, "grown by {grown} bytes");
     gateway.expect_log(&["connection ended", "close_code=1013"]).await;
-    client.expect_gone().await;
+    client.expect_disconnect().await;
 }
 
 #[tokio::test]

@@ -4,38 +4,38 @@
 use std::collections::HashSet;
 
 use crate::support::client::Response;
-use crate::support::events::Events;
+use crate::support::events::SseClient;
 use crate::support::sessions::{john, session_key};
 use crate::support::{RedisServer, TestGateway, eventually};
 
 const PAGE: &str = "https://www.example.com";
 
 /// Returns the milliseconds of a line `retry: …`.
-fn retry(text: &str) -> u32 {
+fn retry_milliseconds(text: &str) -> u32 {
     text.strip_prefix("retry: ").and_then(|rest| rest.strip_suffix("\n\n")).unwrap().parse().unwrap()
 }
 
 /// Returns a gateway that has no room for another connection, and the one that takes it.
-async fn full() -> (TestGateway, Events) {
+async fn at_connection_limit() -> (TestGateway, SseClient) {
     let gateway = TestGateway::start_with(&[("server.max_connections", "1"), ("origin.allowed", PAGE)]).await;
     let only = eventually_open(&gateway).await;
     (gateway, only)
 }
 
 /// Opens a stream as soon as those have gone by which it was found out that the gateway serves.
-async fn eventually_open(gateway: &TestGateway) -> Events {
+async fn eventually_open(gateway: &TestGateway) -> SseClient {
     eventually("the others have gone", || (gateway.count_log(&["connection ended"]) >= 3).then_some(()))
         .await;
-    Events::open(gateway.stream("/ws/x?subscribe-broadcast")).await
+    SseClient::open(gateway.stream("/ws/x?subscribe-broadcast")).await
 }
 
 #[tokio::test]
 async fn an_event_source_gets_a_retry_instruction_instead_of_503() {
-    let (gateway, _only) = full().await;
+    let (gateway, _only) = at_connection_limit().await;
     let native = gateway.stream("/ws/x?subscribe-broadcast").expect_status(200).await;
     assert_eq!(native.header("content-type"), Some("text/event-stream; charset=utf-8"));
     assert_eq!(native.header("cache-control"), Some("no-store"));
-    assert!((2_000..=8_000).contains(&retry(&native.body)), "{native:?}");
+    assert!((2_000..=8_000).contains(&retry_milliseconds(&native.body)), "{native:?}");
     for target in ["/ws/x?subscribe-broadcast&client=ws4redis", "/ws/x?client=ws4redis"] {
         let marked = gateway.stream(target).expect_status(503).await;
         assert!(marked.header("retry-after").is_some(), "{marked:?}");
@@ -65,9 +65,9 @@ async fn event_sources_that_are_disconnected_together_reconnect_at_different_tim
     let gateway = TestGateway::start().await;
     let mut delays = HashSet::new();
     for _ in 0..20 {
-        let mut events = Events::open(gateway.stream("/ws/x")).await;
+        let mut events = SseClient::open(gateway.stream("/ws/x")).await;
         let first = events.client.read_until("\n\n").await.unwrap();
-        delays.insert(retry(std::str::from_utf8(&first).unwrap()));
+        delays.insert(retry_milliseconds(std::str::from_utf8(&first).unwrap()));
     }
     assert!(delays.iter().all(|delay| (2_000..=8_000).contains(delay)), "{delays:?}");
     assert!(delays.len() > 10, "{delays:?}");
@@ -79,11 +79,11 @@ async fn messages_name_their_event_only_on_streams_that_request_event_names() {
     let gateway = TestGateway::start().await;
     let redis = RedisServer::shared();
     redis.persist(&gateway.channel("broadcast:x"), "event: kept\n<b>old</b>");
-    let mut named = Events::open(gateway.stream("/ws/x?subscribe-broadcast&event-names")).await;
-    let mut plain = Events::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
+    let mut named = SseClient::open(gateway.stream("/ws/x?subscribe-broadcast&event-names")).await;
+    let mut plain = SseClient::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
     // Our own client gets the same by a stream as by a WebSocket.
     let mut ours =
-        Events::open(gateway.stream("/ws/x?subscribe-broadcast&event-names&client=ws4redis")).await;
+        SseClient::open(gateway.stream("/ws/x?subscribe-broadcast&event-names&client=ws4redis")).await;
     let mut socket = gateway.connect("/ws/x?subscribe-broadcast&event-names").await;
     let event = |name: &str, data: &str| (name.to_owned(), data.to_owned());
     assert_eq!(named.next().await, event("kept", "<b>old</b>"));
@@ -116,7 +116,7 @@ async fn messages_name_their_event_only_on_streams_that_request_event_names() {
 async fn event_names_need_no_permission_and_do_not_hide_the_close_event() {
     let text = "[[access]]\nfacility = [\"*\"]\nanonymous = [\"subscribe-broadcast\"]\n";
     let gateway = TestGateway::builder().rules(text).set("heartbeat", "{}").start().await;
-    let mut named = Events::open(gateway.stream("/ws/x?subscribe-broadcast&event-names")).await;
+    let mut named = SseClient::open(gateway.stream("/ws/x?subscribe-broadcast&event-names")).await;
     gateway.publish("broadcast:x", "event: x\ny");
     assert_eq!(named.next().await, ("x".to_owned(), "y".to_owned()));
     assert_eq!(named.next().await, ("heartbeat".to_owned(), "{}".to_owned()));
@@ -135,7 +135,7 @@ async fn pages_of_allowed_origins_may_read_streams_and_responses_to_their_posts(
     let gateway = TestGateway::start_with(&[("origin.allowed", ".example.com")]).await;
     let cookie = john(&session_key());
     let stream = gateway.stream("/ws/x?subscribe-user").header("Origin", PAGE).header("Cookie", &cookie);
-    let mut events = Events::open(stream).await;
+    let mut events = SseClient::open(stream).await;
     assert!(is_readable(&events.head, PAGE), "{:?}", events.head);
     let post = gateway.post("/ws/x?publish-user", "across").header("Origin", PAGE).header("Cookie", &cookie);
     let posted = post.expect_status(204).await;
@@ -149,7 +149,7 @@ async fn pages_of_allowed_origins_may_read_streams_and_responses_to_their_posts(
     assert!(is_readable(&refused, PAGE), "{refused:?}");
     assert_eq!(refused.header("access-control-expose-headers"), Some("retry-after"));
     // What depends on the origin says so also to those who name none.
-    let plain = Events::open(gateway.stream("/ws/x")).await;
+    let plain = SseClient::open(gateway.stream("/ws/x")).await;
     assert_eq!(
         (plain.head.header("vary"), plain.head.header("access-control-allow-origin")),
         (Some("origin"), None)
@@ -158,7 +158,7 @@ async fn pages_of_allowed_origins_may_read_streams_and_responses_to_their_posts(
 
 #[tokio::test]
 async fn a_503_is_readable_across_origins_and_a_cross_origin_event_source_retries() {
-    let (gateway, _only) = full().await;
+    let (gateway, _only) = at_connection_limit().await;
     let marked = gateway.stream("/ws/x?client=ws4redis").header("Origin", PAGE).expect_status(503).await;
     assert!(is_readable(&marked, PAGE) && marked.header("retry-after").is_some(), "{marked:?}");
     let native = gateway.stream("/ws/x").header("Origin", PAGE).expect_status(200).await;
@@ -201,7 +201,7 @@ async fn pages_of_other_origins_can_read_nothing_and_the_origin_rule_applies() {
     let cookie = john(&session_key());
     for origin in ["https://evil.example", "null", "http://www.example.com", "https://www.example.com:8443"] {
         let stranger =
-            Events::open(gateway.stream("/ws/x?subscribe-broadcast").header("Origin", origin)).await;
+            SseClient::open(gateway.stream("/ws/x?subscribe-broadcast").header("Origin", origin)).await;
         assert_eq!(stranger.head.header("access-control-allow-origin"), None, "{origin}");
         assert_eq!(stranger.head.header("access-control-allow-credentials"), None, "{origin}");
         let with_session = gateway.stream("/ws/x?subscribe-user").header("Origin", origin);
@@ -210,7 +210,7 @@ async fn pages_of_other_origins_can_read_nothing_and_the_origin_rule_applies() {
         post.header("Cookie", &cookie).expect_status(403).await;
     }
     let twice = gateway.stream("/ws/x").header("Origin", PAGE).header("Origin", "https://evil.example");
-    let twice = Events::open(twice).await;
+    let twice = SseClient::open(twice).await;
     assert_eq!(twice.head.header("access-control-allow-origin"), None, "{:?}", twice.head);
 }
 
@@ -219,7 +219,7 @@ async fn pages_of_the_same_host_on_another_port_may_read_if_the_origin_rule_allo
     let gateway = TestGateway::start().await;
     let origin = "https://example.com:8443";
     let stream = gateway.stream("/ws/x").with("Host", "example.com").header("Origin", origin);
-    let events = Events::open(stream).await;
+    let events = SseClient::open(stream).await;
     assert!(is_readable(&events.head, origin), "{:?}", events.head);
 }
 
@@ -227,7 +227,7 @@ async fn pages_of_the_same_host_on_another_port_may_read_if_the_origin_rule_allo
 async fn with_all_origins_allowed_the_response_names_the_origin_and_never_a_star() {
     let gateway = TestGateway::start_with(&[("origin.allowed", "*")]).await;
     for origin in ["https://a.example", "http://b.example:81"] {
-        let events = Events::open(gateway.stream("/ws/x").header("Origin", origin)).await;
+        let events = SseClient::open(gateway.stream("/ws/x").header("Origin", origin)).await;
         assert!(is_readable(&events.head, origin), "{:?}", events.head);
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::client::{CONTINUATION, TEXT, frame};
 use crate::support::gateway::binary;
-use crate::support::{RedisServer, TestGateway, eventually, in_time};
+use crate::support::{RedisServer, TestGateway, eventually, within_deadline};
 
 /// Paths of `?subscribe-broadcast`, and their channel (without the prefix).
 const PATHS: &[(&str, &str)] = &[
@@ -183,7 +183,8 @@ async fn the_path_prefix_is_configurable() {
     let gateway =
         TestGateway::builder().variable("WEBSOCKET_URL", "/live/sockets/").without_redis().start().await;
     let what = "a 101 below the prefix that was set";
-    in_time(what, async { while gateway.request("/live/sockets/x").send().await.0.status != 101 {} }).await;
+    within_deadline(what, async { while gateway.request("/live/sockets/x").send().await.0.status != 101 {} })
+        .await;
     let response = gateway.request("/ws/x").expect_status(404).await;
     assert!(response.body.contains("/live/sockets/"), "{response:?}");
 }
@@ -299,7 +300,7 @@ async fn a_handshake_with_a_body_is_refused() {
         let shown = String::from_utf8_lossy(&request.bytes()).into_owned();
         let (response, mut client) = request.send().await;
         assert_eq!(response.status, 400, "{shown}{response:?}");
-        client.expect_gone().await;
+        client.expect_disconnect().await;
     }
     assert_eq!(RedisServer::shared().channels(&gateway.channel("")), Vec::<String>::new());
 }
@@ -326,7 +327,7 @@ async fn control_bytes_folded_lines_and_spaces_before_a_colon_are_refused() {
     ] {
         let mut client = gateway.request("/ws/x").open().await;
         client.send_raw(&[head.as_bytes(), line, b"\r\n"].concat()).await;
-        let response = in_time("an answer", client.read_response()).await.unwrap();
+        let response = within_deadline("an answer", client.read_response()).await.unwrap();
         assert_eq!(response.status, 400, "{:?}: {response:?}", String::from_utf8_lossy(line));
     }
     for target in ["/ws/a\x0bb", "/ws/a\x7fb", "/ws/a\tb"] {
@@ -363,7 +364,10 @@ impl crate::support::client::Request {
     async fn send_to_the_end(self) -> Option<u16> {
         let mut client = self.open().await;
         let _ = client.try_send_raw(&self.bytes()).await;
-        in_time("an answer or the end", client.read_response()).await.ok().map(|response| response.status)
+        within_deadline("an answer or the end", client.read_response())
+            .await
+            .ok()
+            .map(|response| response.status)
     }
 
     async fn expect_status_431_or_gone(self, header: &str, value: &str) {
@@ -392,7 +396,7 @@ async fn an_incomplete_request_head_times_out() {
         }
         panic!("a request of {} bytes was let drip in", bytes.len());
     };
-    tokio::join!(silent.expect_gone(), halting.expect_gone(), drip, async {
+    tokio::join!(silent.expect_disconnect(), halting.expect_disconnect(), drip, async {
         gateway.connect("/ws/meanwhile?subscribe-broadcast").await.expect_nothing().await;
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     });
@@ -613,7 +617,7 @@ async fn above_the_connection_limit_handshakes_get_503_until_one_is_free() {
     let mut clients = Vec::new();
     while clients.len() < 3 {
         // The connections by which the start was awaited may not be gone yet.
-        let (response, client) = in_time(what, gateway.request("/ws/x").send()).await;
+        let (response, client) = within_deadline(what, gateway.request("/ws/x").send()).await;
         if response.status == 101 {
             clients.push(client);
         }
@@ -622,7 +626,7 @@ async fn above_the_connection_limit_handshakes_get_503_until_one_is_free() {
     assert!(response.body.contains("too many connections"), "{response:?}");
     assert!(response.header("retry-after").is_some(), "{response:?}");
     clients.pop();
-    in_time(what, async { while gateway.request("/ws/x").send().await.0.status != 101 {} }).await;
+    within_deadline(what, async { while gateway.request("/ws/x").send().await.0.status != 101 {} }).await;
 }
 
 mod redis_only {
@@ -633,7 +637,7 @@ mod redis_only {
         let redis = RedisServer::start();
         let gateway = TestGateway::builder().redis(&redis).start().await;
         redis.kill();
-        let refused = in_time("a 503", async {
+        let refused = within_deadline("a 503", async {
             loop {
                 let response = gateway.request("/ws/x?subscribe-broadcast").send().await.0;
                 if response.status != 101 {
@@ -659,7 +663,7 @@ mod redis_only {
         redis.resume();
         let again =
             async { while gateway.request("/ws/hangs?subscribe-broadcast").send().await.0.status != 101 {} };
-        in_time("a 101 when Redis answers again", again).await;
+        within_deadline("a 101 when Redis answers again", again).await;
     }
 
     #[tokio::test]

@@ -5,19 +5,19 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::support::client::Client;
-use crate::support::events::Events;
-use crate::support::{DEADLINE, TestGateway, eventually, in_time};
+use crate::support::client::TestClient;
+use crate::support::events::SseClient;
+use crate::support::{DEADLINE, TestGateway, eventually, within_deadline};
 
 /// Sends bytes of a request on a connection that is kept, and returns the status of the answer.
-async fn ask(client: &mut Client, bytes: &[u8]) -> u16 {
+async fn send_request(client: &mut TestClient, bytes: &[u8]) -> u16 {
     client.send_raw(bytes).await;
-    in_time("an answer", client.read_response()).await.unwrap().status
+    within_deadline("an answer", client.read_response()).await.unwrap().status
 }
 
 /// Sends bytes at this pace; where the connection does not take them, returns how many it took and why.
 async fn send_slowly(
-    client: &mut Client,
+    client: &mut TestClient,
     bytes: usize,
     bytes_per_second: u32,
 ) -> Result<(), (usize, String)> {
@@ -47,7 +47,7 @@ async fn deadlines_apply_to_each_request_and_not_to_the_connection() {
         let (head, body) = bytes.split_at(bytes.len() - 4);
         client.send_raw(head).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(ask(&mut client, body).await, 204);
+        assert_eq!(send_request(&mut client, body).await, 204);
         witness.expect_text("a message").await;
         // Idle, too, for longer than a head may take.
         tokio::time::sleep(Duration::from_millis(1200)).await;
@@ -64,7 +64,7 @@ async fn an_idle_http_connection_is_closed_gracefully_after_its_timeout() {
     let gateway = TestGateway::start_with(&[("server.keepalive_seconds", "1")]).await;
     let files = gateway.open_files();
     let mut client = gateway.post("/ws/x?publish-broadcast", "").open().await;
-    assert_eq!(ask(&mut client, &gateway.post("/ws/x?publish-broadcast", "x").bytes()).await, 204);
+    assert_eq!(send_request(&mut client, &gateway.post("/ws/x?publish-broadcast", "x").bytes()).await, 204);
     let begun = Instant::now();
     client.expect_end().await;
     let waited = begun.elapsed();
@@ -81,10 +81,10 @@ async fn a_stalled_head_on_a_reused_connection_times_out_as_on_a_new_one() {
     let gateway = TestGateway::start_with(&[("server.handshake_seconds", "1")]).await;
     let bytes = gateway.post("/ws/x?publish-broadcast", "x").bytes();
     let mut client = gateway.request("/ws/x").open().await;
-    assert_eq!(ask(&mut client, &bytes).await, 204);
+    assert_eq!(send_request(&mut client, &bytes).await, 204);
     client.send_raw(&bytes[..20]).await;
     let begun = Instant::now();
-    let end = in_time("the end", client.stream.read(&mut [0; 1])).await;
+    let end = within_deadline("the end", client.stream.read(&mut [0; 1])).await;
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
@@ -93,7 +93,7 @@ async fn a_stalled_head_on_a_reused_connection_times_out_as_on_a_new_one() {
 async fn an_idle_http_connection_does_not_delay_the_shutdown() {
     let mut gateway = TestGateway::start_with(&[("server.drain_seconds", "60")]).await;
     let mut idle = gateway.request("/ws/x").open().await;
-    assert_eq!(ask(&mut idle, &gateway.post("/ws/x?publish-broadcast", "x").bytes()).await, 204);
+    assert_eq!(send_request(&mut idle, &gateway.post("/ws/x?publish-broadcast", "x").bytes()).await, 204);
     let begun = Instant::now();
     gateway.signal("TERM");
     idle.expect_end().await;
@@ -120,7 +120,7 @@ async fn a_response_sent_before_the_body_is_complete_arrives() {
         let mut client = request.open().await;
         client.send_raw(&request.bytes()).await;
         send_slowly(&mut client, bytes, 3_000_000).await.unwrap_or_else(|cut| panic!("{status}: {cut:?}"));
-        let answer = in_time("an answer", client.read_response()).await;
+        let answer = within_deadline("an answer", client.read_response()).await;
         assert_eq!(answer.unwrap_or_else(|error| panic!("{status}: {error}")).status, status);
         client.expect_end().await;
     }
@@ -177,7 +177,8 @@ async fn websocket_may_be_one_of_several_protocols_in_the_upgrade_header() {
     }
     // curl --http2 offers it with each request; whoever cannot do it goes on with HTTP/1.1.
     let stream = gateway.stream("/ws/x?subscribe-broadcast").with("Connection", "Upgrade, HTTP2-Settings");
-    let mut events = Events::open(stream.header("Upgrade", "h2c").header("HTTP2-Settings", "AAMAAABk")).await;
+    let mut events =
+        SseClient::open(stream.header("Upgrade", "h2c").header("HTTP2-Settings", "AAMAAABk")).await;
     let post = gateway.post("/ws/x?publish-broadcast", "by post").with("Connection", "Upgrade");
     post.header("Upgrade", "h2c").expect_status(204).await;
     events.expect("by post").await;
@@ -207,7 +208,7 @@ async fn the_health_endpoint_reports_only_that_the_process_is_alive() {
     };
     assert_eq!((head.status, head.header("content-length")), (200, Some("6")));
     // The connection is kept for the next probe, and HEAD has no body.
-    assert_eq!(ask(&mut client, &probe("/health").bytes()).await, 200);
+    assert_eq!(send_request(&mut client, &probe("/health").bytes()).await, 200);
     let refused = probe("/health").method("POST").header("Content-Length", "0").expect_status(405).await;
     assert_eq!(refused.header("allow"), Some("GET, HEAD"));
     for other in ["/health/", "/healthz", "/Health", "/ws/../health"] {
@@ -242,7 +243,7 @@ async fn probes_are_not_logged_and_need_neither_redis_nor_a_free_connection() {
 async fn with_every_path_a_facility_there_is_no_health_endpoint() {
     for setting in [("websocket_url", "/"), ("server.websocket_url_stripped", "true")] {
         let gateway = TestGateway::builder().set(setting.0, setting.1).without_redis().start().await;
-        in_time("Redis is reached", async {
+        within_deadline("Redis is reached", async {
             while gateway.request("/health").send().await.0.status != 101 {}
         })
         .await;

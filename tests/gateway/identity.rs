@@ -1,7 +1,7 @@
 //! Who visitors are: Django's sessions, what is known of users beside them, and the site's rules.
 
 use crate::support::sessions::{connect, john, mary, session_key, write_session, write_user};
-use crate::support::{RedisServer, TestGateway, eventually, in_time, unique};
+use crate::support::{RedisServer, TestGateway, eventually, unique, within_deadline};
 
 const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
 
@@ -363,7 +363,7 @@ mod redis_only {
             let mut client = request.open().await;
             // It may be refused before all of it is there, and the answer be lost with what is on its way.
             let _ = client.try_send_raw(&request.bytes()).await;
-            if let Ok(response) = in_time("an answer or an end", client.read_response()).await {
+            if let Ok(response) = within_deadline("an answer or an end", client.read_response()).await {
                 assert!(statuses.contains(&response.status), "{response:?}");
             }
         }

@@ -2,18 +2,18 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::support::client::{Client, Request, Response};
-use crate::support::events::Events;
-use crate::support::gateway::Builder;
+use crate::support::client::{Request, Response, TestClient};
+use crate::support::events::SseClient;
+use crate::support::gateway::GatewayBuilder;
 use crate::support::sessions::{hint, mary, redis_key, session_key};
 use crate::support::tokens::{ALGORITHMS, hmac_token, key_file, path, read, token, token_with};
-use crate::support::{RedisServer, Site, TestGateway, in_time};
+use crate::support::{RedisServer, TestGateway, TestSite, within_deadline};
 
 const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
 const JOHN: &str = r#"{"sub":"john","groups":["staff","red team"]}"#;
 
 /// Begins a gateway that takes tokens of this algorithm.
-fn builder(algorithm: &str) -> Builder {
+fn builder(algorithm: &str) -> GatewayBuilder {
     let key = path(&key_file(algorithm));
     let builder = TestGateway::builder().set("auth.jwt.algorithm", algorithm);
     builder.set("auth.jwt.key_file", key.to_str().unwrap())
@@ -35,7 +35,7 @@ fn in_seconds(seconds: u64) -> u64 {
 }
 
 /// Returns the audiences that are heard in a facility: their channels without the prefix and the facility.
-fn heard(gateway: &TestGateway, facility: &str) -> Vec<String> {
+fn subscribed_audiences(gateway: &TestGateway, facility: &str) -> Vec<String> {
     let (prefix, suffix) = (gateway.channel(""), format!(":{facility}"));
     let channels = RedisServer::shared().channels(&prefix);
     let own = channels.iter().filter_map(|name| name[prefix.len()..].strip_suffix(&suffix));
@@ -52,7 +52,7 @@ async fn a_token_of_each_algorithm_is_accepted_in_the_query_and_as_a_subprotocol
         for (facility, by) in [("q", by_query as fn(&_, &_, &_) -> _), ("p", by_protocol)] {
             let mut client = by(&gateway, &format!("/ws/{facility}?{ALL}"), &token).connect().await;
             let expected = ["broadcast", "group:red team", "group:staff", "user:john"];
-            assert_eq!(heard(&gateway, facility), expected, "{algorithm}");
+            assert_eq!(subscribed_audiences(&gateway, facility), expected, "{algorithm}");
             gateway.publish(&format!("user:john:{facility}"), "to john");
             client.expect_text("to john").await;
             gateway.publish(&format!("group:red team:{facility}"), "to the team");
@@ -73,7 +73,7 @@ async fn keys_may_come_from_a_jwks_by_key_id() {
         let token = token_with("ES256", header, JOHN);
         let target = format!("/ws/{facility}?subscribe-user");
         let _client = by_protocol(&gateway, &target, &token).connect().await;
-        assert_eq!(heard(&gateway, facility), ["user:john"], "{header}");
+        assert_eq!(subscribed_audiences(&gateway, facility), ["user:john"], "{header}");
     }
     let token = token_with("ES256", r#"{"alg":"ES256","kid":"other"}"#, JOHN);
     by_protocol(&gateway, "/ws/x?subscribe-user", &token).expect_status(403).await;
@@ -97,7 +97,7 @@ async fn a_token_is_never_echoed_as_subprotocol_and_needs_another_one_next_to_it
         let (response, _client) = request.send().await;
         assert_eq!(response.status, 101, "{lines:?}");
         assert_eq!(response.header("sec-websocket-protocol"), Some("chat"), "{lines:?}");
-        assert_eq!(heard(&gateway, facility), ["user:john"], "{lines:?}");
+        assert_eq!(subscribed_audiences(&gateway, facility), ["user:john"], "{lines:?}");
     }
     gateway.request("/ws/x").header("Sec-WebSocket-Protocol", &bearer).expect_status(400).await;
     let (response, _client) = by_query(&gateway, "/ws/x?subscribe-user", &token).send().await;
@@ -115,11 +115,11 @@ async fn with_a_token_the_session_cookie_is_ignored() {
     ] {
         let request = by_protocol(&gateway, &format!("/ws/{facility}?{ALL}"), token);
         let _client = request.header("Cookie", &cookie).connect().await;
-        assert_eq!(heard(&gateway, facility), expected, "{facility}");
+        assert_eq!(subscribed_audiences(&gateway, facility), expected, "{facility}");
     }
     // Mary's session is as good as ever, but makes no bad token good, and needs the right Origin.
     let _mary = gateway.request("/ws/m?subscribe-user").header("Cookie", &cookie).connect().await;
-    assert_eq!(heard(&gateway, "m"), ["user:mary"]);
+    assert_eq!(subscribed_audiences(&gateway, "m"), ["user:mary"]);
     by_protocol(&gateway, "/ws/x?echo", "bad").header("Cookie", &cookie).expect_status(403).await;
     let foreign = |request: Request| request.header("Origin", "https://other.example");
     foreign(by_protocol(&gateway, "/ws/x?echo", &john)).connect().await;
@@ -132,19 +132,22 @@ async fn with_a_token_the_session_cookie_is_ignored() {
 
 #[tokio::test]
 async fn with_a_token_the_callback_is_not_called() {
-    let site = Site::saying(r#"{"user":"mary","groups":["blue"]}"#).await;
+    let site = TestSite::always_returning(r#"{"user":"mary","groups":["blue"]}"#).await;
     let gateway = builder("HS256").set("auth.callback_url", &site.url()).start().await;
     let cookie = mary(&session_key());
     let with_cookie = |request: Request| request.header("Cookie", &cookie);
     let john = token("HS256", JOHN);
     let _john = with_cookie(by_protocol(&gateway, &format!("/ws/j?{ALL}"), &john)).connect().await;
-    assert_eq!(heard(&gateway, "j"), ["broadcast", "group:red team", "group:staff", "user:john"]);
+    assert_eq!(
+        subscribed_audiences(&gateway, "j"),
+        ["broadcast", "group:red team", "group:staff", "user:john"]
+    );
     with_cookie(by_protocol(&gateway, "/ws/x?echo", "bad")).expect_status(403).await;
-    assert_eq!(site.asked().len(), 0);
+    assert_eq!(site.requests().len(), 0);
     // Without a token it is.
     let _mary = with_cookie(gateway.request(&format!("/ws/m?{ALL}"))).connect().await;
-    assert_eq!(heard(&gateway, "m"), ["broadcast", "group:blue", "user:mary"]);
-    assert_eq!(site.expect_asked(1).await.len(), 1);
+    assert_eq!(subscribed_audiences(&gateway, "m"), ["broadcast", "group:blue", "user:mary"]);
+    assert_eq!(site.expect_requests(1).await.len(), 1);
 }
 
 #[tokio::test]
@@ -175,7 +178,7 @@ async fn an_untrusted_token_gets_403_with_a_generic_reason() {
             assert!(!response.body.contains(&token) && !response.body.contains("john"), "{response:?}");
         }
     }
-    assert_eq!(heard(&gateway, "x"), Vec::<String>::new());
+    assert_eq!(subscribed_audiences(&gateway, "x"), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -192,7 +195,7 @@ async fn several_tokens_or_an_empty_one_are_refused() {
         ),
     ] {
         let _client = twice.connect().await;
-        assert_eq!(heard(&gateway, facility), ["user:john"]);
+        assert_eq!(subscribed_audiences(&gateway, facility), ["user:john"]);
     }
     let target = "/ws/x?subscribe-user";
     for unclear in [
@@ -211,7 +214,7 @@ async fn several_tokens_or_an_empty_one_are_refused() {
     let others = format!("{target}&ACCESS_TOKEN={mary}&access_token%20={mary}&token={mary}");
     let _client =
         gateway.request(&others).header("Sec-WebSocket-Protocol", "Bearer.x, bearer").connect().await;
-    assert_eq!(heard(&gateway, "x"), Vec::<String>::new());
+    assert_eq!(subscribed_audiences(&gateway, "x"), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -226,7 +229,7 @@ async fn audience_and_issuer_must_match_the_settings() {
         ("b", r#"{"sub":"john","aud":["x","other"],"iss":"me"}"#),
     ] {
         let _client = shown(facility, claims).connect().await;
-        assert_eq!(heard(&gateway, facility), ["user:john"], "{claims}");
+        assert_eq!(subscribed_audiences(&gateway, facility), ["user:john"], "{claims}");
     }
     for claims in [
         r#"{"sub":"john","aud":"x","iss":"me"}"#,
@@ -254,7 +257,7 @@ async fn access_rules_apply_to_users_and_groups_of_tokens() {
     let mut john = enter(JOHN).await;
     let mut mary = enter(r#"{"sub":"mary","groups":["blue"]}"#).await;
     let mut nobody = enter(r#"{"groups":["staff"]}"#).await;
-    assert_eq!(heard(&gateway, "chat"), ["broadcast", "user:john", "user:mary"]);
+    assert_eq!(subscribed_audiences(&gateway, "chat"), ["broadcast", "user:john", "user:mary"]);
     nobody.send_text("from nobody").await;
     mary.send_text("from mary").await;
     john.send_text("from john").await;
@@ -270,7 +273,7 @@ async fn without_configured_keys_tokens_are_ignored() {
     let token = token("HS256", JOHN);
     for (facility, by) in [("q", by_query as fn(&_, &_, &_) -> _), ("p", by_protocol)] {
         let _client = by(&gateway, &format!("/ws/{facility}?{ALL}"), &token).connect().await;
-        assert_eq!(heard(&gateway, facility), ["broadcast"]);
+        assert_eq!(subscribed_audiences(&gateway, facility), ["broadcast"]);
     }
     let several = gateway.request("/ws/x?access_token=a&access_token=&access_token");
     several.header("Sec-WebSocket-Protocol", "bearer., bearer.b, chat").connect().await;
@@ -279,7 +282,7 @@ async fn without_configured_keys_tokens_are_ignored() {
 }
 
 /// Expects that a socket lives until its token's end, and not much longer.
-async fn expect_end_at(mut client: Client, exp: u64) {
+async fn expect_end_at(mut client: TestClient, exp: u64) {
     client.expect_nothing().await;
     client.expect_close(4401).await;
     let closed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -298,7 +301,7 @@ async fn a_socket_is_closed_with_4401_when_its_token_expires() {
     let second = by_protocol(&gateway, target, &john).connect().await;
     let third = by_query(&gateway, target, &nobody).connect().await;
     let mut endless = by_query(&gateway, target, &token("HS256", JOHN)).connect().await;
-    in_time("all are closed", async {
+    within_deadline("all are closed", async {
         tokio::join!(expect_end_at(first, exp), expect_end_at(second, exp), expect_end_at(third, exp));
     })
     .await;
@@ -327,7 +330,7 @@ async fn a_token_without_or_with_a_distant_expiry_survives_invalidations() {
 }
 
 /// Returns all that the log and the answers show of a token, of which nothing may be left.
-fn shows(text: &str, token: &str) -> bool {
+fn contains_part(text: &str, token: &str) -> bool {
     token.split('.').any(|part| part.len() > 8 && text.contains(part))
 }
 
@@ -370,10 +373,10 @@ async fn no_token_is_logged_or_returned_valid_or_not() {
         gateway.expect_log(&["counts"]).await;
         for token in [&sound, &expired, &forged] {
             for line in gateway.log() {
-                assert!(!shows(&line, token) && !line.contains("access_token"), "{line}");
+                assert!(!contains_part(&line, token) && !line.contains("access_token"), "{line}");
             }
             for answer in &answers {
-                assert!(!shows(&format!("{answer:?}"), token), "{answer:?}");
+                assert!(!contains_part(&format!("{answer:?}"), token), "{answer:?}");
             }
         }
         assert!(gateway.count_log(&["request refused", "expired"]) > 0, "{:#?}", gateway.log());
@@ -386,7 +389,7 @@ async fn a_token_may_come_in_the_authorization_header_of_a_plain_request() {
     let token = token("HS256", JOHN);
     let bearer = format!("bearer {token}");
     let stream = gateway.stream("/ws/x?subscribe-user").header("Authorization", &bearer);
-    let mut events = Events::open(stream).await;
+    let mut events = SseClient::open(stream).await;
     let post = gateway.post("/ws/x?publish-user", "by post").header("Authorization", &bearer);
     post.expect_status(204).await;
     events.expect("by post").await;
@@ -394,7 +397,7 @@ async fn a_token_may_come_in_the_authorization_header_of_a_plain_request() {
     gateway.stream("/ws/x").header("Authorization", damaged).expect_status(403).await;
     // In a handshake that header is not a token: pages cannot set it there, so it is somebody else's.
     gateway.request("/ws/y?subscribe-user").header("Authorization", &bearer).connect().await;
-    assert_eq!(heard(&gateway, "y"), Vec::<String>::new());
+    assert_eq!(subscribed_audiences(&gateway, "y"), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -404,7 +407,7 @@ async fn the_user_claim_is_configurable_as_for_simplejwt_tokens() {
         let claims = format!(r#"{{"token_type":"access","jti":"x","user_id":{user_id},"groups":null}}"#);
         let token = token("HS256", &claims);
         let _client = by_protocol(&gateway, &format!("/ws/{facility}?{ALL}"), &token).connect().await;
-        assert_eq!(heard(&gateway, facility), ["broadcast", "user:7"]);
+        assert_eq!(subscribed_audiences(&gateway, facility), ["broadcast", "user:7"]);
     }
     assert_eq!(gateway.count_log(&["names nobody"]), 0);
 }
@@ -415,7 +418,7 @@ async fn a_valid_token_without_a_user_is_logged_with_a_cure_and_without_its_valu
     let geheim = token("HS256", r#"{"token_type":"access","user_id":"geheim"}"#);
     for facility in ["a", "b"] {
         let _client = by_protocol(&gateway, &format!("/ws/{facility}?{ALL}"), &geheim).connect().await;
-        assert_eq!(heard(&gateway, facility), ["broadcast"]);
+        assert_eq!(subscribed_audiences(&gateway, facility), ["broadcast"]);
     }
     gateway.expect_log(&["INFO", "names nobody", "no claim sub, but user_id", "auth.jwt.user_claim"]).await;
     assert_eq!(gateway.count_log(&["geheim"]), 0);
@@ -426,7 +429,7 @@ async fn a_token_with_a_name_above_1024_bytes_is_refused() {
     let gateway = builder("HS256").start().await;
     let longest = token("HS256", &format!(r#"{{"sub":"{}"}}"#, "j".repeat(1024)));
     let _client = by_protocol(&gateway, "/ws/x?subscribe-user", &longest).connect().await;
-    assert_eq!(heard(&gateway, "x"), [format!("user:{}", "j".repeat(1024))]);
+    assert_eq!(subscribed_audiences(&gateway, "x"), [format!("user:{}", "j".repeat(1024))]);
     let longer = token("HS256", &format!(r#"{{"sub":"{}"}}"#, "j".repeat(1025)));
     by_protocol(&gateway, "/ws/x?subscribe-user", &longer).expect_status(403).await;
 }

@@ -8,11 +8,11 @@ use crate::support::sessions::{connect, log_in, redis_key, session_key};
 use crate::support::{RedisServer, TestGateway};
 
 /// So long is the time between two looks that nothing is seen by them.
-const NEVER: (&str, &str) = ("session.recheck_seconds", "1000");
+const NO_RECHECKS: (&str, &str) = ("session.recheck_seconds", "1000");
 
-async fn telling() -> (&'static RedisServer, TestGateway) {
-    let redis = RedisServer::telling();
-    let gateway = TestGateway::builder().redis(redis).set(NEVER.0, NEVER.1).start().await;
+async fn notifying_gateway() -> (&'static RedisServer, TestGateway) {
+    let redis = RedisServer::with_keyspace_events();
+    let gateway = TestGateway::builder().redis(redis).set(NO_RECHECKS.0, NO_RECHECKS.1).start().await;
     gateway.expect_log(&["keyspace events", "Yes"]).await;
     (redis, gateway)
 }
@@ -23,7 +23,7 @@ fn publish(redis: &RedisServer, gateway: &TestGateway, name: &str, text: &str) {
 
 #[tokio::test]
 async fn a_deleted_session_closes_its_sockets_after_a_short_delay() {
-    let (redis, gateway) = telling().await;
+    let (redis, gateway) = notifying_gateway().await;
     let (key, next) = (session_key(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &[]);
     let mut client = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
@@ -40,7 +40,7 @@ async fn a_deleted_session_closes_its_sockets_after_a_short_delay() {
 
 #[tokio::test]
 async fn a_rewritten_session_is_read_again_at_once() {
-    let (redis, gateway) = telling().await;
+    let (redis, gateway) = notifying_gateway().await;
     let key = session_key();
     let cookie = log_in(redis, &key, "7", "john", &["old"]);
     let mut client = connect(&gateway, "/ws/x?subscribe-group", &cookie).await;
@@ -54,7 +54,7 @@ async fn a_rewritten_session_is_read_again_at_once() {
 
 #[tokio::test]
 async fn a_change_between_the_first_read_and_the_101_is_noticed() {
-    let (redis, gateway) = telling().await;
+    let (redis, gateway) = notifying_gateway().await;
     // Whatever the order is in which the two meet: in the end nobody is connected as john without a session.
     for _ in 0..50 {
         let key = session_key();
@@ -80,11 +80,11 @@ async fn a_change_between_the_first_read_and_the_101_is_noticed() {
 
 #[tokio::test]
 async fn sessions_in_a_separate_redis_and_database_are_watched_there() {
-    let (redis, sessions) = (RedisServer::shared(), RedisServer::telling());
+    let (redis, sessions) = (RedisServer::shared(), RedisServer::with_keyspace_events());
     let url = format!("{}/3", sessions.url().trim_end_matches("/0"));
     let gateway = TestGateway::builder()
         .set("session.redis_url", &url)
-        .set(NEVER.0, NEVER.1)
+        .set(NO_RECHECKS.0, NO_RECHECKS.1)
         .set("server.shards", "2")
         .start()
         .await;
@@ -117,7 +117,7 @@ async fn sessions_in_a_separate_redis_and_database_are_watched_there() {
 
 #[tokio::test]
 async fn a_session_whose_ttl_is_shortened_ends_at_the_new_time() {
-    let (redis, gateway) = telling().await;
+    let (redis, gateway) = notifying_gateway().await;
     let (key, other) = (session_key(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &[]);
     let mut client = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;

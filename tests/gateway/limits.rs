@@ -37,7 +37,7 @@ async fn memory_is_returned_to_the_system_after_a_peak() {
 }
 
 /// Leaves the process only so many descriptors more than it has open.
-fn leave_files(gateway: &TestGateway, more: usize) {
+fn limit_free_files(gateway: &TestGateway, more: usize) {
     let limit = gateway.open_files() + more;
     let status = std::process::Command::new("prlimit")
         .args(["--pid", &gateway.pid().to_string(), &format!("--nofile={limit}:{limit}")])
@@ -49,7 +49,7 @@ fn leave_files(gateway: &TestGateway, more: usize) {
 async fn without_free_file_descriptors_accepting_pauses_and_connected_clients_are_served() {
     let gateway = TestGateway::start().await;
     let mut client = gateway.connect("/ws/fd?subscribe-broadcast").await;
-    leave_files(&gateway, 10);
+    limit_free_files(&gateway, 10);
     let mut crowd = Vec::new();
     for _ in 0..60 {
         crowd.push(gateway.request("/ws/fd").open().await);
@@ -117,12 +117,12 @@ async fn disconnected_clients_leave_no_sockets_and_no_subscriptions_behind() {
 }
 
 /// Sends a handshake, and returns the beginning of the answer.
-pub fn over_unix(path: &str) -> String {
-    over_unix_with(path, "")
+pub fn handshake_over_unix(path: &str) -> String {
+    handshake_over_unix_with(path, "")
 }
 
 /// Sends a handshake with more header lines.
-pub fn over_unix_with(path: &str, lines: &str) -> String {
+pub fn handshake_over_unix_with(path: &str, lines: &str) -> String {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
     let head = format!(
@@ -146,14 +146,14 @@ async fn a_unix_socket_gets_its_permissions_replaces_a_stale_one_and_is_removed_
         command.stderr(std::process::Stdio::null()).spawn().unwrap()
     };
     let ready = "HTTP/1.1 101";
-    let up = || (UnixStream::connect(path).is_ok() && over_unix(path) == ready).then_some(());
+    let up = || (UnixStream::connect(path).is_ok() && handshake_over_unix(path) == ready).then_some(());
     let mut first = start();
     eventually("a 101 over the unix socket", up).await;
     assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
     let mut second = start();
     let status = eventually("the second one refuses", || second.try_wait().unwrap()).await;
     assert_eq!(status.code(), Some(1), "another process listens there");
-    assert_eq!(over_unix(path), ready, "and still does");
+    assert_eq!(handshake_over_unix(path), ready, "and still does");
     first.kill().unwrap();
     first.wait().unwrap();
     assert!(std::fs::exists(path).unwrap(), "killed, it left its socket behind");

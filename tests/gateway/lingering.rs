@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::support::client::{BINARY, Client, frame};
+use crate::support::client::{BINARY, TestClient, frame};
 use crate::support::sessions::{connect, john, redis_key, session_key};
-use crate::support::{RedisServer, TestGateway, eventually, in_time};
+use crate::support::{RedisServer, TestGateway, eventually, within_deadline};
 
 /// A frame with an opcode that does not exist.
-fn breach() -> Vec<u8> {
+fn protocol_violation() -> Vec<u8> {
     frame(0x83, b"")
 }
 
 /// Goes on sending behind the server's close frame, then answers it.
-async fn goes_on_and_closes(mut client: Client, code: u16) {
+async fn send_on_then_close(mut client: TestClient, code: u16) {
     let close = client.next_message().await;
     assert_eq!(close.payload.first_chunk().map(|code| u16::from_be_bytes(*code)), Some(code));
     // A FIN that comes now is taken by proxies for an end of both directions.
@@ -43,19 +43,19 @@ async fn after_its_close_frame_the_server_reads_until_the_client_closes() {
     let without_session = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
     RedisServer::shared().command(&["DEL", &redis_key(&key)]);
     let mut unsound = gateway.connect("/ws/x").await;
-    unsound.send_raw(&breach()).await;
+    unsound.send_raw(&protocol_violation()).await;
     let mut fast = gateway.connect("/ws/x?publish-broadcast").await;
     for _ in 0..5 {
         fast.send_text("too much").await;
     }
     let stays = gateway.connect("/ws/y?subscribe-broadcast").await;
     tokio::join!(
-        goes_on_and_closes(without_session, 4401),
-        goes_on_and_closes(unsound, 1002),
-        goes_on_and_closes(fast, 1008),
+        send_on_then_close(without_session, 4401),
+        send_on_then_close(unsound, 1002),
+        send_on_then_close(fast, 1008),
     );
     gateway.signal("TERM");
-    goes_on_and_closes(stays, 1012).await;
+    send_on_then_close(stays, 1012).await;
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn a_close_frame_received_with_a_protocol_violation_ends_the_linger() {
     let gateway = TestGateway::start_with(&[("server.linger_seconds", "60")]).await;
     let mut client = gateway.connect("/ws/x").await;
     let close = frame(0x88, &1002_u16.to_be_bytes());
-    client.send_raw(&[breach(), frame(0x81, b"more"), close].concat()).await;
+    client.send_raw(&[protocol_violation(), frame(0x81, b"more"), close].concat()).await;
     assert_eq!(client.next_message().await.opcode, 8);
     client.expect_end().await;
 }
@@ -80,15 +80,17 @@ async fn lingering_connections_count_towards_the_connection_limit() {
             (response.status == 101).then(|| clients.push(client));
         }
     };
-    in_time("all places are free", places).await;
+    within_deadline("all places are free", places).await;
     for client in &mut clients {
-        client.send_raw(&breach()).await;
+        client.send_raw(&protocol_violation()).await;
         assert_eq!(client.next_message().await.opcode, 8);
     }
     // They neither answer nor go, and there are no more of them than there may be connections.
     gateway.request("/ws/x").expect_status(503).await;
-    in_time("the linger is over", async { while gateway.request("/ws/x").send().await.0.status != 101 {} })
-        .await;
+    within_deadline("the linger is over", async {
+        while gateway.request("/ws/x").send().await.0.status != 101 {}
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -97,7 +99,7 @@ async fn bytes_from_a_lingering_connection_are_discarded_within_limits() {
     let memory = gateway.resident_bytes();
     let files = gateway.open_files();
     let mut client = gateway.connect("/ws/x").await;
-    client.send_raw(&breach()).await;
+    client.send_raw(&protocol_violation()).await;
     assert_eq!(client.next_message().await.opcode, 8);
     let piece = frame(0x80 | BINARY, &vec![b'x'; 1 << 20]);
     let mut sent = 0;

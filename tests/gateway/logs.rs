@@ -4,13 +4,13 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use crate::support::client::Request;
-use crate::support::gateway::{Builder, address_in, binary};
-use crate::support::{RedisServer, TestGateway, eventually, in_time, signal, unique};
+use crate::support::gateway::{GatewayBuilder, address_in, binary};
+use crate::support::{RedisServer, TestGateway, eventually, signal, unique, within_deadline};
 
 const SESSION: &str = "0123456789abcdefghijklmnopqrstuv";
 
 /// Sends everything that is secret, or hostile to logs, through a gateway, and returns its log.
-async fn provoke(builder: Builder) -> Vec<String> {
+async fn log_of_hostile_input(builder: GatewayBuilder) -> Vec<String> {
     let gateway = builder.variable("RUST_LOG", "ws4redis=trace").start().await;
     let cookie = format!("csrftoken=TOKEN; sessionid={SESSION}");
     let target = "/ws/l?subscribe-broadcast&publish-broadcast&subscribe-session&publish-session&echo";
@@ -35,7 +35,7 @@ async fn provoke(builder: Builder) -> Vec<String> {
     gateway.log()
 }
 
-fn judge(log: &[String]) {
+fn assert_no_leaks(log: &[String]) {
     for line in log {
         for secret in ["PAYLOAD", "TOKEN", "sessionid=", SESSION] {
             assert!(!line.contains(secret), "{secret} in {line:?}");
@@ -47,15 +47,15 @@ fn judge(log: &[String]) {
 
 #[tokio::test]
 async fn no_cookie_session_key_or_payload_is_logged_and_control_characters_are_escaped() {
-    let log = provoke(TestGateway::builder()).await;
-    judge(&log);
+    let log = log_of_hostile_input(TestGateway::builder()).await;
+    assert_no_leaks(&log);
     assert!(log.iter().any(|line| line.contains(r"bye\r\n\u{1b}[31mforged\u{85}\u{9b}31m")), "{log:#?}");
 }
 
 #[tokio::test]
 async fn json_logs_have_one_object_per_line() {
-    let log = provoke(TestGateway::builder().set("log.format", "json")).await;
-    judge(&log);
+    let log = log_of_hostile_input(TestGateway::builder().set("log.format", "json")).await;
+    assert_no_leaks(&log);
     for line in &log {
         let whole = line.starts_with("{\"timestamp\":") && line.ends_with('}');
         assert!(whole && line.contains("\"level\":") && line.contains("\"message\":"), "{line}");
@@ -134,7 +134,8 @@ async fn an_unread_or_closed_log_pipe_blocks_nothing() {
         let address = address_in(&line).unwrap();
         let unread = (!closed).then_some(log);
         let request = |target| Request::handshake(address, target, &namespace, RedisServer::shared().port());
-        in_time("Redis is reached", async { while request("/ws/").send().await.0.status != 101 {} }).await;
+        within_deadline("Redis is reached", async { while request("/ws/").send().await.0.status != 101 {} })
+            .await;
         let mut client = request("/ws/deaf?subscribe-broadcast").connect().await;
         // Each leaves two lines: far more than fit into the pipe.
         for _ in 0..1500 {

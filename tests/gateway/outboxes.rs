@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::client::{Client, TEXT};
-use crate::support::events::Events;
-use crate::support::redis::{Connection, encode};
-use crate::support::{RedisServer, TestGateway, eventually, in_time};
+use crate::support::client::{TEXT, TestClient};
+use crate::support::events::SseClient;
+use crate::support::redis::{RedisClient, encode};
+use crate::support::{RedisServer, TestGateway, eventually, within_deadline};
 
 const MEBIBYTE: usize = 1 << 20;
 
 /// Publishes from a thread of its own, so that clients can read meanwhile.
-fn publish_beside(
+fn publish_in_background(
     port: u16,
     gateway: &TestGateway,
     count: usize,
@@ -20,7 +20,7 @@ fn publish_beside(
 ) -> std::thread::JoinHandle<()> {
     let channel = gateway.channel("broadcast:chat");
     std::thread::spawn(move || {
-        let (mut redis, mut commands) = (Connection::to(port), Vec::new());
+        let (mut redis, mut commands) = (RedisClient::to(port), Vec::new());
         encode(&mut commands, &[b"PUBLISH", channel.as_bytes(), &vec![b'x'; bytes]]);
         for batch in 0..count.div_ceil(100) {
             let in_batch = (count - batch * 100).min(100);
@@ -31,7 +31,7 @@ fn publish_beside(
 }
 
 /// Connects clients that never read anything but the head of their answer.
-async fn never_reading(gateway: &TestGateway, target: &str, count: usize) -> Vec<Client> {
+async fn connect_without_reading(gateway: &TestGateway, target: &str, count: usize) -> Vec<TestClient> {
     let mut clients = Vec::new();
     for _ in 0..count {
         let mut client = gateway.request(target).receive_buffer(4096).open().await;
@@ -49,10 +49,10 @@ async fn a_persisted_value_is_in_memory_once_for_any_number_of_slow_clients() {
     let target = "/ws/kept?subscribe-broadcast";
     drop(gateway.connect(target).await);
     let before = gateway.resident_bytes();
-    let clients = never_reading(&gateway, target, 60).await;
+    let clients = connect_without_reading(&gateway, target, 60).await;
     let mut streams = Vec::new();
     for _ in 0..20 {
-        streams.push(Events::open(gateway.stream(target).receive_buffer(4096)).await);
+        streams.push(SseClient::open(gateway.stream(target).receive_buffer(4096)).await);
     }
     let taken = gateway.resident_bytes().saturating_sub(before);
     assert!(taken < 20 * MEBIBYTE, "{taken} bytes for one value of a mebibyte");
@@ -96,7 +96,7 @@ async fn total_memory_of_unread_persisted_values_is_bounded_and_handshakes_above
     live.expect_nothing().await;
     drop(clients);
     let target = "/ws/kept0?subscribe-broadcast";
-    in_time("a handshake is answered with 101 again", async {
+    within_deadline("a handshake is answered with 101 again", async {
         while gateway.request(target).send().await.0.status != 101 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -112,9 +112,9 @@ async fn an_active_reader_receives_a_burst_of_200_megabytes() {
         let builder = TestGateway::builder().redis(&redis).set("redis.max_pending_bytes", "1073741824");
         let gateway = builder.set("redis.receiver_messages", "1000000").start().await;
         let mut reader = gateway.connect("/ws/chat?subscribe-broadcast").await;
-        let publishing = publish_beside(redis.port(), &gateway, count, bytes);
+        let publishing = publish_in_background(redis.port(), &gateway, count, bytes);
         for number in 0..count {
-            let frame = in_time("a message", reader.read_frame()).await.unwrap().unwrap();
+            let frame = within_deadline("a message", reader.read_frame()).await.unwrap().unwrap();
             assert_eq!((frame.opcode, frame.payload.len()), (TEXT, bytes), "message {number}");
         }
         publishing.join().unwrap();
@@ -127,7 +127,7 @@ async fn a_client_that_catches_up_within_the_allowed_time_gets_everything() {
     let gateway = TestGateway::start().await;
     let mut late = gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(64 * 1024).connect().await;
     let mut reader = gateway.connect("/ws/chat?subscribe-broadcast").await;
-    let publishing = publish_beside(RedisServer::shared().port(), &gateway, 24, MEBIBYTE);
+    let publishing = publish_in_background(RedisServer::shared().port(), &gateway, 24, MEBIBYTE);
     for _ in 0..24 {
         assert_eq!(reader.next_message().await.payload.len(), MEBIBYTE);
     }
@@ -143,7 +143,7 @@ async fn a_client_that_is_behind_for_too_long_is_closed_even_without_new_message
     let gateway = TestGateway::start_with(&[("messages.outbox_seconds", "2")]).await;
     let mut reader = gateway.connect("/ws/chat?subscribe-broadcast").await;
     let _slow = gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(8192).connect().await;
-    let publishing = publish_beside(RedisServer::shared().port(), &gateway, 8, MEBIBYTE);
+    let publishing = publish_in_background(RedisServer::shared().port(), &gateway, 8, MEBIBYTE);
     for _ in 0..8 {
         reader.next_message().await;
     }

@@ -7,13 +7,13 @@ use tokio::time::Instant;
 use crate::support::TestGateway;
 use crate::support::client::{CLOSE, PING};
 
-async fn pinging(interval: &str, timeout: &str) -> TestGateway {
+async fn gateway_with_pings(interval: &str, timeout: &str) -> TestGateway {
     TestGateway::start_with(&[("ping.interval_seconds", interval), ("ping.timeout_seconds", timeout)]).await
 }
 
 #[tokio::test]
 async fn an_idle_client_is_pinged_and_stays_while_it_answers() {
-    let gateway = pinging("1", "2").await;
+    let gateway = gateway_with_pings("1", "2").await;
     let mut client = gateway.connect("/ws/ping?subscribe-broadcast").await;
     let begun = Instant::now();
     for _ in 0..4 {
@@ -27,7 +27,7 @@ async fn an_idle_client_is_pinged_and_stays_while_it_answers() {
 
 #[tokio::test]
 async fn a_client_that_does_not_answer_is_closed_with_1011() {
-    let gateway = pinging("1", "1").await;
+    let gateway = gateway_with_pings("1", "1").await;
     let mut client = gateway.connect("/ws/ping?subscribe-broadcast").await;
     assert_eq!(client.next_frame().await.opcode, PING);
     let frame = client.next_frame().await;
@@ -38,7 +38,7 @@ async fn a_client_that_does_not_answer_is_closed_with_1011() {
 
 #[tokio::test]
 async fn a_client_that_sends_anything_counts_as_alive() {
-    let gateway = pinging("1", "1").await;
+    let gateway = gateway_with_pings("1", "1").await;
     let mut client = gateway.connect("/ws/ping").await;
     let begun = Instant::now();
     // Pings are not answered, but followed by a message.
@@ -51,7 +51,7 @@ async fn a_client_that_sends_anything_counts_as_alive() {
 
 #[tokio::test]
 async fn a_client_that_only_receives_is_pinged_even_under_traffic() {
-    let gateway = pinging("1", "30").await;
+    let gateway = gateway_with_pings("1", "30").await;
     let mut client = gateway.connect("/ws/ping?subscribe-broadcast").await;
     let begun = Instant::now();
     loop {
@@ -67,7 +67,7 @@ async fn a_client_that_only_receives_is_pinged_even_under_traffic() {
 
 #[tokio::test]
 async fn a_paused_server_does_not_close_healthy_clients_when_it_resumes() {
-    let gateway = pinging("1", "1").await;
+    let gateway = gateway_with_pings("1", "1").await;
     let mut clients = Vec::new();
     for _ in 0..20 {
         clients.push(gateway.connect("/ws/ping?subscribe-broadcast").await);

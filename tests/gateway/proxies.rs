@@ -1,31 +1,31 @@
 //! Behind proxies: whose word about the visitor's address and host is taken.
 
 use crate::support::client::Request;
-use crate::support::{Reply, Site, TestGateway};
+use crate::support::{SiteReply, TestGateway, TestSite};
 
 const COOKIE: &str = "sessionid=aonhk897c0q74kqva7rtv278kgdpr276";
 
 /// Name and value.
-type Header = (&'static str, &'static [u8]);
+type HeaderLine = (&'static str, &'static [u8]);
 
 /// Starts a gateway that trusts these proxies, and a site that it asks.
-async fn behind(trusted: &str) -> (TestGateway, Site) {
-    let site = Site::start(|_| Reply::json("null")).await;
+async fn gateway_behind_proxy(trusted: &str) -> (TestGateway, TestSite) {
+    let site = TestSite::start(|_| SiteReply::json("null")).await;
     let gateway = TestGateway::builder().set("auth.callback_url", &site.url());
     (gateway.set("server.trusted_proxies", trusted).start().await, site)
 }
 
 /// Returns the address that the site is told for this request.
-async fn address(site: &Site, number: usize, request: Request) -> Vec<String> {
+async fn reported_address(site: &TestSite, number: usize, request: Request) -> Vec<String> {
     request.connect().await;
-    let asked = site.expect_asked(number).await.pop().unwrap();
+    let asked = site.expect_requests(number).await.pop().unwrap();
     asked.all("x-forwarded-for").into_iter().map(str::to_owned).collect()
 }
 
 #[tokio::test]
 async fn behind_a_trusted_proxy_the_client_address_is_the_last_untrusted_one() {
-    let (gateway, site) = behind("127.0.0.1, 10.0.0.0/8").await;
-    let cases: &[(&[Header], &str)] = &[
+    let (gateway, site) = gateway_behind_proxy("127.0.0.1, 10.0.0.0/8").await;
+    let cases: &[(&[HeaderLine], &str)] = &[
         (&[("X-Forwarded-For", b"203.0.113.7")], "203.0.113.7"),
         (&[("X-Forwarded-For", b"198.51.100.1, 203.0.113.7, 10.1.2.3")], "203.0.113.7"),
         (&[("X-Forwarded-For", b"198.51.100.1"), ("x-forwarded-for", b"[2001:db8::1]:4711")], "2001:db8::1"),
@@ -40,21 +40,21 @@ async fn behind_a_trusted_proxy_the_client_address_is_the_last_untrusted_one() {
     for (number, (headers, expected)) in cases.iter().enumerate() {
         let request = gateway.request(&format!("/ws/{number}")).header("Cookie", "a=1");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
-        assert_eq!(address(&site, number + 1, request).await, [*expected], "{headers:?}");
+        assert_eq!(reported_address(&site, number + 1, request).await, [*expected], "{headers:?}");
     }
     let hops = format!("203.0.113.7{}", ", 10.1.2.3".repeat(100));
     let request = gateway.request("/ws/hops").header("Cookie", "a=1").header("X-Forwarded-For", hops);
-    assert_eq!(address(&site, 11, request).await, ["203.0.113.7"]);
+    assert_eq!(reported_address(&site, 11, request).await, ["203.0.113.7"]);
 }
 
 #[tokio::test]
 async fn forwarded_headers_from_untrusted_peers_are_ignored() {
     for trusted in ["", "10.0.0.0/8, ::1, unix"] {
-        let (gateway, site) = behind(trusted).await;
+        let (gateway, site) = gateway_behind_proxy(trusted).await;
         let request = gateway.request("/ws/x").header("Cookie", COOKIE);
         let spoofed = request.header("X-Forwarded-For", "127.0.0.2").header("Forwarded", "for=127.0.0.2");
         let spoofed = spoofed.header("X-Forwarded-Host", "evil.example");
-        assert_eq!(address(&site, 1, spoofed.clone()).await, ["127.0.0.1"], "{trusted}");
+        assert_eq!(reported_address(&site, 1, spoofed.clone()).await, ["127.0.0.1"], "{trusted}");
         let foreign = spoofed.header("Origin", "https://evil.example").expect_status(403).await;
         assert!(foreign.body.contains("127.0.0.1"), "{foreign:?}");
     }

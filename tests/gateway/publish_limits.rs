@@ -2,7 +2,7 @@
 
 use crate::support::client::Request;
 use crate::support::sessions::{log_in, session_key};
-use crate::support::{RedisServer, TestGateway, in_time};
+use crate::support::{RedisServer, TestGateway, within_deadline};
 
 /// Anybody may publish, ten messages at once and hardly one more later.
 const RULES: &str = "[[access]]\nfacility = \"*\"\nanonymous = [\"*-broadcast\"]\nusers = [\"*-broadcast\"]\n\
@@ -15,7 +15,7 @@ async fn gateway(trusted: &str) -> TestGateway {
 
 /// Publishes over one socket after another, a few messages each, and returns after how many the first one was closed
 /// for it, if one was.
-async fn until_refused(request: impl Fn() -> Request, sockets: usize) -> Option<usize> {
+async fn messages_until_refused(request: impl Fn() -> Request, sockets: usize) -> Option<usize> {
     let mut sent = 0;
     for _ in 0..sockets {
         let mut client = request().connect().await;
@@ -25,7 +25,7 @@ async fn until_refused(request: impl Fn() -> Request, sockets: usize) -> Option<
         sent += 4;
         client.send_ping(b"").await;
         loop {
-            let frame = in_time("an answer", client.read_frame()).await;
+            let frame = within_deadline("an answer", client.read_frame()).await;
             match frame {
                 Ok(Some(frame)) if frame.opcode == crate::support::client::PONG => break,
                 Ok(Some(frame)) if frame.opcode == crate::support::client::CLOSE => {
@@ -56,10 +56,10 @@ async fn a_users_rate_limit_covers_all_sockets_sessions_and_posts() {
         let request = gateway.request("/ws/chat?publish-broadcast").header("Cookie", cookie);
         request.header("Origin", format!("http://{host}"))
     };
-    let refused = until_refused(|| socket(&cookies[0]), 20).await;
+    let refused = messages_until_refused(|| socket(&cookies[0]), 20).await;
     assert!(refused.is_some_and(|sent| sent <= 20), "{refused:?}");
     // Another browser of the same user, and another way, have no bucket of their own.
-    assert_eq!(until_refused(|| socket(&cookies[1]), 2).await.map(|sent| sent <= 8), Some(true));
+    assert_eq!(messages_until_refused(|| socket(&cookies[1]), 2).await.map(|sent| sent <= 8), Some(true));
     let mut statuses = Vec::new();
     for _ in 0..6 {
         let post = gateway.post("/ws/chat?publish-broadcast", "x").header("Cookie", &cookies[0]);
@@ -69,7 +69,7 @@ async fn a_users_rate_limit_covers_all_sockets_sessions_and_posts() {
     // Somebody else has.
     let key = session_key();
     log_in(RedisServer::shared(), &key, "8", "paul", &[]);
-    assert_eq!(until_refused(|| socket(&format!("sessionid={key}")), 2).await, None);
+    assert_eq!(messages_until_refused(|| socket(&format!("sessionid={key}")), 2).await, None);
 }
 
 #[tokio::test]
@@ -91,31 +91,31 @@ async fn anonymous_visitors_are_limited_by_address_and_network() {
         let gateway = &gateway;
         move || gateway.request("/ws/x?publish-broadcast").header("X-Forwarded-For", &address)
     };
-    assert!(until_refused(from("203.0.113.7"), 20).await.is_some());
-    assert_eq!(until_refused(from("203.0.113.8"), 2).await, None);
+    assert!(messages_until_refused(from("203.0.113.7"), 20).await.is_some());
+    assert_eq!(messages_until_refused(from("203.0.113.8"), 2).await, None);
     // Whoever has one address of version 6 has the other ones of its network.
-    assert!(until_refused(from("2001:db8:1:2::1"), 20).await.is_some());
-    assert!(until_refused(from("2001:db8:1:2:3::4"), 2).await.is_some());
-    assert_eq!(until_refused(from("2001:db8:1:3::1"), 2).await, None);
+    assert!(messages_until_refused(from("2001:db8:1:2::1"), 20).await.is_some());
+    assert!(messages_until_refused(from("2001:db8:1:2:3::4"), 2).await.is_some());
+    assert_eq!(messages_until_refused(from("2001:db8:1:3::1"), 2).await, None);
 }
 
 #[tokio::test]
 async fn visitors_with_an_unknown_address_share_no_limit() {
     // From the same machine.
     let local = gateway("").await;
-    assert_eq!(until_refused(|| local.request("/ws/x?publish-broadcast"), 10).await, None);
+    assert_eq!(messages_until_refused(|| local.request("/ws/x?publish-broadcast"), 10).await, None);
     assert_eq!(local.count_log(&["trusted_proxies"]), 0);
     // Behind a proxy that nobody has named.
     let forwarded = |gateway: &TestGateway| {
         gateway.request("/ws/x?publish-broadcast").header("X-Forwarded-For", "203.0.113.7")
     };
-    assert_eq!(until_refused(|| forwarded(&local), 10).await, None);
+    assert_eq!(messages_until_refused(|| forwarded(&local), 10).await, None);
     local.expect_log(&["WARN", "X-Forwarded-For", "server.trusted_proxies"]).await;
     assert_eq!(local.count_log(&["server.trusted_proxies"]), 1, "said once");
     // The visitor of a proxy on the same machine.
     let trusting = gateway("127.0.0.1").await;
     let here = || trusting.request("/ws/x?publish-broadcast").header("X-Forwarded-For", "::1");
-    assert_eq!(until_refused(here, 10).await, None);
+    assert_eq!(messages_until_refused(here, 10).await, None);
     // One socket has its limit all the same.
     let mut client = local.connect("/ws/x?publish-broadcast").await;
     for _ in 0..12 {

@@ -5,29 +5,29 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::redis::Reply;
+use crate::support::redis::RedisReply;
 use crate::support::sessions::{
     connect, hint, john, log_in, mary, redis_key, session_key, write_session, write_user,
 };
-use crate::support::{RedisServer, Site, TestGateway, eventually};
+use crate::support::{RedisServer, TestGateway, TestSite, eventually};
 
-const LISTEN: &str = "subscribe-group&subscribe-user&subscribe-session";
+const AUDIENCES: &str = "subscribe-group&subscribe-user&subscribe-session";
 
 /// So long is the time between two looks that nothing is seen by them.
-const NEVER: (&str, &str) = ("session.recheck_seconds", "1000");
+const NO_RECHECKS: (&str, &str) = ("session.recheck_seconds", "1000");
 
 /// What happens to keys is not listened to.
-const DEAF: (&str, &str) = ("session.keyspace_events", "off");
+const NO_KEYSPACE_EVENTS: (&str, &str) = ("session.keyspace_events", "off");
 
 /// Seconds after which sockets are closed at the earliest, with room for the clock of the test.
-const SETTLED: Duration = Duration::from_millis(950);
+const MIN_CLOSE_DELAY: Duration = Duration::from_millis(950);
 
-async fn without_looks() -> TestGateway {
-    TestGateway::start_with(&[NEVER, DEAF]).await
+async fn without_rechecks() -> TestGateway {
+    TestGateway::start_with(&[NO_RECHECKS, NO_KEYSPACE_EVENTS]).await
 }
 
-async fn with_looks() -> TestGateway {
-    TestGateway::start_with(&[("session.recheck_seconds", "1"), DEAF]).await
+async fn with_rechecks() -> TestGateway {
+    TestGateway::start_with(&[("session.recheck_seconds", "1"), NO_KEYSPACE_EVENTS]).await
 }
 
 fn delete(key: &str) {
@@ -36,7 +36,7 @@ fn delete(key: &str) {
 
 #[tokio::test]
 async fn a_deleted_session_closes_exactly_its_own_sockets_with_4401() {
-    let gateway = with_looks().await;
+    let gateway = with_rechecks().await;
     let (key, other) = (session_key(), session_key());
     let (cookie, marys) = (john(&key), mary(&other));
     let mut first = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
@@ -52,7 +52,7 @@ async fn a_deleted_session_closes_exactly_its_own_sockets_with_4401() {
 
 #[tokio::test]
 async fn an_expired_session_closes_its_sockets_long_before_the_next_check() {
-    let gateway = without_looks().await;
+    let gateway = without_rechecks().await;
     let key = session_key();
     let cookie = john(&key);
     RedisServer::shared().command(&["PEXPIRE", &redis_key(&key), "500"]);
@@ -62,7 +62,7 @@ async fn an_expired_session_closes_its_sockets_long_before_the_next_check() {
 
 #[tokio::test]
 async fn a_session_that_is_extended_keeps_its_sockets() {
-    let gateway = without_looks().await;
+    let gateway = without_rechecks().await;
     let key = session_key();
     let cookie = john(&key);
     RedisServer::shared().command(&["PEXPIRE", &redis_key(&key), "1000"]);
@@ -82,10 +82,10 @@ async fn a_session_that_is_extended_keeps_its_sockets() {
 
 #[tokio::test]
 async fn changed_groups_change_the_channels_of_an_open_socket() {
-    let gateway = with_looks().await;
+    let gateway = with_rechecks().await;
     let (redis, key) = (RedisServer::shared(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &["old", "stays"]);
-    let mut client = connect(&gateway, &format!("/ws/x?{LISTEN}"), &cookie).await;
+    let mut client = connect(&gateway, &format!("/ws/x?{AUDIENCES}"), &cookie).await;
     redis.persist(&gateway.channel("group:new:x"), "kept for the new");
     redis.persist(&gateway.channel("group:stays:x"), "known already");
     log_in(redis, &key, "7", "john", &["stays", "new"]);
@@ -103,7 +103,7 @@ async fn changed_groups_change_the_channels_of_an_open_socket() {
 
 #[tokio::test]
 async fn a_session_that_changes_its_user_moves_its_sockets_to_the_new_users_channels() {
-    let gateway = without_looks().await;
+    let gateway = without_rechecks().await;
     let (redis, key) = (RedisServer::shared(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &[]);
     let mut client = connect(&gateway, "/ws/x?subscribe-user&publish-user", &cookie).await;
@@ -131,7 +131,7 @@ async fn a_session_that_changes_its_user_moves_its_sockets_to_the_new_users_chan
 
 #[tokio::test]
 async fn an_announced_logout_closes_the_sockets_of_the_ended_session() {
-    let gateway = without_looks().await;
+    let gateway = without_rechecks().await;
     let (key, other) = (session_key(), session_key());
     let (cookie, others) = (john(&key), john(&other));
     let mut client = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
@@ -141,14 +141,14 @@ async fn an_announced_logout_closes_the_sockets_of_the_ended_session() {
     hint(&gateway, "7", "logout");
     client.expect_close(4401).await;
     // A login deletes a session, too, and the browser needs a moment to get its new cookie.
-    assert!(begun.elapsed() >= SETTLED, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= MIN_CLOSE_DELAY, "{:?}", begun.elapsed());
     gateway.publish("user:john:x", "still logged in elsewhere");
     elsewhere.expect_text("still logged in elsewhere").await;
 }
 
 #[tokio::test]
 async fn an_invalidation_by_session_digest_closes_its_sockets() {
-    let gateway = without_looks().await;
+    let gateway = without_rechecks().await;
     // Its SHA-256, by another implementation: hashlib.sha256(b"ws4redis:session:" + key).
     let (key, digest) = (
         "d19e57d19e57d19e57d19e57d19e5700",
@@ -169,9 +169,9 @@ async fn an_invalidation_by_session_digest_closes_its_sockets() {
 
 #[tokio::test]
 async fn an_invalidation_only_triggers_a_check() {
-    let gateway = without_looks().await;
+    let gateway = without_rechecks().await;
     let key = session_key();
-    let mut client = connect(&gateway, &format!("/ws/x?{LISTEN}"), &john(&key)).await;
+    let mut client = connect(&gateway, &format!("/ws/x?{AUDIENCES}"), &john(&key)).await;
     for reason in ["logout", "deleted", "user", "groups", "refresh", "nonsense"] {
         hint(&gateway, "7", reason);
     }
@@ -193,10 +193,10 @@ async fn an_invalidation_only_triggers_a_check() {
 
 #[tokio::test]
 async fn a_deactivated_user_is_disconnected_and_cannot_reconnect() {
-    let gateway = without_looks().await;
+    let gateway = without_rechecks().await;
     let key = session_key();
     let cookie = john(&key);
-    let mut client = connect(&gateway, &format!("/ws/x?{LISTEN}"), &cookie).await;
+    let mut client = connect(&gateway, &format!("/ws/x?{AUDIENCES}"), &cookie).await;
     let mut spying = connect(&gateway, "/ws/y?subscribe-user", &cookie).await;
     write_user(&gateway, "7", r#"{"v":1,"active":false}"#);
     hint(&gateway, "7", "user");
@@ -206,7 +206,7 @@ async fn a_deactivated_user_is_disconnected_and_cannot_reconnect() {
         RedisServer::shared().channels(&gateway.channel("user:john")).is_empty().then_some(())
     })
     .await;
-    let mut again = connect(&gateway, &format!("/ws/x?{LISTEN}"), &cookie).await;
+    let mut again = connect(&gateway, &format!("/ws/x?{AUDIENCES}"), &cookie).await;
     let session = format!("session:{key}:x");
     gateway.publish(&session, "the session goes on");
     again.expect_text("the session goes on").await;
@@ -215,7 +215,7 @@ async fn a_deactivated_user_is_disconnected_and_cannot_reconnect() {
 
 #[tokio::test]
 async fn a_changed_password_closes_the_sockets_of_older_sessions() {
-    let gateway = without_looks().await;
+    let gateway = without_rechecks().await;
     let (key, changing) = (session_key(), session_key());
     let mut stolen = connect(&gateway, "/ws/x?subscribe-user", &john(&key)).await;
     write_session(
@@ -233,7 +233,7 @@ async fn a_changed_password_closes_the_sockets_of_older_sessions() {
 
 #[tokio::test]
 async fn changed_groups_in_the_identity_key_apply_at_once_on_every_shard() {
-    let gateway = TestGateway::start_with(&[NEVER, DEAF, ("server.shards", "3")]).await;
+    let gateway = TestGateway::start_with(&[NO_RECHECKS, NO_KEYSPACE_EVENTS, ("server.shards", "3")]).await;
     let key = session_key();
     let cookie = john(&key);
     let mut clients = Vec::new();
@@ -269,7 +269,12 @@ async fn a_visitor_whose_access_is_revoked_is_closed_with_1008() {
         facility = "*"
         anonymous = ["subscribe-*"]
     "#;
-    let gateway = TestGateway::builder().rules(text).set(NEVER.0, NEVER.1).set(DEAF.0, DEAF.1).start().await;
+    let gateway = TestGateway::builder()
+        .rules(text)
+        .set(NO_RECHECKS.0, NO_RECHECKS.1)
+        .set(NO_KEYSPACE_EVENTS.0, NO_KEYSPACE_EVENTS.1)
+        .start()
+        .await;
     let (redis, key) = (RedisServer::shared(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &["staff"]);
     let mut client = connect(&gateway, "/ws/staff?subscribe-broadcast", &cookie).await;
@@ -281,7 +286,7 @@ async fn a_visitor_whose_access_is_revoked_is_closed_with_1008() {
 
 #[tokio::test]
 async fn a_missing_cache_copy_does_not_end_a_session_stored_in_the_database() {
-    let gateway = with_looks().await;
+    let gateway = with_rechecks().await;
     let (redis, key, shown) = (RedisServer::shared(), session_key(), session_key());
     let copy = format!(":1:django.contrib.sessions.cached_db{key}");
     let content = r#"{"_auth_user_id": "7", "ws4redis:username": "john"}"#;
@@ -301,7 +306,7 @@ async fn a_missing_cache_copy_does_not_end_a_session_stored_in_the_database() {
 
 #[tokio::test]
 async fn without_a_cache_copy_the_identity_key_still_applies() {
-    let gateway = without_looks().await;
+    let gateway = without_rechecks().await;
     let (redis, key) = (RedisServer::shared(), session_key());
     let copy = format!(":1:django.contrib.sessions.cached_db{key}");
     let content = r#"{"_auth_user_id": "7", "_auth_user_hash": "h", "ws4redis:username": "john"}"#;
@@ -323,14 +328,14 @@ async fn without_a_cache_copy_the_identity_key_still_applies() {
 }
 
 /// Returns the payload of a message from Redis.
-fn payload(message: Reply) -> Vec<u8> {
-    let Reply::Array(mut parts) = message else { panic!("{message:?}") };
+fn payload(message: RedisReply) -> Vec<u8> {
+    let RedisReply::Array(mut parts) = message else { panic!("{message:?}") };
     parts.pop().unwrap().bulk().unwrap()
 }
 
 #[tokio::test]
 async fn the_doctor_receives_the_view_of_this_server() {
-    let site = Site::saying("null").await;
+    let site = TestSite::always_returning("null").await;
     let gateway = TestGateway::builder()
         .set("heartbeat", "--beat--")
         .set("auth.callback_url", &site.url())
@@ -377,7 +382,7 @@ async fn a_deactivated_user_is_closed_with_4401_even_if_a_rule_refuses_them() {
         [[access]]
         facility = [""]
     "#;
-    let gateway = TestGateway::builder().rules(text).set(NEVER.0, NEVER.1).start().await;
+    let gateway = TestGateway::builder().rules(text).set(NO_RECHECKS.0, NO_RECHECKS.1).start().await;
     let cookie = john(&session_key());
     let mut client = connect(&gateway, "/ws/members?subscribe-user", &cookie).await;
     write_user(&gateway, "7", r#"{"v":1,"active":false}"#);
@@ -387,7 +392,7 @@ async fn a_deactivated_user_is_closed_with_4401_even_if_a_rule_refuses_them() {
 
 #[tokio::test]
 async fn an_unreadable_identity_key_makes_its_user_anonymous() {
-    let gateway = without_looks().await;
+    let gateway = without_rechecks().await;
     let redis = RedisServer::shared();
     let name = gateway.channel("ws4redis:identity:7");
     let cookie = john(&session_key());
@@ -413,7 +418,7 @@ async fn an_unreadable_identity_key_makes_its_user_anonymous() {
 
 #[tokio::test]
 async fn a_socket_opened_while_its_user_was_inactive_follows_invalidations() {
-    let gateway = without_looks().await;
+    let gateway = without_rechecks().await;
     let cookie = john(&session_key());
     write_user(&gateway, "7", r#"{"v":1,"active":false}"#);
     let mut client = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;

@@ -1,14 +1,14 @@
 //! One shard or several: every message, in order, once.
 
-use crate::support::client::{Client, TEXT};
-use crate::support::{RedisServer, TestGateway, in_time};
+use crate::support::client::{TEXT, TestClient};
+use crate::support::{RedisServer, TestGateway, within_deadline};
 
 async fn gateway(shards: &str) -> TestGateway {
     TestGateway::start_with(&[("server.shards", shards), ("anonymous_publish", "false")]).await
 }
 
 /// Expects these messages, in this order.
-async fn expect_all(client: &mut Client, messages: impl Iterator<Item = String>) {
+async fn expect_all(client: &mut TestClient, messages: impl Iterator<Item = String>) {
     for message in messages {
         let frame = client.next_message().await;
         assert!(
@@ -23,13 +23,15 @@ async fn expect_all(client: &mut Client, messages: impl Iterator<Item = String>)
 async fn clients_are_distributed_evenly() {
     const CLIENTS: usize = 120;
     let gateway = gateway("3").await;
-    let before = gateway.watched();
+    let before = gateway.epoll_registrations();
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         clients.push(gateway.connect("/ws/even?subscribe-broadcast").await);
     }
-    let more =
-        gateway.watched().into_iter().map(|(poller, now)| now - before.get(&poller).unwrap_or(&0).min(&now));
+    let more = gateway
+        .epoll_registrations()
+        .into_iter()
+        .map(|(poller, now)| now - before.get(&poller).unwrap_or(&0).min(&now));
     let more: Vec<_> = more.filter(|more| *more > 0).collect();
     // Those by which the start was awaited may have gone meanwhile.
     let even = CLIENTS / 3 - 2..=CLIENTS / 3 + 2;
@@ -105,7 +107,7 @@ async fn check_burst(shards: &str) {
             client.expect_nothing().await;
         });
     }
-    while let Some(read) = in_time("all messages", reading.join_next()).await {
+    while let Some(read) = within_deadline("all messages", reading.join_next()).await {
         read.unwrap();
     }
     publishing.join().unwrap();

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::events::Events;
-use crate::support::{TestGateway, eventually, in_time};
+use crate::support::events::SseClient;
+use crate::support::{TestGateway, eventually, within_deadline};
 
 #[tokio::test]
 async fn sigterm_and_sigint_close_all_clients_with_1012_and_exit_with_0() {
@@ -29,7 +29,7 @@ async fn sigterm_and_sigint_close_all_clients_with_1012_and_exit_with_0() {
 #[tokio::test]
 async fn an_event_stream_ends_with_1012_on_shutdown() {
     let gateway = TestGateway::start().await;
-    let mut events = Events::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
+    let mut events = SseClient::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
     gateway.signal("TERM");
     let (name, data) = events.next().await;
     assert_eq!((name.as_str(), data.contains(r#""code":1012"#)), ("close", true), "{data}");
@@ -107,7 +107,7 @@ async fn new_clients_are_refused_during_shutdown() {
     gateway.signal("TERM");
     gateway.expect_log(&["stopping"]).await;
     late.send_raw(&bytes[20..]).await;
-    let response = in_time("an answer", late.read_response()).await.unwrap();
+    let response = within_deadline("an answer", late.read_response()).await.unwrap();
     assert_eq!(response.status, 503, "{response:?}");
     assert!(response.body.contains("stopping") && response.header("retry-after").is_some(), "{response:?}");
     let address = gateway.address();

@@ -6,10 +6,10 @@ use std::process::{Child, Stdio};
 
 use crate::support::client::Request;
 use crate::support::gateway::{address_in, binary};
-use crate::support::{RedisServer, TestGateway, eventually, in_time, signal, unique};
+use crate::support::{RedisServer, TestGateway, eventually, signal, unique, within_deadline};
 
 /// A gateway in a terminal of its own, which `script` opens and closes.
-struct InTerminal {
+struct TerminalGateway {
     terminal: Child,
     address: SocketAddr,
     namespace: String,
@@ -17,7 +17,7 @@ struct InTerminal {
     log: PathBuf,
 }
 
-impl InTerminal {
+impl TerminalGateway {
     /// Starts it by a shell that does something else first.
     async fn start(preparation: &str) -> Self {
         let (log, namespace) = (std::env::temp_dir().join(unique("ws4redis-terminal")), unique("t"));
@@ -44,7 +44,10 @@ impl InTerminal {
         let children = format!("/proc/{0}/task/{0}/children", terminal.id());
         let pid = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
         let gateway = Self { terminal, address, namespace, pid, log };
-        in_time("Redis is reached", async { while gateway.request().send().await.0.status != 101 {} }).await;
+        within_deadline("Redis is reached", async {
+            while gateway.request().send().await.0.status != 101 {}
+        })
+        .await;
         gateway
     }
 
@@ -67,7 +70,7 @@ impl InTerminal {
     }
 }
 
-impl Drop for InTerminal {
+impl Drop for TerminalGateway {
     fn drop(&mut self) {
         let _ = self.terminal.kill();
         let _ = self.terminal.wait();
@@ -80,7 +83,7 @@ impl Drop for InTerminal {
 
 #[tokio::test]
 async fn closing_the_terminal_stops_the_server_like_sigterm() {
-    let mut gateway = InTerminal::start("").await;
+    let mut gateway = TerminalGateway::start("").await;
     let mut clients = Vec::new();
     for _ in 0..40 {
         clients.push(gateway.request().connect().await);
@@ -100,7 +103,7 @@ async fn closing_the_terminal_stops_the_server_like_sigterm() {
 #[tokio::test]
 async fn a_server_started_with_sighup_ignored_survives_its_terminal() {
     // As nohup does it.
-    let mut gateway = InTerminal::start("trap '' HUP;").await;
+    let mut gateway = TerminalGateway::start("trap '' HUP;").await;
     let mut client = gateway.request().connect().await;
     gateway.close();
     signal(gateway.pid, "HUP");

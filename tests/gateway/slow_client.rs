@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
-use crate::support::client::{CLOSE, Client, TEXT, head};
-use crate::support::events::Events;
-use crate::support::{TestGateway, eventually, in_time};
+use crate::support::client::{CLOSE, TEXT, TestClient, head};
+use crate::support::events::SseClient;
+use crate::support::{TestGateway, eventually, within_deadline};
 
 const MEBIBYTE: usize = 1 << 20;
 
@@ -30,7 +30,7 @@ fn number_of(payload: &[u8]) -> usize {
 /// Publishes messages, and waits until these clients have read them, in order.
 async fn publish_to(
     gateway: &TestGateway,
-    readers: &mut [Client],
+    readers: &mut [TestClient],
     numbers: std::ops::Range<usize>,
     bytes: usize,
 ) {
@@ -44,16 +44,16 @@ async fn publish_to(
 }
 
 /// Reads until a close frame or the end. Returns the payloads, and the code if there was one.
-async fn read_to_the_end(client: &mut Client) -> (Vec<Vec<u8>>, Option<u16>) {
+async fn read_to_the_end(client: &mut TestClient) -> (Vec<Vec<u8>>, Option<u16>) {
     let mut payloads = Vec::new();
     loop {
-        match in_time("the end", client.read_frame()).await {
+        match within_deadline("the end", client.read_frame()).await {
             Ok(Some(frame)) if frame.opcode == TEXT => payloads.push(frame.payload),
             Ok(Some(frame)) => {
                 assert_eq!(frame.opcode, CLOSE);
                 let code = u16::from_be_bytes([frame.payload[0], frame.payload[1]]);
                 // Nothing comes behind a close, but the end.
-                assert!(!matches!(in_time("the end", client.read_frame()).await, Ok(Some(_))));
+                assert!(!matches!(within_deadline("the end", client.read_frame()).await, Ok(Some(_))));
                 return (payloads, Some(code));
             }
             Ok(None) | Err(_) => return (payloads, None),
@@ -63,7 +63,7 @@ async fn read_to_the_end(client: &mut Client) -> (Vec<Vec<u8>>, Option<u16>) {
 
 /// Connects a client that does not read for now. Its kernel takes more than loopback's largest segment: with less, a
 /// sender waits for timers, and what is read later comes very slowly.
-async fn not_reading(gateway: &TestGateway) -> Client {
+async fn connect_paused_reader(gateway: &TestGateway) -> TestClient {
     gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(128 * 1024).connect().await
 }
 
@@ -77,7 +77,7 @@ async fn a_client_that_never_reads_is_closed_while_others_get_200_megabytes_and_
     }
     publish_to(&gateway, &mut readers, 0..8, BYTES).await;
     let (memory, files) = (gateway.resident_bytes(), gateway.open_files());
-    let mut slow = not_reading(&gateway).await;
+    let mut slow = connect_paused_reader(&gateway).await;
     let mut most = 0;
     for window in 1..400 {
         publish_to(&gateway, &mut readers, window * 8..(window + 1) * 8, BYTES).await;
@@ -89,7 +89,7 @@ async fn a_client_that_never_reads_is_closed_while_others_get_200_megabytes_and_
     // What the kernel still holds for it is the beginning of what was published, at most with the close behind it.
     let mut bytes = Vec::new();
     let mut part = vec![0; 64 * 1024];
-    while let Ok(count @ 1..) = in_time("the end", slow.stream.read(&mut part)).await {
+    while let Ok(count @ 1..) = within_deadline("the end", slow.stream.read(&mut part)).await {
         bytes.extend_from_slice(&part[..count]);
     }
     let published: Vec<u8> = (8..40).flat_map(|number| framed(number, BYTES)).collect();
@@ -101,7 +101,7 @@ async fn a_client_that_never_reads_is_closed_while_others_get_200_megabytes_and_
 async fn a_slow_client_that_resumes_gets_the_rest_of_the_current_frame_and_then_1013() {
     let gateway = TestGateway::start_with(&[("messages.outbox_hard_bytes", "8388608")]).await;
     let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
-    let mut slow = not_reading(&gateway).await;
+    let mut slow = connect_paused_reader(&gateway).await;
     for number in 0..4 {
         publish_to(&gateway, &mut readers, number..number + 1, 5 * MEBIBYTE).await;
     }
@@ -115,7 +115,7 @@ async fn a_slow_client_that_resumes_gets_the_rest_of_the_current_frame_and_then_
 async fn one_large_message_closes_no_client_and_the_limit_applies_from_the_second() {
     let gateway = TestGateway::start().await;
     let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
-    let mut later = not_reading(&gateway).await;
+    let mut later = connect_paused_reader(&gateway).await;
     publish_to(&gateway, &mut readers, 0..1, 5 * MEBIBYTE).await;
     // Nearly all that may wait behind it.
     for number in 1..10 {
@@ -136,7 +136,7 @@ async fn a_slow_client_that_may_lose_messages_gets_the_newest_in_order_and_stays
         [("messages.when_slow", "drop-oldest"), ("messages.outbox_seconds", "0"), ("server.shards", "1")];
     let gateway = TestGateway::start_with(&settings).await;
     let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
-    let mut slow = not_reading(&gateway).await;
+    let mut slow = connect_paused_reader(&gateway).await;
     for window in 0..25 {
         publish_to(&gateway, &mut readers, window * 8..(window + 1) * 8, BYTES).await;
     }
@@ -160,13 +160,13 @@ async fn a_slow_client_that_may_lose_messages_gets_the_newest_in_order_and_stays
 async fn a_slow_reader_within_the_limits_gets_everything() {
     let gateway = TestGateway::start().await;
     let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
-    let mut slow = not_reading(&gateway).await;
+    let mut slow = connect_paused_reader(&gateway).await;
     publish_to(&gateway, &mut readers, 0..110, 10 * 1024).await;
     let mut bytes = Vec::new();
     // A little at a time, so that every write of the gateway's ends somewhere within a frame.
     while bytes.len() < 110 * (10 * 1024 + 4) {
         let mut part = [0; 1000];
-        let count = in_time("more bytes", slow.stream.read(&mut part)).await.unwrap();
+        let count = within_deadline("more bytes", slow.stream.read(&mut part)).await.unwrap();
         assert!(count > 0, "closed after {} bytes", bytes.len());
         bytes.extend_from_slice(&part[..count]);
     }
@@ -202,7 +202,7 @@ async fn a_large_event_that_hundreds_do_not_read_delays_no_other_client() {
     let mut streams = Vec::new();
     for _ in 0..200 {
         let request = gateway.stream("/ws/large?subscribe-broadcast").receive_buffer(4096);
-        streams.push(Events::open(request).await);
+        streams.push(SseClient::open(request).await);
     }
     let mut other = gateway.connect("/ws/other?subscribe-broadcast").await;
     gateway.publish("broadcast:large", "x".repeat(4 * MEBIBYTE));

@@ -1,12 +1,12 @@
 //! Messages that are begun and not ended: bounded for the process, and in time.
 
-use crate::support::client::{Client, TEXT, head};
-use crate::support::{TestGateway, eventually, in_time};
+use crate::support::client::{TEXT, TestClient, head};
+use crate::support::{TestGateway, eventually, within_deadline};
 
 const MEBIBYTE: usize = 1 << 20;
 
 /// Sends most of a message of a mebibyte.
-async fn begin(client: &mut Client) {
+async fn send_incomplete_message(client: &mut TestClient) {
     let mut bytes = head(0x80 | TEXT, MEBIBYTE as u64, true);
     bytes.extend([0; 4]);
     bytes.resize(900_000, b'x');
@@ -23,7 +23,7 @@ async fn total_memory_of_unfinished_messages_is_bounded_and_others_still_publish
     let mut clients = Vec::new();
     for _ in 0..40 {
         let mut client = gateway.connect("/ws/x?publish-broadcast").await;
-        begin(&mut client).await;
+        send_incomplete_message(&mut client).await;
         clients.push(client);
     }
     eventually("most are closed", || (gateway.count_log(&["close_code=1013"]) >= 35).then_some(())).await;
@@ -47,7 +47,7 @@ async fn input_from_a_client_without_publish_rights_is_discarded() {
     }
     let before = gateway.resident_bytes();
     for client in &mut clients {
-        begin(client).await;
+        send_incomplete_message(client).await;
     }
     // The rest of a message of a mebibyte, and a heartbeat behind it, which is answered by the time everything is read.
     for client in &mut clients {
@@ -69,9 +69,9 @@ async fn input_from_a_client_without_publish_rights_is_discarded() {
 async fn a_message_that_is_not_completed_in_time_closes_its_client() {
     let gateway = TestGateway::start_with(&[("messages.message_seconds", "2")]).await;
     let mut slow = gateway.connect("/ws/x?publish-broadcast").await;
-    begin(&mut slow).await;
+    send_incomplete_message(&mut slow).await;
     let mut mute = gateway.connect("/ws/x").await;
-    begin(&mut mute).await;
+    send_incomplete_message(&mut mute).await;
     let mut idle = gateway.connect("/ws/x?publish-broadcast").await;
     idle.send_text("whole").await;
     assert_eq!(slow.expect_close(1008).await, "message took too long");
@@ -98,7 +98,7 @@ async fn incomplete_posts_count_as_unfinished_messages() {
     assert!(taken < 16 * MEBIBYTE, "{taken} bytes where 4 MiB are allowed");
     drop(clients);
     let large = "y".repeat(MEBIBYTE);
-    in_time("a message that is posted whole", async {
+    within_deadline("a message that is posted whole", async {
         while gateway.post("/ws/x?publish-broadcast", &large).send().await.0.status != 204 {}
     })
     .await;
@@ -110,11 +110,11 @@ async fn clients_without_publish_rights_do_not_use_up_the_memory_for_unfinished_
     let mut listeners = Vec::new();
     for _ in 0..10 {
         let mut listener = gateway.connect("/ws/x").await;
-        begin(&mut listener).await;
+        send_incomplete_message(&mut listener).await;
         listeners.push(listener);
     }
     let mut speaker = gateway.connect("/ws/x?subscribe-broadcast&publish-broadcast&echo").await;
-    begin(&mut speaker).await;
+    send_incomplete_message(&mut speaker).await;
     speaker
         .send_raw(&vec![b'x'; MEBIBYTE + head(0x80 | TEXT, MEBIBYTE as u64, true).len() + 4 - 900_000])
         .await;

@@ -2,32 +2,32 @@
 
 use crate::support::client::{Request, Response};
 use crate::support::sessions::{john, redis_key, session_key, write_session};
-use crate::support::site::{Reply, Site};
+use crate::support::site::{SiteReply, TestSite};
 use crate::support::{RedisServer, TestGateway};
 
-const NOBODY: &str =
+const ANONYMOUS: &str =
     r#"{"expires_in":null,"groups":[],"known_by":null,"logged_in":false,"session":false,"user":null}"#;
 
 async fn gateway() -> TestGateway {
     TestGateway::start_with(&[("demo.enabled", "on")]).await
 }
 
-fn question(gateway: &TestGateway) -> Request {
+fn whoami_request(gateway: &TestGateway) -> Request {
     let request = gateway.request("/whoami/x?subscribe-user").without("Upgrade").without("Connection");
     request.without("Sec-WebSocket-Key").without("Sec-WebSocket-Version")
 }
 
 /// Asks as the page does.
-async fn ask(gateway: &TestGateway, cookie: &str) -> Response {
-    let asked = question(gateway).header("Sec-Fetch-Site", "same-origin").header("Cookie", cookie);
+async fn whoami(gateway: &TestGateway, cookie: &str) -> Response {
+    let asked = whoami_request(gateway).header("Sec-Fetch-Site", "same-origin").header("Cookie", cookie);
     asked.expect_status(200).await
 }
 
 #[tokio::test]
 async fn whoami_reports_anonymous_visitors_uncached() {
     let gateway = gateway().await;
-    let answer = question(&gateway).expect_status(200).await;
-    assert_eq!(answer.body, NOBODY);
+    let answer = whoami_request(&gateway).expect_status(200).await;
+    assert_eq!(answer.body, ANONYMOUS);
     for (name, value) in [
         ("content-type", Some("application/json")),
         ("cache-control", Some("no-store")),
@@ -38,7 +38,7 @@ async fn whoami_reports_anonymous_visitors_uncached() {
         assert_eq!(answer.header(name), value, "{answer:?}");
     }
     for cookie in ["sessionid=", "sessionid=x", &format!("sessionid={}", session_key())] {
-        assert_eq!(ask(&gateway, cookie).await.body, NOBODY, "{cookie}");
+        assert_eq!(whoami(&gateway, cookie).await.body, ANONYMOUS, "{cookie}");
     }
 }
 
@@ -48,19 +48,19 @@ async fn whoami_reports_name_groups_and_expiry_but_never_the_session_key() {
     let key = session_key();
     let cookie = john(&key);
     RedisServer::shared().command(&["PERSIST", &redis_key(&key)]);
-    let answer = ask(&gateway, &cookie).await;
+    let answer = whoami(&gateway, &cookie).await;
     let told = r#"{"expires_in":null,"groups":["staff","red team"],"known_by":"session","logged_in":true,"session":true,"user":"john"}"#;
     assert_eq!(answer.body, told);
     assert!(!format!("{answer:?}").contains(&key), "{answer:?}");
     assert_eq!(gateway.count_log(&[&key]), 0);
     RedisServer::shared().command(&["EXPIRE", &redis_key(&key), "1000"]);
-    let body = ask(&gateway, &cookie).await.body;
+    let body = whoami(&gateway, &cookie).await.body;
     assert!([":999,", ":1000,"].iter().any(|seconds| body.contains(seconds)), "{body}");
     write_session(RedisServer::shared(), &key, r#"{"cart": 1}"#);
-    let body = ask(&gateway, &cookie).await.body;
+    let body = whoami(&gateway, &cookie).await.body;
     assert!(body.contains(r#""logged_in":false,"session":true,"user":null"#), "{body}");
     RedisServer::shared().command(&["DEL", &redis_key(&key)]);
-    assert_eq!(ask(&gateway, &cookie).await.body, NOBODY);
+    assert_eq!(whoami(&gateway, &cookie).await.body, ANONYMOUS);
 }
 
 #[tokio::test]
@@ -68,18 +68,18 @@ async fn whoami_is_denied_to_pages_of_other_origins() {
     let gateway = gateway().await;
     let cookie = john(&session_key());
     for site in ["cross-site", "same-site", "x", ""] {
-        let asked = question(&gateway).header("Cookie", &cookie).header("Sec-Fetch-Site", site);
+        let asked = whoami_request(&gateway).header("Cookie", &cookie).header("Sec-Fetch-Site", site);
         let refused = asked.expect_status(403).await;
         assert!(refused.body.contains("this very server") && !refused.body.contains("john"), "{refused:?}");
     }
     for origin in ["https://evil.example", "null"] {
-        let refused = question(&gateway).header("Cookie", &cookie).header("Origin", origin);
+        let refused = whoami_request(&gateway).header("Cookie", &cookie).header("Origin", origin);
         assert!(!refused.expect_status(403).await.body.contains("john"), "{origin}");
     }
-    let own = question(&gateway).header("Cookie", &cookie).header("Sec-Fetch-Site", "none");
+    let own = whoami_request(&gateway).header("Cookie", &cookie).header("Sec-Fetch-Site", "none");
     let own = own.header("Origin", format!("http://{}", gateway.address()));
     assert!(own.expect_status(200).await.body.contains("john"));
-    question(&gateway).method("POST").expect_status(405).await;
+    whoami_request(&gateway).method("POST").expect_status(405).await;
     for (path, status) in [("/whoami", 404), ("/whoami/%FF", 400)] {
         let asked = gateway.request(path).without("Upgrade").header("Cookie", &cookie);
         assert!(!asked.expect_status(status).await.body.contains("john"), "{path}");
@@ -90,20 +90,20 @@ async fn whoami_is_denied_to_pages_of_other_origins() {
 async fn whoami_is_unavailable_without_the_demo_page() {
     let gateway = TestGateway::start().await;
     let cookie = john(&session_key());
-    let answer = question(&gateway).header("Cookie", &cookie).expect_status(404).await;
+    let answer = whoami_request(&gateway).header("Cookie", &cookie).expect_status(404).await;
     assert!(!answer.body.contains("john"), "{answer:?}");
 }
 
 #[tokio::test]
 async fn whoami_uses_the_callback_if_configured() {
-    let site = Site::saying(r#"{"user": "mary", "groups": ["blue"], "expires_in": 60}"#).await;
+    let site = TestSite::always_returning(r#"{"user": "mary", "groups": ["blue"], "expires_in": 60}"#).await;
     let settings = [("demo.enabled", "on"), ("auth.callback_url", &site.url())];
     let gateway = TestGateway::start_with(&settings).await;
     let told = r#"{"expires_in":60,"groups":["blue"],"known_by":"callback","logged_in":true,"session":false,"user":"mary"}"#;
-    assert_eq!(ask(&gateway, "a=b").await.body, told);
-    assert!(site.asked()[0].target.ends_with("?facility=x&flag=subscribe-user"), "{:?}", site.asked());
-    site.answer(|_| Reply::new(500, &[], ""));
-    let answer = question(&gateway).header("Cookie", "c=d").expect_status(503).await;
+    assert_eq!(whoami(&gateway, "a=b").await.body, told);
+    assert!(site.requests()[0].target.ends_with("?facility=x&flag=subscribe-user"), "{:?}", site.requests());
+    site.answer(|_| SiteReply::new(500, &[], ""));
+    let answer = whoami_request(&gateway).header("Cookie", "c=d").expect_status(503).await;
     assert_eq!(answer.header("retry-after"), Some("2"));
 }
 
@@ -119,11 +119,11 @@ mod redis_only {
         let key = session_key();
         let cookie = format!("sessionid={key}");
         write_session(&sessions, &key, r#"{"_auth_user_id": "7", "ws4redis:username": "john"}"#);
-        assert!(ask(&gateway, &cookie).await.body.contains("john"));
+        assert!(whoami(&gateway, &cookie).await.body.contains("john"));
         sessions.stop();
-        let refused = question(&gateway).header("Cookie", &cookie).expect_status(503).await;
+        let refused = whoami_request(&gateway).header("Cookie", &cookie).expect_status(503).await;
         assert_eq!(refused.header("retry-after"), Some("2"), "{refused:?}");
         // Who shows nothing is asked nothing.
-        assert_eq!(question(&gateway).expect_status(200).await.body, NOBODY);
+        assert_eq!(whoami_request(&gateway).expect_status(200).await.body, ANONYMOUS);
     }
 }

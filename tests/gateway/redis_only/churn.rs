@@ -1,7 +1,7 @@
 //! Joining and leaving at the same time, and what is left of it: nothing.
 
-use crate::support::client::Client;
-use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually, in_time};
+use crate::support::client::TestClient;
+use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually, within_deadline};
 
 async fn wait_until_unsubscribed(redis: &RedisServer, gateway: &TestGateway) {
     eventually("no channel is left", || {
@@ -17,14 +17,14 @@ async fn check_joins_and_leaves(linger: &str, shards: &str) {
     let gateway = gateway.set("redis.unsubscribe_linger_seconds", linger).set("server.shards", shards);
     let gateway = gateway.start().await;
     let channel = gateway.channel("broadcast:chat");
-    let mut last: Option<Client> = None;
+    let mut last: Option<TestClient> = None;
     for round in 0..300 {
         let request = gateway.request("/ws/chat?subscribe-broadcast");
         let mut client = request.open().await;
         client.send_raw(&request.bytes()).await;
         // It leaves while the next one's handshake is under way.
         drop(last.take());
-        let response = in_time("an answer", client.read_response()).await.unwrap();
+        let response = within_deadline("an answer", client.read_response()).await.unwrap();
         assert_eq!(response.status, 101, "round {round}: {response:?}");
         let message = format!("round {round}");
         assert_eq!(redis.publish(&channel, &message), 1, "round {round}: nobody is subscribed");
@@ -111,7 +111,7 @@ async fn messages_of_an_old_subscription_are_not_delivered_after_a_newer_value()
     let channel = gateway.channel("broadcast:chat");
     let last = gateway.connect("/ws/chat?subscribe-broadcast").await;
     // The UNSUBSCRIBE is under way when the next client comes, and its SUBSCRIBE has to wait for it.
-    proxy.when("UNSUBSCRIBE", Fault::HoldCommands);
+    proxy.inject("UNSUBSCRIBE", Fault::HoldCommands);
     drop(last);
     proxy.expect_hit("UNSUBSCRIBE").await;
     let request = gateway.request("/ws/chat?subscribe-broadcast");
@@ -120,14 +120,14 @@ async fn messages_of_an_old_subscription_are_not_delivered_after_a_newer_value()
     gateway.connect("/ws/other").await;
     assert_eq!(redis.publish(&channel, "1"), 1);
     proxy.release();
-    proxy.when("\nSUBSCRIBE", Fault::HoldCommands);
+    proxy.inject("\nSUBSCRIBE", Fault::HoldCommands);
     // The old one is gone, the new one not there yet.
     eventually("the unsubscribe", || redis.channels(&channel).is_empty().then_some(())).await;
     redis.persist(&channel, "2");
     redis.publish(&channel, "2");
     proxy.release_side(Side::Subscriber);
     proxy.release();
-    let response = in_time("an answer", client.read_response()).await.unwrap();
+    let response = within_deadline("an answer", client.read_response()).await.unwrap();
     assert_eq!(response.status, 101, "{response:?}");
     client.expect_text("2").await;
     client.expect_nothing().await;

@@ -1,16 +1,16 @@
-//! Redis Cluster: what concerns one node concerns only what is on it.
+//! Redis TestCluster: what concerns one node concerns only what is on it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::deployments::{Directory, run};
-use crate::support::client::Client;
-use crate::support::redis::Reply;
-use crate::support::{RedisServer, TestGateway, eventually, in_time};
+use super::deployments::{TempDir, run};
+use crate::support::client::TestClient;
+use crate::support::redis::RedisReply;
+use crate::support::{RedisServer, TestGateway, eventually, within_deadline};
 
 /// Returns how many messages of a kind a node of a cluster has exchanged with the others; none is not told.
-fn messages_of(node: &RedisServer, kind: &str) -> u64 {
+fn cluster_messages(node: &RedisServer, kind: &str) -> u64 {
     let info = String::from_utf8(node.command(&["CLUSTER", "INFO"]).bulk().unwrap()).unwrap();
     let name = format!("cluster_stats_messages_{kind}:");
     info.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| count.trim().parse().unwrap())
@@ -19,9 +19,9 @@ fn messages_of(node: &RedisServer, kind: &str) -> u64 {
 #[tokio::test]
 async fn in_a_cluster_messages_of_any_node_arrive_also_after_a_restart() {
     // Each keeps its view of the cluster in a directory that outlives its process.
-    let dirs: Vec<_> = (0..3).map(|_| Directory::new()).collect();
+    let dirs: Vec<_> = (0..3).map(|_| TempDir::new()).collect();
     let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--dir"];
-    let start = |dir: &Directory| RedisServer::start_with(&[&options[..], &[&dir.file("")]].concat());
+    let start = |dir: &TempDir| RedisServer::start_with(&[&options[..], &[&dir.file("")]].concat());
     let mut nodes: Vec<_> = dirs.iter().map(start).collect();
     let addresses: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
     let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
@@ -60,7 +60,7 @@ async fn in_a_cluster_messages_of_any_node_arrive_also_after_a_restart() {
         assert_eq!(gateway.count_log(&["WARN", "redis"]), 0);
         // A node that is behind would pass on once more what another one has, when the subscription moves to it.
         eventually("all nodes have what was published", || {
-            let count = |what| nodes.iter().map(|node| messages_of(node, what)).sum::<u64>();
+            let count = |what| nodes.iter().map(|node| cluster_messages(node, what)).sum::<u64>();
             (count("publish_sent") == count("publish_received") && count("publish_sent") > 0).then_some(())
         })
         .await;
@@ -81,24 +81,25 @@ async fn in_a_cluster_messages_of_any_node_arrive_also_after_a_restart() {
 }
 
 /// A cluster of masters, in which a slot that nobody serves stops no other.
-struct Cluster {
+struct TestCluster {
     nodes: Vec<RedisServer>,
-    _dirs: Vec<Directory>,
+    _dirs: Vec<TempDir>,
 }
 
-const CLUSTER: [&str; 6] =
+const CLUSTER_OPTIONS: [&str; 6] =
     ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no"];
 
 /// The reply to a command, as text.
-fn text(node: &RedisServer, command: &[&str]) -> String {
+fn bulk_text(node: &RedisServer, command: &[&str]) -> String {
     String::from_utf8(node.command(command).bulk().unwrap()).unwrap()
 }
 
-impl Cluster {
+impl TestCluster {
     async fn start(masters: usize) -> Self {
-        let dirs: Vec<_> = (0..masters).map(|_| Directory::new()).collect();
-        let start =
-            |dir: &Directory| RedisServer::start_with(&[&CLUSTER[..], &["--dir", &dir.file("")]].concat());
+        let dirs: Vec<_> = (0..masters).map(|_| TempDir::new()).collect();
+        let start = |dir: &TempDir| {
+            RedisServer::start_with(&[&CLUSTER_OPTIONS[..], &["--dir", &dir.file("")]].concat())
+        };
         let nodes: Vec<_> = dirs.iter().map(start).collect();
         let addresses: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
         let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
@@ -106,7 +107,7 @@ impl Cluster {
         eventually("the cluster", || {
             nodes
                 .iter()
-                .all(|node| text(node, &["CLUSTER", "INFO"]).contains("cluster_state:ok"))
+                .all(|node| bulk_text(node, &["CLUSTER", "INFO"]).contains("cluster_state:ok"))
                 .then_some(())
         })
         .await;
@@ -129,16 +130,16 @@ impl Cluster {
         let holds = |facility: &String| {
             let key = gateway.channel(&format!("broadcast:{facility}"));
             let found = self.nodes[node].connection().try_command(&["GET", &key]);
-            matches!(found, Ok(Reply::Bulk(_)))
+            matches!(found, Ok(RedisReply::Bulk(_)))
         };
         (0..1000).map(|number| format!("f{number}")).find(holds).unwrap()
     }
 
     /// Returns the node at which the gateway has subscribed.
-    async fn subscribed(&self, gateway: &TestGateway) -> usize {
+    async fn subscribed_node(&self, gateway: &TestGateway) -> usize {
         let control = gateway.channel("ws4redis:control");
         let subscribes = |node: &RedisServer| {
-            let Reply::Array(count) = node.command(&["PUBSUB", "NUMSUB", &control]) else {
+            let RedisReply::Array(count) = node.command(&["PUBSUB", "NUMSUB", &control]) else {
                 panic!("no array")
             };
             count[1].integer() == 1
@@ -149,7 +150,7 @@ impl Cluster {
 
 #[tokio::test]
 async fn a_slot_that_moves_to_another_node_is_served_without_disruption() {
-    let cluster = Cluster::start(3).await;
+    let cluster = TestCluster::start(3).await;
     let gateway = cluster.gateway().await;
     let (facility, other) = (cluster.facility_on(&gateway, 0), cluster.facility_on(&gateway, 1));
     let target = |facility: &str| format!("/ws/{facility}?subscribe-broadcast&publish-broadcast&echo");
@@ -158,7 +159,7 @@ async fn a_slot_that_moves_to_another_node_is_served_without_disruption() {
     let [source, destination, _] = &cluster.nodes[..] else { panic!("three nodes") };
     let key = gateway.channel(&format!("broadcast:{facility}"));
     let slot = source.command(&["CLUSTER", "KEYSLOT", &key]).integer().to_string();
-    let (from, to) = (text(source, &["CLUSTER", "MYID"]), text(destination, &["CLUSTER", "MYID"]));
+    let (from, to) = (bulk_text(source, &["CLUSTER", "MYID"]), bulk_text(destination, &["CLUSTER", "MYID"]));
     destination.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from]);
     source.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to]);
     // The key is not there: it is asked for, and written, at the other node.
@@ -187,7 +188,7 @@ async fn a_slot_that_moves_to_another_node_is_served_without_disruption() {
 
 /// Expects that a client is told that what it published may be lost, or was not taken. It may hear it before, by another
 /// node; but it was not kept.
-async fn expect_told(client: &mut Client) {
+async fn expect_publication_failure(client: &mut TestClient) {
     loop {
         let frame = client.next_frame().await;
         if frame.opcode == 8 {
@@ -199,34 +200,34 @@ async fn expect_told(client: &mut Client) {
 
 #[tokio::test]
 async fn an_unresponsive_node_affects_only_its_own_slots() {
-    let cluster = Cluster::start(3).await;
+    let cluster = TestCluster::start(3).await;
     let gateway = cluster.gateway().await;
-    let subscribed = cluster.subscribed(&gateway).await;
-    let (sick, healthy) = ((subscribed + 1) % 3, (subscribed + 2) % 3);
-    let (sick_room, healthy_room) =
-        (cluster.facility_on(&gateway, sick), cluster.facility_on(&gateway, healthy));
+    let subscribed = cluster.subscribed_node(&gateway).await;
+    let (unresponsive, healthy) = ((subscribed + 1) % 3, (subscribed + 2) % 3);
+    let (unresponsive_facility, healthy_facility) =
+        (cluster.facility_on(&gateway, unresponsive), cluster.facility_on(&gateway, healthy));
     let target = |facility: &str| format!("/ws/{facility}?subscribe-broadcast&publish-broadcast&echo");
-    let mut on_sick = gateway.connect(&target(&sick_room)).await;
-    let mut on_healthy = gateway.connect(&target(&healthy_room)).await;
+    let mut on_unresponsive = gateway.connect(&target(&unresponsive_facility)).await;
+    let mut on_healthy = gateway.connect(&target(&healthy_facility)).await;
     let mut others = Vec::new();
     for _ in 0..8 {
         others.push((
-            gateway.connect(&format!("/ws/{sick_room}?publish-broadcast")).await,
-            gateway.connect(&format!("/ws/{healthy_room}?publish-broadcast")).await,
+            gateway.connect(&format!("/ws/{unresponsive_facility}?publish-broadcast")).await,
+            gateway.connect(&format!("/ws/{healthy_facility}?publish-broadcast")).await,
         ));
     }
-    cluster.nodes[sick].pause();
-    on_sick.send_text("to a node that hangs").await;
+    cluster.nodes[unresponsive].pause();
+    on_unresponsive.send_text("to a node that hangs").await;
     // What is published together fares apart.
-    for (sick, healthy) in &mut others {
-        sick.send_text("to a node that hangs").await;
+    for (unresponsive, healthy) in &mut others {
+        unresponsive.send_text("to a node that hangs").await;
         healthy.send_text("to a healthy one").await;
     }
     for _ in &others {
         on_healthy.expect_text("to a healthy one").await;
     }
     let begun = Instant::now();
-    let mut refused = Box::pin(gateway.request(&target(&sick_room)).send());
+    let mut refused = Box::pin(gateway.request(&target(&unresponsive_facility)).send());
     let mut last = None;
     let mut number = 0;
     while last.is_none() && begun.elapsed() < Duration::from_secs(10) {
@@ -234,39 +235,39 @@ async fn an_unresponsive_node_affects_only_its_own_slots() {
         let message = format!("message {number}");
         on_healthy.send_text(&message).await;
         on_healthy.expect_text(&message).await;
-        let mut client = gateway.connect(&target(&healthy_room)).await;
+        let mut client = gateway.connect(&target(&healthy_facility)).await;
         client.expect_text(&message).await;
         let answer = tokio::time::timeout(Duration::from_millis(50), &mut refused).await;
         last = answer.ok().map(|(response, _)| response);
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!(last.map(|response| response.status), Some(503), "nobody knows what is kept there");
-    expect_told(&mut on_sick).await;
-    for (sick, healthy) in &mut others {
-        expect_told(sick).await;
+    expect_publication_failure(&mut on_unresponsive).await;
+    for (unresponsive, healthy) in &mut others {
+        expect_publication_failure(unresponsive).await;
         healthy.expect_nothing().await;
     }
     assert_eq!(gateway.count_log(&["WARN", "redis lost"]), 0);
-    cluster.nodes[sick].resume();
-    in_time("the facility is served again", async {
-        while gateway.request(&target(&sick_room)).send().await.0.status != 101 {}
+    cluster.nodes[unresponsive].resume();
+    within_deadline("the facility is served again", async {
+        while gateway.request(&target(&unresponsive_facility)).send().await.0.status != 101 {}
     })
     .await;
 }
 
 #[tokio::test]
 async fn live_messages_do_not_wait_for_values_of_an_unresponsive_node() {
-    let cluster = Cluster::start(3).await;
+    let cluster = TestCluster::start(3).await;
     let gateway = cluster.gateway().await;
-    let subscribed = cluster.subscribed(&gateway).await;
-    let (sick, healthy) = ((subscribed + 1) % 3, (subscribed + 2) % 3);
-    let (sick_room, healthy_room) =
-        (cluster.facility_on(&gateway, sick), cluster.facility_on(&gateway, healthy));
-    let mut on_healthy = gateway.connect(&format!("/ws/{healthy_room}?subscribe-broadcast")).await;
-    let _on_sick = gateway.connect(&format!("/ws/{sick_room}?subscribe-broadcast")).await;
-    cluster.nodes[sick].pause();
+    let subscribed = cluster.subscribed_node(&gateway).await;
+    let (unresponsive, healthy) = ((subscribed + 1) % 3, (subscribed + 2) % 3);
+    let (unresponsive_facility, healthy_facility) =
+        (cluster.facility_on(&gateway, unresponsive), cluster.facility_on(&gateway, healthy));
+    let mut on_healthy = gateway.connect(&format!("/ws/{healthy_facility}?subscribe-broadcast")).await;
+    let _on_unresponsive = gateway.connect(&format!("/ws/{unresponsive_facility}?subscribe-broadcast")).await;
+    cluster.nodes[unresponsive].pause();
     cluster.nodes[subscribed].kill_clients("pubsub");
-    let channel = gateway.channel(&format!("broadcast:{healthy_room}"));
+    let channel = gateway.channel(&format!("broadcast:{healthy_facility}"));
     eventually("the gateway is subscribed again", || {
         let alive = [subscribed, healthy].map(|node| &cluster.nodes[node]);
         alive.iter().any(|node| !node.channels(&channel).is_empty()).then_some(())
@@ -276,19 +277,19 @@ async fn live_messages_do_not_wait_for_values_of_an_unresponsive_node() {
     cluster.nodes[healthy].publish(&channel, "live");
     on_healthy.expect_text("live").await;
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    cluster.nodes[sick].resume();
+    cluster.nodes[unresponsive].resume();
 }
 
 #[tokio::test]
 async fn a_planned_failover_of_a_node_closes_no_client_whose_message_arrives() {
-    let cluster = Cluster::start(3).await;
-    let dir = Directory::new();
-    let replica = RedisServer::start_with(&[&CLUSTER[..], &["--dir", &dir.file("")]].concat());
-    let master = text(&cluster.nodes[0], &["CLUSTER", "MYID"]);
+    let cluster = TestCluster::start(3).await;
+    let dir = TempDir::new();
+    let replica = RedisServer::start_with(&[&CLUSTER_OPTIONS[..], &["--dir", &dir.file("")]].concat());
+    let master = bulk_text(&cluster.nodes[0], &["CLUSTER", "MYID"]);
     replica.command(&["CLUSTER", "MEET", "127.0.0.1", &cluster.nodes[0].port().to_string()]);
     eventually("the replica knows its master", || {
         let replicate = replica.connection().try_command(&["CLUSTER", "REPLICATE", &master]);
-        matches!(replicate, Ok(Reply::Status(_))).then_some(())
+        matches!(replicate, Ok(RedisReply::Status(_))).then_some(())
     })
     .await;
     let gateway = cluster.gateway().await;
@@ -316,53 +317,56 @@ async fn a_planned_failover_of_a_node_closes_no_client_whose_message_arrives() {
 
 #[tokio::test]
 async fn a_node_removed_from_the_cluster_is_left_although_it_still_answers() {
-    let cluster = Cluster::start(3).await;
+    let cluster = TestCluster::start(3).await;
     let gateway = cluster.gateway().await;
-    let subscribed = cluster.subscribed(&gateway).await;
+    let subscribed = cluster.subscribed_node(&gateway).await;
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast").await;
     let removed = &cluster.nodes[subscribed];
-    let heir = &cluster.nodes[(subscribed + 1) % 3];
-    let (address, id) = (format!("127.0.0.1:{}", removed.port()), text(removed, &["CLUSTER", "MYID"]));
+    let successor = &cluster.nodes[(subscribed + 1) % 3];
+    let (address, id) = (format!("127.0.0.1:{}", removed.port()), bulk_text(removed, &["CLUSTER", "MYID"]));
     let weight = format!("{id}=0");
     run("redis-cli", &["--cluster", "rebalance", &address, "--cluster-weight", &weight]);
-    run("redis-cli", &["--cluster", "del-node", &format!("127.0.0.1:{}", heir.port()), &id]);
+    run("redis-cli", &["--cluster", "del-node", &format!("127.0.0.1:{}", successor.port()), &id]);
     let channel = gateway.channel("broadcast:chat");
     eventually("the gateway has subscribed at another node", || {
         let others = cluster.nodes.iter().filter(|node| node.port() != removed.port());
         others.into_iter().any(|node| !node.channels(&channel).is_empty()).then_some(())
     })
     .await;
-    heir.publish(&channel, "live");
+    successor.publish(&channel, "live");
     client.expect_text("live").await;
 }
 
 #[tokio::test]
 async fn publications_redirected_to_a_dead_node_share_one_timeout() {
-    let cluster = Cluster::start(3).await;
+    let cluster = TestCluster::start(3).await;
     let gateway = cluster.gateway().await;
-    let subscribed = cluster.subscribed(&gateway).await;
+    let subscribed = cluster.subscribed_node(&gateway).await;
     let [source, dead] = [(subscribed + 1) % 3, (subscribed + 2) % 3];
-    let (room, dead_room) = (cluster.facility_on(&gateway, source), cluster.facility_on(&gateway, dead));
+    let (facility, dead_facility) =
+        (cluster.facility_on(&gateway, source), cluster.facility_on(&gateway, dead));
     let mut clients = Vec::new();
     for _ in 0..10 {
-        clients.push(gateway.connect(&format!("/ws/{room}?publish-broadcast")).await);
+        clients.push(gateway.connect(&format!("/ws/{facility}?publish-broadcast")).await);
     }
     let [source, dead] = [source, dead].map(|node| &cluster.nodes[node]);
-    let key = gateway.channel(&format!("broadcast:{room}"));
+    let key = gateway.channel(&format!("broadcast:{facility}"));
     let slot = source.command(&["CLUSTER", "KEYSLOT", &key]).integer().to_string();
-    let to = text(dead, &["CLUSTER", "MYID"]);
+    let to = bulk_text(dead, &["CLUSTER", "MYID"]);
     source.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to]);
     dead.pause();
     let knows = async {
-        while gateway.request(&format!("/ws/{dead_room}?subscribe-broadcast")).send().await.0.status != 503 {}
+        while gateway.request(&format!("/ws/{dead_facility}?subscribe-broadcast")).send().await.0.status
+            != 503
+        {}
     };
-    in_time("the gateway knows that the node is dead", knows).await;
+    within_deadline("the gateway knows that the node is dead", knows).await;
     let begun = Instant::now();
     for client in &mut clients {
         client.send_text("redirected").await;
     }
     for client in &mut clients {
-        expect_told(client).await;
+        expect_publication_failure(client).await;
     }
     assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
     dead.resume();

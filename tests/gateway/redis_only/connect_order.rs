@@ -1,7 +1,7 @@
 //! The order of events on connect: SUBSCRIBE acknowledged, value read, 101, value, live messages.
 
-use crate::support::client::Client;
-use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually, in_time};
+use crate::support::client::TestClient;
+use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually, within_deadline};
 
 /// A Redis behind a proxy, and a gateway of one shard, so that a handshake that ends shows that those before it wait.
 async fn behind_proxy() -> (RedisServer, Proxy, TestGateway) {
@@ -13,7 +13,7 @@ async fn behind_proxy() -> (RedisServer, Proxy, TestGateway) {
 }
 
 /// Sends a handshake for the broadcast channel of `chat`, without waiting for the answer.
-async fn send_handshake(gateway: &TestGateway) -> Client {
+async fn send_handshake(gateway: &TestGateway) -> TestClient {
     let request = gateway.request("/ws/chat?subscribe-broadcast");
     let mut client = request.open().await;
     client.send_raw(&request.bytes()).await;
@@ -21,14 +21,14 @@ async fn send_handshake(gateway: &TestGateway) -> Client {
 }
 
 /// Expects that the client was sent nothing, while others are answered.
-async fn expect_silence(gateway: &TestGateway, client: &Client) {
+async fn expect_silence(gateway: &TestGateway, client: &TestClient) {
     gateway.connect("/ws/other").await;
     let answer = client.stream.try_read(&mut [0; 64]);
     assert!(answer.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
 }
 
-async fn expect_101(client: &mut Client) {
-    let response = in_time("the answer to the handshake", client.read_response()).await.unwrap();
+async fn expect_101(client: &mut TestClient) {
+    let response = within_deadline("the answer to the handshake", client.read_response()).await.unwrap();
     assert_eq!(response.status, 101, "{response:?}");
 }
 
@@ -36,7 +36,7 @@ async fn expect_101(client: &mut Client) {
 async fn the_101_and_the_read_wait_until_redis_has_acknowledged_the_subscription() {
     let (redis, proxy, gateway) = behind_proxy().await;
     let mut monitor = redis.monitor();
-    proxy.when("SUBSCRIBE", Fault::HoldReplies);
+    proxy.inject("SUBSCRIBE", Fault::HoldReplies);
     let mut client = send_handshake(&gateway).await;
     proxy.expect_hit("SUBSCRIBE").await;
     expect_silence(&gateway, &client).await;
@@ -50,7 +50,7 @@ async fn the_101_and_the_read_wait_until_redis_has_acknowledged_the_subscription
 async fn the_101_waits_until_the_persisted_value_is_read() {
     let (redis, proxy, gateway) = behind_proxy().await;
     redis.persist(&gateway.channel("broadcast:chat"), "kept");
-    proxy.when("\r\nGET\r\n", Fault::HoldReplies);
+    proxy.inject("\r\nGET\r\n", Fault::HoldReplies);
     let mut client = send_handshake(&gateway).await;
     proxy.expect_hit("\r\nGET\r\n").await;
     expect_silence(&gateway, &client).await;
@@ -67,7 +67,7 @@ async fn check_held(persisted: &str, live: &[&str], expected: &[&str]) {
     redis.persist(&channel, persisted);
     let mut before = gateway.connect("/ws/chat?subscribe-broadcast").await;
     before.expect_text(persisted).await;
-    proxy.when("\r\nGET\r\n", Fault::HoldReplies);
+    proxy.inject("\r\nGET\r\n", Fault::HoldReplies);
     let mut client = send_handshake(&gateway).await;
     proxy.expect_hit("\r\nGET\r\n").await;
     redis.publish_pipelined(&channel, live);
@@ -99,12 +99,12 @@ async fn losing_redis_before_the_101_is_503_with_retry_after() {
         [("SUBSCRIBE", Side::Subscriber), ("\r\nGET\r\n", Side::Store), ("\r\nGET\r\n", Side::Subscriber)]
     {
         let (_redis, proxy, gateway) = behind_proxy().await;
-        proxy.when(word, Fault::HoldReplies);
+        proxy.inject(word, Fault::HoldReplies);
         let mut client = send_handshake(&gateway).await;
         proxy.expect_hit(word).await;
         proxy.cut(side);
         proxy.release();
-        let response = in_time("an answer", client.read_response()).await.unwrap();
+        let response = within_deadline("an answer", client.read_response()).await.unwrap();
         assert_eq!(response.status, 503, "{word} {side:?}: {response:?}");
         assert!(response.header("retry-after").is_some(), "{response:?}");
         assert!(response.body.contains("redis"), "{response:?}");
@@ -143,7 +143,7 @@ async fn a_read_already_sent_is_not_shared_with_a_later_client() {
     let channel = gateway.channel("broadcast:chat");
     redis.persist(&channel, "old");
     let mut monitor = redis.monitor();
-    proxy.when("\r\nGET\r\n", Fault::HoldReplies);
+    proxy.inject("\r\nGET\r\n", Fault::HoldReplies);
     let mut first = send_handshake(&gateway).await;
     let mut reads = 0;
     eventually("the first read", || {
@@ -175,7 +175,7 @@ async fn a_client_that_joins_during_a_recovery_gets_nothing_older_after_somethin
     let channel = gateway.channel("broadcast:chat");
     let mut before = gateway.connect("/ws/chat?subscribe-broadcast").await;
     redis.persist(&channel, "1");
-    proxy.when("\r\nGET\r\n", Fault::HoldReplies);
+    proxy.inject("\r\nGET\r\n", Fault::HoldReplies);
     proxy.cut(Side::Subscriber);
     proxy.expect_hit("\r\nGET\r\n").await;
     gateway.connect("/ws/other").await;

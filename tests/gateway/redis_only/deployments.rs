@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use crate::support::{RedisServer, TestGateway, unique};
 
 /// A directory that goes with the test.
-pub(super) struct Directory(PathBuf);
+pub(super) struct TempDir(PathBuf);
 
-impl Directory {
+impl TempDir {
     pub(super) fn new() -> Self {
         let path = std::env::temp_dir().join(unique("ws4redis-deployment"));
         std::fs::create_dir_all(&path).unwrap();
@@ -20,7 +20,7 @@ impl Directory {
     }
 }
 
-impl Drop for Directory {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::support::{RedisServer, TestGateway, eventually};
 
 /// Opens connections that say nothing, and opens each again that is closed, for as long as it is not dropped.
-fn half_open(gateway: &TestGateway, count: usize) -> tokio::task::JoinSet<()> {
+fn open_idle_connections(gateway: &TestGateway, count: usize) -> tokio::task::JoinSet<()> {
     let mut crowd = tokio::task::JoinSet::new();
     for _ in 0..count {
         let address = gateway.address();
@@ -30,7 +30,7 @@ async fn redis_is_reached_after_its_restart_when_half_open_connections_use_up_de
     let gateway = TestGateway::builder().redis(&redis).file_limit(128).start().await;
     gateway.expect_log(&["WARN", "open files", "connections="]).await;
     let mut client = gateway.connect("/ws/x?subscribe-broadcast").await;
-    let crowd = half_open(&gateway, 200);
+    let crowd = open_idle_connections(&gateway, 200);
     eventually("the places are taken", || (gateway.open_files() > 80).then_some(())).await;
     redis.restart();
     eventually("redis is connected again", || (gateway.count_log(&["redis connected"]) >= 2).then_some(()))

@@ -55,7 +55,7 @@ async fn own_messages_that_waited_for_redis_are_suppressed() {
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast").await;
     let mut monitor = redis.monitor();
     // The store is held while the subscription is lost: what is published now goes out after the reconnect.
-    proxy.when("SETEX", Fault::HoldCommands);
+    proxy.inject("SETEX", Fault::HoldCommands);
     client.send_text("waited").await;
     proxy.expect_hit("SETEX").await;
     proxy.cut(Side::Subscriber);

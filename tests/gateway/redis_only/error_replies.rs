@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use crate::support::redis::{Connection, encode};
+use crate::support::redis::{RedisClient, encode};
 use crate::support::sessions::{connect, log_in, session_key};
 use crate::support::{RedisServer, TestGateway, eventually, unique};
 
 /// A Redis whose snapshots fail: it refuses writes, and PING.
-struct Unsaving {
+struct FailingSnapshots {
     redis: RedisServer,
     dir: PathBuf,
 }
 
-impl Unsaving {
+impl FailingSnapshots {
     fn start() -> Self {
         let dir = std::env::temp_dir().join(unique("ws4redis-unsaving"));
         std::fs::create_dir_all(&dir).unwrap();
@@ -32,19 +32,19 @@ impl Unsaving {
     }
 }
 
-impl Drop for Unsaving {
+impl Drop for FailingSnapshots {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
 /// A script that keeps Redis busy until it is killed; other commands are refused with BUSY.
-struct Script {
-    caller: Connection,
-    killer: Connection,
+struct BusyScript {
+    caller: RedisClient,
+    killer: RedisClient,
 }
 
-impl Script {
+impl BusyScript {
     async fn start(redis: &RedisServer) -> Self {
         redis.command(&["CONFIG", "SET", "busy-reply-threshold", "1"]);
         let (mut caller, mut killer) = (redis.connection(), redis.connection());
@@ -68,7 +68,7 @@ impl Script {
 }
 
 /// Expects that a client hears what is published, and that nobody took Redis for lost.
-async fn expect_live(gateway: &TestGateway, redis: &RedisServer, facility: &str) {
+async fn expect_delivery(gateway: &TestGateway, redis: &RedisServer, facility: &str) {
     let mut client = gateway.connect(&format!("/ws/{facility}?subscribe-broadcast")).await;
     redis.publish(&gateway.channel(&format!("broadcast:{facility}")), "live");
     client.expect_text("live").await;
@@ -77,14 +77,14 @@ async fn expect_live(gateway: &TestGateway, redis: &RedisServer, facility: &str)
 
 #[tokio::test]
 async fn while_snapshots_fail_messages_are_delivered_and_the_cure_is_logged_once() {
-    let unsaving = Unsaving::start();
+    let unsaving = FailingSnapshots::start();
     let redis = &unsaving.redis;
     let gateway = TestGateway::builder().redis(redis).start().await;
     let mut open = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast&echo").await;
     redis.persist(&gateway.channel("broadcast:kept"), "kept");
     unsaving.fail().await;
     for facility in ["a", "b", "c"] {
-        expect_live(&gateway, redis, facility).await;
+        expect_delivery(&gateway, redis, facility).await;
     }
     gateway.connect("/ws/kept?subscribe-broadcast").await.expect_text("kept").await;
     open.send_text("not kept, delivered").await;
@@ -108,10 +108,10 @@ async fn while_snapshots_fail_messages_are_delivered_and_the_cure_is_logged_once
 
 #[tokio::test]
 async fn a_gateway_starts_while_snapshots_fail() {
-    let unsaving = Unsaving::start();
+    let unsaving = FailingSnapshots::start();
     unsaving.fail().await;
     let gateway = TestGateway::builder().redis(&unsaving.redis).start().await;
-    expect_live(&gateway, &unsaving.redis, "chat").await;
+    expect_delivery(&gateway, &unsaving.redis, "chat").await;
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn a_handshake_waits_for_a_running_script_and_gets_its_persisted_message()
     let mut open = gateway.connect("/ws/chat?subscribe-broadcast").await;
     redis.persist(&gateway.channel("broadcast:chat"), "kept");
     redis.persist(&gateway.channel("broadcast:new"), "new");
-    let script = Script::start(&redis).await;
+    let script = BusyScript::start(&redis).await;
     // One channel that is subscribed already, and one that is not.
     let waiting = ["chat", "new"].map(|facility| {
         let request = gateway.request(&format!("/ws/{facility}?subscribe-broadcast"));
@@ -146,7 +146,7 @@ async fn a_handshake_that_times_out_during_a_script_gets_503_and_the_log_says_wh
     let gateway = builder.set("auth.callback_timeout_seconds", "1").start().await;
     let _open = gateway.connect("/ws/chat?subscribe-broadcast").await;
     let cookie = log_in(&redis, &session_key(), "7", "john", &[]);
-    let script = Script::start(&redis).await;
+    let script = BusyScript::start(&redis).await;
     let refused = gateway.request("/ws/chat?subscribe-broadcast").expect_status(503).await;
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     gateway.expect_log(&["WARN", "503", "handshake"]).await;
@@ -165,7 +165,7 @@ async fn a_client_that_publishes_while_a_script_runs_is_closed_with_1013() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).start().await;
     let mut client = gateway.connect("/ws/chat?publish-broadcast").await;
-    let script = Script::start(&redis).await;
+    let script = BusyScript::start(&redis).await;
     client.send_text("refused").await;
     client.expect_close(1013).await;
     gateway.expect_log(&["WARN", "refused a client's message", "BUSY", "SCRIPT KILL"]).await;
@@ -185,7 +185,7 @@ async fn while_redis_refuses_writes_messages_are_delivered_but_not_stored_and_th
         client.send_text("not kept").await;
         client.expect_text("not kept").await;
         gateway.expect_log(&["WARN", "did not keep", word, cure]).await;
-        expect_live(&gateway, &redis, "other").await;
+        expect_delivery(&gateway, &redis, "other").await;
     }
 }
 

@@ -2,16 +2,16 @@
 
 use tokio::task::JoinHandle;
 
-use crate::support::client::{Client, Response};
-use crate::support::redis::{EVENTS, Monitor};
+use crate::support::client::{Response, TestClient};
+use crate::support::redis::{KEYSPACE_EVENTS, Monitor};
 use crate::support::sessions::{connect, log_in, redis_key, session_key};
-use crate::support::{Fault, Proxy, RedisServer, TestGateway, eventually, in_time};
+use crate::support::{Fault, Proxy, RedisServer, TestGateway, eventually, within_deadline};
 
 /// No session is read again without a reason during a test.
-const NEVER: (&str, &str) = ("session.recheck_seconds", "1000");
+const NO_RECHECKS: (&str, &str) = ("session.recheck_seconds", "1000");
 
 /// Persisted messages that take as long as a test likes; sessions are in a Redis of their own and are not delayed.
-struct World {
+struct RaceFixture {
     messages: RedisServer,
     sessions: RedisServer,
     proxy: Proxy,
@@ -19,7 +19,7 @@ struct World {
     monitor: Monitor,
 }
 
-impl World {
+impl RaceFixture {
     async fn start(events: &[&str]) -> Self {
         let (messages, sessions) = (RedisServer::start(), RedisServer::start_with(events));
         let proxy = Proxy::to(&messages);
@@ -29,7 +29,7 @@ impl World {
             .set("session.redis_url", &format!("{}/0", sessions.url().trim_end_matches("/0")))
             .set("server.shards", "1")
             .set("server.handshake_seconds", "60")
-            .set(NEVER.0, NEVER.1)
+            .set(NO_RECHECKS.0, NO_RECHECKS.1)
             .start()
             .await;
         let told = if events.is_empty() { "No" } else { "Yes" };
@@ -39,10 +39,10 @@ impl World {
     }
 
     /// Begins a handshake that has read the session for the last time, and waits for john's persisted message.
-    async fn begin(&mut self, cookie: &str, readings: usize) -> JoinHandle<(Response, Client)> {
+    async fn begin_handshake(&mut self, cookie: &str, readings: usize) -> JoinHandle<(Response, TestClient)> {
         let key = self.gateway.channel("user:john:x");
         let read = format!("\r\nGET\r\n${}\r\n{key}\r\n", key.len());
-        self.proxy.when(&read, Fault::HoldReplies);
+        self.proxy.inject(&read, Fault::HoldReplies);
         let request = self.gateway.request("/ws/x?subscribe-user&subscribe-group").header("Cookie", cookie);
         let opening = tokio::spawn(async move { request.send().await });
         self.proxy.expect_hit(&read).await;
@@ -58,22 +58,22 @@ impl World {
     }
 
     /// Lets the handshake end.
-    async fn end(&self, opening: JoinHandle<(Response, Client)>) -> Client {
+    async fn finish_handshake(&self, opening: JoinHandle<(Response, TestClient)>) -> TestClient {
         self.proxy.release();
-        let (response, client) = in_time("the handshake ends", opening).await.unwrap();
+        let (response, client) = within_deadline("the handshake ends", opening).await.unwrap();
         assert_eq!(response.status, 101);
         client
     }
 
     /// Opens a socket of another visitor, whose end shows that the gateway has taken whatever was told before.
-    async fn canary(&self) -> Canary {
+    async fn marker(&self) -> MarkerSocket {
         let key = session_key();
         let cookie = log_in(&self.sessions, &key, "9", "zoe", &[]);
-        let client = connect(&self.gateway, "/ws/canary", &cookie).await;
-        Canary { client, key }
+        let client = connect(&self.gateway, "/ws/marker", &cookie).await;
+        MarkerSocket { client, key }
     }
 
-    fn hint(&self, user: &str, reason: &str) {
+    fn invalidate(&self, user: &str, reason: &str) {
         let hint = format!(r#"{{"v":1,"user":"{user}","reason":"{reason}"}}"#);
         self.messages.publish(&self.gateway.channel("ws4redis:control"), hint);
     }
@@ -93,73 +93,74 @@ impl World {
     }
 }
 
-struct Canary {
-    client: Client,
+struct MarkerSocket {
+    client: TestClient,
     key: String,
 }
 
-impl Canary {
-    fn delete(&self, world: &World) {
-        world.sessions.command(&["DEL", &redis_key(&self.key)]);
+impl MarkerSocket {
+    fn delete(&self, fixture: &RaceFixture) {
+        fixture.sessions.command(&["DEL", &redis_key(&self.key)]);
     }
 
     /// Waits until the gateway has taken all key events so far.
-    async fn expect_events_taken(mut self, world: &World) {
-        self.delete(world);
+    async fn expect_events_processed(mut self, fixture: &RaceFixture) {
+        self.delete(fixture);
         self.client.expect_close(4401).await;
     }
 
     /// Waits until the gateway has followed all hints so far.
-    async fn expect_hints_taken(mut self, world: &World) {
-        self.delete(world);
-        world.hint("9", "logout");
+    async fn expect_invalidations_processed(mut self, fixture: &RaceFixture) {
+        self.delete(fixture);
+        fixture.invalidate("9", "logout");
         self.client.expect_close(4401).await;
     }
 }
 
 #[tokio::test]
 async fn a_session_deleted_during_a_handshake_closes_its_socket() {
-    let mut world = World::start(&EVENTS).await;
-    let canary = world.canary().await;
+    let mut fixture = RaceFixture::start(&KEYSPACE_EVENTS).await;
+    let marker = fixture.marker().await;
     let key = session_key();
-    let opening = world.begin(&log_in(&world.sessions, &key, "7", "john", &[]), 2).await;
-    world.sessions.command(&["DEL", &redis_key(&key)]);
-    canary.expect_events_taken(&world).await;
-    world.end(opening).await.expect_close(4401).await;
+    let opening = fixture.begin_handshake(&log_in(&fixture.sessions, &key, "7", "john", &[]), 2).await;
+    fixture.sessions.command(&["DEL", &redis_key(&key)]);
+    marker.expect_events_processed(&fixture).await;
+    fixture.finish_handshake(opening).await.expect_close(4401).await;
 }
 
 #[tokio::test]
 async fn a_session_that_changes_its_user_during_a_handshake_changes_the_channels() {
-    let mut world = World::start(&EVENTS).await;
-    let canary = world.canary().await;
+    let mut fixture = RaceFixture::start(&KEYSPACE_EVENTS).await;
+    let marker = fixture.marker().await;
     let key = session_key();
-    let opening = world.begin(&log_in(&world.sessions, &key, "7", "john", &["old"]), 2).await;
-    log_in(&world.sessions, &key, "8", "mary", &["new"]);
-    canary.expect_events_taken(&world).await;
-    let _client = world.end(opening).await;
-    world.expect_channels(&["group:new:x", "user:mary:x"]).await;
+    let opening = fixture.begin_handshake(&log_in(&fixture.sessions, &key, "7", "john", &["old"]), 2).await;
+    log_in(&fixture.sessions, &key, "8", "mary", &["new"]);
+    marker.expect_events_processed(&fixture).await;
+    let _client = fixture.finish_handshake(opening).await;
+    fixture.expect_channels(&["group:new:x", "user:mary:x"]).await;
 }
 
 #[tokio::test]
 async fn invalidations_during_a_handshake_apply_to_its_socket() {
-    let mut world = World::start(&[]).await;
+    let mut fixture = RaceFixture::start(&[]).await;
     let active = r#"{"v":1,"active":true,"username":"johnny","groups":["new"],"auth_hashes":null}"#;
     for (written, reason) in
         [(Some(active), "groups"), (Some(r#"{"v":1,"active":false}"#), "user"), (None, "logout")]
     {
-        let canary = world.canary().await;
+        let marker = fixture.marker().await;
         let key = session_key();
-        world.messages.command(&["DEL", &world.gateway.channel("ws4redis:identity:7")]);
-        let opening = world.begin(&log_in(&world.sessions, &key, "7", "john", &["old"]), 1).await;
+        fixture.messages.command(&["DEL", &fixture.gateway.channel("ws4redis:identity:7")]);
+        let opening =
+            fixture.begin_handshake(&log_in(&fixture.sessions, &key, "7", "john", &["old"]), 1).await;
         match written {
-            Some(value) => world.write_user(value),
-            None => drop(world.sessions.command(&["DEL", &redis_key(&key)])),
+            Some(value) => fixture.write_user(value),
+            None => drop(fixture.sessions.command(&["DEL", &redis_key(&key)])),
         }
-        world.hint("7", reason);
-        canary.expect_hints_taken(&world).await;
-        let mut client = world.end(opening).await;
+        fixture.invalidate("7", reason);
+        marker.expect_invalidations_processed(&fixture).await;
+        let mut client = fixture.finish_handshake(opening).await;
         if reason == "groups" {
-            world.expect_channels(&["group:new:x", "user:johnny:x"]).await;
+            fixture.expect_channels(&["group:new:x", "user:johnny:x"]).await;
         } else {
             client.expect_close(4401).await;
         }
@@ -168,44 +169,49 @@ async fn invalidations_during_a_handshake_apply_to_its_socket() {
 
 #[tokio::test]
 async fn invalidations_dropped_during_a_handshake_trigger_another_session_read() {
-    let mut world = World::start(&[]).await;
-    let mut canary = world.canary().await;
+    let mut fixture = RaceFixture::start(&[]).await;
+    let mut marker = fixture.marker().await;
     let key = session_key();
-    let opening = world.begin(&log_in(&world.sessions, &key, "7", "john", &[]), 1).await;
-    world.sessions.command(&["DEL", &redis_key(&key)]);
-    canary.delete(&world);
+    let opening = fixture.begin_handshake(&log_in(&fixture.sessions, &key, "7", "john", &[]), 1).await;
+    fixture.sessions.command(&["DEL", &redis_key(&key)]);
+    marker.delete(&fixture);
     let hints = (0..3_000).map(|user| format!(r#"{{"v":1,"user":"u{user}","reason":"logout"}}"#));
-    world.messages.publish_pipelined(&world.gateway.channel("ws4redis:control"), hints);
-    canary.client.expect_close(4401).await;
-    world.end(opening).await.expect_close(4401).await;
+    fixture.messages.publish_pipelined(&fixture.gateway.channel("ws4redis:control"), hints);
+    marker.client.expect_close(4401).await;
+    fixture.finish_handshake(opening).await.expect_close(4401).await;
 }
 
 #[tokio::test]
 async fn a_session_is_watched_if_keyspace_events_are_enabled_during_the_handshake() {
-    let mut world = World::start(&[]).await;
+    let mut fixture = RaceFixture::start(&[]).await;
     let key = session_key();
-    let opening = world.begin(&log_in(&world.sessions, &key, "7", "john", &[]), 1).await;
-    world.sessions.command(&["CONFIG", "SET", EVENTS[0].trim_start_matches('-'), EVENTS[1]]);
+    let opening = fixture.begin_handshake(&log_in(&fixture.sessions, &key, "7", "john", &[]), 1).await;
+    fixture.sessions.command(&[
+        "CONFIG",
+        "SET",
+        KEYSPACE_EVENTS[0].trim_start_matches('-'),
+        KEYSPACE_EVENTS[1],
+    ]);
     // On each new connection it is asked anew. Without a channel this one counts as a normal one.
-    world.sessions.kill_clients("normal");
-    world.gateway.expect_log(&["keyspace events", "Yes"]).await;
-    let mut client = world.end(opening).await;
+    fixture.sessions.kill_clients("normal");
+    fixture.gateway.expect_log(&["keyspace events", "Yes"]).await;
+    let mut client = fixture.finish_handshake(opening).await;
     eventually("the session is watched", || {
-        let watched = world.sessions.channels("__keyspace@0__");
+        let watched = fixture.sessions.channels("__keyspace@0__");
         watched.iter().any(|channel| channel.ends_with(&key)).then_some(())
     })
     .await;
-    world.sessions.command(&["DEL", &redis_key(&key)]);
+    fixture.sessions.command(&["DEL", &redis_key(&key)]);
     client.expect_close(4401).await;
 }
 
 /// The example as it was reported: nothing is held, and the moment of the deletion is varied.
 #[tokio::test]
 async fn a_session_deleted_at_any_moment_of_a_handshake_never_yields_an_authenticated_socket() {
-    let redis = RedisServer::start_with(&EVENTS);
+    let redis = RedisServer::start_with(&KEYSPACE_EVENTS);
     let gateway = TestGateway::builder()
         .redis(&redis)
-        .set(NEVER.0, NEVER.1)
+        .set(NO_RECHECKS.0, NO_RECHECKS.1)
         .set("messages.max_delivery_bytes", "8388608")
         .start()
         .await;

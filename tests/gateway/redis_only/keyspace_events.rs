@@ -1,15 +1,15 @@
 //! Sessions in a Redis that tells what happens to its keys, where it evicts them, is lost, or refuses to tell.
 
-use crate::support::redis::EVENTS;
+use crate::support::redis::KEYSPACE_EVENTS;
 use crate::support::sessions::{connect, log_in, redis_key, session_key, write_session};
 use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually};
 
 /// So long is the time between two looks that nothing is seen by them.
-const NEVER: (&str, &str) = ("session.recheck_seconds", "1000");
+const NO_RECHECKS: (&str, &str) = ("session.recheck_seconds", "1000");
 
-async fn telling() -> (RedisServer, TestGateway) {
-    let redis = RedisServer::start_with(&EVENTS);
-    let gateway = TestGateway::builder().redis(&redis).set(NEVER.0, NEVER.1).start().await;
+async fn notifying_gateway() -> (RedisServer, TestGateway) {
+    let redis = RedisServer::start_with(&KEYSPACE_EVENTS);
+    let gateway = TestGateway::builder().redis(&redis).set(NO_RECHECKS.0, NO_RECHECKS.1).start().await;
     gateway.expect_log(&["keyspace events", "Yes"]).await;
     (redis, gateway)
 }
@@ -20,7 +20,7 @@ fn publish(redis: &RedisServer, gateway: &TestGateway, name: &str, text: &str) {
 
 #[tokio::test]
 async fn an_evicted_session_copy_is_no_logout_and_a_deleted_one_is() {
-    let (redis, gateway) = telling().await;
+    let (redis, gateway) = notifying_gateway().await;
     let key = session_key();
     let copy = format!(":1:django.contrib.sessions.cached_db{key}");
     let content = r#"{"_auth_user_id": "7", "ws4redis:username": "john"}"#;
@@ -46,12 +46,12 @@ async fn an_evicted_session_copy_is_no_logout_and_a_deleted_one_is() {
 
 #[tokio::test]
 async fn after_a_reconnect_sessions_are_read_again() {
-    let redis = RedisServer::start_with(&EVENTS);
+    let redis = RedisServer::start_with(&KEYSPACE_EVENTS);
     let proxy = Proxy::to(&redis);
     let gateway = TestGateway::builder()
         .redis(&redis)
         .set("redis.url", &proxy.url())
-        .set(NEVER.0, NEVER.1)
+        .set(NO_RECHECKS.0, NO_RECHECKS.1)
         .start()
         .await;
     let (key, other) = (session_key(), session_key());
@@ -91,7 +91,7 @@ async fn keyspace_events_are_probed_and_never_configured() {
 
 #[tokio::test]
 async fn without_permission_for_keyspace_events_sessions_are_read_periodically() {
-    let redis = RedisServer::start_with(&EVENTS);
+    let redis = RedisServer::start_with(&KEYSPACE_EVENTS);
     redis.command(&[
         "ACL",
         "SETUSER",
@@ -129,7 +129,7 @@ async fn without_permission_for_keyspace_events_sessions_are_read_periodically()
 
 #[tokio::test]
 async fn a_thousand_handshakes_of_a_hundred_sessions_need_a_bounded_number_of_reads() {
-    for events in [&[][..], &EVENTS] {
+    for events in [&[][..], &KEYSPACE_EVENTS] {
         let redis = RedisServer::start_with(events);
         let gateway = TestGateway::builder().redis(&redis).start().await;
         let cookies: Vec<_> = (0..100)
@@ -163,14 +163,14 @@ async fn a_thousand_handshakes_of_a_hundred_sessions_need_a_bounded_number_of_re
 /// Deletes a session at whatever moment of a handshake, while another socket has it: in the end nobody has its channels.
 #[tokio::test]
 async fn a_deletion_during_a_handshake_is_not_overwritten_by_an_earlier_read() {
-    let redis = RedisServer::start_with(&EVENTS);
+    let redis = RedisServer::start_with(&KEYSPACE_EVENTS);
     let proxy = Proxy::to(&redis);
     let gateway = TestGateway::builder()
         .redis(&redis)
         .set("redis.url", &proxy.url())
         .set("session.keyspace_events", "on")
         .set("server.shards", "1")
-        .set(NEVER.0, NEVER.1)
+        .set(NO_RECHECKS.0, NO_RECHECKS.1)
         .start()
         .await;
     for engine in ["cache", "cached_db"] {
@@ -181,7 +181,7 @@ async fn a_deletion_during_a_handshake_is_not_overwritten_by_an_earlier_read() {
             redis.command(&["SET", &stored, content, "EX", "1000"]);
             let cookie = format!("sessionid={key}");
             let mut before = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
-            proxy.when(moment, Fault::HoldReplies);
+            proxy.inject(moment, Fault::HoldReplies);
             let request = gateway.request("/ws/x?subscribe-user").header("Cookie", &cookie);
             let opening = tokio::spawn(async move { request.send().await });
             proxy.expect_hit(moment).await;
@@ -213,7 +213,7 @@ async fn a_deletion_during_a_handshake_is_not_overwritten_by_an_earlier_read() {
 
 #[tokio::test]
 async fn a_socket_is_watched_after_the_previous_one_of_its_session_has_closed() {
-    let (redis, gateway) = telling().await;
+    let (redis, gateway) = notifying_gateway().await;
     for engine in ["cache", "cached_db"] {
         let key = session_key();
         let stored = format!(":1:django.contrib.sessions.{engine}{key}");

@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use zlib_rs::{DeflateConfig, compress_slice};
 
 use crate::support::client::Request;
-use crate::support::redis::Connection;
+use crate::support::redis::RedisClient;
 use crate::support::sessions::{connect, log_in, redis_key, session_key};
 use crate::support::{RedisServer, TestGateway};
 
@@ -22,7 +22,7 @@ fn session(bytes: usize) -> String {
 }
 
 /// A session of 4 KiB that unpacks to almost 4 MiB.
-fn packed() -> Vec<u8> {
+fn compressed_session() -> Vec<u8> {
     let cart = "x".repeat(4_000_000);
     let text = format!(r#"{{"_auth_user_id": "7", "ws4redis:username": "john", "cart": "{cart}"}}"#);
     let mut packed = vec![0; 1 << 20];
@@ -31,7 +31,7 @@ fn packed() -> Vec<u8> {
     packed.to_vec()
 }
 
-fn write(redis: &mut Connection, content: &[u8]) -> String {
+fn store_session(redis: &mut RedisClient, content: &[u8]) -> String {
     let key = session_key();
     redis.command(&[b"SET", redis_key(&key).as_bytes(), content, b"EX", b"1000"]);
     format!("sessionid={key}")
@@ -49,7 +49,7 @@ fn status(gateway: &TestGateway, field: &str) -> u64 {
 }
 
 /// Returns the hundredths of a second that the process was busy.
-fn busy(gateway: &TestGateway) -> u64 {
+fn cpu_ticks(gateway: &TestGateway) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", gateway.pid())).unwrap();
     let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
@@ -83,15 +83,15 @@ async fn send_all(gateway: &TestGateway, cookies: &[String]) -> (usize, usize) {
 async fn concurrent_handshakes_of_one_large_session_share_its_decoding() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).set("server.shards", "1").start().await;
-    let cookie = write(&mut redis.connection(), &packed());
-    let before = busy(&gateway);
+    let cookie = store_session(&mut redis.connection(), &compressed_session());
+    let before = cpu_ticks(&gateway);
     for _ in 0..3 {
         let _client = handshake(&gateway, &cookie).connect().await;
     }
-    let one = (busy(&gateway) - before).div_ceil(3).max(1);
-    let before = busy(&gateway);
+    let one = (cpu_ticks(&gateway) - before).div_ceil(3).max(1);
+    let before = cpu_ticks(&gateway);
     assert_eq!(send_all(&gateway, &vec![cookie; 100]).await, (100, 0));
-    let all = busy(&gateway) - before;
+    let all = cpu_ticks(&gateway) - before;
     assert!(all < 30 * one, "one takes {one}0 ms, a hundred at a time take {all}0 ms");
 }
 
@@ -100,7 +100,7 @@ async fn large_sessions_waiting_for_decoding_use_no_memory() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).set("server.shards", "1").start().await;
     let (content, mut writing) = (session(2_900_000), redis.connection());
-    let cookies: Vec<_> = (0..40).map(|_| write(&mut writing, content.as_bytes())).collect();
+    let cookies: Vec<_> = (0..40).map(|_| store_session(&mut writing, content.as_bytes())).collect();
     let _client = handshake(&gateway, &cookies[0]).connect().await;
     let before = status(&gateway, "VmHWM");
     let (opened, refused) = send_all(&gateway, &cookies).await;
@@ -113,8 +113,8 @@ async fn large_sessions_waiting_for_decoding_use_no_memory() {
 async fn above_the_decoding_queue_limit_large_sessions_get_503_and_small_ones_do_not() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).set("server.shards", "1").start().await;
-    let (content, mut writing) = (packed(), redis.connection());
-    let cookies: Vec<_> = (0..300).map(|_| write(&mut writing, &content)).collect();
+    let (content, mut writing) = (compressed_session(), redis.connection());
+    let cookies: Vec<_> = (0..300).map(|_| store_session(&mut writing, &content)).collect();
     let small = log_in(&redis, &session_key(), "8", "mary", &[]);
     let crowd = send_all(&gateway, &cookies);
     let others = async {
@@ -131,15 +131,15 @@ async fn above_the_decoding_queue_limit_large_sessions_get_503_and_small_ones_do
 async fn visitors_who_disconnect_during_decoding_leave_no_threads_behind() {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis).set("server.shards", "1").start().await;
-    let (content, mut writing) = (packed(), redis.connection());
-    let _client = handshake(&gateway, &write(&mut writing, &content)).connect().await;
+    let (content, mut writing) = (compressed_session(), redis.connection());
+    let _client = handshake(&gateway, &store_session(&mut writing, &content)).connect().await;
     let (mut threads, mut leaving) = (status(&gateway, "Threads"), JoinSet::new());
     let before = threads;
     // One after the other, so that each who leaves would let the next one begin.
     let mut turns = tokio::time::interval(Duration::from_millis(10));
     for _ in 0..60 {
         turns.tick().await;
-        let request = handshake(&gateway, &write(&mut writing, &content));
+        let request = handshake(&gateway, &store_session(&mut writing, &content));
         leaving.spawn(async move {
             let mut client = request.open().await;
             client.send_raw(&request.bytes()).await;

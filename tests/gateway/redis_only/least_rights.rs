@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use crate::support::redis::{Connection, EVENTS, Reply, encode};
+use crate::support::redis::{KEYSPACE_EVENTS, RedisClient, RedisReply, encode};
 use crate::support::{RedisServer, TestGateway, eventually};
 
 const SECURITY: &str = include_str!("../../../docs/security.md");
@@ -12,7 +12,7 @@ const KEY: &str = "abcdefghijklmnopqrstuvwxyz012345";
 const CACHE: &str = "cache :1:django.contrib.sessions.cache{key}";
 
 /// Returns the line for a prefix, with a password.
-fn line(prefix: &str) -> String {
+fn acl_line(prefix: &str) -> String {
     let lines = SECURITY.lines().filter(|line| line.starts_with("ACL SETUSER ws4redis reset "));
     let lines: Vec<_> = lines.collect();
     assert_eq!(lines.len(), 2, "one without a prefix, one with it");
@@ -38,8 +38,8 @@ fn rows() -> Vec<[String; 3]> {
 }
 
 /// Returns the line for the sessions of a row.
-fn line_for([_, keys, events]: &[String; 3]) -> String {
-    let line = line("");
+fn session_acl_line([_, keys, events]: &[String; 3]) -> String {
+    let line = acl_line("");
     let [_, cache_keys, cache_events] = &rows()[0];
     let changed = line.replace(cache_keys, keys).replace(cache_events, events);
     assert!(changed.contains(keys) && changed.contains(events), "{changed}");
@@ -85,7 +85,7 @@ fn log_in(redis: &RedisServer, gateway: &TestGateway, template: &str) {
 /// Expects that Redis has refused nothing.
 #[track_caller]
 fn expect_no_refusals(redis: &RedisServer) {
-    assert_eq!(redis.command(&["ACL", "LOG"]), Reply::Array(Vec::new()));
+    assert_eq!(redis.command(&["ACL", "LOG"]), RedisReply::Array(Vec::new()));
 }
 
 /// Has a logged-in client hear, speak and come back, with Redis lost in between, and go with its session.
@@ -145,7 +145,7 @@ async fn expect_service(redis: &RedisServer, prefix: &str, template: &str) {
 async fn the_documented_redis_user_has_enough_rights() {
     for prefix in ["", "demo"] {
         let redis = RedisServer::start();
-        set_user(&redis, &line(prefix));
+        set_user(&redis, &acl_line(prefix));
         expect_service(&redis, prefix, CACHE).await;
     }
 }
@@ -154,25 +154,25 @@ async fn the_documented_redis_user_has_enough_rights() {
 async fn the_documented_redis_user_has_enough_rights_for_each_session_engine() {
     for row in rows() {
         // That a copy was deleted has to be told.
-        let redis = RedisServer::start_with(&EVENTS);
-        set_user(&redis, &line_for(&row));
+        let redis = RedisServer::start_with(&KEYSPACE_EVENTS);
+        set_user(&redis, &session_acl_line(&row));
         expect_service(&redis, "", &row[0]).await;
     }
 }
 
 /// Sends a command as the user; true if Redis does not refuse it.
-fn may(connection: &mut Connection, command: &str) -> bool {
+fn is_allowed(connection: &mut RedisClient, command: &str) -> bool {
     let mut bytes = Vec::new();
     encode(&mut bytes, &command.split(' ').collect::<Vec<_>>());
     connection.send(&bytes);
-    !matches!(connection.reply(), Reply::Error(error) if error.starts_with("NOPERM"))
+    !matches!(connection.reply(), RedisReply::Error(error) if error.starts_with("NOPERM"))
 }
 
 #[tokio::test]
 async fn the_documented_redis_user_has_no_further_rights() {
     let redis = RedisServer::start();
     for prefix in ["", "demo:"] {
-        set_user(&redis, &line(prefix.trim_end_matches(':')));
+        set_user(&redis, &acl_line(prefix.trim_end_matches(':')));
         let mut user = redis.connection();
         user.command(&["AUTH", "ws4redis", PASSWORD]);
         let session = format!(":1:django.contrib.sessions.cache{KEY}");
@@ -197,7 +197,7 @@ async fn the_documented_redis_user_has_no_further_rights() {
             "CLIENT LIST".to_owned(),
             "ACL WHOAMI".to_owned(),
         ] {
-            assert!(!may(&mut user, &refused), "{refused}");
+            assert!(!is_allowed(&mut user, &refused), "{refused}");
         }
         for allowed in [
             "SELECT 1".to_owned(),
@@ -205,7 +205,7 @@ async fn the_documented_redis_user_has_no_further_rights() {
             format!("SUBSCRIBE {prefix}ws4redis:control"),
             format!("SUBSCRIBE __keyspace@0__:{session}"),
         ] {
-            assert!(may(&mut user, &allowed), "{allowed}");
+            assert!(is_allowed(&mut user, &allowed), "{allowed}");
         }
     }
 }

@@ -1,19 +1,19 @@
 //! Redis lost and back: clients stay, and get what is new, once and in order.
 
-use crate::support::client::Client;
+use crate::support::client::TestClient;
 use crate::support::sessions::{connect, log_in, redis_key, session_key};
-use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually, in_time, unique};
+use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually, unique, within_deadline};
 
 /// Three clients on three channels, each of which has had its channel's persisted value: by replay, or live.
-struct Scene {
+struct OutageScenario {
     gateway: TestGateway,
-    changed: Client,
-    replayed: Client,
-    live: Client,
+    changed: TestClient,
+    replayed: TestClient,
+    live: TestClient,
 }
 
-impl Scene {
-    async fn set(redis: &RedisServer, url: &str, settings: &[(&str, &str)]) -> Self {
+impl OutageScenario {
+    async fn start(redis: &RedisServer, url: &str, settings: &[(&str, &str)]) -> Self {
         let mut builder = TestGateway::builder().redis(redis).set("redis.url", url);
         for (key, value) in settings {
             builder = builder.set(key, value);
@@ -33,12 +33,12 @@ impl Scene {
     }
 
     /// Writes and publishes a new value of one channel.
-    fn change(&self, redis: &RedisServer) {
+    fn publish_change(&self, redis: &RedisServer) {
         redis.persist(&self.gateway.channel("broadcast:changed"), "changed 2");
         redis.publish(&self.gateway.channel("broadcast:changed"), "changed 2");
     }
 
-    async fn wait_until_back(&self, redis: &RedisServer) {
+    async fn wait_until_resubscribed(&self, redis: &RedisServer) {
         eventually("redis is connected again", || {
             (self.gateway.count_log(&["redis connected"]) == 2).then_some(())
         })
@@ -67,29 +67,29 @@ impl Scene {
 #[tokio::test]
 async fn after_a_lost_subscription_connection_only_changed_values_are_delivered_and_once() {
     let redis = RedisServer::start();
-    let mut scene = Scene::set(&redis, &redis.url(), &[]).await;
-    let key = scene.gateway.channel("broadcast:changed");
+    let mut scenario = OutageScenario::start(&redis, &redis.url(), &[]).await;
+    let key = scenario.gateway.channel("broadcast:changed");
     let replies = redis.pipeline(&[
         &[b"CLIENT", b"KILL", b"TYPE", b"pubsub"],
         &[b"SETEX", key.as_bytes(), b"60", b"changed 2"],
         &[b"PUBLISH", key.as_bytes(), b"changed 2"],
     ]);
     assert_eq!(replies[2].integer(), 0, "nobody heard it");
-    scene.wait_until_back(&redis).await;
-    scene.expect_change().await;
+    scenario.wait_until_resubscribed(&redis).await;
+    scenario.expect_change().await;
 }
 
 #[tokio::test]
 async fn after_a_restart_of_an_empty_redis_clients_are_subscribed_again() {
     let mut redis = RedisServer::start();
-    let mut scene = Scene::set(&redis, &redis.url(), &[]).await;
+    let mut scenario = OutageScenario::start(&redis, &redis.url(), &[]).await;
     redis.kill();
-    scene.gateway.expect_log(&["WARN", "redis lost"]).await;
-    let refused = scene.gateway.request("/ws/new?subscribe-broadcast").expect_status(503).await;
+    scenario.gateway.expect_log(&["WARN", "redis lost"]).await;
+    let refused = scenario.gateway.request("/ws/new?subscribe-broadcast").expect_status(503).await;
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     redis.restart();
-    scene.wait_until_back(&redis).await;
-    scene.expect_nothing().await;
+    scenario.wait_until_resubscribed(&redis).await;
+    scenario.expect_nothing().await;
 }
 
 #[tokio::test]
@@ -101,16 +101,16 @@ async fn after_a_restart_with_persistent_data_values_written_meanwhile_are_deliv
     let options = ["--dir", &kept, "--appendonly", "yes", "--appendfsync", "always"];
     let mut redis = RedisServer::start_with(&options);
     let proxy = Proxy::to(&redis);
-    let mut scene = Scene::set(&redis, &proxy.url(), &[]).await;
+    let mut scenario = OutageScenario::start(&redis, &proxy.url(), &[]).await;
     redis.kill();
     proxy.refuse().await;
     redis.restart();
-    assert_eq!(redis.get(&scene.gateway.channel("broadcast:live")).as_deref(), Some(&b"live 1"[..]));
-    scene.change(&redis);
-    scene.gateway.expect_log(&["WARN", "redis lost"]).await;
+    assert_eq!(redis.get(&scenario.gateway.channel("broadcast:live")).as_deref(), Some(&b"live 1"[..]));
+    scenario.publish_change(&redis);
+    scenario.gateway.expect_log(&["WARN", "redis lost"]).await;
     proxy.accept();
-    scene.wait_until_back(&redis).await;
-    scene.expect_change().await;
+    scenario.wait_until_resubscribed(&redis).await;
+    scenario.expect_change().await;
     drop(redis);
     std::fs::remove_dir_all(dir).unwrap();
 }
@@ -118,32 +118,34 @@ async fn after_a_restart_with_persistent_data_values_written_meanwhile_are_deliv
 #[tokio::test]
 async fn an_unresponsive_redis_is_detected_and_recovered_from() {
     let redis = RedisServer::start();
-    let mut scene = Scene::set(&redis, &redis.url(), &[("redis.command_timeout_seconds", "1")]).await;
+    let mut scenario =
+        OutageScenario::start(&redis, &redis.url(), &[("redis.command_timeout_seconds", "1")]).await;
     redis.pause();
-    let refused = scene.gateway.request("/ws/new?subscribe-broadcast").expect_status(503).await;
+    let refused = scenario.gateway.request("/ws/new?subscribe-broadcast").expect_status(503).await;
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
-    scene.gateway.expect_log(&["WARN", "redis lost"]).await;
+    scenario.gateway.expect_log(&["WARN", "redis lost"]).await;
     redis.resume();
-    scene.gateway.wait_for_redis().await;
-    scene.wait_until_back(&redis).await;
-    scene.change(&redis);
-    scene.expect_change().await;
+    scenario.gateway.wait_for_redis().await;
+    scenario.wait_until_resubscribed(&redis).await;
+    scenario.publish_change(&redis);
+    scenario.expect_change().await;
 }
 
 #[tokio::test]
 async fn a_half_open_subscription_is_detected_and_the_value_published_meanwhile_delivered() {
     let redis = RedisServer::start();
     let proxy = Proxy::to(&redis);
-    let mut scene = Scene::set(&redis, &proxy.url(), &[("redis.command_timeout_seconds", "1")]).await;
+    let mut scenario =
+        OutageScenario::start(&redis, &proxy.url(), &[("redis.command_timeout_seconds", "1")]).await;
     proxy.hold_commands(Side::Subscriber);
     proxy.hold_replies(Side::Subscriber);
-    scene.change(&redis);
+    scenario.publish_change(&redis);
     // Who joins on the way has it by replay; the others shall have it all the same.
-    let mut joiner = scene.gateway.connect("/ws/changed?subscribe-broadcast").await;
+    let mut joiner = scenario.gateway.connect("/ws/changed?subscribe-broadcast").await;
     joiner.expect_text("changed 2").await;
-    scene.gateway.expect_log(&["WARN", "redis lost"]).await;
-    scene.wait_until_back(&redis).await;
-    scene.expect_change().await;
+    scenario.gateway.expect_log(&["WARN", "redis lost"]).await;
+    scenario.wait_until_resubscribed(&redis).await;
+    scenario.expect_change().await;
 }
 
 #[tokio::test]
@@ -161,7 +163,7 @@ async fn live_messages_during_a_recovery_come_once_and_after_the_value() {
         let mut client = gateway.connect("/ws/chat?subscribe-broadcast").await;
         client.expect_text("1").await;
         redis.persist(&channel, read);
-        proxy.when("\r\nGET\r\n", Fault::HoldReplies);
+        proxy.inject("\r\nGET\r\n", Fault::HoldReplies);
         proxy.cut(Side::Subscriber);
         proxy.expect_hit("\r\nGET\r\n").await;
         redis.publish_pipelined(&channel, live);
@@ -192,7 +194,7 @@ async fn a_lagging_shard_is_counted_and_logged_and_delivers_the_last_value() {
         (0..MESSAGES * 2).for_each(|_| drop(publisher.reply()));
     });
     let (mut last, mut received) = (0, 0);
-    in_time("the last message", async {
+    within_deadline("the last message", async {
         while last < MESSAGES {
             let payload = client.next_message().await.payload;
             let number: u32 = String::from_utf8(payload).unwrap().parse().unwrap();
@@ -244,7 +246,7 @@ async fn repeated_connection_losses_under_load_end_with_a_connected_gateway() {
     }
     gateway.wait_for_redis().await;
     redis.publish(&channel, "end");
-    in_time("the end", async { while client.next_message().await.payload != b"end" {} }).await;
+    within_deadline("the end", async { while client.next_message().await.payload != b"end" {} }).await;
 }
 
 #[tokio::test]

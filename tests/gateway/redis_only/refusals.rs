@@ -8,7 +8,7 @@ fn acl(redis: &RedisServer, rules: &[&str]) {
     redis.command(&[&command[..], rules].concat());
 }
 
-async fn as_user(redis: &RedisServer) -> TestGateway {
+async fn gateway_as_acl_user(redis: &RedisServer) -> TestGateway {
     let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
     TestGateway::builder().redis(redis).set("redis.url", &url).start().await
 }
@@ -17,7 +17,7 @@ async fn as_user(redis: &RedisServer) -> TestGateway {
 async fn a_refused_subscription_is_503_with_the_cure_in_the_log_and_others_are_not_affected() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "~*", "&*:broadcast:open*"]);
-    let gateway = as_user(&redis).await;
+    let gateway = gateway_as_acl_user(&redis).await;
     let mut open = gateway.connect("/ws/open?subscribe-broadcast&publish-broadcast&echo").await;
     for _ in 0..3 {
         let refused = gateway.request("/ws/closed?subscribe-broadcast").expect_status(503).await;
@@ -49,7 +49,7 @@ async fn a_refused_subscription_is_503_with_the_cure_in_the_log_and_others_are_n
 async fn all_clients_waiting_for_a_refused_channel_get_their_answer_at_once() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "~*", "&*:broadcast:open*"]);
-    let gateway = as_user(&redis).await;
+    let gateway = gateway_as_acl_user(&redis).await;
     let begun = tokio::time::Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..200 {
@@ -70,7 +70,7 @@ async fn all_clients_waiting_for_a_refused_channel_get_their_answer_at_once() {
 async fn a_channel_refused_after_a_reconnect_does_not_affect_the_others() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "~*", "&*"]);
-    let gateway = as_user(&redis).await;
+    let gateway = gateway_as_acl_user(&redis).await;
     let _closed = gateway.connect("/ws/closed?subscribe-broadcast").await;
     let mut open = gateway.connect("/ws/open?subscribe-broadcast").await;
     // Redis cuts who is subscribed to what is no longer allowed.
@@ -87,7 +87,7 @@ async fn a_channel_refused_after_a_reconnect_does_not_affect_the_others() {
 async fn without_permission_for_keys_messages_are_delivered_and_not_replayed() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "&*"]);
-    let gateway = as_user(&redis).await;
+    let gateway = gateway_as_acl_user(&redis).await;
     redis.persist(&gateway.channel("broadcast:chat"), "not replayed");
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast&echo").await;
     client.expect_nothing().await;
@@ -101,7 +101,7 @@ async fn without_permission_for_keys_messages_are_delivered_and_not_replayed() {
 async fn a_publication_that_redis_refuses_closes_its_client_with_1011() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "-publish", "~*", "&*"]);
-    let gateway = as_user(&redis).await;
+    let gateway = gateway_as_acl_user(&redis).await;
     let mut client = gateway.connect("/ws/chat?publish-broadcast").await;
     client.send_text("refused").await;
     client.expect_close(1011).await;
@@ -197,7 +197,7 @@ async fn unsolicited_replies_are_not_delivered_to_any_request() {
 async fn a_redis_user_without_ping_permission_works_and_the_log_names_the_missing_right() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "-ping", "~*", "&*"]);
-    let gateway = as_user(&redis).await;
+    let gateway = gateway_as_acl_user(&redis).await;
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast&echo").await;
     client.send_text("heard").await;
     client.expect_text("heard").await;
@@ -210,7 +210,7 @@ async fn a_redis_user_without_ping_permission_works_and_the_log_names_the_missin
 async fn a_redis_user_without_client_id_permission_works() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "-client", "~*", "&*"]);
-    let gateway = as_user(&redis).await;
+    let gateway = gateway_as_acl_user(&redis).await;
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast&echo").await;
     client.send_text("heard").await;
     client.expect_text("heard").await;
@@ -222,7 +222,7 @@ async fn a_redis_at_its_connection_limit_is_retried_with_backoff_and_the_log_say
     let gateway = TestGateway::builder().redis(&redis).set("server.shards", "1").start().await;
     let mut control = redis.connection();
     control.command(&["CONFIG", "SET", "maxclients", "1"]);
-    let refused = |control: &mut crate::support::redis::Connection| {
+    let refused = |control: &mut crate::support::redis::RedisClient| {
         let info = String::from_utf8(control.command(&["INFO", "stats"]).bulk().unwrap()).unwrap();
         let count = info.lines().find_map(|line| line.strip_prefix("rejected_connections:")).unwrap();
         count.trim().parse::<u32>().unwrap()
@@ -363,7 +363,7 @@ async fn channels_refused_after_a_reconnect_are_retried_until_redis_allows_them(
 async fn a_single_refused_channel_is_retried_while_the_others_are_delivered() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "~*", "&*"]);
-    let gateway = as_user(&redis).await;
+    let gateway = gateway_as_acl_user(&redis).await;
     let mut closed = gateway.connect("/ws/closed?subscribe-broadcast").await;
     let mut open = gateway.connect("/ws/open?subscribe-broadcast").await;
     acl(&redis, &["+@all", "~*", "&*:broadcast:open*"]);
@@ -381,7 +381,7 @@ async fn a_single_refused_channel_is_retried_while_the_others_are_delivered() {
 
 #[tokio::test]
 async fn refused_keyspace_events_are_subscribed_to_when_they_become_allowed() {
-    let redis = RedisServer::start_with(&crate::support::redis::EVENTS);
+    let redis = RedisServer::start_with(&crate::support::redis::KEYSPACE_EVENTS);
     acl(&redis, &["+@all", "~*", "resetchannels", "&*:broadcast:*", "&*:user:*", "&*ws4redis:control"]);
     let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
     let builder = TestGateway::builder().redis(&redis).set("redis.url", &url);
@@ -437,7 +437,7 @@ async fn endlessly_nested_replies_are_rejected_and_the_process_survives() {
 async fn users_without_an_identity_key_are_identified_although_redis_refuses_pttl() {
     let redis = RedisServer::start();
     acl(&redis, &["+@all", "-pttl", "~*", "&*"]);
-    let gateway = as_user(&redis).await;
+    let gateway = gateway_as_acl_user(&redis).await;
     let cookie = log_in(&redis, &session_key(), "7", "john", &[]);
     let mut client = connect(&gateway, "/ws/chat?subscribe-user", &cookie).await;
     redis.publish(&gateway.channel("user:john:chat"), "heard");

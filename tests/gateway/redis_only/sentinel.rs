@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::deployments::{Directory, expect_service};
+use super::deployments::{TempDir, expect_service};
 use crate::support::{RedisServer, TestGateway, eventually};
 
 /// Starts a sentinel that watches the Redis on `port` under the name `mymaster`.
-fn start_sentinel(dir: &Directory, number: usize, port: u16) -> RedisServer {
+fn start_sentinel(dir: &TempDir, number: usize, port: u16) -> RedisServer {
     let path = dir.file(&format!("sentinel-{number}.conf"));
     let watch = format!("sentinel monitor mymaster 127.0.0.1 {port} 2\n");
     let rules = "sentinel down-after-milliseconds mymaster 700\nsentinel failover-timeout mymaster 5000\n";
@@ -18,7 +18,7 @@ fn start_sentinel(dir: &Directory, number: usize, port: u16) -> RedisServer {
 
 #[tokio::test]
 async fn after_a_sentinel_failover_clients_receive_from_the_new_master() {
-    let dir = Directory::new();
+    let dir = TempDir::new();
     let master = RedisServer::start();
     let replica = RedisServer::start_with(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
     eventually("the replica is in step", || (replica.info("master_link_status") == "up").then_some(())).await;
@@ -53,19 +53,19 @@ async fn after_a_sentinel_failover_clients_receive_from_the_new_master() {
 }
 
 /// A master, its replica, and one sentinel that watches them.
-struct Pair {
+struct SentinelPair {
     master: RedisServer,
     replica: RedisServer,
     sentinel: RedisServer,
-    _dir: Directory,
+    _dir: TempDir,
 }
 
 /// After this silence the sentinel takes a server for dead.
 const DOWN_AFTER: Duration = Duration::from_millis(1500);
 
-impl Pair {
+impl SentinelPair {
     async fn start() -> Self {
-        let dir = Directory::new();
+        let dir = TempDir::new();
         let master = RedisServer::start();
         let replica = RedisServer::start_with(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
         let (path, port) = (dir.file("sentinel.conf"), master.port());
@@ -92,7 +92,7 @@ impl Pair {
     }
 
     /// Waits until the sentinel names the replica as the master.
-    async fn wait_until_named(&self) -> Instant {
+    async fn wait_until_promoted(&self) -> Instant {
         let port = self.replica.port().to_string();
         let mut sentinel = self.sentinel.connection();
         eventually("the sentinel names the replica", || {
@@ -104,14 +104,14 @@ impl Pair {
 }
 
 /// One silent failover: the time from the master's death to the first handshake, and from when its successor was named.
-async fn leave_a_silent_master(pair: &Pair, gateway: &TestGateway) -> (Duration, Duration) {
+async fn fail_over_silently(pair: &SentinelPair, gateway: &TestGateway) -> (Duration, Duration) {
     let channel = gateway.channel("broadcast:chat");
     pair.master.persist(&channel, "old");
     let mut stays = gateway.connect("/ws/chat?subscribe-broadcast").await;
     stays.expect_text("old").await;
     pair.master.pause();
     let begun = Instant::now();
-    let named = pair.wait_until_named().await;
+    let named = pair.wait_until_promoted().await;
     eventually("the gateway is subscribed at the new master", || {
         (!pair.replica.channels(&channel).is_empty()).then_some(())
     })
@@ -135,15 +135,15 @@ async fn leave_a_silent_master(pair: &Pair, gateway: &TestGateway) -> (Duration,
 
 #[tokio::test]
 async fn an_unresponsive_master_is_left_as_soon_as_sentinel_names_its_successor() {
-    let pair = Pair::start().await;
+    let pair = SentinelPair::start().await;
     let gateway = pair.gateway().await;
-    let (_, since_named) = leave_a_silent_master(&pair, &gateway).await;
+    let (_, since_named) = fail_over_silently(&pair, &gateway).await;
     assert!(since_named < Duration::from_secs(3), "{since_named:?} after the successor was named");
 }
 
 /// One planned failover, while clients publish one after the other. Returns how many were told that their publication may
 /// be lost.
-async fn fail_over_as_planned(pair: &Pair, gateway: &TestGateway) -> usize {
+async fn fail_over_planned(pair: &SentinelPair, gateway: &TestGateway) -> usize {
     const PUBLISHERS: usize = 120;
     let mut publishers = Vec::new();
     for number in 0..PUBLISHERS {
@@ -158,7 +158,7 @@ async fn fail_over_as_planned(pair: &Pair, gateway: &TestGateway) -> usize {
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    let named = pair.wait_until_named().await;
+    let named = pair.wait_until_promoted().await;
     eventually("the gateway is at the new master", || {
         (gateway.count_log(&["redis connected"]) == 2).then_some(())
     })
@@ -179,9 +179,9 @@ async fn fail_over_as_planned(pair: &Pair, gateway: &TestGateway) -> usize {
 
 #[tokio::test]
 async fn a_planned_failover_is_followed_at_once_and_no_publication_is_lost_silently() {
-    let pair = Pair::start().await;
+    let pair = SentinelPair::start().await;
     let gateway = pair.gateway().await;
-    fail_over_as_planned(&pair, &gateway).await;
+    fail_over_planned(&pair, &gateway).await;
     let channel = gateway.channel("broadcast:chat");
     pair.replica.persist(&channel, "new");
     gateway.connect("/ws/chat?subscribe-broadcast").await.expect_text("new").await;
@@ -195,14 +195,14 @@ async fn after_any_failover_the_gateway_recovers_within_down_after_plus_three_se
         return;
     }
     for round in 0..6 {
-        let pair = Pair::start().await;
+        let pair = SentinelPair::start().await;
         let gateway = pair.gateway().await;
-        let (since_death, since_named) = leave_a_silent_master(&pair, &gateway).await;
+        let (since_death, since_named) = fail_over_silently(&pair, &gateway).await;
         println!("round {round}: back {since_death:?} after the death, {since_named:?} after the naming");
         assert!(since_death < DOWN_AFTER + Duration::from_secs(3), "{since_death:?}");
-        let pair = Pair::start().await;
+        let pair = SentinelPair::start().await;
         let gateway = pair.gateway().await;
-        let told = fail_over_as_planned(&pair, &gateway).await;
+        let told = fail_over_planned(&pair, &gateway).await;
         println!("round {round}: {told} publishers were told that something may be lost");
     }
 }

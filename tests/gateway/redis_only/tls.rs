@@ -1,6 +1,6 @@
 //! TLS to Redis, with certificates that are made for each test.
 
-use super::deployments::{Directory, expect_service, run};
+use super::deployments::{TempDir, expect_service, run};
 use crate::support::gateway::binary;
 use crate::support::sessions::{connect, log_in, session_key};
 use crate::support::{RedisServer, TestGateway};
@@ -8,14 +8,14 @@ use crate::support::{RedisServer, TestGateway};
 const CURVE: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
 
 /// A Redis that speaks TLS on a port of its own, with a certificate for localhost.
-struct Secured {
-    dir: Directory,
+struct TlsRedis {
+    dir: TempDir,
     redis: RedisServer,
     port: u16,
 }
 
 /// Makes an authority, and returns the file of its certificate.
-fn make_authority(dir: &Directory, name: &str) -> String {
+fn make_authority(dir: &TempDir, name: &str) -> String {
     let (certificate, key) = (dir.file(&format!("{name}.pem")), dir.file(&format!("{name}.key")));
     let subject = format!("/CN=Test {name}");
     let named = ["-subj", &subject, "-days", "2", "-keyout", &key, "-out", &certificate];
@@ -24,7 +24,7 @@ fn make_authority(dir: &Directory, name: &str) -> String {
 }
 
 /// Makes a certificate for 127.0.0.1 and `host`, signed by an authority; returns its file, and that of its key.
-fn make_certificate(dir: &Directory, name: &str, authority: &str, host: &str) -> (String, String) {
+fn make_certificate(dir: &TempDir, name: &str, authority: &str, host: &str) -> (String, String) {
     let (request, key) = (dir.file(&format!("{name}.csr")), dir.file(&format!("{name}.key")));
     let subject = format!("/CN={host}");
     run("openssl", &[&["req"][..], &CURVE, &["-subj", &subject, "-keyout", &key, "-out", &request]].concat());
@@ -36,8 +36,8 @@ fn make_certificate(dir: &Directory, name: &str, authority: &str, host: &str) ->
     (certificate, key)
 }
 
-impl Secured {
-    fn with(dir: Directory, certificate: &str, key: &str, clients: &[&str]) -> Self {
+impl TlsRedis {
+    fn with(dir: TempDir, certificate: &str, key: &str, clients: &[&str]) -> Self {
         let port = free_port();
         let number = port.to_string();
         let options = ["--tls-port", &number, "--tls-cert-file", certificate, "--tls-key-file", key];
@@ -46,7 +46,7 @@ impl Secured {
     }
 
     fn start() -> Self {
-        let dir = Directory::new();
+        let dir = TempDir::new();
         let ca = make_authority(&dir, "ca");
         let (certificate, key) = make_certificate(&dir, "redis", "ca", "localhost");
         Self::with(dir, &certificate, &key, &["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"])
@@ -56,12 +56,12 @@ impl Secured {
         format!("rediss://localhost:{}", self.port)
     }
 
-    fn gateway(&self) -> crate::support::gateway::Builder {
+    fn gateway(&self) -> crate::support::gateway::GatewayBuilder {
         TestGateway::builder().redis(&self.redis).set("redis.url", &self.url())
     }
 
     /// Expects that a gateway does not get at it, and that the log has this in one line.
-    async fn expect_refusal(&self, builder: crate::support::gateway::Builder, line: &[&str]) {
+    async fn expect_refusal(&self, builder: crate::support::gateway::GatewayBuilder, line: &[&str]) {
         let gateway = builder.without_redis().start().await;
         gateway.request("/ws/chat").expect_status(503).await;
         gateway.expect_log(&[&["WARN", "redis cannot be reached"], line].concat()).await;
@@ -71,7 +71,7 @@ impl Secured {
 
 #[tokio::test]
 async fn redis_is_reached_through_tls_with_a_private_certificate_authority() {
-    let secured = Secured::start();
+    let secured = TlsRedis::start();
     let ca = secured.dir.file("ca.pem");
     for builder in
         [secured.gateway().variable("SSL_CERT_FILE", &ca), secured.gateway().set("redis.ca_file", &ca)]
@@ -86,7 +86,7 @@ async fn redis_is_reached_through_tls_with_a_private_certificate_authority() {
 
 #[tokio::test]
 async fn a_certificate_of_an_unknown_authority_is_refused_and_the_log_says_so() {
-    let secured = Secured::start();
+    let secured = TlsRedis::start();
     let other = make_authority(&secured.dir, "other");
     let builder = secured.gateway().set("redis.ca_file", &other);
     secured.expect_refusal(builder, &["UnknownIssuer", "redis.ca_file"]).await;
@@ -97,12 +97,12 @@ async fn a_certificate_of_an_unknown_authority_is_refused_and_the_log_says_so() 
 
 #[tokio::test]
 async fn a_self_signed_certificate_is_trusted_if_configured_or_if_verification_is_off() {
-    let dir = Directory::new();
+    let dir = TempDir::new();
     let certificate = make_authority(&dir, "self");
     let key = dir.file("self.key");
     let clients = ["--tls-ca-cert-file", &certificate, "--tls-auth-clients", "no"];
     let other = make_authority(&dir, "other");
-    let secured = Secured::with(dir, &certificate, &key, &clients);
+    let secured = TlsRedis::with(dir, &certificate, &key, &clients);
     secured
         .expect_refusal(secured.gateway().set("redis.ca_file", &other), &["ertificate", "redis.ca_file"])
         .await;
@@ -114,22 +114,22 @@ async fn a_self_signed_certificate_is_trusted_if_configured_or_if_verification_i
 
 #[tokio::test]
 async fn a_certificate_for_another_host_is_refused_and_the_log_says_so() {
-    let dir = Directory::new();
+    let dir = TempDir::new();
     let ca = make_authority(&dir, "ca");
     let (certificate, key) = make_certificate(&dir, "redis", "ca", "redis.example.com");
     let clients = ["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"];
-    let secured = Secured::with(dir, &certificate, &key, &clients);
+    let secured = TlsRedis::with(dir, &certificate, &key, &clients);
     secured.expect_refusal(secured.gateway().set("redis.ca_file", &ca), &["another name"]).await;
 }
 
 #[tokio::test]
 async fn a_client_certificate_is_sent_if_redis_requests_one() {
-    let dir = Directory::new();
+    let dir = TempDir::new();
     let ca = make_authority(&dir, "ca");
     let (certificate, key) = make_certificate(&dir, "redis", "ca", "localhost");
     let (own, own_key) = make_certificate(&dir, "gateway", "ca", "gateway");
     let secured =
-        Secured::with(dir, &certificate, &key, &["--tls-ca-cert-file", &ca, "--tls-auth-clients", "yes"]);
+        TlsRedis::with(dir, &certificate, &key, &["--tls-ca-cert-file", &ca, "--tls-auth-clients", "yes"]);
     let builder = || secured.gateway().set("redis.ca_file", &ca);
     let with = builder().set("redis.client_cert_file", &own).set("redis.client_key_file", &own_key);
     expect_service(&with.start().await, &secured.redis, "chat").await;
@@ -138,7 +138,7 @@ async fn a_client_certificate_is_sent_if_redis_requests_one() {
 
 #[tokio::test]
 async fn a_plaintext_port_is_named_in_the_log() {
-    let secured = Secured::start();
+    let secured = TlsRedis::start();
     let url = format!("rediss://localhost:{}", secured.redis.port());
     let builder = secured.gateway().set("redis.ca_file", &secured.dir.file("ca.pem")).set("redis.url", &url);
     let builder = builder.set("redis.connect_timeout_seconds", "1");
@@ -147,21 +147,21 @@ async fn a_plaintext_port_is_named_in_the_log() {
 
 #[tokio::test]
 async fn a_tls_only_port_is_named_in_the_log() {
-    let secured = Secured::start();
+    let secured = TlsRedis::start();
     let url = format!("redis://localhost:{}", secured.port);
     secured.expect_refusal(secured.gateway().set("redis.url", &url), &["write rediss://"]).await;
 }
 
 #[tokio::test]
 async fn a_password_for_a_redis_without_one_is_named_in_the_log() {
-    let secured = Secured::start();
+    let secured = TlsRedis::start();
     let url = format!("redis://:geheim@localhost:{}", secured.redis.port());
     secured.expect_refusal(secured.gateway().set("redis.url", &url), &["check user and password"]).await;
 }
 
 #[tokio::test]
 async fn sessions_in_a_separate_redis_are_read_through_tls() {
-    let (redis, secured) = (RedisServer::start(), Secured::start());
+    let (redis, secured) = (RedisServer::start(), TlsRedis::start());
     let builder = TestGateway::builder().redis(&redis).set("session.redis_url", &secured.url());
     let gateway = builder.set("redis.ca_file", &secured.dir.file("ca.pem")).start().await;
     let cookie = log_in(&secured.redis, &session_key(), "7", "john", &[]);

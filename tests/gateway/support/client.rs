@@ -7,8 +7,8 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::redis::Connection;
-use super::{in_time, unique};
+use super::redis::RedisClient;
+use super::{unique, within_deadline};
 
 pub const CONTINUATION: u8 = 0;
 pub const TEXT: u8 = 1;
@@ -30,7 +30,7 @@ pub struct Request {
     target: String,
     version: String,
     headers: Vec<(String, Vec<u8>)>,
-    rest: Vec<u8>,
+    trailing: Vec<u8>,
     receive_buffer: Option<u32>,
 }
 
@@ -67,7 +67,7 @@ impl Request {
             target: target.to_owned(),
             version: "HTTP/1.1".to_owned(),
             headers: headers.map(|(name, value)| (name.to_owned(), value.into_bytes())).into(),
-            rest: Vec::new(),
+            trailing: Vec::new(),
             receive_buffer: None,
         }
     }
@@ -101,7 +101,7 @@ impl Request {
 
     /// Appends bytes behind the head, in the same write.
     pub fn followed_by(mut self, bytes: &[u8]) -> Self {
-        self.rest.extend_from_slice(bytes);
+        self.trailing.extend_from_slice(bytes);
         self
     }
 
@@ -121,30 +121,36 @@ impl Request {
             bytes.extend_from_slice(b"\r\n");
         }
         bytes.extend_from_slice(b"\r\n");
-        bytes.extend_from_slice(&self.rest);
+        bytes.extend_from_slice(&self.trailing);
         bytes
     }
 
     /// Opens the connection, and sends nothing yet.
-    pub async fn open(&self) -> Client {
+    pub async fn open(&self) -> TestClient {
         let socket = TcpSocket::new_v4().unwrap();
         if let Some(bytes) = self.receive_buffer {
             socket.set_recv_buffer_size(bytes).unwrap();
         }
-        let stream = in_time("a connection", socket.connect(self.address)).await.unwrap();
+        let stream = within_deadline("a connection", socket.connect(self.address)).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let facility = self.target.strip_prefix("/ws/").and_then(|rest| rest.split('?').next());
+        let facility = self.target.strip_prefix("/ws/").and_then(|trailing| trailing.split('?').next());
         let channel = facility.filter(|_| self.target.contains("subscribe-broadcast")).map(|facility| {
             let prefix = if self.namespace.is_empty() { "" } else { ":" };
             format!("{}{prefix}broadcast:{facility}", self.namespace)
         });
-        Client { stream, buffer: BytesMut::new(), channel, redis_port: self.redis_port, fence: String::new() }
+        TestClient {
+            stream,
+            buffer: BytesMut::new(),
+            channel,
+            redis_port: self.redis_port,
+            fence: String::new(),
+        }
     }
 
     /// Sends the request and returns the answer, and the connection.
     #[track_caller]
-    pub fn send(self) -> impl Future<Output = (Response, Client)> {
-        in_time("an answer to the request", async move {
+    pub fn send(self) -> impl Future<Output = (Response, TestClient)> {
+        within_deadline("an answer to the request", async move {
             let mut client = self.open().await;
             client.send_raw(&self.bytes()).await;
             let response = client.read_response().await.unwrap();
@@ -166,7 +172,7 @@ impl Request {
 
     /// Sends the request, which shall be answered with 101.
     #[track_caller]
-    pub fn connect(self) -> impl Future<Output = Client> {
+    pub fn connect(self) -> impl Future<Output = TestClient> {
         let place = std::panic::Location::caller();
         let sent = self.send();
         async move {
@@ -187,7 +193,7 @@ pub struct Frame {
 }
 
 /// One connection.
-pub struct Client {
+pub struct TestClient {
     pub stream: TcpStream,
     buffer: BytesMut,
     /// Full name of its broadcast channel, if it hears one.
@@ -224,15 +230,15 @@ pub fn head(first: u8, length: u64, masked: bool) -> Vec<u8> {
     bytes
 }
 
-impl Client {
+impl TestClient {
     /// Writes bytes as they are.
     pub async fn send_raw(&mut self, bytes: &[u8]) {
-        in_time("the server takes bytes", self.stream.write_all(bytes)).await.unwrap();
+        within_deadline("the server takes bytes", self.stream.write_all(bytes)).await.unwrap();
     }
 
     /// Writes bytes as they are; the server may have closed already.
     pub async fn try_send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        in_time("the server takes bytes", self.stream.write_all(bytes)).await
+        within_deadline("the server takes bytes", self.stream.write_all(bytes)).await
     }
 
     pub async fn send_text(&mut self, text: &str) {
@@ -295,7 +301,7 @@ impl Client {
 
     /// Reads the head of an answer only.
     pub async fn read_head(&mut self) -> Response {
-        in_time("the head of an answer", self.try_read_head()).await.unwrap()
+        within_deadline("the head of an answer", self.try_read_head()).await.unwrap()
     }
 
     async fn try_read_head(&mut self) -> io::Result<Response> {
@@ -335,7 +341,7 @@ impl Client {
     #[track_caller]
     pub fn next_frame(&mut self) -> impl Future<Output = Frame> {
         let place = std::panic::Location::caller();
-        let frame = in_time("a frame", self.read_frame());
+        let frame = within_deadline("a frame", self.read_frame());
         async move {
             match frame.await {
                 Ok(Some(frame)) => frame,
@@ -350,9 +356,9 @@ impl Client {
         let place = std::panic::Location::caller();
         async move {
             loop {
-                match in_time(&format!("{place}: a message"), self.read_frame()).await {
+                match within_deadline(&format!("{place}: a message"), self.read_frame()).await {
                     Ok(Some(frame)) if frame.opcode == PING => self.send_pong(&frame.payload).await,
-                    Ok(Some(frame)) if self.is_foreign_fence(&frame) => {}
+                    Ok(Some(frame)) if self.is_fence_of_other_client(&frame) => {}
                     Ok(Some(frame)) => return frame,
                     end => panic!("{place}: a message was expected, not {end:?}"),
                 }
@@ -360,7 +366,7 @@ impl Client {
         }
     }
 
-    fn is_foreign_fence(&self, frame: &Frame) -> bool {
+    fn is_fence_of_other_client(&self, frame: &Frame) -> bool {
         frame.payload.starts_with(FENCE.as_bytes()) && frame.payload != self.fence.as_bytes()
     }
 
@@ -402,7 +408,7 @@ impl Client {
             let fence = unique(FENCE);
             fence.clone_into(&mut self.fence);
             let expected = if let Some(channel) = &self.channel {
-                Connection::to(self.redis_port).command(&["PUBLISH", channel, &fence]);
+                RedisClient::to(self.redis_port).command(&["PUBLISH", channel, &fence]);
                 Frame { flags: 0x80, opcode: TEXT, payload: fence.into_bytes() }
             } else {
                 self.send_ping(fence.as_bytes()).await;
@@ -433,7 +439,7 @@ impl Client {
     #[track_caller]
     pub fn expect_end(&mut self) -> impl Future<Output = ()> {
         let place = std::panic::Location::caller();
-        let end = in_time("the end of the connection", self.read_frame());
+        let end = within_deadline("the end of the connection", self.read_frame());
         async move {
             match end.await {
                 Ok(None) => {}
@@ -444,11 +450,10 @@ impl Client {
 
     /// Expects the end of the connection, clean or by a reset, after whatever was sent before.
     #[track_caller]
-    pub fn expect_gone(&mut self) -> impl Future<Output = ()> {
-        in_time(
-            "the connection goes",
-            async move { while matches!(self.fill().await, Ok(count) if count > 0) {} },
-        )
+    pub fn expect_disconnect(&mut self) -> impl Future<Output = ()> {
+        within_deadline("the connection goes", async move {
+            while matches!(self.fill().await, Ok(count) if count > 0) {}
+        })
     }
 }
 

@@ -1,14 +1,14 @@
 //! A client that listens to server-sent events, and publishes by POST.
 
-use super::client::{Client, Request, Response};
-use super::{TestGateway, in_time};
+use super::client::{Request, Response, TestClient};
+use super::{TestGateway, within_deadline};
 
 /// An event: its name, empty for a message, and its data.
-pub type Event = (String, String);
+pub type SseEvent = (String, String);
 
 /// A stream of events.
-pub struct Events {
-    pub client: Client,
+pub struct SseClient {
+    pub client: TestClient,
     pub head: Response,
 }
 
@@ -28,12 +28,12 @@ impl TestGateway {
     }
 }
 
-impl Events {
+impl SseClient {
     /// Opens a stream.
     #[track_caller]
     pub fn open(request: Request) -> impl Future<Output = Self> {
         let place = std::panic::Location::caller();
-        in_time("a stream of events", async move {
+        within_deadline("a stream of events", async move {
             let mut client = request.open().await;
             client.send_raw(&request.bytes()).await;
             let head = client.read_head().await;
@@ -44,7 +44,7 @@ impl Events {
 
     /// Returns the next event; comments and other fields are passed over.
     #[track_caller]
-    pub fn next(&mut self) -> impl Future<Output = Event> {
+    pub fn next(&mut self) -> impl Future<Output = SseEvent> {
         let place = std::panic::Location::caller();
         let next = async move {
             loop {
@@ -60,7 +60,7 @@ impl Events {
                 }
             }
         };
-        async move { in_time(&format!("{place}: an event"), next).await }
+        async move { within_deadline(&format!("{place}: an event"), next).await }
     }
 
     /// Expects this message as text.

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
-use super::client::{Client, Request};
+use super::client::{Request, TestClient};
 use super::{RedisServer, eventually, signal, unique};
 
 /// Shards that a test may ask for.
-const MOST_SHARDS: usize = 3;
+const MAX_SHARDS: usize = 3;
 
 /// A gateway with a namespace of its own.
 pub struct TestGateway {
@@ -24,17 +24,17 @@ pub struct TestGateway {
 }
 
 /// How a gateway is to be started.
-pub struct Builder {
+pub struct GatewayBuilder {
     command: Command,
     namespace: String,
     redis_port: u16,
     wait_for_redis: bool,
     file_limit: Option<u32>,
-    handed_over: Vec<OwnedFd>,
+    inherited: Vec<OwnedFd>,
     rules: Option<PathBuf>,
 }
 
-impl Builder {
+impl GatewayBuilder {
     /// Sets a setting, `section.key`.
     pub fn set(self, key: &str, value: &str) -> Self {
         let name = format!("WS4REDIS_{}", key.to_uppercase().replace('.', "__"));
@@ -88,13 +88,13 @@ impl Builder {
 
     /// Starts the gateway without a terminal, as services are, wherever the tests run.
     pub fn without_terminal(mut self) -> Self {
-        self.command = prepared(&self.command, "set -- setsid \"$@\"");
+        self.command = in_shell(&self.command, "set -- setsid \"$@\"");
         self
     }
 
     /// Hands sockets over, two at most, as systemd does.
-    pub fn handing_over(mut self, sockets: Vec<OwnedFd>) -> Self {
-        self.handed_over = sockets;
+    pub fn with_inherited_sockets(mut self, sockets: Vec<OwnedFd>) -> Self {
+        self.inherited = sockets;
         self
     }
 
@@ -108,11 +108,11 @@ impl Builder {
     pub async fn start(self) -> TestGateway {
         let mut command = self.command;
         if let Some(files) = self.file_limit {
-            command = prepared(&command, &format!("ulimit -n {files}"));
+            command = in_shell(&command, &format!("ulimit -n {files}"));
         }
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        if !self.handed_over.is_empty() {
-            command = handing_over(&command, self.handed_over);
+        if !self.inherited.is_empty() {
+            command = with_inherited_sockets(&command, self.inherited);
         }
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = capture(&mut child);
@@ -162,7 +162,7 @@ pub fn binary() -> Command {
 }
 
 /// Returns the same command, started by a shell that does something else first.
-fn prepared(command: &Command, preparation: &str) -> Command {
+fn in_shell(command: &Command, preparation: &str) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{preparation}; exec \"$@\""), "sh"]).arg(command.get_program());
     shell.args(command.get_args()).current_dir(command.get_current_dir().unwrap());
@@ -176,10 +176,10 @@ fn prepared(command: &Command, preparation: &str) -> Command {
 }
 
 /// Returns the same command with sockets, two at most, handed over as systemd does: from descriptor 3 on.
-pub fn handing_over(command: &Command, sockets: Vec<OwnedFd>) -> Command {
+pub fn with_inherited_sockets(command: &Command, sockets: Vec<OwnedFd>) -> Command {
     let preparation =
         format!("exec 3<&0 4>&1 0</dev/null 1>/dev/null; export LISTEN_FDS={} LISTEN_PID=$$", sockets.len());
-    let mut shell = prepared(command, &preparation);
+    let mut shell = in_shell(command, &preparation);
     let mut sockets = sockets.into_iter();
     shell.stdin(sockets.next().unwrap());
     shell.stdout(sockets.next().map_or_else(Stdio::null, Stdio::from));
@@ -212,19 +212,19 @@ impl TestGateway {
     }
 
     /// Begins a gateway on the shared Redis, with a namespace of its own.
-    pub fn builder() -> Builder {
+    pub fn builder() -> GatewayBuilder {
         let mut command = binary();
         command.env("RUST_LOG", "ws4redis=debug").env("NO_COLOR", "1").stdout(Stdio::null());
         let redis = RedisServer::shared();
         let redis_port = redis.port();
         let namespace = String::new();
-        Builder {
+        GatewayBuilder {
             command,
             namespace,
             redis_port,
             wait_for_redis: true,
             file_limit: None,
-            handed_over: Vec::new(),
+            inherited: Vec::new(),
             rules: None,
         }
         .namespace(&unique("t"))
@@ -237,9 +237,9 @@ impl TestGateway {
     /// Waits until handshakes are answered with 101, by all shards: each gets the next client in turn.
     pub async fn wait_for_redis(&self) {
         let what = "the gateway reaches Redis";
-        super::in_time(what, async {
+        super::within_deadline(what, async {
             let mut answered = 0;
-            while answered < MOST_SHARDS {
+            while answered < MAX_SHARDS {
                 let connected = self.request("/ws/").send().await.0.status == 101;
                 answered = if connected { answered + 1 } else { 0 };
                 if !connected {
@@ -284,7 +284,7 @@ impl TestGateway {
 
     /// Connects a client.
     #[track_caller]
-    pub fn connect(&self, target: &str) -> impl Future<Output = Client> {
+    pub fn connect(&self, target: &str) -> impl Future<Output = TestClient> {
         self.request(target).connect()
     }
 
@@ -333,7 +333,7 @@ impl TestGateway {
 
     /// Returns how many descriptors each of the process' runtimes watches, by a number of its own. Each shard has one, which
     /// may have two numbers.
-    pub fn watched(&self) -> BTreeMap<u32, usize> {
+    pub fn epoll_registrations(&self) -> BTreeMap<u32, usize> {
         let files = std::fs::read_dir(self.proc().join("fd")).unwrap().map(|file| file.unwrap());
         let pollers = files.filter(|file| {
             std::fs::read_link(file.path()).is_ok_and(|what| what == Path::new("anon_inode:[eventpoll]"))

@@ -18,7 +18,7 @@ use std::time::Duration;
 pub use gateway::TestGateway;
 pub use proxy::{Fault, Proxy, Side};
 pub use redis::RedisServer;
-pub use site::{Reply, Site};
+pub use site::{SiteReply, TestSite};
 
 /// The time after which an expectation has failed. Long, for a busy machine: what is expected comes much earlier.
 pub const DEADLINE: Duration = Duration::from_secs(15);
@@ -31,7 +31,7 @@ pub fn unique(word: &str) -> String {
 
 /// Waits for `future` until the deadline; `what` says what was expected.
 #[track_caller]
-pub fn in_time<T>(what: &str, future: impl Future<Output = T>) -> impl Future<Output = T> {
+pub fn within_deadline<T>(what: &str, future: impl Future<Output = T>) -> impl Future<Output = T> {
     let place = std::panic::Location::caller();
     async move {
         let value = tokio::time::timeout(DEADLINE, future).await;
@@ -42,7 +42,7 @@ pub fn in_time<T>(what: &str, future: impl Future<Output = T>) -> impl Future<Ou
 /// Looks again and again until `look` finds something; fails at the deadline.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> impl Future<Output = T> {
-    in_time(what, async move {
+    within_deadline(what, async move {
         loop {
             if let Some(found) = look() {
                 return found;

@@ -37,25 +37,25 @@ pub enum Side {
 /// A proxy in front of a Redis.
 pub struct Proxy {
     port: u16,
-    state: Arc<State>,
+    state: Arc<ProxyState>,
 }
 
-struct State {
+struct ProxyState {
     redis_port: u16,
-    links: Mutex<Vec<Arc<Link>>>,
-    rules: Mutex<Vec<Rule>>,
+    links: Mutex<Vec<Arc<ProxyLink>>>,
+    rules: Mutex<Vec<FaultRule>>,
     refusing: AtomicBool,
     refused: AtomicUsize,
 }
 
-struct Rule {
+struct FaultRule {
     word: Vec<u8>,
     fault: Fault,
     hits: usize,
 }
 
 /// One connection.
-struct Link {
+struct ProxyLink {
     gateway: TcpStream,
     redis: TcpStream,
     subscribes: AtomicBool,
@@ -99,7 +99,7 @@ impl Proxy {
         let listener = free.expect("a free port for a proxy");
         let port = listener.local_addr().unwrap().port();
         let (links, rules) = (Mutex::default(), Mutex::default());
-        let state = Arc::new(State {
+        let state = Arc::new(ProxyState {
             redis_port,
             links,
             rules,
@@ -109,7 +109,7 @@ impl Proxy {
         let accepting = state.clone();
         thread::spawn(move || {
             for gateway in listener.incoming() {
-                accepting.link(gateway.unwrap());
+                accepting.open_link(gateway.unwrap());
             }
         });
         Self { port, state }
@@ -121,8 +121,8 @@ impl Proxy {
     }
 
     /// Arms a fault: it befalls every connection on which a command holds `word`, until [`Self::release`].
-    pub fn when(&self, word: &str, fault: Fault) {
-        let rule = Rule { word: word.into(), fault, hits: 0 };
+    pub fn inject(&self, word: &str, fault: Fault) {
+        let rule = FaultRule { word: word.into(), fault, hits: 0 };
         self.state.rules.lock().unwrap().push(rule);
     }
 
@@ -164,7 +164,7 @@ impl Proxy {
 
     /// Cuts the connections of that side; what was held is lost.
     pub fn cut(&self, side: Side) {
-        self.each(side, Link::cut);
+        self.each(side, ProxyLink::cut);
     }
 
     /// Cuts all connections, and refuses new ones until [`Self::accept`]. Returns when that has been noticed.
@@ -186,16 +186,16 @@ impl Proxy {
         self.state.refusing.store(false, Ordering::Relaxed);
     }
 
-    fn each(&self, side: Side, action: impl Fn(&Link)) {
+    fn each(&self, side: Side, action: impl Fn(&ProxyLink)) {
         let links = self.state.links.lock().unwrap();
         let of_side =
-            |link: &&Arc<Link>| link.subscribes.load(Ordering::Relaxed) == (side == Side::Subscriber);
+            |link: &&Arc<ProxyLink>| link.subscribes.load(Ordering::Relaxed) == (side == Side::Subscriber);
         links.iter().filter(of_side).for_each(|link| action(link));
     }
 }
 
-impl State {
-    fn link(self: &Arc<Self>, gateway: TcpStream) {
+impl ProxyState {
+    fn open_link(self: &Arc<Self>, gateway: TcpStream) {
         if self.refusing.load(Ordering::Relaxed) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return;
@@ -203,7 +203,7 @@ impl State {
         let Ok(redis) = TcpStream::connect(("127.0.0.1", self.redis_port)) else { return };
         gateway.set_nodelay(true).unwrap();
         redis.set_nodelay(true).unwrap();
-        let link = Arc::new(Link {
+        let link = Arc::new(ProxyLink {
             gateway,
             redis,
             subscribes: AtomicBool::new(false),
@@ -215,7 +215,7 @@ impl State {
         let (state, upward) = (self.clone(), link.clone());
         thread::spawn(move || {
             upward.pump(&upward.gateway, &upward.redis, |bytes| {
-                state.judge(&upward, bytes);
+                state.apply_rules(&upward, bytes);
                 upward.commands.pass();
             });
         });
@@ -229,7 +229,7 @@ impl State {
         });
     }
 
-    fn judge(&self, link: &Link, bytes: &[u8]) {
+    fn apply_rules(&self, link: &ProxyLink, bytes: &[u8]) {
         let holds = |word: &[u8]| bytes.windows(word.len()).any(|part| part == word);
         if holds(FENCE) {
             link.subscribes.store(true, Ordering::Relaxed);
@@ -245,7 +245,7 @@ impl State {
     }
 }
 
-impl Link {
+impl ProxyLink {
     fn pump(&self, mut from: &TcpStream, mut to: &TcpStream, before: impl Fn(&[u8])) {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer) {

@@ -20,7 +20,7 @@ const PORTS: std::ops::Range<u16> = 17300..17500;
 const EMBEDDED_PORT: u16 = 6379;
 
 /// Lets Redis tell of keys. It is enough for sessions: each write of one carries a time to live.
-pub const EVENTS: [&str; 2] = ["--notify-keyspace-events", "Kgxe"];
+pub const KEYSPACE_EVENTS: [&str; 2] = ["--notify-keyspace-events", "Kgxe"];
 
 /// Runs a server until standard input ends, as it does with the test process, whatever ends that.
 const UNTIL_EOF: &str = r#"dir=$1; shift; "$@" </dev/null & echo $! >"$dir/pid.new"; mv "$dir/pid.new" "$dir/pid"
@@ -38,7 +38,7 @@ pub struct RedisServer {
     options: Vec<String>,
     /// The configuration file, if this is a sentinel.
     sentinel: Option<String>,
-    keeper: Option<Child>,
+    supervisor: Option<Child>,
 }
 
 impl RedisServer {
@@ -69,7 +69,8 @@ impl RedisServer {
             }
             let options = options.iter().map(|&option| option.to_owned()).collect();
             let dir = temporary_directory();
-            let mut server = Self { port, dir, options, sentinel: sentinel.map(str::to_owned), keeper: None };
+            let mut server =
+                Self { port, dir, options, sentinel: sentinel.map(str::to_owned), supervisor: None };
             server.spawn();
             // Another process may have taken the port meanwhile, and answer in this one's place.
             if server.wait_until_up() && server.info("process_id") == server.pid().to_string() {
@@ -86,9 +87,13 @@ impl RedisServer {
     }
 
     /// Returns a store that tests share, too, and that tells what happens to its keys.
-    pub fn telling() -> &'static Self {
-        static TELLING: OnceLock<RedisServer> = OnceLock::new();
-        if store_is_embedded() { Self::shared() } else { TELLING.get_or_init(|| Self::start_with(&EVENTS)) }
+    pub fn with_keyspace_events() -> &'static Self {
+        static NOTIFYING: OnceLock<RedisServer> = OnceLock::new();
+        if store_is_embedded() {
+            Self::shared()
+        } else {
+            NOTIFYING.get_or_init(|| Self::start_with(&KEYSPACE_EVENTS))
+        }
     }
 
     /// Starts the embedded store, in a gateway that is used for nothing else.
@@ -96,8 +101,9 @@ impl RedisServer {
         let address = ("127.0.0.1", EMBEDDED_PORT);
         assert!(TcpListener::bind(address).is_ok(), "something listens on 127.0.0.1:6379 already");
         let dir = temporary_directory();
-        let mut server = Self { port: EMBEDDED_PORT, dir, options: Vec::new(), sentinel: None, keeper: None };
-        server.keep(
+        let mut server =
+            Self { port: EMBEDDED_PORT, dir, options: Vec::new(), sentinel: None, supervisor: None };
+        server.supervise(
             &[env!("CARGO_BIN_EXE_ws4redis").to_owned()],
             &[
                 ("WS4REDIS_SERVER__LISTEN", "127.0.0.1:0"),
@@ -125,17 +131,17 @@ impl RedisServer {
         command.extend(["--daemonize", "no", "--dir"].map(str::to_owned));
         command.push(self.dir.display().to_string());
         command.extend(self.options.iter().cloned());
-        self.keep(&command, &[]);
+        self.supervise(&command, &[]);
     }
 
-    fn keep(&mut self, command: &[String], variables: &[(&str, &str)]) {
+    fn supervise(&mut self, command: &[String], variables: &[(&str, &str)]) {
         let _ = std::fs::remove_file(self.dir.join("pid"));
         std::fs::create_dir_all(&self.dir).unwrap();
         let log = std::fs::File::create(self.dir.join("log")).unwrap();
-        let mut keeper = Command::new("sh");
-        keeper.args(["-c", UNTIL_EOF, "sh"]).arg(&self.dir).args(command).envs(variables.iter().copied());
-        keeper.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.keeper = Some(keeper.spawn().unwrap());
+        let mut supervisor = Command::new("sh");
+        supervisor.args(["-c", UNTIL_EOF, "sh"]).arg(&self.dir).args(command).envs(variables.iter().copied());
+        supervisor.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.supervisor = Some(supervisor.spawn().unwrap());
         let deadline = Instant::now() + DEADLINE;
         while !self.dir.join("pid").exists() {
             assert!(Instant::now() < deadline, "{command:?} was not started");
@@ -147,8 +153,8 @@ impl RedisServer {
     fn wait_until_up(&self) -> bool {
         let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline {
-            if let Ok(mut connection) = Connection::open(self.port)
-                && matches!(connection.try_command(&["PING"]), Ok(Reply::Status(pong)) if pong == "PONG")
+            if let Ok(mut connection) = RedisClient::open(self.port)
+                && matches!(connection.try_command(&["PING"]), Ok(RedisReply::Status(pong)) if pong == "PONG")
             {
                 return true;
             }
@@ -181,13 +187,13 @@ impl RedisServer {
     }
 
     /// Opens a connection.
-    pub fn connection(&self) -> Connection {
-        Connection::open(self.port).unwrap()
+    pub fn connection(&self) -> RedisClient {
+        RedisClient::open(self.port).unwrap()
     }
 
     /// Sends one command over a connection of its own. An error reply fails the test.
     #[track_caller]
-    pub fn command<A: AsRef<[u8]>>(&self, arguments: &[A]) -> Reply {
+    pub fn command<A: AsRef<[u8]>>(&self, arguments: &[A]) -> RedisReply {
         self.connection().command(arguments)
     }
 
@@ -215,7 +221,7 @@ impl RedisServer {
 
     /// Sends several commands as one write, and returns their replies.
     #[track_caller]
-    pub fn pipeline(&self, commands: &[&[&[u8]]]) -> Vec<Reply> {
+    pub fn pipeline(&self, commands: &[&[&[u8]]]) -> Vec<RedisReply> {
         let mut batch = Vec::new();
         for command in commands {
             encode(&mut batch, command);
@@ -240,7 +246,7 @@ impl RedisServer {
     /// Returns the channels with a prefix that somebody is subscribed to, sorted; without the gateways' own, the control
     /// channel, to which each is subscribed for as long as it lives.
     pub fn channels(&self, prefix: &str) -> Vec<String> {
-        let Reply::Array(channels) = self.command(&["PUBSUB", "CHANNELS"]) else { panic!("no array") };
+        let RedisReply::Array(channels) = self.command(&["PUBSUB", "CHANNELS"]) else { panic!("no array") };
         let mut channels: Vec<_> =
             channels.into_iter().map(|name| String::from_utf8(name.bulk().unwrap()).unwrap()).collect();
         channels.retain(|channel| channel.starts_with(prefix) && !channel.ends_with("ws4redis:control"));
@@ -255,7 +261,8 @@ impl RedisServer {
 
     /// Returns a field of INFO; nothing from a Redis that cuts connections, as when it becomes a master.
     pub fn try_info(&self, field: &str) -> Option<String> {
-        let Reply::Bulk(Some(text)) = Connection::open(self.port).ok()?.try_command(&["INFO"]).ok()? else {
+        let RedisReply::Bulk(Some(text)) = RedisClient::open(self.port).ok()?.try_command(&["INFO"]).ok()?
+        else {
             return None;
         };
         let text = String::from_utf8(text).unwrap();
@@ -271,7 +278,7 @@ impl RedisServer {
     /// Starts to listen to all commands.
     pub fn monitor(&self) -> Monitor {
         let mut connection = self.connection();
-        assert_eq!(connection.command(&["MONITOR"]), Reply::Status("OK".to_owned()));
+        assert_eq!(connection.command(&["MONITOR"]), RedisReply::Status("OK".to_owned()));
         Monitor { connection, port: self.port }
     }
 
@@ -300,8 +307,8 @@ impl RedisServer {
 
     /// Starts it again, on the same addresses.
     pub fn restart(&mut self) {
-        self.keeper = self.keeper.take().and_then(|keeper| {
-            end(keeper);
+        self.supervisor = self.supervisor.take().and_then(|supervisor| {
+            terminate(supervisor);
             None
         });
         self.spawn();
@@ -321,16 +328,16 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        if let Some(keeper) = self.keeper.take() {
-            end(keeper);
+        if let Some(supervisor) = self.supervisor.take() {
+            terminate(supervisor);
         }
     }
 }
 
-/// Ends a server by its keeper's standard input.
-fn end(mut keeper: Child) {
-    drop(keeper.stdin.take());
-    let _ = keeper.wait();
+/// Ends a server by its supervisor's standard input.
+fn terminate(mut supervisor: Child) {
+    drop(supervisor.stdin.take());
+    let _ = supervisor.wait();
 }
 
 fn temporary_directory() -> PathBuf {
@@ -352,15 +359,15 @@ pub fn encode<A: AsRef<[u8]>>(buffer: &mut Vec<u8>, arguments: &[A]) {
 
 /// A reply of Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub enum RedisReply {
     Status(String),
     Error(String),
     Integer(i64),
     Bulk(Option<Vec<u8>>),
-    Array(Vec<Reply>),
+    Array(Vec<RedisReply>),
 }
 
-impl Reply {
+impl RedisReply {
     /// Returns the number of an integer reply.
     #[track_caller]
     pub fn integer(&self) -> i64 {
@@ -377,11 +384,11 @@ impl Reply {
 }
 
 /// A connection to Redis. Blocking: the tests' commands are short.
-pub struct Connection {
+pub struct RedisClient {
     stream: BufReader<TcpStream>,
 }
 
-impl Connection {
+impl RedisClient {
     fn open(port: u16) -> std::io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(DEADLINE))?;
@@ -402,9 +409,9 @@ impl Connection {
 
     /// Sends a command and returns its reply. An error reply fails the test.
     #[track_caller]
-    pub fn command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> Reply {
+    pub fn command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> RedisReply {
         match self.try_command(arguments) {
-            Ok(Reply::Error(error)) => panic!("redis: {error}"),
+            Ok(RedisReply::Error(error)) => panic!("redis: {error}"),
             Ok(reply) => reply,
             Err(error) => panic!("redis: {error}"),
         }
@@ -415,7 +422,7 @@ impl Connection {
     /// # Errors
     ///
     /// When the connection is cut.
-    pub fn try_command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> std::io::Result<Reply> {
+    pub fn try_command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> std::io::Result<RedisReply> {
         let mut command = Vec::new();
         encode(&mut command, arguments);
         self.stream.get_mut().write_all(&command)?;
@@ -424,28 +431,28 @@ impl Connection {
 
     /// Reads the next reply.
     #[track_caller]
-    pub fn reply(&mut self) -> Reply {
+    pub fn reply(&mut self) -> RedisReply {
         self.read().unwrap()
     }
 
-    fn read(&mut self) -> std::io::Result<Reply> {
+    fn read(&mut self) -> std::io::Result<RedisReply> {
         let line = self.line()?;
         let (kind, rest) = line.split_at(1);
         let number = || rest.parse::<i64>().map_err(std::io::Error::other);
         Ok(match kind {
-            "+" => Reply::Status(rest.to_owned()),
-            "-" => Reply::Error(rest.to_owned()),
-            ":" => Reply::Integer(number()?),
+            "+" => RedisReply::Status(rest.to_owned()),
+            "-" => RedisReply::Error(rest.to_owned()),
+            ":" => RedisReply::Integer(number()?),
             "$" => match usize::try_from(number()?) {
                 Ok(length) => {
                     let mut value = vec![0; length + 2];
                     self.stream.read_exact(&mut value)?;
                     value.truncate(length);
-                    Reply::Bulk(Some(value))
+                    RedisReply::Bulk(Some(value))
                 }
-                Err(_) => Reply::Bulk(None),
+                Err(_) => RedisReply::Bulk(None),
             },
-            "*" => Reply::Array((0..number()?).map(|_| self.read()).collect::<Result<_, _>>()?),
+            "*" => RedisReply::Array((0..number()?).map(|_| self.read()).collect::<Result<_, _>>()?),
             _ => return Err(std::io::Error::other(format!("no RESP: {line:?}"))),
         })
     }
@@ -462,7 +469,7 @@ impl Connection {
 
 /// All commands that a Redis gets, as MONITOR shows them.
 pub struct Monitor {
-    connection: Connection,
+    connection: RedisClient,
     port: u16,
 }
 
@@ -471,7 +478,7 @@ impl Monitor {
     /// `"PUBLISH" "ns:broadcast:x" "hello"`.
     pub fn commands(&mut self, word: &str) -> Vec<String> {
         let fence = unique("fence");
-        Connection::open(self.port).unwrap().command(&["ECHO", &fence]);
+        RedisClient::open(self.port).unwrap().command(&["ECHO", &fence]);
         let mut commands = Vec::new();
         loop {
             let line = self.connection.line().unwrap();

@@ -1,6 +1,6 @@
 //! Sessions as Django writes them, and clients that have them.
 
-use super::client::Client;
+use super::client::TestClient;
 use super::{RedisServer, TestGateway, unique};
 
 /// A session key of its own, as Django makes them.
@@ -37,7 +37,7 @@ pub fn mary(key: &str) -> String {
     format!("sessionid={key}")
 }
 
-pub async fn connect(gateway: &TestGateway, path: &str, cookie: &str) -> Client {
+pub async fn connect(gateway: &TestGateway, path: &str, cookie: &str) -> TestClient {
     gateway.request(path).header("Cookie", cookie).connect().await
 }
 

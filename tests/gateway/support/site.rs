@@ -12,7 +12,7 @@ use super::eventually;
 
 /// A request as it came.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct SiteRequest {
     /// Path and query.
     pub target: String,
     pub headers: Vec<(String, String)>,
@@ -21,7 +21,7 @@ pub struct Asked {
     pub earlier: usize,
 }
 
-impl Asked {
+impl SiteRequest {
     /// Returns all values of a header, in their order.
     pub fn all(&self, name: &str) -> Vec<&str> {
         let lines = self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
@@ -31,7 +31,7 @@ impl Asked {
 
 /// What is sent back.
 #[derive(Debug, Clone)]
-pub enum Reply {
+pub enum SiteReply {
     /// These bytes; the connection stays open.
     Bytes(Vec<u8>),
     /// These bytes, then the end of the connection.
@@ -42,7 +42,7 @@ pub enum Reply {
     Silence,
 }
 
-impl Reply {
+impl SiteReply {
     /// Returns a whole answer.
     pub fn new(status: u16, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Self {
         let body = body.as_ref();
@@ -68,41 +68,44 @@ impl Reply {
     }
 }
 
-type Script = Arc<dyn Fn(&Asked) -> Reply + Send + Sync>;
+type Responder = Arc<dyn Fn(&SiteRequest) -> SiteReply + Send + Sync>;
 
 /// The site.
-pub struct Site {
+pub struct TestSite {
     address: SocketAddr,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<SiteState>>,
     /// Requests up to this number are answered.
     answered: watch::Sender<usize>,
     serving: AbortHandle,
 }
 
-struct State {
-    script: Script,
-    asked: Vec<Asked>,
+struct SiteState {
+    responder: Responder,
+    requests: Vec<SiteRequest>,
     connections: usize,
-    waiting: usize,
-    most_waiting: usize,
+    concurrent: usize,
+    max_concurrent: usize,
 }
 
-impl Site {
+impl TestSite {
     /// Starts a site that answers every question so.
-    pub async fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
-        Self::start_on("127.0.0.1:0", script).await
+    pub async fn start(responder: impl Fn(&SiteRequest) -> SiteReply + Send + Sync + 'static) -> Self {
+        Self::start_on("127.0.0.1:0", responder).await
     }
 
     /// Starts a site on an address of its own.
-    pub async fn start_on(address: &str, script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+    pub async fn start_on(
+        address: &str,
+        responder: impl Fn(&SiteRequest) -> SiteReply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = State {
-            script: Arc::new(script),
-            asked: Vec::new(),
+        let state = SiteState {
+            responder: Arc::new(responder),
+            requests: Vec::new(),
             connections: 0,
-            waiting: 0,
-            most_waiting: 0,
+            concurrent: 0,
+            max_concurrent: 0,
         };
         let state = Arc::new(Mutex::new(state));
         let (answered, may) = watch::channel(usize::MAX);
@@ -111,8 +114,8 @@ impl Site {
     }
 
     /// Starts a site that answers every question with this JSON.
-    pub async fn saying(json: &'static str) -> Self {
-        Self::start(move |_| Reply::json(json)).await
+    pub async fn always_returning(json: &'static str) -> Self {
+        Self::start(move |_| SiteReply::json(json)).await
     }
 
     /// Returns the address of the callback.
@@ -125,13 +128,13 @@ impl Site {
     }
 
     /// Answers from now on so.
-    pub fn answer(&self, script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) {
-        self.state.lock().unwrap().script = Arc::new(script);
+    pub fn answer(&self, responder: impl Fn(&SiteRequest) -> SiteReply + Send + Sync + 'static) {
+        self.state.lock().unwrap().responder = Arc::new(responder);
     }
 
     /// Lets all questions wait from now on.
     pub fn hold(&self) {
-        self.answer_first(self.asked().len());
+        self.answer_first(self.requests().len());
     }
 
     /// Answers that many questions, counted from the beginning.
@@ -145,33 +148,33 @@ impl Site {
     }
 
     /// Returns the questions up to now. Those by which a test looks whether the gateway is ready are none.
-    pub fn asked(&self) -> Vec<Asked> {
-        self.state.lock().unwrap().asked.clone()
+    pub fn requests(&self) -> Vec<SiteRequest> {
+        self.state.lock().unwrap().requests.clone()
     }
 
     /// Waits until that many questions have come, and returns them.
     #[track_caller]
-    pub fn expect_asked(&self, count: usize) -> impl Future<Output = Vec<Asked>> {
+    pub fn expect_requests(&self, count: usize) -> impl Future<Output = Vec<SiteRequest>> {
         let what = format!("{count} questions");
         async move {
-            let look = || Some(self.asked()).filter(|asked| asked.len() >= count);
+            let look = || Some(self.requests()).filter(|requests| requests.len() >= count);
             eventually(&what, look).await
         }
     }
 
     /// Returns how many questions have waited at the same time at most.
-    pub fn most_waiting(&self) -> usize {
-        self.state.lock().unwrap().most_waiting
+    pub fn max_concurrent(&self) -> usize {
+        self.state.lock().unwrap().max_concurrent
     }
 }
 
-impl Drop for Site {
+impl Drop for TestSite {
     fn drop(&mut self) {
         self.serving.abort();
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<Mutex<State>>, may: watch::Receiver<usize>) {
+async fn accept(listener: TcpListener, state: Arc<Mutex<SiteState>>, may: watch::Receiver<usize>) {
     // They end with the site.
     let mut connections = JoinSet::new();
     loop {
@@ -189,7 +192,7 @@ async fn accept(listener: TcpListener, state: Arc<Mutex<State>>, may: watch::Rec
 async fn serve(
     mut stream: TcpStream,
     connection: usize,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<SiteState>>,
     mut may: watch::Receiver<usize>,
 ) {
     let mut buffer = Vec::new();
@@ -203,27 +206,27 @@ async fn serve(
             }
         };
         let head: Vec<u8> = buffer.drain(..end).collect();
-        let asked = parse(&String::from_utf8_lossy(&head), connection, earlier);
-        let reply = if asked.target.contains("facility=&") || asked.target.ends_with("facility=") {
-            Reply::json("null")
+        let requests = parse(&String::from_utf8_lossy(&head), connection, earlier);
+        let reply = if requests.target.contains("facility=&") || requests.target.ends_with("facility=") {
+            SiteReply::json("null")
         } else {
-            let (script, number) = {
+            let (responder, number) = {
                 let mut state = state.lock().unwrap();
-                state.asked.push(asked.clone());
-                state.waiting += 1;
-                state.most_waiting = state.most_waiting.max(state.waiting);
-                (state.script.clone(), state.asked.len())
+                state.requests.push(requests.clone());
+                state.concurrent += 1;
+                state.max_concurrent = state.max_concurrent.max(state.concurrent);
+                (state.responder.clone(), state.requests.len())
             };
             // Who is not answered may go away meanwhile.
             let answered = tokio::select! {
                 answered = may.wait_for(|answered| number <= *answered) => answered.is_ok(),
                 _ = stream.read_u8() => false,
             };
-            state.lock().unwrap().waiting -= 1;
+            state.lock().unwrap().concurrent -= 1;
             if !answered {
                 return;
             }
-            script(&asked)
+            responder(&requests)
         };
         if !send(&mut stream, reply).await {
             return;
@@ -232,31 +235,31 @@ async fn serve(
 }
 
 /// Sends a reply; returns whether the connection goes on.
-async fn send(stream: &mut TcpStream, reply: Reply) -> bool {
+async fn send(stream: &mut TcpStream, reply: SiteReply) -> bool {
     match reply {
-        Reply::Bytes(bytes) => stream.write_all(&bytes).await.is_ok(),
-        Reply::LastBytes(bytes) => {
+        SiteReply::Bytes(bytes) => stream.write_all(&bytes).await.is_ok(),
+        SiteReply::LastBytes(bytes) => {
             let _ = stream.write_all(&bytes).await;
             false
         }
-        Reply::Endless(first, again) => {
+        SiteReply::Endless(first, again) => {
             let _ = stream.write_all(&first).await;
             while stream.write_all(&again).await.is_ok() {}
             false
         }
-        Reply::Silence => {
+        SiteReply::Silence => {
             while stream.read_u8().await.is_ok() {}
             false
         }
     }
 }
 
-fn parse(head: &str, connection: usize, earlier: usize) -> Asked {
+fn parse(head: &str, connection: usize, earlier: usize) -> SiteRequest {
     let mut lines = head.lines();
     let first = lines.next().unwrap();
     let target = first.strip_prefix("GET ").and_then(|rest| rest.strip_suffix(" HTTP/1.1"));
     let target = target.unwrap_or_else(|| panic!("{first:?} is no GET of HTTP/1.1")).to_owned();
     let headers = lines.filter_map(|line| line.split_once(": "));
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    Asked { target, headers, connection, earlier }
+    SiteRequest { target, headers, connection, earlier }
 }
