@@ -9,11 +9,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use fred::types::config::Server;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::address::ServerAddress;
 use super::command_client::{Failed, Replies, Reply};
 use super::pipeline::{Pipeline, keep_node};
 use super::resp;
@@ -55,12 +55,12 @@ pub(crate) struct Cluster {
     target: Target,
     patience: Duration,
     max_bytes: usize,
-    nodes: RefCell<HashMap<Server, Node>>,
+    nodes: RefCell<HashMap<ServerAddress, Node>>,
 }
 
 /// Where a command goes next.
 struct NodeRoute {
-    server: Server,
+    server: ServerAddress,
     /// Whether it is told that the node's key may have come already.
     asking: bool,
 }
@@ -77,7 +77,8 @@ impl Cluster {
         loop {
             if let Some(slots) = self.target.discovery().slots() {
                 slots.masters().for_each(|master| drop(self.pipeline(master)));
-                let gone = |server: &Server, node: &Node| !slots.has(server) && node.pipeline.is_idle();
+                let gone =
+                    |server: &ServerAddress, node: &Node| !slots.has(server) && node.pipeline.is_idle();
                 self.nodes.borrow_mut().retain(|server, node| !gone(server, node));
             }
             if places.changed().await.is_err() {
@@ -87,7 +88,7 @@ impl Cluster {
     }
 
     /// Returns the connection to a node; it is begun where there is none.
-    fn pipeline(&self, server: &Server) -> Rc<Pipeline> {
+    fn pipeline(&self, server: &ServerAddress) -> Rc<Pipeline> {
         let mut nodes = self.nodes.borrow_mut();
         let node = nodes.entry(server.clone()).or_insert_with(|| {
             let pipeline = Rc::new(Pipeline::to_node());
@@ -111,7 +112,7 @@ impl Cluster {
     }
 
     /// Returns the node that has a key.
-    pub(super) fn node_of(&self, key: &[u8]) -> Option<Server> {
+    pub(super) fn node_of(&self, key: &[u8]) -> Option<ServerAddress> {
         self.target.discovery().slots()?.master(slot_of(key)).cloned()
     }
 
@@ -131,7 +132,7 @@ impl Cluster {
     fn route(&self, command: &Keyed) -> Option<NodeRoute> {
         let slots = self.target.discovery().slots()?;
         let master = slots.master(command.slot).cloned();
-        let is_up = |server: &Server| self.pipeline(server).is_up();
+        let is_up = |server: &ServerAddress| self.pipeline(server).is_up();
         let server = match master {
             Some(master) if !command.anywhere || is_up(&master) => master,
             _ if command.anywhere => slots.masters().find(|server| is_up(server))?.clone(),
@@ -190,9 +191,12 @@ impl Cluster {
         &self,
         commands: &[Keyed],
         ways: Vec<(usize, NodeRoute)>,
-    ) -> Vec<(Server, Vec<Option<usize>>, Option<tokio::sync::oneshot::Receiver<Vec<Result<Reply, String>>>>)>
-    {
-        let mut nodes: Vec<(Server, Vec<Option<usize>>, BytesMut)> = Vec::new();
+    ) -> Vec<(
+        ServerAddress,
+        Vec<Option<usize>>,
+        Option<tokio::sync::oneshot::Receiver<Vec<Result<Reply, String>>>>,
+    )> {
+        let mut nodes: Vec<(ServerAddress, Vec<Option<usize>>, BytesMut)> = Vec::new();
         for (at, NodeRoute { server, asking }) in ways {
             let index = nodes.iter().position(|(known, ..)| *known == server).unwrap_or_else(|| {
                 nodes.push((server, Vec::new(), BytesMut::new()));
@@ -206,7 +210,7 @@ impl Cluster {
             bytes.extend_from_slice(&commands[at].bytes);
             places.push(Some(at));
         }
-        let hand_over = |(server, places, bytes): (Server, Vec<_>, BytesMut)| {
+        let hand_over = |(server, places, bytes): (ServerAddress, Vec<_>, BytesMut)| {
             let replies = self.pipeline(&server).queue(bytes, places.len()).ok();
             (server, places, replies)
         };
@@ -215,7 +219,7 @@ impl Cluster {
 }
 
 /// Reads `MOVED 3999 host:port` and `ASK 3999 host:port`. Without a host it is that of the node that answered.
-fn redirection(text: &str, from: &Server) -> Option<NodeRoute> {
+fn redirection(text: &str, from: &ServerAddress) -> Option<NodeRoute> {
     let mut words = text.split(' ');
     let asking = match words.next()? {
         "MOVED" => false,
@@ -224,7 +228,7 @@ fn redirection(text: &str, from: &Server) -> Option<NodeRoute> {
     };
     let (host, port) = words.nth(1)?.rsplit_once(':')?;
     let host = if host.is_empty() || host == "?" { &*from.host } else { host };
-    Some(NodeRoute { server: Server::new(host, port.parse().ok()?), asking })
+    Some(NodeRoute { server: ServerAddress::new(host, port.parse().ok()?), asking })
 }
 
 /// A slot that nobody has, or whose keys are on their route, is as a node that cannot be reached.
@@ -241,7 +245,7 @@ mod tests {
 
     #[test]
     fn redirections_name_a_node_or_only_its_port() {
-        let from = Server::new("10.0.0.1", 7000);
+        let from = ServerAddress::new("10.0.0.1", 7000);
         let read = |text| redirection(text, &from).map(|route| (route.server.to_string(), route.asking));
         assert_eq!(read("MOVED 3999 127.0.0.1:6381"), Some(("127.0.0.1:6381".to_owned(), false)));
         assert_eq!(read("ASK 3999 :6381"), Some(("10.0.0.1:6381".to_owned(), true)));

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use fred::types::config::Server;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
 
+use super::address::ServerAddress;
 use super::cluster::{Cluster, Keyed};
 use super::pipeline::{Pipeline, keep};
 use super::reply_value::Answer;
@@ -120,7 +120,7 @@ impl CommandClient {
     }
 
     /// Returns the node that has a key, in a cluster.
-    pub(crate) fn node_of(&self, key: &[u8]) -> Option<Server> {
+    pub(crate) fn node_of(&self, key: &[u8]) -> Option<ServerAddress> {
         if let Self::Nodes(cluster, _) = self { cluster.node_of(key) } else { None }
     }
 

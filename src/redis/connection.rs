@@ -7,19 +7,19 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use fred::prelude::Config;
-use fred::types::config::{Server, ServerConfig, TlsConnector};
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
 use tokio_util::io::poll_read_buf;
 
+use super::address::{ConnectOptions, ServerAddress};
 use super::discovery::Spot;
-use super::error_reply::is_usable;
+use super::error_reply::{describe_text, is_usable};
 use super::reply_value::Answer;
 use super::resp::{self, Malformed, Token};
-use super::target::{Target, describe_text};
+use crate::settings::Servers;
 
 /// Replies do not belong to what was asked.
 pub(crate) const OUT_OF_STEP: &str = "replies out of step";
@@ -57,19 +57,20 @@ pub(crate) struct RedisConnection {
 }
 
 impl RedisConnection {
-    /// Connects to a server that takes everything. Values larger than `max_bytes` are not taken in.
+    /// Connects to the master. Values larger than `max_bytes` are discarded.
     ///
     /// # Errors
     ///
-    /// With a description; also where that server is a replica.
-    pub(crate) async fn dial(target: &Target, spot: Spot, max_bytes: usize) -> Result<Self, String> {
-        let (mut connection, is_replica) = Self::greet(target, spot, max_bytes).await?;
-        // A replica counts a publication as done, and passes it on to nobody.
-        if is_replica && !target.is_cluster() {
+    /// With a description; also if that server is a replica.
+    pub(crate) async fn dial(options: &ConnectOptions, spot: Spot, max_bytes: usize) -> Result<Self, String> {
+        let (mut connection, is_replica) = Self::greet(options, spot, max_bytes).await?;
+        // A replica accepts PUBLISH and passes it on to nobody.
+        if is_replica && !options.is_cluster() {
             return Err(IS_REPLICA.to_owned());
         }
-        if let Some(database) = target.config().database.filter(|database| *database != 0) {
-            connection.ask(&["SELECT", &database.to_string()]).await?;
+        // Without a SELECT of database 0, which the ACL may forbid.
+        if options.url.database != 0 {
+            connection.ask(&["SELECT", &options.url.database.to_string()]).await?;
         }
         connection.check().await?;
         Ok(connection)
@@ -88,18 +89,20 @@ impl RedisConnection {
     /// # Errors
     ///
     /// With a description.
-    pub(crate) async fn dial_node(target: &Target, node: Server, max_bytes: usize) -> Result<Self, String> {
-        let spot = Spot { server: node, term: target.discovery().term() };
-        let (mut connection, _) = Self::greet(target, spot, max_bytes).await?;
+    pub(crate) async fn dial_node(
+        options: &ConnectOptions,
+        spot: Spot,
+        max_bytes: usize,
+    ) -> Result<Self, String> {
+        let (mut connection, _) = Self::greet(options, spot, max_bytes).await?;
         connection.check().await?;
         Ok(connection)
     }
 
     /// Connects and logs in. Returns whether the server is a replica, too: no ACL forbids HELLO, which tells it.
-    async fn greet(target: &Target, spot: Spot, max_bytes: usize) -> Result<(Self, bool), String> {
-        let config = target.config();
-        let (user, password) = (config.username.as_deref(), config.password.as_deref());
-        let mut connection = Self::open_at(config, spot, user, password, max_bytes).await?;
+    async fn greet(options: &ConnectOptions, spot: Spot, max_bytes: usize) -> Result<(Self, bool), String> {
+        let (user, password) = (options.url.username.as_deref(), options.url.password.as_deref());
+        let mut connection = Self::open_at(options, spot, user, password, max_bytes).await?;
         let greeting = connection.call(&["HELLO", "2"]).await?;
         match is_replica(&greeting) {
             Ok(is_replica) => Ok((connection, is_replica)),
@@ -113,23 +116,23 @@ impl RedisConnection {
     ///
     /// With a description.
     pub(crate) async fn open(
-        config: &Config,
-        server: Server,
+        options: &ConnectOptions,
+        server: ServerAddress,
         user: Option<&str>,
         password: Option<&str>,
         max_bytes: usize,
     ) -> Result<Self, String> {
-        Self::open_at(config, Spot { server, term: 0 }, user, password, max_bytes).await
+        Self::open_at(options, Spot { server, term: 0 }, user, password, max_bytes).await
     }
 
     async fn open_at(
-        config: &Config,
+        options: &ConnectOptions,
         spot: Spot,
         user: Option<&str>,
         password: Option<&str>,
         max_bytes: usize,
     ) -> Result<Self, String> {
-        let socket = socket(config, &spot.server).await.map_err(|error| error.to_string())?;
+        let socket = socket(options, &spot.server).await.map_err(|error| error.to_string())?;
         let (incoming, outgoing) = (BytesMut::new(), BytesMut::new());
         let mut connection = Self { socket, spot, incoming, unwanted: 0, outgoing, max_bytes };
         if let Some(password) = password {
@@ -169,7 +172,7 @@ impl RedisConnection {
     }
 
     /// Where it leads to.
-    pub(crate) fn server(&self) -> &Server {
+    pub(crate) fn server(&self) -> &ServerAddress {
         &self.spot.server
     }
 
@@ -274,23 +277,15 @@ pub(crate) fn is_replica(greeting: &Answer) -> Result<bool, String> {
     }
 }
 
-/// Returns the host as a name or an address: URLs, and fred, have IPv6 addresses in brackets.
-fn bare(host: &str) -> &str {
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
-}
-
-async fn socket(config: &Config, server: &Server) -> io::Result<Box<dyn Socket>> {
-    if let ServerConfig::Unix { path } = &config.server {
+async fn socket(options: &ConnectOptions, server: &ServerAddress) -> io::Result<Box<dyn Socket>> {
+    if let Servers::Unix(path) = &options.url.servers {
         return Ok(Box::new(UnixStream::connect(path).await?));
     }
-    let tcp = TcpStream::connect((bare(&server.host), server.port)).await?;
+    let tcp = TcpStream::connect((&*server.host, server.port)).await?;
     tcp.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(PROBES);
     SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
-    let Some(TlsConnector::Rustls(connector)) = config.tls.as_ref().map(|tls| &tls.connector) else {
-        return Ok(Box::new(tcp));
-    };
-    let name = server.tls_server_name.as_ref().unwrap_or(&server.host).to_string();
-    let name = ServerName::try_from(bare(&name).to_owned()).map_err(io::Error::other)?;
-    Ok(Box::new(connector.connect(name, tcp).await?))
+    let Some(tls) = &options.tls else { return Ok(Box::new(tcp)) };
+    let name = ServerName::try_from(server.host.to_string()).map_err(io::Error::other)?;
+    Ok(Box::new(TlsConnector::from(tls.clone()).connect(name, tcp).await?))
 }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fred::types::config::{Server, ServerConfig};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::address::{ConnectOptions, ServerAddress};
 use super::slots::Slots;
+use crate::settings::Servers;
 
 /// How often is asked, and how long an answer may take.
 pub(crate) const ASK: Duration = Duration::from_millis(500);
@@ -36,7 +37,7 @@ pub(crate) enum Known {
     /// Nothing, because of this.
     Nothing(String),
     /// The one server that takes everything.
-    Master(Server),
+    Master(ServerAddress),
     /// The nodes of a cluster.
     Cluster(Arc<Slots>),
 }
@@ -56,7 +57,7 @@ pub(crate) struct Place {
 /// A server, and the term in which it was found.
 #[derive(Debug, Clone)]
 pub(crate) struct Spot {
-    pub(crate) server: Server,
+    pub(crate) server: ServerAddress,
     pub(crate) term: u64,
 }
 
@@ -75,10 +76,10 @@ pub(crate) struct Discovery {
 }
 
 impl Discovery {
-    pub(crate) fn new(config: &ServerConfig) -> Arc<Self> {
-        let server = match config {
-            ServerConfig::Sentinel { .. } | ServerConfig::Clustered { .. } => None,
-            here => here.hosts().into_iter().next(),
+    pub(crate) fn new(options: &ConnectOptions) -> Arc<Self> {
+        let server = match options.url.servers {
+            Servers::Sentinel { .. } | Servers::Cluster(_) => None,
+            Servers::Single(_) | Servers::Unix(_) => options.addresses().into_iter().next(),
         };
         let asks = server.is_none();
         let known =

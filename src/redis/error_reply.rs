@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::wire::mask_sessions;
+
 /// Time after which the same hint is logged again.
 const REMINDER: Duration = Duration::from_mins(1);
 
@@ -77,6 +79,13 @@ pub(crate) fn hint(text: &str) -> &'static str {
         "WRONGPASS" => "check user and password in redis.url",
         _ => "",
     }
+}
+
+/// Masks session keys and control characters in the text of an error, for the log.
+pub(crate) fn describe_text(text: &str) -> String {
+    // Redis quotes the arguments of an unknown command: a message would appear in the log.
+    let text = text.split_once(", with args beginning with").map_or(text, |(before, _)| before);
+    mask_sessions(text).escape_debug().to_string()
 }
 
 /// Keeps the same hint to one a minute; another code is another hint.

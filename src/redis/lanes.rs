@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use fred::types::config::Server;
 use tokio::task::spawn_local;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::PublishAcks;
+use super::address::ServerAddress;
 use super::command_client::CommandClient;
 use super::publisher::Publisher;
 use crate::wire::Channel;
@@ -35,7 +35,7 @@ pub(super) struct Lanes {
     commands: Rc<CommandClient>,
     /// All of them, outside of clusters; in one those for which no node is known.
     common: Lane,
-    by_nodes: RefCell<HashMap<Vec<Server>, Lane>>,
+    by_nodes: RefCell<HashMap<Vec<ServerAddress>, Lane>>,
 }
 
 impl Lanes {

@@ -3,6 +3,7 @@
 //!
 //! [`Broker`] is the pub/sub side, one per process; [`Store`] the key side and publishing, one per shard.
 
+mod address;
 mod cluster;
 mod command_client;
 mod connection;

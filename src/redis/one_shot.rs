@@ -7,9 +7,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::command_client::{CommandClient, Reply};
-use super::error_reply::hint;
+use super::error_reply::{describe_text, hint};
 use super::reply_value::Answer;
-use super::target::{Target, describe_text};
+use super::target::Target;
 use crate::wire::Channel;
 
 /// Largest value that is taken in.

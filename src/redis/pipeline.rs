@@ -9,18 +9,18 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use fred::types::config::Server;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
+use super::address::ServerAddress;
 use super::command_client::{Lost, Reply};
 use super::connection::{IS_REPLICA, OUT_OF_STEP, RedisConnection, is_replica};
 use super::discovery::{Spot, pause};
-use super::error_reply::Meaning;
+use super::error_reply::{Meaning, describe_text};
 use super::reply_value::Answer;
 use super::resp::{self, Token};
-use super::target::{Target, describe_text};
+use super::target::Target;
 
 /// Pause before a connection is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -214,13 +214,14 @@ pub(super) async fn keep(pipeline: Rc<Pipeline>, target: Target, patience: Durat
 pub(super) async fn keep_node(
     pipeline: Rc<Pipeline>,
     target: Target,
-    node: Server,
+    node: ServerAddress,
     patience: Duration,
     max_bytes: usize,
 ) {
     let mut wait = FIRST_PAUSE;
     loop {
-        let dialing = RedisConnection::dial_node(&target, node.clone(), max_bytes);
+        let spot = Spot { server: node.clone(), term: target.discovery().term() };
+        let dialing = RedisConnection::dial_node(target.options(), spot, max_bytes);
         let reason = match timeout(target.connect_timeout(), dialing).await {
             Ok(Ok(connection)) => {
                 wait = FIRST_PAUSE;

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use fred::types::config::Server;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
+use super::address::ServerAddress;
 use super::command_client::{CommandClient, Failed, Reply};
 use super::error_reply::{Meaning, Reminder, hint};
 use crate::metrics::Counters;
@@ -112,7 +112,7 @@ pub(super) struct Reads<K> {
     /// What the keys hold, for the log.
     what: &'static str,
     /// By node, in a cluster; else there is one.
-    lanes: RefCell<HashMap<Option<Server>, Lane<K>, RandomState>>,
+    lanes: RefCell<HashMap<Option<ServerAddress>, Lane<K>, RandomState>>,
     bell: Notify,
     /// What is asked of each key.
     wanted: Wanted,
@@ -196,7 +196,7 @@ impl<K: Key> Reads<K> {
     }
 
     /// Takes what is next for a server to which not too much is under way.
-    fn take(&self) -> Option<(Option<Server>, Vec<Waiting<K>>)> {
+    fn take(&self) -> Option<(Option<ServerAddress>, Vec<Waiting<K>>)> {
         let mut lanes = self.lanes.borrow_mut();
         let due = |lane: &Lane<K>| lane.under_way < UNDER_WAY && !lane.waiting.is_empty();
         let (node, lane) = lanes.iter_mut().find(|(_, lane)| due(lane))?;
@@ -208,7 +208,7 @@ impl<K: Key> Reads<K> {
         Some((node.clone(), keys.iter().filter_map(|key| lane.waiting.remove_entry(key)).collect()))
     }
 
-    fn finish(&self, node: Option<Server>) {
+    fn finish(&self, node: Option<ServerAddress>) {
         let stays = node.is_none();
         if let Slot::Occupied(mut entry) = self.lanes.borrow_mut().entry(node) {
             let lane = entry.get_mut();

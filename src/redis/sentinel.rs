@@ -2,18 +2,19 @@
 //!
 //! <https://redis.io/docs/latest/develop/reference/sentinel-clients/>
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use fred::types::config::{Server, ServerConfig};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
+use super::address::{ConnectOptions, ServerAddress};
 use super::connection::RedisConnection;
-use super::discovery::{ASK, Known, PATIENCE, UNNOTICED};
+use super::discovery::{ASK, Discovery, Known, PATIENCE, UNNOTICED};
 use super::reply_value::Answer;
-use super::target::Target;
+use crate::settings::Servers;
 use crate::telemetry::LogThrottle;
 
 /// How long an answer counts.
@@ -28,17 +29,17 @@ const MAX_BYTES: usize = 64 * 1024;
 /// What a sentinel says.
 #[derive(Debug, Clone)]
 struct Opinion {
-    master: Server,
+    master: ServerAddress,
     /// Rises with each failover.
     epoch: u64,
     failing_over: bool,
     /// Sentinels that it knows, if it was asked.
-    others: Vec<Server>,
+    others: Vec<ServerAddress>,
 }
 
 /// What a sentinel answered to what was asked at that time.
 struct Voice {
-    sentinel: Server,
+    sentinel: ServerAddress,
     asked: Instant,
     said: Result<Opinion, String>,
 }
@@ -52,25 +53,30 @@ struct Wanted {
 }
 
 /// Keeps what is known of the master up to date. Never returns.
-pub(super) async fn follow(target: Target) {
-    let ServerConfig::Sentinel { hosts, service_name, username, password } = &target.config().server else {
-        return;
-    };
-    let wanted = Wanted { name: service_name.clone(), user: username.clone(), password: password.clone() };
+pub(super) async fn follow(options: ConnectOptions, discovery: Arc<Discovery>, name: String) {
+    let Servers::Sentinel { service, username, password, .. } = &options.url.servers else { return };
+    let wanted = Wanted { name: service.clone(), user: username.clone(), password: password.clone() };
+    let sentinels = options.addresses();
     let (voice, mut voices) = mpsc::channel(MAX_SENTINELS);
     let mut asking = JoinSet::new();
     let mut last: Vec<Voice> = Vec::new();
     let silent = LogThrottle::default();
-    let (mut known, mut settled) = (hosts.clone(), Instant::now());
-    for sentinel in hosts {
-        asking.spawn_local(ask(target.clone(), sentinel.clone(), wanted.clone(), voice.clone()));
+    let (mut known, mut settled) = (sentinels.clone(), Instant::now());
+    for sentinel in sentinels {
+        asking.spawn_local(ask(options.clone(), discovery.clone(), sentinel, wanted.clone(), voice.clone()));
     }
     while let Some(next) = voices.recv().await {
         if let Ok(opinion) = &next.said {
             for other in &opinion.others {
                 if known.len() < MAX_SENTINELS && !known.contains(other) {
                     known.push(other.clone());
-                    asking.spawn_local(ask(target.clone(), other.clone(), wanted.clone(), voice.clone()));
+                    asking.spawn_local(ask(
+                        options.clone(),
+                        discovery.clone(),
+                        other.clone(),
+                        wanted.clone(),
+                        voice.clone(),
+                    ));
                 }
             }
         }
@@ -83,22 +89,22 @@ pub(super) async fn follow(target: Target) {
             .collect();
         let Some((_, best)) = fresh.iter().max_by_key(|(asked, opinion)| (opinion.epoch, *asked)) else {
             let reason = last.iter().rev().find_map(|voice| voice.said.as_ref().err());
-            target.discovery().fail(reason.cloned().unwrap_or_default());
+            discovery.fail(reason.cloned().unwrap_or_default());
             if last.len() == known.len()
                 && let Some(suppressed) = silent.allow()
             {
-                warn!(redis = target.name(), suppressed, error = ?reason, "no sentinel answers; a failover would not be noticed. Check the sentinels in redis.url");
+                warn!(redis = name, suppressed, error = ?reason, "no sentinel answers; a failover would not be noticed. Check the sentinels in redis.url");
             }
             continue;
         };
         let newest = fresh.iter().map(|(asked, _)| *asked).max().unwrap_or(settled);
-        let before = target.discovery().watch().borrow().known.clone();
+        let before = discovery.watch().borrow().known.clone();
         let moved = matches!(&before, Known::Master(server) if *server != best.master);
         if moved {
-            info!(redis = target.name(), master = %best.master, "the sentinels name another master");
+            info!(redis = name, master = %best.master, "the sentinels name another master");
         }
         let doubtful = Instant::now().checked_sub(UNNOTICED).map_or(settled, |noticed| settled.min(noticed));
-        target.discovery().set(Known::Master(best.master.clone()), newest, doubtful);
+        discovery.set(Known::Master(best.master.clone()), newest, doubtful);
         if fresh.iter().all(|(_, opinion)| !opinion.failing_over && opinion.master == best.master) {
             settled = fresh.iter().map(|(asked, _)| *asked).min().unwrap_or(settled);
         }
@@ -106,11 +112,17 @@ pub(super) async fn follow(target: Target) {
 }
 
 /// Asks one sentinel again and again.
-async fn ask(target: Target, sentinel: Server, wanted: Wanted, voice: mpsc::Sender<Voice>) {
+async fn ask(
+    options: ConnectOptions,
+    discovery: Arc<Discovery>,
+    sentinel: ServerAddress,
+    wanted: Wanted,
+    voice: mpsc::Sender<Voice>,
+) {
     let mut connection = None;
     loop {
         let asked = Instant::now();
-        let said = match timeout(PATIENCE, question(&target, &sentinel, &wanted, &mut connection)).await {
+        let said = match timeout(PATIENCE, question(&options, &sentinel, &wanted, &mut connection)).await {
             Ok(said) => said,
             Err(_) => Err("no answer".to_owned()),
         };
@@ -121,13 +133,13 @@ async fn ask(target: Target, sentinel: Server, wanted: Wanted, voice: mpsc::Send
         if voice.send(Voice { sentinel: sentinel.clone(), asked, said }).await.is_err() {
             return;
         }
-        target.discovery().due(asked, ASK).await;
+        discovery.due(asked, ASK).await;
     }
 }
 
 async fn question(
-    target: &Target,
-    sentinel: &Server,
+    options: &ConnectOptions,
+    sentinel: &ServerAddress,
     wanted: &Wanted,
     connection: &mut Option<RedisConnection>,
 ) -> Result<Opinion, String> {
@@ -135,8 +147,7 @@ async fn question(
     let mut others = Vec::new();
     if connection.is_none() {
         let (user, password) = (wanted.user.as_deref(), wanted.password.as_deref());
-        let mut new =
-            RedisConnection::open(target.config(), sentinel.clone(), user, password, MAX_BYTES).await?;
+        let mut new = RedisConnection::open(options, sentinel.clone(), user, password, MAX_BYTES).await?;
         // Where that is refused, those of the URL are enough.
         let known = new.call(&["SENTINEL", "SENTINELS", name]).await?;
         others = known.list().iter().filter_map(address).collect();
@@ -162,11 +173,11 @@ async fn question(
     })
 }
 
-fn address(sentinel: &Answer) -> Option<Server> {
+fn address(sentinel: &Answer) -> Option<ServerAddress> {
     server(sentinel.field("ip")?, sentinel.field("port")?)
 }
 
-fn server(host: &Answer, port: &Answer) -> Option<Server> {
+fn server(host: &Answer, port: &Answer) -> Option<ServerAddress> {
     let host = host.text().filter(|host| !host.is_empty())?;
-    Some(Server::new(host, u16::try_from(port.number()?).ok()?))
+    Some(ServerAddress::new(host, u16::try_from(port.number()?).ok()?))
 }

@@ -2,18 +2,18 @@
 //!
 //! <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
 
-use fred::types::config::Server;
 use redis_protocol::redis_keyslot;
 
+use super::address::ServerAddress;
 use super::reply_value::Answer;
 
 /// The nodes of a cluster and their slots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Slots {
     /// First slot, last slot, and the master that has them; in order.
-    ranges: Vec<(u16, u16, Server)>,
+    ranges: Vec<(u16, u16, ServerAddress)>,
     /// Masters and replicas.
-    nodes: Vec<Server>,
+    nodes: Vec<ServerAddress>,
 }
 
 /// Returns a key's slot.
@@ -23,7 +23,7 @@ pub(super) fn slot_of(key: &[u8]) -> u16 {
 
 impl Slots {
     /// Reads the reply to CLUSTER SLOTS. A node without a name is the one that was asked.
-    pub(super) fn read(answer: &Answer, asked: &Server) -> Self {
+    pub(super) fn read(answer: &Answer, asked: &ServerAddress) -> Self {
         let mut slots = Self::default();
         for range in answer.list() {
             let [first, last, nodes @ ..] = range.list() else { continue };
@@ -44,37 +44,37 @@ impl Slots {
     }
 
     /// Returns the master of a slot.
-    pub(super) fn master(&self, slot: u16) -> Option<&Server> {
+    pub(super) fn master(&self, slot: u16) -> Option<&ServerAddress> {
         let after = self.ranges.partition_point(|(first, ..)| *first <= slot);
         let (_, last, master) = self.ranges.get(after.checked_sub(1)?)?;
         (slot <= *last).then_some(master)
     }
 
     /// Returns the masters that have slots; one with several ranges more than once.
-    pub(super) fn masters(&self) -> impl Iterator<Item = &Server> {
+    pub(super) fn masters(&self) -> impl Iterator<Item = &ServerAddress> {
         self.ranges.iter().map(|(.., master)| master)
     }
 
     /// Returns all nodes.
-    pub(super) fn nodes(&self) -> &[Server] {
+    pub(super) fn nodes(&self) -> &[ServerAddress] {
         &self.nodes
     }
 
     /// Returns any node: each passes all messages on. By chance: one that is dead may be among them for a while.
-    pub(super) fn any(&self) -> Option<Server> {
+    pub(super) fn any(&self) -> Option<ServerAddress> {
         self.nodes.get(rand::random_range(0..self.nodes.len().max(1))).cloned()
     }
 
     /// Tells whether it has this node.
-    pub(super) fn has(&self, node: &Server) -> bool {
+    pub(super) fn has(&self, node: &ServerAddress) -> bool {
         self.nodes.contains(node)
     }
 }
 
-fn server_of(node: &Answer, asked: &Server) -> Option<Server> {
+fn server_of(node: &Answer, asked: &ServerAddress) -> Option<ServerAddress> {
     let [host, port, ..] = node.list() else { return None };
     let host = host.text().filter(|host| !host.is_empty() && *host != "?").unwrap_or(&asked.host);
-    Some(Server::new(host, u16::try_from(port.number()?).ok()?))
+    Some(ServerAddress::new(host, u16::try_from(port.number()?).ok()?))
 }
 
 #[cfg(test)]
@@ -95,12 +95,12 @@ mod tests {
             Answer::List(bounds.into_iter().chain(nodes.iter().map(|port| node(*port))).collect())
         };
         let answer = Answer::List(vec![range(100, 200, &[2, 3]), range(0, 50, &[1])]);
-        let slots = Slots::read(&answer, &Server::new("asked", 1));
+        let slots = Slots::read(&answer, &ServerAddress::new("asked", 1));
         let port = |slot| slots.master(slot).map(|server| server.port);
         assert_eq!(
             [port(0), port(50), port(51), port(100), port(200), port(201)],
             [Some(1), Some(1), None, Some(2), Some(2), None]
         );
-        assert!(slots.has(&Server::new("10.0.0.1", 3)), "a replica is a node, too");
+        assert!(slots.has(&ServerAddress::new("10.0.0.1", 3)), "a replica is a node, too");
     }
 }

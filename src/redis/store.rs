@@ -4,9 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fred::types::config::Server;
 use tokio::task::{AbortHandle, spawn_local};
 
+use super::address::ServerAddress;
 use super::command_client::CommandClient;
 use super::lanes::Lanes;
 use super::lookups;
@@ -74,7 +74,7 @@ impl Store {
     }
 
     /// Returns the node that keeps a channel's persisted message, in a cluster.
-    pub(crate) fn node_of(&self, channel: &Channel) -> Option<Server> {
+    pub(crate) fn node_of(&self, channel: &Channel) -> Option<ServerAddress> {
         self.commands.node_of(channel.as_str().as_bytes())
     }
 

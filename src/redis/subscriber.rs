@@ -9,9 +9,8 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::connection::{OUT_OF_STEP, RedisConnection};
-use super::error_reply::Meaning;
+use super::error_reply::{Meaning, describe_text};
 use super::resp::Token;
-use super::target::describe_text;
 use crate::wire::Channel;
 
 /// The channels to SUBSCRIBE to and to UNSUBSCRIBE from, in one pipeline that ends with a fence.

@@ -4,16 +4,14 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fred::prelude::Config;
-use fred::types::config::{ClusterDiscoveryPolicy, Server, ServerConfig, TlsConnector};
 use tokio::sync::Notify;
 
+use super::address::ConnectOptions;
 use super::connection::{IS_REPLICA, RedisConnection};
 use super::discovery::{Discovery, Spot};
 use super::error_reply::hint;
 use super::{sentinel, tls, topology};
-use crate::settings::{self, Address, RedisUrl, Servers};
-use crate::wire::mask_sessions;
+use crate::settings::{self, Servers};
 
 /// Time for an attempt to reach a node of a cluster before another one is tried.
 const HURRY: Duration = Duration::from_secs(1);
@@ -26,7 +24,7 @@ pub struct TargetError(String);
 /// A Redis and how to talk to it.
 #[derive(Debug, Clone)]
 pub struct Target {
-    config: Config,
+    options: ConnectOptions,
     settings: settings::Redis,
     name: String,
     discovery: Arc<Discovery>,
@@ -40,27 +38,25 @@ impl Target {
     ///
     /// When the URL cannot be understood, or TLS cannot be set up.
     pub fn new(settings: &settings::Redis) -> Result<Self, TargetError> {
-        let name =
-            settings.url.as_ref().map_or_else(|| "redis://127.0.0.1:6379".to_owned(), ToString::to_string);
-        let config =
-            settings.url.as_ref().map_or_else(|| Ok(Config::default()), |url| config(url, &settings.tls))?;
-        let discovery = Discovery::new(&config.server);
-        Ok(Self { config, settings: settings.clone(), name, discovery, suspicion: Arc::default() })
+        let options = ConnectOptions::new(settings).map_err(TargetError)?;
+        let discovery = Discovery::new(&options);
+        let name = options.url.to_string();
+        Ok(Self { options, settings: settings.clone(), name, discovery, suspicion: Arc::default() })
     }
 
     /// Returns the number of the database.
     pub fn database(&self) -> u8 {
-        self.config.database.unwrap_or(0)
+        self.options.url.database
     }
 
     /// Tells whether it is a cluster, each node of which tells of its own keys only.
     pub(crate) fn is_cluster(&self) -> bool {
-        self.config.server.is_clustered()
+        self.options.is_cluster()
     }
 
-    /// Returns how fred connects.
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
+    /// Returns how to connect.
+    pub(crate) fn options(&self) -> &ConnectOptions {
+        &self.options
     }
 
     /// Returns the time for a connection attempt.
@@ -85,10 +81,10 @@ impl Target {
 
     /// Keeps up to date where the server is, as long as it is polled.
     pub(crate) async fn follow(self) {
-        match self.config.server {
-            ServerConfig::Sentinel { .. } => sentinel::follow(self).await,
-            ServerConfig::Clustered { .. } => topology::follow(self).await,
-            _ => {}
+        match self.options.url.servers {
+            Servers::Sentinel { .. } => sentinel::follow(self.options, self.discovery, self.name).await,
+            Servers::Cluster(_) => topology::follow(self.options, self.discovery).await,
+            Servers::Single(_) | Servers::Unix(_) => {}
         }
     }
 
@@ -110,7 +106,7 @@ impl Target {
                     tokio::time::sleep(HURRY).await;
                 };
                 tokio::select! {
-                    connection = RedisConnection::dial(self, spot.clone(), max_bytes) => return connection,
+                    connection = RedisConnection::dial(&self.options, spot.clone(), max_bytes) => return connection,
                     () = self.discovery.left(&spot) => {}
                     () = hurry => {}
                 }
@@ -146,7 +142,7 @@ impl Target {
             hint(reason)
         } else if !tls::hint(reason).is_empty() {
             tls::hint(reason)
-        } else if self.config.tls.is_some() && says(&["no answer"]) {
+        } else if self.options.tls.is_some() && says(&["no answer"]) {
             "nothing answers there, or it does not speak TLS: check host and port in redis.url"
         } else if says(&["NOAUTH"]) {
             hint("NOAUTH")
@@ -154,7 +150,7 @@ impl Target {
             "check user and password in redis.url"
         } else if says(&["DB index"]) {
             "it has no database of this number: check the end of redis.url"
-        } else if self.config.tls.is_none() && says(&["reset by peer"]) {
+        } else if self.options.tls.is_none() && says(&["reset by peer"]) {
             "the server closes the connection: if it speaks TLS, write rediss:// in redis.url; otherwise check host and port"
         } else if says(&["lookup", "resolve", "Name or service"]) {
             "there is no host of this name: check redis.url"
@@ -170,40 +166,4 @@ impl Target {
             "start Redis or ws4redis, or set redis.url"
         }
     }
-}
-
-/// Returns how fred connects to what the URL names.
-fn config(url: &RedisUrl, tls: &settings::Tls) -> Result<Config, TargetError> {
-    let servers =
-        |all: &[Address]| all.iter().map(|(host, port)| Server::new(host.as_str(), *port)).collect();
-    let server = match &url.servers {
-        Servers::Single((host, port)) => ServerConfig::new_centralized(host.as_str(), *port),
-        Servers::Unix(path) => ServerConfig::Unix { path: path.clone() },
-        Servers::Sentinel { sentinels, service, username, password } => ServerConfig::Sentinel {
-            hosts: servers(sentinels),
-            service_name: service.clone(),
-            username: username.clone(),
-            password: password.clone(),
-        },
-        Servers::Cluster(nodes) => {
-            ServerConfig::Clustered { hosts: servers(nodes), policy: ClusterDiscoveryPolicy::default() }
-        }
-    };
-    let tls = url.tls.then(|| tls::client_config(tls)).transpose().map_err(TargetError)?;
-    Ok(Config {
-        server,
-        username: url.username.clone(),
-        password: url.password.clone(),
-        // Without a SELECT, for which a user needs the right.
-        database: Some(url.database).filter(|number| *number != 0),
-        tls: tls.map(|tls| TlsConnector::from(tls).into()),
-        ..Config::default()
-    })
-}
-
-/// Describes an error by its text: no session keys, no control characters.
-pub(crate) fn describe_text(text: &str) -> String {
-    // Redis quotes the arguments of a command that it does not know: a message would stand in the log.
-    let text = text.split_once(", with args beginning with").map_or(text, |(before, _)| before);
-    mask_sessions(text).escape_debug().to_string()
 }

@@ -3,55 +3,60 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fred::types::config::Server;
 use tokio::time::{Instant, timeout};
 
+use super::address::{ConnectOptions, ServerAddress};
 use super::connection::RedisConnection;
-use super::discovery::{Known, PATIENCE};
+use super::discovery::{Discovery, Known, PATIENCE, Spot};
 use super::reply_value::Answer;
 use super::slots::Slots;
-use super::target::Target;
 
 /// How often is asked while nothing tells of a change.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// Largest value in a reply.
+const MAX_BYTES: usize = 64 * 1024;
+
 /// Keeps what is known of the cluster up to date. Never returns.
-pub(super) async fn follow(target: Target) {
-    let seeds = target.config().server.hosts();
+pub(super) async fn follow(options: ConnectOptions, discovery: Arc<Discovery>) {
+    let seeds = options.addresses();
     let mut connection: Option<RedisConnection> = None;
     let mut turn = 0_usize;
     loop {
         let asked = Instant::now();
         // A node that was asked and fails is followed by the next one, at last by those of the URL.
-        let nodes = target.discovery().slots().map_or_else(Vec::new, |slots| slots.nodes().to_vec());
+        let nodes = discovery.slots().map_or_else(Vec::new, |slots| slots.nodes().to_vec());
         let node = nodes.iter().chain(&seeds).nth(turn % (nodes.len() + seeds.len()).max(1)).cloned();
         let Some(node) = node else { return };
-        match timeout(PATIENCE, question(&target, &node, &mut connection))
+        match timeout(PATIENCE, question(&options, &discovery, &node, &mut connection))
             .await
             .unwrap_or(Err("no answer".to_owned()))
         {
             Ok(slots) => {
-                target.discovery().set(Known::Cluster(Arc::new(slots)), asked, asked);
-                target.discovery().due(asked, PERIOD).await;
+                discovery.set(Known::Cluster(Arc::new(slots)), asked, asked);
+                discovery.due(asked, PERIOD).await;
             }
             Err(reason) => {
                 connection = None;
                 turn = turn.wrapping_add(1);
-                target.discovery().fail(reason);
-                target.discovery().due(asked, Duration::from_millis(100)).await;
+                discovery.fail(reason);
+                discovery.due(asked, Duration::from_millis(100)).await;
             }
         }
     }
 }
 
 async fn question(
-    target: &Target,
-    node: &Server,
+    options: &ConnectOptions,
+    discovery: &Discovery,
+    node: &ServerAddress,
     connection: &mut Option<RedisConnection>,
 ) -> Result<Slots, String> {
-    let asked = match connection {
-        Some(asked) => asked,
-        None => connection.insert(RedisConnection::dial_node(target, node.clone(), 64 * 1024).await?),
+    let asked = if let Some(asked) = connection {
+        asked
+    } else {
+        let spot = Spot { server: node.clone(), term: discovery.term() };
+        connection.insert(RedisConnection::dial_node(options, spot, MAX_BYTES).await?)
     };
     let answer = asked.call(&["CLUSTER", "SLOTS"]).await?;
     if let Answer::Error(reason) = answer {

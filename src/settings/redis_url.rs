@@ -82,6 +82,14 @@ const SETTINGS: [(&str, &str); 7] = [
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
+impl Default for RedisUrl {
+    /// The Redis on 127.0.0.1:6379.
+    fn default() -> Self {
+        let servers = Servers::Single(("127.0.0.1".to_owned(), REDIS_PORT));
+        Self { scheme: "redis", servers, tls: false, username: None, password: None, database: 0 }
+    }
+}
+
 type Problem = Cow<'static, str>;
 
 impl RedisUrl {
