@@ -19,7 +19,6 @@ mod pubsub;
 mod reply;
 mod request;
 mod server;
-mod sha1;
 mod state;
 
 pub use limits::{Error, Limits};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
+use subtle::ConstantTimeEq;
 use tracing::{info, warn};
 
 use super::large_values::{LargeReads, LargeValues, Outcome};
@@ -303,7 +304,7 @@ impl User {
     /// Returns whether the session's password hash is still one of the user's.
     fn accepts(&self, session_hash: Option<&str>) -> bool {
         let Some(hashes) = &self.auth_hashes else { return true };
-        session_hash.is_some_and(|own| hashes.iter().any(|hash| equal(hash.as_bytes(), own.as_bytes())))
+        session_hash.is_some_and(|own| hashes.iter().any(|hash| hash.as_bytes().ct_eq(own.as_bytes()).into()))
     }
 }
 
@@ -312,9 +313,4 @@ fn milliseconds_until(unix_seconds: i64) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let then = Duration::from_secs(u64::try_from(unix_seconds).unwrap_or(0));
     u64::try_from(then.saturating_sub(now).as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Compares in a time that does not tell where the difference is.
-fn equal(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }

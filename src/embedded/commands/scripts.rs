@@ -3,12 +3,14 @@
 //! The digest is taken of the words of the script joined by single blanks, so indentation does not matter.
 
 use bytes::Bytes;
+use std::fmt::Write;
+
+use sha1::{Digest, Sha1};
 
 use super::{Call, Command, options::MILLISECONDS};
 use crate::embedded::{
     integer,
     reply::{NOT_AN_INTEGER, OK, Reply},
-    sha1,
 };
 
 pub(crate) const COMMANDS: &[Command] = &[
@@ -52,12 +54,12 @@ const MAX_SPELLINGS: usize = 64;
 /// Finds out what a script means and remembers its name.
 fn learn(call: &mut Call<'_>, text: &[u8]) -> Result<(String, Script), Reply> {
     let words: Vec<&[u8]> = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
-    let digest = sha1::hex(&words.join(&b' '));
+    let digest = sha1_hex(&words.join(&b' '));
     let known = KNOWN.iter().find(|(name, _)| *name == digest);
     let (_, script) = known.ok_or_else(|| {
         Reply::error("ERR the embedded store runs only the scripts of redis-py's lock and django-redis' incr")
     })?;
-    let name = sha1::hex(text);
+    let name = sha1_hex(text);
     if call.state.scripts.len() >= MAX_SPELLINGS {
         call.state.scripts.clear();
     }
@@ -142,4 +144,12 @@ fn lock(call: &mut Call<'_>, script: Script, key: &[u8], more: &[Bytes]) -> Resu
     };
     call.expire_at(key, call.state.clock.now_ms().saturating_add(time));
     Ok(Reply::Integer(1))
+}
+
+/// Returns the SHA-1 digest in lower-case hexadecimal digits: the name of a Lua script in Redis.
+fn sha1_hex(text: &[u8]) -> String {
+    Sha1::digest(text).iter().fold(String::with_capacity(40), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }

@@ -1,4 +1,4 @@
-//! Redis TestCluster: what concerns one node concerns only what is on it.
+//! Redis Cluster: what concerns one node concerns only what is on it.
 
 use std::time::Duration;
 
