@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use tokio::runtime::{Builder, LocalOptions};
 
-use crate::redis::{Found, Target, TargetError, examine, publish_once};
+use crate::redis::{ServerReport, Target, TargetError, examine, publish_once};
 use crate::server::{self, Standby};
 use crate::settings::{self, Listen, Settings};
 use crate::visitors::probe;
@@ -158,7 +158,7 @@ fn listening(listen: &Listen) -> String {
     }
 }
 
-fn describe(target: &Target, found: &Found) -> String {
+fn describe(target: &Target, found: &ServerReport) -> String {
     let version = found.version.as_deref().unwrap_or("of unknown version (INFO is not allowed)");
     let mode = found.mode.as_deref().unwrap_or("mode unknown");
     let millis = found.round_trip.as_secs_f64() * 1000.0;

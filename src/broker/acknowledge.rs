@@ -7,7 +7,7 @@ use super::event::BrokerEvent;
 use super::retries::Refused;
 use super::{Asked, Broker};
 use crate::hub::Generation;
-use crate::redis::error_reply::{Meaning, hint};
+use crate::redis::error_reply::{ErrorClass, hint};
 use crate::wire::Channel;
 use crate::wire::key_of;
 
@@ -31,8 +31,8 @@ impl Broker {
                 self.tell_subscribed(acknowledged).await;
                 self.tell_recovered().await;
             }
-            Some(reason) if Meaning::of(&reason) == Meaning::NotNow => {
-                if self.not_now.take(&reason) {
+            Some(reason) if ErrorClass::of(&reason) == ErrorClass::Temporary => {
+                if self.not_now.allow(&reason) {
                     warn!(redis = self.target.name(), error = %reason, "redis refuses to subscribe at the moment, handshakes wait; {}", hint(&reason));
                 }
                 self.subscriptions.postpone(channels, now);
@@ -53,10 +53,10 @@ impl Broker {
     /// PING was refused: Redis lives, and something is the matter with it.
     fn note_refused_ping(&mut self, reason: Option<&str>) {
         match reason {
-            Some(reason) if self.refused_ping.take(reason) => {
+            Some(reason) if self.refused_ping.allow(reason) => {
                 warn!(redis = self.target.name(), error = %reason, "redis refuses PING, and lives; {}", hint(reason));
             }
-            None if self.refused_ping.clear() => {
+            None if self.refused_ping.reset() => {
                 info!(redis = self.target.name(), "redis answers PING again");
             }
             _ => {}

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use tracing::debug;
 
-use crate::redis::Answer;
-use crate::redis::error_reply::Meaning;
-use crate::redis::{CommandClient, Reply};
+use crate::redis::ReplyValue;
+use crate::redis::error_reply::ErrorClass;
+use crate::redis::{CommandClient, CommandReply};
 use crate::wire::{Channel, KeyEvent};
 
 /// Keys of which events may wait for the broker.
@@ -59,21 +59,24 @@ impl KeyEvents {
 /// Asks Redis whether it tells of keys that are deleted, written with a time to live, and over (`Kgx`). That is only
 /// read, never set: it is the operator's to decide.
 pub(super) async fn probe_support(commands: &CommandClient) -> Option<Support> {
-    judge(commands.give("CONFIG", &[b"get", b"notify-keyspace-events"]).await)
+    judge(commands.call("CONFIG", &[b"get", b"notify-keyspace-events"]).await)
 }
 
 /// Returns what a reply says; none where the query has to be asked again.
-fn judge(reply: Result<Reply, (String, bool)>) -> Option<Support> {
+fn judge(reply: Result<CommandReply, (String, bool)>) -> Option<Support> {
     match reply {
         Ok(reply) => {
-            let found =
-                if let Reply::Other(found) = &reply { found.field("notify-keyspace-events") } else { None };
-            let flags = found.and_then(Answer::text).unwrap_or_default();
+            let found = if let CommandReply::Other(found) = &reply {
+                found.field("notify-keyspace-events")
+            } else {
+                None
+            };
+            let flags = found.and_then(ReplyValue::text).unwrap_or_default();
             let tells = flags.contains('K') && (flags.contains('g') || flags.contains('A'));
             Some(if tells { Support::Yes } else { Support::No })
         }
         // Where the command is forbidden, as for managed services, subscribing does no harm.
-        Err((error, true)) if Meaning::of(&error) != Meaning::NotNow => Some(Support::Unknown),
+        Err((error, true)) if ErrorClass::of(&error) != ErrorClass::Temporary => Some(Support::Unknown),
         Err((error, _)) => {
             debug!(error, "cannot ask for notify-keyspace-events");
             None

@@ -37,7 +37,7 @@ use crate::redis::CommandClient;
 use crate::redis::RedisConnection;
 use crate::redis::Subscriber;
 use crate::redis::Target;
-use crate::redis::error_reply::Reminder;
+use crate::redis::error_reply::HintThrottle;
 use crate::redis::pause;
 use crate::redis::{Lookups, Store};
 use crate::settings::Settings;
@@ -119,8 +119,8 @@ pub struct Broker {
     counters: Arc<Counters>,
     lag: LogThrottle,
     refused: LogThrottle,
-    refused_ping: Reminder,
-    not_now: Reminder,
+    refused_ping: HintThrottle,
+    not_now: HintThrottle,
     /// Why Redis could not be reached, and when that was said.
     last_error: Option<(String, Instant)>,
 }
@@ -173,8 +173,8 @@ impl Broker {
             counters: counters.clone(),
             lag: LogThrottle::default(),
             refused: LogThrottle::default(),
-            refused_ping: Reminder::default(),
-            not_now: Reminder::default(),
+            refused_ping: HintThrottle::default(),
+            not_now: HintThrottle::default(),
             last_error: None,
         }
     }
@@ -243,7 +243,7 @@ impl Broker {
         self.dialing = None;
         match line {
             Ok(line) => {
-                let (discovery, spot) = (self.target.discovery().clone(), line.spot().clone());
+                let (discovery, spot) = (self.target.discovery().clone(), line.endpoint().clone());
                 self.leaving = Some(Box::pin(async move { discovery.left(&spot).await }));
                 self.subscriber = Some(Subscriber::new(line));
                 // Whatever was refused is tried again on every connection.

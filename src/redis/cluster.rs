@@ -14,8 +14,8 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::address::ServerAddress;
-use super::command_client::{Failed, Replies, Reply};
 use super::pipeline::{Pipeline, keep_node};
+use super::reply::{CommandFailure, CommandReplies, CommandReply};
 use super::resp;
 use super::slots::slot_of;
 use super::target::Target;
@@ -27,14 +27,14 @@ const REDIRECTIONS: usize = 5;
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A command with its key's slot.
-pub(crate) struct Keyed {
+pub(crate) struct ClusterCommand {
     bytes: BytesMut,
     slot: u16,
     /// Whether any node takes it, as one does that publishes: what one publishes all pass on.
     anywhere: bool,
 }
 
-impl Keyed {
+impl ClusterCommand {
     /// Takes a command whose first argument is its key, or its channel.
     pub(super) fn new(name: &str, arguments: &[&[u8]]) -> Self {
         let mut bytes = BytesMut::new();
@@ -45,7 +45,7 @@ impl Keyed {
 }
 
 /// A node and its connection.
-struct Node {
+struct NodeConnection {
     pipeline: Rc<Pipeline>,
     _keeping: AbortOnDropHandle<()>,
 }
@@ -55,7 +55,7 @@ pub(crate) struct Cluster {
     target: Target,
     patience: Duration,
     max_bytes: usize,
-    nodes: RefCell<HashMap<ServerAddress, Node>>,
+    nodes: RefCell<HashMap<ServerAddress, NodeConnection>>,
 }
 
 /// Where a command goes next.
@@ -73,15 +73,16 @@ impl Cluster {
 
     /// Keeps a connection to each master. Never returns.
     pub(super) async fn follow(self: Rc<Self>) {
-        let mut places = self.target.discovery().watch();
+        let mut indices = self.target.discovery().watch();
         loop {
             if let Some(slots) = self.target.discovery().slots() {
                 slots.masters().for_each(|master| drop(self.pipeline(master)));
-                let gone =
-                    |server: &ServerAddress, node: &Node| !slots.has(server) && node.pipeline.is_idle();
+                let gone = |server: &ServerAddress, node: &NodeConnection| {
+                    !slots.has(server) && node.pipeline.is_idle()
+                };
                 self.nodes.borrow_mut().retain(|server, node| !gone(server, node));
             }
-            if places.changed().await.is_err() {
+            if indices.changed().await.is_err() {
                 return;
             }
         }
@@ -94,7 +95,7 @@ impl Cluster {
             let pipeline = Rc::new(Pipeline::to_node());
             let (target, server) = (self.target.clone(), server.clone());
             let keeping = keep_node(pipeline.clone(), target, server, self.patience, self.max_bytes);
-            Node { pipeline, _keeping: AbortOnDropHandle::new(spawn_local(keeping)) }
+            NodeConnection { pipeline, _keeping: AbortOnDropHandle::new(spawn_local(keeping)) }
         });
         node.pipeline.clone()
     }
@@ -129,7 +130,7 @@ impl Cluster {
     }
 
     /// Returns where a command goes first.
-    fn route(&self, command: &Keyed) -> Option<NodeRoute> {
+    fn route(&self, command: &ClusterCommand) -> Option<NodeRoute> {
         let slots = self.target.discovery().slots()?;
         let master = slots.master(command.slot).cloned();
         let is_up = |server: &ServerAddress| self.pipeline(server).is_up();
@@ -142,8 +143,9 @@ impl Cluster {
     }
 
     /// Writes commands, each to its node. The first poll hands them over.
-    pub(super) async fn send(self: Rc<Self>, commands: Vec<Keyed>) -> Replies {
-        let mut outcomes: Vec<Result<Reply, Failed>> = commands.iter().map(|_| Err(Failed::Lost)).collect();
+    pub(super) async fn send(self: Rc<Self>, commands: Vec<ClusterCommand>) -> CommandReplies {
+        let mut outcomes: Vec<Result<CommandReply, CommandFailure>> =
+            commands.iter().map(|_| Err(CommandFailure::Lost)).collect();
         let mut left: Vec<_> = commands
             .iter()
             .enumerate()
@@ -154,10 +156,10 @@ impl Cluster {
                 break;
             }
             let mut redirected = Vec::new();
-            for (server, places, replies) in self.write(&commands, std::mem::take(&mut left)) {
+            for (server, indices, replies) in self.write(&commands, std::mem::take(&mut left)) {
                 let Some(replies) = replies else { continue };
                 let replies = replies.await.unwrap_or_default();
-                for (at, reply) in places.into_iter().zip(replies) {
+                for (at, reply) in indices.into_iter().zip(replies) {
                     let Some(at) = at else { continue };
                     match reply {
                         Ok(reply) => outcomes[at] = Ok(reply),
@@ -186,33 +188,33 @@ impl Cluster {
     }
 
     /// Hands commands over to their nodes, together for each.
-    #[expect(clippy::type_complexity, reason = "it is taken apart at once, in one place")]
+    #[expect(clippy::type_complexity, reason = "it is taken apart at once, in one state")]
     fn write(
         &self,
-        commands: &[Keyed],
-        ways: Vec<(usize, NodeRoute)>,
+        commands: &[ClusterCommand],
+        routes: Vec<(usize, NodeRoute)>,
     ) -> Vec<(
         ServerAddress,
         Vec<Option<usize>>,
-        Option<tokio::sync::oneshot::Receiver<Vec<Result<Reply, String>>>>,
+        Option<tokio::sync::oneshot::Receiver<Vec<Result<CommandReply, String>>>>,
     )> {
         let mut nodes: Vec<(ServerAddress, Vec<Option<usize>>, BytesMut)> = Vec::new();
-        for (at, NodeRoute { server, asking }) in ways {
+        for (at, NodeRoute { server, asking }) in routes {
             let index = nodes.iter().position(|(known, ..)| *known == server).unwrap_or_else(|| {
                 nodes.push((server, Vec::new(), BytesMut::new()));
                 nodes.len() - 1
             });
-            let (_, places, bytes) = &mut nodes[index];
+            let (_, indices, bytes) = &mut nodes[index];
             if asking {
                 resp::encode(bytes, "ASKING", &[]);
-                places.push(None);
+                indices.push(None);
             }
             bytes.extend_from_slice(&commands[at].bytes);
-            places.push(Some(at));
+            indices.push(Some(at));
         }
-        let hand_over = |(server, places, bytes): (ServerAddress, Vec<_>, BytesMut)| {
-            let replies = self.pipeline(&server).queue(bytes, places.len()).ok();
-            (server, places, replies)
+        let hand_over = |(server, indices, bytes): (ServerAddress, Vec<_>, BytesMut)| {
+            let replies = self.pipeline(&server).queue(bytes, indices.len()).ok();
+            (server, indices, replies)
         };
         nodes.into_iter().map(hand_over).collect()
     }
@@ -232,10 +234,10 @@ fn redirection(text: &str, from: &ServerAddress) -> Option<NodeRoute> {
 }
 
 /// A slot that nobody has, or whose keys are on their route, is as a node that cannot be reached.
-fn failure(text: String) -> Failed {
+fn failure(text: String) -> CommandFailure {
     match text.split(' ').next() {
-        Some("CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK") => Failed::Lost,
-        _ => Failed::Refused(text),
+        Some("CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK") => CommandFailure::Lost,
+        _ => CommandFailure::Refused(text),
     }
 }
 

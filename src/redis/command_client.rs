@@ -5,57 +5,26 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
 
 use super::address::ServerAddress;
-use super::cluster::{Cluster, Keyed};
+use super::cluster::{Cluster, ClusterCommand};
 use super::pipeline::{Pipeline, keep};
-use super::reply_value::Answer;
+use super::reply::{CommandFailure, CommandReplies, CommandReply, NotConnected};
 use super::resp;
 use super::target::Target;
 
 /// How long is waited for a connection before there is none.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What Redis says to a command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Reply {
-    /// A number.
-    Integer(i64),
-    /// A value; none where there is none.
-    Value(Option<Bytes>),
-    /// A value that is too large, of so many bytes.
-    TooLarge(usize),
-    /// A status, or whatever else is no error and is not asked for.
-    Done,
-    /// A list.
-    Other(Answer),
-}
-
-/// The connection was lost before all replies came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Lost;
-
-/// Why a command has no reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Failed {
-    /// Redis refuses it, with this text.
-    Refused(String),
-    /// The connection was lost, or there was none.
-    Lost,
-}
-
-/// What becomes of each command of a batch.
-pub(crate) type Replies = Vec<Result<Reply, Failed>>;
-
 /// Commands that are written together.
 pub(crate) enum CommandBatch {
     /// As they are written.
     Encoded(BytesMut, usize),
     /// Each for its node.
-    Keyed(Vec<Keyed>),
+    PerNode(Vec<ClusterCommand>),
 }
 
 impl CommandBatch {
@@ -66,7 +35,7 @@ impl CommandBatch {
                 resp::encode(bytes, name, arguments);
                 *commands += 1;
             }
-            Self::Keyed(commands) => commands.push(Keyed::new(name, arguments)),
+            Self::PerNode(commands) => commands.push(ClusterCommand::new(name, arguments)),
         }
     }
 }
@@ -110,7 +79,7 @@ impl CommandClient {
 
     /// Tells whether Redis can be reached, after a short wait if need be: a line that was lost comes back in a moment,
     /// and when Redis does, it may follow the broker's. Safe to cancel.
-    pub(crate) async fn comes_up(&self) -> bool {
+    pub(crate) async fn wait_briefly_until_up(&self) -> bool {
         self.is_up() || timeout(PATIENCE, self.until_up()).await.is_ok()
     }
 
@@ -144,7 +113,7 @@ impl CommandClient {
     pub(crate) fn batch(&self) -> CommandBatch {
         match self {
             Self::Own(..) => CommandBatch::Encoded(BytesMut::new(), 0),
-            Self::Nodes(..) => CommandBatch::Keyed(Vec::new()),
+            Self::Nodes(..) => CommandBatch::PerNode(Vec::new()),
         }
     }
 
@@ -153,37 +122,38 @@ impl CommandClient {
     /// # Errors
     ///
     /// With a description, when Redis is lost or refuses; and whether it refuses.
-    pub(crate) async fn give(
+    pub(crate) async fn call(
         &self,
         name: &'static str,
         arguments: &[&[u8]],
-    ) -> Result<Reply, (String, bool)> {
+    ) -> Result<CommandReply, (String, bool)> {
         let mut batch = self.batch();
         batch.add(name, arguments);
         match self.send(batch).await.pop() {
             Some(Ok(reply)) => Ok(reply),
-            Some(Err(Failed::Refused(reason))) => Err((reason, true)),
+            Some(Err(CommandFailure::Refused(reason))) => Err((reason, true)),
             _ => Err(("redis was lost".to_owned(), false)),
         }
     }
 
     /// Writes a batch. The first poll hands it over: batches are written in the order of their first polls, and once
     /// at most.
-    pub(crate) fn send(&self, batch: CommandBatch) -> Pin<Box<dyn Future<Output = Replies>>> {
+    pub(crate) fn send(&self, batch: CommandBatch) -> Pin<Box<dyn Future<Output = CommandReplies>>> {
         match (self, batch) {
             (Self::Own(pipeline, _), CommandBatch::Encoded(bytes, commands)) => {
                 let pipeline = pipeline.clone();
                 Box::pin(async move {
                     let replies = match pipeline.queue(bytes, commands) {
                         Ok(replies) => replies.await.ok(),
-                        Err(Lost) => None,
+                        Err(NotConnected) => None,
                     };
-                    let replies = replies
-                        .map(|replies| replies.into_iter().map(|reply| reply.map_err(Failed::Refused)));
-                    replies.map_or_else(|| vec![Err(Failed::Lost); commands], Iterator::collect)
+                    let replies = replies.map(|replies| {
+                        replies.into_iter().map(|reply| reply.map_err(CommandFailure::Refused))
+                    });
+                    replies.map_or_else(|| vec![Err(CommandFailure::Lost); commands], Iterator::collect)
                 })
             }
-            (Self::Nodes(cluster, _), CommandBatch::Keyed(commands)) => {
+            (Self::Nodes(cluster, _), CommandBatch::PerNode(commands)) => {
                 Box::pin(cluster.clone().send(commands))
             }
             _ => Box::pin(async { Vec::new() }),

@@ -15,14 +15,14 @@ use tokio_rustls::TlsConnector;
 use tokio_util::io::poll_read_buf;
 
 use super::address::{ConnectOptions, ServerAddress};
-use super::discovery::Spot;
+use super::discovery::Endpoint;
 use super::error_reply::{describe_text, is_usable};
-use super::reply_value::Answer;
+use super::reply_value::ReplyValue;
 use super::resp::{self, Malformed, Token};
 use crate::settings::Servers;
 
 /// Replies do not belong to what was asked.
-pub(crate) const OUT_OF_STEP: &str = "replies out of step";
+pub(crate) const OUT_OF_SYNC: &str = "replies out of step";
 
 /// Bytes of one read.
 const READ_BYTES: usize = 64 * 1024;
@@ -48,10 +48,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket for S {}
 /// A connection, what has come on it and was not read yet, and what is to be written.
 pub(crate) struct RedisConnection {
     socket: Box<dyn Socket>,
-    spot: Spot,
+    endpoint: Endpoint,
     incoming: BytesMut,
     /// Bytes of a value that is too large, which are still to come and nobody wants.
-    unwanted: usize,
+    to_discard: usize,
     outgoing: BytesMut,
     max_bytes: usize,
 }
@@ -62,8 +62,12 @@ impl RedisConnection {
     /// # Errors
     ///
     /// With a description; also if that server is a replica.
-    pub(crate) async fn dial(options: &ConnectOptions, spot: Spot, max_bytes: usize) -> Result<Self, String> {
-        let (mut connection, is_replica) = Self::greet(options, spot, max_bytes).await?;
+    pub(crate) async fn dial(
+        options: &ConnectOptions,
+        endpoint: Endpoint,
+        max_bytes: usize,
+    ) -> Result<Self, String> {
+        let (mut connection, is_replica) = Self::greet(options, endpoint, max_bytes).await?;
         // A replica accepts PUBLISH and passes it on to nobody.
         if is_replica && !options.is_cluster() {
             return Err(IS_REPLICA.to_owned());
@@ -91,18 +95,22 @@ impl RedisConnection {
     /// With a description.
     pub(crate) async fn dial_node(
         options: &ConnectOptions,
-        spot: Spot,
+        endpoint: Endpoint,
         max_bytes: usize,
     ) -> Result<Self, String> {
-        let (mut connection, _) = Self::greet(options, spot, max_bytes).await?;
+        let (mut connection, _) = Self::greet(options, endpoint, max_bytes).await?;
         connection.check().await?;
         Ok(connection)
     }
 
     /// Connects and logs in. Returns whether the server is a replica, too: no ACL forbids HELLO, which tells it.
-    async fn greet(options: &ConnectOptions, spot: Spot, max_bytes: usize) -> Result<(Self, bool), String> {
+    async fn greet(
+        options: &ConnectOptions,
+        endpoint: Endpoint,
+        max_bytes: usize,
+    ) -> Result<(Self, bool), String> {
         let (user, password) = (options.url.username.as_deref(), options.url.password.as_deref());
-        let mut connection = Self::open_at(options, spot, user, password, max_bytes).await?;
+        let mut connection = Self::open_at(options, endpoint, user, password, max_bytes).await?;
         let greeting = connection.call(&["HELLO", "2"]).await?;
         match is_replica(&greeting) {
             Ok(is_replica) => Ok((connection, is_replica)),
@@ -122,19 +130,19 @@ impl RedisConnection {
         password: Option<&str>,
         max_bytes: usize,
     ) -> Result<Self, String> {
-        Self::open_at(options, Spot { server, term: 0 }, user, password, max_bytes).await
+        Self::open_at(options, Endpoint { server, term: 0 }, user, password, max_bytes).await
     }
 
     async fn open_at(
         options: &ConnectOptions,
-        spot: Spot,
+        endpoint: Endpoint,
         user: Option<&str>,
         password: Option<&str>,
         max_bytes: usize,
     ) -> Result<Self, String> {
-        let socket = socket(options, &spot.server).await.map_err(|error| error.to_string())?;
+        let socket = socket(options, &endpoint.server).await.map_err(|error| error.to_string())?;
         let (incoming, outgoing) = (BytesMut::new(), BytesMut::new());
-        let mut connection = Self { socket, spot, incoming, unwanted: 0, outgoing, max_bytes };
+        let mut connection = Self { socket, endpoint, incoming, to_discard: 0, outgoing, max_bytes };
         if let Some(password) = password {
             let words: Vec<_> = ["AUTH"].into_iter().chain(user).chain([password]).collect();
             connection.ask(&words).await?;
@@ -145,9 +153,9 @@ impl RedisConnection {
     /// Gives a command that is answered with a status.
     async fn ask(&mut self, words: &[&str]) -> Result<(), String> {
         match self.call(words).await? {
-            Answer::Text(_) => Ok(()),
-            Answer::Error(text) => Err(describe_text(&text)),
-            _ => Err(OUT_OF_STEP.to_owned()),
+            ReplyValue::Text(_) => Ok(()),
+            ReplyValue::Error(text) => Err(describe_text(&text)),
+            _ => Err(OUT_OF_SYNC.to_owned()),
         }
     }
 
@@ -156,16 +164,16 @@ impl RedisConnection {
     /// # Errors
     ///
     /// When the connection is lost. An error of Redis' is a reply.
-    pub(crate) async fn call(&mut self, words: &[&str]) -> Result<Answer, String> {
+    pub(crate) async fn call(&mut self, words: &[&str]) -> Result<ReplyValue, String> {
         let arguments: Vec<_> = words[1..].iter().map(|word| word.as_bytes()).collect();
         self.command(words[0], &arguments);
         poll_fn(|cx| self.poll_write(cx)).await?;
         loop {
-            let answer = Answer::read(&self.incoming, 0).map_err(|error| error.to_string())?;
+            let answer = ReplyValue::read(&self.incoming, 0).map_err(|error| error.to_string())?;
             if let Some((answer, used)) = answer {
                 self.incoming.advance(used);
                 // Whatever came too much would be taken for the answer to the next question, and of somebody else.
-                return if self.incoming.is_empty() { Ok(answer) } else { Err(OUT_OF_STEP.to_owned()) };
+                return if self.incoming.is_empty() { Ok(answer) } else { Err(OUT_OF_SYNC.to_owned()) };
             }
             poll_fn(|cx| self.poll_read(cx)).await?;
         }
@@ -173,12 +181,12 @@ impl RedisConnection {
 
     /// Where it leads to.
     pub(crate) fn server(&self) -> &ServerAddress {
-        &self.spot.server
+        &self.endpoint.server
     }
 
     /// Where it leads to, and since which term.
-    pub(crate) fn spot(&self) -> &Spot {
-        &self.spot
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Puts a command behind those that are to be written.
@@ -206,7 +214,7 @@ impl RedisConnection {
     }
 
     fn token_up_to(&self, start: usize, max_bytes: usize) -> Result<Option<(Token, usize)>, Malformed> {
-        if self.unwanted > 0 { Ok(None) } else { resp::token(&self.incoming, start, max_bytes) }
+        if self.to_discard > 0 { Ok(None) } else { resp::token(&self.incoming, start, max_bytes) }
     }
 
     /// What has come.
@@ -215,15 +223,15 @@ impl RedisConnection {
     }
 
     /// Lets go of a value that is too large, whose bytes follow.
-    pub(crate) fn pass_over(&mut self, length: usize) {
-        self.unwanted = length + 2;
-        self.drop_unwanted();
+    pub(crate) fn discard(&mut self, length: usize) {
+        self.to_discard = length + 2;
+        self.drop_discarded();
     }
 
-    fn drop_unwanted(&mut self) {
-        let dropped = self.unwanted.min(self.incoming.len());
+    fn drop_discarded(&mut self) {
+        let dropped = self.to_discard.min(self.incoming.len());
         self.incoming.advance(dropped);
-        self.unwanted -= dropped;
+        self.to_discard -= dropped;
     }
 
     /// Writes as much as the other end takes. Ready when all is written.
@@ -253,7 +261,7 @@ impl RedisConnection {
         match ready!(poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.incoming)) {
             Ok(0) => Poll::Ready(Err("connection closed".to_owned())),
             Ok(_) => {
-                self.drop_unwanted();
+                self.drop_discarded();
                 Poll::Ready(Ok(()))
             }
             Err(error) => Poll::Ready(Err(error.to_string())),
@@ -266,14 +274,14 @@ impl RedisConnection {
 /// # Errors
 ///
 /// With the text of an error reply, or when it is the reply to something else.
-pub(crate) fn is_replica(greeting: &Answer) -> Result<bool, String> {
+pub(crate) fn is_replica(greeting: &ReplyValue) -> Result<bool, String> {
     match greeting {
-        Answer::Error(text) => Err(describe_text(text)),
-        Answer::List(_) => {
-            let role = greeting.field("role").and_then(Answer::text);
+        ReplyValue::Error(text) => Err(describe_text(text)),
+        ReplyValue::List(_) => {
+            let role = greeting.field("role").and_then(ReplyValue::text);
             Ok(matches!(role, Some("replica" | "slave")))
         }
-        _ => Err(OUT_OF_STEP.to_owned()),
+        _ => Err(OUT_OF_SYNC.to_owned()),
     }
 }
 

@@ -33,9 +33,9 @@ const LOCATE: Duration = Duration::from_secs(2);
 
 /// What is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Known {
+pub(crate) enum ServerLocation {
     /// Nothing, because of this.
-    Nothing(String),
+    Unknown(String),
     /// The one server that takes everything.
     Master(ServerAddress),
     /// The nodes of a cluster.
@@ -44,19 +44,19 @@ pub(crate) enum Known {
 
 /// What is known, and since when.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
-    pub(crate) known: Known,
+pub(crate) struct DiscoveryState {
+    pub(crate) location: ServerLocation,
     /// When the question was asked whose answer confirmed it last.
     pub(crate) confirmed: Instant,
     /// Rises when connections have to be made anew.
     pub(crate) term: u64,
     /// Since when the server before may have been none any more: what it acknowledged later is in doubt.
-    pub(crate) doubtful: Instant,
+    pub(crate) doubtful_since: Instant,
 }
 
 /// A server, and the term in which it was found.
 #[derive(Debug, Clone)]
-pub(crate) struct Spot {
+pub(crate) struct Endpoint {
     pub(crate) server: ServerAddress,
     pub(crate) term: u64,
 }
@@ -64,7 +64,7 @@ pub(crate) struct Spot {
 /// Where connections go to; shared by all of a process to the same Redis.
 #[derive(Debug)]
 pub(crate) struct Discovery {
-    place: watch::Sender<Place>,
+    state: watch::Sender<DiscoveryState>,
     /// When an answer was wanted last.
     wanted: watch::Sender<Instant>,
     /// Changes when a connection was made.
@@ -72,7 +72,7 @@ pub(crate) struct Discovery {
     /// Whether the broker is served: then a shard that is not has a fault of its own.
     served: AtomicBool,
     /// Whether others are asked; else there is only the server of the URL.
-    asks: bool,
+    is_dynamic: bool,
 }
 
 impl Discovery {
@@ -81,37 +81,48 @@ impl Discovery {
             Servers::Sentinel { .. } | Servers::Cluster(_) => None,
             Servers::Single(_) | Servers::Unix(_) => options.addresses().into_iter().next(),
         };
-        let asks = server.is_none();
-        let known =
-            server.map_or_else(|| Known::Nothing("nobody has answered yet".to_owned()), Known::Master);
+        let is_dynamic = server.is_none();
+        let location = server.map_or_else(
+            || ServerLocation::Unknown("nobody has answered yet".to_owned()),
+            ServerLocation::Master,
+        );
         let now = Instant::now();
         Arc::new(Self {
-            place: watch::Sender::new(Place { known, confirmed: now, term: 0, doubtful: now }),
+            state: watch::Sender::new(DiscoveryState {
+                location,
+                confirmed: now,
+                term: 0,
+                doubtful_since: now,
+            }),
             wanted: watch::Sender::new(now),
             reached: watch::Sender::new(()),
             served: AtomicBool::new(false),
-            asks,
+            is_dynamic,
         })
     }
 
     /// Tells whether others are asked where the server is.
-    pub(crate) fn asks(&self) -> bool {
-        self.asks
+    pub(crate) fn is_dynamic(&self) -> bool {
+        self.is_dynamic
     }
 
     /// Returns the present term.
     pub(crate) fn term(&self) -> u64 {
-        self.place.borrow().term
+        self.state.borrow().term
     }
 
     /// Returns a cluster's slots, as far as they are known.
     pub(crate) fn slots(&self) -> Option<Arc<Slots>> {
-        if let Known::Cluster(slots) = &self.place.borrow().known { Some(slots.clone()) } else { None }
+        if let ServerLocation::Cluster(slots) = &self.state.borrow().location {
+            Some(slots.clone())
+        } else {
+            None
+        }
     }
 
     /// Watches what is known.
-    pub(crate) fn watch(&self) -> watch::Receiver<Place> {
-        self.place.subscribe()
+    pub(crate) fn watch(&self) -> watch::Receiver<DiscoveryState> {
+        self.state.subscribe()
     }
 
     /// Has the others asked now.
@@ -124,49 +135,56 @@ impl Discovery {
     /// # Errors
     ///
     /// With the reason, when nobody answers.
-    pub(crate) async fn locate(&self) -> Result<Spot, String> {
+    pub(crate) async fn locate(&self) -> Result<Endpoint, String> {
         let now = Instant::now();
-        let mut places = self.place.subscribe();
-        if self.asks {
+        let mut states = self.state.subscribe();
+        if self.is_dynamic {
             self.refresh();
-            let confirmed = places.wait_for(|place| place.confirmed >= now);
+            let confirmed = states.wait_for(|state| state.confirmed >= now);
             // Nobody knows better than what was heard last; but that may be a master that was replaced meanwhile.
             let _ = timeout(LOCATE, confirmed).await;
         }
-        let place = self.place.borrow();
-        let server = match &place.known {
-            Known::Nothing(reason) => return Err(reason.clone()),
-            _ if self.asks && place.confirmed < now => return Err("no answer to where redis is".to_owned()),
-            Known::Master(server) => server.clone(),
-            Known::Cluster(slots) => slots.any().ok_or("the cluster has no nodes")?,
+        let state = self.state.borrow();
+        let server = match &state.location {
+            ServerLocation::Unknown(reason) => return Err(reason.clone()),
+            _ if self.is_dynamic && state.confirmed < now => {
+                return Err("no answer to where redis is".to_owned());
+            }
+            ServerLocation::Master(server) => server.clone(),
+            ServerLocation::Cluster(slots) => slots.any().ok_or("the cluster has no nodes")?,
         };
-        Ok(Spot { server, term: place.term })
+        Ok(Endpoint { server, term: state.term })
     }
 
     /// Waits until connections to there have to be given up.
-    pub(crate) async fn left(&self, spot: &Spot) {
-        let gone = |place: &Place| match &place.known {
-            Known::Cluster(slots) => !slots.has(&spot.server),
-            _ => place.term != spot.term,
+    pub(crate) async fn left(&self, endpoint: &Endpoint) {
+        let gone = |state: &DiscoveryState| match &state.location {
+            ServerLocation::Cluster(slots) => !slots.has(&endpoint.server),
+            _ => state.term != endpoint.term,
         };
-        let mut places = self.place.subscribe();
+        let mut states = self.state.subscribe();
         // The sender lives as long as this.
-        while places.wait_for(gone).await.is_ok_and(|place| matches!(place.known, Known::Cluster(_))) {
+        while states
+            .wait_for(gone)
+            .await
+            .is_ok_and(|state| matches!(state.location, ServerLocation::Cluster(_)))
+        {
             // While roles change, CLUSTER SLOTS may leave a node out that is there.
-            if timeout(ABSENT, places.wait_for(|place| !gone(place))).await.is_err() {
+            if timeout(ABSENT, states.wait_for(|state| !gone(state))).await.is_err() {
                 return;
             }
         }
     }
 
     /// Notes that the server is no master any more: all connections to it are given up.
-    pub(crate) fn leave(&self, spot: &Spot) {
-        self.place.send_if_modified(|place| {
-            let present = place.term == spot.term;
+    pub(crate) fn leave(&self, endpoint: &Endpoint) {
+        self.state.send_if_modified(|state| {
+            let present = state.term == endpoint.term;
             if present {
-                place.term += 1;
-                place.doubtful =
-                    place.doubtful.max(Instant::now().checked_sub(UNNOTICED).unwrap_or(place.doubtful));
+                state.term += 1;
+                state.doubtful_since = state
+                    .doubtful_since
+                    .max(Instant::now().checked_sub(UNNOTICED).unwrap_or(state.doubtful_since));
             }
             present
         });
@@ -194,23 +212,23 @@ impl Discovery {
     }
 
     /// Takes what is known now.
-    pub(crate) fn set(&self, known: Known, asked: Instant, settled: Instant) {
-        self.place.send_modify(|place| {
-            place.confirmed = place.confirmed.max(asked);
-            if matches!((&place.known, &known), (Known::Master(old), Known::Master(new)) if old != new) {
-                place.term += 1;
-                place.doubtful = settled;
+    pub(crate) fn set(&self, location: ServerLocation, asked: Instant, settled: Instant) {
+        self.state.send_modify(|state| {
+            state.confirmed = state.confirmed.max(asked);
+            if matches!((&state.location, &location), (ServerLocation::Master(old), ServerLocation::Master(new)) if old != new) {
+                state.term += 1;
+                state.doubtful_since = settled;
             }
-            place.known = known;
+            state.location = location;
         });
     }
 
     /// Takes the reason why nothing is known, where nothing was.
     pub(crate) fn fail(&self, reason: String) {
-        self.place.send_if_modified(|place| {
-            let nothing = matches!(place.known, Known::Nothing(_));
+        self.state.send_if_modified(|state| {
+            let nothing = matches!(state.location, ServerLocation::Unknown(_));
             if nothing {
-                place.known = Known::Nothing(reason);
+                state.location = ServerLocation::Unknown(reason);
             }
             nothing
         });

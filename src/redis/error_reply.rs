@@ -10,32 +10,32 @@ use tokio::time::Instant;
 use crate::wire::mask_sessions;
 
 /// Time after which the same hint is logged again.
-const REMINDER: Duration = Duration::from_mins(1);
+const HINT_PERIOD: Duration = Duration::from_mins(1);
 
 /// What an error reply means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Meaning {
+pub(crate) enum ErrorClass {
     /// The user may not do this, or the key holds another type: for the gateway it is not there.
     Denied,
     /// Redis cannot do this at the moment: retry.
-    NotNow,
+    Temporary,
     /// The connection is not authenticated: connect again.
     Unauthenticated,
     /// The server is a replica: find the master.
-    Elsewhere,
+    NotMaster,
     /// Anything else.
     Other,
 }
 
-impl Meaning {
-    /// Returns the meaning of an error reply.
+impl ErrorClass {
+    /// Returns the class of an error reply.
     pub(crate) fn of(text: &str) -> Self {
         match code(text) {
             "NOPERM" | "WRONGTYPE" => Self::Denied,
             "BUSY" | "LOADING" | "MASTERDOWN" | "MISCONF" | "NOREPLICAS" | "OOM" | "CLUSTERDOWN"
-            | "TRYAGAIN" | "UNKILLABLE" | "MOVED" | "ASK" => Self::NotNow,
+            | "TRYAGAIN" | "UNKILLABLE" | "MOVED" | "ASK" => Self::Temporary,
             "NOAUTH" | "WRONGPASS" => Self::Unauthenticated,
-            "READONLY" => Self::Elsewhere,
+            "READONLY" => Self::NotMaster,
             _ => Self::Other,
         }
     }
@@ -90,13 +90,13 @@ pub(crate) fn describe_text(text: &str) -> String {
 
 /// Keeps the same hint to one a minute; another code is another hint.
 #[derive(Debug, Default)]
-pub(crate) struct Reminder(Option<(String, Instant)>);
+pub(crate) struct HintThrottle(Option<(String, Instant)>);
 
-impl Reminder {
+impl HintThrottle {
     /// Returns true if an error with this code is to be logged now, and remembers that it was.
-    pub(crate) fn take(&mut self, text: &str) -> bool {
+    pub(crate) fn allow(&mut self, text: &str) -> bool {
         let code = code(text);
-        if self.0.as_ref().is_some_and(|(last, when)| last == code && when.elapsed() < REMINDER) {
+        if self.0.as_ref().is_some_and(|(last, when)| last == code && when.elapsed() < HINT_PERIOD) {
             return false;
         }
         self.0 = Some((code.to_owned(), Instant::now()));
@@ -104,7 +104,7 @@ impl Reminder {
     }
 
     /// Forgets what was logged. Returns true if something was.
-    pub(crate) fn clear(&mut self) -> bool {
+    pub(crate) fn reset(&mut self) -> bool {
         self.0.take().is_some()
     }
 }
@@ -115,24 +115,24 @@ mod tests {
 
     #[test]
     fn only_no_permission_and_a_wrong_type_mean_that_nothing_is_there() {
-        for (text, meaning) in [
-            ("NOPERM this user has no permissions to access one of the keys", Meaning::Denied),
-            ("WRONGTYPE Operation against a key holding the wrong kind of value", Meaning::Denied),
-            ("BUSY Redis is busy running a script.", Meaning::NotNow),
-            ("LOADING Redis is loading the dataset in memory", Meaning::NotNow),
-            ("MASTERDOWN Link with MASTER is down", Meaning::NotNow),
-            ("NOAUTH Authentication required.", Meaning::Unauthenticated),
-            ("ERR unknown command 'GET'", Meaning::Other),
+        for (text, class) in [
+            ("NOPERM this user has no permissions to access one of the keys", ErrorClass::Denied),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", ErrorClass::Denied),
+            ("BUSY Redis is busy running a script.", ErrorClass::Temporary),
+            ("LOADING Redis is loading the dataset in memory", ErrorClass::Temporary),
+            ("MASTERDOWN Link with MASTER is down", ErrorClass::Temporary),
+            ("NOAUTH Authentication required.", ErrorClass::Unauthenticated),
+            ("ERR unknown command 'GET'", ErrorClass::Other),
         ] {
-            assert_eq!(Meaning::of(text), meaning, "{text}");
+            assert_eq!(ErrorClass::of(text), class, "{text}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_hint_comes_once_a_minute_and_at_once_for_another_reason() {
-        let mut reminder = Reminder::default();
-        assert!(reminder.take("BUSY a") && !reminder.take("BUSY b") && reminder.take("LOADING"));
-        tokio::time::advance(REMINDER).await;
-        assert!(reminder.take("LOADING") && reminder.clear() && !reminder.clear());
+        let mut throttle = HintThrottle::default();
+        assert!(throttle.allow("BUSY a") && !throttle.allow("BUSY b") && throttle.allow("LOADING"));
+        tokio::time::advance(HINT_PERIOD).await;
+        assert!(throttle.allow("LOADING") && throttle.reset() && !throttle.reset());
     }
 }

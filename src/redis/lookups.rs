@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::command_client::CommandClient;
-use super::reads::{Entry, ReadFailed, Reads, Wanted};
+use super::reads::{ReadFailed, ReadKind, Reads, StoredValue};
 use super::target::Target;
 use crate::metrics::Counters;
 use crate::settings;
@@ -22,22 +22,22 @@ const HEAD_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Lookups {
     commands: Rc<CommandClient>,
-    heads: Rc<Reads<Secret>>,
-    whole: Rc<Reads<Secret>>,
+    heads: Rc<Reads<MaskedKey>>,
+    whole: Rc<Reads<MaskedKey>>,
     tasks: [AbortHandle; 2],
 }
 
 /// A key that the log does not show.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Secret(Rc<str>);
+struct MaskedKey(Rc<str>);
 
-impl AsRef<str> for Secret {
+impl AsRef<str> for MaskedKey {
     fn as_ref(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for MaskedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
@@ -47,8 +47,8 @@ impl Lookups {
     /// Reads over a connection that there is.
     pub(crate) fn new(commands: Rc<CommandClient>, counters: &Arc<Counters>) -> Self {
         let reads =
-            |wanted, max_bytes| Reads::new(commands.clone(), "session", wanted, max_bytes, counters.clone());
-        let (heads, whole) = (reads(Wanted::Head, HEAD_BYTES), reads(Wanted::ValueAndTtl, MAX_BYTES));
+            |kind, max_bytes| Reads::new(commands.clone(), "session", kind, max_bytes, counters.clone());
+        let (heads, whole) = (reads(ReadKind::Head, HEAD_BYTES), reads(ReadKind::ValueAndTtl, MAX_BYTES));
         let tasks = [&heads, &whole].map(|reads| spawn_local(reads.clone().run()).abort_handle());
         Self { commands, heads, whole, tasks }
     }
@@ -69,12 +69,12 @@ impl Lookups {
     /// # Errors
     ///
     /// When Redis is lost, or does not answer in time.
-    pub async fn read(&self, keys: &[String]) -> Result<Vec<Entry>, ReadFailed> {
+    pub async fn read(&self, keys: &[String]) -> Result<Vec<StoredValue>, ReadFailed> {
         // Nobody else has looked whether there is the connection to a Redis of the sessions' own.
-        if !self.commands.comes_up().await {
+        if !self.commands.wait_briefly_until_up().await {
             return Err(ReadFailed);
         }
-        self.heads.read(keys.iter().map(|key| Secret(key.as_str().into()))).await
+        self.heads.read(keys.iter().map(|key| MaskedKey(key.as_str().into()))).await
     }
 
     /// Reads a key whose value is large.
@@ -82,8 +82,8 @@ impl Lookups {
     /// # Errors
     ///
     /// When Redis is lost, or does not answer in time.
-    pub async fn read_whole(&self, key: &str) -> Result<Entry, ReadFailed> {
-        let read = self.whole.read([Secret(key.into())].into_iter()).await?;
+    pub async fn read_whole(&self, key: &str) -> Result<StoredValue, ReadFailed> {
+        let read = self.whole.read([MaskedKey(key.into())].into_iter()).await?;
         Ok(read.into_iter().next().unwrap_or_default())
     }
 }

@@ -6,9 +6,10 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::command_client::{CommandClient, Reply};
+use super::command_client::CommandClient;
 use super::error_reply::{describe_text, hint};
-use super::reply_value::Answer;
+use super::reply::CommandReply;
+use super::reply_value::ReplyValue;
 use super::target::Target;
 use crate::wire::Channel;
 
@@ -17,7 +18,7 @@ const MAX_BYTES: usize = 1 << 20;
 
 /// What is found at the other end.
 #[derive(Debug, Clone, Default)]
-pub struct Found {
+pub struct ServerReport {
     /// `redis_version` or `valkey_version`.
     pub version: Option<String>,
     /// `standalone`, `sentinel` or `cluster`.
@@ -33,7 +34,7 @@ pub struct Found {
 /// # Errors
 ///
 /// With a description, when Redis cannot be reached or refuses.
-pub async fn examine(target: &Target) -> Result<Found, String> {
+pub async fn examine(target: &Target) -> Result<ServerReport, String> {
     let _following = AbortOnDropHandle::new(spawn_local(target.clone().follow()));
     let mut connection = target.dial(MAX_BYTES).await?;
     let patience = target.command_timeout();
@@ -41,7 +42,7 @@ pub async fn examine(target: &Target) -> Result<Found, String> {
     let begun = Instant::now();
     let refusal = match timeout(patience, connection.call(&["PING"])).await.map_err(late)?? {
         // It lives.
-        Answer::Error(reason) => {
+        ReplyValue::Error(reason) => {
             let reason = describe_text(&reason);
             Some(format!("{reason}; {}", hint(&reason)))
         }
@@ -56,7 +57,7 @@ pub async fn examine(target: &Target) -> Result<Found, String> {
             .find_map(|connection| connection.strip_prefix(name)?.strip_prefix(':'))
             .map(|value| value.trim().to_owned())
     };
-    Ok(Found {
+    Ok(ServerReport {
         version: field("valkey_version").or_else(|| field("redis_version")),
         mode: field("redis_mode"),
         round_trip,
@@ -88,12 +89,12 @@ pub async fn publish_once(
         commands.wait_for_node(name).await;
         if expire_seconds > 0 {
             commands
-                .give("SETEX", &[name, expire.as_bytes(), payload])
+                .call("SETEX", &[name, expire.as_bytes(), payload])
                 .await
                 .map_err(|(reason, _)| reason)?;
         }
-        let reply = commands.give("PUBLISH", &[name, payload]).await.map_err(|(reason, _)| reason)?;
-        if let Reply::Integer(count) = reply {
+        let reply = commands.call("PUBLISH", &[name, payload]).await.map_err(|(reason, _)| reason)?;
+        if let CommandReply::Integer(count) = reply {
             receivers += count;
         }
     }

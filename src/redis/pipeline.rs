@@ -14,11 +14,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::address::ServerAddress;
-use super::command_client::{Lost, Reply};
-use super::connection::{IS_REPLICA, OUT_OF_STEP, RedisConnection, is_replica};
-use super::discovery::{Spot, pause};
-use super::error_reply::{Meaning, describe_text};
-use super::reply_value::Answer;
+use super::connection::{IS_REPLICA, OUT_OF_SYNC, RedisConnection, is_replica};
+use super::discovery::{Endpoint, pause};
+use super::error_reply::{ErrorClass, describe_text};
+use super::reply::{CommandReply, NotConnected};
+use super::reply_value::ReplyValue;
 use super::resp::{self, Token};
 use super::target::Target;
 
@@ -40,7 +40,7 @@ pub(crate) struct Pipeline {
     up: watch::Sender<bool>,
     queued: RefCell<VecDeque<Pending>>,
     /// Those that are written, or being written.
-    under_way: RefCell<VecDeque<Pending>>,
+    in_flight: RefCell<VecDeque<Pending>>,
     task: Cell<Option<Waker>>,
     /// Whether it leads to a node of a cluster, which may name another one.
     is_node: bool,
@@ -50,9 +50,9 @@ pub(crate) struct Pipeline {
 struct Pending {
     bytes: BytesMut,
     commands: usize,
-    replies: Vec<Result<Reply, String>>,
+    replies: Vec<Result<CommandReply, String>>,
     since: Instant,
-    done: oneshot::Sender<Vec<Result<Reply, String>>>,
+    done: oneshot::Sender<Vec<Result<CommandReply, String>>>,
 }
 
 impl Default for Pipeline {
@@ -60,7 +60,7 @@ impl Default for Pipeline {
         Self {
             up: watch::Sender::new(false),
             queued: RefCell::default(),
-            under_way: RefCell::default(),
+            in_flight: RefCell::default(),
             task: Cell::default(),
             is_node: false,
         }
@@ -75,7 +75,7 @@ impl Pipeline {
 
     /// Tells whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.queued.borrow().is_empty() && self.under_way.borrow().is_empty()
+        self.queued.borrow().is_empty() && self.in_flight.borrow().is_empty()
     }
 
     /// Tells whether there is a connection.
@@ -98,9 +98,9 @@ impl Pipeline {
         &self,
         bytes: BytesMut,
         commands: usize,
-    ) -> Result<oneshot::Receiver<Vec<Result<Reply, String>>>, Lost> {
+    ) -> Result<oneshot::Receiver<Vec<Result<CommandReply, String>>>, NotConnected> {
         if !self.is_up() {
-            return Err(Lost);
+            return Err(NotConnected);
         }
         let (done, receiver) = oneshot::channel();
         let replies = Vec::with_capacity(commands);
@@ -115,7 +115,7 @@ impl Pipeline {
     /// Lets go of all: nobody learns what became of it.
     fn clear(&self) {
         self.queued.borrow_mut().clear();
-        self.under_way.borrow_mut().clear();
+        self.in_flight.borrow_mut().clear();
     }
 
     /// Waits until the oldest batch has waited for longer than that, and is the oldest still at the next look: a process
@@ -124,7 +124,7 @@ impl Pipeline {
         let mut late = None;
         loop {
             sleep(patience / LOOKS).await;
-            let oldest = self.under_way.borrow().front().map(|pending| pending.since);
+            let oldest = self.in_flight.borrow().front().map(|pending| pending.since);
             let overdue = oldest.filter(|since| since.elapsed() >= patience);
             if overdue.is_some() && overdue == late {
                 return format!("no answer within {} s", patience.as_secs());
@@ -134,12 +134,12 @@ impl Pipeline {
     }
 
     /// Takes the reply to the oldest command.
-    fn answer(&self, reply: Result<Reply, String>) -> Result<(), String> {
-        let mut under_way = self.under_way.borrow_mut();
-        let pending = under_way.front_mut().ok_or(OUT_OF_STEP)?;
+    fn answer(&self, reply: Result<CommandReply, String>) -> Result<(), String> {
+        let mut in_flight = self.in_flight.borrow_mut();
+        let pending = in_flight.front_mut().ok_or(OUT_OF_SYNC)?;
         pending.replies.push(reply);
         if pending.replies.len() == pending.commands
-            && let Some(Pending { replies, done, .. }) = under_way.pop_front()
+            && let Some(Pending { replies, done, .. }) = in_flight.pop_front()
         {
             // Who gave up waiting does not mind.
             let _ = done.send(replies);
@@ -157,7 +157,7 @@ async fn probe(pipeline: &Pipeline) -> String {
         resp::encode(&mut hello, "HELLO", &[]);
         let Ok(answer) = pipeline.queue(hello, 1) else { continue };
         if let Ok(replies) = answer.await
-            && let Some(Ok(Reply::Other(greeting))) = replies.first()
+            && let Some(Ok(CommandReply::Other(greeting))) = replies.first()
             && !pipeline.is_node
             && is_replica(greeting).is_ok_and(|is_replica| is_replica)
         {
@@ -176,7 +176,7 @@ pub(super) async fn keep(pipeline: Rc<Pipeline>, target: Target, patience: Durat
             Ok(connection) => {
                 (wait, failures) = (FIRST_PAUSE, 0);
                 reached = discovery.reached();
-                let spot: Spot = connection.spot().clone();
+                let endpoint: Endpoint = connection.endpoint().clone();
                 pipeline.up.send_replace(true);
                 let reason = tokio::select! {
                     reason = PipelineDriver { connection, pipeline: &pipeline } => reason,
@@ -185,10 +185,10 @@ pub(super) async fn keep(pipeline: Rc<Pipeline>, target: Target, patience: Durat
                         reason
                     }
                     reason = probe(&pipeline) => reason,
-                    () = discovery.left(&spot) => "the master is another server now".to_owned(),
+                    () = discovery.left(&endpoint) => "the master is another server now".to_owned(),
                 };
                 if says_replica(&reason) {
-                    discovery.leave(&spot);
+                    discovery.leave(&endpoint);
                 }
                 pipeline.up.send_replace(false);
                 pipeline.clear();
@@ -220,8 +220,8 @@ pub(super) async fn keep_node(
 ) {
     let mut wait = FIRST_PAUSE;
     loop {
-        let spot = Spot { server: node.clone(), term: target.discovery().term() };
-        let dialing = RedisConnection::dial_node(target.options(), spot, max_bytes);
+        let endpoint = Endpoint { server: node.clone(), term: target.discovery().term() };
+        let dialing = RedisConnection::dial_node(target.options(), endpoint, max_bytes);
         let reason = match timeout(target.connect_timeout(), dialing).await {
             Ok(Ok(connection)) => {
                 wait = FIRST_PAUSE;
@@ -274,7 +274,7 @@ impl PipelineDriver<'_> {
         loop {
             for mut pending in self.pipeline.queued.borrow_mut().drain(..) {
                 self.connection.commands(std::mem::take(&mut pending.bytes));
-                self.pipeline.under_way.borrow_mut().push_back(pending);
+                self.pipeline.in_flight.borrow_mut().push_back(pending);
             }
             if let Poll::Ready(Err(reason)) = self.connection.poll_write(cx) {
                 return Err(reason);
@@ -292,31 +292,32 @@ impl PipelineDriver<'_> {
             let incoming = self.connection.incoming();
             let mut oversize = 0;
             let reply = match token {
-                Token::Integer(number) => Ok(Reply::Integer(number)),
-                Token::Nil => Ok(Reply::Value(None)),
-                Token::Bulk(place) => Ok(Reply::Value(Some(Bytes::copy_from_slice(&incoming[place])))),
+                Token::Integer(number) => Ok(CommandReply::Integer(number)),
+                Token::Nil => Ok(CommandReply::Value(None)),
+                Token::Bulk(place) => Ok(CommandReply::Value(Some(Bytes::copy_from_slice(&incoming[place])))),
                 Token::Oversize(length) => {
                     oversize = length;
-                    Ok(Reply::TooLarge(length))
+                    Ok(CommandReply::TooLarge(length))
                 }
-                Token::Status(_) => Ok(Reply::Done),
+                Token::Status(_) => Ok(CommandReply::Done),
                 Token::Error(place) => {
                     let reason = describe_text(&String::from_utf8_lossy(&incoming[place]));
-                    if matches!(Meaning::of(&reason), Meaning::Unauthenticated | Meaning::Elsewhere) {
+                    if matches!(ErrorClass::of(&reason), ErrorClass::Unauthenticated | ErrorClass::NotMaster)
+                    {
                         return Err(reason);
                     }
                     Err(reason)
                 }
                 Token::Array(_) => {
-                    let answer = Answer::read(incoming, 0).map_err(|error| error.to_string())?;
+                    let answer = ReplyValue::read(incoming, 0).map_err(|error| error.to_string())?;
                     let Some((answer, end)) = answer else { return Ok(()) };
                     used = end;
-                    Ok(Reply::Other(answer))
+                    Ok(CommandReply::Other(answer))
                 }
             };
             incoming.advance(used);
             if oversize > 0 {
-                self.connection.pass_over(oversize);
+                self.connection.discard(oversize);
             }
             self.pipeline.answer(reply)?;
         }

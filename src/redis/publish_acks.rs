@@ -26,7 +26,7 @@ pub struct PublishAcks {
     failure: Cell<Option<PublishError>>,
     task: Cell<Option<Waker>>,
     /// Where those under way are queued, in a cluster.
-    lane: RefCell<Weak<Publisher>>,
+    publisher: RefCell<Weak<Publisher>>,
 }
 
 impl PublishAcks {
@@ -80,14 +80,14 @@ impl PublishAcks {
     }
 
     /// Returns where the publications before the last one wait, if some do.
-    pub(super) fn lane(&self) -> Option<Rc<Publisher>> {
+    pub(super) fn publisher(&self) -> Option<Rc<Publisher>> {
         let others = self.issued.get() - self.acknowledged.get() > 1;
-        if others { self.lane.borrow().upgrade() } else { None }
+        if others { self.publisher.borrow().upgrade() } else { None }
     }
 
     /// Notes where the last publication waits.
-    pub(super) fn set_lane(&self, lane: &Rc<Publisher>) {
-        self.lane.replace(Rc::downgrade(lane));
+    pub(super) fn set_publisher(&self, publisher: &Rc<Publisher>) {
+        self.publisher.replace(Rc::downgrade(publisher));
     }
 
     /// Notes that some that were acknowledged may be lost all the same.

@@ -14,9 +14,10 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::command_client::{CommandBatch, CommandClient, Failed, Replies, Reply};
+use super::command_client::{CommandBatch, CommandClient};
 use super::discovery::Discovery;
-use super::error_reply::{Meaning, hint};
+use super::error_reply::{ErrorClass, hint};
+use super::reply::{CommandFailure, CommandReplies, CommandReply};
 use super::{PublishAcks, PublishError};
 use crate::metrics::Counters;
 use crate::telemetry::LogThrottle;
@@ -29,7 +30,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Pipelines under way: one is written while the replies to the other come. With more of them each is smaller, and costs
 /// Redis more for each message. What comes while both are under way waits for the older one's replies, so that a Redis far
 /// away adds up to once its round trip.
-const UNDER_WAY: u32 = 2;
+const MAX_IN_FLIGHT: u32 = 2;
 
 /// Turns of the runtime, and time, for which a pipeline waits at most while publications come in.
 const TURNS: usize = 4;
@@ -63,14 +64,14 @@ pub(super) struct Publisher {
     commands: Rc<CommandClient>,
     discovery: Arc<Discovery>,
     /// Whether sentinels may name another master, so that [`doubt`](Self::doubt) runs.
-    doubts: bool,
+    tracks_doubt: bool,
     /// Whose publications were acknowledged of late, and when.
     acknowledged: RefCell<VecDeque<(Instant, Weak<PublishAcks>)>>,
     queue: RefCell<VecDeque<Publication>>,
     /// Of all publishers of the shard.
     queued_bytes: Rc<Cell<usize>>,
-    bell: Notify,
-    under_way: Arc<Semaphore>,
+    wake: Notify,
+    in_flight: Arc<Semaphore>,
     pipelines: u32,
     expire_seconds: u64,
     wait: Duration,
@@ -84,7 +85,7 @@ impl Publisher {
     pub(super) fn new(
         commands: Rc<CommandClient>,
         discovery: Arc<Discovery>,
-        doubts: bool,
+        tracks_doubt: bool,
         expire_seconds: u64,
         wait: Duration,
         max_queued_bytes: usize,
@@ -93,13 +94,13 @@ impl Publisher {
         Rc::new(Self {
             commands,
             discovery,
-            doubts,
+            tracks_doubt,
             acknowledged: RefCell::default(),
             queue: RefCell::default(),
             queued_bytes: Rc::default(),
-            bell: Notify::new(),
-            under_way: Arc::new(Semaphore::new(UNDER_WAY as usize)),
-            pipelines: UNDER_WAY,
+            wake: Notify::new(),
+            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT as usize)),
+            pipelines: MAX_IN_FLIGHT,
             expire_seconds,
             wait,
             max_queued_bytes,
@@ -111,16 +112,16 @@ impl Publisher {
 
     /// Makes another, for publications that do not wait for those of this one. It has one pipeline under way: a command
     /// that follows a redirection must not come behind a later one.
-    pub(super) fn beside(&self) -> Rc<Self> {
+    pub(super) fn sibling(&self) -> Rc<Self> {
         Rc::new(Self {
             commands: self.commands.clone(),
             discovery: self.discovery.clone(),
-            doubts: false,
+            tracks_doubt: false,
             acknowledged: RefCell::default(),
             queue: RefCell::default(),
             queued_bytes: self.queued_bytes.clone(),
-            bell: Notify::new(),
-            under_way: Arc::new(Semaphore::new(1)),
+            wake: Notify::new(),
+            in_flight: Arc::new(Semaphore::new(1)),
             pipelines: 1,
             expire_seconds: self.expire_seconds,
             wait: self.wait,
@@ -133,7 +134,7 @@ impl Publisher {
 
     /// Tells whether nothing is queued or under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.queue.borrow().is_empty() && self.under_way.available_permits() == self.pipelines as usize
+        self.queue.borrow().is_empty() && self.in_flight.available_permits() == self.pipelines as usize
     }
 
     /// Tells whether what is next can be written. In a cluster all have the same nodes; what is not kept goes to any.
@@ -155,7 +156,7 @@ impl Publisher {
         }
         self.queued_bytes.set(self.queued_bytes.get() + publication.cost());
         self.queue.borrow_mut().push_back(publication);
-        self.bell.notify_one();
+        self.wake.notify_one();
     }
 
     /// Waits until nothing is queued or under way. Safe to cancel.
@@ -164,20 +165,20 @@ impl Publisher {
             sleep(LOOK).await;
         }
         // All permits at once: nothing is under way.
-        let _ = self.under_way.acquire_many(self.pipelines).await;
+        let _ = self.in_flight.acquire_many(self.pipelines).await;
     }
 
     /// Writes what is queued, for ever.
     pub(super) async fn run(self: Rc<Self>) {
         loop {
-            self.bell.notified().await;
+            self.wake.notified().await;
             while !self.queue.borrow().is_empty() {
                 if !self.is_ready() {
                     self.refuse_old();
                     sleep(LOOK).await;
                     continue;
                 }
-                let Ok(permit) = self.under_way.clone().acquire_owned().await else { return };
+                let Ok(permit) = self.in_flight.clone().acquire_owned().await else { return };
                 self.gather().await;
                 // It may have been lost while those under way were waited for: what is not written yet waits.
                 if !self.is_ready() {
@@ -251,7 +252,11 @@ impl Publisher {
     }
 
     /// Waits for the replies and settles the batch.
-    async fn settle_all(self: Rc<Self>, batch: Vec<Publication>, replies: impl Future<Output = Replies>) {
+    async fn settle_all(
+        self: Rc<Self>,
+        batch: Vec<Publication>,
+        replies: impl Future<Output = CommandReplies>,
+    ) {
         let term = self.discovery.term();
         let replies = replies.await;
         // What was acknowledged by one that is no master any more is known to nobody else.
@@ -274,7 +279,7 @@ impl Publisher {
             }
             self.settle(publication, result);
         }
-        if !left && self.doubts {
+        if !left && self.tracks_doubt {
             self.remember(&batch);
         }
     }
@@ -293,12 +298,12 @@ impl Publisher {
     /// Tells, whenever there is another master, those whose publications the one before has acknowledged as the other may
     /// have been promoted already: what is published to a master that is being replaced is lost. For ever.
     pub(super) async fn doubt(self: Rc<Self>) {
-        let mut places = self.discovery.watch();
-        let mut term = places.borrow_and_update().term;
-        while let Ok(place) = places.wait_for(|place| place.term != term).await.map(|place| place.clone()) {
-            term = place.term;
+        let mut states = self.discovery.watch();
+        let mut term = states.borrow_and_update().term;
+        while let Ok(state) = states.wait_for(|state| state.term != term).await.map(|state| state.clone()) {
+            term = state.term;
             for (when, acks) in self.acknowledged.take() {
-                if when >= place.doubtful
+                if when >= state.doubtful_since
                     && let Some(acks) = acks.upgrade()
                 {
                     Counters::count(&self.counters.lost_publications);
@@ -309,12 +314,12 @@ impl Publisher {
     }
 
     /// A message that is not kept is delivered all the same.
-    fn note_unkept(&self, reply: Option<Result<Reply, Failed>>) -> Result<(), PublishError> {
+    fn note_unkept(&self, reply: Option<Result<CommandReply, CommandFailure>>) -> Result<(), PublishError> {
         match reply {
             Some(Ok(_)) => {}
             // Written or not: nobody knows.
-            Some(Err(Failed::Lost)) | None => return Err(PublishError::Lost),
-            Some(Err(Failed::Refused(error))) => {
+            Some(Err(CommandFailure::Lost)) | None => return Err(PublishError::Lost),
+            Some(Err(CommandFailure::Refused(error))) => {
                 if let Some(suppressed) = self.unkept.allow() {
                     warn!(%error, suppressed, "redis did not keep a client's message; {}", hint(&error));
                 }
@@ -324,18 +329,18 @@ impl Publisher {
         Ok(())
     }
 
-    fn judge(&self, reply: Option<Result<Reply, Failed>>) -> Result<(), PublishError> {
+    fn judge(&self, reply: Option<Result<CommandReply, CommandFailure>>) -> Result<(), PublishError> {
         match reply {
             Some(Ok(_)) => Ok(()),
-            Some(Err(Failed::Refused(error))) => {
+            Some(Err(CommandFailure::Refused(error))) => {
                 if let Some(suppressed) = self.refused.allow() {
                     warn!(%error, suppressed, "redis refused a client's message; {}", hint(&error));
                 }
                 // It was not carried out, and may be later.
-                let is_passing = Meaning::of(&error) == Meaning::NotNow;
+                let is_passing = ErrorClass::of(&error) == ErrorClass::Temporary;
                 Err(if is_passing { PublishError::Waited } else { PublishError::Lost })
             }
-            Some(Err(Failed::Lost)) | None => Err(PublishError::Lost),
+            Some(Err(CommandFailure::Lost)) | None => Err(PublishError::Lost),
         }
     }
 

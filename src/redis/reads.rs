@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
+use std::collections::hash_map::Entry as MapEntry;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::rc::Rc;
@@ -16,8 +16,9 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::address::ServerAddress;
-use super::command_client::{CommandClient, Failed, Reply};
-use super::error_reply::{Meaning, Reminder, hint};
+use super::command_client::CommandClient;
+use super::error_reply::{ErrorClass, HintThrottle, hint};
+use super::reply::{CommandFailure, CommandReply};
 use crate::metrics::Counters;
 use crate::telemetry::LogThrottle;
 
@@ -25,7 +26,7 @@ use crate::telemetry::LogThrottle;
 const BATCH: usize = 500;
 
 /// Pipelines under way to a server: more brings nothing, as measured.
-const UNDER_WAY: usize = 4;
+const MAX_IN_FLIGHT: usize = 4;
 
 /// Pauses before a key is read again that Redis could not give out at the moment, and the time after which that ends;
 /// who waits for it has a shorter deadline in most cases.
@@ -40,16 +41,16 @@ pub struct ReadFailed;
 
 /// Why a value did not come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unread {
+pub(super) enum ReadError {
     /// Redis was lost, or did not answer in time.
     Lost,
     /// Redis cannot give it out at the moment.
-    NotNow,
+    Temporary,
 }
 
 /// What is known of a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Entry {
+pub struct StoredValue {
     /// Its value; none where there is none, it is too big, or Redis refuses to give it out.
     pub value: Option<Bytes>,
     /// Whether Redis refused, for example because its user may not read the key.
@@ -62,18 +63,18 @@ pub struct Entry {
     pub lives_ms: Option<u64>,
 }
 
-impl Entry {
+impl StoredValue {
     /// Tells whether there is no such key.
     pub fn is_absent(&self) -> bool {
         self.value.is_none() && !self.refused && !self.too_big
     }
 }
 
-pub(super) type Answer = Result<Entry, Unread>;
+pub(super) type ReadResult = Result<StoredValue, ReadError>;
 
 /// What is asked of each key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum ReadKind {
     /// Its value.
     Value,
     /// Its value, and the time that it has to live.
@@ -83,25 +84,25 @@ pub(super) enum Wanted {
 }
 
 /// A key that can be read. `Debug` is what the log shows of it.
-pub(super) trait Key: AsRef<str> + Clone + Eq + Hash + Debug + 'static {}
+pub(super) trait ReadKey: AsRef<str> + Clone + Eq + Hash + Debug + 'static {}
 
-impl<K: AsRef<str> + Clone + Eq + Hash + Debug + 'static> Key for K {}
+impl<K: AsRef<str> + Clone + Eq + Hash + Debug + 'static> ReadKey for K {}
 
 /// Who waits for a key.
-type Waiting<K> = (K, Vec<oneshot::Sender<Answer>>);
+type Waiting<K> = (K, Vec<oneshot::Sender<ReadResult>>);
 
 /// What is read from one server. Where that does not answer, nobody waits for it who reads from another.
 #[derive(Debug)]
-struct Lane<K> {
+struct ReadQueue<K> {
     /// Who waits for which key, as long as its GET has not been written: a read may be shared only with those who
     /// were in the hub before that, or a message between the GET and their joining would be missed by both.
-    waiting: HashMap<K, Vec<oneshot::Sender<Answer>>, RandomState>,
-    under_way: usize,
+    waiting: HashMap<K, Vec<oneshot::Sender<ReadResult>>, RandomState>,
+    in_flight: usize,
 }
 
-impl<K> Default for Lane<K> {
+impl<K> Default for ReadQueue<K> {
     fn default() -> Self {
-        Self { waiting: HashMap::default(), under_way: 0 }
+        Self { waiting: HashMap::default(), in_flight: 0 }
     }
 }
 
@@ -112,35 +113,35 @@ pub(super) struct Reads<K> {
     /// What the keys hold, for the log.
     what: &'static str,
     /// By node, in a cluster; else there is one.
-    lanes: RefCell<HashMap<Option<ServerAddress>, Lane<K>, RandomState>>,
-    bell: Notify,
+    queues: RefCell<HashMap<Option<ServerAddress>, ReadQueue<K>, RandomState>>,
+    wake: Notify,
     /// What is asked of each key.
-    wanted: Wanted,
+    kind: ReadKind,
     max_bytes: usize,
     counters: Arc<Counters>,
     refused: LogThrottle,
-    not_now: RefCell<Reminder>,
+    temporary: RefCell<HintThrottle>,
     too_big: LogThrottle,
 }
 
-impl<K: Key> Reads<K> {
+impl<K: ReadKey> Reads<K> {
     pub(super) fn new(
         commands: Rc<CommandClient>,
         what: &'static str,
-        wanted: Wanted,
+        kind: ReadKind,
         max_bytes: usize,
         counters: Arc<Counters>,
     ) -> Rc<Self> {
         Rc::new(Self {
             commands,
             what,
-            lanes: RefCell::default(),
-            bell: Notify::new(),
-            wanted,
+            queues: RefCell::default(),
+            wake: Notify::new(),
+            kind,
             max_bytes,
             counters,
             refused: LogThrottle::default(),
-            not_now: RefCell::default(),
+            temporary: RefCell::default(),
             too_big: LogThrottle::default(),
         })
     }
@@ -150,12 +151,15 @@ impl<K: Key> Reads<K> {
     /// # Errors
     ///
     /// When Redis is lost, or does not answer in time.
-    pub(super) async fn read(&self, keys: impl Iterator<Item = K> + Clone) -> Result<Vec<Entry>, ReadFailed> {
+    pub(super) async fn read(
+        &self,
+        keys: impl Iterator<Item = K> + Clone,
+    ) -> Result<Vec<StoredValue>, ReadFailed> {
         let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
             match self.read_once(keys.clone()).await {
                 Ok(entries) => return Ok(entries),
-                Err(Unread::NotNow) if begun.elapsed() < PATIENCE => {
+                Err(ReadError::Temporary) if begun.elapsed() < PATIENCE => {
                     sleep(pause).await;
                     pause = (pause * 2).min(LAST_PAUSE);
                 }
@@ -164,27 +168,27 @@ impl<K: Key> Reads<K> {
         }
     }
 
-    async fn read_once(&self, keys: impl Iterator<Item = K>) -> Result<Vec<Entry>, Unread> {
+    async fn read_once(&self, keys: impl Iterator<Item = K>) -> Result<Vec<StoredValue>, ReadError> {
         let reading: Vec<_> = keys.map(|key| self.queue(key)).collect();
         let mut entries = Vec::with_capacity(reading.len());
         for entry in reading {
-            entries.push(entry.await.map_err(|_| Unread::Lost)??);
+            entries.push(entry.await.map_err(|_| ReadError::Lost)??);
         }
         Ok(entries)
     }
 
-    fn queue(&self, key: K) -> oneshot::Receiver<Answer> {
+    fn queue(&self, key: K) -> oneshot::Receiver<ReadResult> {
         let (answer, receiver) = oneshot::channel();
         let node = self.commands.node_of(key.as_ref().as_bytes());
-        self.lanes.borrow_mut().entry(node).or_default().waiting.entry(key).or_default().push(answer);
-        self.bell.notify_one();
+        self.queues.borrow_mut().entry(node).or_default().waiting.entry(key).or_default().push(answer);
+        self.wake.notify_one();
         receiver
     }
 
     /// Writes what is queued, for ever.
     pub(super) async fn run(self: Rc<Self>) {
         loop {
-            self.bell.notified().await;
+            self.wake.notified().await;
             while let Some((node, batch)) = self.take() {
                 let reads = self.clone();
                 tokio::task::spawn_local(async move {
@@ -197,25 +201,25 @@ impl<K: Key> Reads<K> {
 
     /// Takes what is next for a server to which not too much is under way.
     fn take(&self) -> Option<(Option<ServerAddress>, Vec<Waiting<K>>)> {
-        let mut lanes = self.lanes.borrow_mut();
-        let due = |lane: &Lane<K>| lane.under_way < UNDER_WAY && !lane.waiting.is_empty();
-        let (node, lane) = lanes.iter_mut().find(|(_, lane)| due(lane))?;
-        lane.under_way += 1;
-        if lane.waiting.len() <= BATCH {
-            return Some((node.clone(), lane.waiting.drain().collect()));
+        let mut queues = self.queues.borrow_mut();
+        let due = |queue: &ReadQueue<K>| queue.in_flight < MAX_IN_FLIGHT && !queue.waiting.is_empty();
+        let (node, queue) = queues.iter_mut().find(|(_, queue)| due(queue))?;
+        queue.in_flight += 1;
+        if queue.waiting.len() <= BATCH {
+            return Some((node.clone(), queue.waiting.drain().collect()));
         }
-        let keys: Vec<_> = lane.waiting.keys().take(BATCH).cloned().collect();
-        Some((node.clone(), keys.iter().filter_map(|key| lane.waiting.remove_entry(key)).collect()))
+        let keys: Vec<_> = queue.waiting.keys().take(BATCH).cloned().collect();
+        Some((node.clone(), keys.iter().filter_map(|key| queue.waiting.remove_entry(key)).collect()))
     }
 
     fn finish(&self, node: Option<ServerAddress>) {
         let stays = node.is_none();
-        if let Slot::Occupied(mut entry) = self.lanes.borrow_mut().entry(node) {
-            let lane = entry.get_mut();
-            lane.under_way -= 1;
-            if !lane.waiting.is_empty() {
-                self.bell.notify_one();
-            } else if lane.under_way == 0 && !stays {
+        if let MapEntry::Occupied(mut entry) = self.queues.borrow_mut().entry(node) {
+            let queue = entry.get_mut();
+            queue.in_flight -= 1;
+            if !queue.waiting.is_empty() {
+                self.wake.notify_one();
+            } else if queue.in_flight == 0 && !stays {
                 entry.remove();
             }
         }
@@ -224,14 +228,14 @@ impl<K: Key> Reads<K> {
     async fn answer(&self, batch: Vec<Waiting<K>>) {
         let mut commands = self.commands.batch();
         for (key, _) in &batch {
-            match self.wanted {
-                Wanted::Head => {
+            match self.kind {
+                ReadKind::Head => {
                     let last = self.max_bytes.to_string();
                     commands.add("GETRANGE", &[key.as_ref().as_bytes(), b"0", last.as_bytes()]);
                 }
-                Wanted::Value | Wanted::ValueAndTtl => commands.add("GET", &[key.as_ref().as_bytes()]),
+                ReadKind::Value | ReadKind::ValueAndTtl => commands.add("GET", &[key.as_ref().as_bytes()]),
             }
-            if self.wanted != Wanted::Value {
+            if self.kind != ReadKind::Value {
                 commands.add("PTTL", &[key.as_ref().as_bytes()]);
             }
         }
@@ -240,8 +244,8 @@ impl<K: Key> Reads<K> {
         }
         let mut replies = self.commands.send(commands).await.into_iter();
         for (key, waiting) in batch {
-            let value = replies.next().unwrap_or(Err(Failed::Lost));
-            let ttl = if self.wanted == Wanted::Value { None } else { replies.next() };
+            let value = replies.next().unwrap_or(Err(CommandFailure::Lost));
+            let ttl = if self.kind == ReadKind::Value { None } else { replies.next() };
             let answer = self.judge(&key, value, ttl);
             for waiter in waiting {
                 // Who gave up waiting does not mind.
@@ -250,57 +254,62 @@ impl<K: Key> Reads<K> {
         }
     }
 
-    fn judge(&self, key: &K, value: Result<Reply, Failed>, ttl: Option<Result<Reply, Failed>>) -> Answer {
+    fn judge(
+        &self,
+        key: &K,
+        value: Result<CommandReply, CommandFailure>,
+        ttl: Option<Result<CommandReply, CommandFailure>>,
+    ) -> ReadResult {
         let value = match value {
-            Ok(Reply::Value(value)) => value,
-            Ok(Reply::TooLarge(bytes)) => return Ok(self.note_too_big(key, bytes)),
+            Ok(CommandReply::Value(value)) => value,
+            Ok(CommandReply::TooLarge(bytes)) => return Ok(self.note_too_big(key, bytes)),
             Ok(_) => None,
-            Err(Failed::Refused(error)) if Meaning::of(&error) == Meaning::Denied => {
+            Err(CommandFailure::Refused(error)) if ErrorClass::of(&error) == ErrorClass::Denied => {
                 if let Some(suppressed) = self.refused.allow() {
                     let hint = hint(&error);
                     warn!(?key, %error, suppressed, "redis refused a {}, it counts as absent; {hint}", self.what);
                 }
                 Counters::count(&self.counters.refused_reads);
-                return Ok(Entry { refused: true, ..Entry::default() });
+                return Ok(StoredValue { refused: true, ..StoredValue::default() });
             }
-            Err(Failed::Refused(error)) => return self.not_now(&error),
-            Err(Failed::Lost) => return Err(Unread::Lost),
+            Err(CommandFailure::Refused(error)) => return self.note_temporary(&error),
+            Err(CommandFailure::Lost) => return Err(ReadError::Lost),
         };
         // -1: it does not end; -2: it is gone.
         let lives_ms = match ttl {
-            Some(Ok(Reply::Integer(-2))) => return Ok(Entry::default()),
-            Some(Ok(Reply::Integer(ttl))) => u64::try_from(ttl).ok(),
-            Some(Err(Failed::Refused(error))) if Meaning::of(&error) != Meaning::Denied => {
-                return self.not_now(&error);
+            Some(Ok(CommandReply::Integer(-2))) => return Ok(StoredValue::default()),
+            Some(Ok(CommandReply::Integer(ttl))) => u64::try_from(ttl).ok(),
+            Some(Err(CommandFailure::Refused(error))) if ErrorClass::of(&error) != ErrorClass::Denied => {
+                return self.note_temporary(&error);
             }
-            Some(Err(Failed::Lost)) => return Err(Unread::Lost),
+            Some(Err(CommandFailure::Lost)) => return Err(ReadError::Lost),
             _ => None,
         };
         // To GETRANGE what is not there is empty, and whether it is there may have changed before PTTL, or that is refused.
-        let value = value.filter(|value| self.wanted != Wanted::Head || !value.is_empty());
+        let value = value.filter(|value| self.kind != ReadKind::Head || !value.is_empty());
         Ok(match value.as_ref().map(Bytes::len) {
-            Some(bytes) if bytes > self.max_bytes && self.wanted == Wanted::Head => {
-                Entry { value, lives_ms, is_partial: true, ..Entry::default() }
+            Some(bytes) if bytes > self.max_bytes && self.kind == ReadKind::Head => {
+                StoredValue { value, lives_ms, is_partial: true, ..StoredValue::default() }
             }
             Some(bytes) if bytes > self.max_bytes => self.note_too_big(key, bytes),
-            _ => Entry { value, lives_ms, ..Entry::default() },
+            _ => StoredValue { value, lives_ms, ..StoredValue::default() },
         })
     }
 
     /// Redis cannot give a value out at the moment, which says nothing of whether there is one.
-    fn not_now(&self, error: &str) -> Answer {
-        if self.not_now.borrow_mut().take(error) {
+    fn note_temporary(&self, error: &str) -> ReadResult {
+        if self.temporary.borrow_mut().allow(error) {
             warn!(%error, "redis cannot give out a {} at the moment, handshakes wait; {}", self.what, hint(error));
         }
         Counters::count(&self.counters.refused_reads);
-        Err(Unread::NotNow)
+        Err(ReadError::Temporary)
     }
 
-    fn note_too_big(&self, key: &K, bytes: usize) -> Entry {
+    fn note_too_big(&self, key: &K, bytes: usize) -> StoredValue {
         if let Some(suppressed) = self.too_big.allow() {
             warn!(?key, bytes, suppressed, "{} too big, it counts as absent", self.what);
         }
         Counters::count(&self.counters.oversized_deliveries);
-        Entry { too_big: true, ..Entry::default() }
+        StoredValue { too_big: true, ..StoredValue::default() }
     }
 }

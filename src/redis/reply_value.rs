@@ -8,7 +8,7 @@ const MAX_BYTES: usize = 4 << 20;
 
 /// A reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum ReplyValue {
     /// A status or a value.
     Text(String),
     /// A number.
@@ -21,7 +21,7 @@ pub(crate) enum Answer {
     List(Vec<Self>),
 }
 
-impl Answer {
+impl ReplyValue {
     /// Reads the reply that begins at `start`. Returns it with the offset of what follows; `None` if more has to come.
     ///
     /// # Errors
@@ -57,14 +57,14 @@ impl Answer {
     }
 }
 
-fn read(input: &[u8], start: usize, depth: usize) -> Result<Option<(Answer, usize)>, Malformed> {
+fn read(input: &[u8], start: usize, depth: usize) -> Result<Option<(ReplyValue, usize)>, Malformed> {
     let Some((token, mut next)) = resp::token(input, start, MAX_BYTES)? else { return Ok(None) };
     let text = |place| String::from_utf8_lossy(&input[place]).into_owned();
     let answer = match token {
-        Token::Status(place) | Token::Bulk(place) => Answer::Text(text(place)),
-        Token::Error(place) => Answer::Error(text(place)),
-        Token::Integer(number) => Answer::Number(number),
-        Token::Nil => Answer::Nil,
+        Token::Status(place) | Token::Bulk(place) => ReplyValue::Text(text(place)),
+        Token::Error(place) => ReplyValue::Error(text(place)),
+        Token::Integer(number) => ReplyValue::Number(number),
+        Token::Nil => ReplyValue::Nil,
         Token::Oversize(_) => return Err(Malformed),
         Token::Array(_) if depth == 0 => return Err(Malformed),
         Token::Array(length) => {
@@ -75,7 +75,7 @@ fn read(input: &[u8], start: usize, depth: usize) -> Result<Option<(Answer, usiz
                 parts.push(part);
                 next = after;
             }
-            Answer::List(parts)
+            ReplyValue::List(parts)
         }
     };
     Ok(Some((answer, next)))
@@ -88,18 +88,18 @@ mod tests {
     #[test]
     fn an_answer_is_read_whole_and_cut_short_it_waits() {
         let bytes = b"*3\r\n$4\r\nrole\r\n+master\r\n*2\r\n:7\r\n*-1\r\nrest";
-        let text = |text: &str| Answer::Text(text.to_owned());
-        let inner = Answer::List(vec![Answer::Number(7), Answer::Nil]);
-        let whole = Answer::List(vec![text("role"), text("master"), inner]);
-        assert_eq!(Answer::read(bytes, 0), Ok(Some((whole.clone(), bytes.len() - 4))));
+        let text = |text: &str| ReplyValue::Text(text.to_owned());
+        let inner = ReplyValue::List(vec![ReplyValue::Number(7), ReplyValue::Nil]);
+        let whole = ReplyValue::List(vec![text("role"), text("master"), inner]);
+        assert_eq!(ReplyValue::read(bytes, 0), Ok(Some((whole.clone(), bytes.len() - 4))));
         assert_eq!(whole.field("role"), Some(&text("master")));
         for end in 0..bytes.len() - 4 {
-            assert_eq!(Answer::read(&bytes[..end], 0), Ok(None));
+            assert_eq!(ReplyValue::read(&bytes[..end], 0), Ok(None));
         }
     }
 
     #[test]
     fn what_is_nested_without_end_is_refused() {
-        assert_eq!(Answer::read(&b"*1\r\n".repeat(200_000), 0), Err(Malformed));
+        assert_eq!(ReplyValue::read(&b"*1\r\n".repeat(200_000), 0), Err(Malformed));
     }
 }

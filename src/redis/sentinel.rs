@@ -12,8 +12,8 @@ use tracing::{info, warn};
 
 use super::address::{ConnectOptions, ServerAddress};
 use super::connection::RedisConnection;
-use super::discovery::{ASK, Discovery, Known, PATIENCE, UNNOTICED};
-use super::reply_value::Answer;
+use super::discovery::{ASK, Discovery, PATIENCE, ServerLocation, UNNOTICED};
+use super::reply_value::ReplyValue;
 use crate::settings::Servers;
 use crate::telemetry::LogThrottle;
 
@@ -28,7 +28,7 @@ const MAX_BYTES: usize = 64 * 1024;
 
 /// What a sentinel says.
 #[derive(Debug, Clone)]
-struct Opinion {
+struct SentinelView {
     master: ServerAddress,
     /// Rises with each failover.
     epoch: u64,
@@ -38,15 +38,15 @@ struct Opinion {
 }
 
 /// What a sentinel answered to what was asked at that time.
-struct Voice {
+struct SentinelReply {
     sentinel: ServerAddress,
     asked: Instant,
-    said: Result<Opinion, String>,
+    result: Result<SentinelView, String>,
 }
 
 /// What the master is called, and the user at the sentinels.
 #[derive(Clone)]
-struct Wanted {
+struct MasterQuery {
     name: String,
     user: Option<String>,
     password: Option<String>,
@@ -55,57 +55,57 @@ struct Wanted {
 /// Keeps what is known of the master up to date. Never returns.
 pub(super) async fn follow(options: ConnectOptions, discovery: Arc<Discovery>, name: String) {
     let Servers::Sentinel { service, username, password, .. } = &options.url.servers else { return };
-    let wanted = Wanted { name: service.clone(), user: username.clone(), password: password.clone() };
+    let query = MasterQuery { name: service.clone(), user: username.clone(), password: password.clone() };
     let sentinels = options.addresses();
-    let (voice, mut voices) = mpsc::channel(MAX_SENTINELS);
+    let (reply, mut replies) = mpsc::channel(MAX_SENTINELS);
     let mut asking = JoinSet::new();
-    let mut last: Vec<Voice> = Vec::new();
-    let silent = LogThrottle::default();
+    let mut last: Vec<SentinelReply> = Vec::new();
+    let unreachable = LogThrottle::default();
     let (mut known, mut settled) = (sentinels.clone(), Instant::now());
     for sentinel in sentinels {
-        asking.spawn_local(ask(options.clone(), discovery.clone(), sentinel, wanted.clone(), voice.clone()));
+        asking.spawn_local(ask(options.clone(), discovery.clone(), sentinel, query.clone(), reply.clone()));
     }
-    while let Some(next) = voices.recv().await {
-        if let Ok(opinion) = &next.said {
-            for other in &opinion.others {
+    while let Some(next) = replies.recv().await {
+        if let Ok(view) = &next.result {
+            for other in &view.others {
                 if known.len() < MAX_SENTINELS && !known.contains(other) {
                     known.push(other.clone());
                     asking.spawn_local(ask(
                         options.clone(),
                         discovery.clone(),
                         other.clone(),
-                        wanted.clone(),
-                        voice.clone(),
+                        query.clone(),
+                        reply.clone(),
                     ));
                 }
             }
         }
-        last.retain(|voice| voice.sentinel != next.sentinel);
+        last.retain(|reply| reply.sentinel != next.sentinel);
         last.push(next);
         let fresh: Vec<_> = last
             .iter()
-            .filter(|voice| voice.asked.elapsed() < FRESH)
-            .filter_map(|voice| Some((voice.asked, voice.said.as_ref().ok()?)))
+            .filter(|reply| reply.asked.elapsed() < FRESH)
+            .filter_map(|reply| Some((reply.asked, reply.result.as_ref().ok()?)))
             .collect();
-        let Some((_, best)) = fresh.iter().max_by_key(|(asked, opinion)| (opinion.epoch, *asked)) else {
-            let reason = last.iter().rev().find_map(|voice| voice.said.as_ref().err());
+        let Some((_, best)) = fresh.iter().max_by_key(|(asked, view)| (view.epoch, *asked)) else {
+            let reason = last.iter().rev().find_map(|reply| reply.result.as_ref().err());
             discovery.fail(reason.cloned().unwrap_or_default());
             if last.len() == known.len()
-                && let Some(suppressed) = silent.allow()
+                && let Some(suppressed) = unreachable.allow()
             {
                 warn!(redis = name, suppressed, error = ?reason, "no sentinel answers; a failover would not be noticed. Check the sentinels in redis.url");
             }
             continue;
         };
         let newest = fresh.iter().map(|(asked, _)| *asked).max().unwrap_or(settled);
-        let before = discovery.watch().borrow().known.clone();
-        let moved = matches!(&before, Known::Master(server) if *server != best.master);
+        let before = discovery.watch().borrow().location.clone();
+        let moved = matches!(&before, ServerLocation::Master(server) if *server != best.master);
         if moved {
             info!(redis = name, master = %best.master, "the sentinels name another master");
         }
         let doubtful = Instant::now().checked_sub(UNNOTICED).map_or(settled, |noticed| settled.min(noticed));
-        discovery.set(Known::Master(best.master.clone()), newest, doubtful);
-        if fresh.iter().all(|(_, opinion)| !opinion.failing_over && opinion.master == best.master) {
+        discovery.set(ServerLocation::Master(best.master.clone()), newest, doubtful);
+        if fresh.iter().all(|(_, view)| !view.failing_over && view.master == best.master) {
             settled = fresh.iter().map(|(asked, _)| *asked).min().unwrap_or(settled);
         }
     }
@@ -116,21 +116,21 @@ async fn ask(
     options: ConnectOptions,
     discovery: Arc<Discovery>,
     sentinel: ServerAddress,
-    wanted: Wanted,
-    voice: mpsc::Sender<Voice>,
+    query: MasterQuery,
+    reply: mpsc::Sender<SentinelReply>,
 ) {
     let mut connection = None;
     loop {
         let asked = Instant::now();
-        let said = match timeout(PATIENCE, question(&options, &sentinel, &wanted, &mut connection)).await {
-            Ok(said) => said,
+        let result = match timeout(PATIENCE, question(&options, &sentinel, &query, &mut connection)).await {
+            Ok(result) => result,
             Err(_) => Err("no answer".to_owned()),
         };
-        if said.is_err() {
+        if result.is_err() {
             connection = None;
         }
-        let said = said.map_err(|reason| format!("sentinel {sentinel}: {reason}"));
-        if voice.send(Voice { sentinel: sentinel.clone(), asked, said }).await.is_err() {
+        let result = result.map_err(|reason| format!("sentinel {sentinel}: {reason}"));
+        if reply.send(SentinelReply { sentinel: sentinel.clone(), asked, result }).await.is_err() {
             return;
         }
         discovery.due(asked, ASK).await;
@@ -140,13 +140,13 @@ async fn ask(
 async fn question(
     options: &ConnectOptions,
     sentinel: &ServerAddress,
-    wanted: &Wanted,
+    query: &MasterQuery,
     connection: &mut Option<RedisConnection>,
-) -> Result<Opinion, String> {
-    let name = wanted.name.as_str();
+) -> Result<SentinelView, String> {
+    let name = query.name.as_str();
     let mut others = Vec::new();
     if connection.is_none() {
-        let (user, password) = (wanted.user.as_deref(), wanted.password.as_deref());
+        let (user, password) = (query.user.as_deref(), query.password.as_deref());
         let mut new = RedisConnection::open(options, sentinel.clone(), user, password, MAX_BYTES).await?;
         // Where that is refused, those of the URL are enough.
         let known = new.call(&["SENTINEL", "SENTINELS", name]).await?;
@@ -156,28 +156,28 @@ async fn question(
     let Some(connection) = connection else { return Err("connection closed".to_owned()) };
     let master = connection.call(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name]).await?;
     let master = match &master {
-        Answer::Error(reason) => return Err(reason.clone()),
-        Answer::Nil => return Err(format!("it knows no master named {name}")),
+        ReplyValue::Error(reason) => return Err(reason.clone()),
+        ReplyValue::Nil => return Err(format!("it knows no master named {name}")),
         answer => match answer.list() {
             [host, port] => server(host, port),
             _ => None,
         },
     };
     let details = connection.call(&["SENTINEL", "MASTER", name]).await?;
-    let flags = details.field("flags").and_then(Answer::text).unwrap_or_default();
-    Ok(Opinion {
+    let flags = details.field("flags").and_then(ReplyValue::text).unwrap_or_default();
+    Ok(SentinelView {
         master: master.ok_or("no address")?,
-        epoch: details.field("config-epoch").and_then(Answer::number).unwrap_or(0),
+        epoch: details.field("config-epoch").and_then(ReplyValue::number).unwrap_or(0),
         failing_over: flags.split(',').any(|flag| flag == "failover_in_progress"),
         others,
     })
 }
 
-fn address(sentinel: &Answer) -> Option<ServerAddress> {
+fn address(sentinel: &ReplyValue) -> Option<ServerAddress> {
     server(sentinel.field("ip")?, sentinel.field("port")?)
 }
 
-fn server(host: &Answer, port: &Answer) -> Option<ServerAddress> {
+fn server(host: &ReplyValue, port: &ReplyValue) -> Option<ServerAddress> {
     let host = host.text().filter(|host| !host.is_empty())?;
     Some(ServerAddress::new(host, u16::try_from(port.number()?).ok()?))
 }

@@ -5,7 +5,7 @@
 use redis_protocol::redis_keyslot;
 
 use super::address::ServerAddress;
-use super::reply_value::Answer;
+use super::reply_value::ReplyValue;
 
 /// The nodes of a cluster and their slots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,11 +23,11 @@ pub(super) fn slot_of(key: &[u8]) -> u16 {
 
 impl Slots {
     /// Reads the reply to CLUSTER SLOTS. A node without a name is the one that was asked.
-    pub(super) fn read(answer: &Answer, asked: &ServerAddress) -> Self {
+    pub(super) fn read(answer: &ReplyValue, asked: &ServerAddress) -> Self {
         let mut slots = Self::default();
         for range in answer.list() {
             let [first, last, nodes @ ..] = range.list() else { continue };
-            let bound = |answer: &Answer| answer.number().and_then(|number| u16::try_from(number).ok());
+            let bound = |answer: &ReplyValue| answer.number().and_then(|number| u16::try_from(number).ok());
             let (Some(first), Some(last)) = (bound(first), bound(last)) else { continue };
             let nodes: Vec<_> = nodes.iter().filter_map(|node| server_of(node, asked)).collect();
             if let Some(master) = nodes.first() {
@@ -71,7 +71,7 @@ impl Slots {
     }
 }
 
-fn server_of(node: &Answer, asked: &ServerAddress) -> Option<ServerAddress> {
+fn server_of(node: &ReplyValue, asked: &ServerAddress) -> Option<ServerAddress> {
     let [host, port, ..] = node.list() else { return None };
     let host = host.text().filter(|host| !host.is_empty() && *host != "?").unwrap_or(&asked.host);
     Some(ServerAddress::new(host, u16::try_from(port.number()?).ok()?))
@@ -84,17 +84,17 @@ mod tests {
     #[test]
     fn each_slot_leads_to_the_master_that_has_it() {
         let node = |port| {
-            Answer::List(vec![
-                Answer::Text("10.0.0.1".to_owned()),
-                Answer::Number(port),
-                Answer::Text("id".to_owned()),
+            ReplyValue::List(vec![
+                ReplyValue::Text("10.0.0.1".to_owned()),
+                ReplyValue::Number(port),
+                ReplyValue::Text("id".to_owned()),
             ])
         };
         let range = |first, last, nodes: &[i64]| {
-            let bounds = [Answer::Number(first), Answer::Number(last)];
-            Answer::List(bounds.into_iter().chain(nodes.iter().map(|port| node(*port))).collect())
+            let bounds = [ReplyValue::Number(first), ReplyValue::Number(last)];
+            ReplyValue::List(bounds.into_iter().chain(nodes.iter().map(|port| node(*port))).collect())
         };
-        let answer = Answer::List(vec![range(100, 200, &[2, 3]), range(0, 50, &[1])]);
+        let answer = ReplyValue::List(vec![range(100, 200, &[2, 3]), range(0, 50, &[1])]);
         let slots = Slots::read(&answer, &ServerAddress::new("asked", 1));
         let port = |slot| slots.master(slot).map(|server| server.port);
         assert_eq!(

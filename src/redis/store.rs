@@ -8,10 +8,10 @@ use tokio::task::{AbortHandle, spawn_local};
 
 use super::address::ServerAddress;
 use super::command_client::CommandClient;
-use super::lanes::Lanes;
 use super::lookups;
 use super::publisher::Publisher;
-use super::reads::{ReadFailed, Reads, Wanted};
+use super::publisher_pool::PublisherPool;
+use super::reads::{ReadFailed, ReadKind, Reads};
 use super::target::Target;
 use super::{Lookups, PublishAcks};
 use crate::metrics::Counters;
@@ -23,7 +23,7 @@ pub struct Store {
     commands: Rc<CommandClient>,
     reads: Rc<Reads<Channel>>,
     lookups: Rc<Lookups>,
-    lanes: Lanes,
+    publishers: PublisherPool,
     tasks: Vec<AbortHandle>,
 }
 
@@ -35,32 +35,32 @@ impl Store {
         let reads = Reads::new(
             commands.clone(),
             "persisted message",
-            Wanted::Value,
+            ReadKind::Value,
             settings.messages.max_delivery_bytes,
             counters.clone(),
         );
         let lookups = Rc::new(Lookups::new(commands.clone(), counters));
-        let doubts = target.discovery().asks() && !target.is_cluster();
+        let tracks_doubt = target.discovery().is_dynamic() && !target.is_cluster();
         let publisher = Publisher::new(
             commands.clone(),
             target.discovery().clone(),
-            doubts,
+            tracks_doubt,
             settings.expire_seconds,
             settings.redis.publish_wait,
             settings.redis.max_pending_bytes,
             counters.clone(),
         );
         let mut tasks = vec![spawn_local(reads.clone().run()).abort_handle()];
-        if doubts {
+        if tracks_doubt {
             tasks.push(spawn_local(publisher.clone().doubt()).abort_handle());
         }
-        let lanes = Lanes::new(commands.clone(), publisher);
-        Self { commands, reads, lookups, lanes, tasks }
+        let publishers = PublisherPool::new(commands.clone(), publisher);
+        Self { commands, reads, lookups, publishers, tasks }
     }
 
     /// Tells whether Redis can be reached, after a short wait if need be. Safe to cancel.
     pub async fn is_up(&self) -> bool {
-        self.commands.comes_up().await
+        self.commands.wait_briefly_until_up().await
     }
 
     /// Reads the persisted messages of channels, in their order. What Redis refuses to give counts as absent.
@@ -84,7 +84,7 @@ impl Store {
     ///
     /// With a description, when Redis is lost or refuses.
     pub async fn announce(&self, channel: &str, payload: Vec<u8>) -> Result<(), String> {
-        let published = self.commands.give("PUBLISH", &[channel.as_bytes(), &payload]).await;
+        let published = self.commands.call("PUBLISH", &[channel.as_bytes(), &payload]).await;
         published.map(drop).map_err(|(reason, _)| reason)
     }
 
@@ -95,12 +95,12 @@ impl Store {
 
     /// Publishes a client's message to channels. What becomes of it is told through the acknowledgements.
     pub fn publish(&self, channels: Rc<[Channel]>, payload: Bytes, acks: Rc<PublishAcks>) {
-        self.lanes.queue(channels, payload, acks);
+        self.publishers.queue(channels, payload, acks);
     }
 
     /// Waits until no publication is queued or under way. Safe to cancel.
     pub async fn settled(&self) {
-        self.lanes.settled().await;
+        self.publishers.settled().await;
     }
 }
 

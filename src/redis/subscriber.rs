@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::connection::{OUT_OF_STEP, RedisConnection};
-use super::error_reply::{Meaning, describe_text};
+use super::connection::{OUT_OF_SYNC, RedisConnection};
+use super::error_reply::{ErrorClass, describe_text};
 use super::resp::Token;
 use crate::wire::Channel;
 
@@ -139,7 +139,7 @@ impl Subscriber {
             Token::Error(place) => {
                 let text = self.connection.incoming().split_to(next);
                 let reason = describe_text(&String::from_utf8_lossy(&text[place]));
-                if Meaning::of(&reason) == Meaning::Unauthenticated {
+                if ErrorClass::of(&reason) == ErrorClass::Unauthenticated {
                     return Err(reason);
                 }
                 if std::mem::take(&mut self.unsubscribing) {
@@ -156,7 +156,7 @@ impl Subscriber {
                 }
                 Err(reason)
             }
-            _ => Err(OUT_OF_STEP.to_owned()),
+            _ => Err(OUT_OF_SYNC.to_owned()),
         }
     }
 
@@ -180,7 +180,7 @@ impl Subscriber {
                         Ok(Some(SubscriberEvent::Message(Message { bytes, channel, payload })))
                     }
                     (b"message", Token::Oversize(length)) => {
-                        self.connection.pass_over(length);
+                        self.connection.discard(length);
                         let channel = Channel::from_redis(&String::from_utf8_lossy(&bytes[channel]));
                         Ok(Some(SubscriberEvent::Oversize(channel, length)))
                     }
@@ -192,13 +192,13 @@ impl Subscriber {
                         self.unsubscribing = false;
                         Ok(Some(SubscriberEvent::Acknowledged))
                     }
-                    _ => Err(OUT_OF_STEP.to_owned()),
+                    _ => Err(OUT_OF_SYNC.to_owned()),
                 }
             }
             [Some(Token::Bulk(kind)), Some(Token::Bulk(text)), None] if &bytes[kind.clone()] == b"pong" => {
                 self.check(&bytes[text])
             }
-            _ => Err(OUT_OF_STEP.to_owned()),
+            _ => Err(OUT_OF_SYNC.to_owned()),
         }
     }
 
@@ -206,7 +206,7 @@ impl Subscriber {
         if std::mem::take(&mut self.fenced) && text == self.fence.as_bytes() {
             Ok(Some(SubscriberEvent::Fence(None)))
         } else {
-            Err(OUT_OF_STEP.to_owned())
+            Err(OUT_OF_SYNC.to_owned())
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::address::ConnectOptions;
 use super::connection::{IS_REPLICA, RedisConnection};
-use super::discovery::{Discovery, Spot};
+use super::discovery::{Discovery, Endpoint};
 use super::error_reply::hint;
 use super::{sentinel, tls, topology};
 use crate::settings::{self, Servers};
@@ -76,7 +76,7 @@ impl Target {
 
     /// Returns the longest pause between two attempts. Where others tell who the master is, they bound the load.
     pub(crate) fn longest_pause(&self) -> Duration {
-        if self.discovery.asks() { Duration::from_millis(500) } else { Duration::from_secs(3) }
+        if self.discovery.is_dynamic() { Duration::from_millis(500) } else { Duration::from_secs(3) }
     }
 
     /// Keeps up to date where the server is, as long as it is polled.
@@ -97,7 +97,7 @@ impl Target {
     pub(crate) async fn dial(&self, max_bytes: usize) -> Result<RedisConnection, String> {
         let dialing = async {
             loop {
-                let spot: Spot = self.discovery.locate().await?;
+                let endpoint: Endpoint = self.discovery.locate().await?;
                 // In a cluster another node will do.
                 let hurry = async {
                     if !self.is_cluster() {
@@ -106,8 +106,8 @@ impl Target {
                     tokio::time::sleep(HURRY).await;
                 };
                 tokio::select! {
-                    connection = RedisConnection::dial(&self.options, spot.clone(), max_bytes) => return connection,
-                    () = self.discovery.left(&spot) => {}
+                    connection = RedisConnection::dial(&self.options, endpoint.clone(), max_bytes) => return connection,
+                    () = self.discovery.left(&endpoint) => {}
                     () = hurry => {}
                 }
             }

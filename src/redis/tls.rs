@@ -26,19 +26,19 @@ pub(super) fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
         .dangerous()
         .with_custom_certificate_verifier(verifier);
     let Some((certificate, key)) = &tls.client else { return Ok(config.with_no_client_auth()) };
-    let shown = certificates(certificate, "redis.client_cert_file")?;
+    let chain = certificates(certificate, "redis.client_cert_file")?;
     let unreadable = |error: &dyn std::fmt::Display| {
         format!("redis.client_key_file: no private key can be read in {}: {error}", key.display())
     };
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(&error))?;
     config
-        .with_client_auth_cert(shown, private)
+        .with_client_auth_cert(chain, private)
         .map_err(|error| format!("redis.client_key_file: does not belong to redis.client_cert_file: {error}"))
 }
 
-fn verifier(tls: &Tls, provider: Arc<CryptoProvider>) -> Result<Arc<Verifier>, String> {
+fn verifier(tls: &Tls, provider: Arc<CryptoProvider>) -> Result<Arc<ServerVerifier>, String> {
     if !tls.verify {
-        return Ok(Arc::new(Verifier { chain: None, pinned: Vec::new(), provider }));
+        return Ok(Arc::new(ServerVerifier { chain: None, pinned: Vec::new(), provider }));
     }
     let (named, key) = match &tls.ca_file {
         Some(file) => (certificates(file, "redis.ca_file")?, "redis.ca_file"),
@@ -56,7 +56,7 @@ fn verifier(tls: &Tls, provider: Arc<CryptoProvider>) -> Result<Arc<Verifier>, S
     let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
     let chain = chain.map_err(|error| format!("{key}: {error}"))?;
     let pinned = if tls.ca_file.is_some() { named } else { Vec::new() };
-    Ok(Arc::new(Verifier { chain: Some(chain), pinned, provider }))
+    Ok(Arc::new(ServerVerifier { chain: Some(chain), pinned, provider }))
 }
 
 fn certificates(file: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -70,7 +70,7 @@ fn certificates(file: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>, 
 
 /// Decides which server is trusted.
 #[derive(Debug)]
-struct Verifier {
+struct ServerVerifier {
     /// The chain to an authority; none where nothing is verified, by setting.
     chain: Option<Arc<WebPkiServerVerifier>>,
     /// Certificates that are trusted as they are, whatever their name, while their time lasts: a self-signed one is not its
@@ -79,7 +79,7 @@ struct Verifier {
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -7,8 +7,8 @@ use tokio::time::{Instant, timeout};
 
 use super::address::{ConnectOptions, ServerAddress};
 use super::connection::RedisConnection;
-use super::discovery::{Discovery, Known, PATIENCE, Spot};
-use super::reply_value::Answer;
+use super::discovery::{Discovery, Endpoint, PATIENCE, ServerLocation};
+use super::reply_value::ReplyValue;
 use super::slots::Slots;
 
 /// How often is asked while nothing tells of a change.
@@ -33,7 +33,7 @@ pub(super) async fn follow(options: ConnectOptions, discovery: Arc<Discovery>) {
             .unwrap_or(Err("no answer".to_owned()))
         {
             Ok(slots) => {
-                discovery.set(Known::Cluster(Arc::new(slots)), asked, asked);
+                discovery.set(ServerLocation::Cluster(Arc::new(slots)), asked, asked);
                 discovery.due(asked, PERIOD).await;
             }
             Err(reason) => {
@@ -55,11 +55,11 @@ async fn question(
     let asked = if let Some(asked) = connection {
         asked
     } else {
-        let spot = Spot { server: node.clone(), term: discovery.term() };
-        connection.insert(RedisConnection::dial_node(options, spot, MAX_BYTES).await?)
+        let endpoint = Endpoint { server: node.clone(), term: discovery.term() };
+        connection.insert(RedisConnection::dial_node(options, endpoint, MAX_BYTES).await?)
     };
     let answer = asked.call(&["CLUSTER", "SLOTS"]).await?;
-    if let Answer::Error(reason) = answer {
+    if let ReplyValue::Error(reason) = answer {
         return Err(reason);
     }
     let slots = Slots::read(&answer, asked.server());

@@ -15,15 +15,15 @@ use super::publisher::Publisher;
 use crate::wire::Channel;
 
 /// Sets of nodes above which those are forgotten for which nothing waits.
-const LANES: usize = 64;
+const MAX_SETS: usize = 64;
 
 /// The publications for one set of nodes.
-struct Lane {
+struct PublisherTask {
     publisher: Rc<Publisher>,
     _running: AbortOnDropHandle<()>,
 }
 
-impl Lane {
+impl PublisherTask {
     fn new(publisher: Rc<Publisher>) -> Self {
         let running = AbortOnDropHandle::new(spawn_local(publisher.clone().run()));
         Self { publisher, _running: running }
@@ -31,17 +31,17 @@ impl Lane {
 }
 
 /// The publications of one shard.
-pub(super) struct Lanes {
+pub(super) struct PublisherPool {
     commands: Rc<CommandClient>,
     /// All of them, outside of clusters; in one those for which no node is known.
-    common: Lane,
-    by_nodes: RefCell<HashMap<Vec<ServerAddress>, Lane>>,
+    common: PublisherTask,
+    by_nodes: RefCell<HashMap<Vec<ServerAddress>, PublisherTask>>,
 }
 
-impl Lanes {
+impl PublisherPool {
     /// Must be called on the shard's runtime.
     pub(super) fn new(commands: Rc<CommandClient>, common: Rc<Publisher>) -> Self {
-        Self { commands, common: Lane::new(common), by_nodes: RefCell::default() }
+        Self { commands, common: PublisherTask::new(common), by_nodes: RefCell::default() }
     }
 
     /// Queues a publication, which is settled through its acknowledgements.
@@ -56,7 +56,7 @@ impl Lanes {
 
     fn find(&self, channels: &[Channel], acks: &PublishAcks) -> Rc<Publisher> {
         // A client's messages keep their order, wherever its channels go meanwhile.
-        if let Some(publisher) = acks.lane() {
+        if let Some(publisher) = acks.publisher() {
             return publisher;
         }
         let node_of = |channel: &Channel| self.commands.node_of(channel.as_str().as_bytes());
@@ -66,22 +66,23 @@ impl Lanes {
         let publisher = if nodes.is_empty() {
             self.common.publisher.clone()
         } else {
-            let mut lanes = self.by_nodes.borrow_mut();
-            if lanes.len() >= LANES {
-                lanes.retain(|_, lane| !lane.publisher.is_idle());
+            let mut entries = self.by_nodes.borrow_mut();
+            if entries.len() >= MAX_SETS {
+                entries.retain(|_, entry| !entry.publisher.is_idle());
             }
-            let lane = lanes.entry(nodes).or_insert_with(|| Lane::new(self.common.publisher.beside()));
-            lane.publisher.clone()
+            let entry =
+                entries.entry(nodes).or_insert_with(|| PublisherTask::new(self.common.publisher.sibling()));
+            entry.publisher.clone()
         };
-        acks.set_lane(&publisher);
+        acks.set_publisher(&publisher);
         publisher
     }
 
     /// Waits until no publication is queued or under way. Safe to cancel.
     pub(super) async fn settled(&self) {
         self.common.publisher.settled().await;
-        let lanes: Vec<_> = self.by_nodes.borrow().values().map(|lane| lane.publisher.clone()).collect();
-        for publisher in lanes {
+        let entries: Vec<_> = self.by_nodes.borrow().values().map(|entry| entry.publisher.clone()).collect();
+        for publisher in entries {
             publisher.settled().await;
         }
     }
