@@ -1,9 +1,9 @@
-//! The server as its clients see it: the real binary, real sockets and a real Redis.
+//! End-to-end tests of the gateway: the real binary, real sockets and a real Redis.
 //!
-//! `WS4REDIS_TEST_STORE=embedded` puts the embedded store in the place of Redis; tests that need a Redis of their own,
-//! to break it, are in modules called `redis_only` and skipped then (`--skip redis_only::`).
+//! `WS4REDIS_TEST_STORE=embedded` replaces Redis by the embedded store. Tests that start a Redis of their own, in order
+//! to break it, are in `redis_only`; skip them then with `--skip redis_only::`.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod activation;
 mod callback;

@@ -1,4 +1,4 @@
-//! A WebSocket client that does what it is told, sound or not.
+//! A WebSocket client that can send anything, valid or not.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,10 +17,10 @@ pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
 
-/// How messages begin that show a client that nothing has come before them.
+/// Prefix of the messages that prove that nothing was sent before them.
 const FENCE: &str = "\u{1}fence";
 
-/// A request, sound at first.
+/// An HTTP request; a valid handshake unless changed.
 #[derive(Clone)]
 pub struct Request {
     address: SocketAddr,
@@ -34,7 +34,7 @@ pub struct Request {
     receive_buffer: Option<u32>,
 }
 
-/// The answer to a request.
+/// The response to a request.
 #[derive(Debug, Clone)]
 pub struct Response {
     pub status: u16,
@@ -50,7 +50,7 @@ impl Response {
 }
 
 impl Request {
-    /// Begins a sound handshake.
+    /// Returns a valid handshake.
     pub fn handshake(address: SocketAddr, target: &str, namespace: &str, redis_port: u16) -> Self {
         let headers = [
             ("Host", address.to_string()),
@@ -99,13 +99,13 @@ impl Request {
         self.without(name).header(name, value)
     }
 
-    /// Appends bytes behind the head, in the same write.
+    /// Appends bytes after the head, in the same write.
     pub fn followed_by(mut self, bytes: &[u8]) -> Self {
         self.trailing.extend_from_slice(bytes);
         self
     }
 
-    /// Makes the kernel's receive buffer this small, for clients that shall be slow.
+    /// Limits the kernel's receive buffer, so that an idle client exerts backpressure early.
     pub fn receive_buffer(mut self, bytes: u32) -> Self {
         self.receive_buffer = Some(bytes);
         self
@@ -125,7 +125,7 @@ impl Request {
         bytes
     }
 
-    /// Opens the connection, and sends nothing yet.
+    /// Opens the connection without sending anything.
     pub async fn open(&self) -> TestClient {
         let socket = TcpSocket::new_v4().unwrap();
         if let Some(bytes) = self.receive_buffer {
@@ -147,10 +147,10 @@ impl Request {
         }
     }
 
-    /// Sends the request and returns the answer, and the connection.
+    /// Sends the request and returns the response and the connection.
     #[track_caller]
     pub fn send(self) -> impl Future<Output = (Response, TestClient)> {
-        within_deadline("an answer to the request", async move {
+        within_deadline("a response to the request", async move {
             let mut client = self.open().await;
             client.send_raw(&self.bytes()).await;
             let response = client.read_response().await.unwrap();
@@ -158,7 +158,7 @@ impl Request {
         })
     }
 
-    /// Sends the request, which shall be refused with this status, and returns the answer.
+    /// Sends the request, expects this status, and returns the response.
     #[track_caller]
     pub fn expect_status(self, status: u16) -> impl Future<Output = Response> {
         let place = std::panic::Location::caller();
@@ -170,7 +170,7 @@ impl Request {
         }
     }
 
-    /// Sends the request, which shall be answered with 101.
+    /// Sends the request and expects 101.
     #[track_caller]
     pub fn connect(self) -> impl Future<Output = TestClient> {
         let place = std::panic::Location::caller();
@@ -196,10 +196,10 @@ pub struct Frame {
 pub struct TestClient {
     pub stream: TcpStream,
     buffer: BytesMut,
-    /// Full name of its broadcast channel, if it hears one.
+    /// Full name of its broadcast channel, if it is subscribed to one.
     channel: Option<String>,
     redis_port: u16,
-    /// The last fence of its own.
+    /// The last fence that this client sent.
     fence: String,
 }
 
@@ -212,7 +212,7 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Returns the head of a frame up to its mask, which is not included.
+/// Returns the head of a frame, without the masking key.
 pub fn head(first: u8, length: u64, masked: bool) -> Vec<u8> {
     let mask = if masked { 0x80 } else { 0 };
     let mut bytes = vec![first];
@@ -231,12 +231,12 @@ pub fn head(first: u8, length: u64, masked: bool) -> Vec<u8> {
 }
 
 impl TestClient {
-    /// Writes bytes as they are.
+    /// Writes raw bytes.
     pub async fn send_raw(&mut self, bytes: &[u8]) {
         within_deadline("the server takes bytes", self.stream.write_all(bytes)).await.unwrap();
     }
 
-    /// Writes bytes as they are; the server may have closed already.
+    /// Writes raw bytes; fails if the server has closed the connection.
     pub async fn try_send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         within_deadline("the server takes bytes", self.stream.write_all(bytes)).await
     }
@@ -262,18 +262,18 @@ impl TestClient {
         self.send_raw(&frame(0x80 | CLOSE, &payload)).await;
     }
 
-    /// Ends the sending side only.
+    /// Shuts down the sending side only.
     pub async fn half_close(&mut self) {
         self.stream.shutdown().await.unwrap();
     }
 
-    /// Reads more bytes; 0 at the end.
+    /// Reads more bytes into the buffer. Returns 0 at EOF.
     async fn fill(&mut self) -> io::Result<usize> {
         self.buffer.reserve(64 * 1024);
         self.stream.read_buf(&mut self.buffer).await
     }
 
-    /// Reads the head of an answer, and its body if it is no 101.
+    /// Reads a response, with its body unless the status forbids one.
     pub async fn read_response(&mut self) -> io::Result<Response> {
         let mut response = self.try_read_head().await?;
         if ![101, 204].contains(&response.status) {
@@ -287,7 +287,7 @@ impl TestClient {
         Ok(response)
     }
 
-    /// Reads on until the text is there, and returns what came up to its end.
+    /// Reads up to and including `text`, and returns these bytes.
     pub async fn read_until(&mut self, text: &str) -> io::Result<Vec<u8>> {
         loop {
             if let Some(at) = self.buffer.windows(text.len()).position(|window| window == text.as_bytes()) {
@@ -299,9 +299,9 @@ impl TestClient {
         }
     }
 
-    /// Reads the head of an answer only.
+    /// Reads the head of a response only.
     pub async fn read_head(&mut self) -> Response {
-        within_deadline("the head of an answer", self.try_read_head()).await.unwrap()
+        within_deadline("the head of a response", self.try_read_head()).await.unwrap()
     }
 
     async fn try_read_head(&mut self) -> io::Result<Response> {
@@ -323,7 +323,7 @@ impl TestClient {
         Ok(Response { status, headers, body: String::new() })
     }
 
-    /// Reads the next frame, whatever it is; none at the end. A reset is an error.
+    /// Reads the next frame of any kind; `None` at EOF. A reset is an error.
     pub async fn read_frame(&mut self) -> io::Result<Option<Frame>> {
         loop {
             if let Some((frame, length)) = parse(&self.buffer) {
@@ -337,7 +337,7 @@ impl TestClient {
         }
     }
 
-    /// Reads the next frame; fails at the deadline, at the end and at a reset.
+    /// Reads the next frame; panics at the deadline, at EOF and at a reset.
     #[track_caller]
     pub fn next_frame(&mut self) -> impl Future<Output = Frame> {
         let place = std::panic::Location::caller();
@@ -350,7 +350,7 @@ impl TestClient {
         }
     }
 
-    /// Returns the next frame, answering pings on the way and leaving out the fences of others.
+    /// Returns the next frame. Answers pings and skips fences of other clients.
     #[track_caller]
     pub fn next_message(&mut self) -> impl Future<Output = Frame> {
         let place = std::panic::Location::caller();
@@ -370,13 +370,13 @@ impl TestClient {
         frame.payload.starts_with(FENCE.as_bytes()) && frame.payload != self.fence.as_bytes()
     }
 
-    /// Expects this message as text.
+    /// Expects a text message.
     #[track_caller]
     pub fn expect_text(&mut self, text: &str) -> impl Future<Output = ()> {
         self.expect(TEXT, text.as_bytes().to_owned())
     }
 
-    /// Expects this message as binary.
+    /// Expects a binary message.
     #[track_caller]
     pub fn expect_binary(&mut self, payload: &[u8]) -> impl Future<Output = ()> {
         self.expect(BINARY, payload.to_owned())
@@ -399,8 +399,8 @@ impl TestClient {
         }
     }
 
-    /// Expects that nothing has been sent up to now: a message that is published after this call comes next. A client
-    /// without a broadcast channel is asked by a ping instead.
+    /// Expects that the server has sent nothing so far: publishes a fence and expects it as the next message. A client
+    /// without a broadcast channel sends a ping as the fence.
     #[track_caller]
     pub fn expect_nothing(&mut self) -> impl Future<Output = ()> {
         let place = std::panic::Location::caller();
@@ -419,14 +419,14 @@ impl TestClient {
         }
     }
 
-    /// Expects a close frame with this code, answers it as browsers do, and returns its reason.
+    /// Expects a close frame with this code, echoes it as browsers do, and returns its reason.
     #[track_caller]
     pub fn expect_close(&mut self, code: u16) -> impl Future<Output = String> {
         let place = std::panic::Location::caller();
         async move {
             let frame = self.next_message().await;
             assert_eq!(frame.opcode, CLOSE, "{place}: {} instead of a close", show(&frame));
-            // The server may be gone: it may have been the answer to a close of the client's own.
+            // If this answers a close frame of the client, the server may have closed the connection.
             let _ = self.try_send_raw(&self::frame(0x80 | CLOSE, &frame.payload)).await;
             let got = frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
             let reason = String::from_utf8(frame.payload.get(2..).unwrap_or_default().to_owned()).unwrap();
@@ -435,7 +435,7 @@ impl TestClient {
         }
     }
 
-    /// Expects the end of the connection, with nothing before it.
+    /// Expects EOF with nothing before it.
     #[track_caller]
     pub fn expect_end(&mut self) -> impl Future<Output = ()> {
         let place = std::panic::Location::caller();
@@ -448,7 +448,7 @@ impl TestClient {
         }
     }
 
-    /// Expects the end of the connection, clean or by a reset, after whatever was sent before.
+    /// Expects the connection to end, by EOF or reset, and discards what comes before.
     #[track_caller]
     pub fn expect_disconnect(&mut self) -> impl Future<Output = ()> {
         within_deadline("the connection goes", async move {
@@ -463,7 +463,7 @@ fn show(frame: &Frame) -> String {
     format!("frame {flags:#x} {opcode} of {} bytes {start:?}", payload.len())
 }
 
-/// Returns the first frame and its length on the wire, if it is complete.
+/// Returns the first frame and its encoded length, if it is complete.
 fn parse(buffer: &[u8]) -> Option<(Frame, usize)> {
     let (first, second) = (*buffer.first()?, *buffer.get(1)?);
     assert_eq!(second & 0x80, 0, "a server must not mask");

@@ -1,26 +1,26 @@
-//! A client that listens to server-sent events, and publishes by POST.
+//! A client for server-sent events, and requests that publish by POST.
 
 use super::client::{Request, Response, TestClient};
 use super::{TestGateway, within_deadline};
 
-/// An event: its name, empty for a message, and its data.
+/// An event as (name, data); the name is empty for an ordinary message.
 pub type SseEvent = (String, String);
 
-/// A stream of events.
+/// An open event stream.
 pub struct SseClient {
     pub client: TestClient,
     pub head: Response,
 }
 
 impl TestGateway {
-    /// Begins a request for a stream of events.
+    /// Returns a request for an event stream.
     pub fn stream(&self, target: &str) -> Request {
         let request = self.request(target).with("Accept", "text/event-stream");
         let request = request.without("Upgrade").without("Sec-WebSocket-Key");
         request.without("Sec-WebSocket-Version").with("Connection", "keep-alive")
     }
 
-    /// Begins a request that publishes.
+    /// Returns a POST that publishes `message`.
     pub fn post(&self, target: &str, message: impl AsRef<[u8]>) -> Request {
         let message = message.as_ref();
         let request = self.stream(target).method("POST").without("Accept").with("X-WS4Redis", "1");
@@ -33,7 +33,7 @@ impl SseClient {
     #[track_caller]
     pub fn open(request: Request) -> impl Future<Output = Self> {
         let place = std::panic::Location::caller();
-        within_deadline("a stream of events", async move {
+        within_deadline("an event stream", async move {
             let mut client = request.open().await;
             client.send_raw(&request.bytes()).await;
             let head = client.read_head().await;
@@ -42,7 +42,7 @@ impl SseClient {
         })
     }
 
-    /// Returns the next event; comments and other fields are passed over.
+    /// Returns the next event; skips comments and other fields.
     #[track_caller]
     pub fn next(&mut self) -> impl Future<Output = SseEvent> {
         let place = std::panic::Location::caller();
@@ -63,7 +63,7 @@ impl SseClient {
         async move { within_deadline(&format!("{place}: an event"), next).await }
     }
 
-    /// Expects this message as text.
+    /// Expects an ordinary message with this text.
     #[track_caller]
     pub fn expect(&mut self, text: &str) -> impl Future<Output = ()> {
         let (place, text) = (std::panic::Location::caller(), text.to_owned());

@@ -1,4 +1,4 @@
-//! The real binary, in a process of its own.
+//! The gateway binary as a child process.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex};
 use super::client::{Request, TestClient};
 use super::{RedisServer, eventually, signal, unique};
 
-/// Shards that a test may ask for.
+/// The largest number of shards that any test starts.
 const MAX_SHARDS: usize = 3;
 
-/// A gateway with a namespace of its own.
+/// A running gateway with its own channel prefix.
 pub struct TestGateway {
     child: Child,
     address: SocketAddr,
@@ -23,7 +23,7 @@ pub struct TestGateway {
     log: Arc<Mutex<Vec<String>>>,
 }
 
-/// How a gateway is to be started.
+/// Configuration of a gateway before its start.
 pub struct GatewayBuilder {
     command: Command,
     namespace: String,
@@ -59,7 +59,7 @@ impl GatewayBuilder {
         self
     }
 
-    /// Gives the site rules of its own, as they stand in a settings file.
+    /// Passes a settings file with these contents, for access rules.
     pub fn rules(mut self, text: &str) -> Self {
         let file = std::env::temp_dir().join(unique("ws4redis-rules"));
         std::fs::write(&file, text).unwrap();
@@ -68,7 +68,7 @@ impl GatewayBuilder {
         self
     }
 
-    /// Uses a Redis of the test's own.
+    /// Uses this Redis instead of the shared one.
     pub fn redis(mut self, redis: &RedisServer) -> Self {
         self.redis_port = redis.port();
         self.set("redis.url", &redis.url())
@@ -80,25 +80,25 @@ impl GatewayBuilder {
         self.set("prefix", namespace)
     }
 
-    /// Limits the number of open files.
+    /// Limits the number of open file descriptors.
     pub fn file_limit(mut self, files: u32) -> Self {
         self.file_limit = Some(files);
         self
     }
 
-    /// Starts the gateway without a terminal, as services are, wherever the tests run.
+    /// Detaches the gateway from any terminal, as for a service.
     pub fn without_terminal(mut self) -> Self {
         self.command = in_shell(&self.command, "set -- setsid \"$@\"");
         self
     }
 
-    /// Hands sockets over, two at most, as systemd does.
+    /// Passes listening sockets, at most two, as systemd socket activation does.
     pub fn with_inherited_sockets(mut self, sockets: Vec<OwnedFd>) -> Self {
         self.inherited = sockets;
         self
     }
 
-    /// Does not wait for Redis: the gateway listens, and may answer with 503.
+    /// Does not wait for Redis at the start; the gateway may answer with 503.
     pub fn without_redis(mut self) -> Self {
         self.wait_for_redis = false;
         self
@@ -123,7 +123,7 @@ impl GatewayBuilder {
             log.iter().find_map(|line| address_in(line))
         })
         .await;
-        // It has been read.
+        // The gateway has read it before it listens.
         if let Some(rules) = self.rules {
             std::fs::remove_file(rules).unwrap();
         }
@@ -148,8 +148,8 @@ fn capture(child: &mut Child) -> Arc<Mutex<Vec<String>>> {
     log
 }
 
-/// Returns a command that runs the binary, with nothing of this process's environment that could be a setting, and in
-/// a directory without a settings.toml.
+/// Returns a command for the binary without environment variables that are settings, in a directory without a
+/// settings.toml.
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ws4redis"));
     let others = ["WEBSOCKET_URL", "RUST_LOG", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID"];
@@ -161,7 +161,7 @@ pub fn binary() -> Command {
     command
 }
 
-/// Returns the same command, started by a shell that does something else first.
+/// Wraps a command in a shell that runs `preparation` first.
 fn in_shell(command: &Command, preparation: &str) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{preparation}; exec \"$@\""), "sh"]).arg(command.get_program());
@@ -175,7 +175,7 @@ fn in_shell(command: &Command, preparation: &str) -> Command {
     shell
 }
 
-/// Returns the same command with sockets, two at most, handed over as systemd does: from descriptor 3 on.
+/// Wraps a command so that it inherits these sockets, at most two, from descriptor 3 on, as systemd passes them.
 pub fn with_inherited_sockets(command: &Command, sockets: Vec<OwnedFd>) -> Command {
     let preparation =
         format!("exec 3<&0 4>&1 0</dev/null 1>/dev/null; export LISTEN_FDS={} LISTEN_PID=$$", sockets.len());
@@ -186,7 +186,7 @@ pub fn with_inherited_sockets(command: &Command, sockets: Vec<OwnedFd>) -> Comma
     shell
 }
 
-/// Returns the address in the line that says where the gateway listens.
+/// Returns the address in the log line about listening.
 pub fn address_in(line: &str) -> Option<SocketAddr> {
     if !line.contains("listening") {
         return None;
@@ -197,12 +197,12 @@ pub fn address_in(line: &str) -> Option<SocketAddr> {
 }
 
 impl TestGateway {
-    /// Starts a gateway on the shared Redis, with a namespace of its own.
+    /// Starts a gateway with its own channel prefix on the shared Redis.
     pub async fn start() -> Self {
         Self::builder().start().await
     }
 
-    /// Starts a gateway with some settings of its own.
+    /// Starts a gateway with these settings.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
         let mut builder = Self::builder();
         for (key, value) in settings {
@@ -211,7 +211,7 @@ impl TestGateway {
         builder.start().await
     }
 
-    /// Begins a gateway on the shared Redis, with a namespace of its own.
+    /// Configures a gateway with its own channel prefix on the shared Redis.
     pub fn builder() -> GatewayBuilder {
         let mut command = binary();
         command.env("RUST_LOG", "ws4redis=debug").env("NO_COLOR", "1").stdout(Stdio::null());
@@ -234,7 +234,8 @@ impl TestGateway {
         .set("server.drain_seconds", "1")
     }
 
-    /// Waits until handshakes are answered with 101, by all shards: each gets the next client in turn.
+    /// Waits until all shards answer handshakes with 101. Connections are distributed round-robin, so as many successes in
+    /// a row as there are shards prove it.
     pub async fn wait_for_redis(&self) {
         let what = "the gateway reaches Redis";
         super::within_deadline(what, async {
@@ -270,14 +271,14 @@ impl TestGateway {
         if self.namespace.is_empty() { name.to_owned() } else { format!("{}:{name}", self.namespace) }
     }
 
-    /// Publishes on the shared Redis, on a channel of this gateway's namespace.
+    /// Publishes through the shared Redis on a channel with this gateway's prefix.
     #[track_caller]
     pub fn publish(&self, name: &str, payload: impl AsRef<[u8]>) {
         let count = RedisServer::shared().publish(&self.channel(name), payload);
         assert!(count > 0, "nobody is subscribed to {name}");
     }
 
-    /// Begins a handshake.
+    /// Returns a valid handshake.
     pub fn request(&self, target: &str) -> Request {
         Request::handshake(self.address, target, &self.namespace, self.redis_port)
     }
@@ -288,18 +289,18 @@ impl TestGateway {
         self.request(target).connect()
     }
 
-    /// Returns the log up to now.
+    /// Returns the log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits for a line of the log that holds all of `parts`, and returns it.
+    /// Waits for a log line that contains all `parts`, and returns it.
     pub async fn expect_log(&self, parts: &[&str]) -> String {
         let look = || self.log().into_iter().find(|line| parts.iter().all(|part| line.contains(part)));
-        eventually(&format!("a line of the log with {parts:?}"), look).await
+        eventually(&format!("a log line with {parts:?}"), look).await
     }
 
-    /// Returns how many lines of the log hold all of `parts`.
+    /// Returns how many log lines contain all `parts`.
     pub fn count_log(&self, parts: &[&str]) -> usize {
         self.log().iter().filter(|line| parts.iter().all(|part| line.contains(part))).count()
     }
@@ -314,7 +315,7 @@ impl TestGateway {
         eventually("the gateway ends", || self.child.try_wait().unwrap()).await
     }
 
-    /// Tells whether the process runs.
+    /// Returns whether the process is running.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -331,8 +332,8 @@ impl TestGateway {
         std::fs::read_dir(self.proc().join("fd")).unwrap().count()
     }
 
-    /// Returns how many descriptors each of the process' runtimes watches, by a number of its own. Each shard has one, which
-    /// may have two numbers.
+    /// Returns how many descriptors each epoll instance of the process watches, by descriptor of the instance. Each shard
+    /// has one instance, which may have two descriptors.
     pub fn epoll_registrations(&self) -> BTreeMap<u32, usize> {
         let files = std::fs::read_dir(self.proc().join("fd")).unwrap().map(|file| file.unwrap());
         let pollers = files.filter(|file| {
@@ -346,11 +347,11 @@ impl TestGateway {
         watched.collect()
     }
 
-    /// Returns the processor time that the process has used.
+    /// Returns the CPU time used by the process.
     pub fn processor_time(&self) -> std::time::Duration {
         let stat = std::fs::read_to_string(self.proc().join("stat")).unwrap();
         let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-        // The kernel counts in hundredths of a second for user space, whatever its own tick is.
+        // The kernel reports in USER_HZ, 100 per second, whatever its own tick rate.
         let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         std::time::Duration::from_millis(ticks * 10)
     }
@@ -367,7 +368,6 @@ impl Drop for TestGateway {
         if std::thread::panicking() {
             let log = self.log();
             let tail = &log[log.len().saturating_sub(40)..];
-            // Standard error of a test is shown with its failure.
             #[expect(clippy::print_stderr, reason = "a failed test shows the server's log")]
             {
                 eprintln!("log of the gateway:\n{}", tail.join("\n"));

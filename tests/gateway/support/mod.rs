@@ -1,4 +1,4 @@
-//! What the tests need: a gateway, clients that can misbehave, a Redis that can be broken.
+//! Test support: a gateway process, clients that can violate protocols, Redis servers and a fault-injecting proxy.
 
 #![allow(dead_code, reason = "not every test needs every helper")]
 
@@ -20,16 +20,16 @@ pub use proxy::{Fault, Proxy, Side};
 pub use redis::RedisServer;
 pub use site::{SiteReply, TestSite};
 
-/// The time after which an expectation has failed. Long, for a busy machine: what is expected comes much earlier.
+/// Timeout of every expectation. Generous, so that a loaded machine causes no false failures.
 pub const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Returns a name that no other test has, of this process or another.
+/// Returns a name that is unique among all tests, also across processes.
 pub fn unique(word: &str) -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     format!("{word}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Waits for `future` until the deadline; `what` says what was expected.
+/// Awaits `future`; panics at the deadline, naming `what` was expected.
 #[track_caller]
 pub fn within_deadline<T>(what: &str, future: impl Future<Output = T>) -> impl Future<Output = T> {
     let place = std::panic::Location::caller();
@@ -39,7 +39,7 @@ pub fn within_deadline<T>(what: &str, future: impl Future<Output = T>) -> impl F
     }
 }
 
-/// Looks again and again until `look` finds something; fails at the deadline.
+/// Polls `look` until it returns a value; panics at the deadline.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> impl Future<Output = T> {
     within_deadline(what, async move {

@@ -1,4 +1,4 @@
-//! A TCP proxy between gateway and Redis that can hold, and cut, each direction of each connection.
+//! A TCP proxy between gateway and Redis that can hold and cut each direction of each connection.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,29 +8,29 @@ use std::thread;
 
 use super::RedisServer;
 
-/// Ports of the proxies.
+/// Ports for proxies.
 const PORTS: std::ops::Range<u16> = 17500..17700;
 
-/// What the broker's PINGs, and nothing else, hold: they are the first commands of the subscription connection.
+/// Occurs only in PINGs of the broker, which are the first commands on the subscription connection.
 const FENCE: &[u8] = b"fence ";
 
-/// What happens to a connection when a command of the gateway's holds some word.
+/// What happens to a connection on which the gateway sends a matching command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The command is passed on, and no reply from then on.
+    /// Forwards the command, but no replies from then on.
     HoldReplies,
-    /// Nothing is passed on to Redis any more, beginning with this command.
+    /// Forwards nothing to Redis from this command on.
     HoldCommands,
-    /// The command is passed on, and the connection is cut as soon as Redis begins to reply.
+    /// Forwards the command and cuts the connection at the first byte of a reply.
     CutReply,
 }
 
-/// Which connections are meant.
+/// Selects connections of the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The one that subscribes.
+    /// The subscription connection.
     Subscriber,
-    /// Those that read and publish.
+    /// The connections that read and publish.
     Store,
 }
 
@@ -54,7 +54,7 @@ struct FaultRule {
     hits: usize,
 }
 
-/// One connection.
+/// One proxied connection.
 struct ProxyLink {
     gateway: TcpStream,
     redis: TcpStream,
@@ -120,32 +120,32 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Arms a fault: it befalls every connection on which a command holds `word`, until [`Self::release`].
+    /// Injects a fault on every connection on which a command contains `word`, until [`Self::release`].
     pub fn inject(&self, word: &str, fault: Fault) {
         let rule = FaultRule { word: word.into(), fault, hits: 0 };
         self.state.rules.lock().unwrap().push(rule);
     }
 
-    /// Waits until commands that hold `word` have come, for which a fault is armed.
+    /// Waits until a command has triggered the fault for `word`.
     #[track_caller]
     pub fn expect_hit(&self, word: &str) -> impl Future<Output = ()> {
-        super::eventually("a command that the proxy waits for", move || {
+        super::eventually("a command that triggers a fault", move || {
             let rules = self.state.rules.lock().unwrap();
             rules.iter().any(|rule| rule.word == word.as_bytes() && rule.hits > 0).then_some(())
         })
     }
 
-    /// Holds what comes from Redis on the connections of that side.
+    /// Holds the replies on these connections.
     pub fn hold_replies(&self, side: Side) {
         self.each(side, |link| link.replies.set(true));
     }
 
-    /// Holds what goes to Redis on the connections of that side.
+    /// Holds the commands on these connections.
     pub fn hold_commands(&self, side: Side) {
         self.each(side, |link| link.commands.set(true));
     }
 
-    /// Disarms all faults and passes on what was held.
+    /// Removes all faults and forwards the held bytes.
     pub fn release(&self) {
         self.state.rules.lock().unwrap().clear();
         for link in self.state.links.lock().unwrap().iter() {
@@ -154,7 +154,7 @@ impl Proxy {
         }
     }
 
-    /// Passes on what was held of one side, and leaves the rest as it is.
+    /// Forwards the held bytes of one side only; the faults stay.
     pub fn release_side(&self, side: Side) {
         self.each(side, |link| {
             link.commands.set(false);
@@ -162,19 +162,19 @@ impl Proxy {
         });
     }
 
-    /// Cuts the connections of that side; what was held is lost.
+    /// Cuts these connections; held bytes are lost.
     pub fn cut(&self, side: Side) {
         self.each(side, ProxyLink::cut);
     }
 
-    /// Cuts all connections, and refuses new ones until [`Self::accept`]. Returns when that has been noticed.
+    /// Cuts all connections and refuses new ones until [`Self::accept`]. Returns after the gateway has tried to reconnect.
     pub async fn refuse(&self) {
         self.state.refusing.store(true, Ordering::Relaxed);
         for side in [Side::Store, Side::Subscriber] {
             let links = self.state.links.lock().unwrap().len();
             let before = self.state.refused.load(Ordering::Relaxed);
             self.cut(side);
-            super::eventually("a connection is tried again", || {
+            super::eventually("a reconnect attempt", || {
                 (links == 0 || self.state.refused.load(Ordering::Relaxed) > before).then_some(())
             })
             .await;
@@ -258,7 +258,7 @@ impl ProxyLink {
     }
 
     fn cut(&self) {
-        // An error means that the end is gone already.
+        // An error means that this end has closed already.
         let _ = self.gateway.shutdown(Shutdown::Both);
         let _ = self.redis.shutdown(Shutdown::Both);
         self.commands.set(false);

@@ -1,4 +1,4 @@
-//! A Redis for the tests: one shared by all, and others that a test may break.
+//! Redis servers: one shared by most tests, and separate ones that a test may break.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,21 +12,21 @@ use tokio::time::Instant;
 
 use super::{DEADLINE, signal, unique};
 
-/// Ports of the tests' own: below the range from which the kernel takes those of clients, so that a Redis that is
-/// restarted finds its port free.
+/// Ports for Redis servers. Below the ephemeral range: otherwise an outgoing connection could take the port of a Redis
+/// while it restarts.
 const PORTS: std::ops::Range<u16> = 17300..17500;
 
-/// Address of the embedded store.
+/// Port of the embedded store.
 const EMBEDDED_PORT: u16 = 6379;
 
-/// Lets Redis tell of keys. It is enough for sessions: each write of one carries a time to live.
+/// Enables keyspace events. Generic, expired and evicted events suffice for sessions: every write of one sets a TTL.
 pub const KEYSPACE_EVENTS: [&str; 2] = ["--notify-keyspace-events", "Kgxe"];
 
-/// Runs a server until standard input ends, as it does with the test process, whatever ends that.
+/// Runs a server until EOF on standard input. The pipe closes however the test process ends, so no server outlives it.
 const UNTIL_EOF: &str = r#"dir=$1; shift; "$@" </dev/null & echo $! >"$dir/pid.new"; mv "$dir/pid.new" "$dir/pid"
 cat >/dev/null; kill -9 "$(cat "$dir/pid")" 2>/dev/null; rm -rf "$dir""#;
 
-/// Tells whether the tests run against the embedded store.
+/// Returns whether the tests run against the embedded store.
 pub fn store_is_embedded() -> bool {
     std::env::var("WS4REDIS_TEST_STORE").is_ok_and(|store| store == "embedded")
 }
@@ -42,12 +42,12 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts a Redis of the test's own.
+    /// Starts a separate Redis.
     pub fn start() -> Self {
         Self::start_with(&[])
     }
 
-    /// Starts a Redis of the test's own with further options, as on redis-server's command line.
+    /// Starts a separate Redis with further command-line options.
     pub fn start_with(options: &[&str]) -> Self {
         Self::start_as(None, options)
     }
@@ -72,7 +72,7 @@ impl RedisServer {
             let mut server =
                 Self { port, dir, options, sentinel: sentinel.map(str::to_owned), supervisor: None };
             server.spawn();
-            // Another process may have taken the port meanwhile, and answer in this one's place.
+            // Another process may have bound the port since the check above.
             if server.wait_until_up() && server.info("process_id") == server.pid().to_string() {
                 return server;
             }
@@ -80,13 +80,13 @@ impl RedisServer {
         panic!("no Redis could be started");
     }
 
-    /// Returns the store that normal tests share; each keeps to its own namespace.
+    /// Returns the shared store; tests separate their channels by prefix.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<RedisServer> = OnceLock::new();
         SHARED.get_or_init(|| if store_is_embedded() { Self::start_embedded() } else { Self::start() })
     }
 
-    /// Returns a store that tests share, too, and that tells what happens to its keys.
+    /// Returns a shared store with keyspace events enabled.
     pub fn with_keyspace_events() -> &'static Self {
         static NOTIFYING: OnceLock<RedisServer> = OnceLock::new();
         if store_is_embedded() {
@@ -96,7 +96,7 @@ impl RedisServer {
         }
     }
 
-    /// Starts the embedded store, in a gateway that is used for nothing else.
+    /// Starts a gateway only for its embedded store.
     fn start_embedded() -> Self {
         let address = ("127.0.0.1", EMBEDDED_PORT);
         assert!(TcpListener::bind(address).is_ok(), "something listens on 127.0.0.1:6379 already");
@@ -108,7 +108,7 @@ impl RedisServer {
             &[
                 ("WS4REDIS_SERVER__LISTEN", "127.0.0.1:0"),
                 ("WS4REDIS_REDIS__URL", ""),
-                // All tests share it, and some keep many large values.
+                // All tests share it, and some store many large values.
                 ("WS4REDIS_EMBEDDED__MAX_MEMORY_BYTES", "536870912"),
             ],
         );
@@ -149,7 +149,7 @@ impl RedisServer {
         }
     }
 
-    /// Waits until the server answers; false if its process has ended instead.
+    /// Waits until the server answers. Returns false if its process has exited.
     fn wait_until_up(&self) -> bool {
         let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline {
@@ -191,7 +191,7 @@ impl RedisServer {
         RedisClient::open(self.port).unwrap()
     }
 
-    /// Sends one command over a connection of its own. An error reply fails the test.
+    /// Sends one command on a new connection. Panics on an error reply.
     #[track_caller]
     pub fn command<A: AsRef<[u8]>>(&self, arguments: &[A]) -> RedisReply {
         self.connection().command(arguments)
@@ -203,7 +203,7 @@ impl RedisServer {
         self.command(&[b"PUBLISH", channel.as_bytes(), payload.as_ref()]).integer()
     }
 
-    /// Publishes messages as one write.
+    /// Publishes messages in one write.
     #[track_caller]
     pub fn publish_pipelined<P: AsRef<[u8]>>(&self, channel: &str, payloads: impl IntoIterator<Item = P>) {
         let mut count = 0;
@@ -219,7 +219,7 @@ impl RedisServer {
         }
     }
 
-    /// Sends several commands as one write, and returns their replies.
+    /// Sends several commands in one write and returns their replies.
     #[track_caller]
     pub fn pipeline(&self, commands: &[&[&[u8]]]) -> Vec<RedisReply> {
         let mut batch = Vec::new();
@@ -243,8 +243,8 @@ impl RedisServer {
         self.command(&["GET", key]).bulk()
     }
 
-    /// Returns the channels with a prefix that somebody is subscribed to, sorted; without the gateways' own, the control
-    /// channel, to which each is subscribed for as long as it lives.
+    /// Returns the subscribed channels with a prefix, sorted, without the control channels: every gateway is permanently
+    /// subscribed to its own.
     pub fn channels(&self, prefix: &str) -> Vec<String> {
         let RedisReply::Array(channels) = self.command(&["PUBSUB", "CHANNELS"]) else { panic!("no array") };
         let mut channels: Vec<_> =
@@ -259,7 +259,7 @@ impl RedisServer {
         self.try_info(field).unwrap()
     }
 
-    /// Returns a field of INFO; nothing from a Redis that cuts connections, as when it becomes a master.
+    /// Returns a field of INFO; `None` if Redis closes the connection, as during a promotion to master.
     pub fn try_info(&self, field: &str) -> Option<String> {
         let RedisReply::Bulk(Some(text)) = RedisClient::open(self.port).ok()?.try_command(&["INFO"]).ok()?
         else {
@@ -270,12 +270,12 @@ impl RedisServer {
         Some(line.unwrap_or_default().to_owned())
     }
 
-    /// Cuts the connections of a type (`pubsub`, `normal`), this one excepted. Returns how many.
+    /// Kills the connections of a type (`pubsub`, `normal`) except this one. Returns their number.
     pub fn kill_clients(&self, kind: &str) -> i64 {
         self.command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).integer()
     }
 
-    /// Starts to listen to all commands.
+    /// Starts MONITOR.
     pub fn monitor(&self) -> Monitor {
         let mut connection = self.connection();
         assert_eq!(connection.command(&["MONITOR"]), RedisReply::Status("OK".to_owned()));
@@ -305,7 +305,7 @@ impl RedisServer {
         }
     }
 
-    /// Starts it again, on the same addresses.
+    /// Starts the server again on the same addresses.
     pub fn restart(&mut self) {
         self.supervisor = self.supervisor.take().and_then(|supervisor| {
             terminate(supervisor);
@@ -315,12 +315,12 @@ impl RedisServer {
         assert!(self.wait_until_up(), "Redis did not start again on port {}", self.port);
     }
 
-    /// Stops the process with SIGSTOP: its sockets stay open and nothing answers.
+    /// Pauses the process with SIGSTOP: its sockets stay open and it does not answer.
     pub fn pause(&self) {
         signal(self.pid(), "STOP");
     }
 
-    /// Lets a paused process go on.
+    /// Resumes a paused process.
     pub fn resume(&self) {
         signal(self.pid(), "CONT");
     }
@@ -334,7 +334,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// Ends a server by its supervisor's standard input.
+/// Terminates a server by closing the standard input of its supervisor.
 fn terminate(mut supervisor: Child) {
     drop(supervisor.stdin.take());
     let _ = supervisor.wait();
@@ -357,7 +357,7 @@ pub fn encode<A: AsRef<[u8]>>(buffer: &mut Vec<u8>, arguments: &[A]) {
     }
 }
 
-/// A reply of Redis.
+/// A reply from Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedisReply {
     Status(String),
@@ -383,7 +383,7 @@ impl RedisReply {
     }
 }
 
-/// A connection to Redis. Blocking: the tests' commands are short.
+/// A blocking connection to Redis.
 pub struct RedisClient {
     stream: BufReader<TcpStream>,
 }
@@ -402,12 +402,12 @@ impl RedisClient {
         Self::open(port).unwrap()
     }
 
-    /// Writes bytes as they are.
+    /// Writes raw bytes.
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).unwrap();
     }
 
-    /// Sends a command and returns its reply. An error reply fails the test.
+    /// Sends a command and returns its reply. Panics on an error reply.
     #[track_caller]
     pub fn command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> RedisReply {
         match self.try_command(arguments) {
@@ -417,11 +417,11 @@ impl RedisClient {
         }
     }
 
-    /// Sends a command and returns its reply, also an error reply.
+    /// Sends a command and returns its reply, which may be an error.
     ///
     /// # Errors
     ///
-    /// When the connection is cut.
+    /// If the connection is lost.
     pub fn try_command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> std::io::Result<RedisReply> {
         let mut command = Vec::new();
         encode(&mut command, arguments);
@@ -467,14 +467,14 @@ impl RedisClient {
     }
 }
 
-/// All commands that a Redis gets, as MONITOR shows them.
+/// A MONITOR connection: it shows every command that Redis executes.
 pub struct Monitor {
     connection: RedisClient,
     port: u16,
 }
 
 impl Monitor {
-    /// Returns the commands up to now that mention `word` (a namespace, usually), without time and address:
+    /// Returns the new commands that contain `word` (usually a channel prefix), without time and address:
     /// `"PUBLISH" "ns:broadcast:x" "hello"`.
     pub fn commands(&mut self, word: &str) -> Vec<String> {
         let fence = unique("fence");

@@ -1,24 +1,26 @@
-//! Sessions as Django writes them, and clients that have them.
+//! Django sessions in Redis, and clients that send their cookies.
 
 use super::client::TestClient;
 use super::{RedisServer, TestGateway, unique};
 
-/// A session key of its own, as Django makes them.
+/// Returns a unique session key in Django's format: 32 lower-case alphanumeric characters.
 pub fn session_key() -> String {
     let name: String = unique("s").to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
     let tail = &name[name.len().saturating_sub(32)..];
     format!("{tail:0>32}")
 }
 
+/// Returns the Redis key of a session.
 pub fn redis_key(key: &str) -> String {
     format!(":1:django.contrib.sessions.cache{key}")
 }
 
-/// Writes a session as a cache with a JSON serialiser does.
+/// Writes a session in the format of a Django cache with a JSON serializer.
 pub fn write_session(redis: &RedisServer, key: &str, content: &str) {
     redis.command(&["SET", &redis_key(key), content, "EX", "1000"]);
 }
 
+/// Logs in user 7, john, a member of `staff` and `red team`. Returns the cookie.
 pub fn john(key: &str) -> String {
     write_session(
         RedisServer::shared(),
@@ -28,6 +30,7 @@ pub fn john(key: &str) -> String {
     format!("sessionid={key}")
 }
 
+/// Logs in user 8, mary, a member of `blue`. Returns the cookie.
 pub fn mary(key: &str) -> String {
     write_session(
         RedisServer::shared(),
@@ -41,7 +44,7 @@ pub async fn connect(gateway: &TestGateway, path: &str, cookie: &str) -> TestCli
     gateway.request(path).header("Cookie", cookie).connect().await
 }
 
-/// Writes a session as the Django package's receivers do at a login.
+/// Writes a session as the signal receivers of the Django package do at login. Returns the cookie.
 pub fn log_in(redis: &RedisServer, key: &str, id: &str, name: &str, groups: &[&str]) -> String {
     let groups: Vec<_> = groups.iter().map(|group| format!("{group:?}")).collect();
     let content = format!(
@@ -52,12 +55,12 @@ pub fn log_in(redis: &RedisServer, key: &str, id: &str, name: &str, groups: &[&s
     format!("sessionid={key}")
 }
 
-/// Gives a hint about a user, as the Django package does after a change.
+/// Publishes an invalidation for a user, as the Django package does after a change.
 pub fn hint(gateway: &TestGateway, user: &str, reason: &str) {
     gateway.publish("ws4redis:control", format!(r#"{{"v":1,"user":"{user}","reason":"{reason}"}}"#));
 }
 
-/// Writes what is known of a user beside the sessions.
+/// Writes the identity key of a user.
 pub fn write_user(gateway: &TestGateway, user: &str, value: &str) {
     RedisServer::shared().command(&["SET", &gateway.channel(&format!("ws4redis:identity:{user}")), value]);
 }

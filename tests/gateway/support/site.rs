@@ -1,4 +1,4 @@
-//! A site that answers the callback, well or badly: a small HTTP server that does what a test says.
+//! A scriptable HTTP server that plays the Django site: it answers the callback, correctly or not.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -10,40 +10,40 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::eventually;
 
-/// A request as it came.
+/// A received callback request.
 #[derive(Debug, Clone)]
 pub struct SiteRequest {
     /// Path and query.
     pub target: String,
     pub headers: Vec<(String, String)>,
-    /// Which connection it came on, and how many came on that before.
+    /// Number of its connection, and how many requests that connection had carried before.
     pub connection: usize,
     pub earlier: usize,
 }
 
 impl SiteRequest {
-    /// Returns all values of a header, in their order.
+    /// Returns all values of a header, in order.
     pub fn all(&self, name: &str) -> Vec<&str> {
         let lines = self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
         lines.map(|(_, value)| value.as_str()).collect()
     }
 }
 
-/// What is sent back.
+/// What the site sends in response.
 #[derive(Debug, Clone)]
 pub enum SiteReply {
     /// These bytes; the connection stays open.
     Bytes(Vec<u8>),
-    /// These bytes, then the end of the connection.
+    /// These bytes, then the site closes the connection.
     LastBytes(Vec<u8>),
-    /// The first bytes, then the second again and again.
+    /// The first bytes, then the second ones endlessly.
     Endless(Vec<u8>, Vec<u8>),
-    /// Nothing, and the connection stays open.
+    /// Nothing; the connection stays open.
     Silence,
 }
 
 impl SiteReply {
-    /// Returns a whole answer.
+    /// Returns a complete response.
     pub fn new(status: u16, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Self {
         let body = body.as_ref();
         let mut head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n", body.len());
@@ -54,12 +54,12 @@ impl SiteReply {
         Self::Bytes([head.as_bytes(), body].concat())
     }
 
-    /// Returns 200 with this as JSON.
+    /// Returns a 200 response with this JSON body.
     pub fn json(body: impl AsRef<[u8]>) -> Self {
         Self::new(200, &[("Content-Type", "application/json")], body)
     }
 
-    /// Returns the same, after which the site closes.
+    /// Makes the site close the connection after this response.
     pub fn last(self) -> Self {
         match self {
             Self::Bytes(bytes) => Self::LastBytes(bytes),
@@ -70,11 +70,11 @@ impl SiteReply {
 
 type Responder = Arc<dyn Fn(&SiteRequest) -> SiteReply + Send + Sync>;
 
-/// The site.
+/// A running site.
 pub struct TestSite {
     address: SocketAddr,
     state: Arc<Mutex<SiteState>>,
-    /// Requests up to this number are answered.
+    /// Requests up to this number are answered; later ones wait.
     answered: watch::Sender<usize>,
     serving: AbortHandle,
 }
@@ -88,12 +88,12 @@ struct SiteState {
 }
 
 impl TestSite {
-    /// Starts a site that answers every question so.
+    /// Starts a site that answers each request with `script`.
     pub async fn start(responder: impl Fn(&SiteRequest) -> SiteReply + Send + Sync + 'static) -> Self {
         Self::start_on("127.0.0.1:0", responder).await
     }
 
-    /// Starts a site on an address of its own.
+    /// Starts a site on this address.
     pub async fn start_on(
         address: &str,
         responder: impl Fn(&SiteRequest) -> SiteReply + Send + Sync + 'static,
@@ -113,12 +113,12 @@ impl TestSite {
         Self { address, state, answered, serving }
     }
 
-    /// Starts a site that answers every question with this JSON.
+    /// Starts a site that answers every request with this JSON.
     pub async fn always_returning(json: &'static str) -> Self {
         Self::start(move |_| SiteReply::json(json)).await
     }
 
-    /// Returns the address of the callback.
+    /// Returns the callback URL.
     pub fn url(&self) -> String {
         format!("http://{}/identity/", self.address)
     }
@@ -127,42 +127,42 @@ impl TestSite {
         self.address
     }
 
-    /// Answers from now on so.
+    /// Replaces the responder.
     pub fn answer(&self, responder: impl Fn(&SiteRequest) -> SiteReply + Send + Sync + 'static) {
         self.state.lock().unwrap().responder = Arc::new(responder);
     }
 
-    /// Lets all questions wait from now on.
+    /// Withholds the responses to all further requests.
     pub fn hold(&self) {
         self.answer_first(self.requests().len());
     }
 
-    /// Answers that many questions, counted from the beginning.
+    /// Answers only the first `count` requests, counted from the start.
     pub fn answer_first(&self, count: usize) {
         self.answered.send_replace(count);
     }
 
-    /// Answers all questions again.
+    /// Answers all requests again.
     pub fn release(&self) {
         self.answered.send_replace(usize::MAX);
     }
 
-    /// Returns the questions up to now. Those by which a test looks whether the gateway is ready are none.
+    /// Returns the requests so far, without those of the readiness probe (empty facility).
     pub fn requests(&self) -> Vec<SiteRequest> {
         self.state.lock().unwrap().requests.clone()
     }
 
-    /// Waits until that many questions have come, and returns them.
+    /// Waits for at least `count` requests and returns all so far.
     #[track_caller]
     pub fn expect_requests(&self, count: usize) -> impl Future<Output = Vec<SiteRequest>> {
-        let what = format!("{count} questions");
+        let what = format!("{count} callback requests");
         async move {
             let look = || Some(self.requests()).filter(|requests| requests.len() >= count);
             eventually(&what, look).await
         }
     }
 
-    /// Returns how many questions have waited at the same time at most.
+    /// Returns the largest number of requests that were in flight at the same time.
     pub fn max_concurrent(&self) -> usize {
         self.state.lock().unwrap().max_concurrent
     }
@@ -175,7 +175,7 @@ impl Drop for TestSite {
 }
 
 async fn accept(listener: TcpListener, state: Arc<Mutex<SiteState>>, may: watch::Receiver<usize>) {
-    // They end with the site.
+    // A JoinSet, so that all connections end with the site.
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
@@ -188,7 +188,7 @@ async fn accept(listener: TcpListener, state: Arc<Mutex<SiteState>>, may: watch:
     }
 }
 
-/// One connection. Ends where either side ends.
+/// Serves one connection until either side closes it.
 async fn serve(
     mut stream: TcpStream,
     connection: usize,
@@ -206,18 +206,18 @@ async fn serve(
             }
         };
         let head: Vec<u8> = buffer.drain(..end).collect();
-        let requests = parse(&String::from_utf8_lossy(&head), connection, earlier);
-        let reply = if requests.target.contains("facility=&") || requests.target.ends_with("facility=") {
+        let request = parse(&String::from_utf8_lossy(&head), connection, earlier);
+        let reply = if request.target.contains("facility=&") || request.target.ends_with("facility=") {
             SiteReply::json("null")
         } else {
             let (responder, number) = {
                 let mut state = state.lock().unwrap();
-                state.requests.push(requests.clone());
+                state.requests.push(request.clone());
                 state.concurrent += 1;
                 state.max_concurrent = state.max_concurrent.max(state.concurrent);
                 (state.responder.clone(), state.requests.len())
             };
-            // Who is not answered may go away meanwhile.
+            // The gateway may close the connection while its request is withheld.
             let answered = tokio::select! {
                 answered = may.wait_for(|answered| number <= *answered) => answered.is_ok(),
                 _ = stream.read_u8() => false,
@@ -226,7 +226,7 @@ async fn serve(
             if !answered {
                 return;
             }
-            responder(&requests)
+            responder(&request)
         };
         if !send(&mut stream, reply).await {
             return;
@@ -234,7 +234,7 @@ async fn serve(
     }
 }
 
-/// Sends a reply; returns whether the connection goes on.
+/// Sends a reply. Returns whether the connection stays open.
 async fn send(stream: &mut TcpStream, reply: SiteReply) -> bool {
     match reply {
         SiteReply::Bytes(bytes) => stream.write_all(&bytes).await.is_ok(),

@@ -1,4 +1,4 @@
-//! JSON Web Tokens, signed with the keys of `tests/fixtures/jwt`.
+//! JSON Web Tokens signed with the keys in `tests/fixtures/jwt`.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use ring::signature::{
 };
 use ring::{hmac, rsa};
 
-/// The algorithms, which are the names of their keys, too.
+/// The supported algorithms. The key files are named after them.
 pub const ALGORITHMS: [&str; 4] = ["HS256", "RS256", "ES256", "EdDSA"];
 
 /// Returns the path of a fixture.
@@ -18,7 +18,7 @@ pub fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/jwt").join(name)
 }
 
-/// Returns the name of the file by which tokens of an algorithm are verified.
+/// Returns the file name of an algorithm's verification key.
 pub fn key_file(algorithm: &str) -> String {
     format!("{algorithm}{}", if algorithm == "HS256" { ".key" } else { ".public.pem" })
 }
@@ -33,12 +33,12 @@ pub fn token(algorithm: &str, claims: &str) -> String {
     token_with(algorithm, &format!(r#"{{"typ":"JWT","alg":"{algorithm}"}}"#), claims)
 }
 
-/// Returns a token with this header, which may say what it likes.
+/// Returns a token with this header, which may contradict the algorithm used.
 pub fn token_with(algorithm: &str, header: &str, claims: &str) -> String {
     signed(header, claims, |message| sign(algorithm, message))
 }
 
-/// Returns a token that is signed by HMAC with any secret.
+/// Returns a token signed with HMAC-SHA256 and this secret.
 pub fn hmac_token(header: &str, claims: &str, secret: &[u8]) -> String {
     signed(header, claims, |message| hmac_sha256(secret, message))
 }
