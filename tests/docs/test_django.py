@@ -98,7 +98,7 @@ def test_the_legacy_api(blocks, project, gateway, store, visit):
     visitor.expect("I am here")
 
 
-@shows(DJANGO, "Who is logged in, and until when")
+@shows(DJANGO, "Logins, logouts and changes of users")
 def test_users_are_refreshed(blocks, project, store):
     ours(project)
     one, every = blocks[0].code.splitlines()
