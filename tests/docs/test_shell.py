@@ -207,7 +207,7 @@ def test_the_load_generator_has_these_options(blocks):
     assert [option for option in options if f'"{option}"' not in source] == []
 
 
-@shows("docs/performance.md", "Again", checked="measuring wants the whole machine")
+@shows("docs/performance.md", "Run it yourself", checked="measuring wants the whole machine")
 def test_measuring_has_these_forms(blocks):
     lines = [line.split("  ")[0].split() for line in blocks[0].code.splitlines()]
     assert len(lines) == 3
