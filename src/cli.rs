@@ -19,7 +19,7 @@ pub enum CommandError {
     /// Invalid flags, or a request for help.
     Usage(clap::Error),
     /// Invalid settings.
-    Settings(settings::Error),
+    Settings(settings::SettingsError),
     /// Invalid arguments.
     Arguments(String),
     /// An unusable Redis URL.
@@ -62,8 +62,8 @@ impl From<TargetError> for CommandError {
     }
 }
 
-impl From<settings::Error> for CommandError {
-    fn from(error: settings::Error) -> Self {
+impl From<settings::SettingsError> for CommandError {
+    fn from(error: settings::SettingsError) -> Self {
         Self::Settings(error)
     }
 }

@@ -40,7 +40,7 @@ impl ConnectOptions {
     /// # Errors
     ///
     /// When TLS cannot be set up, with the key of the setting and the cure.
-    pub(crate) fn new(settings: &settings::Redis) -> Result<Self, String> {
+    pub(crate) fn new(settings: &settings::RedisSettings) -> Result<Self, String> {
         let url = settings.url.clone().unwrap_or_default();
         let tls = url.tls.then(|| tls::client_config(&settings.tls)).transpose()?;
         Ok(Self { url, tls: tls.map(Arc::new) })

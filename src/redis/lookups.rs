@@ -54,7 +54,7 @@ impl Lookups {
     }
 
     /// Reads over a connection of its own. Must be called on the shard's runtime.
-    pub fn connect(target: &Target, settings: &settings::Redis, counters: &Arc<Counters>) -> Self {
+    pub fn connect(target: &Target, settings: &settings::RedisSettings, counters: &Arc<Counters>) -> Self {
         let commands = CommandClient::new(target, settings.command_timeout, MAX_BYTES);
         Self::new(Rc::new(commands), counters)
     }

@@ -25,7 +25,7 @@ pub struct TargetError(String);
 #[derive(Debug, Clone)]
 pub struct Target {
     options: ConnectOptions,
-    settings: settings::Redis,
+    settings: settings::RedisSettings,
     name: String,
     discovery: Arc<Discovery>,
     suspicion: Arc<Notify>,
@@ -37,7 +37,7 @@ impl Target {
     /// # Errors
     ///
     /// When the URL cannot be understood, or TLS cannot be set up.
-    pub fn new(settings: &settings::Redis) -> Result<Self, TargetError> {
+    pub fn new(settings: &settings::RedisSettings) -> Result<Self, TargetError> {
         let options = ConnectOptions::new(settings).map_err(TargetError)?;
         let discovery = Discovery::new(&options);
         let name = options.url.to_string();

@@ -10,14 +10,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use crate::settings::Tls;
+use crate::settings::TlsSettings;
 
 /// Returns how TLS is spoken.
 ///
 /// # Errors
 ///
 /// With the key of the setting, what is wrong with it, and the hint.
-pub(super) fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
+pub(super) fn client_config(tls: &TlsSettings) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = verifier(tls, provider.clone())?;
     let config = ClientConfig::builder_with_provider(provider)
@@ -36,7 +36,7 @@ pub(super) fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
         .map_err(|error| format!("redis.client_key_file: does not belong to redis.client_cert_file: {error}"))
 }
 
-fn verifier(tls: &Tls, provider: Arc<CryptoProvider>) -> Result<Arc<ServerVerifier>, String> {
+fn verifier(tls: &TlsSettings, provider: Arc<CryptoProvider>) -> Result<Arc<ServerVerifier>, String> {
     if !tls.verify {
         return Ok(Arc::new(ServerVerifier { chain: None, pinned: Vec::new(), provider }));
     }
@@ -171,7 +171,7 @@ qCL9eGUkFQIgKvcsXLFe0xzyMA3Gr0rweaK4KhtY+S9jpspuzq3tTPo=
     fn a_self_signed_certificate_that_is_named_is_trusted_while_its_time_lasts() {
         let file = std::env::temp_dir().join(format!("ws4redis-self-signed-{}.pem", std::process::id()));
         std::fs::write(&file, SELF_SIGNED).unwrap();
-        let tls = Tls { ca_file: Some(file.clone()), client: None, verify: true };
+        let tls = TlsSettings { ca_file: Some(file.clone()), client: None, verify: true };
         let verifier = verifier(&tls, Arc::new(rustls::crypto::ring::default_provider()));
         std::fs::remove_file(file).unwrap();
         let verifier = verifier.unwrap();

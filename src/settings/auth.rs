@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::Url;
 
-use super::Error;
+use super::error::SettingsError;
+use super::fields::{invalid, list, require, secret};
 use super::jwt::RawJwt;
-use super::raw::{list, require, secret, senseless};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,7 +29,7 @@ pub(super) struct RawAuth {
 
 /// Whom to ask by HTTP who a visitor is.
 #[derive(Clone)]
-pub struct Callback {
+pub struct CallbackSettings {
     /// Where; http or https.
     pub url: Url,
     /// What shows that it is us who ask; empty: nothing.
@@ -49,7 +49,7 @@ pub struct Callback {
 }
 
 impl RawAuth {
-    pub(super) fn callback(self) -> Result<Option<Callback>, Error> {
+    pub(super) fn callback(self) -> Result<Option<CallbackSettings>, SettingsError> {
         let mut key = self.callback_secret;
         if !self.callback_secret_file.is_empty() {
             require(key.is_empty(), "auth.callback_secret_file", "callback_secret is set, too; choose one")?;
@@ -75,12 +75,12 @@ impl RawAuth {
         let url = url
             .filter(|url| url.username().is_empty() && url.password().is_none() && url.fragment().is_none());
         let url = url.ok_or_else(|| {
-            senseless(
+            invalid(
                 "auth.callback_url",
                 "expected http://host/path or https://host/path, without user or fragment",
             )
         })?;
-        Ok(Some(Callback {
+        Ok(Some(CallbackSettings {
             url,
             secret: key,
             forward,
@@ -109,20 +109,20 @@ const OWN: &[&str] = &[
     "x-ws4redis-secret",
 ];
 
-fn header_name(name: &str, key: &'static str) -> Result<String, Error> {
+fn header_name(name: &str, key: &'static str) -> Result<String, SettingsError> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     require(!name.is_empty() && name.bytes().all(token), key, "each has to be the name of a header")?;
     let name = name.to_ascii_lowercase();
     if OWN.contains(&name.as_str()) && !(key == "auth.callback_headers" && name == "host") {
-        return Err(Error::Senseless { key, problem: format!("{name} is none that can be chosen") });
+        return Err(SettingsError::Invalid { key, problem: format!("{name} is none that can be chosen") });
     }
     Ok(name)
 }
 
 /// Reads `Name: value`.
-fn header(line: &str) -> Result<(String, String), Error> {
+fn header(line: &str) -> Result<(String, String), SettingsError> {
     const KEY: &str = "auth.callback_headers";
-    let (name, value) = line.split_once(':').ok_or_else(|| senseless(KEY, "expected \"Name: value\""))?;
+    let (name, value) = line.split_once(':').ok_or_else(|| invalid(KEY, "expected \"Name: value\""))?;
     let value = value.trim();
     require(
         value.bytes().all(|byte| (0x20..0x7f).contains(&byte)),
@@ -133,7 +133,7 @@ fn header(line: &str) -> Result<(String, String), Error> {
 }
 
 /// Shows no secret: headers may hold one, too.
-impl fmt::Debug for Callback {
+impl fmt::Debug for CallbackSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
         f.debug_struct("Callback")

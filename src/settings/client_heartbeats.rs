@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::Error;
-use super::raw::senseless;
+use super::error::SettingsError;
+use super::fields::invalid;
 
 const KEY: &str = "messages.client_heartbeats";
 
@@ -23,21 +23,21 @@ pub struct ClientHeartbeat {
 }
 
 /// Reads `TEXT` (answered with itself), `TEXT=ANSWER` or `TEXT=` (not answered).
-pub(super) fn parse(list: &[String]) -> Result<Vec<ClientHeartbeat>, Error> {
+pub(super) fn parse(list: &[String]) -> Result<Vec<ClientHeartbeat>, SettingsError> {
     if list.len() > MAX_ENTRIES {
-        return Err(senseless(KEY, "must not have more than 16 entries"));
+        return Err(invalid(KEY, "must not have more than 16 entries"));
     }
     let mut parsed = Vec::<ClientHeartbeat>::new();
     for entry in list {
         let (text, answer) = entry.rsplit_once('=').unwrap_or((entry, entry));
         if text.is_empty() {
-            return Err(senseless(KEY, "expected TEXT, TEXT=ANSWER or TEXT=, for example ping or ping=pong"));
+            return Err(invalid(KEY, "expected TEXT, TEXT=ANSWER or TEXT=, for example ping or ping=pong"));
         }
         if text.len() > MAX_BYTES || answer.len() > MAX_BYTES {
-            return Err(senseless(KEY, "a text must not be longer than 1024 bytes"));
+            return Err(invalid(KEY, "a text must not be longer than 1024 bytes"));
         }
         if parsed.iter().any(|other| other.text == text) {
-            return Err(senseless(KEY, "has a text twice"));
+            return Err(invalid(KEY, "has a text twice"));
         }
         let copy = |text: &str| Bytes::copy_from_slice(text.as_bytes());
         parsed.push(ClientHeartbeat { text: copy(text), answer: copy(answer) });

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use config::{Config, Value, ValueKind};
 
-use super::Error;
+use super::error::SettingsError;
 
 /// What became of the settings of django-websocket-redis that have no key of the same name here.
 const SUCCESSORS: &[(&str, &str)] = &[
@@ -40,7 +40,7 @@ type Read = (Vec<(String, String)>, Vec<String>);
 pub(super) fn read(
     vars: impl Iterator<Item = (OsString, OsString)>,
     known: &[String],
-) -> Result<Read, Error> {
+) -> Result<Read, SettingsError> {
     let names: HashMap<String, &String> = known
         .iter()
         .map(|key| (format!("WS4REDIS_{}", key.to_uppercase().replace('.', "__")), key))
@@ -54,8 +54,9 @@ pub(super) fn read(
         else {
             continue;
         };
-        let value =
-            value.into_string().map_err(|_| Error::Unreadable(format!("{name} is not valid UTF-8")))?;
+        let value = value
+            .into_string()
+            .map_err(|_| SettingsError::Unreadable(format!("{name} is not valid UTF-8")))?;
         if name == "WEBSOCKET_URL" {
             // The package's own name wins where both are set.
             overrides.insert(0, ("websocket_url".to_owned(), value));

@@ -6,7 +6,7 @@ use config::ConfigError;
 
 /// Why settings are refused.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum SettingsError {
     /// A file cannot be read or parsed, or a value is of the wrong type. The text shows no value: it may be a secret.
     #[error("{0}")]
     Unreadable(String),
@@ -22,7 +22,7 @@ pub enum Error {
     },
     /// A value is of the right type and makes no sense.
     #[error("{key}: {problem}")]
-    Senseless {
+    Invalid {
         /// The key, with its section.
         key: &'static str,
         /// What is wrong, and what would be right.
@@ -41,7 +41,7 @@ pub enum Error {
     Assignment(String),
 }
 
-impl From<ConfigError> for Error {
+impl From<ConfigError> for SettingsError {
     fn from(error: ConfigError) -> Self {
         Self::Unreadable(plain(&error))
     }

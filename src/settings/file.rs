@@ -17,12 +17,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The text of a settings file. Its values remember where they come from, for errors.
 #[derive(Debug, Clone)]
-pub(super) struct Written {
+pub(super) struct NamedText {
     pub(super) name: String,
     pub(super) text: String,
 }
 
-impl Source for Written {
+impl Source for NamedText {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
         Box::new(self.clone())
     }

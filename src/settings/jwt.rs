@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::Error;
-use super::raw::{bytes, list, require};
+use super::error::SettingsError;
+use super::fields::{bytes, list, require};
 use crate::access::token::{KeyError, KeyFile, Verifier};
 
 #[derive(Deserialize)]
@@ -20,7 +20,7 @@ pub(super) struct RawJwt {
 }
 
 impl RawJwt {
-    pub(super) fn check(&self) -> Result<Option<Verifier>, Error> {
+    pub(super) fn check(&self) -> Result<Option<Verifier>, SettingsError> {
         if self.algorithm.is_empty() {
             let unused = [&self.key_file, &self.jwks_file, &self.issuer].into_iter().all(String::is_empty);
             let unread =
@@ -55,8 +55,10 @@ impl RawJwt {
         let verifier =
             verifier.map(|verifier| verifier.with_claims(self.user_claim.clone(), self.groups_claim.clone()));
         verifier.map(Some).map_err(|error| match error {
-            KeyError::Algorithm => Error::Senseless { key: "auth.jwt.algorithm", problem: error.to_string() },
-            error => Error::Senseless { key, problem: format!("{path}: {error}") },
+            KeyError::Algorithm => {
+                SettingsError::Invalid { key: "auth.jwt.algorithm", problem: error.to_string() }
+            }
+            error => SettingsError::Invalid { key, problem: format!("{path}: {error}") },
         })
     }
 }

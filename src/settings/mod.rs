@@ -7,32 +7,35 @@ mod auth;
 mod client_heartbeats;
 mod environment;
 mod error;
+mod fields;
 mod file;
 mod jwt;
 mod ranges;
 mod raw;
 mod redis_url;
+mod sections;
 mod visitors;
 
 use std::ffi::OsString;
-use std::fmt;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 use config::{Config, File, FileFormat};
 
-use crate::access::session::Reading;
 use crate::access::token::Verifier;
-use crate::access::{AllowedOrigins, Proxies, Rule};
+use crate::access::{AllowedOrigins, Rule};
 use crate::wire::Namespace;
+use fields::{invalid, require};
 use raw::Raw;
+use visitors::RawRule;
 
-pub use auth::Callback;
+pub use auth::CallbackSettings;
 pub use client_heartbeats::ClientHeartbeat;
-pub use error::Error;
+pub use error::SettingsError;
 pub use redis_url::{Address, RedisUrl, Servers};
+pub use sections::{
+    Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, SessionSettings, TlsSettings,
+};
 
 /// The shipped settings file, which is their manual.
 pub const SHIPPED: &str = include_str!("../../settings.toml");
@@ -62,17 +65,17 @@ pub struct Settings {
     /// Whether visitors who are not logged in may publish.
     pub anonymous_publish: bool,
     /// The listening side.
-    pub server: Server,
+    pub server: ServerSettings,
     /// The Redis side.
-    pub redis: Redis,
+    pub redis: RedisSettings,
     /// Sizes of messages and queues.
-    pub messages: Messages,
+    pub messages: MessageSettings,
     /// Keeping idle connections honest.
-    pub ping: Ping,
+    pub ping: PingSettings,
     /// Who visitors are.
-    pub session: Session,
+    pub session: SessionSettings,
     /// Whom to ask by HTTP who visitors are.
-    pub callback: Option<Callback>,
+    pub callback: Option<CallbackSettings>,
     /// Whose tokens are trusted, if any.
     pub jwt: Option<Verifier>,
     /// The site's own rules.
@@ -87,137 +90,9 @@ pub struct Settings {
     pub embedded: crate::embedded::Limits,
 }
 
-/// The listening side.
-#[derive(Debug, Clone)]
-pub struct Server {
-    /// Where to listen.
-    pub listen: Listen,
-    /// The proxies that are believed about addresses and hosts.
-    pub trusted_proxies: Proxies,
-    /// Number of shards.
-    pub shards: usize,
-    /// Connections at a time.
-    pub max_connections: usize,
-    /// Time for each part of a request: its head, its body, what is looked up for it, and for the client to take the answer.
-    pub handshake: Duration,
-    /// Time that an HTTP connection may be idle between two requests.
-    pub keepalive: Duration,
-    /// Limit of a request head, in bytes.
-    pub max_header_bytes: usize,
-    /// Limit of the number of headers.
-    pub max_headers: usize,
-    /// Time over which clients are sent away at the end.
-    pub drain: Duration,
-    /// Time for a close frame to arrive, in whole seconds.
-    pub linger_seconds: u32,
-    /// `SO_SNDBUF` of a client's socket, in bytes.
-    pub send_buffer_bytes: usize,
-}
-
-/// An address to listen on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listen {
-    /// `host:port`.
-    Tcp(String),
-    /// A unix socket: its path and its permissions.
-    Unix(PathBuf, u32),
-}
-
-/// The Redis side.
-#[derive(Debug, Clone)]
-pub struct Redis {
-    /// The URL, or none for 127.0.0.1:6379 with the embedded store in reserve.
-    pub url: Option<RedisUrl>,
-    /// How TLS is spoken, where the URL says so.
-    pub tls: Tls,
-    /// Time for a connection attempt.
-    pub connect_timeout: Duration,
-    /// Time for the reply to a command.
-    pub command_timeout: Duration,
-    /// Time that publications wait for a lost Redis.
-    pub publish_wait: Duration,
-    /// Time that a channel without listeners stays subscribed.
-    pub unsubscribe_linger: Duration,
-    /// Slots of the receiver of messages.
-    pub receiver_messages: usize,
-    /// Bytes that may wait in that receiver.
-    pub max_pending_bytes: usize,
-}
-
-/// TLS to Redis.
-#[derive(Debug, Clone)]
-pub struct Tls {
-    /// Certificates of the authorities that are trusted; else those of the machine.
-    pub ca_file: Option<PathBuf>,
-    /// The certificate that is shown, and its key.
-    pub client: Option<(PathBuf, PathBuf)>,
-    /// Whether the server's certificate is verified.
-    pub verify: bool,
-}
-
-/// Sizes of messages and queues, in bytes.
-#[derive(Debug, Clone)]
-pub struct Messages {
-    /// Largest message from a client.
-    pub max_message_bytes: usize,
-    /// Largest message from Redis.
-    pub max_delivery_bytes: usize,
-    /// What may wait for a slow client behind the first message.
-    pub outbox_bytes: usize,
-    /// Seconds for which more than that may wait.
-    pub outbox_seconds: u32,
-    /// What may wait for a client at any time.
-    pub outbox_hard_bytes: usize,
-    /// What may wait for all clients together.
-    pub outbox_total_bytes: usize,
-    /// Whether a slow client loses its oldest messages instead of its connection.
-    pub drop_oldest: bool,
-    /// What a client may have under way to Redis.
-    pub publish_bytes: usize,
-    /// What all clients may have sent of messages that are not whole.
-    pub unfinished_total_bytes: usize,
-    /// Seconds that a client has for one message.
-    pub message_seconds: u32,
-    /// Texts of client libraries that are answered and never published.
-    pub client_heartbeats: Vec<ClientHeartbeat>,
-}
-
-/// Who visitors are: Django's sessions.
-#[derive(Debug, Clone)]
-pub struct Session {
-    /// Name of the session cookie.
-    pub cookie: String,
-    /// How sessions are found and read.
-    pub reading: Reading,
-    /// A Redis of their own, if they have one.
-    pub redis: Option<Redis>,
-    /// Whether Redis tells what happens to sessions, if that is set and need not be asked.
-    pub events: Option<bool>,
-    /// Seconds after which the session of an open socket is read again.
-    pub recheck_seconds: u32,
-}
-
-/// Keeping idle connections honest, in whole seconds.
-#[derive(Debug, Clone, Copy)]
-pub struct Ping {
-    /// Silence after which a client is pinged.
-    pub interval_seconds: u32,
-    /// Time for its answer.
-    pub timeout_seconds: u32,
-}
-
 /// Returns the settings file: the one that is named, or `settings.toml` in the working directory, if there is one.
 pub fn file(named: Option<PathBuf>) -> Option<PathBuf> {
     named.or_else(|| Some(PathBuf::from("settings.toml")).filter(|path| path.exists()))
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => f.write_str(address),
-            Self::Unix(path, mode) => write!(f, "unix:{} (permissions {mode:04o})", path.display()),
-        }
-    }
 }
 
 impl Settings {
@@ -231,19 +106,19 @@ impl Settings {
         file: Option<&Path>,
         vars: impl Iterator<Item = (OsString, OsString)>,
         assignments: &[String],
-    ) -> Result<(Self, Vec<String>), Error> {
+    ) -> Result<(Self, Vec<String>), SettingsError> {
         let shipped = Config::builder().add_source(File::from_str(SHIPPED, FileFormat::Toml)).build()?;
         let known = environment::keys(&shipped);
         let mut builder = Config::builder().add_source(shipped);
         if let Some(path) = file {
             let name = path.display().to_string();
-            let text =
-                file::read_text(path).map_err(|problem| Error::Unreadable(format!("{name}: {problem}")))?;
-            let written = Config::builder().add_source(file::Written { name, text }).build()?;
+            let text = file::read_text(path)
+                .map_err(|problem| SettingsError::Unreadable(format!("{name}: {problem}")))?;
+            let written = Config::builder().add_source(file::NamedText { name, text }).build()?;
             // The site's rules are no part of the shipped file; their own keys are checked as they are read.
             let unknown = |key: &String| key != "access" && !known.contains(key);
             if let Some(key) = environment::keys(&written).into_iter().find(unknown) {
-                return Err(Error::Unknown {
+                return Err(SettingsError::Unknown {
                     file: path.to_owned(),
                     hint: environment::nearest(&key, &known),
                     key,
@@ -259,14 +134,14 @@ impl Settings {
             let (key, value) = assignment.split_once('=').ok_or_else(|| {
                 // What follows may be a secret under the wrong sign.
                 let name = |c: &char| c.is_ascii_alphanumeric() || "._".contains(*c);
-                Error::Assignment(assignment.chars().take_while(name).collect())
+                SettingsError::Assignment(assignment.chars().take_while(name).collect())
             })?;
             builder = builder.set_override(key.trim(), value)?;
         }
         let settings = builder.build()?;
         ranges::check(&settings)?;
         let raw: Raw = settings.try_deserialize()?;
-        Ok((raw.check()?, warnings))
+        Ok((Self::check(raw)?, warnings))
     }
 
     /// Returns the built-in settings.
@@ -274,22 +149,85 @@ impl Settings {
     /// # Errors
     ///
     /// Never, as long as the shipped file is whole; a test keeps it so.
-    pub fn built_in() -> Result<Self, Error> {
+    pub fn built_in() -> Result<Self, SettingsError> {
         let shipped = Config::builder().add_source(File::from_str(SHIPPED, FileFormat::Toml)).build()?;
-        shipped.try_deserialize::<Raw>()?.check()
+        Self::check(shipped.try_deserialize()?)
     }
-}
 
-/// Returns the number of shards that the machine has cores for.
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+    fn check(raw: Raw) -> Result<Self, SettingsError> {
+        let prefix_ok = raw.websocket_url.starts_with('/') && raw.websocket_url.ends_with('/');
+        require(prefix_ok, "websocket_url", "must begin and end with a slash, for example /ws/")?;
+        let plain = !raw.prefix.chars().any(char::is_control);
+        require(plain, "prefix", "must not hold control characters")?;
+        require(raw.heartbeat.len() <= 1024, "heartbeat", "must not be longer than 1024 bytes")?;
+        let stripped = raw.server.websocket_url_stripped;
+        let path_prefix = if stripped { "/" } else { &raw.websocket_url }.to_owned();
+        let redis = raw.redis.check()?;
+        let demo = match raw.demo.enabled.as_str() {
+            "auto" => redis.url.is_none() && path_prefix != "/",
+            "on" if path_prefix == "/" => {
+                return Err(invalid(
+                    "demo.enabled",
+                    "there is no path for the demo where every one is a facility",
+                ));
+            }
+            "on" => true,
+            "off" => false,
+            _ => return Err(invalid("demo.enabled", "expected auto, on or off")),
+        };
+        let log_json = match raw.log.format.as_str() {
+            "text" => false,
+            "json" => true,
+            _ => return Err(invalid("log.format", "expected text or json")),
+        };
+        let namespace = Namespace::new(&raw.prefix);
+        let session = raw.session.check(&redis, &namespace)?;
+        let access = raw.access.iter().map(RawRule::check).collect::<Result<Vec<_>, _>>()?;
+        let contradicts = !raw.anonymous_publish && access.iter().any(Rule::allows_anonymous_publish);
+        require(
+            !contradicts,
+            "anonymous_publish",
+            "is false, but an [[access]] table gives anonymous visitors a publish- flag; set it to true, so that the tables decide",
+        )?;
+        let server = raw.server.check()?;
+        let jwt = raw.auth.jwt.check()?;
+        let callback = raw.auth.callback()?;
+        // Otherwise handshakes end before it is said what they wait for.
+        let sooner = callback.as_ref().is_none_or(|callback| callback.timeout < server.handshake);
+        require(sooner, "auth.callback_timeout_seconds", "must be less than server.handshake_seconds")?;
+        let origins = AllowedOrigins::new(&raw.origin.allowed)
+            .map_err(|problem| SettingsError::Invalid { key: "origin.allowed", problem })?;
+        Ok(Self {
+            websocket_url: raw.websocket_url,
+            path_prefix,
+            expire_seconds: u64::try_from(raw.expire).unwrap_or(0),
+            namespace,
+            heartbeat: (!raw.heartbeat.is_empty()).then(|| Bytes::from(raw.heartbeat)),
+            facility_colons: raw.facility_colons,
+            anonymous_publish: raw.anonymous_publish,
+            server,
+            redis,
+            messages: raw.messages.check()?,
+            ping: raw.ping.check(),
+            session,
+            jwt,
+            callback,
+            access,
+            origins,
+            log_json,
+            demo,
+            embedded: raw.embedded.check(),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn load(vars: &[(&str, &str)], assignments: &[&str]) -> Result<(Settings, Vec<String>), Error> {
+    fn load(vars: &[(&str, &str)], assignments: &[&str]) -> Result<(Settings, Vec<String>), SettingsError> {
         let vars: Vec<_> = vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         let assignments: Vec<_> = assignments.iter().map(|a| (*a).to_owned()).collect();
         Settings::load(None, vars.into_iter(), &assignments)
@@ -352,7 +290,7 @@ mod tests {
         assert_eq!(settings.server.shards, 2);
         assert!(settings.origins.check(&[b"https://b.example"], "c.example").is_ok());
         assert!(settings.origins.check(&[b"https://c.example"], "d.example").is_err());
-        assert!(!settings.demo, "with a Redis of one's own the demo is off");
+        assert!(!settings.demo, "with a RedisSettings of one's own the demo is off");
         assert!(warnings.is_empty(), "{warnings:?}");
         let shown = format!("{settings:?}");
         assert!(shown.contains("redis://***@127.0.0.1:6380/2") && !shown.contains("geheim"), "{shown}");

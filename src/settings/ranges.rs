@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use config::{Config, Value, ValueKind};
 
-use super::Error;
+use super::error::SettingsError;
 
 const KIB: i64 = 1 << 10;
 const MIB: i64 = 1 << 20;
@@ -68,7 +68,7 @@ const ACCESS_RANGES: &[(&str, RangeInclusive<i64>)] = &[
 ];
 
 /// Checks each number before it is converted, so that the error names key and range.
-pub(super) fn check(settings: &Config) -> Result<(), Error> {
+pub(super) fn check(settings: &Config) -> Result<(), SettingsError> {
     for (key, range) in RANGES {
         within(find(&settings.cache, key), key, range)?;
     }
@@ -90,7 +90,7 @@ fn find<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
 }
 
 /// Accepts an integer within the range, also as the text that the environment has.
-fn within(value: Option<&Value>, key: &str, range: &RangeInclusive<i64>) -> Result<(), Error> {
+fn within(value: Option<&Value>, key: &str, range: &RangeInclusive<i64>) -> Result<(), SettingsError> {
     let Some(value) = value else { return Ok(()) };
     let number = match &value.kind {
         ValueKind::I64(number) => Some(i128::from(*number)),
@@ -109,5 +109,5 @@ fn within(value: Option<&Value>, key: &str, range: &RangeInclusive<i64>) -> Resu
         None => String::new(),
     };
     let problem = format!("must be an integer from {least} to {most}{is}{at}");
-    Err(Error::OutOfRange { key: key.to_owned(), problem })
+    Err(SettingsError::OutOfRange { key: key.to_owned(), problem })
 }

@@ -1,51 +1,53 @@
 //! Settings as they are written, and their check.
 
-use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::auth::RawAuth;
 use super::client_heartbeats;
-use super::file;
+use super::error::SettingsError;
+use super::fields::{invalid, list, require};
+use super::redis_url::RedisUrl;
+use super::sections::{Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, TlsSettings};
 use super::visitors::{RawRule, RawSession};
-use super::{Error, Listen, Messages, Ping, Redis, RedisUrl, Server, Settings, Tls, cores};
-use crate::access::{AllowedOrigins, Proxies, Rule};
+use crate::access::Proxies;
 use crate::embedded::Limits;
-use crate::wire::Namespace;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
-    websocket_url: String,
-    expire: i64,
-    prefix: String,
-    heartbeat: String,
-    facility_colons: bool,
-    anonymous_publish: bool,
-    server: RawServer,
-    redis: RawRedis,
-    messages: RawMessages,
-    ping: RawPing,
-    session: RawSession,
-    auth: RawAuth,
-    origin: RawOrigin,
-    log: RawLog,
-    demo: RawDemo,
-    embedded: RawEmbedded,
+    pub(super) websocket_url: String,
+    pub(super) expire: i64,
+    pub(super) prefix: String,
+    pub(super) heartbeat: String,
+    pub(super) facility_colons: bool,
+    pub(super) anonymous_publish: bool,
+    pub(super) server: RawServer,
+    pub(super) redis: RawRedis,
+    pub(super) messages: RawMessages,
+    pub(super) ping: RawPing,
+    pub(super) session: RawSession,
+    pub(super) auth: RawAuth,
+    pub(super) origin: RawOrigin,
+    pub(super) log: RawLog,
+    pub(super) demo: RawDemo,
+    pub(super) embedded: RawEmbedded,
     /// The site's rules: there are none unless it has some.
     #[serde(default)]
-    access: Vec<RawRule>,
+    pub(super) access: Vec<RawRule>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawServer {
+pub(super) struct RawServer {
     listen: String,
     unix_mode: String,
     #[serde(deserialize_with = "list")]
     trusted_proxies: Vec<String>,
-    websocket_url_stripped: bool,
+    pub(super) websocket_url_stripped: bool,
     shards: usize,
     max_connections: usize,
     handshake_seconds: u32,
@@ -59,7 +61,7 @@ struct RawServer {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawRedis {
+pub(super) struct RawRedis {
     url: String,
     ca_file: String,
     client_cert_file: String,
@@ -75,7 +77,7 @@ struct RawRedis {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawMessages {
+pub(super) struct RawMessages {
     max_message_bytes: usize,
     max_delivery_bytes: usize,
     outbox_bytes: usize,
@@ -92,129 +94,44 @@ struct RawMessages {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawPing {
+pub(super) struct RawPing {
     interval_seconds: u32,
     timeout_seconds: u32,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawOrigin {
+pub(super) struct RawOrigin {
     #[serde(deserialize_with = "list")]
-    allowed: Vec<String>,
+    pub(super) allowed: Vec<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawLog {
-    format: String,
+pub(super) struct RawLog {
+    pub(super) format: String,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawDemo {
-    enabled: String,
+pub(super) struct RawDemo {
+    pub(super) enabled: String,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "the keys are called so")]
-struct RawEmbedded {
+pub(super) struct RawEmbedded {
     max_memory_bytes: usize,
     max_clients: usize,
     max_output_bytes: usize,
 }
 
-/// Reads a list, or a text with commas, as the environment has it.
-pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        List(Vec<String>),
-        Text(String),
-    }
-    Ok(match Either::deserialize(deserializer)? {
-        Either::List(list) => list,
-        Either::Text(text) => {
-            text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
-        }
-    })
-}
-
-impl Raw {
-    pub(super) fn check(self) -> Result<Settings, Error> {
-        let prefix_ok = self.websocket_url.starts_with('/') && self.websocket_url.ends_with('/');
-        require(prefix_ok, "websocket_url", "must begin and end with a slash, for example /ws/")?;
-        let plain = !self.prefix.chars().any(char::is_control);
-        require(plain, "prefix", "must not hold control characters")?;
-        require(self.heartbeat.len() <= 1024, "heartbeat", "must not be longer than 1024 bytes")?;
-        let stripped = self.server.websocket_url_stripped;
-        let path_prefix = if stripped { "/" } else { &self.websocket_url }.to_owned();
-        let redis = self.redis.check()?;
-        let demo = match self.demo.enabled.as_str() {
-            "auto" => redis.url.is_none() && path_prefix != "/",
-            "on" if path_prefix == "/" => {
-                return Err(senseless(
-                    "demo.enabled",
-                    "there is no path for the demo where every one is a facility",
-                ));
-            }
-            "on" => true,
-            "off" => false,
-            _ => return Err(senseless("demo.enabled", "expected auto, on or off")),
-        };
-        let log_json = match self.log.format.as_str() {
-            "text" => false,
-            "json" => true,
-            _ => return Err(senseless("log.format", "expected text or json")),
-        };
-        let namespace = Namespace::new(&self.prefix);
-        let session = self.session.check(&redis, &namespace)?;
-        let access = self.access.iter().map(RawRule::check).collect::<Result<Vec<_>, _>>()?;
-        let contradicts = !self.anonymous_publish && access.iter().any(Rule::allows_anonymous_publish);
-        require(
-            !contradicts,
-            "anonymous_publish",
-            "is false, but an [[access]] table gives anonymous visitors a publish- flag; set it to true, so that the tables decide",
-        )?;
-        let server = self.server.check()?;
-        let jwt = self.auth.jwt.check()?;
-        let callback = self.auth.callback()?;
-        // Otherwise handshakes end before it is said what they wait for.
-        let sooner = callback.as_ref().is_none_or(|callback| callback.timeout < server.handshake);
-        require(sooner, "auth.callback_timeout_seconds", "must be less than server.handshake_seconds")?;
-        let origins = AllowedOrigins::new(&self.origin.allowed)
-            .map_err(|problem| Error::Senseless { key: "origin.allowed", problem })?;
-        Ok(Settings {
-            websocket_url: self.websocket_url,
-            path_prefix,
-            expire_seconds: u64::try_from(self.expire).unwrap_or(0),
-            namespace,
-            heartbeat: (!self.heartbeat.is_empty()).then(|| Bytes::from(self.heartbeat)),
-            facility_colons: self.facility_colons,
-            anonymous_publish: self.anonymous_publish,
-            server,
-            redis,
-            messages: self.messages.check()?,
-            ping: self.ping.check(),
-            session,
-            jwt,
-            callback,
-            access,
-            origins,
-            log_json,
-            demo,
-            embedded: self.embedded.check(),
-        })
-    }
-}
-
 impl RawServer {
-    fn check(self) -> Result<Server, Error> {
+    pub(super) fn check(self) -> Result<ServerSettings, SettingsError> {
         let mode = u32::from_str_radix(&self.unix_mode, 8).ok().filter(|mode| *mode <= 0o777);
-        let mode = mode.ok_or_else(|| {
-            senseless("server.unix_mode", "expected permissions in octal, for example 0660")
-        })?;
+        let mode = mode
+            .ok_or_else(|| invalid("server.unix_mode", "expected permissions in octal, for example 0660"))?;
         let listen = match self.listen.strip_prefix("unix:") {
             Some(path) => Listen::Unix(PathBuf::from(path), mode),
             None => Listen::Tcp(self.listen),
@@ -226,13 +143,13 @@ impl RawServer {
                 .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()),
         };
         require(sound, "server.listen", "expected host:port or unix:/path, for example 127.0.0.1:8000")?;
-        let trusted_proxies = Proxies::new(&self.trusted_proxies).map_err(|entry| Error::Senseless {
+        let trusted_proxies = Proxies::new(&self.trusted_proxies).map_err(|entry| SettingsError::Invalid {
             key: "server.trusted_proxies",
             problem: format!(
                 "{entry:?} is neither an address, nor a network like 10.0.0.0/8 with nothing behind its prefix, nor unix"
             ),
         })?;
-        Ok(Server {
+        Ok(ServerSettings {
             listen,
             trusted_proxies,
             shards: if self.shards == 0 { cores().min(64) } else { self.shards },
@@ -249,26 +166,20 @@ impl RawServer {
 }
 
 impl RawRedis {
-    fn check(self) -> Result<Redis, Error> {
+    pub(super) fn check(self) -> Result<RedisSettings, SettingsError> {
         let path = |text: &str| Some(PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
         let client = match (path(&self.client_cert_file), path(&self.client_key_file)) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
             (Some(_), None) => {
-                return Err(senseless(
-                    "redis.client_key_file",
-                    "is empty, and redis.client_cert_file is not",
-                ));
+                return Err(invalid("redis.client_key_file", "is empty, and redis.client_cert_file is not"));
             }
             (None, Some(_)) => {
-                return Err(senseless(
-                    "redis.client_cert_file",
-                    "is empty, and redis.client_key_file is not",
-                ));
+                return Err(invalid("redis.client_cert_file", "is empty, and redis.client_key_file is not"));
             }
         };
-        let tls = Tls { ca_file: path(&self.ca_file), client, verify: self.verify_certificate };
-        Ok(Redis {
+        let tls = TlsSettings { ca_file: path(&self.ca_file), client, verify: self.verify_certificate };
+        Ok(RedisSettings {
             tls,
             url: RedisUrl::written(&self.url, "redis.url")?,
             connect_timeout: seconds(self.connect_timeout_seconds),
@@ -282,7 +193,7 @@ impl RawRedis {
 }
 
 impl RawMessages {
-    fn check(self) -> Result<Messages, Error> {
+    pub(super) fn check(self) -> Result<MessageSettings, SettingsError> {
         require(
             self.outbox_hard_bytes >= self.outbox_bytes,
             "messages.outbox_hard_bytes",
@@ -291,9 +202,9 @@ impl RawMessages {
         let drop_oldest = match self.when_slow.as_str() {
             "close" => false,
             "drop-oldest" => true,
-            _ => return Err(senseless("messages.when_slow", "expected close or drop-oldest")),
+            _ => return Err(invalid("messages.when_slow", "expected close or drop-oldest")),
         };
-        Ok(Messages {
+        Ok(MessageSettings {
             max_message_bytes: self.max_message_bytes,
             max_delivery_bytes: self.max_delivery_bytes,
             outbox_bytes: self.outbox_bytes,
@@ -311,13 +222,13 @@ impl RawMessages {
 }
 
 impl RawPing {
-    fn check(self) -> Ping {
-        Ping { interval_seconds: self.interval_seconds, timeout_seconds: self.timeout_seconds }
+    pub(super) fn check(self) -> PingSettings {
+        PingSettings { interval_seconds: self.interval_seconds, timeout_seconds: self.timeout_seconds }
     }
 }
 
 impl RawEmbedded {
-    fn check(self) -> Limits {
+    pub(super) fn check(self) -> Limits {
         let Self { max_memory_bytes, max_clients, max_output_bytes } = self;
         Limits { max_memory_bytes, max_clients, max_output_bytes, ..Limits::default() }
     }
@@ -327,25 +238,7 @@ fn seconds(seconds: u32) -> Duration {
     Duration::from_secs(u64::from(seconds))
 }
 
-/// Reads a secret from a file; line ends behind it are none of it.
-pub(super) fn secret(path: &str, key: &'static str) -> Result<String, Error> {
-    let text = file::read_text(path.as_ref()).map_err(|problem| unreadable(path, key, &problem))?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-/// Reads a file of keys.
-pub(super) fn bytes(path: &str, key: &'static str) -> Result<Vec<u8>, Error> {
-    file::read(path.as_ref()).map_err(|problem| unreadable(path, key, &problem))
-}
-
-fn unreadable(path: &str, key: &'static str, problem: &str) -> Error {
-    Error::Senseless { key, problem: format!("cannot read {path}: {problem}") }
-}
-
-pub(super) fn senseless(key: &'static str, problem: &str) -> Error {
-    Error::Senseless { key, problem: problem.to_owned() }
-}
-
-pub(super) fn require(condition: bool, key: &'static str, problem: &str) -> Result<(), Error> {
-    if condition { Ok(()) } else { Err(senseless(key, problem)) }
+/// Returns the number of shards that the machine has cores for.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }

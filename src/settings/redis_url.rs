@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
 
-use super::Error;
+use super::error::SettingsError;
 
 /// A Redis URL, taken apart. `Debug` and `Display` mask its passwords.
 #[derive(Clone, PartialEq, Eq)]
@@ -51,21 +51,21 @@ pub enum Servers {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum UrlKind {
     Single,
     Unix,
     Sentinel,
     Cluster,
 }
 
-const SCHEMES: [(&str, Kind, bool); 7] = [
-    ("redis", Kind::Single, false),
-    ("rediss", Kind::Single, true),
-    ("unix", Kind::Unix, false),
-    ("redis-sentinel", Kind::Sentinel, false),
-    ("rediss-sentinel", Kind::Sentinel, true),
-    ("redis-cluster", Kind::Cluster, false),
-    ("rediss-cluster", Kind::Cluster, true),
+const SCHEMES: [(&str, UrlKind, bool); 7] = [
+    ("redis", UrlKind::Single, false),
+    ("rediss", UrlKind::Single, true),
+    ("unix", UrlKind::Unix, false),
+    ("redis-sentinel", UrlKind::Sentinel, false),
+    ("rediss-sentinel", UrlKind::Sentinel, true),
+    ("redis-cluster", UrlKind::Cluster, false),
+    ("rediss-cluster", UrlKind::Cluster, true),
 ];
 
 /// Parameters that redis-py knows and that are settings here.
@@ -94,12 +94,12 @@ type Problem = Cow<'static, str>;
 
 impl RedisUrl {
     /// Takes a URL as it is written; none if it is empty.
-    pub(super) fn written(url: &str, key: &'static str) -> Result<Option<Self>, Error> {
+    pub(super) fn written(url: &str, key: &'static str) -> Result<Option<Self>, SettingsError> {
         if url.is_empty() {
             return Ok(None);
         }
         let parsed = Self::parse(url);
-        parsed.map(Some).map_err(|problem| Error::Senseless { key, problem: problem.into_owned() })
+        parsed.map(Some).map_err(|problem| SettingsError::Invalid { key, problem: problem.into_owned() })
     }
 
     /// Reads a URL. What it says about an error shows no part that may be a secret.
@@ -116,7 +116,7 @@ impl RedisUrl {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = match rest.strip_prefix("//") {
             Some(rest) => rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash)),
-            None if kind == Kind::Unix => ("", rest),
+            None if kind == UrlKind::Unix => ("", rest),
             None => return Err(format!("expected {scheme}://host:port").into()),
         };
         let (login, host) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -130,7 +130,7 @@ impl RedisUrl {
         let password = part(password, query.take("password"))?;
         let database = match (query.take("db"), kind) {
             (Some(number), _) => number,
-            (None, Kind::Unix) => String::new(),
+            (None, UrlKind::Unix) => String::new(),
             (None, _) => decoded(path)?.trim_matches('/').to_owned(),
         };
         let database = match database.trim() {
@@ -138,9 +138,9 @@ impl RedisUrl {
             number => number.parse().map_err(|_| "the database has to be a number from 0 to 255")?,
         };
         let servers = match kind {
-            Kind::Single => Servers::Single(address(host, REDIS_PORT)?),
-            Kind::Unix => Servers::Unix(socket(host, path)?),
-            Kind::Sentinel => Servers::Sentinel {
+            UrlKind::Single => Servers::Single(address(host, REDIS_PORT)?),
+            UrlKind::Unix => Servers::Unix(socket(host, path)?),
+            UrlKind::Sentinel => Servers::Sentinel {
                 sentinels: query.nodes(host, SENTINEL_PORT)?,
                 service: query.take("sentinelServiceName").ok_or(
                     "the name of the service is missing: ?sentinelServiceName=mymaster, as `sentinel monitor` calls it",
@@ -148,8 +148,8 @@ impl RedisUrl {
                 username: query.take("sentinelUsername"),
                 password: query.take("sentinelPassword"),
             },
-            Kind::Cluster if database != 0 => return Err("a cluster has database 0 only".into()),
-            Kind::Cluster => Servers::Cluster(query.nodes(host, REDIS_PORT)?),
+            UrlKind::Cluster if database != 0 => return Err("a cluster has database 0 only".into()),
+            UrlKind::Cluster => Servers::Cluster(query.nodes(host, REDIS_PORT)?),
         };
         query.expect_empty()?;
         Ok(Self { scheme, servers, tls, username, password, database })
@@ -260,15 +260,15 @@ impl fmt::Display for RedisUrl {
                 }
                 return f.write_str(&query);
             }
-            Servers::Single(address) => write!(f, "{}://{login}{}", self.scheme, Shown(address))?,
+            Servers::Single(address) => write!(f, "{}://{login}{}", self.scheme, HostPort(address))?,
             Servers::Sentinel { sentinels: nodes, .. } | Servers::Cluster(nodes) => {
                 let (first, further) = nodes.split_first().ok_or(fmt::Error)?;
-                write!(f, "{}://{login}{}", self.scheme, Shown(first))?;
+                write!(f, "{}://{login}{}", self.scheme, HostPort(first))?;
                 if let Servers::Sentinel { service, .. } = &self.servers {
                     add("sentinelServiceName", &service.escape_debug())?;
                 }
                 for node in further {
-                    add("node", &Shown(node))?;
+                    add("node", &HostPort(node))?;
                 }
             }
         }
@@ -279,9 +279,9 @@ impl fmt::Display for RedisUrl {
     }
 }
 
-struct Shown<'a>(&'a Address);
+struct HostPort<'a>(&'a Address);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for HostPort<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (host, port) = self.0;
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::raw::{list, require, secret, senseless};
-use super::{Error, Redis, RedisUrl, Session};
+use super::error::SettingsError;
+use super::fields::{invalid, list, require, secret};
+use super::redis_url::RedisUrl;
+use super::sections::{RedisSettings, SessionSettings};
 use crate::access::session::{Forms, KeyPattern, KeyTemplate, Reading, Secrets, UserName};
 use crate::access::{Rate, Rule, RuleText};
 use crate::wire::Namespace;
@@ -50,7 +52,11 @@ pub(super) struct RawRule {
 }
 
 impl RawSession {
-    pub(super) fn check(self, redis: &Redis, namespace: &Namespace) -> Result<Session, Error> {
+    pub(super) fn check(
+        self,
+        redis: &RedisSettings,
+        namespace: &Namespace,
+    ) -> Result<SessionSettings, SettingsError> {
         let cookie_ok = !self.cookie.is_empty() && !self.cookie.contains([';', '=', ' ']);
         require(cookie_ok, "session.cookie", "must be the name of a cookie, for example sessionid")?;
         let pattern =
@@ -66,19 +72,19 @@ impl RawSession {
         let user = match self.user.as_str() {
             "username" => UserName::Username,
             "pk" => UserName::Pk,
-            _ => return Err(senseless("session.user", "expected username or pk")),
+            _ => return Err(invalid("session.user", "expected username or pk")),
         };
         let events = match self.keyspace_events.as_str() {
             "auto" => None,
             "on" => Some(true),
             "off" => Some(false),
-            _ => return Err(senseless("session.keyspace_events", "expected auto, on or off")),
+            _ => return Err(invalid("session.keyspace_events", "expected auto, on or off")),
         };
         let own = RedisUrl::written(&self.redis_url, "session.redis_url")?;
-        Ok(Session {
+        Ok(SessionSettings {
             cookie: self.cookie,
             reading: Reading { pattern, templates, secrets: Secrets::new(keys, &self.store_class), user },
-            redis: own.map(|url| Redis { url: Some(url), ..redis.clone() }),
+            redis: own.map(|url| RedisSettings { url: Some(url), ..redis.clone() }),
             events,
             recheck_seconds: self.recheck_seconds,
         })
@@ -86,11 +92,11 @@ impl RawSession {
 }
 
 /// Reads `FORM TEMPLATE`, where the form is what is trusted there.
-fn template(written: &str, namespace: &Namespace) -> Result<KeyTemplate, Error> {
+fn template(written: &str, namespace: &Namespace) -> Result<KeyTemplate, SettingsError> {
     let (form, template) = written.split_once(' ').unwrap_or((written, ""));
     let forms = if form == "cache" { Some(Forms::UNSIGNED) } else { Forms::named(form) };
     let forms = forms.ok_or_else(|| {
-        senseless(
+        invalid(
             "session.keys",
             "each begins with what is trusted there: cache, pickle, json, msgpack or signed",
         )
@@ -98,16 +104,16 @@ fn template(written: &str, namespace: &Namespace) -> Result<KeyTemplate, Error> 
     KeyTemplate::new(template.trim(), forms, namespace).map_err(|error| unfit("session.keys", &error))
 }
 
-fn unfit(key: &'static str, error: &dyn std::error::Error) -> Error {
-    Error::Senseless { key, problem: error.to_string() }
+fn unfit(key: &'static str, error: &dyn std::error::Error) -> SettingsError {
+    SettingsError::Invalid { key, problem: error.to_string() }
 }
 
 impl RawRule {
-    pub(super) fn check(&self) -> Result<Rule, Error> {
+    pub(super) fn check(&self) -> Result<Rule, SettingsError> {
         let forbids = match self.refused.as_deref() {
             None | Some("drop") => false,
             Some("403") => true,
-            Some(_) => return Err(senseless("access.refused", "expected drop or 403")),
+            Some(_) => return Err(invalid("access.refused", "expected drop or 403")),
         };
         let written = RuleText {
             facilities: self.facility.clone(),
@@ -121,7 +127,7 @@ impl RawRule {
                 burst_seconds: self.publish_burst_seconds,
             },
         };
-        Rule::new(&written).map_err(|name| Error::Senseless {
+        Rule::new(&written).map_err(|name| SettingsError::Invalid {
             key: "access",
             problem: format!("{name:?} stands for no flag; flags are subscribe- or publish- with broadcast, group, user or session, * for any"),
         })

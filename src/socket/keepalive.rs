@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::client_heartbeats::ClientHeartbeats;
 use crate::hub::{Ending, Form, Limits, Listener, Opcode, encode, named_event};
-use crate::settings::{ClientHeartbeat, Ping};
+use crate::settings::{ClientHeartbeat, PingSettings};
 
 /// Seconds between heartbeats. Clients are promised one every 4 seconds at least; the tick is good to a second.
 const BEAT_SECONDS: u32 = 3;
@@ -21,7 +21,7 @@ pub struct Keepalive {
     /// Those of client libraries.
     pub of_clients: ClientHeartbeats,
     ping_frame: Bytes,
-    ping: Ping,
+    ping: PingSettings,
     /// Seconds that a client has for one message.
     pub message_seconds: u32,
 }
@@ -35,7 +35,7 @@ impl Keepalive {
     pub fn new(
         heartbeat: Option<Bytes>,
         of_clients: &[ClientHeartbeat],
-        ping: Ping,
+        ping: PingSettings,
         message_seconds: u32,
     ) -> Self {
         let frame = |opcode, payload: &[u8]| {

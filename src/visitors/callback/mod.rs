@@ -66,7 +66,7 @@ struct Waiter<'a> {
 impl Callback {
     /// Creates a callback client; `pattern` is the one that session keys of its answers must match.
     pub fn new(
-        settings: &settings::Callback,
+        settings: &settings::CallbackSettings,
         transport: &CallbackTransport,
         pattern: KeyPattern,
         counters: Arc<Counters>,
@@ -210,7 +210,7 @@ impl Drop for Waiter<'_> {
 /// # Errors
 ///
 /// With the problem and its cure.
-pub async fn probe(settings: &settings::Callback, pattern: KeyPattern) -> Result<String, String> {
+pub async fn probe(settings: &settings::CallbackSettings, pattern: KeyPattern) -> Result<String, String> {
     let transport = CallbackTransport::new(settings).map_err(|error| error.to_string())?;
     let client = CallbackClient::new(settings, &transport, pattern);
     let call =
@@ -244,7 +244,7 @@ mod tests {
     async fn site(may: &[usize]) -> Site {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let settings = settings::Callback {
+        let settings = settings::CallbackSettings {
             url: url.parse().unwrap(),
             secret: String::new(),
             forward: Vec::new(),

@@ -92,7 +92,7 @@ impl CallbackTransport {
     /// # Errors
     ///
     /// When the URL is https and the system has no root certificates.
-    pub fn new(settings: &settings::Callback) -> io::Result<Self> {
+    pub fn new(settings: &settings::CallbackSettings) -> io::Result<Self> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -117,7 +117,7 @@ impl CallbackTransport {
 
 impl CallbackClient {
     pub(super) fn new(
-        settings: &settings::Callback,
+        settings: &settings::CallbackSettings,
         transport: &CallbackTransport,
         pattern: KeyPattern,
     ) -> Self {
