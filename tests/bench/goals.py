@@ -115,7 +115,7 @@ GOALS = [
     plain("channels", "memory of a channel with one listener, of 100,000", "bytes", "bytes", 1024),
     plain("channels", "channels subscribed per second, with their handshakes", "per_second", "", 20000, least=True),
     plain("large", "memory that 1 MiB to 1,000 clients takes", "mebibytes", "MiB", 64),
-    Goal("slow", "latency of others, 99 of 100, beside one who reads nothing", "× without", False, 1.1, None,
+    Goal("slow", "latency of others, 99 of 100, with one that reads nothing", "× without", False, 1.1, None,
          lambda results: paired(results.values("slow", OURS, "with"), results.values("slow", OURS, "without"), quotient)),
     plain("idle", "CPU with 10,000 idle connections and default pings", "percent", "% of a core", 0.5),
     plain("start", "size of the stripped binary", "megabytes", "MB", 12),

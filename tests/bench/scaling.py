@@ -26,7 +26,7 @@ COSTS = {
     "publication by a client": 6.5,
     "connection with its handshake": 57.0,
     "what a session adds to that": 17.0,
-    "message, in Redis, for each gateway that hears it": 1.5,
+    "message, in Redis, for each subscribed gateway": 1.5,
     "message, in Redis, for its publication": 5.0,
     "SUBSCRIBE of one channel, in Redis": 1.5,
     "bytes of a connection with a session": 1_900,
@@ -84,7 +84,7 @@ def redis_load(profile, pages, gateways):
     messages = rooms * profile["room rate"]
     hearing = gateways * (1 - (1 - 1 / gateways) ** min(profile["room"], pages))
     own = profile["own"] * pages
-    published, heard = COSTS["message, in Redis, for its publication"], COSTS["message, in Redis, for each gateway that hears it"]
+    published, heard = COSTS["message, in Redis, for its publication"], COSTS["message, in Redis, for each subscribed gateway"]
     return messages * (published + heard * hearing) + own * (published + heard)
 
 
@@ -131,12 +131,12 @@ def sites():
 
 
 def fan_out():
-    published, heard = COSTS["message, in Redis, for its publication"], COSTS["message, in Redis, for each gateway that hears it"]
+    published, heard = COSTS["message, in Redis, for its publication"], COSTS["message, in Redis, for each subscribed gateway"]
     rows = []
     for gateways in (1, 2, 4, 16, 64):
         most = ASSUMED["redis busy"] * 1e6 / (published + heard * gateways)
         rows.append((gateways, number(most), number(most * gateways)))
-    return table(["gateways that hear each message", "messages per second", "copies per second"], rows)
+    return table(["gateways subscribed to each message", "messages per second", "copies per second"], rows)
 
 
 def storms():
