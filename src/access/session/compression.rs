@@ -1,4 +1,4 @@
-//! Compressed values, told by their first bytes; every one is unpacked up to the same limit and no further.
+//! Decompression of values, up to a size limit. The format is detected by the first bytes.
 
 use std::io::Read;
 
@@ -6,31 +6,31 @@ use ruzstd::decoding::StreamingDecoder;
 use ruzstd::decoding::errors::FrameDecoderError;
 use zlib_rs::{InflateConfig, ReturnCode, decompress_slice};
 
-/// Longest value after unpacking.
-pub(super) const MAX_UNPACKED_BYTES: usize = 4 << 20;
-/// Bytes unpacked at a time.
+/// Longest value after decompression.
+pub(super) const MAX_DECOMPRESSED_BYTES: usize = 4 << 20;
+/// Bytes decompressed at a time.
 const CHUNK_BYTES: usize = 8 << 10;
-/// How much larger the first buffer for zlib and gzip is than what comes in, and each further one than the last.
+/// Growth of the output buffer for zlib and gzip, relative to the input first and to the last buffer then.
 const GROWTH: usize = 8;
 const SMALLEST: usize = 64;
-/// zlib's numbers for its own and gzip's container, both with the largest window.
+/// zlib's window bits for its own container and for gzip's, both with the largest window.
 const ZLIB: i32 = 15;
 const GZIP: i32 = 31;
-/// The block that lz4 takes if nothing else is wished.
+/// lz4's default block size.
 const LZ4_BLOCK_BYTES: usize = 64 << 10;
-/// Memory for xz, in KiB: a dictionary of 8 MiB (preset 6; django-redis has preset 4) and what comes with it.
+/// Memory limit of xz in KiB: a dictionary of 8 MiB (preset 6; django-redis uses preset 4) and overhead.
 const MAX_XZ_KIB: u32 = 9 << 10;
 
-/// Why a value cannot be unpacked.
+/// Why a value cannot be decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Error {
-    /// The data is damaged or cut short.
+pub(super) enum CompressionError {
+    /// The data is corrupt or truncated.
     Damaged,
-    /// More comes out, or would have to be held, than is allowed.
+    /// The output, or the memory that is needed, exceeds its limit.
     TooLarge,
 }
 
-/// The ways of compression that django-redis offers and that can be told by their first bytes.
+/// The compression formats of django-redis that have a magic number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     Zlib,
@@ -41,7 +41,7 @@ pub(super) enum Compression {
 }
 
 impl Compression {
-    /// Returns how a value is compressed, if it is; no session begins with these bytes by itself.
+    /// Returns the format of a value, if it is compressed. No serialised session starts with these bytes.
     pub(super) fn of(value: &[u8]) -> Option<Self> {
         match *value {
             [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] => Some(Self::Zlib),
@@ -53,64 +53,64 @@ impl Compression {
         }
     }
 
-    /// Unpacks a value, if no more than `limit` bytes come out.
-    pub(super) fn unpack(self, value: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
+    /// Decompresses a value of at most `limit` bytes.
+    pub(super) fn decompress(self, value: &[u8], limit: usize) -> Result<Vec<u8>, CompressionError> {
         match self {
-            Self::Zlib => unpack_zlib(value, limit),
+            Self::Zlib => decompress_zlib(value, limit),
             Self::Gzip => inflate(value, GZIP, limit),
-            Self::Lz4 if lz4_block(value) > limit.max(LZ4_BLOCK_BYTES) => Err(Error::TooLarge),
+            Self::Lz4 if lz4_block(value) > limit.max(LZ4_BLOCK_BYTES) => Err(CompressionError::TooLarge),
             Self::Lz4 => drain(lz4_flex::frame::FrameDecoder::new(value), limit),
-            // Nothing comes out before a window is full, and so nothing larger than the limit is begun.
+            // The window is the largest allocation, so bounding it bounds the memory.
             Self::Zstd => match StreamingDecoder::new_with_max_window_size(value, limit as u64) {
                 Ok(decoder) => drain(decoder, limit),
-                Err(FrameDecoderError::WindowSizeTooBig { .. }) => Err(Error::TooLarge),
-                Err(_) => Err(Error::Damaged),
+                Err(FrameDecoderError::WindowSizeTooBig { .. }) => Err(CompressionError::TooLarge),
+                Err(_) => Err(CompressionError::Damaged),
             },
             Self::Xz => drain(lzma_rust2::XzReader::new_mem_limit(value, false, MAX_XZ_KIB), limit),
         }
     }
 }
 
-/// Unpacks zlib data, as it is also found inside the signed form: the most frequent kind by far.
-pub(super) fn unpack_zlib(value: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
+/// Decompresses zlib data, which is the most frequent format and also the one inside signed values.
+pub(super) fn decompress_zlib(value: &[u8], limit: usize) -> Result<Vec<u8>, CompressionError> {
     inflate(value, ZLIB, limit)
 }
 
-/// Unpacks in one go, and in a larger buffer from the start if the first does not hold it: keeping a decoder for
-/// several goes would cost a login session more time than all the rest.
-fn inflate(value: &[u8], window_bits: i32, limit: usize) -> Result<Vec<u8>, Error> {
+/// Decompresses in one call, and again into a larger buffer if the first is too small: a streaming decoder would cost
+/// more than all the rest for an ordinary session.
+fn inflate(value: &[u8], window_bits: i32, limit: usize) -> Result<Vec<u8>, CompressionError> {
     let mut size = value.len().max(SMALLEST);
     loop {
         size = size.saturating_mul(GROWTH).min(limit);
-        let mut unpacked = vec![0; size];
-        let (filled, status) = decompress_slice(&mut unpacked, value, InflateConfig { window_bits });
+        let mut decompressed = vec![0; size];
+        let (filled, status) = decompress_slice(&mut decompressed, value, InflateConfig { window_bits });
         let length = filled.len();
         match status {
             ReturnCode::Ok => {
-                unpacked.truncate(length);
-                return Ok(unpacked);
+                decompressed.truncate(length);
+                return Ok(decompressed);
             }
-            ReturnCode::BufError if size == limit => return Err(Error::TooLarge),
+            ReturnCode::BufError if size == limit => return Err(CompressionError::TooLarge),
             ReturnCode::BufError => {}
-            _ => return Err(Error::Damaged),
+            _ => return Err(CompressionError::Damaged),
         }
     }
 }
 
-/// Returns the size of the blocks that a frame of lz4 is made of, each of which is unpacked at once.
+/// Returns the block size of an lz4 frame: each block is decompressed at once.
 fn lz4_block(value: &[u8]) -> usize {
     value.get(5).map_or(0, |descriptor| 1 << (8 + 2 * (descriptor >> 4 & 7)))
 }
 
-/// Reads to the end or to the limit.
-fn drain(mut decoder: impl Read, limit: usize) -> Result<Vec<u8>, Error> {
-    let mut unpacked = Vec::new();
+/// Reads to the end, or fails at the limit.
+fn drain(mut decoder: impl Read, limit: usize) -> Result<Vec<u8>, CompressionError> {
+    let mut decompressed = Vec::new();
     let mut chunk = [0; CHUNK_BYTES];
     loop {
-        match decoder.read(&mut chunk).map_err(|_| Error::Damaged)? {
-            0 => return Ok(unpacked),
-            count if unpacked.len() + count > limit => return Err(Error::TooLarge),
-            count => unpacked.extend_from_slice(&chunk[..count]),
+        match decoder.read(&mut chunk).map_err(|_| CompressionError::Damaged)? {
+            0 => return Ok(decompressed),
+            count if decompressed.len() + count > limit => return Err(CompressionError::TooLarge),
+            count => decompressed.extend_from_slice(&chunk[..count]),
         }
     }
 }

@@ -1,16 +1,16 @@
-//! What is taken out of a session.
+//! The fields of a session that the gateway uses.
 
 use std::fmt;
 
-/// Longest text that is taken over; Django's user and group names have at most 150 characters.
+/// Longest text of a field; Django's user and group names have at most 150 characters.
 const MAX_TEXT_BYTES: usize = 1_024;
 /// Most groups of one user.
 pub(super) const MAX_GROUPS: usize = 1_024;
 
-/// What a session says of its visitor. A field is `None` if it is missing or no text.
+/// The fields of a session. A field is `None` if it is missing or not a text.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Session {
-    /// `_auth_user_id`: the user's primary key, as text. Nobody is logged in without it.
+    /// `_auth_user_id`: the user's primary key as text. Without it the visitor is not logged in.
     pub user_id: Option<String>,
     /// `_auth_user_backend`: the dotted path of the authentication backend.
     pub backend: Option<String>,
@@ -18,18 +18,18 @@ pub struct Session {
     pub auth_hash: Option<String>,
     /// `ws4redis:username`.
     pub username: Option<String>,
-    /// `ws4redis:memberof`: names of groups; `None` in sessions that no login receiver has seen.
+    /// `ws4redis:memberof`: names of groups; `None` if the login receiver did not run.
     pub groups: Option<Vec<String>>,
-    /// `ws4redis:namespace`: the tenant, where one Django serves several, each with users of its own.
+    /// `ws4redis:namespace`: the tenant, if one Django serves several with separate users.
     pub namespace: Option<String>,
-    /// `ws4redis:doctor`: a word by which the doctor of the Django package knows its own session again.
+    /// `ws4redis:doctor`: the nonce of the session that `manage.py ws4redis_doctor` creates.
     pub doctor: Option<String>,
-    /// When the session ends, in Unix seconds, where the value itself says so (django-redis' `HerdClient`, whose keys
-    /// outlive their sessions); else the time to live of the key is what counts.
+    /// Expiry in Unix seconds, if the value has one (django-redis' `HerdClient`, whose keys outlive their sessions);
+    /// otherwise the time to live of the key applies.
     pub ends_at: Option<i64>,
 }
 
-/// The digest of the password is not shown.
+/// The password hash is secret, so `Debug` does not show it.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
@@ -45,11 +45,11 @@ impl fmt::Debug for Session {
     }
 }
 
-/// A text or a number of groups beyond all reason.
+/// A text or a list of groups exceeds its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Excessive;
 
-/// The wanted keys of a session.
+/// The keys of a session that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {
     UserId,
@@ -62,7 +62,7 @@ pub(super) enum Field {
 }
 
 impl Field {
-    /// Returns the field that this key of a session stands for.
+    /// Returns the field of a session key.
     pub(super) fn named(key: &[u8]) -> Option<Self> {
         match key {
             b"_auth_user_id" => Some(Self::UserId),
@@ -77,9 +77,9 @@ impl Field {
     }
 }
 
-/// The value of a wanted key, whatever form it came in.
+/// The value of a field, independent of the serialisation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Value {
+pub(super) enum FieldValue {
     Text(String),
     Number(i64),
     List(Vec<String>),
@@ -87,19 +87,19 @@ pub(super) enum Value {
     Other,
 }
 
-impl Value {
-    /// Longest form in which a text of the greatest length can be written, every character of it escaped.
-    pub(super) const MAX_WRITTEN_BYTES: usize = 10 * MAX_TEXT_BYTES;
+impl FieldValue {
+    /// Longest serialised form of a text of the maximum length, with every character escaped.
+    pub(super) const MAX_ESCAPED_BYTES: usize = 10 * MAX_TEXT_BYTES;
 
-    /// Takes a text, if it is no longer than texts may be.
+    /// Creates a text within the length limit.
     pub(super) fn text(text: &str) -> Result<Self, Excessive> {
         if text.len() > MAX_TEXT_BYTES { Err(Excessive) } else { Ok(Self::Text(text.to_owned())) }
     }
 }
 
-/// Adds a text to a list of groups; what is no text is left out.
-pub(super) fn add_group(groups: &mut Vec<String>, value: Value) -> Result<(), Excessive> {
-    if let Value::Text(name) = value {
+/// Adds a text to a list of groups; other values are ignored.
+pub(super) fn add_group(groups: &mut Vec<String>, value: FieldValue) -> Result<(), Excessive> {
+    if let FieldValue::Text(name) = value {
         if groups.len() == MAX_GROUPS {
             return Err(Excessive);
         }
@@ -109,8 +109,7 @@ pub(super) fn add_group(groups: &mut Vec<String>, value: Value) -> Result<(), Ex
 }
 
 impl Session {
-    /// Puts the tenant before the user's primary key, as the user's key in Redis and hints have it. A key that is
-    /// empty is nobody's.
+    /// Prefixes the user's primary key with the tenant, as identity keys and hints do. An empty primary key is removed.
     pub fn qualify_user(&mut self) {
         let namespace = self.namespace.take().filter(|namespace| !namespace.is_empty());
         let id = self.user_id.take().filter(|id| !id.is_empty());
@@ -120,8 +119,8 @@ impl Session {
         };
     }
 
-    /// Sets a field; what was there before is gone, whether the new value is usable or not.
-    pub(super) fn set(&mut self, field: Field, value: Value) {
+    /// Sets a field. The old value is removed even if the new one is unusable.
+    pub(super) fn set(&mut self, field: Field, value: FieldValue) {
         let slot = match field {
             Field::UserId => &mut self.user_id,
             Field::Backend => &mut self.backend,
@@ -130,14 +129,14 @@ impl Session {
             Field::Namespace => &mut self.namespace,
             Field::Doctor => &mut self.doctor,
             Field::Groups => {
-                self.groups = if let Value::List(groups) = value { Some(groups) } else { None };
+                self.groups = if let FieldValue::List(groups) = value { Some(groups) } else { None };
                 return;
             }
         };
         *slot = match value {
-            Value::Text(text) => Some(text),
-            // Old sessions, and those that are not written by `login()`, may hold the key as a number.
-            Value::Number(number) if field == Field::UserId => Some(number.to_string()),
+            FieldValue::Text(text) => Some(text),
+            // Old sessions, and those that `login()` did not write, may have a numeric primary key.
+            FieldValue::Number(number) if field == Field::UserId => Some(number.to_string()),
             _ => None,
         };
     }

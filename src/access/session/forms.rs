@@ -1,6 +1,6 @@
-//! The forms in which a session's value may come, and which of them a key template trusts.
+//! The serialised forms of a session, and the set of them that a key template trusts.
 
-/// A set of forms; compression around pickle, JSON and msgpack is no form of its own.
+/// A set of forms. Compression is not a form of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Forms(u8);
 
@@ -13,12 +13,12 @@ impl Forms {
     pub const JSON: Self = Self(2);
     /// Msgpack.
     pub const MSGPACK: Self = Self(4);
-    /// Django's signed form, around pickle, JSON or msgpack; it counts only with a signature that holds.
+    /// Django's signed form of pickle, JSON or msgpack; it requires a valid signature.
     pub const SIGNED: Self = Self(8);
-    /// What cache backends write: whoever can write the key is believed.
+    /// The forms that cache backends write: anyone who can write the key is trusted.
     pub const UNSIGNED: Self = Self(Self::PICKLE.0 | Self::JSON.0 | Self::MSGPACK.0);
 
-    /// Returns the form of this name in settings: `pickle`, `json`, `msgpack` or `signed`.
+    /// Returns the form by its name in the settings: `pickle`, `json`, `msgpack` or `signed`.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "pickle" => Some(Self::PICKLE),
@@ -29,20 +29,20 @@ impl Forms {
         }
     }
 
-    /// Returns the forms of both sets.
+    /// Returns the union of both sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Tells whether the two sets have a form in common.
-    pub const fn meets(self, other: Self) -> bool {
+    /// Returns whether the two sets intersect.
+    pub const fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
-    /// Returns the unsigned form that a value begins like.
+    /// Returns the unsigned form that the first bytes of a value indicate.
     ///
-    /// Pickle before protocol 2 begins with a mark or an empty dictionary; a lone 0x80 is msgpack's empty map.
+    /// Pickle before protocol 2 starts with a mark or an empty dictionary; a single 0x80 is msgpack's empty map.
     pub(super) fn unsigned(value: &[u8]) -> Option<Self> {
         match *value {
             [b'{', ..] => Some(Self::JSON),
@@ -79,9 +79,9 @@ mod tests {
 
     #[test]
     fn sets_of_forms_meet_where_they_have_one_in_common() {
-        assert!(Forms::UNSIGNED.meets(Forms::JSON));
-        assert!(!Forms::UNSIGNED.meets(Forms::SIGNED));
-        assert!(!Forms::NONE.meets(Forms::UNSIGNED.with(Forms::SIGNED)));
+        assert!(Forms::UNSIGNED.intersects(Forms::JSON));
+        assert!(!Forms::UNSIGNED.intersects(Forms::SIGNED));
+        assert!(!Forms::NONE.intersects(Forms::UNSIGNED.with(Forms::SIGNED)));
         assert_eq!(Forms::named("signed"), Some(Forms::SIGNED));
         assert_eq!(Forms::named("yaml"), None);
     }

@@ -1,16 +1,16 @@
-//! Sessions in JSON: the wanted fields, whatever else there is.
+//! Sessions in JSON: reads the fields of a session and skips the rest.
 //!
-//! What is not wanted is skipped without recursion and without a look at numbers and surrogates.
+//! Other values are skipped without recursion and without validating numbers and surrogates.
 
 use std::fmt;
 
 use serde::Deserializer;
 use serde::de::{Deserialize, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::content::{Excessive, Field, Value, add_group};
+use super::content::{Excessive, Field, FieldValue, add_group};
 use super::{Session, Undecodable};
 
-/// Reads a session; of a repeated key the last value counts, as in Python.
+/// Decodes a session; the last value of a repeated key is used, as in Python.
 pub(super) fn read(json: &[u8]) -> Result<Session, Undecodable> {
     let session = match parse(json) {
         Ok(session) => session,
@@ -26,8 +26,8 @@ fn parse(json: &[u8]) -> serde_json::Result<Result<Session, Excessive>> {
     Ok(session)
 }
 
-/// Replaces `NaN` and the infinities, which Python writes though JSON has none, by empty lists and blanks; `None` if
-/// there are none of them.
+/// Replaces `NaN` and the infinities, which Python writes although they are not JSON, with empty lists and spaces; `None`
+/// if there are none.
 fn without_constants(json: &[u8]) -> Option<Vec<u8>> {
     let mut text = json.to_vec();
     let (mut at, mut quoted, mut changed) = (0, false, false);
@@ -51,7 +51,7 @@ fn without_constants(json: &[u8]) -> Option<Vec<u8>> {
     changed.then_some(text)
 }
 
-/// The session as a whole.
+/// Deserialises the whole session.
 struct Root;
 
 impl<'de> Visitor<'de> for Root {
@@ -70,7 +70,7 @@ impl<'de> Visitor<'de> for Root {
             };
             match map.next_value_seed(Wanted { within_list: false })? {
                 Ok(value) => found.set(field, value),
-                // The rest is still to be read, or the error would be another one.
+                // Read on: serde would report its own error for the rest.
                 Err(excessive) => session = Err(excessive),
             }
         }
@@ -78,7 +78,7 @@ impl<'de> Visitor<'de> for Root {
     }
 }
 
-/// A key of the session. Asked for as bytes, which spares lone surrogates the question whether they are text.
+/// A key of the session, deserialised as bytes so that lone surrogates are accepted.
 struct Key(Option<Field>);
 
 impl<'de> Deserialize<'de> for Key {
@@ -99,13 +99,13 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
-/// The value of a wanted field, or an item of it.
+/// Deserialises the value of a field, or an item of it.
 struct Wanted {
     within_list: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for Wanted {
-    type Value = Result<Value, Excessive>;
+    type Value = Result<FieldValue, Excessive>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_any(self)
@@ -113,45 +113,45 @@ impl<'de> DeserializeSeed<'de> for Wanted {
 }
 
 impl<'de> Visitor<'de> for Wanted {
-    type Value = Result<Value, Excessive>;
+    type Value = Result<FieldValue, Excessive>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any value")
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Value::text(text))
+        Ok(FieldValue::text(text))
     }
 
     fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
-        Ok(Ok(Value::Number(number)))
+        Ok(Ok(FieldValue::Number(number)))
     }
 
     fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
-        Ok(Ok(i64::try_from(number).map_or(Value::Other, Value::Number)))
+        Ok(Ok(i64::try_from(number).map_or(FieldValue::Other, FieldValue::Number)))
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Ok(Value::Other))
+        Ok(Ok(FieldValue::Other))
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Ok(Value::Other))
+        Ok(Ok(FieldValue::Other))
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Ok(Value::Other))
+        Ok(Ok(FieldValue::Other))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         while map.next_entry::<Key, IgnoredAny>()?.is_some() {}
-        Ok(Ok(Value::Other))
+        Ok(Ok(FieldValue::Other))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
         if self.within_list {
             while list.next_element::<IgnoredAny>()?.is_some() {}
-            return Ok(Ok(Value::Other));
+            return Ok(Ok(FieldValue::Other));
         }
         let mut groups = Vec::new();
         while let Some(item) = list.next_element_seed(Self { within_list: true })? {
@@ -160,7 +160,7 @@ impl<'de> Visitor<'de> for Wanted {
                 return Ok(Err(excessive));
             }
         }
-        Ok(Ok(Value::List(groups)))
+        Ok(Ok(FieldValue::List(groups)))
     }
 }
 

@@ -1,8 +1,8 @@
-//! Django sessions as they lie in Redis: which key they have, and what their bytes say. No I/O, nothing async.
+//! Django sessions in Redis: their keys, and the decoding of their values. No I/O.
 //!
-//! A cookie's value is checked by a [`KeyPattern`] and put into each [`KeyTemplate`]; what Redis holds there is read by
-//! [`decode_quickly()`] or [`decode()`]. Only the few fields of [`Session`] are taken out, and nothing in a value is
-//! ever called or followed.
+//! A cookie's value must match a [`KeyPattern`] and is inserted into each [`KeyTemplate`]; the value of that key is
+//! decoded by [`decode_quickly()`] or [`decode()`]. Only the fields of [`Session`] are read, and nothing in a value is
+//! executed or imported.
 
 mod compression;
 mod content;
@@ -20,7 +20,7 @@ mod template;
 pub use content::Session;
 pub use decode::{Undecodable, decode, decode_quickly};
 pub use forms::Forms;
-pub use pattern::{KeyPattern, UnfitPattern};
+pub use pattern::{KeyPattern, PatternError};
 pub use reading::{Reading, UserName};
 pub use secrets::Secrets;
-pub use template::{KeyTemplate, UnfitTemplate};
+pub use template::{KeyTemplate, TemplateError};

@@ -1,8 +1,8 @@
-//! Sessions in msgpack: the wanted fields, whatever else there is.
+//! Sessions in msgpack: reads the fields of a session and skips the rest.
 //!
-//! Announced lengths are only ever counted down against the bytes that are there, so that none reserves memory.
+//! Declared lengths are checked against the bytes that are present and never used to allocate.
 
-use super::content::{Excessive, Field, Value, add_group};
+use super::content::{Excessive, Field, FieldValue, add_group};
 use super::{Session, Undecodable};
 
 impl From<Excessive> for Undecodable {
@@ -11,7 +11,7 @@ impl From<Excessive> for Undecodable {
     }
 }
 
-/// Reads a session; of a repeated key the last value counts.
+/// Decodes a session; the last value of a repeated key is used.
 pub(super) fn read(msgpack: &[u8]) -> Result<Session, Undecodable> {
     let mut reader = Reader { rest: msgpack };
     let Item::Map(pairs) = reader.item()? else { return Err(Undecodable::Msgpack) };
@@ -29,7 +29,7 @@ pub(super) fn read(msgpack: &[u8]) -> Result<Session, Undecodable> {
     if reader.rest.is_empty() { Ok(session) } else { Err(Undecodable::Msgpack) }
 }
 
-/// One value, or the head of one that holds others.
+/// A scalar value, or the header of a container.
 #[derive(Debug, Clone, Copy)]
 enum Item<'a> {
     Text(&'a [u8]),
@@ -44,7 +44,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads the next value, or the head of it.
+    /// Reads the next scalar value, or the header of the next container.
     fn item(&mut self) -> Result<Item<'a>, Undecodable> {
         let code = self.take(1)?[0];
         Ok(match code {
@@ -79,8 +79,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Takes the value of a wanted field whose head has been read.
-    fn value(&mut self, item: Item<'a>) -> Result<Value, Undecodable> {
+    /// Reads the rest of a field's value after its header.
+    fn value(&mut self, item: Item<'a>) -> Result<FieldValue, Undecodable> {
         let Item::List(count) = item else {
             self.skip_within(item)?;
             return Ok(single(item)?);
@@ -91,10 +91,10 @@ impl<'a> Reader<'a> {
             self.skip_within(item)?;
             add_group(&mut groups, single(item)?)?;
         }
-        Ok(Value::List(groups))
+        Ok(FieldValue::List(groups))
     }
 
-    /// Skips what the value with this head holds, without recursion: only how many values are still due is counted.
+    /// Skips the content of a container without recursion, by counting the values that remain.
     fn skip_within(&mut self, item: Item<'a>) -> Result<(), Undecodable> {
         let mut due = held(item);
         while due > 0 {
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// Reads a number of 1, 2, 4 or 8 bytes.
+    /// Reads an unsigned integer of 1, 2, 4 or 8 bytes.
     fn unsigned(&mut self, width: u8) -> Result<u64, Undecodable> {
         let bytes = self.take(width.into())?;
         Ok(bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns how many values the value with this head holds.
+/// Returns the number of values in a container.
 fn held(item: Item<'_>) -> u64 {
     match item {
         Item::List(count) => count,
@@ -136,12 +136,12 @@ fn held(item: Item<'_>) -> u64 {
     }
 }
 
-/// Converts a value that holds no others; a text that is not UTF-8 is none.
-fn single(item: Item<'_>) -> Result<Value, Excessive> {
+/// Converts a scalar value; a text that is not UTF-8 is not a text.
+fn single(item: Item<'_>) -> Result<FieldValue, Excessive> {
     match item {
-        Item::Text(text) => std::str::from_utf8(text).map_or(Ok(Value::Other), Value::text),
-        Item::Number(number) => Ok(Value::Number(number)),
-        _ => Ok(Value::Other),
+        Item::Text(text) => std::str::from_utf8(text).map_or(Ok(FieldValue::Other), FieldValue::text),
+        Item::Number(number) => Ok(FieldValue::Number(number)),
+        _ => Ok(FieldValue::Other),
     }
 }
 

@@ -1,28 +1,28 @@
-//! Which cookie values can be session keys; whatever else a client sends never reaches Redis.
+//! The pattern of session keys: other cookie values never reach Redis.
 //!
-//! The syntax is a small part of that of regular expressions, small enough to be certain of what it admits.
+//! The syntax is a small subset of regular expressions, so that its matches are easy to verify.
 
-/// Shortest key that Django takes.
+/// Shortest key that Django accepts.
 const MIN_KEY_BYTES: usize = 8;
-/// Longest key that a pattern may admit.
+/// Longest key that a pattern may match.
 const MAX_KEY_BYTES: usize = 256;
 
-/// A pattern of session keys: characters and classes as in `[a-z0-9]`, each once or as often as `{32}` or `{8,40}` say.
+/// A pattern of session keys: characters and classes such as `[a-z0-9]`, each optionally repeated by `{32}` or `{8,40}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyPattern(Vec<Part>);
 
 /// Why a key pattern is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum UnfitPattern {
-    /// It is not written in this syntax.
+pub enum PatternError {
+    /// A syntax error.
     #[error(
         "the key pattern must be made of letters, digits, -, _, classes like [a-z0-9] and counts like {{32}} or {{8,40}}"
     )]
     Syntax,
-    /// Keys of messages have colons, and must never pass for keys of sessions.
+    /// The pattern matches colons, which keys of messages have.
     #[error("the key pattern admits colons, and so keys that are not sessions")]
     Colon,
-    /// It admits keys that Django would refuse, or longer ones than any.
+    /// The pattern matches keys that are too short for Django, or too long.
     #[error("the key pattern must admit keys of 8 to 256 characters only")]
     Length,
 }
@@ -44,34 +44,34 @@ impl Default for KeyPattern {
 }
 
 impl KeyPattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
     ///
-    /// When it is not written in this syntax, admits colons, or keys shorter than 8 or longer than 256 characters.
-    pub fn new(pattern: &str) -> Result<Self, UnfitPattern> {
+    /// When the syntax is wrong, or it matches colons or keys shorter than 8 or longer than 256 characters.
+    pub fn new(pattern: &str) -> Result<Self, PatternError> {
         let mut rest = pattern.as_bytes();
         let mut parts = Vec::new();
         while !rest.is_empty() {
-            let class = read_class(&mut rest).ok_or(UnfitPattern::Syntax)?;
-            let (min, max) = read_count(&mut rest).ok_or(UnfitPattern::Syntax)?;
+            let class = parse_class(&mut rest).ok_or(PatternError::Syntax)?;
+            let (min, max) = parse_count(&mut rest).ok_or(PatternError::Syntax)?;
             if class & 1 << b':' != 0 {
-                return Err(UnfitPattern::Colon);
+                return Err(PatternError::Colon);
             }
             parts.push(Part { class, min, max });
         }
         let min = parts.iter().map(|part| part.min).sum::<usize>();
         let max = parts.iter().map(|part| part.max).sum::<usize>();
-        if min < MIN_KEY_BYTES || max > MAX_KEY_BYTES { Err(UnfitPattern::Length) } else { Ok(Self(parts)) }
+        if min < MIN_KEY_BYTES || max > MAX_KEY_BYTES { Err(PatternError::Length) } else { Ok(Self(parts)) }
     }
 
-    /// Tells whether `key` as a whole has the pattern. Time is bounded by parts times the square of 256.
+    /// Returns whether the whole `key` matches. Time is at most the number of parts times 256².
     pub fn admits(&self, key: &str) -> bool {
         let key = key.as_bytes();
         if key.len() > MAX_KEY_BYTES {
             return false;
         }
-        // Where the part to come may begin.
+        // The positions at which the next part may start.
         let mut starts = vec![false; key.len() + 1];
         starts[0] = true;
         for part in &self.0 {
@@ -94,8 +94,8 @@ impl Part {
     }
 }
 
-/// Reads a character, or a class in brackets.
-fn read_class(rest: &mut &[u8]) -> Option<u128> {
+/// Parses a character, or a class in brackets.
+fn parse_class(rest: &mut &[u8]) -> Option<u128> {
     let Some(mut inner) = rest.strip_prefix(b"[") else {
         let (&byte, after) = rest.split_first()?;
         *rest = after;
@@ -119,7 +119,7 @@ fn read_class(rest: &mut &[u8]) -> Option<u128> {
             }
             [] => return None,
         };
-        // No negation, no escapes: what looks like one is not meant as what it would be here.
+        // Negation and escapes are not supported, so their characters are refused rather than taken literally.
         let plain = |byte: u8| byte.is_ascii_graphic() && !b"^\\[".contains(&byte);
         if !plain(start) || !plain(end) || start > end {
             return None;
@@ -128,8 +128,8 @@ fn read_class(rest: &mut &[u8]) -> Option<u128> {
     }
 }
 
-/// Reads a count in braces, if there is one.
-fn read_count(rest: &mut &[u8]) -> Option<(usize, usize)> {
+/// Parses a repetition in braces, if there is one.
+fn parse_count(rest: &mut &[u8]) -> Option<(usize, usize)> {
     let Some(inner) = rest.strip_prefix(b"{") else { return Some((1, 1)) };
     let end = inner.iter().position(|byte| *byte == b'}')?;
     let count = std::str::from_utf8(&inner[..end]).ok()?;
@@ -179,27 +179,27 @@ mod tests {
     #[test]
     fn patterns_that_admit_too_much_are_refused() {
         for (pattern, expected) in [
-            ("[a-z:]{32}", UnfitPattern::Colon),
-            ("[!-~]{32}", UnfitPattern::Colon),
-            ("[!-Z]{32}", UnfitPattern::Colon),
-            ("[0-Z]{32}", UnfitPattern::Colon),
-            ("user:[a-z]{32}", UnfitPattern::Colon),
-            ("", UnfitPattern::Length),
-            ("[a-z]{7}", UnfitPattern::Length),
-            ("[a-z]{0,32}", UnfitPattern::Length),
-            ("[a-z]{8,257}", UnfitPattern::Length),
-            (".{32}", UnfitPattern::Syntax),
-            ("[^a]{32}", UnfitPattern::Syntax),
-            ("[a-z]+", UnfitPattern::Syntax),
-            ("[a-z]{8,}", UnfitPattern::Syntax),
-            ("[a-z]{8", UnfitPattern::Syntax),
-            ("[z-a]{32}", UnfitPattern::Syntax),
-            ("[a-z", UnfitPattern::Syntax),
-            ("[]{32}", UnfitPattern::Syntax),
-            ("[ ]{32}", UnfitPattern::Syntax),
-            ("\\w{32}", UnfitPattern::Syntax),
-            ("\u{e9}{32}", UnfitPattern::Syntax),
-            ("[a-z]{99999}", UnfitPattern::Syntax),
+            ("[a-z:]{32}", PatternError::Colon),
+            ("[!-~]{32}", PatternError::Colon),
+            ("[!-Z]{32}", PatternError::Colon),
+            ("[0-Z]{32}", PatternError::Colon),
+            ("user:[a-z]{32}", PatternError::Colon),
+            ("", PatternError::Length),
+            ("[a-z]{7}", PatternError::Length),
+            ("[a-z]{0,32}", PatternError::Length),
+            ("[a-z]{8,257}", PatternError::Length),
+            (".{32}", PatternError::Syntax),
+            ("[^a]{32}", PatternError::Syntax),
+            ("[a-z]+", PatternError::Syntax),
+            ("[a-z]{8,}", PatternError::Syntax),
+            ("[a-z]{8", PatternError::Syntax),
+            ("[z-a]{32}", PatternError::Syntax),
+            ("[a-z", PatternError::Syntax),
+            ("[]{32}", PatternError::Syntax),
+            ("[ ]{32}", PatternError::Syntax),
+            ("\\w{32}", PatternError::Syntax),
+            ("\u{e9}{32}", PatternError::Syntax),
+            ("[a-z]{99999}", PatternError::Syntax),
         ] {
             assert_eq!(KeyPattern::new(pattern), Err(expected), "{pattern}");
         }

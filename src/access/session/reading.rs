@@ -1,25 +1,25 @@
-//! How a site's sessions are found and read.
+//! The settings that locate and decode a site's sessions.
 
 use super::{KeyPattern, KeyTemplate, Secrets};
 
-/// Which of a user's names stands in channel names.
+/// The name of a user in channel names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UserName {
-    /// The name that the Django package writes.
+    /// The username that the Django package writes.
     Username,
     /// The primary key.
     Pk,
 }
 
-/// How sessions are found and read.
+/// The settings that locate and decode sessions.
 #[derive(Debug, Clone)]
 pub struct Reading {
-    /// Which cookie values can be session keys.
+    /// The pattern of session keys.
     pub pattern: KeyPattern,
-    /// Where sessions are looked for, in order.
+    /// The templates of Redis keys, in the order of the lookup.
     pub templates: Vec<KeyTemplate>,
     /// The keys of signed sessions.
     pub secrets: Secrets,
-    /// Which of a user's names stands in channel names.
+    /// The name of a user in channel names.
     pub user: UserName,
 }

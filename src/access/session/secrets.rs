@@ -1,10 +1,10 @@
-//! The keys with which Django signs sessions.
+//! The keys that verify Django's signed sessions.
 
 use std::fmt;
 
 use ring::{digest, hmac};
 
-/// Prefix of the salts of both signed forms; the current form has a dot behind it.
+/// Prefix of the salts of both signed forms; the current form appends a dot.
 const SALT: &str = "django.contrib.sessions";
 
 /// `SECRET_KEY` and `SECRET_KEY_FALLBACKS`, as the signing keys that Django derives from them.
@@ -14,12 +14,12 @@ pub struct Secrets {
     class: Box<str>,
 }
 
-/// What one secret key becomes.
+/// The signing keys derived from one secret key.
 #[derive(Clone)]
 pub(super) struct SigningKeys {
-    /// For the form since Django 3.1.
+    /// The key for the form since Django 3.1.
     pub(super) current: hmac::Key,
-    /// For the form before.
+    /// The key for the earlier form.
     pub(super) legacy: hmac::Key,
 }
 
@@ -27,7 +27,7 @@ impl Secrets {
     /// The class whose name is part of the salt in Django and in django-redis-sessions.
     pub const STORE: &str = "SessionStore";
 
-    /// Derives the keys from `SECRET_KEY`, then the fallbacks; empty ones are left out, as they would keep nothing.
+    /// Derives the keys from `SECRET_KEY`, then the fallbacks. Empty ones are ignored, because they protect nothing.
     ///
     /// `class` is the qualified name of the session store's class, normally [`STORE`](Self::STORE).
     pub fn new<'a>(secret_keys: impl IntoIterator<Item = &'a [u8]>, class: &str) -> Self {
@@ -35,7 +35,7 @@ impl Secrets {
         Self { keys: secret_keys.map(|key| SigningKeys::derive(key, class)).collect(), class: class.into() }
     }
 
-    /// Tells whether there is no key, so that no signed session can be read.
+    /// Returns whether there is no key, so that no signed session can be verified.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }

@@ -1,12 +1,12 @@
-//! Under which Redis keys a session is looked for, and what is believed there.
+//! The templates of the Redis keys of sessions, and the forms that are trusted under each.
 
 use super::Forms;
 use crate::wire::{AudienceKind, Namespace, SessionKey};
 
-/// Where the session key stands in a template.
-const PLACE: &str = "{key}";
+/// The placeholder of the session key in a template.
+const PLACEHOLDER: &str = "{key}";
 
-/// A Redis key with a place for the session key, and the forms of value that are trusted under it.
+/// A template of a Redis key, and the serialised forms that are trusted under it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyTemplate {
     before: Box<str>,
@@ -16,42 +16,42 @@ pub struct KeyTemplate {
 
 /// Why a key template is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum UnfitTemplate {
-    /// It has no place for the key, or several.
+pub enum TemplateError {
+    /// The placeholder is missing or repeated.
     #[error("the key template must hold {{key}} once")]
     Place,
-    /// It trusts nothing.
+    /// No form is trusted.
     #[error("the key template trusts no form of value")]
     Forms,
-    /// The cookie alone would choose the Redis key, so that only a signature can tell a session from something else.
+    /// The cookie alone would determine the Redis key, so only a signature can distinguish a session from other values.
     #[error("a key template that begins with {{key}} can trust the signed form only")]
     Bare,
-    /// Persisted messages, which clients may write, lie under such keys.
+    /// The template matches keys of persisted messages, which clients can write.
     #[error("the key template can name a persisted message, so it can trust the signed form only")]
     Message,
 }
 
 impl KeyTemplate {
-    /// Takes a template such as `:1:django.contrib.sessions.cache{key}`; the namespace is that of the site's channels.
+    /// Parses a template such as `:1:django.contrib.sessions.cache{key}`; `namespace` is the prefix of the site's channels.
     ///
     /// # Errors
     ///
-    /// When it does not hold `{key}` exactly once, trusts nothing, or trusts unsigned values under keys of which the
-    /// cookie chooses too much or that persisted messages can have.
-    pub fn new(template: &str, forms: Forms, namespace: &Namespace) -> Result<Self, UnfitTemplate> {
-        let (before, after) = template.split_once(PLACE).ok_or(UnfitTemplate::Place)?;
-        if after.contains(PLACE) {
-            return Err(UnfitTemplate::Place);
+    /// When `{key}` does not occur exactly once, no form is trusted, or unsigned values are trusted under keys that the
+    /// cookie determines or that persisted messages can have.
+    pub fn new(template: &str, forms: Forms, namespace: &Namespace) -> Result<Self, TemplateError> {
+        let (before, after) = template.split_once(PLACEHOLDER).ok_or(TemplateError::Place)?;
+        if after.contains(PLACEHOLDER) {
+            return Err(TemplateError::Place);
         }
         if forms == Forms::NONE {
-            return Err(UnfitTemplate::Forms);
+            return Err(TemplateError::Forms);
         }
-        if forms.meets(Forms::UNSIGNED) {
+        if forms.intersects(Forms::UNSIGNED) {
             if before.is_empty() {
-                return Err(UnfitTemplate::Bare);
+                return Err(TemplateError::Bare);
             }
             if may_name_message(before, after, namespace) {
-                return Err(UnfitTemplate::Message);
+                return Err(TemplateError::Message);
             }
         }
         Ok(Self { before: before.into(), after: after.into(), forms })
@@ -70,18 +70,18 @@ impl KeyTemplate {
         ]
     }
 
-    /// Tells whether what lies there is only a copy of a row in the database, as Django's `cached_db` engine keeps it:
-    /// where it is missing, the session may go on.
+    /// Returns whether the value is only a cached copy of a row in the database, as with Django's `cached_db` engine: a
+    /// missing key does not mean that the session has ended.
     pub fn is_copy(&self) -> bool {
         self.before.contains("cached_db") || self.after.contains("cached_db")
     }
 
-    /// Returns the session key in a key that the template gives.
+    /// Returns the session key in a Redis key that matches the template.
     pub fn key_in<'a>(&self, key: &'a str) -> Option<&'a str> {
         key.strip_prefix(&*self.before)?.strip_suffix(&*self.after)
     }
 
-    /// Returns the forms of value that are trusted under this key.
+    /// Returns the forms that are trusted under this key.
     pub const fn forms(&self) -> Forms {
         self.forms
     }
@@ -91,18 +91,18 @@ impl KeyTemplate {
         [&self.before, key.as_str(), &self.after].concat()
     }
 
-    /// Returns the template as it is written in settings.
+    /// Returns the template as written in the settings.
     pub fn text(&self) -> String {
-        [&self.before, PLACE, &self.after].concat()
+        [&self.before, PLACEHOLDER, &self.after].concat()
     }
 }
 
-/// Tells whether some session key, which has no colon, makes the template the key of a persisted message.
+/// Returns whether some session key (without a colon) turns the template into the key of a persisted message.
 fn may_name_message(before: &str, after: &str, namespace: &Namespace) -> bool {
     AudienceKind::ALL.iter().any(|kind| {
         let colon = if namespace.as_str().is_empty() { "" } else { ":" };
         let prefix = [namespace.as_str(), colon, kind.word(), ":"].concat();
-        // Such a prefix and nothing but a session key behind it: of all audiences only broadcast has no second colon.
+        // Only a broadcast key has no second colon, so the rest must be the session key alone.
         let rest = match before.strip_prefix(&prefix) {
             Some(name) => {
                 return *kind == AudienceKind::Broadcast || name.contains(':') || after.contains(':');
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(template: &str, forms: Forms, namespace: &str, expected: Result<&str, UnfitTemplate>) {
+    fn check(template: &str, forms: Forms, namespace: &str, expected: Result<&str, TemplateError>) {
         let key = SessionKey::new("k");
         let rendered = KeyTemplate::new(template, forms, &Namespace::new(namespace));
         let rendered = rendered.map(|template| template.render(&key));
@@ -138,23 +138,23 @@ mod tests {
         check("mysite:3:x{key}y", Forms::PICKLE, "mysite", Ok("mysite:3:xky"));
         check("{key}", Forms::SIGNED, "", Ok("k"));
         check("session:{key}", Forms::UNSIGNED, "", Ok("session:k"));
-        check("key", Forms::SIGNED, "", Err(UnfitTemplate::Place));
-        check("{key}{key}", Forms::SIGNED, "", Err(UnfitTemplate::Place));
-        check("{key}", Forms::NONE, "", Err(UnfitTemplate::Forms));
+        check("key", Forms::SIGNED, "", Err(TemplateError::Place));
+        check("{key}{key}", Forms::SIGNED, "", Err(TemplateError::Place));
+        check("{key}", Forms::NONE, "", Err(TemplateError::Forms));
     }
 
     #[test]
     fn unsigned_values_are_not_trusted_where_messages_may_lie() {
         for (template, namespace, refused) in [
-            ("{key}", "", UnfitTemplate::Bare),
-            ("{key}:x", "", UnfitTemplate::Bare),
-            ("broadcast:{key}", "", UnfitTemplate::Message),
-            ("user:john:{key}", "", UnfitTemplate::Message),
-            ("session:{key}:x", "", UnfitTemplate::Message),
-            ("ns:broadcast:{key}", "ns", UnfitTemplate::Message),
-            (":1:group:{key}:x", ":1", UnfitTemplate::Message),
-            ("b{key}:x", "", UnfitTemplate::Message),
-            ("ns:{key}:", "ns", UnfitTemplate::Message),
+            ("{key}", "", TemplateError::Bare),
+            ("{key}:x", "", TemplateError::Bare),
+            ("broadcast:{key}", "", TemplateError::Message),
+            ("user:john:{key}", "", TemplateError::Message),
+            ("session:{key}:x", "", TemplateError::Message),
+            ("ns:broadcast:{key}", "ns", TemplateError::Message),
+            (":1:group:{key}:x", ":1", TemplateError::Message),
+            ("b{key}:x", "", TemplateError::Message),
+            ("ns:{key}:", "ns", TemplateError::Message),
         ] {
             check(template, Forms::JSON, namespace, Err(refused));
             assert!(KeyTemplate::new(template, Forms::SIGNED, &Namespace::new(namespace)).is_ok());

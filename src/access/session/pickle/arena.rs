@@ -1,40 +1,40 @@
-//! The flat list of nodes, and the links that hang values on containers.
+//! The arena of nodes, and the links from containers to their values.
 
 use super::super::content::Field;
 use super::class::Class;
 use super::text::Encoding;
-use super::{Error, MAX_ENTRIES};
+use super::{MAX_ENTRIES, PickleError};
 
-/// The number of a node.
+/// The index of a node.
 pub(super) type Index = u32;
 
-/// The one node of everything that is of no interest.
+/// The node of all values that are not read.
 pub(super) const OPAQUE: Index = 0;
-/// Stands for no link.
+/// The absence of a link.
 const NONE: u32 = u32::MAX;
 
 /// A value of a pickle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Node {
     Opaque,
-    /// A text in the pickle itself.
+    /// A text, as a range of the pickle.
     Text {
         start: u32,
         length: u32,
         encoding: Encoding,
     },
-    /// An integer whose opcode stands there.
+    /// An integer, by the position of its opcode.
     Integer {
         at: u32,
     },
-    /// The last link leads to the one before, and so on.
+    /// A linked list, starting with the last link.
     Dict {
         last: u32,
     },
     List {
         last: u32,
     },
-    /// Up to three items are all linked, of more only texts.
+    /// Up to three items are all linked; of longer tuples only the texts.
     Tuple {
         last: u32,
         length: u32,
@@ -66,21 +66,21 @@ impl<'a> Arena<'a> {
         usize::try_from(index).ok().and_then(|index| self.nodes.get(index)).copied().unwrap_or(Node::Opaque)
     }
 
-    pub(super) fn add(&mut self, node: Node) -> Result<Index, Error> {
+    pub(super) fn add(&mut self, node: Node) -> Result<Index, PickleError> {
         push(&mut self.nodes, node)
     }
 
-    pub(super) fn empty_dict(&mut self) -> Result<Index, Error> {
+    pub(super) fn empty_dict(&mut self) -> Result<Index, PickleError> {
         self.add(Node::Dict { last: NONE })
     }
 
-    pub(super) fn empty_list(&mut self) -> Result<Index, Error> {
+    pub(super) fn empty_list(&mut self) -> Result<Index, PickleError> {
         self.add(Node::List { last: NONE })
     }
 
     /// Adds a tuple of these values.
-    pub(super) fn tuple(&mut self, items: &[Index]) -> Result<Index, Error> {
-        let length = u32::try_from(items.len()).map_err(|_| Error::TooLarge)?;
+    pub(super) fn tuple(&mut self, items: &[Index]) -> Result<Index, PickleError> {
+        let length = u32::try_from(items.len()).map_err(|_| PickleError::TooLarge)?;
         let mut last = NONE;
         for &item in items {
             if length <= 3 || self.is_text(item) {
@@ -90,8 +90,8 @@ impl<'a> Arena<'a> {
         self.add(Node::Tuple { last, length })
     }
 
-    /// Appends to a list what is text; on anything but a list it does nothing.
-    pub(super) fn append(&mut self, list: Index, items: &[Index]) -> Result<(), Error> {
+    /// Appends the texts among `items` to a list; ignored for other nodes.
+    pub(super) fn append(&mut self, list: Index, items: &[Index]) -> Result<(), PickleError> {
         let Node::List { mut last } = self.node(list) else { return Ok(()) };
         for &item in items {
             if self.is_text(item) {
@@ -102,9 +102,9 @@ impl<'a> Arena<'a> {
         Ok(())
     }
 
-    /// Sets keys of a dictionary, so far as they are wanted; on anything but a dictionary it does nothing.
-    pub(super) fn set(&mut self, dict: Index, pairs: &[Index]) -> Result<(), Error> {
-        let (pairs, []) = pairs.as_chunks::<2>() else { return Err(Error::Damaged) };
+    /// Sets the keys of a dictionary that are fields of a session; ignored for other nodes.
+    pub(super) fn set(&mut self, dict: Index, pairs: &[Index]) -> Result<(), PickleError> {
+        let (pairs, []) = pairs.as_chunks::<2>() else { return Err(PickleError::Damaged) };
         let Node::Dict { mut last } = self.node(dict) else { return Ok(()) };
         for &[key, value] in pairs {
             if self.field(key).is_some() {
@@ -115,13 +115,13 @@ impl<'a> Arena<'a> {
         Ok(())
     }
 
-    /// Returns key and value of each link of a container, the last one first.
+    /// Returns key and value of each link of a container, last link first.
     pub(super) fn links(&self, container: Node) -> impl Iterator<Item = (Index, Index)> {
         let mut next = match container {
             Node::Dict { last } | Node::List { last } | Node::Tuple { last, .. } => last,
             _ => NONE,
         };
-        // A link leads only to older ones, so that this ends.
+        // Links lead only to older ones, so this terminates.
         std::iter::from_fn(move || {
             let link = self.links.get(usize::try_from(next).ok()?)?;
             next = link.before;
@@ -137,14 +137,14 @@ impl<'a> Arena<'a> {
         Some([first, second, third])
     }
 
-    /// Returns the bytes of a text as they stand in the pickle.
+    /// Returns the encoded bytes of a text.
     pub(super) fn bytes(&self, text: Index) -> Option<(&'a [u8], Encoding)> {
         let Node::Text { start, length, encoding } = self.node(text) else { return None };
         let (start, length) = (usize::try_from(start).ok()?, usize::try_from(length).ok()?);
         Some((self.pickle.get(start..)?.get(..length)?, encoding))
     }
 
-    /// Returns the field that a key stands for. No wanted key needs an escape in any encoding.
+    /// Returns the field of a key. No field name contains an escape in any encoding.
     pub(super) fn field(&self, key: Index) -> Option<Field> {
         Field::named(self.bytes(key)?.0)
     }
@@ -153,7 +153,7 @@ impl<'a> Arena<'a> {
         matches!(self.node(index), Node::Text { .. })
     }
 
-    fn link(&mut self, before: u32, key: Index, value: Index) -> Result<u32, Error> {
+    fn link(&mut self, before: u32, key: Index, value: Index) -> Result<u32, PickleError> {
         push(&mut self.links, Link { before, key, value })
     }
 
@@ -164,11 +164,11 @@ impl<'a> Arena<'a> {
     }
 }
 
-/// Pushes within the limit, and returns where.
-pub(super) fn push<T>(list: &mut Vec<T>, item: T) -> Result<u32, Error> {
+/// Pushes an item within the limit, and returns its index.
+pub(super) fn push<T>(list: &mut Vec<T>, item: T) -> Result<u32, PickleError> {
     if list.len() >= MAX_ENTRIES {
-        return Err(Error::TooLarge);
+        return Err(PickleError::TooLarge);
     }
     list.push(item);
-    u32::try_from(list.len() - 1).map_err(|_| Error::TooLarge)
+    u32::try_from(list.len() - 1).map_err(|_| PickleError::TooLarge)
 }

@@ -1,18 +1,18 @@
-//! The few classes that are known by name; all others are opaque.
+//! The classes that are recognised by name; all others are opaque.
 
-/// A class or function whose results are read, as they are as good as what they wrap.
+/// A class or function whose instances are read as the value that they wrap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
-    /// Django's strings that need no escaping.
+    /// Django's `SafeString`.
     SafeString,
     /// An ordered dictionary.
     OrderedDict,
-    /// What makes instances before protocol 2.
+    /// `copyreg._reconstructor`, which creates instances before protocol 2.
     Reconstructor,
 }
 
 impl Class {
-    /// Returns the class of this name, in whichever Python it was pickled.
+    /// Returns the class by its module and name, in Python 2 or 3.
     pub(super) fn named(module: &[u8], name: &[u8]) -> Option<Self> {
         match (module, name) {
             (b"django.utils.safestring", b"SafeString" | b"SafeText" | b"SafeUnicode") => {

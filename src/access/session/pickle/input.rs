@@ -1,14 +1,14 @@
-//! The bytes of a pickle, and how far they have been read.
+//! A cursor over the bytes of a pickle.
 
-use super::Error;
+use super::PickleError;
 
 /// A position in a pickle.
-pub(super) struct Input<'a> {
+pub(super) struct PickleInput<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl<'a> Input<'a> {
+impl<'a> PickleInput<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
@@ -18,32 +18,32 @@ impl<'a> Input<'a> {
         self.at
     }
 
-    /// Takes one byte.
-    pub(super) fn byte(&mut self) -> Result<u8, Error> {
-        let byte = *self.bytes.get(self.at).ok_or(Error::Damaged)?;
+    /// Reads one byte.
+    pub(super) fn byte(&mut self) -> Result<u8, PickleError> {
+        let byte = *self.bytes.get(self.at).ok_or(PickleError::Damaged)?;
         self.at += 1;
         Ok(byte)
     }
 
-    /// Takes as many bytes as announced, if they are there.
-    pub(super) fn take(&mut self, count: u64) -> Result<&'a [u8], Error> {
-        let count = usize::try_from(count).map_err(|_| Error::Damaged)?;
+    /// Reads `count` bytes, if they are present.
+    pub(super) fn take(&mut self, count: u64) -> Result<&'a [u8], PickleError> {
+        let count = usize::try_from(count).map_err(|_| PickleError::Damaged)?;
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let taken = rest.get(..count).ok_or(Error::Damaged)?;
+        let taken = rest.get(..count).ok_or(PickleError::Damaged)?;
         self.at += count;
         Ok(taken)
     }
 
-    /// Takes an unsigned number of `width` bytes, at most 8, the lowest first.
-    pub(super) fn unsigned(&mut self, width: u8) -> Result<u64, Error> {
+    /// Reads an unsigned little-endian integer of `width` bytes, at most 8.
+    pub(super) fn unsigned(&mut self, width: u8) -> Result<u64, PickleError> {
         let bytes = self.take(width.into())?;
         Ok(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 
-    /// Takes a line, and returns it without its end.
-    pub(super) fn line(&mut self) -> Result<&'a [u8], Error> {
+    /// Reads a line, without its line feed.
+    pub(super) fn line(&mut self) -> Result<&'a [u8], PickleError> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let end = rest.iter().position(|byte| *byte == b'\n').ok_or(Error::Damaged)?;
+        let end = rest.iter().position(|byte| *byte == b'\n').ok_or(PickleError::Damaged)?;
         self.at += end + 1;
         Ok(&rest[..end])
     }

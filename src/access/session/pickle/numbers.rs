@@ -1,10 +1,10 @@
-//! Integers; where one stands is remembered, and it is read only if it is wanted.
+//! Integers: only the position of one is stored, and it is decoded when a field needs it.
 
-use super::input::Input;
+use super::input::PickleInput;
 
-/// Returns the integer whose opcode stands at `at`, if 64 bits hold it.
+/// Decodes the integer whose opcode is at `at`, if it fits into 64 bits.
 pub(super) fn integer(pickle: &[u8], at: u32) -> Option<i64> {
-    let mut input = Input::new(pickle.get(usize::try_from(at).ok()?..)?);
+    let mut input = PickleInput::new(pickle.get(usize::try_from(at).ok()?..)?);
     match input.byte().ok()? {
         b'J' => Some(i64::from(u32::try_from(input.unsigned(4).ok()?).ok()?.cast_signed())),
         b'K' => i64::try_from(input.unsigned(1).ok()?).ok(),

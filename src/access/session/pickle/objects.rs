@@ -1,13 +1,13 @@
-//! The opcodes of classes, functions and what they make; nothing is ever made.
+//! The opcodes of classes, functions and their instances. Nothing is instantiated.
 
-use super::Error;
+use super::PickleError;
 use super::arena::{Index, Node, OPAQUE};
 use super::class::Class;
 use super::machine::Machine;
 
 impl Machine<'_> {
-    /// Classes, and what they make.
-    pub(super) fn object(&mut self, code: u8) -> Result<(), Error> {
+    /// Runs an opcode of a class or an instance.
+    pub(super) fn object(&mut self, code: u8) -> Result<(), PickleError> {
         match code {
             b'c' => {
                 let (module, name) = (self.input.line()?, self.input.line()?);
@@ -35,7 +35,7 @@ impl Machine<'_> {
                 self.push_opaque()
             }
             b'o' => {
-                self.cut(|_, items| if items.is_empty() { Err(Error::Damaged) } else { Ok(()) })?;
+                self.cut(|_, items| if items.is_empty() { Err(PickleError::Damaged) } else { Ok(()) })?;
                 self.push_opaque()
             }
             // EXT1, EXT2, EXT4: classes by number.
@@ -43,20 +43,20 @@ impl Machine<'_> {
                 self.input.take(1 << (code - 0x82))?;
                 self.push_opaque()
             }
-            // Persistent ids and buffers from elsewhere mean something only to who wrote them.
-            _ => Err(Error::Damaged),
+            // Persistent ids and out-of-band buffers have a meaning only for their writer.
+            _ => Err(PickleError::Damaged),
         }
     }
 
-    fn push_class(&mut self, class: Option<Class>) -> Result<(), Error> {
+    fn push_class(&mut self, class: Option<Class>) -> Result<(), PickleError> {
         match class {
             Some(class) => self.push_node(Node::Class(class)),
             None => self.push_opaque(),
         }
     }
 
-    /// Pushes what a call would make, where that is known without calling.
-    fn push_instance(&mut self, class: Index, arguments: Index) -> Result<(), Error> {
+    /// Pushes the value that an instance wraps, if its class is recognised.
+    fn push_instance(&mut self, class: Index, arguments: Index) -> Result<(), PickleError> {
         let arguments = self.arena.node(arguments);
         match (self.arena.node(class), arguments) {
             (Node::Class(Class::OrderedDict), Node::Tuple { length: 0, .. }) => {
@@ -69,13 +69,13 @@ impl Machine<'_> {
             }
             (Node::Class(Class::Reconstructor), _) => {
                 // Class, its base, and the base's value.
-                let made = match self.arena.triple(arguments) {
+                let wrapped = match self.arena.triple(arguments) {
                     Some([class, _, text]) if self.arena.node(class) == Node::Class(Class::SafeString) => {
                         text
                     }
                     _ => OPAQUE,
                 };
-                self.push(made)
+                self.push(wrapped)
             }
             _ => self.push_opaque(),
         }

@@ -1,6 +1,6 @@
-//! The opcodes, as in Python's `pickletools`, one function for each kind; those of classes are next door.
+//! The opcodes, as in Python's `pickletools`, one function for each kind. Those of classes are in `objects`.
 
-use super::Error;
+use super::PickleError;
 use super::arena::{Arena, Node, OPAQUE};
 use super::machine::Machine;
 use super::text::{Encoding, unquoted};
@@ -9,8 +9,8 @@ use super::text::{Encoding, unquoted};
 const MAX_PROTOCOL: u8 = 5;
 
 impl Machine<'_> {
-    /// Runs one opcode; false means that it was the last one.
-    pub(super) fn step(&mut self) -> Result<bool, Error> {
+    /// Runs one opcode; returns false after STOP.
+    pub(super) fn step(&mut self) -> Result<bool, PickleError> {
         let at = self.input.position();
         match self.input.byte()? {
             b'.' => return Ok(false),
@@ -29,7 +29,7 @@ impl Machine<'_> {
         Ok(true)
     }
 
-    fn structure(&mut self, code: u8) -> Result<(), Error> {
+    fn structure(&mut self, code: u8) -> Result<(), PickleError> {
         match code {
             b'(' => self.mark(),
             b'0' => self.drop_top(),
@@ -40,16 +40,16 @@ impl Machine<'_> {
             }
             0x80 => {
                 let protocol = self.input.byte()?;
-                if protocol > MAX_PROTOCOL { Err(Error::Damaged) } else { Ok(()) }
+                if protocol > MAX_PROTOCOL { Err(PickleError::Damaged) } else { Ok(()) }
             }
-            // A frame is only a hint how much to read ahead.
+            // FRAME is only a hint for reading ahead.
             0x95 => self.input.unsigned(8).map(|_| ()),
             // READONLY_BUFFER leaves the stack as it is.
             _ => self.top().map(|_| ()),
         }
     }
 
-    fn memo(&mut self, code: u8) -> Result<(), Error> {
+    fn memo(&mut self, code: u8) -> Result<(), PickleError> {
         match code {
             0x94 => self.memoize(),
             b'h' => self.input.unsigned(1).and_then(|number| self.get(number)),
@@ -61,7 +61,7 @@ impl Machine<'_> {
         }
     }
 
-    fn integer(&mut self, code: u8, at: usize) -> Result<(), Error> {
+    fn integer(&mut self, code: u8, at: usize) -> Result<(), PickleError> {
         match code {
             b'K' => self.input.take(1)?,
             b'M' => self.input.take(2)?,
@@ -73,11 +73,11 @@ impl Machine<'_> {
                 self.input.take(length)?
             }
         };
-        let at = u32::try_from(at).map_err(|_| Error::TooLarge)?;
+        let at = u32::try_from(at).map_err(|_| PickleError::TooLarge)?;
         self.push_node(Node::Integer { at })
     }
 
-    fn text(&mut self, code: u8) -> Result<(), Error> {
+    fn text(&mut self, code: u8) -> Result<(), PickleError> {
         let width = match code {
             b'V' => {
                 let line = self.input.line()?;
@@ -85,8 +85,8 @@ impl Machine<'_> {
             }
             b'S' => {
                 let line = self.input.line()?;
-                let text = unquoted(line).ok_or(Error::Damaged)?;
-                // Behind the text: its quote, what blanks there are, the end of the line.
+                let text = unquoted(line).ok_or(PickleError::Damaged)?;
+                // The text is followed by its quote, optional whitespace and the line end.
                 return self.push_text(text, line.len() - text.len(), Encoding::Literal);
             }
             0x8c | b'U' => 1,
@@ -98,7 +98,7 @@ impl Machine<'_> {
         self.push_text(text, 0, Encoding::Utf8)
     }
 
-    fn container(&mut self, code: u8) -> Result<(), Error> {
+    fn container(&mut self, code: u8) -> Result<(), PickleError> {
         let made = match code {
             b'}' => self.arena.empty_dict()?,
             b']' => self.arena.empty_list()?,
@@ -137,8 +137,8 @@ impl Machine<'_> {
         self.push(made)
     }
 
-    /// None, booleans, floats, bytes and sets.
-    fn opaque(&mut self, code: u8) -> Result<(), Error> {
+    /// Runs an opcode of None, booleans, floats, bytes or sets.
+    fn opaque(&mut self, code: u8) -> Result<(), PickleError> {
         match code {
             b'F' => self.input.line().map(|_| ())?,
             b'G' => self.input.take(8).map(|_| ())?,
@@ -160,7 +160,7 @@ impl Machine<'_> {
     }
 }
 
-/// Reads a memo number of protocol 0.
-fn decimal(line: &[u8]) -> Result<u64, Error> {
-    std::str::from_utf8(line).ok().and_then(|line| line.trim().parse().ok()).ok_or(Error::Damaged)
+/// Parses a memo number of protocol 0.
+fn decimal(line: &[u8]) -> Result<u64, PickleError> {
+    std::str::from_utf8(line).ok().and_then(|line| line.trim().parse().ok()).ok_or(PickleError::Damaged)
 }

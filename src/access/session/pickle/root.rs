@@ -1,20 +1,20 @@
-//! From the root of a pickle to a session.
+//! Conversion of a pickle's root to a session.
 
-use super::super::content::{Excessive, Field, MAX_GROUPS, Value, add_group};
-use super::Error;
+use super::super::content::{Excessive, Field, FieldValue, MAX_GROUPS, add_group};
+use super::PickleError;
 use super::arena::{Arena, Index, Node};
 use super::{Session, numbers, text};
 
-impl From<Excessive> for Error {
+impl From<Excessive> for PickleError {
     fn from(Excessive: Excessive) -> Self {
         Self::TooLarge
     }
 }
 
-/// Returns the session that the root is; `None` if it is none.
+/// Converts the root to a session; `None` if it is another value.
 ///
-/// Either a dictionary, or what django-redis' `HerdClient` wraps around it: a marker, the dictionary, and its end.
-pub(super) fn session(pickle: &[u8], arena: &Arena<'_>, root: Index) -> Result<Option<Session>, Error> {
+/// The root is a dictionary, or the tuple of django-redis' `HerdClient`: a marker, the dictionary, and its expiry.
+pub(super) fn session(pickle: &[u8], arena: &Arena<'_>, root: Index) -> Result<Option<Session>, PickleError> {
     let root = arena.node(root);
     if let Node::Dict { .. } = root {
         return read_dict(pickle, arena, root).map(Some);
@@ -24,15 +24,15 @@ pub(super) fn session(pickle: &[u8], arena: &Arena<'_>, root: Index) -> Result<O
         (Node::Opaque, dict @ Node::Dict { .. }, Node::Integer { at }) => {
             let mut session = read_dict(pickle, arena, dict)?;
             session.ends_at = numbers::integer(pickle, at);
-            // An end that cannot be read must not become none.
+            // An unreadable expiry must not become no expiry.
             Ok(session.ends_at.is_some().then_some(session))
         }
         _ => Ok(None),
     }
 }
 
-/// Goes through the links from the last to the first, so that of each key the first one found counts.
-fn read_dict(pickle: &[u8], arena: &Arena<'_>, dict: Node) -> Result<Session, Error> {
+/// Reads the links from last to first, so that the last value of a repeated key is used.
+fn read_dict(pickle: &[u8], arena: &Arena<'_>, dict: Node) -> Result<Session, PickleError> {
     let mut session = Session::default();
     let mut found: Vec<Field> = Vec::new();
     for (key, value) in arena.links(dict) {
@@ -45,34 +45,36 @@ fn read_dict(pickle: &[u8], arena: &Arena<'_>, dict: Node) -> Result<Session, Er
     Ok(session)
 }
 
-fn read_value(pickle: &[u8], arena: &Arena<'_>, index: Index) -> Result<Value, Error> {
+fn read_value(pickle: &[u8], arena: &Arena<'_>, index: Index) -> Result<FieldValue, PickleError> {
     let node = arena.node(index);
     match node {
         Node::Text { .. } => read_text(arena, index),
-        Node::Integer { at } => Ok(numbers::integer(pickle, at).map_or(Value::Other, Value::Number)),
+        Node::Integer { at } => {
+            Ok(numbers::integer(pickle, at).map_or(FieldValue::Other, FieldValue::Number))
+        }
         Node::List { .. } | Node::Tuple { .. } => {
             let mut groups = Vec::new();
             for (count, (_, item)) in arena.links(node).enumerate() {
-                // Counted here too: one text can be linked many times, and looking at it takes time.
+                // Counted here as well: one text can be linked many times, and each visit takes time.
                 if count == MAX_GROUPS {
-                    return Err(Error::TooLarge);
+                    return Err(PickleError::TooLarge);
                 }
                 add_group(&mut groups, read_text(arena, item)?)?;
             }
             groups.reverse();
-            Ok(Value::List(groups))
+            Ok(FieldValue::List(groups))
         }
-        _ => Ok(Value::Other),
+        _ => Ok(FieldValue::Other),
     }
 }
 
-fn read_text(arena: &Arena<'_>, index: Index) -> Result<Value, Error> {
-    let Some((bytes, encoding)) = arena.bytes(index) else { return Ok(Value::Other) };
-    if bytes.len() > Value::MAX_WRITTEN_BYTES {
-        return Err(Error::TooLarge);
+fn read_text(arena: &Arena<'_>, index: Index) -> Result<FieldValue, PickleError> {
+    let Some((bytes, encoding)) = arena.bytes(index) else { return Ok(FieldValue::Other) };
+    if bytes.len() > FieldValue::MAX_ESCAPED_BYTES {
+        return Err(PickleError::TooLarge);
     }
     match text::decode(bytes, encoding) {
-        Some(text) => Ok(Value::text(&text)?),
-        None => Ok(Value::Other),
+        Some(text) => Ok(FieldValue::text(&text)?),
+        None => Ok(FieldValue::Other),
     }
 }

@@ -1,4 +1,4 @@
-//! What the reader makes of pickles written by Python, by hand, and by somebody who means no good.
+//! Pickles written by Python, by hand, and by an attacker.
 
 use super::super::{Session, Undecodable};
 use super::{MAX_ENTRIES, read};
@@ -81,7 +81,7 @@ fn djangos_herd_client_wraps_the_session_in_a_tuple() {
     check(&[marker, session, b"N\x87."], "Ok(None)");
     check(&[marker, session, b"\x86."], "Ok(None)");
     check(&[b"\x80\x04", session, session, b"K\x01\x87."], "Ok(None)");
-    // Before protocol 2 the tuple stands behind a mark, and its instance is made by a function.
+    // Before protocol 2 the tuple follows a mark, and a function creates the instance.
     let session = b"(dV_auth_user_id\nV1\ns";
     check(
         &[

@@ -1,9 +1,9 @@
-//! Texts, in the four ways in which pickles write them.
+//! Texts, in the encodings of pickles.
 
-/// How a text is written.
+/// The encoding of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
-    /// UTF-8, in which lone surrogates may occur; also the byte strings of Python 2.
+    /// UTF-8, possibly with lone surrogates; also the byte strings of Python 2.
     Utf8,
     /// Latin-1 with `\uXXXX` and `\UXXXXXXXX` (protocol 0).
     Escaped,
@@ -11,7 +11,7 @@ pub(super) enum Encoding {
     Literal,
 }
 
-/// Returns the text, unless it holds something that is none: lone surrogates, bytes that are no UTF-8.
+/// Decodes a text; `None` if it has lone surrogates or bytes that are not UTF-8.
 pub(super) fn decode(bytes: &[u8], encoding: Encoding) -> Option<String> {
     match encoding {
         Encoding::Utf8 => std::str::from_utf8(bytes).ok().map(str::to_owned),
@@ -20,7 +20,7 @@ pub(super) fn decode(bytes: &[u8], encoding: Encoding) -> Option<String> {
     }
 }
 
-/// Takes the quotes off a literal.
+/// Removes the quotes of a literal.
 pub(super) fn unquoted(line: &[u8]) -> Option<&[u8]> {
     match *line.trim_ascii_end() {
         [b'"', ref text @ .., b'"'] | [b'\'', ref text @ .., b'\''] => Some(text),
@@ -28,7 +28,7 @@ pub(super) fn unquoted(line: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Python's `raw-unicode-escape`: a backslash stands for itself but before `u` and `U`.
+/// Decodes Python's `raw-unicode-escape`: a backslash is literal except before `u` and `U`.
 fn escaped(bytes: &[u8]) -> Option<String> {
     let mut text = String::new();
     let mut rest = bytes;
@@ -48,7 +48,7 @@ fn escaped(bytes: &[u8]) -> Option<String> {
     Some(text)
 }
 
-/// A Python 2 string literal: `\n` and its like, `\xhh`, `\ooo`.
+/// Decodes a Python 2 string literal: `\n` and similar, `\xhh`, `\ooo`.
 fn literal(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut text = Vec::new();
     let mut rest = bytes;
@@ -76,7 +76,7 @@ fn literal(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// Reads a number of digits only, without signs.
+/// Parses a number without a sign.
 fn number(digits: &[u8], radix: u32) -> Option<u32> {
     digits.iter().try_fold(0_u32, |number, digit| {
         number.checked_mul(radix)?.checked_add(char::from(*digit).to_digit(radix)?)
