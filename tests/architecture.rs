@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The modules or single files in which a dependency is used. A dependency that is not listed may be used anywhere.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("anyhow", &["server", "cli.rs"]),
-    ("base64", &["access", "http", "hub/events.rs"]),
+    ("base64", &["access", "http", "wire/sse.rs"]),
     ("clap", &["main.rs", "cli.rs"]),
     ("config", &["settings"]),
     ("hashbrown", &["hub/directory.rs", "visitors/watch/table.rs"]),

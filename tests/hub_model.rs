@@ -9,9 +9,10 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use ws4redis::hub::{Form, Frames, Hub, Limits, Listener, MemberId, Run, SubscriptionRequest};
+use ws4redis::hub::{Hub, Limits, Listener, MemberId, Run, SubscriptionRequest};
 use ws4redis::stream::Stream;
-use ws4redis::wire::Channel;
+use ws4redis::wire::websocket::Frames;
+use ws4redis::wire::{Channel, Form, Topic};
 
 const CHANNELS: usize = 3;
 
@@ -43,8 +44,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn channel(index: usize) -> Channel {
-    Channel::from_redis(&format!("broadcast:{index}"))
+fn topic(index: usize) -> Topic {
+    Channel::from_redis(&format!("broadcast:{index}")).into()
 }
 
 /// A member as the model sees it.
@@ -81,7 +82,7 @@ async fn check(steps: Vec<Step>) {
         match step {
             Step::Join(mask) => {
                 let channels: Vec<_> = bits(mask).collect();
-                let names: Vec<_> = channels.iter().map(|index| channel(*index)).collect();
+                let names: Vec<_> = channels.iter().map(|index| topic(*index)).collect();
                 let id = hub.join(&names);
                 let (client, server) = UnixStream::pair().unwrap();
                 let (held, expected) = (Vec::new(), Vec::new());
@@ -121,7 +122,7 @@ async fn check(steps: Vec<Step>) {
                     (0..count).map(|offset| format!("{}", number + i32::from(offset))).collect();
                 number += i32::from(count);
                 let runs = texts.iter().map(|text| Run::of(text.as_bytes())).collect();
-                hub.deliver(&channel(index), Run::join(runs).unwrap());
+                hub.deliver(&topic(index), Run::join(runs).unwrap());
                 for member in members.iter_mut().filter(|member| member.channels.contains(&index)) {
                     for text in &texts {
                         match member.listener {
@@ -184,15 +185,15 @@ fn regrant(hub: &mut Hub, member: &mut Member, wanted: &[usize]) {
     if let Some(adding) = member.adding.take() {
         hub.leave(adding.id);
     }
-    let names: Vec<_> = wanted.iter().map(|index| channel(*index)).collect();
+    let names: Vec<_> = wanted.iter().map(|index| topic(*index)).collect();
     hub.narrow(member.id, &names);
     member.channels.retain(|index| wanted.contains(index));
-    let mut has = hub.channels_of(member.id);
+    let mut has = hub.names_of(member.id);
     has.sort();
-    assert_eq!(has, member.channels.iter().map(|index| channel(*index)).collect::<Vec<_>>());
+    assert_eq!(has, member.channels.iter().map(|index| topic(*index)).collect::<Vec<_>>());
     let missing: Vec<_> = wanted.iter().copied().filter(|index| !member.channels.contains(index)).collect();
     if !missing.is_empty() {
-        let id = hub.join(&missing.iter().map(|index| channel(*index)).collect::<Vec<_>>());
+        let id = hub.join(&missing.iter().map(|index| topic(*index)).collect::<Vec<_>>());
         member.adding = Some(Adding { id, channels: missing, held: Vec::new() });
     }
 }
@@ -239,7 +240,7 @@ proptest! {
 #[test]
 fn a_connection_loss_during_a_join_blocks_no_member() {
     let mut hub = Hub::new(Limits::default());
-    let id = hub.join(&[channel(0)]);
+    let id = hub.join(&[topic(0)]);
     let requests = hub.take_requests();
     let [SubscriptionRequest::Subscribe(name, ticket)] = &requests[..] else { panic!("{requests:?}") };
     hub.pause();

@@ -10,10 +10,11 @@ use tracing::warn;
 use super::hints::Hints;
 use super::keyspace::KeyEvents;
 use super::subscriptions::Subscriptions;
-use crate::hub::{Opcode, Run, encode};
+use crate::hub::Run;
 use crate::metrics::Counters;
 use crate::redis::{Message, Subscriber, SubscriberEvent};
 use crate::telemetry::LogThrottle;
+use crate::wire::form::store;
 use crate::wire::{Channel, about_keys};
 
 /// Bounds of one batch. They only keep a batch from growing while a flood comes in; the next one follows at once. Places
@@ -185,7 +186,6 @@ impl Pump {
         let Some((number, channel, subscription)) = subscription.filter(|_| !payload.is_empty()) else {
             return;
         };
-        let opcode = Opcode::of(payload);
         // A place in an older batch is another's by now, or nobody's.
         if self.runs.get(usize::from(subscription.place)).is_none_or(|run| run.subscription != number) {
             let shards = subscription.generations.iter().fold(0, |shards, (shard, _)| shards | 1 << shard);
@@ -195,7 +195,7 @@ impl Pump {
         }
         let run = &mut self.runs[usize::from(subscription.place)];
         run.messages += 1;
-        encode(&mut run.frames, opcode, payload);
+        store(&mut run.frames, payload);
     }
 
     /// Makes a batch of what waits, parted by shard.

@@ -42,7 +42,7 @@ use crate::redis::pause;
 use crate::redis::{Lookups, Store};
 use crate::settings::Settings;
 use crate::telemetry::LogThrottle;
-use crate::wire::Channel;
+use crate::wire::{Channel, Topic};
 
 /// Silence after which the connection is tried with a fence.
 const KEEPALIVE: Duration = Duration::from_secs(2);
@@ -75,6 +75,11 @@ struct Asked {
     refusal: Option<String>,
     /// Whether its time was over when that was last looked at.
     late: bool,
+}
+
+/// Returns the channel to subscribe to for a topic, if its messages come from Redis.
+pub fn upstream(topic: &Topic) -> Option<Channel> {
+    topic.channel()
 }
 
 /// The pub/sub side of Redis.
@@ -295,12 +300,14 @@ impl Broker {
         let mut had = Vec::new();
         for order in requests {
             match order {
-                SubscriptionRequest::Subscribe(channel, generation) => {
+                SubscriptionRequest::Subscribe(topic, generation) => {
+                    let Some(channel) = upstream(&topic) else { continue };
                     if self.subscriptions.want(channel.clone(), shard, generation) {
                         had.push((channel, generation));
                     }
                 }
-                SubscriptionRequest::Unsubscribe(channel) => {
+                SubscriptionRequest::Unsubscribe(topic) => {
+                    let Some(channel) = upstream(&topic) else { continue };
                     self.subscriptions.leave(&channel, shard, Instant::now());
                     self.keep_trying(&channel);
                 }

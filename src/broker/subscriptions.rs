@@ -18,7 +18,7 @@ const STEP: usize = 10_000;
 /// Which channels the shards want, and which Redis sends.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
-    pub(super) channels: Directory<BrokerSubscription>,
+    pub(super) channels: Directory<Channel, BrokerSubscription>,
     pub(super) queued: Vec<Channel>,
     /// Channels of which Redis refused some together: tried in ever smaller parts.
     pub(super) suspects: Vec<Vec<Channel>>,

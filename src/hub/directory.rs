@@ -1,4 +1,4 @@
-//! What is known of channels, found by their names or by numbers.
+//! A directory: values found by name or by number.
 
 use std::hash::{BuildHasher, Hasher};
 use std::ops::{Index, IndexMut};
@@ -8,54 +8,52 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use super::routing::number;
-use crate::wire::Channel;
 
-/// By how much fewer channels there have to be than there is topic for, until that topic is given back.
+/// A table with fewer entries than this part of its capacity is shrunk.
 const SPARSE: usize = 8;
 
-/// Something for each of many channels, found by the channel's name or by a number that it keeps.
+/// Entries found by name or by a number that stays the same for the life of the entry.
 ///
-/// A table has up to 2.3 slots for each entry. So this one holds nothing but numbers, and names are compared where the
-/// rest stands.
+/// A hash table has up to 2.3 slots for each entry. This one therefore holds numbers only, and compares names in the slab.
 #[derive(Debug)]
-pub struct Directory<T> {
-    entries: Slab<(Channel, T)>,
+pub struct Directory<K, T> {
+    entries: Slab<(K, T)>,
     numbers: HashTable<u32>,
     seed: RandomState,
 }
 
-impl<T> Directory<T> {
-    /// Returns the number of a channel, if it is there. What Redis sends need not be text for that.
-    pub fn find(&self, channel: &(impl AsRef<[u8]> + ?Sized)) -> Option<u32> {
-        let channel = channel.as_ref();
-        let is_it = |number: &u32| self.entries[*number as usize].0.as_str().as_bytes() == channel;
-        self.numbers.find(hash(&self.seed, channel), is_it).copied()
+impl<K: AsRef<str>, T> Directory<K, T> {
+    /// Returns the number of a name. Takes bytes, because Redis may send a name that is not UTF-8.
+    pub fn find(&self, name: &(impl AsRef<[u8]> + ?Sized)) -> Option<u32> {
+        let name = name.as_ref();
+        let is_it = |number: &u32| self.entries[*number as usize].0.as_ref().as_bytes() == name;
+        self.numbers.find(hash(&self.seed, name), is_it).copied()
     }
 
-    /// Adds a channel that is not there, and returns its number.
-    pub fn insert(&mut self, channel: Channel, value: T) -> u32 {
+    /// Adds an entry under a new name, and returns its number.
+    pub fn insert(&mut self, name: K, value: T) -> u32 {
         let Self { entries, numbers, seed } = self;
-        let hash = hash(seed, channel.as_str().as_bytes());
-        let number = number(entries.insert((channel, value)));
+        let hash = hash(seed, name.as_ref().as_bytes());
+        let number = number(entries.insert((name, value)));
         numbers.insert_unique(hash, number, |other| hash_at(entries, seed, *other));
         number
     }
 
-    /// Takes a channel out.
-    pub fn remove(&mut self, number: u32) -> (Channel, T) {
+    /// Removes an entry.
+    pub fn remove(&mut self, number: u32) -> (K, T) {
         let hash = hash_at(&self.entries, &self.seed, number);
         if let Ok(found) = self.numbers.find_entry(hash, |other| *other == number) {
             found.remove();
         }
         let entry = self.entries.remove(number as usize);
         if self.entries.is_empty() {
-            // A slab keeps topic up to the highest number of a peak.
+            // A slab keeps its capacity, up to the highest number of a peak.
             self.entries = Slab::new();
         }
         entry
     }
 
-    /// Keeps only what is to be kept.
+    /// Removes the entries for which `keep` returns false.
     pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
         let entries = &mut self.entries;
         self.numbers.retain(|number| {
@@ -67,49 +65,49 @@ impl<T> Directory<T> {
         });
     }
 
-    /// Returns the name of a channel.
-    pub fn name(&self, number: u32) -> &Channel {
+    /// Returns the name of an entry.
+    pub fn name(&self, number: u32) -> &K {
         &self.entries[number as usize].0
     }
 
-    /// Returns the name of a channel, and what is known of it, to be changed.
-    pub fn entry_mut(&mut self, number: u32) -> (&Channel, &mut T) {
-        let (channel, value) = &mut self.entries[number as usize];
-        (channel, value)
+    /// Returns the name of an entry, and its value to be changed.
+    pub fn entry_mut(&mut self, number: u32) -> (&K, &mut T) {
+        let (name, value) = &mut self.entries[number as usize];
+        (name, value)
     }
 
-    /// Returns the number of channels.
+    /// Returns the number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Returns what is known of each channel.
-    pub fn iter(&self) -> impl Iterator<Item = (&Channel, &T)> {
-        self.entries.iter().map(|(_, (channel, value))| (channel, value))
+    /// Returns the entries with their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &T)> {
+        self.entries.iter().map(|(_, (name, value))| (name, value))
     }
 
-    /// Returns what is known of each channel, to be changed.
+    /// Returns the values, to be changed.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.entries.iter_mut().map(|(_, (_, value))| value)
     }
 
-    /// Tells whether most of its memory is of use to nobody: a peak has needed it.
+    /// Returns whether most of the capacity is unused since a peak.
     pub fn is_sparse(&self) -> bool {
         self.numbers.len() < self.numbers.capacity() / SPARSE
     }
 
-    /// Gives memory back, as far as nobody has to get another number for that.
+    /// Frees memory without changing a number.
     pub fn shrink(&mut self) {
         let Self { entries, numbers, seed } = self;
         entries.shrink_to_fit();
         numbers.shrink_to(2 * entries.len(), |number| hash_at(entries, seed, *number));
     }
 
-    /// Gives memory back. Numbers may be others from now on.
+    /// Frees memory. Numbers may change.
     pub fn compact(&mut self) {
         let Self { entries, numbers, seed } = self;
-        entries.compact(|(channel, _), from, to| {
-            let hash = hash(seed, channel.as_str().as_bytes());
+        entries.compact(|(name, _), from, to| {
+            let hash = hash(seed, name.as_ref().as_bytes());
             let found = numbers.find_mut(hash, |number| *number as usize == from);
             found.map(|found| *found = number(to)).is_some()
         });
@@ -117,13 +115,13 @@ impl<T> Directory<T> {
     }
 }
 
-impl<T> Default for Directory<T> {
+impl<K, T> Default for Directory<K, T> {
     fn default() -> Self {
         Self { entries: Slab::new(), numbers: HashTable::new(), seed: RandomState::default() }
     }
 }
 
-impl<T> Index<u32> for Directory<T> {
+impl<K, T> Index<u32> for Directory<K, T> {
     type Output = T;
 
     fn index(&self, number: u32) -> &T {
@@ -131,36 +129,37 @@ impl<T> Index<u32> for Directory<T> {
     }
 }
 
-impl<T> IndexMut<u32> for Directory<T> {
+impl<K, T> IndexMut<u32> for Directory<K, T> {
     fn index_mut(&mut self, number: u32) -> &mut T {
         &mut self.entries[number as usize].1
     }
 }
 
-/// What stands in the table of docs/performance/memory.md.
+/// Compared with docs/performance/memory.md.
 #[cfg(test)]
 pub(super) const SIZE: (&str, usize) = ("numbers", size_of::<u32>() + 1);
 
-fn hash_at<T>(entries: &Slab<(Channel, T)>, seed: &RandomState, number: u32) -> u64 {
-    hash(seed, entries[number as usize].0.as_str().as_bytes())
+fn hash_at<K: AsRef<str>, T>(entries: &Slab<(K, T)>, seed: &RandomState, number: u32) -> u64 {
+    hash(seed, entries[number as usize].0.as_ref().as_bytes())
 }
 
-fn hash(seed: &RandomState, channel: &[u8]) -> u64 {
+fn hash(seed: &RandomState, name: &[u8]) -> u64 {
     let mut hasher = seed.build_hasher();
-    hasher.write(channel);
+    hasher.write(name);
     hasher.finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Channel;
 
     fn channel(number: usize) -> Channel {
         Channel::from_redis(&format!("user:{number}:"))
     }
 
-    /// Returns a directory of a thousand channels of which only every hundredth is left.
-    fn after_a_peak() -> Directory<usize> {
+    /// Returns a directory of 1,000 channels after the removal of all but every hundredth.
+    fn after_a_peak() -> Directory<Channel, usize> {
         let mut directory = Directory::default();
         for number in 0..1_000 {
             directory.insert(channel(number), number);
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(directory: &Directory<usize>) {
+    fn check(directory: &Directory<Channel, usize>) {
         assert_eq!((directory.len(), directory.iter().count()), (10, 10));
         for number in 0..1_000 {
             let found = directory.find(channel(number).as_str());
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn each_is_found_under_its_number_until_it_is_taken_out() {
+    fn each_entry_keeps_its_number_until_it_is_removed() {
         let mut directory = after_a_peak();
         check(&directory);
         assert!(directory.is_sparse());
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_leaves_no_room_behind() {
+    fn an_empty_directory_keeps_no_capacity() {
         let mut directory = after_a_peak();
         directory.shrink();
         for number in (99..1_000).step_by(100).rev() {
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_peak_each_is_found_under_another_number() {
+    fn after_compacting_each_entry_is_found_under_its_new_number() {
         let mut directory = after_a_peak();
         directory.compact();
         check(&directory);

@@ -8,8 +8,9 @@ use bytes::Bytes;
 
 use super::echo::Echoes;
 use super::outbox::{Excess, Limits, Outbox};
-use super::{Digester, Form, Run};
+use super::{Digester, Run};
 use crate::stream::Stream;
+use crate::wire::Form;
 
 /// One connection as the hub sees it.
 ///

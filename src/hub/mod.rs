@@ -5,8 +5,6 @@
 
 mod directory;
 mod echo;
-mod events;
-mod frames;
 mod hold;
 mod listener;
 mod outbox;
@@ -15,16 +13,16 @@ mod reauthorize;
 mod recovery;
 mod replays;
 mod routing;
+mod run;
 mod shared;
 
 pub(crate) use directory::Directory;
 pub use echo::Digester;
-pub use events::{Form, encode_event, named_event};
-pub use frames::{Frames, Opcode, Run, encode};
 pub use listener::{Ending, Listener, Liveness};
 pub use outbox::Limits;
 pub use outbox_memory::{OutboxMemory, ShardMemory};
 #[cfg(test)]
 pub(crate) use routing::SIZES;
 pub use routing::{Generation, Hub, MemberId, NotJoined, SubscriptionRequest};
+pub use run::Run;
 pub use shared::{Addition, SharedHub, Subscription};

@@ -6,8 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use super::{Form, OutboxMemory, ShardMemory};
+use super::{OutboxMemory, ShardMemory};
 use crate::stream::Stream;
+use crate::wire::Form;
 
 /// Bounds of the outboxes, and what happens above them.
 #[derive(Debug, Clone)]

@@ -7,17 +7,17 @@ use bytes::Bytes;
 
 use super::Listener;
 use super::routing::{Hub, MemberId, MemberSlot, Outlet, Seats};
-use crate::wire::Channel;
+use crate::wire::Topic;
 
 impl Hub {
     /// Returns the channels of a member.
-    pub fn channels_of(&self, id: MemberId) -> Vec<Channel> {
+    pub fn names_of(&self, id: MemberId) -> Vec<Topic> {
         let seats = self.members.get(id.index()).map_or(&[][..], |member| &member.seats);
         seats.iter().map(|seat| self.topics.name(seat.topic).clone()).collect()
     }
 
     /// Takes a member out of all channels but these.
-    pub fn narrow(&mut self, id: MemberId, keep: &[Channel]) {
+    pub fn narrow(&mut self, id: MemberId, keep: &[Topic]) {
         let Some(member) = self.members.get_mut(id.index()) else { return };
         let seats = std::mem::take(&mut member.seats);
         let (kept, left): (Seats, Seats) =

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::Run;
 use super::routing::{Generation, Hub, NotJoined, Outlet};
-use crate::wire::Channel;
+use crate::wire::Topic;
 
 impl Hub {
     /// Holds back all channels that Redis sends, until the persisted value of each has been read again. Who is joining
@@ -25,8 +25,8 @@ impl Hub {
 
     /// Takes Redis' refusal of a channel: those who are joining it cannot. For those who listen already the broker tries
     /// it again, and the next one who comes has it tried at once.
-    pub fn refused(&mut self, channel: &Channel, generation: Generation) {
-        let Some(id) = self.topics.find(channel.as_str()) else { return };
+    pub fn refused(&mut self, topic: &Topic, generation: Generation) {
+        let Some(id) = self.topics.find(topic.as_ref()) else { return };
         let topic = &mut self.topics[id];
         if topic.told != Some(generation) {
             return;
@@ -41,8 +41,8 @@ impl Hub {
     }
 
     /// Holds a channel back that Redis refused and sends from now on, until its persisted value has been read again.
-    pub fn regained(&mut self, channel: &Channel) {
-        if let Some(id) = self.topics.find(channel.as_str()) {
+    pub fn regained(&mut self, topic: &Topic) {
+        if let Some(id) = self.topics.find(topic.as_ref()) {
             let topic = &mut self.topics[id];
             // What is subscribed is settled, or is held back already.
             if !topic.subscribed {
@@ -52,8 +52,8 @@ impl Hub {
     }
 
     /// Gives a channel the value that was read again, if it is new, and then what was held back.
-    pub fn recover(&mut self, channel: &Channel, value: Option<&Bytes>) {
-        if let Some(id) = self.topics.find(channel.as_str()) {
+    pub fn recover(&mut self, topic: &Topic, value: Option<&Bytes>) {
+        if let Some(id) = self.topics.find(topic.as_ref()) {
             self.resume(id, value);
         }
     }

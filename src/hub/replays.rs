@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use super::{Form, Run};
+use super::Run;
+use crate::wire::Form;
 
 /// Values from this size on are shared. What is smaller is quicker copied than found.
 const SHARED_BYTES: usize = 4096;

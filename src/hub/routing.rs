@@ -13,11 +13,11 @@ use super::hold::{Held, Paused};
 use super::outbox::Limits;
 use super::replays::Replays;
 use super::{Digester, Directory, Listener, Run};
-use crate::wire::Channel;
+use crate::wire::Topic;
 
 /// All channels and connections of one shard.
 pub struct Hub {
-    pub(super) topics: Directory<Topic>,
+    pub(super) topics: Directory<Topic, TopicEntry>,
     pub(super) members: Slab<Member>,
     /// Rooms that may have begun or ceased to be wanted since the last [`Hub::take_requests`].
     dirty: Vec<u32>,
@@ -34,9 +34,9 @@ pub type Generation = NonZeroU32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubscriptionRequest {
     /// The shard has listeners for the channel.
-    Subscribe(Channel, Generation),
+    Subscribe(Topic, Generation),
     /// Its last one has left.
-    Unsubscribe(Channel),
+    Unsubscribe(Topic),
 }
 
 /// A connection's place in the hub, from joining until leaving.
@@ -55,7 +55,7 @@ pub enum NotJoined {
 }
 
 #[derive(Debug)]
-pub(super) struct Topic {
+pub(super) struct TopicEntry {
     /// Most channels are one user's, or one session's.
     pub(super) listeners: SmallVec<[MemberSlot; 2]>,
     pub(super) recent: Recent,
@@ -107,7 +107,7 @@ pub(super) enum Outlet {
     Silent,
 }
 
-impl Topic {
+impl TopicEntry {
     /// Tells whether Redis sends the channel, and nothing is held back.
     pub(super) fn is_settled(&self) -> bool {
         self.subscribed && self.paused.is_none()
@@ -132,12 +132,12 @@ impl Hub {
     }
 
     /// Joins the channels, in this order. Until [`Hub::open`], what they bring is held.
-    pub fn join(&mut self, channels: &[Channel]) -> MemberId {
+    pub fn join<T: Clone + Into<Topic>>(&mut self, topics: &[T]) -> MemberId {
         let id = number(self.members.vacant_key());
         let mut held = Box::<Held>::default();
-        let mut seats = Seats::with_capacity(channels.len());
-        for (seat, channel) in channels.iter().enumerate() {
-            let room_id = self.topic(channel);
+        let mut seats = Seats::with_capacity(topics.len());
+        for (seat, topic) in topics.iter().enumerate() {
+            let room_id = self.topic(topic.clone().into());
             let topic = &mut self.topics[room_id];
             if std::mem::take(&mut topic.refused) {
                 // It is wanted anew, so that it is tried at once.
@@ -154,11 +154,11 @@ impl Hub {
         MemberId(id)
     }
 
-    fn topic(&mut self, channel: &Channel) -> u32 {
-        if let Some(id) = self.topics.find(channel.as_str()) {
+    fn topic(&mut self, name: Topic) -> u32 {
+        if let Some(id) = self.topics.find(name.as_ref()) {
             return id;
         }
-        let topic = Topic {
+        let entry = TopicEntry {
             listeners: SmallVec::new(),
             recent: Recent::default(),
             paused: None,
@@ -167,7 +167,7 @@ impl Hub {
             refused: false,
             dirty: true,
         };
-        let id = self.topics.insert(channel.clone(), topic);
+        let id = self.topics.insert(name, entry);
         self.dirty.push(id);
         id
     }
@@ -304,8 +304,8 @@ impl Hub {
     }
 
     /// Delivers a run to everybody who listens to the channel.
-    pub fn deliver(&mut self, channel: &Channel, run: Run) {
-        let Some(id) = self.topics.find(channel.as_str()) else { return };
+    pub fn deliver(&mut self, topic: &Topic, run: Run) {
+        let Some(id) = self.topics.find(topic.as_ref()) else { return };
         let most = self.limits.outbox_bytes * PAUSED_OUTBOXES;
         let Some(paused) = &mut self.topics[id].paused else { return self.deliver_now(id, &run) };
         paused.bytes += run.bytes.len();
@@ -351,8 +351,8 @@ impl Hub {
     }
 
     /// Takes Redis' acknowledgement of a channel.
-    pub fn subscribed(&mut self, channel: &Channel, generation: Generation) {
-        let Some(id) = self.topics.find(channel.as_str()) else { return };
+    pub fn subscribed(&mut self, topic: &Topic, generation: Generation) {
+        let Some(id) = self.topics.find(topic.as_ref()) else { return };
         let topic = &mut self.topics[id];
         if topic.told == Some(generation) && !std::mem::replace(&mut topic.subscribed, true) {
             topic.refused = false;
@@ -377,9 +377,9 @@ impl Hub {
                 }
                 continue;
             }
-            let (channel, topic) = self.topics.remove(id);
-            if topic.told.is_some() {
-                requests.push(SubscriptionRequest::Unsubscribe(channel));
+            let (topic, entry) = self.topics.remove(id);
+            if entry.told.is_some() {
+                requests.push(SubscriptionRequest::Unsubscribe(topic));
             }
         }
         self.give_back();
@@ -395,10 +395,11 @@ impl Hub {
     }
 
     /// Returns the topics of those channels that the member listens to.
-    pub fn topics_of(&self, id: MemberId, channels: &[Channel]) -> Box<[u32]> {
+    pub fn topics_of<T: Clone + Into<Topic>>(&self, id: MemberId, topics: &[T]) -> Box<[u32]> {
         let Some(member) = self.members.get(id.0 as usize) else { return Box::default() };
+        let wanted: SmallVec<[Topic; 4]> = topics.iter().map(|topic| topic.clone().into()).collect();
         let topics = member.seats.iter().map(|seat| seat.topic);
-        topics.filter(|topic| channels.contains(self.topics.name(*topic))).collect()
+        topics.filter(|topic| wanted.contains(self.topics.name(*topic))).collect()
     }
 
     /// Notes a publication of a listener to topics of its own, so that it does not come back to it.
@@ -433,7 +434,7 @@ pub(crate) const SIZES: &[(&str, usize)] = &[
     ("Member", size_of::<Member>()),
     ("Seat", size_of::<Seat>()),
     ("MemberSlot", size_of::<MemberSlot>()),
-    ("Topic", size_of::<(Channel, Topic)>()),
+    ("TopicEntry", size_of::<(Topic, TopicEntry)>()),
     super::directory::SIZE,
 ];
 

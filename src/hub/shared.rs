@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::{Hub, Listener, MemberId, NotJoined, SubscriptionRequest};
-use crate::wire::Channel;
+use crate::wire::Topic;
 
 /// A hub and the bell that rings when the broker has to be told something.
 pub struct SharedHub {
@@ -40,8 +40,8 @@ impl SharedHub {
     }
 
     /// Joins channels; what they bring is held until the subscription is opened.
-    pub fn join(self: &Rc<Self>, channels: &[Channel]) -> Subscription {
-        let id = self.hub.borrow_mut().join(channels);
+    pub fn join<T: Clone + Into<Topic>>(self: &Rc<Self>, topics: &[T]) -> Subscription {
+        let id = self.hub.borrow_mut().join(topics);
         self.changed.notify_one();
         Subscription { hub: self.clone(), id }
     }
@@ -98,22 +98,24 @@ impl Subscription {
     }
 
     /// Leaves all channels but these. Returns those that it has not.
-    pub fn narrow(&self, keep: &[Channel]) -> Vec<Channel> {
+    pub fn narrow<T: Clone + Into<Topic>>(&self, keep: &[T]) -> Vec<T> {
+        let names: Vec<Topic> = keep.iter().map(|topic| topic.clone().into()).collect();
         let mut hub = self.hub.hub.borrow_mut();
-        hub.narrow(self.id, keep);
+        hub.narrow(self.id, &names);
         self.hub.changed.notify_one();
-        let has = hub.channels_of(self.id);
-        keep.iter().filter(|channel| !has.contains(channel)).cloned().collect()
+        let has = hub.names_of(self.id);
+        let missing = keep.iter().zip(&names).filter(|(_, name)| !has.contains(name));
+        missing.map(|(topic, _)| topic.clone()).collect()
     }
 
     /// Joins more channels beside those that it has, to be merged into it.
-    pub fn join_beside(&self, channels: &[Channel]) -> Addition {
-        Addition { more: self.hub.join(channels), to: self.id }
+    pub fn join_beside<T: Clone + Into<Topic>>(&self, topics: &[T]) -> Addition {
+        Addition { more: self.hub.join(topics), to: self.id }
     }
 
     /// Returns the topics of those channels that are subscribed to.
-    pub fn topics_of(&self, channels: &[Channel]) -> Box<[u32]> {
-        self.hub.hub.borrow().topics_of(self.id, channels)
+    pub fn topics_of<T: Clone + Into<Topic>>(&self, topics: &[T]) -> Box<[u32]> {
+        self.hub.hub.borrow().topics_of(self.id, topics)
     }
 
     /// Notes a publication to topics of the subscription's own, so that it does not come back.
@@ -130,8 +132,8 @@ impl Addition {
 
     /// Joins some of the channels anew, for themselves.
     #[must_use]
-    pub fn alone(&self, channels: &[Channel]) -> Self {
-        Self { more: self.more.hub.join(channels), to: self.to }
+    pub fn alone<T: Clone + Into<Topic>>(&self, topics: &[T]) -> Self {
+        Self { more: self.more.hub.join(topics), to: self.to }
     }
 
     /// Replays the persisted values, then what was held, to the connection, whose channels they are from now on.

@@ -46,7 +46,7 @@ impl Shard {
     fn deliver_joined(&self, batches: &mut Vec<Vec<(Channel, Run)>>) {
         let runs =
             if batches.len() > 1 { join(batches.drain(..)) } else { batches.pop().unwrap_or_default() };
-        self.hub.with(|hub| runs.into_iter().for_each(|(channel, run)| hub.deliver(&channel, run)));
+        self.hub.with(|hub| runs.into_iter().for_each(|(channel, run)| hub.deliver(&channel.into(), run)));
     }
 
     /// Takes what the broker tells besides messages.
@@ -68,17 +68,19 @@ impl Shard {
         match item {
             BrokerEvent::Subscribed(channels) => hub.with(|hub| {
                 for (channel, generation) in channels {
-                    hub.subscribed(&channel, generation);
+                    hub.subscribed(&channel.into(), generation);
                 }
             }),
-            BrokerEvent::Regained(channel) => hub.with(|hub| hub.regained(&channel)),
-            BrokerEvent::Refused(channel, generation) => hub.with(|hub| hub.refused(&channel, generation)),
+            BrokerEvent::Regained(channel) => hub.with(|hub| hub.regained(&channel.into())),
+            BrokerEvent::Refused(channel, generation) => {
+                hub.with(|hub| hub.refused(&channel.into(), generation));
+            }
             BrokerEvent::Up | BrokerEvent::Overlooked => self.visitors.leases().revalidate_all(),
             BrokerEvent::Lost => hub.with(Hub::lost),
             BrokerEvent::Pause => hub.with(Hub::pause),
             BrokerEvent::Recovered(values) => hub.with(|hub| {
                 for (channel, value) in values {
-                    hub.recover(&channel, value.as_ref());
+                    hub.recover(&channel.into(), value.as_ref());
                 }
             }),
             BrokerEvent::Events(events) if Rc::ptr_eq(&self.watches, hub) => {

@@ -2,8 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::hub::{Opcode, encode};
 use crate::settings::ClientHeartbeat;
+use crate::wire::websocket::{Opcode, encode};
 
 /// What libraries send if nobody tells them otherwise. Only these are ever named in the log: what else clients send is
 /// theirs.

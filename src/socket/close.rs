@@ -2,8 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::hub::{Ending, Form, Opcode, encode, named_event};
+use crate::hub::Ending;
 use crate::redis::PublishError;
+use crate::wire::Form;
+use crate::wire::sse::named_event;
+use crate::wire::websocket::{Opcode, encode};
 
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,14 +20,14 @@ use super::frames::FrameScanner;
 use super::reader::{Incoming, InputCursor, Reader};
 use super::{Close, Keepalive};
 use crate::access::{Grant, Policy};
-use crate::hub::{Ending, Form, Limits, Listener, Subscription};
+use crate::hub::{Ending, Limits, Listener, Subscription};
 use crate::metrics::Counters;
 use crate::redis::{PublishAcks, Store};
 use crate::stream::{Discard, Permit, Stream};
 use crate::unfinished::UnfinishedMemory;
 use crate::visitors::watch::LeaseHold;
 use crate::visitors::{TokenBucket, Visitors};
-use crate::wire::{Channel, Handshake};
+use crate::wire::{Channel, Form, Handshake};
 
 /// What the connections of a shard share.
 pub struct Parts {

@@ -236,10 +236,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::hub::{Form, Limits, Listener};
+    use crate::hub::{Limits, Listener};
     use crate::socket::reader::{Incoming, InputCursor, Reader};
     use crate::stream::Stream;
     use crate::unfinished::UnfinishedMemory;
+    use crate::wire::Form;
 
     const MOST: usize = 100_000;
 

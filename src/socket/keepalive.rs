@@ -5,8 +5,11 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 
 use super::client_heartbeats::ClientHeartbeats;
-use crate::hub::{Ending, Form, Limits, Listener, Opcode, encode, named_event};
+use crate::hub::{Ending, Limits, Listener};
 use crate::settings::{ClientHeartbeat, PingSettings};
+use crate::wire::Form;
+use crate::wire::sse::named_event;
+use crate::wire::websocket::{Opcode, encode};
 
 /// Seconds between heartbeats. Clients are promised one every 4 seconds at least; the tick is good to a second.
 const BEAT_SECONDS: u32 = 3;

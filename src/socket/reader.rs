@@ -173,8 +173,8 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::hub::Form;
     use crate::stream::Stream;
+    use crate::wire::Form;
 
     /// A frame from a client, masked with zeros.
     fn frame(head: u8, payload: usize) -> Vec<u8> {

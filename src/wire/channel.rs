@@ -66,6 +66,16 @@ impl Channel {
         Self(name.into())
     }
 
+    /// Wraps a complete channel name without a copy.
+    pub(super) fn from_shared(name: Arc<str>) -> Self {
+        Self(name)
+    }
+
+    /// Returns the name without a copy.
+    pub(super) fn into_shared(self) -> Arc<str> {
+        self.0
+    }
+
     /// Returns the name as Redis knows it.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -6,11 +6,17 @@
 mod audience;
 mod channel;
 mod control;
+pub mod form;
 mod handshake;
 mod keyspace;
+pub mod sse;
+mod topic;
+pub mod websocket;
 
 pub use audience::{Audience, AudienceKind, SessionKey};
 pub use channel::{Channel, Namespace, mask_sessions};
 pub use control::{Control, DoctorQuery, Hint, SessionDigest};
+pub use form::Form;
 pub use handshake::{Facility, Flags, Handshake, Malformed, parameters};
 pub use keyspace::{KeyEvent, about_keys, channel_of, key_of};
+pub use topic::{Scope, Topic};

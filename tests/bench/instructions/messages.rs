@@ -6,10 +6,11 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
-use ws4redis::hub::{Form, Hub, Limits, Listener, Opcode, Run, SubscriptionRequest, encode};
+use ws4redis::hub::{Hub, Limits, Listener, Run, SubscriptionRequest};
 use ws4redis::redis::resp;
 use ws4redis::stream::Stream;
-use ws4redis::wire::Channel;
+use ws4redis::wire::websocket::{Opcode, encode};
+use ws4redis::wire::{Channel, Form, Topic};
 
 use super::Case;
 
@@ -43,7 +44,7 @@ struct House {
 }
 
 impl House {
-    fn new(listeners: u32, channel: impl Fn(u32) -> Channel) -> Self {
+    fn new(listeners: u32, topic: impl Fn(u32) -> Topic) -> Self {
         rlimit::increase_nofile_limit(u64::MAX).unwrap();
         let runtime = Builder::new_current_thread().enable_io().build().unwrap();
         let mut hub = Hub::new(Limits::default());
@@ -55,13 +56,13 @@ impl House {
                 let (socket, _) = door.accept().await.unwrap();
                 socket.writable().await.unwrap();
                 let stream = Stream::new(socket.into_std().unwrap().into()).unwrap();
-                let member = hub.join(&[channel(number)]);
+                let member = hub.join(&[topic(number)]);
                 hub.open(member, &Rc::new(Listener::new(stream, Form::Frames, 0, 60)), &[None]);
             }
         });
         for request in hub.take_requests() {
-            if let SubscriptionRequest::Subscribe(channel, ticket) = request {
-                hub.subscribed(&channel, ticket);
+            if let SubscriptionRequest::Subscribe(topic, generation) = request {
+                hub.subscribed(&topic, generation);
             }
         }
         Self { runtime, hub, _clients: clients }
@@ -70,18 +71,18 @@ impl House {
 
 fn prepare_delivery(name: &str) -> Box<dyn FnMut()> {
     let of_each = name.contains(" 1 of ");
-    let name_of = |number: u32| Channel::from_redis(&format!("user:{number}:chat"));
+    let name_of = |number: u32| Topic::from(Channel::from_redis(&format!("user:{number}:chat")));
     let mut house = House::new(1000, |number| name_of(if of_each { number } else { 7 }));
     let messages: usize = name.split(' ').nth(1).unwrap().parse().unwrap();
     let run = Run::join((0..messages).map(|_| Run::of(&[b'x'; 128])).collect()).unwrap();
-    // Each channel in turn: where the random hash puts a single one would decide its cost.
-    let channels: Vec<Channel> = if of_each { (0..1000).map(name_of).collect() } else { vec![name_of(7)] };
+    // Each topic in turn: where the random hash puts a single one would decide its cost.
+    let topics: Vec<Topic> = if of_each { (0..1000).map(name_of).collect() } else { vec![name_of(7)] };
     let mut delivered = 0;
     Box::new(move || {
         let _in_runtime = house.runtime.enter();
         // A run that has been delivered knows its digests; each delivery is of a new one.
         let run = Run::new(run.bytes.clone(), run.messages);
-        house.hub.deliver(black_box(&channels[delivered % channels.len()]), run);
+        house.hub.deliver(black_box(&topics[delivered % topics.len()]), run);
         delivered += 1;
     })
 }

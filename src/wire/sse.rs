@@ -1,45 +1,11 @@
-//! Messages as server-sent events (HTML standard, section 9.2.6), for clients whose network lets no WebSocket through.
+//! Messages as server-sent events (HTML standard, section 9.2.6), for clients behind networks that block WebSocket.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::Frames;
-
-/// In which form a connection gets what is sent to it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Form {
-    /// As WebSocket frames.
-    #[default]
-    Frames,
-    /// As server-sent events.
-    Events,
-    /// The same, where a text may name its event.
-    NamedEvents,
-}
-
-impl Form {
-    /// Tells whether it is a stream of server-sent events.
-    pub const fn is_stream(self) -> bool {
-        matches!(self, Self::Events | Self::NamedEvents)
-    }
-
-    /// Returns where each frame, or event, ends.
-    pub(super) fn ends(self, bytes: &[u8]) -> impl Iterator<Item = usize> {
-        let mut frames = Frames::new(bytes);
-        let mut at = 0;
-        std::iter::from_fn(move || match self {
-            Self::Frames => frames.next().map(|(frame, _)| frame.end),
-            Self::Events | Self::NamedEvents => {
-                at += bytes.get(at..)?.windows(2).position(|pair| pair == b"\n\n")? + 2;
-                Some(at)
-            }
-        })
-    }
-}
-
-/// Appends a message: text as it is, in lines; anything else in base64, as an event of its own kind. The ends of lines
-/// come out as line feeds, whatever they were.
+/// Appends a message as one event. UTF-8 becomes `data` lines; other payloads become an event `binary` in base64. Line
+/// ends are normalised to line feeds, because the format has no way to keep a carriage return.
 pub fn encode_event(events: &mut BytesMut, payload: &[u8]) {
     match std::str::from_utf8(payload) {
         Ok(text) => encode_named(events, None, text),
@@ -47,19 +13,19 @@ pub fn encode_event(events: &mut BytesMut, payload: &[u8]) {
     }
 }
 
-/// How the first line of a text begins that names its event.
+/// Prefix of a first line that names the event.
 const NAME_FIELD: &str = "event: ";
 
 /// Longest name of an event, in bytes.
 const MAX_NAME_BYTES: usize = 64;
 
-/// Names that messages cannot have: those of the gateway's own events, and those that `EventSource` itself dispatches.
+/// Names that messages must not use: the gateway sends these events, or `EventSource` dispatches them itself.
 const RESERVED_NAMES: [&str; 5] = ["binary", "close", "error", "heartbeat", "open"];
 
-/// Splits a message into the name of its event and its text, where its first line is `event: NAME`.
+/// Splits a message into the name of its event and its text if the first line is `event: NAME`.
 ///
-/// Names are of ASCII letters, digits, `-`, `_`, `.` and `:`, 64 bytes at most, and none that means something of its own.
-/// Any other first line belongs to the text.
+/// A name has 1 to 64 bytes of ASCII letters, digits, `-`, `_`, `.` and `:`, and is not reserved. Any other first line
+/// belongs to the text.
 pub(super) fn split_name(payload: &[u8]) -> Option<(&str, &str)> {
     if !payload.starts_with(NAME_FIELD.as_bytes()) {
         return None;
@@ -70,13 +36,13 @@ pub(super) fn split_name(payload: &[u8]) -> Option<(&str, &str)> {
         Some(end) => (&rest[..end], rest[end..].strip_prefix("\r\n").unwrap_or(&rest[end + 1..])),
     };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
-    let sound = (1..=MAX_NAME_BYTES).contains(&name.len())
+    let valid = (1..=MAX_NAME_BYTES).contains(&name.len())
         && name.bytes().all(plain)
         && !RESERVED_NAMES.contains(&name);
-    sound.then_some((name, text))
+    valid.then_some((name, text))
 }
 
-/// Appends a message as [`encode_event`] does, under the name that it has itself, if it has one.
+/// Appends a message as [`encode_event`] does, under the event name in its first line if there is one.
 pub(super) fn encode_named_event(events: &mut BytesMut, payload: &[u8]) {
     match split_name(payload) {
         Some((name, text)) => encode_named(events, Some(name), text),
@@ -84,7 +50,7 @@ pub(super) fn encode_named_event(events: &mut BytesMut, payload: &[u8]) {
     }
 }
 
-/// Returns one event of that name.
+/// Returns one event with this name.
 pub fn named_event(name: &str, text: &str) -> Bytes {
     let mut event = BytesMut::new();
     encode_named(&mut event, Some(name), text);
@@ -118,7 +84,7 @@ fn encode_named(events: &mut BytesMut, name: Option<&str>, text: &str) {
 mod tests {
     use super::*;
 
-    /// Reads events as the standard says: what a browser would make of them.
+    /// Parses events as the standard requires of a browser.
     fn read(stream: &str) -> Vec<(String, String)> {
         let (mut events, mut name, mut data) = (Vec::new(), String::new(), None::<String>);
         for line in stream.replace("\r\n", "\n").replace('\r', "\n").split('\n') {
@@ -137,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn text_keeps_its_lines_and_the_rest_is_base64() {
+    fn text_keeps_its_lines_and_other_payloads_are_base64() {
         let mut events = BytesMut::new();
         for payload in
             [&b"a"[..], b"a\nb\n", b"\n", "é: x".as_bytes(), b"event: y\r\ndata: z\rq", b"\xff\x00"]
@@ -179,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_line_that_is_no_sound_name_belongs_to_the_text() {
+    fn a_first_line_without_a_valid_name_belongs_to_the_text() {
         let long = format!("event: {}\nx", "n".repeat(65));
         for text in [
             "event: \nx",
@@ -207,13 +173,13 @@ mod tests {
             encode_event(&mut plain, text.as_bytes());
             assert_eq!(named, plain, "{text:?}");
         }
-        assert!(split_name(b"event: x\n\xff").is_none(), "what is no text has no name");
+        assert!(split_name(b"event: x\n\xff").is_none(), "a payload that is not UTF-8 has no name");
     }
 
     proptest::proptest! {
-        /// Whatever follows a name, nothing but one event comes of it.
+        /// No text behind a name can add a second event.
         #[test]
-        fn nothing_can_be_put_behind_a_name(text in "[a-z:\0\n\r \u{feff}]{0,20}") {
+        fn text_behind_a_name_adds_no_event(text in "[a-z:\0\n\r \u{feff}]{0,20}") {
             let mut events = BytesMut::new();
             encode_named_event(&mut events, format!("event: n{text}").as_bytes());
             let found = read(std::str::from_utf8(&events).unwrap());
@@ -222,9 +188,9 @@ mod tests {
             proptest::prop_assert!(name.is_empty() || name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b':'));
         }
 
-        /// No text can say anything but itself.
+        /// No text can inject a field or an event.
         #[test]
-        fn every_text_comes_out_whole(text in "[a-z:\n\r ]{0,20}") {
+        fn every_text_is_one_event_with_the_same_text(text in "[a-z:\n\r ]{0,20}") {
             let mut events = BytesMut::new();
             encode_event(&mut events, text.as_bytes());
             let lines = text.replace("\r\n", "\n").replace('\r', "\n");

@@ -1,0 +1,136 @@
+//! The form of a connection: how messages are framed as bytes. Code outside wire/ stores and passes these bytes on without
+//! knowing the format.
+
+use std::cell::OnceCell;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+use super::sse::{encode_event, encode_named_event, split_name};
+use super::websocket::{Frames, Opcode, encode};
+
+/// How messages to one connection are framed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Form {
+    /// WebSocket frames.
+    #[default]
+    Frames,
+    /// Server-sent events.
+    Events,
+    /// Server-sent events; the first line of a text may name its event.
+    NamedEvents,
+}
+
+impl Form {
+    /// Returns whether this is a stream of server-sent events.
+    pub const fn is_stream(self) -> bool {
+        matches!(self, Self::Events | Self::NamedEvents)
+    }
+
+    /// Returns whether this is the form in which [`store`] keeps messages.
+    pub const fn is_stored(self) -> bool {
+        matches!(self, Self::Frames)
+    }
+
+    /// Returns the end of each message in encoded bytes.
+    pub fn ends(self, bytes: &[u8]) -> impl Iterator<Item = usize> {
+        let mut frames = Frames::new(bytes);
+        let mut at = 0;
+        std::iter::from_fn(move || match self {
+            Self::Frames => frames.next().map(|(frame, _)| frame.end),
+            Self::Events | Self::NamedEvents => {
+                at += bytes.get(at..)?.windows(2).position(|pair| pair == b"\n\n")? + 2;
+                Some(at)
+            }
+        })
+    }
+}
+
+/// Appends one message in the form that is stored for all connections: WebSocket frames. Most connections want this form,
+/// and its length prefixes find the payloads again without a copy.
+pub fn store(stored: &mut BytesMut, payload: &[u8]) {
+    encode(stored, Opcode::of(payload), payload);
+}
+
+/// Returns the range of each stored message, and that of its payload.
+pub fn stored(bytes: &[u8]) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    Frames::new(bytes)
+}
+
+/// Stored messages in the other forms, each encoded when the first connection asks for it.
+#[derive(Debug, Clone, Default)]
+pub struct Encodings {
+    events: OnceCell<Bytes>,
+    /// Boxed: few connections ask for named events.
+    named_events: OnceCell<Box<Bytes>>,
+}
+
+impl Encodings {
+    /// Returns the stored messages in a form.
+    ///
+    /// Never inlined: inside the loop of a delivery its encoders would cost each listener registers.
+    #[inline(never)]
+    pub fn get<'a>(&'a self, form: Form, stored: &'a Bytes, messages: u32) -> &'a Bytes {
+        match form {
+            Form::Frames => stored,
+            Form::Events => self.events.get_or_init(|| encode_all(stored, messages, encode_event)),
+            Form::NamedEvents => self.named_events.get_or_init(|| {
+                let has_names = payloads(stored).any(|payload| split_name(payload).is_some());
+                let plain = || self.get(Form::Events, stored, messages).clone();
+                Box::new(if has_names { encode_all(stored, messages, encode_named_event) } else { plain() })
+            }),
+        }
+    }
+
+    /// Drops an encoding that shares the bytes of another one, so that [`Bytes::is_unique`] can answer for each.
+    pub fn unshare(&mut self) {
+        if let (Some(events), Some(named)) = (self.events.get(), self.named_events.get())
+            && events.as_ptr() == named.as_ptr()
+        {
+            self.named_events.take();
+        }
+    }
+
+    /// Returns whether these are the only references to the encoded bytes.
+    pub fn are_unique(&self) -> bool {
+        let named = self.named_events.get().map(|named| &**named);
+        [self.events.get(), named].into_iter().flatten().all(Bytes::is_unique)
+    }
+}
+
+fn payloads(stored: &[u8]) -> impl Iterator<Item = &[u8]> {
+    Frames::new(stored).map(|(_, payload)| &stored[payload])
+}
+
+fn encode_all(stored: &[u8], messages: u32, encode: fn(&mut BytesMut, &[u8])) -> Bytes {
+    // Room for `data: ` and the line ends of each message.
+    let mut events = BytesMut::with_capacity(stored.len() + 16 * messages as usize);
+    payloads(stored).for_each(|payload| encode(&mut events, payload));
+    events.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored_of(payloads: &[&[u8]]) -> Bytes {
+        let mut bytes = BytesMut::new();
+        for payload in payloads {
+            store(&mut bytes, payload);
+        }
+        bytes.freeze()
+    }
+
+    #[test]
+    fn stored_messages_are_encoded_once_for_each_form() {
+        let (encodings, bytes) = (Encodings::default(), stored_of(&[b"event: x\na", b"b"]));
+        let named = encodings.get(Form::NamedEvents, &bytes, 2);
+        assert_eq!(&named[..], b"event: x\ndata: a\n\ndata: b\n\n");
+        assert_eq!(encodings.get(Form::NamedEvents, &bytes, 2).as_ptr(), named.as_ptr());
+        assert!(encodings.events.get().is_none(), "no connection has asked for events without names");
+        let (encodings, bytes) = (Encodings::default(), stored_of(&[b"b"]));
+        let shared = encodings.get(Form::NamedEvents, &bytes, 1).as_ptr();
+        let events = encodings.get(Form::Events, &bytes, 1);
+        assert_eq!(events.as_ptr(), shared, "without names both forms share their bytes");
+    }
+}

@@ -1,0 +1,70 @@
+//! Topics: what members of the hub listen to.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::Channel;
+
+/// The kind of a topic's name. A dialect with topics of its own adds a scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// The name is that of a Redis channel.
+    Channel,
+}
+
+/// The scope and the name of a topic. Opaque to the hub, and cheap to clone.
+///
+/// Both are packed into one shared string: a field for the scope would add 8 bytes to each topic, and a comparison to
+/// each delivery. A name in [`Scope::Channel`] is stored as it is; other scopes have to prepend a mark that begins with
+/// NUL. No channel name begins with it: each begins with the site's prefix, the name of an audience, or `__keyspace@`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Topic(Arc<str>);
+
+impl Topic {
+    /// Returns the kind of the name.
+    pub fn scope(&self) -> Scope {
+        Scope::Channel
+    }
+
+    /// Returns the Redis channel of this name, if the scope is that of channels. Copies no string.
+    pub fn channel(&self) -> Option<Channel> {
+        match self.scope() {
+            Scope::Channel => Some(Channel::from_shared(self.0.clone())),
+        }
+    }
+}
+
+impl From<Channel> for Topic {
+    /// Copies no string.
+    fn from(channel: Channel) -> Self {
+        Self(channel.into_shared())
+    }
+}
+
+/// The packed form, for directories.
+impl AsRef<str> for Topic {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Shows the name as [`Channel`] does: session keys are masked, because this is meant for logs.
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&Channel::from_shared(self.0.clone()), f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_and_its_topic_share_one_name() {
+        let channel = Channel::from_redis("session:abc:x");
+        let topic = Topic::from(channel.clone());
+        assert_eq!(topic.as_ref().as_ptr(), channel.as_str().as_ptr());
+        assert_eq!(topic.channel(), Some(channel));
+        assert_eq!(format!("{topic:?}"), "session:***:x", "a log shows no session key");
+    }
+}
