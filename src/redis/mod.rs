@@ -1,7 +1,6 @@
-//! The back door: everything that is said to Redis, and heard from it. Discovery finds the
-//! server; what is said goes over connections of our own.
+//! Connections to Redis: discovery of the server, reads of keys, and publications.
 //!
-//! [`Broker`] is the pub/sub side, one per process; [`Store`] the key side and publishing, one per shard.
+//! Not here: subscriptions, which `broker` keeps. [`Store`] is the key side of a shard, and publishes.
 
 mod address;
 mod cluster;

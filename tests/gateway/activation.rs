@@ -1,4 +1,4 @@
-//! Sockets that systemd hands over, and what it is told.
+//! systemd: socket activation and readiness notification.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -33,7 +33,7 @@ async fn all_inherited_sockets_are_used_and_left_in_place() {
         }
         gateway.signal("TERM");
         assert_eq!(gateway.expect_exit().await.code(), Some(0));
-        // Whoever comes now waits for the next one.
+        // From here on, connections wait in the backlog for the next process.
         assert!(std::net::TcpStream::connect(address).is_ok());
         assert!(std::fs::exists(&path).unwrap(), "the socket is not its own to remove");
     }

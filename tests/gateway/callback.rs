@@ -1,4 +1,4 @@
-//! The callback: what the site is asked, what its answers mean, and what happens when it is slow, down or hostile.
+//! The callback: its request, the meaning of its responses, caching, and a site that is slow, down or hostile.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::support::{RedisServer, SiteReply, TestGateway, TestSite, within_deadl
 const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
 const KEY: &str = "aonhk897c0q74kqva7rtv278kgdpr276";
 
-/// Begins a gateway that asks the site. One shard, so that what is kept for another visitor can be foretold.
+/// Configures a gateway with a callback to the site. One shard, so that the content of the cache is predictable.
 fn gateway_builder(site: &TestSite) -> GatewayBuilder {
     let builder = TestGateway::builder().set("auth.callback_url", &site.url());
     builder.set("server.shards", "1").set("auth.callback_timeout_seconds", "9")
@@ -37,7 +37,7 @@ fn channels(gateway: &TestGateway) -> Vec<String> {
     channels.into_iter().map(|name| name[prefix.len()..].to_owned()).collect()
 }
 
-/// Answers `cookie: NAME` with the user of that name.
+/// Identifies the visitor with `Cookie: NAME` as the user of that name.
 fn user_from_cookie(asked: &SiteRequest) -> SiteReply {
     match asked.all("cookie").first() {
         Some(name) => SiteReply::json(format!(r#"{{"user": "{name}"}}"#)),
@@ -100,7 +100,7 @@ mod what_is_asked {
         assert_eq!((asked.all("cookie").len(), asked.all("authorization").len()), (0, 0));
     }
 
-    /// A page of another site must not use what a visitor is known by, whatever that is.
+    /// A page of another origin must not use a visitor's credentials, whatever header carries them.
     #[tokio::test]
     async fn any_forwarded_credential_requires_the_origin_to_match_the_host() {
         let site = TestSite::always_returning("null").await;
@@ -239,7 +239,7 @@ mod what_is_answered {
             assert_eq!(heard, expected, "{json}");
             gateway.expect_log(&[&format!("facility={facility:?}"), "publishes=0"]).await;
         }
-        // A rule that refuses does so, whatever the site allows.
+        // An access rule that denies wins over the callback.
         site.answer(|_| SiteReply::json(r#"{"user": "j", "allow": ["publish-broadcast"]}"#));
         with_cookie(&gateway, "/ws/strict?publish-broadcast", "a=1").expect_status(403).await;
         with_cookie(&gateway, "/ws/none?subscribe-user", "a=1").expect_status(403).await;
@@ -308,7 +308,7 @@ mod hostile {
             (302, vec![("Location", "/login/?next=geheim")], "points to /login/; redirects are not followed"),
             (304, vec![], "redirects are not followed"),
         ] {
-            // Warnings come once a second, so each has a gateway of its own.
+            // Warnings are throttled to one per second, so each case starts a new gateway.
             let gateway = gateway(&site).await;
             site.answer(move |_| SiteReply::new(status, &headers, r#"{"user": "john"}"#));
             expect_503(with_cookie(&gateway, "/ws/x?subscribe-user", "a=1"), &status.to_string()).await;
@@ -432,7 +432,7 @@ mod hostile {
             .map(|name| tokio::spawn(with_cookie(&gateway, "/ws/x", name).send()))
             .into();
         site.expect_requests(6).await;
-        // Meanwhile all goes on for those who are in, and for those who are known.
+        // Connected clients and visitors with a cached response are not affected.
         for number in 0..20 {
             gateway.publish("broadcast:x", number.to_string());
             john.expect_text(&number.to_string()).await;
@@ -540,7 +540,7 @@ mod bounds {
         let ask = || tokio::spawn(with_cookie(&gateway, "/ws/x?subscribe-user", "john").send());
         let mut waiting: Vec<_> = (0..10).map(|_| ask()).collect();
         site.expect_requests(1).await;
-        // Another question shows that all before it have been read: the gateway has one thread.
+        // The gateway has one thread: a later callback request proves that it has read all earlier handshakes.
         let other = tokio::spawn(with_cookie(&gateway, "/ws/x", "mary").send());
         site.expect_requests(2).await;
         waiting.extend((0..5).map(|_| ask()));
@@ -568,7 +568,7 @@ mod bounds {
         let mary = tokio::spawn(with_cookie(&gateway, "/ws/x", "mary").send());
         site.expect_requests(2).await;
         drop(first);
-        // The call of the one who has gone ends, and another is made.
+        // The request of the disconnected client is cancelled, and another one is sent.
         site.expect_requests(3).await;
         site.release();
         for asking in others.into_iter().chain([mary]) {
@@ -631,7 +631,7 @@ mod bounds {
         site.answer(|_| SiteReply::json(r#"{"user": "john", "expires_in": 0.1}"#));
         request().connect().await;
         assert_eq!(site.requests().len(), 4);
-        // SiteRequest again and again within much less than the time that is set, it is asked anew.
+        // The response expires long before auth.callback_cache_seconds.
         within_deadline("a new question", async {
             while site.requests().len() < 6 {
                 request().connect().await;
@@ -696,14 +696,14 @@ mod connections {
         let gateway = gateway(&site).await;
         with_cookie(&gateway, "/ws/x", "a=1").expect_status(503).await;
         assert_eq!(site.requests().len(), 2);
-        // What has begun to be answered is not asked again.
+        // A request whose response has begun is not retried.
         site.answer(|_| SiteReply::LastBytes(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nnull".to_vec()));
         with_cookie(&gateway, "/ws/x", "a=1").expect_status(503).await;
         assert_eq!(site.requests().len(), 3);
     }
 }
 
-/// Runs `check` while the site answers; `TestSite` needs this thread meanwhile.
+/// Runs `check` on another thread: `TestSite` runs on this one.
 async fn check(settings: Vec<String>) -> (Option<i32>, String) {
     let running = tokio::task::spawn_blocking(move || {
         let mut command = binary();

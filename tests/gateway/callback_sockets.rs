@@ -1,4 +1,4 @@
-//! Open sockets of visitors whom the site knows: it is asked again, in time.
+//! Revalidation of open sockets by the callback.
 
 use std::time::Duration;
 
@@ -162,7 +162,7 @@ async fn an_invalidation_during_a_callback_request_repeats_the_request() {
     let opening = tokio::spawn(async move { request.connect().await });
     site.expect_requests(2).await;
     hint(&gateway, "7", "logout");
-    // What is published later is told later, so that the hint has come when this has.
+    // Messages arrive in order: when this one has arrived, so has the invalidation.
     gateway.publish("broadcast:y", "the hint has come");
     other.expect_text("the hint has come").await;
     site.answer_first(2);

@@ -1,4 +1,4 @@
-//! Settings and subcommands of the binary: what it accepts, what it refuses, and with which exit code.
+//! Settings and subcommands: accepted input, errors and exit codes.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -6,13 +6,13 @@ use std::process::{Command, Output, Stdio};
 use crate::support::gateway::binary;
 use crate::support::{RedisServer, TestGateway, unique};
 
-/// Runs a command that has to end by itself.
+/// Runs a command that must exit by itself.
 fn run(command: &mut Command, input: &[u8]) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let _ = child.stdin.take().unwrap().write_all(input);
     let pid = child.id();
-    // A server that starts where it should refuse would never end.
+    // A server that starts instead of rejecting its settings would run without end.
     let (ended, watch) = std::sync::mpsc::channel::<()>();
     let watching = std::thread::spawn(move || {
         if watch.recv_timeout(crate::support::DEADLINE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
@@ -72,7 +72,7 @@ fn a_generated_settings_file_denies_publishing_to_anonymous_visitors() {
     assert_eq!(said.matches("\nanonymous_publish = false\n").count(), 1, "{said}");
     let shipped = said.replace("\nanonymous_publish = false\n", "\nanonymous_publish = true\n");
     assert_eq!(shipped, include_str!("../../settings.toml"), "the rest is as built in");
-    // Rules that say something else are refused, and not overlooked.
+    // Contradicting rules are rejected, not ignored.
     let rule = |verb: &str| format!("[[access]]\nfacility = \"x\"\nanonymous = [\"{verb}-broadcast\"]\n");
     let file = settings_file(&format!("{said}{}", rule("publish")));
     refused(&["--settings", &file, "check"], 64, &["anonymous_publish: is false", "[[access]]"]);
@@ -128,7 +128,7 @@ fn a_settings_file_that_is_not_text_exits_with_64_and_names_file_and_position() 
     ] {
         refused(&["--settings", file], 64, &[file, part]);
         refused(&["--settings", file, "check"], 64, &[file, part]);
-        // The same for the other files that settings name.
+        // The same holds for the other files that settings refer to.
         let tokens =
             ["auth.jwt.algorithm=HS256", "auth.callback_url=http://127.0.0.1/", "session.secret_key=x"];
         for key in [
@@ -137,7 +137,7 @@ fn a_settings_file_that_is_not_text_exits_with_64_and_names_file_and_position() 
             "auth.jwt.key_file",
             "auth.jwt.jwks_file",
         ] {
-            // Keys need not be text.
+            // A secret key may be binary.
             if key.starts_with("auth.jwt") && [&latin1, &utf16].contains(&&file.to_owned()) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! From Redis to the clients: what arrives, as what, in which order.
+//! Delivery from Redis to clients: content, frame type and order.
 
 use crate::support::client::{BINARY, TEXT};
 use crate::support::{RedisServer, TestGateway};
@@ -78,7 +78,7 @@ async fn channels_do_not_leak_into_each_other() {
     }
 }
 
-/// Publishes pipelined messages while clients read, and returns how many came to each.
+/// Publishes messages in one pipeline while clients read, and expects all of them, in order, at each client.
 async fn burst(gateway: &TestGateway, clients: usize, count: usize, payload: fn(usize) -> Vec<u8>) {
     let mut readers = Vec::new();
     for _ in 0..clients {

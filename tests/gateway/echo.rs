@@ -1,4 +1,4 @@
-//! Whether clients get back what they said themselves.
+//! Echo: whether a client receives its own messages.
 
 use crate::support::{RedisServer, TestGateway};
 

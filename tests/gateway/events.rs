@@ -1,4 +1,4 @@
-//! The other way in: server-sent events, and publications by POST, at the same address.
+//! Server-sent events, and publishing by POST, on the same paths as WebSockets.
 
 use crate::support::events::SseClient;
 use crate::support::sessions::{hint, john, log_in, session_key};
@@ -41,7 +41,7 @@ async fn a_post_is_answered_after_redis_has_published_and_stored_its_message() {
         let kept = RedisServer::shared().get(&gateway.channel("broadcast:x"));
         assert_eq!(kept.as_deref(), Some(message.as_bytes()));
         socket.expect_text(message).await;
-        // The ends of lines are line feeds in a stream.
+        // An event stream transmits every line ending as a line feed.
         events.expect(&message.replace("\r\n", "\n")).await;
     }
     gateway.post("/ws/x?publish-broadcast", "").expect_status(204).await;
@@ -80,12 +80,12 @@ async fn streams_identify_visitors_like_websockets_and_require_the_origin_to_mat
     johns.expect("from john").await;
     let foreign = |path: &str| gateway.stream(path).header("Origin", "https://evil.example");
     let refused = foreign(path).header("Cookie", &cookie).expect_status(403).await;
-    // The page may read this, so that its client stops, and no other answer.
+    // The page may read this refusal, so that its client stops retrying, and no other response.
     assert_eq!(refused.header("access-control-allow-origin"), Some("https://evil.example"));
     assert_eq!(refused.header("access-control-allow-credentials"), Some("true"));
     let other = foreign("/ws/%FF?subscribe-user").expect_status(400).await;
     assert_eq!(other.header("access-control-allow-origin"), None);
-    // Who is nobody says nothing as john.
+    // An anonymous visitor cannot publish as john.
     gateway.post("/ws/x?publish-user", "from nobody").expect_status(403).await;
 }
 
@@ -170,7 +170,7 @@ async fn an_unread_stream_is_closed_and_an_ended_one_frees_its_subscription() {
     let gone = SseClient::open(gateway.stream("/ws/y?subscribe-broadcast")).await;
     drop(gone);
     let large = "x".repeat(100_000);
-    // What comes together counts as one, and one is free.
+    // Events sent together count as one run, and the first run does not count towards the limit.
     eventually("the slow one is closed", || {
         RedisServer::shared().publish(&gateway.channel("broadcast:x"), &large);
         (gateway.count_log(&["reading too slowly"]) > 0).then_some(())

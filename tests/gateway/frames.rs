@@ -1,4 +1,4 @@
-//! What clients may send and what ends their connection: section 5 of the contract, column "for us".
+//! Frames from clients: what is accepted and which violations close the connection, with which code.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use crate::support::{TestGateway, eventually, within_deadline};
 
 const FIN: u8 = 0x80;
 
-/// A frame without a mask.
+/// Returns a frame without a mask.
 fn unmasked(first: u8, payload: &[u8]) -> Vec<u8> {
     [head(first, payload.len() as u64, false), payload.to_owned()].concat()
 }
 
-/// The head of a frame that never comes.
+/// Returns the head of a frame whose payload is never sent.
 fn head_only(first: u8, length: u64) -> Vec<u8> {
     [head(first, length, true), vec![1, 2, 3, 4]].concat()
 }
@@ -21,7 +21,7 @@ fn close(code: u16, reason: &[u8]) -> Vec<u8> {
     frame(FIN | 8, &[&code.to_be_bytes(), reason].concat())
 }
 
-/// What a client sends that ends its connection, and the code with which it ends.
+/// Returns violations: description, bytes and expected close code.
 fn protocol_violations() -> Vec<(&'static str, Vec<u8>, u16)> {
     let mut breaches = vec![
         ("unmasked text", unmasked(FIN | TEXT, b"x"), 1002),
@@ -76,7 +76,7 @@ fn protocol_violations() -> Vec<(&'static str, Vec<u8>, u16)> {
 
 #[tokio::test]
 async fn every_protocol_violation_is_closed_with_its_code() {
-    // Some cannot be closed by the client before the end, as in the middle of a frame.
+    // A client cannot send a close frame in the middle of another frame.
     let gateway = TestGateway::start_with(&[("server.linger_seconds", "1")]).await;
     let memory = gateway.resident_bytes();
     for (number, (what, bytes, code)) in protocol_violations().into_iter().enumerate() {
@@ -107,7 +107,7 @@ async fn a_length_with_the_top_bit_set_is_refused_at_once() {
 
 #[tokio::test]
 async fn a_length_that_is_not_minimal_is_a_protocol_violation() {
-    /// A frame whose length is written in so many bytes behind the second one, masked with zeros.
+    /// Returns a frame whose length takes `length_bytes` bytes after the second one, masked with zeros.
     fn non_minimal(first: u8, payload: usize, length_bytes: usize) -> Vec<u8> {
         let length = (payload as u64).to_be_bytes();
         let second = if length_bytes == 2 { 126 } else { 127 };
@@ -128,7 +128,7 @@ async fn a_length_that_is_not_minimal_is_a_protocol_violation() {
         (TEXT, 5, 2),
     ] {
         let what = format!("{first:x} with {payload} bytes, written in {length_bytes}");
-        // What came before is published, whether it comes together with the breach or not.
+        // Earlier messages are published, whether or not the violation arrives in the same read.
         let breach = [frame(FIN | TEXT, what.as_bytes()), non_minimal(first, payload, length_bytes)].concat();
         for piece in [breach.len(), 1] {
             if piece == 1 && breach.len() > 1000 {
@@ -136,7 +136,7 @@ async fn a_length_that_is_not_minimal_is_a_protocol_violation() {
             }
             let mut client = gateway.connect("/ws/long?publish-broadcast").await;
             for piece in breach.chunks(piece) {
-                // The rest of a frame may come to a socket that is closed.
+                // The server may have closed the socket before the rest of the frame is written.
                 let _ = client.try_send_raw(piece).await;
                 tokio::task::yield_now().await;
             }
@@ -268,7 +268,7 @@ async fn endless_fragments_close_the_connection() {
         client.send_raw(&frame(TEXT, b"begin")).await;
         let many = fragment.repeat(4000);
         let mut sent = 0;
-        // A few hundred kibibytes are far above the limit; what is cut refuses to take them.
+        // A few hundred kibibytes are far above the limit; writing them fails on a closed connection.
         while sent < 50 && client.try_send_raw(&many).await.is_ok() {
             sent += 1;
         }
@@ -366,7 +366,7 @@ async fn the_close_code_arrives_although_the_client_keeps_sending() {
 #[tokio::test]
 async fn a_client_that_does_not_close_its_socket_is_disconnected_after_the_linger() {
     let gateway = TestGateway::start_with(&[("server.linger_seconds", "1")]).await;
-    // The connections by which the start was awaited may not be gone yet.
+    // The readiness probes of the start may still be open.
     let _first = gateway.connect("/ws/x").await;
     let files = eventually("only one client is left", || {
         let files = gateway.open_files();

@@ -1,5 +1,5 @@
-//! What libraries of front ends rely on: `EventSource` comes back, streams have event names, heartbeats stay between two,
-//! and pages of another origin may read and post where the Origin rule admits them.
+//! Behaviour that front-end libraries rely on: `EventSource` reconnects, streams can name events, heartbeats are not
+//! published, and pages of other origins may read and post if the Origin rule allows them.
 
 use std::collections::HashSet;
 
@@ -10,19 +10,19 @@ use crate::support::{RedisServer, TestGateway, eventually};
 
 const PAGE: &str = "https://www.example.com";
 
-/// Returns the milliseconds of a line `retry: …`.
+/// Returns the milliseconds of the `retry: …` line.
 fn retry_milliseconds(text: &str) -> u32 {
     text.strip_prefix("retry: ").and_then(|rest| rest.strip_suffix("\n\n")).unwrap().parse().unwrap()
 }
 
-/// Returns a gateway that has no room for another connection, and the one that takes it.
+/// Returns a gateway at its connection limit, and its only client.
 async fn at_connection_limit() -> (TestGateway, SseClient) {
     let gateway = TestGateway::start_with(&[("server.max_connections", "1"), ("origin.allowed", PAGE)]).await;
     let only = eventually_open(&gateway).await;
     (gateway, only)
 }
 
-/// Opens a stream as soon as those have gone by which it was found out that the gateway serves.
+/// Opens a stream as soon as the readiness probes of the start have closed.
 async fn eventually_open(gateway: &TestGateway) -> SseClient {
     eventually("the others have gone", || (gateway.count_log(&["connection ended"]) >= 3).then_some(()))
         .await;
@@ -42,7 +42,7 @@ async fn an_event_source_gets_a_retry_instruction_instead_of_503() {
         assert!(marked.body.contains("too many connections"), "{marked:?}");
     }
     gateway.stream("/ws/x?client=other").expect_status(200).await;
-    // Who reads statuses goes on seeing them.
+    // Clients that evaluate the status still get it.
     gateway.request("/ws/x?subscribe-broadcast").expect_status(503).await;
     gateway.post("/ws/x?publish-broadcast", "x").expect_status(503).await;
     eventually("four refusals in the log", || {
@@ -81,7 +81,7 @@ async fn messages_name_their_event_only_on_streams_that_request_event_names() {
     redis.persist(&gateway.channel("broadcast:x"), "event: kept\n<b>old</b>");
     let mut named = SseClient::open(gateway.stream("/ws/x?subscribe-broadcast&event-names")).await;
     let mut plain = SseClient::open(gateway.stream("/ws/x?subscribe-broadcast")).await;
-    // Our own client gets the same by a stream as by a WebSocket.
+    // Our own client gets the same messages by event stream as by WebSocket.
     let mut ours =
         SseClient::open(gateway.stream("/ws/x?subscribe-broadcast&event-names&client=ws4redis")).await;
     let mut socket = gateway.connect("/ws/x?subscribe-broadcast&event-names").await;
@@ -144,11 +144,11 @@ async fn pages_of_allowed_origins_may_read_streams_and_responses_to_their_posts(
     for response in [&events.head, &posted] {
         assert_eq!(response.header("vary"), Some("origin"), "{response:?}");
     }
-    // Refusals are readable, too, and what they say about the next attempt.
+    // Refusals and their Retry-After are readable, too.
     let refused = gateway.post("/ws/x?publish-user", "x").header("Origin", PAGE).expect_status(403).await;
     assert!(is_readable(&refused, PAGE), "{refused:?}");
     assert_eq!(refused.header("access-control-expose-headers"), Some("retry-after"));
-    // What depends on the origin says so also to those who name none.
+    // Responses that depend on the origin have Vary: Origin, also for requests without an origin.
     let plain = SseClient::open(gateway.stream("/ws/x")).await;
     assert_eq!(
         (plain.head.header("vary"), plain.head.header("access-control-allow-origin")),
@@ -187,7 +187,7 @@ async fn a_preflight_allows_exactly_the_headers_that_our_client_sends() {
     assert_eq!(evil.header("access-control-allow-headers"), None, "{evil:?}");
     gateway.expect_log(&["refused with 403", "https://evil.example", "origin.allowed"]).await;
     preflight("/ws/x", "null").expect_status(403).await;
-    // Only what browsers ask before they send.
+    // Only preflights of browsers are answered.
     preflight("/ws/x", PAGE).without("Access-Control-Request-Method").expect_status(400).await;
     preflight("/ws/x", PAGE).without("Origin").expect_status(400).await;
     let elsewhere = preflight("/elsewhere", PAGE).expect_status(404).await;
@@ -238,7 +238,7 @@ async fn heartbeats_of_libraries_are_answered_and_never_published() {
         TestGateway::builder().set("messages.client_heartbeats", "ping, hb=pong, quiet=").start().await;
     let mut socket = gateway.connect("/ws/x?subscribe-broadcast&publish-broadcast&echo").await;
     let mut hears = gateway.connect("/ws/x?subscribe-broadcast").await;
-    // Who may not publish has a library with a heartbeat as well.
+    // Libraries send heartbeats also for visitors who may not publish.
     let mut reader = gateway.connect("/ws/x").await;
     for client in [&mut socket, &mut reader] {
         for (text, answer) in [("ping", Some("ping")), ("hb", Some("pong")), ("quiet", None)] {
@@ -286,7 +286,7 @@ async fn the_log_names_a_repeated_client_heartbeat_that_is_not_configured() {
     }
     let line = gateway.expect_log(&["library's heartbeat", "messages.client_heartbeats"]).await;
     assert!(line.contains("\"ping\""), "{line}");
-    // Those that connect again since nothing answers, each with its first ping.
+    // Clients that get no answer reconnect, and each sends its first ping.
     for _ in 0..6 {
         let mut again = gateway.connect("/ws/x").await;
         again.send_text("ping").await;

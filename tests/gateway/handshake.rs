@@ -1,4 +1,4 @@
-//! Everything before the 101: paths, flags, statuses, limits, Origin, subprotocols.
+//! Handshakes: paths, flags, statuses, limits, Origin, subprotocols.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::support::client::{CONTINUATION, TEXT, frame};
 use crate::support::gateway::binary;
 use crate::support::{RedisServer, TestGateway, eventually, within_deadline};
 
-/// Paths of `?subscribe-broadcast`, and their channel (without the prefix).
+/// Paths with `?subscribe-broadcast`, and their channel without the prefix.
 const PATHS: &[(&str, &str)] = &[
     ("/ws/foobar", "broadcast:foobar"),
     ("/ws/foobar/", "broadcast:foobar/"),
@@ -39,7 +39,7 @@ const PATHS: &[(&str, &str)] = &[
     ("/ws/UPPER", "broadcast:UPPER"),
 ];
 
-/// Paths that are refused, and how.
+/// Refused paths, with status and a part of the reason.
 const REFUSED_PATHS: &[(&str, u16, &str)] = &[
     ("/ws", 404, "/ws/"),
     ("/", 404, "/ws/"),
@@ -59,7 +59,7 @@ const REFUSED_PATHS: &[(&str, u16, &str)] = &[
     ("/ws/a%C2%85", 400, "control"),
 ];
 
-/// Queries that ask for the broadcast channel.
+/// Queries that subscribe to the broadcast channel.
 const FLAGS: &[&str] = &[
     "subscribe-broadcast",
     "subscribe-broadcast=",
@@ -77,7 +77,7 @@ const FLAGS: &[&str] = &[
     "subscribe-broadcast&subscribe-user=admin&subscribe-group=staff",
 ];
 
-/// Queries that do not.
+/// Queries that do not subscribe to it.
 const NO_FLAGS: &[&str] = &[
     "",
     "x=subscribe-broadcast",
@@ -360,7 +360,7 @@ async fn request_heads_are_limited_in_size_and_number_of_headers() {
 }
 
 impl crate::support::client::Request {
-    /// Sends a request that is too large: the server may have closed before all of it was written.
+    /// Sends a request that is too large. The server may close the connection before all of it is written.
     async fn send_to_the_end(self) -> Option<u16> {
         let mut client = self.open().await;
         let _ = client.try_send_raw(&self.bytes()).await;
@@ -467,7 +467,7 @@ async fn the_first_subprotocol_that_carries_no_token_is_selected() {
 
 const COOKIE: &str = "sessionid=0123456789abcdefghijklmnopqrstuv";
 
-/// Origin, Host, and whether they go together when a session cookie is sent.
+/// Origin, Host, and whether they match for a request with a session cookie.
 const ORIGINS: &[(&str, &str, bool)] = &[
     ("http://example.com", "example.com", true),
     ("https://example.com", "example.com", true),
@@ -516,7 +516,7 @@ async fn with_a_session_cookie_the_origin_must_match_the_host() {
             with_cookie.connect().await;
         } else {
             let response = with_cookie.expect_status(403).await;
-            // What is advised has an effect: no setting admits what is no origin of a page.
+            // The suggested setting must work: no setting allows a value that is not an origin.
             let advised = response.body.contains("proxy_set_header Host $host;");
             assert_eq!(advised, is_origin_of_a_page(origin), "{origin} {host}: {response:?}");
             assert_eq!(response.body.contains("origin.allowed"), advised, "{origin} {host}: {response:?}");
@@ -616,7 +616,7 @@ async fn above_the_connection_limit_handshakes_get_503_until_one_is_free() {
     let what = "all places are free";
     let mut clients = Vec::new();
     while clients.len() < 3 {
-        // The connections by which the start was awaited may not be gone yet.
+        // The readiness probes of the start may still be open.
         let (response, client) = within_deadline(what, gateway.request("/ws/x").send()).await;
         if response.status == 101 {
             clients.push(client);

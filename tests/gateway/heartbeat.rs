@@ -1,4 +1,4 @@
-//! The heartbeat: a text that is no message.
+//! The heartbeat: a text that is not published.
 
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ async fn at_most_one_heartbeat_answer_is_queued_for_a_client_that_does_not_read(
     for _ in 0..50 {
         client.send_raw(&beats).await;
     }
-    // Only when the gateway has read them all may room come free: what it answers meanwhile would count, too.
+    // Reads only after the gateway has processed all of them: answers to later ones would count as well.
     client.send_text("all sent").await;
     while other.next_message().await.payload != b"all sent" {}
     client.send_ping(b"the end").await;
@@ -110,6 +110,6 @@ async fn at_most_one_heartbeat_answer_is_queued_for_a_client_that_does_not_read(
         assert_eq!(frame.payload, HEARTBEAT.as_bytes());
         answers += 1;
     }
-    // What the kernel's buffers took was sent; behind them waits one.
+    // The kernel's buffers hold the answers that were sent; at most one more is queued.
     assert!((1..10_000).contains(&answers), "{answers} answers to 50,000 heartbeats");
 }

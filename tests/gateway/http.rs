@@ -1,4 +1,4 @@
-//! HTTP connections: their deadlines, how they end, and what is answered beside handshakes.
+//! HTTP connections: deadlines, closing, and requests that are not handshakes.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use crate::support::client::TestClient;
 use crate::support::events::SseClient;
 use crate::support::{DEADLINE, TestGateway, eventually, within_deadline};
 
-/// Sends bytes of a request on a connection that is kept, and returns the status of the answer.
+/// Sends bytes of a request on an open connection and returns the status of the response.
 async fn send_request(client: &mut TestClient, bytes: &[u8]) -> u16 {
     client.send_raw(bytes).await;
     within_deadline("an answer", client.read_response()).await.unwrap().status
 }
 
-/// Sends bytes at this pace; where the connection does not take them, returns how many it took and why.
+/// Sends bytes at this rate. On failure, returns how many were sent, and the error.
 async fn send_slowly(
     client: &mut TestClient,
     bytes: usize,
@@ -42,14 +42,14 @@ async fn deadlines_apply_to_each_request_and_not_to_the_connection() {
     let bytes = post.bytes();
     let mut client = post.open().await;
     let begun = Instant::now();
-    // Before, everything was cut after three times server.handshake_seconds, published or not.
+    // Longer than three times server.handshake_seconds, the limit of a connection in earlier versions.
     while begun.elapsed() < Duration::from_millis(4500) {
         let (head, body) = bytes.split_at(bytes.len() - 4);
         client.send_raw(head).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(send_request(&mut client, body).await, 204);
         witness.expect_text("a message").await;
-        // Idle, too, for longer than a head may take.
+        // An idle connection may pause longer than server.handshake_seconds.
         tokio::time::sleep(Duration::from_millis(1200)).await;
     }
     client.send_raw(&gateway.request("/ws/x?subscribe-broadcast").bytes()).await;
@@ -69,7 +69,7 @@ async fn an_idle_http_connection_is_closed_gracefully_after_its_timeout() {
     client.expect_end().await;
     let waited = begun.elapsed();
     assert!((Duration::from_millis(800)..Duration::from_secs(5)).contains(&waited), "{waited:?}");
-    // A request that crosses the end is no reason for a reset.
+    // A request that crosses the FIN must not cause a reset.
     client.send_raw(&gateway.post("/ws/x?publish-broadcast", "too late").bytes()).await;
     client.expect_end().await;
     drop(client);
@@ -130,7 +130,7 @@ async fn a_response_sent_before_the_body_is_complete_arrives() {
 async fn a_body_announced_as_too_large_is_refused_without_100_continue() {
     let gateway = TestGateway::start().await;
     let post = gateway.post("/ws/x?publish-broadcast", "").with("Content-Length", "2000000");
-    // Without a 100 (Continue) before it.
+    // The 413 must not follow a 100 Continue.
     post.header("Expect", "100-continue").expect_status(413).await;
 }
 
@@ -145,7 +145,7 @@ async fn bytes_sent_after_an_early_response_are_read_within_limits() {
         assert_eq!(response.status, 404);
         client
     };
-    // One that goes on for ever, one that says nothing and stays, and one that is fast.
+    // A client that sends slowly without end, a silent one that stays, and a fast one.
     let mut slow = early().await;
     let begun = Instant::now();
     let cut = send_slowly(&mut slow, 10 << 20, 200_000).await.unwrap_err();
@@ -175,7 +175,7 @@ async fn websocket_may_be_one_of_several_protocols_in_the_upgrade_header() {
         let answer = gateway.request("/ws/x").with("Upgrade", offer).expect_status(400).await;
         assert!(answer.body.contains("upgrade to a websocket"), "{offer}: {answer:?}");
     }
-    // curl --http2 offers it with each request; whoever cannot do it goes on with HTTP/1.1.
+    // curl --http2 offers h2c with each request; a server that does not support it answers with HTTP/1.1.
     let stream = gateway.stream("/ws/x?subscribe-broadcast").with("Connection", "Upgrade, HTTP2-Settings");
     let mut events =
         SseClient::open(stream.header("Upgrade", "h2c").header("HTTP2-Settings", "AAMAAABk")).await;
@@ -198,7 +198,7 @@ async fn the_health_endpoint_reports_only_that_the_process_is_alive() {
         .header("Origin", "null")
         .expect_status(200)
         .await;
-    // Without a Host, as simple probes ask.
+    // Simple probes send no Host header.
     probe("/health").version("HTTP/1.0").without("Host").expect_status(200).await;
     let (head, mut client) = {
         let request = probe("/health").method("HEAD");
@@ -207,7 +207,7 @@ async fn the_health_endpoint_reports_only_that_the_process_is_alive() {
         (client.read_head().await, client)
     };
     assert_eq!((head.status, head.header("content-length")), (200, Some("6")));
-    // The connection is kept for the next probe, and HEAD has no body.
+    // The connection stays open for the next probe, and HEAD has no body.
     assert_eq!(send_request(&mut client, &probe("/health").bytes()).await, 200);
     let refused = probe("/health").method("POST").header("Content-Length", "0").expect_status(405).await;
     assert_eq!(refused.header("allow"), Some("GET, HEAD"));
@@ -260,7 +260,7 @@ async fn a_client_that_does_not_read_its_response_is_disconnected() {
     let files = gateway.open_files();
     let probe = gateway.stream("/health").without("Accept");
     let mut client = probe.clone().receive_buffer(2048).open().await;
-    // Pipelined probes, until their answers fill all buffers on the way.
+    // Pipelines probes until their responses fill all buffers.
     let many = probe.bytes().repeat(1000);
     let writing = async { while client.stream.write_all(&many).await.is_ok() {} };
     assert!(tokio::time::timeout(DEADLINE, writing).await.is_ok(), "it is still served");

@@ -1,4 +1,4 @@
-//! Who visitors are: Django's sessions, what is known of users beside them, and the site's rules.
+//! Identification: Django sessions, identity keys of users, and access rules.
 
 use crate::support::sessions::{connect, john, mary, session_key, write_session, write_user};
 use crate::support::{RedisServer, TestGateway, eventually, unique, within_deadline};
@@ -75,7 +75,7 @@ async fn cookies_without_a_session_are_anonymous() {
         let _client = connect(&gateway, &format!("/ws/x?{ALL}"), &format!("sessionid={value}")).await;
         assert_eq!(channels(&gateway), ["broadcast:x"], "{value}");
     }
-    // The last of several counts, as in Django.
+    // The last of several cookies wins, as in Django.
     let two = format!("sessionid={key}; sessionid=other");
     let _client = connect(&gateway, &format!("/ws/x?{ALL}"), &two).await;
     assert_eq!(channels(&gateway), ["broadcast:x"]);
@@ -144,7 +144,7 @@ async fn an_empty_name_grants_no_user_channel() {
 #[tokio::test]
 async fn an_identity_key_with_another_password_hash_makes_the_visitor_anonymous_and_is_logged() {
     let gateway = TestGateway::start().await;
-    // As two sites with the same prefix write it: their users with this primary key are different people.
+    // Two sites with the same prefix overwrite each other's keys: equal primary keys belong to different users.
     write_user(
         &gateway,
         "7",
@@ -157,7 +157,7 @@ async fn an_identity_key_with_another_password_hash_makes_the_visitor_anonymous_
     }
     gateway.expect_log(&["INFO", "password hash", "two sites with the same prefix"]).await;
     assert!(gateway.count_log(&["password hash"]) < 20, "the hint is throttled");
-    // A user who is not active any more is no reason for a hint.
+    // A deactivated user is not logged with a cure.
     let gateway = TestGateway::start().await;
     write_user(&gateway, "7", r#"{"v":1,"active":false}"#);
     let _client = connect(&gateway, &format!("/ws/x?{ALL}"), &cookie).await;
@@ -234,7 +234,7 @@ async fn users_of_two_tenants_with_equal_primary_keys_have_separate_identity_key
         client.expect_text(name).await;
         clients.push(client);
     }
-    // A hint names the tenant, too, and nobody else's sockets end.
+    // An invalidation names the tenant, too, and closes no socket of another tenant.
     write("a:1", r#"{"v":1,"active":false}"#);
     gateway.publish("ws4redis:control", r#"{"v":1,"user":"a:1","reason":"user"}"#);
     clients[0].expect_close(4401).await;
@@ -361,7 +361,7 @@ mod redis_only {
             let cookie = format!("sessionid={value}");
             let request = gateway.request(&format!("/ws/x?{ALL}")).header("Cookie", &cookie);
             let mut client = request.open().await;
-            // It may be refused before all of it is there, and the answer be lost with what is on its way.
+            // The server may refuse the request before all of it is written; the reset can then discard the response.
             let _ = client.try_send_raw(&request.bytes()).await;
             if let Ok(response) = within_deadline("an answer or an end", client.read_response()).await {
                 assert!(statuses.contains(&response.status), "{response:?}");
@@ -391,7 +391,7 @@ mod redis_only {
         }
         let after = redis.info("total_commands_processed").parse::<u64>().unwrap();
         assert!(opened.iter().all(|(response, _)| response.status == 101));
-        // Alone, each would take four templates with two commands each, and one GET.
+        // Without sharing, each handshake needs two commands for each of four templates, and one GET.
         assert!(after - before < 200 * 9 / 2, "{} commands", after - before);
     }
 }

@@ -1,4 +1,4 @@
-//! Visitors who show a token: whom it names, what it beats, when it ends, and that it is told to nobody.
+//! JSON Web Tokens: identification, precedence, expiry, and secrecy.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ use crate::support::{RedisServer, TestGateway, TestSite, within_deadline};
 const ALL: &str = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session";
 const JOHN: &str = r#"{"sub":"john","groups":["staff","red team"]}"#;
 
-/// Begins a gateway that takes tokens of this algorithm.
+/// Configures a gateway for tokens of this algorithm.
 fn builder(algorithm: &str) -> GatewayBuilder {
     let key = path(&key_file(algorithm));
     let builder = TestGateway::builder().set("auth.jwt.algorithm", algorithm);
@@ -29,12 +29,12 @@ fn by_protocol(gateway: &TestGateway, target: &str, token: &str) -> Request {
     gateway.request(target).header("Sec-WebSocket-Protocol", format!("bearer.{token}, chat"))
 }
 
-/// Returns the Unix time that is so many seconds from now, and a bit.
+/// Returns the Unix time in this many seconds, rounded up.
 fn in_seconds(seconds: u64) -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 1 + seconds
 }
 
-/// Returns the audiences that are heard in a facility: their channels without the prefix and the facility.
+/// Returns the subscribed audiences of a facility: their channels without prefix and facility.
 fn subscribed_audiences(gateway: &TestGateway, facility: &str) -> Vec<String> {
     let (prefix, suffix) = (gateway.channel(""), format!(":{facility}"));
     let channels = RedisServer::shared().channels(&prefix);
@@ -117,7 +117,7 @@ async fn with_a_token_the_session_cookie_is_ignored() {
         let _client = request.header("Cookie", &cookie).connect().await;
         assert_eq!(subscribed_audiences(&gateway, facility), expected, "{facility}");
     }
-    // Mary's session is as good as ever, but makes no bad token good, and needs the right Origin.
+    // A valid session does not rescue an invalid token, and it requires a matching Origin.
     let _mary = gateway.request("/ws/m?subscribe-user").header("Cookie", &cookie).connect().await;
     assert_eq!(subscribed_audiences(&gateway, "m"), ["user:mary"]);
     by_protocol(&gateway, "/ws/x?echo", "bad").header("Cookie", &cookie).expect_status(403).await;
@@ -144,7 +144,7 @@ async fn with_a_token_the_callback_is_not_called() {
     );
     with_cookie(by_protocol(&gateway, "/ws/x?echo", "bad")).expect_status(403).await;
     assert_eq!(site.requests().len(), 0);
-    // Without a token it is.
+    // Without a token, the callback is called.
     let _mary = with_cookie(gateway.request(&format!("/ws/m?{ALL}"))).connect().await;
     assert_eq!(subscribed_audiences(&gateway, "m"), ["broadcast", "group:blue", "user:mary"]);
     assert_eq!(site.expect_requests(1).await.len(), 1);
@@ -210,7 +210,7 @@ async fn several_tokens_or_an_empty_one_are_refused() {
         let response = unclear.expect_status(403).await;
         assert!(response.body.contains("one token"), "{response:?}");
     }
-    // Other names are no tokens.
+    // Other parameter names carry no tokens.
     let others = format!("{target}&ACCESS_TOKEN={mary}&access_token%20={mary}&token={mary}");
     let _client =
         gateway.request(&others).header("Sec-WebSocket-Protocol", "Bearer.x, bearer").connect().await;
@@ -281,7 +281,7 @@ async fn without_configured_keys_tokens_are_ignored() {
     gateway.request("/ws/x").header("Sec-WebSocket-Protocol", bearer).expect_status(400).await;
 }
 
-/// Expects that a socket lives until its token's end, and not much longer.
+/// Expects a socket to be closed when its token expires, not earlier and not much later.
 async fn expect_end_at(mut client: TestClient, exp: u64) {
     client.expect_nothing().await;
     client.expect_close(4401).await;
@@ -320,7 +320,7 @@ async fn a_token_without_or_with_a_distant_expiry_survives_invalidations() {
     let key = session_key();
     let mut marys = gateway.request(target).header("Cookie", mary(&key)).connect().await;
     hint(&gateway, "john", "logout");
-    // A session that has really ended shows that time enough has passed.
+    // An ended session, closed by the same invalidation, proves that the gateway has processed it.
     RedisServer::shared().command(&["DEL", &redis_key(&key)]);
     hint(&gateway, "8", "logout");
     marys.expect_close(4401).await;
@@ -329,7 +329,7 @@ async fn a_token_without_or_with_a_distant_expiry_survives_invalidations() {
     }
 }
 
-/// Returns all that the log and the answers show of a token, of which nothing may be left.
+/// Returns whether a text contains the token or its signature.
 fn contains_part(text: &str, token: &str) -> bool {
     token.split('.').any(|part| part.len() > 8 && text.contains(part))
 }
@@ -395,7 +395,7 @@ async fn a_token_may_come_in_the_authorization_header_of_a_plain_request() {
     events.expect("by post").await;
     let damaged = format!("Bearer {}x", &token[..token.len() - 2]);
     gateway.stream("/ws/x").header("Authorization", damaged).expect_status(403).await;
-    // In a handshake that header is not a token: pages cannot set it there, so it is somebody else's.
+    // In a handshake the header is ignored: pages cannot set it, so it belongs to a proxy.
     gateway.request("/ws/y?subscribe-user").header("Authorization", &bearer).connect().await;
     assert_eq!(subscribed_audiences(&gateway, "y"), Vec::<String>::new());
 }

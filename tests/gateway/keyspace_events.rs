@@ -1,4 +1,4 @@
-//! Sessions in a store that tells what happens to its keys.
+//! Sessions in a store with keyspace events.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::support::sessions::{connect, log_in, redis_key, session_key};
 use crate::support::{RedisServer, TestGateway};
 
-/// So long is the time between two looks that nothing is seen by them.
+/// An interval of periodic session checks that no test outlasts.
 const NO_RECHECKS: (&str, &str) = ("session.recheck_seconds", "1000");
 
 async fn notifying_gateway() -> (&'static RedisServer, TestGateway) {
@@ -27,7 +27,7 @@ async fn a_deleted_session_closes_its_sockets_after_a_short_delay() {
     let (key, next) = (session_key(), session_key());
     let cookie = log_in(redis, &key, "7", "john", &[]);
     let mut client = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
-    // As Django does at a login or a change of the password: another key, and the browser is told only now.
+    // Django does so at login and at a password change: a new key, which the browser learns from the response.
     log_in(redis, &next, "7", "john", &[]);
     let begun = Instant::now();
     redis.command(&["DEL", &redis_key(&key)]);
@@ -55,7 +55,7 @@ async fn a_rewritten_session_is_read_again_at_once() {
 #[tokio::test]
 async fn a_change_between_the_first_read_and_the_101_is_noticed() {
     let (redis, gateway) = notifying_gateway().await;
-    // Whatever the order is in which the two meet: in the end nobody is connected as john without a session.
+    // In either order of the two, no socket may stay connected as john without a session.
     for _ in 0..50 {
         let key = session_key();
         let cookie = log_in(redis, &key, "7", "john", &[]);

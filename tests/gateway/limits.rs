@@ -1,4 +1,4 @@
-//! Limits of the machine, and listening on a unix socket.
+//! Limits of memory and descriptors, unix sockets, and the ranges of settings.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -19,10 +19,10 @@ async fn memory_is_returned_to_the_system_after_a_peak() {
     let before = gateway.resident_bytes();
     let mut clients = Vec::new();
     for number in 0..1_050 {
-        // Long names of its own make it more than a page or two.
+        // A long name per connection makes the growth measurable.
         clients.push(gateway.connect(&format!("/ws/{number:0200}?subscribe-broadcast")).await);
     }
-    // It is counted once a second how many there are.
+    // The number of connections is sampled once a second.
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < Duration::from_secs(2) {
         clients[0].expect_nothing().await;
@@ -31,12 +31,12 @@ async fn memory_is_returned_to_the_system_after_a_peak() {
     let peak = gateway.resident_bytes();
     drop(clients);
     gateway.expect_log(&["memory given back", "given=true"]).await;
-    // Much of it are pages of the program itself, which stay.
+    // The pages of the executable stay resident.
     let (taken, left) = (peak - before, gateway.resident_bytes().saturating_sub(before));
     assert!(left < taken * 7 / 8, "of {taken} bytes {left} are left");
 }
 
-/// Leaves the process only so many descriptors more than it has open.
+/// Limits the process to `more` descriptors above those it has open.
 fn limit_free_files(gateway: &TestGateway, more: usize) {
     let limit = gateway.open_files() + more;
     let status = std::process::Command::new("prlimit")
@@ -63,7 +63,7 @@ async fn without_free_file_descriptors_accepting_pauses_and_connected_clients_ar
     }
     let used = gateway.processor_time().saturating_sub(before);
     assert!(used < Duration::from_millis(150), "{used:?} of processor time in a second");
-    // Again and again there is one descriptor, and then there is none.
+    // A descriptor becomes free and is used again, several times.
     for _ in 0..10 {
         crowd.remove(0);
         crowd.push(gateway.request("/ws/fd").open().await);
@@ -116,12 +116,12 @@ async fn disconnected_clients_leave_no_sockets_and_no_subscriptions_behind() {
     client.expect_nothing().await;
 }
 
-/// Sends a handshake, and returns the beginning of the answer.
+/// Sends a handshake and returns the start of the response.
 pub fn handshake_over_unix(path: &str) -> String {
     handshake_over_unix_with(path, "")
 }
 
-/// Sends a handshake with more header lines.
+/// Sends a handshake with additional header lines.
 pub fn handshake_over_unix_with(path: &str, lines: &str) -> String {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
@@ -165,7 +165,7 @@ async fn a_unix_socket_gets_its_permissions_replaces_a_stale_one_and_is_removed_
     assert!(!std::fs::exists(path).unwrap(), "stopped, it removed its socket");
 }
 
-/// Returns the numbers among the settings, with the range that stands behind each in settings.toml.
+/// Returns the numeric settings with the range from their comment in settings.toml.
 fn numbers() -> Vec<(String, String, String)> {
     let mut section = String::new();
     let mut numbers = Vec::new();
@@ -189,7 +189,7 @@ async fn a_client_is_served_with_every_number_at_either_end_of_its_range() {
         let mut gateway = TestGateway::builder();
         for (key, least, most) in &numbers {
             gateway = match (end, key.as_str()) {
-                // One place is not enough for two clients.
+                // The test needs two connections.
                 ("least", "server.max_connections") => gateway.set(key, "8"),
                 ("least", _) => gateway.set(key, least),
                 _ => gateway.set(key, most),

@@ -1,4 +1,4 @@
-//! Behind a close frame of the server's: what it still reads, and for how long.
+//! The linger after the server's close frame: what it still reads, and for how long.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use crate::support::client::{BINARY, TestClient, frame};
 use crate::support::sessions::{connect, john, redis_key, session_key};
 use crate::support::{RedisServer, TestGateway, eventually, within_deadline};
 
-/// A frame with an opcode that does not exist.
+/// Returns a frame with an undefined opcode.
 fn protocol_violation() -> Vec<u8> {
     frame(0x83, b"")
 }
 
-/// Goes on sending behind the server's close frame, then answers it.
+/// Keeps sending after the server's close frame, then answers it.
 async fn send_on_then_close(mut client: TestClient, code: u16) {
     let close = client.next_message().await;
     assert_eq!(close.payload.first_chunk().map(|code| u16::from_be_bytes(*code)), Some(code));
-    // A FIN that comes now is taken by proxies for an end of both directions.
+    // Proxies treat an early FIN as the end of both directions.
     let sending = async {
         for _ in 0..40 {
             client.send_text("still sending").await;
@@ -74,7 +74,7 @@ async fn lingering_connections_count_towards_the_connection_limit() {
     let gateway = TestGateway::start_with(&settings).await;
     let mut clients = Vec::new();
     let places = async {
-        // The connections by which the start was awaited may not be gone yet.
+        // The readiness probes of the start may still be open.
         while clients.len() < 3 {
             let (response, client) = gateway.request("/ws/x").send().await;
             (response.status == 101).then(|| clients.push(client));
@@ -85,7 +85,7 @@ async fn lingering_connections_count_towards_the_connection_limit() {
         client.send_raw(&protocol_violation()).await;
         assert_eq!(client.next_message().await.opcode, 8);
     }
-    // They neither answer nor go, and there are no more of them than there may be connections.
+    // They neither answer nor disconnect, so they use up the connection limit.
     gateway.request("/ws/x").expect_status(503).await;
     within_deadline("the linger is over", async {
         while gateway.request("/ws/x").send().await.0.status != 101 {}

@@ -1,4 +1,4 @@
-//! What is logged, and what never is.
+//! The log: its formats, its contents, and secrets that never appear.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use crate::support::{RedisServer, TestGateway, eventually, signal, unique, withi
 
 const SESSION: &str = "0123456789abcdefghijklmnopqrstuv";
 
-/// Sends everything that is secret, or hostile to logs, through a gateway, and returns its log.
+/// Sends secrets and control characters through a gateway and returns its log.
 async fn log_of_hostile_input(builder: GatewayBuilder) -> Vec<String> {
     let gateway = builder.variable("RUST_LOG", "ws4redis=trace").start().await;
     let cookie = format!("csrftoken=TOKEN; sessionid={SESSION}");
@@ -137,7 +137,7 @@ async fn an_unread_or_closed_log_pipe_blocks_nothing() {
         within_deadline("Redis is reached", async { while request("/ws/").send().await.0.status != 101 {} })
             .await;
         let mut client = request("/ws/deaf?subscribe-broadcast").connect().await;
-        // Each leaves two lines: far more than fit into the pipe.
+        // Each connection logs two lines: together far more than the pipe can hold.
         for _ in 0..1500 {
             request("/ws/deaf").connect().await;
         }

@@ -1,4 +1,4 @@
-//! Outboxes: how much may wait for one client, for how long, and for all clients of the process together.
+//! Outboxes: limits in bytes and time per client, and in bytes for the whole process.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::{RedisServer, TestGateway, eventually, within_deadline};
 
 const MEBIBYTE: usize = 1 << 20;
 
-/// Publishes from a thread of its own, so that clients can read meanwhile.
+/// Publishes from another thread, so that clients can read concurrently.
 fn publish_in_background(
     port: u16,
     gateway: &TestGateway,
@@ -30,7 +30,7 @@ fn publish_in_background(
     })
 }
 
-/// Connects clients that never read anything but the head of their answer.
+/// Connects clients that read only the head of their response.
 async fn connect_without_reading(gateway: &TestGateway, target: &str, count: usize) -> Vec<TestClient> {
     let mut clients = Vec::new();
     for _ in 0..count {
@@ -60,7 +60,7 @@ async fn a_persisted_value_is_in_memory_once_for_any_number_of_slow_clients() {
     let frame = reader.next_message().await;
     assert!((frame.opcode, frame.payload.len()) == (TEXT, MEBIBYTE), "the value comes whole");
     drop((clients, streams));
-    // Whoever comes later gets the value that is kept then.
+    // A later client gets the current value.
     RedisServer::shared().persist(&gateway.channel("broadcast:kept"), "another");
     gateway.connect(target).await.expect_text("another").await;
 }
@@ -74,7 +74,7 @@ async fn total_memory_of_unread_persisted_values_is_bounded_and_handshakes_above
     let before = gateway.resident_bytes();
     let (mut clients, mut refused) = (Vec::new(), None);
     for number in 0..60 {
-        // Each has another value.
+        // Distinct values, which cannot be shared.
         let target = format!("/ws/kept{number}?subscribe-broadcast");
         let value = [format!("{number:08}").as_bytes(), &vec![b'x'; MEBIBYTE]].concat();
         RedisServer::shared().persist(&gateway.channel(&format!("broadcast:kept{number}")), value);
@@ -92,7 +92,7 @@ async fn total_memory_of_unread_persisted_values_is_bounded_and_handshakes_above
     let refused = refused.expect("a handshake is refused");
     assert_eq!(refused.header("Retry-After"), Some("2"));
     gateway.expect_log(&["WARN", "messages.outbox_total_bytes"]).await;
-    // Others are served meanwhile, and everybody once there is room again.
+    // Other clients are served, and new ones as soon as memory is free again.
     live.expect_nothing().await;
     drop(clients);
     let target = "/ws/kept0?subscribe-broadcast";
@@ -106,7 +106,7 @@ async fn total_memory_of_unread_persisted_values_is_bounded_and_handshakes_above
 
 #[tokio::test]
 async fn an_active_reader_receives_a_burst_of_200_megabytes() {
-    // Redis has such a bound of its own, which is not what is tested.
+    // Disables the output limit of Redis, which would disconnect the gateway first.
     let redis = RedisServer::start_with(&["--client-output-buffer-limit", "pubsub 0 0 0"]);
     for (count, bytes) in [(200, MEBIBYTE), (100_000, 2_000)] {
         let builder = TestGateway::builder().redis(&redis).set("redis.max_pending_bytes", "1073741824");
@@ -160,8 +160,8 @@ async fn above_the_hard_limit_a_client_is_closed_at_once() {
     let gateway = TestGateway::start_with(&settings).await;
     let mut reader = gateway.connect("/ws/chat?subscribe-broadcast").await;
     let _slow = gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(8192).connect().await;
-    // One message at a time: eight at once can be more than the hard bound, and then a good reader
-    // that the system does not schedule in time is closed as well.
+    // One message at a time: eight at once can exceed the hard limit also for an active reader that is not scheduled
+    // in time.
     for _ in 0..16 {
         gateway.publish("broadcast:chat", vec![b'x'; MEBIBYTE]);
         reader.next_message().await;
@@ -178,7 +178,7 @@ async fn a_client_that_pings_and_never_reads_is_closed_and_uses_little_memory() 
     let pings = crate::support::client::frame(0x89, &[b'x'; 100]).repeat(1000);
     let (mut most, mut sent) = (0, 0);
     eventually("it is closed", || {
-        // What is taken may end within a frame.
+        // A partial write may end within a frame.
         sent = (sent + client.stream.try_write(&pings[sent..]).unwrap_or(0)) % pings.len();
         most = most.max(gateway.resident_bytes());
         (gateway.count_log(&["close_code=1013"]) > 0).then_some(())
@@ -189,7 +189,7 @@ async fn a_client_that_pings_and_never_reads_is_closed_and_uses_little_memory() 
 
 #[tokio::test]
 async fn total_outbox_memory_is_bounded_and_active_readers_stay_connected() {
-    // Each has a channel of its own, and nothing that waits for it is another's.
+    // Separate channels, so that clients share no queued message.
     let settings = [
         ("messages.outbox_total_bytes", "16777216"),
         ("messages.outbox_hard_bytes", "8388608"),

@@ -1,4 +1,4 @@
-//! Protocol pings: idle clients are asked, dead ones let go, and a server that stood still blames nobody.
+//! Protocol pings: idle clients are pinged, dead ones disconnected, and a paused server closes no healthy client.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn a_client_that_sends_anything_counts_as_alive() {
     let gateway = gateway_with_pings("1", "1").await;
     let mut client = gateway.connect("/ws/ping").await;
     let begun = Instant::now();
-    // Pings are not answered, but followed by a message.
+    // Sends a message instead of a pong.
     while begun.elapsed() < Duration::from_secs(5) {
         let frame = client.next_frame().await;
         assert_eq!(frame.opcode, PING, "{frame:?}");
@@ -72,7 +72,7 @@ async fn a_paused_server_does_not_close_healthy_clients_when_it_resumes() {
     for _ in 0..20 {
         clients.push(gateway.connect("/ws/ping?subscribe-broadcast").await);
     }
-    // All have been pinged, and their answers wait in the sockets while the server stands still.
+    // All have been pinged, and their pongs wait in the sockets while the server is paused.
     for client in &mut clients {
         assert_eq!(client.next_frame().await.opcode, PING);
     }

@@ -1,21 +1,21 @@
-//! Behind proxies: whose word about the visitor's address and host is taken.
+//! Reverse proxies: which peers' forwarded headers are trusted.
 
 use crate::support::client::Request;
 use crate::support::{SiteReply, TestGateway, TestSite};
 
 const COOKIE: &str = "sessionid=aonhk897c0q74kqva7rtv278kgdpr276";
 
-/// Name and value.
+/// A header as (name, value).
 type HeaderLine = (&'static str, &'static [u8]);
 
-/// Starts a gateway that trusts these proxies, and a site that it asks.
+/// Starts a gateway that trusts these proxies, with a callback to the returned site.
 async fn gateway_behind_proxy(trusted: &str) -> (TestGateway, TestSite) {
     let site = TestSite::start(|_| SiteReply::json("null")).await;
     let gateway = TestGateway::builder().set("auth.callback_url", &site.url());
     (gateway.set("server.trusted_proxies", trusted).start().await, site)
 }
 
-/// Returns the address that the site is told for this request.
+/// Returns the client address that the callback receives for this request.
 async fn reported_address(site: &TestSite, number: usize, request: Request) -> Vec<String> {
     request.connect().await;
     let asked = site.expect_requests(number).await.pop().unwrap();
@@ -80,7 +80,7 @@ async fn behind_a_trusted_proxy_the_origin_is_compared_with_the_forwarded_host()
         let status = if allowed { 101 } else { 403 };
         assert_eq!(request.send().await.0.status, status, "{hosts:?}");
     }
-    // Where the proxy passes Host on, that is enough.
+    // A proxy that forwards Host needs no X-Forwarded-Host.
     let request = gateway.request("/ws/x").with("Host", "www.example.com").header("Cookie", COOKIE);
     request.header("Origin", "https://www.example.com").connect().await;
 }

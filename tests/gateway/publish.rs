@@ -1,4 +1,4 @@
-//! From the clients to Redis.
+//! Publishing from clients to Redis.
 
 use crate::support::client::frame;
 use crate::support::{RedisServer, TestGateway, eventually};
@@ -91,7 +91,7 @@ async fn messages_without_a_publish_flag_are_ignored_and_counted() {
         let mut client = gateway.connect(&format!("/ws/p?{query}")).await;
         client.send_text("ignored").await;
         client.send_binary(b"ignored").await;
-        // Its close is answered when everything before it has been published.
+        // The close is answered after all earlier messages have been published.
         client.send_close(1000, "").await;
         client.expect_close(1000).await;
     }
@@ -222,7 +222,7 @@ mod redis_only {
         assert!(eventually("Redis answers", || Some(redis.info("used_memory"))).await.parse::<u64>().is_ok());
     }
 
-    /// Redis quotes the arguments of a command that it does not know: they must not reach the log.
+    /// Redis quotes the arguments of an unknown command in its error; they must not reach the log.
     #[tokio::test]
     async fn a_message_that_redis_quotes_in_an_error_is_not_logged() {
         let redis = RedisServer::start_with(&["--rename-command", "SETEX", ""]);

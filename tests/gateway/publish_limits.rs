@@ -1,10 +1,10 @@
-//! What a visitor may publish in a time: one bucket for each visitor, whatever sockets and requests it uses.
+//! Rate limits on publishing: one token bucket per visitor, across all sockets and requests.
 
 use crate::support::client::Request;
 use crate::support::sessions::{log_in, session_key};
 use crate::support::{RedisServer, TestGateway, within_deadline};
 
-/// Anybody may publish, ten messages at once and hardly one more later.
+/// Every visitor may publish ten messages in a burst; the bucket hardly refills during a test.
 const RULES: &str = "[[access]]\nfacility = \"*\"\nanonymous = [\"*-broadcast\"]\nusers = [\"*-broadcast\"]\n\
                      publish_messages_per_second = 1\npublish_burst_seconds = 10\n";
 
@@ -13,8 +13,8 @@ async fn gateway(trusted: &str) -> TestGateway {
     builder.set("server.shards", "3").start().await
 }
 
-/// Publishes over one socket after another, a few messages each, and returns after how many the first one was closed
-/// for it, if one was.
+/// Publishes a few messages on each of several successive sockets. Returns the number of messages before the first
+/// socket was closed, if one was.
 async fn messages_until_refused(request: impl Fn() -> Request, sockets: usize) -> Option<usize> {
     let mut sent = 0;
     for _ in 0..sockets {
@@ -58,7 +58,7 @@ async fn a_users_rate_limit_covers_all_sockets_sessions_and_posts() {
     };
     let refused = messages_until_refused(|| socket(&cookies[0]), 20).await;
     assert!(refused.is_some_and(|sent| sent <= 20), "{refused:?}");
-    // Another browser of the same user, and another way, have no bucket of their own.
+    // Another session of the same user and a POST share the bucket.
     assert_eq!(messages_until_refused(|| socket(&cookies[1]), 2).await.map(|sent| sent <= 8), Some(true));
     let mut statuses = Vec::new();
     for _ in 0..6 {
@@ -66,7 +66,7 @@ async fn a_users_rate_limit_covers_all_sockets_sessions_and_posts() {
         statuses.push(post.header("Origin", format!("http://{host}")).send().await.0.status);
     }
     assert!(statuses.contains(&429), "{statuses:?}");
-    // Somebody else has.
+    // Another user has a separate bucket.
     let key = session_key();
     log_in(RedisServer::shared(), &key, "8", "paul", &[]);
     assert_eq!(messages_until_refused(|| socket(&format!("sessionid={key}")), 2).await, None);
@@ -93,7 +93,7 @@ async fn anonymous_visitors_are_limited_by_address_and_network() {
     };
     assert!(messages_until_refused(from("203.0.113.7"), 20).await.is_some());
     assert_eq!(messages_until_refused(from("203.0.113.8"), 2).await, None);
-    // Whoever has one address of version 6 has the other ones of its network.
+    // Addresses in the same IPv6 network share a bucket: one visitor can use all of them.
     assert!(messages_until_refused(from("2001:db8:1:2::1"), 20).await.is_some());
     assert!(messages_until_refused(from("2001:db8:1:2:3::4"), 2).await.is_some());
     assert_eq!(messages_until_refused(from("2001:db8:1:3::1"), 2).await, None);
@@ -101,22 +101,22 @@ async fn anonymous_visitors_are_limited_by_address_and_network() {
 
 #[tokio::test]
 async fn visitors_with_an_unknown_address_share_no_limit() {
-    // From the same machine.
+    // A visitor on the same machine.
     let local = gateway("").await;
     assert_eq!(messages_until_refused(|| local.request("/ws/x?publish-broadcast"), 10).await, None);
     assert_eq!(local.count_log(&["trusted_proxies"]), 0);
-    // Behind a proxy that nobody has named.
+    // A visitor behind a proxy that is not configured as trusted.
     let forwarded = |gateway: &TestGateway| {
         gateway.request("/ws/x?publish-broadcast").header("X-Forwarded-For", "203.0.113.7")
     };
     assert_eq!(messages_until_refused(|| forwarded(&local), 10).await, None);
     local.expect_log(&["WARN", "X-Forwarded-For", "server.trusted_proxies"]).await;
     assert_eq!(local.count_log(&["server.trusted_proxies"]), 1, "said once");
-    // The visitor of a proxy on the same machine.
+    // A loopback address reported by a trusted proxy.
     let trusting = gateway("127.0.0.1").await;
     let here = || trusting.request("/ws/x?publish-broadcast").header("X-Forwarded-For", "::1");
     assert_eq!(messages_until_refused(here, 10).await, None);
-    // One socket has its limit all the same.
+    // A single socket is still limited.
     let mut client = local.connect("/ws/x?publish-broadcast").await;
     for _ in 0..12 {
         client.send_text("x").await;

@@ -1,5 +1,5 @@
-//! The end of sessions, and what changes about their users while sockets are open, where the store tells of no key. The
-//! embedded one does, so it is not listened to.
+//! Sessions that end and users that change while sockets are open, without keyspace events. The embedded store always
+//! sends them, so they are disabled by setting.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::support::{RedisServer, TestGateway, TestSite, eventually};
 
 const AUDIENCES: &str = "subscribe-group&subscribe-user&subscribe-session";
 
-/// So long is the time between two looks that nothing is seen by them.
+/// An interval of periodic session checks that no test outlasts.
 const NO_RECHECKS: (&str, &str) = ("session.recheck_seconds", "1000");
 
-/// What happens to keys is not listened to.
+/// Disables keyspace events.
 const NO_KEYSPACE_EVENTS: (&str, &str) = ("session.keyspace_events", "off");
 
-/// Seconds after which sockets are closed at the earliest, with room for the clock of the test.
+/// The earliest close after a deleted session (one second), minus a tolerance for the test's clock.
 const MIN_CLOSE_DELAY: Duration = Duration::from_millis(950);
 
 async fn without_rechecks() -> TestGateway {
@@ -74,7 +74,7 @@ async fn a_session_that_is_extended_keeps_its_sockets() {
         connect(&gateway, "/ws/x?subscribe-user", &cookie).await
     };
     RedisServer::shared().command(&["PEXPIRE", &redis_key(&key), "100000"]);
-    // The other one shows that the time is over.
+    // The other session proves that the original expiry has passed.
     others.expect_close(4401).await;
     gateway.publish("user:john:x", "still here");
     client.expect_text("still here").await;
@@ -140,7 +140,7 @@ async fn an_announced_logout_closes_the_sockets_of_the_ended_session() {
     delete(&key);
     hint(&gateway, "7", "logout");
     client.expect_close(4401).await;
-    // A login deletes a session, too, and the browser needs a moment to get its new cookie.
+    // A login deletes the old session as well, and the browser needs a moment to receive the new cookie.
     assert!(begun.elapsed() >= MIN_CLOSE_DELAY, "{:?}", begun.elapsed());
     gateway.publish("user:john:x", "still logged in elsewhere");
     elsewhere.expect_text("still logged in elsewhere").await;
@@ -149,7 +149,7 @@ async fn an_announced_logout_closes_the_sockets_of_the_ended_session() {
 #[tokio::test]
 async fn an_invalidation_by_session_digest_closes_its_sockets() {
     let gateway = without_rechecks().await;
-    // Its SHA-256, by another implementation: hashlib.sha256(b"ws4redis:session:" + key).
+    // Reference digest from Python: hashlib.sha256(b"ws4redis:session:" + key).
     let (key, digest) = (
         "d19e57d19e57d19e57d19e57d19e5700",
         "e3ac6707df1c1ee22849a92b0e5ba55caa9b6a663e790a104b808dfc3a0d9df2",
@@ -180,7 +180,7 @@ async fn an_invalidation_only_triggers_a_check() {
     {
         gateway.publish("ws4redis:control", nonsense);
     }
-    // A second one, which has really ended, shows that the hints have been followed.
+    // A second session, which has ended, proves that the invalidations have been processed.
     let other = session_key();
     let mut ended = connect(&gateway, "/ws/x?subscribe-user", &john(&other)).await;
     delete(&other);
@@ -293,13 +293,13 @@ async fn a_missing_cache_copy_does_not_end_a_session_stored_in_the_database() {
     redis.command(&["SET", &copy, content, "EX", "1000"]);
     let mut client = connect(&gateway, "/ws/x?subscribe-user", &format!("sessionid={key}")).await;
     redis.command(&["DEL", &copy]);
-    // Another session is looked at as often, and shows that both were.
+    // Another session is checked equally often and proves that both were checked.
     let mut other = connect(&gateway, "/ws/x?subscribe-user", &mary(&shown)).await;
     delete(&shown);
     other.expect_close(4401).await;
     gateway.publish("user:john:x", "still here");
     client.expect_text("still here").await;
-    // It is a logout if Django says so.
+    // An announced logout ends the session.
     hint(&gateway, "7", "logout");
     client.expect_close(4401).await;
 }
@@ -362,7 +362,7 @@ async fn the_doctor_receives_the_view_of_this_server() {
         assert_eq!(answer["heartbeat"], "--beat--");
         assert_eq!(answer["keys"][0], ":1:django.contrib.sessions.cache{key}");
         assert_eq!(answer["callback"], true);
-        // By another implementation: hmac.new(b"geheim", b"ws4redis:doctor:0123…", "sha256").
+        // Reference from Python: hmac.new(b"geheim", b"ws4redis:doctor:0123…", "sha256").
         assert_eq!(
             answer["callback_proof"],
             "1d69e725052c6f26549983fa2094aec30010b4d4d09de4d4f01ce1fda22526d9"

@@ -1,4 +1,4 @@
-//! One shard or several: every message, in order, once.
+//! Delivery by one or several shards: every message once and in order.
 
 use crate::support::client::{TEXT, TestClient};
 use crate::support::{RedisServer, TestGateway, within_deadline};
@@ -33,12 +33,12 @@ async fn clients_are_distributed_evenly() {
         .into_iter()
         .map(|(poller, now)| now - before.get(&poller).unwrap_or(&0).min(&now));
     let more: Vec<_> = more.filter(|more| *more > 0).collect();
-    // Those by which the start was awaited may have gone meanwhile.
+    // The readiness probes of the start may have closed meanwhile.
     let even = CLIENTS / 3 - 2..=CLIENTS / 3 + 2;
     assert!(!more.is_empty() && more.iter().all(|more| even.contains(more)), "{more:?} of {CLIENTS}");
 }
 
-/// 1,000 clients on one channel and 1,000 on channels of their own, all under load at the same time.
+/// 1,000 clients on one channel and 1,000 on separate channels, under load at the same time.
 async fn check_many_clients(shards: &str) {
     const CLIENTS: usize = 1000;
     const COMMON: usize = 100;
@@ -84,7 +84,7 @@ async fn shared_and_separate_facilities_with_a_thousand_clients_each_work_with_t
     check_many_clients("3").await;
 }
 
-/// 100,000 messages in one pipeline, to clients on every shard.
+/// Publishes 100,000 messages in one pipeline to clients on every shard.
 async fn check_burst(shards: &str) {
     const MESSAGES: usize = 100_000;
     let gateway = gateway(shards).await;

@@ -1,4 +1,4 @@
-//! How the server stops.
+//! Graceful shutdown.
 
 use std::time::Duration;
 
@@ -102,7 +102,7 @@ async fn new_clients_are_refused_during_shutdown() {
     let mut late = request.open().await;
     let bytes = request.bytes();
     late.send_raw(&bytes[..20]).await;
-    // The half request is taken when a later connection has been served.
+    // A served later connection proves that the partial request has been read.
     gateway.connect("/ws/x").await.expect_nothing().await;
     gateway.signal("TERM");
     gateway.expect_log(&["stopping"]).await;

@@ -1,4 +1,4 @@
-//! What each signal does, with and without a terminal.
+//! Signal handling, with and without a terminal.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use crate::support::client::Request;
 use crate::support::gateway::{address_in, binary};
 use crate::support::{RedisServer, TestGateway, eventually, signal, unique, within_deadline};
 
-/// A gateway in a terminal of its own, which `script` opens and closes.
+/// A gateway in a separate terminal, which `script` opens and closes.
 struct TerminalGateway {
     terminal: Child,
     address: SocketAddr,
@@ -18,7 +18,7 @@ struct TerminalGateway {
 }
 
 impl TerminalGateway {
-    /// Starts it by a shell that does something else first.
+    /// Starts it from a shell that runs `preparation` first.
     async fn start(preparation: &str) -> Self {
         let (log, namespace) = (std::env::temp_dir().join(unique("ws4redis-terminal")), unique("t"));
         let gateway = binary();
@@ -56,7 +56,7 @@ impl TerminalGateway {
         Request::handshake(self.address, target, &self.namespace, RedisServer::shared().port())
     }
 
-    /// Closes the terminal, which the kernel tells the gateway by SIGHUP.
+    /// Closes the terminal; the kernel sends SIGHUP to the gateway.
     fn close(&mut self) {
         self.terminal.kill().unwrap();
         self.terminal.wait().unwrap();
@@ -89,7 +89,7 @@ async fn closing_the_terminal_stops_the_server_like_sigterm() {
         clients.push(gateway.request().connect().await);
     }
     gateway.close();
-    // The shell sends one, too, which is no second signal that ends it at once.
+    // The shell sends a SIGHUP as well; it must not count as the second signal that stops at once.
     signal(gateway.pid, "HUP");
     for client in &mut clients {
         client.expect_close(1012).await;
@@ -102,7 +102,7 @@ async fn closing_the_terminal_stops_the_server_like_sigterm() {
 
 #[tokio::test]
 async fn a_server_started_with_sighup_ignored_survives_its_terminal() {
-    // As nohup does it.
+    // nohup ignores SIGHUP in the same way.
     let mut gateway = TerminalGateway::start("trap '' HUP;").await;
     let mut client = gateway.request().connect().await;
     gateway.close();

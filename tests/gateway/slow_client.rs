@@ -1,4 +1,4 @@
-//! Clients that read slowly, or not at all: bounded, told, and nobody else waits.
+//! Clients that read slowly or not at all: their memory is bounded, they get a reason, and no other client waits.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::support::{TestGateway, eventually, within_deadline};
 
 const MEBIBYTE: usize = 1 << 20;
 
-/// Returns a message of that many bytes that begins with its number.
+/// Returns a message of this size that starts with its number.
 fn numbered(number: usize, bytes: usize) -> String {
     format!("{number:08}{}", "x".repeat(bytes - 8))
 }
 
-/// Returns that message as the frame that a client gets.
+/// Returns the same message as a frame from the server.
 fn framed(number: usize, bytes: usize) -> Vec<u8> {
     let mut frame = head(0x80 | TEXT, bytes as u64, false);
     frame.extend_from_slice(numbered(number, bytes).as_bytes());
@@ -27,7 +27,7 @@ fn number_of(payload: &[u8]) -> usize {
     std::str::from_utf8(&payload[..8]).unwrap().parse().unwrap()
 }
 
-/// Publishes messages, and waits until these clients have read them, in order.
+/// Publishes messages and expects them, in order, at these clients.
 async fn publish_to(
     gateway: &TestGateway,
     readers: &mut [TestClient],
@@ -43,7 +43,7 @@ async fn publish_to(
     }
 }
 
-/// Reads until a close frame or the end. Returns the payloads, and the code if there was one.
+/// Reads until a close frame or EOF. Returns the payloads and the close code, if any.
 async fn read_to_the_end(client: &mut TestClient) -> (Vec<Vec<u8>>, Option<u16>) {
     let mut payloads = Vec::new();
     loop {
@@ -52,7 +52,7 @@ async fn read_to_the_end(client: &mut TestClient) -> (Vec<Vec<u8>>, Option<u16>)
             Ok(Some(frame)) => {
                 assert_eq!(frame.opcode, CLOSE);
                 let code = u16::from_be_bytes([frame.payload[0], frame.payload[1]]);
-                // Nothing comes behind a close, but the end.
+                // Only EOF may follow a close frame.
                 assert!(!matches!(within_deadline("the end", client.read_frame()).await, Ok(Some(_))));
                 return (payloads, Some(code));
             }
@@ -61,8 +61,8 @@ async fn read_to_the_end(client: &mut TestClient) -> (Vec<Vec<u8>>, Option<u16>)
     }
 }
 
-/// Connects a client that does not read for now. Its kernel takes more than loopback's largest segment: with less, a
-/// sender waits for timers, and what is read later comes very slowly.
+/// Connects a client that does not read until told to. Its receive buffer exceeds the largest loopback segment: with a
+/// smaller one the sender waits for TCP timers, and reading later takes very long.
 async fn connect_paused_reader(gateway: &TestGateway) -> TestClient {
     gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(128 * 1024).connect().await
 }
@@ -86,7 +86,7 @@ async fn a_client_that_never_reads_is_closed_while_others_get_200_megabytes_and_
     assert!(most < memory + 24 * MEBIBYTE, "{memory} bytes became {most}");
     gateway.expect_log(&["connection ended", "close_code=1013", "reading too slowly"]).await;
     eventually("its socket is dropped", || (gateway.open_files() <= files).then_some(())).await;
-    // What the kernel still holds for it is the beginning of what was published, at most with the close behind it.
+    // The kernel still holds the start of the published messages, possibly followed by the close frame.
     let mut bytes = Vec::new();
     let mut part = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = within_deadline("the end", slow.stream.read(&mut part)).await {
@@ -117,7 +117,7 @@ async fn one_large_message_closes_no_client_and_the_limit_applies_from_the_secon
     let mut readers = [gateway.connect("/ws/chat?subscribe-broadcast").await];
     let mut later = connect_paused_reader(&gateway).await;
     publish_to(&gateway, &mut readers, 0..1, 5 * MEBIBYTE).await;
-    // Nearly all that may wait behind it.
+    // Together just below the limit.
     for number in 1..10 {
         publish_to(&gateway, &mut readers, number..number + 1, 100 * 1024).await;
     }
@@ -131,7 +131,7 @@ async fn one_large_message_closes_no_client_and_the_limit_applies_from_the_secon
 #[tokio::test]
 async fn a_slow_client_that_may_lose_messages_gets_the_newest_in_order_and_stays() {
     const BYTES: usize = 32 * 1024;
-    // On one shard: another than the readers' may lag behind, and whole runs are dropped, which it makes longer then.
+    // On one shard: another shard than the readers' could lag, and a lagging shard drops longer runs.
     let settings =
         [("messages.when_slow", "drop-oldest"), ("messages.outbox_seconds", "0"), ("server.shards", "1")];
     let gateway = TestGateway::start_with(&settings).await;
@@ -163,7 +163,7 @@ async fn a_slow_reader_within_the_limits_gets_everything() {
     let mut slow = connect_paused_reader(&gateway).await;
     publish_to(&gateway, &mut readers, 0..110, 10 * 1024).await;
     let mut bytes = Vec::new();
-    // A little at a time, so that every write of the gateway's ends somewhere within a frame.
+    // Reads small pieces, so that writes of the gateway end within frames.
     while bytes.len() < 110 * (10 * 1024 + 4) {
         let mut part = [0; 1000];
         let count = within_deadline("more bytes", slow.stream.read(&mut part)).await.unwrap();

@@ -1,4 +1,4 @@
-//! The shortest way through everything: Redis to client, client to Redis.
+//! Smoke test: one message from Redis to a client, one back.
 
 use crate::support::TestGateway;
 

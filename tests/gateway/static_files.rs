@@ -1,4 +1,4 @@
-//! The demo page and its files, when they are served.
+//! The demo page and its static files.
 
 use crate::support::TestGateway;
 use crate::support::client::{Request, Response};

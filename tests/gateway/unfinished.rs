@@ -1,11 +1,11 @@
-//! Messages that are begun and not ended: bounded for the process, and in time.
+//! Incomplete messages: limits on their total memory and their duration.
 
 use crate::support::client::{TEXT, TestClient, head};
 use crate::support::{TestGateway, eventually, within_deadline};
 
 const MEBIBYTE: usize = 1 << 20;
 
-/// Sends most of a message of a mebibyte.
+/// Sends all but the end of a message of one mebibyte.
 async fn send_incomplete_message(client: &mut TestClient) {
     let mut bytes = head(0x80 | TEXT, MEBIBYTE as u64, true);
     bytes.extend([0; 4]);
@@ -49,7 +49,7 @@ async fn input_from_a_client_without_publish_rights_is_discarded() {
     for client in &mut clients {
         send_incomplete_message(client).await;
     }
-    // The rest of a message of a mebibyte, and a heartbeat behind it, which is answered by the time everything is read.
+    // The rest of a mebibyte message, and a heartbeat whose answer proves that everything before it was read.
     for client in &mut clients {
         let rest = vec![b'x'; MEBIBYTE + 14 - 900_000];
         client.try_send_raw(&rest).await.unwrap();

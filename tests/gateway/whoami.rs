@@ -1,4 +1,4 @@
-//! What the demo page is told of its visitor.
+//! The whoami endpoint of the demo page.
 
 use crate::support::client::{Request, Response};
 use crate::support::sessions::{john, redis_key, session_key, write_session};
@@ -17,7 +17,7 @@ fn whoami_request(gateway: &TestGateway) -> Request {
     request.without("Sec-WebSocket-Key").without("Sec-WebSocket-Version")
 }
 
-/// Asks as the page does.
+/// Sends the request of the demo page.
 async fn whoami(gateway: &TestGateway, cookie: &str) -> Response {
     let asked = whoami_request(gateway).header("Sec-Fetch-Site", "same-origin").header("Cookie", cookie);
     asked.expect_status(200).await
@@ -123,7 +123,7 @@ mod redis_only {
         sessions.stop();
         let refused = whoami_request(&gateway).header("Cookie", &cookie).expect_status(503).await;
         assert_eq!(refused.header("retry-after"), Some("2"), "{refused:?}");
-        // Who shows nothing is asked nothing.
+        // Without credentials no session is read.
         assert_eq!(whoami_request(&gateway).expect_status(200).await.body, ANONYMOUS);
     }
 }

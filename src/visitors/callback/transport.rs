@@ -76,7 +76,7 @@ pub enum CallbackError {
     Unreachable(String),
     /// The connection ended early, or the answer is not HTTP.
     Broken(String),
-    /// The body is larger than [`MAX_BYTES`].
+    /// The body is larger than 64 KiB.
     TooLarge,
     /// The body is not an answer of the callback view.
     Malformed(String),

@@ -1,4 +1,4 @@
-//! Joining and leaving at the same time, and what is left of it: nothing.
+//! Concurrent joins and leaves: no message is missed and nothing leaks.
 
 use crate::support::client::TestClient;
 use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually, within_deadline};
@@ -10,7 +10,7 @@ async fn wait_until_unsubscribed(redis: &RedisServer, gateway: &TestGateway) {
     .await;
 }
 
-/// The last client of a channel leaves while the next one joins, again and again: everyone who joined hears.
+/// The last client of a channel leaves while the next one joins, repeatedly: every client that joined gets its message.
 async fn check_joins_and_leaves(linger: &str, shards: &str) {
     let redis = RedisServer::start();
     let gateway = TestGateway::builder().redis(&redis);
@@ -22,7 +22,7 @@ async fn check_joins_and_leaves(linger: &str, shards: &str) {
         let request = gateway.request("/ws/chat?subscribe-broadcast");
         let mut client = request.open().await;
         client.send_raw(&request.bytes()).await;
-        // It leaves while the next one's handshake is under way.
+        // Disconnects during the handshake of the next client.
         drop(last.take());
         let response = within_deadline("an answer", client.read_response()).await.unwrap();
         assert_eq!(response.status, 101, "round {round}: {response:?}");
@@ -80,7 +80,7 @@ async fn after_500_connects_and_disconnects_no_files_subscriptions_or_memory_lea
             for client in &mut clients {
                 client.send_text("hello").await;
             }
-            // Half of them go within a handshake, or without a close.
+            // Half of them disconnect during the handshake or without a close frame.
             for (number, mut client) in clients.into_iter().enumerate() {
                 if number % 2 == 0 {
                     client.send_close(1000, "").await;
@@ -91,7 +91,7 @@ async fn after_500_connects_and_disconnects_no_files_subscriptions_or_memory_lea
         wait_until_unsubscribed(&redis, &gateway).await;
     };
     let files = gateway.open_files();
-    // The first storm fills caches of the allocator; later ones must not add to it.
+    // The first round fills the allocator's caches; later rounds must not grow the memory.
     storm().await;
     let memory = gateway.resident_bytes();
     storm().await;
@@ -110,7 +110,7 @@ async fn messages_of_an_old_subscription_are_not_delivered_after_a_newer_value()
     let gateway = gateway.start().await;
     let channel = gateway.channel("broadcast:chat");
     let last = gateway.connect("/ws/chat?subscribe-broadcast").await;
-    // The UNSUBSCRIBE is under way when the next client comes, and its SUBSCRIBE has to wait for it.
+    // The UNSUBSCRIBE is in flight when the next client connects; its SUBSCRIBE has to wait.
     proxy.inject("UNSUBSCRIBE", Fault::HoldCommands);
     drop(last);
     proxy.expect_hit("UNSUBSCRIBE").await;
@@ -121,7 +121,7 @@ async fn messages_of_an_old_subscription_are_not_delivered_after_a_newer_value()
     assert_eq!(redis.publish(&channel, "1"), 1);
     proxy.release();
     proxy.inject("\nSUBSCRIBE", Fault::HoldCommands);
-    // The old one is gone, the new one not there yet.
+    // The old subscription has ended, the new one has not started.
     eventually("the unsubscribe", || redis.channels(&channel).is_empty().then_some(())).await;
     redis.persist(&channel, "2");
     redis.publish(&channel, "2");

@@ -1,4 +1,4 @@
-//! Redis Cluster: what concerns one node concerns only what is on it.
+//! Redis Cluster: slot migration, failover, and failures confined to one node.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::client::TestClient;
 use crate::support::redis::RedisReply;
 use crate::support::{RedisServer, TestGateway, eventually, within_deadline};
 
-/// Returns how many messages of a kind a node of a cluster has exchanged with the others; none is not told.
+/// Returns how many messages of a kind a node has exchanged over the cluster bus. CLUSTER INFO omits zero counters.
 fn cluster_messages(node: &RedisServer, kind: &str) -> u64 {
     let info = String::from_utf8(node.command(&["CLUSTER", "INFO"]).bulk().unwrap()).unwrap();
     let name = format!("cluster_stats_messages_{kind}:");
@@ -34,7 +34,7 @@ async fn in_a_cluster_messages_of_any_node_arrive_also_after_a_restart() {
     let url = format!("redis-cluster://{}", addresses[0]);
     let gateway = TestGateway::builder().redis(&nodes[0]).set("redis.url", &url).start().await;
     let mut clients = Vec::new();
-    // Where the subscription is not: it stays where it is.
+    // Kills connections only on nodes without the subscription, which stays.
     for node in nodes.iter().filter(|node| node.channels("").is_empty()) {
         node.kill_clients("normal");
     }
@@ -58,7 +58,7 @@ async fn in_a_cluster_messages_of_any_node_arrive_also_after_a_restart() {
             break;
         }
         assert_eq!(gateway.count_log(&["WARN", "redis"]), 0);
-        // A node that is behind would pass on once more what another one has, when the subscription moves to it.
+        // When the subscription moves to a node that lags, that node would deliver older messages a second time.
         eventually("all nodes have what was published", || {
             let count = |what| nodes.iter().map(|node| cluster_messages(node, what)).sum::<u64>();
             (count("publish_sent") == count("publish_received") && count("publish_sent") > 0).then_some(())
@@ -80,7 +80,7 @@ async fn in_a_cluster_messages_of_any_node_arrive_also_after_a_restart() {
     }
 }
 
-/// A cluster of masters, in which a slot that nobody serves stops no other.
+/// A cluster of masters that keeps serving the other slots when one is down.
 struct TestCluster {
     nodes: Vec<RedisServer>,
     _dirs: Vec<TempDir>,
@@ -89,7 +89,7 @@ struct TestCluster {
 const CLUSTER_OPTIONS: [&str; 6] =
     ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no"];
 
-/// The reply to a command, as text.
+/// Returns a bulk reply as text.
 fn bulk_text(node: &RedisServer, command: &[&str]) -> String {
     String::from_utf8(node.command(command).bulk().unwrap()).unwrap()
 }
@@ -125,7 +125,7 @@ impl TestCluster {
             .await
     }
 
-    /// Returns a facility whose broadcast channel lies on a node.
+    /// Returns a facility whose broadcast key belongs to a slot of this node.
     fn facility_on(&self, gateway: &TestGateway, node: usize) -> String {
         let holds = |facility: &String| {
             let key = gateway.channel(&format!("broadcast:{facility}"));
@@ -135,7 +135,7 @@ impl TestCluster {
         (0..1000).map(|number| format!("f{number}")).find(holds).unwrap()
     }
 
-    /// Returns the node at which the gateway has subscribed.
+    /// Returns the index of the node with the gateway's subscription.
     async fn subscribed_node(&self, gateway: &TestGateway) -> usize {
         let control = gateway.channel("ws4redis:control");
         let subscribes = |node: &RedisServer| {
@@ -162,7 +162,7 @@ async fn a_slot_that_moves_to_another_node_is_served_without_disruption() {
     let (from, to) = (bulk_text(source, &["CLUSTER", "MYID"]), bulk_text(destination, &["CLUSTER", "MYID"]));
     destination.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from]);
     source.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to]);
-    // The key is not there: it is asked for, and written, at the other node.
+    // The key does not exist on the source: ASK redirects reads and writes to the destination.
     for round in ["asked", "asked again"] {
         let mut client = gateway.connect(&target(&facility)).await;
         if round == "asked again" {
@@ -186,8 +186,8 @@ async fn a_slot_that_moves_to_another_node_is_served_without_disruption() {
     assert_eq!(gateway.count_log(&["WARN", "redis lost"]), 0);
 }
 
-/// Expects that a client is told that what it published may be lost, or was not taken. It may hear it before, by another
-/// node; but it was not kept.
+/// Expects the close code of an unconfirmed or refused publication. The client may receive the message first, through
+/// another node, although it was not stored.
 async fn expect_publication_failure(client: &mut TestClient) {
     loop {
         let frame = client.next_frame().await;
@@ -218,7 +218,7 @@ async fn an_unresponsive_node_affects_only_its_own_slots() {
     }
     cluster.nodes[unresponsive].pause();
     on_unresponsive.send_text("to a node that hangs").await;
-    // What is published together fares apart.
+    // Publications of one batch to different nodes are independent.
     for (unresponsive, healthy) in &mut others {
         unresponsive.send_text("to a node that hangs").await;
         healthy.send_text("to a healthy one").await;

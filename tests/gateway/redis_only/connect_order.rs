@@ -1,4 +1,4 @@
-//! The order of events on connect: SUBSCRIBE acknowledged, value read, 101, value, live messages.
+//! The order on connect: SUBSCRIBE acknowledged, value read, 101, persisted value, live messages.
 
 use crate::support::client::TestClient;
 use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually, within_deadline};
@@ -12,7 +12,7 @@ async fn behind_proxy() -> (RedisServer, Proxy, TestGateway) {
     (redis, proxy, gateway)
 }
 
-/// Sends a handshake for the broadcast channel of `chat`, without waiting for the answer.
+/// Sends a handshake for the broadcast channel of `chat` without waiting for the response.
 async fn send_handshake(gateway: &TestGateway) -> TestClient {
     let request = gateway.request("/ws/chat?subscribe-broadcast");
     let mut client = request.open().await;
@@ -20,7 +20,7 @@ async fn send_handshake(gateway: &TestGateway) -> TestClient {
     client
 }
 
-/// Expects that the client was sent nothing, while others are answered.
+/// Expects that the client has received nothing while another handshake is answered.
 async fn expect_silence(gateway: &TestGateway, client: &TestClient) {
     gateway.connect("/ws/other").await;
     let answer = client.stream.try_read(&mut [0; 64]);
@@ -60,7 +60,7 @@ async fn the_101_waits_until_the_persisted_value_is_read() {
     client.expect_nothing().await;
 }
 
-/// Publishes these messages while the reading of the persisted value is under way, and expects those.
+/// Publishes `live` while the read of the persisted value is in flight, and expects `expected`.
 async fn check_held(persisted: &str, live: &[&str], expected: &[&str]) {
     let (redis, proxy, gateway) = behind_proxy().await;
     let channel = gateway.channel("broadcast:chat");
@@ -72,7 +72,7 @@ async fn check_held(persisted: &str, live: &[&str], expected: &[&str]) {
     proxy.expect_hit("\r\nGET\r\n").await;
     redis.publish_pipelined(&channel, live);
     for message in live {
-        // What this one has got, the other one holds.
+        // When this client has received the message, the gateway holds it for the other one.
         before.expect_text(message).await;
     }
     proxy.release();
@@ -165,7 +165,7 @@ async fn a_read_already_sent_is_not_shared_with_a_later_client() {
     first.expect_text("new").await;
     expect_101(&mut second).await;
     second.expect_text("new").await;
-    // It may come once more, live, and that would be all.
+    // The second client may receive "new" once more, live: only the first one is checked.
     first.expect_nothing().await;
 }
 
@@ -183,7 +183,7 @@ async fn a_client_that_joins_during_a_recovery_gets_nothing_older_after_somethin
     redis.publish(&channel, "2");
     let mut client = send_handshake(&gateway).await;
     expect_silence(&gateway, &client).await;
-    // The value that was read for the recovery arrives, but waits for its fence.
+    // The value read for the recovery arrives, but it is held until its fence.
     proxy.hold_replies(Side::Subscriber);
     proxy.release_side(Side::Store);
     gateway.connect("/ws/other").await;

@@ -1,11 +1,11 @@
-//! The ways to reach Redis: unix socket, database, IPv6, TLS.
+//! Redis URLs: unix socket, database, credentials, IPv6.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::support::{RedisServer, TestGateway, unique};
 
-/// A directory that goes with the test.
+/// A directory that is removed at the end of the test.
 pub(super) struct TempDir(PathBuf);
 
 impl TempDir {
@@ -26,13 +26,13 @@ impl Drop for TempDir {
     }
 }
 
-/// Runs a program to its end, which has to be a good one.
+/// Runs a program and expects success.
 pub(super) fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
 }
 
-/// Expects that messages go both ways, and are kept.
+/// Expects that messages are delivered, published and stored.
 pub(super) async fn expect_service(gateway: &TestGateway, redis: &RedisServer, facility: &str) {
     let mut client =
         gateway.connect(&format!("/ws/{facility}?subscribe-broadcast&publish-broadcast&echo")).await;
@@ -62,7 +62,7 @@ async fn redis_is_reached_through_a_unix_socket_and_in_a_database() {
     other.connect("/ws/chat?subscribe-broadcast").await.expect_text("from the client").await;
 }
 
-/// As redis-py reads a URL, and the Django package by it: `tests/fixtures/redis_urls.json` has more.
+/// redis-py, and with it the Django package, parses URLs so; `tests/fixtures/redis_urls.json` has more cases.
 #[tokio::test]
 async fn database_user_and_password_of_redis_may_be_in_the_query() {
     let redis = RedisServer::start_with(&["--user", "gate", "on", ">geheim", "~*", "&*", "+@all"]);

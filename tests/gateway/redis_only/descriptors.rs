@@ -1,4 +1,4 @@
-//! Few file descriptors, and more clients than fit: Redis comes first.
+//! Few file descriptors and too many clients: the connections to Redis have priority.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::support::{RedisServer, TestGateway, eventually};
 
-/// Opens connections that say nothing, and opens each again that is closed, for as long as it is not dropped.
+/// Opens silent connections and reopens each one that is closed, until the returned set is dropped.
 fn open_idle_connections(gateway: &TestGateway, count: usize) -> tokio::task::JoinSet<()> {
     let mut crowd = tokio::task::JoinSet::new();
     for _ in 0..count {

@@ -1,4 +1,4 @@
-//! Own messages that come late, or never, because Redis was lost: none comes back, and none of others is swallowed.
+//! Echo suppression when Redis delivers own messages late or never: no echo, and no message of others suppressed.
 
 use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually};
 
@@ -35,16 +35,16 @@ async fn an_own_message_read_again_after_a_connection_loss_is_suppressed() {
     client.send_text("mine").await;
     let key = gateway.channel("broadcast:chat");
     eventually("the publication", || redis.get(&key)).await;
-    // A close is answered after the acknowledgements before it: the first message has its own, too.
+    // The answer to this close proves that the first publication is acknowledged as well.
     let mut later = gateway.connect("/ws/other?publish-broadcast").await;
     later.send_text("later").await;
     later.send_close(1000, "").await;
     later.expect_close(1000).await;
-    // Its echo is lost on the way; its value is read again.
+    // The echo is lost; the recovery reads the value again.
     proxy.cut(Side::Subscriber);
     other.expect_text("mine").await;
     client.expect_nothing().await;
-    // What was waited for in vain does not swallow what somebody else says.
+    // The echo that never arrived must not suppress an equal message of another client.
     redis.publish(&key, "mine");
     client.expect_text("mine").await;
 }
@@ -54,7 +54,7 @@ async fn own_messages_that_waited_for_redis_are_suppressed() {
     let (redis, proxy, gateway) = behind_proxy().await;
     let mut client = gateway.connect("/ws/chat?subscribe-broadcast&publish-broadcast").await;
     let mut monitor = redis.monitor();
-    // The store is held while the subscription is lost: what is published now goes out after the reconnect.
+    // Commands are held while the subscription is lost: the publication is sent after the reconnect.
     proxy.inject("SETEX", Fault::HoldCommands);
     client.send_text("waited").await;
     proxy.expect_hit("SETEX").await;

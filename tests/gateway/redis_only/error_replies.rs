@@ -1,4 +1,4 @@
-//! Error replies prove that Redis lives: none of them costs anybody the connection, and each has its hint in the log.
+//! Error replies: Redis is alive, so no client is disconnected, and the log names a cure for each.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ impl FailingSnapshots {
         let dir = std::env::temp_dir().join(unique("ws4redis-unsaving"));
         std::fs::create_dir_all(&dir).unwrap();
         let redis = RedisServer::start_with(&["--dir", &dir.display().to_string(), "--save", "3600 1"]);
-        // Where a snapshot would be renamed to, it cannot.
+        // A directory in place of the dump file makes the final rename fail.
         std::fs::create_dir_all(dir.join("dump.rdb")).unwrap();
         Self { redis, dir }
     }
@@ -38,7 +38,7 @@ impl Drop for FailingSnapshots {
     }
 }
 
-/// A script that keeps Redis busy until it is killed; other commands are refused with BUSY.
+/// A script that keeps Redis busy until it is killed; Redis answers other commands with BUSY.
 struct BusyScript {
     caller: RedisClient,
     killer: RedisClient,
@@ -67,7 +67,7 @@ impl BusyScript {
     }
 }
 
-/// Expects that a client hears what is published, and that nobody took Redis for lost.
+/// Expects that a client receives a publication and that the gateway has not considered Redis lost.
 async fn expect_delivery(gateway: &TestGateway, redis: &RedisServer, facility: &str) {
     let mut client = gateway.connect(&format!("/ws/{facility}?subscribe-broadcast")).await;
     redis.publish(&gateway.channel(&format!("broadcast:{facility}")), "live");
@@ -96,7 +96,7 @@ async fn while_snapshots_fail_messages_are_delivered_and_the_cure_is_logged_once
         "{:#?}",
         gateway.log()
     );
-    // New connections are made as well.
+    // New connections succeed as well.
     redis.kill_clients("pubsub");
     gateway.expect_log(&["redis lost"]).await;
     redis.kill_clients("normal");
@@ -122,7 +122,7 @@ async fn a_handshake_waits_for_a_running_script_and_gets_its_persisted_message()
     redis.persist(&gateway.channel("broadcast:chat"), "kept");
     redis.persist(&gateway.channel("broadcast:new"), "new");
     let script = BusyScript::start(&redis).await;
-    // One channel that is subscribed already, and one that is not.
+    // One channel with a subscription, and one without.
     let waiting = ["chat", "new"].map(|facility| {
         let request = gateway.request(&format!("/ws/{facility}?subscribe-broadcast"));
         tokio::spawn(async move { request.connect().await })
@@ -197,7 +197,7 @@ async fn a_key_refused_by_a_replica_without_master_does_not_count_as_absent() {
     redis.persist(&gateway.channel("broadcast:chat"), "kept");
     redis.command(&["CONFIG", "SET", "replica-serve-stale-data", "no"]);
     redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
-    // It is left as soon as its role is noticed.
+    // The gateway leaves it as soon as it notices the role.
     gateway.request("/ws/chat?subscribe-broadcast").expect_status(503).await;
     gateway.expect_log(&["WARN", "MASTERDOWN", "replica"]).await;
     redis.command(&["REPLICAOF", "NO", "ONE"]);
@@ -243,7 +243,7 @@ async fn after_a_password_change_clients_stay_and_new_ones_get_503_with_the_cure
     let mut open = gateway.connect("/ws/chat?subscribe-broadcast").await;
     let mut control = redis.connection();
     control.command(&["CONFIG", "SET", "requirepass", "new"]);
-    // Connections that were authenticated stay so; new ones want the password.
+    // Authenticated connections stay valid; new ones need the password.
     control.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     gateway.expect_log(&["WARN", "NOAUTH", "PASSWORD"]).await;
     gateway.request("/ws/chat?subscribe-broadcast").expect_status(503).await;

@@ -1,4 +1,4 @@
-//! Sessions, users and groups that change while a handshake is under way, behind its last read of them.
+//! Sessions, users and groups that change during a handshake, after its last read of them.
 
 use tokio::task::JoinHandle;
 
@@ -7,10 +7,10 @@ use crate::support::redis::{KEYSPACE_EVENTS, Monitor};
 use crate::support::sessions::{connect, log_in, redis_key, session_key};
 use crate::support::{Fault, Proxy, RedisServer, TestGateway, eventually, within_deadline};
 
-/// No session is read again without a reason during a test.
+/// An interval of periodic session checks that no test outlasts.
 const NO_RECHECKS: (&str, &str) = ("session.recheck_seconds", "1000");
 
-/// Persisted messages that take as long as a test likes; sessions are in a Redis of their own and are not delayed.
+/// Reads of persisted messages can be delayed by a proxy; sessions are in a separate Redis without delay.
 struct RaceFixture {
     messages: RedisServer,
     sessions: RedisServer,
@@ -38,7 +38,8 @@ impl RaceFixture {
         Self { messages, sessions, proxy, gateway, monitor }
     }
 
-    /// Begins a handshake that has read the session for the last time, and waits for john's persisted message.
+    /// Starts a handshake and returns when it has read the session for the last time and waits for john's persisted
+    /// message.
     async fn begin_handshake(&mut self, cookie: &str, readings: usize) -> JoinHandle<(Response, TestClient)> {
         let key = self.gateway.channel("user:john:x");
         let read = format!("\r\nGET\r\n${}\r\n{key}\r\n", key.len());
@@ -57,7 +58,7 @@ impl RaceFixture {
         opening
     }
 
-    /// Lets the handshake end.
+    /// Releases the handshake and expects 101.
     async fn finish_handshake(&self, opening: JoinHandle<(Response, TestClient)>) -> TestClient {
         self.proxy.release();
         let (response, client) = within_deadline("the handshake ends", opening).await.unwrap();
@@ -65,7 +66,7 @@ impl RaceFixture {
         client
     }
 
-    /// Opens a socket of another visitor, whose end shows that the gateway has taken whatever was told before.
+    /// Opens a socket of another visitor. Its close proves that the gateway has processed all earlier events.
     async fn marker(&self) -> MarkerSocket {
         let key = session_key();
         let cookie = log_in(&self.sessions, &key, "9", "zoe", &[]);
@@ -103,13 +104,13 @@ impl MarkerSocket {
         fixture.sessions.command(&["DEL", &redis_key(&self.key)]);
     }
 
-    /// Waits until the gateway has taken all key events so far.
+    /// Waits until the gateway has processed all key events so far.
     async fn expect_events_processed(mut self, fixture: &RaceFixture) {
         self.delete(fixture);
         self.client.expect_close(4401).await;
     }
 
-    /// Waits until the gateway has followed all hints so far.
+    /// Waits until the gateway has processed all invalidations so far.
     async fn expect_invalidations_processed(mut self, fixture: &RaceFixture) {
         self.delete(fixture);
         fixture.invalidate("9", "logout");
@@ -192,7 +193,7 @@ async fn a_session_is_watched_if_keyspace_events_are_enabled_during_the_handshak
         KEYSPACE_EVENTS[0].trim_start_matches('-'),
         KEYSPACE_EVENTS[1],
     ]);
-    // On each new connection it is asked anew. Without a channel this one counts as a normal one.
+    // The gateway probes the setting on each new connection. A connection without subscriptions has type normal.
     fixture.sessions.kill_clients("normal");
     fixture.gateway.expect_log(&["keyspace events", "Yes"]).await;
     let mut client = fixture.finish_handshake(opening).await;
@@ -205,7 +206,7 @@ async fn a_session_is_watched_if_keyspace_events_are_enabled_during_the_handshak
     client.expect_close(4401).await;
 }
 
-/// The example as it was reported: nothing is held, and the moment of the deletion is varied.
+/// Without a proxy: varies the moment of the deletion.
 #[tokio::test]
 async fn a_session_deleted_at_any_moment_of_a_handshake_never_yields_an_authenticated_socket() {
     let redis = RedisServer::start_with(&KEYSPACE_EVENTS);

@@ -1,10 +1,10 @@
-//! Sessions in a Redis that tells what happens to its keys, where it evicts them, is lost, or refuses to tell.
+//! Keyspace events from a Redis that evicts keys, is lost, or denies them.
 
 use crate::support::redis::KEYSPACE_EVENTS;
 use crate::support::sessions::{connect, log_in, redis_key, session_key, write_session};
 use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually};
 
-/// So long is the time between two looks that nothing is seen by them.
+/// An interval of periodic session checks that no test outlasts.
 const NO_RECHECKS: (&str, &str) = ("session.recheck_seconds", "1000");
 
 async fn notifying_gateway() -> (RedisServer, TestGateway) {
@@ -26,12 +26,12 @@ async fn an_evicted_session_copy_is_no_logout_and_a_deleted_one_is() {
     let content = r#"{"_auth_user_id": "7", "ws4redis:username": "john"}"#;
     redis.command(&["SET", &copy, content, "EX", "1000"]);
     let mut client = connect(&gateway, "/ws/x?subscribe-user", &format!("sessionid={key}")).await;
-    // All that can be evicted is: but for connections' buffers, there is room for nothing.
+    // Below the size of the connection buffers: Redis evicts every key it can.
     redis.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-random"]);
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
     eventually("the copy is evicted", || redis.get(&copy).is_none().then_some(())).await;
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
-    // The next one is seen later than that, and closed a moment after it is seen.
+    // The other event is sent later, and its socket is closed after a further delay.
     let other = session_key();
     let cookie = log_in(&redis, &other, "8", "mary", &[]);
     let mut shown = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
@@ -68,7 +68,7 @@ async fn after_a_reconnect_sessions_are_read_again() {
     gateway.wait_for_redis().await;
     publish(&redis, &gateway, "user:mary:x", "still here");
     stays.expect_text("still here").await;
-    // And they are watched again.
+    // The sessions are watched again.
     redis.command(&["DEL", &redis_key(&other)]);
     stays.expect_close(4401).await;
 }
@@ -149,7 +149,8 @@ async fn a_thousand_handshakes_of_a_hundred_sessions_need_a_bounded_number_of_re
             clients.push(client);
         }
         let reads = monitor.commands("GET").iter().filter(|line| !line.contains("CONFIG")).count();
-        // Each alone: four templates and the user's key, both twice where Redis tells of keys, and two persisted values.
+        // Without sharing, each handshake reads four templates and the identity key, twice with keyspace events, and two
+        // persisted values.
         let readings = if events.is_empty() { 1 } else { 2 };
         let most = 1000 * ((4 + 1) * readings + 2);
         assert!(reads <= most, "{reads} reads, at most {most}");
@@ -160,7 +161,8 @@ async fn a_thousand_handshakes_of_a_hundred_sessions_need_a_bounded_number_of_re
     }
 }
 
-/// Deletes a session at whatever moment of a handshake, while another socket has it: in the end nobody has its channels.
+/// Deletes a session at different moments of a handshake while another socket uses it: in the end no socket may have its
+/// channels.
 #[tokio::test]
 async fn a_deletion_during_a_handshake_is_not_overwritten_by_an_earlier_read() {
     let redis = RedisServer::start_with(&KEYSPACE_EVENTS);
@@ -186,14 +188,14 @@ async fn a_deletion_during_a_handshake_is_not_overwritten_by_an_earlier_read() {
             let opening = tokio::spawn(async move { request.send().await });
             proxy.expect_hit(moment).await;
             redis.command(&["DEL", &stored]);
-            // The event goes another way than the replies that are held.
+            // The event arrives on another connection than the held replies.
             publish(&redis, &gateway, "user:john:x", "after the deletion");
             before.expect_text("after the deletion").await;
             proxy.release();
             before.expect_close(4401).await;
             let (response, mut during) = opening.await.unwrap();
             assert_eq!(response.status, 101);
-            // As whoever it was let in: it ends with the session, or has none.
+            // The socket is closed with the session, or it is anonymous.
             during.send_ping(b"alive?").await;
             let frame = loop {
                 let frame = during.next_frame().await;
@@ -221,7 +223,7 @@ async fn a_socket_is_watched_after_the_previous_one_of_its_session_has_closed() 
         redis.command(&["SET", &stored, content, "EX", "1000"]);
         let cookie = format!("sessionid={key}");
         let mut last = connect(&gateway, "/ws/x?subscribe-user", &cookie).await;
-        // Each comes while the one before it goes, as with a reload.
+        // Each client connects while the previous one disconnects, as in a page reload.
         for _ in 0..20 {
             let request = gateway.request("/ws/x?subscribe-user").header("Cookie", &cookie);
             let next = tokio::spawn(async move { request.connect().await });

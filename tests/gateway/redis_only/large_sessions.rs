@@ -1,4 +1,4 @@
-//! Sessions that take long to decode: many visitors with them cost bounded memory, threads and time.
+//! Sessions that take long to decode: bounded memory, threads and time for many visitors.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::redis::RedisClient;
 use crate::support::sessions::{connect, log_in, redis_key, session_key};
 use crate::support::{RedisServer, TestGateway};
 
-/// John's session with so much beside it. Each byte counts: nothing in it repeats.
+/// Returns john's session with this much incompressible data.
 fn session(bytes: usize) -> String {
     let mut state = 1_u64;
     let rest = std::iter::repeat_with(|| {
@@ -21,7 +21,7 @@ fn session(bytes: usize) -> String {
     format!(r#"{{"_auth_user_id": "7", "ws4redis:username": "john", "cart": "{rest}"}}"#)
 }
 
-/// A session of 4 KiB that unpacks to almost 4 MiB.
+/// Returns a session of 4 KiB that decompresses to almost 4 MiB.
 fn compressed_session() -> Vec<u8> {
     let cart = "x".repeat(4_000_000);
     let text = format!(r#"{{"_auth_user_id": "7", "ws4redis:username": "john", "cart": "{cart}"}}"#);
@@ -41,21 +41,21 @@ fn handshake(gateway: &TestGateway, cookie: &str) -> Request {
     gateway.request("/ws/x?subscribe-user").header("Cookie", cookie)
 }
 
-/// Returns a number of /proc/<pid>/status.
+/// Returns a number from /proc/<pid>/status.
 fn status(gateway: &TestGateway, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// Returns the hundredths of a second that the process was busy.
+/// Returns the CPU time of the process in hundredths of a second.
 fn cpu_ticks(gateway: &TestGateway) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", gateway.pid())).unwrap();
     let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// Sends all handshakes at a time, and returns how many were answered 101 and 503.
+/// Sends all handshakes concurrently and returns how many got 101 and 503.
 async fn send_all(gateway: &TestGateway, cookies: &[String]) -> (usize, usize) {
     let mut sending: JoinSet<_> = cookies
         .iter()
@@ -123,7 +123,7 @@ async fn above_the_decoding_queue_limit_large_sessions_get_503_and_small_ones_do
     };
     let ((opened, refused), ()) = tokio::join!(crowd, others);
     assert!(opened > 0 && refused > 100, "{opened} opened, {refused} refused");
-    // When it is over, all is as before.
+    // Afterwards handshakes succeed again.
     let _client = handshake(&gateway, &cookies[0]).connect().await;
 }
 
@@ -135,7 +135,7 @@ async fn visitors_who_disconnect_during_decoding_leave_no_threads_behind() {
     let _client = handshake(&gateway, &store_session(&mut writing, &content)).connect().await;
     let (mut threads, mut leaving) = (status(&gateway, "Threads"), JoinSet::new());
     let before = threads;
-    // One after the other, so that each who leaves would let the next one begin.
+    // One after the other, so that each disconnect would start the next decoding.
     let mut turns = tokio::time::interval(Duration::from_millis(10));
     for _ in 0..60 {
         turns.tick().await;
@@ -143,7 +143,7 @@ async fn visitors_who_disconnect_during_decoding_leave_no_threads_behind() {
         leaving.spawn(async move {
             let mut client = request.open().await;
             client.send_raw(&request.bytes()).await;
-            // Nothing is answered so soon.
+            // Too early for a response.
             let _ = tokio::time::timeout(Duration::from_millis(25), client.read_response()).await;
         });
         threads = threads.max(status(&gateway, "Threads"));
@@ -155,6 +155,6 @@ async fn visitors_who_disconnect_during_decoding_leave_no_threads_behind() {
     }
     let _client = connect(&gateway, "/ws/y?subscribe-user", &small).await;
     threads = threads.max(status(&gateway, "Threads"));
-    // A thread that has just ended its job may not count as idle yet when the next one begins.
+    // A thread that has just finished may not yet count as idle when the next job starts.
     assert!(threads <= before + 4, "{before} threads became {threads}");
 }

@@ -1,4 +1,4 @@
-//! The Redis user that docs/security.md recommends is enough, and has no more rights than that.
+//! The Redis ACL user recommended in docs/security.md has exactly the rights that the gateway needs.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -8,10 +8,10 @@ use crate::support::{RedisServer, TestGateway, eventually};
 const SECURITY: &str = include_str!("../../../docs/security.md");
 const PASSWORD: &str = "fixture";
 const KEY: &str = "abcdefghijklmnopqrstuvwxyz012345";
-/// The templates of the lines as they stand there.
+/// The key template in the ACL lines of the document.
 const CACHE: &str = "cache :1:django.contrib.sessions.cache{key}";
 
-/// Returns the line for a prefix, with a password.
+/// Returns the ACL line for a prefix, with a password.
 fn acl_line(prefix: &str) -> String {
     let lines = SECURITY.lines().filter(|line| line.starts_with("ACL SETUSER ws4redis reset "));
     let lines: Vec<_> = lines.collect();
@@ -22,8 +22,8 @@ fn acl_line(prefix: &str) -> String {
     line.replace(">PASSWORD", &format!(">{PASSWORD}"))
 }
 
-/// Returns the rows of the table of sessions: a key template, and the patterns of keys and of events that fit it. Where
-/// one names several templates, there is a row for each.
+/// Returns the rows of the table of session engines: key template, key patterns and event patterns. A table row with
+/// several templates becomes several rows.
 fn rows() -> Vec<[String; 3]> {
     let table = SECURITY.lines().skip_while(|line| !line.starts_with("| sessions |")).skip(2);
     let rows = table.take_while(|line| line.starts_with('|')).flat_map(|line| {
@@ -37,7 +37,7 @@ fn rows() -> Vec<[String; 3]> {
     rows
 }
 
-/// Returns the line for the sessions of a row.
+/// Returns the ACL line for the sessions of a row.
 fn session_acl_line([_, keys, events]: &[String; 3]) -> String {
     let line = acl_line("");
     let [_, cache_keys, cache_events] = &rows()[0];
@@ -63,14 +63,14 @@ async fn start(redis: &RedisServer, prefix: &str, template: &str) -> TestGateway
     builder.set("session.keys", template).set("session.secret_key", &secret).start().await
 }
 
-/// Returns a session of user 1 as django-redis-sessions writes it.
+/// Returns a session of user 1 in the format of django-redis-sessions.
 fn fixture() -> serde_json::Value {
     let path = "tests/fixtures/sessions/dj52__redis_sessions_default__login.json";
     let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Logs user 1 in, whose name and groups stand in a key of their own.
+/// Logs in user 1, whose name and groups are in the identity key.
 fn log_in(redis: &RedisServer, gateway: &TestGateway, template: &str) {
     let (form, key) = template.split_once(' ').unwrap();
     let session = match form {
@@ -82,13 +82,13 @@ fn log_in(redis: &RedisServer, gateway: &TestGateway, template: &str) {
     redis.command(&["SET", &gateway.channel("ws4redis:identity:1"), user, "EX", "1000"]);
 }
 
-/// Expects that Redis has refused nothing.
+/// Expects that Redis has denied no command.
 #[track_caller]
 fn expect_no_refusals(redis: &RedisServer) {
     assert_eq!(redis.command(&["ACL", "LOG"]), RedisReply::Array(Vec::new()));
 }
 
-/// Has a logged-in client hear, speak and come back, with Redis lost in between, and go with its session.
+/// Checks delivery, publishing, recovery after a connection loss, and the close at logout, for a logged-in client.
 async fn expect_service(redis: &RedisServer, prefix: &str, template: &str) {
     let gateway = start(redis, prefix, template).await;
     log_in(redis, &gateway, template);
@@ -153,14 +153,14 @@ async fn the_documented_redis_user_has_enough_rights() {
 #[tokio::test]
 async fn the_documented_redis_user_has_enough_rights_for_each_session_engine() {
     for row in rows() {
-        // That a copy was deleted has to be told.
+        // The deletion of a cached copy must be announced.
         let redis = RedisServer::start_with(&KEYSPACE_EVENTS);
         set_user(&redis, &session_acl_line(&row));
         expect_service(&redis, "", &row[0]).await;
     }
 }
 
-/// Sends a command as the user; true if Redis does not refuse it.
+/// Sends a command as the ACL user. Returns whether Redis permits it.
 fn is_allowed(connection: &mut RedisClient, command: &str) -> bool {
     let mut bytes = Vec::new();
     encode(&mut bytes, &command.split(' ').collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! Tests that need a Redis of their own, to break it.
+//! Tests that start a Redis of their own in order to break or configure it.
 
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 

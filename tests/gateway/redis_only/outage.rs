@@ -1,10 +1,10 @@
-//! Redis lost and back: clients stay, and get what is new, once and in order.
+//! Loss and return of Redis: clients stay connected and get new values once and in order.
 
 use crate::support::client::TestClient;
 use crate::support::sessions::{connect, log_in, redis_key, session_key};
 use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually, unique, within_deadline};
 
-/// Three clients on three channels, each of which has had its channel's persisted value: by replay, or live.
+/// Three clients on three channels. Each has received the persisted value of its channel, by replay or live.
 struct OutageScenario {
     gateway: TestGateway,
     changed: TestClient,
@@ -51,7 +51,7 @@ impl OutageScenario {
         }
     }
 
-    /// Expects that all clients have stayed, and that none got anything.
+    /// Expects that all clients are connected and none has received anything.
     async fn expect_nothing(&mut self) {
         self.changed.expect_nothing().await;
         self.replayed.expect_nothing().await;
@@ -94,7 +94,7 @@ async fn after_a_restart_of_an_empty_redis_clients_are_subscribed_again() {
 
 #[tokio::test]
 async fn after_a_restart_with_persistent_data_values_written_meanwhile_are_delivered() {
-    // A directory of its own, which outlives the process.
+    // A directory that outlives the process.
     let dir = std::env::temp_dir().join(unique("ws4redis-kept"));
     std::fs::create_dir_all(&dir).unwrap();
     let kept = dir.display().to_string();
@@ -140,7 +140,7 @@ async fn a_half_open_subscription_is_detected_and_the_value_published_meanwhile_
     proxy.hold_commands(Side::Subscriber);
     proxy.hold_replies(Side::Subscriber);
     scenario.publish_change(&redis);
-    // Who joins on the way has it by replay; the others shall have it all the same.
+    // A client that joins now gets the value by replay; the others must still receive it.
     let mut joiner = scenario.gateway.connect("/ws/changed?subscribe-broadcast").await;
     joiner.expect_text("changed 2").await;
     scenario.gateway.expect_log(&["WARN", "redis lost"]).await;
@@ -308,7 +308,7 @@ async fn the_first_timeout_of_an_unresponsive_redis_reaches_all_shards_and_is_lo
     let builder = TestGateway::builder().redis(&redis).set("redis.command_timeout_seconds", "2");
     let gateway = builder.set("server.shards", "3").start().await;
     let mut open = gateway.connect("/ws/chat?subscribe-broadcast").await;
-    // The broker has nothing to ask for ten seconds: only reads for handshakes get no answer.
+    // The next PING of the broker is ten seconds away: only reads for handshakes time out.
     open.expect_nothing().await;
     redis.pause();
     let begun = tokio::time::Instant::now();

@@ -1,4 +1,4 @@
-//! What clients publish while Redis fails: at most once, in order, and acknowledged before a close is answered.
+//! Publications while Redis fails: at most once, in order, and acknowledged before a close is answered.
 
 use crate::support::client::{TestClient, frame};
 use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually};
@@ -40,7 +40,7 @@ async fn a_publication_with_a_lost_acknowledgement_is_not_repeated_and_its_clien
     assert!(reason.contains("lost"), "{reason}");
     scenario.proxy.release();
     scenario.gateway.wait_for_redis().await;
-    // Another one's goes through the connection that was made since.
+    // A publication of another client goes through the new connection.
     let mut other = scenario.gateway.connect("/ws/chat?publish-broadcast&subscribe-broadcast&echo").await;
     other.expect_text("once").await;
     other.send_text("after").await;
@@ -79,7 +79,7 @@ async fn publications_wait_for_redis_and_are_sent_in_order_when_it_is_back() {
         scenario.client.send_text(&format!("first {number:03}")).await;
         second.send_text(&format!("second {number:03}")).await;
     }
-    // Both are heard to the end: what they publish waits, they do not.
+    // Both clients are read completely: their publications wait, the clients do not.
     scenario.client.send_ping(b"heard").await;
     scenario.client.expect_pong(b"heard").await;
     second.send_ping(b"heard").await;
@@ -98,7 +98,7 @@ async fn publications_wait_for_redis_and_are_sent_in_order_when_it_is_back() {
         let own = published.iter().filter(|command| command.contains(who));
         assert!(own.clone().is_sorted() && own.count() == MESSAGES, "{who}: {published:?}");
     }
-    // Nobody was closed for it.
+    // The client was not closed meanwhile.
     scenario.client.send_close(1000, "").await;
     scenario.client.expect_close(1000).await;
 }
@@ -108,7 +108,7 @@ async fn a_publication_queued_behind_unconfirmed_ones_waits_for_the_next_connect
     let mut scenario = PublicationScenario::start(&[("redis.publish_wait_seconds", "60")]).await;
     let mut monitor = scenario.redis.monitor();
     let mut published = Vec::new();
-    // No more pipelines than these are under way at a time.
+    // As many clients as there may be pipelines in flight.
     let mut others = Vec::new();
     for _ in 0..2 {
         others.push(scenario.gateway.connect("/ws/chat?publish-broadcast").await);
@@ -177,7 +177,7 @@ async fn publications_above_the_queue_limit_close_their_client_with_1013_and_oth
     for _ in 0..6 {
         first.send_text(&message).await;
     }
-    // The rest of what may wait, and one more.
+    // Fills the queue and exceeds it by one message.
     for _ in 0..5 {
         scenario.client.send_text(&message).await;
     }
@@ -199,7 +199,7 @@ async fn a_close_is_answered_only_after_the_publications_before_it_are_acknowled
     scenario.client.send_text("last words").await;
     scenario.client.send_close(4001, "bye").await;
     scenario.proxy.expect_hit("PUBLISH").await;
-    // A later client's ping is answered, on the same thread, and the close is not.
+    // A later request on the same thread is answered while the close is not.
     let mut other = scenario.gateway.request("/ws/other").open().await;
     other.send_raw(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     other.read_response().await.unwrap();
@@ -240,7 +240,7 @@ async fn connection_losses_during_publications_neither_duplicate_nor_reorder_any
             if number == 300 {
                 scenario.proxy.cut(Side::Store);
             }
-            // It may have been closed already.
+            // The connection may be closed already.
             let _ = client.try_send_raw(&frame(0x81, format!("r{round} {number:03}").as_bytes())).await;
         }
         scenario.gateway.wait_for_redis().await;
@@ -260,7 +260,7 @@ async fn connection_losses_during_publications_neither_duplicate_nor_reorder_any
 
 #[tokio::test]
 async fn acknowledgements_received_while_the_process_was_paused_are_not_lost() {
-    // Which of two things is seen first after the stop is left to chance.
+    // After SIGCONT either the timeout or the reply can be seen first; repeats to cover both.
     for _ in 0..6 {
         let mut scenario = PublicationScenario::start(&[("redis.command_timeout_seconds", "1")]).await;
         scenario.redis.pause();

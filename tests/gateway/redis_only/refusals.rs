@@ -1,4 +1,4 @@
-//! A Redis that refuses: ACL users, passwords, one that comes up late.
+//! A Redis that refuses: ACL users, passwords, connection limits, a late start.
 
 use crate::support::sessions::{connect, log_in, session_key};
 use crate::support::{RedisServer, TestGateway, eventually, unique};
@@ -25,7 +25,7 @@ async fn a_refused_subscription_is_503_with_the_cure_in_the_log_and_others_are_n
         assert!(refused.body.contains("refuses"), "{refused:?}");
     }
     gateway.expect_log(&["ERROR", "refuses a channel", "ACL SETUSER", "closed"]).await;
-    // Allowed and refused ones together, in one SUBSCRIBE.
+    // Allowed and denied channels in one SUBSCRIBE.
     let together = (0..40).map(|number| {
         let closed = number % 4 == 0;
         let target = format!("/ws/{}-{number}?subscribe-broadcast", if closed { "closed" } else { "open" });
@@ -39,7 +39,7 @@ async fn a_refused_subscription_is_503_with_the_cure_in_the_log_and_others_are_n
     open.send_text("still here").await;
     open.expect_text("still here").await;
     assert_eq!(gateway.count_log(&["redis lost"]), 0);
-    // Once allowed, it works without a restart.
+    // Works without a restart as soon as Redis allows the channel.
     acl(&redis, &["+@all", "~*", "&*"]);
     let mut client = gateway.connect("/ws/closed?subscribe-broadcast").await;
     client.expect_nothing().await;
@@ -73,7 +73,7 @@ async fn a_channel_refused_after_a_reconnect_does_not_affect_the_others() {
     let gateway = gateway_as_acl_user(&redis).await;
     let _closed = gateway.connect("/ws/closed?subscribe-broadcast").await;
     let mut open = gateway.connect("/ws/open?subscribe-broadcast").await;
-    // Redis cuts who is subscribed to what is no longer allowed.
+    // Redis disconnects clients that are subscribed to a channel they lost permission for.
     acl(&redis, &["+@all", "~*", "&*:broadcast:open*"]);
     gateway.expect_log(&["ERROR", "refuses a channel", "closed"]).await;
     eventually("the gateway is back", || (gateway.count_log(&["redis connected"]) == 2).then_some(())).await;
@@ -167,7 +167,7 @@ async fn unsolicited_replies_are_not_delivered_to_any_request() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (url, port) = (format!("redis://{}", listener.local_addr().unwrap()), redis.port());
     std::thread::spawn(move || {
-        // The first two lines: the shard's, and the one that subscribes.
+        // The first two connections: the shard's, and the subscriber.
         let odd = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
         for gateway in listener.incoming() {
             let odd = odd.clone();
@@ -177,7 +177,7 @@ async fn unsolicited_replies_are_not_delivered_to_any_request() {
             std::thread::spawn(move || {
                 let mut first = [0; 8192];
                 let length = gateway.read(&mut first).unwrap();
-                // They get one answer more than they ask for.
+                // They receive one unsolicited reply.
                 if odd.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 2 {
                     let _ = gateway.write_all(b"$6\r\nsecret\r\n");
                 }
@@ -227,7 +227,7 @@ async fn a_redis_at_its_connection_limit_is_retried_with_backoff_and_the_log_say
         let count = info.lines().find_map(|line| line.strip_prefix("rejected_connections:")).unwrap();
         count.trim().parse::<u32>().unwrap()
     };
-    // The shard's own: what does not subscribe, besides this test's.
+    // The shard's connection: without subscriptions, and not this test's.
     let clients = String::from_utf8(control.command(&["CLIENT", "LIST"]).bulk().unwrap()).unwrap();
     let is_line = |line: &str| line.contains(" sub=0 ") && !line.contains("cmd=client");
     let line = clients.lines().find(|line| is_line(line)).unwrap();
@@ -273,7 +273,7 @@ async fn while_redis_loads_its_data_handshakes_get_503_and_afterwards_values_are
     let dir = std::env::temp_dir().join(unique("ws4redis-loading"));
     std::fs::create_dir_all(&dir).unwrap();
     let kept = dir.display().to_string();
-    // Each key takes a millisecond, and commands are looked at in between.
+    // Loading each key takes a millisecond; Redis answers commands in between.
     let slowly = ["--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"];
     let options = [&["--dir", &kept, "--appendonly", "yes"], &slowly[..]].concat();
     let mut redis = RedisServer::start_with(&options);
@@ -340,7 +340,7 @@ async fn channels_refused_after_a_reconnect_are_retried_until_redis_allows_them(
     redis.kill_clients("pubsub");
     gateway.expect_log(&["ERROR", "refuses a channel", "NOPERM", "back-off"]).await;
     gateway.expect_log(&["WARN", "refuses the control channel"]).await;
-    // What is kept meanwhile was missed by the open clients.
+    // Open clients missed a value that is stored meanwhile.
     redis.persist(&gateway.channel("broadcast:chat-0"), "missed 0");
     redis.command(&["ACL", "SETUSER", "default", "+subscribe"]);
     let subscribed = || (redis.channels(&gateway.channel("broadcast:")).len() == 4).then_some(());
@@ -369,7 +369,7 @@ async fn a_single_refused_channel_is_retried_while_the_others_are_delivered() {
     acl(&redis, &["+@all", "~*", "&*:broadcast:open*"]);
     gateway.expect_log(&["ERROR", "refuses a channel", "closed"]).await;
     gateway.request("/ws/closed?subscribe-broadcast").expect_status(503).await;
-    // Nobody tells the gateway.
+    // The gateway gets no notification of the change.
     redis.persist(&gateway.channel("broadcast:closed"), "missed");
     redis.command(&["ACL", "SETUSER", "gate", "allchannels"]);
     closed.expect_text("missed").await;

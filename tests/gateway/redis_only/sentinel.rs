@@ -1,4 +1,4 @@
-//! Sentinel: the gateway follows the master, and nothing stale is taken from the one before.
+//! Redis Sentinel: the gateway follows the master and ignores stale values of the previous one.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::deployments::{TempDir, expect_service};
 use crate::support::{RedisServer, TestGateway, eventually};
 
-/// Starts a sentinel that watches the Redis on `port` under the name `mymaster`.
+/// Starts a sentinel that monitors the Redis on `port` as `mymaster`.
 fn start_sentinel(dir: &TempDir, number: usize, port: u16) -> RedisServer {
     let path = dir.file(&format!("sentinel-{number}.conf"));
     let watch = format!("sentinel monitor mymaster 127.0.0.1 {port} 2\n");
@@ -52,7 +52,7 @@ async fn after_a_sentinel_failover_clients_receive_from_the_new_master() {
     expect_service(&gateway, &replica, "after").await;
 }
 
-/// A master, its replica, and one sentinel that watches them.
+/// A master, its replica, and one sentinel that monitors them.
 struct SentinelPair {
     master: RedisServer,
     replica: RedisServer,
@@ -60,7 +60,7 @@ struct SentinelPair {
     _dir: TempDir,
 }
 
-/// After this silence the sentinel takes a server for dead.
+/// `down-after-milliseconds` of the sentinel.
 const DOWN_AFTER: Duration = Duration::from_millis(1500);
 
 impl SentinelPair {
@@ -103,7 +103,8 @@ impl SentinelPair {
     }
 }
 
-/// One silent failover: the time from the master's death to the first handshake, and from when its successor was named.
+/// Fails over from a master that stops answering. Returns the time until the first handshake succeeds, since the failure
+/// and since the promotion.
 async fn fail_over_silently(pair: &SentinelPair, gateway: &TestGateway) -> (Duration, Duration) {
     let channel = gateway.channel("broadcast:chat");
     pair.master.persist(&channel, "old");
@@ -121,7 +122,7 @@ async fn fail_over_silently(pair: &SentinelPair, gateway: &TestGateway) -> (Dura
     pair.replica.persist(&channel, "new");
     pair.replica.publish(&channel, "new");
     stays.expect_text("new").await;
-    // The old one goes on and takes itself for the master, until the sentinel tells it.
+    // The old master resumes and considers itself master until the sentinel demotes it.
     pair.master.resume();
     for _ in 0..20 {
         gateway.connect("/ws/chat?subscribe-broadcast").await.expect_text("new").await;
@@ -141,8 +142,8 @@ async fn an_unresponsive_master_is_left_as_soon_as_sentinel_names_its_successor(
     assert!(since_named < Duration::from_secs(3), "{since_named:?} after the successor was named");
 }
 
-/// One planned failover, while clients publish one after the other. Returns how many were told that their publication may
-/// be lost.
+/// Runs one planned failover while clients publish one after the other. Returns how many were closed with an unconfirmed
+/// publication.
 async fn fail_over_planned(pair: &SentinelPair, gateway: &TestGateway) -> usize {
     const PUBLISHERS: usize = 120;
     let mut publishers = Vec::new();
@@ -187,7 +188,7 @@ async fn a_planned_failover_is_followed_at_once_and_no_publication_is_lost_silen
     gateway.connect("/ws/chat?subscribe-broadcast").await.expect_text("new").await;
 }
 
-/// Failovers one after the other, for minutes: only with `./tests/run --long`. The everyday suite has each once.
+/// Repeated failovers that take minutes: only with `./tests/run --long`. The regular suite runs each kind once.
 #[expect(clippy::print_stdout, reason = "the times are what it is run for")]
 #[tokio::test]
 async fn after_any_failover_the_gateway_recovers_within_down_after_plus_three_seconds() {
@@ -229,7 +230,7 @@ async fn a_demoted_master_is_left_and_clients_that_publish_to_it_are_closed() {
     redis.command(&["REPLICAOF", "127.0.0.1", &port]);
     publisher.send_text("to a replica").await;
     publisher.expect_close(1011).await;
-    // Nothing is published now: it is noticed all the same, for the subscriptions too.
+    // The gateway notices the demotion without publications, for the subscriptions too.
     gateway.expect_log(&["WARN", "redis lost"]).await;
     assert!(now.elapsed() < Duration::from_secs(5), "{:?}", now.elapsed());
     gateway.request("/ws/chat?subscribe-broadcast").expect_status(503).await;

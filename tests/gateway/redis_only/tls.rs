@@ -1,4 +1,4 @@
-//! TLS to Redis, with certificates that are made for each test.
+//! TLS to Redis, with certificates generated for each test.
 
 use super::deployments::{TempDir, expect_service, run};
 use crate::support::gateway::binary;
@@ -7,14 +7,14 @@ use crate::support::{RedisServer, TestGateway};
 
 const CURVE: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
 
-/// A Redis that speaks TLS on a port of its own, with a certificate for localhost.
+/// A Redis with a TLS port and a certificate for localhost.
 struct TlsRedis {
     dir: TempDir,
     redis: RedisServer,
     port: u16,
 }
 
-/// Makes an authority, and returns the file of its certificate.
+/// Generates a certificate authority and returns the path of its certificate.
 fn make_authority(dir: &TempDir, name: &str) -> String {
     let (certificate, key) = (dir.file(&format!("{name}.pem")), dir.file(&format!("{name}.key")));
     let subject = format!("/CN=Test {name}");
@@ -23,7 +23,7 @@ fn make_authority(dir: &TempDir, name: &str) -> String {
     certificate
 }
 
-/// Makes a certificate for 127.0.0.1 and `host`, signed by an authority; returns its file, and that of its key.
+/// Generates a certificate for 127.0.0.1 and `host`, signed by an authority. Returns the paths of certificate and key.
 fn make_certificate(dir: &TempDir, name: &str, authority: &str, host: &str) -> (String, String) {
     let (request, key) = (dir.file(&format!("{name}.csr")), dir.file(&format!("{name}.key")));
     let subject = format!("/CN={host}");
@@ -60,7 +60,7 @@ impl TlsRedis {
         TestGateway::builder().redis(&self.redis).set("redis.url", &self.url())
     }
 
-    /// Expects that a gateway does not get at it, and that the log has this in one line.
+    /// Expects that the gateway cannot connect and that one log line contains all of `line`.
     async fn expect_refusal(&self, builder: crate::support::gateway::GatewayBuilder, line: &[&str]) {
         let gateway = builder.without_redis().start().await;
         gateway.request("/ws/chat").expect_status(503).await;
@@ -90,7 +90,7 @@ async fn a_certificate_of_an_unknown_authority_is_refused_and_the_log_says_so() 
     let other = make_authority(&secured.dir, "other");
     let builder = secured.gateway().set("redis.ca_file", &other);
     secured.expect_refusal(builder, &["UnknownIssuer", "redis.ca_file"]).await;
-    // Nothing is verified where that is set.
+    // Verification can be disabled by setting.
     let builder = secured.gateway().set("redis.ca_file", &other).set("redis.verify_certificate", "false");
     expect_service(&builder.start().await, &secured.redis, "chat").await;
 }
@@ -170,7 +170,7 @@ async fn sessions_in_a_separate_redis_are_read_through_tls() {
     client.expect_text("heard").await;
 }
 
-/// Runs `ws4redis check` with TLS settings that cannot be used, and returns what it says.
+/// Runs `ws4redis check` with unusable TLS settings and returns its output.
 fn check(variables: &[(&str, &str)]) -> String {
     let mut command = binary();
     command.env("WS4REDIS_REDIS__URL", "rediss://localhost:1").envs(variables.iter().copied());
@@ -195,7 +195,7 @@ fn without_system_certificates_the_cure_is_logged() {
     }
 }
 
-/// Returns a port of the tests' own on which nobody listens.
+/// Returns a free port of the tests' range.
 fn free_port() -> u16 {
     static TURN: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
     let first = u16::try_from(std::process::id() % 97).unwrap();
