@@ -86,4 +86,9 @@ impl Identity {
     pub fn anonymous() -> Self {
         Self::default()
     }
+
+    /// Returns whether neither a user nor a session is known.
+    pub fn is_anonymous(&self) -> bool {
+        self.user.is_none() && self.user_id.is_none() && self.session.is_none()
+    }
 }

@@ -51,7 +51,11 @@ impl Connection {
             Err(_) if share.is_doubtful() => Grant::default(),
             Err(_) => return Some(Close::Denied),
         };
-        speech.rate_limit = parts.visitors.rate_limit(&visitor.identity, ClientAddress::Local, grant.rate);
+        // An anonymous visitor keeps its bucket, which may be that of its address: the address is not known here.
+        if !visitor.identity.is_anonymous() {
+            speech.rate_limit =
+                parts.visitors.rate_limit(&visitor.identity, ClientAddress::Local, grant.rate);
+        }
         drop(visitor);
         // What was being joined may be allowed no more.
         speech.addition = None;

@@ -2,7 +2,7 @@
 
 use crate::support::client::Request;
 use crate::support::sessions::{log_in, session_key};
-use crate::support::{RedisServer, TestGateway, within_deadline};
+use crate::support::{RedisServer, SiteReply, TestGateway, TestSite, within_deadline};
 
 /// Every visitor may publish ten messages in a burst; the bucket hardly refills during a test.
 const RULES: &str = "[[access]]\nfacility = \"*\"\nanonymous = [\"*-broadcast\"]\nusers = [\"*-broadcast\"]\n\
@@ -122,4 +122,31 @@ async fn visitors_with_an_unknown_address_share_no_limit() {
         client.send_text("x").await;
     }
     assert_eq!(client.expect_close(1008).await, "publishing too fast");
+}
+
+#[tokio::test]
+async fn an_anonymous_visitor_keeps_its_limit_when_its_flags_change() {
+    let site =
+        TestSite::always_returning(r#"{"user": null, "allow": ["publish-broadcast"], "expires_in": 2}"#)
+            .await;
+    let rules = RULES.replace("publish_burst_seconds = 10", "publish_burst_seconds = 60");
+    let builder = TestGateway::builder().rules(&rules).set("server.trusted_proxies", "127.0.0.1");
+    let gateway = builder.set("auth.callback_url", &site.url()).start().await;
+    let request = gateway.request("/ws/x?subscribe-broadcast&publish-broadcast");
+    let mut client = request.header("Cookie", "a=1").header("X-Forwarded-For", "203.0.113.7").connect().await;
+    for _ in 0..60 {
+        client.send_text("x").await;
+    }
+    client.send_ping(b"").await;
+    client.expect_pong(b"").await;
+    site.answer(|_| {
+        SiteReply::json(r#"{"user": null, "allow": ["subscribe-broadcast", "publish-broadcast"]}"#)
+    });
+    RedisServer::shared().persist(&gateway.channel("broadcast:x"), "welcome");
+    client.expect_text("welcome").await;
+    // The bucket was empty and has refilled by one message for each second since.
+    for _ in 0..50 {
+        client.send_text("x").await;
+    }
+    client.expect_close(1008).await;
 }
