@@ -2,9 +2,9 @@
 //!
 //! The digest is taken of the words of the script joined by single blanks, so indentation does not matter.
 
-use bytes::Bytes;
 use std::fmt::Write;
 
+use bytes::Bytes;
 use sha1::{Digest, Sha1};
 
 use super::{Call, Command, options::MILLISECONDS};
@@ -152,4 +152,16 @@ fn sha1_hex(text: &[u8]) -> String {
         let _ = write!(hex, "{byte:02x}");
         hex
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sha1_hex;
+
+    #[test]
+    fn digests_are_those_of_the_rfc() {
+        assert_eq!(sha1_hex(b"abc"), "a9993e364706816aba3e25717850c26c9cd0d89d");
+        assert_eq!(sha1_hex(b""), "da39a3ee5e6b4b0d3255bfef95601890afd80709");
+        assert_eq!(sha1_hex(&b"01234567".repeat(80)), "dea356a2cddd90c7a7ecedc5ebb563934f460452");
+    }
 }
