@@ -55,7 +55,7 @@ impl Token {
     }
 }
 
-/// SHA-256 of a token, of which `Debug` shows nothing either. Boxed, because the other variants of `AuthSource` are
+/// SHA-256 of a token. `Debug` shows nothing of it either. Boxed, because the other variants of `AuthSource` are
 /// smaller.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Fingerprint(Box<[u8; 32]>);

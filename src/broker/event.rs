@@ -5,8 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::hub::{Generation, Run, SubscriptionRequest};
-use crate::wire::KeyEvent;
-use crate::wire::{Channel, DoctorQuery, Hint};
+use crate::wire::{Channel, DoctorQuery, Hint, KeyEvent};
 
 /// What a shard tells the broker: its number and its requests.
 pub type Call = (usize, Vec<SubscriptionRequest>);

@@ -9,7 +9,7 @@ use crate::redis::error_reply::ErrorClass;
 use crate::redis::{CommandClient, CommandReply};
 use crate::wire::{Channel, KeyEvent};
 
-/// Keys of which events may wait for the broker.
+/// Most keys with events that wait for the broker.
 const WAITING: usize = 4_096;
 
 /// Whether Redis tells of keys.

@@ -122,8 +122,8 @@ impl Echoes {
         self.0.take_if(|entries| entries.is_empty());
     }
 
-    /// Notes that Redis was lost.
-    pub(super) fn lose(&mut self) {
+    /// Marks the published entries as stale: Redis was lost, and their messages may never arrive.
+    pub(super) fn on_lost(&mut self) {
         self.entries_mut().for_each(|entry| entry.stale |= entry.until != u32::MAX);
     }
 
@@ -169,7 +169,7 @@ mod tests {
         echoes.add(1, 7, 0);
         echoes.add(1, 8, 1);
         echoes.acknowledge(1, 1000);
-        echoes.lose();
+        echoes.on_lost();
         assert!(echoes.holds(1, 7) && !echoes.holds(2, 7));
         assert!(!echoes.matches(1, 7), "live it is another's");
         echoes.recover(1);

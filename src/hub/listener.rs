@@ -344,10 +344,10 @@ impl Listener {
         self.echoes.borrow_mut().leave(topic);
     }
 
-    /// Notes that Redis was lost, and with it what was on its way.
-    pub(super) fn lose_echoes(&self) {
+    /// Marks the echoes in flight as stale, because Redis was lost.
+    pub(super) fn mark_echoes_stale(&self) {
         self.lost.set(true);
-        self.echoes.borrow_mut().lose();
+        self.echoes.borrow_mut().on_lost();
     }
 
     /// Notes that the value of a topic has been read again.

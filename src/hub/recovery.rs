@@ -82,7 +82,7 @@ impl Hub {
         for (_, member) in &mut self.members {
             match &mut member.outlet {
                 Outlet::Joining(held) => held.fail(NotJoined::Lost),
-                Outlet::Open(listener) => listener.lose_echoes(),
+                Outlet::Open(listener) => listener.mark_echoes_stale(),
                 Outlet::Silent => {}
             }
         }

@@ -281,7 +281,7 @@ impl Hub {
         }
     }
 
-    /// Takes whoever has this seat out of its topic.
+    /// Removes a member from the topic of this seat.
     pub(super) fn vacate(&mut self, seat: Seat) {
         let topic = &mut self.topics[seat.topic];
         topic.listeners.swap_remove(seat.place as usize);

@@ -49,7 +49,7 @@ impl Target {
         self.options.url.database
     }
 
-    /// Tells whether it is a cluster, each node of which tells of its own keys only.
+    /// Returns true for a cluster. There each node reports events of its own keys only.
     pub(crate) fn is_cluster(&self) -> bool {
         self.options.is_cluster()
     }

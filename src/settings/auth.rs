@@ -114,7 +114,7 @@ fn header_name(name: &str, key: &'static str) -> Result<String, SettingsError> {
     require(!name.is_empty() && name.bytes().all(token), key, "each has to be the name of a header")?;
     let name = name.to_ascii_lowercase();
     if OWN.contains(&name.as_str()) && !(key == "auth.callback_headers" && name == "host") {
-        return Err(SettingsError::Invalid { key, problem: format!("{name} is none that can be chosen") });
+        return Err(SettingsError::Invalid { key, problem: format!("header {name} is reserved") });
     }
     Ok(name)
 }
