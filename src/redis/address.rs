@@ -1,4 +1,4 @@
-//! Addresses of servers, and what a connection needs besides: login, database and TLS.
+//! Server addresses, and everything that a connection needs besides: login, database and TLS.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use rustls::ClientConfig;
 use super::tls;
 use crate::settings::{self, Address, RedisUrl, Servers};
 
-/// The address of a Redis server, a cluster node or a sentinel. Cheap to clone: it keys maps and goes with each command.
+/// The address of a Redis server, a cluster node or a sentinel. Cheap to clone: it is the key of several maps.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ServerAddress {
     pub(crate) host: Arc<str>,

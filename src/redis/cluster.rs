@@ -1,5 +1,5 @@
-//! Commands in a cluster: each goes to the node that has its key, over a connection of that node's own, and follows MOVED
-//! and ASK by itself. What becomes of one node concerns only what is on it.
+//! Commands in a cluster: each goes to the node of its key, over a connection of its own, and follows MOVED and ASK.
+//! A lost node affects only the commands for its keys.
 //!
 //! <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
 
@@ -20,22 +20,22 @@ use super::resp;
 use super::slots::slot_of;
 use super::target::Target;
 
-/// Redirections that one command follows.
+/// Most redirections that one command follows.
 const REDIRECTIONS: usize = 5;
 
-/// How often is looked whether a node is there that was not.
+/// Interval between checks whether a node has become reachable.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A command with its key's slot.
+/// A command with the slot of its key.
 pub(crate) struct ClusterCommand {
     bytes: BytesMut,
     slot: u16,
-    /// Whether any node takes it, as one does that publishes: what one publishes all pass on.
+    /// Whether any node may execute it: nodes forward publications to one another.
     anywhere: bool,
 }
 
 impl ClusterCommand {
-    /// Takes a command whose first argument is its key, or its channel.
+    /// Encodes a command. Its first argument is the key or the channel.
     pub(super) fn new(name: &str, arguments: &[&[u8]]) -> Self {
         let mut bytes = BytesMut::new();
         resp::encode(&mut bytes, name, arguments);
@@ -50,7 +50,7 @@ struct NodeConnection {
     _keeping: AbortOnDropHandle<()>,
 }
 
-/// The nodes of a cluster, for one shard.
+/// One shard's connections to the nodes of a cluster.
 pub(crate) struct Cluster {
     target: Target,
     patience: Duration,
@@ -58,10 +58,10 @@ pub(crate) struct Cluster {
     nodes: RefCell<HashMap<ServerAddress, NodeConnection>>,
 }
 
-/// Where a command goes next.
+/// The node that a command is sent to next.
 struct NodeRoute {
     server: ServerAddress,
-    /// Whether it is told that the node's key may have come already.
+    /// Whether ASKING precedes the command, because its slot is migrating to the node.
     asking: bool,
 }
 
@@ -71,7 +71,7 @@ impl Cluster {
         Rc::new(Self { target: target.clone(), patience, max_bytes, nodes })
     }
 
-    /// Keeps a connection to each master. Never returns.
+    /// Maintains a connection to each master. Never returns.
     pub(super) async fn follow(self: Rc<Self>) {
         let mut indices = self.target.discovery().watch();
         loop {
@@ -88,7 +88,7 @@ impl Cluster {
         }
     }
 
-    /// Returns the connection to a node; it is begun where there is none.
+    /// Returns the connection to a node, and starts one if there is none.
     fn pipeline(&self, server: &ServerAddress) -> Rc<Pipeline> {
         let mut nodes = self.nodes.borrow_mut();
         let node = nodes.entry(server.clone()).or_insert_with(|| {
@@ -100,36 +100,36 @@ impl Cluster {
         node.pipeline.clone()
     }
 
-    /// Tells whether any node can be reached.
+    /// Returns true if any node is reachable.
     pub(super) fn is_up(&self) -> bool {
         self.nodes.borrow().values().any(|node| node.pipeline.is_up())
     }
 
-    /// Waits until any node can be reached. Safe to cancel.
+    /// Waits until any node is reachable. Cancel-safe.
     pub(super) async fn until_up(&self) {
         while !self.is_up() {
             sleep(LOOK).await;
         }
     }
 
-    /// Returns the node that has a key.
+    /// Returns the master of a key's slot.
     pub(super) fn node_of(&self, key: &[u8]) -> Option<ServerAddress> {
         self.target.discovery().slots()?.master(slot_of(key)).cloned()
     }
 
-    /// Tells whether the node that has a key can be reached.
+    /// Returns true if the node of a key is reachable.
     pub(super) fn has(&self, key: &[u8]) -> bool {
         self.node_of(key).is_some_and(|server| self.pipeline(&server).is_up())
     }
 
-    /// Waits until the node that has a key can be reached, wherever that key goes meanwhile. Safe to cancel.
+    /// Waits until the node of a key is reachable, even if the key's slot moves meanwhile. Cancel-safe.
     pub(super) async fn until_has(&self, key: &[u8]) {
         while !self.has(key) {
             sleep(LOOK).await;
         }
     }
 
-    /// Returns where a command goes first.
+    /// Returns the node that a command is sent to first.
     fn route(&self, command: &ClusterCommand) -> Option<NodeRoute> {
         let slots = self.target.discovery().slots()?;
         let master = slots.master(command.slot).cloned();
@@ -142,7 +142,7 @@ impl Cluster {
         Some(NodeRoute { server, asking: false })
     }
 
-    /// Writes commands, each to its node. The first poll hands them over.
+    /// Sends commands, each to its node. The first poll queues them.
     pub(super) async fn send(self: Rc<Self>, commands: Vec<ClusterCommand>) -> CommandReplies {
         let mut outcomes: Vec<Result<CommandReply, CommandFailure>> =
             commands.iter().map(|_| Err(CommandFailure::Lost)).collect();
@@ -173,9 +173,9 @@ impl Cluster {
             if redirected.iter().any(|(_, route)| !route.asking) {
                 self.target.discovery().refresh();
             }
-            // Those of a node are repeated in their order.
+            // Commands to the same node keep their order.
             redirected.sort_by_key(|(at, _)| *at);
-            // One that is not known yet, as it was added a moment ago, is waited for: once, however many lead there.
+            // A node that was just added has no connection yet. One wait covers all redirections to it.
             let nodes_are_up = async {
                 for (_, route) in &redirected {
                     self.pipeline(&route.server).until_up().await;
@@ -187,7 +187,7 @@ impl Cluster {
         outcomes
     }
 
-    /// Hands commands over to their nodes, together for each.
+    /// Queues commands, in one batch per node.
     #[expect(clippy::type_complexity, reason = "it is taken apart at once, in one state")]
     fn write(
         &self,
@@ -220,7 +220,7 @@ impl Cluster {
     }
 }
 
-/// Reads `MOVED 3999 host:port` and `ASK 3999 host:port`. Without a host it is that of the node that answered.
+/// Parses `MOVED 3999 host:port` and `ASK 3999 host:port`. An empty host means the node that answered.
 fn redirection(text: &str, from: &ServerAddress) -> Option<NodeRoute> {
     let mut words = text.split(' ');
     let asking = match words.next()? {
@@ -233,7 +233,7 @@ fn redirection(text: &str, from: &ServerAddress) -> Option<NodeRoute> {
     Some(NodeRoute { server: ServerAddress::new(host, port.parse().ok()?), asking })
 }
 
-/// A slot that nobody has, or whose keys are on their route, is as a node that cannot be reached.
+/// An unassigned or migrating slot counts as an unreachable node.
 fn failure(text: String) -> CommandFailure {
     match text.split(' ').next() {
         Some("CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK") => CommandFailure::Lost,

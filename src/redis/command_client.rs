@@ -1,4 +1,4 @@
-//! Commands in pipelines: over one connection, or, in a cluster, over one to each node.
+//! Sends batches of commands: over one connection or, in a cluster, over one per node.
 
 use std::fmt;
 use std::pin::Pin;
@@ -16,19 +16,19 @@ use super::reply::{CommandFailure, CommandReplies, CommandReply, NotConnected};
 use super::resp;
 use super::target::Target;
 
-/// How long is waited for a connection before there is none.
+/// How long a caller waits for a lost connection to return.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Commands that are written together.
+/// Commands that are sent together.
 pub(crate) enum CommandBatch {
-    /// As they are written.
+    /// Encoded, with the number of commands.
     Encoded(BytesMut, usize),
-    /// Each for its node.
+    /// One by one, to be sent to the nodes of their keys.
     PerNode(Vec<ClusterCommand>),
 }
 
 impl CommandBatch {
-    /// Adds a command. In a cluster the first of its arguments is the key.
+    /// Appends a command. In a cluster its first argument must be the key.
     pub(crate) fn add(&mut self, name: &'static str, arguments: &[&[u8]]) {
         match self {
             Self::Encoded(bytes, commands) => {
@@ -40,16 +40,16 @@ impl CommandBatch {
     }
 }
 
-/// The way by which commands go to Redis.
+/// The command connections of one shard.
 pub(crate) enum CommandClient {
-    /// Over a line of our own.
+    /// One connection.
     Own(Rc<Pipeline>, AbortHandle),
-    /// Over one to each node of a cluster.
+    /// One connection per node of a cluster.
     Nodes(Rc<Cluster>, AbortHandle),
 }
 
 impl CommandClient {
-    /// Begins to connect. Must be called on the shard's runtime.
+    /// Starts to connect. Must be called on the shard's runtime.
     pub(crate) fn new(target: &Target, patience: Duration, max_bytes: usize) -> Self {
         if target.is_cluster() {
             let cluster = Cluster::new(target, patience, max_bytes);
@@ -61,7 +61,7 @@ impl CommandClient {
         Self::Own(pipeline, spawn_local(keeping).abort_handle())
     }
 
-    /// Tells whether Redis can be reached, as far as is known.
+    /// Returns true if there is a connection, in a cluster to any node.
     pub(crate) fn is_up(&self) -> bool {
         match self {
             Self::Own(pipeline, _) => pipeline.is_up(),
@@ -69,7 +69,7 @@ impl CommandClient {
         }
     }
 
-    /// Waits until Redis can be reached. Safe to cancel.
+    /// Waits until there is a connection. Cancel-safe.
     pub(crate) async fn until_up(&self) {
         match self {
             Self::Own(pipeline, _) => pipeline.until_up().await,
@@ -77,23 +77,23 @@ impl CommandClient {
         }
     }
 
-    /// Tells whether Redis can be reached, after a short wait if need be: a line that was lost comes back in a moment,
-    /// and when Redis does, it may follow the broker's. Safe to cancel.
+    /// Waits at most one second for a connection; returns false if there is none then. A lost connection usually
+    /// returns in a moment, and after an outage it may connect later than the broker. Cancel-safe.
     pub(crate) async fn wait_briefly_until_up(&self) -> bool {
         self.is_up() || timeout(PATIENCE, self.until_up()).await.is_ok()
     }
 
-    /// Tells whether it is a cluster.
+    /// Returns true for a cluster.
     pub(crate) fn is_cluster(&self) -> bool {
         matches!(self, Self::Nodes(..))
     }
 
-    /// Returns the node that has a key, in a cluster.
+    /// Returns the node of a key; none outside of a cluster.
     pub(crate) fn node_of(&self, key: &[u8]) -> Option<ServerAddress> {
         if let Self::Nodes(cluster, _) = self { cluster.node_of(key) } else { None }
     }
 
-    /// Tells whether the server that has these keys can be reached; in a cluster all those that have one.
+    /// Returns true if the servers of all these keys are reachable.
     pub(crate) fn has<'a>(&self, mut keys: impl Iterator<Item = &'a [u8]>) -> bool {
         match self {
             Self::Own(pipeline, _) => pipeline.is_up(),
@@ -101,15 +101,15 @@ impl CommandClient {
         }
     }
 
-    /// Waits a short while for the node that has a key, in a cluster. Safe to cancel.
+    /// Waits at most one second for the node of a key. Outside of a cluster it returns at once. Cancel-safe.
     pub(crate) async fn wait_for_node(&self, key: &[u8]) {
         if let Self::Nodes(cluster, _) = self {
-            // The read fails then.
+            // After the timeout the command itself fails.
             let _ = timeout(PATIENCE, cluster.until_has(key)).await;
         }
     }
 
-    /// Begins a batch.
+    /// Returns an empty batch.
     pub(crate) fn batch(&self) -> CommandBatch {
         match self {
             Self::Own(..) => CommandBatch::Encoded(BytesMut::new(), 0),
@@ -117,11 +117,11 @@ impl CommandClient {
         }
     }
 
-    /// Gives a single command.
+    /// Sends a single command.
     ///
     /// # Errors
     ///
-    /// With a description, when Redis is lost or refuses; and whether it refuses.
+    /// With a description, and whether Redis refused the command (an error reply) or was lost.
     pub(crate) async fn call(
         &self,
         name: &'static str,
@@ -136,8 +136,7 @@ impl CommandClient {
         }
     }
 
-    /// Writes a batch. The first poll hands it over: batches are written in the order of their first polls, and once
-    /// at most.
+    /// Sends a batch, at most once. Batches are written in the order of the first polls of their futures.
     pub(crate) fn send(&self, batch: CommandBatch) -> Pin<Box<dyn Future<Output = CommandReplies>>> {
         match (self, batch) {
             (Self::Own(pipeline, _), CommandBatch::Encoded(bytes, commands)) => {

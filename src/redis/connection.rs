@@ -1,4 +1,4 @@
-//! A connection to a Redis. What goes over it costs a tenth of what it does by fred, of which only the types are used.
+//! One connection to a Redis server: dialing, login, and buffered reads and writes of RESP2.
 
 use std::future::poll_fn;
 use std::io;
@@ -21,36 +21,36 @@ use super::reply_value::ReplyValue;
 use super::resp::{self, Malformed, Token};
 use crate::settings::Servers;
 
-/// Replies do not belong to what was asked.
+/// Error: a reply arrived that no command is waiting for.
 pub(crate) const OUT_OF_SYNC: &str = "replies out of step";
 
-/// Bytes of one read.
+/// Bytes reserved for each read.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Largest buffer that is kept while it is empty.
+/// A larger input buffer is freed when it is empty.
 const MAX_KEPT: usize = 4 * READ_BYTES;
 
-/// After this silence the kernel asks whether the other end is still there, and how often.
+/// TCP keepalive: idle time before the first probe, interval between probes, and number of probes.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
 
-/// Said of a server to which nothing can be published.
+/// Error: publications to a replica reach no subscriber of the master.
 pub(crate) const IS_REPLICA: &str = "it is a replica, not the master";
 
-/// Longest name of a channel that is taken in, however short messages have to be. Clients choose names, but within the
-/// head of a request.
+/// Longest channel name that is read, even if `max_bytes` is less. Clients choose names, but within the request
+/// head's limit.
 const MAX_NAME: usize = 1 << 20;
 
 trait Socket: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket for S {}
 
-/// A connection, what has come on it and was not read yet, and what is to be written.
+/// A connection with its input and output buffers.
 pub(crate) struct RedisConnection {
     socket: Box<dyn Socket>,
     endpoint: Endpoint,
     incoming: BytesMut,
-    /// Bytes of a value that is too large, which are still to come and nobody wants.
+    /// Remaining bytes of an oversized value, to be discarded as they arrive.
     to_discard: usize,
     outgoing: BytesMut,
     max_bytes: usize,
@@ -80,7 +80,7 @@ impl RedisConnection {
         Ok(connection)
     }
 
-    /// Redis says only now that it loads its data, wants a password or has too many clients already.
+    /// Verifies that commands are accepted: while loading, without login, or at maxclients Redis refuses PING.
     async fn check(&mut self) -> Result<(), String> {
         match self.ask(&["PING"]).await {
             Err(reason) if !is_usable(&reason) => Err(reason),
@@ -88,7 +88,7 @@ impl RedisConnection {
         }
     }
 
-    /// Connects to a node of a cluster, whatever it is there.
+    /// Connects to a node of a cluster, master or replica.
     ///
     /// # Errors
     ///
@@ -103,7 +103,7 @@ impl RedisConnection {
         Ok(connection)
     }
 
-    /// Connects and logs in. Returns whether the server is a replica, too: no ACL forbids HELLO, which tells it.
+    /// Connects and logs in. Returns whether the server is a replica: HELLO reports the role, and no ACL forbids it.
     async fn greet(
         options: &ConnectOptions,
         endpoint: Endpoint,
@@ -118,7 +118,7 @@ impl RedisConnection {
         }
     }
 
-    /// Connects to any server that speaks RESP2, a sentinel too, and logs in there.
+    /// Connects to any server that speaks RESP2, including sentinels, and logs in.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl RedisConnection {
         Ok(connection)
     }
 
-    /// Gives a command that is answered with a status.
+    /// Sends a command whose reply must be a status.
     async fn ask(&mut self, words: &[&str]) -> Result<(), String> {
         match self.call(words).await? {
             ReplyValue::Text(_) => Ok(()),
@@ -159,11 +159,11 @@ impl RedisConnection {
         }
     }
 
-    /// Gives a command and returns the reply, on a connection on which nothing else is said meanwhile.
+    /// Sends a command and returns its reply. Nothing else may be in flight on this connection.
     ///
     /// # Errors
     ///
-    /// When the connection is lost. An error of Redis' is a reply.
+    /// When the connection is lost. An error reply is returned as a reply.
     pub(crate) async fn call(&mut self, words: &[&str]) -> Result<ReplyValue, String> {
         let arguments: Vec<_> = words[1..].iter().map(|word| word.as_bytes()).collect();
         self.command(words[0], &arguments);
@@ -172,29 +172,29 @@ impl RedisConnection {
             let answer = ReplyValue::read(&self.incoming, 0).map_err(|error| error.to_string())?;
             if let Some((answer, used)) = answer {
                 self.incoming.advance(used);
-                // Whatever came too much would be taken for the answer to the next question, and of somebody else.
+                // Surplus bytes would be taken as the reply to the next command.
                 return if self.incoming.is_empty() { Ok(answer) } else { Err(OUT_OF_SYNC.to_owned()) };
             }
             poll_fn(|cx| self.poll_read(cx)).await?;
         }
     }
 
-    /// Where it leads to.
+    /// Returns the address of the server.
     pub(crate) fn server(&self) -> &ServerAddress {
         &self.endpoint.server
     }
 
-    /// Where it leads to, and since which term.
+    /// Returns the address of the server, and the term in which it was discovered.
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// Puts a command behind those that are to be written.
+    /// Appends a command to the output buffer.
     pub(crate) fn command(&mut self, name: &str, arguments: &[&[u8]]) {
         resp::encode(&mut self.outgoing, name, arguments);
     }
 
-    /// Puts commands behind those that are to be written.
+    /// Appends encoded commands to the output buffer.
     pub(crate) fn commands(&mut self, encoded: BytesMut) {
         if self.outgoing.is_empty() {
             self.outgoing = encoded;
@@ -203,12 +203,12 @@ impl RedisConnection {
         }
     }
 
-    /// Reads the piece at `start` of what has come.
+    /// Parses the token at `start` of the input. Bulk strings over `max_bytes` are reported as oversized.
     pub(crate) fn token(&self, start: usize) -> Result<Option<(Token, usize)>, Malformed> {
         self.token_up_to(start, self.max_bytes)
     }
 
-    /// Reads the piece at `start` of what has come: a word, or a name, which is no shorter where messages are.
+    /// Parses the token at `start` of the input: a word or a channel name, which may be longer than messages.
     pub(crate) fn word(&self, start: usize) -> Result<Option<(Token, usize)>, Malformed> {
         self.token_up_to(start, self.max_bytes.max(MAX_NAME))
     }
@@ -217,12 +217,12 @@ impl RedisConnection {
         if self.to_discard > 0 { Ok(None) } else { resp::token(&self.incoming, start, max_bytes) }
     }
 
-    /// What has come.
+    /// Returns the unparsed input.
     pub(crate) fn incoming(&mut self) -> &mut BytesMut {
         &mut self.incoming
     }
 
-    /// Lets go of a value that is too large, whose bytes follow.
+    /// Discards an oversized value of `length` bytes and its line end, as they arrive.
     pub(crate) fn discard(&mut self, length: usize) {
         self.to_discard = length + 2;
         self.drop_discarded();
@@ -234,7 +234,7 @@ impl RedisConnection {
         self.to_discard -= dropped;
     }
 
-    /// Writes as much as the other end takes. Ready when all is written.
+    /// Writes the output buffer. Ready when it is empty and flushed.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
         if self.outgoing.is_empty() {
             return Poll::Ready(Ok(()));
@@ -246,17 +246,17 @@ impl RedisConnection {
                 Err(error) => return Poll::Ready(Err(error.to_string())),
             }
         }
-        // TLS may hold something back.
+        // TLS buffers written data.
         Pin::new(&mut self.socket).poll_flush(cx).map_err(|error| error.to_string())
     }
 
-    /// Reads once. Ready when something has come.
+    /// Reads once. Ready when bytes have arrived.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
-        // What a large value took is given back.
+        // A large value grew the buffer; return the memory.
         if self.incoming.is_empty() && self.incoming.capacity() > MAX_KEPT {
             self.incoming = BytesMut::new();
         }
-        // Grows with what comes, not with what is announced.
+        // The buffer grows with the bytes received, never with a length that the server announces.
         self.incoming.reserve(READ_BYTES);
         match ready!(poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.incoming)) {
             Ok(0) => Poll::Ready(Err("connection closed".to_owned())),
@@ -269,11 +269,11 @@ impl RedisConnection {
     }
 }
 
-/// Tells by the reply to HELLO whether a server is a replica.
+/// Returns whether the reply to HELLO is a replica's.
 ///
 /// # Errors
 ///
-/// With the text of an error reply, or when it is the reply to something else.
+/// With the text of an error reply, or `OUT_OF_SYNC` if the reply belongs to another command.
 pub(crate) fn is_replica(greeting: &ReplyValue) -> Result<bool, String> {
     match greeting {
         ReplyValue::Error(text) => Err(describe_text(text)),

@@ -1,8 +1,8 @@
-//! Discovery: which server the connections go to.
+//! Discovery: the server that connections go to. Connections themselves are made elsewhere.
 //!
-//! Sentinels are asked, all of them, twice a second and anew before each connection attempt: a master that dies silently
-//! closes nothing, and a planned failover leaves the old master running. Of answers that differ the one with the highest
-//! configuration epoch counts. In a cluster its nodes are asked for their slots. Not here: the connections themselves.
+//! All sentinels are polled twice a second and again before each connection attempt: a master that dies silently
+//! closes no connection, and a planned failover leaves the old master running. Of contradictory answers, the one with
+//! the highest configuration epoch wins. In a cluster the nodes are polled for their slots.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,63 +15,63 @@ use super::address::{ConnectOptions, ServerAddress};
 use super::slots::Slots;
 use crate::settings::Servers;
 
-/// How often is asked, and how long an answer may take.
+/// Polling interval, and timeout of one poll.
 pub(crate) const ASK: Duration = Duration::from_millis(500);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Least time between two questions to the same server.
+/// Shortest interval between two polls of the same server.
 const GAP: Duration = Duration::from_millis(20);
 
-/// How long before it is noticed another master may have been promoted, where nobody has told of a failover.
+/// How long a promotion may go unnoticed if no sentinel reported a failover in progress.
 pub(crate) const UNNOTICED: Duration = Duration::from_secs(3);
 
-/// How long a node of a cluster has to be absent to be gone.
+/// How long a cluster node must be missing from CLUSTER SLOTS before its connections are closed.
 const ABSENT: Duration = Duration::from_secs(3);
 
-/// How long a connection attempt waits for an answer.
+/// How long a connection attempt waits for a fresh answer.
 const LOCATE: Duration = Duration::from_secs(2);
 
-/// What is known.
+/// Where the server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ServerLocation {
-    /// Nothing, because of this.
+    /// Unknown, with the reason.
     Unknown(String),
-    /// The one server that takes everything.
+    /// The only server, or the master.
     Master(ServerAddress),
     /// The nodes of a cluster.
     Cluster(Arc<Slots>),
 }
 
-/// What is known, and since when.
+/// The present location, and how fresh it is.
 #[derive(Debug, Clone)]
 pub(crate) struct DiscoveryState {
     pub(crate) location: ServerLocation,
-    /// When the question was asked whose answer confirmed it last.
+    /// When the latest poll that confirmed it was sent.
     pub(crate) confirmed: Instant,
-    /// Rises when connections have to be made anew.
+    /// Increases whenever existing connections must be replaced.
     pub(crate) term: u64,
-    /// Since when the server before may have been none any more: what it acknowledged later is in doubt.
+    /// Acknowledgements of the former master after this instant may be lost: it may have been demoted by then.
     pub(crate) doubtful_since: Instant,
 }
 
-/// A server, and the term in which it was found.
+/// A server, and the term in which it was discovered.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
     pub(crate) server: ServerAddress,
     pub(crate) term: u64,
 }
 
-/// Where connections go to; shared by all of a process to the same Redis.
+/// The location of one Redis, shared by all connections of the process.
 #[derive(Debug)]
 pub(crate) struct Discovery {
     state: watch::Sender<DiscoveryState>,
-    /// When an answer was wanted last.
+    /// When a fresh answer was last requested.
     wanted: watch::Sender<Instant>,
-    /// Changes when a connection was made.
+    /// Notified whenever a connection is made.
     reached: watch::Sender<()>,
-    /// Whether the broker is served: then a shard that is not has a fault of its own.
+    /// Whether the broker is connected. If it is and a shard is not, the shard's failure is logged.
     served: AtomicBool,
-    /// Whether others are asked; else there is only the server of the URL.
+    /// Whether sentinels or cluster nodes are polled; otherwise the URL names the only server.
     is_dynamic: bool,
 }
 
@@ -101,17 +101,17 @@ impl Discovery {
         })
     }
 
-    /// Tells whether others are asked where the server is.
+    /// Returns true if sentinels or cluster nodes are polled for the location.
     pub(crate) fn is_dynamic(&self) -> bool {
         self.is_dynamic
     }
 
-    /// Returns the present term.
+    /// Returns the current term.
     pub(crate) fn term(&self) -> u64 {
         self.state.borrow().term
     }
 
-    /// Returns a cluster's slots, as far as they are known.
+    /// Returns the slots of a cluster, once known.
     pub(crate) fn slots(&self) -> Option<Arc<Slots>> {
         if let ServerLocation::Cluster(slots) = &self.state.borrow().location {
             Some(slots.clone())
@@ -120,28 +120,28 @@ impl Discovery {
         }
     }
 
-    /// Watches what is known.
+    /// Returns a receiver of the location.
     pub(crate) fn watch(&self) -> watch::Receiver<DiscoveryState> {
         self.state.subscribe()
     }
 
-    /// Has the others asked now.
+    /// Requests a poll now.
     pub(crate) fn refresh(&self) {
         self.wanted.send_replace(Instant::now());
     }
 
-    /// Returns where the server is, as an answer says to a question that is asked now. In a cluster it is any node.
+    /// Returns the server that a poll sent after this call confirms; in a cluster any node.
     ///
     /// # Errors
     ///
-    /// With the reason, when nobody answers.
+    /// With the reason, when there is no fresh answer.
     pub(crate) async fn locate(&self) -> Result<Endpoint, String> {
         let now = Instant::now();
         let mut states = self.state.subscribe();
         if self.is_dynamic {
             self.refresh();
             let confirmed = states.wait_for(|state| state.confirmed >= now);
-            // Nobody knows better than what was heard last; but that may be a master that was replaced meanwhile.
+            // An older answer could name a master that has been replaced meanwhile, so it is not used.
             let _ = timeout(LOCATE, confirmed).await;
         }
         let state = self.state.borrow();
@@ -156,27 +156,27 @@ impl Discovery {
         Ok(Endpoint { server, term: state.term })
     }
 
-    /// Waits until connections to there have to be given up.
+    /// Waits until connections to this endpoint must be closed.
     pub(crate) async fn left(&self, endpoint: &Endpoint) {
         let gone = |state: &DiscoveryState| match &state.location {
             ServerLocation::Cluster(slots) => !slots.has(&endpoint.server),
             _ => state.term != endpoint.term,
         };
         let mut states = self.state.subscribe();
-        // The sender lives as long as this.
+        // The sender lives as long as `self`.
         while states
             .wait_for(gone)
             .await
             .is_ok_and(|state| matches!(state.location, ServerLocation::Cluster(_)))
         {
-            // While roles change, CLUSTER SLOTS may leave a node out that is there.
+            // During a failover, CLUSTER SLOTS may omit a node that is still there.
             if timeout(ABSENT, states.wait_for(|state| !gone(state))).await.is_err() {
                 return;
             }
         }
     }
 
-    /// Notes that the server is no master any more: all connections to it are given up.
+    /// Records that the server is no longer the master: all connections to it are closed.
     pub(crate) fn leave(&self, endpoint: &Endpoint) {
         self.state.send_if_modified(|state| {
             let present = state.term == endpoint.term;
@@ -191,27 +191,28 @@ impl Discovery {
         self.refresh();
     }
 
-    /// Notes that a connection was made: others need not wait longer.
+    /// Records that a connection was made, so that others retry at once.
     pub(crate) fn note_reached(&self) {
         self.reached.send_replace(());
     }
 
-    /// Notes whether the broker is served.
+    /// Records whether the broker is connected.
     pub(crate) fn note_served(&self, served: bool) {
         self.served.store(served, Ordering::Relaxed);
     }
 
-    /// Tells whether the broker is served.
+    /// Returns true if the broker is connected.
     pub(crate) fn is_served(&self) -> bool {
         self.served.load(Ordering::Relaxed)
     }
 
-    /// Returns what tells when a connection is made.
+    /// Returns a receiver that is notified whenever a connection is made.
     pub(crate) fn reached(&self) -> watch::Receiver<()> {
         self.reached.subscribe()
     }
 
-    /// Takes what is known now.
+    /// Records the location from a poll sent at `asked`. If it is a new master, acknowledgements since `settled` are
+    /// doubtful.
     pub(crate) fn set(&self, location: ServerLocation, asked: Instant, settled: Instant) {
         self.state.send_modify(|state| {
             state.confirmed = state.confirmed.max(asked);
@@ -223,7 +224,7 @@ impl Discovery {
         });
     }
 
-    /// Takes the reason why nothing is known, where nothing was.
+    /// Records why polling failed, unless a location is known.
     pub(crate) fn fail(&self, reason: String) {
         self.state.send_if_modified(|state| {
             let nothing = matches!(state.location, ServerLocation::Unknown(_));
@@ -234,7 +235,7 @@ impl Discovery {
         });
     }
 
-    /// Waits until the next question is due, after one that was asked at `asked`.
+    /// Waits until the next poll after the one sent at `asked`.
     pub(crate) async fn due(&self, asked: Instant, period: Duration) {
         sleep(GAP).await;
         let mut wanted = self.wanted.subscribe();
@@ -245,7 +246,7 @@ impl Discovery {
     }
 }
 
-/// Pauses after failures, until a connection of somebody else's shows that there is no need for it.
+/// Pauses after a failure; another connection's success ends the pause early.
 pub(crate) async fn pause(duration: Duration, reached: &mut watch::Receiver<()>) {
     tokio::select! {
         () = sleep(duration) => {}

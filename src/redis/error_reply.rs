@@ -1,7 +1,7 @@
-//! Error replies: what each means, and what the operator can do about it.
+//! Error replies: how each is handled, and what the operator can do about it.
 //!
-//! An error reply proves that Redis lives, so it never counts as a lost connection, except where the connection itself is
-//! not authenticated. The codes are those of Redis' own source (`server.c`, `processCommand`).
+//! An error reply proves that Redis is alive, so it is no lost connection, unless the connection itself is not
+//! authenticated. The codes are those in Redis' source (`server.c`, `processCommand`).
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use tokio::time::Instant;
 
 use crate::wire::mask_sessions;
 
-/// Time after which the same hint is logged again.
+/// Interval at which the same hint is logged again.
 const HINT_PERIOD: Duration = Duration::from_mins(1);
 
-/// What an error reply means.
+/// How an error reply is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorClass {
-    /// The user may not do this, or the key holds another type: for the gateway it is not there.
+    /// The ACL forbids it, or the key holds another type: the key counts as absent.
     Denied,
-    /// Redis cannot do this at the moment: retry.
+    /// Redis cannot execute it at the moment: retry.
     Temporary,
-    /// The connection is not authenticated: connect again.
+    /// The connection is not authenticated: reconnect.
     Unauthenticated,
-    /// The server is a replica: find the master.
+    /// The server is a replica: discover the master.
     NotMaster,
     /// Anything else.
     Other,
@@ -41,24 +41,25 @@ impl ErrorClass {
     }
 }
 
-/// Returns the code with which an error reply begins.
+/// Returns the error code, the first word of an error reply.
 fn code(text: &str) -> &str {
     text.split(' ').next().unwrap_or_default()
 }
 
-/// Returns true if Redis refuses the command itself, whatever its arguments are.
+/// Returns true if the ACL forbids the command itself, regardless of its arguments.
 ///
 /// Redis writes `NOPERM … no permissions to run the 'subscribe' command`.
 pub(crate) fn is_about_the_command(text: &str) -> bool {
     text.contains("to run the")
 }
 
-/// Returns true if a connection on which PING is answered so can be used: failing snapshots refuse PING and writes only.
+/// Returns true if a connection remains usable although PING got this error: Redis with failing snapshots refuses
+/// only PING and writes.
 pub(crate) fn is_usable(text: &str) -> bool {
     matches!(code(text), "NOPERM" | "MISCONF")
 }
 
-/// Returns what the operator can do about an error reply; empty where there is no advice.
+/// Returns the cure for an error reply; empty if none is known.
 pub(crate) fn hint(text: &str) -> &'static str {
     match code(text) {
         "BUSY" => "a script runs for too long: wait, or stop it by SCRIPT KILL",
@@ -88,12 +89,12 @@ pub(crate) fn describe_text(text: &str) -> String {
     mask_sessions(text).escape_debug().to_string()
 }
 
-/// Keeps the same hint to one a minute; another code is another hint.
+/// Limits a hint to one per minute; an error with another code is logged at once.
 #[derive(Debug, Default)]
 pub(crate) struct HintThrottle(Option<(String, Instant)>);
 
 impl HintThrottle {
-    /// Returns true if an error with this code is to be logged now, and remembers that it was.
+    /// Returns true if an error with this code may be logged now, and records that it was.
     pub(crate) fn allow(&mut self, text: &str) -> bool {
         let code = code(text);
         if self.0.as_ref().is_some_and(|(last, when)| last == code && when.elapsed() < HINT_PERIOD) {
@@ -103,7 +104,7 @@ impl HintThrottle {
         true
     }
 
-    /// Forgets what was logged. Returns true if something was.
+    /// Clears the record. Returns true if something had been logged.
     pub(crate) fn reset(&mut self) -> bool {
         self.0.take().is_some()
     }

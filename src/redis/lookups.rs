@@ -1,4 +1,4 @@
-//! Reading keys whose names are secrets: sessions and what is known of users.
+//! Reads keys whose names are secret: sessions and user data.
 
 use std::fmt;
 use std::rc::Rc;
@@ -12,13 +12,13 @@ use super::target::Target;
 use crate::metrics::Counters;
 use crate::settings;
 
-/// Largest session that is read, in bytes.
+/// Largest session, in bytes.
 pub(crate) const MAX_BYTES: usize = 4 << 20;
 
-/// What is read of a session at once: more than any usual one has.
+/// First read of a session, in bytes: more than most sessions have.
 const HEAD_BYTES: usize = 16 << 10;
 
-/// Reads keys whose names are secrets, together with the time that they have to live.
+/// Reads secret keys together with their remaining TTL.
 #[derive(Debug)]
 pub struct Lookups {
     commands: Rc<CommandClient>,
@@ -27,7 +27,7 @@ pub struct Lookups {
     tasks: [AbortHandle; 2],
 }
 
-/// A key that the log does not show.
+/// A key that the log masks.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct MaskedKey(Rc<str>);
 
@@ -44,7 +44,7 @@ impl fmt::Debug for MaskedKey {
 }
 
 impl Lookups {
-    /// Reads over a connection that there is.
+    /// Uses an existing connection.
     pub(crate) fn new(commands: Rc<CommandClient>, counters: &Arc<Counters>) -> Self {
         let reads =
             |kind, max_bytes| Reads::new(commands.clone(), "session", kind, max_bytes, counters.clone());
@@ -53,35 +53,35 @@ impl Lookups {
         Self { commands, heads, whole, tasks }
     }
 
-    /// Reads over a connection of its own. Must be called on the shard's runtime.
+    /// Opens a connection of its own. Must be called on the shard's runtime.
     pub fn connect(target: &Target, settings: &settings::RedisSettings, counters: &Arc<Counters>) -> Self {
         let commands = CommandClient::new(target, settings.command_timeout, MAX_BYTES);
         Self::new(Rc::new(commands), counters)
     }
 
-    /// Returns the way by which commands go there.
+    /// Returns the command connection.
     pub(crate) fn commands(&self) -> &Rc<CommandClient> {
         &self.commands
     }
 
-    /// Reads keys, in their order: of large values the beginning only.
+    /// Reads keys, in order. A large value is returned in part.
     ///
     /// # Errors
     ///
-    /// When Redis is lost, or does not answer in time.
+    /// When Redis is lost, or gives no answer in time.
     pub async fn read(&self, keys: &[String]) -> Result<Vec<StoredValue>, ReadFailed> {
-        // Nobody else has looked whether there is the connection to a Redis of the sessions' own.
+        // A separate session Redis is watched by nobody else, so its connection is checked here.
         if !self.commands.wait_briefly_until_up().await {
             return Err(ReadFailed);
         }
         self.heads.read(keys.iter().map(|key| MaskedKey(key.as_str().into()))).await
     }
 
-    /// Reads a key whose value is large.
+    /// Reads the whole value of a key.
     ///
     /// # Errors
     ///
-    /// When Redis is lost, or does not answer in time.
+    /// When Redis is lost, or gives no answer in time.
     pub async fn read_whole(&self, key: &str) -> Result<StoredValue, ReadFailed> {
         let read = self.whole.read([MaskedKey(key.into())].into_iter()).await?;
         Ok(read.into_iter().next().unwrap_or_default())

@@ -1,6 +1,7 @@
-//! Connections to Redis: discovery of the server, reads of keys, and publications.
+//! Connections to Redis: discovery, commands, reads, publications, and the pub/sub subscriber.
 //!
-//! Not here: subscriptions, which `broker` keeps. [`Store`] is the key side of a shard, and publishes.
+//! [`Store`] serves one shard, [`Lookups`] reads secret keys, and `Subscriber` receives messages for the whole
+//! process. Not here: the meaning of messages and channels.
 
 mod address;
 mod cluster;

@@ -1,4 +1,4 @@
-//! Redis for a single task: `ws4redis check` and `ws4redis publish`.
+//! One-time commands: `ws4redis check` and `ws4redis publish`.
 
 use std::time::Duration;
 
@@ -13,23 +13,23 @@ use super::reply_value::ReplyValue;
 use super::target::Target;
 use crate::wire::Channel;
 
-/// Largest value that is taken in.
+/// Largest value that is read.
 const MAX_BYTES: usize = 1 << 20;
 
-/// What is found at the other end.
+/// The findings of `ws4redis check`.
 #[derive(Debug, Clone, Default)]
 pub struct ServerReport {
     /// `redis_version` or `valkey_version`.
     pub version: Option<String>,
     /// `standalone`, `sentinel` or `cluster`.
     pub mode: Option<String>,
-    /// Time for one command and its reply.
+    /// Round-trip time of one command.
     pub round_trip: Duration,
-    /// How PING is refused, and what to do about it.
+    /// The error reply to PING with its cure, if PING is refused.
     pub refusal: Option<String>,
 }
 
-/// Connects and looks at what is there. Must be called where local tasks can be spawned.
+/// Connects and collects the findings. Must be called within a `LocalSet`.
 ///
 /// # Errors
 ///
@@ -41,7 +41,7 @@ pub async fn examine(target: &Target) -> Result<ServerReport, String> {
     let late = |_| format!("no answer within {} s", patience.as_secs());
     let begun = Instant::now();
     let refusal = match timeout(patience, connection.call(&["PING"])).await.map_err(late)?? {
-        // It lives.
+        // An error reply proves that Redis is alive.
         ReplyValue::Error(reason) => {
             let reason = describe_text(&reason);
             Some(format!("{reason}; {}", hint(&reason)))
@@ -49,7 +49,7 @@ pub async fn examine(target: &Target) -> Result<ServerReport, String> {
         _ => None,
     };
     let round_trip = begun.elapsed();
-    // Under a narrow ACL user this is refused, which is no fault.
+    // A restricted ACL refuses INFO, which is fine.
     let info = timeout(patience, connection.call(&["INFO"])).await.map_err(late)??;
     let field = |name: &str| {
         let mut lines = info.text().unwrap_or_default().lines();
@@ -65,8 +65,8 @@ pub async fn examine(target: &Target) -> Result<ServerReport, String> {
     })
 }
 
-/// Publishes one message to the channels, and keeps it for `expire_seconds` if that is not 0. Returns how many
-/// subscribers Redis counted. Must be called where local tasks can be spawned.
+/// Publishes a message to channels, and persists it for `expire_seconds` if that is not 0. Returns the number of
+/// subscribers that Redis reported. Must be called within a `LocalSet`.
 ///
 /// # Errors
 ///
@@ -78,7 +78,7 @@ pub async fn publish_once(
     expire_seconds: u64,
 ) -> Result<i64, String> {
     let _following = AbortOnDropHandle::new(spawn_local(target.clone().follow()));
-    // Where it fails, this says why.
+    // The command client only retries; this attempt returns the reason of a failure.
     drop(target.dial(MAX_BYTES).await?);
     let commands = CommandClient::new(target, target.command_timeout(), MAX_BYTES);
     let up = timeout(target.command_timeout(), commands.until_up()).await;

@@ -1,4 +1,4 @@
-//! What goes back and forth on a shard's connection: pipelines one after the other, replies in their order.
+//! A shard's command connection: batches are pipelined, replies arrive in order. Reconnects when the connection is lost.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -22,31 +22,31 @@ use super::reply_value::ReplyValue;
 use super::resp::{self, Token};
 use super::target::Target;
 
-/// Pause before a connection is tried again.
+/// First pause before reconnecting. It doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// How often a server is asked whether it is still the master; so it is noticed, too, when it does not answer any more.
+/// How often the server's role is probed. The probe also detects an unresponsive server.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// After how many attempts in a row that failed it is told of one, and then of one in how many: about once a minute.
+/// A failing connection is logged after this many failures in a row, then once per `FAILURES`: about once a minute.
 const FIRST_FAILURES: u32 = 5;
 const FAILURES: u32 = 20;
 
-/// How often, in parts of the time that a reply may take, is looked whether one is overdue.
+/// Checks for an overdue reply per command timeout.
 const LOOKS: u32 = 16;
 
-/// Batches that were handed over.
+/// A queue of batches for one connection.
 pub(crate) struct Pipeline {
     up: watch::Sender<bool>,
     queued: RefCell<VecDeque<Pending>>,
-    /// Those that are written, or being written.
+    /// Batches that are written or being written.
     in_flight: RefCell<VecDeque<Pending>>,
     task: Cell<Option<Waker>>,
-    /// Whether it leads to a node of a cluster, which may name another one.
+    /// Whether it connects to a cluster node, whose role does not matter: it redirects commands by itself.
     is_node: bool,
 }
 
-/// A batch whose replies are awaited.
+/// A batch that awaits its replies.
 struct Pending {
     bytes: BytesMut,
     commands: usize,
@@ -68,32 +68,32 @@ impl Default for Pipeline {
 }
 
 impl Pipeline {
-    /// To a node of a cluster.
+    /// Returns a queue for a node of a cluster.
     pub(super) fn to_node() -> Self {
         Self { is_node: true, ..Self::default() }
     }
 
-    /// Tells whether nothing is under way.
+    /// Returns true if no batch is queued or in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.queued.borrow().is_empty() && self.in_flight.borrow().is_empty()
     }
 
-    /// Tells whether there is a connection.
+    /// Returns true if there is a connection.
     pub(super) fn is_up(&self) -> bool {
         *self.up.borrow()
     }
 
-    /// Waits until there is a connection. Safe to cancel.
+    /// Waits until there is a connection. Cancel-safe.
     pub(super) async fn until_up(&self) {
-        // The sender lives as long as this.
+        // The sender lives as long as `self`.
         let _ = self.up.subscribe().wait_for(|up| *up).await;
     }
 
-    /// Hands a batch over. Its replies do not come where the connection is lost.
+    /// Queues a batch. If the connection is lost, the returned receiver is closed without replies.
     ///
     /// # Errors
     ///
-    /// When there is no connection: nothing is written then.
+    /// When there is no connection. Nothing is written then.
     pub(super) fn queue(
         &self,
         bytes: BytesMut,
@@ -112,14 +112,14 @@ impl Pipeline {
         Ok(receiver)
     }
 
-    /// Lets go of all: nobody learns what became of it.
+    /// Drops all batches, which closes their receivers.
     fn clear(&self) {
         self.queued.borrow_mut().clear();
         self.in_flight.borrow_mut().clear();
     }
 
-    /// Waits until the oldest batch has waited for longer than that, and is the oldest still at the next look: a process
-    /// that stood still has not read yet what has come meanwhile.
+    /// Waits until the oldest batch exceeds the timeout in two consecutive checks: after the process itself was
+    /// suspended, the replies may have arrived but not been read yet.
     async fn overdue(&self, patience: Duration) -> String {
         let mut late = None;
         loop {
@@ -133,7 +133,7 @@ impl Pipeline {
         }
     }
 
-    /// Takes the reply to the oldest command.
+    /// Assigns a reply to the oldest command.
     fn answer(&self, reply: Result<CommandReply, String>) -> Result<(), String> {
         let mut in_flight = self.in_flight.borrow_mut();
         let pending = in_flight.front_mut().ok_or(OUT_OF_SYNC)?;
@@ -141,15 +141,15 @@ impl Pipeline {
         if pending.replies.len() == pending.commands
             && let Some(Pending { replies, done, .. }) = in_flight.pop_front()
         {
-            // Who gave up waiting does not mind.
+            // A closed receiver means that the caller has given up.
             let _ = done.send(replies);
         }
         Ok(())
     }
 }
 
-/// Asks again and again, so that a server is noticed that does not answer any more, and whether it is still the master,
-/// until it is not. Redis cuts nobody when it is demoted. In a cluster a demoted node names the one that has the keys.
+/// Probes the server with HELLO until it reports to be a replica: Redis closes no connection when it is demoted. An
+/// unresponsive server fails the probe's timeout. A demoted cluster node redirects by itself.
 async fn probe(pipeline: &Pipeline) -> String {
     loop {
         sleep(PROBE).await;
@@ -166,7 +166,7 @@ async fn probe(pipeline: &Pipeline) -> String {
     }
 }
 
-/// Keeps a connection to the server. Never returns.
+/// Maintains a connection to the server. Never returns.
 pub(super) async fn keep(pipeline: Rc<Pipeline>, target: Target, patience: Duration, max_bytes: usize) {
     let (mut wait, mut failures) = (FIRST_PAUSE, 0_u32);
     let discovery = target.discovery().clone();
@@ -195,7 +195,7 @@ pub(super) async fn keep(pipeline: Rc<Pipeline>, target: Target, patience: Durat
                 reason
             }
             Err(reason) => {
-                // While Redis cannot be reached at all the broker tells of it.
+                // A Redis that nobody can reach is logged by the broker.
                 if failures % FAILURES == FIRST_FAILURES && discovery.is_served() {
                     let hint = target.hint(&reason);
                     warn!(redis = target.name(), error = %reason, "a shard gets no connection of its own to redis, its clients get 503; {hint}");
@@ -210,7 +210,7 @@ pub(super) async fn keep(pipeline: Rc<Pipeline>, target: Target, patience: Durat
     }
 }
 
-/// Keeps a connection to a node of a cluster. Never returns.
+/// Maintains a connection to a cluster node. Never returns.
 pub(super) async fn keep_node(
     pipeline: Rc<Pipeline>,
     target: Target,
@@ -245,12 +245,12 @@ pub(super) async fn keep_node(
     }
 }
 
-/// Tells whether a connection was lost because the server is no master.
+/// Returns true if the connection was lost because the server is a replica.
 fn says_replica(reason: &str) -> bool {
     reason == IS_REPLICA || reason.starts_with("READONLY")
 }
 
-/// Writes what is handed over and takes replies, until the connection is lost: then it is ready, with the reason.
+/// Drives the connection: writes queued batches, reads replies. Completes with the reason when the connection is lost.
 struct PipelineDriver<'a> {
     connection: RedisConnection,
     pipeline: &'a Pipeline,
@@ -268,7 +268,7 @@ impl Future for PipelineDriver<'_> {
 }
 
 impl PipelineDriver<'_> {
-    /// Does all that can be done now.
+    /// Makes as much progress as possible without waiting.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), String> {
         self.pipeline.task.set(Some(cx.waker().clone()));
         loop {
