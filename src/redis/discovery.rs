@@ -83,7 +83,7 @@ impl Discovery {
         };
         let is_dynamic = server.is_none();
         let location = server.map_or_else(
-            || ServerLocation::Unknown("nobody has answered yet".to_owned()),
+            || ServerLocation::Unknown("no sentinel or cluster node has answered yet".to_owned()),
             ServerLocation::Master,
         );
         let now = Instant::now();
@@ -148,7 +148,7 @@ impl Discovery {
         let server = match &state.location {
             ServerLocation::Unknown(reason) => return Err(reason.clone()),
             _ if self.is_dynamic && state.confirmed < now => {
-                return Err("no answer to where redis is".to_owned());
+                return Err("no sentinel or cluster node answers".to_owned());
             }
             ServerLocation::Master(server) => server.clone(),
             ServerLocation::Cluster(slots) => slots.any().ok_or("the cluster has no nodes")?,

@@ -62,21 +62,23 @@ pub(crate) fn is_usable(text: &str) -> bool {
 /// Returns the cure for an error reply; empty if none is known.
 pub(crate) fn hint(text: &str) -> &'static str {
     match code(text) {
-        "BUSY" => "a script runs for too long: wait, or stop it by SCRIPT KILL",
+        "BUSY" => "a script runs for too long: wait, or stop it with SCRIPT KILL",
         "LOADING" => "it is loading its data: wait",
         "MASTERDOWN" => {
-            "this replica has lost its master: mend the replication, or set replica-serve-stale-data yes"
+            "this replica has lost its master: repair the replication, or set replica-serve-stale-data yes"
         }
         "MISCONF" => {
             "its snapshots fail, so it refuses writes: see Redis' log for the reason (a full disk?), or set stop-writes-on-bgsave-error no"
         }
-        "NOREPLICAS" => "it has fewer replicas than min-replicas-to-write wants: start them, or lower that",
+        "NOREPLICAS" => {
+            "it has fewer replicas than min-replicas-to-write: start replicas, or lower the setting"
+        }
         "OOM" => "its memory is full: raise maxmemory, or set a maxmemory-policy other than noeviction",
-        "READONLY" => "this is a replica: redis.url has to lead to the master",
+        "READONLY" => "this is a replica: redis.url must name the master",
         "CLUSTERDOWN" => "the cluster does not serve all slots: see CLUSTER INFO",
-        "NOPERM" => "the ACL of its user does not allow this: see docs/security.md for one that is enough",
+        "NOPERM" => "the ACL of its user does not allow this: docs/security.md shows a sufficient one",
         "WRONGTYPE" => "something else is stored under this key",
-        "NOAUTH" => "it wants a password: redis://:PASSWORD@host:6379",
+        "NOAUTH" => "set the password: redis://:PASSWORD@host:6379",
         "WRONGPASS" => "check user and password in redis.url",
         _ => "",
     }

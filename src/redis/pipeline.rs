@@ -185,7 +185,7 @@ pub(super) async fn keep(pipeline: Rc<Pipeline>, target: Target, patience: Durat
                         reason
                     }
                     reason = probe(&pipeline) => reason,
-                    () = discovery.left(&endpoint) => "the master is another server now".to_owned(),
+                    () = discovery.left(&endpoint) => "another server is the master now".to_owned(),
                 };
                 if says_replica(&reason) {
                     discovery.leave(&endpoint);
@@ -198,7 +198,7 @@ pub(super) async fn keep(pipeline: Rc<Pipeline>, target: Target, patience: Durat
                 // A Redis that nobody can reach is logged by the broker.
                 if failures % FAILURES == FIRST_FAILURES && discovery.is_served() {
                     let hint = target.hint(&reason);
-                    warn!(redis = target.name(), error = %reason, "a shard gets no connection of its own to redis, its clients get 503; {hint}");
+                    warn!(redis = target.name(), error = %reason, "cannot open this shard's redis connection; its clients get 503; {hint}");
                 }
                 failures += 1;
                 reason

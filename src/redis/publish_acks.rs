@@ -1,4 +1,4 @@
-//! What has become of one connection's publications.
+//! The acknowledgement state of one connection's publications.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -7,17 +7,16 @@ use std::task::{Context, Poll, Waker};
 
 use super::publisher::Publisher;
 
-/// Why a publication did not reach Redis, as far as can be known.
+/// Why a publication failed, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PublishError {
-    /// It was written and not acknowledged, or Redis refused it. It is not repeated.
+    /// It was written and not acknowledged, or Redis refused it. It is not retried.
     Lost,
-    /// It has waited too long for a Redis that cannot be reached, and was not written; or Redis cannot carry it out at the
-    /// moment.
+    /// Redis was unreachable for too long, or temporarily cannot execute it. It was not published.
     Waited,
 }
 
-/// What has become of one connection's publications, in the order in which they were made.
+/// The acknowledgement state of one connection's publications, in order.
 #[derive(Default)]
 pub struct PublishAcks {
     issued: Cell<u32>,
@@ -25,42 +24,41 @@ pub struct PublishAcks {
     bytes: Cell<usize>,
     failure: Cell<Option<PublishError>>,
     task: Cell<Option<Waker>>,
-    /// Where those under way are queued, in a cluster.
+    /// In a cluster, the publisher whose queue holds those in flight.
     publisher: RefCell<Weak<Publisher>>,
 }
 
 impl PublishAcks {
-    /// What a publication counts besides its payload, for the bounds of what is under way: its commands, and that many
-    /// small ones would make comparing with them slow.
+    /// Bytes added per publication to the limits in flight: for its commands, and to bound the number of small ones.
     pub(super) const OVERHEAD_BYTES: usize = 1024;
 
-    /// Notes a publication of `bytes` bytes and returns its number.
+    /// Records a publication of `bytes` bytes and returns its number.
     pub fn issue(&self, bytes: usize) -> u32 {
         self.bytes.set(self.bytes.get() + bytes + Self::OVERHEAD_BYTES);
         self.issued.replace(self.issued.get() + 1)
     }
 
-    /// Returns how many were acknowledged: all with smaller numbers.
+    /// Returns the number of acknowledged publications: all with smaller numbers.
     pub fn acknowledged(&self) -> u32 {
         self.acknowledged.get()
     }
 
-    /// Returns the bytes that are under way.
+    /// Returns the bytes in flight.
     pub fn bytes(&self) -> usize {
         self.bytes.get()
     }
 
-    /// Returns why a publication failed, if one did. The first failure counts.
+    /// Returns the first failure, if any.
     pub fn failure(&self) -> Option<PublishError> {
         self.failure.get()
     }
 
-    /// Remembers the task that is to be woken when something changes.
+    /// Registers the task to wake on a change.
     pub fn watch(&self, cx: &Context<'_>) {
         self.task.set(Some(cx.waker().clone()));
     }
 
-    /// Waits until nothing is under way. Safe to cancel.
+    /// Waits until nothing is in flight. Cancel-safe.
     ///
     /// # Errors
     ///
@@ -79,18 +77,18 @@ impl PublishAcks {
         .await
     }
 
-    /// Returns where the publications before the last one wait, if some do.
+    /// Returns the publisher of the preceding publications, if any is in flight.
     pub(super) fn publisher(&self) -> Option<Rc<Publisher>> {
         let others = self.issued.get() - self.acknowledged.get() > 1;
         if others { self.publisher.borrow().upgrade() } else { None }
     }
 
-    /// Notes where the last publication waits.
+    /// Records the publisher of the latest publication.
     pub(super) fn set_publisher(&self, publisher: &Rc<Publisher>) {
         self.publisher.replace(Rc::downgrade(publisher));
     }
 
-    /// Notes that some that were acknowledged may be lost all the same.
+    /// Records that an acknowledged publication may be lost after all.
     pub(super) fn doubt(&self) {
         self.failure.set(self.failure.get().or(Some(PublishError::Lost)));
         if let Some(task) = self.task.take() {
@@ -98,7 +96,7 @@ impl PublishAcks {
         }
     }
 
-    /// Takes the fate of the oldest publication that is under way.
+    /// Records the outcome of the oldest publication in flight.
     pub(super) fn settle(&self, bytes: usize, result: Result<(), PublishError>) {
         self.bytes.set(self.bytes.get().saturating_sub(bytes + Self::OVERHEAD_BYTES));
         match result {

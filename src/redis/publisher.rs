@@ -1,4 +1,4 @@
-//! Publishing what clients say: SETEX and PUBLISH of many clients in one pipeline, at most once, in order.
+//! Publishes the messages of clients: SETEX and PUBLISH of many clients in one pipeline, in order, at most once.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,26 +23,26 @@ use crate::metrics::Counters;
 use crate::telemetry::LogThrottle;
 use crate::wire::Channel;
 
-/// Publications of one pipeline, and their bytes.
+/// Most publications in one pipeline, and the bytes at which it is full.
 const BATCH: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Pipelines under way: one is written while the replies to the other come. With more of them each is smaller, and costs
-/// Redis more for each message. What comes while both are under way waits for the older one's replies, so that a Redis far
-/// away adds up to once its round trip.
+/// Pipelines in flight: one is written while the other awaits its replies. More would make each smaller, and small ones
+/// cost Redis more per message. Publications that arrive while both are in flight wait for the older one's replies,
+/// which adds at most one round trip.
 const MAX_IN_FLIGHT: u32 = 2;
 
-/// Turns of the runtime, and time, for which a pipeline waits at most while publications come in.
+/// Scheduler turns and time that a pipeline waits at most for further publications.
 const TURNS: usize = 4;
 const GATHERING: Duration = Duration::from_millis(1);
 
-/// How often a Redis that cannot be reached is looked for while publications wait.
+/// Interval between checks for a connection while publications wait.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Publications that were acknowledged of late and are remembered, where sentinels may name another master.
+/// Recent acknowledgements that are remembered where sentinels may promote another master.
 const REMEMBERED: usize = 65_536;
 
-/// How long they are remembered at least.
+/// Time for which they are remembered, unless there are more than `REMEMBERED`.
 const MEMORY: Duration = Duration::from_secs(10);
 
 struct Publication {
@@ -53,22 +53,22 @@ struct Publication {
 }
 
 impl Publication {
-    /// Bytes that it counts in the queue.
+    /// Bytes counted against the queue's limit.
     fn cost(&self) -> usize {
         self.payload.len() + PublishAcks::OVERHEAD_BYTES
     }
 }
 
-/// The publications of one shard.
+/// A queue of publications, written in batches.
 pub(super) struct Publisher {
     commands: Rc<CommandClient>,
     discovery: Arc<Discovery>,
-    /// Whether sentinels may name another master, so that [`doubt`](Self::doubt) runs.
+    /// Whether sentinels may promote another master, so that [`doubt`](Self::doubt) runs.
     tracks_doubt: bool,
-    /// Whose publications were acknowledged of late, and when.
+    /// Recent acknowledgements and when they arrived.
     acknowledged: RefCell<VecDeque<(Instant, Weak<PublishAcks>)>>,
     queue: RefCell<VecDeque<Publication>>,
-    /// Of all publishers of the shard.
+    /// Shared by all publishers of the shard.
     queued_bytes: Rc<Cell<usize>>,
     wake: Notify,
     in_flight: Arc<Semaphore>,
@@ -110,8 +110,8 @@ impl Publisher {
         })
     }
 
-    /// Makes another, for publications that do not wait for those of this one. It has one pipeline under way: a command
-    /// that follows a redirection must not come behind a later one.
+    /// Returns another publisher that shares this one's byte limit. It has one pipeline in flight, or a redirected command
+    /// could be overtaken by a later one.
     pub(super) fn sibling(&self) -> Rc<Self> {
         Rc::new(Self {
             commands: self.commands.clone(),
@@ -132,12 +132,12 @@ impl Publisher {
         })
     }
 
-    /// Tells whether nothing is queued or under way.
+    /// Returns true if nothing is queued or in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.queue.borrow().is_empty() && self.in_flight.available_permits() == self.pipelines as usize
     }
 
-    /// Tells whether what is next can be written. In a cluster all have the same nodes; what is not kept goes to any.
+    /// Returns true if the next publication can be written. SETEX needs the channel's own node, PUBLISH any.
     fn is_ready(&self) -> bool {
         let queue = self.queue.borrow();
         match queue.front() {
@@ -148,7 +148,7 @@ impl Publisher {
         }
     }
 
-    /// Queues a publication, which is settled through its acknowledgements.
+    /// Queues a publication. Its outcome is reported to `acks`.
     pub(super) fn queue(&self, channels: Rc<[Channel]>, payload: Bytes, acks: Rc<PublishAcks>) {
         let publication = Publication { channels, payload, acks, since: Instant::now() };
         if self.queued_bytes.get() + publication.cost() > self.max_queued_bytes {
@@ -159,16 +159,16 @@ impl Publisher {
         self.wake.notify_one();
     }
 
-    /// Waits until nothing is queued or under way. Safe to cancel.
+    /// Waits until nothing is queued or in flight. Cancel-safe.
     pub(super) async fn settled(&self) {
         while !self.queue.borrow().is_empty() {
             sleep(LOOK).await;
         }
-        // All permits at once: nothing is under way.
+        // Holding all permits means that nothing is in flight.
         let _ = self.in_flight.acquire_many(self.pipelines).await;
     }
 
-    /// Writes what is queued, for ever.
+    /// Writes queued publications. Never returns.
     pub(super) async fn run(self: Rc<Self>) {
         loop {
             self.wake.notified().await;
@@ -180,14 +180,14 @@ impl Publisher {
                 }
                 let Ok(permit) = self.in_flight.clone().acquire_owned().await else { return };
                 self.gather().await;
-                // It may have been lost while those under way were waited for: what is not written yet waits.
+                // The connection may have been lost during the waits; nothing of the queue is written yet.
                 if !self.is_ready() {
                     continue;
                 }
                 let batch = self.take();
                 let replies = self.commands.send(self.encode(&batch));
                 let mut written = Box::pin(self.clone().settle_all(batch, replies));
-                // Handed over by the first poll: pipelines stay in order.
+                // The first poll queues the pipeline, so the order is kept.
                 if poll_fn(|cx| Poll::Ready(written.as_mut().poll(cx))).await.is_pending() {
                     tokio::task::spawn_local(async move {
                         written.await;
@@ -198,8 +198,8 @@ impl Publisher {
         }
     }
 
-    /// Lets other tasks read what clients have sent, as long as that brings something: the larger a pipeline, the less
-    /// Redis needs for each message.
+    /// Yields to the tasks that read from clients while that yields more publications: larger pipelines cost Redis less
+    /// per message.
     async fn gather(&self) {
         let since = Instant::now();
         for _ in 0..TURNS {
@@ -235,7 +235,7 @@ impl Publisher {
         }
     }
 
-    /// Makes the commands of a batch.
+    /// Encodes a batch.
     fn encode(&self, publications: &[Publication]) -> CommandBatch {
         let mut batch = self.commands.batch();
         let expire = self.expire_seconds.to_string();
@@ -251,7 +251,7 @@ impl Publisher {
         batch
     }
 
-    /// Waits for the replies and settles the batch.
+    /// Waits for the replies and reports the outcomes.
     async fn settle_all(
         self: Rc<Self>,
         batch: Vec<Publication>,
@@ -259,7 +259,7 @@ impl Publisher {
     ) {
         let term = self.discovery.term();
         let replies = replies.await;
-        // What was acknowledged by one that is no master any more is known to nobody else.
+        // Acknowledgements of a former master are void: its writes are discarded.
         let left = self.discovery.term() != term;
         let mut replies = replies.into_iter();
         for publication in &batch {
@@ -273,7 +273,7 @@ impl Publisher {
                 published |= judged.is_ok();
                 result = if judged == Err(PublishError::Lost) { judged } else { result.and(judged) };
             }
-            // What went to some of its channels is not to be repeated.
+            // A partly published message must not be repeated.
             if published && result.is_err() {
                 result = Err(PublishError::Lost);
             }
@@ -284,7 +284,7 @@ impl Publisher {
         }
     }
 
-    /// Remembers publications that were acknowledged.
+    /// Remembers acknowledged publications.
     fn remember(&self, batch: &[Publication]) {
         let (now, mut acknowledged) = (Instant::now(), self.acknowledged.borrow_mut());
         while acknowledged.len() > REMEMBERED
@@ -295,8 +295,8 @@ impl Publisher {
         acknowledged.extend(batch.iter().map(|publication| (now, Rc::downgrade(&publication.acks))));
     }
 
-    /// Tells, whenever there is another master, those whose publications the one before has acknowledged as the other may
-    /// have been promoted already: what is published to a master that is being replaced is lost. For ever.
+    /// On each change of master, reports as lost what the former master acknowledged when the new one may already have
+    /// been promoted: those writes were discarded. Never returns.
     pub(super) async fn doubt(self: Rc<Self>) {
         let mut states = self.discovery.watch();
         let mut term = states.borrow_and_update().term;
@@ -313,15 +313,15 @@ impl Publisher {
         }
     }
 
-    /// A message that is not kept is delivered all the same.
+    /// A message that could not be persisted is still delivered.
     fn note_unkept(&self, reply: Option<Result<CommandReply, CommandFailure>>) -> Result<(), PublishError> {
         match reply {
             Some(Ok(_)) => {}
-            // Written or not: nobody knows.
+            // It is unknown whether it was written.
             Some(Err(CommandFailure::Lost)) | None => return Err(PublishError::Lost),
             Some(Err(CommandFailure::Refused(error))) => {
                 if let Some(suppressed) = self.unkept.allow() {
-                    warn!(%error, suppressed, "redis did not keep a client's message; {}", hint(&error));
+                    warn!(%error, suppressed, "redis did not persist a client's message, it is delivered only; {}", hint(&error));
                 }
                 Counters::count(&self.counters.unkept_publications);
             }
@@ -334,9 +334,9 @@ impl Publisher {
             Some(Ok(_)) => Ok(()),
             Some(Err(CommandFailure::Refused(error))) => {
                 if let Some(suppressed) = self.refused.allow() {
-                    warn!(%error, suppressed, "redis refused a client's message; {}", hint(&error));
+                    warn!(%error, suppressed, "redis refused a client's message, the client is closed; {}", hint(&error));
                 }
-                // It was not carried out, and may be later.
+                // A temporary error means that the command was not executed, so a retry is safe.
                 let is_passing = ErrorClass::of(&error) == ErrorClass::Temporary;
                 Err(if is_passing { PublishError::Waited } else { PublishError::Lost })
             }

@@ -1,4 +1,5 @@
-//! A shard's publications, parted by the nodes that keep them: in a cluster nobody waits for a node that is not their own.
+//! The publishers of a shard: one per set of cluster nodes, so that a lost node delays only its own
+//! channels.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -14,10 +15,10 @@ use super::command_client::CommandClient;
 use super::publisher::Publisher;
 use crate::wire::Channel;
 
-/// Sets of nodes above which those are forgotten for which nothing waits.
+/// Number of publishers above which idle ones are dropped.
 const MAX_SETS: usize = 64;
 
-/// The publications for one set of nodes.
+/// A publisher and its task.
 struct PublisherTask {
     publisher: Rc<Publisher>,
     _running: AbortOnDropHandle<()>,
@@ -30,10 +31,10 @@ impl PublisherTask {
     }
 }
 
-/// The publications of one shard.
+/// All publishers of one shard.
 pub(super) struct PublisherPool {
     commands: Rc<CommandClient>,
-    /// All of them, outside of clusters; in one those for which no node is known.
+    /// The only one outside of clusters; in a cluster, for channels whose node is unknown.
     common: PublisherTask,
     by_nodes: RefCell<HashMap<Vec<ServerAddress>, PublisherTask>>,
 }
@@ -44,7 +45,7 @@ impl PublisherPool {
         Self { commands, common: PublisherTask::new(common), by_nodes: RefCell::default() }
     }
 
-    /// Queues a publication, which is settled through its acknowledgements.
+    /// Queues a publication. Its outcome is reported to `acks`.
     pub(super) fn queue(&self, channels: Rc<[Channel]>, payload: Bytes, acks: Rc<PublishAcks>) {
         let publisher = if self.commands.is_cluster() {
             self.find(&channels, &acks)
@@ -55,7 +56,7 @@ impl PublisherPool {
     }
 
     fn find(&self, channels: &[Channel], acks: &PublishAcks) -> Rc<Publisher> {
-        // A client's messages keep their order, wherever its channels go meanwhile.
+        // A client's messages stay in order even if a channel moves to another node meanwhile.
         if let Some(publisher) = acks.publisher() {
             return publisher;
         }
@@ -78,7 +79,7 @@ impl PublisherPool {
         publisher
     }
 
-    /// Waits until no publication is queued or under way. Safe to cancel.
+    /// Waits until nothing is queued or in flight. Cancel-safe.
     pub(super) async fn settled(&self) {
         self.common.publisher.settled().await;
         let entries: Vec<_> = self.by_nodes.borrow().values().map(|entry| entry.publisher.clone()).collect();

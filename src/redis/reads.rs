@@ -1,4 +1,4 @@
-//! Reading keys: GETs of many clients in one pipeline, one GET for all who wait for the same key.
+//! Reads keys: GETs of many clients share a pipeline, and concurrent reads of one key share a GET.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -22,49 +22,49 @@ use super::reply::{CommandFailure, CommandReply};
 use crate::metrics::Counters;
 use crate::telemetry::LogThrottle;
 
-/// Keys of one pipeline.
+/// Most keys in one pipeline.
 const BATCH: usize = 500;
 
-/// Pipelines under way to a server: more brings nothing, as measured.
+/// Pipelines in flight per server; more brought no gain when measured.
 const MAX_IN_FLIGHT: usize = 4;
 
-/// Pauses before a key is read again that Redis could not give out at the moment, and the time after which that ends;
-/// who waits for it has a shorter deadline in most cases.
+/// Pauses between retries while Redis temporarily refuses, and the time after which retrying stops; most callers have a
+/// shorter deadline.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Redis was lost, or did not answer in time, before a value came.
+/// Redis was lost, or gave no answer in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("redis was lost while a key was read")]
 pub struct ReadFailed;
 
-/// Why a value did not come.
+/// Why a read failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReadError {
-    /// Redis was lost, or did not answer in time.
+    /// Redis was lost, or gave no answer in time.
     Lost,
-    /// Redis cannot give it out at the moment.
+    /// Redis temporarily refuses.
     Temporary,
 }
 
-/// What is known of a key.
+/// The result of reading a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoredValue {
-    /// Its value; none where there is none, it is too big, or Redis refuses to give it out.
+    /// The value; none if the key is absent, too large, or refused.
     pub value: Option<Bytes>,
-    /// Whether Redis refused, for example because its user may not read the key.
+    /// Whether Redis refused, for example because of its ACL.
     pub refused: bool,
-    /// Whether it is too big.
+    /// Whether this is only the beginning of the value.
     pub too_big: bool,
-    /// Whether the value goes on.
+    /// Whether this is only the beginning of the value.
     pub is_partial: bool,
-    /// Milliseconds that it has to live, if that was asked for and it ends.
+    /// The remaining TTL in milliseconds, if it was requested and the key expires.
     pub lives_ms: Option<u64>,
 }
 
 impl StoredValue {
-    /// Tells whether there is no such key.
+    /// Returns true if the key does not exist.
     pub fn is_absent(&self) -> bool {
         self.value.is_none() && !self.refused && !self.too_big
     }
@@ -72,30 +72,30 @@ impl StoredValue {
 
 pub(super) type ReadResult = Result<StoredValue, ReadError>;
 
-/// What is asked of each key.
+/// What is read of each key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReadKind {
-    /// Its value.
+    /// The value.
     Value,
-    /// Its value, and the time that it has to live.
+    /// The value and its TTL.
     ValueAndTtl,
-    /// Its value as far as it is not too big, and the time that it has to live. One byte more shows that it goes on.
+    /// The value up to the size limit, and its TTL. One byte more is read to see whether it continues.
     Head,
 }
 
-/// A key that can be read. `Debug` is what the log shows of it.
+/// A key that can be read. The log shows its `Debug` output.
 pub(super) trait ReadKey: AsRef<str> + Clone + Eq + Hash + Debug + 'static {}
 
 impl<K: AsRef<str> + Clone + Eq + Hash + Debug + 'static> ReadKey for K {}
 
-/// Who waits for a key.
+/// A key and the reads that wait for it.
 type Waiting<K> = (K, Vec<oneshot::Sender<ReadResult>>);
 
-/// What is read from one server. Where that does not answer, nobody waits for it who reads from another.
+/// The reads from one server. Each server has its own queue, so an unreachable one delays only its own keys.
 #[derive(Debug)]
 struct ReadQueue<K> {
-    /// Who waits for which key, as long as its GET has not been written: a read may be shared only with those who
-    /// were in the hub before that, or a message between the GET and their joining would be missed by both.
+    /// Reads whose GET is not written yet. Only these are shared: a client that joins after the GET was written could
+    /// miss a message published in between.
     waiting: HashMap<K, Vec<oneshot::Sender<ReadResult>>, RandomState>,
     in_flight: usize,
 }
@@ -106,16 +106,16 @@ impl<K> Default for ReadQueue<K> {
     }
 }
 
-/// The reads of one shard, of keys of one kind.
+/// One shard's reads of one kind of key.
 #[derive(Debug)]
 pub(super) struct Reads<K> {
     commands: Rc<CommandClient>,
-    /// What the keys hold, for the log.
+    /// What the keys hold, for log lines.
     what: &'static str,
-    /// By node, in a cluster; else there is one.
+    /// By node in a cluster; otherwise there is one queue.
     queues: RefCell<HashMap<Option<ServerAddress>, ReadQueue<K>, RandomState>>,
     wake: Notify,
-    /// What is asked of each key.
+    /// What is read of each key.
     kind: ReadKind,
     max_bytes: usize,
     counters: Arc<Counters>,
@@ -146,11 +146,11 @@ impl<K: ReadKey> Reads<K> {
         })
     }
 
-    /// Reads keys, in their order. What Redis cannot give out at the moment is read again, until who waits gives up.
+    /// Reads keys, in order. Retries while Redis temporarily refuses.
     ///
     /// # Errors
     ///
-    /// When Redis is lost, or does not answer in time.
+    /// When Redis is lost, or gives no answer in time.
     pub(super) async fn read(
         &self,
         keys: impl Iterator<Item = K> + Clone,
@@ -185,7 +185,7 @@ impl<K: ReadKey> Reads<K> {
         receiver
     }
 
-    /// Writes what is queued, for ever.
+    /// Sends queued reads. Never returns.
     pub(super) async fn run(self: Rc<Self>) {
         loop {
             self.wake.notified().await;
@@ -199,7 +199,7 @@ impl<K: ReadKey> Reads<K> {
         }
     }
 
-    /// Takes what is next for a server to which not too much is under way.
+    /// Takes the next batch of a server that has capacity.
     fn take(&self) -> Option<(Option<ServerAddress>, Vec<Waiting<K>>)> {
         let mut queues = self.queues.borrow_mut();
         let due = |queue: &ReadQueue<K>| queue.in_flight < MAX_IN_FLIGHT && !queue.waiting.is_empty();
@@ -248,7 +248,7 @@ impl<K: ReadKey> Reads<K> {
             let ttl = if self.kind == ReadKind::Value { None } else { replies.next() };
             let answer = self.judge(&key, value, ttl);
             for waiter in waiting {
-                // Who gave up waiting does not mind.
+                // A closed receiver means that the caller has given up.
                 let _ = waiter.send(answer.clone());
             }
         }
@@ -267,7 +267,7 @@ impl<K: ReadKey> Reads<K> {
             Err(CommandFailure::Refused(error)) if ErrorClass::of(&error) == ErrorClass::Denied => {
                 if let Some(suppressed) = self.refused.allow() {
                     let hint = hint(&error);
-                    warn!(?key, %error, suppressed, "redis refused a {}, it counts as absent; {hint}", self.what);
+                    warn!(?key, %error, suppressed, "redis refused a {}, which counts as absent; {hint}", self.what);
                 }
                 Counters::count(&self.counters.refused_reads);
                 return Ok(StoredValue { refused: true, ..StoredValue::default() });
@@ -275,7 +275,7 @@ impl<K: ReadKey> Reads<K> {
             Err(CommandFailure::Refused(error)) => return self.note_temporary(&error),
             Err(CommandFailure::Lost) => return Err(ReadError::Lost),
         };
-        // -1: it does not end; -2: it is gone.
+        // -1: no TTL; -2: the key is gone.
         let lives_ms = match ttl {
             Some(Ok(CommandReply::Integer(-2))) => return Ok(StoredValue::default()),
             Some(Ok(CommandReply::Integer(ttl))) => u64::try_from(ttl).ok(),
@@ -285,7 +285,7 @@ impl<K: ReadKey> Reads<K> {
             Some(Err(CommandFailure::Lost)) => return Err(ReadError::Lost),
             _ => None,
         };
-        // To GETRANGE what is not there is empty, and whether it is there may have changed before PTTL, or that is refused.
+        // GETRANGE returns an empty string for an absent key. PTTL may be refused, or may see the key changed.
         let value = value.filter(|value| self.kind != ReadKind::Head || !value.is_empty());
         Ok(match value.as_ref().map(Bytes::len) {
             Some(bytes) if bytes > self.max_bytes && self.kind == ReadKind::Head => {
@@ -296,10 +296,10 @@ impl<K: ReadKey> Reads<K> {
         })
     }
 
-    /// Redis cannot give a value out at the moment, which says nothing of whether there is one.
+    /// A temporary refusal says nothing about the key: retry.
     fn note_temporary(&self, error: &str) -> ReadResult {
         if self.temporary.borrow_mut().allow(error) {
-            warn!(%error, "redis cannot give out a {} at the moment, handshakes wait; {}", self.what, hint(error));
+            warn!(%error, "redis temporarily refuses to read a {}, handshakes wait; {}", self.what, hint(error));
         }
         Counters::count(&self.counters.refused_reads);
         Err(ReadError::Temporary)
@@ -307,7 +307,7 @@ impl<K: ReadKey> Reads<K> {
 
     fn note_too_big(&self, key: &K, bytes: usize) -> StoredValue {
         if let Some(suppressed) = self.too_big.allow() {
-            warn!(?key, bytes, suppressed, "{} too big, it counts as absent", self.what);
+            warn!(?key, bytes, suppressed, "{} too big, counts as absent", self.what);
         }
         Counters::count(&self.counters.oversized_deliveries);
         StoredValue { too_big: true, ..StoredValue::default() }

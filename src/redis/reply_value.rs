@@ -1,43 +1,43 @@
-//! Replies of any kind, read as a whole: for commands that are rarely given. Frequent ones are read token by token.
+//! Replies of any type, parsed as a whole, for rare commands. Frequent replies are parsed token by token.
 
 use super::resp::{self, Malformed, Token};
 
-/// Bounds of a reply: lists within lists, and bytes of all of it.
+/// Limits of a reply: depth of nested arrays, and total bytes.
 const MAX_DEPTH: usize = 5;
 const MAX_BYTES: usize = 4 << 20;
 
-/// A reply.
+/// A parsed reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ReplyValue {
-    /// A status or a value.
+    /// A status or a bulk string.
     Text(String),
-    /// A number.
+    /// An integer.
     Number(i64),
-    /// The text of an error.
+    /// An error reply, with its text.
     Error(String),
-    /// No value, or no list.
+    /// Nil.
     Nil,
-    /// A list.
+    /// An array.
     List(Vec<Self>),
 }
 
 impl ReplyValue {
-    /// Reads the reply that begins at `start`. Returns it with the offset of what follows; `None` if more has to come.
+    /// Parses the reply at `start`. Returns it with the offset of its end; `None` if it is incomplete.
     ///
     /// # Errors
     ///
-    /// When it is not RESP2, or is larger or nested more deeply than any reply that is asked for.
+    /// When it is not RESP2, or exceeds the limits.
     pub(crate) fn read(input: &[u8], start: usize) -> Result<Option<(Self, usize)>, Malformed> {
         let answer = read(input, start, MAX_DEPTH)?;
         if answer.is_none() && input.len() - start > MAX_BYTES { Err(Malformed) } else { Ok(answer) }
     }
 
-    /// Returns a text.
+    /// Returns the text of a status or bulk string.
     pub(crate) fn text(&self) -> Option<&str> {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
 
-    /// Returns a number, also one that is written as a text.
+    /// Returns an integer, also one that is written as a string.
     pub(crate) fn number(&self) -> Option<u64> {
         match self {
             Self::Number(number) => u64::try_from(*number).ok(),
@@ -46,12 +46,12 @@ impl ReplyValue {
         }
     }
 
-    /// Returns the parts of a list; of anything else none.
+    /// Returns the elements of an array; none for any other type.
     pub(crate) fn list(&self) -> &[Self] {
         if let Self::List(parts) = self { parts } else { &[] }
     }
 
-    /// Returns the value behind a name in a list of names and values.
+    /// Returns the value of a name in an array of alternating names and values.
     pub(crate) fn field(&self, name: &str) -> Option<&Self> {
         self.list().chunks_exact(2).find(|pair| pair[0].text() == Some(name)).map(|pair| &pair[1])
     }
@@ -68,7 +68,7 @@ fn read(input: &[u8], start: usize, depth: usize) -> Result<Option<(ReplyValue, 
         Token::Oversize(_) => return Err(Malformed),
         Token::Array(_) if depth == 0 => return Err(Malformed),
         Token::Array(length) => {
-            // Grows with what comes, not with what is announced.
+            // The vector grows with the bytes received, never with a length that the server announces.
             let mut parts = Vec::new();
             for _ in 0..length {
                 let Some((part, after)) = read(input, next, depth - 1)? else { return Ok(None) };

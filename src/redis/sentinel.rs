@@ -1,4 +1,4 @@
-//! Sentinel: all sentinels are asked who the master is, and the one that knows best is believed.
+//! Sentinel: asks all sentinels for the master. The answer with the highest configuration epoch wins.
 //!
 //! <https://redis.io/docs/latest/develop/reference/sentinel-clients/>
 
@@ -17,34 +17,34 @@ use super::reply_value::ReplyValue;
 use crate::settings::Servers;
 use crate::telemetry::LogThrottle;
 
-/// How long an answer counts.
+/// How long an answer remains valid.
 const FRESH: Duration = Duration::from_secs(3);
 
-/// Sentinels that are asked at most.
+/// Most sentinels that are asked.
 const MAX_SENTINELS: usize = 32;
 
-/// Largest value of a sentinel that is read.
+/// Largest value in a sentinel's reply.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// What a sentinel says.
+/// The master according to one sentinel.
 #[derive(Debug, Clone)]
 struct SentinelView {
     master: ServerAddress,
-    /// Rises with each failover.
+    /// Increases with each failover.
     epoch: u64,
     failing_over: bool,
-    /// Sentinels that it knows, if it was asked.
+    /// The other sentinels that it knows; requested on a new connection only.
     others: Vec<ServerAddress>,
 }
 
-/// What a sentinel answered to what was asked at that time.
+/// The outcome of one poll of a sentinel, sent at `asked`.
 struct SentinelReply {
     sentinel: ServerAddress,
     asked: Instant,
     result: Result<SentinelView, String>,
 }
 
-/// What the master is called, and the user at the sentinels.
+/// The service name, and the login at the sentinels.
 #[derive(Clone)]
 struct MasterQuery {
     name: String,
@@ -52,7 +52,7 @@ struct MasterQuery {
     password: Option<String>,
 }
 
-/// Keeps what is known of the master up to date. Never returns.
+/// Keeps the location of the master up to date. Never returns.
 pub(super) async fn follow(options: ConnectOptions, discovery: Arc<Discovery>, name: String) {
     let Servers::Sentinel { service, username, password, .. } = &options.url.servers else { return };
     let query = MasterQuery { name: service.clone(), user: username.clone(), password: password.clone() };
@@ -111,7 +111,7 @@ pub(super) async fn follow(options: ConnectOptions, discovery: Arc<Discovery>, n
     }
 }
 
-/// Asks one sentinel again and again.
+/// Polls one sentinel. Returns when the receiver is gone.
 async fn ask(
     options: ConnectOptions,
     discovery: Arc<Discovery>,
@@ -148,7 +148,7 @@ async fn question(
     if connection.is_none() {
         let (user, password) = (query.user.as_deref(), query.password.as_deref());
         let mut new = RedisConnection::open(options, sentinel.clone(), user, password, MAX_BYTES).await?;
-        // Where that is refused, those of the URL are enough.
+        // If this is refused, the sentinels in the URL are enough.
         let known = new.call(&["SENTINEL", "SENTINELS", name]).await?;
         others = known.list().iter().filter_map(address).collect();
         *connection = Some(new);

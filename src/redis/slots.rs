@@ -1,4 +1,4 @@
-//! The nodes of a cluster, and which keys lie where.
+//! The nodes of a cluster and the slots that they serve.
 //!
 //! <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
 
@@ -7,22 +7,22 @@ use redis_protocol::redis_keyslot;
 use super::address::ServerAddress;
 use super::reply_value::ReplyValue;
 
-/// The nodes of a cluster and their slots.
+/// A cluster's map of slots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Slots {
-    /// First slot, last slot, and the master that has them; in order.
+    /// First slot, last slot and master of each range, sorted by slot.
     ranges: Vec<(u16, u16, ServerAddress)>,
-    /// Masters and replicas.
+    /// Masters and replicas, without duplicates.
     nodes: Vec<ServerAddress>,
 }
 
-/// Returns a key's slot.
+/// Returns the slot of a key.
 pub(super) fn slot_of(key: &[u8]) -> u16 {
     redis_keyslot(key)
 }
 
 impl Slots {
-    /// Reads the reply to CLUSTER SLOTS. A node without a name is the one that was asked.
+    /// Parses the reply to CLUSTER SLOTS. A node without a host is the one that was asked.
     pub(super) fn read(answer: &ReplyValue, asked: &ServerAddress) -> Self {
         let mut slots = Self::default();
         for range in answer.list() {
@@ -50,7 +50,7 @@ impl Slots {
         (slot <= *last).then_some(master)
     }
 
-    /// Returns the masters that have slots; one with several ranges more than once.
+    /// Returns the master of each range, so one with several ranges appears more than once.
     pub(super) fn masters(&self) -> impl Iterator<Item = &ServerAddress> {
         self.ranges.iter().map(|(.., master)| master)
     }
@@ -60,12 +60,12 @@ impl Slots {
         &self.nodes
     }
 
-    /// Returns any node: each passes all messages on. By chance: one that is dead may be among them for a while.
+    /// Returns a random node. Any node delivers all messages, and chance avoids retrying a dead one again and again.
     pub(super) fn any(&self) -> Option<ServerAddress> {
         self.nodes.get(rand::random_range(0..self.nodes.len().max(1))).cloned()
     }
 
-    /// Tells whether it has this node.
+    /// Returns true if the node belongs to the cluster.
     pub(super) fn has(&self, node: &ServerAddress) -> bool {
         self.nodes.contains(node)
     }

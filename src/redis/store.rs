@@ -1,4 +1,4 @@
-//! The key side of Redis, for one shard: persisted messages and publications, over one connection.
+//! One shard's reads and publications, over one connection (in a cluster one per node).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::metrics::Counters;
 use crate::settings::Settings;
 use crate::wire::Channel;
 
-/// The key side of Redis, for one shard.
+/// One shard's reads and publications.
 pub struct Store {
     commands: Rc<CommandClient>,
     reads: Rc<Reads<Channel>>,
@@ -28,7 +28,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects, and connects again for as long as it lives. Must be called on the shard's runtime.
+    /// Starts to connect, and reconnects while it lives. Must be called on the shard's runtime.
     pub fn new(target: &Target, settings: &Settings, counters: &Arc<Counters>) -> Self {
         let max_bytes = settings.messages.max_delivery_bytes.max(lookups::MAX_BYTES);
         let commands = Rc::new(CommandClient::new(target, settings.redis.command_timeout, max_bytes));
@@ -58,27 +58,27 @@ impl Store {
         Self { commands, reads, lookups, publishers, tasks }
     }
 
-    /// Tells whether Redis can be reached, after a short wait if need be. Safe to cancel.
+    /// Returns true if Redis is reachable, after waiting at most one second. Cancel-safe.
     pub async fn is_up(&self) -> bool {
         self.commands.wait_briefly_until_up().await
     }
 
-    /// Reads the persisted messages of channels, in their order. What Redis refuses to give counts as absent.
+    /// Reads the persisted messages of channels, in order. A key that Redis refuses to read counts as absent.
     ///
     /// # Errors
     ///
-    /// When Redis is lost, or does not answer in time.
+    /// When Redis is lost, or gives no answer in time.
     pub async fn persisted(&self, channels: &[Channel]) -> Result<Vec<Option<Bytes>>, ReadFailed> {
         let entries = self.reads.read(channels.iter().cloned()).await?;
         Ok(entries.into_iter().map(|entry| entry.value).collect())
     }
 
-    /// Returns the node that keeps a channel's persisted message, in a cluster.
+    /// In a cluster, returns the node that holds a channel's persisted message.
     pub(crate) fn node_of(&self, channel: &Channel) -> Option<ServerAddress> {
         self.commands.node_of(channel.as_str().as_bytes())
     }
 
-    /// Publishes an answer of the server's own.
+    /// Publishes a message of the gateway itself.
     ///
     /// # Errors
     ///
@@ -88,17 +88,17 @@ impl Store {
         published.map(drop).map_err(|(reason, _)| reason)
     }
 
-    /// Returns what reads the keys that are nobody's business, over the same connection.
+    /// Returns the reader for secret keys (sessions, users), which uses the same connection.
     pub fn lookups(&self) -> Rc<Lookups> {
         self.lookups.clone()
     }
 
-    /// Publishes a client's message to channels. What becomes of it is told through the acknowledgements.
+    /// Publishes a client's message to channels. The outcome is reported to `acks`.
     pub fn publish(&self, channels: Rc<[Channel]>, payload: Bytes, acks: Rc<PublishAcks>) {
         self.publishers.queue(channels, payload, acks);
     }
 
-    /// Waits until no publication is queued or under way. Safe to cancel.
+    /// Waits until no publication is queued or in flight. Cancel-safe.
     pub async fn settled(&self) {
         self.publishers.settled().await;
     }

@@ -1,4 +1,4 @@
-//! Reaching Redis: the URL and its settings become a target, to which connections are made.
+//! A Redis to connect to: its URL, its settings and its discovery.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use super::error_reply::hint;
 use super::{sentinel, tls, topology};
 use crate::settings::{self, Servers};
 
-/// Time for an attempt to reach a node of a cluster before another one is tried.
+/// Time after which the attempt to reach a cluster node is abandoned for another node.
 const HURRY: Duration = Duration::from_secs(1);
 
-/// Why a URL cannot be used.
+/// Why the settings of a Redis are unusable.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct TargetError(String);
 
-/// A Redis and how to talk to it.
+/// A Redis to connect to. Clones share the discovery.
 #[derive(Debug, Clone)]
 pub struct Target {
     options: ConnectOptions,
@@ -32,11 +32,11 @@ pub struct Target {
 }
 
 impl Target {
-    /// Takes the settings; without a URL it is the Redis on 127.0.0.1:6379.
+    /// Takes the settings. Without a URL it is the Redis on 127.0.0.1:6379.
     ///
     /// # Errors
     ///
-    /// When the URL cannot be understood, or TLS cannot be set up.
+    /// When TLS cannot be set up.
     pub fn new(settings: &settings::RedisSettings) -> Result<Self, TargetError> {
         let options = ConnectOptions::new(settings).map_err(TargetError)?;
         let discovery = Discovery::new(&options);
@@ -59,27 +59,27 @@ impl Target {
         &self.options
     }
 
-    /// Returns the time for a connection attempt.
+    /// Returns the timeout of a connection attempt.
     pub(crate) fn connect_timeout(&self) -> Duration {
         self.settings.connect_timeout
     }
 
-    /// Returns the time for the reply to a command.
+    /// Returns the timeout of a command.
     pub(crate) fn command_timeout(&self) -> Duration {
         self.settings.command_timeout
     }
 
-    /// Returns what knows where the server is.
+    /// Returns the discovery of the server.
     pub(crate) fn discovery(&self) -> &Arc<Discovery> {
         &self.discovery
     }
 
-    /// Returns the longest pause between two attempts. Where others tell who the master is, they bound the load.
+    /// Returns the longest pause between attempts. Discovery bounds their load, so that with it the pause is shorter.
     pub(crate) fn longest_pause(&self) -> Duration {
         if self.discovery.is_dynamic() { Duration::from_millis(500) } else { Duration::from_secs(3) }
     }
 
-    /// Keeps up to date where the server is, as long as it is polled.
+    /// Runs the discovery. Returns at once if the URL names the server.
     pub(crate) async fn follow(self) {
         match self.options.url.servers {
             Servers::Sentinel { .. } => sentinel::follow(self.options, self.discovery, self.name).await,
@@ -88,8 +88,8 @@ impl Target {
         }
     }
 
-    /// Connects to where the server is now, within the time for an attempt. One that is elsewhere meanwhile, as when the
-    /// one before takes connections and says nothing, is followed.
+    /// Connects to the current server, within the connection timeout. If the master changes meanwhile, the attempt moves
+    /// to the new one: the former may accept connections and never answer.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl Target {
         let dialing = async {
             loop {
                 let endpoint: Endpoint = self.discovery.locate().await?;
-                // In a cluster another node will do.
+                // In a cluster any other node serves as well.
                 let hurry = async {
                     if !self.is_cluster() {
                         pending::<()>().await;
@@ -125,17 +125,17 @@ impl Target {
         &self.name
     }
 
-    /// Notes that a connection got no answer in time: the broker finds out whether Redis is lost, for all shards.
+    /// Records that a connection got no reply in time. The broker then verifies whether Redis is lost, for all shards.
     pub(crate) fn suspect(&self) {
         self.suspicion.notify_one();
     }
 
-    /// Waits until a connection got no answer in time. Safe to cancel.
+    /// Waits until a connection got no reply in time. Cancel-safe.
     pub(crate) async fn suspected(&self) {
         self.suspicion.notified().await;
     }
 
-    /// Says what to do about an error of a connection.
+    /// Returns the cure for a connection error.
     pub fn hint(&self, reason: &str) -> &'static str {
         let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
         if !hint(reason).is_empty() {
@@ -143,21 +143,21 @@ impl Target {
         } else if !tls::hint(reason).is_empty() {
             tls::hint(reason)
         } else if self.options.tls.is_some() && says(&["no answer"]) {
-            "nothing answers there, or it does not speak TLS: check host and port in redis.url"
+            "no answer: the server is down or does not speak TLS; check host and port in redis.url"
         } else if says(&["NOAUTH"]) {
             hint("NOAUTH")
         } else if says(&["invalid password", "ERR AUTH"]) {
             "check user and password in redis.url"
         } else if says(&["DB index"]) {
-            "it has no database of this number: check the end of redis.url"
+            "the database does not exist: check the number at the end of redis.url"
         } else if self.options.tls.is_none() && says(&["reset by peer"]) {
             "the server closes the connection: if it speaks TLS, write rediss:// in redis.url; otherwise check host and port"
         } else if says(&["lookup", "resolve", "Name or service"]) {
-            "there is no host of this name: check redis.url"
+            "the host name does not resolve: check redis.url"
         } else if says(&["Decode", "frame_type", "Protocol", "parse", "unknown command"]) {
-            "what answers there is no Redis of version 6 or later: check host and port in redis.url"
+            "the server is not Redis 6 or later: check host and port in redis.url"
         } else if says(&[IS_REPLICA]) {
-            "name the master in redis.url, or let sentinels find it: redis-sentinel://"
+            "name the master in redis.url, or use sentinels: redis-sentinel://"
         } else if says(&["sentinel"]) {
             "check the sentinels and sentinelServiceName in redis.url"
         } else if self.settings.url.is_some() {

@@ -1,4 +1,4 @@
-//! TLS to Redis: which certificates are trusted, and which one is shown.
+//! TLS to Redis: verification of the server's certificate, and the client certificate.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 
 use crate::settings::TlsSettings;
 
-/// Returns how TLS is spoken.
+/// Returns the TLS configuration.
 ///
 /// # Errors
 ///
-/// With the key of the setting, what is wrong with it, and the hint.
+/// With the key of the setting, the problem, and the cure.
 pub(super) fn client_config(tls: &TlsSettings) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = verifier(tls, provider.clone())?;
@@ -48,7 +48,7 @@ fn verifier(tls: &TlsSettings, provider: Arc<CryptoProvider>) -> Result<Arc<Serv
     roots.add_parsable_certificates(named.iter().cloned());
     if roots.is_empty() {
         return Err(if tls.ca_file.is_some() {
-            "redis.ca_file: holds no certificate of an authority".to_owned()
+            "redis.ca_file: contains no certificate of an authority".to_owned()
         } else {
             "redis.url: for TLS there are no certificates of authorities on this machine; install the package ca-certificates, or set SSL_CERT_FILE, or redis.ca_file".to_owned()
         });
@@ -65,16 +65,16 @@ fn certificates(file: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>, 
     };
     let read = CertificateDer::pem_file_iter(file).map_err(|error| unreadable(&error))?;
     let read = read.collect::<Result<Vec<_>, _>>().map_err(|error| unreadable(&error))?;
-    if read.is_empty() { Err(unreadable(&"there is none")) } else { Ok(read) }
+    if read.is_empty() { Err(unreadable(&"no certificate found")) } else { Ok(read) }
 }
 
-/// Decides which server is trusted.
+/// Verifies the server's certificate.
 #[derive(Debug)]
 struct ServerVerifier {
-    /// The chain to an authority; none where nothing is verified, by setting.
+    /// Verifies the chain to an authority; none if verification is off.
     chain: Option<Arc<WebPkiServerVerifier>>,
-    /// Certificates that are trusted as they are, whatever their name, while their time lasts: a self-signed one is not its
-    /// own authority for `webpki`, and for OpenSSL, by whose rules such files are written, it is.
+    /// Certificates trusted by themselves, for any host name, until they expire: webpki rejects a self-signed
+    /// certificate as its own authority, while OpenSSL accepts it in a CA file.
     pinned: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 }
@@ -90,7 +90,7 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // Its time is looked at before anything else, so it lasts where something else is wrong.
+            // webpki checks the validity period first, so any other error implies a certificate within its period.
             Err(Error::InvalidCertificate(error))
                 if !is_about_time(&error) && self.pinned.contains(end_entity) =>
             {
@@ -130,21 +130,21 @@ fn is_about_time(error: &CertificateError) -> bool {
     matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
 }
 
-/// Says what to do about a TLS error; empty if it is none.
+/// Returns the cure for a TLS error; empty for other errors.
 pub(super) fn hint(reason: &str) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
     if says(&["UnknownIssuer", "CaUsedAsEndEntity"]) {
-        "its certificate is signed by an authority that is unknown here: name that authority's certificate, or a self-signed one itself, in redis.ca_file"
+        "its certificate is signed by an unknown authority: name that authority's certificate, or a self-signed one itself, in redis.ca_file"
     } else if says(&["NotValidForName", "not valid for name"]) {
         "its certificate is for another name: use that name in redis.url"
     } else if says(&["certificate expired", "certificate: Expired", "NotValidYet", "not valid yet"]) {
-        "the time of its certificate is over, or has not begun: renew it, or set the clock"
+        "its certificate has expired or is not valid yet: renew it, or set the clock"
     } else if says(&["CertificateRequired", "certificate required"]) {
-        "it wants a client's certificate: set redis.client_cert_file and redis.client_key_file"
+        "it requests a client certificate: set redis.client_cert_file and redis.client_key_file"
     } else if says(&["alert: UnknownCA", "alert: BadCertificate", "alert: DecryptError"]) {
-        "it does not trust the client's certificate: check redis.client_cert_file"
+        "it does not trust the client certificate: check redis.client_cert_file"
     } else if says(&["InvalidContentType", "corrupt message"]) {
-        "what answers there does not speak TLS: check the port in redis.url, or write redis:// instead of rediss://"
+        "the server does not speak TLS: check the port in redis.url, or write redis:// instead of rediss://"
     } else {
         ""
     }
@@ -154,7 +154,7 @@ pub(super) fn hint(reason: &str) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Self-signed by an authority of itself, without a name, and valid from 2026-11-30 to 2036-11-27.
+    /// Self-signed, without a host name, valid from 2026-11-30 to 2036-11-27.
     const SELF_SIGNED: &[u8] = b"-----BEGIN CERTIFICATE-----
 MIIBdTCCARugAwIBAgIUC8yPmafc2NWYP/JL2lwhhXZymbgwCgYIKoZIzj0EAwIw
 EDEOMAwGA1UEAwwFcmVkaXMwHhcNMjYxMTMwMDI0OTIxWhcNMzYxMTI3MDI0OTIx

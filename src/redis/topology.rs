@@ -1,4 +1,4 @@
-//! A cluster's topology: its nodes are asked in turn which of them has which slots.
+//! Polls the nodes of a cluster for the assignment of slots.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use super::discovery::{Discovery, Endpoint, PATIENCE, ServerLocation};
 use super::reply_value::ReplyValue;
 use super::slots::Slots;
 
-/// How often is asked while nothing tells of a change.
+/// Polling interval while nothing requests a poll.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Largest value in a reply.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// Keeps what is known of the cluster up to date. Never returns.
+/// Keeps the slots of the cluster up to date. Never returns.
 pub(super) async fn follow(options: ConnectOptions, discovery: Arc<Discovery>) {
     let seeds = options.addresses();
     let mut connection: Option<RedisConnection> = None;
     let mut turn = 0_usize;
     loop {
         let asked = Instant::now();
-        // A node that was asked and fails is followed by the next one, at last by those of the URL.
+        // If a node fails, the next one is asked; after all known nodes, those in the URL.
         let nodes = discovery.slots().map_or_else(Vec::new, |slots| slots.nodes().to_vec());
         let node = nodes.iter().chain(&seeds).nth(turn % (nodes.len() + seeds.len()).max(1)).cloned();
         let Some(node) = node else { return };
@@ -63,6 +63,6 @@ async fn question(
         return Err(reason);
     }
     let slots = Slots::read(&answer, asked.server());
-    // A node that was reset knows no others.
+    // A reset node knows no slots; keep the last map and ask another.
     if slots.nodes().is_empty() { Err("CLUSTERDOWN the cluster has no slots".to_owned()) } else { Ok(slots) }
 }

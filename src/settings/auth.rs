@@ -1,4 +1,4 @@
-//! Settings about who else than a session says who somebody is, as they are written, and their check.
+//! Settings of `[auth]`: the auth callback, checked. Tokens are in `jwt`.
 
 use std::fmt;
 use std::time::Duration;
@@ -27,24 +27,24 @@ pub(super) struct RawAuth {
     pub(super) jwt: RawJwt,
 }
 
-/// Whom to ask by HTTP who a visitor is.
+/// The auth callback, which identifies visitors by HTTP.
 #[derive(Clone)]
 pub struct CallbackSettings {
-    /// Where; http or https.
+    /// The URL; http or https.
     pub url: Url,
-    /// What shows that it is us who ask; empty: nothing.
+    /// The secret sent with each call; empty means none.
     pub secret: String,
-    /// The visitor's headers that are passed on beside Cookie and Authorization, in lower case.
+    /// Headers of the visitor that are forwarded in addition to Cookie and Authorization, in lower case.
     pub forward: Vec<String>,
-    /// Headers that are added to every call: name in lower case, value.
+    /// Headers added to every call: name in lower case, value.
     pub headers: Vec<(String, String)>,
-    /// Time for an answer.
+    /// Timeout of a call.
     pub timeout: Duration,
-    /// Calls at a time.
+    /// Limit of concurrent calls.
     pub max_calls: usize,
-    /// Time for which an answer serves for the same question.
+    /// Time for which an answer is cached.
     pub cache: Duration,
-    /// Seconds after which it is asked again for an open socket, at the latest.
+    /// Seconds after which an open connection is revalidated at the latest.
     pub recheck_seconds: u32,
 }
 
@@ -63,11 +63,7 @@ impl RawAuth {
         if self.callback_url.is_empty() {
             let unused =
                 key.is_empty() && self.callback_forward.is_empty() && self.callback_headers.is_empty();
-            require(
-                unused,
-                "auth.callback_url",
-                "is empty, so the other settings of the callback mean nothing",
-            )?;
+            require(unused, "auth.callback_url", "is empty, so the other callback settings have no effect")?;
             return Ok(None);
         }
         let url = Url::parse(&self.callback_url).ok();
@@ -93,7 +89,7 @@ impl RawAuth {
     }
 }
 
-/// Headers that the call itself has, or that are about one connection only (RFC 9110, section 7.6.1).
+/// Headers that the call sets itself, and headers of a single connection (RFC 9110, section 7.6.1).
 const OWN: &[&str] = &[
     "authorization",
     "connection",
@@ -119,7 +115,7 @@ fn header_name(name: &str, key: &'static str) -> Result<String, SettingsError> {
     Ok(name)
 }
 
-/// Reads `Name: value`.
+/// Parses `Name: value`.
 fn header(line: &str) -> Result<(String, String), SettingsError> {
     const KEY: &str = "auth.callback_headers";
     let (name, value) = line.split_once(':').ok_or_else(|| invalid(KEY, "expected \"Name: value\""))?;
@@ -132,7 +128,7 @@ fn header(line: &str) -> Result<(String, String), SettingsError> {
     Ok((header_name(name.trim(), KEY)?, value.to_owned()))
 }
 
-/// Shows no secret: headers may hold one, too.
+/// Omits the secret and the values of headers, which may be secrets, too.
 impl fmt::Debug for CallbackSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();

@@ -1,4 +1,4 @@
-//! Heartbeats of client libraries, as they are written in the settings.
+//! Heartbeats of client libraries: parses `messages.client_heartbeats`.
 
 use bytes::Bytes;
 
@@ -7,22 +7,22 @@ use super::fields::invalid;
 
 const KEY: &str = "messages.client_heartbeats";
 
-/// Longest text, and longest answer, in bytes.
+/// Longest text and longest answer, in bytes.
 const MAX_BYTES: usize = 1024;
 
-/// Each message of a client is compared with all of them.
+/// Most entries: each message of a client is compared with all of them.
 const MAX_ENTRIES: usize = 16;
 
-/// A text that client libraries send to see whether the connection lives.
+/// A text that a client library sends to probe the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientHeartbeat {
-    /// The text, which is never published.
+    /// The text. It is never published.
     pub text: Bytes,
-    /// What it is answered with; nothing if empty.
+    /// The answer; empty means none.
     pub answer: Bytes,
 }
 
-/// Reads `TEXT` (answered with itself), `TEXT=ANSWER` or `TEXT=` (not answered).
+/// Parses `TEXT` (answered with itself), `TEXT=ANSWER` and `TEXT=` (not answered).
 pub(super) fn parse(list: &[String]) -> Result<Vec<ClientHeartbeat>, SettingsError> {
     if list.len() > MAX_ENTRIES {
         return Err(invalid(KEY, "must not have more than 16 entries"));

@@ -1,4 +1,4 @@
-//! Which environment variable sets which key, and what becomes of upstream's names.
+//! Environment variables: the key that each sets, and the fate of upstream's names.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -7,14 +7,14 @@ use config::{Config, Value, ValueKind};
 
 use super::error::SettingsError;
 
-/// What became of the settings of django-websocket-redis that have no key of the same name here.
+/// Settings of django-websocket-redis without a key of the same name, and what replaces them.
 const SUCCESSORS: &[(&str, &str)] = &[
     ("WS4REDIS_CONNECTION", "set redis.url (WS4REDIS_REDIS__URL), for example redis://:password@host:6379/0"),
-    ("WS4REDIS_SUBSCRIBER", "there is no successor: the server runs no Python"),
+    ("WS4REDIS_SUBSCRIBER", "not supported: the server runs no Python"),
     ("WS4REDIS_ALLOWED_CHANNELS", "write [[access]] rules in the settings file instead"),
     (
         "WS4REDIS_PROCESS_REQUEST",
-        "there is no successor of the same kind, the server runs no Python: set auth.callback_url, and let the site say who visitors are",
+        "not supported, since the server runs no Python: set auth.callback_url, and let the site identify visitors",
     ),
 ];
 
@@ -36,7 +36,7 @@ fn collect(value: &Value, path: String, keys: &mut Vec<String>) {
 /// Keys with their values, and warnings.
 type Read = (Vec<(String, String)>, Vec<String>);
 
-/// Returns the keys that the variables set, with their values, and warnings about those that set none.
+/// Returns the keys set by variables with their values, and warnings about variables without effect.
 pub(super) fn read(
     vars: impl Iterator<Item = (OsString, OsString)>,
     known: &[String],
@@ -48,7 +48,7 @@ pub(super) fn read(
     let mut overrides = Vec::new();
     let mut warnings = Vec::new();
     for (name, value) in vars {
-        // What is not text is none of ours, unless its name says so.
+        // A name that is not UTF-8 is ignored.
         let Some(name) =
             name.to_str().filter(|name| name.starts_with("WS4REDIS_") || *name == "WEBSOCKET_URL")
         else {
@@ -58,12 +58,12 @@ pub(super) fn read(
             .into_string()
             .map_err(|_| SettingsError::Unreadable(format!("{name} is not valid UTF-8")))?;
         if name == "WEBSOCKET_URL" {
-            // The package's own name wins where both are set.
+            // WS4REDIS_WEBSOCKET_URL overrides it.
             overrides.insert(0, ("websocket_url".to_owned(), value));
         } else if let Some(key) = names.get(name) {
             overrides.push(((*key).clone(), value));
         } else {
-            warnings.push(format!("{name} is set and means nothing: {}", hint(name, &names)));
+            warnings.push(format!("{name} is set but has no effect: {}", hint(name, &names)));
         }
     }
     Ok((overrides, warnings))
@@ -80,7 +80,7 @@ fn hint(name: &str, names: &HashMap<String, &String>) -> String {
     }
 }
 
-/// Returns what may have been meant by a key that is none, as the end of a sentence.
+/// Returns a suggestion for an unknown key, as the end of a sentence.
 pub(super) fn nearest(key: &str, known: &[String]) -> String {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_lowercase();
     let own = last(key);

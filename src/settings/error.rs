@@ -1,4 +1,4 @@
-//! Why settings are refused: in words that show no value, since it may be a secret.
+//! Errors of settings. They show no value, since it may be a secret.
 
 use std::path::PathBuf;
 
@@ -7,28 +7,28 @@ use config::ConfigError;
 /// Why settings are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// A file cannot be read or parsed, or a value is of the wrong type. The text shows no value: it may be a secret.
+    /// A file cannot be read or parsed, or a value has the wrong type. The text shows no value.
     #[error("{0}")]
     Unreadable(String),
-    /// A file has a key that is no setting.
-    #[error("{}: {key} is no setting{hint}; `ws4redis settings` prints them all", file.display())]
+    /// A file contains an unknown key.
+    #[error("{}: {key} is not a setting{hint}; `ws4redis settings` prints them all", file.display())]
     Unknown {
         /// The file.
         file: PathBuf,
         /// The key, with its section.
         key: String,
-        /// What may have been meant.
+        /// A suggestion.
         hint: String,
     },
-    /// A value is of the right type and makes no sense.
+    /// A value has the right type but is invalid.
     #[error("{key}: {problem}")]
     Invalid {
         /// The key, with its section.
         key: &'static str,
-        /// What is wrong, and what would be right.
+        /// The problem, and what is expected.
         problem: String,
     },
-    /// A number that is none, or too small or too large.
+    /// A value that is no number, or is out of range.
     #[error("{key}: {problem}")]
     OutOfRange {
         /// The key, with its section.
@@ -47,7 +47,7 @@ impl From<ConfigError> for SettingsError {
     }
 }
 
-/// Describes an error of the config crate without the values and the lines that it shows.
+/// Describes an error of the config crate without the values and source lines that it quotes.
 fn plain(error: &ConfigError) -> String {
     let at =
         |origin: &Option<String>| origin.as_ref().map_or(String::new(), |origin| format!(" in {origin}"));
@@ -55,7 +55,7 @@ fn plain(error: &ConfigError) -> String {
         ConfigError::Type { origin, unexpected, expected, key } => {
             let key = key.as_deref().unwrap_or("a value");
             let expected = if expected.starts_with("struct ") { "a section" } else { expected };
-            // Its kind is told before its value.
+            // The type stands before the quoted value.
             let found = unexpected.to_string();
             let found = found.split(['"', '`']).next().unwrap_or_default().trim_end();
             format!("{key}{}: expected {expected}, found {found}", at(origin))
@@ -66,7 +66,7 @@ fn plain(error: &ConfigError) -> String {
         }
         ConfigError::FileParse { uri, cause } => {
             let text = cause.to_string();
-            // The lines of the file that the parser shows begin with their number and a bar.
+            // Quoted source lines start with a line number and a bar.
             let shown = |line: &&str| {
                 !line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|')
             };

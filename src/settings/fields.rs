@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer};
 use super::error::SettingsError;
 use super::file;
 
-/// Reads a list, or a text with commas, as the environment has it.
+/// Deserializes a list, or a comma-separated string, as environment variables have it.
 pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -21,13 +21,13 @@ pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Str
     })
 }
 
-/// Reads a secret from a file; line ends behind it are none of it.
+/// Reads a secret from a file, without trailing line ends.
 pub(super) fn secret(path: &str, key: &'static str) -> Result<String, SettingsError> {
     let text = file::read_text(path.as_ref()).map_err(|problem| unreadable(path, key, &problem))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// Reads a file of keys.
+/// Reads a key file.
 pub(super) fn bytes(path: &str, key: &'static str) -> Result<Vec<u8>, SettingsError> {
     file::read(path.as_ref()).map_err(|problem| unreadable(path, key, &problem))
 }

@@ -1,4 +1,4 @@
-//! Files that settings name, read within bounds: of size, since a device has no end, and of time, since a pipe may
+//! Reads files that settings name, with limits: on size, since a device has no end, and on time, since a pipe may
 //! have no writer.
 
 use std::fs::{File, metadata};
@@ -12,10 +12,10 @@ use config::{ConfigError, FileFormat, Format, Map, Source, Value};
 /// Largest file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Time for reading a pipe or a file of a network.
+/// Timeout of reading a pipe or a file on a network.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The text of a settings file. Its values remember where they come from, for errors.
+/// The text of a settings file. Its values carry the file's name for errors.
 #[derive(Debug, Clone)]
 pub(super) struct NamedText {
     pub(super) name: String,
@@ -30,7 +30,7 @@ impl Source for NamedText {
     fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
         let parsed = FileFormat::Toml.parse(Some(&self.name), &self.text);
         parsed.map_err(|cause| match overflowing_line(&self.text) {
-            // The parser does not say where, as it does of all else.
+            // Unlike other errors, the parser reports this one without a line.
             Some(line) if !cause.to_string().contains("line ") => {
                 ConfigError::Message(format!("{}: {cause} (line {line})", self.name))
             }
@@ -39,7 +39,7 @@ impl Source for NamedText {
     }
 }
 
-/// Returns the line of the first integer that takes more than 64 bits.
+/// Returns the line of the first integer that exceeds 64 bits.
 fn overflowing_line(text: &str) -> Option<usize> {
     let overflows = |line: &str| {
         let value = line.split_once('=').map_or("", |(_, value)| value.split('#').next().unwrap_or_default());
@@ -51,7 +51,7 @@ fn overflowing_line(text: &str) -> Option<usize> {
     text.lines().position(overflows).map(|index| index + 1)
 }
 
-/// Reads a file. Regular files and pipes can be read, as of a shell's `<(…)`.
+/// Reads a regular file or a pipe, such as a shell's `<(…)`.
 ///
 /// # Errors
 ///
@@ -67,7 +67,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     }
     let (done, result) = mpsc::sync_channel(1);
     let path = PathBuf::from(path);
-    // A read that never returns keeps this thread until the process ends, which an error here makes it do.
+    // A read that never returns keeps this thread until the process exits, which this error causes.
     std::thread::spawn(move || done.send(read_bounded(&path)));
     let bytes =
         result.recv_timeout(PATIENCE).map_err(|_| format!("no end within {} s", PATIENCE.as_secs()))?;
@@ -78,14 +78,14 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Reads a file of text.
+/// Reads a text file in UTF-8.
 ///
 /// # Errors
 ///
-/// With the reason, which does not name the file; for what is no text with the place.
+/// With the reason, which does not name the file, and the position of invalid UTF-8.
 pub(super) fn read_text(path: &Path) -> Result<String, String> {
     let text = String::from_utf8(read(path)?).map_err(|error| no_text(error.as_bytes()))?;
-    // Editors of Windows put it there.
+    // Editors on Windows write a byte order mark.
     Ok(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned))
 }
 
@@ -95,7 +95,7 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Says where bytes are not UTF-8. Columns count characters.
+/// Describes where UTF-8 is invalid. Columns count characters.
 fn no_text(bytes: &[u8]) -> String {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return "is not valid UTF-8 but UTF-16 (line 1, column 1); save it as UTF-8".to_owned();

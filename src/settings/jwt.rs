@@ -1,4 +1,4 @@
-//! Settings of tokens as they are written, and their check: whose are trusted, and by which keys.
+//! Settings of tokens, checked: the trusted issuer and its keys.
 
 use serde::Deserialize;
 
@@ -28,12 +28,12 @@ impl RawJwt {
             require(
                 unused && unread && self.audience.is_empty(),
                 "auth.jwt.algorithm",
-                "is empty, so the other settings of tokens mean nothing; expected HS256, RS256, ES256 or EdDSA",
+                "is empty, so the other token settings have no effect; expected HS256, RS256, ES256 or EdDSA",
             )?;
             return Ok(None);
         }
         let one = self.key_file.is_empty() != self.jwks_file.is_empty();
-        require(one, "auth.jwt.key_file", "either this or jwks_file has to be set, for the keys of tokens")?;
+        require(one, "auth.jwt.key_file", "set either this or jwks_file: tokens need a key")?;
         let (path, key) = match self.jwks_file.as_str() {
             "" => (&self.key_file, "auth.jwt.key_file"),
             _ => (&self.jwks_file, "auth.jwt.jwks_file"),

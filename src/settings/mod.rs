@@ -1,7 +1,7 @@
-//! Settings: the shipped file, a file of the operator's, the environment and flags become checked [`Settings`].
+//! Settings: the shipped file, the operator's file, environment variables and flags become checked [`Settings`].
 //!
-//! Two stages: `raw` holds what was written, this module what the program uses (durations, sizes, patterns).
-//! The built-in defaults are the shipped `settings.toml` itself, so the two cannot drift apart.
+//! Two stages: `raw` holds the values as written, `sections` and [`Settings`] what the program uses.
+//! The built-in defaults are the shipped `settings.toml` itself, so the two cannot differ.
 
 mod auth;
 mod client_heartbeats;
@@ -37,11 +37,11 @@ pub use sections::{
     Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, SessionSettings, TlsSettings,
 };
 
-/// The shipped settings file, which is their manual.
+/// The shipped settings file, which is also the manual.
 pub const SHIPPED: &str = include_str!("../../settings.toml");
 
-/// Returns the settings file for a new site: the shipped one, but for what is as it is only because
-/// django-websocket-redis has it so.
+/// Returns the settings file for a new site: the shipped one, without the defaults that exist only for compatibility
+/// with django-websocket-redis.
 pub fn recommended() -> String {
     SHIPPED.replacen("\nanonymous_publish = true\n", "\nanonymous_publish = false\n", 1)
 }
@@ -52,7 +52,7 @@ pub fn recommended() -> String {
 pub struct Settings {
     /// Path prefix of the WebSockets, with both slashes.
     pub websocket_url: String,
-    /// What paths of requests begin with before the facility: the same, or a slash where a proxy takes it away.
+    /// Path prefix of requests before the facility: the same, or `/` if a proxy strips it.
     pub path_prefix: String,
     /// Seconds for which a client's message is persisted; 0 means not at all.
     pub expire_seconds: u64,
@@ -60,44 +60,44 @@ pub struct Settings {
     pub namespace: Namespace,
     /// The heartbeat text, if there is one.
     pub heartbeat: Option<Bytes>,
-    /// Whether facilities with a colon get all their channels.
+    /// Whether facilities with a colon have all of their channels.
     pub facility_colons: bool,
-    /// Whether visitors who are not logged in may publish.
+    /// Whether anonymous visitors may publish.
     pub anonymous_publish: bool,
-    /// The listening side.
+    /// Sockets and HTTP.
     pub server: ServerSettings,
-    /// The Redis side.
+    /// The Redis of the messages.
     pub redis: RedisSettings,
     /// Sizes of messages and queues.
     pub messages: MessageSettings,
-    /// Keeping idle connections honest.
+    /// Pings of idle connections.
     pub ping: PingSettings,
-    /// Who visitors are.
+    /// Django's sessions.
     pub session: SessionSettings,
-    /// Whom to ask by HTTP who visitors are.
+    /// The auth callback, if any.
     pub callback: Option<CallbackSettings>,
-    /// Whose tokens are trusted, if any.
+    /// The verifier of tokens, if they are accepted.
     pub jwt: Option<Verifier>,
-    /// The site's own rules.
+    /// The site's access rules.
     pub access: Vec<Rule>,
-    /// Origins allowed beside the request's own host.
+    /// Allowed origins in addition to the request's own host.
     pub origins: AllowedOrigins,
     /// Whether logs are JSON.
     pub log_json: bool,
     /// Whether the demo page is served.
     pub demo: bool,
-    /// Bounds of the embedded store.
+    /// Limits of the embedded store.
     pub embedded: crate::embedded::Limits,
 }
 
-/// Returns the settings file: the one that is named, or `settings.toml` in the working directory, if there is one.
+/// Returns the given path, or `settings.toml` if the working directory contains one.
 pub fn file(named: Option<PathBuf>) -> Option<PathBuf> {
     named.or_else(|| Some(PathBuf::from("settings.toml")).filter(|path| path.exists()))
 }
 
 impl Settings {
-    /// Reads the settings: built-in, then `file`, then the environment
-    /// `vars`, then `assignments` of the form `KEY=VALUE`. Returns warnings about variables that mean nothing, too.
+    /// Reads the settings: built-in, then `file`, then the environment variables `vars`, then `assignments` of the form
+    /// `KEY=VALUE`. Also returns warnings about variables without effect.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl Settings {
             let text = file::read_text(path)
                 .map_err(|problem| SettingsError::Unreadable(format!("{name}: {problem}")))?;
             let written = Config::builder().add_source(file::NamedText { name, text }).build()?;
-            // The site's rules are no part of the shipped file; their own keys are checked as they are read.
+            // The shipped file has no rules; the deserializer checks their keys.
             let unknown = |key: &String| key != "access" && !known.contains(key);
             if let Some(key) = environment::keys(&written).into_iter().find(unknown) {
                 return Err(SettingsError::Unknown {
@@ -132,7 +132,7 @@ impl Settings {
         }
         for assignment in assignments {
             let (key, value) = assignment.split_once('=').ok_or_else(|| {
-                // What follows may be a secret under the wrong sign.
+                // The rest is not shown: it may be a secret.
                 let name = |c: &char| c.is_ascii_alphanumeric() || "._".contains(*c);
                 SettingsError::Assignment(assignment.chars().take_while(name).collect())
             })?;
@@ -148,7 +148,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// Never, as long as the shipped file is whole; a test keeps it so.
+    /// Never: a test loads the shipped file.
     pub fn built_in() -> Result<Self, SettingsError> {
         let shipped = Config::builder().add_source(File::from_str(SHIPPED, FileFormat::Toml)).build()?;
         Self::check(shipped.try_deserialize()?)
@@ -166,10 +166,7 @@ impl Settings {
         let demo = match raw.demo.enabled.as_str() {
             "auto" => redis.url.is_none() && path_prefix != "/",
             "on" if path_prefix == "/" => {
-                return Err(invalid(
-                    "demo.enabled",
-                    "there is no path for the demo where every one is a facility",
-                ));
+                return Err(invalid("demo.enabled", "the demo has no path, since every path is a facility"));
             }
             "on" => true,
             "off" => false,
@@ -192,7 +189,7 @@ impl Settings {
         let server = raw.server.check()?;
         let jwt = raw.auth.jwt.check()?;
         let callback = raw.auth.callback()?;
-        // Otherwise handshakes end before it is said what they wait for.
+        // Otherwise handshakes time out before the callback's error is known.
         let sooner = callback.as_ref().is_none_or(|callback| callback.timeout < server.handshake);
         require(sooner, "auth.callback_timeout_seconds", "must be less than server.handshake_seconds")?;
         let origins = AllowedOrigins::new(&raw.origin.allowed)
@@ -331,7 +328,7 @@ mod tests {
             ),
             ("ping.interval_seconds=x", "ping.interval_seconds"),
             ("auth.jwt.issuer=x", "auth.jwt.algorithm: is empty"),
-            ("auth.jwt.algorithm=HS256", "auth.jwt.key_file: either this or jwks_file"),
+            ("auth.jwt.algorithm=HS256", "auth.jwt.key_file: set either this or jwks_file"),
             ("auth.callback_timeout_seconds=10", "must be less than server.handshake_seconds"),
             ("server.nonsense=1", "nonsense"),
         ] {

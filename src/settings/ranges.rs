@@ -1,5 +1,4 @@
-//! The numbers among the settings, and the least and the greatest that each may be. settings.toml says the same; a test
-//! compares them.
+//! The range of each number. settings.toml states the same ranges; a test compares them.
 
 use std::ops::RangeInclusive;
 
@@ -10,16 +9,16 @@ use super::error::SettingsError;
 const KIB: i64 = 1 << 10;
 const MIB: i64 = 1 << 20;
 const GIB: i64 = 1 << 30;
-/// More memory than any machine has for what waits.
+/// More memory than any machine has for queues.
 const TIB: i64 = 1 << 40;
 
-/// Ten years: Redis refuses what it cannot count in milliseconds.
+/// Ten years: Redis refuses a TTL that overflows in milliseconds.
 const MAX_EXPIRE_SECONDS: i64 = 10 * 366 * 24 * 3600;
 
-/// Largest value in Redis (proto-max-bulk-len), and more than a WebSocket frame should have.
+/// Largest value in Redis (`proto-max-bulk-len`); more than a WebSocket message should have.
 const MAX_MESSAGE_BYTES: i64 = 512 * MIB;
 
-/// hyper keeps headers in a map that panics above 32,768, and makes room for all that are allowed on each request.
+/// hyper's header map panics above 32,768 entries, and reserves space for the limit on each request.
 const MAX_HEADERS: i64 = 1_024;
 
 const RANGES: &[(&str, RangeInclusive<i64>)] = &[
@@ -60,14 +59,14 @@ const RANGES: &[(&str, RangeInclusive<i64>)] = &[
     ("embedded.max_output_bytes", MIB..=16 * GIB),
 ];
 
-/// Of an `[[access]]` table; 0 means without limit.
+/// Ranges in an `[[access]]` table; 0 means unlimited.
 const ACCESS_RANGES: &[(&str, RangeInclusive<i64>)] = &[
     ("publish_messages_per_second", 0..=1_000_000),
     ("publish_bytes_per_second", 0..=GIB),
     ("publish_burst_seconds", 0..=3_600),
 ];
 
-/// Checks each number before it is converted, so that the error names key and range.
+/// Checks each number before conversion, so that the error names key and range.
 pub(super) fn check(settings: &Config) -> Result<(), SettingsError> {
     for (key, range) in RANGES {
         within(find(&settings.cache, key), key, range)?;
@@ -89,7 +88,7 @@ fn find<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
     })
 }
 
-/// Accepts an integer within the range, also as the text that the environment has.
+/// Accepts an integer within the range, also as a string, since environment variables are strings.
 fn within(value: Option<&Value>, key: &str, range: &RangeInclusive<i64>) -> Result<(), SettingsError> {
     let Some(value) = value else { return Ok(()) };
     let number = match &value.kind {
@@ -105,7 +104,7 @@ fn within(value: Option<&Value>, key: &str, range: &RangeInclusive<i64>) -> Resu
     let is = match number {
         Some(number) if (i128::from(*least)..=i128::from(*most)).contains(&number) => return Ok(()),
         Some(number) => format!(", is {number}"),
-        // What is no number may be a secret in the wrong place.
+        // Not shown if it is no number: it may be a secret in the wrong place.
         None => String::new(),
     };
     let problem = format!("must be an integer from {least} to {most}{is}{at}");

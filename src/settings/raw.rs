@@ -1,4 +1,4 @@
-//! Settings as they are written, and their check.
+//! The settings as written, and the check of each section.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ pub(super) struct Raw {
     pub(super) log: RawLog,
     pub(super) demo: RawDemo,
     pub(super) embedded: RawEmbedded,
-    /// The site's rules: there are none unless it has some.
+    /// The site's rules; none by default.
     #[serde(default)]
     pub(super) access: Vec<RawRule>,
 }
@@ -213,7 +213,7 @@ impl RawMessages {
             outbox_total_bytes: self.outbox_total_bytes,
             drop_oldest,
             publish_bytes: self.publish_bytes,
-            // One message fits in any case.
+            // One message must always fit.
             unfinished_total_bytes: self.unfinished_total_bytes.max(self.max_message_bytes),
             message_seconds: self.message_seconds,
             client_heartbeats: client_heartbeats::parse(&self.client_heartbeats)?,
@@ -238,7 +238,7 @@ fn seconds(seconds: u32) -> Duration {
     Duration::from_secs(u64::from(seconds))
 }
 
-/// Returns the number of shards that the machine has cores for.
+/// Returns the number of CPU cores available to the process.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }

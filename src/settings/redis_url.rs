@@ -1,4 +1,4 @@
-//! Redis URLs, read as redis-py reads them, so that a site's Django and its gateway can share one. They hold passwords.
+//! Redis URLs, parsed like redis-py does, so that Django and the gateway can share one. They contain passwords.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -9,11 +9,11 @@ use url::form_urlencoded;
 
 use super::error::SettingsError;
 
-/// A Redis URL, taken apart. `Debug` and `Display` mask its passwords.
+/// A parsed Redis URL. `Debug` and `Display` mask its passwords.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
     scheme: &'static str,
-    /// Which server, or servers.
+    /// The server or servers.
     pub servers: Servers,
     /// Whether the connections speak TLS.
     pub tls: bool,
@@ -28,14 +28,14 @@ pub struct RedisUrl {
 /// Host and port.
 pub type Address = (String, u16);
 
-/// Where a URL leads to.
+/// The server or servers that a URL names.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Servers {
-    /// One Redis.
+    /// One server.
     Single(Address),
-    /// One Redis, by its unix socket.
+    /// One server, by its Unix socket.
     Unix(PathBuf),
-    /// The master of a service, by any of these sentinels.
+    /// The master of a service, found by any of these sentinels.
     Sentinel {
         /// The sentinels.
         sentinels: Vec<Address>,
@@ -46,7 +46,7 @@ pub enum Servers {
         /// The password of the sentinels themselves.
         password: Option<String>,
     },
-    /// A cluster, by any of its nodes.
+    /// A cluster, found by any of these nodes.
     Cluster(Vec<Address>),
 }
 
@@ -68,7 +68,7 @@ const SCHEMES: [(&str, UrlKind, bool); 7] = [
     ("rediss-cluster", UrlKind::Cluster, true),
 ];
 
-/// Parameters that redis-py knows and that are settings here.
+/// Parameters of redis-py that are settings here.
 const SETTINGS: [(&str, &str); 7] = [
     ("socket_timeout", "redis.command_timeout_seconds"),
     ("socket_connect_timeout", "redis.connect_timeout_seconds"),
@@ -93,7 +93,7 @@ impl Default for RedisUrl {
 type Problem = Cow<'static, str>;
 
 impl RedisUrl {
-    /// Takes a URL as it is written; none if it is empty.
+    /// Parses the value of a setting; none if it is empty.
     pub(super) fn written(url: &str, key: &'static str) -> Result<Option<Self>, SettingsError> {
         if url.is_empty() {
             return Ok(None);
@@ -102,7 +102,7 @@ impl RedisUrl {
         parsed.map(Some).map_err(|problem| SettingsError::Invalid { key, problem: problem.into_owned() })
     }
 
-    /// Reads a URL. What it says about an error shows no part that may be a secret.
+    /// Parses a URL. Errors quote no part that may be a secret.
     fn parse(url: &str) -> Result<Self, Problem> {
         let known = SCHEMES.iter().find_map(|(scheme, kind, tls)| {
             Some((*scheme, *kind, *tls, url.strip_prefix(scheme)?.strip_prefix(':')?))
@@ -156,7 +156,7 @@ impl RedisUrl {
     }
 }
 
-/// The parameters that nobody has taken yet.
+/// The parameters that are not consumed yet.
 struct Query(Vec<(String, String)>);
 
 impl Query {
@@ -171,14 +171,14 @@ impl Query {
         Ok(Self(pairs))
     }
 
-    /// Takes a parameter out; the first one counts.
+    /// Removes a parameter and returns its first value.
     fn take(&mut self, name: &str) -> Option<String> {
         let first = self.0.iter().find(|(own, _)| own == name)?.1.clone();
         self.0.retain(|(own, _)| own != name);
         Some(first)
     }
 
-    /// Takes the further nodes out, behind the one that is the host of the URL.
+    /// Removes the `node` parameters. Returns the URL's host followed by these nodes.
     fn nodes(&mut self, host: &str, port: u16) -> Result<Vec<Address>, Problem> {
         let (nodes, rest) = std::mem::take(&mut self.0).into_iter().partition(|(name, _)| name == "node");
         self.0 = rest;
@@ -207,7 +207,7 @@ fn decoded(text: &str) -> Result<String, Problem> {
     text.map(Cow::into_owned).map_err(|_| "a percent-encoded part is not UTF-8".into())
 }
 
-/// Reads `host[:port]`; without a host it is `localhost`, as for redis-py.
+/// Parses `host[:port]`. The host defaults to `localhost`, like in redis-py.
 fn address(written: &str, default_port: u16) -> Result<Address, Problem> {
     let bad = || {
         Problem::from(
@@ -234,7 +234,7 @@ fn address(written: &str, default_port: u16) -> Result<Address, Problem> {
     Ok((if host.is_empty() { "localhost".to_owned() } else { host.to_lowercase() }, port))
 }
 
-/// Reads the path of a unix socket.
+/// Parses the path of a Unix socket.
 fn socket(host: &str, path: &str) -> Result<PathBuf, Problem> {
     let path = decoded(path)?;
     if !host.is_empty() || !path.starts_with('/') || path.len() < 2 || path.contains('\0') {

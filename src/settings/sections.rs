@@ -9,28 +9,28 @@ use super::redis_url::RedisUrl;
 use crate::access::Proxies;
 use crate::access::session::Reading;
 
-/// The listening side.
+/// Settings of `[server]`.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
-    /// Where to listen.
+    /// The address to listen on.
     pub listen: Listen,
-    /// The proxies that are believed about addresses and hosts.
+    /// Proxies whose forwarding headers are trusted.
     pub trusted_proxies: Proxies,
     /// Number of shards.
     pub shards: usize,
-    /// Connections at a time.
+    /// Limit of concurrent connections.
     pub max_connections: usize,
-    /// Time for each part of a request: its head, its body, what is looked up for it, and for the client to take the answer.
+    /// Timeout of each phase of a request: reading its head and body, looking up its visitor, and writing the response.
     pub handshake: Duration,
-    /// Time that an HTTP connection may be idle between two requests.
+    /// Time that an HTTP connection may be idle between requests.
     pub keepalive: Duration,
     /// Limit of a request head, in bytes.
     pub max_header_bytes: usize,
     /// Limit of the number of headers.
     pub max_headers: usize,
-    /// Time over which clients are sent away at the end.
+    /// Time over which clients are disconnected on shutdown.
     pub drain: Duration,
-    /// Time for a close frame to arrive, in whole seconds.
+    /// Time for the closing handshake, in whole seconds.
     pub linger_seconds: u32,
     /// `SO_SNDBUF` of a client's socket, in bytes.
     pub send_buffer_bytes: usize,
@@ -41,90 +41,90 @@ pub struct ServerSettings {
 pub enum Listen {
     /// `host:port`.
     Tcp(String),
-    /// A unix socket: its path and its permissions.
+    /// A Unix socket: path and permissions.
     Unix(PathBuf, u32),
 }
 
-/// The Redis side.
+/// Settings of `[redis]`, or of the sessions' own Redis.
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
-    /// The URL, or none for 127.0.0.1:6379 with the embedded store in reserve.
+    /// The URL; none means 127.0.0.1:6379 with the embedded store as a fallback.
     pub url: Option<RedisUrl>,
-    /// How TLS is spoken, where the URL says so.
+    /// TLS, if the URL asks for it.
     pub tls: TlsSettings,
-    /// Time for a connection attempt.
+    /// Timeout of a connection attempt.
     pub connect_timeout: Duration,
-    /// Time for the reply to a command.
+    /// Timeout of a command.
     pub command_timeout: Duration,
-    /// Time that publications wait for a lost Redis.
+    /// Time that publications wait for an unreachable Redis.
     pub publish_wait: Duration,
-    /// Time that a channel without listeners stays subscribed.
+    /// Time for which a channel without listeners stays subscribed.
     pub unsubscribe_linger: Duration,
-    /// Slots of the receiver of messages.
+    /// Capacity of the receive buffer, in messages.
     pub receiver_messages: usize,
-    /// Bytes that may wait in that receiver.
+    /// Capacity of the receive buffer, in bytes.
     pub max_pending_bytes: usize,
 }
 
 /// TLS to Redis.
 #[derive(Debug, Clone)]
 pub struct TlsSettings {
-    /// Certificates of the authorities that are trusted; else those of the machine.
+    /// Trusted authorities; none means those of the system.
     pub ca_file: Option<PathBuf>,
-    /// The certificate that is shown, and its key.
+    /// The client certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
     /// Whether the server's certificate is verified.
     pub verify: bool,
 }
 
-/// Sizes of messages and queues, in bytes.
+/// Settings of `[messages]`: sizes of messages and queues, in bytes.
 #[derive(Debug, Clone)]
 pub struct MessageSettings {
     /// Largest message from a client.
     pub max_message_bytes: usize,
     /// Largest message from Redis.
     pub max_delivery_bytes: usize,
-    /// What may wait for a slow client behind the first message.
+    /// Bytes queued for a slow client, in addition to the first message.
     pub outbox_bytes: usize,
-    /// Seconds for which more than that may wait.
+    /// Seconds for which more than that may be queued.
     pub outbox_seconds: u32,
-    /// What may wait for a client at any time.
+    /// Hard limit of the bytes queued for one client.
     pub outbox_hard_bytes: usize,
-    /// What may wait for all clients together.
+    /// Limit of the bytes queued for all clients together.
     pub outbox_total_bytes: usize,
     /// Whether a slow client loses its oldest messages instead of its connection.
     pub drop_oldest: bool,
-    /// What a client may have under way to Redis.
+    /// Bytes in flight to Redis per client.
     pub publish_bytes: usize,
-    /// What all clients may have sent of messages that are not whole.
+    /// Bytes of incomplete messages of all clients together.
     pub unfinished_total_bytes: usize,
-    /// Seconds that a client has for one message.
+    /// Seconds within which a client has to complete a message.
     pub message_seconds: u32,
-    /// Texts of client libraries that are answered and never published.
+    /// Heartbeats of client libraries: answered, never published.
     pub client_heartbeats: Vec<ClientHeartbeat>,
 }
 
-/// Who visitors are: Django's sessions.
+/// Settings of `[session]`.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
     /// Name of the session cookie.
     pub cookie: String,
-    /// How sessions are found and read.
+    /// Where sessions are stored, and how they are encoded.
     pub reading: Reading,
-    /// A Redis of their own, if they have one.
+    /// The Redis of the sessions, if it is a separate one.
     pub redis: Option<RedisSettings>,
-    /// Whether Redis tells what happens to sessions, if that is set and need not be asked.
+    /// Whether Redis sends keyspace events; none means that the gateway probes it.
     pub events: Option<bool>,
-    /// Seconds after which the session of an open socket is read again.
+    /// Seconds after which the session of an open connection is revalidated.
     pub recheck_seconds: u32,
 }
 
-/// Keeping idle connections honest, in whole seconds.
+/// Settings of `[ping]`, in whole seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct PingSettings {
-    /// Silence after which a client is pinged.
+    /// Idle time after which a client is pinged.
     pub interval_seconds: u32,
-    /// Time for its answer.
+    /// Time for the pong.
     pub timeout_seconds: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Settings about visitors as they are written, and their check: sessions, and the site's rules.
+//! Settings of `[session]` and `[[access]]`, checked.
 
 use std::collections::HashMap;
 
@@ -91,7 +91,7 @@ impl RawSession {
     }
 }
 
-/// Reads `FORM TEMPLATE`, where the form is what is trusted there.
+/// Parses `FORM TEMPLATE`; the form names the trusted encodings.
 fn template(written: &str, namespace: &Namespace) -> Result<KeyTemplate, SettingsError> {
     let (form, template) = written.split_once(' ').unwrap_or((written, ""));
     let forms = if form == "cache" { Some(Forms::UNSIGNED) } else { Forms::named(form) };

@@ -264,7 +264,7 @@ async fn unknown_environment_variables_are_warned_of_by_name() {
     gateway.expect_log(&["WARN", "WS4REDIS_SERVER_LISTEN", "WS4REDIS_SERVER__LISTEN"]).await;
     gateway.expect_log(&["WARN", "WS4REDIS_NONSENSE", "settings.toml"]).await;
     gateway.expect_log(&["WARN", "WS4REDIS_CONNECTION", "redis.url"]).await;
-    gateway.expect_log(&["WARN", "WS4REDIS_SUBSCRIBER", "no successor"]).await;
+    gateway.expect_log(&["WARN", "WS4REDIS_SUBSCRIBER", "not supported"]).await;
     assert_eq!(gateway.count_log(&["WARN"]), 4, "{:#?}", gateway.log());
     assert_eq!(gateway.count_log(&["geheim"]), 0, "values are not logged");
 }

@@ -217,7 +217,7 @@ mod redis_only {
         redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
         client.send_text("not kept").await;
         witness.expect_text("not kept").await;
-        gateway.expect_log(&["WARN", "did not keep"]).await;
+        gateway.expect_log(&["WARN", "did not persist"]).await;
         assert_eq!(redis.get(&gateway.channel("broadcast:p")), None);
         assert!(eventually("Redis answers", || Some(redis.info("used_memory"))).await.parse::<u64>().is_ok());
     }
@@ -231,7 +231,7 @@ mod redis_only {
         let mut client = gateway.connect("/ws/p?publish-broadcast").await;
         client.send_text("geheim").await;
         witness.expect_text("geheim").await;
-        gateway.expect_log(&["WARN", "did not keep", "unknown command"]).await;
+        gateway.expect_log(&["WARN", "did not persist", "unknown command"]).await;
         assert_eq!(gateway.count_log(&["geheim"]), 0);
     }
 }

@@ -89,7 +89,7 @@ async fn while_snapshots_fail_messages_are_delivered_and_the_cure_is_logged_once
     gateway.connect("/ws/kept?subscribe-broadcast").await.expect_text("kept").await;
     open.send_text("not kept, delivered").await;
     open.expect_text("not kept, delivered").await;
-    gateway.expect_log(&["WARN", "did not keep", "MISCONF", "snapshot"]).await;
+    gateway.expect_log(&["WARN", "did not persist", "MISCONF", "snapshot"]).await;
     assert_eq!(
         gateway.count_log(&["WARN", "refuses PING", "MISCONF", "snapshot"]),
         1,
@@ -184,7 +184,7 @@ async fn while_redis_refuses_writes_messages_are_delivered_but_not_stored_and_th
         redis.command(&[&["CONFIG", "SET"], settings].concat());
         client.send_text("not kept").await;
         client.expect_text("not kept").await;
-        gateway.expect_log(&["WARN", "did not keep", word, cure]).await;
+        gateway.expect_log(&["WARN", "did not persist", word, cure]).await;
         expect_delivery(&gateway, &redis, "other").await;
     }
 }

@@ -94,7 +94,7 @@ async fn without_permission_for_keys_messages_are_delivered_and_not_replayed() {
     client.send_text("not kept").await;
     client.expect_text("not kept").await;
     gateway.expect_log(&["refused a persisted message", "NOPERM"]).await;
-    gateway.expect_log(&["did not keep", "NOPERM"]).await;
+    gateway.expect_log(&["did not persist", "NOPERM"]).await;
 }
 
 #[tokio::test]
@@ -234,7 +234,7 @@ async fn a_redis_at_its_connection_limit_is_retried_with_backoff_and_the_log_say
     let id = line.split(' ').find_map(|field| field.strip_prefix("id=")).unwrap();
     let before = refused(&mut control);
     control.command(&["CLIENT", "KILL", "ID", id]);
-    gateway.expect_log(&["WARN", "a shard gets no connection", "max number of clients"]).await;
+    gateway.expect_log(&["WARN", "cannot open this shard's redis connection", "max number of clients"]).await;
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     let attempts = refused(&mut control) - before;
     assert!(attempts < 15, "{attempts} attempts");
