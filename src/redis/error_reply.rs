@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_no_permission_and_a_wrong_type_mean_that_nothing_is_there() {
+    fn only_missing_permission_and_a_wrong_type_count_as_absent() {
         for (text, class) in [
             ("NOPERM this user has no permissions to access one of the keys", ErrorClass::Denied),
             ("WRONGTYPE Operation against a key holding the wrong kind of value", ErrorClass::Denied),

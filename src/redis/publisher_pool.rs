@@ -9,9 +9,9 @@ use bytes::Bytes;
 use tokio::task::spawn_local;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::PublishAcks;
 use super::address::ServerAddress;
 use super::command_client::CommandClient;
+use super::publish_acks::PublishAcks;
 use super::publisher::Publisher;
 use crate::wire::Channel;
 

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_read_whole_and_cut_short_it_waits() {
+    fn a_reply_is_parsed_whole_and_an_incomplete_one_waits() {
         let bytes = b"*3\r\n$4\r\nrole\r\n+master\r\n*2\r\n:7\r\n*-1\r\nrest";
         let text = |text: &str| ReplyValue::Text(text.to_owned());
         let inner = ReplyValue::List(vec![ReplyValue::Number(7), ReplyValue::Nil]);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nested_without_end_is_refused() {
+    fn endlessly_nested_arrays_are_refused() {
         assert_eq!(ReplyValue::read(&b"*1\r\n".repeat(200_000), 0), Err(Malformed));
     }
 }

@@ -8,12 +8,12 @@ use tokio::task::{AbortHandle, spawn_local};
 
 use super::address::ServerAddress;
 use super::command_client::CommandClient;
-use super::lookups;
+use super::lookups::{self, Lookups};
+use super::publish_acks::PublishAcks;
 use super::publisher::Publisher;
 use super::publisher_pool::PublisherPool;
 use super::reads::{ReadFailed, ReadKind, Reads};
 use super::target::Target;
-use super::{Lookups, PublishAcks};
 use crate::metrics::Counters;
 use crate::settings::Settings;
 use crate::wire::Channel;

@@ -168,7 +168,7 @@ qCL9eGUkFQIgKvcsXLFe0xzyMA3Gr0rweaK4KhtY+S9jpspuzq3tTPo=
 ";
 
     #[test]
-    fn a_self_signed_certificate_that_is_named_is_trusted_while_its_time_lasts() {
+    fn a_configured_self_signed_certificate_is_trusted_until_it_expires() {
         let file = std::env::temp_dir().join(format!("ws4redis-self-signed-{}.pem", std::process::id()));
         std::fs::write(&file, SELF_SIGNED).unwrap();
         let tls = TlsSettings { ca_file: Some(file.clone()), client: None, verify: true };

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_place_of_a_byte_that_is_no_text_is_told_in_characters() {
+    fn the_position_of_invalid_utf8_counts_characters() {
         for (bytes, place) in [
             (&b"\xff"[..], "line 1, column 1"),
             (b"a = 1\nb = '\xe4'\n", "line 2, column 6"),

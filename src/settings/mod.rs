@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn where_every_path_is_a_facility_there_is_no_demo() {
+    fn the_demo_is_off_if_every_path_is_a_facility() {
         for (assignment, prefix) in [
             ("server.websocket_url_stripped=true", "/"),
             ("websocket_url=/", "/"),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_speaks_upstreams_names() {
+    fn environment_variables_have_the_names_of_upstream() {
         let vars = [
             ("WS4REDIS_EXPIRE", "-1"),
             ("WS4REDIS_PREFIX", "0123"),
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_mean_nothing_are_warned_of_by_name() {
+    fn variables_without_effect_are_named_in_warnings() {
         let vars = [("WS4REDIS_SERVER_LISTEN", "x"), ("WS4REDIS_CONNECTION", "{}"), ("OTHER", "")];
         let (_, warnings) = load(&vars, &[]).unwrap();
         assert_eq!(warnings.len(), 2, "{warnings:?}");
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_by_key() {
+    fn an_invalid_value_is_refused_and_its_key_named() {
         for (assignment, expected) in [
             ("websocket_url=ws", "websocket_url: must begin and end with a slash"),
             ("server.listen=8000", "server.listen: expected host:port or unix:/path"),

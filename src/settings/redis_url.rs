@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_redis_url_is_refused_in_words_that_hold_no_part_of_it() {
+    fn an_invalid_redis_url_is_refused_and_not_quoted() {
         for url in [
             "redis:",
             "redis:geheim",
