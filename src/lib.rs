@@ -7,7 +7,7 @@
 //! - [`cli`]: the subcommands and the exit codes;
 //! - [`server`] accepts connections; a [`shard`] owns each of them from accept to close;
 //! - [`http`]: everything before the 101; [`visitors`]: authentication; [`access`]: its rules, and authorization;
-//! - [`socket`]: everything after the 101; [`hub`]: which connection receives which topic;
+//! - [`dialects`]: the protocols that clients speak; [`socket`]: bytes after the 101; [`hub`]: which connection receives which topic;
 //! - [`broker`]: subscriptions to Redis; [`redis`]: connections to Redis, reads and publications;
 //! - [`unfinished`]: memory of unfinished messages, counted for the process;
 //! - [`embedded`]: a small in-memory Redis for development.
@@ -15,6 +15,7 @@
 pub mod access;
 pub mod broker;
 pub mod cli;
+pub mod dialects;
 pub mod embedded;
 pub mod http;
 pub mod hub;

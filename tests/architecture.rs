@@ -59,15 +59,11 @@ const MODULES: &[(&str, &[&str])] = &[
     ("broker", &["hub", "metrics", "redis", "settings", "telemetry", "wire"]),
     ("visitors", &["access", "hub", "metrics", "redis", "settings", "telemetry", "wire"]),
     ("http", &["access", "metrics", "stream", "telemetry", "unfinished", "wire"]),
+    ("socket", &["hub", "settings", "stream", "unfinished", "wire"]),
     (
-        "socket",
-        &["access", "hub", "metrics", "redis", "settings", "stream", "unfinished", "visitors", "wire"],
-    ),
-    (
-        "shard",
+        "shard/state",
         &[
             "access",
-            "broker",
             "http",
             "hub",
             "metrics",
@@ -77,6 +73,25 @@ const MODULES: &[(&str, &[&str])] = &[
             "stream",
             "telemetry",
             "unfinished",
+            "visitors",
+        ],
+    ),
+    (
+        "dialects",
+        &["access", "http", "hub", "metrics", "redis", "shard/state", "socket", "stream", "visitors", "wire"],
+    ),
+    (
+        "shard",
+        &[
+            "access",
+            "broker",
+            "dialects",
+            "http",
+            "hub",
+            "settings",
+            "shard/state",
+            "socket",
+            "stream",
             "visitors",
             "wire",
         ],
@@ -91,14 +106,13 @@ const MODULES: &[(&str, &[&str])] = &[
             "redis",
             "settings",
             "shard",
-            "socket",
+            "shard/state",
             "stream",
-            "telemetry",
             "unfinished",
             "visitors",
         ],
     ),
-    ("sizes", &["broker", "hub", "socket", "visitors"]),
+    ("sizes", &["broker", "dialects", "hub", "visitors"]),
     ("cli", &["redis", "server", "settings", "visitors", "wire"]),
     ("main", &["cli", "server", "settings", "telemetry"]),
 ];
@@ -130,9 +144,15 @@ fn sources() -> Vec<(String, String)> {
     files.into_iter().map(read).collect()
 }
 
-/// Returns the module of a file: its directory, or its own name.
+/// Returns the module of a file: its directory, or its own name if the table lists the file itself.
 fn module(file: &str) -> &str {
-    file.split('/').next().unwrap().trim_end_matches(".rs")
+    let name = file.trim_end_matches(".rs");
+    if is_part(name) { name } else { name.split('/').next().unwrap() }
+}
+
+/// Returns whether the table lists this file of a module, because others may use it and not the rest of the module.
+fn is_part(name: &str) -> bool {
+    name.contains('/') && MODULES.iter().any(|(module, _)| *module == name)
 }
 
 /// Returns the lines of code, without comments, each with its number.
@@ -161,9 +181,13 @@ fn modules_named(line: &str) -> Vec<&str> {
             let group = rest.strip_prefix('{').map(|rest| rest.split('}').next().unwrap());
             for path in group.unwrap_or(rest).split(',').take(if group.is_some() { usize::MAX } else { 1 }) {
                 let path = path.trim();
-                modules.push(
-                    &path[..path.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(path.len())],
-                );
+                let is_end = |c: char| !(c.is_alphanumeric() || "_:".contains(c));
+                let path = &path[..path.find(is_end).unwrap_or(path.len())];
+                let part = MODULES
+                    .iter()
+                    .map(|(module, _)| *module)
+                    .find(|module| is_part(module) && path.split("::").take(2).eq(module.split('/')));
+                modules.push(part.unwrap_or_else(|| path.split("::").next().unwrap()));
             }
         }
     }
@@ -177,6 +201,9 @@ fn the_parsers_of_this_test_are_right() {
     assert_eq!(modules_named("use crate::hub::{Hub, Run};"), ["hub"]);
     assert_eq!(modules_named("use ws4redis::{server, telemetry};"), ["server", "telemetry"]);
     assert_eq!(modules_named("fn f(a: crate::wire::A, b: crate::hub::B)"), ["wire", "hub"]);
+    assert_eq!(modules_named("use crate::shard::{self, state};"), ["shard"]);
+    assert_eq!(modules_named("use crate::shard::state::ShardState;"), ["shard/state"]);
+    assert_eq!([module("shard/thread.rs"), module("shard/state.rs")], ["shard", "shard/state"]);
     assert_eq!(code("a // b\n// c\n\nd").collect::<Vec<_>>(), [(1, "a "), (4, "d")]);
 }
 

@@ -1,46 +1,46 @@
-//! Which pages of other origins may read answers, and send what needs leave (Fetch standard, "CORS protocol"): those that
-//! the Origin rule admits. WebSockets know no such thing, and the demo page's questions are for its own origin.
+//! CORS for streams and publications (Fetch standard, "CORS protocol"): allows the origins that the Origin rule admits.
+//!
+//! Not for WebSockets, which have no CORS, nor for the demo page, which serves its own origin only.
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderMap,
+    HeaderValue, ORIGIN, VARY,
 };
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 
 use super::Rejection;
-use super::event_stream;
-use super::routes::HttpConfig;
+use super::http_config::HttpConfig;
+use super::request::{is_preflight, publishes, requests_events};
 use super::visitor::check_origin;
 use crate::access::Peer;
 use crate::wire::{Handshake, Malformed};
 
-/// The headers that our own client sends and that need leave.
+/// Headers of our own client that need a preflight.
 const HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type, x-ws4redis");
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST");
 
-/// Seconds for which a browser need not ask again.
+/// Seconds for which a browser may cache the answer to a preflight.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
-/// What an answer says of other origins.
+/// The CORS headers of an answer.
 #[derive(Debug, Default)]
 pub(super) struct Cors {
-    /// Whether the answer depends on the origin at all.
+    /// Whether the answer depends on the origin.
     varies: bool,
-    /// The origin that may read it.
+    /// The origin whose pages may read it.
     reader: Option<HeaderValue>,
 }
 
 impl Cors {
-    /// Works it out for a request. Only streams, publications and the questions before them are read by scripts.
+    /// Returns the headers for a request: none unless it is a stream, a publication or a preflight.
     pub(super) fn of<B>(request: &Request<B>, peer: Peer, config: &HttpConfig) -> Self {
-        let varies =
-            event_stream::wants_events(request) || event_stream::publishes(request) || is_preflight(request);
+        let varies = requests_events(request) || publishes(request) || is_preflight(request);
         let origin = request.headers().get(ORIGIN).filter(|_| varies);
-        // With credentials a star has no meaning to browsers, so it is always the very origin.
+        // Browsers reject a star where credentials are allowed, so the origin itself is named.
         let reader = origin.filter(|_| check_origin(request, peer, config).is_ok()).cloned();
         Self { varies, reader }
     }
@@ -58,15 +58,7 @@ impl Cors {
     }
 }
 
-/// Tells whether a browser asks what a page may send.
-pub(super) fn is_preflight<B>(request: &Request<B>) -> bool {
-    let headers = request.headers();
-    request.method() == Method::OPTIONS
-        && headers.contains_key(ORIGIN)
-        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
-}
-
-/// Answers that question. The browser compares; what is not listed it does not send.
+/// Answers a preflight with everything that is allowed; the browser compares.
 pub(super) fn preflight<B>(
     request: &Request<B>,
     handshake: Result<Handshake, Malformed>,

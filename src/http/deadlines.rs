@@ -1,6 +1,6 @@
-//! Deadlines of an HTTP connection: each is of one request, none of the whole connection.
+//! Deadlines of the phases of a request; a connection as a whole has none.
 //!
-//! hyper has a timeout for request heads only, which also runs while a kept connection is idle, and none for answers.
+//! hyper only has a timeout for request heads, which also runs while a connection is idle, and none for answers.
 
 use std::cell::Cell;
 use std::io;
@@ -19,22 +19,22 @@ use crate::stream::Stream;
 pub struct Times {
     /// For the head of a request, for its body, and for the client to take the answer.
     pub request: Duration,
-    /// For the server to answer; every wait on the way there has a shorter deadline of its own.
+    /// For the server to answer; every wait before that has a shorter deadline of its own.
     pub answer: Duration,
     /// Between an answer and the next request.
     pub idle: Duration,
 }
 
-/// What an HTTP connection is doing.
+/// The phases of an HTTP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The head of a request is being read.
     Head,
-    /// A request is being answered, which includes reading its body.
+    /// The body of a request is being read, or its answer prepared.
     Answer,
     /// The answer is being written.
     Write,
-    /// Everything has been answered.
+    /// Every request has been answered.
     Idle,
 }
 
@@ -47,13 +47,13 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Begins with the head of the first request.
+    /// Starts with the head of the first request.
     pub(super) fn new(times: Times) -> Rc<Self> {
         let deadline = Cell::new(Instant::now() + times.request);
         Rc::new(Self { times, phase: Cell::new(Phase::Head), deadline })
     }
 
-    /// Begins a phase.
+    /// Starts a phase.
     pub(super) fn enter(&self, phase: Phase) {
         let time = match phase {
             Phase::Head | Phase::Write => self.times.request,
@@ -64,7 +64,7 @@ impl Deadlines {
         self.deadline.set(Instant::now() + time);
     }
 
-    /// Begins a phase, if the connection is in the one before it.
+    /// Starts phase `to`, if the connection is in phase `from`.
     fn advance(&self, from: Phase, to: Phase) {
         if self.phase.get() == from {
             self.enter(to);
@@ -80,7 +80,7 @@ impl Deadlines {
     }
 }
 
-/// A client's socket that notices when a request begins and when an answer has been written.
+/// A client's socket that advances the phase when a request starts and when an answer has been written.
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) stream: Stream,
@@ -108,7 +108,7 @@ impl AsyncWrite for Watched {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    /// hyper flushes when it has written everything that it has.
+    /// hyper flushes when it has written everything.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.deadlines.advance(Phase::Write, Phase::Idle);

@@ -1,5 +1,4 @@
-//! The other way in, for networks that let no WebSocket through: a stream of server-sent events, and publications by
-//! POST, at the same address.
+//! Server-sent events and publications by POST, at the address of the WebSocket: for networks that block WebSockets.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,19 +6,19 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Frame};
-use hyper::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response};
+use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, Response};
 
 use super::Rejection;
 use super::cors::Cors;
-use super::routes::{HandshakeRequest, HttpConfig};
-use super::upgrade::offers_websocket;
-use super::visitor::{Kind, credentials, token, tokens};
+use super::http_config::HttpConfig;
+use super::request::{HandshakeRequest, is_own_client};
+use super::visitor::{TokenSource, credentials, token};
 use crate::access::Peer;
 use crate::unfinished::{Unfinished, UnfinishedMemory};
-use crate::wire::{Handshake, Malformed, parameters};
+use crate::wire::{Handshake, Malformed};
 
-/// Headers of every stream. Nothing on the way may keep it, nginx neither.
+/// Headers of every stream. They keep caches from storing it and nginx from buffering it.
 const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
     (CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -27,24 +26,20 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (CONNECTION, HeaderValue::from_static("close")),
 ];
 
-/// Milliseconds after which an `EventSource` comes back, chosen for each stream: those that were all cut off together
-/// would come back together.
+/// Milliseconds after which an `EventSource` reconnects, chosen at random for each stream: clients that lost their
+/// connections together do not reconnect together.
 const RETRY_MS: std::ops::RangeInclusive<u32> = 2_000..=8_000;
 
-/// Query parameter of our own client, which reads statuses: name and value.
-const CLIENT: (&str, &str) = ("client", "ws4redis");
-
-/// A header that a page of another origin cannot send without being allowed to first (Fetch standard, "CORS-safelisted
-/// request-header"), which only those are that the Origin rule admits.
-pub(super) const OWN_HEADER: HeaderName = HeaderName::from_static("x-ws4redis");
+/// The head of the answer, and the first lines of the stream.
+#[derive(Debug)]
+pub struct StreamHead(pub(super) Bytes);
 
 fn retry() -> String {
     format!("retry: {}\n\n", rand::random_range(RETRY_MS))
 }
 
-/// Returns the head of the answer, and the first lines of the stream, so that proxies pass it on at once. It ends with
-/// the connection.
-pub(super) fn head(cors: &Cors) -> Bytes {
+/// Returns the head of the answer. Without lines of the stream behind it some proxies would keep it back.
+pub(super) fn head(cors: &Cors) -> StreamHead {
     let mut headers = HeaderMap::from_iter(HEADERS);
     cors.add_to(&mut headers);
     let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
@@ -52,39 +47,15 @@ pub(super) fn head(cors: &Cors) -> Bytes {
         head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
     head.extend([b"\r\n", retry().as_bytes()].concat());
-    head.into()
+    StreamHead(head.into())
 }
 
-/// Returns a stream that ends at once, which an `EventSource` takes for one that was cut off: by the standard it comes
-/// back then, and never after a status other than 200 (HTML standard, section 9.2.3).
-pub(super) fn come_again() -> Response<Full<Bytes>> {
+/// Returns a stream that ends at once. An `EventSource` reconnects after it, and never after a status other than 200 (HTML
+/// standard, section 9.2.3).
+pub(super) fn retry_later() -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(retry()));
     response.headers_mut().extend(HEADERS);
     response
-}
-
-/// Tells whether a stream is asked for by a client that reads no statuses, as far as it does not say otherwise.
-pub(super) fn is_native<B>(request: &Request<B>) -> bool {
-    wants_events(request) && !is_marked(request)
-}
-
-fn is_marked<B>(request: &Request<B>) -> bool {
-    parameters(request.uri().query(), CLIENT.0).any(|value| value == CLIENT.1)
-}
-
-/// Tells whether a stream of events is asked for.
-pub(super) fn wants_events<B>(request: &Request<B>) -> bool {
-    let headers = request.headers();
-    let accepts = |item: &str| {
-        let kind = item.split(';').next().unwrap_or_default();
-        kind.trim().eq_ignore_ascii_case("text/event-stream")
-    };
-    request.method() == Method::GET && !offers_websocket(headers) && tokens(headers, &ACCEPT).any(accepts)
-}
-
-/// Tells whether something is to be published.
-pub(super) fn publishes<B>(request: &Request<B>) -> bool {
-    request.method() == Method::POST && request.headers().contains_key(OWN_HEADER)
 }
 
 /// Checks a request for a stream of events, or one that publishes.
@@ -96,15 +67,15 @@ pub(super) fn check<B>(
 ) -> Result<HandshakeRequest, Rejection> {
     let mut credentials = credentials(request, peer, config)?;
     let mut handshake = handshake?;
-    if is_marked(request) {
-        // Our own client gets the same by a stream as by a WebSocket.
+    if is_own_client(request) {
+        // Our own client gets the same from a stream as from a WebSocket.
         handshake.flags = handshake.flags.without_event_names();
     }
-    credentials.token = token(request, Kind::Plain, config)?;
+    credentials.token = token(request, TokenSource::Plain, config)?;
     Ok(HandshakeRequest { handshake, credentials })
 }
 
-/// Reads what is to be published.
+/// Reads the message of a request that publishes.
 pub(super) async fn message<B>(
     request: Request<B>,
     most_bytes: usize,
@@ -114,13 +85,13 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    // What is known to be too long is not read at all, so that a client that waits for a 100 never sends it.
+    // Refused before the first read: a client that waits for a 100 never sends the body.
     if request.body().size_hint().lower() > most_bytes as u64 {
         return Err(Rejection::TooBig(most_bytes));
     }
     let mut body = pin!(Limited::new(request.into_body(), most_bytes));
     let (mut message, mut share) = (BytesMut::new(), Unfinished::new(memory));
-    // Each piece is copied and let go of: a short one would keep a whole buffer of hyper's.
+    // Copied, because a short piece would keep a whole buffer of hyper's allocated.
     while let Some(piece) = body.frame().await {
         match piece.map(Frame::into_data) {
             Ok(Ok(data)) => {
@@ -129,10 +100,10 @@ where
                     return Err(Rejection::Unfinished);
                 }
             }
-            // Trailers mean nothing here.
+            // Trailers have no meaning here.
             Ok(Err(_)) => {}
             Err(error) if error.is::<LengthLimitError>() => return Err(Rejection::TooBig(most_bytes)),
-            Err(_) => return Err(Rejection::Bad("the message did not come whole")),
+            Err(_) => return Err(Rejection::Bad("the message is incomplete")),
         }
     }
     Ok(message.freeze())
@@ -147,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    /// A body of many single bytes, each the only one of a whole buffer.
+    /// A body of single bytes, each in a large buffer of its own.
     struct Dripping {
         left: usize,
         buffer: Arc<[u8]>,
@@ -185,14 +156,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_drips_in_holds_no_buffers() {
+    async fn a_message_of_small_pieces_holds_no_buffers() {
         let (message, most_held) = read(1000, 1000).await;
         assert_eq!(message.ok().as_deref(), Some(&[b'x'; 1000][..]));
-        assert_eq!(most_held, 0, "pieces that were still held when the next one was asked for");
+        assert_eq!(most_held, 0, "pieces that were still held when the next one was read");
     }
 
     #[tokio::test]
-    async fn a_message_that_is_too_long_ends_at_the_bound() {
+    async fn a_message_that_is_too_long_is_refused_at_the_limit() {
         assert!(matches!(read(1001, 1000).await.0, Err(Rejection::TooBig(1000))));
     }
 }

@@ -1,5 +1,4 @@
-//! The probe of load balancers: the process is alive. It deliberately says nothing of Redis, load or version, since
-//! everybody may ask.
+//! The health check for load balancers: the process is alive. Public, so it reveals nothing about Redis, load or version.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -8,10 +7,10 @@ use hyper::{Method, Request, Response};
 
 use super::Rejection;
 
-/// Its path. Where every path is a facility, this one is too, and there is no probe.
+/// Its path. Where every path is a facility, this one is a facility too, and there is no health check.
 pub(super) const PATH: &str = "/health";
 
-/// Answers a probe. Probes come every few seconds, so nothing of them is logged or counted.
+/// Answers a health check. These come every few seconds, so they are neither logged nor counted.
 pub(super) fn response<B>(request: &Request<B>) -> Result<Response<Full<Bytes>>, Rejection> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Rejection::Method);

@@ -1,21 +1,29 @@
-//! The config door: everything before the 101.
+//! HTTP/1.1: each request becomes a checked [`Route`], and its [`RouteAnswer`] a response.
 //!
-//! HTTP/1.1 only. Whatever fails here is an HTTP status with a line that says what was wrong, never an opened socket
-//! that dies.
+//! A request that fails is answered with a status and a line of text that names the fault; no WebSocket is opened that is
+//! closed at once. Not here: visitors, and what a dialect does after the 101.
 
+mod connection;
 mod cors;
 mod deadlines;
 mod event_stream;
 mod health;
+mod http_config;
 mod rejection;
+mod request;
 mod routes;
 mod static_files;
 mod upgrade;
 mod visitor;
 mod whoami;
 
+pub use connection::{HttpEnd, Upgraded, serve};
 pub use deadlines::Times;
+pub use event_stream::StreamHead;
+pub use http_config::HttpConfig;
 pub use rejection::Rejection;
-pub use routes::{HandshakeRequest, HttpConfig, Opened, Served, Visits, serve};
+pub use request::HandshakeRequest;
+pub use routes::{Page, Route, RouteAnswer};
 pub use static_files::StaticFiles;
+pub use upgrade::Acceptance;
 pub use visitor::names_passed_on;

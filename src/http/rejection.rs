@@ -15,7 +15,7 @@ use crate::wire::Malformed;
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// A request to a WebSocket path that is none.
+    /// A request to a WebSocket path that is no handshake.
     #[error("client does not wish to upgrade to a websocket: {0}")]
     NoUpgrade(&'static str),
     /// HTTP/1.0.
@@ -23,83 +23,83 @@ pub enum Rejection {
         "HTTP server protocol must be 1.1 to upgrade to a websocket; behind nginx, add proxy_http_version 1.1"
     )]
     OldHttp,
-    /// Something about the request that no sound client sends.
+    /// A malformed request.
     #[error("{0}")]
     Bad(&'static str),
-    /// The path is no facility.
+    /// The path is not a valid facility.
     #[error("{0}")]
     Facility(#[from] Malformed),
-    /// The Origin rule.
+    /// The Origin rule forbids it.
     #[error("{0}")]
     Origin(#[from] OriginRefused),
-    /// A question that only pages of this server may ask.
-    #[error("only pages of this very server may ask who their visitor is")]
+    /// A request for a profile by a page of another server.
+    #[error("only pages of this server may request their visitor's profile")]
     Foreign,
-    /// The site's own rules.
+    /// The `[[access]]` rules forbid it.
     #[error("{0}")]
     Denied(#[from] Denied),
-    /// A token that is not to be trusted.
+    /// The token is not valid.
     #[error("{0}")]
     Untrusted(#[from] Untrusted),
-    /// The site itself.
+    /// The callback refuses the visitor.
     #[error("the site does not let you in here")]
     Refused,
-    /// Nothing is here.
+    /// Unknown path.
     #[error(
         "nothing is served at this path; WebSockets are below {0} (server.websocket_url_stripped, if a proxy takes that away)"
     )]
     NotFound(String),
-    /// A method that a page does not have.
+    /// A method other than GET and HEAD.
     #[error("only GET and HEAD are allowed here")]
     Method,
     /// A WebSocket version other than 13.
     #[error("unsupported WebSocket version: only 13 is supported")]
     Version,
-    /// More headers to be passed on to the callback than any browser sends.
+    /// The headers for the callback are larger than any browser's.
     #[error("cookies and other headers about the visitor may have {0} bytes together")]
     TooMuch(usize),
-    /// A message that is published by a request, and too big.
+    /// The message of a request is too large.
     #[error("messages may have {0} bytes at most")]
     TooBig(usize),
-    /// A message that took too long to come.
-    #[error("the message did not come in time")]
+    /// The message of a request took too long.
+    #[error("the message did not arrive in time")]
     Slow,
-    /// Too much of unfinished messages has come, from all clients together.
+    /// The unfinished messages of all clients together take too much memory.
     #[error("too many unfinished messages; try again in a few seconds")]
     Unfinished,
-    /// A request that publishes and may not.
+    /// The visitor may not publish here.
     #[error(
         "you may not publish here: the address needs a flag such as ?publish-broadcast, and the site may reserve it for logged-in users (anonymous_publish, [[access]])"
     )]
     Mute,
-    /// More is published than a rule allows.
+    /// The visitor publishes more than a rule allows.
     #[error("publishing too fast")]
     TooFast,
     /// Redis failed while a message was published.
-    #[error("redis failed; the message may be lost, or not")]
+    #[error("redis failed; delivery unconfirmed")]
     Lost,
     /// Redis cannot be reached, or did not answer in time.
     #[error("redis cannot be reached at the moment; try again in a few seconds")]
     NoRedis,
-    /// Too many large sessions wait to be decoded.
+    /// Too many large sessions are waiting to be decoded.
     #[error("too many large sessions at the moment; try again in a few seconds")]
     Busy,
-    /// The site cannot be asked who the visitor is.
+    /// The callback does not answer.
     #[error("the site cannot say who you are at the moment; try again in a few seconds")]
     NoAnswer,
     /// Redis refuses the subscription of a channel.
     #[error("redis refuses to subscribe to this channel; the server's log says why")]
     Unsubscribable,
-    /// More came in during the handshake than may be held.
+    /// More messages arrived during the handshake than may be held.
     #[error("too many messages while connecting; try again in a few seconds")]
     Flooded,
-    /// Too much waits for clients that do not read.
-    #[error("too much waits for slow clients; try again in a few seconds")]
+    /// The outboxes of slow clients take too much memory.
+    #[error("too much is buffered for slow clients; try again in a few seconds")]
     Crowded,
     /// The limit of connections is reached.
     #[error("too many connections; try again in a few seconds")]
     Full,
-    /// The server stops.
+    /// The server is stopping.
     #[error("the server is stopping; try again in a few seconds")]
     Stopping,
 }
@@ -155,7 +155,7 @@ impl Rejection {
             Self::Version => headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
             Self::Method => headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD")),
             Self::Origin(refused) => HeaderValue::from_str(refused.origin()).ok().and_then(|origin| {
-                // The page may read that it is refused, and why, and nothing else: its client stops then.
+                // Lets the page read the refusal, so that its client stops reconnecting.
                 headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
                 headers.insert(VARY, HeaderValue::from_static("origin"));
                 headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin)

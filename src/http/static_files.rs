@@ -7,7 +7,7 @@ use hyper::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 
-/// Everything comes from this server, and only its own WebSockets may be opened.
+/// Allows content from this server only; the page may open WebSockets to any address.
 const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; \
                       script-src 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -43,8 +43,8 @@ pub struct StaticFiles {
 }
 
 impl StaticFiles {
-    /// Fills in the page: prefix of the WebSockets, prefix of the channels, heartbeat, and for how many seconds messages
-    /// of clients are kept.
+    /// Fills in the page: prefix of the WebSockets, prefix of the channels, heartbeat, and the seconds for which messages of
+    /// clients persist.
     pub fn new(websocket_url: &str, prefix: &str, heartbeat: &str, expire_seconds: u64) -> Self {
         let index = include_str!("../../static/index.html")
             .replace("{{ websocket_url }}", &escape(websocket_url))
@@ -68,7 +68,7 @@ impl StaticFiles {
         let mut response = Response::new(Full::new(content));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        // Set here and in every rejection, as hyper would else say it beside "Upgrade" in the 101, too.
+        // Per response: hyper's own setting would add it to the 101, too.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));

@@ -1,4 +1,4 @@
-//! The WebSocket handshake itself (RFC 6455, section 4.2).
+//! Checks a WebSocket handshake and answers it with 101 (RFC 6455, section 4.2).
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -12,19 +12,20 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Rejection;
-use super::routes::{HandshakeRequest, HttpConfig};
-use super::visitor::{Kind, TOKEN_PROTOCOL, credentials, only, token, tokens};
+use super::http_config::HttpConfig;
+use super::request::{HandshakeRequest, offers_websocket, only, tokens};
+use super::visitor::{TOKEN_PROTOCOL, TokenSource, credentials, token};
 use crate::access::Peer;
 use crate::wire::{Handshake, Malformed};
 
-/// What the 101 says.
-pub(super) struct Acceptance {
+/// The head of a 101.
+pub struct Acceptance {
     accept: String,
     protocol: Option<HeaderValue>,
 }
 
-/// Checks a request to a WebSocket path: first whether it is a handshake at all, then the Origin rule, then the rest,
-/// `handshake` last, which is what its path and query were parsed to.
+/// Checks a request to a WebSocket path: that it is a handshake, then the Origin rule, then the rest, its path and query
+/// (`handshake`) last.
 pub(super) fn check<B>(
     request: &Request<B>,
     handshake: Result<Handshake, Malformed>,
@@ -38,12 +39,12 @@ pub(super) fn check<B>(
         return Err(Rejection::Version);
     }
     let key = only(headers, &SEC_WEBSOCKET_KEY)
-        .ok_or(Rejection::Bad("Sec-WebSocket-Key header is missing or given twice"))?;
+        .ok_or(Rejection::Bad("Sec-WebSocket-Key header is missing or repeated"))?;
     if !BASE64_STANDARD.decode(key.as_bytes()).is_ok_and(|key| key.len() == 16) {
         return Err(Rejection::Bad("Sec-WebSocket-Key header has to be 16 bytes in base64"));
     }
     let (handshake, protocol) = (handshake?, protocol(headers)?);
-    credentials.token = token(request, Kind::Handshake, config)?;
+    credentials.token = token(request, TokenSource::Handshake, config)?;
     let acceptance = Acceptance { accept: derive_accept_key(key.as_bytes()), protocol };
     Ok((HandshakeRequest { handshake, credentials }, acceptance))
 }
@@ -68,7 +69,7 @@ fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {
             "the Connection header does not say upgrade; behind nginx, add proxy_set_header Connection \"upgrade\"",
         ));
     }
-    // A body could smuggle what a proxy in config takes for a second request.
+    // A proxy in front could take a body for a second request (request smuggling).
     let length = headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
     if length || headers.contains_key(TRANSFER_ENCODING) {
         return Err(Rejection::Bad("a WebSocket handshake has no body"));
@@ -76,19 +77,14 @@ fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Returns whether the client offers to upgrade to a WebSocket, among other protocols maybe (RFC 9110, section 7.8).
-pub(super) fn offers_websocket(headers: &HeaderMap) -> bool {
-    tokens(headers, &UPGRADE).any(|protocol| protocol.eq_ignore_ascii_case("websocket"))
-}
-
-/// Returns the first offered subprotocol that is no token.
+/// Returns the first offered subprotocol that is not a bearer token.
 fn protocol(headers: &HeaderMap) -> Result<Option<HeaderValue>, Rejection> {
     let mut offered = tokens(headers, &SEC_WEBSOCKET_PROTOCOL).peekable();
     if offered.peek().is_none() {
         return Ok(None);
     }
     let name = offered.find(|name| !name.starts_with(TOKEN_PROTOCOL));
-    let name = name.ok_or(Rejection::Bad("offer a subprotocol beside the bearer token"))?;
+    let name = name.ok_or(Rejection::Bad("offer another subprotocol in addition to the bearer token"))?;
     HeaderValue::from_str(name).map(Some).map_err(|_| Rejection::Bad("Sec-WebSocket-Protocol is malformed"))
 }
 

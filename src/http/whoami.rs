@@ -1,4 +1,4 @@
-//! The question of the demo page: who am I? Answered for pages of this very server only.
+//! The visitor's profile for the demo page, which only pages of this server can read.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -8,21 +8,21 @@ use hyper::header::{
 use hyper::{Method, Request, Response};
 
 use super::Rejection;
-use super::routes::{HandshakeRequest, HttpConfig};
-use super::visitor::{Kind, credentials, token};
+use super::http_config::HttpConfig;
+use super::request::HandshakeRequest;
+use super::visitor::{TokenSource, credentials, token};
 use crate::access::Peer;
 use crate::wire::{Handshake, Malformed};
 
-/// Where it is asked: in the place of the prefix of a WebSocket's address, so that it is asked with the same facility and
-/// flags. The callback may answer by these.
+/// Replaces the prefix of a WebSocket's path. Facility and flags are the same, as the callback's answer may depend on them.
 const PATH_PREFIX: &str = "/whoami/";
 
-/// Where a request comes from, by the browser's own word (Fetch Metadata), which pages cannot set.
+/// Set by browsers, not by pages (Fetch Metadata): the relation between this server and the origin of the request.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Returns the handshake about which it is asked, where the demo page is served to ask.
+/// Returns the handshake whose visitor is requested, if the demo page is served.
 pub(super) fn handshake<B>(request: &Request<B>, config: &HttpConfig) -> Result<Handshake, Malformed> {
     let uri = request.uri();
     match config.files {
@@ -31,7 +31,7 @@ pub(super) fn handshake<B>(request: &Request<B>, config: &HttpConfig) -> Result<
     }
 }
 
-/// Checks the question.
+/// Checks the request.
 pub(super) fn check<B>(
     request: &Request<B>,
     handshake: Result<Handshake, Malformed>,
@@ -41,18 +41,18 @@ pub(super) fn check<B>(
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Rejection::Method);
     }
-    // Requests that pages make without CORS have no Origin, but cookies.
+    // A page can send cookies without an Origin header in a request that needs no CORS.
     let mut sites = request.headers().get_all(&SEC_FETCH_SITE).iter();
     if sites.any(|site| site != "same-origin" && site != "none") {
         return Err(Rejection::Foreign);
     }
     let mut credentials = credentials(request, peer, config)?;
     let handshake = handshake?;
-    credentials.token = token(request, Kind::Plain, config)?;
+    credentials.token = token(request, TokenSource::Plain, config)?;
     Ok(HandshakeRequest { handshake, credentials })
 }
 
-/// Returns the answer. Without CORS headers no page of another origin can read it.
+/// Returns the answer. It has no CORS headers, so pages of other origins cannot read it.
 pub(super) fn response(profile: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(profile));
     let headers = response.headers_mut();

@@ -236,7 +236,7 @@ impl Listener {
     }
 
     /// Queues what a client gets before anything else, without writing yet.
-    pub fn greet(&self, head: Bytes, limits: &Limits) {
+    pub fn queue_head(&self, head: Bytes, limits: &Limits) {
         self.outbox.borrow_mut().push_uncounted(head, 0, &limits.memory);
     }
 

@@ -35,7 +35,8 @@ use crate::hub::OutboxMemory;
 use crate::metrics::Counters;
 use crate::redis::{Lookups, Target};
 use crate::settings::Settings;
-use crate::shard::{BrokerLink, INBOX, Shard, Shared};
+use crate::shard::state::{ProcessState, ShardState};
+use crate::shard::{self, BrokerLink, INBOX};
 use crate::stream::{Accepted, Permit};
 use crate::unfinished::UnfinishedMemory;
 use crate::visitors::{CallbackTransport, LargeValues};
@@ -105,31 +106,33 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let mut next_links = || Some((message_lines.pop()?, session_lines.as_mut().and_then(Vec::pop)));
     let (ended, mut ends) = mpsc::channel::<()>(shards);
     let limit = ConnectionLimit::raise(&settings, with_embedded);
-    let shared = Shared {
+    let process = ProcessState {
         settings: settings.clone(),
         target,
         session_target,
         counters: counters.clone(),
         transport,
         large: LargeValues::default(),
-        live: Arc::default(),
-        most_connections: limit.served,
+        connections: Arc::default(),
+        max_connections: limit.served,
         outboxes: OutboxMemory::new(settings.messages.outbox_total_bytes),
         rate_limits: Arc::default(),
         unfinished: UnfinishedMemory::new(settings.messages.unfinished_total_bytes),
+        last_span: Arc::default(),
     };
-    let _giving_back =
-        AbortOnDropHandle::new(tokio::task::spawn_local(memory::release_after_peaks(shared.live.clone())));
+    let _giving_back = AbortOnDropHandle::new(tokio::task::spawn_local(memory::release_after_peaks(
+        process.connections.clone(),
+    )));
 
     let mut others = Vec::new();
     for number in (1..shards).rev() {
-        let (shared, stop, ended) = (shared.clone(), stop.clone(), ended.clone());
+        let (process, stop, ended) = (process.clone(), stop.clone(), ended.clone());
         let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
         let (hand, sockets) = mpsc::channel(QUEUE_CAPACITY);
         let work = move || {
             let _ended = ThreadEnd(ended);
             runtime()?.block_on(async {
-                serve_shard(Shard::new(number, shared), messages, sessions, sockets, stop).await;
+                serve_shard(ShardState::new(number, process), messages, sessions, sockets, stop).await;
                 anyhow::Ok(())
             })
         };
@@ -137,25 +140,25 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         others.push((hand, thread));
     }
 
-    let first = Shard::new(0, shared.clone());
+    let first = ShardState::new(0, process.clone());
     let mut brokers = JoinSet::new();
     let mut broker = |role, target: &Target, lookups: &Lookups, (inboxes, requests): BrokerChannels| {
-        let broker = Broker::new(role, target, &settings, lookups, first.store(), inboxes, &counters);
+        let broker = Broker::new(role, target, &settings, lookups, first.store.clone(), inboxes, &counters);
         brokers.spawn_local(broker.run(requests));
     };
     let role = Role::Messages(settings.namespace.control());
-    broker(role, &shared.target, &first.store().lookups(), exchange);
-    if let Some((target, exchange)) = shared.session_target.as_ref().zip(session_exchange) {
-        broker(Role::Sessions, target, &first.sessions(), exchange);
+    broker(role, &process.target, &first.store.lookups(), exchange);
+    if let Some((target, exchange)) = process.session_target.as_ref().zip(session_exchange) {
+        broker(Role::Sessions, target, &first.session_lookups, exchange);
     }
     let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
-    let mut serving = tokio::task::spawn_local(first.clone().run(messages, sessions, stop.clone()));
+    let mut serving = tokio::task::spawn_local(shard::run(first.clone(), messages, sessions, stop.clone()));
     announce(&settings, &listeners);
     notify_systemd(&NotifyState::Ready);
 
     let hands: Vec<_> = others.iter().map(|(hand, _)| hand.clone()).collect();
     let mut accepting =
-        tokio::task::spawn_local(accept(listeners, first, hands, shared.live.clone(), limit.open()));
+        tokio::task::spawn_local(accept(listeners, first, hands, process.connections.clone(), limit.open()));
     drop(ended);
     let ended_early = tokio::select! {
         () = signals.stop() => false,
@@ -255,25 +258,25 @@ fn links(shards: usize) -> (BrokerChannels, Vec<BrokerLink>) {
 }
 
 async fn serve_shard(
-    shard: Rc<Shard>,
+    state: Rc<ShardState>,
     messages: BrokerLink,
     sessions: Option<BrokerLink>,
-    mut newcomers: mpsc::Receiver<(Accepted, Permit)>,
+    mut sockets: mpsc::Receiver<(Accepted, Permit)>,
     stop: CancellationToken,
 ) {
-    let taking = shard.clone();
+    let serving = state.clone();
     tokio::task::spawn_local(async move {
-        while let Some((accepted, permit)) = newcomers.recv().await {
-            taking.take(accepted, permit);
+        while let Some((accepted, permit)) = sockets.recv().await {
+            shard::serve(&serving, accepted, permit);
         }
     });
-    shard.run(messages, sessions, stop).await;
+    shard::run(state, messages, sessions, stop).await;
 }
 
 /// Accepts connections for the shards in turn. Never returns. Above `most` sockets, a client is closed unread.
 async fn accept(
     mut listeners: Listeners,
-    own: Rc<Shard>,
+    own: Rc<ShardState>,
     others: Vec<mpsc::Sender<(Accepted, Permit)>>,
     live: Arc<AtomicUsize>,
     most: usize,
@@ -297,7 +300,7 @@ async fn accept(
             }
         };
         let Some(hand) = turn.checked_sub(1).map(|index| &others[index]) else {
-            own.take(accepted, permit);
+            shard::serve(&own, accepted, permit);
             continue;
         };
         // If the shard has ended, the process is about to end.

@@ -1,4 +1,4 @@
-//! Answers for `manage.py ws4redis_doctor`: what this server sees, so that it can be compared with what Django does.
+//! Answers `manage.py ws4redis_doctor` with this server's view, which the command compares with Django's.
 
 use std::rc::Rc;
 
@@ -7,15 +7,15 @@ use serde::Serialize;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-use super::Shard;
+use super::state::ShardState;
 use crate::access::session::KeyTemplate;
 use crate::settings::Settings;
 use crate::visitors::Probe;
 use crate::wire::DoctorQuery;
 
-/// What this server sees.
+/// This server's view.
 #[derive(Serialize)]
-struct Answer<'a> {
+struct DoctorReport<'a> {
     v: u32,
     server: String,
     version: &'a str,
@@ -31,49 +31,49 @@ struct Answer<'a> {
     callback_proof: Option<String>,
 }
 
-impl Shard {
-    /// Answers a query of the doctor's, beside everything else.
-    pub(super) fn answer(self: Rc<Self>, query: DoctorQuery) {
-        tokio::task::spawn_local(async move {
-            let patience = self.settings.redis.command_timeout;
-            if timeout(patience, self.examine(&query)).await.is_err() {
-                debug!("the doctor's query could not be answered in time");
-            }
-        });
-    }
-
-    async fn examine(&self, query: &DoctorQuery) {
-        let probe = match &query.session {
-            Some(session) => match self.visitors.identifier().sessions().probe(session, &query.nonce).await {
-                Ok(probe) => Some(probe),
-                Err(_) => return,
-            },
-            None => None,
-        };
-        let name = format!("doctor:{}", query.nonce);
-        let channel = self.settings.namespace.own(&name);
-        let answer = answer(&self.settings, probe, &format!("ws4redis:{name}"));
-        let Ok(answer) = serde_json::to_vec(&answer) else { return };
-        match self.parts.store.announce(&channel, answer).await {
-            Ok(()) => info!("answered manage.py ws4redis_doctor"),
-            Err(error) => info!(error, "cannot answer manage.py ws4redis_doctor"),
+/// Answers a query of the doctor in a task of its own.
+pub(super) fn answer(state: Rc<ShardState>, query: DoctorQuery) {
+    tokio::task::spawn_local(async move {
+        let limit = state.process.settings.redis.command_timeout;
+        if timeout(limit, examine(&state, &query)).await.is_err() {
+            debug!("the doctor's query could not be answered in time");
         }
+    });
+}
+
+/// Publishes the report that a query asks for. There is none if the query's session cannot be read.
+async fn examine(state: &ShardState, query: &DoctorQuery) {
+    let probe = match &query.session {
+        Some(session) => match state.visitors.identifier().sessions().probe(session, &query.nonce).await {
+            Ok(probe) => Some(probe),
+            Err(_) => return,
+        },
+        None => None,
+    };
+    let settings = &state.process.settings;
+    let name = format!("doctor:{}", query.nonce);
+    let channel = settings.namespace.own(&name);
+    let report = report(settings, probe, &format!("ws4redis:{name}"));
+    let Ok(report) = serde_json::to_vec(&report) else { return };
+    match state.store.announce(&channel, report).await {
+        Ok(()) => info!("answered manage.py ws4redis_doctor"),
+        Err(error) => info!(error, "cannot answer manage.py ws4redis_doctor"),
     }
 }
 
-/// Returns the machine's name, where the system shows it.
+/// Returns the machine's name, or a constant if the system does not reveal it.
 fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
     name.map_or_else(|_| "ws4redis".to_owned(), |name| name.trim().to_owned())
 }
 
-fn answer<'a>(settings: &'a Settings, probe: Option<Probe>, proven: &str) -> Answer<'a> {
+fn report<'a>(settings: &'a Settings, probe: Option<Probe>, signed: &str) -> DoctorReport<'a> {
     let secret = settings.callback.as_ref().map(|callback| callback.secret.as_bytes());
-    let auth_source = secret.filter(|secret| !secret.is_empty()).map(|secret| {
-        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), proven.as_bytes());
+    let proof = secret.filter(|secret| !secret.is_empty()).map(|secret| {
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), signed.as_bytes());
         tag.as_ref().iter().fold(String::new(), |digits, byte| digits + &format!("{byte:02x}"))
     });
-    Answer {
+    DoctorReport {
         v: 1,
         server: format!("{}:{}", hostname(), std::process::id()),
         version: env!("CARGO_PKG_VERSION"),
@@ -89,6 +89,6 @@ fn answer<'a>(settings: &'a Settings, probe: Option<Probe>, proven: &str) -> Ans
             Probe::Unreadable => "unreadable",
         }),
         callback: settings.callback.is_some(),
-        callback_proof: auth_source,
+        callback_proof: proof,
     }
 }

@@ -2,8 +2,8 @@
 
 mod deliver;
 mod doctor;
-mod prepare;
+pub mod state;
 mod thread;
 
 pub use deliver::{BrokerLink, INBOX};
-pub use thread::{Shard, Shared};
+pub use thread::{run, serve};

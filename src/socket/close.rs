@@ -3,7 +3,6 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::hub::Ending;
-use crate::redis::PublishError;
 use crate::wire::Form;
 use crate::wire::sse::named_event;
 use crate::wire::websocket::{Opcode, encode};
@@ -11,44 +10,44 @@ use crate::wire::websocket::{Opcode, encode};
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Close {
-    /// The client closed, with this code and reason, or without any.
+    /// The client sent a close frame, with this code and reason, or without.
     ByClient(Option<(u16, String)>),
-    /// The client went away without a close frame.
+    /// The client disconnected without a close frame.
     Gone,
-    /// Its socket broke.
+    /// The socket failed.
     Broken,
-    /// The server stops or restarts ("Service Restart" in the IANA registry of close codes).
+    /// The server is stopping ("Service Restart" in the IANA registry of close codes).
     Restart,
-    /// The client broke the protocol.
+    /// The client violated the protocol.
     Protocol(String),
     /// A text or a close reason was not UTF-8.
     NotUtf8,
     /// A message was larger than allowed.
     TooBig,
-    /// It did not answer a ping.
+    /// The client did not answer a ping.
     Silent,
-    /// It published more than its rule allows.
+    /// The client published more than its rule allows.
     TooFast,
-    /// Its visitor has become somebody who may not be here.
+    /// The visitor has changed, and the rules do not allow the new identity.
     Denied,
-    /// Its session has ended.
+    /// The visitor's session has ended.
     SessionEnded,
-    /// A publication may be lost, and is not repeated.
+    /// A publication may be lost; it is not retried.
     PublicationLost,
-    /// It reads more slowly than messages come.
+    /// The client reads more slowly than messages arrive.
     Slow,
-    /// It reads too slowly, the outboxes are full, and the message begun cannot be kept: no close frame can follow it.
+    /// The client reads too slowly, and the outboxes are full. A message was cut off, so no close frame can follow.
     Torn,
-    /// Too much of unfinished messages has come, from all clients together.
+    /// The unfinished messages of all clients together take too much memory.
     Unfinished,
-    /// It has not ended a message in time.
+    /// The client did not finish a message in time.
     Late,
-    /// Redis cannot be reached, and what it wants to publish has waited long enough.
+    /// Redis cannot be reached, and a publication has waited too long.
     Overloaded,
 }
 
 impl Close {
-    /// Returns the code of the close frame; none where nobody is left to read it.
+    /// Returns the code of the close frame; none if the client cannot read one.
     pub fn code(&self) -> Option<u16> {
         match self {
             Self::ByClient(None) => Some(1000),
@@ -65,7 +64,12 @@ impl Close {
         }
     }
 
-    /// Returns the reason, of at most 123 bytes.
+    /// Returns whether the client reads too slowly.
+    pub fn is_slow(&self) -> bool {
+        matches!(self, Self::Slow | Self::Torn)
+    }
+
+    /// Returns the reason. The frame cuts it to 123 bytes.
     pub fn reason(&self) -> &str {
         match self {
             Self::ByClient(None) => "",
@@ -88,20 +92,19 @@ impl Close {
         }
     }
 
-    /// Returns what a client is sent at the end, if there is anybody to read it: a close frame, or an event that says
-    /// the same in JSON.
+    /// Returns the close frame, or an event with the same content in JSON; none if the client cannot read it.
     pub fn in_form(&self, form: Form) -> Option<Bytes> {
         match form {
             Form::Frames => self.frame(),
             Form::Events | Form::NamedEvents => {
-                // Only texts of the server's own, without quotes.
+                // Not escaped: a stream gets only the server's own reasons, which hold no quotes.
                 let text = format!(r#"{{"code":{},"reason":"{}"}}"#, self.code()?, self.reason());
                 Some(named_event("close", &text))
             }
         }
     }
 
-    /// Returns the close frame, if there is anybody to read it.
+    /// Returns the close frame; none if the client cannot read it.
     pub fn frame(&self) -> Option<Bytes> {
         let code = self.code()?;
         let reason = self.reason();
@@ -122,15 +125,6 @@ impl From<Ending> for Close {
             Ending::Silent => Self::Silent,
             Ending::Restart => Self::Restart,
             Ending::SessionEnded => Self::SessionEnded,
-        }
-    }
-}
-
-impl From<PublishError> for Close {
-    fn from(failure: PublishError) -> Self {
-        match failure {
-            PublishError::Lost => Self::PublicationLost,
-            PublishError::Waited => Self::Overloaded,
         }
     }
 }

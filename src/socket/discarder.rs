@@ -1,18 +1,18 @@
-//! What a client sends that may publish nothing: only texts as short as a heartbeat matter, so larger payloads are checked
-//! and discarded as they come. Everything else about the protocol is tungstenite's, which gets the frames without them.
+//! Discards the payloads of a client that may not publish: only heartbeats matter, so larger payloads are validated and
+//! discarded as they arrive. tungstenite gets the frames without them, and handles the rest of the protocol.
 
 use std::borrow::Cow;
 
 use super::Close;
 use super::frames::{LENGTH_16, LENGTH_64, MASKED};
 
-/// Longest message that is let through whole, in bytes: no heartbeat is longer in practice.
+/// Longest message that is kept, in bytes: no heartbeat is longer in practice.
 const KEPT_BYTES: u64 = 1024;
 
 /// Bytes of the longest head, with its mask (RFC 6455, section 5.2).
 const MAX_HEAD: usize = 14;
 
-/// Stands for a discarded payload. No text has this byte, so no heartbeat is equal to it.
+/// Replaces a discarded payload. UTF-8 never contains this byte, so no heartbeat is equal to it.
 const DISCARDED: u8 = 0xff;
 
 const FIN: u8 = 0x80;
@@ -20,35 +20,35 @@ const RESERVED: u8 = 0x70;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 
-/// Takes payloads out of the frames of one client, however the frames are cut up.
+/// Removes payloads from the frames of one client, however the input is split.
 #[derive(Debug)]
 pub(super) struct Discarder {
     max_message_bytes: u64,
     head: [u8; MAX_HEAD],
     head_bytes: usize,
-    /// Bytes of the payload of the current frame that are still to come.
+    /// Bytes of the current frame's payload that have not arrived.
     rest: u64,
-    /// What is written in place of the current frame, if its payload is discarded.
+    /// Replaces the current frame if its payload is discarded.
     substitute: Option<Vec<u8>>,
-    /// The message that fragments belong to, or a large one.
-    message: Option<Message>,
+    /// The current message, if it is fragmented or large.
+    message: Option<DiscardedMessage>,
 }
 
-/// A message that is not let through as it is.
+/// A fragmented or large message.
 #[derive(Debug, Default)]
-struct Message {
+struct DiscardedMessage {
     bytes: u64,
     discarded: bool,
     /// Whether the current frame is its last.
     ends: bool,
-    /// The check of a text.
+    /// Validates a text.
     text: Option<Utf8>,
 }
 
-/// Checks a text piece by piece.
+/// Validates a text piece by piece.
 #[derive(Debug, Default)]
 struct Utf8 {
-    /// The beginning of a character whose end is still to come.
+    /// The beginning of a character whose end has not arrived.
     carry: [u8; 4],
     carried: usize,
 }
@@ -65,12 +65,12 @@ impl Discarder {
         }
     }
 
-    /// Returns whether a frame or a message has been begun and not ended.
+    /// Returns whether a head or a message is incomplete.
     pub(super) fn has_begun(&self) -> bool {
         self.head_bytes > 0 || self.message.is_some()
     }
 
-    /// Returns what is left of the input, and why the connection has to end behind it, if it has to.
+    /// Returns the input without the discarded payloads, and why the connection has to end after it, if it has to.
     pub(super) fn filter(&mut self, mut input: &[u8]) -> (Cow<'static, [u8]>, Option<Close>) {
         let mut output = Vec::new();
         while !input.is_empty() {
@@ -78,12 +78,12 @@ impl Discarder {
                 let count = usize::try_from(self.rest).unwrap_or(usize::MAX).min(input.len());
                 let (piece, next) = input.split_at(count);
                 input = next;
-                self.take_payload(piece, &mut output)
+                self.handle_payload(piece, &mut output)
             } else {
                 self.head[self.head_bytes] = input[0];
                 self.head_bytes += 1;
                 input = &input[1..];
-                self.take_head(&mut output)
+                self.handle_head(&mut output)
             };
             if let Err(close) = result {
                 return (output.into(), Some(close));
@@ -92,15 +92,15 @@ impl Discarder {
         (output.into(), None)
     }
 
-    /// Takes a head, if it is whole, and decides what becomes of the frame.
-    fn take_head(&mut self, output: &mut Vec<u8>) -> Result<(), Close> {
+    /// Handles a head once it is complete: decides whether the frame's payload is kept.
+    fn handle_head(&mut self, output: &mut Vec<u8>) -> Result<(), Close> {
         let Some(length) = self.length() else { return Ok(()) };
         let (first, masked) = (self.head[0], self.head[1] & MASKED != 0);
         let opcode = first & !(FIN | RESERVED);
         self.rest = length;
         self.substitute = None;
         let is_last = first & FIN != 0;
-        // What is against the protocol, and control frames, are left to tungstenite.
+        // Protocol violations and control frames are left to tungstenite.
         let plain = first & RESERVED != 0 || !masked || opcode > BINARY;
         if plain || (opcode > 0 && is_last && length <= KEPT_BYTES && self.message.is_none()) {
             output.extend(&self.head[..self.head_bytes]);
@@ -108,9 +108,9 @@ impl Discarder {
             return Ok(());
         }
         if opcode > 0 {
-            // One that comes in the middle of another is refused by its opcode alone.
+            // Within another message it is a violation, whatever it contains.
             let text = (opcode == TEXT && self.message.is_none()).then(Utf8::default);
-            self.message = Some(Message { text, ..Message::default() });
+            self.message = Some(DiscardedMessage { text, ..DiscardedMessage::default() });
         }
         let message = self.message.get_or_insert_default();
         message.ends = is_last;
@@ -120,7 +120,7 @@ impl Discarder {
         }
         self.check_end()?;
         let Some(message) = &mut self.message else { return Ok(()) };
-        // The text is checked here, so it goes on as bytes.
+        // Validated here, so tungstenite gets it as binary.
         let first = if opcode == TEXT { first ^ TEXT ^ BINARY } else { first };
         if message.bytes <= KEPT_BYTES {
             output.push(first);
@@ -140,9 +140,9 @@ impl Discarder {
         Ok(())
     }
 
-    /// Takes a part of a payload. A text is checked before anything of the part goes on: the last fragment must not end
-    /// a message that is no text.
-    fn take_payload(&mut self, piece: &[u8], output: &mut Vec<u8>) -> Result<(), Close> {
+    /// Handles a part of a payload. A text is validated before any of the part is passed on: the last fragment must not
+    /// complete an invalid message.
+    fn handle_payload(&mut self, piece: &[u8], output: &mut Vec<u8>) -> Result<(), Close> {
         let control = self.head[0] & 0x0f > BINARY;
         // Position within the mask.
         let passed = usize::try_from(self.length().map_or(0, |length| (length - self.rest) % 4)).unwrap_or(0);
@@ -171,7 +171,7 @@ impl Discarder {
         Ok(())
     }
 
-    /// Checks that a text does not end within a character.
+    /// Checks that a text does not end inside a character.
     fn check_end(&self) -> Result<(), Close> {
         let Some(message) = self.message.as_ref().filter(|message| message.ends && self.rest == 0) else {
             return Ok(());
@@ -190,7 +190,7 @@ impl Discarder {
         }
     }
 
-    /// Returns the length of the payload; none as long as the head is not whole.
+    /// Returns the length of the payload; none while the head is incomplete.
     fn length(&self) -> Option<u64> {
         let head = &self.head[..self.head_bytes];
         let second = *head.get(1)?;
@@ -205,7 +205,7 @@ impl Discarder {
 }
 
 impl Utf8 {
-    /// Takes the next piece. Returns whether the text can still be one.
+    /// Validates the next piece. Returns false if the text is not UTF-8.
     fn push(&mut self, mut piece: &[u8]) -> bool {
         while let (1.., Some((byte, next))) = (self.carried, piece.split_first()) {
             self.carry[self.carried] = *byte;
@@ -214,7 +214,7 @@ impl Utf8 {
             match std::str::from_utf8(&self.carry[..self.carried]) {
                 Ok(_) => self.carried = 0,
                 Err(error) if error.error_len().is_some() => return false,
-                // Four bytes are a character or none.
+                // Incomplete: four bytes are always a complete character or invalid.
                 Err(_) => {}
             }
         }
@@ -258,14 +258,14 @@ mod tests {
         frame
     }
 
-    /// Reads pieces; returns what came, short messages with their bytes, and the code of the end.
-    fn read(pieces: &[&[u8]], mute: bool) -> (Vec<String>, Option<u16>, usize) {
+    /// Decodes pieces; returns the messages, short ones with their bytes, the close code, and the number of bytes kept.
+    fn read(pieces: &[&[u8]], discards: bool) -> (Vec<String>, Option<u16>, usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         let _in_runtime = runtime.enter();
         let (stream, _other) = UnixStream::pair().unwrap();
         let listener = Listener::new(Stream::new(stream.into()).unwrap(), Form::Frames, 0, 0);
         let limits = Limits::default();
-        let mut reader = Reader::new(MOST, &UnfinishedMemory::new(1 << 30), mute);
+        let mut reader = Reader::new(MOST, &UnfinishedMemory::new(1 << 30), discards);
         let (mut seen, mut passed_on) = (Vec::new(), 0);
         for piece in pieces {
             let (kept, refused) = match &mut reader.discarder {
@@ -308,14 +308,14 @@ mod tests {
         (0..20_000).for_each(|_| sent.extend(frame(0, b"y")));
         let (_, code, passed_on) = read(&[&sent], true);
         assert_eq!(code, None);
-        // Heads, which tungstenite does not keep.
+        // Heads only, which tungstenite does not keep.
         assert!(passed_on < 1100 + 20_000 * 7, "{passed_on}");
         let half = vec![0; 60_000];
         assert_eq!(read(&[&frame(BINARY, &half), &frame(FIN, &half)], true).1, Some(1009));
     }
 
     proptest! {
-        /// A client sees no difference: the same messages count, and it ends by the same code.
+        /// Messages and close codes are the same whether or not payloads are discarded.
         #[test]
         fn the_protocol_is_the_same_where_payloads_are_discarded(
             frames in proptest::collection::vec((
@@ -339,8 +339,8 @@ mod tests {
             cuts.extend([0, sent.len()]);
             cuts.sort_unstable();
             let pieces: Vec<_> = cuts.windows(2).map(|pair| &sent[pair[0]..pair[1]]).collect();
-            let (plain, mute) = (read(&pieces, false), read(&pieces, true));
-            prop_assert_eq!((plain.0, plain.1), (mute.0, mute.1));
+            let (kept, discarded) = (read(&pieces, false), read(&pieces, true));
+            prop_assert_eq!((kept.0, kept.1), (discarded.0, discarded.1));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Where frames begin and end in what a client sends (RFC 6455, section 5.2). Heads only: what they hold is
-//! tungstenite's, which accepts lengths that are not minimal.
+//! Finds the boundaries of a client's frames (RFC 6455, section 5.2), and lengths that are not minimal, which tungstenite
+//! accepts. Not here: everything behind a head, which tungstenite decodes.
 
 /// Bytes of the longest head without its mask: two, and a length of 64 bits.
 const MAX_HEAD: usize = 10;
@@ -10,21 +10,21 @@ pub(super) const LENGTH_16: u8 = 126;
 pub(super) const LENGTH_64: u8 = 127;
 const CLOSE: u8 = 8;
 
-/// Follows the frames of one client, however they are cut up.
+/// Follows the frames of one client, however the input is split.
 #[derive(Debug, Default)]
 pub(super) struct FrameScanner {
-    /// What is there of the head of the current frame.
+    /// The part of the current frame's head that has arrived.
     head: [u8; MAX_HEAD],
     head_bytes: u8,
     /// Whether the current or the last frame is a close frame.
     close: bool,
-    /// Bytes of the current frame behind its head that are still to come.
+    /// Bytes of the current frame behind its head that have not arrived.
     rest: u64,
 }
 
 impl FrameScanner {
-    /// Follows what has come. Returns how many bytes come before the first frame whose length is not minimal; behind a
-    /// close frame nothing counts.
+    /// Scans input. Returns the number of bytes before the first frame whose length is not minimal. Ignores everything
+    /// behind a close frame.
     pub(super) fn scan(&mut self, input: &[u8]) -> usize {
         let (mut at, mut begin, mut sound) = (0, 0, input.len());
         while at < input.len() && !self.is_closed() {
@@ -52,13 +52,13 @@ impl FrameScanner {
         sound
     }
 
-    /// Returns whether a whole close frame has come.
+    /// Returns whether a complete close frame has arrived.
     pub(super) fn is_closed(&self) -> bool {
         self.close && self.rest == 0 && self.head_bytes == 0
     }
 
-    /// Returns the length that the head says, and whether it is written in as few bytes as possible; none as long as
-    /// the head is not whole.
+    /// Returns the length in the head, and whether it is encoded in as few bytes as possible; none while the head is
+    /// incomplete.
     fn length(&self) -> Option<(u64, bool)> {
         let head = &self.head[..usize::from(self.head_bytes)];
         let (&[_, second], extended) = head.split_first_chunk()?;

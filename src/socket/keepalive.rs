@@ -1,4 +1,4 @@
-//! Heartbeats and pings, from one tick per shard: no connection has a timer of its own.
+//! Heartbeats and pings, sent by one tick per shard: no connection has a timer of its own.
 
 use std::rc::Rc;
 
@@ -11,33 +11,32 @@ use crate::wire::Form;
 use crate::wire::sse::named_event;
 use crate::wire::websocket::{Opcode, encode};
 
-/// Seconds between heartbeats. Clients are promised one every 4 seconds at least; the tick is good to a second.
+/// Seconds between heartbeats. Clients expect one every 4 seconds, and the tick is accurate to a second.
 const BEAT_SECONDS: u32 = 3;
 
-/// What is sent to connections to which nothing else happens.
+/// Heartbeats and pings, encoded once.
 #[derive(Debug, Clone)]
 pub struct Keepalive {
-    /// The heartbeat's text.
+    /// The heartbeat's text; none if there are no heartbeats.
     pub heartbeat: Option<Bytes>,
     heartbeat_frame: Bytes,
     heartbeat_event: Bytes,
-    /// Those of client libraries.
-    pub of_clients: ClientHeartbeats,
+    /// Heartbeats of client libraries.
+    pub client_heartbeats: ClientHeartbeats,
     ping_frame: Bytes,
     ping: PingSettings,
-    /// Seconds that a client has for one message.
+    /// Seconds that one message from a client may take.
     pub message_seconds: u32,
 }
 
-/// What is no event, and keeps a stream from being taken for dead on its way.
+/// A comment (HTML standard, section 9.2.5): keeps proxies from closing an idle stream of events.
 const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
 impl Keepalive {
-    /// Takes the heartbeat's text, if there is one, those of client libraries, the times of pings, and the seconds that a
-    /// client has for one message.
+    /// Encodes heartbeats and pings. `message_seconds` limits the time that one message from a client may take.
     pub fn new(
         heartbeat: Option<Bytes>,
-        of_clients: &[ClientHeartbeat],
+        client_heartbeats: &[ClientHeartbeat],
         ping: PingSettings,
         message_seconds: u32,
     ) -> Self {
@@ -49,8 +48,17 @@ impl Keepalive {
         let text = heartbeat.as_deref().unwrap_or_default();
         let heartbeat_frame = frame(Opcode::Text, text);
         let heartbeat_event = named_event("heartbeat", &String::from_utf8_lossy(text));
-        let (of_clients, ping_frame) = (ClientHeartbeats::new(of_clients), frame(Opcode::Ping, b""));
-        Self { heartbeat, heartbeat_frame, heartbeat_event, of_clients, ping_frame, ping, message_seconds }
+        let client_heartbeats = ClientHeartbeats::new(client_heartbeats);
+        let ping_frame = frame(Opcode::Ping, b"");
+        Self {
+            heartbeat,
+            heartbeat_frame,
+            heartbeat_event,
+            client_heartbeats,
+            ping_frame,
+            ping,
+            message_seconds,
+        }
     }
 
     /// Returns the heartbeat in a form.
@@ -61,23 +69,23 @@ impl Keepalive {
         }
     }
 
-    /// Tells whether a text is a heartbeat, and never published.
+    /// Returns whether a text is a heartbeat, which is never published.
     pub fn is_heartbeat(&self, text: &[u8]) -> bool {
-        self.heartbeat.as_deref() == Some(text) || self.of_clients.answer_to(text).is_some()
+        self.heartbeat.as_deref() == Some(text) || self.client_heartbeats.answer_to(text).is_some()
     }
 
-    /// Returns the seconds of silence after which a new connection is to be pinged: with jitter, so that clients that
-    /// came together are not pinged together for ever.
+    /// Returns the seconds of silence before a new connection is pinged. The jitter keeps connections that were opened
+    /// together from being pinged together.
     pub fn patience(&self) -> u32 {
         let interval = self.ping.interval_seconds;
         interval - rand::random_range(0..=interval / 8)
     }
 }
 
-/// Does what is due for these connections in the shard's second `now`.
+/// Sends due heartbeats and pings to these connections, and ends those that are overdue, in the shard's second `now`.
 ///
-/// Seconds are counted by ticks, not by the clock: a process that was stopped for a while finds the pongs that came
-/// meanwhile in its sockets, and must not take them for missing.
+/// Seconds are counted in ticks, not by the clock: after a process was suspended, pongs that arrived meanwhile still wait in
+/// its sockets, and must not count as missing.
 pub fn tick<'a>(
     listeners: impl Iterator<Item = &'a Rc<Listener>>,
     now: u32,
@@ -101,7 +109,7 @@ pub fn tick<'a>(
                 listener.end(Ending::Silent);
             }
         } else if now - liveness.heard.get() >= liveness.patience && listener.form.is_stream() {
-            // Nobody can answer on a stream of events; one that is dead is noticed when it takes no more.
+            // A stream of events cannot answer; a dead one is detected when its socket accepts no more bytes.
             liveness.heard.set(now);
             listener.send_uncounted(COMMENT, limits);
         } else if now - liveness.heard.get() >= liveness.patience {

@@ -1,17 +1,17 @@
-//! The rooms behind the handshake: a connection from its 101 to its end.
+//! The bytes of a connection after its 101: reading, writing, closing, and keepalive.
+//!
+//! Not here: what a message means, which the dialects decide.
 
 mod client_heartbeats;
 mod close;
 mod connection;
+mod context;
 mod discarder;
 mod frames;
 mod keepalive;
 mod reader;
-mod reauthorize;
 
 pub use close::Close;
-#[cfg(test)]
-pub(crate) use connection::sizes;
-pub use connection::{Connection, ConnectionPermit, Parts};
+pub use connection::{ReadMode, SocketConnection};
+pub use context::SocketContext;
 pub use keepalive::{Keepalive, tick};
-pub use reauthorize::read_joined;

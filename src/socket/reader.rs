@@ -1,8 +1,8 @@
-//! Reading what a client sends: tungstenite's protocol over bytes that have been read already.
+//! Decodes a client's frames with tungstenite, from bytes that have been read already.
 //!
-//! The context is created when a client sends something, and reads from the shard's buffer. Where a client does not publish
-//! it goes when nothing of a frame is left in it: who only answers pings has none. Its own read buffer holds only what is
-//! left of a frame: the default of 128 KiB for each of 10,000 clients would be 1.25 GiB.
+//! A reader is created when input arrives, and freed when no part of a frame is left in it, unless the client publishes: a
+//! client that only answers pings has none. Its buffer holds the rest of a frame only: tungstenite's default of 128 KiB
+//! would be 1.25 GiB for 10,000 clients.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -17,39 +17,39 @@ use super::frames::FrameScanner;
 use crate::hub::{Limits, Listener};
 use crate::unfinished::{Unfinished, UnfinishedMemory};
 
-/// Bytes of a frame that is not complete. For a larger frame tungstenite reserves what its head promises, which the
-/// limit on messages bounds; memory that is not written to costs nothing.
+/// Capacity for an incomplete frame. For a larger one tungstenite reserves the length in its head, which the limit on
+/// messages bounds; memory that is never written to is not resident.
 const READ_BUFFER_BYTES: usize = 128;
 
-/// Reads the messages of one client.
+/// Decodes the messages of one client.
 #[derive(Debug)]
 pub(super) struct Reader {
-    /// Where the frames are in what has come.
+    /// Checks the heads of all frames.
     pub(super) frames: FrameScanner,
-    /// Where nothing may be published.
+    /// None if the client may publish.
     pub(super) discarder: Option<Box<Discarder>>,
     context: WebSocketContext,
-    /// Bytes since the last complete message, pings not counted: fragments without end are cut here.
+    /// Bytes since the last complete message, without control frames: bounds a message of endless fragments.
     unfinished: usize,
     most_unfinished: usize,
-    /// Bytes that no complete message accounts for. It may be too much, where a client uses longer heads than it has to
-    /// or cuts messages up, but never too little.
+    /// Bytes that belong to no complete message. Too high if a client sends longer heads than necessary or fragments, but
+    /// never too low.
     left: usize,
     share: Unfinished,
 }
 
-/// What a client sent.
+/// A decoded frame or message.
 #[derive(Debug)]
 pub(super) enum Incoming {
     /// A text or binary message.
     Message(Bytes),
-    /// A control frame, which needs no action.
+    /// A control frame, which tungstenite has handled.
     Control,
-    /// A close frame, which waits for its answer.
+    /// A close frame, which has not been answered.
     Close(Option<(u16, String)>),
 }
 
-/// Bytes that were read, and where tungstenite's own frames (pongs) go.
+/// Input for tungstenite, and the listener that sends its pongs.
 pub(super) struct InputCursor<'a> {
     pub(super) input: &'a [u8],
     pub(super) listener: &'a Listener,
@@ -57,8 +57,8 @@ pub(super) struct InputCursor<'a> {
 }
 
 impl Reader {
-    /// Begins to read. A client that is `mute` may publish nothing: its payloads are not kept.
-    pub(super) fn new(max_message_bytes: usize, memory: &Arc<UnfinishedMemory>, mute: bool) -> Self {
+    /// Creates a reader. With `discards`, large payloads are not kept.
+    pub(super) fn new(max_message_bytes: usize, memory: &Arc<UnfinishedMemory>, discards: bool) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
@@ -68,11 +68,11 @@ impl Reader {
         let most_unfinished = max_message_bytes.saturating_mul(8).saturating_add(1 << 16);
         let context = WebSocketContext::new(Role::Server, Some(config));
         let (frames, share) = (FrameScanner::default(), Unfinished::new(memory));
-        let discarder = mute.then(|| Box::new(Discarder::new(max_message_bytes)));
+        let discarder = discards.then(|| Box::new(Discarder::new(max_message_bytes)));
         Self { frames, discarder, context, unfinished: 0, most_unfinished, left: 0, share }
     }
 
-    /// Tells whether nothing is left in it, so that a new one would do as well.
+    /// Returns whether it is empty: then a new reader is equivalent.
     pub(super) fn is_idle(&self) -> bool {
         self.left == 0 && !self.is_discarding()
     }
@@ -81,17 +81,17 @@ impl Reader {
         self.discarder.as_ref().is_some_and(|discarder| discarder.has_begun())
     }
 
-    /// Returns whether a message has been begun and not ended.
+    /// Returns whether a message is incomplete.
     pub(super) fn has_begun(&self) -> bool {
         self.unfinished > 0 || self.is_discarding()
     }
 
-    /// Counts what is unfinished for the process. Returns whether there is room for it.
+    /// Updates the process's memory of unfinished messages. Returns whether it is within its limit.
     pub(super) fn count_unfinished(&mut self) -> bool {
         self.share.set(self.unfinished)
     }
 
-    /// Returns the next message that the fed bytes complete; none when they are used up.
+    /// Returns the next message that the input completes; none when the input is used up.
     pub(super) fn next(&mut self, input: &mut InputCursor<'_>) -> Option<Result<Incoming, Close>> {
         let before = input.input.len();
         let result = self.context.read(input);
@@ -128,7 +128,7 @@ impl Reader {
     }
 }
 
-/// Returns the length of a frame from a client, whose head is as short as can be.
+/// Returns the length of a client's frame with the shortest possible head.
 fn least_frame_bytes(payload: usize) -> usize {
     let head = match payload {
         ..126 => 6,
@@ -157,7 +157,7 @@ impl Read for InputCursor<'_> {
 }
 
 impl Write for InputCursor<'_> {
-    /// Takes whole frames: with a write buffer of 0, tungstenite writes each frame in one piece.
+    /// Gets whole frames: with a write buffer of 0, tungstenite writes each frame in one piece.
     fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
         self.listener.pong(&Bytes::copy_from_slice(frame), self.limits);
         Ok(frame.len())
@@ -194,7 +194,7 @@ mod tests {
     const FIRST: u8 = 0x01;
     const LAST: u8 = 0x80;
 
-    /// Reads pieces of what a client sends; returns the readers' messages, and whether one was left after each piece.
+    /// Decodes pieces of input; returns the lengths of the messages, and whether a reader was left after each piece.
     fn read(pieces: &[&[u8]]) -> (Vec<usize>, Vec<bool>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         let _in_runtime = runtime.enter();
@@ -234,9 +234,9 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// However a client cuts up what it sends, no message suffers from readers that were let go.
+        /// No message is lost with a freed reader, however the input is split.
         #[test]
-        fn a_reader_that_goes_takes_nothing_with_it(
+        fn freeing_a_reader_loses_nothing(
             messages in proptest::collection::vec((0..4_usize, proptest::sample::select(
                 vec![0_usize, 1, 60, 125, 126, 200, 70_000])), 1..8),
             cuts in proptest::collection::vec(0_usize..100_000, 0..12),

@@ -5,14 +5,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use ws4redis::access::{AllowedOrigins, Proxies};
-use ws4redis::http::{HandshakeRequest, HttpConfig, Rejection, Served, Times, Visits, serve};
+use ws4redis::http::{HttpConfig, HttpEnd, Rejection, Route, RouteAnswer, Times, serve};
 use ws4redis::metrics::Counters;
 use ws4redis::stream::Stream;
 use ws4redis::telemetry::LogThrottle;
@@ -59,28 +58,15 @@ Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r
 \r
 ";
 
-/// Lets everybody in at once.
-struct Open;
-
-impl Visits for Open {
-    type Prepared = Handshake;
-
-    async fn prepare(&self, arrival: HandshakeRequest) -> Result<Handshake, Rejection> {
-        assert!(arrival.credentials.session_cookie.is_some());
-        Ok(arrival.handshake)
-    }
-
-    async fn introduce(&self, _: HandshakeRequest) -> Result<String, Rejection> {
-        Err(Rejection::Mute)
-    }
-
-    async fn publish(&self, _: HandshakeRequest, _: Bytes) -> Result<(), Rejection> {
-        Err(Rejection::Mute)
-    }
+/// Accepts every WebSocket at once.
+async fn accept(route: Route) -> Result<RouteAnswer<Handshake>, Rejection> {
+    let Route::WebSocket(request, acceptance) = route else { return Err(Rejection::Mute) };
+    assert!(request.credentials.session_cookie.is_some());
+    Ok(RouteAnswer::WebSocket(acceptance, request.handshake))
 }
 
 fn prepare_request(_: &str) -> Box<dyn FnMut()> {
-    let front = Rc::new(HttpConfig {
+    let config = Rc::new(HttpConfig {
         path_prefix: "/ws/".to_owned(),
         session_cookie: "sessionid".to_owned(),
         origins: AllowedOrigins::default(),
@@ -99,20 +85,20 @@ fn prepare_request(_: &str) -> Box<dyn FnMut()> {
         max_message_bytes: 1 << 20,
         unfinished: UnfinishedMemory::new(1 << 26),
         counters: Arc::new(Counters::default()),
-        foreign: LogThrottle::default(),
+        foreign_origins: LogThrottle::default(),
     });
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let local = LocalSet::new();
     Box::new(move || {
-        let front = front.clone();
+        let config = config.clone();
         local.block_on(&runtime, async move {
             let (mut client, server) = UnixStream::pair().unwrap();
             client.write_all(REQUEST).await.unwrap();
             let server = Stream::new(server.into_std().unwrap().into()).unwrap();
-            let Served::Opened(opened) = serve(server, None, &front, &Open).await else {
+            let HttpEnd::Upgraded(_, handshake) = serve(server, None, &config, accept).await else {
                 panic!("the handshake was refused");
             };
-            black_box(&opened.prepared);
+            black_box(&handshake);
             let mut head = [0; 512];
             let count = client.read(&mut head).await.unwrap();
             assert!(head[..count].starts_with(b"HTTP/1.1 101 "));

@@ -1,0 +1,53 @@
+//! The relay's state of an open connection.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::hub::Subscription;
+use crate::redis::PublishAcks;
+use crate::visitors::TokenBucket;
+use crate::visitors::watch::LeaseHold;
+use crate::wire::{Channel, Handshake};
+
+/// The relay's state of an open connection: flags, channels, lease and publications.
+pub(super) struct RelayClient {
+    pub(super) handshake: Handshake,
+    pub(super) subscription: Subscription,
+    /// The channels that it publishes to; none if it may not publish.
+    pub(super) channels: Option<Rc<[Channel]>>,
+    /// Topics that it both subscribes and publishes to, unless it wants its own messages back.
+    pub(super) echo_topics: Box<[u32]>,
+    /// Its share in the visitor's lease; none if the visitor cannot change.
+    pub(super) share: Option<LeaseHold>,
+    /// The task that joins more channels.
+    pub(super) addition: Option<AbortOnDropHandle<()>>,
+    /// None if publications are not limited.
+    pub(super) rate_limit: Option<Arc<TokenBucket>>,
+    /// None before the first publication.
+    pub(super) acks: Option<Rc<PublishAcks>>,
+    pub(super) since: Instant,
+    pub(super) received: u64,
+    pub(super) ignored: u32,
+    /// Texts that look like a library's heartbeat and are in no setting.
+    pub(super) heartbeats: u32,
+}
+
+impl RelayClient {
+    /// Returns the bytes of publications that Redis has not acknowledged.
+    pub(super) fn bytes_in_flight(&self) -> usize {
+        self.acks.as_ref().map_or(0, |acks| acks.bytes())
+    }
+
+    /// Returns whether it may publish, and has done so.
+    pub(super) fn publishes(&self) -> bool {
+        self.acks.is_some() && self.channels.is_some()
+    }
+}
+
+/// Returns a client's channels as its publications share them.
+pub(super) fn shared(channels: Vec<Channel>) -> Option<Rc<[Channel]>> {
+    (!channels.is_empty()).then(|| channels.into())
+}

@@ -1,0 +1,203 @@
+//! An open connection: the loop of its task, and its end.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout};
+use tracing::{Instrument, Span, debug};
+
+use super::client::{RelayClient, shared};
+use super::publish::{close_for, receive};
+use super::reauthorize::reauthorize;
+use super::{echo, publish};
+use crate::access::Grant;
+use crate::hub::{Listener, Subscription};
+use crate::metrics::Counters;
+use crate::shard::state::ConnectionPermit;
+use crate::socket::{Close, ReadMode, SocketConnection};
+use crate::stream::Stream;
+use crate::visitors::watch::Watch;
+use crate::visitors::{TokenBucket, Visitor};
+use crate::wire::{Form, Handshake};
+
+/// An open connection.
+pub(super) struct RelayConnection {
+    permit: ConnectionPermit,
+    socket: SocketConnection,
+    client: RelayClient,
+    /// Why it has to end, if the bytes that arrived with the handshake demand it.
+    early: Option<Box<Close>>,
+    /// Its span; none unless debug lines are logged.
+    span: Option<Box<Span>>,
+}
+
+impl RelayConnection {
+    /// Creates a connection. With the head of an HTTP answer it is a stream of events, which only listens.
+    pub(super) fn new(
+        permit: ConnectionPermit,
+        stream: Stream,
+        head: Option<Bytes>,
+        handshake: Handshake,
+        subscription: Subscription,
+        grant: Grant,
+    ) -> Box<Self> {
+        let form = match &head {
+            None => Form::Frames,
+            Some(_) if handshake.flags.event_names() => Form::NamedEvents,
+            Some(_) => Form::Events,
+        };
+        let socket = SocketConnection::new(stream, form, head, &permit.sockets);
+        debug!(facility = ?handshake.facility, subscribed = grant.subscribe.len(), publishes = grant.publish.len(), "connection opened");
+        let echo_topics = echo::topics(&grant, &subscription, None);
+        let client = RelayClient {
+            handshake,
+            subscription,
+            channels: shared(grant.publish),
+            echo_topics,
+            share: None,
+            addition: None,
+            rate_limit: None,
+            acks: None,
+            since: Instant::now(),
+            received: 0,
+            ignored: 0,
+            heartbeats: 0,
+        };
+        let span = Span::current();
+        let span = (!span.is_disabled()).then(|| Box::new(span));
+        Box::new(Self { permit, socket, client, early: None, span })
+    }
+
+    /// Sends the persisted values and what was held, and goes live.
+    pub(super) fn release(&self, persisted: &[Option<Bytes>]) {
+        self.client.subscription.open(self.socket.listener(), persisted);
+    }
+
+    /// Sets the limit of its publications.
+    pub(super) fn limit(&mut self, rate_limit: Option<Arc<TokenBucket>>) {
+        self.client.rate_limit = rate_limit;
+    }
+
+    /// Adds it to the lease of its visitor, who was read at `since`.
+    pub(super) fn hold_lease(&mut self, visitor: Visitor, since: Instant, watch: Option<Watch>) {
+        self.client.share = self.permit.visitors.add(visitor, since, self.socket.listener(), watch);
+    }
+
+    /// Returns the hub's side of the connection.
+    pub(super) fn listener(&self) -> &Rc<Listener> {
+        self.socket.listener()
+    }
+
+    /// Handles the bytes that arrived with the handshake, and serves the connection until it ends.
+    ///
+    /// The future holds a few pointers only: tokio puts it between 96 bytes of its own, and rounds the sum up to a multiple
+    /// of 128.
+    pub(super) fn serve(mut self: Box<Self>, early: &[u8]) -> impl Future<Output = ()> + use<> {
+        self.early = self.receive_early(early).map(Box::new);
+        async move {
+            let close = poll_fn(|cx| self.poll_end(cx)).await;
+            // Boxed: the end needs timers, for which an idle connection should not reserve memory.
+            Box::pin(self.finish(close)).await;
+        }
+    }
+
+    fn receive_early(&mut self, early: &[u8]) -> Option<Close> {
+        let Self { permit, socket, client, .. } = self;
+        let discards = client.channels.is_none();
+        let on_message = |listener: &Listener, payload| receive(client, listener, permit, payload);
+        let close = socket.receive(early, &permit.sockets, discards, on_message);
+        if !client.publishes() {
+            socket.free_idle_reader();
+        }
+        close
+    }
+
+    /// Waits for a reason to end, for a changed visitor, for acknowledgements of Redis, and for the socket.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
+        let Self { permit, socket, client, early, span } = self;
+        let _entered = span.as_ref().map(|span| span.enter());
+        if let Some(close) = early.take() {
+            return Poll::Ready(*close);
+        }
+        loop {
+            let listener = socket.listener();
+            listener.watch(cx);
+            if let Some(ending) = listener.ending() {
+                return Poll::Ready(ending.into());
+            }
+            if listener.take_reauthorize() {
+                if let Some(close) = reauthorize(client, listener, permit.state()) {
+                    return Poll::Ready(close);
+                }
+                continue;
+            }
+            if let Some(failure) = publish::poll_acks(client, listener, permit, cx) {
+                return Poll::Ready(close_for(failure));
+            }
+            let mode = ReadMode {
+                // A client's publications in flight are bounded by not reading on.
+                is_paused: client.bytes_in_flight() > permit.process.settings.messages.publish_bytes,
+                discards: client.channels.is_none(),
+            };
+            let on_message = |listener: &Listener, payload| receive(client, listener, permit, payload);
+            if let Some(close) = ready!(socket.poll_messages(cx, &permit.sockets, mode, on_message)) {
+                return Poll::Ready(close);
+            }
+            if !client.publishes() {
+                socket.free_idle_reader();
+            }
+        }
+    }
+
+    /// Leaves the hub, waits for publications in flight if the client has closed, and sends the close frame.
+    ///
+    /// The permit is held until the end, so that closing connections count against the limit, too.
+    async fn finish(self: Box<Self>, mut close: Close) {
+        let Self { permit, socket, client, span, .. } = *self;
+        let span = span.map_or_else(Span::none, |span| *span);
+        let RelayClient { handshake, subscription, share, addition, acks, since, received, ignored, .. } =
+            client;
+        drop((subscription, share, addition));
+        let ended = async {
+            if let (Close::ByClient(_), Some(acks)) = (&close, &acks) {
+                match timeout(permit.publish_timeout, acks.settled()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(failure)) => close = close_for(failure),
+                    Err(_) => close = Close::PublicationLost,
+                }
+            }
+            if close.is_slow() {
+                Counters::count(&permit.process.counters.slow_clients);
+            }
+            let (delivered, dropped) = socket.listener().counts();
+            debug!(
+                facility = ?handshake.facility,
+                close_code = close.code(),
+                reason = ?close.reason(),
+                elapsed_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+                delivered,
+                dropped,
+                received,
+                ignored,
+                "connection ended"
+            );
+            drop(acks);
+            socket.close(&close, &permit.sockets).await;
+        };
+        ended.instrument(span).await;
+    }
+}
+
+/// The sizes in the table of docs/performance/memory.md.
+#[cfg(test)]
+pub(crate) fn sizes() -> [(&'static str, usize); 2] {
+    /// Returns the size of a function's result.
+    fn returned<A, B, R>(_: impl FnOnce(A, B) -> R) -> usize {
+        size_of::<R>()
+    }
+    let future = returned(|connection: Box<RelayConnection>, early: &'static [u8]| connection.serve(early));
+    [("serve", future), ("RelayConnection", size_of::<RelayConnection>())]
+}

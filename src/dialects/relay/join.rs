@@ -1,0 +1,97 @@
+//! Joins channels: subscribes, holds what arrives, and reads their persisted values once Redis has acknowledged.
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout};
+
+use crate::dialects::identify::{Identified, no_redis};
+use crate::http::Rejection;
+use crate::hub::{NotJoined, Subscription};
+use crate::shard::state::ShardState;
+use crate::visitors::Visitor;
+use crate::visitors::watch::Watch;
+use crate::wire::Channel;
+
+/// Channels that are being joined; their messages are held.
+pub(super) struct Joining {
+    pub(super) subscription: Subscription,
+    /// The subscription to the events of the visitor's session, if Redis sends them.
+    pub(super) watch: Option<Watch>,
+}
+
+/// Values read after Redis had acknowledged the subscriptions.
+pub(super) struct ReadValues {
+    pub(super) persisted: Vec<Option<Bytes>>,
+    /// The visitor, unless another connection of its session was already watching it.
+    pub(super) refreshed: Option<Identified>,
+}
+
+/// Subscribes to channels, and to the events of the visitor's session.
+pub(super) fn join(state: &ShardState, channels: &[Channel], visitor: &Visitor) -> Joining {
+    Joining { subscription: state.hub.join(channels), watch: state.visitors.watch(visitor) }
+}
+
+impl Joining {
+    /// Waits until Redis has acknowledged the subscriptions, and reads the channels' persisted values and the visitor.
+    ///
+    /// # Errors
+    ///
+    /// When Redis fails, refuses, or is too slow, or when too many messages arrive meanwhile.
+    pub(super) async fn read(
+        &self,
+        state: &ShardState,
+        channels: &[Channel],
+        visitor: &Visitor,
+    ) -> Result<ReadValues, Rejection> {
+        let persisted = async { Ok(read_joined(&self.subscription, state, channels).await?) };
+        let read = async { tokio::try_join!(persisted, self.refresh(state, visitor)) };
+        match timeout(state.process.settings.server.handshake, read).await {
+            Ok(Ok((persisted, refreshed))) => Ok(ReadValues { persisted, refreshed }),
+            Ok(Err(Rejection::NoRedis)) => Err(no_redis(state, "Redis was lost meanwhile")),
+            Ok(Err(rejection)) => Err(rejection),
+            Err(_) => Err(no_redis(state, "Redis did not answer within server.handshake_seconds")),
+        }
+    }
+
+    /// Reads the visitor once the events of its session are acknowledged: an earlier change may have gone unnoticed.
+    async fn refresh(&self, state: &ShardState, visitor: &Visitor) -> Result<Option<Identified>, Rejection> {
+        let Some(watch) = self.watch.as_ref().filter(|watch| !watch.was_watched) else { return Ok(None) };
+        // Without events the session is only re-read periodically.
+        if watch.subscription.joined().await.is_err() {
+            return Ok(None);
+        }
+        let since = Instant::now();
+        let visitor = state.visitors.refresh(visitor).await?;
+        Ok(Some(Identified { visitor, since }))
+    }
+}
+
+/// Waits until Redis has acknowledged a subscription, and reads the persisted values of its channels. Safe to cancel.
+///
+/// # Errors
+///
+/// When it cannot join.
+pub(super) async fn read_joined(
+    subscription: &Subscription,
+    state: &ShardState,
+    channels: &[Channel],
+) -> Result<Vec<Option<Bytes>>, NotJoined> {
+    loop {
+        subscription.joined().await?;
+        subscription.begin_reading();
+        let persisted = state.store.persisted(channels).await;
+        // Messages that were lost while the values were read may be missing in them.
+        if !subscription.is_stale()? {
+            return persisted.map_err(|_| NotJoined::Lost);
+        }
+    }
+}
+
+impl From<NotJoined> for Rejection {
+    fn from(failure: NotJoined) -> Self {
+        match failure {
+            NotJoined::Lost => Self::NoRedis,
+            NotJoined::Refused => Self::Unsubscribable,
+            NotJoined::Flooded => Self::Flooded,
+        }
+    }
+}

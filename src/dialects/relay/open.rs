@@ -1,0 +1,72 @@
+//! Opens a connection, from a checked handshake to its task.
+
+use std::rc::Rc;
+
+use tracing::{Span, field};
+
+use super::connection::RelayConnection;
+use super::join::join;
+use crate::dialects::identify::{Identified, identify};
+use crate::http::{HandshakeRequest, Rejection, Upgraded};
+use crate::hub::Ending;
+use crate::shard::state::{ConnectionPermit, ShardState};
+
+/// Opens a connection. Returns the continuation that serves it, which runs once `http` has written the 101.
+///
+/// # Errors
+///
+/// When the visitor cannot be identified or is refused, or when the channels cannot be joined.
+pub async fn open(
+    state: &Rc<ShardState>,
+    request: HandshakeRequest,
+) -> Result<impl FnOnce(Upgraded, ConnectionPermit) + use<>, Rejection> {
+    let HandshakeRequest { handshake, credentials } = &request;
+    Span::current().record("facility", field::debug(&handshake.facility));
+    let in_flight = state.visitors.begin();
+    let mut identified = identify(state, &request).await?;
+    let (grant, joining, persisted) = loop {
+        let visitor = &identified.visitor;
+        let grant = state.policy.grant(handshake, &visitor.identity, visitor.allowed)?;
+        let joining = join(state, &grant.subscribe, visitor);
+        let read = joining.read(state, &grant.subscribe, visitor).await?;
+        let (latest, is_same) = revalidate(state, identified, read.refreshed);
+        identified = latest;
+        // Another identity may have another grant.
+        if is_same {
+            break (grant, joining, read.persisted);
+        }
+    };
+    if !state.hub.with(|hub| hub.has_room_for(&persisted)) {
+        return Err(Rejection::Crowded);
+    }
+    let Identified { visitor, since } = identified;
+    let rate_limit = state.visitors.rate_limit(&visitor.identity, credentials.client_address, grant.rate);
+    let handshake = request.handshake;
+    // After the 101:
+    Ok(move |upgraded: Upgraded, permit: ConnectionPermit| {
+        // Messages were lost after the values were read: the client reconnects rather than misses them.
+        let is_incomplete = !matches!(joining.subscription.is_stale(), Ok(false));
+        let Upgraded { stream, early, head } = upgraded;
+        let mut connection =
+            RelayConnection::new(permit, stream, head, handshake, joining.subscription, grant);
+        connection.release(&persisted);
+        connection.limit(rate_limit);
+        connection.hold_lease(visitor, since, joining.watch);
+        // Only now invalidations reach the connection through its lease.
+        drop(in_flight);
+        if is_incomplete {
+            connection.listener().end(Ending::Slow);
+        }
+        tokio::task::spawn_local(connection.serve(&early));
+    })
+}
+
+/// Returns the latest state of a visitor, and whether it equals the one that the grant was made for.
+fn revalidate(state: &ShardState, before: Identified, refreshed: Option<Identified>) -> (Identified, bool) {
+    let is_same = refreshed.as_ref().is_none_or(|latest| latest.visitor.is_same_as(&before.visitor));
+    let latest = refreshed.unwrap_or(before);
+    match state.visitors.newer(&latest.visitor, latest.since) {
+        Some((since, visitor)) if is_same => (Identified { visitor, since }, false),
+        _ => (latest, is_same),
+    }
+}

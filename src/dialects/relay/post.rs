@@ -1,0 +1,42 @@
+//! A publication by POST: one message in a request of its own.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use crate::dialects::identify::identify;
+use crate::http::{HandshakeRequest, Rejection};
+use crate::metrics::Counters;
+use crate::redis::{PublishAcks, PublishError};
+use crate::shard::state::ShardState;
+
+/// Publishes the message of a request, and waits until Redis has acknowledged it.
+///
+/// # Errors
+///
+/// When the visitor may not publish or publishes too fast, or when Redis fails.
+pub async fn post(state: &ShardState, request: HandshakeRequest, message: Bytes) -> Result<(), Rejection> {
+    let visitor = identify(state, &request).await?.visitor;
+    let grant = state.policy.grant(&request.handshake, &visitor.identity, visitor.allowed)?;
+    if grant.publish.is_empty() {
+        return Err(Rejection::Mute);
+    }
+    if message.is_empty() || state.sockets.keepalive.is_heartbeat(&message) {
+        Counters::count(&state.process.counters.ignored_publications);
+        return Ok(());
+    }
+    let address = request.credentials.client_address;
+    let rate_limit = state.visitors.rate_limit(&visitor.identity, address, grant.rate);
+    if rate_limit.is_some_and(|bucket| !bucket.take(message.len())) {
+        return Err(Rejection::TooFast);
+    }
+    let acks = Rc::<PublishAcks>::default();
+    acks.issue(message.len());
+    state.store.publish(grant.publish.into(), message, acks.clone());
+    match timeout(state.publish_timeout, acks.settled()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(PublishError::Waited)) => Err(Rejection::NoRedis),
+        Ok(Err(PublishError::Lost)) | Err(_) => Err(Rejection::Lost),
+    }
+}

@@ -1,0 +1,82 @@
+//! Applies a changed visitor to an open connection: leaves channels that are not granted any more, joins new ones.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::client::{RelayClient, shared};
+use super::echo;
+use super::join::read_joined;
+use crate::access::{ClientAddress, Grant};
+use crate::hub::{Addition, Listener, NotJoined};
+use crate::shard::state::ShardState;
+use crate::socket::Close;
+use crate::wire::Channel;
+
+/// Time before joining is retried after Redis was lost or too many messages arrived.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Time before joining is retried after Redis has refused a channel: its ACL rarely changes.
+const REFUSED_RETRY: Duration = Duration::from_mins(1);
+
+/// Computes the grant again and applies it: channels that are not granted any more are left at once, new ones are joined
+/// in the background. Returns why the connection has to end, if it has to.
+pub(super) fn reauthorize(
+    client: &mut RelayClient,
+    listener: &Rc<Listener>,
+    state: &Rc<ShardState>,
+) -> Option<Close> {
+    let share = client.share.as_ref()?;
+    let visitor = share.visitor();
+    let grant = match state.policy.grant(&client.handshake, &visitor.identity, visitor.allowed) {
+        Ok(grant) => grant,
+        // The session is about to end the connection, with a close code that tells the client why.
+        Err(_) if share.is_doubtful() => Grant::default(),
+        Err(_) => return Some(Close::Denied),
+    };
+    // An anonymous visitor keeps its bucket, which may be that of its address: the address is not known here.
+    if !visitor.identity.is_anonymous() {
+        client.rate_limit = state.visitors.rate_limit(&visitor.identity, ClientAddress::Local, grant.rate);
+    }
+    drop(visitor);
+    // Cancelled: the channels that it joins may not be granted any more.
+    client.addition = None;
+    let missing = client.subscription.narrow(&grant.subscribe);
+    let addition = (!missing.is_empty()).then(|| client.subscription.join_beside(&missing));
+    client.echo_topics = echo::topics(&grant, &client.subscription, addition.as_ref());
+    client.channels = shared(grant.publish);
+    client.addition = addition.map(|addition| {
+        let adding = add(addition, missing, state.clone(), listener.clone());
+        AbortOnDropHandle::new(tokio::task::spawn_local(adding))
+    });
+    None
+}
+
+/// Adds channels to a connection once they are joined. If they cannot be joined together, each is joined alone, so that
+/// one that Redis refuses, or that is flooded, does not keep the others away.
+async fn add(addition: Addition, channels: Vec<Channel>, state: Rc<ShardState>, listener: Rc<Listener>) {
+    let mut retry = None;
+    let mut waiting = vec![(addition, channels)];
+    while let Some((addition, channels)) = waiting.pop() {
+        let reading = read_joined(addition.joining(), &state, &channels);
+        let join_timeout = state.process.settings.server.handshake;
+        match timeout(join_timeout, reading).await.unwrap_or(Err(NotJoined::Lost)) {
+            Ok(persisted) => addition.merge(&listener, &persisted),
+            Err(NotJoined::Refused | NotJoined::Flooded) if channels.len() > 1 => {
+                waiting.extend(channels.into_iter().map(|channel| {
+                    let channels = vec![channel];
+                    (addition.alone(&channels), channels)
+                }));
+            }
+            // The broker logs the refusal.
+            Err(NotJoined::Refused) => retry = retry.or(Some(REFUSED_RETRY)),
+            Err(NotJoined::Lost | NotJoined::Flooded) => retry = Some(RETRY),
+        }
+    }
+    if let Some(retry) = retry {
+        sleep(retry).await;
+        listener.reauthorize();
+    }
+}

@@ -1,0 +1,241 @@
+//! The state of a shard, shared by its parts and by the dialects.
+
+use std::cell::Cell;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::access::Policy;
+use crate::http::{self, HttpConfig, StaticFiles, Times};
+use crate::hub::{Hub, Limits, OutboxMemory, ShardMemory, SharedHub};
+use crate::metrics::Counters;
+use crate::redis::{Lookups, Store, Target};
+use crate::settings::Settings;
+use crate::socket::{Keepalive, SocketContext};
+use crate::stream::Permit;
+use crate::telemetry::LogThrottle;
+use crate::unfinished::UnfinishedMemory;
+use crate::visitors::watch::Leases;
+use crate::visitors::{Callback, CallbackTransport, Identifier, LargeValues, RateLimits, Sessions, Visitors};
+
+/// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
+const READ_BYTES: usize = 64 * 1024;
+
+/// State shared by all shards.
+#[derive(Clone)]
+pub struct ProcessState {
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// The Redis of the messages.
+    pub target: Target,
+    /// The Redis of the sessions, if they have one of their own.
+    pub session_target: Option<Target>,
+    /// Counters.
+    pub counters: Arc<Counters>,
+    /// The transport to the callback, if there is one.
+    pub transport: Option<CallbackTransport>,
+    /// Permits for reading large sessions.
+    pub large: LargeValues,
+    /// Number of open connections.
+    pub connections: Arc<AtomicUsize>,
+    /// Number of connections above which handshakes are refused.
+    pub max_connections: usize,
+    /// Memory of all outboxes.
+    pub outboxes: Arc<OutboxMemory>,
+    /// Rate limits of publications.
+    pub rate_limits: Arc<RateLimits>,
+    /// Memory of unfinished messages.
+    pub unfinished: Arc<UnfinishedMemory>,
+    /// The last id of a connection's span.
+    pub last_span: Arc<AtomicU64>,
+}
+
+/// State shared by the parts of a shard.
+pub struct ShardState {
+    /// The shard's number; the first one is 0.
+    pub number: usize,
+    /// State shared by all shards.
+    pub process: ProcessState,
+    /// The HTTP side.
+    pub http: HttpConfig,
+    /// State shared by the sockets.
+    pub sockets: SocketContext,
+    /// Decides what visitors may subscribe and publish to.
+    pub policy: Policy,
+    /// The visitors' identities, leases and rate limits.
+    pub visitors: Visitors,
+    /// The subscriptions to messages.
+    pub hub: Rc<SharedHub>,
+    /// The subscriptions to events of sessions: the same hub, unless sessions have a Redis of their own.
+    pub session_hub: Rc<SharedHub>,
+    /// Publishes messages and reads their persisted values.
+    pub store: Rc<Store>,
+    /// The connection to the Redis of the sessions.
+    pub session_lookups: Rc<Lookups>,
+    /// Whether the broker is connected to Redis.
+    pub redis_up: Cell<bool>,
+    /// Cancelled when the server stops.
+    pub stopping: CancellationToken,
+    /// Number of connections of this shard.
+    pub connections: Cell<usize>,
+    /// Time after which a publication has reached Redis or failed.
+    pub publish_timeout: Duration,
+    /// Limits the log lines about Redis failing during handshakes.
+    pub no_redis: LogThrottle,
+    /// Limits the log lines about sockets that epoll refuses.
+    pub unwatched: LogThrottle,
+    /// Limits the log lines about full outboxes.
+    pub full_outboxes: LogThrottle,
+    /// Full outboxes that have not been logged yet.
+    pub unlogged_refusals: Cell<u64>,
+}
+
+impl ShardState {
+    /// Sets a shard up and connects it to Redis. Must be called on the shard's own runtime.
+    pub fn new(number: usize, process: ProcessState) -> Rc<Self> {
+        let ProcessState { settings, target, session_target, counters, .. } = &process;
+        let limits = Limits {
+            outbox_bytes: settings.messages.outbox_bytes,
+            outbox_seconds: settings.messages.outbox_seconds,
+            outbox_hard_bytes: settings.messages.outbox_hard_bytes,
+            drop_oldest: settings.messages.drop_oldest,
+            memory: ShardMemory::new(process.outboxes.clone()),
+        };
+        let publish_timeout = settings.redis.publish_wait + settings.redis.command_timeout * 2;
+        let stopping = CancellationToken::new();
+        let store = Rc::new(Store::new(target, settings, counters));
+        let session_lookups = match session_target {
+            Some(target) => Rc::new(Lookups::connect(target, &settings.redis, counters)),
+            None => store.lookups(),
+        };
+        let hub = SharedHub::new(Hub::new(limits.clone()));
+        let session_hub = match session_target {
+            Some(_) => SharedHub::new(Hub::new(limits.clone())),
+            None => hub.clone(),
+        };
+        let identifier = Rc::new(identifier(&process, session_lookups.clone(), store.lookups()));
+        let database = session_target.as_ref().unwrap_or(target).database();
+        let leases = Leases::new(identifier.clone(), session_hub.clone(), database);
+        let policy =
+            Policy::new(settings.namespace.clone(), settings.facility_colons, settings.access.clone());
+        Rc::new(Self {
+            number,
+            http: http_config(&process, publish_timeout, stopping.clone()),
+            sockets: socket_context(&process, limits),
+            policy: policy.anonymous_publish(settings.anonymous_publish),
+            visitors: Visitors::new(identifier, leases, process.rate_limits.clone()),
+            hub,
+            session_hub,
+            store,
+            session_lookups,
+            redis_up: Cell::new(false),
+            stopping,
+            connections: Cell::new(0),
+            publish_timeout,
+            no_redis: LogThrottle::default(),
+            unwatched: LogThrottle::default(),
+            full_outboxes: LogThrottle::default(),
+            unlogged_refusals: Cell::default(),
+            process,
+        })
+    }
+}
+
+/// A connection's share of the connection limit, from accept to its end. It gives access to the shard's state.
+pub struct ConnectionPermit(Rc<ShardState>);
+
+impl ConnectionPermit {
+    /// Counts a connection for its shard; the process has counted it already. Both counts end when the permit is dropped.
+    pub fn new(state: &Rc<ShardState>, permit: Permit) -> Self {
+        permit.hand_on();
+        state.connections.set(state.connections.get() + 1);
+        Self(state.clone())
+    }
+
+    /// Returns the shard's state.
+    pub fn state(&self) -> &Rc<ShardState> {
+        &self.0
+    }
+}
+
+impl Deref for ConnectionPermit {
+    type Target = ShardState;
+
+    fn deref(&self) -> &ShardState {
+        &self.0
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.0.process.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.connections.set(self.0.connections.get() - 1);
+    }
+}
+
+fn http_config(process: &ProcessState, publish_timeout: Duration, stop: CancellationToken) -> HttpConfig {
+    let settings = &process.settings;
+    let heartbeat = settings.heartbeat.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+    let files = || {
+        let prefix = settings.namespace.as_str();
+        StaticFiles::new(&settings.websocket_url, prefix, &heartbeat, settings.expire_seconds)
+    };
+    let handshake = settings.server.handshake;
+    HttpConfig {
+        path_prefix: settings.path_prefix.clone(),
+        session_cookie: settings.session.cookie.clone(),
+        origins: settings.origins.clone(),
+        proxies: settings.server.trusted_proxies.clone(),
+        tokens: settings.jwt.is_some(),
+        passed_on: settings.callback.as_ref().map(|callback| http::names_passed_on(&callback.forward)),
+        files: settings.demo.then(files),
+        times: Times {
+            request: handshake,
+            // Reading a body, identifying the visitor, and then either publishing or joining channels.
+            answer: handshake * 2 + handshake.max(publish_timeout),
+            idle: settings.server.keepalive,
+        },
+        stop,
+        max_header_bytes: settings.server.max_header_bytes,
+        max_headers: settings.server.max_headers,
+        max_message_bytes: settings.messages.max_message_bytes,
+        unfinished: process.unfinished.clone(),
+        counters: process.counters.clone(),
+        foreign_origins: LogThrottle::default(),
+    }
+}
+
+fn socket_context(process: &ProcessState, limits: Limits) -> SocketContext {
+    let settings = &process.settings;
+    SocketContext {
+        // A time of 0 means "never" in `Liveness`.
+        clock: Cell::new(1),
+        buffer: vec![0; READ_BYTES].into_boxed_slice().into(),
+        keepalive: Keepalive::new(
+            settings.heartbeat.clone(),
+            &settings.messages.client_heartbeats,
+            settings.ping,
+            settings.messages.message_seconds,
+        ),
+        limits,
+        max_message_bytes: settings.messages.max_message_bytes,
+        linger: Duration::from_secs(settings.server.linger_seconds.into()),
+        unfinished: process.unfinished.clone(),
+    }
+}
+
+fn identifier(process: &ProcessState, sessions: Rc<Lookups>, messages: Rc<Lookups>) -> Identifier {
+    let ProcessState { settings, transport, counters, large, .. } = process;
+    let reading = settings.session.reading.clone();
+    let pattern = reading.pattern.clone();
+    let sessions = Sessions::new(reading, &settings.namespace, sessions, messages, large.clone());
+    let callback = settings.callback.as_ref().zip(transport.as_ref());
+    let callback =
+        callback.map(|(asked, transport)| Callback::new(asked, transport, pattern, counters.clone()));
+    let recheck = Duration::from_secs(settings.session.recheck_seconds.into());
+    Identifier::new(sessions, settings.jwt.clone(), callback, recheck)
+}
