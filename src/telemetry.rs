@@ -32,7 +32,7 @@ pub fn init(json: bool) -> WorkerGuard {
     let (registry, layer) =
         (tracing_subscriber::registry().with(filter), fmt::layer().with_writer(writer).with_target(false));
     if json {
-        registry.with(layer.json().flatten_event(true)).init();
+        registry.with(layer.json().flatten_event(true).with_span_list(false)).init();
     } else {
         registry.with(layer.with_ansi(io::stderr().is_terminal())).init();
     }

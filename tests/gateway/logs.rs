@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use crate::support::client::Request;
 use crate::support::gateway::{GatewayBuilder, address_in, binary};
+use crate::support::sessions::{connect, john, mary, session_key};
 use crate::support::{RedisServer, TestGateway, eventually, signal, unique, within_deadline};
 
 const SESSION: &str = "0123456789abcdefghijklmnopqrstuv";
@@ -99,6 +100,47 @@ async fn each_ended_connection_is_one_line_at_debug_and_none_at_info() {
             gateway.log()
         );
     }
+}
+
+#[tokio::test]
+async fn every_line_about_a_client_has_the_span_of_its_connection_in_both_formats() {
+    for (format, user, peer) in
+        [("text", r#"user=""#, "peer=127.0.0.1"), ("json", r#""user":"\""#, r#""peer":"127.0.0.1""#)]
+    {
+        let builder = TestGateway::builder().variable("RUST_LOG", "ws4redis=debug");
+        let gateway = builder.set("log.format", format).start().await;
+        let keys = [session_key(), session_key()];
+        let cookies = [john(&keys[0]), mary(&keys[1])];
+        let mut johns = connect(&gateway, "/ws/of-john%22?subscribe-broadcast", &cookies[0]).await;
+        let mut marys = connect(&gateway, "/ws/of-mary%22?subscribe-broadcast", &cookies[1]).await;
+        for (client, code) in [(&mut johns, 4001), (&mut marys, 4002)] {
+            client.send_close(code, "").await;
+            client.expect_close(code).await;
+            client.expect_end().await;
+            gateway.expect_log(&["connection ended", &code.to_string()]).await;
+        }
+        let log = gateway.log();
+        let spans = ["john", "mary"].map(|name| {
+            let facility = format!(r"of-{name}\");
+            let lines: Vec<_> = log.iter().filter(|line| line.contains(&facility)).collect();
+            assert_eq!(lines.len(), 2, "opened and ended: {log:#?}");
+            for line in &lines {
+                assert!(line.contains(&format!("{user}{name}")) && line.contains(peer), "{line}");
+                assert!(!keys.iter().any(|key| line.contains(key)), "{line}");
+            }
+            let ids: Vec<_> = lines.iter().map(|line| span_id(line)).collect();
+            assert_eq!(ids[0], ids[1], "{lines:#?}");
+            ids[0].clone()
+        });
+        assert_ne!(spans[0], spans[1]);
+    }
+}
+
+/// Returns the id in the span of a line.
+fn span_id(line: &str) -> String {
+    let at = ["connection{id=", "\"id\":"].iter().find_map(|mark| Some(line.find(mark)? + mark.len()));
+    let rest = &line[at.unwrap_or_else(|| panic!("no span in {line}"))..];
+    rest.chars().take_while(char::is_ascii_digit).collect()
 }
 
 #[tokio::test]
