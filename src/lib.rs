@@ -8,7 +8,8 @@
 //! - [`server`] accepts connections; a [`shard`] owns each of them from accept to close;
 //! - [`http`]: everything before the 101; [`visitors`]: authentication; [`access`]: its rules, and authorization;
 //! - [`dialects`]: the protocols that clients speak; [`socket`]: bytes after the 101; [`hub`]: which connection receives which topic;
-//! - [`broker`]: subscriptions to Redis; [`redis`]: connections to Redis, reads and publications;
+//! - [`broker`]: subscriptions to Redis; [`sources`]: what a message from Redis means;
+//! - [`redis`]: connections to Redis, reads and publications;
 //! - [`unfinished`]: memory of unfinished messages, counted for the process;
 //! - [`embedded`]: a small in-memory Redis for development.
 
@@ -25,6 +26,7 @@ pub mod server;
 pub mod settings;
 pub mod shard;
 pub mod socket;
+pub mod sources;
 pub mod stream;
 pub mod telemetry;
 pub mod unfinished;

@@ -1,4 +1,4 @@
-//! What shards and brokers tell each other.
+//! The messages between shards and brokers.
 
 use std::sync::Arc;
 
@@ -7,44 +7,51 @@ use bytes::Bytes;
 use crate::hub::{Generation, Run, SubscriptionRequest};
 use crate::wire::{Channel, DoctorQuery, Hint, KeyEvent};
 
-/// What a shard tells the broker: its number and its requests.
+/// A shard's requests to a broker, with the shard's number.
 pub type Call = (usize, Vec<SubscriptionRequest>);
 
-/// What the broker tells a shard. The order counts.
+/// An event of the broker that carries messages. The order of events counts.
 #[derive(Debug)]
 pub enum BrokerEvent {
-    /// Messages, a run per channel.
+    /// Messages, one run per channel.
     Deliver(Vec<(Channel, Run)>),
-    /// Redis has acknowledged channels.
-    Subscribed(Vec<(Channel, Generation)>),
-    /// Redis sends a channel that it refused: what is published from now on waits for its persisted value.
+    /// Redis confirmed a channel that it refused before: hold back its messages until its persisted value is read.
     Regained(Channel),
-    /// Redis refuses a channel. It is tried again for those who listen already.
-    Refused(Channel, Generation),
-    /// Redis can be reached, and sends all channels that are wanted.
-    Up,
-    /// Redis was lost.
-    Lost,
-    /// Messages were lost: hold all channels back until their values have been read again.
+    /// Messages were lost: hold back all channels until their persisted values are read.
     Pause,
-    /// Persisted values that were read again.
+    /// Persisted values that were re-read.
     Recovered(Vec<(Channel, Option<Bytes>)>),
-    /// Whether Redis tells what happens to keys.
-    Events(bool),
-    /// Keys to which something happened, by the channels that tell of them.
-    KeyEvents(Vec<(Channel, KeyEvent)>),
-    /// Something may have happened to any key.
-    Overlooked,
-    /// Users at whose sessions one has to look again.
-    Hints(Arc<[Hint]>),
-    /// A query of the doctor's; one shard answers.
-    Asked(DoctorQuery),
+    /// Re-read the sessions that these describe.
+    Invalidate(Arc<[Hint]>),
+    /// A query of the doctor; one shard answers it.
+    Query(DoctorQuery),
+    /// An event that both kinds of broker have.
+    Subscription(SubscriptionEvent),
 }
 
-/// What a broker is for.
-pub enum Role {
-    /// Messages, and hints on this channel.
-    Messages(Channel),
-    /// What happens to sessions that lie in a Redis of their own.
-    Sessions,
+/// An event of either broker. The broker of a Redis that holds only sessions has no others: it cannot carry messages.
+#[derive(Debug)]
+pub enum SubscriptionEvent {
+    /// Redis confirmed channels.
+    Subscribed(Vec<(Channel, Generation)>),
+    /// Redis refuses a channel; it is retried as long as it is wanted.
+    Refused(Channel, Generation),
+    /// Channels without messages, confirmed after a loss: there is no value to wait for.
+    Resumed(Vec<Channel>),
+    /// Redis is reachable, and all wanted channels are confirmed or refused.
+    Up,
+    /// The connection to Redis was lost.
+    Lost,
+    /// Redis publishes keyspace events, or does not.
+    KeyspaceEvents(bool),
+    /// Keys that changed, by their keyspace channels.
+    KeyEvents(Vec<(Channel, KeyEvent)>),
+    /// Key events or hints may have been missed: any session may have changed.
+    EventsMissed,
+}
+
+impl From<SubscriptionEvent> for BrokerEvent {
+    fn from(event: SubscriptionEvent) -> Self {
+        Self::Subscription(event)
+    }
 }

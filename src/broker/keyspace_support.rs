@@ -1,114 +1,191 @@
-//! What the broker hears besides messages: what happens to the keys of sessions, and hints about users.
+//! Whether Redis publishes keyspace events: probed, or configured, and what happens when it refuses their channels.
 
+use std::future::pending;
+use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
-use super::Broker;
-use super::event::BrokerEvent;
-use super::keyspace::{self, Support};
-use crate::hub::Generation;
+use crate::redis::error_reply::ErrorClass;
+use crate::redis::{CommandClient, CommandReply, ReplyValue};
 use crate::wire::Channel;
 
-/// How long the query waits for a connection: then it is asked anew anyway.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Interval between probes: an operator can change the setting at any time.
+const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
-impl Broker {
-    /// Probes in the background whether Redis publishes keyspace events.
-    pub(super) fn probe_support(&mut self) {
-        self.asked = Instant::now();
-        // What it forbids to ask is not asked again on this connection, nor is a cluster, where each node reports events of its
-        // own keys only and one is listened to.
-        if self.target.is_cluster() || self.keyspace_events == Some(Support::Unknown) {
+/// Time that a probe waits for a connection; after it, the next probe is due anyway.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Redis' support for keyspace events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Support {
+    /// It publishes them.
+    Yes,
+    /// It does not.
+    No,
+    /// It does not allow the question, or refuses a channel.
+    Unknown,
+}
+
+/// How support is found out.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Detection {
+    /// By `CONFIG GET`.
+    Probe,
+    /// The setting `session.keyspace_events` says so.
+    Configured(bool),
+    /// It is not needed, because sessions are stored in another Redis, or not possible: the nodes of a cluster report
+    /// events of their own keys only, and the broker is subscribed at one of them.
+    Off,
+}
+
+/// Probes for keyspace events, and remembers what the shards were told.
+pub(super) struct KeyspaceSupport {
+    commands: Rc<CommandClient>,
+    detection: Detection,
+    announced: Option<Support>,
+    probed_at: Instant,
+    /// A refused channel that is retried for all of its kind, even if no session needs it any more.
+    refused: Option<Channel>,
+    sender: mpsc::Sender<Support>,
+    receiver: mpsc::Receiver<Support>,
+}
+
+impl KeyspaceSupport {
+    pub(super) fn new(commands: Rc<CommandClient>, detection: Detection) -> Self {
+        let (sender, receiver) = mpsc::channel(1);
+        let (announced, refused) = (None, None);
+        Self { commands, detection, announced, probed_at: Instant::now(), refused, sender, receiver }
+    }
+
+    /// Forgets what is known: a new connection may be to another server, with other rights.
+    pub(super) fn reset(&mut self) {
+        self.announced = None;
+        self.refused = None;
+    }
+
+    /// Probes again if the last probe is old.
+    pub(super) fn probe_if_due(&mut self, now: Instant) {
+        if now - self.probed_at >= PROBE_INTERVAL {
+            self.probe();
+        }
+    }
+
+    /// Probes in the background; [`Self::next`] returns the result.
+    pub(super) fn probe(&mut self) {
+        self.probed_at = Instant::now();
+        // A question that was refused is not repeated on this connection.
+        if self.announced == Some(Support::Unknown) {
             return;
         }
-        if let Some(set) = self.events_set {
-            let _ = self.keyspace_support.0.try_send(if set { Support::Yes } else { Support::No });
-            return;
-        }
-        let (commands, told) = (self.commands.clone(), self.keyspace_support.0.clone());
-        tokio::task::spawn_local(async move {
-            // The connection for commands may come back later than that for subscriptions.
-            let up = timeout(PATIENCE, commands.until_up()).await.is_ok();
-            if up && let Some(keyspace_support) = keyspace::probe_support(&commands).await {
-                // An older answer that still waits says the same.
-                let _ = told.try_send(keyspace_support);
+        match self.detection {
+            Detection::Off => {}
+            // A result that still waits is as good.
+            Detection::Configured(true) => drop(self.sender.try_send(Support::Yes)),
+            Detection::Configured(false) => drop(self.sender.try_send(Support::No)),
+            Detection::Probe => {
+                let (commands, sender) = (self.commands.clone(), self.sender.clone());
+                tokio::task::spawn_local(async move {
+                    // The connection for commands may be re-established later than the one for subscriptions.
+                    let is_up = timeout(PROBE_TIMEOUT, commands.until_up()).await.is_ok();
+                    if is_up && let Some(support) = probe_support(&commands).await {
+                        let _ = sender.try_send(support);
+                    }
+                });
             }
-        });
+        }
     }
 
-    /// Publishes to the shards whether Redis publishes keyspace events, when that has changed.
-    pub(super) async fn publish_support(&mut self, keyspace_support: Support) {
-        if !self.up || self.keyspace_events.replace(keyspace_support) == Some(keyspace_support) {
-            return;
+    /// Waits for the result of a probe. Safe to cancel.
+    pub(super) async fn next(&mut self) -> Support {
+        match self.receiver.recv().await {
+            Some(support) => support,
+            None => pending().await,
         }
-        debug!(?keyspace_support, "keyspace events");
-        self.tell_all(|| BrokerEvent::Events(keyspace_support != Support::No)).await;
     }
 
-    /// Redis refuses the channels that tell of keys: sessions are read again periodically instead. One of the channels
-    /// is tried again for all.
-    pub(super) async fn do_without_events(&mut self, channel: &Channel, reason: &str) {
-        if self.refused_key.is_none() {
-            self.refused_key = Some(channel.clone());
-        } else if self.refused_key.as_ref() == Some(channel) {
-            return;
+    /// Records the result of a probe. Returns true if the shards have to be told.
+    pub(super) fn record(&mut self, support: Support) -> bool {
+        let changed = self.announced.replace(support) != Some(support);
+        if changed {
+            debug!(keyspace_support = ?support, "keyspace events");
         }
-        if self.keyspace_events.replace(Support::Unknown) != Some(Support::No) {
+        changed
+    }
+
+    /// Records that Redis refuses a keyspace channel: sessions are re-read periodically instead. Returns true unless
+    /// this is another refusal of the channel that is retried.
+    pub(super) fn record_refusal(&mut self, channel: &Channel, reason: &str) -> bool {
+        if self.refused.as_ref() == Some(channel) {
+            return false;
+        }
+        self.refused.get_or_insert_with(|| channel.clone());
+        if self.announced.replace(Support::Unknown) != Some(Support::No) {
             warn!(
                 error = reason,
-                "redis refuses to tell what happens to sessions; allow its user to subscribe to it (ACL SETUSER … &__keyspace@*), or a logout may take session.recheck_seconds to be noticed"
+                "redis refuses keyspace events; a logout may take session.recheck_seconds to be noticed. Allow its user to subscribe to them (ACL SETUSER … &__keyspace@*)"
             );
         }
-        self.tell_all(|| BrokerEvent::Events(false)).await;
+        true
     }
 
-    /// Keeps a refused channel of a key among those that are tried again, though no session wants it any more.
-    pub(super) fn keep_trying(&mut self, channel: &Channel) {
-        if self.refused_key.as_ref() == Some(channel) {
-            self.subscriptions.want(channel.clone(), 0, Generation::MIN);
-        }
+    /// Returns true if this refused channel is retried for all of its kind.
+    pub(super) fn is_retried(&self, channel: &Channel) -> bool {
+        self.refused.as_ref() == Some(channel)
     }
 
-    /// Redis allows the channel of a key that it refused: sessions may be watched again.
-    pub(super) fn regain_events(&mut self, channel: &Channel) {
-        if self.refused_key.take_if(|refused| refused == channel).is_some() {
+    /// Records that Redis allows a channel that it refused. Returns true if it is the one that was retried; then support
+    /// is probed again.
+    pub(super) fn record_allowed(&mut self, channel: &Channel) -> bool {
+        let is_retried = self.refused.take_if(|refused| refused == channel).is_some();
+        if is_retried {
             info!("redis allows keyspace events again");
-            self.subscriptions.leave(channel, 0, Instant::now());
-            self.keyspace_events = None;
-            self.probe_support();
+            self.announced = None;
+            self.probe();
+        }
+        is_retried
+    }
+}
+
+/// Asks Redis whether it publishes events of keys that are deleted, written with a time to live, or expire (`Kgx`). The
+/// setting is only read: changing it is the operator's decision.
+async fn probe_support(commands: &CommandClient) -> Option<Support> {
+    parse_support(commands.call("CONFIG", &[b"get", b"notify-keyspace-events"]).await)
+}
+
+/// Returns what a reply says; `None` if the question has to be asked again.
+fn parse_support(reply: Result<CommandReply, (String, bool)>) -> Option<Support> {
+    match reply {
+        Ok(reply) => {
+            let found = match &reply {
+                CommandReply::Other(found) => found.field("notify-keyspace-events"),
+                _ => None,
+            };
+            let flags = found.and_then(ReplyValue::text).unwrap_or_default();
+            let publishes = flags.contains('K') && (flags.contains('g') || flags.contains('A'));
+            Some(if publishes { Support::Yes } else { Support::No })
+        }
+        // Managed services forbid CONFIG; subscribing does no harm there.
+        Err((error, true)) if ErrorClass::of(&error) != ErrorClass::Temporary => Some(Support::Unknown),
+        Err((error, _)) => {
+            debug!(error, "cannot ask for notify-keyspace-events");
+            None
         }
     }
+}
 
-    /// Hands on what has happened to keys.
-    pub(super) async fn pass_events(&mut self) {
-        let (key_events, overlooked) = self.pump.key_events.take();
-        if overlooked {
-            self.tell_all(|| BrokerEvent::Overlooked).await;
-        }
-        let mut parted = vec![Vec::new(); self.shards.len()];
-        for (channel, key_event) in key_events {
-            let Some(subscription) = self.subscriptions.get_mut(channel.as_str()) else { continue };
-            for (shard, _) in &subscription.generations {
-                parted[*shard].push((channel.clone(), key_event));
-            }
-        }
-        for (shard, key_events) in
-            parted.into_iter().enumerate().filter(|(_, key_events)| !key_events.is_empty())
-        {
-            self.tell(shard, BrokerEvent::KeyEvents(key_events)).await;
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// Hands hints on, and queries of the doctor's to one shard.
-    pub(super) async fn pass_hints(&mut self) {
-        let (hints, queries) = self.pump.hints.take();
-        if !hints.is_empty() {
-            self.tell_all(|| BrokerEvent::Hints(hints.clone())).await;
-        }
-        for query in queries {
-            self.tell(0, BrokerEvent::Asked(query)).await;
-        }
+    #[test]
+    fn redis_is_asked_again_whether_it_tells_where_it_only_cannot_answer_now() {
+        let refused = |text: &str| parse_support(Err((text.to_owned(), true)));
+        assert_eq!(refused("BUSY Redis is busy running a script."), None);
+        assert_eq!(refused("NOPERM no permissions to run the 'config|get' command"), Some(Support::Unknown));
+        assert_eq!(refused("ERR unknown command 'CONFIG'"), Some(Support::Unknown));
+        assert_eq!(parse_support(Err(("redis was lost".to_owned(), false))), None);
     }
 }

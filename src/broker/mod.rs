@@ -1,440 +1,396 @@
 //! The pub/sub side of Redis: one subscription connection for the whole process.
 //!
-//! It keeps Redis in step with what the shards want, hands them what Redis sends, and after a loss brings everything
-//! back: channels first, then the persisted values that were missed. It waits for shards, never for a client.
+//! The broker subscribes to the channels that the shards want, passes on what Redis publishes, and recovers from a loss:
+//! it subscribes again, then re-reads the persisted values that were missed. It waits for shards, never for a client.
 
-mod acknowledge;
 mod batch;
+mod control_inbox;
 mod event;
-mod hints;
-mod keyspace;
+mod intake;
+mod key_events;
 mod keyspace_support;
+mod link;
+mod messages;
 mod recovery;
-mod retries;
+mod shard_queues;
 mod subscriptions;
 
-use std::cell::Cell;
-use std::future::pending;
-use std::pin::Pin;
+use std::future::{pending, ready};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep_until};
-use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, info, warn};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
 
-use self::batch::{ControlEvent, Pump};
-pub use self::event::{BrokerEvent, Call, Role};
-use self::keyspace::Support;
-use self::recovery::Recovered;
-use self::subscriptions::Subscriptions;
-use crate::hub::{Generation, SubscriptionRequest};
+pub use self::event::{BrokerEvent, Call, SubscriptionEvent};
+use self::intake::{ControlEvent, Intake};
+use self::keyspace_support::{Detection, KeyspaceSupport, Support};
+use self::link::{ChangeOutcome, LinkEvent};
+use self::messages::Messages;
+use self::shard_queues::ShardQueues;
+#[cfg(test)]
+pub(crate) use self::subscriptions::SIZES;
+use self::subscriptions::{Confirmed, Refused, shards};
+use crate::hub::SubscriptionRequest;
 use crate::metrics::Counters;
-use crate::redis::CommandClient;
-use crate::redis::RedisConnection;
-use crate::redis::Subscriber;
-use crate::redis::Target;
-use crate::redis::error_reply::HintThrottle;
-use crate::redis::pause;
-use crate::redis::{Lookups, Store};
+use crate::redis::error_reply::{ErrorClass, HintThrottle, hint};
+use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
+use crate::sources::Source;
 use crate::telemetry::LogThrottle;
 use crate::wire::{Channel, Topic};
 
-/// Silence after which the connection is tried with a fence.
-const KEEPALIVE: Duration = Duration::from_secs(2);
-
-/// Batches of values that may wait for the broker.
-const RECOVERIES: usize = 4;
-
-/// Time after which it is said again why Redis cannot be reached.
-const UNREACHABLE_LOG_PAUSE: Duration = Duration::from_mins(1);
-
-/// First pause before a lost connection is made again.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-
-/// How much later it is looked once more whether a step is answered: a process that stood still has not read yet.
-const GRACE: Duration = Duration::from_millis(500);
-
-/// Time for the answer to a fence where another connection to the same Redis got none in its whole time.
-const SUSPICION: Duration = Duration::from_secs(1);
-
-#[cfg(test)]
-pub(crate) use subscriptions::SIZES;
-
-type Dialing = Pin<Box<dyn Future<Output = Result<RedisConnection, String>>>>;
-type Leaving = Pin<Box<dyn Future<Output = ()>>>;
-
-/// What was told to Redis, and is not answered yet.
-struct Asked {
-    channels: Vec<Channel>,
-    since: Instant,
-    refusal: Option<String>,
-    /// Whether its time was over when that was last looked at.
-    late: bool,
+/// Returns the channel to subscribe to for a topic, and its source; `None` if its messages do not come from Redis.
+fn upstream(topic: &Topic) -> Option<(Channel, Source)> {
+    let channel = topic.channel()?;
+    let source = Source::of(&channel);
+    Some((channel, source))
 }
 
-/// Returns the channel to subscribe to for a topic, if its messages come from Redis.
-pub fn upstream(topic: &Topic) -> Option<Channel> {
-    topic.channel()
-}
-
-/// The pub/sub side of Redis.
-pub struct Broker {
-    subscriber: Option<Subscriber>,
-    dialing: Option<Dialing>,
-    /// Ends when the connection has to be given up. It is kept, as it counts the time for which a node is absent.
-    leaving: Option<Leaving>,
-    /// Pause before the next attempt.
-    pause: Duration,
-    max_bytes: usize,
-    patience: Duration,
-    control: Option<Channel>,
-    /// Probes whether Redis publishes keyspace events.
-    commands: Rc<CommandClient>,
-    /// Keeps up to date where the server is.
-    _following: AbortOnDropHandle<()>,
-    keyspace_support: (mpsc::Sender<Support>, mpsc::Receiver<Support>),
-    keyspace_events: Option<Support>,
-    /// The configured answer to whether Redis publishes keyspace events, if it is set.
-    events_set: Option<bool>,
-    asked: Instant,
-    store: Rc<Store>,
-    shards: Vec<mpsc::Sender<BrokerEvent>>,
-    subscriptions: Subscriptions,
-    pump: Pump,
-    step: Option<Asked>,
-    /// Whether another connection to this Redis got no answer in time.
-    suspected: bool,
-    /// The channel of a key that Redis refuses, which is tried again for all of its kind.
-    refused_key: Option<Channel>,
-    /// Values that were read again. They go out after a fence: what was published before they were read has come then.
-    recovered: Vec<Recovered>,
-    fenced: Vec<Recovered>,
-    recoveries: (mpsc::Sender<Recovered>, mpsc::Receiver<Recovered>),
-    up: bool,
-    down_since: Instant,
-    last_step: Instant,
-    /// Changes with every loss: a recovery of an older epoch stops.
-    epoch: Rc<Cell<u64>>,
-    target: Target,
+/// The pub/sub side of a Redis. `E` is its events: [`BrokerEvent`] where messages are published,
+/// [`SubscriptionEvent`] where only sessions are stored.
+pub struct Broker<E> {
+    intake: Intake,
+    keyspace: KeyspaceSupport,
+    shards: ShardQueues<E>,
+    messages: Option<Messages>,
     counters: Arc<Counters>,
-    lag: LogThrottle,
-    refused: LogThrottle,
-    refused_ping: HintThrottle,
-    not_now: HintThrottle,
-    /// Why Redis could not be reached, and when that was said.
-    last_error: Option<(String, Instant)>,
+    refused_for_now: HintThrottle,
+    refused_channel: LogThrottle,
 }
 
-impl Broker {
-    /// Connects to where `lookups` is connected. Must be called on the runtime of the shard whose store it is given.
-    pub fn new(
-        role: Role,
+impl Broker<BrokerEvent> {
+    /// Creates the broker of messages and, unless sessions are stored in another Redis, of their key events. Must be
+    /// called on the runtime of the shard that owns `store`.
+    pub fn for_messages(
         target: &Target,
         settings: &Settings,
-        lookups: &Lookups,
         store: Rc<Store>,
         shards: Vec<mpsc::Sender<BrokerEvent>>,
         counters: &Arc<Counters>,
     ) -> Self {
-        let control = if let Role::Messages(control) = role { Some(control) } else { None };
+        let detection =
+            if settings.session.redis.is_none() { detection(target, settings) } else { Detection::Off };
+        let keyspace = KeyspaceSupport::new(store.lookups().commands().clone(), detection);
+        let messages = Messages::new(shards.clone(), store, counters);
+        let mut broker = Self::new(target, settings, keyspace, shards, counters);
+        broker.messages = Some(messages);
+        broker.intake.subscriptions.pin(&settings.namespace.control(), Source::Control);
+        broker
+    }
+}
+
+impl Broker<SubscriptionEvent> {
+    /// Creates the broker of the key events of a Redis that holds only sessions. Must be called on the runtime of the
+    /// shard that owns `lookups`.
+    pub fn for_sessions(
+        target: &Target,
+        settings: &Settings,
+        lookups: &Lookups,
+        shards: Vec<mpsc::Sender<SubscriptionEvent>>,
+        counters: &Arc<Counters>,
+    ) -> Self {
+        let keyspace = KeyspaceSupport::new(lookups.commands().clone(), detection(target, settings));
+        Self::new(target, settings, keyspace, shards, counters)
+    }
+}
+
+impl<E: From<SubscriptionEvent>> Broker<E> {
+    fn new(
+        target: &Target,
+        settings: &Settings,
+        keyspace: KeyspaceSupport,
+        shards: Vec<mpsc::Sender<E>>,
+        counters: &Arc<Counters>,
+    ) -> Self {
         Self {
-            subscriber: None,
-            dialing: None,
-            leaving: None,
-            pause: Duration::ZERO,
-            max_bytes: settings.messages.max_delivery_bytes,
-            patience: settings.redis.command_timeout,
-            keyspace_support: mpsc::channel(1),
-            keyspace_events: None,
-            events_set: settings.session.events,
-            asked: Instant::now(),
-            commands: lookups.commands().clone(),
-            _following: AbortOnDropHandle::new(spawn_local(target.clone().follow())),
-            store,
-            shards,
-            subscriptions: Subscriptions::new(settings.redis.unsubscribe_linger),
-            pump: Pump::new(
-                control.clone(),
-                (settings.redis.receiver_messages, settings.redis.max_pending_bytes),
-                counters.clone(),
-            ),
-            control,
-            step: None,
-            suspected: false,
-            refused_key: None,
-            recovered: Vec::new(),
-            fenced: Vec::new(),
-            recoveries: mpsc::channel(RECOVERIES),
-            up: false,
-            down_since: Instant::now(),
-            last_step: Instant::now(),
-            epoch: Rc::default(),
-            target: target.clone(),
+            intake: Intake::new(target, settings, counters),
+            keyspace,
+            shards: ShardQueues::new(shards),
+            messages: None,
             counters: counters.clone(),
-            lag: LogThrottle::default(),
-            refused: LogThrottle::default(),
-            refused_ping: HintThrottle::default(),
-            not_now: HintThrottle::default(),
-            last_error: None,
+            refused_for_now: HintThrottle::default(),
+            refused_channel: LogThrottle::default(),
         }
     }
 
-    /// Serves the shards until all of them are gone.
+    /// Serves the shards until all of them have ended.
+    ///
+    /// It waits for: requests of shards; an event of the link, which is input, a new connection, a failover, a suspicion
+    /// or a deadline; re-read values; and the result of a probe. It does not wait while received messages are not passed
+    /// on yet.
     pub async fn run(mut self, mut calls: mpsc::Receiver<Call>) {
         loop {
-            self.take_step();
-            let due = self.next_look();
+            self.send_due();
+            let has_received = !self.intake.is_drained();
             tokio::select! {
                 call = calls.recv() => match call {
                     Some((shard, requests)) => self.apply_requests(shard, requests).await,
                     None => return,
                 },
-                () = self.pump.ready(&mut self.subscriber) => self.pass_on().await,
-                line = async { match &mut self.dialing { Some(dialing) => dialing.await, None => pending().await } } => self.connect(line),
-                () = async { match &mut self.leaving { Some(leaving) => leaving.await, None => pending().await } } => {
-                    self.on_lost("the master is another server now, or this one is a replica").await;
-                }
-                Some(recovered) = self.recoveries.1.recv() => self.recovered.push(recovered),
-                Some(keyspace_support) = self.keyspace_support.1.recv() => self.publish_support(keyspace_support).await,
-                () = self.target.suspected(), if self.subscriber.is_some() => self.suspected = true,
-                () = sleep_until(due), if self.subscriber.is_some() => if self.is_overdue() {
-                    self.on_lost(&format!("no answer within {} s", self.patience.as_secs())).await;
-                },
+                () = ready(()), if has_received => self.process_received().await,
+                event = self.intake.link_event() => self.on_link_event(event).await,
+                () = receive_values(&mut self.messages) => {}
+                support = self.keyspace.next() => self.publish_support(support).await,
             }
         }
     }
-    /// Begins what is due: to connect, or to tell Redis something, or to try it where nothing was told for long.
-    fn take_step(&mut self) {
+
+    /// Opens a connection, or sends what is due: a subscription change, a fence for values, or a keepalive.
+    fn send_due(&mut self) {
         let now = Instant::now();
-        let Some(subscriber) = &mut self.subscriber else {
-            if self.dialing.is_none() {
-                self.dial();
-            }
+        let Intake { link, subscriptions, .. } = &mut self.intake;
+        link.open();
+        if !link.is_idle() {
             return;
-        };
-        let due = self.subscriptions.has_queued()
-            || self.subscriptions.next_due().is_some_and(|due| due <= now)
-            || now - self.last_step >= KEEPALIVE
-            || !self.recovered.is_empty()
-            || self.suspected
-            // While channels are postponed, it cannot be up yet.
-            || !(self.up || self.subscriptions.is_behind());
-        if self.step.is_none() && due {
-            self.fenced = std::mem::take(&mut self.recovered);
-            let step = self.subscriptions.step(now);
-            subscriber.begin(&step);
-            self.step = Some(Asked { channels: step.subscribe, since: now, refusal: None, late: false });
+        }
+        let recovery = self.messages.as_mut().map(|messages| &mut messages.recovery);
+        let due = subscriptions.has_queued()
+            || subscriptions.next_due().is_some_and(|due| due <= now)
+            || link.needs_probe(now)
+            || recovery.as_ref().is_some_and(|recovery| recovery.needs_fence())
+            // A connection without channels is up after its first fence. While channels are postponed it is not.
+            || !(link.is_up() || subscriptions.is_behind());
+        if due {
+            if let Some(recovery) = recovery {
+                recovery.begin_fence();
+            }
+            link.send(subscriptions.next_change(now), now);
         }
     }
 
-    /// Begins to connect, after a pause.
-    fn dial(&mut self) {
-        let (wait, target, max_bytes) = (self.pause, self.target.clone(), self.max_bytes);
-        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, target.longest_pause());
-        self.dialing = Some(Box::pin(async move {
-            if !wait.is_zero() {
-                pause(wait, &mut target.discovery().reached()).await;
+    async fn on_link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Input(input) => {
+                self.intake.take_input(input);
+                self.process_received().await;
             }
-            target.dial(max_bytes).await
-        }));
+            LinkEvent::Connected => self.keyspace.reset(),
+            LinkEvent::Unusable(reason) => self.on_lost(&reason).await,
+            LinkEvent::Due => {}
+        }
     }
 
-    fn connect(&mut self, line: Result<RedisConnection, String>) {
-        self.dialing = None;
-        match line {
-            Ok(line) => {
-                let (discovery, spot) = (self.target.discovery().clone(), line.endpoint().clone());
-                self.leaving = Some(Box::pin(async move { discovery.left(&spot).await }));
-                self.subscriber = Some(Subscriber::new(line));
-                // Whatever was refused is tried again on every connection.
-                self.keyspace_events = None;
-                if let Some(control) = &self.control {
-                    self.subscriptions.want(control.clone(), 0, Generation::MIN);
+    async fn apply_requests(&mut self, shard: usize, requests: Vec<SubscriptionRequest>) {
+        let mut confirmed = Vec::new();
+        let subscriptions = &mut self.intake.subscriptions;
+        for request in requests {
+            match request {
+                SubscriptionRequest::Subscribe(topic, generation) => {
+                    let Some((channel, source)) = upstream(&topic) else { continue };
+                    // Where only sessions are stored, leases subscribe, and to nothing else.
+                    debug_assert!(self.messages.is_some() || source == Source::Keyspace);
+                    if subscriptions.subscribe(&channel, source, shard, generation) {
+                        confirmed.push((channel, generation));
+                    }
+                }
+                SubscriptionRequest::Unsubscribe(topic) => {
+                    let Some((channel, _)) = upstream(&topic) else { continue };
+                    subscriptions.unsubscribe(&channel, shard, Instant::now());
                 }
             }
-            Err(reason) => self.warn_unreachable(&reason),
+        }
+        if !confirmed.is_empty() {
+            let event = SubscriptionEvent::Subscribed(confirmed);
+            self.shards.send(shard, event, &mut self.intake).await;
         }
     }
 
-    /// When something is due that nobody else wakes for.
-    fn next_look(&self) -> Instant {
-        if let (Some(asked), Some(subscriber)) = (&self.step, &self.subscriber) {
-            let grace = if asked.late { GRACE } else { Duration::ZERO };
-            let patience = if self.suspected { self.patience.min(SUSPICION) } else { self.patience };
-            return asked.since.max(subscriber.last_read()) + patience + grace;
+    /// Passes on what was received, up to one batch of messages, and then applies the control event behind it.
+    async fn process_received(&mut self) {
+        if !self.intake.is_empty() {
+            self.pass_on().await;
         }
-        let keepalive = self.last_step + KEEPALIVE;
-        self.subscriptions.next_due().map_or(keepalive, |due| due.min(keepalive))
-    }
-
-    /// Tells whether Redis owes an answer for too long. Says so only if it does when asked once more.
-    fn is_overdue(&mut self) -> bool {
-        let overdue = self.next_look() <= Instant::now();
-        self.step.as_mut().is_some_and(|asked| std::mem::replace(&mut asked.late, overdue) && overdue)
-    }
-
-    /// Hands on what has come, and then what has come besides messages.
-    async fn pass_on(&mut self) {
-        if !self.pump.is_quiet() {
-            self.deliver().await;
-        }
-        if self.pump.is_quiet() {
-            match self.pump.take_control_event(&mut self.subscriber) {
-                Some(ControlEvent::Fence(refusal)) => self.finish(refusal).await,
-                Some(ControlEvent::Refused(reason)) => match &mut self.step {
-                    Some(asked) => asked.refusal = Some(reason),
-                    None => self.on_lost(&reason).await,
-                },
+        if self.intake.is_empty() {
+            match self.intake.take_control_event() {
+                Some(ControlEvent::Fence(refused_ping)) => self.on_fence(refused_ping).await,
+                Some(ControlEvent::Refused(reason)) => {
+                    if let Err(reason) = self.intake.link.refuse(reason) {
+                        self.on_lost(&reason).await;
+                    }
+                }
                 Some(ControlEvent::Lost(reason)) => self.on_lost(&reason).await,
                 None => {}
             }
         }
     }
 
-    async fn apply_requests(&mut self, shard: usize, requests: Vec<SubscriptionRequest>) {
-        let mut had = Vec::new();
-        for order in requests {
-            match order {
-                SubscriptionRequest::Subscribe(topic, generation) => {
-                    let Some(channel) = upstream(&topic) else { continue };
-                    if self.subscriptions.want(channel.clone(), shard, generation) {
-                        had.push((channel, generation));
-                    }
+    /// Passes on hints and key events, and one batch of messages.
+    async fn pass_on(&mut self) {
+        if let Some(messages) = &self.messages {
+            messages.pass_control(&mut self.intake).await;
+        }
+        self.pass_key_events().await;
+        if let Some(messages) = &mut self.messages {
+            messages.pass_batch(&mut self.intake).await;
+        }
+    }
+
+    async fn pass_key_events(&mut self) {
+        if self.intake.key_events.is_empty() {
+            return;
+        }
+        let (events, overflow) = self.intake.key_events.take();
+        if overflow {
+            self.send_all(|| SubscriptionEvent::EventsMissed).await;
+        }
+        let mut per_shard = vec![Vec::new(); self.shards.len()];
+        for (channel, event) in events {
+            for shard in self.intake.subscriptions.shards_of(&channel) {
+                per_shard[shard].push((channel.clone(), event));
+            }
+        }
+        self.shards.send_each(per_shard, SubscriptionEvent::KeyEvents, &mut self.intake).await;
+    }
+
+    /// Redis has answered the pending change.
+    async fn on_fence(&mut self, refused_ping: Option<String>) {
+        let now = Instant::now();
+        let Intake { link, subscriptions, .. } = &mut self.intake;
+        let outcome = link.finish(refused_ping.as_deref(), now);
+        let Some(ChangeOutcome { channels, refusal }) = outcome else { return };
+        if link.is_up() {
+            self.keyspace.probe_if_due(now);
+        }
+        match refusal {
+            None => {
+                let confirmed = subscriptions.confirm(channels, now);
+                self.on_confirmed(confirmed).await;
+            }
+            Some(reason) if ErrorClass::of(&reason) == ErrorClass::Temporary => {
+                if self.refused_for_now.allow(&reason) {
+                    warn!(redis = link.name(), error = %reason, "redis cannot subscribe at the moment; handshakes wait; {}", hint(&reason));
                 }
-                SubscriptionRequest::Unsubscribe(topic) => {
-                    let Some(channel) = upstream(&topic) else { continue };
-                    self.subscriptions.leave(&channel, shard, Instant::now());
-                    self.keep_trying(&channel);
+                subscriptions.postpone(channels, now);
+            }
+            Some(reason) => {
+                for refused in subscriptions.refuse(channels, &reason, now) {
+                    self.on_refused(refused, &reason).await;
                 }
             }
         }
-        if !had.is_empty() {
-            self.tell(shard, BrokerEvent::Subscribed(had)).await;
+        if let Some(messages) = &mut self.messages {
+            messages.send_recovered(&mut self.intake).await;
+        }
+        if !self.intake.link.is_up() && !self.intake.subscriptions.is_behind() {
+            self.on_connected().await;
         }
     }
 
-    /// Hands a batch on, and what goes before it.
-    async fn deliver(&mut self) {
-        if !self.pump.hints.is_empty() {
-            self.pass_hints().await;
-        }
-        if self.pump.hints.take_dropped() {
-            self.tell_all(|| BrokerEvent::Overlooked).await;
-        }
-        if !self.pump.key_events.is_empty() {
-            self.pass_events().await;
-        }
-        let lost = self.pump.take_lost();
-        if lost > 0 {
-            self.lagged(lost).await;
-        }
-        for (shard, runs) in
-            self.pump.batch(&mut self.subscriptions, self.shards.len()).into_iter().enumerate()
-        {
-            if !runs.is_empty() {
-                self.tell(shard, BrokerEvent::Deliver(runs)).await;
+    /// Tells the shards which channels are confirmed.
+    async fn on_confirmed(&mut self, confirmed: Vec<Confirmed>) {
+        let (mut per_shard, mut regained) = (vec![Vec::new(); self.shards.len()], Vec::new());
+        for Confirmed { channel, source, generations, was_refused } in confirmed {
+            for (shard, generation) in &generations {
+                per_shard[*shard].push((channel.clone(), *generation));
+            }
+            match source {
+                Source::Relay if was_refused => regained.push((channel, shards(&generations))),
+                Source::Keyspace if was_refused && self.keyspace.record_allowed(&channel) => {
+                    self.intake.subscriptions.unpin(&channel, Instant::now());
+                }
+                Source::Control if was_refused => {
+                    info!("redis allows the control channel again");
+                    self.send_all(|| SubscriptionEvent::EventsMissed).await;
+                }
+                Source::Relay | Source::Keyspace | Source::Control => {}
             }
         }
-    }
-
-    /// Messages were lost between Redis and here: their channels get their persisted values instead.
-    async fn lagged(&mut self, count: u64) {
-        if let Some(suppressed) = self.lag.allow() {
-            warn!(
-                count,
-                suppressed,
-                "messages from redis came too fast and are lost; reading the persisted ones again"
-            );
+        regained.retain(|(_, shards)| !shards.is_empty());
+        if let Some(messages) = &self.messages {
+            messages.hold_regained(&regained, &mut self.intake).await;
         }
-        Counters::add(&self.counters.lagged_deliveries, count);
-        if self.up {
-            // Values that are being read already may be older than what was lost now.
-            self.epoch.set(self.epoch.get() + 1);
-            self.tell_all(|| BrokerEvent::Pause).await;
-            self.recover();
-            // Hints may have been among them.
-            self.tell_all(|| BrokerEvent::Overlooked).await;
+        self.shards.send_each(per_shard, SubscriptionEvent::Subscribed, &mut self.intake).await;
+        if let Some(messages) = &self.messages {
+            messages.recover_regained(regained, &self.intake);
         }
     }
 
+    async fn on_refused(&mut self, refused: Refused, reason: &str) {
+        let Refused { channel, source, generations, is_new } = refused;
+        match source {
+            Source::Keyspace => {
+                if self.keyspace.record_refusal(&channel, reason) {
+                    self.send_all(|| SubscriptionEvent::KeyspaceEvents(false)).await;
+                }
+                if self.keyspace.is_retried(&channel) {
+                    self.intake.subscriptions.pin(&channel, source);
+                }
+            }
+            Source::Control if is_new => {
+                warn!(error = %reason, "redis refuses the control channel; changes of users may take session.recheck_seconds to be noticed; retrying with back-off. Allow its user to subscribe to it (ACL SETUSER … &ws4redis:control)");
+            }
+            Source::Relay if is_new => {
+                if let Some(suppressed) = self.refused_channel.allow() {
+                    error!(suppressed, ?channel, error = %reason, "redis refuses a channel; new clients of it get 503; retrying with back-off. Allow its user to subscribe to it (ACL SETUSER … &pattern)");
+                }
+            }
+            Source::Relay | Source::Control => {}
+        }
+        for (shard, generation) in generations {
+            let event = SubscriptionEvent::Refused(channel.clone(), generation);
+            self.shards.send(shard, event, &mut self.intake).await;
+        }
+    }
+
+    /// All wanted channels are confirmed or refused.
+    async fn on_connected(&mut self) {
+        self.intake.link.mark_up();
+        self.send_all(|| SubscriptionEvent::Up).await;
+        if let Some(messages) = &self.messages {
+            messages.recovery.start(self.intake.subscriptions.confirmed(Source::Relay));
+        }
+        self.shards.resume_keyspace(&mut self.intake).await;
+        self.keyspace.probe();
+    }
+
+    /// The connection was lost, or must not be used any longer.
     async fn on_lost(&mut self, reason: &str) {
-        // What came before the loss goes out before it: later it would follow newer values. Nothing more is read.
-        let mut subscriber = self.subscriber.take();
-        self.leaving = None;
+        // What was read before the loss is passed on before the shards hear of it: later it would follow newer values.
+        self.intake.link.begin_close();
         loop {
-            while !self.pump.is_quiet() {
-                self.deliver().await;
+            while !self.intake.is_empty() {
+                self.pass_on().await;
             }
-            if self.pump.take_control_event(&mut subscriber).is_none() {
+            if self.intake.take_control_event().is_none() {
                 break;
             }
         }
-        self.step = None;
-        self.suspected = false;
-        self.refused_key = None;
-        self.recovered.clear();
-        self.fenced.clear();
-        self.subscriptions.lost();
-        self.target.discovery().note_served(false);
-        if !std::mem::replace(&mut self.up, false) {
-            self.warn_unreachable(reason);
-            return;
+        if let Some(messages) = &mut self.messages {
+            messages.recovery.cancel();
         }
-        self.down_since = Instant::now();
-        self.epoch.set(self.epoch.get() + 1);
-        Counters::count(&self.counters.redis_losses);
-        self.last_error = Some((reason.to_owned(), Instant::now()));
-        warn!(redis = self.target.name(), error = %reason, "redis lost; clients stay, new ones get 503 until it is back");
-        self.tell_all(|| BrokerEvent::Lost).await;
-    }
-
-    /// Says why Redis cannot be reached: when that changes, and once a minute.
-    fn warn_unreachable(&mut self, reason: &str) {
-        let said = self.last_error.as_ref();
-        if said.is_some_and(|(last, when)| last == reason && when.elapsed() < UNREACHABLE_LOG_PAUSE) {
-            debug!(error = %reason, "redis cannot be reached");
-            return;
-        }
-        self.last_error = Some((reason.to_owned(), Instant::now()));
-        let hint = self.target.hint(reason);
-        warn!(redis = self.target.name(), error = %reason, "redis cannot be reached, clients get 503; {hint}");
-    }
-
-    async fn on_connected(&mut self) {
-        self.up = true;
-        self.target.discovery().note_served(true);
-        self.pause = Duration::ZERO;
-        self.last_error = None;
-        let elapsed_ms = u64::try_from(self.down_since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        info!(redis = self.target.name(), elapsed_ms, "redis connected");
-        self.tell_all(|| BrokerEvent::Up).await;
-        self.recover();
-        self.probe_support();
-    }
-
-    async fn tell_all(&mut self, inbox: impl Fn() -> BrokerEvent) {
-        for shard in 0..self.shards.len() {
-            self.tell(shard, inbox()).await;
+        self.intake.subscriptions.reset();
+        self.keyspace.reset();
+        if self.intake.link.close(reason) {
+            Counters::count(&self.counters.redis_losses);
+            self.send_all(|| SubscriptionEvent::Lost).await;
         }
     }
 
-    /// Tells a shard. The wait is for the shard's thread, which waits for no client; what comes from Redis meanwhile is
-    /// taken in, so that its bytes stay bounded.
-    async fn tell(&mut self, shard: usize, inbox: BrokerEvent) {
-        loop {
-            tokio::select! {
-                biased;
-                place = self.shards[shard].reserve() => {
-                    // A shard that is gone ends the process; nothing to do here.
-                    return if let Ok(place) = place { place.send(inbox) };
-                }
-                () = self.pump.watch(&mut self.subscriber) => {}
-            }
+    async fn publish_support(&mut self, support: Support) {
+        if self.intake.link.is_up() && self.keyspace.record(support) {
+            self.send_all(|| SubscriptionEvent::KeyspaceEvents(support != Support::No)).await;
         }
+    }
+
+    async fn send_all(&mut self, event: impl Fn() -> SubscriptionEvent) {
+        self.shards.send_all(event, &mut self.intake).await;
+    }
+}
+
+/// Waits for re-read values, which then wait for a fence. Safe to cancel.
+async fn receive_values(messages: &mut Option<Messages>) {
+    match messages {
+        Some(messages) => messages.recovery.receive().await,
+        None => pending().await,
+    }
+}
+
+fn detection(target: &Target, settings: &Settings) -> Detection {
+    match settings.session.events {
+        _ if target.is_cluster() => Detection::Off,
+        Some(set) => Detection::Configured(set),
+        None => Detection::Probe,
     }
 }

@@ -1,62 +1,79 @@
-//! After messages were lost: the persisted values of all channels are read again and handed out, behind a fence.
+//! After messages were lost: the persisted values of channels are re-read and delivered behind a fence.
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::future::pending;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Broker;
-use super::event::BrokerEvent;
 use crate::redis::Store;
 use crate::wire::Channel;
-use crate::wire::key_of;
 
-/// Channels whose values are read again together.
+/// Channels whose values are read by one request.
 const RECOVERY_BATCH: usize = 500;
 
-/// Time for reading values again, after which what was held back goes out without them.
-const RECOVERY_PATIENCE: Duration = Duration::from_secs(10);
+/// Batches of values that may wait for the broker.
+const MAX_WAITING: usize = 4;
 
-/// Values that were read again, with the shards that want them, and the epoch in which they were read.
-pub(super) struct Recovered {
+/// Time limit for reading values; after it, held messages are delivered without them.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause before values are requested again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Persisted values that were re-read, with the shards that want them.
+struct RecoveredValues {
     epoch: u64,
     values: Vec<(Channel, Vec<usize>, Option<Bytes>)>,
 }
 
-impl Broker {
-    /// Reads the persisted values of all channels again, beside everything else.
-    pub(super) fn recover(&self) {
-        self.recover_these(self.subscriptions.live());
+/// Re-reads persisted values in the background.
+///
+/// Values go out behind a fence that was sent after they were read: then every message that was published before the
+/// read has arrived, so no value is followed by an older message.
+pub(super) struct Recovery {
+    store: Rc<Store>,
+    /// Counts the losses. Reads of an older epoch stop, and their values are dropped: they may be older than what was
+    /// lost since.
+    epoch: Rc<Cell<u64>>,
+    /// Values for which no fence has been sent.
+    read: Vec<RecoveredValues>,
+    /// Values that wait for the answer to a fence.
+    fenced: Vec<RecoveredValues>,
+    sender: mpsc::Sender<RecoveredValues>,
+    receiver: mpsc::Receiver<RecoveredValues>,
+}
+
+impl Recovery {
+    pub(super) fn new(store: Rc<Store>) -> Self {
+        let (sender, receiver) = mpsc::channel(MAX_WAITING);
+        Self { store, epoch: Rc::default(), read: Vec::new(), fenced: Vec::new(), sender, receiver }
     }
 
-    /// Reads the persisted values of these channels again, for the shards that want them.
-    pub(super) fn recover_these(&self, mut live: Vec<(Channel, Vec<usize>)>) {
-        let (store, done) = (self.store.clone(), self.recoveries.0.clone());
-        // Not all channels carry messages; what was held back there goes on without a value.
-        let control = self.control.clone();
-        live.retain(|(channel, _)| control.as_ref() != Some(channel));
-        let (current, epoch) = (self.epoch.clone(), self.epoch.get());
-        // What a node of a cluster keeps waits for that node only.
+    /// Starts to re-read the values of these channels, for the shards that want them.
+    pub(super) fn start(&self, channels: Vec<(Channel, Vec<usize>)>) {
+        // A slow node of a cluster delays its own channels only.
         let mut by_node: HashMap<_, Vec<_>> = HashMap::new();
-        for channel in live {
-            by_node.entry(store.node_of(&channel.0)).or_default().push(channel);
+        for channel in channels {
+            by_node.entry(self.store.node_of(&channel.0)).or_default().push(channel);
         }
-        for live in by_node.into_values() {
-            let (store, done, current) = (store.clone(), done.clone(), current.clone());
+        for channels in by_node.into_values() {
+            let (store, sender) = (self.store.clone(), self.sender.clone());
+            let (current, epoch) = (self.epoch.clone(), self.epoch.get());
             tokio::task::spawn_local(async move {
-                for channels in live.chunks(RECOVERY_BATCH) {
-                    let carry = |channel: &&Channel| key_of(channel).is_none();
-                    let names: Vec<_> =
-                        channels.iter().map(|(channel, _)| channel).filter(carry).cloned().collect();
-                    let values = read_again(&store, &names, &current, epoch).await;
-                    let mut values: HashMap<_, _> = names.into_iter().zip(values).collect();
-                    let with_value = |(channel, shards): &(Channel, Vec<usize>)| {
-                        (channel.clone(), shards.clone(), values.remove(channel).flatten())
+                for channels in channels.chunks(RECOVERY_BATCH) {
+                    let names: Vec<_> = channels.iter().map(|(channel, _)| channel).cloned().collect();
+                    let values = read_values(&store, &names, &current, epoch).await;
+                    let with_value = |((channel, shards), value): (&(Channel, Vec<usize>), _)| {
+                        (channel.clone(), shards.clone(), value)
                     };
-                    let values = channels.iter().map(with_value).collect();
-                    if current.get() != epoch || done.send(Recovered { epoch, values }).await.is_err() {
+                    let values = channels.iter().zip(values).map(with_value).collect();
+                    if current.get() != epoch || sender.send(RecoveredValues { epoch, values }).await.is_err()
+                    {
                         return;
                     }
                 }
@@ -64,36 +81,59 @@ impl Broker {
         }
     }
 
-    /// Hands out values that were read again, behind all messages that came before the fence.
-    pub(super) async fn tell_recovered(&mut self) {
-        if self.fenced.is_empty() {
-            return;
+    /// Stops all reads and drops their values.
+    pub(super) fn cancel(&mut self) {
+        self.epoch.set(self.epoch.get() + 1);
+        self.read.clear();
+        self.fenced.clear();
+    }
+
+    /// Waits for values, and keeps them for the next fence. Safe to cancel.
+    pub(super) async fn receive(&mut self) {
+        match self.receiver.recv().await {
+            Some(values) => self.read.push(values),
+            None => pending().await,
         }
-        let mut parted = vec![Vec::new(); self.shards.len()];
+    }
+
+    /// Returns true if values wait for a fence.
+    pub(super) fn needs_fence(&self) -> bool {
+        !self.read.is_empty()
+    }
+
+    /// Notes that a fence is being sent.
+    pub(super) fn begin_fence(&mut self) {
+        self.fenced = std::mem::take(&mut self.read);
+    }
+
+    /// Returns the values behind the fence that was answered, per shard.
+    pub(super) fn take_fenced(&mut self, shards: usize) -> Vec<Vec<(Channel, Option<Bytes>)>> {
+        let mut per_shard = vec![Vec::new(); shards];
         for recovered in self.fenced.drain(..).filter(|recovered| recovered.epoch == self.epoch.get()) {
             for (channel, shards, value) in recovered.values {
                 for shard in shards {
-                    parted[shard].push((channel.clone(), value.clone()));
+                    per_shard[shard].push((channel.clone(), value.clone()));
                 }
             }
         }
-        for (shard, values) in parted.into_iter().enumerate() {
-            if !values.is_empty() {
-                self.tell(shard, BrokerEvent::Recovered(values)).await;
-            }
-        }
+        per_shard
     }
 }
 
-/// Reads values until it succeeds, or the epoch is over, or patience ends: then there are none.
-async fn read_again(store: &Store, channels: &[Channel], epoch: &Cell<u64>, now: u64) -> Vec<Option<Bytes>> {
+/// Reads values, with retries. Returns none of them when the epoch is over or the time limit is reached.
+async fn read_values(
+    store: &Store,
+    channels: &[Channel],
+    current: &Cell<u64>,
+    epoch: u64,
+) -> Vec<Option<Bytes>> {
     let begun = Instant::now();
-    while epoch.get() == now && begun.elapsed() < RECOVERY_PATIENCE {
-        let left = RECOVERY_PATIENCE.saturating_sub(begun.elapsed());
+    while current.get() == epoch && begun.elapsed() < RECOVERY_TIMEOUT {
+        let left = RECOVERY_TIMEOUT.saturating_sub(begun.elapsed());
         if let Ok(Ok(values)) = timeout(left, store.persisted(channels)).await {
             return values;
         }
-        sleep(Duration::from_millis(100)).await;
+        sleep(RETRY_PAUSE).await;
     }
     vec![None; channels.len()]
 }

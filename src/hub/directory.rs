@@ -70,10 +70,9 @@ impl<K: AsRef<str>, T> Directory<K, T> {
         &self.entries[number as usize].0
     }
 
-    /// Returns the name of an entry, and its value to be changed.
-    pub fn entry_mut(&mut self, number: u32) -> (&K, &mut T) {
-        let (name, value) = &mut self.entries[number as usize];
-        (name, value)
+    /// Returns the name and value of this number, if there is an entry.
+    pub fn get_mut(&mut self, number: u32) -> Option<(&K, &mut T)> {
+        self.entries.get_mut(number as usize).map(|(name, value)| (&*name, value))
     }
 
     /// Returns the number of entries.

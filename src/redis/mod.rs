@@ -37,5 +37,5 @@ pub use reads::{ReadFailed, StoredValue};
 pub(crate) use reply::CommandReply;
 pub(crate) use reply_value::ReplyValue;
 pub use store::Store;
-pub(crate) use subscriber::{Message, Subscriber, SubscriberEvent, SubscriptionChange};
+pub(crate) use subscriber::{Subscriber, SubscriberEvent, SubscriptionChange};
 pub use target::{Target, TargetError};

@@ -1,76 +1,53 @@
-//! The connection on which Redis tells what is published: SUBSCRIBE, its acknowledgements, and messages.
+//! A connection that subscribes: SUBSCRIBE and UNSUBSCRIBE, their acknowledgements, and messages.
 
 use std::future::poll_fn;
-use std::ops::Range;
 use std::task::Poll;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::connection::{OUT_OF_SYNC, RedisConnection};
 use super::error_reply::{ErrorClass, describe_text};
 use super::resp::Token;
-use crate::wire::Channel;
+use crate::wire::{Channel, Message};
 
-/// The channels to SUBSCRIBE to and to UNSUBSCRIBE from, in one pipeline that ends with a fence.
+/// Channels to SUBSCRIBE to and to UNSUBSCRIBE from, sent in one pipeline that ends with a fence.
 #[derive(Debug, Default)]
 pub(crate) struct SubscriptionChange {
     pub(crate) unsubscribe: Vec<Channel>,
     pub(crate) subscribe: Vec<Channel>,
 }
 
-/// What came for a channel.
-#[derive(Debug)]
-pub(crate) struct Message {
-    /// As it came, with all that frames it.
-    bytes: Bytes,
-    channel: Range<usize>,
-    payload: Range<usize>,
-}
-
-impl Message {
-    /// The name of its channel. Whether it is text is not looked at: nobody wants such as is none.
-    pub(crate) fn channel(&self) -> &[u8] {
-        &self.bytes[self.channel.clone()]
-    }
-
-    /// What was published.
-    pub(crate) fn payload(&self) -> &[u8] {
-        &self.bytes[self.payload.clone()]
-    }
-}
-
-/// What Redis says.
+/// What arrives on the connection.
 #[derive(Debug)]
 pub(crate) enum SubscriberEvent {
     /// A message.
     Message(Message),
-    /// A message that is too large, of so many bytes: it is passed over.
+    /// A message above the size limit, with its channel and its size in bytes. It was discarded.
     Oversize(Channel, usize),
-    /// All that was asked for in the step has been answered; the fence itself perhaps by an error.
+    /// The fence was answered, so the change before it was as well. The answer may be an error.
     Fence(Option<String>),
-    /// Redis refuses something, with its reason.
+    /// Redis refuses the SUBSCRIBE, for this reason.
     Refused(String),
-    /// An acknowledgement of a single channel.
+    /// One channel of the change is acknowledged.
     Acknowledged,
 }
 
 /// A connection that subscribes.
 pub(crate) struct Subscriber {
     connection: RedisConnection,
-    /// The text that the fence of the present step brings back.
+    /// The text of the latest PING, which its answer repeats.
     fence: String,
-    /// Whether an UNSUBSCRIBE has no answer yet, and then a SUBSCRIBE: one error answers for all of its channels.
+    /// An UNSUBSCRIBE is unanswered; then a SUBSCRIBE. One error answers for all channels of a command.
     unsubscribing: bool,
     subscribing: bool,
-    /// Whether the fence has no answer yet.
+    /// The fence is unanswered.
     fenced: bool,
     last_read: Instant,
 }
 
 impl Subscriber {
-    /// Takes a connection on which nothing has been said.
+    /// Takes a connection on which no command is pending.
     pub(crate) fn new(connection: RedisConnection) -> Self {
         let (unsubscribing, subscribing, fenced) = (false, false, false);
         Self {
@@ -83,28 +60,28 @@ impl Subscriber {
         }
     }
 
-    /// When something came last.
+    /// Returns when something was read last.
     pub(crate) fn last_read(&self) -> Instant {
         self.last_read
     }
 
-    /// Begins a step, at whose end Redis brings back a text of its own. It is written as what comes is read.
-    pub(crate) fn begin(&mut self, step: &SubscriptionChange) {
-        // A command without channels would mean all, or be an error.
-        for (name, channels) in [("UNSUBSCRIBE", &step.unsubscribe), ("SUBSCRIBE", &step.subscribe)] {
+    /// Queues a change and a fence: a PING with a text of its own. They are written by [`Self::fill`].
+    pub(crate) fn send(&mut self, change: &SubscriptionChange) {
+        // UNSUBSCRIBE without channels would mean all of them; SUBSCRIBE without channels is an error.
+        for (name, channels) in [("UNSUBSCRIBE", &change.unsubscribe), ("SUBSCRIBE", &change.subscribe)] {
             if !channels.is_empty() {
                 let names: Vec<_> = channels.iter().map(|channel| channel.as_str().as_bytes()).collect();
                 self.connection.command(name, &names);
             }
         }
-        self.unsubscribing = !step.unsubscribe.is_empty();
-        self.subscribing = !step.subscribe.is_empty();
+        self.unsubscribing = !change.unsubscribe.is_empty();
+        self.subscribing = !change.subscribe.is_empty();
         self.fence = format!("fence {:016x}", rand::random::<u64>());
         self.fenced = true;
         self.connection.command("PING", &[self.fence.as_bytes()]);
     }
 
-    /// Waits until something has come. Safe to cancel.
+    /// Writes what is queued, and waits for input. Safe to cancel.
     ///
     /// # Errors
     ///
@@ -121,20 +98,20 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Takes the next of what has come.
+    /// Returns the next event of the input.
     ///
     /// # Errors
     ///
-    /// When that is none of what a subscriber is told.
+    /// When Redis sends what no subscriber expects, or the connection is not authenticated.
     pub(crate) fn next(&mut self) -> Result<Option<SubscriberEvent>, String> {
         let malformed = |error: super::resp::Malformed| error.to_string();
         let Some((token, next)) = self.connection.word(0).map_err(malformed)? else { return Ok(None) };
         match token {
             Token::Array(length @ 2..=3) => self.array(length, next),
-            // So it is answered while there is no subscription.
+            // Without a subscription, PING is answered by its text alone.
             Token::Bulk(place) => {
                 let text = self.connection.incoming().split_to(next);
-                self.check(&text[place])
+                self.take_fence(&text[place])
             }
             Token::Error(place) => {
                 let text = self.connection.incoming().split_to(next);
@@ -143,14 +120,14 @@ impl Subscriber {
                     return Err(reason);
                 }
                 if std::mem::take(&mut self.unsubscribing) {
-                    // What goes on coming is wanted by nobody, and is dropped.
+                    // Messages of these channels keep arriving, and match no subscription.
                     debug!(error = %reason, "redis refuses to unsubscribe");
                     return Ok(Some(SubscriberEvent::Acknowledged));
                 }
                 if std::mem::take(&mut self.subscribing) {
                     return Ok(Some(SubscriberEvent::Refused(reason)));
                 }
-                // Replies come in order: this one belongs to the fence, and shows as well as any that all before it came.
+                // Replies are in order, so this one answers the fence, and all before it have arrived.
                 if std::mem::take(&mut self.fenced) {
                     return Ok(Some(SubscriberEvent::Fence(Some(reason))));
                 }
@@ -164,7 +141,7 @@ impl Subscriber {
         let mut next = start;
         let mut parts = [const { None }; 3];
         for (number, part) in parts.iter_mut().enumerate().take(length) {
-            // The third is the message; what goes before it is known, or was asked for.
+            // Only the third part, the payload, may be large.
             let token = if number == 2 { self.connection.token(next) } else { self.connection.word(next) };
             let Some((token, after)) = token.map_err(|error| error.to_string())? else {
                 return Ok(None);
@@ -177,7 +154,7 @@ impl Subscriber {
             [Some(Token::Bulk(kind)), Some(Token::Bulk(channel)), Some(third)] => {
                 match (&bytes[kind], third) {
                     (b"message", Token::Bulk(payload)) => {
-                        Ok(Some(SubscriberEvent::Message(Message { bytes, channel, payload })))
+                        Ok(Some(SubscriberEvent::Message(Message::new(bytes, channel, payload))))
                     }
                     (b"message", Token::Oversize(length)) => {
                         self.connection.discard(length);
@@ -196,13 +173,13 @@ impl Subscriber {
                 }
             }
             [Some(Token::Bulk(kind)), Some(Token::Bulk(text)), None] if &bytes[kind.clone()] == b"pong" => {
-                self.check(&bytes[text])
+                self.take_fence(&bytes[text])
             }
             _ => Err(OUT_OF_SYNC.to_owned()),
         }
     }
 
-    fn check(&mut self, text: &[u8]) -> Result<Option<SubscriberEvent>, String> {
+    fn take_fence(&mut self, text: &[u8]) -> Result<Option<SubscriberEvent>, String> {
         if std::mem::take(&mut self.fenced) && text == self.fence.as_bytes() {
             Ok(Some(SubscriberEvent::Fence(None)))
         } else {

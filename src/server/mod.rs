@@ -29,11 +29,11 @@ use tracing::{info, warn};
 use self::connection_limit::ConnectionLimit;
 use self::listeners::Listeners;
 use self::signals::Signals;
-use crate::broker::{Broker, BrokerEvent, Call, Role};
+use crate::broker::{Broker, BrokerEvent, Call, SubscriptionEvent};
 use crate::embedded;
 use crate::hub::OutboxMemory;
 use crate::metrics::Counters;
-use crate::redis::{Lookups, Target};
+use crate::redis::Target;
 use crate::settings::Settings;
 use crate::shard::state::{ProcessState, ShardState};
 use crate::shard::{self, BrokerLink, INBOX};
@@ -67,7 +67,7 @@ impl Drop for ThreadEnd {
 }
 
 /// The broker's ends of its links to the shards.
-type BrokerChannels = (Vec<mpsc::Sender<BrokerEvent>>, mpsc::Receiver<Call>);
+type BrokerChannels<E> = (Vec<mpsc::Sender<E>>, mpsc::Receiver<Call>);
 
 /// Serves until a signal, then drains.
 ///
@@ -142,14 +142,12 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
 
     let first = ShardState::new(0, process.clone());
     let mut brokers = JoinSet::new();
-    let mut broker = |role, target: &Target, lookups: &Lookups, (inboxes, requests): BrokerChannels| {
-        let broker = Broker::new(role, target, &settings, lookups, first.store.clone(), inboxes, &counters);
+    let (inboxes, requests) = exchange;
+    let broker = Broker::for_messages(&process.target, &settings, first.store.clone(), inboxes, &counters);
+    brokers.spawn_local(broker.run(requests));
+    if let Some((target, (inboxes, requests))) = process.session_target.as_ref().zip(session_exchange) {
+        let broker = Broker::for_sessions(target, &settings, &first.session_lookups, inboxes, &counters);
         brokers.spawn_local(broker.run(requests));
-    };
-    let role = Role::Messages(settings.namespace.control());
-    broker(role, &process.target, &first.store.lookups(), exchange);
-    if let Some((target, exchange)) = process.session_target.as_ref().zip(session_exchange) {
-        broker(Role::Sessions, target, &first.session_lookups, exchange);
     }
     let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
     let mut serving = tokio::task::spawn_local(shard::run(first.clone(), messages, sessions, stop.clone()));
@@ -247,7 +245,7 @@ fn start_embedded(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// Creates the links between a broker and its shards, in the order of the shards.
-fn links(shards: usize) -> (BrokerChannels, Vec<BrokerLink>) {
+fn links<E>(shards: usize) -> (BrokerChannels<E>, Vec<BrokerLink<E>>) {
     let (calls, requests) = mpsc::channel(QUEUE_CAPACITY);
     let line = |_| {
         let (sender, inbox) = mpsc::channel(INBOX);
@@ -259,8 +257,8 @@ fn links(shards: usize) -> (BrokerChannels, Vec<BrokerLink>) {
 
 async fn serve_shard(
     state: Rc<ShardState>,
-    messages: BrokerLink,
-    sessions: Option<BrokerLink>,
+    messages: BrokerLink<BrokerEvent>,
+    sessions: Option<BrokerLink<SubscriptionEvent>>,
     mut sockets: mpsc::Receiver<(Accepted, Permit)>,
     stop: CancellationToken,
 ) {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::doctor;
 use super::state::ShardState;
-use crate::broker::{BrokerEvent, Call};
+use crate::broker::{BrokerEvent, Call, SubscriptionEvent};
 use crate::hub::{Hub, Run, SharedHub};
 use crate::wire::Channel;
 
@@ -21,9 +21,9 @@ const MAX_TAKEN: usize = INBOX;
 
 /// A shard's ends of the link to a broker.
 #[derive(Debug)]
-pub struct BrokerLink {
+pub struct BrokerLink<E> {
     /// Events of the broker.
-    pub inbox: mpsc::Receiver<BrokerEvent>,
+    pub inbox: mpsc::Receiver<E>,
     /// Subscription requests to the broker.
     pub calls: mpsc::Sender<Call>,
 }
@@ -35,23 +35,19 @@ pub(super) async fn deliver(state: Rc<ShardState>, mut inbox: mpsc::Receiver<Bro
     while inbox.recv_many(&mut waiting, MAX_TAKEN).await > 0 {
         let mut batches = Vec::new();
         for event in waiting.drain(..) {
-            match event {
-                BrokerEvent::Deliver(runs) => batches.push(runs),
-                event => {
-                    // Events apply in order: messages before them are delivered first.
-                    deliver_batches(&state, &mut batches);
-                    handle(&state, event);
-                }
-            }
+            handle(&state, event, &mut batches);
         }
         deliver_batches(&state, &mut batches);
     }
 }
 
 /// Handles the events of the broker of the sessions' Redis.
-pub(super) async fn deliver_session_events(state: Rc<ShardState>, mut inbox: mpsc::Receiver<BrokerEvent>) {
+pub(super) async fn deliver_session_events(
+    state: Rc<ShardState>,
+    mut inbox: mpsc::Receiver<SubscriptionEvent>,
+) {
     while let Some(event) = inbox.recv().await {
-        handle_for(&state, &state.session_hub, event);
+        handle_subscription_event(&state, &state.session_hub, event);
     }
 }
 
@@ -70,49 +66,59 @@ fn deliver_batches(state: &ShardState, batches: &mut Vec<Vec<(Channel, Run)>>) {
     state.hub.with(|hub| runs.into_iter().for_each(|(channel, run)| hub.deliver(&channel.into(), run)));
 }
 
-/// Handles an event of the messages' broker.
-fn handle(state: &Rc<ShardState>, event: BrokerEvent) {
-    match &event {
-        BrokerEvent::Up => state.redis_up.set(true),
-        BrokerEvent::Lost => state.redis_up.set(false),
-        _ => {}
+/// Handles an event of the messages' broker. Messages are added to the batches; before any other event is applied, they
+/// are delivered, since events apply in order.
+fn handle(state: &Rc<ShardState>, event: BrokerEvent, batches: &mut Vec<Vec<(Channel, Run)>>) {
+    if !matches!(event, BrokerEvent::Deliver(_)) {
+        deliver_batches(state, batches);
     }
     match event {
-        BrokerEvent::Hints(hints) => state.visitors.leases().hint(&hints),
-        BrokerEvent::Asked(query) => doctor::answer(state.clone(), query),
-        event => handle_for(state, &state.hub, event),
-    }
-}
-
-/// Handles an event of the broker that serves this hub.
-fn handle_for(state: &ShardState, hub: &Rc<SharedHub>, event: BrokerEvent) {
-    let leases = state.visitors.leases();
-    match event {
-        BrokerEvent::Subscribed(channels) => hub.with(|hub| {
-            for (channel, generation) in channels {
-                hub.subscribed(&channel.into(), generation);
-            }
-        }),
-        BrokerEvent::Regained(channel) => hub.with(|hub| hub.regained(&channel.into())),
-        BrokerEvent::Refused(channel, generation) => {
-            hub.with(|hub| hub.refused(&channel.into(), generation));
-        }
-        BrokerEvent::Up | BrokerEvent::Overlooked => leases.revalidate_all(),
-        BrokerEvent::Lost => hub.with(Hub::lost),
-        BrokerEvent::Pause => hub.with(Hub::pause),
-        BrokerEvent::Recovered(values) => hub.with(|hub| {
+        BrokerEvent::Deliver(runs) => batches.push(runs),
+        BrokerEvent::Regained(channel) => state.hub.with(|hub| hub.regained(&channel.into())),
+        BrokerEvent::Pause => state.hub.with(Hub::pause),
+        BrokerEvent::Recovered(values) => state.hub.with(|hub| {
             for (channel, value) in values {
                 hub.recover(&channel.into(), value.as_ref());
             }
         }),
-        BrokerEvent::Events(events) if Rc::ptr_eq(&state.session_hub, hub) => leases.set_events(events),
-        BrokerEvent::KeyEvents(channels) => {
-            for (channel, key_event) in channels {
-                leases.key_changed(&channel, key_event);
+        BrokerEvent::Invalidate(hints) => state.visitors.leases().hint(&hints),
+        BrokerEvent::Query(query) => doctor::answer(state.clone(), query),
+        BrokerEvent::Subscription(event) => {
+            match event {
+                SubscriptionEvent::Up => state.redis_up.set(true),
+                SubscriptionEvent::Lost => state.redis_up.set(false),
+                _ => {}
+            }
+            handle_subscription_event(state, &state.hub, event);
+        }
+    }
+}
+
+/// Handles an event of the broker that serves this hub.
+fn handle_subscription_event(state: &ShardState, hub: &SharedHub, event: SubscriptionEvent) {
+    let leases = state.visitors.leases();
+    match event {
+        SubscriptionEvent::Subscribed(channels) => hub.with(|hub| {
+            for (channel, generation) in channels {
+                hub.subscribed(&channel.into(), generation);
+            }
+        }),
+        SubscriptionEvent::Refused(channel, generation) => {
+            hub.with(|hub| hub.refused(&channel.into(), generation));
+        }
+        SubscriptionEvent::Resumed(channels) => hub.with(|hub| {
+            for channel in channels {
+                hub.recover(&channel.into(), None);
+            }
+        }),
+        SubscriptionEvent::Lost => hub.with(Hub::lost),
+        SubscriptionEvent::KeyspaceEvents(published) => leases.set_events(published),
+        SubscriptionEvent::KeyEvents(events) => {
+            for (channel, event) in events {
+                leases.key_changed(&channel, event);
             }
         }
-        // Handled by the caller, or about a Redis without sessions.
-        BrokerEvent::Events(_) | BrokerEvent::Deliver(_) | BrokerEvent::Hints(_) | BrokerEvent::Asked(_) => {}
+        SubscriptionEvent::Up | SubscriptionEvent::EventsMissed => leases.revalidate_all(),
     }
 }
 

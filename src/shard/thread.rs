@@ -12,6 +12,7 @@ use tracing::{Instrument, debug_span, field, warn};
 use super::BrokerLink;
 use super::deliver::{deliver, deliver_session_events, send_requests};
 use super::state::{ConnectionPermit, ShardState};
+use crate::broker::{BrokerEvent, SubscriptionEvent};
 use crate::dialects::Dialect;
 use crate::http::{self, HttpEnd};
 use crate::hub::Ending;
@@ -31,8 +32,8 @@ const MIN_CLOSES_PER_SECOND: u32 = 10;
 /// broker of the sessions' Redis, if they have one of their own.
 pub async fn run(
     state: Rc<ShardState>,
-    messages: BrokerLink,
-    sessions: Option<BrokerLink>,
+    messages: BrokerLink<BrokerEvent>,
+    sessions: Option<BrokerLink<SubscriptionEvent>>,
     stop: CancellationToken,
 ) {
     let mut tasks = JoinSet::new();

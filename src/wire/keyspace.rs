@@ -2,7 +2,7 @@
 
 use super::Channel;
 
-/// How the names of the channels begin that tell of keys.
+/// Start of the names of all keyspace channels.
 const PREFIX: &str = "__keyspace@";
 
 /// What happened to a key.
@@ -10,23 +10,18 @@ const PREFIX: &str = "__keyspace@";
 pub enum KeyEvent {
     /// It was deleted, or renamed.
     Deleted,
-    /// It was written, or is over, or was evicted: one has to look.
+    /// It was written, expired or evicted: only a read shows whether the session still exists.
     Changed,
 }
 
-/// Returns the channel that tells of a key of a database.
+/// Returns the channel of a key in a database.
 pub fn channel_of(database: u8, key: &str) -> Channel {
     Channel::from_redis(&format!("{PREFIX}{database}__:{key}"))
 }
 
-/// Returns the key that a channel tells of.
+/// Returns the key of a keyspace channel; `None` for any other channel.
 pub fn key_of(channel: &Channel) -> Option<&str> {
     channel.as_str().strip_prefix(PREFIX)?.split_once("__:").map(|(_, key)| key)
-}
-
-/// Returns the channel as text, if it tells of keys.
-pub fn about_keys(channel: &[u8]) -> Option<&str> {
-    channel.starts_with(PREFIX.as_bytes()).then(|| std::str::from_utf8(channel).ok())?
 }
 
 #[cfg(test)]

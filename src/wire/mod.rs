@@ -9,14 +9,16 @@ mod control;
 pub mod form;
 mod handshake;
 mod keyspace;
+mod message;
 pub mod sse;
 mod topic;
 pub mod websocket;
 
 pub use audience::{Audience, AudienceKind, SessionKey};
 pub use channel::{Channel, Namespace, mask_sessions};
-pub use control::{Control, DoctorQuery, Hint, SessionDigest};
+pub use control::{DoctorQuery, Hint, SessionDigest};
 pub use form::Form;
 pub use handshake::{Facility, Flags, Handshake, Malformed, parameters};
-pub use keyspace::{KeyEvent, about_keys, channel_of, key_of};
+pub use keyspace::{KeyEvent, channel_of, key_of};
+pub use message::Message;
 pub use topic::{Scope, Topic};

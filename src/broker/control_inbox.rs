@@ -1,0 +1,124 @@
+//! Messages of the control channel on their way to the shards: coalesced and rate-limited.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::time::{Duration, Instant};
+use tracing::warn;
+
+use crate::metrics::Counters;
+use crate::telemetry::LogThrottle;
+use crate::wire::{DoctorQuery, Hint};
+
+/// Hints per second that are passed on: a publisher could send any number. A session whose hint is dropped is re-read
+/// later.
+const HINTS_PER_SECOND: usize = 1_000;
+
+/// Messages per second that are parsed.
+const MESSAGES_PER_SECOND: usize = 10_000;
+
+/// Shortest interval between the re-reads of all sessions that make up for dropped hints.
+const CATCH_UP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Queries of the doctor per second that are answered.
+const QUERIES_PER_SECOND: usize = 10;
+
+/// What arrived since the last [`Self::take`], and the rates.
+#[derive(Debug)]
+pub(super) struct ControlInbox {
+    hints: HashSet<Hint>,
+    queries: Vec<DoctorQuery>,
+    /// Start of the current second, and what arrived in it.
+    second: Instant,
+    messages_seen: usize,
+    hints_seen: usize,
+    queries_seen: usize,
+    /// Messages were dropped since the shards were last told.
+    dropped: bool,
+    announced_at: Option<Instant>,
+    counters: Arc<Counters>,
+    throttle: LogThrottle,
+}
+
+impl ControlInbox {
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Self {
+            hints: HashSet::new(),
+            queries: Vec::new(),
+            second: Instant::now(),
+            messages_seen: 0,
+            hints_seen: 0,
+            queries_seen: 0,
+            dropped: false,
+            announced_at: None,
+            counters,
+            throttle: LogThrottle::default(),
+        }
+    }
+
+    /// Counts a message. Returns true if it may be parsed: a flood on the channel must not cost more than receiving it.
+    pub(super) fn admit(&mut self) -> bool {
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            (self.second, self.messages_seen) = (Instant::now(), 0);
+            (self.hints_seen, self.queries_seen) = (0, 0);
+        }
+        self.messages_seen += 1;
+        let admitted = self.messages_seen <= MESSAGES_PER_SECOND;
+        if !admitted {
+            self.drop_message();
+        }
+        admitted
+    }
+
+    pub(super) fn add_hint(&mut self, hint: Hint) {
+        if self.hints_seen < HINTS_PER_SECOND {
+            self.hints_seen += usize::from(self.hints.insert(hint));
+        } else {
+            self.drop_message();
+        }
+    }
+
+    pub(super) fn add_query(&mut self, query: DoctorQuery) {
+        if self.queries_seen < QUERIES_PER_SECOND {
+            self.queries_seen += 1;
+            self.queries.push(query);
+        } else {
+            self.drop_message();
+        }
+    }
+
+    /// Counts a message that could not be parsed.
+    pub(super) fn note_malformed(&self) {
+        Counters::count(&self.counters.dropped_hints);
+    }
+
+    fn drop_message(&mut self) {
+        self.dropped = true;
+        Counters::count(&self.counters.dropped_hints);
+        if let Some(suppressed) = self.throttle.allow() {
+            warn!(
+                suppressed,
+                "too many messages on the control channel; some are dropped, all sessions are re-read"
+            );
+        }
+    }
+
+    /// Returns true if messages were dropped and the shards have to re-read all sessions: at most every 10 s.
+    pub(super) fn take_dropped(&mut self) -> bool {
+        let due = self.announced_at.is_none_or(|at| at.elapsed() >= CATCH_UP_INTERVAL);
+        let dropped = due && std::mem::take(&mut self.dropped);
+        if dropped {
+            self.announced_at = Some(Instant::now());
+        }
+        dropped
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.hints.is_empty() && self.queries.is_empty()
+    }
+
+    /// Returns the hints and queries that arrived.
+    pub(super) fn take(&mut self) -> (Arc<[Hint]>, Vec<DoctorQuery>) {
+        (self.hints.drain().collect(), std::mem::take(&mut self.queries))
+    }
+}

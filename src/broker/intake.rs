@@ -1,0 +1,147 @@
+//! The receiving side of a broker: from the bytes of the connection to instructions that wait to be passed on.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::batch::Batcher;
+use super::control_inbox::ControlInbox;
+use super::key_events::KeyEvents;
+use super::link::{Link, LinkEvent};
+use super::subscriptions::Subscriptions;
+use crate::metrics::Counters;
+use crate::redis::{SubscriberEvent, Target};
+use crate::settings::Settings;
+use crate::sources::{Instruction, Source};
+use crate::telemetry::LogThrottle;
+use crate::wire::{Channel, Message};
+
+/// Something that ends a period of messages: everything that arrived before it is passed on first.
+#[derive(Debug)]
+pub(super) enum ControlEvent {
+    /// The fence was answered; perhaps by an error.
+    Fence(Option<String>),
+    /// Redis refuses a command.
+    Refused(String),
+    /// The connection was lost.
+    Lost(String),
+}
+
+/// The connection, the subscriptions, which know the source of each message, and the instructions of received messages.
+/// All of it is bounded, so that a slow shard costs no memory.
+pub(super) struct Intake {
+    pub(super) link: Link,
+    pub(super) subscriptions: Subscriptions,
+    pub(super) messages: Batcher,
+    pub(super) key_events: KeyEvents,
+    pub(super) control: ControlInbox,
+    /// Nothing more is read until it is taken: what follows belongs to a later period.
+    control_event: Option<ControlEvent>,
+    counters: Arc<Counters>,
+    oversize: LogThrottle,
+}
+
+impl Intake {
+    pub(super) fn new(target: &Target, settings: &Settings, counters: &Arc<Counters>) -> Self {
+        let redis = &settings.redis;
+        Self {
+            link: Link::new(target, settings),
+            subscriptions: Subscriptions::new(redis.unsubscribe_linger),
+            messages: Batcher::new(redis.receiver_messages, redis.max_pending_bytes),
+            key_events: KeyEvents::default(),
+            control: ControlInbox::new(counters.clone()),
+            control_event: None,
+            counters: counters.clone(),
+            oversize: LogThrottle::default(),
+        }
+    }
+
+    /// Returns true if nothing but perhaps a control event waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.control.is_empty() && self.key_events.is_empty()
+    }
+
+    /// Returns true if nothing at all waits.
+    pub(super) fn is_drained(&self) -> bool {
+        self.is_empty() && self.control_event.is_none()
+    }
+
+    /// Waits for an event of the link. Input is read only when nothing waits to be passed on. Safe to cancel.
+    pub(super) async fn link_event(&mut self) -> LinkEvent {
+        let read = self.is_drained();
+        self.link.event(read, self.subscriptions.next_due()).await
+    }
+
+    /// Waits for input and takes it, unless a control event waits. Safe to cancel.
+    pub(super) async fn receive(&mut self) {
+        if self.control_event.is_some() {
+            pending::<()>().await;
+        }
+        let input = self.link.fill().await;
+        self.take_input(input);
+    }
+
+    /// Takes what was read, up to the next control event.
+    pub(super) fn take_input(&mut self, input: Result<(), String>) {
+        match input {
+            Ok(()) => self.collect(),
+            Err(reason) => self.control_event = Some(ControlEvent::Lost(reason)),
+        }
+    }
+
+    /// Returns the control event, and takes what was read behind it.
+    pub(super) fn take_control_event(&mut self) -> Option<ControlEvent> {
+        let event = self.control_event.take();
+        if let Some(ControlEvent::Fence(_) | ControlEvent::Refused(_)) = event {
+            self.collect();
+        }
+        event
+    }
+
+    fn collect(&mut self) {
+        while self.control_event.is_none() {
+            match self.link.next_event() {
+                Ok(Some(SubscriberEvent::Message(message))) => self.take_message(message),
+                Ok(Some(SubscriberEvent::Oversize(channel, bytes))) => self.drop_oversize(&channel, bytes),
+                Ok(Some(SubscriberEvent::Acknowledged)) => {}
+                Ok(Some(SubscriberEvent::Fence(refusal))) => {
+                    self.control_event = Some(ControlEvent::Fence(refusal));
+                }
+                Ok(Some(SubscriberEvent::Refused(reason))) => {
+                    self.control_event = Some(ControlEvent::Refused(reason));
+                }
+                Ok(None) => return,
+                Err(reason) => self.control_event = Some(ControlEvent::Lost(reason)),
+            }
+        }
+    }
+
+    /// Has the source of the message's channel read it, and keeps the instruction.
+    fn take_message(&mut self, message: Message) {
+        let Some((number, channel, source)) = self.subscriptions.find(message.channel()) else { return };
+        if source == Source::Control && !self.control.admit() {
+            return;
+        }
+        match source.read(message) {
+            Some(Instruction::Deliver(message)) => self.messages.push(number, message),
+            Some(Instruction::KeyChanged(event)) => self.key_events.add(channel, event),
+            Some(Instruction::Invalidate(hint)) => self.control.add_hint(hint),
+            Some(Instruction::Query(query)) => self.control.add_query(query),
+            None if source == Source::Control => self.control.note_malformed(),
+            None => {}
+        }
+    }
+
+    fn drop_oversize(&self, channel: &Channel, bytes: usize) {
+        if let Some(suppressed) = self.oversize.allow() {
+            warn!(
+                ?channel,
+                bytes,
+                suppressed,
+                "message from redis too big; not delivered. See messages.max_delivery_bytes"
+            );
+        }
+        Counters::count(&self.counters.oversized_deliveries);
+    }
+}

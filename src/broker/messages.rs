@@ -1,0 +1,112 @@
+//! What only a broker of messages does: delivery, recovery, and the control channel.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::event::{BrokerEvent, SubscriptionEvent};
+use super::intake::Intake;
+use super::recovery::Recovery;
+use super::shard_queues::ShardQueues;
+use crate::metrics::Counters;
+use crate::redis::Store;
+use crate::sources::Source;
+use crate::telemetry::LogThrottle;
+use crate::wire::Channel;
+
+/// The part of a broker that carries messages. It exists only where the shards accept their events.
+pub(super) struct Messages {
+    shards: ShardQueues<BrokerEvent>,
+    pub(super) recovery: Recovery,
+    counters: Arc<Counters>,
+    overflow: LogThrottle,
+}
+
+impl Messages {
+    pub(super) fn new(
+        shards: Vec<mpsc::Sender<BrokerEvent>>,
+        store: Rc<Store>,
+        counters: &Arc<Counters>,
+    ) -> Self {
+        Self {
+            shards: ShardQueues::new(shards),
+            recovery: Recovery::new(store),
+            counters: counters.clone(),
+            overflow: LogThrottle::default(),
+        }
+    }
+
+    /// Passes on what arrived on the control channel.
+    pub(super) async fn pass_control(&self, intake: &mut Intake) {
+        if !intake.control.is_empty() {
+            let (hints, queries) = intake.control.take();
+            if !hints.is_empty() {
+                self.shards.send_all(|| BrokerEvent::Invalidate(hints.clone()), intake).await;
+            }
+            for query in queries {
+                self.shards.send(0, BrokerEvent::Query(query), intake).await;
+            }
+        }
+        if intake.control.take_dropped() {
+            self.shards.send_all(|| SubscriptionEvent::EventsMissed, intake).await;
+        }
+    }
+
+    /// Passes on one batch of messages.
+    pub(super) async fn pass_batch(&mut self, intake: &mut Intake) {
+        let dropped = intake.messages.take_dropped();
+        if dropped > 0 {
+            self.on_overflow(dropped, intake).await;
+        }
+        let batch = intake.messages.next_batch(&mut intake.subscriptions, self.shards.len());
+        self.shards.send_each(batch, BrokerEvent::Deliver, intake).await;
+    }
+
+    /// Messages were dropped because they arrived faster than the shards took them: the persisted values are re-read.
+    async fn on_overflow(&mut self, count: u64, intake: &mut Intake) {
+        if let Some(suppressed) = self.overflow.allow() {
+            warn!(
+                count,
+                suppressed, "receive buffer overflow; messages are lost; re-reading persisted messages"
+            );
+        }
+        Counters::add(&self.counters.lagged_deliveries, count);
+        if intake.link.is_up() {
+            self.recovery.cancel();
+            self.shards.send_all(|| BrokerEvent::Pause, intake).await;
+            self.recovery.start(intake.subscriptions.confirmed(Source::Relay));
+            self.shards.resume_keyspace(intake).await;
+            // A hint may have arrived before the dropped messages.
+            self.shards.send_all(|| SubscriptionEvent::EventsMissed, intake).await;
+        }
+    }
+
+    /// Sends the values behind the fence that was answered.
+    pub(super) async fn send_recovered(&mut self, intake: &mut Intake) {
+        let values = self.recovery.take_fenced(self.shards.len());
+        self.shards.send_each(values, BrokerEvent::Recovered, intake).await;
+    }
+
+    /// Has the shards hold back channels that Redis refused and confirms now, before they hear of the confirmation.
+    pub(super) async fn hold_regained(&self, regained: &[(Channel, Vec<usize>)], intake: &mut Intake) {
+        for (channel, shards) in regained {
+            for shard in shards {
+                self.shards.send(*shard, BrokerEvent::Regained(channel.clone()), intake).await;
+            }
+        }
+    }
+
+    /// Re-reads the values of these channels: their messages were missed while Redis refused them.
+    pub(super) fn recover_regained(&self, regained: Vec<(Channel, Vec<usize>)>, intake: &Intake) {
+        if regained.is_empty() {
+            return;
+        }
+        info!(channels = regained.len(), "redis allows refused channels again");
+        // Before Redis is up, all values are read as soon as it is.
+        if intake.link.is_up() {
+            self.recovery.start(regained);
+        }
+    }
+}

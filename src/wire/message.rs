@@ -1,0 +1,30 @@
+//! A message as Redis sends it.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+/// A published message: its channel and its payload, in the one buffer in which they were received.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Message {
+    bytes: Bytes,
+    channel: Range<usize>,
+    payload: Range<usize>,
+}
+
+impl Message {
+    /// Takes the received bytes, and the ranges of the channel's name and the payload in them.
+    pub fn new(bytes: Bytes, channel: Range<usize>, payload: Range<usize>) -> Self {
+        Self { bytes, channel, payload }
+    }
+
+    /// Returns the channel's name. Not validated as UTF-8; an invalid name matches no subscription.
+    pub fn channel(&self) -> &[u8] {
+        &self.bytes[self.channel.clone()]
+    }
+
+    /// Returns what was published.
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[self.payload.clone()]
+    }
+}
