@@ -168,25 +168,9 @@ impl Stream {
         &self,
         buffer: &RefCell<Box<[u8]>>,
         within: Discard,
-        mut seen: impl FnMut(&[u8]) -> bool,
+        seen: impl FnMut(&[u8]) -> bool,
     ) {
-        let mut left = MAX_DISCARDED_BYTES;
-        let reading = async {
-            loop {
-                let read = poll_fn(|cx| {
-                    let mut buffer = buffer.borrow_mut();
-                    let read = ready!(self.poll_recv(cx, &mut buffer));
-                    Poll::Ready(read.is_ok_and(|count| {
-                        left = left.saturating_sub(count);
-                        count > 0 && left > 0 && !seen(&buffer[..count])
-                    }))
-                });
-                if !timeout(within.silence, read).await.unwrap_or(false) {
-                    return;
-                }
-            }
-        };
-        let _ = timeout(within.total, reading).await;
+        discard(|cx, buffer| self.poll_recv(cx, buffer), buffer, within, seen).await;
     }
 
     /// Closes the direction to the client.
@@ -194,6 +178,32 @@ impl Stream {
         // An error means that the client is gone already.
         let _ = self.0.get_ref().shutdown(Shutdown::Write);
     }
+}
+
+/// Does what [`Stream::discard`] does with another reader. Nothing is borrowed from the reader while it waits.
+pub async fn discard(
+    mut poll_recv: impl FnMut(&mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>,
+    buffer: &RefCell<Box<[u8]>>,
+    within: Discard,
+    mut seen: impl FnMut(&[u8]) -> bool,
+) {
+    let mut left = MAX_DISCARDED_BYTES;
+    let reading = async {
+        loop {
+            let read = poll_fn(|cx| {
+                let mut buffer = buffer.borrow_mut();
+                let read = ready!(poll_recv(cx, &mut buffer));
+                Poll::Ready(read.is_ok_and(|count| {
+                    left = left.saturating_sub(count);
+                    count > 0 && left > 0 && !seen(&buffer[..count])
+                }))
+            });
+            if !timeout(within.silence, read).await.unwrap_or(false) {
+                return;
+            }
+        }
+    };
+    let _ = timeout(within.total, reading).await;
 }
 
 impl AsyncRead for Stream {

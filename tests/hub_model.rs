@@ -220,7 +220,7 @@ fn merge(hub: &mut Hub, member: &mut Member, values: u8, last: &BTreeMap<usize, 
 async fn received(member: &mut Member) -> Vec<String> {
     if let Some(listener) = member.listener.take() {
         std::future::poll_fn(|cx| listener.poll_flush(cx)).await.unwrap();
-        listener.stream.shutdown();
+        listener.shutdown();
     }
     drop(member.server.take());
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! One connection as the hub sees it: its socket, its outbox and how to reach its task.
+//! One connection as the hub sees it: its transport, its outbox and how to wake its task.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -12,14 +12,28 @@ use super::{Digester, Run};
 use crate::stream::Stream;
 use crate::wire::Form;
 
+/// How bytes reach the client.
+#[derive(Debug)]
+enum Transport {
+    /// Written at once.
+    Socket(Stream),
+    /// The client has no socket at the moment; deliveries wait in the outbox, within its bounds.
+    Parked,
+}
+
+/// The transport and what it has not taken yet. They share one borrow flag, because every write needs both.
+#[derive(Debug)]
+struct Output {
+    transport: Transport,
+    outbox: Outbox,
+}
+
 /// One connection as the hub sees it.
 ///
-/// In this order: what a delivery touches comes first, so that it takes one or two lines of the processor's caches.
+/// The order of fields is fixed: those that a delivery reads come first, so that they fill one or two cache lines.
 #[repr(C)]
 pub struct Listener {
-    /// Its socket.
-    pub stream: Stream,
-    outbox: RefCell<Outbox>,
+    output: RefCell<Output>,
     delivered: Cell<u64>,
     /// In which form it gets messages.
     pub form: Form,
@@ -76,15 +90,34 @@ pub struct Liveness {
     pub patience: u32,
 }
 
+impl Transport {
+    /// Writes as much as the socket takes at once. A parked transport takes nothing.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Socket(stream) => stream.try_write(bytes),
+            Self::Parked => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
 impl Listener {
-    /// Takes a client's socket, the shard's second, and the seconds of silence after which the client is to be pinged.
+    /// Creates the listener of a client's socket. `now` is the shard's second; the client is pinged after `patience`
+    /// seconds of silence.
     pub fn new(stream: Stream, form: Form, now: u32, patience: u32) -> Self {
+        Self::with_transport(Transport::Socket(stream), form, now, patience)
+    }
+
+    /// Creates a listener without a socket: what is delivered waits until [`Listener::attach`].
+    pub fn parked(form: Form, now: u32, patience: u32) -> Self {
+        Self::with_transport(Transport::Parked, form, now, patience)
+    }
+
+    fn with_transport(transport: Transport, form: Form, now: u32, patience: u32) -> Self {
         let (heard, beat) = (Cell::new(now), Cell::new(now));
         let (pinged, begun, paused) = (Cell::new(0), Cell::new(0), Cell::new(false));
         let liveness = Liveness { heard, pinged, beat, begun, paused, patience };
         Self {
-            stream,
-            outbox: RefCell::default(),
+            output: RefCell::new(Output { transport, outbox: Outbox::default() }),
             delivered: Cell::default(),
             form,
             ending: Cell::default(),
@@ -141,12 +174,12 @@ impl Listener {
         if frames.is_empty() || self.ending.get().is_some() {
             return;
         }
-        let mut outbox = self.outbox.borrow_mut();
-        if outbox.is_long(limits) && !self.drain_at_once(&mut outbox) {
+        let Output { transport, outbox } = &mut *self.output.borrow_mut();
+        if outbox.is_long(limits) && !self.drain_at_once(transport, outbox) {
             return;
         }
         if outbox.is_empty() {
-            match self.stream.try_write(frames) {
+            match transport.try_write(frames) {
                 Ok(written) if written == frames.len() => return,
                 Ok(written) => outbox.push(frames, run, written, limits),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -159,15 +192,16 @@ impl Listener {
             outbox.push(frames, run, 0, limits);
         }
         if let Some(excess) = outbox.excess(limits) {
-            self.relieve(&mut outbox, excess, limits);
+            self.relieve(outbox, excess, limits);
         }
     }
 
     /// Writes what waits: in a burst the connection's task, which would do so, has not had its turn yet. Returns whether
     /// the socket works.
-    fn drain_at_once(&self, outbox: &mut Outbox) -> bool {
+    fn drain_at_once(&self, transport: &Transport, outbox: &mut Outbox) -> bool {
+        let Transport::Socket(stream) = transport else { return true };
         let refused =
-            outbox.try_write_to(&self.stream).is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
+            outbox.try_write_to(stream).is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
         if refused {
             self.end(Ending::Broken);
         }
@@ -198,20 +232,20 @@ impl Listener {
         if self.ending.get().is_some() {
             return;
         }
-        let mut outbox = self.outbox.borrow_mut();
+        let outbox = &mut self.output.borrow_mut().outbox;
         if let Some(excess) = outbox.mark_excess(self.form, now, limits) {
-            self.relieve(&mut outbox, excess, limits);
+            self.relieve(outbox, excess, limits);
         }
     }
 
     /// Answers a client. Where much waits already, the client need not be told that the server lives, and could make it
     /// answer without end.
     pub fn pong(&self, frame: &Bytes, limits: &Limits) {
-        let mut outbox = self.outbox.borrow_mut();
-        if outbox.is_long(limits) {
-            outbox.note_left_out();
+        let mut output = self.output.borrow_mut();
+        if output.outbox.is_long(limits) {
+            output.outbox.note_left_out();
         } else {
-            drop(outbox);
+            drop(output);
             self.send(frame, limits);
         }
     }
@@ -222,8 +256,8 @@ impl Listener {
         if self.ending.get() == Some(Ending::Torn) {
             return;
         }
-        let mut outbox = self.outbox.borrow_mut();
-        let written = if outbox.is_empty() { self.stream.try_write(&frames) } else { Ok(0) };
+        let Output { transport, outbox } = &mut *self.output.borrow_mut();
+        let written = if outbox.is_empty() { transport.try_write(&frames) } else { Ok(0) };
         match written {
             Ok(written) if written == frames.len() => return,
             Ok(written) => outbox.push_uncounted(frames, written, &limits.memory),
@@ -237,13 +271,13 @@ impl Listener {
 
     /// Queues what a client gets before anything else, without writing yet.
     pub fn queue_head(&self, head: Bytes, limits: &Limits) {
-        self.outbox.borrow_mut().push_uncounted(head, 0, &limits.memory);
+        self.output.borrow_mut().outbox.push_uncounted(head, 0, &limits.memory);
     }
 
     /// Queues what a client gets when it joins, without writing yet.
     pub(super) fn queue(&self, run: &Run, limits: &Limits) {
         self.delivered.set(self.delivered.get() + u64::from(run.messages));
-        self.outbox.borrow_mut().push_replayed(run.in_form(self.form), limits);
+        self.output.borrow_mut().outbox.push_replayed(run.in_form(self.form), limits);
     }
 
     /// Sends the heartbeat, unless one waits in the outbox already.
@@ -256,7 +290,7 @@ impl Listener {
     pub fn answer(&self, frame: Bytes, limits: &Limits) {
         if !self.beat_waits.get() {
             self.send_uncounted(frame, limits);
-            self.beat_waits.set(!self.outbox.borrow().is_empty());
+            self.beat_waits.set(!self.output.borrow().outbox.is_empty());
         }
     }
 
@@ -302,19 +336,55 @@ impl Listener {
     ///
     /// When the socket refuses.
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.outbox.borrow_mut().poll_write_to(&self.stream, cx))?;
+        let Output { transport, outbox } = &mut *self.output.borrow_mut();
+        match transport {
+            Transport::Socket(stream) => ready!(outbox.poll_write_to(stream, cx))?,
+            // `attach` wakes the task.
+            Transport::Parked if !outbox.is_empty() => return Poll::Pending,
+            Transport::Parked => {}
+        }
         self.beat_waits.set(false);
         Poll::Ready(Ok(()))
     }
 
+    /// Reads what the client has sent. Ready with 0 at the end; pending as long as the listener is parked.
+    pub fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match &self.output.borrow().transport {
+            Transport::Socket(stream) => stream.poll_recv(cx, buffer),
+            Transport::Parked => Poll::Pending,
+        }
+    }
+
+    /// Closes the direction to the client.
+    pub fn shutdown(&self) {
+        if let Transport::Socket(stream) = &self.output.borrow().transport {
+            stream.shutdown();
+        }
+    }
+
+    /// Gives a parked listener a socket, and wakes its task, which drains the outbox into it. The old socket is dropped if
+    /// there is one.
+    pub fn attach(&self, stream: Stream) {
+        self.output.borrow_mut().transport = Transport::Socket(stream);
+        self.wake();
+    }
+
+    /// Takes the socket from the listener; what is delivered from now on waits in the outbox.
+    pub fn park(&self) -> Option<Stream> {
+        match std::mem::replace(&mut self.output.borrow_mut().transport, Transport::Parked) {
+            Transport::Socket(stream) => Some(stream),
+            Transport::Parked => None,
+        }
+    }
+
     /// Tells whether something waits to be written.
     pub fn has_waiting(&self) -> bool {
-        !self.outbox.borrow().is_empty()
+        !self.output.borrow().outbox.is_empty()
     }
 
     /// Discards what waits, but for the frame that has been begun.
     pub fn cut(&self) {
-        self.outbox.borrow_mut().cut(self.form);
+        self.output.borrow_mut().outbox.cut(self.form);
     }
 
     /// Remembers a publication, so that it is not delivered to the client that made it.
@@ -363,73 +433,4 @@ impl Listener {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Read;
-    use std::os::unix::net::UnixStream;
-
-    use tokio::runtime::{Builder, Runtime};
-
-    use super::super::{OutboxMemory, ShardMemory};
-    use super::*;
-
-    const FRAME: Bytes = Bytes::from_static(b"\x81\x04beat");
-
-    fn runtime() -> Runtime {
-        Builder::new_current_thread().enable_io().build().unwrap()
-    }
-
-    /// A listener whose socket is full, in the middle of a frame, and the other end of it.
-    fn choked(limits: &Limits) -> (Listener, UnixStream) {
-        let (stream, other) = UnixStream::pair().unwrap();
-        stream.set_nonblocking(true).unwrap();
-        other.set_nonblocking(true).unwrap();
-        let listener = Listener::new(Stream::new(stream.into()).unwrap(), Form::Frames, 1, 10);
-        listener.send(&Run::of(&vec![b'x'; 4 << 20]).bytes, limits);
-        assert!(listener.has_waiting());
-        (listener, other)
-    }
-
-    fn read(other: &mut UnixStream) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let _ = other.read_to_end(&mut bytes);
-        bytes
-    }
-
-    #[test]
-    fn a_heartbeat_that_went_out_in_a_burst_is_followed_by_others() {
-        let runtime = runtime();
-        let _in_runtime = runtime.enter();
-        let limits = Limits { outbox_bytes: 1000, ..Limits::default() };
-        let (listener, mut other) = choked(&limits);
-        listener.beat(FRAME, 1, &limits);
-        let small = Run::of(b"x").bytes;
-        while listener.has_waiting() {
-            read(&mut other);
-            listener.send(&small, &limits);
-        }
-        read(&mut other);
-        listener.beat(FRAME, 4, &limits);
-        assert_eq!(read(&mut other), FRAME);
-    }
-
-    #[test]
-    fn nothing_follows_a_frame_that_was_torn() {
-        let runtime = runtime();
-        let _in_runtime = runtime.enter();
-        for ended_before in [false, true] {
-            let memory = OutboxMemory::new(6 << 20);
-            let limits = Limits { memory: ShardMemory::new(memory), ..Limits::default() };
-            let (listener, mut other) = choked(&limits);
-            if ended_before {
-                listener.end(Ending::Restart);
-            }
-            (2..6).for_each(|now| listener.check_outbox(now, &limits));
-            let begun = read(&mut other).len();
-            let torn = listener.ending() == Some(Ending::Torn);
-            assert!(torn != ended_before && listener.has_waiting() == ended_before);
-            listener.beat(FRAME, 6, &limits);
-            listener.send_uncounted(FRAME, &limits);
-            assert_eq!(read(&mut other), b"", "{begun} bytes of a frame went out before");
-        }
-    }
-}
+mod tests;

@@ -12,7 +12,7 @@ use super::frames::FrameScanner;
 use super::reader::{Incoming, InputCursor, Reader};
 use super::{Close, SocketContext};
 use crate::hub::Listener;
-use crate::stream::{Discard, Stream};
+use crate::stream::{Discard, Stream, discard};
 use crate::wire::Form;
 
 /// One connection, from its 101 to its end.
@@ -63,7 +63,7 @@ impl SocketConnection {
         if mode.is_paused {
             return Poll::Pending;
         }
-        let count = match ready!(listener.stream.poll_recv(cx, &mut context.buffer.borrow_mut())) {
+        let count = match ready!(listener.poll_recv(cx, &mut context.buffer.borrow_mut())) {
             Ok(0) => return Poll::Ready(Some(Close::Gone)),
             Ok(count) => count,
             Err(_) => return Poll::Ready(Some(Close::Broken)),
@@ -157,14 +157,15 @@ impl SocketConnection {
 /// directions, and reset a client that is still sending, which then never sees the close code.
 async fn linger(listener: &Listener, mut frames: FrameScanner, context: &SocketContext) {
     let end = Instant::now() + context.linger;
+    let recv = |cx: &mut Context<'_>, buffer: &mut [u8]| listener.poll_recv(cx, buffer);
     let left = || Discard::for_all(end.saturating_duration_since(Instant::now()));
     if listener.form == Form::Frames && !frames.is_closed() {
         let closes = |input: &[u8]| {
             frames.scan(input);
             frames.is_closed()
         };
-        listener.stream.discard(&context.buffer, left(), closes).await;
+        discard(recv, &context.buffer, left(), closes).await;
     }
-    listener.stream.shutdown();
-    listener.stream.discard(&context.buffer, left(), |_| false).await;
+    listener.shutdown();
+    discard(recv, &context.buffer, left(), |_| false).await;
 }

@@ -1,0 +1,105 @@
+//! Listeners with a full socket, and without one.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::*;
+use crate::hub::{OutboxMemory, ShardMemory};
+
+const FRAME: Bytes = Bytes::from_static(b"\x81\x04beat");
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_io().build().unwrap()
+}
+
+/// A listener whose socket is full, in the middle of a frame, and the other end of it.
+fn choked(limits: &Limits) -> (Listener, UnixStream) {
+    let (stream, other) = UnixStream::pair().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    other.set_nonblocking(true).unwrap();
+    let listener = Listener::new(Stream::new(stream.into()).unwrap(), Form::Frames, 1, 10);
+    listener.send(&Run::of(&vec![b'x'; 4 << 20]).bytes, limits);
+    assert!(listener.has_waiting());
+    (listener, other)
+}
+
+fn read(other: &mut UnixStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = other.read_to_end(&mut bytes);
+    bytes
+}
+
+#[test]
+fn a_heartbeat_that_went_out_in_a_burst_is_followed_by_others() {
+    let runtime = runtime();
+    let _in_runtime = runtime.enter();
+    let limits = Limits { outbox_bytes: 1000, ..Limits::default() };
+    let (listener, mut other) = choked(&limits);
+    listener.beat(FRAME, 1, &limits);
+    let small = Run::of(b"x").bytes;
+    while listener.has_waiting() {
+        read(&mut other);
+        listener.send(&small, &limits);
+    }
+    read(&mut other);
+    listener.beat(FRAME, 4, &limits);
+    assert_eq!(read(&mut other), FRAME);
+}
+
+#[test]
+fn a_parked_listener_queues_within_its_bounds_and_a_socket_drains_it() {
+    let runtime = runtime();
+    let limits = Limits { outbox_bytes: 8, outbox_seconds: 0, ..Limits::default() };
+    let digester = Digester::default();
+    let parked = || Listener::parked(Form::Frames, 1, 10);
+    let (listener, over) = (parked(), parked());
+    let runs = [b"a", b"b", b"c"].map(|payload| Run::of(payload));
+    for run in &runs {
+        listener.deliver(0, run, &limits, &digester);
+    }
+    assert!(listener.has_waiting() && listener.ending().is_none());
+    for _ in 0..5 {
+        over.deliver(0, &runs[0], &limits, &digester);
+    }
+    assert_eq!(over.ending(), Some(Ending::Slow), "the bound of the outbox holds without a socket");
+
+    let (stream, mut other) = UnixStream::pair().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    other.set_nonblocking(true).unwrap();
+    runtime.block_on(async {
+        let mut flush = std::pin::pin!(std::future::poll_fn(|cx| {
+            listener.watch(cx);
+            listener.poll_flush(cx)
+        }));
+        assert!(std::future::poll_fn(|cx| Poll::Ready(flush.as_mut().poll(cx).is_pending())).await);
+        listener.attach(Stream::new(stream.into()).unwrap());
+        flush.await.unwrap();
+    });
+    assert_eq!(read(&mut other), b"\x81\x01a\x81\x01b\x81\x01c");
+    assert!(listener.park().is_some() && listener.park().is_none());
+    listener.deliver(0, &runs[0], &limits, &digester);
+    assert!(listener.has_waiting() && read(&mut other).is_empty());
+}
+
+#[test]
+fn nothing_follows_a_frame_that_was_torn() {
+    let runtime = runtime();
+    let _in_runtime = runtime.enter();
+    for ended_before in [false, true] {
+        let memory = OutboxMemory::new(6 << 20);
+        let limits = Limits { memory: ShardMemory::new(memory), ..Limits::default() };
+        let (listener, mut other) = choked(&limits);
+        if ended_before {
+            listener.end(Ending::Restart);
+        }
+        (2..6).for_each(|now| listener.check_outbox(now, &limits));
+        let begun = read(&mut other).len();
+        let torn = listener.ending() == Some(Ending::Torn);
+        assert!(torn != ended_before && listener.has_waiting() == ended_before);
+        listener.beat(FRAME, 6, &limits);
+        listener.send_uncounted(FRAME, &limits);
+        assert_eq!(read(&mut other), b"", "{begun} bytes of a frame went out before");
+    }
+}
