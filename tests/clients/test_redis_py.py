@@ -9,13 +9,13 @@ import redis.asyncio
 from harness import EMBEDDED_PORT, unique, until
 
 
-def test_it_says_that_it_is_the_embedded_store(client):
+def test_info_identifies_the_embedded_store(client):
     info = client.info()
     assert info["redis_version"]
     assert "embedded_store" in info
 
 
-def test_strings_live_as_long_as_they_are_told(client):
+def test_strings_expire_as_requested(client):
     assert client.set("a", "1", ex=100) and client.get("a") == "1"
     assert 90 <= client.ttl("a") <= 100
     assert 90_000 <= client.pttl("a") <= 100_000
@@ -136,7 +136,7 @@ def test_locks(client):
         late.release()
 
 
-def test_the_connection_speaks_about_itself(client):
+def test_the_connection_reports_its_properties(client):
     assert client.ping()
     assert client.echo("x") == "x"
     assert client.client_id() > 0
@@ -145,13 +145,13 @@ def test_the_connection_speaks_about_itself(client):
     assert client.config_get("maxmemory")["maxmemory"]
 
 
-def test_what_it_has_not_is_refused_in_redis_own_words(client):
+def test_unknown_commands_get_redis_own_error(client):
     with pytest.raises(redis.ResponseError, match="unknown command 'LPUSH'|unknown command 'lpush'"):
         client.lpush("x", 1)
     assert client.ping(), "the connection goes on"
 
 
-def test_databases_are_apart():
+def test_databases_are_separate():
     one, two = (redis.Redis(port=EMBEDDED_PORT, db=number) for number in (8, 9))
     key = unique()
     one.set(key, "x", ex=60)

@@ -49,7 +49,7 @@ def test_a_path_that_names_no_facility_is_refused(golden, path, status):
 
 
 @pytest.mark.parametrize("target", ELSEWHERE)
-def test_what_is_outside_the_prefix_is_not_found(golden, target):
+def test_a_path_outside_the_prefix_is_not_found(golden, target):
     assert golden.handshake(target)[0] == 404
 
 

@@ -34,7 +34,7 @@ def test_expire_governs_what_clients_publish(store, site):
 
 
 @pytest.mark.parametrize("expire", ["0", "-1"])
-def test_without_expire_nothing_of_a_clients_is_kept(store, site, expire):
+def test_without_expire_client_messages_are_not_persisted(store, site, expire):
     passing = store.another(expire=expire)
     facility = unique()
     say(passing, facility, "passing")
@@ -43,7 +43,7 @@ def test_without_expire_nothing_of_a_clients_is_kept(store, site, expire):
 
 
 @pytest.mark.parametrize("audience", ["user", "group", "session", "nonsense"])
-def test_what_a_client_broadcast_is_for_no_other_audience(gateway, site, audience):
+def test_a_client_broadcast_belongs_to_no_other_audience(gateway, site, audience):
     facility = unique()
     say(gateway, facility, "for all")
     visitor = Browser(site)
@@ -76,7 +76,7 @@ def test_a_client_of_a_prefixed_gateway_is_fetched_by_its_own_site(store, site, 
     assert site.fetch(facility) is None
 
 
-def test_a_worker_on_redis_hears_clients_in_their_order(gateway, ear):
+def test_a_redis_subscriber_receives_client_messages_in_order(gateway, ear):
     facility = unique()
     words = [f"word {number}" for number in range(500)]
     with gateway.connect(facility, TALK) as client:

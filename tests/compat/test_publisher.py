@@ -10,7 +10,7 @@ from visitors import Browser
 DAYS = 1209600
 
 
-def test_an_unchanged_django_publishes_hello_and_both_tabs_show_it(gateway, visitor):
+def test_an_unmodified_django_publishes_to_two_tabs(gateway, visitor):
     facility = unique()
     with gateway.connect(facility) as one, gateway.connect(facility, "subscribe-broadcast&publish-broadcast") as two:
         assert visitor.get(f"/hello/{facility}") == "published"
@@ -68,7 +68,7 @@ def test_an_empty_message_is_neither_relayed_nor_replayed_nor_fetched(gateway, s
             late.expect("later")
 
 
-def test_what_django_published_is_replayed_and_then_live(gateway, site):
+def test_a_message_from_django_is_replayed_before_live_ones(gateway, site):
     facility = unique()
     site.publish(facility, "first")
     site.publish(facility, "second")
@@ -81,7 +81,7 @@ def test_what_django_published_is_replayed_and_then_live(gateway, site):
 @pytest.mark.parametrize(
     "wanted, seconds", [({}, 3600), ({"expire": 10}, 10), ({"expire": 0}, None), ({"expire": -1}, None)]
 )
-def test_expire_decides_how_long_a_message_is_kept(gateway, site, store, wanted, seconds):
+def test_expire_sets_the_lifetime_of_a_persisted_message(gateway, site, store, wanted, seconds):
     facility = unique()
     with gateway.connect(facility) as listener:
         site.publish(facility, "message", **wanted)

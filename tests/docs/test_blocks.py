@@ -7,7 +7,7 @@ from conftest import shown_by
 from documents import ROOT, blocks_of, documents, find, parse
 
 TABLE = "tests/docs/README.md"
-PROXIES = "tests/proxies/test_docs.py::test_what_is_shown_is_part_of_a_file"
+PROXIES = "tests/proxies/test_docs.py::test_each_shown_configuration_is_part_of_a_file"
 RIGHTS = "tests/gateway/redis_only/least_rights.rs::the_documented_redis_user_has_enough_rights"
 RUNS = "tests/python/test_test_runs.py::test_the_tests_of_the_documentation_run"
 VERIFIED = "systemd verifies the unit that has it, and does not start it"

@@ -61,7 +61,7 @@ def refusal(world, facility, browser, **headers):
     return refused.value.response.status_code
 
 
-def test_a_login_has_its_channels_and_nobody_elses_whatever_engine_keeps_it(world):
+def test_a_login_has_its_own_channels_with_every_engine(world):
     john, mary, nobody = world.browser("john"), world.browser("mary"), world.browser()
     # What the browser has of a session in its cookie is the session itself, and no key.
     missing = SOMEBODY if world.kind.site["sessions"] == "signed_cookies" else set()
@@ -88,7 +88,7 @@ def test_an_anonymous_session_has_its_own_channel_and_a_forged_one_has_none(worl
             assert world.hears(client, facility, forged=cookie) == ANYBODY
 
 
-def test_what_ends_a_login_ends_it_for_the_next_socket(world):
+def test_a_change_that_ends_a_login_applies_to_the_next_socket(world):
     john, mary = world.browser("john"), world.browser("mary")
     old = john.copy()
     world.console.run("user = User.objects.get(username='mary'); user.is_active = False; user.save()")
@@ -99,7 +99,7 @@ def test_what_ends_a_login_ends_it_for_the_next_socket(world):
         assert world.who(old) == ANYBODY
 
 
-def test_what_ends_a_login_closes_its_open_sockets(world):
+def test_a_change_that_ends_a_login_closes_its_open_sockets(world):
     if world.kind.site["sessions"] == "signed_cookies":
         pytest.skip("it is the browser alone that forgets such a session")
     phone, laptop, mary = world.browser("john"), world.browser("john"), world.browser("mary")
@@ -124,7 +124,7 @@ def test_the_gateway_neither_changes_nor_prolongs_sessions(world):
     assert world.console.run(read, key=john.session_key) == before
 
 
-def test_a_site_has_tokens_and_rules_of_its_own(rules):
+def test_a_site_can_have_its_own_tokens_and_rules(rules):
     john, nobody = rules.browser("john"), rules.browser()
     # A token in the place of a cookie, and beside somebody else's.
     for browser in (nobody, john):
@@ -138,7 +138,7 @@ def test_a_site_has_tokens_and_rules_of_its_own(rules):
     assert refusal(rules, "closed", nobody) == 403
 
 
-def test_a_site_may_shut_out_strangers_of_whom_nothing_is_known(rules):
+def test_a_site_can_refuse_unknown_visitors(rules):
     facility = unique("staff/")
     with (
         rules.connect(rules.browser("admin"), facility) as admins,
@@ -169,7 +169,7 @@ def check(**settings):
     return line
 
 
-def test_check_names_each_usual_mistake(rules):
+def test_check_names_each_common_mistake(rules):
     origin = rules.site.origin
     right = {"auth__callback_url": f"{origin}/ws4redis/identity/", "auth__callback_secret": SECRET}
     assert check(**right).endswith("answered 200")
@@ -192,7 +192,7 @@ def test_check_names_each_usual_mistake(rules):
         assert words in check(**right | wrong), wrong
 
 
-def test_check_knows_a_site_that_wants_https(started):
+def test_check_recognises_a_site_that_requires_https(started):
     if not started.site.secure:
         pytest.skip("it does not")
     settings = {
@@ -244,7 +244,7 @@ def https_site(directory):
         server.server_close()
 
 
-def test_a_site_is_asked_by_https_if_its_certificate_is_trusted(tmp_path, monkeypatch):
+def test_a_site_is_called_by_https_if_its_certificate_is_trusted(tmp_path, monkeypatch):
     with https_site(tmp_path) as (url, certificate):
         assert "cannot be reached (invalid peer certificate" in check(auth__callback_url=url)
         assert "invalid peer certificate" in check(auth__callback_url=url.replace("localhost", "127.0.0.1"))

@@ -79,7 +79,7 @@ def doctor(database):
 @pytest.mark.parametrize(
     "site", [{}, SIGNED, {"sessions": "db"}], ids=["in a cache", "signed", "behind the callback"]
 )
-def test_what_fits_is_said_to_fit(doctor, redis, site):
+def test_matching_settings_are_reported_as_such(doctor, redis, site):
     code, errors, report = doctor(redis, **site)
     assert (code, errors) == (0, []), report
     assert "everything fits" in report
@@ -126,7 +126,7 @@ def test_what_fits_is_said_to_fit(doctor, redis, site):
         "secret of the callback",
     ],
 )
-def test_what_does_not_fit_is_said_and_nothing_else(doctor, redis, site, expected):
+def test_exactly_the_mismatches_are_reported(doctor, redis, site, expected):
     code, errors, report = doctor(redis, **site)
     assert code == 1, report
     assert len(errors) == len(expected), report
@@ -151,7 +151,7 @@ def test_each_gateway_is_compared(doctor, redis):
         assert any("auth.callback_url is not set" in error for error in errors)
 
 
-def test_a_gateway_that_does_not_run_is_missed(doctor):
+def test_a_gateway_that_does_not_run_is_reported(doctor):
     with running(RedisServer) as redis:
         code, errors, report = doctor(redis)
     assert code == 1, report
@@ -159,7 +159,7 @@ def test_a_gateway_that_does_not_run_is_missed(doctor):
     assert "no gateway listens on demo:ws4redis:control of this Redis: it is not running" in errors[0]
 
 
-def test_a_redis_that_does_not_run_is_missed(doctor):
+def test_a_redis_that_does_not_run_is_reported(doctor):
     with running(RedisServer) as redis:
         pass
     code, errors, report = doctor(redis)

@@ -34,7 +34,7 @@ def john(world):
     return john
 
 
-def test_sessions_from_before_a_new_secret_key_stay_somebodys(world, john):
+def test_sessions_from_before_a_new_secret_key_keep_their_user(world, john):
     assert world.who(john) == JOHN
     # The login writes the user's key anew; the digests by the old key stand in it, too.
     assert world.who(world.browser("john")) == JOHN
@@ -44,12 +44,12 @@ def test_sessions_from_before_a_new_secret_key_stay_somebodys(world, john):
     assert world.who(john) == JOHN
 
 
-def test_a_session_that_django_brings_to_the_new_secret_key_stays_somebodys(world, john):
+def test_a_session_that_django_moves_to_the_new_secret_key_keeps_its_user(world, john):
     assert john.get("/")["user"] == "john"
     assert world.who(john) == JOHN
 
 
-def test_a_refresh_of_all_users_brings_the_new_secret_key(world, john):
+def test_a_refresh_of_all_users_applies_the_new_secret_key(world, john):
     world.console.run("identity.refresh(*identity.pks_with_key())")
     assert world.who(john) == JOHN
     assert john.get("/")["user"] == "john"

@@ -68,7 +68,7 @@ def other_channels(world, browser, expected):
     assert world.who(browser) == expected
 
 
-def test_everybody_hears_what_is_for_them_and_nothing_else(world):
+def test_visitors_receive_their_own_messages_and_no_others(world):
     john, mary, nobody = world.browser("john"), world.browser("mary"), world.browser()
     assert world.who(john) == JOHN
     assert world.who(mary) == MARY
@@ -114,7 +114,7 @@ def test_the_sites_own_views_reach_the_users_and_groups_they_name(world):
         nobodys.expect_nothing_before(lambda text: world.publish(text, "foobar", broadcast=True))
 
 
-def test_what_a_user_publishes_reaches_their_other_browser_and_nobody_else(world):
+def test_a_user_message_reaches_the_users_other_browser_only(world):
     john, second, mary = world.browser("john"), world.browser("john"), world.browser("mary")
     facility = unique()
     with (
@@ -127,7 +127,7 @@ def test_what_a_user_publishes_reaches_their_other_browser_and_nobody_else(world
         assert "from my phone" not in world.hears(marys, facility)
 
 
-def test_a_logout_closes_the_sockets_and_the_old_cookie_is_nobodys(world):
+def test_a_logout_closes_the_sockets_and_invalidates_the_old_cookie(world):
     john, elsewhere = world.browser("john"), world.browser("john")
     old = john.copy()
     with closed_sockets(world, john):
@@ -141,7 +141,7 @@ def test_a_logout_closes_the_sockets_and_the_old_cookie_is_nobodys(world):
     assert world.who(john) == JOHN
 
 
-def test_somebody_else_who_logs_in_with_the_same_browser_takes_over_nothing(world):
+def test_another_user_in_the_same_browser_takes_over_nothing(world):
     browser = world.browser("john")
     old = browser.copy()
     with closed_sockets(world, browser):
@@ -162,7 +162,7 @@ def test_a_login_gives_an_anonymous_session_a_new_key_and_closes_its_sockets(wor
     assert world.who(anonymous) == ANYBODY
 
 
-def test_a_user_who_is_deactivated_has_nothing_but_the_session_and_gets_all_back(world):
+def test_a_deactivated_user_keeps_only_the_session_until_reactivation(world):
     john, mary = world.browser("john"), world.browser("mary")
     with closed_sockets(world, john):
         world.console.run("user = User.objects.get(username='john'); user.is_active = False; user.save()")
@@ -173,7 +173,7 @@ def test_a_user_who_is_deactivated_has_nothing_but_the_session_and_gets_all_back
     assert world.who(john) == JOHN
 
 
-def test_a_password_that_is_changed_elsewhere_ends_all_sessions_of_the_user(world):
+def test_a_password_changed_elsewhere_ends_all_sessions_of_the_user(world):
     phone, laptop = world.browser("john"), world.browser("john")
     with closed_sockets(world, phone, laptop):
         world.console.run("user = User.objects.get(username='john'); user.set_password('new'); user.save()")
@@ -185,7 +185,7 @@ def test_a_password_that_is_changed_elsewhere_ends_all_sessions_of_the_user(worl
     assert world.who(world.browser("john", "new")) == JOHN
 
 
-def test_who_changes_the_password_at_the_site_stays_logged_in_here_and_nowhere_else(world):
+def test_a_password_change_at_the_site_keeps_only_the_login_that_made_it(world):
     phone, laptop = world.browser("john"), world.browser("john")
     before = laptop.copy()
     facility = unique()
@@ -227,14 +227,14 @@ def test_who_changes_the_password_at_the_site_stays_logged_in_here_and_nowhere_e
     ],
     ids=["removed", "added", "renamed", "deleted"],
 )
-def test_other_groups_are_other_channels_of_the_same_sockets(world, change, groups):
+def test_changed_groups_change_the_channels_of_the_same_sockets(world, change, groups):
     world.console.run("Group.objects.filter(name='newcomers').delete()")
     john = world.browser("john")
     with other_channels(world, john, {"user john", "session own"} | {f"group {name}" for name in groups}):
         world.console.run(change)
 
 
-def test_who_comes_into_a_group_is_told_its_last_message(world):
+def test_a_new_member_of_a_group_receives_its_last_message(world):
     world.console.run("Group.objects.get_or_create(name='newcomers')[0].user_set.clear()")
     facility = unique()
     world.publish("welcome", facility, expire=60, groups=["newcomers"])
@@ -245,7 +245,7 @@ def test_who_comes_into_a_group_is_told_its_last_message(world):
         client.expect("welcome")
 
 
-def test_another_name_is_another_channel_of_the_same_sockets(world):
+def test_a_new_username_changes_the_channel_of_the_same_sockets(world):
     john = world.browser("john")
     try:
         with other_channels(world, john, JOHN - {"user john"} | {"user jim"}):
@@ -254,14 +254,14 @@ def test_another_name_is_another_channel_of_the_same_sockets(world):
         world.console.run("user = User.objects.get(username='jim'); user.username = 'john'; user.save()")
 
 
-def test_a_user_who_is_deleted_is_nobody(world):
+def test_a_deleted_user_is_anonymous(world):
     john = world.browser("john")
     with closed_sockets(world, john):
         world.console.run("User.objects.get(username='john').delete()")
     assert world.who(john) == SOMEBODY
 
 
-def test_changes_without_signals_count_from_the_refresh_on(world):
+def test_changes_without_signals_apply_after_a_refresh(world):
     john = world.browser("john")
     with closed_sockets(world, john):
         world.console.run("User.objects.filter(username='john').update(is_active=False)")
@@ -309,7 +309,7 @@ def test_sessions_from_before_the_package_get_their_names_with_the_next_request(
         john.get("/")
 
 
-def test_without_the_users_key_the_session_itself_says_who_it_is(world):
+def test_without_an_identity_key_the_session_fields_apply(world):
     john = world.browser("john")
     world.console.run(
         "from ws4redis import connection\n"
@@ -330,14 +330,14 @@ def test_pages_of_other_sites_cannot_use_the_cookie(world):
     assert refused.value.response.status_code == 403
 
 
-def test_the_site_knows_under_which_key_its_sessions_lie(world):
+def test_the_package_knows_the_key_of_the_sessions(world):
     john = world.browser("john")
     template = world.console.run("answer = session_engine.describe().template")
     with redis.Redis(port=world.redis.port) as client:
         assert client.exists(template.replace("{key}", john.session_key)) == 1
 
 
-def test_the_doctor_finds_that_all_is_well(world):
+def test_the_doctor_finds_no_error(world):
     code, report = manage("ws4redis_doctor", **world.variables)
     assert code == 0, report
     assert "everything fits" in report

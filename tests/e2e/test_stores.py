@@ -44,8 +44,8 @@ def world(kind, database):
 
 @pytest.mark.parametrize(("kind", "begins"), KINDS)
 def test_sessions_are_read_in_each_form(world, begins):
-    test_sessions.test_everybody_hears_what_is_for_them_and_nothing_else(world)
-    test_sessions.test_the_doctor_finds_that_all_is_well(world)
+    test_sessions.test_visitors_receive_their_own_messages_and_no_others(world)
+    test_sessions.test_the_doctor_finds_no_error(world)
     with redis.Redis(port=world.redis.port) as client:
         values = [client.get(key) for key in client.keys("*django.contrib.sessions*")]
     assert values

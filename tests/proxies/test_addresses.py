@@ -17,7 +17,7 @@ def site():
 
 
 @pytest.mark.parametrize("kind", FRONTS, ids=lambda kind: kind.__name__)
-def test_the_gateway_gets_what_the_proxy_has_seen(start, site, kind):
+def test_the_gateway_gets_the_address_that_the_proxy_saw(start, site, kind):
     front = start(
         kind,
         auth__callback_url=f"http://127.0.0.1:{site.port}/who/",
@@ -36,7 +36,7 @@ def test_the_gateway_gets_what_the_proxy_has_seen(start, site, kind):
 
 
 @pytest.mark.parametrize("kind", FRONTS, ids=lambda kind: kind.__name__)
-def test_a_proxy_that_is_trusted_is_believed(start, site, kind):
+def test_the_headers_of_a_trusted_proxy_are_used(start, site, kind):
     front = start(
         kind,
         auth__callback_url=f"http://127.0.0.1:{site.port}/who/",
@@ -53,7 +53,7 @@ def test_a_proxy_that_is_trusted_is_believed(start, site, kind):
 
 @pytest.mark.parametrize("kind", FRONTS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("origin, status", [(f"https://{HOST}", 101), ("https://evil.example", 403)])
-def test_nobody_talks_a_trusted_proxy_into_another_host(start, kind, origin, status):
+def test_a_visitor_cannot_forge_the_host_through_a_trusted_proxy(start, kind, origin, status):
     front = start(kind, server__trusted_proxies="unix" if kind.unix else "127.0.0.1")
     got, head, body = front.handshake(
         *(f"/ws/{unique()}?subscribe-broadcast", COOKIE, f"Origin: {origin}"),

@@ -25,7 +25,7 @@ def front(start):
     return start(ApacheThatStrips, server__websocket_url_stripped="true", server__trusted_proxies="127.0.0.1")
 
 
-def test_apache_may_take_the_prefix_away(front, client):
+def test_apache_may_strip_the_prefix(front, client):
     facility = unique()
     client.set(f"broadcast:{facility}/a b", "kept")
     with front.connect(f"{facility}/a%20b") as browser:
@@ -33,6 +33,6 @@ def test_apache_may_take_the_prefix_away(front, client):
 
 
 @pytest.mark.parametrize("origin, status", [(f"https://{HOST}", 101), ("https://evil.example", 403)])
-def test_the_host_may_come_in_a_header_of_its_own(front, origin, status):
+def test_the_host_may_come_in_a_separate_header(front, origin, status):
     got, head, body = front.handshake(f"/ws/{unique()}?subscribe-broadcast", COOKIE, f"Origin: {origin}")
     assert got == status, head + body

@@ -26,7 +26,7 @@ SHIPPED = [f"\n{essence(path.read_text())}\n" for path in sorted(DEPLOY.rglob("*
 
 
 @pytest.mark.parametrize("block", blocks())
-def test_what_is_shown_is_part_of_a_file(block):
+def test_each_shown_configuration_is_part_of_a_file(block):
     assert any(f"\n{block}\n" in text for text in SHIPPED)
 
 

@@ -19,7 +19,7 @@ def front(request, store, authority):
     front.stop()
 
 
-def test_two_browsers_and_django_hear_each_other(front, client):
+def test_two_browsers_and_django_exchange_messages(front, client):
     facility = unique()
     with front.connect(facility, f"{BOTH}&echo") as one, front.connect(facility) as other:
         one.send("from a browser")
@@ -138,7 +138,7 @@ def test_the_origin_rule_holds(front, origin, status):
     assert got == status, head + body
 
 
-def test_the_site_stands_beside_and_is_told_the_truth(front):
+def test_the_site_gets_the_headers_that_the_proxy_set(front):
     status, body = front.ask("/a/page?x=1", headers=["X-Forwarded-For: 1.2.3.4", "X-Forwarded-Host: evil.example"])
     told = json.loads(body)
     assert (status, told["path"]) == (200, "/a/page?x=1")
@@ -151,14 +151,14 @@ def test_the_site_stands_beside_and_is_told_the_truth(front):
 
 
 @pytest.mark.parametrize("path", ["/ws4redis/identity/", "/%77s4redis/identity/", "/ws4redis%2Fidentity/"])
-def test_the_callbacks_view_is_not_for_the_public(front, path):
+def test_the_callback_view_is_not_public(front, path):
     # Django decodes paths before it looks at them.
     status, _ = front.ask(path)
     assert status in (403, 404)
     assert not [path for path, _ in front.site.asked if "identity" in path]
 
 
-def test_static_files_are_the_proxys(front):
+def test_static_files_are_served(front):
     # Caddy, nginx and Apache serve files; HAProxy has the site do it.
     status, body = front.ask("/static/page.css")
     assert status == 200

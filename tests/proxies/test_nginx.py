@@ -72,7 +72,7 @@ def test_a_stopping_gateway_sends_1012_and_its_successor_takes_over(start, store
 
 
 @pytest.mark.parametrize("kind", [Nginx, NginxUnix, NginxTwo, NginxAuthRequest])
-def test_an_event_source_comes_again_while_the_gateway_is_away(start, kind):
+def test_an_event_source_retries_while_the_gateway_is_down(start, kind):
     front, accept = start(kind), ["Accept: text/event-stream"]
     for gateway in front.behind:
         gateway.process.terminate()
@@ -140,7 +140,7 @@ def test_auth_request_admits_and_refuses(start):
     assert front.ask("/may-connect")[0] == 404
 
 
-def test_the_ones_refused_by_auth_request_never_reach_the_gateway(start, client):
+def test_requests_refused_by_auth_request_never_reach_the_gateway(start, client):
     front, facility = start(NginxAuthRequest), unique()
     front.cookies = ()
     assert front.post(facility, "not to be said")[0] == 403
@@ -159,7 +159,7 @@ class NginxThatDropsTheHeader(NginxWithoutWebSockets):
 
 
 @pytest.mark.parametrize("kind, status", [(NginxWithoutWebSockets, 403), (NginxThatDropsTheHeader, 400)])
-def test_where_no_websocket_passes_event_streams_and_posts_do(start, kind, status):
+def test_event_streams_and_posts_pass_where_websockets_are_blocked(start, kind, status):
     front, facility = start(kind), unique()
     with pytest.raises(InvalidStatus, match=str(status)):
         front.connect(facility)

@@ -22,7 +22,7 @@ def analyze(*words):
     return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, timeout=DEADLINE * 3)
 
 
-def test_systemd_has_nothing_to_say_against_the_units(units):
+def test_systemd_verifies_the_units_without_complaint(units):
     done = analyze("verify", "--man=no", *units)
     # Of units of the machine itself it may say what it likes.
     said = [line for line in (done.stdout + done.stderr).splitlines() if "ws4redis" in line]

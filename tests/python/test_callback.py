@@ -33,7 +33,7 @@ def ask(browser=None, url=URL, secret=SECRET):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_login_is_told_with_groups_and_session(people, log_in, engine):
+def test_the_answer_for_a_login_has_groups_and_session(people, log_in, engine):
     with override_settings(SESSION_ENGINE=ENGINES[engine]):
         browser = log_in("john")
         answer = ask(browser)
@@ -51,7 +51,7 @@ def test_a_login_is_told_with_groups_and_session(people, log_in, engine):
 
 
 @pytest.mark.parametrize("engine", ["cache", "cached_db", "db", "redis_sessions"])
-def test_an_anonymous_session_is_told_without_a_user(people, engine):
+def test_the_answer_for_an_anonymous_session_has_no_user(people, engine):
     with override_settings(SESSION_ENGINE=ENGINES[engine]):
         browser = Client()
         browser.get("/?set=x")
@@ -77,14 +77,14 @@ def test_an_unknown_visitor_is_null(people, engine, cookie):
 
 
 @pytest.mark.parametrize("given", [None, "", "wrong", SECRET + "x", "ö"])
-def test_without_the_secret_nobody_is_told_anything(people, log_in, given):
+def test_without_the_secret_the_view_answers_403(people, log_in, given):
     answer = ask(log_in("john"), secret=given)
     assert answer.status_code == 403
     assert b"john" not in answer.content
 
 
 @pytest.mark.parametrize("mine", [None, "", [], [""]])
-def test_a_site_without_a_secret_refuses_everybody(people, mine):
+def test_a_site_without_a_secret_refuses_every_request(people, mine):
     with override_settings(WS4REDIS_CALLBACK_SECRET=mine):
         for given in (None, "", "None", SECRET):
             assert ask(secret=given).status_code == 403
@@ -128,7 +128,7 @@ def test_deactivated_deleted_and_changed_users_are_anonymous(people, log_in):
 
 
 @pytest.mark.parametrize("middleware_of_ours", [True, False])
-def test_asking_changes_nothing(people, store, log_in, middleware_of_ours):
+def test_the_view_changes_no_session(people, store, log_in, middleware_of_ours):
     browser = log_in("john")
     people["john"].set_password("another")
     people["john"].save()
@@ -140,7 +140,7 @@ def test_asking_changes_nothing(people, store, log_in, middleware_of_ours):
     assert "sessionid" not in answer.cookies or answer.cookies["sessionid"].value == ""
 
 
-def test_a_session_made_with_an_old_secret_key_stays_where_it_is(people, store, log_in):
+def test_a_session_made_with_an_old_secret_key_keeps_its_key(people, store, log_in):
     browser = log_in("john")
     with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
         assert ask(browser).json()["user"] == "john"
@@ -149,7 +149,7 @@ def test_a_session_made_with_an_old_secret_key_stays_where_it_is(people, store, 
 
 
 @pytest.mark.parametrize("stale", [False, True])
-def test_a_site_that_requires_logins_everywhere_does_not_for_the_gateway(people, store, log_in, stale):
+def test_login_required_middleware_exempts_the_gateway(people, store, log_in, stale):
     required = "django.contrib.auth.middleware.LoginRequiredMiddleware"
     if not hasattr(middleware, "LoginRequiredMiddleware"):
         pytest.skip("Django has no LoginRequiredMiddleware yet")
@@ -165,7 +165,7 @@ def test_a_site_that_requires_logins_everywhere_does_not_for_the_gateway(people,
     assert store.exists(f":1:django.contrib.sessions.cache{key}")
 
 
-def test_a_short_session_is_asked_for_again_soon(people, log_in):
+def test_the_answer_expires_with_the_session(people, log_in):
     browser = log_in("john")
     session = browser.session
     session.set_expiry(20)
@@ -173,7 +173,7 @@ def test_a_short_session_is_asked_for_again_soon(people, log_in):
     assert ask(browser).json()["expires_in"] == 20
 
 
-def test_a_site_may_have_its_own_users_and_rules(people):
+def test_a_site_can_override_identify_and_allow(people):
     class TokenView(IdentityView):
         def identify(self, request, session):
             if request.headers.get("Authorization") == "Token of mary":
@@ -196,7 +196,7 @@ def test_a_site_may_have_its_own_users_and_rules(people):
     assert "allow" not in told("?facility=f&flag=subscribe-user")
 
 
-def test_rules_of_the_site_are_for_visitors_too_of_whom_nothing_is_known(people):
+def test_allow_applies_to_unknown_visitors(people):
     class StaffView(IdentityView):
         def allow(self, request, user, facility, flags):
             return [] if facility.startswith("staff/") and user is None else None

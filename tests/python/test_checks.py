@@ -22,7 +22,7 @@ def found(deploy=False, **settings):
         ]
 
 
-def test_the_site_of_the_tests_is_sound():
+def test_the_test_site_has_no_findings():
     assert found() == []
     assert found(deploy=True) == []
 
@@ -67,11 +67,11 @@ def test_the_site_of_the_tests_is_sound():
         ({"WSGI_APPLICATION": "ws4redis.django_runserver.application"}, ["E010"]),
     ],
 )
-def test_each_mistake_is_named(settings, expected):
+def test_each_mistake_is_reported(settings, expected):
     assert found(**settings) == expected
 
 
-def test_missing_settings_are_named():
+def test_missing_settings_are_reported():
     with override_settings():
         from django.conf import settings
 
@@ -81,7 +81,7 @@ def test_missing_settings_are_named():
         assert found(deploy=True) == ["W001", "W009"]
 
 
-def test_a_second_package_of_the_same_name_is_named(monkeypatch):
+def test_a_second_package_of_the_same_name_is_reported(monkeypatch):
     from ws4redis import checks as module
 
     monkeypatch.setattr(module, "_is_installed", lambda name: name == "django-websocket-redis")

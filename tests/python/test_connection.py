@@ -40,7 +40,7 @@ def test_the_gateways_table_of_urls_is_what_redis_py_reads(line):
         ({"url": 6379}, "text"),
     ],
 )
-def test_a_connection_that_cannot_be_used_is_named_by_check_without_its_password(arguments, part):
+def test_an_unusable_connection_is_reported_without_its_password(arguments, part):
     with override_settings(WS4REDIS_CONNECTION=arguments):
         found = [message for message in checks.run_checks(tags=["ws4redis"]) if message.id == "ws4redis.E013"]
     assert len(found) == 1
@@ -59,6 +59,6 @@ def test_a_connection_that_cannot_be_used_is_named_by_check_without_its_password
         {"connection_class": redis.Connection, "max_connections": 10},
     ],
 )
-def test_a_connection_that_can_be_used_is_no_finding(arguments):
+def test_a_usable_connection_has_no_finding(arguments):
     with override_settings(WS4REDIS_CONNECTION=arguments):
         assert [message.msg for message in checks.run_checks(tags=["ws4redis"])] == []

@@ -10,7 +10,7 @@ from conftest import SERVER
 
 
 @pytest.mark.parametrize("groups", [[], ["members.models.teams_of"]], ids=["none", "by a function"])
-def test_other_user_models_are_told_as_well(store, groups):
+def test_custom_user_models_are_supported(store, groups):
     script = Path(__file__).with_name("custom_user.py")
     done = subprocess.run(
         [sys.executable, script, SERVER.path, *groups], capture_output=True, text=True, check=False

@@ -72,7 +72,7 @@ def sound(store, **other):
     return answer
 
 
-def test_everything_fits(store, gateway):
+def test_matching_settings_have_no_error(store, gateway):
     gateway(answer=sound(store))
     text, failed = report()
     assert "a session just stored is at :1:django.contrib.sessions.cache{key}" in text
@@ -97,7 +97,7 @@ def test_everything_fits(store, gateway):
         ({"callback_proof": "0" * 64}, "its secret for the callback is not WS4REDIS_CALLBACK_SECRET"),
     ],
 )
-def test_what_does_not_fit_is_said(store, gateway, other, expected):
+def test_each_mismatch_is_reported(store, gateway, other, expected):
     gateway(answer=sound(store, **other))
     text, failed = report()
     assert expected in text
@@ -138,7 +138,7 @@ def test_a_gateway_that_does_not_answer(store, gateway):
     assert not failed
 
 
-def test_a_gateway_that_answers_nonsense(store, gateway):
+def test_an_invalid_answer_is_ignored(store, gateway):
     gateway(answer=lambda question: ["nonsense"])
     assert "no answer" in report(wait=0.2)[0]
 

@@ -131,7 +131,7 @@ def test_an_async_login_does_the_same(people, store):
     assert key_of(store, people["john"])["username"] == "john"
 
 
-def test_the_receiver_has_its_old_place(people):
+def test_the_receiver_keeps_its_import_path(people):
     request = RequestFactory().get("/")
     request.session = {}
     models.store_groups_in_session(sender=User, user=people["john"], request=request)
@@ -145,7 +145,7 @@ def test_groups_may_come_from_a_function_of_the_site(people, store, log_in):
 
 
 @pytest.mark.parametrize("engine", ["cache", "cached_db", "db", "redis_sessions"])
-def test_the_hint_of_a_logout_comes_when_the_session_is_gone(people, store, log_in, hints, engine):
+def test_a_logout_is_announced_after_the_session_is_deleted(people, store, log_in, hints, engine):
     with override_settings(SESSION_ENGINE=ENGINES[engine]):
         browser = log_in("john")
         hints.heard()
@@ -170,7 +170,7 @@ def test_the_hint_of_a_logout_comes_when_the_session_is_gone(people, store, log_
         assert words.index("DEL") < words.index("PUBLISH")
 
 
-def test_the_hints_of_a_logout_wait_for_the_commit(people, store, log_in, hints):
+def test_the_announcement_of_a_logout_waits_for_the_commit(people, store, log_in, hints):
     browser = log_in("john")
     key = key_in(browser)
     hints.heard()
@@ -180,7 +180,7 @@ def test_the_hints_of_a_logout_wait_for_the_commit(people, store, log_in, hints)
     assert hints.heard(2) == [hint_of(people["john"], "logout"), hint_of_end(key)]
 
 
-def test_an_async_logout_sends_the_hint_too(people, store, hints):
+def test_an_async_logout_is_announced(people, store, hints):
     if alogout is None:
         pytest.skip("Django has no async logout yet")
     request = RequestFactory().get("/")
@@ -199,7 +199,7 @@ def test_an_async_logout_sends_the_hint_too(people, store, hints):
     assert "flush" not in request.session.__dict__
 
 
-def test_a_logout_of_nobody_is_nobodys_business(people, hints):
+def test_a_logout_of_an_anonymous_visitor_is_not_announced(people, hints):
     Client().post("/accounts/logout/")
     assert hints.heard() == []
 
@@ -256,7 +256,7 @@ def stored_session(**values):
     [lambda request: request.session.flush(), lambda request: request.session.cycle_key()],
     ids=["flush", "cycle"],
 )
-def test_a_session_that_a_view_ends_is_told_of(visit, hints, engine, asynchronous, end):
+def test_a_session_ended_by_a_view_is_announced(visit, hints, engine, asynchronous, end):
     with override_settings(SESSION_ENGINE=ENGINES[engine]):
         key = stored_session()
         visit(doing(end), key, asynchronous)
@@ -264,7 +264,7 @@ def test_a_session_that_a_view_ends_is_told_of(visit, hints, engine, asynchronou
     assert hints.heard() == []
 
 
-def test_a_login_ends_the_anonymous_session_and_that_of_somebody_else(people, log_in, hints):
+def test_a_login_ends_the_anonymous_session_and_that_of_another_user(people, log_in, hints):
     browser = Client()
     browser.get("/?set=something")
     anonymous = key_in(browser)
@@ -276,7 +276,7 @@ def test_a_login_ends_the_anonymous_session_and_that_of_somebody_else(people, lo
     assert hints.heard() == []
 
 
-def test_who_logs_in_again_keeps_the_session(people, log_in, hints):
+def test_a_second_login_of_the_same_user_keeps_the_session(people, log_in, hints):
     browser = log_in("john")
     key = key_in(browser)
     hints.heard()
@@ -285,7 +285,7 @@ def test_who_logs_in_again_keeps_the_session(people, log_in, hints):
     assert hints.heard() == []
 
 
-def test_another_password_ends_the_session_in_which_it_was_changed(written, log_in, hints):
+def test_a_password_change_ends_the_session_that_made_it(written, log_in, hints):
     browser = log_in("john")
     key = key_in(browser)
     browser.post(
@@ -295,7 +295,7 @@ def test_another_password_ends_the_session_in_which_it_was_changed(written, log_
     assert hints.heard(2) == [hint_of(written["john"], "user"), hint_of_end(key)]
 
 
-def test_a_session_that_django_finds_to_be_nobodys_is_told_of(written, log_in, hints):
+def test_a_session_that_django_rejects_is_announced(written, log_in, hints):
     browser = log_in("john")
     key = key_in(browser)
     written["john"].set_password("another")
@@ -315,20 +315,20 @@ def test_a_session_that_django_finds_to_be_nobodys_is_told_of(written, log_in, h
     ],
     ids=["nothing", "read", "written", "replaced"],
 )
-def test_a_session_that_goes_on_is_not_told_of(visit, store, action):
+def test_a_continuing_session_is_not_announced(visit, store, action):
     key = stored_session()
     with commands(store) as seen:
         visit(doing(action), key)
     assert "PUBLISH" not in {words[0] for words in seen}
 
 
-def test_a_cookie_of_no_session_is_not_told_of(visit, store):
+def test_a_cookie_without_a_session_is_not_announced(visit, store):
     with commands(store) as seen:
         visit(doing(lambda request: request.session.get("note")), "x" * 32)
     assert "PUBLISH" not in {words[0] for words in seen}
 
 
-def test_the_end_of_a_session_is_told_after_the_commit_and_never_before(visit, hints):
+def test_the_end_of_a_session_is_announced_after_the_commit(visit, hints):
     key = stored_session()
     with transaction.atomic():
         visit(doing(lambda request: request.session.flush()), key)
@@ -336,7 +336,7 @@ def test_the_end_of_a_session_is_told_after_the_commit_and_never_before(visit, h
     assert hints.heard(1) == [hint_of_end(key)]
 
 
-def test_the_end_of_a_session_is_told_though_the_view_fails(people, log_in, hints):
+def test_the_end_of_a_session_is_announced_even_if_the_view_fails(people, log_in, hints):
     def fail(request):
         request.session.flush()
         raise ZeroDivisionError
@@ -350,7 +350,7 @@ def test_the_end_of_a_session_is_told_though_the_view_fails(people, log_in, hint
     assert hints.heard(1) == [hint_of_end(key)]
 
 
-def test_signed_cookies_are_not_told_of(visit, store):
+def test_signed_cookies_are_not_announced(visit, store):
     def save(request):
         request.session["note"] = "y"
         request.session.save()
@@ -370,14 +370,14 @@ def test_a_request_without_sessions_is_answered(people):
 # ---- Changes ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_login_says_nothing_new(people, log_in, hints):
+def test_an_unchanged_user_is_announced_once(people, log_in, hints):
     log_in("john")
     assert hints.heard(1) == [hint_of(people["john"], "login")]
     log_in("john")
     assert hints.heard() == []
 
 
-def test_another_password_puts_another_hash(written, store, log_in, hints):
+def test_a_new_password_changes_the_hash(written, store, log_in, hints):
     john = written["john"]
     before = key_of(store, john)
     john.set_password("another")
@@ -410,7 +410,7 @@ def test_a_user_saved_or_deleted_through_a_proxy(written, store, hints):
     assert store.get(f"ws4redis:identity:{pk}") == b'{"v":1,"active":false}'
 
 
-def test_deactivation_and_return(written, store, hints):
+def test_deactivation_and_reactivation(written, store, hints):
     john = written["john"]
     for active in (False, True):
         john.is_active = active
@@ -465,7 +465,7 @@ def test_a_user_without_a_key_gets_one_at_the_first_change(people, store, hints)
     assert hints.heard(1) == [hint_of(people["john"], "user")]
 
 
-def test_saving_a_user_who_stays_the_same_sends_no_hint(written, hints):
+def test_saving_an_unchanged_user_is_not_announced(written, hints):
     written["john"].first_name = "John"
     written["john"].save()
     written["john"].save(update_fields=["last_login"])
@@ -484,7 +484,7 @@ def test_a_new_user_has_no_key(people, store):
         lambda john, group: john.groups.set([*john.groups.all(), group]),
     ],
 )
-def test_coming_into_a_group_from_either_side(written, store, hints, change):
+def test_joining_a_group_from_either_side(written, store, hints, change):
     change(written["john"], Group.objects.get(name="blue team"))
     assert hints.heard(1) == [hint_of(written["john"], "groups")]
     assert key_of(store, written["john"])["groups"] == ["blue team", "chatusers", "red team"]
@@ -512,7 +512,7 @@ def test_leaving_all_groups(written, store):
     assert key_of(store, written["john"])["groups"] == []
 
 
-def test_a_group_with_another_name_tells_its_members(written, store, hints):
+def test_renaming_a_group_refreshes_its_members(written, store, hints):
     group = Group.objects.get(name="chatusers")
     group.save()
     assert hints.heard() == []
@@ -559,7 +559,7 @@ def test_an_older_state_never_overwrites_a_newer_one(written, store, monkeypatch
     assert key_of(store, john)["username"] == "newer"
 
 
-def test_a_redis_that_is_gone_stops_no_login_and_no_change(people, log_in, caplog):
+def test_an_unreachable_redis_stops_no_login_and_no_change(people, log_in, caplog):
     gone = {"unix_socket_path": "/nonexistent/redis.sock"}
     with override_settings(WS4REDIS_CONNECTION=gone):
         browser = log_in("john")
@@ -589,7 +589,7 @@ def test_refreshing_after_a_bulk_update(written, store, hints, capsys):
     ]
 
 
-def test_refreshing_the_named_sends_hints_in_any_case(written, hints, capsys):
+def test_refreshing_named_users_always_announces_them(written, hints, capsys):
     call_command("ws4redis_refresh", "john")
     assert hints.heard(1) == [hint_of(written["john"], "refresh")]
     with pytest.raises(CommandError, match="there is no user nobody"):
@@ -610,7 +610,7 @@ def login_from_before(browser, user):
     session.save()
 
 
-def test_a_session_from_before_is_filled_in(people, store):
+def test_a_session_from_before_the_installation_gets_its_fields(people, store):
     browser = Client()
     login_from_before(browser, people["john"])
     store.delete(f"ws4redis:identity:{people['john'].pk}")
@@ -621,7 +621,7 @@ def test_a_session_from_before_is_filled_in(people, store):
     assert key_of(store, people["john"])["username"] == "john"
 
 
-def test_a_session_that_is_up_to_date_costs_nothing(people, store, log_in):
+def test_a_current_session_costs_nothing(people, store, log_in):
     browser = log_in("john")
     with commands(store) as seen:
         browser.get("/")
@@ -652,7 +652,7 @@ def test_anonymous_sessions_are_left_alone(people):
     assert set(session_of(browser)) == {"note"}
 
 
-def test_a_session_with_an_old_hash_is_not_filled_in(people, store):
+def test_a_session_with_an_old_hash_gets_no_fields(people, store):
     browser = Client()
     login_from_before(browser, people["john"])
     people["john"].set_password("another")
@@ -670,7 +670,7 @@ def test_the_middleware_works_for_async_sites(people, store):
     assert session_of(browser)["ws4redis:username"] == "john"
 
 
-def test_the_session_survives_what_django_does_with_it(people, store, log_in):
+def test_the_fields_survive_update_session_auth_hash(people, store, log_in):
     browser = log_in("john")
     request = RequestFactory().get("/")
     request.session, request.user = browser.session, people["john"]

@@ -38,7 +38,7 @@ def test_a_login_without_a_name_writes_null_and_never_the_word_none(nameless, st
     assert record["groups"] == ["chatusers", "red team"]
 
 
-def test_the_callback_says_of_a_user_without_a_name_that_they_are_logged_in(log_in, monkeypatch):
+def test_the_callback_reports_a_user_without_a_name_as_logged_in(log_in, monkeypatch):
     browser = log_in("john")
     monkeypatch.setattr(User, "get_username", lambda self: None)
     with override_settings(WS4REDIS_CALLBACK_SECRET=SECRET):
@@ -78,7 +78,7 @@ def test_empty_names_are_refused_by_the_publisher(store, audience):
         RedisPublisher(facility="x", **audience)
 
 
-def test_a_user_without_a_name_is_shown_no_message_of_others(nameless, store):
+def test_a_user_without_a_name_fetches_no_message_of_others(nameless, store):
     for name in ("", "None"):
         store.set(f"user:{name}:x", "of somebody else")
     request = request_of(nameless, {MEMBEROF: [""]})

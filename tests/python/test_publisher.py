@@ -46,7 +46,7 @@ def channels(**arguments):
     return sorted(RedisPublisher(**arguments)._publishers)
 
 
-def test_a_message_is_kept_first_and_then_published_in_one_pipeline(store):
+def test_a_message_is_persisted_and_then_published_in_one_pipeline(store):
     with commands(store) as seen:
         RedisPublisher(facility="foobar", broadcast=True, users=["mary"]).publish_message(
             RedisMessage("Hello"), 10
@@ -69,7 +69,7 @@ def test_the_default_of_expire_is_the_setting(store):
 
 
 @pytest.mark.parametrize("expire", [0, -1])
-def test_a_message_that_is_not_to_be_kept_is_published_only(store, expire):
+def test_a_message_without_expire_is_published_only(store, expire):
     with commands(store) as seen:
         RedisPublisher(facility="foobar", broadcast=True).publish_message(
             RedisMessage("Hello"), expire=expire
@@ -77,7 +77,7 @@ def test_a_message_that_is_not_to_be_kept_is_published_only(store, expire):
     assert seen == [["PUBLISH", "broadcast:foobar", "Hello"]]
 
 
-def test_an_expire_of_none_everywhere_means_not_kept(store):
+def test_an_expire_of_none_everywhere_means_not_persisted(store):
     with override_settings(WS4REDIS_EXPIRE=None), commands(store) as seen:
         RedisPublisher(facility="foobar", broadcast=True).publish_message("Hello")
     assert seen == [["PUBLISH", "broadcast:foobar", "Hello"]]
@@ -91,7 +91,7 @@ def test_subclasses_may_have_an_expire_of_their_own(store):
     assert store.ttl("broadcast:foobar") == 5
 
 
-def test_a_pipeline_is_a_transaction_unless_told_otherwise(store):
+def test_a_pipeline_is_a_transaction_by_default(store):
     publisher = RedisPublisher(facility="foobar", broadcast=True)
     pair = [["SETEX", "broadcast:foobar", "3600", "Hello"], ["PUBLISH", "broadcast:foobar", "Hello"]]
     with commands(store) as seen:
@@ -193,7 +193,7 @@ def test_the_prefix_gets_one_colon():
             assert RedisStore.get_prefix() == expected
 
 
-def test_an_omitted_facility_is_what_it_always_was():
+def test_the_default_facility_is_that_of_upstream():
     assert channels(broadcast=True) == ["broadcast:{facility}"]
 
 
@@ -206,12 +206,12 @@ def test_names_come_from_any_iterable_once():
     assert channels(facility="f", users=[5, UUID(int=1)]) == [f"user:{UUID(int=1)}:f", "user:5:f"]
 
 
-def test_users_and_groups_may_be_given_as_such(people):
+def test_users_and_groups_are_accepted_as_objects(people):
     names = channels(facility="f", users=[people["john"]], groups=Group.objects.filter(name="red team"))
     assert names == ["group:red team:f", "user:john:f"]
 
 
-def test_self_is_the_one_who_asks():
+def test_self_stands_for_the_requests_user_groups_and_session():
     request = request_of("john", ["chatusers", "red team"])
     assert channels(request=request, facility="f", users=[SELF, "mary"], groups=[SELF], sessions=[SELF]) == [
         "group:chatusers:f",
@@ -224,18 +224,18 @@ def test_self_is_the_one_who_asks():
 
 
 @pytest.mark.parametrize("argument", ["users", "groups", "sessions"])
-def test_self_without_a_request_is_an_error_that_says_so(argument):
+def test_self_without_a_request_is_an_error(argument):
     with pytest.raises(ValueError, match=f"{argument} holds SELF, which needs request"):
         RedisPublisher(facility="f", **{argument: [SELF]})
 
 
 @pytest.mark.parametrize("argument", ["users", "groups"])
-def test_self_of_nobody_is_an_error_that_says_so(argument):
+def test_self_of_an_anonymous_visitor_is_an_error(argument):
     with pytest.raises(ValueError, match=f"{argument} holds SELF, but nobody is logged in"):
         RedisPublisher(request=request_of(), facility="f", **{argument: [SELF]})
 
 
-def test_self_of_a_session_without_a_key_is_an_error_that_says_so():
+def test_self_of_a_session_without_a_key_is_an_error():
     with pytest.raises(ValueError, match="sessions holds SELF, but this request has no session key"):
         RedisPublisher(request=request_of("john", key=None), facility="f", sessions=[SELF])
 
@@ -327,7 +327,7 @@ def test_the_heartbeat_is_no_message():
 # ---- fetch_message ---------------------------------------------------------------------------------------------------
 
 
-def test_fetching_asks_the_session_then_the_user_the_groups_and_everybody(store):
+def test_fetching_reads_the_session_the_user_the_groups_and_the_broadcast(store):
     store.set("broadcast:f", "for all")
     with commands(store) as seen:
         message = RedisPublisher().fetch_message(request_of("john", ["a", "b"]), "f")
@@ -359,7 +359,7 @@ def test_fetching_from_one_audience(store, audience, expected):
     assert RedisPublisher().fetch_message(request_of("john", ["a"]), "f", audience) == expected
 
 
-def test_fetching_for_nobody_asks_for_everybodys_message_only(store):
+def test_fetching_without_a_visitor_reads_the_broadcast_only(store):
     for request in (None, request_of(key=None), SimpleNamespace()):
         with commands(store) as seen:
             assert RedisPublisher().fetch_message(request, "f") is None
@@ -407,7 +407,7 @@ def test_a_connection_that_redis_has_closed_is_replaced(store):
     assert store.get("broadcast:f") == b"again"
 
 
-def test_a_redis_that_is_gone_or_hangs_is_an_error_soon(store):
+def test_an_unreachable_or_hanging_redis_raises_within_the_timeout(store):
     publisher = RedisPublisher(facility="f", broadcast=True)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -449,7 +449,7 @@ def test_connections_by_url_by_socket_and_by_port(store):
         assert connection.pool().connection_kwargs["socket_timeout"] == 1
 
 
-def test_the_pool_has_its_old_name():
+def test_the_pool_keeps_its_name():
     from ws4redis import publisher
 
     assert publisher.redis_connection_pool is publisher.RedisPublisher()._connection.connection_pool

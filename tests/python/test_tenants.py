@@ -38,7 +38,7 @@ def keys(store):
     return sorted(key.decode() for key in store.keys("*ws4redis:identity:*"))
 
 
-def test_each_tenant_has_keys_and_hints_of_its_own(people, store, hints, tenant):
+def test_each_tenant_has_its_own_keys_and_invalidations(people, store, hints, tenant):
     pk = people["john"].pk
     for name in ("acme", "other", None):
         tenant(name)
@@ -99,7 +99,7 @@ def test_a_change_that_is_committed_under_another_tenant_is_not_written_there(pe
     assert "ws4redis_refresh" in caplog.text
 
 
-def test_a_logout_hints_at_the_tenants_user(people, store, hints, log_in, tenant):
+def test_a_logout_invalidates_the_user_of_the_tenant(people, store, hints, log_in, tenant):
     tenant("acme")
     browser = log_in("john")
     hints.heard()
@@ -117,6 +117,6 @@ def test_a_tenant_that_cannot_be_part_of_a_key_is_refused(people, tenant, name):
 
 
 @pytest.mark.parametrize("setting", ["no.such.function", 5])
-def test_a_setting_that_is_no_function_is_a_finding(setting):
+def test_a_setting_that_is_no_function_is_reported(setting):
     with override_settings(WS4REDIS_IDENTITY_NAMESPACE=setting):
         assert [m.id for m in checks.run_checks(tags=["ws4redis"])] == ["ws4redis.E014"]

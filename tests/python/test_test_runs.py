@@ -193,7 +193,7 @@ def test_the_tests_of_the_documentation_run(site, tmp_path):
         ("a:b", ["a", "a:b", "a:b:group"]),
     ],
 )
-def test_no_prefix_is_taken_under_which_the_site_has_names(store, prefix, refused):
+def test_a_prefix_that_contains_names_of_the_site_is_refused(store, prefix, refused):
     start = f"{prefix}:" if prefix else ""
     names = [f"{start}{name}".encode() for name in ("ws4redis:identity:1", "user:john:x", "broadcast:x")]
     store.mset(dict.fromkeys(names, "real"))
@@ -215,7 +215,7 @@ def test_only_names_of_the_package_are_deleted_after_a_test(store):
     assert store.keys("*") == [b"mysite:1:django.contrib.sessions.cache"]
 
 
-def test_publications_are_captured_where_they_go_to_redis_too(store):
+def test_publications_to_redis_are_captured_too(store):
     with redis_for_tests() as prefix, capture_publications() as published:
         RedisPublisher(facility="x", broadcast=True).publish_message("both", expire=60)
         assert store.get(f"{prefix}:broadcast:x") == b"both"
@@ -235,7 +235,7 @@ publisher.publish_message("two")
 """
 
 
-def test_a_process_that_is_muted_without_a_test_runner_says_so_once(site, tmp_path):
+def test_a_process_muted_without_a_test_runner_logs_it_once(site, tmp_path):
     """As a shell in which somebody follows Django's tutorial."""
     (tmp_path / "shell.py").write_text(SHELL.format(before="setup_test_environment()", after=""))
     said = site("shell")
@@ -243,7 +243,7 @@ def test_a_process_that_is_muted_without_a_test_runner_says_so_once(site, tmp_pa
     assert "setup_test_environment() was called" not in site("django", "test")
 
 
-def test_what_does_not_set_up_a_test_environment_publishes_as_ever(site, tmp_path):
+def test_a_process_without_a_test_environment_publishes(site, tmp_path):
     """Servers, workers and commands, also after a test environment was taken down."""
     after = """
 from ws4redis import connection

@@ -49,7 +49,7 @@ def run(python, settings, store):
     ],
     ids=str,
 )
-def test_both_packages_say_the_same_to_redis(store, settings):
+def test_both_packages_send_the_same_commands(store, settings):
     theirs, their_commands = run(UPSTREAM, settings, store)
     ours, our_commands = run(sys.executable, settings, store)
     assert ours == theirs
