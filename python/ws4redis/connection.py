@@ -1,4 +1,4 @@
-"""One pool of Redis connections for each process."""
+"""One pool of Redis connections per process, configured by `WS4REDIS_CONNECTION`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from redis.retry import Retry
 
 from ws4redis import settings
 
-# A Redis that is gone must not hang a page for ever; WS4REDIS_CONNECTION may say otherwise.
+# An unreachable Redis must not block a page. WS4REDIS_CONNECTION may set other timeouts.
 CONNECT_TIMEOUT_SECONDS = 5
 REPLY_TIMEOUT_SECONDS = 5
 
-# A connection that Redis has closed since its last use is noticed at the next one, and replaced. No more tries than
-# that, and none after a timeout: the command may have arrived, and a page waits.
+# redis-py notices only at the next command that Redis has closed an idle connection; one retry replaces it. A timeout
+# is not retried: the command may have arrived, and a page waits.
 RETRIES = 1
 
 _pool: redis.ConnectionPool | None = None
@@ -27,7 +27,12 @@ _lock = threading.Lock()
 
 
 def pool() -> redis.ConnectionPool:
-    """Returns the pool of this process, which is made at the first call."""
+    """Return the pool of this process; the first call creates it.
+
+    Raises:
+        TypeError: `WS4REDIS_CONNECTION` has an argument that redis-py does not know.
+        ValueError: redis-py cannot parse the URL in `WS4REDIS_CONNECTION`.
+    """
     global _pool
     with _lock:
         if _pool is None:
@@ -36,7 +41,12 @@ def pool() -> redis.ConnectionPool:
 
 
 def client() -> redis.Redis:
-    """Returns a client on the pool; cheap, and safe to share between threads."""
+    """Return a client on the pool. It is cheap to create and safe to share between threads.
+
+    Raises:
+        TypeError: `WS4REDIS_CONNECTION` has an argument that redis-py does not know.
+        ValueError: redis-py cannot parse the URL in `WS4REDIS_CONNECTION`.
+    """
     return redis.Redis(connection_pool=pool())
 
 
@@ -46,14 +56,14 @@ def _new_pool(arguments: dict[str, Any]) -> redis.ConnectionPool:
     url = arguments.pop("url", None)
     if url is not None:
         if url.startswith("unix:") and not url.startswith("unix://"):
-            # The gateway's way to write it.
+            # The gateway accepts this form, redis-py does not.
             url = "unix://" + url[len("unix:") :]
         if not url.startswith("unix:"):
             arguments.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_SECONDS)
         return redis.ConnectionPool.from_url(url, **arguments)
     if "unix_socket_path" in arguments:
         arguments["path"] = arguments.pop("unix_socket_path")
-        # redis-py's own names for TCP, which a socket in the file system has no use for.
+        # UnixDomainSocketConnection refuses the arguments for TCP.
         for name in ("host", "port", "ssl", "socket_keepalive", "socket_keepalive_options"):
             arguments.pop(name, None)
         arguments.setdefault("connection_class", redis.UnixDomainSocketConnection)
@@ -65,25 +75,30 @@ def _new_pool(arguments: dict[str, Any]) -> redis.ConnectionPool:
 
 
 def problem() -> str | None:
-    """Returns why WS4REDIS_CONNECTION cannot be used, or None; asks no server, and shows no value."""
+    """Return why `WS4REDIS_CONNECTION` is unusable, or None if it is usable.
+
+    Opens no connection. The text contains no value of the setting, because one of them may be a password.
+    """
     arguments = settings.WS4REDIS_CONNECTION
     url = arguments.get("url")
     if url is not None and not isinstance(url, str):
-        return "its url must be a text"
+        return "its url must be a string"
     try:
-        made = _new_pool(dict(arguments))
+        candidate = _new_pool(dict(arguments))
     except ValueError:
-        return "its url must begin with redis://, rediss:// or unix:, with a number as port and database"
+        return (
+            "its url must begin with redis://, rediss:// or unix:, and its port and database must be numbers"
+        )
     except TypeError as error:
         return str(error)
     try:
-        # redis-py itself would say so at the first command.
-        made.connection_class(**made.connection_kwargs)
+        # A pool accepts any argument; only the connection refuses unknown ones, at the first command.
+        candidate.connection_class(**candidate.connection_kwargs)
     except TypeError as error:
         return str(error).partition(" ")[2]
     except ValueError:
-        # Its text has the value.
-        return "one of its arguments has to be a number, and is none"
+        # The text of this error contains the value.
+        return "one of its arguments must be a number"
     except redis.RedisError as error:
         return str(error)
     parts = urlsplit(url or "")
@@ -93,19 +108,19 @@ def problem() -> str | None:
     return None
 
 
-def _forget(**_: Any) -> None:
+def _reset() -> None:
     global _pool, _lock
-    # A forked child may have been born while another thread of its parent held the lock.
+    # Another thread of the parent may have held the lock during the fork; it would stay locked in the child.
     _lock = threading.Lock()
     _pool = None
 
 
-def _setting_changed(*, setting: str, **_: Any) -> None:
+def _on_setting_changed(*, setting: str, **_: object) -> None:  # Django's signals require **kwargs.
     if setting == "WS4REDIS_CONNECTION":
-        _forget()
+        _reset()
 
 
-# A child that went on with its parent's connections would read its parent's replies.
+# A child process that shares its parent's connections would read its parent's replies.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
-setting_changed.connect(_setting_changed, dispatch_uid="ws4redis.connection")
+    os.register_at_fork(after_in_child=_reset)
+setting_changed.connect(_on_setting_changed, dispatch_uid="ws4redis.connection")

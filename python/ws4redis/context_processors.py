@@ -1,4 +1,4 @@
-"""What templates need to connect."""
+"""Template variables that a page needs to connect."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from django.utils.safestring import mark_safe
 
 from ws4redis import settings
 
-# As in Django's json_script: what could end a script element.
+# Characters that could end a script element, escaped as Django's json_script does.
 _ESCAPES = {ord("<"): "\\u003C", ord(">"): "\\u003E", ord("&"): "\\u0026"}
 
 
 def default(request: HttpRequest) -> dict[str, str]:
-    """Returns WEBSOCKET_URI (`wss://example.com/ws/`) and WS4REDIS_HEARTBEAT, a JavaScript literal."""
+    """Return the variables `WEBSOCKET_URI` and `WS4REDIS_HEARTBEAT`.
+
+    Returns:
+        `WEBSOCKET_URI`: the address, as in `wss://example.com/ws/`.
+        `WS4REDIS_HEARTBEAT`: a JavaScript literal, a string or `null`.
+    """
     scheme = "wss" if request.is_secure() else "ws"
     heartbeat = settings.WS4REDIS_HEARTBEAT or None
     return {

@@ -1,4 +1,4 @@
-"""Compares Django's settings with what Redis and the running gateways say; used by `manage.py ws4redis_doctor`."""
+"""Comparison of Django's settings with Redis and the running gateways, for `manage.py ws4redis_doctor`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 from django.conf import settings as django_settings
@@ -17,9 +16,15 @@ from django.core import checks
 from ws4redis import connection, identity, session_engine, settings, testing
 from ws4redis.redis_store import RedisStore
 
-# In the test session: the nonce of the question. A gateway answers for sessions with this field only.
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from django.contrib.sessions.backends.base import SessionBase
+    from redis.client import PubSub
+
+# Field of the test session; its value is the nonce. A gateway reports on sessions with this field only.
 PROBE = "ws4redis:doctor"
-# How long the test session lives if the doctor is interrupted before deleting it.
+# Lifetime of the test session if an interrupt prevents its deletion.
 PROBE_SECONDS = 60
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -27,26 +32,35 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report."""
+    """One line of the report.
+
+    Attributes:
+        level: `OK`, `WARNING` or `ERROR`.
+        text: The problem, its consequence, and its cure.
+    """
 
     level: str
     text: str
 
 
 class Doctor:
-    """One examination. `wait_seconds` is how long gateways have for their answers."""
+    """One examination of the settings, Redis and the running gateways."""
 
     def __init__(self, wait_seconds: float = 2.0) -> None:
-        """Asks nobody yet."""
+        """Prepare an examination; it sends nothing yet.
+
+        Args:
+            wait_seconds: Time that gateways have to answer, in seconds.
+        """
         self.wait_seconds = wait_seconds
         self.nonce = secrets.token_hex(16)
         self.engine = session_engine.describe()
 
     def examine(self) -> Iterator[Finding]:
-        """Yields what it finds, in order; raises nothing for a Redis that is gone."""
+        """Yield the findings in their order. An unreachable Redis is a finding, not an exception."""
         yield from self._system_checks()
         if testing.is_muted():
-            yield Finding(WARNING, "this is a test run: Redis and gateways are not asked")
+            yield Finding(WARNING, "this is a test run; Redis and the gateways are not queried")
             return
         try:
             client = connection.client()
@@ -55,15 +69,15 @@ class Doctor:
         except redis.exceptions.NoPermissionError:
             yield Finding(OK, "Redis answers")
         except (redis.RedisError, TypeError, ValueError) as error:
-            yield Finding(ERROR, f"Redis cannot be reached by WS4REDIS_CONNECTION: {error}")
+            yield Finding(ERROR, f"Redis is unreachable with WS4REDIS_CONNECTION: {error}")
             return
         try:
             yield from self._pub_sub_and_gateways(client)
         except redis.RedisError as error:
-            yield Finding(ERROR, f"Redis refused: {error}")
+            yield Finding(ERROR, f"Redis refused a command: {error}")
 
     def needed(self) -> dict[str, str]:
-        """Returns what the gateway has to be set to, as far as Django knows: prefix, cookie, keys …"""
+        """Return the settings that the gateway needs, by name, as far as Django's settings determine them."""
         engine = self.engine
         values = "signed with SECRET_KEY" if engine.signed else "as the cache writes them"
         return {
@@ -72,70 +86,71 @@ class Doctor:
             "websocket_url": settings.WEBSOCKET_URL,
             "heartbeat": settings.WS4REDIS_HEARTBEAT or "",
             "session cookie": django_settings.SESSION_COOKIE_NAME,
-            "session key in Redis": engine.template or "none: use the callback",
+            "session key in Redis": engine.template or "none; use the callback",
             "session values": values if engine.template else "not in Redis",
         }
 
     def _system_checks(self) -> Iterator[Finding]:
-        found = [m for m in checks.run_checks(tags=["ws4redis"]) if not m.is_silenced()]
+        found = [message for message in checks.run_checks(tags=["ws4redis"]) if not message.is_silenced()]
         for message in found:
             level = ERROR if message.level >= checks.ERROR else WARNING
             yield Finding(level, f"{message.msg}" + (f" {message.hint}" if message.hint else ""))
         if not found:
-            yield Finding(OK, "manage.py check finds nothing in the settings")
+            yield Finding(OK, "manage.py check finds no problem in the settings")
 
     def _pub_sub_and_gateways(self, client: redis.Redis) -> Iterator[Finding]:
         session = None
-        with client.pubsub(ignore_subscribe_messages=True) as ear:
-            ear.subscribe(f"{RedisStore.get_prefix()}ws4redis:doctor:{self.nonce}")
-            # The confirmation: from here on no answer is missed.
-            ear.get_message(timeout=self.wait_seconds)
+        with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.subscribe(f"{RedisStore.get_prefix()}ws4redis:doctor:{self.nonce}")
+            # Waits for the confirmation; from then on no answer is missed.
+            pubsub.get_message(timeout=self.wait_seconds)
             try:
-                session, findings = self._test_session()
+                session, findings = self._store_test_session()
                 yield from findings
-                question = {"v": identity.FORMAT, "doctor": self.nonce}
+                query = {"v": identity.FORMAT, "doctor": self.nonce}
                 if session is not None and self.engine.obstacle is None:
-                    question["session"] = session.session_key
-                asked: Any = client.publish(
-                    identity.control_channel(), json.dumps(question, separators=(",", ":"))
+                    query["session"] = str(session.session_key)
+                listeners: Any = client.publish(
+                    identity.control_channel(), json.dumps(query, separators=(",", ":"))
                 )
-                answers = list(self._answers(ear, asked)) if asked else []
+                answers = list(self._answers(pubsub, listeners)) if listeners else []
             finally:
                 if session is not None:
                     session.delete()
-        yield from self._gateways(client, asked, answers)
+        yield from self._report_listeners(client, listeners, len(answers))
         for answer in answers:
             yield from self._compare(answer)
 
-    def _test_session(self) -> tuple[Any, list[Finding]]:
-        """Stores a session as Django does, and looks for it in Redis as the gateway will."""
+    def _store_test_session(self) -> tuple[SessionBase | None, list[Finding]]:
+        """Store a session as Django does, and look it up in Redis as the gateway does."""
         if self.engine.obstacle is not None:
             level = OK if settings.WS4REDIS_CALLBACK_SECRET else ERROR
-            return None, [Finding(level, f"{self.engine.obstacle}: the gateway needs auth.callback_url")]
+            return None, [Finding(level, f"{self.engine.obstacle}; the gateway needs auth.callback_url")]
         try:
             session = session_engine.store_class()()
             session[PROBE] = self.nonce
             session.set_expiry(PROBE_SECONDS)
             session.create()
             session.save()
-        except Exception as error:  # noqa: BLE001 - whatever the engine raises is the finding
-            return None, [Finding(ERROR, f"no session can be stored by {self.engine.name}: {error}")]
-        name = str(self.engine.template).replace("{key}", session.session_key)
+        except Exception as error:  # noqa: BLE001 - an engine may raise anything; the error is the finding
+            return None, [Finding(ERROR, f"{self.engine.name} cannot store a session: {error}")]
+        name = str(self.engine.template).replace("{key}", str(session.session_key))
         shown = self.engine.template
         if self.engine.url is None:
-            return session, [
-                Finding(WARNING, f"sessions should be at {shown}, in a Redis that cannot be told")
-            ]
+            return session, [Finding(WARNING, f"sessions should be at {shown}, in an unknown Redis")]
         try:
             url = self.engine.url
             found = redis.Redis.from_url(url, socket_timeout=connection.REPLY_TIMEOUT_SECONDS).exists(name)
         except (redis.RedisError, ValueError) as error:
             return session, [
-                Finding(WARNING, f"sessions should be at {shown}; could not look there: {error}")
+                Finding(WARNING, f"sessions should be at {shown}, but the lookup failed: {error}")
             ]
         if not found:
-            return session, [Finding(ERROR, f"a session just stored is not at {shown}")]
-        return session, [Finding(OK, f"a session just stored is at {shown}"), *self._same_redis(name)]
+            return session, [Finding(ERROR, f"a session that was just stored is not at {shown}")]
+        return session, [
+            Finding(OK, f"a session that was just stored is at {shown}"),
+            *self._same_redis(name),
+        ]
 
     def _same_redis(self, name: str) -> list[Finding]:
         if connection.client().exists(name):
@@ -143,15 +158,15 @@ class Doctor:
         return [
             Finding(
                 WARNING,
-                "sessions are not in the Redis database of WS4REDIS_CONNECTION: "
-                "the gateway needs the address of their Redis, too",
+                "sessions are not in the Redis database of WS4REDIS_CONNECTION; "
+                "set session.redis_url of the gateway to the address of their Redis",
             )
         ]
 
-    def _answers(self, ear: Any, expected: int) -> Iterator[dict[str, Any]]:
+    def _answers(self, pubsub: PubSub, expected: int) -> Iterator[dict[str, Any]]:
         end = time.monotonic() + self.wait_seconds
-        while expected > 0 and (left := end - time.monotonic()) > 0:
-            message = ear.get_message(timeout=left)
+        while expected > 0 and (remaining := end - time.monotonic()) > 0:
+            message = pubsub.get_message(timeout=remaining)
             if message is None:
                 continue
             expected -= 1
@@ -162,81 +177,84 @@ class Doctor:
             if isinstance(answer, dict):
                 yield answer
 
-    def _gateways(self, client: redis.Redis, asked: int, answers: list[Any]) -> Iterator[Finding]:
-        if answers:
-            yield Finding(OK, f"{len(answers)} of {asked} listeners on {identity.control_channel()} answered")
-        elif asked:
+    def _report_listeners(self, client: redis.Redis, listeners: int, answered: int) -> Iterator[Finding]:
+        channel = identity.control_channel()
+        if answered:
+            yield Finding(OK, f"{answered} of {listeners} listeners on {channel} answered")
+        elif listeners:
             yield Finding(
                 WARNING,
-                f"{asked} listeners on {identity.control_channel()}, but no answer: "
-                "is the gateway older than this package? Compare its settings by hand, see below",
+                f"{listeners} listeners on {channel}, but no answer; "
+                "the gateway may be older than this package. Compare its settings with those below",
             )
         else:
             yield Finding(
                 ERROR,
-                f"no gateway listens on {identity.control_channel()} of this Redis: "
-                "it is not running, has another Redis, or is older than this package",
+                f"no gateway listens on {channel} of this Redis; "
+                "it is not running, uses another Redis, or is older than this package",
             )
             others = _other_prefixes(client)
             if others:
                 prefixes = ", ".join(repr(prefix) for prefix in others)
                 yield Finding(
-                    ERROR, f"gateways listen with the prefix {prefixes}; WS4REDIS_PREFIX is another"
+                    ERROR, f"gateways listen with the prefix {prefixes}; WS4REDIS_PREFIX is different"
                 )
 
     def _compare(self, answer: dict[str, Any]) -> Iterator[Finding]:
-        who = f"gateway {str(answer.get('server', 'without a name'))[:80]}"
-        wrong = False
-        for name, mine in (
+        gateway = f"gateway {str(answer.get('server', 'without a name'))[:80]}"
+        matches = True
+        for name, ours in (
             ("websocket_url", settings.WEBSOCKET_URL),
             ("heartbeat", settings.WS4REDIS_HEARTBEAT or ""),
             ("cookie", django_settings.SESSION_COOKIE_NAME),
         ):
-            theirs = answer.get(name, mine)
-            if theirs != mine:
-                wrong = True
-                yield Finding(ERROR, f"{who}: {name} is {theirs!r} there and {mine!r} here")
+            theirs = answer.get(name, ours)
+            if theirs != ours:
+                matches = False
+                yield Finding(ERROR, f"{gateway}: {name} is {theirs!r} in the gateway and {ours!r} in Django")
         problem = _probe_problem(answer.get("probe"), answer.get("keys"), self.engine)
         if problem is not None:
-            wrong = True
-            yield Finding(ERROR, f"{who}: {problem}")
+            matches = False
+            yield Finding(ERROR, f"{gateway}: {problem}")
         if self.engine.obstacle is not None and answer.get("callback") is False:
-            wrong = True
-            yield Finding(ERROR, f"{who}: auth.callback_url is not set")
+            matches = False
+            yield Finding(ERROR, f"{gateway}: auth.callback_url is not set")
         proof = answer.get("callback_proof")
         if isinstance(proof, str) and not any(
-            hmac.compare_digest(proof.encode(), mine.encode()) for mine in self._proofs()
+            hmac.compare_digest(proof.encode(), expected.encode()) for expected in self._callback_proofs()
         ):
-            wrong = True
-            yield Finding(ERROR, f"{who}: its secret for the callback is not WS4REDIS_CALLBACK_SECRET")
-        if not wrong:
-            yield Finding(OK, f"{who}: everything fits")
+            matches = False
+            yield Finding(ERROR, f"{gateway}: its auth.callback_secret is not in WS4REDIS_CALLBACK_SECRET")
+        if matches:
+            yield Finding(OK, f"{gateway}: all settings match")
 
-    def _proofs(self) -> list[str]:
-        given: Any = settings.WS4REDIS_CALLBACK_SECRET or ()
+    def _callback_proofs(self) -> list[str]:
+        setting: str | Iterable[str] = settings.WS4REDIS_CALLBACK_SECRET or ()
         message = f"ws4redis:doctor:{self.nonce}".encode()
-        texts = [given] if isinstance(given, str) else given
-        return [hmac.new(text.encode(), message, "sha256").hexdigest() for text in texts]
+        return [
+            hmac.new(secret.encode(), message, "sha256").hexdigest()
+            for secret in ([setting] if isinstance(setting, str) else setting)
+        ]
 
 
-def _probe_problem(probe: Any, keys: Any, engine: session_engine.SessionEngine) -> str | None:
+def _probe_problem(probe: object, keys: object, engine: session_engine.SessionEngine) -> str | None:
     if probe == "missing":
-        return f"found no session; it looks at {keys!r}, and Django writes to {engine.template}"
+        return f"found no session; it reads {keys!r}, and Django writes to {engine.template}"
     if probe == "refused":
-        return "the session's signature does not fit: it has another SECRET_KEY, or none"
+        return "the signature of the session is invalid there; the gateway needs the SECRET_KEY of this site"
     if probe == "unreadable":
-        return f"found the session at {engine.template}, and could not read it"
+        return f"cannot read the session at {engine.template}"
     return None
 
 
 def _address() -> str:
-    # Never the whole of it: there may be a password in it.
+    # Never the whole URL: it may contain a password.
     try:
-        about = connection.pool().connection_kwargs
+        arguments = connection.pool().connection_kwargs
     except (TypeError, ValueError):
-        return "not known"
-    where = about.get("path") or f"{about.get('host', 'localhost')}:{about.get('port', 6379)}"
-    return f"{where}, database {about.get('db', 0)}"
+        return "unknown"
+    server = arguments.get("path") or f"{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"
+    return f"{server}, database {arguments.get('db', 0)}"
 
 
 def _other_prefixes(client: redis.Redis) -> list[str]:

@@ -1,6 +1,6 @@
-"""What the gateway is told of users: fields of their sessions, a key for each user, and hints on a control channel.
+"""Facts about users for the gateway: session fields, a key per user, and invalidation messages on a control channel.
 
-The formats are in docs/django-keys.md; the gateway reads them.
+docs/django-keys.md specifies the formats. An invalidation message makes the gateway re-read a user or a session.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import redis
 from django.conf import settings as django_settings
@@ -23,104 +23,128 @@ from django.utils.module_loading import import_string
 from ws4redis import connection, settings, testing
 from ws4redis.redis_store import MEMBEROF, RedisStore, user_name
 
+if TYPE_CHECKING:
+    from django.contrib.auth.base_user import AbstractBaseUser
+    from django.contrib.sessions.backends.base import SessionBase
+    from django.http import HttpRequest
+
 log = logging.getLogger("ws4redis")
 
 FORMAT: Final = 1
 USERNAME: Final = "ws4redis:username"
-# The tenant whose user it is: the gateway finds the user's key by it.
+# Tenant of the user; part of the name of the user's key.
 NAMESPACE: Final = "ws4redis:namespace"
-# When the two fields above were written, in seconds since 1970: the middleware renews them after a while.
+# Unix time in seconds at which the fields were written; the middleware rewrites old fields.
 WRITTEN: Final = "ws4redis:written"
-# The digest of the password that the session had then: Django makes a new one when SECRET_KEY changes.
+# The session's `_auth_user_hash` at that time. Django replaces the hash when SECRET_KEY changes.
 HASH: Final = "ws4redis:hash"
-# What a gateway takes for a session key at all; the "key" of a signed cookie is the whole session.
+# The gateway accepts no other session keys. The "key" of a signed cookie is the whole session.
 SESSION_KEY_FORM: Final = re.compile(r"[0-9A-Za-z]{8,64}")
-# Somebody else writes the same user's key at the same moment: read and write again, but not for ever.
+# Bound of the optimistic locking in _write, for concurrent changes of one user.
 MAX_ATTEMPTS: Final = 20
 MAX_NAMESPACE: Final = 256
 
 
 def key(pk: str) -> str:
-    """Returns the name of the user's key in Redis."""
+    """Return the name of the user's key in Redis.
+
+    Raises:
+        ImproperlyConfigured: As for `namespace`.
+    """
     return f"{RedisStore.get_prefix()}ws4redis:identity:{qualified(pk)}"
 
 
 def namespace() -> str | None:
-    """Returns the tenant of now, by WS4REDIS_IDENTITY_NAMESPACE, or None.
+    """Return the current tenant according to `WS4REDIS_IDENTITY_NAMESPACE`, or None without one.
 
-    Raises ImproperlyConfigured for one that cannot be part of a key.
+    Raises:
+        ImproperlyConfigured: The function returned something else than a string that can be part of a key.
     """
-    by_setting: Any = settings.WS4REDIS_IDENTITY_NAMESPACE
-    if by_setting is None:
+    setting: Any = settings.WS4REDIS_IDENTITY_NAMESPACE
+    if setting is None:
         return None
-    function = import_string(by_setting) if isinstance(by_setting, str) else by_setting
+    function = import_string(setting) if isinstance(setting, str) else setting
     name: Any = function()
     if name is None or name == "":
         return None
     if not isinstance(name, str) or ":" in name or len(name) > MAX_NAMESPACE:
         raise ImproperlyConfigured(
-            f"WS4REDIS_IDENTITY_NAMESPACE has to return a text without colons, of {MAX_NAMESPACE} characters at most"
+            f"WS4REDIS_IDENTITY_NAMESPACE must return a string without colons, of at most {MAX_NAMESPACE} characters"
         )
     return name
 
 
 def qualified(pk: str) -> str:
-    """Returns the primary key with the tenant before it: by this the gateway knows a user."""
+    """Return the gateway's identifier of a user: `PK`, or `TENANT:PK` with a tenant.
+
+    Raises:
+        ImproperlyConfigured: As for `namespace`.
+    """
     tenant = namespace()
     return pk if tenant is None else f"{tenant}:{pk}"
 
 
-def id_of(user: Any) -> str:
-    """Returns by what the gateway knows a user: the primary key, with the tenant before it if there are several."""
+def id_of(user: AbstractBaseUser) -> str:
+    """Return the gateway's identifier of a user, as `qualified` does.
+
+    Raises:
+        ImproperlyConfigured: As for `namespace`.
+    """
     return qualified(pk_of(user))
 
 
 def control_channel() -> str:
-    """Returns the name of the channel for hints."""
+    """Return the name of the channel for invalidation messages."""
     return f"{RedisStore.get_prefix()}ws4redis:control"
 
 
 def ttl_seconds() -> int:
-    """Returns how long a user's key outlives its last change.
+    """Return how long a user's key lives after its last change, in seconds.
 
-    Longer than the session that it overrules: the middleware renews a session's fields after half of
-    SESSION_COOKIE_AGE, and the session lives for one more from its last change.
+    The key must outlive each session that it overrides. The middleware rewrites a session's fields after half of
+    SESSION_COOKIE_AGE, and the session then lives for one SESSION_COOKIE_AGE.
     """
-    wanted = settings.WS4REDIS_IDENTITY_SECONDS
-    return max(int(django_settings.SESSION_COOKIE_AGE), int(wanted or 2 * django_settings.SESSION_COOKIE_AGE))
+    setting = settings.WS4REDIS_IDENTITY_SECONDS
+    return max(
+        int(django_settings.SESSION_COOKIE_AGE), int(setting or 2 * django_settings.SESSION_COOKIE_AGE)
+    )
 
 
-def pk_of(user: Any) -> str:
-    """Returns the primary key as `_auth_user_id` of sessions has it."""
+def pk_of(user: AbstractBaseUser) -> str:
+    """Return the primary key in the form of a session's `_auth_user_id`."""
     model = get_user_model()
-    # A subclass of the model has a key field of its own, the link to its parent.
+    # The primary key of a subclass is its link to the parent; sessions contain the parent's.
     field = (model if isinstance(user, model) else user)._meta.pk
     return str(field.value_to_string(user))
 
 
 def database() -> str:
-    """Returns the alias of the database that users are written to."""
+    """Return the alias of the database that users are written to."""
     return router.db_for_write(get_user_model())
 
 
-def group_names(user: Any) -> list[str]:
-    """Returns the names of the user's groups, sorted: by WS4REDIS_GROUPS, or those of `user.groups`."""
-    by_setting: Any = settings.WS4REDIS_GROUPS
-    if by_setting is not None:
-        function = import_string(by_setting) if isinstance(by_setting, str) else by_setting
-        return _names(function(user))
+def group_names(user: AbstractBaseUser) -> list[str]:
+    """Return the names of the user's groups according to `WS4REDIS_GROUPS` or `user.groups`, sorted and unique."""
+    setting: Any = settings.WS4REDIS_GROUPS
+    if setting is not None:
+        function = import_string(setting) if isinstance(setting, str) else setting
+        return _unique_names(function(user))
     groups = getattr(user, "groups", None)
-    return _names(group.name for group in groups.all()) if groups is not None else []
+    return _unique_names(group.name for group in groups.all()) if groups is not None else []
 
 
-def _names(names: Iterable[Any]) -> list[str]:
-    # All groups without a name would be one.
+def _unique_names(names: Iterable[object]) -> list[str]:
+    # All groups without a name would share one channel.
     return sorted({str(name) for name in names if name is not None and str(name)})
 
 
-def remember(session: Any, user: Any) -> None:
-    """Writes the user's name and groups into the session, for the gateway."""
-    # None for a user without a name, who gets no channel of their own.
+def write_session_fields(session: SessionBase, user: AbstractBaseUser) -> None:
+    """Write the user's name, groups and tenant into the session. The caller saves it.
+
+    Raises:
+        ImproperlyConfigured: As for `namespace`.
+    """
+    # None for a user without a username, who gets no user channel.
     session[USERNAME] = user_name(user)
     tenant = namespace()
     if tenant is not None:
@@ -133,8 +157,12 @@ def remember(session: Any, user: Any) -> None:
     session[HASH] = session.get(HASH_SESSION_KEY)
 
 
-def is_fresh(session: Any) -> bool:
-    """Returns whether the session has the fields, not too old ones."""
+def is_fresh(session: SessionBase) -> bool:
+    """Return True if the session has the fields of its current login and tenant, and they are recent.
+
+    Raises:
+        ImproperlyConfigured: As for `namespace`.
+    """
     written = session.get(WRITTEN)
     return (
         USERNAME in session
@@ -145,33 +173,49 @@ def is_fresh(session: Any) -> bool:
     )
 
 
-def refresh(*users: Any, reason: str = "refresh", force: bool = False) -> int:
-    """Writes the keys of these users (instances or primary keys) as the database has them now, and sends hints.
+def refresh(*users: object, reason: str = "refresh", force: bool = False) -> int:
+    """Write the keys of users from the database, and publish invalidation messages.
 
-    For changes of which Django sends no signal: `QuerySet.update()`, bulk methods, SQL. `force` sends hints even for
-    users whose key says nothing new. Returns the number of keys that have changed. Raises redis.RedisError.
+    Call this after changes for which Django sends no signal: `QuerySet.update()`, bulk methods, SQL.
+
+    Args:
+        users: Users or primary keys.
+        reason: Reason in the message; the gateway logs it.
+        force: Publish a message for users whose key has not changed, too.
+
+    Returns:
+        The number of keys that changed. 0 in a test run, which writes nothing.
+
+    Raises:
+        redis.RedisError: Redis is unreachable or refuses a command. The keys before the failing one are written.
+        ImproperlyConfigured: As for `namespace`.
     """
     if testing.is_muted():
         testing.warn_once()
         return 0
-    pks = [pk_of(user) if hasattr(user, "_meta") else str(user) for user in users]
+    pks = [pk_of(cast("AbstractBaseUser", user)) if hasattr(user, "_meta") else str(user) for user in users]
     return sum(_write(pk, reason, force) for pk in dict.fromkeys(pks))
 
 
 def pks_with_key() -> list[str]:
-    """Returns the primary keys of all users who have a key, by a SCAN of Redis."""
+    """Return the primary keys of all users with a key in Redis, found by SCAN. Empty in a test run.
+
+    Raises:
+        redis.RedisError: Redis is unreachable or refuses the command.
+        ImproperlyConfigured: As for `namespace`.
+    """
     if testing.is_muted():
         return []
     start = key("")
     pattern = re.sub(r"([\\*?\[\]])", r"\\\1", start) + "*"
-    names: Any = connection.client().scan_iter(match=pattern, count=1000)
+    names: Iterable[str | bytes] = connection.client().scan_iter(match=pattern, count=1000)
     pks = [(name.decode() if isinstance(name, bytes) else name)[len(start) :] for name in names]
     return [pk for pk in pks if _is_pk(pk)]
 
 
 def _is_pk(text: str) -> bool:
     if settings.WS4REDIS_IDENTITY_NAMESPACE is not None and ":" in text and namespace() is None:
-        # The key of a tenant's user.
+        # The key belongs to a user of a tenant.
         return False
     try:
         get_user_model()._meta.pk.to_python(text)
@@ -181,18 +225,27 @@ def _is_pk(text: str) -> bool:
 
 
 def refresh_on_commit(pks: Iterable[str], reason: str, using: str | None = None) -> None:
-    """Writes the keys of these users once the transaction is committed, at once if there is none.
+    """Refresh users when the transaction is committed, or immediately without one.
 
-    A Redis that cannot be reached is logged: the change itself is made, and must not fail for that.
+    An unreachable Redis is logged: the change is committed and must not fail because of it.
+
+    Args:
+        pks: Primary keys.
+        reason: Reason in the invalidation message.
+        using: Alias of the database whose transaction counts; None: that of the users.
+
+    Raises:
+        ImproperlyConfigured: As for `namespace`.
     """
     wanted = list(dict.fromkeys(pks))
     tenant = namespace()
 
     def write() -> None:
         if namespace() != tenant:
-            # The row that would be read now is another tenant's.
+            # The database now returns the rows of another tenant.
             log.error(
-                "users of %r changed, but the tenant was another at the commit: run manage.py ws4redis_refresh for it",
+                "the tenant changed between a change of users of %r and its commit; the gateway was not informed. "
+                "Run manage.py ws4redis_refresh for that tenant",
                 tenant,
             )
             return
@@ -200,36 +253,41 @@ def refresh_on_commit(pks: Iterable[str], reason: str, using: str | None = None)
             refresh(*wanted, reason=reason)
         except redis.RedisError:
             log.exception(
-                "users changed, but the gateway could not be told: run manage.py ws4redis_refresh when Redis is back"
+                "Redis failed; users changed, but the gateway was not informed. "
+                "Run manage.py ws4redis_refresh when Redis is back"
             )
 
     if wanted:
         transaction.on_commit(write, using=using or database())
 
 
-def hint(user_id: str, reason: str) -> None:
-    """Tells the gateway to look again at the sessions and the key of this user (by `id_of`).
+def invalidate_user(user_id: str, reason: str) -> None:
+    """Make the gateway re-read the sessions and the key of a user. An unreachable Redis is logged.
 
-    A Redis that is gone is logged.
+    Args:
+        user_id: Identifier of the user, from `id_of`.
+        reason: Reason in the message; the gateway logs it.
     """
-    _tell(_hint(user_id, reason), reason)
+    _publish_control(_user_invalidation(user_id, reason), reason)
 
 
-def hint_ended(session_key: str) -> None:
-    """Tells the gateway that this session was deleted or has another key now; a Redis that is gone is logged."""
+def invalidate_session(session_key: str) -> None:
+    """Make the gateway re-read a session that was deleted or got another key. An unreachable Redis is logged."""
     if SESSION_KEY_FORM.fullmatch(session_key):
-        # Others may hear the channel: they learn of no key.
+        # Subscribers of the channel must not learn session keys.
         digest = hashlib.sha256(f"ws4redis:session:{session_key}".encode()).hexdigest()
-        _tell(json.dumps({"v": FORMAT, "ended": digest}, separators=(",", ":")), "session that has ended")
+        _publish_control(
+            json.dumps({"v": FORMAT, "ended": digest}, separators=(",", ":")), "session that ended"
+        )
 
 
-def came_with(request: Any) -> str | None:
-    """Returns the session key that the request came with, if it went through the middleware."""
-    return getattr(request, "_ws4redis_came_with", None)
+def session_key_of_cookie(request: HttpRequest) -> str | None:
+    """Return the session key in the request's cookie if the request passed the middleware, else None."""
+    return getattr(request, "_ws4redis_cookie_session_key", None)
 
 
 def after_commit(send: Callable[[], None]) -> None:
-    """Calls this once the transaction is committed, at once if there is none; opens no database for that."""
+    """Call a function when the transaction is committed, or immediately without one. Opens no database connection."""
     using = database()
     if transaction.get_connection(using).in_atomic_block:
         transaction.on_commit(send, using=using)
@@ -237,8 +295,13 @@ def after_commit(send: Callable[[], None]) -> None:
         send()
 
 
-def record(user: Any) -> dict[str, Any]:
-    """Returns what the user's key holds."""
+def record(user: AbstractBaseUser) -> dict[str, Any]:
+    """Return the content of the user's key.
+
+    Returns:
+        `v`: version of the format. `active`: whether the user may log in. `username`: string or None. `groups`: list
+        of names. `auth_hashes`: as `auth_hashes` returns them.
+    """
     return {
         "v": FORMAT,
         "active": _may_log_in(user),
@@ -249,14 +312,16 @@ def record(user: Any) -> dict[str, Any]:
 
 
 def tombstone() -> dict[str, Any]:
-    """Returns what the key of a user holds who is gone."""
+    """Return the content of the key of a deleted user."""
     return {"v": FORMAT, "active": False}
 
 
-def auth_hashes(user: Any) -> list[str] | None:
-    """Returns what `_auth_user_hash` may be in sessions: by SECRET_KEY first, then by SECRET_KEY_FALLBACKS.
+def auth_hashes(user: AbstractBaseUser) -> list[str] | None:
+    """Return the valid values of a session's `_auth_user_hash`.
 
-    None for user models without hashes, whose sessions Django does not verify.
+    Returns:
+        The hash made with SECRET_KEY, then those made with SECRET_KEY_FALLBACKS. None for a user model without
+        hashes, whose sessions Django does not verify.
     """
     if not hasattr(user, "get_session_auth_hash"):
         return None
@@ -269,8 +334,8 @@ def _write(pk: str, reason: str, force: bool) -> bool:
     with client.pipeline() as pipeline:
         for _ in range(MAX_ATTEMPTS):
             try:
-                # The row is read between WATCH and EXEC. So whoever writes last has read last, and an older state
-                # never overwrites a newer one.
+                # The row is read between WATCH and EXEC: the last writer has read last, and an older state never
+                # overwrites a newer one.
                 pipeline.watch(name)
                 old: Any = pipeline.get(name)
                 seconds: Any = pipeline.ttl(name)
@@ -279,38 +344,38 @@ def _write(pk: str, reason: str, force: bool) -> bool:
                 pipeline.multi()
                 pipeline.set(name, new, ex=max(ttl_seconds(), seconds))
                 if changed or force:
-                    pipeline.publish(control_channel(), _hint(qualified(pk), reason))
+                    pipeline.publish(control_channel(), _user_invalidation(qualified(pk), reason))
                 pipeline.execute()
                 return changed
             except redis.WatchError:
                 continue
-    raise redis.WatchError(f"{name} changed {MAX_ATTEMPTS} times while it was being written")
+    raise redis.WatchError(f"{name} changed {MAX_ATTEMPTS} times during its update")
 
 
 def _current(pk: str) -> dict[str, Any]:
     model = get_user_model()
-    # The row that was written, not a replica's, and not what a manager of the site's hides.
+    # Read the primary, since a replica may lag, and through the base manager, since the site's may hide rows.
     user = model._base_manager.using(database()).filter(pk=pk).first()
     return record(user) if user is not None else tombstone()
 
 
-def _may_log_in(user: Any) -> bool:
-    # As Django's backends see it: AllowAllUsersModelBackend lets inactive users in.
-    judges = [backend for backend in get_backends() if hasattr(backend, "user_can_authenticate")]
-    if judges:
-        return any(backend.user_can_authenticate(user) for backend in judges)
+def _may_log_in(user: AbstractBaseUser) -> bool:
+    # Backends decide, as in Django: AllowAllUsersModelBackend admits inactive users.
+    backends = [backend for backend in get_backends() if hasattr(backend, "user_can_authenticate")]
+    if backends:
+        return any(backend.user_can_authenticate(user) for backend in backends)
     return bool(getattr(user, "is_active", True))
 
 
-def _tell(message: str, what: str) -> None:
+def _publish_control(message: str, subject: str) -> None:
     if testing.is_muted():
         testing.warn_once()
         return
     try:
         connection.client().publish(control_channel(), message)
     except redis.RedisError:
-        log.exception("the gateway could not be told of a %s", what)
+        log.exception("Redis failed; the gateway was not informed of a %s", subject)
 
 
-def _hint(user_id: str, reason: str) -> str:
+def _user_invalidation(user_id: str, reason: str) -> str:
     return json.dumps({"v": FORMAT, "user": user_id, "reason": reason}, separators=(",", ":"))

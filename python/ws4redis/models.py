@@ -1,4 +1,4 @@
-"""No models: the place from which django-websocket-redis connected its login receiver."""
+"""No models. django-websocket-redis defines its login receiver in this module, and sites import it from here."""
 
 from ws4redis.receivers import store_groups_in_session
 

@@ -10,68 +10,111 @@ from ws4redis import connection, testing
 from ws4redis.redis_store import MEMBEROF, RedisStore, is_authenticated, user_name
 
 if TYPE_CHECKING:
+    import redis
     from django.http import HttpRequest
+
+    from ws4redis.redis_store import Names
 
 
 class RedisPublisher(RedisStore):
-    """Publishes to a facility's audiences; light, made where it is needed.
+    """Publish to the audiences of a facility. An instance is cheap; create one per use.
 
     `RedisPublisher(facility="foobar", broadcast=True, users=["john", SELF], request=request)`
-
-    `users`, `groups` and `sessions` are lists of names; `SELF` in them stands for the user, the groups or the session
-    of `request`. Raises TypeError (which is a ValueError, too) for arguments of a wrong type, and for SELF without a
-    request or without a login.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        """Takes `request`, `facility`, `broadcast`, `groups`, `users` and `sessions`, by keyword."""
+    def __init__(
+        self,
+        *,
+        request: HttpRequest | None = None,
+        facility: str = "{facility}",
+        broadcast: bool = False,
+        groups: Names = (),
+        users: Names = (),
+        sessions: Names = (),
+    ) -> None:
+        """Select the channels.
+
+        Args:
+            request: The request that `SELF` refers to.
+            facility: Name of the facility. The default is that of django-websocket-redis.
+            broadcast: Publish to everybody.
+            groups: Names of groups, groups, or `SELF` for the groups of the request's user.
+            users: Usernames, users, primary keys (for gateways with `session.user = "pk"`), or `SELF` for the
+                request's user.
+            sessions: Session keys, or `SELF` for the request's session.
+
+        Raises:
+            TypeError: An argument has a wrong type, a name is empty, or `SELF` is used without a request, a login, a
+                username or a session key. The error is a ValueError as well, as in django-websocket-redis.
+                Also if `WS4REDIS_CONNECTION` has an unknown argument.
+            ValueError: The URL in `WS4REDIS_CONNECTION` is invalid.
+        """
         super().__init__(connection.client())
-        self._publishers.update(self._get_message_channels(**kwargs))
+        self._publishers.update(
+            self._get_message_channels(request, facility, broadcast, groups, users, sessions)
+        )
 
     def fetch_message(
         self, request: HttpRequest | None, facility: str, audience: str = "any"
     ) -> bytes | None:
-        """Returns the first kept message for the request's session, user, groups or everybody, or None.
+        """Return the first persisted message for the request's session, user, groups or everybody, in this order.
 
-        `audience` limits it to one of "session", "user", "group" and "broadcast".
+        Args:
+            request: The request whose session, user and groups are read. None: only the broadcast channel is read.
+            facility: Name of the facility.
+            audience: "session", "user", "group" or "broadcast" for one of them, "any" for all.
+
+        Returns:
+            The payload, or None if there is no message.
+
+        Raises:
+            redis.RedisError: Redis is unreachable or refuses the command.
         """
         for channel in self._readable_channels(request, facility, audience):
-            message: Any = testing.kept(channel) if testing.is_muted() else self._connection.get(channel)
+            # redis-py declares its replies as possibly awaitable.
+            message: Any = (
+                testing.last_persisted(channel) if testing.is_muted() else self._connection.get(channel)
+            )
             if message:
                 return message  # type: ignore[no-any-return]
         return None
 
-    def _admit(self, payload: bytes, seconds: int) -> bool:
+    def _intercept(self, payload: bytes, seconds: int) -> bool:
         testing.record(sorted(self._publishers), payload, seconds)
         if not testing.is_muted():
-            return True
+            return False
         testing.warn_once()
-        return False
+        return True
 
     async def afetch_message(
         self, request: HttpRequest | None, facility: str, audience: str = "any"
     ) -> bytes | None:
-        """As `fetch_message`, for async views."""
-        # Thread sensitive, since request.user may have to be read from the database.
+        """Return the same as `fetch_message`, for async views.
+
+        Raises:
+            redis.RedisError: Redis is unreachable or refuses the command.
+        """
+        # Thread-sensitive, because reading request.user may query the database.
         return await sync_to_async(self.fetch_message)(request, facility, audience)
 
-    def _readable_channels(self, request: Any, facility: str, audience: str) -> list[str]:
+    def _readable_channels(self, request: HttpRequest | None, facility: str, audience: str) -> list[str]:
         names: list[tuple[str, str | None]] = []
         session = getattr(request, "session", None)
         if audience in ("session", "any") and session is not None and session.session_key:
             names.append(("session", session.session_key))
-        if audience in ("user", "any") and is_authenticated(request):
-            name = user_name(request.user)
+        user = request.user if request is not None and is_authenticated(request) else None
+        if audience in ("user", "any") and user is not None:
+            name = user_name(user)
             names += [("user", name)] if name else []
-        if audience in ("group", "any") and is_authenticated(request) and session is not None:
+        if audience in ("group", "any") and user is not None and session is not None:
             names += [("group", group) for group in session.get(MEMBEROF, []) if group]
         if audience in ("broadcast", "any"):
             names.append(("broadcast", None))
         return [self.channel(audience, name, facility) for audience, name in names]
 
 
-def __getattr__(name: str) -> Any:
-    # Made at import by django-websocket-redis; here at the first use.
+def __getattr__(name: str) -> redis.ConnectionPool:
+    # django-websocket-redis creates this pool at import; here the first use creates it, after a possible fork.
     if name == "redis_connection_pool":
         return connection.pool()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

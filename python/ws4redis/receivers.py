@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
@@ -15,12 +15,20 @@ from django.db.models import signals
 
 from ws4redis import identity
 
-# Written at every login, and no concern of the gateway.
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from django.contrib.auth.base_user import AbstractBaseUser
+    from django.contrib.sessions.backends.base import SessionBase
+    from django.dispatch import Signal
+    from django.http import HttpRequest
+
+# Written at every login, and irrelevant to the gateway.
 UNIMPORTANT_FIELDS = frozenset({"last_login"})
 
 
 def connect() -> None:
-    """Connects all receivers; those for users and groups to the models that the site has."""
+    """Connect all receivers, those for users and groups to the site's models and their subclasses."""
     _connect(user_logged_in, store_groups_in_session)
     _connect(user_logged_out, logged_out)
     for user in _with_subclasses(get_user_model()):
@@ -37,16 +45,16 @@ def connect() -> None:
         _connect(signals.post_delete, group_deleted, group)
 
 
-def _with_subclasses(model: Any) -> list[Any]:
-    # Signals name the class that was saved, which may be a proxy.
+def _with_subclasses(model: type[models.Model]) -> list[type[models.Model]]:
+    # The sender of a signal is the class that was saved, which may be a proxy.
     return [found for found in apps.get_models() if issubclass(found, model)]
 
 
-def _connect(signal: Any, receiver: Any, sender: Any = None) -> None:
+def _connect(signal: Signal, receiver: Callable[..., None], sender: type[models.Model] | None = None) -> None:
     signal.connect(receiver, sender=sender, dispatch_uid=f"ws4redis.{receiver.__name__}")
 
 
-def _groups_field(user: Any) -> Any:
+def _groups_field(user: type[models.Model]) -> models.ManyToManyField[models.Model, models.Model] | None:
     try:
         field = user._meta.get_field("groups")
     except FieldDoesNotExist:
@@ -54,134 +62,179 @@ def _groups_field(user: Any) -> Any:
     return field if isinstance(field, models.ManyToManyField) else None
 
 
-def store_groups_in_session(sender: Any, user: Any, request: Any, **kwargs: Any) -> None:
-    """At login: writes name and groups into the session, and the user's key."""
+# Django passes further keyword arguments to receivers, and refuses receivers without **kwargs.
+
+
+def store_groups_in_session(
+    sender: type, user: AbstractBaseUser, request: HttpRequest, **kwargs: object
+) -> None:
+    """Write name and groups into the session and the user's key, at a login.
+
+    Raises:
+        ImproperlyConfigured: As for `ws4redis.identity.namespace`.
+    """
     if not hasattr(request, "session"):
         return
-    identity.remember(request.session, user)
-    # Keys are of one model; with another one for some backend, the same number would be somebody else.
+    identity.write_session_fields(request.session, user)
+    # Keys belong to one model; a backend may log in users of another, with the same primary keys.
     if isinstance(user, get_user_model()):
         identity.refresh_on_commit([identity.pk_of(user)], "login")
 
 
-def logged_out(sender: Any, user: Any, request: Any, **kwargs: Any) -> None:
-    """At logout: sends hints, as soon as the session is gone."""
-    session = getattr(request, "session", None)
-    if user is None or session is None or not hasattr(user, "_meta"):
+def logged_out(
+    sender: type, user: AbstractBaseUser | None, request: HttpRequest | None, **kwargs: object
+) -> None:
+    """Publish invalidation messages at a logout, after the session is deleted.
+
+    Raises:
+        ImproperlyConfigured: As for `ws4redis.identity.namespace`.
+    """
+    session: SessionBase | None = getattr(request, "session", None)
+    if user is None or request is None or session is None or not hasattr(user, "_meta"):
         return
     key = session.session_key
-    if key == identity.came_with(request):
-        # The middleware tells of it, as of all other ends.
+    if key == identity.session_key_of_cookie(request):
+        # The middleware reports this session.
         key = None
-    # Django sends the signal first and deletes the session then; a gateway that looks in between finds it alive.
-    _after_flush(session, partial(_hint_logout, identity.id_of(user), key))
+    # Django sends the signal before it deletes the session; a gateway that reads in between finds it alive.
+    _after_flush(session, partial(_invalidate_logout, identity.id_of(user), key))
 
 
-def _hint_logout(user_id: str, session_key: str | None) -> None:
+def _invalidate_logout(user_id: str, session_key: str | None) -> None:
     if session_key is not None:
-        identity.hint_ended(session_key)
-    identity.hint(user_id, "logout")
+        identity.invalidate_session(session_key)
+    identity.invalidate_user(user_id, "logout")
 
 
-def _after_flush(session: Any, send: Any) -> None:
-    flush: Any = session.flush
-    aflush: Any = getattr(session, "aflush", None)
+def _after_flush(session: SessionBase, send: Callable[[], None]) -> None:
+    flush = session.flush
+    # Before Django 5.1, sessions have no asynchronous methods.
+    aflush: Callable[[], Awaitable[None]] | None = getattr(session, "aflush", None)
 
     def done() -> None:
         for name in ("flush", "aflush"):
             session.__dict__.pop(name, None)
-        # A session in the database is gone for others when the transaction is.
+        # Other processes see the deletion of a session in the database after the commit.
         identity.after_commit(send)
 
     def flush_and_send() -> None:
         flush()
         done()
 
-    async def aflush_and_send() -> None:
-        await aflush()
-        await sync_to_async(done)()
-
-    # On this one session object, and only for the next call.
-    session.flush = flush_and_send
+    # Replaced on this object only, and only for the next call.
+    session.__dict__["flush"] = flush_and_send
     if aflush is not None:
-        session.aflush = aflush_and_send
+
+        async def aflush_and_send() -> None:
+            await aflush()
+            await sync_to_async(done)()
+
+        session.__dict__["aflush"] = aflush_and_send
 
 
 def user_saved(
-    sender: Any,
-    instance: Any,
+    sender: type[models.Model],
+    instance: AbstractBaseUser,
     created: bool,
     using: str,
     update_fields: frozenset[str] | None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> None:
-    """Password, name, is_active or anything else of the user may have changed."""
+    """Refresh a user whose password, name, `is_active` or other fields may have changed.
+
+    Raises:
+        ImproperlyConfigured: As for `ws4redis.identity.namespace`.
+    """
     if created or (update_fields is not None and update_fields <= UNIMPORTANT_FIELDS):
         return
     identity.refresh_on_commit([identity.pk_of(instance)], "user", using)
 
 
-def user_deleted(sender: Any, instance: Any, using: str, **kwargs: Any) -> None:
-    """The user is gone."""
+def user_deleted(
+    sender: type[models.Model], instance: AbstractBaseUser, using: str, **kwargs: object
+) -> None:
+    """Write the tombstone of a deleted user.
+
+    Raises:
+        ImproperlyConfigured: As for `ws4redis.identity.namespace`.
+    """
     identity.refresh_on_commit([identity.pk_of(instance)], "deleted", using)
 
 
 def membership_changed(
-    sender: Any,
-    instance: Any,
+    sender: type[models.Model],
+    instance: models.Model,
     action: str,
     reverse: bool,
-    pk_set: set[Any] | None,
+    pk_set: set[object] | None,
     using: str,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> None:
-    """Users came into groups or left them, changed from either side."""
+    """Refresh users that were added to groups or removed from them, from either side of the relation.
+
+    Raises:
+        ImproperlyConfigured: As for `ws4redis.identity.namespace`.
+    """
     if not reverse:
         if action in ("post_add", "post_remove", "post_clear"):
-            identity.refresh_on_commit([identity.pk_of(instance)], "groups", using)
+            user = cast("AbstractBaseUser", instance)
+            identity.refresh_on_commit([identity.pk_of(user)], "groups", using)
     elif action == "pre_clear":
-        # Afterwards nobody knows any more who they were.
-        instance._ws4redis_members = _members(instance, using)
+        # After the clear, the former members are unknown.
+        instance.__dict__["_ws4redis_members"] = _members(instance, using)
     elif action == "post_clear":
         identity.refresh_on_commit(instance.__dict__.pop("_ws4redis_members", ()), "groups", using)
     elif action in ("post_add", "post_remove") and pk_set:
-        field = get_user_model()._meta.pk
-        identity.refresh_on_commit([_pk_text(field, pk) for pk in pk_set], "groups", using)
+        identity.refresh_on_commit([_pk_text(pk) for pk in pk_set], "groups", using)
 
 
-def group_before_save(sender: Any, instance: Any, using: str, **kwargs: Any) -> None:
-    """Looks whether the group gets another name."""
-    instance._ws4redis_renamed = (
+def group_before_save(
+    sender: type[models.Model], instance: models.Model, using: str, **kwargs: object
+) -> None:
+    """Note whether the save renames the group."""
+    instance.__dict__["_ws4redis_renamed"] = (
         not instance._state.adding
         and hasattr(instance, "name")
         and not sender._base_manager.using(using).filter(pk=instance.pk, name=instance.name).exists()
     )
 
 
-def group_saved(sender: Any, instance: Any, created: bool, using: str, **kwargs: Any) -> None:
-    """The group may have another name."""
+def group_saved(
+    sender: type[models.Model], instance: models.Model, created: bool, using: str, **kwargs: object
+) -> None:
+    """Refresh the members of a renamed group.
+
+    Raises:
+        ImproperlyConfigured: As for `ws4redis.identity.namespace`.
+    """
     if instance.__dict__.pop("_ws4redis_renamed", False) and not created:
         identity.refresh_on_commit(_members(instance, using), "groups", using)
 
 
-def group_before_delete(sender: Any, instance: Any, using: str, **kwargs: Any) -> None:
-    """Remembers who is in the group."""
-    instance._ws4redis_members = _members(instance, using)
+def group_before_delete(
+    sender: type[models.Model], instance: models.Model, using: str, **kwargs: object
+) -> None:
+    """Note the members of the group, which are unknown after the deletion."""
+    instance.__dict__["_ws4redis_members"] = _members(instance, using)
 
 
-def group_deleted(sender: Any, instance: Any, using: str, **kwargs: Any) -> None:
-    """The group is gone."""
+def group_deleted(sender: type[models.Model], instance: models.Model, using: str, **kwargs: object) -> None:
+    """Refresh the former members of a deleted group.
+
+    Raises:
+        ImproperlyConfigured: As for `ws4redis.identity.namespace`.
+    """
     identity.refresh_on_commit(instance.__dict__.pop("_ws4redis_members", ()), "groups", using)
 
 
-def _members(group: Any, using: str) -> list[str]:
-    user = get_user_model()
-    pks = user._base_manager.using(using).filter(groups=group).values_list("pk", flat=True)
-    return [_pk_text(user._meta.pk, pk) for pk in pks]
+def _members(group: models.Model, using: str) -> list[str]:
+    members = get_user_model()._base_manager.using(using).filter(groups=group)
+    return [_pk_text(pk) for pk in members.values_list("pk", flat=True)]
 
 
-def _pk_text(field: Any, pk: Any) -> str:
-    # Through an instance, as sessions have it: some fields write their values in a way of their own.
-    user = get_user_model()()
-    setattr(user, field.attname, pk)
+def _pk_text(pk: object) -> str:
+    # Through an instance, as in sessions: some fields have a text form of their own.
+    model = get_user_model()
+    user = model()
+    setattr(user, model._meta.pk.attname, pk)
     return identity.pk_of(user)

@@ -1,10 +1,10 @@
-"""Messages, the names of their channels, and how they are published."""
+"""Messages, the names of their channels, and their publication."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Union
+from typing import TYPE_CHECKING, Callable, Final, Union, cast
 from uuid import UUID
 from warnings import warn
 
@@ -17,6 +17,8 @@ from ws4redis import settings
 
 if TYPE_CHECKING:
     import redis
+    from django.contrib.auth.base_user import AbstractBaseUser
+    from django.contrib.auth.models import AnonymousUser
     from django.http import HttpRequest
 
 MEMBEROF: Final = "ws4redis:memberof"
@@ -29,22 +31,31 @@ class _Self:
         return "SELF"
 
 
-# In a list of users, groups or sessions: the user, the groups or the session of the request.
+# Placeholder in a list of users, groups or sessions: those of the request.
 SELF: Final = _Self()
+
+# Audience names. True stands for [SELF], False and None for none; True and a single string are deprecated.
+Names = Union[Iterable[object], str, bool, None]
 
 
 class WrongArgument(TypeError, ValueError):
-    """An argument of a type or value that cannot be published; django-websocket-redis raised ValueError."""
+    """An argument has a type or value that cannot be published. django-websocket-redis raises ValueError."""
 
 
 class RedisMessage(bytes):
-    """A message as it goes to Redis.
+    """A message in the form in which it is sent to Redis."""
 
-    Takes text, which becomes UTF-8, bytes, or redis-py's list of a received message. For the heartbeat's text and
-    for everything else the constructor returns None, as in django-websocket-redis.
-    """
+    def __new__(cls, value: object) -> RedisMessage:
+        """Convert a value to a message.
 
-    def __new__(cls, value: Any) -> RedisMessage:  # None for what is no message, which old code relies on
+        Args:
+            value: A string (encoded as UTF-8), bytes, or the list `[b"message", channel, payload]` that redis-py
+                returns for a received message.
+
+        Returns:
+            The message; None for the text of `WS4REDIS_HEARTBEAT` and for values of other types. Code written for
+            django-websocket-redis depends on None.
+        """
         if isinstance(value, list) and len(value) >= 3 and value[0] == b"message":
             return super().__new__(cls, value[2])
         if isinstance(value, Promise):
@@ -56,94 +67,141 @@ class RedisMessage(bytes):
         return super().__new__(cls, data)
 
     @classmethod
-    def json(cls, value: Any) -> RedisMessage:
-        """Returns a message with the value as compact JSON; dates, decimals and UUIDs as Django writes them."""
+    def json(cls, value: object) -> RedisMessage:
+        """Return a message with the value as compact JSON. Dates, decimals and UUIDs are written as Django does.
+
+        Raises:
+            TypeError: The value, or a part of it, has no JSON form.
+        """
         return cls(json.dumps(value, cls=DjangoJSONEncoder, ensure_ascii=False, separators=(",", ":")))
 
 
 Message = Union[str, bytes, bytearray, RedisMessage]
 
 
-class _SettingsExpire:
-    """Reads WS4REDIS_EXPIRE at every use; subclasses and instances may put a number in its place."""
+class _ExpireSetting:
+    """Read `WS4REDIS_EXPIRE` at every access. Subclasses and instances may replace it with a number."""
 
-    def __get__(self, instance: Any, owner: Any) -> Any:
-        return settings.WS4REDIS_EXPIRE
+    def __get__(self, instance: object, owner: type) -> int | None:
+        seconds: int | None = settings.WS4REDIS_EXPIRE
+        return seconds
 
 
 class RedisStore:
-    """Publishes on a set of channels over a redis-py client."""
+    """Publish to a set of channels through a redis-py client."""
 
-    _expire: Any = _SettingsExpire()
+    _expire: int | None = _ExpireSetting()  # type: ignore[assignment]
 
     def __init__(self, connection: redis.Redis) -> None:
+        """Start without channels."""
         self._connection = connection
         self._publishers: set[str] = set()
 
     def publish_message(self, message: Message, expire: int | None = None) -> int:
-        """Publishes the message on all channels of this store, in one round trip.
+        """Publish a message to all channels of this store, in one round trip.
 
-        `expire` is the time in seconds for which the message is also kept for those who connect later; 0 and
-        negative: not kept. None stands for WS4REDIS_EXPIRE, and if that is None: not kept.
+        Args:
+            message: The payload.
+            expire: Seconds that the message is persisted for later subscribers; 0 or negative: not persisted. None
+                stands for `WS4REDIS_EXPIRE`; if that is None, too, the message is not persisted.
 
-        Returns the number of receivers: gateways and other subscribers, not browsers. Raises TypeError for
-        arguments of a wrong type, and redis.RedisError if Redis cannot be reached.
+        Returns:
+            The number of subscribers that received the message: gateways, not browsers.
+
+        Raises:
+            TypeError: An argument has a wrong type, or the message is the text of `WS4REDIS_HEARTBEAT`. The error is
+                a ValueError as well, as in django-websocket-redis.
+            redis.RedisError: Redis is unreachable or refuses a command. The message may have been published.
         """
-        # Redis itself needs no transaction here: whoever subscribes between the two has the kept message.
+        # No MULTI needed: a subscriber that joins between SETEX and PUBLISH gets the persisted message.
         return self.pipeline_publish_message(message, expire, transaction=False)
 
     def pipeline_publish_message(
         self, message: Message, expire: int | None = None, transaction: bool = True
     ) -> int:
-        """As `publish_message`, by default within MULTI and EXEC, so that all channels get it or none."""
+        """Publish as `publish_message` does, by default in MULTI and EXEC: to all channels or to none.
+
+        Args:
+            message: The payload.
+            expire: Seconds, as for `publish_message`.
+            transaction: Send MULTI and EXEC.
+
+        Returns:
+            The number of subscribers that received the message: gateways, not browsers.
+
+        Raises:
+            TypeError: As for `publish_message`.
+            redis.RedisError: As for `publish_message`.
+        """
         payload, seconds = _checked_message(message), self._seconds(expire)
-        if not self._publishers or not self._admit(payload, seconds):
+        if not self._publishers or self._intercept(payload, seconds):
             return 0
         pipeline = self._connection.pipeline(transaction=transaction)
         published = []
         for index, channel in enumerate(sorted(self._publishers)):
-            # Kept first: a client that connects between the two finds it, and the other way round it would not.
+            # SETEX before PUBLISH: with the other order, a client that connects between the two gets neither.
             if seconds > 0:
-                # By its name: redis-py warns of its own method, and SET is not what the contract says.
+                # redis-py's own setex() warns of its deprecation, and the contract with the gateway names SETEX.
                 pipeline.execute_command("SETEX", channel, seconds, payload)
             pipeline.publish(channel, payload)
             published.append(index * 2 + 1 if seconds > 0 else index)
         replies = pipeline.execute()
         return sum(replies[index] for index in published)
 
-    def _admit(self, payload: bytes, seconds: int) -> bool:
-        """Returns whether the message goes to Redis; in a test run it does not."""
-        return True
+    def _intercept(self, payload: bytes, seconds: int) -> bool:
+        """Take over a publication in a test run. Return True if it must not be sent to Redis."""
+        return False
 
     async def apublish_message(self, message: Message, expire: int | None = None) -> int:
-        """As `publish_message`, for async views.
+        """Publish as `publish_message` does, for async views.
 
-        Runs in a thread, over the same pool: a pool of asyncio connections would belong to one event loop, and
-        Django makes new ones.
+        The command runs in a thread on the shared pool. A pool of asyncio connections would belong to one event loop,
+        and Django creates new loops.
+
+        Raises:
+            TypeError: As for `publish_message`.
+            redis.RedisError: As for `publish_message`.
         """
         return await sync_to_async(self.publish_message, thread_sensitive=False)(message, expire)
 
     def publish_message_on_commit(
         self, message: Message, expire: int | None = None, using: str | None = None
     ) -> None:
-        """Publishes once the transaction of the database `using` is committed, at once if there is none.
+        """Publish when the transaction is committed, or immediately without one. A rollback discards the message.
 
-        The arguments are checked at once. If the transaction is rolled back, nothing is published.
+        Args:
+            message: The payload.
+            expire: Seconds, as for `publish_message`.
+            using: Alias of the database whose transaction counts; None: the default database.
+
+        Raises:
+            TypeError: As for `publish_message`; raised immediately, not at the commit.
+            redis.RedisError: As for `publish_message`; raised by the commit.
         """
         payload, seconds = _checked_message(message), self._seconds(expire)
         transaction.on_commit(lambda: self.publish_message(payload, seconds) and None, using=using)
 
-    def publish_json(self, value: Any, expire: int | None = None) -> int:
-        """As `publish_message`, with the value as JSON."""
+    def publish_json(self, value: object, expire: int | None = None) -> int:
+        """Publish a value as JSON. Parameters and result are those of `publish_message`.
+
+        Raises:
+            TypeError: The value has no JSON form, or as for `publish_message`.
+            redis.RedisError: As for `publish_message`.
+        """
         return self.publish_message(RedisMessage.json(value), expire)
 
-    async def apublish_json(self, value: Any, expire: int | None = None) -> int:
-        """As `publish_json`, for async views."""
+    async def apublish_json(self, value: object, expire: int | None = None) -> int:
+        """Publish as `publish_json` does, for async views.
+
+        Raises:
+            TypeError: As for `publish_json`.
+            redis.RedisError: As for `publish_message`.
+        """
         return await self.apublish_message(RedisMessage.json(value), expire)
 
     @staticmethod
     def get_prefix() -> str:
-        """Returns WS4REDIS_PREFIX with its colon, or an empty text."""
+        """Return `WS4REDIS_PREFIX` followed by a colon, or an empty string."""
         prefix = settings.WS4REDIS_PREFIX
         return f"{prefix}:" if prefix else ""
 
@@ -161,9 +219,9 @@ class RedisStore:
         request: HttpRequest | None = None,
         facility: str = "{facility}",
         broadcast: bool = False,
-        groups: Any = (),
-        users: Any = (),
-        sessions: Any = (),
+        groups: Names = (),
+        users: Names = (),
+        sessions: Names = (),
     ) -> list[str]:
         if isinstance(facility, Promise):
             facility = str(facility)
@@ -172,126 +230,146 @@ class RedisStore:
         if not isinstance(broadcast, bool):
             raise WrongArgument(f"broadcast must be True or False, not {type(broadcast).__name__}")
         names: list[tuple[str, str | None]] = [("broadcast", None)] if broadcast else []
-        for argument, audience, given, of_request in (
+        for argument, audience, given, resolve_self in (
             ("groups", "group", groups, _own_groups),
             ("users", "user", users, _own_user),
             ("sessions", "session", sessions, _own_session),
         ):
-            names += [(audience, name) for name in _names(argument, given, request, of_request)]
+            names += [(audience, name) for name in _names(argument, given, request, resolve_self)]
         return [self.channel(audience, name, facility) for audience, name in names]
 
     def channel(self, audience: str, name: str | None, facility: str) -> str:
-        """Returns `[PREFIX:]AUDIENCE[:NAME]:FACILITY`, which is the channel and the key of the kept message."""
+        """Return `[PREFIX:]AUDIENCE[:NAME]:FACILITY`: the channel, and the key of the persisted message.
+
+        Args:
+            audience: "broadcast", "group", "user" or "session".
+            name: Name of the group or user, or session key; None for the broadcast.
+            facility: Name of the facility.
+        """
         middle = audience if name is None else f"{audience}:{name}"
         return f"{self.get_prefix()}{middle}:{facility}"
 
 
-def user_name(user: Any) -> str | None:
-    """Returns the user's name, or None for a user without: USERNAME_FIELD may be null, and is "" for AnonymousUser."""
-    name = user.get_username()
+def user_name(user: AbstractBaseUser | AnonymousUser) -> str | None:
+    """Return the username, or None if it is empty (AnonymousUser) or null (a nullable `USERNAME_FIELD`)."""
+    # The stubs exclude null, a nullable USERNAME_FIELD does not.
+    name: str | None = user.get_username()
     return str(name) or None if name is not None else None
 
 
-def is_authenticated(request: Any) -> bool:
-    """Returns whether somebody is logged in."""
+def is_authenticated(request: HttpRequest | None) -> bool:
+    """Return True if the request has a logged-in user."""
     user = getattr(request, "user", None)
     return user is not None and bool(user.is_authenticated)
 
 
-def _checked_message(message: Any) -> RedisMessage:
+def _checked_message(message: object) -> RedisMessage:
     if isinstance(message, RedisMessage):
         return message
     if isinstance(message, (str, bytes, bytearray, Promise)):
-        made = RedisMessage(message)
-        if made is None:
+        converted: RedisMessage | None = RedisMessage(message)
+        if converted is None:
             raise WrongArgument(
-                "message is the text of WS4REDIS_HEARTBEAT, which browsers would take for a heartbeat"
+                "message is the text of WS4REDIS_HEARTBEAT; browsers would treat it as a heartbeat"
             )
-        return made
-    hint = ": RedisMessage() gives None for the heartbeat and for unknown types" if message is None else ""
+        return converted
+    hint = ": RedisMessage() returns None for the heartbeat and for unknown types" if message is None else ""
     raise WrongArgument(
         f"message must be a RedisMessage, str or bytes, not {type(message).__name__}{hint}"
-        + ("; see publish_json" if isinstance(message, (dict, list)) else "")
+        + ("; use publish_json" if isinstance(message, (dict, list)) else "")
     )
 
 
-def _names(argument: str, given: Any, request: Any, of_request: Any) -> list[str]:
+def _names(
+    argument: str,
+    given: Names,
+    request: HttpRequest | None,
+    resolve_self: Callable[[str, HttpRequest | None], list[str]],
+) -> list[str]:
     if given is False or given is None:
         return []
+    # The warnings name the line that creates the publisher: _names, _get_message_channels, __init__, caller.
     if given is True:
-        warn(f"{argument}=True is deprecated: write {argument}=[SELF]", DeprecationWarning, stacklevel=5)
-        # As ever: for nobody in particular it means nobody.
-        return of_request(argument, request) if _knows(argument, request) else []
+        warn(f"{argument}=True is deprecated: write {argument}=[SELF]", DeprecationWarning, stacklevel=4)
+        # As in django-websocket-redis, True publishes to no channel for an anonymous visitor; SELF is an error there.
+        return resolve_self(argument, request) if _has_identity(argument, request) else []
     if isinstance(given, str):
-        warn(f"{argument} should be a list: write {argument}=[{given!r}]", DeprecationWarning, stacklevel=5)
+        warn(f"{argument} should be a list: write {argument}=[{given!r}]", DeprecationWarning, stacklevel=4)
         return [_not_empty(argument, given)]
     if isinstance(given, (bytes, bytearray, Mapping)) or not isinstance(given, Iterable):
         raise WrongArgument(f"{argument} must be a list of names, not {type(given).__name__}")
     names: list[str] = []
     for item in given:
         if item is SELF:
-            names += of_request(argument, request)
+            names += resolve_self(argument, request)
         else:
             names.append(_not_empty(argument, _name(argument, item)))
     return names
 
 
 def _not_empty(argument: str, name: str) -> str:
-    # All without a name would share one channel.
+    # Everybody without a name would share one channel.
     if not name:
-        raise WrongArgument(f"{argument} must not hold empty names")
+        raise WrongArgument(f"{argument} must not contain empty names")
     return name
 
 
-def _name(argument: str, item: Any) -> str:
+def _name(argument: str, item: object) -> str:
     if isinstance(item, str):
         return item
     if isinstance(item, bool):
-        raise WrongArgument(f"{argument} must hold names, not bool")
+        raise WrongArgument(f"{argument} must contain names, not bool")
     if isinstance(item, (int, UUID, Promise)):
         # Primary keys, for gateways with `session.user = "pk"`, and translated names.
         return str(item)
     if argument == "users" and hasattr(item, "get_username"):
-        return user_name(item) or ""
+        return user_name(cast("AbstractBaseUser", item)) or ""
     if argument == "groups" and isinstance(getattr(item, "name", None), str):
-        return str(item.name)
-    raise WrongArgument(f"{argument} must hold names, not {type(item).__name__}")
+        return str(item.name)  # type: ignore[attr-defined]
+    raise WrongArgument(f"{argument} must contain names, not {type(item).__name__}")
 
 
-def _knows(argument: str, request: Any) -> bool:
+def _has_identity(argument: str, request: HttpRequest | None) -> bool:
     if argument == "sessions":
         return getattr(getattr(request, "session", None), "session_key", None) is not None
-    return is_authenticated(request) and (argument == "groups" or user_name(request.user) is not None)
+    if request is None or not is_authenticated(request):
+        return False
+    return argument == "groups" or user_name(request.user) is not None
 
 
-def _require_login(argument: str, request: Any) -> None:
+def _require_request(argument: str, request: HttpRequest | None) -> HttpRequest:
     if request is None:
-        raise WrongArgument(f"{argument} holds SELF, which needs request: RedisPublisher(request=request, …)")
+        raise WrongArgument(
+            f"{argument} contains SELF without a request: pass RedisPublisher(request=request, …)"
+        )
+    return request
+
+
+def _require_login(argument: str, request: HttpRequest | None) -> HttpRequest:
+    request = _require_request(argument, request)
     if not is_authenticated(request):
-        raise WrongArgument(f"{argument} holds SELF, but nobody is logged in at this request")
+        raise WrongArgument(f"{argument} contains SELF, but the visitor is not logged in")
+    return request
 
 
-def _own_user(argument: str, request: Any) -> list[str]:
-    _require_login(argument, request)
-    name = user_name(request.user)
+def _own_user(argument: str, request: HttpRequest | None) -> list[str]:
+    name = user_name(_require_login(argument, request).user)
     if name is None:
         raise WrongArgument(
-            f"{argument} holds SELF, but the user of this request has no name, and so no channel"
+            f"{argument} contains SELF, but the user of this request has no username, and therefore no channel"
         )
     return [name]
 
 
-def _own_groups(argument: str, request: Any) -> list[str]:
-    _require_login(argument, request)
-    # The list of the session, as the gateway reads it, and without a database query.
-    return [name for name in request.session.get(MEMBEROF, []) if name]
+def _own_groups(argument: str, request: HttpRequest | None) -> list[str]:
+    # The session's list, which the gateway reads as well; it costs no query.
+    return [name for name in _require_login(argument, request).session.get(MEMBEROF, []) if name]
 
 
-def _own_session(argument: str, request: Any) -> list[str]:
-    if request is None:
-        raise WrongArgument(f"{argument} holds SELF, which needs request: RedisPublisher(request=request, …)")
-    if not _knows(argument, request):
+def _own_session(argument: str, request: HttpRequest | None) -> list[str]:
+    request = _require_request(argument, request)
+    if not _has_identity(argument, request):
         raise WrongArgument(
-            f"{argument} holds SELF, but this request has no session key (yet): request.session.create() makes one"
+            f"{argument} contains SELF, but this request has no session key: call request.session.create() first"
         )
-    return [request.session.session_key]
+    return [str(request.session.session_key)]

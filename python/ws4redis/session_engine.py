@@ -1,16 +1,21 @@
-"""Where Django keeps its sessions, as far as the gateway has to know it."""
+"""Where and in which format Django stores its sessions, as far as the gateway needs it."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from django.conf import settings
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from django.contrib.sessions.backends.base import SessionBase
 
 CACHE_ENGINES = frozenset(
     {
@@ -32,27 +37,30 @@ REDIS_CACHES = frozenset(
 
 @dataclass(frozen=True)
 class SessionEngine:
-    """How the sessions of this site can be read."""
+    """Storage of this site's sessions.
 
-    # SESSION_ENGINE.
+    Attributes:
+        name: `SESSION_ENGINE`.
+        template: The key in Redis, with `{key}` for the session key. None: not in Redis, or unknown.
+        signed: Whether the values are signed with `SECRET_KEY`.
+        url: URL of the Redis server. None: unknown.
+        obstacle: Why the gateway cannot read the sessions. None: it can.
+    """
+
     name: str
-    # The key in Redis with `{key}` for the session key; None: not in Redis, or not known.
     template: str | None = None
-    # Whether the values are signed with SECRET_KEY.
     signed: bool = False
-    # The Redis that has them, if it can be told.
     url: str | None = None
-    # Why the gateway cannot read them; None: it can.
     obstacle: str | None = None
 
 
 def describe() -> SessionEngine:
-    """Returns how the sessions of this site can be read; asks no server."""
+    """Return the storage of this site's sessions, from the settings alone. Opens no connection."""
     name = settings.SESSION_ENGINE
     if name in CACHE_ENGINES:
-        return _in_cache(name)
+        return _describe_cache(name)
     if name in REDIS_SESSIONS:
-        return _redis_sessions(name)
+        return _describe_redis_sessions(name)
     reasons = {
         "django.contrib.sessions.backends.db": "are in the database",
         "django.contrib.sessions.backends.file": "are files",
@@ -61,12 +69,17 @@ def describe() -> SessionEngine:
     return SessionEngine(name, obstacle=f"the sessions of {name} {reasons.get(name, 'may not be in Redis')}")
 
 
-def store_class() -> Any:
-    """Returns the SessionStore of this site."""
-    return import_module(settings.SESSION_ENGINE).SessionStore
+def store_class() -> type[SessionBase]:
+    """Return the `SessionStore` class of this site.
+
+    Raises:
+        ImportError: The module named by `SESSION_ENGINE` cannot be imported.
+    """
+    store: type[SessionBase] = import_module(settings.SESSION_ENGINE).SessionStore
+    return store
 
 
-def _in_cache(name: str) -> SessionEngine:
+def _describe_cache(name: str) -> SessionEngine:
     alias = settings.SESSION_CACHE_ALIAS
     configuration = settings.CACHES.get(alias)
     if configuration is None:
@@ -75,14 +88,16 @@ def _in_cache(name: str) -> SessionEngine:
     if not _is_redis_cache(backend):
         return SessionEngine(name, obstacle=f"the cache {alias!r} ({backend}) is not in Redis")
     try:
-        template = str(caches[alias].make_key(f"{store_class().cache_key_prefix}{{key}}"))
+        # The attribute exists in CACHE_ENGINES only.
+        store: Any = store_class()
+        template = str(caches[alias].make_key(f"{store.cache_key_prefix}{{key}}"))
     except (ImportError, ImproperlyConfigured) as error:
         return SessionEngine(name, obstacle=f"the cache {alias!r} cannot be loaded: {error}")
     return SessionEngine(name, template, url=_first_location(configuration.get("LOCATION")))
 
 
-def _first_location(location: Any) -> str | None:
-    # The first of several is the primary.
+def _first_location(location: str | Iterable[object] | None) -> str | None:
+    # Of several servers, the first is the primary.
     several = re.split("[;,]", location) if isinstance(location, str) else list(location or ())
     return str(several[0]).strip() if several else None
 
@@ -90,7 +105,7 @@ def _first_location(location: Any) -> str | None:
 def _is_redis_cache(backend: str) -> bool:
     if backend in REDIS_CACHES:
         return True
-    # A subclass of the site's own.
+    # The site may subclass one of them.
     module, _, name = backend.rpartition(".")
     try:
         found = getattr(import_module(module), name)
@@ -99,9 +114,11 @@ def _is_redis_cache(backend: str) -> bool:
     return any(f"{base.__module__}.{base.__qualname__}" in REDIS_CACHES for base in found.__mro__)
 
 
-def _redis_sessions(name: str) -> SessionEngine:
+def _describe_redis_sessions(name: str) -> SessionEngine:
     try:
-        template = str(store_class()().get_real_stored_key("{key}"))
+        # The method exists in REDIS_SESSIONS only.
+        session: Any = store_class()()
+        template = str(session.get_real_stored_key("{key}"))
     except ImportError as error:
         return SessionEngine(name, obstacle=f"{name} cannot be loaded: {error}")
     return SessionEngine(name, template, signed=True, url=_redis_sessions_url())

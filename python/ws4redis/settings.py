@@ -1,7 +1,7 @@
-"""The package's settings with their defaults, read from Django's settings at every access.
+"""Settings of the package and their defaults, read from Django's settings at every access.
 
-`ws4redis.settings.WS4REDIS_PREFIX` works as in django-websocket-redis; unlike there, `override_settings` and changes
-after the import are seen.
+`ws4redis.settings.WS4REDIS_PREFIX` works as in django-websocket-redis. Unlike there, `override_settings` and changes
+after the import take effect.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from typing import Any
 from django.conf import settings as django_settings
 
 DEFAULTS: dict[str, Any] = {
-    # Path prefix of the WebSockets, as `websocket_url` of the gateway.
+    # Path prefix of the WebSockets; equal to the gateway's `websocket_url`.
     "WEBSOCKET_URL": "/ws/",
     # Keyword arguments of redis-py's connections, or `{"url": "redis://…"}`.
     "WS4REDIS_CONNECTION": {"host": "localhost", "port": 6379, "db": 0, "password": None},
-    # Seconds for which a published message is kept for those who connect later; None, 0, negative: not kept.
+    # Seconds that a message is persisted for later subscribers. None, 0 or negative: not persisted.
     "WS4REDIS_EXPIRE": 3600,
-    # Prefix of all names in Redis, without its colon, as `prefix` of the gateway.
+    # Prefix of all keys and channels, without its colon; equal to the gateway's `prefix`.
     "WS4REDIS_PREFIX": None,
-    # The gateway's `heartbeat`, for the templates; a message of this text cannot be published.
+    # Equal to the gateway's `heartbeat`. A message with this text cannot be published.
     "WS4REDIS_HEARTBEAT": None,
-    # A callable, or its dotted path: (user) -> names of the user's groups. None: `user.groups`.
+    # A callable or its dotted path: (user) -> names of the user's groups. None: the names in `user.groups`.
     "WS4REDIS_GROUPS": None,
-    # A callable, or its dotted path: () -> the tenant of now, where users of several have the same primary keys.
+    # A callable or its dotted path: () -> the current tenant, for sites whose tenants use the same primary keys.
     "WS4REDIS_IDENTITY_NAMESPACE": None,
-    # Seconds for which the identity key of a user is kept after its last change. None: twice SESSION_COOKIE_AGE.
+    # Seconds that the key of a user lives after its last change. None: twice SESSION_COOKIE_AGE.
     "WS4REDIS_IDENTITY_SECONDS": None,
-    # What the gateway proves itself with at the callback view: a text, or several while it is being changed.
+    # Secret of the gateway's requests to the callback view: a string, or several during a rotation.
     "WS4REDIS_CALLBACK_SECRET": None,
-    # Seconds after which the gateway asks the callback view again.
+    # Seconds for which an answer of the callback view is valid.
     "WS4REDIS_CALLBACK_SECONDS": 300,
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a site may set any value; the system checks validate it
     try:
         return getattr(django_settings, name, DEFAULTS[name])
     except KeyError:

@@ -1,11 +1,12 @@
-"""For a site's own tests: what is published is recorded, and nothing is written to the site's Redis.
+"""Helpers for a site's own tests: publications are recorded, and nothing is written to the site's Redis.
 
-While Django's test runner, or pytest-django, is at work, the package neither publishes nor writes the keys of users: a
-test's user with the primary key 1 would overwrite the real one. `capture_publications` shows what would have been
-published; `redis_for_tests` lets a test use the real Redis under a prefix of its own.
+While Django's test runner or pytest-django runs, the package neither publishes nor writes the keys of users: a test
+user with the primary key 1 would overwrite the key of the real one. `capture_publications` returns the publications;
+`redis_for_tests` lets a test use the real Redis under a separate prefix.
 
-It begins with `setup_test_environment()`, which all runners call, and ends with `teardown_test_environment()`. It holds for
-all threads of the process, and for forked ones, but not for other processes that a test starts.
+Muting starts with `setup_test_environment()`, which all test runners call, and ends with
+`teardown_test_environment()`. It covers all threads and forks of the process, but no other processes that a test
+starts.
 """
 
 from __future__ import annotations
@@ -16,25 +17,29 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 from ws4redis import connection, settings
 
 log = logging.getLogger("ws4redis")
 
-# The first words of the names in Redis, behind the prefix.
+# First words of all keys and channels of the package, after the prefix.
 OWN_NAMES: Final = ("broadcast", "group", "session", "user", "ws4redis")
 
 
 @dataclass(frozen=True)
 class Publication:
-    """A message that a test would have published."""
+    """A message that the code under test published.
 
-    # With the prefix, as `broadcast:foobar` or `user:john:foobar`.
+    Attributes:
+        channel: Name with the prefix, such as `broadcast:foobar` or `user:john:foobar`.
+        message: The payload.
+        expire: Seconds that the message is persisted; 0: not persisted.
+    """
+
     channel: str
     message: bytes
-    # Seconds for which it would have been kept; 0: not at all.
     expire: int
 
 
@@ -44,14 +49,14 @@ _warned = False
 
 
 def is_muted() -> bool:
-    """Returns whether this process runs tests that have not asked for Redis."""
+    """Return True if this process runs tests that did not request Redis."""
     utils = sys.modules.get("django.test.utils")
-    # Set by setup_test_environment(), which all runners call, until teardown_test_environment().
+    # setup_test_environment() sets the attribute, teardown_test_environment() removes it.
     return not _live and utils is not None and hasattr(getattr(utils, "_TestState", None), "saved_data")
 
 
 def warn_once() -> None:
-    """Logs that nothing is written to Redis, where no test runner is known to be at work: in a shell, or a server."""
+    """Log a warning if the process is muted without a known test runner, as in a shell or a server. Once only."""
     global _warned
     if _warned or "pytest" in sys.modules or "test" in sys.argv[1:2]:
         return
@@ -63,22 +68,32 @@ def warn_once() -> None:
 
 
 def record(channels: Iterable[str], message: bytes, expire: int) -> None:
-    """Shows what is published to all captures."""
+    """Append a publication to all active captures.
+
+    Args:
+        channels: Names with the prefix.
+        message: The payload.
+        expire: Seconds that the message is persisted; 0 or negative: not persisted.
+    """
     for captured in list(_captures):
         captured.extend(Publication(channel, bytes(message), max(expire, 0)) for channel in channels)
 
 
-def kept(channel: str) -> bytes | None:
-    """Returns the message that would be kept for a channel, of the innermost capture."""
+def last_persisted(channel: str) -> bytes | None:
+    """Return the last message that the innermost capture would persist for a channel, or None."""
     published = reversed(_captures[-1]) if _captures else iter(())
     return next((one.message for one in published if one.channel == channel and one.expire), None)
 
 
 @contextmanager
 def capture_publications() -> Iterator[list[Publication]]:
-    """Gives a list of all that is published inside, also by other threads; works with and without Redis, also within `redis_for_tests`.
+    """Capture all publications of the block, including those of other threads.
 
-    With TestCase, what waits for a commit needs `captureOnCommitCallbacks(execute=True)` inside.
+    Works with and without Redis, and inside `redis_for_tests`. In a TestCase, publications that wait for a commit
+    need `captureOnCommitCallbacks(execute=True)` inside the block.
+
+    Yields:
+        The publications in their order; the list grows during the block.
     """
     captured: list[Publication] = []
     _captures.append(captured)
@@ -90,15 +105,23 @@ def capture_publications() -> Iterator[list[Publication]]:
 
 @contextmanager
 def redis_for_tests(prefix: str | None = None) -> Iterator[str]:
-    """Uses the Redis of WS4REDIS_CONNECTION inside, under a prefix of the test's own, which it gives; then deletes its keys.
+    """Use the Redis of `WS4REDIS_CONNECTION` in the block, under a separate prefix; delete its keys at the end.
 
-    Raises ValueError for the site's own prefix, and for one under which the site has names, as `ws4redis` and `user`.
+    Args:
+        prefix: The prefix, without its colon; None: a unique one.
+
+    Yields:
+        The prefix.
+
+    Raises:
+        ValueError: The prefix is the site's own, or one under which the site has keys, such as `ws4redis` or `user`.
+        redis.RedisError: Redis is unreachable at the end of the block.
     """
     global _live
     from django.test import override_settings
 
     name = prefix or f"ws4redis-test-{uuid4().hex}"
-    if _is_of_the_site(name):
+    if _belongs_to_site(name):
         raise ValueError(
             f"{name!r} is WS4REDIS_PREFIX or begins names of the site; a test needs a prefix of its own"
         )
@@ -111,7 +134,7 @@ def redis_for_tests(prefix: str | None = None) -> Iterator[str]:
             _delete_keys(name)
 
 
-def _is_of_the_site(name: str) -> bool:
+def _belongs_to_site(name: str) -> bool:
     site = settings.WS4REDIS_PREFIX
     start = f"{site}:" if site else ""
     return start.startswith(f"{name}:") or f"{name}:".startswith(tuple(f"{start}{own}:" for own in OWN_NAMES))
@@ -120,8 +143,8 @@ def _is_of_the_site(name: str) -> bool:
 def _delete_keys(prefix: str) -> None:
     client = connection.client()
     for own in OWN_NAMES:
-        # Only names of this package: a cache may have the same prefix.
+        # Only keys of this package: a cache may use the same prefix.
         pattern = re.sub(r"([\\*?\[\]])", r"\\\1", f"{prefix}:{own}") + ":*"
-        left: list[Any] = list(client.scan_iter(match=pattern, count=1000))
-        if left:
-            client.delete(*left)
+        remaining: list[str | bytes] = list(client.scan_iter(match=pattern, count=1000))
+        if remaining:
+            client.delete(*remaining)

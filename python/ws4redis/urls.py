@@ -1,4 +1,4 @@
-"""`path("ws4redis/", include("ws4redis.urls"))` puts the callback view at /ws4redis/identity/."""
+"""URLs of the callback view: `path("ws4redis/", include("ws4redis.urls"))` serves it at /ws4redis/identity/."""
 
 from django.urls import path
 

@@ -1,10 +1,9 @@
-"""The callback view: the gateway asks it who a visitor is where it cannot read the session itself."""
+"""The callback view: identifies visitors for the gateway where it cannot read the session itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings as django_settings
 from django.contrib.auth import (
@@ -23,34 +22,48 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 from django.views.generic import View
 
-from ws4redis import identity, settings
+from ws4redis import identity, session_engine, settings
 from ws4redis.redis_store import user_name
+
+if TYPE_CHECKING:
+    from django.contrib.auth.base_user import AbstractBaseUser
+    from django.contrib.sessions.backends.base import SessionBase
 
 SECRET_HEADER = "X-WS4Redis-Secret"
 
 
 @method_decorator(never_cache, name="dispatch")
 class IdentityView(View):
-    """Answers `{user, id, groups, session, allow, expires_in}`, or null for visitors of whom nothing is known.
+    """Answer `{user, id, groups, session, allow, expires_in}`, or `null` for an unknown visitor.
 
-    Without the right secret: 403. Neither changes nor prolongs the visitor's session, unlike other views: the gateway
-    asks again and again, and passes no cookie on. Override `identify` for tokens and `allow` for rules of your own.
+    Requests without the right secret get 403. Unlike other views, this one neither changes nor prolongs the visitor's
+    session, because the gateway asks repeatedly and forwards no cookie to the browser. Override `identify` for tokens
+    and `allow` for rules of the site.
     """
 
     http_method_names = ["get", "head"]
 
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """Asks for the secret first, whatever the method is."""
+    # The site's urls.py may capture arguments, hence *args and **kwargs here and in get().
+    def dispatch(self, request: HttpRequest, *args: object, **kwargs: object) -> HttpResponseBase:
+        """Verify the secret before the method."""
         if not has_secret(request):
             return HttpResponseForbidden("wrong or missing secret", content_type="text/plain")
-        shield(request)
+        detach_session(request)
         return super().dispatch(request, *args, **kwargs)
 
-    # For Django's LoginRequiredMiddleware: the view has its secret instead.
+    # Exempts the view from Django's LoginRequiredMiddleware; the secret protects it.
     dispatch.login_required = False  # type: ignore[attr-defined]
 
-    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Answers who the visitor is."""
+    def get(self, request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
+        """Identify the visitor.
+
+        Returns:
+            A JSON response; docs/django-keys.md specifies its members.
+
+        Raises:
+            PermissionDenied: `allow` refuses the visitor.
+            ImproperlyConfigured: As for `ws4redis.identity.namespace`.
+        """
         session = self.load_session(request)
         user = self.identify(request, session)
         key = _public_key(session)
@@ -59,7 +72,7 @@ class IdentityView(View):
         if user is None and key is None and allowed is None:
             return JsonResponse(None, safe=False)
         answer: dict[str, Any] = {
-            # Empty: logged in, without a name, and so without a channel of their own.
+            # Empty: logged in without a username, and therefore without a user channel.
             "user": user_name(user) or "" if user is not None else None,
             "id": identity.id_of(user) if user is not None else None,
             "groups": identity.group_names(user) if user is not None else [],
@@ -70,33 +83,44 @@ class IdentityView(View):
             answer["allow"] = sorted(set(allowed) & set(flags))
         return JsonResponse(answer)
 
-    def load_session(self, request: HttpRequest) -> Any:
-        """Returns the session of the request's cookie, or None without a cookie."""
+    def load_session(self, request: HttpRequest) -> SessionBase | None:
+        """Return the session of the request's cookie, or None without a cookie."""
         cookie = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
-        return _store(cookie) if cookie else None
+        return session_engine.store_class()(cookie) if cookie else None
 
-    def identify(self, request: HttpRequest, session: Any) -> Any:
-        """Returns the user of the session, by Django's own rules, or None."""
+    def identify(self, request: HttpRequest, session: SessionBase | None) -> AbstractBaseUser | None:
+        """Return the logged-in user of the session according to Django's rules, or None."""
         return session_user(session) if session is not None else None
 
-    def allow(self, request: HttpRequest, user: Any, facility: str, flags: list[str]) -> Iterable[str] | None:
-        """Returns which of the requested flags (`subscribe-user` …) are granted; None leaves it to the gateway.
+    def allow(
+        self, request: HttpRequest, user: AbstractBaseUser | None, facility: str, flags: list[str]
+    ) -> Iterable[str] | None:
+        """Return the flags to grant, or None to apply the gateway's rules. The default is None.
 
-        Raise `django.core.exceptions.PermissionDenied` to refuse the visitor.
+        Args:
+            request: The gateway's request, with the visitor's cookie and headers.
+            user: The logged-in user, or None.
+            facility: Name of the facility.
+            flags: The requested flags, such as `subscribe-user`.
+
+        Raises:
+            PermissionDenied: An override may raise `django.core.exceptions.PermissionDenied` to refuse the visitor.
         """
         return None
 
-    def expires_in(self, request: HttpRequest, user: Any, session: Any) -> int:
-        """Returns after how many seconds the gateway asks again."""
+    def expires_in(
+        self, request: HttpRequest, user: AbstractBaseUser | None, session: SessionBase | None
+    ) -> int:
+        """Return the seconds for which the answer is valid: at most the remaining lifetime of the session."""
         seconds = int(settings.WS4REDIS_CALLBACK_SECONDS)
         return min(seconds, max(1, session.get_expiry_age())) if session is not None else seconds
 
 
-def session_user(session: Any) -> Any:
-    """Returns the user of a session as `django.contrib.auth.get_user`, or None; leaves the session as it is.
+def session_user(session: SessionBase) -> AbstractBaseUser | None:
+    """Return the user of a session as `django.contrib.auth.get_user` does, or None; leave the session unchanged.
 
-    Django's own would delete a session whose hash does not fit, and move one made with an old SECRET_KEY to a new
-    key, of which the browser would not hear.
+    Django's function deletes a session whose hash is invalid, and moves a session from an old SECRET_KEY to a new
+    key, which the browser would not receive.
     """
     try:
         user_id = get_user_model()._meta.pk.to_python(session[SESSION_KEY])
@@ -105,49 +129,46 @@ def session_user(session: Any) -> Any:
         return None
     if path not in django_settings.AUTHENTICATION_BACKENDS:
         return None
-    user = load_backend(path).get_user(user_id)
+    user: AbstractBaseUser | None = load_backend(path).get_user(user_id)
     if user is None:
         return None
     hashes = identity.auth_hashes(user)
     if hashes is None:
         return user
     given = session.get(HASH_SESSION_KEY) or ""
-    fits = [constant_time_compare(given, right) for right in hashes]
-    return user if given and any(fits) else None
+    # A list: all are compared, so that the time does not depend on which one matches.
+    matches = [constant_time_compare(given, valid) for valid in hashes]
+    return user if given and any(matches) else None
 
 
-def _store(key: str | None = None) -> Any:
-    return import_module(django_settings.SESSION_ENGINE).SessionStore(key)
-
-
-def _public_key(session: Any) -> str | None:
+def _public_key(session: SessionBase | None) -> str | None:
     if session is None:
         return None
-    # Loads it; engines that find nothing forget the key, or (redis_sessions) adopt it, with nothing in it.
-    known = any(True for _ in session.keys())  # noqa: SIM118 - a session is no mapping
+    # Reading loads the session. For an unknown key, most engines reset the key; redis_sessions keeps it.
+    loaded = any(True for _ in session.keys())  # noqa: SIM118 - a session cannot be iterated
     key = session.session_key
-    if key is None or not identity.SESSION_KEY_FORM.fullmatch(key) or not (known or session.exists(key)):
+    if key is None or not identity.SESSION_KEY_FORM.fullmatch(key) or not (loaded or session.exists(key)):
         return None
     return str(key)
 
 
-def shield(request: HttpRequest) -> None:
-    """Puts an empty session, and nobody, in the place of the visitor's for the rest of the request.
+def detach_session(request: HttpRequest) -> None:
+    """Replace the session by an empty one, and the user by AnonymousUser, for the rest of the request.
 
-    Django's middleware would save the visitor's with SESSION_SAVE_EVERY_REQUEST, and an open page would never expire;
-    and whatever looks at `request.user` may delete it, or move it to another key.
+    With SESSION_SAVE_EVERY_REQUEST, Django's middleware would save the visitor's session, and the session of an open
+    page would never expire. Access to `request.user` may delete a session or move it to another key.
     """
     if hasattr(request, "session"):
-        request.session = _store()
+        request.session = session_engine.store_class()()
     if hasattr(request, "user"):
         request.user = AnonymousUser()
 
 
 def has_secret(request: HttpRequest) -> bool:
-    """Returns whether the request comes from the gateway."""
-    secrets: Any = settings.WS4REDIS_CALLBACK_SECRET
+    """Return True if the request has one of the secrets of `WS4REDIS_CALLBACK_SECRET`."""
+    setting: str | Iterable[str] | None = settings.WS4REDIS_CALLBACK_SECRET
     given = request.headers.get(SECRET_HEADER, "")
-    rights = [secrets] if isinstance(secrets, str) else list(secrets or ())
-    # All of them, always: the time says nothing about which one came near.
-    fits = [constant_time_compare(given, right) for right in rights if right]
-    return any(fits)
+    secrets = [setting] if isinstance(setting, str) else list(setting or ())
+    # A list: all are compared, so that the time does not depend on which one matches.
+    matches = [constant_time_compare(given, secret) for secret in secrets if secret]
+    return any(matches)

@@ -82,7 +82,7 @@ def doctor(database):
 def test_matching_settings_are_reported_as_such(doctor, redis, site):
     code, errors, report = doctor(redis, **site)
     assert (code, errors) == (0, []), report
-    assert "everything fits" in report
+    assert "all settings match" in report
 
 
 @pytest.mark.parametrize(
@@ -99,20 +99,20 @@ def test_matching_settings_are_reported_as_such(doctor, redis, site):
         (
             {"sessions": "cached_db"},
             [
-                "found no session; it looks at [':1:django.contrib.sessions.cache{key}', '{key}'], "
+                "found no session; it reads [':1:django.contrib.sessions.cache{key}', '{key}'], "
                 "and Django writes to :1:django.contrib.sessions.cached_db{key}"
             ],
         ),
         (SIGNED | {"session_prefix": "logins"}, ["and Django writes to logins:{key}"]),
         (
             SIGNED | {"secret_key": "another one"},
-            ["the session's signature does not fit: it has another SECRET_KEY, or none"],
+            ["the signature of the session is invalid there; the gateway needs the SECRET_KEY of this site"],
         ),
-        ({"cookie_name": "sid"}, ["cookie is 'sessionid' there and 'sid' here"]),
-        ({"heartbeat": ""}, ["heartbeat is '--heartbeat--' there and '' here"]),
+        ({"cookie_name": "sid"}, ["cookie is 'sessionid' in the gateway and 'sid' in Django"]),
+        ({"heartbeat": ""}, ["heartbeat is '--heartbeat--' in the gateway and '' in Django"]),
         (
             {"callback_secret": "another one, as long as that"},
-            ["its secret for the callback is not WS4REDIS_CALLBACK_SECRET"],
+            ["its auth.callback_secret is not in WS4REDIS_CALLBACK_SECRET"],
         ),
     ],
     ids=[
@@ -132,7 +132,7 @@ def test_exactly_the_mismatches_are_reported(doctor, redis, site, expected):
     assert len(errors) == len(expected), report
     for error, words in zip(errors, expected):
         assert words in error
-    assert "everything fits" not in report
+    assert "all settings match" not in report
     assert SECRET not in report
     assert SECRET_KEY not in report
 
@@ -143,9 +143,9 @@ def test_each_gateway_is_compared(doctor, redis):
         code, errors, report = doctor(redis)
         assert code == 1, report
         assert len(errors) == 1
-        assert "cookie is 'sid' there and 'sessionid' here" in errors[0]
+        assert "cookie is 'sid' in the gateway and 'sessionid' in Django" in errors[0]
         assert "2 of 2 listeners on demo:ws4redis:control answered" in report
-        assert report.count("everything fits") == 1
+        assert report.count("all settings match") == 1
         code, errors, report = doctor(redis, sessions="db")
         assert code == 1, report
         assert any("auth.callback_url is not set" in error for error in errors)
@@ -156,7 +156,7 @@ def test_a_gateway_that_does_not_run_is_reported(doctor):
         code, errors, report = doctor(redis)
     assert code == 1, report
     assert len(errors) == 1
-    assert "no gateway listens on demo:ws4redis:control of this Redis: it is not running" in errors[0]
+    assert "no gateway listens on demo:ws4redis:control of this Redis; it is not running" in errors[0]
 
 
 def test_a_redis_that_does_not_run_is_reported(doctor):
@@ -165,4 +165,4 @@ def test_a_redis_that_does_not_run_is_reported(doctor):
     code, errors, report = doctor(redis)
     assert code == 1, report
     assert len(errors) == 1
-    assert "Redis cannot be reached by WS4REDIS_CONNECTION" in errors[0]
+    assert "Redis is unreachable with WS4REDIS_CONNECTION" in errors[0]

@@ -340,5 +340,5 @@ def test_the_package_knows_the_key_of_the_sessions(world):
 def test_the_doctor_finds_no_error(world):
     code, report = manage("ws4redis_doctor", **world.variables)
     assert code == 0, report
-    assert "everything fits" in report
+    assert "all settings match" in report
     assert "error" not in report

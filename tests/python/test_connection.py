@@ -37,7 +37,7 @@ def test_the_gateways_table_of_urls_is_what_redis_py_reads(line):
         ({"url": "redis://localhost?db=geheim"}, "number"),
         ({"url": "redis://localhost/geheim"}, "number"),
         ({"host": "localhost", "port": "geheim"}, "number"),
-        ({"url": 6379}, "text"),
+        ({"url": 6379}, "string"),
     ],
 )
 def test_an_unusable_connection_is_reported_without_its_password(arguments, part):

@@ -75,8 +75,8 @@ def sound(store, **other):
 def test_matching_settings_have_no_error(store, gateway):
     gateway(answer=sound(store))
     text, failed = report()
-    assert "a session just stored is at :1:django.contrib.sessions.cache{key}" in text
-    assert "gateway-1: everything fits" in text
+    assert "a session that was just stored is at :1:django.contrib.sessions.cache{key}" in text
+    assert "gateway-1: all settings match" in text
     assert not failed
     # The test session is gone again.
     assert store.keys("*") == []
@@ -85,16 +85,16 @@ def test_matching_settings_have_no_error(store, gateway):
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
-        ({"cookie": "sid"}, "cookie is 'sid' there and 'sessionid' here"),
-        ({"websocket_url": "/live/"}, "websocket_url is '/live/' there and '/ws/' here"),
-        ({"heartbeat": ""}, "heartbeat is '' there and '--heartbeat--' here"),
+        ({"cookie": "sid"}, "cookie is 'sid' in the gateway and 'sessionid' in Django"),
+        ({"websocket_url": "/live/"}, "websocket_url is '/live/' in the gateway and '/ws/' in Django"),
+        ({"heartbeat": ""}, "heartbeat is '' in the gateway and '--heartbeat--' in Django"),
         (
             {"probe": "missing", "keys": ["x:{key}"]},
-            "it looks at ['x:{key}'], and Django writes to :1:django",
+            "it reads ['x:{key}'], and Django writes to :1:django",
         ),
-        ({"probe": "refused"}, "it has another SECRET_KEY, or none"),
-        ({"probe": "unreadable"}, "could not read it"),
-        ({"callback_proof": "0" * 64}, "its secret for the callback is not WS4REDIS_CALLBACK_SECRET"),
+        ({"probe": "refused"}, "the gateway needs the SECRET_KEY of this site"),
+        ({"probe": "unreadable"}, "cannot read the session at :1:django"),
+        ({"callback_proof": "0" * 64}, "its auth.callback_secret is not in WS4REDIS_CALLBACK_SECRET"),
     ],
 )
 def test_each_mismatch_is_reported(store, gateway, other, expected):
@@ -113,7 +113,7 @@ def test_the_secret_is_compared_without_being_sent(store, gateway):
     gateway(answer=answer)
     with override_settings(WS4REDIS_CALLBACK_SECRET=["a new one, just as long", SECRET]):
         text, failed = report()
-    assert "everything fits" in text
+    assert "all settings match" in text
     assert not failed
 
 
@@ -146,7 +146,7 @@ def test_an_invalid_answer_is_ignored(store, gateway):
 def test_signed_sessions(store, gateway):
     with override_settings(SESSION_ENGINE="redis_sessions.session"):
         text, _ = report(wait=0.1)
-    assert "a session just stored is at {key}" in text
+    assert "a session that was just stored is at {key}" in text
     assert "session values: signed with SECRET_KEY" in text
 
 
@@ -171,5 +171,5 @@ def test_passwords_are_not_shown(store):
 def test_redis_is_gone(store):
     with override_settings(WS4REDIS_CONNECTION={"unix_socket_path": "/nonexistent/redis.sock"}):
         text, failed = report()
-    assert "Redis cannot be reached by WS4REDIS_CONNECTION" in text
+    assert "Redis is unreachable with WS4REDIS_CONNECTION" in text
     assert failed

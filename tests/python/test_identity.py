@@ -568,7 +568,7 @@ def test_an_unreachable_redis_stops_no_login_and_no_change(people, log_in, caplo
         with pytest.raises(redis.ConnectionError):
             identity.refresh(people["john"])
     # At the login, the change, and twice at the logout.
-    assert caplog.text.count("the gateway could not be told") == 4
+    assert caplog.text.count("the gateway was not informed") == 4
 
 
 # ---- manage.py ws4redis_refresh --------------------------------------------------------------------------------------
@@ -580,7 +580,7 @@ def test_refreshing_after_a_bulk_update(written, store, hints, capsys):
     User.objects.filter(username="mary")._raw_delete("default")
     assert hints.heard() == []
     call_command("ws4redis_refresh", all=True)
-    assert capsys.readouterr().out == "2 users have changed\n"
+    assert capsys.readouterr().out == "2 users changed\n"
     assert len(hints.heard(2)) == 2
     assert [key_of(store, written[name])["active"] for name in ("john", "mary", "admin")] == [
         False,

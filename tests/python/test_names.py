@@ -28,7 +28,7 @@ def request_of(user, session=None):
 
 def test_a_login_without_a_name_writes_null_and_never_the_word_none(nameless, store):
     session = {}
-    identity.remember(session, nameless)
+    identity.write_session_fields(session, nameless)
     assert session["ws4redis:username"] is None
     assert session["ws4redis:memberof"] == ["chatusers", "red team"]
     assert identity.is_fresh(session)

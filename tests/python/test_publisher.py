@@ -225,18 +225,18 @@ def test_self_stands_for_the_requests_user_groups_and_session():
 
 @pytest.mark.parametrize("argument", ["users", "groups", "sessions"])
 def test_self_without_a_request_is_an_error(argument):
-    with pytest.raises(ValueError, match=f"{argument} holds SELF, which needs request"):
+    with pytest.raises(ValueError, match=f"{argument} contains SELF without a request"):
         RedisPublisher(facility="f", **{argument: [SELF]})
 
 
 @pytest.mark.parametrize("argument", ["users", "groups"])
 def test_self_of_an_anonymous_visitor_is_an_error(argument):
-    with pytest.raises(ValueError, match=f"{argument} holds SELF, but nobody is logged in"):
+    with pytest.raises(ValueError, match=f"{argument} contains SELF, but the visitor is not logged in"):
         RedisPublisher(request=request_of(), facility="f", **{argument: [SELF]})
 
 
 def test_self_of_a_session_without_a_key_is_an_error():
-    with pytest.raises(ValueError, match="sessions holds SELF, but this request has no session key"):
+    with pytest.raises(ValueError, match="sessions contains SELF, but this request has no session key"):
         RedisPublisher(request=request_of("john", key=None), facility="f", sessions=[SELF])
 
 
@@ -250,8 +250,10 @@ def test_true_and_single_names_still_work_with_a_warning():
         ({"groups": "blue team"}, ["group:blue team:f"]),
         ({"sessions": "k"}, ["session:k:f"]),
     ):
-        with pytest.warns(DeprecationWarning, match=next(iter(arguments))):
-            assert channels(request=request, facility="f", **arguments) == expected
+        with pytest.warns(DeprecationWarning, match=next(iter(arguments))) as warned:
+            publisher = RedisPublisher(request=request, facility="f", **arguments)
+        assert sorted(publisher._publishers) == expected
+        assert warned[0].filename == __file__, "the warning names the caller"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert (
@@ -266,9 +268,9 @@ def test_true_and_single_names_still_work_with_a_warning():
         ({"users": 5}, "users must be a list of names, not int"),
         ({"users": b"john"}, "users must be a list of names, not bytes"),
         ({"groups": {"a": 1}}, "groups must be a list of names, not dict"),
-        ({"groups": [None]}, "groups must hold names, not NoneType"),
-        ({"sessions": [b"key"]}, "sessions must hold names, not bytes"),
-        ({"users": [True]}, "users must hold names, not bool"),
+        ({"groups": [None]}, "groups must contain names, not NoneType"),
+        ({"sessions": [b"key"]}, "sessions must contain names, not bytes"),
+        ({"users": [True]}, "users must contain names, not bool"),
         ({"broadcast": 1}, "broadcast must be True or False, not int"),
         ({"facility": b"f"}, "facility must be a str, not bytes"),
         ({"audience": "x"}, "audience"),
@@ -283,7 +285,7 @@ def test_wrong_arguments_are_named(arguments, expected):
     ("message", "expire", "expected"),
     [
         (None, 1, "message must be .* not NoneType: RedisMessage"),
-        ({"a": 1}, 1, "message must be .* not dict; see publish_json"),
+        ({"a": 1}, 1, "message must be .* not dict; use publish_json"),
         (5, 1, "message must be .* not int"),
         ("Hello", 1.5, "expire must be an int .* not float"),
         ("Hello", "10", "expire must be an int .* not str"),

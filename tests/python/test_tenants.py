@@ -53,13 +53,13 @@ def test_each_tenant_has_its_own_keys_and_invalidations(people, store, hints, te
 def test_the_session_names_the_tenant_for_the_gateway(people, store, tenant):
     session = {}
     tenant("acme")
-    identity.remember(session, people["john"])
+    identity.write_session_fields(session, people["john"])
     assert session["ws4redis:namespace"] == "acme"
     assert identity.is_fresh(session)
     tenant("other")
     assert not identity.is_fresh(session)
     tenant(None)
-    identity.remember(session, people["john"])
+    identity.write_session_fields(session, people["john"])
     assert "ws4redis:namespace" not in session
 
 

@@ -1,35 +1,48 @@
-"""`manage.py ws4redis_doctor`: says what does not match between Django, Redis and the gateway."""
+"""`manage.py ws4redis_doctor`: report mismatches between Django, Redis and the gateway."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
-from typing import Any
+from typing import TYPE_CHECKING
 
 from django.core.management.base import BaseCommand, CommandError
 
 from ws4redis.doctor import ERROR, OK, WARNING, Doctor
 
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
 
 class Command(BaseCommand):
-    """Prints a line for each finding, and what the gateway has to be set to; ends with 1 if something is wrong."""
+    """Print a line per finding, and the settings that the gateway needs; exit with 1 after an error."""
 
-    help = "Says what does not match between Django, Redis and the running ws4redis gateway."
-    # The doctor runs the ones of this package itself, and goes on after them.
+    help = "Report mismatches between Django, Redis and the running ws4redis gateway."
+    # The doctor runs the checks of this package itself, and continues after an error.
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Takes the time that gateways have to answer."""
-        parser.add_argument("--wait", type=float, default=2.0, metavar="SECONDS", help="time for answers (2)")
+        """Add `--wait`."""
+        parser.add_argument(
+            "--wait",
+            type=float,
+            default=2.0,
+            metavar="SECONDS",
+            help="time that gateways have to answer (default: 2)",
+        )
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        """Examines and reports."""
-        doctor = Doctor(options["wait"])
+    # Django passes its own options as well, hence **options.
+    def handle(self, *args: object, wait: float, **options: object) -> None:
+        """Examine and report.
+
+        Raises:
+            CommandError: At least one finding is an error.
+        """
+        doctor = Doctor(wait)
         styles = {OK: self.style.SUCCESS, WARNING: self.style.WARNING, ERROR: self.style.ERROR}
         errors = 0
         for finding in doctor.examine():
             errors += finding.level == ERROR
             self.stdout.write(f"{styles[finding.level](finding.level):>7}  {finding.text}")
-        self.stdout.write("\nWhat the gateway has to be set to:")
+        self.stdout.write("\nSettings that the gateway needs:")
         for name, value in doctor.needed().items():
             self.stdout.write(f"  {name}: {value or '(empty)'}")
         if errors:
