@@ -94,16 +94,16 @@ async fn systemd_is_notified_when_the_server_is_ready_and_when_it_stops() {
     let path = socket_path();
     let systemd = UnixDatagram::bind(&path).unwrap();
     systemd.set_read_timeout(Some(DEADLINE)).unwrap();
-    let heard = || {
+    let notification = || {
         let mut text = [0; 100];
         let length = systemd.recv(&mut text).unwrap();
         String::from_utf8_lossy(&text[..length]).into_owned()
     };
     let builder = TestGateway::builder().variable("NOTIFY_SOCKET", path.to_str().unwrap());
     let mut gateway = builder.start().await;
-    assert_eq!(heard(), "READY=1\n");
+    assert_eq!(notification(), "READY=1\n");
     gateway.signal("TERM");
-    assert_eq!(heard(), "STOPPING=1\n");
+    assert_eq!(notification(), "STOPPING=1\n");
     assert_eq!(gateway.expect_exit().await.code(), Some(0));
     std::fs::remove_file(path).unwrap();
 }

@@ -188,9 +188,9 @@ mod what_is_answered {
             site.answer(move |_| SiteReply::json(json));
             let facility = expected[0].rsplit(':').next().unwrap();
             let _client = connect(&gateway, &format!("/ws/{facility}?{ALL}"), "a=1").await;
-            let heard: Vec<_> =
+            let subscribed: Vec<_> =
                 channels(&gateway).into_iter().filter(|name| name.ends_with(facility)).collect();
-            assert_eq!(heard, expected, "{json}");
+            assert_eq!(subscribed, expected, "{json}");
         }
     }
 
@@ -232,11 +232,11 @@ mod what_is_answered {
             let path = format!("/ws/x{number}?{ALL}&publish-broadcast&publish-user");
             let _client = connect(&gateway, &path, "a=1").await;
             let facility = format!("x{number}");
-            let heard: Vec<_> = channels(&gateway)
+            let subscribed: Vec<_> = channels(&gateway)
                 .into_iter()
                 .filter_map(|name| Some(name.strip_suffix(&facility)?.to_owned()))
                 .collect();
-            assert_eq!(heard, expected, "{json}");
+            assert_eq!(subscribed, expected, "{json}");
             gateway.expect_log(&[&format!("facility={facility:?}"), "publishes=0"]).await;
         }
         // An access rule that denies wins over the callback.

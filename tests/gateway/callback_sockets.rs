@@ -95,7 +95,7 @@ async fn an_invalidation_clears_the_cache_and_calls_the_callback_at_once() {
     client.expect_close(4401).await;
     let mut after = gateway.request(PATH).header("Cookie", "a=1").connect().await;
     after.expect_nothing().await;
-    assert_eq!(site.requests().len(), 4, "nothing that was kept has served anybody");
+    assert_eq!(site.requests().len(), 4, "no cached response was used");
 }
 
 #[tokio::test]
@@ -117,13 +117,13 @@ async fn without_expires_in_the_callback_is_called_again_after_the_configured_ti
     let builder = TestGateway::builder().set("auth.callback_url", &site.url()).set("server.shards", "1");
     let gateway = builder.set("auth.callback_recheck_seconds", "1").start().await;
     let mut john = gateway.request(PATH).header("Cookie", "john").connect().await;
-    let mut nobody = gateway.connect("/ws/x?subscribe-broadcast").await;
+    let mut anonymous = gateway.connect("/ws/x?subscribe-broadcast").await;
     let asked = site.expect_requests(6).await;
     for cookie in [vec!["john"], vec![]] {
         assert!(asked.iter().filter(|one| one.all("cookie") == cookie).count() > 1, "{cookie:?}");
     }
     john.expect_nothing().await;
-    nobody.expect_nothing().await;
+    anonymous.expect_nothing().await;
 }
 
 #[tokio::test]

@@ -176,7 +176,7 @@ async fn an_unread_stream_is_closed_and_an_ended_one_frees_its_subscription() {
         (gateway.count_log(&["reading too slowly"]) > 0).then_some(())
     })
     .await;
-    eventually("nobody listens any more", || {
+    eventually("all channels are unsubscribed", || {
         RedisServer::shared().channels(&gateway.channel("broadcast:")).is_empty().then_some(())
     })
     .await;

@@ -187,7 +187,7 @@ async fn a_preflight_allows_exactly_the_headers_that_our_client_sends() {
     assert_eq!(evil.header("access-control-allow-headers"), None, "{evil:?}");
     gateway.expect_log(&["refused with 403", "https://evil.example", "origin.allowed"]).await;
     preflight("/ws/x", "null").expect_status(403).await;
-    // Only preflights of browsers are answered.
+    // Incomplete preflights and preflights of unknown paths are refused.
     preflight("/ws/x", PAGE).without("Access-Control-Request-Method").expect_status(400).await;
     preflight("/ws/x", PAGE).without("Origin").expect_status(400).await;
     let elsewhere = preflight("/elsewhere", PAGE).expect_status(404).await;
@@ -237,7 +237,7 @@ async fn heartbeats_of_libraries_are_answered_and_never_published() {
     let gateway =
         TestGateway::builder().set("messages.client_heartbeats", "ping, hb=pong, quiet=").start().await;
     let mut socket = gateway.connect("/ws/x?subscribe-broadcast&publish-broadcast&echo").await;
-    let mut hears = gateway.connect("/ws/x?subscribe-broadcast").await;
+    let mut subscriber = gateway.connect("/ws/x?subscribe-broadcast").await;
     // Libraries send heartbeats also for visitors who may not publish.
     let mut reader = gateway.connect("/ws/x").await;
     for client in [&mut socket, &mut reader] {
@@ -255,7 +255,7 @@ async fn heartbeats_of_libraries_are_answered_and_never_published() {
     assert_eq!(RedisServer::shared().get(&gateway.channel("broadcast:x")), None, "nothing was published");
     socket.send_text("pinging").await;
     socket.expect_text("pinging").await;
-    hears.expect_text("pinging").await;
+    subscriber.expect_text("pinging").await;
     assert_eq!(gateway.count_log(&["library's heartbeat"]), 0, "{:#?}", gateway.log());
 }
 

@@ -100,8 +100,9 @@ async fn the_identity_key_of_a_user_overrides_the_session() {
         let facility = expected.last().and_then(|name| name.rsplit(':').next()).unwrap_or("x");
         let client =
             connect(&gateway, &format!("/ws/{facility}?subscribe-user&subscribe-group"), &cookie).await;
-        let heard: Vec<_> = channels(&gateway).into_iter().filter(|name| name.ends_with(facility)).collect();
-        assert_eq!(heard, expected, "{value}");
+        let subscribed: Vec<_> =
+            channels(&gateway).into_iter().filter(|name| name.ends_with(facility)).collect();
+        assert_eq!(subscribed, expected, "{value}");
         drop(client);
     }
 }
@@ -251,8 +252,8 @@ async fn anonymous_visitors_without_permission_publish_neither_by_socket_nor_by_
     write_session(RedisServer::shared(), &guest, r#"{"cart": 1}"#);
     let mut listener = gateway.connect("/ws/x?subscribe-broadcast").await;
     let flags = "publish-broadcast&publish-session&publish-user&publish-group";
-    let mut nobody = gateway.connect(&format!("/ws/x?{flags}")).await;
-    nobody.send_text("from nobody").await;
+    let mut anonymous = gateway.connect(&format!("/ws/x?{flags}")).await;
+    anonymous.send_text("from nobody").await;
     let mut with_session = connect(&gateway, &format!("/ws/x?{flags}"), &format!("sessionid={guest}")).await;
     with_session.send_text("from a guest").await;
     let refused = gateway.post("/ws/x?publish-broadcast", "posted").expect_status(403).await;

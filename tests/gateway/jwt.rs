@@ -108,10 +108,10 @@ async fn a_token_is_never_echoed_as_subprotocol_and_needs_another_one_next_to_it
 async fn with_a_token_the_session_cookie_is_ignored() {
     let gateway = builder("HS256").start().await;
     let cookie = mary(&session_key());
-    let (john, nobody) = (token("HS256", JOHN), token("HS256", r#"{"groups":["staff"]}"#));
+    let (john, anonymous) = (token("HS256", JOHN), token("HS256", r#"{"groups":["staff"]}"#));
     for (facility, token, expected) in [
         ("j", &john, &["broadcast", "group:red team", "group:staff", "user:john"][..]),
-        ("n", &nobody, &["broadcast"]),
+        ("n", &anonymous, &["broadcast"]),
     ] {
         let request = by_protocol(&gateway, &format!("/ws/{facility}?{ALL}"), token);
         let _client = request.header("Cookie", &cookie).connect().await;
@@ -256,12 +256,12 @@ async fn access_rules_apply_to_users_and_groups_of_tokens() {
     let enter = async |claims: &str| by_query(&gateway, target, &token("HS256", claims)).connect().await;
     let mut john = enter(JOHN).await;
     let mut mary = enter(r#"{"sub":"mary","groups":["blue"]}"#).await;
-    let mut nobody = enter(r#"{"groups":["staff"]}"#).await;
+    let mut anonymous = enter(r#"{"groups":["staff"]}"#).await;
     assert_eq!(subscribed_audiences(&gateway, "chat"), ["broadcast", "user:john", "user:mary"]);
-    nobody.send_text("from nobody").await;
+    anonymous.send_text("from nobody").await;
     mary.send_text("from mary").await;
     john.send_text("from john").await;
-    for client in [&mut john, &mut mary, &mut nobody] {
+    for client in [&mut john, &mut mary, &mut anonymous] {
         client.expect_text("from john").await;
         client.expect_nothing().await;
     }
@@ -296,10 +296,10 @@ async fn a_socket_is_closed_with_4401_when_its_token_expires() {
     let exp = in_seconds(2);
     let target = "/ws/x?subscribe-broadcast&subscribe-user";
     let john = token("HS256", &format!(r#"{{"sub":"john","exp":{exp}}}"#));
-    let nobody = token("HS256", &format!(r#"{{"exp":{exp}}}"#));
+    let anonymous = token("HS256", &format!(r#"{{"exp":{exp}}}"#));
     let first = by_query(&gateway, target, &john).connect().await;
     let second = by_protocol(&gateway, target, &john).connect().await;
-    let third = by_query(&gateway, target, &nobody).connect().await;
+    let third = by_query(&gateway, target, &anonymous).connect().await;
     let mut endless = by_query(&gateway, target, &token("HS256", JOHN)).connect().await;
     within_deadline("all are closed", async {
         tokio::join!(expect_end_at(first, exp), expect_end_at(second, exp), expect_end_at(third, exp));
@@ -329,7 +329,7 @@ async fn a_token_without_or_with_a_distant_expiry_survives_invalidations() {
     }
 }
 
-/// Returns whether a text contains the token or its signature.
+/// Returns whether a text contains a part of the token: header, claims or signature.
 fn contains_part(text: &str, token: &str) -> bool {
     token.split('.').any(|part| part.len() > 8 && text.contains(part))
 }

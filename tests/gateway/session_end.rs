@@ -120,10 +120,10 @@ async fn a_session_that_changes_its_user_moves_its_sockets_to_the_new_users_chan
     assert_eq!(said("john"), None);
     gateway.publish("user:mary:x", "the end");
     loop {
-        let heard = client.next_message().await.payload;
-        assert_ne!(heard, b"to john");
-        assert_ne!(heard, b"from mary", "one's own message does not come back, in new channels neither");
-        if heard == b"the end" {
+        let payload = client.next_message().await.payload;
+        assert_ne!(payload, b"to john");
+        assert_ne!(payload, b"from mary", "an own message is suppressed on the new channels as well");
+        if payload == b"the end" {
             break;
         }
     }

@@ -63,7 +63,7 @@ impl TerminalGateway {
     }
 
     async fn expect_end(&self) -> String {
-        eventually("nobody listens", || TcpStream::connect(self.address).err()).await;
+        eventually("the gateway stops listening", || TcpStream::connect(self.address).err()).await;
         let process = PathBuf::from(format!("/proc/{}", self.pid));
         eventually("the gateway ends", || (!process.exists()).then_some(())).await;
         std::fs::read_to_string(&self.log).unwrap()

@@ -49,8 +49,8 @@ async fn whoami_reports_name_groups_and_expiry_but_never_the_session_key() {
     let cookie = john(&key);
     RedisServer::shared().command(&["PERSIST", &redis_key(&key)]);
     let answer = whoami(&gateway, &cookie).await;
-    let told = r#"{"expires_in":null,"groups":["staff","red team"],"known_by":"session","logged_in":true,"session":true,"user":"john"}"#;
-    assert_eq!(answer.body, told);
+    let expected = r#"{"expires_in":null,"groups":["staff","red team"],"known_by":"session","logged_in":true,"session":true,"user":"john"}"#;
+    assert_eq!(answer.body, expected);
     assert!(!format!("{answer:?}").contains(&key), "{answer:?}");
     assert_eq!(gateway.count_log(&[&key]), 0);
     RedisServer::shared().command(&["EXPIRE", &redis_key(&key), "1000"]);
@@ -102,8 +102,8 @@ async fn whoami_uses_the_callback_if_configured() {
     let site = TestSite::always_returning(r#"{"user": "mary", "groups": ["blue"], "expires_in": 60}"#).await;
     let settings = [("demo.enabled", "on"), ("auth.callback_url", &site.url())];
     let gateway = TestGateway::start_with(&settings).await;
-    let told = r#"{"expires_in":60,"groups":["blue"],"known_by":"callback","logged_in":true,"session":false,"user":"mary"}"#;
-    assert_eq!(whoami(&gateway, "a=b").await.body, told);
+    let expected = r#"{"expires_in":60,"groups":["blue"],"known_by":"callback","logged_in":true,"session":false,"user":"mary"}"#;
+    assert_eq!(whoami(&gateway, "a=b").await.body, expected);
     assert!(site.requests()[0].target.ends_with("?facility=x&flag=subscribe-user"), "{:?}", site.requests());
     site.answer(|_| SiteReply::new(500, &[], ""));
     let answer = whoami_request(&gateway).header("Cookie", "c=d").expect_status(503).await;

@@ -241,7 +241,7 @@ async fn an_unresponsive_node_affects_only_its_own_slots() {
         last = answer.ok().map(|(response, _)| response);
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    assert_eq!(last.map(|response| response.status), Some(503), "nobody knows what is kept there");
+    assert_eq!(last.map(|response| response.status), Some(503), "the stored value cannot be read");
     expect_publication_failure(&mut on_unresponsive).await;
     for (unresponsive, healthy) in &mut others {
         expect_publication_failure(unresponsive).await;

@@ -32,8 +32,8 @@ impl RaceFixture {
             .set(NO_RECHECKS.0, NO_RECHECKS.1)
             .start()
             .await;
-        let told = if events.is_empty() { "No" } else { "Yes" };
-        gateway.expect_log(&["keyspace events", told]).await;
+        let support = if events.is_empty() { "No" } else { "Yes" };
+        gateway.expect_log(&["keyspace events", support]).await;
         let monitor = sessions.monitor();
         Self { messages, sessions, proxy, gateway, monitor }
     }
@@ -229,7 +229,7 @@ async fn a_session_deleted_at_any_moment_of_a_handshake_never_yields_an_authenti
         assert_eq!(client.read_head().await.status, 101);
         drop(tokio::spawn(async move { while let Ok(Some(_)) = client.read_frame().await {} }));
     }
-    eventually("nobody hears what is john's", || {
+    eventually("no socket is subscribed to john's channel", || {
         redis.channels(&gateway.channel("user:")).is_empty().then_some(())
     })
     .await;

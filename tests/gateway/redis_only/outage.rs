@@ -74,7 +74,7 @@ async fn after_a_lost_subscription_connection_only_changed_values_are_delivered_
         &[b"SETEX", key.as_bytes(), b"60", b"changed 2"],
         &[b"PUBLISH", key.as_bytes(), b"changed 2"],
     ]);
-    assert_eq!(replies[2].integer(), 0, "nobody heard it");
+    assert_eq!(replies[2].integer(), 0, "no subscriber received it");
     scenario.wait_until_resubscribed(&redis).await;
     scenario.expect_change().await;
 }

@@ -63,7 +63,7 @@ async fn all_clients_waiting_for_a_refused_channel_get_their_answer_at_once() {
         let response = response.unwrap();
         assert!(response.status == 503 && response.body.contains("refuses"), "{response:?}");
     }
-    assert!(begun.elapsed().as_secs() < 5, "somebody waited for a deadline: {:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() < 5, "a client waited for its timeout: {:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -126,8 +126,8 @@ async fn fail_over_silently(pair: &SentinelPair, gateway: &TestGateway) -> (Dura
     pair.master.resume();
     for _ in 0..20 {
         gateway.connect("/ws/chat?subscribe-broadcast").await.expect_text("new").await;
-        let heard = pair.master.channels(&channel);
-        assert!(heard.is_empty(), "subscribed at the old master: {heard:?}");
+        let subscribed = pair.master.channels(&channel);
+        assert!(subscribed.is_empty(), "subscribed at the old master: {subscribed:?}");
     }
     pair.replica.publish(&channel, "newer");
     stays.expect_text("newer").await;
@@ -167,15 +167,15 @@ async fn fail_over_planned(pair: &SentinelPair, gateway: &TestGateway) -> usize 
     gateway.wait_for_redis().await;
     assert!(named.elapsed() < Duration::from_secs(3), "{:?} after the successor was named", named.elapsed());
     assert!(promoted.is_some(), "all was published before the failover");
-    let mut told = 0;
+    let mut unconfirmed = 0;
     for (number, publisher) in publishers.iter_mut().enumerate() {
         let kept = pair.replica.get(&gateway.channel(&format!("broadcast:p{number}")));
         if kept.as_deref() != Some(b"kept") {
             publisher.expect_close(1011).await;
-            told += 1;
+            unconfirmed += 1;
         }
     }
-    told
+    unconfirmed
 }
 
 #[tokio::test]
@@ -203,8 +203,8 @@ async fn after_any_failover_the_gateway_recovers_within_down_after_plus_three_se
         assert!(since_death < DOWN_AFTER + Duration::from_secs(3), "{since_death:?}");
         let pair = SentinelPair::start().await;
         let gateway = pair.gateway().await;
-        let told = fail_over_planned(&pair, &gateway).await;
-        println!("round {round}: {told} publishers were told that something may be lost");
+        let unconfirmed = fail_over_planned(&pair, &gateway).await;
+        println!("round {round}: {unconfirmed} publishers were closed with an unconfirmed publication");
     }
 }
 

@@ -275,7 +275,7 @@ impl TestGateway {
     #[track_caller]
     pub fn publish(&self, name: &str, payload: impl AsRef<[u8]>) {
         let count = RedisServer::shared().publish(&self.channel(name), payload);
-        assert!(count > 0, "nobody is subscribed to {name}");
+        assert!(count > 0, "no subscriber for {name}");
     }
 
     /// Returns a valid handshake.
