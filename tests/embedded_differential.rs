@@ -470,7 +470,7 @@ async fn a_key_expires_within_a_second_without_being_read() {
     let embedded = Embedded::start(Limits::default());
     let mut stream: Box<dyn Stream> = Box::new(embedded.connect().await);
     stream.write_all(b"hello 3\r\nsubscribe __keyevent@0__:expired\r\npsetex k 50 v\r\n").await.unwrap();
-    let heard = timeout(Duration::from_millis(1_050), until(&mut stream, b"expired\r\n$1\r\nk\r\n"));
+    let heard = timeout(Duration::from_millis(1_500), until(&mut stream, b"expired\r\n$1\r\nk\r\n"));
     heard.await.unwrap();
 }
 

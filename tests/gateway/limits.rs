@@ -64,7 +64,8 @@ async fn without_free_file_descriptors_accepting_pauses_and_connected_clients_ar
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let used = gateway.processor_time().saturating_sub(before);
-    assert!(used < Duration::from_millis(150), "{used:?} of processor time in a second");
+    // A busy loop would use the whole second.
+    assert!(used < Duration::from_millis(400), "{used:?} of processor time in a second");
     // A descriptor becomes free and is used again, several times.
     for _ in 0..10 {
         crowd.remove(0);

@@ -143,12 +143,12 @@ async fn a_client_that_is_behind_for_too_long_is_closed_even_without_new_message
     let gateway = TestGateway::start_with(&[("messages.outbox_seconds", "2")]).await;
     let mut reader = gateway.connect("/ws/chat?subscribe-broadcast").await;
     let _slow = gateway.request("/ws/chat?subscribe-broadcast").receive_buffer(8192).connect().await;
+    let begun = Instant::now();
     let publishing = publish_in_background(RedisServer::shared().port(), &gateway, 8, MEBIBYTE);
     for _ in 0..8 {
         reader.next_message().await;
     }
     publishing.join().unwrap();
-    let begun = Instant::now();
     gateway.expect_log(&["connection ended", "close_code=1013", "reading too slowly"]).await;
     assert!(begun.elapsed() > Duration::from_millis(900), "closed after {:?} already", begun.elapsed());
     reader.expect_nothing().await;

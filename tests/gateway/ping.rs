@@ -67,7 +67,7 @@ async fn a_client_that_only_receives_is_pinged_even_under_traffic() {
 
 #[tokio::test]
 async fn a_paused_server_does_not_close_healthy_clients_when_it_resumes() {
-    let gateway = gateway_with_pings("1", "1").await;
+    let gateway = gateway_with_pings("1", "3").await;
     let mut clients = Vec::new();
     for _ in 0..20 {
         clients.push(gateway.connect("/ws/ping?subscribe-broadcast").await);
@@ -80,7 +80,7 @@ async fn a_paused_server_does_not_close_healthy_clients_when_it_resumes() {
     for client in &mut clients {
         client.send_pong(b"").await;
     }
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
     gateway.signal("CONT");
     for client in &mut clients {
         client.expect_nothing().await;

@@ -63,9 +63,10 @@ async fn clients_are_closed_spread_over_the_drain_time() {
     let mut times = leaving.join_all().await;
     times.sort();
     let (first, middle, last) = (times[0], times[20], times[39]);
-    assert!(first < Duration::from_millis(700), "{times:?}");
-    assert!((Duration::from_millis(800)..Duration::from_millis(2200)).contains(&middle), "{times:?}");
-    assert!(last > Duration::from_secs(2) && last < Duration::from_millis(3500), "{times:?}");
+    // Upper limits leave room for a loaded machine: closed all at once, every time would be below a second.
+    assert!(first < Duration::from_millis(1500), "{times:?}");
+    assert!((Duration::from_millis(800)..Duration::from_secs(3)).contains(&middle), "{times:?}");
+    assert!(last > Duration::from_secs(2) && last < Duration::from_secs(5), "{times:?}");
     assert_eq!(gateway.expect_exit().await.code(), Some(0));
 }
 

@@ -11,31 +11,20 @@ use crate::support::{RedisServer, TestGateway, eventually, within_deadline};
 
 /// Returns how many messages of a kind a node has exchanged over the cluster bus. CLUSTER INFO omits zero counters.
 fn cluster_messages(node: &RedisServer, kind: &str) -> u64 {
-    let info = String::from_utf8(node.command(&["CLUSTER", "INFO"]).bulk().unwrap()).unwrap();
+    let info = bulk_text(node, &["CLUSTER", "INFO"]);
     let name = format!("cluster_stats_messages_{kind}:");
     info.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| count.trim().parse().unwrap())
 }
 
 #[tokio::test]
 async fn in_a_cluster_messages_of_any_node_arrive_also_after_a_restart() {
-    // Each keeps its view of the cluster in a directory that outlives its process.
-    let dirs: Vec<_> = (0..3).map(|_| TempDir::new()).collect();
-    let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--dir"];
-    let start = |dir: &TempDir| RedisServer::start_with(&[&options[..], &[&dir.file("")]].concat());
-    let mut nodes: Vec<_> = dirs.iter().map(start).collect();
-    let addresses: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
-    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
-    run("redis-cli", &[&["--cluster", "create"][..], &addresses, &["--cluster-yes"]].concat());
-    let cluster_is_ok = |nodes: &[RedisServer]| {
-        let info = nodes.iter().map(|node| node.command(&["CLUSTER", "INFO"]).bulk().unwrap());
-        info.map(|info| String::from_utf8(info).unwrap()).all(|info| info.contains("cluster_state:ok"))
-    };
-    eventually("the cluster", || cluster_is_ok(&nodes).then_some(())).await;
-    let url = format!("redis-cluster://{}", addresses[0]);
-    let gateway = TestGateway::builder().redis(&nodes[0]).set("redis.url", &url).start().await;
+    let mut cluster = TestCluster::start_with(3, "yes").await;
+    let url = cluster.url();
+    let builder = TestGateway::builder().redis(&cluster.nodes[0]).set("redis.url", &url);
+    let gateway = builder.start().await;
     let mut clients = Vec::new();
     // Kills connections only on nodes without the subscription, which stays.
-    for node in nodes.iter().filter(|node| node.channels("").is_empty()) {
+    for node in cluster.nodes.iter().filter(|node| node.channels("").is_empty()) {
         node.kill_clients("normal");
     }
     for facility in ["a", "b", "c", "d"] {
@@ -44,7 +33,7 @@ async fn in_a_cluster_messages_of_any_node_arrive_also_after_a_restart() {
     }
     for round in ["before", "after"] {
         for (client, facility) in clients.iter_mut().zip(["a", "b", "c", "d"]) {
-            for node in &nodes {
+            for node in &cluster.nodes {
                 let message = format!("{round} from {}", node.port());
                 node.publish(&gateway.channel(&format!("broadcast:{facility}")), &message);
                 client.expect_text(&message).await;
@@ -60,34 +49,38 @@ async fn in_a_cluster_messages_of_any_node_arrive_also_after_a_restart() {
         assert_eq!(gateway.count_log(&["WARN", "redis"]), 0);
         // When the subscription moves to a node that lags, that node would deliver older messages a second time.
         eventually("all nodes have what was published", || {
-            let count = |what| nodes.iter().map(|node| cluster_messages(node, what)).sum::<u64>();
+            let count = |what| cluster.nodes.iter().map(|node| cluster_messages(node, what)).sum::<u64>();
             (count("publish_sent") == count("publish_received") && count("publish_sent") > 0).then_some(())
         })
         .await;
-        for index in 0..nodes.len() {
-            nodes[index].stop();
-            nodes[index].restart();
-            eventually("the cluster", || cluster_is_ok(&nodes).then_some(())).await;
+        for node in 0..cluster.nodes.len() {
+            cluster.nodes[node].stop();
+            cluster.nodes[node].restart();
+            cluster.wait_until_ok().await;
             gateway.wait_for_redis().await;
         }
         for facility in ["a", "b", "c", "d"] {
             let channel = gateway.channel(&format!("broadcast:{facility}"));
             eventually("the channel is subscribed", || {
-                nodes.iter().any(|node| !node.channels(&channel).is_empty()).then_some(())
+                cluster.nodes.iter().any(|node| !node.channels(&channel).is_empty()).then_some(())
             })
             .await;
         }
     }
 }
 
-/// A cluster of masters that keeps serving the other slots when one is down.
+/// A cluster of masters. Unless full coverage is required, it keeps serving the other slots when one master is down.
 struct TestCluster {
     nodes: Vec<RedisServer>,
     _dirs: Vec<TempDir>,
 }
 
-const CLUSTER_OPTIONS: [&str; 6] =
-    ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no"];
+/// Starts a node. A node that restarts reads its view of the cluster from `dir`, which outlives its process.
+fn start_node(dir: &TempDir, full_coverage: &str) -> RedisServer {
+    let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+    let coverage = ["--cluster-require-full-coverage", full_coverage, "--dir", &dir.file("")];
+    RedisServer::start_with(&[options, coverage].concat())
+}
 
 /// Returns a bulk reply as text.
 fn bulk_text(node: &RedisServer, command: &[&str]) -> String {
@@ -96,26 +89,32 @@ fn bulk_text(node: &RedisServer, command: &[&str]) -> String {
 
 impl TestCluster {
     async fn start(masters: usize) -> Self {
+        Self::start_with(masters, "no").await
+    }
+
+    /// Starts a cluster; `full_coverage` is `cluster-require-full-coverage`.
+    async fn start_with(masters: usize, full_coverage: &str) -> Self {
         let dirs: Vec<_> = (0..masters).map(|_| TempDir::new()).collect();
-        let start = |dir: &TempDir| {
-            RedisServer::start_with(&[&CLUSTER_OPTIONS[..], &["--dir", &dir.file("")]].concat())
-        };
-        let nodes: Vec<_> = dirs.iter().map(start).collect();
+        let nodes: Vec<_> = dirs.iter().map(|dir| start_node(dir, full_coverage)).collect();
         let addresses: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
         let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
         run("redis-cli", &[&["--cluster", "create"][..], &addresses, &["--cluster-yes"]].concat());
-        eventually("the cluster", || {
-            nodes
-                .iter()
-                .all(|node| bulk_text(node, &["CLUSTER", "INFO"]).contains("cluster_state:ok"))
-                .then_some(())
-        })
-        .await;
-        Self { nodes, _dirs: dirs }
+        let cluster = Self { nodes, _dirs: dirs };
+        cluster.wait_until_ok().await;
+        cluster
+    }
+
+    async fn wait_until_ok(&self) {
+        let is_ok = |node| bulk_text(node, &["CLUSTER", "INFO"]).contains("cluster_state:ok");
+        eventually("the cluster", || self.nodes.iter().all(is_ok).then_some(())).await;
+    }
+
+    fn url(&self) -> String {
+        format!("redis-cluster://127.0.0.1:{}", self.nodes[0].port())
     }
 
     async fn gateway(&self) -> TestGateway {
-        let url = format!("redis-cluster://127.0.0.1:{}", self.nodes[0].port());
+        let url = self.url();
         let builder = TestGateway::builder().redis(&self.nodes[0]).set("redis.url", &url);
         builder
             .set("redis.command_timeout_seconds", "3")
@@ -284,7 +283,7 @@ async fn live_messages_do_not_wait_for_values_of_an_unresponsive_node() {
 async fn a_planned_failover_of_a_node_closes_no_client_whose_message_arrives() {
     let cluster = TestCluster::start(3).await;
     let dir = TempDir::new();
-    let replica = RedisServer::start_with(&[&CLUSTER_OPTIONS[..], &["--dir", &dir.file("")]].concat());
+    let replica = start_node(&dir, "no");
     let master = bulk_text(&cluster.nodes[0], &["CLUSTER", "MYID"]);
     replica.command(&["CLUSTER", "MEET", "127.0.0.1", &cluster.nodes[0].port().to_string()]);
     eventually("the replica knows its master", || {

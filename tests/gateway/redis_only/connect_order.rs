@@ -4,7 +4,7 @@ use crate::support::client::TestClient;
 use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually, within_deadline};
 
 /// A Redis behind a proxy, and a gateway of one shard, so that a handshake that ends shows that those before it wait.
-async fn behind_proxy() -> (RedisServer, Proxy, TestGateway) {
+pub(super) async fn behind_proxy() -> (RedisServer, Proxy, TestGateway) {
     let redis = RedisServer::start();
     let proxy = Proxy::to(&redis);
     let gateway = TestGateway::builder().redis(&redis).set("redis.url", &proxy.url());

@@ -1,14 +1,7 @@
 //! Echo suppression when Redis delivers own messages late or never: no echo, and no message of others suppressed.
 
-use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually};
-
-async fn behind_proxy() -> (RedisServer, Proxy, TestGateway) {
-    let redis = RedisServer::start();
-    let proxy = Proxy::to(&redis);
-    let gateway = TestGateway::builder().redis(&redis).set("redis.url", &proxy.url());
-    let gateway = gateway.set("server.shards", "1").start().await;
-    (redis, proxy, gateway)
-}
+use super::connect_order::behind_proxy;
+use crate::support::{Fault, Side, eventually};
 
 #[tokio::test]
 async fn a_late_own_message_is_suppressed_and_an_equal_one_of_others_is_delivered() {

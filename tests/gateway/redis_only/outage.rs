@@ -319,7 +319,8 @@ async fn the_first_timeout_of_an_unresponsive_redis_reaches_all_shards_and_is_lo
     for _ in 0..6 {
         let begun = tokio::time::Instant::now();
         gateway.request("/ws/chat?subscribe-broadcast").expect_status(503).await;
-        assert!(begun.elapsed().as_millis() < 700, "a shard does not know: {:?}", begun.elapsed());
+        // Without the shared state, each shard would wait for a timeout of 2 s itself.
+        assert!(begun.elapsed().as_millis() < 1_500, "a shard does not know: {:?}", begun.elapsed());
     }
     redis.resume();
     gateway.wait_for_redis().await;
