@@ -1,7 +1,8 @@
-//! The embedded store against a real redis-server: the same bytes go to both, the replies must be the same bytes.
+//! Differential test of the embedded store: it and a real redis-server get the same bytes and must reply with the same
+//! bytes.
 //!
-//! Every conversation ends with QUIT, which works in every state and closes the connection, so that a reply is whole
-//! when the stream ends and nothing waits for silence.
+//! Every script ends with QUIT, which works in every state and closes the connection: EOF marks the end of the replies,
+//! so no timeout has to guess it.
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
 use std::{
@@ -24,16 +25,16 @@ use ws4redis::embedded::{Limits, serve};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> ByteStream for T {}
 
-/// A redis-server of this test alone, on a unix socket in a directory of its own.
-struct Redis {
+/// A redis-server on a unix socket in a temporary directory.
+struct ReferenceRedis {
     child: Child,
     directory: PathBuf,
 }
 
-impl Redis {
+impl ReferenceRedis {
     async fn start() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -67,7 +68,7 @@ impl Redis {
     }
 }
 
-impl Drop for Redis {
+impl Drop for ReferenceRedis {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -75,14 +76,14 @@ impl Drop for Redis {
     }
 }
 
-/// An embedded store on a thread of its own, as in the server.
-struct Embedded {
+/// An embedded store on its own thread, as in the server.
+struct EmbeddedStore {
     address: std::net::SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
-impl Embedded {
+impl EmbeddedStore {
     fn start(limits: Limits) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (tell, address) = std::sync::mpsc::channel();
@@ -104,7 +105,7 @@ impl Embedded {
     }
 }
 
-impl Drop for Embedded {
+impl Drop for EmbeddedStore {
     fn drop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.get_mut().unwrap().take() {
@@ -113,51 +114,51 @@ impl Drop for Embedded {
     }
 }
 
-/// Both servers.
-struct Pair {
-    redis: Redis,
-    embedded: Embedded,
+/// The reference server and the embedded store.
+struct StorePair {
+    redis: ReferenceRedis,
+    embedded: EmbeddedStore,
 }
 
-impl Pair {
+impl StorePair {
     async fn start() -> Self {
-        Self { redis: Redis::start().await, embedded: Embedded::start(Limits::default()) }
+        Self { redis: ReferenceRedis::start().await, embedded: EmbeddedStore::start(Limits::default()) }
     }
 
-    async fn connect(&self) -> [Box<dyn Stream>; 2] {
+    async fn connect(&self) -> [Box<dyn ByteStream>; 2] {
         let redis = timeout(DEADLINE, UnixStream::connect(self.redis.socket())).await.unwrap().unwrap();
         [Box::new(redis), Box::new(self.embedded.connect().await)]
     }
 
-    /// Has the same conversation with both and tells where their answers part.
+    /// Sends the same bytes to both and returns the first difference of their replies as an error.
     async fn compare(&self, bytes: &[u8]) -> Result<(), String> {
-        let mut said = Vec::new();
+        let mut output = Vec::new();
         for mut stream in self.connect().await {
-            said.push(normal(&converse(&mut stream, bytes).await));
+            output.push(normalized(&exchange(&mut stream, bytes).await));
         }
-        if said[0] == said[1] {
+        if output[0] == output[1] {
             return Ok(());
         }
-        let common = said[0].bytes().zip(said[1].bytes()).take_while(|(one, other)| one == other).count();
+        let common = output[0].bytes().zip(output[1].bytes()).take_while(|(one, other)| one == other).count();
         let start = common.saturating_sub(120);
         let [redis, embedded] =
-            [0, 1].map(|side| said[side].chars().skip(start).take(400).collect::<String>());
+            [0, 1].map(|side| output[side].chars().skip(start).take(400).collect::<String>());
         Err(format!("redis:    …{redis}\nembedded: …{embedded}"))
     }
 
-    /// Has one client join channels and another one have a conversation; returns what both hear, of Redis and then of
-    /// the embedded store.
-    async fn overhear(&self, join: &str, bytes: &[u8]) -> [String; 2] {
-        let mut heard = [String::new(), String::new()];
+    /// One client subscribes, another one sends a script. Returns what the subscriber and the sender
+    /// receive: from Redis, then from the embedded store.
+    async fn replies_and_messages(&self, join: &str, bytes: &[u8]) -> [String; 2] {
+        let mut received = [String::new(), String::new()];
         let streams = self.connect().await.into_iter().zip(self.connect().await);
-        for (heard, (mut listener, mut actor)) in heard.iter_mut().zip(streams) {
+        for (received, (mut listener, mut actor)) in received.iter_mut().zip(streams) {
             listener.write_all(format!("{join}\r\nping fence\r\n").as_bytes()).await.unwrap();
-            let mut said = until(&mut listener, b"fence\r\n").await;
-            let replies = converse(&mut actor, bytes).await;
-            said.extend(converse(&mut listener, b"").await);
-            *heard = normal(&[said, replies].concat());
+            let mut output = until(&mut listener, b"fence\r\n").await;
+            let replies = exchange(&mut actor, bytes).await;
+            output.extend(exchange(&mut listener, b"").await);
+            *received = normalized(&[output, replies].concat());
         }
-        heard
+        received
     }
 
     async fn check(&self, bytes: &[u8]) {
@@ -166,7 +167,7 @@ impl Pair {
         }
     }
 
-    /// Compares lines of a script as typed and as arrays of bulk strings, each time on empty databases.
+    /// Compares the lines of a script as inline commands and as arrays of bulk strings, each on empty databases.
     async fn compare_lines(&self, script: &str) -> Result<(), String> {
         let lines: Vec<&str> = script.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let typed = lines.iter().flat_map(|line| format!("{line}\r\n").into_bytes()).collect();
@@ -183,23 +184,23 @@ fn array(words: &[&str]) -> Vec<u8> {
     format!("*{}\r\n{}", words.len(), bulks.collect::<Vec<_>>().concat()).into_bytes()
 }
 
-async fn converse(stream: &mut Box<dyn Stream>, bytes: &[u8]) -> Vec<u8> {
-    // A server that closes first may break the pipe; what it said before is what counts.
+async fn exchange(stream: &mut Box<dyn ByteStream>, bytes: &[u8]) -> Vec<u8> {
+    // A server that closes first may cause a broken pipe; only its earlier replies count.
     let _ = timeout(DEADLINE, stream.write_all(bytes)).await.unwrap();
     let _ = timeout(DEADLINE, stream.write_all(b"QUIT\r\n")).await.unwrap();
-    rest(stream).await
+    read_to_end(stream).await
 }
 
-async fn rest(stream: &mut Box<dyn Stream>) -> Vec<u8> {
-    let mut said = Vec::new();
-    let _ = timeout(DEADLINE, stream.read_to_end(&mut said)).await.unwrap();
-    said
+async fn read_to_end(stream: &mut Box<dyn ByteStream>) -> Vec<u8> {
+    let mut output = Vec::new();
+    let _ = timeout(DEADLINE, stream.read_to_end(&mut output)).await.unwrap();
+    output
 }
 
-/// Makes equal what must differ: the version and the client's number in the answer to HELLO.
-fn normal(said: &[u8]) -> String {
+/// Removes the expected differences: version and client id in the reply to HELLO.
+fn normalized(output: &[u8]) -> String {
     const ID: &str = r"$2\r\nid\r\n:";
-    let text = said.escape_ascii().to_string().replace(r"$6\r\n7.0.15", r"$5\r\n7.0.0");
+    let text = output.escape_ascii().to_string().replace(r"$6\r\n7.0.15", r"$5\r\n7.0.0");
     let mut parts = text.split(ID);
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |text, part| text + ID + part.trim_start_matches(|c: char| c.is_ascii_digit()))
@@ -269,7 +270,7 @@ const SCRIPTS: &[(&str, &str)] = &[
 
 #[tokio::test]
 async fn replies_are_those_of_redis() {
-    let pair = Pair::start().await;
+    let pair = StorePair::start().await;
     let mut failed = Vec::new();
     for (name, script) in SCRIPTS {
         if let Err(difference) = pair.compare_lines(script).await {
@@ -279,8 +280,9 @@ async fn replies_are_those_of_redis() {
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
 }
 
-/// What random conversations are made of; `K` is a key, `V` a value, `T` a time, `C` a channel.
-/// Nobody listens to `z`: what a client publishes to itself in a transaction Redis 7.0 puts into the array of replies.
+/// Command templates of random scripts: `K` is a key, `V` a value, `T` a time, `C` a channel.
+/// `z` has no subscribers: Redis 7.0 puts a message that a client publishes to itself in a transaction into the array of
+/// replies.
 const TEMPLATES: &str = "get K|set K V|set K V EX T|set K V PX T NX|set K V XX GET|set K V KEEPTTL|set K V GET EX T\n\
     setex K T V|psetex K T V|setnx K V|getset K V|getdel K|getrange K V V|getex K|getex K PERSIST|getex K EX T|mget K K K|mset K V K V\n\
     strlen K|incr K|incrby K V|decr K|decrby K V|del K K|unlink K|exists K K|type K|dbsize|expire K T|expire K T NX\n\
@@ -288,8 +290,8 @@ const TEMPLATES: &str = "get K|set K V|set K V EX T|set K V PX T NX|set K V XX G
     select V|select 0|flushdb|ping|ping V|echo V|hello|subscribe C|unsubscribe C|psubscribe C|punsubscribe C\n\
     publish z V|pubsub numsub C C|pubsub numpat|reset|client setname V|client getname|nope K V|get|set K|client V";
 
-/// Makes the same conversations in every run; a failure shows the conversation.
-fn conversation(seed: u64) -> Vec<String> {
+/// Returns the same scripts in every run; a failure prints the script.
+fn random_script(seed: u64) -> Vec<String> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut pick = |all: &[&str]| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -303,7 +305,7 @@ fn conversation(seed: u64) -> Vec<String> {
             "K" => pick(&["a", "b", "c"]),
             "V" => pick(&["1", "-7", "x", "9223372036854775807", "-9223372036854775808", "3", "007"]),
             "T" => pick(&["100000", "1000000", "0", "-1", "x", "9223372036854775807", "500000"]),
-            // Compared with the time that is left, to the millisecond: an equal time would be equal or not by chance.
+            // Redis compares with the remaining time in milliseconds: an equal time would match only by chance.
             "G" => match pick(&["0", "-1", "x", "", "", ""]) {
                 other if !other.is_empty() => other,
                 _ => {
@@ -326,9 +328,9 @@ fn conversation(seed: u64) -> Vec<String> {
 
 #[tokio::test]
 async fn random_conversations_are_those_of_redis() {
-    let pair = Pair::start().await;
+    let pair = StorePair::start().await;
     for seed in 0..1_000 {
-        let lines = conversation(seed);
+        let lines = random_script(seed);
         let hello = 2 + seed % 2;
         let bytes = format!("FLUSHALL\r\nHELLO {hello}\r\n{}\r\n", lines.join("\r\n"));
         if let Err(difference) = pair.compare(bytes.as_bytes()).await {
@@ -339,7 +341,7 @@ async fn random_conversations_are_those_of_redis() {
 
 #[tokio::test]
 async fn broken_requests_end_as_in_redis() {
-    let pair = Pair::start().await;
+    let pair = StorePair::start().await;
     for bytes in [
         &b"*1\r\n$99999999999\r\n"[..],
         b"*1\r\n$-1\r\n",
@@ -370,7 +372,7 @@ async fn broken_requests_end_as_in_redis() {
     }
 }
 
-/// Changes to keys by each command that makes any, also to keys whose time is over, and what changes nothing.
+/// Key changes by every command that can make one, also on expired keys, and commands that change nothing.
 const CHANGES: &str = "set a 1|set a 2 ex 100|set a 3 px 100000|set a 4 exat 99999999999|set a 5 pxat 99999999999999\n\
     set a 6 keepttl|set a 7 get|set a 8 nx|set a 9 xx ex 100 get|set nope 1 xx|set a b ex 0|setex a 10 b|psetex a 10000 b\n\
     setex a x b|getset a 5|setnx c 1|setnx c 1|mset a 1 b 2 a 3|incr n|incrby n 5|decr n|decrby n 2|set x y|incr x\n\
@@ -385,7 +387,7 @@ const CHANGES: &str = "set a 1|set a 2 ex 100|set a 3 px 100000|set a 4 exat 999
     publish news hello|multi|set m 1|incr m|expire m 9|getex m persist|del m|set m 1|expire m 0|incr x|exec|multi|set d 1\n\
     discard|watch w|set w 1|multi|set w 2|exec|select 5|set f 1|expire f 0|set a 1 ex 9|flushdb|select 0|set a 1|flushall";
 
-/// As redis-py's lock and django-redis' `incr` send them.
+/// The scripts of redis-py's lock and of django-redis' `incr`.
 const LUA: [(&str, &[&str]); 5] = [
     (
         "local exists = redis.call('EXISTS', KEYS[1]) if (exists == 1) then return redis.call('INCRBY', KEYS[1], ARGV[1]) \
@@ -426,12 +428,12 @@ fn changes() -> Vec<u8> {
 
 #[tokio::test]
 async fn messages_and_keyspace_events_are_those_of_redis() {
-    let pair = Pair::start().await;
+    let pair = StorePair::start().await;
     let by_name = "subscribe __keyspace@0__:a __keyevent@0__:del __keyspace@5__:a";
     for join in ["psubscribe __key*", by_name, "subscribe __keyspace@0__:m", "psubscribe *:a"] {
         for hello in ["", "hello 3\r\n"] {
             let [redis, embedded] =
-                pair.overhear(&format!("{hello}{join}\r\nsubscribe news"), &changes()).await;
+                pair.replies_and_messages(&format!("{hello}{join}\r\nsubscribe news"), &changes()).await;
             assert!(redis.contains("expire") && redis.contains("hello"), "{redis}");
             assert_eq!(embedded, redis, "left: embedded, right: redis");
         }
@@ -440,106 +442,106 @@ async fn messages_and_keyspace_events_are_those_of_redis() {
 
 #[tokio::test]
 async fn events_of_random_conversations_are_those_of_redis() {
-    let pair = Pair::start().await;
+    let pair = StorePair::start().await;
     for seed in 0..500 {
-        let lines = conversation(seed);
+        let lines = random_script(seed);
         let bytes = format!("FLUSHALL\r\n{}\r\n", lines.join("\r\n"));
-        let [redis, embedded] = pair.overhear("psubscribe __key*", bytes.as_bytes()).await;
+        let [redis, embedded] = pair.replies_and_messages("psubscribe __key*", bytes.as_bytes()).await;
         assert_eq!(embedded, redis, "left: embedded, right: redis; seed {seed}\n{}", lines.join("\n"));
     }
 }
 
 #[tokio::test]
 async fn an_expired_key_that_nobody_reads_is_announced_exactly_once() {
-    let pair = Pair::start().await;
-    let mut heard = Vec::new();
+    let pair = StorePair::start().await;
+    let mut received = Vec::new();
     for (mut listener, mut actor) in pair.connect().await.into_iter().zip(pair.connect().await) {
         listener.write_all(b"subscribe __keyspace@0__:a\r\n").await.unwrap();
-        let mut said = until(&mut listener, b":1\r\n").await;
+        let mut output = until(&mut listener, b":1\r\n").await;
         actor.write_all(b"psetex a 50 v\r\n").await.unwrap();
-        said.extend(until(&mut listener, b"expired\r\n").await);
-        said.extend(converse(&mut actor, b"get a\r\n").await);
-        said.extend(converse(&mut listener, b"").await);
-        heard.push(normal(&said));
+        output.extend(until(&mut listener, b"expired\r\n").await);
+        output.extend(exchange(&mut actor, b"get a\r\n").await);
+        output.extend(exchange(&mut listener, b"").await);
+        received.push(normalized(&output));
     }
-    assert_eq!(heard[1], heard[0], "left: embedded, right: redis");
+    assert_eq!(received[1], received[0], "left: embedded, right: redis");
 }
 
 #[tokio::test]
 async fn a_key_expires_within_a_second_without_being_read() {
-    let embedded = Embedded::start(Limits::default());
-    let mut stream: Box<dyn Stream> = Box::new(embedded.connect().await);
+    let embedded = EmbeddedStore::start(Limits::default());
+    let mut stream: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     stream.write_all(b"hello 3\r\nsubscribe __keyevent@0__:expired\r\npsetex k 50 v\r\n").await.unwrap();
-    let heard = timeout(Duration::from_millis(1_500), until(&mut stream, b"expired\r\n$1\r\nk\r\n"));
-    heard.await.unwrap();
+    let received = timeout(Duration::from_millis(1_500), until(&mut stream, b"expired\r\n$1\r\nk\r\n"));
+    received.await.unwrap();
 }
 
 #[tokio::test]
 async fn a_full_store_refuses_writes_and_still_reads_and_deletes() {
-    let embedded = Embedded::start(Limits { max_memory_bytes: 10_000, ..Limits::default() });
-    let mut stream: Box<dyn Stream> = Box::new(embedded.connect().await);
+    let embedded = EmbeddedStore::start(Limits { max_memory_bytes: 10_000, ..Limits::default() });
+    let mut stream: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     let big = "x".repeat(6_000);
-    let said = format!("set a {big}\r\nset b {big}\r\nstrlen a\r\ndel a\r\nset b {big}\r\n");
-    let said = converse(&mut stream, said.as_bytes()).await;
+    let output = format!("set a {big}\r\nset b {big}\r\nstrlen a\r\ndel a\r\nset b {big}\r\n");
+    let output = exchange(&mut stream, output.as_bytes()).await;
     let expected =
         "+OK\r\n-OOM command not allowed when used memory > 'maxmemory'.\r\n:6000\r\n:1\r\n+OK\r\n+OK\r\n";
-    assert_eq!(String::from_utf8_lossy(&said), expected);
+    assert_eq!(String::from_utf8_lossy(&output), expected);
 }
 
 #[tokio::test]
 async fn a_slow_subscriber_is_disconnected_and_others_receive_everything() {
-    let embedded = Embedded::start(Limits { max_output_bytes: 1 << 20, ..Limits::default() });
-    let mut slow: Box<dyn Stream> = Box::new(embedded.connect().await);
-    let mut fast: Box<dyn Stream> = Box::new(embedded.connect().await);
+    let embedded = EmbeddedStore::start(Limits { max_output_bytes: 1 << 20, ..Limits::default() });
+    let mut slow: Box<dyn ByteStream> = Box::new(embedded.connect().await);
+    let mut fast: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     for stream in [&mut slow, &mut fast] {
         stream.write_all(b"subscribe news\r\n").await.unwrap();
         until(stream, b":1\r\n").await;
     }
-    let mut publisher: Box<dyn Stream> = Box::new(embedded.connect().await);
+    let mut publisher: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     let message = array(&["publish", "news", &"m".repeat(100_000)]);
-    let mut heard = 0;
+    let mut received = 0;
     for _ in 0..300 {
         publisher.write_all(&message).await.unwrap();
         until(&mut publisher, b"\r\n").await;
         until(&mut fast, b"m\r\n").await;
-        heard += 1;
+        received += 1;
     }
-    assert_eq!(heard, 300);
+    assert_eq!(received, 300);
     publisher.write_all(b"pubsub numsub news\r\n").await.unwrap();
     until(&mut publisher, b"news\r\n:1\r\n").await;
-    assert!(rest(&mut slow).await.len() < 20_000_000, "it got what the sockets held, then the end");
+    assert!(read_to_end(&mut slow).await.len() < 20_000_000, "it got what the sockets held, then the end");
 }
 
 #[tokio::test]
 async fn a_reply_above_the_limit_disconnects_only_its_client() {
-    let embedded = Embedded::start(Limits { max_output_bytes: 1 << 20, ..Limits::default() });
-    let mut greedy: Box<dyn Stream> = Box::new(embedded.connect().await);
+    let embedded = EmbeddedStore::start(Limits { max_output_bytes: 1 << 20, ..Limits::default() });
+    let mut greedy: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     greedy.write_all(&array(&["set", "big", &"x".repeat(100_000)])).await.unwrap();
     until(&mut greedy, b"+OK\r\n").await;
     let many: Vec<&str> = ["mget"].into_iter().chain(std::iter::repeat_n("big", 1_000)).collect();
-    assert_eq!(converse(&mut greedy, &array(&many)).await, b"");
-    let mut other: Box<dyn Stream> = Box::new(embedded.connect().await);
-    assert_eq!(converse(&mut other, b"ping\r\n").await, b"+PONG\r\n+OK\r\n");
+    assert_eq!(exchange(&mut greedy, &array(&many)).await, b"");
+    let mut other: Box<dyn ByteStream> = Box::new(embedded.connect().await);
+    assert_eq!(exchange(&mut other, b"ping\r\n").await, b"+PONG\r\n+OK\r\n");
 }
 
 #[tokio::test]
 async fn a_long_pipeline_is_answered_completely_even_if_read_late() {
-    let embedded = Embedded::start(Limits::default());
-    let mut stream: Box<dyn Stream> = Box::new(embedded.connect().await);
+    let embedded = EmbeddedStore::start(Limits::default());
+    let mut stream: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     let value = "v".repeat(10_000);
     let request = [array(&["set", "k", &value]), array(&["get", "k"]).repeat(2_000)].concat();
-    let said = converse(&mut stream, &request).await;
-    assert_eq!(said.len(), 5 + 2_000 * (8 + 10_002) + 5);
+    let output = exchange(&mut stream, &request).await;
+    assert_eq!(output.len(), 5 + 2_000 * (8 + 10_002) + 5);
 }
 
 #[tokio::test]
 async fn more_clients_than_allowed_are_refused_with_a_reason() {
-    let embedded = Embedded::start(Limits { max_clients: 1, ..Limits::default() });
-    let mut first: Box<dyn Stream> = Box::new(embedded.connect().await);
+    let embedded = EmbeddedStore::start(Limits { max_clients: 1, ..Limits::default() });
+    let mut first: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     first.write_all(b"ping\r\n").await.unwrap();
     until(&mut first, b"+PONG\r\n").await;
-    let mut second: Box<dyn Stream> = Box::new(embedded.connect().await);
-    assert_eq!(rest(&mut second).await, b"-ERR max number of clients reached\r\n");
+    let mut second: Box<dyn ByteStream> = Box::new(embedded.connect().await);
+    assert_eq!(read_to_end(&mut second).await, b"-ERR max number of clients reached\r\n");
 }
 
 #[tokio::test]
@@ -553,16 +555,16 @@ async fn other_addresses_than_loopback_are_refused() {
     );
 }
 
-async fn until(stream: &mut Box<dyn Stream>, end: &[u8]) -> Vec<u8> {
-    let mut said = Vec::new();
+async fn until(stream: &mut Box<dyn ByteStream>, end: &[u8]) -> Vec<u8> {
+    let mut output = Vec::new();
     let read = async {
         let mut chunk = vec![0; 65_536];
-        while !said.ends_with(end) {
+        while !output.ends_with(end) {
             let bytes = stream.read(&mut chunk).await.unwrap();
-            assert!(bytes > 0, "the stream ended after {}", said.escape_ascii());
-            said.extend_from_slice(&chunk[..bytes]);
+            assert!(bytes > 0, "the stream ended after {}", output.escape_ascii());
+            output.extend_from_slice(&chunk[..bytes]);
         }
     };
     timeout(DEADLINE, read).await.unwrap();
-    said
+    output
 }

@@ -1,4 +1,4 @@
-//! fred against the embedded store: commands, pipelines, transactions, pub/sub and reconnecting, in RESP2 and RESP3.
+//! fred with the embedded store: commands, pipelines, transactions, pub/sub and reconnects, in RESP2 and RESP3.
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
@@ -14,13 +14,13 @@ use ws4redis::embedded::{Limits, serve};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-struct Embedded {
+struct StoreTask {
     stop: oneshot::Sender<()>,
     done: JoinHandle<()>,
 }
 
-impl Embedded {
-    /// Serves on an address; the port may still be held by the last store's closing connections for a moment.
+impl StoreTask {
+    /// Serves on an address. Retries to bind: closing connections of the previous store can still hold the port.
     async fn start(address: SocketAddr) -> (Self, SocketAddr) {
         let bind = async {
             let mut turn = interval(Duration::from_millis(20));
@@ -91,13 +91,15 @@ async fn commands(client: &Client) {
     assert_eq!(error.details(), "ERR value is not an integer or out of range");
 }
 
-async fn heard(messages: &mut tokio::sync::broadcast::Receiver<fred::types::Message>) -> (String, String) {
+async fn next_message(
+    messages: &mut tokio::sync::broadcast::Receiver<fred::types::Message>,
+) -> (String, String) {
     let message = timeout(DEADLINE, messages.recv()).await.unwrap().unwrap();
     (message.channel.to_string(), message.value.convert().unwrap())
 }
 
 async fn check(version: RespVersion) {
-    let (store, address) = Embedded::start("127.0.0.1:0".parse().unwrap()).await;
+    let (store, address) = StoreTask::start("127.0.0.1:0".parse().unwrap()).await;
     let publisher = client(address, version.clone());
     let listener = client(address, version);
     timeout(DEADLINE, publisher.init()).await.unwrap().unwrap();
@@ -111,9 +113,9 @@ async fn check(version: RespVersion) {
     let _: Value = listener.ping(Some("fence".to_owned())).await.unwrap();
     let count: i64 = publisher.publish("news", "one").await.unwrap();
     assert_eq!(count, 1);
-    assert_eq!(heard(&mut messages).await, ("news".into(), "one".into()));
+    assert_eq!(next_message(&mut messages).await, ("news".into(), "one".into()));
     let _: () = publisher.publish("wilder", "two").await.unwrap();
-    assert_eq!(heard(&mut messages).await, ("wilder".into(), "two".into()));
+    assert_eq!(next_message(&mut messages).await, ("wilder".into(), "two".into()));
     let _: () = publisher.set("k", "v", None, None, false).await.unwrap();
     let event = timeout(DEADLINE, events.recv()).await.unwrap().unwrap();
     assert_eq!((event.operation.as_str(), event.key.as_str()), ("set", Some("k")));
@@ -121,14 +123,14 @@ async fn check(version: RespVersion) {
 
     let mut again = listener.reconnect_rx();
     store.stop().await;
-    let (store, _) = Embedded::start(address).await;
+    let (store, _) = StoreTask::start(address).await;
     timeout(DEADLINE, again.recv()).await.unwrap().unwrap();
     listener.subscribe("later").await.unwrap();
     let _: Value = listener.ping(Some("fence".to_owned())).await.unwrap();
     let sums: HashMap<String, i64> = publisher.pubsub_numsub("later").await.unwrap();
     assert_eq!(sums["later"], 1);
     let _: () = publisher.publish("later", "three").await.unwrap();
-    assert_eq!(heard(&mut messages).await, ("later".into(), "three".into()));
+    assert_eq!(next_message(&mut messages).await, ("later".into(), "three".into()));
     publisher.quit().await.unwrap();
     listener.quit().await.unwrap();
     store.stop().await;

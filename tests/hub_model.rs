@@ -1,4 +1,4 @@
-//! The hub against a naive model: random joins, openings, leaves and deliveries, over real sockets.
+//! Model-based test of the hub: random joins, openings, leaves and deliveries over real sockets.
 
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
@@ -16,31 +16,31 @@ use ws4redis::wire::{Channel, Form, Topic};
 
 const CHANNELS: usize = 3;
 
-/// What can happen. Members are named by a number that is taken modulo those that there are.
+/// One step. Members are selected by a number modulo their count.
 #[derive(Debug, Clone)]
-enum Step {
+enum ModelStep {
     /// Joins the channels whose bits are set.
     Join(u8),
     /// Opens a member that has joined; its persisted values are the last message of each channel whose bit is set.
     Open(usize, u8),
     /// Leaves.
     Leave(usize),
-    /// So many messages come in one run.
+    /// Delivers this many messages in one run.
     Deliver(usize, u8),
-    /// May hear the channels whose bits are set from now on: leaves others, and joins those that it lacks beside.
+    /// Changes the granted channels to those whose bits are set: leaves others and starts to join new ones.
     Regrant(usize, u8),
-    /// What was joined beside becomes its own, with persisted values as for opening.
+    /// Completes the pending join, with persisted values as for opening.
     Merge(usize, u8),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = ModelStep> {
     prop_oneof![
-        2 => (0_u8..8).prop_map(Step::Join),
-        3 => (any::<usize>(), 0_u8..8).prop_map(|(member, values)| Step::Open(member, values)),
-        1 => any::<usize>().prop_map(Step::Leave),
-        2 => (any::<usize>(), 0_u8..8).prop_map(|(member, mask)| Step::Regrant(member, mask)),
-        2 => (any::<usize>(), 0_u8..8).prop_map(|(member, values)| Step::Merge(member, values)),
-        5 => (0..CHANNELS, 1_u8..4).prop_map(|(channel, count)| Step::Deliver(channel, count)),
+        2 => (0_u8..8).prop_map(ModelStep::Join),
+        3 => (any::<usize>(), 0_u8..8).prop_map(|(member, values)| ModelStep::Open(member, values)),
+        1 => any::<usize>().prop_map(ModelStep::Leave),
+        2 => (any::<usize>(), 0_u8..8).prop_map(|(member, mask)| ModelStep::Regrant(member, mask)),
+        2 => (any::<usize>(), 0_u8..8).prop_map(|(member, values)| ModelStep::Merge(member, values)),
+        5 => (0..CHANNELS, 1_u8..4).prop_map(|(channel, count)| ModelStep::Deliver(channel, count)),
     ]
 }
 
@@ -48,8 +48,8 @@ fn topic(index: usize) -> Topic {
     Channel::from_redis(&format!("broadcast:{index}")).into()
 }
 
-/// A member as the model sees it.
-struct Member {
+/// The model's view of a member.
+struct ModelMember {
     id: MemberId,
     channels: Vec<usize>,
     client: UnixStream,
@@ -57,11 +57,11 @@ struct Member {
     listener: Option<Rc<Listener>>,
     held: Vec<(usize, String)>,
     expected: Vec<String>,
-    adding: Option<Adding>,
+    adding: Option<PendingJoin>,
 }
 
-/// What is being joined beside.
-struct Adding {
+/// A pending join of an open member.
+struct PendingJoin {
     id: MemberId,
     channels: Vec<usize>,
     held: Vec<(usize, String)>,
@@ -71,22 +71,22 @@ fn bits(mask: u8) -> impl Iterator<Item = usize> {
     (0..CHANNELS).filter(move |bit| mask & 1 << bit != 0)
 }
 
-/// Runs the steps on a hub and on the model, and compares what each client was sent.
-async fn check(steps: Vec<Step>) {
+/// Runs the steps on a hub and on the model and compares the messages of each client.
+async fn check(steps: Vec<ModelStep>) {
     let mut hub = Hub::new(Limits::default());
-    let mut members: Vec<Member> = Vec::new();
-    let mut gone: Vec<Member> = Vec::new();
+    let mut members: Vec<ModelMember> = Vec::new();
+    let mut gone: Vec<ModelMember> = Vec::new();
     let mut last: BTreeMap<usize, String> = BTreeMap::new();
     let mut number = 0;
     for step in steps {
         match step {
-            Step::Join(mask) => {
+            ModelStep::Join(mask) => {
                 let channels: Vec<_> = bits(mask).collect();
                 let names: Vec<_> = channels.iter().map(|index| topic(*index)).collect();
                 let id = hub.join(&names);
                 let (client, server) = UnixStream::pair().unwrap();
                 let (held, expected) = (Vec::new(), Vec::new());
-                members.push(Member {
+                members.push(ModelMember {
                     id,
                     channels,
                     client,
@@ -97,11 +97,11 @@ async fn check(steps: Vec<Step>) {
                     adding: None,
                 });
             }
-            Step::Open(member, values) if !members.is_empty() => {
+            ModelStep::Open(member, values) if !members.is_empty() => {
                 let index = member % members.len();
                 open(&mut hub, &mut members[index], values, &last);
             }
-            Step::Leave(member) if !members.is_empty() => {
+            ModelStep::Leave(member) if !members.is_empty() => {
                 let member = members.swap_remove(member % members.len());
                 hub.leave(member.id);
                 if let Some(adding) = &member.adding {
@@ -109,15 +109,15 @@ async fn check(steps: Vec<Step>) {
                 }
                 gone.push(member);
             }
-            Step::Regrant(member, mask) if !members.is_empty() => {
+            ModelStep::Regrant(member, mask) if !members.is_empty() => {
                 let index = member % members.len();
-                regrant(&mut hub, &mut members[index], &bits(mask).collect::<Vec<_>>());
+                change_grants(&mut hub, &mut members[index], &bits(mask).collect::<Vec<_>>());
             }
-            Step::Merge(member, values) if !members.is_empty() => {
+            ModelStep::Merge(member, values) if !members.is_empty() => {
                 let index = member % members.len();
                 merge(&mut hub, &mut members[index], values, &last);
             }
-            Step::Deliver(index, count) => {
+            ModelStep::Deliver(index, count) => {
                 let texts: Vec<_> =
                     (0..count).map(|offset| format!("{}", number + i32::from(offset))).collect();
                 number += i32::from(count);
@@ -131,7 +131,7 @@ async fn check(steps: Vec<Step>) {
                         }
                     }
                 }
-                for Adding { channels, held, .. } in
+                for PendingJoin { channels, held, .. } in
                     members.iter_mut().filter_map(|member| member.adding.as_mut())
                 {
                     if channels.contains(&index) {
@@ -140,9 +140,9 @@ async fn check(steps: Vec<Step>) {
                 }
                 last.insert(index, texts.last().unwrap().clone());
             }
-            Step::Open(..) | Step::Leave(..) | Step::Regrant(..) | Step::Merge(..) => {}
+            ModelStep::Open(..) | ModelStep::Leave(..) | ModelStep::Regrant(..) | ModelStep::Merge(..) => {}
         }
-        // The broker's part: whatever is wanted is acknowledged.
+        // The broker's part: acknowledges every subscription request.
         for request in hub.take_requests() {
             if let SubscriptionRequest::Subscribe(channel, ticket) = request {
                 hub.subscribed(&channel, ticket);
@@ -160,7 +160,7 @@ async fn check(steps: Vec<Step>) {
     assert_eq!(hub.channels(), 0, "no channel is left without listeners");
 }
 
-fn open(hub: &mut Hub, member: &mut Member, values: u8, last: &BTreeMap<usize, String>) {
+fn open(hub: &mut Hub, member: &mut ModelMember, values: u8, last: &BTreeMap<usize, String>) {
     let Some(server) = member.server.take() else { return };
     let listener =
         Rc::new(Listener::new(Stream::new(server.into_std().unwrap().into()).unwrap(), Form::Frames, 1, 60));
@@ -177,8 +177,8 @@ fn open(hub: &mut Hub, member: &mut Member, values: u8, last: &BTreeMap<usize, S
     member.listener = Some(listener);
 }
 
-/// What an open member may hear has changed.
-fn regrant(hub: &mut Hub, member: &mut Member, wanted: &[usize]) {
+/// Changes the granted channels of an open member.
+fn change_grants(hub: &mut Hub, member: &mut ModelMember, wanted: &[usize]) {
     if member.listener.is_none() {
         return;
     }
@@ -194,14 +194,14 @@ fn regrant(hub: &mut Hub, member: &mut Member, wanted: &[usize]) {
     let missing: Vec<_> = wanted.iter().copied().filter(|index| !member.channels.contains(index)).collect();
     if !missing.is_empty() {
         let id = hub.join(&missing.iter().map(|index| topic(*index)).collect::<Vec<_>>());
-        member.adding = Some(Adding { id, channels: missing, held: Vec::new() });
+        member.adding = Some(PendingJoin { id, channels: missing, held: Vec::new() });
     }
 }
 
-/// What was joined beside becomes the member's own.
-fn merge(hub: &mut Hub, member: &mut Member, values: u8, last: &BTreeMap<usize, String>) {
+/// Completes the pending join of a member.
+fn merge(hub: &mut Hub, member: &mut ModelMember, values: u8, last: &BTreeMap<usize, String>) {
     let (Some(listener), Some(adding)) = (&member.listener, member.adding.take()) else { return };
-    let Adding { id, channels, held } = adding;
+    let PendingJoin { id, channels, held } = adding;
     let value = |index: &usize| last.get(index).filter(|_| values & 1 << index != 0);
     let persisted: Vec<_> = channels.iter().map(value).collect();
     let bytes: Vec<_> = persisted.iter().map(|value| value.map(|value| Bytes::from(value.clone()))).collect();
@@ -216,8 +216,8 @@ fn merge(hub: &mut Hub, member: &mut Member, values: u8, last: &BTreeMap<usize, 
     member.channels.sort_unstable();
 }
 
-/// Reads everything that a member was sent.
-async fn received(member: &mut Member) -> Vec<String> {
+/// Reads all messages sent to a member.
+async fn received(member: &mut ModelMember) -> Vec<String> {
     if let Some(listener) = member.listener.take() {
         std::future::poll_fn(|cx| listener.poll_flush(cx)).await.unwrap();
         listener.shutdown();
@@ -236,7 +236,7 @@ proptest! {
     }
 }
 
-/// Messages that are lost while Redis is being asked for a channel concern those who have it already, and nobody else.
+/// Messages lost while a SUBSCRIBE is in flight affect only members that are already subscribed.
 #[test]
 fn a_connection_loss_during_a_join_blocks_no_member() {
     let mut hub = Hub::new(Limits::default());

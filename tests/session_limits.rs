@@ -1,6 +1,6 @@
-//! Values made by somebody who means no good cost little time and little memory.
+//! Hostile session values are decoded within limits of time and memory.
 //!
-//! A binary of its own with a single test, as its allocator counts what every thread of the process allocates.
+//! A separate binary with a single test: its allocator counts the allocations of all threads of the process.
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
 use std::io::Write;
@@ -15,24 +15,24 @@ use zlib_rs::{DeflateConfig, ReturnCode, compress_slice};
 #[global_allocator]
 static PEAK: PeakAlloc = PeakAlloc;
 
-/// Memory that one value may cost beside itself.
+/// Memory that decoding a value may allocate, without the value itself.
 const MAX_BYTES: usize = 16 << 20;
-/// Time that a pickle may cost; without optimisation everything is slower.
+/// Time limit for a pickle; debug builds are slower.
 const MAX_TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 3_000 } else { 50 });
-/// Other forms are read by others' code, and may take as much longer.
-const PATIENCE: u32 = 5;
-/// Values are decoded a few times, and the best time counts, as the machine may have other work.
-const TRIES: usize = 3;
-/// The same, where a value is decoded only if that is quick.
+/// Factor for formats that are decoded by dependencies.
+const DEPENDENCY_FACTOR: u32 = 5;
+/// Each value is decoded several times and the best time counts, because the machine may be loaded.
+const ROUNDS: usize = 3;
+/// Memory limit of quick decoding.
 const MAX_QUICK_BYTES: usize = 1 << 20;
-/// Time for finding out that a value cannot be decoded quickly, or for doing it.
+/// Time limit of quick decoding, successful or given up.
 const MAX_QUICK_TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 2 });
 /// The longest value that is decoded quickly.
 const SMALL: usize = 16 << 10;
-/// The longest value that is looked at.
+/// The longest value that is decoded at all.
 const LONGEST: usize = 4 << 20;
 
-/// Fills a value of the greatest length with a repeated piece.
+/// Returns a value of the greatest length, filled with a repeated piece.
 fn filled(start: &[u8], piece: &[u8], end: &[u8]) -> Vec<u8> {
     let count = (LONGEST - start.len() - end.len()) / piece.len();
     [start, &piece.repeat(count), end].concat()
@@ -73,7 +73,7 @@ fn pickles() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// As many nodes, links, marks, memo entries and values on the stack as there may be.
+/// Returns a pickle at every limit: nodes, links, marks, memo entries and stack.
 fn all_limits() -> Vec<u8> {
     let some = 262_000;
     let parts =
@@ -123,7 +123,7 @@ fn packed() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Small values that are large inside, or have as much to do in them as there can be.
+/// Returns small values that decompress to large ones or need the most decoding work for their size.
 fn small() -> Vec<(&'static str, Vec<u8>)> {
     let zeros = vec![0; 4 << 20];
     let file = |name: &str| {
@@ -160,7 +160,7 @@ fn deflate(data: &[u8], window_bits: i32) -> Vec<u8> {
     packed.to_vec()
 }
 
-/// Writes a block as short as a block with tables of its own can be, again and again.
+/// Returns a stream of the shortest possible deflate blocks with dynamic tables.
 fn empty_blocks() -> Vec<u8> {
     // Each number and its bits, least significant first: a dynamic block, 257 literals, 1 distance, 18 lengths of
     // codes; of those that for 138 and 118 zeros (the third) and that for a length of one (the last) have one bit.
@@ -192,13 +192,13 @@ fn hostile_values_decode_within_time_and_memory_limits() {
     let forms = Forms::UNSIGNED.with(Forms::SIGNED);
     let mut failures = Vec::new();
     let (pickles, others) = (pickles(), [others(), packed()].concat());
-    let patience = pickles.iter().map(|_| 1).chain(others.iter().map(|_| PATIENCE));
-    for ((name, value), patience) in pickles.iter().chain(&others).zip(patience) {
+    let factor = pickles.iter().map(|_| 1).chain(others.iter().map(|_| DEPENDENCY_FACTOR));
+    for ((name, value), factor) in pickles.iter().chain(&others).zip(factor) {
         let (time, bytes, session) = measure(|| decode(value, forms, &secrets));
         let result = if session.is_ok() { "read" } else { "refused" };
         let report =
             format!("{name}: {} kB in, {} kB, {time:?}, {result}", value.len() / 1_000, bytes / 1_000);
-        if bytes > MAX_BYTES || time > MAX_TIME * patience {
+        if bytes > MAX_BYTES || time > MAX_TIME * factor {
             failures.push(report.clone());
         }
         show(&report);
@@ -219,16 +219,16 @@ fn hostile_values_decode_within_time_and_memory_limits() {
     assert_eq!(decode(&longer, forms, &secrets), Err(Undecodable::TooLarge));
 }
 
-/// Returns the least time that it takes, the most memory, and the result.
+/// Returns the best time, the peak memory and the result of a decoding.
 fn measure<T>(decode: impl Fn() -> T) -> (Duration, usize, T) {
-    let tries = (0..TRIES).map(|_| {
+    let rounds = (0..ROUNDS).map(|_| {
         let before = PEAK.current_usage();
         PEAK.reset_peak_usage();
         let start = Instant::now();
         let result = decode();
         (start.elapsed(), PEAK.peak_usage() - before, result)
     });
-    tries.reduce(|best, next| (best.0.min(next.0), best.1.max(next.1), next.2)).unwrap()
+    rounds.reduce(|best, next| (best.0.min(next.0), best.1.max(next.1), next.2)).unwrap()
 }
 
 /// Shown with `--nocapture`.

@@ -1,4 +1,4 @@
-//! Sessions that Django wrote, and what becomes of them when they are damaged.
+//! Decoding of sessions written by Django, intact and damaged.
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use ws4redis::access::session::{
 };
 use ws4redis::wire::{Namespace, SessionKey};
 
-/// One fixture: a value, where it lay, and what is in it.
+/// A fixture: value, location and content.
 struct Fixture {
     name: String,
     /// The class that the salt of signed values names.
@@ -80,7 +80,7 @@ impl Fixture {
     }
 }
 
-/// How many changes a value of this length is tried with; the large ones take long without optimisation.
+/// Returns the number of changes to try on a value of this length; large values are slow in debug builds.
 fn rounds(length: usize) -> usize {
     if length > 10_000 { 10 } else { 100 }
 }
@@ -93,7 +93,7 @@ fn class(name: &str) -> &'static str {
 fn every_session_that_django_wrote_is_read() {
     for fixture in Fixture::all() {
         let session = fixture.decode(&fixture.value);
-        // Compared field by field, as the session does not show its digest.
+        // Compares field by field, because the Debug output of a session hides its digest.
         let expected = Ok(Some(fixture.expected.clone()));
         assert!(session == expected, "{}: {session:?} is not {expected:?}", fixture.name);
     }
@@ -137,7 +137,7 @@ fn a_truncated_session_is_rejected_or_unchanged() {
         let length = fixture.value.len();
         for end in (0..length).step_by(length / rounds(length) + 1) {
             match fixture.decode(&fixture.value[..end]) {
-                // Only what stands behind the data is missing, such as an index; or all is, and it looks like msgpack.
+                // Either only a trailer such as an index is missing, or the rest happens to be valid msgpack.
                 Ok(Some(session)) => {
                     let same = session == fixture.expected || end == 1 && session == Session::default();
                     assert!(same, "{} cut at {end}", fixture.name);

@@ -1,4 +1,4 @@
-//! The shipped settings.toml: default, example and manual in one.
+//! The shipped settings.toml: defaults, example and manual in one.
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ fn path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("settings.toml")
 }
 
-/// Returns the path of every key, `section.key`, its value as written, and the line above the keys it stands among.
+/// Returns every key as `section.key`, its value as written, and the line above its group of keys.
 fn keys() -> Vec<(String, String, String)> {
     let text = std::fs::read_to_string(path()).unwrap();
     let (mut keys, mut section, mut above) = (Vec::new(), String::new(), String::new());
@@ -47,7 +47,7 @@ fn every_key_can_be_set_by_its_environment_variable() {
     let built_in = format!("{:#?}", Settings::built_in().unwrap());
     for (key, value, _) in keys() {
         let name = format!("WS4REDIS_{}", key.to_uppercase().replace('.', "__"));
-        // A list is written with commas and without quotes there.
+        // Variables hold lists separated by commas, without quotes.
         let list = value.strip_prefix('[').and_then(|value| value.strip_suffix(']'));
         let value = list.map_or_else(|| value.trim_matches('"').to_owned(), |list| list.replace('"', ""));
         let load = |value: String| {
@@ -56,7 +56,7 @@ fn every_key_can_be_set_by_its_environment_variable() {
         let (same, warnings) = load(value).unwrap();
         assert_eq!(warnings, Vec::<String>::new(), "{name}");
         assert_eq!(format!("{same:#?}"), built_in, "{name}");
-        // Whatever else it is set to, it is used or refused, but never overlooked.
+        // Any other value is used or rejected, never ignored.
         let overlooked =
             |value: &str| matches!(load(value.to_owned()), Ok((s, _)) if format!("{s:#?}") == built_in);
         let others = ["on", "true", "7", "8193", "1048577", "json", "/x/", "0600", "drop-oldest", "unix:/x"];
@@ -135,7 +135,7 @@ fn a_size_or_a_time_has_its_unit_in_its_name() {
     }
 }
 
-/// `tests/python/test_connection.py` holds redis-py to the same table.
+/// `tests/python/test_connection.py` checks redis-py against the same table.
 #[test]
 fn a_redis_url_is_read_as_redis_py_reads_it() {
     let table = include_str!("fixtures/redis_urls.json");
@@ -165,7 +165,7 @@ fn a_redis_url_is_read_as_redis_py_reads_it() {
     }
 }
 
-/// Returns every key whose value is a number, and the range that stands behind it.
+/// Returns every numeric key with the range in its comment.
 fn ranges() -> Vec<(String, i64, i64)> {
     let text = std::fs::read_to_string(path()).unwrap();
     let mut lines = text.lines();
@@ -183,7 +183,7 @@ fn ranges() -> Vec<(String, i64, i64)> {
 #[test]
 fn every_number_has_the_range_in_its_comment() {
     let load = |key: &str, value: &str| {
-        // These two depend on each other; the last assignment counts.
+        // These two depend on each other; the last assignment wins.
         let room = ["messages.outbox_bytes=1024", "messages.outbox_hard_bytes=1099511627776"];
         let all = [&room.map(str::to_owned)[..], &[format!("{key}={value}")]].concat();
         Settings::load(None, std::iter::empty(), &all).map_err(|error| error.to_string())

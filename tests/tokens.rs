@@ -1,4 +1,4 @@
-//! Tokens that `PyJWT` made, tokens that nobody should trust, and what becomes of both.
+//! Verification of tokens: valid ones made by `PyJWT`, and untrusted ones.
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
 #[path = "gateway/support/tokens.rs"]
@@ -14,7 +14,7 @@ use signing::{ALGORITHMS, hmac_token, key_file, read, token, token_with};
 use ws4redis::access::Token;
 use ws4redis::access::token::{Claims, KeyError, KeyFile, Untrusted, Verifier};
 
-/// 2025-01-01.
+/// 2025-01-01 00:00 UTC.
 const NOW: u64 = 1_735_689_600;
 
 fn at(seconds: u64) -> SystemTime {
@@ -47,7 +47,7 @@ fn john() -> Claims {
     Claims { subject: Some("john".to_owned()), groups, expires_at, other_name: None }
 }
 
-/// Returns a token that `PyJWT` made.
+/// Returns a token made by `PyJWT`.
 fn made(name: &str) -> String {
     let tokens: Value = serde_json::from_slice(&read("tokens.json")).unwrap();
     tokens[name].as_str().unwrap().to_owned()
@@ -74,14 +74,14 @@ fn the_key_of_a_jwks_is_chosen_by_name_and_for_its_purpose() {
     let verifier = verifier("RS256", "jwks.json").unwrap();
     assert_eq!(verify(&verifier, &made("rotated")), Ok(john()));
     assert_eq!(verify(&verifier, &made("nameless")), Ok(john()));
-    // The same key, but named as one for encryption, and for another algorithm.
+    // The same key, but declared for encryption and for another algorithm.
     assert_eq!(verify(&verifier, &made("encryption")), Err(Untrusted::Forged));
     assert_eq!(verify(&verifier, &made("RS512")), Err(Untrusted::Forged));
     for kid in ["RS512", "unknown", "ES256-1", "rotated", "RS256-2", ""] {
         let header = format!(r#"{{"alg":"RS256","kid":"{kid}"}}"#);
         assert_eq!(verify(&verifier, &token_with("RS256", &header, "{}")), Err(Untrusted::Forged), "{kid}");
     }
-    // A key file has no names.
+    // A key file has no key ids.
     let single = self::verifier("RS256", "RS256.public.pem").unwrap();
     assert!(verify(&single, &token_with("RS256", r#"{"alg":"RS256","kid":"any"}"#, "{}")).is_ok());
 }
@@ -124,7 +124,7 @@ fn the_algorithm_is_fixed_by_setting_never_by_the_token() {
             assert!(verify(&verifier, &forged).is_err(), "{other} as {algorithm}");
             let unsigned = format!("{}.", forged.rsplit_once('.').unwrap().0);
             assert!(verify(&verifier, &unsigned).is_err(), "{other} as {algorithm}");
-            // The public key is no secret, whatever a token says.
+            // The public key must not serve as an HMAC secret, whatever the token's header claims.
             for said in [&header, r#"{"alg":"HS256"}"#, &format!(r#"{{"alg":"{algorithm}"}}"#)] {
                 let public = read(&key_file(algorithm));
                 if algorithm != "HS256" {
@@ -366,7 +366,7 @@ fn invalid_keys_are_rejected_with_a_cure() {
 }
 
 proptest! {
-    /// Each character of a token counts.
+    /// A change of any character makes a token invalid.
     #[test]
     fn a_token_with_any_changed_byte_is_untrusted(
         which in 0..4_usize,
@@ -384,7 +384,7 @@ proptest! {
         prop_assert!(verify(&verifier, &String::from_utf8(token).unwrap()).is_err());
     }
 
-    /// No text is taken for a token, and none makes the reader panic.
+    /// No random text is accepted as a token, and none causes a panic.
     #[test]
     fn random_text_is_never_trusted(text in "[ -~]{0,40}(\\.[A-Za-z0-9_-]{0,60}){0,4}", header in "\\PC{0,80}", claims in "\\PC{0,80}") {
         let verifier = verifier("HS256", "HS256.key").unwrap();

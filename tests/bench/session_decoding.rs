@@ -1,10 +1,10 @@
-//! How long it takes to decode a session: `cargo bench --bench session_decoding`.
+//! Measures the time to decode a session: `cargo bench --bench session_decoding`.
 //!
-//! Ends with a failure if a case takes as long as its limit or longer: 5 µs for a login session, 15 ms for a large one.
-//! The best of some rounds counts, as the machine may have other work.
+//! Fails if a case reaches its limit: 5 µs for a login session, 15 ms for a large one. The best of several rounds counts,
+//! because the machine may be loaded.
 //!
-//! Two forms miss the 5 µs, and have limits of their own: zstd takes some 6 µs and xz some 14 µs on a quiet machine, nine
-//! tenths of it in decoders of others, who build tables for each value. What they allocate hardly counts.
+//! Two formats miss the 5 µs and have separate limits: zstd takes about 6 µs and xz about 14 µs on an idle machine, 90 % of
+//! it in dependencies that build tables for each value. Their allocations hardly matter.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark reports on standard output")]
 
 use std::hint::black_box;
@@ -15,7 +15,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use tokio::time::Instant;
 use ws4redis::access::session::{Forms, Secrets, decode};
 
-/// Fixtures, and the time that each may take.
+/// Fixtures with their time limits.
 const CASES: [(&str, Duration); 16] = [
     ("dj52__builtin_cache__login", LOGIN),
     ("dj52__builtin_cache_proto0__login", LOGIN),
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     if slow.count() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Returns the time of one decoding, in the best of some rounds and in their median.
+/// Returns the time of one decoding: best round and median round.
 fn measure(name: &str) -> (Duration, Duration) {
     let path = format!("{}/tests/fixtures/sessions/{name}.json", env!("CARGO_MANIFEST_DIR"));
     let fixture: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();

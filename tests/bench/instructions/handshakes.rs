@@ -1,4 +1,4 @@
-//! Handshakes: path and query alone, and a whole request from its first byte to its 101.
+//! Handshakes: parsing of path and query, and a complete request up to its 101.
 
 use std::hint::black_box;
 use std::rc::Rc;

@@ -1,12 +1,12 @@
-//! Counts the instructions of single steps: `cargo bench --bench instructions [-- WORD]`.
+//! Counts the instructions of individual steps: `cargo bench --bench instructions [-- WORD]`.
 //!
-//! Each case runs twice under `valgrind --tool=callgrind` with different numbers of repetitions. The difference of both
-//! counts divided by the difference of the repetitions leaves out the start and the preparation. The load of the machine
-//! does not matter. Seeds of hash tables add noise below one per cent. Instructions of the kernel are not counted.
+//! Each case runs twice under `valgrind --tool=callgrind` with different numbers of repetitions. Dividing the difference
+//! of the counts by the difference of the repetitions removes start-up and preparation. The load of the machine does not
+//! matter; hash seeds add noise below one per cent. Kernel instructions are not counted.
 //!
-//! With a word, only cases with it in their names run. `--check` compares all cases with `recorded.txt` and fails where one
-//! takes over 3 % more; `--record` writes that file. Counts depend on the compiler, so that both want the toolchain of
-//! `recorded.txt` and of [`TOOLCHAIN`].
+//! With a word, only cases with this word in their name run. `--check` compares all cases with `recorded.txt` and fails if
+//! one takes over 3 % more; `--record` writes that file. Counts depend on the compiler: both require the toolchain of
+//! `recorded.txt` and [`TOOLCHAIN`].
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark reports on standard output")]
 
 mod handshakes;
@@ -17,17 +17,17 @@ mod sessions;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-/// The compiler of the recorded counts. A newer one gets counts of its own, in a commit that changes nothing else.
+/// The compiler of the recorded counts. A newer one needs new counts, in a commit that changes nothing else.
 const TOOLCHAIN: &str = "1.95.0";
 
-/// Prepares a case, and returns what is repeated.
+/// Prepares a case and returns the repeated step.
 type Prepare = fn(&str) -> Box<dyn FnMut()>;
 
-/// One case: its name, how it is prepared, and how often it is done at least. Twice that and one more is not too much
-/// for what sockets hold that nobody reads.
+/// A case: name, preparation and minimum number of repetitions. The output of twice that number plus one must fit into
+/// socket buffers that are not read.
 struct Case(&'static str, Prepare, u32);
 
-/// How the process is told that it is the one that is counted.
+/// Variable that marks the process that is counted.
 const COUNTED: &str = "--counted";
 
 fn main() -> ExitCode {
@@ -57,7 +57,7 @@ fn print<'a>(cases: impl Iterator<Item = &'a Case>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Returns the instructions of one repetition. Says why there are none.
+/// Returns the instructions of one repetition, or the reason why they could not be counted.
 fn measure(Case(name, _, least): &Case) -> Option<u64> {
     let (Some(few), Some(many)) = (count(name, *least), count(name, 2 * least)) else {
         println!("{name}: valgrind is missing (apt-get install valgrind), or the case fails");
@@ -66,7 +66,7 @@ fn measure(Case(name, _, least): &Case) -> Option<u64> {
     Some(many.saturating_sub(few) / u64::from(*least))
 }
 
-/// Returns the instructions of so many repetitions, with everything around them.
+/// Returns the instructions of this many repetitions, including start-up and preparation.
 fn count(name: &str, times: u32) -> Option<u64> {
     let counted = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
@@ -80,7 +80,7 @@ fn count(name: &str, times: u32) -> Option<u64> {
     counted.status.success().then(|| line.rsplit(' ').next()?.parse().ok())?
 }
 
-/// Returns the text of a fixture of a session.
+/// Returns the text of a session fixture.
 fn fixture(name: &str) -> serde_json::Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/sessions/{name}.json"));
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()

@@ -36,7 +36,7 @@ fn prepare_frame(name: &str) -> Box<dyn FnMut()> {
     })
 }
 
-/// A hub whose listeners' sockets take what is written, though nobody reads it.
+/// A hub whose listeners' sockets accept all writes although they are not read.
 struct House {
     runtime: Runtime,
     hub: Hub,
@@ -75,19 +75,19 @@ fn prepare_delivery(name: &str) -> Box<dyn FnMut()> {
     let mut house = House::new(1000, |number| name_of(if of_each { number } else { 7 }));
     let messages: usize = name.split(' ').nth(1).unwrap().parse().unwrap();
     let run = Run::join((0..messages).map(|_| Run::of(&[b'x'; 128])).collect()).unwrap();
-    // Each topic in turn: where the random hash puts a single one would decide its cost.
+    // Uses the topics in turn: the cost of a single one would depend on its random hash.
     let topics: Vec<Topic> = if of_each { (0..1000).map(name_of).collect() } else { vec![name_of(7)] };
     let mut delivered = 0;
     Box::new(move || {
         let _in_runtime = house.runtime.enter();
-        // A run that has been delivered knows its digests; each delivery is of a new one.
+        // A delivered run caches its digests, so each delivery needs a new run.
         let run = Run::new(run.bytes.clone(), run.messages);
         house.hub.deliver(black_box(&topics[delivered % topics.len()]), run);
         delivered += 1;
     })
 }
 
-/// What one publication adds to a pipeline and to its replies.
+/// Encodes one publication and decodes its replies.
 fn prepare_publication(_: &str) -> Box<dyn FnMut()> {
     const REPLIES: &[u8] = b"+OK\r\n:1000\r\n";
     let payload = [b'x'; 128];

@@ -1,4 +1,4 @@
-//! The counts that are recorded in `recorded.txt`, one case a line: name, two spaces or more, instructions.
+//! The counts in `recorded.txt`, one case per line: name, two or more spaces, instructions.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,10 +7,10 @@ use std::process::{Command, ExitCode};
 
 use super::{Case, TOOLCHAIN, measure};
 
-/// A case may take this many per cent more than its recorded count.
+/// Per cent by which a case may exceed its recorded count.
 const TOLERANCE_PERCENT: u64 = 3;
 
-/// A count above the bound is taken again: the smallest of three is free of most of the noise.
+/// A count above the limit is repeated; the smallest of three has the least noise.
 const ATTEMPTS: usize = 3;
 
 /// Compares all cases with their recorded counts.
@@ -81,7 +81,7 @@ fn entry(line: &str) -> Option<(&str, u64)> {
     (!line.starts_with('#')).then_some((name.trim_end(), count.trim().parse().ok()?))
 }
 
-/// Returns whether the recorded counts are of the compiler in use; says what to do where not.
+/// Returns whether the recorded counts are from the current compiler; prints a cure if not.
 fn toolchain_fits() -> bool {
     let output = Command::new("rustc").arg("--version").output().unwrap();
     let version = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! Sessions, decoded.
+//! Decoding of sessions.
 
 use std::hint::black_box;
 
