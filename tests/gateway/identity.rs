@@ -1,5 +1,6 @@
 //! Identification: Django sessions, identity keys of users, and access rules.
 
+use crate::support::client::{TEXT, frame};
 use crate::support::sessions::{connect, john, mary, session_key, write_session, write_user};
 use crate::support::{RedisServer, TestGateway, eventually, unique, within_deadline};
 
@@ -329,9 +330,8 @@ async fn access_rules_decide_by_facility_and_user() {
     gateway.request("/ws/chat-1?subscribe-broadcast").expect_status(403).await;
     gateway.request("/ws/other?subscribe-broadcast").expect_status(403).await;
     let mut fast = connect(&gateway, "/ws/chat-1?publish-user", &john).await;
-    for text in ["1", "2", "3", "4", "5"] {
-        fast.send_text(text).await;
-    }
+    // In one write: the bucket must not refill between two messages.
+    fast.send_raw(&["1", "2", "3", "4", "5"].map(|text| frame(0x80 | TEXT, text.as_bytes())).concat()).await;
     fast.expect_close(1008).await;
     eventually("the burst is published", || {
         (RedisServer::shared().get(&gateway.channel("user:john:chat-1")).as_deref() == Some(b"3"))
