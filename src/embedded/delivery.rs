@@ -82,7 +82,7 @@ impl State {
 
     /// Queues a reply for its asker, whose own task is running and needs no bell.
     pub(crate) fn answer(&mut self, slot: usize, reply: &Reply) {
-        if !self.has_room(slot, reply.weight()) {
+        if !self.has_room(slot, reply.max_encoded_len()) {
             return;
         }
         let client = &mut self.clients[slot];

@@ -1,7 +1,7 @@
-//! Replies as values, and their bytes in RESP2 and RESP3.
+//! Replies as values, and their encoding in RESP2 and RESP3.
 //!
-//! The codec of `redis-protocol` writes what carries data; the heads of aggregates are written here, because its maps
-//! have no order and its RESP2 knows no null array.
+//! The codec of `redis-protocol` encodes scalars. Headers of aggregates are written here, because the codec's maps have
+//! no order and its RESP2 has no null array.
 
 use std::borrow::Cow;
 
@@ -14,28 +14,28 @@ use redis_protocol::{
 };
 use tokio_util::codec::Encoder;
 
-/// The protocol version that a client has chosen with HELLO.
+/// The protocol version that a client has selected with HELLO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Resp2,
     Resp3,
 }
 
-/// An answer to a command, or a message to a subscriber.
+/// A reply to a command, or a message to a subscriber.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Reply {
     Simple(&'static str),
     Error(Cow<'static, str>),
     Integer(i64),
     Bulk(Bytes),
-    /// Text for people: a bulk string in RESP2.
+    /// Human-readable text; a bulk string in RESP2.
     Verbatim(Bytes),
     Nil,
     NilArray,
     Array(Vec<Reply>),
     Map(Vec<(Reply, Reply)>),
     Push(Vec<Reply>),
-    /// Several replies in a row, as SUBSCRIBE gives one for each channel.
+    /// Several replies to one command: SUBSCRIBE has one for each channel.
     Sequence(Vec<Reply>),
 }
 
@@ -47,50 +47,53 @@ pub(crate) const OUT_OF_MEMORY: Reply =
     Reply::Error(Cow::Borrowed("OOM command not allowed when used memory > 'maxmemory'."));
 
 impl Reply {
-    /// Makes an error of a text that may hold a client's bytes.
+    /// Creates an error. Line breaks are replaced, because the text may contain bytes of a client.
     pub(crate) fn error(text: &str) -> Self {
         Self::Error(Cow::Owned(text.replace(['\r', '\n'], " ")))
     }
 
-    /// Makes an integer of a count.
+    /// Creates an integer from a count.
     pub(crate) fn count(count: usize) -> Self {
         Self::Integer(i64::try_from(count).unwrap_or(i64::MAX))
     }
 
-    /// Makes a bulk string of a constant.
+    /// Creates a bulk string from a constant.
     pub(crate) fn text(text: &'static str) -> Self {
         Self::Bulk(Bytes::from_static(text.as_bytes()))
     }
 
-    /// Returns at least as many bytes as the reply takes when written.
-    pub(crate) fn weight(&self) -> usize {
-        const HEAD: usize = 24;
-        HEAD + match self {
-            Self::Simple(text) => text.len(),
-            Self::Error(text) => text.len(),
-            Self::Bulk(data) | Self::Verbatim(data) => data.len() + 8,
-            Self::Integer(_) | Self::Nil | Self::NilArray => 0,
-            Self::Array(items) | Self::Push(items) | Self::Sequence(items) => {
-                items.iter().map(Self::weight).sum()
+    /// Returns an upper bound of the encoded length, so that a reply above the limit is never encoded.
+    pub(crate) fn max_encoded_len(&self) -> usize {
+        const HEADER_BYTES: usize = 24;
+        HEADER_BYTES
+            + match self {
+                Self::Simple(text) => text.len(),
+                Self::Error(text) => text.len(),
+                Self::Bulk(data) | Self::Verbatim(data) => data.len() + 8,
+                Self::Integer(_) | Self::Nil | Self::NilArray => 0,
+                Self::Array(items) | Self::Push(items) | Self::Sequence(items) => {
+                    items.iter().map(Self::max_encoded_len).sum()
+                }
+                Self::Map(pairs) => {
+                    pairs.iter().map(|(key, value)| key.max_encoded_len() + value.max_encoded_len()).sum()
+                }
             }
-            Self::Map(pairs) => pairs.iter().map(|(key, value)| key.weight() + value.weight()).sum(),
-        }
     }
 
-    /// Appends the reply's bytes.
+    /// Appends the encoded reply.
     ///
     /// # Errors
-    /// When the codec refuses a frame, which it does for none that is made here.
+    /// When the codec refuses a frame; it accepts all that are created here.
     pub(crate) fn write(&self, protocol: Protocol, out: &mut BytesMut) -> Result<(), RedisProtocolError> {
         let resp3 = protocol == Protocol::Resp3;
         match self {
-            Self::Array(items) => head(out, '*', items.len()),
-            Self::Push(items) => head(out, if resp3 { '>' } else { '*' }, items.len()),
-            Self::Map(pairs) if resp3 => head(out, '%', pairs.len()),
-            Self::Map(pairs) => head(out, '*', pairs.len() * 2),
+            Self::Array(items) => write_header(out, '*', items.len()),
+            Self::Push(items) => write_header(out, if resp3 { '>' } else { '*' }, items.len()),
+            Self::Map(pairs) if resp3 => write_header(out, '%', pairs.len()),
+            Self::Map(pairs) => write_header(out, '*', pairs.len() * 2),
             Self::NilArray if !resp3 => out.extend_from_slice(b"*-1\r\n"),
             Self::Sequence(_) => {}
-            leaf => return leaf.write_leaf(protocol, out),
+            scalar => return scalar.write_scalar(protocol, out),
         }
         match self {
             Self::Array(items) | Self::Push(items) | Self::Sequence(items) => {
@@ -104,7 +107,7 @@ impl Reply {
         }
     }
 
-    fn write_leaf(&self, protocol: Protocol, out: &mut BytesMut) -> Result<(), RedisProtocolError> {
+    fn write_scalar(&self, protocol: Protocol, out: &mut BytesMut) -> Result<(), RedisProtocolError> {
         match protocol {
             Protocol::Resp2 => Resp2::default().encode(self.resp2(), out),
             Protocol::Resp3 => Resp3::default().encode(self.resp3(), out),
@@ -136,7 +139,7 @@ impl Reply {
     }
 }
 
-fn head(out: &mut BytesMut, kind: char, count: usize) {
+fn write_header(out: &mut BytesMut, kind: char, count: usize) {
     out.extend_from_slice(format!("{kind}{count}\r\n").as_bytes());
 }
 
@@ -150,12 +153,12 @@ mod tests {
             let mut out = BytesMut::new();
             reply.write(protocol, &mut out).unwrap();
             assert_eq!(std::str::from_utf8(&out).unwrap(), expected);
-            assert!(reply.weight() >= out.len(), "{reply:?}");
+            assert!(reply.max_encoded_len() >= out.len(), "{reply:?}");
         }
     }
 
     #[test]
-    fn replies_have_the_bytes_of_redis() {
+    fn replies_are_encoded_as_by_redis() {
         check(&OK, "+OK\r\n", "+OK\r\n");
         check(&Reply::Nil, "$-1\r\n", "_\r\n");
         check(&Reply::NilArray, "*-1\r\n", "_\r\n");

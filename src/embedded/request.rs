@@ -1,7 +1,8 @@
-//! Requests out of a byte stream: arrays of bulk strings by the codec of `redis-protocol`, or a typed line.
+//! Decodes requests from a byte stream: arrays of bulk strings with the codec of `redis-protocol`, or inline commands.
 //!
-//! Lengths are checked as they are announced, before anything is buffered or handed to the codec, so a peer cannot
-//! make the store reserve memory; and what has been looked at once is not looked at again.
+//! Announced lengths are checked before anything is buffered or passed to the codec, so a client cannot make the store
+//! reserve memory. The decoder remembers its position in an incomplete request: scanning it again for each piece that
+//! arrives would take quadratic time.
 
 use bytes::{Bytes, BytesMut};
 use redis_protocol::{codec::Resp2, resp2::types::BytesFrame};
@@ -9,12 +10,12 @@ use tokio_util::codec::Decoder;
 
 use super::{inline, integer};
 
-/// Longest typed line and longest length field, as in Redis.
+/// Longest inline command and longest length field, as in Redis.
 const MAX_LINE_BYTES: usize = 64 * 1024;
-/// What an argument costs beside its bytes, in the codec's frames and in ours.
+/// Memory that an argument takes in addition to its bytes: a frame of the codec and one `Bytes`.
 const ARGUMENT_BYTES: usize = 64;
 
-/// Why the stream cannot be followed any further; the text is Redis' own.
+/// A malformed request, after which the stream cannot be decoded any further. The text is that of Redis.
 #[derive(Debug, thiserror::Error)]
 #[error("ERR Protocol error: {0}")]
 pub(crate) struct ProtocolError(String);
@@ -25,33 +26,33 @@ impl From<&str> for ProtocolError {
     }
 }
 
-/// Never asked of this decoder, which reads from no stream by itself, but its trait wants it.
+/// Required by the trait `Decoder`; never called, because this decoder does no I/O.
 impl From<std::io::Error> for ProtocolError {
     fn from(error: std::io::Error) -> Self {
         Self(error.to_string())
     }
 }
 
-/// Takes one request after the other from a buffer.
+/// A decoder that takes one request after the other from a buffer.
 #[derive(Debug)]
 pub(crate) struct Requests {
     codec: Resp2,
     max_bytes: usize,
-    /// Arguments of the request at the buffer's start that have not been seen whole.
+    /// Arguments that are still incomplete in the request at the start of the buffer.
     missing: Option<usize>,
-    /// Bytes of that request that have been seen whole.
-    seen: usize,
-    /// What that request costs so far.
+    /// Bytes of that request that have been scanned.
+    scanned: usize,
+    /// Memory that the scanned part takes, compared with `max_bytes`.
     cost: usize,
 }
 
 impl Requests {
     /// Creates a decoder for requests of at most `max_bytes`.
     pub(crate) fn new(max_bytes: usize) -> Self {
-        Self { codec: Resp2::default(), max_bytes, missing: None, seen: 0, cost: 0 }
+        Self { codec: Resp2::default(), max_bytes, missing: None, scanned: 0, cost: 0 }
     }
 
-    fn typed_line(&self, buffer: &mut BytesMut) -> Result<Option<Vec<Bytes>>, ProtocolError> {
+    fn inline_command(&self, buffer: &mut BytesMut) -> Result<Option<Vec<Bytes>>, ProtocolError> {
         let Some(end) = buffer.iter().take(MAX_LINE_BYTES + 1).position(|&byte| byte == b'\n') else {
             return if buffer.len() > MAX_LINE_BYTES {
                 Err("too big inline request".into())
@@ -69,18 +70,18 @@ impl Requests {
         Ok(Some(words))
     }
 
-    /// Looks for the end of the request at the buffer's start; false means that bytes are missing.
-    fn is_whole(&mut self, buffer: &[u8]) -> Result<bool, ProtocolError> {
+    /// Scans the request at the start of the buffer; returns false while bytes are missing.
+    fn scan(&mut self, buffer: &[u8]) -> Result<bool, ProtocolError> {
         let mut missing = match self.missing {
             Some(missing) => missing,
-            None => match self.count(buffer)? {
+            None => match self.scan_count(buffer)? {
                 Some(count) => count,
                 None => return Ok(false),
             },
         };
         while missing > 0 {
             self.missing = Some(missing);
-            let rest = &buffer[self.seen..];
+            let rest = &buffer[self.scanned..];
             match rest.first() {
                 None => return Ok(false),
                 Some(b'$') => {}
@@ -95,15 +96,15 @@ impl Requests {
             if rest.len() < head + length + 2 {
                 return Ok(false);
             }
-            self.seen += head + length + 2;
+            self.scanned += head + length + 2;
             self.cost += length;
             missing -= 1;
         }
         Ok(true)
     }
 
-    /// Reads how many arguments are announced.
-    fn count(&mut self, buffer: &[u8]) -> Result<Option<usize>, ProtocolError> {
+    /// Scans the announced number of arguments; `None` means that bytes are missing.
+    fn scan_count(&mut self, buffer: &[u8]) -> Result<Option<usize>, ProtocolError> {
         let Some(head) = line_length(buffer, "too big mbulk count string")? else { return Ok(None) };
         let count = integer::parse(&buffer[1..head - 2]).ok_or("invalid multibulk length")?;
         let count = usize::try_from(count).unwrap_or(0);
@@ -111,7 +112,7 @@ impl Requests {
         if self.cost > self.max_bytes {
             return Err("invalid multibulk length".into());
         }
-        self.seen = head;
+        self.scanned = head;
         Ok(Some(count))
     }
 }
@@ -120,21 +121,21 @@ impl Decoder for Requests {
     type Item = Vec<Bytes>;
     type Error = ProtocolError;
 
-    /// Returns the next request; it has no words if the client sent an empty line or array.
+    /// Returns the next request, which has no words after an empty line or array.
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Vec<Bytes>>, ProtocolError> {
         match buffer.first() {
             None => return Ok(None),
             Some(b'*') => {}
-            Some(_) => return self.typed_line(buffer),
+            Some(_) => return self.inline_command(buffer),
         }
-        if !self.is_whole(buffer)? {
+        if !self.scan(buffer)? {
             return Ok(None);
         }
         let cost = std::mem::take(&mut self.cost);
         self.missing = None;
         if cost == 0 {
-            // `*-5` is an empty request to Redis, and an error to the codec.
-            let _ = buffer.split_to(self.seen);
+            // Redis takes `*-5` for an empty request; the codec would return an error.
+            let _ = buffer.split_to(self.scanned);
             return Ok(Some(Vec::new()));
         }
         match self.codec.decode(buffer) {
@@ -144,7 +145,7 @@ impl Decoder for Requests {
     }
 }
 
-/// Counts the requests in a stream that arrives in pieces of this size, up to the first error; for the fuzz target.
+/// Counts the requests in a stream that arrives in pieces of `piece` bytes, up to the first error. For the fuzz target.
 pub fn count_requests(stream: &[u8], piece: usize) -> usize {
     let mut requests = Requests::new(1 << 20);
     let (mut buffer, mut count) = (BytesMut::new(), 0);
@@ -165,7 +166,7 @@ fn bulk(frame: BytesFrame) -> Option<Bytes> {
     if let BytesFrame::BulkString(data) = frame { Some(data) } else { None }
 }
 
-/// Returns the length of the first line with its end.
+/// Returns the length of the first line, its end included; `None` means that bytes are missing.
 fn line_length(text: &[u8], too_long: &str) -> Result<Option<usize>, ProtocolError> {
     match text.iter().take(MAX_LINE_BYTES + 1).position(|&byte| byte == b'\r') {
         Some(at) if text.len() > at + 1 => {
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_found_however_the_bytes_arrive() {
+    fn requests_are_decoded_from_chunks_of_any_size() {
         let bytes =
             b"*2\r\n$3\r\nGET\r\n$1\r\na\r\nPING x\r\n*0\r\n*-3\r\n*1\r\n$0\r\n\r\n\r\n*1\r\n$4\r\nPING\r\n";
         let expected: Vec<Vec<&[u8]>> =
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn announced_lengths_are_refused_before_anything_is_buffered() {
+    fn invalid_lengths_are_refused_before_anything_is_buffered() {
         for (bytes, text) in [
             ("*1\r\n$536870912\r\n", "invalid bulk length"),
             ("*1\r\n$-1\r\n", "invalid bulk length"),
@@ -238,7 +239,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::sample::select(b"*$-0129\r\na\" \xff".to_vec()), 0..40), chunk in 1..8_usize) {
+        fn no_input_makes_the_decoder_panic(bytes in proptest::collection::vec(proptest::sample::select(b"*$-0129\r\na\" \xff".to_vec()), 0..40), chunk in 1..8_usize) {
             let _ = all(&bytes, chunk);
         }
     }

@@ -34,11 +34,11 @@ fn exec(call: &mut Call<'_>) -> Result<Reply, Reply> {
     if changed {
         return Ok(Reply::NilArray);
     }
-    let (mut replies, mut weight) = (Vec::with_capacity(transaction.queue.len()), 0);
+    let (mut replies, mut length) = (Vec::with_capacity(transaction.queue.len()), 0);
     for (command, args) in transaction.queue {
         let reply = run(command, &mut Call { state: &mut *call.state, slot: call.slot, args: &args });
-        weight += reply.weight();
-        if weight > call.state.limits.max_output_bytes {
+        length += reply.max_encoded_len();
+        if length > call.state.limits.max_output_bytes {
             call.state.cut(call.slot, "the replies of a transaction exceed embedded.max_output_bytes");
             return Ok(Reply::Nil);
         }
