@@ -21,7 +21,7 @@ use tokio::{
     sync::oneshot,
     time::{interval, timeout},
 };
-use ws4redis::embedded::{Limits, serve};
+use ws4redis::embedded::{StoreLimits, serve};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -84,7 +84,7 @@ struct EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    fn start(limits: Limits) -> Self {
+    fn start(limits: StoreLimits) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (tell, address) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -122,7 +122,7 @@ struct StorePair {
 
 impl StorePair {
     async fn start() -> Self {
-        Self { redis: ReferenceRedis::start().await, embedded: EmbeddedStore::start(Limits::default()) }
+        Self { redis: ReferenceRedis::start().await, embedded: EmbeddedStore::start(StoreLimits::default()) }
     }
 
     async fn connect(&self) -> [Box<dyn ByteStream>; 2] {
@@ -469,7 +469,7 @@ async fn an_expired_key_that_nobody_reads_is_announced_exactly_once() {
 
 #[tokio::test]
 async fn a_key_expires_within_a_second_without_being_read() {
-    let embedded = EmbeddedStore::start(Limits::default());
+    let embedded = EmbeddedStore::start(StoreLimits::default());
     let mut stream: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     stream.write_all(b"hello 3\r\nsubscribe __keyevent@0__:expired\r\npsetex k 50 v\r\n").await.unwrap();
     let received = timeout(Duration::from_millis(1_500), until(&mut stream, b"expired\r\n$1\r\nk\r\n"));
@@ -478,7 +478,7 @@ async fn a_key_expires_within_a_second_without_being_read() {
 
 #[tokio::test]
 async fn a_full_store_refuses_writes_and_still_reads_and_deletes() {
-    let embedded = EmbeddedStore::start(Limits { max_memory_bytes: 10_000, ..Limits::default() });
+    let embedded = EmbeddedStore::start(StoreLimits { max_memory_bytes: 10_000, ..StoreLimits::default() });
     let mut stream: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     let big = "x".repeat(6_000);
     let output = format!("set a {big}\r\nset b {big}\r\nstrlen a\r\ndel a\r\nset b {big}\r\n");
@@ -490,7 +490,7 @@ async fn a_full_store_refuses_writes_and_still_reads_and_deletes() {
 
 #[tokio::test]
 async fn a_slow_subscriber_is_disconnected_and_others_receive_everything() {
-    let embedded = EmbeddedStore::start(Limits { max_output_bytes: 1 << 20, ..Limits::default() });
+    let embedded = EmbeddedStore::start(StoreLimits { max_output_bytes: 1 << 20, ..StoreLimits::default() });
     let mut slow: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     let mut fast: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     for stream in [&mut slow, &mut fast] {
@@ -514,7 +514,7 @@ async fn a_slow_subscriber_is_disconnected_and_others_receive_everything() {
 
 #[tokio::test]
 async fn a_reply_above_the_limit_disconnects_only_its_client() {
-    let embedded = EmbeddedStore::start(Limits { max_output_bytes: 1 << 20, ..Limits::default() });
+    let embedded = EmbeddedStore::start(StoreLimits { max_output_bytes: 1 << 20, ..StoreLimits::default() });
     let mut greedy: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     greedy.write_all(&array(&["set", "big", &"x".repeat(100_000)])).await.unwrap();
     until(&mut greedy, b"+OK\r\n").await;
@@ -526,7 +526,7 @@ async fn a_reply_above_the_limit_disconnects_only_its_client() {
 
 #[tokio::test]
 async fn a_long_pipeline_is_answered_completely_even_if_read_late() {
-    let embedded = EmbeddedStore::start(Limits::default());
+    let embedded = EmbeddedStore::start(StoreLimits::default());
     let mut stream: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     let value = "v".repeat(10_000);
     let request = [array(&["set", "k", &value]), array(&["get", "k"]).repeat(2_000)].concat();
@@ -536,7 +536,7 @@ async fn a_long_pipeline_is_answered_completely_even_if_read_late() {
 
 #[tokio::test]
 async fn more_clients_than_allowed_are_refused_with_a_reason() {
-    let embedded = EmbeddedStore::start(Limits { max_clients: 1, ..Limits::default() });
+    let embedded = EmbeddedStore::start(StoreLimits { max_clients: 1, ..StoreLimits::default() });
     let mut first: Box<dyn ByteStream> = Box::new(embedded.connect().await);
     first.write_all(b"ping\r\n").await.unwrap();
     until(&mut first, b"+PONG\r\n").await;
@@ -547,7 +547,7 @@ async fn more_clients_than_allowed_are_refused_with_a_reason() {
 #[tokio::test]
 async fn other_addresses_than_loopback_are_refused() {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
-    let error = serve(listener, Limits::default(), std::future::pending()).await.unwrap_err();
+    let error = serve(listener, StoreLimits::default(), std::future::pending()).await.unwrap_err();
     assert!(
         error
             .to_string()

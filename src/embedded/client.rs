@@ -4,12 +4,12 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use bytes::Bytes;
 
-use super::{commands::Command, outbox::Outbox, reply::Protocol};
+use super::{commands::CommandSpec, output_buffer::OutputBuffer, reply::Protocol};
 
 /// Commands between MULTI and EXEC.
 #[derive(Default)]
 pub(crate) struct Transaction {
-    pub(crate) queue: Vec<(&'static Command, Vec<Bytes>)>,
+    pub(crate) queue: Vec<(&'static CommandSpec, Vec<Bytes>)>,
     /// A command was refused, so EXEC will refuse all.
     pub(crate) broken: bool,
     pub(crate) held_bytes: usize,
@@ -32,10 +32,10 @@ pub(crate) struct Client {
     pub(crate) watched: Vec<(usize, Bytes)>,
     /// A watched key has changed.
     pub(crate) watch_broken: bool,
-    pub(crate) outbox: Outbox,
+    pub(crate) output: OutputBuffer,
     /// Bytes of a request that has not arrived whole.
     pub(crate) unread_bytes: usize,
-    /// The connection ends when the outbox is empty.
+    /// The connection ends when the output is empty.
     pub(crate) closing: bool,
     /// The connection ends at once.
     pub(crate) cut: bool,
@@ -58,7 +58,7 @@ impl Client {
             transaction: None,
             watched: Vec::new(),
             watch_broken: false,
-            outbox: Outbox::default(),
+            output: OutputBuffer::default(),
             unread_bytes: 0,
             closing: false,
             cut: false,

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::codec::Decoder;
 
-use super::{dispatch::dispatch, reply::Reply, request::Requests, state::State};
+use super::{dispatch::dispatch, reply::Reply, request::Requests, store::MemoryStore};
 
 /// How much is read in one turn.
 const READ_BYTES: usize = 64 * 1024;
@@ -24,9 +24,9 @@ const HIGH_WATER_BYTES: usize = 1 << 20;
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A client's task.
-pub(crate) struct Connection {
+pub(crate) struct StoreConnection {
     stream: TcpStream,
-    state: Rc<RefCell<State>>,
+    store: Rc<RefCell<MemoryStore>>,
     slot: usize,
     bell: Rc<Notify>,
     buffer: BytesMut,
@@ -37,29 +37,29 @@ pub(crate) struct Connection {
     farewell: Option<Instant>,
 }
 
-impl Drop for Connection {
+impl Drop for StoreConnection {
     fn drop(&mut self) {
-        self.state.borrow_mut().leave(self.slot);
+        self.store.borrow_mut().leave(self.slot);
     }
 }
 
-impl Connection {
+impl StoreConnection {
     /// Enters the client into the store, which it leaves when the connection is dropped.
     ///
     /// # Errors
     /// When the socket has no addresses any more.
-    pub(crate) fn new(stream: TcpStream, state: Rc<RefCell<State>>) -> io::Result<Self> {
+    pub(crate) fn new(stream: TcpStream, store: Rc<RefCell<MemoryStore>>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
-        let mut store = state.borrow_mut();
-        let slot = store.enter(peer, local);
-        let bell = store.outbox(slot).bell();
-        let requests = Requests::new(store.limits.max_request_bytes);
-        let high_water = HIGH_WATER_BYTES.min(store.limits.max_output_bytes / 2 + 1);
-        drop(store);
+        let mut borrowed = store.borrow_mut();
+        let slot = borrowed.enter(peer, local);
+        let bell = borrowed.output(slot).bell();
+        let requests = Requests::new(borrowed.limits.max_request_bytes);
+        let high_water = HIGH_WATER_BYTES.min(borrowed.limits.max_output_bytes / 2 + 1);
+        drop(borrowed);
         Ok(Self {
             stream,
-            state,
+            store,
             slot,
             bell,
             buffer: BytesMut::new(),
@@ -97,7 +97,7 @@ impl Connection {
     /// Waits for the socket, or for something to write (`None`).
     async fn wait(&self) -> io::Result<Option<Ready>> {
         let may_read = self.farewell.is_none() && self.has_room();
-        let must_write = !self.state.borrow().outbox(self.slot).pending().is_empty();
+        let must_write = !self.store.borrow().output(self.slot).pending().is_empty();
         let interest = match (may_read, must_write) {
             (true, true) => Interest::READABLE | Interest::WRITABLE,
             (true, false) => Interest::READABLE,
@@ -112,13 +112,13 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        self.state.borrow().outbox(self.slot).pending().len() < self.high_water
+        self.store.borrow().output(self.slot).pending().len() < self.high_water
     }
 
     fn is_over(&self) -> bool {
-        let state = self.state.borrow();
-        let client = &state.clients[self.slot];
-        client.cut || (self.farewell.is_some() && !self.behind && client.outbox.pending().is_empty())
+        let store = self.store.borrow();
+        let client = &store.clients[self.slot];
+        client.cut || (self.farewell.is_some() && !self.behind && client.output.pending().is_empty())
     }
 
     fn read(&mut self) -> io::Result<()> {
@@ -147,33 +147,33 @@ impl Connection {
 
     /// Runs what has arrived whole, as long as the replies have room.
     fn run_requests(&mut self) {
-        let mut state = self.state.borrow_mut();
+        let mut store = self.store.borrow_mut();
         self.behind = false;
         loop {
-            let client = &state.clients[self.slot];
+            let client = &store.clients[self.slot];
             if client.closing || client.cut {
                 break;
             }
-            if client.outbox.pending().len() >= self.high_water {
+            if client.output.pending().len() >= self.high_water {
                 self.behind = true;
                 break;
             }
             match self.requests.decode(&mut self.buffer) {
-                Ok(Some(request)) => dispatch(&mut state, self.slot, &request),
+                Ok(Some(request)) => dispatch(&mut store, self.slot, &request),
                 Ok(None) => break,
                 Err(error) => {
                     tracing::debug!(
                         connection = client.id,
                         "client of the embedded store broke the protocol"
                     );
-                    state.answer(self.slot, &Reply::error(&error.to_string()));
-                    state.clients[self.slot].closing = true;
+                    store.answer(self.slot, &Reply::error(&error.to_string()));
+                    store.clients[self.slot].closing = true;
                 }
             }
         }
-        state.unread(self.slot, self.buffer.len());
-        let closing = state.clients[self.slot].closing;
-        drop(state);
+        store.unread(self.slot, self.buffer.len());
+        let closing = store.clients[self.slot].closing;
+        drop(store);
         if self.buffer.is_empty() && self.buffer.capacity() > READ_BYTES {
             self.buffer = BytesMut::new();
         }
@@ -187,14 +187,14 @@ impl Connection {
     }
 
     fn write(&self) -> io::Result<()> {
-        let mut state = self.state.borrow_mut();
+        let mut store = self.store.borrow_mut();
         loop {
-            let pending = state.outbox(self.slot).pending();
+            let pending = store.output(self.slot).pending();
             if pending.is_empty() {
                 return Ok(());
             }
             match self.stream.try_write(pending) {
-                Ok(bytes) => state.written(self.slot, bytes),
+                Ok(bytes) => store.written(self.slot, bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }

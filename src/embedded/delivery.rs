@@ -3,24 +3,29 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    outbox::Outbox,
-    pubsub::Kind,
+    output_buffer::OutputBuffer,
+    pubsub::SubscriptionKind,
     reply::{Protocol, Reply},
-    state::{NAME_BYTES, State},
+    store::{MemoryStore, NAME_BYTES},
 };
 
-impl State {
+impl MemoryStore {
     /// Returns what a client listens to.
-    pub(crate) fn subscribed(&self, slot: usize, kind: Kind) -> Vec<Bytes> {
+    pub(crate) fn subscribed(&self, slot: usize, kind: SubscriptionKind) -> Vec<Bytes> {
         let client = &self.clients[slot];
-        let names = if kind == Kind::Channel { &client.channels } else { &client.patterns };
+        let names = if kind == SubscriptionKind::Channel { &client.channels } else { &client.patterns };
         names.iter().cloned().collect()
     }
 
     /// Adds a subscription.
-    pub(crate) fn subscribe(&mut self, slot: usize, kind: Kind, name: &[u8]) -> Result<(), Reply> {
+    pub(crate) fn subscribe(
+        &mut self,
+        slot: usize,
+        kind: SubscriptionKind,
+        name: &[u8],
+    ) -> Result<(), Reply> {
         let client = &self.clients[slot];
-        let names = if kind == Kind::Channel { &client.channels } else { &client.patterns };
+        let names = if kind == SubscriptionKind::Channel { &client.channels } else { &client.patterns };
         if names.contains(name) {
             return Ok(());
         }
@@ -28,15 +33,17 @@ impl State {
         let name = Bytes::copy_from_slice(name);
         self.pubsub.join(kind, &name, slot);
         let client = &mut self.clients[slot];
-        let names = if kind == Kind::Channel { &mut client.channels } else { &mut client.patterns };
+        let names =
+            if kind == SubscriptionKind::Channel { &mut client.channels } else { &mut client.patterns };
         names.insert(name);
         Ok(())
     }
 
     /// Removes a subscription, if it is there.
-    pub(crate) fn unsubscribe(&mut self, slot: usize, kind: Kind, name: &Bytes) {
+    pub(crate) fn unsubscribe(&mut self, slot: usize, kind: SubscriptionKind, name: &Bytes) {
         let client = &mut self.clients[slot];
-        let names = if kind == Kind::Channel { &mut client.channels } else { &mut client.patterns };
+        let names =
+            if kind == SubscriptionKind::Channel { &mut client.channels } else { &mut client.patterns };
         if names.remove(name) {
             self.pubsub.leave(kind, name, slot);
             self.keyspace.release(NAME_BYTES + name.len());
@@ -72,9 +79,9 @@ impl State {
                     return;
                 }
                 if self.has_room(*slot, frame.len()) {
-                    self.clients[*slot].outbox.push(&frame);
+                    self.clients[*slot].output.push(&frame);
                     self.in_transit += frame.len();
-                    self.clients[*slot].outbox.ring();
+                    self.clients[*slot].output.ring();
                 }
             }
         }
@@ -86,9 +93,9 @@ impl State {
             return;
         }
         let client = &mut self.clients[slot];
-        let before = client.outbox.pending().len();
-        let refused = reply.write(client.protocol, client.outbox.buffer()).is_err();
-        self.in_transit += client.outbox.pending().len() - before;
+        let before = client.output.pending().len();
+        let refused = reply.write(client.protocol, client.output.buffer()).is_err();
+        self.in_transit += client.output.pending().len() - before;
         if refused {
             self.cut(slot, "a reply could not be encoded");
         }
@@ -100,7 +107,7 @@ impl State {
         if client.cut {
             return false;
         }
-        let waiting = client.outbox.pending().len().saturating_add(bytes);
+        let waiting = client.output.pending().len().saturating_add(bytes);
         if waiting > self.limits.max_output_bytes {
             self.cut(slot, "more bytes wait for it than embedded.max_output_bytes");
         } else if self.in_transit.saturating_add(bytes) > self.limits.max_memory_bytes {
@@ -115,19 +122,19 @@ impl State {
         self.clients[slot].cut = true;
         self.forget_all(slot);
         let client = &mut self.clients[slot];
-        self.in_transit -= client.outbox.clear();
-        client.outbox.ring();
+        self.in_transit -= client.output.clear();
+        client.output.ring();
         tracing::warn!(connection = client.id, reason, "client of the embedded store disconnected");
     }
 
-    /// Returns the outbox of a client, from which `written` takes.
-    pub(crate) fn outbox(&self, slot: usize) -> &Outbox {
-        &self.clients[slot].outbox
+    /// Returns the output of a client, from which `written` takes.
+    pub(crate) fn output(&self, slot: usize) -> &OutputBuffer {
+        &self.clients[slot].output
     }
 
     /// Notes that bytes have left for a client.
     pub(crate) fn written(&mut self, slot: usize, bytes: usize) {
-        self.clients[slot].outbox.written(bytes);
+        self.clients[slot].output.written(bytes);
         self.in_transit -= bytes;
     }
 

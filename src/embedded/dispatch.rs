@@ -4,33 +4,33 @@ use bytes::Bytes;
 
 use super::{
     client::Transaction,
-    commands::{self, Call, Command, When},
+    commands::{self, CommandCall, CommandSpec, When},
     reply::Reply,
-    state::{NAME_BYTES, State},
+    store::{MemoryStore, NAME_BYTES},
 };
 
 /// Runs a request of the client in `slot` and queues its reply.
-pub(crate) fn dispatch(state: &mut State, slot: usize, args: &[Bytes]) {
+pub(crate) fn dispatch(store: &mut MemoryStore, slot: usize, args: &[Bytes]) {
     let Some(name) = args.first() else { return };
-    state.requests += 1;
+    store.requests += 1;
     if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
-        state.cut(slot, "it speaks HTTP, possibly to attack the store across protocols");
+        store.cut(slot, "it speaks HTTP, possibly to attack the store across protocols");
         return;
     }
-    let reply = match commands::find(args).and_then(|command| allowed(state, slot, command)) {
-        Ok(command) => run_or_queue(state, slot, command, args),
-        Err(refusal) if name.eq_ignore_ascii_case(b"exec") => abort(state, slot, refusal),
+    let reply = match commands::find(args).and_then(|command| allowed(store, slot, command)) {
+        Ok(command) => run_or_queue(store, slot, command, args),
+        Err(refusal) if name.eq_ignore_ascii_case(b"exec") => abort(store, slot, refusal),
         Err(refusal) => {
-            refuse(state, slot);
+            refuse(store, slot);
             refusal
         }
     };
-    state.answer(slot, &reply);
+    store.answer(slot, &reply);
 }
 
 /// Ends the transaction whose EXEC itself was refused.
-fn abort(state: &mut State, slot: usize, refusal: Reply) -> Reply {
-    state.end_transaction(slot);
+fn abort(store: &mut MemoryStore, slot: usize, refusal: Reply) -> Reply {
+    store.end_transaction(slot);
     match refusal {
         Reply::Error(text) => {
             let reason = text.strip_prefix("ERR ").unwrap_or(&text);
@@ -40,8 +40,12 @@ fn abort(state: &mut State, slot: usize, refusal: Reply) -> Reply {
     }
 }
 
-fn allowed(state: &mut State, slot: usize, command: &'static Command) -> Result<&'static Command, Reply> {
-    let client = &mut state.clients[slot];
+fn allowed(
+    store: &mut MemoryStore,
+    slot: usize,
+    command: &'static CommandSpec,
+) -> Result<&'static CommandSpec, Reply> {
+    let client = &mut store.clients[slot];
     client.last_command = command.name;
     if client.only_listens() && !matches!(command.when, When::Listening | When::Always) {
         let name = command.name;
@@ -52,24 +56,34 @@ fn allowed(state: &mut State, slot: usize, command: &'static Command) -> Result<
     Ok(command)
 }
 
-fn run_or_queue(state: &mut State, slot: usize, command: &'static Command, args: &[Bytes]) -> Reply {
+fn run_or_queue(
+    store: &mut MemoryStore,
+    slot: usize,
+    command: &'static CommandSpec,
+    args: &[Bytes],
+) -> Reply {
     let at_once = matches!(command.when, When::AtOnce | When::Always);
-    if state.clients[slot].transaction.is_none() || at_once {
-        return commands::run(command, &mut Call { state, slot, args });
+    if store.clients[slot].transaction.is_none() || at_once {
+        return commands::run(command, &mut CommandCall { store, slot, args });
     }
-    match queue(state, slot, command, args) {
+    match queue(store, slot, command, args) {
         Ok(()) => Reply::Simple("QUEUED"),
         Err(refusal) => {
-            refuse(state, slot);
+            refuse(store, slot);
             refusal
         }
     }
 }
 
-fn queue(state: &mut State, slot: usize, command: &'static Command, args: &[Bytes]) -> Result<(), Reply> {
+fn queue(
+    store: &mut MemoryStore,
+    slot: usize,
+    command: &'static CommandSpec,
+    args: &[Bytes],
+) -> Result<(), Reply> {
     let bytes = NAME_BYTES + args.iter().map(|arg| arg.len() + size_of::<Bytes>()).sum::<usize>();
-    state.reserve(bytes)?;
-    let transaction = state.clients[slot].transaction.get_or_insert_default();
+    store.reserve(bytes)?;
+    let transaction = store.clients[slot].transaction.get_or_insert_default();
     transaction.held_bytes += bytes;
     // Copies: slices would keep the read buffer alive until EXEC.
     transaction.queue.push((command, args.iter().map(|arg| Bytes::copy_from_slice(arg)).collect()));
@@ -77,8 +91,8 @@ fn queue(state: &mut State, slot: usize, command: &'static Command, args: &[Byte
 }
 
 /// Makes EXEC refuse the transaction that is being queued, if there is one.
-fn refuse(state: &mut State, slot: usize) {
-    if let Some(Transaction { broken, .. }) = &mut state.clients[slot].transaction {
+fn refuse(store: &mut MemoryStore, slot: usize) {
+    if let Some(Transaction { broken, .. }) = &mut store.clients[slot].transaction {
         *broken = true;
     }
 }
@@ -88,7 +102,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*, sample::select};
 
     use super::*;
-    use crate::embedded::limits::Limits;
+    use crate::embedded::limits::StoreLimits;
 
     const WORDS: &str = "get set setex psetex setnx getset getdel getex mget mset strlen incr decrby del exists keys \
         scan dbsize flushdb flushall expire pexpire persist ttl publish subscribe psubscribe unsubscribe punsubscribe \
@@ -107,22 +121,22 @@ mod tests {
             max_memory_bytes in select(vec![0, 2_000, 100_000]),
             max_output_bytes in select(vec![0, 300, 100_000]),
         ) {
-            let limits = Limits { max_memory_bytes, max_output_bytes, ..Limits::default() };
-            let mut state = State::new(limits);
+            let limits = StoreLimits { max_memory_bytes, max_output_bytes, ..StoreLimits::default() };
+            let mut store = MemoryStore::new(limits);
             let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-            let slots = [0; 3].map(|_| state.enter(address, address));
+            let slots = [0; 3].map(|_| store.enter(address, address));
             for (client, request) in requests {
-                dispatch(&mut state, slots[client], &request);
-                prop_assert!(state.keyspace.used_bytes() <= max_memory_bytes);
+                dispatch(&mut store, slots[client], &request);
+                prop_assert!(store.keyspace.used_bytes() <= max_memory_bytes);
                 for slot in slots {
-                    prop_assert!(state.outbox(slot).pending().len() <= max_output_bytes);
+                    prop_assert!(store.output(slot).pending().len() <= max_output_bytes);
                 }
             }
             for slot in slots {
-                state.leave(slot);
+                store.leave(slot);
             }
-            (0..16).for_each(|db| state.flush(db));
-            prop_assert!(state.is_clean());
+            (0..16).for_each(|db| store.flush(db));
+            prop_assert!(store.is_clean());
         }
     }
 }

@@ -15,17 +15,17 @@ const ENTRY_BYTES: usize = 256;
 
 /// The memory limit would be exceeded.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Full;
+pub(crate) struct MemoryFull;
 
 /// A key with its value.
-pub(crate) struct Entry {
+pub(crate) struct KeyEntry {
     pub(crate) key: Bytes,
     pub(crate) value: Bytes,
     /// Unix milliseconds.
     pub(crate) expires: Option<i64>,
 }
 
-impl Entry {
+impl KeyEntry {
     /// Tells whether the key's time is over.
     pub(crate) fn is_due(&self, now: i64) -> bool {
         self.expires.is_some_and(|when| when <= now)
@@ -40,7 +40,7 @@ impl Entry {
 struct Database {
     index: HashMap<Bytes, usize>,
     /// A slot keeps its number while its key lives, so the number serves as cursor of SCAN.
-    entries: Slab<Entry>,
+    entries: Slab<KeyEntry>,
     volatile: usize,
 }
 
@@ -59,7 +59,7 @@ impl Keyspace {
     }
 
     /// Returns the entry, due or not.
-    pub(crate) fn get(&self, db: usize, key: &[u8]) -> Option<&Entry> {
+    pub(crate) fn get(&self, db: usize, key: &[u8]) -> Option<&KeyEntry> {
         let database = &self.databases[db];
         database.entries.get(*database.index.get(key)?)
     }
@@ -71,11 +71,11 @@ impl Keyspace {
         key: &[u8],
         value: &[u8],
         expires: Option<i64>,
-    ) -> Result<(), Full> {
-        let old_bytes = self.get(db, key).map_or(0, Entry::bytes);
+    ) -> Result<(), MemoryFull> {
+        let old_bytes = self.get(db, key).map_or(0, KeyEntry::bytes);
         let new_bytes = ENTRY_BYTES + key.len() + value.len();
         if new_bytes > old_bytes && self.used_bytes - old_bytes + new_bytes > self.limit_bytes {
-            return Err(Full);
+            return Err(MemoryFull);
         }
         self.used_bytes = self.used_bytes - old_bytes + new_bytes;
         // Copies: a slice of the request would keep the whole read buffer alive.
@@ -88,7 +88,7 @@ impl Keyspace {
         } else {
             let key = Bytes::copy_from_slice(key);
             let database = &mut self.databases[db];
-            let slot = database.entries.insert(Entry { key: key.clone(), value, expires: None });
+            let slot = database.entries.insert(KeyEntry { key: key.clone(), value, expires: None });
             database.index.insert(key.clone(), slot);
             self.set_expiry(db, &key, expires);
         }
@@ -138,7 +138,7 @@ impl Keyspace {
     }
 
     /// Returns all entries of a database, due or not.
-    pub(crate) fn entries(&self, db: usize) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn entries(&self, db: usize) -> impl Iterator<Item = &KeyEntry> {
         self.databases[db].entries.iter().map(|(_, entry)| entry)
     }
 
@@ -148,7 +148,7 @@ impl Keyspace {
         db: usize,
         cursor: usize,
         count: usize,
-    ) -> (usize, impl Iterator<Item = &Entry>) {
+    ) -> (usize, impl Iterator<Item = &KeyEntry>) {
         let entries = &self.databases[db].entries;
         // Slots in use may lie above `len`, never above `capacity`.
         let end = cursor.saturating_add(count).min(entries.capacity());
@@ -162,9 +162,9 @@ impl Keyspace {
     }
 
     /// Counts bytes that something other than a key takes.
-    pub(crate) fn reserve(&mut self, bytes: usize) -> Result<(), Full> {
+    pub(crate) fn reserve(&mut self, bytes: usize) -> Result<(), MemoryFull> {
         if self.used_bytes.saturating_add(bytes) > self.limit_bytes {
-            return Err(Full);
+            return Err(MemoryFull);
         }
         self.used_bytes += bytes;
         Ok(())
@@ -193,9 +193,9 @@ mod tests {
     fn the_limit_holds_and_shrinking_is_always_allowed() {
         let mut keyspace = Keyspace::new(2 * ENTRY_BYTES);
         assert_eq!(keyspace.set(0, b"k", &[0; 100], None), Ok(()));
-        assert_eq!(keyspace.set(0, b"l", &[0; 300], None), Err(Full));
+        assert_eq!(keyspace.set(0, b"l", &[0; 300], None), Err(MemoryFull));
         assert_eq!(keyspace.set(0, b"k", b"", None), Ok(()));
-        assert_eq!(keyspace.reserve(ENTRY_BYTES), Err(Full));
+        assert_eq!(keyspace.reserve(ENTRY_BYTES), Err(MemoryFull));
         keyspace.clear(0);
         assert_eq!(keyspace.used_bytes(), 0);
     }

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 /// The bounds of the store; nothing in it grows beyond them.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct StoreLimits {
     /// Bytes for keys, values, subscriptions, watched keys and queued commands together.
     /// Requests and replies in transit of all clients together may take as much again.
     pub max_memory_bytes: usize,
@@ -17,7 +17,7 @@ pub struct Limits {
     pub max_output_bytes: usize,
 }
 
-impl Default for Limits {
+impl Default for StoreLimits {
     fn default() -> Self {
         Self {
             max_memory_bytes: 256 << 20,
@@ -30,7 +30,7 @@ impl Default for Limits {
 
 /// Why the store does not serve.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ServeError {
     /// The listener's address can be reached from other machines, and the store knows no passwords.
     #[error("the embedded store listens on loopback addresses only, not on {0}")]
     NotLoopback(SocketAddr),

@@ -14,14 +14,14 @@ mod inline;
 mod integer;
 mod keyspace;
 mod limits;
-mod outbox;
+mod output_buffer;
 mod pubsub;
 mod reply;
 mod request;
 mod server;
-mod state;
+mod store;
 
-pub use limits::{Error, Limits};
+pub use limits::{ServeError, StoreLimits};
 #[doc(hidden)]
 pub use request::count_requests;
 pub use server::serve;

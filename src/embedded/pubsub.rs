@@ -20,7 +20,7 @@ pub(crate) struct PubSub {
 
 /// Which of the two tables is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum SubscriptionKind {
     Channel,
     Pattern,
 }
@@ -39,23 +39,23 @@ impl PubSub {
     }
 
     /// Adds a listener.
-    pub(crate) fn join(&mut self, kind: Kind, name: &Bytes, slot: usize) {
+    pub(crate) fn join(&mut self, kind: SubscriptionKind, name: &Bytes, slot: usize) {
         let listeners = self.table(kind).entry(name.clone()).or_default();
         let is_new = listeners.is_empty();
         listeners.insert(slot);
-        if is_new && kind == Kind::Channel && name.starts_with(OF_KEYS) {
+        if is_new && kind == SubscriptionKind::Channel && name.starts_with(OF_KEYS) {
             self.of_keys += 1;
         }
     }
 
     /// Removes a listener.
-    pub(crate) fn leave(&mut self, kind: Kind, name: &Bytes, slot: usize) {
+    pub(crate) fn leave(&mut self, kind: SubscriptionKind, name: &Bytes, slot: usize) {
         let table = self.table(kind);
         if let Some(listeners) = table.get_mut(name) {
             listeners.remove(&slot);
             if listeners.is_empty() {
                 table.remove(name);
-                if kind == Kind::Channel && name.starts_with(OF_KEYS) {
+                if kind == SubscriptionKind::Channel && name.starts_with(OF_KEYS) {
                     self.of_keys -= 1;
                 }
             }
@@ -88,10 +88,10 @@ impl PubSub {
         (self.channels.len(), self.patterns.len())
     }
 
-    fn table(&mut self, kind: Kind) -> &mut HashMap<Bytes, HashSet<usize>> {
+    fn table(&mut self, kind: SubscriptionKind) -> &mut HashMap<Bytes, HashSet<usize>> {
         match kind {
-            Kind::Channel => &mut self.channels,
-            Kind::Pattern => &mut self.patterns,
+            SubscriptionKind::Channel => &mut self.channels,
+            SubscriptionKind::Pattern => &mut self.patterns,
         }
     }
 }

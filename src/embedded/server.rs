@@ -9,9 +9,9 @@ use tokio::{
 };
 
 use super::{
-    connection::Connection,
-    limits::{Error, Limits},
-    state::State,
+    connection::StoreConnection,
+    limits::{ServeError, StoreLimits},
+    store::MemoryStore,
 };
 
 /// How often expired keys are looked for; `expired` events come at most this late, plus the work itself.
@@ -30,22 +30,22 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// When the listener's address is not a loopback address, or cannot be read.
 pub async fn serve(
     listener: TcpListener,
-    limits: Limits,
+    limits: StoreLimits,
     stop: impl Future<Output = ()>,
-) -> Result<(), Error> {
-    let address = listener.local_addr().map_err(Error::Address)?;
+) -> Result<(), ServeError> {
+    let address = listener.local_addr().map_err(ServeError::Address)?;
     if !address.ip().to_canonical().is_loopback() {
-        return Err(Error::NotLoopback(address));
+        return Err(ServeError::NotLoopback(address));
     }
     tracing::info!(%address, limit_bytes = limits.max_memory_bytes, "embedded store started, its data live in memory only");
-    let state = Rc::new(RefCell::new(State::new(limits)));
+    let store = Rc::new(RefCell::new(MemoryStore::new(limits)));
     let local = LocalSet::new();
     local
         .run_until(async {
             tokio::select! {
                 () = stop => {}
-                () = accept(&listener, &state) => {}
-                () = expire(&state) => {}
+                () = accept(&listener, &store) => {}
+                () = expire(&store) => {}
             }
         })
         .await;
@@ -53,10 +53,10 @@ pub async fn serve(
     Ok(())
 }
 
-async fn accept(listener: &TcpListener, state: &Rc<RefCell<State>>) {
+async fn accept(listener: &TcpListener, store: &Rc<RefCell<MemoryStore>>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => admit(stream, state),
+            Ok((stream, _)) => admit(stream, store),
             Err(error) => {
                 tracing::warn!(%error, "embedded store could not accept a client");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -65,10 +65,10 @@ async fn accept(listener: &TcpListener, state: &Rc<RefCell<State>>) {
     }
 }
 
-fn admit(stream: TcpStream, state: &Rc<RefCell<State>>) {
+fn admit(stream: TcpStream, store: &Rc<RefCell<MemoryStore>>) {
     let full = {
-        let state = state.borrow();
-        state.clients.len() >= state.limits.max_clients
+        let store = store.borrow();
+        store.clients.len() >= store.limits.max_clients
     };
     if full {
         tracing::warn!(
@@ -79,7 +79,7 @@ fn admit(stream: TcpStream, state: &Rc<RefCell<State>>) {
         let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
         return;
     }
-    if let Ok(connection) = Connection::new(stream, Rc::clone(state)) {
+    if let Ok(connection) = StoreConnection::new(stream, Rc::clone(store)) {
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.run().await {
                 report(&error);
@@ -92,13 +92,13 @@ fn report(error: &io::Error) {
     tracing::debug!(%error, "connection to the embedded store failed");
 }
 
-async fn expire(state: &Rc<RefCell<State>>) {
+async fn expire(store: &Rc<RefCell<MemoryStore>>) {
     let mut tick = tokio::time::interval(EXPIRY_PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         loop {
-            let more = state.borrow_mut().expire(EXPIRY_BATCH);
+            let more = store.borrow_mut().expire(EXPIRY_BATCH);
             if !more {
                 break;
             }

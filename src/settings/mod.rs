@@ -87,7 +87,7 @@ pub struct Settings {
     /// Whether the demo page is served.
     pub demo: bool,
     /// Limits of the embedded store.
-    pub embedded: crate::embedded::Limits,
+    pub embedded: crate::embedded::StoreLimits,
 }
 
 /// Returns the given path, or `settings.toml` if the working directory contains one.

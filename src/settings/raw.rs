@@ -14,7 +14,7 @@ use super::redis_url::RedisUrl;
 use super::sections::{Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, TlsSettings};
 use super::visitors::{RawRule, RawSession};
 use crate::access::Proxies;
-use crate::embedded::Limits;
+use crate::embedded::StoreLimits;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -228,9 +228,9 @@ impl RawPing {
 }
 
 impl RawEmbedded {
-    pub(super) fn check(self) -> Limits {
+    pub(super) fn check(self) -> StoreLimits {
         let Self { max_memory_bytes, max_clients, max_output_bytes } = self;
-        Limits { max_memory_bytes, max_clients, max_output_bytes, ..Limits::default() }
+        StoreLimits { max_memory_bytes, max_clients, max_output_bytes, ..StoreLimits::default() }
     }
 }
 

@@ -4,33 +4,35 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
-use super::{Call, Command, table, table::printable};
+use super::{CommandCall, CommandSpec, table, table::printable};
 use crate::embedded::{
     glob,
     keyspace::DATABASES,
     reply::{OK, Reply, SYNTAX},
-    state::State,
+    store::MemoryStore,
 };
 
 /// The version whose commands and error texts are spoken.
 pub(crate) const REDIS_VERSION: &str = "7.0.0";
 
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::sure("info", -1, info),
-    Command::sure("config", -2, |_| Reply::Nil).subcommands(CONFIG),
-    Command::sure("command", -1, |_| Reply::Array(Vec::new())).subcommands(COMMAND),
+pub(crate) const COMMANDS: &[CommandSpec] = &[
+    CommandSpec::infallible("info", -1, info),
+    CommandSpec::infallible("config", -2, |_| Reply::Nil).subcommands(CONFIG),
+    CommandSpec::infallible("command", -1, |_| Reply::Array(Vec::new())).subcommands(COMMAND),
 ];
 
-const CONFIG: &[Command] =
-    &[Command::sure("config|get", -3, config_get), Command::fallible("config|set", -4, config_set)];
-
-const COMMAND: &[Command] = &[
-    Command::sure("command|count", 2, |_| Reply::count(table::count())),
-    Command::sure("command|docs", -2, |_| Reply::Map(Vec::new())),
+const CONFIG: &[CommandSpec] = &[
+    CommandSpec::infallible("config|get", -3, config_get),
+    CommandSpec::fallible("config|set", -4, config_set),
 ];
 
-fn config_get(call: &mut Call<'_>) -> Reply {
-    let limits = &call.state.limits;
+const COMMAND: &[CommandSpec] = &[
+    CommandSpec::infallible("command|count", 2, |_| Reply::count(table::count())),
+    CommandSpec::infallible("command|docs", -2, |_| Reply::Map(Vec::new())),
+];
+
+fn config_get(call: &mut CommandCall<'_>) -> Reply {
+    let limits = &call.store.limits;
     let known = [
         ("appendonly", "no".to_owned()),
         ("databases", DATABASES.to_string()),
@@ -55,7 +57,7 @@ fn config_get(call: &mut Call<'_>) -> Reply {
 }
 
 /// Keyspace events are always on, so asking for them is granted; nothing else can be set.
-fn config_set(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn config_set(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     if call.args.len() % 2 == 1 {
         return Err(SYNTAX);
     }
@@ -69,12 +71,12 @@ fn config_set(call: &mut Call<'_>) -> Result<Reply, Reply> {
     }
 }
 
-fn info(call: &mut Call<'_>) -> Reply {
+fn info(call: &mut CommandCall<'_>) -> Reply {
     const ALL: [&[u8]; 3] = [b"all", b"default", b"everything"];
     let asked: Vec<Vec<u8>> = call.args[1..].iter().map(|name| name.to_ascii_lowercase()).collect();
     let all = asked.is_empty() || asked.iter().any(|name| ALL.contains(&&name[..]));
     let mut text = String::new();
-    for (name, lines) in sections(call.state) {
+    for (name, lines) in sections(call.store) {
         if all || asked.iter().any(|asked| name.as_bytes().eq_ignore_ascii_case(asked)) {
             let gap = if text.is_empty() { "" } else { "\r\n" };
             // Writing to a string cannot fail.
@@ -84,10 +86,10 @@ fn info(call: &mut Call<'_>) -> Reply {
     Reply::Verbatim(Bytes::from(text))
 }
 
-fn sections(state: &State) -> [(&'static str, String); 8] {
-    let (used, limit) = (state.keyspace.used_bytes(), state.limits.max_memory_bytes);
-    let (channels, patterns) = state.pubsub.sizes();
-    let uptime = state.clock.uptime_seconds();
+fn sections(store: &MemoryStore) -> [(&'static str, String); 8] {
+    let (used, limit) = (store.keyspace.used_bytes(), store.limits.max_memory_bytes);
+    let (channels, patterns) = store.pubsub.sizes();
+    let uptime = store.clock.uptime_seconds();
     [
         (
             "Server",
@@ -106,8 +108,8 @@ fn sections(state: &State) -> [(&'static str, String); 8] {
         (
             "Clients",
             lines(&[
-                ("connected_clients", &state.clients.len()),
-                ("maxclients", &state.limits.max_clients),
+                ("connected_clients", &store.clients.len()),
+                ("maxclients", &store.limits.max_clients),
                 ("blocked_clients", &0),
             ]),
         ),
@@ -133,15 +135,15 @@ fn sections(state: &State) -> [(&'static str, String); 8] {
         (
             "Stats",
             lines(&[
-                ("total_connections_received", &state.last_id),
-                ("total_commands_processed", &state.requests),
+                ("total_connections_received", &store.last_id),
+                ("total_commands_processed", &store.requests),
                 ("pubsub_channels", &channels),
                 ("pubsub_patterns", &patterns),
             ]),
         ),
         ("Replication", lines(&[("role", &"master"), ("connected_slaves", &0)])),
         ("Cluster", lines(&[("cluster_enabled", &0)])),
-        ("Keyspace", keyspace(state)),
+        ("Keyspace", keyspace(store)),
     ]
 }
 
@@ -149,8 +151,8 @@ fn lines(pairs: &[(&str, &dyn std::fmt::Display)]) -> String {
     pairs.iter().map(|(name, value)| format!("{name}:{value}\r\n")).collect::<Vec<_>>().concat()
 }
 
-fn keyspace(state: &State) -> String {
-    let databases = (0..DATABASES).map(|db| (db, state.keyspace.len(db)));
+fn keyspace(store: &MemoryStore) -> String {
+    let databases = (0..DATABASES).map(|db| (db, store.keyspace.len(db)));
     let used = databases.filter(|(_, (keys, _))| *keys > 0);
     let line = |(db, (keys, expires))| format!("db{db}:keys={keys},expires={expires},avg_ttl=0\r\n");
     used.map(line).collect::<Vec<_>>().concat()

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Call, Command, When, admin, table::printable, table::wrong_arity};
+use super::{CommandCall, CommandSpec, When, admin, table::printable, table::wrong_arity};
 use crate::embedded::{
     client::Client,
     integer,
@@ -10,29 +10,31 @@ use crate::embedded::{
     reply::{NOT_AN_INTEGER, OK, Protocol, Reply, SYNTAX},
 };
 
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::fallible("ping", -1, ping).when(When::Listening),
-    Command::sure("echo", 2, |call| Reply::Bulk(call.args[1].clone())),
-    Command::fallible("select", 2, select),
-    Command::fallible("hello", -1, hello),
-    Command::fallible("auth", -2, auth),
-    Command::sure("quit", -1, quit).when(When::Always),
-    Command::sure("reset", 1, reset).when(When::Always),
-    Command::sure("client", -2, |_| Reply::Nil).subcommands(CLIENT),
+pub(crate) const COMMANDS: &[CommandSpec] = &[
+    CommandSpec::fallible("ping", -1, ping).when(When::Listening),
+    CommandSpec::infallible("echo", 2, |call| Reply::Bulk(call.args[1].clone())),
+    CommandSpec::fallible("select", 2, select),
+    CommandSpec::fallible("hello", -1, hello),
+    CommandSpec::fallible("auth", -2, auth),
+    CommandSpec::infallible("quit", -1, quit).when(When::Always),
+    CommandSpec::infallible("reset", 1, reset).when(When::Always),
+    CommandSpec::infallible("client", -2, |_| Reply::Nil).subcommands(CLIENT),
 ];
 
-const CLIENT: &[Command] = &[
-    Command::sure("client|id", 2, |call| Reply::Integer(i64::try_from(call.client().id).unwrap_or(i64::MAX))),
-    Command::fallible("client|setname", 3, |call| set_name(call, &call.args[2])),
-    Command::sure("client|getname", 2, get_name),
-    Command::fallible("client|setinfo", 4, set_info),
-    Command::sure("client|info", 2, |call| Reply::Verbatim(Bytes::from(describe(call, call.slot)))),
-    Command::fallible("client|list", -2, list),
-    Command::fallible("client|no-evict", 3, on_or_off),
-    Command::fallible("client|no-touch", 3, on_or_off),
+const CLIENT: &[CommandSpec] = &[
+    CommandSpec::infallible("client|id", 2, |call| {
+        Reply::Integer(i64::try_from(call.client().id).unwrap_or(i64::MAX))
+    }),
+    CommandSpec::fallible("client|setname", 3, |call| set_name(call, &call.args[2])),
+    CommandSpec::infallible("client|getname", 2, get_name),
+    CommandSpec::fallible("client|setinfo", 4, set_info),
+    CommandSpec::infallible("client|info", 2, |call| Reply::Verbatim(Bytes::from(describe(call, call.slot)))),
+    CommandSpec::fallible("client|list", -2, list),
+    CommandSpec::fallible("client|no-evict", 3, on_or_off),
+    CommandSpec::fallible("client|no-touch", 3, on_or_off),
 ];
 
-fn ping(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn ping(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let text = match call.args {
         [_] => None,
         [_, text] => Some(Reply::Bulk(text.clone())),
@@ -44,7 +46,7 @@ fn ping(call: &mut Call<'_>) -> Result<Reply, Reply> {
     Ok(text.unwrap_or(Reply::Simple("PONG")))
 }
 
-fn select(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn select(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let number = integer::parse(&call.args[1]).ok_or(NOT_AN_INTEGER)?;
     if i32::try_from(number).is_err() {
         return Err(Reply::error("ERR value is out of range, value must between -2147483648 and 2147483647"));
@@ -54,7 +56,7 @@ fn select(call: &mut Call<'_>) -> Result<Reply, Reply> {
     Ok(OK)
 }
 
-fn hello(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn hello(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let Some(version) = call.args.get(1) else { return Ok(greeting(call)) };
     let version = integer::parse(version);
     let version =
@@ -85,7 +87,7 @@ fn hello(call: &mut Call<'_>) -> Result<Reply, Reply> {
     Ok(greeting(call))
 }
 
-fn greeting(call: &mut Call<'_>) -> Reply {
+fn greeting(call: &mut CommandCall<'_>) -> Reply {
     let client = call.client();
     let proto = if client.protocol == Protocol::Resp3 { 3 } else { 2 };
     let id = i64::try_from(client.id).unwrap_or(i64::MAX);
@@ -101,7 +103,7 @@ fn greeting(call: &mut Call<'_>) -> Reply {
     Reply::Map(pairs.into_iter().map(|(key, value)| (Reply::text(key), value)).collect())
 }
 
-fn auth(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn auth(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     match call.args {
         [_, _] => Err(Reply::error(
             "ERR AUTH <password> called without any password configured for the default user. \
@@ -120,13 +122,13 @@ fn check_user(user: &[u8]) -> Result<(), Reply> {
     Err(Reply::error("WRONGPASS invalid username-password pair or user is disabled."))
 }
 
-fn quit(call: &mut Call<'_>) -> Reply {
+fn quit(call: &mut CommandCall<'_>) -> Reply {
     call.client().closing = true;
     OK
 }
 
-fn reset(call: &mut Call<'_>) -> Reply {
-    call.state.forget_all(call.slot);
+fn reset(call: &mut CommandCall<'_>) -> Reply {
+    call.store.forget_all(call.slot);
     let client = call.client();
     client.protocol = Protocol::Resp2;
     client.db = 0;
@@ -134,7 +136,7 @@ fn reset(call: &mut Call<'_>) -> Reply {
     Reply::Simple("RESET")
 }
 
-fn set_name(call: &mut Call<'_>, name: &[u8]) -> Result<Reply, Reply> {
+fn set_name(call: &mut CommandCall<'_>, name: &[u8]) -> Result<Reply, Reply> {
     /// Longer names would be memory that no limit counts.
     const MAX_NAME_BYTES: usize = 1_024;
     if name.len() > MAX_NAME_BYTES || !name.iter().all(u8::is_ascii_graphic) {
@@ -144,13 +146,13 @@ fn set_name(call: &mut Call<'_>, name: &[u8]) -> Result<Reply, Reply> {
     Ok(OK)
 }
 
-fn get_name(call: &mut Call<'_>) -> Reply {
+fn get_name(call: &mut CommandCall<'_>) -> Reply {
     let name = call.client().name.clone();
     if name.is_empty() { Reply::Nil } else { Reply::Bulk(name) }
 }
 
 /// Accepts the library's name, which Redis has known since 7.2 and which nothing here needs.
-fn set_info(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn set_info(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let option = &call.args[2];
     if option.eq_ignore_ascii_case(b"lib-name") || option.eq_ignore_ascii_case(b"lib-ver") {
         return Ok(OK);
@@ -158,12 +160,12 @@ fn set_info(call: &mut Call<'_>) -> Result<Reply, Reply> {
     Err(Reply::error(&format!("ERR Unrecognized option '{}'", printable(option, 128))))
 }
 
-fn on_or_off(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn on_or_off(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let mode = &call.args[2];
     if mode.eq_ignore_ascii_case(b"on") || mode.eq_ignore_ascii_case(b"off") { Ok(OK) } else { Err(SYNTAX) }
 }
 
-fn list(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn list(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let kind = match &call.args[2..] {
         [] => None,
         [option, kind] if option.eq_ignore_ascii_case(b"type") => Some(kind.to_ascii_lowercase()),
@@ -181,14 +183,14 @@ fn list(call: &mut Call<'_>) -> Result<Reply, Reply> {
         return Err(Reply::error(&format!("ERR Unknown client type '{}'", printable(&call.args[3], 128))));
     }
     let slots: Vec<usize> =
-        call.state.clients.iter().filter(|(_, client)| wanted(client)).map(|(slot, _)| slot).collect();
+        call.store.clients.iter().filter(|(_, client)| wanted(client)).map(|(slot, _)| slot).collect();
     let lines: String = slots.into_iter().map(|slot| describe(call, slot)).collect();
     Ok(Reply::Verbatim(Bytes::from(lines)))
 }
 
-fn describe(call: &Call<'_>, slot: usize) -> String {
-    let client = &call.state.clients[slot];
-    let age = call.state.clock.uptime_seconds().saturating_sub(client.since);
+fn describe(call: &CommandCall<'_>, slot: usize) -> String {
+    let client = &call.store.clients[slot];
+    let age = call.store.clock.uptime_seconds().saturating_sub(client.since);
     let flags = match (client.subscriptions() > 0, &client.transaction) {
         (true, _) => "P",
         (false, Some(_)) => "x",
@@ -207,7 +209,7 @@ fn describe(call: &Call<'_>, slot: usize) -> String {
         client.channels.len(),
         client.patterns.len(),
         client.unread_bytes,
-        client.outbox.pending().len(),
+        client.output.pending().len(),
         client.last_command,
         if client.protocol == Protocol::Resp3 { 3 } else { 2 },
     )

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    Call, Command,
+    CommandCall, CommandSpec,
     options::{self, AT_MILLISECONDS, AT_SECONDS, MILLISECONDS, SECONDS, Unit},
     table::printable,
 };
@@ -12,23 +12,23 @@ use crate::embedded::{
     reply::{NOT_AN_INTEGER, Reply},
 };
 
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::fallible("expire", -3, |call| expire(call, SECONDS, "expire")),
-    Command::fallible("pexpire", -3, |call| expire(call, MILLISECONDS, "pexpire")),
-    Command::fallible("expireat", -3, |call| expire(call, AT_SECONDS, "expireat")),
-    Command::fallible("pexpireat", -3, |call| expire(call, AT_MILLISECONDS, "pexpireat")),
-    Command::sure("persist", 2, |call| Reply::count(usize::from(call.persist(&call.args[1])))),
-    Command::sure("ttl", 2, |call| Reply::Integer(call.remaining(&call.args[1], SECONDS))),
-    Command::sure("pttl", 2, |call| Reply::Integer(call.remaining(&call.args[1], MILLISECONDS))),
+pub(crate) const COMMANDS: &[CommandSpec] = &[
+    CommandSpec::fallible("expire", -3, |call| expire(call, SECONDS, "expire")),
+    CommandSpec::fallible("pexpire", -3, |call| expire(call, MILLISECONDS, "pexpire")),
+    CommandSpec::fallible("expireat", -3, |call| expire(call, AT_SECONDS, "expireat")),
+    CommandSpec::fallible("pexpireat", -3, |call| expire(call, AT_MILLISECONDS, "pexpireat")),
+    CommandSpec::infallible("persist", 2, |call| Reply::count(usize::from(call.persist(&call.args[1])))),
+    CommandSpec::infallible("ttl", 2, |call| Reply::Integer(call.remaining(&call.args[1], SECONDS))),
+    CommandSpec::infallible("pttl", 2, |call| Reply::Integer(call.remaining(&call.args[1], MILLISECONDS))),
 ];
 
-impl Call<'_> {
+impl CommandCall<'_> {
     /// Lets a key that is there end at a time; a time that is over ends it now.
     pub(super) fn expire_at(&mut self, key: &[u8], deadline: i64) {
-        if deadline <= self.state.clock.now_ms() {
+        if deadline <= self.store.clock.now_ms() {
             self.delete(key);
         } else {
-            self.state.keyspace.set_expiry(self.db(), key, Some(deadline));
+            self.store.keyspace.set_expiry(self.db(), key, Some(deadline));
             self.announce(key, "expire");
         }
     }
@@ -37,7 +37,7 @@ impl Call<'_> {
     pub(super) fn persist(&mut self, key: &[u8]) -> bool {
         let volatile = self.value(key).is_some() && self.expiry(key).is_some();
         if volatile {
-            self.state.keyspace.set_expiry(self.db(), key, None);
+            self.store.keyspace.set_expiry(self.db(), key, None);
             self.announce(key, "persist");
         }
         volatile
@@ -49,16 +49,16 @@ impl Call<'_> {
             return -2;
         }
         let Some(deadline) = self.expiry(key) else { return -1 };
-        let left = deadline.saturating_sub(self.state.clock.now_ms()).max(0);
+        let left = deadline.saturating_sub(self.store.clock.now_ms()).max(0);
         if unit.seconds { left.saturating_add(500) / 1_000 } else { left }
     }
 }
 
-fn expire(call: &mut Call<'_>, unit: Unit, name: &str) -> Result<Reply, Reply> {
+fn expire(call: &mut CommandCall<'_>, unit: Unit, name: &str) -> Result<Reply, Reply> {
     let key = &call.args[1];
     let conditions = Conditions::parse(&call.args[3..])?;
     let value = integer::parse(&call.args[2]).ok_or(NOT_AN_INTEGER)?;
-    let deadline = unit.deadline(value, call.state.clock.now_ms());
+    let deadline = unit.deadline(value, call.store.clock.now_ms());
     let deadline = deadline.ok_or_else(|| options::invalid_expire_time(name))?;
     if call.value(key).is_none() || !conditions.hold(call.expiry(key), deadline) {
         return Ok(Reply::Integer(0));

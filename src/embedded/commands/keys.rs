@@ -2,51 +2,51 @@
 
 use bytes::Bytes;
 
-use super::{Call, Command};
+use super::{CommandCall, CommandSpec};
 use crate::embedded::{
     glob, integer,
     keyspace::DATABASES,
     reply::{NOT_AN_INTEGER, OK, Reply, SYNTAX},
 };
 
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::sure("del", -2, del),
-    Command::sure("unlink", -2, del),
-    Command::sure("exists", -2, exists),
-    Command::sure("type", 2, kind),
-    Command::sure("keys", 2, keys),
-    Command::fallible("scan", -2, scan),
-    Command::sure("dbsize", 1, |call| Reply::count(call.state.keyspace.len(call.db()).0)),
-    Command::fallible("flushdb", -1, flushdb),
-    Command::fallible("flushall", -1, flushall),
+pub(crate) const COMMANDS: &[CommandSpec] = &[
+    CommandSpec::infallible("del", -2, del),
+    CommandSpec::infallible("unlink", -2, del),
+    CommandSpec::infallible("exists", -2, exists),
+    CommandSpec::infallible("type", 2, kind),
+    CommandSpec::infallible("keys", 2, keys),
+    CommandSpec::fallible("scan", -2, scan),
+    CommandSpec::infallible("dbsize", 1, |call| Reply::count(call.store.keyspace.len(call.db()).0)),
+    CommandSpec::fallible("flushdb", -1, flushdb),
+    CommandSpec::fallible("flushall", -1, flushall),
 ];
 
-fn del(call: &mut Call<'_>) -> Reply {
+fn del(call: &mut CommandCall<'_>) -> Reply {
     Reply::count(call.args[1..].iter().filter(|key| call.delete(key)).count())
 }
 
-fn exists(call: &mut Call<'_>) -> Reply {
+fn exists(call: &mut CommandCall<'_>) -> Reply {
     Reply::count(call.args[1..].iter().filter(|key| call.value(key).is_some()).count())
 }
 
-fn kind(call: &mut Call<'_>) -> Reply {
+fn kind(call: &mut CommandCall<'_>) -> Reply {
     Reply::Simple(if call.value(&call.args[1]).is_some() { "string" } else { "none" })
 }
 
-fn keys(call: &mut Call<'_>) -> Reply {
-    let (now, pattern) = (call.state.clock.now_ms(), &call.args[1]);
-    let entries = call.state.keyspace.entries(call.db());
+fn keys(call: &mut CommandCall<'_>) -> Reply {
+    let (now, pattern) = (call.store.clock.now_ms(), &call.args[1]);
+    let entries = call.store.keyspace.entries(call.db());
     let found = entries.filter(|entry| !entry.is_due(now) && glob::matches(pattern, &entry.key));
     Reply::Array(found.map(|entry| Reply::Bulk(entry.key.clone())).collect())
 }
 
-fn scan(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn scan(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let cursor = std::str::from_utf8(&call.args[1]).ok().and_then(|text| text.parse::<u64>().ok());
     let cursor = cursor.ok_or_else(|| Reply::error("ERR invalid cursor"))?;
     let cursor = usize::try_from(cursor).unwrap_or(usize::MAX);
     let options = ScanOptions::parse(&call.args[2..])?;
-    let now = call.state.clock.now_ms();
-    let (next, entries) = call.state.keyspace.scan(call.db(), cursor, options.count);
+    let now = call.store.clock.now_ms();
+    let (next, entries) = call.store.keyspace.scan(call.db(), cursor, options.count);
     let found = entries.filter(|entry| !entry.is_due(now) && options.wants(&entry.key));
     let found = found.map(|entry| Reply::Bulk(entry.key.clone())).collect();
     Ok(Reply::Array(vec![Reply::Bulk(Bytes::from(next.to_string())), Reply::Array(found)]))
@@ -82,15 +82,15 @@ impl ScanOptions {
     }
 }
 
-fn flushdb(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn flushdb(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     check_flush_mode(call.args)?;
-    call.state.flush(call.db());
+    call.store.flush(call.db());
     Ok(OK)
 }
 
-fn flushall(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn flushall(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     check_flush_mode(call.args)?;
-    (0..DATABASES).for_each(|db| call.state.flush(db));
+    (0..DATABASES).for_each(|db| call.store.flush(db));
     Ok(OK)
 }
 

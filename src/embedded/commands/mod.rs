@@ -14,4 +14,4 @@ mod table;
 mod transactions;
 
 pub(crate) use scripts::Script;
-pub(crate) use table::{Call, Command, When, find, run};
+pub(crate) use table::{CommandCall, CommandSpec, When, find, run};

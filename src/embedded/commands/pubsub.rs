@@ -2,35 +2,42 @@
 
 use bytes::Bytes;
 
-use super::{Call, Command, When};
-use crate::embedded::{glob, pubsub::Kind, reply::Reply};
+use super::{CommandCall, CommandSpec, When};
+use crate::embedded::{glob, pubsub::SubscriptionKind, reply::Reply};
 
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::sure("publish", 3, publish),
-    Command::sure("subscribe", -2, |call| subscribe(call, Kind::Channel, "subscribe")).when(When::Listening),
-    Command::sure("psubscribe", -2, |call| subscribe(call, Kind::Pattern, "psubscribe"))
+pub(crate) const COMMANDS: &[CommandSpec] = &[
+    CommandSpec::infallible("publish", 3, publish),
+    CommandSpec::infallible("subscribe", -2, |call| subscribe(call, SubscriptionKind::Channel, "subscribe"))
         .when(When::Listening),
-    Command::sure("unsubscribe", -1, |call| unsubscribe(call, Kind::Channel, "unsubscribe"))
-        .when(When::Listening),
-    Command::sure("punsubscribe", -1, |call| unsubscribe(call, Kind::Pattern, "punsubscribe"))
-        .when(When::Listening),
-    Command::sure("pubsub", -2, |_| Reply::Nil).subcommands(PUBSUB),
+    CommandSpec::infallible("psubscribe", -2, |call| {
+        subscribe(call, SubscriptionKind::Pattern, "psubscribe")
+    })
+    .when(When::Listening),
+    CommandSpec::infallible("unsubscribe", -1, |call| {
+        unsubscribe(call, SubscriptionKind::Channel, "unsubscribe")
+    })
+    .when(When::Listening),
+    CommandSpec::infallible("punsubscribe", -1, |call| {
+        unsubscribe(call, SubscriptionKind::Pattern, "punsubscribe")
+    })
+    .when(When::Listening),
+    CommandSpec::infallible("pubsub", -2, |_| Reply::Nil).subcommands(PUBSUB),
 ];
 
-const PUBSUB: &[Command] = &[
-    Command::fallible("pubsub|channels", -2, channels),
-    Command::sure("pubsub|numsub", -2, numsub),
-    Command::sure("pubsub|numpat", 2, |call| Reply::count(call.state.pubsub.sizes().1)),
+const PUBSUB: &[CommandSpec] = &[
+    CommandSpec::fallible("pubsub|channels", -2, channels),
+    CommandSpec::infallible("pubsub|numsub", -2, numsub),
+    CommandSpec::infallible("pubsub|numpat", 2, |call| Reply::count(call.store.pubsub.sizes().1)),
 ];
 
-fn publish(call: &mut Call<'_>) -> Reply {
-    Reply::count(call.state.publish(&call.args[1], &call.args[2]))
+fn publish(call: &mut CommandCall<'_>) -> Reply {
+    Reply::count(call.store.publish(&call.args[1], &call.args[2]))
 }
 
-fn subscribe(call: &mut Call<'_>, kind: Kind, word: &'static str) -> Reply {
+fn subscribe(call: &mut CommandCall<'_>, kind: SubscriptionKind, word: &'static str) -> Reply {
     let mut replies = Vec::with_capacity(call.args.len() - 1);
     for name in &call.args[1..] {
-        replies.push(match call.state.subscribe(call.slot, kind, name) {
+        replies.push(match call.store.subscribe(call.slot, kind, name) {
             Ok(()) => acknowledge(call, word, Reply::Bulk(name.clone())),
             Err(error) => error,
         });
@@ -38,9 +45,9 @@ fn subscribe(call: &mut Call<'_>, kind: Kind, word: &'static str) -> Reply {
     Reply::Sequence(replies)
 }
 
-fn unsubscribe(call: &mut Call<'_>, kind: Kind, word: &'static str) -> Reply {
+fn unsubscribe(call: &mut CommandCall<'_>, kind: SubscriptionKind, word: &'static str) -> Reply {
     let names = match &call.args[1..] {
-        [] => call.state.subscribed(call.slot, kind),
+        [] => call.store.subscribed(call.slot, kind),
         names => names.to_vec(),
     };
     if names.is_empty() {
@@ -48,17 +55,17 @@ fn unsubscribe(call: &mut Call<'_>, kind: Kind, word: &'static str) -> Reply {
     }
     let mut replies = Vec::with_capacity(names.len());
     for name in names {
-        call.state.unsubscribe(call.slot, kind, &name);
+        call.store.unsubscribe(call.slot, kind, &name);
         replies.push(acknowledge(call, word, Reply::Bulk(name)));
     }
     Reply::Sequence(replies)
 }
 
-fn acknowledge(call: &mut Call<'_>, word: &'static str, name: Reply) -> Reply {
+fn acknowledge(call: &mut CommandCall<'_>, word: &'static str, name: Reply) -> Reply {
     Reply::Push(vec![Reply::text(word), name, Reply::count(call.client().subscriptions())])
 }
 
-fn channels(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn channels(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let pattern: Option<&Bytes> = match &call.args[2..] {
         [] => None,
         [pattern] => Some(pattern),
@@ -69,14 +76,14 @@ fn channels(call: &mut Call<'_>) -> Result<Reply, Reply> {
         }
     };
     let found = call
-        .state
+        .store
         .pubsub
         .channels()
         .filter(|name| pattern.is_none_or(|pattern| glob::matches(pattern, name)));
     Ok(Reply::Array(found.cloned().map(Reply::Bulk).collect()))
 }
 
-fn numsub(call: &mut Call<'_>) -> Reply {
-    let counts = |name: &Bytes| [Reply::Bulk(name.clone()), Reply::count(call.state.pubsub.count(name))];
+fn numsub(call: &mut CommandCall<'_>) -> Reply {
+    let counts = |name: &Bytes| [Reply::Bulk(name.clone()), Reply::count(call.store.pubsub.count(name))];
     Reply::Array(call.args[2..].iter().flat_map(counts).collect())
 }

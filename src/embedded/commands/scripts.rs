@@ -7,22 +7,22 @@ use std::fmt::Write;
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
 
-use super::{Call, Command, options::MILLISECONDS};
+use super::{CommandCall, CommandSpec, options::MILLISECONDS};
 use crate::embedded::{
     integer,
     reply::{NOT_AN_INTEGER, OK, Reply},
 };
 
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::fallible("eval", -3, eval),
-    Command::fallible("evalsha", -3, evalsha),
-    Command::sure("script", -2, |_| Reply::Nil).subcommands(SCRIPT),
+pub(crate) const COMMANDS: &[CommandSpec] = &[
+    CommandSpec::fallible("eval", -3, eval),
+    CommandSpec::fallible("evalsha", -3, evalsha),
+    CommandSpec::infallible("script", -2, |_| Reply::Nil).subcommands(SCRIPT),
 ];
 
-const SCRIPT: &[Command] = &[
-    Command::fallible("script|load", 3, load),
-    Command::sure("script|exists", -3, exists),
-    Command::sure("script|flush", -2, flush),
+const SCRIPT: &[CommandSpec] = &[
+    CommandSpec::fallible("script|load", 3, load),
+    CommandSpec::infallible("script|exists", -3, exists),
+    CommandSpec::infallible("script|flush", -2, flush),
 ];
 
 /// A script that is understood.
@@ -52,7 +52,7 @@ const KNOWN: [(&str, Script); 5] = [
 const MAX_SPELLINGS: usize = 64;
 
 /// Finds out what a script means and remembers its name.
-fn learn(call: &mut Call<'_>, text: &[u8]) -> Result<(String, Script), Reply> {
+fn learn(call: &mut CommandCall<'_>, text: &[u8]) -> Result<(String, Script), Reply> {
     let words: Vec<&[u8]> = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
     let digest = sha1_hex(&words.join(&b' '));
     let known = KNOWN.iter().find(|(name, _)| *name == digest);
@@ -60,40 +60,40 @@ fn learn(call: &mut Call<'_>, text: &[u8]) -> Result<(String, Script), Reply> {
         Reply::error("ERR the embedded store runs only the scripts of redis-py's lock and django-redis' incr")
     })?;
     let name = sha1_hex(text);
-    if call.state.scripts.len() >= MAX_SPELLINGS {
-        call.state.scripts.clear();
+    if call.store.scripts.len() >= MAX_SPELLINGS {
+        call.store.scripts.clear();
     }
-    call.state.scripts.insert(name.clone(), *script);
+    call.store.scripts.insert(name.clone(), *script);
     Ok((name, *script))
 }
 
-fn load(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn load(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let (name, _) = learn(call, &call.args[2])?;
     Ok(Reply::Bulk(Bytes::from(name)))
 }
 
-fn exists(call: &mut Call<'_>) -> Reply {
+fn exists(call: &mut CommandCall<'_>) -> Reply {
     let known = |name: &Bytes| lookup(call, name).is_some();
     Reply::Array(call.args[2..].iter().map(|name| Reply::Integer(i64::from(known(name)))).collect())
 }
 
-fn flush(call: &mut Call<'_>) -> Reply {
-    call.state.scripts.clear();
+fn flush(call: &mut CommandCall<'_>) -> Reply {
+    call.store.scripts.clear();
     OK
 }
 
-fn lookup(call: &Call<'_>, name: &[u8]) -> Option<Script> {
+fn lookup(call: &CommandCall<'_>, name: &[u8]) -> Option<Script> {
     let name = std::str::from_utf8(name).ok()?.to_ascii_lowercase();
-    call.state.scripts.get(&name).copied()
+    call.store.scripts.get(&name).copied()
 }
 
-fn eval(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn eval(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     check_key_count(call.args)?;
     let (_, script) = learn(call, &call.args[1])?;
     execute(call, script)
 }
 
-fn evalsha(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn evalsha(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let script = lookup(call, &call.args[1]);
     let script = script.ok_or_else(|| Reply::error("NOSCRIPT No matching script. Please use EVAL."))?;
     check_key_count(call.args)?;
@@ -109,7 +109,7 @@ fn check_key_count(args: &[Bytes]) -> Result<(), Reply> {
     }
 }
 
-fn execute(call: &mut Call<'_>, script: Script) -> Result<Reply, Reply> {
+fn execute(call: &mut CommandCall<'_>, script: Script) -> Result<Reply, Reply> {
     let [_, _, _, key, argument, more @ ..] = call.args else {
         return Err(Reply::error("ERR wrong number of arguments for a script"));
     };
@@ -125,11 +125,11 @@ fn execute(call: &mut Call<'_>, script: Script) -> Result<Reply, Reply> {
     }
 }
 
-fn add(call: &mut Call<'_>, key: &[u8], step: &[u8]) -> Result<Reply, Reply> {
+fn add(call: &mut CommandCall<'_>, key: &[u8], step: &[u8]) -> Result<Reply, Reply> {
     call.add(key, integer::parse(step).ok_or(NOT_AN_INTEGER)?)
 }
 
-fn lock(call: &mut Call<'_>, script: Script, key: &[u8], more: &[Bytes]) -> Result<Reply, Reply> {
+fn lock(call: &mut CommandCall<'_>, script: Script, key: &[u8], more: &[Bytes]) -> Result<Reply, Reply> {
     if let Script::Release = script {
         call.delete(key);
         return Ok(Reply::Integer(1));
@@ -142,7 +142,7 @@ fn lock(call: &mut Call<'_>, script: Script, key: &[u8], more: &[Bytes]) -> Resu
         Script::Extend if !replaces => time.saturating_add(left),
         _ => time,
     };
-    call.expire_at(key, call.state.clock.now_ms().saturating_add(time));
+    call.expire_at(key, call.store.clock.now_ms().saturating_add(time));
     Ok(Reply::Integer(1))
 }
 

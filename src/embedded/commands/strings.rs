@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    Call, Command,
+    CommandCall, CommandSpec,
     options::{self, Condition, Lifetime, MILLISECONDS, Options, SECONDS, Unit},
     table::wrong_arity,
 };
@@ -12,36 +12,36 @@ use crate::embedded::{
     reply::{NOT_AN_INTEGER, OK, Reply},
 };
 
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::sure("get", 2, get),
-    Command::fallible("set", -3, set),
-    Command::fallible("setex", 4, setex),
-    Command::fallible("psetex", 4, psetex),
-    Command::fallible("setnx", 3, setnx),
-    Command::fallible("getset", 3, getset),
-    Command::sure("getdel", 2, getdel),
-    Command::fallible("getex", -2, getex),
-    Command::sure("mget", -2, mget),
-    Command::fallible("mset", -3, mset),
-    Command::sure("strlen", 2, strlen),
-    Command::fallible("getrange", 4, getrange),
-    Command::fallible("incr", 2, incr),
-    Command::fallible("decr", 2, decr),
-    Command::fallible("incrby", 3, incrby),
-    Command::fallible("decrby", 3, decrby),
+pub(crate) const COMMANDS: &[CommandSpec] = &[
+    CommandSpec::infallible("get", 2, get),
+    CommandSpec::fallible("set", -3, set),
+    CommandSpec::fallible("setex", 4, setex),
+    CommandSpec::fallible("psetex", 4, psetex),
+    CommandSpec::fallible("setnx", 3, setnx),
+    CommandSpec::fallible("getset", 3, getset),
+    CommandSpec::infallible("getdel", 2, getdel),
+    CommandSpec::fallible("getex", -2, getex),
+    CommandSpec::infallible("mget", -2, mget),
+    CommandSpec::fallible("mset", -3, mset),
+    CommandSpec::infallible("strlen", 2, strlen),
+    CommandSpec::fallible("getrange", 4, getrange),
+    CommandSpec::fallible("incr", 2, incr),
+    CommandSpec::fallible("decr", 2, decr),
+    CommandSpec::fallible("incrby", 3, incrby),
+    CommandSpec::fallible("decrby", 3, decrby),
 ];
 
-impl Call<'_> {
+impl CommandCall<'_> {
     /// Returns the value of a key whose time is not over.
     pub(super) fn value(&mut self, key: &[u8]) -> Option<Bytes> {
         let db = self.db();
-        self.state.settle(db, key);
-        self.state.keyspace.get(db, key).map(|entry| entry.value.clone())
+        self.store.settle(db, key);
+        self.store.keyspace.get(db, key).map(|entry| entry.value.clone())
     }
 
     /// Returns when a key expires that is there.
     pub(super) fn expiry(&self, key: &[u8]) -> Option<i64> {
-        self.state.keyspace.get(self.db(), key).and_then(|entry| entry.expires)
+        self.store.keyspace.get(self.db(), key).and_then(|entry| entry.expires)
     }
 
     fn value_or_nil(&mut self, key: &[u8]) -> Reply {
@@ -51,33 +51,33 @@ impl Call<'_> {
     /// Stores a value without an event.
     fn put(&mut self, key: &[u8], value: &[u8], expires: Option<i64>) -> Result<(), Reply> {
         let db = self.db();
-        self.state.settle(db, key);
-        self.state.keyspace.set(db, key, value, expires).map_err(|_| self.state.full())
+        self.store.settle(db, key);
+        self.store.keyspace.set(db, key, value, expires).map_err(|_| self.store.full())
     }
 
     pub(super) fn announce(&mut self, key: &[u8], event: &'static str) {
-        self.state.changed(self.db(), key, event);
+        self.store.changed(self.db(), key, event);
     }
 
     pub(super) fn delete(&mut self, key: &[u8]) -> bool {
         let db = self.db();
-        self.state.settle(db, key);
-        let removed = self.state.keyspace.remove(db, key);
+        self.store.settle(db, key);
+        let removed = self.store.keyspace.remove(db, key);
         if removed {
-            self.state.changed(db, key, "del");
+            self.store.changed(db, key, "del");
         }
         removed
     }
 }
 
-fn get(call: &mut Call<'_>) -> Reply {
+fn get(call: &mut CommandCall<'_>) -> Reply {
     call.value_or_nil(&call.args[1])
 }
 
-fn set(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn set(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [_, key, value, rest @ ..] = call.args else { return Err(wrong_arity("set")) };
     let options = Options::of_set(rest)?;
-    let now = call.state.clock.now_ms();
+    let now = call.store.clock.now_ms();
     let deadline = match &options.lifetime {
         Lifetime::Until(unit, text) => Some(options::positive_deadline(*unit, text, now, "set")?),
         _ => None,
@@ -103,24 +103,24 @@ fn set(call: &mut Call<'_>) -> Result<Reply, Reply> {
     })
 }
 
-fn setex(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn setex(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     set_for(call, SECONDS, "setex")
 }
 
-fn psetex(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn psetex(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     set_for(call, MILLISECONDS, "psetex")
 }
 
-fn set_for(call: &mut Call<'_>, unit: Unit, name: &str) -> Result<Reply, Reply> {
+fn set_for(call: &mut CommandCall<'_>, unit: Unit, name: &str) -> Result<Reply, Reply> {
     let [_, key, time, value] = call.args else { return Err(wrong_arity(name)) };
-    let deadline = options::positive_deadline(unit, time, call.state.clock.now_ms(), name)?;
+    let deadline = options::positive_deadline(unit, time, call.store.clock.now_ms(), name)?;
     call.put(key, value, Some(deadline))?;
     call.announce(key, "set");
     call.announce(key, "expire");
     Ok(OK)
 }
 
-fn setnx(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn setnx(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [_, key, value] = call.args else { return Err(wrong_arity("setnx")) };
     if call.value(key).is_some() {
         return Ok(Reply::Integer(0));
@@ -130,7 +130,7 @@ fn setnx(call: &mut Call<'_>) -> Result<Reply, Reply> {
     Ok(Reply::Integer(1))
 }
 
-fn getset(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn getset(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [_, key, value] = call.args else { return Err(wrong_arity("getset")) };
     let old = call.value_or_nil(key);
     call.put(key, value, None)?;
@@ -138,18 +138,18 @@ fn getset(call: &mut Call<'_>) -> Result<Reply, Reply> {
     Ok(old)
 }
 
-fn getdel(call: &mut Call<'_>) -> Reply {
+fn getdel(call: &mut CommandCall<'_>) -> Reply {
     let old = call.value_or_nil(&call.args[1]);
     call.delete(&call.args[1]);
     old
 }
 
-fn getex(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn getex(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [_, key, rest @ ..] = call.args else { return Err(wrong_arity("getex")) };
     let options = Options::of_getex(rest)?;
     // Redis looks at the time only if the key is there.
     let Some(value) = call.value(key) else { return Ok(Reply::Nil) };
-    let now = call.state.clock.now_ms();
+    let now = call.store.clock.now_ms();
     match options.lifetime {
         Lifetime::Until(unit, text) => {
             let deadline = options::positive_deadline(unit, &text, now, "getex")?;
@@ -163,11 +163,11 @@ fn getex(call: &mut Call<'_>) -> Result<Reply, Reply> {
     Ok(Reply::Bulk(value))
 }
 
-fn mget(call: &mut Call<'_>) -> Reply {
+fn mget(call: &mut CommandCall<'_>) -> Reply {
     Reply::Array(call.args[1..].iter().map(|key| call.value_or_nil(key)).collect())
 }
 
-fn mset(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn mset(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let (pairs, []) = call.args[1..].as_chunks::<2>() else { return Err(wrong_arity("mset")) };
     for [key, value] in pairs {
         call.put(key, value, None)?;
@@ -176,11 +176,11 @@ fn mset(call: &mut Call<'_>) -> Result<Reply, Reply> {
     Ok(OK)
 }
 
-fn strlen(call: &mut Call<'_>) -> Reply {
+fn strlen(call: &mut CommandCall<'_>) -> Reply {
     Reply::count(call.value(&call.args[1]).map_or(0, |value| value.len()))
 }
 
-fn getrange(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn getrange(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [start, end] = [2, 3].map(|place| integer::parse(&call.args[place]).ok_or(NOT_AN_INTEGER));
     let (start, end) = (start?, end?);
     let value = call.value(&call.args[1]).unwrap_or_default();
@@ -196,26 +196,26 @@ fn getrange(call: &mut Call<'_>) -> Result<Reply, Reply> {
     Ok(Reply::Bulk(value.slice(start..end)))
 }
 
-fn incr(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn incr(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     call.add(&call.args[1], 1)
 }
 
-fn decr(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn decr(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     call.add(&call.args[1], -1)
 }
 
-fn incrby(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn incrby(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let step = integer::parse(&call.args[2]).ok_or(NOT_AN_INTEGER)?;
     call.add(&call.args[1], step)
 }
 
-fn decrby(call: &mut Call<'_>) -> Result<Reply, Reply> {
+fn decrby(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let step = integer::parse(&call.args[2]).ok_or(NOT_AN_INTEGER)?;
     let step = step.checked_neg().ok_or_else(|| Reply::error("ERR decrement would overflow"))?;
     call.add(&call.args[1], step)
 }
 
-impl Call<'_> {
+impl CommandCall<'_> {
     /// Adds to a counter, which keeps its expiry.
     pub(super) fn add(&mut self, key: &[u8], step: i64) -> Result<Reply, Reply> {
         let old = match self.value(key) {

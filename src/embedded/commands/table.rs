@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::embedded::{client::Client, reply::Reply, state::State};
+use crate::embedded::{client::Client, reply::Reply, store::MemoryStore};
 
 /// In which situations a command runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,34 +19,38 @@ pub(crate) enum When {
 
 /// How a command runs: those that cannot fail say so.
 #[derive(Debug)]
-pub(crate) enum Run {
-    Sure(fn(&mut Call<'_>) -> Reply),
-    Fallible(fn(&mut Call<'_>) -> Result<Reply, Reply>),
+pub(crate) enum CommandHandler {
+    Infallible(fn(&mut CommandCall<'_>) -> Reply),
+    Fallible(fn(&mut CommandCall<'_>) -> Result<Reply, Reply>),
 }
 
 /// A command or subcommand.
 #[derive(Debug)]
-pub(crate) struct Command {
+pub(crate) struct CommandSpec {
     /// In lower case; a subcommand as `client|id`.
     pub(crate) name: &'static str,
     /// Words including the name; negative: at least as many.
     arity: i8,
     pub(crate) when: When,
-    run: Run,
-    subcommands: &'static [Command],
+    run: CommandHandler,
+    subcommands: &'static [CommandSpec],
 }
 
-impl Command {
-    pub(crate) const fn sure(name: &'static str, arity: i8, run: fn(&mut Call<'_>) -> Reply) -> Self {
-        Self { name, arity, when: When::Usually, run: Run::Sure(run), subcommands: &[] }
+impl CommandSpec {
+    pub(crate) const fn infallible(
+        name: &'static str,
+        arity: i8,
+        run: fn(&mut CommandCall<'_>) -> Reply,
+    ) -> Self {
+        Self { name, arity, when: When::Usually, run: CommandHandler::Infallible(run), subcommands: &[] }
     }
 
     pub(crate) const fn fallible(
         name: &'static str,
         arity: i8,
-        run: fn(&mut Call<'_>) -> Result<Reply, Reply>,
+        run: fn(&mut CommandCall<'_>) -> Result<Reply, Reply>,
     ) -> Self {
-        Self { name, arity, when: When::Usually, run: Run::Fallible(run), subcommands: &[] }
+        Self { name, arity, when: When::Usually, run: CommandHandler::Fallible(run), subcommands: &[] }
     }
 
     pub(crate) const fn when(mut self, when: When) -> Self {
@@ -54,7 +58,7 @@ impl Command {
         self
     }
 
-    pub(crate) const fn subcommands(mut self, subcommands: &'static [Command]) -> Self {
+    pub(crate) const fn subcommands(mut self, subcommands: &'static [CommandSpec]) -> Self {
         self.subcommands = subcommands;
         self
     }
@@ -71,26 +75,26 @@ impl Command {
 }
 
 /// A command that is being run.
-pub(crate) struct Call<'a> {
-    pub(crate) state: &'a mut State,
+pub(crate) struct CommandCall<'a> {
+    pub(crate) store: &'a mut MemoryStore,
     pub(crate) slot: usize,
     /// All words, the name included.
     pub(crate) args: &'a [Bytes],
 }
 
-impl Call<'_> {
+impl CommandCall<'_> {
     /// Returns who asks.
     pub(crate) fn client(&mut self) -> &mut Client {
-        &mut self.state.clients[self.slot]
+        &mut self.store.clients[self.slot]
     }
 
     /// Returns the database that the client has selected.
     pub(crate) fn db(&self) -> usize {
-        self.state.clients[self.slot].db
+        self.store.clients[self.slot].db
     }
 }
 
-const TABLES: [&[Command]; 8] = [
+const TABLES: [&[CommandSpec]; 8] = [
     super::strings::COMMANDS,
     super::keys::COMMANDS,
     super::expiry::COMMANDS,
@@ -107,7 +111,7 @@ pub(crate) fn count() -> usize {
 }
 
 /// Finds the command or subcommand for a request and checks its number of words.
-pub(crate) fn find(args: &[Bytes]) -> Result<&'static Command, Reply> {
+pub(crate) fn find(args: &[Bytes]) -> Result<&'static CommandSpec, Reply> {
     let name = args.first().map_or(&[][..], |name| name);
     let mut all = TABLES.iter().flat_map(|table| table.iter());
     let command = all.find(|command| name.eq_ignore_ascii_case(command.name.as_bytes()));
@@ -119,10 +123,10 @@ pub(crate) fn find(args: &[Bytes]) -> Result<&'static Command, Reply> {
 }
 
 /// Runs a command.
-pub(crate) fn run(command: &Command, call: &mut Call<'_>) -> Reply {
+pub(crate) fn run(command: &CommandSpec, call: &mut CommandCall<'_>) -> Reply {
     match command.run {
-        Run::Sure(run) => run(call),
-        Run::Fallible(run) => run(call).unwrap_or_else(|error| error),
+        CommandHandler::Infallible(run) => run(call),
+        CommandHandler::Fallible(run) => run(call).unwrap_or_else(|error| error),
     }
 }
 
@@ -137,7 +141,7 @@ pub(crate) fn printable(text: &[u8], most: usize) -> String {
     String::from_utf8_lossy(&text[..end]).into_owned()
 }
 
-fn subcommand(command: &'static Command, name: &[u8]) -> Result<&'static Command, Reply> {
+fn subcommand(command: &'static CommandSpec, name: &[u8]) -> Result<&'static CommandSpec, Reply> {
     let mut all = command.subcommands.iter();
     let found = all.find(|sub| {
         let own = sub.name.split_once('|').map_or("", |(_, own)| own);

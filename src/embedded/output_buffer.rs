@@ -8,14 +8,14 @@ use tokio::sync::Notify;
 /// Above this capacity an empty buffer is given back.
 const KEEP_BYTES: usize = 16 * 1024;
 
-/// Replies and messages not yet written; the bound is watched by `State`, which also knows the sum over all clients.
+/// Replies and messages not yet written; the bound is watched by `MemoryStore`, which also knows the sum over all clients.
 #[derive(Default)]
-pub(crate) struct Outbox {
+pub(crate) struct OutputBuffer {
     pending: BytesMut,
     bell: Rc<Notify>,
 }
 
-impl Outbox {
+impl OutputBuffer {
     /// Returns what the client's task waits for.
     pub(crate) fn bell(&self) -> Rc<Notify> {
         Rc::clone(&self.bell)

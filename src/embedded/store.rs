@@ -14,8 +14,8 @@ use super::{
     client::{Client, Transaction},
     clock::Clock,
     keyspace::{DATABASES, Keyspace},
-    limits::Limits,
-    pubsub::{Kind, PubSub},
+    limits::StoreLimits,
+    pubsub::{PubSub, SubscriptionKind},
     reply::{OUT_OF_MEMORY, Reply},
 };
 
@@ -23,8 +23,8 @@ use super::{
 pub(crate) const NAME_BYTES: usize = 256;
 
 /// The store. Not `Debug`, like its parts: keys and values are secrets, session keys among them.
-pub(crate) struct State {
-    pub(crate) limits: Limits,
+pub(crate) struct MemoryStore {
+    pub(crate) limits: StoreLimits,
     pub(crate) clock: Clock,
     pub(crate) keyspace: Keyspace,
     pub(crate) pubsub: PubSub,
@@ -41,9 +41,9 @@ pub(crate) struct State {
     memory_warned: bool,
 }
 
-impl State {
+impl MemoryStore {
     /// Creates an empty store.
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: StoreLimits) -> Self {
         Self {
             clock: Clock::start(),
             keyspace: Keyspace::new(limits.max_memory_bytes),
@@ -69,12 +69,12 @@ impl State {
     pub(crate) fn leave(&mut self, slot: usize) {
         self.forget_all(slot);
         let mut client = self.clients.remove(slot);
-        self.in_transit -= client.outbox.clear() + client.unread_bytes;
+        self.in_transit -= client.output.clear() + client.unread_bytes;
     }
 
     /// Ends subscriptions, transaction and watches of a client.
     pub(crate) fn forget_all(&mut self, slot: usize) {
-        for kind in [Kind::Channel, Kind::Pattern] {
+        for kind in [SubscriptionKind::Channel, SubscriptionKind::Pattern] {
             for name in self.subscribed(slot, kind) {
                 self.unsubscribe(slot, kind, &name);
             }
