@@ -118,6 +118,9 @@ const MODULES: &[(&str, &[&str])] = &[
     ("main", &["cli", "server", "settings", "telemetry"]),
 ];
 
+/// The modules whose files import each other in one direction only.
+const WITHOUT_CYCLES: &[&str] = &["embedded", "settings", "broker"];
+
 /// Lines of a file, its tests included, above which it has to be split.
 const LONGEST_FILE: usize = 450;
 
@@ -195,6 +198,63 @@ fn modules_named(line: &str) -> Vec<&str> {
     modules
 }
 
+/// Returns the paths of an import: `a::{b, c::d}` has the paths `a::b` and `a::c::d`.
+fn paths(import: &str) -> Vec<String> {
+    let Some((prefix, group)) = import.split_once('{') else { return vec![import.trim().to_owned()] };
+    let mut depth = 0;
+    let parts = group.rsplit_once('}').unwrap().0.split(|c| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        c == ',' && depth == 0
+    });
+    let parts = parts.map(str::trim).filter(|part| !part.is_empty());
+    parts.flat_map(|part| paths(&format!("{}{part}", prefix.trim()))).collect()
+}
+
+/// Returns the start of a text that is a path or an import with its groups.
+fn import_at_start(text: &str) -> &str {
+    let mut depth = 0;
+    let end = text.find(|c: char| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        depth <= 0 && !(c.is_alphanumeric() || "_:}".contains(c))
+    });
+    &text[..end.unwrap_or(text.len())]
+}
+
+/// Returns the files that a file names, its tests excepted.
+fn files_named<'a>(file: &str, text: &str, files: &[&'a str]) -> Vec<&'a str> {
+    let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
+    let text = code(text).map(|(_, line)| line).collect::<Vec<_>>().join("\n");
+    let own = file.trim_end_matches(".rs").trim_end_matches("/mod");
+    let children = text.lines().filter_map(|line| line.trim_end().strip_suffix(';')?.split_once("mod "));
+    let children = children.map(|(_, child)| format!("{child}::"));
+    let roots: Vec<String> =
+        ["crate::", "super::", "self::"].map(str::to_owned).into_iter().chain(children).collect();
+    let mut named = Vec::new();
+    for (at, _) in roots.iter().flat_map(|root| text.match_indices(root.as_str())) {
+        if text[..at].ends_with(|c: char| c.is_alphanumeric() || "_:".contains(c)) {
+            continue;
+        }
+        for path in paths(import_at_start(&text[at..])) {
+            let mut module: Vec<&str> = own.split('/').collect();
+            for segment in path.split("::") {
+                match segment {
+                    "crate" => module.clear(),
+                    "super" => drop(module.pop()),
+                    "self" => {}
+                    name => module.push(name),
+                }
+            }
+            let parents = (1..=module.len()).rev().map(|length| module[..length].join("/"));
+            let found = parents.flat_map(|path| [format!("{path}.rs"), format!("{path}/mod.rs")]);
+            named.extend(found.filter_map(|path| files.iter().find(|file| **file == path)).take(1));
+        }
+    }
+    named.retain(|named| *named != file);
+    named.sort_unstable();
+    named.dedup();
+    named
+}
+
 #[test]
 fn the_parsers_of_this_test_are_right() {
     assert!(names("use fred::prelude::*;", "fred") && names("let a = fred::x();", "fred"));
@@ -206,6 +266,13 @@ fn the_parsers_of_this_test_are_right() {
     assert_eq!(modules_named("use crate::shard::state::ShardState;"), ["shard/state"]);
     assert_eq!([module("shard/thread.rs"), module("shard/state.rs")], ["shard", "shard/state"]);
     assert_eq!(code("a // b\n// c\n\nd").collect::<Vec<_>>(), [(1, "a "), (4, "d")]);
+    assert_eq!(paths("a::{b, c::{d, e}, f::g}"), ["a::b", "a::c::d", "a::c::e", "a::f::g"]);
+    assert_eq!(import_at_start("super::a::{b, c::{d}}; e"), "super::a::{b, c::{d}}");
+    assert_eq!(import_at_start("crate::a::B) {"), "crate::a::B");
+    let files = ["a/mod.rs", "a/b.rs", "a/c.rs", "d.rs"];
+    let text = "use super::{c::E, F};\nuse tokio::x;\nfn f(_: crate::d::G) {}\n#[cfg(test)]\nmod tests {}";
+    assert_eq!(files_named("a/b.rs", text, &files), ["a/c.rs", "a/mod.rs", "d.rs"]);
+    assert_eq!(files_named("a/mod.rs", "mod b;\npub use b::H;", &files), ["a/b.rs"]);
 }
 
 #[test]
@@ -262,6 +329,27 @@ fn the_table_of_modules_has_no_cycle() {
         for used in *allowed {
             assert!(MODULES[..number].iter().any(|(below, _)| below == used), "{used} is not below {name}");
         }
+    }
+}
+
+#[test]
+fn files_of_a_module_have_no_import_cycle() {
+    let sources = sources();
+    let files: Vec<&str> = sources.iter().map(|(file, _)| file.as_str()).collect();
+    for name in WITHOUT_CYCLES {
+        let mut left: Vec<(&str, Vec<&str>)> = sources
+            .iter()
+            .filter(|(file, _)| module(file) == *name)
+            .map(|(file, text)| (file.as_str(), files_named(file, text, &files)))
+            .collect();
+        assert!(left.iter().any(|(_, named)| !named.is_empty()), "no file of {name} names another");
+        // A file without imports among the rest is part of no cycle.
+        while let Some(at) =
+            left.iter().position(|(_, named)| !left.iter().any(|(file, _)| named.contains(file)))
+        {
+            left.remove(at);
+        }
+        assert!(left.is_empty(), "import cycle: {left:#?}");
     }
 }
 

@@ -4,12 +4,12 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use bytes::Bytes;
 
-use super::{commands::CommandSpec, output_buffer::OutputBuffer, reply::Protocol};
+use super::{output_buffer::OutputBuffer, reply::Protocol};
 
 /// Commands between MULTI and EXEC.
 #[derive(Default)]
 pub(crate) struct Transaction {
-    pub(crate) queue: Vec<(&'static CommandSpec, Vec<Bytes>)>,
+    pub(crate) queue: Vec<Vec<Bytes>>,
     /// A command was refused, so EXEC will refuse all.
     pub(crate) broken: bool,
     pub(crate) held_bytes: usize,

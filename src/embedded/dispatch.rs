@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     client::Transaction,
-    commands::{self, CommandCall, CommandSpec, When},
+    commands::{self, CommandCall, CommandHandler, CommandSpec, When},
     reply::Reply,
     store::{MemoryStore, NAME_BYTES},
 };
@@ -47,7 +47,7 @@ fn allowed(
 ) -> Result<&'static CommandSpec, Reply> {
     let client = &mut store.clients[slot];
     client.last_command = command.name;
-    if client.only_listens() && !matches!(command.when, When::Listening | When::Always) {
+    if client.only_listens() && !matches!(command.when, When::InSubscriberMode | When::Always) {
         let name = command.name;
         return Err(Reply::error(&format!(
             "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
@@ -62,11 +62,11 @@ fn run_or_queue(
     command: &'static CommandSpec,
     args: &[Bytes],
 ) -> Reply {
-    let at_once = matches!(command.when, When::AtOnce | When::Always);
+    let at_once = matches!(command.when, When::NotQueued | When::Always);
     if store.clients[slot].transaction.is_none() || at_once {
-        return commands::run(command, &mut CommandCall { store, slot, args });
+        return run(command, &mut CommandCall { store, slot, args });
     }
-    match queue(store, slot, command, args) {
+    match queue(store, slot, args) {
         Ok(()) => Reply::Simple("QUEUED"),
         Err(refusal) => {
             refuse(store, slot);
@@ -75,19 +75,50 @@ fn run_or_queue(
     }
 }
 
-fn queue(
-    store: &mut MemoryStore,
-    slot: usize,
-    command: &'static CommandSpec,
-    args: &[Bytes],
-) -> Result<(), Reply> {
+fn queue(store: &mut MemoryStore, slot: usize, args: &[Bytes]) -> Result<(), Reply> {
     let bytes = NAME_BYTES + args.iter().map(|arg| arg.len() + size_of::<Bytes>()).sum::<usize>();
     store.reserve(bytes)?;
     let transaction = store.clients[slot].transaction.get_or_insert_default();
     transaction.held_bytes += bytes;
     // Copies: slices would keep the read buffer alive until EXEC.
-    transaction.queue.push((command, args.iter().map(|arg| Bytes::copy_from_slice(arg)).collect()));
+    transaction.queue.push(args.iter().map(|arg| Bytes::copy_from_slice(arg)).collect());
     Ok(())
+}
+
+/// Runs a command.
+fn run(command: &CommandSpec, call: &mut CommandCall<'_>) -> Reply {
+    match command.handler {
+        CommandHandler::Infallible(run) => run(call),
+        CommandHandler::Fallible(run) => run(call).unwrap_or_else(|error| error),
+        CommandHandler::Exec => exec(call).unwrap_or_else(|error| error),
+    }
+}
+
+/// Runs the queued commands. They were found when they were queued, so finding them again cannot fail.
+fn exec(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
+    if call.store.clients[call.slot].transaction.is_none() {
+        return Err(Reply::error("ERR EXEC without MULTI"));
+    }
+    let (transaction, changed) = call.store.end_transaction(call.slot);
+    let transaction = transaction.unwrap_or_default();
+    if transaction.broken {
+        return Err(Reply::error("EXECABORT Transaction discarded because of previous errors."));
+    }
+    if changed {
+        return Ok(Reply::NilArray);
+    }
+    let (mut replies, mut length) = (Vec::with_capacity(transaction.queue.len()), 0);
+    for args in transaction.queue {
+        let command = commands::find(&args)?;
+        let reply = run(command, &mut CommandCall { store: &mut *call.store, slot: call.slot, args: &args });
+        length += reply.max_encoded_len();
+        if length > call.store.limits.max_output_bytes {
+            call.store.cut(call.slot, "the replies of a transaction exceed embedded.max_output_bytes");
+            return Ok(Reply::Nil);
+        }
+        replies.push(reply);
+    }
+    Ok(Reply::Array(replies))
 }
 
 /// Makes EXEC refuse the transaction that is being queued, if there is one.

@@ -7,7 +7,6 @@ mod client;
 mod clock;
 mod commands;
 mod connection;
-mod delivery;
 mod dispatch;
 mod glob;
 mod inline;
@@ -18,6 +17,7 @@ mod output_buffer;
 mod pubsub;
 mod reply;
 mod request;
+mod scripts;
 mod server;
 mod store;
 

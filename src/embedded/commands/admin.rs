@@ -1,10 +1,13 @@
-//! What clients ask about the server: INFO, CONFIG GET, COMMAND.
+//! What clients ask about the server: INFO and CONFIG.
 
 use std::fmt::Write;
 
 use bytes::Bytes;
 
-use super::{CommandCall, CommandSpec, table, table::printable};
+use super::{
+    call::CommandCall,
+    spec::{CommandSpec, printable},
+};
 use crate::embedded::{
     glob,
     keyspace::DATABASES,
@@ -18,17 +21,11 @@ pub(crate) const REDIS_VERSION: &str = "7.0.0";
 pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::infallible("info", -1, info),
     CommandSpec::infallible("config", -2, |_| Reply::Nil).subcommands(CONFIG),
-    CommandSpec::infallible("command", -1, |_| Reply::Array(Vec::new())).subcommands(COMMAND),
 ];
 
 const CONFIG: &[CommandSpec] = &[
     CommandSpec::infallible("config|get", -3, config_get),
     CommandSpec::fallible("config|set", -4, config_set),
-];
-
-const COMMAND: &[CommandSpec] = &[
-    CommandSpec::infallible("command|count", 2, |_| Reply::count(table::count())),
-    CommandSpec::infallible("command|docs", -2, |_| Reply::Map(Vec::new())),
 ];
 
 fn config_get(call: &mut CommandCall<'_>) -> Reply {

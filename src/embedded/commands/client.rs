@@ -2,7 +2,11 @@
 
 use bytes::Bytes;
 
-use super::{CommandCall, CommandSpec, When, admin, table::printable, table::wrong_arity};
+use super::{
+    admin,
+    call::CommandCall,
+    spec::{CommandSpec, When, printable, wrong_arity},
+};
 use crate::embedded::{
     client::Client,
     integer,
@@ -11,7 +15,7 @@ use crate::embedded::{
 };
 
 pub(crate) const COMMANDS: &[CommandSpec] = &[
-    CommandSpec::fallible("ping", -1, ping).when(When::Listening),
+    CommandSpec::fallible("ping", -1, ping).when(When::InSubscriberMode),
     CommandSpec::infallible("echo", 2, |call| Reply::Bulk(call.args[1].clone())),
     CommandSpec::fallible("select", 2, select),
     CommandSpec::fallible("hello", -1, hello),

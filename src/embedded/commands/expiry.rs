@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::{
-    CommandCall, CommandSpec,
-    options::{self, AT_MILLISECONDS, AT_SECONDS, MILLISECONDS, SECONDS, Unit},
-    table::printable,
+    call::CommandCall,
+    options::{self, AT_MILLISECONDS, AT_SECONDS, MILLISECONDS, SECONDS, TimeUnit},
+    spec::{CommandSpec, printable},
 };
 use crate::embedded::{
     integer,
@@ -18,45 +18,13 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::fallible("expireat", -3, |call| expire(call, AT_SECONDS, "expireat")),
     CommandSpec::fallible("pexpireat", -3, |call| expire(call, AT_MILLISECONDS, "pexpireat")),
     CommandSpec::infallible("persist", 2, |call| Reply::count(usize::from(call.persist(&call.args[1])))),
-    CommandSpec::infallible("ttl", 2, |call| Reply::Integer(call.remaining(&call.args[1], SECONDS))),
-    CommandSpec::infallible("pttl", 2, |call| Reply::Integer(call.remaining(&call.args[1], MILLISECONDS))),
+    CommandSpec::infallible("ttl", 2, |call| Reply::Integer(call.ttl(&call.args[1], SECONDS))),
+    CommandSpec::infallible("pttl", 2, |call| Reply::Integer(call.ttl(&call.args[1], MILLISECONDS))),
 ];
 
-impl CommandCall<'_> {
-    /// Lets a key that is there end at a time; a time that is over ends it now.
-    pub(super) fn expire_at(&mut self, key: &[u8], deadline: i64) {
-        if deadline <= self.store.clock.now_ms() {
-            self.delete(key);
-        } else {
-            self.store.keyspace.set_expiry(self.db(), key, Some(deadline));
-            self.announce(key, "expire");
-        }
-    }
-
-    /// Lets a key live for ever and tells whether it did not before.
-    pub(super) fn persist(&mut self, key: &[u8]) -> bool {
-        let volatile = self.value(key).is_some() && self.expiry(key).is_some();
-        if volatile {
-            self.store.keyspace.set_expiry(self.db(), key, None);
-            self.announce(key, "persist");
-        }
-        volatile
-    }
-
-    /// Returns the time left: -1 is for ever, -2 means that the key is not there.
-    pub(super) fn remaining(&mut self, key: &[u8], unit: Unit) -> i64 {
-        if self.value(key).is_none() {
-            return -2;
-        }
-        let Some(deadline) = self.expiry(key) else { return -1 };
-        let left = deadline.saturating_sub(self.store.clock.now_ms()).max(0);
-        if unit.seconds { left.saturating_add(500) / 1_000 } else { left }
-    }
-}
-
-fn expire(call: &mut CommandCall<'_>, unit: Unit, name: &str) -> Result<Reply, Reply> {
+fn expire(call: &mut CommandCall<'_>, unit: TimeUnit, name: &str) -> Result<Reply, Reply> {
     let key = &call.args[1];
-    let conditions = Conditions::parse(&call.args[3..])?;
+    let conditions = ExpireConditions::parse(&call.args[3..])?;
     let value = integer::parse(&call.args[2]).ok_or(NOT_AN_INTEGER)?;
     let deadline = unit.deadline(value, call.store.clock.now_ms());
     let deadline = deadline.ok_or_else(|| options::invalid_expire_time(name))?;
@@ -69,7 +37,7 @@ fn expire(call: &mut CommandCall<'_>, unit: Unit, name: &str) -> Result<Reply, R
 
 /// An option of the expire family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Only {
+enum ExpireCondition {
     New,
     Change,
     Later,
@@ -78,25 +46,26 @@ enum Only {
 
 /// The options of the expire family together.
 #[derive(Debug, Default)]
-struct Conditions(Vec<Only>);
+struct ExpireConditions(Vec<ExpireCondition>);
 
-impl Conditions {
+impl ExpireConditions {
     fn parse(args: &[Bytes]) -> Result<Self, Reply> {
         let mut found = Self::default();
         for arg in args {
             found.0.push(match &arg.to_ascii_uppercase()[..] {
-                b"NX" => Only::New,
-                b"XX" => Only::Change,
-                b"GT" => Only::Later,
-                b"LT" => Only::Sooner,
+                b"NX" => ExpireCondition::New,
+                b"XX" => ExpireCondition::Change,
+                b"GT" => ExpireCondition::Later,
+                b"LT" => ExpireCondition::Sooner,
                 _ => return Err(Reply::error(&format!("ERR Unsupported option {}", printable(arg, 128)))),
             });
         }
-        if found.0.contains(&Only::New) && found.0.iter().any(|only| *only != Only::New) {
+        if found.0.contains(&ExpireCondition::New) && found.0.iter().any(|only| *only != ExpireCondition::New)
+        {
             let text = "ERR NX and XX, GT or LT options at the same time are not compatible";
             return Err(Reply::error(text));
         }
-        if found.0.contains(&Only::Later) && found.0.contains(&Only::Sooner) {
+        if found.0.contains(&ExpireCondition::Later) && found.0.contains(&ExpireCondition::Sooner) {
             return Err(Reply::error("ERR GT and LT options at the same time are not compatible"));
         }
         Ok(found)
@@ -105,10 +74,10 @@ impl Conditions {
     /// Compares with the expiry so far, where none counts as never.
     fn hold(&self, current: Option<i64>, deadline: i64) -> bool {
         self.0.iter().all(|only| match only {
-            Only::New => current.is_none(),
-            Only::Change => current.is_some(),
-            Only::Later => current.is_some_and(|current| deadline > current),
-            Only::Sooner => current.is_none_or(|current| deadline < current),
+            ExpireCondition::New => current.is_none(),
+            ExpireCondition::Change => current.is_some(),
+            ExpireCondition::Later => current.is_some_and(|current| deadline > current),
+            ExpireCondition::Sooner => current.is_none_or(|current| deadline < current),
         })
     }
 }
@@ -121,7 +90,7 @@ mod tests {
     fn check(options: &str, current: Option<i64>, deadline: i64, expected: bool) {
         let args: Vec<Bytes> =
             options.split_whitespace().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
-        assert_eq!(Conditions::parse(&args).unwrap().hold(current, deadline), expected, "{options}");
+        assert_eq!(ExpireConditions::parse(&args).unwrap().hold(current, deadline), expected, "{options}");
     }
 
     #[test]

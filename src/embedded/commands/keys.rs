@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{CommandCall, CommandSpec};
+use super::{call::CommandCall, spec::CommandSpec};
 use crate::embedded::{
     glob, integer,
     keyspace::DATABASES,

@@ -1,17 +1,20 @@
-//! The commands: one table for each kind, with what Redis checks before it runs them.
+//! The commands: one table for each kind, with the checks that Redis makes before it runs them.
 //!
-//! Adding one takes a function and a line in its table; nothing else knows their names.
+//! A new command takes a function and a line in the table of its kind; no other file knows its name.
 
 mod admin;
+mod call;
 mod client;
 mod expiry;
 mod keys;
 mod options;
 mod pubsub;
 mod scripts;
+mod spec;
 mod strings;
 mod table;
 mod transactions;
 
-pub(crate) use scripts::Script;
-pub(crate) use table::{CommandCall, CommandSpec, When, find, run};
+pub(crate) use call::CommandCall;
+pub(crate) use spec::{CommandHandler, CommandSpec, When};
+pub(crate) use table::find;

@@ -9,17 +9,17 @@ use crate::embedded::{
 
 /// How a time is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Unit {
+pub(crate) struct TimeUnit {
     pub(crate) seconds: bool,
     pub(crate) absolute: bool,
 }
 
-pub(crate) const SECONDS: Unit = Unit { seconds: true, absolute: false };
-pub(crate) const MILLISECONDS: Unit = Unit { seconds: false, absolute: false };
-pub(crate) const AT_SECONDS: Unit = Unit { seconds: true, absolute: true };
-pub(crate) const AT_MILLISECONDS: Unit = Unit { seconds: false, absolute: true };
+pub(crate) const SECONDS: TimeUnit = TimeUnit { seconds: true, absolute: false };
+pub(crate) const MILLISECONDS: TimeUnit = TimeUnit { seconds: false, absolute: false };
+pub(crate) const AT_SECONDS: TimeUnit = TimeUnit { seconds: true, absolute: true };
+pub(crate) const AT_MILLISECONDS: TimeUnit = TimeUnit { seconds: false, absolute: true };
 
-impl Unit {
+impl TimeUnit {
     fn named(name: &[u8]) -> Option<Self> {
         match name {
             b"EX" => Some(SECONDS),
@@ -38,7 +38,7 @@ impl Unit {
 }
 
 /// Reads the time of SET, SETEX and GETEX, which must be in the future of 1970.
-pub(crate) fn positive_deadline(unit: Unit, text: &[u8], now: i64, command: &str) -> Result<i64, Reply> {
+pub(crate) fn positive_deadline(unit: TimeUnit, text: &[u8], now: i64, command: &str) -> Result<i64, Reply> {
     let value = integer::parse(text).ok_or(NOT_AN_INTEGER)?;
     let deadline = unit.deadline(value, now).filter(|_| value > 0);
     deadline.ok_or_else(|| invalid_expire_time(command))
@@ -57,12 +57,12 @@ pub(crate) enum Lifetime {
     Unsaid,
     Keep,
     Persist,
-    Until(Unit, Bytes),
+    Until(TimeUnit, Bytes),
 }
 
 /// Whether a value is written at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Condition {
+pub(crate) enum SetCondition {
     #[default]
     Always,
     Absent,
@@ -71,13 +71,13 @@ pub(crate) enum Condition {
 
 /// The options of SET and GETEX.
 #[derive(Debug, Default)]
-pub(crate) struct Options {
+pub(crate) struct SetOptions {
     pub(crate) lifetime: Lifetime,
-    pub(crate) condition: Condition,
+    pub(crate) condition: SetCondition,
     pub(crate) get: bool,
 }
 
-impl Options {
+impl SetOptions {
     /// Reads the options of SET.
     pub(crate) fn of_set(args: &[Bytes]) -> Result<Self, Reply> {
         let mut options = Self::default();
@@ -85,8 +85,12 @@ impl Options {
         while let Some(name) = args.next() {
             let name = name.to_ascii_uppercase();
             match &name[..] {
-                b"NX" if options.condition != Condition::Present => options.condition = Condition::Absent,
-                b"XX" if options.condition != Condition::Absent => options.condition = Condition::Present,
+                b"NX" if options.condition != SetCondition::Present => {
+                    options.condition = SetCondition::Absent;
+                }
+                b"XX" if options.condition != SetCondition::Absent => {
+                    options.condition = SetCondition::Present;
+                }
                 b"GET" => options.get = true,
                 b"KEEPTTL" => options.live(Lifetime::Keep)?,
                 _ => options.live_until(&name, args.next())?,
@@ -110,7 +114,7 @@ impl Options {
     }
 
     fn live_until(&mut self, name: &[u8], value: Option<&Bytes>) -> Result<(), Reply> {
-        let unit = Unit::named(name).ok_or(SYNTAX)?;
+        let unit = TimeUnit::named(name).ok_or(SYNTAX)?;
         // Redis refuses EX beside PX, and takes the last of two EX only because it looks for other flags.
         if let Lifetime::Until(earlier, _) = self.lifetime
             && earlier == unit

@@ -2,25 +2,28 @@
 
 use bytes::Bytes;
 
-use super::{CommandCall, CommandSpec, When};
+use super::{
+    call::CommandCall,
+    spec::{CommandSpec, When},
+};
 use crate::embedded::{glob, pubsub::SubscriptionKind, reply::Reply};
 
 pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::infallible("publish", 3, publish),
     CommandSpec::infallible("subscribe", -2, |call| subscribe(call, SubscriptionKind::Channel, "subscribe"))
-        .when(When::Listening),
+        .when(When::InSubscriberMode),
     CommandSpec::infallible("psubscribe", -2, |call| {
         subscribe(call, SubscriptionKind::Pattern, "psubscribe")
     })
-    .when(When::Listening),
+    .when(When::InSubscriberMode),
     CommandSpec::infallible("unsubscribe", -1, |call| {
         unsubscribe(call, SubscriptionKind::Channel, "unsubscribe")
     })
-    .when(When::Listening),
+    .when(When::InSubscriberMode),
     CommandSpec::infallible("punsubscribe", -1, |call| {
         unsubscribe(call, SubscriptionKind::Pattern, "punsubscribe")
     })
-    .when(When::Listening),
+    .when(When::InSubscriberMode),
     CommandSpec::infallible("pubsub", -2, |_| Reply::Nil).subcommands(PUBSUB),
 ];
 

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::{
-    CommandCall, CommandSpec,
-    options::{self, Condition, Lifetime, MILLISECONDS, Options, SECONDS, Unit},
-    table::wrong_arity,
+    call::CommandCall,
+    options::{self, Lifetime, MILLISECONDS, SECONDS, SetCondition, SetOptions, TimeUnit},
+    spec::{CommandSpec, wrong_arity},
 };
 use crate::embedded::{
     integer,
@@ -31,52 +31,13 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::fallible("decrby", 3, decrby),
 ];
 
-impl CommandCall<'_> {
-    /// Returns the value of a key whose time is not over.
-    pub(super) fn value(&mut self, key: &[u8]) -> Option<Bytes> {
-        let db = self.db();
-        self.store.settle(db, key);
-        self.store.keyspace.get(db, key).map(|entry| entry.value.clone())
-    }
-
-    /// Returns when a key expires that is there.
-    pub(super) fn expiry(&self, key: &[u8]) -> Option<i64> {
-        self.store.keyspace.get(self.db(), key).and_then(|entry| entry.expires)
-    }
-
-    fn value_or_nil(&mut self, key: &[u8]) -> Reply {
-        self.value(key).map_or(Reply::Nil, Reply::Bulk)
-    }
-
-    /// Stores a value without an event.
-    fn put(&mut self, key: &[u8], value: &[u8], expires: Option<i64>) -> Result<(), Reply> {
-        let db = self.db();
-        self.store.settle(db, key);
-        self.store.keyspace.set(db, key, value, expires).map_err(|_| self.store.full())
-    }
-
-    pub(super) fn announce(&mut self, key: &[u8], event: &'static str) {
-        self.store.changed(self.db(), key, event);
-    }
-
-    pub(super) fn delete(&mut self, key: &[u8]) -> bool {
-        let db = self.db();
-        self.store.settle(db, key);
-        let removed = self.store.keyspace.remove(db, key);
-        if removed {
-            self.store.changed(db, key, "del");
-        }
-        removed
-    }
-}
-
 fn get(call: &mut CommandCall<'_>) -> Reply {
     call.value_or_nil(&call.args[1])
 }
 
 fn set(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [_, key, value, rest @ ..] = call.args else { return Err(wrong_arity("set")) };
-    let options = Options::of_set(rest)?;
+    let options = SetOptions::of_set(rest)?;
     let now = call.store.clock.now_ms();
     let deadline = match &options.lifetime {
         Lifetime::Until(unit, text) => Some(options::positive_deadline(*unit, text, now, "set")?),
@@ -84,16 +45,16 @@ fn set(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     };
     let old = call.value(key);
     let written = match options.condition {
-        Condition::Always => true,
-        Condition::Absent => old.is_none(),
-        Condition::Present => old.is_some(),
+        SetCondition::Always => true,
+        SetCondition::Absent => old.is_none(),
+        SetCondition::Present => old.is_some(),
     };
     if written {
         let kept = if options.lifetime == Lifetime::Keep { call.expiry(key) } else { None };
         call.put(key, value, deadline.or(kept))?;
-        call.announce(key, "set");
+        call.notify(key, "set");
         if deadline.is_some() {
-            call.announce(key, "expire");
+            call.notify(key, "expire");
         }
     }
     Ok(match (options.get, written) {
@@ -111,12 +72,12 @@ fn psetex(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     set_for(call, MILLISECONDS, "psetex")
 }
 
-fn set_for(call: &mut CommandCall<'_>, unit: Unit, name: &str) -> Result<Reply, Reply> {
+fn set_for(call: &mut CommandCall<'_>, unit: TimeUnit, name: &str) -> Result<Reply, Reply> {
     let [_, key, time, value] = call.args else { return Err(wrong_arity(name)) };
     let deadline = options::positive_deadline(unit, time, call.store.clock.now_ms(), name)?;
     call.put(key, value, Some(deadline))?;
-    call.announce(key, "set");
-    call.announce(key, "expire");
+    call.notify(key, "set");
+    call.notify(key, "expire");
     Ok(OK)
 }
 
@@ -126,7 +87,7 @@ fn setnx(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
         return Ok(Reply::Integer(0));
     }
     call.put(key, value, None)?;
-    call.announce(key, "set");
+    call.notify(key, "set");
     Ok(Reply::Integer(1))
 }
 
@@ -134,7 +95,7 @@ fn getset(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [_, key, value] = call.args else { return Err(wrong_arity("getset")) };
     let old = call.value_or_nil(key);
     call.put(key, value, None)?;
-    call.announce(key, "set");
+    call.notify(key, "set");
     Ok(old)
 }
 
@@ -146,7 +107,7 @@ fn getdel(call: &mut CommandCall<'_>) -> Reply {
 
 fn getex(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [_, key, rest @ ..] = call.args else { return Err(wrong_arity("getex")) };
-    let options = Options::of_getex(rest)?;
+    let options = SetOptions::of_getex(rest)?;
     // Redis looks at the time only if the key is there.
     let Some(value) = call.value(key) else { return Ok(Reply::Nil) };
     let now = call.store.clock.now_ms();
@@ -171,7 +132,7 @@ fn mset(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let (pairs, []) = call.args[1..].as_chunks::<2>() else { return Err(wrong_arity("mset")) };
     for [key, value] in pairs {
         call.put(key, value, None)?;
-        call.announce(key, "set");
+        call.notify(key, "set");
     }
     Ok(OK)
 }
@@ -197,35 +158,20 @@ fn getrange(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
 }
 
 fn incr(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
-    call.add(&call.args[1], 1)
+    call.increment(&call.args[1], 1)
 }
 
 fn decr(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
-    call.add(&call.args[1], -1)
+    call.increment(&call.args[1], -1)
 }
 
 fn incrby(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let step = integer::parse(&call.args[2]).ok_or(NOT_AN_INTEGER)?;
-    call.add(&call.args[1], step)
+    call.increment(&call.args[1], step)
 }
 
 fn decrby(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let step = integer::parse(&call.args[2]).ok_or(NOT_AN_INTEGER)?;
     let step = step.checked_neg().ok_or_else(|| Reply::error("ERR decrement would overflow"))?;
-    call.add(&call.args[1], step)
-}
-
-impl CommandCall<'_> {
-    /// Adds to a counter, which keeps its expiry.
-    pub(super) fn add(&mut self, key: &[u8], step: i64) -> Result<Reply, Reply> {
-        let old = match self.value(key) {
-            Some(value) => integer::parse(&value).ok_or(NOT_AN_INTEGER)?,
-            None => 0,
-        };
-        let sum = old.checked_add(step);
-        let sum = sum.ok_or_else(|| Reply::error("ERR increment or decrement would overflow"))?;
-        self.put(key, sum.to_string().as_bytes(), self.expiry(key))?;
-        self.announce(key, "incrby");
-        Ok(Reply::Integer(sum))
-    }
+    call.increment(&call.args[1], step)
 }

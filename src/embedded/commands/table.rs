@@ -1,116 +1,37 @@
-//! What a command is, how it is found, and what it can reach while it runs.
+//! The table of all commands, the lookup of a request in it, and COMMAND, which describes it.
 
 use bytes::Bytes;
 
-use crate::embedded::{client::Client, reply::Reply, store::MemoryStore};
+use super::{
+    admin, client, expiry, keys, pubsub, scripts,
+    spec::{CommandSpec, printable, wrong_arity},
+    strings, transactions,
+};
+use crate::embedded::reply::Reply;
 
-/// In which situations a command runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum When {
-    /// Not while a RESP2 client listens; queued after MULTI.
-    Usually,
-    /// Also while a RESP2 client listens; queued after MULTI.
-    Listening,
-    /// Not while a RESP2 client listens; at once after MULTI.
-    AtOnce,
-    /// At once, whatever the client does.
-    Always,
-}
-
-/// How a command runs: those that cannot fail say so.
-#[derive(Debug)]
-pub(crate) enum CommandHandler {
-    Infallible(fn(&mut CommandCall<'_>) -> Reply),
-    Fallible(fn(&mut CommandCall<'_>) -> Result<Reply, Reply>),
-}
-
-/// A command or subcommand.
-#[derive(Debug)]
-pub(crate) struct CommandSpec {
-    /// In lower case; a subcommand as `client|id`.
-    pub(crate) name: &'static str,
-    /// Words including the name; negative: at least as many.
-    arity: i8,
-    pub(crate) when: When,
-    run: CommandHandler,
-    subcommands: &'static [CommandSpec],
-}
-
-impl CommandSpec {
-    pub(crate) const fn infallible(
-        name: &'static str,
-        arity: i8,
-        run: fn(&mut CommandCall<'_>) -> Reply,
-    ) -> Self {
-        Self { name, arity, when: When::Usually, run: CommandHandler::Infallible(run), subcommands: &[] }
-    }
-
-    pub(crate) const fn fallible(
-        name: &'static str,
-        arity: i8,
-        run: fn(&mut CommandCall<'_>) -> Result<Reply, Reply>,
-    ) -> Self {
-        Self { name, arity, when: When::Usually, run: CommandHandler::Fallible(run), subcommands: &[] }
-    }
-
-    pub(crate) const fn when(mut self, when: When) -> Self {
-        self.when = when;
-        self
-    }
-
-    pub(crate) const fn subcommands(mut self, subcommands: &'static [CommandSpec]) -> Self {
-        self.subcommands = subcommands;
-        self
-    }
-
-    fn accepts(&self, words: usize) -> bool {
-        let arity = usize::from(self.arity.unsigned_abs());
-        if self.arity < 0 { words >= arity } else { words == arity }
-    }
-
-    /// Makes the error for a wrong number of arguments.
-    pub(crate) fn wrong_arity(&self) -> Reply {
-        wrong_arity(self.name)
-    }
-}
-
-/// A command that is being run.
-pub(crate) struct CommandCall<'a> {
-    pub(crate) store: &'a mut MemoryStore,
-    pub(crate) slot: usize,
-    /// All words, the name included.
-    pub(crate) args: &'a [Bytes],
-}
-
-impl CommandCall<'_> {
-    /// Returns who asks.
-    pub(crate) fn client(&mut self) -> &mut Client {
-        &mut self.store.clients[self.slot]
-    }
-
-    /// Returns the database that the client has selected.
-    pub(crate) fn db(&self) -> usize {
-        self.store.clients[self.slot].db
-    }
-}
-
-const TABLES: [&[CommandSpec]; 8] = [
-    super::strings::COMMANDS,
-    super::keys::COMMANDS,
-    super::expiry::COMMANDS,
-    super::pubsub::COMMANDS,
-    super::transactions::COMMANDS,
-    super::client::COMMANDS,
-    super::admin::COMMANDS,
-    super::scripts::COMMANDS,
+const TABLES: [&[CommandSpec]; 9] = [
+    strings::COMMANDS,
+    keys::COMMANDS,
+    expiry::COMMANDS,
+    pubsub::COMMANDS,
+    transactions::COMMANDS,
+    client::COMMANDS,
+    admin::COMMANDS,
+    scripts::COMMANDS,
+    &[CommandSpec::infallible("command", -1, |_| Reply::Array(Vec::new())).subcommands(COMMAND)],
 ];
 
-/// Returns how many commands there are, subcommands not counted.
-pub(crate) fn count() -> usize {
+const COMMAND: &[CommandSpec] = &[
+    CommandSpec::infallible("command|count", 2, |_| Reply::count(count())),
+    CommandSpec::infallible("command|docs", -2, |_| Reply::Map(Vec::new())),
+];
+
+/// Returns the number of commands, without subcommands.
+fn count() -> usize {
     TABLES.iter().map(|table| table.len()).sum()
 }
 
-/// Finds the command or subcommand for a request and checks its number of words.
+/// Finds the command or subcommand of a request and checks its number of words.
 pub(crate) fn find(args: &[Bytes]) -> Result<&'static CommandSpec, Reply> {
     let name = args.first().map_or(&[][..], |name| name);
     let mut all = TABLES.iter().flat_map(|table| table.iter());
@@ -119,26 +40,7 @@ pub(crate) fn find(args: &[Bytes]) -> Result<&'static CommandSpec, Reply> {
     if !command.subcommands.is_empty() && args.len() > 1 {
         command = subcommand(command, &args[1])?;
     }
-    if command.accepts(args.len()) { Ok(command) } else { Err(command.wrong_arity()) }
-}
-
-/// Runs a command.
-pub(crate) fn run(command: &CommandSpec, call: &mut CommandCall<'_>) -> Reply {
-    match command.run {
-        CommandHandler::Infallible(run) => run(call),
-        CommandHandler::Fallible(run) => run(call).unwrap_or_else(|error| error),
-    }
-}
-
-/// Makes the error for a wrong number of arguments.
-pub(crate) fn wrong_arity(name: &str) -> Reply {
-    Reply::error(&format!("ERR wrong number of arguments for '{name}' command"))
-}
-
-/// Returns the part of a client's bytes that may go into an error text.
-pub(crate) fn printable(text: &[u8], most: usize) -> String {
-    let end = text.iter().position(|&byte| byte == 0).unwrap_or(text.len()).min(most);
-    String::from_utf8_lossy(&text[..end]).into_owned()
+    if command.accepts(args.len()) { Ok(command) } else { Err(wrong_arity(command.name)) }
 }
 
 fn subcommand(command: &'static CommandSpec, name: &[u8]) -> Result<&'static CommandSpec, Reply> {

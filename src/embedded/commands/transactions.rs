@@ -1,16 +1,19 @@
-//! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
+//! MULTI, DISCARD, WATCH and UNWATCH. EXEC is in the dispatcher, because it dispatches the queued commands.
 
-use super::{CommandCall, CommandSpec, When, run};
+use super::{
+    call::CommandCall,
+    spec::{CommandHandler, CommandSpec, When},
+};
 use crate::embedded::{
     client::Transaction,
     reply::{OK, Reply},
 };
 
 pub(crate) const COMMANDS: &[CommandSpec] = &[
-    CommandSpec::fallible("multi", 1, multi).when(When::AtOnce),
-    CommandSpec::fallible("exec", 1, exec).when(When::AtOnce),
-    CommandSpec::fallible("discard", 1, discard).when(When::AtOnce),
-    CommandSpec::fallible("watch", -2, watch).when(When::AtOnce),
+    CommandSpec::fallible("multi", 1, multi).when(When::NotQueued),
+    CommandSpec::new("exec", 1, CommandHandler::Exec).when(When::NotQueued),
+    CommandSpec::fallible("discard", 1, discard).when(When::NotQueued),
+    CommandSpec::fallible("watch", -2, watch).when(When::NotQueued),
     CommandSpec::infallible("unwatch", 1, unwatch),
 ];
 
@@ -20,31 +23,6 @@ fn multi(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     }
     call.client().transaction = Some(Transaction::default());
     Ok(OK)
-}
-
-fn exec(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
-    if call.client().transaction.is_none() {
-        return Err(Reply::error("ERR EXEC without MULTI"));
-    }
-    let (transaction, changed) = call.store.end_transaction(call.slot);
-    let transaction = transaction.unwrap_or_default();
-    if transaction.broken {
-        return Err(Reply::error("EXECABORT Transaction discarded because of previous errors."));
-    }
-    if changed {
-        return Ok(Reply::NilArray);
-    }
-    let (mut replies, mut length) = (Vec::with_capacity(transaction.queue.len()), 0);
-    for (command, args) in transaction.queue {
-        let reply = run(command, &mut CommandCall { store: &mut *call.store, slot: call.slot, args: &args });
-        length += reply.max_encoded_len();
-        if length > call.store.limits.max_output_bytes {
-            call.store.cut(call.slot, "the replies of a transaction exceed embedded.max_output_bytes");
-            return Ok(Reply::Nil);
-        }
-        replies.push(reply);
-    }
-    Ok(Reply::Array(replies))
 }
 
 fn discard(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
