@@ -1,7 +1,10 @@
 //! The rules of the architecture, checked by reading the source: where a dependency is used, and which module uses which.
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// The modules or single files in which a dependency is used. A dependency that is not listed may be used anywhere.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
@@ -121,6 +124,10 @@ const MODULES: &[(&str, &[&str])] = &[
 /// The modules whose files import each other in one direction only.
 const WITHOUT_CYCLES: &[&str] = &["embedded", "settings", "broker"];
 
+/// Names of types that are still used twice, in order; remove a name with its second type.
+const NAMES_USED_TWICE: &[&str] =
+    &["Flags", "Held", "Link", "Listener", "Malformed", "Outcome", "Reader", "Token"];
+
 /// Lines of a file, its tests included, above which it has to be split.
 const LONGEST_FILE: usize = 450;
 
@@ -198,6 +205,17 @@ fn modules_named(line: &str) -> Vec<&str> {
     modules
 }
 
+/// Returns the name of the type that a line declares. An indented type belongs to a test, a function or a trait.
+fn declared_type(line: &str) -> Option<&str> {
+    let line = line.strip_prefix("pub").map_or(line, |rest| {
+        let rest = rest.strip_prefix('(').map_or(rest, |rest| rest.split_once(')').unwrap().1);
+        rest.trim_start()
+    });
+    let kinds = ["struct ", "enum ", "trait ", "type "];
+    let rest = kinds.iter().find_map(|kind| line.strip_prefix(kind))?;
+    rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next()
+}
+
 /// Returns the paths of an import: `a::{b, c::d}` has the paths `a::b` and `a::c::d`.
 fn paths(import: &str) -> Vec<String> {
     let Some((prefix, group)) = import.split_once('{') else { return vec![import.trim().to_owned()] };
@@ -266,6 +284,9 @@ fn the_parsers_of_this_test_are_right() {
     assert_eq!(modules_named("use crate::shard::state::ShardState;"), ["shard/state"]);
     assert_eq!([module("shard/thread.rs"), module("shard/state.rs")], ["shard", "shard/state"]);
     assert_eq!(code("a // b\n// c\n\nd").collect::<Vec<_>>(), [(1, "a "), (4, "d")]);
+    assert_eq!(declared_type("pub(crate) struct A<T> {"), Some("A"));
+    assert_eq!(declared_type("type B = u8;"), Some("B"));
+    assert_eq!(declared_type("    type Item = u8;"), None);
     assert_eq!(paths("a::{b, c::{d, e}, f::g}"), ["a::b", "a::c::d", "a::c::e", "a::f::g"]);
     assert_eq!(import_at_start("super::a::{b, c::{d}}; e"), "super::a::{b, c::{d}}");
     assert_eq!(import_at_start("crate::a::B) {"), "crate::a::B");
@@ -351,6 +372,22 @@ fn files_of_a_module_have_no_import_cycle() {
         }
         assert!(left.is_empty(), "import cycle: {left:#?}");
     }
+}
+
+#[test]
+fn each_type_name_is_used_once() {
+    let sources = sources();
+    let mut declared: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (file, text) in &sources {
+        for (_, line) in code(text) {
+            if let Some(name) = declared_type(line) {
+                declared.entry(name).or_default().push(file);
+            }
+        }
+    }
+    declared.retain(|_, files| files.len() > 1);
+    let twice: Vec<&str> = declared.keys().copied().collect();
+    assert_eq!(twice, NAMES_USED_TWICE, "left: names of several types, right: the table; {declared:#?}");
 }
 
 #[test]
