@@ -18,12 +18,12 @@ struct TerminalGateway {
 }
 
 impl TerminalGateway {
-    /// Starts it from a shell that runs `preparation` first.
-    async fn start(preparation: &str) -> Self {
+    /// Starts it from a shell, with `start` before the program's path.
+    async fn start(start: &str) -> Self {
         let (log, namespace) = (std::env::temp_dir().join(unique("ws4redis-terminal")), unique("t"));
         let gateway = binary();
         let program = std::path::Path::new(gateway.get_program());
-        let start = format!("{preparation} exec '{}' 2>'{}'", program.display(), log.display());
+        let start = format!("{start} '{}' 2>'{}'", program.display(), log.display());
         let mut terminal = std::process::Command::new("script");
         terminal.args(["-qec", &start, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::null());
         for (name, value) in gateway.get_envs() {
@@ -83,7 +83,7 @@ impl Drop for TerminalGateway {
 
 #[tokio::test]
 async fn closing_the_terminal_stops_the_server_like_sigterm() {
-    let mut gateway = TerminalGateway::start("").await;
+    let mut gateway = TerminalGateway::start("exec env --default-signal=HUP").await;
     let mut clients = Vec::new();
     for _ in 0..40 {
         clients.push(gateway.request().connect().await);
@@ -103,7 +103,7 @@ async fn closing_the_terminal_stops_the_server_like_sigterm() {
 #[tokio::test]
 async fn a_server_started_with_sighup_ignored_survives_its_terminal() {
     // nohup ignores SIGHUP in the same way.
-    let mut gateway = TerminalGateway::start("trap '' HUP;").await;
+    let mut gateway = TerminalGateway::start("trap '' HUP; exec").await;
     let mut client = gateway.request().connect().await;
     gateway.close();
     signal(gateway.pid, "HUP");

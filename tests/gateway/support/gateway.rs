@@ -88,7 +88,7 @@ impl GatewayBuilder {
 
     /// Detaches the gateway from any terminal, as for a service.
     pub fn without_terminal(mut self) -> Self {
-        self.command = in_shell(&self.command, "set -- setsid \"$@\"");
+        self.command = in_shell(&self.command, "set -- setsid env --default-signal=HUP \"$@\"");
         self
     }
 
