@@ -327,7 +327,7 @@ fn random_script(seed: u64) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn random_conversations_are_those_of_redis() {
+async fn replies_to_random_scripts_are_those_of_redis() {
     let pair = StorePair::start().await;
     for seed in 0..1_000 {
         let lines = random_script(seed);
@@ -441,7 +441,7 @@ async fn messages_and_keyspace_events_are_those_of_redis() {
 }
 
 #[tokio::test]
-async fn events_of_random_conversations_are_those_of_redis() {
+async fn events_of_random_scripts_are_those_of_redis() {
     let pair = StorePair::start().await;
     for seed in 0..500 {
         let lines = random_script(seed);
@@ -452,7 +452,7 @@ async fn events_of_random_conversations_are_those_of_redis() {
 }
 
 #[tokio::test]
-async fn an_expired_key_that_nobody_reads_is_announced_exactly_once() {
+async fn an_expired_key_that_is_not_read_is_published_exactly_once() {
     let pair = StorePair::start().await;
     let mut received = Vec::new();
     for (mut listener, mut actor) in pair.connect().await.into_iter().zip(pair.connect().await) {
@@ -509,7 +509,10 @@ async fn a_slow_subscriber_is_disconnected_and_others_receive_everything() {
     assert_eq!(received, 300);
     publisher.write_all(b"pubsub numsub news\r\n").await.unwrap();
     until(&mut publisher, b"news\r\n:1\r\n").await;
-    assert!(read_to_end(&mut slow).await.len() < 20_000_000, "it got what the sockets held, then the end");
+    assert!(
+        read_to_end(&mut slow).await.len() < 20_000_000,
+        "it receives what the socket buffers hold, then the end"
+    );
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
-//! The time of the store: Unix milliseconds that never run backwards.
+//! The time of the store: Unix milliseconds that never decrease.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// Tells the time, from the wall clock's value at the start and the monotonic clock since.
+/// The wall clock at the start plus the monotonic time since: a step of the wall clock must not expire keys.
 #[derive(Debug)]
 pub(crate) struct Clock {
     started: Instant,
@@ -21,7 +21,7 @@ impl Clock {
         }
     }
 
-    /// Returns milliseconds since 1970.
+    /// Returns Unix milliseconds.
     pub(crate) fn now_ms(&self) -> i64 {
         let elapsed = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX / 2);
         self.started_unix_ms.saturating_add(elapsed)

@@ -1,4 +1,4 @@
-//! One client's socket: reads all that is ready, runs it, writes all replies together.
+//! One client's socket: reads what has arrived, runs the requests, and writes all replies together.
 
 use std::{cell::RefCell, io, rc::Rc, time::Duration};
 
@@ -13,47 +13,47 @@ use tokio_util::codec::Decoder;
 
 use super::{dispatch::dispatch, reply::Reply, request::Requests, store::MemoryStore};
 
-/// How much is read in one turn.
+/// Bytes read before requests run and other tasks get a turn.
 const READ_BYTES: usize = 64 * 1024;
-/// How much one system call may bring; zeroing it first costs 0.1 µs.
+/// Bytes read by one system call. The buffer is zeroed first, which takes 0.1 µs for this size.
 const CHUNK_BYTES: usize = 8 * 1024;
-/// With more than this waiting, or half of the output bound, no further request is run and nothing is read, so that a
-/// client which pipelines more than it reads is slowed down, not cut.
+/// Above this output, or half of the limit, requests neither run nor are read: backpressure for a client that pipelines
+/// faster than it reads. Without it such a client would reach the limit and be disconnected.
 const HIGH_WATER_BYTES: usize = 1 << 20;
-/// How long a client may take to read the last replies after QUIT, a protocol error or its own end of stream.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// Time for the client to read its last replies after QUIT, a protocol error or the end of its stream.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client's task.
 pub(crate) struct StoreConnection {
     stream: TcpStream,
     store: Rc<RefCell<MemoryStore>>,
     slot: usize,
-    bell: Rc<Notify>,
+    wakeup: Rc<Notify>,
     buffer: BytesMut,
     requests: Requests,
     high_water: usize,
-    /// Requests may lie in the buffer that were not run because too many replies waited.
-    behind: bool,
-    farewell: Option<Instant>,
+    /// The buffer may contain complete requests that did not run because of backpressure.
+    has_backlog: bool,
+    close_deadline: Option<Instant>,
 }
 
 impl Drop for StoreConnection {
     fn drop(&mut self) {
-        self.store.borrow_mut().leave(self.slot);
+        self.store.borrow_mut().remove_client(self.slot);
     }
 }
 
 impl StoreConnection {
-    /// Enters the client into the store, which it leaves when the connection is dropped.
+    /// Adds the client to the store; dropping the connection removes it.
     ///
     /// # Errors
-    /// When the socket has no addresses any more.
+    /// When the client has already disconnected.
     pub(crate) fn new(stream: TcpStream, store: Rc<RefCell<MemoryStore>>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
         let mut borrowed = store.borrow_mut();
-        let slot = borrowed.enter(peer, local);
-        let bell = borrowed.output(slot).bell();
+        let slot = borrowed.add_client(peer, local);
+        let wakeup = borrowed.output(slot).wakeup();
         let requests = Requests::new(borrowed.limits.max_request_bytes);
         let high_water = HIGH_WATER_BYTES.min(borrowed.limits.max_output_bytes / 2 + 1);
         drop(borrowed);
@@ -61,29 +61,33 @@ impl StoreConnection {
             stream,
             store,
             slot,
-            bell,
+            wakeup,
             buffer: BytesMut::new(),
             requests,
             high_water,
-            behind: false,
-            farewell: None,
+            has_backlog: false,
+            close_deadline: None,
         })
     }
 
-    /// Serves the client until either side ends it.
+    /// Serves the client until either side closes the connection.
+    ///
+    /// Waits for bytes to read while the output is below the high-water mark, for room to write while there is output,
+    /// for output that other clients cause, and for the timeout of a closing connection.
     ///
     /// # Errors
     /// When the socket fails.
     pub(crate) async fn run(mut self) -> io::Result<()> {
         loop {
-            if self.behind && self.has_room() {
+            if self.has_backlog && self.is_below_high_water() {
                 self.run_requests();
             }
             self.write()?;
-            if self.is_over() {
+            if self.is_finished() {
                 return Ok(());
             }
-            if self.behind && self.has_room() {
+            if self.has_backlog && self.is_below_high_water() {
+                // The socket took all replies at once; other clients get a turn before the next batch.
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -94,49 +98,50 @@ impl StoreConnection {
         }
     }
 
-    /// Waits for the socket, or for something to write (`None`).
+    /// Waits for the socket, or for new output (`None`).
     async fn wait(&self) -> io::Result<Option<Ready>> {
-        let may_read = self.farewell.is_none() && self.has_room();
+        let may_read = self.close_deadline.is_none() && self.is_below_high_water();
         let must_write = !self.store.borrow().output(self.slot).pending().is_empty();
         let interest = match (may_read, must_write) {
             (true, true) => Interest::READABLE | Interest::WRITABLE,
             (true, false) => Interest::READABLE,
             (false, _) => Interest::WRITABLE,
         };
-        let deadline = self.farewell.unwrap_or_else(Instant::now);
+        let deadline = self.close_deadline.unwrap_or_else(Instant::now);
         tokio::select! {
             ready = self.stream.ready(interest) => ready.map(Some),
-            () = self.bell.notified() => Ok(None),
-            () = tokio::time::sleep_until(deadline), if self.farewell.is_some() => Err(io::ErrorKind::TimedOut.into()),
+            () = self.wakeup.notified() => Ok(None),
+            () = tokio::time::sleep_until(deadline), if self.close_deadline.is_some() => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 
-    fn has_room(&self) -> bool {
+    fn is_below_high_water(&self) -> bool {
         self.store.borrow().output(self.slot).pending().len() < self.high_water
     }
 
-    fn is_over(&self) -> bool {
+    fn is_finished(&self) -> bool {
         let store = self.store.borrow();
         let client = &store.clients[self.slot];
-        client.cut || (self.farewell.is_some() && !self.behind && client.output.pending().is_empty())
+        client.disconnected
+            || (self.close_deadline.is_some() && !self.has_backlog && client.output.pending().is_empty())
     }
 
     fn read(&mut self) -> io::Result<()> {
-        if self.farewell.is_some() || !self.has_room() {
+        if self.close_deadline.is_some() || !self.is_below_high_water() {
             return Ok(());
         }
-        let mut left = READ_BYTES;
-        while left > 0 {
+        let mut budget = READ_BYTES;
+        while budget > 0 {
             let filled = self.buffer.len();
             self.buffer.resize(filled + CHUNK_BYTES, 0);
             let read = self.stream.try_read(&mut self.buffer[filled..]);
             self.buffer.truncate(filled + read.as_ref().copied().unwrap_or(0));
             match read {
                 Ok(0) => {
-                    self.say_farewell();
+                    self.start_closing();
                     break;
                 }
-                Ok(bytes) => left = left.saturating_sub(bytes),
+                Ok(bytes) => budget = budget.saturating_sub(bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
@@ -145,17 +150,17 @@ impl StoreConnection {
         Ok(())
     }
 
-    /// Runs what has arrived whole, as long as the replies have room.
+    /// Runs complete requests until the output reaches the high-water mark.
     fn run_requests(&mut self) {
         let mut store = self.store.borrow_mut();
-        self.behind = false;
+        self.has_backlog = false;
         loop {
             let client = &store.clients[self.slot];
-            if client.closing || client.cut {
+            if client.closing || client.disconnected {
                 break;
             }
             if client.output.pending().len() >= self.high_water {
-                self.behind = true;
+                self.has_backlog = true;
                 break;
             }
             match self.requests.decode(&mut self.buffer) {
@@ -164,26 +169,26 @@ impl StoreConnection {
                 Err(error) => {
                     tracing::debug!(
                         connection = client.id,
-                        "client of the embedded store broke the protocol"
+                        "malformed request to the embedded store; closing the connection"
                     );
-                    store.answer(self.slot, &Reply::error(&error.to_string()));
+                    store.send_reply(self.slot, &Reply::error(&error.to_string()));
                     store.clients[self.slot].closing = true;
                 }
             }
         }
-        store.unread(self.slot, self.buffer.len());
+        store.set_unread(self.slot, self.buffer.len());
         let closing = store.clients[self.slot].closing;
         drop(store);
         if self.buffer.is_empty() && self.buffer.capacity() > READ_BYTES {
             self.buffer = BytesMut::new();
         }
         if closing {
-            self.say_farewell();
+            self.start_closing();
         }
     }
 
-    fn say_farewell(&mut self) {
-        self.farewell.get_or_insert_with(|| Instant::now() + FAREWELL);
+    fn start_closing(&mut self) {
+        self.close_deadline.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT);
     }
 
     fn write(&self) -> io::Result<()> {
@@ -194,7 +199,7 @@ impl StoreConnection {
                 return Ok(());
             }
             match self.stream.try_write(pending) {
-                Ok(bytes) => store.written(self.slot, bytes),
+                Ok(bytes) => store.mark_written(self.slot, bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }

@@ -1,9 +1,9 @@
-//! One request: found in the table, checked in Redis' order, run at once or queued for EXEC.
+//! Dispatches a request: finds the command, checks it in the order of Redis, and runs it or queues it for EXEC.
 
 use bytes::Bytes;
 
 use super::{
-    client::Transaction,
+    client::{Client, Transaction},
     commands::{self, CommandCall, CommandHandler, CommandSpec, When},
     reply::Reply,
     store::{MemoryStore, NAME_BYTES},
@@ -13,23 +13,29 @@ use super::{
 pub(crate) fn dispatch(store: &mut MemoryStore, slot: usize, args: &[Bytes]) {
     let Some(name) = args.first() else { return };
     store.requests += 1;
+    // As in Redis: a web page can make a browser send POST to a local port, with commands in the body.
     if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
-        store.cut(slot, "it speaks HTTP, possibly to attack the store across protocols");
+        store.disconnect(slot, "it sent HTTP, which may be a cross-protocol attack");
         return;
     }
-    let reply = match commands::find(args).and_then(|command| allowed(store, slot, command)) {
+    let found = commands::find(args).and_then(|command| {
+        let client = &mut store.clients[slot];
+        client.last_command = command.name;
+        check_mode(client, command).map(|()| command)
+    });
+    let reply = match found {
         Ok(command) => run_or_queue(store, slot, command, args),
-        Err(refusal) if name.eq_ignore_ascii_case(b"exec") => abort(store, slot, refusal),
+        Err(refusal) if name.eq_ignore_ascii_case(b"exec") => abort_transaction(store, slot, refusal),
         Err(refusal) => {
-            refuse(store, slot);
+            fail_transaction(store, slot);
             refusal
         }
     };
-    store.answer(slot, &reply);
+    store.send_reply(slot, &reply);
 }
 
-/// Ends the transaction whose EXEC itself was refused.
-fn abort(store: &mut MemoryStore, slot: usize, refusal: Reply) -> Reply {
+/// Ends a transaction whose EXEC was refused, for example because of its number of arguments.
+fn abort_transaction(store: &mut MemoryStore, slot: usize, refusal: Reply) -> Reply {
     store.end_transaction(slot);
     match refusal {
         Reply::Error(text) => {
@@ -40,20 +46,14 @@ fn abort(store: &mut MemoryStore, slot: usize, refusal: Reply) -> Reply {
     }
 }
 
-fn allowed(
-    store: &mut MemoryStore,
-    slot: usize,
-    command: &'static CommandSpec,
-) -> Result<&'static CommandSpec, Reply> {
-    let client = &mut store.clients[slot];
-    client.last_command = command.name;
-    if client.only_listens() && !matches!(command.when, When::InSubscriberMode | When::Always) {
+fn check_mode(client: &Client, command: &CommandSpec) -> Result<(), Reply> {
+    if client.in_subscriber_mode() && !matches!(command.when, When::InSubscriberMode | When::Always) {
         let name = command.name;
         return Err(Reply::error(&format!(
             "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
         )));
     }
-    Ok(command)
+    Ok(())
 }
 
 fn run_or_queue(
@@ -69,7 +69,7 @@ fn run_or_queue(
     match queue(store, slot, args) {
         Ok(()) => Reply::Simple("QUEUED"),
         Err(refusal) => {
-            refuse(store, slot);
+            fail_transaction(store, slot);
             refusal
         }
     }
@@ -79,8 +79,8 @@ fn queue(store: &mut MemoryStore, slot: usize, args: &[Bytes]) -> Result<(), Rep
     let bytes = NAME_BYTES + args.iter().map(|arg| arg.len() + size_of::<Bytes>()).sum::<usize>();
     store.reserve(bytes)?;
     let transaction = store.clients[slot].transaction.get_or_insert_default();
-    transaction.held_bytes += bytes;
-    // Copies: slices would keep the read buffer alive until EXEC.
+    transaction.reserved_bytes += bytes;
+    // Copied, because slices would keep the whole read buffer alive until EXEC.
     transaction.queue.push(args.iter().map(|arg| Bytes::copy_from_slice(arg)).collect());
     Ok(())
 }
@@ -94,17 +94,17 @@ fn run(command: &CommandSpec, call: &mut CommandCall<'_>) -> Reply {
     }
 }
 
-/// Runs the queued commands. They were found when they were queued, so finding them again cannot fail.
+/// Runs the queued commands. Each was found when it was queued, so looking it up again cannot fail.
 fn exec(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     if call.store.clients[call.slot].transaction.is_none() {
         return Err(Reply::error("ERR EXEC without MULTI"));
     }
-    let (transaction, changed) = call.store.end_transaction(call.slot);
+    let (transaction, key_changed) = call.store.end_transaction(call.slot);
     let transaction = transaction.unwrap_or_default();
-    if transaction.broken {
+    if transaction.must_abort {
         return Err(Reply::error("EXECABORT Transaction discarded because of previous errors."));
     }
-    if changed {
+    if key_changed {
         return Ok(Reply::NilArray);
     }
     let (mut replies, mut length) = (Vec::with_capacity(transaction.queue.len()), 0);
@@ -113,7 +113,7 @@ fn exec(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
         let reply = run(command, &mut CommandCall { store: &mut *call.store, slot: call.slot, args: &args });
         length += reply.max_encoded_len();
         if length > call.store.limits.max_output_bytes {
-            call.store.cut(call.slot, "the replies of a transaction exceed embedded.max_output_bytes");
+            call.store.disconnect(call.slot, "the replies of a transaction exceed embedded.max_output_bytes");
             return Ok(Reply::Nil);
         }
         replies.push(reply);
@@ -121,10 +121,10 @@ fn exec(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     Ok(Reply::Array(replies))
 }
 
-/// Makes EXEC refuse the transaction that is being queued, if there is one.
-fn refuse(store: &mut MemoryStore, slot: usize) {
-    if let Some(Transaction { broken, .. }) = &mut store.clients[slot].transaction {
-        *broken = true;
+/// Makes EXEC discard the open transaction, if there is one.
+fn fail_transaction(store: &mut MemoryStore, slot: usize) {
+    if let Some(Transaction { must_abort, .. }) = &mut store.clients[slot].transaction {
+        *must_abort = true;
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_clients_say_nothing_of_them_stays(
+        fn random_requests_stay_within_the_limits_and_leave_nothing_behind(
             requests in vec((0..3_usize, vec(word(), 1..5)), 0..80),
             max_memory_bytes in select(vec![0, 2_000, 100_000]),
             max_output_bytes in select(vec![0, 300, 100_000]),
@@ -155,7 +155,7 @@ mod tests {
             let limits = StoreLimits { max_memory_bytes, max_output_bytes, ..StoreLimits::default() };
             let mut store = MemoryStore::new(limits);
             let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-            let slots = [0; 3].map(|_| store.enter(address, address));
+            let slots = [0; 3].map(|_| store.add_client(address, address));
             for (client, request) in requests {
                 dispatch(&mut store, slots[client], &request);
                 prop_assert!(store.keyspace.used_bytes() <= max_memory_bytes);
@@ -164,7 +164,7 @@ mod tests {
                 }
             }
             for slot in slots {
-                store.leave(slot);
+                store.remove_client(slot);
             }
             (0..16).for_each(|db| store.flush(db));
             prop_assert!(store.is_clean());

@@ -1,8 +1,8 @@
 //! Glob patterns of KEYS, SCAN and PSUBSCRIBE: `*`, `?`, `[a-c]`, `[^a]` and `\` before a character.
 //!
-//! Time is bounded by pattern length times text length: only the last `*` is ever tried again.
+//! The time is bounded by pattern length times text length, because backtracking goes only to the last `*`.
 
-/// Tells whether `text` as a whole matches `pattern`.
+/// Returns whether the whole `text` matches `pattern`.
 pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut position) = (0, 0);
     let mut retry = None;
@@ -12,7 +12,7 @@ pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
             at += 1;
             continue;
         }
-        if let Some((next, true)) = one(&pattern[at..], text[position]) {
+        if let Some((next, true)) = match_element(&pattern[at..], text[position]) {
             at += next;
             position += 1;
             continue;
@@ -24,19 +24,19 @@ pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     pattern[at..].iter().all(|&byte| byte == b'*')
 }
 
-/// Compares one byte with the first element of the pattern; returns the element's length and the verdict.
-fn one(pattern: &[u8], byte: u8) -> Option<(usize, bool)> {
+/// Compares one byte with the first element of the pattern; returns the element's length and whether it matches.
+fn match_element(pattern: &[u8], byte: u8) -> Option<(usize, bool)> {
     match *pattern {
         [] => None,
         [b'?', ..] => Some((1, true)),
-        [b'[', ..] => Some(class(pattern, byte)),
+        [b'[', ..] => Some(match_class(pattern, byte)),
         [b'\\', literal, ..] => Some((2, literal == byte)),
         [literal, ..] => Some((1, literal == byte)),
     }
 }
 
-/// Compares one byte with a class; a class without its `]` ends with the pattern, as in Redis.
-fn class(pattern: &[u8], byte: u8) -> (usize, bool) {
+/// Compares one byte with a class. As in Redis, a class without `]` extends to the end of the pattern.
+fn match_class(pattern: &[u8], byte: u8) -> (usize, bool) {
     let negated = pattern.get(1) == Some(&b'^');
     let mut at = if negated { 2 } else { 1 };
     let mut found = false;
@@ -68,10 +68,10 @@ fn class(pattern: &[u8], byte: u8) -> (usize, bool) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{matches, one};
+    use super::{match_element, matches};
 
     #[test]
-    fn patterns_mean_what_they_mean_in_redis() {
+    fn patterns_match_as_in_redis() {
         for (pattern, text, expected) in [
             ("*", "", true),
             ("", "", true),
@@ -98,26 +98,26 @@ mod tests {
     }
 
     #[test]
-    fn many_stars_do_not_take_for_ever() {
+    fn many_stars_take_no_exponential_time() {
         let pattern = "*a".repeat(40) + "b";
         assert!(!matches(pattern.as_bytes(), "a".repeat(2_000).as_bytes()));
     }
 
-    /// Tries every split at every star.
+    /// Tries every split at every star, in exponential time.
     fn naive(pattern: &[u8], text: &[u8]) -> bool {
         match (pattern, text) {
             ([], _) => text.is_empty(),
             ([b'*', rest @ ..], _) => (0..=text.len()).any(|skip| naive(rest, &text[skip..])),
             (_, []) => false,
             (_, [byte, tail @ ..]) => {
-                one(pattern, *byte).is_some_and(|(n, yes)| yes && naive(&pattern[n..], tail))
+                match_element(pattern, *byte).is_some_and(|(n, yes)| yes && naive(&pattern[n..], tail))
             }
         }
     }
 
     proptest! {
         #[test]
-        fn agrees_with_trying_everything(pattern in "[ab*?\\[\\]\\\\^-]{0,8}", text in "[ab*\\]^-]{0,8}") {
+        fn agrees_with_an_exhaustive_search(pattern in "[ab*?\\[\\]\\\\^-]{0,8}", text in "[ab*\\]^-]{0,8}") {
             prop_assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), naive(pattern.as_bytes(), text.as_bytes()));
         }
     }

@@ -1,8 +1,8 @@
-//! Inline commands, as typed into telnet: words between blanks, with the quotes of `redis-cli`.
+//! Inline commands, as typed into telnet: words separated by blanks, with the quotes of `redis-cli`.
 
 use bytes::Bytes;
 
-/// Splits a line into words; `None` means that a quote is not closed or is followed by no blank.
+/// Splits a line into words; `None` means that a quote is not closed, or that its end is not the end of the word.
 pub(crate) fn split(line: &[u8]) -> Option<Vec<Bytes>> {
     let mut words = Vec::new();
     let mut rest = line.trim_ascii_start();
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn words_and_quotes_are_those_of_redis() {
+    fn words_and_quotes_are_parsed_as_by_redis() {
         check("  ping ", Some(&[b"ping"]));
         check("", Some(&[]));
         check("set a \"b c\"", Some(&[b"set", b"a", b"b c"]));

@@ -1,6 +1,6 @@
-//! Numbers as Redis reads them from text: no blanks, no plus sign, no leading zeros.
+//! Integers as Redis parses them: no blanks, no plus sign, no leading zeros.
 
-/// Reads a signed 64-bit number in its only spelling.
+/// Parses a signed 64-bit integer in its canonical form.
 pub(crate) fn parse(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let canonical = match digits {
@@ -19,7 +19,7 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn only_the_canonical_spelling_is_a_number() {
+    fn only_the_canonical_form_is_an_integer() {
         for (text, expected) in [
             ("0", Some(0)),
             ("-1", Some(-1)),
@@ -41,7 +41,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn every_number_survives(number: i64) {
+        fn every_integer_is_parsed(number: i64) {
             proptest::prop_assert_eq!(parse(number.to_string().as_bytes()), Some(number));
         }
     }

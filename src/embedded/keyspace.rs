@@ -1,16 +1,16 @@
-//! Keys, values and their expiry in sixteen databases, and the count of the memory that they take.
+//! Keys, values and their expiry in sixteen databases, and the memory that they use.
 //!
-//! Pure data: the time is handed in, and nothing is announced from here.
+//! Pure data: the caller passes the time and publishes the events.
 
 use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use slab::Slab;
 
-/// How many databases SELECT knows, as in Redis.
+/// Number of databases, the default of Redis.
 pub(crate) const DATABASES: usize = 16;
 
-/// What an entry costs beside its key and value: slab slot 88, hash slot 48, expiry 64, three headers of `Bytes`.
+/// Overhead of an entry: slab slot 88, hash slot 48, expiry 64, three headers of `Bytes`.
 const ENTRY_BYTES: usize = 256;
 
 /// The memory limit would be exceeded.
@@ -26,7 +26,7 @@ pub(crate) struct KeyEntry {
 }
 
 impl KeyEntry {
-    /// Tells whether the key's time is over.
+    /// Returns whether the key has expired, even if it is not yet removed.
     pub(crate) fn is_due(&self, now: i64) -> bool {
         self.expires.is_some_and(|when| when <= now)
     }
@@ -39,8 +39,9 @@ impl KeyEntry {
 #[derive(Default)]
 struct Database {
     index: HashMap<Bytes, usize>,
-    /// A slot keeps its number while its key lives, so the number serves as cursor of SCAN.
+    /// A key keeps its slot until it is removed, so the slot serves as the cursor of SCAN.
     entries: Slab<KeyEntry>,
+    /// Number of keys with an expiry.
     volatile: usize,
 }
 
@@ -53,18 +54,18 @@ pub(crate) struct Keyspace {
 }
 
 impl Keyspace {
-    /// Creates empty databases that take at most `limit_bytes` together.
+    /// Creates empty databases that use at most `limit_bytes` together.
     pub(crate) fn new(limit_bytes: usize) -> Self {
         Self { databases: Default::default(), by_expiry: BTreeSet::new(), used_bytes: 0, limit_bytes }
     }
 
-    /// Returns the entry, due or not.
+    /// Returns the entry, expired or not.
     pub(crate) fn get(&self, db: usize, key: &[u8]) -> Option<&KeyEntry> {
         let database = &self.databases[db];
         database.entries.get(*database.index.get(key)?)
     }
 
-    /// Stores a value in place of the old one, which keeps its slot.
+    /// Stores a value; an existing key keeps its slot.
     pub(crate) fn set(
         &mut self,
         db: usize,
@@ -78,7 +79,7 @@ impl Keyspace {
             return Err(MemoryFull);
         }
         self.used_bytes = self.used_bytes - old_bytes + new_bytes;
-        // Copies: a slice of the request would keep the whole read buffer alive.
+        // Copied, because a slice would keep the whole read buffer alive.
         let value = Bytes::copy_from_slice(value);
         if old_bytes > 0 {
             self.set_expiry(db, key, expires);
@@ -111,7 +112,7 @@ impl Keyspace {
         }
     }
 
-    /// Removes a key and tells whether it was there.
+    /// Removes a key; returns whether it existed.
     pub(crate) fn remove(&mut self, db: usize, key: &[u8]) -> bool {
         self.set_expiry(db, key, None);
         let database = &mut self.databases[db];
@@ -120,7 +121,7 @@ impl Keyspace {
         true
     }
 
-    /// Returns the key that expires first, if its time is over.
+    /// Returns the key that expires first, if it has expired.
     pub(crate) fn first_due(&self, now: i64) -> Option<(usize, Bytes)> {
         let (when, db, key) = self.by_expiry.first()?;
         (*when <= now).then(|| (*db, key.clone()))
@@ -137,7 +138,7 @@ impl Keyspace {
         }
     }
 
-    /// Returns all entries of a database, due or not.
+    /// Returns all entries of a database, expired or not.
     pub(crate) fn entries(&self, db: usize) -> impl Iterator<Item = &KeyEntry> {
         self.databases[db].entries.iter().map(|(_, entry)| entry)
     }
@@ -150,18 +151,18 @@ impl Keyspace {
         count: usize,
     ) -> (usize, impl Iterator<Item = &KeyEntry>) {
         let entries = &self.databases[db].entries;
-        // Slots in use may lie above `len`, never above `capacity`.
+        // Removals leave gaps, so slots in use may be above `len`, but never above `capacity`.
         let end = cursor.saturating_add(count).min(entries.capacity());
         let next = if end >= entries.capacity() || entries.is_empty() { 0 } else { end };
         (next, (cursor..end).filter_map(|slot| entries.get(slot)))
     }
 
-    /// Returns how many keys a database has, and how many of them expire.
+    /// Returns the number of keys in a database, and of those with an expiry.
     pub(crate) fn len(&self, db: usize) -> (usize, usize) {
         (self.databases[db].index.len(), self.databases[db].volatile)
     }
 
-    /// Counts bytes that something other than a key takes.
+    /// Counts memory for data other than keys.
     pub(crate) fn reserve(&mut self, bytes: usize) -> Result<(), MemoryFull> {
         if self.used_bytes.saturating_add(bytes) > self.limit_bytes {
             return Err(MemoryFull);
@@ -170,12 +171,12 @@ impl Keyspace {
         Ok(())
     }
 
-    /// Gives back what `reserve` counted.
+    /// Releases memory that `reserve` counted.
     pub(crate) fn release(&mut self, bytes: usize) {
         self.used_bytes = self.used_bytes.saturating_sub(bytes);
     }
 
-    /// Returns the bytes counted now.
+    /// Returns the memory in use.
     pub(crate) fn used_bytes(&self) -> usize {
         self.used_bytes
     }
@@ -190,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_holds_and_shrinking_is_always_allowed() {
+    fn the_limit_holds_and_a_smaller_value_is_always_accepted() {
         let mut keyspace = Keyspace::new(2 * ENTRY_BYTES);
         assert_eq!(keyspace.set(0, b"k", &[0; 100], None), Ok(()));
         assert_eq!(keyspace.set(0, b"l", &[0; 300], None), Err(MemoryFull));

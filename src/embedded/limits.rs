@@ -1,19 +1,20 @@
-//! What the store allows itself, and why it may refuse to start.
+//! The limits of the store, and the errors of its start.
 
 use std::{io, net::SocketAddr};
 
-/// The bounds of the store; nothing in it grows beyond them.
+/// The limits of the store. All its memory is bounded by them.
 #[derive(Debug, Clone)]
 pub struct StoreLimits {
-    /// Bytes for keys, values, subscriptions, watched keys and queued commands together.
-    /// Requests and replies in transit of all clients together may take as much again.
+    /// Bytes of all keys, values, subscriptions, watched keys and queued commands.
+    /// Incomplete requests and unsent output of all clients may use the same amount in addition.
     pub max_memory_bytes: usize,
     /// Clients connected at the same time.
     pub max_clients: usize,
-    /// Bytes of one request; each argument counts 64 bytes on top of its length. By default a message of the largest size
-    /// that is delivered, 16 MiB, fits with its command and channel.
+    /// Bytes of one request; each argument counts 64 bytes in addition to its length. The default admits the largest
+    /// message that is delivered, 16 MiB, with its command and channel.
     pub max_request_bytes: usize,
-    /// Bytes that wait for one client: a subscriber above it is disconnected, and so is the asker of a larger reply.
+    /// Bytes of unsent output of one client. Above it the client is disconnected: it reads too slowly, or it requested
+    /// a larger reply.
     pub max_output_bytes: usize,
 }
 
@@ -28,10 +29,10 @@ impl Default for StoreLimits {
     }
 }
 
-/// Why the store does not serve.
+/// Why the store did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The listener's address can be reached from other machines, and the store knows no passwords.
+    /// Other machines can reach the listener's address, and the store has no passwords.
     #[error("the embedded store listens on loopback addresses only, not on {0}")]
     NotLoopback(SocketAddr),
     /// The listener has no address.

@@ -1,7 +1,7 @@
-//! The cellar: a small in-memory store that speaks RESP2 and RESP3, for trying out and for a single machine without Redis.
+//! A small in-memory Redis for development: RESP2 and RESP3, strings, expiry, transactions, pub/sub, keyspace events.
 //!
-//! It carries what Django's sessions and caches, `RedisPublisher`, `redis-cli`, redis-py and fred send in normal use.
-//! Deliberately absent: persistence, eviction, data types other than strings, passwords, and any address but loopback.
+//! It implements the commands that Django's sessions and caches, `RedisPublisher`, `redis-cli`, redis-py and fred use.
+//! Deliberately absent: persistence, eviction, other data types, passwords, and addresses other than loopback.
 
 mod client;
 mod clock;

@@ -1,29 +1,29 @@
-//! The bytes that wait for one client, and the bell that wakes its task.
+//! The output queued for one client, and the wake-up of its task.
 
 use std::rc::Rc;
 
 use bytes::{Buf, BytesMut};
 use tokio::sync::Notify;
 
-/// Above this capacity an empty buffer is given back.
+/// Above this capacity an empty buffer is freed: one large reply must not keep its memory until the client disconnects.
 const KEEP_BYTES: usize = 16 * 1024;
 
-/// Replies and messages not yet written; the bound is watched by `MemoryStore`, which also knows the sum over all clients.
+/// Replies and messages that are not yet written. `MemoryStore` bounds them, because it knows the sum over all clients.
 #[derive(Default)]
 pub(crate) struct OutputBuffer {
     pending: BytesMut,
-    bell: Rc<Notify>,
+    wakeup: Rc<Notify>,
 }
 
 impl OutputBuffer {
-    /// Returns what the client's task waits for.
-    pub(crate) fn bell(&self) -> Rc<Notify> {
-        Rc::clone(&self.bell)
+    /// Returns the notification on which the client's task waits.
+    pub(crate) fn wakeup(&self) -> Rc<Notify> {
+        Rc::clone(&self.wakeup)
     }
 
     /// Wakes the client's task.
-    pub(crate) fn ring(&self) {
-        self.bell.notify_one();
+    pub(crate) fn wake(&self) {
+        self.wakeup.notify_one();
     }
 
     /// Appends whole frames.
@@ -32,24 +32,24 @@ impl OutputBuffer {
     }
 
     /// Returns the buffer to which frames are appended.
-    pub(crate) fn buffer(&mut self) -> &mut BytesMut {
+    pub(crate) fn buffer_mut(&mut self) -> &mut BytesMut {
         &mut self.pending
     }
 
-    /// Returns what to write next.
+    /// Returns the bytes to write next.
     pub(crate) fn pending(&self) -> &[u8] {
         &self.pending
     }
 
-    /// Forgets what has been written.
-    pub(crate) fn written(&mut self, bytes: usize) {
+    /// Removes bytes that have been written.
+    pub(crate) fn advance(&mut self, bytes: usize) {
         self.pending.advance(bytes);
         if self.pending.is_empty() && self.pending.capacity() > KEEP_BYTES {
             self.pending = BytesMut::new();
         }
     }
 
-    /// Forgets everything and returns how much it was.
+    /// Discards all pending bytes and returns their number.
     pub(crate) fn clear(&mut self) -> usize {
         std::mem::take(&mut self.pending).len()
     }

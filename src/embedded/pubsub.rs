@@ -1,4 +1,4 @@
-//! Who listens to which channel and pattern; pub/sub knows no databases.
+//! The subscribers of channels and patterns. As in Redis, pub/sub is independent of databases.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,19 +6,19 @@ use bytes::Bytes;
 
 use super::glob;
 
-/// How the names of all channels begin that tell of keys.
-const OF_KEYS: &[u8] = b"__key";
+/// Prefix of all channels with keyspace events.
+const KEYSPACE_PREFIX: &[u8] = b"__key";
 
-/// Channels and patterns with the slots of their listeners.
+/// Channels and patterns with the slots of their subscribers.
 #[derive(Default)]
 pub(crate) struct PubSub {
     channels: HashMap<Bytes, HashSet<usize>>,
     patterns: HashMap<Bytes, HashSet<usize>>,
-    /// How many of the channels tell of keys.
-    of_keys: usize,
+    /// Number of subscribed channels with keyspace events.
+    keyspace_channels: usize,
 }
 
-/// Which of the two tables is meant.
+/// A channel or a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SubscriptionKind {
     Channel,
@@ -26,64 +26,63 @@ pub(crate) enum SubscriptionKind {
 }
 
 impl PubSub {
-    /// Tells whether nobody listens to anything.
+    /// Returns whether there is no subscription.
     #[cfg(test)]
-    pub(crate) fn is_idle(&self) -> bool {
-        self.channels.is_empty() && self.patterns.is_empty() && self.of_keys == 0
+    pub(crate) fn is_empty(&self) -> bool {
+        self.channels.is_empty() && self.patterns.is_empty() && self.keyspace_channels == 0
     }
 
-    /// Tells whether somebody may listen to what happens to keys: most writes are heard by nobody, and need no names of
-    /// channels made for them.
-    pub(crate) fn hears_of_keys(&self) -> bool {
-        self.of_keys > 0 || !self.patterns.is_empty()
+    /// Returns whether keyspace events may have subscribers. Without them a write need not format channel names.
+    pub(crate) fn has_keyspace_subscribers(&self) -> bool {
+        self.keyspace_channels > 0 || !self.patterns.is_empty()
     }
 
-    /// Adds a listener.
-    pub(crate) fn join(&mut self, kind: SubscriptionKind, name: &Bytes, slot: usize) {
-        let listeners = self.table(kind).entry(name.clone()).or_default();
-        let is_new = listeners.is_empty();
-        listeners.insert(slot);
-        if is_new && kind == SubscriptionKind::Channel && name.starts_with(OF_KEYS) {
-            self.of_keys += 1;
+    /// Adds a subscriber.
+    pub(crate) fn add(&mut self, kind: SubscriptionKind, name: &Bytes, slot: usize) {
+        let subscribers = self.table(kind).entry(name.clone()).or_default();
+        let is_new = subscribers.is_empty();
+        subscribers.insert(slot);
+        if is_new && kind == SubscriptionKind::Channel && name.starts_with(KEYSPACE_PREFIX) {
+            self.keyspace_channels += 1;
         }
     }
 
-    /// Removes a listener.
-    pub(crate) fn leave(&mut self, kind: SubscriptionKind, name: &Bytes, slot: usize) {
+    /// Removes a subscriber.
+    pub(crate) fn remove(&mut self, kind: SubscriptionKind, name: &Bytes, slot: usize) {
         let table = self.table(kind);
-        if let Some(listeners) = table.get_mut(name) {
-            listeners.remove(&slot);
-            if listeners.is_empty() {
+        if let Some(subscribers) = table.get_mut(name) {
+            subscribers.remove(&slot);
+            if subscribers.is_empty() {
                 table.remove(name);
-                if kind == SubscriptionKind::Channel && name.starts_with(OF_KEYS) {
-                    self.of_keys -= 1;
+                if kind == SubscriptionKind::Channel && name.starts_with(KEYSPACE_PREFIX) {
+                    self.keyspace_channels -= 1;
                 }
             }
         }
     }
 
-    /// Returns the listeners of a channel by its name.
-    pub(crate) fn listeners(&self, channel: &[u8]) -> Vec<usize> {
+    /// Returns the subscribers of a channel, without those of patterns.
+    pub(crate) fn subscribers(&self, channel: &[u8]) -> Vec<usize> {
         self.channels.get(channel).into_iter().flatten().copied().collect()
     }
 
-    /// Returns the patterns that match a channel, with their listeners.
+    /// Returns the patterns that match a channel, with their subscribers.
     pub(crate) fn matching(&self, channel: &[u8]) -> Vec<(Bytes, Vec<usize>)> {
         let matching = self.patterns.iter().filter(|(pattern, _)| glob::matches(pattern, channel));
         matching.map(|(pattern, slots)| (pattern.clone(), slots.iter().copied().collect())).collect()
     }
 
-    /// Returns all channels that somebody listens to by name.
+    /// Returns all subscribed channels.
     pub(crate) fn channels(&self) -> impl Iterator<Item = &Bytes> {
         self.channels.keys()
     }
 
-    /// Returns how many listeners a channel has by its name.
+    /// Returns the number of subscribers of a channel, without those of patterns.
     pub(crate) fn count(&self, channel: &[u8]) -> usize {
         self.channels.get(channel).map_or(0, HashSet::len)
     }
 
-    /// Returns how many different channels and patterns there are.
+    /// Returns the numbers of channels and of patterns.
     pub(crate) fn sizes(&self) -> (usize, usize) {
         (self.channels.len(), self.patterns.len())
     }

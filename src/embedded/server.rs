@@ -1,6 +1,6 @@
-//! The listener: accepts clients up to the limit, and lets keys expire that nobody looks at.
+//! The listener: accepts clients up to the limit, and removes expired keys.
 
-use std::{cell::RefCell, io, rc::Rc, time::Duration};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -14,17 +14,18 @@ use super::{
     store::MemoryStore,
 };
 
-/// How often expired keys are looked for; `expired` events come at most this late, plus the work itself.
+/// How often expired keys are removed: an `expired` event is published at most this late, plus the time of the removal.
 const EXPIRY_PERIOD: Duration = Duration::from_millis(100);
-/// How many keys expire before other tasks have their turn.
+/// Number of keys removed before other tasks get a turn.
 const EXPIRY_BATCH: usize = 1_000;
-/// How long to wait after a failed accept, which usually means that file descriptors are used up.
+/// Pause after a failed accept. The usual cause, no free file descriptor, would otherwise be retried in a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the store on a listener until `stop` is ready; then all connections end and the data are gone.
+/// Serves a new, empty store on a listener until `stop` is ready, or until the future is dropped. Then all connections
+/// close and the data are lost.
 ///
-/// Runs on the thread that polls it, with a `LocalSet` and `spawn_local` of its own: the future is not `Send`, so drive it
-/// by `block_on` of a current-thread runtime with I/O and time enabled. Dropping the future ends everything, too.
+/// Waits for `stop`, for clients, and for the timer that removes expired keys. The future is not `Send`: run it with
+/// `block_on` of a current-thread runtime that has I/O and time enabled.
 ///
 /// # Errors
 /// When the listener's address is not a loopback address, or cannot be read.
@@ -37,7 +38,7 @@ pub async fn serve(
     if !address.ip().to_canonical().is_loopback() {
         return Err(ServeError::NotLoopback(address));
     }
-    tracing::info!(%address, limit_bytes = limits.max_memory_bytes, "embedded store started, its data live in memory only");
+    tracing::info!(%address, limit_bytes = limits.max_memory_bytes, "embedded store started; its data are lost when this process ends");
     let store = Rc::new(RefCell::new(MemoryStore::new(limits)));
     let local = LocalSet::new();
     local
@@ -58,7 +59,7 @@ async fn accept(listener: &TcpListener, store: &Rc<RefCell<MemoryStore>>) {
         match listener.accept().await {
             Ok((stream, _)) => admit(stream, store),
             Err(error) => {
-                tracing::warn!(%error, "embedded store could not accept a client");
+                tracing::warn!(%error, "embedded store cannot accept a client; retrying");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -66,30 +67,26 @@ async fn accept(listener: &TcpListener, store: &Rc<RefCell<MemoryStore>>) {
 }
 
 fn admit(stream: TcpStream, store: &Rc<RefCell<MemoryStore>>) {
-    let full = {
+    let is_full = {
         let store = store.borrow();
         store.clients.len() >= store.limits.max_clients
     };
-    if full {
+    if is_full {
         tracing::warn!(
             setting = "embedded.max_clients",
-            "embedded store refused a client, too many are connected"
+            "embedded store reached its limit of clients; the next one is refused"
         );
-        // A fresh socket has room for this; if not, the closed connection says enough.
+        // Best effort: the send buffer of a new socket is empty, and closing the connection refuses the client anyway.
         let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
         return;
     }
     if let Ok(connection) = StoreConnection::new(stream, Rc::clone(store)) {
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.run().await {
-                report(&error);
+                tracing::debug!(%error, "connection to the embedded store failed");
             }
         });
     }
-}
-
-fn report(error: &io::Error) {
-    tracing::debug!(%error, "connection to the embedded store failed");
 }
 
 async fn expire(store: &Rc<RefCell<MemoryStore>>) {

@@ -1,6 +1,7 @@
-//! The whole store: databases, clients, listeners, and the rules that tie them together.
+//! The store: databases, clients and subscriptions, and the rules that concern several of them: keyspace events,
+//! watched keys, and the limits of memory and output.
 //!
-//! One thread owns it; it is borrowed for a command or a timer's turn and never across an `.await`.
+//! One thread owns it. It is borrowed for one command or one run of a timer, never across an `.await`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,10 +22,10 @@ use super::{
     scripts::ScriptCache,
 };
 
-/// What a subscription, a watched key or a queued argument costs beside its bytes.
+/// Overhead of a subscription, a watched key or a queued command.
 pub(crate) const NAME_BYTES: usize = 256;
 
-/// The store. Not `Debug`, like its parts: keys and values are secrets, session keys among them.
+/// The store. It is not `Debug`, because keys and values are secrets, such as session keys.
 pub(crate) struct MemoryStore {
     pub(crate) limits: StoreLimits,
     pub(crate) clock: Clock,
@@ -33,12 +34,13 @@ pub(crate) struct MemoryStore {
     pub(crate) clients: Slab<Client>,
     pub(crate) scripts: ScriptCache,
     watchers: [HashMap<Bytes, HashSet<usize>>; DATABASES],
-    /// How many clients have come, which numbers them.
+    /// Number of connections so far, which is the id of the latest client.
     pub(crate) last_id: u64,
-    /// How many requests were made.
+    /// Number of requests so far.
     pub(crate) requests: u64,
-    /// Bytes in all outboxes and unfinished requests.
-    pub(crate) in_transit: usize,
+    /// Bytes of unsent output and incomplete requests of all clients.
+    pub(crate) buffered_bytes: usize,
+    /// The warning about full memory is logged once.
     memory_warned: bool,
 }
 
@@ -54,68 +56,68 @@ impl MemoryStore {
             watchers: Default::default(),
             last_id: 0,
             requests: 0,
-            in_transit: 0,
+            buffered_bytes: 0,
             memory_warned: false,
             limits,
         }
     }
 
     /// Adds a client and returns its slot.
-    pub(crate) fn enter(&mut self, peer: SocketAddr, local: SocketAddr) -> usize {
+    pub(crate) fn add_client(&mut self, peer: SocketAddr, local: SocketAddr) -> usize {
         self.last_id += 1;
         self.clients.insert(Client::new(self.last_id, peer, local, self.clock.uptime_seconds()))
     }
 
-    /// Removes a client with all that it holds.
-    pub(crate) fn leave(&mut self, slot: usize) {
-        self.forget_all(slot);
+    /// Removes a client and releases its memory.
+    pub(crate) fn remove_client(&mut self, slot: usize) {
+        self.clear_client(slot);
         let mut client = self.clients.remove(slot);
-        self.in_transit -= client.output.clear() + client.unread_bytes;
+        self.buffered_bytes -= client.output.clear() + client.unread_bytes;
     }
 
-    /// Ends subscriptions, transaction and watches of a client.
-    pub(crate) fn forget_all(&mut self, slot: usize) {
+    /// Ends the subscriptions, the transaction and the watches of a client.
+    pub(crate) fn clear_client(&mut self, slot: usize) {
         for kind in [SubscriptionKind::Channel, SubscriptionKind::Pattern] {
-            for name in self.subscribed(slot, kind) {
+            for name in self.subscriptions_of(slot, kind) {
                 self.unsubscribe(slot, kind, &name);
             }
         }
         self.end_transaction(slot);
     }
 
-    /// Takes the transaction of a client, with the verdict whether a watched key had changed.
+    /// Takes the transaction of a client; returns it, and whether a watched key has changed.
     pub(crate) fn end_transaction(&mut self, slot: usize) -> (Option<Transaction>, bool) {
         let transaction = self.clients[slot].transaction.take();
         if let Some(transaction) = &transaction {
-            self.keyspace.release(transaction.held_bytes);
+            self.keyspace.release(transaction.reserved_bytes);
         }
         (transaction, self.unwatch(slot))
     }
 
-    /// Removes the key if its time is over; call before any look at a key.
-    pub(crate) fn settle(&mut self, db: usize, key: &[u8]) {
+    /// Removes the key if it has expired. Call it before each access to a key.
+    pub(crate) fn expire_if_due(&mut self, db: usize, key: &[u8]) {
         let now = self.clock.now_ms();
         if self.keyspace.get(db, key).is_some_and(|entry| entry.is_due(now)) {
             self.keyspace.remove(db, key);
-            self.changed(db, key, "expired");
+            self.key_changed(db, key, "expired");
         }
     }
 
-    /// Removes up to `most` keys whose time is over; true means that there are more.
+    /// Removes up to `most` expired keys; returns whether there are more.
     pub(crate) fn expire(&mut self, most: usize) -> bool {
         let now = self.clock.now_ms();
         for _ in 0..most {
             let Some((db, key)) = self.keyspace.first_due(now) else { return false };
             self.keyspace.remove(db, &key);
-            self.changed(db, &key, "expired");
+            self.key_changed(db, &key, "expired");
         }
         true
     }
 
-    /// Tells watchers and listeners of keyspace events that a key was changed.
-    pub(crate) fn changed(&mut self, db: usize, key: &[u8], event: &'static str) {
-        self.touch(db, key);
-        if !self.pubsub.hears_of_keys() {
+    /// Fails transactions that watch a key, and publishes its keyspace events.
+    pub(crate) fn key_changed(&mut self, db: usize, key: &[u8], event: &'static str) {
+        self.invalidate_watches(db, key);
+        if !self.pubsub.has_keyspace_subscribers() {
             return;
         }
         let by_key = [format!("__keyspace@{db}__:").as_bytes(), key].concat();
@@ -129,36 +131,36 @@ impl MemoryStore {
         let watched: Vec<Bytes> = self.watchers[db].keys().cloned().collect();
         for key in watched {
             if self.keyspace.get(db, &key).is_some() {
-                self.touch(db, &key);
+                self.invalidate_watches(db, &key);
             }
         }
         self.keyspace.clear(db);
     }
 
-    /// Returns the error for a full memory and names the setting in the log, once.
-    pub(crate) fn full(&mut self) -> Reply {
+    /// Returns the error for full memory, and logs the setting once.
+    pub(crate) fn out_of_memory(&mut self) -> Reply {
         if !std::mem::replace(&mut self.memory_warned, true) {
             tracing::warn!(
                 setting = "embedded.max_memory_bytes",
                 limit_bytes = self.limits.max_memory_bytes,
-                "the embedded store is full and refuses writes, raise the setting or use a Redis"
+                "the embedded store is full; writes are refused. Raise the setting or use a real Redis"
             );
         }
         OUT_OF_MEMORY
     }
 
-    /// Counts memory for something other than a key.
+    /// Counts memory for data other than keys.
     pub(crate) fn reserve(&mut self, bytes: usize) -> Result<(), Reply> {
-        self.keyspace.reserve(bytes).map_err(|_| self.full())
+        self.keyspace.reserve(bytes).map_err(|_| self.out_of_memory())
     }
 
-    /// Makes EXEC depend on a key.
+    /// Makes EXEC fail if a key changes.
     pub(crate) fn watch(&mut self, slot: usize, key: &[u8]) -> Result<(), Reply> {
         let db = self.clients[slot].db;
         if self.watchers[db].get(key).is_some_and(|slots| slots.contains(&slot)) {
             return Ok(());
         }
-        self.settle(db, key);
+        self.expire_if_due(db, key);
         self.reserve(NAME_BYTES + key.len())?;
         let key = Bytes::copy_from_slice(key);
         self.watchers[db].entry(key.clone()).or_default().insert(slot);
@@ -166,11 +168,11 @@ impl MemoryStore {
         Ok(())
     }
 
-    /// Forgets the watched keys of a client and tells whether one had changed.
+    /// Removes the watches of a client; returns whether a watched key has changed.
     pub(crate) fn unwatch(&mut self, slot: usize) -> bool {
         for (db, key) in std::mem::take(&mut self.clients[slot].watched) {
-            // A key whose time is over has changed, even if nobody looked at it.
-            self.settle(db, &key);
+            // As in Redis, an expired key has changed even if no command has accessed it since.
+            self.expire_if_due(db, &key);
             self.keyspace.release(NAME_BYTES + key.len());
             if let Some(slots) = self.watchers[db].get_mut(&key) {
                 slots.remove(&slot);
@@ -179,17 +181,17 @@ impl MemoryStore {
                 }
             }
         }
-        std::mem::take(&mut self.clients[slot].watch_broken)
+        std::mem::take(&mut self.clients[slot].watched_key_changed)
     }
 
-    fn touch(&mut self, db: usize, key: &[u8]) {
+    fn invalidate_watches(&mut self, db: usize, key: &[u8]) {
         for slot in self.watchers[db].get(key).into_iter().flatten() {
-            self.clients[*slot].watch_broken = true;
+            self.clients[*slot].watched_key_changed = true;
         }
     }
 
-    /// Returns what a client listens to.
-    pub(crate) fn subscribed(&self, slot: usize, kind: SubscriptionKind) -> Vec<Bytes> {
+    /// Returns the channels or patterns of a client.
+    pub(crate) fn subscriptions_of(&self, slot: usize, kind: SubscriptionKind) -> Vec<Bytes> {
         let client = &self.clients[slot];
         let names = if kind == SubscriptionKind::Channel { &client.channels } else { &client.patterns };
         names.iter().cloned().collect()
@@ -209,7 +211,7 @@ impl MemoryStore {
         }
         self.reserve(NAME_BYTES + name.len())?;
         let name = Bytes::copy_from_slice(name);
-        self.pubsub.join(kind, &name, slot);
+        self.pubsub.add(kind, &name, slot);
         let client = &mut self.clients[slot];
         let names =
             if kind == SubscriptionKind::Channel { &mut client.channels } else { &mut client.patterns };
@@ -217,35 +219,35 @@ impl MemoryStore {
         Ok(())
     }
 
-    /// Removes a subscription, if it is there.
+    /// Removes a subscription, if it exists.
     pub(crate) fn unsubscribe(&mut self, slot: usize, kind: SubscriptionKind, name: &Bytes) {
         let client = &mut self.clients[slot];
         let names =
             if kind == SubscriptionKind::Channel { &mut client.channels } else { &mut client.patterns };
         if names.remove(name) {
-            self.pubsub.leave(kind, name, slot);
+            self.pubsub.remove(kind, name, slot);
             self.keyspace.release(NAME_BYTES + name.len());
         }
     }
 
-    /// Hands a message to all listeners and returns how many there are.
+    /// Delivers a message to all subscribers and returns their number.
     pub(crate) fn publish(&mut self, channel: &Bytes, payload: &Bytes) -> usize {
-        let listeners = self.pubsub.listeners(channel);
-        let mut count = listeners.len();
+        let subscribers = self.pubsub.subscribers(channel);
+        let mut count = subscribers.len();
         if count > 0 {
             let body = [Reply::text("message"), Reply::Bulk(channel.clone()), Reply::Bulk(payload.clone())];
-            self.deliver(&listeners, &Reply::Push(body.into()));
+            self.deliver(&subscribers, &Reply::Push(body.into()));
         }
-        for (pattern, listeners) in self.pubsub.matching(channel) {
-            count += listeners.len();
+        for (pattern, subscribers) in self.pubsub.matching(channel) {
+            count += subscribers.len();
             let body = [Reply::text("pmessage"), Reply::Bulk(pattern), Reply::Bulk(channel.clone())];
             let body = body.into_iter().chain([Reply::Bulk(payload.clone())]).collect();
-            self.deliver(&listeners, &Reply::Push(body));
+            self.deliver(&subscribers, &Reply::Push(body));
         }
         count
     }
 
-    /// Writes a message once for each protocol version in use.
+    /// Delivers a message, which is encoded once for each protocol version in use.
     fn deliver(&mut self, slots: &[usize], message: &Reply) {
         for protocol in [Protocol::Resp2, Protocol::Resp3] {
             let mut frame = BytesMut::new();
@@ -256,81 +258,82 @@ impl MemoryStore {
                 if frame.is_empty() && message.write(protocol, &mut frame).is_err() {
                     return;
                 }
-                if self.has_room(*slot, frame.len()) {
+                if self.ensure_room(*slot, frame.len()) {
                     self.clients[*slot].output.push(&frame);
-                    self.in_transit += frame.len();
-                    self.clients[*slot].output.ring();
+                    self.buffered_bytes += frame.len();
+                    self.clients[*slot].output.wake();
                 }
             }
         }
     }
 
-    /// Queues a reply for its asker, whose own task is running and needs no bell.
-    pub(crate) fn answer(&mut self, slot: usize, reply: &Reply) {
-        if !self.has_room(slot, reply.max_encoded_len()) {
+    /// Queues a reply for the client whose task is running, which therefore needs no wake-up.
+    pub(crate) fn send_reply(&mut self, slot: usize, reply: &Reply) {
+        if !self.ensure_room(slot, reply.max_encoded_len()) {
             return;
         }
         let client = &mut self.clients[slot];
         let before = client.output.pending().len();
-        let refused = reply.write(client.protocol, client.output.buffer()).is_err();
-        self.in_transit += client.output.pending().len() - before;
+        let refused = reply.write(client.protocol, client.output.buffer_mut()).is_err();
+        self.buffered_bytes += client.output.pending().len() - before;
         if refused {
-            self.cut(slot, "a reply could not be encoded");
+            self.disconnect(slot, "a reply could not be encoded");
         }
     }
 
-    /// Tells whether a client may be sent that much more, and ends its connection if not.
-    fn has_room(&mut self, slot: usize, bytes: usize) -> bool {
+    /// Returns whether this much output fits the limits; otherwise disconnects the client.
+    fn ensure_room(&mut self, slot: usize, bytes: usize) -> bool {
         let client = &self.clients[slot];
-        if client.cut {
+        if client.disconnected {
             return false;
         }
         let waiting = client.output.pending().len().saturating_add(bytes);
         if waiting > self.limits.max_output_bytes {
-            self.cut(slot, "more bytes wait for it than embedded.max_output_bytes");
-        } else if self.in_transit.saturating_add(bytes) > self.limits.max_memory_bytes {
-            self.cut(slot, "more bytes wait for all clients than embedded.max_memory_bytes");
+            self.disconnect(slot, "unsent output exceeds embedded.max_output_bytes");
+        } else if self.buffered_bytes.saturating_add(bytes) > self.limits.max_memory_bytes {
+            self.disconnect(slot, "unsent output of all clients exceeds embedded.max_memory_bytes");
         }
-        !self.clients[slot].cut
+        !self.clients[slot].disconnected
     }
 
-    /// Ends a connection at once, without what still waits for it.
-    pub(crate) fn cut(&mut self, slot: usize, reason: &'static str) {
-        // First of all, because its leaving may expire a watched key, whose event may find other clients too slow.
-        self.clients[slot].cut = true;
-        self.forget_all(slot);
+    /// Closes a connection at once and discards its output.
+    pub(crate) fn disconnect(&mut self, slot: usize, reason: &'static str) {
+        // Set first: removing its watches may expire a key, whose event may disconnect further clients, and this one
+        // must not be disconnected twice.
+        self.clients[slot].disconnected = true;
+        self.clear_client(slot);
         let client = &mut self.clients[slot];
-        self.in_transit -= client.output.clear();
-        client.output.ring();
-        tracing::warn!(connection = client.id, reason, "client of the embedded store disconnected");
+        self.buffered_bytes -= client.output.clear();
+        client.output.wake();
+        tracing::warn!(connection = client.id, reason, "disconnected a client of the embedded store");
     }
 
-    /// Returns the output of a client, from which `written` takes.
+    /// Returns the output of a client. `mark_written` removes the written bytes.
     pub(crate) fn output(&self, slot: usize) -> &OutputBuffer {
         &self.clients[slot].output
     }
 
-    /// Notes that bytes have left for a client.
-    pub(crate) fn written(&mut self, slot: usize, bytes: usize) {
-        self.clients[slot].output.written(bytes);
-        self.in_transit -= bytes;
+    /// Removes written bytes from the output of a client.
+    pub(crate) fn mark_written(&mut self, slot: usize, bytes: usize) {
+        self.clients[slot].output.advance(bytes);
+        self.buffered_bytes -= bytes;
     }
 
-    /// Notes how many bytes of an unfinished request a client has sent.
-    pub(crate) fn unread(&mut self, slot: usize, bytes: usize) {
+    /// Records the size of the incomplete request of a client.
+    pub(crate) fn set_unread(&mut self, slot: usize, bytes: usize) {
         let before = std::mem::replace(&mut self.clients[slot].unread_bytes, bytes);
-        self.in_transit = self.in_transit - before + bytes;
-        if bytes > before && self.in_transit > self.limits.max_memory_bytes {
-            self.cut(slot, "requests of all clients exceed embedded.max_memory_bytes");
+        self.buffered_bytes = self.buffered_bytes - before + bytes;
+        if bytes > before && self.buffered_bytes > self.limits.max_memory_bytes {
+            self.disconnect(slot, "incomplete requests of all clients exceed embedded.max_memory_bytes");
         }
     }
 
-    /// Tells whether nothing is left of any client or key.
+    /// Returns whether the store holds nothing of any client or key.
     #[cfg(test)]
     pub(crate) fn is_clean(&self) -> bool {
-        self.in_transit == 0
+        self.buffered_bytes == 0
             && self.keyspace.used_bytes() == 0
-            && self.pubsub.is_idle()
+            && self.pubsub.is_empty()
             && self.watchers.iter().all(HashMap::is_empty)
     }
 }

@@ -1,4 +1,4 @@
-//! What clients ask about the server: INFO and CONFIG.
+//! INFO and CONFIG.
 
 use std::fmt::Write;
 
@@ -15,7 +15,7 @@ use crate::embedded::{
     store::MemoryStore,
 };
 
-/// The version whose commands and error texts are spoken.
+/// The Redis version whose commands and error texts the store implements.
 pub(crate) const REDIS_VERSION: &str = "7.0.0";
 
 pub(crate) const COMMANDS: &[CommandSpec] = &[
@@ -41,11 +41,11 @@ fn config_get(call: &mut CommandCall<'_>) -> Reply {
         ("save", String::new()),
         ("timeout", "0".to_owned()),
     ];
-    let asked = &call.args[2..];
+    let requested = &call.args[2..];
     let matches = |pattern: &Bytes, name: &str| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes());
     let found = known.into_iter().filter_map(|(name, value)| {
-        let pattern = asked.iter().find(|pattern| matches(pattern, name))?;
-        // Redis repeats a plain name as it was asked for.
+        let pattern = requested.iter().find(|pattern| matches(pattern, name))?;
+        // Redis returns a name without wildcards in the case of the request.
         let plain = pattern.len() == name.len() && pattern.eq_ignore_ascii_case(name.as_bytes());
         let name = if plain { Reply::Bulk(pattern.clone()) } else { Reply::text(name) };
         Some((name, Reply::Bulk(Bytes::from(value))))
@@ -53,7 +53,7 @@ fn config_get(call: &mut CommandCall<'_>) -> Reply {
     Reply::Map(found.collect())
 }
 
-/// Keyspace events are always on, so asking for them is granted; nothing else can be set.
+/// Accepts only `notify-keyspace-events`, which clients set at start; the events are always on.
 fn config_set(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     if call.args.len() % 2 == 1 {
         return Err(SYNTAX);
@@ -70,11 +70,11 @@ fn config_set(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
 
 fn info(call: &mut CommandCall<'_>) -> Reply {
     const ALL: [&[u8]; 3] = [b"all", b"default", b"everything"];
-    let asked: Vec<Vec<u8>> = call.args[1..].iter().map(|name| name.to_ascii_lowercase()).collect();
-    let all = asked.is_empty() || asked.iter().any(|name| ALL.contains(&&name[..]));
+    let requested: Vec<Vec<u8>> = call.args[1..].iter().map(|name| name.to_ascii_lowercase()).collect();
+    let all = requested.is_empty() || requested.iter().any(|name| ALL.contains(&&name[..]));
     let mut text = String::new();
     for (name, lines) in sections(call.store) {
-        if all || asked.iter().any(|asked| name.as_bytes().eq_ignore_ascii_case(asked)) {
+        if all || requested.iter().any(|requested| name.as_bytes().eq_ignore_ascii_case(requested)) {
             let gap = if text.is_empty() { "" } else { "\r\n" };
             // Writing to a string cannot fail.
             let _ = write!(text, "{gap}# {name}\r\n{lines}");
@@ -114,9 +114,9 @@ fn sections(store: &MemoryStore) -> [(&'static str, String); 8] {
             "Memory",
             lines(&[
                 ("used_memory", &used),
-                ("used_memory_human", &human(used)),
+                ("used_memory_human", &human_readable(used)),
                 ("maxmemory", &limit),
-                ("maxmemory_human", &human(limit)),
+                ("maxmemory_human", &human_readable(limit)),
                 ("maxmemory_policy", &"noeviction"),
             ]),
         ),
@@ -155,8 +155,8 @@ fn keyspace(store: &MemoryStore) -> String {
     used.map(line).collect::<Vec<_>>().concat()
 }
 
-/// Prints bytes as Redis does, with two digits cut off, not rounded, to stay without floating point.
-fn human(bytes: usize) -> String {
+/// Formats bytes like Redis, with two decimals, which are truncated to avoid floating point.
+fn human_readable(bytes: usize) -> String {
     let (unit, letter) = match bytes {
         0..0x400 => return format!("{bytes}B"),
         0x400..0x10_0000 => (0x400, 'K'),

@@ -32,7 +32,7 @@ impl CommandCall<'_> {
     /// Returns the value of a key, unless it has expired.
     pub(super) fn value(&mut self, key: &[u8]) -> Option<Bytes> {
         let db = self.db();
-        self.store.settle(db, key);
+        self.store.expire_if_due(db, key);
         self.store.keyspace.get(db, key).map(|entry| entry.value.clone())
     }
 
@@ -49,22 +49,22 @@ impl CommandCall<'_> {
     /// Stores a value without an event: the commands differ in the events that follow.
     pub(super) fn put(&mut self, key: &[u8], value: &[u8], expires: Option<i64>) -> Result<(), Reply> {
         let db = self.db();
-        self.store.settle(db, key);
-        self.store.keyspace.set(db, key, value, expires).map_err(|_| self.store.full())
+        self.store.expire_if_due(db, key);
+        self.store.keyspace.set(db, key, value, expires).map_err(|_| self.store.out_of_memory())
     }
 
     /// Publishes the keyspace events of a change.
     pub(super) fn notify(&mut self, key: &[u8], event: &'static str) {
-        self.store.changed(self.db(), key, event);
+        self.store.key_changed(self.db(), key, event);
     }
 
     /// Deletes a key; returns whether it existed.
     pub(super) fn delete(&mut self, key: &[u8]) -> bool {
         let db = self.db();
-        self.store.settle(db, key);
+        self.store.expire_if_due(db, key);
         let removed = self.store.keyspace.remove(db, key);
         if removed {
-            self.store.changed(db, key, "del");
+            self.store.key_changed(db, key, "del");
         }
         removed
     }

@@ -1,4 +1,4 @@
-//! The connection itself: HELLO, AUTH, CLIENT, SELECT, PING, QUIT, RESET.
+//! Commands for the connection: HELLO, AUTH, CLIENT, SELECT, PING, ECHO, QUIT and RESET.
 
 use bytes::Bytes;
 
@@ -44,7 +44,7 @@ fn ping(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
         [_, text] => Some(Reply::Bulk(text.clone())),
         _ => return Err(wrong_arity("ping")),
     };
-    if call.client().only_listens() {
+    if call.client().in_subscriber_mode() {
         return Ok(Reply::Array(vec![Reply::text("pong"), text.unwrap_or(Reply::text(""))]));
     }
     Ok(text.unwrap_or(Reply::Simple("PONG")))
@@ -61,7 +61,7 @@ fn select(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
 }
 
 fn hello(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
-    let Some(version) = call.args.get(1) else { return Ok(greeting(call)) };
+    let Some(version) = call.args.get(1) else { return Ok(hello_reply(call)) };
     let version = integer::parse(version);
     let version =
         version.ok_or_else(|| Reply::error("ERR Protocol version is not an integer or out of range"))?;
@@ -88,10 +88,10 @@ fn hello(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
         };
     }
     call.client().protocol = protocol;
-    Ok(greeting(call))
+    Ok(hello_reply(call))
 }
 
-fn greeting(call: &mut CommandCall<'_>) -> Reply {
+fn hello_reply(call: &mut CommandCall<'_>) -> Reply {
     let client = call.client();
     let proto = if client.protocol == Protocol::Resp3 { 3 } else { 2 };
     let id = i64::try_from(client.id).unwrap_or(i64::MAX);
@@ -118,7 +118,7 @@ fn auth(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     }
 }
 
-/// Without passwords there is one user, and any password is his, as in Redis.
+/// As in Redis without passwords, `default` is the only user, with any password.
 fn check_user(user: &[u8]) -> Result<(), Reply> {
     if user == b"default" {
         return Ok(());
@@ -132,7 +132,7 @@ fn quit(call: &mut CommandCall<'_>) -> Reply {
 }
 
 fn reset(call: &mut CommandCall<'_>) -> Reply {
-    call.store.forget_all(call.slot);
+    call.store.clear_client(call.slot);
     let client = call.client();
     client.protocol = Protocol::Resp2;
     client.db = 0;
@@ -141,7 +141,7 @@ fn reset(call: &mut CommandCall<'_>) -> Reply {
 }
 
 fn set_name(call: &mut CommandCall<'_>, name: &[u8]) -> Result<Reply, Reply> {
-    /// Longer names would be memory that no limit counts.
+    /// The memory of names is not counted, so their length is limited.
     const MAX_NAME_BYTES: usize = 1_024;
     if name.len() > MAX_NAME_BYTES || !name.iter().all(u8::is_ascii_graphic) {
         return Err(Reply::error("ERR Client names cannot contain spaces, newlines or special characters."));
@@ -155,7 +155,7 @@ fn get_name(call: &mut CommandCall<'_>) -> Reply {
     if name.is_empty() { Reply::Nil } else { Reply::Bulk(name) }
 }
 
-/// Accepts the library's name, which Redis has known since 7.2 and which nothing here needs.
+/// Accepts and ignores the name of the library. Redis has this command since 7.2; newer clients send it to any server.
 fn set_info(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let option = &call.args[2];
     if option.eq_ignore_ascii_case(b"lib-name") || option.eq_ignore_ascii_case(b"lib-ver") {
@@ -194,7 +194,7 @@ fn list(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
 
 fn describe(call: &CommandCall<'_>, slot: usize) -> String {
     let client = &call.store.clients[slot];
-    let age = call.store.clock.uptime_seconds().saturating_sub(client.since);
+    let age = call.store.clock.uptime_seconds().saturating_sub(client.connected_at);
     let flags = match (client.subscriptions() > 0, &client.transaction) {
         (true, _) => "P",
         (false, Some(_)) => "x",

@@ -1,4 +1,4 @@
-//! When keys end: EXPIRE and its relatives, TTL, PERSIST.
+//! EXPIRE and its variants, TTL and PERSIST.
 
 use bytes::Bytes;
 
@@ -28,23 +28,23 @@ fn expire(call: &mut CommandCall<'_>, unit: TimeUnit, name: &str) -> Result<Repl
     let value = integer::parse(&call.args[2]).ok_or(NOT_AN_INTEGER)?;
     let deadline = unit.deadline(value, call.store.clock.now_ms());
     let deadline = deadline.ok_or_else(|| options::invalid_expire_time(name))?;
-    if call.value(key).is_none() || !conditions.hold(call.expiry(key), deadline) {
+    if call.value(key).is_none() || !conditions.are_met(call.expiry(key), deadline) {
         return Ok(Reply::Integer(0));
     }
     call.expire_at(key, deadline);
     Ok(Reply::Integer(1))
 }
 
-/// An option of the expire family.
+/// An option of EXPIRE: NX, XX, GT or LT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ExpireCondition {
-    New,
-    Change,
+    NoExpiry,
+    HasExpiry,
     Later,
-    Sooner,
+    Earlier,
 }
 
-/// The options of the expire family together.
+/// The options of one command, all of which must be met.
 #[derive(Debug, Default)]
 struct ExpireConditions(Vec<ExpireCondition>);
 
@@ -53,31 +53,32 @@ impl ExpireConditions {
         let mut found = Self::default();
         for arg in args {
             found.0.push(match &arg.to_ascii_uppercase()[..] {
-                b"NX" => ExpireCondition::New,
-                b"XX" => ExpireCondition::Change,
+                b"NX" => ExpireCondition::NoExpiry,
+                b"XX" => ExpireCondition::HasExpiry,
                 b"GT" => ExpireCondition::Later,
-                b"LT" => ExpireCondition::Sooner,
+                b"LT" => ExpireCondition::Earlier,
                 _ => return Err(Reply::error(&format!("ERR Unsupported option {}", printable(arg, 128)))),
             });
         }
-        if found.0.contains(&ExpireCondition::New) && found.0.iter().any(|only| *only != ExpireCondition::New)
+        if found.0.contains(&ExpireCondition::NoExpiry)
+            && found.0.iter().any(|condition| *condition != ExpireCondition::NoExpiry)
         {
             let text = "ERR NX and XX, GT or LT options at the same time are not compatible";
             return Err(Reply::error(text));
         }
-        if found.0.contains(&ExpireCondition::Later) && found.0.contains(&ExpireCondition::Sooner) {
+        if found.0.contains(&ExpireCondition::Later) && found.0.contains(&ExpireCondition::Earlier) {
             return Err(Reply::error("ERR GT and LT options at the same time are not compatible"));
         }
         Ok(found)
     }
 
-    /// Compares with the expiry so far, where none counts as never.
-    fn hold(&self, current: Option<i64>, deadline: i64) -> bool {
-        self.0.iter().all(|only| match only {
-            ExpireCondition::New => current.is_none(),
-            ExpireCondition::Change => current.is_some(),
+    /// Compares with the current expiry. No expiry counts as infinite.
+    fn are_met(&self, current: Option<i64>, deadline: i64) -> bool {
+        self.0.iter().all(|condition| match condition {
+            ExpireCondition::NoExpiry => current.is_none(),
+            ExpireCondition::HasExpiry => current.is_some(),
             ExpireCondition::Later => current.is_some_and(|current| deadline > current),
-            ExpireCondition::Sooner => current.is_none_or(|current| deadline < current),
+            ExpireCondition::Earlier => current.is_none_or(|current| deadline < current),
         })
     }
 }
@@ -90,11 +91,11 @@ mod tests {
     fn check(options: &str, current: Option<i64>, deadline: i64, expected: bool) {
         let args: Vec<Bytes> =
             options.split_whitespace().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
-        assert_eq!(ExpireConditions::parse(&args).unwrap().hold(current, deadline), expected, "{options}");
+        assert_eq!(ExpireConditions::parse(&args).unwrap().are_met(current, deadline), expected, "{options}");
     }
 
     #[test]
-    fn conditions_compare_with_never() {
+    fn a_key_without_expiry_counts_as_never_expiring() {
         check("", None, 5, true);
         check("NX", None, 5, true);
         check("NX", Some(1), 5, false);

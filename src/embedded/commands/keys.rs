@@ -1,4 +1,4 @@
-//! The keyspace: DEL, EXISTS, KEYS, SCAN, FLUSHDB.
+//! Commands for keys and databases: DEL, EXISTS, TYPE, KEYS, SCAN, DBSIZE and FLUSHDB.
 
 use bytes::Bytes;
 
@@ -13,7 +13,7 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::infallible("del", -2, del),
     CommandSpec::infallible("unlink", -2, del),
     CommandSpec::infallible("exists", -2, exists),
-    CommandSpec::infallible("type", 2, kind),
+    CommandSpec::infallible("type", 2, key_type),
     CommandSpec::infallible("keys", 2, keys),
     CommandSpec::fallible("scan", -2, scan),
     CommandSpec::infallible("dbsize", 1, |call| Reply::count(call.store.keyspace.len(call.db()).0)),
@@ -29,7 +29,7 @@ fn exists(call: &mut CommandCall<'_>) -> Reply {
     Reply::count(call.args[1..].iter().filter(|key| call.value(key).is_some()).count())
 }
 
-fn kind(call: &mut CommandCall<'_>) -> Reply {
+fn key_type(call: &mut CommandCall<'_>) -> Reply {
     Reply::Simple(if call.value(&call.args[1]).is_some() { "string" } else { "none" })
 }
 
@@ -47,7 +47,7 @@ fn scan(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let options = ScanOptions::parse(&call.args[2..])?;
     let now = call.store.clock.now_ms();
     let (next, entries) = call.store.keyspace.scan(call.db(), cursor, options.count);
-    let found = entries.filter(|entry| !entry.is_due(now) && options.wants(&entry.key));
+    let found = entries.filter(|entry| !entry.is_due(now) && options.matches(&entry.key));
     let found = found.map(|entry| Reply::Bulk(entry.key.clone())).collect();
     Ok(Reply::Array(vec![Reply::Bulk(Bytes::from(next.to_string())), Reply::Array(found)]))
 }
@@ -56,6 +56,7 @@ fn scan(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
 struct ScanOptions {
     pattern: Option<Bytes>,
     count: usize,
+    /// Keys of type string are requested; there are no others.
     strings: bool,
 }
 
@@ -77,7 +78,7 @@ impl ScanOptions {
         Ok(options)
     }
 
-    fn wants(&self, key: &[u8]) -> bool {
+    fn matches(&self, key: &[u8]) -> bool {
         self.strings && self.pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, key))
     }
 }

@@ -1,4 +1,4 @@
-//! Options of SET, GETEX and the expire family, and the arithmetic of expiry.
+//! The options of SET and GETEX, and the conversion of times to deadlines.
 
 use bytes::Bytes;
 
@@ -7,7 +7,7 @@ use crate::embedded::{
     reply::{NOT_AN_INTEGER, Reply, SYNTAX},
 };
 
-/// How a time is given.
+/// The unit of a time, and whether it is absolute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimeUnit {
     pub(crate) seconds: bool,
@@ -30,37 +30,37 @@ impl TimeUnit {
         }
     }
 
-    /// Converts to Unix milliseconds; `None` is an overflow.
+    /// Converts to Unix milliseconds; `None` means an overflow.
     pub(crate) fn deadline(self, value: i64, now: i64) -> Option<i64> {
         let value = if self.seconds { value.checked_mul(1_000)? } else { value };
         if self.absolute { Some(value) } else { value.checked_add(now) }
     }
 }
 
-/// Reads the time of SET, SETEX and GETEX, which must be in the future of 1970.
+/// Parses the time of SET, SETEX or GETEX, which must be positive.
 pub(crate) fn positive_deadline(unit: TimeUnit, text: &[u8], now: i64, command: &str) -> Result<i64, Reply> {
     let value = integer::parse(text).ok_or(NOT_AN_INTEGER)?;
     let deadline = unit.deadline(value, now).filter(|_| value > 0);
     deadline.ok_or_else(|| invalid_expire_time(command))
 }
 
-/// Makes the error for a time that cannot be.
+/// Returns the error for an invalid time.
 pub(crate) fn invalid_expire_time(command: &str) -> Reply {
     Reply::error(&format!("ERR invalid expire time in '{command}' command"))
 }
 
-/// What becomes of the key's expiry.
+/// The effect of a command on the key's expiry.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) enum Lifetime {
-    /// Nothing was said.
+    /// No option was given.
     #[default]
-    Unsaid,
+    Unspecified,
     Keep,
     Persist,
     Until(TimeUnit, Bytes),
 }
 
-/// Whether a value is written at all.
+/// When SET writes the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum SetCondition {
     #[default]
@@ -78,8 +78,8 @@ pub(crate) struct SetOptions {
 }
 
 impl SetOptions {
-    /// Reads the options of SET.
-    pub(crate) fn of_set(args: &[Bytes]) -> Result<Self, Reply> {
+    /// Parses the options of SET.
+    pub(crate) fn parse_set(args: &[Bytes]) -> Result<Self, Reply> {
         let mut options = Self::default();
         let mut args = args.iter();
         while let Some(name) = args.next() {
@@ -92,40 +92,40 @@ impl SetOptions {
                     options.condition = SetCondition::Present;
                 }
                 b"GET" => options.get = true,
-                b"KEEPTTL" => options.live(Lifetime::Keep)?,
-                _ => options.live_until(&name, args.next())?,
+                b"KEEPTTL" => options.set_lifetime(Lifetime::Keep)?,
+                _ => options.set_expiry(&name, args.next())?,
             }
         }
         Ok(options)
     }
 
-    /// Reads the options of GETEX.
-    pub(crate) fn of_getex(args: &[Bytes]) -> Result<Self, Reply> {
+    /// Parses the options of GETEX.
+    pub(crate) fn parse_getex(args: &[Bytes]) -> Result<Self, Reply> {
         let mut options = Self::default();
         let mut args = args.iter();
         while let Some(name) = args.next() {
             let name = name.to_ascii_uppercase();
             match &name[..] {
-                b"PERSIST" => options.live(Lifetime::Persist)?,
-                _ => options.live_until(&name, args.next())?,
+                b"PERSIST" => options.set_lifetime(Lifetime::Persist)?,
+                _ => options.set_expiry(&name, args.next())?,
             }
         }
         Ok(options)
     }
 
-    fn live_until(&mut self, name: &[u8], value: Option<&Bytes>) -> Result<(), Reply> {
+    fn set_expiry(&mut self, name: &[u8], value: Option<&Bytes>) -> Result<(), Reply> {
         let unit = TimeUnit::named(name).ok_or(SYNTAX)?;
-        // Redis refuses EX beside PX, and takes the last of two EX only because it looks for other flags.
+        // Redis refuses EX together with PX, but accepts EX twice and uses the last one.
         if let Lifetime::Until(earlier, _) = self.lifetime
             && earlier == unit
         {
-            self.lifetime = Lifetime::Unsaid;
+            self.lifetime = Lifetime::Unspecified;
         }
-        self.live(Lifetime::Until(unit, value.ok_or(SYNTAX)?.clone()))
+        self.set_lifetime(Lifetime::Until(unit, value.ok_or(SYNTAX)?.clone()))
     }
 
-    fn live(&mut self, lifetime: Lifetime) -> Result<(), Reply> {
-        if self.lifetime != Lifetime::Unsaid && self.lifetime != lifetime {
+    fn set_lifetime(&mut self, lifetime: Lifetime) -> Result<(), Reply> {
+        if self.lifetime != Lifetime::Unspecified && self.lifetime != lifetime {
             return Err(SYNTAX);
         }
         self.lifetime = lifetime;

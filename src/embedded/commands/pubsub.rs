@@ -1,4 +1,4 @@
-//! PUBLISH, SUBSCRIBE, PSUBSCRIBE and back, PUBSUB.
+//! PUBLISH, SUBSCRIBE, UNSUBSCRIBE, their pattern variants, and PUBSUB.
 
 use bytes::Bytes;
 
@@ -50,7 +50,7 @@ fn subscribe(call: &mut CommandCall<'_>, kind: SubscriptionKind, word: &'static 
 
 fn unsubscribe(call: &mut CommandCall<'_>, kind: SubscriptionKind, word: &'static str) -> Reply {
     let names = match &call.args[1..] {
-        [] => call.store.subscribed(call.slot, kind),
+        [] => call.store.subscriptions_of(call.slot, kind),
         names => names.to_vec(),
     };
     if names.is_empty() {

@@ -1,4 +1,4 @@
-//! Values: GET, SET and their relatives, and counters.
+//! GET, SET and their variants, and counters.
 
 use bytes::Bytes;
 
@@ -37,7 +37,7 @@ fn get(call: &mut CommandCall<'_>) -> Reply {
 
 fn set(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [_, key, value, rest @ ..] = call.args else { return Err(wrong_arity("set")) };
-    let options = SetOptions::of_set(rest)?;
+    let options = SetOptions::parse_set(rest)?;
     let now = call.store.clock.now_ms();
     let deadline = match &options.lifetime {
         Lifetime::Until(unit, text) => Some(options::positive_deadline(*unit, text, now, "set")?),
@@ -65,14 +65,14 @@ fn set(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
 }
 
 fn setex(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
-    set_for(call, SECONDS, "setex")
+    set_with_expiry(call, SECONDS, "setex")
 }
 
 fn psetex(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
-    set_for(call, MILLISECONDS, "psetex")
+    set_with_expiry(call, MILLISECONDS, "psetex")
 }
 
-fn set_for(call: &mut CommandCall<'_>, unit: TimeUnit, name: &str) -> Result<Reply, Reply> {
+fn set_with_expiry(call: &mut CommandCall<'_>, unit: TimeUnit, name: &str) -> Result<Reply, Reply> {
     let [_, key, time, value] = call.args else { return Err(wrong_arity(name)) };
     let deadline = options::positive_deadline(unit, time, call.store.clock.now_ms(), name)?;
     call.put(key, value, Some(deadline))?;
@@ -107,8 +107,8 @@ fn getdel(call: &mut CommandCall<'_>) -> Reply {
 
 fn getex(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [_, key, rest @ ..] = call.args else { return Err(wrong_arity("getex")) };
-    let options = SetOptions::of_getex(rest)?;
-    // Redis looks at the time only if the key is there.
+    let options = SetOptions::parse_getex(rest)?;
+    // Redis validates the time only if the key exists.
     let Some(value) = call.value(key) else { return Ok(Reply::Nil) };
     let now = call.store.clock.now_ms();
     match options.lifetime {
@@ -119,7 +119,7 @@ fn getex(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
         Lifetime::Persist => {
             call.persist(key);
         }
-        Lifetime::Unsaid | Lifetime::Keep => {}
+        Lifetime::Unspecified | Lifetime::Keep => {}
     }
     Ok(Reply::Bulk(value))
 }
@@ -142,18 +142,18 @@ fn strlen(call: &mut CommandCall<'_>) -> Reply {
 }
 
 fn getrange(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
-    let [start, end] = [2, 3].map(|place| integer::parse(&call.args[place]).ok_or(NOT_AN_INTEGER));
+    let [start, end] = [2, 3].map(|index| integer::parse(&call.args[index]).ok_or(NOT_AN_INTEGER));
     let (start, end) = (start?, end?);
     let value = call.value(&call.args[1]).unwrap_or_default();
     let length = i64::try_from(value.len()).unwrap_or(i64::MAX);
     // Negative numbers count from the end.
-    let place = |number: i64| if number < 0 { number.saturating_add(length).max(0) } else { number };
+    let index = |number: i64| if number < 0 { number.saturating_add(length).max(0) } else { number };
     let backwards = start < 0 && end < 0 && start > end;
-    let (start, end) = (place(start), place(end).min(length - 1));
+    let (start, end) = (index(start), index(end).min(length - 1));
     if backwards || start > end {
         return Ok(Reply::Bulk(Bytes::new()));
     }
-    let [start, end] = [start, end + 1].map(|place| usize::try_from(place).unwrap_or_default());
+    let [start, end] = [start, end + 1].map(|index| usize::try_from(index).unwrap_or_default());
     Ok(Reply::Bulk(value.slice(start..end)))
 }
 
