@@ -18,7 +18,7 @@ use ws4redis::telemetry;
                   RUST_LOG sets what is logged.\n\n\
                   Exit codes: 0 fine, 64 settings or flags cannot be used, 69 Redis cannot be reached, 1 anything else."
 )]
-struct Flags {
+struct Arguments {
     /// Settings file; default: settings.toml in the working directory, if it exists.
     #[arg(short, long, global = true, value_name = "FILE")]
     settings: Option<PathBuf>,
@@ -79,7 +79,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), CommandError> {
-    let flags = Flags::try_parse().map_err(CommandError::Usage)?;
+    let flags = Arguments::try_parse().map_err(CommandError::Usage)?;
     if let Some(Command::Settings) = flags.command {
         return cli::print_settings();
     }

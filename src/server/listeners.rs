@@ -25,7 +25,7 @@ const BACKLOG: i32 = 65_535;
 /// The listening sockets.
 #[derive(Debug)]
 pub struct Listeners {
-    sockets: Vec<Listener>,
+    sockets: Vec<BoundSocket>,
     name: String,
     file: Option<SocketFile>,
     handed_over: bool,
@@ -33,7 +33,7 @@ pub struct Listeners {
 }
 
 #[derive(Debug)]
-enum Listener {
+enum BoundSocket {
     /// mio's type: it accepts non-blocking sockets, which saves a system call for each.
     Tcp(AsyncFd<TcpListener>),
     /// Not mio's type, which panics if a client's own path has the maximum length (1.2.4).
@@ -68,10 +68,10 @@ impl Listeners {
             Listen::Tcp(address) => {
                 let listener = bind(address).await?;
                 let name = listener.local_addr()?.to_string();
-                (Listener::Tcp(watch(listener)?), name, None)
+                (BoundSocket::Tcp(watch(listener)?), name, None)
             }
             Listen::Unix(path, mode) => {
-                let listener = Listener::Unix(watch(bind_unix(path, *mode)?)?);
+                let listener = BoundSocket::Unix(watch(bind_unix(path, *mode)?)?);
                 (listener, listen.to_string(), Some(SocketFile(path.clone())))
             }
         };
@@ -81,12 +81,12 @@ impl Listeners {
     fn take(sockets: &mut ListenFd) -> anyhow::Result<Self> {
         let count = sockets.len();
         let taken = (0..count).map(|number| {
-            Listener::take(sockets, number).with_context(|| {
+            BoundSocket::take(sockets, number).with_context(|| {
                 format!("LISTEN_FDS: socket {} of {count} that systemd passed cannot be used; a socket unit needs ListenStream= and Accept=no", number + 1)
             })
         });
         let sockets = taken.collect::<anyhow::Result<Vec<_>>>()?;
-        let name = sockets.iter().map(Listener::name).collect::<Vec<_>>().join(", ");
+        let name = sockets.iter().map(BoundSocket::name).collect::<Vec<_>>().join(", ");
         Ok(Self { sockets, name, file: None, handed_over: true, send_buffer_bytes: 0 })
     }
 
@@ -99,7 +99,7 @@ impl Listeners {
     pub fn tune(&mut self, send_buffer_bytes: usize) -> io::Result<()> {
         self.send_buffer_bytes = send_buffer_bytes;
         for listener in &self.sockets {
-            if let Listener::Tcp(listener) = listener {
+            if let BoundSocket::Tcp(listener) = listener {
                 let socket = SockRef::from(listener.get_ref());
                 socket.set_tcp_nodelay(true)?;
                 socket.set_send_buffer_size(send_buffer_bytes)?;
@@ -116,8 +116,8 @@ impl Listeners {
     /// Returns the first TCP address, if there is one.
     pub fn address(&self) -> Option<SocketAddr> {
         self.sockets.iter().find_map(|listener| match listener {
-            Listener::Tcp(listener) => listener.get_ref().local_addr().ok(),
-            Listener::Unix(_) => None,
+            BoundSocket::Tcp(listener) => listener.get_ref().local_addr().ok(),
+            BoundSocket::Unix(_) => None,
         })
     }
 
@@ -153,7 +153,7 @@ impl Listeners {
     }
 }
 
-impl Listener {
+impl BoundSocket {
     fn take(sockets: &mut ListenFd, number: usize) -> anyhow::Result<Self> {
         if let Ok(Some(listener)) = sockets.take_unix_listener(number) {
             ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");

@@ -44,7 +44,7 @@ impl Default for LargeValues {
 }
 
 /// The result of reading a key: the decoded value, if there is one, and its time to live in milliseconds.
-pub(super) type Outcome<T> = Result<(Option<T>, Option<u64>), IdentifyError>;
+pub(super) type LargeRead<T> = Result<(Option<T>, Option<u64>), IdentifyError>;
 
 /// A key, and the index of its template, which selects the decoder.
 type Id = (usize, Box<str>);
@@ -53,7 +53,7 @@ type Id = (usize, Box<str>);
 type Decode<T> = dyn Fn(usize, &[u8]) -> T + Send + Sync;
 
 /// The tasks that wait for the next read of a key.
-type Waiters<T> = Vec<oneshot::Sender<Outcome<T>>>;
+type Waiters<T> = Vec<oneshot::Sender<LargeRead<T>>>;
 
 /// Reads large values of one kind for one shard.
 pub(super) struct LargeReads<T> {
@@ -80,7 +80,7 @@ impl<T: Clone + Send + 'static> LargeReads<T> {
     /// # Errors
     ///
     /// When Redis is lost, or too many other keys wait.
-    pub(super) async fn read(self: &Rc<Self>, number: usize, key: &str) -> Outcome<T> {
+    pub(super) async fn read(self: &Rc<Self>, number: usize, key: &str) -> LargeRead<T> {
         let (waiter, outcome) = oneshot::channel();
         match self.waiters.borrow_mut().entry((number, key.into())) {
             Entry::Occupied(mut waiters) => waiters.get_mut().push(waiter),
@@ -129,7 +129,7 @@ impl<T: Clone + Send + 'static> LargeReads<T> {
         timeout(PATIENCE, permits.clone().acquire_owned()).await.ok()?.ok()
     }
 
-    async fn decoded(&self, (number, key): &Id, permit: OwnedSemaphorePermit) -> Outcome<T> {
+    async fn decoded(&self, (number, key): &Id, permit: OwnedSemaphorePermit) -> LargeRead<T> {
         let entry = self.keys.read_whole(key).await?;
         let Some(value) = entry.value else { return Ok((None, None)) };
         let (decode, number) = (self.decode.clone(), *number);

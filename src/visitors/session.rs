@@ -9,7 +9,7 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq;
 use tracing::{info, warn};
 
-use super::large_values::{LargeReads, LargeValues, Outcome};
+use super::large_values::{LargeRead, LargeReads, LargeValues};
 use super::{AuthSource, IdentifyError, Visitor};
 use crate::access::session::{KeyTemplate, Reading, Session, Undecodable, UserName, decode, decode_quickly};
 use crate::access::{Identity, groups_fit, name_fits};
@@ -179,7 +179,7 @@ impl Sessions {
     }
 
     /// Decodes the value of a key; a large value is read and decoded when a permit is free.
-    async fn decode(&self, entry: StoredValue, number: usize, key: &str) -> Outcome<Decoded> {
+    async fn decode(&self, entry: StoredValue, number: usize, key: &str) -> LargeRead<Decoded> {
         let Some(value) = entry.value else { return Ok((None, None)) };
         let forms = self.settings.templates[number].forms();
         if !entry.is_partial

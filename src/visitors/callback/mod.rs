@@ -33,7 +33,7 @@ use crate::telemetry::LogThrottle;
 use crate::wire::Handshake;
 
 /// The result of a call, shared by all its waiters.
-type Outcome = Result<Rc<Answer>, IdentifyError>;
+type AnswerResult = Result<Rc<Answer>, IdentifyError>;
 
 /// Calls the site's auth callback.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub struct Callback {
     /// Whether the call carries the address of the visitor in X-Forwarded-For.
     sends_address: bool,
     answers: RefCell<AnswerCache>,
-    in_flight: RefCell<HashMap<Digest, Weak<OnceCell<Outcome>>, RandomState>>,
+    in_flight: RefCell<HashMap<Digest, Weak<OnceCell<AnswerResult>>, RandomState>>,
     /// Increases with each eviction of all answers: answers of an older epoch are not cached.
     epoch: Cell<u64>,
     counters: Arc<Counters>,
@@ -60,7 +60,7 @@ pub struct Callback {
 struct Waiter<'a> {
     callback: &'a Callback,
     request: Digest,
-    outcome: Rc<OnceCell<Outcome>>,
+    outcome: Rc<OnceCell<AnswerResult>>,
 }
 
 impl Callback {
@@ -151,7 +151,7 @@ impl Callback {
         Waiter { callback: self, request, outcome }
     }
 
-    async fn call(&self, request: &CallbackRequest, permits: &Semaphore, deadline: Instant) -> Outcome {
+    async fn call(&self, request: &CallbackRequest, permits: &Semaphore, deadline: Instant) -> AnswerResult {
         let epoch = self.epoch.get();
         let called = async {
             // A permit that comes later leaves too little time for the call.
