@@ -16,31 +16,30 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
-/// A client that has been accepted, whose socket no runtime knows yet: any shard may take it.
+/// An accepted client. Its socket is not registered with a runtime yet, so any shard can serve it.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The socket, which does not block.
+    /// The socket, in non-blocking mode.
     pub socket: OwnedFd,
-    /// The address at the other end; none for a unix socket.
+    /// The client's address; none for a unix socket.
     pub address: Option<IpAddr>,
 }
 
-/// A place among the connections of the process, from accept on. It is given back when it is dropped, unless it is
-/// handed on.
+/// Counts one connection of the process, from accept on. The count is decremented on drop, unless another guard took over.
 #[derive(Debug)]
 pub struct Permit(Option<Arc<AtomicUsize>>);
 
 impl Permit {
-    /// Takes one more place, if fewer than `most` are taken.
-    pub fn take(live: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+    /// Counts one more connection, if there are fewer than `max`.
+    pub fn take(live: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
         let before = live.fetch_add(1, Ordering::Relaxed);
-        // Dropped, it is given back at once.
+        // Above the limit it is dropped, which decrements the count again.
         let permit = Self(Some(live.clone()));
-        (before < most).then_some(permit)
+        (before < max).then_some(permit)
     }
 
-    /// Leaves it to somebody else to give the place back.
-    pub fn hand_on(mut self) {
+    /// Leaves it to another guard to decrement the count.
+    pub fn disarm(mut self) {
         self.0.take();
     }
 }
@@ -55,12 +54,12 @@ impl Drop for Permit {
 
 /// A client's socket.
 ///
-/// Whoever has something to say writes at once, through a shared reference and without asking the runtime whether it
-/// would be taken: in a fan-out to many sockets, what the runtime knows of each would have to be fetched from memory.
+/// Writes go directly to the socket, through a shared reference and without a check of the runtime's readiness: in a
+/// fan-out to many sockets, each check would be a cache miss.
 #[derive(Debug)]
 pub struct Stream(AsyncFd<Socket>);
 
-/// Has the runtime watch a socket.
+/// Registers a socket with the runtime.
 ///
 /// # Errors
 ///
@@ -71,54 +70,54 @@ pub struct Stream(AsyncFd<Socket>);
 /// Outside a runtime.
 #[expect(
     deprecated,
-    reason = "sound for sockets that own their descriptor; the successor is unsafe for others' sake"
+    reason = "sound for sockets that own their descriptor; the successor is unsafe because others do not"
 )]
-pub fn watch<S: AsRawFd + Into<OwnedFd>>(socket: S) -> io::Result<AsyncFd<S>> {
+pub fn register<S: AsRawFd + Into<OwnedFd>>(socket: S) -> io::Result<AsyncFd<S>> {
     AsyncFd::new(socket)
 }
 
-/// What is read at once of a request: room that nobody has written to yet has to be cleared first.
+/// Bytes of a request that are read at once: the unused part of the buffer has to be zeroed for each read.
 const REQUEST_BYTES: usize = 2048;
 
-/// What is read at most of a client to which nothing more is said.
+/// Bytes after which [`Stream::discard`] stops.
 const MAX_DISCARDED_BYTES: usize = 16 << 20;
 
-/// How long a client is read to which nothing more is said.
+/// Time limits of [`Stream::discard`].
 #[derive(Debug, Clone, Copy)]
-pub struct Discard {
-    /// In all.
+pub struct DiscardLimits {
+    /// For all reads together.
     pub total: Duration,
-    /// Between two pieces.
-    pub silence: Duration,
+    /// Between two reads.
+    pub idle: Duration,
 }
 
-impl Discard {
-    /// Returns bounds by which silence matters no less than noise.
-    pub fn for_all(total: Duration) -> Self {
-        Self { total, silence: total }
+impl DiscardLimits {
+    /// Returns limits for all reads together, with no shorter one between two reads.
+    pub fn total(total: Duration) -> Self {
+        Self { total, idle: total }
     }
 }
 
 impl Stream {
-    /// Takes a socket that does not block.
+    /// Registers a non-blocking socket with the runtime.
     ///
     /// # Errors
     ///
-    /// When the system refuses to watch it.
+    /// When the system refuses.
     ///
     /// # Panics
     ///
     /// Outside a runtime.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        watch(socket.into()).map(Self)
+        register(socket.into()).map(Self)
     }
 
-    /// Reads what is there. Ready with 0 at the end.
+    /// Reads the bytes that have arrived. Ready with 0 at the end.
     pub fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(cx))?;
             let Ok(read) = guard.try_io(|socket| socket.get_ref().read(buffer)) else { continue };
-            // A short read says that nothing is left, which saves asking.
+            // After a short read nothing is left; clearing the readiness saves the read that would return `WouldBlock`.
             if read.as_ref().is_ok_and(|count| (1..buffer.len()).contains(count)) {
                 guard.clear_ready();
             }
@@ -126,32 +125,32 @@ impl Stream {
         }
     }
 
-    /// Writes as much as the kernel takes, without waiting.
+    /// Writes as much as the kernel accepts at once.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when the kernel takes nothing, else the socket's own error.
+    /// `WouldBlock` when the kernel accepts nothing, else the socket's own.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.get_ref().send(bytes)
     }
 
-    /// Writes as much of all slices as the kernel takes, without waiting.
+    /// Writes as much of all slices as the kernel accepts at once.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when the kernel takes nothing, else the socket's own error.
+    /// `WouldBlock` when the kernel accepts nothing, else the socket's own.
     pub fn try_send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.0.get_ref().send_vectored(slices)
     }
 
-    /// Writes as much of all slices as the kernel takes. Ready as soon as it takes something.
+    /// Writes as much of all slices as the kernel accepts. Ready as soon as it accepts something.
     pub fn poll_send(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(cx))?;
             let written = guard.try_io(|socket| match slices {
-                // A single piece is nearly all there is, and costs the kernel less by itself.
-                [piece] => socket.get_ref().send(piece),
-                pieces => socket.get_ref().send_vectored(pieces),
+                // `send` costs less than `sendmsg`, and one slice is the common case.
+                [slice] => socket.get_ref().send(slice),
+                slices => socket.get_ref().send_vectored(slices),
             });
             if let Ok(written) = written {
                 return Poll::Ready(written);
@@ -159,33 +158,33 @@ impl Stream {
         }
     }
 
-    /// Reads and discards what the client still sends, until it closes, is silent, or a bound is reached. `seen` is
-    /// given each piece, and ends the reading by returning true.
+    /// Reads and discards what the client still sends, until it closes or a limit is reached. `is_end` is called with the
+    /// bytes of each read, and stops by returning true.
     ///
-    /// Data that nobody reads would turn the end of a connection into a reset, which destroys what the client has not
-    /// read yet (RFC 9112, section 9.6).
+    /// A close with unread data would reset the connection, and the client would lose what it has not read yet (RFC 9112,
+    /// section 9.6).
     pub async fn discard(
         &self,
         buffer: &RefCell<Box<[u8]>>,
-        within: Discard,
-        seen: impl FnMut(&[u8]) -> bool,
+        limits: DiscardLimits,
+        is_end: impl FnMut(&[u8]) -> bool,
     ) {
-        discard(|cx, buffer| self.poll_recv(cx, buffer), buffer, within, seen).await;
+        discard(|cx, buffer| self.poll_recv(cx, buffer), buffer, limits, is_end).await;
     }
 
     /// Closes the direction to the client.
     pub fn shutdown(&self) {
-        // An error means that the client is gone already.
+        // An error means that the client has closed already.
         let _ = self.0.get_ref().shutdown(Shutdown::Write);
     }
 }
 
-/// Does what [`Stream::discard`] does with another reader. Nothing is borrowed from the reader while it waits.
+/// Like [`Stream::discard`], with another reader. Borrows nothing from the reader between two calls.
 pub async fn discard(
     mut poll_recv: impl FnMut(&mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>,
     buffer: &RefCell<Box<[u8]>>,
-    within: Discard,
-    mut seen: impl FnMut(&[u8]) -> bool,
+    limits: DiscardLimits,
+    mut is_end: impl FnMut(&[u8]) -> bool,
 ) {
     let mut left = MAX_DISCARDED_BYTES;
     let reading = async {
@@ -195,15 +194,15 @@ pub async fn discard(
                 let read = ready!(poll_recv(cx, &mut buffer));
                 Poll::Ready(read.is_ok_and(|count| {
                     left = left.saturating_sub(count);
-                    count > 0 && left > 0 && !seen(&buffer[..count])
+                    count > 0 && left > 0 && !is_end(&buffer[..count])
                 }))
             });
-            if !timeout(within.silence, read).await.unwrap_or(false) {
+            if !timeout(limits.idle, read).await.unwrap_or(false) {
                 return;
             }
         }
     };
-    let _ = timeout(within.total, reading).await;
+    let _ = timeout(limits.total, reading).await;
 }
 
 impl AsyncRead for Stream {
@@ -212,10 +211,10 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // Nothing is cleared as long as nothing is there.
+        // Nothing is zeroed before data has arrived.
         let _ = ready!(self.0.poll_read_ready(cx))?;
-        let room = buffer.remaining().min(REQUEST_BYTES);
-        let count = ready!(self.poll_recv(cx, buffer.initialize_unfilled_to(room)))?;
+        let len = buffer.remaining().min(REQUEST_BYTES);
+        let count = ready!(self.poll_recv(cx, buffer.initialize_unfilled_to(len)))?;
         buffer.advance(count);
         Poll::Ready(Ok(()))
     }

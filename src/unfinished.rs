@@ -1,19 +1,19 @@
-//! What has come of messages that are not whole, counted for the process.
+//! The memory of incomplete messages from clients, counted for the process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of each client that do not count: most messages are shorter, and come whole anyway.
+/// Bytes of each client that do not count: most messages are shorter and arrive complete.
 const FREE_BYTES: usize = 4096;
 
-/// The bytes of unfinished messages that the whole process holds, and may hold.
+/// The bytes of all incomplete messages of the process, and their bound.
 #[derive(Debug)]
 pub struct UnfinishedMemory {
-    most: usize,
+    max_bytes: usize,
     used: AtomicUsize,
 }
 
-/// One client's share of them, given back when it is dropped.
+/// One client's share, released when it is dropped.
 #[derive(Debug)]
 pub struct Unfinished {
     memory: Arc<UnfinishedMemory>,
@@ -21,19 +21,20 @@ pub struct Unfinished {
 }
 
 impl UnfinishedMemory {
-    /// Takes the bytes that all clients may hold together.
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, used: AtomicUsize::new(0) })
+    /// Sets the bytes that all clients together may hold.
+    pub fn new(max_bytes: usize) -> Arc<Self> {
+        Arc::new(Self { max_bytes, used: AtomicUsize::new(0) })
     }
 }
 
 impl Unfinished {
-    /// Begins with nothing.
+    /// Creates an empty share.
     pub fn new(memory: &Arc<UnfinishedMemory>) -> Self {
         Self { memory: memory.clone(), counted: 0 }
     }
 
-    /// Takes how many bytes a client holds now. Returns false if it holds more than before and there is no room for it.
+    /// Sets how many bytes the client holds now. Returns false if these are more than before and exceed the bound of all
+    /// clients.
     pub fn set(&mut self, bytes: usize) -> bool {
         let now = bytes.saturating_sub(FREE_BYTES);
         let before = std::mem::replace(&mut self.counted, now);
@@ -42,7 +43,7 @@ impl Unfinished {
             return true;
         }
         let used = self.memory.used.fetch_add(now - before, Ordering::Relaxed);
-        used.saturating_add(now - before) <= self.memory.most
+        used.saturating_add(now - before) <= self.memory.max_bytes
     }
 }
 
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unfinished_bytes_count_for_all_clients_and_are_given_back() {
+    fn the_bytes_of_all_clients_count_until_they_are_released() {
         let memory = UnfinishedMemory::new(10_000);
         let mut clients = [(); 3].map(|()| Unfinished::new(&memory));
         assert!(clients.iter_mut().all(|client| client.set(FREE_BYTES)));

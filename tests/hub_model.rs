@@ -1,4 +1,4 @@
-//! Model-based test of the hub: random joins, openings, leaves and deliveries over real sockets.
+//! Model-based test of the hub: random joins, leaves, deliveries and changes of topics, over real sockets.
 
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
@@ -14,22 +14,22 @@ use ws4redis::stream::Stream;
 use ws4redis::wire::websocket::Frames;
 use ws4redis::wire::{Channel, Form, Topic};
 
-const CHANNELS: usize = 3;
+const TOPICS: usize = 3;
 
 /// One step. Members are selected by a number modulo their count.
 #[derive(Debug, Clone)]
 enum ModelStep {
-    /// Joins the channels whose bits are set.
+    /// Joins the topics whose bits are set.
     Join(u8),
-    /// Opens a member that has joined; its persisted values are the last message of each channel whose bit is set.
+    /// Opens a member that has joined. Its persisted values are the last messages of the topics whose bits are set.
     Open(usize, u8),
     /// Leaves.
     Leave(usize),
     /// Delivers this many messages in one run.
     Deliver(usize, u8),
-    /// Changes the granted channels to those whose bits are set: leaves others and starts to join new ones.
-    Regrant(usize, u8),
-    /// Completes the pending join, with persisted values as for opening.
+    /// Changes a member's topics to those whose bits are set: leaves others and starts to join new ones.
+    ChangeTopics(usize, u8),
+    /// Completes the pending join, with persisted values as in `Open`.
     Merge(usize, u8),
 }
 
@@ -38,9 +38,9 @@ fn step() -> impl Strategy<Value = ModelStep> {
         2 => (0_u8..8).prop_map(ModelStep::Join),
         3 => (any::<usize>(), 0_u8..8).prop_map(|(member, values)| ModelStep::Open(member, values)),
         1 => any::<usize>().prop_map(ModelStep::Leave),
-        2 => (any::<usize>(), 0_u8..8).prop_map(|(member, mask)| ModelStep::Regrant(member, mask)),
+        2 => (any::<usize>(), 0_u8..8).prop_map(|(member, mask)| ModelStep::ChangeTopics(member, mask)),
         2 => (any::<usize>(), 0_u8..8).prop_map(|(member, values)| ModelStep::Merge(member, values)),
-        5 => (0..CHANNELS, 1_u8..4).prop_map(|(channel, count)| ModelStep::Deliver(channel, count)),
+        5 => (0..TOPICS, 1_u8..4).prop_map(|(topic, count)| ModelStep::Deliver(topic, count)),
     ]
 }
 
@@ -48,53 +48,53 @@ fn topic(index: usize) -> Topic {
     Channel::from_redis(&format!("broadcast:{index}")).into()
 }
 
-/// The model's view of a member.
+/// A member in the model.
 struct ModelMember {
     id: MemberId,
-    channels: Vec<usize>,
+    topics: Vec<usize>,
     client: UnixStream,
     server: Option<UnixStream>,
     listener: Option<Rc<Listener>>,
     held: Vec<(usize, String)>,
     expected: Vec<String>,
-    adding: Option<PendingJoin>,
+    addition: Option<PendingAddition>,
 }
 
-/// A pending join of an open member.
-struct PendingJoin {
+/// An open member's join of more topics.
+struct PendingAddition {
     id: MemberId,
-    channels: Vec<usize>,
+    topics: Vec<usize>,
     held: Vec<(usize, String)>,
 }
 
 fn bits(mask: u8) -> impl Iterator<Item = usize> {
-    (0..CHANNELS).filter(move |bit| mask & 1 << bit != 0)
+    (0..TOPICS).filter(move |bit| mask & 1 << bit != 0)
 }
 
-/// Runs the steps on a hub and on the model and compares the messages of each client.
+/// Runs the steps on a hub and on the model, and compares the messages of each client.
 async fn check(steps: Vec<ModelStep>) {
     let mut hub = Hub::new(Limits::default());
     let mut members: Vec<ModelMember> = Vec::new();
-    let mut gone: Vec<ModelMember> = Vec::new();
+    let mut departed: Vec<ModelMember> = Vec::new();
     let mut last: BTreeMap<usize, String> = BTreeMap::new();
     let mut number = 0;
     for step in steps {
         match step {
             ModelStep::Join(mask) => {
-                let channels: Vec<_> = bits(mask).collect();
-                let names: Vec<_> = channels.iter().map(|index| topic(*index)).collect();
+                let topics: Vec<_> = bits(mask).collect();
+                let names: Vec<_> = topics.iter().map(|index| topic(*index)).collect();
                 let id = hub.join(&names);
                 let (client, server) = UnixStream::pair().unwrap();
                 let (held, expected) = (Vec::new(), Vec::new());
                 members.push(ModelMember {
                     id,
-                    channels,
+                    topics,
                     client,
                     server: Some(server),
                     listener: None,
                     held,
                     expected,
-                    adding: None,
+                    addition: None,
                 });
             }
             ModelStep::Open(member, values) if !members.is_empty() => {
@@ -104,14 +104,14 @@ async fn check(steps: Vec<ModelStep>) {
             ModelStep::Leave(member) if !members.is_empty() => {
                 let member = members.swap_remove(member % members.len());
                 hub.leave(member.id);
-                if let Some(adding) = &member.adding {
-                    hub.leave(adding.id);
+                if let Some(addition) = &member.addition {
+                    hub.leave(addition.id);
                 }
-                gone.push(member);
+                departed.push(member);
             }
-            ModelStep::Regrant(member, mask) if !members.is_empty() => {
+            ModelStep::ChangeTopics(member, mask) if !members.is_empty() => {
                 let index = member % members.len();
-                change_grants(&mut hub, &mut members[index], &bits(mask).collect::<Vec<_>>());
+                change_topics(&mut hub, &mut members[index], &bits(mask).collect::<Vec<_>>());
             }
             ModelStep::Merge(member, values) if !members.is_empty() => {
                 let index = member % members.len();
@@ -123,7 +123,7 @@ async fn check(steps: Vec<ModelStep>) {
                 number += i32::from(count);
                 let runs = texts.iter().map(|text| Run::of(text.as_bytes())).collect();
                 hub.deliver(&topic(index), Run::join(runs).unwrap());
-                for member in members.iter_mut().filter(|member| member.channels.contains(&index)) {
+                for member in members.iter_mut().filter(|member| member.topics.contains(&index)) {
                     for text in &texts {
                         match member.listener {
                             Some(_) => member.expected.push(text.clone()),
@@ -131,33 +131,36 @@ async fn check(steps: Vec<ModelStep>) {
                         }
                     }
                 }
-                for PendingJoin { channels, held, .. } in
-                    members.iter_mut().filter_map(|member| member.adding.as_mut())
+                for PendingAddition { topics, held, .. } in
+                    members.iter_mut().filter_map(|member| member.addition.as_mut())
                 {
-                    if channels.contains(&index) {
+                    if topics.contains(&index) {
                         held.extend(texts.iter().map(|text| (index, text.clone())));
                     }
                 }
                 last.insert(index, texts.last().unwrap().clone());
             }
-            ModelStep::Open(..) | ModelStep::Leave(..) | ModelStep::Regrant(..) | ModelStep::Merge(..) => {}
+            ModelStep::Open(..)
+            | ModelStep::Leave(..)
+            | ModelStep::ChangeTopics(..)
+            | ModelStep::Merge(..) => {}
         }
-        // The broker's part: acknowledges every subscription request.
+        // Acknowledges every subscription request, as the broker does.
         for request in hub.take_requests() {
-            if let SubscriptionRequest::Subscribe(channel, ticket) = request {
-                hub.subscribed(&channel, ticket);
+            if let SubscriptionRequest::Subscribe(topic, generation) = request {
+                hub.on_subscribed(&topic, generation);
             }
         }
     }
-    for mut member in members.into_iter().chain(gone) {
+    for mut member in members.into_iter().chain(departed) {
         hub.leave(member.id);
-        if let Some(adding) = member.adding.take() {
-            hub.leave(adding.id);
+        if let Some(addition) = member.addition.take() {
+            hub.leave(addition.id);
         }
         assert_eq!(received(&mut member).await, member.expected);
     }
     hub.take_requests();
-    assert_eq!(hub.channels(), 0, "no channel is left without listeners");
+    assert_eq!(hub.topic_count(), 0, "no topic without members is left");
 }
 
 fn open(hub: &mut Hub, member: &mut ModelMember, values: u8, last: &BTreeMap<usize, String>) {
@@ -165,10 +168,10 @@ fn open(hub: &mut Hub, member: &mut ModelMember, values: u8, last: &BTreeMap<usi
     let listener =
         Rc::new(Listener::new(Stream::new(server.into_std().unwrap().into()).unwrap(), Form::Frames, 1, 60));
     let persisted: Vec<_> =
-        member.channels.iter().map(|index| last.get(index).filter(|_| values & 1 << index != 0)).collect();
+        member.topics.iter().map(|index| last.get(index).filter(|_| values & 1 << index != 0)).collect();
     let bytes: Vec<_> = persisted.iter().map(|value| value.map(|value| Bytes::from(value.clone()))).collect();
     hub.open(member.id, &listener, &bytes);
-    for (index, value) in member.channels.iter().zip(persisted) {
+    for (index, value) in member.topics.iter().zip(persisted) {
         if let Some(value) = value.filter(|value| !member.held.contains(&(*index, (*value).clone()))) {
             member.expected.push(value.clone());
         }
@@ -177,43 +180,43 @@ fn open(hub: &mut Hub, member: &mut ModelMember, values: u8, last: &BTreeMap<usi
     member.listener = Some(listener);
 }
 
-/// Changes the granted channels of an open member.
-fn change_grants(hub: &mut Hub, member: &mut ModelMember, wanted: &[usize]) {
+/// Changes the topics of an open member.
+fn change_topics(hub: &mut Hub, member: &mut ModelMember, wanted: &[usize]) {
     if member.listener.is_none() {
         return;
     }
-    if let Some(adding) = member.adding.take() {
-        hub.leave(adding.id);
+    if let Some(addition) = member.addition.take() {
+        hub.leave(addition.id);
     }
     let names: Vec<_> = wanted.iter().map(|index| topic(*index)).collect();
-    hub.narrow(member.id, &names);
-    member.channels.retain(|index| wanted.contains(index));
-    let mut has = hub.names_of(member.id);
-    has.sort();
-    assert_eq!(has, member.channels.iter().map(|index| topic(*index)).collect::<Vec<_>>());
-    let missing: Vec<_> = wanted.iter().copied().filter(|index| !member.channels.contains(index)).collect();
+    hub.retain_topics(member.id, &names);
+    member.topics.retain(|index| wanted.contains(index));
+    let mut joined = hub.topics(member.id);
+    joined.sort();
+    assert_eq!(joined, member.topics.iter().map(|index| topic(*index)).collect::<Vec<_>>());
+    let missing: Vec<_> = wanted.iter().copied().filter(|index| !member.topics.contains(index)).collect();
     if !missing.is_empty() {
         let id = hub.join(&missing.iter().map(|index| topic(*index)).collect::<Vec<_>>());
-        member.adding = Some(PendingJoin { id, channels: missing, held: Vec::new() });
+        member.addition = Some(PendingAddition { id, topics: missing, held: Vec::new() });
     }
 }
 
 /// Completes the pending join of a member.
 fn merge(hub: &mut Hub, member: &mut ModelMember, values: u8, last: &BTreeMap<usize, String>) {
-    let (Some(listener), Some(adding)) = (&member.listener, member.adding.take()) else { return };
-    let PendingJoin { id, channels, held } = adding;
+    let (Some(listener), Some(addition)) = (&member.listener, member.addition.take()) else { return };
+    let PendingAddition { id, topics, held } = addition;
     let value = |index: &usize| last.get(index).filter(|_| values & 1 << index != 0);
-    let persisted: Vec<_> = channels.iter().map(value).collect();
+    let persisted: Vec<_> = topics.iter().map(value).collect();
     let bytes: Vec<_> = persisted.iter().map(|value| value.map(|value| Bytes::from(value.clone()))).collect();
     hub.merge(id, member.id, listener, &bytes);
-    for (index, value) in channels.iter().zip(persisted) {
+    for (index, value) in topics.iter().zip(persisted) {
         if let Some(value) = value.filter(|value| !held.contains(&(*index, (*value).clone()))) {
             member.expected.push(value.clone());
         }
     }
     member.expected.extend(held.into_iter().map(|(_, text)| text));
-    member.channels.extend(channels);
-    member.channels.sort_unstable();
+    member.topics.extend(topics);
+    member.topics.sort_unstable();
 }
 
 /// Reads all messages sent to a member.
@@ -236,19 +239,23 @@ proptest! {
     }
 }
 
-/// Messages lost while a SUBSCRIBE is in flight affect only members that are already subscribed.
+/// A join waits for the re-read value only if its topic was subscribed when the messages were lost.
 #[test]
 fn a_connection_loss_during_a_join_blocks_no_member() {
     let mut hub = Hub::new(Limits::default());
     let id = hub.join(&[topic(0)]);
     let requests = hub.take_requests();
-    let [SubscriptionRequest::Subscribe(name, ticket)] = &requests[..] else { panic!("{requests:?}") };
+    let [SubscriptionRequest::Subscribe(name, generation)] = &requests[..] else { panic!("{requests:?}") };
     hub.pause();
-    hub.subscribed(name, *ticket);
+    hub.on_subscribed(name, *generation);
     assert_eq!(hub.joined(id), Ok(true));
     hub.begin_reading(id);
     hub.pause();
-    assert_eq!((hub.joined(id), hub.is_stale(id)), (Ok(false), Ok(true)), "what it has read may be too old");
+    assert_eq!(
+        (hub.joined(id), hub.is_stale(id)),
+        (Ok(false), Ok(true)),
+        "the values that it has read may be too old"
+    );
     hub.recover(name, None);
     hub.begin_reading(id);
     assert_eq!((hub.joined(id), hub.is_stale(id)), (Ok(true), Ok(false)));

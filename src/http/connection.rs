@@ -28,7 +28,7 @@ use super::{Rejection, whoami};
 use crate::access::Peer;
 use crate::metrics::Counters;
 use crate::stream::Stream;
-use crate::wire::{Handshake, Malformed};
+use crate::wire::{Handshake, HandshakeError};
 
 /// hyper's default limit of the number of headers.
 const HYPER_MAX_HEADERS: usize = 100;
@@ -155,7 +155,7 @@ where
     deadlines.enter(Phase::Answer);
     let uri = request.uri();
     let handshake = Handshake::parse(uri.path(), uri.query(), &config.path_prefix);
-    let is_inside = !matches!(handshake, Err(Malformed::Elsewhere));
+    let is_inside = !matches!(handshake, Err(HandshakeError::OutsidePrefix));
     let cors = if is_inside { Cors::of(&request, peer, config) } else { Cors::default() };
     let is_event_source = is_inside && is_event_source(&request);
     let routed = if is_inside && publishes(&request) {

@@ -16,7 +16,7 @@ use super::http_config::HttpConfig;
 use super::request::{is_preflight, publishes, requests_events};
 use super::visitor::check_origin;
 use crate::access::Peer;
-use crate::wire::{Handshake, Malformed};
+use crate::wire::{Handshake, HandshakeError};
 
 /// Headers of our own client that need a preflight.
 const HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type, x-ws4redis");
@@ -61,7 +61,7 @@ impl Cors {
 /// Answers a preflight with everything that is allowed; the browser compares.
 pub(super) fn preflight<B>(
     request: &Request<B>,
-    handshake: Result<Handshake, Malformed>,
+    handshake: Result<Handshake, HandshakeError>,
     peer: Peer,
     config: &HttpConfig,
 ) -> Result<Response<Full<Bytes>>, Rejection> {

@@ -16,7 +16,7 @@ use super::request::{HandshakeRequest, is_own_client};
 use super::visitor::{TokenSource, credentials, token};
 use crate::access::Peer;
 use crate::unfinished::{Unfinished, UnfinishedMemory};
-use crate::wire::{Handshake, Malformed};
+use crate::wire::{Handshake, HandshakeError};
 
 /// Headers of every stream. They keep caches from storing it and nginx from buffering it.
 const HEADERS: [(HeaderName, HeaderValue); 4] = [
@@ -61,7 +61,7 @@ pub(super) fn retry_later() -> Response<Full<Bytes>> {
 /// Checks a request for a stream of events, or one that publishes.
 pub(super) fn check<B>(
     request: &Request<B>,
-    handshake: Result<Handshake, Malformed>,
+    handshake: Result<Handshake, HandshakeError>,
     peer: Peer,
     config: &HttpConfig,
 ) -> Result<HandshakeRequest, Rejection> {

@@ -10,7 +10,7 @@ use hyper::{Response, StatusCode};
 
 use crate::access::token::Untrusted;
 use crate::access::{Denied, OriginRefused};
-use crate::wire::Malformed;
+use crate::wire::HandshakeError;
 
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +28,7 @@ pub enum Rejection {
     Bad(&'static str),
     /// The path is not a valid facility.
     #[error("{0}")]
-    Facility(#[from] Malformed),
+    Facility(#[from] HandshakeError),
     /// The Origin rule forbids it.
     #[error("{0}")]
     Origin(#[from] OriginRefused),
@@ -114,8 +114,10 @@ impl Rejection {
             Self::NoUpgrade(_)
             | Self::OldHttp
             | Self::Bad(_)
-            | Self::Facility(Malformed::NotUtf8 | Malformed::ControlCharacter) => StatusCode::BAD_REQUEST,
-            Self::Facility(Malformed::Elsewhere) | Self::NotFound(_) => StatusCode::NOT_FOUND,
+            | Self::Facility(HandshakeError::NotUtf8 | HandshakeError::ControlCharacter) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Facility(HandshakeError::OutsidePrefix) | Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::Origin(_)
             | Self::Foreign
             | Self::Denied(_)
@@ -176,9 +178,9 @@ mod tests {
             (Rejection::NoUpgrade("x"), 400),
             (Rejection::OldHttp, 400),
             (Rejection::Bad("x"), 400),
-            (Rejection::Facility(Malformed::Elsewhere), 404),
-            (Rejection::Facility(Malformed::NotUtf8), 400),
-            (Rejection::Facility(Malformed::ControlCharacter), 400),
+            (Rejection::Facility(HandshakeError::OutsidePrefix), 404),
+            (Rejection::Facility(HandshakeError::NotUtf8), 400),
+            (Rejection::Facility(HandshakeError::ControlCharacter), 400),
             (Rejection::Foreign, 403),
             (Rejection::Denied(Denied), 403),
             (Rejection::Untrusted(Untrusted::Expired), 403),

@@ -13,7 +13,7 @@ use super::request::{HandshakeRequest, is_preflight, requests_events};
 use super::upgrade::{self, Acceptance};
 use super::{Rejection, health, whoami};
 use crate::access::Peer;
-use crate::wire::{Handshake, Malformed};
+use crate::wire::{Handshake, HandshakeError};
 
 /// A request whose form has been checked. The visitor has not been identified yet.
 pub enum Route {
@@ -48,7 +48,7 @@ pub enum RouteAnswer<T> {
 }
 
 /// A request path below the prefix of WebSockets, or elsewhere.
-pub(super) type Parsed = Result<Handshake, Malformed>;
+pub(super) type Parsed = Result<Handshake, HandshakeError>;
 
 /// Returns the route of a request that has no message; see [`route_publication`].
 ///
@@ -62,7 +62,7 @@ pub(super) fn route<B>(
     peer: Peer,
     config: &HttpConfig,
 ) -> Result<Route, Rejection> {
-    if matches!(handshake, Err(Malformed::Elsewhere)) {
+    if matches!(handshake, Err(HandshakeError::OutsidePrefix)) {
         return route_elsewhere(request, peer, config);
     }
     if is_preflight(request) {
@@ -99,7 +99,7 @@ fn route_elsewhere<B>(request: &Request<B>, peer: Peer, config: &HttpConfig) -> 
         return health::response(request).map(Page).map(Route::Page);
     }
     match whoami::handshake(request, config) {
-        Err(Malformed::Elsewhere) => page(request, config).map(Route::Page),
+        Err(HandshakeError::OutsidePrefix) => page(request, config).map(Route::Page),
         handshake => whoami::check(request, handshake, peer, config).map(Route::WhoAmI),
     }
 }

@@ -16,7 +16,7 @@ use super::http_config::HttpConfig;
 use super::request::{HandshakeRequest, offers_websocket, only, tokens};
 use super::visitor::{TOKEN_PROTOCOL, TokenSource, credentials, token};
 use crate::access::Peer;
-use crate::wire::{Handshake, Malformed};
+use crate::wire::{Handshake, HandshakeError};
 
 /// The head of a 101.
 pub struct Acceptance {
@@ -28,7 +28,7 @@ pub struct Acceptance {
 /// (`handshake`) last.
 pub(super) fn check<B>(
     request: &Request<B>,
-    handshake: Result<Handshake, Malformed>,
+    handshake: Result<Handshake, HandshakeError>,
     peer: Peer,
     config: &HttpConfig,
 ) -> Result<(HandshakeRequest, Acceptance), Rejection> {

@@ -12,7 +12,7 @@ use super::http_config::HttpConfig;
 use super::request::HandshakeRequest;
 use super::visitor::{TokenSource, credentials, token};
 use crate::access::Peer;
-use crate::wire::{Handshake, Malformed};
+use crate::wire::{Handshake, HandshakeError};
 
 /// Replaces the prefix of a WebSocket's path. Facility and flags are the same, as the callback's answer may depend on them.
 const PATH_PREFIX: &str = "/whoami/";
@@ -23,18 +23,18 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Returns the handshake whose visitor is requested, if the demo page is served.
-pub(super) fn handshake<B>(request: &Request<B>, config: &HttpConfig) -> Result<Handshake, Malformed> {
+pub(super) fn handshake<B>(request: &Request<B>, config: &HttpConfig) -> Result<Handshake, HandshakeError> {
     let uri = request.uri();
     match config.files {
         Some(_) => Handshake::parse(uri.path(), uri.query(), PATH_PREFIX),
-        None => Err(Malformed::Elsewhere),
+        None => Err(HandshakeError::OutsidePrefix),
     }
 }
 
 /// Checks the request.
 pub(super) fn check<B>(
     request: &Request<B>,
-    handshake: Result<Handshake, Malformed>,
+    handshake: Result<Handshake, HandshakeError>,
     peer: Peer,
     config: &HttpConfig,
 ) -> Result<HandshakeRequest, Rejection> {

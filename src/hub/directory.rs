@@ -1,4 +1,4 @@
-//! A directory: values found by name or by number.
+//! A table whose entries are found by name or by number.
 
 use std::hash::{BuildHasher, Hasher};
 use std::ops::{Index, IndexMut};
@@ -7,14 +7,14 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use slab::Slab;
 
-use super::routing::number;
+use super::routing::to_u32;
 
 /// A table with fewer entries than this part of its capacity is shrunk.
 const SPARSE: usize = 8;
 
 /// Entries found by name or by a number that stays the same for the life of the entry.
 ///
-/// A hash table has up to 2.3 slots for each entry. This one therefore holds numbers only, and compares names in the slab.
+/// A hash table has up to 2.3 slots for each entry. This one holds only numbers, and compares the names in the slab.
 #[derive(Debug)]
 pub struct Directory<K, T> {
     entries: Slab<(K, T)>,
@@ -26,15 +26,15 @@ impl<K: AsRef<str>, T> Directory<K, T> {
     /// Returns the number of a name. Takes bytes, because Redis may send a name that is not UTF-8.
     pub fn find(&self, name: &(impl AsRef<[u8]> + ?Sized)) -> Option<u32> {
         let name = name.as_ref();
-        let is_it = |number: &u32| self.entries[*number as usize].0.as_ref().as_bytes() == name;
-        self.numbers.find(hash(&self.seed, name), is_it).copied()
+        let is_name = |number: &u32| self.entries[*number as usize].0.as_ref().as_bytes() == name;
+        self.numbers.find(hash(&self.seed, name), is_name).copied()
     }
 
     /// Adds an entry under a new name, and returns its number.
     pub fn insert(&mut self, name: K, value: T) -> u32 {
         let Self { entries, numbers, seed } = self;
         let hash = hash(seed, name.as_ref().as_bytes());
-        let number = number(entries.insert((name, value)));
+        let number = to_u32(entries.insert((name, value)));
         numbers.insert_unique(hash, number, |other| hash_at(entries, seed, *other));
         number
     }
@@ -47,7 +47,7 @@ impl<K: AsRef<str>, T> Directory<K, T> {
         }
         let entry = self.entries.remove(number as usize);
         if self.entries.is_empty() {
-            // A slab keeps its capacity, up to the highest number of a peak.
+            // A slab keeps the capacity of its peak otherwise.
             self.entries = Slab::new();
         }
         entry
@@ -70,7 +70,7 @@ impl<K: AsRef<str>, T> Directory<K, T> {
         &self.entries[number as usize].0
     }
 
-    /// Returns the name and value of this number, if there is an entry.
+    /// Returns the name and value of an entry, if there is one with this number.
     pub fn get_mut(&mut self, number: u32) -> Option<(&K, &mut T)> {
         self.entries.get_mut(number as usize).map(|(name, value)| (&*name, value))
     }
@@ -85,7 +85,7 @@ impl<K: AsRef<str>, T> Directory<K, T> {
         self.entries.iter().map(|(_, (name, value))| (name, value))
     }
 
-    /// Returns the values, to be changed.
+    /// Returns the values, mutably.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.entries.iter_mut().map(|(_, (_, value))| value)
     }
@@ -108,7 +108,7 @@ impl<K: AsRef<str>, T> Directory<K, T> {
         entries.compact(|(name, _), from, to| {
             let hash = hash(seed, name.as_ref().as_bytes());
             let found = numbers.find_mut(hash, |number| *number as usize == from);
-            found.map(|found| *found = number(to)).is_some()
+            found.map(|found| *found = to_u32(to)).is_some()
         });
         self.shrink();
     }
@@ -134,7 +134,7 @@ impl<K, T> IndexMut<u32> for Directory<K, T> {
     }
 }
 
-/// Compared with docs/performance/memory.md.
+/// The size in the table of docs/performance/memory.md.
 #[cfg(test)]
 pub(super) const SIZE: (&str, usize) = ("numbers", size_of::<u32>() + 1);
 

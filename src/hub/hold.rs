@@ -1,38 +1,38 @@
-//! Messages that are held back: for one who joins, and for a channel whose persisted value is read again.
+//! Messages that are held: for a joining member, and for a topic whose persisted value is being re-read.
 
 use std::task::Waker;
 
-use super::{Limits, Run};
+use super::{JoinError, Limits, Run};
 
-/// What a joining connection has not been given yet: live messages, from joining until its replay is known.
+/// A member's join that is not complete, and the messages that arrived since it began.
 #[derive(Debug, Default)]
-pub(super) struct Held {
-    /// The seat (index of the channel among its own) and the run, in order of arrival.
+pub(super) struct PendingJoin {
+    /// Each run with the index of its topic among the member's own, in order of arrival.
     runs: Vec<(usize, Run)>,
     bytes: usize,
-    /// Channels whose subscription Redis has not acknowledged, or whose value is being read again.
-    pub(super) awaited: usize,
-    /// Whether messages were lost since it began to read.
+    /// Topics that are not subscribed yet, or paused.
+    pub(super) topics_left: usize,
+    /// Messages were lost since the member began to read its persisted values.
     pub(super) stale: bool,
-    /// Why it cannot join, once that is known.
-    pub(super) failure: Option<super::NotJoined>,
+    /// Set once the member cannot join any more.
+    pub(super) failure: Option<JoinError>,
     /// The handshake's task.
     pub(super) task: Option<Waker>,
 }
 
-impl Held {
-    pub(super) fn push(&mut self, seat: usize, run: &Run, limits: &Limits) {
-        // As in the outbox, one large message is free. It is short enough a time for the hard bound.
-        let too_much = !self.runs.is_empty() && self.bytes + run.bytes.len() > limits.outbox_hard_bytes;
-        if self.failure.is_some() || too_much || limits.memory.is_full() {
+impl PendingJoin {
+    pub(super) fn hold(&mut self, index: usize, run: &Run, limits: &Limits) {
+        // The first run does not count, as in the outbox. A join is short, so the hard bound applies at once.
+        let is_over = !self.runs.is_empty() && self.bytes + run.bytes.len() > limits.outbox_hard_bytes;
+        if self.failure.is_some() || is_over || limits.memory.is_full() {
             self.runs = Vec::new();
-            return self.fail(super::NotJoined::Flooded);
+            return self.fail(JoinError::Overflow);
         }
         self.bytes += run.bytes.len();
-        self.runs.push((seat, Run::new(limits.memory.hold(&run.bytes), run.messages)));
+        self.runs.push((index, Run::new(limits.memory.hold(&run.bytes), run.messages)));
     }
 
-    pub(super) fn fail(&mut self, failure: super::NotJoined) {
+    pub(super) fn fail(&mut self, failure: JoinError) {
         self.failure.get_or_insert(failure);
         self.wake();
     }
@@ -43,21 +43,28 @@ impl Held {
         }
     }
 
-    /// Tells whether a held message of that seat has this payload.
-    pub(super) fn has(&self, seat: usize, payload: &[u8]) -> bool {
-        let mut runs = self.runs.iter().filter(|(of, _)| *of == seat);
-        runs.any(|(_, run)| run.payloads().any(|held| held == payload))
+    /// Returns whether a value has to be replayed: it is not empty, and no held message of its topic equals it.
+    pub(super) fn needs(&self, index: usize, value: &[u8]) -> bool {
+        let mut runs = self.runs.iter().filter(|(of, _)| *of == index);
+        !value.is_empty() && !runs.any(|(_, run)| run.payloads().any(|payload| payload == value))
     }
 
-    /// Returns what was held, each run with its seat.
-    pub(super) fn into_seated_runs(self) -> impl Iterator<Item = (usize, Run)> {
+    /// Returns the held runs, each with the index of its topic.
+    pub(super) fn into_runs(self) -> impl Iterator<Item = (usize, Run)> {
         self.runs.into_iter()
     }
 }
 
-/// Messages of a channel that wait until its persisted value has been read again.
+/// Messages of a paused topic.
 #[derive(Debug, Default)]
-pub(super) struct Paused {
+pub(super) struct PausedRuns {
     pub(super) runs: Vec<Run>,
     pub(super) bytes: usize,
+}
+
+impl PausedRuns {
+    /// Returns whether a message has this payload.
+    pub(super) fn contains(&self, payload: &[u8]) -> bool {
+        self.runs.iter().any(|run| run.payloads().any(|held| held == payload))
+    }
 }

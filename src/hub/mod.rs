@@ -1,8 +1,9 @@
-//! The switchboard: which connection listens to which channel, and the way of a message to its sockets.
+//! The hub: the topics of a shard, their members, and the delivery of messages to their sockets.
 //!
-//! One hub per shard, used by one thread: no lock and no `.await` in here. It writes to sockets at once and without
-//! waiting; what a socket does not take stands in that connection's outbox, bounded in bytes.
+//! A shard has one hub, which only its own thread uses: no lock, no `.await`. Writes do not block; what a socket does not
+//! accept is queued in the outbox of its connection, which is bounded in bytes.
 
+mod digests;
 mod directory;
 mod echo;
 mod hold;
@@ -16,13 +17,13 @@ mod routing;
 mod run;
 mod shared;
 
+pub use digests::Digester;
 pub(crate) use directory::Directory;
-pub use echo::Digester;
 pub use listener::{Ending, Listener, Liveness};
 pub use outbox::Limits;
 pub use outbox_memory::{OutboxMemory, ShardMemory};
 #[cfg(test)]
 pub(crate) use routing::SIZES;
-pub use routing::{Generation, Hub, MemberId, NotJoined, SubscriptionRequest};
+pub use routing::{Generation, Hub, JoinError, MemberId, SubscriptionRequest};
 pub use run::Run;
 pub use shared::{Addition, SharedHub, Subscription};

@@ -1,4 +1,4 @@
-//! What a socket did not take: whole frames, shared, with an offset into the first; bounded in bytes and in time.
+//! Whole frames that a socket has not accepted yet, shared, with an offset into the first; bounded in bytes and in time.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -10,23 +10,23 @@ use super::{OutboxMemory, ShardMemory};
 use crate::stream::Stream;
 use crate::wire::Form;
 
-/// Bounds of the outboxes, and what happens above them.
+/// Bounds of the outboxes, and the reaction above them.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Bytes that may wait behind the first run for [`Limits::outbox_seconds`].
+    /// Soft bound: bytes that may be queued behind the first run for [`Limits::outbox_seconds`].
     pub outbox_bytes: usize,
-    /// Seconds for which more may wait; with 0, no more may wait at any time.
+    /// Seconds for which the soft bound may be exceeded; with 0, it applies at once.
     pub outbox_seconds: u32,
-    /// Bytes that may wait behind the first run at any time.
+    /// Hard bound: bytes that may be queued behind the first run at any time.
     pub outbox_hard_bytes: usize,
-    /// Whether the oldest runs are dropped, instead of the connection.
+    /// Drop the oldest runs instead of ending the connection.
     pub drop_oldest: bool,
-    /// What all outboxes of the process may hold.
+    /// The memory of all outboxes of the process.
     pub memory: ShardMemory,
 }
 
 impl Default for Limits {
-    /// Bounds that nothing in a test or a benchmark reaches unless it wants to.
+    /// Bounds for tests and benchmarks, too high to be reached by accident.
     fn default() -> Self {
         Self {
             outbox_bytes: 1 << 20,
@@ -38,68 +38,68 @@ impl Default for Limits {
     }
 }
 
-/// What has to happen to a client for which too much waits.
+/// Which bound a client's outbox exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Excess {
-    /// Its oldest messages may go instead of the connection.
-    Own,
-    /// The process has no more memory for outboxes.
-    OfProcess,
+    /// A bound of its own: its oldest messages may be dropped instead of the connection.
+    Client,
+    /// The bound of all outboxes of the process.
+    Process,
 }
 
-/// Seconds for which a client may hold more than its share while the process has little memory left for outboxes.
+/// Seconds for which a client may exceed its share while the process has little memory left for outboxes.
 const PRESSURE_SECONDS: u32 = 2;
 
-/// The queue of one connection. Empty, as it is nearly always, it takes one pointer.
+/// The queue of one connection. Nearly always empty, and one pointer then.
 #[derive(Debug, Default)]
 pub struct Outbox(Option<Box<Queue>>);
 
 #[derive(Debug)]
 struct Queue {
-    /// Never empty.
+    /// At least one.
     chunks: VecDeque<Chunk>,
     /// Bytes of the first chunk that have been written.
     written: usize,
-    /// Counted bytes behind the first chunk.
+    /// Counted bytes of all chunks but the first.
     behind: usize,
-    /// All bytes.
+    /// Bytes of all chunks.
     total: usize,
-    /// The shard's second at which too much was found to wait; 0 means that it did not.
+    /// The shard's second at which a bound was found exceeded; 0 if none is.
     over_since: u32,
-    /// Whether answers were left out because much waits.
-    left_out: bool,
+    /// A pong was omitted because the outbox is long.
+    omitted_reply: bool,
     memory: ShardMemory,
 }
 
 #[derive(Debug)]
 struct Chunk {
     frames: Bytes,
-    /// Replayed and control frames do not count: they are bounded elsewhere.
+    /// 0 for replayed values and control frames, which are bounded elsewhere.
     counted: usize,
 }
 
 /// Most slices of one vectored write.
-const SLICES: usize = 32;
+const MAX_SLICES: usize = 32;
 
 impl Outbox {
-    /// Tells whether everything has been written.
+    /// Returns whether everything has been written.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Queues whole frames of which `written` bytes are out already. They must not be empty, and are a part of `whole`,
-    /// which is kept with them.
+    /// Queues whole frames, whose first `written` bytes have been written. They must not be empty. They are a part of
+    /// `whole`, which is counted once for all clients that hold it.
     pub fn push(&mut self, frames: &Bytes, whole: &Bytes, written: usize, limits: &Limits) {
         let (counted, frames) = (frames.len(), limits.memory.hold(whole).slice_ref(frames));
         self.append(Chunk { frames, counted }, written, &limits.memory);
     }
 
-    /// Queues a replayed value, which does not count against the bound of the connection.
+    /// Queues a replayed value. It does not count against the connection's bounds, only against that of the process.
     pub fn push_replayed(&mut self, frames: &Bytes, limits: &Limits) {
         self.append(Chunk { frames: limits.memory.hold(frames), counted: 0 }, 0, &limits.memory);
     }
 
-    /// Queues whole frames that do not count against the bound, and are small.
+    /// Queues small frames that do not count against the bounds.
     pub fn push_uncounted(&mut self, frames: Bytes, written: usize, memory: &ShardMemory) {
         self.append(Chunk { frames, counted: 0 }, written, memory);
     }
@@ -119,48 +119,50 @@ impl Outbox {
                 behind: 0,
                 total,
                 over_since: 0,
-                left_out: false,
+                omitted_reply: false,
                 memory,
             }));
         }
     }
 
-    /// Tells whether so much waits that it is worth asking the socket again before more is queued.
+    /// Returns whether the soft bound is exceeded, the first run included. The socket is then tried again before more is
+    /// queued.
     pub fn is_long(&self, limits: &Limits) -> bool {
         self.0.as_ref().is_some_and(|queue| queue.total - queue.written > limits.outbox_bytes)
     }
 
-    /// Notes that an answer was left out because much waits.
-    pub fn note_left_out(&mut self) {
+    /// Records that a pong was omitted because the outbox is long.
+    pub fn mark_omitted_reply(&mut self) {
         if let Some(queue) = &mut self.0 {
-            queue.left_out = true;
+            queue.omitted_reply = true;
         }
     }
 
-    /// Tells whether more waits than may wait at any time. The first run is free, so that one large message does not
-    /// close everybody.
+    /// Returns the bound that may not be exceeded at any time, if it is exceeded. The first run does not count, so that one
+    /// large message does not end all connections of its topic.
     pub fn excess(&self, limits: &Limits) -> Option<Excess> {
         let queue = self.0.as_ref()?;
         if limits.memory.is_full() {
-            return Some(Excess::OfProcess);
+            return Some(Excess::Process);
         }
-        let most = if limits.outbox_seconds == 0 { limits.outbox_bytes } else { limits.outbox_hard_bytes };
-        (queue.behind > most).then_some(Excess::Own)
+        let max = if limits.outbox_seconds == 0 { limits.outbox_bytes } else { limits.outbox_hard_bytes };
+        (queue.behind > max).then_some(Excess::Client)
     }
 
-    /// Notes in the shard's second `now` whether too much waits, and returns why it has waited for too long.
+    /// Records in the shard's second `now` whether a bound is exceeded. Returns the bound that has been exceeded for too
+    /// long.
     ///
-    /// As long as the process has memory enough for outboxes, that is more than the soft bound for the time set. With
-    /// little left, all that waits counts, also a first run and a replayed value, and there is less time.
+    /// As long as the process has enough memory for outboxes, this is the soft bound, for the configured time. With little
+    /// left, all bytes count, those of a first run and of replayed values included, and the time is shorter.
     pub fn mark_excess(&mut self, form: Form, now: u32, limits: &Limits) -> Option<Excess> {
         let queue = self.0.as_mut()?;
-        queue.left_out &= queue.total > limits.outbox_bytes / 2;
+        queue.omitted_reply &= queue.total > limits.outbox_bytes / 2;
         let allowed = limits.memory.allowed_under_pressure(limits.outbox_bytes);
         let (over, seconds, excess) = match allowed {
-            Some(allowed) if queue.total > allowed => (true, PRESSURE_SECONDS, Excess::OfProcess),
+            Some(allowed) if queue.total > allowed => (true, PRESSURE_SECONDS, Excess::Process),
             _ => {
-                let over = queue.left_out || queue.is_above(form, limits.outbox_bytes);
-                (over, limits.outbox_seconds, Excess::Own)
+                let over = queue.omitted_reply || queue.exceeds(form, limits.outbox_bytes);
+                (over, limits.outbox_seconds, Excess::Client)
             }
         };
         if !over {
@@ -173,72 +175,73 @@ impl Outbox {
         None
     }
 
-    /// Drops the oldest runs that have not been begun until the rest is within the soft bound. Returns how many.
+    /// Drops the oldest runs of which nothing has been written, until the rest is within the soft bound. Returns the number
+    /// of dropped messages.
     pub fn drop_oldest(&mut self, form: Form, limits: &Limits) -> u32 {
         self.0.as_mut().map_or(0, |queue| queue.drop_oldest(form, limits))
     }
 
-    /// Writes as much as the socket takes at once.
+    /// Writes as much as the socket accepts at once.
     ///
     /// # Errors
     ///
-    /// The socket's own, also that it takes nothing.
+    /// The socket's own, `WouldBlock` included.
     pub fn try_write_to(&mut self, stream: &Stream) -> io::Result<()> {
         while let Some(queue) = &self.0 {
-            let taken = queue.with_slices(|slices| stream.try_send(slices))?;
-            self.advance(taken);
+            let written = queue.with_slices(|slices| stream.try_send(slices))?;
+            self.advance(written);
         }
         Ok(())
     }
 
-    /// Drops everything. Returns whether a frame, or an event, had been begun, so that nothing sound can follow.
+    /// Drops everything. Returns whether a frame or an event was written in part, so that nothing valid can follow.
     pub fn discard(&mut self) -> bool {
         self.0.take().is_some_and(|queue| queue.written > 0)
     }
 
-    /// Drops everything behind the frame, or the event, that has been begun.
-    pub fn cut(&mut self, form: Form) {
-        self.0.take_if(|queue| !queue.cut(form));
+    /// Drops everything behind the frame or event that was written in part.
+    pub fn discard_unstarted(&mut self, form: Form) {
+        self.0.take_if(|queue| !queue.discard_unstarted(form));
     }
 
-    /// Writes as much as the socket takes. Ready when nothing is left.
+    /// Writes as much as the socket accepts. Ready when nothing is left.
     ///
     /// # Errors
     ///
     /// The socket's own.
     pub fn poll_write_to(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(queue) = &mut self.0 {
-            let taken = ready!(queue.poll_write_to(stream, cx))?;
-            self.advance(taken);
+            let written = ready!(queue.poll_write_to(stream, cx))?;
+            self.advance(written);
         }
         Poll::Ready(Ok(()))
     }
 
-    fn advance(&mut self, taken: usize) {
-        self.0.take_if(|queue| !queue.advance(taken));
+    fn advance(&mut self, written: usize) {
+        self.0.take_if(|queue| !queue.advance(written));
     }
 }
 
 impl Queue {
-    /// Tells whether more counted bytes wait than `most`, a first run of only one message not counted.
-    fn is_above(&self, form: Form, most: usize) -> bool {
+    /// Returns whether more than `max` counted bytes are queued. The first run counts only if it has several messages.
+    fn exceeds(&self, form: Form, max: usize) -> bool {
         let left = self.chunks[0].counted.saturating_sub(self.written);
-        self.behind > most || (self.behind + left > most && !self.begins_with_one(form))
+        self.behind > max || (self.behind + left > max && !self.starts_with_single_message(form))
     }
 
-    /// Tells whether the first run is one message.
-    fn begins_with_one(&self, form: Form) -> bool {
+    /// Returns whether the first run is one message.
+    fn starts_with_single_message(&self, form: Form) -> bool {
         let first = &self.chunks[0].frames;
-        self.memory.is_one(first, || form.ends(first).next().is_none_or(|end| end == first.len()))
+        self.memory.is_single(first, || form.ends(first).next().is_none_or(|end| end == first.len()))
     }
 
     fn drop_oldest(&mut self, form: Form, limits: &Limits) -> u32 {
         let mut dropped = 0;
-        let mut at = 1;
-        while self.behind > limits.outbox_bytes && at < self.chunks.len() {
-            if self.chunks[at].counted == 0 {
-                at += 1;
-            } else if let Some(chunk) = self.chunks.remove(at) {
+        let mut index = 1;
+        while self.behind > limits.outbox_bytes && index < self.chunks.len() {
+            if self.chunks[index].counted == 0 {
+                index += 1;
+            } else if let Some(chunk) = self.chunks.remove(index) {
                 self.behind -= chunk.counted;
                 self.total -= chunk.frames.len();
                 self.memory.remove_entries(1);
@@ -248,16 +251,16 @@ impl Queue {
         dropped
     }
 
-    /// Returns whether anything is left.
-    fn cut(&mut self, form: Form) -> bool {
+    /// Drops everything behind the frame or event that was written in part. Returns whether anything is left.
+    fn discard_unstarted(&mut self, form: Form) -> bool {
         let before = self.chunks.len();
         self.chunks.truncate(usize::from(self.written > 0));
         self.memory.remove_entries(before - self.chunks.len());
         (self.behind, self.total) = (0, 0);
-        let is_one = !self.chunks.is_empty() && self.begins_with_one(form);
+        let is_single = !self.chunks.is_empty() && self.starts_with_single_message(form);
         let Some(first) = self.chunks.front_mut() else { return false };
-        let begun = if is_one { None } else { form.ends(&first.frames).find(|end| *end >= self.written) };
-        first.frames.truncate(begun.unwrap_or(first.frames.len()));
+        let end = if is_single { None } else { form.ends(&first.frames).find(|end| *end >= self.written) };
+        first.frames.truncate(end.unwrap_or(first.frames.len()));
         self.total = first.frames.len();
         self.written < self.total
     }
@@ -266,25 +269,25 @@ impl Queue {
         self.with_slices(|slices| stream.poll_send(cx, slices))
     }
 
-    /// Writes with what can be written at once.
+    /// Calls `write` with the slices of one vectored write.
     fn with_slices<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
-        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
             *slice = IoSlice::new(&chunk.frames);
         }
         slices[0] = IoSlice::new(&self.chunks[0].frames[self.written..]);
-        write(&slices[..self.chunks.len().min(SLICES)])
+        write(&slices[..self.chunks.len().min(MAX_SLICES)])
     }
 
-    /// Returns whether anything is left.
-    fn advance(&mut self, mut taken: usize) -> bool {
+    /// Removes written bytes from the front. Returns whether anything is left.
+    fn advance(&mut self, mut written: usize) -> bool {
         while let Some(first) = self.chunks.front() {
             let left = first.frames.len() - self.written;
-            if taken < left {
-                self.written += taken;
+            if written < left {
+                self.written += written;
                 return true;
             }
-            taken -= left;
+            written -= left;
             self.written = 0;
             if let Some(chunk) = self.chunks.pop_front() {
                 self.total -= chunk.frames.len();
@@ -330,7 +333,7 @@ mod tests {
         push(&mut outbox, &run(1), 0, &limits);
         assert!(outbox.excess(&limits).is_none());
         push(&mut outbox, &run(3), 0, &limits);
-        assert_eq!(outbox.excess(&limits), Some(Excess::Own));
+        assert_eq!(outbox.excess(&limits), Some(Excess::Client));
         outbox.advance(400);
         assert!(outbox.excess(&limits).is_none(), "the second run became the first");
         outbox.advance(8 + 200 + 4 + 12);
@@ -338,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn above_the_soft_bound_there_is_the_time_that_is_set_and_it_begins_anew_when_less_waits() {
+    fn the_soft_bound_may_be_exceeded_for_the_configured_time_which_restarts_below_it() {
         let (mut outbox, limits) = (Outbox::default(), limits());
         (0..4).for_each(|_| push(&mut outbox, &run(1), 0, &limits));
         assert_eq!([7, 8, 9].map(|now| outbox.mark_excess(Form::Frames, now, &limits)), [None; 3]);
@@ -346,30 +349,30 @@ mod tests {
         assert_eq!(outbox.mark_excess(Form::Frames, 10, &limits), None, "below the bound");
         push(&mut outbox, &run(1), 0, &limits);
         assert_eq!([11, 12, 13].map(|now| outbox.mark_excess(Form::Frames, now, &limits)), [None; 3]);
-        assert_eq!(outbox.mark_excess(Form::Frames, 14, &limits), Some(Excess::Own));
+        assert_eq!(outbox.mark_excess(Form::Frames, 14, &limits), Some(Excess::Client));
         let at_once = Limits { outbox_seconds: 0, ..limits };
-        assert_eq!(outbox.excess(&at_once), Some(Excess::Own));
+        assert_eq!(outbox.excess(&at_once), Some(Excess::Client));
     }
 
     #[test]
-    fn where_the_process_has_little_memory_left_all_that_waits_counts_for_two_seconds() {
+    fn under_memory_pressure_all_queued_bytes_count_and_the_time_is_two_seconds() {
         let memory = OutboxMemory::new(4_000);
         let limits = Limits { memory: ShardMemory::new(memory.clone()), ..limits() };
         let mut outbox = Outbox::default();
         outbox.push_replayed(&run(500), &limits);
         assert_eq!(
             [3, 4, 5].map(|now| outbox.mark_excess(Form::Frames, now, &limits)),
-            [None, None, Some(Excess::OfProcess)]
+            [None, None, Some(Excess::Process)]
         );
         push(&mut outbox, &run(500), 0, &limits);
-        assert_eq!(outbox.excess(&limits), Some(Excess::OfProcess));
+        assert_eq!(outbox.excess(&limits), Some(Excess::Process));
         drop(outbox);
-        limits.memory.forget_last();
+        limits.memory.release_last();
         assert_eq!(memory.used(), 0);
     }
 
     #[test]
-    fn the_oldest_run_that_is_not_begun_is_dropped_first() {
+    fn the_oldest_run_that_is_not_partly_written_is_dropped_first() {
         let (mut outbox, limits) = (Outbox::default(), limits());
         push(&mut outbox, &run(1), 2, &limits);
         outbox.push_replayed(&run(1), &limits);
@@ -381,12 +384,12 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_ends_with_the_frame_begun() {
+    fn a_discard_keeps_the_frame_that_is_partly_written() {
         for (written, left) in [(0, 0), (1, 3), (4, 0), (5, 3), (8, 0)] {
             let mut outbox = Outbox::default();
             push(&mut outbox, &run(3), written, &limits());
             push(&mut outbox, &run(1), 0, &limits());
-            outbox.cut(Form::Frames);
+            outbox.discard_unstarted(Form::Frames);
             let rest = outbox.0.as_ref().map_or(0, |queue| queue.chunks[0].frames.len() - queue.written);
             assert_eq!(rest, left, "after {written} bytes");
         }
@@ -394,7 +397,7 @@ mod tests {
             let mut outbox = Outbox::default();
             let events = Bytes::from_static(b"data: ab\n\ndata: cd\n\n");
             push(&mut outbox, &events, written, &limits());
-            outbox.cut(Form::Events);
+            outbox.discard_unstarted(Form::Events);
             let rest = outbox.0.as_ref().map_or(0, |queue| queue.chunks[0].frames.len() - queue.written);
             assert_eq!(rest, left, "after {written} bytes of events");
         }

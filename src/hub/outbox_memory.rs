@@ -1,6 +1,6 @@
-//! What all outboxes of the process hold: each piece of memory counts once, however many clients wait for it.
+//! The memory of all outboxes of the process: shared bytes count once, for any number of clients.
 //!
-//! Nothing here is touched by a delivery that the socket takes whole.
+//! A delivery that the socket accepts whole uses nothing of this.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -11,116 +11,116 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-/// What a piece of memory takes besides its bytes: the allocator's part, its owner and its entry below.
-const PIECE_BYTES: usize = 192;
+/// Bytes that an allocation takes in addition: the allocator's overhead, its owner, and its entry in the table.
+const ALLOCATION_OVERHEAD: usize = 192;
 
-/// What one entry of an outbox takes, in a list that doubles its topic.
+/// Bytes of one entry of an outbox, in a list that doubles its capacity.
 const ENTRY_BYTES: usize = 80;
 
-/// Part of the bound that replayed values may fill: the rest is for live messages.
-const REPLAYED: (usize, usize) = (3, 4);
+/// Share of the bound that replayed values may fill, as a fraction: the rest is for live messages.
+const REPLAY_SHARE: (usize, usize) = (3, 4);
 
-/// What the outboxes of the whole process hold, and may hold.
+/// The bytes that all outboxes of the process hold, and their bound.
 #[derive(Debug)]
 pub struct OutboxMemory {
-    most: usize,
+    max_bytes: usize,
     used: AtomicUsize,
-    /// Pieces of memory by address. An address is nobody else's as long as somebody holds the piece.
-    pieces: Mutex<HashMap<usize, Piece, RandomState>>,
-    /// Clients that were closed, and handshakes that were refused, because the bound was reached.
+    /// By address, which is not reused as long as an outbox holds the allocation.
+    allocations: Mutex<HashMap<usize, Allocation, RandomState>>,
+    /// Clients that were closed and handshakes that were refused because of the bound.
     refused: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Piece {
+struct Allocation {
     holders: u32,
     bytes: usize,
 }
 
-/// A piece of memory in an outbox.
-struct Held {
+/// Bytes in an outbox, counted until they are dropped.
+struct CountedBytes {
     bytes: Bytes,
     memory: Arc<OutboxMemory>,
 }
 
 impl OutboxMemory {
-    /// Takes the bytes that all outboxes may hold together.
-    pub fn new(most: usize) -> Arc<Self> {
-        let (used, pieces, refused) = Default::default();
-        Arc::new(Self { most, used, pieces, refused })
+    /// Sets the bytes that all outboxes together may hold.
+    pub fn new(max_bytes: usize) -> Arc<Self> {
+        let (used, allocations, refused) = Default::default();
+        Arc::new(Self { max_bytes, used, allocations, refused })
     }
 
-    /// Returns the bytes that are held.
+    /// Returns the bytes that all outboxes hold.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Returns how often a client was closed or refused because of the bound since the last call.
+    /// Returns how many clients were closed or refused because of the bound since the last call.
     pub fn take_refused(&self) -> u64 {
         self.refused.swap(0, Ordering::Relaxed)
     }
 
     fn hold(self: &Arc<Self>, bytes: &Bytes) -> Bytes {
         {
-            let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-            let piece = pieces.entry(bytes.as_ptr().addr()).or_default();
-            piece.holders += 1;
-            let more = (bytes.len() + PIECE_BYTES).saturating_sub(piece.bytes);
-            piece.bytes += more;
+            let mut allocations = self.allocations.lock().unwrap_or_else(PoisonError::into_inner);
+            let allocation = allocations.entry(bytes.as_ptr().addr()).or_default();
+            allocation.holders += 1;
+            let more = (bytes.len() + ALLOCATION_OVERHEAD).saturating_sub(allocation.bytes);
+            allocation.bytes += more;
             self.used.fetch_add(more, Ordering::Relaxed);
         }
-        Bytes::from_owner(Held { bytes: bytes.clone(), memory: self.clone() })
+        Bytes::from_owner(CountedBytes { bytes: bytes.clone(), memory: self.clone() })
     }
 
     fn release(&self, bytes: &Bytes) {
-        let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut allocations = self.allocations.lock().unwrap_or_else(PoisonError::into_inner);
         let address = bytes.as_ptr().addr();
-        let Some(piece) = pieces.get_mut(&address) else { return };
-        piece.holders -= 1;
-        if piece.holders == 0 {
-            self.used.fetch_sub(piece.bytes, Ordering::Relaxed);
-            pieces.remove(&address);
-            if pieces.is_empty() {
-                // The table keeps the topic of a peak.
-                *pieces = HashMap::default();
+        let Some(allocation) = allocations.get_mut(&address) else { return };
+        allocation.holders -= 1;
+        if allocation.holders == 0 {
+            self.used.fetch_sub(allocation.bytes, Ordering::Relaxed);
+            allocations.remove(&address);
+            if allocations.is_empty() {
+                // The table keeps the capacity of its peak otherwise.
+                *allocations = HashMap::default();
             }
         }
     }
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for CountedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Held {
+impl Drop for CountedBytes {
     fn drop(&mut self) {
         self.memory.release(&self.bytes);
     }
 }
 
-/// One shard's way to the memory of the process.
+/// A shard's handle of the memory of all outboxes, with a cache that saves most locks.
 #[derive(Debug, Clone)]
-pub struct ShardMemory(Rc<Shard>);
+pub struct ShardMemory(Rc<MemoryCache>);
 
 #[derive(Debug)]
-struct Shard {
+struct MemoryCache {
     memory: Arc<OutboxMemory>,
-    /// What was held last: mostly many clients do not take the same run.
+    /// The bytes that were held last: most often many slow clients hold the same run.
     last: RefCell<Option<Bytes>>,
-    /// A run by address and length, and whether it is one message. Events have no length: each client's look for the end
-    /// of a large one would hold up all others.
-    looked_at: Cell<Option<(usize, usize, bool)>>,
+    /// Address and length of a run, and whether it is one message. Events have no length prefix: a search for the end of
+    /// a large one per client would delay all others.
+    last_checked: Cell<Option<(usize, usize, bool)>>,
 }
 
 impl ShardMemory {
-    /// Takes the memory of the process.
+    /// Creates the handle of one shard.
     pub fn new(memory: Arc<OutboxMemory>) -> Self {
-        Self(Rc::new(Shard { memory, last: RefCell::default(), looked_at: Cell::default() }))
+        Self(Rc::new(MemoryCache { memory, last: RefCell::default(), last_checked: Cell::default() }))
     }
 
-    /// Returns the same bytes, counted for as long as somebody has them.
+    /// Returns the same bytes, counted until the last holder drops them.
     pub(super) fn hold(&self, bytes: &Bytes) -> Bytes {
         let mut last = self.0.last.borrow_mut();
         let same = |held: &&Bytes| (held.as_ptr(), held.len()) == (bytes.as_ptr(), bytes.len());
@@ -132,21 +132,21 @@ impl ShardMemory {
         held
     }
 
-    /// Forgets what was held last, which may be nobody's any more.
-    pub fn forget_last(&self) {
+    /// Releases the bytes that were held last, which no outbox may hold any more.
+    pub fn release_last(&self) {
         self.0.last.take();
-        self.0.looked_at.take();
+        self.0.last_checked.take();
     }
 
-    /// Tells whether a run is one message, and looks only if the last question was about another run.
-    pub(super) fn is_one(&self, run: &Bytes, look: impl FnOnce() -> bool) -> bool {
+    /// Returns whether a run is one message. Calls `check` unless the last call was about the same run.
+    pub(super) fn is_single(&self, run: &Bytes, check: impl FnOnce() -> bool) -> bool {
         let (address, len) = (run.as_ptr().addr(), run.len());
-        match self.0.looked_at.get() {
-            Some((at, of, is_one)) if (at, of) == (address, len) => is_one,
+        match self.0.last_checked.get() {
+            Some((at, of, is_single)) if (at, of) == (address, len) => is_single,
             _ => {
-                let is_one = look();
-                self.0.looked_at.set(Some((address, len, is_one)));
-                is_one
+                let is_single = check();
+                self.0.last_checked.set(Some((address, len, is_single)));
+                is_single
             }
         }
     }
@@ -159,15 +159,15 @@ impl ShardMemory {
         self.0.memory.used.fetch_sub(count * ENTRY_BYTES, Ordering::Relaxed);
     }
 
-    /// Tells whether the bound is reached.
+    /// Returns whether the bound is exceeded.
     pub(super) fn is_full(&self) -> bool {
-        self.0.memory.used() > self.0.memory.most
+        self.0.memory.used() > self.0.memory.max_bytes
     }
 
-    /// Tells whether so many bytes of replayed values may be added.
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
-        let (part, of) = REPLAYED;
-        self.0.memory.used().saturating_add(bytes) <= self.0.memory.most / of * part
+    /// Returns whether so many bytes of replayed values may be added.
+    pub(super) fn has_replay_capacity(&self, bytes: usize) -> bool {
+        let (part, of) = REPLAY_SHARE;
+        self.0.memory.used().saturating_add(bytes) <= self.0.memory.max_bytes / of * part
     }
 
     /// Counts a client that was closed or refused because of the bound.
@@ -175,12 +175,12 @@ impl ShardMemory {
         self.0.memory.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns what one outbox may hold for long while more than half of the bound is used: the less is left, the less.
-    /// So those who hold most go first.
+    /// Returns the bytes that one outbox may hold for long while more than half of the bound is used. They shrink with what
+    /// is left, so that the largest outboxes are dropped first.
     pub(super) fn allowed_under_pressure(&self, outbox_bytes: usize) -> Option<usize> {
-        let left = self.0.memory.most.saturating_sub(self.0.memory.used());
-        let half = self.0.memory.most / 2;
-        // Less than outbox_bytes.
+        let left = self.0.memory.max_bytes.saturating_sub(self.0.memory.used());
+        let half = self.0.memory.max_bytes / 2;
+        // The cast cannot truncate: the result is less than outbox_bytes.
         (left < half).then(|| (outbox_bytes as u128 * left as u128 / half as u128) as usize)
     }
 }
@@ -196,33 +196,33 @@ mod tests {
         let run = Bytes::from(vec![0; 10_000]);
         let mut held: Vec<_> = (0..10).map(|number| shards[number % 2].hold(&run)).collect();
         held.push(shards[0].hold(&run.slice(..100)));
-        assert_eq!(memory.used(), 10_000 + PIECE_BYTES);
+        assert_eq!(memory.used(), 10_000 + ALLOCATION_OVERHEAD);
         let other = shards[0].hold(&Bytes::from(vec![0; 1_000]));
-        assert_eq!(memory.used(), 11_000 + 2 * PIECE_BYTES);
+        assert_eq!(memory.used(), 11_000 + 2 * ALLOCATION_OVERHEAD);
         drop((held, other));
-        shards.iter().for_each(ShardMemory::forget_last);
+        shards.iter().for_each(ShardMemory::release_last);
         assert_eq!(memory.used(), 0);
-        assert!(memory.pieces.lock().unwrap().is_empty());
+        assert!(memory.allocations.lock().unwrap().is_empty());
     }
 
     #[test]
-    fn a_run_is_looked_at_once_for_all_clients() {
+    fn a_run_is_checked_once_for_all_clients() {
         let shard = ShardMemory::new(OutboxMemory::new(1 << 20));
         let (run, other) = (Bytes::from(vec![0; 10]), Bytes::from(vec![0; 10]));
-        assert!(!shard.is_one(&run, || false) && !shard.is_one(&run, || true));
-        assert!(shard.is_one(&other, || true) && shard.is_one(&run, || true));
-        shard.forget_last();
-        assert!(!shard.is_one(&run, || false));
+        assert!(!shard.is_single(&run, || false) && !shard.is_single(&run, || true));
+        assert!(shard.is_single(&other, || true) && shard.is_single(&run, || true));
+        shard.release_last();
+        assert!(!shard.is_single(&run, || false));
     }
 
     #[test]
-    fn the_less_is_left_the_less_may_one_outbox_hold() {
+    fn the_share_of_an_outbox_shrinks_with_the_memory_that_is_left() {
         let memory = OutboxMemory::new(1_000_000);
         let shard = ShardMemory::new(memory);
         assert_eq!(shard.allowed_under_pressure(100), None);
-        let _half = shard.hold(&Bytes::from(vec![0; 750_000 - PIECE_BYTES]));
+        let _half = shard.hold(&Bytes::from(vec![0; 750_000 - ALLOCATION_OVERHEAD]));
         assert_eq!(shard.allowed_under_pressure(100), Some(50));
-        assert!(!shard.has_room(1) && !shard.is_full());
+        assert!(!shard.has_replay_capacity(1) && !shard.is_full());
         let _more = shard.hold(&Bytes::from(vec![0; 300_000]));
         assert_eq!(shard.allowed_under_pressure(100), Some(0));
         assert!(shard.is_full());

@@ -1,38 +1,38 @@
-//! When what a connection may hear changes while it is open: channels are left at once, others are joined beside
-//! those that stay, and come to the same connection.
+//! Changes the topics of an open member: some are left at once; others are joined by a second member, which is then merged
+//! into the first, so that both deliver to the same connection.
 
 use std::rc::Rc;
 
 use bytes::Bytes;
 
 use super::Listener;
-use super::routing::{Hub, MemberId, MemberSlot, Outlet, Seats};
+use super::routing::{Hub, MemberId, MemberSlot, MemberState, Memberships};
 use crate::wire::Topic;
 
 impl Hub {
-    /// Returns the channels of a member.
-    pub fn names_of(&self, id: MemberId) -> Vec<Topic> {
-        let seats = self.members.get(id.index()).map_or(&[][..], |member| &member.seats);
-        seats.iter().map(|seat| self.topics.name(seat.topic).clone()).collect()
+    /// Returns the topics of a member.
+    pub fn topics(&self, id: MemberId) -> Vec<Topic> {
+        let memberships = self.members.get(id.index()).map_or(&[][..], |member| &member.memberships);
+        memberships.iter().map(|membership| self.topics.name(membership.topic).clone()).collect()
     }
 
-    /// Takes a member out of all channels but these.
-    pub fn narrow(&mut self, id: MemberId, keep: &[Topic]) {
+    /// Removes a member from all topics but these.
+    pub fn retain_topics(&mut self, id: MemberId, keep: &[Topic]) {
         let Some(member) = self.members.get_mut(id.index()) else { return };
-        let seats = std::mem::take(&mut member.seats);
-        let (kept, left): (Seats, Seats) =
-            seats.into_iter().partition(|seat| keep.contains(self.topics.name(seat.topic)));
-        for seat in left {
-            if let Outlet::Open(listener) = &self.members[id.index()].outlet {
-                listener.leave(seat.topic);
+        let memberships = std::mem::take(&mut member.memberships);
+        let (kept, left): (Memberships, Memberships) =
+            memberships.into_iter().partition(|membership| keep.contains(self.topics.name(membership.topic)));
+        for membership in left {
+            if let MemberState::Open(listener) = &self.members[id.index()].state {
+                listener.leave(membership.topic);
             }
-            self.vacate(seat);
+            self.remove_membership(membership);
         }
-        self.seat(id, kept);
+        self.set_memberships(id, kept);
     }
 
-    /// Makes the channels that one member has joined those of another, which is open: their persisted values, then
-    /// what was held, go to its connection, and whatever comes from now on.
+    /// Moves the topics of a joined member to an open one, and removes the former. The listener of the open member gets
+    /// the persisted values, then the held messages, then goes live in these topics.
     pub fn merge(
         &mut self,
         from: MemberId,
@@ -40,39 +40,39 @@ impl Hub {
         listener: &Rc<Listener>,
         persisted: &[Option<Bytes>],
     ) {
-        // The place of a connection that has gone may be somebody else's by now.
-        let open = |outlet: &Outlet| matches!(outlet, Outlet::Open(of) if Rc::ptr_eq(of, listener));
-        if !self.members.get(into.index()).is_some_and(|member| open(&member.outlet)) {
+        // If the connection has ended meanwhile, another member may have its number.
+        let is_its = |state: &MemberState| matches!(state, MemberState::Open(of) if Rc::ptr_eq(of, listener));
+        if !self.members.get(into.index()).is_some_and(|member| is_its(&member.state)) {
             return;
         }
         let Some(member) = self.members.try_remove(from.index()) else { return };
-        let Outlet::Joining(held) = member.outlet else { return };
-        let topics: Vec<_> = member.seats.iter().map(|seat| seat.topic).collect();
-        for (seat, (value, topic)) in persisted.iter().zip(&topics).enumerate() {
-            if let Some(value) = value.as_ref().filter(|value| !value.is_empty() && !held.has(seat, value)) {
+        let MemberState::Joining(pending) = member.state else { return };
+        let topics: Vec<_> = member.memberships.iter().map(|membership| membership.topic).collect();
+        for (index, (value, topic)) in persisted.iter().zip(&topics).enumerate() {
+            if let Some(value) = value.as_ref().filter(|value| pending.needs(index, value)) {
                 let digest = self.digester.digest(value);
                 let run = self.replays.encode(value, digest, listener.form);
                 listener.deliver_value(*topic, &run, digest, &self.limits);
             }
         }
-        for (seat, run) in held.into_seated_runs() {
-            listener.deliver(topics[seat], &run, &self.limits, &self.digester);
+        for (index, run) in pending.into_runs() {
+            listener.deliver(topics[index], &run, &self.limits, &self.digester);
         }
-        let own = std::mem::take(&mut self.members[into.index()].seats);
-        self.seat(into, own.into_iter().chain(member.seats).collect());
+        let own = std::mem::take(&mut self.members[into.index()].memberships);
+        self.set_memberships(into, own.into_iter().chain(member.memberships).collect());
         for (value, topic) in persisted.iter().zip(topics) {
             if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
-                self.note_replayed(into, topic, self.digester.digest(value));
+                self.record_replayed(into, topic, self.digester.digest(value));
             }
         }
     }
 
-    /// Gives a member its seats, and tells their topics who sits there, and in which of them.
-    fn seat(&mut self, id: MemberId, seats: Seats) {
-        for (number, seat) in (0..).zip(&seats) {
-            self.topics[seat.topic].listeners[seat.place as usize] =
-                MemberSlot { member: id.number(), seat: number };
+    /// Sets the memberships of a member, and updates its slots in their topics.
+    fn set_memberships(&mut self, id: MemberId, memberships: Memberships) {
+        for (index, membership) in (0..).zip(&memberships) {
+            self.topics[membership.topic].members[membership.slot as usize] =
+                MemberSlot { member: id.number(), membership: index };
         }
-        self.members[id.index()].seats = seats;
+        self.members[id.index()].memberships = memberships;
     }
 }

@@ -1,57 +1,57 @@
-//! When messages were lost: channels are held back until their persisted values have been read again, so that nothing
-//! older follows something newer.
+//! After a loss of messages: a topic is paused until its persisted value has been re-read, so that no older message
+//! follows a newer one.
 
 use bytes::Bytes;
 
 use super::Run;
-use super::routing::{Generation, Hub, NotJoined, Outlet};
+use super::routing::{Generation, Hub, JoinError, MemberState};
 use crate::wire::Topic;
 
 impl Hub {
-    /// Holds back all channels that Redis sends, until the persisted value of each has been read again. Who is joining
-    /// one waits, too: what it has read may be older than that value, or newer.
+    /// Pauses all subscribed topics until the persisted value of each has been re-read. Joining members wait, too,
+    /// because the value that they have read may be older or newer.
     pub fn pause(&mut self) {
         for topic in self.topics.values_mut().filter(|topic| topic.subscribed) {
-            let settled = topic.is_settled();
+            let was_live = topic.is_live();
             topic.paused.get_or_insert_default();
-            for place in &topic.listeners {
-                if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
-                    held.stale = true;
-                    held.awaited += usize::from(settled);
+            for slot in &topic.members {
+                if let MemberState::Joining(pending) = &mut self.members[slot.member as usize].state {
+                    pending.stale = true;
+                    pending.topics_left += usize::from(was_live);
                 }
             }
         }
     }
 
-    /// Takes Redis' refusal of a channel: those who are joining it cannot. For those who listen already the broker tries
-    /// it again, and the next one who comes has it tried at once.
-    pub fn refused(&mut self, topic: &Topic, generation: Generation) {
+    /// Handles Redis' refusal of a subscription: its joining members fail. For open members the broker retries after a
+    /// back-off, and the next member that joins makes it retry at once.
+    pub fn on_refused(&mut self, topic: &Topic, generation: Generation) {
         let Some(id) = self.topics.find(topic.as_ref()) else { return };
         let topic = &mut self.topics[id];
-        if topic.told != Some(generation) {
+        if topic.requested != Some(generation) {
             return;
         }
         topic.refused = true;
-        for place in &topic.listeners {
-            if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
-                held.fail(NotJoined::Refused);
+        for slot in &topic.members {
+            if let MemberState::Joining(pending) = &mut self.members[slot.member as usize].state {
+                pending.fail(JoinError::Refused);
             }
         }
         self.resume(id, None);
     }
 
-    /// Holds a channel back that Redis refused and sends from now on, until its persisted value has been read again.
-    pub fn regained(&mut self, topic: &Topic) {
+    /// Pauses a topic that Redis had refused and now accepts, until its persisted value has been re-read.
+    pub fn on_regained(&mut self, topic: &Topic) {
         if let Some(id) = self.topics.find(topic.as_ref()) {
             let topic = &mut self.topics[id];
-            // What is subscribed is settled, or is held back already.
+            // A subscribed topic is live or already paused.
             if !topic.subscribed {
                 topic.paused.get_or_insert_default();
             }
         }
     }
 
-    /// Gives a channel the value that was read again, if it is new, and then what was held back.
+    /// Delivers the re-read value of a topic, if it is new, then the messages of the pause, and goes live.
     pub fn recover(&mut self, topic: &Topic, value: Option<&Bytes>) {
         if let Some(id) = self.topics.find(topic.as_ref()) {
             self.resume(id, value);
@@ -62,8 +62,8 @@ impl Hub {
         let topic = &mut self.topics[id];
         let Some(paused) = topic.paused.take() else { return };
         if let Some(value) = value.filter(|value| !value.is_empty()) {
-            let known = topic.recent.knows(self.digester.digest(value));
-            if !known && !paused.runs.iter().any(|run| run.payloads().any(|held| held == value)) {
+            let is_known = topic.recent.contains(self.digester.digest(value)) || paused.contains(value);
+            if !is_known {
                 self.deliver_value(id, value);
             }
         }
@@ -71,27 +71,27 @@ impl Hub {
         if let Some(run) = Run::join(paused.runs) {
             self.deliver_now(id, &run);
         }
-        self.let_in(id);
+        self.complete_joins(id);
     }
 
-    /// Notes that Redis was lost: no channel is subscribed, nobody can join, and what comes next is held back until
-    /// the persisted values have been read again.
-    pub fn lost(&mut self) {
+    /// Handles the loss of Redis: no topic is subscribed any more, joining members fail, and all topics are paused until
+    /// their persisted values have been re-read.
+    pub fn on_lost(&mut self) {
         self.pause();
         self.topics.values_mut().for_each(|topic| topic.subscribed = false);
         for (_, member) in &mut self.members {
-            match &mut member.outlet {
-                Outlet::Joining(held) => held.fail(NotJoined::Lost),
-                Outlet::Open(listener) => listener.mark_echoes_stale(),
-                Outlet::Silent => {}
+            match &mut member.state {
+                MemberState::Joining(pending) => pending.fail(JoinError::Lost),
+                MemberState::Open(listener) => listener.mark_echoes_stale(),
+                MemberState::Muted => {}
             }
         }
     }
 
-    /// Delivers a value that was read again; who is joining reads for itself.
+    /// Delivers a re-read value to open members. Joining members read the value themselves.
     fn deliver_value(&mut self, id: u32, value: &Bytes) {
         let (digest, run) = (self.digester.digest(value), Run::of(value));
-        self.topics[id].recent.note(digest);
+        self.topics[id].recent.push(digest);
         for listener in self.open_listeners(id) {
             listener.deliver_value(id, &run, digest, &self.limits);
         }

@@ -1,4 +1,4 @@
-//! Persisted values on their way to clients that join: encoded once, and shared by all who do not take them at once.
+//! Persisted values that were replayed to joining members: encoded once, and shared by all outboxes that hold them.
 
 use std::collections::HashMap;
 
@@ -8,29 +8,29 @@ use foldhash::fast::RandomState;
 use super::Run;
 use crate::wire::Form;
 
-/// Values from this size on are shared. What is smaller is quicker copied than found.
+/// Values from this size on are shared. A copy of a smaller one is cheaper than its lookup.
 const SHARED_BYTES: usize = 4096;
 
-/// Values that are remembered before it is looked whether somebody still has them.
-const MOST: usize = 64;
+/// Entries at which unused ones are evicted.
+const MAX_ENTRIES: usize = 64;
 
-/// The values that somebody has, by digest.
+/// Encoded values by digest, as long as an outbox holds them.
 #[derive(Debug, Default)]
-pub(super) struct Replays(HashMap<u64, Run, RandomState>);
+pub(super) struct ReplayCache(HashMap<u64, Run, RandomState>);
 
-impl Replays {
-    /// Returns a value encoded, and the same memory for the same value, as long as somebody has it.
+impl ReplayCache {
+    /// Returns an encoded value. Equal values share their bytes as long as an outbox holds them.
     pub(super) fn encode(&mut self, value: &Bytes, digest: u64, form: Form) -> Run {
         if value.len() < SHARED_BYTES {
             return Run::of(value);
         }
         if let Some(run) = self.find(value, digest) {
-            // Worked out before it is cloned, it is worked out once.
+            // Encoded before the clone, so that later clones share the encoding.
             run.in_form(form);
             return run.clone();
         }
-        if self.0.len() >= MOST {
-            self.forget_unused();
+        if self.0.len() >= MAX_ENTRIES {
+            self.evict_unused();
         }
         let run = Run::of(value);
         run.in_form(form);
@@ -38,18 +38,19 @@ impl Replays {
         run
     }
 
-    /// Returns the bytes that a value would take besides what is there.
+    /// Returns the bytes that a value would add to memory.
     pub(super) fn cost(&self, value: &Bytes, digest: impl Fn(&[u8]) -> u64) -> usize {
-        let is_there = value.len() >= SHARED_BYTES && self.find(value, digest(value)).is_some();
-        if is_there { 0 } else { value.len() }
+        let is_cached = value.len() >= SHARED_BYTES && self.find(value, digest(value)).is_some();
+        if is_cached { 0 } else { value.len() }
     }
 
     fn find(&self, value: &Bytes, digest: u64) -> Option<&Run> {
+        // Different values may have the same digest.
         self.0.get(&digest).filter(|run| run.payloads().next().is_some_and(|payload| payload == value))
     }
 
-    /// Forgets what nobody has any more.
-    pub(super) fn forget_unused(&mut self) {
+    /// Evicts values that no outbox holds any more.
+    pub(super) fn evict_unused(&mut self) {
         self.0.retain(|_, run| !run.make_unique());
         if self.0.is_empty() {
             self.0 = HashMap::default();
@@ -62,8 +63,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_large_value_is_encoded_once_as_long_as_somebody_has_it() {
-        let mut replays = Replays::default();
+    fn a_large_value_is_encoded_once_as_long_as_an_outbox_holds_it() {
+        let mut replays = ReplayCache::default();
         let value = |byte| Bytes::from(vec![byte; SHARED_BYTES]);
         let (one, two) =
             (replays.encode(&value(1), 7, Form::Frames), replays.encode(&value(1), 7, Form::Events));
@@ -72,12 +73,12 @@ mod tests {
         let three = replays.encode(&value(1), 7, Form::Events);
         let _named = replays.encode(&value(1), 7, Form::NamedEvents);
         assert_eq!(two.in_form(Form::Events).as_ptr(), three.in_form(Form::Events).as_ptr());
-        // Another value with the same digest is another value.
+        // The same digest, but another value.
         let other = replays.encode(&value(2), 7, Form::Frames);
         assert!(other.payloads().eq([&value(2)[..]]));
         assert_eq!(replays.cost(&value(1), |_| 7), SHARED_BYTES);
         drop(other);
-        replays.forget_unused();
+        replays.evict_unused();
         assert!(replays.0.is_empty());
     }
 }

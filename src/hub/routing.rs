@@ -1,4 +1,4 @@
-//! Channels and their listeners: join, deliver, leave.
+//! Topics and their members: join, deliver, leave.
 
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -8,86 +8,86 @@ use bytes::Bytes;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::echo::Recent;
-use super::hold::{Held, Paused};
+use super::digests::RecentDigests;
+use super::hold::{PausedRuns, PendingJoin};
 use super::outbox::Limits;
-use super::replays::Replays;
+use super::replays::ReplayCache;
 use super::{Digester, Directory, Listener, Run};
 use crate::wire::Topic;
 
-/// All channels and connections of one shard.
+/// All topics and members of one shard.
 pub struct Hub {
     pub(super) topics: Directory<Topic, TopicEntry>,
     pub(super) members: Slab<Member>,
-    /// Rooms that may have begun or ceased to be wanted since the last [`Hub::take_requests`].
+    /// Topics whose first member has joined or whose last one has left since the last [`Hub::take_requests`].
     dirty: Vec<u32>,
     next_generation: Generation,
     pub(super) limits: Limits,
     pub(super) digester: Digester,
-    pub(super) replays: Replays,
+    pub(super) replays: ReplayCache,
 }
 
-/// A number by which an answer of the broker is matched with the latest want of a channel.
+/// Numbers the subscription requests, so that an answer to an earlier request of the same topic is recognised as stale.
 pub type Generation = NonZeroU32;
 
-/// What the broker has to be told.
+/// A request to the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubscriptionRequest {
-    /// The shard has listeners for the channel.
+    /// The topic has members.
     Subscribe(Topic, Generation),
-    /// Its last one has left.
+    /// The last member has left.
     Unsubscribe(Topic),
 }
 
-/// A connection's place in the hub, from joining until leaving.
+/// Identifies a member from joining to leaving; afterwards another member may get the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemberId(u32);
 
-/// Why a connection could not join.
+/// Why a member cannot join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotJoined {
+pub enum JoinError {
     /// Redis was lost.
     Lost,
     /// Redis refused the subscription of a channel.
     Refused,
-    /// More came in meanwhile than may be held.
-    Flooded,
+    /// More bytes arrived meanwhile than may be held.
+    Overflow,
 }
 
 #[derive(Debug)]
 pub(super) struct TopicEntry {
-    /// Most channels are one user's, or one session's.
-    pub(super) listeners: SmallVec<[MemberSlot; 2]>,
-    pub(super) recent: Recent,
-    pub(super) paused: Option<Box<Paused>>,
-    /// The want that the broker knows of.
-    pub(super) told: Option<Generation>,
+    /// Inline for two: most topics belong to one user or one session.
+    pub(super) members: SmallVec<[MemberSlot; 2]>,
+    pub(super) recent: RecentDigests,
+    pub(super) paused: Option<Box<PausedRuns>>,
+    /// The latest request that was sent to the broker, unless the topic was unsubscribed since.
+    pub(super) requested: Option<Generation>,
     pub(super) subscribed: bool,
-    /// Whether Redis has refused the want that the broker knows of.
+    /// Redis has refused the latest request.
     pub(super) refused: bool,
     dirty: bool,
 }
 
-/// Who listens, and which of its seats this is.
+/// A member of a topic, and the index of the topic among the member's memberships.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MemberSlot {
     pub(super) member: u32,
-    pub(super) seat: u32,
+    pub(super) membership: u32,
 }
 
 pub(super) struct Member {
-    pub(super) seats: Seats,
-    pub(super) outlet: Outlet,
+    pub(super) memberships: Memberships,
+    pub(super) state: MemberState,
 }
 
-/// Where a member listens.
-pub(super) type Seats = SmallVec<[Seat; 2]>;
+/// A member's topics, in the order in which it joined them.
+pub(super) type Memberships = SmallVec<[Membership; 2]>;
 
-/// Where a member listens, and its index among the listeners there.
+/// A topic of a member, and the index of the member's slot in the topic.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seat {
+pub(super) struct Membership {
     pub(super) topic: u32,
-    pub(super) place: u32,
+    pub(super) slot: u32,
 }
 
 impl MemberId {
@@ -100,25 +100,25 @@ impl MemberId {
     }
 }
 
-pub(super) enum Outlet {
-    Joining(Box<Held>),
+pub(super) enum MemberState {
+    Joining(Box<PendingJoin>),
     Open(Rc<Listener>),
-    /// It only wants the channels to be subscribed.
-    Silent,
+    /// Keeps its topics subscribed and receives nothing.
+    Muted,
 }
 
 impl TopicEntry {
-    /// Tells whether Redis sends the channel, and nothing is held back.
-    pub(super) fn is_settled(&self) -> bool {
+    /// Returns whether messages are delivered as they arrive: the topic is subscribed and not paused.
+    pub(super) fn is_live(&self) -> bool {
         self.subscribed && self.paused.is_none()
     }
 }
 
-/// What may wait in a topic whose value is being read again, in multiples of an outbox.
+/// Bound of the messages of a paused topic, in multiples of `outbox_bytes`.
 const PAUSED_OUTBOXES: usize = 4;
 
 impl Hub {
-    /// Returns an empty hub.
+    /// Creates an empty hub.
     pub fn new(limits: Limits) -> Self {
         Self {
             topics: Directory::default(),
@@ -127,30 +127,30 @@ impl Hub {
             next_generation: Generation::MIN,
             limits,
             digester: Digester::default(),
-            replays: Replays::default(),
+            replays: ReplayCache::default(),
         }
     }
 
-    /// Joins the channels, in this order. Until [`Hub::open`], what they bring is held.
+    /// Joins the topics, in this order. Their messages are held until [`Hub::open`].
     pub fn join<T: Clone + Into<Topic>>(&mut self, topics: &[T]) -> MemberId {
-        let id = number(self.members.vacant_key());
-        let mut held = Box::<Held>::default();
-        let mut seats = Seats::with_capacity(topics.len());
-        for (seat, topic) in topics.iter().enumerate() {
-            let room_id = self.topic(topic.clone().into());
-            let topic = &mut self.topics[room_id];
+        let id = to_u32(self.members.vacant_key());
+        let mut pending = Box::<PendingJoin>::default();
+        let mut memberships = Memberships::with_capacity(topics.len());
+        for (membership, topic) in topics.iter().enumerate() {
+            let topic_id = self.topic(topic.clone().into());
+            let topic = &mut self.topics[topic_id];
             if std::mem::take(&mut topic.refused) {
-                // It is wanted anew, so that it is tried at once.
-                topic.told = None;
+                // A new request makes the broker retry at once; otherwise it would wait for its back-off.
+                topic.requested = None;
                 if !std::mem::replace(&mut topic.dirty, true) {
-                    self.dirty.push(room_id);
+                    self.dirty.push(topic_id);
                 }
             }
-            held.awaited += usize::from(!topic.is_settled());
-            seats.push(Seat { topic: room_id, place: number(topic.listeners.len()) });
-            topic.listeners.push(MemberSlot { member: id, seat: number(seat) });
+            pending.topics_left += usize::from(!topic.is_live());
+            memberships.push(Membership { topic: topic_id, slot: to_u32(topic.members.len()) });
+            topic.members.push(MemberSlot { member: id, membership: to_u32(membership) });
         }
-        self.members.insert(Member { seats, outlet: Outlet::Joining(held) });
+        self.members.insert(Member { memberships, state: MemberState::Joining(pending) });
         MemberId(id)
     }
 
@@ -159,10 +159,10 @@ impl Hub {
             return id;
         }
         let entry = TopicEntry {
-            listeners: SmallVec::new(),
-            recent: Recent::default(),
+            members: SmallVec::new(),
+            recent: RecentDigests::default(),
             paused: None,
-            told: None,
+            requested: None,
             subscribed: false,
             refused: false,
             dirty: true,
@@ -172,203 +172,209 @@ impl Hub {
         id
     }
 
-    /// Tells whether Redis has acknowledged all channels of a joining member, and none waits for its value.
+    /// Returns whether all topics of a joining member are subscribed and not paused.
     ///
     /// # Errors
     ///
-    /// When it cannot join any more.
-    pub fn joined(&self, id: MemberId) -> Result<bool, NotJoined> {
-        match self.members.get(id.0 as usize).map(|member| &member.outlet) {
-            Some(Outlet::Joining(held)) => held.failure.map_or(Ok(held.awaited == 0), Err),
-            _ => Err(NotJoined::Lost),
+    /// When the member cannot join any more.
+    pub fn joined(&self, id: MemberId) -> Result<bool, JoinError> {
+        match self.members.get(id.index()).map(|member| &member.state) {
+            Some(MemberState::Joining(pending)) => pending.failure.map_or(Ok(pending.topics_left == 0), Err),
+            _ => Err(JoinError::Lost),
         }
     }
 
     /// Waits until a member has joined.
-    pub fn poll_joined(&mut self, id: MemberId, cx: &Context<'_>) -> Poll<Result<(), NotJoined>> {
+    pub fn poll_joined(&mut self, id: MemberId, cx: &Context<'_>) -> Poll<Result<(), JoinError>> {
         if let joined @ (Err(_) | Ok(true)) = self.joined(id) {
             return Poll::Ready(joined.map(|_| ()));
         }
-        if let Some(Member { outlet: Outlet::Joining(held), .. }) = self.members.get_mut(id.0 as usize) {
-            held.task = Some(cx.waker().clone());
+        if let Some(Member { state: MemberState::Joining(pending), .. }) = self.members.get_mut(id.index()) {
+            pending.task = Some(cx.waker().clone());
         }
         Poll::Pending
     }
 
-    /// Notes that a joining member reads its persisted values from now on.
+    /// Records that a joining member starts to read its persisted values.
     pub fn begin_reading(&mut self, id: MemberId) {
-        if let Some(Member { outlet: Outlet::Joining(held), .. }) = self.members.get_mut(id.0 as usize) {
-            held.stale = false;
+        if let Some(Member { state: MemberState::Joining(pending), .. }) = self.members.get_mut(id.index()) {
+            pending.stale = false;
         }
     }
 
-    /// Tells whether messages were lost since a joining member began to read.
+    /// Returns whether messages were lost since a joining member began to read.
     ///
     /// # Errors
     ///
-    /// When it cannot join any more.
-    pub fn is_stale(&self, id: MemberId) -> Result<bool, NotJoined> {
-        match self.members.get(id.0 as usize).map(|member| &member.outlet) {
-            Some(Outlet::Joining(held)) => held.failure.map_or(Ok(held.stale), Err),
-            _ => Err(NotJoined::Lost),
+    /// When the member cannot join any more.
+    pub fn is_stale(&self, id: MemberId) -> Result<bool, JoinError> {
+        match self.members.get(id.index()).map(|member| &member.state) {
+            Some(MemberState::Joining(pending)) => pending.failure.map_or(Ok(pending.stale), Err),
+            _ => Err(JoinError::Lost),
         }
     }
 
-    /// Has a member's channels subscribed from now on without listening to them.
-    pub fn silence(&mut self, id: MemberId) {
-        if let Some(member) = self.members.get_mut(id.0 as usize) {
-            member.outlet = Outlet::Silent;
+    /// Keeps a member's topics subscribed, without delivering their messages to it.
+    pub fn mute(&mut self, id: MemberId) {
+        if let Some(member) = self.members.get_mut(id.index()) {
+            member.state = MemberState::Muted;
         }
     }
 
-    /// Opens a joined member: queues the persisted values of its channels, then what was held, then goes live.
+    /// Opens a joined member: queues the persisted values of its topics, then the held messages, then goes live.
     ///
-    /// A value that is among the held messages is not replayed, nor is an empty one.
+    /// Empty values are left out, and so are values that equal a held message.
     pub fn open(&mut self, id: MemberId, listener: &Rc<Listener>, persisted: &[Option<Bytes>]) {
-        let Some(member) = self.members.get_mut(id.0 as usize) else { return };
-        let Outlet::Joining(held) = std::mem::replace(&mut member.outlet, Outlet::Open(listener.clone()))
+        let Some(member) = self.members.get_mut(id.index()) else { return };
+        let MemberState::Joining(pending) =
+            std::mem::replace(&mut member.state, MemberState::Open(listener.clone()))
         else {
             return;
         };
-        let topics: Vec<_> = member.seats.iter().map(|seat| seat.topic).collect();
-        for (seat, (value, topic)) in persisted.iter().zip(topics).enumerate() {
-            if let Some(value) = value.as_ref().filter(|value| !value.is_empty() && !held.has(seat, value)) {
+        let topics: Vec<_> = member.memberships.iter().map(|membership| membership.topic).collect();
+        for (index, (value, topic)) in persisted.iter().zip(topics).enumerate() {
+            if let Some(value) = value.as_ref().filter(|value| pending.needs(index, value)) {
                 let digest = self.digester.digest(value);
-                listener.queue(&self.replays.encode(value, digest, listener.form), &self.limits);
-                self.note_replayed(id, topic, digest);
+                listener.queue_replayed(&self.replays.encode(value, digest, listener.form), &self.limits);
+                self.record_replayed(id, topic, digest);
             }
         }
-        for (_, run) in held.into_seated_runs() {
-            listener.queue(&run, &self.limits);
+        for (_, run) in pending.into_runs() {
+            listener.queue_replayed(&run, &self.limits);
         }
     }
 
-    /// Tells whether the persisted values of somebody who joins may wait for a socket that does not take them.
-    pub fn has_room_for(&self, persisted: &[Option<Bytes>]) -> bool {
+    /// Returns whether the outboxes of the process have capacity for these values, should the socket accept none of them.
+    /// Counts a refusal otherwise.
+    pub fn check_replay_capacity(&self, persisted: &[Option<Bytes>]) -> bool {
         let digest = |value: &[u8]| self.digester.digest(value);
         let values = persisted.iter().flatten();
-        let has_room =
-            self.limits.memory.has_room(values.map(|value| self.replays.cost(value, digest)).sum());
-        if !has_room {
+        let bytes = values.map(|value| self.replays.cost(value, digest)).sum();
+        let has_capacity = self.limits.memory.has_replay_capacity(bytes);
+        if !has_capacity {
             self.limits.memory.count_refused();
         }
-        has_room
+        has_capacity
     }
 
-    /// Forgets what was remembered only to share it.
-    pub fn forget_unused(&mut self) {
-        self.limits.memory.forget_last();
-        self.replays.forget_unused();
+    /// Frees bytes that are kept only so that several outboxes can share them, and that no outbox uses any more.
+    pub fn release_unused(&mut self) {
+        self.limits.memory.release_last();
+        self.replays.evict_unused();
     }
 
-    /// Remembers a replayed value, so that it is known for old when it is read again. Only where everybody has it:
-    /// to clients that were there before, it may still have to come.
-    pub(super) fn note_replayed(&mut self, id: MemberId, topic: u32, digest: u64) {
+    /// Records the digest of a replayed value, so that the value is not delivered again when it is re-read after a loss.
+    ///
+    /// Skipped if the topic has other open members: they may not have received this value yet.
+    pub(super) fn record_replayed(&mut self, id: MemberId, topic: u32, digest: u64) {
         let topic = &mut self.topics[topic];
         let members = &self.members;
-        let open = |place: &MemberSlot| matches!(members[place.member as usize].outlet, Outlet::Open(_));
-        if !topic.recent.knows(digest) && !topic.listeners.iter().any(|at| at.member != id.0 && open(at)) {
-            topic.recent.note(digest);
+        let is_open = |slot: &MemberSlot| matches!(members[slot.member as usize].state, MemberState::Open(_));
+        let has_others = || topic.members.iter().any(|slot| slot.member != id.number() && is_open(slot));
+        if !topic.recent.contains(digest) && !has_others() {
+            topic.recent.push(digest);
         }
     }
 
-    /// Takes a member out of all its channels.
+    /// Removes a member from all its topics.
     pub fn leave(&mut self, id: MemberId) {
-        let Some(member) = self.members.try_remove(id.0 as usize) else { return };
-        member.seats.into_iter().for_each(|seat| self.vacate(seat));
+        let Some(member) = self.members.try_remove(id.index()) else { return };
+        member.memberships.into_iter().for_each(|membership| self.remove_membership(membership));
         if self.members.is_empty() {
             self.members = Slab::new();
         }
     }
 
-    /// Removes a member from the topic of this seat.
-    pub(super) fn vacate(&mut self, seat: Seat) {
-        let topic = &mut self.topics[seat.topic];
-        topic.listeners.swap_remove(seat.place as usize);
-        if let Some(moved) = topic.listeners.get(seat.place as usize) {
-            self.members[moved.member as usize].seats[moved.seat as usize].place = seat.place;
+    /// Removes a member from one topic.
+    pub(super) fn remove_membership(&mut self, membership: Membership) {
+        let Membership { topic: topic_id, slot } = membership;
+        let topic = &mut self.topics[topic_id];
+        topic.members.swap_remove(slot as usize);
+        if let Some(moved) = topic.members.get(slot as usize) {
+            self.members[moved.member as usize].memberships[moved.membership as usize].slot = slot;
         }
-        // After a peak its memory goes back.
-        if topic.listeners.len() < topic.listeners.capacity() / 4 {
-            topic.listeners.shrink_to_fit();
+        // Frees the capacity of a peak.
+        if topic.members.len() < topic.members.capacity() / 4 {
+            topic.members.shrink_to_fit();
         }
-        if topic.listeners.is_empty() && !std::mem::replace(&mut topic.dirty, true) {
-            self.dirty.push(seat.topic);
+        if topic.members.is_empty() && !std::mem::replace(&mut topic.dirty, true) {
+            self.dirty.push(topic_id);
         }
     }
 
-    /// Tells whether Redis sends all channels of a member.
+    /// Returns whether all topics of a member are subscribed.
     pub fn is_subscribed(&self, id: MemberId) -> bool {
-        let member = self.members.get(id.0 as usize);
-        member.is_some_and(|member| member.seats.iter().all(|seat| self.topics[seat.topic].subscribed))
+        let is_subscribed = |membership: &Membership| self.topics[membership.topic].subscribed;
+        self.members.get(id.index()).is_some_and(|member| member.memberships.iter().all(is_subscribed))
     }
 
-    /// Delivers a run to everybody who listens to the channel.
+    /// Delivers a run to all members of a topic.
     pub fn deliver(&mut self, topic: &Topic, run: Run) {
         let Some(id) = self.topics.find(topic.as_ref()) else { return };
-        let most = self.limits.outbox_bytes * PAUSED_OUTBOXES;
+        let max_bytes = self.limits.outbox_bytes * PAUSED_OUTBOXES;
         let Some(paused) = &mut self.topics[id].paused else { return self.deliver_now(id, &run) };
         paused.bytes += run.bytes.len();
         paused.runs.push(run);
-        if paused.bytes > most {
-            // The value that is being read has become old: newer messages are more than enough.
+        if paused.bytes > max_bytes {
+            // The value that is being re-read is older than all these messages, so the members can do without it.
             self.resume(id, None);
         }
     }
 
     pub(super) fn deliver_now(&mut self, id: u32, run: &Run) {
         let topic = &mut self.topics[id];
-        let old = (run.messages as usize).saturating_sub(Recent::KEPT);
-        run.payloads().skip(old).for_each(|payload| topic.recent.note(self.digester.digest(payload)));
-        for place in &topic.listeners {
-            match &mut self.members[place.member as usize].outlet {
-                Outlet::Open(listener) => listener.deliver(id, run, &self.limits, &self.digester),
-                Outlet::Joining(held) => held.push(place.seat as usize, run, &self.limits),
-                Outlet::Silent => {}
+        let skipped = (run.messages as usize).saturating_sub(RecentDigests::CAPACITY);
+        run.payloads().skip(skipped).for_each(|payload| topic.recent.push(self.digester.digest(payload)));
+        for slot in &topic.members {
+            match &mut self.members[slot.member as usize].state {
+                MemberState::Open(listener) => listener.deliver(id, run, &self.limits, &self.digester),
+                MemberState::Joining(pending) => pending.hold(slot.membership as usize, run, &self.limits),
+                MemberState::Muted => {}
             }
         }
     }
 
     pub(super) fn open_listeners(&self, id: u32) -> impl Iterator<Item = &Rc<Listener>> {
-        let members = self.topics[id].listeners.iter().map(|place| &self.members[place.member as usize]);
-        members.filter_map(|member| match &member.outlet {
-            Outlet::Open(listener) => Some(listener),
-            Outlet::Joining(_) | Outlet::Silent => None,
+        let members = self.topics[id].members.iter().map(|slot| &self.members[slot.member as usize]);
+        members.filter_map(|member| match &member.state {
+            MemberState::Open(listener) => Some(listener),
+            MemberState::Joining(_) | MemberState::Muted => None,
         })
     }
 
-    /// Tells those who are joining a channel that it is settled, if it is.
-    pub(super) fn let_in(&mut self, id: u32) {
+    /// Counts a topic as joined for its joining members, if it is live.
+    pub(super) fn complete_joins(&mut self, id: u32) {
         let topic = &self.topics[id];
-        for place in topic.listeners.iter().filter(|_| topic.is_settled()) {
-            if let Outlet::Joining(held) = &mut self.members[place.member as usize].outlet {
-                held.awaited = held.awaited.saturating_sub(1);
-                if held.awaited == 0 {
-                    held.wake();
+        for slot in topic.members.iter().filter(|_| topic.is_live()) {
+            if let MemberState::Joining(pending) = &mut self.members[slot.member as usize].state {
+                pending.topics_left = pending.topics_left.saturating_sub(1);
+                if pending.topics_left == 0 {
+                    pending.wake();
                 }
             }
         }
     }
 
-    /// Takes Redis' acknowledgement of a channel.
-    pub fn subscribed(&mut self, topic: &Topic, generation: Generation) {
+    /// Handles Redis' acknowledgement of a subscription.
+    pub fn on_subscribed(&mut self, topic: &Topic, generation: Generation) {
         let Some(id) = self.topics.find(topic.as_ref()) else { return };
         let topic = &mut self.topics[id];
-        if topic.told == Some(generation) && !std::mem::replace(&mut topic.subscribed, true) {
+        if topic.requested == Some(generation) && !std::mem::replace(&mut topic.subscribed, true) {
             topic.refused = false;
-            self.let_in(id);
+            self.complete_joins(id);
         }
     }
 
-    /// Returns what the broker has to be told since the last call: wanted against told, whatever happened between.
+    /// Returns the requests that the broker needs. Computed from the present members and the latest request of each
+    /// changed topic, so a topic that was left and joined again causes none.
     pub fn take_requests(&mut self) -> Vec<SubscriptionRequest> {
         let mut requests = Vec::new();
         for id in std::mem::take(&mut self.dirty) {
             let topic = &mut self.topics[id];
             topic.dirty = false;
-            if !topic.listeners.is_empty() {
-                if topic.told.is_none() {
-                    topic.told = Some(self.next_generation);
+            if !topic.members.is_empty() {
+                if topic.requested.is_none() {
+                    topic.requested = Some(self.next_generation);
                     requests.push(SubscriptionRequest::Subscribe(
                         self.topics.name(id).clone(),
                         self.next_generation,
@@ -378,31 +384,27 @@ impl Hub {
                 continue;
             }
             let (topic, entry) = self.topics.remove(id);
-            if entry.told.is_some() {
+            if entry.requested.is_some() {
                 requests.push(SubscriptionRequest::Unsubscribe(topic));
             }
         }
-        self.give_back();
-        requests
-    }
-
-    /// Gives memory back that only a peak has needed.
-    fn give_back(&mut self) {
+        // Frees the capacity of a peak.
         if self.topics.is_sparse() {
             self.topics.shrink();
             self.members.shrink_to_fit();
         }
+        requests
     }
 
-    /// Returns the topics of those channels that the member listens to.
-    pub fn topics_of<T: Clone + Into<Topic>>(&self, id: MemberId, topics: &[T]) -> Box<[u32]> {
-        let Some(member) = self.members.get(id.0 as usize) else { return Box::default() };
+    /// Returns the numbers of those of these topics that the member has joined.
+    pub fn topic_ids<T: Clone + Into<Topic>>(&self, id: MemberId, topics: &[T]) -> Box<[u32]> {
+        let Some(member) = self.members.get(id.index()) else { return Box::default() };
         let wanted: SmallVec<[Topic; 4]> = topics.iter().map(|topic| topic.clone().into()).collect();
-        let topics = member.seats.iter().map(|seat| seat.topic);
-        topics.filter(|topic| wanted.contains(self.topics.name(*topic))).collect()
+        let ids = member.memberships.iter().map(|membership| membership.topic);
+        ids.filter(|id| wanted.contains(self.topics.name(*id))).collect()
     }
 
-    /// Notes a publication of a listener to topics of its own, so that it does not come back to it.
+    /// Records a publication of a listener to topics that it has joined, so that the listener does not receive it.
     pub fn expect_echo(&self, listener: &Listener, topics: &[u32], payload: &[u8], number: u32) {
         if !topics.is_empty() {
             let digest = self.digester.digest(payload);
@@ -412,33 +414,34 @@ impl Hub {
         }
     }
 
-    /// Returns the open connections whose place in the hub is `part` modulo `parts`.
+    /// Returns the listeners of the open members whose number is `part` modulo `parts`.
     pub fn listeners(&self, part: usize, parts: usize) -> impl Iterator<Item = &Rc<Listener>> {
         let members = self.members.iter().filter(move |(id, _)| id % parts == part);
-        members.filter_map(|(_, member)| match &member.outlet {
-            Outlet::Open(listener) => Some(listener),
-            Outlet::Joining(_) | Outlet::Silent => None,
+        members.filter_map(|(_, member)| match &member.state {
+            MemberState::Open(listener) => Some(listener),
+            MemberState::Joining(_) | MemberState::Muted => None,
         })
     }
 
-    /// Returns the number of channels that have listeners, or had some until just now.
-    pub fn channels(&self) -> usize {
+    /// Returns the number of topics: those with members, and those that lost their last one since
+    /// [`Hub::take_requests`].
+    pub fn topic_count(&self) -> usize {
         self.topics.len()
     }
 }
 
-/// What stands in the table of docs/performance/memory.md.
+/// The sizes in the table of docs/performance/memory.md.
 #[cfg(test)]
 pub(crate) const SIZES: &[(&str, usize)] = &[
     ("Listener", 2 * size_of::<usize>() + size_of::<Listener>()),
     ("Member", size_of::<Member>()),
-    ("Seat", size_of::<Seat>()),
+    ("Membership", size_of::<Membership>()),
     ("MemberSlot", size_of::<MemberSlot>()),
     ("TopicEntry", size_of::<(Topic, TopicEntry)>()),
     super::directory::SIZE,
 ];
 
-/// Numbers members, topics and seats in 32 bits, which halves what each of them takes.
-pub(super) fn number(index: usize) -> u32 {
-    u32::try_from(index).expect("four thousand million connections do not fit into one process")
+/// Converts an index. Members, topics and slots are numbered in 32 bits, because 64 would double the size of their types.
+pub(super) fn to_u32(index: usize) -> u32 {
+    u32::try_from(index).expect("a process has fewer than 2^32 connections")
 }

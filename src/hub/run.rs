@@ -59,17 +59,17 @@ impl Run {
     /// Returns the run in a form.
     #[inline]
     pub(super) fn in_form(&self, form: Form) -> &Bytes {
-        // Most listeners need no encoding, and make no call.
+        // Inlined for the stored form, which most listeners have.
         if form.is_stored() { &self.bytes } else { self.encodings.get(form, &self.bytes, self.messages) }
     }
 
-    /// Returns whether this is the only reference to the bytes. Forms that share their bytes are separated first.
+    /// Returns whether this is the only reference to the bytes. Drops encodings that share the bytes of another form first.
     pub(super) fn make_unique(&mut self) -> bool {
         self.encodings.unshare();
         self.bytes.is_unique() && self.encodings.are_unique()
     }
 
-    /// Returns range and digest of each message.
+    /// Returns the range and the digest of each message.
     pub(super) fn marks(&self, digester: &Digester) -> &[Mark] {
         self.marks.get_or_init(|| {
             let messages = stored(&self.bytes);

@@ -1,4 +1,4 @@
-//! A connection's membership as a guard: dropping it leaves the hub.
+//! The hub as a connection's tasks use it: memberships that end when they are dropped, and the wait for requests.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -7,29 +7,30 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::{Hub, Listener, MemberId, NotJoined, SubscriptionRequest};
+use super::{Hub, JoinError, Listener, MemberId, SubscriptionRequest};
 use crate::wire::Topic;
 
-/// A hub and the bell that rings when the broker has to be told something.
+/// A hub that the tasks of one shard share.
 pub struct SharedHub {
     hub: RefCell<Hub>,
+    /// Wakes the task that sends requests to the broker.
     changed: Notify,
 }
 
-/// A connection's membership. Dropping it leaves all its channels.
+/// A connection's membership. Dropping it leaves all topics.
 pub struct Subscription {
     hub: Rc<SharedHub>,
     id: MemberId,
 }
 
-/// Channels that are joined beside those of an open connection, to become its own.
+/// Further topics of an open connection, while they are being joined. Dropping it leaves them.
 pub struct Addition {
-    more: Subscription,
+    joining: Subscription,
     to: MemberId,
 }
 
 impl SharedHub {
-    /// Puts a hub on a hub.
+    /// Wraps a hub.
     pub fn new(hub: Hub) -> Rc<Self> {
         Rc::new(Self { hub: RefCell::new(hub), changed: Notify::new() })
     }
@@ -39,14 +40,14 @@ impl SharedHub {
         action(&mut self.hub.borrow_mut())
     }
 
-    /// Joins channels; what they bring is held until the subscription is opened.
+    /// Joins topics. Their messages are held until the subscription is opened.
     pub fn join<T: Clone + Into<Topic>>(self: &Rc<Self>, topics: &[T]) -> Subscription {
         let id = self.hub.borrow_mut().join(topics);
         self.changed.notify_one();
         Subscription { hub: self.clone(), id }
     }
 
-    /// Waits until the broker has to be told something, and returns it. Safe to cancel.
+    /// Waits for requests to the broker, and returns them. Safe to cancel.
     pub async fn requests(&self) -> Vec<SubscriptionRequest> {
         loop {
             let requests = self.hub.borrow_mut().take_requests();
@@ -59,86 +60,86 @@ impl SharedHub {
 }
 
 impl Subscription {
-    /// Waits until Redis has acknowledged all channels, and messages can be relied on. Safe to cancel.
+    /// Waits until Redis has acknowledged all topics; from then on every message arrives. Safe to cancel.
     ///
     /// # Errors
     ///
-    /// When Redis is lost or refuses, or when more came in meanwhile than may be held.
-    pub async fn joined(&self) -> Result<(), NotJoined> {
+    /// When Redis is lost, when it refuses a topic, or when more bytes arrive meanwhile than may be held.
+    pub async fn joined(&self) -> Result<(), JoinError> {
         poll_fn(|cx| self.hub.hub.borrow_mut().poll_joined(self.id, cx)).await
     }
 
-    /// Notes that the persisted values are being read from now on.
+    /// Records that the caller starts to read the persisted values.
     pub fn begin_reading(&self) {
         self.hub.hub.borrow_mut().begin_reading(self.id);
     }
 
-    /// Tells whether messages were lost since then, so that what was read may be too old, or too new.
+    /// Returns whether messages were lost since [`Subscription::begin_reading`]: the values may then be too old or too new.
     ///
     /// # Errors
     ///
     /// When the subscription cannot be opened any more.
-    pub fn is_stale(&self) -> Result<bool, NotJoined> {
+    pub fn is_stale(&self) -> Result<bool, JoinError> {
         self.hub.hub.borrow().is_stale(self.id)
     }
 
-    /// Replays the persisted values, then what was held, and goes live.
+    /// Replays the persisted values, then the held messages, and goes live.
     pub fn open(&self, listener: &Rc<Listener>, persisted: &[Option<Bytes>]) {
         self.hub.hub.borrow_mut().open(self.id, listener, persisted);
     }
 
-    /// Listens to nothing from now on; its channels stay subscribed.
-    pub fn silence(&self) {
-        self.hub.hub.borrow_mut().silence(self.id);
+    /// Keeps the topics subscribed, without receiving their messages.
+    pub fn mute(&self) {
+        self.hub.hub.borrow_mut().mute(self.id);
     }
 
-    /// Tells whether Redis sends all its channels at the moment.
+    /// Returns whether all its topics are subscribed at the moment.
     pub fn is_subscribed(&self) -> bool {
         self.hub.hub.borrow().is_subscribed(self.id)
     }
 
-    /// Leaves all channels but these. Returns those that it has not.
-    pub fn narrow<T: Clone + Into<Topic>>(&self, keep: &[T]) -> Vec<T> {
-        let names: Vec<Topic> = keep.iter().map(|topic| topic.clone().into()).collect();
+    /// Leaves all topics but these. Returns those of them that it has not joined.
+    pub fn retain_topics<T: Clone + Into<Topic>>(&self, keep: &[T]) -> Vec<T> {
+        let wanted: Vec<Topic> = keep.iter().map(|topic| topic.clone().into()).collect();
         let mut hub = self.hub.hub.borrow_mut();
-        hub.narrow(self.id, &names);
+        hub.retain_topics(self.id, &wanted);
         self.hub.changed.notify_one();
-        let has = hub.names_of(self.id);
-        let missing = keep.iter().zip(&names).filter(|(_, name)| !has.contains(name));
+        let joined = hub.topics(self.id);
+        let missing = keep.iter().zip(&wanted).filter(|(_, topic)| !joined.contains(topic));
         missing.map(|(topic, _)| topic.clone()).collect()
     }
 
-    /// Joins more channels beside those that it has, to be merged into it.
-    pub fn join_beside<T: Clone + Into<Topic>>(&self, topics: &[T]) -> Addition {
-        Addition { more: self.hub.join(topics), to: self.id }
+    /// Starts to join more topics.
+    pub fn join_more<T: Clone + Into<Topic>>(&self, topics: &[T]) -> Addition {
+        Addition { joining: self.hub.join(topics), to: self.id }
     }
 
-    /// Returns the topics of those channels that are subscribed to.
-    pub fn topics_of<T: Clone + Into<Topic>>(&self, topics: &[T]) -> Box<[u32]> {
-        self.hub.hub.borrow().topics_of(self.id, topics)
+    /// Returns the numbers of those of these topics that it has joined.
+    pub fn topic_ids<T: Clone + Into<Topic>>(&self, topics: &[T]) -> Box<[u32]> {
+        self.hub.hub.borrow().topic_ids(self.id, topics)
     }
 
-    /// Notes a publication to topics of the subscription's own, so that it does not come back.
+    /// Records a publication to topics that it has joined, so that its listener does not receive it.
     pub fn expect_echo(&self, listener: &Listener, topics: &[u32], payload: &[u8], number: u32) {
         self.hub.hub.borrow().expect_echo(listener, topics, payload, number);
     }
 }
 
 impl Addition {
-    /// Returns the membership in the new channels, as long as it is one of its own.
+    /// Returns the membership in the new topics, as long as it is separate.
     pub fn joining(&self) -> &Subscription {
-        &self.more
+        &self.joining
     }
 
-    /// Joins some of the channels anew, for themselves.
+    /// Starts the join of some of the topics again, separately.
     #[must_use]
-    pub fn alone<T: Clone + Into<Topic>>(&self, topics: &[T]) -> Self {
-        Self { more: self.more.hub.join(topics), to: self.to }
+    pub fn rejoin<T: Clone + Into<Topic>>(&self, topics: &[T]) -> Self {
+        Self { joining: self.joining.hub.join(topics), to: self.to }
     }
 
-    /// Replays the persisted values, then what was held, to the connection, whose channels they are from now on.
+    /// Adds the topics to the connection: it gets their persisted values, then the held messages, then goes live in them.
     pub fn merge(self, listener: &Rc<Listener>, persisted: &[Option<Bytes>]) {
-        self.more.hub.hub.borrow_mut().merge(self.more.id, self.to, listener, persisted);
+        self.joining.hub.hub.borrow_mut().merge(self.joining.id, self.to, listener, persisted);
     }
 }
 

@@ -16,7 +16,7 @@ use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 
 use crate::settings::Listen;
-use crate::stream::{Accepted, watch};
+use crate::stream::{Accepted, register};
 
 /// Backlog of connections to accept, capped by the kernel (`net.core.somaxconn`): after a restart of a proxy, all pages
 /// reconnect at once.
@@ -68,10 +68,10 @@ impl Listeners {
             Listen::Tcp(address) => {
                 let listener = bind(address).await?;
                 let name = listener.local_addr()?.to_string();
-                (BoundSocket::Tcp(watch(listener)?), name, None)
+                (BoundSocket::Tcp(register(listener)?), name, None)
             }
             Listen::Unix(path, mode) => {
-                let listener = BoundSocket::Unix(watch(bind_unix(path, *mode)?)?);
+                let listener = BoundSocket::Unix(register(bind_unix(path, *mode)?)?);
                 (listener, listen.to_string(), Some(SocketFile(path.clone())))
             }
         };
@@ -158,12 +158,12 @@ impl BoundSocket {
         if let Ok(Some(listener)) = sockets.take_unix_listener(number) {
             ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
             listener.set_nonblocking(true)?;
-            return Ok(Self::Unix(watch(listener)?));
+            return Ok(Self::Unix(register(listener)?));
         }
         let listener = sockets.take_tcp_listener(number)?.context("it was taken already")?;
         ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
         listener.set_nonblocking(true)?;
-        Ok(Self::Tcp(watch(TcpListener::from_std(listener))?))
+        Ok(Self::Tcp(register(TcpListener::from_std(listener))?))
     }
 
     fn poll(&self, cx: &mut TaskContext<'_>, send_buffer_bytes: usize) -> Poll<io::Result<Accepted>> {

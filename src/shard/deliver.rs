@@ -74,7 +74,7 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, batches: &mut Vec<Vec<(Cha
     }
     match event {
         BrokerEvent::Deliver(runs) => batches.push(runs),
-        BrokerEvent::Regained(channel) => state.hub.with(|hub| hub.regained(&channel.into())),
+        BrokerEvent::Regained(channel) => state.hub.with(|hub| hub.on_regained(&channel.into())),
         BrokerEvent::Pause => state.hub.with(Hub::pause),
         BrokerEvent::Recovered(values) => state.hub.with(|hub| {
             for (channel, value) in values {
@@ -100,18 +100,18 @@ fn handle_subscription_event(state: &ShardState, hub: &SharedHub, event: Subscri
     match event {
         SubscriptionEvent::Subscribed(channels) => hub.with(|hub| {
             for (channel, generation) in channels {
-                hub.subscribed(&channel.into(), generation);
+                hub.on_subscribed(&channel.into(), generation);
             }
         }),
         SubscriptionEvent::Refused(channel, generation) => {
-            hub.with(|hub| hub.refused(&channel.into(), generation));
+            hub.with(|hub| hub.on_refused(&channel.into(), generation));
         }
         SubscriptionEvent::Resumed(channels) => hub.with(|hub| {
             for channel in channels {
                 hub.recover(&channel.into(), None);
             }
         }),
-        SubscriptionEvent::Lost => hub.with(Hub::lost),
+        SubscriptionEvent::Lost => hub.with(Hub::on_lost),
         SubscriptionEvent::KeyspaceEvents(published) => leases.set_events(published),
         SubscriptionEvent::KeyEvents(events) => {
             for (channel, event) in events {

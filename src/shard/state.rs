@@ -151,7 +151,7 @@ pub struct ConnectionPermit(Rc<ShardState>);
 impl ConnectionPermit {
     /// Counts a connection for its shard; the process has counted it already. Both counts end when the permit is dropped.
     pub fn new(state: &Rc<ShardState>, permit: Permit) -> Self {
-        permit.hand_on();
+        permit.disarm();
         state.connections.set(state.connections.get() + 1);
         Self(state.clone())
     }

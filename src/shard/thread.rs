@@ -17,7 +17,7 @@ use crate::dialects::Dialect;
 use crate::http::{self, HttpEnd};
 use crate::hub::Ending;
 use crate::socket;
-use crate::stream::{Accepted, Discard, Permit, Stream};
+use crate::stream::{Accepted, DiscardLimits, Permit, Stream};
 
 /// Ticks per second; each handles that fraction of the connections.
 const TICKS: usize = 4;
@@ -90,7 +90,8 @@ async fn serve_http(permit: ConnectionPermit, accepted: Accepted) {
 /// Ends an HTTP connection so that the client gets the last answer, even if it is still sending.
 async fn end_http(permit: ConnectionPermit, stream: Stream) {
     stream.shutdown();
-    let within = Discard { total: permit.process.settings.server.handshake, silence: permit.sockets.linger };
+    let within =
+        DiscardLimits { total: permit.process.settings.server.handshake, idle: permit.sockets.linger };
     stream.discard(&permit.sockets.buffer, within, |_| false).await;
 }
 
@@ -112,7 +113,7 @@ async fn tick(state: Rc<ShardState>) {
         sockets.clock.set(now);
         state.hub.with(|hub| {
             socket::tick(hub.listeners(part, TICKS), now, &sockets.keepalive, &sockets.limits);
-            hub.forget_unused();
+            hub.release_unused();
         });
         warn_of_full_outboxes(&state);
     }

@@ -12,7 +12,7 @@ use super::frames::FrameScanner;
 use super::reader::{Incoming, InputCursor, Reader};
 use super::{Close, SocketContext};
 use crate::hub::Listener;
-use crate::stream::{Discard, Stream, discard};
+use crate::stream::{DiscardLimits, Stream, discard};
 use crate::wire::Form;
 
 /// One connection, from its 101 to its end.
@@ -56,10 +56,10 @@ impl SocketConnection {
         on_message: impl FnMut(&Listener, Bytes) -> Option<Close>,
     ) -> Poll<Option<Close>> {
         let listener = &self.listener;
-        if listener.has_waiting() && matches!(listener.poll_flush(cx), Poll::Ready(Err(_))) {
+        if listener.has_queued() && matches!(listener.poll_flush(cx), Poll::Ready(Err(_))) {
             return Poll::Ready(Some(Close::Broken));
         }
-        listener.liveness.paused.set(mode.is_paused);
+        listener.liveness.reading_paused.set(mode.is_paused);
         if mode.is_paused {
             return Poll::Pending;
         }
@@ -87,8 +87,8 @@ impl SocketConnection {
             return None;
         }
         let now = context.clock.get();
-        listener.liveness.heard.set(now);
-        listener.liveness.pinged.set(0);
+        listener.liveness.last_received.set(now);
+        listener.liveness.pinged_at.set(0);
         let reader = reader.get_or_insert_with(|| {
             Box::new(Reader::new(context.max_message_bytes, &context.unfinished, discards))
         });
@@ -101,7 +101,7 @@ impl SocketConnection {
         while let Some(incoming) = reader.next(&mut cursor) {
             match incoming {
                 Ok(Incoming::Message(payload)) => {
-                    listener.liveness.begun.set(0);
+                    listener.liveness.message_started.set(0);
                     if let Some(close) = on_message(listener, payload) {
                         return Some(close);
                     }
@@ -120,7 +120,7 @@ impl SocketConnection {
         if !reader.count_unfinished() {
             return Some(Close::Unfinished);
         }
-        let begun = &listener.liveness.begun;
+        let begun = &listener.liveness.message_started;
         if !reader.has_begun() {
             begun.set(0);
         } else if begun.get() == 0 {
@@ -140,7 +140,7 @@ impl SocketConnection {
         let Self { listener, reader } = self;
         let frames = reader.map(|reader| reader.frames).unwrap_or_default();
         if close.is_slow() {
-            listener.cut();
+            listener.discard_queued();
         }
         let Some(frame) = close.in_form(listener.form) else { return };
         listener.send_uncounted(frame, &context.limits);
@@ -158,7 +158,7 @@ impl SocketConnection {
 async fn linger(listener: &Listener, mut frames: FrameScanner, context: &SocketContext) {
     let end = Instant::now() + context.linger;
     let recv = |cx: &mut Context<'_>, buffer: &mut [u8]| listener.poll_recv(cx, buffer);
-    let left = || Discard::for_all(end.saturating_duration_since(Instant::now()));
+    let left = || DiscardLimits::total(end.saturating_duration_since(Instant::now()));
     if listener.form == Form::Frames && !frames.is_closed() {
         let closes = |input: &[u8]| {
             frames.scan(input);

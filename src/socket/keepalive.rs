@@ -93,27 +93,29 @@ pub fn tick<'a>(
     limits: &Limits,
 ) {
     for listener in listeners {
-        listener.check_outbox(now, limits);
-        listener.forget_echoes(now);
+        listener.enforce_time_bound(now, limits);
+        listener.expire_echoes(now);
         let liveness = &listener.liveness;
-        if keepalive.heartbeat.is_some() && now - liveness.beat.get() >= BEAT_SECONDS {
-            listener.beat(keepalive.heartbeat_in(listener.form), now, limits);
+        if keepalive.heartbeat.is_some() && now - liveness.last_heartbeat.get() >= BEAT_SECONDS {
+            listener.send_heartbeat(keepalive.heartbeat_in(listener.form), now, limits);
         }
-        if liveness.paused.get() {
-            liveness.heard.set(now);
-            liveness.begun.set(if liveness.begun.get() == 0 { 0 } else { now });
-        } else if liveness.begun.get() != 0 && now - liveness.begun.get() >= keepalive.message_seconds {
+        if liveness.reading_paused.get() {
+            liveness.last_received.set(now);
+            liveness.message_started.set(if liveness.message_started.get() == 0 { 0 } else { now });
+        } else if liveness.message_started.get() != 0
+            && now - liveness.message_started.get() >= keepalive.message_seconds
+        {
             listener.end(Ending::Late);
-        } else if liveness.pinged.get() != 0 {
-            if now - liveness.pinged.get() >= keepalive.ping.timeout_seconds {
+        } else if liveness.pinged_at.get() != 0 {
+            if now - liveness.pinged_at.get() >= keepalive.ping.timeout_seconds {
                 listener.end(Ending::Silent);
             }
-        } else if now - liveness.heard.get() >= liveness.patience && listener.form.is_stream() {
+        } else if now - liveness.last_received.get() >= liveness.ping_after && listener.form.is_stream() {
             // A stream of events cannot answer; a dead one is detected when its socket accepts no more bytes.
-            liveness.heard.set(now);
+            liveness.last_received.set(now);
             listener.send_uncounted(COMMENT, limits);
-        } else if now - liveness.heard.get() >= liveness.patience {
-            liveness.pinged.set(now);
+        } else if now - liveness.last_received.get() >= liveness.ping_after {
+            liveness.pinged_at.set(now);
             listener.send_uncounted(keepalive.ping_frame.clone(), limits);
         }
     }

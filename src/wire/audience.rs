@@ -1,4 +1,4 @@
-//! The four audiences that a message can be for.
+//! Audiences: the receivers of a message.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ impl AudienceKind {
     /// All kinds, in the order of subscription and replay.
     pub const ALL: [Self; 4] = [Self::Broadcast, Self::Group, Self::User, Self::Session];
 
-    /// Returns the word that stands for the kind in flags and in channel names.
+    /// Returns the kind's name in flags and in channel names.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Broadcast => "broadcast",
@@ -31,16 +31,16 @@ impl AudienceKind {
     }
 }
 
-/// One audience: a kind and, but for broadcast, whose.
+/// An audience: its kind and, except for broadcast, the name of its group, user or session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience<'a> {
     /// Everybody.
     Broadcast,
-    /// The members of the group of this name.
+    /// The members of this group.
     Group(&'a str),
-    /// The user of this name.
+    /// The user with this name.
     User(&'a str),
-    /// The session of this key.
+    /// The session with this key.
     Session(&'a SessionKey),
 }
 
@@ -56,12 +56,12 @@ impl Audience<'_> {
     }
 }
 
-/// The key of a Django session. Whoever knows it is that visitor, so `Debug` shows none of it.
+/// The key of a Django session. It is a credential, so `Debug` hides it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SessionKey(Arc<str>);
 
 impl SessionKey {
-    /// Takes a key that has been checked against the key pattern.
+    /// Wraps a key that has been validated against the key pattern.
     pub fn new(key: &str) -> Self {
         Self(key.into())
     }
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_key_does_not_show_itself() {
+    fn debug_hides_a_session_key() {
         assert_eq!(format!("{:?}", SessionKey::new("abcdefgh")), "SessionKey(***)");
     }
 }

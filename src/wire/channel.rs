@@ -11,7 +11,7 @@ use super::{Audience, Facility};
 pub struct Namespace(Box<str>);
 
 impl Namespace {
-    /// Takes the prefix without its colon.
+    /// Wraps the prefix, without its colon.
     pub fn new(prefix: &str) -> Self {
         Self(prefix.into())
     }
@@ -21,18 +21,19 @@ impl Namespace {
         &self.0
     }
 
-    /// Returns a name of the server's own under the prefix. It begins with no audience, so no client can choose it.
+    /// Returns a name under the prefix that is reserved for the gateway. It does not begin with an audience, so no client can
+    /// choose it.
     pub fn own(&self, name: &str) -> String {
         let colon = if self.0.is_empty() { "" } else { ":" };
         format!("{}{colon}ws4redis:{name}", self.0)
     }
 
-    /// Returns the channel on which the Django package gives hints.
+    /// Returns the channel on which the Django package publishes hints.
     pub fn control(&self) -> Channel {
         Channel(self.own("control").into())
     }
 
-    /// Returns the channel of an audience of a facility.
+    /// Returns the channel of an audience in a facility.
     pub fn channel(&self, audience: Audience<'_>, facility: &Facility) -> Channel {
         let mut name = String::with_capacity(64);
         if !self.0.is_empty() {
@@ -41,14 +42,14 @@ impl Namespace {
         }
         name.push_str(audience.kind().word());
         name.push(':');
-        let whose = match audience {
+        let owner = match audience {
             Audience::Broadcast => None,
             Audience::Group(group) => Some(group),
             Audience::User(user) => Some(user),
             Audience::Session(key) => Some(key.as_str()),
         };
-        if let Some(whose) = whose {
-            name.push_str(whose);
+        if let Some(owner) = owner {
+            name.push_str(owner);
             name.push(':');
         }
         name.push_str(facility.as_str());
@@ -61,7 +62,7 @@ impl Namespace {
 pub struct Channel(Arc<str>);
 
 impl Channel {
-    /// Takes a complete channel name, as Redis sent it.
+    /// Copies a complete channel name.
     pub fn from_redis(name: &str) -> Self {
         Self(name.into())
     }
@@ -76,7 +77,7 @@ impl Channel {
         self.0
     }
 
-    /// Returns the name as Redis knows it.
+    /// Returns the name in Redis.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -94,15 +95,15 @@ impl Borrow<str> for Channel {
     }
 }
 
-/// Shows the name escaped and with session keys masked: it is meant for logs.
+/// Escapes the name and masks session keys, because this is meant for logs.
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&mask_sessions(&self.0).escape_debug(), f)
     }
 }
 
-/// Replaces whatever stands between `session:` and the next colon (or the end) by `***`, and all that stands behind
-/// `__keyspace@`: the keys of which those channels tell are those of sessions.
+/// Masks session keys: replaces the text between `session:` and the next colon (or the end) by `***`, and the text after
+/// `__keyspace@`, because these channels are named after the Redis keys of sessions.
 pub fn mask_sessions(text: &str) -> Cow<'_, str> {
     let keyspace = mask(text, "__keyspace@", &['\'', '"', ' ']);
     match mask(&keyspace, "session:", &[':', '\'', '"', ' ']) {
@@ -111,7 +112,7 @@ pub fn mask_sessions(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Replaces what stands between a mark and the next of the ends.
+/// Replaces the text between a mark and the next of the ends.
 fn mask<'a>(text: &'a str, mark: &str, ends: &[char]) -> Cow<'a, str> {
     if !text.contains(mark) {
         return Cow::Borrowed(text);

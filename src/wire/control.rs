@@ -1,4 +1,4 @@
-//! What messages of the control channel name: users, sessions, and queries of the doctor.
+//! The contents of messages on the control channel: hints about users and sessions, and queries of the doctor.
 
 use std::num::NonZeroU64;
 
@@ -12,11 +12,11 @@ pub enum Hint {
         /// Whether the user logged out of one of them.
         logout: bool,
     },
-    /// One session, whose visitor logged out.
+    /// One session that was logged out.
     Session(SessionDigest),
 }
 
-/// Identifies a session to those who know its key and reveals nothing to others: the first bytes of a SHA-256.
+/// The first bytes of the SHA-256 of a session key: identifies the session and does not reveal the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionDigest(NonZeroU64);
 
@@ -29,7 +29,7 @@ pub struct DoctorQuery {
     pub session: Option<Box<str>>,
 }
 
-/// Leaves the session key out.
+/// Omits the session key.
 impl std::fmt::Debug for DoctorQuery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DoctorQuery").field("nonce", &self.nonce).finish_non_exhaustive()
@@ -37,7 +37,7 @@ impl std::fmt::Debug for DoctorQuery {
 }
 
 impl SessionDigest {
-    /// Takes the first bytes. Zero becomes one, so that an `Option` of it needs no extra bytes.
+    /// Wraps the first bytes. Zero becomes one, so that an `Option` needs no extra bytes.
     pub fn new(first: u64) -> Self {
         Self(NonZeroU64::new(first).unwrap_or(NonZeroU64::MIN))
     }

@@ -1,4 +1,4 @@
-//! What a client asks for: the path and the query of its request, as values.
+//! Handshakes: the facility and the flags that a client requests, parsed from path and query.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,12 +8,12 @@ use url::form_urlencoded;
 
 use super::AudienceKind;
 
-/// The facility: the percent-decoded path behind the prefix, byte for byte. It may be empty.
+/// A facility: the percent-decoded path after the prefix, not normalised. It may be empty.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Facility(Box<str>);
 
 impl Facility {
-    /// Takes a facility that is already decoded.
+    /// Wraps a decoded name.
     pub fn new(name: &str) -> Self {
         Self(name.into())
     }
@@ -23,7 +23,8 @@ impl Facility {
         &self.0
     }
 
-    /// Tells whether the facility holds a colon, which makes `group:a:b:x` ambiguous.
+    /// Returns whether the facility contains a colon. Channel names are ambiguous then: `group:a:b:x` is facility `b:x` of
+    /// group `a`, or `x` of `a:b`.
     pub fn has_colon(&self) -> bool {
         self.0.contains(':')
     }
@@ -35,32 +36,32 @@ impl fmt::Debug for Facility {
     }
 }
 
-/// The flags of a handshake: which audiences to hear, which to speak to, `echo` and `event-names`.
+/// The flags of a handshake: audiences to subscribe to and to publish to, `echo` and `event-names`.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags(u16);
 
 impl Flags {
     const ECHO: u16 = 1 << 8;
     const EVENT_NAMES: u16 = 1 << 9;
-    /// What needs no permission.
+    /// Flags that need no permission.
     const FREE: u16 = Self::ECHO | Self::EVENT_NAMES;
 
-    /// Tells whether `subscribe-<kind>` was asked for.
+    /// Returns whether `subscribe-<kind>` is set.
     pub const fn subscribes(self, kind: AudienceKind) -> bool {
         self.0 & Self::subscribe_bit(kind) != 0
     }
 
-    /// Tells whether `publish-<kind>` was asked for.
+    /// Returns whether `publish-<kind>` is set.
     pub const fn publishes(self, kind: AudienceKind) -> bool {
         self.0 & Self::publish_bit(kind) != 0
     }
 
-    /// Tells whether the client wants to get its own messages back.
+    /// Returns whether the client receives its own messages, too.
     pub const fn echo(self) -> bool {
         self.0 & Self::ECHO != 0
     }
 
-    /// Tells whether texts of a stream may name their own event.
+    /// Returns whether the first line of a stream's text may name its event.
     pub const fn event_names(self) -> bool {
         self.0 & Self::EVENT_NAMES != 0
     }
@@ -81,33 +82,33 @@ impl Flags {
         Self(Self::publish_bit(kind))
     }
 
-    /// Returns the flags of both.
+    /// Returns the union of both.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Returns these flags without those that are not allowed. `echo` and `event-names` need no permission.
+    /// Returns those of these flags that are allowed. `echo` and `event-names` need no permission.
     #[must_use]
     pub const fn within(self, allowed: Self) -> Self {
         Self(self.0 & (allowed.0 | Self::FREE))
     }
 
-    /// Returns these flags without those that publish.
+    /// Returns these flags without all `publish-<kind>`.
     #[must_use]
     pub fn without_publish(self) -> Self {
         let publish = AudienceKind::ALL.into_iter().fold(0, |bits, kind| bits | Self::publish_bit(kind));
         Self(self.0 & !publish)
     }
 
-    /// Returns the flags of these names; unknown names change nothing.
+    /// Returns the flags with these names. Unknown names are ignored.
     pub fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let mut flags = Self::default();
         names.into_iter().for_each(|name| flags.add(name));
         flags
     }
 
-    /// Returns the names of the flags that need a permission: all but `echo` and `event-names`.
+    /// Returns the names of the flags that need permission: all but `echo` and `event-names`.
     pub fn names(self) -> impl Iterator<Item = String> {
         AudienceKind::ALL.into_iter().flat_map(move |kind| {
             let subscribe = self.subscribes(kind).then(|| format!("subscribe-{}", kind.word()));
@@ -116,11 +117,11 @@ impl Flags {
         })
     }
 
-    /// Adds the flag of that name; an unknown name changes nothing.
+    /// Adds the flag with this name. An unknown name is ignored.
     ///
     /// Names are trimmed and lower-cased first, as Python's `strip().lower()` does.
     fn add(&mut self, name: &str) {
-        // Python strips the four ASCII separators too; Unicode does not count them as white space.
+        // Python also strips the four ASCII separators, which are not white space in Unicode.
         let blank = |c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c);
         let name = name.trim_matches(blank).to_lowercase();
         if name == "echo" {
@@ -165,41 +166,41 @@ impl fmt::Debug for Flags {
     }
 }
 
-/// What a client asks for.
+/// The parsed target of a client's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake {
-    /// The room that the client wants to talk in.
+    /// The facility of the connection.
     pub facility: Facility,
-    /// What it wants to hear there, and to say.
+    /// The audiences it subscribes and publishes to, and its options.
     pub flags: Flags,
 }
 
-/// Why a path is no facility.
+/// Why a request target is not a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum HandshakeError {
     /// The decoded path does not begin with the prefix.
     #[error("the path does not begin with the WebSocket prefix")]
-    Elsewhere,
+    OutsidePrefix,
     /// The decoded path is not UTF-8.
     #[error("the facility is not valid UTF-8 after percent-decoding")]
     NotUtf8,
-    /// The decoded path holds a control character (Unicode category Cc).
+    /// The decoded path contains a control character (Unicode category Cc).
     #[error("the facility holds a control character")]
     ControlCharacter,
 }
 
 impl Handshake {
-    /// Reads the raw path and query of a request target. The prefix is that of the settings, with both slashes.
+    /// Parses the raw path and query of a request target. The prefix is that of the settings, with both slashes.
     ///
     /// # Errors
     ///
-    /// When the path lies outside the prefix, or the facility is not UTF-8 or holds control characters.
-    pub fn parse(path: &str, query: Option<&str>, prefix: &str) -> Result<Self, Malformed> {
+    /// When the path does not begin with the prefix, or when the facility is not UTF-8 or contains control characters.
+    pub fn parse(path: &str, query: Option<&str>, prefix: &str) -> Result<Self, HandshakeError> {
         let decoded: Cow<'_, [u8]> = percent_decode_str(path).into();
-        let facility = decoded.strip_prefix(prefix.as_bytes()).ok_or(Malformed::Elsewhere)?;
-        let facility = std::str::from_utf8(facility).map_err(|_| Malformed::NotUtf8)?;
+        let facility = decoded.strip_prefix(prefix.as_bytes()).ok_or(HandshakeError::OutsidePrefix)?;
+        let facility = std::str::from_utf8(facility).map_err(|_| HandshakeError::NotUtf8)?;
         if facility.chars().any(char::is_control) {
-            return Err(Malformed::ControlCharacter);
+            return Err(HandshakeError::ControlCharacter);
         }
         let mut flags = Flags::default();
         for (name, _) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
@@ -209,7 +210,7 @@ impl Handshake {
     }
 }
 
-/// Returns the values of the query parameters of exactly this name, decoded.
+/// Returns the decoded values of the query parameters with exactly this name.
 pub fn parameters<'a>(query: Option<&'a str>, name: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
     let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     pairs.filter(move |(own, _)| own == name).map(|(_, value)| value)
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn facilities_are_the_decoded_path_behind_the_prefix() {
+    fn a_facility_is_the_decoded_path_after_the_prefix() {
         let facility = |path| Handshake::parse(path, None, "/ws/").map(|h| h.facility.as_str().to_owned());
         for (path, expected) in [
             ("/ws/foobar", "foobar"),
@@ -251,22 +252,22 @@ mod tests {
             assert_eq!(facility(path).as_deref(), Ok(expected), "{path}");
         }
         for (path, expected) in [
-            ("/ws", Malformed::Elsewhere),
-            ("/other", Malformed::Elsewhere),
-            ("/%FF", Malformed::Elsewhere),
-            ("/ws/%FF", Malformed::NotUtf8),
-            ("/ws/%C0%AF", Malformed::NotUtf8),
-            ("/ws/a%00b", Malformed::ControlCharacter),
-            ("/ws/a%0Ab", Malformed::ControlCharacter),
-            ("/ws/a%7F", Malformed::ControlCharacter),
-            ("/ws/a%C2%85", Malformed::ControlCharacter),
+            ("/ws", HandshakeError::OutsidePrefix),
+            ("/other", HandshakeError::OutsidePrefix),
+            ("/%FF", HandshakeError::OutsidePrefix),
+            ("/ws/%FF", HandshakeError::NotUtf8),
+            ("/ws/%C0%AF", HandshakeError::NotUtf8),
+            ("/ws/a%00b", HandshakeError::ControlCharacter),
+            ("/ws/a%0Ab", HandshakeError::ControlCharacter),
+            ("/ws/a%7F", HandshakeError::ControlCharacter),
+            ("/ws/a%C2%85", HandshakeError::ControlCharacter),
         ] {
             assert_eq!(facility(path), Err(expected), "{path}");
         }
     }
 
     #[test]
-    fn flags_are_parameter_names() {
+    fn parameter_names_are_flags() {
         for query in [
             "subscribe-broadcast",
             "subscribe-broadcast=",
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_taken_by_their_exact_name() {
+    fn parameters_are_found_by_their_exact_name() {
         for (query, expected) in [
             ("t=a", &["a"][..]),
             ("x=1&t=a%2Eb+c&subscribe-user&t=", &["a.b c", ""]),
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_have_their_names() {
+    fn flags_are_converted_to_names_and_back() {
         let handshake = Handshake::parse("/ws/", Some("echo&publish-user&subscribe-user"), "/ws/").unwrap();
         let names: Vec<_> = handshake.flags.names().collect();
         assert_eq!(names, ["subscribe-user", "publish-user"]);
@@ -314,16 +315,16 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// The law of the query: only the trimmed, lower-cased name counts, whatever stands around it.
+        /// Only the trimmed, lower-cased name counts.
         #[test]
-        fn a_flag_counts_by_its_name_alone(value in "[^&;=]*", blanks in "[+]{0,3}", upper: bool) {
+        fn a_flag_depends_only_on_its_name(value in "[^&;=]*", blanks in "[+]{0,3}", upper: bool) {
             let name = if upper { "PUBLISH-GROUP" } else { "publish-group" };
             proptest::prop_assert_eq!(flags(&format!("a=b&{blanks}{name}{blanks}={value}")), "[publish-group]");
         }
 
-        /// No path makes the parser panic, and no facility it yields holds a control character.
+        /// No path makes the parser panic, and no parsed facility contains a control character.
         #[test]
-        fn every_path_is_a_facility_or_refused(path in "/ws/(%[0-9a-fA-F]{2}|[ -~]|é){0,20}") {
+        fn every_path_is_parsed_or_refused(path in "/ws/(%[0-9a-fA-F]{2}|[ -~]|é){0,20}") {
             if let Ok(handshake) = Handshake::parse(&path, None, "/ws/") {
                 proptest::prop_assert!(!handshake.facility.as_str().chars().any(char::is_control));
             }

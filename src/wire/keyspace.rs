@@ -1,11 +1,11 @@
-//! Keyspace notifications of Redis: the channel names of keys, and what happened to a key.
+//! Keyspace notifications of Redis: the channel name of a key, and the kinds of events.
 
 use super::Channel;
 
 /// Start of the names of all keyspace channels.
 const PREFIX: &str = "__keyspace@";
 
-/// What happened to a key.
+/// An event of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyEvent {
     /// It was deleted, or renamed.
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_channel_tells_of_one_key_of_one_database() {
+    fn a_keyspace_channel_names_one_key_of_one_database() {
         let channel = channel_of(3, ":1:a__:b");
         assert_eq!(channel.as_str(), "__keyspace@3__::1:a__:b");
         assert_eq!(key_of(&channel), Some(":1:a__:b"));

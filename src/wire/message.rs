@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-/// A published message: its channel and its payload, in the one buffer in which they were received.
+/// A published message: its channel and its payload, in the buffer in which they were received.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Message {
     bytes: Bytes,
@@ -13,7 +13,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// Takes the received bytes, and the ranges of the channel's name and the payload in them.
+    /// Wraps received bytes, with the ranges of the channel's name and of the payload in them.
     pub fn new(bytes: Bytes, channel: Range<usize>, payload: Range<usize>) -> Self {
         Self { bytes, channel, payload }
     }
@@ -23,7 +23,7 @@ impl Message {
         &self.bytes[self.channel.clone()]
     }
 
-    /// Returns what was published.
+    /// Returns the payload.
     pub fn payload(&self) -> &[u8] {
         &self.bytes[self.payload.clone()]
     }

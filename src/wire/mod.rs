@@ -1,7 +1,7 @@
-//! The words of the gateway: plain values, no I/O, no async.
+//! Names and encodings of the protocols: plain values, no I/O, no async.
 //!
-//! What a client asks for ([`Handshake`]), which audience a message is for ([`Audience`]) and what the Redis
-//! channel of that audience is called ([`Channel`]).
+//! [`Handshake`] is a client's request, [`Audience`] the receivers of a message, [`Channel`] the Redis channel of an
+//! audience, and [`Form`] the framing of messages to one connection.
 
 mod audience;
 mod channel;
@@ -18,7 +18,7 @@ pub use audience::{Audience, AudienceKind, SessionKey};
 pub use channel::{Channel, Namespace, mask_sessions};
 pub use control::{DoctorQuery, Hint, SessionDigest};
 pub use form::Form;
-pub use handshake::{Facility, Flags, Handshake, Malformed, parameters};
+pub use handshake::{Facility, Flags, Handshake, HandshakeError, parameters};
 pub use keyspace::{KeyEvent, channel_of, key_of};
 pub use message::Message;
 pub use topic::{Scope, Topic};

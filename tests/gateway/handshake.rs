@@ -91,7 +91,7 @@ const NO_FLAGS: &[&str] = &[
     "%zz=1",
 ];
 
-fn parsed(path: &str, query: &str) -> Result<(String, bool), ws4redis::wire::Malformed> {
+fn parsed(path: &str, query: &str) -> Result<(String, bool), ws4redis::wire::HandshakeError> {
     let handshake = ws4redis::wire::Handshake::parse(path, Some(query), "/ws/")?;
     let subscribes = handshake.flags.subscribes(ws4redis::wire::AudienceKind::Broadcast);
     Ok((format!("broadcast:{}", handshake.facility.as_str()), subscribes))

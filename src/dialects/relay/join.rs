@@ -5,7 +5,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::dialects::identify::{Identified, no_redis};
 use crate::http::Rejection;
-use crate::hub::{NotJoined, Subscription};
+use crate::hub::{JoinError, Subscription};
 use crate::shard::state::ShardState;
 use crate::visitors::Visitor;
 use crate::visitors::watch::Watch;
@@ -74,24 +74,24 @@ pub(super) async fn read_joined(
     subscription: &Subscription,
     state: &ShardState,
     channels: &[Channel],
-) -> Result<Vec<Option<Bytes>>, NotJoined> {
+) -> Result<Vec<Option<Bytes>>, JoinError> {
     loop {
         subscription.joined().await?;
         subscription.begin_reading();
         let persisted = state.store.persisted(channels).await;
         // Messages that were lost while the values were read may be missing in them.
         if !subscription.is_stale()? {
-            return persisted.map_err(|_| NotJoined::Lost);
+            return persisted.map_err(|_| JoinError::Lost);
         }
     }
 }
 
-impl From<NotJoined> for Rejection {
-    fn from(failure: NotJoined) -> Self {
+impl From<JoinError> for Rejection {
+    fn from(failure: JoinError) -> Self {
         match failure {
-            NotJoined::Lost => Self::NoRedis,
-            NotJoined::Refused => Self::Unsubscribable,
-            NotJoined::Flooded => Self::Flooded,
+            JoinError::Lost => Self::NoRedis,
+            JoinError::Refused => Self::Unsubscribable,
+            JoinError::Overflow => Self::Flooded,
         }
     }
 }

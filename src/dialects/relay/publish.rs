@@ -26,12 +26,12 @@ pub(super) fn receive(
     let (sockets, counters) = (&state.sockets, &state.process.counters);
     if sockets.keepalive.heartbeat.as_ref() == Some(&payload) {
         let frame = sockets.keepalive.heartbeat_in(Form::Frames);
-        listener.beat(frame, sockets.clock.get(), &sockets.limits);
+        listener.send_heartbeat(frame, sockets.clock.get(), &sockets.limits);
         return None;
     }
     if let Some(answer) = sockets.keepalive.client_heartbeats.answer_to(&payload) {
         if !answer.is_empty() {
-            listener.answer(answer.clone(), &sockets.limits);
+            listener.answer_heartbeat(answer.clone(), &sockets.limits);
         }
         return None;
     }

@@ -10,7 +10,7 @@ use super::client::{RelayClient, shared};
 use super::echo;
 use super::join::read_joined;
 use crate::access::{ClientAddress, Grant};
-use crate::hub::{Addition, Listener, NotJoined};
+use crate::hub::{Addition, JoinError, Listener};
 use crate::shard::state::ShardState;
 use crate::socket::Close;
 use crate::wire::Channel;
@@ -43,8 +43,8 @@ pub(super) fn reauthorize(
     drop(visitor);
     // Cancelled: the channels that it joins may not be granted any more.
     client.addition = None;
-    let missing = client.subscription.narrow(&grant.subscribe);
-    let addition = (!missing.is_empty()).then(|| client.subscription.join_beside(&missing));
+    let missing = client.subscription.retain_topics(&grant.subscribe);
+    let addition = (!missing.is_empty()).then(|| client.subscription.join_more(&missing));
     client.echo_topics = echo::topics(&grant, &client.subscription, addition.as_ref());
     client.channels = shared(grant.publish);
     client.addition = addition.map(|addition| {
@@ -62,17 +62,17 @@ async fn add(addition: Addition, channels: Vec<Channel>, state: Rc<ShardState>, 
     while let Some((addition, channels)) = waiting.pop() {
         let reading = read_joined(addition.joining(), &state, &channels);
         let join_timeout = state.process.settings.server.handshake;
-        match timeout(join_timeout, reading).await.unwrap_or(Err(NotJoined::Lost)) {
+        match timeout(join_timeout, reading).await.unwrap_or(Err(JoinError::Lost)) {
             Ok(persisted) => addition.merge(&listener, &persisted),
-            Err(NotJoined::Refused | NotJoined::Flooded) if channels.len() > 1 => {
+            Err(JoinError::Refused | JoinError::Overflow) if channels.len() > 1 => {
                 waiting.extend(channels.into_iter().map(|channel| {
                     let channels = vec![channel];
-                    (addition.alone(&channels), channels)
+                    (addition.rejoin(&channels), channels)
                 }));
             }
             // The broker logs the refusal.
-            Err(NotJoined::Refused) => retry = retry.or(Some(REFUSED_RETRY)),
-            Err(NotJoined::Lost | NotJoined::Flooded) => retry = Some(RETRY),
+            Err(JoinError::Refused) => retry = retry.or(Some(REFUSED_RETRY)),
+            Err(JoinError::Lost | JoinError::Overflow) => retry = Some(RETRY),
         }
     }
     if let Some(retry) = retry {

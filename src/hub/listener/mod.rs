@@ -1,4 +1,4 @@
-//! One connection as the hub sees it: its transport, its outbox and how to wake its task.
+//! One connection as the hub sees it: its transport, its outbox and its task's waker.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 
-use super::echo::Echoes;
+use super::echo::EchoFilter;
 use super::outbox::{Excess, Limits, Outbox};
 use super::{Digester, Run};
 use crate::stream::Stream;
@@ -15,13 +15,13 @@ use crate::wire::Form;
 /// How bytes reach the client.
 #[derive(Debug)]
 enum Transport {
-    /// Written at once.
+    /// Bytes are written at once.
     Socket(Stream),
-    /// The client has no socket at the moment; deliveries wait in the outbox, within its bounds.
+    /// The client has no socket at the moment; bytes are queued in the outbox, within its bounds.
     Parked,
 }
 
-/// The transport and what it has not taken yet. They share one borrow flag, because every write needs both.
+/// The transport and the bytes that it has not accepted yet. They share one borrow flag, because every write needs both.
 #[derive(Debug)]
 struct Output {
     transport: Transport,
@@ -35,37 +35,37 @@ struct Output {
 pub struct Listener {
     output: RefCell<Output>,
     delivered: Cell<u64>,
-    /// In which form it gets messages.
+    /// How its messages are framed.
     pub form: Form,
     ending: Cell<Option<Ending>>,
-    /// Whether messages must be compared with its own publications.
-    compares: Cell<bool>,
-    /// Whether what it may hear and say is to be looked at again.
+    /// The echo filter is not empty.
+    filters: Cell<bool>,
+    /// The connection's grant has to be computed again.
     reauthorize: Cell<bool>,
-    /// Whether Redis was lost, and no value has been read again since.
+    /// Redis was lost, and no value of its topics has been re-read since.
     lost: Cell<bool>,
-    /// Whether an answer to a heartbeat waits in the outbox.
-    beat_waits: Cell<bool>,
+    /// A heartbeat or an answer to one is in the outbox.
+    heartbeat_queued: Cell<bool>,
     dropped: Cell<u32>,
-    echoes: RefCell<Echoes>,
-    /// The connection's task; it sleeps as long as nothing happens to it.
+    echoes: RefCell<EchoFilter>,
+    /// Wakes the connection's task.
     task: Cell<Option<Waker>>,
-    /// What the shard's tick needs to know.
+    /// Times for the shard's tick.
     pub liveness: Liveness,
 }
 
 /// Why a connection has to end, seen from the hub and the shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// Its outbox is over the bound.
+    /// Its outbox exceeds a bound.
     Slow,
-    /// The process has no memory for its outbox, and a frame has been begun.
+    /// The outboxes of the process exceed their bound, and a frame was written in part.
     Torn,
-    /// Its socket refused a write.
+    /// A write to its socket failed.
     Broken,
-    /// It has not ended a message in time.
+    /// The client did not complete a message in time.
     Late,
-    /// It answered no ping.
+    /// The client did not answer a ping.
     Silent,
     /// The server stops or restarts.
     Restart,
@@ -76,22 +76,22 @@ pub enum Ending {
 /// Times of a connection in the shard's seconds.
 #[derive(Debug, Default)]
 pub struct Liveness {
-    /// When something was last heard from the client.
-    pub heard: Cell<u32>,
-    /// When the ping was sent that waits for an answer; 0 means none.
-    pub pinged: Cell<u32>,
-    /// When the last heartbeat went out.
-    pub beat: Cell<u32>,
-    /// When the message was begun that is not whole; 0 means none.
-    pub begun: Cell<u32>,
-    /// Whether nothing is read for now, so that silence means nothing.
-    pub paused: Cell<bool>,
-    /// Silence after which it is pinged.
-    pub patience: u32,
+    /// When the client last sent something.
+    pub last_received: Cell<u32>,
+    /// When the ping was sent that is not answered yet; 0 if there is none.
+    pub pinged_at: Cell<u32>,
+    /// When the last heartbeat was sent.
+    pub last_heartbeat: Cell<u32>,
+    /// When the client started the message that is not complete; 0 if there is none.
+    pub message_started: Cell<u32>,
+    /// The gateway does not read from the client at the moment, so its silence has no meaning.
+    pub reading_paused: Cell<bool>,
+    /// Seconds of silence before a ping is sent.
+    pub ping_after: u32,
 }
 
 impl Transport {
-    /// Writes as much as the socket takes at once. A parked transport takes nothing.
+    /// Writes as much as the socket accepts at once. A parked transport accepts nothing.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Socket(stream) => stream.try_write(bytes),
@@ -101,30 +101,37 @@ impl Transport {
 }
 
 impl Listener {
-    /// Creates the listener of a client's socket. `now` is the shard's second; the client is pinged after `patience`
+    /// Creates the listener of a client's socket. `now` is the shard's second; the client is pinged after `ping_after`
     /// seconds of silence.
-    pub fn new(stream: Stream, form: Form, now: u32, patience: u32) -> Self {
-        Self::with_transport(Transport::Socket(stream), form, now, patience)
+    pub fn new(stream: Stream, form: Form, now: u32, ping_after: u32) -> Self {
+        Self::with_transport(Transport::Socket(stream), form, now, ping_after)
     }
 
-    /// Creates a listener without a socket: what is delivered waits until [`Listener::attach`].
-    pub fn parked(form: Form, now: u32, patience: u32) -> Self {
-        Self::with_transport(Transport::Parked, form, now, patience)
+    /// Creates a listener without a socket. Its messages are queued until [`Listener::attach`].
+    pub fn parked(form: Form, now: u32, ping_after: u32) -> Self {
+        Self::with_transport(Transport::Parked, form, now, ping_after)
     }
 
-    fn with_transport(transport: Transport, form: Form, now: u32, patience: u32) -> Self {
-        let (heard, beat) = (Cell::new(now), Cell::new(now));
-        let (pinged, begun, paused) = (Cell::new(0), Cell::new(0), Cell::new(false));
-        let liveness = Liveness { heard, pinged, beat, begun, paused, patience };
+    fn with_transport(transport: Transport, form: Form, now: u32, ping_after: u32) -> Self {
+        let (last_received, last_heartbeat) = (Cell::new(now), Cell::new(now));
+        let (pinged_at, message_started, reading_paused) = (Cell::new(0), Cell::new(0), Cell::new(false));
+        let liveness = Liveness {
+            last_received,
+            pinged_at,
+            last_heartbeat,
+            message_started,
+            reading_paused,
+            ping_after,
+        };
         Self {
             output: RefCell::new(Output { transport, outbox: Outbox::default() }),
             delivered: Cell::default(),
             form,
             ending: Cell::default(),
-            compares: Cell::default(),
+            filters: Cell::default(),
             reauthorize: Cell::default(),
             lost: Cell::default(),
-            beat_waits: Cell::default(),
+            heartbeat_queued: Cell::default(),
             dropped: Cell::default(),
             echoes: RefCell::default(),
             task: Cell::default(),
@@ -132,20 +139,20 @@ impl Listener {
         }
     }
 
-    /// Delivers a run of a topic: all of it, but the connection's own publications.
+    /// Delivers a run of a topic, without the connection's own publications.
     pub(super) fn deliver(&self, topic: u32, run: &Run, limits: &Limits, digester: &Digester) {
-        if self.compares.get() {
-            return self.deliver_foreign(topic, run, limits, digester);
+        if self.filters.get() {
+            return self.deliver_filtered(topic, run, limits, digester);
         }
         self.delivered.set(self.delivered.get() + u64::from(run.messages));
         self.send(run.in_form(self.form), limits);
     }
 
-    fn deliver_foreign(&self, topic: u32, run: &Run, limits: &Limits, digester: &Digester) {
+    fn deliver_filtered(&self, topic: u32, run: &Run, limits: &Limits, digester: &Digester) {
         let mut from = 0;
         for (frame, digest) in run.marks(digester) {
-            if self.echoes.borrow_mut().matches(topic, *digest) {
-                // Event streams publish nothing, so it is frames here.
+            if self.echoes.borrow_mut().take_match(topic, *digest) {
+                // Stored bytes, because a connection that publishes is a WebSocket.
                 self.send_part(&run.bytes.slice(from..frame.start), &run.bytes, limits);
                 from = frame.end;
             } else {
@@ -153,18 +160,18 @@ impl Listener {
             }
         }
         self.send_part(&run.bytes.slice(from..), &run.bytes, limits);
-        self.compares.set(!self.echoes.borrow().is_empty());
+        self.filters.set(!self.echoes.borrow().is_empty());
     }
 
-    /// Delivers a value that was read again to a topic, unless it is the connection's own.
+    /// Delivers a value of a topic that was re-read, unless it is the connection's own publication.
     pub(super) fn deliver_value(&self, topic: u32, run: &Run, digest: u64, limits: &Limits) {
-        if !self.compares.get() || !self.echoes.borrow().holds(topic, digest) {
+        if !self.filters.get() || !self.echoes.borrow().contains(topic, digest) {
             self.delivered.set(self.delivered.get() + 1);
             self.send(run.in_form(self.form), limits);
         }
     }
 
-    /// Sends whole frames: at once if nothing waits before them, else behind the rest.
+    /// Sends whole frames: at once if the outbox is empty, else behind its bytes.
     pub fn send(&self, frames: &Bytes, limits: &Limits) {
         self.send_part(frames, frames, limits);
     }
@@ -175,7 +182,7 @@ impl Listener {
             return;
         }
         let Output { transport, outbox } = &mut *self.output.borrow_mut();
-        if outbox.is_long(limits) && !self.drain_at_once(transport, outbox) {
+        if outbox.is_long(limits) && !self.drain_now(transport, outbox) {
             return;
         }
         if outbox.is_empty() {
@@ -192,67 +199,68 @@ impl Listener {
             outbox.push(frames, run, 0, limits);
         }
         if let Some(excess) = outbox.excess(limits) {
-            self.relieve(outbox, excess, limits);
+            self.enforce_bound(outbox, excess, limits);
         }
     }
 
-    /// Writes what waits: in a burst the connection's task, which would do so, has not had its turn yet. Returns whether
-    /// the socket works.
-    fn drain_at_once(&self, transport: &Transport, outbox: &mut Outbox) -> bool {
+    /// Writes queued bytes: in a burst the connection's task, which would write them, is not scheduled in between. Returns
+    /// false if the socket failed.
+    fn drain_now(&self, transport: &Transport, outbox: &mut Outbox) -> bool {
         let Transport::Socket(stream) = transport else { return true };
-        let refused =
+        let failed =
             outbox.try_write_to(stream).is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
-        if refused {
+        if failed {
             self.end(Ending::Broken);
         }
         if outbox.is_empty() {
-            self.beat_waits.set(false);
+            self.heartbeat_queued.set(false);
         }
-        !refused
+        !failed
     }
 
     /// Drops the oldest messages, or ends the connection.
-    fn relieve(&self, outbox: &mut Outbox, excess: Excess, limits: &Limits) {
-        if limits.drop_oldest && excess == Excess::Own {
+    fn enforce_bound(&self, outbox: &mut Outbox, excess: Excess, limits: &Limits) {
+        if limits.drop_oldest && excess == Excess::Client {
             self.dropped.set(self.dropped.get().saturating_add(outbox.drop_oldest(self.form, limits)));
             return;
         }
-        if excess == Excess::Own {
+        if excess == Excess::Client {
             return self.end(Ending::Slow);
         }
         limits.memory.count_refused();
-        // Not even the frame begun may stay for the close frame behind it.
-        let torn = outbox.discard();
-        self.end(if torn { Ending::Torn } else { Ending::Slow });
+        // Even the rest of a partly written frame is dropped, so no close frame can follow it.
+        let is_torn = outbox.discard();
+        self.end(if is_torn { Ending::Torn } else { Ending::Slow });
     }
 
-    /// Notes in the shard's second `now` how much waits, and ends the connection if it has been too much for too long.
-    pub fn check_outbox(&self, now: u32, limits: &Limits) {
-        // Who is ending already is told why: the frame begun stays for that.
+    /// Drops the oldest messages or ends the connection if, in the shard's second `now`, its outbox has exceeded a bound for
+    /// too long.
+    pub fn enforce_time_bound(&self, now: u32, limits: &Limits) {
+        // An ending connection keeps a partly written frame, because its close frame follows.
         if self.ending.get().is_some() {
             return;
         }
         let outbox = &mut self.output.borrow_mut().outbox;
         if let Some(excess) = outbox.mark_excess(self.form, now, limits) {
-            self.relieve(outbox, excess, limits);
+            self.enforce_bound(outbox, excess, limits);
         }
     }
 
-    /// Answers a client. Where much waits already, the client need not be told that the server lives, and could make it
-    /// answer without end.
+    /// Answers a ping. Omitted if the outbox is long: its bytes show that the server lives, and a client that does not read
+    /// could fill memory with pongs otherwise.
     pub fn pong(&self, frame: &Bytes, limits: &Limits) {
         let mut output = self.output.borrow_mut();
         if output.outbox.is_long(limits) {
-            output.outbox.note_left_out();
+            output.outbox.mark_omitted_reply();
         } else {
             drop(output);
             self.send(frame, limits);
         }
     }
 
-    /// Sends a frame of which there is at most one of its kind, and which does not count against the bound.
+    /// Sends a frame that does not count against the bounds, because at most one of its kind is queued.
     pub fn send_uncounted(&self, frames: Bytes, limits: &Limits) {
-        // It would be taken for the rest of the frame that was begun.
+        // The client would read it as the rest of the partly written frame.
         if self.ending.get() == Some(Ending::Torn) {
             return;
         }
@@ -269,32 +277,32 @@ impl Listener {
         self.wake();
     }
 
-    /// Queues what a client gets before anything else, without writing yet.
+    /// Queues the head of an HTTP response, without writing yet.
     pub fn queue_head(&self, head: Bytes, limits: &Limits) {
         self.output.borrow_mut().outbox.push_uncounted(head, 0, &limits.memory);
     }
 
-    /// Queues what a client gets when it joins, without writing yet.
-    pub(super) fn queue(&self, run: &Run, limits: &Limits) {
+    /// Queues messages for a client that joins, without writing yet.
+    pub(super) fn queue_replayed(&self, run: &Run, limits: &Limits) {
         self.delivered.set(self.delivered.get() + u64::from(run.messages));
         self.output.borrow_mut().outbox.push_replayed(run.in_form(self.form), limits);
     }
 
-    /// Sends the heartbeat, unless one waits in the outbox already.
-    pub fn beat(&self, frame: Bytes, now: u32, limits: &Limits) {
-        self.liveness.beat.set(now);
-        self.answer(frame, limits);
+    /// Sends a heartbeat, unless one is in the outbox already.
+    pub fn send_heartbeat(&self, frame: Bytes, now: u32, limits: &Limits) {
+        self.liveness.last_heartbeat.set(now);
+        self.answer_heartbeat(frame, limits);
     }
 
-    /// Answers a heartbeat, unless an answer waits in the outbox already: who does not read is not sent more and more.
-    pub fn answer(&self, frame: Bytes, limits: &Limits) {
-        if !self.beat_waits.get() {
+    /// Answers a heartbeat, unless an answer is in the outbox already: a client that does not read cannot fill it.
+    pub fn answer_heartbeat(&self, frame: Bytes, limits: &Limits) {
+        if !self.heartbeat_queued.get() {
             self.send_uncounted(frame, limits);
-            self.beat_waits.set(!self.output.borrow().outbox.is_empty());
+            self.heartbeat_queued.set(!self.output.borrow().outbox.is_empty());
         }
     }
 
-    /// Asks the connection's task to end it. The first reason counts.
+    /// Makes the connection's task end it. The first reason counts.
     pub fn end(&self, ending: Ending) {
         if self.ending.get().is_none() {
             self.ending.set(Some(ending));
@@ -302,13 +310,13 @@ impl Listener {
         self.wake();
     }
 
-    /// Asks the connection's task to look again at what it may hear and say.
+    /// Makes the connection's task compute its grant again.
     pub fn reauthorize(&self) {
         self.reauthorize.set(true);
         self.wake();
     }
 
-    /// Tells whether that was asked for since the last call.
+    /// Returns whether [`Listener::reauthorize`] was called since the last call.
     pub fn take_reauthorize(&self) -> bool {
         self.reauthorize.take()
     }
@@ -318,7 +326,7 @@ impl Listener {
         self.ending.get()
     }
 
-    /// Remembers the task that is to be woken when something happens.
+    /// Sets the task to wake.
     pub fn watch(&self, cx: &Context<'_>) {
         let task = self.task.take().filter(|task| task.will_wake(cx.waker()));
         self.task.set(Some(task.unwrap_or_else(|| cx.waker().clone())));
@@ -330,11 +338,11 @@ impl Listener {
         }
     }
 
-    /// Writes what waits. Ready when nothing is left.
+    /// Writes queued bytes. Ready when nothing is left.
     ///
     /// # Errors
     ///
-    /// When the socket refuses.
+    /// The socket's own.
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Output { transport, outbox } = &mut *self.output.borrow_mut();
         match transport {
@@ -343,11 +351,11 @@ impl Listener {
             Transport::Parked if !outbox.is_empty() => return Poll::Pending,
             Transport::Parked => {}
         }
-        self.beat_waits.set(false);
+        self.heartbeat_queued.set(false);
         Poll::Ready(Ok(()))
     }
 
-    /// Reads what the client has sent. Ready with 0 at the end; pending as long as the listener is parked.
+    /// Reads from the client. Ready with 0 at the end; pending as long as the listener is parked.
     pub fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match &self.output.borrow().transport {
             Transport::Socket(stream) => stream.poll_recv(cx, buffer),
@@ -362,14 +370,13 @@ impl Listener {
         }
     }
 
-    /// Gives a parked listener a socket, and wakes its task, which drains the outbox into it. The old socket is dropped if
-    /// there is one.
+    /// Sets the socket, and wakes the task, which writes the queued bytes. Drops the old socket if there is one.
     pub fn attach(&self, stream: Stream) {
         self.output.borrow_mut().transport = Transport::Socket(stream);
         self.wake();
     }
 
-    /// Takes the socket from the listener; what is delivered from now on waits in the outbox.
+    /// Takes the socket from the listener. Messages are queued from now on.
     pub fn park(&self) -> Option<Stream> {
         match std::mem::replace(&mut self.output.borrow_mut().transport, Transport::Parked) {
             Transport::Socket(stream) => Some(stream),
@@ -377,56 +384,56 @@ impl Listener {
         }
     }
 
-    /// Tells whether something waits to be written.
-    pub fn has_waiting(&self) -> bool {
+    /// Returns whether bytes are queued.
+    pub fn has_queued(&self) -> bool {
         !self.output.borrow().outbox.is_empty()
     }
 
-    /// Discards what waits, but for the frame that has been begun.
-    pub fn cut(&self) {
-        self.output.borrow_mut().outbox.cut(self.form);
+    /// Drops queued bytes, except for the rest of a partly written frame.
+    pub fn discard_queued(&self) {
+        self.output.borrow_mut().outbox.discard_unstarted(self.form);
     }
 
-    /// Remembers a publication, so that it is not delivered to the client that made it.
+    /// Records a publication, so that it is not delivered to its own client.
     pub(super) fn expect_echo(&self, topic: u32, digest: u64, number: u32) {
         self.echoes.borrow_mut().add(topic, digest, number);
-        self.compares.set(true);
+        self.filters.set(true);
     }
 
-    /// Takes the acknowledgement of all publications with numbers below `below`.
+    /// Handles the acknowledgement of all publications with numbers below `below`.
     pub fn acknowledge(&self, below: u32, now: u32) {
-        if self.compares.get() {
+        if self.filters.get() {
             self.echoes.borrow_mut().acknowledge(below, now);
         }
     }
 
-    /// Forgets publications whose time is over.
-    pub fn forget_echoes(&self, now: u32) {
+    /// Removes publications that have expired from the echo filter.
+    pub fn expire_echoes(&self, now: u32) {
         if !self.lost.get() {
             let mut echoes = self.echoes.borrow_mut();
-            echoes.forget_old(now);
-            self.compares.set(!echoes.is_empty());
+            echoes.remove_expired(now);
+            self.filters.set(!echoes.is_empty());
         }
     }
 
-    /// Notes that a topic has been left.
+    /// Removes a topic that was left from the echo filter.
     pub(super) fn leave(&self, topic: u32) {
         self.echoes.borrow_mut().leave(topic);
     }
 
-    /// Marks the echoes in flight as stale, because Redis was lost.
+    /// Handles the loss of Redis: acknowledged publications may never arrive.
     pub(super) fn mark_echoes_stale(&self) {
         self.lost.set(true);
         self.echoes.borrow_mut().on_lost();
     }
 
-    /// Notes that the value of a topic has been read again.
+    /// Handles the end of a topic's pause.
     pub(super) fn recover_echoes(&self, topic: u32) {
         self.lost.set(false);
         self.echoes.borrow_mut().recover(topic);
     }
 
-    /// Returns how many messages were delivered, and how many were dropped.
+    /// Returns the numbers of delivered and of dropped messages.
     pub fn counts(&self) -> (u64, u64) {
         (self.delivered.get(), self.dropped.get().into())
     }

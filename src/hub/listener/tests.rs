@@ -1,4 +1,4 @@
-//! Listeners with a full socket, and without one.
+//! Listeners whose socket is full, and listeners without a socket.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -14,14 +14,14 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_io().build().unwrap()
 }
 
-/// A listener whose socket is full, in the middle of a frame, and the other end of it.
-fn choked(limits: &Limits) -> (Listener, UnixStream) {
+/// Returns a listener whose socket is full after a part of a frame, and the other end of the socket.
+fn with_full_socket(limits: &Limits) -> (Listener, UnixStream) {
     let (stream, other) = UnixStream::pair().unwrap();
     stream.set_nonblocking(true).unwrap();
     other.set_nonblocking(true).unwrap();
     let listener = Listener::new(Stream::new(stream.into()).unwrap(), Form::Frames, 1, 10);
     listener.send(&Run::of(&vec![b'x'; 4 << 20]).bytes, limits);
-    assert!(listener.has_waiting());
+    assert!(listener.has_queued());
     (listener, other)
 }
 
@@ -32,24 +32,24 @@ fn read(other: &mut UnixStream) -> Vec<u8> {
 }
 
 #[test]
-fn a_heartbeat_that_went_out_in_a_burst_is_followed_by_others() {
+fn a_heartbeat_that_was_written_in_a_burst_is_followed_by_others() {
     let runtime = runtime();
     let _in_runtime = runtime.enter();
     let limits = Limits { outbox_bytes: 1000, ..Limits::default() };
-    let (listener, mut other) = choked(&limits);
-    listener.beat(FRAME, 1, &limits);
+    let (listener, mut other) = with_full_socket(&limits);
+    listener.send_heartbeat(FRAME, 1, &limits);
     let small = Run::of(b"x").bytes;
-    while listener.has_waiting() {
+    while listener.has_queued() {
         read(&mut other);
         listener.send(&small, &limits);
     }
     read(&mut other);
-    listener.beat(FRAME, 4, &limits);
+    listener.send_heartbeat(FRAME, 4, &limits);
     assert_eq!(read(&mut other), FRAME);
 }
 
 #[test]
-fn a_parked_listener_queues_within_its_bounds_and_a_socket_drains_it() {
+fn a_parked_listener_queues_messages_until_it_gets_a_socket() {
     let runtime = runtime();
     let limits = Limits { outbox_bytes: 8, outbox_seconds: 0, ..Limits::default() };
     let digester = Digester::default();
@@ -59,7 +59,7 @@ fn a_parked_listener_queues_within_its_bounds_and_a_socket_drains_it() {
     for run in &runs {
         listener.deliver(0, run, &limits, &digester);
     }
-    assert!(listener.has_waiting() && listener.ending().is_none());
+    assert!(listener.has_queued() && listener.ending().is_none());
     for _ in 0..5 {
         over.deliver(0, &runs[0], &limits, &digester);
     }
@@ -80,26 +80,26 @@ fn a_parked_listener_queues_within_its_bounds_and_a_socket_drains_it() {
     assert_eq!(read(&mut other), b"\x81\x01a\x81\x01b\x81\x01c");
     assert!(listener.park().is_some() && listener.park().is_none());
     listener.deliver(0, &runs[0], &limits, &digester);
-    assert!(listener.has_waiting() && read(&mut other).is_empty());
+    assert!(listener.has_queued() && read(&mut other).is_empty());
 }
 
 #[test]
-fn nothing_follows_a_frame_that_was_torn() {
+fn nothing_follows_a_frame_that_was_dropped_in_part() {
     let runtime = runtime();
     let _in_runtime = runtime.enter();
     for ended_before in [false, true] {
         let memory = OutboxMemory::new(6 << 20);
         let limits = Limits { memory: ShardMemory::new(memory), ..Limits::default() };
-        let (listener, mut other) = choked(&limits);
+        let (listener, mut other) = with_full_socket(&limits);
         if ended_before {
             listener.end(Ending::Restart);
         }
-        (2..6).for_each(|now| listener.check_outbox(now, &limits));
-        let begun = read(&mut other).len();
-        let torn = listener.ending() == Some(Ending::Torn);
-        assert!(torn != ended_before && listener.has_waiting() == ended_before);
-        listener.beat(FRAME, 6, &limits);
+        (2..6).for_each(|now| listener.enforce_time_bound(now, &limits));
+        let written = read(&mut other).len();
+        let is_torn = listener.ending() == Some(Ending::Torn);
+        assert!(is_torn != ended_before && listener.has_queued() == ended_before);
+        listener.send_heartbeat(FRAME, 6, &limits);
         listener.send_uncounted(FRAME, &limits);
-        assert_eq!(read(&mut other), b"", "{begun} bytes of a frame went out before");
+        assert_eq!(read(&mut other), b"", "{written} bytes of a frame were written before");
     }
 }

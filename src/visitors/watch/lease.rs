@@ -120,7 +120,7 @@ impl Lease {
 
     /// Sets the subscription to the key's events. It is muted: key events arrive as broker events.
     pub(super) fn set_watch(&self, watch: Option<Subscription>) {
-        watch.iter().for_each(Subscription::silence);
+        watch.iter().for_each(Subscription::mute);
         self.watch.set(watch);
     }
 

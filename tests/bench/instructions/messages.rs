@@ -1,4 +1,4 @@
-//! Messages: encoded, delivered to listeners on TCP sockets, published to Redis.
+//! Messages: encoding, delivery to listeners on TCP sockets, publication to Redis.
 
 use std::hint::black_box;
 use std::rc::Rc;
@@ -37,23 +37,23 @@ fn prepare_frame(name: &str) -> Box<dyn FnMut()> {
 }
 
 /// A hub whose listeners' sockets accept all writes although they are not read.
-struct House {
+struct FilledHub {
     runtime: Runtime,
     hub: Hub,
     _clients: Vec<TcpStream>,
 }
 
-impl House {
+impl FilledHub {
     fn new(listeners: u32, topic: impl Fn(u32) -> Topic) -> Self {
         rlimit::increase_nofile_limit(u64::MAX).unwrap();
         let runtime = Builder::new_current_thread().enable_io().build().unwrap();
         let mut hub = Hub::new(Limits::default());
         let mut clients = Vec::new();
         runtime.block_on(async {
-            let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
             for number in 0..listeners {
-                clients.push(TcpStream::connect(door.local_addr().unwrap()).await.unwrap());
-                let (socket, _) = door.accept().await.unwrap();
+                clients.push(TcpStream::connect(server.local_addr().unwrap()).await.unwrap());
+                let (socket, _) = server.accept().await.unwrap();
                 socket.writable().await.unwrap();
                 let stream = Stream::new(socket.into_std().unwrap().into()).unwrap();
                 let member = hub.join(&[topic(number)]);
@@ -62,7 +62,7 @@ impl House {
         });
         for request in hub.take_requests() {
             if let SubscriptionRequest::Subscribe(topic, generation) = request {
-                hub.subscribed(&topic, generation);
+                hub.on_subscribed(&topic, generation);
             }
         }
         Self { runtime, hub, _clients: clients }
@@ -72,17 +72,17 @@ impl House {
 fn prepare_delivery(name: &str) -> Box<dyn FnMut()> {
     let of_each = name.contains(" 1 of ");
     let name_of = |number: u32| Topic::from(Channel::from_redis(&format!("user:{number}:chat")));
-    let mut house = House::new(1000, |number| name_of(if of_each { number } else { 7 }));
+    let mut filled = FilledHub::new(1000, |number| name_of(if of_each { number } else { 7 }));
     let messages: usize = name.split(' ').nth(1).unwrap().parse().unwrap();
     let run = Run::join((0..messages).map(|_| Run::of(&[b'x'; 128])).collect()).unwrap();
-    // Uses the topics in turn: the cost of a single one would depend on its random hash.
+    // Cycles through the topics, because the cost of a single one would depend on its random hash.
     let topics: Vec<Topic> = if of_each { (0..1000).map(name_of).collect() } else { vec![name_of(7)] };
     let mut delivered = 0;
     Box::new(move || {
-        let _in_runtime = house.runtime.enter();
+        let _in_runtime = filled.runtime.enter();
         // A delivered run caches its digests, so each delivery needs a new run.
         let run = Run::new(run.bytes.clone(), run.messages);
-        house.hub.deliver(black_box(&topics[delivered % topics.len()]), run);
+        filled.hub.deliver(black_box(&topics[delivered % topics.len()]), run);
         delivered += 1;
     })
 }
