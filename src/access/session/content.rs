@@ -2,10 +2,14 @@
 
 use std::fmt;
 
+use crate::codec::{FieldValue, Record, RecordLimits};
+
 /// Longest text of a field; Django's user and group names have at most 150 characters.
 const MAX_TEXT_BYTES: usize = 1_024;
 /// Most groups of one user.
-pub(super) const MAX_GROUPS: usize = 1_024;
+const MAX_GROUPS: usize = 1_024;
+/// Most values that a pickle creates. No session has a million values; 2^18 entries take 9 MiB.
+pub(super) const MAX_PICKLE_ENTRIES: usize = 1 << 18;
 
 /// The fields of a session. A field is `None` if it is missing or not a text.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -45,67 +49,23 @@ impl fmt::Debug for Session {
     }
 }
 
-/// A text or a list of groups exceeds its limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Excessive;
-
 /// The keys of a session that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
+pub enum SessionField {
+    /// `_auth_user_id`.
     UserId,
+    /// `_auth_user_backend`.
     Backend,
+    /// `_auth_user_hash`.
     AuthHash,
+    /// `ws4redis:username`.
     Username,
+    /// `ws4redis:memberof`.
     Groups,
+    /// `ws4redis:namespace`.
     Namespace,
+    /// `ws4redis:doctor`.
     Doctor,
-}
-
-impl Field {
-    /// Returns the field of a session key.
-    pub(super) fn named(key: &[u8]) -> Option<Self> {
-        match key {
-            b"_auth_user_id" => Some(Self::UserId),
-            b"_auth_user_backend" => Some(Self::Backend),
-            b"_auth_user_hash" => Some(Self::AuthHash),
-            b"ws4redis:username" => Some(Self::Username),
-            b"ws4redis:memberof" => Some(Self::Groups),
-            b"ws4redis:namespace" => Some(Self::Namespace),
-            b"ws4redis:doctor" => Some(Self::Doctor),
-            _ => None,
-        }
-    }
-}
-
-/// The value of a field, independent of the serialisation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum FieldValue {
-    Text(String),
-    Number(i64),
-    List(Vec<String>),
-    /// Anything else.
-    Other,
-}
-
-impl FieldValue {
-    /// Longest serialised form of a text of the maximum length, with every character escaped.
-    pub(super) const MAX_ESCAPED_BYTES: usize = 10 * MAX_TEXT_BYTES;
-
-    /// Creates a text within the length limit.
-    pub(super) fn text(text: &str) -> Result<Self, Excessive> {
-        if text.len() > MAX_TEXT_BYTES { Err(Excessive) } else { Ok(Self::Text(text.to_owned())) }
-    }
-}
-
-/// Adds a text to a list of groups; other values are ignored.
-pub(super) fn add_group(groups: &mut Vec<String>, value: FieldValue) -> Result<(), Excessive> {
-    if let FieldValue::Text(name) = value {
-        if groups.len() == MAX_GROUPS {
-            return Err(Excessive);
-        }
-        groups.push(name);
-    }
-    Ok(())
 }
 
 impl Session {
@@ -118,17 +78,40 @@ impl Session {
             (_, id) => id,
         };
     }
+}
 
-    /// Sets a field. The old value is removed even if the new one is unusable.
-    pub(super) fn set(&mut self, field: Field, value: FieldValue) {
+impl Record for Session {
+    type Field = SessionField;
+
+    const LIMITS: RecordLimits = RecordLimits {
+        text_bytes: MAX_TEXT_BYTES,
+        list_items: MAX_GROUPS,
+        pickle_entries: MAX_PICKLE_ENTRIES,
+    };
+
+    fn field(key: &[u8]) -> Option<SessionField> {
+        match key {
+            b"_auth_user_id" => Some(SessionField::UserId),
+            b"_auth_user_backend" => Some(SessionField::Backend),
+            b"_auth_user_hash" => Some(SessionField::AuthHash),
+            b"ws4redis:username" => Some(SessionField::Username),
+            b"ws4redis:memberof" => Some(SessionField::Groups),
+            b"ws4redis:namespace" => Some(SessionField::Namespace),
+            b"ws4redis:doctor" => Some(SessionField::Doctor),
+            _ => None,
+        }
+    }
+
+    /// The old value is removed even if the new one is unusable.
+    fn set(&mut self, field: SessionField, value: FieldValue) {
         let slot = match field {
-            Field::UserId => &mut self.user_id,
-            Field::Backend => &mut self.backend,
-            Field::AuthHash => &mut self.auth_hash,
-            Field::Username => &mut self.username,
-            Field::Namespace => &mut self.namespace,
-            Field::Doctor => &mut self.doctor,
-            Field::Groups => {
+            SessionField::UserId => &mut self.user_id,
+            SessionField::Backend => &mut self.backend,
+            SessionField::AuthHash => &mut self.auth_hash,
+            SessionField::Username => &mut self.username,
+            SessionField::Namespace => &mut self.namespace,
+            SessionField::Doctor => &mut self.doctor,
+            SessionField::Groups => {
                 self.groups = if let FieldValue::List(groups) = value { Some(groups) } else { None };
                 return;
             }
@@ -136,7 +119,7 @@ impl Session {
         *slot = match value {
             FieldValue::Text(text) => Some(text),
             // Old sessions, and those that `login()` did not write, may have a numeric primary key.
-            FieldValue::Number(number) if field == Field::UserId => Some(number.to_string()),
+            FieldValue::Number(number) if field == SessionField::UserId => Some(number.to_string()),
             _ => None,
         };
     }

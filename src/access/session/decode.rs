@@ -1,11 +1,12 @@
 //! Decoding of a session from its value in Redis.
 
-use super::compression::{self, Compression, MAX_DECOMPRESSED_BYTES};
 use super::signed::{self, SignatureError};
-use super::{Forms, Secrets, Session, json, msgpack, pickle};
+use super::{Forms, Secrets, Session, pickle};
+use crate::codec::compression::Compression;
+use crate::codec::{DecodeError, json, msgpack};
 
-/// Longest value in Redis.
-const MAX_VALUE_BYTES: usize = MAX_DECOMPRESSED_BYTES;
+/// Longest value, in Redis and after decompression.
+const MAX_VALUE_BYTES: usize = 4 << 20;
 /// Longest value that is decoded on a shard's thread, in Redis and after decompression.
 const QUICK_BYTES: usize = 16 << 10;
 
@@ -41,12 +42,10 @@ pub enum Undecodable {
     Msgpack,
 }
 
-impl From<compression::CompressionError> for Undecodable {
-    fn from(error: compression::CompressionError) -> Self {
-        match error {
-            compression::CompressionError::Damaged => Self::Packed,
-            compression::CompressionError::TooLarge => Self::TooLarge,
-        }
+impl Undecodable {
+    /// Converts an error of a codec: `damaged` is the variant of its format.
+    fn of(error: DecodeError, damaged: Self) -> Self {
+        if error == DecodeError::TooLarge { Self::TooLarge } else { damaged }
     }
 }
 
@@ -55,7 +54,7 @@ impl From<SignatureError> for Undecodable {
         match error {
             SignatureError::Malformed => Self::Unknown,
             SignatureError::Forged => Self::Forged,
-            SignatureError::Decompression(error) => error.into(),
+            SignatureError::Decompression(error) => Self::of(error, Self::Packed),
         }
     }
 }
@@ -100,7 +99,8 @@ fn decode_up_to(
         if !forms.intersects(Forms::UNSIGNED) {
             return Err(Undecodable::Untrusted);
         }
-        return read(&compression.decompress(value, limit)?, forms);
+        let value = compression.decompress(value, limit);
+        return read(&value.map_err(|error| Undecodable::of(error, Undecodable::Packed))?, forms);
     }
     if Forms::unsigned(value).is_some() {
         return read(value, forms);
@@ -127,9 +127,13 @@ fn read(value: &[u8], forms: Forms) -> Result<Option<Session>, Undecodable> {
         return Err(Undecodable::Untrusted);
     }
     match form {
-        Forms::JSON => json::read(value).map(Some),
-        Forms::MSGPACK => msgpack::read(value).map(Some),
-        _ => pickle::read(value),
+        Forms::JSON => {
+            json::read_record(value).map(Some).map_err(|error| Undecodable::of(error, Undecodable::Json))
+        }
+        Forms::MSGPACK => msgpack::read_record(value)
+            .map(Some)
+            .map_err(|error| Undecodable::of(error, Undecodable::Msgpack)),
+        _ => pickle::read(value).map_err(|error| Undecodable::of(error, Undecodable::Pickle)),
     }
 }
 

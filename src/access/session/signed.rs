@@ -8,7 +8,8 @@ use base64::{
 };
 use ring::hmac;
 
-use super::{Secrets, compression};
+use super::Secrets;
+use crate::codec::{DecodeError, compression};
 
 /// Why a signed value is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub(super) enum SignatureError {
     /// The signature matches no key.
     Forged,
     /// The signature is valid, but the data is corrupt or too large.
-    Decompression(compression::CompressionError),
+    Decompression(DecodeError),
 }
 
 /// Returns whether a value consists of the characters of the signed forms.

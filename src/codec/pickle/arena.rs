@@ -1,9 +1,11 @@
 //! The arena of nodes, and the links from containers to their values.
 
-use super::super::content::Field;
+use std::marker::PhantomData;
+
 use super::class::Class;
+use super::selection::Selection;
 use super::text::Encoding;
-use super::{MAX_ENTRIES, PickleError};
+use crate::codec::DecodeError;
 
 /// The index of a node.
 pub(super) type Index = u32;
@@ -17,14 +19,25 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Node {
     Opaque,
+    Null,
+    Bool(bool),
     /// A text, as a range of the pickle.
     Text {
         start: u32,
         length: u32,
         encoding: Encoding,
     },
+    /// A byte string, as a range of the pickle.
+    Bytes {
+        start: u32,
+        length: u32,
+    },
     /// An integer, by the position of its opcode.
     Integer {
+        at: u32,
+    },
+    /// A floating-point number, by the position of its opcode.
+    Float {
         at: u32,
     },
     /// A linked list, starting with the last link.
@@ -34,7 +47,7 @@ pub(super) enum Node {
     List {
         last: u32,
     },
-    /// Up to three items are all linked; of longer tuples only the texts.
+    /// Of tuples with more than three items, a record links only the texts.
     Tuple {
         last: u32,
         length: u32,
@@ -51,50 +64,57 @@ struct Link {
 }
 
 /// All nodes of a pickle.
-pub(super) struct Arena<'a> {
+pub(super) struct Arena<'a, S> {
     pickle: &'a [u8],
+    /// Most nodes, and most links.
+    max_entries: usize,
     nodes: Vec<Node>,
     links: Vec<Link>,
+    selection: PhantomData<S>,
 }
 
-impl<'a> Arena<'a> {
-    pub(super) fn new(pickle: &'a [u8]) -> Self {
-        Self { pickle, nodes: vec![Node::Opaque], links: Vec::new() }
+impl<'a, S: Selection> Arena<'a, S> {
+    pub(super) fn new(pickle: &'a [u8], max_entries: usize) -> Self {
+        Self { pickle, max_entries, nodes: vec![Node::Opaque], links: Vec::new(), selection: PhantomData }
+    }
+
+    pub(super) fn pickle(&self) -> &'a [u8] {
+        self.pickle
     }
 
     pub(super) fn node(&self, index: Index) -> Node {
         usize::try_from(index).ok().and_then(|index| self.nodes.get(index)).copied().unwrap_or(Node::Opaque)
     }
 
-    pub(super) fn add(&mut self, node: Node) -> Result<Index, PickleError> {
-        push(&mut self.nodes, node)
+    pub(super) fn add(&mut self, node: Node) -> Result<Index, DecodeError> {
+        push(&mut self.nodes, node, self.max_entries)
     }
 
-    pub(super) fn empty_dict(&mut self) -> Result<Index, PickleError> {
+    pub(super) fn empty_dict(&mut self) -> Result<Index, DecodeError> {
         self.add(Node::Dict { last: NONE })
     }
 
-    pub(super) fn empty_list(&mut self) -> Result<Index, PickleError> {
+    pub(super) fn empty_list(&mut self) -> Result<Index, DecodeError> {
         self.add(Node::List { last: NONE })
     }
 
     /// Adds a tuple of these values.
-    pub(super) fn tuple(&mut self, items: &[Index]) -> Result<Index, PickleError> {
-        let length = u32::try_from(items.len()).map_err(|_| PickleError::TooLarge)?;
+    pub(super) fn tuple(&mut self, items: &[Index]) -> Result<Index, DecodeError> {
+        let length = u32::try_from(items.len()).map_err(|_| DecodeError::TooLarge)?;
         let mut last = NONE;
         for &item in items {
-            if length <= 3 || self.is_text(item) {
+            if S::EVERYTHING || length <= 3 || self.is_text(item) {
                 last = self.link(last, OPAQUE, item)?;
             }
         }
         self.add(Node::Tuple { last, length })
     }
 
-    /// Appends the texts among `items` to a list; ignored for other nodes.
-    pub(super) fn append(&mut self, list: Index, items: &[Index]) -> Result<(), PickleError> {
-        let Node::List { mut last } = self.node(list) else { return Ok(()) };
+    /// Appends the selected items to a list; ignored for other nodes.
+    pub(super) fn append(&mut self, list: Index, items: &[Index]) -> Result<(), DecodeError> {
+        let Node::List { mut last } = self.node(list) else { return Self::ignore() };
         for &item in items {
-            if self.is_text(item) {
+            if S::EVERYTHING || self.is_text(item) {
                 last = self.link(last, OPAQUE, item)?;
             }
         }
@@ -102,12 +122,12 @@ impl<'a> Arena<'a> {
         Ok(())
     }
 
-    /// Sets the keys of a dictionary that are fields of a session; ignored for other nodes.
-    pub(super) fn set(&mut self, dict: Index, pairs: &[Index]) -> Result<(), PickleError> {
-        let (pairs, []) = pairs.as_chunks::<2>() else { return Err(PickleError::Damaged) };
-        let Node::Dict { mut last } = self.node(dict) else { return Ok(()) };
+    /// Sets the selected keys of a dictionary; ignored for other nodes.
+    pub(super) fn set(&mut self, dict: Index, pairs: &[Index]) -> Result<(), DecodeError> {
+        let (pairs, []) = pairs.as_chunks::<2>() else { return Err(DecodeError::Damaged) };
+        let Node::Dict { mut last } = self.node(dict) else { return Self::ignore() };
         for &[key, value] in pairs {
-            if self.field(key).is_some() {
+            if S::EVERYTHING || self.bytes(key).is_some_and(|(key, _)| S::keeps(key)) {
                 last = self.link(last, key, value)?;
             }
         }
@@ -140,21 +160,26 @@ impl<'a> Arena<'a> {
     /// Returns the encoded bytes of a text.
     pub(super) fn bytes(&self, text: Index) -> Option<(&'a [u8], Encoding)> {
         let Node::Text { start, length, encoding } = self.node(text) else { return None };
-        let (start, length) = (usize::try_from(start).ok()?, usize::try_from(length).ok()?);
-        Some((self.pickle.get(start..)?.get(..length)?, encoding))
+        Some((self.range(start, length)?, encoding))
     }
 
-    /// Returns the field of a key. No field name contains an escape in any encoding.
-    pub(super) fn field(&self, key: Index) -> Option<Field> {
-        Field::named(self.bytes(key)?.0)
+    /// Returns a range of the pickle.
+    pub(super) fn range(&self, start: u32, length: u32) -> Option<&'a [u8]> {
+        let (start, length) = (usize::try_from(start).ok()?, usize::try_from(length).ok()?);
+        self.pickle.get(start..)?.get(..length)
+    }
+
+    /// Changes a node that is not the container that the opcode needs: an instance of some class, for a record.
+    fn ignore() -> Result<(), DecodeError> {
+        if S::EVERYTHING { Err(DecodeError::Damaged) } else { Ok(()) }
     }
 
     fn is_text(&self, index: Index) -> bool {
         matches!(self.node(index), Node::Text { .. })
     }
 
-    fn link(&mut self, before: u32, key: Index, value: Index) -> Result<u32, PickleError> {
-        push(&mut self.links, Link { before, key, value })
+    fn link(&mut self, before: u32, key: Index, value: Index) -> Result<u32, DecodeError> {
+        push(&mut self.links, Link { before, key, value }, self.max_entries)
     }
 
     fn replace(&mut self, index: Index, node: Node) {
@@ -165,10 +190,10 @@ impl<'a> Arena<'a> {
 }
 
 /// Pushes an item within the limit, and returns its index.
-pub(super) fn push<T>(list: &mut Vec<T>, item: T) -> Result<u32, PickleError> {
-    if list.len() >= MAX_ENTRIES {
-        return Err(PickleError::TooLarge);
+pub(super) fn push<T>(list: &mut Vec<T>, item: T, limit: usize) -> Result<u32, DecodeError> {
+    if list.len() >= limit {
+        return Err(DecodeError::TooLarge);
     }
     list.push(item);
-    u32::try_from(list.len() - 1).map_err(|_| PickleError::TooLarge)
+    u32::try_from(list.len() - 1).map_err(|_| DecodeError::TooLarge)
 }

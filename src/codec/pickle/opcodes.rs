@@ -1,16 +1,17 @@
 //! The opcodes, as in Python's `pickletools`, one function for each kind. Those of classes are in `objects`.
 
-use super::PickleError;
 use super::arena::{Arena, Node, OPAQUE};
 use super::machine::Machine;
+use super::selection::Selection;
 use super::text::{Encoding, unquoted};
+use crate::codec::DecodeError;
 
 /// Newest protocol.
 const MAX_PROTOCOL: u8 = 5;
 
-impl Machine<'_> {
+impl<S: Selection> Machine<'_, S> {
     /// Runs one opcode; returns false after STOP.
-    pub(super) fn step(&mut self) -> Result<bool, PickleError> {
+    pub(super) fn step(&mut self) -> Result<bool, DecodeError> {
         let at = self.input.position();
         match self.input.byte()? {
             b'.' => return Ok(false),
@@ -22,14 +23,14 @@ impl Machine<'_> {
                 self.container(code)?;
             }
             code @ (b'N' | 0x88 | 0x89 | b'F' | b'G' | b'B' | b'C' | 0x8e | 0x96 | 0x8f | 0x90 | 0x91) => {
-                self.opaque(code)?;
+                self.other(code, at)?;
             }
             code => self.object(code)?,
         }
         Ok(true)
     }
 
-    fn structure(&mut self, code: u8) -> Result<(), PickleError> {
+    fn structure(&mut self, code: u8) -> Result<(), DecodeError> {
         match code {
             b'(' => self.mark(),
             b'0' => self.drop_top(),
@@ -40,7 +41,7 @@ impl Machine<'_> {
             }
             0x80 => {
                 let protocol = self.input.byte()?;
-                if protocol > MAX_PROTOCOL { Err(PickleError::Damaged) } else { Ok(()) }
+                if protocol > MAX_PROTOCOL { Err(DecodeError::Damaged) } else { Ok(()) }
             }
             // FRAME is only a hint for reading ahead.
             0x95 => self.input.unsigned(8).map(|_| ()),
@@ -49,7 +50,7 @@ impl Machine<'_> {
         }
     }
 
-    fn memo(&mut self, code: u8) -> Result<(), PickleError> {
+    fn memo(&mut self, code: u8) -> Result<(), DecodeError> {
         match code {
             0x94 => self.memoize(),
             b'h' => self.input.unsigned(1).and_then(|number| self.get(number)),
@@ -61,7 +62,7 @@ impl Machine<'_> {
         }
     }
 
-    fn integer(&mut self, code: u8, at: usize) -> Result<(), PickleError> {
+    fn integer(&mut self, code: u8, at: usize) -> Result<(), DecodeError> {
         match code {
             b'K' => self.input.take(1)?,
             b'M' => self.input.take(2)?,
@@ -73,11 +74,11 @@ impl Machine<'_> {
                 self.input.take(length)?
             }
         };
-        let at = u32::try_from(at).map_err(|_| PickleError::TooLarge)?;
+        let at = u32::try_from(at).map_err(|_| DecodeError::TooLarge)?;
         self.push_node(Node::Integer { at })
     }
 
-    fn text(&mut self, code: u8) -> Result<(), PickleError> {
+    fn text(&mut self, code: u8) -> Result<(), DecodeError> {
         let width = match code {
             b'V' => {
                 let line = self.input.line()?;
@@ -85,7 +86,7 @@ impl Machine<'_> {
             }
             b'S' => {
                 let line = self.input.line()?;
-                let text = unquoted(line).ok_or(PickleError::Damaged)?;
+                let text = unquoted(line).ok_or(DecodeError::Damaged)?;
                 // The text is followed by its quote, optional whitespace and the line end.
                 return self.push_text(text, line.len() - text.len(), Encoding::Literal);
             }
@@ -98,7 +99,7 @@ impl Machine<'_> {
         self.push_text(text, 0, Encoding::Utf8)
     }
 
-    fn container(&mut self, code: u8) -> Result<(), PickleError> {
+    fn container(&mut self, code: u8) -> Result<(), DecodeError> {
         let made = match code {
             b'}' => self.arena.empty_dict()?,
             b']' => self.arena.empty_list()?,
@@ -137,11 +138,20 @@ impl Machine<'_> {
         self.push(made)
     }
 
-    /// Runs an opcode of None, booleans, floats, bytes or sets.
-    fn opaque(&mut self, code: u8) -> Result<(), PickleError> {
+    /// Runs an opcode of None, booleans, floats, bytes or sets, which no record has.
+    fn other(&mut self, code: u8, at: usize) -> Result<(), DecodeError> {
         match code {
-            b'F' => self.input.line().map(|_| ())?,
-            b'G' => self.input.take(8).map(|_| ())?,
+            b'N' => self.push_other(Node::Null),
+            0x88 | 0x89 => self.push_other(Node::Bool(code == 0x88)),
+            b'F' | b'G' => {
+                if code == b'F' {
+                    self.input.line()?;
+                } else {
+                    self.input.take(8)?;
+                }
+                let at = u32::try_from(at).map_err(|_| DecodeError::TooLarge)?;
+                self.push_other(Node::Float { at })
+            }
             b'C' | b'B' | 0x8e | 0x96 => {
                 let width = match code {
                     b'C' => 1,
@@ -149,18 +159,21 @@ impl Machine<'_> {
                     _ => 8,
                 };
                 let length = self.input.unsigned(width)?;
-                self.input.take(length)?;
+                let bytes = self.input.take(length)?;
+                self.push_bytes(bytes)
             }
             // ADDITEMS adds to the set below the mark.
-            0x90 => return self.cut_into(|_, _, _| Ok(())),
-            0x91 => self.drop_to_mark()?,
-            _ => {}
+            0x90 => self.cut_into(|_, _, _| Ok(())),
+            0x91 => {
+                self.drop_to_mark()?;
+                self.push_opaque()
+            }
+            _ => self.push_opaque(),
         }
-        self.push_opaque()
     }
 }
 
 /// Parses a memo number of protocol 0.
-fn decimal(line: &[u8]) -> Result<u64, PickleError> {
-    std::str::from_utf8(line).ok().and_then(|line| line.trim().parse().ok()).ok_or(PickleError::Damaged)
+fn decimal(line: &[u8]) -> Result<u64, DecodeError> {
+    std::str::from_utf8(line).ok().and_then(|line| line.trim().parse().ok()).ok_or(DecodeError::Damaged)
 }

@@ -1,7 +1,12 @@
-//! Pickles written by Python, by hand, and by an attacker.
+//! Sessions in pickles: written by Python, by hand, and by an attacker.
 
-use super::super::{Session, Undecodable};
-use super::{MAX_ENTRIES, read};
+use super::super::content::MAX_PICKLE_ENTRIES;
+use super::super::{Session, pickle};
+use crate::codec::DecodeError;
+
+fn read(pickle: &[u8]) -> Result<Option<Session>, DecodeError> {
+    pickle::read(pickle)
+}
 
 #[track_caller]
 fn check(parts: &[&[u8]], expected: &str) {
@@ -16,7 +21,7 @@ fn beside(other: &[u8]) -> Vec<u8> {
         .concat()
 }
 
-fn user_id(pickle: &[u8]) -> Result<Option<String>, Undecodable> {
+fn user_id(pickle: &[u8]) -> Result<Option<String>, DecodeError> {
     read(pickle).map(|session| session.and_then(|session: Session| session.user_id))
 }
 
@@ -176,13 +181,13 @@ fn pickles_that_break_the_rules_are_damaged() {
         b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff.",
         b"\x8b\xff\xff\xff\xff.",
     ] {
-        assert_eq!(read(pickle), Err(Undecodable::Pickle), "{pickle:?}");
+        assert_eq!(read(pickle), Err(DecodeError::Damaged), "{pickle:?}");
     }
 }
 
 #[test]
 fn pickles_beyond_the_limits_are_refused() {
-    let many = |code: u8| vec![code; MAX_ENTRIES + 1];
+    let many = |code: u8| vec![code; MAX_PICKLE_ENTRIES + 1];
     for pickle in [
         many(b'('),
         many(b'N'),
@@ -191,17 +196,17 @@ fn pickles_beyond_the_limits_are_refused() {
         [b"N".to_vec(), many(0x94)].concat(),
         b"Nr\xff\xff\xff\x7f.".to_vec(),
     ] {
-        assert_eq!(read(&pickle), Err(Undecodable::TooLarge));
+        assert_eq!(read(&pickle), Err(DecodeError::TooLarge));
     }
     let groups = [
         b"\x80\x04}\x8c\x11ws4redis:memberof](\x8c\x01x\x94".to_vec(),
         b"h\x00".repeat(1_024),
         b"es.".to_vec(),
     ];
-    assert_eq!(read(&groups.concat()), Err(Undecodable::TooLarge));
+    assert_eq!(read(&groups.concat()), Err(DecodeError::TooLarge));
     let name =
         [b"\x80\x04}\x8c\x11ws4redis:usernameX\x01\x04\x00\x00".to_vec(), vec![b'x'; 1_025], b"s.".to_vec()];
-    assert_eq!(read(&name.concat()), Err(Undecodable::TooLarge));
+    assert_eq!(read(&name.concat()), Err(DecodeError::TooLarge));
 }
 
 proptest::proptest! {

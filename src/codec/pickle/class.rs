@@ -1,4 +1,4 @@
-//! The classes that are recognised by name; all others are opaque.
+//! The classes that are recognised by name.
 
 /// A class or function whose instances are read as the value that they wrap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub(super) enum Class {
     OrderedDict,
     /// `copyreg._reconstructor`, which creates instances before protocol 2.
     Reconstructor,
+    /// `bytearray`, created from bytes.
+    ByteArray,
 }
 
 impl Class {
@@ -20,6 +22,7 @@ impl Class {
             }
             (b"collections", b"OrderedDict") => Some(Self::OrderedDict),
             (b"copy_reg" | b"copyreg", b"_reconstructor") => Some(Self::Reconstructor),
+            (b"builtins" | b"__builtin__", b"bytearray") => Some(Self::ByteArray),
             _ => None,
         }
     }

@@ -1,13 +1,14 @@
 //! The opcodes of classes, functions and their instances. Nothing is instantiated.
 
-use super::PickleError;
 use super::arena::{Index, Node, OPAQUE};
 use super::class::Class;
 use super::machine::Machine;
+use super::selection::Selection;
+use crate::codec::DecodeError;
 
-impl Machine<'_> {
+impl<S: Selection> Machine<'_, S> {
     /// Runs an opcode of a class or an instance.
-    pub(super) fn object(&mut self, code: u8) -> Result<(), PickleError> {
+    pub(super) fn object(&mut self, code: u8) -> Result<(), DecodeError> {
         match code {
             b'c' => {
                 let (module, name) = (self.input.line()?, self.input.line()?);
@@ -35,7 +36,7 @@ impl Machine<'_> {
                 self.push_opaque()
             }
             b'o' => {
-                self.cut(|_, items| if items.is_empty() { Err(PickleError::Damaged) } else { Ok(()) })?;
+                self.cut(|_, items| if items.is_empty() { Err(DecodeError::Damaged) } else { Ok(()) })?;
                 self.push_opaque()
             }
             // EXT1, EXT2, EXT4: classes by number.
@@ -44,11 +45,11 @@ impl Machine<'_> {
                 self.push_opaque()
             }
             // Persistent ids and out-of-band buffers have a meaning only for their writer.
-            _ => Err(PickleError::Damaged),
+            _ => Err(DecodeError::Damaged),
         }
     }
 
-    fn push_class(&mut self, class: Option<Class>) -> Result<(), PickleError> {
+    fn push_class(&mut self, class: Option<Class>) -> Result<(), DecodeError> {
         match class {
             Some(class) => self.push_node(Node::Class(class)),
             None => self.push_opaque(),
@@ -56,7 +57,7 @@ impl Machine<'_> {
     }
 
     /// Pushes the value that an instance wraps, if its class is recognised.
-    fn push_instance(&mut self, class: Index, arguments: Index) -> Result<(), PickleError> {
+    fn push_instance(&mut self, class: Index, arguments: Index) -> Result<(), DecodeError> {
         let arguments = self.arena.node(arguments);
         match (self.arena.node(class), arguments) {
             (Node::Class(Class::OrderedDict), Node::Tuple { length: 0, .. }) => {
@@ -66,6 +67,14 @@ impl Machine<'_> {
             (Node::Class(Class::SafeString), Node::Tuple { length: 1, .. }) => {
                 let text = self.arena.links(arguments).next().map_or(OPAQUE, |(_, text)| text);
                 self.push(text)
+            }
+            (Node::Class(Class::ByteArray), Node::Tuple { length: 0 | 1, .. }) => {
+                let bytes = self.arena.links(arguments).next().map(|(_, bytes)| bytes);
+                match bytes.map(|bytes| (bytes, self.arena.node(bytes))) {
+                    Some((bytes, Node::Bytes { .. })) => self.push(bytes),
+                    None => self.push_other(Node::Bytes { start: 0, length: 0 }),
+                    Some(_) => self.push_opaque(),
+                }
             }
             (Node::Class(Class::Reconstructor), _) => {
                 // Class, its base, and the base's value.
