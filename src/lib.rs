@@ -4,7 +4,7 @@
 //!
 //! - [`settings`], [`telemetry`], [`metrics`]: configuration, logs and counters;
 //! - [`wire`]: the names and formats on the wire (facility, audience, channel, handshake), without I/O;
-//! - [`codec`]: formats of values (pickle, msgpack, JSON, compression), without policy;
+//! - [`codec`]: formats (pickle, msgpack, JSON, compression, RESP), without policy;
 //! - [`cli`]: the subcommands and the exit codes;
 //! - [`server`] accepts connections; a [`shard`] owns each of them from accept to close;
 //! - [`http`]: everything before the 101; [`visitors`]: authentication; [`access`]: its rules, and authorization;

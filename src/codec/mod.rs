@@ -1,6 +1,6 @@
-//! Formats of values: pickle, msgpack, JSON, compression. Bytes in, values out; no policy, no I/O.
+//! Formats: pickle, msgpack, JSON, compression, RESP. Bytes in, values out; no policy, no I/O.
 //!
-//! Each format has two readers. `read_value` builds a [`Value`] of everything. `read_record` builds a [`Record`]: it
+//! Pickle, msgpack and JSON have two readers. `read_value` builds a [`Value`] of everything. `read_record` builds a [`Record`]: it
 //! takes the record's fields from a map and skips the rest without allocating, which is faster and needs no depth limit.
 //! The caller passes the limits. No length that the input announces is used to allocate.
 
@@ -9,6 +9,7 @@ pub mod json;
 pub mod msgpack;
 pub mod pickle;
 mod record;
+pub mod resp;
 mod value;
 
 pub use record::{FieldValue, Record, RecordLimits};

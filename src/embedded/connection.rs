@@ -9,7 +9,6 @@ use tokio::{
     sync::Notify,
     time::Instant,
 };
-use tokio_util::codec::Decoder;
 
 use super::{dispatch::dispatch, reply::Reply, request::Requests, store::MemoryStore};
 

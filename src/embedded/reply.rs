@@ -1,18 +1,12 @@
 //! Replies as values, and their encoding in RESP2 and RESP3.
 //!
-//! The codec of `redis-protocol` encodes scalars. Headers of aggregates are written here, because the codec's maps have
-//! no order and its RESP2 has no null array.
+//! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
 use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
-use redis_protocol::{
-    codec::{Resp2, Resp3},
-    error::RedisProtocolError,
-    resp2::types::BorrowedFrame as Resp2Frame,
-    resp3::types::{BorrowedFrame as Resp3Frame, VerbatimStringFormat},
-};
-use tokio_util::codec::Encoder;
+
+use crate::codec::resp::put_header;
 
 /// The protocol version that a client has selected with HELLO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,66 +75,55 @@ impl Reply {
     }
 
     /// Appends the encoded reply.
-    ///
-    /// # Errors
-    /// When the codec refuses a frame; it accepts all that are created here.
-    pub(crate) fn write(&self, protocol: Protocol, out: &mut BytesMut) -> Result<(), RedisProtocolError> {
+    pub(crate) fn write(&self, protocol: Protocol, out: &mut BytesMut) {
         let resp3 = protocol == Protocol::Resp3;
         match self {
-            Self::Array(items) => write_header(out, '*', items.len()),
-            Self::Push(items) => write_header(out, if resp3 { '>' } else { '*' }, items.len()),
-            Self::Map(pairs) if resp3 => write_header(out, '%', pairs.len()),
-            Self::Map(pairs) => write_header(out, '*', pairs.len() * 2),
-            Self::NilArray if !resp3 => out.extend_from_slice(b"*-1\r\n"),
-            Self::Sequence(_) => {}
-            scalar => return scalar.write_scalar(protocol, out),
-        }
-        match self {
-            Self::Array(items) | Self::Push(items) | Self::Sequence(items) => {
-                items.iter().try_for_each(|item| item.write(protocol, out))
+            Self::Simple(text) => write_line(out, b"+", text),
+            Self::Error(text) => write_line(out, b"-", text),
+            Self::Integer(number) => write_line(out, b":", &number.to_string()),
+            Self::Verbatim(data) if resp3 => {
+                const FORMAT: &[u8] = b"txt:";
+                put_header(out, b'=', FORMAT.len() + data.len());
+                out.extend_from_slice(FORMAT);
+                write_line(out, data, "");
             }
-            Self::Map(pairs) => pairs.iter().try_for_each(|(key, value)| {
-                key.write(protocol, out)?;
-                value.write(protocol, out)
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    fn write_scalar(&self, protocol: Protocol, out: &mut BytesMut) -> Result<(), RedisProtocolError> {
-        match protocol {
-            Protocol::Resp2 => Resp2::default().encode(self.resp2(), out),
-            Protocol::Resp3 => Resp3::default().encode(self.resp3(), out),
-        }
-    }
-
-    fn resp2(&self) -> Resp2Frame<'_> {
-        match self {
-            Self::Simple(text) => Resp2Frame::SimpleString(text.as_bytes()),
-            Self::Error(text) => Resp2Frame::Error(text),
-            Self::Integer(number) => Resp2Frame::Integer(*number),
-            Self::Bulk(data) | Self::Verbatim(data) => Resp2Frame::BulkString(data),
-            _ => Resp2Frame::Null,
-        }
-    }
-
-    fn resp3(&self) -> Resp3Frame<'_> {
-        let attributes = None;
-        match self {
-            Self::Simple(text) => Resp3Frame::SimpleString { data: text.as_bytes(), attributes },
-            Self::Error(text) => Resp3Frame::SimpleError { data: text, attributes },
-            Self::Integer(number) => Resp3Frame::Number { data: *number, attributes },
-            Self::Bulk(data) => Resp3Frame::BlobString { data, attributes },
-            Self::Verbatim(data) => {
-                Resp3Frame::VerbatimString { data, format: VerbatimStringFormat::Text, attributes }
+            Self::Bulk(data) | Self::Verbatim(data) => {
+                put_header(out, b'$', data.len());
+                write_line(out, data, "");
             }
-            _ => Resp3Frame::Null,
+            Self::Nil | Self::NilArray if resp3 => write_line(out, b"_", ""),
+            Self::Nil => write_line(out, b"$", "-1"),
+            Self::NilArray => write_line(out, b"*", "-1"),
+            Self::Array(items) => write_items(b'*', items, protocol, out),
+            Self::Push(items) => write_items(if resp3 { b'>' } else { b'*' }, items, protocol, out),
+            Self::Map(pairs) => {
+                let (kind, length) = if resp3 { (b'%', pairs.len()) } else { (b'*', pairs.len() * 2) };
+                put_header(out, kind, length);
+                for (key, value) in pairs {
+                    key.write(protocol, out);
+                    value.write(protocol, out);
+                }
+            }
+            Self::Sequence(replies) => {
+                for reply in replies {
+                    reply.write(protocol, out);
+                }
+            }
         }
     }
 }
 
-fn write_header(out: &mut BytesMut, kind: char, count: usize) {
-    out.extend_from_slice(format!("{kind}{count}\r\n").as_bytes());
+fn write_items(kind: u8, items: &[Reply], protocol: Protocol, out: &mut BytesMut) {
+    put_header(out, kind, items.len());
+    for item in items {
+        item.write(protocol, out);
+    }
+}
+
+fn write_line(out: &mut BytesMut, start: &[u8], rest: &str) {
+    out.extend_from_slice(start);
+    out.extend_from_slice(rest.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]
@@ -151,7 +134,7 @@ mod tests {
     fn check(reply: &Reply, resp2: &str, resp3: &str) {
         for (protocol, expected) in [(Protocol::Resp2, resp2), (Protocol::Resp3, resp3)] {
             let mut out = BytesMut::new();
-            reply.write(protocol, &mut out).unwrap();
+            reply.write(protocol, &mut out);
             assert_eq!(std::str::from_utf8(&out).unwrap(), expected);
             assert!(reply.max_encoded_len() >= out.len(), "{reply:?}");
         }

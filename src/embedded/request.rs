@@ -1,18 +1,17 @@
-//! Decodes requests from a byte stream: arrays of bulk strings with the codec of `redis-protocol`, or inline commands.
+//! Decodes requests from a byte stream: arrays of bulk strings, or inline commands.
 //!
-//! Announced lengths are checked before anything is buffered or passed to the codec, so a client cannot make the store
-//! reserve memory. The decoder remembers its position in an incomplete request: scanning it again for each piece that
-//! arrives would take quadratic time.
+//! Announced lengths are checked before anything is buffered, so a client cannot make the store reserve memory. The
+//! decoder remembers its position in an incomplete request: scanning it again for each piece that arrives would take
+//! quadratic time.
 
 use bytes::{Bytes, BytesMut};
-use redis_protocol::{codec::Resp2, resp2::types::BytesFrame};
-use tokio_util::codec::Decoder;
 
 use super::{inline, integer};
+use crate::codec::resp::{self, LineError, NotResp, RespToken};
 
-/// Longest inline command and longest length field, as in Redis.
+/// Longest inline command, as in Redis.
 const MAX_LINE_BYTES: usize = 64 * 1024;
-/// Memory that an argument takes in addition to its bytes: a frame of the codec and one `Bytes`.
+/// Memory that an argument takes in addition to its bytes: a `Bytes`, and its share of the queues of a transaction.
 const ARGUMENT_BYTES: usize = 64;
 
 /// A malformed request, after which the stream cannot be decoded any further. The text is that of Redis.
@@ -26,17 +25,9 @@ impl From<&str> for ProtocolError {
     }
 }
 
-/// Required by the trait `Decoder`; never called, because this decoder does no I/O.
-impl From<std::io::Error> for ProtocolError {
-    fn from(error: std::io::Error) -> Self {
-        Self(error.to_string())
-    }
-}
-
 /// A decoder that takes one request after the other from a buffer.
 #[derive(Debug)]
 pub(crate) struct Requests {
-    codec: Resp2,
     max_bytes: usize,
     /// Arguments that are still incomplete in the request at the start of the buffer.
     missing: Option<usize>,
@@ -49,7 +40,7 @@ pub(crate) struct Requests {
 impl Requests {
     /// Creates a decoder for requests of at most `max_bytes`.
     pub(crate) fn new(max_bytes: usize) -> Self {
-        Self { codec: Resp2::default(), max_bytes, missing: None, scanned: 0, cost: 0 }
+        Self { max_bytes, missing: None, scanned: 0, cost: 0 }
     }
 
     fn inline_command(&self, buffer: &mut BytesMut) -> Result<Option<Vec<Bytes>>, ProtocolError> {
@@ -81,22 +72,23 @@ impl Requests {
         };
         while missing > 0 {
             self.missing = Some(missing);
-            let rest = &buffer[self.scanned..];
-            match rest.first() {
+            match buffer.get(self.scanned) {
                 None => return Ok(false),
                 Some(b'$') => {}
                 Some(other) => {
                     return Err(ProtocolError(format!("expected '$', got '{}'", char::from(*other))));
                 }
             }
-            let Some(head) = line_length(rest, "too big bulk count string")? else { return Ok(false) };
-            let length = integer::parse(&rest[1..head - 2]).and_then(|length| usize::try_from(length).ok());
+            let line = header(buffer, self.scanned, "too big bulk count string")?;
+            let Some((length, next)) = line else { return Ok(false) };
+            let length = length.and_then(|length| usize::try_from(length).ok());
             let length = length.filter(|length| self.cost.saturating_add(*length) <= self.max_bytes);
             let length = length.ok_or("invalid bulk length")?;
-            if rest.len() < head + length + 2 {
+            let end = next + length + 2;
+            if buffer.len() < end {
                 return Ok(false);
             }
-            self.scanned += head + length + 2;
+            self.scanned = end;
             self.cost += length;
             missing -= 1;
         }
@@ -105,24 +97,21 @@ impl Requests {
 
     /// Scans the announced number of arguments; `None` means that bytes are missing.
     fn scan_count(&mut self, buffer: &[u8]) -> Result<Option<usize>, ProtocolError> {
-        let Some(head) = line_length(buffer, "too big mbulk count string")? else { return Ok(None) };
-        let count = integer::parse(&buffer[1..head - 2]).ok_or("invalid multibulk length")?;
-        let count = usize::try_from(count).unwrap_or(0);
+        let Some((count, next)) = header(buffer, 0, "too big mbulk count string")? else { return Ok(None) };
+        let count = usize::try_from(count.ok_or("invalid multibulk length")?).unwrap_or(0);
         self.cost = count.saturating_mul(ARGUMENT_BYTES);
         if self.cost > self.max_bytes {
             return Err("invalid multibulk length".into());
         }
-        self.scanned = head;
+        self.scanned = next;
         Ok(Some(count))
     }
-}
 
-impl Decoder for Requests {
-    type Item = Vec<Bytes>;
-    type Error = ProtocolError;
-
-    /// Returns the next request, which has no words after an empty line or array.
-    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Vec<Bytes>>, ProtocolError> {
+    /// Returns the next request, which has no words after an empty line or array; `None` if it is incomplete.
+    ///
+    /// # Errors
+    /// When the stream is malformed, or the request exceeds the limit.
+    pub(crate) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Vec<Bytes>>, ProtocolError> {
         match buffer.first() {
             None => return Ok(None),
             Some(b'*') => {}
@@ -133,15 +122,12 @@ impl Decoder for Requests {
         }
         let cost = std::mem::take(&mut self.cost);
         self.missing = None;
+        let request = buffer.split_to(std::mem::take(&mut self.scanned)).freeze();
         if cost == 0 {
-            // Redis takes `*-5` for an empty request; the codec would return an error.
-            let _ = buffer.split_to(self.scanned);
+            // Redis takes `*-5` for an empty request.
             return Ok(Some(Vec::new()));
         }
-        match self.codec.decode(buffer) {
-            Ok(Some(BytesFrame::Array(frames))) => Ok(Some(frames.into_iter().filter_map(bulk).collect())),
-            _ => Err("invalid request".into()),
-        }
+        words(&request, self.max_bytes).map(Some).map_err(|NotResp| "invalid request".into())
     }
 }
 
@@ -162,22 +148,29 @@ pub fn count_requests(stream: &[u8], piece: usize) -> usize {
     count
 }
 
-fn bulk(frame: BytesFrame) -> Option<Bytes> {
-    if let BytesFrame::BulkString(data) = frame { Some(data) } else { None }
+/// Returns the words of a complete request, which share its memory.
+fn words(request: &Bytes, max_bytes: usize) -> Result<Vec<Bytes>, NotResp> {
+    let Some((RespToken::Array(count), mut next)) = resp::token(request, 0, max_bytes)? else {
+        return Err(NotResp);
+    };
+    let mut words = Vec::new();
+    for _ in 0..count {
+        let Some((RespToken::Bulk(range), after)) = resp::token(request, next, max_bytes)? else {
+            return Err(NotResp);
+        };
+        words.push(request.slice(range));
+        next = after;
+    }
+    Ok(words)
 }
 
-/// Returns the length of the first line, its end included; `None` means that bytes are missing.
-fn line_length(text: &[u8], too_long: &str) -> Result<Option<usize>, ProtocolError> {
-    match text.iter().take(MAX_LINE_BYTES + 1).position(|&byte| byte == b'\r') {
-        Some(at) if text.len() > at + 1 => {
-            if text[at + 1] == b'\n' {
-                Ok(Some(at + 2))
-            } else {
-                Err("invalid line end".into())
-            }
-        }
-        None if text.len() > MAX_LINE_BYTES => Err(too_long.into()),
-        _ => Ok(None),
+/// Reads the header at `start`: returns its number, or `None` if that is invalid, with the offset of what follows. Returns
+/// `None` if the header is incomplete.
+fn header(input: &[u8], start: usize, too_long: &str) -> Result<Option<(Option<i64>, usize)>, ProtocolError> {
+    match resp::line(input, start + 1) {
+        Ok(line) => Ok(line.map(|line| (integer::parse(&input[line.clone()]), line.end + 2))),
+        Err(LineError::NoLineFeed) => Err("invalid line end".into()),
+        Err(LineError::TooLong) => Err(too_long.into()),
     }
 }
 
@@ -239,7 +232,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_input_makes_the_decoder_panic(bytes in proptest::collection::vec(proptest::sample::select(b"*$-0129\r\na\" \xff".to_vec()), 0..40), chunk in 1..8_usize) {
+        fn no_input_causes_a_panic(bytes in proptest::collection::vec(proptest::sample::select(b"*$-0129\r\na\" \xff".to_vec()), 0..40), chunk in 1..8_usize) {
             let _ = all(&bytes, chunk);
         }
     }

@@ -16,9 +16,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::address::ServerAddress;
 use super::pipeline::{Pipeline, keep_node};
 use super::reply::{CommandFailure, CommandReplies, CommandReply};
-use super::resp;
 use super::slots::slot_of;
 use super::target::Target;
+use crate::codec::resp;
 
 /// Most redirections that one command follows.
 const REDIRECTIONS: usize = 5;

@@ -13,8 +13,8 @@ use super::address::ServerAddress;
 use super::cluster::{Cluster, ClusterCommand};
 use super::pipeline::{Pipeline, keep};
 use super::reply::{CommandFailure, CommandReplies, CommandReply, NotConnected};
-use super::resp;
 use super::target::Target;
+use crate::codec::resp;
 
 /// How long a caller waits for a lost connection to return.
 const PATIENCE: Duration = Duration::from_secs(1);

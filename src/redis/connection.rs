@@ -18,7 +18,7 @@ use super::address::{ConnectOptions, ServerAddress};
 use super::discovery::Endpoint;
 use super::error_reply::{describe_text, is_usable};
 use super::reply_value::ReplyValue;
-use super::resp::{self, Malformed, Token};
+use crate::codec::resp::{self, NotResp, RespToken};
 use crate::settings::Servers;
 
 /// Error: a reply arrived that no command is waiting for.
@@ -204,16 +204,16 @@ impl RedisConnection {
     }
 
     /// Parses the token at `start` of the input. Bulk strings over `max_bytes` are reported as oversized.
-    pub(crate) fn token(&self, start: usize) -> Result<Option<(Token, usize)>, Malformed> {
+    pub(crate) fn token(&self, start: usize) -> Result<Option<(RespToken, usize)>, NotResp> {
         self.token_up_to(start, self.max_bytes)
     }
 
     /// Parses the token at `start` of the input: a word or a channel name, which may be longer than messages.
-    pub(crate) fn word(&self, start: usize) -> Result<Option<(Token, usize)>, Malformed> {
+    pub(crate) fn word(&self, start: usize) -> Result<Option<(RespToken, usize)>, NotResp> {
         self.token_up_to(start, self.max_bytes.max(MAX_NAME))
     }
 
-    fn token_up_to(&self, start: usize, max_bytes: usize) -> Result<Option<(Token, usize)>, Malformed> {
+    fn token_up_to(&self, start: usize, max_bytes: usize) -> Result<Option<(RespToken, usize)>, NotResp> {
         if self.to_discard > 0 { Ok(None) } else { resp::token(&self.incoming, start, max_bytes) }
     }
 

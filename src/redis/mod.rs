@@ -18,7 +18,6 @@ mod publisher_pool;
 mod reads;
 mod reply;
 mod reply_value;
-pub mod resp;
 mod sentinel;
 mod slots;
 mod store;

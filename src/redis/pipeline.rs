@@ -19,8 +19,8 @@ use super::discovery::{Endpoint, pause};
 use super::error_reply::{ErrorClass, describe_text};
 use super::reply::{CommandReply, NotConnected};
 use super::reply_value::ReplyValue;
-use super::resp::{self, Token};
 use super::target::Target;
+use crate::codec::resp::{self, RespToken};
 
 /// First pause before reconnecting. It doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -292,15 +292,17 @@ impl PipelineDriver<'_> {
             let incoming = self.connection.incoming();
             let mut oversize = 0;
             let reply = match token {
-                Token::Integer(number) => Ok(CommandReply::Integer(number)),
-                Token::Nil => Ok(CommandReply::Value(None)),
-                Token::Bulk(place) => Ok(CommandReply::Value(Some(Bytes::copy_from_slice(&incoming[place])))),
-                Token::Oversize(length) => {
+                RespToken::Integer(number) => Ok(CommandReply::Integer(number)),
+                RespToken::Nil => Ok(CommandReply::Value(None)),
+                RespToken::Bulk(place) => {
+                    Ok(CommandReply::Value(Some(Bytes::copy_from_slice(&incoming[place]))))
+                }
+                RespToken::Oversize(length) => {
                     oversize = length;
                     Ok(CommandReply::TooLarge(length))
                 }
-                Token::Status(_) => Ok(CommandReply::Done),
-                Token::Error(place) => {
+                RespToken::Status(_) => Ok(CommandReply::Done),
+                RespToken::Error(place) => {
                     let reason = describe_text(&String::from_utf8_lossy(&incoming[place]));
                     if matches!(ErrorClass::of(&reason), ErrorClass::Unauthenticated | ErrorClass::NotMaster)
                     {
@@ -308,7 +310,7 @@ impl PipelineDriver<'_> {
                     }
                     Err(reason)
                 }
-                Token::Array(_) => {
+                RespToken::Array(_) => {
                     let answer = ReplyValue::read(incoming, 0).map_err(|error| error.to_string())?;
                     let Some((answer, end)) = answer else { return Ok(()) };
                     used = end;

@@ -1,6 +1,6 @@
 //! Replies of any type, parsed as a whole, for rare commands. Frequent replies are parsed token by token.
 
-use super::resp::{self, Malformed, Token};
+use crate::codec::resp::{self, NotResp, RespToken};
 
 /// Limits of a reply: depth of nested arrays, and total bytes.
 const MAX_DEPTH: usize = 5;
@@ -27,9 +27,9 @@ impl ReplyValue {
     /// # Errors
     ///
     /// When it is not RESP2, or exceeds the limits.
-    pub(crate) fn read(input: &[u8], start: usize) -> Result<Option<(Self, usize)>, Malformed> {
-        let answer = read(input, start, MAX_DEPTH)?;
-        if answer.is_none() && input.len() - start > MAX_BYTES { Err(Malformed) } else { Ok(answer) }
+    pub(crate) fn read(input: &[u8], start: usize) -> Result<Option<(Self, usize)>, NotResp> {
+        let reply = read(input, start, MAX_DEPTH)?;
+        if reply.is_none() && input.len() - start > MAX_BYTES { Err(NotResp) } else { Ok(reply) }
     }
 
     /// Returns the text of a status or bulk string.
@@ -57,17 +57,17 @@ impl ReplyValue {
     }
 }
 
-fn read(input: &[u8], start: usize, depth: usize) -> Result<Option<(ReplyValue, usize)>, Malformed> {
+fn read(input: &[u8], start: usize, depth: usize) -> Result<Option<(ReplyValue, usize)>, NotResp> {
     let Some((token, mut next)) = resp::token(input, start, MAX_BYTES)? else { return Ok(None) };
-    let text = |place| String::from_utf8_lossy(&input[place]).into_owned();
-    let answer = match token {
-        Token::Status(place) | Token::Bulk(place) => ReplyValue::Text(text(place)),
-        Token::Error(place) => ReplyValue::Error(text(place)),
-        Token::Integer(number) => ReplyValue::Number(number),
-        Token::Nil => ReplyValue::Nil,
-        Token::Oversize(_) => return Err(Malformed),
-        Token::Array(_) if depth == 0 => return Err(Malformed),
-        Token::Array(length) => {
+    let text = |range| String::from_utf8_lossy(&input[range]).into_owned();
+    let reply = match token {
+        RespToken::Status(range) | RespToken::Bulk(range) => ReplyValue::Text(text(range)),
+        RespToken::Error(range) => ReplyValue::Error(text(range)),
+        RespToken::Integer(number) => ReplyValue::Number(number),
+        RespToken::Nil => ReplyValue::Nil,
+        RespToken::Oversize(_) => return Err(NotResp),
+        RespToken::Array(_) if depth == 0 => return Err(NotResp),
+        RespToken::Array(length) => {
             // The vector grows with the bytes received, never with a length that the server announces.
             let mut parts = Vec::new();
             for _ in 0..length {
@@ -78,7 +78,7 @@ fn read(input: &[u8], start: usize, depth: usize) -> Result<Option<(ReplyValue, 
             ReplyValue::List(parts)
         }
     };
-    Ok(Some((answer, next)))
+    Ok(Some((reply, next)))
 }
 
 #[cfg(test)]
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn endlessly_nested_arrays_are_refused() {
-        assert_eq!(ReplyValue::read(&b"*1\r\n".repeat(200_000), 0), Err(Malformed));
+    fn deeply_nested_arrays_are_refused() {
+        assert_eq!(ReplyValue::read(&b"*1\r\n".repeat(200_000), 0), Err(NotResp));
     }
 }

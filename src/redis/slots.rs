@@ -2,7 +2,7 @@
 //!
 //! <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
 
-use redis_protocol::redis_keyslot;
+use crc16::{State, XMODEM};
 
 use super::address::ServerAddress;
 use super::reply_value::ReplyValue;
@@ -16,18 +16,26 @@ pub(crate) struct Slots {
     nodes: Vec<ServerAddress>,
 }
 
-/// Returns the slot of a key.
+/// Slots of a cluster.
+const SLOTS: u16 = 16_384;
+
+/// Returns the slot of a key. A hash tag, the text between the first `{` and the next `}`, counts alone unless it is empty.
 pub(super) fn slot_of(key: &[u8]) -> u16 {
-    redis_keyslot(key)
+    let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
+        let rest = &key[open + 1..];
+        let length = rest.iter().position(|byte| *byte == b'}').filter(|length| *length > 0)?;
+        Some(&rest[..length])
+    });
+    State::<XMODEM>::calculate(tag.unwrap_or(key)) % SLOTS
 }
 
 impl Slots {
     /// Parses the reply to CLUSTER SLOTS. A node without a host is the one that was asked.
-    pub(super) fn read(answer: &ReplyValue, asked: &ServerAddress) -> Self {
+    pub(super) fn read(reply: &ReplyValue, asked: &ServerAddress) -> Self {
         let mut slots = Self::default();
-        for range in answer.list() {
+        for range in reply.list() {
             let [first, last, nodes @ ..] = range.list() else { continue };
-            let bound = |answer: &ReplyValue| answer.number().and_then(|number| u16::try_from(number).ok());
+            let bound = |value: &ReplyValue| value.number().and_then(|number| u16::try_from(number).ok());
             let (Some(first), Some(last)) = (bound(first), bound(last)) else { continue };
             let nodes: Vec<_> = nodes.iter().filter_map(|node| server_of(node, asked)).collect();
             if let Some(master) = nodes.first() {
@@ -80,6 +88,32 @@ fn server_of(node: &ReplyValue, asked: &ServerAddress) -> Option<ServerAddress> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_slot_of_a_key_is_that_of_its_hash_tag() {
+        // From the cluster specification, and CLUSTER KEYSLOT of Redis 7.
+        for (key, slot) in [
+            ("123456789", 12_739),
+            ("foo", 12_182),
+            ("foo{hash_tag}", 2_515),
+            ("{hash_tag}bar", 2_515),
+            ("{user1000}.following", 3_443),
+            ("foo{}{bar}", 8_363),
+            ("foo{{bar}}zap", 4_015),
+            ("foo{bar}{zap}", 5_061),
+            ("{", 4_092),
+            ("", 0),
+        ] {
+            assert_eq!(slot_of(key.as_bytes()), slot, "{key}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn slots_agree_with_redis_protocol(key in "[a-c{}]{0,12}") {
+            proptest::prop_assert_eq!(slot_of(key.as_bytes()), redis_protocol::redis_keyslot(key.as_bytes()));
+        }
+    }
 
     #[test]
     fn each_slot_leads_to_the_master_that_has_it() {

@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::connection::{OUT_OF_SYNC, RedisConnection};
 use super::error_reply::{ErrorClass, describe_text};
-use super::resp::Token;
+use crate::codec::resp::{NotResp, RespToken};
 use crate::wire::{Channel, Message};
 
 /// Channels to SUBSCRIBE to and to UNSUBSCRIBE from, sent in one pipeline that ends with a fence.
@@ -104,18 +104,18 @@ impl Subscriber {
     ///
     /// When Redis sends what no subscriber expects, or the connection is not authenticated.
     pub(crate) fn next(&mut self) -> Result<Option<SubscriberEvent>, String> {
-        let malformed = |error: super::resp::Malformed| error.to_string();
-        let Some((token, next)) = self.connection.word(0).map_err(malformed)? else { return Ok(None) };
+        let describe = |error: NotResp| error.to_string();
+        let Some((token, next)) = self.connection.word(0).map_err(describe)? else { return Ok(None) };
         match token {
-            Token::Array(length @ 2..=3) => self.array(length, next),
+            RespToken::Array(length @ 2..=3) => self.array(length, next),
             // Without a subscription, PING is answered by its text alone.
-            Token::Bulk(place) => {
+            RespToken::Bulk(range) => {
                 let text = self.connection.incoming().split_to(next);
-                self.take_fence(&text[place])
+                self.take_fence(&text[range])
             }
-            Token::Error(place) => {
+            RespToken::Error(range) => {
                 let text = self.connection.incoming().split_to(next);
-                let reason = describe_text(&String::from_utf8_lossy(&text[place]));
+                let reason = describe_text(&String::from_utf8_lossy(&text[range]));
                 if ErrorClass::of(&reason) == ErrorClass::Unauthenticated {
                     return Err(reason);
                 }
@@ -151,28 +151,30 @@ impl Subscriber {
         }
         let bytes = self.connection.incoming().split_to(next).freeze();
         match parts {
-            [Some(Token::Bulk(kind)), Some(Token::Bulk(channel)), Some(third)] => {
+            [Some(RespToken::Bulk(kind)), Some(RespToken::Bulk(channel)), Some(third)] => {
                 match (&bytes[kind], third) {
-                    (b"message", Token::Bulk(payload)) => {
+                    (b"message", RespToken::Bulk(payload)) => {
                         Ok(Some(SubscriberEvent::Message(Message::new(bytes, channel, payload))))
                     }
-                    (b"message", Token::Oversize(length)) => {
+                    (b"message", RespToken::Oversize(length)) => {
                         self.connection.discard(length);
                         let channel = Channel::from_redis(&String::from_utf8_lossy(&bytes[channel]));
                         Ok(Some(SubscriberEvent::Oversize(channel, length)))
                     }
-                    (b"subscribe", Token::Integer(_)) => {
+                    (b"subscribe", RespToken::Integer(_)) => {
                         self.subscribing = false;
                         Ok(Some(SubscriberEvent::Acknowledged))
                     }
-                    (b"unsubscribe", Token::Integer(_)) => {
+                    (b"unsubscribe", RespToken::Integer(_)) => {
                         self.unsubscribing = false;
                         Ok(Some(SubscriberEvent::Acknowledged))
                     }
                     _ => Err(OUT_OF_SYNC.to_owned()),
                 }
             }
-            [Some(Token::Bulk(kind)), Some(Token::Bulk(text)), None] if &bytes[kind.clone()] == b"pong" => {
+            [Some(RespToken::Bulk(kind)), Some(RespToken::Bulk(text)), None]
+                if &bytes[kind.clone()] == b"pong" =>
+            {
                 self.take_fence(&bytes[text])
             }
             _ => Err(OUT_OF_SYNC.to_owned()),

@@ -57,7 +57,7 @@ pub(super) enum Node {
 
 /// One value in a container.
 #[derive(Debug, Clone, Copy)]
-struct Link {
+struct ContainerLink {
     before: u32,
     key: Index,
     value: Index,
@@ -69,7 +69,7 @@ pub(super) struct Arena<'a, S> {
     /// Most nodes, and most links.
     max_entries: usize,
     nodes: Vec<Node>,
-    links: Vec<Link>,
+    links: Vec<ContainerLink>,
     selection: PhantomData<S>,
 }
 
@@ -179,7 +179,7 @@ impl<'a, S: Selection> Arena<'a, S> {
     }
 
     fn link(&mut self, before: u32, key: Index, value: Index) -> Result<u32, DecodeError> {
-        push(&mut self.links, Link { before, key, value }, self.max_entries)
+        push(&mut self.links, ContainerLink { before, key, value }, self.max_entries)
     }
 
     fn replace(&mut self, index: Index, node: Node) {

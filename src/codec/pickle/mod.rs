@@ -5,7 +5,7 @@
 //! imported or called: a few classes are recognised by name, and their instances are read as the value that they wrap.
 //!
 //! For a record, all other instances are opaque, of dictionaries only the fields of the record are kept, of lists only
-//! texts. For a [`Value`], everything is kept, and any other class is an error.
+//! texts. For a [`Value`](crate::codec::Value), everything is kept, and any other class is an error.
 //!
 //! <https://github.com/python/cpython/blob/main/Lib/pickletools.py>
 

@@ -1,15 +1,15 @@
-//! What Redis says, read to its end or to the first fault.
+//! Replies of Redis, read to their end or to the first error.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ws4redis::redis::resp::{Token, token};
+use ws4redis::codec::resp::{RespToken, token};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut start = 0;
     while let Ok(Some((token, next))) = token(bytes, start, 64) {
         assert!(next > start && next <= bytes.len());
-        if let Token::Bulk(place) | Token::Status(place) | Token::Error(place) = token {
-            assert!(bytes.get(place).is_some_and(|text| text.len() < bytes.len()));
+        if let RespToken::Bulk(range) | RespToken::Status(range) | RespToken::Error(range) = token {
+            assert!(bytes.get(range).is_some_and(|text| text.len() < bytes.len()));
         }
         start = next;
     }
