@@ -7,8 +7,6 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use slab::Slab;
 
-use super::routing::to_u32;
-
 /// A table with fewer entries than this part of its capacity is shrunk.
 const SPARSE: usize = 8;
 
@@ -137,6 +135,11 @@ impl<K, T> IndexMut<u32> for Directory<K, T> {
 /// The size in the table of docs/performance/memory.md.
 #[cfg(test)]
 pub(super) const SIZE: (&str, usize) = ("numbers", size_of::<u32>() + 1);
+
+/// Converts an index. Numbers have 32 bits, because 64 would double the size of the types that hold them.
+pub(super) fn to_u32(index: usize) -> u32 {
+    u32::try_from(index).expect("a process has fewer than 2^32 connections")
+}
 
 fn hash_at<K: AsRef<str>, T>(entries: &Slab<(K, T)>, seed: &RandomState, number: u32) -> u64 {
     hash(seed, entries[number as usize].0.as_ref().as_bytes())

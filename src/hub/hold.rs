@@ -2,7 +2,19 @@
 
 use std::task::Waker;
 
-use super::{JoinError, Limits, Run};
+use super::outbox::Limits;
+use super::run::Run;
+
+/// Why a member cannot join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinError {
+    /// Redis was lost.
+    Lost,
+    /// Redis refused the subscription of a channel.
+    Refused,
+    /// More bytes arrived meanwhile than may be held.
+    Overflow,
+}
 
 /// A member's join that is not complete, and the messages that arrived since it began.
 #[derive(Debug, Default)]

@@ -8,22 +8,25 @@ mod directory;
 mod echo;
 mod hold;
 mod listener;
+mod member;
 mod outbox;
 mod outbox_memory;
-mod reauthorize;
-mod recovery;
 mod replays;
 mod routing;
 mod run;
 mod shared;
+mod topic;
 
 pub use digests::Digester;
 pub(crate) use directory::Directory;
+pub use hold::JoinError;
 pub use listener::{Ending, Listener, Liveness};
+pub use member::MemberId;
 pub use outbox::Limits;
 pub use outbox_memory::{OutboxMemory, ShardMemory};
+pub use routing::Hub;
 #[cfg(test)]
 pub(crate) use routing::SIZES;
-pub use routing::{Generation, Hub, JoinError, MemberId, SubscriptionRequest};
 pub use run::Run;
 pub use shared::{Addition, SharedHub, Subscription};
+pub use topic::{Generation, SubscriptionRequest};

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use super::{OutboxMemory, ShardMemory};
+use super::outbox_memory::{OutboxMemory, ShardMemory};
 use crate::stream::Stream;
 use crate::wire::Form;
 

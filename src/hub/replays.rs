@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use super::Run;
+use super::run::Run;
 use crate::wire::Form;
 
 /// Values from this size on are shared. A copy of a smaller one is cheaper than its lookup.

@@ -1,6 +1,5 @@
-//! Topics and their members: join, deliver, leave.
+//! The hub: joins and leaves, delivery, pauses after a loss of messages, and changes of an open member's topics.
 
-use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -8,110 +7,24 @@ use bytes::Bytes;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::digests::RecentDigests;
-use super::hold::{PausedRuns, PendingJoin};
+use super::digests::{Digester, RecentDigests};
+use super::directory::to_u32;
+use super::hold::{JoinError, PendingJoin};
+use super::listener::Listener;
+use super::member::{Member, MemberId, MemberState, Membership, Memberships};
 use super::outbox::Limits;
 use super::replays::ReplayCache;
-use super::{Digester, Directory, Listener, Run};
+use super::run::Run;
+use super::topic::{Generation, MemberSlot, SubscriptionRequest, TopicTable};
 use crate::wire::Topic;
 
 /// All topics and members of one shard.
 pub struct Hub {
-    pub(super) topics: Directory<Topic, TopicEntry>,
-    pub(super) members: Slab<Member>,
-    /// Topics whose first member has joined or whose last one has left since the last [`Hub::take_requests`].
-    dirty: Vec<u32>,
-    next_generation: Generation,
-    pub(super) limits: Limits,
-    pub(super) digester: Digester,
-    pub(super) replays: ReplayCache,
-}
-
-/// Numbers the subscription requests, so that an answer to an earlier request of the same topic is recognised as stale.
-pub type Generation = NonZeroU32;
-
-/// A request to the broker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SubscriptionRequest {
-    /// The topic has members.
-    Subscribe(Topic, Generation),
-    /// The last member has left.
-    Unsubscribe(Topic),
-}
-
-/// Identifies a member from joining to leaving; afterwards another member may get the same number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemberId(u32);
-
-/// Why a member cannot join.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JoinError {
-    /// Redis was lost.
-    Lost,
-    /// Redis refused the subscription of a channel.
-    Refused,
-    /// More bytes arrived meanwhile than may be held.
-    Overflow,
-}
-
-#[derive(Debug)]
-pub(super) struct TopicEntry {
-    /// Inline for two: most topics belong to one user or one session.
-    pub(super) members: SmallVec<[MemberSlot; 2]>,
-    pub(super) recent: RecentDigests,
-    pub(super) paused: Option<Box<PausedRuns>>,
-    /// The latest request that was sent to the broker, unless the topic was unsubscribed since.
-    pub(super) requested: Option<Generation>,
-    pub(super) subscribed: bool,
-    /// Redis has refused the latest request.
-    pub(super) refused: bool,
-    dirty: bool,
-}
-
-/// A member of a topic, and the index of the topic among the member's memberships.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct MemberSlot {
-    pub(super) member: u32,
-    pub(super) membership: u32,
-}
-
-pub(super) struct Member {
-    pub(super) memberships: Memberships,
-    pub(super) state: MemberState,
-}
-
-/// A member's topics, in the order in which it joined them.
-pub(super) type Memberships = SmallVec<[Membership; 2]>;
-
-/// A topic of a member, and the index of the member's slot in the topic.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Membership {
-    pub(super) topic: u32,
-    pub(super) slot: u32,
-}
-
-impl MemberId {
-    pub(super) fn index(self) -> usize {
-        self.0 as usize
-    }
-
-    pub(super) fn number(self) -> u32 {
-        self.0
-    }
-}
-
-pub(super) enum MemberState {
-    Joining(Box<PendingJoin>),
-    Open(Rc<Listener>),
-    /// Keeps its topics subscribed and receives nothing.
-    Muted,
-}
-
-impl TopicEntry {
-    /// Returns whether messages are delivered as they arrive: the topic is subscribed and not paused.
-    pub(super) fn is_live(&self) -> bool {
-        self.subscribed && self.paused.is_none()
-    }
+    topics: TopicTable,
+    members: Slab<Member>,
+    limits: Limits,
+    digester: Digester,
+    replays: ReplayCache,
 }
 
 /// Bound of the messages of a paused topic, in multiples of `outbox_bytes`.
@@ -121,10 +34,8 @@ impl Hub {
     /// Creates an empty hub.
     pub fn new(limits: Limits) -> Self {
         Self {
-            topics: Directory::default(),
+            topics: TopicTable::default(),
             members: Slab::new(),
-            dirty: Vec::new(),
-            next_generation: Generation::MIN,
             limits,
             digester: Digester::default(),
             replays: ReplayCache::default(),
@@ -133,43 +44,16 @@ impl Hub {
 
     /// Joins the topics, in this order. Their messages are held until [`Hub::open`].
     pub fn join<T: Clone + Into<Topic>>(&mut self, topics: &[T]) -> MemberId {
-        let id = to_u32(self.members.vacant_key());
+        let number = to_u32(self.members.vacant_key());
         let mut pending = Box::<PendingJoin>::default();
         let mut memberships = Memberships::with_capacity(topics.len());
-        for (membership, topic) in topics.iter().enumerate() {
-            let topic_id = self.topic(topic.clone().into());
-            let topic = &mut self.topics[topic_id];
-            if std::mem::take(&mut topic.refused) {
-                // A new request makes the broker retry at once; otherwise it would wait for its back-off.
-                topic.requested = None;
-                if !std::mem::replace(&mut topic.dirty, true) {
-                    self.dirty.push(topic_id);
-                }
-            }
-            pending.topics_left += usize::from(!topic.is_live());
-            memberships.push(Membership { topic: topic_id, slot: to_u32(topic.members.len()) });
-            topic.members.push(MemberSlot { member: id, membership: to_u32(membership) });
+        for (membership, topic) in (0..).zip(topics) {
+            let (id, slot) = self.topics.add(topic.clone().into(), MemberSlot { member: number, membership });
+            pending.topics_left += usize::from(!self.topics[id].is_live());
+            memberships.push(Membership { topic: id, slot });
         }
         self.members.insert(Member { memberships, state: MemberState::Joining(pending) });
-        MemberId(id)
-    }
-
-    fn topic(&mut self, name: Topic) -> u32 {
-        if let Some(id) = self.topics.find(name.as_ref()) {
-            return id;
-        }
-        let entry = TopicEntry {
-            members: SmallVec::new(),
-            recent: RecentDigests::default(),
-            paused: None,
-            requested: None,
-            subscribed: false,
-            refused: false,
-            dirty: true,
-        };
-        let id = self.topics.insert(name, entry);
-        self.dirty.push(id);
-        id
+        MemberId::new(number)
     }
 
     /// Returns whether all topics of a joining member are subscribed and not paused.
@@ -178,10 +62,7 @@ impl Hub {
     ///
     /// When the member cannot join any more.
     pub fn joined(&self, id: MemberId) -> Result<bool, JoinError> {
-        match self.members.get(id.index()).map(|member| &member.state) {
-            Some(MemberState::Joining(pending)) => pending.failure.map_or(Ok(pending.topics_left == 0), Err),
-            _ => Err(JoinError::Lost),
-        }
+        self.pending(id).map(|pending| pending.topics_left == 0)
     }
 
     /// Waits until a member has joined.
@@ -189,7 +70,7 @@ impl Hub {
         if let joined @ (Err(_) | Ok(true)) = self.joined(id) {
             return Poll::Ready(joined.map(|_| ()));
         }
-        if let Some(Member { state: MemberState::Joining(pending), .. }) = self.members.get_mut(id.index()) {
+        if let Some(pending) = self.pending_mut(id) {
             pending.task = Some(cx.waker().clone());
         }
         Poll::Pending
@@ -197,7 +78,7 @@ impl Hub {
 
     /// Records that a joining member starts to read its persisted values.
     pub fn begin_reading(&mut self, id: MemberId) {
-        if let Some(Member { state: MemberState::Joining(pending), .. }) = self.members.get_mut(id.index()) {
+        if let Some(pending) = self.pending_mut(id) {
             pending.stale = false;
         }
     }
@@ -208,10 +89,16 @@ impl Hub {
     ///
     /// When the member cannot join any more.
     pub fn is_stale(&self, id: MemberId) -> Result<bool, JoinError> {
-        match self.members.get(id.index()).map(|member| &member.state) {
-            Some(MemberState::Joining(pending)) => pending.failure.map_or(Ok(pending.stale), Err),
-            _ => Err(JoinError::Lost),
-        }
+        self.pending(id).map(|pending| pending.stale)
+    }
+
+    fn pending(&self, id: MemberId) -> Result<&PendingJoin, JoinError> {
+        let pending = self.members.get(id.index()).and_then(Member::pending).ok_or(JoinError::Lost)?;
+        pending.failure.map_or(Ok(pending), Err)
+    }
+
+    fn pending_mut(&mut self, id: MemberId) -> Option<&mut PendingJoin> {
+        self.members.get_mut(id.index()).and_then(Member::pending_mut)
     }
 
     /// Keeps a member's topics subscribed, without delivering their messages to it.
@@ -266,12 +153,12 @@ impl Hub {
     /// Records the digest of a replayed value, so that the value is not delivered again when it is re-read after a loss.
     ///
     /// Skipped if the topic has other open members: they may not have received this value yet.
-    pub(super) fn record_replayed(&mut self, id: MemberId, topic: u32, digest: u64) {
+    fn record_replayed(&mut self, id: MemberId, topic: u32, digest: u64) {
         let topic = &mut self.topics[topic];
-        let members = &self.members;
-        let is_open = |slot: &MemberSlot| matches!(members[slot.member as usize].state, MemberState::Open(_));
-        let has_others = || topic.members.iter().any(|slot| slot.member != id.number() && is_open(slot));
-        if !topic.recent.contains(digest) && !has_others() {
+        let is_other = |slot: &MemberSlot| {
+            slot.member != id.number() && self.members[slot.member as usize].listener().is_some()
+        };
+        if !topic.recent.contains(digest) && !topic.members.iter().any(is_other) {
             topic.recent.push(digest);
         }
     }
@@ -286,19 +173,9 @@ impl Hub {
     }
 
     /// Removes a member from one topic.
-    pub(super) fn remove_membership(&mut self, membership: Membership) {
-        let Membership { topic: topic_id, slot } = membership;
-        let topic = &mut self.topics[topic_id];
-        topic.members.swap_remove(slot as usize);
-        if let Some(moved) = topic.members.get(slot as usize) {
+    fn remove_membership(&mut self, Membership { topic, slot }: Membership) {
+        if let Some(moved) = self.topics.remove(topic, slot) {
             self.members[moved.member as usize].memberships[moved.membership as usize].slot = slot;
-        }
-        // Frees the capacity of a peak.
-        if topic.members.len() < topic.members.capacity() / 4 {
-            topic.members.shrink_to_fit();
-        }
-        if topic.members.is_empty() && !std::mem::replace(&mut topic.dirty, true) {
-            self.dirty.push(topic_id);
         }
     }
 
@@ -310,7 +187,7 @@ impl Hub {
 
     /// Delivers a run to all members of a topic.
     pub fn deliver(&mut self, topic: &Topic, run: Run) {
-        let Some(id) = self.topics.find(topic.as_ref()) else { return };
+        let Some(id) = self.topics.find(topic) else { return };
         let max_bytes = self.limits.outbox_bytes * PAUSED_OUTBOXES;
         let Some(paused) = &mut self.topics[id].paused else { return self.deliver_now(id, &run) };
         paused.bytes += run.bytes.len();
@@ -321,7 +198,7 @@ impl Hub {
         }
     }
 
-    pub(super) fn deliver_now(&mut self, id: u32, run: &Run) {
+    fn deliver_now(&mut self, id: u32, run: &Run) {
         let topic = &mut self.topics[id];
         let skipped = (run.messages as usize).saturating_sub(RecentDigests::CAPACITY);
         run.payloads().skip(skipped).for_each(|payload| topic.recent.push(self.digester.digest(payload)));
@@ -334,19 +211,25 @@ impl Hub {
         }
     }
 
-    pub(super) fn open_listeners(&self, id: u32) -> impl Iterator<Item = &Rc<Listener>> {
+    fn open_listeners(&self, id: u32) -> impl Iterator<Item = &Rc<Listener>> {
         let members = self.topics[id].members.iter().map(|slot| &self.members[slot.member as usize]);
-        members.filter_map(|member| match &member.state {
-            MemberState::Open(listener) => Some(listener),
-            MemberState::Joining(_) | MemberState::Muted => None,
-        })
+        members.filter_map(Member::listener)
+    }
+
+    /// Handles Redis' acknowledgement of a subscription.
+    pub fn on_subscribed(&mut self, topic: &Topic, generation: Generation) {
+        if let Some(id) = self.topics.find(topic)
+            && self.topics[id].mark_subscribed(generation)
+        {
+            self.complete_joins(id);
+        }
     }
 
     /// Counts a topic as joined for its joining members, if it is live.
-    pub(super) fn complete_joins(&mut self, id: u32) {
+    fn complete_joins(&mut self, id: u32) {
         let topic = &self.topics[id];
         for slot in topic.members.iter().filter(|_| topic.is_live()) {
-            if let MemberState::Joining(pending) = &mut self.members[slot.member as usize].state {
+            if let Some(pending) = self.members[slot.member as usize].pending_mut() {
                 pending.topics_left = pending.topics_left.saturating_sub(1);
                 if pending.topics_left == 0 {
                     pending.wake();
@@ -355,45 +238,107 @@ impl Hub {
         }
     }
 
-    /// Handles Redis' acknowledgement of a subscription.
-    pub fn on_subscribed(&mut self, topic: &Topic, generation: Generation) {
-        let Some(id) = self.topics.find(topic.as_ref()) else { return };
+    /// Handles Redis' refusal of a subscription: its joining members fail. For open members the broker retries after a
+    /// back-off, and the next member that joins makes it retry at once.
+    pub fn on_refused(&mut self, topic: &Topic, generation: Generation) {
+        let Some(id) = self.topics.find(topic) else { return };
         let topic = &mut self.topics[id];
-        if topic.requested == Some(generation) && !std::mem::replace(&mut topic.subscribed, true) {
-            topic.refused = false;
-            self.complete_joins(id);
+        if !topic.mark_refused(generation) {
+            return;
+        }
+        for slot in &topic.members {
+            if let Some(pending) = self.members[slot.member as usize].pending_mut() {
+                pending.fail(JoinError::Refused);
+            }
+        }
+        self.resume(id, None);
+    }
+
+    /// Pauses all subscribed topics until the persisted value of each has been re-read, so that no older message follows a
+    /// newer one. Joining members wait, too, because the value that they have read may be older or newer.
+    pub fn pause(&mut self) {
+        for topic in self.topics.entries_mut().filter(|topic| topic.subscribed) {
+            let was_live = topic.is_live();
+            topic.paused.get_or_insert_default();
+            for slot in &topic.members {
+                if let Some(pending) = self.members[slot.member as usize].pending_mut() {
+                    pending.stale = true;
+                    pending.topics_left += usize::from(was_live);
+                }
+            }
         }
     }
 
-    /// Returns the requests that the broker needs. Computed from the present members and the latest request of each
-    /// changed topic, so a topic that was left and joined again causes none.
-    pub fn take_requests(&mut self) -> Vec<SubscriptionRequest> {
-        let mut requests = Vec::new();
-        for id in std::mem::take(&mut self.dirty) {
-            let topic = &mut self.topics[id];
-            topic.dirty = false;
-            if !topic.members.is_empty() {
-                if topic.requested.is_none() {
-                    topic.requested = Some(self.next_generation);
-                    requests.push(SubscriptionRequest::Subscribe(
-                        self.topics.name(id).clone(),
-                        self.next_generation,
-                    ));
-                    self.next_generation = self.next_generation.checked_add(1).unwrap_or(Generation::MIN);
-                }
-                continue;
-            }
-            let (topic, entry) = self.topics.remove(id);
-            if entry.requested.is_some() {
-                requests.push(SubscriptionRequest::Unsubscribe(topic));
+    /// Handles the loss of Redis: no topic is subscribed any more, joining members fail, and all topics are paused until
+    /// their persisted values have been re-read.
+    pub fn on_lost(&mut self) {
+        self.pause();
+        self.topics.entries_mut().for_each(|topic| topic.subscribed = false);
+        for (_, member) in &mut self.members {
+            match &mut member.state {
+                MemberState::Joining(pending) => pending.fail(JoinError::Lost),
+                MemberState::Open(listener) => listener.mark_echoes_stale(),
+                MemberState::Muted => {}
             }
         }
-        // Frees the capacity of a peak.
-        if self.topics.is_sparse() {
-            self.topics.shrink();
+    }
+
+    /// Pauses a topic that Redis had refused and now accepts, until its persisted value has been re-read.
+    pub fn on_regained(&mut self, topic: &Topic) {
+        if let Some(id) = self.topics.find(topic) {
+            let topic = &mut self.topics[id];
+            // A subscribed topic is live or already paused.
+            if !topic.subscribed {
+                topic.paused.get_or_insert_default();
+            }
+        }
+    }
+
+    /// Delivers the re-read value of a topic, if it is new, then the messages of the pause, and goes live.
+    pub fn recover(&mut self, topic: &Topic, value: Option<&Bytes>) {
+        if let Some(id) = self.topics.find(topic) {
+            self.resume(id, value);
+        }
+    }
+
+    fn resume(&mut self, id: u32, value: Option<&Bytes>) {
+        let topic = &mut self.topics[id];
+        let Some(paused) = topic.paused.take() else { return };
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            let is_known = topic.recent.contains(self.digester.digest(value)) || paused.contains(value);
+            if !is_known {
+                self.deliver_value(id, value);
+            }
+        }
+        self.open_listeners(id).for_each(|listener| listener.recover_echoes(id));
+        if let Some(run) = Run::join(paused.runs) {
+            self.deliver_now(id, &run);
+        }
+        self.complete_joins(id);
+    }
+
+    /// Delivers a re-read value to open members. Joining members read the value themselves.
+    fn deliver_value(&mut self, id: u32, value: &Bytes) {
+        let (digest, run) = (self.digester.digest(value), Run::of(value));
+        self.topics[id].recent.push(digest);
+        for listener in self.open_listeners(id) {
+            listener.deliver_value(id, &run, digest, &self.limits);
+        }
+    }
+
+    /// Returns the requests that the broker needs since the last call.
+    pub fn take_requests(&mut self) -> Vec<SubscriptionRequest> {
+        let requests = self.topics.take_requests();
+        if self.topics.shrink_after_peak() {
             self.members.shrink_to_fit();
         }
         requests
+    }
+
+    /// Returns the topics of a member.
+    pub fn topics(&self, id: MemberId) -> Vec<Topic> {
+        let memberships = self.members.get(id.index()).map_or(&[][..], |member| &member.memberships);
+        memberships.iter().map(|membership| self.topics.name(membership.topic).clone()).collect()
     }
 
     /// Returns the numbers of those of these topics that the member has joined.
@@ -402,6 +347,66 @@ impl Hub {
         let wanted: SmallVec<[Topic; 4]> = topics.iter().map(|topic| topic.clone().into()).collect();
         let ids = member.memberships.iter().map(|membership| membership.topic);
         ids.filter(|id| wanted.contains(self.topics.name(*id))).collect()
+    }
+
+    /// Removes a member from all topics but these.
+    pub fn retain_topics(&mut self, id: MemberId, keep: &[Topic]) {
+        let Some(member) = self.members.get_mut(id.index()) else { return };
+        let memberships = std::mem::take(&mut member.memberships);
+        let (kept, left): (Memberships, Memberships) =
+            memberships.into_iter().partition(|membership| keep.contains(self.topics.name(membership.topic)));
+        for membership in left {
+            if let Some(listener) = self.members[id.index()].listener() {
+                listener.leave(membership.topic);
+            }
+            self.remove_membership(membership);
+        }
+        self.set_memberships(id, kept);
+    }
+
+    /// Moves the topics of a joined member to an open one, and removes the former. The listener of the open member gets
+    /// the persisted values, then the held messages, then goes live in these topics.
+    pub fn merge(
+        &mut self,
+        from: MemberId,
+        into: MemberId,
+        listener: &Rc<Listener>,
+        persisted: &[Option<Bytes>],
+    ) {
+        // If the connection has ended meanwhile, another member may have its number.
+        let current = self.members.get(into.index()).and_then(Member::listener);
+        if !current.is_some_and(|current| Rc::ptr_eq(current, listener)) {
+            return;
+        }
+        let Some(member) = self.members.try_remove(from.index()) else { return };
+        let MemberState::Joining(pending) = member.state else { return };
+        let topics: Vec<_> = member.memberships.iter().map(|membership| membership.topic).collect();
+        for (index, (value, topic)) in persisted.iter().zip(&topics).enumerate() {
+            if let Some(value) = value.as_ref().filter(|value| pending.needs(index, value)) {
+                let digest = self.digester.digest(value);
+                let run = self.replays.encode(value, digest, listener.form);
+                listener.deliver_value(*topic, &run, digest, &self.limits);
+            }
+        }
+        for (index, run) in pending.into_runs() {
+            listener.deliver(topics[index], &run, &self.limits, &self.digester);
+        }
+        let own = std::mem::take(&mut self.members[into.index()].memberships);
+        self.set_memberships(into, own.into_iter().chain(member.memberships).collect());
+        for (value, topic) in persisted.iter().zip(topics) {
+            if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
+                self.record_replayed(into, topic, self.digester.digest(value));
+            }
+        }
+    }
+
+    /// Sets the memberships of a member, and updates its slots in their topics.
+    fn set_memberships(&mut self, id: MemberId, memberships: Memberships) {
+        for (index, membership) in (0..).zip(&memberships) {
+            self.topics[membership.topic].members[membership.slot as usize] =
+                MemberSlot { member: id.number(), membership: index };
+        }
+        self.members[id.index()].memberships = memberships;
     }
 
     /// Records a publication of a listener to topics that it has joined, so that the listener does not receive it.
@@ -416,11 +421,8 @@ impl Hub {
 
     /// Returns the listeners of the open members whose number is `part` modulo `parts`.
     pub fn listeners(&self, part: usize, parts: usize) -> impl Iterator<Item = &Rc<Listener>> {
-        let members = self.members.iter().filter(move |(id, _)| id % parts == part);
-        members.filter_map(|(_, member)| match &member.state {
-            MemberState::Open(listener) => Some(listener),
-            MemberState::Joining(_) | MemberState::Muted => None,
-        })
+        let members = self.members.iter().filter(move |(number, _)| number % parts == part);
+        members.filter_map(|(_, member)| member.listener())
     }
 
     /// Returns the number of topics: those with members, and those that lost their last one since
@@ -437,11 +439,6 @@ pub(crate) const SIZES: &[(&str, usize)] = &[
     ("Member", size_of::<Member>()),
     ("Membership", size_of::<Membership>()),
     ("MemberSlot", size_of::<MemberSlot>()),
-    ("TopicEntry", size_of::<(Topic, TopicEntry)>()),
+    ("TopicEntry", size_of::<(Topic, super::topic::TopicEntry)>()),
     super::directory::SIZE,
 ];
-
-/// Converts an index. Members, topics and slots are numbered in 32 bits, because 64 would double the size of their types.
-pub(super) fn to_u32(index: usize) -> u32 {
-    u32::try_from(index).expect("a process has fewer than 2^32 connections")
-}

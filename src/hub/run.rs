@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::Digester;
+use super::digests::Digester;
 use crate::wire::Form;
 use crate::wire::form::{Encodings, store, stored};
 

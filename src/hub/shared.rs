@@ -7,7 +7,11 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::{Hub, JoinError, Listener, MemberId, SubscriptionRequest};
+use super::hold::JoinError;
+use super::listener::Listener;
+use super::member::MemberId;
+use super::routing::Hub;
+use super::topic::SubscriptionRequest;
 use crate::wire::Topic;
 
 /// A hub that the tasks of one shard share.

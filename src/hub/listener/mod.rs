@@ -6,9 +6,10 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 
+use super::digests::Digester;
 use super::echo::EchoFilter;
 use super::outbox::{Excess, Limits, Outbox};
-use super::{Digester, Run};
+use super::run::Run;
 use crate::stream::Stream;
 use crate::wire::Form;
 
