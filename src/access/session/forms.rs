@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_are_told_by_their_first_bytes() {
+    fn the_first_bytes_determine_the_form() {
         for (value, expected) in [
             (&b"\x80\x05\x95"[..], Some(Forms::PICKLE)),
             (b"\x80\x02}q\x01.", Some(Forms::PICKLE)),
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_of_forms_meet_where_they_have_one_in_common() {
+    fn sets_of_forms_intersect_if_they_share_a_form() {
         assert!(Forms::UNSIGNED.intersects(Forms::JSON));
         assert!(!Forms::UNSIGNED.intersects(Forms::SIGNED));
         assert!(!Forms::NONE.intersects(Forms::UNSIGNED.with(Forms::SIGNED)));

@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn djangos_own_keys_are_the_default() {
+    fn the_default_pattern_matches_the_keys_of_django() {
         let pattern = KeyPattern::default();
         assert_eq!(KeyPattern::new("[a-z0-9]{32}"), Ok(pattern.clone()));
         assert!(pattern.admits("aonhk897c0q74kqva7rtv278kgdpr276"));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_matched_in_every_way_that_fits() {
+    fn every_split_of_a_key_into_parts_is_tried() {
         let pattern = KeyPattern::new("s_[a-f0-9]{4,8}[a-c]{2,3}x").unwrap();
         for (key, expected) in [
             ("s_0000aax", true),
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_that_admit_too_much_are_refused() {
+    fn patterns_that_match_too_much_are_refused() {
         for (pattern, expected) in [
             ("[a-z:]{32}", PatternError::Colon),
             ("[!-~]{32}", PatternError::Colon),
@@ -208,7 +208,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_pattern_makes_it_panic_or_admits_a_colon(pattern in "[a-c:0-9{},\\[\\]-]{0,20}", key in "[a-c:0-9]{0,20}") {
+        fn no_pattern_causes_a_panic_or_matches_a_colon(pattern in "[a-c:0-9{},\\[\\]-]{0,20}", key in "[a-c:0-9]{0,20}") {
             if let Ok(pattern) = KeyPattern::new(&pattern) {
                 proptest::prop_assert!(!pattern.admits(&key) || !key.contains(':'));
             }

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_do_not_show_themselves_and_empty_ones_do_not_count() {
+    fn debug_output_hides_secrets_and_empty_ones_are_ignored() {
         let secrets = Secrets::new([&b"geheim"[..], b"", b"alt"], Secrets::STORE);
         assert_eq!(format!("{secrets:?}"), "Secrets(2 of SessionStore)");
         assert!(Secrets::new([&b""[..]], Secrets::STORE).is_empty());

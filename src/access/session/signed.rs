@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_tried_and_no_other_will_do() {
+    fn every_configured_key_is_tried_and_others_are_refused() {
         let store = Secrets::STORE;
         assert!(opened(ANONYMOUS, &[SECRET], store).unwrap().starts_with("{\"cart\":"));
         assert!(opened(ANONYMOUS, &[b"new", b"other", SECRET], store).is_ok());
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_character_is_noticed() {
+    fn a_change_of_any_character_is_detected() {
         for at in 0..ANONYMOUS.len() {
             let mut value = ANONYMOUS.to_owned().into_bytes();
             value[at] = if value[at] == b'A' { b'B' } else { b'A' };
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_signed_form_is_malformed() {
+    fn other_texts_are_malformed_or_forged() {
         for value in ["", "None", "abc", "YWJj", "YWI6", "====", "\u{e9}"] {
             assert_eq!(opened(value, &[SECRET], Secrets::STORE), Err(SignatureError::Malformed), "{value}");
         }
@@ -139,7 +139,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "[a-zA-Z0-9.:=_+/-]{0,80}") {
+        fn no_text_causes_a_panic(text in "[a-zA-Z0-9.:=_+/-]{0,80}") {
             let _ = opened(&text, &[SECRET], Secrets::STORE);
         }
     }

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_takes_its_place() {
+    fn the_session_key_replaces_the_placeholder() {
         check(
             ":1:django.contrib.sessions.cache{key}",
             Forms::UNSIGNED,
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn unsigned_values_are_not_trusted_where_messages_may_lie() {
+    fn unsigned_values_are_not_trusted_under_keys_that_messages_can_have() {
         for (template, namespace, refused) in [
             ("{key}", "", TemplateError::Bare),
             ("{key}:x", "", TemplateError::Bare),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_fit_in_every_namespace_and_bare_keys_need_a_signature() {
+    fn the_defaults_are_valid_in_every_namespace_and_bare_keys_need_a_signature() {
         for template in KeyTemplate::defaults() {
             for namespace in ["", "mysite", ":1", "session"] {
                 let again = KeyTemplate::new(&template.text(), template.forms(), &Namespace::new(namespace));

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_pickles_and_excess_are_refused() {
+    fn damaged_pickles_and_values_over_the_limits_are_refused() {
         for pickle in
             [&b""[..], b"\x80\x04", b".", b"}(K\x01u.", b"Na.", b"Fx\n.", b"Ix\n.", b"NK\x01a.", b"Pid\n."]
         {

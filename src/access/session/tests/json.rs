@@ -14,7 +14,7 @@ fn check(json: &str, expected: &str) {
 }
 
 #[test]
-fn the_last_value_of_a_key_counts_and_wrong_types_are_nothing() {
+fn the_last_value_of_a_key_is_used_and_wrong_types_are_ignored() {
     check("{}", "Ok((None, None, None))");
     check(r#"{"_auth_user_id":"1","_auth_user_id":"2"}"#, r#"Ok((Some("2"), None, None))"#);
     check(r#"{"_auth_user_id":7,"ws4redis:username":7}"#, r#"Ok((Some("7"), None, None))"#);
@@ -25,7 +25,7 @@ fn the_last_value_of_a_key_counts_and_wrong_types_are_nothing() {
 }
 
 #[test]
-fn everything_else_is_skipped_whatever_it_is() {
+fn values_of_any_type_are_skipped() {
     let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
     let huge = "9".repeat(1_000);
     for other in [deep.as_str(), huge.as_str(), r#""\ud800""#, "NaN", "[-Infinity,Infinity]", r#""\"NaN""#] {
@@ -37,7 +37,7 @@ fn everything_else_is_skipped_whatever_it_is() {
 }
 
 #[test]
-fn damaged_json_and_excess_are_refused() {
+fn damaged_json_and_values_over_the_limits_are_refused() {
     for json in ["{", "{} x", r#"{"a":}"#, r#"{"_auth_user_id":"1""#, "[]", "{\"\\", "{\"a\":Nan}"] {
         check(json, "Err(Damaged)");
     }
@@ -50,7 +50,7 @@ fn damaged_json_and_excess_are_refused() {
 
 proptest::proptest! {
     #[test]
-    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::sample::select(b"{}[]\":,\\NaNInfinity-019u".to_vec()), 0..60)) {
+    fn no_bytes_cause_a_panic(bytes in proptest::collection::vec(proptest::sample::select(b"{}[]\":,\\NaNInfinity-019u".to_vec()), 0..60)) {
         let _ = read(&bytes);
     }
 }

@@ -19,7 +19,7 @@ const NAME: &[u8] = b"\xb1ws4redis:username";
 const GROUPS: &[u8] = b"\xb1ws4redis:memberof";
 
 #[test]
-fn wanted_fields_are_found_and_the_last_one_counts() {
+fn fields_are_found_and_the_last_value_of_a_key_is_used() {
     check(&[b"\x80"], "Ok((None, None, None))");
     check(&[b"\x82", ID, b"\xa11", ID, b"\xd9\x012"], r#"Ok((Some("2"), None, None))"#);
     check(&[b"\x82", ID, b"\x07", NAME, b"\x07"], r#"Ok((Some("7"), None, None))"#);
@@ -34,7 +34,7 @@ fn wanted_fields_are_found_and_the_last_one_counts() {
 }
 
 #[test]
-fn everything_else_is_skipped_whatever_it_is() {
+fn values_of_any_type_are_skipped() {
     let deep = [vec![0x91; 5_000], vec![0xc0]].concat();
     let others: [&[u8]; 9] = [
         &deep,
@@ -54,7 +54,7 @@ fn everything_else_is_skipped_whatever_it_is() {
 }
 
 #[test]
-fn damaged_msgpack_and_excess_are_refused() {
+fn damaged_msgpack_and_values_over_the_limits_are_refused() {
     let cut: [&[u8]; 7] = [
         b"",
         b"\x81",
@@ -73,7 +73,7 @@ fn damaged_msgpack_and_excess_are_refused() {
 
 proptest::proptest! {
     #[test]
-    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(0_u8.., 0..60)) {
+    fn no_bytes_cause_a_panic(bytes in proptest::collection::vec(0_u8.., 0..60)) {
         let _ = read(&bytes);
     }
 }

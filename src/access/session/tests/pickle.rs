@@ -15,8 +15,8 @@ fn check(parts: &[&[u8]], expected: &str) {
     assert_eq!(format!("{session:?}"), expected);
 }
 
-/// A pickle of protocol 2 whose user id is `1` beside whatever `other` pushes.
-fn beside(other: &[u8]) -> Vec<u8> {
+/// A pickle of protocol 2 with the user id `1` and another key, whose value `other` pushes.
+fn with_other(other: &[u8]) -> Vec<u8> {
     [b"\x80\x02}(X\x05\x00\x00\x00other", other, b"X\x0d\x00\x00\x00_auth_user_idX\x01\x00\x00\x001u."]
         .concat()
 }
@@ -48,7 +48,7 @@ fn every_protocol_writes_a_dictionary_its_own_way() {
 }
 
 #[test]
-fn the_last_value_of_a_key_counts_and_wrong_types_are_nothing() {
+fn the_last_value_of_a_key_is_used_and_wrong_types_are_ignored() {
     let id = b"\x8c\x0d_auth_user_id";
     check(
         &[b"\x80\x04}(", id, b"\x8c\x011", id, b"\x8c\x012u."],
@@ -69,7 +69,7 @@ fn the_last_value_of_a_key_counts_and_wrong_types_are_nothing() {
 }
 
 #[test]
-fn what_is_no_dictionary_is_no_session() {
+fn other_values_than_dictionaries_are_not_sessions() {
     for pickle in [&b"\x80\x04N."[..], b"\x80\x04]\x94.", b"\x80\x04K\x07.", b"\x80\x04)."] {
         check(&[pickle], "Ok(None)");
     }
@@ -99,7 +99,7 @@ fn djangos_herd_client_wraps_the_session_in_a_tuple() {
 }
 
 #[test]
-fn safe_strings_and_ordered_dictionaries_are_as_good_as_plain_ones() {
+fn safe_strings_and_ordered_dictionaries_are_read_as_plain_ones() {
     let name = b"\x8c\x11ws4redis:username";
     let expected = r#"Ok(Some((None, Some("john"), None, None)))"#;
     let safe = b"\x8c\x17django.utils.safestring\x8c\x0aSafeString\x93\x8c\x04john\x85\x81";
@@ -113,7 +113,7 @@ fn safe_strings_and_ordered_dictionaries_are_as_good_as_plain_ones() {
 }
 
 #[test]
-fn nothing_else_gets_in_the_way() {
+fn values_of_any_type_are_skipped() {
     let deep = [vec![b']'; 5_000], vec![b'a'; 4_999]].concat();
     let others: [&[u8]; 23] = [
         &deep,
@@ -141,14 +141,14 @@ fn nothing_else_gets_in_the_way() {
         b"X\x03\x00\x00\x00\xed\xa0\x80",
     ];
     for other in others {
-        assert_eq!(user_id(&beside(other)), Ok(Some("1".to_owned())), "{other:?}");
+        assert_eq!(user_id(&with_other(other)), Ok(Some("1".to_owned())), "{other:?}");
     }
-    assert_eq!(user_id(&beside(b"N(NN1(0(N00")), Ok(Some("1".to_owned())));
-    assert_eq!(user_id(&[&beside(b"N")[..], b"anything"].concat()), Ok(Some("1".to_owned())));
+    assert_eq!(user_id(&with_other(b"N(NN1(0(N00")), Ok(Some("1".to_owned())));
+    assert_eq!(user_id(&[&with_other(b"N")[..], b"anything"].concat()), Ok(Some("1".to_owned())));
 }
 
 #[test]
-fn pickles_that_break_the_rules_are_damaged() {
+fn invalid_pickles_are_damaged() {
     for pickle in [
         &b""[..],
         b"\x80\x04",
@@ -211,13 +211,13 @@ fn pickles_beyond_the_limits_are_refused() {
 
 proptest::proptest! {
     #[test]
-    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(0_u8.., 0..80)) {
+    fn no_bytes_cause_a_panic(bytes in proptest::collection::vec(0_u8.., 0..80)) {
         let _ = read(&bytes);
     }
 
-    /// Opcodes that need little beside them go further than any bytes.
+    /// Opcodes without arguments reach deeper states than random bytes.
     #[test]
-    fn no_opcodes_make_it_panic(codes in proptest::collection::vec(proptest::sample::select(b"().0122}]tldaesuN\x85\x86\x87\x94Rbo\x81\x92\x93\x90\x91\x8f".to_vec()), 0..80)) {
+    fn no_opcodes_cause_a_panic(codes in proptest::collection::vec(proptest::sample::select(b"().0122}]tldaesuN\x85\x86\x87\x94Rbo\x81\x92\x93\x90\x91\x8f".to_vec()), 0..80)) {
         let _ = read(&codes);
         let _ = read(&[b"}\x8c\x0d_auth_user_id\x94h\x00h\x00", &codes[..], b"."].concat());
     }
