@@ -169,7 +169,8 @@ impl<'a, S: Selection> Arena<'a, S> {
         self.pickle.get(start..)?.get(..length)
     }
 
-    /// Changes a node that is not the container that the opcode needs: an instance of some class, for a record.
+    /// Returns the result of changing a node that is not the container that the opcode needs. A record ignores the change,
+    /// since opaque instances may be containers of their own.
     fn ignore() -> Result<(), DecodeError> {
         if S::EVERYTHING { Err(DecodeError::Damaged) } else { Ok(()) }
     }

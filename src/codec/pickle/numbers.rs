@@ -5,6 +5,8 @@ use crate::codec::{DecodeError, Value};
 
 /// Longest binary integer that is decoded, since converting it to decimal takes quadratic time.
 const MAX_INTEGER_BYTES: usize = 256;
+/// Longest line of a number in a value: a memo may repeat one, and each repetition reads the line. 256 bytes take 617 digits.
+pub(super) const MAX_LINE_BYTES: usize = 620;
 /// Digits of the decimal number that one step of the conversion yields.
 const CHUNK_DIGITS: usize = 9;
 const CHUNK: u64 = 1_000_000_000;

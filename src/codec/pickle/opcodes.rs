@@ -2,6 +2,7 @@
 
 use super::arena::{Arena, Node, OPAQUE};
 use super::machine::Machine;
+use super::numbers::MAX_LINE_BYTES;
 use super::selection::Selection;
 use super::text::{Encoding, unquoted};
 use crate::codec::DecodeError;
@@ -67,7 +68,7 @@ impl<S: Selection> Machine<'_, S> {
             b'K' => self.input.take(1)?,
             b'M' => self.input.take(2)?,
             b'J' => self.input.take(4)?,
-            b'I' | b'L' => self.input.line()?,
+            b'I' | b'L' => self.number_line()?,
             width => {
                 let width = if width == 0x8a { 1 } else { 4 };
                 let length = self.input.unsigned(width)?;
@@ -76,6 +77,11 @@ impl<S: Selection> Machine<'_, S> {
         };
         let at = u32::try_from(at).map_err(|_| DecodeError::TooLarge)?;
         self.push_node(Node::Integer { at })
+    }
+
+    fn number_line(&mut self) -> Result<&[u8], DecodeError> {
+        let line = self.input.line()?;
+        if S::EVERYTHING && line.len() > MAX_LINE_BYTES { Err(DecodeError::TooLarge) } else { Ok(line) }
     }
 
     fn text(&mut self, code: u8) -> Result<(), DecodeError> {
@@ -145,7 +151,7 @@ impl<S: Selection> Machine<'_, S> {
             0x88 | 0x89 => self.push_other(Node::Bool(code == 0x88)),
             b'F' | b'G' => {
                 if code == b'F' {
-                    self.input.line()?;
+                    self.number_line()?;
                 } else {
                     self.input.take(8)?;
                 }

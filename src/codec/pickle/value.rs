@@ -176,6 +176,8 @@ mod tests {
             b"N".repeat(101),
             [b"]\x94(", &b"K\x01".repeat(20)[..], b"e0](", &b"h\x00".repeat(20), b"e."].concat(),
             [b"](X\x00\x04\x00\x00", &[b'x'; 1_024][..], b"\x94h\x00e."].concat(),
+            [b"I", &b"0".repeat(621)[..], b"\n."].concat(),
+            [b"F", &b"0".repeat(621)[..], b"\n."].concat(),
             vec![b'N'; 2_001],
         ] {
             check(&pickle, &Err(DecodeError::TooLarge));
