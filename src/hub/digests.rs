@@ -15,8 +15,8 @@ impl Digester {
     }
 }
 
-/// Digests of a topic's last messages, so that a re-read value that was already delivered is not delivered again. One
-/// pointer before the first message.
+/// Digests of a topic's last messages, so that a re-read value that was already delivered is not delivered again, whatever
+/// the dialect of its members. One pointer before the first message.
 #[derive(Debug, Default)]
 pub(super) struct RecentDigests(Option<Box<DigestRing>>);
 

@@ -1,4 +1,4 @@
-//! Messages that are held: for a joining member, and for a topic whose persisted value is being re-read.
+//! Messages that are held: for a joining member, and for a topic whose value is being re-read.
 
 use std::task::Waker;
 
@@ -24,7 +24,7 @@ pub(super) struct PendingJoin {
     bytes: usize,
     /// Topics that are not subscribed yet, or paused.
     pub(super) topics_left: usize,
-    /// Messages were lost since the member began to read its persisted values.
+    /// Messages were lost since the member began to read its values.
     pub(super) stale: bool,
     /// Set once the member cannot join any more.
     pub(super) failure: Option<JoinError>,
@@ -55,7 +55,7 @@ impl PendingJoin {
         }
     }
 
-    /// Returns whether a value has to be replayed: it is not empty, and no held message of its topic equals it.
+    /// Returns whether a value has to be queued: it is not empty, and no held message of its topic equals it.
     pub(super) fn needs(&self, index: usize, value: &[u8]) -> bool {
         let mut runs = self.runs.iter().filter(|(of, _)| *of == index);
         !value.is_empty() && !runs.any(|(_, run)| run.payloads().any(|payload| payload == value))

@@ -5,17 +5,17 @@
 
 mod digests;
 mod directory;
-mod echo;
+mod filter;
 mod hold;
 mod listener;
 mod member;
 mod outbox;
 mod outbox_memory;
-mod replays;
 mod routing;
 mod run;
 mod shared;
 mod topic;
+mod value_cache;
 
 pub use digests::Digester;
 pub(crate) use directory::Directory;

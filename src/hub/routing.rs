@@ -1,4 +1,7 @@
 //! The hub: joins and leaves, delivery, pauses after a loss of messages, and changes of an open member's topics.
+//!
+//! The *value* of a topic is its last message, if its publisher stored it. The hub reads none: its callers do, and the hub
+//! delivers each before newer messages.
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -13,9 +16,9 @@ use super::hold::{JoinError, PendingJoin};
 use super::listener::Listener;
 use super::member::{Member, MemberId, MemberState, Membership, Memberships};
 use super::outbox::Limits;
-use super::replays::ReplayCache;
 use super::run::Run;
 use super::topic::{Generation, MemberSlot, SubscriptionRequest, TopicTable};
+use super::value_cache::ValueCache;
 use crate::wire::Topic;
 
 /// All topics and members of one shard.
@@ -24,7 +27,7 @@ pub struct Hub {
     members: Slab<Member>,
     limits: Limits,
     digester: Digester,
-    replays: ReplayCache,
+    value_cache: ValueCache,
 }
 
 /// Bound of the messages of a paused topic, in multiples of `outbox_bytes`.
@@ -38,7 +41,7 @@ impl Hub {
             members: Slab::new(),
             limits,
             digester: Digester::default(),
-            replays: ReplayCache::default(),
+            value_cache: ValueCache::default(),
         }
     }
 
@@ -76,7 +79,7 @@ impl Hub {
         Poll::Pending
     }
 
-    /// Records that a joining member starts to read its persisted values.
+    /// Records that a joining member starts to read its values.
     pub fn begin_reading(&mut self, id: MemberId) {
         if let Some(pending) = self.pending_mut(id) {
             pending.stale = false;
@@ -108,10 +111,10 @@ impl Hub {
         }
     }
 
-    /// Opens a joined member: queues the persisted values of its topics, then the held messages, then goes live.
+    /// Opens a joined member: queues the values of its topics, then the held messages, then goes live.
     ///
     /// Empty values are left out, and so are values that equal a held message.
-    pub fn open(&mut self, id: MemberId, listener: &Rc<Listener>, persisted: &[Option<Bytes>]) {
+    pub fn open(&mut self, id: MemberId, listener: &Rc<Listener>, values: &[Option<Bytes>]) {
         let Some(member) = self.members.get_mut(id.index()) else { return };
         let MemberState::Joining(pending) =
             std::mem::replace(&mut member.state, MemberState::Open(listener.clone()))
@@ -119,24 +122,23 @@ impl Hub {
             return;
         };
         let topics: Vec<_> = member.memberships.iter().map(|membership| membership.topic).collect();
-        for (index, (value, topic)) in persisted.iter().zip(topics).enumerate() {
+        for (index, (value, topic)) in values.iter().zip(topics).enumerate() {
             if let Some(value) = value.as_ref().filter(|value| pending.needs(index, value)) {
                 let digest = self.digester.digest(value);
-                listener.queue_replayed(&self.replays.encode(value, digest, listener.form), &self.limits);
-                self.record_replayed(id, topic, digest);
+                listener.queue(&self.value_cache.encode(value, digest, listener.form), &self.limits);
+                self.record_value(id, topic, digest);
             }
         }
         for (_, run) in pending.into_runs() {
-            listener.queue_replayed(&run, &self.limits);
+            listener.queue(&run, &self.limits);
         }
     }
 
     /// Returns whether the outboxes of the process have capacity for these values, should the socket accept none of them.
     /// Counts a refusal otherwise.
-    pub fn check_replay_capacity(&self, persisted: &[Option<Bytes>]) -> bool {
+    pub fn check_capacity(&self, values: &[Option<Bytes>]) -> bool {
         let digest = |value: &[u8]| self.digester.digest(value);
-        let values = persisted.iter().flatten();
-        let bytes = values.map(|value| self.replays.cost(value, digest)).sum();
+        let bytes = values.iter().flatten().map(|value| self.value_cache.cost(value, digest)).sum();
         let has_capacity = self.limits.memory.has_replay_capacity(bytes);
         if !has_capacity {
             self.limits.memory.count_refused();
@@ -147,13 +149,13 @@ impl Hub {
     /// Frees bytes that are kept only so that several outboxes can share them, and that no outbox uses any more.
     pub fn release_unused(&mut self) {
         self.limits.memory.release_last();
-        self.replays.evict_unused();
+        self.value_cache.evict_unused();
     }
 
-    /// Records the digest of a replayed value, so that the value is not delivered again when it is re-read after a loss.
+    /// Records the digest of a queued value, so that the value is not delivered again when it is re-read after a loss.
     ///
     /// Skipped if the topic has other open members: they may not have received this value yet.
-    fn record_replayed(&mut self, id: MemberId, topic: u32, digest: u64) {
+    fn record_value(&mut self, id: MemberId, topic: u32, digest: u64) {
         let topic = &mut self.topics[topic];
         let is_other = |slot: &MemberSlot| {
             slot.member != id.number() && self.members[slot.member as usize].listener().is_some()
@@ -254,7 +256,7 @@ impl Hub {
         self.resume(id, None);
     }
 
-    /// Pauses all subscribed topics until the persisted value of each has been re-read, so that no older message follows a
+    /// Pauses all subscribed topics until the value of each has been re-read, so that no older message follows a
     /// newer one. Joining members wait, too, because the value that they have read may be older or newer.
     pub fn pause(&mut self) {
         for topic in self.topics.entries_mut().filter(|topic| topic.subscribed) {
@@ -270,20 +272,20 @@ impl Hub {
     }
 
     /// Handles the loss of Redis: no topic is subscribed any more, joining members fail, and all topics are paused until
-    /// their persisted values have been re-read.
+    /// their values have been re-read.
     pub fn on_lost(&mut self) {
         self.pause();
         self.topics.entries_mut().for_each(|topic| topic.subscribed = false);
         for (_, member) in &mut self.members {
             match &mut member.state {
                 MemberState::Joining(pending) => pending.fail(JoinError::Lost),
-                MemberState::Open(listener) => listener.mark_echoes_stale(),
+                MemberState::Open(listener) => listener.on_lost(),
                 MemberState::Muted => {}
             }
         }
     }
 
-    /// Pauses a topic that Redis had refused and now accepts, until its persisted value has been re-read.
+    /// Pauses a topic that Redis had refused and now accepts, until its value has been re-read.
     pub fn on_regained(&mut self, topic: &Topic) {
         if let Some(id) = self.topics.find(topic) {
             let topic = &mut self.topics[id];
@@ -310,7 +312,7 @@ impl Hub {
                 self.deliver_value(id, value);
             }
         }
-        self.open_listeners(id).for_each(|listener| listener.recover_echoes(id));
+        self.open_listeners(id).for_each(|listener| listener.on_recovered(id));
         if let Some(run) = Run::join(paused.runs) {
             self.deliver_now(id, &run);
         }
@@ -365,13 +367,13 @@ impl Hub {
     }
 
     /// Moves the topics of a joined member to an open one, and removes the former. The listener of the open member gets
-    /// the persisted values, then the held messages, then goes live in these topics.
+    /// the values, then the held messages, then goes live in these topics.
     pub fn merge(
         &mut self,
         from: MemberId,
         into: MemberId,
         listener: &Rc<Listener>,
-        persisted: &[Option<Bytes>],
+        values: &[Option<Bytes>],
     ) {
         // If the connection has ended meanwhile, another member may have its number.
         let current = self.members.get(into.index()).and_then(Member::listener);
@@ -381,10 +383,10 @@ impl Hub {
         let Some(member) = self.members.try_remove(from.index()) else { return };
         let MemberState::Joining(pending) = member.state else { return };
         let topics: Vec<_> = member.memberships.iter().map(|membership| membership.topic).collect();
-        for (index, (value, topic)) in persisted.iter().zip(&topics).enumerate() {
+        for (index, (value, topic)) in values.iter().zip(&topics).enumerate() {
             if let Some(value) = value.as_ref().filter(|value| pending.needs(index, value)) {
                 let digest = self.digester.digest(value);
-                let run = self.replays.encode(value, digest, listener.form);
+                let run = self.value_cache.encode(value, digest, listener.form);
                 listener.deliver_value(*topic, &run, digest, &self.limits);
             }
         }
@@ -393,9 +395,9 @@ impl Hub {
         }
         let own = std::mem::take(&mut self.members[into.index()].memberships);
         self.set_memberships(into, own.into_iter().chain(member.memberships).collect());
-        for (value, topic) in persisted.iter().zip(topics) {
+        for (value, topic) in values.iter().zip(topics) {
             if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
-                self.record_replayed(into, topic, self.digester.digest(value));
+                self.record_value(into, topic, self.digester.digest(value));
             }
         }
     }
@@ -409,12 +411,13 @@ impl Hub {
         self.members[id.index()].memberships = memberships;
     }
 
-    /// Records a publication of a listener to topics that it has joined, so that the listener does not receive it.
-    pub fn expect_echo(&self, listener: &Listener, topics: &[u32], payload: &[u8], number: u32) {
+    /// Excludes the next message with this payload from each of these topics of a listener, under a tag of the caller. Tags
+    /// never decrease.
+    pub fn exclude(&self, listener: &Listener, topics: &[u32], payload: &[u8], tag: u32) {
         if !topics.is_empty() {
             let digest = self.digester.digest(payload);
             for topic in topics {
-                listener.expect_echo(*topic, digest, number);
+                listener.exclude(*topic, digest, tag);
             }
         }
     }

@@ -73,7 +73,7 @@ impl Subscription {
         poll_fn(|cx| self.hub.hub.borrow_mut().poll_joined(self.id, cx)).await
     }
 
-    /// Records that the caller starts to read the persisted values.
+    /// Records that the caller starts to read the values.
     pub fn begin_reading(&self) {
         self.hub.hub.borrow_mut().begin_reading(self.id);
     }
@@ -87,9 +87,9 @@ impl Subscription {
         self.hub.hub.borrow().is_stale(self.id)
     }
 
-    /// Replays the persisted values, then the held messages, and goes live.
-    pub fn open(&self, listener: &Rc<Listener>, persisted: &[Option<Bytes>]) {
-        self.hub.hub.borrow_mut().open(self.id, listener, persisted);
+    /// Queues the values, then the held messages, and goes live.
+    pub fn open(&self, listener: &Rc<Listener>, values: &[Option<Bytes>]) {
+        self.hub.hub.borrow_mut().open(self.id, listener, values);
     }
 
     /// Keeps the topics subscribed, without receiving their messages.
@@ -123,9 +123,10 @@ impl Subscription {
         self.hub.hub.borrow().topic_ids(self.id, topics)
     }
 
-    /// Records a publication to topics that it has joined, so that its listener does not receive it.
-    pub fn expect_echo(&self, listener: &Listener, topics: &[u32], payload: &[u8], number: u32) {
-        self.hub.hub.borrow().expect_echo(listener, topics, payload, number);
+    /// Excludes the next message with this payload from each of these topics, which it has joined: its listener does not
+    /// receive it. Tags never decrease.
+    pub fn exclude(&self, listener: &Listener, topics: &[u32], payload: &[u8], tag: u32) {
+        self.hub.hub.borrow().exclude(listener, topics, payload, tag);
     }
 }
 
@@ -141,9 +142,9 @@ impl Addition {
         Self { joining: self.joining.hub.join(topics), to: self.to }
     }
 
-    /// Adds the topics to the connection: it gets their persisted values, then the held messages, then goes live in them.
-    pub fn merge(self, listener: &Rc<Listener>, persisted: &[Option<Bytes>]) {
-        self.joining.hub.hub.borrow_mut().merge(self.joining.id, self.to, listener, persisted);
+    /// Adds the topics to the connection: it gets their values, then the held messages, then goes live in them.
+    pub fn merge(self, listener: &Rc<Listener>, values: &[Option<Bytes>]) {
+        self.joining.hub.hub.borrow_mut().merge(self.joining.id, self.to, listener, values);
     }
 }
 

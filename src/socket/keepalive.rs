@@ -94,7 +94,7 @@ pub fn tick<'a>(
 ) {
     for listener in listeners {
         listener.enforce_time_bound(now, limits);
-        listener.expire_echoes(now);
+        listener.remove_expired(now);
         let liveness = &listener.liveness;
         if keepalive.heartbeat.is_some() && now - liveness.last_heartbeat.get() >= BEAT_SECONDS {
             listener.send_heartbeat(keepalive.heartbeat_in(listener.form), now, limits);

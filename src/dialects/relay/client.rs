@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::echo::EchoTopics;
 use crate::hub::Subscription;
 use crate::redis::PublishAcks;
 use crate::visitors::TokenBucket;
@@ -18,8 +19,7 @@ pub(super) struct RelayClient {
     pub(super) subscription: Subscription,
     /// The channels that it publishes to; none if it may not publish.
     pub(super) channels: Option<Rc<[Channel]>>,
-    /// Topics that it both subscribes and publishes to, unless it wants its own messages back.
-    pub(super) echo_topics: Box<[u32]>,
+    pub(super) echo_topics: EchoTopics,
     /// Its share in the visitor's lease; none if the visitor cannot change.
     pub(super) share: Option<LeaseHold>,
     /// The task that joins more channels.

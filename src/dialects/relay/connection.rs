@@ -10,9 +10,9 @@ use tokio::time::{Instant, timeout};
 use tracing::{Instrument, Span, debug};
 
 use super::client::{RelayClient, shared};
-use super::publish::{close_for, receive};
+use super::echo::EchoTopics;
+use super::publish::{close_for, poll_acks, receive};
 use super::reauthorize::reauthorize;
-use super::{echo, publish};
 use crate::access::Grant;
 use crate::hub::{Listener, Subscription};
 use crate::metrics::Counters;
@@ -51,7 +51,7 @@ impl RelayConnection {
         };
         let socket = SocketConnection::new(stream, form, head, &permit.sockets);
         debug!(facility = ?handshake.facility, subscribed = grant.subscribe.len(), publishes = grant.publish.len(), "connection opened");
-        let echo_topics = echo::topics(&grant, &subscription, None);
+        let echo_topics = EchoTopics::new(&grant, &subscription, None);
         let client = RelayClient {
             handshake,
             subscription,
@@ -134,7 +134,7 @@ impl RelayConnection {
                 }
                 continue;
             }
-            if let Some(failure) = publish::poll_acks(client, listener, permit, cx) {
+            if let Some(failure) = poll_acks(client, listener, permit, cx) {
                 return Poll::Ready(close_for(failure));
             }
             let mode = ReadMode {

@@ -36,7 +36,7 @@ pub async fn open(
             break (grant, joining, read.persisted);
         }
     };
-    if !state.hub.with(|hub| hub.check_replay_capacity(&persisted)) {
+    if !state.hub.with(|hub| hub.check_capacity(&persisted)) {
         return Err(Rejection::Crowded);
     }
     let Identified { visitor, since } = identified;

@@ -49,7 +49,7 @@ pub(super) fn receive(
     let channels = channels.clone();
     let acks = client.acks.get_or_insert_default().clone();
     let number = acks.issue(payload.len());
-    echo::expect(client, listener, &payload, number);
+    client.echo_topics.exclude(&client.subscription, listener, &payload, number);
     state.store.publish(channels, payload, acks);
     None
 }
@@ -64,7 +64,7 @@ pub(super) fn poll_acks(
 ) -> Option<PublishError> {
     let acks = client.acks.as_ref()?;
     acks.watch(cx);
-    listener.acknowledge(acks.acknowledged(), state.sockets.clock.get());
+    echo::acknowledge(listener, acks.acknowledged(), state.sockets.clock.get());
     acks.failure()
 }
 

@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::client::{RelayClient, shared};
-use super::echo;
+use super::echo::EchoTopics;
 use super::join::read_joined;
 use crate::access::{ClientAddress, Grant};
 use crate::hub::{Addition, JoinError, Listener};
@@ -45,7 +45,7 @@ pub(super) fn reauthorize(
     client.addition = None;
     let missing = client.subscription.retain_topics(&grant.subscribe);
     let addition = (!missing.is_empty()).then(|| client.subscription.join_more(&missing));
-    client.echo_topics = echo::topics(&grant, &client.subscription, addition.as_ref());
+    client.echo_topics = EchoTopics::new(&grant, &client.subscription, addition.as_ref());
     client.channels = shared(grant.publish);
     client.addition = addition.map(|addition| {
         let adding = add(addition, missing, state.clone(), listener.clone());

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 
 use super::digests::Digester;
-use super::echo::EchoFilter;
+use super::filter::DigestFilter;
 use super::outbox::{Excess, Limits, Outbox};
 use super::run::Run;
 use crate::stream::Stream;
@@ -39,7 +39,7 @@ pub struct Listener {
     /// How its messages are framed.
     pub form: Form,
     ending: Cell<Option<Ending>>,
-    /// The echo filter is not empty.
+    /// The filter is not empty.
     filters: Cell<bool>,
     /// The connection's grant has to be computed again.
     reauthorize: Cell<bool>,
@@ -48,7 +48,7 @@ pub struct Listener {
     /// A heartbeat or an answer to one is in the outbox.
     heartbeat_queued: Cell<bool>,
     dropped: Cell<u32>,
-    echoes: RefCell<EchoFilter>,
+    filter: RefCell<DigestFilter>,
     /// Wakes the connection's task.
     task: Cell<Option<Waker>>,
     /// Times for the shard's tick.
@@ -134,13 +134,13 @@ impl Listener {
             lost: Cell::default(),
             heartbeat_queued: Cell::default(),
             dropped: Cell::default(),
-            echoes: RefCell::default(),
+            filter: RefCell::default(),
             task: Cell::default(),
             liveness,
         }
     }
 
-    /// Delivers a run of a topic, without the connection's own publications.
+    /// Delivers a run of a topic, without the messages that the filter excludes.
     pub(super) fn deliver(&self, topic: u32, run: &Run, limits: &Limits, digester: &Digester) {
         if self.filters.get() {
             return self.deliver_filtered(topic, run, limits, digester);
@@ -150,23 +150,28 @@ impl Listener {
     }
 
     fn deliver_filtered(&self, topic: u32, run: &Run, limits: &Limits, digester: &Digester) {
-        let mut from = 0;
-        for (frame, digest) in run.marks(digester) {
-            if self.echoes.borrow_mut().take_match(topic, *digest) {
-                // Stored bytes, because a connection that publishes is a WebSocket.
-                self.send_part(&run.bytes.slice(from..frame.start), &run.bytes, limits);
-                from = frame.end;
+        let bytes = run.in_form(self.form);
+        let mut ends = self.form.ends(bytes);
+        // The part from `from` to `end` is to be sent.
+        let (mut from, mut end) = (0, 0);
+        for (stored, digest) in run.marks(digester) {
+            let start = end;
+            // The stored ranges are known; other forms are searched for the end of each message.
+            end = if self.form.is_stored() { stored.end } else { ends.next().unwrap_or(bytes.len()) };
+            if self.filter.borrow_mut().take_match(topic, *digest) {
+                self.send_part(&bytes.slice(from..start), bytes, limits);
+                from = end;
             } else {
                 self.delivered.set(self.delivered.get() + 1);
             }
         }
-        self.send_part(&run.bytes.slice(from..), &run.bytes, limits);
-        self.filters.set(!self.echoes.borrow().is_empty());
+        self.send_part(&bytes.slice(from..), bytes, limits);
+        self.filters.set(!self.filter.borrow().is_empty());
     }
 
-    /// Delivers a value of a topic that was re-read, unless it is the connection's own publication.
+    /// Delivers a value of a topic, unless the filter excludes it.
     pub(super) fn deliver_value(&self, topic: u32, run: &Run, digest: u64, limits: &Limits) {
-        if !self.filters.get() || !self.echoes.borrow().contains(topic, digest) {
+        if !self.filters.get() || !self.filter.borrow().excludes_value(topic, digest) {
             self.delivered.set(self.delivered.get() + 1);
             self.send(run.in_form(self.form), limits);
         }
@@ -284,7 +289,7 @@ impl Listener {
     }
 
     /// Queues messages for a client that joins, without writing yet.
-    pub(super) fn queue_replayed(&self, run: &Run, limits: &Limits) {
+    pub(super) fn queue(&self, run: &Run, limits: &Limits) {
         self.delivered.set(self.delivered.get() + u64::from(run.messages));
         self.output.borrow_mut().outbox.push_replayed(run.in_form(self.form), limits);
     }
@@ -395,43 +400,44 @@ impl Listener {
         self.output.borrow_mut().outbox.discard_unstarted(self.form);
     }
 
-    /// Records a publication, so that it is not delivered to its own client.
-    pub(super) fn expect_echo(&self, topic: u32, digest: u64, number: u32) {
-        self.echoes.borrow_mut().add(topic, digest, number);
+    /// Excludes the next message of a topic with this digest. Tags never decrease.
+    pub(super) fn exclude(&self, topic: u32, digest: u64, tag: u32) {
+        self.filter.borrow_mut().add(topic, digest, tag);
         self.filters.set(true);
     }
 
-    /// Handles the acknowledgement of all publications with numbers below `below`.
-    pub fn acknowledge(&self, below: u32, now: u32) {
+    /// Records that the excluded messages with tags below `below` were sent, and that they arrive before the shard's second
+    /// `expiry` or not at all.
+    pub fn mark_excluded_sent(&self, below: u32, expiry: u32) {
         if self.filters.get() {
-            self.echoes.borrow_mut().acknowledge(below, now);
+            self.filter.borrow_mut().mark_sent(below, expiry);
         }
     }
 
-    /// Removes publications that have expired from the echo filter.
-    pub fn expire_echoes(&self, now: u32) {
+    /// Removes expired exclusions.
+    pub fn remove_expired(&self, now: u32) {
         if !self.lost.get() {
-            let mut echoes = self.echoes.borrow_mut();
-            echoes.remove_expired(now);
-            self.filters.set(!echoes.is_empty());
+            let mut filter = self.filter.borrow_mut();
+            filter.remove_expired(now);
+            self.filters.set(!filter.is_empty());
         }
     }
 
-    /// Removes a topic that was left from the echo filter.
+    /// Removes the exclusions of a topic that was left.
     pub(super) fn leave(&self, topic: u32) {
-        self.echoes.borrow_mut().leave(topic);
+        self.filter.borrow_mut().leave(topic);
     }
 
-    /// Handles the loss of Redis: acknowledged publications may never arrive.
-    pub(super) fn mark_echoes_stale(&self) {
+    /// Handles the loss of Redis: excluded messages may never arrive.
+    pub(super) fn on_lost(&self) {
         self.lost.set(true);
-        self.echoes.borrow_mut().on_lost();
+        self.filter.borrow_mut().on_lost();
     }
 
     /// Handles the end of a topic's pause.
-    pub(super) fn recover_echoes(&self, topic: u32) {
+    pub(super) fn on_recovered(&self, topic: u32) {
         self.lost.set(false);
-        self.echoes.borrow_mut().recover(topic);
+        self.filter.borrow_mut().on_recovered(topic);
     }
 
     /// Returns the numbers of delivered and of dropped messages.

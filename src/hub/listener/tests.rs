@@ -84,6 +84,26 @@ fn a_parked_listener_queues_messages_until_it_gets_a_socket() {
 }
 
 #[test]
+fn the_filter_excludes_messages_in_each_form() {
+    let runtime = runtime();
+    let _in_runtime = runtime.enter();
+    let (limits, digester) = (Limits::default(), Digester::default());
+    let run = Run::join([b"a", b"b", b"c", b"b"].map(|payload| Run::of(payload)).into()).unwrap();
+    for (form, expected) in [
+        (Form::Frames, &b"\x81\x01a\x81\x01c\x81\x01b"[..]),
+        (Form::Events, b"data: a\n\ndata: c\n\ndata: b\n\n"),
+    ] {
+        let (stream, mut other) = UnixStream::pair().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        other.set_nonblocking(true).unwrap();
+        let listener = Listener::new(Stream::new(stream.into()).unwrap(), form, 1, 10);
+        listener.exclude(7, digester.digest(b"b"), 0);
+        listener.deliver(7, &run, &limits, &digester);
+        assert_eq!((read(&mut other), listener.counts()), (expected.to_vec(), (3, 0)), "{form:?}");
+    }
+}
+
+#[test]
 fn nothing_follows_a_frame_that_was_dropped_in_part() {
     let runtime = runtime();
     let _in_runtime = runtime.enter();

@@ -1,4 +1,7 @@
-//! Persisted values that were replayed to joining members: encoded once, and shared by all outboxes that hold them.
+//! Values for joining members: encoded once, and shared by all outboxes that hold them.
+//!
+//! Part of the hub, because it shares what the outboxes of all members hold, for any dialect: which value belongs to a member
+//! is decided by the caller.
 
 use std::collections::HashMap;
 
@@ -16,9 +19,9 @@ const MAX_ENTRIES: usize = 64;
 
 /// Encoded values by digest, as long as an outbox holds them.
 #[derive(Debug, Default)]
-pub(super) struct ReplayCache(HashMap<u64, Run, RandomState>);
+pub(super) struct ValueCache(HashMap<u64, Run, RandomState>);
 
-impl ReplayCache {
+impl ValueCache {
     /// Returns an encoded value. Equal values share their bytes as long as an outbox holds them.
     pub(super) fn encode(&mut self, value: &Bytes, digest: u64, form: Form) -> Run {
         if value.len() < SHARED_BYTES {
@@ -64,21 +67,20 @@ mod tests {
 
     #[test]
     fn a_large_value_is_encoded_once_as_long_as_an_outbox_holds_it() {
-        let mut replays = ReplayCache::default();
+        let mut cache = ValueCache::default();
         let value = |byte| Bytes::from(vec![byte; SHARED_BYTES]);
-        let (one, two) =
-            (replays.encode(&value(1), 7, Form::Frames), replays.encode(&value(1), 7, Form::Events));
+        let (one, two) = (cache.encode(&value(1), 7, Form::Frames), cache.encode(&value(1), 7, Form::Events));
         assert_eq!(one.bytes.as_ptr(), two.bytes.as_ptr());
-        assert_eq!(replays.cost(&value(1), |_| 7), 0);
-        let three = replays.encode(&value(1), 7, Form::Events);
-        let _named = replays.encode(&value(1), 7, Form::NamedEvents);
+        assert_eq!(cache.cost(&value(1), |_| 7), 0);
+        let three = cache.encode(&value(1), 7, Form::Events);
+        let _named = cache.encode(&value(1), 7, Form::NamedEvents);
         assert_eq!(two.in_form(Form::Events).as_ptr(), three.in_form(Form::Events).as_ptr());
         // The same digest, but another value.
-        let other = replays.encode(&value(2), 7, Form::Frames);
+        let other = cache.encode(&value(2), 7, Form::Frames);
         assert!(other.payloads().eq([&value(2)[..]]));
-        assert_eq!(replays.cost(&value(1), |_| 7), SHARED_BYTES);
+        assert_eq!(cache.cost(&value(1), |_| 7), SHARED_BYTES);
         drop(other);
-        replays.evict_unused();
-        assert!(replays.0.is_empty());
+        cache.evict_unused();
+        assert!(cache.0.is_empty());
     }
 }
