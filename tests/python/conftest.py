@@ -1,4 +1,4 @@
-"""One Redis and one Django site for all tests; each test finds both empty but for the people."""
+"""One Redis and one Django site for all tests; both are empty at the start of each test, except for the users."""
 
 import atexit
 import os
@@ -11,14 +11,14 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "django")]
 
-from stores import Ear, RedisServer  # noqa: E402
+from stores import ChannelRecorder, UnixRedisServer  # noqa: E402
 
 for name in [name for name in os.environ if name.startswith(("SITE_", "WS4REDIS_", "DJANGO_"))]:
     if name != "WS4REDIS_UPSTREAM_PYTHON":
         del os.environ[name]
-SERVER = RedisServer()
+SERVER = UnixRedisServer()
 atexit.register(SERVER.stop)
-# In memory where that is to be had, since the file is emptied after each test.
+# In /dev/shm if it exists, since the database is flushed after each test.
 DATABASE = tempfile.TemporaryDirectory(
     prefix="ws4redis-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
 )
@@ -37,7 +37,7 @@ from django.test.utils import setup_test_environment  # noqa: E402
 
 django.setup()
 setup_test_environment()
-# The Redis is the tests' own, so they write to it under any prefix.
+# This Redis belongs to the tests, so publications need no test prefix.
 from ws4redis import testing  # noqa: E402
 
 testing._live += 1
@@ -46,14 +46,14 @@ call_command("migrate", verbosity=0)
 
 @pytest.fixture
 def store():
-    """The Redis of the tests, empty."""
+    """The tests' Redis, emptied."""
     SERVER.client.flushall()
     return SERVER.client
 
 
 @pytest.fixture
 def people(store):
-    """The people by name; the database is emptied afterwards."""
+    """The users by name; the database is flushed afterwards."""
     from chat.people import make_people
     from django.contrib.auth.models import User
 
@@ -65,16 +65,16 @@ def people(store):
 
 
 @pytest.fixture
-def hints(people, store):
-    """An ear on the control channel."""
-    ear = Ear(store, "ws4redis:control")
-    yield ear
-    ear.close()
+def invalidations(people, store):
+    """A recorder of the control channel."""
+    recorder = ChannelRecorder(store, "ws4redis:control")
+    yield recorder
+    recorder.close()
 
 
 @pytest.fixture
 def log_in(people):
-    """Logs somebody in by the login page; returns the browser."""
+    """Returns a function that logs a user in by the login page and returns the browser."""
 
     def log_in(username, browser=None, password="secret"):
         browser = browser or Client()

@@ -1,4 +1,4 @@
-"""A site with a user model of its own; prints what it finds as JSON. Arguments: Redis' socket, WS4REDIS_GROUPS or none."""
+"""A site with a custom user model; prints JSON. Arguments: Redis' socket, and WS4REDIS_GROUPS if wanted."""
 
 import json
 import sys
@@ -44,7 +44,7 @@ login(request, member, "django.contrib.auth.backends.ModelBackend")
 
 
 def record():
-    """The member's key."""
+    """Returns the member's decoded key."""
     return json.loads(connection.client().get(identity.key(request.session["_auth_user_id"])))
 
 

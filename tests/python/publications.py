@@ -1,4 +1,4 @@
-"""Publishes and fetches, each case behind an ECHO of its name; run by either package's own Python.
+"""Publishes and fetches, each case after an ECHO of its name; runs with either package.
 
 Arguments: the path of Redis' socket, and the settings as JSON. Prints the results of the cases as JSON.
 """
@@ -102,7 +102,7 @@ client = redis.Redis(unix_socket_path=path)
 
 
 def case(name, function):
-    """Runs one case; a ValueError is a result, everything else an accident."""
+    """Runs one case; a ValueError is a result, any other exception an error of the test."""
     client.echo(name)
     try:
         results[name] = repr(function())

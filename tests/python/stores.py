@@ -1,4 +1,4 @@
-"""A Redis for the tests, and an ear for its commands."""
+"""A Redis for the tests, and recorders of its commands and channels."""
 
 import re
 import socket
@@ -13,11 +13,11 @@ import redis
 DEADLINE_SECONDS = 30
 
 
-class RedisServer:
-    """A redis-server on a unix socket in a directory of its own, and on a TCP port if one is given."""
+class UnixRedisServer:
+    """A redis-server on a unix socket in a directory of its own, and on TCP if a port is given."""
 
     def __init__(self, port=0):
-        """Starts it and waits until it answers."""
+        """Starts the server and waits until it answers."""
         self.directory = tempfile.TemporaryDirectory(prefix="ws4redis-")
         self.path = str(Path(self.directory.name) / "redis.sock")
         self.url = f"unix://{self.path}"
@@ -30,14 +30,14 @@ class RedisServer:
         wait_for(self.answers, "redis-server")
 
     def answers(self):
-        """Whether it is there."""
+        """Tests whether the server answers a PING."""
         try:
             return self.client.ping()
         except redis.ConnectionError:
             return False
 
     def stop(self):
-        """Ends it."""
+        """Stops the server."""
         self.client.close()
         self.process.terminate()
         self.process.wait(DEADLINE_SECONDS)
@@ -45,7 +45,7 @@ class RedisServer:
 
 
 def wait_for(condition, what):
-    """Waits until the condition holds, and returns what it returned."""
+    """Waits until the condition returns a true value; returns it."""
     end = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < end:
         value = condition()
@@ -57,9 +57,9 @@ def wait_for(condition, what):
 
 @contextmanager
 def commands(client):
-    """Yields a list, which at the end of the block holds the commands that Redis got in it, split into words."""
+    """Yields a list; after the block it holds the commands that Redis received within it, split into words."""
     seen = []
-    # By hand: redis-py takes the words apart at spaces.
+    # A socket of its own, since redis-py splits the words at spaces.
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.settimeout(DEADLINE_SECONDS)
         monitor.connect(client.connection_pool.connection_kwargs["path"])
@@ -69,7 +69,7 @@ def commands(client):
         yield seen
         client.echo("end of the block")
         while (words := _words(lines.readline())) != ["ECHO", "end of the block"]:
-            # What redis-py says when it connects is its own affair.
+            # redis-py's commands on connect are not part of the comparison.
             if words[0] not in ("HELLO", "CLIENT", "SELECT", "AUTH"):
                 seen.append(words)
         lines.close()
@@ -82,8 +82,8 @@ def _words(line):
     return [words[0].upper(), *words[1:]]
 
 
-class Ear:
-    """Listens to channels; `heard()` returns what has come."""
+class ChannelRecorder:
+    """Subscribes to channels and records their messages."""
 
     def __init__(self, client, *channels):
         """Subscribes, and waits for the confirmations."""
@@ -92,8 +92,8 @@ class Ear:
         for _ in channels:
             assert self.pubsub.get_message(timeout=DEADLINE_SECONDS)["type"] == "subscribe"
 
-    def heard(self, count=None):
-        """Returns the messages as text; waits for `count` of them, or returns what is there."""
+    def received(self, count=None):
+        """Returns the messages as text; waits for `count` of them, or returns those that have arrived."""
         messages = []
         while count is None or len(messages) < count:
             message = self.pubsub.get_message(timeout=0.05 if count is None else DEADLINE_SECONDS)
@@ -104,5 +104,5 @@ class Ear:
         return messages
 
     def close(self):
-        """Lets go of the connection."""
+        """Closes the connection."""
         self.pubsub.close()

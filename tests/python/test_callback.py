@@ -1,4 +1,4 @@
-"""The callback view, as the gateway asks it."""
+"""The callback view, with requests like the gateway's."""
 
 import json
 from importlib import import_module
@@ -24,8 +24,8 @@ def secret():
         yield
 
 
-def ask(browser=None, url=URL, secret=SECRET):
-    """Asks as the gateway does, with the cookies of a browser."""
+def request_identity(browser=None, url=URL, secret=SECRET):
+    """Sends the gateway's request with the cookies of a browser; returns the response."""
     gateway = Client()
     for name, cookie in browser.cookies.items() if browser is not None else ():
         gateway.cookies[name] = cookie.value
@@ -36,14 +36,14 @@ def ask(browser=None, url=URL, secret=SECRET):
 def test_the_answer_for_a_login_has_groups_and_session(people, log_in, engine):
     with override_settings(SESSION_ENGINE=ENGINES[engine]):
         browser = log_in("john")
-        answer = ask(browser)
+        answer = request_identity(browser)
         key = browser.cookies["sessionid"].value
     assert answer.status_code == 200
     assert answer.json() == {
         "user": "john",
         "id": str(people["john"].pk),
         "groups": ["chatusers", "red team"],
-        # The key of a signed cookie is the session itself, and nothing to hand around.
+        # The key of a signed-cookie session is the session itself, which must not become a channel name.
         "session": key if engine != "signed_cookies" else None,
         "expires_in": 300,
     }
@@ -55,7 +55,7 @@ def test_the_answer_for_an_anonymous_session_has_no_user(people, engine):
     with override_settings(SESSION_ENGINE=ENGINES[engine]):
         browser = Client()
         browser.get("/?set=x")
-        answer = ask(browser).json()
+        answer = request_identity(browser).json()
     assert answer == {
         "user": None,
         "id": None,
@@ -72,13 +72,13 @@ def test_an_unknown_visitor_is_null(people, engine, cookie):
     if cookie is not None:
         browser.cookies["sessionid"] = cookie
     with override_settings(SESSION_ENGINE=ENGINES[engine]):
-        answer = ask(browser)
+        answer = request_identity(browser)
     assert (answer.status_code, answer.content) == (200, b"null")
 
 
 @pytest.mark.parametrize("given", [None, "", "wrong", SECRET + "x", "ö"])
 def test_without_the_secret_the_view_answers_403(people, log_in, given):
-    answer = ask(log_in("john"), secret=given)
+    answer = request_identity(log_in("john"), secret=given)
     assert answer.status_code == 403
     assert b"john" not in answer.content
 
@@ -87,12 +87,12 @@ def test_without_the_secret_the_view_answers_403(people, log_in, given):
 def test_a_site_without_a_secret_refuses_every_request(people, mine):
     with override_settings(WS4REDIS_CALLBACK_SECRET=mine):
         for given in (None, "", "None", SECRET):
-            assert ask(secret=given).status_code == 403
+            assert request_identity(secret=given).status_code == 403
 
 
 def test_the_secret_can_be_changed_without_a_gap(people):
     with override_settings(WS4REDIS_CALLBACK_SECRET=["new one", SECRET]):
-        assert ask().status_code == ask(secret="new one").status_code == 200
+        assert request_identity().status_code == request_identity(secret="new one").status_code == 200
 
 
 def test_a_visitor_cannot_be_logged_out_by_the_view(people, log_in):
@@ -119,7 +119,7 @@ def test_deactivated_deleted_and_changed_users_are_anonymous(people, log_in):
         else:
             mary.is_active = False
             mary.save()
-        answer = ask(browser).json()
+        answer = request_identity(browser).json()
         assert (answer["user"], answer["groups"]) == (None, [])
         assert answer["session"] == browser.cookies["sessionid"].value
         if change == "is_active":
@@ -134,8 +134,8 @@ def test_the_view_changes_no_session(people, store, log_in, middleware_of_ours):
     people["john"].save()
     chain = [name for name in settings.MIDDLEWARE if middleware_of_ours or not name.startswith("ws4redis")]
     with override_settings(SESSION_SAVE_EVERY_REQUEST=True, MIDDLEWARE=chain), commands(store) as seen:
-        answer = ask(browser)
-    # Django's own get_user would have deleted the session, and the middleware saved it.
+        answer = request_identity(browser)
+    # Django's get_user would have flushed the session, and the middleware would have saved it.
     assert {words[0] for words in seen} <= {"GET", "EXISTS"}
     assert "sessionid" not in answer.cookies or answer.cookies["sessionid"].value == ""
 
@@ -143,7 +143,7 @@ def test_the_view_changes_no_session(people, store, log_in, middleware_of_ours):
 def test_a_session_made_with_an_old_secret_key_keeps_its_key(people, store, log_in):
     browser = log_in("john")
     with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
-        assert ask(browser).json()["user"] == "john"
+        assert request_identity(browser).json()["user"] == "john"
     session = import_module(settings.SESSION_ENGINE).SessionStore(browser.cookies["sessionid"].value)
     assert session["_auth_user_id"] == str(people["john"].pk)
 
@@ -158,9 +158,9 @@ def test_login_required_middleware_exempts_the_gateway(people, store, log_in, st
         people["john"].set_password("another")
         people["john"].save()
     with override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, required]):
-        assert ask().content == b"null"
-        assert ask(browser).json()["user"] == (None if stale else "john")
-    # The session is still there, although that middleware looks at request.user.
+        assert request_identity().content == b"null"
+        assert request_identity(browser).json()["user"] == (None if stale else "john")
+    # The session still exists, although that middleware evaluates request.user.
     key = browser.cookies["sessionid"].value
     assert store.exists(f":1:django.contrib.sessions.cache{key}")
 
@@ -170,7 +170,7 @@ def test_the_answer_expires_with_the_session(people, log_in):
     session = browser.session
     session.set_expiry(20)
     session.save()
-    assert ask(browser).json()["expires_in"] == 20
+    assert request_identity(browser).json()["expires_in"] == 20
 
 
 def test_a_site_can_override_identify_and_allow(people):
@@ -183,17 +183,17 @@ def test_a_site_can_override_identify_and_allow(people):
         def allow(self, request, user, facility, flags):
             return {"subscribe-user", "publish-broadcast"} if facility == "tür/1" else None
 
-    def told(query):
+    def body_of(query):
         headers = {"X-WS4Redis-Secret": SECRET, "Authorization": "Token of mary"}
         request = RequestFactory().get(URL + query, headers=headers)
         return TokenView.as_view()(request).content.decode()
 
-    assert told("?facility=t%C3%BCr/1&flag=subscribe-user&flag=subscribe-broadcast") == (
+    assert body_of("?facility=t%C3%BCr/1&flag=subscribe-user&flag=subscribe-broadcast") == (
         f'{{"user": "mary", "id": "{people["mary"].pk}", "groups": ["blue team", "chatusers"], '
         '"session": null, "expires_in": 300, '
         '"allow": ["subscribe-user"]}'
     )
-    assert "allow" not in told("?facility=f&flag=subscribe-user")
+    assert "allow" not in body_of("?facility=f&flag=subscribe-user")
 
 
 def test_allow_applies_to_unknown_visitors(people):
@@ -201,12 +201,12 @@ def test_allow_applies_to_unknown_visitors(people):
         def allow(self, request, user, facility, flags):
             return [] if facility.startswith("staff/") and user is None else None
 
-    def told(facility):
+    def body_of(facility):
         request = RequestFactory().get(
             f"{URL}?facility={facility}&flag=subscribe-user", headers={"X-WS4Redis-Secret": SECRET}
         )
         return json.loads(StaffView.as_view()(request).content)
 
-    assert told("staff/x")["allow"] == []
-    assert told("staff/x")["user"] is None
-    assert told("news") is None
+    assert body_of("staff/x")["allow"] == []
+    assert body_of("staff/x")["user"] is None
+    assert body_of("news") is None

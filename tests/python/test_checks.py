@@ -14,7 +14,7 @@ LOCMEM = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"
 
 
 def found(deploy=False, **settings):
-    """The identifiers of what the checks say with these settings."""
+    """Returns the identifiers of the checks' findings with these settings."""
     with override_settings(**settings):
         return [
             m.id.removeprefix("ws4redis.")

@@ -1,4 +1,4 @@
-"""What WS4REDIS_CONNECTION means."""
+"""The meaning of WS4REDIS_CONNECTION."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A site with a user model of its own: UUIDs, addresses for names, no groups."""
+"""A site with a custom user model: UUID keys, email addresses as usernames, no groups."""
 
 import json
 import subprocess

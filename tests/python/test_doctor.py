@@ -1,4 +1,4 @@
-"""`manage.py ws4redis_doctor`, with gateways that answer well, wrongly, or not at all."""
+"""`manage.py ws4redis_doctor`, with gateways that reply correctly, wrongly, or not at all."""
 
 import hmac
 import json
@@ -15,10 +15,10 @@ SECRET = "a secret of some length"
 
 @pytest.fixture
 def gateway(store):
-    """Starts a gateway that answers the doctor: `start(prefix, answer)`; `answer(question)` gives a dict or None."""
+    """Returns `start(prefix, answer)`: starts a gateway that replies with `answer(query)`, unless that is None."""
     threads = []
 
-    def start(prefix="", answer=lambda question: None):
+    def start(prefix="", answer=lambda query: None):
         pubsub = store.pubsub(ignore_subscribe_messages=True)
         pubsub.subscribe(f"{prefix}ws4redis:control")
         pubsub.get_message(timeout=DEADLINE_SECONDS)
@@ -29,10 +29,10 @@ def gateway(store):
                 message = pubsub.get_message(timeout=0.05)
                 if message is None:
                     continue
-                question = json.loads(message["data"])
-                given = answer(question)
-                if given is not None:
-                    store.publish(f"{prefix}ws4redis:doctor:{question['doctor']}", json.dumps(given))
+                query = json.loads(message["data"])
+                reply = answer(query)
+                if reply is not None:
+                    store.publish(f"{prefix}ws4redis:doctor:{query['doctor']}", json.dumps(reply))
             pubsub.close()
 
         thread = threading.Thread(target=serve)
@@ -46,7 +46,7 @@ def gateway(store):
 
 
 def report(wait=0.5):
-    """What the doctor prints, and whether it found an error."""
+    """Runs the doctor; returns its output, and whether it found an error."""
     out = StringIO()
     try:
         call_command("ws4redis_doctor", wait=wait, stdout=out, no_color=True)
@@ -56,11 +56,11 @@ def report(wait=0.5):
 
 
 def sound(store, **other):
-    """The answer of a gateway that reads the doctor's session from the store as it is."""
+    """Returns the `answer` of a gateway that finds the doctor's session in the store."""
 
-    def answer(question):
-        key = f":1:django.contrib.sessions.cache{question['session']}"
-        probe = "read" if question["doctor"].encode() in (store.get(key) or b"") else "missing"
+    def answer(query):
+        key = f":1:django.contrib.sessions.cache{query['session']}"
+        probe = "read" if query["doctor"].encode() in (store.get(key) or b"") else "missing"
         template = ":1:django.contrib.sessions.cache{key}"
         return {"v": 1, "server": "gateway-1", "websocket_url": "/ws/", "heartbeat": "--heartbeat--"} | {
             "cookie": "sessionid",
@@ -78,7 +78,7 @@ def test_matching_settings_have_no_error(store, gateway):
     assert "a session that was just stored is at :1:django.contrib.sessions.cache{key}" in text
     assert "gateway-1: all settings match" in text
     assert not failed
-    # The test session is gone again.
+    # The doctor has deleted its test session.
     assert store.keys("*") == []
 
 
@@ -105,10 +105,10 @@ def test_each_mismatch_is_reported(store, gateway, other, expected):
 
 
 def test_the_secret_is_compared_without_being_sent(store, gateway):
-    def answer(question):
-        message = f"ws4redis:doctor:{question['doctor']}".encode()
-        assert SECRET not in json.dumps(question)
-        return sound(store, callback_proof=hmac.new(SECRET.encode(), message, "sha256").hexdigest())(question)
+    def answer(query):
+        message = f"ws4redis:doctor:{query['doctor']}".encode()
+        assert SECRET not in json.dumps(query)
+        return sound(store, callback_proof=hmac.new(SECRET.encode(), message, "sha256").hexdigest())(query)
 
     gateway(answer=answer)
     with override_settings(WS4REDIS_CALLBACK_SECRET=["a new one, just as long", SECRET]):
@@ -139,7 +139,7 @@ def test_a_gateway_that_does_not_answer(store, gateway):
 
 
 def test_an_invalid_answer_is_ignored(store, gateway):
-    gateway(answer=lambda question: ["nonsense"])
+    gateway(answer=lambda query: ["nonsense"])
     assert "no answer" in report(wait=0.2)[0]
 
 
@@ -151,7 +151,7 @@ def test_signed_sessions(store, gateway):
 
 
 def test_sessions_that_are_not_in_redis(store, gateway):
-    gateway(answer=lambda question: {"v": 1, "callback": False} if "session" not in question else None)
+    gateway(answer=lambda query: {"v": 1, "callback": False} if "session" not in query else None)
     with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.file"):
         text, failed = report()
         assert "the gateway needs auth.callback_url" in text

@@ -1,4 +1,4 @@
-"""What is written for users: their sessions' fields, their keys, and hints."""
+"""The records of users: session fields, identity keys, and invalidations."""
 
 import asyncio
 import hashlib
@@ -38,29 +38,29 @@ ENGINES = {
 
 
 def key_of(store, user):
-    """The decoded key of a user, or None."""
+    """Returns the decoded identity key of a user, or None."""
     value = store.get(f"ws4redis:identity:{user.pk}")
     return json.loads(value) if value is not None else None
 
 
-def hint_of(user, reason):
-    """A hint, as it goes over the control channel."""
+def invalidation_of(user, reason):
+    """Returns the message on the control channel that invalidates a user."""
     return json.dumps({"v": 1, "user": str(user.pk), "reason": reason}, separators=(",", ":"))
 
 
-def hint_of_end(key):
-    """The hint that a session has ended."""
+def end_of_session(key):
+    """Returns the message on the control channel that reports the end of a session."""
     digest = hashlib.sha256(b"ws4redis:session:" + key.encode()).hexdigest()
     return json.dumps({"v": 1, "ended": digest}, separators=(",", ":"))
 
 
 def key_in(browser):
-    """The session key of a browser."""
+    """Returns the session key of a browser."""
     return browser.cookies[settings.SESSION_COOKIE_NAME].value
 
 
 def session_of(browser):
-    """The browser's session as a dict."""
+    """Returns the browser's session as a dict."""
     store_class = import_module(settings.SESSION_ENGINE).SessionStore
     session = store_class(browser.cookies[settings.SESSION_COOKIE_NAME].value)
     return dict(session.items())
@@ -68,7 +68,7 @@ def session_of(browser):
 
 @pytest.fixture
 def written(people, store):
-    """The users, all with keys as they are."""
+    """The users, all with a current identity key."""
     identity.refresh(*people.values())
     return people
 
@@ -100,12 +100,12 @@ def test_the_users_key_outlives_the_session(people, store, log_in):
         assert identity.ttl_seconds() == settings.SESSION_COOKIE_AGE
     with override_settings(WS4REDIS_IDENTITY_SECONDS=10**8):
         log_in("john")
-    # And never gets shorter.
+    # A later login never shortens it.
     log_in("john")
     assert store.ttl(f"ws4redis:identity:{people['john'].pk}") > 10**8 - 10
 
 
-def test_the_keys_stand_under_the_prefix(people, store, log_in):
+def test_the_keys_have_the_prefix(people, store, log_in):
     with override_settings(WS4REDIS_PREFIX="demo"):
         log_in("john")
     assert store.exists(f"demo:ws4redis:identity:{people['john'].pk}")
@@ -145,48 +145,48 @@ def test_groups_may_come_from_a_function_of_the_site(people, store, log_in):
 
 
 @pytest.mark.parametrize("engine", ["cache", "cached_db", "db", "redis_sessions"])
-def test_a_logout_is_announced_after_the_session_is_deleted(people, store, log_in, hints, engine):
+def test_a_logout_is_announced_after_the_session_is_deleted(people, store, log_in, invalidations, engine):
     with override_settings(SESSION_ENGINE=ENGINES[engine]):
         browser = log_in("john")
-        hints.heard()
+        invalidations.received()
         key = key_in(browser)
         store_class = import_module(settings.SESSION_ENGINE).SessionStore
         seen = []
 
         def listen():
-            seen.extend(hints.heard(1))
+            seen.extend(invalidations.received(1))
             seen.append(store_class(key).get("_auth_user_id"))
-            seen.extend(hints.heard(1))
+            seen.extend(invalidations.received(1))
 
         listener = threading.Thread(target=listen)
         listener.start()
-        with commands(store) as said:
+        with commands(store) as sent:
             browser.post("/accounts/logout/")
         listener.join()
-    assert seen == [hint_of(people["john"], "logout"), None, hint_of_end(key)]
-    assert hints.heard() == []
+    assert seen == [invalidation_of(people["john"], "logout"), None, end_of_session(key)]
+    assert invalidations.received() == []
     if engine in ("cache", "redis_sessions"):
-        words = [words[0] for words in said]
+        words = [words[0] for words in sent]
         assert words.index("DEL") < words.index("PUBLISH")
 
 
-def test_the_announcement_of_a_logout_waits_for_the_commit(people, store, log_in, hints):
+def test_the_announcement_of_a_logout_waits_for_the_commit(people, store, log_in, invalidations):
     browser = log_in("john")
     key = key_in(browser)
-    hints.heard()
+    invalidations.received()
     with transaction.atomic():
         browser.post("/accounts/logout/")
-        assert hints.heard() == []
-    assert hints.heard(2) == [hint_of(people["john"], "logout"), hint_of_end(key)]
+        assert invalidations.received() == []
+    assert invalidations.received(2) == [invalidation_of(people["john"], "logout"), end_of_session(key)]
 
 
-def test_an_async_logout_is_announced(people, store, hints):
+def test_an_async_logout_is_announced(people, store, invalidations):
     if alogout is None:
         pytest.skip("Django has no async logout yet")
     request = RequestFactory().get("/")
     request.session = import_module(settings.SESSION_ENGINE).SessionStore()
     asyncio.run(alogin(request, people["john"], "django.contrib.auth.backends.ModelBackend"))
-    hints.heard()
+    invalidations.received()
 
     async def auser():
         return people["john"]
@@ -194,14 +194,14 @@ def test_an_async_logout_is_announced(people, store, hints):
     request.user, request.auser = people["john"], auser
     key = request.session.session_key
     asyncio.run(alogout(request))
-    # No middleware was there to tell of it.
-    assert hints.heard(2) == [hint_of_end(key), hint_of(people["john"], "logout")]
+    # No middleware ran that could have announced the end of the session.
+    assert invalidations.received(2) == [end_of_session(key), invalidation_of(people["john"], "logout")]
     assert "flush" not in request.session.__dict__
 
 
-def test_a_logout_of_an_anonymous_visitor_is_not_announced(people, hints):
+def test_a_logout_of_an_anonymous_visitor_is_not_announced(people, invalidations):
     Client().post("/accounts/logout/")
-    assert hints.heard() == []
+    assert invalidations.received() == []
 
 
 # ---- Sessions that end -----------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_a_logout_of_an_anonymous_visitor_is_not_announced(people, hints):
 
 @pytest.fixture
 def visit(people, store):
-    """Sends a request with this session's cookie through the middlewares to a view; returns the response."""
+    """Returns a function that sends a request with this session's cookie through the middleware to a view."""
 
     def visit(view, key, asynchronous=False):
         request = RequestFactory().get("/", headers={"cookie": f"{settings.SESSION_COOKIE_NAME}={key}"})
@@ -226,7 +226,7 @@ def visit(people, store):
 
 
 def doing(action):
-    """A view that does this with the request."""
+    """Returns a view that applies `action` to the request."""
 
     def view(request):
         action(request)
@@ -236,13 +236,13 @@ def doing(action):
 
 
 def replace_by_new(request):
-    """The session object is another one, the session itself is alive."""
+    """Replaces the session object; the session itself continues."""
     request.session = import_module(settings.SESSION_ENGINE).SessionStore()
     request.session["note"] = "x"
 
 
 def stored_session(**values):
-    """A new session; returns its key."""
+    """Stores a new session; returns its key."""
     session = import_module(settings.SESSION_ENGINE).SessionStore()
     session.update({"note": "x"} | values)
     session.save()
@@ -256,53 +256,53 @@ def stored_session(**values):
     [lambda request: request.session.flush(), lambda request: request.session.cycle_key()],
     ids=["flush", "cycle"],
 )
-def test_a_session_ended_by_a_view_is_announced(visit, hints, engine, asynchronous, end):
+def test_a_session_ended_by_a_view_is_announced(visit, invalidations, engine, asynchronous, end):
     with override_settings(SESSION_ENGINE=ENGINES[engine]):
         key = stored_session()
         visit(doing(end), key, asynchronous)
-    assert hints.heard(1) == [hint_of_end(key)]
-    assert hints.heard() == []
+    assert invalidations.received(1) == [end_of_session(key)]
+    assert invalidations.received() == []
 
 
-def test_a_login_ends_the_anonymous_session_and_that_of_another_user(people, log_in, hints):
+def test_a_login_ends_the_anonymous_session_and_that_of_another_user(people, log_in, invalidations):
     browser = Client()
     browser.get("/?set=something")
     anonymous = key_in(browser)
     log_in("john", browser)
-    assert hint_of_end(anonymous) in hints.heard(2)
+    assert end_of_session(anonymous) in invalidations.received(2)
     johns = key_in(browser)
     log_in("mary", browser)
-    assert hint_of_end(johns) in hints.heard(2)
-    assert hints.heard() == []
+    assert end_of_session(johns) in invalidations.received(2)
+    assert invalidations.received() == []
 
 
-def test_a_second_login_of_the_same_user_keeps_the_session(people, log_in, hints):
+def test_a_second_login_of_the_same_user_keeps_the_session(people, log_in, invalidations):
     browser = log_in("john")
     key = key_in(browser)
-    hints.heard()
+    invalidations.received()
     log_in("john", browser)
     assert key_in(browser) == key
-    assert hints.heard() == []
+    assert invalidations.received() == []
 
 
-def test_a_password_change_ends_the_session_that_made_it(written, log_in, hints):
+def test_a_password_change_ends_the_session_that_made_it(written, log_in, invalidations):
     browser = log_in("john")
     key = key_in(browser)
     browser.post(
         "/accounts/password/",
         {"old_password": PASSWORD, "new_password1": "a-b-c-d-9", "new_password2": "a-b-c-d-9"},
     )
-    assert hints.heard(2) == [hint_of(written["john"], "user"), hint_of_end(key)]
+    assert invalidations.received(2) == [invalidation_of(written["john"], "user"), end_of_session(key)]
 
 
-def test_a_session_that_django_rejects_is_announced(written, log_in, hints):
+def test_a_session_that_django_rejects_is_announced(written, log_in, invalidations):
     browser = log_in("john")
     key = key_in(browser)
     written["john"].set_password("another")
     written["john"].save()
-    hints.heard()
+    invalidations.received()
     browser.get("/")
-    assert hints.heard(1) == [hint_of_end(key)]
+    assert invalidations.received(1) == [end_of_session(key)]
 
 
 @pytest.mark.parametrize(
@@ -328,15 +328,15 @@ def test_a_cookie_without_a_session_is_not_announced(visit, store):
     assert "PUBLISH" not in {words[0] for words in seen}
 
 
-def test_the_end_of_a_session_is_announced_after_the_commit(visit, hints):
+def test_the_end_of_a_session_is_announced_after_the_commit(visit, invalidations):
     key = stored_session()
     with transaction.atomic():
         visit(doing(lambda request: request.session.flush()), key)
-        assert hints.heard() == []
-    assert hints.heard(1) == [hint_of_end(key)]
+        assert invalidations.received() == []
+    assert invalidations.received(1) == [end_of_session(key)]
 
 
-def test_the_end_of_a_session_is_announced_even_if_the_view_fails(people, log_in, hints):
+def test_the_end_of_a_session_is_announced_even_if_the_view_fails(people, log_in, invalidations):
     def fail(request):
         request.session.flush()
         raise ZeroDivisionError
@@ -344,10 +344,10 @@ def test_the_end_of_a_session_is_announced_even_if_the_view_fails(people, log_in
     key = stored_session()
     request = RequestFactory().get("/", headers={"cookie": f"sessionid={key}"})
     chain = ws4redis.middleware.SessionMiddleware(convert_exception_to_response(fail))
-    # As Django's handler puts them together.
+    # The same nesting as in Django's handler.
     answer = convert_exception_to_response(SessionMiddleware(chain))(request)
     assert answer.status_code == 500
-    assert hints.heard(1) == [hint_of_end(key)]
+    assert invalidations.received(1) == [end_of_session(key)]
 
 
 def test_signed_cookies_are_not_announced(visit, store):
@@ -370,20 +370,20 @@ def test_a_request_without_sessions_is_answered(people):
 # ---- Changes ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_unchanged_user_is_announced_once(people, log_in, hints):
+def test_an_unchanged_user_is_announced_once(people, log_in, invalidations):
     log_in("john")
-    assert hints.heard(1) == [hint_of(people["john"], "login")]
+    assert invalidations.received(1) == [invalidation_of(people["john"], "login")]
     log_in("john")
-    assert hints.heard() == []
+    assert invalidations.received() == []
 
 
-def test_a_new_password_changes_the_hash(written, store, log_in, hints):
+def test_a_new_password_changes_the_hash(written, store, log_in, invalidations):
     john = written["john"]
     before = key_of(store, john)
     john.set_password("another")
     john.save()
     after = key_of(store, john)
-    assert hints.heard(1) == [hint_of(john, "user")]
+    assert invalidations.received(1) == [invalidation_of(john, "user")]
     assert after["auth_hashes"] == [john.get_session_auth_hash()] != before["auth_hashes"]
 
 
@@ -400,22 +400,22 @@ def test_the_browser_that_changes_the_password_stays_logged_in(written, store, l
     assert session_of(other)["_auth_user_hash"] not in hashes
 
 
-def test_a_user_saved_or_deleted_through_a_proxy(written, store, hints):
+def test_a_user_saved_or_deleted_through_a_proxy(written, store, invalidations):
     john = Staff.objects.get(username="john")
     pk = john.pk
     john.is_active = False
     john.save()
-    assert hints.heard(1) == [hint_of(written["john"], "user")]
+    assert invalidations.received(1) == [invalidation_of(written["john"], "user")]
     john.delete()
     assert store.get(f"ws4redis:identity:{pk}") == b'{"v":1,"active":false}'
 
 
-def test_deactivation_and_reactivation(written, store, hints):
+def test_deactivation_and_reactivation(written, store, invalidations):
     john = written["john"]
     for active in (False, True):
         john.is_active = active
         john.save(update_fields=["is_active"])
-        assert hints.heard(1) == [hint_of(john, "user")]
+        assert invalidations.received(1) == [invalidation_of(john, "user")]
         assert key_of(store, john)["active"] is active
 
 
@@ -429,21 +429,21 @@ def test_backends_decide_who_may_log_in(written, store):
     assert key_of(store, john)["active"] is True
 
 
-def test_another_name(written, store, hints):
+def test_another_name(written, store, invalidations):
     john = written["john"]
     john.username = "jörg:x"
     john.save()
-    assert hints.heard(1) == [hint_of(john, "user")]
+    assert invalidations.received(1) == [invalidation_of(john, "user")]
     assert key_of(store, john)["username"] == "jörg:x"
-    # As it stands in Redis: UTF-8.
+    # Stored as UTF-8.
     assert "jörg" in store.get(f"ws4redis:identity:{john.pk}").decode()
 
 
-def test_a_deleted_user_leaves_a_tombstone(written, store, hints):
+def test_a_deleted_user_leaves_a_tombstone(written, store, invalidations):
     john = User.objects.get(username="john")
     pk = john.pk
     john.delete()
-    assert hints.heard(1) == [
+    assert invalidations.received(1) == [
         json.dumps({"v": 1, "user": str(pk), "reason": "deleted"}, separators=(",", ":"))
     ]
     assert store.get(f"ws4redis:identity:{pk}") == b'{"v":1,"active":false}'
@@ -459,17 +459,17 @@ def test_users_deleted_by_a_query_leave_tombstones(written, store):
     ]
 
 
-def test_a_user_without_a_key_gets_one_at_the_first_change(people, store, hints):
+def test_a_user_without_a_key_gets_one_at_the_first_change(people, store, invalidations):
     people["john"].save()
     assert key_of(store, people["john"])["username"] == "john"
-    assert hints.heard(1) == [hint_of(people["john"], "user")]
+    assert invalidations.received(1) == [invalidation_of(people["john"], "user")]
 
 
-def test_saving_an_unchanged_user_is_not_announced(written, hints):
+def test_saving_an_unchanged_user_is_not_announced(written, invalidations):
     written["john"].first_name = "John"
     written["john"].save()
     written["john"].save(update_fields=["last_login"])
-    assert hints.heard() == []
+    assert invalidations.received() == []
 
 
 def test_a_new_user_has_no_key(people, store):
@@ -484,9 +484,9 @@ def test_a_new_user_has_no_key(people, store):
         lambda john, group: john.groups.set([*john.groups.all(), group]),
     ],
 )
-def test_joining_a_group_from_either_side(written, store, hints, change):
+def test_joining_a_group_from_either_side(written, store, invalidations, change):
     change(written["john"], Group.objects.get(name="blue team"))
-    assert hints.heard(1) == [hint_of(written["john"], "groups")]
+    assert invalidations.received(1) == [invalidation_of(written["john"], "groups")]
     assert key_of(store, written["john"])["groups"] == ["blue team", "chatusers", "red team"]
     assert key_of(store, written["mary"])["groups"] == ["blue team", "chatusers"]
 
@@ -501,9 +501,9 @@ def test_joining_a_group_from_either_side(written, store, hints, change):
         lambda john, group: Group.objects.filter(name=group.name).delete(),
     ],
 )
-def test_leaving_a_group_from_either_side(written, store, hints, change):
+def test_leaving_a_group_from_either_side(written, store, invalidations, change):
     change(written["john"], Group.objects.get(name="red team"))
-    assert hints.heard(1) == [hint_of(written["john"], "groups")]
+    assert invalidations.received(1) == [invalidation_of(written["john"], "groups")]
     assert key_of(store, written["john"])["groups"] == ["chatusers"]
 
 
@@ -512,31 +512,33 @@ def test_leaving_all_groups(written, store):
     assert key_of(store, written["john"])["groups"] == []
 
 
-def test_renaming_a_group_refreshes_its_members(written, store, hints):
+def test_renaming_a_group_refreshes_its_members(written, store, invalidations):
     group = Group.objects.get(name="chatusers")
     group.save()
-    assert hints.heard() == []
+    assert invalidations.received() == []
     group.name = "talkers"
     group.save()
-    assert sorted(hints.heard(2)) == sorted(hint_of(written[name], "groups") for name in ("john", "mary"))
+    assert sorted(invalidations.received(2)) == sorted(
+        invalidation_of(written[name], "groups") for name in ("john", "mary")
+    )
     assert key_of(store, written["mary"])["groups"] == ["blue team", "talkers"]
 
 
-def test_changes_wait_for_the_commit(written, store, hints):
+def test_changes_wait_for_the_commit(written, store, invalidations):
     john = written["john"]
     with transaction.atomic():
         john.groups.clear()
         john.is_active = False
         john.save()
-        assert hints.heard() == []
+        assert invalidations.received() == []
         assert key_of(store, john)["active"] is True
     assert key_of(store, john)["active"] is False
-    # One is enough: the second finds that the first has said it all.
-    assert len(hints.heard(1) + hints.heard()) == 1
+    # One message suffices: the second refresh finds the key current.
+    assert len(invalidations.received(1) + invalidations.received()) == 1
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         john.groups.add(Group.objects.get(name="blue team"))
         raise ZeroDivisionError
-    assert hints.heard() == []
+    assert invalidations.received() == []
 
 
 def test_an_older_state_never_overwrites_a_newer_one(written, store, monkeypatch):
@@ -548,7 +550,7 @@ def test_an_older_state_never_overwrites_a_newer_one(written, store, monkeypatch
         record = original(pk)
         if not raced:
             raced.append(pk)
-            # Between this reading of the row and the writing of the key, another process changes both.
+            # Another process changes row and key between this read of the row and the write of the key.
             User.objects.filter(pk=pk).update(username="newer")
             identity.refresh(pk)
         return record
@@ -567,21 +569,21 @@ def test_an_unreachable_redis_stops_no_login_and_no_change(people, log_in, caplo
         browser.post("/accounts/logout/")
         with pytest.raises(redis.ConnectionError):
             identity.refresh(people["john"])
-    # At the login, the change, and twice at the logout.
+    # One line at the login, one at the change, two at the logout.
     assert caplog.text.count("the gateway was not informed") == 4
 
 
 # ---- manage.py ws4redis_refresh --------------------------------------------------------------------------------------
 
 
-def test_refreshing_after_a_bulk_update(written, store, hints, capsys):
+def test_refreshing_after_a_bulk_update(written, store, invalidations, capsys):
     User.objects.filter(username="john").update(is_active=False)
     User.groups.through.objects.filter(user=written["mary"])._raw_delete("default")
     User.objects.filter(username="mary")._raw_delete("default")
-    assert hints.heard() == []
+    assert invalidations.received() == []
     call_command("ws4redis_refresh", all=True)
     assert capsys.readouterr().out == "2 users changed\n"
-    assert len(hints.heard(2)) == 2
+    assert len(invalidations.received(2)) == 2
     assert [key_of(store, written[name])["active"] for name in ("john", "mary", "admin")] == [
         False,
         False,
@@ -589,9 +591,9 @@ def test_refreshing_after_a_bulk_update(written, store, hints, capsys):
     ]
 
 
-def test_refreshing_named_users_always_announces_them(written, hints, capsys):
+def test_refreshing_named_users_always_announces_them(written, invalidations, capsys):
     call_command("ws4redis_refresh", "john")
-    assert hints.heard(1) == [hint_of(written["john"], "refresh")]
+    assert invalidations.received(1) == [invalidation_of(written["john"], "refresh")]
     with pytest.raises(CommandError, match="there is no user nobody"):
         call_command("ws4redis_refresh", "john", "nobody")
     with pytest.raises(CommandError, match="--all"):
@@ -602,7 +604,7 @@ def test_refreshing_named_users_always_announces_them(written, hints, capsys):
 
 
 def login_from_before(browser, user):
-    """A session as Django makes it without this package."""
+    """Logs in with a session as Django creates it without this package."""
     browser.force_login(user)
     session = browser.session
     for name in ("ws4redis:username", "ws4redis:memberof", "ws4redis:written"):

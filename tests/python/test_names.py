@@ -1,4 +1,4 @@
-"""Users and groups without a name: `USERNAME_FIELD` may be null."""
+"""Users and groups without a name, since `USERNAME_FIELD` may be null."""
 
 import json
 
@@ -15,7 +15,7 @@ SECRET = "of the tests, long enough"
 
 @pytest.fixture(params=[None, ""])
 def nameless(request, people, monkeypatch):
-    """John, whose user model gives no name."""
+    """The user john with a user model that returns no name."""
     monkeypatch.setattr(User, "get_username", lambda self: request.param)
     return people["john"]
 
@@ -43,10 +43,10 @@ def test_the_callback_reports_a_user_without_a_name_as_logged_in(log_in, monkeyp
     monkeypatch.setattr(User, "get_username", lambda self: None)
     with override_settings(WS4REDIS_CALLBACK_SECRET=SECRET):
         answer = browser.get("/ws4redis/identity/", headers={"X-WS4Redis-Secret": SECRET}).json()
-        nobody = Client().get("/ws4redis/identity/", headers={"X-WS4Redis-Secret": SECRET}).json()
+        anonymous = Client().get("/ws4redis/identity/", headers={"X-WS4Redis-Secret": SECRET}).json()
     assert (answer["user"], answer["groups"]) == ("", ["chatusers", "red team"])
     assert answer["id"]
-    assert nobody is None
+    assert anonymous is None
 
 
 @pytest.mark.parametrize("arguments", ["instance", "self"])
@@ -57,7 +57,7 @@ def test_nothing_is_published_to_a_user_without_a_name(nameless, arguments):
         RedisPublisher(facility="x", users=users, request=request)
     with pytest.warns(DeprecationWarning, match="users=True"):
         publisher = RedisPublisher(facility="x", users=True, request=request)
-    assert publisher.publish_message("to nobody") == 0
+    assert publisher.publish_message("to no user") == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What RedisPublisher sends to Redis."""
+"""The commands of RedisPublisher."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from django.contrib.auth.models import AnonymousUser, Group
 from django.db import transaction
 from django.test import Client, override_settings
 from django.utils.functional import lazy
-from stores import DEADLINE_SECONDS, Ear, commands
+from stores import DEADLINE_SECONDS, ChannelRecorder, commands
 
 from ws4redis.publisher import RedisPublisher
 from ws4redis.redis_store import SELF, RedisMessage, RedisStore
@@ -23,7 +23,7 @@ KEY = "wnqd0gbw5obpnj50zwh6yaq2yz4o8g9x"
 
 
 class Session(dict):
-    """A session as views see it."""
+    """A session as views get it."""
 
     def __init__(self, key=KEY, **fields):
         super().__init__(fields)
@@ -31,7 +31,7 @@ class Session(dict):
 
 
 def request_of(username=None, groups=None, key=KEY):
-    """A request of somebody, or of an anonymous visitor."""
+    """Returns a request of this user, or of an anonymous visitor."""
     user = AnonymousUser()
     if username is not None:
         user = SimpleNamespace(is_authenticated=True, get_username=lambda: username)
@@ -42,7 +42,7 @@ def request_of(username=None, groups=None, key=KEY):
 
 
 def channels(**arguments):
-    """The channels of a publisher with these arguments."""
+    """Returns the channels of a publisher with these arguments."""
     return sorted(RedisPublisher(**arguments)._publishers)
 
 
@@ -126,12 +126,15 @@ def test_values_are_published_as_compact_json(store):
 def test_the_number_of_receivers_is_returned(store):
     publisher = RedisPublisher(facility="foobar", broadcast=True, users=["john", "mary"])
     assert publisher.publish_message("Hello") == 0
-    ears = [Ear(store, "broadcast:foobar", "user:john:foobar"), Ear(store, "user:john:foobar")]
+    recorders = [
+        ChannelRecorder(store, "broadcast:foobar", "user:john:foobar"),
+        ChannelRecorder(store, "user:john:foobar"),
+    ]
     assert publisher.publish_message("Hello") == 3
     assert publisher.publish_message("Hello", expire=0) == 3
     assert publisher.pipeline_publish_message("Hello") == 3
-    for ear in ears:
-        ear.close()
+    for recorder in recorders:
+        recorder.close()
 
 
 def test_a_publisher_without_channels_sends_nothing(store):
@@ -141,13 +144,13 @@ def test_a_publisher_without_channels_sends_nothing(store):
 
 
 def test_async_views_publish_and_fetch(store):
-    async def talk():
+    async def use_publisher():
         publisher = RedisPublisher(facility="foobar", broadcast=True)
         receivers = await publisher.apublish_message("Hello")
         await publisher.apublish_json([1], expire=4)
         return receivers, await publisher.afetch_message(None, "foobar")
 
-    assert asyncio.run(talk()) == (0, b"[1]")
+    assert asyncio.run(use_publisher()) == (0, b"[1]")
     assert store.ttl("broadcast:foobar") == 4
 
 
@@ -157,19 +160,19 @@ def test_an_async_view_publishes_through_the_site(people, store):
 
 
 def test_a_message_waits_for_the_commit(people, store):
-    ear = Ear(store, "broadcast:foobar")
+    recorder = ChannelRecorder(store, "broadcast:foobar")
     with transaction.atomic():
         RedisPublisher(facility="foobar", broadcast=True).publish_message_on_commit("Hello")
-        assert ear.heard() == []
-    assert ear.heard(1) == ["Hello"]
+        assert recorder.received() == []
+    assert recorder.received(1) == ["Hello"]
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         RedisPublisher(facility="foobar", broadcast=True).publish_message_on_commit("never")
         raise ZeroDivisionError
     RedisPublisher(facility="foobar", broadcast=True).publish_message_on_commit("without a transaction")
-    assert ear.heard(1) == ["without a transaction"]
+    assert recorder.received(1) == ["without a transaction"]
     with pytest.raises(TypeError, match="message"), transaction.atomic():
         RedisPublisher(facility="foobar", broadcast=True).publish_message_on_commit(1)
-    ear.close()
+    recorder.close()
 
 
 # ---- Channels --------------------------------------------------------------------------------------------------------
@@ -298,7 +301,7 @@ def test_wrong_messages_are_refused_before_anything_is_sent(store, message, expi
         for publish in (publisher.publish_message, publisher.pipeline_publish_message):
             with pytest.raises(TypeError, match=expected):
                 publish(message, expire)
-        # What django-websocket-redis raised.
+        # The exception of django-websocket-redis.
         with pytest.raises(ValueError, match=expected):
             publisher.publish_message(message, expire)
     assert seen == []
@@ -383,9 +386,9 @@ def test_publishers_share_one_connection(store):
 def test_a_forked_process_has_a_connection_of_its_own(store):
     publisher = RedisPublisher(facility="f", broadcast=True)
     mine = publisher._connection.client_id()
-    ear = Ear(store, "broadcast:f")
+    recorder = ChannelRecorder(store, "broadcast:f")
     with warnings.catch_warnings():
-        # Of Python 3.12 on, about threads of other tests.
+        # Python 3.12 and later warn about a fork while threads of other tests run.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
@@ -396,9 +399,9 @@ def test_a_forked_process_has_a_connection_of_its_own(store):
         finally:
             os._exit(2)
     assert os.waitpid(child, 0)[1] == 0
-    assert ear.heard(1) == ["child"]
+    assert recorder.received(1) == ["child"]
     assert publisher._connection.client_id() == mine
-    ear.close()
+    recorder.close()
 
 
 def test_a_connection_that_redis_has_closed_is_replaced(store):
@@ -423,7 +426,7 @@ def test_an_unreachable_or_hanging_redis_raises_within_the_timeout(store):
                 with pytest.raises(error):
                     publisher.publish_message("Hello")
                 assert time.monotonic() - since < 2
-            # From here on connections are made, and nothing is ever answered.
+            # From now on the server accepts connections and never answers.
             silent.listen()
 
 

@@ -1,4 +1,4 @@
-"""The site as a process of its own, over real HTTP: log in, chat, log out."""
+"""The site as a process, over HTTP: log in, chat, log out."""
 
 import http.cookiejar
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SERVER
-from stores import DEADLINE_SECONDS, Ear, wait_for
+from stores import DEADLINE_SECONDS, ChannelRecorder, wait_for
 
 MANAGE = Path(__file__).parents[1] / "django" / "manage.py"
 SECRET = "a secret of some length"
@@ -23,7 +23,7 @@ PORTS = range(18080, 18100)
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The address of a running site, with the people in it."""
+    """The address of a running site with its users."""
     directory = tmp_path_factory.mktemp("site")
     environment = os.environ | {
         "SITE_DATABASE": str(directory / "site.sqlite3"),
@@ -53,7 +53,7 @@ def site(tmp_path_factory):
 
 
 def free_port():
-    """Returns a port on which nobody listens."""
+    """Returns an unused port."""
     for port in PORTS:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
@@ -62,7 +62,7 @@ def free_port():
 
 
 def answers(address):
-    """Whether there is a site."""
+    """Tests whether the site answers."""
     try:
         return (
             urllib.request.urlopen(f"http://{address}/accounts/login/", timeout=DEADLINE_SECONDS).status
@@ -73,10 +73,10 @@ def answers(address):
 
 
 class Browser:
-    """Keeps cookies, and fills in forms."""
+    """A browser with cookies that fills in forms."""
 
     def __init__(self, site):
-        """Has no cookies yet."""
+        """Starts without cookies."""
         self.site = site
         self.cookies = http.cookiejar.CookieJar()
         self.opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.cookies))
@@ -87,7 +87,7 @@ class Browser:
             return answer.read().decode()
 
     def post(self, path, page=None, **fields):
-        """Sends a form with the token of its page."""
+        """Posts a form with the CSRF token of its page."""
         token = re.search(
             r'csrfmiddlewaretoken"? value="(\w+)"|csrfmiddlewaretoken: \'(\w+)\'', self.get(page or path)
         )
@@ -108,11 +108,13 @@ def test_from_login_to_logout(store, site):
     key = browser.cookie("sessionid")
     assert json.loads(browser.get("/")) == {"user": "john", "session": key}
 
-    ear = Ear(store, "broadcast:foobar", "user:mary:foobar", "group:chatusers:foobar", "ws4redis:control")
+    recorder = ChannelRecorder(
+        store, "broadcast:foobar", "user:mary:foobar", "group:chatusers:foobar", "ws4redis:control"
+    )
     browser.get("/chat/")
     assert browser.post("/userchat/", user="mary", message="Hi mary") == "1 receivers"
     assert browser.post("/groupchat/", group="chatusers", message="Hi all") == "1 receivers"
-    assert ear.heard(3) == ["Hello everybody", "Hi mary", "Hi all"]
+    assert recorder.received(3) == ["Hello everybody", "Hi mary", "Hi all"]
     assert store.get("user:mary:foobar") == b"Hi mary"
     assert "<option>mary</option>" in browser.get("/userchat/")
 
@@ -134,11 +136,11 @@ def test_from_login_to_logout(store, site):
 
     browser.post("/accounts/logout/", page="/userchat/")
     pk = store.keys("ws4redis:identity:*")[0].decode().rpartition(":")[2]
-    # The greeting of the page that the logout's token came from is none of /userchat/.
-    assert ear.heard(1) == [f'{{"v":1,"user":"{pk}","reason":"logout"}}']
+    # The page with the logout's CSRF token broadcasts a greeting, which /userchat/ does not receive.
+    assert recorder.received(1) == [f'{{"v":1,"user":"{pk}","reason":"logout"}}']
     assert browser.cookie("sessionid") is None
     assert not store.exists(f":1:django.contrib.sessions.cache{key}")
-    ear.close()
+    recorder.close()
 
 
 def test_the_doctor_and_the_checks_run_from_the_command_line(store, site):

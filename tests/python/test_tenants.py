@@ -18,13 +18,13 @@ TENANT = {"name": None}
 
 
 def current():
-    """As a site's own function: the tenant of now."""
+    """Returns the current tenant, as a site's own function does."""
     return TENANT["name"]
 
 
 @pytest.fixture
 def tenant(people):
-    """Sets the tenant."""
+    """Returns a function that sets the current tenant."""
 
     def choose(name):
         TENANT["name"] = name
@@ -38,7 +38,7 @@ def keys(store):
     return sorted(key.decode() for key in store.keys("*ws4redis:identity:*"))
 
 
-def test_each_tenant_has_its_own_keys_and_invalidations(people, store, hints, tenant):
+def test_each_tenant_has_its_own_keys_and_invalidations(people, store, invalidations, tenant):
     pk = people["john"].pk
     for name in ("acme", "other", None):
         tenant(name)
@@ -46,7 +46,7 @@ def test_each_tenant_has_its_own_keys_and_invalidations(people, store, hints, te
     assert keys(store) == sorted(
         [f"ws4redis:identity:acme:{pk}", f"ws4redis:identity:other:{pk}", f"ws4redis:identity:{pk}"]
     )
-    users = [json.loads(hint)["user"] for hint in hints.heard(3)]
+    users = [json.loads(invalidation)["user"] for invalidation in invalidations.received(3)]
     assert users == [f"acme:{pk}", f"other:{pk}", str(pk)]
 
 
@@ -99,12 +99,12 @@ def test_a_change_that_is_committed_under_another_tenant_is_not_written_there(pe
     assert "ws4redis_refresh" in caplog.text
 
 
-def test_a_logout_invalidates_the_user_of_the_tenant(people, store, hints, log_in, tenant):
+def test_a_logout_invalidates_the_user_of_the_tenant(people, store, invalidations, log_in, tenant):
     tenant("acme")
     browser = log_in("john")
-    hints.heard()
+    invalidations.received()
     browser.post("/accounts/logout/")
-    users = [hint.get("user") for hint in map(json.loads, hints.heard(2))]
+    users = [invalidation.get("user") for invalidation in map(json.loads, invalidations.received(2))]
     assert f"acme:{people['john'].pk}" in users
     assert auth.SESSION_KEY not in browser.session
 

@@ -1,4 +1,4 @@
-"""A site's own test run: it writes nothing to the site's Redis, unless a test asks for it."""
+"""A site's test run writes nothing to the site's Redis, unless a test requests it."""
 
 import os
 import subprocess
@@ -119,8 +119,7 @@ class WithTransaction(Changes, TestCase):
 
 @pytest.fixture
 def site(tmp_path, store):
-    """A project with tests, and the key of a real user in its Redis; a function that runs them."""
-    # The last one ends, so that nothing is heard of it.
+    """A project with tests, and a real user's key in its Redis; returns a function that runs the tests."""
     (tmp_path / "site_settings.py").write_text(SETTINGS % SERVER.url)
     (tmp_path / "site_urls.py").write_text(URLS)
     (tmp_path / "test_site.py").write_text(TESTS)
@@ -135,9 +134,9 @@ def site(tmp_path, store):
             DJANGO_SETTINGS_MODULE="site_settings",
             PYTHONPATH=f"{tmp_path}:{PACKAGE}",
         )
-        with store.pubsub(ignore_subscribe_messages=True) as ear:
-            ear.psubscribe("site:*")
-            ear.get_message(timeout=5)
+        with store.pubsub(ignore_subscribe_messages=True) as recorder:
+            recorder.psubscribe("site:*")
+            recorder.get_message(timeout=5)
             done = subprocess.run(
                 [sys.executable, "-m", *words],
                 cwd=tmp_path,
@@ -148,7 +147,7 @@ def site(tmp_path, store):
                 check=False,
             )
             assert done.returncode == 0, done.stdout + done.stderr
-            assert ear.get_message(timeout=0.2) is None
+            assert recorder.get_message(timeout=0.2) is None
         assert store.keys("*") == [b"site:ws4redis:identity:1"]
         assert store.get("site:ws4redis:identity:1") == real
         return done.stdout + done.stderr
@@ -236,15 +235,15 @@ publisher.publish_message("two")
 
 
 def test_a_process_muted_without_a_test_runner_logs_it_once(site, tmp_path):
-    """As a shell in which somebody follows Django's tutorial."""
+    """Covers a shell in which a developer follows Django's tutorial."""
     (tmp_path / "shell.py").write_text(SHELL.format(before="setup_test_environment()", after=""))
-    said = site("shell")
-    assert said.count("setup_test_environment() was called") == 1
+    output = site("shell")
+    assert output.count("setup_test_environment() was called") == 1
     assert "setup_test_environment() was called" not in site("django", "test")
 
 
 def test_a_process_without_a_test_environment_publishes(site, tmp_path):
-    """Servers, workers and commands, also after a test environment was taken down."""
+    """Covers servers, workers and commands, also after a test environment was torn down."""
     after = """
 from ws4redis import connection
 assert publisher.fetch_message(None, "x") == b"two"

@@ -1,4 +1,4 @@
-"""The same calls with django-websocket-redis 0.6.0 and with this package: the same keys, channels, payloads and TTLs."""
+"""Calls of django-websocket-redis 0.6.0 and of this package give the same keys, channels, payloads and TTLs."""
 
 import json
 import os
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(python, settings, store):
-    """Runs the cases; returns their results, and the commands of each."""
+    """Runs the cases; returns their results, and their Redis commands."""
     store.flushall()
     with commands(store) as seen:
         done = subprocess.run(
@@ -55,18 +55,18 @@ def test_both_packages_send_the_same_commands(store, settings):
     assert ours == theirs
     assert list(our_commands) == list(their_commands)
     assert len(our_commands) > 30
-    for case, said in our_commands.items():
+    for case, sent in our_commands.items():
         if case.startswith("fetch"):
-            assert said == their_commands[case]
+            assert sent == their_commands[case]
         else:
-            # The order is another: here a message is kept before it is published, and channels are sorted.
-            assert Counter(map(tuple, said)) == Counter(map(tuple, their_commands[case])), case
+            # The order differs: this package stores a message before it publishes it, and sorts the channels.
+            assert Counter(map(tuple, sent)) == Counter(map(tuple, their_commands[case])), case
 
 
 def test_the_comparison_sees_commands(store):
-    _, said = run(sys.executable, {}, store)
-    assert said["expire"] == [
+    _, by_case = run(sys.executable, {}, store)
+    assert by_case["expire"] == [
         ["SETEX", "broadcast:foobar", "10", "Hello"],
         ["PUBLISH", "broadcast:foobar", "Hello"],
     ]
-    assert said["nothing"] == []
+    assert by_case["nothing"] == []

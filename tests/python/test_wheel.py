@@ -1,4 +1,4 @@
-"""What is in the wheel, from a checkout and from an sdist, and what an editable install has."""
+"""The content of the wheel, from a checkout and from an sdist, and of an editable install."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ CLIENT = ("ws4redis.js", "ws4redis.mjs")
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of the sources, in which the package was never built: setuptools writes into its sources."""
+    """A copy of the sources without build artefacts; a copy, because setuptools writes into its sources."""
     leave_out = shutil.ignore_patterns("build", "static", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT / "python", tmp_path / "checkout" / "python", ignore=leave_out)
     (tmp_path / "checkout" / "static").mkdir()

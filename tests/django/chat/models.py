@@ -1,10 +1,10 @@
-"""A proxy, as sites make them for their admin."""
+"""A proxy model, as sites define them for their admin."""
 
 from django.contrib.auth.models import User
 
 
 class Staff(User):
-    """The same users under another name."""
+    """Users under another model name."""
 
     class Meta:
         proxy = True

@@ -1,14 +1,14 @@
-"""The people of the site."""
+"""The users of the site."""
 
 from django.contrib.auth.models import Group, User
 
 PASSWORD = "secret"
-# Two who share a group, and have one each for themselves.
+# Two users with one shared group and one group each.
 GROUPS = {"john": ["chatusers", "red team"], "mary": ["blue team", "chatusers"], "admin": []}
 
 
 def make_people():
-    """Makes users and groups, or puts them back as they were."""
+    """Creates users and groups, or resets them."""
     for username, names in GROUPS.items():
         user, _ = User.objects.get_or_create(username=username)
         user.is_active = True

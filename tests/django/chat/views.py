@@ -1,4 +1,4 @@
-"""Three chats at the facility `foobar`: with everybody, with a user, with a group."""
+"""Three chats at the facility `foobar`: broadcast, with a user, with a group."""
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -14,27 +14,27 @@ FACILITY = "foobar"
 
 
 class WhoView(View):
-    """Says who is logged in; `?set=value` stores something in the session."""
+    """Reports the logged-in user; `?set=value` stores a value in the session."""
 
     def get(self, request):
-        """Answers with JSON."""
+        """Returns JSON."""
         if "set" in request.GET:
             request.session["note"] = request.GET["set"]
         return JsonResponse({"user": request.user.get_username(), "session": request.session.session_key})
 
 
 class RulesView(IdentityView):
-    """The callback of a site with tokens, and rules of its own."""
+    """The callback of a site with tokens and rules of its own."""
 
     def identify(self, request, session):
-        """Knows `Authorization: Token NAME`, too."""
+        """Accepts `Authorization: Token NAME` as well."""
         kind, _, name = request.headers.get("Authorization", "").partition(" ")
         if kind == "Token":
             return get_user_model().objects.filter(username=name).first()
         return super().identify(request, session)
 
     def allow(self, request, user, facility, flags):
-        """Only broadcasts for `quiet/…`, nothing for strangers in `staff/…`, nobody at all in `closed`."""
+        """Allows only broadcasts in `quiet/…`, only staff in `staff/…`, and no visitor in `closed`."""
         if facility == "closed":
             raise PermissionDenied
         if facility.startswith("staff/") and not (user and user.is_staff):
@@ -43,19 +43,19 @@ class RulesView(IdentityView):
 
 
 class ChatView(TemplateView):
-    """The page of a chat; what is posted goes to the audience that is named by `audience`."""
+    """The page of a chat; posted messages go to the audience `audience`."""
 
     audience = ""
     old = False
-    """With templates as sites of django-websocket-redis have them."""
+    """Selects templates in the style of django-websocket-redis."""
 
     def get_template_names(self):
-        """Names the page of this chat, in the new or in the old form."""
+        """Returns the template of this chat."""
         name = f"{self.audience or 'broadcast'}_chat.html"
         return [f"old/{name}" if self.old else name]
 
     def get_context_data(self, **kwargs):
-        """Adds who may be spoken to, and where the page connects to."""
+        """Adds the possible receivers and the WebSocket address."""
         context = super().get_context_data(
             facility=FACILITY,
             audience=self.audience,
@@ -75,30 +75,30 @@ class ChatView(TemplateView):
 
 
 class BroadcastChatView(ChatView):
-    """Everybody; whoever opens the page greets them all."""
+    """The broadcast chat; opening the page broadcasts a greeting."""
 
     http_method_names = ["get", "head", "options"]
 
     def get(self, request, *args, **kwargs):
-        """Greets, then shows the page."""
+        """Broadcasts the greeting, then returns the page."""
         RedisPublisher(facility=FACILITY, broadcast=True).publish_message("Hello everybody")
         return super().get(request, *args, **kwargs)
 
 
 class UserChatView(ChatView):
-    """One user, in all of their browsers."""
+    """A chat with one user, in all of the user's browsers."""
 
     audience = "user"
 
 
 class GroupChatView(ChatView):
-    """The members of a group."""
+    """A chat with the members of a group."""
 
     audience = "group"
 
 
 async def publish_async(request):
-    """Publishes to everybody from an async view."""
+    """Broadcasts from an async view."""
     receivers = await RedisPublisher(facility=FACILITY, broadcast=True).apublish_message(
         request.GET["message"]
     )

@@ -1,7 +1,7 @@
-"""A site with logins and three chats. The environment says where its Redis is and where it keeps its sessions:
+"""A site with logins and three chats, configured by environment variables:
 
 SITE_REDIS      URL of Redis                                 redis://127.0.0.1:6379/0
-SITE_DATABASE   file of the SQLite database                  site.sqlite3 beside manage.py
+SITE_DATABASE   file of the SQLite database                  site.sqlite3 next to manage.py
 SITE_SESSIONS   a name of the table `SESSIONS` below         cache
 SITE_SERIALIZER json, msgpack, pickle, of django-redis' caches  pickle
 SITE_PICKLE     the protocol of pickles, of the same         the newest
@@ -32,7 +32,7 @@ WSGI_APPLICATION = "project.wsgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "/static/"
 STATIC_ROOT = os.environ.get("SITE_STATIC_ROOT")
-# jQuery, for the old pages, once the browser tests have been installed.
+# jQuery for the legacy pages, available once the browser tests are installed.
 _jquery = HERE.parent / "browser" / "node_modules" / "jquery" / "dist"
 STATICFILES_DIRS = [("js", _jquery)] if _jquery.is_dir() else []
 LOGIN_REDIRECT_URL = "/"
@@ -58,9 +58,9 @@ if os.environ.get("SITE_WITHOUT_PACKAGE"):
     INSTALLED_APPS.remove("ws4redis")
     MIDDLEWARE.remove("ws4redis.middleware.SessionMiddleware")
 else:
-    # Run from a checkout, the package has no copy of the client unless a build has made one.
+    # In a checkout the package has a copy of the client only after a build.
     runpy.run_path(str(HERE.parent.parent / "python" / "setup.py"))["copy_client"]()
-# As behind a proxy that speaks https.
+# As behind a proxy that terminates TLS.
 SECURE_SSL_REDIRECT = bool(os.environ.get("SITE_SSL_REDIRECT"))
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 TEMPLATES = [
@@ -81,19 +81,19 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ.get("SITE_DATABASE", str(HERE / "site.sqlite3")),
-        # Tests use the file from several threads and processes.
+        # Several threads and processes write to the file.
         "OPTIONS": {"timeout": 20},
         "TEST": {"NAME": os.environ.get("SITE_DATABASE")},
     }
 }
-# Fast, and never for a real site.
+# Fast, and only acceptable in tests.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 # ---- Sessions ---------------------------------------------------------------------------------------------------------
 
 BUILTIN = "django.core.cache.backends.redis.RedisCache"
 DJANGO_REDIS = "django_redis.cache.RedisCache"
-# Name: the engine, and the cache that it uses.
+# Name: session engine and its cache.
 SESSIONS = {
     "cache": ("django.contrib.sessions.backends.cache", BUILTIN),
     "cached_db": ("django.contrib.sessions.backends.cached_db", BUILTIN),
@@ -149,7 +149,7 @@ else:
 # ---- WebSockets -------------------------------------------------------------------------------------------------------
 
 WEBSOCKET_URL = "/ws/"
-# Where the pages connect to, if the gateway is not behind the same host: ws://127.0.0.1:8000/ws/
+# The WebSocket address if the gateway has another host: ws://127.0.0.1:8000/ws/
 SITE_WEBSOCKET_URI = os.environ.get("SITE_WEBSOCKET_URI")
 WS4REDIS_CONNECTION = {"url": REDIS}
 WS4REDIS_EXPIRE = int(os.environ.get("SITE_EXPIRE", "3600"))

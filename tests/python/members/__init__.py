@@ -1,1 +1,1 @@
-"""An app with a user model of its own."""
+"""An app with a custom user model."""

@@ -1,4 +1,4 @@
-"""Users with another kind of key, known by their address, without groups."""
+"""Users with a UUID key, an email address as username, and no groups."""
 
 import uuid
 
@@ -7,7 +7,7 @@ from django.db import models
 
 
 class Member(AbstractBaseUser):
-    """A member; teams are a plain text."""
+    """A member; `teams` is a space-separated text."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     email = models.EmailField(unique=True)
@@ -19,5 +19,5 @@ class Member(AbstractBaseUser):
 
 
 def teams_of(member):
-    """The names of the member's teams."""
+    """Returns the names of the member's teams."""
     return member.teams.split()

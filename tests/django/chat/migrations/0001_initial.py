@@ -1,11 +1,11 @@
-"""The proxy of the users."""
+"""The proxy model of the users."""
 
 import django.contrib.auth.models
 from django.db import migrations
 
 
 class Migration(migrations.Migration):
-    """The first."""
+    """Creates the proxy model."""
 
     initial = True
     dependencies = [("auth", "0012_alter_user_first_name_max_length")]

@@ -11,5 +11,5 @@ class Command(BaseCommand):
     help = "Makes the users john, mary and admin (password: secret) and their groups."
 
     def handle(self, *args, **options):
-        """Makes them, or puts them back as they were."""
+        """Creates them, or resets them."""
         make_people()
