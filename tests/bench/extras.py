@@ -1,4 +1,4 @@
-"""What else a server should not cost: each function measures one thing, and gives numbers."""
+"""Further measurements of ws4redis; each function takes one and returns its numbers."""
 
 import contextlib
 import dataclasses
@@ -12,16 +12,16 @@ from pathlib import Path
 
 from results import CPU, ERRORS
 from servers import CHANNEL, SESSION, Failed, free_port, listens, stop, write_sessions
-from works import PATIENCE, answer, generator, measure
+from works import PATIENCE, parse_output, generator, measure
 
 MEBIBYTE = 1 << 20
-# Connections and their channels: broadcast, user, session and three groups make 100,200 of them.
-CROWD, CHANNELS_EACH = 16700, 6
+# 16,700 connections with six channels each (broadcast, user, session, three groups) make 100,200 channels.
+CONNECTIONS, CHANNELS_EACH = 16700, 6
 IDLE_SECONDS = 60
 
 
 def memory(pid, line="VmRSS"):
-    """Resident memory of a process in bytes, or its peak (VmHWM)."""
+    """Returns the resident memory of a process in bytes, or with VmHWM its peak."""
     for text in Path(f"/proc/{pid}/status").read_text().splitlines():
         if text.startswith(line):
             return int(text.split()[1]) * 1024
@@ -29,7 +29,7 @@ def memory(pid, line="VmRSS"):
 
 
 def processor_seconds(pid):
-    """Time on a processor; the scheduler counts it to the nanosecond, unlike the ticks that top adds up."""
+    """Returns the CPU time of a process from the scheduler, which counts nanoseconds; `top` counts ticks."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         total += int((task / "schedstat").read_text().split()[0])
@@ -44,8 +44,8 @@ def wait_until(true, seconds, what):
         time.sleep(0.05)
 
 
-def ask(redis, *words):
-    """Sends a command to Redis, and gives the first line of its reply."""
+def redis_command(redis, *words):
+    """Sends a command to Redis; returns the first line of its reply."""
     with socket.create_connection(("127.0.0.1", redis), 10) as connection:
         command = b"*%d\r\n" % len(words)
         for word in words:
@@ -56,7 +56,7 @@ def ask(redis, *words):
 
 
 def websocket(port, path, buffer=None):
-    """A connection after its handshake, with a small receive buffer if that is wanted."""
+    """Returns a connection after its handshake; `buffer` is the size of its receive buffer in bytes."""
     connection = socket.socket()
     connection.settimeout(10)
     if buffer:
@@ -80,8 +80,8 @@ def websocket(port, path, buffer=None):
 
 
 @contextlib.contextmanager
-def crowd(server, redis_pid, path, connections, seconds, *arguments):
-    """The generator holds connections open meanwhile; gives a function that waits for its numbers."""
+def open_connections(server, redis_pid, path, connections, seconds, *arguments):
+    """Holds connections open with the generator; yields a function that waits for its numbers."""
     command = generator(server, redis_pid, ["idle", "--conns", connections, "--url", server.url(path), "--hold", seconds, "--connect-secs", PATIENCE - 10, *arguments])
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     held = Path(f"/proc/{server.pid}/fd")
@@ -90,7 +90,7 @@ def crowd(server, redis_pid, path, connections, seconds, *arguments):
 
         def numbers():
             try:
-                return answer(*process.communicate(timeout=seconds + PATIENCE))
+                return parse_output(*process.communicate(timeout=seconds + PATIENCE))
             except subprocess.TimeoutExpired:
                 raise Failed("the generator did not end in time") from None
 
@@ -100,8 +100,8 @@ def crowd(server, redis_pid, path, connections, seconds, *arguments):
 
 
 def idle(server, redis, redis_pid):
-    """Processor time with 10,000 idle connections, with the default pings, which each connection gets once or more."""
-    with server.running(redis), crowd(server, redis_pid, server.subscribe, 10000, IDLE_SECONDS + 15):
+    """CPU time with 10,000 idle connections and default pings; each connection gets at least one ping."""
+    with server.running(redis), open_connections(server, redis_pid, server.subscribe, 10000, IDLE_SECONDS + 15):
         time.sleep(5)
         before = processor_seconds(server.pid)
         since = time.monotonic()
@@ -111,25 +111,25 @@ def idle(server, redis, redis_pid):
 
 
 def channels(server, redis, redis_pid):
-    """Memory of a channel with one listener, and how fast channels are subscribed, handshakes included."""
-    write_sessions(redis, CROWD, lambda number: [f"a{number}", f"b{number}", f"c{number}"])
+    """Memory of a channel with one listener, and channels subscribed per second including the handshakes."""
+    write_sessions(redis, CONNECTIONS, lambda number: [f"a{number}", f"b{number}", f"c{number}"])
     cookie = ["--header", f"Cookie: sessionid={SESSION}{{i8}}"]
-    with server.running(redis), crowd(server, redis_pid, server.subscribe, CROWD, 2, *cookie) as numbers:
+    with server.running(redis), open_connections(server, redis_pid, server.subscribe, CONNECTIONS, 2, *cookie) as numbers:
         one = numbers()
     own = "/ws/f{i}?subscribe-broadcast&subscribe-user&subscribe-session&subscribe-group"
-    with server.running(redis), crowd(server, redis_pid, own, CROWD, 4, *cookie) as numbers:
+    with server.running(redis), open_connections(server, redis_pid, own, CONNECTIONS, 4, *cookie) as numbers:
         time.sleep(1.5)
-        # The answer's first line is how many there are: `*100201`.
-        subscribed = int(ask(redis, "PUBSUB", "CHANNELS", "*:f*")[1:])
+        # The first line of the reply has the number of channels: `*100201`.
+        subscribed = int(redis_command(redis, "PUBSUB", "CHANNELS", "*:f*")[1:])
         six = numbers()
-    if subscribed < CROWD * CHANNELS_EACH:
+    if subscribed < CONNECTIONS * CHANNELS_EACH:
         raise Failed(f"only {subscribed} channels were subscribed")
     more = six["rss_per_conn_bytes"] - one["rss_per_conn_bytes"]
     return {"bytes": more / (CHANNELS_EACH - 1), "per_second": six["handshakes_per_s"] * CHANNELS_EACH, "died": one["died"] + six["died"]}
 
 
 def large(server, redis, redis_pid, clients=1000, messages=3):
-    """By how much messages of 1 MiB to 1,000 clients raise the memory of the server."""
+    """The growth of the server's memory during messages of 1 MiB to 1,000 clients."""
     connections, reader = [], select.epoll()
     buffer = bytearray(1 << 18)
     with server.running(redis):
@@ -142,11 +142,11 @@ def large(server, redis, redis_pid, clients=1000, messages=3):
             by_number = {connection.fileno(): connection for connection in connections}
             time.sleep(0.5)
             before = memory(server.pid)
-            # Resets the peak.
+            # Resets the peak (VmHWM).
             Path(f"/proc/{server.pid}/clear_refs").write_text("5")
             for _ in range(messages):
-                ask(redis, "PUBLISH", CHANNEL, b"x" * MEBIBYTE)
-                # The frame's head is 10 bytes long.
+                redis_command(redis, "PUBLISH", CHANNEL, b"x" * MEBIBYTE)
+                # A frame header of this size takes 10 bytes.
                 missing, deadline = clients * (MEBIBYTE + 10), time.monotonic() + 30
                 while missing > 0:
                     if time.monotonic() > deadline:
@@ -164,7 +164,7 @@ def large(server, redis, redis_pid, clients=1000, messages=3):
 
 
 def slow(server, redis, redis_pid, turn, secs):
-    """Latencies of 1,000 clients without and with one more who reads nothing, and who loses messages instead of being closed."""
+    """Latencies of 1,000 clients without and with a further client that reads nothing and loses messages."""
     environment = {"WS4REDIS_MESSAGES__WHEN_SLOW": "drop-oldest"}
     extra = ["--size", "16384", "--rate", "50"]
 
@@ -184,7 +184,7 @@ def slow(server, redis, redis_pid, turn, secs):
 
 
 def shards(one, redis, redis_pid, turn, secs):
-    """CPU for each delivery with one shard on core 0, and with two on both cores, which they share with the generator."""
+    """CPU per delivery with one shard on core 0, and with two shards on both cores, one shared with the generator."""
     two = dataclasses.replace(one, cores="0,1", environment=one.environment | {"WS4REDIS_SERVER__SHARDS": "2"})
     found = dict.fromkeys(ERRORS, 0)
     for work in ("F1w1", "U1"):
@@ -197,7 +197,7 @@ def shards(one, redis, redis_pid, turn, secs):
 
 
 def start(server, redis, redis_pid, times=9):
-    """Milliseconds from starting the process until its port takes connections, and the size of its file."""
+    """Milliseconds from the start of the process until its port accepts connections, and the size of the binary."""
     took = []
     for _ in range(times):
         server.port, server.redis = free_port(), redis

@@ -1,4 +1,4 @@
-"""The goals, and whether they are reached."""
+"""The goals and their verdicts."""
 
 import statistics
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ class Goal:
     work: str
     text: str
     unit: str
-    # At least, or at most, this; the stretch is wished for.
+    # `least`: `limit` is a lower bound, otherwise an upper bound. `stretch` is a further, optional goal.
     least: bool
     limit: float
     stretch: float | None
     values: object
 
     def reached(self, results):
-        """The median and the numbers that it is taken from, or nothing."""
+        """Returns the median and its numbers, or None without a measurement."""
         found = self.values(results)
         return (statistics.median(found), found) if found else None
 
@@ -37,12 +37,12 @@ class Goal:
             return "yes, also the stretch"
         return "yes" if self.holds(reached[0], self.limit) else "**no**"
 
-    def said(self, limit):
+    def bound(self, limit):
         return f"{'≥' if self.least else '≤'} {number(limit, self.unit)}"
 
 
 def number(value, unit=""):
-    """A number for people, with its unit."""
+    """Formats a number with its unit."""
     if value is None:
         return "–"
     size = abs(value)
@@ -53,14 +53,14 @@ def number(value, unit=""):
     elif size >= 100 or value == int(value) and not unit.startswith("×"):
         text = f"{value:,.0f}"
     else:
-        # Costs below a microsecond need a digit more than ratios.
+        # Costs below a microsecond need one digit more than ratios.
         digits = 3 if size < 1 and not unit.startswith(("×", "%")) else 2 if size < 10 else 1
         text = f"{value:.{digits}f}"
     return f"{text} {unit}".strip()
 
 
 def ratio(work, text, field, peer, limit, stretch=None, least=False):
-    """Ours divided by the peer's number of the same round."""
+    """A goal for our number divided by the peer's number of the same round."""
 
     def values(results):
         return paired(results.values(work, OURS, field), results.values(work, peer, field), quotient)
@@ -73,7 +73,7 @@ def plain(work, text, field, unit, limit, stretch=None, least=False):
 
 
 def between(work, other, text, field, unit, limit, join, stretch=None):
-    """Joins our numbers in two works."""
+    """A goal for our numbers of two workloads, joined by `join`."""
     return Goal(work, text, unit, False, limit, stretch, lambda results: paired(results.values(work, OURS, field), results.values(other, OURS, field), join))
 
 
@@ -86,7 +86,7 @@ def quotient(a, b):
 
 
 def all_errors(results):
-    """Everything that went wrong with our messages: what should be 0."""
+    """Returns the sum of our errors (lost, duplicated, …), which should be 0."""
     ours = [results.errors(record) for record in results.records if record["server"] == OURS]
     return [sum(sum(errors.values()) for errors in ours)] if ours else []
 

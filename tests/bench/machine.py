@@ -1,4 +1,4 @@
-"""On what, and with which versions, was measured."""
+"""The machine and the versions of a measurement."""
 
 import datetime
 import json
@@ -11,8 +11,8 @@ import sys
 from servers import BUN, CENTRIFUGO, HERE, ROOT
 
 
-def said(*command, pattern=r"(\S.*)"):
-    """What a command says of its version, on standard output or error."""
+def version_of(*command, pattern=r"(\S.*)"):
+    """Returns the version that a command prints on standard output or error."""
     try:
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=20, cwd=ROOT)
     except (OSError, subprocess.TimeoutExpired):
@@ -41,18 +41,18 @@ def packages(peer):
 
 
 def versions(binary):
-    commit = said("git", "rev-parse", "--short=12", "HEAD") or "unknown"
-    changed = ", with changes" if said("git", "status", "--porcelain", "--untracked-files=no", "src", "Cargo.toml", "Cargo.lock") else ""
-    nchan = said("dpkg-query", "-W", "-f", "${Version}", "libnginx-mod-nchan")
+    commit = version_of("git", "rev-parse", "--short=12", "HEAD") or "unknown"
+    changed = ", with changes" if version_of("git", "status", "--porcelain", "--untracked-files=no", "src", "Cargo.toml", "Cargo.lock") else ""
+    nchan = version_of("dpkg-query", "-W", "-f", "${Version}", "libnginx-mod-nchan")
     found = {
-        "ws4redis": f"{said(binary, '--version', pattern=r'ws4redis (.+)')} ({'a given binary' if 'BENCH_BINARY' in os.environ else f'commit {commit}{changed}'})",
-        "Rust": said("rustc", "--version", pattern=r"rustc (\S+)"),
-        "Redis": said("redis-server", "--version", pattern=r"v=(\S+)"),
-        "Bun": said(BUN, "--version"),
-        "node": f"{said('node', '--version')}, {packages('node')}",
-        "nginx": f"{said('nginx', '-v', pattern=r'nginx/(.+)')}, nchan {nchan}" if nchan else "",
-        # What is built here calls itself 0.0.0: Go knows better.
-        "Centrifugo": said("go", "version", "-m", CENTRIFUGO, pattern=r"\smod\s+\S+\s+(\S+)"),
+        "ws4redis": f"{version_of(binary, '--version', pattern=r'ws4redis (.+)')} ({'a given binary' if 'BENCH_BINARY' in os.environ else f'commit {commit}{changed}'})",
+        "Rust": version_of("rustc", "--version", pattern=r"rustc (\S+)"),
+        "Redis": version_of("redis-server", "--version", pattern=r"v=(\S+)"),
+        "Bun": version_of(BUN, "--version"),
+        "node": f"{version_of('node', '--version')}, {packages('node')}",
+        "nginx": f"{version_of('nginx', '-v', pattern=r'nginx/(.+)')}, nchan {nchan}" if nchan else "",
+        # A local build reports 0.0.0, so the version comes from Go's module data.
+        "Centrifugo": version_of("go", "version", "-m", CENTRIFUGO, pattern=r"\smod\s+\S+\s+(\S+)"),
         "Python": platform.python_version(),
     }
     return {name: version for name, version in found.items() if version}
@@ -65,7 +65,7 @@ def facts(binary):
         "cores": os.cpu_count(),
         "memory_mib": mebibytes(),
         "kernel": f"{platform.system()} {platform.release()}",
-        "virtual": said("systemd-detect-virt") or ("yes" if "hypervisor" in open("/proc/cpuinfo").read() else "no"),
+        "virtual": version_of("systemd-detect-virt") or ("yes" if "hypervisor" in open("/proc/cpuinfo").read() else "no"),
         "load": os.getloadavg()[0],
         "versions": versions(binary),
         "command": " ".join(["tests/bench/run", *sys.argv[1:]]),

@@ -1,6 +1,6 @@
-"""Measures everything in turn; tests/bench/run has built it before.
+"""Runs all measurements one after the other; tests/bench/run has built the binaries before.
 
-With --short five minutes, with --page nothing: then the page is made again from what the last full run has kept.
+--short takes five minutes. --page measures nothing and regenerates the page from the last full run.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-import also
+import extras
 import machine
 import page
 import plots
@@ -23,14 +23,14 @@ from works import WORKS, measure, seconds
 
 KEPT = ROOT / "tests/.cache/bench"
 MAIN = ("floor", "Bun")
-# Who is measured beside us: those whom a goal names, in each round; the others in the first only.
+# The peers of a goal are measured in each round, all others in the first round only.
 FANOUTS = dict.fromkeys(servers.FANOUTS, MAIN)
-BESIDE = FANOUTS | dict.fromkeys(("U1", "P1", "P1e", "C1", "C1s"), ("Bun",)) | {"I1": MAIN, "I1p": (), "I1s": ()}
+PEERS_OF = FANOUTS | dict.fromkeys(("U1", "P1", "P1e", "C1", "C1s"), ("Bun",)) | {"I1": MAIN, "I1p": (), "I1s": ()}
 ROUNDS = {"F1w1": 9, "U1": 9, "I1": 3, "I1p": 3, "I1s": 3}
 CONNECTIONS = (100, 300, 1000, 3000, 10000, 18000)
-# What is under way has to fit into a server's bound for a slow client.
+# Size in bytes: messages in flight. They have to fit into a server's limit for a slow client.
 SIZES = {16: 64, 128: 64, 1024: 64, 4096: 32, 16384: 8, 65536: 4, 262144: 2, 1048576: 1}
-# What the screen shows of a work.
+# The number of each workload that is printed during the run.
 SHOWN = (
     dict.fromkeys(("F2r", "F4"), ("latency_p99_us", "µs p99"))
     | dict.fromkeys(("F1w1", "U1", "conns", "size"), (CPU, "µs each"))
@@ -46,7 +46,7 @@ class Step:
     server: servers.Server
     round: int
     seconds: float
-    # Gets the port and the process of a Redis of its own.
+    # Called with the port and the PID of a fresh Redis.
     act: object
 
 
@@ -60,12 +60,12 @@ def size_step(server, turn, size, window):
 
 
 def goal_steps(peers, rounds, secs):
-    for work, names in BESIDE.items():
-        beside = [peers[OURS], *(peers[name] for name in names if name in peers)]
-        others = [peer for name, peer in peers.items() if peer not in beside and work in peer.works]
+    for work, names in PEERS_OF.items():
+        alongside = [peers[OURS], *(peers[name] for name in names if name in peers)]
+        others = [peer for name, peer in peers.items() if peer not in alongside and work in peer.works]
         for turn in range(1, rounds(work) + 1):
-            # Whoever comes first in one round comes last in the next.
-            for server in beside if turn % 2 else reversed(beside):
+            # Reverses the order in each round, so that no server always runs first.
+            for server in alongside if turn % 2 else reversed(alongside):
                 yield step(work, server, turn, secs)
             if turn == 1 and rounds("other peers"):
                 for server in others:
@@ -92,41 +92,41 @@ def sweep_steps(peers, limit):
             yield step("F1", peers[name], 1, 2, f"conns:{connections}", ["--conns", str(connections)])
 
 
-def also_steps(ours, short, limit):
+def extra_steps(ours, short, limit):
     def one(name, took, act, turn=1):
         return Step(name, ours, turn, took, partial(act, ours))
 
-    yield one("start", 3, also.start)
-    yield one("large", 10, also.large)
+    yield one("start", 3, extras.start)
+    yield one("large", 10, extras.large)
     if short:
         return
-    yield one("idle", 80, also.idle)
-    if limit > also.CROWD + 500:
-        yield one("channels", 40, also.channels)
+    yield one("idle", 80, extras.idle)
+    if limit > extras.CONNECTIONS + 500:
+        yield one("channels", 40, extras.channels)
     else:
         print(f"100,000 channels left out: the limit of open files is {limit}")
     for turn in range(1, 6):
-        yield one("slow", 15, partial(also.slow, turn=turn, secs=4), turn)
+        yield one("slow", 15, partial(extras.slow, turn=turn, secs=4), turn)
     for turn in (1, 2, 3):
-        yield one("shards", 18, partial(also.shards, turn=turn, secs=2), turn)
+        yield one("shards", 18, partial(extras.shards, turn=turn, secs=2), turn)
 
 
 def plan(peers, options, limit):
     if options.short:
         rounds = {"F1": 2, "F1w1": 2, "U1": 2, "P1": 2, "I1": 0, "other peers": 0}
         steps = [*goal_steps(peers, lambda work: rounds.get(work, 1), options.secs or 2)]
-        steps += also_steps(peers[OURS], True, limit)
+        steps += extra_steps(peers[OURS], True, limit)
     else:
         rounds = options.rounds
         steps = [*goal_steps(peers, lambda work: rounds or ROUNDS.get(work, 5), options.secs or 5)]
-        steps += also_steps(peers[OURS], False, limit)
+        steps += extra_steps(peers[OURS], False, limit)
         steps += sweep_steps(peers, limit)
     wanted = options.only and options.only.split(",")
     return [step for step in steps if not wanted or step.work.split(":")[0] in wanted]
 
 
 def outcome(work, result):
-    """One number of the result, for the screen."""
+    """Returns the number of the result that is printed."""
     field, unit = SHOWN.get(work.split(":")[0], (RATE, "deliveries/s"))
     if field in result:
         return f"{number(result[field])} {unit}"
@@ -136,7 +136,7 @@ def outcome(work, result):
 def measure_all(steps, results, ends):
     since, passed, planned = time.monotonic(), 0.0, sum(step.seconds for step in steps)
     for at, step in enumerate(steps, 1):
-        # How much slower than planned it goes so far tells about the rest.
+        # The estimate of the remaining time uses the pace so far.
         pace = (time.monotonic() - since) / passed if passed > 20 else 1
         left = f"{(planned - passed) * pace / 60:.0f} min left"
         print(f"[{at:3}/{len(steps)}, {left}] {step.work} {step.server.name}, round {step.round}: ", end="", flush=True)
@@ -153,11 +153,11 @@ def measure_all(steps, results, ends):
 
 
 def attempt(step, results):
-    """Measures once, and says whether there are numbers."""
+    """Measures once; returns whether it gave numbers."""
     try:
         with servers.redis_server() as (redis, pid):
             result = step.act(redis, pid)
-    # Whatever a server does, the others are still measured.
+    # A failure of one server does not stop the measurement of the others.
     except (Failed, OSError, ValueError, KeyError) as error:
         why = str(error) or type(error).__name__
         results.add(step.work, step.server.name, step.round, why=why)
@@ -170,7 +170,7 @@ def attempt(step, results):
 
 
 def the_peers():
-    """Those that are there, and a line for each that is not."""
+    """Returns the available peers, and a line for each unavailable one."""
     present, left_out = {}, []
     for peer in (servers.ours(), servers.floor(), servers.bun(), servers.node(), servers.nchan(), servers.centrifugo()):
         if peer.missing:
@@ -182,7 +182,7 @@ def the_peers():
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="tests/bench/run", description="Measures ws4redis beside its floor and its peers.")
+    parser = argparse.ArgumentParser(prog="tests/bench/run", description="Compares ws4redis with its floor and its peers.")
     parser.add_argument("--short", action="store_true", help="five minutes: the goals only, in one or two rounds; the page stays as it is")
     parser.add_argument("--page", action="store_true", help="make the page again from the last full run")
     parser.add_argument("--only", metavar="WORK,…", help=f"these works: {', '.join(WORKS)}, start, large, idle, channels, slow, shards, conns, size; the page stays as it is")
@@ -195,14 +195,14 @@ def main():
             sys.exit("nothing has been measured yet: tests/bench/run")
         return written(Results.load(full))
     for name in (signal.SIGTERM, signal.SIGHUP):
-        # So that `finally` stops all processes.
+        # An exit by exception, so that `finally` stops all processes.
         signal.signal(name, lambda *_: sys.exit(143))
     if os.cpu_count() < 2:
         sys.exit("two cores are needed: one for the server, one for the generator")
     limit = servers.raise_file_limit()
     if limit < 10500:
         sys.exit(f"10,500 open files are needed, {limit} are allowed: see ulimit -n")
-    # The server's core is its own.
+    # Keeps core 0 free for the server.
     os.sched_setaffinity(0, {1})
     peers, left_out = the_peers()
     partial_run = options.short or options.only

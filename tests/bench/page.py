@@ -1,4 +1,4 @@
-"""docs/performance.md: everything above its mark is made from the results, everything below it is written by hand."""
+"""Generates docs/performance.md above its mark; the part below the mark is written by hand."""
 
 import statistics
 
@@ -18,7 +18,7 @@ To be written.
 
 To be written.
 """
-# Columns of the table of all servers: work, what is shown, its field, and its factor.
+# Columns of the table of all servers: workload, heading, field, factor.
 COLUMNS = [
     ("F1", "F1 /s", RATE, 1),
     ("F1", "F1 µs", CPU, 1),
@@ -42,7 +42,7 @@ COLUMNS = [
 
 
 def table(head, rows):
-    """A table whose columns also stand below one another in a terminal."""
+    """Returns a table with aligned columns, readable in a terminal as well."""
     rows = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[at]) for row in rows) for at in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
@@ -64,8 +64,8 @@ def goals_table(results, all_of_them=True):
             spread = f"{number(low)} … {number(high)}, {len(reached[1])} rounds" if len(reached[1]) > 1 else "one round"
             if goal.work == "all":
                 spread = f"{sum(record['server'] == OURS for record in results.records)} measurements"
-        stretch = goal.said(goal.stretch) if goal.stretch is not None else ""
-        rows.append([goal.work.replace("conns:", "F1 at "), goal.text, goal.said(goal.limit), stretch, shown, spread, goal.verdict(results)])
+        stretch = goal.bound(goal.stretch) if goal.stretch is not None else ""
+        rows.append([goal.work.replace("conns:", "F1 at "), goal.text, goal.bound(goal.limit), stretch, shown, spread, goal.verdict(results)])
     return table(["work", "what", "goal", "stretch", "median", "from … to", "reached"], rows)
 
 
@@ -82,7 +82,7 @@ def servers_table(results):
 
 
 def remarks(results):
-    """What failed, and what arrived wrongly, each once."""
+    """Returns failures and delivery errors, each once with its count."""
     counted = dict.fromkeys((f"- {text}." for text in results.meta["left_out"]), 1)
     for record in results.records:
         if "why" in record:
@@ -96,7 +96,7 @@ def remarks(results):
 
 
 def two_shards(results):
-    """What parting the connections costs."""
+    """Returns the text about the cost of two shards."""
 
     def ratio(work):
         found = paired(results.values("shards", OURS, f"{work} two"), results.values("shards", OURS, f"{work} one"), quotient)
@@ -116,7 +116,7 @@ def judged(results):
     text = f"{len(measured) - len(missed)} of {len(measured)} goals are reached."
     if missed:
         found = [(goal, goal.reached(results)) for goal in missed]
-        items = [f"{goal.text} ({goal.work}): {number(reached[0], goal.unit) if reached else 'failed'}, goal {goal.said(goal.limit)}" for goal, reached in found]
+        items = [f"{goal.text} ({goal.work}): {number(reached[0], goal.unit) if reached else 'failed'}, goal {goal.bound(goal.limit)}" for goal, reached in found]
         text += "\nMissed:\n\n" + "\n".join(f"- {item}" for item in items)
     if len(measured) < len(GOALS):
         text += f"\n\nNot measured in this run: {len(GOALS) - len(measured)}."
@@ -124,7 +124,7 @@ def judged(results):
 
 
 def tables(results):
-    """What the short form prints."""
+    """Returns the tables that --short prints."""
     parts = [goals_table(results, all_of_them=False), servers_table(results), remarks(results), judged(results)]
     return "\n\n".join(part for part in parts if part)
 

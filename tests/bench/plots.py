@@ -1,4 +1,4 @@
-"""The pictures of docs/performance.md."""
+"""The plots of docs/performance.md."""
 
 import matplotlib
 from goals import OURS, RATE, number
@@ -22,7 +22,7 @@ QUANTILES = {"50": "p50", "90": "p90", "99": "p99", "99.9": "p999"}
 
 
 def present(results, *works):
-    """The servers that have numbers in one of the works, ours first."""
+    """Returns the servers with numbers in one of the workloads, ours first."""
     measured = {record["server"] for record in results.records if "result" in record and record["work"].split(":")[0] in works}
     return [name for name in COLOURS if name in measured]
 
@@ -122,7 +122,7 @@ PLOTS = {
 
 def draw(results, folder):
     folder.mkdir(parents=True, exist_ok=True)
-    # The same numbers make the same files, with text that stays text.
+    # Deterministic files: the same numbers give the same bytes; text stays text.
     matplotlib.rcParams.update({"svg.hashsalt": "ws4redis", "svg.fonttype": "none", "font.size": 9})
     for name, (title, picture) in PLOTS.items():
         figure = picture(results)

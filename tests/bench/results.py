@@ -1,11 +1,11 @@
-"""What was measured: one record for each step, kept as JSON after each of them."""
+"""The results: one record per step, saved as JSON after each step."""
 
 import json
 import statistics
 
-# The CPU time of a delivery, a message or a cycle, in the generator's answer: µs each.
+# Field of the generator's output: CPU time of a delivery, message or cycle, in µs.
 CPU = "server_cpu_s_per_million"
-# Keys of the generator's answer that have to be 0.
+# Fields of the generator's output that have to be 0.
 ERRORS = ("lost", "duplicated", "out_of_order", "misdelivered", "died", "failed", "stalled")
 
 
@@ -23,19 +23,19 @@ class Results:
         return results
 
     def add(self, work, server, number, **found):
-        """Adds what a step has found: `result`, the numbers, or `why`, a text, if it has failed."""
+        """Adds the outcome of a step: `result` with its numbers, or `why` with the reason of its failure."""
         self.records.append({"work": work, "server": server, "round": number, **found})
         self.save()
 
     def save(self):
-        # A run that is interrupted while it writes leaves the file of the step before.
+        # Replaces the file atomically: an interrupted write leaves the file of the previous step.
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_suffix(".new")
         new.write_text(json.dumps({"meta": self.meta, "records": self.records}, indent=1))
         new.replace(self.path)
 
     def values(self, work, server, field):
-        """The numbers of all rounds: `{round: number}`."""
+        """Returns the numbers of all rounds: `{round: number}`."""
         found = {}
         for record in self.records:
             number = record.get("result", {}).get(field)
@@ -62,5 +62,5 @@ class Results:
 
 
 def paired(ours, theirs, join):
-    """Joins the numbers of the same rounds: only they were taken close together."""
+    """Joins the numbers of the same rounds, since only these were taken close together."""
     return [join(ours[number], theirs[number]) for number in sorted(ours) if theirs.get(number)]

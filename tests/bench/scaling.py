@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What the measured costs mean for machines: the tables of docs/scaling.md.
+"""Calculates the tables of docs/scaling.md from measured costs.
 
     tests/bench/scaling.py            prints the tables
     tests/bench/scaling.py --write    puts them into docs/scaling.md
-    tests/bench/scaling.py --check    fails where docs/scaling.md has others
+    tests/bench/scaling.py --check    fails if docs/scaling.md has other tables
 
-All that was measured stands in COSTS, all that is assumed in ASSUMED; the rest is arithmetic.
+COSTS has the measurements, ASSUMED the assumptions; the rest is arithmetic.
 """
 
 import math
@@ -15,9 +15,8 @@ from pathlib import Path
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/scaling.md"
 
-# From docs/performance.md and docs/performance/memory.md: microseconds of one core, bytes. Redis takes 3.1 for publication
-# and one copy where they come in pipelines (work U1); that each comes alone from some Django process, as here, is dearer, and
-# a guess.
+# From docs/performance.md and docs/performance/memory.md: microseconds of one core, or bytes. Redis takes 3.1 µs for a
+# publication and one copy in pipelines (workload U1). Single publications from Django cost more; that figure is a guess.
 COSTS = {
     "delivery, many messages in one write": 0.15,
     "delivery, one message to each of 1,000 sockets": 4.2,
@@ -32,15 +31,15 @@ COSTS = {
     "bytes of a connection with a session": 1_900,
     "bytes of a socket in the kernel": 4_608,
 }
-# How full a core may be in normal times, so that peaks and reconnects find room; and how full Redis' one core.
+# The shares of a core and of Redis' core that normal load may use; the rest is for peaks and reconnects.
 ASSUMED = {"busy": 0.5, "redis busy": 0.5, "memory of a node for connections": 0.5, "GiB for each core": 2, "seconds of a reconnect storm": 30}
 
-# Each profile: messages per second and page to a channel of its own; channels that many listen to, by how many pages a
-# channel has, and messages per second in each; publications per second and page.
+# Each profile: messages per second and page on the page's own channel; pages of a shared channel, and messages per second
+# on it; publications per second and page.
 PROFILES = {
-    "notifications": {"own": 1 / 300, "room": 1, "room rate": 0.0, "publishes": 0.0},
-    "chat": {"own": 1 / 600, "room": 50, "room rate": 0.2, "publishes": 1 / 250},
-    "live ticker": {"own": 0.0, "room": 100_000, "room rate": 2.0, "publishes": 0.0},
+    "notifications": {"own": 1 / 300, "shared pages": 1, "shared rate": 0.0, "publishes": 0.0},
+    "chat": {"own": 1 / 600, "shared pages": 50, "shared rate": 0.2, "publishes": 1 / 250},
+    "live ticker": {"own": 0.0, "shared pages": 100_000, "shared rate": 2.0, "publishes": 0.0},
 }
 PAGES = [10_000, 1_000_000, 10_000_000]
 CORES = [4, 16, 64]
@@ -55,8 +54,8 @@ def number(value):
 
 
 def gateway_load(profile, pages):
-    """Microseconds of a gateway's cores in a second, for so many pages."""
-    shared = profile["room rate"] * pages
+    """Returns the CPU load of all gateways in µs per second."""
+    shared = profile["shared rate"] * pages
     own = profile["own"] * pages
     return (
         shared * COSTS["delivery, one message to each of 10,000 sockets"]
@@ -66,7 +65,7 @@ def gateway_load(profile, pages):
 
 
 def pages_of_node(profile, cores):
-    """Pages that a node carries, and what bounds it."""
+    """Returns the pages that a node carries, and the limiting resource."""
     by_cpu = ASSUMED["busy"] * cores * 1e6 / gateway_load(profile, 1)
     by_memory = cores * ASSUMED["GiB for each core"] * 2**30 * ASSUMED["memory of a node for connections"] / memory()
     storm = COSTS["connection with its handshake"] + COSTS["what a session adds to that"]
@@ -79,13 +78,16 @@ def memory():
 
 
 def redis_load(profile, pages, gateways):
-    """Microseconds of Redis in a second: a message for one page goes to one gateway, a room's to those where it has pages."""
-    rooms = max(1, pages / profile["room"])
-    messages = rooms * profile["room rate"]
-    hearing = gateways * (1 - (1 - 1 / gateways) ** min(profile["room"], pages))
+    """Returns the load of Redis in µs per second.
+
+    A message on a page's own channel goes to one gateway, one on a shared channel to each gateway with pages of it.
+    """
+    channels = max(1, pages / profile["shared pages"])
+    messages = channels * profile["shared rate"]
+    subscribed = gateways * (1 - (1 - 1 / gateways) ** min(profile["shared pages"], pages))
     own = profile["own"] * pages
-    published, heard = COSTS["message, in Redis, for its publication"], COSTS["message, in Redis, for each subscribed gateway"]
-    return messages * (published + heard * hearing) + own * (published + heard)
+    published, copied = COSTS["message, in Redis, for its publication"], COSTS["message, in Redis, for each subscribed gateway"]
+    return messages * (published + copied * subscribed) + own * (published + copied)
 
 
 def table(head, rows):
@@ -122,7 +124,7 @@ def sites():
     for name, profile in PROFILES.items():
         for pages in PAGES:
             each, bound = pages_of_node(profile, 16)
-            # One more, so that any of them may be restarted.
+            # One more than needed, so that any of them may restart.
             gateways = math.ceil(pages / each) + 1
             load = redis_load(profile, pages, gateways) / 1e6
             needed = math.ceil(load / ASSUMED["redis busy"])
@@ -131,10 +133,10 @@ def sites():
 
 
 def fan_out():
-    published, heard = COSTS["message, in Redis, for its publication"], COSTS["message, in Redis, for each subscribed gateway"]
+    published, copied = COSTS["message, in Redis, for its publication"], COSTS["message, in Redis, for each subscribed gateway"]
     rows = []
     for gateways in (1, 2, 4, 16, 64):
-        most = ASSUMED["redis busy"] * 1e6 / (published + heard * gateways)
+        most = ASSUMED["redis busy"] * 1e6 / (published + copied * gateways)
         rows.append((gateways, number(most), number(most * gateways)))
     return table(["gateways subscribed to each message", "messages per second", "copies per second"], rows)
 

@@ -1,4 +1,4 @@
-"""The servers that are measured, each alone on core 0, with a Redis of its own run on core 1."""
+"""The measured servers. Each runs alone on core 0, with a fresh Redis on core 1."""
 
 import contextlib
 import json
@@ -17,13 +17,13 @@ ROOT = HERE.parents[1]
 TOOLS = HERE / "wsload/target/release"
 BUN = HERE / "peers/bun/node_modules/@oven/bun-linux-x64/bin/bun"
 CENTRIFUGO = ROOT / "tests/.cache/centrifugo/centrifugo"
-# All that Django's sessions of the generator's visitors begin with; eight digits follow.
+# Prefix of the generator's session keys; eight digits follow.
 SESSION = "benchmark" + "0" * 15
 CHANNEL = "broadcast:fac"
 
 
 class Failed(Exception):
-    """A server could not do what it should; the text says why."""
+    """A failed measurement; the text is the reason."""
 
 
 def free_port():
@@ -46,7 +46,7 @@ EVERYTHING = (*FANOUTS, "U1", "P1", "P1e", "C1", "C1s", "I1")
 
 @dataclass
 class Server:
-    """One of the measured servers: how to start it, and how its addresses look."""
+    """A measured server: its command, addresses and workloads."""
 
     name: str
     command: list
@@ -56,12 +56,12 @@ class Server:
     environment: dict = field(default_factory=dict)
     pub: str = "redis://127.0.0.1:{redis}/" + CHANNEL
     pub_user: str = "redis://127.0.0.1:{redis}/user:{{u}}:fac"
-    # What a client says after the handshake, and a file with what is published around a payload.
+    # The first message of a client after the handshake, and a file with the template around a published payload.
     hello: str = ""
     template: str | Path = ""
     works: tuple = ()
     missing: str = ""
-    # Those on which it runs.
+    # The cores that it runs on.
     cores: str = "0"
     port: int = 0
     redis: int = 0
@@ -75,7 +75,7 @@ class Server:
 
     @contextlib.contextmanager
     def running(self, redis, **environment):
-        """Starts the server beside the Redis on that port, and stops it in the end."""
+        """Starts the server with the Redis on that port; stops it after the block."""
         self.port, self.redis = free_port(), redis
         with tempfile.TemporaryDirectory(prefix="ws4redis-bench-") as self.folder:
             prepare = getattr(self, "prepare", None)
@@ -92,7 +92,7 @@ class Server:
                 stop(process)
 
     def wait_for_handshake(self):
-        """Waits until the server takes WebSockets: some listen before they have reached Redis."""
+        """Waits until the server accepts WebSockets; some listen before they are connected to Redis."""
         request = f"GET {self.subscribe} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
@@ -101,7 +101,7 @@ class Server:
                 if b" 101 " in connection.recv(64):
                     return
             time.sleep(0.05)
-        raise Failed(f"{self.name} takes no WebSocket")
+        raise Failed(f"{self.name} accepts no WebSocket")
 
 
 class Nchan(Server):
@@ -115,7 +115,7 @@ class Nchan(Server):
 
 
 def started(cores, command, port, env=None):
-    """Starts a process on those cores and waits until it listens."""
+    """Starts a process on these cores and waits until it listens."""
     process = subprocess.Popen(["taskset", "-c", str(cores), *map(str, command)], env=env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -149,7 +149,7 @@ def redis_server():
 
 
 def write_sessions(redis, count, groups=lambda number: ["chatusers", "staff"]):
-    """Logs users `0` to `count - 1` in, as Django's cache sessions, with two groups each unless others are given."""
+    """Writes Django cache sessions of the users `0` to `count - 1`."""
     commands = bytearray()
     for number in range(count):
         key = f":1:django.contrib.sessions.cache{SESSION}{number:08}"
@@ -208,7 +208,7 @@ def nchan():
 
 def centrifugo():
     missing = "" if CENTRIFUGO.exists() else "it has not been built, which needs Go"
-    # Channels are named by the number of a user, which is 0 where there are no users.
+    # Channel names contain the number of the user, which is 0 in workloads without users.
     publish = "http://127.0.0.1:{port}/api/publish"
     folder = HERE / "peers/centrifugo"
     return Server(
@@ -228,7 +228,7 @@ def centrifugo():
 
 
 def raise_file_limit():
-    """Raises the limit of open files for the servers as well, who inherit it, and gives it."""
+    """Raises the limit of open files, which the servers inherit; returns it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard

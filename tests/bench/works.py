@@ -1,4 +1,4 @@
-"""The works: what the generator does to a server, and how one measurement is taken."""
+"""The workloads of the generator, and one measurement."""
 
 import contextlib
 import json
@@ -39,44 +39,44 @@ WHAT = {
     "I1p": "the same, after each has answered a ping",
     "I1s": "as I1p, each with a session, a user's channel and two groups'",
 }
-# Works in which each visitor has a session in Redis.
+# Workloads with a session in Redis for each visitor.
 SESSIONS = {"U1": 5000, "C1s": 64, "I1s": 10000}
-# What is on besides: messages are kept for an hour; pings come soon, so that each connection has answered one.
+# Further settings: messages expire after an hour; short ping intervals, so that each connection has answered a ping.
 ENVIRONMENT = {
     "P1e": {"WS4REDIS_EXPIRE": "3600", "EXPIRE": "3600"},
     "I1p": {"WS4REDIS_PING__INTERVAL_SECONDS": "5"},
     "I1s": {"WS4REDIS_PING__INTERVAL_SECONDS": "5"},
 }
 HOLD = {"I1": 2, "I1p": 12, "I1s": 12}
-# Each wait of the generator has a deadline; all of them together take less than this beside the work itself.
+# Upper bound in seconds of the generator's waits, in addition to the workload itself.
 PATIENCE = 60
 
 
 def option(arguments, name):
-    """The value of an option of the generator, or 0."""
+    """Returns the value of a generator option, or 0."""
     return int(arguments[len(arguments) - arguments[::-1].index(name)]) if name in arguments else 0
 
 
 def seconds(work, secs, extra=()):
-    """About how long a measurement takes."""
+    """Estimates the duration of a measurement in seconds."""
     arguments = [*WORKS[work], *extra]
     connections = option(arguments, "--conns") + option(arguments, "--users")
     return 2.5 + connections / 4000 + HOLD.get(work, secs)
 
 
 def generator(server, redis_pid, arguments):
-    """The command line of the generator, on a core of its own."""
-    # What is said twice counts as it is said last.
+    """Returns the command line of the generator on core 1."""
+    # The last value of a repeated option applies.
     arguments = ["--connect-secs", "20", "--probe-secs", "15", "--drain-secs", "4", *arguments]
     measured = ["--pid", server.pid, "--redis-pid", redis_pid, "--core", "0", "--json"]
     return [str(word) for word in ["taskset", "-c", "1", TOOLS / "wsload", *arguments, *measured]]
 
 
-def answer(output, errors=""):
-    """The numbers that the generator has printed."""
+def parse_output(output, errors=""):
+    """Parses the numbers that the generator has printed."""
     lines = [line for line in output.splitlines() if line.startswith("{")]
     if not lines:
-        raise Failed(f"the generator says: {(errors or output).strip()[-300:] or 'nothing'}")
+        raise Failed(f"the generator reports: {(errors or output).strip()[-300:] or 'nothing'}")
     result = json.loads(lines[-1])
     if "error" in result:
         raise Failed(f"{result['error']}: {result.get('why') or 'nothing more is known'}")
@@ -85,8 +85,8 @@ def answer(output, errors=""):
     return result
 
 
-def measure(work, server, redis, redis_pid, secs=5, extra=(), environment=None, beside=contextlib.nullcontext):
-    """Starts the server, lets the generator do the work against it, and gives the generator's numbers."""
+def measure(work, server, redis, redis_pid, secs=5, extra=(), environment=None, alongside=contextlib.nullcontext):
+    """Starts the server and runs the workload against it; returns the generator's numbers."""
     if work in SESSIONS:
         write_sessions(redis, SESSIONS[work])
     arguments = [*WORKS[work], *extra]
@@ -94,7 +94,7 @@ def measure(work, server, redis, redis_pid, secs=5, extra=(), environment=None, 
     path = {"users": server.user, "upstream": server.publish}.get(kind, server.subscribe)
     if work == "I1s":
         path = "/ws/fac?subscribe-user&subscribe-group&subscribe-broadcast"
-    with server.running(redis, **(environment or ENVIRONMENT.get(work, {}))), beside():
+    with server.running(redis, **(environment or ENVIRONMENT.get(work, {}))), alongside():
         arguments += ["--url", server.url(path)]
         if work in SESSIONS:
             arguments += ["--header", f"Cookie: sessionid={SESSION}{'{u8}' if work == 'U1' else '{i8}'}"]
@@ -114,8 +114,8 @@ def measure(work, server, redis, redis_pid, secs=5, extra=(), environment=None, 
             done = subprocess.run(command, capture_output=True, text=True, timeout=secs + PATIENCE)
         except subprocess.TimeoutExpired:
             raise Failed("the generator did not end in time") from None
-    result = answer(done.stdout, done.stderr)
-    # Someone who loses everything is not the faster for it.
+    result = parse_output(done.stdout, done.stderr)
+    # A server that loses every message must not count as a fast one.
     if "delivered" in result and not result["delivered"] or result.get("received") == 0 or result.get("cycles") == 0:
         raise Failed("nothing has arrived")
     return result
