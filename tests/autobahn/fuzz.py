@@ -1,6 +1,6 @@
-"""Autobahn's fuzzing client on CPython 2.7, with a facility of its own for each case.
+"""Autobahn's fuzzing client on CPython 2.7, with one facility per case.
 
-Through a relay, a late message of one case would otherwise reach the next.
+On a shared facility a late message of one case would reach the next.
 """
 
 import json
@@ -22,5 +22,5 @@ class OneFacilityEach(Plain):
 
 fuzzing.FuzzingClientProtocol = OneFacilityEach
 fuzzing.startClient(json.load(open(sys.argv[1])))
-# It stops by itself after the last case.
+# Stops after the last case.
 reactor.run()

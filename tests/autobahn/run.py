@@ -1,7 +1,7 @@
-"""Autobahn|Testsuite against the gateway: `run.py PYTHON27`, with a Python that has it.
+"""Autobahn|Testsuite against the gateway: `run.py PYTHON27`, where PYTHON27 has it installed.
 
-What is sent comes back through Redis (`echo`), so cases that need more than a relay of text and binary keeps cannot
-pass; `expected.json` lists them with the reason. Everything else has to.
+Messages return through Redis (`echo`), so cases that need more than a relay of text and binary messages cannot pass;
+`expected.json` lists them with the reason. All others have to pass.
 """
 
 import json
@@ -53,7 +53,7 @@ def main():
 
 
 def judge(results, expected):
-    """Prints what is not as it should be, and the counts; returns the exit code."""
+    """Prints unexpected results and the counts; returns the exit code."""
     failed = 0
     cannot, lenient = expected["cannot pass"], expected["may be non-strict"]
     for case in sorted(results, key=lambda name: [int(part) for part in name.split(".")]):

@@ -1,4 +1,4 @@
-"""The clients that sites use, against the embedded store of the built binary."""
+"""The Redis clients of Django sites, against the embedded store of the built binary."""
 
 import django
 import pytest
@@ -38,7 +38,7 @@ def gateway():
 
 @pytest.fixture(params=[2, 3], ids=["RESP2", "RESP3"])
 def client(request):
-    """A client of a database of its own, empty."""
+    """A client of an empty database."""
     client = redis.Redis(port=EMBEDDED_PORT, db=7, protocol=request.param, decode_responses=True, socket_timeout=10)
     client.flushdb()
     yield client

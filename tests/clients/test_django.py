@@ -1,4 +1,4 @@
-"""What Django sites keep in Redis: caches and sessions; and the package's publisher."""
+"""The use of Redis by Django sites: caches, sessions, and the package's publisher."""
 
 import datetime
 import importlib
@@ -8,7 +8,7 @@ import redis
 from django.core.cache import caches
 from django.test import RequestFactory
 
-from harness import EMBEDDED_PORT, Ear, unique
+from harness import EMBEDDED_PORT, PubSubRecorder, unique
 
 
 @pytest.fixture(params=["django", "django-redis"])
@@ -119,13 +119,13 @@ def test_the_packages_publisher(gateway):
     from ws4redis.redis_store import RedisMessage
 
     store = redis.Redis(port=EMBEDDED_PORT, db=3)
-    ear = Ear(store)
+    recorder = PubSubRecorder(store)
     facility = unique()
     RedisPublisher(facility=facility, broadcast=True, users=["john"]).publish_message(RedisMessage("hello"))
     broadcast, user = f"clients:broadcast:{facility}", f"clients:user:john:{facility}"
-    assert sorted(ear.heard()) == [(broadcast, b"hello"), (user, b"hello")]
+    assert sorted(recorder.received()) == [(broadcast, b"hello"), (user, b"hello")]
     assert store.get(broadcast) == b"hello" and 50 <= store.ttl(broadcast) <= 60
     request = RequestFactory().get("/")
     request.session = request.user = None
     assert RedisPublisher().fetch_message(request, facility) == b"hello"
-    ear.close()
+    recorder.close()

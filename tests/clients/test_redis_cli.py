@@ -1,4 +1,4 @@
-"""redis-cli: one command, a script, and a person at a terminal."""
+"""redis-cli: one command, a script, and an interactive terminal."""
 
 import fcntl
 import os
@@ -68,12 +68,12 @@ class Terminal:
         os.write(self.terminal, text.encode())
 
     def expect(self, pattern):
-        """Waits until the screen shows `pattern`, and forgets all up to it."""
+        """Waits until the screen shows `pattern`, and drops the text up to it."""
         end = time.monotonic() + DEADLINE
         while not (found := re.search(pattern, self.screen)):
-            assert time.monotonic() < end, f"{pattern!r} has not come; the screen: {self.screen!r}"
+            assert time.monotonic() < end, f"no {pattern!r}; the screen: {self.screen!r}"
             if select.select([self.terminal], [], [], 0.1)[0]:
-                # Colours and cursor movements are of no interest.
+                # Removes colours and cursor movements.
                 got = os.read(self.terminal, 65536).decode(errors="replace")
                 self.screen += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", got)
         self.screen = self.screen[found.end() :]
@@ -104,7 +104,7 @@ def terminal():
 
 def test_a_person_at_a_terminal(terminal):
     key = unique()
-    # What is typed before there is a prompt, redis-cli may discard.
+    # redis-cli may discard input before its prompt.
     prompt = rf"127\.0\.0\.1:{EMBEDDED_PORT}(\[3\])?(\(TX\))?> $"
     terminal.expect(prompt)
     for line, answer in [

@@ -1,4 +1,4 @@
-"""redis-py, in both protocols."""
+"""redis-py with RESP2 and RESP3."""
 
 import asyncio
 
@@ -148,7 +148,7 @@ def test_the_connection_reports_its_properties(client):
 def test_unknown_commands_get_redis_own_error(client):
     with pytest.raises(redis.ResponseError, match="unknown command 'LPUSH'|unknown command 'lpush'"):
         client.lpush("x", 1)
-    assert client.ping(), "the connection goes on"
+    assert client.ping(), "the connection stays usable"
 
 
 def test_databases_are_separate():
@@ -159,7 +159,7 @@ def test_databases_are_separate():
 
 
 def test_asyncio():
-    async def talk():
+    async def use_client():
         client = redis.asyncio.Redis(port=EMBEDDED_PORT)
         key = unique()
         await client.set(key, 1, ex=60)
@@ -168,7 +168,7 @@ def test_asyncio():
         finally:
             await client.aclose()
 
-    assert asyncio.run(talk()) == b"1"
+    assert asyncio.run(use_client()) == b"1"
 
 
 def test_only_loopback_is_listened_on():

@@ -1,4 +1,4 @@
-"""The contract of addresses as data: what a URL means in channels.
+"""The address contract as data: the channels of each URL.
 
 `+` and `%` stand for themselves here: the targets are sent byte for byte, without the prefix `/ws/`.
 """
@@ -35,7 +35,7 @@ PATHS = {
     "x" * 500: "x" * 500,
 }
 
-# Path behind /ws/ -> status, for those that name no facility.
+# Path behind /ws/ -> status, for paths without a valid facility.
 REFUSED_PATHS = {
     "a%00b": 400,
     "a%0Ab": 400,
@@ -47,7 +47,7 @@ REFUSED_PATHS = {
     "%ED%A0%80": 400,
 }
 
-# Queries that say subscribe-broadcast and nothing else.
+# Queries that contain subscribe-broadcast and no other flag.
 SUBSCRIBING = [
     "subscribe-broadcast",
     "subscribe-broadcast=",
@@ -64,7 +64,7 @@ SUBSCRIBING = [
     "subscribe-broadcast&%FF=x",
 ]
 
-# Queries that say nothing: an open and idle socket.
+# Queries without a flag: an open and idle socket.
 IDLE = [
     "",
     "?",
@@ -79,7 +79,7 @@ IDLE = [
     "?publish",
 ]
 
-# Queries with which what a client says is published on the broadcast channel, or not.
+# Queries, and whether they let a client publish to the broadcast channel.
 PUBLISHING = {
     "publish-broadcast": True,
     "Publish-BROADCAST=0": True,
@@ -91,7 +91,7 @@ PUBLISHING = {
     "publish-user&publish-group&publish-session": False,
 }
 
-# What needs an identity, which an anonymous client has not: no channel, and an open socket.
+# Flags that need an identity: an anonymous client gets an open socket without these channels.
 NEEDS_IDENTITY = ["subscribe-user", "subscribe-group", "subscribe-session"]
 
 # Targets outside the prefix.

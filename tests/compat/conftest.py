@@ -11,13 +11,13 @@ from harness import (
     BINARY,
     DEADLINE,
     EMBEDDED_PORT,
-    Ear,
     Gateway,
+    PubSubRecorder,
     RedisServer,
     clean_environment,
     embedded_gateway,
 )
-from visitors import MANAGE, Browser, Site
+from visitors import MANAGE, UpstreamBrowser, UpstreamSite
 
 PEOPLE = """
 from django.contrib.auth.models import Group, User
@@ -39,15 +39,15 @@ class Store:
         self.redis = redis.Redis(port=port)
         self.started = []
 
-    @functools.cache  # noqa: B019 - one for each set of settings, for as long as the suite runs
+    @functools.cache  # noqa: B019 - one gateway per set of settings, for the whole suite
     def another(self, **settings):
-        """A further gateway on the same store."""
+        """Returns another gateway on the same store, one per set of settings."""
         gateway = Gateway(redis__url=self.url, demo__enabled="off", **settings)
         self.started.append(gateway)
         return gateway
 
     def publish(self, *arguments, text=None, prefix=""):
-        """`ws4redis publish …` on this store."""
+        """Runs `ws4redis publish …` on this store."""
         return subprocess.run(
             [BINARY, "publish", *arguments],
             input=text,
@@ -76,7 +76,7 @@ def store(request):
     else:
         with embedded_gateway() as gateway:
             store = Store("embedded", EMBEDDED_PORT, gateway)
-            assert "embedded_store" in store.redis.info(), "6379 is answered, but not by the embedded store"
+            assert "embedded_store" in store.redis.info(), "another server than the embedded store answers on port 6379"
             yield store
             store.stop()
 
@@ -88,7 +88,7 @@ def gateway(store):
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory):
-    """The site's database, with its people."""
+    """The site's database, with its users."""
     path = tmp_path_factory.mktemp("site") / "db.sqlite3"
     manage = [sys.executable, str(MANAGE)]
     for arguments in (["migrate", "-v0"], ["shell", "-c", PEOPLE]):
@@ -106,13 +106,13 @@ def database(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def sites(store, database):
-    """Makes sites, one for each set of settings."""
+    """Returns a function that starts sites, one per set of settings."""
     made = {}
 
     def make(**settings):
         key = tuple(sorted(settings.items()))
         if key not in made:
-            made[key] = Site(store, database, **settings)
+            made[key] = UpstreamSite(store, database, **settings)
         return made[key]
 
     yield make
@@ -127,11 +127,11 @@ def site(sites):
 
 @pytest.fixture
 def visitor(site):
-    return Browser(site)
+    return UpstreamBrowser(site)
 
 
 @pytest.fixture
-def ear(store):
-    ear = Ear(store.redis)
-    yield ear
-    ear.close()
+def recorder(store):
+    recorder = PubSubRecorder(store.redis)
+    yield recorder
+    recorder.close()

@@ -1,15 +1,15 @@
-"""Browsers publish, and Django fetches with the package's own fetch_message or listens on Redis."""
+"""Browsers publish; Django reads with the package's own fetch_message or a Redis subscription."""
 
 import pytest
 
 from harness import unique, until
-from visitors import Browser
+from visitors import UpstreamBrowser
 
-TALK = "subscribe-broadcast&publish-broadcast&echo"
+FLAGS_WITH_ECHO = "subscribe-broadcast&publish-broadcast&echo"
 
 
-def say(gateway, facility, message, flags=TALK):
-    """A client says something and has it back: Redis has it."""
+def publish_and_await_echo(gateway, facility, message, flags=FLAGS_WITH_ECHO):
+    """Publishes as a client and waits for the echo, which proves that Redis has the message."""
     with gateway.connect(facility, flags) as client:
         client.send(message)
         client.expect(message)
@@ -18,7 +18,7 @@ def say(gateway, facility, message, flags=TALK):
 @pytest.mark.parametrize("message", ["a word", "Grüße 🎈", b"\xff\x00"], ids=["text", "unicode", "binary"])
 def test_django_fetches_what_a_client_published(store, gateway, site, message):
     facility = unique()
-    say(gateway, facility, message)
+    publish_and_await_echo(gateway, facility, message)
     expected = message if isinstance(message, bytes) else message.encode()
     assert site.fetch(facility) == expected
     assert site.fetch(facility, audience="broadcast") == expected
@@ -28,7 +28,7 @@ def test_django_fetches_what_a_client_published(store, gateway, site, message):
 def test_expire_governs_what_clients_publish(store, site):
     short = store.another(expire="10")
     facility = unique()
-    say(short, facility, "kept for ten seconds")
+    publish_and_await_echo(short, facility, "kept for ten seconds")
     assert 1 <= store.redis.ttl(f"broadcast:{facility}") <= 10
     assert site.fetch(facility) == b"kept for ten seconds"
 
@@ -37,7 +37,7 @@ def test_expire_governs_what_clients_publish(store, site):
 def test_without_expire_client_messages_are_not_persisted(store, site, expire):
     passing = store.another(expire=expire)
     facility = unique()
-    say(passing, facility, "passing")
+    publish_and_await_echo(passing, facility, "passing")
     assert site.fetch(facility) is None
     assert not store.redis.exists(f"broadcast:{facility}")
 
@@ -45,15 +45,15 @@ def test_without_expire_client_messages_are_not_persisted(store, site, expire):
 @pytest.mark.parametrize("audience", ["user", "group", "session", "nonsense"])
 def test_a_client_broadcast_belongs_to_no_other_audience(gateway, site, audience):
     facility = unique()
-    say(gateway, facility, "for all")
-    visitor = Browser(site)
+    publish_and_await_echo(gateway, facility, "for all")
+    visitor = UpstreamBrowser(site)
     visitor.post("login", username="john")
     assert visitor.fetch(facility, audience=audience) is None
     assert visitor.fetch(facility, audience="any") == b"for all"
 
 
 def test_fetch_takes_session_user_group_and_broadcast_in_this_order(store, site):
-    visitor = Browser(site)
+    visitor = UpstreamBrowser(site)
     key = visitor.post("login", username="john")["session"]
     facility = unique()
     for arguments, message in (
@@ -71,29 +71,29 @@ def test_fetch_takes_session_user_group_and_broadcast_in_this_order(store, site)
 
 def test_a_client_of_a_prefixed_gateway_is_fetched_by_its_own_site(store, site, sites):
     facility = unique()
-    say(store.another(prefix="demo"), facility, "prefixed")
+    publish_and_await_echo(store.another(prefix="demo"), facility, "prefixed")
     assert sites(prefix="demo").fetch(facility) == b"prefixed"
     assert site.fetch(facility) is None
 
 
-def test_a_redis_subscriber_receives_client_messages_in_order(gateway, ear):
+def test_a_redis_subscriber_receives_client_messages_in_order(gateway, recorder):
     facility = unique()
     words = [f"word {number}" for number in range(500)]
-    with gateway.connect(facility, TALK) as client:
+    with gateway.connect(facility, FLAGS_WITH_ECHO) as client:
         for word in words:
             client.send(word)
         client.expect(*words)
-    assert ear.heard() == [(f"broadcast:{facility}", word.encode()) for word in words]
+    assert recorder.received() == [(f"broadcast:{facility}", word.encode()) for word in words]
 
 
 def test_two_clients_and_django_talk_on_one_facility(gateway, site):
     facility = unique()
-    with gateway.connect(facility, "subscribe-broadcast&publish-broadcast") as one, gateway.connect(facility, TALK) as two:
+    with gateway.connect(facility, "subscribe-broadcast&publish-broadcast") as one, gateway.connect(facility, FLAGS_WITH_ECHO) as two:
         one.send("from one")
         two.expect("from one")
         until(lambda: site.fetch(facility), b"from one", "fetch_message")
         site.publish(facility, "from Django")
-        # Its own message does not come back to a client without `echo`.
+        # A client without `echo` does not receive its own message.
         one.expect("from Django")
         two.expect("from Django")
         two.send("from two")

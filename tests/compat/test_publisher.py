@@ -4,8 +4,8 @@ import base64
 
 import pytest
 
-from harness import Ear, unique, until
-from visitors import Browser
+from harness import PubSubRecorder, unique, until
+from visitors import UpstreamBrowser
 
 DAYS = 1209600
 
@@ -20,17 +20,17 @@ def test_an_unmodified_django_publishes_to_two_tabs(gateway, visitor):
 
 def test_a_broadcast_reaches_its_own_facility_only(gateway, site):
     here, there = unique(), unique()
-    with gateway.connect(here) as listener, gateway.connect(there) as stranger:
+    with gateway.connect(here) as listener, gateway.connect(there) as other:
         site.publish(here, "for here")
         listener.expect("for here")
-        stranger.expect_nothing_before(lambda marker: site.publish(there, marker))
+        other.expect_nothing_before(lambda marker: site.publish(there, marker))
 
 
 @pytest.mark.parametrize(
     "facility, path",
     [("fé", "f%C3%A9"), ("a b", "a%20b"), ("a/b", "a/b"), ("a/b", "a%2Fb"), ("a:b", "a:b"), ("日本", "%E6%97%A5%E6%9C%AC")],
 )
-def test_facilities_are_spelt_alike_on_both_sides(gateway, site, facility, path):
+def test_both_sides_spell_facilities_alike(gateway, site, facility, path):
     message = unique("message")
     own = unique()
     with gateway.connect(f"{own}{path}") as listener:
@@ -115,7 +115,7 @@ def test_a_message_without_expire_leaves_the_kept_one(gateway, site):
         late.expect("kept")
 
 
-def test_prefixed_sites_are_apart(store, gateway, site, sites):
+def test_a_prefix_separates_sites(store, gateway, site, sites):
     facility = unique()
     demo = sites(prefix="demo")
     prefixed = store.another(prefix="demo")
@@ -127,7 +127,7 @@ def test_prefixed_sites_are_apart(store, gateway, site, sites):
     assert store.redis.get(f"demo:broadcast:{facility}") is not None
 
 
-def test_a_heartbeat_of_djangos_is_no_message(store, sites):
+def test_the_heartbeat_of_a_site_is_not_a_message(store, sites):
     beating = sites(heartbeat="--heartbeat--")
     gateway = store.another(heartbeat="--heartbeat--")
     facility = unique()
@@ -138,7 +138,7 @@ def test_a_heartbeat_of_djangos_is_no_message(store, sites):
         client.expect("--heartbeat--")
         assert beating.fetch(facility) is None, "a client's heartbeat is not published"
         client.send("a message")
-        until(client.receive, "a message", "the message, perhaps behind further heartbeats")
+        until(client.receive, "a message", "the message, possibly after further heartbeats")
 
 
 @pytest.mark.parametrize("transaction", [True, False], ids=["multi", "plain"])
@@ -153,7 +153,7 @@ def test_a_pipeline_of_a_publisher_arrives_whole_and_in_order(gateway, site, tra
         late.expect(messages[-1])
 
 
-# ---- Users, groups, sessions: the names of channels and keys ---------------------------------------------------------
+# ---- Names of channels and keys of users, groups, sessions ------------------------------------------------------------
 
 KEY = "wnqd0gbw5obpnj50zwh6yaq2yz4o8g9x"
 
@@ -184,7 +184,7 @@ KEY = "wnqd0gbw5obpnj50zwh6yaq2yz4o8g9x"
     ids=["broadcast", "user", "users", "unicode", "groups", "session", "all"],
 )
 @pytest.mark.parametrize("expire", [None, 10, 0])
-def test_django_and_the_command_line_name_channels_and_keys_alike(store, site, ear, wanted, arguments, channels, expire):
+def test_django_and_the_command_line_name_channels_and_keys_alike(store, site, recorder, wanted, arguments, channels, expire):
     facility = unique()
     expected = sorted((channel.format(f=facility), b"message") for channel in channels)
     keys = [channel for channel, _ in expected]
@@ -204,46 +204,46 @@ def test_django_and_the_command_line_name_channels_and_keys_alike(store, site, e
 
     site.publish(facility, "message", **({"broadcast": False} | wanted), **({} if expire is None else {"expire": expire}))
     # The order of the channels is arbitrary.
-    assert sorted(ear.heard()) == expected
+    assert sorted(recorder.received()) == expected
     check(kept())
 
     limit = [] if expire is None else ["--expire", str(expire)]
     done = store.publish(*arguments, *limit, facility, "message")
     assert done.returncode == 0, done.stderr.decode()
-    assert sorted(ear.heard()) == expected
+    assert sorted(recorder.received()) == expected
     check(kept())
 
 
-def test_self_is_the_visitor_as_the_gateway_names_it(store, site, ear):
+def test_self_publishes_to_the_names_that_the_gateway_uses(store, site, recorder):
     for name in ("john", "jörg"):
-        visitor = Browser(site)
+        visitor = UpstreamBrowser(site)
         key = visitor.post("login", username=name)["session"]
         facility = unique()
         message = base64.b64encode(b"to myself").decode()
         visitor.post(
             "publish", facility=facility, base64=message, users=["SELF"], groups=["SELF"], sessions=["SELF"]
         )
-        by_django = sorted(ear.heard())
+        by_django = sorted(recorder.received())
         assert len(by_django) == 4
         done = store.publish(
             *["--user", name, "--group", "chatters", "--group", "red team", "--session", key],
             *[facility, "to myself"],
         )
         assert done.returncode == 0, done.stderr.decode()
-        assert sorted(ear.heard()) == by_django
+        assert sorted(recorder.received()) == by_django
 
 
-def test_the_prefix_of_the_command_line_is_djangos(store, sites, ear):
+def test_the_prefix_of_the_command_line_is_djangos(store, sites, recorder):
     facility = unique()
     sites(prefix="demo").publish(facility, "message", users=["john"])
-    by_django = sorted(ear.heard())
+    by_django = sorted(recorder.received())
     assert by_django == [(f"demo:broadcast:{facility}", b"message"), (f"demo:user:john:{facility}", b"message")]
     done = store.publish("--broadcast", "--user", "john", facility, "message", prefix="demo")
     assert done.returncode == 0, done.stderr.decode()
-    assert sorted(ear.heard()) == by_django
+    assert sorted(recorder.received()) == by_django
 
 
-def test_a_gateways_clients_do_not_hear_what_is_for_somebody_else(gateway, site):
+def test_an_anonymous_client_receives_no_message_for_others(gateway, site):
     facility = unique()
     flags = "subscribe-broadcast&subscribe-user&subscribe-group&subscribe-session"
     with gateway.connect(facility, flags) as anonymous:
@@ -260,22 +260,22 @@ def test_the_command_line_publishes_from_standard_input(store, gateway, site):
         assert site.fetch(facility) == b"from a pipe"
 
 
-# ---- Sessions of the site's ------------------------------------------------------------------------------------------
+# ---- The site's sessions ---------------------------------------------------------------------------------------------
 
 
 def test_a_sites_sessions_live_in_the_same_store(store, site):
-    visitor = Browser(site)
+    visitor = UpstreamBrowser(site)
     key = visitor.post("login", username="john")["session"]
     found = [name for name in store.redis.keys("*") if key.encode() in name]
     assert found == [f":1:django.contrib.sessions.cache{key}".encode()]
     assert DAYS - 9 <= store.redis.ttl(found[0]) <= DAYS
 
 
-def test_nothing_is_published_beside_the_wanted(store, site):
-    ear = Ear(store.redis)
+def test_a_publisher_without_an_audience_publishes_nothing(store, site):
+    recorder = PubSubRecorder(store.redis)
     try:
         facility = unique()
         site.publish(facility, "x", broadcast=False)
-        assert ear.heard() == []
+        assert recorder.received() == []
     finally:
-        ear.close()
+        recorder.close()

@@ -1,4 +1,4 @@
-"""The Django project below `website/` as a process, and its visitors."""
+"""The Django project in `website/` as a process, and browsers of its visitors."""
 
 import base64
 import http.cookiejar
@@ -15,8 +15,8 @@ from harness import DEADLINE, Process, clean_environment, free_port
 MANAGE = pathlib.Path(__file__).parent / "website" / "manage.py"
 
 
-class Site(Process):
-    """The project, in Django's own development server."""
+class UpstreamSite(Process):
+    """The project in Django's development server."""
 
     def __init__(self, store, database, **settings):
         self.port = free_port()
@@ -27,18 +27,18 @@ class Site(Process):
         env = clean_environment(SITE_REDIS_PORT=store.port, SITE_DATABASE=own, **variables)
         command = [sys.executable, MANAGE, "runserver", "--noreload", f"127.0.0.1:{self.port}"]
         super().__init__(command, env=env)
-        self.wait_until(lambda: Browser(self).status("/") == 404, "Django")
+        self.wait_until(lambda: UpstreamBrowser(self).status("/") == 404, "Django")
 
     def stop(self):
         super().stop()
         shutil.rmtree(self.database.parent, ignore_errors=True)
 
     def post(self, path, **wanted):
-        """For a visitor without cookies."""
-        return Browser(self).post(path, **wanted)
+        """Posts as a visitor without cookies."""
+        return UpstreamBrowser(self).post(path, **wanted)
 
     def publish(self, facility, message, **wanted):
-        """Publishes to everybody."""
+        """Publishes to the broadcast by default."""
         if isinstance(message, bytes):
             wanted["base64"] = base64.b64encode(message).decode()
         else:
@@ -46,10 +46,10 @@ class Site(Process):
         return self.post("publish", facility=facility, **({"broadcast": True} | wanted))
 
     def fetch(self, facility, **wanted):
-        return Browser(self).fetch(facility, **wanted)
+        return UpstreamBrowser(self).fetch(facility, **wanted)
 
 
-class Browser:
+class UpstreamBrowser:
     """A visitor of the site, with cookies."""
 
     def __init__(self, site):
@@ -71,7 +71,7 @@ class Browser:
             return error.code
 
     def post(self, path, **wanted):
-        """Returns the answer's JSON; an answer other than 200 raises."""
+        """Returns the response's JSON; a status other than 200 raises."""
         body = json.dumps(wanted).encode()
         try:
             with self.opener.open(f"{self.base}/{path}", data=body, timeout=DEADLINE) as answer:

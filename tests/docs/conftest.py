@@ -1,4 +1,4 @@
-"""Servers for the snippets, and the fixture by which a test gets those that it shows."""
+"""Servers for the code blocks, and the fixture that gives a test its blocks."""
 
 import datetime
 import fcntl
@@ -19,7 +19,7 @@ from project import Project
 
 from wire import Wire
 
-# Beside those of the other suites, so that two can run at a time; and each worker has its own.
+# Disjoint from the ports of the other suites, so that two suites can run at once; one range per worker.
 EACH = 100
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 3
 _first = 18900 + _worker * EACH
@@ -30,7 +30,7 @@ SCRIPTS = {
     for folder in ("", "js/")
     for kind in ("js", "mjs")
 }
-"""As the gateway's own pages have them, and as sites do."""
+"""The client at the paths of the gateway's own pages and of Django sites."""
 
 TOKEN_KEY = "of the tests of the documents, and of nothing else in the world"
 SESSION = "wnqd0gbw5obpnj50zwh6yaq2yz4o8g9x"
@@ -41,7 +41,7 @@ def pytest_configure(config):
 
 
 def shown_by(item):
-    """The blocks that a test is marked to show, as its marks stand; and why they are not run, if they are not."""
+    """Yields the blocks of a test's marks in their order, each with the reason if it is only checked, not run."""
     for mark in reversed(list(item.iter_markers("shows"))):
         document, heading, numbers, checked = mark.args
         for number in numbers:
@@ -50,17 +50,17 @@ def shown_by(item):
 
 @pytest.fixture
 def blocks(request):
-    """What the test shows, in the order of its marks."""
-    return [documents.Shown(documents.find(*name)) for name, _ in shown_by(request.node)]
+    """The blocks of the test, in the order of its marks."""
+    return [documents.ShownBlock(documents.find(*name)) for name, _ in shown_by(request.node)]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem):
     result = yield
     if list(shown_by(pyfuncitem)):
-        assert "blocks" in pyfuncitem.funcargs, "what the test is marked to show, it does not ask for"
+        assert "blocks" in pyfuncitem.funcargs, "a test with the mark `shows` has to use the fixture `blocks`"
         unread = [one.block.name for one in pyfuncitem.funcargs["blocks"] if not one.was_read]
-        assert not unread, f"the test is marked to show what it does not read: {unread}"
+        assert not unread, f"the test does not read these blocks of its marks: {unread}"
     return result
 
 
@@ -74,14 +74,14 @@ def server():
 
 @pytest.fixture
 def store(server):
-    """A Redis that tells what happens to keys, empty: the documents have few names for facilities and users."""
+    """An empty Redis with keyspace notifications: the documents reuse the same facilities and users."""
     server.client.flushall()
     return server
 
 
 @pytest.fixture
 def gateway(store):
-    """Starts gateways on this Redis."""
+    """Returns a function that starts gateways on this Redis."""
     started = []
 
     def start(**settings):
@@ -120,13 +120,13 @@ def chromium():
 
 @pytest.fixture
 def visit(chromium):
-    """Opens a page that stands before a gateway, with further files by their paths."""
+    """Returns a function that opens a page on the origin of a gateway; `files` maps further paths to their content."""
     opened = []
 
     def visit(gateway, html, cookies=(), **files):
         wire = Wire(gateway.port)
         opened.append(wire)
-        # The page may have the address of its own server in it.
+        # A page may need its own address.
         html = html(f"127.0.0.1:{wire.port}") if callable(html) else html
         wire.files = SCRIPTS | {"/": ("text/html", html)} | files
         page = chromium.open(f"http://127.0.0.1:{wire.port}/", cookies)
@@ -141,7 +141,7 @@ def visit(chromium):
 
 @pytest.fixture(scope="session")
 def empty_project(tmp_path_factory):
-    """All workers share it."""
+    """The project that all others are copies of, made once for all workers."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
     home = shared / "empty-project"

@@ -1,4 +1,4 @@
-"""The code blocks of the documents, and which test shows what of them."""
+"""The code blocks of the documents, and the mark that assigns them to tests."""
 
 import pathlib
 import re
@@ -13,7 +13,7 @@ ELSEWHERE = {"target", "node_modules", ".cache", ".git", "corpus"}
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code, fenced or indented, named by its heading and its number below that."""
+    """A code block, fenced or indented, identified by its heading and its number below the heading."""
 
     document: str
     heading: str
@@ -27,13 +27,13 @@ class Block:
 
 
 def documents():
-    """All documents of the repository, by their paths from its root."""
+    """Returns the paths of all documents, relative to the root of the repository."""
     found = (path.relative_to(ROOT) for path in ROOT.rglob("*.md"))
     return sorted(str(path) for path in found if not ELSEWHERE & set(path.parts))
 
 
 def parse(document, text):
-    """The blocks in a document's text."""
+    """Returns the blocks in a document's text."""
     blocks, heading, before, fence, lines = [], "", "", None, []
 
     def add(language):
@@ -55,7 +55,7 @@ def parse(document, text):
         elif line.startswith("    ") and (lines or not before):
             lines.append(line)
         elif lines and not line:
-            # Perhaps between two parts of an indented block.
+            # An empty line may separate two parts of an indented block.
             lines.append(line)
         else:
             if lines:
@@ -74,9 +74,9 @@ def blocks_of(document):
 
 
 def shows(document, heading, *numbers, checked=None):
-    """Marks a test that shows these blocks: it gets them by the fixture `blocks`, and has to read the code of each.
+    """Assigns these blocks to a test, which gets them from the fixture `blocks` and has to read the code of each.
 
-    `checked` says why they are looked at and not run.
+    `checked` is the reason why they are only checked, not run.
     """
     return pytest.mark.shows(document, heading, numbers or (1,), checked)
 
@@ -88,8 +88,8 @@ def find(document, heading, number):
     raise AssertionError(f"{document} has no block {number} below {heading!r}")
 
 
-class Shown:
-    """What a test gets of a block."""
+class ShownBlock:
+    """A block as a test gets it; records that its code was read."""
 
     def __init__(self, block):
         self.block = block
@@ -101,7 +101,7 @@ class Shown:
         return self.block.code
 
     def filled(self, replacements):
-        """The code with other words in the place of its own, each of which it has to have."""
+        """Returns the code with these replacements; fails if one of the old texts is missing."""
         code = self.code
         missing = [old for old in replacements if old not in code]
         assert not missing, f"{self.block.name} does not have {missing}"

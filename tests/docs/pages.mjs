@@ -4,13 +4,13 @@
 //   {evaluate: CODE}   the body of an async function
 //   {close: true}
 //
-// and is answered with a line {id, done: VALUE} or {id, failed: TEXT}. What a page says comes as {id, said: TEXT}.
+// Its reply is a line {id, done: VALUE} or {id, failed: TEXT}. A console message of a page is a line {id, printed: TEXT}.
 import { createInterface } from 'node:readline';
 import { DEADLINE_MS, withChromium } from '../browser/chromium.mjs';
 
 const WHOLE_RUN_MS = 600_000;
 
-const tell = (id, what) => console.log(JSON.stringify({ id, ...what }));
+const reply = (id, what) => console.log(JSON.stringify({ id, ...what }));
 const pages = new Map();
 
 async function open(browser, id, { open: url, cookies }) {
@@ -19,8 +19,8 @@ async function open(browser, id, { open: url, cookies }) {
   const page = await browser.newPage();
   pages.set(id, page);
   page.setDefaultTimeout(DEADLINE_MS);
-  page.on('console', (message) => tell(id, { said: message.text() }));
-  page.on('pageerror', (error) => tell(id, { said: `error: ${error.message}` }));
+  page.on('console', (message) => reply(id, { printed: message.text() }));
+  page.on('pageerror', (error) => reply(id, { printed: `error: ${error.message}` }));
   await page.goto(url);
 }
 
@@ -32,9 +32,9 @@ withChromium(WHOLE_RUN_MS, {}, async (browser) => {
       if (command.open) await open(browser, id, command);
       else if (command.evaluate) done = await pages.get(id).evaluate(`(async () => {${command.evaluate}\n})()`);
       else await pages.get(id).close();
-      tell(id, { done: done ?? null });
+      reply(id, { done: done ?? null });
     } catch (error) {
-      tell(id, { failed: error.message });
+      reply(id, { failed: error.message });
     }
   }
 });

@@ -1,4 +1,4 @@
-"""Pages in Chromium, by pages.mjs."""
+"""Pages in Chromium, driven by pages.mjs."""
 
 import itertools
 import json
@@ -30,10 +30,10 @@ class Chromium:
 
     def _read(self):
         for line in self.process.stdout:
-            # Its last line counts checks, of which there are none.
+            # The driver's last line counts checks, which do not apply here.
             if line.startswith("{"):
-                said = json.loads(line)
-                self.lines[said["id"]].put(said)
+                message = json.loads(line)
+                self.lines[message["id"]].put(message)
 
     def open(self, url, cookies=()):
         return Page(self, url, cookies)
@@ -49,25 +49,25 @@ class Chromium:
 
 
 class Page:
-    """A page, and what it has said by console.log or as an error."""
+    """A page, and the texts that it has printed by console.log or as errors."""
 
     def __init__(self, chromium, url, cookies):
         self.chromium = chromium
         self.id = next(chromium.ids)
         self.lines = chromium.lines[self.id] = queue.Queue()
-        self.said = []
+        self.printed = []
         cookies = [{"name": name, "value": value, "url": url} for name, value in cookies]
-        self._ask(open=url, cookies=cookies)
+        self._command(open=url, cookies=cookies)
 
-    def _ask(self, **command):
+    def _command(self, **command):
         self.chromium.process.stdin.write(json.dumps({"id": self.id} | command) + "\n")
         self.chromium.process.stdin.flush()
-        # The first one also starts the browser.
+        # The first command waits for the browser's start.
         end = time.monotonic() + 3 * DEADLINE
         while True:
             line = self._next(end, command)
-            if "said" in line:
-                self.said.append(line["said"])
+            if "printed" in line:
+                self.printed.append(line["printed"])
                 continue
             assert "failed" not in line, line["failed"]
             return line["done"]
@@ -76,17 +76,17 @@ class Page:
         try:
             return self.lines.get(timeout=max(end - time.monotonic(), 0.001))
         except queue.Empty:
-            raise AssertionError(f"no {what!r} in time; it has said {self.said[-20:]}") from None
+            raise AssertionError(f"no {what!r} in time; printed: {self.printed[-20:]}") from None
 
     def run(self, code):
-        """Runs the body of an async function; returns what that returns."""
-        return self._ask(evaluate=code)
+        """Runs the body of an async function; returns its value."""
+        return self._command(evaluate=code)
 
     def expect(self, text):
-        """Waits until the page has said this."""
+        """Waits until the page has printed this text."""
         end = time.monotonic() + DEADLINE
-        while text not in self.said:
-            self.said.append(self._next(end, text)["said"])
+        while text not in self.printed:
+            self.printed.append(self._next(end, text)["printed"])
 
     def close(self):
-        self._ask(close=True)
+        self._command(close=True)

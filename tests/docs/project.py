@@ -1,4 +1,4 @@
-"""A new Django project, into which snippets are put as a reader of the documents would put them."""
+"""A new Django project that takes the code blocks as a reader of the documents would insert them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ john = User.objects.create_user("john")
 
 
 class Project:
-    """Made by `django-admin startproject mysite`; with a database, and John, Mary and Admin in it."""
+    """A project of `django-admin startproject mysite` with a database and the users john, mary and admin."""
 
     def __init__(self, empty, home, store):
         self.home = shutil.copytree(empty, home / "mysite")
@@ -29,7 +29,7 @@ class Project:
 
     @staticmethod
     def make_empty(home):
-        """What all projects begin with."""
+        """Creates the initial state of all projects."""
         manage = [sys.executable, home / "manage.py"]
         for command in (
             [sys.executable, "-m", "django", "startproject", "mysite", home],
@@ -42,7 +42,7 @@ class Project:
             assert done.returncode == 0, done.stdout + done.stderr
 
     def settings(self, code):
-        """Appends to settings.py; the Redis of the document is that of the test."""
+        """Appends to settings.py; replaces the document's Redis by that of the test."""
         self._append(
             "settings",
             code.replace("localhost:6379", f"localhost:{self.port}").replace('"port": 6379', f'"port": {self.port}'),
@@ -52,7 +52,7 @@ class Project:
         self._append("urls", code)
 
     def module(self, name, code):
-        """A module `mysite.<name>`."""
+        """Writes the module `mysite.<name>`."""
         (self.home / "mysite" / f"{name}.py").write_text(code)
 
     def _append(self, name, code):
@@ -76,37 +76,37 @@ class Project:
         return done.stdout
 
     def shell(self, code, **values):
-        """Runs code within Django, with these variables; returns what it leaves in `answer`."""
+        """Runs code within Django with these variables; returns its variable `answer`."""
         lines = [f"{name} = {value!r}" for name, value in values.items()]
         code = "\n".join([*lines, code, "import json", "print(json.dumps(globals().get('answer')))"])
         (self.home / "console.py").write_text(code)
-        # By exec, so that functions see the variables.
+        # Runs by exec, so that functions see the variables.
         return json.loads(
             self.command("python manage.py shell -v0 -c \"exec(open('console.py').read(), {})\"").splitlines()[-1]
         )
 
     def session(self, username="john"):
-        """Logs somebody in; returns the value of the cookie."""
+        """Logs the user in; returns the value of the session cookie."""
         return self.shell(
             "from django.contrib.auth.models import User\nfrom django.test import Client\nbrowser = Client()\n"
             "browser.force_login(User.objects.get(username=username))\nanswer = browser.cookies['sessionid'].value",
             username=username,
         )
 
-    def get(self, *asked):
-        """Asks for pages, each by path, who is logged in, and headers; returns pairs of status and text."""
+    def get(self, *requests):
+        """Requests pages, each given as path, username or None, and headers; returns pairs of status and text."""
         return self.shell(
             "from django.contrib.auth.models import User\nfrom django.test import Client\nanswer = []\n"
-            "for path, username, headers in asked:\n"
+            "for path, username, headers in requests:\n"
             "    browser = Client()\n"
             "    if username: browser.force_login(User.objects.get(username=username))\n"
             "    got = browser.get(path, headers=headers)\n"
             "    answer.append([got.status_code, got.content.decode()])",
-            asked=asked,
+            requests=requests,
         )
 
     def serve(self):
-        """Starts Django's own server."""
+        """Starts Django's development server."""
         self.site_port = free_port()
         command = [sys.executable, self.home / "manage.py", "runserver", "--noreload", f"127.0.0.1:{self.site_port}"]
         server = Process(command, env=clean_environment(**self.environment), cwd=self.home)
@@ -114,7 +114,7 @@ class Project:
         return server
 
     def render(self, template, host):
-        """The template as a page of this host."""
+        """Renders the template as a page of this host."""
         (self.home / "page.html").write_text(template)
         return self.shell(
             "from django.template.loader import render_to_string\nfrom django.test import RequestFactory\n"

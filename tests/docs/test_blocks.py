@@ -1,4 +1,4 @@
-"""No block of code in a document is without a test that shows it; README.md beside this file says which does."""
+"""Every code block of the documents has a test; the table in README.md of this folder lists them."""
 
 import re
 
@@ -23,12 +23,12 @@ OTHER_SUITES = {
     ("docs/django.md", "Testing what is published", (1, 2)): (RUNS, None),
     ("docs/security.md", "The Redis user", (1, 2)): (RIGHTS, None),
 }
-"""Blocks that tests of other suites show; proxies are started with the files that have those of docs/deploy.md."""
+"""Blocks that tests of other suites cover; the proxy tests use files that contain the blocks of docs/deploy.md."""
 FEW = 11
 
 
 def shown(items):
-    """Which tests show a block, by document, heading and number; and why it is only looked at, if it is."""
+    """Maps each block (document, heading, number) to its tests, each with the reason if it only checks the block."""
     found = {}
     for item in items:
         for name, checked in shown_by(item):
@@ -41,7 +41,7 @@ def shown(items):
 
 
 def rows(items):
-    """The table: a row for each block, in the order of the documents."""
+    """Yields the table: a row for each block, in the order of the documents."""
     found = shown(items)
     yield "| document | below | | language | shown by | |"
     yield "|---|---|---|---|---|---|"
@@ -49,7 +49,7 @@ def rows(items):
         for block in blocks_of(document):
             tests = sorted(found.get((document, block.heading, block.number), {("nothing", "no")}), key=str)
             names = ", ".join(dict.fromkeys(f"`{test.removeprefix('tests/')}`" for test, _ in tests))
-            # What one test runs, another one may also look at.
+            # One test may run a block that another one only checks.
             why = "run" if any(checked is None for _, checked in tests) else f"checked, not run: {tests[0][1]}"
             heading = block.heading.replace("|", "\\|")
             yield f"| {document} | {heading} | {block.number} | {block.language} | {names} | {why} |"
@@ -58,15 +58,15 @@ def rows(items):
 def test_every_block_is_shown_by_a_test(request):
     found = shown(request.session.items)
     there = {(block.document, block.heading, block.number) for name in documents() for block in blocks_of(name)}
-    assert sorted(there - set(found)) == [], "no test shows these blocks"
-    assert sorted(set(found) - there) == [], "tests show blocks that are not there"
+    assert sorted(there - set(found)) == [], "blocks without a test"
+    assert sorted(set(found) - there) == [], "tests of missing blocks"
     few = {name for name, tests in found.items() if all(checked for _, checked in tests)}
-    assert len(few) <= FEW, f"too many are only looked at: {sorted(few)}"
+    assert len(few) <= FEW, f"too many blocks are only checked: {sorted(few)}"
 
 
 def test_the_table_says_which_test_shows_a_block(request):
     wanted = "\n".join(rows(request.session.items))
-    assert wanted in (ROOT / TABLE).read_text(), f"{TABLE} has to have this table:\n{wanted}"
+    assert wanted in (ROOT / TABLE).read_text(), f"{TABLE} differs from this table:\n{wanted}"
 
 
 @pytest.mark.parametrize("test", [PROXIES, RIGHTS, RUNS])
@@ -79,12 +79,12 @@ def test_tests_of_other_suites_are_there_and_read_the_document(test):
             assert document in source, f"{path} does not read {document}"
             for number in numbers:
                 block = find(document, heading, number)
-                # Their tests pick them by the language, or by how they begin.
+                # Their tests select blocks by language or by the first words.
                 picked = f'"{block.language}"' in source or " ".join(block.code.split()[:4]) in source
-                assert picked, f"{path} does not pick {block.name}"
+                assert picked, f"{path} does not select {block.name}"
 
 
-def test_blocks_are_found_however_they_are_written():
+def test_blocks_are_found_in_every_notation():
     text = """# One
 
     indented, the first line

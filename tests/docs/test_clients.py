@@ -1,4 +1,4 @@
-"""Each client of docs/clients.md, run as it stands there: what it hears and says, how it asks, how it ends."""
+"""Runs each client of docs/clients.md unchanged: its messages in both directions, its handshake, its end."""
 
 import os
 import re
@@ -19,13 +19,13 @@ MODULES = Path(__file__).parent / "node_modules"
 CACHE = ROOT / "tests" / ".cache"
 WEBSOCAT = CACHE / "websocat" / "bin"
 GO_SECONDS = 180
-"""The first time it also fetches and compiles."""
+"""The first run also downloads and compiles."""
 LARGE = 100_000
-"""More than some clients take unless they are told; so is this what the programs are told."""
+"""More than some clients accept by default; the documented programs raise the limit."""
 
 
 def path_to(command, *places):
-    """PATH with this command in it; without the command there is nothing to be tested."""
+    """Returns a PATH that contains the command; skips the test if it is not installed."""
     path = os.pathsep.join([*map(str, places), os.environ["PATH"]])
     if not shutil.which(command, path=path):
         pytest.skip(f"{command} is not installed")
@@ -63,7 +63,7 @@ def curl(home, command):
 
 
 class Case:
-    """How a client of the document is run, and what it says when it is closed with 4401, if anything."""
+    """How to run a documented client, and its output (a pattern or None) after a close with 4401."""
 
     def __init__(self, start, session, token, closed, types=False):
         self.start = start
@@ -92,7 +92,7 @@ def beginning(line):
 
 
 def assembled(blocks, replacements):
-    """The code of the blocks. What begins as a line of the first one takes its place."""
+    """Returns the code of the blocks; a later block replaces the line of the first one that starts like it."""
     program, *others = [block.code for block in blocks]
     commands = []
     for code in others:
@@ -112,19 +112,19 @@ def assembled(blocks, replacements):
 
 @pytest.fixture
 def wire(gateway, token_key):
-    """A gateway that soon pings, and a look at what clients send to it."""
-    behind = gateway(
+    """A recording proxy in front of a gateway that pings every second."""
+    backend = gateway(
         ping__interval_seconds=1, ping__timeout_seconds=5, auth__jwt__algorithm="HS256", auth__jwt__key_file=token_key
     )
-    wire = Wire(behind.port)
-    wire.gateway = behind
+    wire = Wire(backend.port)
+    wire.gateway = backend
     yield wire
     wire.close()
 
 
 @pytest.fixture
 def run(blocks, wire, tmp_path):
-    """Starts the client of the blocks at a facility; returns it, and the heads of its request and answer."""
+    """Returns a function that starts the client at a facility; it returns the client and both handshake heads."""
     started = []
 
     def start(case, facility, **replacements):
@@ -139,7 +139,7 @@ def run(blocks, wire, tmp_path):
 
 
 def rows():
-    """The table of clients: what stands in a row, by the client's heading."""
+    """Returns the cells of the table of clients, by the heading of the client."""
     found = {}
     for line in (ROOT / CLIENTS).read_text().splitlines():
         if link := re.match(r"\| \[([^]]*)\]\(#(\S+)\)", line):
@@ -155,12 +155,12 @@ def test_a_client_with_a_session(name, blocks, run, wire, store, john):
         if case.types:
             client.type(f"Hello from {name}")
         if name != "curl":
-            # Part of the message is the line feed that websocat has read.
+            # websocat sends the line feed of its input as part of the message.
             listener.expect(f"Hello from {name}" + "\n" * (name == "websocat"))
         store.client.publish(f"user:john:{facility}", "to John")
         client.expect("to John\n")
         store.client.publish(f"broadcast:{facility}", "x" * LARGE)
-        # Only websocat prints it in parts.
+        # Only websocat prints a large message in parts.
         client.expect(f"x{{65535}}\nx{{{LARGE - 65535}}}\n" if name == "websocat" else f"(?<!x)x{{{LARGE}}}\n")
         if name == "curl":
             client.expect("(?m)^:")
@@ -168,7 +168,7 @@ def test_a_client_with_a_session(name, blocks, run, wire, store, john):
             wire.answers_a_ping()
         john.log_out()
         if case.closed is None:
-            assert client.end() == (0, ""), "it says nothing"
+            assert client.end() == (0, ""), "no output at the end"
         else:
             client.expect(case.closed)
     row = rows()[name.lower()]
@@ -216,26 +216,26 @@ def test_curl_publishes(blocks, gateway, john, tmp_path):
             check=False,
             capture_output=True,
         )
-        assert refused.returncode == 22, "-f makes a refusal an exit code"
+        assert refused.returncode == 22, "-f turns a refusal into an exit code"
 
 
 def installed():
-    """The versions at hand, by headings; curl is that of the machine."""
+    """Yields pairs of heading and installed version; curl's version depends on the machine."""
     for name in ("websockets", "websocket-client", "aiohttp"):
         yield name, version(name)
     for name in ("ws", "wscat"):
-        yield name, said("node", "-p", f"require('{MODULES}/{name}/package.json').version")
+        yield name, output_of("node", "-p", f"require('{MODULES}/{name}/package.json').version")
     if websocat := shutil.which("websocat", path=os.pathsep.join([str(WEBSOCAT), os.environ["PATH"]])):
-        yield "websocat", said(websocat, "--version").split()[1]
+        yield "websocat", output_of(websocat, "--version").split()[1]
 
 
-def said(*command):
+def output_of(*command):
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=True).stdout.strip()
 
 
-def test_the_table_names_what_is_run():
+def test_the_table_has_the_installed_versions():
     table = rows()
     assert sorted(table) == sorted(name.lower() for name in CASES)
     for name, number in installed():
-        assert f"{number}.".startswith(f"{table[name][1]}."), f"{name}: {table[name][1]}, but {number} is run"
+        assert f"{number}.".startswith(f"{table[name][1]}."), f"{name}: {table[name][1]}, but {number} is installed"
     assert f"websocket@v{table['go'][1]}." in (ROOT / CLIENTS).read_text()

@@ -1,4 +1,4 @@
-"""What the documents show of Django, put into a new project, with the gateway beside it."""
+"""The Django code of the documents, in a new project with a gateway."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from harness import unique, until
 DJANGO = "docs/django.md"
 NEW_SITE = "A new site in five minutes"
 SECRET = "a-secret-of-the-tests-of-the-documents"
-# The site's own, which the document only names.
+# The site's own function, which the document only names.
 OF_TOKEN = """
 from django.contrib.auth.models import User
 
@@ -21,22 +21,22 @@ def user_of_token(header):
 
 
 def ours(project):
-    """The settings of a site with the package."""
+    """Adds the package's settings to the project."""
     project.settings(find(DJANGO, NEW_SITE, 2).code)
     return project
 
 
-def hears(gateway, store, session, channel="user:john", **options):
-    """Whether a visitor with this session hears the channel."""
+def receives(gateway, store, session, channel="user:john", **options):
+    """Publishes to the channel; tests whether a visitor with this session receives it."""
     facility = unique()
     headers = options | ({"Cookie": f"sessionid={session}"} if session else {})
     with gateway.connect(facility, "subscribe-user&subscribe-broadcast", additional_headers=headers) as client:
-        heard = store.client.publish(f"{channel}:{facility}", "to one")
+        receivers = store.client.publish(f"{channel}:{facility}", "to one")
         store.client.publish(f"broadcast:{facility}", "to all")
-        if heard:
+        if receivers:
             client.expect("to one")
         client.expect("to all")
-    return heard == 1
+    return receivers == 1
 
 
 @shows(DJANGO, NEW_SITE, 2, 3, 4)
@@ -55,7 +55,7 @@ def test_a_new_site(blocks, project, gateway, store, visit):
     )
     visitor.expect("Hello everybody")
     visitor.expect('{"unread":3}')
-    # What is wrong makes it fail.
+    # An error makes the command fail.
     assert "ERROR" not in project.command("python manage.py ws4redis_doctor --wait 1")
 
 
@@ -129,9 +129,9 @@ def test_an_engine_of_sessions(blocks, project, gateway, store, engine):
     ours(project).settings("SECRET_KEY = 'of the tests of the documents'\n" + parts[2 * ENGINES.index(engine) + 1])
     here = gateway(session__secret_key="of the tests of the documents")
     session = project.session()
-    assert hears(here, store, session)
-    assert store.client.keys(f"*{session}"), "it lies in this Redis"
-    assert not hears(here, store, session[::-1])
+    assert receives(here, store, session)
+    assert store.client.keys(f"*{session}"), "the session is in this Redis"
+    assert not receives(here, store, session[::-1])
 
 
 @shows(DJANGO, "Session engines", 1)
@@ -142,11 +142,11 @@ def test_the_gateways_settings_for_sessions(blocks, gateway, store, john, tmp_pa
     file = tmp_path / "settings.toml"
     file.write_text(blocks[0].filled(words))
     here = gateway(file=file)
-    assert not hears(here, store, john.session), "it lies in another database"
+    assert not receives(here, store, john.session), "the session is in another database"
     with redis.Redis(port=store.port, db=1) as other:
         cached = f":1:django.contrib.sessions.cache{john.session}"
         other.set(cached, store.client.get(cached))
-        assert hears(here, store, john.session)
+        assert receives(here, store, john.session)
         other.flushdb()
 
 
@@ -155,7 +155,7 @@ def test_the_callback(blocks, project, gateway, store, tmp_path):
     settings, urls, toml = blocks
     ours(project)
     project.environment["WS4REDIS_CALLBACK_SECRET"] = SECRET
-    # Where the gateway cannot read them.
+    # A database that the gateway cannot read.
     project.settings(settings.code + "SESSION_ENGINE = 'django.contrib.sessions.backends.db'\n")
     project.urls(urls.code)
     secret, file = tmp_path / "secret", tmp_path / "settings.toml"
@@ -165,8 +165,8 @@ def test_the_callback(blocks, project, gateway, store, tmp_path):
         words = {"127.0.0.1:8001": f"127.0.0.1:{project.site_port}", "/etc/ws4redis/callback_secret": secret}
         file.write_text(toml.filled(words))
         here = gateway(file=file)
-        assert hears(here, store, project.session())
-        assert not hears(here, store, None)
+        assert receives(here, store, project.session())
+        assert not receives(here, store, None)
     finally:
         site.stop()
 
@@ -180,21 +180,21 @@ def test_a_callback_with_rules_of_its_own(blocks, project, gateway):
         "from mysite.rules import SiteIdentityView\nurlpatterns += [path('rules/', SiteIdentityView.as_view())]\n"
     )
 
-    asked = [("staff/x", "john"), ("staff/x", "admin"), ("x", "john")]
-    said = project.get(
+    requests = [("staff/x", "john"), ("staff/x", "admin"), ("x", "john")]
+    responses = project.get(
         *[
             (
                 f"/rules/?facility={facility}&flag=subscribe-user",
                 None,
                 {"Authorization": name, "X-WS4Redis-Secret": SECRET},
             )
-            for facility, name in asked
+            for facility, name in requests
         ]
     )
-    assert [status for status, _ in said] == [200, 200, 200]
-    answers = [json.loads(text) for _, text in said]
+    assert [status for status, _ in responses] == [200, 200, 200]
+    answers = [json.loads(text) for _, text in responses]
     assert [answer["user"] for answer in answers] == ["john", "admin", "john"]
-    # Without it the gateway's own rules decide.
+    # Without `allow` the gateway's own rules apply.
     assert [answer.get("allow") for answer in answers] == [[], None, None]
 
 
@@ -202,8 +202,8 @@ def test_a_callback_with_rules_of_its_own(blocks, project, gateway):
 def test_the_view_of_auth_request(blocks, project):
     project.module("views", blocks[0].code)
     project.urls("from mysite.views import may_connect\nurlpatterns += [path('may-connect/', may_connect)]\n")
-    said = project.get(*[("/may-connect/", name, {}) for name in (None, "john", "admin")])
-    assert [status for status, _ in said] == [403, 403, 204]
+    responses = project.get(*[("/may-connect/", name, {}) for name in (None, "john", "admin")])
+    assert [status for status, _ in responses] == [403, 403, 204]
 
 
 @shows(DJANGO, "Tokens", 1, 2, 3)
@@ -216,7 +216,7 @@ def test_tokens(blocks, project, gateway, store, visit, token_key, tmp_path):
         "from mysite.views import websocket_token\nurlpatterns += [path('websocket-token/', websocket_token)]\n"
     )
     (stranger, _), (status, answer) = project.get(("/websocket-token/", None, {}), ("/websocket-token/", "john", {}))
-    assert (stranger, status) == (302, 200), "a stranger is sent to the login"
+    assert (stranger, status) == (302, 200), "anonymous visitors are redirected to the login"
     file = tmp_path / "settings.toml"
     file.write_text(toml.filled({"/etc/ws4redis/token_key": token_key}))
     here = gateway(file=file)

@@ -1,4 +1,4 @@
-"""What docs/django-keys.md shows of keys and messages is what the gateway understands, and says."""
+"""The gateway reads the keys and messages of docs/django-keys.md, and writes its replies."""
 
 import hashlib
 import hmac
@@ -14,7 +14,7 @@ KEYS = "docs/django-keys.md"
 CONTROL = "The control channel: `ws4redis:control`"
 NONCE = "0123456789abcdef" * 2
 FLAGS = "subscribe-user&subscribe-group&subscribe-session"
-# Later than any test waits: only the message makes the gateway look.
+# No keyspace events and no recheck during a test: only the control message triggers the gateway.
 QUIET = {"session__keyspace_events": "off", "session__recheck_seconds": 1000}
 
 
@@ -24,8 +24,8 @@ def connect(gateway, john):
     return lambda flags=FLAGS: here.connect("foobar", flags, additional_headers={"Cookie": f"sessionid={john.session}"})
 
 
-class Nobody(http.server.BaseHTTPRequestHandler):
-    """A site whose visitors are all unknown to it."""
+class AnonymousCallback(http.server.BaseHTTPRequestHandler):
+    """An identity callback that reports every visitor as unknown."""
 
     def do_GET(self):
         self.send_response(200)
@@ -39,7 +39,7 @@ class Nobody(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def callback():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nobody)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), AnonymousCallback)
     threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
@@ -55,7 +55,7 @@ def test_the_key_of_a_user(blocks, connect, store, john):
         for channel in ("user:john:foobar", "group:chatusers:foobar", "group:red team:foobar"):
             assert store.client.publish(channel, channel) == 1
             client.expect(channel)
-    # The hash of the session is none of these.
+    # The key does not contain the hash of the session.
     store.client.set(key, text)
     with connect() as client:
         store.client.publish("user:john:foobar", "to John")
@@ -63,7 +63,7 @@ def test_the_key_of_a_user(blocks, connect, store, john):
 
 
 @shows(KEYS, CONTROL, 1)
-def test_a_hint_about_a_user(blocks, connect, store):
+def test_an_invalidation_of_a_user(blocks, connect, store):
     with connect() as client:
         store.client.set("ws4redis:identity:1", '{"v":1,"active":false}')
         assert store.client.publish("ws4redis:control", blocks[0].filled({"<pk>": "1"}).strip()) == 1
@@ -71,7 +71,7 @@ def test_a_hint_about_a_user(blocks, connect, store):
 
 
 @shows(KEYS, CONTROL, 2)
-def test_a_hint_about_a_session(blocks, connect, store, john):
+def test_an_invalidation_of_a_session(blocks, connect, store, john):
     digest = hashlib.sha256(f"ws4redis:session:{john.session}".encode()).hexdigest()
     with connect() as client:
         john.log_out()
@@ -80,23 +80,23 @@ def test_a_hint_about_a_session(blocks, connect, store, john):
 
 
 @shows(KEYS, CONTROL, 3, 4)
-def test_the_doctors_question_and_its_answer(blocks, gateway, store, john, callback):
+def test_the_query_of_the_doctor_and_its_reply(blocks, gateway, store, john, callback):
     question, answer = blocks
     secret = "of-the-tests-of-the-documents"
     gateway(auth__callback_url=callback, auth__callback_secret=secret)
     key = f":1:django.contrib.sessions.cache{john.session}"
     store.client.set(key, json.dumps(json.loads(store.client.get(key)) | {"ws4redis:doctor": NONCE}), ex=60)
-    ear = store.client.pubsub(ignore_subscribe_messages=True)
-    ear.subscribe(f"ws4redis:doctor:{NONCE}")
+    recorder = store.client.pubsub(ignore_subscribe_messages=True)
+    recorder.subscribe(f"ws4redis:doctor:{NONCE}")
     words = {"<32 hex digits>": NONCE, "<session key>": john.session}
     until(lambda: store.client.publish("ws4redis:control", question.filled(words)), 1, "the gateway")
-    got = until(lambda: ear.get_message(timeout=1), bool, "the answer")
-    ear.close()
-    said, shown = json.loads(got["data"]), json.loads(answer.code)
-    assert list(said) == list(shown)
-    assert {name: type(value) for name, value in said.items()} == {name: type(value) for name, value in shown.items()}
+    message = until(lambda: recorder.get_message(timeout=1), bool, "the answer")
+    recorder.close()
+    reply, shown = json.loads(message["data"]), json.loads(answer.code)
+    assert list(reply) == list(shown)
+    assert {name: type(value) for name, value in reply.items()} == {name: type(value) for name, value in shown.items()}
     same = ("v", "version", "prefix", "websocket_url", "heartbeat", "cookie", "probe", "callback")
-    assert [said[name] for name in same] == [shown[name] for name in same]
+    assert [reply[name] for name in same] == [shown[name] for name in same]
     proof = hmac.new(secret.encode(), f"ws4redis:doctor:{NONCE}".encode(), "sha256").hexdigest()
-    assert said["callback_proof"] == proof
-    assert shown["keys"][0] in said["keys"]
+    assert reply["callback_proof"] == proof
+    assert shown["keys"][0] in reply["keys"]

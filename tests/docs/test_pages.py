@@ -1,4 +1,4 @@
-"""The scripts of the documents, in Chromium, before the gateway."""
+"""The scripts of the documents, in Chromium, on the gateway's origin."""
 
 import json
 
@@ -71,7 +71,7 @@ def test_tokens(blocks, visit, gateway, store, john, token_key):
 @shows("static/README.md", "ws4redis, in the browser")
 def test_the_module(blocks, visit, gateway, store):
     here = gateway()
-    # In the place of a bundler.
+    # Replaces a bundler.
     names = json.dumps({"imports": {"ws4redis": "/static/ws4redis.mjs"}})
     page = f'<!doctype html><script type="importmap">{names}</script><script type="module">{blocks[0].code}</script>'
     with here.connect("foobar") as listener:

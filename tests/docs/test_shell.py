@@ -1,4 +1,4 @@
-"""The commands of the documents, with builds, addresses and directories of the tests."""
+"""The shell commands of the documents, with the tests' builds, addresses and directories."""
 
 import os
 import re
@@ -27,12 +27,12 @@ from wire import Program
 
 BUILD_SECONDS = 300
 PACKAGES = Path(sysconfig.get_path("purelib"))
-# With django-websocket-redis itself.
+# Contains django-websocket-redis.
 UPSTREAM = ROOT / "tests/.cache/venv/lib"
 
 
 def bash(command, home, seconds=60, **environment):
-    """Runs it to its end; returns its output."""
+    """Runs the command to its end; returns its output."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=home,
@@ -50,7 +50,7 @@ def bash(command, home, seconds=60, **environment):
 
 @pytest.fixture
 def commands(tmp_path):
-    """PATH with `ws4redis`, the built one, and the Python of the tests as `python`."""
+    """A PATH with the built `ws4redis`, and the Python of the tests as `python`."""
     bin = tmp_path / "bin"
     bin.mkdir()
     (bin / "ws4redis").symlink_to(BINARY)
@@ -59,7 +59,7 @@ def commands(tmp_path):
     return f"{bin}{os.pathsep}{os.environ['PATH']}"
 
 
-# The release build takes minutes; the same without optimisation is there already.
+# Replaces the release build, which takes minutes, by the existing debug build.
 DEBUG = 'cargo() { command cargo "${@/--release/--locked}"; }; '
 
 
@@ -101,30 +101,30 @@ def test_cargo_install(blocks, tmp_path):
 @shows("docs/settings.md", "Commands")
 def test_publishing_from_a_shell(blocks, commands, gateway, store, tmp_path):
     with gateway().connect("foobar") as client:
-        said = bash(blocks[0].code, tmp_path, PATH=commands, WS4REDIS_REDIS__URL=store.url)
-        assert said == "published to 1 channel, 1 subscribed in Redis\n"
+        printed = bash(blocks[0].code, tmp_path, PATH=commands, WS4REDIS_REDIS__URL=store.url)
+        assert printed == "published to 1 channel, 1 subscribed in Redis\n"
         client.expect("Hello")
 
 
 @pytest.fixture
 def fresh(tmp_path, commands):
-    """An environment where pip finds what the package needs, but not the package; and a copy of the sources."""
+    """A virtual environment with the package's dependencies but not the package, and a copy of the sources."""
     home, checkout = tmp_path / "venv", tmp_path / "checkout"
     bash(f"python -m venv --without-pip {home}", tmp_path, PATH=commands)
     (packages,) = home.glob("lib/python*/site-packages")
     (packages / "tests.pth").write_text(str(PACKAGES))
     (home / "bin/pip").write_text(f'#!/bin/sh\nexec {home}/bin/python -m pip "$@"\n')
     (home / "bin/pip").chmod(0o755)
-    # setuptools writes beside its sources.
+    # setuptools writes into the source folder.
     shutil.copytree(ROOT / "python", checkout / "python", ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    # The package takes its copy of the client from there.
+    # The build copies the client from this folder.
     (checkout / "static").mkdir()
     for name in ("ws4redis.js", "ws4redis.mjs"):
         shutil.copy(ROOT / "static" / name, checkout / "static")
     path = f"{home}/bin{os.pathsep}{commands}"
 
     def run(command, **environment):
-        # What builds it is at hand.
+        # The build tools are installed already.
         return bash(command, checkout, PATH=path, PIP_NO_BUILD_ISOLATION=0, PIP_NO_INDEX=1, PIP_YES=1, **environment)
 
     run.path, run.checkout, run.packages = path, checkout, packages
@@ -168,7 +168,7 @@ def test_moving(blocks, fresh):
     fresh(blocks[0].code)
     expect_installed(fresh)
     assert not list(fresh.packages.glob("django_websocket_redis*"))
-    assert not (fresh.packages / "ws4redis/django_runserver.py").exists(), "a part of the old one"
+    assert not (fresh.packages / "ws4redis/django_runserver.py").exists(), "a file of django-websocket-redis"
 
 
 @shows("tests/django/README.md", "A site for tests")
@@ -197,7 +197,7 @@ def test_fuzzing_is_written_in_bash_and_names_all_targets(blocks):
     assert os.access(ROOT / "tests/fuzz/seed", os.X_OK)
 
 
-@shows("tests/bench/wsload/README.md", "wsload and floor", checked="measuring wants the whole machine")
+@shows("tests/bench/wsload/README.md", "wsload and floor", checked="a measurement needs the whole machine")
 def test_the_load_generator_has_these_options(blocks):
     words = shlex.split(blocks[0].code.replace("\\\n", " "))
     assert words[:5] == ["taskset", "-c", "1", "wsload", "fanout"]
@@ -207,8 +207,8 @@ def test_the_load_generator_has_these_options(blocks):
     assert [option for option in options if f'"{option}"' not in source] == []
 
 
-@shows("docs/performance.md", "Run it yourself", checked="measuring wants the whole machine")
-def test_measuring_has_these_forms(blocks):
+@shows("docs/performance.md", "Run it yourself", checked="a measurement needs the whole machine")
+def test_the_measurement_has_these_options(blocks):
     lines = [line.split("  ")[0].split() for line in blocks[0].code.splitlines()]
     assert len(lines) == 3
     assert {words[0] for words in lines} == {"tests/bench/run"}
@@ -217,17 +217,17 @@ def test_measuring_has_these_forms(blocks):
     assert [words[1] for words in lines[1:] if f'add_argument("{words[1]}"' not in source] == []
 
 
-@shows("README.md", "ws4redis", checked="a picture")
-@shows("docs/architecture.md", "Architecture", checked="a picture")
-def test_the_picture_is_the_same_everywhere(blocks):
+@shows("README.md", "ws4redis", checked="a diagram")
+@shows("docs/architecture.md", "Architecture", checked="a diagram")
+def test_the_diagram_is_the_same_everywhere(blocks):
     assert blocks[0].code == blocks[1].code
 
 
-@shows("docs/architecture.md", "Code map", checked="a picture")
-def test_the_code_map_has_what_is_there(blocks):
+@shows("docs/architecture.md", "Code map", checked="a diagram")
+def test_the_code_map_has_every_module(blocks):
     named = re.findall(r"(?m)^( *)([\w./]+)  ", blocks[0].code)
     paths = [f"src/{name}" if indent else name for indent, name in named]
     assert len(paths) > 15
     assert [path for path in paths if not (ROOT / path).exists()] == []
-    rooms = {path.name for path in (ROOT / "src").iterdir()} - {"lib.rs"}
-    assert rooms - {Path(path).name for path in paths} == set()
+    modules = {path.name for path in (ROOT / "src").iterdir()} - {"lib.rs"}
+    assert modules - {Path(path).name for path in paths} == set()

@@ -1,4 +1,4 @@
-"""What goes over a client's connection, and programs that are run as a person would run them."""
+"""A recording proxy for client connections, and programs run as from a shell."""
 
 import os
 import pty
@@ -16,13 +16,13 @@ PONG = 0x8A
 
 
 class Wire:
-    """Stands between clients and a gateway, notes how they connect, and has files: types and texts by paths."""
+    """A proxy in front of a gateway that records handshakes and serves `files`: path -> (type, text)."""
 
     def __init__(self, port, files=()):
-        self.behind = port
+        self.backend = port
         self.files = dict(files)
         self.heads = []
-        """Pairs of a request's head and its answer's, in the order of the answers."""
+        """Pairs of request head and response head, in the order of the responses."""
         self.pongs = 0
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -37,7 +37,7 @@ class Wire:
             threading.Thread(target=self._relay, args=[near], daemon=True).start()
 
     def _relay(self, near):
-        far = socket.create_connection(("127.0.0.1", self.behind), DEADLINE)
+        far = socket.create_connection(("127.0.0.1", self.backend), DEADLINE)
         far.settimeout(None)
         with near, far:
             head = self._head(near)
@@ -55,7 +55,7 @@ class Wire:
             self._pump(far, near)
 
     def _head(self, source):
-        """The head, and whatever has come with it."""
+        """Reads the head and the bytes that arrived with it."""
         head = b""
         while b"\r\n\r\n" not in head and (piece := source.recv(65536)):
             head += piece
@@ -64,7 +64,7 @@ class Wire:
     def _pump(self, source, target, client=False):
         try:
             while piece := source.recv(65536):
-                # A client that is idle sends nothing else together with it.
+                # An idle client sends a pong in a read of its own.
                 self.pongs += client and piece[0] == PONG
                 target.sendall(piece)
             target.shutdown(socket.SHUT_WR)
@@ -72,9 +72,9 @@ class Wire:
             pass
 
     def connected(self, deadline, program):
-        """Waits for the next client; returns the heads of its request and answer."""
+        """Waits for the next client; returns its request head and response head."""
         until(lambda: len(self.heads) > 0 or program.process.poll() is not None, True, "a client", deadline)
-        assert self.heads, f"it has ended: {program.end()}"
+        assert self.heads, f"the program has ended: {program.end()}"
         return self.heads.pop(0)
 
     def answers_a_ping(self):
@@ -86,7 +86,7 @@ class Wire:
 
 
 class Program:
-    """A program with all that it starts; with `terminal` it sees a terminal in the place of pipes."""
+    """A program with its child processes; with `terminal` it runs in a pseudo-terminal instead of pipes."""
 
     def __init__(self, command, directory, terminal=False, **environment):
         environment = {"PYTHONUNBUFFERED": 1, "HOME": directory, "NO_COLOR": 1, "TERM": "dumb"} | environment
@@ -124,20 +124,20 @@ class Program:
             os.write(self.terminal, f"{line}\r".encode())
 
     def expect(self, pattern, deadline=DEADLINE):
-        """Reads on to what fits the pattern; returns the match."""
+        """Reads up to the first match of the pattern; returns the match."""
         end = time.monotonic() + deadline
         while not (found := re.search(pattern, self.seen)):
             try:
                 piece = self.pieces.get(timeout=max(end - time.monotonic(), 0.001))
             except queue.Empty:
                 raise AssertionError(f"no {pattern!r} within {deadline} s, only {self.seen[-2000:]!r}") from None
-            assert piece is not None, f"it has ended without {pattern!r}: {self.seen[-2000:]!r}"
+            assert piece is not None, f"the program ended without {pattern!r}: {self.seen[-2000:]!r}"
             self.seen += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", piece.decode(errors="replace"))
         self.seen = self.seen[found.end() :]
         return found
 
     def end(self, deadline=DEADLINE):
-        """Waits for its end; returns the exit code and what it has said since."""
+        """Waits for its end; returns the exit code and the remaining output."""
         code = self.process.wait(deadline)
         self.reading.join(deadline)
         while (piece := self.pieces.get(timeout=deadline)) is not None:
@@ -145,7 +145,7 @@ class Program:
         return code, self.seen
 
     def stop(self):
-        # The group is its own, and lives at least as long as the program that has not been waited for.
+        # The process group exists as long as the program was not reaped, so the id cannot be reused.
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(DEADLINE)

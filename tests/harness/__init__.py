@@ -1,4 +1,4 @@
-"""What the Python tests share: servers as processes, WebSocket clients, and waiting with a deadline."""
+"""Shared by the Python tests: server processes, WebSocket clients, and waiting with a deadline."""
 
 import contextlib
 import fcntl
@@ -20,12 +20,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as websocket
 
 DEADLINE = 10
-"""Seconds that anything may take."""
+"""Seconds after which a wait fails."""
 
 EMBEDDED_PORT = 6379
-"""Where the embedded store listens."""
+"""The embedded store's port."""
 
-# Both the suites of two checkouts and a person who tries something out may want port 6379.
+# Serializes the suites of several checkouts, which all need port 6379.
 LOCK = "/tmp/ws4redis-6379.lock"
 LOCK_SECONDS = 600
 PORT_SECONDS = 60
@@ -37,51 +37,51 @@ BINARY = os.environ.get("WS4REDIS_BIN") or str(
 
 
 def until(read, wanted, what, deadline=DEADLINE):
-    """Polls until `read()` gives `wanted`, or something that the function `wanted` likes; returns it."""
-    good = wanted if callable(wanted) else lambda got: got == wanted
+    """Polls until `read()` equals `wanted`, or until the predicate `wanted` accepts it; returns the value."""
+    accepts_value = wanted if callable(wanted) else lambda value: value == wanted
     end = time.monotonic() + deadline
-    while not good(got := read()):
-        assert time.monotonic() < end, f"{what}: after {deadline} s still {got!r}"
+    while not accepts_value(value := read()):
+        assert time.monotonic() < end, f"{what}: after {deadline} s still {value!r}"
         time.sleep(0.01)
-    return got
+    return value
 
 
 def unique(word="x"):
-    """A facility or message that no other test uses."""
+    """Returns a facility or message that no other test uses."""
     return f"{word}-{uuid.uuid4().hex[:12]}"
 
 
-# Below those that the kernel gives to clients, so that nobody takes a port between its choice and its use.
+# Below the kernel's ephemeral range: no outgoing connection takes a port between its choice and its use.
 PORTS = itertools.cycle(random.sample(range(17800, 18000), 200))
 
 
 def free_port():
-    """A port of 127.0.0.1 that nobody listens on."""
+    """Returns an unused port of 127.0.0.1."""
     for port in itertools.islice(PORTS, 200):
         with contextlib.suppress(OSError), socket.socket() as probe:
-            # As the servers themselves do: connections that are over do not keep a port.
+            # As the servers do: connections in TIME_WAIT do not block a port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("no free port among those of the tests")
+    raise AssertionError("all ports of the tests are in use")
 
 
 def accepts(port, host="127.0.0.1"):
-    """Whether somebody listens there."""
+    """Tests whether a server listens on the port."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((host, port)) == 0
 
 
 def clean_environment(**more):
-    """The environment without settings of ours or of Django's."""
+    """Returns the environment without the variables of ws4redis and Django, plus `more`."""
     ours = ("WS4REDIS_", "WEBSOCKET_URL", "DJANGO_", "RUST_LOG", "PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return kept | {name: str(value) for name, value in more.items()}
 
 
 class Process:
-    """A server in a directory of its own, with its output in a file."""
+    """A server process with a directory of its own and its output in a file."""
 
     def __init__(self, command, env=None, cwd=None):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="ws4redis-test-"))
@@ -101,7 +101,7 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def wait_until(self, ready, what, deadline=DEADLINE * 2):
-        """Waits until `ready()` is true; ends with the output if the process ends first."""
+        """Waits until `ready()` is true; fails with the output if the process ends before."""
         end = time.monotonic() + deadline
         while True:
             assert self.process.poll() is None, f"{what}: ended with {self.process.returncode}\n{self.output()}"
@@ -115,7 +115,7 @@ class Process:
             time.sleep(0.02)
 
     def stop(self):
-        """Ends the process, kindly at first; returns its exit code."""
+        """Terminates the process, and kills it after the deadline; returns its exit code."""
         self.process.terminate()
         try:
             code = self.process.wait(DEADLINE)
@@ -127,7 +127,7 @@ class Process:
 
 
 class RedisServer(Process):
-    """A redis-server of the tests' own, with further options."""
+    """A redis-server without persistence, with further options."""
 
     def __init__(self, *options, port=None):
         self.port = port or free_port()
@@ -138,10 +138,10 @@ class RedisServer(Process):
 
 
 class Gateway(Process):
-    """The server under test: its built binary, in an empty directory."""
+    """The built gateway, in an empty directory."""
 
     def __init__(self, listen=None, port=None, file=None, **settings):
-        """`settings` become environment variables: `prefix`, `redis__url` and so on; `file` has more of them."""
+        """Starts it; `settings` become environment variables (`prefix`, `redis__url`, …), `file` is a settings file."""
         self.port = port or free_port()
         self.unix = listen
         settings = {"server__drain_seconds": 0, "server__shards": 2} | settings
@@ -149,7 +149,7 @@ class Gateway(Process):
         variables["WS4REDIS_SERVER__LISTEN"] = listen or f"127.0.0.1:{self.port}"
         command = [BINARY, "--settings", file] if file else [BINARY]
         super().__init__(command, env=clean_environment(**variables))
-        # A handshake is refused with 503 as long as Redis is not reached.
+        # Handshakes are refused with 503 until Redis is connected.
         self.wait_until(lambda: self.handshake("/ws/ready?subscribe-broadcast")[0] == 101, "gateway")
 
     def url(self, facility, flags="subscribe-broadcast"):
@@ -167,7 +167,7 @@ class Gateway(Process):
         return connection
 
     def handshake(self, target, *headers):
-        """Asks for `target` byte for byte; returns status, head and body, and closes."""
+        """Sends an upgrade request for exactly these bytes and closes; returns status, head and body."""
         with self.dial() as connection:
             return handshake(connection, target, *headers)
 
@@ -186,13 +186,13 @@ def handshake(connection, target, *headers, host="127.0.0.1"):
     lines = [b"GET " + target + b" HTTP/1.1", f"Host: {host}".encode()]
     lines += [line.encode() for line in (*UPGRADE, *headers)]
     connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n")
-    answer = b""
-    while b"\r\n\r\n" not in answer:
+    response = b""
+    while b"\r\n\r\n" not in response:
         piece = connection.recv(65536)
         if not piece:
-            raise ConnectionResetError(f"closed after {answer!r}")
-        answer += piece
-    head, _, body = answer.partition(b"\r\n\r\n")
+            raise ConnectionResetError(f"closed after {response!r}")
+        response += piece
+    head, _, body = response.partition(b"\r\n\r\n")
     status = int(head.split(b" ", 2)[1])
     if status != 101:
         length = int(re.search(rb"(?i)content-length: *(\d+)", head)[1])
@@ -224,19 +224,19 @@ class Client:
             raise AssertionError(f"no message within {DEADLINE} s") from None
 
     def expect(self, *messages):
-        """The next messages are these: `str` for a text frame, `bytes` for a binary one."""
+        """Expects these messages next: `str` for a text frame, `bytes` for a binary one."""
         for message in messages:
-            got = self.receive()
-            assert got == message and type(got) is type(message), f"{got!r} instead of {message!r}"
+            received = self.receive()
+            assert received == message and type(received) is type(message), f"{received!r} instead of {message!r}"
 
     def expect_nothing_before(self, publish):
-        """Nothing is on its way: what `publish(marker)` sends is the next to arrive."""
+        """Expects that no message is in flight: the marker that `publish` sends is the next one."""
         marker = unique("marker")
         publish(marker)
         self.expect(marker)
 
     def expect_close(self, code):
-        """The server closes with this code; returns the reason."""
+        """Expects a close with this code; returns the reason."""
         try:
             while True:
                 self.socket.recv(timeout=DEADLINE)
@@ -248,32 +248,32 @@ class Client:
             raise AssertionError(f"not closed within {DEADLINE} s") from None
 
 
-class Ear:
-    """Hears whatever is published to a Redis."""
+class PubSubRecorder:
+    """Records all publications of a Redis."""
 
     def __init__(self, store):
         self.store = store
         self.pubsub = store.pubsub(ignore_subscribe_messages=False)
         self.pubsub.psubscribe("*")
-        until(lambda: self.pubsub.get_message(timeout=1), lambda got: got and got["type"] == "psubscribe", "PSUBSCRIBE")
+        until(lambda: self.pubsub.get_message(timeout=1), lambda message: message and message["type"] == "psubscribe", "PSUBSCRIBE")
 
-    def heard(self):
-        """What was published since the last call, in its order: channels and payloads."""
+    def received(self):
+        """Returns the publications since the last call, in order, as pairs of channel and payload."""
         marker = unique("marker")
         self.store.publish(marker, "")
         messages = []
         end = time.monotonic() + DEADLINE
         while True:
-            assert time.monotonic() < end, f"the marker has not come; heard {messages}"
-            got = self.pubsub.get_message(timeout=1)
-            if got is None or got["type"] != "pmessage":
+            assert time.monotonic() < end, f"no marker; received {messages}"
+            message = self.pubsub.get_message(timeout=1)
+            if message is None or message["type"] != "pmessage":
                 continue
-            channel = got["channel"].decode()
+            channel = message["channel"].decode()
             if channel == marker:
                 return messages
-            # Keyspace events are for the server's own use.
+            # Keyspace events and markers are not publications of a test.
             if not channel.startswith(("marker-", "__key")):
-                messages.append((channel, got["data"]))
+                messages.append((channel, message["data"]))
 
     def close(self):
         self.pubsub.close()
@@ -282,7 +282,7 @@ class Ear:
 @contextlib.contextmanager
 def embedded_port():
     """Holds port 6379 for one embedded store."""
-    # Another person's lock file cannot be opened for creation.
+    # Opening another user's file for creation fails in a sticky directory.
     if not os.path.exists(LOCK):
         pathlib.Path(LOCK).touch()
     descriptor = os.open(LOCK, os.O_RDONLY)
@@ -303,7 +303,7 @@ def embedded_port():
 
 @contextlib.contextmanager
 def embedded_gateway(**settings):
-    """A gateway with its embedded store. Without it there is nothing to be tested: the whole run ends."""
+    """Starts a gateway with its embedded store; ends the test run if that fails, since every test needs it."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(embedded_port())

@@ -1,4 +1,4 @@
-"""The usual manage.py."""
+"""Django's manage.py."""
 
 import os
 import sys

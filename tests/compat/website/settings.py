@@ -1,4 +1,4 @@
-"""A small site with django-websocket-redis, as its documentation has it. Only the publishing side is used."""
+"""A small site with django-websocket-redis, set up as its documentation shows. Only the publishing side is used."""
 
 import os
 
@@ -26,7 +26,7 @@ DATABASES = {
         "NAME": os.environ.get("SITE_DATABASE", ":memory:"),
     }
 }
-# Fast, and never for a real site.
+# Fast, and only acceptable in tests.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 CACHES = {

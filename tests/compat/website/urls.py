@@ -1,4 +1,4 @@
-"""The views: each does with the package what a site does, with arguments from the request's JSON."""
+"""Views that call the package as a site does, with arguments from the request's JSON."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ from ws4redis.redis_store import SELF, RedisMessage
 
 
 def publisher(request, wanted):
-    """`"SELF"` in a list stands for the package's SELF."""
+    """Returns a publisher; `"SELF"` in a list becomes the package's SELF."""
     audiences = {
         name: [SELF if item == "SELF" else item for item in wanted.get(name, [])]
         for name in ("users", "groups", "sessions")
@@ -43,7 +43,7 @@ def publish(request):
 
 
 def pipeline(request):
-    """All messages in one pipeline, through the package's own connection and channels."""
+    """Publishes all messages in one pipeline on the package's own connection."""
     wanted = json.loads(request.body)
     store = publisher(request, wanted)
     pipe = store._connection.pipeline(transaction=wanted["transaction"])
