@@ -1,4 +1,4 @@
-"""The worlds: one for each way in which a site keeps its sessions."""
+"""The deployments: one for each session engine."""
 
 import fcntl
 import itertools
@@ -10,33 +10,33 @@ import shutil
 import pytest
 
 import harness
-from worlds import SECRET_KEY, Kind, World, make_database
+from deployments import SECRET_KEY, SiteKind, Deployment, make_database
 
 WORKERS = 4
-"""As `tests/run` starts them: most of the time, tests wait for the moment after which sockets are closed."""
+"""The number that `tests/run` starts: the tests mostly wait for timers, so more workers than cores pay off."""
 
-# Beside those of the other suites, so that two can run at a time; and each worker has its own.
+# Disjoint from the ports of the other suites, so that two suites can run at once; one range per worker.
 EACH = 150
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
 _first = 18300 + _worker * EACH
 harness.PORTS = itertools.cycle(random.sample(range(_first, _first + EACH), EACH))
 
 PREFIX = {"prefix": "demo"}
-# Each engine with a Redis that tells of keys, and with one that does not, where only the package's hints do.
+# Each engine with keyspace notifications and without them; without them only the package's messages end sessions.
 KINDS = [
-    Kind("cache", {"sessions": "cache"}),
-    Kind("cache+prefix", {"sessions": "cache", **PREFIX}, events=True),
-    Kind("cached_db", {"sessions": "cached_db"}),
-    Kind("django_redis", {"sessions": "django_redis"}),
-    Kind("django_redis+json", {"sessions": "django_redis", "serializer": "json"}, events=True),
-    Kind(
+    SiteKind("cache", {"sessions": "cache"}),
+    SiteKind("cache+prefix", {"sessions": "cache", **PREFIX}, events=True),
+    SiteKind("cached_db", {"sessions": "cached_db"}),
+    SiteKind("django_redis", {"sessions": "django_redis"}),
+    SiteKind("django_redis+json", {"sessions": "django_redis", "serializer": "json"}, events=True),
+    SiteKind(
         "django_redis_cached_db+zlib+prefix",
         {"sessions": "django_redis_cached_db", "compressor": "zlib", **PREFIX},
         events=True,
     ),
-    # The gateway's own templates fit.
-    Kind("redis_sessions", {"sessions": "redis_sessions"}, {"session__secret_key": SECRET_KEY}),
-    Kind(
+    # Matches the gateway's default key templates.
+    SiteKind("redis_sessions", {"sessions": "redis_sessions"}, {"session__secret_key": SECRET_KEY}),
+    SiteKind(
         "redis_sessions+prefix",
         {"sessions": "redis_sessions", "session_prefix": "logins", **PREFIX},
         {"session__secret_key": SECRET_KEY, "session__keys": "signed logins:{key}"},
@@ -47,20 +47,20 @@ KINDS = [
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """What needs the same world runs in the same worker."""
+    """Schedules the tests of one deployment on one worker."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByWorld(LoadScopeScheduling):
+    class ByDeployment(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            # `test_sessions.py::test_this[cache+prefix-removed]`; ids of worlds have no dash.
+            # `test_sessions.py::test_this[cache+prefix-removed]`; ids of deployments contain no dash.
             return re.search(r"\[([^]-]+)|$", nodeid)[1] or nodeid
 
-    return ByWorld(config, log)
+    return ByDeployment(config, log)
 
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory):
-    """Gives new databases, copies of one that all workers share."""
+    """Returns a function that creates databases as copies of one that all workers share."""
     own = tmp_path_factory.mktemp("site")
     shared = own.parents[1 if "PYTEST_XDIST_WORKER" in os.environ else 0]
     empty = shared / "empty.sqlite3"
@@ -75,13 +75,13 @@ def database(tmp_path_factory):
 
 @pytest.fixture(scope="session", params=KINDS, ids=lambda kind: kind.name)
 def started(request, database):
-    world = World(request.param, database(request.param))
-    yield world
-    world.stop()
+    deployment = Deployment(request.param, database(request.param))
+    yield deployment
+    deployment.stop()
 
 
 @pytest.fixture
-def world(started):
-    """With the people as they were, and nobody logged in."""
-    started.begin()
+def deployment(started):
+    """The deployment with its initial users and no sessions."""
+    started.reset()
     return started

@@ -1,6 +1,6 @@
-"""What a task queue or `manage.py shell` does beside the site: runs the code that comes as JSON, one text a line.
+"""Runs code in a process of its own, as a task queue or `manage.py shell` does.
 
-Each line is answered with one: what the code has left in `answer`, or its error.
+Each input line is a JSON string with the code; each output line is JSON with its variable `answer`, or its error.
 """
 
 import json

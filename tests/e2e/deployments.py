@@ -1,4 +1,4 @@
-"""A Redis, the gateway, the Django site in tests/django, what runs beside the site, and visitors with browsers."""
+"""A Redis, the gateway, the Django site in tests/django, a console of the site, and browsers of its visitors."""
 
 import http.cookiejar
 import json
@@ -21,17 +21,17 @@ MANAGE = SITE / "manage.py"
 PACKAGE = TESTS.parent / "python"
 
 ALL = "subscribe-broadcast&subscribe-group&subscribe-user&subscribe-session"
-EVERYBODY = ("john", "jim", "mary", "admin")
+USERNAMES = ("john", "jim", "mary", "admin")
 GROUPS = ("chatusers", "red team", "blue team", "newcomers")
 PASSWORD = "secret"
 SECRET_KEY = "of the end-to-end tests, and of nothing else in the world"
 
 
 @dataclass(frozen=True)
-class Kind:
-    """How a site is set up: its SITE_ variables, and the gateway's settings that go with them; `{site}` is its URL.
+class SiteKind:
+    """The setup of a site: its SITE_ variables and the matching gateway settings, in which `{site}` is its URL.
 
-    With `events`, its Redis tells what happens to keys.
+    `events` turns on keyspace notifications.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Kind:
 
 
 def site_environment(**variables):
-    """For the site's commands."""
+    """Returns the environment of the site's commands."""
     settings = {f"SITE_{name.upper()}": value for name, value in variables.items()}
     paths = os.pathsep.join(map(str, (PACKAGE, SITE)))
     return clean_environment(PYTHONPATH=paths, DJANGO_SETTINGS_MODULE="project.settings", **settings)
@@ -54,7 +54,7 @@ class Site(Process):
         self.port = port or free_port()
         self.origin = f"http://127.0.0.1:{self.port}"
         self.secure = "ssl_redirect" in variables
-        # Static files, too, for proxies that leave them to the site.
+        # --insecure serves static files too, for proxies that forward them to the site.
         command = [sys.executable, MANAGE, "runserver", "--noreload", "--insecure", f"127.0.0.1:{self.port}"]
         super().__init__(command, env=site_environment(**variables), cwd=SITE)
 
@@ -63,7 +63,7 @@ class Site(Process):
 
 
 def manage(*words, **variables):
-    """Runs a command of the site; returns its exit code, and all that it has printed."""
+    """Runs a management command of the site; returns its exit code and output."""
     done = subprocess.run(
         [sys.executable, MANAGE, *words],
         env=site_environment(**variables),
@@ -77,7 +77,7 @@ def manage(*words, **variables):
 
 
 class Console:
-    """A process beside the site, with the site's settings."""
+    """A second process with the site's settings, as a task queue is."""
 
     def __init__(self, **variables):
         self.process = subprocess.Popen(
@@ -88,11 +88,11 @@ class Console:
         )
 
     def run(self, code, **values):
-        """Runs the code with these variables; returns what it leaves in `answer`."""
+        """Runs the code with these variables; returns its variable `answer`."""
         code = "".join(f"{name} = {value!r}\n" for name, value in values.items()) + code
         self.process.stdin.write(json.dumps(code).encode() + b"\n")
         self.process.stdin.flush()
-        # One line, in one piece.
+
         assert select.select([self.process.stdout], [], [], 2 * DEADLINE)[0], f"no answer to {code}"
         reply = json.loads(self.process.stdout.readline())
         assert "error" not in reply, f"{code}\n{reply['error']}"
@@ -108,8 +108,8 @@ class Console:
         self.process.stdout.close()
 
 
-class World:
-    """All of it."""
+class Deployment:
+    """Redis, gateway, site and console, started in this order and stopped in reverse."""
 
     def __init__(self, kind, database):
         self.kind = kind
@@ -121,7 +121,6 @@ class World:
             raise
 
     def start_all(self, database):
-        """Starts everything."""
         kind = self.kind
         events = ["--notify-keyspace-events", "Kgxe"] if kind.events else []
         self.redis = self.start(RedisServer(*events))
@@ -132,7 +131,7 @@ class World:
             "secret_key": SECRET_KEY,
         } | kind.site
         self.open_site()
-        # It looks at sessions every 30 s, as it comes, which is longer than any test waits.
+        # session.recheck_seconds keeps its default of 30, longer than any test waits: a pass cannot come from a recheck.
         self.gateway = self.start(
             Gateway(
                 redis__url=f"{self.redis.url}/0",
@@ -144,12 +143,12 @@ class World:
         self.site.ready()
 
     def open_site(self, port=None):
-        """Starts the site and what runs beside it."""
+        """Starts the site and its console."""
         self.site = self.start(Site(port, **self.variables))
         self.console = self.start(Console(**self.variables))
 
     def reopen_site(self, **variables):
-        """Starts the site again at the same address, with these variables instead of those that it had."""
+        """Restarts the site at the same address; `variables` replace its former ones."""
         for process in (self.site, self.console):
             self.started.remove(process)
             process.stop()
@@ -165,32 +164,32 @@ class World:
         for process in reversed(self.started):
             process.stop()
 
-    def begin(self):
-        """As on the first day: the people as they were, and nobody logged in."""
+    def reset(self):
+        """Restores the initial users, and deletes all keys, so all sessions."""
         self.console.run("make_people()")
         with redis.Redis(port=self.redis.port) as client:
             client.flushall()
 
     def browser(self, username=None, password=PASSWORD):
-        """A browser, with somebody logged in."""
+        """Returns a browser; with `username`, that user is logged in."""
         browser = Browser(self.site)
         if username is not None:
             browser.log_in(username, password)
         return browser
 
     def connect(self, browser, facility, flags=ALL, **headers):
-        """A WebSocket from a page of the site."""
+        """Connects a WebSocket as a page of the site does."""
         return Client(
             self.gateway.url(facility, flags),
             origin=self.site.origin,
             additional_headers=[("Cookie", browser.cookies()), *headers.items()],
         )
 
-    def hears(self, client, facility, **sessions):
-        """Which of all audiences this client belongs to: publishes to each; `sessions` are session keys by names."""
+    def channels_of(self, client, facility, **sessions):
+        """Publishes to each audience; returns those that the client received. `sessions` maps names to session keys."""
         self.drain(client, facility)
         audiences = {"everybody": {"broadcast": True}}
-        audiences |= {f"user {name}": {"users": [name]} for name in EVERYBODY}
+        audiences |= {f"user {name}": {"users": [name]} for name in USERNAMES}
         audiences |= {f"group {name}": {"groups": [name]} for name in GROUPS}
         audiences |= {f"session {name}": {"sessions": [key]} for name, key in sessions.items()}
         self.console.run(
@@ -199,18 +198,18 @@ class World:
             audiences=audiences,
             facility=facility,
         )
-        heard = set()
-        # Those that were published at once may come in any order, so what ends them is published when one is there.
+        received = set()
+        # Messages of different channels have no order among each other: the end marker is published after the broadcast arrived.
         while (message := client.receive()) != "everybody":
-            heard.add(message)
+            received.add(message)
         end = unique("end")
         self.publish(end, facility, broadcast=True)
         while (message := client.receive()) != end:
-            heard.add(message)
-        return heard
+            received.add(message)
+        return received
 
     def drain(self, client, facility):
-        """Takes what is on its way to a client that subscribes to the broadcast."""
+        """Reads all messages in flight to a client that subscribes to the broadcast."""
         end = unique("end")
         self.publish(end, facility, broadcast=True)
         while client.receive() != end:
@@ -226,11 +225,11 @@ class World:
             audiences=audiences,
         )
 
-    def who(self, browser):
-        """What a fresh WebSocket of this browser hears."""
+    def channels_of_new_socket(self, browser):
+        """Opens a WebSocket of this browser; returns the audiences that it belongs to."""
         facility = unique()
         with self.connect(browser, facility) as client:
-            return self.hears(client, facility, own=browser.session_key or "x" * 32)
+            return self.channels_of(client, facility, own=browser.session_key or "x" * 32)
 
 
 class Browser:
@@ -243,22 +242,22 @@ class Browser:
             urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self.jar)
         )
         if site.secure:
-            # As a proxy that speaks https says it of every browser; Django then wants a Referer, too.
+            # The headers of a proxy that terminates TLS; Django then requires a Referer as well.
             referer = site.origin.replace("http:", "https:") + "/"
             self.opener.addheaders = [("X-Forwarded-Proto", "https"), ("Referer", referer)]
 
     def open(self, path, form=None):
-        """Returns the body of the answer; redirects are followed."""
+        """Follows redirects; returns the body of the response."""
         data = None if form is None else urllib.parse.urlencode(form).encode()
         with self.opener.open(self.site.origin + path, data=data, timeout=DEADLINE) as answer:
             return answer.read().decode()
 
     def get(self, path):
-        """Returns the JSON of the answer."""
+        """Returns the JSON of the response."""
         return json.loads(self.open(path))
 
     def post(self, path, page=None, **form):
-        """Posts a form of the page at `page`, or of `path` itself."""
+        """Posts a form with the CSRF token of `page`, or of `path` itself."""
         self.open(page or path)
         return self.open(path, {"csrfmiddlewaretoken": self.cookie("csrftoken")} | form)
 
@@ -278,11 +277,11 @@ class Browser:
         return self.cookie("sessionid")
 
     def cookies(self):
-        """The value of the header."""
+        """Returns the value of the Cookie header."""
         return "; ".join(f"{cookie.name}={cookie.value}" for cookie in self.jar) or "theme=dark"
 
     def copy(self):
-        """The same cookies, which later answers do not change."""
+        """Returns a browser with a copy of the cookies; later responses do not change them."""
         other = Browser(self.site)
         for cookie in self.jar:
             other.jar.set_cookie(cookie)
@@ -290,6 +289,6 @@ class Browser:
 
 
 def make_database(path):
-    """The site's database, still without people."""
+    """Creates the site's database, without users."""
     code, output = manage("migrate", "-v0", database=path)
     assert code == 0, output

@@ -1,4 +1,4 @@
-"""The gateway asks the site itself who visitors are: sessions that are not in Redis, tokens, and rules of the site's own."""
+"""The identity callback: sessions that are not in Redis, tokens, and the site's own rules."""
 
 import contextlib
 import http.server
@@ -10,8 +10,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from harness import BINARY, DEADLINE, Gateway, RedisServer, clean_environment, unique
-from test_sessions import ANYBODY, JOHN, MARY, SOMEBODY, closed_sockets
-from worlds import Kind, World
+from test_sessions import NO_CHANNELS, JOHN, MARY, SESSION_ONLY, closed_sockets
+from deployments import SiteKind, Deployment
 
 SECRET = "what-gateway-and-site-share"
 URL = "{site}/ws4redis/identity/"
@@ -19,7 +19,7 @@ URL = "{site}/ws4redis/identity/"
 
 def kind(name, sessions, gateway=None, **site):
     settings = {"auth__callback_url": URL, "auth__callback_secret": SECRET} | (gateway or {})
-    return Kind(name, {"sessions": sessions, "callback_secret": SECRET, **site}, settings)
+    return SiteKind(name, {"sessions": sessions, "callback_secret": SECRET, **site}, settings)
 
 
 HTTPS = {"auth__callback_headers": "X-Forwarded-Proto: https"}
@@ -33,109 +33,109 @@ KINDS = [
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
 def started(request, database):
-    world = World(request.param, database(request.param))
-    yield world
-    world.stop()
+    deployment = Deployment(request.param, database(request.param))
+    yield deployment
+    deployment.stop()
 
 
 @pytest.fixture
-def world(started):
-    started.begin()
+def deployment(started):
+    started.reset()
     return started
 
 
 @pytest.fixture(scope="module")
 def rules(database):
-    """A site with a view of its own."""
-    kind_of_rules = kind("callback+rules", "db", {"auth__callback_url": "{site}/rules/"})
-    world = World(kind_of_rules, database(kind_of_rules))
-    world.begin()
-    yield world
-    world.stop()
+    """A site that overrides the callback view."""
+    kind_with_rules = kind("callback+rules", "db", {"auth__callback_url": "{site}/rules/"})
+    deployment = Deployment(kind_with_rules, database(kind_with_rules))
+    deployment.reset()
+    yield deployment
+    deployment.stop()
 
 
-def refusal(world, facility, browser, **headers):
-    """The status with which a handshake is refused."""
+def refusal(deployment, facility, browser, **headers):
+    """Returns the status of a refused handshake."""
     with pytest.raises(InvalidStatus) as refused:
-        world.connect(browser, facility, **headers)
+        deployment.connect(browser, facility, **headers)
     return refused.value.response.status_code
 
 
-def test_a_login_has_its_own_channels_with_every_engine(world):
-    john, mary, nobody = world.browser("john"), world.browser("mary"), world.browser()
-    # What the browser has of a session in its cookie is the session itself, and no key.
-    missing = SOMEBODY if world.kind.site["sessions"] == "signed_cookies" else set()
-    assert world.who(john) == JOHN - missing
-    assert world.who(mary) == MARY - missing
-    assert world.who(nobody) == ANYBODY
+def test_a_login_has_its_own_channels_with_every_engine(deployment):
+    john, mary, anonymous = deployment.browser("john"), deployment.browser("mary"), deployment.browser()
+    # The cookie of this engine holds the session itself; it has no key.
+    missing = SESSION_ONLY if deployment.kind.site["sessions"] == "signed_cookies" else set()
+    assert deployment.channels_of_new_socket(john) == JOHN - missing
+    assert deployment.channels_of_new_socket(mary) == MARY - missing
+    assert deployment.channels_of_new_socket(anonymous) == NO_CHANNELS
     facility = unique()
-    with world.connect(john, facility) as johns, world.connect(mary, facility) as marys:
-        assert "user mary" not in world.hears(johns, facility, mary=mary.session_key)
-        assert "user john" not in world.hears(marys, facility, john=john.session_key)
+    with deployment.connect(john, facility) as johns, deployment.connect(mary, facility) as marys:
+        assert "user mary" not in deployment.channels_of(johns, facility, mary=mary.session_key)
+        assert "user john" not in deployment.channels_of(marys, facility, john=john.session_key)
 
 
-def test_an_anonymous_session_has_its_own_channel_and_a_forged_one_has_none(world):
-    browser = world.browser()
+def test_an_anonymous_session_has_its_own_channel_and_a_forged_one_has_none(deployment):
+    browser = deployment.browser()
     browser.get("/?set=something")
-    # A session in a cookie has no key, and so no channel.
-    in_cookie = world.kind.site["sessions"] == "signed_cookies"
-    assert world.who(browser) == (ANYBODY if in_cookie else SOMEBODY)
+    # A signed-cookie session has no key, so no channel.
+    in_cookie = deployment.kind.site["sessions"] == "signed_cookies"
+    assert deployment.channels_of_new_socket(browser) == (NO_CHANNELS if in_cookie else SESSION_ONLY)
     for cookie in ("0" * 32, "x" * 32, "user:john:x"):
         facility = unique()
-        forged = world.browser()
+        forged = deployment.browser()
         forged.cookies = lambda cookie=cookie: f"sessionid={cookie}"
-        with world.connect(forged, facility) as client:
-            assert world.hears(client, facility, forged=cookie) == ANYBODY
+        with deployment.connect(forged, facility) as client:
+            assert deployment.channels_of(client, facility, forged=cookie) == NO_CHANNELS
 
 
-def test_a_change_that_ends_a_login_applies_to_the_next_socket(world):
-    john, mary = world.browser("john"), world.browser("mary")
+def test_a_change_that_ends_a_login_applies_to_the_next_socket(deployment):
+    john, mary = deployment.browser("john"), deployment.browser("mary")
     old = john.copy()
-    world.console.run("user = User.objects.get(username='mary'); user.is_active = False; user.save()")
-    assert "user mary" not in world.who(mary)
+    deployment.console.run("user = User.objects.get(username='mary'); user.is_active = False; user.save()")
+    assert "user mary" not in deployment.channels_of_new_socket(mary)
     john.log_out()
-    assert world.who(john) == ANYBODY
-    if world.kind.site["sessions"] != "signed_cookies":
-        assert world.who(old) == ANYBODY
+    assert deployment.channels_of_new_socket(john) == NO_CHANNELS
+    if deployment.kind.site["sessions"] != "signed_cookies":
+        assert deployment.channels_of_new_socket(old) == NO_CHANNELS
 
 
-def test_a_change_that_ends_a_login_closes_its_open_sockets(world):
-    if world.kind.site["sessions"] == "signed_cookies":
-        pytest.skip("it is the browser alone that forgets such a session")
-    phone, laptop, mary = world.browser("john"), world.browser("john"), world.browser("mary")
-    with closed_sockets(world, mary):
-        world.console.run("user = User.objects.get(username='mary'); user.set_password('new'); user.save()")
-    with closed_sockets(world, phone):
+def test_a_change_that_ends_a_login_closes_its_open_sockets(deployment):
+    if deployment.kind.site["sessions"] == "signed_cookies":
+        pytest.skip("only the browser can delete a signed-cookie session")
+    phone, laptop, mary = deployment.browser("john"), deployment.browser("john"), deployment.browser("mary")
+    with closed_sockets(deployment, mary):
+        deployment.console.run("user = User.objects.get(username='mary'); user.set_password('new'); user.save()")
+    with closed_sockets(deployment, phone):
         phone.log_out()
-    assert world.who(laptop) == JOHN
+    assert deployment.channels_of_new_socket(laptop) == JOHN
 
 
-def test_the_gateway_neither_changes_nor_prolongs_sessions(world):
-    if world.kind.site["sessions"] == "signed_cookies":
-        pytest.skip("there is nothing to look at")
-    john = world.browser("john")
+def test_the_gateway_neither_changes_nor_prolongs_sessions(deployment):
+    if deployment.kind.site["sessions"] == "signed_cookies":
+        pytest.skip("the server stores nothing of a signed-cookie session")
+    john = deployment.browser("john")
     read = "answer = dict(SessionStore(key).items())"
-    if world.kind.site["sessions"] == "db":
+    if deployment.kind.site["sessions"] == "db":
         read += "\nfrom django.contrib.sessions.models import Session"
         read += "\nanswer['end'] = str(Session.objects.get(pk=key).expire_date)"
-    before = world.console.run(read, key=john.session_key)
+    before = deployment.console.run(read, key=john.session_key)
     for _ in range(3):
-        assert world.who(john) == JOHN
-    assert world.console.run(read, key=john.session_key) == before
+        assert deployment.channels_of_new_socket(john) == JOHN
+    assert deployment.console.run(read, key=john.session_key) == before
 
 
 def test_a_site_can_have_its_own_tokens_and_rules(rules):
-    john, nobody = rules.browser("john"), rules.browser()
-    # A token in the place of a cookie, and beside somebody else's.
-    for browser in (nobody, john):
+    john, anonymous = rules.browser("john"), rules.browser()
+    # A token without a cookie, and a token that overrides another user's cookie.
+    for browser in (anonymous, john):
         facility = unique()
         with rules.connect(browser, facility, Authorization="Token mary") as client:
-            assert rules.hears(client, facility) == MARY - SOMEBODY
+            assert rules.channels_of(client, facility) == MARY - SESSION_ONLY
     facility = unique("quiet/")
     with rules.connect(john, facility) as client:
-        assert rules.hears(client, facility, john=john.session_key) == set()
+        assert rules.channels_of(client, facility, john=john.session_key) == set()
     assert refusal(rules, "closed", john) == 403
-    assert refusal(rules, "closed", nobody) == 403
+    assert refusal(rules, "closed", anonymous) == 403
 
 
 def test_a_site_can_refuse_unknown_visitors(rules):
@@ -143,19 +143,19 @@ def test_a_site_can_refuse_unknown_visitors(rules):
     with (
         rules.connect(rules.browser("admin"), facility) as admins,
         rules.connect(rules.browser("john"), facility) as johns,
-        rules.connect(rules.browser(), facility) as nobodys,
+        rules.connect(rules.browser(), facility) as anonymous_client,
     ):
         assert rules.publish("for staff", facility, broadcast=True) > 0
         admins.expect("for staff")
         assert rules.publish("to john", facility, users=["john"]) == 0
-        for client in (johns, nobodys):
+        for client in (johns, anonymous_client):
             client.socket.ping().wait(DEADLINE)
             with pytest.raises(TimeoutError):
                 client.socket.recv(timeout=0)
 
 
 def check(**settings):
-    """What `ws4redis check` says of the callback."""
+    """Returns the line of `ws4redis check` about the callback."""
     variables = {f"WS4REDIS_{name.upper()}": value for name, value in settings.items()}
     done = subprocess.run(
         [BINARY, "check"],
@@ -194,7 +194,7 @@ def test_check_names_each_common_mistake(rules):
 
 def test_check_recognises_a_site_that_requires_https(started):
     if not started.site.secure:
-        pytest.skip("it does not")
+        pytest.skip("this site does not require HTTPS")
     settings = {
         "auth__callback_url": f"{started.site.origin}/ws4redis/identity/",
         "auth__callback_secret": SECRET,
@@ -203,12 +203,12 @@ def test_check_recognises_a_site_that_requires_https(started):
     assert check(**settings, **HTTPS).endswith("answered 200")
 
 
-class Nobody(http.server.BaseHTTPRequestHandler):
-    """Answers that nobody is known."""
+class AnonymousSite(http.server.BaseHTTPRequestHandler):
+    """An identity callback that reports every visitor as anonymous."""
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self):  # noqa: N802 - the name that http.server wants
+    def do_GET(self):  # noqa: N802 - a name of http.server
         self.send_response(200)
         self.send_header("Content-Length", "4")
         self.end_headers()
@@ -220,16 +220,16 @@ class Nobody(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def https_site(directory):
-    """A site with a certificate of its own making; gives its URL and the certificate."""
+    """Serves a callback with a self-signed certificate; yields its URL and the certificate."""
     certificate, key = directory / "certificate.pem", directory / "key.pem"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
     command += " -addext basicConstraints=critical,CA:FALSE"
     subprocess.run(
         [*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60
     )
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nobody)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), AnonymousSite)
     server.daemon_threads = True
-    # Who does not trust the certificate goes away in the middle of the handshake.
+    # A client that rejects the certificate closes during the handshake, which is not an error here.
     server.handle_error = lambda *_: None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -244,7 +244,7 @@ def https_site(directory):
         server.server_close()
 
 
-def test_a_site_is_called_by_https_if_its_certificate_is_trusted(tmp_path, monkeypatch):
+def test_the_callback_uses_https_if_the_certificate_is_trusted(tmp_path, monkeypatch):
     with https_site(tmp_path) as (url, certificate):
         assert "cannot be reached (invalid peer certificate" in check(auth__callback_url=url)
         assert "invalid peer certificate" in check(auth__callback_url=url.replace("localhost", "127.0.0.1"))

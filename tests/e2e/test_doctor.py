@@ -1,4 +1,4 @@
-"""`manage.py ws4redis_doctor` says exactly what does not fit between the site and a running gateway."""
+"""`manage.py ws4redis_doctor` reports exactly the mismatches between the site and a running gateway."""
 
 import contextlib
 import http.server
@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from harness import Gateway, RedisServer
-from test_callback import Nobody
-from worlds import SECRET_KEY, Kind, manage
+from test_callback import AnonymousSite
+from deployments import SECRET_KEY, SiteKind, manage
 
 SECRET = "what-gateway-and-site-share"
 GATEWAY = {
@@ -39,8 +39,8 @@ def running(server, *arguments, **options):
 
 @contextlib.contextmanager
 def callback():
-    """Gives the URL of a site that knows nobody, which is enough for a gateway without visitors."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nobody)
+    """Serves an identity callback that reports every visitor as anonymous; yields its URL."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), AnonymousSite)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -52,7 +52,7 @@ def callback():
         server.server_close()
 
 
-# Named, so that all tests with it run in one worker.
+# The parameter names it, so that all its tests run on one worker.
 @pytest.fixture(scope="module", params=["doctor"])
 def redis():
     with (
@@ -65,8 +65,8 @@ def redis():
 
 @pytest.fixture(scope="module")
 def doctor(database):
-    """Calls the doctor; returns the exit code, the errors without that word, and the whole report."""
-    path = database(Kind("doctor"))
+    """Returns a function that runs the doctor; it returns the exit code, the error texts and the whole report."""
+    path = database(SiteKind("doctor"))
 
     def doctor(redis, **site):
         code, report = manage("ws4redis_doctor", redis=f"{redis.url}/0", database=path, **SITE | site)

@@ -1,4 +1,4 @@
-"""The forms in which caches keep sessions: the gateway reads each."""
+"""The gateway reads sessions in each serialization and compression of the caches."""
 
 import re
 
@@ -6,14 +6,14 @@ import pytest
 import redis
 
 import test_sessions
-from worlds import Kind, World
+from deployments import SiteKind, Deployment
 
 
-def kind(name, begins, gateway=None, **site):
-    return pytest.param(Kind(name, {"sessions": "django_redis"} | site, gateway or {}), begins, id=name)
+def kind(name, prefix_pattern, gateway=None, **site):
+    return pytest.param(SiteKind(name, {"sessions": "django_redis"} | site, gateway or {}), prefix_pattern, id=name)
 
 
-# Each with how its values begin.
+# Each with a pattern of the first bytes of its values.
 KINDS = [
     kind("herd", rb"\x80.{10}\x8c\x18django_redis\.client\.herd", client="herd"),
     kind("pickle_0", rb"\(d", pickle="0"),
@@ -35,19 +35,19 @@ KINDS = [
 
 
 @pytest.fixture
-def world(kind, database):
-    world = World(kind, database(kind))
-    world.begin()
-    yield world
-    world.stop()
+def deployment(kind, database):
+    deployment = Deployment(kind, database(kind))
+    deployment.reset()
+    yield deployment
+    deployment.stop()
 
 
-@pytest.mark.parametrize(("kind", "begins"), KINDS)
-def test_sessions_are_read_in_each_form(world, begins):
-    test_sessions.test_visitors_receive_their_own_messages_and_no_others(world)
-    test_sessions.test_the_doctor_finds_no_error(world)
-    with redis.Redis(port=world.redis.port) as client:
+@pytest.mark.parametrize(("kind", "prefix_pattern"), KINDS)
+def test_sessions_are_read_in_each_form(deployment, prefix_pattern):
+    test_sessions.test_visitors_receive_their_own_messages_and_no_others(deployment)
+    test_sessions.test_the_doctor_finds_no_error(deployment)
+    with redis.Redis(port=deployment.redis.port) as client:
         values = [client.get(key) for key in client.keys("*django.contrib.sessions*")]
     assert values
     for value in values:
-        assert re.match(begins, value, re.DOTALL), value
+        assert re.match(prefix_pattern, value, re.DOTALL), value

@@ -1,6 +1,6 @@
 import pytest
 import redis
-from fronts import Authority
+from reverse_proxies import Authority
 
 from harness import RedisServer
 
@@ -21,13 +21,13 @@ def authority(tmp_path_factory):
 def start(store, authority):
     started = []
 
-    def begin(kind, **settings):
+    def start_proxy(kind, **settings):
         started.append(kind(store, authority, **settings))
         return started[-1]
 
-    yield begin
-    for front in started:
-        front.stop()
+    yield start_proxy
+    for proxy in started:
+        proxy.stop()
 
 
 @pytest.fixture(scope="module")

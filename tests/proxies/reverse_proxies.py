@@ -1,4 +1,4 @@
-"""The shipped configurations of docs/deploy, started as they are but for addresses, paths and certificates."""
+"""Starts proxies with the configurations of docs/deploy; only addresses, paths and certificates are replaced."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ ROOT = os.getuid() == 0
 
 
 def filled(name, replacements):
-    """A shipped file with other words in the place of its own, each of which it has to have."""
+    """Returns a shipped file with these replacements; fails if one of the old texts is missing."""
     text = (DEPLOY / name).read_text()
     missing = [old for old in replacements if old not in text]
     assert not missing, f"{name} does not have {missing}"
@@ -36,7 +36,7 @@ def filled(name, replacements):
 
 
 class Authority:
-    """A certificate authority of one run, and the certificate of the site."""
+    """A certificate authority of one test run, and the site's certificate."""
 
     def __init__(self, home):
         self.ca, self.chain, self.key = home / "ca.pem", home / "chain.pem", home / "key.pem"
@@ -62,8 +62,10 @@ class Authority:
 
 
 class Tunnels:
-    """TLS for the WebSocket clients. They read and write in two threads, for which Python's own TLS sockets are not made
-    before 3.13: what is written may get lost."""
+    """TLS for the WebSocket clients, which read and write in two threads.
+
+    Python's own TLS sockets lose written data under concurrent use before 3.13.
+    """
 
     def __init__(self):
         self.loop = asyncio.new_event_loop()
@@ -71,7 +73,7 @@ class Tunnels:
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
     def dial(self, port, context):
-        """A socket for plain bytes, which go to the port by TLS."""
+        """Returns a plain socket whose data is forwarded to the port over TLS."""
         near, far = socket.socketpair()
         asyncio.run_coroutine_threadsafe(self._open(far, port, context), self.loop).result(DEADLINE)
         return near
@@ -81,7 +83,7 @@ class Tunnels:
         back = await asyncio.open_unix_connection(sock=far)
         for reader, writer in ((out[0], back[1]), (back[0], out[1])):
             task = self.loop.create_task(self._pump(reader, writer))
-            # The loop itself does not hold its tasks.
+            # The loop holds only weak references to its tasks.
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 
@@ -96,23 +98,23 @@ class Tunnels:
 TUNNELS = Tunnels()
 
 
-class Site:
-    """What stands where Django would: it tells what it was sent, and lets visitors with a cookie connect."""
+class StubSite:
+    """Stands in for Django: echoes path and headers as JSON, and lets visitors with a cookie connect."""
 
     def __init__(self, path=None):
         site = self
-        self.asked = []
-        """Paths and headers of the requests."""
+        self.requests = []
+        """Pairs of path and headers."""
 
         class Answers(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 headers = {name.lower(): ", ".join(self.headers.get_all(name)) for name in self.headers}
-                site.asked.append((self.path, headers))
+                site.requests.append((self.path, headers))
                 welcome = "welcome=yes" in self.headers.get("Cookie", "")
                 status = 403 if self.path == "/may-connect/" and not welcome else 200
-                # The gateway asks who a visitor is, and is told that it is nobody.
-                asks = self.path.startswith("/who/")
-                body = json.dumps(None if asks else {"path": self.path, "headers": headers})
+                # The identity callback reports every visitor as anonymous.
+                callback = self.path.startswith("/visitor/")
+                body = json.dumps(None if callback else {"path": self.path, "headers": headers})
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -139,7 +141,7 @@ class Site:
 
 
 class Stream:
-    """An event stream, as curl sees it."""
+    """An event stream, read by curl."""
 
     def __init__(self, command):
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -152,7 +154,7 @@ class Stream:
         self.lines.put(None)
 
     def expect(self, wanted):
-        """Reads on to a line like this."""
+        """Reads up to the first line that matches the pattern, and returns it."""
         end, seen = time.monotonic() + DEADLINE, []
         while True:
             try:
@@ -172,26 +174,26 @@ class Stream:
         self.process.wait(DEADLINE)
 
 
-class Front:
-    """A proxy before one or two gateways and a site."""
+class ReverseProxy:
+    """A proxy that forwards to one or two gateways and a site."""
 
     gateways = 1
     unix = False
     streams = 12
-    """How many it serves at a time on one connection, at least."""
+    """Streams that it serves at once on one connection, at least."""
     cookies = ()
-    """What a visitor needs to be let in."""
+    """Cookie headers that the proxy requires of a visitor."""
 
     def __init__(self, store, authority, **settings):
         self.authority = authority
         self.home = pathlib.Path(tempfile.mkdtemp(prefix="ws4redis-proxy-"))
-        # The proxies give up root's rights.
+        # The proxies drop root privileges, and still have to read this directory.
         self.home.chmod(0o755)
         self.static = self.home / "static"
         self.static.mkdir()
         (self.static / "page.css").write_text("body {}")
         self.port, self.plain = free_port(), free_port()
-        self.stopping = []
+        self.to_stop = []
         try:
             self.start(store, settings)
         except BaseException:
@@ -205,26 +207,26 @@ class Front:
             settings["server__unix_mode"] = "0666"
         listen = f"unix:{self.gateway_path}" if self.unix else None
         self.site = self.open_site(store)
-        self.stopping.append(self.site)
-        self.behind = []
+        self.to_stop.append(self.site)
+        self.backends = []
         for _ in range(self.gateways):
-            self.behind.append(Gateway(listen=listen, **settings))
-            self.stopping.append(self.behind[-1])
-        self.proxy = self.run()
-        self.stopping.append(self.proxy)
-        self.proxy.wait_until(lambda: accepts(self.port) and accepts(self.plain), type(self).__name__)
+            self.backends.append(Gateway(listen=listen, **settings))
+            self.to_stop.append(self.backends[-1])
+        self.server = self.run()
+        self.to_stop.append(self.server)
+        self.server.wait_until(lambda: accepts(self.port) and accepts(self.plain), type(self).__name__)
 
     def open_site(self, _store):
-        return Site(self.site_path if self.unix else None)
+        return StubSite(self.site_path if self.unix else None)
 
     def stop(self):
-        for one in reversed(self.stopping):
+        for one in reversed(self.to_stop):
             one.stop()
         shutil.rmtree(self.home, ignore_errors=True)
 
     def connect(self, facility, flags="subscribe-broadcast", headers=(), **options):
         headers = dict(line.split(": ", 1) for line in (*self.cookies, *headers))
-        # As browsers: HTTP/1.1 alone is offered.
+        # Offers HTTP/1.1 only, as browsers do for WebSockets.
         near = TUNNELS.dial(self.port, self.authority.context("http/1.1"))
         url = f"ws://{HOST}:{self.port}/ws/{facility}?{flags}"
         return Client(url, sock=near, additional_headers=headers, **options)
@@ -237,12 +239,12 @@ class Front:
 
     def curl(self, target, *options, headers=()):
         lines = [word for line in (*self.cookies, *headers) for word in ("-H", line)]
-        where = ["--cacert", self.authority.ca, "--resolve", f"{HOST}:{self.port}:127.0.0.1", "--noproxy", "*"]
+        connection = ["--cacert", self.authority.ca, "--resolve", f"{HOST}:{self.port}:127.0.0.1", "--noproxy", "*"]
         url = f"https://{HOST}:{self.port}{target}"
-        return ["curl", "-sN", "--max-time", "30", *where, *lines, *options, url]
+        return ["curl", "-sN", "--max-time", "30", *connection, *lines, *options, url]
 
-    def ask(self, target, *options, headers=()):
-        """Status and body."""
+    def fetch(self, target, *options, headers=()):
+        """Returns status and body."""
         command = self.curl(target, "-w", "\n%{http_code}", *options, headers=headers)
         done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE * 4)
         assert done.returncode == 0, done
@@ -253,13 +255,13 @@ class Front:
         return Stream(self.curl(f"/ws/{facility}?{flags}", http, "-i", headers=["Accept: text/event-stream"]))
 
     def post(self, facility, message, flags="publish-broadcast"):
-        return self.ask(f"/ws/{facility}?{flags}", "--data-binary", message, headers=["X-WS4Redis: 1"])
+        return self.fetch(f"/ws/{facility}?{flags}", "--data-binary", message, headers=["X-WS4Redis: 1"])
 
 
-class Nginx(Front):
+class Nginx(ReverseProxy):
     conf = "nginx/tcp.conf"
     main = {}
-    """What a test wants otherwise in the main file."""
+    """Replacements in the main file, for tests that need other values."""
 
     def ports(self):
         return {
@@ -277,7 +279,7 @@ class Nginx(Front):
         return {"127.0.0.1:8000": self.upstream(0), "127.0.0.1:8001": f"127.0.0.1:{self.site.port}"}
 
     def upstream(self, number):
-        return f"127.0.0.1:{self.behind[number].port}"
+        return f"127.0.0.1:{self.backends[number].port}"
 
     def write(self, change=lambda text: text):
         (self.home / "site.conf").write_text(change(filled(self.conf, self.ports() | self.upstreams())))
@@ -325,18 +327,18 @@ class NginxAuthRequest(Nginx):
     cookies = ("Cookie: welcome=yes",)
 
 
-class Haproxy(Front):
+class Haproxy(ReverseProxy):
     gateways = 2
 
     def run(self):
         conf = {
-            # Not every machine lets tests have so many descriptors.
+            # The machine's limit of open files may be lower than the shipped value needs.
             "maxconn 50000": "maxconn 500",
             "bind :80": f"bind 127.0.0.1:{self.plain}",
             "bind :443": f"bind 127.0.0.1:{self.port}",
             "/etc/haproxy/certs/www.example.com.pem": self.authority.both,
-            "127.0.0.1:8000": f"127.0.0.1:{self.behind[0].port}",
-            "127.0.0.1:8002": f"127.0.0.1:{self.behind[1].port}",
+            "127.0.0.1:8000": f"127.0.0.1:{self.backends[0].port}",
+            "127.0.0.1:8002": f"127.0.0.1:{self.backends[1].port}",
             "127.0.0.1:8001": f"127.0.0.1:{self.site.port}",
         }
         if not ROOT:
@@ -345,10 +347,10 @@ class Haproxy(Front):
         return Process([shutil.which("haproxy") or "/usr/sbin/haproxy", "-db", "-f", self.home / "haproxy.cfg"])
 
     def logged(self):
-        return self.proxy.output()
+        return self.server.output()
 
 
-class Caddy(Front):
+class Caddy(ReverseProxy):
     gateways = 2
 
     def run(self):
@@ -359,8 +361,8 @@ class Caddy(Front):
             "/etc/caddy/certs/privkey.pem": self.authority.key,
             "/var/log/caddy/access.log": self.home / "access.log",
             "/srv/example/static": self.static,
-            "127.0.0.1:8000": f"127.0.0.1:{self.behind[0].port}",
-            "127.0.0.1:8002": f"127.0.0.1:{self.behind[1].port}",
+            "127.0.0.1:8000": f"127.0.0.1:{self.backends[0].port}",
+            "127.0.0.1:8002": f"127.0.0.1:{self.backends[1].port}",
             "127.0.0.1:8001": f"127.0.0.1:{self.site.port}",
         }
         (self.home / "Caddyfile").write_text(filled("Caddyfile", conf))
@@ -382,13 +384,13 @@ Listen 127.0.0.1:{plain}
 Listen 127.0.0.1:{port}
 Include {home}/site.conf
 """
-"""What Debian's own files say, as far as the site needs it."""
+"""The directives of Debian's own files that the site needs."""
 
 MODULES = "mpm_event authz_core authz_host alias ssl http2 socache_shmcb proxy proxy_http proxy_wstunnel headers"
 
 
-class Apache(Front):
-    # mod_http2 begins with six, and takes more only when some of them have ended.
+class Apache(ReverseProxy):
+    # mod_http2 starts with six, and allows more only after some of them have ended.
     streams = 6
 
     def write(self):
@@ -402,7 +404,7 @@ class Apache(Front):
                     "/etc/letsencrypt/live/www.example.com/privkey.pem": self.authority.key,
                     "/var/log/apache2/": f"{self.home}/",
                     "/srv/example/static/": f"{self.static}/",
-                    "127.0.0.1:8000": f"127.0.0.1:{self.behind[0].port}",
+                    "127.0.0.1:8000": f"127.0.0.1:{self.backends[0].port}",
                     "127.0.0.1:8001": f"127.0.0.1:{self.site.port}",
                 },
             )
@@ -421,18 +423,18 @@ class Apache(Front):
         return (self.home / "example.log").read_text()
 
 
-def held(gateway):
-    """How many connections a gateway has."""
+def connection_count(gateway):
+    """Returns the number of established connections of a gateway."""
     lines = pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]
     connections = [line.split()[1:4:2] for line in lines]
     return connections.count([f"0100007F:{gateway.port:04X}", "01"])
 
 
 def connections_to(port, pid):
-    """How many connections a process has to a port of this machine."""
+    """Returns the number of connections of a process to a local port."""
     lines = [line.split() for line in pathlib.Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
     there = {f"socket:[{line[9]}]" for line in lines if line[2:4] == [f"0100007F:{port:04X}", "01"]}
     return sum(os.readlink(file) in there for file in pathlib.Path(f"/proc/{pid}/fd").iterdir())
 
 
-FRONTS = [Nginx, NginxUnix, NginxTwo, NginxAuthRequest, Haproxy, Caddy, Apache]
+PROXIES = [Nginx, NginxUnix, NginxTwo, NginxAuthRequest, Haproxy, Caddy, Apache]

@@ -1,7 +1,7 @@
-"""What the gateway is told of visitors' addresses: what the proxy has seen, never what a visitor claims."""
+"""The gateway gets the visitor's address and host from the proxy, never from the visitor's own headers."""
 
 import pytest
-from fronts import COOKIE, FRONTS, HOST, Site
+from reverse_proxies import COOKIE, HOST, PROXIES, StubSite
 
 from harness import unique
 
@@ -11,53 +11,53 @@ VISITOR = "127.0.0.9"
 
 @pytest.fixture
 def site():
-    site = Site()
+    site = StubSite()
     yield site
     site.stop()
 
 
-@pytest.mark.parametrize("kind", FRONTS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", PROXIES, ids=lambda kind: kind.__name__)
 def test_the_gateway_gets_the_address_that_the_proxy_saw(start, site, kind):
-    front = start(
+    proxy = start(
         kind,
-        auth__callback_url=f"http://127.0.0.1:{site.port}/who/",
-        # So that the site sees these headers as the gateway has got them.
+        auth__callback_url=f"http://127.0.0.1:{site.port}/visitor/",
+        # Makes the gateway forward these headers to the site as it received them.
         auth__callback_forward="X-Forwarded-For,X-Forwarded-Host,X-Forwarded-Proto",
     )
-    status, body = front.ask(
+    status, body = proxy.fetch(
         *(f"/ws/{unique()}?publish-broadcast", "--data-binary", "hello", "--interface", VISITOR),
         headers=["X-WS4Redis: 1", *CLAIMS],
     )
     assert status == 204, body
-    (headers,) = [headers for path, headers in site.asked if "flag=publish-broadcast" in path]
+    (headers,) = [headers for path, headers in site.requests if "flag=publish-broadcast" in path]
     assert headers["x-forwarded-for"] == VISITOR
     assert headers["x-forwarded-host"].split(":")[0] == HOST
     assert headers["x-forwarded-proto"] == "https"
 
 
-@pytest.mark.parametrize("kind", FRONTS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", PROXIES, ids=lambda kind: kind.__name__)
 def test_the_headers_of_a_trusted_proxy_are_used(start, site, kind):
-    front = start(
+    proxy = start(
         kind,
-        auth__callback_url=f"http://127.0.0.1:{site.port}/who/",
+        auth__callback_url=f"http://127.0.0.1:{site.port}/visitor/",
         server__trusted_proxies="unix" if kind.unix else "127.0.0.1",
     )
-    status, body = front.ask(
+    status, body = proxy.fetch(
         *(f"/ws/{unique()}?publish-broadcast", "--data-binary", "hello", "--interface", VISITOR),
         headers=["X-WS4Redis: 1", *CLAIMS],
     )
     assert status == 204, body
-    (headers,) = [headers for path, headers in site.asked if "flag=publish-broadcast" in path]
+    (headers,) = [headers for path, headers in site.requests if "flag=publish-broadcast" in path]
     assert headers["x-forwarded-for"] == VISITOR
 
 
-@pytest.mark.parametrize("kind", FRONTS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", PROXIES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("origin, status", [(f"https://{HOST}", 101), ("https://evil.example", 403)])
 def test_a_visitor_cannot_forge_the_host_through_a_trusted_proxy(start, kind, origin, status):
-    front = start(kind, server__trusted_proxies="unix" if kind.unix else "127.0.0.1")
-    got, head, body = front.handshake(
+    proxy = start(kind, server__trusted_proxies="unix" if kind.unix else "127.0.0.1")
+    received, head, body = proxy.handshake(
         *(f"/ws/{unique()}?subscribe-broadcast", COOKIE, f"Origin: {origin}"),
         *CLAIMS,
         "Forwarded: for=1.2.3.4;host=evil.example",
     )
-    assert got == status, head + body
+    assert received == status, head + body

@@ -1,15 +1,15 @@
-"""Apache as django-websocket-redis told people to set it up."""
+"""Apache with the configuration that the documentation of django-websocket-redis recommends."""
 
 import re
 
 import pytest
-from fronts import COOKIE, HOST, Apache
+from reverse_proxies import COOKIE, HOST, Apache
 
 from harness import unique
 
 
 class ApacheThatStrips(Apache):
-    """As the documentation of old: ProxyPass /ws/ ws://127.0.0.1:9090/, and without ProxyPreserveHost."""
+    """The recommended `ProxyPass /ws/ ws://127.0.0.1:9090/`, without ProxyPreserveHost."""
 
     def write(self):
         super().write()
@@ -21,18 +21,18 @@ class ApacheThatStrips(Apache):
 
 
 @pytest.fixture
-def front(start):
+def proxy(start):
     return start(ApacheThatStrips, server__websocket_url_stripped="true", server__trusted_proxies="127.0.0.1")
 
 
-def test_apache_may_strip_the_prefix(front, client):
+def test_apache_may_strip_the_prefix(proxy, client):
     facility = unique()
     client.set(f"broadcast:{facility}/a b", "kept")
-    with front.connect(f"{facility}/a%20b") as browser:
+    with proxy.connect(f"{facility}/a%20b") as browser:
         browser.expect("kept")
 
 
 @pytest.mark.parametrize("origin, status", [(f"https://{HOST}", 101), ("https://evil.example", 403)])
-def test_the_host_may_come_in_a_separate_header(front, origin, status):
-    got, head, body = front.handshake(f"/ws/{unique()}?subscribe-broadcast", COOKIE, f"Origin: {origin}")
-    assert got == status, head + body
+def test_the_host_may_come_in_a_separate_header(proxy, origin, status):
+    received, head, body = proxy.handshake(f"/ws/{unique()}?subscribe-broadcast", COOKIE, f"Origin: {origin}")
+    assert received == status, head + body

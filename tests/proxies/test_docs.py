@@ -1,16 +1,16 @@
-"""What the documents show of configurations stands in the files that the other tests use."""
+"""The configurations in the documents are parts of the files that the other tests use."""
 
 import re
 
 import pytest
-from fronts import DEPLOY
+from reverse_proxies import DEPLOY
 
 ROOT = DEPLOY.parents[1]
 LANGUAGES = {"nginx", "haproxy", "caddy", "apache", "ini"}
 
 
 def essence(text):
-    """The lines, without indentation, comments and empty ones."""
+    """Returns the lines without indentation, comments and empty lines."""
     lines = (line.strip() for line in text.splitlines())
     return "\n".join(line for line in lines if line and not line.startswith("#"))
 

@@ -1,14 +1,14 @@
-// world.py, started and asked from here.
+// Starts deployment.py and calls its methods.
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
 /**
- * Starts all that stands behind the browsers, until the end. Any method of World in world.py may be called, as
- * `world.do(name, …)`.
+ * Starts the servers behind the browsers; they stop at the end of the run. `do(name, …)` calls a method of the class in
+ * deployment.py.
  */
-export async function openWorld(proxy, firstPort, atEnd) {
-  const script = fileURLToPath(new URL('world.py', import.meta.url));
+export async function startDeployment(proxy, firstPort, atEnd) {
+  const script = fileURLToPath(new URL('deployment.py', import.meta.url));
   const python = spawn(process.env.SITE_PYTHON ?? 'python3', [script, proxy, String(firstPort)], {
     stdio: ['pipe', 'pipe', 'inherit'],
   });
@@ -22,23 +22,23 @@ export async function openWorld(proxy, firstPort, atEnd) {
 
   async function answer() {
     const { done, value } = await lines.next();
-    if (done) throw new Error('world.py has ended');
+    if (done) throw new Error('deployment.py has ended');
     const reply = JSON.parse(value);
     if (reply.error) throw new Error(reply.error);
     return reply.answer;
   }
 
-  const where = await answer();
+  const addresses = await answer();
   return {
-    ...where,
-    origin: `https://${where.host}`,
+    ...addresses,
+    origin: `https://${addresses.host}`,
     do(...words) {
-      const asked = queue.then(() => {
+      const response = queue.then(() => {
         python.stdin.write(`${JSON.stringify(words)}\n`);
         return answer();
       });
-      queue = asked.catch(() => {});
-      return asked;
+      queue = response.catch(() => {});
+      return response;
     },
   };
 }

@@ -1,9 +1,9 @@
-"""What stands behind the browsers: Redis, gateways, the Django site, and a proxy with its file of docs/deploy.
+"""The servers behind the browsers: Redis, gateways, the Django site, and a proxy with its file of docs/deploy.
 
-    python world.py Nginx|Haproxy|Caddy FIRST_PORT
+    python deployment.py Nginx|Haproxy|Caddy FIRST_PORT
 
-Each line of the input is `["method of World", argument…]` as JSON, and is answered with a line: `{"answer": …}` or
-`{"error": …}`. The end of the input ends everything.
+Each input line is JSON: `["method of Deployment", argument…]`. Each output line is its reply: `{"answer": …}` or
+`{"error": …}`. At the end of the input all servers stop.
 """
 
 import base64
@@ -24,20 +24,20 @@ import traceback
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = map(str, (TESTS, TESTS / "e2e", TESTS / "proxies"))
 
-import fronts  # noqa: E402
-from fronts import HOST  # noqa: E402
-from worlds import SECRET_KEY, Site, make_database, manage  # noqa: E402
+import reverse_proxies  # noqa: E402
+from reverse_proxies import HOST  # noqa: E402
+from deployments import SECRET_KEY, Site, make_database, manage  # noqa: E402
 
 import harness  # noqa: E402
 from harness import DEADLINE, UPGRADE, Gateway, RedisServer, accepts, unique, until  # noqa: E402
 
 HEARTBEAT = "--heartbeat--"
-NEIGHBOUR = "other.example.com"
-"""Another origin, to whose pages browsers nevertheless send the site's cookies."""
+FOREIGN_HOST = "other.example.com"
+"""Another origin, whose pages send the site's cookies, since both hosts share a domain."""
 
 TOKEN_KEY = b"a secret of the browsers' tests, which has to be as long as this"
 EACH = 100
-"""Ports for one world."""
+"""Number of ports of one deployment."""
 
 FOREIGN = """
 server {{
@@ -53,12 +53,12 @@ server {{
 
 class Django(Site):
     def ready(self):
-        # It answers to no name but the proxy's.
+        # Requests need the proxy's host name, which only the proxy sends.
         self.wait_until(lambda: accepts(self.port), "Django")
 
 
 class RealSite:
-    """A front with Django behind it, and Django's static files where the proxy looks for them."""
+    """A proxy in front of Django, with Django's static files in the directory that the proxy serves."""
 
     def open_site(self, store):
         variables = {
@@ -78,38 +78,38 @@ class RealSite:
         return site
 
 
-class Nginx(RealSite, fronts.Nginx):
+class Nginx(RealSite, reverse_proxies.Nginx):
     blocked = False
 
     def write(self):
-        """The shipped file, with the network's veto where it is to be; and a foreign site beside it."""
+        """Writes the shipped file plus a foreign site; while `blocked`, it refuses upgrades."""
         veto = ("location /ws/ {", "location /ws/ { if ($http_upgrade) { return 403; }") if self.blocked else ("", "")
         super().write(lambda text: text.replace(*veto) + self.foreign())
 
     def foreign(self):
         return FOREIGN.format(
             port=self.port,
-            name=NEIGHBOUR,
+            name=FOREIGN_HOST,
             chain=self.authority.chain,
             key=self.authority.key,
             static=self.static,
         )
 
 
-class Haproxy(RealSite, fronts.Haproxy):
+class Haproxy(RealSite, reverse_proxies.Haproxy):
     pass
 
 
-class Caddy(RealSite, fronts.Caddy):
+class Caddy(RealSite, reverse_proxies.Caddy):
     pass
 
 
-class World:
+class Deployment:
     def __init__(self, kind):
         self.stack = contextlib.ExitStack()
         try:
             self.home = pathlib.Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="ws4redis-site-")))
-            # Sessions outlive a restart, as they do on sites that keep theirs in Redis.
+            # Persistence keeps sessions across a restart, as a site with sessions in Redis needs it.
             self.options = ["--appendonly", "yes", "--dir", str(self.home)]
             self.store = RedisServer(*self.options)
             self.stack.callback(lambda: self.store.stop())
@@ -122,51 +122,51 @@ class World:
                 "auth__jwt__algorithm": "HS256",
                 "auth__jwt__key_file": key,
             }
-            self.front = kind(self.store, fronts.Authority(self.home), **self.settings)
-            self.stack.callback(self.front.stop)
+            self.proxy = kind(self.store, reverse_proxies.Authority(self.home), **self.settings)
+            self.stack.callback(self.proxy.stop)
         except BaseException:
             self.stop()
             raise
 
     def stop(self):
-        self.gateways(signal.SIGCONT)
+        self.signal_gateways(signal.SIGCONT)
         self.stack.close()
 
-    def where(self):
-        """What browsers have to know."""
-        return {"host": HOST, "neighbour": NEIGHBOUR, "port": self.front.port, "heartbeat": HEARTBEAT}
+    def addresses(self):
+        """Returns the values that the browsers need."""
+        return {"host": HOST, "foreignHost": FOREIGN_HOST, "port": self.proxy.port, "heartbeat": HEARTBEAT}
 
-    # ---- What happens to the gateways
+    # ---- Outages of the gateways
 
-    def gateways(self, number):
-        for gateway in getattr(getattr(self, "front", None), "behind", ()):
+    def signal_gateways(self, number):
+        for gateway in getattr(getattr(self, "proxy", None), "backends", ()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(gateway.process.pid, number)
 
     def freeze_gateways(self):
-        self.gateways(signal.SIGSTOP)
+        self.signal_gateways(signal.SIGSTOP)
 
     def thaw_gateways(self):
-        self.gateways(signal.SIGCONT)
+        self.signal_gateways(signal.SIGCONT)
 
     def kill_gateways(self):
-        self.gateways(signal.SIGKILL)
-        for gateway in self.front.behind:
+        self.signal_gateways(signal.SIGKILL)
+        for gateway in self.proxy.backends:
             gateway.stop()
 
     def start_gateways(self):
-        for index, old in enumerate(self.front.behind):
+        for index, old in enumerate(self.proxy.backends):
             new = Gateway(port=old.port, **self.settings)
-            self.front.behind[index] = new
-            self.front.stopping[self.front.stopping.index(old)] = new
+            self.proxy.backends[index] = new
+            self.proxy.to_stop[self.proxy.to_stop.index(old)] = new
 
     def restart_gateways(self):
-        """As an update does it."""
-        for gateway in self.front.behind:
+        """Stops and starts them, as an update does."""
+        for gateway in self.proxy.backends:
             gateway.stop()
         self.start_gateways()
 
-    # ---- And to the others
+    # ---- Outages of the other servers
 
     def restart_redis(self):
         port = self.store.port
@@ -174,24 +174,24 @@ class World:
         self.store = RedisServer(*self.options, port=port)
 
     def reload_proxy(self):
-        self.front.proxy.process.send_signal(signal.SIGHUP)
+        self.proxy.server.process.send_signal(signal.SIGHUP)
 
     def restart_proxy(self):
-        old = self.front.proxy
+        old = self.proxy.server
         old.stop()
-        self.front.proxy = self.front.run()
-        self.front.stopping[self.front.stopping.index(old)] = self.front.proxy
-        self.front.proxy.wait_until(lambda: accepts(self.front.port), "the proxy")
+        self.proxy.server = self.proxy.run()
+        self.proxy.to_stop[self.proxy.to_stop.index(old)] = self.proxy.server
+        self.proxy.server.wait_until(lambda: accepts(self.proxy.port), "the proxy")
 
     def block(self, blocked):
-        """From now on no new WebSocket passes nginx; or again."""
-        self.front.blocked = blocked
-        self.front.write()
+        """Makes nginx refuse new WebSockets, or lets them pass again."""
+        self.proxy.blocked = blocked
+        self.proxy.write()
         self.reload_proxy()
-        until(lambda: self.front.handshake(f"/ws/{unique()}")[0], 403 if blocked else 101, "nginx", DEADLINE)
+        until(lambda: self.proxy.handshake(f"/ws/{unique()}")[0], 403 if blocked else 101, "nginx", DEADLINE)
 
     def token(self, name, seconds):
-        """A token for this user."""
+        """Returns a token for this user, valid for `seconds`."""
         encode = lambda data: base64.urlsafe_b64encode(data).rstrip(b"=")  # noqa: E731
         claims = {"sub": name, "exp": int(time.time()) + seconds, "jti": unique()}
         message = b".".join(encode(json.dumps(part).encode()) for part in ({"alg": "HS256"}, claims))
@@ -202,21 +202,21 @@ def main():
     kind, first = sys.argv[1:]
     ports = range(int(first), int(first) + EACH)
     harness.PORTS = itertools.cycle(random.sample(ports, len(ports)))
-    # The end of the input is what ends it, also after Ctrl-C in the terminal.
+    # After Ctrl-C the driver still calls methods; only the end of the input stops the servers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    world = World(globals()[kind])
+    deployment = Deployment(globals()[kind])
     try:
-        print(json.dumps({"answer": world.where()}), flush=True)
+        print(json.dumps({"answer": deployment.addresses()}), flush=True)
         for line in sys.stdin:
             name, *arguments = json.loads(line)
             try:
-                reply = {"answer": getattr(world, name)(*arguments)}
+                reply = {"answer": getattr(deployment, name)(*arguments)}
             except Exception:
                 reply = {"error": traceback.format_exc()}
             print(json.dumps(reply), flush=True)
     finally:
-        world.stop()
+        deployment.stop()
 
 
 if __name__ == "__main__":

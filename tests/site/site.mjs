@@ -2,15 +2,15 @@
 //
 //   SITE_PYTHON=… node tests/site/site.mjs chromium|firefox FIRST_PORT
 //
-// Closes with the line `N passed, N failed`.
+// The last line is `N passed, N failed`.
 import * as chats from './chats.mjs';
 import * as outages from './outages.mjs';
-import { onStage } from './stage.mjs';
+import { withVisitors } from './visitors.mjs';
 
 const [browser, firstPort] = process.argv.slice(2);
-const acts = [
+const scenarios = [
   chats.chat,
-  chats.crowd,
+  chats.manySockets,
   chats.oldTemplates,
   chats.refusals,
   chats.tokens,
@@ -20,9 +20,9 @@ const acts = [
   outages.hidden,
   outages.fallback,
 ];
-/** Some of them, by name. */
+/** Comma-separated names of scenarios; by default all run. */
 const only = process.env.ONLY?.split(',');
 
-await onStage(browser, 'Nginx', firstPort, 240_000, async (stage) => {
-  for (const act of acts) if (!only || only.includes(act.name)) await act(stage);
+await withVisitors(browser, 'Nginx', firstPort, 240_000, async (context) => {
+  for (const scenario of scenarios) if (!only || only.includes(scenario.name)) await scenario(context);
 });

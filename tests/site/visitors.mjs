@@ -1,54 +1,54 @@
-// Two visitors in browsers of their own, before one world, and what they do.
+// Two visitors with browsers of their own at one deployment, and their actions on the site's pages.
 import { becomes, DEADLINE_MS, wholeRun, within } from '../browser/checks.mjs';
 import { launch } from '../browser/browsers.mjs';
 import { watch } from '../browser/sockets.mjs';
-import { openWorld } from './world.mjs';
+import { startDeployment } from './deployment.mjs';
 
 const PASSWORD = 'secret';
 const CLOSING_MS = 5000;
 
-/** Runs `body({ world, john, mary })`; both are logged in. */
-export function onStage(browser, proxy, firstPort, wholeRunMs, body) {
+/** Runs `body({ deployment, john, mary })`; both are logged in. */
+export function withVisitors(browser, proxy, firstPort, wholeRunMs, body) {
   return wholeRun(wholeRunMs, async (atEnd) => {
-    const world = await openWorld(proxy, firstPort, atEnd);
-    const enter = async (name) => {
-      const own = await launch(browser, [world.host, world.neighbour], world.port);
+    const deployment = await startDeployment(proxy, firstPort, atEnd);
+    const logInAs = async (name) => {
+      const own = await launch(browser, [deployment.host, deployment.foreignHost], deployment.port);
       const kill = () => own.process().kill('SIGKILL');
       atEnd.push(() => within(own.close(), `closing ${browser}`, CLOSING_MS).catch(kill));
-      const visitor = visitorOf(own, world, name);
+      const visitor = visitorOf(own, deployment, name);
       await logIn(visitor);
       return visitor;
     };
-    const [john, mary] = await Promise.all([enter('john'), enter('mary')]);
-    await body({ world, john, mary });
+    const [john, mary] = await Promise.all([logInAs('john'), logInAs('mary')]);
+    await body({ deployment, john, mary });
   });
 }
 
-function visitorOf(browser, world, name) {
+function visitorOf(browser, deployment, name) {
   return {
     name,
     browser,
-    world,
-    async page(path, origin = world.origin) {
+    deployment,
+    async page(path, origin = deployment.origin) {
       const page = await browser.newPage();
       page.setDefaultTimeout(DEADLINE_MS);
       await page.goto(origin + path);
       return page;
     },
-    /** A page of the new client; its socket is `window.line` from then on, and open. */
+    /** Opens a chat page of the modern API; its socket is `window.chatSocket`, and open. */
     async chat(path = '/chat/') {
       const page = await this.page(path);
-      await attend(page);
+      await waitUntilOpen(page);
       return page;
     },
   };
 }
 
-/** Listens to the socket of a page that has just been loaded, and waits until that is open. */
-export async function attend(page) {
-  await watch(page, 'line', 'socket');
+/** Records the socket events of a page that has just been loaded, and waits until the socket is open. */
+export async function waitUntilOpen(page) {
+  await watch(page, 'chatSocket', 'socket');
   await becomes(stateOn(page), 'open', `state of ${page.url()}`);
-  await page.evaluate(() => (window.line.states.length = window.line.at.length = 0));
+  await page.evaluate(() => (window.chatSocket.states.length = window.chatSocket.at.length = 0));
 }
 
 export async function logIn(visitor) {
@@ -61,27 +61,27 @@ export async function logIn(visitor) {
 }
 
 /** Types into the page's field, and presses Enter. */
-export async function say(page, text, to) {
+export async function submitMessage(page, text, to) {
   await page.bringToFront();
   if (to) await page.select('#say select', to);
   await page.type('#text', text);
   await page.keyboard.press('Enter');
 }
 
-/** A click; drivers wait for a tab in the background to be drawn. */
+/** Clicks; the tab comes to the front first, since drivers wait until a background tab is drawn. */
 export async function press(page, selector) {
   await page.bringToFront();
   await page.click(selector);
 }
 
 export const textOf = (page, selector) => page.$eval(selector, (element) => element.textContent.trim());
-export const heard = (page) => page.$$eval('#log li', (items) => items.map((item) => item.textContent));
+export const messagesOf = (page) => page.$$eval('#log li', (items) => items.map((item) => item.textContent));
 export const stateOn = (page) => () => page.evaluate(() => document.body.dataset.state);
 
-/** The last message of each page is this one. */
-export async function allHear(pages, text, deadline) {
+/** Waits until `text` is the last message of each page. */
+export async function allReceive(pages, text, deadline) {
   for (const page of pages)
-    await becomes(async () => (await heard(page)).at(-1), text, `last message of ${page.url()}`, deadline);
+    await becomes(async () => (await messagesOf(page)).at(-1), text, `last message of ${page.url()}`, deadline);
 }
 
 export const closeAll = (...pages) => Promise.all(pages.map((page) => page.close()));
