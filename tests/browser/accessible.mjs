@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { check, unique } from './chromium.mjs';
-import { facility } from './address.mjs';
-import { arrived, person, say } from './tour.mjs';
+import { setFacility } from './address.mjs';
+import { arrived, person, sendInChat } from './tour.mjs';
 
 const AXE = readFileSync(new URL('node_modules/axe-core/axe.min.js', import.meta.url), 'utf8');
 
-/** Fails with the rules that the page breaks, and the places. */
+/** Runs axe; fails with the violated rules and their elements. */
 async function axe(page) {
   await page.evaluate(AXE);
   const broken = await page.evaluate(async () => {
@@ -43,7 +43,7 @@ export async function checkAccess(one, two) {
     await one.setViewportSize({ width: 1280, height: 900 });
   });
 
-  await check('nothing moves for who wants that', async () => {
+  await check('nothing moves for visitors who prefer reduced motion', async () => {
     const scrolls = () => one.evaluate(() => getComputedStyle(document.documentElement).scrollBehavior);
     assert.equal(await scrolls(), 'smooth');
     await one.emulateMedia({ reducedMotion: 'reduce' });
@@ -51,14 +51,14 @@ export async function checkAccess(one, two) {
     await one.emulateMedia({ reducedMotion: null });
   });
 
-  await check('what arrives is read out once, and the log not at all', async () => {
+  await check('a screen reader announces a message once, and the log never', async () => {
     assert.equal(await person(one, 1).locator('[role="log"]').getAttribute('aria-live'), null);
     assert.equal(await person(one, 2).locator('[role="log"]').getAttribute('aria-live'), 'off');
     assert.equal(await one.locator('#log-lines').getAttribute('aria-live'), 'off');
     assert.equal(await one.locator('#overall').getAttribute('role'), 'status');
   });
 
-  await check('the tour can be made by keyboard alone, with the focus in sight', async () => {
+  await check('the keyboard alone reaches every control, with a visible focus', async () => {
     await one.bringToFront();
     await one.evaluate(() => {
       document.activeElement?.blur();
@@ -105,8 +105,8 @@ export async function checkAccess(one, two) {
 
   await check('phone width has no horizontal scroll', async () => {
     const text = unique('w'.repeat(300));
-    await facility(two, unique('f'.repeat(120)));
-    await arrived(person(two, 2), await say(two, 1, text));
+    await setFacility(two, unique('f'.repeat(120)));
+    await arrived(person(two, 2), await sendInChat(two, 1, text));
     for (const width of [320, 360, 700, 1000]) {
       await two.setViewportSize({ width, height: 740 });
       const wide = await two.evaluate(() => document.documentElement.scrollWidth);

@@ -1,15 +1,15 @@
-// A reverse proxy that refuses as many WebSockets as a test sets. It answers some paths itself.
-import { createServer, request as ask } from 'node:http';
+// A reverse proxy that refuses a settable number of WebSockets. It serves some pages itself.
+import { createServer, request as forward } from 'node:http';
 import { connect } from 'node:net';
 
 /** Starts it on a free port. `pages` maps paths to texts with their types. */
 export async function blockingProxy(gateway, pages) {
   const open = new Set();
   const proxy = {
-    /** The number of WebSockets still to be refused. */
+    /** The number of further WebSockets to refuse. */
     refuse: Infinity,
     refused: 0,
-    /** Cuts all WebSockets. */
+    /** Resets all WebSockets. */
     cut: () => open.forEach((socket) => socket.destroy()),
     stop() {
       proxy.cut();
@@ -20,7 +20,7 @@ export async function blockingProxy(gateway, pages) {
   const server = createServer((request, response) => {
     const page = pages[request.url.split('?')[0]];
     if (page) return response.writeHead(200, { 'Content-Type': page.type }).end(page.text);
-    const passed = ask(gateway + request.url, { method: request.method, headers: request.headers }, (answer) => {
+    const passed = forward(gateway + request.url, { method: request.method, headers: request.headers }, (answer) => {
       response.writeHead(answer.statusCode, answer.headers);
       response.flushHeaders();
       answer.pipe(response);

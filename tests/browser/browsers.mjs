@@ -1,4 +1,4 @@
-// Chromium and Firefox through one driver, with host names that resolve to a port of this machine.
+// Chromium and Firefox through one driver, with host names that resolve to a local port.
 //
 // CHROMIUM, FIREFOX   the browsers, default /usr/bin/chromium and /usr/bin/firefox-esr
 import { existsSync } from 'node:fs';

@@ -1,26 +1,26 @@
-// From the fallback back to the WebSocket: the modern API in node and in Chromium at the same time, against a running
+// The changeover from the fallback to the WebSocket: the modern API in node and in Chromium at once, against a running
 // gateway behind a proxy that refuses WebSockets for a while:
 //
-//   node tests/browser/comeback.mjs http://127.0.0.1:8000
+//   node tests/browser/changeover.mjs http://127.0.0.1:8000
 //
 // CHROMIUM    the browser, as chromium.mjs says
 // HEARTBEAT   the gateway's heartbeat, if it has one
 //
-// Closes with the line `N passed, N failed`.
+// The last line is `N passed, N failed`.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import WebSocket from 'ws';
 import '../../static/ws4redis.js';
 import { blockingProxy } from './blocking_proxy.mjs';
 import { becomes, check, unique, withChromium } from './chromium.mjs';
-import { got, open, send, states, transport } from './sockets.mjs';
+import { received, open, send, states, transport } from './sockets.mjs';
 
 const WHOLE_RUN_MS = 90_000;
-/** The first attempt starts after 7.5 s, and a busy stream overlaps for ten. */
+/** The first attempt starts after 7.5 s, and a busy stream overlaps with the WebSocket for ten. */
 const CHANGE_MS = 30_000;
 const FLAGS = { subscribe: 'broadcast', publish: 'broadcast', heartbeat: process.env.HEARTBEAT };
 if (!process.argv[2]) {
-  console.error('usage: comeback.mjs http://HOST:PORT');
+  console.error('usage: changeover.mjs http://HOST:PORT');
   process.exit(64);
 }
 const origin = new URL(process.argv[2]).origin;
@@ -30,7 +30,7 @@ const PAGES = {
   '/client.js': { type: 'text/javascript', text: script },
 };
 
-/** This process in the role of a page. */
+// This process acts as a page.
 globalThis.window = globalThis;
 // Node 20's own WebSocket emits no close event when it is refused.
 globalThis.WebSocket = class extends WebSocket {
@@ -61,14 +61,14 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
   const inBoth = (body) =>
     Promise.all(
       Object.entries(all).map(([name, one]) =>
-        body({ name: `${name}-${unique('line')}`.replaceAll('-', '_'), ...one }).catch((error) => {
+        body({ name: `${name}-${unique('socket')}`.replaceAll('-', '_'), ...one }).catch((error) => {
           error.message = `in ${name}: ${error.message}`;
           throw error;
         }),
       ),
     );
 
-  await check('after a cut and exactly one refusal the real gateway is reached by a WebSocket again', () =>
+  await check('after a reset and one refusal the client connects by WebSocket again', () =>
     inBoth(async ({ name, tab, proxy, path }) => {
       proxy.refuse = 0;
       await open(tab, name, path(unique('cut')), FLAGS);
@@ -80,34 +80,34 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
     }),
   );
 
-  /** Numbered messages in both directions while WebSockets are refused, then allowed, until some time after the switch. */
+  /** Sends numbered messages in both directions while WebSockets are refused, then allowed, until after the changeover. */
   const feeds = (everyMs) =>
     inBoth(async ({ name, tab, proxy, path }) => {
-      const room = unique('feed');
+      const facility = unique('feed');
       const other = `${name}_other`;
-      await open(node, other, direct(room), { ...FLAGS, fallback: false });
+      await open(node, other, direct(facility), { ...FLAGS, fallback: false });
       await send(node, other, 'kept');
       proxy.refuse = Infinity;
-      await open(tab, name, path(room), FLAGS);
+      await open(tab, name, path(facility), FLAGS);
       assert.equal(await transport(tab, name)(), 'sse');
       const wanted = [['kept'], []];
       let after = 0;
       for (let i = 0; after < 10; i += 1) {
-        if (i * everyMs > CHANGE_MS) assert.fail('it does not change over');
+        if (i * everyMs > CHANGE_MS) assert.fail('no changeover');
         wanted[0].push(`down ${i}`);
         wanted[1].push(`up ${i}`);
-        // Each waits for its own answer only.
+        // Each direction waits for its own acknowledgement only.
         await Promise.all([send(node, other, `down ${i}`), send(tab, name, `up ${i}`)]);
         await new Promise((resolve) => setTimeout(resolve, everyMs));
         if (i === 3) proxy.refuse = 0;
         if ((await transport(tab, name)()) === 'websocket') after += 1;
       }
-      await becomes(got(tab, name), wanted[0], 'what came down');
-      await becomes(got(node, other), wanted[1], 'what went up');
+      await becomes(received(tab, name), wanted[0], 'the messages of the page');
+      await becomes(received(node, other), wanted[1], 'the messages of the other client');
       assert.deepEqual(await states(tab, name)(), ['open', '+open']);
     });
 
-  await check('a slow feed of the real gateway goes over to the WebSocket without loss or double', () => feeds(1500));
-  await check('a busy feed of the real gateway goes over to the WebSocket without loss or double', () => feeds(15));
+  await check('a slow feed changes over to the WebSocket without a loss or a duplicate', () => feeds(1500));
+  await check('a busy feed changes over to the WebSocket without a loss or a duplicate', () => feeds(15));
   await Promise.all(proxies.map((proxy) => proxy.stop()));
 });

@@ -1,9 +1,9 @@
-// How the modern API of static/ws4redis.js uses the fallback, and returns from there to the WebSocket. The streams are
-// real, the tests simulate the WebSockets, and time passes twenty times as fast.
+// The changeover of the modern API to the fallback and back to the WebSocket. The event streams are real, the WebSockets
+// simulated, and time passes twenty times as fast.
 import assert from 'node:assert/strict';
 import { after, afterEach, before, mock, test } from 'node:test';
 import { fakeGateway } from './fake_gateway.mjs';
-import { BEAT, browser, FakeWebSocket, last, random, sockets } from './fakes.mjs';
+import { HEARTBEAT, browser, FakeWebSocket, last, random, sockets } from './fakes.mjs';
 
 const DEADLINE_MS = 5000;
 const FASTER = 20;
@@ -25,7 +25,7 @@ afterEach(() => {
   Object.assign(gateway, { answers: [null], requests: [], postStatus: () => 204 });
 });
 
-/** Refuses the WebSockets for which `refusals` has true, one after the other; the test drives all others. */
+/** Connects. Each WebSocket takes the next value of `refusals`: it is refused if true; otherwise the test drives it. */
 function connect(options, refusals = [true]) {
   globalThis.fetch = realFetch;
   globalThis.setTimeout = (callback, ms, ...rest) => realTimeout(callback, ms / FASTER, ...rest);
@@ -40,11 +40,11 @@ function connect(options, refusals = [true]) {
     }
   };
   socket = WS4Redis.connect(`${gateway.origin}/ws/foobar`, { ...FLAGS, ...options });
-  const got = [];
+  const received = [];
   const seen = [];
-  socket.addEventListener('message', ({ data }) => got.push(typeof data === 'string' ? data : [...new Uint8Array(data)]));
+  socket.addEventListener('message', ({ data }) => received.push(typeof data === 'string' ? data : [...new Uint8Array(data)]));
   for (const type of ['open', 'gap', 'close', 'transport']) socket.addEventListener(type, () => seen.push(type));
-  return { got, seen };
+  return { received, seen };
 }
 
 async function until(condition, what, deadline = DEADLINE_MS) {
@@ -56,27 +56,27 @@ async function until(condition, what, deadline = DEADLINE_MS) {
 const text = (...texts) => texts.map((one) => `data: ${one}\n\n`).join('');
 
 /** The stream delivers messages; resolves when they have arrived. */
-async function streams(got, ...texts) {
-  const wanted = got.length + texts.length;
+async function streams(received, ...texts) {
+  const wanted = received.length + texts.length;
   gateway.write(text(...texts));
-  await until(() => got.length === wanted, () => `${texts}; there are ${JSON.stringify(got)}`);
+  await until(() => received.length === wanted, () => `${texts}; there are ${JSON.stringify(received)}`);
 }
 
-/** The client uses a stream that has delivered `history`, and its next WebSocket is open. */
+/** Connects by a stream that delivers `history`, and opens the next WebSocket: both transports overlap. */
 async function overlapping(history = [], options) {
-  const { got, seen } = connect(options);
+  const { received, seen } = connect(options);
   await until(() => socket.transport === 'sse', 'the stream');
-  if (history.length) await streams(got, ...history);
+  if (history.length) await streams(received, ...history);
   await until(() => sockets.length === 2, 'the next WebSocket');
   last().opens();
-  return { got, seen };
+  return { received, seen };
 }
 
 const changedOver = () => until(() => socket.transport === 'websocket', 'changed over');
 
 // ---- To the fallback
 
-test('where a WebSocket was open before, one refusal is no reason for the fallback', async () => {
+test('after an open WebSocket one refusal does not lead to the fallback', async () => {
   const { seen } = connect({}, [false, true]);
   last().opens();
   last().ends(1006);
@@ -87,7 +87,7 @@ test('where a WebSocket was open before, one refusal is no reason for the fallba
   await until(() => gateway.streams.size === 0, 'no stream is left');
 });
 
-test('where WebSockets are refused three times in a row and streams are not, the fallback takes over', async () => {
+test('after three refused WebSockets in a row the fallback takes over if streams pass', async () => {
   const { seen } = connect({}, [false, true, true, false, true, true, true]);
   for (const attempt of [1, 4]) {
     await until(() => sockets.length === attempt, `WebSocket ${attempt}`);
@@ -98,7 +98,7 @@ test('where WebSockets are refused three times in a row and streams are not, the
   assert.deepEqual([sockets.length, seen.filter((type) => type === 'open').length], [7, 3]);
 });
 
-test('a refusal of the visitor and the time to wait are heeded also where a WebSocket was open before', async () => {
+test('403 and Retry-After apply also after an open WebSocket', async () => {
   for (const [answer, state] of [
     [{ status: 403 }, 'closed'],
     [{ status: 503, headers: { 'Retry-After': '700' } }, 'waiting'],
@@ -115,7 +115,7 @@ test('a refusal of the visitor and the time to wait are heeded also where a WebS
   }
 });
 
-test('where a WebSocket is neither refused nor let pass, the fallback is asked after ten seconds', async () => {
+test('a WebSocket that neither opens nor fails leads to the fallback after ten seconds', async () => {
   connect({}, []);
   const since = Date.now();
   await until(() => socket.transport === 'sse', 'the stream');
@@ -123,26 +123,26 @@ test('where a WebSocket is neither refused nor let pass, the fallback is asked a
   assert.equal(last().closeCalls, 1);
   sockets[0].readyState = 1;
   sockets[0].onopen({});
-  assert.equal(socket.transport, 'sse', 'what comes too late counts no more');
+  assert.equal(socket.transport, 'sse', 'a late open has no effect');
 });
 
 // ---- Back to the WebSocket
 
-test('from the fallback it goes back to the WebSocket after a while, in silence', async () => {
-  const { got, seen } = await overlapping(['one', 'two']);
-  last().brings('two');
+test('the fallback changes over to the WebSocket after a while, without an open or gap event', async () => {
+  const { received, seen } = await overlapping(['one', 'two']);
+  last().delivers('two');
   assert.equal(socket.transport, 'sse');
   await changedOver();
-  assert.deepEqual([socket.state, seen, got], ['open', ['open', 'transport'], ['one', 'two']]);
-  last().brings('three');
+  assert.deepEqual([socket.state, seen, received], ['open', ['open', 'transport'], ['one', 'two']]);
+  last().delivers('three');
   await socket.send('four');
-  assert.deepEqual([got.at(-1), last().sent, gateway.requests.length], ['three', ['four'], 1]);
+  assert.deepEqual([received.at(-1), last().sent, gateway.requests.length], ['three', ['four'], 1]);
   await until(() => gateway.streams.size === 0, 'the stream has ended');
   last().ends(1006);
   assert.deepEqual([socket.state, seen.at(-1)], ['waiting', 'close']);
 });
 
-test('it tries again and again, less and less often, while WebSockets are refused', async () => {
+test('it keeps trying with growing delays while WebSockets are refused', async () => {
   const { seen } = connect({}, Array(5).fill(true));
   const at = [];
   for (let count = 2; count <= 5; count += 1) {
@@ -155,49 +155,49 @@ test('it tries again and again, less and less often, while WebSockets are refuse
   assert.deepEqual([socket.transport, seen], ['sse', ['open']]);
 });
 
-test('a WebSocket that says nothing, or ends before the change, changes nothing', async () => {
-  const { got, seen } = connect();
+test('a WebSocket that stays silent, or ends before the changeover, has no effect', async () => {
+  const { received, seen } = connect();
   await until(() => sockets.length === 2, 'a WebSocket');
   const [, silent] = sockets;
   await until(() => sockets.length === 3, 'the next one');
   assert.equal(silent.closeCalls, 1);
   last().opens();
   last().ends(1012);
-  await streams(got, 'one');
+  await streams(received, 'one');
   await until(() => sockets.length === 4, 'the next one', 2 * DEADLINE_MS);
   last().opens();
   await changedOver();
-  assert.deepEqual([got, seen], [['one'], ['open', 'transport']]);
+  assert.deepEqual([received, seen], [['one'], ['open', 'transport']]);
 });
 
-test('what one brings before the other is lost by neither, and comes once and in order', async () => {
-  const { got } = await overlapping(['old', 'kept']);
-  const socketBrings = (...texts) => texts.forEach((one) => last().brings(one));
-  socketBrings('kept', 'a', 'b');
-  assert.deepEqual(got, ['old', 'kept']);
-  await streams(got, 'a', 'b', 'c');
-  socketBrings('c', 'd');
-  await streams(got, 'd');
-  // From here on there is no quiet second, and one side is always ahead.
+test('messages that arrive on one transport first are delivered once and in order', async () => {
+  const { received } = await overlapping(['old', 'kept']);
+  const socketDelivers = (...texts) => texts.forEach((one) => last().delivers(one));
+  socketDelivers('kept', 'a', 'b');
+  assert.deepEqual(received, ['old', 'kept']);
+  await streams(received, 'a', 'b', 'c');
+  socketDelivers('c', 'd');
+  await streams(received, 'd');
+  // From now on there is no idle second, and one transport is always ahead.
   const wanted = ['old', 'kept', 'a', 'b', 'c', 'd'];
   for (let i = 0; socket.transport === 'sse'; i += 1) {
-    if (i > 400) assert.fail('no change over');
+    if (i > 400) assert.fail('no changeover');
     gateway.write(text(`${i} first`));
     wanted.push(`${i} first`, `${i} second`);
     await new Promise((resolve) => realTimeout(resolve, 10));
-    socketBrings(`${i} first`, `${i} second`);
+    socketDelivers(`${i} first`, `${i} second`);
     await new Promise((resolve) => realTimeout(resolve, 10));
     gateway.write(text(`${i} second`));
     await new Promise((resolve) => realTimeout(resolve, 10));
   }
-  socketBrings('end');
-  assert.deepEqual(got, [...wanted, 'end']);
+  socketDelivers('end');
+  assert.deepEqual(received, [...wanted, 'end']);
 });
 
-/** The WebSocket is `count` messages ahead of the stream. */
+/** Delivers 2,000 messages on both transports; the WebSocket is `lead` messages ahead of the stream. */
 async function busyFeed(lead) {
-  const { got } = await overlapping(['before']);
-  last().brings('before');
+  const { received } = await overlapping(['before']);
+  last().delivers('before');
   const all = Array.from({ length: 2000 }, (_, i) => (i % 7 ? `n${i}` : [i & 255, 1]));
   const raw = (one) => (Array.isArray(one) ? new Uint8Array(one).buffer : one);
   const event = (one) => (Array.isArray(one) ? `event: binary\ndata: ${btoa(String.fromCharCode(...one))}\n\n` : text(one));
@@ -206,75 +206,75 @@ async function busyFeed(lead) {
   let count = 0;
   while (bySocket < all.length) {
     count += 1;
-    for (; bySocket < Math.min(all.length, count + Math.max(lead, 0)); bySocket += 1) inner.brings(raw(all[bySocket]));
+    for (; bySocket < Math.min(all.length, count + Math.max(lead, 0)); bySocket += 1) inner.delivers(raw(all[bySocket]));
     for (; byStream < Math.min(all.length, count - Math.min(lead, 0)); byStream += 1) gateway.write(event(all[byStream]));
     if (count % 3 === 0) await new Promise((resolve) => realTimeout(resolve, 1));
   }
-  await until(() => got.length > all.length, () => `all; there are ${got.length}`);
+  await until(() => received.length > all.length, () => `all; there are ${received.length}`);
   assert.equal(socket.transport, 'websocket');
-  assert.deepEqual(got, ['before', ...all]);
+  assert.deepEqual(received, ['before', ...all]);
 }
 
-test('a busy feed goes over whole when the stream is ahead', () => busyFeed(-3));
-test('a busy feed goes over whole when the WebSocket is ahead', () => busyFeed(3));
-test('a busy feed goes over whole when neither is ahead', () => busyFeed(0));
+test('a busy feed changes over without a loss when the stream is ahead', () => busyFeed(-3));
+test('a busy feed changes over without a loss when the WebSocket is ahead', () => busyFeed(3));
+test('a busy feed changes over without a loss when neither is ahead', () => busyFeed(0));
 
-test('equal messages are each delivered', async () => {
-  const { got } = await overlapping(['tick', 'tick', 'tick']);
-  last().brings('tick');
+test('each of several equal messages is delivered', async () => {
+  const { received } = await overlapping(['tick', 'tick', 'tick']);
+  last().delivers('tick');
   for (let i = 0; i < 3; i += 1) {
-    last().brings('tick');
-    await streams(got, 'tick');
+    last().delivers('tick');
+    await streams(received, 'tick');
     await new Promise((resolve) => realTimeout(resolve, 20));
   }
   await changedOver();
-  last().brings('tick');
-  last().brings('tick');
-  assert.deepEqual(got, Array(8).fill('tick'));
+  last().delivers('tick');
+  last().delivers('tick');
+  assert.deepEqual(received, Array(8).fill('tick'));
 });
 
-test('ends of lines and bytes are the same from both', async () => {
-  const { got } = await overlapping();
-  last().brings('a\r\nb\rc');
-  last().brings(new Uint8Array([0, 255, 1]).buffer);
+test('line breaks and bytes are the same on both transports', async () => {
+  const { received } = await overlapping();
+  last().delivers('a\r\nb\rc');
+  last().delivers(new Uint8Array([0, 255, 1]).buffer);
   gateway.write('data: a\ndata: b\ndata: c\n\nevent: binary\ndata: AP8B\n\n');
   await changedOver();
-  assert.deepEqual(got, ['a\nb\nc', [0, 255, 1]]);
+  assert.deepEqual(received, ['a\nb\nc', [0, 255, 1]]);
 });
 
-test('heartbeats that the page does not know of hold nothing up', async () => {
-  const { got } = connect();
+test('heartbeats do not delay the changeover of a page without the option', async () => {
+  const { received } = connect();
   await until(() => sockets.length === 2, 'the next WebSocket');
-  gateway.write(`event: heartbeat\ndata: ${BEAT}\n\n`);
+  gateway.write(`event: heartbeat\ndata: ${HEARTBEAT}\n\n`);
   last().opens();
-  last().brings(BEAT);
+  last().delivers(HEARTBEAT);
   await changedOver();
-  assert.deepEqual(got, []);
+  assert.deepEqual(received, []);
 });
 
-test('heartbeats are kept apart, and go by the WebSocket afterwards', async () => {
-  const { got, seen } = connect({ heartbeat: BEAT });
-  const beating = realInterval(() => gateway.write(`event: heartbeat\ndata: ${BEAT}\n\n`), 100);
+test('heartbeats are not messages, and use the WebSocket after the changeover', async () => {
+  const { received, seen } = connect({ heartbeat: HEARTBEAT });
+  const beating = realInterval(() => gateway.write(`event: heartbeat\ndata: ${HEARTBEAT}\n\n`), 100);
   try {
     await until(() => sockets.length === 2, 'the next WebSocket');
     last().opens();
-    last().brings(BEAT);
+    last().delivers(HEARTBEAT);
     await changedOver();
-    last().brings(BEAT);
+    last().delivers(HEARTBEAT);
     await until(() => last().sent.length > 0, 'a heartbeat');
-    assert.deepEqual([last().sent[0], got, seen], [BEAT, [], ['open', 'transport']]);
+    assert.deepEqual([last().sent[0], received, seen], [HEARTBEAT, [], ['open', 'transport']]);
   } finally {
     clearInterval(beating);
   }
 });
 
-test('it changes over only when what was posted is answered, and own messages do not come back', async () => {
-  const { got } = await overlapping();
+test('the changeover waits for the response to a POST, and own messages do not return', async () => {
+  const { received } = await overlapping();
   let answer;
   gateway.postStatus = () => new Promise((resolve) => (answer = resolve));
   const posted = socket.send('mine');
   await until(() => answer, 'the POST');
-  // As long as an own message is recognized after its answer.
+  // The time in which an own message is recognized after the response.
   await new Promise((resolve) => realTimeout(resolve, 6000 / FASTER));
   assert.equal(socket.transport, 'sse');
   const inner = last();
@@ -282,36 +282,36 @@ test('it changes over only when what was posted is answered, and own messages do
   answer(204);
   await posted;
   gateway.write(text('mine', 'other'));
-  inner.brings('mine');
-  inner.brings('other');
+  inner.delivers('mine');
+  inner.delivers('other');
   await changed;
-  inner.brings('mine');
-  assert.deepEqual([got, inner.sent], [['other', 'mine'], ['next']], 'that of somebody else does');
+  inner.delivers('mine');
+  assert.deepEqual([received, inner.sent], [['other', 'mine'], ['next']], 'an equal message of another client does return');
 });
 
-test('an own message that comes back only after the change is left out, too', async () => {
-  const { got } = await overlapping();
+test('an own message that returns after the changeover is dropped as well', async () => {
+  const { received } = await overlapping();
   const inner = last();
   await socket.send('mine');
-  // The stream no longer delivers it.
+  // The stream never delivers it; the stopped clock keeps the client waiting for it.
   mock.method(Date, 'now', () => 0);
   await changedOver();
-  inner.brings('mine');
-  inner.brings('end');
-  assert.deepEqual(got, ['end']);
+  inner.delivers('mine');
+  inner.delivers('end');
+  assert.deepEqual(received, ['end']);
 });
 
-test('a stream that does not bring what the WebSocket brings is dead, and there is a gap', async () => {
-  const { got, seen } = await overlapping(['one']);
-  last().brings('missed');
+test('a stream that lacks messages of the WebSocket is replaced, with a gap event', async () => {
+  const { received, seen } = await overlapping(['one']);
+  last().delivers('missed');
   await until(() => sockets.length === 3, 'the next WebSocket', 2 * DEADLINE_MS);
   last().opens();
   assert.deepEqual([socket.transport, seen], ['websocket', ['open', 'close', 'open', 'gap']]);
-  last().brings('missed');
-  assert.deepEqual(got, ['one', 'missed']);
+  last().delivers('missed');
+  assert.deepEqual(received, ['one', 'missed']);
 });
 
-test('a stream that ends while the WebSocket is tried ends both', async () => {
+test('a stream that ends during an attempt ends the attempt as well', async () => {
   const { seen } = await overlapping();
   const trying = last();
   gateway.endStreams();
@@ -324,20 +324,20 @@ test('a stream that ends while the WebSocket is tried ends both', async () => {
   assert.deepEqual([seen, socket.transport], [['open', 'close', 'open', 'gap'], 'websocket']);
 });
 
-test('close() while a WebSocket is tried leaves nothing behind, in each of its stages', async () => {
+test('close() during an attempt leaves no timer, socket or stream, at each stage', async () => {
   for (const stage of ['waiting', 'connecting', 'open', 'changing', 'token']) {
     sockets.length = 0;
     gateway.requests.length = 0;
     const timers = new Set();
-    let asked = 0;
-    const { got, seen } = connect({ token: stage === 'token' && (() => ((asked += 1) > 1 ? new Promise(() => {}) : 'x')) });
+    let tokenCalls = 0;
+    const { received, seen } = connect({ token: stage === 'token' && (() => ((tokenCalls += 1) > 1 ? new Promise(() => {}) : 'x')) });
     const [set, clear] = [globalThis.setTimeout, globalThis.clearTimeout];
     globalThis.setTimeout = (callback, ms, ...rest) => {
       const id = set(() => {
         timers.delete(id);
         callback(...rest);
       }, ms);
-      // Requests have timers of their own.
+      // fetch() sets timers of its own, which do not count.
       if (new Error().stack.includes('ws4redis.js')) timers.add(id);
       return id;
     };
@@ -346,22 +346,22 @@ test('close() while a WebSocket is tried leaves nothing behind, in each of its s
       clear(id);
     };
     await until(() => socket.transport === 'sse', 'the stream');
-    if (stage === 'token') await until(() => asked === 2, 'the token');
+    if (stage === 'token') await until(() => tokenCalls === 2, 'the token');
     else if (stage !== 'waiting') await until(() => sockets.length === 2, 'a WebSocket');
     if (stage === 'open' || stage === 'changing') last().opens();
     if (stage === 'changing') socket.addEventListener('transport', () => socket.close());
     else socket.close();
     await until(() => socket.state === 'closed', 'closed');
-    if (stage === 'changing') last().brings('late');
+    if (stage === 'changing') last().delivers('late');
     assert.equal(timers.size, 0, stage);
     if (sockets.length === 2) assert.equal(last().closeCalls, 1, stage);
     await until(() => gateway.streams.size === 0, 'the stream has ended');
-    assert.deepEqual([got, seen.at(-1)], [[], 'close'], stage);
+    assert.deepEqual([received, seen.at(-1)], [[], 'close'], stage);
     globalThis.clearTimeout = clear;
   }
 });
 
-test('each try has a token of its own, and one that is not to be had is a failed try', async () => {
+test('each attempt gets a new token, and a failed token is a failed attempt', async () => {
   let serial = 0;
   connect({
     token: () => {

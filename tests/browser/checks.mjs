@@ -1,4 +1,4 @@
-// Shared by the runs in browsers: counting checks, waiting with a deadline.
+// Shared by the runs in browsers: counted checks, and waiting with a deadline.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
@@ -36,19 +36,19 @@ export function skip(name, why) {
 export async function becomes(read, wanted, what, deadline = DEADLINE_MS) {
   const end = Date.now() + deadline;
   for (;;) {
-    const got = await read();
+    const received = await read();
     try {
-      assert.deepEqual(got, wanted);
+      assert.deepEqual(received, wanted);
       return;
     } catch {
       if (Date.now() > end)
-        assert.deepEqual(got, wanted, `${what}: ${JSON.stringify(got)} instead of ${JSON.stringify(wanted)}`);
+        assert.deepEqual(received, wanted, `${what}: ${JSON.stringify(received)} instead of ${JSON.stringify(wanted)}`);
     }
     await new Promise((resolve) => setTimeout(resolve, 25));
   }
 }
 
-/** The result of a promise; fails after the deadline. */
+/** Resolves like the promise; fails after the deadline. */
 export async function within(promise, what, deadline = DEADLINE_MS) {
   let timer;
   const late = new Promise((_, reject) => {

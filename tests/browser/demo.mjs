@@ -4,16 +4,16 @@
 //
 // CHROMIUM            the browser, as chromium.mjs says
 // REDIS_CLI           a command to which commands are appended, e.g. `redis-cli -p 6379`
-// SERVER_STOP, SERVER_START   shell commands that end the gateway and start it again on the same address (the second
-//                     one must return); with both set, the page's reconnecting is tested too
+// SERVER_STOP, SERVER_START   shell commands that stop the gateway and start it again on the same address (the second
+//                     one must return); with both set, the reconnects of the page are tested too
 //
-// Closes with the line `N passed, N failed`.
+// The last line is `N passed, N failed`.
 import assert from 'node:assert/strict';
 import { checkAccess } from './accessible.mjs';
 import { checkAddress, checkLines } from './address.mjs';
 import { blockingProxy } from './blocking_proxy.mjs';
 import { becomes, check, DEADLINE_MS, sh, skip, unique, withChromium } from './chromium.mjs';
-import { arrived, fact, logged, logs, nameOf, overall, person, say, side, texts } from './tour.mjs';
+import { arrived, fact, logged, logs, nameOf, overall, person, sendInChat, side, texts } from './tour.mjs';
 
 const WHOLE_RUN_MS = 180_000;
 
@@ -27,17 +27,17 @@ const { REDIS_CLI, SERVER_STOP, SERVER_START } = process.env;
 const redis = (...args) => sh(`${REDIS_CLI} "$@"`, ...args);
 
 const foreign = [];
-const complaints = [];
+const pageErrors = [];
 let outage = false;
 
 function watch(page) {
   page.setDefaultTimeout(DEADLINE_MS);
-  page.on('pageerror', (error) => complaints.push(`uncaught: ${error.message}`));
+  page.on('pageerror', (error) => pageErrors.push(`uncaught: ${error.message}`));
   page.on('console', (message) => {
     if (!['error', 'warning'].includes(message.type())) return;
-    // While the gateway is away the browser itself reports each attempt.
+    // During an outage the browser itself reports each attempt.
     if (outage && /WebSocket connection to|Failed to load resource/.test(message.text())) return;
-    complaints.push(`console ${message.type()}: ${message.text()}`);
+    pageErrors.push(`console ${message.type()}: ${message.text()}`);
   });
   page.on('websocket', (socket) => {
     if (new URL(socket.url()).host !== new URL(origin).host) foreign.push(socket.url());
@@ -50,7 +50,7 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
     const url = new URL(request.url());
     if (url.protocol !== 'data:' && url.origin !== origin) foreign.push(request.url());
   });
-  await browser.exposeFunction('reportViolation', (text) => complaints.push(`CSP: ${text}`));
+  await browser.exposeFunction('reportViolation', (text) => pageErrors.push(`CSP: ${text}`));
   await browser.addInitScript(() => {
     document.addEventListener('securitypolicyviolation', (event) =>
       window.reportViolation(`${event.violatedDirective} ${event.blockedURI}`),
@@ -75,21 +75,21 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
     }
   });
 
-  await check('the gateway has filled in the placeholders', async () => {
+  await check('the gateway has replaced the placeholders', async () => {
     const metas = await one.locator('meta[name]').evaluateAll((all) => all.map((meta) => meta.content));
     assert.ok(!metas.some((content) => content.includes('{{')), metas.join(' | '));
     assert.equal(await one.locator('#kept-time').textContent(), 'for 1 hour (the setting expire)');
   });
 
-  await check('chat: what one says comes to everybody in both tabs, and the way is shown', async () => {
-    const text = await say(one, 1, unique('enter'));
+  await check('chat: a message reaches every connection in both tabs, and its route is shown', async () => {
+    const text = await sendInChat(one, 1, unique('enter'));
     await everywhere(text);
     assert.equal(await person(one, 1).locator('input').inputValue(), '');
     const [ada, ben] = [await nameOf(one, 1), await nameOf(one, 2)];
-    const way = new RegExp(
+    const route = new RegExp(
       `^${ada}Redis, (.+:)?broadcast:foobar(${ada}|${ben}) after \\d+ ms and (${ada}|${ben}) after \\d+ ms$`,
     );
-    await becomes(async () => way.test(await one.locator('#route').textContent()), true, 'the way');
+    await becomes(async () => route.test(await one.locator('#route').textContent()), true, 'the route');
     assert.match(await two.locator('#route').textContent(), /^Somebody elseRedis, .*everyone here$/);
     await person(two, 2).locator('input').fill(unique('button'));
     await person(two, 2).getByRole('button', { name: 'Send' }).click();
@@ -101,27 +101,27 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
       `<img src=x onerror="document.title='owned'"><b>${unique('markup')}</b>`,
       `Grüße, 你好, 🦀 ${unique('u')}`,
     ];
-    for (const text of words) await everywhere(await say(two, 1, text));
+    for (const text of words) await everywhere(await sendInChat(two, 1, text));
     assert.equal(await one.locator('#people img, #people .text b').count(), 0);
     assert.notEqual(await one.title(), 'owned');
     const stamps = await person(one, 1).locator('time').allTextContents();
     for (const stamp of stamps) assert.match(stamp, /^\d\d:\d\d:\d\d\.\d\d\d$/);
   });
 
-  await check('chat: what does not come back is said to be lost', async () => {
+  await check('chat: a message that does not return is reported as lost', async () => {
     const page = await browser.newPage();
     watch(page);
     await page.addInitScript(() => (WebSocket.prototype.send = () => {}));
     await page.goto(origin);
     await overall(page, 'open');
-    await say(page, 1, unique('lost'));
+    await sendInChat(page, 1, unique('lost'));
     const lost = async () =>
       / has not come back: do the \[\[access\]\] rules/.test(await page.locator('#route').textContent());
-    await becomes(lost, true, 'the way');
+    await becomes(lost, true, 'the route');
     await page.close();
   });
 
-  await check('without JavaScript the page says what it needs, and shows nothing that is empty', async () => {
+  await check('without JavaScript the page names the requirement, and hides the empty parts', async () => {
     const session = await browser.newCDPSession(two);
     await session.send('Emulation.setScriptExecutionDisabled', { value: true });
     await two.reload();
@@ -132,7 +132,7 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
     await overall(two, 'open');
   });
 
-  await check('who am I: nobody, and what nobody hears', async () => {
+  await check('who am I: anonymous, with the channels of an anonymous visitor', async () => {
     await becomes(() => fact(one, 'user'), 'anonymous', 'user');
     assert.equal(await fact(one, 'groups'), 'none');
     assert.equal(await fact(one, 'session'), 'none');
@@ -144,36 +144,36 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
   });
 
   if (REDIS_CLI) await checkRedis(browser, one, two);
-  else skip('what comes from Redis, and who is logged in', 'REDIS_CLI is not set');
+  else skip('publications from Redis, and logins', 'REDIS_CLI is not set');
 
-  await check('last value: a newcomer gets what was published before, also after a reload', async () => {
+  await check('last value: a new connection receives the last message, also after a reload', async () => {
     const value = unique('kept');
     await two.locator('#keep-value').fill(value);
     await two.getByRole('button', { name: 'Publish' }).click();
     const results = two.locator('#newcomers .entry');
     await results.filter({ hasText: `connected, published, left, in` }).filter({ hasText: value }).waitFor();
     await two.getByRole('button', { name: 'Reconnect as a newcomer' }).click();
-    const got = (page) =>
+    const received = (page) =>
       page.locator('#newcomers .entry').filter({ hasText: /Newcomer \d+connected, and got this \d+ ms later/ });
-    await got(two).filter({ hasText: value }).waitFor();
+    await received(two).filter({ hasText: value }).waitFor();
     await two.reload();
-    await got(two).filter({ hasText: value }).waitFor();
+    await received(two).filter({ hasText: value }).waitFor();
     await overall(two, 'open');
   });
 
-  await check('echo: own words come back only to the one with the flag', async () => {
+  await check('echo: own messages return only to the connection with the flag', async () => {
     const text = unique('both');
     await one.locator('#both-text').fill(text);
     await one.getByRole('button', { name: 'Send from both' }).click();
     await arrived(side(one, 2), 'did not come back');
     const both = [`With echo: ${text}`, `Without echo: ${text}`];
-    await becomes(async () => (await texts(side(one, 1))).sort(), both, 'what is heard with echo');
+    await becomes(async () => (await texts(side(one, 1))).sort(), both, 'the messages with echo');
     assert.deepEqual(await texts(side(one, 2)), [`With echo: ${text}`, 'Its own text did not come back.']);
     assert.equal(await side(one, 1).locator('.after').textContent(), 'own');
     assert.equal(await side(one, 2).locator('.after').count(), 0);
   });
 
-  await check('log: every connection with its address, its transport and its end', async () => {
+  await check('log: each connection with its address, transport and end', async () => {
     const name = await nameOf(one, 1);
     const address = `${origin.replace('http', 'ws')}/ws/foobar?subscribe-broadcast&publish-broadcast&echo`;
     await logs(one, name, `connecting to ${address}`);
@@ -187,7 +187,7 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
   await checkLines(one, two);
   await checkAccess(one, two);
 
-  await check('log: it is bounded', async () => {
+  await check('log: the number of lines is bounded', async () => {
     await two.evaluate(() => {
       for (let i = 0; i < 75; i += 1) document.getElementById('newcomer').click();
     });
@@ -196,7 +196,7 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
   });
 
   if (SERVER_STOP && SERVER_START) {
-    await check('the gateway goes away: the page says why, and when it will try again', async () => {
+    await check('the gateway stops: the page shows the reason and the next attempt', async () => {
       outage = true;
       await sh(SERVER_STOP);
       const name = await nameOf(one, 1);
@@ -206,38 +206,38 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
       const countdown = one.locator('#connections li').filter({ hasText: name });
       await countdown.filter({ hasText: /waiting, \d+ s/ }).waitFor();
       const text = unique('unsent');
-      await say(one, 1, text);
-      await becomes(async () => /^Not sent: /.test(await one.locator('#route').textContent()), true, 'the way');
+      await sendInChat(one, 1, text);
+      await becomes(async () => /^Not sent: /.test(await one.locator('#route').textContent()), true, 'the route');
       assert.equal(await person(one, 1).locator('input').inputValue(), text);
     });
-    await check('the gateway comes back: the page reconnects and messages flow', async () => {
+    await check('the gateway restarts: the page reconnects and messages flow', async () => {
       await sh(SERVER_START);
       for (const tab of tabs) await overall(tab, 'open', 60_000);
       outage = false;
       await logs(one, await nameOf(one, 1), 'messages may have been missed');
-      await everywhere(await say(one, 1, unique('back')));
+      await everywhere(await sendInChat(one, 1, unique('back')));
     });
   } else {
-    skip('the gateway goes away and comes back', 'SERVER_STOP and SERVER_START are not set');
+    skip('a stop and a restart of the gateway', 'SERVER_STOP and SERVER_START are not set');
   }
 
   await check('no request to another origin', () => assert.deepEqual(foreign, []));
-  await check('no console errors and no CSP violations', () => assert.deepEqual(complaints, []));
+  await check('no console errors and no CSP violations', () => assert.deepEqual(pageErrors, []));
 
-  await check('where no WebSocket gets through the tour goes on by server-sent events', async () => {
+  await check('where WebSockets are refused the page uses server-sent events', async () => {
     const proxy = await blockingProxy(origin, {});
     const page = await browser.newPage();
     await page.goto(proxy.origin);
     await overall(page, 'open');
     await logs(page, await nameOf(page, 1), 'open, by server-sent events');
-    await arrived(person(page, 2), await say(page, 1, unique('by events')));
+    await arrived(person(page, 2), await sendInChat(page, 1, unique('by events')));
     await page.close();
     await proxy.stop();
   });
 });
 
 async function checkRedis(browser, one, two) {
-  await check('chat: what is published through Redis arrives in both tabs', async () => {
+  await check('chat: a publication by redis-cli arrives in both tabs', async () => {
     const text = unique('redis');
     const [, channel] = /^redis-cli PUBLISH (\S+) Hello$/.exec(await one.locator('#chat-cli code').textContent());
     await redis('PUBLISH', channel, text);
@@ -247,7 +247,7 @@ async function checkRedis(browser, one, two) {
   const key = unique('s').replace(/\W/g, '').padStart(32, '0');
   const session = `:1:django.contrib.sessions.cache${key}`;
 
-  await check('who am I: a login in another tab is noticed, and the session key stays a secret', async () => {
+  await check('who am I: a login in another tab is shown, and the session key stays secret', async () => {
     const content = { _auth_user_id: '7', 'ws4redis:username': 'john', 'ws4redis:memberof': ['staff', 'red team'] };
     await redis('SET', session, JSON.stringify(content), 'EX', '7300');
     await browser.addCookies([{ name: 'sessionid', value: key, url: origin, httpOnly: true }]);
@@ -263,7 +263,7 @@ async function checkRedis(browser, one, two) {
     assert.ok(!(await one.content()).includes(key));
   });
 
-  await check('who am I: only john hears what is for john', async () => {
+  await check('who am I: only john receives a message for john', async () => {
     const lines = one.locator('#personal-cli code');
     const [, channel] = /^redis-cli PUBLISH (\S+) 'Only for john'$/.exec(await lines.textContent());
     const text = unique('john');
@@ -273,12 +273,12 @@ async function checkRedis(browser, one, two) {
         return (await texts(one.locator('#personal'))).includes(text);
       },
       true,
-      'what john hears',
+      'the messages of john',
     );
     assert.ok(!(await texts(two.locator('main'))).includes(text));
   });
 
-  await check('who am I: when the session ends the page knows, by 4401', async () => {
+  await check('who am I: the page detects the end of the session by 4401', async () => {
     await redis('DEL', session);
     await logs(one, 'You', 'closed with 4401: the session or token has ended');
     await becomes(() => fact(one, 'user'), 'anonymous', 'user');

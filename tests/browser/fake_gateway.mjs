@@ -1,16 +1,16 @@
-// A gateway that refuses WebSockets: the server side of the fallback, as far as the client sees it. Tests set the answers.
+// A fake gateway that refuses WebSockets: the server side of the fallback. Tests set its responses.
 import { createServer } from 'node:http';
 
 /** Starts it on a free port. `pages` maps paths to texts with their types. */
 export async function fakeGateway(pages = {}) {
   const gateway = {
-    /** The answers to the next GETs; the last one repeats: `{status, headers, body}`, or null for a stream. */
+    /** The responses to the next GETs; the last one repeats: `{status, headers, body}`, or null for a stream. */
     answers: [null],
-    /** The status of answers to POSTs. */
+    /** Returns the status of the response to a POST. */
     postStatus: () => 204,
-    /** Requests for /ws/…: `{method, url, headers, body}`. */
+    /** The requests for /ws/…: `{method, url, headers, body}`. */
     requests: [],
-    /** The number of refused upgrades. */
+    /** The URLs of refused upgrades. */
     upgrades: [],
     /** The open streams. */
     streams: new Set(),

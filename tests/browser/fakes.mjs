@@ -1,5 +1,5 @@
-// A simulated browser for the rules of static/ws4redis.js: a WebSocket whose network the test simulates, a clock that the
-// test sets, and a page with a tab and a network.
+// A simulated browser for the tests of static/ws4redis.js: a WebSocket and a clock that the test drives, and a page with
+// visibility and network state.
 import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, mock } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -7,7 +7,7 @@ import vm from 'node:vm';
 
 export const file = fileURLToPath(new URL('../../static/ws4redis.js', import.meta.url));
 export const source = readFileSync(file, 'utf8');
-export const BEAT = '--heartbeat--';
+export const HEARTBEAT = '--heartbeat--';
 export const HOUR = 3_600_000;
 
 /** All sockets of the test, the latest last. */
@@ -35,13 +35,13 @@ export class FakeWebSocket {
     if (this.readyState < 2) this.readyState = 2;
   }
 
-  // The network's side:
+  // Called by tests in the role of the network:
   opens() {
     this.readyState = 1;
     this.onopen({});
   }
 
-  brings(data) {
+  delivers(data) {
     this.onmessage({ data });
   }
 
@@ -51,7 +51,7 @@ export class FakeWebSocket {
   }
 }
 
-/** Time passes only by `tick` and `sleep`. Unlike node's mock timers it can jump, as when a machine sleeps. */
+/** A clock that advances only by `tick` and `sleep`. Unlike node's mock timers it can jump, as after a suspend. */
 class Clock {
   now = 1_800_000_000_000;
   /** Timers that have neither run nor been cleared: due time, interval, callback. */
@@ -67,7 +67,7 @@ class Clock {
     return this.timers.size;
   }
 
-  /** The milliseconds of the only timer. */
+  /** The delay of the only timer, in milliseconds. */
   get delay() {
     if (this.size !== 1) throw new Error(`${this.size} timers are set, not one`);
     return [...this.timers.values()][0].ms;
@@ -80,7 +80,7 @@ class Clock {
       if (!next || next[1].due > end) break;
       const [id, timer] = next;
       this.now = Math.max(this.now, timer.due);
-      // An interval that is late does not catch up.
+      // A late interval does not catch up.
       if (timer.every) timer.due = this.now + timer.every;
       else this.timers.delete(id);
       timer.callback();
@@ -88,7 +88,7 @@ class Clock {
     this.now = end;
   }
 
-  /** The machine sleeps: each timer that was due meanwhile runs once, afterwards. */
+  /** Suspends the machine: each timer that was due meanwhile runs once, after the resume. */
   sleep(ms) {
     this.now += ms;
     this.tick(0);
@@ -103,7 +103,7 @@ export let random;
 /** Runs pending promise callbacks. */
 export const settle = () => new Promise((resolve) => setImmediate(resolve));
 
-/** A page for each test; with `realTime` the timers are node's. */
+/** Installs a new page for each test; with `realTime` the timers are node's. */
 export function browser({ realTime = false } = {}) {
   const faked = [];
   const fake = (name, value) => {
@@ -142,7 +142,7 @@ export function browser({ realTime = false } = {}) {
   });
 }
 
-/** From now on the constructor of WebSocket throws what `error()` returns, unless that is undefined. */
+/** Makes the constructor of WebSocket throw the value of `error()` unless that is null or undefined. */
 export function constructorThrows(error) {
   globalThis.WebSocket = class extends FakeWebSocket {
     constructor(...args) {
@@ -153,10 +153,10 @@ export function constructorThrows(error) {
   };
 }
 
-/** The error that a browser throws for ws: on a page of https:. */
+/** The error that a browser throws for ws: on an https: page. */
 export const securityError = () => new DOMException('An insecure connection may not be initiated', 'SecurityError');
 
-/** Runs `body` and returns the messages of all uncaught errors meanwhile. */
+/** Runs `body`; returns the messages of all uncaught errors in it. */
 export async function uncaughtIn(body) {
   const errors = [];
   const note = ({ message }) => errors.push(message);
@@ -174,14 +174,14 @@ export async function uncaughtIn(body) {
   return errors;
 }
 
-/** The network fails or returns. */
-export function network(there) {
-  navigator.onLine = there;
-  page.dispatchEvent(new Event(there ? 'online' : 'offline'));
+/** Sets navigator.onLine and fires the event. */
+export function setOnline(online) {
+  navigator.onLine = online;
+  page.dispatchEvent(new Event(online ? 'online' : 'offline'));
 }
 
-/** The tab is hidden or shown. */
-export function tab(shown) {
+/** Shows or hides the tab and fires the event. */
+export function setVisible(shown) {
   document.hidden = !shown;
   document.dispatchEvent(new Event('visibilitychange'));
 }

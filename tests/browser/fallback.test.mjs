@@ -1,8 +1,8 @@
-// The fallback of the modern API of static/ws4redis.js, against a gateway that refuses WebSockets.
+// The fallback of the modern API of static/ws4redis.js, with a fake gateway that refuses WebSockets.
 import assert from 'node:assert/strict';
 import { after, afterEach, before, mock, test } from 'node:test';
 import { fakeGateway } from './fake_gateway.mjs';
-import { BEAT, browser, FakeWebSocket, random, sockets } from './fakes.mjs';
+import { HEARTBEAT, browser, FakeWebSocket, random, sockets } from './fakes.mjs';
 
 const DEADLINE_MS = 5000;
 const realFetch = globalThis.fetch;
@@ -18,7 +18,7 @@ afterEach(() => {
   Object.assign(gateway, { answers: [null], requests: [], postStatus: () => 204 });
 });
 
-/** Refuses WebSockets, as a proxy without upgrades does, or as the test's list says. */
+/** Connects; WebSockets are refused except where `upgrades` has true. */
 function connect(options, upgrades = []) {
   globalThis.fetch = realFetch;
   globalThis.WebSocket = class extends FakeWebSocket {
@@ -34,10 +34,10 @@ function connect(options, upgrades = []) {
   return socket;
 }
 
-/** The next event of a type, with a deadline. */
+/** Resolves with the next event of a type; fails after the deadline. */
 function next(socket, type, wanted = () => true) {
   return new Promise((resolve, reject) => {
-    const late = setTimeout(() => reject(new Error(`no ${type} came`)), DEADLINE_MS);
+    const late = setTimeout(() => reject(new Error(`no ${type} event`)), DEADLINE_MS);
     socket.addEventListener(type, function listener(event) {
       if (!wanted(event)) return;
       clearTimeout(late);
@@ -58,13 +58,13 @@ const reaches = (socket, state) => until(() => socket.state === state, `${state}
 /** Opens a stream and returns the socket with the list of its messages. */
 async function streaming(options) {
   const socket = connect(options);
-  const got = [];
-  socket.addEventListener('message', ({ data }) => got.push(data));
+  const received = [];
+  socket.addEventListener('message', ({ data }) => received.push(data));
   await next(socket, 'open');
-  return { socket, got };
+  return { socket, received };
 }
 
-test('a refused upgrade is followed by one request for a stream, at the same address and marked as our own', async () => {
+test('after a refused upgrade the client requests a stream at the same address, with its client flag', async () => {
   const { socket } = await streaming();
   assert.deepEqual([socket.state, socket.transport, sockets.length], ['open', 'sse', 1]);
   assert.equal(gateway.requests.length, 1);
@@ -74,42 +74,42 @@ test('a refused upgrade is followed by one request for a stream, at the same add
   assert.equal(headers.authorization, undefined);
 });
 
-test('the mark of our own client is put into an address without flags as well', async () => {
+test('an address without flags gets the client flag as well', async () => {
   connect({ subscribe: [], publish: [] });
   await until(() => gateway.requests.length === 1, 'the request');
   assert.equal(gateway.requests[0].url, '/ws/foobar?client=ws4redis');
 });
 
-test('messages come as text and binary, heartbeats and comments do not', async () => {
-  const { got } = await streaming({ heartbeat: BEAT });
+test('text and binary messages are delivered, heartbeats and comments are not', async () => {
+  const { received } = await streaming({ heartbeat: HEARTBEAT });
   gateway.write(
     ': comment\n\n' +
       'data: Hello\n\n' +
-      `event: heartbeat\ndata: ${BEAT}\n\n` +
+      `event: heartbeat\ndata: ${HEARTBEAT}\n\n` +
       'data: two\ndata:  lines \ndata:\n\n' +
       'event: binary\ndata: AP8B\n\n' +
       'event: other\ndata: x\n\n' +
       'event: message\nid: 7\ndata: {"a":1}\n\n' +
       'data: Grüße, 你好 🦀\n\n',
   );
-  await until(() => got.length === 5, `five messages; there are ${got.length}`);
-  assert.deepEqual([...new Uint8Array(got[2])], [0, 255, 1]);
-  assert.ok(got[2] instanceof ArrayBuffer);
-  got.splice(2, 1);
-  assert.deepEqual(got, ['Hello', 'two\n lines \n', '{"a":1}', 'Grüße, 你好 🦀']);
+  await until(() => received.length === 5, `five messages; there are ${received.length}`);
+  assert.deepEqual([...new Uint8Array(received[2])], [0, 255, 1]);
+  assert.ok(received[2] instanceof ArrayBuffer);
+  received.splice(2, 1);
+  assert.deepEqual(received, ['Hello', 'two\n lines \n', '{"a":1}', 'Grüße, 你好 🦀']);
 });
 
-test('the stream may be cut anywhere, and its lines may end in any way', async () => {
+test('the stream may be split anywhere, with any kind of line break', async () => {
   const text = 'data: ü1\ndata: 🦀\n\nevent: binary\ndata: AP8B\n\ndata: end\n\n';
   for (const whole of [text, text.replaceAll('\n', '\r\n'), text.replaceAll('\n', '\r')]) {
     const bytes = new TextEncoder().encode(whole);
     for (const size of [1, 2, 3, 7, bytes.length]) {
-      const got = [];
+      const received = [];
       globalThis.fetch = async () => new Response(
         new ReadableStream({
           start(body) {
             for (let at = 0; at < bytes.length; at += size) body.enqueue(bytes.slice(at, at + size));
-            // Half a line break does not end the event yet.
+            // A final CR may be half a line break, so the event ends only with the next line.
             body.enqueue(new TextEncoder().encode(':\n'));
             body.close();
           },
@@ -119,25 +119,25 @@ test('the stream may be cut anywhere, and its lines may end in any way', async (
       const piped = globalThis.fetch;
       const socket = connect();
       globalThis.fetch = piped;
-      socket.addEventListener('message', ({ data }) => got.push(typeof data === 'string' ? data : data.byteLength));
+      socket.addEventListener('message', ({ data }) => received.push(typeof data === 'string' ? data : data.byteLength));
       await next(socket, 'close');
       socket.close();
-      assert.deepEqual(got, ['ü1\n🦀', 3, 'end'], `${JSON.stringify(whole.slice(8, 12))} in pieces of ${size}`);
+      assert.deepEqual(received, ['ü1\n🦀', 3, 'end'], `${JSON.stringify(whole.slice(8, 12))} in pieces of ${size}`);
     }
   }
 });
 
-test('a large message in many pieces comes whole, and soon', async () => {
-  const { got } = await streaming();
+test('a large message in many pieces is delivered whole and without a long delay', async () => {
+  const { received } = await streaming();
   const line = 'x'.repeat(1 << 20);
   const since = Date.now();
   gateway.write(`data: ${line}\n`.repeat(15) + `data: ${line}\n\n`);
-  await until(() => got.length === 1, 'the message');
-  assert.equal(got[0].length, 16 * (1 << 20) + 15);
+  await until(() => received.length === 1, 'the message');
+  assert.equal(received[0].length, 16 * (1 << 20) + 15);
   assert.ok(Date.now() - since < 3000);
 });
 
-test('send is a POST with the own header, one after the other', async () => {
+test('send posts messages with the X-WS4Redis header, one after the other', async () => {
   const { socket } = await streaming();
   gateway.requests.length = 0;
   let underWay = 0;
@@ -167,7 +167,7 @@ test('send is a POST with the own header, one after the other', async () => {
   );
 });
 
-test('a POST that fails is an error of its message alone', async () => {
+test('a failed POST rejects its own message only', async () => {
   const { socket } = await streaming();
   for (const status of [302, 403, 413, 429, 502, 503]) {
     gateway.postStatus = () => status;
@@ -178,7 +178,7 @@ test('a POST that fails is an error of its message alone', async () => {
   assert.equal(socket.state, 'open');
 });
 
-test('a POST without an answer fails after 20 s together with those behind it, and later ones are tried', async () => {
+test('a POST without a response fails after 20 s with the queued ones, and later ones are sent', async () => {
   const real = globalThis.setTimeout;
   const twentySeconds = [];
   const { socket } = await streaming();
@@ -198,34 +198,34 @@ test('a POST without an answer fails after 20 s together with those behind it, a
   }
 });
 
-test('what was posted does not come back without echo, and an equal message of others does', async () => {
-  const { socket, got } = await streaming({ subscribe: ['user'], publish: ['user'] });
+test('without echo own messages do not return, but equal messages of others do', async () => {
+  const { socket, received } = await streaming({ subscribe: ['user'], publish: ['user'] });
   await socket.send('mine\r\ntwo lines');
   gateway.write('data: other\n\ndata: mine\ndata: two lines\n\ndata: mine\ndata: two lines\n\ndata: end\n\n');
-  await until(() => got.at(-1) === 'end', 'all messages');
-  assert.deepEqual(got, ['other', 'mine\ntwo lines', 'end']);
+  await until(() => received.at(-1) === 'end', 'all messages');
+  assert.deepEqual(received, ['other', 'mine\ntwo lines', 'end']);
 });
 
-test('with echo, or where it is not heard, what comes is taken as it is', async () => {
+test('with echo, or without a subscription of the same audience, every message is delivered', async () => {
   for (const options of [{ subscribe: ['user'], publish: ['user'], echo: true }, {}]) {
-    const { socket, got } = await streaming(options);
+    const { socket, received } = await streaming(options);
     await socket.send('mine');
     gateway.write('data: mine\n\ndata: end\n\n');
-    await until(() => got.at(-1) === 'end', 'all messages');
-    assert.deepEqual(got, ['mine', 'end']);
+    await until(() => received.at(-1) === 'end', 'all messages');
+    assert.deepEqual(received, ['mine', 'end']);
     socket.close();
   }
 });
 
-test('a message that was not taken has no echo', async () => {
-  const { socket, got } = await streaming({ subscribe: ['user'], publish: ['user'] });
+test('a failed message suppresses no later message', async () => {
+  const { socket, received } = await streaming({ subscribe: ['user'], publish: ['user'] });
   gateway.postStatus = () => 503;
   await assert.rejects(socket.send('mine'));
   gateway.write('data: mine\n\n');
-  await until(() => got.length, 'the message of somebody else');
+  await until(() => received.length, 'the message of another client');
 });
 
-test('what was queued goes out by POST, first', async () => {
+test('queued messages are posted first', async () => {
   const socket = connect({ queue: 5 });
   const sent = ['one', 'two'].map((text) => socket.send(text));
   socket.addEventListener('open', () => sent.push(socket.send('three')));
@@ -235,13 +235,13 @@ test('what was queued goes out by POST, first', async () => {
   assert.deepEqual(posts.map(({ body }) => `${body}`), ['one', 'two', 'three']);
 });
 
-test('a token goes in the header for it', async () => {
+test('a token is sent in the Authorization header', async () => {
   const { socket } = await streaming({ token: async () => 'a.b.c' });
   await socket.send('Hello');
   assert.deepEqual(gateway.requests.map(({ headers }) => headers.authorization), ['Bearer a.b.c', 'Bearer a.b.c']);
 });
 
-test('403 stops, and the close has the reason', async () => {
+test('403 is final, and the close event has the reason', async () => {
   gateway.answers = [{ status: 403, headers: { 'Content-Type': 'text/plain; charset=utf-8' }, body: 'not here\n' }];
   const socket = connect();
   const { code, reason, final } = await next(socket, 'close');
@@ -249,7 +249,7 @@ test('403 stops, and the close has the reason', async () => {
   assert.equal(socket.state, 'closed');
 });
 
-test('503 waits as Retry-After says', async () => {
+test('after 503 the client waits for Retry-After', async () => {
   for (const [after, least, most] of [
     ['7', 7000, 7000],
     ['0', 1000, 1000],
@@ -266,7 +266,7 @@ test('503 waits as Retry-After says', async () => {
   }
 });
 
-test('neither a tab that is shown nor the network shortens what Retry-After says', async () => {
+test('a visible tab or a network event does not shorten Retry-After', async () => {
   gateway.answers = [{ status: 503, headers: { 'Retry-After': '1' } }, null];
   const socket = connect();
   const since = Date.now();
@@ -277,7 +277,7 @@ test('neither a tab that is shown nor the network shortens what Retry-After says
   assert.ok(Date.now() - since >= 1000);
 });
 
-test('anything else is a failed attempt, after which the WebSocket is tried again', async () => {
+test('any other response is a failed attempt, and the next attempt is a WebSocket', async () => {
   const page = { status: 200, headers: { 'Content-Type': 'text/html' }, body: '<h1>Welcome</h1>' };
   const login = { status: 302, headers: { Location: '/ws/elsewhere' } };
   const errors = [400, 404, 500, 502].map((status) => ({ status }));
@@ -290,7 +290,7 @@ test('anything else is a failed attempt, after which the WebSocket is tried agai
   assert.deepEqual([sockets.length, gateway.requests.length], [8, 8]);
 });
 
-test('a stream that ends reconnects, by the WebSocket if that is there now', async () => {
+test('after the end of a stream the client reconnects, by WebSocket if possible', async () => {
   const socket = connect({}, [false, true]);
   await next(socket, 'open');
   assert.equal(socket.transport, 'sse');
@@ -299,7 +299,7 @@ test('a stream that ends reconnects, by the WebSocket if that is there now', asy
   assert.equal(socket.transport, 'websocket');
 });
 
-test('the close event of a stream says why, and its code decides', async () => {
+test('code and reason of a close event in the stream apply as in a WebSocket close', async () => {
   for (const [code, state] of [
     [4401, 'session-ended'],
     [1012, 'waiting'],
@@ -315,7 +315,7 @@ test('the close event of a stream says why, and its code decides', async () => {
   }
 });
 
-test('after 4401 an answer that is no refusal of the visitor does not stop it', async () => {
+test('after 4401 only a refusal of the visitor is final', async () => {
   gateway.answers = [{ status: 502 }, { status: 503 }, { status: 404 }];
   const socket = connect({}, [true]);
   await next(socket, 'open');
@@ -324,7 +324,7 @@ test('after 4401 an answer that is no refusal of the visitor does not stop it', 
   assert.deepEqual([code, final, gateway.requests.length], [1006, true, 3]);
 });
 
-test('close() ends the stream, and the request for one', async () => {
+test('close() ends the stream, also while it is requested', async () => {
   const { socket } = await streaming();
   await until(() => gateway.streams.size === 1, 'the stream is open');
   socket.close();
@@ -337,7 +337,7 @@ test('close() ends the stream, and the request for one', async () => {
   assert.equal(early.state, 'closed');
 });
 
-test('what was sent before close() is published', async () => {
+test('messages sent before close() are published', async () => {
   const { socket } = await streaming();
   const sent = [socket.send('one'), socket.send('two')];
   socket.close();
@@ -345,11 +345,11 @@ test('what was sent before close() is published', async () => {
   assert.equal(gateway.requests.filter(({ method }) => method === 'POST').length, 2);
 });
 
-test('anything that comes keeps a stream alive, silence ends it', async () => {
-  // Five seconds between ticks are too long here.
+test('any data keeps a stream alive, silence ends it', async () => {
+  // Ticks every 20 ms instead of 5 s.
   const set = globalThis.setInterval;
   mock.method(globalThis, 'setInterval', (callback) => set(callback, 20));
-  const { socket } = await streaming({ heartbeat: BEAT });
+  const { socket } = await streaming({ heartbeat: HEARTBEAT });
   for (let i = 0; i < 10; i += 1) {
     gateway.write(': alive\n\n');
     await new Promise((resolve) => setTimeout(resolve, 20));
@@ -360,7 +360,7 @@ test('anything that comes keeps a stream alive, silence ends it', async () => {
   assert.ok(gateway.requests.every(({ method }) => method === 'GET'), 'heartbeats are not published');
 });
 
-test('where no WebSocket can be made at all, the fallback does without', async () => {
+test('the fallback works without a usable WebSocket constructor', async () => {
   const socket = connect();
   socket.close();
   for (const missing of [undefined, class { constructor() { throw new Error('not in this browser'); } }]) {
@@ -372,13 +372,13 @@ test('where no WebSocket can be made at all, the fallback does without', async (
   }
 });
 
-test('without the fallback nothing is fetched', async () => {
+test('with fallback: false the client requests no stream', async () => {
   const socket = connect({ fallback: false }, [false, false, true]);
   await next(socket, 'open');
   assert.deepEqual([sockets.length, gateway.requests.length], [3, 0]);
 });
 
-test('only an upgrade that was refused leads to the fallback', async () => {
+test('only a refused upgrade leads to the fallback', async () => {
   const socket = connect({}, [true, true]);
   await next(socket, 'open');
   sockets[0].ends(1006);

@@ -1,17 +1,17 @@
-// Libraries of front ends and pages of other origins in a real browser, against a running gateway that allows the origin
-// 127.0.0.1 on every port, and a few connections only:
+// Front-end libraries and pages of other origins in a real browser, against a running gateway that allows the origin
+// 127.0.0.1 on every port and only a few connections:
 //
 //   node tests/browser/front_ends.mjs http://127.0.0.1:8000
 //
 // CHROMIUM    the browser, as chromium.mjs says
-// REDIS_CLI   how redis-cli reaches the gateway's Redis
+// REDIS_CLI   the redis-cli command of the gateway's Redis
 //
-// Closes with the line `N passed, N failed`.
+// The last line is `N passed, N failed`.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { becomes, check, sh, unique, within, withChromium } from './chromium.mjs';
-import { got, open, send } from './sockets.mjs';
+import { received, open, send } from './sockets.mjs';
 
 const WHOLE_RUN_MS = 120_000;
 const origin = new URL(process.argv[2]).origin;
@@ -28,7 +28,7 @@ const SCRIPTS = {
 };
 const PAGES = { '/': '<script src="/ws4redis.js"></script>' };
 
-/** A server with its own pages, so that the gateway has another origin. */
+/** Serves the pages on an origin other than the gateway's. */
 async function pageServer() {
   const server = createServer(({ url }, response) => {
     const path = url.split('?')[0];
@@ -41,12 +41,12 @@ async function pageServer() {
   return server;
 }
 
-/** Uses up the gateway's connections, and returns a function that releases them. */
-async function takeAll() {
+/** Takes all of the gateway's connections; returns a function that releases them. */
+async function takeAllConnections() {
   const ending = new AbortController();
   const take = () =>
     fetch(`${origin}/ws/x?client=ws4redis`, { headers: { Accept: 'text/event-stream' }, signal: ending.signal });
-  // The browser holds idle ones until server.keepalive_seconds have passed.
+  // The browser holds idle connections until server.keepalive_seconds have passed.
   for (const end = Date.now() + 3000; Date.now() < end; ) {
     const { status } = await take();
     if (status === 503) await new Promise((resolve) => setTimeout(resolve, 50));
@@ -72,11 +72,11 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
   };
   const listen = (tab, path) =>
     tab.evaluate((url) => {
-      window.heard = [];
+      window.messages = [];
       window.source = new EventSource(url, { withCredentials: true });
-      window.source.onmessage = ({ data }) => window.heard.push(data);
+      window.source.onmessage = ({ data }) => window.messages.push(data);
     }, origin + path);
-  const heard = (tab) => () => tab.evaluate(() => window.heard);
+  const messages = (tab) => () => tab.evaluate(() => window.messages);
   const state = (tab) => () => tab.evaluate(() => window.source.readyState);
   const post = (tab, path, body) =>
     tab.evaluate(
@@ -89,22 +89,22 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
     );
 
   await check('a page of an allowed origin reads a stream and posts, with its session', async () => {
-    const [tab, room] = [await tabAt(`${allowed}/`), unique('across')];
-    await listen(tab, `/ws/${room}?subscribe-user`);
+    const [tab, facility] = [await tabAt(`${allowed}/`), unique('across')];
+    await listen(tab, `/ws/${facility}?subscribe-user`);
     await becomes(state(tab), 1, 'state of the stream');
-    await publish(`user:john:${room}`, 'to john');
-    await becomes(heard(tab), ['to john'], 'messages');
-    assert.equal(await post(tab, `/ws/${room}?publish-user`, 'from john'), 204);
-    await becomes(heard(tab), ['to john', 'from john'], 'messages');
-    // The page may read a refusal, too.
-    assert.equal(await post(tab, `/ws/${room}?subscribe-user`, 'to nobody'), 403);
+    await publish(`user:john:${facility}`, 'to john');
+    await becomes(messages(tab), ['to john'], 'messages');
+    assert.equal(await post(tab, `/ws/${facility}?publish-user`, 'from john'), 204);
+    await becomes(messages(tab), ['to john', 'from john'], 'messages');
+    // CORS lets the page read a refusal, too.
+    assert.equal(await post(tab, `/ws/${facility}?subscribe-user`, 'to nobody'), 403);
     await tab.close();
   });
 
   await check('the fallback of the client works across origins, with binary messages', async () => {
-    const [tab, room] = [await tabAt(`${allowed}/`), unique('fallback')];
+    const [tab, facility] = [await tabAt(`${allowed}/`), unique('fallback')];
     await tab.evaluate(() => {
-      // As behind a proxy that blocks WebSockets.
+      // Acts like a proxy that blocks WebSockets.
       window.WebSocket = class {
         constructor() {
           setTimeout(() => this.onclose({ code: 1006, reason: '', wasClean: false }));
@@ -112,74 +112,74 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
         close() {}
       };
     });
-    await open(tab, 'a', `${origin}/ws/${room}`, { subscribe: 'user', publish: 'user', echo: true });
+    await open(tab, 'a', `${origin}/ws/${facility}`, { subscribe: 'user', publish: 'user', echo: true });
     assert.equal(await tab.evaluate(() => window.a.transport), 'sse');
     await send(tab, 'a', 'text');
     await tab.evaluate(() => window.a.send(new Uint8Array([0, 255])));
-    await becomes(got(tab, 'a'), ['text', [0, 255]], 'messages');
+    await becomes(received(tab, 'a'), ['text', [0, 255]], 'messages');
     await tab.evaluate(() => window.a.close());
     await tab.close();
   });
 
   await check('a page of another origin reads nothing and posts nothing', async () => {
-    const [tab, room] = [await tabAt(`${foreign}/`), unique('foreign')];
-    await listen(tab, `/ws/${room}?subscribe-broadcast`);
+    const [tab, facility] = [await tabAt(`${foreign}/`), unique('foreign')];
+    await listen(tab, `/ws/${facility}?subscribe-broadcast`);
     await becomes(state(tab), 2, 'state of the stream');
-    assert.equal(await post(tab, `/ws/${room}?publish-broadcast`, 'x'), 'TypeError');
-    const { stdout } = await redis('EXISTS', `broadcast:${room}`);
+    assert.equal(await post(tab, `/ws/${facility}?publish-broadcast`, 'x'), 'TypeError');
+    const { stdout } = await redis('EXISTS', `broadcast:${facility}`);
     assert.equal(stdout.trim(), '0');
     await tab.close();
   });
 
-  await check('an EventSource comes back after the gateway had no room for it', async () => {
-    const [tab, room] = [await tabAt(`${allowed}/`), unique('full')];
-    const letGo = await takeAll();
-    await listen(tab, `/ws/${room}?subscribe-broadcast`);
+  await check('an EventSource reconnects after the connection limit refused it', async () => {
+    const [tab, facility] = [await tabAt(`${allowed}/`), unique('full')];
+    const release = await takeAllConnections();
+    await listen(tab, `/ws/${facility}?subscribe-broadcast`);
     await tab.evaluate(() => new Promise((resolve) => window.source.addEventListener('error', resolve, { once: true })));
-    assert.equal(await state(tab)(), 0, 'it has given up');
-    letGo();
+    assert.equal(await state(tab)(), 0, 'the EventSource keeps retrying');
+    release();
     await becomes(state(tab), 1, 'state of the stream', 20_000);
-    await publish(`broadcast:${room}`, 'back again');
-    await becomes(heard(tab), ['back again'], 'messages');
+    await publish(`broadcast:${facility}`, 'back again');
+    await becomes(messages(tab), ['back again'], 'messages');
     await tab.close();
   });
 
   await check('htmx swaps several parts of a page by the event names of one stream', async () => {
-    const room = unique('htmx');
+    const facility = unique('htmx');
     PAGES['/htmx'] = `<script src="/htmx.js"></script><script src="/sse.js"></script>
-      <body hx-ext="sse" sse-connect="${origin}/ws/${room}?subscribe-broadcast&amp;event-names">
+      <body hx-ext="sse" sse-connect="${origin}/ws/${facility}?subscribe-broadcast&amp;event-names">
       <p id="one" sse-swap="one"></p><p id="two" sse-swap="two"></p><p id="any" sse-swap="message"></p>`;
     const tab = await tabAt(`${allowed}/htmx`);
     const parts = () => tab.evaluate(() => ['one', 'two', 'any'].map((id) => document.getElementById(id).innerHTML));
-    await subscribed(room);
-    await publish(`broadcast:${room}`, 'event: one\n<b>1</b>');
-    await publish(`broadcast:${room}`, 'event: two\n<i>2</i>');
-    await publish(`broadcast:${room}`, '<u>3</u>');
+    await subscribed(facility);
+    await publish(`broadcast:${facility}`, 'event: one\n<b>1</b>');
+    await publish(`broadcast:${facility}`, 'event: two\n<i>2</i>');
+    await publish(`broadcast:${facility}`, '<u>3</u>');
     await becomes(parts, ['<b>1</b>', '<i>2</i>', '<u>3</u>'], 'parts of the page');
     await tab.close();
   });
 
-  await check('Turbo applies stream actions, and its source comes back', async () => {
-    const room = unique('turbo');
+  await check('Turbo applies stream actions, and its source reconnects', async () => {
+    const facility = unique('turbo');
     PAGES['/turbo'] = `<script src="/turbo.js"></script><ul id="list"></ul>
-      <turbo-stream-source src="${origin}/ws/${room}?subscribe-broadcast"></turbo-stream-source>`;
-    const letGo = await takeAll();
+      <turbo-stream-source src="${origin}/ws/${facility}?subscribe-broadcast"></turbo-stream-source>`;
+    const release = await takeAllConnections();
     const tab = await tabAt(`${allowed}/turbo`);
     await becomes(() => tab.evaluate(() => document.querySelector('turbo-stream-source').streamSource.readyState), 0, 'state');
-    letGo();
-    await subscribed(room, 20_000);
+    release();
+    await subscribed(facility, 20_000);
     const append = (n) => `<turbo-stream action="append" target="list"><template><li>${n}</li></template></turbo-stream>`;
-    await publish(`broadcast:${room}`, append(1));
-    await publish(`broadcast:${room}`, append(2));
+    await publish(`broadcast:${facility}`, append(1));
+    await publish(`broadcast:${facility}`, append(2));
     await becomes(() => tab.locator('#list li').allTextContents(), ['1', '2'], 'the list');
     await tab.close();
   });
 
-  await check('Datastar takes its events from a stream with event names', async () => {
-    const room = unique('datastar');
+  await check('Datastar receives its events from a stream with event names', async () => {
+    const facility = unique('datastar');
     PAGES['/datastar'] = `<script type="module" src="/datastar.js"></script><p id="one">none</p>
-      <div data-on-load="@get('/ws/${room}?subscribe-broadcast&amp;event-names')"></div>`;
-    // It sends a custom header, which other origins may not send.
+      <div data-on-load="@get('/ws/${facility}?subscribe-broadcast&amp;event-names')"></div>`;
+    // Datastar sends a custom header, which needs the same origin.
     await browser.route(`${origin}/datastar*`, (route) => {
       const { pathname } = new URL(route.request().url());
       const script = SCRIPTS[pathname];
@@ -189,8 +189,8 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
       });
     });
     const tab = await tabAt(`${origin}/datastar`);
-    await subscribed(room);
-    await publish(`broadcast:${room}`, 'event: datastar-merge-fragments\nfragments <p id="one"><b>1</b></p>');
+    await subscribed(facility);
+    await publish(`broadcast:${facility}`, 'event: datastar-merge-fragments\nfragments <p id="one"><b>1</b></p>');
     await becomes(() => tab.locator('#one').innerHTML(), '<b>1</b>', 'the fragment');
     await tab.close();
   });
@@ -200,7 +200,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
 });
 
 /** Waits until the gateway has subscribed to a facility. */
-async function subscribed(room, deadline) {
-  const count = async () => (await redis('PUBSUB', 'NUMSUB', `broadcast:${room}`)).stdout.trim().split(/\s+/).at(-1);
-  await becomes(count, '1', `a subscription of ${room}`, deadline);
+async function subscribed(facility, deadline) {
+  const count = async () => (await redis('PUBSUB', 'NUMSUB', `broadcast:${facility}`)).stdout.trim().split(/\s+/).at(-1);
+  await becomes(count, '1', `a subscription of ${facility}`, deadline);
 }

@@ -1,23 +1,23 @@
-// The legacy API of static/ws4redis.js: upstream's interface and delays, this client's rules for stopping.
+// The legacy API of static/ws4redis.js: upstream's interface and delays, with the stop rules of this client.
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
 import { mock, test } from 'node:test';
 import vm from 'node:vm';
 import {
-  BEAT,
+  HEARTBEAT,
   browser,
   clock,
   constructorThrows,
   HOUR,
   last,
-  network,
+  setOnline,
   page,
   random,
   securityError,
   settle,
   sockets,
   source,
-  tab,
+  setVisible,
   uncaughtIn,
 } from './fakes.mjs';
 
@@ -27,7 +27,7 @@ browser();
 
 const client = (options = {}) => new WS4Redis({ uri: URI, ...options });
 
-test('the file sets one global, as upstream, and touches nothing else', () => {
+test('the file sets one global, as upstream does, and no other', () => {
   const sandbox = vm.createContext({});
   vm.runInContext(source, sandbox);
   assert.deepEqual(Object.keys(sandbox), ['WS4Redis']);
@@ -55,7 +55,7 @@ test('a page may use the name ws4redis as with upstream, whichever script comes 
   }
 });
 
-test('connects at once to the uri as it is', () => {
+test('it connects at once to the unchanged uri', () => {
   const seen = [];
   client({ connecting: () => seen.push('connecting'), connected: () => seen.push('connected') });
   assert.equal(last().uri, URI);
@@ -64,7 +64,7 @@ test('connects at once to the uri as it is', () => {
   assert.deepEqual(seen, ['connecting', 'connected']);
 });
 
-test('works without new, and as a method', () => {
+test('the constructor works without new, and as a method', () => {
   const made = WS4Redis({ uri: URI });
   assert.ok(made instanceof WS4Redis);
   const namespace = { WS4Redis };
@@ -78,7 +78,7 @@ test('a missing uri throws', () => {
   assert.equal(clock.size, 0);
 });
 
-test('a constructor that throws for good does not end the script, and disconnected tells why', async () => {
+test('a permanent constructor error does not end the script, and disconnected gets the reason', async () => {
   for (const [uri, error, wanted] of [
     ['nonsense', () => null, /^SyntaxError: bad URL nonsense/],
     [URI, securityError, /^SecurityError: An insecure/],
@@ -93,7 +93,7 @@ test('a constructor that throws for good does not end the script, and disconnect
         reconnecting: () => seen.push('reconnecting'),
       });
       assert.deepEqual([ws.get_state(), ws.is_closed()], [3, true]);
-      assert.deepEqual(closes, [], 'not before the script that called has ended');
+      assert.deepEqual(closes, [], 'no callback before the calling script has ended');
       ws.send_message('dropped');
       await settle();
       clock.tick(HOUR);
@@ -107,7 +107,7 @@ test('a constructor that throws for good does not end the script, and disconnect
   }
 });
 
-test('a constructor that throws otherwise is tried again, also on a reconnect', async () => {
+test('other constructor errors are retried, also on a reconnect', async () => {
   let failures = 0;
   constructorThrows(() => (failures > 0 ? new TypeError(`too many: ${(failures -= 1)}`) : null));
   const seen = [];
@@ -127,7 +127,7 @@ test('a constructor that throws otherwise is tried again, also on a reconnect', 
   assert.ok(ws.is_connected());
 });
 
-test('where the constructor throws, callbacks may close and throw', async () => {
+test('after a constructor error callbacks may close and throw', async () => {
   constructorThrows(() => new TypeError('no'));
   const uncaught = await uncaughtIn(async () => {
     const closing = client({ disconnected: () => closing.close() });
@@ -137,7 +137,7 @@ test('where the constructor throws, callbacks may close and throw', async () => 
       },
     });
     await settle();
-    assert.equal(clock.size, 1, 'only the one that was not closed goes on');
+    assert.equal(clock.size, 1, 'only the client that was not closed continues');
   });
   assert.deepEqual(uncaught.sort(), ['bug', 'no', 'no']);
 });
@@ -152,7 +152,7 @@ test('jQuery is neither needed nor used', () => {
   last().ends();
 });
 
-test('callbacks get what upstream hands them', () => {
+test('callbacks get the same arguments as upstream', () => {
   const calls = [];
   const note =
     (name) =>
@@ -165,7 +165,7 @@ test('callbacks get what upstream hands them', () => {
     receive_message: note('receive_message'),
   });
   last().opens();
-  last().brings('Hello');
+  last().delivers('Hello');
   last().ends(1001, 'bye');
   assert.deepEqual(calls, [
     ['connecting'],
@@ -175,14 +175,14 @@ test('callbacks get what upstream hands them', () => {
   ]);
 });
 
-test('binary messages arrive as they are', () => {
-  const got = [];
-  client({ receive_message: (data) => got.push(data), heartbeat_msg: BEAT });
+test('binary messages arrive unchanged', () => {
+  const received = [];
+  client({ receive_message: (data) => received.push(data), heartbeat_msg: HEARTBEAT });
   last().opens();
   assert.equal(last().binaryType, 'arraybuffer');
   const bytes = new Uint8Array([0, 255]).buffer;
-  last().brings(bytes);
-  assert.equal(got[0], bytes);
+  last().delivers(bytes);
+  assert.equal(received[0], bytes);
 });
 
 test('send_message and the state methods', () => {
@@ -257,7 +257,7 @@ test('an open connection resets the delay', () => {
   assert.equal(clock.delay, 500);
 });
 
-test('reconnecting tells delay and attempt, after disconnected', () => {
+test('reconnecting gets delay and attempt, after disconnected', () => {
   const calls = [];
   client({
     disconnected: () => calls.push('disconnected'),
@@ -269,20 +269,20 @@ test('reconnecting tells delay and attempt, after disconnected', () => {
   assert.deepEqual(calls, ['disconnected', [500, 1], 'disconnected', [1500, 2]]);
 });
 
-test('heartbeats go out every 5 s while open, and only then', () => {
-  client({ heartbeat_msg: BEAT });
+test('heartbeats are sent every 5 s while open, and only then', () => {
+  client({ heartbeat_msg: HEARTBEAT });
   clock.tick(4999);
   assert.equal(clock.size, 0);
   last().opens();
   clock.tick(4999);
   assert.deepEqual(last().sent, []);
   clock.tick(1);
-  assert.deepEqual(last().sent, [BEAT]);
+  assert.deepEqual(last().sent, [HEARTBEAT]);
   last().ends();
   const [first] = sockets;
-  assert.equal(clock.size, 1, 'the retry only, the interval has stopped');
+  assert.equal(clock.size, 1, 'only the timer of the retry; the interval has stopped');
   clock.tick(HOUR);
-  assert.deepEqual(first.sent, [BEAT]);
+  assert.deepEqual(first.sent, [HEARTBEAT]);
 });
 
 test('without heartbeat_msg there is no heartbeat', () => {
@@ -294,7 +294,7 @@ test('without heartbeat_msg there is no heartbeat', () => {
 });
 
 test('the fourth silent tick closes the socket', () => {
-  client({ heartbeat_msg: BEAT });
+  client({ heartbeat_msg: HEARTBEAT });
   last().opens();
   clock.tick(15_000);
   assert.deepEqual([last().sent.length, last().closeCalls], [3, 0]);
@@ -305,31 +305,31 @@ test('the fourth silent tick closes the socket', () => {
   assert.equal(sockets.length, 2, 'and it reconnects');
 });
 
-test('a heartbeat that comes back resets the counter and is swallowed', () => {
-  const got = [];
-  client({ heartbeat_msg: BEAT, receive_message: (data) => got.push(data) });
+test('a returned heartbeat resets the counter and is not delivered', () => {
+  const received = [];
+  client({ heartbeat_msg: HEARTBEAT, receive_message: (data) => received.push(data) });
   last().opens();
   for (let i = 0; i < 20; i += 1) {
     clock.tick(15_000);
-    last().brings(BEAT);
+    last().delivers(HEARTBEAT);
   }
-  last().brings('Hello');
+  last().delivers('Hello');
   assert.equal(last().closeCalls, 0);
-  assert.deepEqual(got, ['Hello']);
+  assert.deepEqual(received, ['Hello']);
 });
 
 test('other messages do not reset the counter', () => {
-  client({ heartbeat_msg: BEAT });
+  client({ heartbeat_msg: HEARTBEAT });
   last().opens();
   for (let i = 0; i < 4; i += 1) {
-    last().brings('Hello');
+    last().delivers('Hello');
     clock.tick(5000);
   }
   assert.equal(last().closeCalls, 1);
 });
 
-test('the counter starts anew with each connection', () => {
-  client({ heartbeat_msg: BEAT });
+test('each connection resets the counter', () => {
+  client({ heartbeat_msg: HEARTBEAT });
   last().opens();
   clock.tick(15_000);
   last().ends();
@@ -341,7 +341,7 @@ test('the counter starts anew with each connection', () => {
 
 test('close() leaves no timers: while open', () => {
   let ended = 0;
-  const ws = client({ heartbeat_msg: BEAT, disconnected: () => (ended += 1) });
+  const ws = client({ heartbeat_msg: HEARTBEAT, disconnected: () => (ended += 1) });
   last().opens();
   assert.equal(clock.size, 1);
   ws.close();
@@ -364,7 +364,7 @@ test('close() leaves no timers: while waiting, and twice', () => {
 });
 
 test('close() leaves no timers: while connecting', () => {
-  const ws = client({ heartbeat_msg: BEAT });
+  const ws = client({ heartbeat_msg: HEARTBEAT });
   ws.close();
   last().ends(1006);
   assert.equal(clock.size, 0);
@@ -376,12 +376,12 @@ test('close() works inside every callback', () => {
     const before = sockets.length;
     const seen = [];
     ws = client({
-      heartbeat_msg: BEAT,
+      heartbeat_msg: HEARTBEAT,
       reconnecting: () => seen.push('reconnecting'),
       [name]: () => ws?.close(),
     });
     last().opens();
-    last().brings('Hello');
+    last().delivers('Hello');
     last().ends();
     clock.tick(HOUR);
     assert.equal(clock.size, 0, `after close() in ${name}`);
@@ -390,7 +390,7 @@ test('close() works inside every callback', () => {
   }
 });
 
-test('whichever callback throws, now or later, nothing ends, and the page is told of its error', async () => {
+test('an error in any callback, now or later, is reported and does not end the connection', async () => {
   const callbacks = ['connecting', 'connected', 'disconnected', 'reconnecting', 'receive_message'];
   const ways = {
     throws() {
@@ -414,8 +414,8 @@ test('whichever callback throws, now or later, nothing ends, and the page is tol
         ws = client(Object.fromEntries(callbacks.map((of) => [of, note(of)])));
         for (let round = 0; round < 2; round += 1) {
           last().opens();
-          last().brings('Hello');
-          last().brings('Hello');
+          last().delivers('Hello');
+          last().delivers('Hello');
           last().ends();
           await settle();
           clock.tick(1000);
@@ -433,8 +433,8 @@ test('whichever callback throws, now or later, nothing ends, and the page is tol
 });
 
 test('4401 reconnects once and then stops', () => {
-  const told = [];
-  client({ reconnecting: () => told.push('again') });
+  const events = [];
+  client({ reconnecting: () => events.push('again') });
   last().opens();
   last().ends(4401, 'session ended');
   clock.tick(1000);
@@ -444,10 +444,10 @@ test('4401 reconnects once and then stops', () => {
   assert.equal(clock.size, 0);
   clock.tick(HOUR);
   assert.equal(sockets.length, 2);
-  assert.deepEqual(told, ['again']);
+  assert.deepEqual(events, ['again']);
 });
 
-test('4401 and then a refused handshake stops', () => {
+test('4401 and then a refused handshake stop', () => {
   client();
   last().opens();
   last().ends(4401);
@@ -456,7 +456,7 @@ test('4401 and then a refused handshake stops', () => {
   assert.equal(clock.size, 0);
 });
 
-test('4401, open again: later losses reconnect as ever', () => {
+test('4401, then open again: later losses reconnect as usual', () => {
   client();
   last().opens();
   last().ends(4401);
@@ -494,7 +494,7 @@ test('all other codes reconnect', () => {
   }
 });
 
-test('4401, open again for a minute: the next 4401 is one of its own', () => {
+test('4401, then open for a minute: the next 4401 reconnects once again', () => {
   client();
   for (let i = 0; i < 3; i += 1) {
     last().opens();
@@ -505,14 +505,14 @@ test('4401, open again for a minute: the next 4401 is one of its own', () => {
   }
 });
 
-test("network and tab change nothing: the delays are upstream's", () => {
+test("network and tab events have no effect: the delays are upstream's", () => {
   client();
   last().ends();
-  network(false);
+  setOnline(false);
   clock.tick(400);
-  network(true);
-  tab(false);
-  tab(true);
+  setOnline(true);
+  setVisible(false);
+  setVisible(true);
   assert.equal(sockets.length, 1);
   navigator.onLine = false;
   clock.tick(100);
@@ -531,7 +531,7 @@ test('1001, 1012 and 1013 are closes like any other', () => {
   }
 });
 
-test('it keeps to WebSockets', () => {
+test('the legacy API has no fallback', () => {
   const fetched = mock.method(globalThis, 'fetch');
   client();
   for (let i = 0; i < 5; i += 1) {
@@ -541,8 +541,8 @@ test('it keeps to WebSockets', () => {
   assert.equal(fetched.mock.callCount(), 0);
 });
 
-test('after a sleep a dead connection is noticed by the heartbeats that follow', () => {
-  client({ heartbeat_msg: BEAT });
+test('after a sleep the next heartbeats detect a dead connection', () => {
+  client({ heartbeat_msg: HEARTBEAT });
   last().opens();
   clock.sleep(HOUR);
   clock.tick(14_999);

@@ -1,4 +1,4 @@
-// The modern API of static/ws4redis.js: address, events, messages in both directions, iteration, the end.
+// The modern API of static/ws4redis.js: address, events, messages in both directions, iteration, close.
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
 import { test } from 'node:test';
@@ -25,11 +25,11 @@ const opened = (options) => {
   last().opens();
   return socket;
 };
-const AWAY = { name: 'InvalidStateError' };
+const NOT_CONNECTED = { name: 'InvalidStateError' };
 
 // ---- Address
 
-test('the address is that of the page, with bare flags', () => {
+test('the address is relative to the page, with bare flags', () => {
   for (const [page, path, options, wanted] of [
     ['https://example.test/a?b#c', '/ws/foobar', {}, 'wss://example.test/ws/foobar'],
     ['http://example.test:8000/', '/ws/foobar', {}, 'ws://example.test:8000/ws/foobar'],
@@ -58,7 +58,7 @@ test('the address is that of the page, with bare flags', () => {
   }
 });
 
-test('what the gateway would ignore throws', () => {
+test('options that the gateway would ignore throw', () => {
   assert.throws(() => connect({ subscribe: ['users'] }), /no audience users to subscribe/);
   assert.throws(() => connect({ publish: 'everybody' }), /no audience everybody to publish/);
   assert.throws(() => WS4Redis.connect('/ws/a#b'), /%23/);
@@ -69,7 +69,7 @@ test('what the gateway would ignore throws', () => {
 
 // ---- Events and states
 
-test('a life in events: states, open, gap, close', () => {
+test('the events of a connection: states, open, gap, close', () => {
   const socket = connect();
   const seen = watch(socket);
   assert.ok(socket instanceof EventTarget);
@@ -77,14 +77,14 @@ test('a life in events: states, open, gap, close', () => {
   assert.equal(socket.transport, null);
   last().opens();
   assert.deepEqual([socket.state, socket.transport], ['open', 'websocket']);
-  last().brings('Hello');
+  last().delivers('Hello');
   last().ends(1006);
   assert.deepEqual([socket.state, socket.transport], ['waiting', null]);
   clock.tick(1000);
   last().ends(1006);
   clock.tick(3000);
   last().opens();
-  last().brings('replayed');
+  last().delivers('replayed');
   socket.close();
   assert.deepEqual([socket.state, socket.transport], ['closed', null]);
   assert.deepEqual(seen, [
@@ -101,7 +101,7 @@ test('a life in events: states, open, gap, close', () => {
   ]);
 });
 
-test('the state says how long it waits, and the close why', () => {
+test('the state event has the delay, and the close event the reason', () => {
   const socket = opened();
   let waits;
   let why;
@@ -112,13 +112,13 @@ test('the state says how long it waits, and the close why', () => {
   assert.deepEqual(why, { code: 1011, reason: 'no answer to a ping', wasClean: true, final: false });
 });
 
-test('the last close comes once, and nothing after it', () => {
+test('the final close fires once, and no event follows it', () => {
   const socket = opened();
   const seen = watch(socket);
   const inner = last();
   socket.close();
   socket.close();
-  inner.brings('late');
+  inner.delivers('late');
   inner.ends(1000);
   assert.deepEqual(seen, ['closed', ['close', 1000, 'final']]);
 });
@@ -135,7 +135,7 @@ test('close() works inside every listener', () => {
     const seen = watch(socket);
     socket.addEventListener(type, () => socket.close());
     last().opens();
-    last().brings('Hello');
+    last().delivers('Hello');
     last().ends();
     clock.tick(HOUR);
     assert.equal(clock.size, 0, `after close() in ${type}`);
@@ -145,7 +145,7 @@ test('close() works inside every listener', () => {
   }
 });
 
-test('close() works in every state, and nothing comes after it', () => {
+test('close() works in every state, and no event follows it', () => {
   for (const state of ['connecting', 'open', 'waiting', 'session-ended']) {
     const socket = opened();
     const seen = watch(socket);
@@ -161,20 +161,20 @@ test('close() works in every state, and nothing comes after it', () => {
 
 test('a message has its data, and json()', () => {
   const socket = opened();
-  const got = [];
-  socket.addEventListener('message', (event) => got.push(event));
-  last().brings('{"unread": 3}');
-  last().brings('no json');
+  const received = [];
+  socket.addEventListener('message', (event) => received.push(event));
+  last().delivers('{"unread": 3}');
+  last().delivers('no json');
   const bytes = new Uint8Array([0, 255]).buffer;
-  last().brings(bytes);
-  assert.ok(got[0] instanceof MessageEvent);
-  assert.deepEqual(got[0].json(), { unread: 3 });
-  assert.throws(() => got[1].json(), SyntaxError);
-  assert.equal(got[2].data, bytes);
+  last().delivers(bytes);
+  assert.ok(received[0] instanceof MessageEvent);
+  assert.deepEqual(received[0].json(), { unread: 3 });
+  assert.throws(() => received[1].json(), SyntaxError);
+  assert.equal(received[2].data, bytes);
   assert.equal(last().binaryType, 'arraybuffer');
 });
 
-test('whichever listener throws, now or later, the others hear all the same and nothing ends', async () => {
+test('an error in a listener, now or later, affects neither other listeners nor the connection', async () => {
   const types = ['state', 'open', 'gap', 'message', 'close'];
   const bug = () => new Error('the page has a bug');
   const ways = {
@@ -198,11 +198,11 @@ test('whichever listener throws, now or later, the others hear all the same and 
     const uncaught = await uncaughtIn(async () => {
       last().opens();
       await kept;
-      last().brings('Hello');
+      last().delivers('Hello');
       last().ends();
       clock.tick(1000);
       last().opens();
-      last().brings('again');
+      last().delivers('again');
       await settle();
     });
     assert.deepEqual(
@@ -216,7 +216,7 @@ test('whichever listener throws, now or later, the others hear all the same and 
   }
 });
 
-test('a WebSocket that may not be made is told by the close event, which is the last', async () => {
+test('a forbidden WebSocket gives a final close event', async () => {
   constructorThrows(securityError);
   for (const options of [{}, { fallback: true }, { token: () => 'x' }]) {
     const socket = connect(options);
@@ -230,7 +230,7 @@ test('a WebSocket that may not be made is told by the close event, which is the 
   }
 });
 
-test('a constructor that throws otherwise is a failed attempt, the first time and on a reconnect', async () => {
+test('any other constructor error is a failed attempt, at first and on a reconnect', async () => {
   let failures = 1;
   constructorThrows(() => (failures > 0 ? new TypeError(`not now: ${(failures -= 1)}`) : null));
   const socket = connect();
@@ -248,7 +248,7 @@ test('a constructor that throws otherwise is a failed attempt, the first time an
   assert.deepEqual([socket.state, sockets.length], ['open', 2]);
 });
 
-test('a token that no handshake can carry is a failed attempt, and the next one is tried', async () => {
+test('a token that is invalid in a header is a failed attempt, and the next one is tried', async () => {
   let serial = 0;
   constructorThrows(() => (serial === 1 ? new DOMException('invalid subprotocol', 'SyntaxError') : null));
   const socket = connect({ token: () => ['', 'a b', 'ab'][(serial += 1)] });
@@ -263,33 +263,33 @@ test('a token that no handshake can carry is a failed attempt, and the next one 
 
 // ---- Sending
 
-test('send and sendJSON hand their message to the socket', async () => {
+test('send and sendJSON pass their message to the socket', async () => {
   const { send, sendJSON } = opened();
   await send('Hello');
   await sendJSON({ a: [1, null] });
   assert.deepEqual(last().sent, ['Hello', '{"a":[1,null]}']);
 });
 
-test('while there is no connection send is an error', async () => {
+test('without a connection send rejects', async () => {
   const socket = connect();
-  await assert.rejects(socket.send('connecting'), AWAY);
+  await assert.rejects(socket.send('connecting'), NOT_CONNECTED);
   last().opens();
   last().ends();
-  await assert.rejects(socket.send('waiting'), AWAY);
+  await assert.rejects(socket.send('waiting'), NOT_CONNECTED);
   clock.tick(1000);
   last().opens();
   last().readyState = 2;
-  await assert.rejects(socket.send('the peer has closed'), AWAY);
+  await assert.rejects(socket.send('the peer has closed'), NOT_CONNECTED);
   socket.close();
-  await assert.rejects(socket.send('closed'), AWAY);
+  await assert.rejects(socket.send('closed'), NOT_CONNECTED);
   assert.deepEqual(sockets.map(({ sent }) => sent).flat(), []);
 });
 
-test('a queue keeps so many messages, and hands them over first', async () => {
+test('a queue holds a bounded number of messages, and sends them first', async () => {
   const socket = connect({ queue: 2 });
   const done = [];
   const kept = ['one', 'two'].map((text) => socket.send(text).then(() => done.push(text)));
-  await assert.rejects(socket.send('three'), AWAY);
+  await assert.rejects(socket.send('three'), NOT_CONNECTED);
   await settle();
   assert.deepEqual(done, []);
   socket.addEventListener('state', ({ state }) => state === 'open' && socket.send('from state'));
@@ -305,7 +305,7 @@ test('a queue keeps so many messages, and hands them over first', async () => {
   assert.deepEqual(last().sent, ['four', 'from state', 'from open']);
 });
 
-test('a queue keeps what a message was when it was sent', async () => {
+test('a queue holds a copy of each message', async () => {
   const bytes = () => Uint8Array.from([1, 2, 3, 4]);
   const blob = new Blob(['blob']);
   const whole = bytes().buffer;
@@ -317,78 +317,78 @@ test('a queue keeps what a message was when it was sent', async () => {
   const socket = connect({ queue: 7 });
   const messages = [whole, part, view, wide, moved, blob, object];
   const sent = messages.map((message) => socket.send(message));
-  await assert.rejects(socket.send(bytes()), AWAY, 'the bound counts copies, too');
+  await assert.rejects(socket.send(bytes()), NOT_CONNECTED, 'copies count for the bound');
   new Uint8Array(whole).fill(9);
   for (const array of [part, new Uint8Array(view.buffer), wide]) array.fill(9);
   structuredClone(moved, { transfer: [moved] });
   object.text = 'now';
   last().opens();
   await Promise.all(sent);
-  const got = last().sent.map((message) => (message instanceof ArrayBuffer ? [...new Uint8Array(message)] : message));
-  assert.deepEqual(got, [[1, 2, 3, 4], [2, 3], [3, 4], [3, 4], [1, 2, 3, 4], blob, 'then']);
+  const received = last().sent.map((message) => (message instanceof ArrayBuffer ? [...new Uint8Array(message)] : message));
+  assert.deepEqual(received, [[1, 2, 3, 4], [2, 3], [3, 4], [3, 4], [1, 2, 3, 4], blob, 'then']);
 });
 
-test('what is kept when it ends is an error', async () => {
+test('queued messages are rejected when the connection ends', async () => {
   const closed = connect({ queue: 1 });
   const kept = closed.send('Hello');
   closed.close();
-  await assert.rejects(kept, AWAY);
-  await assert.rejects(closed.send('later'), AWAY);
+  await assert.rejects(kept, NOT_CONNECTED);
+  await assert.rejects(closed.send('later'), NOT_CONNECTED);
   const stopped = opened({ queue: 1 });
   last().readyState = 2;
   const lost = stopped.send('Hello');
   last().ends(1008);
-  await assert.rejects(lost, AWAY);
+  await assert.rejects(lost, NOT_CONNECTED);
 });
 
 // ---- Iteration
 
-test('for await gives each message, and ends when the connection does', async () => {
+test('for await yields each message, and ends with the connection', async () => {
   const socket = opened();
-  const got = [];
+  const received = [];
   const loop = (async () => {
     for await (const message of socket) {
-      got.push(message);
+      received.push(message);
       await settle();
     }
   })();
-  last().brings('one');
-  last().brings('two');
+  last().delivers('one');
+  last().delivers('two');
   await settle();
   last().ends();
   clock.tick(1000);
   last().opens();
-  last().brings('three');
+  last().delivers('three');
   socket.close();
   await loop;
-  assert.deepEqual(got, ['one', 'two', 'three']);
+  assert.deepEqual(received, ['one', 'two', 'three']);
 });
 
-test('json() gives the parsed messages', async () => {
+test('json() yields the parsed messages', async () => {
   const socket = opened();
   const messages = socket.json();
   const first = messages.next();
-  last().brings('{"n": 1}');
+  last().delivers('{"n": 1}');
   assert.deepEqual(await first, { value: { n: 1 }, done: false });
-  last().brings('no json');
+  last().delivers('no json');
   await assert.rejects(messages.next(), SyntaxError);
   assert.equal((await messages.next()).done, true);
 });
 
-test('two loops each get everything, and leaving one leaves no listener', async () => {
+test('each of two loops gets every message, and a break removes the listeners', async () => {
   const socket = opened();
-  const got = [[], []];
-  const loops = got.map(async (into) => {
+  const received = [[], []];
+  const loops = received.map(async (into) => {
     for await (const message of socket) {
       into.push(message);
       if (message === 'two') break;
     }
   });
-  last().brings('one');
-  last().brings('two');
-  last().brings('three');
+  last().delivers('one');
+  last().delivers('two');
+  last().delivers('three');
   await Promise.all(loops);
-  assert.deepEqual(got, [['one', 'two'], ['one', 'two']]);
+  assert.deepEqual(received, [['one', 'two'], ['one', 'two']]);
   for (const type of ['message', 'close']) assert.deepEqual(getEventListeners(socket, type), []);
 });
 
@@ -398,19 +398,19 @@ test('a loop on a closed socket ends at once', async () => {
   for await (const message of socket) assert.fail(message);
 });
 
-test('a loop that is far too slow is told so', async () => {
+test('a loop that is far too slow rejects', async () => {
   const socket = opened();
   const loop = (async () => {
     for await (const message of socket) if (message === 0) await settle();
   })();
-  for (let i = 0; i < 20_000; i += 1) last().brings(i);
+  for (let i = 0; i < 20_000; i += 1) last().delivers(i);
   await assert.rejects(loop, RangeError);
   assert.deepEqual(getEventListeners(socket, 'message'), []);
 });
 
-// ---- The end
+// ---- Close
 
-test('an AbortSignal closes it, and a signal that is there already lets nothing begin', () => {
+test('an AbortSignal closes the connection; an aborted one prevents it', () => {
   const controller = new AbortController();
   const socket = opened({ signal: controller.signal });
   const seen = watch(socket);
@@ -450,7 +450,7 @@ test('close() leaves no timer and no listener, in every state', () => {
   }
 });
 
-test('a stop leaves no timer and no listener either', () => {
+test('a final close code leaves no timer and no listener', () => {
   opened();
   last().ends(1008);
   assert.equal(clock.size, 0);

@@ -31,7 +31,7 @@ after(() => rmSync(home, { recursive: true, force: true }));
 
 const CLIENT = ['ws4redis.js', 'ws4redis.mjs', 'ws4redis.d.ts', 'ws4redis.d.mts'];
 
-test('the shipped files are those that the sources give', async () => {
+test('the shipped files are the build of the sources', async () => {
   const built = join(home, 'built');
   mkdirSync(built);
   await run('node', join(root, 'static', 'build', 'build.mjs'), built);
@@ -40,14 +40,14 @@ test('the shipped files are those that the sources give', async () => {
   }
 });
 
-test('script and module are under 4.8 kB gzipped each, of which a page loads one', () => {
+test('script and module have less than 4.8 kB gzipped each; a page loads one of them', () => {
   for (const name of ['ws4redis.js', 'ws4redis.mjs']) {
     const { length } = gzipSync(read('static', name));
     assert.ok(length < 4800, `${name}: ${length} bytes`);
   }
 });
 
-test('the module sets no global, and a bundle has only the API that its page uses', async () => {
+test('the module sets no global, and a bundle contains only the API that its page uses', async () => {
   writeFileSync(
     join(home, 'globals.mjs'),
     `const before = Object.getOwnPropertyNames(globalThis);
@@ -67,7 +67,7 @@ test('the module sets no global, and a bundle has only the API that its page use
   assert.match(await bundle('classic.mjs', "import 'ws4redis/ws4redis.js';"), /receive_message/);
 });
 
-test('the package has the client and its types, and nothing of the demo', () => {
+test('the package contains the client and its types, and no part of the demo', () => {
   assert.deepEqual(files, [...CLIENT, 'LICENSE', 'README.md', 'package.json'].sort());
   const about = JSON.parse(read('static', 'package.json'));
   assert.deepEqual([about.dependencies, about.scripts], [undefined, undefined]);
@@ -75,7 +75,7 @@ test('the package has the client and its types, and nothing of the demo', () => 
   assert.equal(read('static', 'LICENSE'), read('LICENSE'));
 });
 
-test('it can be imported by name, also where there is no page', async () => {
+test('the package can be imported by name, also without a page', async () => {
   const script = `
     import ours, { WS4Redis, ws4redis } from 'ws4redis';
     import 'ws4redis/ws4redis.js';

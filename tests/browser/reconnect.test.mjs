@@ -1,7 +1,7 @@
-// When the modern API of static/ws4redis.js reconnects, when it waits, and when it stops.
+// The modern API of static/ws4redis.js: when it reconnects, waits and stops.
 import assert from 'node:assert/strict';
 import { mock, test } from 'node:test';
-import { BEAT, browser, clock, HOUR, last, network, random, settle, sockets, tab, watch } from './fakes.mjs';
+import { HEARTBEAT, browser, clock, HOUR, last, setOnline, random, setVisible, settle, sockets, watch } from './fakes.mjs';
 
 browser();
 
@@ -39,7 +39,7 @@ test('after very many attempts the delay is still below 30 s', () => {
   assert.equal(sockets.length, 1101);
 });
 
-test('only a stable minute resets the delay', () => {
+test('the delay resets only after a minute without a loss', () => {
   connect();
   for (let i = 0; i < 4; i += 1) {
     last().opens();
@@ -58,7 +58,7 @@ test('only a stable minute resets the delay', () => {
   assert.equal(clock.delay, 500);
 });
 
-test('who is sent away comes back spread, over at least 10 s and not before one', () => {
+test('after 1001, 1012 and 1013 clients reconnect after 1 s to at least 10 s', () => {
   for (const code of [1001, 1012, 1013]) {
     for (const [roll, wanted] of [
       [0, 1000],
@@ -83,7 +83,7 @@ test('who is sent away comes back spread, over at least 10 s and not before one'
   socket.close();
 });
 
-test('an attempt that nobody answers is given up after 20 s', () => {
+test('an attempt without an answer fails after 20 s', () => {
   const socket = connect();
   const seen = watch(socket);
   const [first] = sockets;
@@ -92,7 +92,7 @@ test('an attempt that nobody answers is given up after 20 s', () => {
   clock.tick(1);
   assert.deepEqual([seen, first.closeCalls], [['waiting', ['close', 1006]], 1]);
   first.ends(1006);
-  assert.equal(seen.length, 2, 'its own end says nothing new');
+  assert.equal(seen.length, 2, 'the later close of the socket fires no event');
   clock.tick(500);
   assert.equal(sockets.length, 2);
 });
@@ -119,7 +119,7 @@ test('all other codes reconnect', () => {
   }
 });
 
-test('4401 tells of the ended session and reconnects once', () => {
+test('4401 reports the ended session and reconnects once', () => {
   const seen = watch(opened());
   last().ends(4401, 'session ended');
   clock.tick(1000);
@@ -136,7 +136,7 @@ test('4401 tells of the ended session and reconnects once', () => {
   assert.deepEqual([sockets.length, clock.size], [2, 0]);
 });
 
-test('4401 and then a refused handshake stops', () => {
+test('4401 and then a refused handshake stop', () => {
   const socket = opened();
   last().ends(4401);
   clock.tick(1000);
@@ -144,7 +144,7 @@ test('4401 and then a refused handshake stops', () => {
   assert.deepEqual([socket.state, clock.size], ['closed', 0]);
 });
 
-test('4401 and then nobody who answers: that was not the one attempt', () => {
+test('4401 and then an attempt without an answer: the one attempt remains', () => {
   const socket = opened();
   last().ends(4401);
   clock.tick(1000);
@@ -155,7 +155,7 @@ test('4401 and then nobody who answers: that was not the one attempt', () => {
   assert.equal(socket.state, 'closed');
 });
 
-test('4401 after a stable minute is one of its own', () => {
+test('4401 after a minute without a loss reconnects once again', () => {
   const socket = connect();
   for (let i = 0; i < 3; i += 1) {
     last().opens();
@@ -172,13 +172,13 @@ test('4401 after a stable minute is one of its own', () => {
 
 // ---- Network and tab
 
-test('while the browser says that there is no network, attempts are far apart, and online connects at once', () => {
+test('while the browser reports no setOnline, attempts are rare, and the online event connects at once', () => {
   const socket = opened();
   const seen = watch(socket);
-  network(false);
+  setOnline(false);
   last().ends();
   for (let i = 0; i < 5; i += 1) {
-    assert.equal(clock.delay, 22_500, 'neither shorter nor growing');
+    assert.equal(clock.delay, 22_500, 'a constant delay');
     clock.tick(22_500);
     assert.equal(sockets.length, i + 2);
     last().ends();
@@ -187,28 +187,28 @@ test('while the browser says that there is no network, attempts are far apart, a
   clock.tick(22_500);
   last().ends();
   assert.ok(clock.delay < 30_000);
-  network(true);
+  setOnline(true);
   assert.deepEqual([sockets.length, socket.state], [8, 'connecting']);
   random.mock.mockImplementation(() => 0.5);
   last().ends();
-  assert.equal(clock.delay, 500, 'attempts without a network were none');
-  network(true);
+  assert.equal(clock.delay, 500, 'attempts without a network do not count');
+  setOnline(true);
   assert.equal(sockets.length, 9);
   last().opens();
   assert.equal(seen.at(-1), '+gap');
 });
 
-test('a page that is opened while the browser says that there is no network tries all the same', () => {
+test('a page that loads while the browser reports no network connects nevertheless', () => {
   navigator.onLine = false;
   const socket = connect();
   assert.deepEqual([socket.state, sockets.length], ['connecting', 1]);
   last().ends();
   assert.equal(clock.delay, 22_500);
-  network(true);
+  setOnline(true);
   assert.deepEqual([socket.state, sockets.length], ['connecting', 2]);
 });
 
-test('a browser that was wrong about the network is not believed again', () => {
+test('after a wrong report of the browser its network state is ignored', () => {
   navigator.onLine = false;
   const socket = connect();
   last().opens();
@@ -216,14 +216,14 @@ test('a browser that was wrong about the network is not believed again', () => {
   assert.equal(clock.delay, 500);
   clock.tick(500);
   last().opens();
-  network(true);
-  assert.deepEqual([sockets.length, socket.state], [2, 'open'], 'and its events replace no connection that is open');
+  setOnline(true);
+  assert.deepEqual([sockets.length, socket.state], [2, 'open'], 'its events replace no open connection');
   last().ends();
-  network(true);
+  setOnline(true);
   assert.equal(sockets.length, 3);
 });
 
-test('for hosts of the same machine no network is needed', () => {
+test('for local hosts the network state is ignored', () => {
   navigator.onLine = false;
   const hosts = ['localhost:8000', 'LOCALHOST', 'site.localhost', '127.0.0.1:8000', '127.1', '127.8.9.10', '[::1]:80'];
   for (const host of hosts) {
@@ -233,8 +233,8 @@ test('for hosts of the same machine no network is needed', () => {
     clock.tick(500);
     last().opens();
     const before = sockets.length;
-    network(true);
-    assert.equal(sockets.length, before, `${host}: the network has nothing to do with it`);
+    setOnline(true);
+    assert.equal(sockets.length, before, `${host}: the event has no effect`);
     socket.close();
     navigator.onLine = false;
   }
@@ -246,7 +246,7 @@ test('for hosts of the same machine no network is needed', () => {
   }
 });
 
-test('without a navigator there is a network', () => {
+test('without a navigator the network counts as present', () => {
   for (const value of [undefined, {}, { onLine: undefined }]) {
     globalThis.navigator = value;
     const socket = connect();
@@ -256,35 +256,35 @@ test('without a navigator there is a network', () => {
   }
 });
 
-test('a hidden tab that comes back after its socket died reconnects at once', () => {
+test('a hidden tab reconnects at once when it becomes visible after a loss', () => {
   opened();
-  tab(false);
+  setVisible(false);
   last().ends();
   assert.equal(sockets.length, 1);
-  tab(true);
+  setVisible(true);
   assert.equal(sockets.length, 2);
   clock.tick(HOUR / 1000);
-  assert.equal(sockets.length, 2, 'the delay is off');
+  assert.equal(sockets.length, 2, 'the timer of the delay was cleared');
 });
 
-test('online and a tab that is shown do not disturb an attempt, or anything after close()', () => {
+test('the online event and a visible tab have no effect on an attempt, or after close()', () => {
   const socket = connect();
-  network(true);
-  tab(true);
+  setOnline(true);
+  setVisible(true);
   assert.equal(sockets.length, 1);
   socket.close();
-  network(true);
-  tab(true);
+  setOnline(true);
+  setVisible(true);
   assert.deepEqual([sockets.length, clock.size], [1, 0]);
 });
 
 // ---- Dead connections
 
-test('with a heartbeat a dead connection is replaced within 20 s, without waiting for its close', () => {
-  const socket = opened({ heartbeat: BEAT });
+test('with a heartbeat a dead connection is replaced within 20 s, before its close event', () => {
+  const socket = opened({ heartbeat: HEARTBEAT });
   const seen = watch(socket);
   clock.tick(5000);
-  assert.deepEqual(last().sent, [BEAT]);
+  assert.deepEqual(last().sent, [HEARTBEAT]);
   clock.tick(14_999);
   assert.deepEqual(seen, []);
   clock.tick(1);
@@ -293,30 +293,30 @@ test('with a heartbeat a dead connection is replaced within 20 s, without waitin
   clock.tick(500);
   assert.equal(sockets.length, 2);
   sockets[0].ends(1006);
-  sockets[0].brings('late');
+  sockets[0].delivers('late');
   assert.deepEqual(seen, ['waiting', ['close', 1006], 'connecting']);
 });
 
-test('heartbeats and messages keep it, and only messages are passed on', () => {
-  const seen = watch(opened({ heartbeat: BEAT }));
+test('heartbeats and messages keep a connection alive, and only messages are delivered', () => {
+  const seen = watch(opened({ heartbeat: HEARTBEAT }));
   for (let i = 0; i < 20; i += 1) {
     clock.tick(15_000);
-    last().brings(i % 2 ? BEAT : 'Hello');
+    last().delivers(i % 2 ? HEARTBEAT : 'Hello');
   }
   assert.equal(last().closeCalls, 0);
   assert.equal(seen.length, 10);
 });
 
-test('after a sleep with a heartbeat a dead connection is noticed within 5 s, and a live one stays', () => {
-  opened({ heartbeat: BEAT });
+test('after a sleep a heartbeat detects a dead connection within 5 s, and a live one stays', () => {
+  opened({ heartbeat: HEARTBEAT });
   clock.tick(12_000);
-  last().brings(BEAT);
+  last().delivers(HEARTBEAT);
   clock.sleep(HOUR);
-  assert.equal(last().sent.length, 3, 'asked at once');
-  last().brings(BEAT);
+  assert.equal(last().sent.length, 3, 'a heartbeat at once');
+  last().delivers(HEARTBEAT);
   clock.tick(14_000);
   assert.equal(last().closeCalls, 0);
-  last().brings(BEAT);
+  last().delivers(HEARTBEAT);
   clock.sleep(HOUR);
   clock.tick(4999);
   assert.equal(last().closeCalls, 0);
@@ -336,52 +336,52 @@ test('after a sleep without a heartbeat the connection is replaced', () => {
   assert.equal(sockets.length, 2);
 });
 
-test('online asks for a heartbeat at once; without one the connection is replaced', () => {
-  opened({ heartbeat: BEAT });
+test('the online event sends a heartbeat at once; without the option it replaces the connection', () => {
+  opened({ heartbeat: HEARTBEAT });
   clock.tick(4000);
-  network(false);
-  network(true);
-  assert.deepEqual(last().sent, [BEAT]);
+  setOnline(false);
+  setOnline(true);
+  assert.deepEqual(last().sent, [HEARTBEAT]);
   clock.tick(4999);
   assert.equal(last().closeCalls, 0);
   clock.tick(1);
   assert.equal(last().closeCalls, 1);
   const seen = watch(opened());
-  network(true);
+  setOnline(true);
   assert.deepEqual(seen, ['waiting', ['close', 1006], 'connecting']);
 });
 
-test('a tab that is shown asks for a heartbeat; without one it leaves an open connection alone', () => {
-  const asking = opened({ heartbeat: BEAT });
-  tab(false);
+test('a visible tab sends a heartbeat; without the option an open connection stays', () => {
+  const asking = opened({ heartbeat: HEARTBEAT });
+  setVisible(false);
   assert.deepEqual(last().sent, []);
-  tab(true);
-  assert.deepEqual(last().sent, [BEAT]);
+  setVisible(true);
+  assert.deepEqual(last().sent, [HEARTBEAT]);
   clock.tick(5000);
   assert.equal(last().closeCalls, 1);
   asking.close();
   opened();
   const before = sockets.length;
-  tab(true);
+  setVisible(true);
   assert.deepEqual([last().closeCalls, sockets.length], [0, before]);
 });
 
-test('a page that was frozen looks after its connection', () => {
+test('a page that resumes from a freeze replaces its connection', () => {
   opened();
   document.dispatchEvent(new Event('resume'));
   assert.equal(sockets.length, 2);
 });
 
-test('close() in the close that a dead connection causes is obeyed', () => {
+test('close() in the close listener of a dead connection prevents the reconnect', () => {
   const socket = opened();
   socket.addEventListener('close', () => socket.close());
-  network(true);
+  setOnline(true);
   assert.deepEqual([sockets.length, clock.size, socket.state], [1, 0, 'closed']);
 });
 
 // ---- Tokens
 
-test('a token is asked for before each attempt and offered beside a real subprotocol', async () => {
+test('each attempt requests a token and offers it together with a real subprotocol', async () => {
   let serial = 0;
   const socket = connect({ token: async () => `a.b.c${(serial += 1)}` });
   assert.deepEqual([sockets.length, socket.state], [0, 'connecting']);
@@ -394,7 +394,7 @@ test('a token is asked for before each attempt and offered beside a real subprot
   assert.deepEqual(last().protocols, ['ws4redis', 'bearer.a.b.c2']);
 });
 
-test('a token may be there at once, or not at all', async () => {
+test('a token may be returned synchronously, or be absent', async () => {
   connect({ token: () => 'x' });
   await settle();
   assert.deepEqual(last().protocols, ['ws4redis', 'bearer.x']);
@@ -405,7 +405,7 @@ test('a token may be there at once, or not at all', async () => {
   }
 });
 
-test('without a token the attempt has failed, and the close says why', async () => {
+test('a failing token function is a failed attempt, and the close event has the reason', async () => {
   for (const token of [
     () => Promise.reject(new Error('the site is down')),
     () => {
@@ -422,7 +422,7 @@ test('without a token the attempt has failed, and the close says why', async () 
   }
 });
 
-test('a token that comes too late is not used', async () => {
+test('a late token is not used', async () => {
   let give;
   const socket = connect({ token: () => new Promise((resolve) => (give = resolve)) });
   await settle();
@@ -441,7 +441,7 @@ test('a token that comes too late is not used', async () => {
   assert.equal(clock.size, 0);
 });
 
-test('4401 with tokens: each end of one means the next', async () => {
+test('4401 with tokens: each expired token is replaced by the next', async () => {
   const token = mock.fn(async () => 'x');
   const socket = connect({ token });
   for (let i = 1; i <= 5; i += 1) {
@@ -454,5 +454,5 @@ test('4401 with tokens: each end of one means the next', async () => {
   }
   await settle();
   last().ends(1006);
-  assert.equal(socket.state, 'closed', 'but one that is refused stops');
+  assert.equal(socket.state, 'closed', 'a refused token is final');
 });

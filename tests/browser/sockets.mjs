@@ -2,9 +2,9 @@
 import { becomes } from './checks.mjs';
 
 /**
- * Opens the socket `name` in a tab and waits until it has the state. It has the lists `got` (messages), `states` (events
- * `open` and `gap` with a plus), `at` (states with times and delays), and `codes` and `reasons` (of closes). Its attempts
- * use `tokens` one after the other.
+ * Opens the socket `name` in a tab and waits for its state. The socket gets these lists: `received` (messages), `states`
+ * (with the events `open` and `gap` as `+open` and `+gap`), `at` (states with times and delays), and `codes` and `reasons`
+ * of closes. Its attempts use `tokens` one after the other.
  */
 export async function open(tab, name, path, { tokens, ...options }, state = 'open') {
   const address = JSON.stringify(path.includes('/') ? path : `/ws/${path}`);
@@ -18,9 +18,9 @@ export async function watch(tab, name, expression) {
   await tab.evaluate(
     ([name, expression]) => {
       const socket = (window[name] = (0, eval)(expression));
-      Object.assign(socket, { got: [], states: [], at: [], codes: [], reasons: [] });
+      Object.assign(socket, { received: [], states: [], at: [], codes: [], reasons: [] });
       socket.addEventListener('message', ({ data }) =>
-        socket.got.push(typeof data === 'string' ? data : [...new Uint8Array(data)]),
+        socket.received.push(typeof data === 'string' ? data : [...new Uint8Array(data)]),
       );
       for (const type of ['open', 'gap']) socket.addEventListener(type, () => socket.states.push(`+${type}`));
       socket.addEventListener('state', ({ state, delay }) => {
@@ -37,7 +37,7 @@ export async function watch(tab, name, expression) {
 }
 
 const field = (what) => (tab, name) => () => tab.evaluate(([name, what]) => window[name][what], [name, what]);
-export const got = field('got');
+export const received = field('received');
 export const stateOf = field('state');
 export const states = field('states');
 export const transport = field('transport');

@@ -1,20 +1,20 @@
-// Actions on the demo page, shared by its tests.
+// Shared actions on the demo page.
 import { DEADLINE_MS } from './chromium.mjs';
 
 export const person = (page, number) => page.locator('#people .person').nth(number - 1);
 export const side = (page, number) => page.locator('#echoes .person').nth(number - 1);
 export const nameOf = (page, number) => person(page, number).locator('h3').textContent();
 export const fact = (page, name) => page.locator(`[data-fact="${name}"]`).textContent();
-export const line = (page, name) => page.locator(`[data-name="${name}"] code`);
+export const snippet = (page, name) => page.locator(`[data-name="${name}"] code`);
 export const texts = (list) => list.locator('.messages .text').allTextContents();
 export const logged = (page) => page.locator('#log-lines .entry').allTextContents();
 
-/** Waits until a list of messages has one with this text. */
+/** Waits until a list of messages contains this text. */
 export function arrived(list, text) {
   return list.locator('.messages .text').filter({ hasText: text }).first().waitFor({ timeout: DEADLINE_MS });
 }
 
-/** Waits until the log has a line of this connection with these words. */
+/** Waits until the log has a line of this connection that contains these words. */
 export function logs(page, name, words, timeout = DEADLINE_MS) {
   const ofName = page.locator('#log-lines .entry').filter({ has: page.locator(`b:text-is("${name}")`) });
   return ofName.filter({ hasText: words }).last().waitFor({ timeout });
@@ -24,8 +24,8 @@ export function overall(page, wanted, timeout = DEADLINE_MS) {
   return page.locator(`#overall[data-state="${wanted}"]`).waitFor({ timeout });
 }
 
-/** Sends a message in the chat and returns how everybody sees it. */
-export async function say(page, number, text) {
+/** Sends a message in the chat; returns its displayed text. */
+export async function sendInChat(page, number, text) {
   const field = person(page, number).locator('input');
   await field.fill(text);
   await field.press('Enter');

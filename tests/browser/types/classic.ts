@@ -1,4 +1,4 @@
-// Checked by tsc, never run: what a page with the classic script may write.
+// Checked by tsc, never run: valid uses of the classic script in a page.
 /// <reference path="./node_modules/ws4redis/ws4redis.d.ts" />
 
 declare const jQuery: unknown;

@@ -1,4 +1,4 @@
-// Checked by tsc, never run: what a module may write, and what it may not.
+// Checked by tsc, never run: valid and invalid uses of the module.
 import fallback, { WS4Redis, ws4redis } from 'ws4redis';
 import type { ws4redis as Types } from 'ws4redis';
 
@@ -21,7 +21,7 @@ socket.addEventListener('message', (event) => {
   const data: string | ArrayBuffer = event.data;
   const { unread } = event.json<{ unread: number }>();
   console.log(data, unread.toFixed());
-  // @ts-expect-error: what JSON holds is not known
+  // @ts-expect-error: the type of the JSON is unknown
   event.json().unread;
 });
 socket.addEventListener('state', ({ state, delay = 0 }) => {
@@ -50,7 +50,7 @@ async function use(): Promise<void> {
   console.log(transport, socket.url.length);
   // @ts-expect-error: objects are for sendJSON
   await socket.send({ a: 1 });
-  // @ts-expect-error: the client says so, not the page
+  // @ts-expect-error: only the client sets the state
   socket.state = 'open';
   socket.close();
 }
