@@ -39,7 +39,7 @@ pub(super) async fn identify(
     if !state.store.is_up().await {
         return Err(no_redis(state, "this shard has no connection of its own to Redis"));
     }
-    let identified = state.visitors.identify(&request.credentials, &request.handshake);
+    let identified = state.visitors.identifier.identify(&request.credentials, &request.handshake);
     let visitor = match timeout(state.process.settings.server.handshake, identified).await {
         Ok(Err(IdentifyError::NoRedis)) => Err(no_redis(state, "the session cannot be read")),
         Ok(identified) => Ok(identified?),

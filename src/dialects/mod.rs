@@ -12,6 +12,7 @@ use tracing::{Instrument, Span, debug_span, field};
 
 use crate::http::{HandshakeRequest, Rejection, Route, RouteAnswer, Upgraded};
 use crate::shard::state::{ConnectionPermit, ShardState};
+use crate::visitors;
 
 /// The protocols that clients speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl Dialect {
             Route::WhoAmI(request) => {
                 let span = request_span(&request);
                 let identified = identify::identify(state, &request).instrument(span).await?;
-                RouteAnswer::Profile(identified.visitor.profile())
+                RouteAnswer::Profile(visitors::profile(&identified.visitor))
             }
             Route::Page(page) => RouteAnswer::Page(page),
         })

@@ -85,10 +85,10 @@ pub enum Rejection {
     #[error("too many large sessions at the moment; try again in a few seconds")]
     Busy,
     /// The callback does not answer.
-    #[error("the site cannot say who you are at the moment; try again in a few seconds")]
+    #[error("the site cannot identify you at the moment; try again in a few seconds")]
     NoAnswer,
     /// Redis refuses the subscription of a channel.
-    #[error("redis refuses to subscribe to this channel; the server's log says why")]
+    #[error("redis refuses to subscribe to this channel; see the server's log")]
     Unsubscribable,
     /// More messages arrived during the handshake than may be held.
     #[error("too many messages while connecting; try again in a few seconds")]

@@ -168,7 +168,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     };
     accepting.abort();
     if ended_early {
-        bail!("a part of the server has ended unexpectedly; the log above says why");
+        bail!("a part of the server has ended unexpectedly; see the log above");
     }
     notify_systemd(&NotifyState::Stopping);
     info!(at_most_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");

@@ -81,7 +81,7 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, batches: &mut Vec<Vec<(Cha
                 hub.recover(&channel.into(), value.as_ref());
             }
         }),
-        BrokerEvent::Invalidate(hints) => state.visitors.leases().hint(&hints),
+        BrokerEvent::Invalidate(hints) => state.visitors.leases.hint(&hints),
         BrokerEvent::Query(query) => doctor::answer(state.clone(), query),
         BrokerEvent::Subscription(event) => {
             match event {
@@ -96,7 +96,7 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, batches: &mut Vec<Vec<(Cha
 
 /// Handles an event of the broker that serves this hub.
 fn handle_subscription_event(state: &ShardState, hub: &SharedHub, event: SubscriptionEvent) {
-    let leases = state.visitors.leases();
+    let leases = &state.visitors.leases;
     match event {
         SubscriptionEvent::Subscribed(channels) => hub.with(|hub| {
             for (channel, generation) in channels {

@@ -44,7 +44,7 @@ pub(super) fn answer(state: Rc<ShardState>, query: DoctorQuery) {
 /// Publishes the report that a query asks for. There is none if the query's session cannot be read.
 async fn examine(state: &ShardState, query: &DoctorQuery) {
     let probe = match &query.session {
-        Some(session) => match state.visitors.identifier().sessions().probe(session, &query.nonce).await {
+        Some(session) => match state.visitors.identifier.sessions().probe(session, &query.nonce).await {
             Ok(probe) => Some(probe),
             Err(_) => return,
         },

@@ -127,7 +127,7 @@ impl ShardState {
             http: http_config(&process, publish_timeout, stopping.clone()),
             sockets: socket_context(&process, limits),
             policy: policy.anonymous_publish(settings.anonymous_publish),
-            visitors: Visitors::new(identifier, leases, process.rate_limits.clone()),
+            visitors: Visitors { identifier, leases, rate_limits: process.rate_limits.clone() },
             hub,
             session_hub,
             store,

@@ -40,7 +40,7 @@ pub async fn run(
     tasks.spawn_local(deliver(state.clone(), messages.inbox));
     tasks.spawn_local(send_requests(state.number, state.hub.clone(), messages.calls));
     tasks.spawn_local(tick(state.clone()));
-    tasks.spawn_local(state.visitors.leases().clone().run());
+    tasks.spawn_local(state.visitors.leases.clone().run());
     if let Some(sessions) = sessions {
         tasks.spawn_local(deliver_session_events(state.clone(), sessions.inbox));
         tasks.spawn_local(send_requests(state.number, state.session_hub.clone(), sessions.calls));

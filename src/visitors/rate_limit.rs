@@ -110,8 +110,8 @@ pub struct RateLimits {
 }
 
 impl RateLimits {
-    /// Returns the bucket of a visitor; `None` when the rate has no limit. A visitor that cannot be told from others
-    /// gets a bucket for each connection, and the first such visitor behind an untrusted proxy is logged.
+    /// Returns the bucket of a visitor; `None` when the rate has no limit. A visitor without a publisher key gets a
+    /// bucket for each connection, and the first such visitor behind an untrusted proxy is logged.
     pub fn limit(&self, identity: &Identity, address: ClientAddress, rate: Rate) -> Option<Arc<TokenBucket>> {
         if rate == Rate::default() {
             return None;
@@ -122,7 +122,7 @@ impl RateLimits {
             && !self.warned.swap(true, Ordering::Relaxed)
         {
             warn!(
-                "publish limits cannot tell anonymous visitors apart: requests come with X-Forwarded-For, Forwarded, X-Real-IP or Via from a peer that is not in server.trusted_proxies; each connection has a limit of its own. Name your proxy there"
+                "publish limits cannot distinguish anonymous visitors: requests have X-Forwarded-For, Forwarded, X-Real-IP or Via from a peer that is not in server.trusted_proxies; each connection has a limit of its own. Add the proxy to server.trusted_proxies"
             );
         }
         Some(self.bucket(publisher, rate))

@@ -270,7 +270,7 @@ impl Sessions {
                 if let Some(suppressed) = self.mismatched.allow() {
                     info!(
                         suppressed,
-                        "a session's password hash is not the one in the user's identity key, its visitor counts as anonymous. This is right for sessions from before a new password; if it goes on, two sites with the same prefix share this Redis: set another prefix (WS4REDIS_PREFIX) for one of them"
+                        "a session's password hash is not the one in the user's identity key, its visitor counts as anonymous. This is expected for sessions older than a password change; if it continues, two sites with the same prefix share this Redis: set another prefix (WS4REDIS_PREFIX) for one of them"
                     );
                 }
                 return Ok(identity);

@@ -10,7 +10,7 @@ use crate::access::token::{Claims, Verifier};
 use crate::access::{Identity, Token};
 use crate::telemetry::LogThrottle;
 
-/// Returns the visitor that a token names. It has no session.
+/// Returns the visitor of a token, which has no session.
 pub(super) fn identify(
     verifier: &Verifier,
     token: &Token,
@@ -25,7 +25,7 @@ pub(super) fn identify(
         let other = other_name.map(|other| format!(", but {other}: is that the name in user channels?"));
         info!(
             suppressed,
-            "a valid token names nobody, its visitor counts as anonymous: it has no claim {claim}{}; set auth.jwt.user_claim to the claim that has the name in user channels",
+            "a valid token names no user, its visitor counts as anonymous: it has no claim {claim}{}; set auth.jwt.user_claim to the claim that has the name in user channels",
             other.unwrap_or_default()
         );
     }

@@ -22,8 +22,8 @@ pub struct Visitor {
     pub template: Option<u8>,
     /// Milliseconds until the identity expires, if it does.
     pub lives_ms: Option<u64>,
-    /// The session's content where it is needed later. If the session is only a cached copy, all of it, to go on with
-    /// when the copy is evicted; otherwise only its user, if that user is no longer logged in by it.
+    /// The part of the session's content that is needed later: all of it for a cached copy, which may be evicted;
+    /// otherwise only the user, if the session no longer logs that user in.
     pub content: Option<Rc<Session>>,
     /// Whether the session in Redis is only a cached copy; the database has the original.
     pub is_copy: bool,
@@ -37,7 +37,7 @@ impl Visitor {
         self.auth_source != AuthSource::None
     }
 
-    /// Returns the primary key of the user whom the session names, even if that user is no longer logged in by it.
+    /// Returns the primary key of the session's user, even if the session no longer logs that user in.
     pub fn owner(&self) -> Option<&str> {
         let owner = self.content.as_ref().and_then(|session| session.user_id.as_deref());
         owner.or(self.identity.user_id.as_deref())

@@ -176,14 +176,14 @@ def test_check_names_each_common_mistake(rules):
     for wrong, words in [
         (
             {"auth__callback_secret": "another"},
-            "403 Forbidden; if it refuses everybody, auth.callback_secret",
+            "403 Forbidden; if it refuses every visitor, auth.callback_secret",
         ),
         ({"auth__callback_url": f"{origin}/ws4redis/identity"}, "points to /ws4redis/identity/"),
         (
             {"auth__callback_url": f"{origin}/nothing/"},
-            "404 Not Found; auth.callback_url has to be that of the site's view",
+            "404 Not Found; auth.callback_url has to be the URL of the site's callback view",
         ),
-        ({"auth__callback_url": f"{origin}/accounts/login/"}, "its answer is no JSON object"),
+        ({"auth__callback_url": f"{origin}/accounts/login/"}, "its answer is neither a JSON object nor null"),
         ({"auth__callback_headers": "Host: evil.example"}, "ALLOWED_HOSTS"),
         ({"auth__callback_url": "http://127.0.0.1:9/"}, "cannot be reached (Connection refused"),
         ({"auth__callback_url": "http://no.such.host.invalid/"}, "cannot be reached ("),

@@ -290,7 +290,7 @@ mod hostile {
     async fn expect_503(request: Request, what: &str) -> Response {
         let response = request.send().await.0;
         assert_eq!(response.status, 503, "{what}: {response:?}");
-        assert!(response.body.contains("the site cannot say who you are"), "{what}: {response:?}");
+        assert!(response.body.contains("the site cannot identify you"), "{what}: {response:?}");
         assert_eq!(response.header("retry-after"), Some("2"), "{what}: {response:?}");
         response
     }
@@ -299,7 +299,7 @@ mod hostile {
     async fn any_other_status_of_the_callback_is_503_and_the_log_names_the_cure() {
         let site = TestSite::always_returning("null").await;
         for (status, headers, log) in [
-            (500, vec![], "the site's own log"),
+            (500, vec![], "the site's log"),
             (400, vec![], "ALLOWED_HOSTS"),
             (404, vec![], "auth.callback_url"),
             (201, vec![], "201"),
@@ -312,7 +312,7 @@ mod hostile {
             let gateway = gateway(&site).await;
             site.answer(move |_| SiteReply::new(status, &headers, r#"{"user": "john"}"#));
             expect_503(with_cookie(&gateway, "/ws/x?subscribe-user", "a=1"), &status.to_string()).await;
-            gateway.expect_log(&["WARN", "the callback does not say", log]).await;
+            gateway.expect_log(&["WARN", "the callback identifies no visitors", log]).await;
             assert_eq!(gateway.count_log(&["geheim"]), 0);
         }
     }
@@ -363,7 +363,7 @@ mod hostile {
             let what = String::from_utf8_lossy(&body[..body.len().min(40)]).into_owned();
             expect_503(with_cookie(&gateway, "/ws/x?subscribe-user", "a=1"), &what).await;
         }
-        gateway.expect_log(&["WARN", "the callback does not say", "expected {"]).await;
+        gateway.expect_log(&["WARN", "the callback identifies no visitors", "expected {"]).await;
         assert_eq!(gateway.count_log(&["john"]), 0, "what a site answers is not logged");
     }
 
@@ -465,7 +465,10 @@ mod hostile {
             }
         });
         let response = response.await;
-        assert!(response.status == 503 && response.body.contains("the site cannot say"), "{response:?}");
+        assert!(
+            response.status == 503 && response.body.contains("the site cannot identify you"),
+            "{response:?}"
+        );
         gateway.expect_log(&["WARN", "cannot be reached", "refused", "auth.callback_url"]).await;
         let site = TestSite::start_on(&address, user_from_cookie).await;
         let _client = connect(&gateway, "/ws/x?subscribe-user", "john").await;
@@ -481,7 +484,7 @@ mod hostile {
         for number in 0..30 {
             expect_503(with_cookie(&gateway, "/ws/x", &number.to_string()), "500").await;
         }
-        assert!(gateway.count_log(&["WARN", "the callback does not say"]) < 30);
+        assert!(gateway.count_log(&["WARN", "the callback identifies no visitors"]) < 30);
         gateway.signal("TERM");
         gateway.expect_exit().await;
         gateway.expect_log(&["counts:", "failed_callbacks=30"]).await;
@@ -525,7 +528,7 @@ mod bounds {
         for asking in waiting {
             assert_eq!(asking.await.unwrap().0.status, 503);
         }
-        gateway.expect_log(&["WARN", "the callback does not say"]).await;
+        gateway.expect_log(&["WARN", "the callback identifies no visitors"]).await;
         site.release();
         for name in ["a", "b", "c"] {
             connect(&gateway, "/ws/x", name).await;

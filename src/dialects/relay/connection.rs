@@ -83,7 +83,7 @@ impl RelayConnection {
 
     /// Adds it to the lease of its visitor, who was read at `since`.
     pub(super) fn hold_lease(&mut self, visitor: Visitor, since: Instant, watch: Option<Watch>) {
-        self.client.share = self.permit.visitors.add(visitor, since, self.socket.listener(), watch);
+        self.client.share = self.permit.visitors.leases.add(visitor, since, self.socket.listener(), watch);
     }
 
     /// Returns the hub's side of the connection.

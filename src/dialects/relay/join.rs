@@ -27,7 +27,7 @@ pub(super) struct ReadValues {
 
 /// Subscribes to channels, and to the events of the visitor's session.
 pub(super) fn join(state: &ShardState, channels: &[Channel], visitor: &Visitor) -> Joining {
-    Joining { subscription: state.hub.join(channels), watch: state.visitors.watch(visitor) }
+    Joining { subscription: state.hub.join(channels), watch: state.visitors.leases.watch(visitor) }
 }
 
 impl Joining {
@@ -60,7 +60,7 @@ impl Joining {
             return Ok(None);
         }
         let since = Instant::now();
-        let visitor = state.visitors.refresh(visitor).await?;
+        let visitor = state.visitors.identifier.refresh(visitor).await?;
         Ok(Some(Identified { visitor, since }))
     }
 }

@@ -22,7 +22,7 @@ pub async fn open(
 ) -> Result<impl FnOnce(Upgraded, ConnectionPermit) + use<>, Rejection> {
     let HandshakeRequest { handshake, credentials } = &request;
     Span::current().record("facility", field::debug(&handshake.facility));
-    let in_flight = state.visitors.begin();
+    let in_flight = state.visitors.leases.begin();
     let mut identified = identify(state, &request).await?;
     let (grant, joining, persisted) = loop {
         let visitor = &identified.visitor;
@@ -40,7 +40,8 @@ pub async fn open(
         return Err(Rejection::Crowded);
     }
     let Identified { visitor, since } = identified;
-    let rate_limit = state.visitors.rate_limit(&visitor.identity, credentials.client_address, grant.rate);
+    let rate_limit =
+        state.visitors.rate_limits.limit(&visitor.identity, credentials.client_address, grant.rate);
     let handshake = request.handshake;
     // After the 101:
     Ok(move |upgraded: Upgraded, permit: ConnectionPermit| {
@@ -65,7 +66,7 @@ pub async fn open(
 fn revalidate(state: &ShardState, before: Identified, refreshed: Option<Identified>) -> (Identified, bool) {
     let is_same = refreshed.as_ref().is_none_or(|latest| latest.visitor.is_same_as(&before.visitor));
     let latest = refreshed.unwrap_or(before);
-    match state.visitors.newer(&latest.visitor, latest.since) {
+    match state.visitors.leases.newer(&latest.visitor, latest.since) {
         Some((since, visitor)) if is_same => (Identified { visitor, since }, false),
         _ => (latest, is_same),
     }

@@ -27,7 +27,7 @@ pub async fn post(state: &ShardState, request: HandshakeRequest, message: Bytes)
         return Ok(());
     }
     let address = request.credentials.client_address;
-    let rate_limit = state.visitors.rate_limit(&visitor.identity, address, grant.rate);
+    let rate_limit = state.visitors.rate_limits.limit(&visitor.identity, address, grant.rate);
     if rate_limit.is_some_and(|bucket| !bucket.take(message.len())) {
         return Err(Rejection::TooFast);
     }

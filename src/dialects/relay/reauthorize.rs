@@ -38,7 +38,8 @@ pub(super) fn reauthorize(
     };
     // An anonymous visitor keeps its bucket, which may be that of its address: the address is not known here.
     if !visitor.identity.is_anonymous() {
-        client.rate_limit = state.visitors.rate_limit(&visitor.identity, ClientAddress::Local, grant.rate);
+        client.rate_limit =
+            state.visitors.rate_limits.limit(&visitor.identity, ClientAddress::Local, grant.rate);
     }
     drop(visitor);
     // Cancelled: the channels that it joins may not be granted any more.

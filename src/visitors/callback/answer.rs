@@ -1,4 +1,4 @@
-//! The callback's answer: its JSON, and the visitor that it names.
+//! The callback's answer: its JSON, and the visitor that it identifies.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ pub(super) struct Answer {
     allowed: Option<Flags>,
     /// When it arrived.
     at: Instant,
-    /// How long it is valid from then on; `None` means without limit.
+    /// Its validity from then on; `None` means without limit.
     valid_for: Option<Duration>,
 }
 
 /// The JSON object of an answer. Optional members may be null; unknown members are ignored.
 #[derive(Deserialize)]
 struct AnswerJson {
-    // Required: without it, the answer is some other view's.
+    // Required, since a response without it comes from another view.
     #[serde(deserialize_with = "Option::deserialize")]
     user: Option<String>,
     #[serde(default)]
@@ -62,12 +62,12 @@ impl Answer {
         }
         // serde would accept an array as the members of an object, in order.
         if !json.trim_ascii_start().starts_with(b"{") {
-            return Err("is no JSON object, nor null".to_owned());
+            return Err("is neither a JSON object nor null".to_owned());
         }
         let written: AnswerJson = serde_json::from_slice(json).map_err(|error| {
-            let what =
-                if error.is_data() { "lacks user, or has a member of a wrong type" } else { "is no JSON" };
-            format!("{what} (line {}, column {})", error.line(), error.column())
+            let problem =
+                if error.is_data() { "lacks user, or has a member of a wrong type" } else { "is not JSON" };
+            format!("{problem} (line {}, column {})", error.line(), error.column())
         })?;
         let session = written.session.filter(|key| pattern.admits(key)).map(|key| SessionKey::new(&key));
         let mut identity = Identity { session, ..anonymous.identity };
@@ -79,7 +79,7 @@ impl Answer {
             };
             let names = written.groups.unwrap_or_default();
             if !groups_fit(&names) || !name_fits(&user) || !name_fits(&id) {
-                return Err("has more groups, or longer names, than anybody needs".to_owned());
+                return Err("has too many groups, or too long a name".to_owned());
             }
             // Without a name and a primary key the visitor is anonymous.
             if !id.is_empty() {
@@ -92,7 +92,7 @@ impl Answer {
         Ok(Self { identity, allowed, valid_for: written.expires_in, ..anonymous })
     }
 
-    /// Returns how long the answer may be cached.
+    /// Returns the time for which the answer may be cached.
     pub fn cacheable_for(&self, cache: Duration) -> Duration {
         self.valid_for.map_or(cache, |valid_for| valid_for.min(cache))
     }
@@ -119,7 +119,7 @@ impl Answer {
         self.identity.user.is_some()
     }
 
-    /// Returns about how many bytes of memory it takes.
+    /// Returns its approximate size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         let Identity { session, user_id, user, groups } = &self.identity;
         let names = groups.iter().map(|name| &**name).chain(user.as_deref()).chain(user_id.as_deref());

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::request::Digest;
 
-/// Most answers that are cached. A usual one takes less than 300 bytes, with its key and its entry in the queue.
+/// The cache's capacity. A typical answer takes less than 300 bytes with its key and its queue entry.
 const MAX_ANSWERS: usize = 10_000;
 
-/// Larger answers are not cached: a hundred groups take 4 KiB.
+/// The size limit of cached answers; a hundred groups take 4 KiB.
 const MAX_ANSWER_BYTES: usize = 8 * 1024;
 
 /// Answers by the digests of their requests.
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_serves_until_its_time_is_over() {
+    async fn an_answer_is_cached_until_it_expires() {
         let mut answers = AnswerCache::new(Duration::from_secs(5));
         let (long, short) = (answer("null"), answer(r#"{"user": "j", "expires_in": 2}"#));
         answers.put(digest(1), &long);
@@ -106,32 +106,32 @@ mod tests {
         assert_eq!(answers.get(&digest(2)), None);
         answers.put(digest(1), &long);
         tokio::time::advance(Duration::from_millis(4999)).await;
-        assert_eq!(answers.get(&digest(1)), Some(long), "its time begins anew");
+        assert_eq!(answers.get(&digest(1)), Some(long), "a new answer restarts the time");
         answers.clear();
         assert_eq!(answers.get(&digest(1)), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_make_room_and_what_is_over_goes() {
+    async fn the_oldest_answers_are_evicted_and_expired_ones_are_removed() {
         let mut answers = AnswerCache::new(Duration::from_secs(5));
-        let nobody = answer("null");
+        let anonymous = answer("null");
         for number in 0..MAX_ANSWERS + 10 {
-            answers.put(digest(number), &nobody);
+            answers.put(digest(number), &anonymous);
         }
         assert!(answers.kept.len() <= MAX_ANSWERS && answers.queue.len() <= MAX_ANSWERS);
         assert_eq!(answers.get(&digest(9)), None);
         assert!(answers.get(&digest(10)).is_some());
         for _ in 0..2 * MAX_ANSWERS {
-            answers.put(digest(1), &nobody);
+            answers.put(digest(1), &anonymous);
         }
         assert!(answers.queue.len() <= MAX_ANSWERS, "{}", answers.queue.len());
         tokio::time::advance(Duration::from_secs(5)).await;
-        answers.put(digest(1), &nobody);
+        answers.put(digest(1), &anonymous);
         assert_eq!((answers.kept.len(), answers.queue.len()), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn large_answers_and_those_without_time_are_not_kept() {
+    async fn large_and_expired_answers_are_not_cached() {
         let mut answers = AnswerCache::new(Duration::from_secs(5));
         let groups: Vec<_> = (0..10).map(|n| format!(r#""{n}{}""#, "g".repeat(1000))).collect();
         let large = format!(r#"{{"user": "j", "groups": [{}]}}"#, groups.join(","));

@@ -64,7 +64,7 @@ struct Waiter<'a> {
 }
 
 impl Callback {
-    /// Creates a callback client; `pattern` is the one that session keys of its answers must match.
+    /// Creates a callback client; session keys in its answers must match `pattern`.
     pub fn new(
         settings: &settings::CallbackSettings,
         transport: &CallbackTransport,
@@ -166,7 +166,7 @@ impl Callback {
                 let answer = Rc::new(answer);
                 if answer.lacks_name() && !self.warned_nameless.replace(true) {
                     info!(
-                        "the callback names a user by an empty name, so there is no user channel; give the user a name"
+                        "the callback returns a user with an empty name, so there is no user channel; give the user a name"
                     );
                 }
                 if epoch == self.epoch.get() {
@@ -187,7 +187,7 @@ impl Callback {
         }
         Counters::count(&self.counters.failed_callbacks);
         if let Some(suppressed) = self.failures.allow() {
-            warn!(suppressed, "the callback does not say who visitors are: {failure}; {}", failure.hint());
+            warn!(suppressed, "the callback identifies no visitors: {failure}; {}", failure.hint());
         }
         IdentifyError::NoAnswer
     }
@@ -217,7 +217,8 @@ pub async fn probe(settings: &settings::CallbackSettings, pattern: KeyPattern) -
         timeout_at(Instant::now() + settings.timeout, client.call(&CallbackRequest::anonymous())).await;
     match call.unwrap_or(Err(CallbackError::TimedOut(settings.timeout))) {
         Ok(answer) if answer.names_user() => {
-            Ok("answered 200, with a user for a request that shows nothing: is that meant?".to_owned())
+            Ok("answered 200, with a user for a request without credentials; check the rules of the view"
+                .to_owned())
         }
         Ok(_) => Ok("answered 200".to_owned()),
         Err(failure) => Err(format!("{failure}; {}", failure.hint())),
@@ -238,10 +239,10 @@ mod tests {
     struct Site {
         callback: Callback,
         answered: watch::Sender<Vec<usize>>,
-        asked: watch::Receiver<usize>,
+        calls: watch::Receiver<usize>,
     }
 
-    async fn site(may: &[usize]) -> Site {
+    async fn site(allowed: &[usize]) -> Site {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let settings = settings::CallbackSettings {
@@ -254,29 +255,29 @@ mod tests {
             cache: Duration::from_mins(10),
             recheck_seconds: 300,
         };
-        let (answered, may) = watch::channel(may.to_vec());
-        let (count, asked) = watch::channel(0);
+        let (answered, allowed) = watch::channel(allowed.to_vec());
+        let (count, calls) = watch::channel(0);
         tokio::spawn(async move {
             for number in 1.. {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(answer(stream, number, count.clone(), may.clone()));
+                tokio::spawn(answer(stream, number, count.clone(), allowed.clone()));
             }
         });
         let transport = CallbackTransport::new(&settings).unwrap();
         let callback = Callback::new(&settings, &transport, KeyPattern::default(), Arc::default());
-        Site { callback, answered, asked }
+        Site { callback, answered, calls }
     }
 
     async fn answer(
         mut stream: TcpStream,
         number: usize,
         count: watch::Sender<usize>,
-        mut may: watch::Receiver<Vec<usize>>,
+        mut allowed: watch::Receiver<Vec<usize>>,
     ) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.unwrap() > 0 {}
-        count.send_modify(|asked| *asked += 1);
-        may.wait_for(|may| may.contains(&number)).await.unwrap();
+        count.send_modify(|calls| *calls += 1);
+        allowed.wait_for(|allowed| allowed.contains(&number)).await.unwrap();
         let body = format!(r#"{{"user": "{number}", "expires_in": 60}}"#);
         let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
@@ -308,11 +309,11 @@ mod tests {
     #[tokio::test]
     async fn an_answer_to_a_call_from_before_an_eviction_is_not_cached() {
         let site = site(&[2]).await;
-        let mut asked = site.asked.clone();
+        let mut calls = site.calls.clone();
         let mut early = pin!(site.identify());
         tokio::select! {
             visitor = &mut early => panic!("{visitor:?}"),
-            asked = asked.wait_for(|asked| *asked == 1) => assert!(asked.is_ok()),
+            called = calls.wait_for(|calls| *calls == 1) => assert!(called.is_ok()),
         }
         site.callback.evict_answers();
         assert_eq!(user(&site.identify().await), "2");

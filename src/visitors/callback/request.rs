@@ -25,8 +25,8 @@ pub struct CallbackRequest {
 }
 
 impl CallbackRequest {
-    /// Creates the request for a handshake. Without `with_address` the visitor's address is sent only if a proxy in
-    /// front has set a header that is passed on.
+    /// Creates the request for a handshake. Without `with_address` the site receives the visitor's address only in a
+    /// forwarded header of a proxy.
     pub fn new(credentials: &Credentials, handshake: &Handshake, with_address: bool) -> Self {
         let headers = credentials.headers.iter();
         let headers = headers.map(|(name, value)| (name.as_str().into(), value.as_slice().into())).collect();

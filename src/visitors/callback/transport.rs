@@ -260,35 +260,37 @@ impl fmt::Display for CallbackError {
             Self::TooLarge => write!(f, "its answer is larger than {MAX_BYTES} bytes"),
             Self::Malformed(problem) => write!(f, "its answer {problem}"),
             Self::TimedOut(time) => write!(f, "no answer within {} s", time.as_secs()),
-            Self::Busy(calls) => write!(f, "{calls} calls were in flight all the time"),
+            Self::Busy(calls) => write!(f, "all {calls} permitted calls were in flight"),
         }
     }
 }
 
 impl CallbackError {
-    /// Returns what the operator can do about it.
+    /// Returns the cure for the operator.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Refused(_) => {
-                "if it refuses everybody, auth.callback_secret is none of the site's WS4REDIS_CALLBACK_SECRET"
+                "if it refuses every visitor, auth.callback_secret is not in the site's WS4REDIS_CALLBACK_SECRET"
             }
             Self::Redirected(_, to) if to.starts_with("https:") => {
                 "redirects are not followed; for Django's SECURE_SSL_REDIRECT set auth.callback_headers = [\"X-Forwarded-Proto: https\"] (its SECURE_PROXY_SSL_HEADER), or an https address"
             }
             Self::Redirected(..) => {
-                "redirects are not followed; auth.callback_url has to be the address itself, with its last slash, and must need no login"
+                "redirects are not followed; auth.callback_url has to be the final URL, with its trailing slash, and must need no login"
             }
             Self::Status(StatusCode::BAD_REQUEST) => {
                 "if Host is not in Django's ALLOWED_HOSTS, set auth.callback_headers = [\"Host: www.example.com\"]"
             }
             Self::Status(StatusCode::NOT_FOUND) => {
-                "auth.callback_url has to be that of the site's view for it"
+                "auth.callback_url has to be the URL of the site's callback view"
             }
-            Self::Status(_) => "the site's own log says why",
+            Self::Status(_) => "the site's log has the reason",
             Self::Unreachable(_) => "start the site, or check auth.callback_url",
-            Self::Broken(_) => "the site's own log says why, if auth.callback_url is its address",
+            Self::Broken(_) => {
+                "check that auth.callback_url is the site's address; the site's log may have the reason"
+            }
             Self::TooLarge | Self::Malformed(_) => {
-                "expected {\"user\": …, \"groups\": […], \"session\": …} or null; auth.callback_url has to be that of the site's view for it"
+                "expected {\"user\": …, \"groups\": […], \"session\": …} or null; auth.callback_url has to be the URL of the site's callback view"
             }
             Self::TimedOut(_) => {
                 "the site is too slow or does not answer there, see auth.callback_timeout_seconds"

@@ -17,7 +17,7 @@ use crate::wire::SessionDigest;
 /// new cookie by then, and the jitter spreads the reconnections.
 const CLOSE_DELAY_MS: std::ops::RangeInclusive<u64> = 1_000..=1_500;
 
-/// Shortest time until a revalidation that no event asks for.
+/// Shortest time until a periodic revalidation.
 const MIN_RECHECK: Duration = Duration::from_millis(200);
 
 /// Longest time until a revalidation: timers are limited to about two years.
@@ -231,7 +231,7 @@ impl Lease {
         closes_at
     }
 
-    /// Records that a read found the session ended. Returns when its connections close.
+    /// Records that a read found the session ended. Returns the time at which its connections close.
     fn confirm_doubt(&self) -> Instant {
         let now = Instant::now();
         let closes_at = self.evidence().doubt.map_or_else(|| now + close_delay(), |doubt| doubt.closes_at);
@@ -242,7 +242,7 @@ impl Lease {
         closes_at
     }
 
-    /// Returns when the connections close if the doubt is true.
+    /// Returns the time at which the connections close if the doubt is true.
     pub(super) fn closes_at(&self) -> Instant {
         self.evidence().doubt.map_or_else(Instant::now, |doubt| doubt.closes_at)
     }

@@ -1,4 +1,4 @@
-//! The leases of a shard: when each is revalidated, and what follows.
+//! The leases of a shard: their revalidation, and its consequences for connections.
 //!
 //! A lease is revalidated when it expires, when a key event or a hint of the Django package reports a change, and
 //! periodically, because neither source is guaranteed to notify us. A connection whose visitor has another user or other

@@ -1,4 +1,4 @@
-//! How long a visitor's identity holds: one lease per session, token or callback answer, shared by its connections.
+//! Leases of visitors' identities: one per session, token or callback answer, shared by its connections.
 
 mod invalidations;
 mod lease;
