@@ -172,7 +172,7 @@ test('4401 after a minute without a loss reconnects once again', () => {
 
 // ---- Network and tab
 
-test('while the browser reports no setOnline, attempts are rare, and the online event connects at once', () => {
+test('while the browser reports no network, attempts are rare, and the online event connects at once', () => {
   const socket = opened();
   const seen = watch(socket);
   setOnline(false);
