@@ -105,34 +105,34 @@ pub fn serve(settings: Settings) -> Result<(), CommandError> {
 pub fn check(settings: &Settings, file: Option<&Path>, warnings: &[String]) -> Result<(), CommandError> {
     let target = Target::new(&settings.redis)?;
     let mut out = io::stdout();
-    let mut say = |line: String| writeln!(out, "{line}").map_err(CommandError::Stdio);
+    let mut print = |line: String| writeln!(out, "{line}").map_err(CommandError::Stdio);
     for warning in warnings {
-        say(format!("warning: {warning}"))?;
+        print(format!("warning: {warning}"))?;
     }
-    say(match file {
+    print(match file {
         Some(file) => format!("settings: fine, from {} and the environment", file.display()),
         None => {
             "settings: fine, built-in and from the environment; there is no settings.toml here".to_owned()
         }
     })?;
-    say(listening(&settings.server.listen))?;
+    print(listening(&settings.server.listen))?;
     let broadcast = settings.namespace.channel(Audience::Broadcast, &Facility::new("<facility>"));
-    say(format!(
+    print(format!(
         "WebSockets: {}<facility>, broadcast channel {}",
         settings.websocket_url,
         broadcast.as_str()
     ))?;
-    say(format!("demo page: {}", if settings.demo { "on" } else { "off" }))?;
+    print(format!("demo page: {}", if settings.demo { "on" } else { "off" }))?;
     if let Some(callback) = &settings.callback {
         let found = block_on(probe(callback, settings.session.reading.pattern.clone()));
-        say(format!("callback: {} {}", callback.url, found.unwrap_or_else(|problem| problem)))?;
+        print(format!("callback: {} {}", callback.url, found.unwrap_or_else(|problem| problem)))?;
     }
     if settings.redis.url.is_none() && block_on(server::probe_default_redis()) == Standby::Needed {
-        return say("redis: none on 127.0.0.1:6379; the embedded store will be started there. Set redis.url for a real one".to_owned());
+        return print("redis: none on 127.0.0.1:6379; the embedded store will be started there. Set redis.url for a real one".to_owned());
     }
     let found = block_on(examine(&target)).map_err(|reason| unreachable_redis(&target, &reason))?;
-    say(describe(&target, &found))?;
-    found.refusal.map_or(Ok(()), |refusal| say(format!("redis: refuses PING ({refusal})")))
+    print(describe(&target, &found))?;
+    found.refusal.map_or(Ok(()), |refusal| print(format!("redis: refuses PING ({refusal})")))
 }
 
 /// Prints a commented settings file for a new site.

@@ -25,7 +25,7 @@ pub struct Credentials {
 pub enum ClientAddress {
     /// The visitor.
     Own(IpAddr),
-    /// This machine, a trusted proxy, or nobody: a unix socket.
+    /// This machine, a trusted proxy, or no address: a unix socket.
     #[default]
     Local,
     /// A proxy that is not in `server.trusted_proxies`: the request has a forwarding header.

@@ -159,9 +159,9 @@ mod tests {
     fn where_anonymous_visitors_may_not_publish_only_who_is_logged_in_does() {
         let all = "subscribe-broadcast&publish-broadcast&publish-session&echo";
         let handshake = Handshake::parse("/ws/x", Some(all), "/ws/").unwrap();
-        let nobody = Identity { session: Some(SessionKey::new("key")), ..Identity::default() };
+        let anonymous = Identity { session: Some(SessionKey::new("key")), ..Identity::default() };
         for (anonymous, identity, publishes) in
-            [(true, &nobody, 2), (false, &nobody, 0), (true, &john(), 2), (false, &john(), 2)]
+            [(true, &anonymous, 2), (false, &anonymous, 0), (true, &john(), 2), (false, &john(), 2)]
         {
             let policy = Policy::new(Namespace::default(), false, Vec::new()).anonymous_publish(anonymous);
             let grant = policy.grant(&handshake, identity, None).unwrap();

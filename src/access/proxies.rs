@@ -207,7 +207,7 @@ mod tests {
             ("10.0.0.1", Some("127.0.0.1"), true, ClientAddress::Local),
             ("unix:", Some("203.0.113.7"), true, own("203.0.113.7")),
             ("unix:", None, false, ClientAddress::Local),
-            // It does not say for whom it asks, and asks for all.
+            // A trusted proxy that sends no visitor's address.
             ("10.0.0.1", None, false, ClientAddress::Local),
             ("10.0.0.1", Some("unknown"), true, ClientAddress::Local),
         ] {

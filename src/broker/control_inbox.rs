@@ -28,12 +28,12 @@ const QUERIES_PER_SECOND: usize = 10;
 pub(super) struct ControlInbox {
     hints: HashSet<Hint>,
     queries: Vec<DoctorQuery>,
-    /// Start of the current second, and what arrived in it.
+    /// Start of the current second; the counts below are those of this second.
     second: Instant,
     messages_seen: usize,
     hints_seen: usize,
     queries_seen: usize,
-    /// Messages were dropped since the shards were last told.
+    /// Messages were dropped since the last announcement to the shards.
     dropped: bool,
     announced_at: Option<Instant>,
     counters: Arc<Counters>,

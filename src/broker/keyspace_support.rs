@@ -29,19 +29,19 @@ pub(super) enum Support {
     Unknown,
 }
 
-/// How support is found out.
+/// The source of the support.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Detection {
     /// By `CONFIG GET`.
     Probe,
-    /// The setting `session.keyspace_events` says so.
+    /// The setting `session.keyspace_events`.
     Configured(bool),
     /// It is not needed, because sessions are stored in another Redis, or not possible: the nodes of a cluster report
     /// events of their own keys only, and the broker is subscribed at one of them.
     Off,
 }
 
-/// Probes for keyspace events, and remembers what the shards were told.
+/// Probes for keyspace events, and records the support that was announced to the shards.
 pub(super) struct KeyspaceSupport {
     commands: Rc<CommandClient>,
     detection: Detection,
@@ -106,7 +106,7 @@ impl KeyspaceSupport {
         }
     }
 
-    /// Records the result of a probe. Returns true if the shards have to be told.
+    /// Records the result of a probe. Returns true if it has to be announced to the shards.
     pub(super) fn record(&mut self, support: Support) -> bool {
         let changed = self.announced.replace(support) != Some(support);
         if changed {
@@ -149,13 +149,13 @@ impl KeyspaceSupport {
     }
 }
 
-/// Asks Redis whether it publishes events of keys that are deleted, written with a time to live, or expire (`Kgx`). The
+/// Queries whether Redis publishes events of keys that are deleted, written with a time to live, or expire (`Kgx`). The
 /// setting is only read: changing it is the operator's decision.
 async fn probe_support(commands: &CommandClient) -> Option<Support> {
     parse_support(commands.call("CONFIG", &[b"get", b"notify-keyspace-events"]).await)
 }
 
-/// Returns what a reply says; `None` if the question has to be asked again.
+/// Returns the support that a reply reports; `None` if the probe has to be repeated.
 fn parse_support(reply: Result<CommandReply, (String, bool)>) -> Option<Support> {
     match reply {
         Ok(reply) => {

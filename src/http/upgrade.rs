@@ -66,7 +66,7 @@ fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {
     }
     if !tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
         return Err(Rejection::NoUpgrade(
-            "the Connection header does not say upgrade; behind nginx, add proxy_set_header Connection \"upgrade\"",
+            "the Connection header does not contain upgrade; behind nginx, add proxy_set_header Connection \"upgrade\"",
         ));
     }
     // A proxy in front could take a body for a second request (request smuggling).

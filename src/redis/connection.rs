@@ -68,7 +68,7 @@ impl RedisConnection {
         max_bytes: usize,
     ) -> Result<Self, String> {
         let (mut connection, is_replica) = Self::greet(options, endpoint, max_bytes).await?;
-        // A replica accepts PUBLISH and passes it on to nobody.
+        // A replica accepts PUBLISH, but the message reaches no subscriber of the master.
         if is_replica && !options.is_cluster() {
             return Err(IS_REPLICA.to_owned());
         }

@@ -211,11 +211,11 @@ impl Discovery {
         self.reached.subscribe()
     }
 
-    /// Records the location from a poll sent at `asked`. If it is a new master, acknowledgements since `settled` are
+    /// Records the location from a poll sent at `polled_at`. If it is a new master, acknowledgements since `settled` are
     /// doubtful.
-    pub(crate) fn set(&self, location: ServerLocation, asked: Instant, settled: Instant) {
+    pub(crate) fn set(&self, location: ServerLocation, polled_at: Instant, settled: Instant) {
         self.state.send_modify(|state| {
-            state.confirmed = state.confirmed.max(asked);
+            state.confirmed = state.confirmed.max(polled_at);
             if matches!((&state.location, &location), (ServerLocation::Master(old), ServerLocation::Master(new)) if old != new) {
                 state.term += 1;
                 state.doubtful_since = settled;
@@ -235,13 +235,13 @@ impl Discovery {
         });
     }
 
-    /// Waits until the next poll after the one sent at `asked`.
-    pub(crate) async fn due(&self, asked: Instant, period: Duration) {
+    /// Waits until the next poll after the one sent at `polled_at`.
+    pub(crate) async fn wait_until_due(&self, polled_at: Instant, period: Duration) {
         sleep(GAP).await;
         let mut wanted = self.wanted.subscribe();
         tokio::select! {
             () = sleep(period) => {}
-            _ = wanted.wait_for(|wanted| *wanted > asked) => {}
+            _ = wanted.wait_for(|wanted| *wanted > polled_at) => {}
         }
     }
 }

@@ -70,7 +70,7 @@ impl Lookups {
     ///
     /// When Redis is lost, or gives no answer in time.
     pub async fn read(&self, keys: &[String]) -> Result<Vec<StoredValue>, ReadFailed> {
-        // A separate session Redis is watched by nobody else, so its connection is checked here.
+        // No broker watches a separate session Redis, so its connection is checked here.
         if !self.commands.wait_briefly_until_up().await {
             return Err(ReadFailed);
         }

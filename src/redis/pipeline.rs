@@ -195,7 +195,7 @@ pub(super) async fn keep(pipeline: Rc<Pipeline>, target: Target, patience: Durat
                 reason
             }
             Err(reason) => {
-                // A Redis that nobody can reach is logged by the broker.
+                // The broker logs a Redis that is unreachable for it as well.
                 if failures % FAILURES == FIRST_FAILURES && discovery.is_served() {
                     let hint = target.hint(&reason);
                     warn!(redis = target.name(), error = %reason, "cannot open this shard's redis connection; its clients get 503; {hint}");

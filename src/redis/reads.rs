@@ -296,7 +296,7 @@ impl<K: ReadKey> Reads<K> {
         })
     }
 
-    /// A temporary refusal says nothing about the key: retry.
+    /// A temporary refusal is no result for the key: retry.
     fn note_temporary(&self, error: &str) -> ReadResult {
         if self.temporary.borrow_mut().allow(error) {
             warn!(%error, "redis temporarily refuses to read a {}, handshakes wait; {}", self.what, hint(error));

@@ -20,7 +20,7 @@ use crate::telemetry::LogThrottle;
 /// How long an answer remains valid.
 const FRESH: Duration = Duration::from_secs(3);
 
-/// Most sentinels that are asked.
+/// The largest number of sentinels that are polled.
 const MAX_SENTINELS: usize = 32;
 
 /// Largest value in a sentinel's reply.
@@ -37,10 +37,10 @@ struct SentinelView {
     others: Vec<ServerAddress>,
 }
 
-/// The outcome of one poll of a sentinel, sent at `asked`.
+/// The outcome of one poll of a sentinel, sent at `polled_at`.
 struct SentinelReply {
     sentinel: ServerAddress,
-    asked: Instant,
+    polled_at: Instant,
     result: Result<SentinelView, String>,
 }
 
@@ -84,10 +84,10 @@ pub(super) async fn follow(options: ConnectOptions, discovery: Arc<Discovery>, n
         last.push(next);
         let fresh: Vec<_> = last
             .iter()
-            .filter(|reply| reply.asked.elapsed() < FRESH)
-            .filter_map(|reply| Some((reply.asked, reply.result.as_ref().ok()?)))
+            .filter(|reply| reply.polled_at.elapsed() < FRESH)
+            .filter_map(|reply| Some((reply.polled_at, reply.result.as_ref().ok()?)))
             .collect();
-        let Some((_, best)) = fresh.iter().max_by_key(|(asked, view)| (view.epoch, *asked)) else {
+        let Some((_, best)) = fresh.iter().max_by_key(|(polled_at, view)| (view.epoch, *polled_at)) else {
             let reason = last.iter().rev().find_map(|reply| reply.result.as_ref().err());
             discovery.fail(reason.cloned().unwrap_or_default());
             if last.len() == known.len()
@@ -97,7 +97,7 @@ pub(super) async fn follow(options: ConnectOptions, discovery: Arc<Discovery>, n
             }
             continue;
         };
-        let newest = fresh.iter().map(|(asked, _)| *asked).max().unwrap_or(settled);
+        let newest = fresh.iter().map(|(polled_at, _)| *polled_at).max().unwrap_or(settled);
         let before = discovery.watch().borrow().location.clone();
         let moved = matches!(&before, ServerLocation::Master(server) if *server != best.master);
         if moved {
@@ -106,7 +106,7 @@ pub(super) async fn follow(options: ConnectOptions, discovery: Arc<Discovery>, n
         let doubtful = Instant::now().checked_sub(UNNOTICED).map_or(settled, |noticed| settled.min(noticed));
         discovery.set(ServerLocation::Master(best.master.clone()), newest, doubtful);
         if fresh.iter().all(|(_, view)| !view.failing_over && view.master == best.master) {
-            settled = fresh.iter().map(|(asked, _)| *asked).min().unwrap_or(settled);
+            settled = fresh.iter().map(|(polled_at, _)| *polled_at).min().unwrap_or(settled);
         }
     }
 }
@@ -121,7 +121,7 @@ async fn ask(
 ) {
     let mut connection = None;
     loop {
-        let asked = Instant::now();
+        let polled_at = Instant::now();
         let result = match timeout(PATIENCE, question(&options, &sentinel, &query, &mut connection)).await {
             Ok(result) => result,
             Err(_) => Err("no answer".to_owned()),
@@ -130,10 +130,10 @@ async fn ask(
             connection = None;
         }
         let result = result.map_err(|reason| format!("sentinel {sentinel}: {reason}"));
-        if reply.send(SentinelReply { sentinel: sentinel.clone(), asked, result }).await.is_err() {
+        if reply.send(SentinelReply { sentinel: sentinel.clone(), polled_at, result }).await.is_err() {
             return;
         }
-        discovery.due(asked, ASK).await;
+        discovery.wait_until_due(polled_at, ASK).await;
     }
 }
 

@@ -137,28 +137,28 @@ impl Target {
 
     /// Returns the cure for a connection error.
     pub fn hint(&self, reason: &str) -> &'static str {
-        let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+        let mentions = |words: &[&str]| words.iter().any(|word| reason.contains(word));
         if !hint(reason).is_empty() {
             hint(reason)
         } else if !tls::hint(reason).is_empty() {
             tls::hint(reason)
-        } else if self.options.tls.is_some() && says(&["no answer"]) {
+        } else if self.options.tls.is_some() && mentions(&["no answer"]) {
             "no answer: the server is down or does not speak TLS; check host and port in redis.url"
-        } else if says(&["NOAUTH"]) {
+        } else if mentions(&["NOAUTH"]) {
             hint("NOAUTH")
-        } else if says(&["invalid password", "ERR AUTH"]) {
+        } else if mentions(&["invalid password", "ERR AUTH"]) {
             "check user and password in redis.url"
-        } else if says(&["DB index"]) {
+        } else if mentions(&["DB index"]) {
             "the database does not exist: check the number at the end of redis.url"
-        } else if self.options.tls.is_none() && says(&["reset by peer"]) {
+        } else if self.options.tls.is_none() && mentions(&["reset by peer"]) {
             "the server closes the connection: if it speaks TLS, write rediss:// in redis.url; otherwise check host and port"
-        } else if says(&["lookup", "resolve", "Name or service"]) {
+        } else if mentions(&["lookup", "resolve", "Name or service"]) {
             "the host name does not resolve: check redis.url"
-        } else if says(&["Decode", "frame_type", "Protocol", "parse", "unknown command"]) {
+        } else if mentions(&["Decode", "frame_type", "Protocol", "parse", "unknown command"]) {
             "the server is not Redis 6 or later: check host and port in redis.url"
-        } else if says(&[IS_REPLICA]) {
+        } else if mentions(&[IS_REPLICA]) {
             "name the master in redis.url, or use sentinels: redis-sentinel://"
-        } else if says(&["sentinel"]) {
+        } else if mentions(&["sentinel"]) {
             "check the sentinels and sentinelServiceName in redis.url"
         } else if self.settings.url.is_some() {
             "start Redis, or check redis.url; without it, the embedded store is used"

@@ -132,18 +132,18 @@ fn is_about_time(error: &CertificateError) -> bool {
 
 /// Returns the cure for a TLS error; empty for other errors.
 pub(super) fn hint(reason: &str) -> &'static str {
-    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
-    if says(&["UnknownIssuer", "CaUsedAsEndEntity"]) {
+    let mentions = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    if mentions(&["UnknownIssuer", "CaUsedAsEndEntity"]) {
         "its certificate is signed by an unknown authority: name that authority's certificate, or a self-signed one itself, in redis.ca_file"
-    } else if says(&["NotValidForName", "not valid for name"]) {
+    } else if mentions(&["NotValidForName", "not valid for name"]) {
         "its certificate is for another name: use that name in redis.url"
-    } else if says(&["certificate expired", "certificate: Expired", "NotValidYet", "not valid yet"]) {
+    } else if mentions(&["certificate expired", "certificate: Expired", "NotValidYet", "not valid yet"]) {
         "its certificate has expired or is not valid yet: renew it, or set the clock"
-    } else if says(&["CertificateRequired", "certificate required"]) {
+    } else if mentions(&["CertificateRequired", "certificate required"]) {
         "it requests a client certificate: set redis.client_cert_file and redis.client_key_file"
-    } else if says(&["alert: UnknownCA", "alert: BadCertificate", "alert: DecryptError"]) {
+    } else if mentions(&["alert: UnknownCA", "alert: BadCertificate", "alert: DecryptError"]) {
         "it does not trust the client certificate: check redis.client_cert_file"
-    } else if says(&["InvalidContentType", "corrupt message"]) {
+    } else if mentions(&["InvalidContentType", "corrupt message"]) {
         "the server does not speak TLS: check the port in redis.url, or write redis:// instead of rediss://"
     } else {
         ""

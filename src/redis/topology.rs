@@ -23,46 +23,46 @@ pub(super) async fn follow(options: ConnectOptions, discovery: Arc<Discovery>) {
     let mut connection: Option<RedisConnection> = None;
     let mut turn = 0_usize;
     loop {
-        let asked = Instant::now();
-        // If a node fails, the next one is asked; after all known nodes, those in the URL.
+        let polled_at = Instant::now();
+        // After a failed node the next one is polled; after all known nodes, those in the URL.
         let nodes = discovery.slots().map_or_else(Vec::new, |slots| slots.nodes().to_vec());
         let node = nodes.iter().chain(&seeds).nth(turn % (nodes.len() + seeds.len()).max(1)).cloned();
         let Some(node) = node else { return };
-        match timeout(PATIENCE, question(&options, &discovery, &node, &mut connection))
+        match timeout(PATIENCE, poll(&options, &discovery, &node, &mut connection))
             .await
             .unwrap_or(Err("no answer".to_owned()))
         {
             Ok(slots) => {
-                discovery.set(ServerLocation::Cluster(Arc::new(slots)), asked, asked);
-                discovery.due(asked, PERIOD).await;
+                discovery.set(ServerLocation::Cluster(Arc::new(slots)), polled_at, polled_at);
+                discovery.wait_until_due(polled_at, PERIOD).await;
             }
             Err(reason) => {
                 connection = None;
                 turn = turn.wrapping_add(1);
                 discovery.fail(reason);
-                discovery.due(asked, Duration::from_millis(100)).await;
+                discovery.wait_until_due(polled_at, Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-async fn question(
+async fn poll(
     options: &ConnectOptions,
     discovery: &Discovery,
     node: &ServerAddress,
     connection: &mut Option<RedisConnection>,
 ) -> Result<Slots, String> {
-    let asked = if let Some(asked) = connection {
-        asked
+    let connection = if let Some(connection) = connection {
+        connection
     } else {
         let endpoint = Endpoint { server: node.clone(), term: discovery.term() };
         connection.insert(RedisConnection::dial_node(options, endpoint, MAX_BYTES).await?)
     };
-    let answer = asked.call(&["CLUSTER", "SLOTS"]).await?;
-    if let ReplyValue::Error(reason) = answer {
+    let reply = connection.call(&["CLUSTER", "SLOTS"]).await?;
+    if let ReplyValue::Error(reason) = reply {
         return Err(reason);
     }
-    let slots = Slots::read(&answer, asked.server());
+    let slots = Slots::read(&reply, connection.server());
     // A reset node knows no slots; keep the last map and ask another.
     if slots.nodes().is_empty() { Err("CLUSTERDOWN the cluster has no slots".to_owned()) } else { Ok(slots) }
 }

@@ -306,12 +306,12 @@ async fn accept(
     }
 }
 
-/// Logs when accepting fails and when it works again, at most one pair per minute: at the limit of descriptors, both
-/// alternate quickly.
+/// Logs failures to accept and recoveries, at most one pair per minute: at the limit of descriptors both alternate
+/// quickly.
 #[derive(Default)]
 struct AcceptFailures {
     failing: bool,
-    said: bool,
+    logged: bool,
     last: Option<Instant>,
     suppressed: u64,
 }
@@ -325,13 +325,13 @@ impl AcceptFailures {
             self.suppressed += 1;
             return;
         }
-        (self.said, self.last) = (true, Some(Instant::now()));
+        (self.logged, self.last) = (true, Some(Instant::now()));
         let suppressed = std::mem::take(&mut self.suppressed);
         warn!(%error, suppressed, "cannot accept connections; raise the limit of open files (LimitNOFILE, ulimit -n)");
     }
 
     fn end(&mut self) {
-        if std::mem::replace(&mut self.failing, false) && std::mem::replace(&mut self.said, false) {
+        if std::mem::replace(&mut self.failing, false) && std::mem::replace(&mut self.logged, false) {
             info!("accepting connections again");
         }
     }

@@ -235,7 +235,7 @@ fn identifier(process: &ProcessState, sessions: Rc<Lookups>, messages: Rc<Lookup
     let sessions = Sessions::new(reading, &settings.namespace, sessions, messages, large.clone());
     let callback = settings.callback.as_ref().zip(transport.as_ref());
     let callback =
-        callback.map(|(asked, transport)| Callback::new(asked, transport, pattern, counters.clone()));
+        callback.map(|(callback, transport)| Callback::new(callback, transport, pattern, counters.clone()));
     let recheck = Duration::from_secs(settings.session.recheck_seconds.into());
     Identifier::new(sessions, settings.jwt.clone(), callback, recheck)
 }

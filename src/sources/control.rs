@@ -83,9 +83,9 @@ mod tests {
         let digest = SessionDigest::new(255);
         assert_eq!(parse(ended.as_bytes()), Some(Instruction::Invalidate(Hint::Session(digest))));
         assert_eq!(parse(br#"{"v":1,"ended":"ff"}"#), None);
-        let asked = format!(r#"{{"v":1,"doctor":"{nonce}","session":"s"}}"#);
+        let json = format!(r#"{{"v":1,"doctor":"{nonce}","session":"s"}}"#);
         let query = DoctorQuery { nonce: nonce.into(), session: Some("s".into()) };
-        assert_eq!(parse(asked.as_bytes()), Some(Instruction::Query(query)));
+        assert_eq!(parse(json.as_bytes()), Some(Instruction::Query(query)));
         for nonce in ["", "0123", "0123456789ABCDEF0123456789abcdef", "0123456789abcdef0123456789abcde:"] {
             assert_eq!(parse(format!(r#"{{"v":1,"doctor":"{nonce}"}}"#).as_bytes()), None, "{nonce}");
         }

@@ -3,7 +3,7 @@
 use super::Instruction;
 use crate::wire::{KeyEvent, Message};
 
-/// Returns what happened to the key. Expiry and eviction count as changes: they do not mean that somebody logged out.
+/// Returns the key's event. Expiry and eviction count as changes, since they do not mean a logout.
 pub(super) fn read(message: &Message) -> Instruction {
     Instruction::KeyChanged(match message.payload() {
         b"del" | b"rename_from" => KeyEvent::Deleted,

@@ -32,7 +32,7 @@ pub(super) fn reauthorize(
     let visitor = share.visitor();
     let grant = match state.policy.grant(&client.handshake, &visitor.identity, visitor.allowed) {
         Ok(grant) => grant,
-        // The session is about to end the connection, with a close code that tells the client why.
+        // The session is about to end the connection, with a close code that has the reason.
         Err(_) if share.is_doubtful() => Grant::default(),
         Err(_) => return Some(Close::Denied),
     };
