@@ -4,7 +4,7 @@ use ring::digest::{SHA256, digest};
 
 use crate::wire::{SessionDigest, SessionKey};
 
-/// Returns what the Django package calls a session in its hints: SHA-256 of `ws4redis:session:<key>`.
+/// Returns the name of a session in invalidations of the Django package: SHA-256 of `ws4redis:session:<key>`.
 pub fn session_digest(key: &SessionKey) -> SessionDigest {
     let whole = digest(&SHA256, ["ws4redis:session:", key.as_str()].concat().as_bytes());
     let first = whole.as_ref().first_chunk().copied().unwrap_or_default();

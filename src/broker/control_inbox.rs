@@ -8,16 +8,16 @@ use tracing::warn;
 
 use crate::metrics::Counters;
 use crate::telemetry::LogThrottle;
-use crate::wire::{DoctorQuery, Hint};
+use crate::wire::{DoctorQuery, Invalidation};
 
-/// Hints per second that are passed on: a publisher could send any number. A session whose hint is dropped is re-read
-/// later.
-const HINTS_PER_SECOND: usize = 1_000;
+/// Invalidations per second that are passed on, since a publisher could send any number. After a dropped one all
+/// sessions are re-read later.
+const INVALIDATIONS_PER_SECOND: usize = 1_000;
 
 /// Messages per second that are parsed.
 const MESSAGES_PER_SECOND: usize = 10_000;
 
-/// Shortest interval between the re-reads of all sessions that make up for dropped hints.
+/// Shortest interval between the re-reads of all sessions that make up for dropped invalidations.
 const CATCH_UP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Queries of the doctor per second that are answered.
@@ -26,12 +26,12 @@ const QUERIES_PER_SECOND: usize = 10;
 /// What arrived since the last [`Self::take`], and the rates.
 #[derive(Debug)]
 pub(super) struct ControlInbox {
-    hints: HashSet<Hint>,
+    invalidations: HashSet<Invalidation>,
     queries: Vec<DoctorQuery>,
     /// Start of the current second; the counts below are those of this second.
     second: Instant,
     messages_seen: usize,
-    hints_seen: usize,
+    invalidations_seen: usize,
     queries_seen: usize,
     /// Messages were dropped since the last announcement to the shards.
     dropped: bool,
@@ -43,11 +43,11 @@ pub(super) struct ControlInbox {
 impl ControlInbox {
     pub(super) fn new(counters: Arc<Counters>) -> Self {
         Self {
-            hints: HashSet::new(),
+            invalidations: HashSet::new(),
             queries: Vec::new(),
             second: Instant::now(),
             messages_seen: 0,
-            hints_seen: 0,
+            invalidations_seen: 0,
             queries_seen: 0,
             dropped: false,
             announced_at: None,
@@ -60,7 +60,7 @@ impl ControlInbox {
     pub(super) fn admit(&mut self) -> bool {
         if self.second.elapsed() >= Duration::from_secs(1) {
             (self.second, self.messages_seen) = (Instant::now(), 0);
-            (self.hints_seen, self.queries_seen) = (0, 0);
+            (self.invalidations_seen, self.queries_seen) = (0, 0);
         }
         self.messages_seen += 1;
         let admitted = self.messages_seen <= MESSAGES_PER_SECOND;
@@ -70,9 +70,9 @@ impl ControlInbox {
         admitted
     }
 
-    pub(super) fn add_hint(&mut self, hint: Hint) {
-        if self.hints_seen < HINTS_PER_SECOND {
-            self.hints_seen += usize::from(self.hints.insert(hint));
+    pub(super) fn add_invalidation(&mut self, invalidation: Invalidation) {
+        if self.invalidations_seen < INVALIDATIONS_PER_SECOND {
+            self.invalidations_seen += usize::from(self.invalidations.insert(invalidation));
         } else {
             self.drop_message();
         }
@@ -114,11 +114,11 @@ impl ControlInbox {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.hints.is_empty() && self.queries.is_empty()
+        self.invalidations.is_empty() && self.queries.is_empty()
     }
 
-    /// Returns the hints and queries that arrived.
-    pub(super) fn take(&mut self) -> (Arc<[Hint]>, Vec<DoctorQuery>) {
-        (self.hints.drain().collect(), std::mem::take(&mut self.queries))
+    /// Returns the invalidations and queries that arrived.
+    pub(super) fn take(&mut self) -> (Arc<[Invalidation]>, Vec<DoctorQuery>) {
+        (self.invalidations.drain().collect(), std::mem::take(&mut self.queries))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::hub::{Generation, Run, SubscriptionRequest};
-use crate::wire::{Channel, DoctorQuery, Hint, KeyEvent};
+use crate::wire::{Channel, DoctorQuery, Invalidation, KeyEvent};
 
 /// A shard's requests to a broker, with the shard's number.
 pub type Call = (usize, Vec<SubscriptionRequest>);
@@ -22,7 +22,7 @@ pub enum BrokerEvent {
     /// Persisted values that were re-read.
     Recovered(Vec<(Channel, Option<Bytes>)>),
     /// Re-read the sessions that these describe.
-    Invalidate(Arc<[Hint]>),
+    Invalidate(Arc<[Invalidation]>),
     /// A query of the doctor; one shard answers it.
     Query(DoctorQuery),
     /// An event that both kinds of broker have.
@@ -46,7 +46,7 @@ pub enum SubscriptionEvent {
     KeyspaceEvents(bool),
     /// Keys that changed, by their keyspace channels.
     KeyEvents(Vec<(Channel, KeyEvent)>),
-    /// Key events or hints may have been missed: any session may have changed.
+    /// Key events or invalidations may have been missed: any session may have changed.
     EventsMissed,
 }
 

@@ -126,7 +126,7 @@ impl Intake {
         match source.read(message) {
             Some(Instruction::Deliver(message)) => self.messages.push(number, message),
             Some(Instruction::KeyChanged(event)) => self.key_events.add(channel, event),
-            Some(Instruction::Invalidate(hint)) => self.control.add_hint(hint),
+            Some(Instruction::Invalidate(invalidation)) => self.control.add_invalidation(invalidation),
             Some(Instruction::Query(query)) => self.control.add_query(query),
             None if source == Source::Control => self.control.note_malformed(),
             None => {}

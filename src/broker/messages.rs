@@ -41,9 +41,9 @@ impl Messages {
     /// Passes on what arrived on the control channel.
     pub(super) async fn pass_control(&self, intake: &mut Intake) {
         if !intake.control.is_empty() {
-            let (hints, queries) = intake.control.take();
-            if !hints.is_empty() {
-                self.shards.send_all(|| BrokerEvent::Invalidate(hints.clone()), intake).await;
+            let (invalidations, queries) = intake.control.take();
+            if !invalidations.is_empty() {
+                self.shards.send_all(|| BrokerEvent::Invalidate(invalidations.clone()), intake).await;
             }
             for query in queries {
                 self.shards.send(0, BrokerEvent::Query(query), intake).await;
@@ -78,7 +78,7 @@ impl Messages {
             self.shards.send_all(|| BrokerEvent::Pause, intake).await;
             self.recovery.start(intake.subscriptions.confirmed(Source::Relay));
             self.shards.resume_keyspace(intake).await;
-            // A hint may have arrived before the dropped messages.
+            // An invalidation may have arrived before the dropped messages.
             self.shards.send_all(|| SubscriptionEvent::EventsMissed, intake).await;
         }
     }

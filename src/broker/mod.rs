@@ -216,7 +216,7 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
         }
     }
 
-    /// Passes on hints and key events, and one batch of messages.
+    /// Passes on invalidations and key events, and one batch of messages.
     async fn pass_on(&mut self) {
         if let Some(messages) = &self.messages {
             messages.pass_control(&mut self.intake).await;

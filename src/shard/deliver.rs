@@ -81,7 +81,7 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, batches: &mut Vec<Vec<(Cha
                 hub.recover(&channel.into(), value.as_ref());
             }
         }),
-        BrokerEvent::Invalidate(hints) => state.visitors.leases.hint(&hints),
+        BrokerEvent::Invalidate(invalidations) => state.visitors.leases.invalidate(&invalidations),
         BrokerEvent::Query(query) => doctor::answer(state.clone(), query),
         BrokerEvent::Subscription(event) => {
             match event {

@@ -5,7 +5,7 @@
 use serde::Deserialize;
 
 use super::Instruction;
-use crate::wire::{DoctorQuery, Hint, Message, SessionDigest};
+use crate::wire::{DoctorQuery, Invalidation, Message, SessionDigest};
 
 /// Longest message that is parsed, in bytes.
 const MAX_BYTES: usize = 4 * 1024;
@@ -37,11 +37,11 @@ fn parse(payload: &[u8]) -> Option<Instruction> {
     match (message.user, message.ended, message.doctor) {
         (Some(id), None, None) if (1..=MAX_USER_BYTES).contains(&id.len()) => {
             let logout = message.reason.as_deref() == Some("logout");
-            Some(Instruction::Invalidate(Hint::User { id, logout }))
+            Some(Instruction::Invalidate(Invalidation::User { id, logout }))
         }
         (None, Some(digest), None) if is_hex(&digest, 64) => {
             let first = u64::from_str_radix(digest.get(..16)?, 16).ok()?;
-            Some(Instruction::Invalidate(Hint::Session(SessionDigest::new(first))))
+            Some(Instruction::Invalidate(Invalidation::Session(SessionDigest::new(first))))
         }
         (None, None, Some(nonce)) if is_hex(&nonce, 32) => {
             Some(Instruction::Query(DoctorQuery { nonce, session: message.session }))
@@ -75,13 +75,13 @@ mod tests {
             ("[".repeat(1000), None),
             (String::new(), None),
         ] {
-            let expected =
-                expected.map(|(id, logout)| Instruction::Invalidate(Hint::User { id: id.into(), logout }));
+            let expected = expected
+                .map(|(id, logout)| Instruction::Invalidate(Invalidation::User { id: id.into(), logout }));
             assert_eq!(parse(message.as_bytes()), expected, "{message}");
         }
         let ended = format!(r#"{{"v":1,"ended":"00000000000000ff{}"}}"#, "a".repeat(48));
         let digest = SessionDigest::new(255);
-        assert_eq!(parse(ended.as_bytes()), Some(Instruction::Invalidate(Hint::Session(digest))));
+        assert_eq!(parse(ended.as_bytes()), Some(Instruction::Invalidate(Invalidation::Session(digest))));
         assert_eq!(parse(br#"{"v":1,"ended":"ff"}"#), None);
         let json = format!(r#"{{"v":1,"doctor":"{nonce}","session":"s"}}"#);
         let query = DoctorQuery { nonce: nonce.into(), session: Some("s".into()) };

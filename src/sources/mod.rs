@@ -7,7 +7,7 @@ mod control;
 mod keyspace;
 mod relay;
 
-use crate::wire::{Channel, DoctorQuery, Hint, KeyEvent, Message, key_of};
+use crate::wire::{Channel, DoctorQuery, Invalidation, KeyEvent, Message, key_of};
 
 /// The kind of a channel, decided when it is subscribed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Instruction {
     /// Re-read the session whose key the message's channel reports.
     KeyChanged(KeyEvent),
     /// Re-read the sessions that this describes.
-    Invalidate(Hint),
+    Invalidate(Invalidation),
     /// Answer `manage.py ws4redis_doctor`.
     Query(DoctorQuery),
 }

@@ -28,7 +28,7 @@ impl Namespace {
         format!("{}{colon}ws4redis:{name}", self.0)
     }
 
-    /// Returns the channel on which the Django package publishes hints.
+    /// Returns the channel on which the Django package publishes invalidations.
     pub fn control(&self) -> Channel {
         Channel(self.own("control").into())
     }

@@ -1,10 +1,10 @@
-//! The contents of messages on the control channel: hints about users and sessions, and queries of the doctor.
+//! The contents of messages on the control channel: invalidations about users and sessions, and queries of the doctor.
 
 use std::num::NonZeroU64;
 
 /// A reason to re-read sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Hint {
+pub enum Invalidation {
     /// The sessions of a user.
     User {
         /// The user's primary key.

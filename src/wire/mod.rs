@@ -16,7 +16,7 @@ pub mod websocket;
 
 pub use audience::{Audience, AudienceKind, SessionKey};
 pub use channel::{Channel, Namespace, mask_sessions};
-pub use control::{DoctorQuery, Hint, SessionDigest};
+pub use control::{DoctorQuery, Invalidation, SessionDigest};
 pub use form::Form;
 pub use handshake::{Facility, Flags, Handshake, HandshakeError, parameters};
 pub use keyspace::{KeyEvent, channel_of, key_of};

@@ -69,7 +69,7 @@ pub enum SessionField {
 }
 
 impl Session {
-    /// Prefixes the user's primary key with the tenant, as identity keys and hints do. An empty primary key is removed.
+    /// Prefixes the user's primary key with the tenant, as identity keys and invalidations do. An empty primary key is removed.
     pub fn qualify_user(&mut self) {
         let namespace = self.namespace.take().filter(|namespace| !namespace.is_empty());
         let id = self.user_id.take().filter(|id| !id.is_empty());

@@ -28,7 +28,7 @@ const EXPIRY_MARGIN: Duration = Duration::from_millis(5);
 
 /// The identity of one visitor, shared by its connections.
 pub(super) struct Lease {
-    /// The name of the session in hints of the Django package.
+    /// The name of the session in invalidations of the Django package.
     pub(super) digest: Option<SessionDigest>,
     /// The result of the last read.
     pub(super) visitor: RefCell<Visitor>,
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hint_does_not_shorten_the_delay() {
+    async fn an_invalidation_does_not_shorten_the_delay() {
         let lease = Lease::new(john(), Instant::now());
         lease.suspect();
         advance(Duration::from_millis(900)).await;

@@ -1,6 +1,6 @@
 //! The leases of a shard: their revalidation, and its consequences for connections.
 //!
-//! A lease is revalidated when it expires, when a key event or a hint of the Django package reports a change, and
+//! A lease is revalidated when it expires, when a key event or an invalidation of the Django package reports a change, and
 //! periodically, because neither source is guaranteed to notify us. A connection whose visitor has another user or other
 //! groups stays open with other channels; a connection whose session has ended is closed.
 
@@ -15,12 +15,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::time::DelayQueue;
 use tracing::debug;
 
-use super::invalidations::{InFlight, Invalidation, Invalidations};
+use super::event_log::{EventLog, InFlight, LoggedEvent};
 use super::lease::{Lease, LeaseVerdict};
 use super::table::LeaseTable;
 use crate::hub::{Listener, SharedHub, Subscription};
 use crate::visitors::{AuthSource, Identifier, IdentifyError, Visitor};
-use crate::wire::{Channel, Hint, KeyEvent, SessionDigest, channel_of, key_of};
+use crate::wire::{Channel, Invalidation, KeyEvent, SessionDigest, channel_of, key_of};
 
 /// Shortest time between two reads of one session, which bounds the load that events can cause.
 const MIN_READ_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,8 +31,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Time until a failed call of the callback is retried for open connections.
 const CALLBACK_RETRY: Duration = Duration::from_secs(5);
 
-/// Hints are collected for this time, so that the leases are scanned once for all of them.
-const HINT_WINDOW: Duration = Duration::from_millis(100);
+/// Invalidations are collected for this time, so that the leases are scanned once for all of them.
+const INVALIDATION_WINDOW: Duration = Duration::from_millis(100);
 
 /// Time over which all sessions are read again after events may have been missed.
 const SPREAD: Duration = Duration::from_secs(1);
@@ -58,16 +58,16 @@ pub struct Leases {
     timers: RefCell<DelayQueue<Weak<Lease>>>,
     /// Whether Redis publishes keyspace events.
     events: Cell<bool>,
-    /// Hints that have not been applied yet.
-    pending_hints: RefCell<PendingHints>,
-    /// Key events and hints that arrived while handshakes are in flight.
-    pub(super) invalidations: RefCell<Invalidations>,
+    /// Invalidations that have not been applied yet.
+    pending_invalidations: RefCell<PendingInvalidations>,
+    /// Key events and invalidations that arrived while handshakes are in flight.
+    pub(super) event_log: RefCell<EventLog>,
 }
 
-/// Hints that are applied together.
+/// Invalidations that are applied together.
 #[derive(Default)]
-struct PendingHints {
-    /// Primary keys of users, and whether a hint reported a logout.
+struct PendingInvalidations {
+    /// Primary keys of users, and whether an invalidation reported a logout.
     users: HashMap<Box<str>, bool>,
     sessions: HashSet<SessionDigest>,
 }
@@ -88,8 +88,8 @@ impl Leases {
             lease_table: RefCell::default(),
             timers: RefCell::default(),
             events: Cell::new(false),
-            pending_hints: RefCell::default(),
-            invalidations: RefCell::default(),
+            pending_invalidations: RefCell::default(),
+            event_log: RefCell::default(),
         })
     }
 
@@ -111,7 +111,7 @@ impl Leases {
         }
     }
 
-    /// Starts a handshake: invalidations are logged for it until the guard is dropped. Call this before the first
+    /// Starts a handshake: events are logged for it until the guard is dropped. Call this before the first
     /// read, and keep the guard until [`add`](Self::add) has returned.
     pub fn begin(self: &Rc<Self>) -> InFlight {
         InFlight::new(self)
@@ -145,7 +145,7 @@ impl Leases {
     }
 
     /// Adds a connection whose visitor was read since `since` to the lease of that visitor, and applies the
-    /// invalidations that have arrived since. Returns `None` for an anonymous visitor, who has no lease.
+    /// events that have arrived since. Returns `None` for an anonymous visitor, who has no lease.
     pub fn add(
         self: &Rc<Self>,
         visitor: Visitor,
@@ -271,7 +271,7 @@ impl Leases {
 
     /// Applies an event of a session's key.
     pub fn key_changed(&self, channel: &Channel, key_event: KeyEvent) {
-        self.invalidations.borrow_mut().record(Invalidation::Key(channel.clone(), key_event));
+        self.event_log.borrow_mut().record(LoggedEvent::Key(channel.clone(), key_event));
         let Some(key) = key_of(channel) else { return };
         // A key may match several templates; only the one under which the session was found counts.
         for (template, session) in self.identifier.sessions().sessions_at(key) {
@@ -295,66 +295,68 @@ impl Leases {
         }
     }
 
-    /// Collects hints; they are applied together after a short window.
-    pub fn hint(self: &Rc<Self>, hints: &[Hint]) {
+    /// Collects invalidations; they are applied together after a short window.
+    pub fn invalidate(self: &Rc<Self>, invalidations: &[Invalidation]) {
         self.identifier.evict_answers();
-        let mut pending = self.pending_hints.borrow_mut();
+        let mut pending = self.pending_invalidations.borrow_mut();
         if pending.users.is_empty() && pending.sessions.is_empty() {
             let leases = self.clone();
             tokio::task::spawn_local(async move {
-                sleep(HINT_WINDOW).await;
-                leases.apply_hints();
+                sleep(INVALIDATION_WINDOW).await;
+                leases.apply_invalidations();
             });
         }
-        for hint in hints {
-            self.invalidations.borrow_mut().record(Invalidation::Hint(hint.clone()));
-            match hint {
-                Hint::User { id, logout } => *pending.users.entry(id.clone()).or_default() |= logout,
-                Hint::Session(digest) => drop(pending.sessions.insert(*digest)),
+        for invalidation in invalidations {
+            self.event_log.borrow_mut().record(LoggedEvent::Invalidation(invalidation.clone()));
+            match invalidation {
+                Invalidation::User { id, logout } => *pending.users.entry(id.clone()).or_default() |= logout,
+                Invalidation::Session(digest) => drop(pending.sessions.insert(*digest)),
             }
         }
     }
 
-    fn apply_hints(&self) {
-        let pending = self.pending_hints.take();
+    fn apply_invalidations(&self) {
+        let pending = self.pending_invalidations.take();
         let leases = self.lease_table.borrow();
         for lease in leases.iter() {
             let ended = lease.digest.is_some_and(|digest| pending.sessions.contains(&digest));
             let logout = lease.visitor.borrow().owner().and_then(|id| pending.users.get(id).copied());
             if ended || logout.is_some() {
-                self.apply_hint(lease, ended || logout == Some(true));
+                self.apply_invalidation(lease, ended || logout == Some(true));
             }
         }
     }
 
-    fn apply_hint(&self, lease: &Rc<Lease>, deleted: bool) {
+    fn apply_invalidation(&self, lease: &Rc<Lease>, deleted: bool) {
         if deleted {
             lease.record_deletion();
         }
         self.schedule_soon(lease);
     }
 
-    /// Applies the invalidations that were logged since the visitor's read began.
+    /// Applies the events that were logged since the visitor's read began.
     fn apply_logged(&self, lease: &Rc<Lease>, since: Instant) {
         let visitor = lease.visitor.borrow();
-        let invalidations = self.invalidations.borrow();
+        let event_log = self.event_log.borrow();
         let mut own = None;
-        for invalidation in invalidations.since(since) {
-            match invalidation {
-                Invalidation::Key(channel, key_event) => {
+        for event in event_log.since(since) {
+            match event {
+                LoggedEvent::Key(channel, key_event) => {
                     let own = own.get_or_insert_with(|| self.key_channel(&visitor));
                     if own.as_ref() == Some(channel) {
                         self.apply_key_event(lease, *key_event);
                     }
                 }
-                Invalidation::Hint(Hint::User { id, logout }) if visitor.owner() == Some(&**id) => {
-                    self.apply_hint(lease, *logout);
+                LoggedEvent::Invalidation(Invalidation::User { id, logout })
+                    if visitor.owner() == Some(&**id) =>
+                {
+                    self.apply_invalidation(lease, *logout);
                 }
-                Invalidation::Hint(Hint::Session(digest)) if lease.digest == Some(*digest) => {
-                    self.apply_hint(lease, true);
+                LoggedEvent::Invalidation(Invalidation::Session(digest)) if lease.digest == Some(*digest) => {
+                    self.apply_invalidation(lease, true);
                 }
-                Invalidation::Any => self.schedule_spread(lease),
-                Invalidation::Hint(_) => {}
+                LoggedEvent::Any => self.schedule_spread(lease),
+                LoggedEvent::Invalidation(_) => {}
             }
         }
     }
@@ -398,7 +400,7 @@ impl Leases {
     /// Revalidates all leases, spread over some time: events may have been missed.
     pub fn revalidate_all(&self) {
         self.identifier.evict_answers();
-        self.invalidations.borrow_mut().record(Invalidation::Any);
+        self.event_log.borrow_mut().record(LoggedEvent::Any);
         self.lease_table.borrow().iter().for_each(|lease| self.schedule_spread(lease));
     }
 
