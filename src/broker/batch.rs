@@ -106,8 +106,10 @@ impl Batcher {
 
     /// Appends a message to the run of its channel.
     fn add(&mut self, number: u32, message: &Message, subscriptions: &mut Subscriptions) {
+        let Some((number, channel, subscription)) = subscriptions.get(number, message.channel()) else {
+            return;
+        };
         // A message of a subscription that was given up is older than what the channel's next listener reads.
-        let Some((channel, subscription)) = subscriptions.get(number, message.channel()) else { return };
         if !subscription.is_requested() {
             return;
         }
@@ -126,5 +128,47 @@ impl Batcher {
         let run = &mut self.runs[index];
         run.messages += 1;
         store(&mut run.frames, message.payload());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::hub::Generation;
+    use crate::sources::Source;
+
+    fn message(channel: &str) -> Message {
+        let bytes = Bytes::from(format!("{channel}hello"));
+        Message::new(bytes, 0..channel.len(), channel.len()..channel.len() + 5)
+    }
+
+    #[tokio::test]
+    async fn a_queued_message_is_delivered_although_its_channel_was_renumbered() {
+        let (now, linger) = (Instant::now(), Duration::from_secs(1));
+        let mut subscriptions = Subscriptions::new(linger);
+        let channels: Vec<_> = (0..1_000).map(|n| Channel::from_redis(&format!("broadcast:{n}"))).collect();
+        for channel in &channels {
+            subscriptions.subscribe(channel, Source::Relay, 0, Generation::MIN);
+        }
+        let change = subscriptions.next_change(now);
+        subscriptions.confirm(change.subscribe, now);
+        let mut batcher = Batcher::new(10, 1_000);
+        let last = channels.last().unwrap();
+        let before = subscriptions.find(last.as_str().as_bytes()).unwrap().0;
+        batcher.push(before, message(last.as_str()));
+        for channel in &channels[..999] {
+            subscriptions.unsubscribe(channel, 0, now);
+        }
+        assert_eq!(subscriptions.next_change(now + linger).unsubscribe.len(), 999);
+        let after = subscriptions.find(last.as_str().as_bytes()).unwrap().0;
+        assert_ne!(before, after, "the test needs a channel that was renumbered");
+        let batch = batcher.next_batch(&mut subscriptions, 1);
+        assert_eq!(batch[0].len(), 1);
+        assert_eq!((&batch[0][0].0, batch[0][0].1.messages), (last, 1));
     }
 }

@@ -105,16 +105,20 @@ impl ControlInbox {
 
     /// Returns true if messages were dropped and the shards have to re-read all sessions: at most every 10 s.
     pub(super) fn take_dropped(&mut self) -> bool {
-        let due = self.announced_at.is_none_or(|at| at.elapsed() >= CATCH_UP_INTERVAL);
-        let dropped = due && std::mem::take(&mut self.dropped);
-        if dropped {
+        let due = self.is_catch_up_due();
+        if due {
+            self.dropped = false;
             self.announced_at = Some(Instant::now());
         }
-        dropped
+        due
+    }
+
+    fn is_catch_up_due(&self) -> bool {
+        self.dropped && self.announced_at.is_none_or(|at| at.elapsed() >= CATCH_UP_INTERVAL)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.invalidations.is_empty() && self.queries.is_empty()
+        self.invalidations.is_empty() && self.queries.is_empty() && !self.is_catch_up_due()
     }
 
     /// Returns the invalidations and queries that arrived.

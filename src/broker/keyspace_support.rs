@@ -108,6 +108,8 @@ impl KeyspaceSupport {
 
     /// Records the result of a probe. Returns true if it has to be announced to the shards.
     pub(super) fn record(&mut self, support: Support) -> bool {
+        // A probe from before a refusal knows less than the refusal.
+        let support = if self.refused.is_some() { Support::Unknown } else { support };
         let changed = self.announced.replace(support) != Some(support);
         if changed {
             debug!(keyspace_support = ?support, "keyspace events");
@@ -115,20 +117,19 @@ impl KeyspaceSupport {
         changed
     }
 
-    /// Records that Redis refuses a keyspace channel: sessions are re-read periodically instead. Returns true unless
-    /// this is another refusal of the channel that is retried.
+    /// Records that Redis refuses a keyspace channel: sessions are re-read periodically instead. Returns true if
+    /// the shards have to be told; they are told once for all channels.
     pub(super) fn record_refusal(&mut self, channel: &Channel, reason: &str) -> bool {
-        if self.refused.as_ref() == Some(channel) {
-            return false;
-        }
+        let is_first = self.refused.is_none();
         self.refused.get_or_insert_with(|| channel.clone());
-        if self.announced.replace(Support::Unknown) != Some(Support::No) {
+        let announced = self.announced.replace(Support::Unknown);
+        if is_first && announced != Some(Support::No) {
             warn!(
                 error = reason,
                 "redis refuses keyspace events; a logout may take session.recheck_seconds to be noticed. Allow its user to subscribe to them (ACL SETUSER … &__keyspace@*)"
             );
         }
-        true
+        is_first || announced != Some(Support::Unknown)
     }
 
     /// Returns true if this refused channel is retried for all of its kind.

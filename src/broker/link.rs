@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
-use crate::redis::error_reply::{HintThrottle, hint};
+use crate::redis::error_reply::{HintThrottle, cure};
 use crate::redis::{RedisConnection, Subscriber, SubscriberEvent, SubscriptionChange, Target, pause};
 use crate::settings::Settings;
 use crate::wire::Channel;
@@ -262,7 +262,7 @@ impl Link {
         self.suspected = false;
         match refused_ping {
             Some(reason) if self.refused_ping.allow(reason) => {
-                warn!(redis = self.target.name(), error = %reason, "redis refuses PING; the connection is used nevertheless; {}", hint(reason));
+                warn!(redis = self.target.name(), error = %reason, "redis refuses PING; the connection is used nevertheless{}", cure(reason));
             }
             None if self.refused_ping.reset() => {
                 info!(redis = self.target.name(), "redis answers PING again");

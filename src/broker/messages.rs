@@ -40,14 +40,15 @@ impl Messages {
 
     /// Passes on what arrived on the control channel.
     pub(super) async fn pass_control(&self, intake: &mut Intake) {
-        if !intake.control.is_empty() {
-            let (invalidations, queries) = intake.control.take();
-            if !invalidations.is_empty() {
-                self.shards.send_all(|| BrokerEvent::Invalidate(invalidations.clone()), intake).await;
-            }
-            for query in queries {
-                self.shards.send(0, BrokerEvent::Query(query), intake).await;
-            }
+        if intake.control.is_empty() {
+            return;
+        }
+        let (invalidations, queries) = intake.control.take();
+        if !invalidations.is_empty() {
+            self.shards.send_all(|| BrokerEvent::Invalidate(invalidations.clone()), intake).await;
+        }
+        for query in queries {
+            self.shards.send(0, BrokerEvent::Query(query), intake).await;
         }
         if intake.control.take_dropped() {
             self.shards.send_all(|| SubscriptionEvent::EventsMissed, intake).await;

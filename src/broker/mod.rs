@@ -34,7 +34,7 @@ pub(crate) use self::subscriptions::SIZES;
 use self::subscriptions::{Confirmed, Refused, shards};
 use crate::hub::SubscriptionRequest;
 use crate::metrics::Counters;
-use crate::redis::error_reply::{ErrorClass, HintThrottle, hint};
+use crate::redis::error_reply::{ErrorClass, HintThrottle, cure};
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
 use crate::sources::Source;
@@ -179,8 +179,10 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
             match request {
                 SubscriptionRequest::Subscribe(topic, generation) => {
                     let Some((channel, source)) = upstream(&topic) else { continue };
-                    // Where only sessions are stored, leases subscribe, and to nothing else.
-                    debug_assert!(self.messages.is_some() || source == Source::Keyspace);
+                    // A broker without messages has no queue for them; only leases subscribe there.
+                    if self.messages.is_none() && source != Source::Keyspace {
+                        continue;
+                    }
                     if subscriptions.subscribe(&channel, source, shard, generation) {
                         confirmed.push((channel, generation));
                     }
@@ -260,7 +262,7 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
             }
             Some(reason) if ErrorClass::of(&reason) == ErrorClass::Temporary => {
                 if self.refused_for_now.allow(&reason) {
-                    warn!(redis = link.name(), error = %reason, "redis cannot subscribe at the moment; handshakes wait; {}", hint(&reason));
+                    warn!(redis = link.name(), error = %reason, "redis cannot subscribe at the moment; handshakes wait{}", cure(&reason));
                 }
                 subscriptions.postpone(channels, now);
             }

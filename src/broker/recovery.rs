@@ -16,7 +16,7 @@ use crate::wire::Channel;
 /// Channels whose values are read by one request.
 const RECOVERY_BATCH: usize = 500;
 
-/// Batches of values that may wait for the broker.
+/// Batches of values that may wait for the broker, and as many for a fence.
 const MAX_WAITING: usize = 4;
 
 /// Time limit for reading values; after it, held messages are delivered without them.
@@ -90,6 +90,9 @@ impl Recovery {
 
     /// Waits for values, and keeps them for the next fence. Safe to cancel.
     pub(super) async fn receive(&mut self) {
+        if self.read.len() >= MAX_WAITING {
+            return pending().await;
+        }
         match self.receiver.recv().await {
             Some(values) => self.read.push(values),
             None => pending().await,

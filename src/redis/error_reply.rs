@@ -84,6 +84,14 @@ pub(crate) fn hint(text: &str) -> &'static str {
     }
 }
 
+/// Returns the cure for an error reply as the end of a log line; empty if none is known.
+pub(crate) fn cure(text: &str) -> String {
+    match hint(text) {
+        "" => String::new(),
+        hint => format!("; {hint}"),
+    }
+}
+
 /// Masks session keys and control characters in the text of an error, for the log.
 pub(crate) fn describe_text(text: &str) -> String {
     // Redis quotes the arguments of an unknown command: a message would appear in the log.

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::command_client::CommandClient;
-use super::error_reply::{describe_text, hint};
+use super::error_reply::{cure, describe_text};
 use super::reply::CommandReply;
 use super::reply_value::ReplyValue;
 use super::target::Target;
@@ -44,7 +44,7 @@ pub async fn examine(target: &Target) -> Result<ServerReport, String> {
         // An error reply proves that Redis is alive.
         ReplyValue::Error(reason) => {
             let reason = describe_text(&reason);
-            Some(format!("{reason}; {}", hint(&reason)))
+            Some(format!("{reason}{}", cure(&reason)))
         }
         _ => None,
     };

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::command_client::{CommandBatch, CommandClient};
 use super::discovery::Discovery;
-use super::error_reply::{ErrorClass, hint};
+use super::error_reply::{ErrorClass, cure};
 use super::publish_acks::{PublishAcks, PublishError};
 use super::reply::{CommandFailure, CommandReplies, CommandReply};
 use crate::metrics::Counters;
@@ -321,7 +321,7 @@ impl Publisher {
             Some(Err(CommandFailure::Lost)) | None => return Err(PublishError::Lost),
             Some(Err(CommandFailure::Refused(error))) => {
                 if let Some(suppressed) = self.unkept.allow() {
-                    warn!(%error, suppressed, "redis did not persist a client's message, it is delivered only; {}", hint(&error));
+                    warn!(%error, suppressed, "redis did not persist a client's message, it is delivered only{}", cure(&error));
                 }
                 Counters::count(&self.counters.unkept_publications);
             }
@@ -334,7 +334,7 @@ impl Publisher {
             Some(Ok(_)) => Ok(()),
             Some(Err(CommandFailure::Refused(error))) => {
                 if let Some(suppressed) = self.refused.allow() {
-                    warn!(%error, suppressed, "redis refused a client's message, the client is closed; {}", hint(&error));
+                    warn!(%error, suppressed, "redis refused a client's message, the client is closed{}", cure(&error));
                 }
                 // A temporary error means that the command was not executed, so a retry is safe.
                 let is_passing = ErrorClass::of(&error) == ErrorClass::Temporary;

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::address::ServerAddress;
 use super::command_client::CommandClient;
-use super::error_reply::{ErrorClass, HintThrottle, hint};
+use super::error_reply::{ErrorClass, HintThrottle, cure};
 use super::reply::{CommandFailure, CommandReply};
 use crate::metrics::Counters;
 use crate::telemetry::LogThrottle;
@@ -266,8 +266,8 @@ impl<K: ReadKey> Reads<K> {
             Ok(_) => None,
             Err(CommandFailure::Refused(error)) if ErrorClass::of(&error) == ErrorClass::Denied => {
                 if let Some(suppressed) = self.refused.allow() {
-                    let hint = hint(&error);
-                    warn!(?key, %error, suppressed, "redis refused a {}, which counts as absent; {hint}", self.what);
+                    let cure = cure(&error);
+                    warn!(?key, %error, suppressed, "redis refused a {}, which counts as absent{cure}", self.what);
                 }
                 Counters::count(&self.counters.refused_reads);
                 return Ok(StoredValue { refused: true, ..StoredValue::default() });
@@ -299,7 +299,7 @@ impl<K: ReadKey> Reads<K> {
     /// A temporary refusal is no result for the key: retry.
     fn note_temporary(&self, error: &str) -> ReadResult {
         if self.temporary.borrow_mut().allow(error) {
-            warn!(%error, "redis temporarily refuses to read a {}, handshakes wait; {}", self.what, hint(error));
+            warn!(%error, "redis temporarily refuses to read a {}, handshakes wait{}", self.what, cure(error));
         }
         Counters::count(&self.counters.refused_reads);
         Err(ReadError::Temporary)

@@ -140,10 +140,21 @@ impl Subscriptions {
         Some((number, self.channels.name(number), self.channels[number].source))
     }
 
-    /// Returns a channel by the number that [`Self::find`] returned earlier, if it is still the channel of this name.
-    /// Comparing names is cheaper than hashing one again.
-    pub(super) fn get(&mut self, number: u32, name: &[u8]) -> Option<(&Channel, &mut BrokerSubscription)> {
-        self.channels.get_mut(number).filter(|(channel, _)| channel.as_str().as_bytes() == name)
+    /// Returns the number that a channel has now, and its subscription. `number` is what [`Self::find`] returned when its
+    /// message arrived: mostly still the same, and comparing names is cheaper than hashing one again. After a peak the
+    /// channels are renumbered, also while messages wait.
+    pub(super) fn get(
+        &mut self,
+        number: u32,
+        name: &[u8],
+    ) -> Option<(u32, &Channel, &mut BrokerSubscription)> {
+        let known = self.channels.get_mut(number);
+        let number = match known.is_some_and(|(channel, _)| channel.as_str().as_bytes() == name) {
+            true => number,
+            false => self.channels.find(name)?,
+        };
+        let (channel, subscription) = self.channels.get_mut(number)?;
+        Some((number, channel, subscription))
     }
 
     fn get_mut(&mut self, channel: &Channel) -> Option<&mut BrokerSubscription> {

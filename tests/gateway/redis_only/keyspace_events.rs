@@ -114,6 +114,14 @@ async fn without_permission_for_keyspace_events_sessions_are_read_periodically()
         .start()
         .await;
     gateway.expect_log(&["refuses the control channel", "ws4redis:control"]).await;
+    let opening = (0..8).map(|number| {
+        let cookie = log_in(&redis, &session_key(), &format!("8{number}"), &format!("u{number}"), &[]);
+        tokio::spawn(gateway.request("/ws/x?subscribe-user").header("Cookie", &cookie).send())
+    });
+    let mut refused_together = Vec::new();
+    for opened in opening.collect::<Vec<_>>() {
+        refused_together.push(opened.await.unwrap().1);
+    }
     for _ in 0..2 {
         let key = session_key();
         let cookie = log_in(&redis, &key, "7", "john", &[]);
