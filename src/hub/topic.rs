@@ -36,11 +36,13 @@ pub(super) struct TopicEntry {
     pub(super) members: SmallVec<[MemberSlot; 2]>,
     pub(super) recent: RecentDigests,
     pub(super) paused: Option<Box<PausedRuns>>,
-    /// The latest request that was sent to the broker.
+    /// The latest request to the broker; none if a new one is due.
     requested: Option<Generation>,
     pub(super) subscribed: bool,
     /// Redis has refused the latest request.
     refused: bool,
+    /// The broker subscribes to the topic, or retries it, until it receives an UNSUBSCRIBE.
+    is_known: bool,
     is_changed: bool,
 }
 
@@ -139,9 +141,10 @@ impl TopicTable {
             entry.is_changed = false;
             if entry.members.is_empty() {
                 let (topic, entry) = self.entries.remove(id);
-                requests.extend(entry.requested.map(|_| SubscriptionRequest::Unsubscribe(topic)));
+                requests.extend(entry.is_known.then_some(SubscriptionRequest::Unsubscribe(topic)));
             } else if entry.requested.is_none() {
                 entry.requested = Some(self.next_generation);
+                entry.is_known = true;
                 let topic = self.entries.name(id).clone();
                 requests.push(SubscriptionRequest::Subscribe(topic, self.next_generation));
                 self.next_generation = self.next_generation.checked_add(1).unwrap_or(Generation::MIN);
@@ -177,5 +180,25 @@ impl Index<u32> for TopicTable {
 impl IndexMut<u32> for TopicTable {
     fn index_mut(&mut self, id: u32) -> &mut TopicEntry {
         &mut self.entries[id]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Channel;
+
+    #[test]
+    fn a_refused_topic_that_is_joined_and_left_at_once_is_unsubscribed() {
+        let (mut topics, topic) = (TopicTable::default(), Topic::from(Channel::from_redis("broadcast:x")));
+        let member = MemberSlot { member: 0, membership: 0 };
+        let (id, _) = topics.add(topic.clone(), member);
+        let requests = topics.take_requests();
+        assert_eq!(requests, [SubscriptionRequest::Subscribe(topic.clone(), Generation::MIN)]);
+        assert!(topics.entries[id].mark_refused(Generation::MIN));
+        let (id, slot) = topics.add(topic.clone(), member);
+        topics.remove(id, slot);
+        topics.remove(id, 0);
+        assert_eq!(topics.take_requests(), [SubscriptionRequest::Unsubscribe(topic)]);
     }
 }
