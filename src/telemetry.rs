@@ -118,9 +118,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_line_is_allowed_once_a_second_with_the_number_of_suppressed_ones() {
-        let seldom = LogThrottle::default();
-        assert_eq!([seldom.allow(), seldom.allow(), seldom.allow()], [Some(0), None, None]);
+        let throttle = LogThrottle::default();
+        assert_eq!([throttle.allow(), throttle.allow(), throttle.allow()], [Some(0), None, None]);
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!([seldom.allow(), seldom.allow()], [Some(2), None]);
+        assert_eq!([throttle.allow(), throttle.allow()], [Some(2), None]);
     }
 }

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_are_taken_off_as_python_does() {
+    fn quotes_are_removed_as_in_python() {
         for (written, expected) in [
             (r#""abc""#, "abc"),
             (r#""""#, ""),

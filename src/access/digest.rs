@@ -16,7 +16,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_what_another_implementation_says() {
+    fn the_digest_agrees_with_pythons() {
         // hashlib.sha256(b"ws4redis:session:abc").hexdigest()[:16]
         assert_eq!(session_digest(&SessionKey::new("abc")), SessionDigest::new(0x0190_a8ae_faed_27cd));
     }

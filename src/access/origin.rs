@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_refusal_never_advises_what_has_no_effect() {
+    fn the_refusal_never_suggests_a_setting_without_effect() {
         for origin in
             ["null", "file://", "wss://a.example", "https://a.example/b", "https://a b", "a.example"]
         {

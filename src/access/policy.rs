@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn where_anonymous_visitors_may_not_publish_only_who_is_logged_in_does() {
+    fn without_anonymous_publish_only_logged_in_visitors_may_publish() {
         let all = "subscribe-broadcast&publish-broadcast&publish-session&echo";
         let handshake = Handshake::parse("/ws/x", Some(all), "/ws/").unwrap();
         let anonymous = Identity { session: Some(SessionKey::new("key")), ..Identity::default() };

@@ -160,7 +160,7 @@ mod tests {
         Peer::parse(text).unwrap()
     }
 
-    /// Checks who is the visitor behind the trusted 10.0.0.0/8, `::1` and unix sockets.
+    /// Checks the visitor behind the trusted 10.0.0.0/8, `::1` and unix sockets.
     #[track_caller]
     fn check(from: &str, x_forwarded_for: &[&str], forwarded: &[&str], expected: &str) {
         let proxies = proxies(&["10.0.0.0/8", "::1", "unix"]);
@@ -185,7 +185,7 @@ mod tests {
             // A visitor from the network of the proxies.
             ("10.0.0.1", &["10.9.9.9, 10.2.3.4"], "10.9.9.9"),
             ("10.0.0.1", &[], "10.0.0.1"),
-            // From anyone else the header means nothing.
+            // From any other peer the header is ignored.
             ("203.0.113.9", &["198.51.100.1"], "203.0.113.9"),
             ("::2", &["198.51.100.1"], "::2"),
         ] {
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_of_a_proxy_is_no_visitors_own() {
+    fn the_address_of_a_proxy_is_not_the_visitors() {
         let trusted = proxies(&["10.0.0.0/8", "unix"]);
         let own = |text: &str| ClientAddress::Own(text.parse().unwrap());
         for (from, line, forwards, expected) in [
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_read_where_there_is_no_x_forwarded_for() {
+    fn forwarded_is_used_without_x_forwarded_for() {
         for (lines, expected) in [
             (&["for=203.0.113.7"][..], "203.0.113.7"),
             (&["For=\"203.0.113.7:4711\""], "203.0.113.7"),
@@ -279,7 +279,7 @@ mod tests {
             (&["for=198.51.100.1", "for=203.0.113.7"], "203.0.113.7"),
             // A quote that the client left open, before what the proxy has added.
             (&["for=198.51.100.1;x=\", for=203.0.113.7"], "203.0.113.7"),
-            // A comma in a quoted value is no place to begin an element of one's own.
+            // A client cannot start an element of its own after a comma in a quoted value.
             (&["for=203.0.113.7;host=\"x, for=198.51.100.1\""], "10.0.0.1"),
             (&["for=203.0.113.7;host=\"x, for=198.51.100.1;a=\\\"\""], "10.0.0.1"),
             (&["for=203.0.113.7;for=198.51.100.1"], "10.0.0.1"),
@@ -307,7 +307,7 @@ mod tests {
             ("unix:", &["www.example.com:8443"], "www.example.com:8443"),
             ("10.0.0.1", &["evil.example, www.example.com"], "www.example.com"),
             ("10.0.0.1", &["evil.example", "www.example.com"], "www.example.com"),
-            // Nothing is as good as any other host: none that a page can have.
+            // An empty host, which no page can have.
             ("10.0.0.1", &["www.example.com,"], ""),
             ("10.0.0.1", &[], "upstream"),
             ("10.0.0.2", &["www.example.com"], "upstream"),

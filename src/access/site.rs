@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_port_may_be_named_and_a_slash_stand_behind_it() {
+    fn the_default_port_and_a_trailing_slash_are_accepted() {
         check("https://a.example:443", "https://a.example", true);
         check("http://a.example:80/", "http://a.example", true);
         check("https://a.example/", "https://a.example", true);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_match_nothing_is_refused_with_its_reason() {
+    fn an_entry_that_can_match_nothing_is_refused_with_its_reason() {
         for (entry, unfit) in [
             ("null", InvalidOrigin::Null),
             ("wss://a.example", InvalidOrigin::Socket),

@@ -17,10 +17,10 @@ use crate::sources::{Instruction, Source};
 use crate::telemetry::LogThrottle;
 use crate::wire::{Channel, Message};
 
-/// Something that ends a period of messages: everything that arrived before it is passed on first.
+/// An event between messages: everything that arrived before it is passed on first.
 #[derive(Debug)]
 pub(super) enum ControlEvent {
-    /// The fence was answered; perhaps by an error.
+    /// The fence was answered, possibly with an error.
     Fence(Option<String>),
     /// Redis refuses a command.
     Refused(String),
@@ -36,7 +36,7 @@ pub(super) struct Intake {
     pub(super) messages: Batcher,
     pub(super) key_events: KeyEvents,
     pub(super) control: ControlInbox,
-    /// Nothing more is read until it is taken: what follows belongs to a later period.
+    /// Nothing more is read until it is taken, so that events and messages stay in order.
     control_event: Option<ControlEvent>,
     counters: Arc<Counters>,
     oversize: LogThrottle,
@@ -57,12 +57,12 @@ impl Intake {
         }
     }
 
-    /// Returns true if nothing but perhaps a control event waits.
+    /// Returns true if no instruction waits. A control event may.
     pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty() && self.control.is_empty() && self.key_events.is_empty()
     }
 
-    /// Returns true if nothing at all waits.
+    /// Returns true if neither an instruction nor a control event waits.
     pub(super) fn is_drained(&self) -> bool {
         self.is_empty() && self.control_event.is_none()
     }
@@ -117,7 +117,7 @@ impl Intake {
         }
     }
 
-    /// Has the source of the message's channel read it, and keeps the instruction.
+    /// Decodes a message by the source of its channel, and queues the instruction.
     fn take_message(&mut self, message: Message) {
         let Some((number, channel, source)) = self.subscriptions.find(message.channel()) else { return };
         if source == Source::Control && !self.control.admit() {

@@ -1,4 +1,4 @@
-//! Whether Redis publishes keyspace events: probed, or configured, and what happens when it refuses their channels.
+//! Detects whether Redis publishes keyspace events, by a probe or from the settings, and handles refused channels.
 
 use std::future::pending;
 use std::rc::Rc;
@@ -25,7 +25,7 @@ pub(super) enum Support {
     Yes,
     /// It does not.
     No,
-    /// It does not allow the question, or refuses a channel.
+    /// It does not allow the probe, or refuses a channel.
     Unknown,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct KeyspaceSupport {
     detection: Detection,
     announced: Option<Support>,
     probed_at: Instant,
-    /// A refused channel that is retried for all of its kind, even if no session needs it any more.
+    /// The refused keyspace channel that is retried on behalf of all others, even if no session needs it any more.
     refused: Option<Channel>,
     sender: mpsc::Sender<Support>,
     receiver: mpsc::Receiver<Support>,
@@ -76,13 +76,13 @@ impl KeyspaceSupport {
     /// Probes in the background; [`Self::next`] returns the result.
     pub(super) fn probe(&mut self) {
         self.probed_at = Instant::now();
-        // A question that was refused is not repeated on this connection.
+        // A refused probe is not repeated on this connection.
         if self.announced == Some(Support::Unknown) {
             return;
         }
         match self.detection {
             Detection::Off => {}
-            // A result that still waits is as good.
+            // If an older result is still queued, it is the same.
             Detection::Configured(true) => drop(self.sender.try_send(Support::Yes)),
             Detection::Configured(false) => drop(self.sender.try_send(Support::No)),
             Detection::Probe => {
@@ -132,7 +132,7 @@ impl KeyspaceSupport {
         is_first || announced != Some(Support::Unknown)
     }
 
-    /// Returns true if this refused channel is retried for all of its kind.
+    /// Returns true if this is the refused channel that is retried on behalf of all others.
     pub(super) fn is_retried(&self, channel: &Channel) -> bool {
         self.refused.as_ref() == Some(channel)
     }
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redis_is_asked_again_whether_it_tells_where_it_only_cannot_answer_now() {
+    fn a_temporary_error_repeats_the_probe_for_keyspace_events() {
         let refused = |text: &str| parse_support(Err((text.to_owned(), true)));
         assert_eq!(refused("BUSY Redis is busy running a script."), None);
         assert_eq!(refused("NOPERM no permissions to run the 'config|get' command"), Some(Support::Unknown));

@@ -50,7 +50,7 @@ pub(super) struct ChangeOutcome {
     pub(super) refusal: Option<String>,
 }
 
-/// What the link was waiting for.
+/// An event of the link.
 pub(super) enum LinkEvent {
     /// Input was read, or the connection was lost.
     Input(Result<(), String>),

@@ -1,4 +1,4 @@
-//! What only a broker of messages does: delivery, recovery, and the control channel.
+//! The part of a broker that exists only for messages: delivery, recovery, and the control channel.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -90,7 +90,7 @@ impl Messages {
         self.shards.send_each(values, BrokerEvent::Recovered, intake).await;
     }
 
-    /// Has the shards hold back channels that Redis refused and confirms now, before they hear of the confirmation.
+    /// Makes the shards hold back channels that Redis refused before, ahead of the event that confirms them.
     pub(super) async fn hold_regained(&self, regained: &[(Channel, Vec<usize>)], intake: &mut Intake) {
         for (channel, shards) in regained {
             for shard in shards {

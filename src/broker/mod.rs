@@ -41,7 +41,7 @@ use crate::sources::Source;
 use crate::telemetry::LogThrottle;
 use crate::wire::{Channel, Topic};
 
-/// Returns the channel to subscribe to for a topic, and its source; `None` if its messages do not come from Redis.
+/// Returns the Redis channel of a topic and the channel's source; `None` if the topic has no channel.
 fn upstream(topic: &Topic) -> Option<(Channel, Source)> {
     let channel = topic.channel()?;
     let source = Source::of(&channel);
@@ -280,7 +280,7 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
         }
     }
 
-    /// Tells the shards which channels are confirmed.
+    /// Reports confirmed channels to the shards.
     async fn on_confirmed(&mut self, confirmed: Vec<Confirmed>) {
         let (mut per_shard, mut regained) = (vec![Vec::new(); self.shards.len()], Vec::new());
         for Confirmed { channel, source, generations, was_refused } in confirmed {

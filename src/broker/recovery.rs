@@ -1,4 +1,4 @@
-//! After messages were lost: the persisted values of channels are re-read and delivered behind a fence.
+//! Recovery after a loss of messages: re-reads the persisted values of channels and delivers them behind a fence.
 
 use std::cell::Cell;
 use std::collections::HashMap;

@@ -15,7 +15,7 @@ use crate::wire::HandshakeError;
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// A request to a WebSocket path that is no handshake.
+    /// A request to a WebSocket path that is not a handshake.
     #[error("client does not wish to upgrade to a websocket: {0}")]
     NoUpgrade(&'static str),
     /// HTTP/1.0.

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_minimal_or_not() {
+    fn only_minimal_lengths_are_accepted() {
         for (payload, length_bytes, is_minimal) in [
             (0, 0, true),
             (125, 0, true),

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_message_of_the_package_says_nothing() {
+    fn malformed_control_messages_are_ignored() {
         let nonce = "0123456789abcdef0123456789abcdef";
         for (message, expected) in [
             (r#"{"v":1,"user":"7","reason":"user"}"#.to_owned(), Some(("7", false))),

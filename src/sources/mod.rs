@@ -1,4 +1,4 @@
-//! What a message from Redis means: each source turns a message of its channels into an [`Instruction`].
+//! Sources: each decodes the messages of its channels into [`Instruction`]s.
 //!
 //! The broker stores a channel's source with its subscription, so that no message's channel name is parsed, and carries
 //! the instructions out.

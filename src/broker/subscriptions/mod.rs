@@ -1,4 +1,4 @@
-//! Which channels are wanted, and which of them Redis has confirmed. State only, no I/O.
+//! The channels that are wanted, and the state of each in Redis. State only, no I/O.
 
 mod retries;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! When refused subscriptions are retried, with back-off. State only, no I/O.
+//! The back-off of refused subscriptions. State only, no I/O.
 
 use std::time::Duration;
 

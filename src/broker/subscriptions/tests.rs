@@ -33,7 +33,7 @@ fn confirmed(name: &str, shard: usize, number: u32, was_refused: bool) -> Confir
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_want_counts_until_the_leave_even_while_redis_is_being_told() {
+async fn a_subscription_can_be_left_before_redis_has_confirmed_it() {
     let (mut subscriptions, now) = (Subscriptions::new(LINGER), Instant::now());
     assert!(!want(&mut subscriptions, "a", 1));
     let change = subscriptions.next_change(now);
@@ -45,7 +45,7 @@ async fn a_want_counts_until_the_leave_even_while_redis_is_being_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_leaver_is_waited_for_and_a_return_keeps_the_channel() {
+async fn an_idle_channel_lingers_and_a_new_listener_keeps_it() {
     let (mut subscriptions, now) = (Subscriptions::new(LINGER), Instant::now());
     want(&mut subscriptions, "a", 1);
     confirm_next(&mut subscriptions, now);
@@ -59,7 +59,7 @@ async fn the_last_leaver_is_waited_for_and_a_return_keeps_the_channel() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_loss_what_is_wanted_is_subscribed_again() {
+async fn after_a_loss_wanted_channels_are_subscribed_again() {
     let (mut subscriptions, now) = (Subscriptions::new(LINGER), Instant::now());
     want(&mut subscriptions, "a", 1);
     want(&mut subscriptions, "b", 2);
@@ -159,7 +159,7 @@ async fn a_refusal_of_the_command_itself_refuses_all_channels_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_redis_cannot_subscribe_at_the_moment_waits_and_refuses_nobody() {
+async fn a_temporary_error_postpones_channels_and_refuses_none() {
     let (mut subscriptions, now) = (Subscriptions::new(LINGER), Instant::now());
     want(&mut subscriptions, "a", 1);
     let change = subscriptions.next_change(now);
