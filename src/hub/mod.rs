@@ -1,7 +1,8 @@
 //! The hub: the topics of a shard, their members, and the delivery of messages to their sockets.
 //!
-//! A shard has one hub, which only its own thread uses: no lock, no `.await`. Writes do not block; what a socket does not
-//! accept is queued in the outbox of its connection, which is bounded in bytes.
+//! A shard has one hub, which only its own thread uses, without a lock. Its methods never wait; tasks wait for a join and for
+//! requests in `shared`. Writes do not block; what a socket does not accept is queued in the outbox of its connection, which
+//! is bounded in bytes.
 
 mod digests;
 mod directory;
