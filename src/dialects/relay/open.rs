@@ -22,6 +22,7 @@ pub async fn open(
 ) -> Result<impl FnOnce(Upgraded, ConnectionPermit) + use<>, Rejection> {
     let HandshakeRequest { handshake, credentials } = &request;
     Span::current().record("facility", field::debug(&handshake.facility));
+    // From here on invalidations are logged for this handshake: its lease does not exist yet.
     let in_flight = state.visitors.leases.begin();
     let mut identified = identify(state, &request).await?;
     let (grant, joining, persisted) = loop {
@@ -43,7 +44,7 @@ pub async fn open(
     let rate_limit =
         state.visitors.rate_limits.limit(&visitor.identity, credentials.client_address, grant.rate);
     let handshake = request.handshake;
-    // After the 101:
+    // Everything below runs after the 101.
     Ok(move |upgraded: Upgraded, permit: ConnectionPermit| {
         // Messages were lost after the values were read: the client reconnects rather than misses them.
         let is_incomplete = !matches!(joining.subscription.is_stale(), Ok(false));
