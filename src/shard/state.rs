@@ -239,3 +239,30 @@ fn identifier(process: &ProcessState, sessions: Rc<Lookups>, messages: Rc<Lookup
     let recheck = Duration::from_secs(settings.session.recheck_seconds.into());
     Identifier::new(sessions, settings.jwt.clone(), callback, recheck)
 }
+
+/// Returns the state of a shard whose Redis does not exist.
+#[cfg(test)]
+pub(crate) fn without_redis() -> Rc<ShardState> {
+    use crate::settings::Servers;
+
+    let mut settings = Settings::built_in().unwrap();
+    let url = settings.redis.url.get_or_insert_default();
+    url.servers = Servers::Unix("/nonexistent/redis.sock".into());
+    ShardState::new(
+        0,
+        ProcessState {
+            target: Target::new(&settings.redis).unwrap(),
+            settings: Arc::new(settings),
+            session_target: None,
+            counters: Arc::default(),
+            transport: None,
+            large: LargeValues::default(),
+            connections: Arc::default(),
+            max_connections: 1,
+            outboxes: OutboxMemory::new(1 << 20),
+            rate_limits: Arc::default(),
+            unfinished: UnfinishedMemory::new(1 << 20),
+            last_span: Arc::default(),
+        },
+    )
+}

@@ -38,6 +38,8 @@ pub enum Close {
     Slow,
     /// The client reads too slowly, and the outboxes are full. A message was cut off, so no close frame can follow.
     Torn,
+    /// Messages were lost during the handshake, after the persisted values were read: a new handshake reads them again.
+    Incomplete,
     /// The unfinished messages of all clients together take too much memory.
     Unfinished,
     /// The client did not finish a message in time.
@@ -60,7 +62,7 @@ impl Close {
             Self::TooBig => Some(1009),
             Self::SessionEnded => Some(4401),
             Self::Silent | Self::PublicationLost => Some(1011),
-            Self::Slow | Self::Overloaded | Self::Unfinished => Some(1013),
+            Self::Slow | Self::Incomplete | Self::Overloaded | Self::Unfinished => Some(1013),
         }
     }
 
@@ -84,6 +86,7 @@ impl Close {
             Self::SessionEnded => "session ended",
             Self::Silent => "no answer to a ping",
             Self::PublicationLost => "message may be lost, redis failed",
+            Self::Incomplete => "messages were lost while connecting",
             Self::Unfinished => "too many unfinished messages",
             Self::Late => "message took too long",
             Self::Slow => "reading too slowly",
@@ -148,6 +151,7 @@ mod tests {
             Close::Silent,
             Close::PublicationLost,
             Close::Slow,
+            Close::Incomplete,
             Close::Overloaded,
         ] {
             let frame = close.frame().unwrap();

@@ -1,7 +1,6 @@
 //! An open connection: the loop of its task, and its end.
 
 use std::future::poll_fn;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -28,7 +27,7 @@ pub(super) struct RelayConnection {
     permit: ConnectionPermit,
     socket: SocketConnection,
     client: RelayClient,
-    /// Why it has to end, if the bytes that arrived with the handshake demand it.
+    /// Why it has to end before anything more is read, if it has to.
     early: Option<Box<Close>>,
     /// Its span; none unless debug lines are logged.
     span: Option<Box<Span>>,
@@ -71,8 +70,12 @@ impl RelayConnection {
         Box::new(Self { permit, socket, client, early: None, span })
     }
 
-    /// Sends the persisted values and what was held, and goes live.
-    pub(super) fn release(&self, persisted: &[Option<Bytes>]) {
+    /// Sends the persisted values and what was held, and goes live. If messages were lost after the values were read, the
+    /// connection ends: the client reconnects rather than misses them.
+    pub(super) fn release(&mut self, persisted: &[Option<Bytes>]) {
+        if !matches!(self.client.subscription.is_stale(), Ok(false)) {
+            self.end(Close::Incomplete);
+        }
         self.client.subscription.open(self.socket.listener(), persisted);
     }
 
@@ -86,9 +89,9 @@ impl RelayConnection {
         self.client.share = self.permit.visitors.leases.add(visitor, since, self.socket.listener(), watch);
     }
 
-    /// Returns the hub's side of the connection.
-    pub(super) fn listener(&self) -> &Rc<Listener> {
-        self.socket.listener()
+    /// Makes the connection end as soon as it is served.
+    fn end(&mut self, close: Close) {
+        self.early = Some(Box::new(close));
     }
 
     /// Handles the bytes that arrived with the handshake, and serves the connection until it ends.
@@ -96,7 +99,9 @@ impl RelayConnection {
     /// The future holds a few pointers only: tokio puts it between 96 bytes of its own, and rounds the sum up to a multiple
     /// of 128.
     pub(super) fn serve(mut self: Box<Self>, early: &[u8]) -> impl Future<Output = ()> + use<> {
-        self.early = self.receive_early(early).map(Box::new);
+        if let Some(close) = self.receive_early(early) {
+            self.end(close);
+        }
         async move {
             let close = poll_fn(|cx| self.poll_end(cx)).await;
             // Boxed: the end needs timers, for which an idle connection should not reserve memory.
@@ -200,4 +205,44 @@ pub(crate) fn sizes() -> [(&'static str, usize); 2] {
     }
     let future = returned(|connection: Box<RelayConnection>, early: &'static [u8]| connection.serve(early));
     [("serve", future), ("RelayConnection", size_of::<RelayConnection>())]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::hub::Hub;
+    use crate::shard::state;
+    use crate::stream::Permit;
+
+    #[tokio::test]
+    async fn a_client_whose_messages_were_lost_while_it_connected_reconnects_and_is_not_called_slow() {
+        let test = async {
+            let state = state::without_redis();
+            let (mut client, server) = UnixStream::pair().unwrap();
+            let stream = Stream::new(server.into_std().unwrap().into()).unwrap();
+            let permit = Permit::take(&state.process.connections, 1).unwrap();
+            let permit = ConnectionPermit::new(&state, permit);
+            let handshake = Handshake::parse("/ws/x", Some("subscribe-broadcast"), "/ws/").unwrap();
+            let grant = state.policy.grant(&handshake, &Visitor::default().identity, None).unwrap();
+            let subscription = state.hub.join(&grant.subscribe);
+            let mut connection = RelayConnection::new(permit, stream, None, handshake, subscription, grant);
+            state.hub.with(Hub::on_lost);
+            connection.release(&[None]);
+            let serving = tokio::task::spawn_local(connection.serve(&[]));
+            let mut received = Vec::new();
+            client.read_buf(&mut received).await.unwrap();
+            let reason = "messages were lost while connecting";
+            assert_eq!(received, [&b"\x88\x25\x03\xf5"[..], reason.as_bytes()].concat());
+            drop(client);
+            serving.await.unwrap();
+            assert_eq!(state.process.counters.slow_clients.load(Ordering::Relaxed), 0);
+        };
+        LocalSet::new().run_until(test).await;
+    }
 }

@@ -8,7 +8,6 @@ use super::connection::RelayConnection;
 use super::join::join;
 use crate::dialects::identify::{Identified, identify};
 use crate::http::{HandshakeRequest, Rejection, Upgraded};
-use crate::hub::Ending;
 use crate::shard::state::{ConnectionPermit, ShardState};
 
 /// Opens a connection. Returns the continuation that serves it, which runs once `http` has written the 101.
@@ -46,8 +45,6 @@ pub async fn open(
     let handshake = request.handshake;
     // Everything below runs after the 101.
     Ok(move |upgraded: Upgraded, permit: ConnectionPermit| {
-        // Messages were lost after the values were read: the client reconnects rather than misses them.
-        let is_incomplete = !matches!(joining.subscription.is_stale(), Ok(false));
         let Upgraded { stream, early, head } = upgraded;
         let mut connection =
             RelayConnection::new(permit, stream, head, handshake, joining.subscription, grant);
@@ -56,9 +53,6 @@ pub async fn open(
         connection.hold_lease(visitor, since, joining.watch);
         // Only now invalidations reach the connection through its lease.
         drop(in_flight);
-        if is_incomplete {
-            connection.listener().end(Ending::Slow);
-        }
         tokio::task::spawn_local(connection.serve(&early));
     })
 }
