@@ -125,6 +125,40 @@ async fn visitors_with_an_unknown_address_share_no_limit() {
 }
 
 #[tokio::test]
+async fn a_user_who_becomes_anonymous_leaves_the_users_bucket() {
+    let site =
+        TestSite::always_returning(r#"{"user": "john", "id": 7, "allow": ["publish-broadcast"]}"#).await;
+    let rules = RULES.replace("publish_burst_seconds = 10", "publish_burst_seconds = 60");
+    let builder = TestGateway::builder().rules(&rules).set("auth.callback_url", &site.url());
+    let gateway = builder.set("expire", "0").start().await;
+    let request = gateway.request("/ws/x?subscribe-broadcast&publish-broadcast");
+    let mut client = request.header("Cookie", "a=1").connect().await;
+    for _ in 0..60 {
+        client.send_text("x").await;
+    }
+    client.send_ping(b"").await;
+    client.expect_pong(b"").await;
+    site.answer(|_| {
+        SiteReply::json(r#"{"user": null, "allow": ["subscribe-broadcast", "publish-broadcast"]}"#)
+    });
+    RedisServer::shared().persist(&gateway.channel("broadcast:x"), "welcome");
+    let hint = r#"{"v":1,"user":"7","reason":"groups"}"#;
+    RedisServer::shared().publish(&gateway.channel("ws4redis:control"), hint);
+    client.expect_text("welcome").await;
+    // The user's bucket is empty.
+    for _ in 0..50 {
+        client.send_text("x").await;
+    }
+    let end = loop {
+        let frame = client.next_message().await;
+        if frame.opcode == crate::support::client::CLOSE {
+            break frame;
+        }
+    };
+    assert_eq!(end.payload[..2], 4401_u16.to_be_bytes(), "the end of the session, not that of the bucket");
+}
+
+#[tokio::test]
 async fn an_anonymous_visitor_keeps_its_limit_when_its_flags_change() {
     let site =
         TestSite::always_returning(r#"{"user": null, "allow": ["publish-broadcast"], "expires_in": 2}"#)

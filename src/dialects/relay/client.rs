@@ -26,13 +26,15 @@ pub(super) struct RelayClient {
     pub(super) addition: Option<AbortOnDropHandle<()>>,
     /// None if publications are not limited.
     pub(super) rate_limit: Option<Arc<TokenBucket>>,
+    /// Whether `rate_limit` was chosen for an anonymous visitor, so that it may be that of its address.
+    pub(super) limited_as_anonymous: bool,
     /// None before the first publication.
     pub(super) acks: Option<Rc<PublishAcks>>,
     pub(super) since: Instant,
     pub(super) received: u64,
     pub(super) ignored: u32,
-    /// Texts that look like a library's heartbeat and are in no setting.
-    pub(super) heartbeats: u32,
+    /// Texts that look like a library's heartbeat and are in no setting, at most 255.
+    pub(super) heartbeats: u8,
 }
 
 impl RelayClient {

@@ -59,6 +59,7 @@ impl RelayConnection {
             share: None,
             addition: None,
             rate_limit: None,
+            limited_as_anonymous: true,
             acks: None,
             since: Instant::now(),
             received: 0,
@@ -79,9 +80,10 @@ impl RelayConnection {
         self.client.subscription.open(self.socket.listener(), persisted);
     }
 
-    /// Sets the limit of its publications.
-    pub(super) fn limit(&mut self, rate_limit: Option<Arc<TokenBucket>>) {
+    /// Sets the limit of its publications, and whether it is that of an anonymous visitor.
+    pub(super) fn limit(&mut self, rate_limit: Option<Arc<TokenBucket>>, is_anonymous: bool) {
         self.client.rate_limit = rate_limit;
+        self.client.limited_as_anonymous = is_anonymous;
     }
 
     /// Adds it to the lease of its visitor, who was read at `since`.

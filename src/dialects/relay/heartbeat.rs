@@ -22,7 +22,7 @@ const KNOWN: [&str; 16] = [
 
 /// Returns the text if it looks like a heartbeat, and counts it in `seen`: the client starts with it, as one that reconnects
 /// because nothing answers, or repeats it. A person may write "ping" once.
-pub(super) fn count_heartbeat(payload: &[u8], is_first: bool, seen: &mut u32) -> Option<&'static str> {
+pub(super) fn count_heartbeat(payload: &[u8], is_first: bool, seen: &mut u8) -> Option<&'static str> {
     let known = KNOWN.into_iter().find(|known| known.as_bytes() == payload)?;
     *seen = seen.saturating_add(1);
     (is_first || *seen > 1).then_some(known)

@@ -49,7 +49,7 @@ pub async fn open(
         let mut connection =
             RelayConnection::new(permit, stream, head, handshake, joining.subscription, grant);
         connection.release(&persisted);
-        connection.limit(rate_limit);
+        connection.limit(rate_limit, visitor.identity.is_anonymous());
         connection.hold_lease(visitor, since, joining.watch);
         // Only now invalidations reach the connection through its lease.
         drop(in_flight);

@@ -36,10 +36,12 @@ pub(super) fn reauthorize(
         Err(_) if share.is_doubtful() => Grant::default(),
         Err(_) => return Some(Close::Denied),
     };
-    // An anonymous visitor keeps its bucket, which may be that of its address: the address is not known here.
-    if !visitor.identity.is_anonymous() {
+    let is_anonymous = visitor.identity.is_anonymous();
+    // A visitor that stays anonymous keeps its bucket, which may be that of its address: the address is not known here.
+    if !(is_anonymous && client.limited_as_anonymous) {
         client.rate_limit =
             state.visitors.rate_limits.limit(&visitor.identity, ClientAddress::Local, grant.rate);
+        client.limited_as_anonymous = is_anonymous;
     }
     drop(visitor);
     // Cancelled: the channels that it joins may not be granted any more.
