@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::client::{RelayClient, shared};
 use super::echo::EchoTopics;
@@ -51,7 +52,7 @@ pub(super) fn reauthorize(
     client.echo_topics = EchoTopics::new(&grant, &client.subscription, addition.as_ref());
     client.channels = shared(grant.publish);
     client.addition = addition.map(|addition| {
-        let adding = add(addition, missing, state.clone(), listener.clone());
+        let adding = add(addition, missing, state.clone(), listener.clone()).in_current_span();
         AbortOnDropHandle::new(tokio::task::spawn_local(adding))
     });
     None
