@@ -50,7 +50,6 @@ impl Dialect {
                 let identified = identify::identify(state, &request).instrument(span).await?;
                 RouteAnswer::Profile(visitors::profile(&identified.visitor))
             }
-            Route::Page(page) => RouteAnswer::Page(page),
         })
     }
 }

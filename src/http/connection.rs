@@ -23,7 +23,7 @@ use super::deadlines::{Deadlines, Phase, Watched};
 use super::event_stream::{self, StreamHead};
 use super::http_config::HttpConfig;
 use super::request::{is_event_source, publishes};
-use super::routes::{Route, RouteAnswer, route, route_publication};
+use super::routes::{Checked, Route, RouteAnswer, route, route_publication};
 use super::{Rejection, whoami};
 use crate::access::Peer;
 use crate::metrics::Counters;
@@ -165,10 +165,11 @@ where
         route(&request, handshake, &cors, peer, config)
     };
     let answered = match routed {
-        Ok(route) => answer(route).await,
+        Ok(Checked::Dialect(route)) => answer(route).await,
+        Ok(Checked::Page(page)) => return Ok(complete(page, &cors, config, deadlines)),
         Err(rejection) => Err(rejection),
     };
-    let mut response = match answered {
+    let response = match answered {
         Ok(RouteAnswer::WebSocket(acceptance, then)) => {
             accepted.replace(Some((then, None)));
             acceptance.response()
@@ -183,7 +184,6 @@ where
             response
         }
         Ok(RouteAnswer::Profile(profile)) => whoami::response(profile),
-        Ok(RouteAnswer::Page(page)) => page.0,
         Err(rejection) => {
             log_rejection(&rejection, config);
             if is_event_source && rejection.status() == StatusCode::SERVICE_UNAVAILABLE {
@@ -193,12 +193,22 @@ where
             }
         }
     };
+    Ok(complete(response, &cors, config, deadlines))
+}
+
+/// Adds the headers that every response has, and starts the deadline for writing it.
+fn complete(
+    mut response: Response<Full<Bytes>>,
+    cors: &Cors,
+    config: &HttpConfig,
+    deadlines: &Deadlines,
+) -> Response<Full<Bytes>> {
     cors.add_to(response.headers_mut());
     if config.stop.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     deadlines.enter(Phase::Write);
-    Ok(response)
+    response
 }
 
 fn log_rejection(rejection: &Rejection, config: &HttpConfig) {

@@ -23,7 +23,7 @@ pub use event_stream::StreamHead;
 pub use http_config::HttpConfig;
 pub use rejection::Rejection;
 pub use request::HandshakeRequest;
-pub use routes::{Page, Route, RouteAnswer};
+pub use routes::{Route, RouteAnswer};
 pub use static_files::StaticFiles;
 pub use upgrade::Acceptance;
 pub use visitor::names_passed_on;

@@ -15,7 +15,7 @@ use super::{Rejection, health, whoami};
 use crate::access::Peer;
 use crate::wire::{Handshake, HandshakeError};
 
-/// A request whose form has been checked. The visitor has not been identified yet.
+/// A request for a dialect, whose form has been checked. The visitor has not been identified yet.
 pub enum Route {
     /// A WebSocket handshake, and the head of its 101.
     WebSocket(HandshakeRequest, Acceptance),
@@ -25,13 +25,15 @@ pub enum Route {
     Publish(HandshakeRequest, Bytes),
     /// The demo page asks for its visitor's profile.
     WhoAmI(HandshakeRequest),
-    /// A page that needs no visitor.
-    Page(Page),
 }
 
-/// A complete answer: a file of the demo page, the health check, or a preflight.
-#[derive(Debug)]
-pub struct Page(pub(super) Response<Full<Bytes>>);
+/// A request whose form has been checked.
+pub(super) enum Checked {
+    /// A dialect answers it.
+    Dialect(Route),
+    /// A file of the demo page, the health check or a preflight, which need no visitor. This is the answer.
+    Page(Response<Full<Bytes>>),
+}
 
 /// The answer to a [`Route`].
 pub enum RouteAnswer<T> {
@@ -43,8 +45,6 @@ pub enum RouteAnswer<T> {
     Published,
     /// The visitor's profile, as JSON.
     Profile(String),
-    /// The page itself.
-    Page(Page),
 }
 
 /// A request path below the prefix of WebSockets, or elsewhere.
@@ -61,19 +61,19 @@ pub(super) fn route<B>(
     cors: &Cors,
     peer: Peer,
     config: &HttpConfig,
-) -> Result<Route, Rejection> {
+) -> Result<Checked, Rejection> {
     if matches!(handshake, Err(HandshakeError::OutsidePrefix)) {
         return route_elsewhere(request, peer, config);
     }
     if is_preflight(request) {
-        return cors::preflight(request, handshake, peer, config).map(Page).map(Route::Page);
+        return cors::preflight(request, handshake, peer, config).map(Checked::Page);
     }
     if requests_events(request) {
         let checked = event_stream::check(request, handshake, peer, config)?;
-        return Ok(Route::EventStream(checked, event_stream::head(cors)));
+        return Ok(Checked::Dialect(Route::EventStream(checked, event_stream::head(cors))));
     }
     let (checked, acceptance) = upgrade::check(request, handshake, peer, config)?;
-    Ok(Route::WebSocket(checked, acceptance))
+    Ok(Checked::Dialect(Route::WebSocket(checked, acceptance)))
 }
 
 /// Reads the message of a request that publishes, and returns its route.
@@ -86,30 +86,33 @@ pub(super) async fn route_publication(
     handshake: Parsed,
     peer: Peer,
     config: &HttpConfig,
-) -> Result<Route, Rejection> {
+) -> Result<Checked, Rejection> {
     let checked = event_stream::check(&request, handshake, peer, config)?;
     let message = event_stream::message(request, config.max_message_bytes, &config.unfinished);
     let message = timeout(config.times.request, message).await;
-    Ok(Route::Publish(checked, message.unwrap_or(Err(Rejection::Slow))?))
+    Ok(Checked::Dialect(Route::Publish(checked, message.unwrap_or(Err(Rejection::Slow))?)))
 }
 
 /// Returns the route of a request outside the prefix of WebSockets.
-fn route_elsewhere<B>(request: &Request<B>, peer: Peer, config: &HttpConfig) -> Result<Route, Rejection> {
+fn route_elsewhere<B>(request: &Request<B>, peer: Peer, config: &HttpConfig) -> Result<Checked, Rejection> {
     if request.uri().path() == health::PATH {
-        return health::response(request).map(Page).map(Route::Page);
+        return health::response(request).map(Checked::Page);
     }
     match whoami::handshake(request, config) {
-        Err(HandshakeError::OutsidePrefix) => page(request, config).map(Route::Page),
-        handshake => whoami::check(request, handshake, peer, config).map(Route::WhoAmI),
+        Err(HandshakeError::OutsidePrefix) => page(request, config).map(Checked::Page),
+        handshake => {
+            let checked = whoami::check(request, handshake, peer, config)?;
+            Ok(Checked::Dialect(Route::WhoAmI(checked)))
+        }
     }
 }
 
 /// Returns a file of the demo page.
-fn page<B>(request: &Request<B>, config: &HttpConfig) -> Result<Page, Rejection> {
+fn page<B>(request: &Request<B>, config: &HttpConfig) -> Result<Response<Full<Bytes>>, Rejection> {
     let found = config.files.as_ref().and_then(|files| files.get(request.uri().path()));
     let found = found.ok_or_else(|| Rejection::NotFound(config.path_prefix.clone()))?;
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Rejection::Method);
     }
-    Ok(Page(found))
+    Ok(found)
 }

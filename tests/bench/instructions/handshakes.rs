@@ -60,7 +60,7 @@ Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r
 
 /// Accepts every WebSocket at once.
 async fn accept(route: Route) -> Result<RouteAnswer<Handshake>, Rejection> {
-    let Route::WebSocket(request, acceptance) = route else { return Err(Rejection::Mute) };
+    let Route::WebSocket(request, acceptance) = route else { return Err(Rejection::Full) };
     assert!(request.credentials.session_cookie.is_some());
     Ok(RouteAnswer::WebSocket(acceptance, request.handshake))
 }
