@@ -1,7 +1,6 @@
 //! The state of a shard, shared by its parts and by the dialects.
 
 use std::cell::Cell;
-use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -145,7 +144,7 @@ impl ShardState {
     }
 }
 
-/// A connection's share of the connection limit, from accept to its end. It gives access to the shard's state.
+/// A connection's share of the connection limit, from accept to its end. It keeps the shard's state.
 pub struct ConnectionPermit(Rc<ShardState>);
 
 impl ConnectionPermit {
@@ -158,14 +157,6 @@ impl ConnectionPermit {
 
     /// Returns the shard's state.
     pub fn state(&self) -> &Rc<ShardState> {
-        &self.0
-    }
-}
-
-impl Deref for ConnectionPermit {
-    type Target = ShardState;
-
-    fn deref(&self) -> &ShardState {
         &self.0
     }
 }

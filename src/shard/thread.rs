@@ -90,9 +90,9 @@ async fn serve_http(permit: ConnectionPermit, accepted: Accepted) {
 /// Ends an HTTP connection so that the client gets the last answer, even if it is still sending.
 async fn end_http(permit: ConnectionPermit, stream: Stream) {
     stream.shutdown();
-    let within =
-        DiscardLimits { total: permit.process.settings.server.handshake, idle: permit.sockets.linger };
-    stream.discard(&permit.sockets.buffer, within, |_| false).await;
+    let state = permit.state();
+    let within = DiscardLimits { total: state.process.settings.server.handshake, idle: state.sockets.linger };
+    stream.discard(&state.sockets.buffer, within, |_| false).await;
 }
 
 /// Sends heartbeats and pings, and does other periodic work. Waits for ticks only.

@@ -48,7 +48,7 @@ impl RelayConnection {
             Some(_) if handshake.flags.event_names() => Form::NamedEvents,
             Some(_) => Form::Events,
         };
-        let socket = SocketConnection::new(stream, form, head, &permit.sockets);
+        let socket = SocketConnection::new(stream, form, head, &permit.state().sockets);
         debug!(facility = ?handshake.facility, subscribed = grant.subscribe.len(), publishes = grant.publish.len(), "connection opened");
         let echo_topics = EchoTopics::new(&grant, &subscription, None);
         let client = RelayClient {
@@ -88,7 +88,8 @@ impl RelayConnection {
 
     /// Adds it to the lease of its visitor, who was read at `since`.
     pub(super) fn hold_lease(&mut self, visitor: Visitor, since: Instant, watch: Option<Watch>) {
-        self.client.share = self.permit.visitors.leases.add(visitor, since, self.socket.listener(), watch);
+        let leases = &self.permit.state().visitors.leases;
+        self.client.share = leases.add(visitor, since, self.socket.listener(), watch);
     }
 
     /// Makes the connection end as soon as it is served.
@@ -113,9 +114,10 @@ impl RelayConnection {
 
     fn receive_early(&mut self, early: &[u8]) -> Option<Close> {
         let Self { permit, socket, client, .. } = self;
+        let state = permit.state();
         let discards = client.channels.is_none();
-        let on_message = |listener: &Listener, payload| receive(client, listener, permit, payload);
-        let close = socket.receive(early, &permit.sockets, discards, on_message);
+        let on_message = |listener: &Listener, payload| receive(client, listener, state, payload);
+        let close = socket.receive(early, &state.sockets, discards, on_message);
         if !client.publishes() {
             socket.free_idle_reader();
         }
@@ -125,6 +127,7 @@ impl RelayConnection {
     /// Waits for a reason to end, for a changed visitor, for acknowledgements of Redis, and for the socket.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
         let Self { permit, socket, client, early, span } = self;
+        let state = permit.state();
         let _entered = span.as_ref().map(|span| span.enter());
         if let Some(close) = early.take() {
             return Poll::Ready(*close);
@@ -136,21 +139,21 @@ impl RelayConnection {
                 return Poll::Ready(ending.into());
             }
             if listener.take_reauthorize() {
-                if let Some(close) = reauthorize(client, listener, permit.state()) {
+                if let Some(close) = reauthorize(client, listener, state) {
                     return Poll::Ready(close);
                 }
                 continue;
             }
-            if let Some(failure) = poll_acks(client, listener, permit, cx) {
+            if let Some(failure) = poll_acks(client, listener, state, cx) {
                 return Poll::Ready(close_for(failure));
             }
             let mode = ReadMode {
                 // A client's publications in flight are bounded by not reading on.
-                is_paused: client.bytes_in_flight() > permit.process.settings.messages.publish_bytes,
+                is_paused: client.bytes_in_flight() > state.process.settings.messages.publish_bytes,
                 discards: client.channels.is_none(),
             };
-            let on_message = |listener: &Listener, payload| receive(client, listener, permit, payload);
-            if let Some(close) = ready!(socket.poll_messages(cx, &permit.sockets, mode, on_message)) {
+            let on_message = |listener: &Listener, payload| receive(client, listener, state, payload);
+            if let Some(close) = ready!(socket.poll_messages(cx, &state.sockets, mode, on_message)) {
                 return Poll::Ready(close);
             }
             if !client.publishes() {
@@ -167,17 +170,18 @@ impl RelayConnection {
         let span = span.map_or_else(Span::none, |span| *span);
         let RelayClient { handshake, subscription, share, addition, acks, since, received, ignored, .. } =
             client;
+        let state = permit.state();
         drop((subscription, share, addition));
         let ended = async {
             if let (Close::ByClient(_), Some(acks)) = (&close, &acks) {
-                match timeout(permit.publish_timeout, acks.settled()).await {
+                match timeout(state.publish_timeout, acks.settled()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(failure)) => close = close_for(failure),
                     Err(_) => close = Close::PublicationLost,
                 }
             }
             if close.is_slow() {
-                Counters::count(&permit.process.counters.slow_clients);
+                Counters::count(&state.process.counters.slow_clients);
             }
             let (delivered, dropped) = socket.listener().counts();
             debug!(
@@ -192,7 +196,7 @@ impl RelayConnection {
                 "connection ended"
             );
             drop(acks);
-            socket.close(&close, &permit.sockets).await;
+            socket.close(&close, &state.sockets).await;
         };
         ended.instrument(span).await;
     }
