@@ -276,10 +276,8 @@ impl Leases {
         // A key may match several templates; only the one under which the session was found counts.
         for (template, session) in self.identifier.sessions().sessions_at(key) {
             let lease = self.find(&AuthSource::Session(session));
-            let lease = lease.filter(|lease| lease.visitor.borrow().template == Some(template));
-            match (lease, key_event) {
-                (None, _) => {}
-                (Some(lease), key_event) => self.apply_key_event(&lease, key_event),
+            if let Some(lease) = lease.filter(|lease| lease.visitor.borrow().template == Some(template)) {
+                self.apply_key_event(&lease, key_event);
             }
         }
     }
@@ -381,20 +379,28 @@ impl Leases {
         if self.events.replace(events) == events {
             return;
         }
+        if events {
+            self.watch_all();
+        } else {
+            self.lease_table.borrow().iter().for_each(|lease| lease.set_watch(None));
+        }
+    }
+
+    /// Watches all sessions, and revalidates them once Redis has acknowledged: an earlier read could miss a change.
+    fn watch_all(self: &Rc<Self>) {
         let mut channels = Vec::new();
         for lease in self.lease_table.borrow().iter() {
-            let channel = self.event_channel(&lease.visitor.borrow());
-            channels.extend(channel.clone());
-            lease.set_watch(channel.map(|channel| self.hub.join(&[channel])));
+            if let Some(channel) = self.event_channel(&lease.visitor.borrow()) {
+                lease.set_watch(Some(self.hub.join(std::slice::from_ref(&channel))));
+                channels.push(channel);
+            }
         }
-        if events {
-            let (leases, all) = (self.clone(), self.hub.join(&channels));
-            tokio::task::spawn_local(async move {
-                // A read before the acknowledgement could miss a change.
-                let _ = all.joined().await;
-                leases.revalidate_all();
-            });
-        }
+        // Each lease owns its subscription. This one only waits for all of them, and adds no request to Redis.
+        let (leases, all) = (self.clone(), self.hub.join(&channels));
+        tokio::task::spawn_local(async move {
+            let _ = all.joined().await;
+            leases.revalidate_all();
+        });
     }
 
     /// Revalidates all leases, spread over some time: events may have been missed.
