@@ -101,9 +101,9 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         transport.context("auth.callback_url: this machine has no certificates of authorities for https")?;
     let counters = Arc::new(Counters::default());
     let shards = settings.server.shards;
-    let (exchange, mut message_lines) = links(shards);
-    let (session_exchange, mut session_lines) = session_target.as_ref().map(|_| links(shards)).unzip();
-    let mut next_links = || Some((message_lines.pop()?, session_lines.as_mut().and_then(Vec::pop)));
+    let (message_channels, mut message_links) = links(shards);
+    let (session_channels, mut session_links) = session_target.as_ref().map(|_| links(shards)).unzip();
+    let mut next_links = || Some((message_links.pop()?, session_links.as_mut().and_then(Vec::pop)));
     let (ended, mut ends) = mpsc::channel::<()>(shards);
     let limit = ConnectionLimit::raise(&settings, with_embedded);
     let process = ProcessState {
@@ -128,7 +128,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     for number in (1..shards).rev() {
         let (process, stop, ended) = (process.clone(), stop.clone(), ended.clone());
         let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
-        let (hand, sockets) = mpsc::channel(QUEUE_CAPACITY);
+        let (sender, sockets) = mpsc::channel(QUEUE_CAPACITY);
         let work = move || {
             let _ended = ThreadEnd(ended);
             runtime()?.block_on(async {
@@ -137,15 +137,15 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
             })
         };
         let thread = std::thread::Builder::new().name(format!("shard-{number}")).spawn(work)?;
-        others.push((hand, thread));
+        others.push((sender, thread));
     }
 
     let first = ShardState::new(0, process.clone());
     let mut brokers = JoinSet::new();
-    let (inboxes, requests) = exchange;
+    let (inboxes, requests) = message_channels;
     let broker = Broker::for_messages(&process.target, &settings, first.store.clone(), inboxes, &counters);
     brokers.spawn_local(broker.run(requests));
-    if let Some((target, (inboxes, requests))) = process.session_target.as_ref().zip(session_exchange) {
+    if let Some((target, (inboxes, requests))) = process.session_target.as_ref().zip(session_channels) {
         let broker = Broker::for_sessions(target, &settings, &first.session_lookups, inboxes, &counters);
         brokers.spawn_local(broker.run(requests));
     }
@@ -154,9 +154,9 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     announce(&settings, &listeners);
     notify_systemd(&NotifyState::Ready);
 
-    let hands: Vec<_> = others.iter().map(|(hand, _)| hand.clone()).collect();
+    let senders: Vec<_> = others.iter().map(|(sender, _)| sender.clone()).collect();
     let mut accepting =
-        tokio::task::spawn_local(accept(listeners, first, hands, process.connections.clone(), limit.open()));
+        tokio::task::spawn_local(accept(listeners, first, senders, process.connections.clone(), limit.open()));
     drop(ended);
     let ended_early = tokio::select! {
         () = signals.stop() => false,
@@ -247,12 +247,12 @@ fn start_embedded(settings: &Settings) -> anyhow::Result<()> {
 /// Creates the links between a broker and its shards, in the order of the shards.
 fn links<E>(shards: usize) -> (BrokerChannels<E>, Vec<BrokerLink<E>>) {
     let (calls, requests) = mpsc::channel(QUEUE_CAPACITY);
-    let line = |_| {
+    let link = |_| {
         let (sender, inbox) = mpsc::channel(INBOX);
         (sender, BrokerLink { inbox, calls: calls.clone() })
     };
-    let (inboxes, lines) = (0..shards).map(line).unzip();
-    ((inboxes, requests), lines)
+    let (inboxes, links) = (0..shards).map(link).unzip();
+    ((inboxes, requests), links)
 }
 
 async fn serve_shard(
@@ -297,12 +297,12 @@ async fn accept(
                 }
             }
         };
-        let Some(hand) = turn.checked_sub(1).map(|index| &others[index]) else {
+        let Some(sender) = turn.checked_sub(1).map(|index| &others[index]) else {
             shard::serve(&own, accepted, permit);
             continue;
         };
         // If the shard has ended, the process is about to end.
-        let _ = hand.send((accepted, permit)).await;
+        let _ = sender.send((accepted, permit)).await;
     }
 }
 
