@@ -53,7 +53,7 @@ struct NodeConnection {
 /// One shard's connections to the nodes of a cluster.
 pub(crate) struct Cluster {
     target: Target,
-    patience: Duration,
+    command_timeout: Duration,
     max_bytes: usize,
     nodes: RefCell<HashMap<ServerAddress, NodeConnection>>,
 }
@@ -66,9 +66,9 @@ struct NodeRoute {
 }
 
 impl Cluster {
-    pub(super) fn new(target: &Target, patience: Duration, max_bytes: usize) -> Rc<Self> {
+    pub(super) fn new(target: &Target, command_timeout: Duration, max_bytes: usize) -> Rc<Self> {
         let nodes = RefCell::default();
-        Rc::new(Self { target: target.clone(), patience, max_bytes, nodes })
+        Rc::new(Self { target: target.clone(), command_timeout, max_bytes, nodes })
     }
 
     /// Maintains a connection to each master. Never returns.
@@ -94,7 +94,7 @@ impl Cluster {
         let node = nodes.entry(server.clone()).or_insert_with(|| {
             let pipeline = Rc::new(Pipeline::to_node());
             let (target, server) = (self.target.clone(), server.clone());
-            let keeping = keep_node(pipeline.clone(), target, server, self.patience, self.max_bytes);
+            let keeping = keep_node(pipeline.clone(), target, server, self.command_timeout, self.max_bytes);
             NodeConnection { pipeline, _keeping: AbortOnDropHandle::new(spawn_local(keeping)) }
         });
         node.pipeline.clone()
@@ -181,7 +181,7 @@ impl Cluster {
                     self.pipeline(&route.server).until_up().await;
                 }
             };
-            let _ = tokio::time::timeout(self.patience, nodes_are_up).await;
+            let _ = tokio::time::timeout(self.command_timeout, nodes_are_up).await;
             left = redirected;
         }
         outcomes

@@ -17,7 +17,7 @@ use super::target::Target;
 use crate::codec::resp;
 
 /// How long a caller waits for a lost connection to return.
-const PATIENCE: Duration = Duration::from_secs(1);
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Commands that are sent together.
 pub(crate) enum CommandBatch {
@@ -50,14 +50,14 @@ pub(crate) enum CommandClient {
 
 impl CommandClient {
     /// Starts to connect. Must be called on the shard's runtime.
-    pub(crate) fn new(target: &Target, patience: Duration, max_bytes: usize) -> Self {
+    pub(crate) fn new(target: &Target, command_timeout: Duration, max_bytes: usize) -> Self {
         if target.is_cluster() {
-            let cluster = Cluster::new(target, patience, max_bytes);
+            let cluster = Cluster::new(target, command_timeout, max_bytes);
             let following = spawn_local(cluster.clone().follow());
             return Self::Nodes(cluster, following.abort_handle());
         }
         let pipeline = Rc::<Pipeline>::default();
-        let keeping = keep(pipeline.clone(), target.clone(), patience, max_bytes);
+        let keeping = keep(pipeline.clone(), target.clone(), command_timeout, max_bytes);
         Self::Own(pipeline, spawn_local(keeping).abort_handle())
     }
 
@@ -80,7 +80,7 @@ impl CommandClient {
     /// Waits at most one second for a connection; returns false if there is none then. A lost connection usually
     /// returns in a moment, and after an outage it may connect later than the broker. Cancel-safe.
     pub(crate) async fn wait_briefly_until_up(&self) -> bool {
-        self.is_up() || timeout(PATIENCE, self.until_up()).await.is_ok()
+        self.is_up() || timeout(RECONNECT_TIMEOUT, self.until_up()).await.is_ok()
     }
 
     /// Returns true for a cluster.
@@ -105,7 +105,7 @@ impl CommandClient {
     pub(crate) async fn wait_for_node(&self, key: &[u8]) {
         if let Self::Nodes(cluster, _) = self {
             // After the timeout the command itself fails.
-            let _ = timeout(PATIENCE, cluster.until_has(key)).await;
+            let _ = timeout(RECONNECT_TIMEOUT, cluster.until_has(key)).await;
         }
     }
 

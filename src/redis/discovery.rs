@@ -16,8 +16,8 @@ use super::slots::Slots;
 use crate::settings::Servers;
 
 /// Polling interval, and timeout of one poll.
-pub(crate) const ASK: Duration = Duration::from_millis(500);
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const POLL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Shortest interval between two polls of the same server.
 const GAP: Duration = Duration::from_millis(20);

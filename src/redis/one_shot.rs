@@ -37,10 +37,10 @@ pub struct ServerReport {
 pub async fn examine(target: &Target) -> Result<ServerReport, String> {
     let _following = AbortOnDropHandle::new(spawn_local(target.clone().follow()));
     let mut connection = target.dial(MAX_BYTES).await?;
-    let patience = target.command_timeout();
-    let late = |_| format!("no answer within {} s", patience.as_secs());
+    let command_timeout = target.command_timeout();
+    let late = |_| format!("no answer within {} s", command_timeout.as_secs());
     let begun = Instant::now();
-    let refusal = match timeout(patience, connection.call(&["PING"])).await.map_err(late)?? {
+    let refusal = match timeout(command_timeout, connection.call(&["PING"])).await.map_err(late)?? {
         // An error reply proves that Redis is alive.
         ReplyValue::Error(reason) => {
             let reason = describe_text(&reason);
@@ -50,7 +50,7 @@ pub async fn examine(target: &Target) -> Result<ServerReport, String> {
     };
     let round_trip = begun.elapsed();
     // A restricted ACL refuses INFO, which is fine.
-    let info = timeout(patience, connection.call(&["INFO"])).await.map_err(late)??;
+    let info = timeout(command_timeout, connection.call(&["INFO"])).await.map_err(late)??;
     let field = |name: &str| {
         let mut lines = info.text().unwrap_or_default().lines();
         lines

@@ -33,7 +33,7 @@ const FIRST_FAILURES: u32 = 5;
 const FAILURES: u32 = 20;
 
 /// Checks for an overdue reply per command timeout.
-const LOOKS: u32 = 16;
+const CHECKS: u32 = 16;
 
 /// A queue of batches for one connection.
 pub(crate) struct Pipeline {
@@ -120,14 +120,14 @@ impl Pipeline {
 
     /// Waits until the oldest batch exceeds the timeout in two consecutive checks: after the process itself was
     /// suspended, the replies may have arrived but not been read yet.
-    async fn overdue(&self, patience: Duration) -> String {
+    async fn overdue(&self, command_timeout: Duration) -> String {
         let mut late = None;
         loop {
-            sleep(patience / LOOKS).await;
+            sleep(command_timeout / CHECKS).await;
             let oldest = self.in_flight.borrow().front().map(|pending| pending.since);
-            let overdue = oldest.filter(|since| since.elapsed() >= patience);
+            let overdue = oldest.filter(|since| since.elapsed() >= command_timeout);
             if overdue.is_some() && overdue == late {
-                return format!("no answer within {} s", patience.as_secs());
+                return format!("no answer within {} s", command_timeout.as_secs());
             }
             late = overdue;
         }
@@ -167,7 +167,12 @@ async fn probe(pipeline: &Pipeline) -> String {
 }
 
 /// Maintains a connection to the server. Never returns.
-pub(super) async fn keep(pipeline: Rc<Pipeline>, target: Target, patience: Duration, max_bytes: usize) {
+pub(super) async fn keep(
+    pipeline: Rc<Pipeline>,
+    target: Target,
+    command_timeout: Duration,
+    max_bytes: usize,
+) {
     let (mut wait, mut failures) = (FIRST_PAUSE, 0_u32);
     let discovery = target.discovery().clone();
     loop {
@@ -180,7 +185,7 @@ pub(super) async fn keep(pipeline: Rc<Pipeline>, target: Target, patience: Durat
                 pipeline.up.send_replace(true);
                 let reason = tokio::select! {
                     reason = PipelineDriver { connection, pipeline: &pipeline } => reason,
-                    reason = pipeline.overdue(patience) => {
+                    reason = pipeline.overdue(command_timeout) => {
                         target.suspect();
                         reason
                     }
@@ -215,7 +220,7 @@ pub(super) async fn keep_node(
     pipeline: Rc<Pipeline>,
     target: Target,
     node: ServerAddress,
-    patience: Duration,
+    command_timeout: Duration,
     max_bytes: usize,
 ) {
     let mut wait = FIRST_PAUSE;
@@ -228,7 +233,7 @@ pub(super) async fn keep_node(
                 pipeline.up.send_replace(true);
                 let reason = tokio::select! {
                     reason = PipelineDriver { connection, pipeline: &pipeline } => reason,
-                    reason = pipeline.overdue(patience) => reason,
+                    reason = pipeline.overdue(command_timeout) => reason,
                     reason = probe(&pipeline) => reason,
                 };
                 pipeline.up.send_replace(false);

@@ -32,7 +32,7 @@ const MAX_IN_FLIGHT: usize = 4;
 /// shorter deadline.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
-const PATIENCE: Duration = Duration::from_mins(1);
+const RETRY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Redis was lost, or gave no answer in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -159,7 +159,7 @@ impl<K: ReadKey> Reads<K> {
         loop {
             match self.read_once(keys.clone()).await {
                 Ok(entries) => return Ok(entries),
-                Err(ReadError::Temporary) if begun.elapsed() < PATIENCE => {
+                Err(ReadError::Temporary) if begun.elapsed() < RETRY_TIMEOUT => {
                     sleep(pause).await;
                     pause = (pause * 2).min(LAST_PAUSE);
                 }

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::address::{ConnectOptions, ServerAddress};
 use super::connection::RedisConnection;
-use super::discovery::{ASK, Discovery, PATIENCE, ServerLocation, UNNOTICED};
+use super::discovery::{Discovery, POLL_INTERVAL, POLL_TIMEOUT, ServerLocation, UNNOTICED};
 use super::reply_value::ReplyValue;
 use crate::settings::Servers;
 use crate::telemetry::LogThrottle;
@@ -122,7 +122,8 @@ async fn ask(
     let mut connection = None;
     loop {
         let polled_at = Instant::now();
-        let result = match timeout(PATIENCE, question(&options, &sentinel, &query, &mut connection)).await {
+        let result = match timeout(POLL_TIMEOUT, question(&options, &sentinel, &query, &mut connection)).await
+        {
             Ok(result) => result,
             Err(_) => Err("no answer".to_owned()),
         };
@@ -133,7 +134,7 @@ async fn ask(
         if reply.send(SentinelReply { sentinel: sentinel.clone(), polled_at, result }).await.is_err() {
             return;
         }
-        discovery.wait_until_due(polled_at, ASK).await;
+        discovery.wait_until_due(polled_at, POLL_INTERVAL).await;
     }
 }
 

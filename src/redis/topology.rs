@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::address::{ConnectOptions, ServerAddress};
 use super::connection::RedisConnection;
-use super::discovery::{Discovery, Endpoint, PATIENCE, ServerLocation};
+use super::discovery::{Discovery, Endpoint, POLL_TIMEOUT, ServerLocation};
 use super::reply_value::ReplyValue;
 use super::slots::Slots;
 
@@ -28,7 +28,7 @@ pub(super) async fn follow(options: ConnectOptions, discovery: Arc<Discovery>) {
         let nodes = discovery.slots().map_or_else(Vec::new, |slots| slots.nodes().to_vec());
         let node = nodes.iter().chain(&seeds).nth(turn % (nodes.len() + seeds.len()).max(1)).cloned();
         let Some(node) = node else { return };
-        match timeout(PATIENCE, poll(&options, &discovery, &node, &mut connection))
+        match timeout(POLL_TIMEOUT, poll(&options, &discovery, &node, &mut connection))
             .await
             .unwrap_or(Err("no answer".to_owned()))
         {

@@ -155,8 +155,13 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     notify_systemd(&NotifyState::Ready);
 
     let senders: Vec<_> = others.iter().map(|(sender, _)| sender.clone()).collect();
-    let mut accepting =
-        tokio::task::spawn_local(accept(listeners, first, senders, process.connections.clone(), limit.open()));
+    let mut accepting = tokio::task::spawn_local(accept(
+        listeners,
+        first,
+        senders,
+        process.connections.clone(),
+        limit.open(),
+    ));
     drop(ended);
     let ended_early = tokio::select! {
         () = signals.stop() => false,

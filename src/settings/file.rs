@@ -13,7 +13,7 @@ use config::{ConfigError, FileFormat, Format, Map, Source, Value};
 const MAX_BYTES: u64 = 1 << 20;
 
 /// Timeout of reading a pipe or a file on a network.
-const PATIENCE: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The text of a settings file. Its values carry the file's name for errors.
 #[derive(Debug, Clone)]
@@ -69,8 +69,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let path = PathBuf::from(path);
     // A read that never returns keeps this thread until the process exits, which this error causes.
     std::thread::spawn(move || done.send(read_bounded(&path)));
-    let bytes =
-        result.recv_timeout(PATIENCE).map_err(|_| format!("no end within {} s", PATIENCE.as_secs()))?;
+    let bytes = result
+        .recv_timeout(READ_TIMEOUT)
+        .map_err(|_| format!("no end within {} s", READ_TIMEOUT.as_secs()))?;
     let bytes = bytes.map_err(|error| error.to_string())?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(format!("is larger than {MAX_BYTES} bytes"));

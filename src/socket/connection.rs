@@ -34,7 +34,7 @@ pub struct ReadMode {
 impl SocketConnection {
     /// Creates a connection whose messages are written in a form. With the head of an HTTP answer, that is sent first.
     pub fn new(stream: Stream, form: Form, head: Option<Bytes>, context: &SocketContext) -> Self {
-        let listener = Listener::new(stream, form, context.clock.get(), context.keepalive.patience());
+        let listener = Listener::new(stream, form, context.clock.get(), context.keepalive.ping_after());
         if let Some(head) = head {
             listener.queue_head(head, &context.limits);
         }

@@ -76,7 +76,7 @@ impl Keepalive {
 
     /// Returns the seconds of silence before a new connection is pinged. The jitter keeps connections that were opened
     /// together from being pinged together.
-    pub fn patience(&self) -> u32 {
+    pub fn ping_after(&self) -> u32 {
         let interval = self.ping.interval_seconds;
         interval - rand::random_range(0..=interval / 8)
     }

@@ -28,7 +28,7 @@ const PERMITS: usize = 2;
 const WAITING: usize = 64;
 
 /// Time that a key waits for a permit: within the handshake timeout, which may need two reads.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The permits that all shards share.
 #[derive(Debug, Clone)]
@@ -126,7 +126,7 @@ impl<T: Clone + Send + 'static> LargeReads<T> {
             return Some(permit);
         }
         let _waiting = self.shared.waiting.try_acquire().ok()?;
-        timeout(PATIENCE, permits.clone().acquire_owned()).await.ok()?.ok()
+        timeout(PERMIT_TIMEOUT, permits.clone().acquire_owned()).await.ok()?.ok()
     }
 
     async fn decoded(&self, (number, key): &Id, permit: OwnedSemaphorePermit) -> LargeRead<T> {
