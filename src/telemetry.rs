@@ -27,7 +27,7 @@ pub fn init(json: bool) -> WorkerGuard {
         .finish(io::stderr());
     let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
     let filter = wanted.as_deref().map_or_else(|| Ok(default_levels()), filter);
-    let senseless = filter.as_ref().err().cloned();
+    let invalid = filter.as_ref().err().cloned();
     let filter = filter.unwrap_or_else(|_| default_levels());
     let (registry, layer) =
         (tracing_subscriber::registry().with(filter), fmt::layer().with_writer(writer).with_target(false));
@@ -36,7 +36,7 @@ pub fn init(json: bool) -> WorkerGuard {
     } else {
         registry.with(layer.with_ansi(io::stderr().is_terminal())).init();
     }
-    if let Some(error) = senseless {
+    if let Some(error) = invalid {
         tracing::warn!(
             ?error,
             "RUST_LOG cannot be understood and is ignored; for example RUST_LOG=ws4redis=debug"

@@ -57,7 +57,7 @@ pub enum Rejection {
     Version,
     /// The headers for the callback are larger than any browser's.
     #[error("cookies and other headers about the visitor may have {0} bytes together")]
-    TooMuch(usize),
+    HeadersTooLarge(usize),
     /// The message of a request is too large.
     #[error("messages may have {0} bytes at most")]
     TooBig(usize),
@@ -71,7 +71,7 @@ pub enum Rejection {
     #[error(
         "you may not publish here: the address needs a flag such as ?publish-broadcast, and the site may reserve it for logged-in users (anonymous_publish, [[access]])"
     )]
-    Mute,
+    PublishDenied,
     /// The visitor publishes more than a rule allows.
     #[error("publishing too fast")]
     TooFast,
@@ -92,10 +92,10 @@ pub enum Rejection {
     Unsubscribable,
     /// More messages arrived during the handshake than may be held.
     #[error("too many messages while connecting; try again in a few seconds")]
-    Flooded,
+    Overflow,
     /// The outboxes of slow clients take too much memory.
     #[error("too much is buffered for slow clients; try again in a few seconds")]
-    Crowded,
+    OutboxesFull,
     /// The limit of connections is reached.
     #[error("too many connections; try again in a few seconds")]
     Full,
@@ -123,8 +123,8 @@ impl Rejection {
             | Self::Denied(_)
             | Self::Untrusted(_)
             | Self::Refused
-            | Self::Mute => StatusCode::FORBIDDEN,
-            Self::TooMuch(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            | Self::PublishDenied => StatusCode::FORBIDDEN,
+            Self::HeadersTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TooBig(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::TooFast => StatusCode::TOO_MANY_REQUESTS,
@@ -135,8 +135,8 @@ impl Rejection {
             | Self::Busy
             | Self::NoAnswer
             | Self::Unsubscribable
-            | Self::Flooded
-            | Self::Crowded
+            | Self::Overflow
+            | Self::OutboxesFull
             | Self::Unfinished
             | Self::Full
             | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
@@ -187,8 +187,8 @@ mod tests {
             (Rejection::Refused, 403),
             (Rejection::NotFound("/ws/".into()), 404),
             (Rejection::Method, 405),
-            (Rejection::Mute, 403),
-            (Rejection::TooMuch(1), 431),
+            (Rejection::PublishDenied, 403),
+            (Rejection::HeadersTooLarge(1), 431),
             (Rejection::TooBig(1), 413),
             (Rejection::Slow, 408),
             (Rejection::TooFast, 429),
@@ -198,8 +198,8 @@ mod tests {
             (Rejection::Busy, 503),
             (Rejection::NoAnswer, 503),
             (Rejection::Unsubscribable, 503),
-            (Rejection::Flooded, 503),
-            (Rejection::Crowded, 503),
+            (Rejection::Overflow, 503),
+            (Rejection::OutboxesFull, 503),
             (Rejection::Unfinished, 503),
             (Rejection::Full, 503),
             (Rejection::Stopping, 503),

@@ -71,7 +71,7 @@ pub(super) fn credentials<B>(
     let session_cookie = cookie_value(cookies, &config.session_cookie);
     let passed_on = config.passed_on.as_ref().map(|names| passed_on(headers, names)).unwrap_or_default();
     if passed_on.iter().map(|(_, value)| value.len()).sum::<usize>() > MAX_PASSED_ON_BYTES {
-        return Err(Rejection::TooMuch(MAX_PASSED_ON_BYTES));
+        return Err(Rejection::HeadersTooLarge(MAX_PASSED_ON_BYTES));
     }
     // The callback may identify the visitor by any of these headers.
     if session_cookie.is_some() || !passed_on.is_empty() {
@@ -126,7 +126,7 @@ pub(super) fn token<B>(
         parameters(request.uri().query(), TOKEN_PARAMETER).chain(offered.chain(set).map(Cow::Borrowed));
     let Some(first) = found.next() else { return Ok(None) };
     if first.is_empty() || found.any(|other| other != first) {
-        return Err(Untrusted::Unclear.into());
+        return Err(Untrusted::NotOneToken.into());
     }
     Ok(Some(Token::new(&first)))
 }

@@ -64,9 +64,9 @@ impl ConnectionLimit {
     }
 
     fn of(max_connections: usize, files: usize, reserve: usize) -> Self {
-        let room = files.saturating_sub(reserve).max(2);
-        let refused = (room / REFUSED_SHARE).clamp(1, MAX_REFUSED);
-        Self { served: max_connections.min(room - refused), refused }
+        let available = files.saturating_sub(reserve).max(2);
+        let refused = (available / REFUSED_SHARE).clamp(1, MAX_REFUSED);
+        Self { served: max_connections.min(available - refused), refused }
     }
 
     /// Returns how many sockets may be open at once.

@@ -61,7 +61,7 @@ struct ThreadEnd(mpsc::Sender<()>);
 
 impl Drop for ThreadEnd {
     fn drop(&mut self) {
-        // The queue has room for all threads.
+        // The queue has capacity for all threads.
         let _ = self.0.try_send(());
     }
 }

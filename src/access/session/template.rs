@@ -19,7 +19,7 @@ pub struct KeyTemplate {
 pub enum TemplateError {
     /// The placeholder is missing or repeated.
     #[error("the key template must hold {{key}} once")]
-    Place,
+    Placeholder,
     /// No form is trusted.
     #[error("the key template trusts no form of value")]
     Forms,
@@ -39,9 +39,9 @@ impl KeyTemplate {
     /// When `{key}` does not occur exactly once, no form is trusted, or unsigned values are trusted under keys that the
     /// cookie determines or that persisted messages can have.
     pub fn new(template: &str, forms: Forms, namespace: &Namespace) -> Result<Self, TemplateError> {
-        let (before, after) = template.split_once(PLACEHOLDER).ok_or(TemplateError::Place)?;
+        let (before, after) = template.split_once(PLACEHOLDER).ok_or(TemplateError::Placeholder)?;
         if after.contains(PLACEHOLDER) {
-            return Err(TemplateError::Place);
+            return Err(TemplateError::Placeholder);
         }
         if forms == Forms::NONE {
             return Err(TemplateError::Forms);
@@ -138,8 +138,8 @@ mod tests {
         check("mysite:3:x{key}y", Forms::PICKLE, "mysite", Ok("mysite:3:xky"));
         check("{key}", Forms::SIGNED, "", Ok("k"));
         check("session:{key}", Forms::UNSIGNED, "", Ok("session:k"));
-        check("key", Forms::SIGNED, "", Err(TemplateError::Place));
-        check("{key}{key}", Forms::SIGNED, "", Err(TemplateError::Place));
+        check("key", Forms::SIGNED, "", Err(TemplateError::Placeholder));
+        check("{key}{key}", Forms::SIGNED, "", Err(TemplateError::Placeholder));
         check("{key}", Forms::NONE, "", Err(TemplateError::Forms));
     }
 

@@ -70,13 +70,13 @@ pub enum Untrusted {
     Expired,
     /// Its `nbf` is in the future.
     #[error("the token is not valid yet")]
-    Early,
+    NotYetValid,
     /// Its `aud` or `iss` does not match.
     #[error("the token's audience or issuer is not the one that is expected")]
-    Elsewhere,
+    WrongAudience,
     /// Several tokens were sent, or an empty one.
     #[error("there has to be one token, which is not empty")]
-    Unclear,
+    NotOneToken,
 }
 
 /// The claims of a token's payload. None of them may be null.
@@ -163,7 +163,7 @@ impl Verifier {
             return Err(Untrusted::Expired);
         }
         if written.nbf.map(time).transpose()?.is_some_and(|begin| begin > now + EARLY) {
-            return Err(Untrusted::Early);
+            return Err(Untrusted::NotYetValid);
         }
         let audience = match &written.aud {
             None => &[][..],
@@ -173,7 +173,7 @@ impl Verifier {
         let audience_matches =
             self.audience.is_empty() || audience.iter().any(|name| self.audience.contains(name));
         if !audience_matches || (self.issuer.is_some() && self.issuer != written.iss) {
-            return Err(Untrusted::Elsewhere);
+            return Err(Untrusted::WrongAudience);
         }
         let mut others = written.others;
         let subject = match others.take(&self.user_claim) {

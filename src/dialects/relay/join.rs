@@ -91,7 +91,7 @@ impl From<JoinError> for Rejection {
         match failure {
             JoinError::Lost => Self::NoRedis,
             JoinError::Refused => Self::Unsubscribable,
-            JoinError::Overflow => Self::Flooded,
+            JoinError::Overflow => Self::Overflow,
         }
     }
 }

@@ -37,7 +37,7 @@ pub async fn open(
         }
     };
     if !state.hub.with(|hub| hub.check_capacity(&persisted)) {
-        return Err(Rejection::Crowded);
+        return Err(Rejection::OutboxesFull);
     }
     let Identified { visitor, since } = identified;
     let rate_limit =

@@ -20,7 +20,7 @@ pub async fn post(state: &ShardState, request: HandshakeRequest, message: Bytes)
     let visitor = identify(state, &request).await?.visitor;
     let grant = state.policy.grant(&request.handshake, &visitor.identity, visitor.allowed)?;
     if grant.publish.is_empty() {
-        return Err(Rejection::Mute);
+        return Err(Rejection::PublishDenied);
     }
     if message.is_empty() || state.sockets.keepalive.is_heartbeat(&message) {
         Counters::count(&state.process.counters.ignored_publications);
