@@ -36,7 +36,7 @@ pub(super) async fn identify(
     if !state.redis_up.get() {
         return Err(Rejection::NoRedis);
     }
-    if !state.store.is_up().await {
+    if !state.store.wait_briefly_until_up().await {
         return Err(no_redis(state, "this shard has no connection of its own to Redis"));
     }
     let identified = state.visitors.identifier.identify(&request.credentials, &request.handshake);

@@ -58,8 +58,8 @@ impl Store {
         Self { commands, reads, lookups, publishers, tasks }
     }
 
-    /// Returns true if Redis is reachable, after waiting at most one second. Cancel-safe.
-    pub async fn is_up(&self) -> bool {
+    /// Waits at most one second for a connection to Redis; returns false if there is none then. Cancel-safe.
+    pub async fn wait_briefly_until_up(&self) -> bool {
         self.commands.wait_briefly_until_up().await
     }
 
