@@ -223,7 +223,7 @@ fn channels(settings: &Settings, message: &PublishCommand) -> Result<Vec<Channel
         audiences.map(|audience| settings.namespace.channel(audience, &facility)).collect();
     if channels.is_empty() {
         return Err(CommandError::Arguments(
-            "publish to whom? Add --broadcast, --user, --group or --session".to_owned(),
+            "no audience given: add --broadcast, --user, --group or --session".to_owned(),
         ));
     }
     let names = message.users.iter().chain(&message.groups).chain(&message.sessions);

@@ -53,7 +53,7 @@ impl Counters {
             tracing::warn!(
                 text,
                 count,
-                "clients repeat a text that looks like a library's heartbeat; it is not answered, and goes to everybody and replaces the persisted message where they may publish. Name it in messages.client_heartbeats (in heartbeat, if all clients have it), or switch it off in the client"
+                "clients repeat a text that looks like a library's heartbeat; it gets no answer, and where these clients may publish, all subscribers receive it and it replaces the persisted message. Add it to messages.client_heartbeats (set heartbeat, if all clients send it), or switch it off in the client"
             );
         }
     }

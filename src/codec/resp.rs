@@ -21,7 +21,7 @@ const MAX_DIGITS: usize = 19;
 
 /// The input is not RESP2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("Protocol error: what answers does not speak RESP2")]
+#[error("Protocol error: the input is not RESP2")]
 pub struct NotResp;
 
 /// Why a line is refused.

@@ -42,7 +42,7 @@ pub enum Rejection {
     #[error("{0}")]
     Untrusted(#[from] Untrusted),
     /// The callback refuses the visitor.
-    #[error("the site does not let you in here")]
+    #[error("the site refuses access here")]
     Refused,
     /// Unknown path.
     #[error(

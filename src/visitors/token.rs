@@ -22,10 +22,10 @@ pub(super) fn identify(
         && let Some(suppressed) = nameless.allow()
     {
         let claim = verifier.user_claim();
-        let other = other_name.map(|other| format!(", but {other}: is that the name in user channels?"));
+        let other = other_name.map(|other| format!(", but {other}"));
         info!(
             suppressed,
-            "a valid token names no user, its visitor counts as anonymous: it has no claim {claim}{}; set auth.jwt.user_claim to the claim that has the name in user channels",
+            "a valid token has no claim {claim}{}; its visitor is anonymous. Set auth.jwt.user_claim to the claim that has the name in user channels",
             other.unwrap_or_default()
         );
     }

@@ -253,7 +253,7 @@ mod what_is_answered {
         let gateway = gateway(&site).await;
         for _ in 0..3 {
             let response = with_cookie(&gateway, "/ws/x", "a=1").expect_status(403).await;
-            assert!(response.body.contains("the site does not let you in"), "{response:?}");
+            assert!(response.body.contains("the site refuses access here"), "{response:?}");
             assert_eq!(response.header("set-cookie"), None);
             assert!(!response.body.contains("secret"), "what the site says is for us alone: {response:?}");
         }

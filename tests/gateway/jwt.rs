@@ -409,7 +409,7 @@ async fn the_user_claim_is_configurable_as_for_simplejwt_tokens() {
         let _client = by_protocol(&gateway, &format!("/ws/{facility}?{ALL}"), &token).connect().await;
         assert_eq!(subscribed_audiences(&gateway, facility), ["broadcast", "user:7"]);
     }
-    assert_eq!(gateway.count_log(&["names no user"]), 0);
+    assert_eq!(gateway.count_log(&["a valid token has no claim"]), 0);
 }
 
 #[tokio::test]
@@ -420,7 +420,14 @@ async fn a_valid_token_without_a_user_is_logged_with_a_cure_and_without_its_valu
         let _client = by_protocol(&gateway, &format!("/ws/{facility}?{ALL}"), &geheim).connect().await;
         assert_eq!(subscribed_audiences(&gateway, facility), ["broadcast"]);
     }
-    gateway.expect_log(&["INFO", "names no user", "no claim sub, but user_id", "auth.jwt.user_claim"]).await;
+    gateway
+        .expect_log(&[
+            "INFO",
+            "a valid token has no claim sub, but user_id",
+            "anonymous",
+            "auth.jwt.user_claim",
+        ])
+        .await;
     assert_eq!(gateway.count_log(&["geheim"]), 0);
 }
 

@@ -60,7 +60,7 @@ pub struct Claims {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Untrusted {
     /// Not a JSON Web Token, or a claim has a wrong type.
-    #[error("the token is malformed, or signed in a way that is not known")]
+    #[error("the token is malformed, or its signature algorithm is unknown")]
     Malformed,
     /// The signature, the algorithm or the key is wrong.
     #[error("the token's signature, algorithm or key is not the one that is expected")]
@@ -75,7 +75,7 @@ pub enum Untrusted {
     #[error("the token's audience or issuer is not the one that is expected")]
     WrongAudience,
     /// Several tokens were sent, or an empty one.
-    #[error("there has to be one token, which is not empty")]
+    #[error("exactly one token is required, and it must not be empty")]
     NotOneToken,
 }
 
