@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -191,22 +191,23 @@ fn names(line: &str, name: &str) -> bool {
     line.match_indices(name).any(|(at, _)| begins(at) && after(at))
 }
 
-/// Returns the modules that a line names after `crate::` (or, in main.rs, after the crate's name).
-fn modules_named(line: &str) -> Vec<&str> {
+/// Returns the modules that a file names after `crate::` (or, in main.rs, after the crate's name), also in groups and over
+/// several lines, each with the number of the line where its path begins.
+fn modules_named(text: &str) -> Vec<(usize, String)> {
+    let (numbers, lines): (Vec<usize>, Vec<&str>) = code(text).unzip();
+    let text = lines.join("\n");
     let mut modules = Vec::new();
     for root in ["crate::", "ws4redis::"] {
-        for (at, _) in line.match_indices(root) {
-            let rest = &line[at + root.len()..];
-            let group = rest.strip_prefix('{').map(|rest| rest.split('}').next().unwrap());
-            for path in group.unwrap_or(rest).split(',').take(if group.is_some() { usize::MAX } else { 1 }) {
-                let path = path.trim();
+        for (at, _) in text.match_indices(root) {
+            let number = numbers[text[..at].matches('\n').count()];
+            for path in paths(import_at_start(&text[at..])) {
                 let is_end = |c: char| !(c.is_alphanumeric() || "_:".contains(c));
-                let path = &path[..path.find(is_end).unwrap_or(path.len())];
+                let path = path[root.len()..].split(is_end).next().unwrap();
                 let part = MODULES
                     .iter()
                     .map(|(module, _)| *module)
                     .find(|module| is_part(module) && path.split("::").take(2).eq(module.split('/')));
-                modules.push(part.unwrap_or_else(|| path.split("::").next().unwrap()));
+                modules.push((number, part.unwrap_or(path.split("::").next().unwrap()).to_owned()));
             }
         }
     }
@@ -300,11 +301,17 @@ fn files_named<'a>(file: &str, text: &str, files: &[&'a str]) -> Vec<&'a str> {
 fn the_parsers_of_this_test_are_right() {
     assert!(names("use fred::prelude::*;", "fred") && names("let a = fred::x();", "fred"));
     assert!(!names("use fred::types::config::Server;", "config") && !names("alfred::x", "fred"));
-    assert_eq!(modules_named("use crate::hub::{Hub, Run};"), ["hub"]);
-    assert_eq!(modules_named("use ws4redis::{server, telemetry};"), ["server", "telemetry"]);
-    assert_eq!(modules_named("fn f(a: crate::wire::A, b: crate::hub::B)"), ["wire", "hub"]);
-    assert_eq!(modules_named("use crate::shard::{self, state};"), ["shard"]);
-    assert_eq!(modules_named("use crate::shard::state::ShardState;"), ["shard/state"]);
+    let modules = |text: &str| modules_named(text).into_iter().map(|(_, name)| name).collect::<BTreeSet<_>>();
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(modules("use crate::hub::{Hub, Run};"), set(&["hub"]));
+    assert_eq!(modules("use ws4redis::{server, telemetry as log};"), set(&["server", "telemetry"]));
+    assert_eq!(modules("fn f(a: crate::wire::A, b: crate::hub::B)"), set(&["wire", "hub"]));
+    assert_eq!(modules("use crate::shard::{self, thread};"), set(&["shard"]));
+    assert_eq!(modules("use crate::shard::state::ShardState;"), set(&["shard/state"]));
+    assert_eq!(modules("use crate::shard::{serve, state::ShardState};"), set(&["shard", "shard/state"]));
+    let nested = "// crate::a\n\nuse crate::{\n    hub::{Hub, Run}, // c\n    wire::{self},\n    server,\n};";
+    assert_eq!(modules(nested), set(&["hub", "wire", "server"]));
+    assert!(modules_named(nested).iter().all(|(number, _)| *number == 3));
     assert_eq!([module("shard/thread.rs"), module("shard/state.rs")], ["shard", "shard/state"]);
     assert_eq!(code("a // b\n// c\n\nd").collect::<Vec<_>>(), [(1, "a "), (4, "d")]);
     assert_eq!(declared_type("pub(crate) struct A<T> {"), Some("A"));
@@ -361,10 +368,9 @@ fn modules_use_only_modules_below_them() {
             .iter()
             .find(|(name, _)| *name == own)
             .unwrap_or_else(|| panic!("{own} is not in the table"));
-        for (number, line) in code(&text) {
-            for used in modules_named(line) {
-                assert!(used == own || allowed.contains(&used), "{file}:{number}: {own} must not use {used}");
-            }
+        for (number, used) in modules_named(&text) {
+            let is_allowed = used == own || allowed.contains(&used.as_str());
+            assert!(is_allowed, "{file}:{number}: {own} must not use {used}");
         }
     }
 }
