@@ -1,4 +1,4 @@
-//! How the Django package names a session on a channel that others may hear.
+//! The digest by which the Django package names a session on a channel with other subscribers.
 
 use ring::digest::{SHA256, digest};
 

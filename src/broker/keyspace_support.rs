@@ -118,7 +118,7 @@ impl KeyspaceSupport {
     }
 
     /// Records that Redis refuses a keyspace channel: sessions are re-read periodically instead. Returns true if
-    /// the shards have to be told; they are told once for all channels.
+    /// the shards have to be informed; that is done once for all channels.
     pub(super) fn record_refusal(&mut self, channel: &Channel, reason: &str) -> bool {
         let is_first = self.refused.is_none();
         self.refused.get_or_insert_with(|| channel.clone());

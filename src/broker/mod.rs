@@ -349,7 +349,7 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
 
     /// The connection was lost, or must not be used any longer.
     async fn on_lost(&mut self, reason: &str) {
-        // What was read before the loss is passed on before the shards hear of it: later it would follow newer values.
+        // What was read before the loss is passed on before the shards are informed: later it would follow newer values.
         self.intake.link.begin_close();
         loop {
             while !self.intake.is_empty() {

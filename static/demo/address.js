@@ -30,7 +30,7 @@ function hintFor({ facility, subscribe, publish }) {
 
 /**
  * Sets the part of the page up; it connects when it is unfolded first.
- * @param {function(object): void} onChange  Gets facility, flags and echo whenever somebody changes them.
+ * @param {function(object): void} onChange  Gets facility, flags and echo after each change.
  */
 export function startAddress(onChange) {
   const details = byId('address');

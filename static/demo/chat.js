@@ -6,24 +6,24 @@ import { byId, channel, copyable, element, FACILITY, fromTemplate, list, shell, 
 // Random, so that another tab most likely shows two other people.
 const NAMES = ['Ada', 'Ben', 'Cleo', 'Dan', 'Eve', 'Finn', 'Grace', 'Hal', 'Ida', 'Jack', 'Kay', 'Linus'];
 const REMEMBERED = 50;
-const PATIENCE_MS = 3000;
+const RETURN_TIMEOUT_MS = 3000;
 
 const room = channel('broadcast', FACILITY);
 const sent = new Map();
 
 function remember(text) {
-  sent.set(text, { at: performance.now(), heard: [] });
+  sent.set(text, { at: performance.now(), receivers: [] });
   if (sent.size > REMEMBERED) sent.delete(sent.keys().next().value);
 }
 
-function showRoute(from, heard) {
+function showRoute(from, receivers) {
   const step = (text, className) => element('span', text, className);
-  byId('route').replaceChildren(step(from), step(`Redis, ${room}`, 'redis'), step(list(heard)));
+  byId('route').replaceChildren(step(from), step(`Redis, ${room}`, 'redis'), step(list(receivers)));
 }
 
 function showLoss(from) {
   byId('route').textContent =
-    `What ${from} said has not come back: do the [[access]] rules let you speak and hear in ${FACILITY}?`;
+    `The message of ${from} has not come back: do the [[access]] rules allow you to publish and subscribe in ${FACILITY}?`;
 }
 
 function person(name, announced) {
@@ -39,18 +39,18 @@ function person(name, announced) {
   input.placeholder = `Say something as ${name}`;
   form.firstElementChild.textContent = `Message from ${name}`;
   form.firstElementChild.htmlFor = input.id;
-  messages.setAttribute('aria-label', `What ${name} hears`);
+  messages.setAttribute('aria-label', `Messages to ${name}`);
   // Both receive the same messages.
   if (!announced) messages.setAttribute('aria-live', 'off');
 
   socket.addEventListener('message', ({ data }) => {
     const own = sent.get(data);
     arrived.add(shown(data), ...(own ? [element('small', since(own.at), 'after')] : []));
-    const heard = own ? own.heard : [];
-    heard.push(own ? `${name} after ${since(own.at)}` : name);
+    const receivers = own ? own.receivers : [];
+    receivers.push(own ? `${name} after ${since(own.at)}` : name);
     // A replayed message after a reconnect is not an answer.
-    if (heard.length === 2) sent.delete(data);
-    showRoute(own ? data.split(':')[0] : 'Somebody else', own ? heard : ['everyone here']);
+    if (receivers.length === 2) sent.delete(data);
+    showRoute(own ? data.split(':')[0] : 'Somebody else', own ? receivers : ['everyone here']);
   });
   socket.addEventListener('state', ({ state }) => (box.dataset.state = state));
   form.addEventListener('submit', async (event) => {
@@ -61,7 +61,7 @@ function person(name, announced) {
     try {
       await socket.send(text);
       input.value = '';
-      setTimeout(() => sent.get(text)?.heard.length === 0 && showLoss(name), PATIENCE_MS);
+      setTimeout(() => sent.get(text)?.receivers.length === 0 && showLoss(name), RETURN_TIMEOUT_MS);
     } catch (error) {
       byId('route').textContent = `Not sent: ${error.message}.`;
     }

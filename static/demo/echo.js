@@ -12,7 +12,7 @@ function side(name, echo) {
   form.remove();
   heading.textContent = name;
   box.dataset.echo = echo;
-  messages.setAttribute('aria-label', `What is heard ${name.toLowerCase()}`);
+  messages.setAttribute('aria-label', `Messages received ${name.toLowerCase()}`);
   byId('echoes').append(box);
   const arrived = bounded(messages, 50);
   const underWay = new Set();

@@ -7,8 +7,8 @@ const ROOM = `${FACILITY}-kept`;
 const results = bounded(byId('newcomers'), 20);
 let count = 0;
 
-function tell(who, what, data) {
-  results.add(element('b', who), element('span', what, 'text'), ...(data === undefined ? [] : [shown(data)]));
+function addEntry(name, text, data) {
+  results.add(element('b', name), element('span', text, 'text'), ...(data === undefined ? [] : [shown(data)]));
 }
 
 async function publish(value) {
@@ -17,10 +17,10 @@ async function publish(value) {
   const socket = open('Publisher', ROOM, { subscribe: 'broadcast', publish: 'broadcast', echo: true, queue: 1 });
   socket.send(value).catch(() => {});
   await opened(socket);
-  const heard = await message(socket, (data) => data === value, 5000);
+  const received = await message(socket, (data) => data === value, 5000);
   socket.close();
-  if (heard === undefined) tell('Publisher', 'it did not come back from Redis: see the log');
-  else tell('Publisher', `connected, published, left, in ${since(start)}:`, value);
+  if (received === undefined) addEntry('Publisher', 'it did not come back from Redis: see the log');
+  else addEntry('Publisher', `connected, published, left, in ${since(start)}:`, value);
 }
 
 async function newcomer() {
@@ -34,8 +34,8 @@ async function newcomer() {
   const value = await Promise.race([first, nothing]);
   const after = since(start);
   socket.close();
-  if (value === undefined) tell(name, 'connected, and nothing came: nothing is kept');
-  else tell(name, `connected, and got this ${after} later:`, value);
+  if (value === undefined) addEntry(name, 'connected, and received nothing: no message is persisted');
+  else addEntry(name, `connected, and got this ${after} later:`, value);
 }
 
 export function startKept() {

@@ -42,7 +42,7 @@ export function watch(name, socket) {
     line.due = delay === undefined ? null : Date.now() + delay;
     if (now === 'connecting') note(name, 'connecting again', now);
     if (now === 'open') note(name, `open, by ${BY[socket.transport]}`, now);
-    if (now === 'session-ended') note(name, 'the session has ended: once more as whoever you are now', now);
+    if (now === 'session-ended') note(name, 'the session has ended: connecting again with the current cookie', now);
     show(line);
   });
   socket.addEventListener('transport', () => {

@@ -82,7 +82,7 @@ export async function checkAccess(one, two) {
       'Skip to the tour',
       'Lines to copy',
       `say-${name}`,
-      `What ${name} hears`,
+      `Messages to ${name}`,
       'ask-again',
       'How to log in',
       'keep-value',

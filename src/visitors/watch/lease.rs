@@ -222,7 +222,7 @@ impl Lease {
     pub(super) fn suspect(&self) -> Instant {
         let now = Instant::now();
         let confirmed = self.evidence().doubt.filter(|doubt| doubt.confirmed);
-        // An earlier unconfirmed report was about something else: start the delay anew.
+        // An earlier unconfirmed report was about something else: restart the delay.
         let closes_at = confirmed.map_or_else(|| now + close_delay(), |doubt| doubt.closes_at);
         self.set_evidence(Evidence {
             doubt: Some(Doubt { raised_at: now, closes_at, confirmed: confirmed.is_some() }),
