@@ -31,6 +31,7 @@ pub(super) struct TopicTable {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent of each other, and free: they fill a padding")]
 pub(super) struct TopicEntry {
     /// Inline for two: most topics belong to one user or one session.
     pub(super) members: SmallVec<[MemberSlot; 2]>,

@@ -149,10 +149,8 @@ impl Subscriptions {
         name: &[u8],
     ) -> Option<(u32, &Channel, &mut BrokerSubscription)> {
         let known = self.channels.get_mut(number);
-        let number = match known.is_some_and(|(channel, _)| channel.as_str().as_bytes() == name) {
-            true => number,
-            false => self.channels.find(name)?,
-        };
+        let is_same = known.is_some_and(|(channel, _)| channel.as_str().as_bytes() == name);
+        let number = if is_same { number } else { self.channels.find(name)? };
         let (channel, subscription) = self.channels.get_mut(number)?;
         Some((number, channel, subscription))
     }
