@@ -71,7 +71,7 @@ impl From<settings::SettingsError> for CommandError {
 /// A message to publish from the command line.
 #[derive(Debug)]
 pub struct PublishCommand {
-    /// Whether to publish to everybody.
+    /// Whether to publish to all clients.
     pub broadcast: bool,
     /// The users to publish to.
     pub users: Vec<String>,

@@ -43,7 +43,7 @@ enum Command {
 
 #[derive(Args)]
 struct Publish {
-    /// Publish to everybody.
+    /// Publish to all clients.
     #[arg(long)]
     broadcast: bool,
     /// Publish to a user. May be repeated.

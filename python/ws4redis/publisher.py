@@ -37,7 +37,7 @@ class RedisPublisher(RedisStore):
         Args:
             request: The request that `SELF` refers to.
             facility: Name of the facility. The default is that of django-websocket-redis.
-            broadcast: Publish to everybody.
+            broadcast: Publish to all clients.
             groups: Names of groups, groups, or `SELF` for the groups of the request's user.
             users: Usernames, users, primary keys (for gateways with `session.user = "pk"`), or `SELF` for the
                 request's user.

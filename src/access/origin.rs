@@ -37,11 +37,11 @@ impl std::error::Error for OriginRefused {}
 impl fmt::Display for OriginRefused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (origin, host) = (self.origin.escape_debug(), self.host.escape_debug());
-        let only = "a visitor's session is accepted from the site's own pages only";
+        let only = "visitor sessions are accepted only from pages of the site";
         if self.origin == "null" {
             return write!(
                 f,
-                "the page has no origin (null), as one from a file, in a sandboxed frame or behind a redirect, and this server's host is {host}: {only}. \
+                "the page has no origin (null), as one from a file, in a sandboxed frame or behind a redirect, and the host is {host}: {only}. \
                  Serve the page from the site; no setting admits null alone, since any site can make such a frame"
             );
         }
@@ -50,14 +50,14 @@ impl fmt::Display for OriginRefused {
         if !site.zip(listed).is_some_and(|(site, entry)| entry.admits(&site)) {
             return write!(
                 f,
-                "{origin} is no origin that a browser sends, and this server's host is {host}: {only}"
+                "{origin} is not an origin that a browser sends, and the host is {host}: {only}"
             );
         }
         write!(
             f,
-            "the page's origin {origin} is not this server's host {host}: {only}. \
-             Behind nginx, pass the host on with the line\n    proxy_set_header Host $host;\n\
-             or name the origin in the setting origin.allowed"
+            "the origin {origin} of the page does not match the host {host}: {only}. \
+             Behind nginx, add the line: proxy_set_header Host $host; \
+             otherwise add the origin to the setting origin.allowed"
         )
     }
 }

@@ -46,7 +46,7 @@ pub enum Rejection {
     Refused,
     /// Unknown path.
     #[error(
-        "nothing is served at this path; WebSockets are below {0} (server.websocket_url_stripped, if a proxy takes that away)"
+        "nothing is served at this path; WebSockets are below {0} (set server.websocket_url_stripped if a proxy removes that prefix)"
     )]
     NotFound(String),
     /// A method other than GET and HEAD.

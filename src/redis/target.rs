@@ -161,7 +161,7 @@ impl Target {
         } else if mentions(&["sentinel"]) {
             "check the sentinels and sentinelServiceName in redis.url"
         } else if self.settings.url.is_some() {
-            "start Redis, or check redis.url; without it, the embedded store is used"
+            "start Redis, or correct redis.url; without a redis.url the embedded store is used"
         } else {
             "start Redis or ws4redis, or set redis.url"
         }

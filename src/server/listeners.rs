@@ -216,7 +216,7 @@ async fn bind(address: &str) -> anyhow::Result<TcpListener> {
     });
     listener.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => anyhow!(
-            "server.listen: {address} is in use by another program; stop it, or choose another: --set server.listen=127.0.0.1:8001"
+            "server.listen: {address} is in use by another program; stop it, or choose another: --set server.listen=127.0.0.1:8002"
         ),
         io::ErrorKind::AddrNotAvailable => anyhow!("server.listen: this machine has no address {address}"),
         _ => anyhow!("server.listen: cannot listen on {address} ({error})"),

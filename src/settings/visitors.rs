@@ -129,7 +129,7 @@ impl RawRule {
         };
         Rule::new(&written).map_err(|name| SettingsError::Invalid {
             key: "access",
-            problem: format!("{name:?} stands for no flag; flags are subscribe- or publish- with broadcast, group, user or session, * for any"),
+            problem: format!("unknown flag {name:?}; flags are subscribe- or publish- with broadcast, group, user or session, * for any"),
         })
     }
 }
