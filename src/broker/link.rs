@@ -171,7 +171,7 @@ impl Link {
                 self.on_dialed(dialed)
             }
             () = async { match &mut self.moved { Some(moved) => moved.await, None => pending().await } } => {
-                LinkEvent::Unusable("another server is the master now".to_owned())
+                LinkEvent::Unusable("another server is the master now, or this one is a replica".to_owned())
             }
             () = self.target.suspected(), if is_connected => {
                 self.suspected = true;

@@ -190,7 +190,7 @@ pub(super) async fn keep(
                         reason
                     }
                     reason = probe(&pipeline) => reason,
-                    () = discovery.left(&endpoint) => "another server is the master now".to_owned(),
+                    () = discovery.left(&endpoint) => "another server is the master now, or this one is a replica".to_owned(),
                 };
                 if says_replica(&reason) {
                     discovery.leave(&endpoint);
