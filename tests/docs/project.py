@@ -55,6 +55,12 @@ class Project:
         """Writes the module `mysite.<name>`."""
         (self.home / "mysite" / f"{name}.py").write_text(code)
 
+    def template(self, name, text):
+        """Writes a template into the folder that the document's settings name."""
+        folder = self.home / "templates"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
     def _append(self, name, code):
         with (self.home / "mysite" / f"{name}.py").open("a") as file:
             file.write(f"\n{code}")
