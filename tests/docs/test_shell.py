@@ -89,13 +89,14 @@ def test_the_tests_have_a_usage(blocks):
 
 
 @shows("README.md", "Install", 1)
-def test_cargo_install(blocks, tmp_path):
-    root = tmp_path / "local"
-    install = 'cargo() { command cargo "$@" --debug --locked; }; ' + blocks[0].filled({"/usr/local": root})
-    bash(install, ROOT, BUILD_SECONDS)
-    assert bash("ws4redis --version", tmp_path, PATH=f"{root}/bin{os.pathsep}{os.environ['PATH']}").startswith(
-        "ws4redis "
-    )
+def test_building_and_installing(blocks, tmp_path):
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    words = {"sudo ": "", "target/release/ws4redis": BINARY, "/usr/local/bin/": f"{bin}/"}
+    bash(DEBUG + blocks[0].filled(words), ROOT, BUILD_SECONDS)
+    path = f"{bin}{os.pathsep}{os.environ['PATH']}"
+    assert bash("command -v ws4redis", tmp_path, PATH=path) == f"{bin}/ws4redis\n"
+    assert bash("ws4redis --version", tmp_path, PATH=path).startswith("ws4redis ")
 
 
 @shows("docs/settings.md", "Commands")
