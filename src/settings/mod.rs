@@ -159,6 +159,13 @@ impl Settings {
         require(prefix_ok, "websocket_url", "must begin and end with a slash, for example /ws/")?;
         let plain = !raw.prefix.chars().any(char::is_control);
         require(plain, "prefix", "must not hold control characters")?;
+        // Channels with such a name would count as those of key events.
+        let is_keyspace = raw.prefix.starts_with("__keyspace@");
+        require(
+            !is_keyspace,
+            "prefix",
+            "must not begin with __keyspace@, which Redis uses for its own channels",
+        )?;
         require(raw.heartbeat.len() <= 1024, "heartbeat", "must not be longer than 1024 bytes")?;
         let stripped = raw.server.websocket_url_stripped;
         let path_prefix = if stripped { "/" } else { &raw.websocket_url }.to_owned();
@@ -310,6 +317,7 @@ mod tests {
     fn an_invalid_value_is_refused_and_its_key_named() {
         for (assignment, expected) in [
             ("websocket_url=ws", "websocket_url: must begin and end with a slash"),
+            ("prefix=__keyspace@0__", "prefix: must not begin with __keyspace@"),
             ("server.listen=8000", "server.listen: expected host:port or unix:/path"),
             ("server.unix_mode=9", "server.unix_mode: "),
             ("server.trusted_proxies=unix,10.0.0.1/8", "server.trusted_proxies: \"10.0.0.1/8\" is neither"),
