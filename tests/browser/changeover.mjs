@@ -87,6 +87,10 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
       const other = `${name}_other`;
       await open(node, other, direct(facility), { ...FLAGS, fallback: false });
       await send(node, other, 'kept');
+      // Until Redis has it, the page could receive it as a live message, too.
+      const probe = `${name}_probe`;
+      await open(node, probe, direct(facility), { ...FLAGS, fallback: false });
+      await becomes(async () => (await received(node, probe)())[0], 'kept', 'the persisted message');
       proxy.refuse = Infinity;
       await open(tab, name, path(facility), FLAGS);
       assert.equal(await transport(tab, name)(), 'sse');

@@ -120,7 +120,7 @@ export async function refusals({ deployment, john, mary }) {
     await open(foreign, 'a', path, flags, 'closed');
     const [codes, reasons] = await foreign.evaluate(() => [window.a.codes, window.a.reasons]);
     assert.deepEqual(codes, [1008]);
-    assert.match(reasons[0], /^HTTP 403 the page's origin https:\/\/other\.example\.com is not/);
+    assert.match(reasons[0], /^HTTP 403 the origin https:\/\/other\.example\.com of the page does not match/);
     // The origin check protects sessions only: anonymous visitors may connect from any origin.
     const anonymous = await mary.browser.createBrowserContext();
     const page = await anonymous.newPage();
