@@ -1,4 +1,4 @@
-//! The digest by which the Django package names a session on a channel with other subscribers.
+//! The digest of a session key. The Django package publishes it instead of the key, because others may subscribe.
 
 use ring::digest::{SHA256, digest};
 

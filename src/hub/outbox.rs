@@ -175,8 +175,7 @@ impl Outbox {
         None
     }
 
-    /// Drops the oldest runs of which nothing has been written, until the rest is within the soft bound. Returns the number
-    /// of dropped messages.
+    /// Drops the oldest unwritten runs, until the rest is within the soft bound. Returns the number of dropped messages.
     pub fn drop_oldest(&mut self, form: Form, limits: &Limits) -> u32 {
         self.0.as_mut().map_or(0, |queue| queue.drop_oldest(form, limits))
     }

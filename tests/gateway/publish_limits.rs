@@ -1,6 +1,6 @@
 //! Rate limits on publishing: one token bucket per visitor, across all sockets and requests.
 
-use crate::support::client::Request;
+use crate::support::client::{Request, TestClient};
 use crate::support::sessions::{log_in, session_key};
 use crate::support::{RedisServer, SiteReply, TestGateway, TestSite, within_deadline};
 
@@ -124,15 +124,9 @@ async fn visitors_with_an_unknown_address_share_no_limit() {
     assert_eq!(client.expect_close(1008).await, "publishing too fast");
 }
 
-#[tokio::test]
-async fn a_user_who_becomes_anonymous_leaves_the_users_bucket() {
-    let site =
-        TestSite::always_returning(r#"{"user": "john", "id": 7, "allow": ["publish-broadcast"]}"#).await;
-    let rules = RULES.replace("publish_burst_seconds = 10", "publish_burst_seconds = 60");
-    let builder = TestGateway::builder().rules(&rules).set("auth.callback_url", &site.url());
-    let gateway = builder.set("expire", "0").start().await;
-    let request = gateway.request("/ws/x?subscribe-broadcast&publish-broadcast");
-    let mut client = request.header("Cookie", "a=1").connect().await;
+/// Publishes until the bucket is empty. From then on the site answers with an anonymous visitor, who may subscribe, too; a
+/// persisted message shows that the answer has been applied.
+async fn empty_bucket_and_become_anonymous(client: &mut TestClient, site: &TestSite, gateway: &TestGateway) {
     for _ in 0..60 {
         client.send_text("x").await;
     }
@@ -142,6 +136,18 @@ async fn a_user_who_becomes_anonymous_leaves_the_users_bucket() {
         SiteReply::json(r#"{"user": null, "allow": ["subscribe-broadcast", "publish-broadcast"]}"#)
     });
     RedisServer::shared().persist(&gateway.channel("broadcast:x"), "welcome");
+}
+
+#[tokio::test]
+async fn a_user_who_becomes_anonymous_leaves_the_users_bucket() {
+    let site =
+        TestSite::always_returning(r#"{"user": "john", "id": 7, "allow": ["publish-broadcast"]}"#).await;
+    let rules = RULES.replace("publish_burst_seconds = 10", "publish_burst_seconds = 60");
+    let builder = TestGateway::builder().rules(&rules).set("auth.callback_url", &site.url());
+    let gateway = builder.set("expire", "0").start().await;
+    let request = gateway.request("/ws/x?subscribe-broadcast&publish-broadcast");
+    let mut client = request.header("Cookie", "a=1").connect().await;
+    empty_bucket_and_become_anonymous(&mut client, &site, &gateway).await;
     let hint = r#"{"v":1,"user":"7","reason":"groups"}"#;
     RedisServer::shared().publish(&gateway.channel("ws4redis:control"), hint);
     client.expect_text("welcome").await;
@@ -170,15 +176,7 @@ async fn an_anonymous_visitor_keeps_its_limit_when_its_flags_change() {
     let gateway = builder.start().await;
     let request = gateway.request("/ws/x?subscribe-broadcast&publish-broadcast");
     let mut client = request.header("Cookie", "a=1").header("X-Forwarded-For", "203.0.113.7").connect().await;
-    for _ in 0..60 {
-        client.send_text("x").await;
-    }
-    client.send_ping(b"").await;
-    client.expect_pong(b"").await;
-    site.answer(|_| {
-        SiteReply::json(r#"{"user": null, "allow": ["subscribe-broadcast", "publish-broadcast"]}"#)
-    });
-    RedisServer::shared().persist(&gateway.channel("broadcast:x"), "welcome");
+    empty_bucket_and_become_anonymous(&mut client, &site, &gateway).await;
     client.expect_text("welcome").await;
     // The bucket was empty and has refilled by one message for each second since.
     for _ in 0..50 {

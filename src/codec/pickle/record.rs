@@ -9,7 +9,7 @@ use crate::codec::{DecodeError, FieldValue, Record};
 /// Most bytes per byte of a text: `\UXXXXXXXX` for one of ASCII.
 const MAX_ESCAPE_BYTES: usize = 10;
 
-/// A pickle of which the fields of a record are kept.
+/// A pickle reduced to the fields of a record.
 pub struct RecordPickle<'a, R> {
     arena: Arena<'a, Fields<R>>,
     root: Index,

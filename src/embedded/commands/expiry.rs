@@ -44,7 +44,7 @@ enum ExpireCondition {
     Earlier,
 }
 
-/// The options of one command, all of which must be met.
+/// The options of one command. All of them must be met.
 #[derive(Debug, Default)]
 struct ExpireConditions(Vec<ExpireCondition>);
 

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 
 use super::{Case, TOOLCHAIN, measure};
 
-/// Per cent by which a case may exceed its recorded count.
+/// How far a case may exceed its recorded count, in per cent.
 const TOLERANCE_PERCENT: u64 = 3;
 
 /// A count above the limit is repeated; the smallest of three has the least noise.
