@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 from ws4redis import connection, settings
@@ -101,6 +101,34 @@ def capture_publications() -> Iterator[list[Publication]]:
         yield captured
     finally:
         _captures[:] = [other for other in _captures if other is not captured]
+
+
+def dispatch_event(type: str, **fields: Any) -> list[object] | None:  # noqa: ANN401 - those of Event
+    """Call the site's handlers and receivers for an event, once, as `manage.py ws4redis_worker` does.
+
+    `dispatch_event("message", facility="chat-5", user="john", data="Hello")`
+
+    Args:
+        type: Type of the event, such as `message`.
+        **fields: Other attributes of `ws4redis.events.Event`. The dialect is `relay` by default; for the type `event`
+            the dialect is `socket_io`, the namespace `/`.
+
+    Returns:
+        The arguments of the acknowledgement for an event of Socket.IO; None if the event has no handler.
+
+    Raises:
+        Exception: The first exception of a handler or a receiver, after all of them were called.
+    """
+    from ws4redis import handlers
+    from ws4redis.events import CLIENT_EVENT, Event
+
+    handlers.discover()
+    defaults = {"dialect": "relay"} if type != CLIENT_EVENT else {"dialect": "socket_io", "namespace": "/"}
+    run = handlers.HandlerRun(Event(type, **{**defaults, **fields}))
+    failures = run.call()
+    if failures and failures[0].__cause__ is not None:
+        raise failures[0].__cause__
+    return run.acknowledgement() if run.is_handled else None
 
 
 @contextmanager
