@@ -9,7 +9,7 @@ use std::{
 /// The modules or single files in which a dependency is used. A dependency that is not listed may be used anywhere.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("anyhow", &["server", "cli.rs"]),
-    ("base64", &["access", "http", "wire/sse.rs"]),
+    ("base64", &["access", "http", "wire/engine_io/packet.rs", "wire/engine_io/payload.rs", "wire/sse.rs"]),
     ("clap", &["main.rs", "cli.rs"]),
     ("config", &["settings"]),
     ("crc16", &["redis/slots.rs"]),

@@ -6,6 +6,7 @@
 mod audience;
 mod channel;
 mod control;
+pub mod engine_io;
 pub mod form;
 mod handshake;
 mod keyspace;
