@@ -39,7 +39,17 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("ring", &["access", "visitors/callback/request.rs", "shard/doctor.rs"]),
     ("sd_notify", &["server"]),
     ("serde", &["access", "codec/json.rs", "settings", "visitors", "shard/doctor.rs", "sources/control.rs"]),
-    ("serde_json", &["access", "codec/json.rs", "visitors", "shard/doctor.rs", "sources/control.rs"]),
+    (
+        "serde_json",
+        &[
+            "access",
+            "codec/json.rs",
+            "visitors",
+            "shard/doctor.rs",
+            "sources/control.rs",
+            "wire/socket_io/json.rs",
+        ],
+    ),
     ("sha1", &["embedded"]),
     ("socket2", &["server/listeners.rs", "redis/connection.rs", "stream.rs"]),
     ("subtle", &["visitors/session.rs"]),

@@ -11,6 +11,7 @@ pub mod form;
 mod handshake;
 mod keyspace;
 mod message;
+pub mod socket_io;
 pub mod sse;
 mod topic;
 pub mod websocket;

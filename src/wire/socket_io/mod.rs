@@ -1,0 +1,15 @@
+//! Socket.IO, protocols 4 (over Engine.IO 3) and 5 (over Engine.IO 4): packets, attachments, and JSON that is passed through.
+//!
+//! Not here: namespaces that exist, rooms, who may connect, and acknowledgements that are awaited.
+//!
+//! Sources of the rules: <https://github.com/socketio/socket.io-protocol> (branches `v4` and `main`) and `socket.io-parser`.
+
+mod json;
+mod packet;
+mod split;
+mod tokens;
+
+pub use json::{InvalidJson, MAX_JSON_DEPTH, push_compact_json, validate_json};
+pub use packet::{MAX_NAMESPACE_BYTES, SocketPacket, SocketPacketError, SocketType};
+pub use split::{JsonElements, JsonMembers};
+pub use tokens::unescape_json;
