@@ -4,12 +4,21 @@
 //!
 //! Sources of the rules: <https://github.com/socketio/socket.io-protocol> (branches `v4` and `main`) and `socket.io-parser`.
 
+mod attachments;
+mod data;
+pub mod encode;
 mod json;
 mod packet;
 mod split;
+mod strings;
 mod tokens;
+mod value;
 
+pub use attachments::{AttachmentCollector, AttachmentError, BinaryMessage, MessageLimits};
+pub use data::{EventData, EventDataWriter, InvalidEventData};
 pub use json::{InvalidJson, MAX_JSON_DEPTH, push_compact_json, validate_json};
 pub use packet::{MAX_NAMESPACE_BYTES, SocketPacket, SocketPacketError, SocketType};
 pub use split::{JsonElements, JsonMembers};
+pub use strings::push_json_string;
 pub use tokens::unescape_json;
+pub use value::{EventValue, encode_values};
