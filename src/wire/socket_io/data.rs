@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::attachments::MessageLimits;
 use super::json::{InvalidJson, MAX_JSON_DEPTH, push_compact_json, validate_json};
-use super::strings::{push_escaped, push_float, push_json_string, push_unit};
+use super::strings::{escaped_length, push_escaped, push_float, push_json_string, push_unit};
 
 /// The data of an event (its name and its arguments) or of an acknowledgement (its arguments), encoded once for all forms.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,7 +192,7 @@ impl EventDataWriter {
     ///
     /// When a limit is exceeded.
     pub fn text(&mut self, text: &str) -> Result<(), InvalidEventData> {
-        self.room_for(text.len())?;
+        self.room_for(escaped_length(text))?;
         self.begin_value();
         push_json_string(&mut self.out, text);
         self.check()
@@ -208,11 +208,11 @@ impl EventDataWriter {
         if let Ok(text) = std::str::from_utf8(text) {
             return self.text(text);
         }
-        self.room_for(text.len())?;
         self.begin_value();
         self.out.push('"');
         let mut rest = text;
         while let Some(chunk) = rest.utf8_chunks().next() {
+            self.room_for(escaped_length(chunk.valid()))?;
             push_escaped(&mut self.out, chunk.valid());
             rest = &rest[chunk.valid().len()..];
             if let [0xed, second @ 0xa0..=0xbf, third @ 0x80..=0xbf, ..] = *rest {
