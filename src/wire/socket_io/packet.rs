@@ -128,15 +128,21 @@ impl<'a> SocketPacket<'a> {
         let (kind, rest) = take_type(text)?;
         let (attachments, rest) =
             if kind.is_binary() { take_attachments(rest, max_attachments)? } else { (0, rest) };
-        let (namespace, rest) = take_namespace(rest)?;
+        let (namespace, rest) = take_namespace(rest);
         let (namespace, query) = match namespace.split_once('?') {
             Some((name, query)) if version == EngineVersion::V3 && kind == SocketType::Connect => {
                 (name, Some(query))
             }
             _ => (namespace, None),
         };
+        let has_control = |text: &str| text.contains(char::is_control);
+        // A query has no limit of its own: it may hold a token.
+        if namespace.len() > MAX_NAMESPACE_BYTES || has_control(namespace) || query.is_some_and(has_control) {
+            return Err(SocketPacketError::Namespace);
+        }
         let (id, rest) = take_id(rest)?;
-        let data = rest.trim_matches(|c: char| u8::try_from(c).is_ok_and(is_space));
+        // White space in front stays and is refused below: socket.io-parser reads it as the ack id 0.
+        let data = rest.trim_end_matches(|c: char| u8::try_from(c).is_ok_and(is_space));
         let packet = Self { kind, attachments, namespace, query, id, data };
         packet.validate(version)?;
         Ok(packet)
@@ -151,7 +157,7 @@ impl<'a> SocketPacket<'a> {
         let has_right_kind = match (self.kind, version) {
             (SocketType::Connect, EngineVersion::V3) | (SocketType::Disconnect, _) => first.is_none(),
             (SocketType::Connect, EngineVersion::V4) => matches!(first, None | Some(b'{')),
-            (SocketType::ConnectError, EngineVersion::V3) => first.is_some(),
+            (SocketType::ConnectError, EngineVersion::V3) => first.is_some_and(|byte| !is_space(byte)),
             (SocketType::ConnectError, EngineVersion::V4) => first == Some(b'{'),
             _ => first == Some(b'['),
         };
@@ -214,13 +220,8 @@ fn take_attachments(text: &str, max: usize) -> Result<(usize, &str), SocketPacke
 }
 
 /// Takes the namespace up to its comma or to the end; without one it is `/`.
-fn take_namespace(text: &str) -> Result<(&str, &str), SocketPacketError> {
-    if !text.starts_with('/') {
-        return Ok(("/", text));
-    }
-    let (namespace, rest) = text.split_once(',').unwrap_or((text, ""));
-    let is_valid = namespace.len() <= MAX_NAMESPACE_BYTES && !namespace.contains(char::is_control);
-    if is_valid { Ok((namespace, rest)) } else { Err(SocketPacketError::Namespace) }
+fn take_namespace(text: &str) -> (&str, &str) {
+    if text.starts_with('/') { text.split_once(',').unwrap_or((text, "")) } else { ("/", text) }
 }
 
 fn take_id(text: &str) -> Result<(Option<u64>, &str), SocketPacketError> {
@@ -320,10 +321,19 @@ mod tests {
             packet,
             Ok(SocketPacket { namespace: "/chat", query: Some("token=abc&uid=1"), ..CONNECT })
         );
+        let long = format!("0/chat?token={}", "t".repeat(1_000));
+        let token = SocketPacket::decode(V3, &long, 0).map(|packet| packet.query.map(str::len));
+        assert_eq!((token, decode(&long)), (Ok(Some(1_006)), Err(SocketPacketError::Namespace)));
+        assert_eq!(SocketPacket::decode(V3, "0/chat?a\nb", 0), Err(SocketPacketError::Namespace));
         assert_eq!(decode("0/chat?a"), Ok(SocketPacket { namespace: "/chat?a", ..CONNECT }));
         let event = SocketPacket::decode(V3, r#"2/c?a,["x"]"#, 0).map(|packet| packet.namespace);
         assert_eq!(event, Ok("/c?a"));
         assert_eq!(SocketPacket::decode(V3, "0{}", 0), Err(SocketPacketError::DataKind));
+        assert_eq!(
+            SocketPacket::decode(V3, "4 2.1", 0),
+            Err(SocketPacketError::DataKind),
+            "or it is the ack id 2"
+        );
         let error = SocketPacket::decode(V3, r#"4/x,"Invalid namespace""#, 0).map(|packet| packet.data);
         assert_eq!(error, Ok(r#""Invalid namespace""#));
     }
@@ -349,6 +359,7 @@ mod tests {
             ("2", E::DataKind),
             ("2{}", E::DataKind),
             ("2\"a\"", E::DataKind),
+            ("2 [\"a\"]", E::DataKind),
             ("21-[\"a\"]", E::DataKind),
             ("2[]", E::EventName),
             ("2[null]", E::EventName),
