@@ -59,7 +59,10 @@ impl EventData {
         is_binary: bool,
         limits: MessageLimits,
     ) -> Result<Self, InvalidEventData> {
-        let is_name = |json: &str| matches!(json.trim_start().as_bytes(), [b'"' | b'-' | b'0'..=b'9', ..]);
+        // `-Infinity` would become null, which is no name.
+        let is_name = |json: &str| {
+            matches!(json.trim_start().as_bytes(), [b'"' | b'0'..=b'9', ..] | [b'-', b'0'..=b'9', ..])
+        };
         if name.is_some_and(|name| !is_name(name)) {
             return Err(InvalidEventData::Unsupported);
         }
@@ -70,16 +73,14 @@ impl EventData {
         }
         for json in name.into_iter().chain(arguments) {
             writer.begin_value();
-            if writer.out.len().saturating_add(json.len()) > limits.text_bytes {
-                return Err(InvalidEventData::TooLarge);
-            }
+            writer.room_for(json.len())?;
             writer.replaced += push_compact_json(&mut writer.out, json, count)?;
         }
         writer.finish()
     }
 }
 
-/// Writes [`EventData`] value by value, for readers that have values of their own: no [`EventValue`] is built. The caller
+/// Writes [`EventData`] value by value, for readers that have values of their own: no [`EventValue`](super::EventValue) is built. The caller
 /// closes what it begins; methods fail as soon as a limit is exceeded.
 #[derive(Debug)]
 pub struct EventDataWriter {
@@ -378,7 +379,7 @@ mod tests {
 
     #[test]
     fn invalid_json_and_excess_are_refused() {
-        for name in ["null", "[]", "", "true"] {
+        for name in ["null", "[]", "", "true", "-Infinity", "NaN"] {
             assert_eq!(from_json(name, &[], &[]), Err(InvalidEventData::Unsupported));
         }
         assert_eq!(from_json(r#""a""#, &["1,2"], &[]), Err(InvalidJson::Syntax.into()));
