@@ -127,9 +127,10 @@ fn a_size_or_a_time_has_its_unit_in_its_name() {
             "server.max_connections",
             "server.max_headers",
             "embedded.max_clients",
+            "socketio.max_attachments",
         ];
         if value.parse::<u64>().is_ok() && !counts.contains(&key.as_str()) {
-            let unit = ["_seconds", "_bytes", "_messages"].iter().any(|unit| key.ends_with(unit));
+            let unit = ["_seconds", "_bytes", "_messages", "_ms"].iter().any(|unit| key.ends_with(unit));
             assert!(unit, "{key} = {value}: of what?");
         }
     }

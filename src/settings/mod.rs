@@ -14,6 +14,7 @@ mod ranges;
 mod raw;
 mod redis_url;
 mod sections;
+mod socket_io;
 mod visitors;
 
 use std::ffi::OsString;
@@ -36,6 +37,7 @@ pub use redis_url::{Address, RedisUrl, Servers};
 pub use sections::{
     Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, SessionSettings, TlsSettings,
 };
+pub use socket_io::{ListArgument, NamespacePattern, RedisManagerSettings, RoomTemplate, SocketIoSettings};
 
 /// The shipped settings file, which is also the manual.
 pub const SHIPPED: &str = include_str!("../../settings.toml");
@@ -86,6 +88,8 @@ pub struct Settings {
     pub log_json: bool,
     /// Whether the demo page is served.
     pub demo: bool,
+    /// Clients of Socket.IO.
+    pub socket_io: SocketIoSettings,
     /// Limits of the embedded store.
     pub embedded: crate::embedded::StoreLimits,
 }
@@ -201,6 +205,7 @@ impl Settings {
         require(sooner, "auth.callback_timeout_seconds", "must be less than server.handshake_seconds")?;
         let origins = AllowedOrigins::new(&raw.origin.allowed)
             .map_err(|problem| SettingsError::Invalid { key: "origin.allowed", problem })?;
+        let socket_io = raw.socketio.check(&path_prefix)?;
         Ok(Self {
             websocket_url: raw.websocket_url,
             path_prefix,
@@ -220,6 +225,7 @@ impl Settings {
             origins,
             log_json,
             demo,
+            socket_io,
             embedded: raw.embedded.check(),
         })
     }

@@ -12,6 +12,7 @@ use super::error::SettingsError;
 use super::fields::{invalid, list, require};
 use super::redis_url::RedisUrl;
 use super::sections::{Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, TlsSettings};
+use super::socket_io::RawSocketIo;
 use super::visitors::{RawRule, RawSession};
 use crate::access::Proxies;
 use crate::embedded::StoreLimits;
@@ -34,6 +35,7 @@ pub(super) struct Raw {
     pub(super) origin: RawOrigin,
     pub(super) log: RawLog,
     pub(super) demo: RawDemo,
+    pub(super) socketio: RawSocketIo,
     pub(super) embedded: RawEmbedded,
     /// The site's rules; none by default.
     #[serde(default)]

@@ -1,0 +1,299 @@
+//! `[socketio]`: clients of Socket.IO.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use super::error::SettingsError;
+use super::fields::{invalid, list, require};
+use crate::wire::engine_io::EngineVersion;
+use crate::wire::socket_io::MAX_NAMESPACE_BYTES;
+
+/// Most bytes of a room's name, as for the rooms that publishers name.
+const MAX_ROOM_BYTES: usize = 256;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSocketIo {
+    pub(super) enabled: bool,
+    path: String,
+    #[serde(deserialize_with = "versions")]
+    engine: Vec<EngineVersion>,
+    #[serde(deserialize_with = "list")]
+    transports: Vec<String>,
+    upgrade_seconds: u32,
+    eio3_repair_text: bool,
+    #[serde(deserialize_with = "list")]
+    namespaces: Vec<String>,
+    anonymous: bool,
+    ping_interval_ms: u32,
+    ping_timeout_ms: u32,
+    connect_seconds: u32,
+    max_payload_bytes: usize,
+    max_attachments: usize,
+    ack_seconds: u32,
+    user_room: String,
+    group_room: String,
+    redis_manager: RawRedisManager,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRedisManager {
+    enabled: bool,
+    #[serde(deserialize_with = "list")]
+    channels: Vec<String>,
+    pickle: bool,
+    list_argument: String,
+}
+
+/// Settings of `[socketio]`.
+#[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
+pub struct SocketIoSettings {
+    /// Whether clients of Socket.IO are served.
+    pub enabled: bool,
+    /// The path, without its last slash.
+    pub path: String,
+    /// The protocols of Engine.IO that clients may use.
+    pub versions: Vec<EngineVersion>,
+    /// Whether clients may poll.
+    pub polling: bool,
+    /// Whether clients may use WebSockets.
+    pub websocket: bool,
+    /// Seconds within which a client has to complete the upgrade to a WebSocket.
+    pub upgrade_seconds: u32,
+    /// Whether text that JavaScript clients 1.x have encoded twice is decoded.
+    pub eio3_repair_text: bool,
+    /// The namespaces that exist.
+    pub namespaces: Vec<NamespacePattern>,
+    /// Whether anonymous visitors may connect.
+    pub anonymous: bool,
+    /// Time between two pings.
+    pub ping_interval: Duration,
+    /// Time for the answer to a ping.
+    pub ping_timeout: Duration,
+    /// Seconds within which a client has to connect to a namespace.
+    pub connect_seconds: u32,
+    /// Largest message, and largest attachment, from a client.
+    pub max_payload_bytes: usize,
+    /// Most attachments of a message.
+    pub max_attachments: usize,
+    /// Seconds for which an acknowledgement of a client is passed on.
+    pub ack_seconds: u32,
+    /// The room that a user's sockets are in.
+    pub user_room: Option<RoomTemplate>,
+    /// The rooms that the sockets of a group's members are in.
+    pub group_room: Option<RoomTemplate>,
+    /// Channels of python-socketio's `RedisManager`.
+    pub redis_manager: RedisManagerSettings,
+}
+
+/// Settings of `[socketio.redis_manager]`.
+#[derive(Debug, Clone)]
+pub struct RedisManagerSettings {
+    /// The channels; none if it is off.
+    pub channels: Vec<String>,
+    /// Whether messages in pickle are read.
+    pub pickle: bool,
+    /// What a list in `data` means.
+    pub list_argument: ListArgument,
+}
+
+/// The meaning of a list in the `data` of an event in JSON, which differs between releases of python-socketio.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListArgument {
+    /// The arguments (5.15.1 and later), unless the publisher has proved to be older.
+    Auto,
+    /// The arguments.
+    Arguments,
+    /// One argument (5.14.2 to 5.15.0).
+    Single,
+}
+
+/// A name of namespaces, or a prefix of some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamespacePattern {
+    /// One name.
+    Exact(String),
+    /// All names that begin with this.
+    Prefix(String),
+}
+
+/// The name of a room with a placeholder for a user or a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomTemplate {
+    before: String,
+    after: String,
+}
+
+impl NamespacePattern {
+    fn parse(text: &str) -> Option<Self> {
+        let (name, is_prefix) = text.strip_suffix('*').map_or((text, false), |prefix| (prefix, true));
+        let is_valid = name.starts_with('/')
+            && name.len() <= MAX_NAMESPACE_BYTES
+            && !name.contains(|c: char| c.is_control() || c == ',' || c == '*' || c == '?');
+        let name = name.to_owned();
+        is_valid.then_some(if is_prefix { Self::Prefix(name) } else { Self::Exact(name) })
+    }
+
+    /// Returns whether a namespace has this name.
+    pub fn admits(&self, namespace: &str) -> bool {
+        match self {
+            Self::Exact(name) => name == namespace,
+            Self::Prefix(prefix) => namespace.starts_with(prefix.as_str()),
+        }
+    }
+}
+
+impl RoomTemplate {
+    /// Returns the template; `None` for an empty text.
+    fn parse(text: &str, placeholder: &str, key: &'static str) -> Result<Option<Self>, SettingsError> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let parts = text.split_once(placeholder).filter(|(_, after)| !after.contains(placeholder));
+        let (before, after) = parts.ok_or_else(|| {
+            invalid(key, &format!("must contain {placeholder} once, for example ws4redis:{placeholder}"))
+        })?;
+        // Otherwise a name alone could be mistaken for a room of the site.
+        require(!before.is_empty(), key, "must have a prefix, for example ws4redis:")?;
+        require(text.len() <= MAX_ROOM_BYTES, key, "must not be longer than 256 bytes")?;
+        Ok(Some(Self { before: before.to_owned(), after: after.to_owned() }))
+    }
+
+    /// Returns the room of a user or a group.
+    pub fn room(&self, name: &str) -> String {
+        [&self.before, name, &self.after].concat()
+    }
+
+    /// Returns whether a room has a name of this form.
+    pub fn matches(&self, room: &str) -> bool {
+        room.strip_prefix(self.before.as_str()).is_some_and(|rest| rest.ends_with(self.after.as_str()))
+    }
+}
+
+impl RawSocketIo {
+    pub(super) fn check(self, websocket_path: &str) -> Result<SocketIoSettings, SettingsError> {
+        let path = self.path.strip_suffix('/').unwrap_or(&self.path);
+        let is_path = path.len() > 1 && path.starts_with('/') && !path.contains(|c: char| "?#% ".contains(c));
+        require(
+            is_path,
+            "socketio.path",
+            "must be a path with a slash at both ends, for example /socket.io/",
+        )?;
+        let hides = self.enabled && websocket_path.trim_end_matches('/') == path;
+        require(!hides, "socketio.path", "is also websocket_url")?;
+        require(!self.engine.is_empty(), "socketio.engine", "must contain 3, 4 or both")?;
+        let uses = |transport: &str| self.transports.iter().any(|name| name == transport);
+        let (polling, websocket) = (uses("polling"), uses("websocket"));
+        let is_known = |name: &String| name == "polling" || name == "websocket";
+        require(
+            (polling || websocket) && self.transports.iter().all(is_known),
+            "socketio.transports",
+            "must contain polling, websocket or both",
+        )?;
+        let namespaces: Option<Vec<_>> =
+            self.namespaces.iter().map(|name| NamespacePattern::parse(name)).collect();
+        let namespaces = namespaces.filter(|names| !names.is_empty()).ok_or_else(|| {
+            invalid(
+                "socketio.namespaces",
+                "expected names such as / and /chat, or a prefix such as /room-* without commas",
+            )
+        })?;
+        // Clients of Engine.IO 3 are connected to it without asking.
+        let has_main = namespaces.iter().any(|namespace| namespace.admits("/"));
+        let needs_main = self.engine.contains(&EngineVersion::V3);
+        require(
+            has_main || !needs_main,
+            "socketio.namespaces",
+            "must contain / as long as socketio.engine contains 3",
+        )?;
+        Ok(SocketIoSettings {
+            enabled: self.enabled,
+            path: path.to_owned(),
+            versions: self.engine,
+            polling,
+            websocket,
+            upgrade_seconds: self.upgrade_seconds,
+            eio3_repair_text: self.eio3_repair_text,
+            namespaces,
+            anonymous: self.anonymous,
+            ping_interval: Duration::from_millis(self.ping_interval_ms.into()),
+            ping_timeout: Duration::from_millis(self.ping_timeout_ms.into()),
+            connect_seconds: self.connect_seconds,
+            max_payload_bytes: self.max_payload_bytes,
+            max_attachments: self.max_attachments,
+            ack_seconds: self.ack_seconds,
+            user_room: RoomTemplate::parse(&self.user_room, "{user}", "socketio.user_room")?,
+            group_room: RoomTemplate::parse(&self.group_room, "{group}", "socketio.group_room")?,
+            redis_manager: self.redis_manager.check()?,
+        })
+    }
+}
+
+impl RawRedisManager {
+    fn check(self) -> Result<RedisManagerSettings, SettingsError> {
+        let is_named = |name: &String| !name.is_empty() && !name.chars().any(char::is_control);
+        let are_named = !self.channels.is_empty() && self.channels.iter().all(is_named);
+        require(
+            are_named,
+            "socketio.redis_manager.channels",
+            "must be names of channels, for example socketio",
+        )?;
+        let list_argument = match self.list_argument.as_str() {
+            "auto" => ListArgument::Auto,
+            "g4" => ListArgument::Arguments,
+            "g3" => ListArgument::Single,
+            _ => return Err(invalid("socketio.redis_manager.list_argument", "expected auto, g4 or g3")),
+        };
+        let channels = if self.enabled { self.channels } else { Vec::new() };
+        Ok(RedisManagerSettings { channels, pickle: self.pickle, list_argument })
+    }
+}
+
+/// Deserializes a list of versions, or a comma-separated string, as environment variables have it.
+fn versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<EngineVersion>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum NumbersOrText {
+        Numbers(Vec<i64>),
+        Text(String),
+    }
+    let texts: Vec<String> = match NumbersOrText::deserialize(deserializer)? {
+        NumbersOrText::Numbers(numbers) => numbers.iter().map(i64::to_string).collect(),
+        NumbersOrText::Text(text) => text.split(',').map(|item| item.trim().to_owned()).collect(),
+    };
+    let read = |text: &String| {
+        let unknown = || serde::de::Error::custom("socketio.engine: expected [3], [4] or [3, 4]");
+        EngineVersion::from_query(text).ok_or_else(unknown)
+    };
+    texts.iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_a_name_or_a_prefix() {
+        let admits = |pattern: &str, name: &str| NamespacePattern::parse(pattern).unwrap().admits(name);
+        assert!(admits("/", "/") && !admits("/", "/chat"));
+        assert!(admits("/room-*", "/room-1") && !admits("/room-*", "/room"));
+        for invalid in ["", "chat", "/a,b", "/a*b", "*"] {
+            assert_eq!(NamespacePattern::parse(invalid), None, "{invalid}");
+        }
+    }
+
+    #[test]
+    fn a_room_of_a_user_has_a_prefix_and_one_placeholder() {
+        let parse = |text| RoomTemplate::parse(text, "{user}", "socketio.user_room");
+        assert_eq!(parse("").unwrap(), None);
+        let template = parse("ws4redis:user:{user}").unwrap().unwrap();
+        assert_eq!(template.room("john"), "ws4redis:user:john");
+        assert!(template.matches("ws4redis:user:42") && !template.matches("user:42"));
+        for invalid in ["{user}", "user", "a{user}{user}"] {
+            assert!(parse(invalid).is_err(), "{invalid}");
+        }
+    }
+}
