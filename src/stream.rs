@@ -112,6 +112,11 @@ impl Stream {
         register(socket.into()).map(Self)
     }
 
+    /// Takes the socket from the runtime, so that another thread can serve it.
+    pub fn into_socket(self) -> OwnedFd {
+        self.0.into_inner().into()
+    }
+
     /// Reads the bytes that have arrived. Ready with 0 at the end.
     pub fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {

@@ -193,6 +193,12 @@ impl Outbox {
         Ok(())
     }
 
+    /// Takes everything. Nothing must have been written in part.
+    pub fn take(&mut self) -> Vec<Bytes> {
+        let queue = self.0.take();
+        queue.iter().flat_map(|queue| &queue.chunks).map(|chunk| chunk.frames.clone()).collect()
+    }
+
     /// Drops everything. Returns whether a frame or an event was written in part, so that nothing valid can follow.
     pub fn discard(&mut self) -> bool {
         self.0.take().is_some_and(|queue| queue.written > 0)

@@ -46,19 +46,23 @@ pub enum Close {
     Late,
     /// Redis cannot be reached, and a publication has waited too long.
     Overloaded,
+    /// The client has not joined a namespace in time.
+    NotConnected,
+    /// The client is in no namespace any more, or has closed its Engine.IO session.
+    Disconnected,
 }
 
 impl Close {
     /// Returns the code of the close frame; none if the client cannot read one.
     pub fn code(&self) -> Option<u16> {
         match self {
-            Self::ByClient(None) => Some(1000),
+            Self::ByClient(None) | Self::Disconnected => Some(1000),
             Self::ByClient(Some((code, _))) => Some(*code),
             Self::Gone | Self::Broken | Self::Torn => None,
             Self::Restart => Some(1012),
             Self::Protocol(_) => Some(1002),
             Self::NotUtf8 => Some(1007),
-            Self::TooFast | Self::Denied | Self::Late => Some(1008),
+            Self::TooFast | Self::Denied | Self::Late | Self::NotConnected => Some(1008),
             Self::TooBig => Some(1009),
             Self::SessionEnded => Some(4401),
             Self::Silent | Self::PublicationLost => Some(1011),
@@ -92,13 +96,15 @@ impl Close {
             Self::Slow => "reading too slowly",
             Self::Torn => "reading too slowly, outboxes full",
             Self::Overloaded => "redis cannot be reached",
+            Self::NotConnected => "no namespace joined in time",
+            Self::Disconnected => "disconnected",
         }
     }
 
     /// Returns the close frame, or an event with the same content in JSON; none if the client cannot read it.
     pub fn in_form(&self, form: Form) -> Option<Bytes> {
         match form {
-            Form::Frames => self.frame(),
+            Form::Frames | Form::Packets | Form::PrefixedPackets => self.frame(),
             Form::Events | Form::NamedEvents => {
                 // Not escaped: a stream gets only the server's own reasons, which hold no quotes.
                 let text = format!(r#"{{"code":{},"reason":"{}"}}"#, self.code()?, self.reason());
@@ -128,6 +134,8 @@ impl From<Ending> for Close {
             Ending::Silent => Self::Silent,
             Ending::Restart => Self::Restart,
             Ending::SessionEnded => Self::SessionEnded,
+            Ending::NotConnected => Self::NotConnected,
+            Ending::Disconnected => Self::Disconnected,
         }
     }
 }

@@ -14,6 +14,7 @@ use super::{Close, SocketContext};
 use crate::hub::Listener;
 use crate::stream::{DiscardLimits, Stream, discard};
 use crate::wire::Form;
+use crate::wire::websocket::Opcode;
 
 /// One connection, from its 101 to its end.
 pub struct SocketConnection {
@@ -29,6 +30,8 @@ pub struct ReadMode {
     pub is_paused: bool,
     /// Payloads larger than a heartbeat are discarded: the client may not publish.
     pub discards: bool,
+    /// Largest message, in bytes.
+    pub max_message_bytes: usize,
 }
 
 impl SocketConnection {
@@ -39,6 +42,11 @@ impl SocketConnection {
             listener.queue_head(head, &context.limits);
         }
         Self { listener: Rc::new(listener), reader: None }
+    }
+
+    /// Continues for another listener, which has the socket now.
+    pub fn set_listener(&mut self, listener: Rc<Listener>) {
+        self.listener = listener;
     }
 
     /// Returns the hub's side of the connection.
@@ -53,7 +61,7 @@ impl SocketConnection {
         cx: &mut Context<'_>,
         context: &SocketContext,
         mode: ReadMode,
-        on_message: impl FnMut(&Listener, Bytes) -> Option<Close>,
+        on_message: impl FnMut(&Listener, Opcode, Bytes) -> Option<Close>,
     ) -> Poll<Option<Close>> {
         let listener = &self.listener;
         if listener.has_queued() && matches!(listener.poll_flush(cx), Poll::Ready(Err(_))) {
@@ -69,7 +77,7 @@ impl SocketConnection {
             Err(_) => return Poll::Ready(Some(Close::Broken)),
         };
         let buffer = context.buffer.borrow();
-        Poll::Ready(self.receive(&buffer[..count], context, mode.discards, on_message))
+        Poll::Ready(self.receive(&buffer[..count], context, mode, on_message))
     }
 
     /// Decodes bytes from the client and passes its messages to `on_message`. Returns why the connection has to end, if it
@@ -78,8 +86,8 @@ impl SocketConnection {
         &mut self,
         input: &[u8],
         context: &SocketContext,
-        discards: bool,
-        mut on_message: impl FnMut(&Listener, Bytes) -> Option<Close>,
+        mode: ReadMode,
+        mut on_message: impl FnMut(&Listener, Opcode, Bytes) -> Option<Close>,
     ) -> Option<Close> {
         let Self { listener, reader } = self;
         // A stream of events has no input: anything behind its request is ignored.
@@ -90,7 +98,7 @@ impl SocketConnection {
         listener.liveness.last_received.set(now);
         listener.liveness.pinged_at.set(0);
         let reader = reader.get_or_insert_with(|| {
-            Box::new(Reader::new(context.max_message_bytes, &context.unfinished, discards))
+            Box::new(Reader::new(mode.max_message_bytes, &context.unfinished, mode.discards))
         });
         let sound = reader.frames.scan(input);
         let (kept, refused) = match &mut reader.discarder {
@@ -100,9 +108,9 @@ impl SocketConnection {
         let mut cursor = InputCursor { input: &kept, listener, limits: &context.limits };
         while let Some(incoming) = reader.next(&mut cursor) {
             match incoming {
-                Ok(Incoming::Message(payload)) => {
+                Ok(Incoming::Message(opcode, payload)) => {
                     listener.liveness.message_started.set(0);
-                    if let Some(close) = on_message(listener, payload) {
+                    if let Some(close) = on_message(listener, opcode, payload) {
                         return Some(close);
                     }
                 }
@@ -159,7 +167,7 @@ async fn linger(listener: &Listener, mut frames: FrameScanner, context: &SocketC
     let end = Instant::now() + context.linger;
     let recv = |cx: &mut Context<'_>, buffer: &mut [u8]| listener.poll_recv(cx, buffer);
     let left = || DiscardLimits::total(end.saturating_duration_since(Instant::now()));
-    if listener.form == Form::Frames && !frames.is_closed() {
+    if !listener.form.is_stream() && !frames.is_closed() {
         let closes = |input: &[u8]| {
             frames.scan(input);
             frames.is_closed()

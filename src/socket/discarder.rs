@@ -276,7 +276,7 @@ mod tests {
             let mut input = InputCursor { input: &kept, listener: &listener, limits: &limits };
             while let Some(incoming) = reader.next(&mut input) {
                 match incoming {
-                    Ok(Incoming::Message(bytes)) => {
+                    Ok(Incoming::Message(_, bytes)) => {
                         let long = bytes.len() as u64 > KEPT_BYTES || bytes.contains(&DISCARDED);
                         seen.push(if long { "long".to_owned() } else { format!("{bytes:?}") });
                     }

@@ -64,7 +64,7 @@ impl Keepalive {
     /// Returns the heartbeat in a form.
     pub fn heartbeat_in(&self, form: Form) -> Bytes {
         match form {
-            Form::Frames => self.heartbeat_frame.clone(),
+            Form::Frames | Form::Packets | Form::PrefixedPackets => self.heartbeat_frame.clone(),
             Form::Events | Form::NamedEvents => self.heartbeat_event.clone(),
         }
     }
@@ -118,5 +118,15 @@ pub fn tick<'a>(
             liveness.pinged_at.set(now);
             listener.send_uncounted(keepalive.ping_frame.clone(), limits);
         }
+    }
+}
+
+/// Ends a connection that has exceeded the bounds of its outbox for too long, or whose client takes too long for one
+/// message, in the shard's second `now`.
+pub fn enforce_deadlines(listener: &Listener, now: u32, keepalive: &Keepalive, limits: &Limits) {
+    listener.enforce_time_bound(now, limits);
+    let started = listener.liveness.message_started.get();
+    if started != 0 && now - started >= keepalive.message_seconds {
+        listener.end(Ending::Late);
     }
 }

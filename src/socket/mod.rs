@@ -14,4 +14,4 @@ mod reader;
 pub use close::Close;
 pub use connection::{ReadMode, SocketConnection};
 pub use context::SocketContext;
-pub use keepalive::{Keepalive, tick};
+pub use keepalive::{Keepalive, enforce_deadlines, tick};

@@ -16,6 +16,7 @@ use super::discarder::Discarder;
 use super::frames::FrameScanner;
 use crate::hub::{Limits, Listener};
 use crate::unfinished::{Unfinished, UnfinishedMemory};
+use crate::wire::websocket::Opcode;
 
 /// Capacity for an incomplete frame. For a larger one tungstenite reserves the length in its head, which the limit on
 /// messages bounds; memory that is never written to is not resident.
@@ -42,7 +43,7 @@ pub(super) struct Reader {
 #[derive(Debug)]
 pub(super) enum Incoming {
     /// A text or binary message.
-    Message(Bytes),
+    Message(Opcode, Bytes),
     /// A control frame, which tungstenite has handled.
     Control,
     /// A close frame, which has not been answered.
@@ -99,8 +100,8 @@ impl Reader {
         self.unfinished += taken;
         self.left += taken;
         Some(match result {
-            Ok(Message::Text(text)) => Ok(self.complete(text.into())),
-            Ok(Message::Binary(payload)) => Ok(self.complete(payload)),
+            Ok(Message::Text(text)) => Ok(self.complete(Opcode::Text, text.into())),
+            Ok(Message::Binary(payload)) => Ok(self.complete(Opcode::Binary, payload)),
             Ok(Message::Ping(payload) | Message::Pong(payload)) => {
                 self.unfinished = self.unfinished.saturating_sub(least_frame_bytes(payload.len()));
                 self.left = self.left.saturating_sub(least_frame_bytes(payload.len()));
@@ -121,10 +122,10 @@ impl Reader {
         })
     }
 
-    fn complete(&mut self, payload: Bytes) -> Incoming {
+    fn complete(&mut self, opcode: Opcode, payload: Bytes) -> Incoming {
         self.unfinished = 0;
         self.left = self.left.saturating_sub(least_frame_bytes(payload.len()));
-        Incoming::Message(payload)
+        Incoming::Message(opcode, payload)
     }
 }
 
@@ -207,7 +208,7 @@ mod tests {
             let used =
                 reader.get_or_insert_with(|| Reader::new(1 << 20, &UnfinishedMemory::new(1 << 30), false));
             while let Some(incoming) = used.next(&mut input) {
-                if let Incoming::Message(payload) = incoming.unwrap() {
+                if let Incoming::Message(_, payload) = incoming.unwrap() {
                     lengths.push(payload.len());
                 }
             }

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+use super::engine_io::{EngineVersion, binary_message};
 use super::sse::{encode_event, encode_named_event, split_name};
 use super::websocket::{Frames, Opcode, encode};
 
@@ -19,6 +20,10 @@ pub enum Form {
     Events,
     /// Server-sent events; the first line of a text may name its event.
     NamedEvents,
+    /// WebSocket frames with packets of Engine.IO: binary frames are attachments of the text before them.
+    Packets,
+    /// As [`Form::Packets`], for protocol 3: attachments begin with a type byte.
+    PrefixedPackets,
 }
 
 impl Form {
@@ -29,7 +34,12 @@ impl Form {
 
     /// Returns whether this is the form in which [`store`] keeps messages.
     pub const fn is_stored(self) -> bool {
-        matches!(self, Self::Frames)
+        matches!(self, Self::Frames | Self::Packets)
+    }
+
+    /// Returns whether its messages are packets of Engine.IO.
+    pub const fn has_packets(self) -> bool {
+        matches!(self, Self::Packets | Self::PrefixedPackets)
     }
 
     /// Returns the end of each message in encoded bytes.
@@ -38,6 +48,13 @@ impl Form {
         let mut at = 0;
         std::iter::from_fn(move || match self {
             Self::Frames => frames.next().map(|(frame, _)| frame.end),
+            Self::Packets | Self::PrefixedPackets => {
+                let mut end = frames.next()?.0.end;
+                while bytes.get(end).is_some_and(|first| is_binary(*first)) {
+                    end = frames.next()?.0.end;
+                }
+                Some(end)
+            }
             Self::Events | Self::NamedEvents => {
                 at += bytes.get(at..)?.windows(2).position(|pair| pair == b"\n\n")? + 2;
                 Some(at)
@@ -52,6 +69,18 @@ pub fn store(stored: &mut BytesMut, payload: &[u8]) {
     encode(stored, Opcode::of(payload), payload);
 }
 
+/// Appends a packet of Socket.IO and its attachments in the form that is stored.
+pub fn store_packet(stored: &mut BytesMut, text: &str, attachments: &[Bytes]) {
+    encode(stored, Opcode::Text, text.as_bytes());
+    for attachment in attachments {
+        encode(stored, Opcode::Binary, attachment);
+    }
+}
+
+fn is_binary(first: u8) -> bool {
+    first & 0x0f == Opcode::Binary as u8
+}
+
 /// Returns the range of each stored message, and that of its payload.
 pub fn stored(bytes: &[u8]) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     Frames::new(bytes)
@@ -61,8 +90,15 @@ pub fn stored(bytes: &[u8]) -> impl Iterator<Item = (Range<usize>, Range<usize>)
 #[derive(Debug, Clone, Default)]
 pub struct Encodings {
     events: OnceCell<Bytes>,
-    /// Boxed: few connections ask for named events.
-    named_events: OnceCell<Box<Bytes>>,
+    /// Boxed: few connections ask for these, and each run would pay for them.
+    rare: OnceCell<Box<RareEncodings>>,
+}
+
+/// Encodings for few connections.
+#[derive(Debug, Clone, Default)]
+struct RareEncodings {
+    named_events: OnceCell<Bytes>,
+    prefixed_packets: OnceCell<Bytes>,
 }
 
 impl Encodings {
@@ -72,34 +108,59 @@ impl Encodings {
     #[inline(never)]
     pub fn get<'a>(&'a self, form: Form, stored: &'a Bytes, messages: u32) -> &'a Bytes {
         match form {
-            Form::Frames => stored,
+            Form::Frames | Form::Packets => stored,
+            Form::PrefixedPackets => self.rare().prefixed_packets.get_or_init(|| prefix_attachments(stored)),
             Form::Events => self.events.get_or_init(|| encode_all(stored, messages, encode_event)),
-            Form::NamedEvents => self.named_events.get_or_init(|| {
+            Form::NamedEvents => self.rare().named_events.get_or_init(|| {
                 let has_names = payloads(stored).any(|payload| split_name(payload).is_some());
                 let plain = || self.get(Form::Events, stored, messages).clone();
-                Box::new(if has_names { encode_all(stored, messages, encode_named_event) } else { plain() })
+                if has_names { encode_all(stored, messages, encode_named_event) } else { plain() }
             }),
         }
     }
 
-    /// Drops an encoding that shares the bytes of another one, so that [`Bytes::is_unique`] can answer for each.
+    fn rare(&self) -> &RareEncodings {
+        self.rare.get_or_init(Box::default)
+    }
+
+    /// Drops encodings that share the bytes of another one, so that [`Bytes::is_unique`] can answer for each.
     pub fn unshare(&mut self) {
-        if let (Some(events), Some(named)) = (self.events.get(), self.named_events.get())
+        let Some(rare) = self.rare.get_mut() else { return };
+        // Without attachments it is the stored form.
+        rare.prefixed_packets.take();
+        if let (Some(events), Some(named)) = (self.events.get(), rare.named_events.get())
             && events.as_ptr() == named.as_ptr()
         {
-            self.named_events.take();
+            rare.named_events.take();
         }
     }
 
     /// Returns whether these are the only references to the encoded bytes.
     pub fn are_unique(&self) -> bool {
-        let named = self.named_events.get().map(|named| &**named);
+        let named = self.rare.get().and_then(|rare| rare.named_events.get());
         [self.events.get(), named].into_iter().flatten().all(Bytes::is_unique)
     }
 }
 
 fn payloads(stored: &[u8]) -> impl Iterator<Item = &[u8]> {
     Frames::new(stored).map(|(_, payload)| &stored[payload])
+}
+
+/// Puts the type byte of protocol 3 in front of each attachment. Without attachments, shares the bytes.
+fn prefix_attachments(stored: &Bytes) -> Bytes {
+    let has_attachments = Frames::new(stored).any(|(frame, _)| is_binary(stored[frame.start]));
+    if !has_attachments {
+        return stored.clone();
+    }
+    let mut prefixed = BytesMut::with_capacity(stored.len() + 16);
+    for (frame, payload) in Frames::new(stored) {
+        if is_binary(stored[frame.start]) {
+            encode(&mut prefixed, Opcode::Binary, &binary_message(EngineVersion::V3, &stored[payload]));
+        } else {
+            prefixed.extend_from_slice(&stored[frame]);
+        }
+    }
+    prefixed.freeze()
 }
 
 fn encode_all(stored: &[u8], messages: u32, encode: fn(&mut BytesMut, &[u8])) -> Bytes {
@@ -132,5 +193,19 @@ mod tests {
         let shared = encodings.get(Form::NamedEvents, &bytes, 1).as_ptr();
         let events = encodings.get(Form::Events, &bytes, 1);
         assert_eq!(events.as_ptr(), shared, "without names both forms share their bytes");
+    }
+
+    #[test]
+    fn attachments_belong_to_their_packet_and_have_a_type_byte_in_protocol_3() {
+        let mut bytes = BytesMut::new();
+        store_packet(&mut bytes, "42[1]", &[]);
+        store_packet(&mut bytes, "451-[1]", &[Bytes::from_static(b"ab")]);
+        let (encodings, bytes) = (Encodings::default(), bytes.freeze());
+        let prefixed = encodings.get(Form::PrefixedPackets, &bytes, 2);
+        assert_eq!(&prefixed[..], b"\x81\x0542[1]\x81\x07451-[1]\x82\x03\x04ab");
+        assert!(Form::Packets.ends(&bytes).eq([7, 20]));
+        assert!(Form::PrefixedPackets.ends(prefixed).eq([7, 21]));
+        let (encodings, text) = (Encodings::default(), bytes.slice(..7));
+        assert_eq!(encodings.get(Form::PrefixedPackets, &text, 1).as_ptr(), text.as_ptr());
     }
 }

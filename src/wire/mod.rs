@@ -6,6 +6,7 @@
 mod audience;
 mod channel;
 mod control;
+mod directive;
 pub mod engine_io;
 pub mod form;
 mod handshake;
@@ -19,6 +20,7 @@ pub mod websocket;
 pub use audience::{Audience, AudienceKind, SessionKey};
 pub use channel::{Channel, Namespace, mask_sessions};
 pub use control::{DoctorQuery, Invalidation, SessionDigest};
+pub use directive::{AckOrigin, AskedEvent, ClientName, Directive, EmitTarget};
 pub use form::Form;
 pub use handshake::{Facility, Flags, Handshake, HandshakeError, parameters};
 pub use keyspace::{KeyEvent, channel_of, key_of};

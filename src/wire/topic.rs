@@ -10,7 +10,15 @@ use super::Channel;
 pub enum Scope {
     /// The name is that of a Redis channel.
     Channel,
+    /// A namespace of Socket.IO: all sockets in it.
+    Namespace,
+    /// A room in a namespace of Socket.IO.
+    Room,
 }
+
+/// Marks of the scopes that are not channels.
+const NAMESPACE_MARK: &str = "\0n";
+const ROOM_MARK: &str = "\0r";
 
 /// The scope and the name of a topic. Opaque to the hub, and cheap to clone.
 ///
@@ -21,15 +29,39 @@ pub enum Scope {
 pub struct Topic(Arc<str>);
 
 impl Topic {
+    /// Returns the topic of a namespace, which must not contain NUL.
+    pub fn namespace(name: &str) -> Self {
+        Self([NAMESPACE_MARK, name].concat().into())
+    }
+
+    /// Returns the topic of a room in a namespace. NUL separates the names, because no namespace contains it.
+    pub fn room(namespace: &str, room: &str) -> Self {
+        Self([ROOM_MARK, namespace, "\0", room].concat().into())
+    }
+
     /// Returns the kind of the name.
     pub fn scope(&self) -> Scope {
-        Scope::Channel
+        match self.0.as_bytes() {
+            [0, b'n', ..] => Scope::Namespace,
+            [0, b'r', ..] => Scope::Room,
+            _ => Scope::Channel,
+        }
+    }
+
+    /// Returns the name of the namespace: empty if the topic is a channel.
+    pub fn namespace_name(&self) -> &str {
+        match self.scope() {
+            Scope::Channel => "",
+            Scope::Namespace => &self.0[NAMESPACE_MARK.len()..],
+            Scope::Room => self.0[ROOM_MARK.len()..].split('\0').next().unwrap_or_default(),
+        }
     }
 
     /// Returns the Redis channel of this name, if the scope is that of channels. Copies no string.
     pub fn channel(&self) -> Option<Channel> {
         match self.scope() {
             Scope::Channel => Some(Channel::from_shared(self.0.clone())),
+            Scope::Namespace | Scope::Room => None,
         }
     }
 }
@@ -66,5 +98,14 @@ mod tests {
         assert_eq!(topic.as_ref().as_ptr(), channel.as_str().as_ptr());
         assert_eq!(topic.channel(), Some(channel));
         assert_eq!(format!("{topic:?}"), "session:***:x", "a log shows no session key");
+    }
+
+    #[test]
+    fn a_room_belongs_to_its_namespace() {
+        let (namespace, room) = (Topic::namespace("/chat"), Topic::room("/chat", "a\0b"));
+        assert_eq!((namespace.scope(), room.scope()), (Scope::Namespace, Scope::Room));
+        assert_eq!((namespace.namespace_name(), room.namespace_name()), ("/chat", "/chat"));
+        assert!(namespace.channel().is_none() && room.channel().is_none());
+        assert_ne!(Topic::room("/chat", "a"), Topic::room("/", "chat\0a"));
     }
 }

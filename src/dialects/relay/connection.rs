@@ -115,9 +115,13 @@ impl RelayConnection {
     fn receive_early(&mut self, early: &[u8]) -> Option<Close> {
         let Self { permit, socket, client, .. } = self;
         let state = permit.state();
-        let discards = client.channels.is_none();
-        let on_message = |listener: &Listener, payload| receive(client, listener, state, payload);
-        let close = socket.receive(early, &state.sockets, discards, on_message);
+        let mode = ReadMode {
+            is_paused: false,
+            discards: client.channels.is_none(),
+            max_message_bytes: state.sockets.max_message_bytes,
+        };
+        let on_message = |listener: &Listener, _, payload| receive(client, listener, state, payload);
+        let close = socket.receive(early, &state.sockets, mode, on_message);
         if !client.publishes() {
             socket.free_idle_reader();
         }
@@ -151,8 +155,9 @@ impl RelayConnection {
                 // A client's publications in flight are bounded by not reading on.
                 is_paused: client.bytes_in_flight() > state.process.settings.messages.publish_bytes,
                 discards: client.channels.is_none(),
+                max_message_bytes: state.sockets.max_message_bytes,
             };
-            let on_message = |listener: &Listener, payload| receive(client, listener, state, payload);
+            let on_message = |listener: &Listener, _, payload| receive(client, listener, state, payload);
             if let Some(close) = ready!(socket.poll_messages(cx, &state.sockets, mode, on_message)) {
                 return Poll::Ready(close);
             }

@@ -1,11 +1,14 @@
 //! One connection as the hub sees it: its transport, its outbox and its task's waker.
 
+mod liveness;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 
+pub use self::liveness::Liveness;
 use super::digests::Digester;
 use super::filter::DigestFilter;
 use super::outbox::{Excess, Limits, Outbox};
@@ -72,23 +75,10 @@ pub enum Ending {
     Restart,
     /// Its session has ended.
     SessionEnded,
-}
-
-/// Times of a connection in the shard's seconds.
-#[derive(Debug, Default)]
-pub struct Liveness {
-    /// When the client last sent something.
-    pub last_received: Cell<u32>,
-    /// When the ping was sent that is not answered yet; 0 if there is none.
-    pub pinged_at: Cell<u32>,
-    /// When the last heartbeat was sent.
-    pub last_heartbeat: Cell<u32>,
-    /// When the client started the message that is not complete; 0 if there is none.
-    pub message_started: Cell<u32>,
-    /// The gateway does not read from the client at the moment, so its silence has no meaning.
-    pub reading_paused: Cell<bool>,
-    /// Seconds of silence before a ping is sent.
-    pub ping_after: u32,
+    /// It has not joined a namespace in time.
+    NotConnected,
+    /// The last namespace that it was in has disconnected it.
+    Disconnected,
 }
 
 impl Transport {
@@ -338,7 +328,8 @@ impl Listener {
         self.task.set(Some(task.unwrap_or_else(|| cx.waker().clone())));
     }
 
-    fn wake(&self) {
+    /// Wakes the task.
+    pub fn wake(&self) {
         if let Some(task) = self.task.take() {
             task.wake();
         }
@@ -388,6 +379,12 @@ impl Listener {
             Transport::Socket(stream) => Some(stream),
             Transport::Parked => None,
         }
+    }
+
+    /// Takes the queued bytes of a parked listener: whole messages.
+    pub fn take_queued(&self) -> Vec<Bytes> {
+        self.heartbeat_queued.set(false);
+        self.output.borrow_mut().outbox.take()
     }
 
     /// Returns whether bytes are queued.

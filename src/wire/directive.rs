@@ -1,0 +1,69 @@
+//! What Django asks for about connected clients: events to send, and changes of their rooms.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Channel;
+use super::socket_io::EventData;
+
+/// Something that Django asks for about the clients of a namespace. Directives of one Redis channel apply in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Directive {
+    /// Send messages: encoded packets, and their number.
+    Emit(EmitTarget, Bytes, u32),
+    /// Send an event that each client acknowledges.
+    Ask(EmitTarget, Arc<AskedEvent>),
+    /// Disconnect the client with this public id from the namespace.
+    Disconnect(ClientName),
+    /// Put a client into a room.
+    EnterRoom(ClientName, Box<str>),
+    /// Take a client out of a room.
+    LeaveRoom(ClientName, Box<str>),
+    /// Empty a room of a namespace.
+    CloseRoom(Box<str>, Box<str>),
+}
+
+/// An event that is acknowledged, and where the acknowledgements go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskedEvent {
+    /// The event.
+    pub event: EventData,
+    /// Its publisher.
+    pub origin: AckOrigin,
+}
+
+/// How a publisher of python-socketio wants to be answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AckOrigin {
+    /// The channel of the event, which is that of the answer.
+    pub channel: Channel,
+    /// The publisher.
+    pub host_id: Box<str>,
+    /// The first item of `callback`: the room of the event.
+    pub sid: Box<str>,
+    /// The second item.
+    pub namespace: Box<str>,
+    /// The third item: the number of the question.
+    pub id: u64,
+}
+
+/// The clients that a message is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmitTarget {
+    /// The namespace.
+    pub namespace: Box<str>,
+    /// Rooms and public ids, each client once; `None` for the whole namespace.
+    pub rooms: Option<Vec<Box<str>>>,
+    /// Public ids of clients that do not get it.
+    pub except: Vec<Box<str>>,
+}
+
+/// A client in a namespace, by its public id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientName {
+    /// The namespace.
+    pub namespace: Box<str>,
+    /// The id.
+    pub sid: Box<str>,
+}
