@@ -7,6 +7,7 @@ use tracing::{Span, warn};
 
 use crate::http::{HandshakeRequest, Rejection};
 use crate::shard::state::ShardState;
+use crate::visitors::watch::Watch;
 use crate::visitors::{IdentifyError, Visitor};
 
 /// A visitor, and when reading it started.
@@ -49,6 +50,41 @@ pub(super) async fn identify(
         Span::current().record("user", tracing::field::debug(user));
     }
     Ok(Identified { visitor, since })
+}
+
+/// Reads a visitor again once the events of its session are acknowledged: an earlier change may have gone unnoticed. `None`
+/// if another connection of the session was already watching it, or if there are no events.
+///
+/// # Errors
+///
+/// When Redis fails.
+pub(super) async fn refresh(
+    state: &ShardState,
+    watch: Option<&Watch>,
+    visitor: &Visitor,
+) -> Result<Option<Identified>, Rejection> {
+    let Some(watch) = watch.filter(|watch| !watch.was_watched) else { return Ok(None) };
+    // Without events the session is only re-read periodically.
+    if watch.subscription.joined().await.is_err() {
+        return Ok(None);
+    }
+    let since = Instant::now();
+    let visitor = state.visitors.identifier.refresh(visitor).await?;
+    Ok(Some(Identified { visitor, since }))
+}
+
+/// Returns the latest state of a visitor, and whether it equals the one before it was refreshed.
+pub(super) fn revalidate(
+    state: &ShardState,
+    before: Identified,
+    refreshed: Option<Identified>,
+) -> (Identified, bool) {
+    let is_same = refreshed.as_ref().is_none_or(|latest| latest.visitor.is_same_as(&before.visitor));
+    let latest = refreshed.unwrap_or(before);
+    match state.visitors.leases.newer(&latest.visitor, latest.since) {
+        Some((since, visitor)) if is_same => (Identified { visitor, since }, false),
+        _ => (latest, is_same),
+    }
 }
 
 /// Returns the rejection of a request for which Redis fails, and logs the reason.

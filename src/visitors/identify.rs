@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{AuthSource, Callback, IdentifyError, Sessions, Visitor, token};
 use crate::access::token::Verifier;
-use crate::access::{Credentials, GroupLists};
+use crate::access::{Credentials, GroupLists, Token};
 use crate::telemetry::LogThrottle;
 use crate::wire::Handshake;
 
@@ -52,9 +52,8 @@ impl Identifier {
         credentials: &Credentials,
         handshake: &Handshake,
     ) -> Result<Visitor, IdentifyError> {
-        if let (Some(token), Some(verifier)) = (&credentials.token, &self.tokens) {
-            return token::identify(verifier, token, SystemTime::now(), &self.nameless)
-                .map(|visitor| self.with_shared(visitor));
+        if let Some(identified) = credentials.token.as_ref().and_then(|token| self.identify_token(token)) {
+            return identified;
         }
         // Boxed: the future of a visitor without credentials stays small.
         let identified = match (&self.callback, &credentials.session_cookie) {
@@ -63,6 +62,17 @@ impl Identifier {
             (None, None) => return Ok(Visitor::default()),
         };
         identified.map(|visitor| self.with_shared(visitor))
+    }
+
+    /// Identifies the owner of a token; `None` if tokens are not accepted.
+    ///
+    /// # Errors
+    ///
+    /// When the token is invalid.
+    pub fn identify_token(&self, token: &Token) -> Option<Result<Visitor, IdentifyError>> {
+        let verifier = self.tokens.as_ref()?;
+        let identified = token::identify(verifier, token, SystemTime::now(), &self.nameless);
+        Some(identified.map(|visitor| self.with_shared(visitor)))
     }
 
     /// Returns the visitor with its list of groups shared with other visitors in the same groups.

@@ -1,9 +1,9 @@
 //! Joins channels: subscribes, holds what arrives, and reads their persisted values once Redis has acknowledged.
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use crate::dialects::identify::{Identified, no_redis};
+use crate::dialects::identify::{Identified, no_redis, refresh};
 use crate::http::Rejection;
 use crate::hub::{JoinError, Subscription};
 use crate::shard::state::ShardState;
@@ -43,25 +43,13 @@ impl Joining {
         visitor: &Visitor,
     ) -> Result<ReadValues, Rejection> {
         let persisted = async { Ok(read_joined(&self.subscription, state, channels).await?) };
-        let read = async { tokio::try_join!(persisted, self.refresh(state, visitor)) };
+        let read = async { tokio::try_join!(persisted, refresh(state, self.watch.as_ref(), visitor)) };
         match timeout(state.process.settings.server.handshake, read).await {
             Ok(Ok((persisted, refreshed))) => Ok(ReadValues { persisted, refreshed }),
             Ok(Err(Rejection::NoRedis)) => Err(no_redis(state, "Redis was lost meanwhile")),
             Ok(Err(rejection)) => Err(rejection),
             Err(_) => Err(no_redis(state, "Redis did not answer within server.handshake_seconds")),
         }
-    }
-
-    /// Reads the visitor once the events of its session are acknowledged: an earlier change may have gone unnoticed.
-    async fn refresh(&self, state: &ShardState, visitor: &Visitor) -> Result<Option<Identified>, Rejection> {
-        let Some(watch) = self.watch.as_ref().filter(|watch| !watch.was_watched) else { return Ok(None) };
-        // Without events the session is only re-read periodically.
-        if watch.subscription.joined().await.is_err() {
-            return Ok(None);
-        }
-        let since = Instant::now();
-        let visitor = state.visitors.identifier.refresh(visitor).await?;
-        Ok(Some(Identified { visitor, since }))
     }
 }
 

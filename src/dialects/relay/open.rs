@@ -6,7 +6,7 @@ use tracing::{Span, field};
 
 use super::connection::RelayConnection;
 use super::join::join;
-use crate::dialects::identify::{Identified, identify};
+use crate::dialects::identify::{Identified, identify, revalidate};
 use crate::http::{HandshakeRequest, Rejection, Upgraded};
 use crate::shard::state::{ConnectionPermit, ShardState};
 
@@ -55,14 +55,4 @@ pub async fn open(
         drop(in_flight);
         tokio::task::spawn_local(connection.serve(&early));
     })
-}
-
-/// Returns the latest state of a visitor, and whether it equals the one that the grant was made for.
-fn revalidate(state: &ShardState, before: Identified, refreshed: Option<Identified>) -> (Identified, bool) {
-    let is_same = refreshed.as_ref().is_none_or(|latest| latest.visitor.is_same_as(&before.visitor));
-    let latest = refreshed.unwrap_or(before);
-    match state.visitors.leases.newer(&latest.visitor, latest.since) {
-        Some((since, visitor)) if is_same => (Identified { visitor, since }, false),
-        _ => (latest, is_same),
-    }
 }
