@@ -20,6 +20,7 @@ pub mod cli;
 pub mod codec;
 pub mod dialects;
 pub mod embedded;
+pub mod engine;
 pub mod http;
 pub mod hub;
 pub mod metrics;

@@ -27,6 +27,14 @@ pub struct Counters {
     pub unknown_heartbeats: AtomicU64,
     /// Messages on the control channel that were malformed or too frequent.
     pub dropped_hints: AtomicU64,
+    /// Messages of python-socketio that were malformed, or not encodable.
+    pub unreadable_emits: AtomicU64,
+    /// Changes of rooms that follow from visitors' identities, or of too many rooms.
+    pub ignored_room_changes: AtomicU64,
+    /// Acknowledgements of clients that Django did not get.
+    pub unanswered_callbacks: AtomicU64,
+    /// Events that Socket.IO clients sent.
+    pub ignored_events: AtomicU64,
     /// Calls of the callback without a usable answer.
     pub failed_callbacks: AtomicU64,
     /// Times that Redis was lost.
@@ -72,6 +80,10 @@ impl Counters {
             ("refused_handshakes", &self.refused_handshakes),
             ("unknown_heartbeats", &self.unknown_heartbeats),
             ("dropped_hints", &self.dropped_hints),
+            ("unreadable_emits", &self.unreadable_emits),
+            ("ignored_room_changes", &self.ignored_room_changes),
+            ("unanswered_callbacks", &self.unanswered_callbacks),
+            ("ignored_events", &self.ignored_events),
             ("failed_callbacks", &self.failed_callbacks),
             ("redis_losses", &self.redis_losses),
         ];

@@ -7,15 +7,17 @@ use tracing::warn;
 
 use super::batch::Batcher;
 use super::control_inbox::ControlInbox;
+use super::directives::DirectiveQueue;
 use super::key_events::KeyEvents;
 use super::link::{Link, LinkEvent};
 use super::subscriptions::Subscriptions;
 use crate::metrics::Counters;
 use crate::redis::{SubscriberEvent, Target};
 use crate::settings::Settings;
-use crate::sources::{Instruction, Source};
+use crate::sources::{Instruction, RedisManagerReader, Source, SourceReader};
 use crate::telemetry::LogThrottle;
-use crate::wire::{Channel, Message};
+use crate::wire::socket_io::MessageLimits;
+use crate::wire::{Channel, Directive, Message};
 
 /// An event between messages: everything that arrived before it is passed on first.
 #[derive(Debug)]
@@ -36,10 +38,13 @@ pub(super) struct Intake {
     pub(super) messages: Batcher,
     pub(super) key_events: KeyEvents,
     pub(super) control: ControlInbox,
+    pub(super) directives: DirectiveQueue,
+    sources: SourceReader,
     /// Nothing more is read until it is taken, so that events and messages stay in order.
     control_event: Option<ControlEvent>,
     counters: Arc<Counters>,
     oversize: LogThrottle,
+    unreadable: LogThrottle,
 }
 
 impl Intake {
@@ -51,15 +56,21 @@ impl Intake {
             messages: Batcher::new(redis.receiver_messages, redis.max_pending_bytes),
             key_events: KeyEvents::default(),
             control: ControlInbox::new(counters.clone()),
+            directives: DirectiveQueue::new(redis.max_pending_bytes),
+            sources: SourceReader::new(redis_manager_reader(settings)),
             control_event: None,
             counters: counters.clone(),
             oversize: LogThrottle::default(),
+            unreadable: LogThrottle::default(),
         }
     }
 
     /// Returns true if no instruction waits. A control event may.
     pub(super) fn is_empty(&self) -> bool {
-        self.messages.is_empty() && self.control.is_empty() && self.key_events.is_empty()
+        self.messages.is_empty()
+            && self.control.is_empty()
+            && self.key_events.is_empty()
+            && self.directives.is_empty()
     }
 
     /// Returns true if neither an instruction nor a control event waits.
@@ -123,13 +134,40 @@ impl Intake {
         if source == Source::Control && !self.control.admit() {
             return;
         }
-        match source.read(message) {
+        match self.sources.read(source, message) {
             Some(Instruction::Deliver(message)) => self.messages.push(number, message),
             Some(Instruction::KeyChanged(event)) => self.key_events.add(channel, event),
             Some(Instruction::Invalidate(invalidation)) => self.control.add_invalidation(invalidation),
             Some(Instruction::Query(query)) => self.control.add_query(query),
+            Some(Instruction::Emit(emit)) => self.directives.emit(emit.0, &emit.1),
+            Some(Instruction::Ask(ask)) => self.directives.push(Directive::Ask(ask.0, Arc::new(ask.1))),
+            Some(Instruction::DisconnectClient(client)) => {
+                self.directives.push(Directive::Disconnect(client));
+            }
+            Some(Instruction::EnterRoom(client, room)) => {
+                self.directives.push(Directive::EnterRoom(client, room));
+            }
+            Some(Instruction::LeaveRoom(client, room)) => {
+                self.directives.push(Directive::LeaveRoom(client, room));
+            }
+            Some(Instruction::CloseRoom(namespace, room)) => {
+                self.directives.push(Directive::CloseRoom(namespace, room));
+            }
             None if source == Source::Control => self.control.note_malformed(),
-            None => {}
+            None if source == Source::RedisManager => self.note_unreadable(channel),
+            Some(Instruction::Ignore) | None => {}
+        }
+    }
+
+    /// Counts a message of python-socketio that cannot be read. Its content is not logged.
+    fn note_unreadable(&self, channel: &Channel) {
+        Counters::count(&self.counters.unreadable_emits);
+        if let Some(suppressed) = self.unreadable.allow() {
+            warn!(
+                ?channel,
+                suppressed,
+                "message on a Socket.IO channel is malformed, too large, or in pickle; not delivered. For python-socketio before 5.14.0 set socketio.redis_manager.pickle"
+            );
         }
     }
 
@@ -144,4 +182,17 @@ impl Intake {
         }
         Counters::count(&self.counters.oversized_deliveries);
     }
+}
+
+/// Returns the reader of python-socketio's messages. Clients accept as many attachments as the server does.
+fn redis_manager_reader(settings: &Settings) -> RedisManagerReader {
+    let bytes = settings.messages.max_delivery_bytes;
+    let limits = MessageLimits {
+        // Compact JSON may be longer than what Python wrote, where NaN becomes null.
+        text_bytes: bytes.saturating_mul(2),
+        attachments: settings.socket_io.max_attachments,
+        attachment_bytes: bytes,
+        total_bytes: bytes.saturating_mul(2),
+    };
+    RedisManagerReader::new(&settings.socket_io.redis_manager, limits)
 }

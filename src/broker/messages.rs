@@ -65,6 +65,24 @@ impl Messages {
         self.shards.send_each(batch, BrokerEvent::Deliver, intake).await;
     }
 
+    /// Passes on what Django asks for about the clients of Socket.IO: each shard knows its own clients only.
+    pub(super) async fn pass_directives(&self, intake: &mut Intake) {
+        let dropped = intake.directives.take_dropped();
+        if dropped > 0 {
+            if let Some(suppressed) = self.overflow.allow() {
+                warn!(
+                    count = dropped,
+                    suppressed, "receive buffer overflow; events for Socket.IO clients are lost"
+                );
+            }
+            Counters::add(&self.counters.lagged_deliveries, dropped);
+        }
+        let directives = intake.directives.take();
+        if !directives.is_empty() {
+            self.shards.send_all(|| BrokerEvent::Directives(directives.clone()), intake).await;
+        }
+    }
+
     /// Messages were dropped because they arrived faster than the shards took them: the persisted values are re-read.
     async fn on_overflow(&mut self, count: u64, intake: &mut Intake) {
         if let Some(suppressed) = self.overflow.allow() {

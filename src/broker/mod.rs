@@ -5,6 +5,7 @@
 
 mod batch;
 mod control_inbox;
+mod directives;
 mod event;
 mod intake;
 mod key_events;
@@ -77,6 +78,11 @@ impl Broker<BrokerEvent> {
         let mut broker = Self::new(target, settings, keyspace, shards, counters);
         broker.messages = Some(messages);
         broker.intake.subscriptions.pin(&settings.namespace.control(), Source::Control);
+        if settings.socket_io.enabled {
+            for name in &settings.socket_io.redis_manager.channels {
+                broker.intake.subscriptions.pin(&Channel::from_redis(name), Source::RedisManager);
+            }
+        }
         broker
     }
 }
@@ -226,6 +232,9 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
         self.pass_key_events().await;
         if let Some(messages) = &mut self.messages {
             messages.pass_batch(&mut self.intake).await;
+            if !self.intake.directives.is_empty() {
+                messages.pass_directives(&mut self.intake).await;
+            }
         }
     }
 
@@ -296,7 +305,10 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
                     info!("redis allows the control channel again");
                     self.send_all(|| SubscriptionEvent::EventsMissed).await;
                 }
-                Source::Relay | Source::Keyspace | Source::Control => {}
+                Source::RedisManager if was_refused => {
+                    info!(?channel, "redis allows a Socket.IO channel again");
+                }
+                Source::Relay | Source::Keyspace | Source::Control | Source::RedisManager => {}
             }
         }
         regained.retain(|(_, shards)| !shards.is_empty());
@@ -328,7 +340,10 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
                     error!(suppressed, ?channel, error = %reason, "redis refuses a channel; new clients of it get 503; retrying with back-off. Allow its user to subscribe to it (ACL SETUSER … &pattern)");
                 }
             }
-            Source::Relay | Source::Control => {}
+            Source::RedisManager if is_new => {
+                error!(?channel, error = %reason, "redis refuses a Socket.IO channel; events that Django emits are not delivered; retrying with back-off. Allow its user to subscribe to it (ACL SETUSER … &socketio)");
+            }
+            Source::Relay | Source::Control | Source::RedisManager => {}
         }
         for (shard, generation) in generations {
             let event = SubscriptionEvent::Refused(channel.clone(), generation);

@@ -5,6 +5,7 @@
 
 mod identify;
 pub mod relay;
+pub mod socket_io;
 
 use std::rc::Rc;
 
@@ -14,44 +15,76 @@ use crate::http::{HandshakeRequest, Rejection, Route, RouteAnswer, Upgraded};
 use crate::shard::state::{ConnectionPermit, ShardState};
 use crate::visitors;
 
-/// The protocols that clients speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
+/// An accepted handshake, by the protocol of its client; it serves the connection.
+pub enum Dialect<R, S> {
     /// That of django-websocket-redis: one facility per connection, flags in the query, raw messages.
-    Relay,
+    Relay(R),
+    /// Socket.IO over Engine.IO: namespaces, rooms and events.
+    SocketIo(S),
 }
 
-impl Dialect {
-    /// Answers a request. The continuation in the answer to a handshake serves the connection; it runs after the 101.
-    ///
-    /// # Errors
-    ///
-    /// When the visitor cannot be identified or is refused, or when Redis fails.
-    pub async fn answer(
-        self,
-        state: &Rc<ShardState>,
-        route: Route,
-    ) -> Result<RouteAnswer<impl FnOnce(Upgraded, ConnectionPermit) + use<>>, Rejection> {
-        let Self::Relay = self;
-        Ok(match route {
-            Route::WebSocket(request, acceptance) => {
-                RouteAnswer::WebSocket(acceptance, relay::open(state, request).await?)
-            }
-            Route::EventStream(request, head) => {
-                RouteAnswer::EventStream(head, relay::open(state, request).await?)
-            }
-            Route::Publish(request, message) => {
-                let span = request_span(&request);
-                relay::post(state, request, message).instrument(span).await?;
-                RouteAnswer::Published
-            }
-            Route::WhoAmI(request) => {
-                let span = request_span(&request);
-                let identified = identify::identify(state, &request).instrument(span).await?;
-                RouteAnswer::Profile(visitors::profile(&identified.visitor))
-            }
-        })
+impl<R, S> Dialect<R, S>
+where
+    R: FnOnce(Upgraded, ConnectionPermit),
+    S: FnOnce(Upgraded, ConnectionPermit),
+{
+    /// Serves the connection, after the 101.
+    pub fn serve(self, upgraded: Upgraded, permit: ConnectionPermit) {
+        match self {
+            Self::Relay(serve) => serve(upgraded, permit),
+            Self::SocketIo(serve) => serve(upgraded, permit),
+        }
     }
+}
+
+/// Answers a request.
+///
+/// # Errors
+///
+/// When the visitor cannot be identified or is refused, or when Redis fails.
+pub async fn answer(
+    state: &Rc<ShardState>,
+    route: Route,
+) -> Result<
+    RouteAnswer<
+        Dialect<
+            impl FnOnce(Upgraded, ConnectionPermit) + use<>,
+            impl FnOnce(Upgraded, ConnectionPermit) + use<>,
+        >,
+    >,
+    Rejection,
+> {
+    Ok(match route {
+        Route::WebSocket(request, acceptance) => {
+            RouteAnswer::WebSocket(acceptance, Dialect::Relay(relay::open(state, request).await?))
+        }
+        Route::EventStream(request, head) => {
+            RouteAnswer::EventStream(head, Dialect::Relay(relay::open(state, request).await?))
+        }
+        Route::Publish(request, message) => {
+            let span = request_span(&request);
+            relay::post(state, request, message).instrument(span).await?;
+            RouteAnswer::Published
+        }
+        Route::WhoAmI(request) => {
+            let span = request_span(&request);
+            let identified = identify::identify(state, &request).instrument(span).await?;
+            RouteAnswer::Profile(visitors::profile(&identified.visitor))
+        }
+        Route::Engine(route) => {
+            // Boxed: it must not enlarge the handshakes of the relay.
+            match Box::pin(socket_io::open(state, *route)).await? {
+                RouteAnswer::WebSocket(acceptance, serve) => {
+                    RouteAnswer::WebSocket(acceptance, Dialect::SocketIo(serve))
+                }
+                RouteAnswer::Session(answer) => RouteAnswer::Session(answer),
+                // These are answers of the relay.
+                RouteAnswer::EventStream(..) | RouteAnswer::Published | RouteAnswer::Profile(_) => {
+                    return Err(Rejection::Method);
+                }
+            }
+        }
+    })
 }
 
 /// Returns the span of a request that opens no connection: several of them may share one socket.

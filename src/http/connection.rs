@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use super::cors::Cors;
 use super::deadlines::{Deadlines, Phase, Watched};
+use super::engine::{EngineRoute, error_response, session_response};
 use super::event_stream::{self, StreamHead};
 use super::http_config::HttpConfig;
 use super::request::{is_event_source, publishes};
@@ -28,6 +29,7 @@ use super::{Rejection, whoami};
 use crate::access::Peer;
 use crate::metrics::Counters;
 use crate::stream::Stream;
+use crate::wire::engine_io::{SessionAction, SessionRequest};
 use crate::wire::{Handshake, HandshakeError};
 
 /// hyper's default limit of the number of headers.
@@ -154,18 +156,35 @@ where
 {
     deadlines.enter(Phase::Answer);
     let uri = request.uri();
-    let handshake = Handshake::parse(uri.path(), uri.query(), &config.path_prefix);
+    // Before the prefix of WebSockets, which may be that of all paths.
+    let mount = config.mount.as_ref().filter(|mount| mount.serves(uri.path()));
+    let handshake = match mount {
+        Some(_) => Err(HandshakeError::OutsidePrefix),
+        None => Handshake::parse(uri.path(), uri.query(), &config.path_prefix),
+    };
     let is_inside = !matches!(handshake, Err(HandshakeError::OutsidePrefix));
-    let cors = if is_inside { Cors::of(&request, peer, config) } else { Cors::default() };
+    let cors = match mount {
+        Some(_) => Cors::of_engine(&request, peer, config),
+        None if is_inside => Cors::of(&request, peer, config),
+        None => Cors::default(),
+    };
     let is_event_source = is_inside && is_event_source(&request);
-    let routed = if is_inside && publishes(&request) {
+    let routed = if let Some(mount) = mount {
+        // Boxed: a post is read here, and its future should not make those of other requests larger.
+        Box::pin(mount.route(request, &cors, peer, config)).await
+    } else if is_inside && publishes(&request) {
         // Boxed: a body is rare, and reading one should not make the other requests' future larger.
         Box::pin(route_publication(request, handshake, peer, config)).await
     } else {
         route(&request, handshake, &cors, peer, config)
     };
     let answered = match routed {
-        Ok(Checked::Dialect(route)) => answer(route).await,
+        Ok(Checked::Dialect(route)) => {
+            if matches!(&route, Route::Engine(route) if waits_for_packets(route)) {
+                deadlines.enter(Phase::Poll);
+            }
+            answer(route).await
+        }
         Ok(Checked::Page(page)) => return Ok(complete(page, &cors, config, deadlines)),
         Err(rejection) => Err(rejection),
     };
@@ -183,10 +202,13 @@ where
             *response.status_mut() = StatusCode::NO_CONTENT;
             response
         }
+        Ok(RouteAnswer::Session(answer)) => session_response(answer),
         Ok(RouteAnswer::Profile(profile)) => whoami::response(profile),
         Err(rejection) => {
             log_rejection(&rejection, config);
-            if is_event_source && rejection.status() == StatusCode::SERVICE_UNAVAILABLE {
+            if mount.is_some() {
+                error_response(&rejection)
+            } else if is_event_source && rejection.status() == StatusCode::SERVICE_UNAVAILABLE {
                 event_stream::retry_later()
             } else {
                 rejection.response()
@@ -209,6 +231,11 @@ fn complete(
     }
     deadlines.enter(Phase::Write);
     response
+}
+
+/// Returns whether the answer may take as long as the client's next packet.
+fn waits_for_packets(route: &EngineRoute) -> bool {
+    matches!(route, EngineRoute::Session(SessionRequest { action: SessionAction::Poll, .. }))
 }
 
 fn log_rejection(rejection: &Rejection, config: &HttpConfig) {

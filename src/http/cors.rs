@@ -45,6 +45,18 @@ impl Cors {
         Self { varies, reader }
     }
 
+    /// Returns the headers for a request of an Engine.IO client.
+    pub(super) fn of_engine<B>(request: &Request<B>, peer: Peer, config: &HttpConfig) -> Self {
+        let origin = request.headers().get(ORIGIN);
+        let reader = origin.filter(|_| check_origin(request, peer, config).is_ok()).cloned();
+        Self { varies: true, reader }
+    }
+
+    /// Returns whether the page that sends the request may read the answer.
+    pub(super) fn has_reader(&self) -> bool {
+        self.reader.is_some()
+    }
+
     /// Adds the headers.
     pub(super) fn add_to(&self, headers: &mut HeaderMap) {
         if self.varies {

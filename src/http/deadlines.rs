@@ -21,6 +21,8 @@ pub struct Times {
     pub request: Duration,
     /// For the server to answer; every wait before that has a shorter deadline of its own.
     pub answer: Duration,
+    /// For a client of Engine.IO to get a packet.
+    pub poll: Duration,
     /// Between an answer and the next request.
     pub idle: Duration,
 }
@@ -32,6 +34,8 @@ pub(super) enum Phase {
     Head,
     /// The body of a request is being read, or its answer prepared.
     Answer,
+    /// The client waits for packets.
+    Poll,
     /// The answer is being written.
     Write,
     /// Every request has been answered.
@@ -58,6 +62,7 @@ impl Deadlines {
         let time = match phase {
             Phase::Head | Phase::Write => self.times.request,
             Phase::Answer => self.times.answer,
+            Phase::Poll => self.times.poll,
             Phase::Idle => self.times.idle,
         };
         self.phase.set(phase);

@@ -6,6 +6,7 @@
 mod connection;
 mod cors;
 mod deadlines;
+mod engine;
 mod event_stream;
 mod health;
 mod http_config;
@@ -19,6 +20,7 @@ mod whoami;
 
 pub use connection::{HttpEnd, Upgraded, serve};
 pub use deadlines::Times;
+pub use engine::{EngineHandshake, EngineMount, EngineRoute};
 pub use event_stream::StreamHead;
 pub use http_config::HttpConfig;
 pub use rejection::Rejection;

@@ -11,6 +11,7 @@ use hyper::{Response, StatusCode};
 use crate::access::token::Untrusted;
 use crate::access::{Denied, OriginRefused};
 use crate::wire::HandshakeError;
+use crate::wire::engine_io::EngineError;
 
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +76,9 @@ pub enum Rejection {
     /// The visitor publishes more than a rule allows.
     #[error("publishing too fast")]
     TooFast,
+    /// A fault in a request of an Engine.IO client.
+    #[error("{0}")]
+    Engine(#[from] EngineError),
     /// Redis failed while a message was published.
     #[error("redis failed; delivery unconfirmed")]
     Lost,
@@ -125,7 +129,8 @@ impl Rejection {
             | Self::Refused
             | Self::PublishDenied => StatusCode::FORBIDDEN,
             Self::HeadersTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::TooBig(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Engine(EngineError::TooLarge) | Self::TooBig(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Engine(_) => StatusCode::BAD_REQUEST,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::TooFast => StatusCode::TOO_MANY_REQUESTS,
             Self::Lost => StatusCode::BAD_GATEWAY,
@@ -193,6 +198,7 @@ mod tests {
             (Rejection::Slow, 408),
             (Rejection::TooFast, 429),
             (Rejection::Lost, 502),
+            (Rejection::Engine(EngineError::Version), 400),
             (Rejection::Version, 426),
             (Rejection::NoRedis, 503),
             (Rejection::Busy, 503),

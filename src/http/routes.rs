@@ -7,12 +7,14 @@ use hyper::{Method, Request, Response};
 use tokio::time::timeout;
 
 use super::cors::{self, Cors};
+use super::engine::EngineRoute;
 use super::event_stream::{self, StreamHead};
 use super::http_config::HttpConfig;
 use super::request::{HandshakeRequest, is_preflight, requests_events};
 use super::upgrade::{self, Acceptance};
 use super::{Rejection, health, whoami};
 use crate::access::Peer;
+use crate::wire::engine_io::SessionAnswer;
 use crate::wire::{Handshake, HandshakeError};
 
 /// A request for a dialect, whose form has been checked. The visitor has not been identified yet.
@@ -25,6 +27,8 @@ pub enum Route {
     Publish(HandshakeRequest, Bytes),
     /// The demo page asks for its visitor's profile.
     WhoAmI(HandshakeRequest),
+    /// A request of an Engine.IO client. Boxed: other routes are smaller.
+    Engine(Box<EngineRoute>),
 }
 
 /// A request whose form has been checked.
@@ -45,6 +49,8 @@ pub enum RouteAnswer<T> {
     Published,
     /// The visitor's profile, as JSON.
     Profile(String),
+    /// The answer of an Engine.IO session.
+    Session(SessionAnswer),
 }
 
 /// A request path below the prefix of WebSockets, or elsewhere.

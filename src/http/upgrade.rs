@@ -15,7 +15,7 @@ use super::Rejection;
 use super::http_config::HttpConfig;
 use super::request::{HandshakeRequest, offers_websocket, only, tokens};
 use super::visitor::{TOKEN_PROTOCOL, TokenSource, credentials, token};
-use crate::access::Peer;
+use crate::access::{Credentials, Peer};
 use crate::wire::{Handshake, HandshakeError};
 
 /// The head of a 101.
@@ -32,9 +32,22 @@ pub(super) fn check<B>(
     peer: Peer,
     config: &HttpConfig,
 ) -> Result<(HandshakeRequest, Acceptance), Rejection> {
+    let (mut credentials, mut acceptance) = check_without_path(request, peer, config)?;
+    let handshake = handshake?;
+    acceptance.protocol = protocol(request.headers())?;
+    credentials.token = token(request, TokenSource::Handshake, config)?;
+    Ok((HandshakeRequest { handshake, credentials }, acceptance))
+}
+
+/// Checks a handshake except for its path, its query and its subprotocols.
+pub(super) fn check_without_path<B>(
+    request: &Request<B>,
+    peer: Peer,
+    config: &HttpConfig,
+) -> Result<(Credentials, Acceptance), Rejection> {
     let headers = request.headers();
     is_upgrade(request)?;
-    let mut credentials = credentials(request, peer, config)?;
+    let credentials = credentials(request, peer, config)?;
     if only(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
         return Err(Rejection::Version);
     }
@@ -43,10 +56,7 @@ pub(super) fn check<B>(
     if !BASE64_STANDARD.decode(key.as_bytes()).is_ok_and(|key| key.len() == 16) {
         return Err(Rejection::Bad("Sec-WebSocket-Key header has to be 16 bytes in base64"));
     }
-    let (handshake, protocol) = (handshake?, protocol(headers)?);
-    credentials.token = token(request, TokenSource::Handshake, config)?;
-    let acceptance = Acceptance { accept: derive_accept_key(key.as_bytes()), protocol };
-    Ok((HandshakeRequest { handshake, credentials }, acceptance))
+    Ok((credentials, Acceptance { accept: derive_accept_key(key.as_bytes()), protocol: None }))
 }
 
 fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {

@@ -31,6 +31,7 @@ use self::listeners::Listeners;
 use self::signals::Signals;
 use crate::broker::{Broker, BrokerEvent, Call, SubscriptionEvent};
 use crate::embedded;
+use crate::engine::{EngineCall, SidCipher};
 use crate::hub::OutboxMemory;
 use crate::metrics::Counters;
 use crate::redis::Target;
@@ -105,6 +106,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let (session_channels, mut session_links) = session_target.as_ref().map(|_| links(shards)).unzip();
     let mut next_links = || Some((message_links.pop()?, session_links.as_mut().and_then(Vec::pop)));
     let (ended, mut ends) = mpsc::channel::<()>(shards);
+    let (engine_calls, mut engine_inboxes) = engine_channels(shards);
     let limit = ConnectionLimit::raise(&settings, with_embedded);
     let process = ProcessState {
         settings: settings.clone(),
@@ -118,6 +120,8 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         outboxes: OutboxMemory::new(settings.messages.outbox_total_bytes),
         rate_limits: Arc::default(),
         unfinished: UnfinishedMemory::new(settings.messages.unfinished_total_bytes),
+        engine_calls: engine_calls.into(),
+        sids: Arc::new(SidCipher::random().context("cannot create a key for the ids of clients")?),
         last_span: Arc::default(),
     };
     let _giving_back = AbortOnDropHandle::new(tokio::task::spawn_local(memory::release_after_peaks(
@@ -128,11 +132,13 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     for number in (1..shards).rev() {
         let (process, stop, ended) = (process.clone(), stop.clone(), ended.clone());
         let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
+        let calls = engine_inboxes.pop().context("a shard has no queue of requests")?;
         let (sender, sockets) = mpsc::channel(QUEUE_CAPACITY);
         let work = move || {
             let _ended = ThreadEnd(ended);
             runtime()?.block_on(async {
-                serve_shard(ShardState::new(number, process), messages, sessions, sockets, stop).await;
+                serve_shard(ShardState::new(number, process), messages, sessions, (sockets, calls), stop)
+                    .await;
                 anyhow::Ok(())
             })
         };
@@ -150,7 +156,9 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         brokers.spawn_local(broker.run(requests));
     }
     let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
-    let mut serving = tokio::task::spawn_local(shard::run(first.clone(), messages, sessions, stop.clone()));
+    let calls = engine_inboxes.pop().context("a shard has no queue of requests")?;
+    let mut serving =
+        tokio::task::spawn_local(shard::run(first.clone(), messages, sessions, calls, stop.clone()));
     announce(&settings, &listeners);
     notify_systemd(&NotifyState::Ready);
 
@@ -249,6 +257,11 @@ fn start_embedded(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Creates the queues of requests for the sessions of each shard.
+fn engine_channels(shards: usize) -> (Vec<mpsc::Sender<EngineCall>>, Vec<mpsc::Receiver<EngineCall>>) {
+    (0..shards).map(|_| mpsc::channel(QUEUE_CAPACITY)).unzip()
+}
+
 /// Creates the links between a broker and its shards, in the order of the shards.
 fn links<E>(shards: usize) -> (BrokerChannels<E>, Vec<BrokerLink<E>>) {
     let (calls, requests) = mpsc::channel(QUEUE_CAPACITY);
@@ -264,7 +277,7 @@ async fn serve_shard(
     state: Rc<ShardState>,
     messages: BrokerLink<BrokerEvent>,
     sessions: Option<BrokerLink<SubscriptionEvent>>,
-    mut sockets: mpsc::Receiver<(Accepted, Permit)>,
+    (mut sockets, calls): (mpsc::Receiver<(Accepted, Permit)>, mpsc::Receiver<EngineCall>),
     stop: CancellationToken,
 ) {
     let serving = state.clone();
@@ -273,7 +286,7 @@ async fn serve_shard(
             shard::serve(&serving, accepted, permit);
         }
     });
-    shard::run(state, messages, sessions, stop).await;
+    shard::run(state, messages, sessions, calls, stop).await;
 }
 
 /// Accepts connections for the shards in turn. Never returns. Above `most` sockets, a client is closed unread.

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::doctor;
 use super::state::ShardState;
 use crate::broker::{BrokerEvent, Call, SubscriptionEvent};
+use crate::dialects::socket_io;
 use crate::hub::{Hub, Run, SharedHub};
 use crate::wire::Channel;
 
@@ -82,6 +83,7 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, batches: &mut Vec<Vec<(Cha
             }
         }),
         BrokerEvent::Invalidate(invalidations) => state.visitors.leases.invalidate(&invalidations),
+        BrokerEvent::Directives(directives) => socket_io::apply(state, &directives),
         BrokerEvent::Query(query) => doctor::answer(state.clone(), query),
         BrokerEvent::Subscription(event) => {
             match event {

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Policy;
-use crate::http::{self, HttpConfig, StaticFiles, Times};
-use crate::hub::{Hub, Limits, OutboxMemory, ShardMemory, SharedHub};
+use crate::engine::{EngineCall, EngineTable, SidCipher};
+use crate::http::{self, EngineMount, HttpConfig, StaticFiles, Times};
+use crate::hub::{Hub, Limits, LocalTopics, OutboxMemory, ShardMemory, SharedHub};
 use crate::metrics::Counters;
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
@@ -49,6 +51,10 @@ pub struct ProcessState {
     pub rate_limits: Arc<RateLimits>,
     /// Memory of unfinished messages.
     pub unfinished: Arc<UnfinishedMemory>,
+    /// Encrypts the places of sessions in the ids of Socket.IO clients.
+    pub sids: Arc<SidCipher>,
+    /// Requests for the sessions of each shard.
+    pub engine_calls: Arc<[mpsc::Sender<EngineCall>]>,
     /// The last id of a connection's span.
     pub last_span: Arc<AtomicU64>,
 }
@@ -67,6 +73,10 @@ pub struct ShardState {
     pub policy: Policy,
     /// The visitors' identities, leases and rate limits.
     pub visitors: Visitors,
+    /// The sessions of Socket.IO clients.
+    pub engine: EngineTable,
+    /// The namespaces and rooms of Socket.IO clients.
+    pub rooms: Rc<LocalTopics>,
     /// The subscriptions to messages.
     pub hub: Rc<SharedHub>,
     /// The subscriptions to events of sessions: the same hub, unless sessions have a Redis of their own.
@@ -85,6 +95,8 @@ pub struct ShardState {
     pub publish_timeout: Duration,
     /// Limits the log lines about Redis failing during handshakes.
     pub no_redis: LogThrottle,
+    /// Limits the log lines about events of Socket.IO clients.
+    pub client_events: LogThrottle,
     /// Limits the log lines about sockets that epoll refuses.
     pub unwatched: LogThrottle,
     /// Limits the log lines about full outboxes.
@@ -112,6 +124,7 @@ impl ShardState {
             None => store.lookups(),
         };
         let hub = SharedHub::new(Hub::new(limits.clone()));
+        let rooms = LocalTopics::new(limits.clone());
         let session_hub = match session_target {
             Some(_) => SharedHub::new(Hub::new(limits.clone())),
             None => hub.clone(),
@@ -127,6 +140,8 @@ impl ShardState {
             sockets: socket_context(&process, limits),
             policy: policy.anonymous_publish(settings.anonymous_publish),
             visitors: Visitors { identifier, leases, rate_limits: process.rate_limits.clone() },
+            engine: EngineTable::new(number, process.sids.clone()),
+            rooms,
             hub,
             session_hub,
             store,
@@ -136,6 +151,7 @@ impl ShardState {
             connections: Cell::new(0),
             publish_timeout,
             no_redis: LogThrottle::default(),
+            client_events: LogThrottle::default(),
             unwatched: LogThrottle::default(),
             full_outboxes: LogThrottle::default(),
             unlogged_refusals: Cell::default(),
@@ -178,6 +194,13 @@ fn http_config(process: &ProcessState, publish_timeout: Duration, stop: Cancella
     let handshake = settings.server.handshake;
     HttpConfig {
         path_prefix: settings.path_prefix.clone(),
+        mount: settings.socket_io.enabled.then(|| EngineMount {
+            path: settings.socket_io.path.clone(),
+            versions: settings.socket_io.versions.clone(),
+            polling: settings.socket_io.polling,
+            websocket: settings.socket_io.websocket,
+            max_payload_bytes: settings.socket_io.max_payload_bytes,
+        }),
         session_cookie: settings.session.cookie.clone(),
         origins: settings.origins.clone(),
         proxies: settings.server.trusted_proxies.clone(),
@@ -188,6 +211,7 @@ fn http_config(process: &ProcessState, publish_timeout: Duration, stop: Cancella
             request: handshake,
             // Reading a body, identifying the visitor, and then either publishing or joining channels.
             answer: handshake * 2 + handshake.max(publish_timeout),
+            poll: settings.socket_io.ping_interval + settings.socket_io.ping_timeout + handshake,
             idle: settings.server.keepalive,
         },
         stop,
@@ -253,6 +277,8 @@ pub(crate) fn without_redis() -> Rc<ShardState> {
             outboxes: OutboxMemory::new(1 << 20),
             rate_limits: Arc::default(),
             unfinished: UnfinishedMemory::new(1 << 20),
+            engine_calls: Arc::default(),
+            sids: Arc::new(SidCipher::random().unwrap()),
             last_span: Arc::default(),
         },
     )

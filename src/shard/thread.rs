@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -13,14 +14,15 @@ use super::BrokerLink;
 use super::deliver::{deliver, deliver_session_events, send_requests};
 use super::state::{ConnectionPermit, ShardState};
 use crate::broker::{BrokerEvent, SubscriptionEvent};
-use crate::dialects::Dialect;
+use crate::dialects::{self, socket_io};
+use crate::engine::{EngineCall, TICKS_PER_SECOND};
 use crate::http::{self, HttpEnd};
 use crate::hub::Ending;
 use crate::socket;
 use crate::stream::{Accepted, DiscardLimits, Permit, Stream};
 
 /// Ticks per second; each handles that fraction of the connections.
-const TICKS: usize = 4;
+const TICKS: usize = TICKS_PER_SECOND as usize;
 
 /// A tick that is this late shows that the process was suspended.
 const STANDSTILL: Duration = Duration::from_secs(1);
@@ -29,17 +31,19 @@ const STANDSTILL: Duration = Duration::from_secs(1);
 const MIN_CLOSES_PER_SECOND: u32 = 10;
 
 /// Runs a shard until `stop`, then drains it. Ends early only if one of its tasks has failed. `sessions` is the link to the
-/// broker of the sessions' Redis, if they have one of their own.
+/// broker of the sessions' Redis, if they have one of their own; `engine_calls` are requests that other shards received.
 pub async fn run(
     state: Rc<ShardState>,
     messages: BrokerLink<BrokerEvent>,
     sessions: Option<BrokerLink<SubscriptionEvent>>,
+    engine_calls: mpsc::Receiver<EngineCall>,
     stop: CancellationToken,
 ) {
     let mut tasks = JoinSet::new();
     tasks.spawn_local(deliver(state.clone(), messages.inbox));
     tasks.spawn_local(send_requests(state.number, state.hub.clone(), messages.calls));
     tasks.spawn_local(tick(state.clone()));
+    tasks.spawn_local(socket_io::serve_calls(state.clone(), engine_calls));
     tasks.spawn_local(state.visitors.leases.clone().run());
     if let Some(sessions) = sessions {
         tasks.spawn_local(deliver_session_events(state.clone(), sessions.inbox));
@@ -79,9 +83,9 @@ async fn serve_http(permit: ConnectionPermit, accepted: Accepted) {
             return;
         }
     };
-    let answer = |route| Dialect::Relay.answer(&state, route);
+    let answer = |route| dialects::answer(&state, route);
     match http::serve(stream, accepted.address, &state.http, answer).await {
-        HttpEnd::Upgraded(upgraded, serve) => serve(upgraded, permit),
+        HttpEnd::Upgraded(upgraded, opening) => opening.serve(upgraded, permit),
         HttpEnd::Answered(stream) => drop(tokio::task::spawn_local(end_http(permit, stream))),
         HttpEnd::Late => {}
     }
@@ -115,6 +119,7 @@ async fn tick(state: Rc<ShardState>) {
             socket::tick(hub.listeners(part, TICKS), now, &sockets.keepalive, &sockets.limits);
             hub.release_unused();
         });
+        socket_io::tick(&state, part, TICKS);
         warn_of_full_outboxes(&state);
     }
 }
@@ -142,7 +147,8 @@ async fn drain(state: &ShardState) {
     state.stopping.cancel();
     let drain = state.process.settings.server.drain;
     let end = Instant::now() + drain + state.sockets.linger;
-    let listeners: Vec<_> = state.hub.with(|hub| hub.listeners(0, 1).cloned().collect());
+    let mut listeners: Vec<_> = state.hub.with(|hub| hub.listeners(0, 1).cloned().collect());
+    state.engine.with_part(0, 1, |session| listeners.push(session.listener.clone()));
     let count = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
     // A tenth of the time is left for the last ones to close.
     let spread = (drain * 9 / 10).min(Duration::from_secs(1) * count / MIN_CLOSES_PER_SECOND);
@@ -154,9 +160,11 @@ async fn drain(state: &ShardState) {
         }
         listener.end(Ending::Restart);
     }
-    while state.connections.get() > 0 && Instant::now() < end {
+    // A poll may wait on a connection of another shard.
+    while (state.connections.get() > 0 || state.engine.has_waiting_polls()) && Instant::now() < end {
         // Handshakes that were in flight may have become connections meanwhile.
         state.hub.with(|hub| hub.listeners(0, 1).for_each(|listener| listener.end(Ending::Restart)));
+        state.engine.with_part(0, 1, |session| session.listener.end(Ending::Restart));
         sleep(Duration::from_millis(20)).await;
     }
     let _ = timeout(state.process.settings.redis.command_timeout, state.store.settled()).await;

@@ -5,9 +5,16 @@
 
 mod control;
 mod keyspace;
+mod pickled_emit;
+mod redis_manager;
 mod relay;
 
-use crate::wire::{Channel, DoctorQuery, Invalidation, KeyEvent, Message, key_of};
+pub use redis_manager::RedisManagerReader;
+
+use crate::wire::socket_io::EventData;
+use crate::wire::{
+    AskedEvent, Channel, ClientName, DoctorQuery, EmitTarget, Invalidation, KeyEvent, Message, key_of,
+};
 
 /// The kind of a channel, decided when it is subscribed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +26,8 @@ pub enum Source {
     Keyspace,
     /// The channel on which the Django package reports changes.
     Control,
+    /// A channel of python-socketio's `RedisManager`.
+    RedisManager,
 }
 
 /// What a message asks for.
@@ -33,20 +42,53 @@ pub enum Instruction {
     Invalidate(Invalidation),
     /// Answer `manage.py ws4redis_doctor`.
     Query(DoctorQuery),
+    /// Send an event to clients. Boxed: other instructions are smaller.
+    Emit(Box<(EmitTarget, EventData)>),
+    /// Send an event that clients acknowledge.
+    Ask(Box<(EmitTarget, AskedEvent)>),
+    /// Disconnect a client from a namespace.
+    DisconnectClient(ClientName),
+    /// Put a client into a room.
+    EnterRoom(ClientName, Box<str>),
+    /// Take a client out of a room.
+    LeaveRoom(ClientName, Box<str>),
+    /// Empty a room of a namespace.
+    CloseRoom(Box<str>, Box<str>),
+    /// Do nothing: the message is well-formed and for another server.
+    Ignore,
+}
+
+/// Reads messages: the state that the meaning of some of them depends on.
+#[derive(Debug)]
+pub struct SourceReader {
+    redis_manager: RedisManagerReader,
 }
 
 impl Source {
-    /// Returns the source of a channel that a shard subscribes to. Shards never subscribe to the control channel.
+    /// Returns whether the broker itself wants the channels of this source, whatever the shards want.
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::Control | Self::RedisManager)
+    }
+
+    /// Returns the source of a channel that a shard subscribes to. Shards never subscribe to the broker's own channels.
     pub fn of(channel: &Channel) -> Self {
         if key_of(channel).is_some() { Self::Keyspace } else { Self::Relay }
     }
+}
 
-    /// Returns what a message of this source asks for; `None` if it is to be ignored.
-    pub fn read(self, message: Message) -> Option<Instruction> {
-        match self {
-            Self::Relay => relay::read(message),
-            Self::Keyspace => Some(keyspace::read(&message)),
-            Self::Control => control::read(&message),
+impl SourceReader {
+    /// Creates a reader.
+    pub fn new(redis_manager: RedisManagerReader) -> Self {
+        Self { redis_manager }
+    }
+
+    /// Returns what a message of a source asks for; `None` if it is malformed, or empty.
+    pub fn read(&mut self, source: Source, message: Message) -> Option<Instruction> {
+        match source {
+            Source::Relay => relay::read(message),
+            Source::Keyspace => Some(keyspace::read(&message)),
+            Source::Control => control::read(&message),
+            Source::RedisManager => self.redis_manager.read(&message),
         }
     }
 }

@@ -378,15 +378,15 @@ impl Subscriptions {
     /// Notes that the connection was lost: wanted channels are queued again, the others are removed. A pinned keyspace
     /// channel, which was refused, is unpinned.
     pub(super) fn reset(&mut self) {
-        let is_control = |subscription: &BrokerSubscription| subscription.source == Source::Control;
-        self.channels.retain(|subscription| !subscription.generations.is_empty() || is_control(subscription));
+        let is_own = |subscription: &BrokerSubscription| subscription.source.is_own();
+        self.channels.retain(|subscription| !subscription.generations.is_empty() || is_own(subscription));
         for subscription in self.channels.values_mut() {
             subscription.state = State::Queued;
         }
         self.queued = self.channels.iter().map(|(channel, _)| channel.clone()).collect();
         let channels = &self.channels;
         let find = |channel: &Channel| channels.find(channel.as_str());
-        self.pinned.retain(|channel| find(channel).is_some_and(|number| is_control(&channels[number])));
+        self.pinned.retain(|channel| find(channel).is_some_and(|number| is_own(&channels[number])));
         self.suspects.clear();
         self.idle.clear();
         self.retries = Retries::default();

@@ -67,6 +67,7 @@ async fn accept(route: Route) -> Result<RouteAnswer<Handshake>, Rejection> {
 
 fn prepare_request(_: &str) -> Box<dyn FnMut()> {
     let config = Rc::new(HttpConfig {
+        mount: None,
         path_prefix: "/ws/".to_owned(),
         session_cookie: "sessionid".to_owned(),
         origins: AllowedOrigins::default(),
@@ -77,6 +78,7 @@ fn prepare_request(_: &str) -> Box<dyn FnMut()> {
         times: Times {
             request: Duration::from_secs(10),
             answer: Duration::from_secs(20),
+            poll: Duration::from_secs(20),
             idle: Duration::from_secs(150),
         },
         stop: CancellationToken::new(),

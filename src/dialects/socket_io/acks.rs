@@ -1,0 +1,77 @@
+//! Events that Django asks clients to acknowledge, and the way of the acknowledgements back.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tracing::debug;
+
+use super::directives::members;
+use super::outgoing::send_event;
+use crate::engine::EngineSession;
+use crate::metrics::Counters;
+use crate::shard::state::ShardState;
+use crate::wire::socket_io::encode::push_event;
+use crate::wire::socket_io::{SocketPacket, push_json_string};
+use crate::wire::{AckOrigin, AskedEvent, EmitTarget, Topic};
+
+/// Sends an event to each client that it is for, with an ack id of its own.
+pub(super) fn ask(state: &ShardState, target: &EmitTarget, asked: &Arc<AskedEvent>) {
+    let namespace = &target.namespace;
+    let except = members(state, namespace, &target.except);
+    let rooms = target.rooms.as_deref();
+    let single = rooms.map(|rooms| members(state, namespace, rooms)).unwrap_or_default();
+    let topics: Vec<_> = rooms.unwrap_or_default().iter().map(|room| Topic::room(namespace, room)).collect();
+    let now = state.engine.now();
+    state.engine.with_part(0, 1, |session| {
+        for socket in session.sockets.borrow_mut().iter_mut() {
+            let number = socket.member.number();
+            let is_in_room =
+                || single.contains(&number) || topics.iter().any(|topic| socket.member.is_in(topic));
+            let is_reached = socket.namespace() == &**namespace
+                && !except.contains(&number)
+                && (rooms.is_none() || is_in_room());
+            if is_reached {
+                let id = socket.acks.get_or_insert_default().add(asked, now);
+                send_event(session, &state.sockets.limits, asked.event.attachments(), |out| {
+                    push_event(out, namespace, Some(id), &asked.event);
+                });
+            }
+        }
+    });
+}
+
+/// Publishes a client's acknowledgement, if it was asked for. Unknown ids are no breach, as with the official servers.
+pub(super) fn acknowledge(session: &EngineSession, state: &Rc<ShardState>, packet: SocketPacket<'_>) {
+    let seconds = state.process.settings.socket_io.ack_seconds;
+    let since = state.engine.now().saturating_sub(seconds * 1_000);
+    let mut sockets = session.sockets.borrow_mut();
+    let socket = sockets.iter_mut().find(|socket| socket.namespace() == packet.namespace);
+    let asked = socket.and_then(|socket| socket.acks.as_mut()?.take(packet.id?, since));
+    drop(sockets);
+    let Some(asked) = asked else { return };
+    if packet.attachments > 0 {
+        // JSON cannot express it; python-socketio itself fails there.
+        Counters::count(&state.process.counters.unanswered_callbacks);
+        return;
+    }
+    let (state, answer) = (state.clone(), callback(&asked.origin, packet.data));
+    // Bounded by the acknowledgements that clients owe.
+    tokio::task::spawn_local(async move {
+        let AckOrigin { channel, .. } = &asked.origin;
+        if let Err(error) = state.store.announce(channel.as_str(), answer.into_bytes()).await {
+            Counters::count(&state.process.counters.unanswered_callbacks);
+            debug!(error, "an acknowledgement could not be published");
+        }
+    });
+}
+
+/// Returns the message that python-socketio expects.
+fn callback(origin: &AckOrigin, arguments: &str) -> String {
+    let mut answer = String::from(r#"{"method":"callback","host_id":"#);
+    push_json_string(&mut answer, &origin.host_id);
+    answer.push_str(r#","sid":"#);
+    push_json_string(&mut answer, &origin.sid);
+    answer.push_str(r#","namespace":"#);
+    push_json_string(&mut answer, &origin.namespace);
+    answer + &format!(r#","id":{},"args":{arguments}}}"#, origin.id)
+}

@@ -1,0 +1,171 @@
+//! An open connection over a WebSocket: the loop of its task, and its end.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::time::Instant;
+use tracing::{Instrument, Span, debug};
+
+use super::namespaces::{connect, reauthorize};
+use super::outgoing::send_open;
+use super::receive::receive;
+use crate::engine::{Deadline, EngineSession, Sid};
+use crate::hub::Listener;
+use crate::metrics::Counters;
+use crate::shard::state::ConnectionPermit;
+use crate::socket::{Close, ReadMode, SocketConnection};
+use crate::stream::Stream;
+use crate::visitors::Visitor;
+use crate::visitors::watch::Watch;
+use crate::wire::Form;
+use crate::wire::engine_io::EngineVersion;
+use crate::wire::socket_io::{SocketPacket, SocketType};
+use crate::wire::websocket::Opcode;
+
+/// The CONNECT that clients of protocol 4 do not send.
+pub(super) const IMPLIED_CONNECT: SocketPacket<'static> = SocketPacket {
+    kind: SocketType::Connect,
+    attachments: 0,
+    namespace: "/",
+    query: None,
+    id: None,
+    data: "",
+};
+
+/// An open connection over a WebSocket.
+pub(super) struct EngineConnection {
+    permit: ConnectionPermit,
+    socket: SocketConnection,
+    session: Rc<EngineSession>,
+    since: Instant,
+    /// Why it has to end, if its first packets demand it.
+    early: Option<Box<Close>>,
+    /// Its span; none unless debug lines are logged.
+    span: Option<Box<Span>>,
+}
+
+impl EngineConnection {
+    /// Creates a connection and its session.
+    pub(super) fn new(permit: ConnectionPermit, stream: Stream, version: EngineVersion) -> Self {
+        let form = match version {
+            EngineVersion::V3 => Form::PrefixedPackets,
+            EngineVersion::V4 => Form::Packets,
+        };
+        let socket = SocketConnection::new(stream, form, None, &permit.state().sockets);
+        let now = permit.state().engine.now();
+        let deadline =
+            Deadline::Connect(now + permit.state().process.settings.socket_io.connect_seconds * 1_000);
+        let listener = socket.listener();
+        let session = permit
+            .state()
+            .engine
+            .insert(|slot| EngineSession::new(Sid::random(), slot, version, listener.clone(), now, deadline));
+        debug!(?version, "connection opened");
+        let span = Span::current();
+        let span = (!span.is_disabled()).then(|| Box::new(span));
+        Self { permit, socket, session, since: Instant::now(), early: None, span }
+    }
+
+    /// Continues a session that polled, over the socket that its listener has now. With a close, it ends at once.
+    pub(super) fn upgraded(
+        permit: ConnectionPermit,
+        socket: SocketConnection,
+        session: Rc<EngineSession>,
+        early: Option<Close>,
+    ) -> Self {
+        debug!("connection upgraded");
+        let early = early.map(Box::new);
+        Self { permit, socket, session, since: Instant::now(), early, span: None }
+    }
+
+    /// Adds it to the lease of its visitor, who was read at `since`.
+    pub(super) fn hold_lease(&self, visitor: Visitor, since: Instant, watch: Option<Watch>) {
+        let lease = self.permit.state().visitors.leases.add(visitor, since, self.socket.listener(), watch);
+        self.session.lease.replace(lease);
+    }
+
+    /// Sends the open packet, handles what arrived with the handshake, and serves the connection until it ends.
+    pub(super) fn serve(mut self: Box<Self>, early: &[u8]) -> impl Future<Output = ()> + use<> {
+        self.early = self.start(early).map(Box::new);
+        self.serve_on()
+    }
+
+    /// Serves the connection until it ends.
+    pub(super) async fn serve_on(mut self: Box<Self>) {
+        let close = poll_fn(|cx| self.poll_end(cx)).await;
+        // Boxed: the end needs timers, for which an idle connection should not reserve memory.
+        Box::pin(self.finish(close)).await;
+    }
+
+    fn start(&mut self, early: &[u8]) -> Option<Close> {
+        let Self { permit, socket, session, .. } = self;
+        let (state, mode) = (permit.state(), read_mode(permit));
+        send_open(session, &state.engine, &state.process.settings.socket_io, &state.sockets.limits);
+        if session.version == EngineVersion::V3
+            && let Some(close) = connect(session, state, IMPLIED_CONNECT)
+        {
+            return Some(close);
+        }
+        let on_message = |_: &Listener, opcode, payload| receive(session, state, opcode, &payload);
+        let close = socket.receive(early, &permit.state().sockets, mode, on_message);
+        socket.free_idle_reader();
+        close
+    }
+
+    /// Waits for a reason to end, for a changed visitor, and for the socket.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
+        let Self { permit, socket, session, early, span, .. } = self;
+        let _entered = span.as_ref().map(|span| span.enter());
+        if let Some(close) = early.take() {
+            return Poll::Ready(*close);
+        }
+        let (state, mode) = (permit.state(), read_mode(permit));
+        loop {
+            let listener = socket.listener();
+            listener.watch(cx);
+            if let Some(ending) = listener.ending() {
+                return Poll::Ready(ending.into());
+            }
+            if listener.take_reauthorize() {
+                reauthorize(session, state);
+                continue;
+            }
+            let on_message =
+                |_: &Listener, opcode: Opcode, payload| receive(session, state, opcode, &payload);
+            if let Some(close) = ready!(socket.poll_messages(cx, &permit.state().sockets, mode, on_message)) {
+                return Poll::Ready(close);
+            }
+            socket.free_idle_reader();
+        }
+    }
+
+    /// Leaves all namespaces, and sends the close frame.
+    ///
+    /// The permit is held until the end, so that closing connections count against the limit, too.
+    async fn finish(self: Box<Self>, close: Close) {
+        let Self { permit, socket, session, since, span, .. } = *self;
+        let span = span.map_or_else(Span::none, |span| *span);
+        permit.state().engine.remove(&session);
+        if close.is_slow() {
+            Counters::count(&permit.state().process.counters.slow_clients);
+        }
+        let (delivered, dropped) = socket.listener().counts();
+        span.in_scope(|| {
+            debug!(
+                close_code = close.code(),
+                reason = ?close.reason(),
+                elapsed_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+                delivered,
+                dropped,
+                "connection ended"
+            );
+        });
+        socket.close(&close, &permit.state().sockets).instrument(span).await;
+    }
+}
+
+fn read_mode(permit: &ConnectionPermit) -> ReadMode {
+    let max_message_bytes = permit.state().process.settings.socket_io.max_payload_bytes;
+    ReadMode { is_paused: false, discards: false, max_message_bytes }
+}

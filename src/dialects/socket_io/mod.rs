@@ -1,0 +1,19 @@
+//! Socket.IO over Engine.IO: clients join namespaces, and Django sends them events and changes their rooms.
+//!
+//! The rules are those of the official servers, engine.io and socket.io of npm, as their clients need them.
+
+mod acks;
+mod connection;
+mod directives;
+mod namespaces;
+mod open;
+mod outgoing;
+mod polling;
+mod receive;
+mod tick;
+mod upgrade;
+
+pub use directives::apply;
+pub use open::open;
+pub use polling::serve_calls;
+pub use tick::tick;

@@ -1,0 +1,155 @@
+//! Joining namespaces, and the rooms that follow from a visitor's identity.
+
+use std::rc::Rc;
+
+use tokio::time::Instant;
+
+use super::outgoing::{MAX_NAMESPACES, send_packet};
+use crate::access::{Identity, Token};
+use crate::engine::{Deadline, EngineSession, NamespaceSocket, Sid};
+use crate::settings::SocketIoSettings;
+use crate::shard::state::ShardState;
+use crate::socket::Close;
+use crate::visitors::watch::LeaseHold;
+use crate::wire::engine_io::EngineVersion;
+use crate::wire::socket_io::encode::{push_connect_error, push_connected};
+use crate::wire::socket_io::{JsonMembers, SocketPacket, unescape_json};
+use crate::wire::{Topic, parameters};
+
+/// Most rooms that Django can put a client into.
+pub(super) const MAX_ROOMS: usize = 1_000;
+
+/// The member of a CONNECT's data that holds a token.
+const TOKEN: &str = "token";
+
+/// Why a client cannot join a namespace; the official servers' texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ConnectError {
+    Unknown,
+    Unauthorized,
+}
+
+/// Joins a namespace, or refuses it. Returns why the connection has to end, if it has to.
+pub(super) fn connect(
+    session: &EngineSession,
+    state: &Rc<ShardState>,
+    packet: SocketPacket<'_>,
+) -> Option<Close> {
+    let (settings, namespace) = (&state.process.settings.socket_io, packet.namespace);
+    if session.is_connected(namespace) || session.sockets.borrow().len() >= MAX_NAMESPACES {
+        // Clients of protocol 4 name the main namespace although they are in it.
+        let is_implied = session.version == EngineVersion::V3 && namespace == "/";
+        return (!is_implied).then(|| Close::Protocol("namespace joined twice, or too many".to_owned()));
+    }
+    // Messages would be missed. The client comes back when Redis does.
+    if !state.redis_up.get() {
+        return Some(Close::Overloaded);
+    }
+    match admit(session, state, packet) {
+        Ok(lease) => {
+            let identity = lease.as_ref().map_or_else(|| session_identity(session), identity_of);
+            join(session, state, namespace, lease, &identity);
+            None
+        }
+        Err(error) => {
+            let message = match error {
+                ConnectError::Unknown => "Invalid namespace",
+                ConnectError::Unauthorized => "Unauthorized",
+            };
+            send_packet(session, &state.sockets.limits, |out| {
+                push_connect_error(out, session.version, namespace, message, None);
+            });
+            // Clients of protocol 4 cannot do without the main namespace.
+            let is_last = session.version == EngineVersion::V3 && session.sockets.borrow().is_empty();
+            debug_assert!(settings.enabled);
+            is_last.then_some(Close::Disconnected)
+        }
+    }
+}
+
+/// Decides whether the client may join. Returns the lease of its token, if it sent one.
+fn admit(
+    session: &EngineSession,
+    state: &Rc<ShardState>,
+    packet: SocketPacket<'_>,
+) -> Result<Option<LeaseHold>, ConnectError> {
+    let settings = &state.process.settings.socket_io;
+    if !settings.namespaces.iter().any(|known| known.admits(packet.namespace)) {
+        return Err(ConnectError::Unknown);
+    }
+    let since = Instant::now();
+    let identified = token_of(packet).and_then(|token| state.visitors.identifier.identify_token(&token));
+    let lease = match identified {
+        Some(Ok(visitor)) => state.visitors.leases.add(visitor, since, &session.listener, None),
+        // A token that is not valid is never "anonymous".
+        Some(Err(_)) => return Err(ConnectError::Unauthorized),
+        None => None,
+    };
+    let identity = lease.as_ref().map_or_else(|| session_identity(session), identity_of);
+    let is_user = identity.user.is_some() || identity.user_id.is_some();
+    if is_user || settings.anonymous { Ok(lease) } else { Err(ConnectError::Unauthorized) }
+}
+
+/// Returns the token in a CONNECT: in its object, or in protocol 4 in its query.
+fn token_of(packet: SocketPacket<'_>) -> Option<Token> {
+    if packet.query.is_some() {
+        return parameters(packet.query, TOKEN).next().map(|token| Token::new(&token));
+    }
+    let mut members = JsonMembers::new(packet.data)?.flatten();
+    let (_, raw) = members.find(|(key, _)| unescape_json(key).is_some_and(|key| key == TOKEN))?;
+    unescape_json(raw).map(|token| Token::new(&token))
+}
+
+fn join(
+    session: &EngineSession,
+    state: &Rc<ShardState>,
+    namespace: &str,
+    lease: Option<LeaseHold>,
+    identity: &Identity,
+) {
+    let (topic, sid) = (Topic::namespace(namespace), Sid::random());
+    let own_rooms = own_rooms(&state.process.settings.socket_io, namespace, identity);
+    send_packet(session, &state.sockets.limits, |out| {
+        push_connected(out, session.version, namespace, &state.engine.text(&sid, session.slot));
+    });
+    let member = state.rooms.join(&session.listener);
+    for topic in std::iter::once(&topic).chain(&own_rooms) {
+        member.enter(topic, usize::MAX);
+    }
+    session.sockets.borrow_mut().push(NamespaceSocket { topic, sid, member, lease, acks: None, own_rooms });
+    session.deadline.set(Deadline::None);
+}
+
+/// Returns the rooms that follow from an identity.
+fn own_rooms(settings: &SocketIoSettings, namespace: &str, identity: &Identity) -> Box<[Topic]> {
+    let user = settings.user_room.iter().zip(&identity.user).map(|(template, user)| template.room(user));
+    let groups = settings.group_room.iter();
+    let groups = groups.flat_map(|template| identity.groups.iter().map(|group| template.room(group)));
+    user.chain(groups).map(|room| Topic::room(namespace, &room)).collect()
+}
+
+/// Applies a changed visitor: rooms of its user and groups are left and entered, without a reconnect.
+pub(super) fn reauthorize(session: &EngineSession, state: &ShardState) {
+    let settings = &state.process.settings.socket_io;
+    for socket in session.sockets.borrow_mut().iter_mut() {
+        let identity = socket.lease.as_ref().map_or_else(|| session_identity(session), identity_of);
+        let rooms = own_rooms(settings, socket.namespace(), &identity);
+        socket
+            .own_rooms
+            .iter()
+            .filter(|room| !rooms.contains(room))
+            .for_each(|room| socket.member.exit(room));
+        for room in &rooms {
+            socket.member.enter(room, usize::MAX);
+        }
+        socket.own_rooms = rooms;
+    }
+}
+
+fn identity_of(lease: &LeaseHold) -> Identity {
+    lease.visitor().identity.clone()
+}
+
+fn session_identity(session: &EngineSession) -> Identity {
+    session.lease.borrow().as_ref().map(identity_of).unwrap_or_default()
+}

@@ -1,0 +1,159 @@
+//! Opens sessions, from a checked handshake to their task or to their first payload.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout};
+
+use super::connection::{EngineConnection, IMPLIED_CONNECT};
+use super::namespaces::connect;
+use super::outgoing::send_open;
+use super::polling::{answer, payload};
+use super::upgrade::adopt;
+use crate::access::Token;
+use crate::dialects::identify::{Identified, identify, no_redis, refresh, revalidate};
+use crate::engine::{Carrier, Deadline, EngineCall, EngineSession, PollState, Sid};
+use crate::http::{EngineHandshake, EngineRoute, HandshakeRequest, Rejection, RouteAnswer, Upgraded};
+use crate::hub::{Ending, Listener};
+use crate::shard::state::{ConnectionPermit, ShardState};
+use crate::stream::Permit;
+use crate::visitors::watch::{InFlight, Watch};
+use crate::visitors::{AuthSource, Visitor};
+use crate::wire::Form;
+use crate::wire::engine_io::{EngineType, EngineVersion, SessionAnswer};
+
+/// A visitor who is about to be admitted.
+struct Admitted {
+    visitor: Visitor,
+    since: Instant,
+    watch: Option<Watch>,
+    in_flight: InFlight,
+}
+
+/// A WebSocket before its 101.
+enum Opening {
+    Fresh(Box<Admitted>, EngineVersion),
+    Upgrade(String),
+}
+
+/// Answers a request of an Engine.IO client. The continuation in the answer to a handshake serves the WebSocket; it runs
+/// after the 101.
+///
+/// # Errors
+///
+/// When the visitor cannot be identified or is refused, or the request does not fit its session.
+pub async fn open(
+    state: &Rc<ShardState>,
+    route: EngineRoute,
+) -> Result<RouteAnswer<impl FnOnce(Upgraded, ConnectionPermit) + use<>>, Rejection> {
+    let (opening, acceptance) = match route {
+        EngineRoute::Polling(handshake, wants_base64) => {
+            return open_polling(state, handshake, wants_base64).await.map(RouteAnswer::Session);
+        }
+        EngineRoute::Session(request) => return Ok(RouteAnswer::Session(answer(state, request).await?)),
+        EngineRoute::WebSocket(EngineHandshake { version, request }, acceptance) => {
+            (Opening::Fresh(Box::new(admit(state, &request).await?), version), acceptance)
+        }
+        EngineRoute::Upgrade(request, acceptance) => {
+            let sid = request.sid.clone();
+            answer(state, request).await?;
+            (Opening::Upgrade(sid), acceptance)
+        }
+    };
+    Ok(RouteAnswer::WebSocket(acceptance, move |upgraded, permit| opening.serve(upgraded, permit)))
+}
+
+impl Opening {
+    fn serve(self, upgraded: Upgraded, permit: ConnectionPermit) {
+        let Upgraded { stream, early, .. } = upgraded;
+        match self {
+            Self::Fresh(admitted, version) => {
+                let Admitted { visitor, since, watch, in_flight } = *admitted;
+                let connection = Box::new(EngineConnection::new(permit, stream, version));
+                connection.hold_lease(visitor, since, watch);
+                // Only now invalidations reach the connection through its lease.
+                drop(in_flight);
+                tokio::task::spawn_local(connection.serve(&early));
+            }
+            // The session has a permit of its own.
+            Self::Upgrade(sid) => match permit.state().engine.shard_of(&sid) {
+                Some(shard) if shard == permit.state().number => adopt(permit.state(), &sid, stream, &early),
+                Some(shard) => {
+                    if let Some(calls) = permit.state().process.engine_calls.get(shard) {
+                        // If the queue is full, the client keeps polling.
+                        let _ = calls.try_send(EngineCall::Adopt(sid, stream.into_socket(), early));
+                    }
+                }
+                None => {}
+            },
+        }
+    }
+}
+
+/// Identifies a visitor, and watches its session.
+async fn admit(state: &Rc<ShardState>, request: &HandshakeRequest) -> Result<Admitted, Rejection> {
+    let in_flight = state.visitors.leases.begin();
+    let mut identified = identify(state, request).await?;
+    let watch = loop {
+        let watch = state.visitors.leases.watch(&identified.visitor);
+        let refreshed = refresh(state, watch.as_ref(), &identified.visitor);
+        let refreshed = timeout(state.process.settings.server.handshake, refreshed).await;
+        let late = |_| no_redis(state, "the session was not read within server.handshake_seconds");
+        let (latest, is_same) = revalidate(state, identified, refreshed.map_err(late)??);
+        identified = latest;
+        // Another session has another key to watch.
+        if is_same {
+            break watch;
+        }
+    };
+    let Identified { visitor, since } = identified;
+    Ok(Admitted { visitor, since, watch, in_flight })
+}
+
+/// Opens a session that polls. Returns its first payload.
+async fn open_polling(
+    state: &Rc<ShardState>,
+    handshake: EngineHandshake,
+    wants_base64: bool,
+) -> Result<SessionAnswer, Rejection> {
+    let EngineHandshake { version, request } = handshake;
+    let Admitted { visitor, since, watch, in_flight } = admit(state, &request).await?;
+    let permit = Permit::take(&state.process.connections, state.process.max_connections);
+    let permit = permit.ok_or(Rejection::Full)?;
+    let cookie = request.credentials.session_cookie.as_deref();
+    let cookie = cookie.filter(|_| matches!(visitor.auth_source, AuthSource::Session(_)));
+    let credential = cookie.map(|cookie| Token::new(cookie).fingerprint());
+    let form = match version {
+        EngineVersion::V3 => Form::PrefixedPackets,
+        EngineVersion::V4 => Form::Packets,
+    };
+    let (settings, now) = (&state.process.settings.socket_io, state.engine.now());
+    let listener = Rc::new(Listener::parked(form, state.sockets.clock.get(), 0));
+    let deadline = Deadline::Connect(now + settings.connect_seconds * 1_000);
+    let session = state
+        .engine
+        .insert(|slot| EngineSession::new(Sid::random(), slot, version, listener.clone(), now, deadline));
+    session.carrier.set(Carrier::Polling);
+    let poll = PollState {
+        permit,
+        credential,
+        wants_base64,
+        is_waiting: false,
+        is_closed: false,
+        upgrade_began: 0,
+        ended_at: 0,
+    };
+    session.poll.replace(Some(Box::new(poll)));
+    session.lease.replace(state.visitors.leases.add(visitor, since, &listener, watch));
+    // Only now invalidations reach the session through its lease.
+    drop(in_flight);
+    send_open(&session, &state.engine, settings, &state.sockets.limits);
+    let refused = version == EngineVersion::V3 && connect(&session, state, IMPLIED_CONNECT).is_some();
+    let frames: Vec<Bytes> = listener.take_queued();
+    let answer = payload(&session, &frames, refused.then_some(EngineType::Close));
+    if refused {
+        listener.end(Ending::Disconnected);
+        state.engine.remove(&session);
+    }
+    Ok(answer)
+}

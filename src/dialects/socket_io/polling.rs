@@ -1,0 +1,260 @@
+//! Polling: requests for a session, which the session's shard answers.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{mpsc, oneshot};
+
+use super::namespaces::reauthorize;
+use super::receive::receive_engine_packet;
+use super::tick::patience;
+use super::upgrade::adopt;
+use crate::access::Token;
+use crate::engine::{Carrier, EngineCall, EngineSession};
+use crate::hub::Ending;
+use crate::shard::state::ShardState;
+use crate::socket::Close;
+use crate::stream::Stream;
+use crate::wire::engine_io::{
+    EngineError, EngineType, EngineVersion, PayloadDecoder, PayloadForm, PayloadRules, PostBody,
+    SessionAction, SessionAnswer, SessionRequest, push_attachment, push_packet,
+};
+use crate::wire::socket_io::encode::push_ascii_packet;
+use crate::wire::websocket::{Frames, Opcode};
+
+/// Most packets in the payload of a post.
+const MAX_PACKETS: usize = 1_000;
+
+/// Answers the calls of other shards. Ends with their channel.
+pub async fn serve_calls(state: Rc<ShardState>, mut calls: mpsc::Receiver<EngineCall>) {
+    while let Some(call) = calls.recv().await {
+        match call {
+            EngineCall::Request(request, mut reply) => {
+                let state = state.clone();
+                tokio::task::spawn_local(async move {
+                    let answer = tokio::select! {
+                        answer = answer_here(&state, request) => answer,
+                        // The client has gone.
+                        () = reply.closed() => return,
+                    };
+                    let _ = reply.send(answer);
+                });
+            }
+            EngineCall::Adopt(sid, socket, early) => {
+                // An error means that the socket has failed already.
+                if let Ok(stream) = Stream::new(socket) {
+                    adopt(&state, &sid, stream, &early);
+                }
+            }
+        }
+    }
+}
+
+/// Answers a request, on whatever shard its session is. Safe to cancel: that ends the session of a poll.
+///
+/// # Errors
+///
+/// When there is no such session, or the request does not fit its state.
+pub(super) async fn answer(
+    state: &Rc<ShardState>,
+    request: SessionRequest,
+) -> Result<SessionAnswer, EngineError> {
+    let shard = state.engine.shard_of(&request.sid).ok_or(EngineError::Session)?;
+    if shard == state.number {
+        return answer_here(state, request).await;
+    }
+    let calls = state.process.engine_calls.get(shard).ok_or(EngineError::Session)?;
+    let (reply, answer) = oneshot::channel();
+    calls.send(EngineCall::Request(request, reply)).await.map_err(|_| EngineError::Session)?;
+    answer.await.unwrap_or(Err(EngineError::Session))
+}
+
+async fn answer_here(state: &Rc<ShardState>, request: SessionRequest) -> Result<SessionAnswer, EngineError> {
+    let session = state.engine.session(&request.sid).ok_or(EngineError::Session)?;
+    let is_bound = session.poll.borrow().as_ref().is_some_and(|poll| {
+        let presented = || request.cookie.as_deref().map(|cookie| Token::new(cookie).fingerprint());
+        poll.credential.is_some() && presented() != poll.credential
+    });
+    if is_bound {
+        return Err(EngineError::Session);
+    }
+    if request.version != session.version {
+        return Err(EngineError::Request("EIO differs from that of the session"));
+    }
+    if session.carrier.get() == Carrier::WebSocket {
+        return Err(EngineError::Request("the session uses a WebSocket"));
+    }
+    let silence = state.engine.now().saturating_sub(session.last_received.get());
+    if silence >= patience(&state.process.settings.socket_io) {
+        state.engine.remove(&session);
+        return Err(EngineError::Session);
+    }
+    if session.listener.take_reauthorize() {
+        reauthorize(&session, state);
+    }
+    match request.action {
+        SessionAction::Poll => poll(state, &session).await,
+        SessionAction::Post { body, is_octet_stream } => post(state, &session, body, is_octet_stream),
+        SessionAction::Upgrade if session.carrier.get() != Carrier::Polling => {
+            Err(EngineError::Request("another WebSocket is being opened"))
+        }
+        SessionAction::Upgrade if session.listener.ending().is_some() => Err(EngineError::Session),
+        SessionAction::Upgrade => {
+            session.carrier.set(Carrier::Upgrading);
+            if let Some(poll) = &mut *session.poll.borrow_mut() {
+                poll.upgrade_began = state.engine.now();
+            }
+            Ok(SessionAnswer { content_type: "", body: Bytes::new() })
+        }
+    }
+}
+
+/// A poll that waits. If it is dropped before its end, its client has gone, and the session ends.
+struct WaitingPoll<'a> {
+    state: &'a ShardState,
+    session: &'a EngineSession,
+    is_answered: bool,
+}
+
+impl Drop for WaitingPoll<'_> {
+    fn drop(&mut self) {
+        if let Some(poll) = &mut *self.session.poll.borrow_mut() {
+            poll.is_waiting = false;
+        }
+        if !self.is_answered {
+            self.session.listener.end(Ending::Broken);
+            self.state.engine.remove(self.session);
+        }
+    }
+}
+
+/// Waits for packets, and answers with all of them.
+async fn poll(state: &ShardState, session: &EngineSession) -> Result<SessionAnswer, EngineError> {
+    let was_waiting = match &mut *session.poll.borrow_mut() {
+        Some(poll) => std::mem::replace(&mut poll.is_waiting, true),
+        None => return Err(EngineError::Session),
+    };
+    if was_waiting {
+        // The waiting one is told that the session has ended.
+        session.listener.end(Ending::Disconnected);
+        return Err(EngineError::Request("another poll waits"));
+    }
+    let mut waiting = WaitingPoll { state, session, is_answered: false };
+    let listener = &session.listener;
+    let (frames, is_over) = poll_fn(|cx| {
+        listener.watch(cx);
+        let is_over = listener.ending().is_some();
+        let frames = listener.take_queued();
+        let answers_at_once = matches!(session.carrier.get(), Carrier::Probing | Carrier::WebSocket);
+        if frames.is_empty() && !is_over && !answers_at_once {
+            return Poll::Pending;
+        }
+        Poll::Ready((frames, is_over))
+    })
+    .await;
+    waiting.is_answered = true;
+    let is_closed = session.poll.borrow().as_ref().is_some_and(|poll| poll.is_closed);
+    let last = match (is_over, is_closed) {
+        (true, false) => Some(EngineType::Close),
+        _ if frames.is_empty() => Some(EngineType::Noop),
+        _ => None,
+    };
+    let answer = payload(session, &frames, last);
+    drop(waiting);
+    if is_over {
+        state.engine.remove(session);
+    }
+    Ok(answer)
+}
+
+/// Encodes frames, and perhaps a last packet, as the payload of an answer.
+pub(super) fn payload(session: &EngineSession, frames: &[Bytes], last: Option<EngineType>) -> SessionAnswer {
+    let wants_base64 = session.poll.borrow().as_ref().is_none_or(|poll| poll.wants_base64);
+    let is_attachment = |bytes: &Bytes, at: usize| bytes[at] & 0x0f == Opcode::Binary as u8;
+    let has_attachment =
+        frames.iter().any(|bytes| Frames::new(bytes).any(|(frame, _)| is_attachment(bytes, frame.start)));
+    let form = PayloadForm::of_response(session.version, wants_base64, has_attachment);
+    let mut body = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum::<usize>() + 16);
+    let mut ascii = String::new();
+    for bytes in frames {
+        for (frame, content) in Frames::new(bytes) {
+            let content = &bytes[content];
+            if is_attachment(bytes, frame.start) {
+                let prefix = usize::from(session.version == EngineVersion::V3);
+                push_attachment(&mut body, form, content.get(prefix..).unwrap_or_default());
+            } else if let Ok(packet) = std::str::from_utf8(content) {
+                // Clients 1.x read other characters differently from 2.x.
+                if session.version == EngineVersion::V3 && !packet.is_ascii() {
+                    ascii.clear();
+                    ascii.push_str(&packet[..1]);
+                    push_ascii_packet(&mut ascii, &packet[1..]);
+                    push_packet(&mut body, form, &ascii);
+                } else {
+                    push_packet(&mut body, form, packet);
+                }
+            }
+        }
+    }
+    if let Some(last) = last {
+        push_packet(&mut body, form, last.digit().encode_utf8(&mut [0; 4]));
+    }
+    SessionAnswer { content_type: form.content_type(), body: body.freeze() }
+}
+
+/// Handles the packets of a post, in order.
+fn post(
+    state: &Rc<ShardState>,
+    session: &EngineSession,
+    body: PostBody,
+    is_octet_stream: bool,
+) -> Result<SessionAnswer, EngineError> {
+    let done = SessionAnswer { content_type: "text/html", body: Bytes::from_static(b"ok") };
+    let body = match body {
+        PostBody::Complete(_) if is_octet_stream && session.version == EngineVersion::V4 => {
+            Err(EngineError::Request("the payload has a wrong type"))
+        }
+        PostBody::Complete(body) => Ok(body),
+        PostBody::TooLarge => Err(EngineError::TooLarge),
+        PostBody::Incomplete => Err(EngineError::Request("the payload is incomplete")),
+    };
+    let body = body.inspect_err(|_| end(state, session, Ending::Broken))?;
+    let settings = &state.process.settings.socket_io;
+    let rules = PayloadRules {
+        max_bytes: settings.max_payload_bytes,
+        max_packets: MAX_PACKETS,
+        repair_text: settings.eio3_repair_text,
+    };
+    let form = PayloadForm::of_request(session.version, is_octet_stream);
+    let close = match PayloadDecoder::new(form, &body, rules) {
+        Ok(mut packets) => packets.find_map(|packet| match packet {
+            Ok(packet) => receive_engine_packet(session, state, packet),
+            Err(error) => Some(Close::Protocol(error.to_string())),
+        }),
+        Err(error) => Some(Close::Protocol(error.to_string())),
+    };
+    match close {
+        None => Ok(done),
+        Some(Close::Disconnected) => {
+            if let Some(poll) = &mut *session.poll.borrow_mut() {
+                poll.is_closed = true;
+            }
+            end(state, session, Ending::Disconnected);
+            Ok(done)
+        }
+        Some(_) => {
+            end(state, session, Ending::Broken);
+            Err(EngineError::Request("a packet is invalid or was not expected"))
+        }
+    }
+}
+
+/// Ends a session because of its client. A poll that waits is answered, and a later request finds no session.
+fn end(state: &ShardState, session: &EngineSession, ending: Ending) {
+    session.listener.end(ending);
+    let is_waiting = session.poll.borrow().as_ref().is_some_and(|poll| poll.is_waiting);
+    if !is_waiting {
+        state.engine.remove(session);
+    }
+}

@@ -1,0 +1,15 @@
+//! The open sessions of Engine.IO: their ids, their state, and the table in which a shard finds them.
+//!
+//! Not here: packets (`wire`), and what a client or Django may do with a session (`dialects/socket_io`).
+
+mod acks;
+mod call;
+mod ids;
+mod session;
+mod table;
+
+pub use acks::PendingAcks;
+pub use call::EngineCall;
+pub use ids::{Sid, SidCipher};
+pub use session::{Carrier, Deadline, EngineSession, NamespaceSocket, PollState};
+pub use table::{EngineTable, TICKS_PER_SECOND};

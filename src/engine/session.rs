@@ -1,0 +1,162 @@
+//! One session of Engine.IO: a client, over whatever transport it uses at the moment.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use super::{PendingAcks, Sid};
+use crate::access::Fingerprint;
+use crate::hub::{Listener, LocalMember};
+use crate::stream::Permit;
+use crate::unfinished::Unfinished;
+use crate::visitors::watch::LeaseHold;
+use crate::wire::Topic;
+use crate::wire::engine_io::EngineVersion;
+use crate::wire::socket_io::AttachmentCollector;
+
+/// One session of Engine.IO. Times are in milliseconds of the table's clock.
+pub struct EngineSession {
+    /// The secret id: only the client learns it.
+    pub sid: Sid,
+    /// Its place in the shard's table.
+    pub slot: u32,
+    /// The client's protocol.
+    pub version: EngineVersion,
+    /// The hub's side of the connection.
+    pub listener: Rc<Listener>,
+    /// The namespaces that the client has joined, in order.
+    pub sockets: RefCell<SmallVec<[NamespaceSocket; 1]>>,
+    /// The message whose attachments are missing.
+    pub collector: RefCell<AttachmentCollector>,
+    /// Its bytes in the memory of the process; none if no attachment is missing.
+    pub unfinished: RefCell<Option<Box<Unfinished>>>,
+    /// Its share in the visitor's lease; none if the visitor cannot change.
+    pub lease: RefCell<Option<LeaseHold>>,
+    /// What carries its packets at the moment.
+    pub carrier: Cell<Carrier>,
+    /// State that only polling needs; none over a WebSocket.
+    pub poll: RefCell<Option<Box<PollState>>>,
+    /// Since when attachments are missing; 0 if none are.
+    pub collecting_since: Cell<u32>,
+    /// When the client last sent a packet.
+    pub last_received: Cell<u32>,
+    /// When the server last sent a ping.
+    pub last_ping: Cell<u32>,
+    /// Why it ends soon, if it does.
+    pub deadline: Cell<Deadline>,
+}
+
+/// What carries the packets of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// A WebSocket.
+    WebSocket,
+    /// Polling.
+    Polling,
+    /// Polling, while a WebSocket is being opened.
+    Upgrading,
+    /// Polling, while the client tests its new WebSocket: polls are answered at once.
+    Probing,
+}
+
+/// The state of a session that polls.
+#[derive(Debug)]
+pub struct PollState {
+    /// Counts the session as a connection.
+    pub permit: Permit,
+    /// Fingerprint of the session cookie, without which the id is worth nothing; none if no session was read.
+    pub credential: Option<Fingerprint>,
+    /// Whether the client wants attachments in base64.
+    pub wants_base64: bool,
+    /// A poll waits.
+    pub is_waiting: bool,
+    /// The client has closed the session.
+    pub is_closed: bool,
+    /// When the latest upgrade to a WebSocket began.
+    pub upgrade_began: u32,
+    /// When the session ended while no poll waited; 0 if it has not.
+    pub ended_at: u32,
+}
+
+/// When a session without a namespace ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deadline {
+    /// The client has joined a namespace.
+    None,
+    /// The client has to join a namespace until then.
+    Connect(u32),
+    /// The client was disconnected from its last namespace, and normally closes by itself.
+    Grace(u32),
+}
+
+/// A client in a namespace: what Socket.IO calls a socket. Dropping it leaves the namespace and all rooms.
+pub struct NamespaceSocket {
+    /// The topic of the namespace.
+    pub topic: Topic,
+    /// The public id, by which Django addresses it.
+    pub sid: Sid,
+    /// Its membership in the namespace and in rooms.
+    pub member: LocalMember,
+    /// The lease of the token by which it joined the namespace; none if its identity is that of the session.
+    pub lease: Option<LeaseHold>,
+    /// Acknowledgements that it owes to Django.
+    pub acks: Option<Box<PendingAcks>>,
+    /// The rooms that follow from the visitor's identity.
+    pub own_rooms: Box<[Topic]>,
+}
+
+impl EngineSession {
+    /// Creates the session of a client that connects now.
+    pub fn new(
+        sid: Sid,
+        slot: u32,
+        version: EngineVersion,
+        listener: Rc<Listener>,
+        now: u32,
+        deadline: Deadline,
+    ) -> Self {
+        Self {
+            sid,
+            slot,
+            version,
+            listener,
+            sockets: RefCell::default(),
+            collector: RefCell::default(),
+            unfinished: RefCell::default(),
+            lease: RefCell::default(),
+            carrier: Cell::new(Carrier::WebSocket),
+            poll: RefCell::default(),
+            collecting_since: Cell::new(0),
+            last_received: Cell::new(now),
+            last_ping: Cell::new(now),
+            deadline: Cell::new(deadline),
+        }
+    }
+
+    /// Returns whether the client has joined a namespace.
+    pub fn is_connected(&self, namespace: &str) -> bool {
+        self.sockets.borrow().iter().any(|socket| socket.namespace() == namespace)
+    }
+
+    /// Leaves a namespace, and ends the session at `deadline` if it was the last one. Returns false if the client is not in
+    /// it.
+    pub fn leave(&self, namespace: &str, deadline: Deadline) -> bool {
+        let mut sockets = self.sockets.borrow_mut();
+        let Some(index) = sockets.iter().position(|socket| socket.namespace() == namespace) else {
+            return false;
+        };
+        sockets.remove(index);
+        if sockets.is_empty() {
+            self.deadline.set(deadline);
+        }
+        true
+    }
+}
+
+impl NamespaceSocket {
+    /// Returns the namespace.
+    pub fn namespace(&self) -> &str {
+        self.topic.namespace_name()
+    }
+}

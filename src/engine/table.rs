@@ -1,0 +1,132 @@
+//! The sessions of a shard, by their slots.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use slab::Slab;
+use tokio::time::Instant;
+
+use super::{EngineSession, Sid, SidCipher};
+use crate::wire::engine_io::EngineVersion;
+
+/// The shard's ticks per second: a session has no timer, and is looked after by the tick.
+pub const TICKS_PER_SECOND: u32 = 4;
+
+/// Most milliseconds that count between two ticks: a process that was suspended must not take its clients for dead.
+const MAX_TICK_MS: u32 = 2 * 1_000 / TICKS_PER_SECOND;
+
+/// The sessions of a shard, by their slots.
+pub struct EngineTable {
+    shard: usize,
+    cipher: Arc<SidCipher>,
+    sessions: RefCell<Slab<Rc<EngineSession>>>,
+    /// The time of the last tick in milliseconds.
+    ticked: Cell<u32>,
+    ticked_at: Cell<Instant>,
+}
+
+impl EngineTable {
+    /// Creates the empty table of a shard.
+    pub fn new(shard: usize, cipher: Arc<SidCipher>) -> Self {
+        Self {
+            shard,
+            cipher,
+            sessions: RefCell::default(),
+            ticked: Cell::new(1),
+            ticked_at: Cell::new(Instant::now()),
+        }
+    }
+
+    /// Returns the time in milliseconds, which is never 0.
+    pub fn now(&self) -> u32 {
+        let since = u32::try_from(self.ticked_at.get().elapsed().as_millis()).unwrap_or(MAX_TICK_MS);
+        self.ticked.get() + since.min(MAX_TICK_MS)
+    }
+
+    /// Advances the clock by one tick.
+    pub fn advance(&self) {
+        self.ticked.set(self.now());
+        self.ticked_at.set(Instant::now());
+    }
+
+    /// Adds the session that `create` returns for its slot.
+    pub fn insert(&self, create: impl FnOnce(u32) -> EngineSession) -> Rc<EngineSession> {
+        let mut sessions = self.sessions.borrow_mut();
+        let entry = sessions.vacant_entry();
+        let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
+        entry.insert(Rc::new(create(slot))).clone()
+    }
+
+    /// Removes a session, which has ended. Its namespaces are left.
+    pub fn remove(&self, session: &EngineSession) {
+        let mut sessions = self.sessions.borrow_mut();
+        let slot = session.slot as usize;
+        let is_same = sessions.get(slot).is_some_and(|found| std::ptr::eq(&raw const **found, session));
+        if is_same {
+            sessions.remove(slot);
+            if sessions.is_empty() {
+                *sessions = Slab::new();
+            }
+        }
+        drop(sessions);
+        session.sockets.borrow_mut().clear();
+        session.lease.take();
+    }
+
+    /// Calls `action` for the sessions whose slot is `part` modulo `parts`. It must not add or remove sessions.
+    pub fn with_part(&self, part: usize, parts: usize, mut action: impl FnMut(&Rc<EngineSession>)) {
+        let sessions = self.sessions.borrow();
+        sessions.iter().filter(|(slot, _)| slot % parts == part).for_each(|(_, session)| action(session));
+    }
+
+    /// Returns an id as clients and Django see it.
+    pub fn text(&self, sid: &Sid, slot: u32) -> String {
+        self.cipher.encode(sid, self.shard, slot)
+    }
+
+    /// Returns whether a poll waits for its answer.
+    pub fn has_waiting_polls(&self) -> bool {
+        let is_waiting =
+            |session: &EngineSession| session.poll.borrow().as_ref().is_some_and(|poll| poll.is_waiting);
+        self.sessions.borrow().iter().any(|(_, session)| is_waiting(session))
+    }
+
+    /// Returns the shard of a session, by its secret id.
+    pub fn shard_of(&self, text: &str) -> Option<usize> {
+        self.cipher.decode(text).map(|(_, shard, _)| shard)
+    }
+
+    /// Returns the session of this shard with a secret id.
+    pub fn session(&self, text: &str) -> Option<Rc<EngineSession>> {
+        let (sid, _, slot) = self.cipher.decode(text)?;
+        let session = self.sessions.borrow().get(slot as usize)?.clone();
+        session.sid.equals(&sid).then_some(session)
+    }
+
+    /// Calls `action` with the session of a socket and the socket's index, if the public id is that of a socket of this
+    /// shard in this namespace.
+    ///
+    /// Clients of protocol 3 take the secret id of their session for their own, alone or behind `<namespace>#`, so both are
+    /// aliases.
+    pub fn find<T>(
+        &self,
+        text: &str,
+        namespace: &str,
+        action: impl FnOnce(&Rc<EngineSession>, usize) -> T,
+    ) -> Option<T> {
+        let bare =
+            text.split_once('#').map_or(text, |(prefix, bare)| if prefix == namespace { bare } else { "" });
+        let (sid, shard, slot) = self.cipher.decode(bare)?;
+        if shard != self.shard {
+            return None;
+        }
+        let session = self.sessions.borrow().get(slot as usize)?.clone();
+        let is_alias = session.version == EngineVersion::V3 && session.sid.equals(&sid);
+        let index =
+            session.sockets.borrow().iter().position(|socket| {
+                socket.namespace() == namespace && (is_alias || socket.sid.equals(&sid))
+            })?;
+        Some(action(&session, index))
+    }
+}

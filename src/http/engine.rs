@@ -1,0 +1,259 @@
+//! Requests of Engine.IO clients: their checks, and errors in JSON that these clients expect.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE,
+    HeaderName, HeaderValue, ORIGIN, TRANSFER_ENCODING,
+};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::time::timeout;
+
+use super::cors::Cors;
+use super::http_config::HttpConfig;
+use super::request::{HandshakeRequest, lines, offers_websocket};
+use super::routes::{Checked, Route};
+use super::upgrade::{self, Acceptance};
+use super::visitor::{TokenSource, credentials, token};
+use super::{Rejection, event_stream};
+use crate::access::{Credentials, Peer};
+use crate::wire::engine_io::{
+    EngineError, EngineVersion, PostBody, SessionAction, SessionAnswer, SessionRequest,
+};
+use crate::wire::socket_io::push_json_string;
+use crate::wire::{Facility, Flags, Handshake, parameters};
+
+/// The path of Engine.IO clients, and what they may use there.
+#[derive(Debug)]
+pub struct EngineMount {
+    /// The path, without its last slash.
+    pub path: String,
+    /// The protocols that are switched on.
+    pub versions: Vec<EngineVersion>,
+    /// Whether clients may poll.
+    pub polling: bool,
+    /// Whether clients may use WebSockets.
+    pub websocket: bool,
+    /// Largest payload, in bytes.
+    pub max_payload_bytes: usize,
+}
+
+/// A checked handshake of Engine.IO.
+pub struct EngineHandshake {
+    /// The client's protocol.
+    pub version: EngineVersion,
+    /// The visitor's credentials. There is neither a facility nor a flag.
+    pub request: HandshakeRequest,
+}
+
+/// A checked request of an Engine.IO client.
+pub enum EngineRoute {
+    /// A handshake over a WebSocket, and the head of its 101.
+    WebSocket(EngineHandshake, Acceptance),
+    /// A handshake by polling, and whether the client wants attachments in base64.
+    Polling(EngineHandshake, bool),
+    /// A poll or a post.
+    Session(SessionRequest),
+    /// A WebSocket for a session that polls, and the head of its 101.
+    Upgrade(SessionRequest, Acceptance),
+}
+
+/// Set by browsers, not by pages (Fetch Metadata): the relation between this server and the origin of the request.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+impl EngineMount {
+    /// Returns whether a path is this one, with or without its last slash. Nothing below it is served.
+    pub(super) fn serves(&self, path: &str) -> bool {
+        path.strip_suffix('/').unwrap_or(path) == self.path
+    }
+
+    /// Checks a request, in the order in which the official server does: protocol, transport, session, method, upgrade,
+    /// Origin. Reads the body of a post.
+    ///
+    /// # Errors
+    ///
+    /// With the first fault.
+    pub(super) async fn route(
+        &self,
+        request: Request<Incoming>,
+        cors: &Cors,
+        peer: Peer,
+        config: &HttpConfig,
+    ) -> Result<Checked, Rejection> {
+        if request.method() == Method::OPTIONS {
+            return Ok(Checked::Page(preflight(cors)));
+        }
+        let query = request.uri().query();
+        let version = only_parameter(query, "EIO")?.and_then(|text| EngineVersion::from_query(&text));
+        let version =
+            version.filter(|version| self.versions.contains(version)).ok_or(EngineError::Version)?;
+        if parameters(query, "j").next().is_some() {
+            return Err(EngineError::Jsonp.into());
+        }
+        let is_polling = match only_parameter(query, "transport")?.as_deref() {
+            Some("polling") if self.polling => true,
+            Some("websocket") if self.websocket => false,
+            _ => return Err(EngineError::Transport.into()),
+        };
+        let sid = only_parameter(query, "sid")?;
+        let is_get = request.method() == Method::GET;
+        if sid.is_none() && !is_get {
+            return Err(EngineError::Method.into());
+        }
+        let wants_base64 =
+            parameters(query, "b64").next().is_some_and(|value| value != "0" && !value.is_empty());
+        check_origin_characters(&request)?;
+        let route = if is_polling {
+            let mut credentials = polling_credentials(&request, peer, config)?;
+            match sid {
+                None => {
+                    check_no_body(&request)?;
+                    credentials.token = token(&request, TokenSource::Plain, config)?;
+                    EngineRoute::Polling(handshake(version, credentials), wants_base64)
+                }
+                Some(sid) => {
+                    let action = match *request.method() {
+                        Method::GET => {
+                            check_no_body(&request)?;
+                            SessionAction::Poll
+                        }
+                        Method::POST => self.post(request, config).await,
+                        _ => return Err(EngineError::Request("only GET and POST are allowed").into()),
+                    };
+                    let cookie = credentials.session_cookie;
+                    EngineRoute::Session(SessionRequest { version, sid, cookie, action })
+                }
+            }
+        } else {
+            if !is_get || !offers_websocket(request.headers()) {
+                return Err(EngineError::Request("a WebSocket has to be requested by an upgrade").into());
+            }
+            check_no_body(&request)?;
+            let (mut credentials, acceptance) = upgrade::check_without_path(&request, peer, config)?;
+            match sid {
+                None => {
+                    credentials.token = token(&request, TokenSource::Handshake, config)?;
+                    EngineRoute::WebSocket(handshake(version, credentials), acceptance)
+                }
+                Some(sid) => {
+                    let (cookie, action) = (credentials.session_cookie, SessionAction::Upgrade);
+                    EngineRoute::Upgrade(SessionRequest { version, sid, cookie, action }, acceptance)
+                }
+            }
+        };
+        Ok(Checked::Dialect(Route::Engine(Box::new(route))))
+    }
+
+    /// Reads the payload of a post.
+    async fn post(&self, request: Request<Incoming>, config: &HttpConfig) -> SessionAction {
+        let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        let is_octet_stream = content_type.to_ascii_lowercase().starts_with(b"application/octet-stream");
+        let body = event_stream::message(request, self.max_payload_bytes, &config.unfinished);
+        let body = match timeout(config.times.request, body).await {
+            Ok(Ok(body)) => PostBody::Complete(body),
+            Ok(Err(Rejection::TooBig(_))) => PostBody::TooLarge,
+            Ok(Err(_)) | Err(_) => PostBody::Incomplete,
+        };
+        SessionAction::Post { body, is_octet_stream }
+    }
+}
+
+fn handshake(version: EngineVersion, credentials: Credentials) -> EngineHandshake {
+    let handshake = Handshake { facility: Facility::new(""), flags: Flags::default() };
+    EngineHandshake { version, request: HandshakeRequest { handshake, credentials } }
+}
+
+/// Returns the credentials of a request for polling. An image or a script of another site sends cookies and no `Origin`.
+fn polling_credentials<B>(
+    request: &Request<B>,
+    peer: Peer,
+    config: &HttpConfig,
+) -> Result<Credentials, Rejection> {
+    let credentials = credentials(request, peer, config)?;
+    let has_credential = credentials.session_cookie.is_some() || !credentials.headers.is_empty();
+    let headers = request.headers();
+    let mut sites = headers.get_all(&SEC_FETCH_SITE).iter();
+    let is_foreign = sites.any(|site| site != "same-origin" && site != "none");
+    if has_credential && is_foreign && !headers.contains_key(ORIGIN) {
+        return Err(Rejection::Foreign);
+    }
+    Ok(credentials)
+}
+
+fn check_no_body<B>(request: &Request<B>) -> Result<(), EngineError> {
+    let headers = request.headers();
+    let has_body = headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0")
+        || headers.contains_key(TRANSFER_ENCODING);
+    if has_body { Err(EngineError::Request("a GET has no body")) } else { Ok(()) }
+}
+
+/// Returns the value of a query parameter. Servers disagree about one that is given twice, so it is refused.
+fn only_parameter(query: Option<&str>, name: &'static str) -> Result<Option<String>, EngineError> {
+    let mut values = parameters(query, name);
+    let value = values.next().map(String::from);
+    match values.next() {
+        None => Ok(value),
+        Some(_) => Err(EngineError::Request("EIO, transport and sid may be given once")),
+    }
+}
+
+/// Refuses an `Origin` that cannot stand in a header of the answer (`ERROR_INVALID_ORIGIN` of engine.io).
+fn check_origin_characters<B>(request: &Request<B>) -> Result<(), EngineError> {
+    let is_valid = |line: &&[u8]| line.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    if lines(request.headers(), &ORIGIN).iter().all(is_valid) {
+        Ok(())
+    } else {
+        Err(EngineError::Request("the Origin header has forbidden characters"))
+    }
+}
+
+/// Answers a preflight; the browser compares. Pages of an origin that is not allowed get no permission.
+fn preflight(cors: &Cors) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    if cors.has_reader() {
+        let headers = response.headers_mut();
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type, authorization"));
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    }
+    response
+}
+
+/// Returns the answer to a poll or a post.
+pub(super) fn session_response(answer: SessionAnswer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(answer.body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Returns the answer to a client whose request is refused: the status, a code, and a message in general words.
+pub(super) fn error_response(rejection: &Rejection) -> Response<Full<Bytes>> {
+    let mut response = rejection.response();
+    let status = rejection.status();
+    let (code, message) = match rejection {
+        Rejection::Engine(error) => (error.code(), error.to_string()),
+        Rejection::Origin(_) => (EngineError::FORBIDDEN, "the origin of the page is not allowed".to_owned()),
+        _ if status == StatusCode::FORBIDDEN => (EngineError::FORBIDDEN, rejection.to_string()),
+        _ => (EngineError::BAD_REQUEST, rejection.to_string()),
+    };
+    let is_kept = matches!(status, StatusCode::FORBIDDEN | StatusCode::PAYLOAD_TOO_LARGE);
+    if status.is_client_error() && !is_kept {
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+    }
+    let mut body = format!(r#"{{"code":{code},"message":"#);
+    push_json_string(&mut body, &message);
+    body.push('}');
+    *response.body_mut() = Full::from(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Those of the relay let its own client read why it is refused; these clients retry in any case.
+    headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
+    headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
+    response
+}

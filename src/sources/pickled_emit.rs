@@ -1,0 +1,106 @@
+//! Messages of python-socketio's `RedisManager` in pickle: releases up to 5.13.0.
+
+use bytes::Bytes;
+
+use super::Instruction;
+use super::redis_manager::{MAX_NAME_BYTES, MalformedMember};
+use crate::codec::{Value, ValueLimits, pickle};
+use crate::wire::socket_io::{EventData, EventValue, MAX_JSON_DEPTH, MessageLimits, encode_values};
+use crate::wire::{ClientName, EmitTarget};
+
+/// Most values in a message.
+const MAX_ITEMS: usize = 1 << 18;
+
+/// Returns what a pickled message asks for; `None` if it is malformed, or holds something that JSON cannot express.
+pub(super) fn read(payload: &[u8], limits: MessageLimits) -> Option<Instruction> {
+    // The message itself is one more level than its data.
+    let bounds = ValueLimits { bytes: limits.total_bytes, items: MAX_ITEMS, depth: MAX_JSON_DEPTH + 1 };
+    let message = pickle::read_value(payload, bounds).ok()?;
+    let namespace: Box<str> = match message.get("namespace") {
+        None | Some(Value::Null) => "/".into(),
+        Some(namespace) => namespace.as_str()?.into(),
+    };
+    let name = |key: &str| name_of(message.get(key)?);
+    let client = |namespace| Some(ClientName { namespace, sid: name("sid")? });
+    Some(match message.get("method")?.as_str()? {
+        "emit" => {
+            let target = EmitTarget {
+                namespace,
+                rooms: message.get("room").map_or(Ok(None), names_of).ok()?,
+                except: message.get("skip_sid").map_or(Ok(None), names_of).ok()?.unwrap_or_default(),
+            };
+            Instruction::Emit(Box::new((target, event(message, limits)?)))
+        }
+        "disconnect" => Instruction::DisconnectClient(client(namespace)?),
+        "enter_room" => Instruction::EnterRoom(client(namespace)?, name("room")?),
+        "leave_room" => Instruction::LeaveRoom(client(namespace)?, name("room")?),
+        "close_room" => Instruction::CloseRoom(namespace, name("room")?),
+        // The answer to another server's question.
+        "callback" => Instruction::Ignore,
+        _ => return None,
+    })
+}
+
+/// Returns the name and the arguments of an event: a tuple is the arguments, anything else but `None` is one.
+fn event(message: Value, limits: MessageLimits) -> Option<EventData> {
+    let Value::Map(members) = message else { return None };
+    let (mut name, mut data) = (None, Value::Null);
+    for (key, value) in members {
+        match key.as_str() {
+            Some("event") => name = Some(value),
+            Some("data") => data = value,
+            _ => {}
+        }
+    }
+    let arguments = match data {
+        Value::Null => Vec::new(),
+        Value::Tuple(values) => values,
+        value => vec![value],
+    };
+    let arguments = arguments.into_iter().map(event_value).collect::<Option<Vec<_>>>()?;
+    encode_values(Some(name?.as_str()?), &arguments, limits).ok()
+}
+
+fn event_value(value: Value) -> Option<EventValue<'static>> {
+    Some(match value {
+        Value::Null => EventValue::Null,
+        Value::Bool(value) => EventValue::Bool(value),
+        Value::Integer(value) => EventValue::Integer(value),
+        Value::BigInteger(digits) => EventValue::BigInteger(digits.into()),
+        Value::Float(value) => EventValue::Float(value),
+        Value::Text(text) => EventValue::Text(text.into()),
+        Value::Bytes(bytes) => EventValue::Bytes(Bytes::from(bytes)),
+        Value::List(values) | Value::Tuple(values) => {
+            EventValue::List(values.into_iter().map(event_value).collect::<Option<_>>()?)
+        }
+        Value::Map(pairs) => {
+            let pair = |(key, value)| Some((event_value(key)?, event_value(value)?));
+            EventValue::Map(pairs.into_iter().map(pair).collect::<Option<_>>()?)
+        }
+        Value::Extension(..) => return None,
+    })
+}
+
+/// Returns the name of a room, or an id.
+fn name_of(value: &Value) -> Option<Box<str>> {
+    let name = match value {
+        Value::Text(text) => text.clone(),
+        Value::Integer(number) => number.to_string(),
+        Value::BigInteger(digits) => digits.clone(),
+        _ => return None,
+    };
+    (name.len() <= MAX_NAME_BYTES).then(|| name.into())
+}
+
+/// Returns the names in `None`, a name, or a list or tuple of names. An empty text names nobody.
+fn names_of(value: &Value) -> Result<Option<Vec<Box<str>>>, MalformedMember> {
+    let mut names = match value {
+        Value::Null => return Ok(None),
+        Value::List(values) | Value::Tuple(values) => {
+            values.iter().map(name_of).collect::<Option<Vec<_>>>().ok_or(MalformedMember)?
+        }
+        value => vec![name_of(value).ok_or(MalformedMember)?],
+    };
+    names.retain(|name| !name.is_empty());
+    Ok(Some(names))
+}

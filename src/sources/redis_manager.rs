@@ -1,0 +1,244 @@
+//! Messages of python-socketio's `RedisManager`, in JSON (5.14.0 and newer) or, where the site allows it, in pickle.
+//!
+//! Releases disagree about what a list in `data` means, and do not say which they are. Some messages of a publisher prove
+//! it: generation 2 has no member `binary`, generation 3 has data that is not a list, generation 4 always has a list.
+
+use std::borrow::Cow;
+use std::collections::{HashSet, VecDeque};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+
+use super::{Instruction, pickled_emit};
+use crate::settings::{ListArgument, RedisManagerSettings};
+use crate::wire::socket_io::{EventData, JsonElements, JsonMembers, MessageLimits, unescape_json};
+use crate::wire::{AckOrigin, AskedEvent, Channel, ClientName, EmitTarget, Message};
+
+/// The first byte of a pickle of protocol 2 or later. No JSON begins with it.
+const PICKLE: u8 = 0x80;
+
+/// Publishers of generation 3 that are remembered.
+const MAX_PUBLISHERS: usize = 1_024;
+
+/// Longest name of a room, and longest id.
+pub(super) const MAX_NAME_BYTES: usize = 256;
+
+/// Most rooms or ids in one message.
+const MAX_NAMES: usize = 10_000;
+
+/// Reads the messages of `RedisManager`, and remembers which publishers are of generation 3.
+#[derive(Debug)]
+pub struct RedisManagerReader {
+    list_argument: ListArgument,
+    limits: MessageLimits,
+    reads_pickle: bool,
+    /// `host_id` of publishers of generation 3, oldest first.
+    third: VecDeque<Box<str>>,
+    known: HashSet<Box<str>>,
+}
+
+/// The members of a message, as raw JSON.
+#[derive(Debug, Default)]
+struct RawMessage<'a> {
+    method: Option<&'a str>,
+    event: Option<&'a str>,
+    data: Option<&'a str>,
+    binary: Option<&'a str>,
+    namespace: Option<&'a str>,
+    room: Option<&'a str>,
+    skip_sid: Option<&'a str>,
+    sid: Option<&'a str>,
+    callback: Option<&'a str>,
+    host_id: Option<&'a str>,
+}
+
+/// A member of a message has a value of a wrong kind.
+#[derive(Debug)]
+pub(super) struct MalformedMember;
+
+/// Arguments of an event as raw JSON, and its attachments.
+type RawArguments<'a> = (Vec<&'a str>, Vec<Bytes>);
+
+impl RedisManagerReader {
+    /// Creates a reader that knows no publisher.
+    pub fn new(settings: &RedisManagerSettings, limits: MessageLimits) -> Self {
+        let RedisManagerSettings { list_argument, pickle: reads_pickle, .. } = *settings;
+        Self { list_argument, limits, reads_pickle, third: VecDeque::new(), known: HashSet::new() }
+    }
+
+    /// Returns what a message asks for; `None` if it is malformed.
+    pub(super) fn read(&mut self, message: &Message) -> Option<Instruction> {
+        let payload = message.payload();
+        if payload.first() == Some(&PICKLE) {
+            return if self.reads_pickle { pickled_emit::read(payload, self.limits) } else { None };
+        }
+        let text = std::str::from_utf8(payload).ok()?;
+        let raw = RawMessage::parse(text)?;
+        let namespace = match raw.namespace {
+            None | Some("null") => "/".into(),
+            Some(namespace) => text_of(namespace)?.into(),
+        };
+        let method = unescape_json(raw.method?)?;
+        let client = |namespace| Some(ClientName { namespace, sid: name_of(raw.sid?)? });
+        Some(match &*method {
+            "emit" => {
+                let target = EmitTarget {
+                    namespace,
+                    rooms: raw.room.map_or(Ok(None), names_of).ok()?,
+                    except: raw.skip_sid.map_or(Ok(None), names_of).ok()?.unwrap_or_default(),
+                };
+                let event = self.event(&raw)?;
+                match origin(&raw, message).ok()? {
+                    None => Instruction::Emit(Box::new((target, event))),
+                    Some(origin) => Instruction::Ask(Box::new((target, AskedEvent { event, origin }))),
+                }
+            }
+            "disconnect" => Instruction::DisconnectClient(client(namespace)?),
+            "enter_room" => Instruction::EnterRoom(client(namespace)?, name_of(raw.room?)?),
+            "leave_room" => Instruction::LeaveRoom(client(namespace)?, name_of(raw.room?)?),
+            "close_room" => Instruction::CloseRoom(namespace, name_of(raw.room?)?),
+            // The answer to another server's question.
+            "callback" => Instruction::Ignore,
+            _ => return None,
+        })
+    }
+
+    /// Returns the name and the arguments of an event.
+    fn event(&mut self, raw: &RawMessage<'_>) -> Option<EventData> {
+        let event = raw.event.filter(|event| event.starts_with('"'))?;
+        let is_binary = raw.binary == Some("true");
+        let (arguments, attachments) = self.arguments(raw)?;
+        EventData::from_json(Some(event), arguments, attachments, is_binary, self.limits).ok()
+    }
+
+    fn arguments<'a>(&mut self, raw: &RawMessage<'a>) -> Option<RawArguments<'a>> {
+        let data = raw.data.unwrap_or("null");
+        let Some(binary) = raw.binary else {
+            // Generation 2: a list is one argument.
+            let arguments = if data == "null" { Vec::new() } else { vec![data] };
+            return Some((arguments, Vec::new()));
+        };
+        let (value, attachments) = match binary {
+            "true" => {
+                let mut elements = JsonElements::new(data)?;
+                let value = elements.next()?.ok()?;
+                let decode = |raw: Result<&str, _>| {
+                    let encoded = unescape_json(raw.ok()?)?;
+                    BASE64_STANDARD.decode(encoded.as_bytes()).ok().map(Bytes::from)
+                };
+                (value, elements.map(decode).collect::<Option<Vec<_>>>()?)
+            }
+            "false" => (data, Vec::new()),
+            _ => return None,
+        };
+        let Some(elements) = JsonElements::new(value) else {
+            self.remember_third(raw.host_id);
+            let is_none = value == "null" && binary == "false";
+            return Some((if is_none { Vec::new() } else { vec![value] }, attachments));
+        };
+        if self.is_third(raw.host_id) {
+            return Some((vec![value], attachments));
+        }
+        let mut arguments = elements.collect::<Result<Vec<_>, _>>().ok()?;
+        if binary == "false" && arguments == ["null"] {
+            arguments.clear();
+        }
+        Some((arguments, attachments))
+    }
+
+    fn is_third(&self, host_id: Option<&str>) -> bool {
+        match self.list_argument {
+            ListArgument::Auto => host_id.is_some_and(|host_id| self.known.contains(host_id)),
+            ListArgument::Arguments => false,
+            ListArgument::Single => true,
+        }
+    }
+
+    /// Remembers the publisher of a message that only generation 3 sends.
+    fn remember_third(&mut self, host_id: Option<&str>) {
+        let Some(host_id) = host_id.filter(|host_id| host_id.len() <= MAX_NAME_BYTES) else { return };
+        if !self.known.insert(host_id.into()) {
+            return;
+        }
+        self.third.push_back(host_id.into());
+        if self.third.len() > MAX_PUBLISHERS
+            && let Some(oldest) = self.third.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+}
+
+impl<'a> RawMessage<'a> {
+    /// Splits an object; `None` if it is no object, or malformed. Of a member that is given twice, the last counts.
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut raw = Self::default();
+        for member in JsonMembers::new(text)? {
+            let (key, value) = member.ok()?;
+            let member = match &*unescape_json(key)? {
+                "method" => &mut raw.method,
+                "event" => &mut raw.event,
+                "data" => &mut raw.data,
+                "binary" => &mut raw.binary,
+                "namespace" => &mut raw.namespace,
+                "room" => &mut raw.room,
+                "skip_sid" => &mut raw.skip_sid,
+                "sid" => &mut raw.sid,
+                "callback" => &mut raw.callback,
+                "host_id" => &mut raw.host_id,
+                _ => continue,
+            };
+            *member = Some(value);
+        }
+        Some(raw)
+    }
+}
+
+/// Returns where the acknowledgements of an event go, if there is a callback.
+fn origin(raw: &RawMessage<'_>, message: &Message) -> Result<Option<AckOrigin>, MalformedMember> {
+    let Some(callback) = raw.callback.filter(|callback| *callback != "null") else { return Ok(None) };
+    let origin = || {
+        let mut items = JsonElements::new(callback)?;
+        let mut item = || items.next()?.ok();
+        Some(AckOrigin {
+            channel: Channel::from_redis(std::str::from_utf8(message.channel()).ok()?),
+            host_id: name_of(raw.host_id?)?,
+            sid: name_of(item()?)?,
+            namespace: name_of(item()?)?,
+            id: item()?.parse().ok()?,
+        })
+    };
+    origin().map(Some).ok_or(MalformedMember)
+}
+
+/// Returns a text, or the digits of an integer: 42 and "42" are one room.
+fn text_of(raw: &str) -> Option<Cow<'_, str>> {
+    match raw.as_bytes() {
+        [b'"', ..] => unescape_json(raw),
+        [b'-' | b'0'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit) => Some(raw.into()),
+        _ => None,
+    }
+}
+
+/// Returns the name of a room, or an id.
+fn name_of(raw: &str) -> Option<Box<str>> {
+    text_of(raw).filter(|name| name.len() <= MAX_NAME_BYTES).map(Into::into)
+}
+
+/// Returns the names in null, a name or a list of names. An empty text names nobody.
+fn names_of(raw: &str) -> Result<Option<Vec<Box<str>>>, MalformedMember> {
+    if raw == "null" {
+        return Ok(None);
+    }
+    let mut names = match JsonElements::new(raw) {
+        Some(elements) => {
+            let names = elements.map(|raw| name_of(raw.ok()?)).take(MAX_NAMES + 1);
+            let names = names.collect::<Option<Vec<_>>>().filter(|names| names.len() <= MAX_NAMES);
+            names.ok_or(MalformedMember)?
+        }
+        None => vec![name_of(raw).ok_or(MalformedMember)?],
+    };
+    names.retain(|name| !name.is_empty());
+    Ok(Some(names))
+}
