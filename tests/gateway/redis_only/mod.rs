@@ -17,4 +17,5 @@ mod outage;
 mod publications;
 mod refusals;
 mod sentinel;
+mod socket_io;
 mod tls;

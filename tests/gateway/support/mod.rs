@@ -9,6 +9,7 @@ pub mod proxy;
 pub mod redis;
 pub mod sessions;
 pub mod site;
+pub mod socket_io;
 pub mod tokens;
 
 use std::future::Future;

@@ -1,0 +1,301 @@
+//! Messages of python-socketio's `RedisManager`: what clients get of them.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::Value;
+
+use crate::support::RedisServer;
+use crate::support::client::TestClient;
+use crate::support::redis::RedisReply;
+use crate::support::socket_io::{SocketIoGateway, join};
+
+/// Replaces placeholders by `{"$bytes": base64}`, as the records have it.
+fn fill(value: &mut Value, attachments: &[Vec<u8>]) {
+    if value["_placeholder"] == true {
+        let number = usize::try_from(value["num"].as_u64().unwrap()).unwrap();
+        *value = serde_json::json!({"$bytes": BASE64_STANDARD.encode(&attachments[number])});
+        return;
+    }
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(|value| fill(value, attachments)),
+        Value::Object(values) => values.values_mut().for_each(|value| fill(value, attachments)),
+        _ => {}
+    }
+}
+
+/// Reads an event: its namespace and its array, attachments filled in.
+async fn next_event(client: &mut TestClient) -> (String, Value) {
+    let frame = client.next_message().await;
+    let packet = String::from_utf8(frame.payload).unwrap();
+    let start = packet.find('[').unwrap();
+    let (head, json) = packet.split_at(start);
+    let mut event: Value = serde_json::from_str(json).unwrap();
+    let (count, namespace) = match head.strip_prefix("45") {
+        Some(rest) => rest.split_once('-').map(|(count, rest)| (count.parse().unwrap(), rest)).unwrap(),
+        None => (0, head.strip_prefix("42").unwrap()),
+    };
+    // Django asks for an acknowledgement of some.
+    let namespace = namespace.trim_end_matches(|c: char| c.is_ascii_digit());
+    let mut attachments = Vec::new();
+    for _ in 0..count {
+        let frame = client.next_message().await;
+        assert_eq!(frame.opcode, 2, "{packet}");
+        attachments.push(frame.payload);
+    }
+    fill(&mut event, &attachments);
+    let namespace = if namespace.is_empty() { "/" } else { namespace.trim_end_matches(',') };
+    (namespace.to_owned(), event)
+}
+
+/// Publishes all records of a release, and compares what two clients get: one that is in all rooms, and one that is in none.
+async fn check_records(text: &str) {
+    let server = SocketIoGateway::start_with(&[("socketio.redis_manager.pickle", "true")]).await;
+    let mut inside = server.open().await;
+    let sids = [join(&mut inside, "/").await, join(&mut inside, "/chat").await];
+    let mut outside = server.open().await;
+    join(&mut outside, "/").await;
+    join(&mut outside, "/chat").await;
+    let records: Vec<Value> = serde_json::from_str(text).unwrap();
+    assert!(records.len() > 50);
+    for room in ["user:42", "room-a", "room-b", "42", "abcDEF123_sid-AA"] {
+        server.call("enter_room", "/", &sids[0], room);
+        server.call("enter_room", "/chat", &sids[1], room);
+    }
+    let mut events = 0;
+    for record in &records {
+        let expected = &record["client_gets"];
+        let ends = record["name"] == "close_room";
+        if ends || record["name"] == "emit_custom_channel" {
+            continue;
+        }
+        for published in record["published"].as_array().unwrap() {
+            let payload = BASE64_STANDARD.decode(published["payload_base64"].as_str().unwrap()).unwrap();
+            server.publish(payload);
+        }
+        if expected.is_null() || record["published"].as_array().unwrap().is_empty() {
+            continue;
+        }
+        events += 1;
+        let mut array = vec![expected["event"].clone()];
+        array.extend(expected["args"].as_array().unwrap().iter().cloned());
+        let expected_event = (expected["namespace"].as_str().unwrap().to_owned(), Value::Array(array));
+        assert_eq!(next_event(&mut inside).await, expected_event, "{}", record["call"]);
+        if expected["rooms"].is_null() {
+            assert_eq!(next_event(&mut outside).await, expected_event, "{}", record["call"]);
+        }
+    }
+    assert!(events > 25, "{events}");
+    server.emit("/", "null", "0");
+    for client in [&mut inside, &mut outside] {
+        assert_eq!(next_event(client).await.1, serde_json::json!(["e", 0]));
+    }
+}
+
+#[tokio::test]
+async fn clients_get_what_python_socketio_4_6_1_emits() {
+    check_records(include_str!("../fixtures/socketio/python-socketio-4.6.1.json")).await;
+}
+
+#[tokio::test]
+async fn clients_get_what_python_socketio_5_13_0_emits() {
+    check_records(include_str!("../fixtures/socketio/python-socketio-5.13.0.json")).await;
+}
+
+#[tokio::test]
+async fn clients_get_what_python_socketio_5_14_1_emits() {
+    check_records(include_str!("../fixtures/socketio/python-socketio-5.14.1.json")).await;
+}
+
+#[tokio::test]
+async fn clients_get_what_python_socketio_5_15_0_emits() {
+    check_records(include_str!("../fixtures/socketio/python-socketio-5.15.0.json")).await;
+}
+
+#[tokio::test]
+async fn clients_get_what_python_socketio_5_18_1_emits() {
+    check_records(include_str!("../fixtures/socketio/python-socketio-5.18.1.json")).await;
+}
+
+#[tokio::test]
+async fn a_publisher_of_generation_3_is_recognised_and_the_setting_ends_doubt() {
+    let emit = |host: &str, data: &str| {
+        format!(
+            r#"{{"method":"emit","event":"e","data":{data},"binary":false,"namespace":"/","room":null,"skip_sid":null,"callback":null,"host_id":"{host}"}}"#
+        )
+    };
+    let server = SocketIoGateway::start().await;
+    let (mut client, _) = server.connect("/").await;
+    for (host, data, expected) in [
+        ("a", "[1,2]", r#"42["e",1,2]"#),
+        ("a", "7", r#"42["e",7]"#),
+        ("a", "[1,2]", r#"42["e",[1,2]]"#),
+        ("a", "[null]", r#"42["e",[null]]"#),
+        ("b", "[null]", r#"42["e"]"#),
+        ("b", "[]", r#"42["e"]"#),
+        ("b", "[1, {\"x\": NaN}]", r#"42["e",1,{"x":null}]"#),
+        ("c", "null", r#"42["e"]"#),
+        ("c", "[]", r#"42["e",[]]"#),
+    ] {
+        server.publish(emit(host, data));
+        client.expect_text(expected).await;
+    }
+    let server = SocketIoGateway::start_with(&[("socketio.redis_manager.list_argument", "g3")]).await;
+    let (mut client, _) = server.connect("/").await;
+    server.publish(emit("b", "[1,2]"));
+    client.expect_text(r#"42["e",[1,2]]"#).await;
+}
+
+#[tokio::test]
+async fn a_union_of_rooms_reaches_each_client_once_without_the_skipped_ones() {
+    let server = SocketIoGateway::start().await;
+    let (mut both, both_sid) = server.connect("/").await;
+    let (mut one, one_sid) = server.connect("/").await;
+    let (mut old, old_sid) = server.connect_v3().await;
+    for (sid, room) in [(&both_sid, "a"), (&both_sid, "b"), (&one_sid, "b"), (&old_sid, "42")] {
+        server.call("enter_room", "/", sid, room);
+    }
+    server.emit("/", &format!(r#"["a", "b", "none", 42, "{one_sid}", "{both_sid}"]"#), "1");
+    for client in [&mut both, &mut one, &mut old] {
+        client.expect_text(r#"42["e",1]"#).await;
+    }
+    let skip = |room: &str, skip: &str| {
+        server.publish(format!(
+            r#"{{"method":"emit","event":"e","data":[2],"binary":false,"namespace":"/","room":{room},"skip_sid":{skip}}}"#
+        ));
+    };
+    skip("null", &format!(r#"["{one_sid}", "{old_sid}"]"#));
+    skip(r#""b""#, &format!("{both_sid:?}"));
+    both.expect_text(r#"42["e",2]"#).await;
+    one.expect_text(r#"42["e",2]"#).await;
+    // An empty name and an empty list are nobody, and an unknown room is empty.
+    for room in [r#""""#, "[]", r#""none""#, r#"["none"]"#] {
+        server.emit("/", room, "3");
+    }
+    server.call("leave_room", "/", &both_sid, "a");
+    server.call("close_room", "/", "", "b");
+    // Its own room cannot be closed or left.
+    server.call("close_room", "/", "", &both_sid);
+    server.call("leave_room", "/", &both_sid, &both_sid);
+    for room in [r#""a""#, r#""b""#] {
+        server.emit("/", room, "4");
+    }
+    server.emit("/", &format!("{both_sid:?}"), "5");
+    both.expect_text(r#"42["e",5]"#).await;
+    server.emit("/", "null", "6");
+    for client in [&mut both, &mut one, &mut old] {
+        client.expect_text(r#"42["e",6]"#).await;
+    }
+}
+
+#[tokio::test]
+async fn a_room_that_is_entered_and_the_next_message_keep_their_order_on_each_shard() {
+    let server = SocketIoGateway::start_with(&[("server.shards", "4")]).await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(server.connect("/").await);
+    }
+    for round in 0..50 {
+        let room = format!("room-{round}");
+        let enter = |(_, sid): &(_, String)| {
+            format!(r#"{{"method":"enter_room","sid":"{sid}","room":"{room}","namespace":"/"}}"#)
+        };
+        let mut messages: Vec<String> = clients.iter().map(enter).collect();
+        for number in 0..3 {
+            messages.push(format!(
+                r#"{{"method":"emit","event":"e","data":[{round},{number}],"binary":false,"namespace":"/","room":"{room}"}}"#
+            ));
+        }
+        messages.push(format!(r#"{{"method":"close_room","room":"{room}","namespace":"/"}}"#));
+        RedisServer::shared().publish_pipelined(&server.channel, messages);
+        for (client, _) in &mut clients {
+            for number in 0..3 {
+                client.expect_text(&format!(r#"42["e",{round},{number}]"#)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_django_disconnects_gets_a_packet_and_then_the_end() {
+    let server = SocketIoGateway::start().await;
+    let (mut client, sid) = server.connect("/").await;
+    let chat = join(&mut client, "/chat").await;
+    server.call("disconnect", "/", &sid, "");
+    client.expect_text("41").await;
+    server.emit("/chat", "null", "1");
+    client.expect_text(r#"42/chat,["e",1]"#).await;
+    server.call("disconnect", "/chat", &chat, "");
+    client.expect_text("41/chat,").await;
+    client.expect_close(1000).await;
+    let (mut old, old_sid) = server.connect_v3().await;
+    server.call("disconnect", "/", &old_sid, "");
+    old.expect_text("41").await;
+    old.expect_close(1000).await;
+}
+
+#[tokio::test]
+async fn an_acknowledgement_goes_back_to_the_publisher_that_asked_for_it() {
+    let server = SocketIoGateway::start_with(&[("socketio.ack_seconds", "1")]).await;
+    let (mut client, sid) = server.connect("/").await;
+    let (mut old, old_sid) = server.connect_v3().await;
+    let mut subscriber = RedisServer::shared().connection();
+    subscriber.command(&["SUBSCRIBE", &server.channel]);
+    let mut next = || match subscriber.reply() {
+        RedisReply::Array(mut items) => String::from_utf8(items.pop().unwrap().bulk().unwrap()).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let ask = |room: &str, number: u32| {
+        let message = format!(
+            r#"{{"method":"emit","event":"q","data":[1],"binary":false,"namespace":"/","room":"{room}","skip_sid":null,"callback":["{room}","/",{number}],"host_id":"host"}}"#
+        );
+        server.publish(&message);
+        message
+    };
+    for (target, client) in [(&sid, &mut client), (&old_sid, &mut old)] {
+        let question = ask(target, 7);
+        client.expect_text(r#"421["q",1]"#).await;
+        for packet in ["439[0]", r#"431["a",{"b":null}]"#, "431[2]"] {
+            client.send_text(packet).await;
+        }
+        let expected = format!(
+            r#"{{"method":"callback","host_id":"host","sid":"{target}","namespace":"/","id":7,"args":["a",{{"b":null}}]}}"#
+        );
+        assert_eq!([next(), next()], [question, expected]);
+    }
+    let question = ask(&sid, 8);
+    assert_eq!(next(), question);
+    client.expect_text(r#"422["q",1]"#).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1_300)).await;
+    client.send_text("432[1]").await;
+    client.expect_nothing().await;
+    server.publish("{}");
+    assert_eq!(next(), "{}", "an answer came too late");
+}
+
+#[tokio::test]
+async fn unreadable_messages_reach_nobody_and_are_logged_without_their_content() {
+    let server = SocketIoGateway::start().await;
+    let (mut client, _) = server.connect("/").await;
+    for message in [
+        "secret",
+        r#"["secret"]"#,
+        r#"{"method":"secret"}"#,
+        r#"{"event":"secret"}"#,
+        r#"{"method":"emit","event":"e","data":[secret],"binary":false}"#,
+        r#"{"method":"emit","event":7,"data":["secret"],"binary":false}"#,
+        r#"{"method":"emit","event":"e","data":[["secret"],"!"],"binary":true}"#,
+        r#"{"method":"emit","event":"e","data":[[{"_placeholder":true,"num":1}],"AA=="],"binary":true}"#,
+        r#"{"method":"emit","event":"e","data":"secret","binary":true}"#,
+        r#"{"method":"emit","event":"e","data":["secret"],"binary":false,"room":{}}"#,
+        r#"{"method":"emit","event":"e","data":["secret"],"binary":false,"room":[1.5]}"#,
+        r#"{"method":"enter_room","sid":"secret"}"#,
+    ] {
+        server.publish(message);
+    }
+    server.publish(b"\x80\x04secret");
+    server.publish(r#"{"method":"callback","host_id":"x","sid":"s","namespace":"/","id":1,"args":[]}"#);
+    server.emit("/", "null", "1");
+    client.expect_text(r#"42["e",1]"#).await;
+    server.gateway.expect_log(&["message on a Socket.IO channel is malformed"]).await;
+    assert_eq!(server.gateway.count_log(&["secret"]), 0);
+}
