@@ -126,6 +126,7 @@ fn a_size_or_a_time_has_its_unit_in_its_name() {
             "auth.callback_max_calls",
             "server.max_connections",
             "server.max_headers",
+            "admin.max_connections",
             "embedded.max_clients",
             "socketio.max_attachments",
         ];

@@ -85,10 +85,12 @@ pub(super) fn nearest(key: &str, known: &[String]) -> String {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_lowercase();
     let own = last(key);
     let own = own.strip_prefix("ws4redis_").unwrap_or(&own);
-    let similar = known.iter().map(|known| (strsim::damerau_levenshtein(own, &last(known)), known)).min();
+    let distance = strsim::damerau_levenshtein;
+    // Sections share names of keys, so the whole key decides between equals.
+    let similar = known.iter().map(|known| (distance(own, &last(known)), distance(key, known), known)).min();
     match similar {
-        Some((0..=2, known)) if known.contains('.') => format!(", did you mean {known}?"),
-        Some((0..=2, known)) => format!(", did you mean {known}, above the first [section]?"),
+        Some((0..=2, _, known)) if known.contains('.') => format!(", did you mean {known}?"),
+        Some((0..=2, _, known)) => format!(", did you mean {known}, above the first [section]?"),
         _ => String::new(),
     }
 }

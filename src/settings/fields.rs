@@ -1,5 +1,7 @@
 //! Helpers for the checks of single settings: lists, requirements, and files named by a setting.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer};
 
 use super::error::SettingsError;
@@ -42,4 +44,8 @@ pub(super) fn invalid(key: &'static str, problem: &str) -> SettingsError {
 
 pub(super) fn require(condition: bool, key: &'static str, problem: &str) -> Result<(), SettingsError> {
     if condition { Ok(()) } else { Err(invalid(key, problem)) }
+}
+
+pub(super) fn seconds(seconds: u32) -> Duration {
+    Duration::from_secs(u64::from(seconds))
 }

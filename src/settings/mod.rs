@@ -3,6 +3,7 @@
 //! Two stages: `raw` holds the values as written, `sections` and [`Settings`] what the program uses.
 //! The built-in defaults are the shipped `settings.toml` itself, so the two cannot differ.
 
+mod admin;
 mod auth;
 mod client_heartbeats;
 mod environment;
@@ -30,6 +31,7 @@ use fields::{invalid, require};
 use raw::Raw;
 use visitors::RawRule;
 
+pub use admin::AdminSettings;
 pub use auth::CallbackSettings;
 pub use client_heartbeats::ClientHeartbeat;
 pub use error::SettingsError;
@@ -84,6 +86,8 @@ pub struct Settings {
     pub access: Vec<Rule>,
     /// Allowed origins in addition to the request's own host.
     pub origins: AllowedOrigins,
+    /// The listener for the operator, if there is one.
+    pub admin: Option<AdminSettings>,
     /// Whether logs are JSON.
     pub log_json: bool,
     /// Whether the demo page is served.
@@ -223,6 +227,7 @@ impl Settings {
             callback,
             access,
             origins,
+            admin: raw.admin.check()?,
             log_json,
             demo,
             socket_io,

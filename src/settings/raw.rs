@@ -2,14 +2,14 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::admin::RawAdmin;
 use super::auth::RawAuth;
 use super::client_heartbeats;
 use super::error::SettingsError;
-use super::fields::{invalid, list, require};
+use super::fields::{invalid, list, require, seconds};
 use super::redis_url::RedisUrl;
 use super::sections::{Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, TlsSettings};
 use super::socket_io::RawSocketIo;
@@ -33,6 +33,7 @@ pub(super) struct Raw {
     pub(super) session: RawSession,
     pub(super) auth: RawAuth,
     pub(super) origin: RawOrigin,
+    pub(super) admin: RawAdmin,
     pub(super) log: RawLog,
     pub(super) demo: RawDemo,
     pub(super) socketio: RawSocketIo,
@@ -134,17 +135,9 @@ impl RawServer {
         let mode = u32::from_str_radix(&self.unix_mode, 8).ok().filter(|mode| *mode <= 0o777);
         let mode = mode
             .ok_or_else(|| invalid("server.unix_mode", "expected permissions in octal, for example 0660"))?;
-        let listen = match self.listen.strip_prefix("unix:") {
-            Some(path) => Listen::Unix(PathBuf::from(path), mode),
-            None => Listen::Tcp(self.listen),
-        };
-        let sound = match &listen {
-            Listen::Unix(path, _) => path.is_absolute(),
-            Listen::Tcp(address) => address
-                .rsplit_once(':')
-                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()),
-        };
-        require(sound, "server.listen", "expected host:port or unix:/path, for example 127.0.0.1:8000")?;
+        let listen = Listen::parse(self.listen, mode).ok_or_else(|| {
+            invalid("server.listen", "expected host:port or unix:/path, for example 127.0.0.1:8000")
+        })?;
         let trusted_proxies = Proxies::new(&self.trusted_proxies).map_err(|entry| SettingsError::Invalid {
             key: "server.trusted_proxies",
             problem: format!(
@@ -234,10 +227,6 @@ impl RawEmbedded {
         let Self { max_memory_bytes, max_clients, max_output_bytes } = self;
         StoreLimits { max_memory_bytes, max_clients, max_output_bytes, ..StoreLimits::default() }
     }
-}
-
-fn seconds(seconds: u32) -> Duration {
-    Duration::from_secs(u64::from(seconds))
 }
 
 /// Returns the number of CPU cores available to the process.

@@ -128,6 +128,18 @@ pub struct PingSettings {
     pub timeout_seconds: u32,
 }
 
+impl Listen {
+    /// Parses `host:port` or `unix:/path`; a socket gets these permissions.
+    pub(super) fn parse(text: String, mode: u32) -> Option<Self> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Some(Self::Unix(PathBuf::from(path), mode)).filter(|_| path.starts_with('/'));
+        }
+        let (host, port) = text.rsplit_once(':')?;
+        let is_sound = !host.is_empty() && port.parse::<u16>().is_ok();
+        is_sound.then_some(Self::Tcp(text))
+    }
+}
+
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
