@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read};
-use std::net::{IpAddr, Shutdown};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -115,6 +115,11 @@ impl Stream {
     /// Takes the socket from the runtime, so that another thread can serve it.
     pub fn into_socket(self) -> OwnedFd {
         self.0.into_inner().into()
+    }
+
+    /// Returns the address of the other end; none for a unix socket, or after the end of the connection.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.0.get_ref().peer_addr().ok()?.as_socket()
     }
 
     /// Reads the bytes that have arrived. Ready with 0 at the end.

@@ -6,9 +6,11 @@
 
 mod digests;
 mod directory;
+mod ending;
 mod filter;
 mod hold;
 mod listener;
+mod liveness;
 mod local;
 mod member;
 mod outbox;
@@ -21,8 +23,10 @@ mod value_cache;
 
 pub use digests::Digester;
 pub(crate) use directory::Directory;
+pub use ending::Ending;
 pub use hold::JoinError;
-pub use listener::{Ending, Listener, Liveness};
+pub use listener::Listener;
+pub use liveness::Liveness;
 pub use local::{LocalMember, LocalTopics};
 pub use member::MemberId;
 pub use outbox::Limits;

@@ -87,6 +87,11 @@ impl Outbox {
         self.0.is_none()
     }
 
+    /// Returns the bytes that have not been written.
+    pub fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |queue| queue.total - queue.written)
+    }
+
     /// Queues whole frames, whose first `written` bytes have been written. They must not be empty. They are a part of
     /// `whole`, which is counted once for all clients that hold it.
     pub fn push(&mut self, frames: &Bytes, whole: &Bytes, written: usize, limits: &Limits) {
@@ -128,7 +133,7 @@ impl Outbox {
     /// Returns whether the soft bound is exceeded, the first run included. The socket is then tried again before more is
     /// queued.
     pub fn is_long(&self, limits: &Limits) -> bool {
-        self.0.as_ref().is_some_and(|queue| queue.total - queue.written > limits.outbox_bytes)
+        self.bytes() > limits.outbox_bytes
     }
 
     /// Records that a pong was omitted because the outbox is long.

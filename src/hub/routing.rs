@@ -422,10 +422,10 @@ impl Hub {
         }
     }
 
-    /// Returns the listeners of the open members whose number is `part` modulo `parts`.
-    pub fn listeners(&self, part: usize, parts: usize) -> impl Iterator<Item = &Rc<Listener>> {
-        let members = self.members.iter().filter(move |(number, _)| number % parts == part);
-        members.filter_map(|(_, member)| member.listener())
+    /// Returns the listeners of the open members from a number on, each with its member's number.
+    pub fn listeners_from(&self, first: usize) -> impl Iterator<Item = (usize, &Rc<Listener>)> {
+        (first..self.members.capacity())
+            .filter_map(|number| Some((number, self.members.get(number)?.listener()?)))
     }
 
     /// Returns the number of topics: those with members, and those that lost their last one since

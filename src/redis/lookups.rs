@@ -53,6 +53,11 @@ impl Lookups {
         Self { commands, heads, whole, tasks }
     }
 
+    /// Returns whether Redis is reachable at the moment.
+    pub fn is_connected(&self) -> bool {
+        self.commands.is_up()
+    }
+
     /// Opens a connection of its own. Must be called on the shard's runtime.
     pub fn connect(target: &Target, settings: &settings::RedisSettings, counters: &Arc<Counters>) -> Self {
         let commands = CommandClient::new(target, settings.command_timeout, MAX_BYTES);

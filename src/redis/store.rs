@@ -63,6 +63,11 @@ impl Store {
         self.commands.wait_briefly_until_up().await
     }
 
+    /// Returns whether Redis is reachable at the moment.
+    pub fn is_connected(&self) -> bool {
+        self.commands.is_up()
+    }
+
     /// Reads the persisted messages of channels, in order. A key that Redis refuses to read counts as absent.
     ///
     /// # Errors

@@ -122,7 +122,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         unfinished: UnfinishedMemory::new(settings.messages.unfinished_total_bytes),
         engine_calls: engine_calls.into(),
         sids: Arc::new(SidCipher::random().context("cannot create a key for the ids of clients")?),
-        last_span: Arc::default(),
+        ids: Arc::default(),
     };
     let _giving_back = AbortOnDropHandle::new(tokio::task::spawn_local(memory::release_after_peaks(
         process.connections.clone(),
@@ -158,7 +158,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
     let calls = engine_inboxes.pop().context("a shard has no queue of requests")?;
     let mut serving =
-        tokio::task::spawn_local(shard::run(first.clone(), messages, sessions, calls, stop.clone()));
+        tokio::task::spawn_local(shard::run(first.clone(), messages, sessions, calls, None, stop.clone()));
     announce(&settings, &listeners);
     notify_systemd(&NotifyState::Ready);
 
@@ -286,7 +286,7 @@ async fn serve_shard(
             shard::serve(&serving, accepted, permit);
         }
     });
-    shard::run(state, messages, sessions, calls, stop).await;
+    shard::run(state, messages, sessions, calls, None, stop).await;
 }
 
 /// Accepts connections for the shards in turn. Never returns. Above `most` sockets, a client is closed unread.

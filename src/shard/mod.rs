@@ -1,7 +1,10 @@
 //! One thread, one runtime, one hub: a shard owns its connections from accept to close.
 
+pub mod ask;
+pub mod connection_id;
 mod deliver;
 mod doctor;
+mod snapshot;
 pub mod state;
 mod thread;
 

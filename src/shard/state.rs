@@ -3,12 +3,14 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::ask::Descriptions;
+use super::connection_id::{ConnectionId, ConnectionIds};
 use crate::access::Policy;
 use crate::engine::{EngineCall, EngineTable, SidCipher};
 use crate::http::{self, EngineMount, HttpConfig, StaticFiles, Times};
@@ -55,8 +57,8 @@ pub struct ProcessState {
     pub sids: Arc<SidCipher>,
     /// Requests for the sessions of each shard.
     pub engine_calls: Arc<[mpsc::Sender<EngineCall>]>,
-    /// The last id of a connection's span.
-    pub last_span: Arc<AtomicU64>,
+    /// The ids of connections.
+    pub ids: Arc<ConnectionIds>,
 }
 
 /// State shared by the parts of a shard.
@@ -103,6 +105,8 @@ pub struct ShardState {
     pub full_outboxes: LogThrottle,
     /// Full outboxes that have not been logged yet.
     pub unlogged_refusals: Cell<u64>,
+    /// What connections tell the admin listener about themselves.
+    pub descriptions: Descriptions,
 }
 
 impl ShardState {
@@ -155,32 +159,46 @@ impl ShardState {
             unwatched: LogThrottle::default(),
             full_outboxes: LogThrottle::default(),
             unlogged_refusals: Cell::default(),
+            descriptions: Descriptions::default(),
             process,
         })
     }
 }
 
-/// A connection's share of the connection limit, from accept to its end. It keeps the shard's state.
-pub struct ConnectionPermit(Rc<ShardState>);
+/// A connection's share of the connection limit and its id, from accept to its end. It keeps the shard's state.
+pub struct ConnectionPermit {
+    state: Rc<ShardState>,
+    id: ConnectionId,
+}
 
 impl ConnectionPermit {
     /// Counts a connection for its shard; the process has counted it already. Both counts end when the permit is dropped.
     pub fn new(state: &Rc<ShardState>, permit: Permit) -> Self {
         permit.disarm();
         state.connections.set(state.connections.get() + 1);
-        Self(state.clone())
+        Self { state: state.clone(), id: state.process.ids.issue() }
     }
 
     /// Returns the shard's state.
     pub fn state(&self) -> &Rc<ShardState> {
-        &self.0
+        &self.state
+    }
+
+    /// Returns the connection's public id.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Returns the time since the connection was accepted.
+    pub fn age(&self) -> Duration {
+        self.state.process.ids.age(self.id)
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.0.process.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.connections.set(self.0.connections.get() - 1);
+        self.state.process.connections.fetch_sub(1, Ordering::Relaxed);
+        self.state.connections.set(self.state.connections.get() - 1);
     }
 }
 
@@ -279,7 +297,7 @@ pub(crate) fn without_redis() -> Rc<ShardState> {
             unfinished: UnfinishedMemory::new(1 << 20),
             engine_calls: Arc::default(),
             sids: Arc::new(SidCipher::random().unwrap()),
-            last_span: Arc::default(),
+            ids: Arc::default(),
         },
     )
 }

@@ -1,7 +1,6 @@
 //! A shard's thread: accepts connections, ticks, and drains at the end.
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -11,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug_span, field, warn};
 
 use super::BrokerLink;
+use super::ask::Ask;
 use super::deliver::{deliver, deliver_session_events, send_requests};
+use super::snapshot::answer_asks;
 use super::state::{ConnectionPermit, ShardState};
 use crate::broker::{BrokerEvent, SubscriptionEvent};
 use crate::dialects::{self, socket_io};
@@ -31,12 +32,14 @@ const STANDSTILL: Duration = Duration::from_secs(1);
 const MIN_CLOSES_PER_SECOND: u32 = 10;
 
 /// Runs a shard until `stop`, then drains it. Ends early only if one of its tasks has failed. `sessions` is the link to the
-/// broker of the sessions' Redis, if they have one of their own; `engine_calls` are requests that other shards received.
+/// broker of the sessions' Redis, if they have one of their own; `engine_calls` are requests that other shards received, and
+/// `asks` come from the admin listener, if there is one.
 pub async fn run(
     state: Rc<ShardState>,
     messages: BrokerLink<BrokerEvent>,
     sessions: Option<BrokerLink<SubscriptionEvent>>,
     engine_calls: mpsc::Receiver<EngineCall>,
+    asks: Option<mpsc::Receiver<Ask>>,
     stop: CancellationToken,
 ) {
     let mut tasks = JoinSet::new();
@@ -48,6 +51,9 @@ pub async fn run(
     if let Some(sessions) = sessions {
         tasks.spawn_local(deliver_session_events(state.clone(), sessions.inbox));
         tasks.spawn_local(send_requests(state.number, state.session_hub.clone(), sessions.calls));
+    }
+    if let Some(asks) = asks {
+        tasks.spawn_local(answer_asks(state.clone(), asks));
     }
     tokio::select! {
         () = stop.cancelled() => drain(&state).await,
@@ -61,7 +67,7 @@ pub fn serve(state: &Rc<ShardState>, accepted: Accepted, permit: Permit) {
     // Created only if debug lines are logged.
     let span = debug_span!(
         "connection",
-        id = state.process.last_span.fetch_add(1, Ordering::Relaxed) + 1,
+        id = permit.id().number(),
         peer = accepted
             .address
             .map_or_else(|| field::display("unix".to_owned()), |address| field::display(address.to_string())),
@@ -116,7 +122,9 @@ async fn tick(state: Rc<ShardState>) {
         let now = sockets.clock.get() + u32::from(part == 0);
         sockets.clock.set(now);
         state.hub.with(|hub| {
-            socket::tick(hub.listeners(part, TICKS), now, &sockets.keepalive, &sockets.limits);
+            let due = hub.listeners_from(0).filter(|(number, _)| number % TICKS == part);
+            let due = due.map(|(_, listener)| listener);
+            socket::tick(due, now, &sockets.keepalive, &sockets.limits);
             hub.release_unused();
         });
         socket_io::tick(&state, part, TICKS);
@@ -147,7 +155,8 @@ async fn drain(state: &ShardState) {
     state.stopping.cancel();
     let drain = state.process.settings.server.drain;
     let end = Instant::now() + drain + state.sockets.linger;
-    let mut listeners: Vec<_> = state.hub.with(|hub| hub.listeners(0, 1).cloned().collect());
+    let mut listeners: Vec<_> =
+        state.hub.with(|hub| hub.listeners_from(0).map(|(_, listener)| listener.clone()).collect());
     state.engine.with_part(0, 1, |session| listeners.push(session.listener.clone()));
     let count = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
     // A tenth of the time is left for the last ones to close.
@@ -163,7 +172,7 @@ async fn drain(state: &ShardState) {
     // A poll may wait on a connection of another shard.
     while (state.connections.get() > 0 || state.engine.has_waiting_polls()) && Instant::now() < end {
         // Handshakes that were in flight may have become connections meanwhile.
-        state.hub.with(|hub| hub.listeners(0, 1).for_each(|listener| listener.end(Ending::Restart)));
+        state.hub.with(|hub| hub.listeners_from(0).for_each(|(_, listener)| listener.end(Ending::Restart)));
         state.engine.with_part(0, 1, |session| session.listener.end(Ending::Restart));
         sleep(Duration::from_millis(20)).await;
     }

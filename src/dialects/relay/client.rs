@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::echo::EchoTopics;
@@ -30,7 +29,6 @@ pub(super) struct RelayClient {
     pub(super) limited_as_anonymous: bool,
     /// None before the first publication.
     pub(super) acks: Option<Rc<PublishAcks>>,
-    pub(super) since: Instant,
     pub(super) received: u64,
     pub(super) ignored: u32,
     /// Texts that look like a library's heartbeat and are in no setting, at most 255.

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{Instrument, Span, debug};
 
 use super::client::{RelayClient, shared};
+use super::describe::describe;
 use super::echo::EchoTopics;
 use super::publish::{close_for, poll_acks, receive};
 use super::reauthorize::reauthorize;
@@ -61,7 +62,6 @@ impl RelayConnection {
             rate_limit: None,
             limited_as_anonymous: true,
             acks: None,
-            since: Instant::now(),
             received: 0,
             ignored: 0,
             heartbeats: 0,
@@ -133,6 +133,10 @@ impl RelayConnection {
         let Self { permit, socket, client, early, span } = self;
         let state = permit.state();
         let _entered = span.as_ref().map(|span| span.enter());
+        // Before every reason to end: the listing waits for each connection that it has asked.
+        if socket.listener().take_description_request() {
+            state.descriptions.add(describe(client, socket.listener(), permit));
+        }
         if let Some(close) = early.take() {
             return Poll::Ready(*close);
         }
@@ -173,8 +177,7 @@ impl RelayConnection {
     async fn finish(self: Box<Self>, mut close: Close) {
         let Self { permit, socket, client, span, .. } = *self;
         let span = span.map_or_else(Span::none, |span| *span);
-        let RelayClient { handshake, subscription, share, addition, acks, since, received, ignored, .. } =
-            client;
+        let RelayClient { handshake, subscription, share, addition, acks, received, ignored, .. } = client;
         let state = permit.state();
         drop((subscription, share, addition));
         let ended = async {
@@ -193,7 +196,7 @@ impl RelayConnection {
                 facility = ?handshake.facility,
                 close_code = close.code(),
                 reason = ?close.reason(),
-                elapsed_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+                elapsed_ms = u64::try_from(permit.age().as_millis()).unwrap_or(u64::MAX),
                 delivered,
                 dropped,
                 received,

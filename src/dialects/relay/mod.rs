@@ -3,6 +3,7 @@
 
 mod client;
 mod connection;
+mod describe;
 mod echo;
 mod heartbeat;
 mod join;

@@ -1,16 +1,16 @@
 //! One connection as the hub sees it: its transport, its outbox and its task's waker.
 
-mod liveness;
-
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 
-pub use self::liveness::Liveness;
 use super::digests::Digester;
+use super::ending::Ending;
 use super::filter::DigestFilter;
+use super::liveness::Liveness;
 use super::outbox::{Excess, Limits, Outbox};
 use super::run::Run;
 use crate::stream::Stream;
@@ -50,35 +50,14 @@ pub struct Listener {
     lost: Cell<bool>,
     /// A heartbeat or an answer to one is in the outbox.
     heartbeat_queued: Cell<bool>,
+    /// The connection's task has to describe it.
+    describe: Cell<bool>,
     dropped: Cell<u32>,
     filter: RefCell<DigestFilter>,
     /// Wakes the connection's task.
     task: Cell<Option<Waker>>,
     /// Times for the shard's tick.
     pub liveness: Liveness,
-}
-
-/// Why a connection has to end, seen from the hub and the shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// Its outbox exceeds a bound.
-    Slow,
-    /// The outboxes of the process exceed their bound, and a frame was written in part.
-    Torn,
-    /// A write to its socket failed.
-    Broken,
-    /// The client did not complete a message in time.
-    Late,
-    /// The client did not answer a ping.
-    Silent,
-    /// The server stops or restarts.
-    Restart,
-    /// Its session has ended.
-    SessionEnded,
-    /// It has not joined a namespace in time.
-    NotConnected,
-    /// The last namespace that it was in has disconnected it.
-    Disconnected,
 }
 
 impl Transport {
@@ -123,6 +102,7 @@ impl Listener {
             reauthorize: Cell::default(),
             lost: Cell::default(),
             heartbeat_queued: Cell::default(),
+            describe: Cell::default(),
             dropped: Cell::default(),
             filter: RefCell::default(),
             task: Cell::default(),
@@ -317,6 +297,17 @@ impl Listener {
         self.reauthorize.take()
     }
 
+    /// Makes the connection's task describe it.
+    pub fn request_description(&self) {
+        self.describe.set(true);
+        self.wake();
+    }
+
+    /// Returns whether [`Listener::request_description`] was called since the last call.
+    pub fn take_description_request(&self) -> bool {
+        self.describe.take()
+    }
+
     /// Returns why the connection has to end, if it has to.
     pub fn ending(&self) -> Option<Ending> {
         self.ending.get()
@@ -435,6 +426,19 @@ impl Listener {
     pub(super) fn on_recovered(&self, topic: u32) {
         self.lost.set(false);
         self.filter.borrow_mut().on_recovered(topic);
+    }
+
+    /// Returns the address of the socket's other end; none for a unix socket, or without a socket.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        match &self.output.borrow().transport {
+            Transport::Socket(stream) => stream.peer(),
+            Transport::Parked => None,
+        }
+    }
+
+    /// Returns the bytes that the socket has not accepted yet.
+    pub fn queued_bytes(&self) -> usize {
+        self.output.borrow().outbox.bytes()
     }
 
     /// Returns the numbers of delivered and of dropped messages.

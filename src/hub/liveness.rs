@@ -1,4 +1,4 @@
-//! The times of a connection that the shard's tick looks at.
+//! The times of a connection, for the tick of its shard.
 
 use std::cell::Cell;
 

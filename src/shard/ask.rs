@@ -1,0 +1,112 @@
+//! What the admin listener asks a shard, and the answers. Both run on threads of their own and share no connection.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, oneshot};
+
+use super::connection_id::ConnectionId;
+use crate::wire::Form;
+
+/// A question of the admin listener to a shard.
+#[derive(Debug)]
+pub enum Ask {
+    /// Whether the shard's tasks run, and whether it serves handshakes.
+    Status(oneshot::Sender<ShardStatus>),
+    /// Some open connections, from a position on: the number of their member in the hub.
+    Snapshot {
+        /// The first position.
+        from: usize,
+        /// Most connections of the answer, which may have fewer.
+        limit: usize,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Snapshot>,
+    },
+}
+
+/// Whether a shard serves handshakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShardStatus {
+    /// It does.
+    Ready,
+    /// It closes its connections, because the server stops.
+    Draining,
+    /// It has no Redis for messages.
+    NoRedis,
+    /// It has no Redis for sessions, which has an address of its own.
+    NoSessionRedis,
+}
+
+/// Open connections of a shard.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The connections.
+    pub connections: Vec<ConnectionInfo>,
+    /// The position of the next one; none at the end.
+    pub next: Option<usize>,
+}
+
+/// What is public about an open connection. It has neither cookies nor session keys.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    /// Its id.
+    pub id: ConnectionId,
+    /// The protocol that its client speaks.
+    pub dialect: &'static str,
+    /// How its messages are framed.
+    pub form: Form,
+    /// Its facility.
+    pub facility: String,
+    /// Its user's name, or primary key if the name is not known; none for an anonymous visitor.
+    pub user: Option<Arc<str>>,
+    /// The other end of its socket; none for a unix socket.
+    pub peer: Option<SocketAddr>,
+    /// Seconds since it was accepted.
+    pub age_seconds: u64,
+    /// Messages that were delivered.
+    pub delivered: u64,
+    /// Messages that were dropped because the client read too slowly.
+    pub dropped: u64,
+    /// Bytes that its socket has not accepted yet.
+    pub waiting_bytes: usize,
+}
+
+/// Collects what connections tell about themselves.
+///
+/// Only a connection's own task knows its facility and its user: a second copy for a listing that nobody may ever request
+/// would cost memory for each connection.
+#[derive(Default)]
+pub struct Descriptions {
+    missing: Cell<usize>,
+    collected: RefCell<Vec<ConnectionInfo>>,
+    complete: Notify,
+}
+
+impl Descriptions {
+    /// Expects this many connections to describe themselves.
+    pub fn expect(&self, count: usize) {
+        self.missing.set(count);
+    }
+
+    /// Adds the description of a connection.
+    pub fn add(&self, info: ConnectionInfo) {
+        self.collected.borrow_mut().push(info);
+        self.missing.set(self.missing.get().saturating_sub(1));
+        if self.missing.get() == 0 {
+            self.complete.notify_one();
+        }
+    }
+
+    /// Waits until all expected connections have described themselves. Cancel-safe.
+    pub async fn complete(&self) {
+        while self.missing.get() > 0 {
+            self.complete.notified().await;
+        }
+    }
+
+    /// Takes the descriptions.
+    pub fn take(&self) -> Vec<ConnectionInfo> {
+        self.collected.take()
+    }
+}

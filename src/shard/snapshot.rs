@@ -1,0 +1,66 @@
+//! Answers the admin listener.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::ask::{Ask, ShardStatus, Snapshot};
+use super::state::ShardState;
+use crate::hub::Listener;
+
+/// Most connections of an answer. They describe themselves before the shard's other tasks run: a few hundred microseconds.
+const MAX_CONNECTIONS: usize = 100;
+
+/// Time for the descriptions. Each task needs one turn only, so it passes only if one has failed.
+const TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Answers one question at a time. Waits for questions, and for connections to
+/// describe themselves. Never returns.
+pub(super) async fn answer_asks(state: Rc<ShardState>, mut asks: mpsc::Receiver<Ask>) {
+    while let Some(ask) = asks.recv().await {
+        // An answer that is not awaited any more is dropped.
+        match ask {
+            Ask::Status(answer) => drop(answer.send(status(&state))),
+            Ask::Snapshot { answer, .. } if answer.is_closed() => {}
+            Ask::Snapshot { from, limit, answer } => drop(answer.send(snapshot(&state, from, limit).await)),
+        }
+    }
+    // The end of the admin listener is not the end of the shard.
+    std::future::pending::<()>().await;
+}
+
+/// Makes the same checks as a handshake, without waiting.
+fn status(state: &ShardState) -> ShardStatus {
+    if state.stopping.is_cancelled() {
+        ShardStatus::Draining
+    } else if !state.redis_up.get() || !state.store.is_connected() {
+        ShardStatus::NoRedis
+    } else if !state.session_lookups.is_connected() {
+        ShardStatus::NoSessionRedis
+    } else {
+        ShardStatus::Ready
+    }
+}
+
+/// Has up to `limit` connections describe themselves, from a position on. A position is a connection's own until its end,
+/// so a connection that stays open is in exactly one snapshot of a listing.
+async fn snapshot(state: &ShardState, from: usize, limit: usize) -> Snapshot {
+    let limit = limit.min(MAX_CONNECTIONS);
+    let members: Vec<(usize, Rc<Listener>)> = state.hub.with(|hub| {
+        let members = hub.listeners_from(from).take(limit);
+        members.map(|(position, listener)| (position, listener.clone())).collect()
+    });
+    state.descriptions.expect(members.len());
+    for (_, listener) in &members {
+        listener.request_description();
+    }
+    let _ = timeout(TIMEOUT, state.descriptions.complete()).await;
+    // A description that comes later would be counted for another snapshot.
+    for (_, listener) in &members {
+        let _ = listener.take_description_request();
+    }
+    let next = members.last().filter(|_| members.len() == limit).map(|(position, _)| position + 1);
+    Snapshot { connections: state.descriptions.take(), next }
+}
