@@ -115,7 +115,10 @@ pub fn check(settings: &Settings, file: Option<&Path>, warnings: &[String]) -> R
             "settings: fine, built-in and from the environment; there is no settings.toml here".to_owned()
         }
     })?;
-    print(listening(&settings.server.listen))?;
+    print(format!("listen: {}", listening(&settings.server.listen)))?;
+    if let Some(admin) = &settings.admin {
+        print(format!("admin listener: {}", listening(&admin.listen)))?;
+    }
     let broadcast = settings.namespace.channel(Audience::Broadcast, &Facility::new("<facility>"));
     print(format!(
         "WebSockets: {}<facility>, broadcast channel {}",
@@ -147,14 +150,12 @@ pub fn print_settings() -> Result<(), CommandError> {
 fn listening(listen: &Listen) -> String {
     match listen {
         Listen::Tcp(address) => match TcpListener::bind(address) {
-            Ok(_) => format!("listen: {address} is free"),
+            Ok(_) => format!("{address} is free"),
             Err(error) => {
-                format!(
-                    "listen: {address} cannot be used now ({error}); fine if ws4redis is running there already"
-                )
+                format!("{address} cannot be used now ({error}); fine if ws4redis is running there already")
             }
         },
-        Listen::Unix(path, mode) => format!("listen: unix socket {}, permissions {mode:o}", path.display()),
+        Listen::Unix(path, mode) => format!("unix socket {}, permissions {mode:o}", path.display()),
     }
 }
 

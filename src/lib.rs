@@ -7,6 +7,7 @@
 //! - [`codec`]: formats (pickle, msgpack, JSON, compression, RESP), without policy;
 //! - [`cli`]: the subcommands and the exit codes;
 //! - [`server`] accepts connections; a [`shard`] owns each of them from accept to close;
+//! - [`admin`]: the listener for the operator;
 //! - [`http`]: everything before the 101; [`visitors`]: authentication; [`access`]: its rules, and authorization;
 //! - [`dialects`]: the protocols that clients speak; [`socket`]: bytes after the 101; [`hub`]: which connection receives which topic;
 //! - [`broker`]: subscriptions to Redis; [`sources`]: what a message from Redis means;
@@ -15,6 +16,7 @@
 //! - [`embedded`]: a small in-memory Redis for development.
 
 pub mod access;
+pub mod admin;
 pub mod broker;
 pub mod cli;
 pub mod codec;

@@ -8,7 +8,7 @@ use std::{
 
 /// The modules or single files in which a dependency is used. A dependency that is not listed may be used anywhere.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
-    ("anyhow", &["server", "cli.rs"]),
+    ("anyhow", &["admin", "server", "server/listeners", "cli.rs"]),
     (
         "base64",
         &[
@@ -25,10 +25,10 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("config", &["settings"]),
     ("crc16", &["redis/slots.rs"]),
     ("hashbrown", &["hub/directory.rs", "visitors/watch/table.rs"]),
-    ("http_body_util", &["http", "visitors/callback/transport.rs"]),
-    ("hyper", &["http", "visitors/callback/transport.rs"]),
+    ("http_body_util", &["admin", "http", "visitors/callback/transport.rs"]),
+    ("hyper", &["admin", "http", "visitors/callback/transport.rs"]),
     ("hyper_rustls", &["visitors/callback/transport.rs"]),
-    ("hyper_util", &["http", "visitors/callback/transport.rs"]),
+    ("hyper_util", &["admin", "http", "visitors/callback/transport.rs"]),
     ("ipnet", &["access/proxies.rs"]),
     ("jsonwebtoken", &["access"]),
     ("libc", &["server/memory.rs"]),
@@ -54,6 +54,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
         "serde_json",
         &[
             "access",
+            "admin",
             "codec/json.rs",
             "visitors",
             "shard/doctor.rs",
@@ -63,7 +64,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ),
     ("sha1", &["embedded"]),
     ("socket2", &["server/listeners.rs", "redis/connection.rs", "stream.rs"]),
-    ("subtle", &["engine", "visitors/session.rs"]),
+    ("subtle", &["admin/guard.rs", "engine", "visitors/session.rs"]),
     ("tokio_rustls", &["redis/connection.rs"]),
     ("tokio_tungstenite", &["socket", "http/upgrade.rs"]),
     ("tracing_appender", &["telemetry.rs"]),
@@ -94,6 +95,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("socket", &["hub", "settings", "stream", "unfinished", "wire"]),
     ("shard/connection_id", &[]),
     ("shard/ask", &["shard/connection_id", "wire"]),
+    ("server/listeners", &["settings", "stream"]),
+    ("admin", &["server/listeners", "settings", "shard/ask", "stream", "telemetry", "wire"]),
     (
         "shard/state",
         &[
@@ -154,14 +157,17 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "server",
         &[
+            "admin",
             "broker",
             "embedded",
             "engine",
             "hub",
             "metrics",
             "redis",
+            "server/listeners",
             "settings",
             "shard",
+            "shard/ask",
             "shard/state",
             "stream",
             "unfinished",

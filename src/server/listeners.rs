@@ -64,14 +64,23 @@ impl Listeners {
         if handed_over.len() > 0 {
             return Self::take(&mut handed_over);
         }
+        Self::bind(listen, "server.listen").await
+    }
+
+    /// Binds the address of a setting. Must be called on the runtime that accepts.
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be bound. The text names the setting, `key`.
+    pub async fn bind(listen: &Listen, key: &str) -> anyhow::Result<Self> {
         let (listener, name, file) = match listen {
             Listen::Tcp(address) => {
-                let listener = bind(address).await?;
+                let listener = bind_tcp(address, key).await?;
                 let name = listener.local_addr()?.to_string();
                 (BoundSocket::Tcp(register(listener)?), name, None)
             }
             Listen::Unix(path, mode) => {
-                let listener = BoundSocket::Unix(register(bind_unix(path, *mode)?)?);
+                let listener = BoundSocket::Unix(register(bind_unix(path, *mode, key)?)?);
                 (listener, listen.to_string(), Some(SocketFile(path.clone())))
             }
         };
@@ -207,7 +216,7 @@ fn poll_accept<L: AsRawFd>(
     }
 }
 
-async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+async fn bind_tcp(address: &str, key: &str) -> anyhow::Result<TcpListener> {
     let listener = tokio::net::TcpListener::bind(address).await.and_then(tokio::net::TcpListener::into_std);
     let listener = listener.and_then(|listener| {
         // tokio's default is 1,024.
@@ -216,33 +225,33 @@ async fn bind(address: &str) -> anyhow::Result<TcpListener> {
     });
     listener.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => anyhow!(
-            "server.listen: {address} is in use by another program; stop it, or choose another: --set server.listen=127.0.0.1:8002"
+            "{key}: {address} is in use by another program; stop it, or choose another: --set {key}=127.0.0.1:8002"
         ),
-        io::ErrorKind::AddrNotAvailable => anyhow!("server.listen: this machine has no address {address}"),
-        _ => anyhow!("server.listen: cannot listen on {address} ({error})"),
+        io::ErrorKind::AddrNotAvailable => anyhow!("{key}: this machine has no address {address}"),
+        _ => anyhow!("{key}: cannot listen on {address} ({error})"),
     })
 }
 
-fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
+fn bind_unix(path: &Path, mode: u32, key: &str) -> anyhow::Result<UnixListener> {
     let shown = path.display();
     // A socket that refuses connections is stale: its process was killed.
     match UnixStream::connect(path) {
-        Ok(_) => bail!("server.listen: another process listens on {shown}"),
+        Ok(_) => bail!("{key}: another process listens on {shown}"),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             if !is_socket(path) {
-                bail!("server.listen: {shown} exists and is not a socket; choose another path");
+                bail!("{key}: {shown} exists and is not a socket; choose another path");
             }
             std::fs::remove_file(path)
-                .with_context(|| format!("server.listen: cannot replace the stale socket {shown}"))?;
+                .with_context(|| format!("{key}: cannot replace the stale socket {shown}"))?;
         }
         Err(_) => {}
     }
     let listener = UnixListener::bind(path).with_context(|| {
-        format!("server.listen: cannot listen on {shown}; its directory has to exist and be writable, its path be shorter than 108 bytes")
+        format!("{key}: cannot listen on {shown}; its directory has to exist and be writable, its path be shorter than 108 bytes")
     })?;
     listener.set_nonblocking(true)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .with_context(|| format!("server.unix_mode: cannot set the permissions of {shown}"))?;
+        .with_context(|| format!("{key}: cannot set the permissions of {shown}"))?;
     Ok(listener)
 }
 

@@ -27,17 +27,19 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use self::connection_limit::ConnectionLimit;
-use self::listeners::Listeners;
+use self::listeners::{Listeners, SocketFile};
 use self::signals::Signals;
-use crate::broker::{Broker, BrokerEvent, Call, SubscriptionEvent};
+use crate::admin;
+use crate::broker::{Broker, Call};
 use crate::embedded;
 use crate::engine::{EngineCall, SidCipher};
 use crate::hub::OutboxMemory;
 use crate::metrics::Counters;
 use crate::redis::Target;
 use crate::settings::Settings;
+use crate::shard::ask::Ask;
 use crate::shard::state::{ProcessState, ShardState};
-use crate::shard::{self, BrokerLink, INBOX};
+use crate::shard::{self, BrokerLink, INBOX, ShardLinks};
 use crate::stream::{Accepted, Permit};
 use crate::unfinished::UnfinishedMemory;
 use crate::visitors::{CallbackTransport, LargeValues};
@@ -95,7 +97,8 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut listeners = Listeners::open(&settings.server.listen).await?;
     listeners.tune(settings.server.send_buffer_bytes)?;
-    let _removed_at_the_end = listeners.take_file();
+    let (admin_file, mut asks) = start_admin(&settings, &stop).await?;
+    let _removed_at_the_end = (listeners.take_file(), admin_file);
     let session_target = settings.session.redis.as_ref().map(Target::new).transpose()?;
     let transport = settings.callback.as_ref().map(CallbackTransport::new).transpose();
     let transport =
@@ -132,13 +135,13 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     for number in (1..shards).rev() {
         let (process, stop, ended) = (process.clone(), stop.clone(), ended.clone());
         let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
-        let calls = engine_inboxes.pop().context("a shard has no queue of requests")?;
+        let engine_calls = engine_inboxes.pop().context("a shard has no queue of requests")?;
+        let links = ShardLinks { messages, sessions, engine_calls, asks: asks.pop() };
         let (sender, sockets) = mpsc::channel(QUEUE_CAPACITY);
         let work = move || {
             let _ended = ThreadEnd(ended);
             runtime()?.block_on(async {
-                serve_shard(ShardState::new(number, process), messages, sessions, (sockets, calls), stop)
-                    .await;
+                serve_shard(ShardState::new(number, process), links, sockets, stop).await;
                 anyhow::Ok(())
             })
         };
@@ -156,9 +159,9 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         brokers.spawn_local(broker.run(requests));
     }
     let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
-    let calls = engine_inboxes.pop().context("a shard has no queue of requests")?;
-    let mut serving =
-        tokio::task::spawn_local(shard::run(first.clone(), messages, sessions, calls, None, stop.clone()));
+    let engine_calls = engine_inboxes.pop().context("a shard has no queue of requests")?;
+    let links = ShardLinks { messages, sessions, engine_calls, asks: asks.pop() };
+    let mut serving = tokio::task::spawn_local(shard::run(first.clone(), links, stop.clone()));
     announce(&settings, &listeners);
     notify_systemd(&NotifyState::Ready);
 
@@ -189,6 +192,16 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     drained(serving, ends, &mut signals).await;
     counters.log();
     others.into_iter().try_for_each(|(_, thread)| outcome(thread))
+}
+
+/// Starts the admin listener, if one is configured. Returns the file of its socket, and the shards' queues of its questions.
+async fn start_admin(
+    settings: &Settings,
+    stop: &CancellationToken,
+) -> anyhow::Result<(Option<SocketFile>, Vec<mpsc::Receiver<Ask>>)> {
+    let Some(admin) = &settings.admin else { return Ok((None, Vec::new())) };
+    let (shards, queues) = admin::ask_queues(settings.server.shards, stop.clone());
+    Ok((admin::start(admin.clone(), shards).await?, queues))
 }
 
 /// Waits until all shards have drained, or for a second signal.
@@ -275,9 +288,8 @@ fn links<E>(shards: usize) -> (BrokerChannels<E>, Vec<BrokerLink<E>>) {
 
 async fn serve_shard(
     state: Rc<ShardState>,
-    messages: BrokerLink<BrokerEvent>,
-    sessions: Option<BrokerLink<SubscriptionEvent>>,
-    (mut sockets, calls): (mpsc::Receiver<(Accepted, Permit)>, mpsc::Receiver<EngineCall>),
+    links: ShardLinks,
+    mut sockets: mpsc::Receiver<(Accepted, Permit)>,
     stop: CancellationToken,
 ) {
     let serving = state.clone();
@@ -286,7 +298,7 @@ async fn serve_shard(
             shard::serve(&serving, accepted, permit);
         }
     });
-    shard::run(state, messages, sessions, calls, None, stop).await;
+    shard::run(state, links, stop).await;
 }
 
 /// Accepts connections for the shards in turn. Never returns. Above `most` sockets, a client is closed unread.

@@ -9,4 +9,4 @@ pub mod state;
 mod thread;
 
 pub use deliver::{BrokerLink, INBOX};
-pub use thread::{run, serve};
+pub use thread::{ShardLinks, run, serve};

@@ -31,17 +31,22 @@ const STANDSTILL: Duration = Duration::from_secs(1);
 /// Fewest connections closed per second when the server stops: so few do not overload the server they reconnect to.
 const MIN_CLOSES_PER_SECOND: u32 = 10;
 
-/// Runs a shard until `stop`, then drains it. Ends early only if one of its tasks has failed. `sessions` is the link to the
-/// broker of the sessions' Redis, if they have one of their own; `engine_calls` are requests that other shards received, and
-/// `asks` come from the admin listener, if there is one.
-pub async fn run(
-    state: Rc<ShardState>,
-    messages: BrokerLink<BrokerEvent>,
-    sessions: Option<BrokerLink<SubscriptionEvent>>,
-    engine_calls: mpsc::Receiver<EngineCall>,
-    asks: Option<mpsc::Receiver<Ask>>,
-    stop: CancellationToken,
-) {
+/// What a shard receives from the other threads.
+#[derive(Debug)]
+pub struct ShardLinks {
+    /// The link to the broker.
+    pub messages: BrokerLink<BrokerEvent>,
+    /// The link to the broker of the sessions' Redis, if they have one of their own.
+    pub sessions: Option<BrokerLink<SubscriptionEvent>>,
+    /// Requests of Socket.IO clients that other shards received.
+    pub engine_calls: mpsc::Receiver<EngineCall>,
+    /// Questions of the admin listener, if there is one.
+    pub asks: Option<mpsc::Receiver<Ask>>,
+}
+
+/// Runs a shard until `stop`, then drains it. Ends early only if one of its tasks has failed.
+pub async fn run(state: Rc<ShardState>, links: ShardLinks, stop: CancellationToken) {
+    let ShardLinks { messages, sessions, engine_calls, asks } = links;
     let mut tasks = JoinSet::new();
     tasks.spawn_local(deliver(state.clone(), messages.inbox));
     tasks.spawn_local(send_requests(state.number, state.hub.clone(), messages.calls));

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod activation;
+mod admin;
 mod callback;
 mod callback_sockets;
 mod commands;

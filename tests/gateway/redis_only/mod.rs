@@ -15,6 +15,7 @@ mod large_sessions;
 mod least_rights;
 mod outage;
 mod publications;
+mod readiness;
 mod refusals;
 mod sentinel;
 mod socket_io;

@@ -158,6 +158,14 @@ impl Request {
         })
     }
 
+    /// Sends the request, and returns the status if the server answers before it closes.
+    pub async fn try_send(self) -> Option<u16> {
+        let mut client = self.open().await;
+        client.try_send_raw(&self.bytes()).await.ok()?;
+        let response = within_deadline("a response or the end", client.read_response()).await;
+        response.ok().map(|response| response.status)
+    }
+
     /// Sends the request, expects this status, and returns the response.
     #[track_caller]
     pub fn expect_status(self, status: u16) -> impl Future<Output = Response> {

@@ -1,0 +1,89 @@
+//! Why the admin listener refuses a request: its only table of HTTP statuses.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+use serde_json::json;
+
+use super::reply;
+
+/// Why a request is refused. Each text says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    /// The host is not one that is answered.
+    #[error(
+        "the Host header names neither this machine (localhost, 127.0.0.0/8, [::1]) nor an entry of admin.hosts; use such an address, or add the host to admin.hosts"
+    )]
+    Host,
+    /// A web page has sent it.
+    #[error(
+        "requests by web pages are refused; use a client that sends neither Origin nor Sec-Fetch-Site, such as curl"
+    )]
+    WebPage,
+    /// It changes something, and there is no token.
+    #[error("without a token only GET and HEAD are answered; set admin.token_file")]
+    ReadOnly,
+    /// The token is missing or wrong.
+    #[error("send the token of admin.token or admin.token_file as \"Authorization: Bearer TOKEN\"")]
+    Token,
+    /// Unknown path.
+    #[error("nothing is served at this path; there are /health/live, /health/ready and /connections")]
+    NotFound,
+    /// A method that the path does not have.
+    #[error("only GET and HEAD are allowed here")]
+    Method,
+    /// The body is too large.
+    #[error("a request body may have {0} bytes at most")]
+    TooLarge(u64),
+    /// A parameter of the query.
+    #[error("{0}")]
+    Parameter(&'static str),
+    /// The server stops.
+    #[error("draining: the server is stopping and accepts no clients; use another gateway")]
+    Draining,
+    /// Redis is not connected.
+    #[error("Redis is not connected, clients get 503; the log says why, `ws4redis check` tests redis.url")]
+    NoRedis,
+    /// The sessions' Redis is not connected.
+    #[error(
+        "the Redis of the sessions is not connected, clients with a session get 503; the log says why, see session.redis_url"
+    )]
+    NoSessionRedis,
+    /// A shard does not answer.
+    #[error("shard {0} does not answer; try again, and restart the gateway if this lasts")]
+    Unresponsive(usize),
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Host | Self::WebPage | Self::ReadOnly => StatusCode::FORBIDDEN,
+            Self::Token => StatusCode::UNAUTHORIZED,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Parameter(_) => StatusCode::BAD_REQUEST,
+            Self::Draining | Self::NoRedis | Self::NoSessionRedis | Self::Unresponsive(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// Returns the answer: status, headers, and the text as JSON.
+    pub(super) fn response(&self) -> Response<Full<Bytes>> {
+        let mut response = reply::json(&json!({ "error": self.to_string() }));
+        *response.status_mut() = self.status();
+        match self {
+            // RFC 9110, sections 11.6.1 and 15.5.6.
+            Self::Token => {
+                response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::Method => {
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            }
+            _ => {}
+        }
+        response
+    }
+}

@@ -1,0 +1,87 @@
+//! The shards as the admin listener sees them: queues for questions, and a deadline for each answer.
+
+use std::time::Duration;
+
+use tokio::sync::{Mutex, MutexGuard, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::shard::ask::{Ask, ShardStatus};
+
+/// Questions that are queued for a shard; further ones wait, within the same deadline.
+const QUEUE_CAPACITY: usize = 16;
+
+/// Time for an answer of a shard, its queue included.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The queues to all shards.
+#[derive(Debug)]
+pub struct Shards {
+    asks: Vec<mpsc::Sender<Ask>>,
+    stop: CancellationToken,
+    listing: Mutex<()>,
+}
+
+/// Creates a queue for each shard. `stop` is cancelled when the server stops.
+pub fn ask_queues(shards: usize, stop: CancellationToken) -> (Shards, Vec<mpsc::Receiver<Ask>>) {
+    let (asks, queues) = (0..shards).map(|_| mpsc::channel(QUEUE_CAPACITY)).unzip();
+    (Shards { asks, stop, listing: Mutex::new(()) }, queues)
+}
+
+impl Shards {
+    /// Returns the number of shards.
+    pub(super) fn count(&self) -> usize {
+        self.asks.len()
+    }
+
+    /// Returns whether the server stops.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Waits until no other page of connections is collected. One at a time bounds their memory, and keeps a health check
+    /// from waiting behind many of them.
+    pub(super) async fn begin_listing(&self) -> MutexGuard<'_, ()> {
+        self.listing.lock().await
+    }
+
+    /// Asks all shards for their status at once. `None` stands for a shard that does not answer in time.
+    pub(super) async fn statuses(&self) -> Vec<Option<ShardStatus>> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let mut answers = Vec::with_capacity(self.count());
+        // If one queue is full until the deadline, the others are still tried: a ready future needs no time.
+        for shard in 0..self.count() {
+            answers.push(self.send(shard, Ask::Status, deadline).await);
+        }
+        let mut statuses = Vec::with_capacity(answers.len());
+        for answer in answers {
+            statuses.push(receive(answer, deadline).await);
+        }
+        statuses
+    }
+
+    /// Asks one shard. Returns `None` if it does not answer in time, or has ended.
+    pub(super) async fn ask<T>(
+        &self,
+        shard: usize,
+        question: impl FnOnce(oneshot::Sender<T>) -> Ask,
+    ) -> Option<T> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        receive(self.send(shard, question, deadline).await, deadline).await
+    }
+
+    async fn send<T>(
+        &self,
+        shard: usize,
+        question: impl FnOnce(oneshot::Sender<T>) -> Ask,
+        deadline: Instant,
+    ) -> Option<oneshot::Receiver<T>> {
+        let (sender, answer) = oneshot::channel();
+        timeout_at(deadline, self.asks.get(shard)?.send(question(sender))).await.ok()?.ok()?;
+        Some(answer)
+    }
+}
+
+async fn receive<T>(answer: Option<oneshot::Receiver<T>>, deadline: Instant) -> Option<T> {
+    timeout_at(deadline, answer?).await.ok()?.ok()
+}
