@@ -80,11 +80,7 @@ class RedisPublisher(RedisStore):
         return None
 
     def _intercept(self, payload: bytes, seconds: int) -> bool:
-        testing.record(sorted(self._publishers), payload, seconds)
-        if not testing.is_muted():
-            return False
-        testing.warn_once()
-        return True
+        return testing.intercept(sorted(self._publishers), payload, seconds)
 
     async def afetch_message(
         self, request: HttpRequest | None, facility: str, audience: str = "any"

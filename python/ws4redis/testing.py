@@ -33,7 +33,8 @@ class Publication:
     """A message that the code under test published.
 
     Attributes:
-        channel: Name with the prefix, such as `broadcast:foobar` or `user:john:foobar`.
+        channel: Name with the prefix, such as `broadcast:foobar` or `user:john:foobar`; that of
+            `ws4redis.socketio.Emitter` has none.
         message: The payload.
         expire: Seconds that the message is persisted; 0: not persisted.
     """
@@ -45,6 +46,7 @@ class Publication:
 
 _captures: list[list[Publication]] = []
 _live = 0
+_test_prefix: str | None = None
 _warned = False
 
 
@@ -77,6 +79,29 @@ def record(channels: Iterable[str], message: bytes, expire: int) -> None:
     """
     for captured in list(_captures):
         captured.extend(Publication(channel, bytes(message), max(expire, 0)) for channel in channels)
+
+
+def intercept(channels: Iterable[str], message: bytes, expire: int) -> bool:
+    """Record a publication. Return True if the process is muted: it must not be sent to Redis.
+
+    Args:
+        channels: Names with the prefix.
+        message: The payload.
+        expire: Seconds that the message is persisted; 0 or negative: not persisted.
+    """
+    record(channels, message, expire)
+    if not is_muted():
+        return False
+    warn_once()
+    return True
+
+
+def isolated(channel: str) -> str:
+    """Return a channel without a prefix, such as `socketio`; inside `redis_for_tests` with the prefix of the test.
+
+    Channels belong to no database: without it, the tests of a site would reach its visitors.
+    """
+    return f"{_test_prefix}:{channel}" if _test_prefix else channel
 
 
 def last_persisted(channel: str) -> bytes | None:
@@ -145,7 +170,7 @@ def redis_for_tests(prefix: str | None = None) -> Iterator[str]:
         ValueError: The prefix is the site's own, or one under which the site has keys, such as `ws4redis` or `user`.
         redis.RedisError: Redis is unreachable at the end of the block.
     """
-    global _live
+    global _live, _test_prefix
     from django.test import override_settings
 
     name = prefix or f"ws4redis-test-{uuid4().hex}"
@@ -153,12 +178,15 @@ def redis_for_tests(prefix: str | None = None) -> Iterator[str]:
         raise ValueError(
             f"{name!r} is WS4REDIS_PREFIX or begins names of the site; a test needs a prefix of its own"
         )
+    outer = _test_prefix
     with override_settings(WS4REDIS_PREFIX=name):
         _live += 1
+        _test_prefix = name
         try:
             yield name
         finally:
             _live -= 1
+            _test_prefix = outer
             _delete_keys(name)
 
 
