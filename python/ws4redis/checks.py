@@ -93,6 +93,9 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
             hint="Remove the colon; the package adds one.",
             id="ws4redis.W003",
         )
+    channel = settings.WS4REDIS_SOCKETIO_CHANNEL
+    if not isinstance(channel, str) or not channel:
+        yield _wrong_value("E015", "WS4REDIS_SOCKETIO_CHANNEL", channel, "a string that is not empty")
     yield from _check_functions_and_numbers()
     for name, replacement in WITHOUT_EFFECT.items():
         if getattr(django_settings, name, None) is not None:

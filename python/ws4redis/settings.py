@@ -21,6 +21,8 @@ DEFAULTS: dict[str, Any] = {
     "WS4REDIS_PREFIX": None,
     # Equal to the gateway's `heartbeat`. A message with this text cannot be published.
     "WS4REDIS_HEARTBEAT": None,
+    # Channel of `ws4redis.socketio.Emitter`, without a prefix; in the gateway's `socketio.redis_manager.channels`.
+    "WS4REDIS_SOCKETIO_CHANNEL": "socketio",
     # A callable or its dotted path: (user) -> names of the user's groups. None: the names in `user.groups`.
     "WS4REDIS_GROUPS": None,
     # A callable or its dotted path: () -> the current tenant, for sites whose tenants use the same primary keys.

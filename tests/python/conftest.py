@@ -14,7 +14,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "django")]
 from stores import ChannelRecorder, UnixRedisServer  # noqa: E402
 
 for name in [name for name in os.environ if name.startswith(("SITE_", "WS4REDIS_", "DJANGO_"))]:
-    if name != "WS4REDIS_UPSTREAM_PYTHON":
+    if name not in ("WS4REDIS_UPSTREAM_PYTHON", "WS4REDIS_SOCKETIO_PYTHON"):
         del os.environ[name]
 SERVER = UnixRedisServer()
 atexit.register(SERVER.stop)
