@@ -10,6 +10,7 @@ TABLE = "tests/docs/README.md"
 PROXIES = "tests/proxies/test_docs.py::test_each_shown_configuration_is_part_of_a_file"
 RIGHTS = "tests/gateway/redis_only/least_rights.rs::the_documented_redis_user_has_enough_rights"
 RUNS = "tests/python/test_test_runs.py::test_the_tests_of_the_documentation_run"
+EMITS = "tests/python/test_socketio.py::test_the_documented_calls_reach_the_clients"
 VERIFIED = "systemd verifies the unit that has it, and does not start it"
 OTHER_SUITES = {
     ("README.md", "Install", (2,)): (PROXIES, VERIFIED),
@@ -22,6 +23,7 @@ OTHER_SUITES = {
     ("docs/deploy.md", "As a service", (1, 2, 3)): (PROXIES, VERIFIED),
     ("docs/django.md", "Testing what is published", (1, 2)): (RUNS, None),
     ("docs/security.md", "The Redis user", (1, 2)): (RIGHTS, None),
+    ("docs/socketio.md", "Publish from Django", (1,)): (EMITS, None),
 }
 """Blocks that tests of other suites cover; the proxy tests use files that contain the blocks of docs/deploy.md."""
 FEW = 11
@@ -69,7 +71,7 @@ def test_the_table_says_which_test_shows_a_block(request):
     assert wanted in (ROOT / TABLE).read_text(), f"{TABLE} differs from this table:\n{wanted}"
 
 
-@pytest.mark.parametrize("test", [PROXIES, RIGHTS, RUNS])
+@pytest.mark.parametrize("test", [PROXIES, RIGHTS, RUNS, EMITS])
 def test_tests_of_other_suites_are_there_and_read_the_document(test):
     path, name = test.split("::")
     source = (ROOT / path).read_text()

@@ -187,6 +187,34 @@ def test_a_client_is_disconnected(site):
     assert site.heard("a", "b") == [("a", "disconnect", "server disconnect")]
 
 
+def test_the_documented_calls_reach_the_clients(site):
+    language = "python"
+    text = (HERE.parents[1] / "docs/socketio.md").read_text()
+    code = text.split(f"```{language}\n")[1].split("```")[0]
+    a, b = (site.sids[name]["/"] for name in ("a", "b"))
+    emitter = Emitter()
+    for room in ("import:42", "editors"):
+        emitter.enter_room(b, "/", room)
+    exec(code, {"sid": a})
+    seen = []
+    while len(seen) < 8:
+        line = site.line()
+        seen.append((line["client"], line["namespace"], line["event"], *line["args"]))
+    news = {"id": 7, "title": "Hello"}
+    assert [event for event in seen if event[0] == "a"] == [
+        ("a", "/", "news", news),
+        ("a", "/", "preview", {"type": "image/png", "body": {"$bytes": "iVBORw=="}}),
+        ("a", "/chat", "message", "Hello"),
+        ("a", "/", "disconnect", "server disconnect"),
+    ]
+    assert [event for event in seen if event[0] == "b"] == [
+        ("b", "/", "news", news),
+        ("b", "/", "progress", 3, 10),
+        ("b", "/", "edited", 7),
+        ("b", "/chat", "message", "Hello"),
+    ]
+
+
 # ---- Where the library sends nothing, or something else ---------------------------------------------------------------
 
 
