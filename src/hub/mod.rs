@@ -19,6 +19,7 @@ mod routing;
 mod run;
 mod shared;
 mod topic;
+mod transport;
 mod value_cache;
 
 pub use digests::Digester;

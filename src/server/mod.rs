@@ -59,6 +59,9 @@ const DEFAULT_REDIS: &str = "127.0.0.1:6379";
 /// Timeout of the probe for a Redis at the default address.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// An https callback cannot be verified.
+const NO_AUTHORITIES: &str = "auth.callback_url: this machine has no certificates of authorities for https";
+
 /// Reports to the main thread that a shard's thread has ended, even by a panic.
 struct ThreadEnd(mpsc::Sender<()>);
 
@@ -100,9 +103,8 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let (admin_file, mut asks) = start_admin(&settings, &stop).await?;
     let _removed_at_the_end = (listeners.take_file(), admin_file);
     let session_target = settings.session.redis.as_ref().map(Target::new).transpose()?;
-    let transport = settings.callback.as_ref().map(CallbackTransport::new).transpose();
     let transport =
-        transport.context("auth.callback_url: this machine has no certificates of authorities for https")?;
+        settings.callback.as_ref().map(CallbackTransport::new).transpose().context(NO_AUTHORITIES)?;
     let counters = Arc::new(Counters::default());
     let shards = settings.server.shards;
     let (message_channels, mut message_links) = links(shards);

@@ -13,17 +13,9 @@ use super::filter::DigestFilter;
 use super::liveness::Liveness;
 use super::outbox::{Excess, Limits, Outbox};
 use super::run::Run;
+use super::transport::Transport;
 use crate::stream::Stream;
 use crate::wire::Form;
-
-/// How bytes reach the client.
-#[derive(Debug)]
-enum Transport {
-    /// Bytes are written at once.
-    Socket(Stream),
-    /// The client has no socket at the moment; bytes are queued in the outbox, within its bounds.
-    Parked,
-}
 
 /// The transport and the bytes that it has not accepted yet. They share one borrow flag, because every write needs both.
 #[derive(Debug)]
@@ -58,16 +50,6 @@ pub struct Listener {
     task: Cell<Option<Waker>>,
     /// Times for the shard's tick.
     pub liveness: Liveness,
-}
-
-impl Transport {
-    /// Writes as much as the socket accepts at once. A parked transport accepts nothing.
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Socket(stream) => stream.try_write(bytes),
-            Self::Parked => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
 }
 
 impl Listener {
@@ -430,10 +412,7 @@ impl Listener {
 
     /// Returns the address of the socket's other end; none for a unix socket, or without a socket.
     pub fn peer(&self) -> Option<SocketAddr> {
-        match &self.output.borrow().transport {
-            Transport::Socket(stream) => stream.peer(),
-            Transport::Parked => None,
-        }
+        self.output.borrow().transport.peer()
     }
 
     /// Returns the bytes that the socket has not accepted yet.

@@ -1,0 +1,33 @@
+//! What carries the bytes of a listener.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::stream::Stream;
+
+/// How bytes reach the client.
+#[derive(Debug)]
+pub(super) enum Transport {
+    /// Bytes are written at once.
+    Socket(Stream),
+    /// The client has no socket at the moment; bytes are queued in the outbox, within its bounds.
+    Parked,
+}
+
+impl Transport {
+    /// Writes as much as the socket accepts at once. A parked transport accepts nothing.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Socket(stream) => stream.try_write(bytes),
+            Self::Parked => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Returns the address of the other end; none for a unix socket, or without a socket.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Socket(stream) => stream.peer(),
+            Self::Parked => None,
+        }
+    }
+}
