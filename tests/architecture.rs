@@ -37,7 +37,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("lzma_rust2", &["codec/compression.rs"]),
     ("mio", &["server/listeners.rs"]),
     ("percent_encoding", &["wire", "visitors/callback/transport.rs", "settings"]),
-    ("rand", &["engine", "http/event_stream.rs", "redis", "socket", "visitors"]),
+    ("rand", &["engine", "http/event_stream.rs", "redis", "socket", "visitors", "wire/node_id.rs"]),
     // In tests only.
     ("redis_protocol", &["codec/resp.rs", "redis/slots.rs"]),
     ("rlimit", &["server/connection_limit.rs"]),
@@ -114,6 +114,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "telemetry",
             "unfinished",
             "visitors",
+            "wire",
         ],
     ),
     (
@@ -172,6 +173,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "stream",
             "unfinished",
             "visitors",
+            "wire",
         ],
     ),
     ("sizes", &["broker", "dialects", "hub", "visitors"]),

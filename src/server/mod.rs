@@ -43,6 +43,7 @@ use crate::shard::{self, BrokerLink, INBOX, ShardLinks};
 use crate::stream::{Accepted, Permit};
 use crate::unfinished::UnfinishedMemory;
 use crate::visitors::{CallbackTransport, LargeValues};
+use crate::wire::NodeId;
 
 /// Capacity of the queues of subscription requests to the broker and of accepted sockets to a shard.
 const QUEUE_CAPACITY: usize = 1024;
@@ -128,6 +129,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         engine_calls: engine_calls.into(),
         sids: Arc::new(SidCipher::random().context("cannot create a key for the ids of clients")?),
         ids: Arc::default(),
+        node: NodeId::random(),
     };
     let _giving_back = AbortOnDropHandle::new(tokio::task::spawn_local(memory::release_after_peaks(
         process.connections.clone(),

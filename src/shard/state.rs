@@ -24,6 +24,7 @@ use crate::telemetry::LogThrottle;
 use crate::unfinished::UnfinishedMemory;
 use crate::visitors::watch::Leases;
 use crate::visitors::{Callback, CallbackTransport, Identifier, LargeValues, RateLimits, Sessions, Visitors};
+use crate::wire::NodeId;
 
 /// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
 const READ_BYTES: usize = 64 * 1024;
@@ -59,6 +60,8 @@ pub struct ProcessState {
     pub engine_calls: Arc<[mpsc::Sender<EngineCall>]>,
     /// The ids of connections.
     pub ids: Arc<ConnectionIds>,
+    /// The id of the process.
+    pub node: NodeId,
 }
 
 /// State shared by the parts of a shard.
@@ -298,6 +301,7 @@ pub(crate) fn without_redis() -> Rc<ShardState> {
             engine_calls: Arc::default(),
             sids: Arc::new(SidCipher::random().unwrap()),
             ids: Arc::default(),
+            node: NodeId::random(),
         },
     )
 }
