@@ -69,7 +69,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("tokio_tungstenite", &["socket", "http/upgrade.rs"]),
     ("tracing_appender", &["telemetry.rs"]),
     ("tracing_subscriber", &["telemetry.rs"]),
-    ("wildmatch", &["access/rules.rs"]),
+    ("wildmatch", &["access/facility_patterns.rs", "access/rules.rs"]),
     ("url", &["access/site.rs", "wire", "settings"]),
     ("zlib_rs", &["codec/compression.rs"]),
 ];

@@ -129,6 +129,7 @@ fn a_size_or_a_time_has_its_unit_in_its_name() {
             "admin.max_connections",
             "embedded.max_clients",
             "socketio.max_attachments",
+            "events.keep",
         ];
         if value.parse::<u64>().is_ok() && !counts.contains(&key.as_str()) {
             let unit = ["_seconds", "_bytes", "_messages", "_ms"].iter().any(|unit| key.ends_with(unit));

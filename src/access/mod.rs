@@ -4,6 +4,7 @@
 mod cookie;
 mod credentials;
 mod digest;
+mod facility_patterns;
 mod hosts;
 mod identity;
 mod origin;
@@ -17,6 +18,7 @@ pub mod token;
 pub use cookie::value as cookie_value;
 pub use credentials::{ClientAddress, Credentials, Fingerprint, Token};
 pub use digest::session_digest;
+pub use facility_patterns::FacilityPatterns;
 pub use hosts::{AllowedHosts, is_loopback};
 pub use identity::{GroupLists, Groups, Identity, groups_fit, name_fits};
 pub use origin::{AllowedOrigins, OriginRefused};

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use wildmatch::WildMatch;
 
-use super::Identity;
+use super::{FacilityPatterns, Identity};
 use crate::wire::{AudienceKind, Facility, Flags};
 
 /// One `[[access]]` table. The first one that matches a facility applies.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    facilities: Vec<WildMatch>,
+    facilities: FacilityPatterns,
     anonymous: Flags,
     users: Flags,
     groups: HashMap<String, Flags>,
@@ -66,7 +66,7 @@ impl Rule {
     pub fn new(written: &RuleText) -> Result<Self, String> {
         let groups = written.groups.iter().map(|(group, names)| Ok((group.clone(), flags(names)?)));
         Ok(Self {
-            facilities: written.facilities.iter().map(|pattern| WildMatch::new(pattern)).collect(),
+            facilities: FacilityPatterns::new(&written.facilities),
             anonymous: flags(&written.anonymous)?,
             users: flags(&written.users)?,
             groups: groups.collect::<Result<_, String>>()?,
@@ -82,7 +82,7 @@ impl Rule {
 
     /// Returns the verdict of this rule; `None` if it does not match the facility.
     fn decide(&self, facility: &Facility, flags: Flags, identity: &Identity) -> Option<RuleVerdict> {
-        if !self.facilities.iter().any(|pattern| pattern.matches(facility.as_str())) {
+        if !self.facilities.admit(facility) {
             return None;
         }
         let allowed = if identity.user_id.is_none() {

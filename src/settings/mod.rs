@@ -8,6 +8,7 @@ mod auth;
 mod client_heartbeats;
 mod environment;
 mod error;
+mod events;
 mod fields;
 mod file;
 mod jwt;
@@ -35,6 +36,7 @@ pub use admin::AdminSettings;
 pub use auth::CallbackSettings;
 pub use client_heartbeats::ClientHeartbeat;
 pub use error::SettingsError;
+pub use events::{EventDestination, EventsSettings};
 pub use redis_url::{Address, RedisUrl, Servers};
 pub use sections::{
     Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, SessionSettings, TlsSettings,
@@ -94,6 +96,8 @@ pub struct Settings {
     pub demo: bool,
     /// Clients of Socket.IO.
     pub socket_io: SocketIoSettings,
+    /// What Django is told about clients.
+    pub events: EventsSettings,
     /// Limits of the embedded store.
     pub embedded: crate::embedded::StoreLimits,
 }
@@ -210,6 +214,7 @@ impl Settings {
         let origins = AllowedOrigins::new(&raw.origin.allowed)
             .map_err(|problem| SettingsError::Invalid { key: "origin.allowed", problem })?;
         let socket_io = raw.socketio.check(&path_prefix)?;
+        let events = raw.events.check(&namespace, &socket_io.redis_manager.channels)?;
         Ok(Self {
             websocket_url: raw.websocket_url,
             path_prefix,
@@ -231,6 +236,7 @@ impl Settings {
             log_json,
             demo,
             socket_io,
+            events,
             embedded: raw.embedded.check(),
         })
     }

@@ -61,6 +61,7 @@ const RANGES: &[(&str, RangeInclusive<i64>)] = &[
     ("socketio.max_payload_bytes", KIB..=MAX_MESSAGE_BYTES),
     ("socketio.ack_seconds", 1..=3_600),
     ("socketio.max_attachments", 0..=1_000),
+    ("events.keep", 1..=10_000_000),
     ("admin.max_connections", 1..=1_000),
     ("admin.request_seconds", 1..=300),
     ("embedded.max_memory_bytes", MIB..=16 * GIB),

@@ -9,6 +9,7 @@ use super::admin::RawAdmin;
 use super::auth::RawAuth;
 use super::client_heartbeats;
 use super::error::SettingsError;
+use super::events::RawEvents;
 use super::fields::{invalid, list, require, seconds};
 use super::redis_url::RedisUrl;
 use super::sections::{Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, TlsSettings};
@@ -37,6 +38,7 @@ pub(super) struct Raw {
     pub(super) log: RawLog,
     pub(super) demo: RawDemo,
     pub(super) socketio: RawSocketIo,
+    pub(super) events: RawEvents,
     pub(super) embedded: RawEmbedded,
     /// The site's rules; none by default.
     #[serde(default)]

@@ -1,0 +1,21 @@
+//! Patterns of facilities in the settings.
+
+use wildmatch::WildMatch;
+
+use crate::wire::Facility;
+
+/// Patterns of facilities: `*` matches any sequence of characters, `?` one character.
+#[derive(Debug, Clone, Default)]
+pub struct FacilityPatterns(Box<[WildMatch]>);
+
+impl FacilityPatterns {
+    /// Parses patterns. Each text is one.
+    pub fn new(patterns: &[String]) -> Self {
+        Self(patterns.iter().map(|pattern| WildMatch::new(pattern)).collect())
+    }
+
+    /// Returns whether a facility matches any of the patterns.
+    pub fn admit(&self, facility: &Facility) -> bool {
+        self.0.iter().any(|pattern| pattern.matches(facility.as_str()))
+    }
+}
