@@ -26,6 +26,6 @@ pub use http_config::HttpConfig;
 pub use rejection::Rejection;
 pub use request::HandshakeRequest;
 pub use routes::{Route, RouteAnswer};
-pub use static_files::StaticFiles;
+pub use static_files::{PageValues, StaticFiles};
 pub use upgrade::Acceptance;
 pub use visitor::names_passed_on;

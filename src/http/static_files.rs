@@ -32,9 +32,28 @@ const FILES: &[(&str, &[u8])] = files![
     "demo/messages.js"
     "demo/page.js"
     "demo/snippets.js"
+    "demo/socketio.js"
     "demo/tour.js"
     "demo/whoami.js"
+    "vendor/socket.io.esm.min.js"
 ];
+
+/// The settings that the demo page shows and uses.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PageValues<'a> {
+    /// The prefix of the WebSockets' paths.
+    pub websocket_url: &'a str,
+    /// The prefix of the channels.
+    pub prefix: &'a str,
+    /// The heartbeat; empty if there is none.
+    pub heartbeat: &'a str,
+    /// Seconds for which messages of clients persist.
+    pub expire_seconds: u64,
+    /// The path of Socket.IO; empty if it is off.
+    pub socket_io_path: &'a str,
+    /// The channel of Socket.IO's publishers.
+    pub socket_io_channel: &'a str,
+}
 
 /// The demo page and its files.
 #[derive(Debug)]
@@ -43,14 +62,15 @@ pub struct StaticFiles {
 }
 
 impl StaticFiles {
-    /// Fills in the page: prefix of the WebSockets, prefix of the channels, heartbeat, and the seconds for which messages of
-    /// clients persist.
-    pub fn new(websocket_url: &str, prefix: &str, heartbeat: &str, expire_seconds: u64) -> Self {
+    /// Fills in the page.
+    pub fn new(values: &PageValues<'_>) -> Self {
         let index = include_str!("../../static/index.html")
-            .replace("{{ websocket_url }}", &escape(websocket_url))
-            .replace("{{ prefix }}", &escape(prefix))
-            .replace("{{ heartbeat }}", &escape(heartbeat))
-            .replace("{{ expire }}", &expire_seconds.to_string());
+            .replace("{{ websocket_url }}", &escape(values.websocket_url))
+            .replace("{{ prefix }}", &escape(values.prefix))
+            .replace("{{ heartbeat }}", &escape(values.heartbeat))
+            .replace("{{ expire }}", &values.expire_seconds.to_string())
+            .replace("{{ socketio_path }}", &escape(values.socket_io_path))
+            .replace("{{ socketio_channel }}", &escape(values.socket_io_channel));
         Self { index: index.into() }
     }
 
@@ -91,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_page_is_filled_in_and_escaped() {
-        let files = StaticFiles::new("/ws/", "a\"b<", "", 3600);
+        let files = StaticFiles::new(&PageValues { prefix: "a\"b<", ..PageValues::default() });
         let page = std::str::from_utf8(&files.index).unwrap();
         assert!(page.contains("a&quot;b&lt;") && !page.contains("{{"));
         assert!(files.get("/static/../Cargo.toml").is_none());

@@ -13,7 +13,7 @@ use super::ask::Descriptions;
 use super::connection_id::{ConnectionId, ConnectionIds};
 use crate::access::Policy;
 use crate::engine::{EngineCall, EngineTable, SidCipher};
-use crate::http::{self, EngineMount, HttpConfig, StaticFiles, Times};
+use crate::http::{self, EngineMount, HttpConfig, PageValues, StaticFiles, Times};
 use crate::hub::{Hub, Limits, LocalTopics, OutboxMemory, ShardMemory, SharedHub};
 use crate::metrics::Counters;
 use crate::redis::{Lookups, Store, Target};
@@ -209,8 +209,16 @@ fn http_config(process: &ProcessState, publish_timeout: Duration, stop: Cancella
     let settings = &process.settings;
     let heartbeat = settings.heartbeat.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
     let files = || {
-        let prefix = settings.namespace.as_str();
-        StaticFiles::new(&settings.websocket_url, prefix, &heartbeat, settings.expire_seconds)
+        let socket_io = &settings.socket_io;
+        let path = format!("{}/", socket_io.path);
+        StaticFiles::new(&PageValues {
+            websocket_url: &settings.websocket_url,
+            prefix: settings.namespace.as_str(),
+            heartbeat: &heartbeat,
+            expire_seconds: settings.expire_seconds,
+            socket_io_path: if socket_io.enabled { &path } else { "" },
+            socket_io_channel: socket_io.redis_manager.channels.first().map_or("", String::as_str),
+        })
     };
     let handshake = settings.server.handshake;
     HttpConfig {

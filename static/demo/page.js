@@ -13,6 +13,8 @@ export const base = setting('websocket-url', '/ws/');
 export const heartbeat = setting('heartbeat', null);
 export const prefix = setting('prefix', '');
 export const expire = Number(setting('expire', '3600'));
+/** The path is empty if the gateway does not serve Socket.IO. */
+export const socketIo = { path: setting('socketio-path', ''), channel: setting('socketio-channel', 'socketio') };
 
 export const byId = (id) => document.getElementById(id);
 

@@ -4,10 +4,12 @@ import { startChat } from './chat.js';
 import { startEcho } from './echo.js';
 import { startKept } from './kept.js';
 import { startSnippets } from './snippets.js';
+import { startSocketIo } from './socketio.js';
 import { startWhoami } from './whoami.js';
 
 startChat();
 startWhoami();
 startKept();
 startEcho();
+startSocketIo();
 startSnippets(startAddress);

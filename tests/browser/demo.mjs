@@ -247,6 +247,13 @@ async function checkRedis(browser, one, two) {
   const key = unique('s').replace(/\W/g, '').padStart(32, '0');
   const session = `:1:django.contrib.sessions.cache${key}`;
 
+  await check('Socket.IO: the line to copy reaches the official client', async () => {
+    await one.locator('[data-fact="socketio-state"]').filter({ hasText: 'connected by WebSocket' }).waitFor();
+    const line = await one.locator('#socketio-cli code').textContent();
+    await sh(line.replace(/^redis-cli/, REDIS_CLI));
+    await one.locator('#socketio-messages .entry').filter({ hasText: 'newsHello' }).waitFor();
+  });
+
   await check('who am I: a login in another tab is shown, and the session key stays secret', async () => {
     const content = { _auth_user_id: '7', 'ws4redis:username': 'john', 'ws4redis:memberof': ['staff', 'red team'] };
     await redis('SET', session, JSON.stringify(content), 'EX', '7300');

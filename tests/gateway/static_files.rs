@@ -41,6 +41,16 @@ async fn the_page_contains_prefix_and_heartbeat_escaped() {
 }
 
 #[tokio::test]
+async fn the_page_contains_the_path_of_socket_io_if_it_is_on() {
+    for (enabled, path) in [("false", ""), ("true", "/io/")] {
+        let settings = [("demo.enabled", "on"), ("socketio.enabled", enabled), ("socketio.path", "/io/")];
+        let page = plain(&TestGateway::start_with(&settings).await, "/").expect_status(200).await.body;
+        let meta = format!("<meta name=\"socketio-path\" content=\"{path}\">");
+        assert!(page.contains(&meta), "{enabled}: {page}");
+    }
+}
+
+#[tokio::test]
 async fn a_page_allows_only_get_and_head_and_head_has_no_body() {
     let gateway = TestGateway::start_with(&[("demo.enabled", "on")]).await;
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"] {
