@@ -8,8 +8,8 @@ const TRANSPORTS = { polling: 'polling', websocket: 'WebSocket' };
 
 /** What Django's Emitter, python-socketio's RedisManager and Flask-SocketIO write for an event to everybody. */
 function emit(event, text) {
-  const method = { method: 'emit', event, data: [text], namespace: '/', room: null, skip_sid: null, callback: null };
-  return `redis-cli PUBLISH ${shell(socketIo.channel)} ${shell(JSON.stringify({ ...method, host_id: 'redis-cli' }))}`;
+  const message = { method: 'emit', event, data: [text], binary: false, namespace: '/', room: null, host_id: 'redis-cli' };
+  return `redis-cli PUBLISH ${shell(socketIo.channel)} ${shell(JSON.stringify(message))}`;
 }
 
 function fact(name, text) {
