@@ -62,6 +62,7 @@ pub enum Carrier {
 
 /// The state of a session that polls.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub struct PollState {
     /// Counts the session as a connection.
     pub permit: Permit,
@@ -71,6 +72,8 @@ pub struct PollState {
     pub wants_base64: bool,
     /// A poll waits.
     pub is_waiting: bool,
+    /// A post is on its way.
+    pub is_posting: bool,
     /// The client has closed the session.
     pub is_closed: bool,
     /// When the latest upgrade to a WebSocket began.

@@ -170,8 +170,7 @@ where
     };
     let is_event_source = is_inside && is_event_source(&request);
     let routed = if let Some(mount) = mount {
-        // Boxed: a post is read here, and its future should not make those of other requests larger.
-        Box::pin(mount.route(request, &cors, peer, config)).await
+        mount.route(request, &cors, peer, config)
     } else if is_inside && publishes(&request) {
         // Boxed: a body is rare, and reading one should not make the other requests' future larger.
         Box::pin(route_publication(request, handshake, peer, config)).await

@@ -1,5 +1,8 @@
 //! Requests of Engine.IO clients: their checks, and errors in JSON that these clients expect.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -19,6 +22,7 @@ use super::upgrade::{self, Acceptance};
 use super::visitor::{TokenSource, credentials, token};
 use super::{Rejection, event_stream};
 use crate::access::{Credentials, Peer};
+use crate::unfinished::UnfinishedMemory;
 use crate::wire::engine_io::{
     EngineError, EngineVersion, PostBody, SessionAction, SessionAnswer, SessionRequest,
 };
@@ -54,10 +58,21 @@ pub enum EngineRoute {
     WebSocket(EngineHandshake, Acceptance),
     /// A handshake by polling, and whether the client wants attachments in base64.
     Polling(EngineHandshake, bool),
-    /// A poll or a post.
+    /// A poll.
     Session(SessionRequest),
+    /// A post whose payload has not been read yet. The request's action is [`SessionAction::BeginPost`].
+    Post(SessionRequest, PostReader),
     /// A WebSocket for a session that polls, and the head of its 101.
     Upgrade(SessionRequest, Acceptance),
+}
+
+/// Reads the payload of a post.
+#[derive(Debug)]
+pub struct PostReader {
+    request: Request<Incoming>,
+    max_bytes: usize,
+    time: Duration,
+    memory: Arc<UnfinishedMemory>,
 }
 
 /// Set by browsers, not by pages (Fetch Metadata): the relation between this server and the origin of the request.
@@ -70,12 +85,12 @@ impl EngineMount {
     }
 
     /// Checks a request, in the order in which the official server does: protocol, transport, session, method, upgrade,
-    /// Origin. Reads the body of a post.
+    /// Origin.
     ///
     /// # Errors
     ///
     /// With the first fault.
-    pub(super) async fn route(
+    pub(super) fn route(
         &self,
         request: Request<Incoming>,
         cors: &Cors,
@@ -114,16 +129,19 @@ impl EngineMount {
                     EngineRoute::Polling(handshake(version, credentials), wants_base64)
                 }
                 Some(sid) => {
-                    let action = match *request.method() {
+                    let cookie = credentials.session_cookie;
+                    let for_session = |action| SessionRequest { version, sid, cookie, action };
+                    match *request.method() {
                         Method::GET => {
                             check_no_body(&request)?;
-                            SessionAction::Poll
+                            EngineRoute::Session(for_session(SessionAction::Poll))
                         }
-                        Method::POST => self.post(request, config).await,
+                        Method::POST => {
+                            let reader = PostReader::new(request, self.max_payload_bytes, config);
+                            EngineRoute::Post(for_session(SessionAction::BeginPost), reader)
+                        }
                         _ => return Err(EngineError::Request("only GET and POST are allowed").into()),
-                    };
-                    let cookie = credentials.session_cookie;
-                    EngineRoute::Session(SessionRequest { version, sid, cookie, action })
+                    }
                 }
             }
         } else {
@@ -145,18 +163,28 @@ impl EngineMount {
         };
         Ok(Checked::Dialect(Route::Engine(Box::new(route))))
     }
+}
 
-    /// Reads the payload of a post.
-    async fn post(&self, request: Request<Incoming>, config: &HttpConfig) -> SessionAction {
-        let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-        let is_octet_stream = content_type.to_ascii_lowercase().starts_with(b"application/octet-stream");
-        let body = event_stream::message(request, self.max_payload_bytes, &config.unfinished);
-        let body = match timeout(config.times.request, body).await {
+impl PostReader {
+    fn new(request: Request<Incoming>, max_bytes: usize, config: &HttpConfig) -> Self {
+        let HttpConfig { unfinished, times, .. } = config;
+        Self { request, max_bytes, time: times.request, memory: unfinished.clone() }
+    }
+
+    /// Returns whether the type of the payload is `application/octet-stream`.
+    pub fn is_octet_stream(&self) -> bool {
+        let content_type = self.request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        content_type.unwrap_or_default().to_ascii_lowercase().starts_with(b"application/octet-stream")
+    }
+
+    /// Reads the payload.
+    pub async fn read(self) -> PostBody {
+        let Self { request, max_bytes, time, memory } = self;
+        match timeout(time, event_stream::message(request, max_bytes, &memory)).await {
             Ok(Ok(body)) => PostBody::Complete(body),
             Ok(Err(Rejection::TooBig(_))) => PostBody::TooLarge,
             Ok(Err(_)) | Err(_) => PostBody::Incomplete,
-        };
-        SessionAction::Post { body, is_octet_stream }
+        }
     }
 }
 

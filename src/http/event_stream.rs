@@ -105,6 +105,10 @@ where
             Err(error) if error.is::<LengthLimitError>() => return Err(Rejection::TooBig(most_bytes)),
             Err(_) => return Err(Rejection::Bad("the message is incomplete")),
         }
+        // The announced length has arrived. Without this, a body that is complete would be waited for once more.
+        if body.is_end_stream() {
+            break;
+        }
     }
     Ok(message.freeze())
 }

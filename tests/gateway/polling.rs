@@ -114,6 +114,43 @@ async fn a_session_ends_by_a_second_poll_a_breach_or_its_client() {
 }
 
 #[tokio::test]
+async fn a_second_post_at_a_time_ends_the_session_and_so_does_one_that_is_cut_off() {
+    let server = SocketIoGateway::start_with(&[("server.shards", "4")]).await;
+    let unfinished = |client: &crate::support::socket_io::PollingClient| {
+        client.get().method("POST").with("Content-Length", "9").followed_by(b"42[")
+    };
+    for _ in 0..4 {
+        let (client, _) = server.connect_polling().await;
+        let request = unfinished(&client);
+        let mut first = request.open().await;
+        first.send_raw(&request.bytes()).await;
+        // Nothing tells when the head of the first one has been read.
+        let refused = within_deadline("the refusal of the second post", async {
+            loop {
+                let answer = client.post("3").send().await.0;
+                if answer.status == 400 {
+                    break answer;
+                }
+            }
+        })
+        .await;
+        assert!(refused.body.contains(r#""code":3"#), "{refused:?}");
+        assert!(client.get().expect_status(400).await.body.contains(r#""code":1"#));
+
+        let (client, _) = server.connect_polling().await;
+        let request = unfinished(&client);
+        let mut connection = request.open().await;
+        connection.send_raw(&request.bytes()).await;
+        drop(connection);
+        // A poll that comes before the end is told so.
+        within_deadline("the end of the session", async {
+            while client.get().send().await.0.status != 400 {}
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_large_post_is_413_and_silent_sessions_end() {
     let server = SocketIoGateway::start_with(&[
         ("socketio.max_payload_bytes", "1024"),

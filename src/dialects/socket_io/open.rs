@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::connection::{EngineConnection, IMPLIED_CONNECT};
 use super::namespaces::connect;
 use super::outgoing::send_open;
-use super::polling::{answer, payload};
+use super::polling::{answer, answer_post, payload};
 use super::upgrade::adopt;
 use crate::access::Token;
 use crate::dialects::identify::{Identified, identify, no_redis, refresh, revalidate};
@@ -51,6 +51,9 @@ pub async fn open(
             return open_polling(state, handshake, wants_base64).await.map(RouteAnswer::Session);
         }
         EngineRoute::Session(request) => return Ok(RouteAnswer::Session(answer(state, request).await?)),
+        EngineRoute::Post(request, reader) => {
+            return Ok(RouteAnswer::Session(answer_post(state, request, reader).await?));
+        }
         EngineRoute::WebSocket(EngineHandshake { version, request }, acceptance) => {
             (Opening::Fresh(Box::new(admit(state, &request).await?), version), acceptance)
         }
@@ -139,6 +142,7 @@ async fn open_polling(
         credential,
         wants_base64,
         is_waiting: false,
+        is_posting: false,
         is_closed: false,
         upgrade_began: 0,
         ended_at: 0,

@@ -1,6 +1,7 @@
 //! Polling: requests for a session, which the session's shard answers.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -13,6 +14,7 @@ use super::tick::patience;
 use super::upgrade::adopt;
 use crate::access::Token;
 use crate::engine::{Carrier, EngineCall, EngineSession};
+use crate::http::PostReader;
 use crate::hub::Ending;
 use crate::shard::state::ShardState;
 use crate::socket::Close;
@@ -71,6 +73,30 @@ pub(super) async fn answer(
     answer.await.unwrap_or(Err(EngineError::Session))
 }
 
+/// Answers a post. A session has one post at a time, so one whose payload has not arrived yet is announced to it.
+///
+/// # Errors
+///
+/// As for [`answer`], and when another post is on its way: then the session ends.
+pub(super) async fn answer_post(
+    state: &Rc<ShardState>,
+    request: SessionRequest,
+    reader: PostReader,
+) -> Result<SessionAnswer, EngineError> {
+    let is_octet_stream = reader.is_octet_stream();
+    let mut reading = pin!(reader.read());
+    // Most payloads have arrived together with their head, and need no second request to the session.
+    let (body, has_begun) = match poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
+        Poll::Ready(body) => (body, false),
+        Poll::Pending => {
+            answer(state, request.clone()).await?;
+            (reading.await, true)
+        }
+    };
+    let action = SessionAction::Post { has_begun, body, is_octet_stream };
+    answer(state, SessionRequest { action, ..request }).await
+}
+
 async fn answer_here(state: &Rc<ShardState>, request: SessionRequest) -> Result<SessionAnswer, EngineError> {
     let session = state.engine.session(&request.sid).ok_or(EngineError::Session)?;
     let is_bound = session.poll.borrow().as_ref().is_some_and(|poll| {
@@ -96,7 +122,20 @@ async fn answer_here(state: &Rc<ShardState>, request: SessionRequest) -> Result<
     }
     match request.action {
         SessionAction::Poll => poll(state, &session).await,
-        SessionAction::Post { body, is_octet_stream } => post(state, &session, body, is_octet_stream),
+        SessionAction::BeginPost => {
+            begin_post(state, &session)?;
+            Ok(SessionAnswer { content_type: "", body: Bytes::new() })
+        }
+        SessionAction::Post { has_begun, body, is_octet_stream } => {
+            if !has_begun {
+                begin_post(state, &session)?;
+            }
+            let answer = post(state, &session, body, is_octet_stream);
+            if let Some(poll) = &mut *session.poll.borrow_mut() {
+                poll.is_posting = false;
+            }
+            answer
+        }
         SessionAction::Upgrade if session.carrier.get() != Carrier::Polling => {
             Err(EngineError::Request("another WebSocket is being opened"))
         }
@@ -201,6 +240,18 @@ pub(super) fn payload(session: &EngineSession, frames: &[Bytes], last: Option<En
         push_packet(&mut body, form, last.digit().encode_utf8(&mut [0; 4]));
     }
     SessionAnswer { content_type: form.content_type(), body: body.freeze() }
+}
+
+/// Marks that a post is on its way. Ends the session if there is one already: its packets would be out of order.
+fn begin_post(state: &ShardState, session: &EngineSession) -> Result<(), EngineError> {
+    let mut poll = session.poll.borrow_mut();
+    let is_second = poll.as_mut().is_some_and(|poll| std::mem::replace(&mut poll.is_posting, true));
+    drop(poll);
+    if is_second {
+        end(state, session, Ending::Broken);
+        return Err(EngineError::Request("another post is on its way"));
+    }
+    Ok(())
 }
 
 /// Handles the packets of a post, in order.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::EngineVersion;
 
 /// A request for a session, whose form and origin have been checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SessionRequest {
     /// The client's protocol.
     pub version: EngineVersion,
@@ -18,12 +18,16 @@ pub struct SessionRequest {
 }
 
 /// What a client wants of its session.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum SessionAction {
     /// The packets that wait, or the next ones.
     Poll,
+    /// To send packets, which are still on their way: until then another post is refused.
+    BeginPost,
     /// To send packets.
     Post {
+        /// Whether [`SessionAction::BeginPost`] was requested before.
+        has_begun: bool,
         /// The payload.
         body: PostBody,
         /// Whether its type is `application/octet-stream`.
@@ -34,7 +38,7 @@ pub enum SessionAction {
 }
 
 /// The body of a post, which reaches its session even if it cannot be used: the session ends then.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum PostBody {
     /// The whole payload.
     Complete(Bytes),
