@@ -29,6 +29,8 @@ pub struct Counters {
     pub dropped_hints: AtomicU64,
     /// Messages of python-socketio that were malformed, or not encodable.
     pub unreadable_emits: AtomicU64,
+    /// Values `NaN` and infinite in messages of python-socketio, which became null.
+    pub replaced_numbers: AtomicU64,
     /// Changes of rooms that follow from visitors' identities, or of too many rooms.
     pub ignored_room_changes: AtomicU64,
     /// Acknowledgements of clients that Django did not get.
@@ -81,6 +83,7 @@ impl Counters {
             ("unknown_heartbeats", &self.unknown_heartbeats),
             ("dropped_hints", &self.dropped_hints),
             ("unreadable_emits", &self.unreadable_emits),
+            ("replaced_numbers", &self.replaced_numbers),
             ("ignored_room_changes", &self.ignored_room_changes),
             ("unanswered_callbacks", &self.unanswered_callbacks),
             ("ignored_events", &self.ignored_events),

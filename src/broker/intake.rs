@@ -16,7 +16,7 @@ use crate::redis::{SubscriberEvent, Target};
 use crate::settings::Settings;
 use crate::sources::{Instruction, RedisManagerReader, Source, SourceReader};
 use crate::telemetry::LogThrottle;
-use crate::wire::socket_io::MessageLimits;
+use crate::wire::socket_io::{EventData, MessageLimits};
 use crate::wire::{Channel, Directive, Message};
 
 /// An event between messages: everything that arrived before it is passed on first.
@@ -139,8 +139,14 @@ impl Intake {
             Some(Instruction::KeyChanged(event)) => self.key_events.add(channel, event),
             Some(Instruction::Invalidate(invalidation)) => self.control.add_invalidation(invalidation),
             Some(Instruction::Query(query)) => self.control.add_query(query),
-            Some(Instruction::Emit(emit)) => self.directives.emit(emit.0, &emit.1),
-            Some(Instruction::Ask(ask)) => self.directives.push(Directive::Ask(ask.0, Arc::new(ask.1))),
+            Some(Instruction::Emit(emit)) => {
+                self.note_replaced(&emit.1);
+                self.directives.emit(emit.0, &emit.1);
+            }
+            Some(Instruction::Ask(ask)) => {
+                self.note_replaced(&ask.1.event);
+                self.directives.push(Directive::Ask(ask.0, Arc::new(ask.1)));
+            }
             Some(Instruction::DisconnectClient(client)) => {
                 self.directives.push(Directive::Disconnect(client));
             }
@@ -156,6 +162,13 @@ impl Intake {
             None if source == Source::Control => self.control.note_malformed(),
             None if source == Source::RedisManager => self.note_unreadable(channel),
             Some(Instruction::Ignore) | None => {}
+        }
+    }
+
+    /// Counts numbers that JSON does not have: JavaScript clients drop their connection at the text that Python writes.
+    fn note_replaced(&self, event: &EventData) {
+        if event.replaced() > 0 {
+            Counters::add(&self.counters.replaced_numbers, event.replaced() as u64);
         }
     }
 

@@ -146,6 +146,16 @@ async fn a_publisher_of_generation_3_is_recognised_and_the_setting_ends_doubt() 
 }
 
 #[tokio::test]
+async fn numbers_that_json_does_not_have_are_null_and_counted() {
+    let server = SocketIoGateway::start().await;
+    let (mut client, _) = server.connect("/").await;
+    server.emit("/", "null", "[NaN, Infinity, 1.5]");
+    client.expect_text(r#"42["e",[null,null,1.5]]"#).await;
+    server.gateway.signal("TERM");
+    server.gateway.expect_log(&["counts:", "replaced_numbers=2"]).await;
+}
+
+#[tokio::test]
 async fn a_union_of_rooms_reaches_each_client_once_without_the_skipped_ones() {
     let server = SocketIoGateway::start().await;
     let (mut both, both_sid) = server.connect("/").await;
