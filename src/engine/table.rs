@@ -7,7 +7,7 @@ use std::sync::Arc;
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::{EngineSession, Sid, SidCipher};
+use super::{EngineSession, NamespaceSocket, Sid, SidCipher};
 use crate::wire::engine_io::EngineVersion;
 
 /// The shard's ticks per second: a session has no timer, and is looked after by the tick.
@@ -83,6 +83,14 @@ impl EngineTable {
     /// Returns an id as clients and Django see it.
     pub fn text(&self, sid: &Sid, slot: u32) -> String {
         self.cipher.encode(sid, self.shard, slot)
+    }
+
+    /// Returns the public id of a socket, as Django sees it.
+    pub fn public_id(&self, session: &EngineSession, socket: &NamespaceSocket) -> String {
+        let id = self.text(&socket.sid, session.slot);
+        // Old servers, whose ids these are, had the namespace in the id.
+        let is_same = socket.sid.equals(&session.sid) && socket.namespace() != "/";
+        if is_same { format!("{}#{id}", socket.namespace()) } else { id }
     }
 
     /// Returns whether a poll waits for its answer.

@@ -23,6 +23,7 @@ pub(super) struct RawSocketIo {
     transports: Vec<String>,
     upgrade_seconds: u32,
     eio3_repair_text: bool,
+    eio3_ids: String,
     #[serde(deserialize_with = "list")]
     namespaces: Vec<String>,
     anonymous: bool,
@@ -34,6 +35,7 @@ pub(super) struct RawSocketIo {
     ack_seconds: u32,
     user_room: String,
     group_room: String,
+    on_session_end: String,
     redis_manager: RawRedisManager,
 }
 
@@ -65,6 +67,8 @@ pub struct SocketIoSettings {
     pub upgrade_seconds: u32,
     /// Whether text that JavaScript clients 1.x have encoded twice is decoded.
     pub eio3_repair_text: bool,
+    /// Whether the id of a session of protocol 3 is also the public id of its client.
+    pub eio3_same_ids: bool,
     /// The namespaces that exist.
     pub namespaces: Vec<NamespacePattern>,
     /// Whether anonymous visitors may connect.
@@ -85,6 +89,8 @@ pub struct SocketIoSettings {
     pub user_room: Option<RoomTemplate>,
     /// The rooms that the sockets of a group's members are in.
     pub group_room: Option<RoomTemplate>,
+    /// Whether the end of a visitor's session disconnects its clients from their namespaces, so that they stay away.
+    pub disconnects_ended_sessions: bool,
     /// Channels of python-socketio's `RedisManager`.
     pub redis_manager: RedisManagerSettings,
 }
@@ -217,6 +223,7 @@ impl RawSocketIo {
             websocket,
             upgrade_seconds: self.upgrade_seconds,
             eio3_repair_text: self.eio3_repair_text,
+            eio3_same_ids: choice(&self.eio3_ids, "socketio.eio3_ids", ["alias", "same"])?,
             namespaces,
             anonymous: self.anonymous,
             ping_interval: Duration::from_millis(self.ping_interval_ms.into()),
@@ -227,6 +234,11 @@ impl RawSocketIo {
             ack_seconds: self.ack_seconds,
             user_room: RoomTemplate::parse(&self.user_room, "{user}", "socketio.user_room")?,
             group_room: RoomTemplate::parse(&self.group_room, "{group}", "socketio.group_room")?,
+            disconnects_ended_sessions: choice(
+                &self.on_session_end,
+                "socketio.on_session_end",
+                ["close", "disconnect"],
+            )?,
             redis_manager: self.redis_manager.check()?,
         })
     }
@@ -250,6 +262,13 @@ impl RawRedisManager {
         let channels = if self.enabled { self.channels } else { Vec::new() };
         Ok(RedisManagerSettings { channels, pickle: self.pickle, list_argument })
     }
+}
+
+/// Returns whether a value is the second of two choices, and not the first.
+fn choice(value: &str, key: &'static str, choices: [&str; 2]) -> Result<bool, SettingsError> {
+    let [first, second] = choices;
+    let unknown = || invalid(key, &format!("expected {first} or {second}"));
+    choices.iter().position(|choice| *choice == value).map(|index| index == 1).ok_or_else(unknown)
 }
 
 /// Deserializes a list of versions, or a comma-separated string, as environment variables have it.

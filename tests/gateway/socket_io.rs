@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::support::RedisServer;
 use crate::support::sessions::{hint, john, log_in, redis_key, session_key};
-use crate::support::socket_io::{SocketIoGateway, V3, V4, builder, join, open, text};
+use crate::support::socket_io::{POLL_V4, SocketIoGateway, V3, V4, builder, join, open, text};
 use crate::support::tokens::{key_file, path, token};
 
 #[tokio::test]
@@ -340,6 +340,28 @@ async fn the_end_of_a_session_closes_the_transport() {
     join(&mut client, "/").await;
     RedisServer::shared().command(&["DEL", &redis_key(&key)]);
     hint(&server.gateway, "7", "logout");
+    client.expect_close(4401).await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_session_disconnects_where_the_site_wants_that() {
+    let server = SocketIoGateway::start_with(&[("socketio.on_session_end", "disconnect")]).await;
+    let key = session_key();
+    let cookie = john(&key);
+    let (mut client, _) = open(server.gateway.request(V4).header("Cookie", &cookie)).await;
+    join(&mut client, "/").await;
+    join(&mut client, "/chat").await;
+    let request = |target: &str| server.gateway.stream(target).without("Accept").with("Cookie", &cookie);
+    let opened = request(POLL_V4).expect_status(200).await.body;
+    let polling = request(&format!("{POLL_V4}&sid={}", opened.split('"').nth(3).unwrap()));
+    let post = polling.clone().method("POST").with("Content-Length", "2").followed_by(b"40");
+    post.expect_status(200).await;
+    assert!(polling.clone().expect_status(200).await.body.starts_with("40{"));
+    RedisServer::shared().command(&["DEL", &redis_key(&key)]);
+    hint(&server.gateway, "7", "logout");
+    assert_eq!(polling.expect_status(200).await.body, "41\u{1e}1");
+    client.expect_text("41").await;
+    client.expect_text("41/chat,").await;
     client.expect_close(4401).await;
 }
 

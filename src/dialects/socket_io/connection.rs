@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, debug};
 
 use super::namespaces::{connect, reauthorize};
-use super::outgoing::send_open;
+use super::outgoing::{last_packets, send_open};
 use super::receive::receive;
 use crate::engine::{Deadline, EngineSession, Sid};
 use crate::hub::Listener;
@@ -146,6 +146,11 @@ impl EngineConnection {
     async fn finish(self: Box<Self>, close: Close) {
         let Self { permit, socket, session, since, span, .. } = *self;
         let span = span.map_or_else(Span::none, |span| *span);
+        if close == Close::SessionEnded {
+            for packet in last_packets(&session, permit.state()) {
+                session.listener.send_uncounted(packet, &permit.state().sockets.limits);
+            }
+        }
         permit.state().engine.remove(&session);
         if close.is_slow() {
             Counters::count(&permit.state().process.counters.slow_clients);

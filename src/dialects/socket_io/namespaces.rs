@@ -107,8 +107,10 @@ fn join(
     lease: Option<LeaseHold>,
     identity: &Identity,
 ) {
-    let (topic, sid) = (Topic::namespace(namespace), Sid::random());
-    let own_rooms = own_rooms(&state.process.settings.socket_io, namespace, identity);
+    let settings = &state.process.settings.socket_io;
+    let is_same = settings.eio3_same_ids && session.version == EngineVersion::V3;
+    let (topic, sid) = (Topic::namespace(namespace), if is_same { session.sid } else { Sid::random() });
+    let own_rooms = own_rooms(settings, namespace, identity);
     send_packet(session, &state.sockets.limits, |out| {
         push_connected(out, session.version, namespace, &state.engine.text(&sid, session.slot));
     });

@@ -2,11 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::engine::{Carrier, EngineSession, EngineTable};
+use crate::engine::{Carrier, EngineSession, EngineTable, NamespaceSocket};
 use crate::hub::Limits;
 use crate::settings::SocketIoSettings;
+use crate::shard::state::ShardState;
 use crate::wire::engine_io::{EngineType, OpenPacket, binary_message, push_text};
 use crate::wire::form::store_packet;
+use crate::wire::socket_io::encode::push_disconnect;
 use crate::wire::websocket::{Opcode, encode};
 
 /// Most namespaces that one client may be in.
@@ -44,6 +46,20 @@ pub(super) fn send_packet(session: &EngineSession, limits: &Limits, push: impl F
     let mut packet = String::from(EngineType::Message.digit());
     push(&mut packet);
     session.listener.send(&frame(&packet), limits);
+}
+
+/// Returns the packets that disconnect a client whose visitor's session has ended from its namespaces, if the site wants
+/// that: JavaScript clients do not reconnect then.
+pub(super) fn last_packets(session: &EngineSession, state: &ShardState) -> Vec<Bytes> {
+    if !state.process.settings.socket_io.disconnects_ended_sessions {
+        return Vec::new();
+    }
+    let disconnect = |socket: &NamespaceSocket| {
+        let mut packet = String::from(EngineType::Message.digit());
+        push_disconnect(&mut packet, socket.namespace());
+        frame(&packet)
+    };
+    session.sockets.borrow().iter().map(disconnect).collect()
 }
 
 /// Sends an event, whose packet `push` appends, and its attachments.

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{mpsc, oneshot};
 
 use super::namespaces::reauthorize;
+use super::outgoing::last_packets;
 use super::receive::receive_engine_packet;
 use super::tick::patience;
 use super::upgrade::adopt;
@@ -182,7 +183,7 @@ async fn poll(state: &ShardState, session: &EngineSession) -> Result<SessionAnsw
     }
     let mut waiting = WaitingPoll { state, session, is_answered: false };
     let listener = &session.listener;
-    let (frames, is_over) = poll_fn(|cx| {
+    let (mut frames, is_over) = poll_fn(|cx| {
         listener.watch(cx);
         let is_over = listener.ending().is_some();
         let frames = listener.take_queued();
@@ -194,6 +195,9 @@ async fn poll(state: &ShardState, session: &EngineSession) -> Result<SessionAnsw
     })
     .await;
     waiting.is_answered = true;
+    if listener.ending() == Some(Ending::SessionEnded) {
+        frames.extend(last_packets(session, state));
+    }
     let is_closed = session.poll.borrow().as_ref().is_some_and(|poll| poll.is_closed);
     let last = match (is_over, is_closed) {
         (true, false) => Some(EngineType::Close),
