@@ -11,6 +11,7 @@ from django.utils.module_loading import import_string
 
 from ws4redis import connection as redis_connection
 from ws4redis import session_engine, settings
+from ws4redis.events import EventsKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,6 +97,10 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
     channel = settings.WS4REDIS_SOCKETIO_CHANNEL
     if not isinstance(channel, str) or not channel:
         yield _wrong_value("E015", "WS4REDIS_SOCKETIO_CHANNEL", channel, "a string that is not empty")
+    try:
+        EventsKey.parse(settings.WS4REDIS_EVENTS)
+    except ValueError as error:
+        yield checks.Error(f"WS4REDIS_EVENTS is {settings.WS4REDIS_EVENTS!r}: {error}.", id="ws4redis.E016")
     yield from _check_functions_and_numbers()
     for name, replacement in WITHOUT_EFFECT.items():
         if getattr(django_settings, name, None) is not None:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
@@ -34,8 +35,8 @@ class Registration:
 
     handler: Handler
     type: str
-    # Names of facilities or Socket.IO events; a name may end with `*`.
-    patterns: tuple[str, ...] = ()
+    # Of facilities or Socket.IO events.
+    patterns: tuple[re.Pattern[str], ...] = ()
     namespace: str | None = None
     dialect: str | None = None
     state: str | None = None
@@ -45,7 +46,9 @@ class Registration:
         name = event.event if self.type == events.CLIENT_EVENT else event.facility
         return (
             self.type == event.type
-            and (not self.patterns or any(_matches(pattern, name) for pattern in self.patterns))
+            and (
+                not self.patterns or (name is not None and any(one.fullmatch(name) for one in self.patterns))
+            )
             and self.namespace in (None, event.namespace)
             and self.dialect in (None, event.dialect)
             and self.state in (None, event.state)
@@ -78,12 +81,12 @@ def on_message(*facilities: str | Handler, dialect: str | None = None) -> Any:
     """Register a handler of the messages that clients publish.
 
     Args:
-        *facilities: Names of facilities, `prefix*` for all that begin so. None: all facilities.
+        *facilities: Names of facilities, or patterns with `*` and `?`, as in the gateway's settings. None: all facilities.
         dialect: Only messages of this dialect, such as `relay`.
 
     Raises:
         TypeError: A name is not a str.
-        ValueError: A name is empty, or has an asterisk before its end.
+        ValueError: A name is empty.
     """
     return _register(events.MESSAGE, facilities, dialect=dialect)
 
@@ -123,13 +126,13 @@ def on_connect(*facilities: str | Handler, namespace: str | None = None, dialect
     """Register a handler of new connections.
 
     Args:
-        *facilities: Names of facilities, `prefix*` for all that begin so. None: all, and those of Socket.IO.
+        *facilities: Names of facilities, or patterns with `*` and `?`. None: all connections, also those of Socket.IO.
         namespace: Only connections to this namespace of Socket.IO.
         dialect: Only connections of this dialect, such as `relay` or `socket_io`.
 
     Raises:
         TypeError: A name is not a str.
-        ValueError: A name is empty, or has an asterisk before its end.
+        ValueError: A name is empty.
     """
     return _register(events.CONNECT, facilities, namespace=namespace, dialect=dialect)
 
@@ -237,22 +240,24 @@ def _register(
     for name in given:
         if not takes_names or not isinstance(name, str):
             raise TypeError(f"expected a {'name (str)' if takes_names else 'function'}, not {name!r}")
-        if not name or "*" in name[:-1]:
-            raise ValueError(f"{name!r} must be a name, or a prefix that ends with an asterisk")
+    patterns = tuple(_compiled(name, type) for name in given)
 
     def register(handler: H) -> H:
         if not callable(handler):
             raise TypeError(f"expected a function, not {handler!r}")
-        _registrations.append(Registration(handler, type, given, namespace, dialect, state))
+        _registrations.append(Registration(handler, type, patterns, namespace, dialect, state))
         return handler
 
     return register
 
 
-def _matches(pattern: str, name: str | None) -> bool:
-    if name is None:
-        return False
-    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+def _compiled(pattern: str, type: str) -> re.Pattern[str]:
+    if type == events.CLIENT_EVENT and not re.fullmatch(r"[^*]+|[^*]*\*", pattern, re.DOTALL):
+        raise ValueError(f"{pattern!r} must be a name, or a prefix that ends with an asterisk")
+    if not pattern:
+        raise ValueError("a pattern must not be empty")
+    wildcards = {"*": ".*"} if type == events.CLIENT_EVENT else {"*": ".*", "?": "."}
+    return re.compile("".join(wildcards.get(one) or re.escape(one) for one in pattern), re.DOTALL)
 
 
 # ---- Calls -----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ class UnixRedisServer:
     def __init__(self, port=0):
         """Starts the server and waits until it answers."""
         self.directory = tempfile.TemporaryDirectory(prefix="ws4redis-")
+        self.port = port
         self.path = str(Path(self.directory.name) / "redis.sock")
         self.url = f"unix://{self.path}"
         self.process = subprocess.Popen(

@@ -25,14 +25,14 @@ def calls(monkeypatch):
 
 
 def test_a_handler_gets_the_messages_of_its_facilities(calls):
-    @ws4redis.on_message("chat-*", "news")
+    @ws4redis.on_message("chat-*", "news", "a?c*.")
     def store(event):
         calls.append(event.facility)
 
-    for facility in ("chat-5", "chat-", "chat", "news", "news-2", ""):
+    for facility in ("chat-5", "chat-", "chat", "news", "news-2", "", "abc-x.", "abc-x"):
         dispatch_event("message", facility=facility)
     dispatch_event("connect", facility="news")
-    assert calls == ["chat-5", "chat-", "news"]
+    assert calls == ["chat-5", "chat-", "news", "abc-x."]
 
 
 @pytest.mark.parametrize("decorate", [ws4redis.on_message, ws4redis.on_message(), ws4redis.on_message("*")])
@@ -55,6 +55,7 @@ def test_a_decorated_function_stays_a_function():
 
 def test_connections_are_filtered_by_facility_namespace_and_dialect(calls):
     ws4redis.on_connect("chat-*")(lambda event: calls.append("facility"))
+    ws4redis.on_connect("*")(lambda event: calls.append("any facility"))
     ws4redis.on_connect(namespace="/admin")(lambda event: calls.append("namespace"))
     ws4redis.on_connect(dialect="socket_io")(lambda event: calls.append("dialect"))
     ws4redis.on_connect(lambda event: calls.append("all"))
@@ -64,7 +65,7 @@ def test_connections_are_filtered_by_facility_namespace_and_dialect(calls):
         dispatch_event("connect", **fields)
         return list(calls)
 
-    assert called(facility="chat-5") == ["facility", "all"]
+    assert called(facility="chat-5") == ["facility", "any facility", "all"]
     assert called(dialect="socket_io", namespace="/") == ["dialect", "all"]
     assert called(dialect="socket_io", namespace="/admin") == ["namespace", "dialect", "all"]
 
@@ -103,6 +104,7 @@ def test_client_events_are_those_of_the_main_namespace_by_default(calls):
         (lambda: ws4redis.on_message("a", print), TypeError),
         (lambda: ws4redis.on_message(""), ValueError),
         (lambda: ws4redis.on_event("a*b"), ValueError),
+        (lambda: ws4redis.on_event("a", ""), ValueError),
         (lambda: ws4redis.on_online("john"), TypeError),
         (lambda: ws4redis.on_node("start"), TypeError),
         (lambda: ws4redis.on_node(state="up"), ValueError),
