@@ -23,6 +23,7 @@ pub mod codec;
 pub mod dialects;
 pub mod embedded;
 pub mod engine;
+pub mod events;
 pub mod http;
 pub mod hub;
 pub mod metrics;

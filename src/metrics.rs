@@ -35,8 +35,10 @@ pub struct Counters {
     pub ignored_room_changes: AtomicU64,
     /// Acknowledgements of clients that Django did not get.
     pub unanswered_callbacks: AtomicU64,
-    /// Events that Socket.IO clients sent.
+    /// Events of Socket.IO clients that are not selected.
     pub ignored_events: AtomicU64,
+    /// Events about clients that Django did not get.
+    pub dropped_events: AtomicU64,
     /// Calls of the callback without a usable answer.
     pub failed_callbacks: AtomicU64,
     /// Times that Redis was lost.
@@ -87,6 +89,7 @@ impl Counters {
             ("ignored_room_changes", &self.ignored_room_changes),
             ("unanswered_callbacks", &self.unanswered_callbacks),
             ("ignored_events", &self.ignored_events),
+            ("dropped_events", &self.dropped_events),
             ("failed_callbacks", &self.failed_callbacks),
             ("redis_losses", &self.redis_losses),
         ];

@@ -26,14 +26,14 @@ mod target;
 mod tls;
 mod topology;
 
-pub(crate) use command_client::CommandClient;
+pub(crate) use command_client::{CommandBatch, CommandClient};
 pub(crate) use connection::RedisConnection;
 pub(crate) use discovery::pause;
 pub use lookups::Lookups;
 pub use one_shot::{ServerReport, examine, publish_once};
 pub use publish_acks::{PublishAcks, PublishError};
 pub use reads::{ReadFailed, StoredValue};
-pub(crate) use reply::CommandReply;
+pub(crate) use reply::{CommandFailure, CommandReply};
 pub(crate) use reply_value::ReplyValue;
 pub use store::Store;
 pub(crate) use subscriber::{Subscriber, SubscriberEvent, SubscriptionChange};

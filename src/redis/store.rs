@@ -98,6 +98,11 @@ impl Store {
         self.lookups.clone()
     }
 
+    /// Returns the connections, for commands of other modules.
+    pub(crate) fn commands(&self) -> Rc<CommandClient> {
+        self.commands.clone()
+    }
+
     /// Publishes a client's message to channels. The outcome is reported to `acks`.
     pub fn publish(&self, channels: Rc<[Channel]>, payload: Bytes, acks: Rc<PublishAcks>) {
         self.publishers.queue(channels, payload, acks);

@@ -33,6 +33,7 @@ use crate::admin;
 use crate::broker::{Broker, Call};
 use crate::embedded;
 use crate::engine::{EngineCall, SidCipher};
+use crate::events::StartGate;
 use crate::hub::OutboxMemory;
 use crate::metrics::Counters;
 use crate::redis::Target;
@@ -130,6 +131,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         sids: Arc::new(SidCipher::random().context("cannot create a key for the ids of clients")?),
         ids: Arc::default(),
         node: NodeId::random(),
+        start_gate: StartGate::default(),
     };
     let _giving_back = AbortOnDropHandle::new(tokio::task::spawn_local(memory::release_after_peaks(
         process.connections.clone(),
@@ -154,6 +156,8 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     }
 
     let first = ShardState::new(0, process.clone());
+    first.events.node_started();
+    let events = first.events.clone();
     let mut brokers = JoinSet::new();
     let (inboxes, requests) = message_channels;
     let broker = Broker::for_messages(&process.target, &settings, first.store.clone(), inboxes, &counters);
@@ -193,7 +197,11 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     notify_systemd(&NotifyState::Stopping);
     info!(at_most_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");
     stop.cancel();
-    drained(serving, ends, &mut signals).await;
+    if drained(serving, ends, &mut signals).await {
+        events.node_stopped();
+        let _ = tokio::time::timeout(settings.redis.command_timeout, events.settled()).await;
+        events.warn_of_unwritten();
+    }
     counters.log();
     others.into_iter().try_for_each(|(_, thread)| outcome(thread))
 }
@@ -208,16 +216,23 @@ async fn start_admin(
     Ok((admin::start(admin.clone(), shards).await?, queues))
 }
 
-/// Waits until all shards have drained, or for a second signal.
-async fn drained(first: tokio::task::JoinHandle<()>, mut others: mpsc::Receiver<()>, signals: &mut Signals) {
+/// Waits until all shards have drained, or for a second signal. Returns whether they have.
+async fn drained(
+    first: tokio::task::JoinHandle<()>,
+    mut others: mpsc::Receiver<()>,
+    signals: &mut Signals,
+) -> bool {
     let all = async {
         let _ = first.await;
         // Ends when every thread has dropped its sender.
         while others.recv().await.is_some() {}
     };
     tokio::select! {
-        () = all => {}
-        () = signals.stop_at_once() => warn!("stopped at once"),
+        () = all => true,
+        () = signals.stop_at_once() => {
+            warn!("stopped at once");
+            false
+        }
     }
 }
 

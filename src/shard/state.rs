@@ -13,6 +13,7 @@ use super::ask::Descriptions;
 use super::connection_id::{ConnectionId, ConnectionIds};
 use crate::access::Policy;
 use crate::engine::{EngineCall, EngineTable, SidCipher};
+use crate::events::{Events, StartGate};
 use crate::http::{self, EngineMount, HttpConfig, PageValues, StaticFiles, Times};
 use crate::hub::{Hub, Limits, LocalTopics, OutboxMemory, ShardMemory, SharedHub};
 use crate::metrics::Counters;
@@ -62,6 +63,8 @@ pub struct ProcessState {
     pub ids: Arc<ConnectionIds>,
     /// The id of the process.
     pub node: NodeId,
+    /// Lets the first shard write the first event.
+    pub start_gate: StartGate,
 }
 
 /// State shared by the parts of a shard.
@@ -88,6 +91,8 @@ pub struct ShardState {
     pub session_hub: Rc<SharedHub>,
     /// Publishes messages and reads their persisted values.
     pub store: Rc<Store>,
+    /// Tells Django about clients.
+    pub events: Events,
     /// The connection to the Redis of the sessions.
     pub session_lookups: Rc<Lookups>,
     /// Whether the broker is connected to Redis.
@@ -126,6 +131,7 @@ impl ShardState {
         let publish_timeout = settings.redis.publish_wait + settings.redis.command_timeout * 2;
         let stopping = CancellationToken::new();
         let store = Rc::new(Store::new(target, settings, counters));
+        let events = Events::new(number, settings, &store, process.node, &process.start_gate, counters);
         let session_lookups = match session_target {
             Some(target) => Rc::new(Lookups::connect(target, &settings.redis, counters)),
             None => store.lookups(),
@@ -152,6 +158,7 @@ impl ShardState {
             hub,
             session_hub,
             store,
+            events,
             session_lookups,
             redis_up: Cell::new(false),
             stopping,
@@ -310,6 +317,7 @@ pub(crate) fn without_redis() -> Rc<ShardState> {
             sids: Arc::new(SidCipher::random().unwrap()),
             ids: Arc::default(),
             node: NodeId::random(),
+            start_gate: StartGate::default(),
         },
     )
 }

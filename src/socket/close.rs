@@ -135,6 +135,8 @@ impl From<Ending> for Close {
             Ending::Restart => Self::Restart,
             Ending::SessionEnded => Self::SessionEnded,
             Ending::NotConnected => Self::NotConnected,
+            Ending::Overloaded => Self::Overloaded,
+            Ending::Unconfirmed => Self::PublicationLost,
             Ending::Disconnected => Self::Disconnected,
         }
     }
