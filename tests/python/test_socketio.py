@@ -16,7 +16,7 @@ from conftest import SERVER
 from django.test import override_settings
 from django.utils.functional import lazystr
 from emissions import CALLS, HOST
-from stores import Ear, commands, wait_for
+from stores import ChannelRecorder, commands, wait_for
 
 from ws4redis import connection, socketio
 from ws4redis.socketio import Emitter
@@ -33,9 +33,9 @@ needs_socketio = pytest.mark.skipif(
 @pytest.fixture
 def heard(store):
     """A function that returns the messages of the channel as text."""
-    ear = Ear(store, "socketio")
-    yield ear.heard
-    ear.close()
+    recorder = ChannelRecorder(store, "socketio")
+    yield recorder.received
+    recorder.close()
 
 
 def published(heard, *arguments, **options):
