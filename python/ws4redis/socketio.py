@@ -1,7 +1,7 @@
 """The publisher for Socket.IO clients, with the methods of python-socketio's write-only `RedisManager`.
 
 It publishes the JSON of python-socketio 5.15.1 and newer, which the gateway and python-socketio's own servers read.
-It does not depend on python-socketio, receives nothing, and therefore offers no acknowledgements.
+It does not depend on python-socketio, receives nothing, and therefore requests no acknowledgements.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from uuid import uuid4
 from django.core.serializers.json import DjangoJSONEncoder
 
 from ws4redis import connection, settings, testing
+from ws4redis.events import Event
 from ws4redis.redis_store import WrongArgument
 
 _NOT_A_LIST: Final = (str, bytes, bytearray, memoryview, Mapping)
@@ -202,6 +203,38 @@ class Emitter:
             return 0
         # Taken at each call: an emitter of a module outlives forks and overridden settings.
         return int(connection.client().publish(channel, payload))
+
+
+def acknowledge(event: Event, *arguments: object) -> int:
+    """Answer a client's event that requests an acknowledgement; only its first answer counts.
+
+    The worker does this with the result of a handler. Call it where the answer is known later, for example in a task.
+
+    Args:
+        event: The event, of which the type, `node`, `sid`, `namespace` and `id` matter.
+        *arguments: The arguments of the client's callback, with the same values as the data of `Emitter.emit`.
+
+    Returns:
+        The number of subscribers that received the message, as for `Emitter.emit`.
+
+    Raises:
+        TypeError: The event requests no acknowledgement, or an argument has no JSON form. Nothing has been published.
+            The error is a ValueError as well.
+        redis.RedisError: As for `Emitter.emit`.
+    """
+    if event.id is None or event.node is None or event.sid is None:
+        raise WrongArgument("the event requests no acknowledgement")
+    binary, args = _deconstructed(list(arguments))
+    message = {
+        "method": "callback",
+        "host_id": event.node,
+        "sid": event.sid,
+        "namespace": _namespace(event.namespace),
+        "id": event.id,
+        "args": args,
+    }
+    # python-socketio's own callbacks have no binary form, and no such key.
+    return Emitter()._publish(_encoded({**message, "binary": True} if binary else message))
 
 
 def _room_change(method: str, sid: str, namespace: str | None, room: Room) -> bytes:

@@ -19,9 +19,11 @@ import redis
 from django.db import close_old_connections, reset_queries
 
 from ws4redis import connection
-from ws4redis.events import Event, EventsKey, MalformedEvent
+from ws4redis.events import CLIENT_EVENT, Event, EventsKey, MalformedEvent
 from ws4redis.handlers import HandlerFailure, HandlerRun
 from ws4redis.queues import Delivery, EventQueue, open_queue
+from ws4redis.redis_store import WrongArgument
+from ws4redis.socketio import acknowledge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -179,8 +181,19 @@ class Worker:
                 )
             if self._stop.wait(seconds):
                 raise _Stopped
+        if event.type == CLIENT_EVENT and event.id is not None and run.is_handled:
+            self._answer(run)
         self._retry(lambda: self._queue.acknowledge(delivery))
         self.handled += 1
+
+    def _answer(self, run: HandlerRun) -> None:
+        try:
+            self._retry(lambda: acknowledge(run.event, *run.acknowledgement()))
+        except WrongArgument as error:
+            # The handler has succeeded; another call could repeat its effects.
+            log.error(
+                "event %r is not acknowledged: the handler's result is unusable: %s", run.event.event, error
+            )
 
     def _park(self, delivery: Delivery, error: str) -> None:
         log.error("event of type %s parked in %s:failed: %s", _type(delivery), self._key.name, error)

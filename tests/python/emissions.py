@@ -1,4 +1,4 @@
-"""Calls that python-socketio's RedisManager and this package's Emitter must publish alike.
+"""Calls that python-socketio's RedisManager and this package must publish alike.
 
 Run by python-socketio's own Python: publishes each call with a real write-only manager. The argument is the path of
 Redis' socket. Prints the payloads as JSON, with `HOST` for the manager's host_id.
@@ -73,6 +73,15 @@ CALLS = {
     "disconnect from a namespace": ("disconnect", (SID, "/chat"), {}),
 }
 
+# Arguments of acknowledgements.
+CALLBACKS = {
+    "no arguments": (),
+    "one argument": ({"ok": True},),
+    "several arguments": ("ż€🎉", [1, None, 1.5], False),
+    "a list": (["a"],),
+}
+CALLBACK_ID = 7
+
 
 def main():
     import redis
@@ -96,6 +105,9 @@ def main():
             getattr(manager, method)(*arguments, **options)
         message = ear.get_message(timeout=10)
         payloads[name] = message["data"].decode().replace(host, HOST)
+    for name, arguments in CALLBACKS.items():
+        manager._return_callback(HOST, SID, "/chat", CALLBACK_ID, *arguments)
+        payloads[name] = ear.get_message(timeout=10)["data"].decode()
     print(json.dumps(payloads))
 
 

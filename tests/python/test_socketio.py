@@ -15,11 +15,12 @@ import redis
 from conftest import SERVER
 from django.test import override_settings
 from django.utils.functional import lazystr
-from emissions import CALLS, HOST
+from emissions import CALLBACK_ID, CALLBACKS, CALLS, HOST, SID
 from stores import ChannelRecorder, commands, wait_for
 
 from ws4redis import connection, socketio
-from ws4redis.socketio import Emitter
+from ws4redis.events import Event
+from ws4redis.socketio import Emitter, acknowledge
 from ws4redis.testing import Publication, capture_publications, redis_for_tests
 
 HERE = Path(__file__).resolve().parent
@@ -63,6 +64,51 @@ def test_the_bytes_are_those_of_python_socketio(theirs, heard, name):
     method, arguments, options = CALLS[name]
     assert getattr(Emitter(), method)(*arguments, **options) == 1
     assert heard(1)[0].replace(socketio.HOST_ID, HOST) == theirs[name]
+
+
+@needs_socketio
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_the_bytes_of_an_acknowledgement_are_those_of_python_socketio(theirs, heard, name):
+    event = Event("event", "socket_io", node=HOST, sid=SID, namespace="/chat", id=CALLBACK_ID)
+    assert acknowledge(event, *CALLBACKS[name]) == 1
+    assert heard(1) == [theirs[name]]
+
+
+@needs_socketio
+def test_a_python_socketio_server_reads_an_acknowledgement(store):
+    with subprocess.Popen(
+        [PYTHON, HERE / "socketio_callbacks.py", SERVER.url], stdout=subprocess.PIPE, text=True
+    ) as server:
+        event = Event("event", "socket_io", **json.loads(server.stdout.readline()))
+        wait_for(lambda: dict(store.pubsub_numsub("socketio"))[b"socketio"], "the server's subscription")
+        acknowledge(event, "ż", {"a": [1]})
+        assert json.loads(server.stdout.readline()) == ["ż", {"a": [1]}]
+    assert server.returncode == 0
+
+
+def test_binary_arguments_of_an_acknowledgement_are_attachments(heard):
+    event = Event("event", "socket_io", node=HOST, sid=SID, namespace=None, id=0)
+    acknowledge(event, b"x", {"a": b""})
+    first, second = ({"_placeholder": True, "num": number} for number in (0, 1))
+    assert json.loads(heard(1)[0]) == {
+        "method": "callback",
+        "host_id": HOST,
+        "sid": SID,
+        "namespace": "/",
+        "id": 0,
+        "args": [[first, {"a": second}], "eA==", ""],
+        "binary": True,
+    }
+
+
+@pytest.mark.parametrize("field", ["id", "node", "sid"])
+def test_an_event_that_requests_no_acknowledgement_is_refused(heard, field):
+    fields = {"id": 1, "node": HOST, "sid": SID, field: None}
+    with pytest.raises(TypeError, match="requests no acknowledgement"):
+        acknowledge(Event("event", "socket_io", **fields))
+    with pytest.raises(TypeError, match="JSON"):
+        acknowledge(Event("event", "socket_io", id=1, node=HOST, sid=SID), object())
+    assert heard() == []
 
 
 class Site:

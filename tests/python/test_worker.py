@@ -19,7 +19,7 @@ import redis
 from conftest import SERVER
 from django.core.management import CommandError, call_command
 from django.test import override_settings
-from stores import DEADLINE_SECONDS, UnixRedisServer, wait_for
+from stores import DEADLINE_SECONDS, ChannelRecorder, UnixRedisServer, wait_for
 
 from ws4redis import handlers, signals
 from ws4redis.testing import redis_for_tests
@@ -48,7 +48,7 @@ LOGGING = {
 """
 
 HANDLERS = """
-import os, signal, redis
+import os, signal, sys, redis
 from django.db import connection
 import ws4redis
 
@@ -64,6 +64,8 @@ def handle(event):
     elif word == "crash":
         store.rpush("crashed", os.getpid())
         os.kill(os.getpid(), signal.SIGKILL)
+    elif word == "exit":
+        sys.exit(5)
     elif word == "database":
         store.rpush("database", "closed" if connection.connection is None else "open")
         connection.ensure_connection()
@@ -359,6 +361,14 @@ def test_a_handler_may_take_longer_than_the_claim_time(site):
     assert site.list("started") == site.list("workers")
 
 
+def test_an_exit_in_a_handler_counts_as_a_crash(site):
+    site.write("exit", "b")
+    for _ in range(3):
+        site.run_process("--once", "--name", "one", code=5)
+    assert "1 events handled, 1 parked" in site.run("--once", "--name", "one")
+    assert site.list("handled") == ["b"]
+
+
 def test_a_handed_back_event_is_not_counted_as_a_crash(site):
     site.write("fail")
     for _ in range(4):
@@ -452,6 +462,72 @@ def test_database_connections_are_closed_between_events(new_site):
     site.write("database 1", "database 2")
     site.run("--once")
     assert site.list("database") == ["closed", "closed"]
+
+
+# ---- Acknowledgements ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answers(store):
+    """A function that returns the acknowledgements."""
+    recorder = ChannelRecorder(store, "socketio")
+    yield lambda count=None: [json.loads(message) for message in recorder.received(count)]
+    recorder.close()
+
+
+def ask(site, event, id=7, **fields):
+    """Writes an event of a Socket.IO client."""
+    sent = {"type": "event", "dialect": "socket_io", "node": "0" * 32, "namespace": "/", "sid": "abc"}
+    site.write_raw(json.dumps({**sent, "event": event, "args": ["x"], "binary": False, "id": id, **fields}))
+
+
+ANSWERS = """
+import ws4redis
+
+@ws4redis.on_event("ask")
+def ask(event):
+    return "got", *event.args
+
+@ws4redis.on_event("binary")
+def binary(event):
+    return event.args[0]
+
+@ws4redis.on_event("nothing", "fail")
+def nothing(event):
+    if event.event == "fail":
+        raise ValueError("x")
+
+@ws4redis.on_event("object")
+def object(event):
+    return print
+"""
+
+
+def test_the_result_of_a_handler_is_the_acknowledgement(site, answers):
+    site.write_handlers(ANSWERS)
+    ask(site, "ask")
+    ask(site, "nothing")
+    ask(site, "binary", binary=True, args=[[{"_placeholder": True, "num": 0}], "AP8="], id=0)
+    assert "3 events handled" in site.run("--once")
+    expected = {"method": "callback", "host_id": "0" * 32, "sid": "abc", "namespace": "/"}
+    assert answers(3) == [
+        {**expected, "id": 7, "args": ["got", "x"]},
+        {**expected, "id": 7, "args": []},
+        {**expected, "id": 0, "args": [[{"_placeholder": True, "num": 0}], "AP8="], "binary": True},
+    ]
+
+
+def test_what_nobody_answers_is_not_acknowledged(site, answers):
+    site.write_handlers(ANSWERS)
+    ask(site, "ask", id=None)
+    ask(site, "unknown")
+    ask(site, "ask", namespace="/chat")
+    ask(site, "fail")
+    ask(site, "object")
+    output = site.run("--once", "--retries", "0")
+    assert "4 events handled, 1 parked" in output
+    assert "event 'object' is not acknowledged: the handler's result is unusable" in output
+    assert answers() == []
 
 
 # ---- Redis -----------------------------------------------------------------------------------------------------------
