@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::refusal::Refusal;
 use super::shards::Shards;
-use crate::shard::ask::{Ask, ConnectionInfo};
-use crate::wire::{Form, parameters};
+use crate::shard::ask::{Ask, ConnectionInfo, ConnectionPeer, NamespaceInfo};
+use crate::wire::parameters;
 
 /// Connections on a page, if the request does not say.
 const DEFAULT_LIMIT: usize = 100;
@@ -69,21 +69,32 @@ fn page(query: Option<&str>) -> Result<(usize, Cursor), Refusal> {
 }
 
 fn object(info: &ConnectionInfo) -> Value {
-    json!({
-        "id": info.id.to_string(),
+    let mut object = json!({
+        "id": info.id,
         "dialect": info.dialect,
-        "form": match info.form {
-            Form::Frames | Form::Packets | Form::PrefixedPackets => "websocket",
-            Form::Events | Form::NamedEvents => "event-stream",
-        },
-        "facility": info.facility,
+        "form": info.form,
         "user": info.user.as_deref(),
-        "peer": info.peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string()),
+        "peer": match info.peer {
+            ConnectionPeer::Address(address) => Some(address.to_string()),
+            ConnectionPeer::Unix => Some("unix".to_owned()),
+            ConnectionPeer::None => None,
+        },
         "age_seconds": info.age_seconds,
         "delivered": info.delivered,
         "dropped": info.dropped,
         "waiting_bytes": info.waiting_bytes,
-    })
+    });
+    if let Some(facility) = &info.facility {
+        object["facility"] = facility.as_str().into();
+    }
+    if let Some(namespaces) = &info.namespaces {
+        object["namespaces"] = namespaces.iter().map(namespace).collect();
+    }
+    object
+}
+
+fn namespace(info: &NamespaceInfo) -> Value {
+    json!({ "name": info.name, "sid": info.sid, "user": info.user.as_deref() })
 }
 
 #[cfg(test)]

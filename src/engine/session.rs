@@ -39,6 +39,8 @@ pub struct EngineSession {
     pub poll: RefCell<Option<Box<PollState>>>,
     /// Since when attachments are missing; 0 if none are.
     pub collecting_since: Cell<u32>,
+    /// When it was opened.
+    pub opened: u32,
     /// When the client last sent a packet.
     pub last_received: Cell<u32>,
     /// When the server last sent a ping.
@@ -131,6 +133,7 @@ impl EngineSession {
             carrier: Cell::new(Carrier::WebSocket),
             poll: RefCell::default(),
             collecting_since: Cell::new(0),
+            opened: now,
             last_received: Cell::new(now),
             last_ping: Cell::new(now),
             deadline: Cell::new(deadline),

@@ -80,6 +80,12 @@ impl EngineTable {
         sessions.iter().filter(|(slot, _)| slot % parts == part).for_each(|(_, session)| action(session));
     }
 
+    /// Returns up to `count` sessions from a slot on, in the order of their slots.
+    pub fn sessions_from(&self, first: usize, count: usize) -> Vec<Rc<EngineSession>> {
+        let sessions = self.sessions.borrow();
+        (first..sessions.capacity()).filter_map(|slot| sessions.get(slot).cloned()).take(count).collect()
+    }
+
     /// Returns an id as clients and Django see it.
     pub fn text(&self, sid: &Sid, slot: u32) -> String {
         self.cipher.encode(sid, self.shard, slot)

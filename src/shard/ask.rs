@@ -6,15 +6,12 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, oneshot};
 
-use super::connection_id::ConnectionId;
-use crate::wire::Form;
-
 /// A question of the admin listener to a shard.
 #[derive(Debug)]
 pub enum Ask {
     /// Whether the shard's tasks run, and whether it serves handshakes.
     Status(oneshot::Sender<ShardStatus>),
-    /// Some open connections, from a position on: the number of their member in the hub.
+    /// Some open connections, from a position on.
     Snapshot {
         /// The first position.
         from: usize,
@@ -50,18 +47,20 @@ pub struct Snapshot {
 /// What is public about an open connection. It has neither cookies nor session keys.
 #[derive(Debug, Clone)]
 pub struct ConnectionInfo {
-    /// Its id.
-    pub id: ConnectionId,
+    /// Its public id; none for a session of Socket.IO before it has joined a namespace.
+    pub id: Option<String>,
     /// The protocol that its client speaks.
     pub dialect: &'static str,
-    /// How its messages are framed.
-    pub form: Form,
-    /// Its facility.
-    pub facility: String,
+    /// What carries its messages: `websocket`, `event-stream` or `polling`.
+    pub form: &'static str,
+    /// Its facility; none for Socket.IO.
+    pub facility: Option<String>,
+    /// The namespaces that it has joined; none for the relay, which has no namespaces.
+    pub namespaces: Option<Vec<NamespaceInfo>>,
     /// Its user's name, or primary key if the name is not known; none for an anonymous visitor.
     pub user: Option<Arc<str>>,
-    /// The other end of its socket; none for a unix socket.
-    pub peer: Option<SocketAddr>,
+    /// The other end of its socket.
+    pub peer: ConnectionPeer,
     /// Seconds since it was accepted.
     pub age_seconds: u64,
     /// Messages that were delivered.
@@ -70,6 +69,28 @@ pub struct ConnectionInfo {
     pub dropped: u64,
     /// Bytes that its socket has not accepted yet.
     pub waiting_bytes: usize,
+}
+
+/// A client of Socket.IO in a namespace.
+#[derive(Debug, Clone)]
+pub struct NamespaceInfo {
+    /// The namespace.
+    pub name: String,
+    /// The client's public id there.
+    pub sid: String,
+    /// Its user's name there, or primary key if the name is not known; none for an anonymous visitor.
+    pub user: Option<Arc<str>>,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub enum ConnectionPeer {
+    /// A TCP socket.
+    Address(SocketAddr),
+    /// A unix socket.
+    Unix,
+    /// No socket at the moment: the client polls.
+    None,
 }
 
 /// Collects what connections tell about themselves.

@@ -1,12 +1,11 @@
-//! Public ids of connections: unique in the process, never reused, and no secret.
+//! Numbers of connections: unique in the process, never reused, and no secret.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The public id of a connection: the microsecond of the process at which it was accepted, or the next one that is free.
+/// The number of a connection: the microsecond of the process at which it was accepted, or the next one that is free.
 ///
 /// An id that is a time costs a connection no memory for its age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +35,7 @@ impl ConnectionIds {
 }
 
 impl ConnectionId {
-    /// Returns the id as a number, for the log.
+    /// Returns the number itself.
     pub fn number(self) -> u64 {
         self.0
     }
@@ -45,12 +44,6 @@ impl ConnectionId {
 impl Default for ConnectionIds {
     fn default() -> Self {
         Self { started: Instant::now(), last: AtomicU64::new(0) }
-    }
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::ask::{Ask, ShardStatus, Snapshot};
 use super::state::ShardState;
+use crate::dialects::socket_io;
 use crate::hub::Listener;
 
 /// Most connections of an answer. They describe themselves before the shard's other tasks run: a few hundred microseconds.
@@ -44,10 +45,30 @@ fn status(state: &ShardState) -> ShardStatus {
     }
 }
 
-/// Has up to `limit` connections describe themselves, from a position on. A position is a connection's own until its end,
-/// so a connection that stays open is in exactly one snapshot of a listing.
+/// The first position of a session of Socket.IO, which is followed by its slot. Those below are of members of the hub.
+const SESSIONS: usize = usize::MAX / 2 + 1;
+
+/// Describes up to `limit` connections, from a position on: first those of the hub, then the sessions of Socket.IO.
 async fn snapshot(state: &ShardState, from: usize, limit: usize) -> Snapshot {
     let limit = limit.min(MAX_CONNECTIONS);
+    if let Some(slot) = from.checked_sub(SESSIONS) {
+        return sessions(state, slot, limit);
+    }
+    let members = members(state, from, limit).await;
+    let next = members.next.unwrap_or(SESSIONS);
+    Snapshot { next: Some(next), ..members }
+}
+
+fn sessions(state: &ShardState, from: usize, limit: usize) -> Snapshot {
+    let mut found = state.engine.sessions_from(from, limit + 1);
+    let next = found.get(limit).map(|session| SESSIONS + session.slot as usize);
+    found.truncate(limit);
+    Snapshot { connections: found.iter().map(|session| socket_io::describe(state, session)).collect(), next }
+}
+
+/// Has up to `limit` connections describe themselves, from a position on. A position is a connection's own until its end,
+/// so a connection that stays open is in exactly one snapshot of a listing.
+async fn members(state: &ShardState, from: usize, limit: usize) -> Snapshot {
     let members: Vec<(usize, Rc<Listener>)> = state.hub.with(|hub| {
         let members = hub.listeners_from(from).take(limit);
         members.map(|(position, listener)| (position, listener.clone())).collect()

@@ -194,9 +194,9 @@ impl ConnectionPermit {
         &self.state
     }
 
-    /// Returns the connection's public id.
-    pub fn id(&self) -> ConnectionId {
-        self.id
+    /// Returns the connection's public id, which is unique over the processes of a site.
+    pub fn public_id(&self) -> String {
+        self.state.process.node.connection_id(self.id.number())
     }
 
     /// Returns the time since the connection was accepted.

@@ -72,7 +72,7 @@ pub fn serve(state: &Rc<ShardState>, accepted: Accepted, permit: Permit) {
     // Created only if debug lines are logged.
     let span = debug_span!(
         "connection",
-        id = permit.id().number(),
+        id = %permit.public_id(),
         peer = accepted
             .address
             .map_or_else(|| field::display("unix".to_owned()), |address| field::display(address.to_string())),

@@ -15,6 +15,7 @@ use crate::support::client::{Request, Response, TestClient};
 use crate::support::events::SseClient;
 use crate::support::gateway::{GatewayBuilder, binary};
 use crate::support::sessions::{john, session_key};
+use crate::support::socket_io::{self, SocketIoGateway};
 use crate::support::{DEADLINE, RedisServer, TestGateway, eventually, signal, unique, within_deadline};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -372,6 +373,11 @@ async fn a_connection_is_listed_with_what_is_public_about_it() {
     assert!(listed["age_seconds"].as_u64().unwrap() < 15, "{listed}");
     // The log names the connection by the same id.
     let id = listed["id"].as_str().unwrap();
+    let (node, number) = id.split_once('-').unwrap();
+    assert!(
+        node.len() == 12 && u128::from_str_radix(node, 16).is_ok() && number.parse::<u64>().is_ok(),
+        "{id}"
+    );
     gateway.expect_log(&[&format!("connection{{id={id} "), "connection opened", "news"]).await;
 
     let listed = admin.expect_connections("stream", 1).await.remove(0);
@@ -392,6 +398,65 @@ async fn a_connection_is_listed_with_what_is_public_about_it() {
     let client = gateway.connect(&format!("/ws/{}", "%E2%82%AC".repeat(400))).await;
     admin.expect_connections(&"€".repeat(341), 1).await;
     drop(client);
+}
+
+#[tokio::test]
+async fn sessions_of_socket_io_are_listed_with_their_public_ids_only() {
+    let (builder, channel) = socket_io::builder();
+    let builder = builder.set("admin.listen", "127.0.0.1:0").set("server.shards", "1");
+    let Admin { gateway, address } = Admin::of(builder).await;
+    let server = SocketIoGateway { gateway, channel };
+    let key = session_key();
+    let request = server.gateway.request(socket_io::V4).header("Cookie", john(&key));
+    let (mut socket, open) = socket_io::open(request).await;
+    let sids = [socket_io::join(&mut socket, "/").await, socket_io::join(&mut socket, "/chat").await];
+    let (polling, polling_sid) = server.connect_polling().await;
+    let unconnected = server.open().await;
+    server.emit("/", "null", "1");
+    socket.expect_text(r#"42["e",1]"#).await;
+
+    let admin = Admin { gateway: server.gateway, address };
+    let plain = admin.gateway.connect("/ws/plain?subscribe-broadcast").await;
+    // One on a page, so that the listing goes on from the sockets of the relay to the sessions.
+    let (all, pages) = admin.connections(1).await;
+    assert_eq!((all.len(), pages), (4, 4), "{all:?}");
+    drop(plain);
+    let text = admin.get("/connections").expect_status(200).await.body;
+    for secret in [open["sid"].as_str().unwrap(), &polling.sid, &key] {
+        assert!(!text.contains(secret), "{text}");
+    }
+    let find = |id: Value| all.iter().find(|it| it["id"] == id).unwrap_or_else(|| panic!("{id}: {all:?}"));
+    let listed = find(sids[0].as_str().into());
+    let peer = socket.stream.local_addr().unwrap().to_string();
+    for (field, expected) in [
+        ("dialect", Value::from("socket_io")),
+        ("form", "websocket".into()),
+        ("user", "john".into()),
+        ("peer", peer.into()),
+        ("delivered", 1.into()),
+        ("facility", Value::Null),
+        (
+            "namespaces",
+            serde_json::json!([
+                {"name": "/", "sid": sids[0], "user": "john"},
+                {"name": "/chat", "sid": sids[1], "user": "john"},
+            ]),
+        ),
+    ] {
+        assert_eq!(listed[field], expected, "{field}: {listed}");
+    }
+    assert!(listed["age_seconds"].as_u64().unwrap() < 15, "{listed}");
+    let listed = find(polling_sid.as_str().into());
+    assert_eq!((&listed["form"], &listed["peer"]), (&"polling".into(), &Value::Null), "{listed}");
+    assert_eq!(listed["waiting_bytes"].as_u64().unwrap(), 11, "{listed}");
+    assert_eq!(find(Value::Null)["namespaces"], serde_json::json!([]));
+    drop((socket, unconnected));
+    within_deadline("closed sessions are not listed", async {
+        while admin.connections(1000).await.0.len() != 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::client::RelayClient;
 use crate::hub::Listener;
-use crate::shard::ask::ConnectionInfo;
+use crate::shard::ask::{ConnectionInfo, ConnectionPeer};
 use crate::shard::state::ConnectionPermit;
 
 /// Longest facility that is shown, in bytes: a page of the listing is bounded.
@@ -21,12 +21,13 @@ pub(super) fn describe(
     });
     let (delivered, dropped) = listener.counts();
     ConnectionInfo {
-        id: permit.id(),
+        id: Some(permit.public_id()),
         dialect: "relay",
-        form: listener.form,
-        facility: facility[..facility.floor_char_boundary(MAX_FACILITY_BYTES)].to_owned(),
+        form: if listener.form.is_stream() { "event-stream" } else { "websocket" },
+        facility: Some(facility[..facility.floor_char_boundary(MAX_FACILITY_BYTES)].to_owned()),
+        namespaces: None,
         user,
-        peer: listener.peer(),
+        peer: listener.peer().map_or(ConnectionPeer::Unix, ConnectionPeer::Address),
         age_seconds: permit.age().as_secs(),
         delivered,
         dropped,

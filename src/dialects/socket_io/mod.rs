@@ -4,6 +4,7 @@
 
 mod acks;
 mod connection;
+mod describe;
 mod directives;
 mod namespaces;
 mod open;
@@ -13,6 +14,7 @@ mod receive;
 mod tick;
 mod upgrade;
 
+pub use describe::describe;
 pub use directives::apply;
 pub use open::open;
 pub use polling::serve_calls;

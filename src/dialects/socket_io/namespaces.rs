@@ -134,7 +134,7 @@ fn own_rooms(settings: &SocketIoSettings, namespace: &str, identity: &Identity) 
 pub(super) fn reauthorize(session: &EngineSession, state: &ShardState) {
     let settings = &state.process.settings.socket_io;
     for socket in session.sockets.borrow_mut().iter_mut() {
-        let identity = socket.lease.as_ref().map_or_else(|| session_identity(session), identity_of);
+        let identity = socket_identity(session, socket);
         let rooms = own_rooms(settings, socket.namespace(), &identity);
         socket
             .own_rooms
@@ -152,6 +152,12 @@ fn identity_of(lease: &LeaseHold) -> Identity {
     lease.visitor().identity.clone()
 }
 
-fn session_identity(session: &EngineSession) -> Identity {
+/// Returns the identity of a client in a namespace: that of its token there, or that of the session.
+pub(super) fn socket_identity(session: &EngineSession, socket: &NamespaceSocket) -> Identity {
+    socket.lease.as_ref().map_or_else(|| session_identity(session), identity_of)
+}
+
+/// Returns the identity of a session.
+pub(super) fn session_identity(session: &EngineSession) -> Identity {
     session.lease.borrow().as_ref().map(identity_of).unwrap_or_default()
 }

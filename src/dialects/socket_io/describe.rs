@@ -1,0 +1,48 @@
+//! What the admin listener may show of a session.
+
+use std::sync::Arc;
+
+use super::namespaces::{session_identity, socket_identity};
+use crate::access::Identity;
+use crate::engine::{Carrier, EngineSession};
+use crate::shard::ask::{ConnectionInfo, ConnectionPeer, NamespaceInfo};
+use crate::shard::state::ShardState;
+
+/// Describes a session by its public ids. Its secret id, by which requests name it, is not shown.
+pub fn describe(state: &ShardState, session: &EngineSession) -> ConnectionInfo {
+    let namespaces: Vec<_> = session
+        .sockets
+        .borrow()
+        .iter()
+        .map(|socket| NamespaceInfo {
+            name: socket.namespace().to_owned(),
+            sid: state.engine.text(&socket.sid, session.slot),
+            user: user(socket_identity(session, socket)),
+        })
+        .collect();
+    let (form, peer) = match session.carrier.get() {
+        Carrier::WebSocket => {
+            ("websocket", session.listener.peer().map_or(ConnectionPeer::Unix, ConnectionPeer::Address))
+        }
+        Carrier::Polling | Carrier::Upgrading | Carrier::Probing => ("polling", ConnectionPeer::None),
+    };
+    let (delivered, dropped) = session.listener.counts();
+    ConnectionInfo {
+        id: namespaces.first().map(|namespace| namespace.sid.clone()),
+        dialect: "socket_io",
+        form,
+        facility: None,
+        user: user(session_identity(session)).or_else(|| namespaces.first()?.user.clone()),
+        namespaces: Some(namespaces),
+        peer,
+        age_seconds: u64::from(state.engine.now().wrapping_sub(session.opened) / 1_000),
+        delivered,
+        dropped,
+        waiting_bytes: session.listener.queued_bytes(),
+    }
+}
+
+/// Returns the name of a user, or its primary key if the name is not known.
+fn user(identity: Identity) -> Option<Arc<str>> {
+    identity.user.or(identity.user_id)
+}
