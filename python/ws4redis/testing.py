@@ -135,8 +135,8 @@ def dispatch_event(type: str, **fields: Any) -> list[object] | None:  # noqa: AN
 
     Args:
         type: Type of the event, such as `message`.
-        **fields: Other attributes of `ws4redis.events.Event`. The dialect is `relay` by default; for the type `event`
-            the dialect is `socket_io`, the namespace `/`.
+        **fields: Other attributes of `ws4redis.Event`. The dialect of the type `event` is `socket_io` by default, its
+            namespace `/`; the dialect of other types that are about one connection is `relay`.
 
     Returns:
         The arguments of the acknowledgement for an event of Socket.IO; None if the event has no handler.
@@ -145,10 +145,17 @@ def dispatch_event(type: str, **fields: Any) -> list[object] | None:  # noqa: AN
         Exception: The first exception of a handler or a receiver, after all of them were called.
     """
     from ws4redis import handlers
-    from ws4redis.events import CLIENT_EVENT, Event
+    from ws4redis.events import CLIENT_EVENT, NODE, OFFLINE, ONLINE, Event
 
     handlers.discover()
-    defaults = {"dialect": "relay"} if type != CLIENT_EVENT else {"dialect": "socket_io", "namespace": "/"}
+    defaults = {}
+    if type == CLIENT_EVENT:
+        defaults = {"dialect": "socket_io", "namespace": "/"}
+    elif type not in (NODE, OFFLINE, ONLINE):
+        defaults = {"dialect": "relay"}
+    fields = {
+        name: tuple(value) if name in ("args", "audiences") else value for name, value in fields.items()
+    }
     run = handlers.HandlerRun(Event(type, **{**defaults, **fields}))
     failures = run.call()
     if failures and failures[0].__cause__ is not None:

@@ -2,11 +2,12 @@
 
 import json
 import re
+import sys
 
 import pytest
 import redis
 from documents import find, shows
-from harness import unique, until
+from harness import Process, clean_environment, unique, until
 
 DJANGO = "docs/django.md"
 NEW_SITE = "A new site in five minutes"
@@ -129,6 +130,43 @@ def test_users_are_refreshed(blocks, project, store):
         store.client.set(key, '{"v":1,"active":false}')
     project.command(every)
     assert all(b'"active":true' in store.client.get(key) for key in keys)
+
+
+@shows(DJANGO, "React to clients", 1, 2, 3)
+@shows(DJANGO, "Parked events")
+def test_handlers_react_to_clients(blocks, project, gateway, store, tmp_path):
+    toml, handlers, start, parked = blocks
+    ours(project).settings('INSTALLED_APPS += ["mysite"]\n')
+    project.module("ws4redis_handlers", handlers.code)
+    file = tmp_path / "settings.toml"
+    file.write_text(toml.code)
+    here = gateway(file=file)
+    environment = clean_environment(**project.environment)
+    words = [sys.executable, *start.code.split()[1:]]
+    worker = Process(words, env=environment, cwd=project.home)
+    try:
+        with here.connect("chat-5", "subscribe-broadcast&publish-broadcast") as client:
+            event = {"type": "message", "dialect": "relay", "facility": "chat-5", "data": "/help"}
+            store.client.xadd("ws4redis:events", {"data": json.dumps(event)})
+            client.expect("There is no help yet.")
+        store.client.xadd("ws4redis:events", {"data": json.dumps({"type": "message", "facility": 5})})
+        until(lambda: store.client.xlen("ws4redis:events:failed"), 1, "the parked event")
+        listed, queued = parked.code.splitlines()
+        assert "facility has a wrong type" in project.command(listed)
+        assert "1 events queued again" in project.command(queued)
+        until(lambda: store.client.xlen("ws4redis:events:failed"), 1, "the same event")
+    finally:
+        assert worker.stop() == 0
+
+
+@shows(DJANGO, "React to clients", 2)
+@shows(DJANGO, "Testing handlers")
+def test_handlers_are_tested(blocks, project):
+    handlers, tests = blocks
+    ours(project).settings('INSTALLED_APPS += ["mysite"]\n')
+    project.module("ws4redis_handlers", handlers.code)
+    project.module("tests", tests.code)
+    project.command("python manage.py test mysite")
 
 
 ENGINES = ["Django's cache", "django-redis, without pickle", "django-redis-sessions"]

@@ -1,6 +1,7 @@
 """The systemd units are valid and sandbox the gateway. Starting them needs systemd itself and is not tested."""
 
 import subprocess
+import sys
 
 import pytest
 from reverse_proxies import DEPLOY, filled
@@ -15,7 +16,9 @@ def units(tmp_path):
     service.write_text(filled("ws4redis.service", {"/usr/local/bin/ws4redis": BINARY}))
     socket = tmp_path / "ws4redis.socket"
     socket.write_text((DEPLOY / "ws4redis.socket").read_text())
-    return service, socket
+    worker = tmp_path / "ws4redis-worker@.service"
+    worker.write_text(filled("ws4redis-worker@.service", {"/srv/mysite/venv/bin/python": sys.executable}))
+    return service, socket, worker
 
 
 def analyze(*words):
