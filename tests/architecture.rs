@@ -60,6 +60,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "visitors",
             "shard/doctor.rs",
             "sources/control.rs",
+            "sources/emitter.rs",
             "wire/socket_io/json.rs",
         ],
     ),

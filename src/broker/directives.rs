@@ -63,6 +63,9 @@ impl DirectiveQueue {
             self.bytes += asked.event.json().len();
             self.bytes += asked.event.attachments().iter().map(Bytes::len).sum::<usize>();
         }
+        if let Directive::EnterRooms(_, rooms) | Directive::LeaveRooms(_, rooms) = &directive {
+            self.bytes += rooms.iter().map(|room| size_of::<Box<str>>() + room.len()).sum::<usize>();
+        }
         self.queue.push(directive);
         self.enforce_bound();
     }
@@ -109,7 +112,7 @@ mod tests {
     }
 
     fn target(room: &str) -> EmitTarget {
-        EmitTarget { namespace: "/".into(), rooms: Some(vec![room.into()]), except: Vec::new() }
+        EmitTarget { namespace: "/".into(), rooms: Some(vec![room.into()]), ..EmitTarget::default() }
     }
 
     #[test]

@@ -14,9 +14,9 @@ use super::subscriptions::Subscriptions;
 use crate::metrics::Counters;
 use crate::redis::{SubscriberEvent, Target};
 use crate::settings::Settings;
-use crate::sources::{Instruction, RedisManagerReader, Source, SourceReader};
+use crate::sources::{Instruction, Source, SourceReader};
 use crate::telemetry::LogThrottle;
-use crate::wire::socket_io::{EventData, MessageLimits};
+use crate::wire::socket_io::EventData;
 use crate::wire::{Channel, Directive, Message};
 
 /// An event between messages: everything that arrived before it is passed on first.
@@ -57,7 +57,7 @@ impl Intake {
             key_events: KeyEvents::default(),
             control: ControlInbox::new(counters.clone()),
             directives: DirectiveQueue::new(redis.max_pending_bytes),
-            sources: SourceReader::new(redis_manager_reader(settings)),
+            sources: SourceReader::new(settings),
             control_event: None,
             counters: counters.clone(),
             oversize: LogThrottle::default(),
@@ -113,7 +113,10 @@ impl Intake {
     fn collect(&mut self) {
         while self.control_event.is_none() {
             match self.link.next_event() {
-                Ok(Some(SubscriberEvent::Message(message))) => self.take_message(message),
+                Ok(Some(SubscriberEvent::Message(message))) => self.take_message(message, None),
+                Ok(Some(SubscriberEvent::PatternMessage(pattern, message))) => {
+                    self.take_message(message, Some(&pattern));
+                }
                 Ok(Some(SubscriberEvent::Oversize(channel, bytes))) => self.drop_oversize(&channel, bytes),
                 Ok(Some(SubscriberEvent::Acknowledged)) => {}
                 Ok(Some(SubscriberEvent::Fence(refusal))) => {
@@ -128,9 +131,10 @@ impl Intake {
         }
     }
 
-    /// Decodes a message by the source of its channel, and queues the instruction.
-    fn take_message(&mut self, message: Message) {
-        let Some((number, channel, source)) = self.subscriptions.find(message.channel()) else { return };
+    /// Decodes a message by the source of its channel, or of the pattern by which it arrived, and queues the instruction.
+    fn take_message(&mut self, message: Message, pattern: Option<&[u8]>) {
+        let name = pattern.unwrap_or_else(|| message.channel());
+        let Some((number, channel, source)) = self.subscriptions.find(name) else { return };
         if source == Source::Control && !self.control.admit() {
             return;
         }
@@ -143,24 +147,14 @@ impl Intake {
                 self.note_replaced(&emit.1);
                 self.directives.emit(emit.0, &emit.1);
             }
-            Some(Instruction::Ask(ask)) => {
-                self.note_replaced(&ask.1.event);
-                self.directives.push(Directive::Ask(ask.0, Arc::new(ask.1)));
-            }
-            Some(Instruction::DisconnectClient(client)) => {
-                self.directives.push(Directive::Disconnect(client));
-            }
-            Some(Instruction::EnterRoom(client, room)) => {
-                self.directives.push(Directive::EnterRoom(client, room));
-            }
-            Some(Instruction::LeaveRoom(client, room)) => {
-                self.directives.push(Directive::LeaveRoom(client, room));
-            }
-            Some(Instruction::CloseRoom(namespace, room)) => {
-                self.directives.push(Directive::CloseRoom(namespace, room));
+            Some(Instruction::Direct(directive)) => {
+                if let Directive::Ask(_, asked) = &*directive {
+                    self.note_replaced(&asked.event);
+                }
+                self.directives.push(*directive);
             }
             None if source == Source::Control => self.control.note_malformed(),
-            None if source == Source::RedisManager => self.note_unreadable(channel),
+            None if source.is_socket_io() => self.note_unreadable(channel, source),
             Some(Instruction::Ignore) | None => {}
         }
     }
@@ -172,15 +166,16 @@ impl Intake {
         }
     }
 
-    /// Counts a message of python-socketio that cannot be read. Its content is not logged.
-    fn note_unreadable(&self, channel: &Channel) {
+    /// Counts a message for Socket.IO clients that cannot be read. Its content is not logged.
+    fn note_unreadable(&self, channel: &Channel, source: Source) {
         Counters::count(&self.counters.unreadable_emits);
         if let Some(suppressed) = self.unreadable.allow() {
-            warn!(
-                ?channel,
-                suppressed,
-                "message on a Socket.IO channel is malformed, too large, or in pickle; not delivered. For python-socketio before 5.14.0 set socketio.redis_manager.pickle"
-            );
+            let cure = if source == Source::RedisManager {
+                ", or in pickle; not delivered. For python-socketio before 5.14.0 set socketio.redis_manager.pickle"
+            } else {
+                "; not delivered"
+            };
+            warn!(?channel, suppressed, "message on a Socket.IO channel is malformed or too large{cure}");
         }
     }
 
@@ -195,17 +190,4 @@ impl Intake {
         }
         Counters::count(&self.counters.oversized_deliveries);
     }
-}
-
-/// Returns the reader of python-socketio's messages. Clients accept as many attachments as the server does.
-fn redis_manager_reader(settings: &Settings) -> RedisManagerReader {
-    let bytes = settings.messages.max_delivery_bytes;
-    let limits = MessageLimits {
-        // Compact JSON may be longer than what Python wrote, where NaN becomes null.
-        text_bytes: bytes.saturating_mul(2),
-        attachments: settings.socket_io.max_attachments,
-        attachment_bytes: bytes,
-        total_bytes: bytes.saturating_mul(2),
-    };
-    RedisManagerReader::new(&settings.socket_io.redis_manager, limits)
 }

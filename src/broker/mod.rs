@@ -38,7 +38,7 @@ use crate::metrics::Counters;
 use crate::redis::error_reply::{ErrorClass, HintThrottle, cure};
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
-use crate::sources::Source;
+use crate::sources::{Source, own_channels};
 use crate::telemetry::LogThrottle;
 use crate::wire::{Channel, Topic};
 
@@ -77,11 +77,8 @@ impl Broker<BrokerEvent> {
         let messages = Messages::new(shards.clone(), store, counters);
         let mut broker = Self::new(target, settings, keyspace, shards, counters);
         broker.messages = Some(messages);
-        broker.intake.subscriptions.pin(&settings.namespace.control(), Source::Control);
-        if settings.socket_io.enabled {
-            for name in &settings.socket_io.redis_manager.channels {
-                broker.intake.subscriptions.pin(&Channel::from_redis(name), Source::RedisManager);
-            }
+        for (channel, source) in own_channels(settings) {
+            broker.intake.subscriptions.pin(&channel, source);
         }
         broker
     }
@@ -305,10 +302,10 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
                     info!("redis allows the control channel again");
                     self.send_all(|| SubscriptionEvent::EventsMissed).await;
                 }
-                Source::RedisManager if was_refused => {
+                _ if was_refused && source.is_socket_io() => {
                     info!(?channel, "redis allows a Socket.IO channel again");
                 }
-                Source::Relay | Source::Keyspace | Source::Control | Source::RedisManager => {}
+                _ => {}
             }
         }
         regained.retain(|(_, shards)| !shards.is_empty());
@@ -340,10 +337,10 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
                     error!(suppressed, ?channel, error = %reason, "redis refuses a channel; new clients of it get 503; retrying with back-off. Allow its user to subscribe to it (ACL SETUSER … &pattern)");
                 }
             }
-            Source::RedisManager if is_new => {
-                error!(?channel, error = %reason, "redis refuses a Socket.IO channel; events that Django emits are not delivered; retrying with back-off. Allow its user to subscribe to it (ACL SETUSER … &socketio)");
+            _ if is_new && source.is_socket_io() => {
+                error!(?channel, error = %reason, "redis refuses a Socket.IO channel or pattern; events on it are not delivered; retrying with back-off. Allow its user to subscribe to it (ACL SETUSER … &channel; a pattern literally)");
             }
-            Source::Relay | Source::Control | Source::RedisManager => {}
+            _ => {}
         }
         for (shard, generation) in generations {
             let event = SubscriptionEvent::Refused(channel.clone(), generation);

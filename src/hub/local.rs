@@ -71,8 +71,40 @@ impl LocalTopics {
         table.topics[found].iter().for_each(|slot| table.send(slot.member, run));
     }
 
-    /// Delivers a run to the members of several topics and to single members, once to each, and not to those in `except`.
-    pub fn deliver_union(&self, topics: &[Topic], single: &[u32], except: &[u32], run: &Run) {
+    /// Delivers a run to the members of several topics and to single members, once to each, and not to those in `except`
+    /// or in the topics `except_topics`.
+    pub fn deliver_union(
+        &self,
+        topics: &[Topic],
+        single: &[u32],
+        except_topics: &[Topic],
+        except: &[u32],
+        run: &Run,
+    ) {
+        self.for_each(topics, single, except_topics, except, |table, member| table.send(member, run));
+    }
+
+    /// Returns the members that [`Self::deliver_union`] reaches.
+    pub fn union(
+        &self,
+        topics: &[Topic],
+        single: &[u32],
+        except_topics: &[Topic],
+        except: &[u32],
+    ) -> Vec<u32> {
+        let mut union = Vec::new();
+        self.for_each(topics, single, except_topics, except, |_, member| union.push(member));
+        union
+    }
+
+    fn for_each(
+        &self,
+        topics: &[Topic],
+        single: &[u32],
+        except_topics: &[Topic],
+        except: &[u32],
+        mut visit: impl FnMut(&LocalTable, u32),
+    ) {
         let mut reached = {
             let table = &mut *self.0.borrow_mut();
             let words = table.members.capacity().div_ceil(64);
@@ -90,15 +122,13 @@ impl LocalTopics {
                 is_new
             })
         };
-        for member in except {
-            mark(*member);
-        }
         let table = self.0.borrow();
-        let topics = topics.iter().filter_map(|topic| table.topics.find(topic.as_ref()));
-        let members = topics.flat_map(|topic| table.topics[topic].iter().map(|slot| slot.member));
-        for member in members.chain(single.iter().copied()) {
+        for member in table.members_of(except_topics).chain(except.iter().copied()) {
+            mark(member);
+        }
+        for member in table.members_of(topics).chain(single.iter().copied()) {
             if mark(member) {
-                table.send(member, run);
+                visit(&table, member);
             }
         }
         drop(table);
@@ -142,9 +172,18 @@ impl Drop for LocalMember {
 }
 
 impl LocalTable {
+    /// Returns the members of these topics; one that is in several of them is returned as often.
+    fn members_of<'a>(&'a self, topics: &'a [Topic]) -> impl Iterator<Item = u32> + 'a {
+        let topics = topics.iter().filter_map(|topic| self.topics.find(topic.as_ref()));
+        topics.flat_map(|topic| self.topics[topic].iter().map(|slot| slot.member))
+    }
+
     fn send(&self, member: u32, run: &Run) {
         // A listener of these topics does not publish, so the topic's number is not needed to find its echoes.
         if let Some((listener, _)) = self.members.get(member as usize) {
+            if run.is_volatile && listener.drop_if_queued(run.messages) {
+                return;
+            }
             listener.deliver(u32::MAX, run, &self.limits, &self.digester);
         }
     }
@@ -231,13 +270,15 @@ mod tests {
             assert!(member.enter(&topic("a"), 3) && member.enter(&topic("a"), 3));
             assert!(index % 2 == 0 || member.enter(&topic("b"), 3));
         }
+        assert!(members[68].enter(&topic("c"), 3));
         let names = [topic("a"), topic("b"), topic("none")];
-        topics.deliver_union(&names, &[0, 1, 1_000], &[members[69].number()], &run());
+        topics.deliver_union(&names, &[0, 1, 1_000], &[topic("c")], &[members[69].number()], &run());
+        assert_eq!(topics.union(&names[1..], &[4, 4, 1], &[topic("c")], &[3]).len(), 35);
         topics.deliver(&topic("b"), &run());
-        topics.deliver_union(&[], &[2], &[], &run());
+        topics.deliver_union(&[], &[2], &[], &[], &run());
         let counts: Vec<_> = listeners.iter().map(|listener| listener.counts().0).collect();
         assert_eq!(counts[..4], [1, 2, 2, 2]);
-        assert_eq!((counts[68], counts[69]), (1, 1));
+        assert_eq!((counts[67], counts[68], counts[69]), (2, 0, 1));
     }
 
     #[test]
@@ -260,6 +301,21 @@ mod tests {
         drop(members);
         let table = topics.0.borrow();
         assert_eq!((table.topics.len(), table.members.capacity()), (0, 0));
+    }
+
+    #[test]
+    fn a_volatile_run_is_dropped_for_members_with_queued_messages() {
+        let topics = LocalTopics::new(Limits::default());
+        let (listener, other) = (listener(), listener());
+        let members = [topics.join(&listener), topics.join(&other)];
+        assert!(members.iter().all(|member| member.enter(&topic("a"), 3)));
+        topics.deliver_union(&[topic("a")], &[], &[], &[members[1].number()], &run());
+        let volatile = run().with_volatile(true);
+        topics.deliver(&topic("a"), &volatile);
+        assert_eq!((listener.counts(), other.counts()), ((1, 1), (1, 0)));
+        listener.take_queued();
+        topics.deliver(&topic("a"), &volatile);
+        assert_eq!((listener.counts(), other.counts()), ((2, 1), (1, 1)));
     }
 
     /// A member, the topics that it is in, and how many messages it has to get.

@@ -21,6 +21,8 @@ pub struct Run {
     pub bytes: Bytes,
     /// The number of messages.
     pub messages: u32,
+    /// A member of a local topic that has not accepted earlier messages yet does not get it.
+    pub(super) is_volatile: bool,
     /// Computed for the first listener that filters messages by digest.
     marks: OnceCell<Box<[Mark]>>,
     encodings: Encodings,
@@ -29,7 +31,13 @@ pub struct Run {
 impl Run {
     /// Wraps stored messages and their number.
     pub fn new(bytes: Bytes, messages: u32) -> Self {
-        Self { bytes, messages, marks: OnceCell::new(), encodings: Encodings::default() }
+        Self { bytes, messages, is_volatile: false, marks: OnceCell::new(), encodings: Encodings::default() }
+    }
+
+    /// Sets whether a member of a local topic that has not accepted earlier messages yet does not get it.
+    #[must_use]
+    pub fn with_volatile(self, is_volatile: bool) -> Self {
+        Self { is_volatile, ..self }
     }
 
     /// Stores one message.

@@ -1,8 +1,9 @@
-//! A connection that subscribes: SUBSCRIBE and UNSUBSCRIBE, their acknowledgements, and messages.
+//! A connection that subscribes: SUBSCRIBE, PSUBSCRIBE and UNSUBSCRIBE, their acknowledgements, and messages.
 
 use std::future::poll_fn;
 use std::task::Poll;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -16,6 +17,8 @@ use crate::wire::{Channel, Message};
 pub(crate) struct SubscriptionChange {
     pub(crate) unsubscribe: Vec<Channel>,
     pub(crate) subscribe: Vec<Channel>,
+    /// Those of `subscribe` are patterns.
+    pub(crate) by_pattern: bool,
 }
 
 /// What arrives on the connection.
@@ -23,6 +26,8 @@ pub(crate) struct SubscriptionChange {
 pub(crate) enum SubscriberEvent {
     /// A message.
     Message(Message),
+    /// A message of a channel that matches a pattern, with the pattern.
+    PatternMessage(Bytes, Message),
     /// A message above the size limit, with its channel and its size in bytes. It was discarded.
     Oversize(Channel, usize),
     /// The fence was answered, so the change before it was as well. The answer may be an error.
@@ -68,7 +73,8 @@ impl Subscriber {
     /// Queues a change and a fence: a PING with a text of its own. They are written by [`Self::fill`].
     pub(crate) fn send(&mut self, change: &SubscriptionChange) {
         // UNSUBSCRIBE without channels would mean all of them; SUBSCRIBE without channels is an error.
-        for (name, channels) in [("UNSUBSCRIBE", &change.unsubscribe), ("SUBSCRIBE", &change.subscribe)] {
+        let subscribe = if change.by_pattern { "PSUBSCRIBE" } else { "SUBSCRIBE" };
+        for (name, channels) in [("UNSUBSCRIBE", &change.unsubscribe), (subscribe, &change.subscribe)] {
             if !channels.is_empty() {
                 let names: Vec<_> = channels.iter().map(|channel| channel.as_str().as_bytes()).collect();
                 self.connection.command(name, &names);
@@ -107,7 +113,7 @@ impl Subscriber {
         let describe = |error: NotResp| error.to_string();
         let Some((token, next)) = self.connection.word(0).map_err(describe)? else { return Ok(None) };
         match token {
-            RespToken::Array(length @ 2..=3) => self.array(length, next),
+            RespToken::Array(length @ 2..=4) => self.array(length, next),
             // Without a subscription, PING is answered by its text alone.
             RespToken::Bulk(range) => {
                 let text = self.connection.incoming().split_to(next);
@@ -139,10 +145,11 @@ impl Subscriber {
 
     fn array(&mut self, length: usize, start: usize) -> Result<Option<SubscriberEvent>, String> {
         let mut next = start;
-        let mut parts = [const { None }; 3];
+        let mut parts = [const { None }; 4];
         for (number, part) in parts.iter_mut().enumerate().take(length) {
-            // Only the third part, the payload, may be large.
-            let token = if number == 2 { self.connection.token(next) } else { self.connection.word(next) };
+            // Only the last part, the payload, may be large.
+            let is_last = number >= 2 && number + 1 == length;
+            let token = if is_last { self.connection.token(next) } else { self.connection.word(next) };
             let Some((token, after)) = token.map_err(|error| error.to_string())? else {
                 return Ok(None);
             };
@@ -151,17 +158,15 @@ impl Subscriber {
         }
         let bytes = self.connection.incoming().split_to(next).freeze();
         match parts {
-            [Some(RespToken::Bulk(kind)), Some(RespToken::Bulk(channel)), Some(third)] => {
+            [Some(RespToken::Bulk(kind)), Some(RespToken::Bulk(channel)), Some(third), None] => {
                 match (&bytes[kind], third) {
                     (b"message", RespToken::Bulk(payload)) => {
                         Ok(Some(SubscriberEvent::Message(Message::new(bytes, channel, payload))))
                     }
                     (b"message", RespToken::Oversize(length)) => {
-                        self.connection.discard(length);
-                        let channel = Channel::from_redis(&String::from_utf8_lossy(&bytes[channel]));
-                        Ok(Some(SubscriberEvent::Oversize(channel, length)))
+                        Ok(Some(self.oversize(&bytes[channel], length)))
                     }
-                    (b"subscribe", RespToken::Integer(_)) => {
+                    (b"subscribe" | b"psubscribe", RespToken::Integer(_)) => {
                         self.subscribing = false;
                         Ok(Some(SubscriberEvent::Acknowledged))
                     }
@@ -172,13 +177,33 @@ impl Subscriber {
                     _ => Err(OUT_OF_SYNC.to_owned()),
                 }
             }
-            [Some(RespToken::Bulk(kind)), Some(RespToken::Bulk(text)), None]
+            [
+                Some(RespToken::Bulk(kind)),
+                Some(RespToken::Bulk(pattern)),
+                Some(RespToken::Bulk(channel)),
+                Some(payload),
+            ] if &bytes[kind.clone()] == b"pmessage" => match payload {
+                RespToken::Bulk(payload) => {
+                    let pattern = bytes.slice(pattern);
+                    let message = Message::new(bytes, channel, payload);
+                    Ok(Some(SubscriberEvent::PatternMessage(pattern, message)))
+                }
+                RespToken::Oversize(length) => Ok(Some(self.oversize(&bytes[channel], length))),
+                _ => Err(OUT_OF_SYNC.to_owned()),
+            },
+            [Some(RespToken::Bulk(kind)), Some(RespToken::Bulk(text)), None, None]
                 if &bytes[kind.clone()] == b"pong" =>
             {
                 self.take_fence(&bytes[text])
             }
             _ => Err(OUT_OF_SYNC.to_owned()),
         }
+    }
+
+    /// Discards a payload above the size limit.
+    fn oversize(&mut self, channel: &[u8], length: usize) -> SubscriberEvent {
+        self.connection.discard(length);
+        SubscriberEvent::Oversize(Channel::from_redis(&String::from_utf8_lossy(channel)), length)
     }
 
     fn take_fence(&mut self, text: &[u8]) -> Result<Option<SubscriberEvent>, String> {

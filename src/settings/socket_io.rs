@@ -37,6 +37,7 @@ pub(super) struct RawSocketIo {
     group_room: String,
     on_session_end: String,
     redis_manager: RawRedisManager,
+    emitter: RawEmitter,
 }
 
 #[derive(Deserialize)]
@@ -47,6 +48,13 @@ pub(super) struct RawRedisManager {
     channels: Vec<String>,
     pickle: bool,
     list_argument: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEmitter {
+    enabled: bool,
+    key: String,
 }
 
 /// Settings of `[socketio]`.
@@ -93,6 +101,8 @@ pub struct SocketIoSettings {
     pub disconnects_ended_sessions: bool,
     /// Channels of python-socketio's `RedisManager`.
     pub redis_manager: RedisManagerSettings,
+    /// The key of the emitters of Node, which all their channels begin with; none if they are not read.
+    pub emitter_key: Option<String>,
 }
 
 /// Settings of `[socketio.redis_manager]`.
@@ -148,6 +158,14 @@ impl NamespacePattern {
         match self {
             Self::Exact(name) => name == namespace,
             Self::Prefix(prefix) => namespace.starts_with(prefix.as_str()),
+        }
+    }
+
+    /// Returns whether it admits all names that another one admits.
+    pub fn covers(&self, other: &Self) -> bool {
+        match other {
+            Self::Exact(name) => self.admits(name),
+            Self::Prefix(prefix) => matches!(self, Self::Prefix(_)) && self.admits(prefix),
         }
     }
 }
@@ -215,6 +233,7 @@ impl RawSocketIo {
             "socketio.namespaces",
             "must contain / as long as socketio.engine contains 3",
         )?;
+        let emitter_key = self.emitter.check(&self.namespaces)?;
         Ok(SocketIoSettings {
             enabled: self.enabled,
             path: path.to_owned(),
@@ -240,6 +259,7 @@ impl RawSocketIo {
                 ["close", "disconnect"],
             )?,
             redis_manager: self.redis_manager.check()?,
+            emitter_key,
         })
     }
 }
@@ -269,6 +289,21 @@ fn choice(value: &str, key: &'static str, choices: [&str; 2]) -> Result<bool, Se
     let [first, second] = choices;
     let unknown = || invalid(key, &format!("expected {first} or {second}"));
     choices.iter().position(|choice| *choice == value).map(|index| index == 1).ok_or_else(unknown)
+}
+
+impl RawEmitter {
+    fn check(self, namespaces: &[String]) -> Result<Option<String>, SettingsError> {
+        let is_valid = !self.key.is_empty() && !self.key.chars().any(char::is_control);
+        require(is_valid, "socketio.emitter.key", "must be the key of the emitters, for example socket.io")?;
+        // Channels are named KEY#NAMESPACE#ROOM#: a message of such a namespace would arrive by two patterns.
+        let has_separator = self.enabled && namespaces.iter().any(|namespace| namespace.contains('#'));
+        require(
+            !has_separator,
+            "socketio.namespaces",
+            "must not contain # while socketio.emitter is enabled",
+        )?;
+        Ok(self.enabled.then_some(self.key))
+    }
 }
 
 /// Deserializes a list of versions, or a comma-separated string, as environment variables have it.

@@ -4,17 +4,19 @@
 //! the instructions out.
 
 mod control;
+mod emitter;
+mod emitter_values;
 mod keyspace;
 mod pickled_emit;
 mod redis_manager;
 mod relay;
+mod timestamp;
 
-pub use redis_manager::RedisManagerReader;
-
-use crate::wire::socket_io::EventData;
-use crate::wire::{
-    AskedEvent, Channel, ClientName, DoctorQuery, EmitTarget, Invalidation, KeyEvent, Message, key_of,
-};
+use self::emitter::EmitterReader;
+use self::redis_manager::RedisManagerReader;
+use crate::settings::{Settings, SocketIoSettings};
+use crate::wire::socket_io::{EventData, MessageLimits};
+use crate::wire::{Channel, Directive, DoctorQuery, EmitTarget, Invalidation, KeyEvent, Message, key_of};
 
 /// The kind of a channel, decided when it is subscribed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,10 @@ pub enum Source {
     Control,
     /// A channel of python-socketio's `RedisManager`.
     RedisManager,
+    /// A pattern for the events of Node's emitters, and of servers with the Redis adapter.
+    Emitter,
+    /// A pattern for what these ask for otherwise: changes of rooms, and disconnects.
+    EmitterRequest,
 }
 
 /// What a message asks for.
@@ -44,16 +50,8 @@ pub enum Instruction {
     Query(DoctorQuery),
     /// Send an event to clients. Boxed: other instructions are smaller.
     Emit(Box<(EmitTarget, EventData)>),
-    /// Send an event that clients acknowledge.
-    Ask(Box<(EmitTarget, AskedEvent)>),
-    /// Disconnect a client from a namespace.
-    DisconnectClient(ClientName),
-    /// Put a client into a room.
-    EnterRoom(ClientName, Box<str>),
-    /// Take a client out of a room.
-    LeaveRoom(ClientName, Box<str>),
-    /// Empty a room of a namespace.
-    CloseRoom(Box<str>, Box<str>),
+    /// Do anything else about clients of Socket.IO, in order with the events. Boxed likewise.
+    Direct(Box<Directive>),
     /// Do nothing: the message is well-formed and for another server.
     Ignore,
 }
@@ -62,12 +60,35 @@ pub enum Instruction {
 #[derive(Debug)]
 pub struct SourceReader {
     redis_manager: RedisManagerReader,
+    emitter: EmitterReader,
+}
+
+/// Returns the channels and patterns that the broker wants for itself, with their sources.
+pub fn own_channels(settings: &Settings) -> Vec<(Channel, Source)> {
+    let mut channels = vec![(settings.namespace.control(), Source::Control)];
+    let SocketIoSettings { enabled, namespaces, redis_manager, emitter_key, .. } = &settings.socket_io;
+    if *enabled {
+        let named = redis_manager.channels.iter().map(|name| Channel::from_redis(name));
+        channels.extend(named.map(|channel| (channel, Source::RedisManager)));
+        channels.extend(emitter_key.iter().flat_map(|key| emitter::patterns(key, namespaces)));
+    }
+    channels
 }
 
 impl Source {
     /// Returns whether the broker itself wants the channels of this source, whatever the shards want.
     pub fn is_own(self) -> bool {
-        matches!(self, Self::Control | Self::RedisManager)
+        self == Self::Control || self.is_socket_io()
+    }
+
+    /// Returns whether its messages are for clients of Socket.IO.
+    pub fn is_socket_io(self) -> bool {
+        matches!(self, Self::RedisManager | Self::Emitter | Self::EmitterRequest)
+    }
+
+    /// Returns whether it has patterns in place of channels.
+    pub fn is_pattern(self) -> bool {
+        matches!(self, Self::Emitter | Self::EmitterRequest)
     }
 
     /// Returns the source of a channel that a shard subscribes to. Shards never subscribe to the broker's own channels.
@@ -77,9 +98,20 @@ impl Source {
 }
 
 impl SourceReader {
-    /// Creates a reader.
-    pub fn new(redis_manager: RedisManagerReader) -> Self {
-        Self { redis_manager }
+    /// Creates a reader. Clients accept as many attachments as the server does.
+    pub fn new(settings: &Settings) -> Self {
+        let bytes = settings.messages.max_delivery_bytes;
+        let limits = MessageLimits {
+            // Compact JSON may be longer than what a publisher wrote, where NaN becomes null.
+            text_bytes: bytes.saturating_mul(2),
+            attachments: settings.socket_io.max_attachments,
+            attachment_bytes: bytes,
+            total_bytes: bytes.saturating_mul(2),
+        };
+        Self {
+            redis_manager: RedisManagerReader::new(&settings.socket_io.redis_manager, limits),
+            emitter: EmitterReader::new(&settings.socket_io, limits),
+        }
     }
 
     /// Returns what a message of a source asks for; `None` if it is malformed, or empty.
@@ -89,6 +121,8 @@ impl SourceReader {
             Source::Keyspace => Some(keyspace::read(&message)),
             Source::Control => control::read(&message),
             Source::RedisManager => self.redis_manager.read(&message),
+            Source::Emitter => self.emitter.read_event(&message),
+            Source::EmitterRequest => self.emitter.read_request(&message),
         }
     }
 }

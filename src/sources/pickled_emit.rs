@@ -6,7 +6,7 @@ use super::Instruction;
 use super::redis_manager::{MAX_NAME_BYTES, MalformedMember};
 use crate::codec::{Value, ValueLimits, pickle};
 use crate::wire::socket_io::{EventData, EventValue, MAX_JSON_DEPTH, MessageLimits, encode_values};
-use crate::wire::{ClientName, EmitTarget};
+use crate::wire::{ClientName, Directive, EmitTarget};
 
 /// Most values in a message.
 const MAX_ITEMS: usize = 1 << 18;
@@ -21,6 +21,7 @@ pub(super) fn read(payload: &[u8], limits: MessageLimits) -> Option<Instruction>
         Some(namespace) => namespace.as_str()?.into(),
     };
     let name = |key: &str| name_of(message.get(key)?);
+    let direct = |directive| Instruction::Direct(Box::new(directive));
     let client = |namespace| Some(ClientName { namespace, sid: name("sid")? });
     Some(match message.get("method")?.as_str()? {
         "emit" => {
@@ -28,13 +29,14 @@ pub(super) fn read(payload: &[u8], limits: MessageLimits) -> Option<Instruction>
                 namespace,
                 rooms: message.get("room").map_or(Ok(None), names_of).ok()?,
                 except: message.get("skip_sid").map_or(Ok(None), names_of).ok()?.unwrap_or_default(),
+                ..EmitTarget::default()
             };
             Instruction::Emit(Box::new((target, event(message, limits)?)))
         }
-        "disconnect" => Instruction::DisconnectClient(client(namespace)?),
-        "enter_room" => Instruction::EnterRoom(client(namespace)?, name("room")?),
-        "leave_room" => Instruction::LeaveRoom(client(namespace)?, name("room")?),
-        "close_room" => Instruction::CloseRoom(namespace, name("room")?),
+        "disconnect" => direct(Directive::Disconnect(client(namespace)?)),
+        "enter_room" => direct(Directive::EnterRoom(client(namespace)?, name("room")?)),
+        "leave_room" => direct(Directive::LeaveRoom(client(namespace)?, name("room")?)),
+        "close_room" => direct(Directive::CloseRoom(namespace, name("room")?)),
         // The answer to another server's question.
         "callback" => Instruction::Ignore,
         _ => return None,

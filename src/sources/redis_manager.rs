@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use super::{Instruction, pickled_emit};
 use crate::settings::{ListArgument, RedisManagerSettings};
 use crate::wire::socket_io::{EventData, JsonElements, JsonMembers, MessageLimits, unescape_json};
-use crate::wire::{AckOrigin, AskedEvent, Channel, ClientName, EmitTarget, Message};
+use crate::wire::{AckOrigin, AskedEvent, Channel, ClientName, Directive, EmitTarget, Message};
 
 /// The first byte of a pickle of protocol 2 or later. No JSON begins with it.
 const PICKLE: u8 = 0x80;
@@ -80,6 +81,7 @@ impl RedisManagerReader {
             Some(namespace) => text_of(namespace)?.into(),
         };
         let method = unescape_json(raw.method?)?;
+        let direct = |directive| Instruction::Direct(Box::new(directive));
         let client = |namespace| Some(ClientName { namespace, sid: name_of(raw.sid?)? });
         Some(match &*method {
             "emit" => {
@@ -87,17 +89,18 @@ impl RedisManagerReader {
                     namespace,
                     rooms: raw.room.map_or(Ok(None), names_of).ok()?,
                     except: raw.skip_sid.map_or(Ok(None), names_of).ok()?.unwrap_or_default(),
+                    ..EmitTarget::default()
                 };
                 let event = self.event(&raw)?;
                 match origin(&raw, message).ok()? {
                     None => Instruction::Emit(Box::new((target, event))),
-                    Some(origin) => Instruction::Ask(Box::new((target, AskedEvent { event, origin }))),
+                    Some(origin) => direct(Directive::Ask(target, Arc::new(AskedEvent { event, origin }))),
                 }
             }
-            "disconnect" => Instruction::DisconnectClient(client(namespace)?),
-            "enter_room" => Instruction::EnterRoom(client(namespace)?, name_of(raw.room?)?),
-            "leave_room" => Instruction::LeaveRoom(client(namespace)?, name_of(raw.room?)?),
-            "close_room" => Instruction::CloseRoom(namespace, name_of(raw.room?)?),
+            "disconnect" => direct(Directive::Disconnect(client(namespace)?)),
+            "enter_room" => direct(Directive::EnterRoom(client(namespace)?, name_of(raw.room?)?)),
+            "leave_room" => direct(Directive::LeaveRoom(client(namespace)?, name_of(raw.room?)?)),
+            "close_room" => direct(Directive::CloseRoom(namespace, name_of(raw.room?)?)),
             // The answer to another server's question.
             "callback" => Instruction::Ignore,
             _ => return None,

@@ -22,6 +22,21 @@ pub enum Directive {
     LeaveRoom(ClientName, Box<str>),
     /// Empty a room of a namespace.
     CloseRoom(Box<str>, Box<str>),
+    /// Put all these clients into rooms.
+    EnterRooms(EmitTarget, Box<[Box<str>]>),
+    /// Take all these clients out of rooms.
+    LeaveRooms(EmitTarget, Box<[Box<str>]>),
+    /// Disconnect all these clients: from the namespace only, or from all that they are in.
+    DisconnectAll(EmitTarget, DisconnectScope),
+}
+
+/// The namespaces from which a client is disconnected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DisconnectScope {
+    /// The one by which it was addressed.
+    Namespace,
+    /// All of its session.
+    Session,
 }
 
 /// An event that is acknowledged, and where the acknowledgements go.
@@ -49,7 +64,7 @@ pub struct AckOrigin {
 }
 
 /// The clients that a message is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EmitTarget {
     /// The namespace.
     pub namespace: Box<str>,
@@ -57,6 +72,10 @@ pub struct EmitTarget {
     pub rooms: Option<Vec<Box<str>>>,
     /// Public ids of clients that do not get it.
     pub except: Vec<Box<str>>,
+    /// `except` names rooms as well: emitters of Node mean them, python-socketio does not.
+    pub excepts_rooms: bool,
+    /// Clients that have not accepted earlier messages yet do not get it.
+    pub is_volatile: bool,
 }
 
 /// A client in a namespace, by its public id.

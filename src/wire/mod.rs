@@ -22,7 +22,7 @@ pub mod websocket;
 pub use audience::{Audience, AudienceKind, SessionKey};
 pub use channel::{Channel, Namespace, mask_sessions};
 pub use control::{DoctorQuery, Invalidation, SessionDigest};
-pub use directive::{AckOrigin, AskedEvent, ClientName, Directive, EmitTarget};
+pub use directive::{AckOrigin, AskedEvent, ClientName, Directive, DisconnectScope, EmitTarget};
 pub use event_kind::{EventKind, EventKinds};
 pub use form::Form;
 pub use handshake::{Facility, Flags, Handshake, HandshakeError, parameters};

@@ -12,6 +12,7 @@ mod callback_sockets;
 mod commands;
 mod delivery;
 mod echo;
+mod emitter;
 mod events;
 mod frames;
 mod front_ends;

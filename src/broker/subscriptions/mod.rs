@@ -113,6 +113,10 @@ impl BrokerSubscription {
         matches!(self.state, State::Requested | State::RetryRequested | State::Confirmed)
     }
 
+    fn mark_requested(&mut self) {
+        self.state = self.state.requested();
+    }
+
     fn is_confirmed(&self) -> bool {
         self.state == State::Confirmed
     }
@@ -270,7 +274,7 @@ impl Subscriptions {
             self.retry_refused(now);
         }
         if self.retries.end_postponement(now) {
-            return SubscriptionChange { unsubscribe, subscribe: Vec::new() };
+            return SubscriptionChange { unsubscribe, ..Default::default() };
         }
         // Alternate, so that neither list starves the other.
         self.suspect_turn = !self.suspect_turn;
@@ -279,16 +283,32 @@ impl Subscriptions {
         } else {
             self.queued.split_off(self.queued.len().saturating_sub(MAX_CHANNELS))
         };
+        let mut patterns = Vec::new();
         // A refused channel may have been removed since it was queued for a retry.
         subscribe.retain(|channel| match self.channels.find(channel.as_str()) {
+            Some(number) if self.channels[number].source.is_pattern() => {
+                patterns.push(channel.clone());
+                false
+            }
             Some(number) => {
-                let subscription = &mut self.channels[number];
-                subscription.state = subscription.state.requested();
+                self.channels[number].mark_requested();
                 true
             }
             None => false,
         });
-        SubscriptionChange { unsubscribe, subscribe }
+        let by_pattern = subscribe.is_empty() && !patterns.is_empty();
+        if by_pattern {
+            subscribe = patterns;
+            for channel in &subscribe {
+                if let Some(subscription) = self.get_mut(channel) {
+                    subscription.mark_requested();
+                }
+            }
+        } else if !patterns.is_empty() {
+            // A change has one command to subscribe, so that an error can be assigned to its names.
+            self.suspects.push(patterns);
+        }
+        SubscriptionChange { unsubscribe, subscribe, by_pattern }
     }
 
     /// Removes the channels that have been idle for long enough, and returns them.

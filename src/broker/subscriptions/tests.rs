@@ -170,3 +170,25 @@ async fn a_temporary_error_postpones_channels_and_refuses_none() {
     assert_eq!(due, now + FIRST_PAUSE);
     assert_eq!(confirm_next(&mut subscriptions, due), [confirmed("a", 0, 1, false)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn patterns_are_subscribed_by_a_command_of_their_own() {
+    let (mut subscriptions, now) = (Subscriptions::new(LINGER), Instant::now());
+    subscriptions.pin(&channel("control"), Source::Control);
+    subscriptions.pin(&channel("a#*"), Source::Emitter);
+    want(&mut subscriptions, "b", 1);
+    let change = subscriptions.next_change(now);
+    assert_eq!((change.subscribe.len(), change.by_pattern), (2, false));
+    subscriptions.confirm(change.subscribe, now);
+    assert!(subscriptions.is_behind());
+    let change = subscriptions.next_change(now);
+    assert_eq!((&change.subscribe[..], change.by_pattern), (&[channel("a#*")][..], true));
+    subscriptions.refuse(change.subscribe, REFUSED, now);
+    assert!(!subscriptions.is_behind());
+    let change = subscriptions.next_change(subscriptions.next_due().unwrap());
+    assert!(change.by_pattern, "the retry");
+    subscriptions.confirm(change.subscribe, now);
+    subscriptions.reset();
+    assert!(!subscriptions.next_change(now).by_pattern);
+    assert!(subscriptions.next_change(now).by_pattern);
+}

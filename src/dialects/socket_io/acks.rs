@@ -5,39 +5,24 @@ use std::sync::Arc;
 
 use tracing::debug;
 
-use super::directives::members;
 use super::outgoing::send_event;
+use super::reach;
 use crate::engine::EngineSession;
 use crate::metrics::Counters;
 use crate::shard::state::ShardState;
 use crate::wire::socket_io::encode::push_event;
 use crate::wire::socket_io::{SocketPacket, push_json_string};
-use crate::wire::{AckOrigin, AskedEvent, EmitTarget, Topic};
+use crate::wire::{AckOrigin, AskedEvent, EmitTarget};
 
 /// Sends an event to each client that it is for, with an ack id of its own.
 pub(super) fn ask(state: &ShardState, target: &EmitTarget, asked: &Arc<AskedEvent>) {
-    let namespace = &target.namespace;
-    let except = members(state, namespace, &target.except);
-    let rooms = target.rooms.as_deref();
-    let single = rooms.map(|rooms| members(state, namespace, rooms)).unwrap_or_default();
-    let topics: Vec<_> = rooms.unwrap_or_default().iter().map(|room| Topic::room(namespace, room)).collect();
     let now = state.engine.now();
-    state.engine.with_part(0, 1, |session| {
-        for socket in session.sockets.borrow_mut().iter_mut() {
-            let number = socket.member.number();
-            let is_in_room =
-                || single.contains(&number) || topics.iter().any(|topic| socket.member.is_in(topic));
-            let is_reached = socket.namespace() == &**namespace
-                && !except.contains(&number)
-                && (rooms.is_none() || is_in_room());
-            if is_reached {
-                let id = socket.acks.get_or_insert_default().add(asked, now);
-                send_event(session, &state.sockets.limits, asked.event.attachments(), |out| {
-                    push_event(out, namespace, Some(id), &asked.event);
-                });
-            }
-        }
-    });
+    for (session, index) in reach::clients(state, target) {
+        let id = session.sockets.borrow_mut()[index].acks.get_or_insert_default().add(asked, now);
+        send_event(&session, &state.sockets.limits, asked.event.attachments(), |out| {
+            push_event(out, &target.namespace, Some(id), &asked.event);
+        });
+    }
 }
 
 /// Publishes a client's acknowledgement, if it was asked for. Unknown ids are no breach, as with the official servers.

@@ -3,85 +3,104 @@
 use super::acks::ask;
 use super::namespaces::MAX_ROOMS;
 use super::outgoing::send_packet;
+use super::reach;
 use super::receive::GRACE;
-use crate::engine::Deadline;
+use crate::engine::{Deadline, EngineSession};
 use crate::hub::Run;
 use crate::metrics::Counters;
 use crate::shard::state::ShardState;
 use crate::wire::socket_io::encode::push_disconnect;
-use crate::wire::{ClientName, Directive, EmitTarget, Topic};
+use crate::wire::{ClientName, Directive, DisconnectScope, EmitTarget, Topic};
+
+#[derive(Debug, Clone, Copy)]
+enum RoomChange {
+    Enter,
+    Leave,
+}
 
 /// Carries out directives for the clients of this shard, in order.
 pub fn apply(state: &ShardState, directives: &[Directive]) {
     for directive in directives {
         match directive {
             Directive::Emit(target, packets, messages) => {
-                emit(state, target, &Run::new(packets.clone(), *messages));
+                let run = Run::new(packets.clone(), *messages).with_volatile(target.is_volatile);
+                reach::deliver(state, target, &run);
             }
             Directive::Ask(target, asked) => ask(state, target, asked),
             Directive::Disconnect(client) => disconnect(state, client),
-            Directive::EnterRoom(client, room) => change_room(state, client, room, true),
-            Directive::LeaveRoom(client, room) => change_room(state, client, room, false),
+            Directive::EnterRoom(client, room) => change_room(state, client, room, RoomChange::Enter),
+            Directive::LeaveRoom(client, room) => change_room(state, client, room, RoomChange::Leave),
             Directive::CloseRoom(namespace, room) => {
                 if may_change(state, room) {
                     state.rooms.clear(&Topic::room(namespace, room));
                 }
             }
+            Directive::EnterRooms(target, rooms) => change_rooms(state, target, rooms, RoomChange::Enter),
+            Directive::LeaveRooms(target, rooms) => change_rooms(state, target, rooms, RoomChange::Leave),
+            Directive::DisconnectAll(target, scope) => disconnect_all(state, target, *scope),
         }
     }
-}
-
-/// Delivers packets: each client gets them once, in whatever of the rooms it is.
-fn emit(state: &ShardState, target: &EmitTarget, run: &Run) {
-    let namespace = &target.namespace;
-    let except = members(state, namespace, &target.except);
-    match &target.rooms {
-        None if except.is_empty() => state.rooms.deliver(&Topic::namespace(namespace), run),
-        None => state.rooms.deliver_union(&[Topic::namespace(namespace)], &[], &except, run),
-        Some(rooms) => {
-            let single = members(state, namespace, rooms);
-            let topics: Vec<_> = rooms.iter().map(|room| Topic::room(namespace, room)).collect();
-            match &topics[..] {
-                [topic] if single.is_empty() && except.is_empty() => state.rooms.deliver(topic, run),
-                topics => state.rooms.deliver_union(topics, &single, &except, run),
-            }
-        }
-    }
-}
-
-/// Returns the members with these public ids: a client's own room is found by its id, and takes no entry.
-pub(super) fn members(state: &ShardState, namespace: &str, names: &[Box<str>]) -> Vec<u32> {
-    let member = |name: &str| {
-        state.engine.find(name, namespace, |session, index| session.sockets.borrow()[index].member.number())
-    };
-    names.iter().filter_map(|name| member(name)).collect()
 }
 
 fn disconnect(state: &ShardState, client: &ClientName) {
     let ClientName { namespace, sid } = client;
-    state.engine.find(sid, namespace, |session, _| {
-        send_packet(session, &state.sockets.limits, |out| push_disconnect(out, namespace));
-        session.leave(namespace, Deadline::Grace(state.engine.now() + GRACE));
-    });
+    state.engine.find(sid, namespace, |session, _| disconnect_from(state, session, namespace));
 }
 
-fn change_room(state: &ShardState, client: &ClientName, room: &str, enters: bool) {
-    let ClientName { namespace, sid } = client;
-    if !may_change(state, room) {
-        return;
-    }
-    let topic = Topic::room(namespace, room);
-    let is_done = state.engine.find(sid, namespace, |session, index| {
-        let socket = &session.sockets.borrow()[index];
-        if enters {
-            // The namespace and the own rooms do not count.
-            return socket.member.enter(&topic, MAX_ROOMS + socket.own_rooms.len() + 1);
+fn disconnect_from(state: &ShardState, session: &EngineSession, namespace: &str) {
+    send_packet(session, &state.sockets.limits, |out| push_disconnect(out, namespace));
+    session.leave(namespace, Deadline::Grace(state.engine.now() + GRACE));
+}
+
+fn disconnect_all(state: &ShardState, target: &EmitTarget, scope: DisconnectScope) {
+    for (session, _) in reach::clients(state, target) {
+        let namespaces: Vec<Box<str>> = match scope {
+            DisconnectScope::Namespace => vec![target.namespace.clone()],
+            DisconnectScope::Session => {
+                session.sockets.borrow().iter().map(|socket| socket.namespace().into()).collect()
+            }
+        };
+        for namespace in namespaces {
+            disconnect_from(state, &session, &namespace);
         }
-        socket.member.exit(&topic);
-        true
-    });
-    if is_done == Some(false) {
-        Counters::count(&state.process.counters.ignored_room_changes);
+    }
+}
+
+fn change_room(state: &ShardState, client: &ClientName, room: &str, change: RoomChange) {
+    let ClientName { namespace, sid } = client;
+    if may_change(state, room) {
+        let topic = Topic::room(namespace, room);
+        state
+            .engine
+            .find(sid, namespace, |session, index| apply_change(state, session, index, &topic, change));
+    }
+}
+
+fn change_rooms(state: &ShardState, target: &EmitTarget, rooms: &[Box<str>], change: RoomChange) {
+    let rooms = rooms.iter().filter(|room| may_change(state, room));
+    let topics: Vec<_> = rooms.map(|room| Topic::room(&target.namespace, room)).collect();
+    for (session, index) in reach::clients(state, target) {
+        for topic in &topics {
+            apply_change(state, &session, index, topic, change);
+        }
+    }
+}
+
+fn apply_change(
+    state: &ShardState,
+    session: &EngineSession,
+    index: usize,
+    topic: &Topic,
+    change: RoomChange,
+) {
+    let socket = &session.sockets.borrow()[index];
+    match change {
+        // The namespace and the own rooms do not count.
+        RoomChange::Enter if !socket.member.enter(topic, MAX_ROOMS + socket.own_rooms.len() + 1) => {
+            Counters::count(&state.process.counters.ignored_room_changes);
+        }
+        RoomChange::Enter => {}
+        RoomChange::Leave => socket.member.exit(topic),
     }
 }
 

@@ -10,6 +10,7 @@ mod namespaces;
 mod open;
 mod outgoing;
 mod polling;
+mod reach;
 mod receive;
 mod tick;
 mod upgrade;

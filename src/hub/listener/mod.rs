@@ -101,6 +101,15 @@ impl Listener {
         self.send(run.in_form(self.form), limits);
     }
 
+    /// Counts volatile messages as dropped, and returns true, if earlier ones are queued.
+    pub(super) fn drop_if_queued(&self, messages: u32) -> bool {
+        let is_queued = self.has_queued();
+        if is_queued {
+            self.dropped.set(self.dropped.get().saturating_add(messages));
+        }
+        is_queued
+    }
+
     fn deliver_filtered(&self, topic: u32, run: &Run, limits: &Limits, digester: &Digester) {
         let bytes = run.in_form(self.form);
         let mut ends = self.form.ends(bytes);

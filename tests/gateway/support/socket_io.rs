@@ -42,6 +42,15 @@ impl SocketIoGateway {
         Self { gateway: builder.start().await, channel }
     }
 
+    /// Starts one with a Redis of its own.
+    pub async fn start_on(redis: &RedisServer, settings: &[(&str, &str)]) -> Self {
+        let (mut builder, channel) = builder();
+        for (key, value) in settings {
+            builder = builder.set(key, value);
+        }
+        Self { gateway: builder.redis(redis).start().await, channel }
+    }
+
     /// Opens a session of protocol 4.
     pub async fn open(&self) -> TestClient {
         open(self.gateway.request(V4)).await.0

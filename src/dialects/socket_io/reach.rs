@@ -1,0 +1,72 @@
+//! The clients that something is for: those in rooms, those with an id, and not those that are excepted.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use crate::engine::EngineSession;
+use crate::hub::Run;
+use crate::shard::state::ShardState;
+use crate::wire::{EmitTarget, Topic};
+
+/// The parts of a target as the local topics know them. A client's own room is found by its id, and takes no entry.
+struct ReachParts {
+    topics: Vec<Topic>,
+    single: Vec<u32>,
+    except_topics: Vec<Topic>,
+    except: Vec<u32>,
+}
+
+impl ReachParts {
+    fn new(state: &ShardState, target: &EmitTarget) -> Self {
+        let namespace = &target.namespace;
+        let rooms_of =
+            |names: &[Box<str>]| names.iter().map(|room| Topic::room(namespace, room)).collect::<Vec<_>>();
+        let (topics, single) = match &target.rooms {
+            None => (vec![Topic::namespace(namespace)], Vec::new()),
+            Some(rooms) => (rooms_of(rooms), members(state, namespace, rooms)),
+        };
+        let except_topics = if target.excepts_rooms { rooms_of(&target.except) } else { Vec::new() };
+        Self { topics, single, except_topics, except: members(state, namespace, &target.except) }
+    }
+}
+
+/// Returns the members with these public ids.
+fn members(state: &ShardState, namespace: &str, names: &[Box<str>]) -> Vec<u32> {
+    let member = |name: &str| {
+        state.engine.find(name, namespace, |session, index| session.sockets.borrow()[index].member.number())
+    };
+    names.iter().filter_map(|name| member(name)).collect()
+}
+
+/// Delivers packets: each client gets them once, in whatever of the rooms it is.
+pub(super) fn deliver(state: &ShardState, target: &EmitTarget, run: &Run) {
+    let ReachParts { topics, single, except_topics, except } = ReachParts::new(state, target);
+    match &topics[..] {
+        [topic] if single.is_empty() && except_topics.is_empty() && except.is_empty() => {
+            state.rooms.deliver(topic, run);
+        }
+        topics => state.rooms.deliver_union(topics, &single, &except_topics, &except, run),
+    }
+}
+
+/// Returns the clients of this shard that a target reaches: their sessions, and the index of the socket in each.
+pub(super) fn clients(state: &ShardState, target: &EmitTarget) -> Vec<(Rc<EngineSession>, usize)> {
+    let ReachParts { topics, single, except_topics, except } = ReachParts::new(state, target);
+    let reached: HashSet<u32> =
+        state.rooms.union(&topics, &single, &except_topics, &except).into_iter().collect();
+    let mut clients = Vec::new();
+    match target.rooms.as_deref() {
+        _ if reached.is_empty() => {}
+        // The usual case, which needs no search.
+        Some([name]) if reached.len() == 1 && single.len() == 1 => {
+            let client = |session: &Rc<EngineSession>, index| (session.clone(), index);
+            clients.extend(state.engine.find(name, &target.namespace, client));
+        }
+        _ => state.engine.with_part(0, 1, |session| {
+            let sockets = session.sockets.borrow();
+            let index = sockets.iter().position(|socket| reached.contains(&socket.member.number()));
+            clients.extend(index.map(|index| (session.clone(), index)));
+        }),
+    }
+    clients
+}
