@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use crate::wire::form::store_packet;
 use crate::wire::socket_io::EventData;
 use crate::wire::socket_io::encode::push_event;
-use crate::wire::{Directive, EmitTarget};
+use crate::wire::{Directive, EmitTarget, MountSet};
 
 /// Largest run of joined messages, in bytes.
 const RUN_BYTES: usize = 1 << 20;
@@ -18,9 +18,9 @@ const DIRECTIVE_BYTES: usize = 256;
 /// Queues directives.
 #[derive(Debug)]
 pub(super) struct DirectiveQueue {
-    queue: Vec<Directive>,
+    queue: Vec<(MountSet, Directive)>,
     /// The messages of the run that is being built, which is the latest directive.
-    run: Option<(EmitTarget, BytesMut, u32)>,
+    run: Option<(MountSet, EmitTarget, BytesMut, u32)>,
     bytes: usize,
     max_bytes: usize,
     /// Directives that were dropped since the last [`Self::take_dropped`].
@@ -39,13 +39,15 @@ impl DirectiveQueue {
     }
 
     /// Queues an event: behind the previous one in the same run, if that is for the same clients.
-    pub(super) fn emit(&mut self, target: EmitTarget, event: &EventData) {
-        let is_same =
-            self.run.as_ref().is_some_and(|(last, bytes, _)| *last == target && bytes.len() < RUN_BYTES);
+    pub(super) fn emit(&mut self, mounts: MountSet, target: EmitTarget, event: &EventData) {
+        let is_same = self.run.as_ref().is_some_and(|(last_mounts, last, bytes, _)| {
+            *last_mounts == mounts && *last == target && bytes.len() < RUN_BYTES
+        });
         if !is_same {
             self.finish_run();
         }
-        let (target, bytes, messages) = self.run.get_or_insert_with(|| (target, BytesMut::new(), 0));
+        let (_, target, bytes, messages) =
+            self.run.get_or_insert_with(|| (mounts, target, BytesMut::new(), 0));
         let before = bytes.len();
         let mut packet = String::from("4");
         push_event(&mut packet, &target.namespace, None, event);
@@ -56,7 +58,7 @@ impl DirectiveQueue {
     }
 
     /// Queues any other directive.
-    pub(super) fn push(&mut self, directive: Directive) {
+    pub(super) fn push(&mut self, mounts: MountSet, directive: Directive) {
         self.finish_run();
         self.bytes += DIRECTIVE_BYTES;
         if let Directive::Ask(_, asked) = &directive {
@@ -66,12 +68,12 @@ impl DirectiveQueue {
         if let Directive::EnterRooms(_, rooms) | Directive::LeaveRooms(_, rooms) = &directive {
             self.bytes += rooms.iter().map(|room| size_of::<Box<str>>() + room.len()).sum::<usize>();
         }
-        self.queue.push(directive);
+        self.queue.push((mounts, directive));
         self.enforce_bound();
     }
 
     /// Returns the queued directives.
-    pub(super) fn take(&mut self) -> Arc<[Directive]> {
+    pub(super) fn take(&mut self) -> Arc<[(MountSet, Directive)]> {
         self.finish_run();
         self.bytes = 0;
         std::mem::take(&mut self.queue).into()
@@ -83,9 +85,9 @@ impl DirectiveQueue {
     }
 
     fn finish_run(&mut self) {
-        if let Some((target, bytes, messages)) = self.run.take() {
+        if let Some((mounts, target, bytes, messages)) = self.run.take() {
             self.bytes += DIRECTIVE_BYTES;
-            self.queue.push(Directive::Emit(target, bytes.freeze(), messages));
+            self.queue.push((mounts, Directive::Emit(target, bytes.freeze(), messages)));
         }
     }
 
@@ -103,12 +105,16 @@ impl DirectiveQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::ClientName;
     use crate::wire::socket_io::MessageLimits;
+    use crate::wire::{ClientName, Mount};
 
     fn event(text: &str) -> EventData {
         let limits = MessageLimits { text_bytes: 100, attachments: 1, attachment_bytes: 1, total_bytes: 100 };
         EventData::from_json(Some("\"e\""), [text], Vec::new(), false, limits).unwrap()
+    }
+
+    fn mounts() -> MountSet {
+        Mount::new(1).into_iter().collect()
     }
 
     fn target(room: &str) -> EmitTarget {
@@ -118,12 +124,12 @@ mod tests {
     #[test]
     fn consecutive_messages_to_the_same_clients_are_one_run() {
         let mut queue = DirectiveQueue::new(1_000_000);
-        queue.emit(target("a"), &event("1"));
-        queue.emit(target("a"), &event("2"));
+        queue.emit(mounts(), target("a"), &event("1"));
+        queue.emit(mounts(), target("a"), &event("2"));
         let client = ClientName { namespace: "/".into(), sid: "s".into() };
-        queue.push(Directive::EnterRoom(client.clone(), "a".into()));
-        queue.emit(target("a"), &event("3"));
-        queue.emit(target("b"), &event("4"));
+        queue.push(mounts(), Directive::EnterRoom(client.clone(), "a".into()));
+        queue.emit(mounts(), target("a"), &event("3"));
+        queue.emit(mounts(), target("b"), &event("4"));
         let taken = queue.take();
         let run =
             |room: &str, frames: &'static [u8], count| Directive::Emit(target(room), frames.into(), count);
@@ -133,7 +139,7 @@ mod tests {
             run("a", b"\x81\x0942[\"e\",3]", 1),
             run("b", b"\x81\x0942[\"e\",4]", 1),
         ];
-        assert_eq!(&taken[..], expected);
+        assert_eq!(&taken[..], expected.map(|directive| (mounts(), directive)));
         assert!(queue.is_empty());
     }
 
@@ -141,7 +147,7 @@ mod tests {
     fn above_the_bound_everything_is_dropped_and_counted() {
         let mut queue = DirectiveQueue::new(600);
         for _ in 0..3 {
-            queue.push(Directive::CloseRoom("/".into(), "a".into()));
+            queue.push(mounts(), Directive::CloseRoom("/".into(), "a".into()));
         }
         assert_eq!((queue.take().len(), queue.take_dropped()), (0, 3));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::hub::{Generation, Run, SubscriptionRequest};
-use crate::wire::{Channel, Directive, DoctorQuery, Invalidation, KeyEvent};
+use crate::wire::{Channel, Directive, DoctorQuery, Invalidation, KeyEvent, MountSet};
 
 /// A shard's requests to a broker, with the shard's number.
 pub type Call = (usize, Vec<SubscriptionRequest>);
@@ -25,8 +25,8 @@ pub enum BrokerEvent {
     Invalidate(Arc<[Invalidation]>),
     /// A query of the doctor; one shard answers it.
     Query(DoctorQuery),
-    /// What Django asks for about the clients of Socket.IO.
-    Directives(Arc<[Directive]>),
+    /// What Django asks for about the clients of Socket.IO, with the mounts that it concerns.
+    Directives(Arc<[(MountSet, Directive)]>),
     /// An event that both kinds of broker have.
     Subscription(SubscriptionEvent),
 }

@@ -17,7 +17,7 @@ use crate::settings::Settings;
 use crate::sources::{Instruction, Source, SourceReader};
 use crate::telemetry::LogThrottle;
 use crate::wire::socket_io::EventData;
-use crate::wire::{Channel, Directive, Message};
+use crate::wire::{Channel, Directive, Message, MountSet};
 
 /// An event between messages: everything that arrived before it is passed on first.
 #[derive(Debug)]
@@ -40,6 +40,10 @@ pub(super) struct Intake {
     pub(super) control: ControlInbox,
     pub(super) directives: DirectiveQueue,
     sources: SourceReader,
+    /// The mount of `socketio.path`, which messages of Node's emitters are for.
+    main: MountSet,
+    /// The mounts that messages of `RedisManager` are for.
+    managed: MountSet,
     /// Nothing more is read until it is taken, so that events and messages stay in order.
     control_event: Option<ControlEvent>,
     counters: Arc<Counters>,
@@ -58,6 +62,8 @@ impl Intake {
             control: ControlInbox::new(counters.clone()),
             directives: DirectiveQueue::new(redis.max_pending_bytes),
             sources: SourceReader::new(settings),
+            main: settings.socket_io.mounts_with(|mount| mount.is_main),
+            managed: settings.socket_io.mounts_with(|mount| mount.redis_manager),
             control_event: None,
             counters: counters.clone(),
             oversize: LogThrottle::default(),
@@ -145,18 +151,23 @@ impl Intake {
             Some(Instruction::Query(query)) => self.control.add_query(query),
             Some(Instruction::Emit(emit)) => {
                 self.note_replaced(&emit.1);
-                self.directives.emit(emit.0, &emit.1);
+                self.directives.emit(self.mounts_of(source), emit.0, &emit.1);
             }
             Some(Instruction::Direct(directive)) => {
                 if let Directive::Ask(_, asked) = &*directive {
                     self.note_replaced(&asked.event);
                 }
-                self.directives.push(*directive);
+                self.directives.push(self.mounts_of(source), *directive);
             }
             None if source == Source::Control => self.control.note_malformed(),
             None if source.is_socket_io() => self.note_unreadable(channel, source),
             Some(Instruction::Ignore) | None => {}
         }
+    }
+
+    /// Returns the mounts whose clients the messages of a source reach.
+    fn mounts_of(&self, source: Source) -> MountSet {
+        if source == Source::RedisManager { self.managed } else { self.main }
     }
 
     /// Counts numbers that JSON does not have: JavaScript clients drop their connection at the text that Python writes.

@@ -11,9 +11,9 @@ use crate::hub::{Listener, LocalMember};
 use crate::stream::Permit;
 use crate::unfinished::Unfinished;
 use crate::visitors::watch::LeaseHold;
-use crate::wire::Topic;
 use crate::wire::engine_io::EngineVersion;
 use crate::wire::socket_io::AttachmentCollector;
+use crate::wire::{Mount, Topic};
 
 /// One session of Engine.IO. Times are in milliseconds of the table's clock.
 pub struct EngineSession {
@@ -21,6 +21,8 @@ pub struct EngineSession {
     pub sid: Sid,
     /// Its place in the shard's table.
     pub slot: u32,
+    /// The path that the client uses.
+    pub mount: Mount,
     /// The client's protocol.
     pub version: EngineVersion,
     /// The hub's side of the connection.
@@ -116,6 +118,7 @@ impl EngineSession {
     pub fn new(
         sid: Sid,
         slot: u32,
+        mount: Mount,
         version: EngineVersion,
         listener: Rc<Listener>,
         now: u32,
@@ -124,6 +127,7 @@ impl EngineSession {
         Self {
             sid,
             slot,
+            mount,
             version,
             listener,
             sockets: RefCell::default(),

@@ -8,6 +8,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::{EngineSession, NamespaceSocket, Sid, SidCipher};
+use crate::wire::Mount;
 use crate::wire::engine_io::EngineVersion;
 
 /// The shard's ticks per second: a session has no timer, and is looked after by the tick.
@@ -119,13 +120,14 @@ impl EngineTable {
     }
 
     /// Calls `action` with the session of a socket and the socket's index, if the public id is that of a socket of this
-    /// shard in this namespace.
+    /// shard in this namespace of this mount.
     ///
     /// Clients of protocol 3 take the secret id of their session for their own, alone or behind `<namespace>#`, so both are
     /// aliases.
     pub fn find<T>(
         &self,
         text: &str,
+        mount: Mount,
         namespace: &str,
         action: impl FnOnce(&Rc<EngineSession>, usize) -> T,
     ) -> Option<T> {
@@ -135,7 +137,8 @@ impl EngineTable {
         if shard != self.shard {
             return None;
         }
-        let session = self.sessions.borrow().get(slot as usize)?.clone();
+        let session =
+            self.sessions.borrow().get(slot as usize).filter(|session| session.mount == mount)?.clone();
         let is_alias = session.version == EngineVersion::V3 && session.sid.equals(&sid);
         let index =
             session.sockets.borrow().iter().position(|socket| {

@@ -157,7 +157,7 @@ where
     deadlines.enter(Phase::Answer);
     let uri = request.uri();
     // Before the prefix of WebSockets, which may be that of all paths.
-    let mount = config.mount.as_ref().filter(|mount| mount.serves(uri.path()));
+    let mount = config.mounts.as_ref().and_then(|mounts| Some((mounts, mounts.find(uri.path())?)));
     let handshake = match mount {
         Some(_) => Err(HandshakeError::OutsidePrefix),
         None => Handshake::parse(uri.path(), uri.query(), &config.path_prefix),
@@ -169,8 +169,8 @@ where
         None => Cors::default(),
     };
     let is_event_source = is_inside && is_event_source(&request);
-    let routed = if let Some(mount) = mount {
-        mount.route(request, &cors, peer, config)
+    let routed = if let Some((mounts, mount)) = mount {
+        mounts.route(mount, request, &cors, peer, config)
     } else if is_inside && publishes(&request) {
         // Boxed: a body is rare, and reading one should not make the other requests' future larger.
         Box::pin(route_publication(request, handshake, peer, config)).await

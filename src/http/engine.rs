@@ -27,13 +27,13 @@ use crate::wire::engine_io::{
     EngineError, EngineVersion, PostBody, SessionAction, SessionAnswer, SessionRequest,
 };
 use crate::wire::socket_io::push_json_string;
-use crate::wire::{Facility, Flags, Handshake, parameters};
+use crate::wire::{Facility, Flags, Handshake, Mount, parameters};
 
-/// The path of Engine.IO clients, and what they may use there.
+/// The paths of Engine.IO clients, and what they may use there.
 #[derive(Debug)]
-pub struct EngineMount {
-    /// The path, without its last slash.
-    pub path: String,
+pub struct EngineMounts {
+    /// The path of each mount, without its last slash.
+    pub paths: Vec<String>,
     /// The protocols that are switched on.
     pub versions: Vec<EngineVersion>,
     /// Whether clients may poll.
@@ -46,6 +46,8 @@ pub struct EngineMount {
 
 /// A checked handshake of Engine.IO.
 pub struct EngineHandshake {
+    /// The path that the client uses.
+    pub mount: Mount,
     /// The client's protocol.
     pub version: EngineVersion,
     /// The visitor's credentials. There is neither a facility nor a flag.
@@ -78,10 +80,11 @@ pub struct PostReader {
 /// Set by browsers, not by pages (Fetch Metadata): the relation between this server and the origin of the request.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-impl EngineMount {
-    /// Returns whether a path is this one, with or without its last slash. Nothing below it is served.
-    pub(super) fn serves(&self, path: &str) -> bool {
-        path.strip_suffix('/').unwrap_or(path) == self.path
+impl EngineMounts {
+    /// Returns the mount of a path, which may be without its last slash. Nothing below it is served.
+    pub(super) fn find(&self, path: &str) -> Option<Mount> {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        self.paths.iter().position(|mount| mount == path).and_then(Mount::new)
     }
 
     /// Checks a request, in the order in which the official server does: protocol, transport, session, method, upgrade,
@@ -92,6 +95,7 @@ impl EngineMount {
     /// With the first fault.
     pub(super) fn route(
         &self,
+        mount: Mount,
         request: Request<Incoming>,
         cors: &Cors,
         peer: Peer,
@@ -126,11 +130,11 @@ impl EngineMount {
                 None => {
                     check_no_body(&request)?;
                     credentials.token = token(&request, TokenSource::Plain, config)?;
-                    EngineRoute::Polling(handshake(version, credentials), wants_base64)
+                    EngineRoute::Polling(handshake(mount, version, credentials), wants_base64)
                 }
                 Some(sid) => {
                     let cookie = credentials.session_cookie;
-                    let for_session = |action| SessionRequest { version, sid, cookie, action };
+                    let for_session = |action| SessionRequest { mount, version, sid, cookie, action };
                     match *request.method() {
                         Method::GET => {
                             check_no_body(&request)?;
@@ -153,11 +157,11 @@ impl EngineMount {
             match sid {
                 None => {
                     credentials.token = token(&request, TokenSource::Handshake, config)?;
-                    EngineRoute::WebSocket(handshake(version, credentials), acceptance)
+                    EngineRoute::WebSocket(handshake(mount, version, credentials), acceptance)
                 }
                 Some(sid) => {
                     let (cookie, action) = (credentials.session_cookie, SessionAction::Upgrade);
-                    EngineRoute::Upgrade(SessionRequest { version, sid, cookie, action }, acceptance)
+                    EngineRoute::Upgrade(SessionRequest { mount, version, sid, cookie, action }, acceptance)
                 }
             }
         };
@@ -188,9 +192,9 @@ impl PostReader {
     }
 }
 
-fn handshake(version: EngineVersion, credentials: Credentials) -> EngineHandshake {
+fn handshake(mount: Mount, version: EngineVersion, credentials: Credentials) -> EngineHandshake {
     let handshake = Handshake { facility: Facility::new(""), flags: Flags::default() };
-    EngineHandshake { version, request: HandshakeRequest { handshake, credentials } }
+    EngineHandshake { mount, version, request: HandshakeRequest { handshake, credentials } }
 }
 
 /// Returns the credentials of a request for polling. An image or a script of another site sends cookies and no `Origin`.

@@ -6,7 +6,7 @@ use hyper::header::HeaderName;
 use tokio_util::sync::CancellationToken;
 
 use super::deadlines::Times;
-use super::engine::EngineMount;
+use super::engine::EngineMounts;
 use super::static_files::StaticFiles;
 use crate::access::{AllowedOrigins, Proxies};
 use crate::metrics::Counters;
@@ -18,8 +18,8 @@ use crate::unfinished::UnfinishedMemory;
 pub struct HttpConfig {
     /// The prefix of WebSocket paths.
     pub path_prefix: String,
-    /// The path of Engine.IO clients, if they are served.
-    pub mount: Option<EngineMount>,
+    /// The paths of Engine.IO clients, if they are served.
+    pub mounts: Option<EngineMounts>,
     /// Name of the session cookie.
     pub session_cookie: String,
     /// The Origin rule.

@@ -20,7 +20,7 @@ mod whoami;
 
 pub use connection::{HttpEnd, Upgraded, serve};
 pub use deadlines::Times;
-pub use engine::{EngineHandshake, EngineMount, EngineRoute, PostReader};
+pub use engine::{EngineHandshake, EngineMounts, EngineRoute, PostReader};
 pub use event_stream::StreamHead;
 pub use http_config::HttpConfig;
 pub use rejection::Rejection;

@@ -247,10 +247,10 @@ impl LocalTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Form;
+    use crate::wire::{Form, Mount};
 
     fn topic(name: &str) -> Topic {
-        Topic::room("/", name)
+        Topic::room(Mount::default(), "/", name)
     }
 
     fn run() -> Run {

@@ -5,6 +5,7 @@
 
 mod admin;
 mod auth;
+mod bridges;
 mod client_heartbeats;
 mod environment;
 mod error;
@@ -34,6 +35,7 @@ use visitors::RawRule;
 
 pub use admin::AdminSettings;
 pub use auth::CallbackSettings;
+pub use bridges::MountSettings;
 pub use client_heartbeats::ClientHeartbeat;
 pub use error::SettingsError;
 pub use events::{EventDestination, EventsSettings};

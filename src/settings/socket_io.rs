@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::bridges::{MountSettings, Mounts, RawMessenger, RawYunity};
 use super::error::SettingsError;
 use super::fields::{invalid, list, require};
 use crate::wire::engine_io::EngineVersion;
 use crate::wire::socket_io::MAX_NAMESPACE_BYTES;
+use crate::wire::{Mount, MountSet};
 
 /// Most bytes of a room's name, as for the rooms that publishers name.
 const MAX_ROOM_BYTES: usize = 256;
@@ -38,6 +40,8 @@ pub(super) struct RawSocketIo {
     on_session_end: String,
     redis_manager: RawRedisManager,
     emitter: RawEmitter,
+    yunity: RawYunity,
+    messenger: RawMessenger,
 }
 
 #[derive(Deserialize)]
@@ -59,12 +63,9 @@ pub(super) struct RawEmitter {
 
 /// Settings of `[socketio]`.
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct SocketIoSettings {
-    /// Whether clients of Socket.IO are served.
-    pub enabled: bool,
-    /// The path, without its last slash.
-    pub path: String,
+    /// The paths at which clients of Socket.IO are served, by the numbers of their mounts; none if all of it is off.
+    pub mounts: Vec<MountSettings>,
     /// The protocols of Engine.IO that clients may use.
     pub versions: Vec<EngineVersion>,
     /// Whether clients may poll.
@@ -197,17 +198,24 @@ impl RoomTemplate {
     }
 }
 
+impl SocketIoSettings {
+    /// Returns the mounts for which `is_meant` is true.
+    pub fn mounts_with(&self, is_meant: impl Fn(&MountSettings) -> bool) -> MountSet {
+        let mounts = self.mounts.iter().enumerate().filter(|(_, mount)| is_meant(mount));
+        mounts.filter_map(|(number, _)| Mount::new(number)).collect()
+    }
+}
+
 impl RawSocketIo {
     pub(super) fn check(self, websocket_path: &str) -> Result<SocketIoSettings, SettingsError> {
-        let path = self.path.strip_suffix('/').unwrap_or(&self.path);
-        let is_path = path.len() > 1 && path.starts_with('/') && !path.contains(|c: char| "?#% ".contains(c));
-        require(
-            is_path,
-            "socketio.path",
-            "must be a path with a slash at both ends, for example /socket.io/",
-        )?;
-        let hides = self.enabled && websocket_path.trim_end_matches('/') == path;
-        require(!hides, "socketio.path", "is also websocket_url")?;
+        let mut mounts = Mounts::default();
+        mounts.add("socketio.path", &self.path, self.enabled, |mount| {
+            mount.is_main = true;
+            mount.redis_manager = self.redis_manager.enabled;
+        })?;
+        self.yunity.check(&mut mounts)?;
+        self.messenger.check(&mut mounts)?;
+        let mounts = mounts.finish(websocket_path)?;
         require(!self.engine.is_empty(), "socketio.engine", "must contain 3, 4 or both")?;
         let uses = |transport: &str| self.transports.iter().any(|name| name == transport);
         let (polling, websocket) = (uses("polling"), uses("websocket"));
@@ -235,8 +243,7 @@ impl RawSocketIo {
         )?;
         let emitter_key = self.emitter.check(&self.namespaces)?;
         Ok(SocketIoSettings {
-            enabled: self.enabled,
-            path: path.to_owned(),
+            mounts,
             versions: self.engine,
             polling,
             websocket,

@@ -14,7 +14,7 @@ use super::connection_id::{ConnectionId, ConnectionIds};
 use crate::access::Policy;
 use crate::engine::{EngineCall, EngineTable, SidCipher};
 use crate::events::{Events, StartGate};
-use crate::http::{self, EngineMount, HttpConfig, PageValues, StaticFiles, Times};
+use crate::http::{self, EngineMounts, HttpConfig, PageValues, StaticFiles, Times};
 use crate::hub::{Hub, Limits, LocalTopics, OutboxMemory, ShardMemory, SharedHub};
 use crate::metrics::Counters;
 use crate::redis::{Lookups, Store, Target};
@@ -217,21 +217,22 @@ fn http_config(process: &ProcessState, publish_timeout: Duration, stop: Cancella
     let heartbeat = settings.heartbeat.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
     let files = || {
         let socket_io = &settings.socket_io;
-        let path = format!("{}/", socket_io.path);
+        let main = socket_io.mounts.iter().find(|mount| mount.is_main);
+        let path = main.map(|mount| format!("{}/", mount.path)).unwrap_or_default();
         StaticFiles::new(&PageValues {
             websocket_url: &settings.websocket_url,
             prefix: settings.namespace.as_str(),
             heartbeat: &heartbeat,
             expire_seconds: settings.expire_seconds,
-            socket_io_path: if socket_io.enabled { &path } else { "" },
+            socket_io_path: &path,
             socket_io_channel: socket_io.redis_manager.channels.first().map_or("", String::as_str),
         })
     };
     let handshake = settings.server.handshake;
     HttpConfig {
         path_prefix: settings.path_prefix.clone(),
-        mount: settings.socket_io.enabled.then(|| EngineMount {
-            path: settings.socket_io.path.clone(),
+        mounts: (!settings.socket_io.mounts.is_empty()).then(|| EngineMounts {
+            paths: settings.socket_io.mounts.iter().map(|mount| mount.path.clone()).collect(),
             versions: settings.socket_io.versions.clone(),
             polling: settings.socket_io.polling,
             websocket: settings.socket_io.websocket,

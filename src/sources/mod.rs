@@ -66,10 +66,12 @@ pub struct SourceReader {
 /// Returns the channels and patterns that the broker wants for itself, with their sources.
 pub fn own_channels(settings: &Settings) -> Vec<(Channel, Source)> {
     let mut channels = vec![(settings.namespace.control(), Source::Control)];
-    let SocketIoSettings { enabled, namespaces, redis_manager, emitter_key, .. } = &settings.socket_io;
-    if *enabled {
+    let SocketIoSettings { namespaces, redis_manager, emitter_key, .. } = &settings.socket_io;
+    if !settings.socket_io.mounts_with(|mount| mount.redis_manager).is_empty() {
         let named = redis_manager.channels.iter().map(|name| Channel::from_redis(name));
         channels.extend(named.map(|channel| (channel, Source::RedisManager)));
+    }
+    if !settings.socket_io.mounts_with(|mount| mount.is_main).is_empty() {
         channels.extend(emitter_key.iter().flat_map(|key| emitter::patterns(key, namespaces)));
     }
     channels

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::Channel;
+use super::{Channel, Mount};
 
 /// The kind of a topic's name. A dialect with topics of its own adds a scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,14 +29,15 @@ const ROOM_MARK: &str = "\0r";
 pub struct Topic(Arc<str>);
 
 impl Topic {
-    /// Returns the topic of a namespace, which must not contain NUL.
-    pub fn namespace(name: &str) -> Self {
-        Self([NAMESPACE_MARK, name].concat().into())
+    /// Returns the topic of a namespace on a mount. Its name must not contain NUL.
+    pub fn namespace(mount: Mount, name: &str) -> Self {
+        Self([NAMESPACE_MARK, mount.mark().encode_utf8(&mut [0; 4]), name].concat().into())
     }
 
-    /// Returns the topic of a room in a namespace. NUL separates the names, because no namespace contains it.
-    pub fn room(namespace: &str, room: &str) -> Self {
-        Self([ROOM_MARK, namespace, "\0", room].concat().into())
+    /// Returns the topic of a room in a namespace on a mount. NUL separates the names, because no namespace contains it.
+    pub fn room(mount: Mount, namespace: &str, room: &str) -> Self {
+        let mark = mount.mark();
+        Self([ROOM_MARK, mark.encode_utf8(&mut [0; 4]), namespace, "\0", room].concat().into())
     }
 
     /// Returns the kind of the name.
@@ -52,8 +53,8 @@ impl Topic {
     pub fn namespace_name(&self) -> &str {
         match self.scope() {
             Scope::Channel => "",
-            Scope::Namespace => &self.0[NAMESPACE_MARK.len()..],
-            Scope::Room => self.0[ROOM_MARK.len()..].split('\0').next().unwrap_or_default(),
+            Scope::Namespace => &self.0[NAMESPACE_MARK.len() + 1..],
+            Scope::Room => self.0[ROOM_MARK.len() + 1..].split('\0').next().unwrap_or_default(),
         }
     }
 
@@ -102,10 +103,13 @@ mod tests {
 
     #[test]
     fn a_room_belongs_to_its_namespace() {
-        let (namespace, room) = (Topic::namespace("/chat"), Topic::room("/chat", "a\0b"));
+        let [mount, other] = [0, 1].map(|number| Mount::new(number).unwrap());
+        let (namespace, room) = (Topic::namespace(mount, "/chat"), Topic::room(mount, "/chat", "a\0b"));
         assert_eq!((namespace.scope(), room.scope()), (Scope::Namespace, Scope::Room));
         assert_eq!((namespace.namespace_name(), room.namespace_name()), ("/chat", "/chat"));
         assert!(namespace.channel().is_none() && room.channel().is_none());
-        assert_ne!(Topic::room("/chat", "a"), Topic::room("/", "chat\0a"));
+        assert_ne!(Topic::room(mount, "/chat", "a"), Topic::room(mount, "/", "chat\0a"));
+        assert_ne!(Topic::room(mount, "/", "a"), Topic::room(other, "/", "a"), "mounts share no rooms");
+        assert_ne!(Topic::namespace(mount, "/"), Topic::namespace(other, "/"));
     }
 }

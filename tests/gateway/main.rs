@@ -25,6 +25,7 @@ mod keyspace_events;
 mod limits;
 mod lingering;
 mod logs;
+mod mounts;
 mod outboxes;
 mod ping;
 mod polling;

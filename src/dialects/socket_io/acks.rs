@@ -12,12 +12,12 @@ use crate::metrics::Counters;
 use crate::shard::state::ShardState;
 use crate::wire::socket_io::encode::push_event;
 use crate::wire::socket_io::{SocketPacket, push_json_string};
-use crate::wire::{AckOrigin, AskedEvent, EmitTarget};
+use crate::wire::{AckOrigin, AskedEvent, EmitTarget, Mount};
 
 /// Sends an event to each client that it is for, with an ack id of its own.
-pub(super) fn ask(state: &ShardState, target: &EmitTarget, asked: &Arc<AskedEvent>) {
+pub(super) fn ask(state: &ShardState, mount: Mount, target: &EmitTarget, asked: &Arc<AskedEvent>) {
     let now = state.engine.now();
-    for (session, index) in reach::clients(state, target) {
+    for (session, index) in reach::clients(state, mount, target) {
         let id = session.sockets.borrow_mut()[index].acks.get_or_insert_default().add(asked, now);
         send_event(&session, &state.sockets.limits, asked.event.attachments(), |out| {
             push_event(out, &target.namespace, Some(id), &asked.event);

@@ -18,10 +18,10 @@ use crate::socket::{Close, ReadMode, SocketConnection};
 use crate::stream::Stream;
 use crate::visitors::Visitor;
 use crate::visitors::watch::Watch;
-use crate::wire::Form;
 use crate::wire::engine_io::EngineVersion;
 use crate::wire::socket_io::{SocketPacket, SocketType};
 use crate::wire::websocket::Opcode;
+use crate::wire::{Form, Mount};
 
 /// The CONNECT that clients of protocol 4 do not send.
 pub(super) const IMPLIED_CONNECT: SocketPacket<'static> = SocketPacket {
@@ -47,7 +47,12 @@ pub(super) struct EngineConnection {
 
 impl EngineConnection {
     /// Creates a connection and its session.
-    pub(super) fn new(permit: ConnectionPermit, stream: Stream, version: EngineVersion) -> Self {
+    pub(super) fn new(
+        permit: ConnectionPermit,
+        stream: Stream,
+        mount: Mount,
+        version: EngineVersion,
+    ) -> Self {
         let form = match version {
             EngineVersion::V3 => Form::PrefixedPackets,
             EngineVersion::V4 => Form::Packets,
@@ -57,10 +62,9 @@ impl EngineConnection {
         let deadline =
             Deadline::Connect(now + permit.state().process.settings.socket_io.connect_seconds * 1_000);
         let listener = socket.listener();
-        let session = permit
-            .state()
-            .engine
-            .insert(|slot| EngineSession::new(Sid::random(), slot, version, listener.clone(), now, deadline));
+        let session = permit.state().engine.insert(|slot| {
+            EngineSession::new(Sid::random(), slot, mount, version, listener.clone(), now, deadline)
+        });
         debug!(?version, "connection opened");
         let span = Span::current();
         let span = (!span.is_disabled()).then(|| Box::new(span));

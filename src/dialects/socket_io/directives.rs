@@ -10,7 +10,7 @@ use crate::hub::Run;
 use crate::metrics::Counters;
 use crate::shard::state::ShardState;
 use crate::wire::socket_io::encode::push_disconnect;
-use crate::wire::{ClientName, Directive, DisconnectScope, EmitTarget, Topic};
+use crate::wire::{ClientName, Directive, DisconnectScope, EmitTarget, Mount, MountSet, Topic};
 
 #[derive(Debug, Clone, Copy)]
 enum RoomChange {
@@ -19,32 +19,36 @@ enum RoomChange {
 }
 
 /// Carries out directives for the clients of this shard, in order.
-pub fn apply(state: &ShardState, directives: &[Directive]) {
-    for directive in directives {
-        match directive {
-            Directive::Emit(target, packets, messages) => {
-                let run = Run::new(packets.clone(), *messages).with_volatile(target.is_volatile);
-                reach::deliver(state, target, &run);
-            }
-            Directive::Ask(target, asked) => ask(state, target, asked),
-            Directive::Disconnect(client) => disconnect(state, client),
-            Directive::EnterRoom(client, room) => change_room(state, client, room, RoomChange::Enter),
-            Directive::LeaveRoom(client, room) => change_room(state, client, room, RoomChange::Leave),
-            Directive::CloseRoom(namespace, room) => {
-                if may_change(state, room) {
-                    state.rooms.clear(&Topic::room(namespace, room));
-                }
-            }
-            Directive::EnterRooms(target, rooms) => change_rooms(state, target, rooms, RoomChange::Enter),
-            Directive::LeaveRooms(target, rooms) => change_rooms(state, target, rooms, RoomChange::Leave),
-            Directive::DisconnectAll(target, scope) => disconnect_all(state, target, *scope),
-        }
+pub fn apply(state: &ShardState, directives: &[(MountSet, Directive)]) {
+    for (mounts, directive) in directives {
+        mounts.iter().for_each(|mount| carry_out(state, mount, directive));
     }
 }
 
-fn disconnect(state: &ShardState, client: &ClientName) {
+fn carry_out(state: &ShardState, mount: Mount, directive: &Directive) {
+    match directive {
+        Directive::Emit(target, packets, messages) => {
+            let run = Run::new(packets.clone(), *messages).with_volatile(target.is_volatile);
+            reach::deliver(state, mount, target, &run);
+        }
+        Directive::Ask(target, asked) => ask(state, mount, target, asked),
+        Directive::Disconnect(client) => disconnect(state, mount, client),
+        Directive::EnterRoom(client, room) => change_room(state, mount, client, room, RoomChange::Enter),
+        Directive::LeaveRoom(client, room) => change_room(state, mount, client, room, RoomChange::Leave),
+        Directive::CloseRoom(namespace, room) => {
+            if may_change(state, room) {
+                state.rooms.clear(&Topic::room(mount, namespace, room));
+            }
+        }
+        Directive::EnterRooms(target, rooms) => change_rooms(state, mount, target, rooms, RoomChange::Enter),
+        Directive::LeaveRooms(target, rooms) => change_rooms(state, mount, target, rooms, RoomChange::Leave),
+        Directive::DisconnectAll(target, scope) => disconnect_all(state, mount, target, *scope),
+    }
+}
+
+fn disconnect(state: &ShardState, mount: Mount, client: &ClientName) {
     let ClientName { namespace, sid } = client;
-    state.engine.find(sid, namespace, |session, _| disconnect_from(state, session, namespace));
+    state.engine.find(sid, mount, namespace, |session, _| disconnect_from(state, session, namespace));
 }
 
 fn disconnect_from(state: &ShardState, session: &EngineSession, namespace: &str) {
@@ -52,8 +56,8 @@ fn disconnect_from(state: &ShardState, session: &EngineSession, namespace: &str)
     session.leave(namespace, Deadline::Grace(state.engine.now() + GRACE));
 }
 
-fn disconnect_all(state: &ShardState, target: &EmitTarget, scope: DisconnectScope) {
-    for (session, _) in reach::clients(state, target) {
+fn disconnect_all(state: &ShardState, mount: Mount, target: &EmitTarget, scope: DisconnectScope) {
+    for (session, _) in reach::clients(state, mount, target) {
         let namespaces: Vec<Box<str>> = match scope {
             DisconnectScope::Namespace => vec![target.namespace.clone()],
             DisconnectScope::Session => {
@@ -66,20 +70,26 @@ fn disconnect_all(state: &ShardState, target: &EmitTarget, scope: DisconnectScop
     }
 }
 
-fn change_room(state: &ShardState, client: &ClientName, room: &str, change: RoomChange) {
+fn change_room(state: &ShardState, mount: Mount, client: &ClientName, room: &str, change: RoomChange) {
     let ClientName { namespace, sid } = client;
     if may_change(state, room) {
-        let topic = Topic::room(namespace, room);
-        state
-            .engine
-            .find(sid, namespace, |session, index| apply_change(state, session, index, &topic, change));
+        let topic = Topic::room(mount, namespace, room);
+        state.engine.find(sid, mount, namespace, |session, index| {
+            apply_change(state, session, index, &topic, change)
+        });
     }
 }
 
-fn change_rooms(state: &ShardState, target: &EmitTarget, rooms: &[Box<str>], change: RoomChange) {
+fn change_rooms(
+    state: &ShardState,
+    mount: Mount,
+    target: &EmitTarget,
+    rooms: &[Box<str>],
+    change: RoomChange,
+) {
     let rooms = rooms.iter().filter(|room| may_change(state, room));
-    let topics: Vec<_> = rooms.map(|room| Topic::room(&target.namespace, room)).collect();
-    for (session, index) in reach::clients(state, target) {
+    let topics: Vec<_> = rooms.map(|room| Topic::room(mount, &target.namespace, room)).collect();
+    for (session, index) in reach::clients(state, mount, target) {
         for topic in &topics {
             apply_change(state, &session, index, topic, change);
         }

@@ -14,7 +14,7 @@ use crate::visitors::watch::LeaseHold;
 use crate::wire::engine_io::EngineVersion;
 use crate::wire::socket_io::encode::{push_connect_error, push_connected};
 use crate::wire::socket_io::{JsonMembers, SocketPacket, unescape_json};
-use crate::wire::{Topic, parameters};
+use crate::wire::{Mount, Topic, parameters};
 
 /// Most rooms that Django can put a client into.
 pub(super) const MAX_ROOMS: usize = 1_000;
@@ -35,7 +35,7 @@ pub(super) fn connect(
     state: &Rc<ShardState>,
     packet: SocketPacket<'_>,
 ) -> Option<Close> {
-    let (settings, namespace) = (&state.process.settings.socket_io, packet.namespace);
+    let namespace = packet.namespace;
     if session.is_connected(namespace) || session.sockets.borrow().len() >= MAX_NAMESPACES {
         // Clients of protocol 4 name the main namespace although they are in it.
         let is_implied = session.version == EngineVersion::V3 && namespace == "/";
@@ -61,7 +61,6 @@ pub(super) fn connect(
             });
             // Clients of protocol 4 cannot do without the main namespace.
             let is_last = session.version == EngineVersion::V3 && session.sockets.borrow().is_empty();
-            debug_assert!(settings.enabled);
             is_last.then_some(Close::Disconnected)
         }
     }
@@ -109,8 +108,9 @@ fn join(
 ) {
     let settings = &state.process.settings.socket_io;
     let is_same = settings.eio3_same_ids && session.version == EngineVersion::V3;
-    let (topic, sid) = (Topic::namespace(namespace), if is_same { session.sid } else { Sid::random() });
-    let own_rooms = own_rooms(settings, namespace, identity);
+    let topic = Topic::namespace(session.mount, namespace);
+    let sid = if is_same { session.sid } else { Sid::random() };
+    let own_rooms = own_rooms(settings, session.mount, namespace, identity);
     send_packet(session, &state.sockets.limits, |out| {
         push_connected(out, session.version, namespace, &state.engine.text(&sid, session.slot));
     });
@@ -123,11 +123,16 @@ fn join(
 }
 
 /// Returns the rooms that follow from an identity.
-fn own_rooms(settings: &SocketIoSettings, namespace: &str, identity: &Identity) -> Box<[Topic]> {
+fn own_rooms(
+    settings: &SocketIoSettings,
+    mount: Mount,
+    namespace: &str,
+    identity: &Identity,
+) -> Box<[Topic]> {
     let user = settings.user_room.iter().zip(&identity.user).map(|(template, user)| template.room(user));
     let groups = settings.group_room.iter();
     let groups = groups.flat_map(|template| identity.groups.iter().map(|group| template.room(group)));
-    user.chain(groups).map(|room| Topic::room(namespace, &room)).collect()
+    user.chain(groups).map(|room| Topic::room(mount, namespace, &room)).collect()
 }
 
 /// Applies a changed visitor: rooms of its user and groups are left and entered, without a reconnect.
@@ -135,7 +140,7 @@ pub(super) fn reauthorize(session: &EngineSession, state: &ShardState) {
     let settings = &state.process.settings.socket_io;
     for socket in session.sockets.borrow_mut().iter_mut() {
         let identity = socket_identity(session, socket);
-        let rooms = own_rooms(settings, socket.namespace(), &identity);
+        let rooms = own_rooms(settings, session.mount, socket.namespace(), &identity);
         socket
             .own_rooms
             .iter()

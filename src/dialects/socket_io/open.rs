@@ -19,8 +19,8 @@ use crate::shard::state::{ConnectionPermit, ShardState};
 use crate::stream::Permit;
 use crate::visitors::watch::{InFlight, Watch};
 use crate::visitors::{AuthSource, Visitor};
-use crate::wire::Form;
 use crate::wire::engine_io::{EngineType, EngineVersion, SessionAnswer};
+use crate::wire::{Form, Mount};
 
 /// A visitor who is about to be admitted.
 struct Admitted {
@@ -32,7 +32,7 @@ struct Admitted {
 
 /// A WebSocket before its 101.
 enum Opening {
-    Fresh(Box<Admitted>, EngineVersion),
+    Fresh(Box<Admitted>, Mount, EngineVersion),
     Upgrade(String),
 }
 
@@ -54,8 +54,8 @@ pub async fn open(
         EngineRoute::Post(request, reader) => {
             return Ok(RouteAnswer::Session(answer_post(state, request, reader).await?));
         }
-        EngineRoute::WebSocket(EngineHandshake { version, request }, acceptance) => {
-            (Opening::Fresh(Box::new(admit(state, &request).await?), version), acceptance)
+        EngineRoute::WebSocket(EngineHandshake { mount, version, request }, acceptance) => {
+            (Opening::Fresh(Box::new(admit(state, &request).await?), mount, version), acceptance)
         }
         EngineRoute::Upgrade(request, acceptance) => {
             let sid = request.sid.clone();
@@ -70,9 +70,9 @@ impl Opening {
     fn serve(self, upgraded: Upgraded, permit: ConnectionPermit) {
         let Upgraded { stream, early, .. } = upgraded;
         match self {
-            Self::Fresh(admitted, version) => {
+            Self::Fresh(admitted, mount, version) => {
                 let Admitted { visitor, since, watch, in_flight } = *admitted;
-                let connection = Box::new(EngineConnection::new(permit, stream, version));
+                let connection = Box::new(EngineConnection::new(permit, stream, mount, version));
                 connection.hold_lease(visitor, since, watch);
                 // Only now invalidations reach the connection through its lease.
                 drop(in_flight);
@@ -119,7 +119,7 @@ async fn open_polling(
     handshake: EngineHandshake,
     wants_base64: bool,
 ) -> Result<SessionAnswer, Rejection> {
-    let EngineHandshake { version, request } = handshake;
+    let EngineHandshake { mount, version, request } = handshake;
     let Admitted { visitor, since, watch, in_flight } = admit(state, &request).await?;
     let permit = Permit::take(&state.process.connections, state.process.max_connections);
     let permit = permit.ok_or(Rejection::Full)?;
@@ -133,9 +133,9 @@ async fn open_polling(
     let (settings, now) = (&state.process.settings.socket_io, state.engine.now());
     let listener = Rc::new(Listener::parked(form, state.sockets.clock.get(), 0));
     let deadline = Deadline::Connect(now + settings.connect_seconds * 1_000);
-    let session = state
-        .engine
-        .insert(|slot| EngineSession::new(Sid::random(), slot, version, listener.clone(), now, deadline));
+    let session = state.engine.insert(|slot| {
+        EngineSession::new(Sid::random(), slot, mount, version, listener.clone(), now, deadline)
+    });
     session.carrier.set(Carrier::Polling);
     let poll = PollState {
         permit,

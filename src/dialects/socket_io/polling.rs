@@ -99,7 +99,8 @@ pub(super) async fn answer_post(
 }
 
 async fn answer_here(state: &Rc<ShardState>, request: SessionRequest) -> Result<SessionAnswer, EngineError> {
-    let session = state.engine.session(&request.sid).ok_or(EngineError::Session)?;
+    let session = state.engine.session(&request.sid).filter(|session| session.mount == request.mount);
+    let session = session.ok_or(EngineError::Session)?;
     let is_bound = session.poll.borrow().as_ref().is_some_and(|poll| {
         let presented = || request.cookie.as_deref().map(|cookie| Token::new(cookie).fingerprint());
         poll.credential.is_some() && presented() != poll.credential

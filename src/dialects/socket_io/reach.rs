@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::engine::EngineSession;
 use crate::hub::Run;
 use crate::shard::state::ShardState;
-use crate::wire::{EmitTarget, Topic};
+use crate::wire::{EmitTarget, Mount, Topic};
 
 /// The parts of a target as the local topics know them. A client's own room is found by its id, and takes no entry.
 struct ReachParts {
@@ -17,30 +17,33 @@ struct ReachParts {
 }
 
 impl ReachParts {
-    fn new(state: &ShardState, target: &EmitTarget) -> Self {
+    fn new(state: &ShardState, mount: Mount, target: &EmitTarget) -> Self {
         let namespace = &target.namespace;
-        let rooms_of =
-            |names: &[Box<str>]| names.iter().map(|room| Topic::room(namespace, room)).collect::<Vec<_>>();
+        let rooms_of = |names: &[Box<str>]| {
+            names.iter().map(|room| Topic::room(mount, namespace, room)).collect::<Vec<_>>()
+        };
         let (topics, single) = match &target.rooms {
-            None => (vec![Topic::namespace(namespace)], Vec::new()),
-            Some(rooms) => (rooms_of(rooms), members(state, namespace, rooms)),
+            None => (vec![Topic::namespace(mount, namespace)], Vec::new()),
+            Some(rooms) => (rooms_of(rooms), members(state, mount, namespace, rooms)),
         };
         let except_topics = if target.excepts_rooms { rooms_of(&target.except) } else { Vec::new() };
-        Self { topics, single, except_topics, except: members(state, namespace, &target.except) }
+        Self { topics, single, except_topics, except: members(state, mount, namespace, &target.except) }
     }
 }
 
 /// Returns the members with these public ids.
-fn members(state: &ShardState, namespace: &str, names: &[Box<str>]) -> Vec<u32> {
+fn members(state: &ShardState, mount: Mount, namespace: &str, names: &[Box<str>]) -> Vec<u32> {
     let member = |name: &str| {
-        state.engine.find(name, namespace, |session, index| session.sockets.borrow()[index].member.number())
+        let number =
+            |session: &Rc<EngineSession>, index: usize| session.sockets.borrow()[index].member.number();
+        state.engine.find(name, mount, namespace, number)
     };
     names.iter().filter_map(|name| member(name)).collect()
 }
 
 /// Delivers packets: each client gets them once, in whatever of the rooms it is.
-pub(super) fn deliver(state: &ShardState, target: &EmitTarget, run: &Run) {
-    let ReachParts { topics, single, except_topics, except } = ReachParts::new(state, target);
+pub(super) fn deliver(state: &ShardState, mount: Mount, target: &EmitTarget, run: &Run) {
+    let ReachParts { topics, single, except_topics, except } = ReachParts::new(state, mount, target);
     match &topics[..] {
         [topic] if single.is_empty() && except_topics.is_empty() && except.is_empty() => {
             state.rooms.deliver(topic, run);
@@ -50,8 +53,12 @@ pub(super) fn deliver(state: &ShardState, target: &EmitTarget, run: &Run) {
 }
 
 /// Returns the clients of this shard that a target reaches: their sessions, and the index of the socket in each.
-pub(super) fn clients(state: &ShardState, target: &EmitTarget) -> Vec<(Rc<EngineSession>, usize)> {
-    let ReachParts { topics, single, except_topics, except } = ReachParts::new(state, target);
+pub(super) fn clients(
+    state: &ShardState,
+    mount: Mount,
+    target: &EmitTarget,
+) -> Vec<(Rc<EngineSession>, usize)> {
+    let ReachParts { topics, single, except_topics, except } = ReachParts::new(state, mount, target);
     let reached: HashSet<u32> =
         state.rooms.union(&topics, &single, &except_topics, &except).into_iter().collect();
     let mut clients = Vec::new();
@@ -60,7 +67,7 @@ pub(super) fn clients(state: &ShardState, target: &EmitTarget) -> Vec<(Rc<Engine
         // The usual case, which needs no search.
         Some([name]) if reached.len() == 1 && single.len() == 1 => {
             let client = |session: &Rc<EngineSession>, index| (session.clone(), index);
-            clients.extend(state.engine.find(name, &target.namespace, client));
+            clients.extend(state.engine.find(name, mount, &target.namespace, client));
         }
         _ => state.engine.with_part(0, 1, |session| {
             let sockets = session.sockets.borrow();

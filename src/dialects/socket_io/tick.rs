@@ -24,7 +24,7 @@ const TICK_MS: u32 = 1_000 / TICKS_PER_SECOND;
 /// of one of `parts` parts.
 pub fn tick(state: &Rc<ShardState>, part: usize, parts: usize) {
     let settings = &state.process.settings.socket_io;
-    if !settings.enabled {
+    if settings.mounts.is_empty() {
         return;
     }
     state.engine.advance();

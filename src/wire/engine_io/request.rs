@@ -3,10 +3,13 @@
 use bytes::Bytes;
 
 use super::EngineVersion;
+use crate::wire::Mount;
 
 /// A request for a session, whose form and origin have been checked.
 #[derive(Debug, Clone)]
 pub struct SessionRequest {
+    /// The mount of the request.
+    pub mount: Mount,
     /// The client's protocol.
     pub version: EngineVersion,
     /// The secret id that the client names.
