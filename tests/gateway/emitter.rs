@@ -61,7 +61,6 @@ async fn an_emitter_reaches_unions_of_rooms_without_the_excepted_rooms_and_clien
         let opts = format!(r#"{{"rooms":["{sid}"],"except":[]}}"#);
         gateway.request("/", &format!(r#"{{"type":2,"opts":{opts},"rooms":{rooms}}}"#));
     }
-    // Requests arrive by patterns of their own, so their order to events is not that of Redis.
     gateway.request("/", r#"{"type":2,"opts":{"rooms":[]},"rooms":["all"]}"#);
     for options in [r#"{"rooms":["all"],"except":[]}"#, r#"{"rooms":[],"flags":{}}"#, "{}"] {
         gateway.emit("/", options, "1");

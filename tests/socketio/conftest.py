@@ -1,4 +1,4 @@
-"""A gateway for Socket.IO, and python-socketio's publisher."""
+"""A gateway for Socket.IO, and the publishers of Python and Node."""
 
 import json
 import queue
@@ -23,7 +23,8 @@ def store():
 
 @pytest.fixture(scope="session")
 def gateway(store):
-    server = Gateway(redis__url=store.url, socketio__enabled="true", server__shards=3)
+    settings = {"redis__url": store.url, "socketio__enabled": "true", "socketio__emitter__enabled": "true"}
+    server = Gateway(**settings, server__shards=3)
     yield server
     server.stop()
 
@@ -33,13 +34,12 @@ def manager(store):
     return socketio.RedisManager(f"redis://127.0.0.1:{store.port}/0", write_only=True)
 
 
-class NodeClient:
-    """An official JavaScript client in a process of its own."""
+class NodeProcess:
+    """A script for Node that writes one JSON value a line."""
 
-    def __init__(self, major, port, transports):
-        command = ["node", FOLDER / "client.js", str(major), f"http://127.0.0.1:{port}", transports]
+    def __init__(self, *command):
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ["node", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         self.lines = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -56,6 +56,12 @@ class NodeClient:
         except json.JSONDecodeError:
             pytest.fail(f"node: {line}")
 
+    def call(self, *command):
+        """Sends a command, and returns its result."""
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+        return self.next()
+
     def close(self):
         self.process.stdin.close()
         self.process.wait(DEADLINE)
@@ -66,9 +72,24 @@ def connect(gateway):
     clients = []
 
     def connect_client(major, transports):
-        clients.append(NodeClient(major, gateway.port, transports))
+        url = f"http://127.0.0.1:{gateway.port}"
+        clients.append(NodeProcess(FOLDER / "client.js", str(major), url, transports))
         return clients[-1]
 
     yield connect_client
     for client in clients:
         client.close()
+
+
+@pytest.fixture
+def publisher(store):
+    """Starts an emitter of Node, or a server with the Redis adapter."""
+    publishers = []
+
+    def start(kind):
+        publishers.append(NodeProcess(FOLDER / "publisher.js", kind, str(store.port), "socket.io"))
+        return publishers[-1]
+
+    yield start
+    for each in publishers:
+        each.close()
