@@ -1,7 +1,5 @@
 //! Identifies the visitor of a request, after the checks that need no visitor.
 
-use std::sync::atomic::Ordering;
-
 use tokio::time::{Instant, timeout};
 use tracing::{Span, warn};
 
@@ -30,7 +28,7 @@ pub(super) async fn identify(
     if state.stopping.is_cancelled() {
         return Err(Rejection::Stopping);
     }
-    if state.process.connections.load(Ordering::Relaxed) > state.process.max_connections {
+    if state.process.is_full() {
         return Err(Rejection::Full);
     }
     // The broker has already logged why Redis is down.

@@ -5,13 +5,27 @@ use std::os::fd::OwnedFd;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::stream::Permit;
 use crate::wire::engine_io::{EngineError, SessionAnswer, SessionRequest};
 
+/// A WebSocket that was accepted for a session of another shard.
+pub struct AcceptedUpgrade {
+    /// The secret id of the session.
+    pub sid: String,
+    /// The number of the upgrade.
+    pub upgrade: u64,
+    /// Counts the socket as a connection.
+    pub permit: Permit,
+    /// The socket.
+    pub socket: OwnedFd,
+    /// What its client sent after its handshake.
+    pub early: Bytes,
+}
+
 /// A request for a session of another shard.
-#[derive(Debug)]
 pub enum EngineCall {
     /// Answer a request. Dropping the receiver cancels it.
     Request(SessionRequest, oneshot::Sender<Result<SessionAnswer, EngineError>>),
-    /// Serve a WebSocket that was accepted for the session with this id, and what its client sent after its handshake.
-    Adopt(String, OwnedFd, Bytes),
+    /// Serve a WebSocket that was accepted for a session.
+    Adopt(AcceptedUpgrade),
 }

@@ -9,7 +9,7 @@ mod session;
 mod table;
 
 pub use acks::PendingAcks;
-pub use call::EngineCall;
+pub use call::{AcceptedUpgrade, EngineCall};
 pub use ids::{Sid, SidCipher};
-pub use session::{Carrier, Deadline, EngineSession, NamespaceSocket, PollState};
+pub use session::{Deadline, EngineSession, NamespaceSocket, PollState, TransportState};
 pub use table::{EngineTable, TICKS_PER_SECOND};

@@ -35,8 +35,8 @@ pub struct EngineSession {
     pub unfinished: RefCell<Option<Box<Unfinished>>>,
     /// Its share in the visitor's lease; none if the visitor cannot change.
     pub lease: RefCell<Option<LeaseHold>>,
-    /// What carries its packets at the moment.
-    pub carrier: Cell<Carrier>,
+    /// What carries its packets at the moment, and how far an upgrade is.
+    pub transport: Cell<TransportState>,
     /// State that only polling needs; none over a WebSocket.
     pub poll: RefCell<Option<Box<PollState>>>,
     /// Since when attachments are missing; 0 if none are.
@@ -51,29 +51,32 @@ pub struct EngineSession {
     pub deadline: Cell<Deadline>,
 }
 
-/// What carries the packets of a session.
+/// What carries the packets of a session, and how far its upgrade is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carrier {
+pub enum TransportState {
     /// A WebSocket.
     WebSocket,
     /// Polling.
     Polling,
-    /// Polling, while a WebSocket is being opened.
-    Upgrading,
-    /// Polling, while the client tests its new WebSocket: polls are answered at once.
-    Probing,
+    /// Polling; the client has requested a WebSocket.
+    UpgradeRequested,
+    /// Polling; the client tests its new WebSocket, and polls are answered at once.
+    UpgradeProbed,
 }
 
 /// The state of a session that polls.
-#[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub struct PollState {
     /// Counts the session as a connection.
     pub permit: Permit,
+    /// Counts it among the sessions whose client has not joined a namespace and come back yet.
+    pub newcomer: Option<Permit>,
     /// Fingerprint of the session cookie, without which the id is worth nothing; none if no session was read.
     pub credential: Option<Fingerprint>,
     /// Whether the client wants attachments in base64.
     pub wants_base64: bool,
+    /// A poll has come.
+    pub has_polled: bool,
     /// A poll waits.
     pub is_waiting: bool,
     /// A post is on its way.
@@ -82,7 +85,11 @@ pub struct PollState {
     pub is_closed: bool,
     /// When the latest upgrade to a WebSocket began.
     pub upgrade_began: u32,
-    /// When the session ended while no poll waited; 0 if it has not.
+    /// The number of that upgrade: a WebSocket of an earlier one is too late.
+    pub upgrade: u64,
+    /// The WebSocket of that upgrade.
+    pub probing: Option<Rc<Listener>>,
+    /// When the end of the session was carried out; 0 if it has not ended.
     pub ended_at: u32,
 }
 
@@ -134,7 +141,7 @@ impl EngineSession {
             collector: RefCell::default(),
             unfinished: RefCell::default(),
             lease: RefCell::default(),
-            carrier: Cell::new(Carrier::WebSocket),
+            transport: Cell::new(TransportState::WebSocket),
             poll: RefCell::default(),
             collecting_since: Cell::new(0),
             opened: now,

@@ -22,6 +22,8 @@ pub struct EngineTable {
     shard: usize,
     cipher: Arc<SidCipher>,
     sessions: RefCell<Slab<Rc<EngineSession>>>,
+    /// The number of the latest upgrade that a request on this shard has begun.
+    upgrades: Cell<u64>,
     /// The time of the last tick in milliseconds.
     ticked: Cell<u32>,
     ticked_at: Cell<Instant>,
@@ -34,6 +36,7 @@ impl EngineTable {
             shard,
             cipher,
             sessions: RefCell::default(),
+            upgrades: Cell::default(),
             ticked: Cell::new(1),
             ticked_at: Cell::new(Instant::now()),
         }
@@ -85,6 +88,12 @@ impl EngineTable {
     pub fn sessions_from(&self, first: usize, count: usize) -> Vec<Rc<EngineSession>> {
         let sessions = self.sessions.borrow();
         (first..sessions.capacity()).filter_map(|slot| sessions.get(slot).cloned()).take(count).collect()
+    }
+
+    /// Returns the number of a new upgrade. No other shard returns it.
+    pub fn next_upgrade(&self) -> u64 {
+        self.upgrades.set(self.upgrades.get() + 1);
+        self.upgrades.get() << 16 | self.shard as u64
     }
 
     /// Returns an id as clients and Django see it.

@@ -160,7 +160,7 @@ impl EngineMounts {
                     EngineRoute::WebSocket(handshake(mount, version, credentials), acceptance)
                 }
                 Some(sid) => {
-                    let (cookie, action) = (credentials.session_cookie, SessionAction::Upgrade);
+                    let (cookie, action) = (credentials.session_cookie, SessionAction::Upgrade(0));
                     EngineRoute::Upgrade(SessionRequest { mount, version, sid, cookie, action }, acceptance)
                 }
             }

@@ -127,6 +127,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
         outboxes: OutboxMemory::new(settings.messages.outbox_total_bytes),
         rate_limits: Arc::default(),
         unfinished: UnfinishedMemory::new(settings.messages.unfinished_total_bytes),
+        newcomers: Arc::default(),
         engine_calls: engine_calls.into(),
         sids: Arc::new(SidCipher::random().context("cannot create a key for the ids of clients")?),
         ids: Arc::default(),

@@ -57,6 +57,8 @@ pub struct ProcessState {
     pub unfinished: Arc<UnfinishedMemory>,
     /// Encrypts the places of sessions in the ids of Socket.IO clients.
     pub sids: Arc<SidCipher>,
+    /// Number of polling sessions whose clients have not joined a namespace and come back yet.
+    pub newcomers: Arc<AtomicUsize>,
     /// Requests for the sessions of each shard.
     pub engine_calls: Arc<[mpsc::Sender<EngineCall>]>,
     /// The ids of connections.
@@ -65,6 +67,13 @@ pub struct ProcessState {
     pub node: NodeId,
     /// Lets the first shard write the first event.
     pub start_gate: StartGate,
+}
+
+impl ProcessState {
+    /// Returns whether there are more connections than are served.
+    pub fn is_full(&self) -> bool {
+        self.connections.load(Ordering::Relaxed) > self.max_connections
+    }
 }
 
 /// State shared by the parts of a shard.

@@ -29,6 +29,7 @@ mod mounts;
 mod outboxes;
 mod ping;
 mod polling;
+mod polling_end;
 mod proxies;
 mod publish;
 mod publish_limits;

@@ -105,8 +105,11 @@ async fn a_session_ends_by_a_second_poll_a_breach_or_its_client() {
     connection.send_raw(&request.bytes()).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     drop(connection);
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    gone(&client).expect_status(400).await;
+    within_deadline("the end of the session", async {
+        while client.post("3").send().await.0.status != 400 {}
+    })
+    .await;
+    assert!(gone(&client).expect_status(400).await.body.contains(r#""code":1"#));
     let (client, _) = server.connect_polling().await;
     client.get().method("PUT").expect_status(400).await;
     let other = server.gateway.stream(&format!("{POLL_V3}&sid={}", client.sid)).without("Accept");

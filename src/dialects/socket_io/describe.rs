@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::namespaces::{session_identity, socket_identity};
 use crate::access::Identity;
-use crate::engine::{Carrier, EngineSession};
+use crate::engine::{EngineSession, TransportState};
 use crate::shard::ask::{ConnectionInfo, ConnectionPeer, NamespaceInfo};
 use crate::shard::state::ShardState;
 
@@ -16,15 +16,17 @@ pub fn describe(state: &ShardState, session: &EngineSession) -> ConnectionInfo {
         .iter()
         .map(|socket| NamespaceInfo {
             name: socket.namespace().to_owned(),
-            sid: state.engine.text(&socket.sid, session.slot),
+            sid: state.engine.public_id(session, socket),
             user: user(socket_identity(session, socket)),
         })
         .collect();
-    let (form, peer) = match session.carrier.get() {
-        Carrier::WebSocket => {
+    let (form, peer) = match session.transport.get() {
+        TransportState::WebSocket => {
             ("websocket", session.listener.peer().map_or(ConnectionPeer::Unix, ConnectionPeer::Address))
         }
-        Carrier::Polling | Carrier::Upgrading | Carrier::Probing => ("polling", ConnectionPeer::None),
+        TransportState::Polling | TransportState::UpgradeRequested | TransportState::UpgradeProbed => {
+            ("polling", ConnectionPeer::None)
+        }
     };
     let (delivered, dropped) = session.listener.counts();
     ConnectionInfo {

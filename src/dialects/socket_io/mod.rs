@@ -6,6 +6,7 @@ mod acks;
 mod connection;
 mod describe;
 mod directives;
+mod ending;
 mod namespaces;
 mod open;
 mod outgoing;

@@ -12,14 +12,14 @@ use super::polling::{answer, answer_post, payload};
 use super::upgrade::adopt;
 use crate::access::Token;
 use crate::dialects::identify::{Identified, identify, no_redis, refresh, revalidate};
-use crate::engine::{Carrier, Deadline, EngineCall, EngineSession, PollState, Sid};
+use crate::engine::{AcceptedUpgrade, Deadline, EngineCall, EngineSession, PollState, Sid, TransportState};
 use crate::http::{EngineHandshake, EngineRoute, HandshakeRequest, Rejection, RouteAnswer, Upgraded};
 use crate::hub::{Ending, Listener};
 use crate::shard::state::{ConnectionPermit, ShardState};
 use crate::stream::Permit;
 use crate::visitors::watch::{InFlight, Watch};
 use crate::visitors::{AuthSource, Visitor};
-use crate::wire::engine_io::{EngineType, EngineVersion, SessionAnswer};
+use crate::wire::engine_io::{EngineType, EngineVersion, SessionAction, SessionAnswer, SessionRequest};
 use crate::wire::{Form, Mount};
 
 /// A visitor who is about to be admitted.
@@ -33,7 +33,8 @@ struct Admitted {
 /// A WebSocket before its 101.
 enum Opening {
     Fresh(Box<Admitted>, Mount, EngineVersion),
-    Upgrade(String),
+    /// For the session with this secret id; the number of the upgrade.
+    Upgrade(String, u64),
 }
 
 /// Answers a request of an Engine.IO client. The continuation in the answer to a handshake serves the WebSocket; it runs
@@ -58,9 +59,13 @@ pub async fn open(
             (Opening::Fresh(Box::new(admit(state, &request).await?), mount, version), acceptance)
         }
         EngineRoute::Upgrade(request, acceptance) => {
-            let sid = request.sid.clone();
-            answer(state, request).await?;
-            (Opening::Upgrade(sid), acceptance)
+            // Until the WebSocket carries the session, both count.
+            if state.process.is_full() {
+                return Err(Rejection::Full);
+            }
+            let (sid, upgrade) = (request.sid.clone(), state.engine.next_upgrade());
+            answer(state, SessionRequest { action: SessionAction::Upgrade(upgrade), ..request }).await?;
+            (Opening::Upgrade(sid, upgrade), acceptance)
         }
     };
     Ok(RouteAnswer::WebSocket(acceptance, move |upgraded, permit| opening.serve(upgraded, permit)))
@@ -78,13 +83,24 @@ impl Opening {
                 drop(in_flight);
                 tokio::task::spawn_local(connection.serve(&early));
             }
-            // The session has a permit of its own.
-            Self::Upgrade(sid) => match permit.state().engine.shard_of(&sid) {
-                Some(shard) if shard == permit.state().number => adopt(permit.state(), &sid, stream, &early),
+            Self::Upgrade(sid, upgrade) => match permit.state().engine.shard_of(&sid) {
+                Some(shard) if shard == permit.state().number => {
+                    adopt(permit, &sid, upgrade, stream, &early);
+                }
                 Some(shard) => {
-                    if let Some(calls) = permit.state().process.engine_calls.get(shard) {
+                    let process = &permit.state().process;
+                    // Without a limit: it replaces this shard's permit, which is dropped.
+                    let moved = Permit::take(&process.connections, usize::MAX);
+                    if let (Some(calls), Some(permit)) = (process.engine_calls.get(shard), moved) {
+                        let socket = stream.into_socket();
                         // If the queue is full, the client keeps polling.
-                        let _ = calls.try_send(EngineCall::Adopt(sid, stream.into_socket(), early));
+                        let _ = calls.try_send(EngineCall::Adopt(AcceptedUpgrade {
+                            sid,
+                            upgrade,
+                            permit,
+                            socket,
+                            early,
+                        }));
                     }
                 }
                 None => {}
@@ -123,6 +139,9 @@ async fn open_polling(
     let Admitted { visitor, since, watch, in_flight } = admit(state, &request).await?;
     let permit = Permit::take(&state.process.connections, state.process.max_connections);
     let permit = permit.ok_or(Rejection::Full)?;
+    // Handshakes cost a client nothing, so those that are not followed by anything cannot keep others out.
+    let most_newcomers = (state.process.max_connections / 2).max(1);
+    let newcomer = Permit::take(&state.process.newcomers, most_newcomers).ok_or(Rejection::Full)?;
     let cookie = request.credentials.session_cookie.as_deref();
     let cookie = cookie.filter(|_| matches!(visitor.auth_source, AuthSource::Session(_)));
     let credential = cookie.map(|cookie| Token::new(cookie).fingerprint());
@@ -136,15 +155,19 @@ async fn open_polling(
     let session = state.engine.insert(|slot| {
         EngineSession::new(Sid::random(), slot, mount, version, listener.clone(), now, deadline)
     });
-    session.carrier.set(Carrier::Polling);
+    session.transport.set(TransportState::Polling);
     let poll = PollState {
         permit,
         credential,
         wants_base64,
+        newcomer: Some(newcomer),
+        has_polled: false,
         is_waiting: false,
         is_posting: false,
         is_closed: false,
         upgrade_began: 0,
+        upgrade: 0,
+        probing: None,
         ended_at: 0,
     };
     session.poll.replace(Some(Box::new(poll)));

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::engine::{Carrier, EngineSession, EngineTable, NamespaceSocket};
+use crate::engine::{EngineSession, EngineTable, NamespaceSocket, TransportState};
 use crate::hub::Limits;
 use crate::settings::SocketIoSettings;
 use crate::shard::state::ShardState;
@@ -32,7 +32,7 @@ pub(super) fn send_open(
     let mut packet = String::new();
     let open = OpenPacket {
         sid: &table.text(&session.sid, session.slot),
-        can_upgrade: session.carrier.get() == Carrier::Polling && settings.websocket,
+        can_upgrade: session.transport.get() == TransportState::Polling && settings.websocket,
         ping_interval_ms: milliseconds(settings.ping_interval),
         ping_timeout_ms: milliseconds(settings.ping_timeout),
         max_payload: settings.max_payload_bytes,

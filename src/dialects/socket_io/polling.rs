@@ -8,16 +8,16 @@ use std::task::Poll;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{mpsc, oneshot};
 
+use super::ending::{end, finish_ended};
 use super::namespaces::reauthorize;
-use super::outgoing::last_packets;
 use super::receive::receive_engine_packet;
-use super::tick::patience;
+use super::tick::silence_limit;
 use super::upgrade::adopt;
 use crate::access::Token;
-use crate::engine::{Carrier, EngineCall, EngineSession};
+use crate::engine::{AcceptedUpgrade, Deadline, EngineCall, EngineSession, TransportState};
 use crate::http::PostReader;
 use crate::hub::Ending;
-use crate::shard::state::ShardState;
+use crate::shard::state::{ConnectionPermit, ShardState};
 use crate::socket::Close;
 use crate::stream::Stream;
 use crate::wire::engine_io::{
@@ -34,28 +34,47 @@ const MAX_PACKETS: usize = 1_000;
 pub async fn serve_calls(state: Rc<ShardState>, mut calls: mpsc::Receiver<EngineCall>) {
     while let Some(call) = calls.recv().await {
         match call {
-            EngineCall::Request(request, mut reply) => {
-                let state = state.clone();
-                tokio::task::spawn_local(async move {
-                    let answer = tokio::select! {
-                        answer = answer_here(&state, request) => answer,
-                        // The client has gone.
-                        () = reply.closed() => return,
-                    };
-                    let _ = reply.send(answer);
-                });
+            EngineCall::Request(request, reply) if matches!(request.action, SessionAction::Poll) => {
+                tokio::task::spawn_local(serve_poll(state.clone(), request, reply));
             }
-            EngineCall::Adopt(sid, socket, early) => {
+            // Nothing here waits. The packets of a post count even if its client has gone.
+            EngineCall::Request(request, reply) => {
+                let _ = reply.send(answer_here(&state, request).await);
+            }
+            EngineCall::Adopt(AcceptedUpgrade { sid, upgrade, permit, socket, early }) => {
                 // An error means that the socket has failed already.
                 if let Ok(stream) = Stream::new(socket) {
-                    adopt(&state, &sid, stream, &early);
+                    let permit = ConnectionPermit::new(&state, permit);
+                    adopt(permit, &sid, upgrade, stream, &early);
                 }
             }
         }
     }
 }
 
-/// Answers a request, on whatever shard its session is. Safe to cancel: that ends the session of a poll.
+/// Answers a poll that arrived on another shard.
+async fn serve_poll(
+    state: Rc<ShardState>,
+    request: SessionRequest,
+    mut reply: oneshot::Sender<Result<SessionAnswer, EngineError>>,
+) {
+    let sid = request.sid.clone();
+    let answer = tokio::select! {
+        // First, so that packets which were taken from the session are not dropped.
+        biased;
+        answer = answer_here(&state, request) => answer,
+        // The client has gone.
+        () = reply.closed() => return,
+    };
+    if let Err(Ok(_)) = reply.send(answer)
+        && let Some(session) = state.engine.session(&sid)
+    {
+        // Packets are lost with the answer.
+        end(&state, &session, Ending::Broken);
+    }
+}
+
+/// Answers a request for a session of any shard. Safe to cancel: that ends the session of a poll.
 ///
 /// # Errors
 ///
@@ -111,19 +130,27 @@ async fn answer_here(state: &Rc<ShardState>, request: SessionRequest) -> Result<
     if request.version != session.version {
         return Err(EngineError::Request("EIO differs from that of the session"));
     }
-    if session.carrier.get() == Carrier::WebSocket {
+    if session.transport.get() == TransportState::WebSocket {
         return Err(EngineError::Request("the session uses a WebSocket"));
     }
     let silence = state.engine.now().saturating_sub(session.last_received.get());
-    if silence >= patience(&state.process.settings.socket_io) {
-        state.engine.remove(&session);
+    if silence >= silence_limit(&state.process.settings.socket_io) {
+        end(state, &session, Ending::Silent);
         return Err(EngineError::Session);
     }
-    if session.listener.take_reauthorize() {
+    if session.listener.ending().is_some() {
+        finish_ended(state, &session);
+    } else if session.listener.take_reauthorize() {
         reauthorize(&session, state);
+    }
+    if session.deadline.get() == Deadline::None
+        && let Some(poll) = &mut *session.poll.borrow_mut()
+    {
+        poll.newcomer = None;
     }
     match request.action {
         SessionAction::Poll => poll(state, &session).await,
+        _ if session.listener.ending().is_some() => Err(EngineError::Session),
         SessionAction::BeginPost => {
             begin_post(state, &session)?;
             Ok(SessionAnswer { content_type: "", body: Bytes::new() })
@@ -138,14 +165,14 @@ async fn answer_here(state: &Rc<ShardState>, request: SessionRequest) -> Result<
             }
             answer
         }
-        SessionAction::Upgrade if session.carrier.get() != Carrier::Polling => {
+        SessionAction::Upgrade(_) if session.transport.get() != TransportState::Polling => {
             Err(EngineError::Request("another WebSocket is being opened"))
         }
-        SessionAction::Upgrade if session.listener.ending().is_some() => Err(EngineError::Session),
-        SessionAction::Upgrade => {
-            session.carrier.set(Carrier::Upgrading);
+        SessionAction::Upgrade(upgrade) => {
+            session.transport.set(TransportState::UpgradeRequested);
             if let Some(poll) = &mut *session.poll.borrow_mut() {
                 poll.upgrade_began = state.engine.now();
+                poll.upgrade = upgrade;
             }
             Ok(SessionAnswer { content_type: "", body: Bytes::new() })
         }
@@ -164,9 +191,8 @@ impl Drop for WaitingPoll<'_> {
         if let Some(poll) = &mut *self.session.poll.borrow_mut() {
             poll.is_waiting = false;
         }
-        if !self.is_answered {
-            self.session.listener.end(Ending::Broken);
-            self.state.engine.remove(self.session);
+        if !self.is_answered && self.session.transport.get() != TransportState::WebSocket {
+            end(self.state, self.session, Ending::Broken);
         }
     }
 }
@@ -174,40 +200,47 @@ impl Drop for WaitingPoll<'_> {
 /// Waits for packets, and answers with all of them.
 async fn poll(state: &ShardState, session: &EngineSession) -> Result<SessionAnswer, EngineError> {
     let was_waiting = match &mut *session.poll.borrow_mut() {
-        Some(poll) => std::mem::replace(&mut poll.is_waiting, true),
+        Some(poll) => {
+            poll.has_polled = true;
+            std::mem::replace(&mut poll.is_waiting, true)
+        }
         None => return Err(EngineError::Session),
     };
     if was_waiting {
-        // The waiting one is told that the session has ended.
-        session.listener.end(Ending::Disconnected);
+        // The answer to the waiting one says that the session has ended.
+        end(state, session, Ending::Disconnected);
         return Err(EngineError::Request("another poll waits"));
     }
     let mut waiting = WaitingPoll { state, session, is_answered: false };
     let listener = &session.listener;
-    let (mut frames, is_over) = poll_fn(|cx| {
+    let (frames, has_ended) = poll_fn(|cx| {
+        // The WebSocket's task is the one to wake now, and the queued bytes are its own.
+        if session.transport.get() == TransportState::WebSocket {
+            return Poll::Ready((Vec::new(), false));
+        }
         listener.watch(cx);
-        let is_over = listener.ending().is_some();
+        let has_ended = listener.ending().is_some();
+        if has_ended {
+            finish_ended(state, session);
+        }
         let frames = listener.take_queued();
-        let answers_at_once = matches!(session.carrier.get(), Carrier::Probing | Carrier::WebSocket);
-        if frames.is_empty() && !is_over && !answers_at_once {
+        let answers_at_once = session.transport.get() == TransportState::UpgradeProbed;
+        if frames.is_empty() && !has_ended && !answers_at_once {
             return Poll::Pending;
         }
-        Poll::Ready((frames, is_over))
+        Poll::Ready((frames, has_ended))
     })
     .await;
     waiting.is_answered = true;
-    if listener.ending() == Some(Ending::SessionEnded) {
-        frames.extend(last_packets(session, state));
-    }
     let is_closed = session.poll.borrow().as_ref().is_some_and(|poll| poll.is_closed);
-    let last = match (is_over, is_closed) {
+    let last = match (has_ended, is_closed) {
         (true, false) => Some(EngineType::Close),
         _ if frames.is_empty() => Some(EngineType::Noop),
         _ => None,
     };
     let answer = payload(session, &frames, last);
     drop(waiting);
-    if is_over {
+    if has_ended {
         state.engine.remove(session);
     }
     Ok(answer)
@@ -303,14 +336,5 @@ fn post(
             end(state, session, Ending::Broken);
             Err(EngineError::Request("a packet is invalid or was not expected"))
         }
-    }
-}
-
-/// Ends a session because of its client. A poll that waits is answered, and a later request finds no session.
-fn end(state: &ShardState, session: &EngineSession, ending: Ending) {
-    session.listener.end(ending);
-    let is_waiting = session.poll.borrow().as_ref().is_some_and(|poll| poll.is_waiting);
-    if !is_waiting {
-        state.engine.remove(session);
     }
 }

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::ending::finish_ended;
 use super::namespaces::reauthorize;
 use super::outgoing::send_ping;
-use crate::engine::{Carrier, Deadline, EngineSession, TICKS_PER_SECOND};
+use crate::engine::{Deadline, EngineSession, TICKS_PER_SECOND, TransportState};
 use crate::hub::Ending;
 use crate::settings::SocketIoSettings;
 use crate::shard::state::ShardState;
@@ -14,9 +15,6 @@ use crate::wire::engine_io::EngineVersion;
 
 /// Times below this need each tick: otherwise a session is visited once per second.
 const SHORT: Duration = Duration::from_secs(4);
-
-/// Milliseconds for which a session that ended waits for the poll that is told so.
-const TOLD_MS: u32 = 30_000;
 
 const TICK_MS: u32 = 1_000 / TICKS_PER_SECOND;
 
@@ -36,21 +34,23 @@ pub fn tick(state: &Rc<ShardState>, part: usize, parts: usize) {
         until_next: u32::try_from(parts).unwrap_or(1) * TICK_MS,
         interval: milliseconds(settings.ping_interval),
         // The clock is that of the tick.
-        patience: patience(settings) + TICK_MS,
+        silence_limit: silence_limit(settings) + TICK_MS,
     };
-    let mut over = Vec::new();
+    let mut ended = Vec::new();
     state.engine.with_part(part, parts, |session| {
-        if visit.look_after(session) {
-            over.push(session.clone());
+        visit.enforce_deadlines(session);
+        // A session over a WebSocket is the business of its connection's task.
+        if session.transport.get() != TransportState::WebSocket && visit.update_polling(session) {
+            ended.push(session.clone());
         }
     });
-    for session in &over {
-        state.engine.remove(session);
+    for session in &ended {
+        finish_ended(state, session);
     }
 }
 
 /// Returns the silence in milliseconds after which a client is gone.
-pub(super) fn patience(settings: &SocketIoSettings) -> u32 {
+pub(super) fn silence_limit(settings: &SocketIoSettings) -> u32 {
     milliseconds(settings.ping_interval) + milliseconds(settings.ping_timeout)
 }
 
@@ -66,40 +66,30 @@ struct Visit<'a> {
     until_next: u32,
     interval: u32,
     /// Silence after which a client is gone.
-    patience: u32,
+    silence_limit: u32,
 }
 
 impl Visit<'_> {
-    /// Looks after a session. Returns whether it has to be removed: one over a WebSocket is removed by its task.
-    fn look_after(&self, session: &EngineSession) -> bool {
-        self.enforce(session);
-        session.carrier.get() != Carrier::WebSocket && self.is_over(session)
-    }
-
-    /// Returns whether a session that polls has ended, and no poll came that could be told so.
-    fn is_over(&self, session: &EngineSession) -> bool {
+    /// Applies changes to a session that polls. Returns whether it has ended.
+    fn update_polling(&self, session: &EngineSession) -> bool {
+        if session.listener.ending().is_some() {
+            return true;
+        }
         if session.listener.take_reauthorize() {
             reauthorize(session, self.state);
         }
-        let mut poll = session.poll.borrow_mut();
-        if session.listener.ending().is_none() {
-            let limit = self.state.process.settings.socket_io.upgrade_seconds * 1_000 + TICK_MS;
-            let is_late =
-                poll.as_ref().is_some_and(|poll| self.now.saturating_sub(poll.upgrade_began) > limit);
-            // The client has gone before its 101.
-            if is_late && session.carrier.get() == Carrier::Upgrading {
-                session.carrier.set(Carrier::Polling);
-            }
-            return false;
+        let limit = self.state.process.settings.socket_io.upgrade_seconds * 1_000 + TICK_MS;
+        let began = session.poll.borrow().as_ref().map_or(self.now, |poll| poll.upgrade_began);
+        // The client has gone before its 101.
+        if session.transport.get() == TransportState::UpgradeRequested
+            && self.now.saturating_sub(began) > limit
+        {
+            session.transport.set(TransportState::Polling);
         }
-        let Some(poll) = poll.as_mut().filter(|poll| !poll.is_waiting) else { return false };
-        if poll.ended_at == 0 {
-            poll.ended_at = self.now;
-        }
-        self.now - poll.ended_at >= TOLD_MS
+        false
     }
 
-    fn enforce(&self, session: &EngineSession) {
+    fn enforce_deadlines(&self, session: &EngineSession) {
         let Self { state, now, .. } = *self;
         let (sockets, listener) = (&state.sockets, &session.listener);
         enforce_deadlines(listener, sockets.clock.get(), &sockets.keepalive, &sockets.limits);
@@ -112,7 +102,7 @@ impl Visit<'_> {
         if collecting != 0 && now - collecting >= sockets.keepalive.message_seconds * 1_000 {
             return listener.end(Ending::Late);
         }
-        if now.saturating_sub(session.last_received.get()) >= self.patience {
+        if now.saturating_sub(session.last_received.get()) >= self.silence_limit {
             return listener.end(Ending::Silent);
         }
         // Early rather than late: clients expect each ping within the interval.

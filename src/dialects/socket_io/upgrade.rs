@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::connection::EngineConnection;
 use super::receive::receive;
-use crate::engine::{Carrier, EngineSession};
+use crate::engine::{EngineSession, TransportState};
 use crate::hub::Listener;
 use crate::shard::state::{ConnectionPermit, ShardState};
 use crate::socket::{Close, ReadMode, SocketConnection};
@@ -34,19 +34,25 @@ enum Stage {
 /// A WebSocket that is about to carry a session.
 struct Upgrade {
     state: Rc<ShardState>,
+    /// The number of this upgrade: a later one of the same session may have begun.
+    number: u64,
     session: Rc<EngineSession>,
     socket: SocketConnection,
     stage: Stage,
 }
 
-/// Serves a WebSocket that was accepted for a session of this shard.
-pub(super) fn adopt(state: &Rc<ShardState>, sid: &str, stream: Stream, early: &[u8]) {
+/// Serves a WebSocket that was accepted for a session of this shard. `permit` counts it, in addition to the session.
+pub(super) fn adopt(permit: ConnectionPermit, sid: &str, number: u64, stream: Stream, early: &[u8]) {
+    let state = permit.state().clone();
     let Some(session) = state.engine.session(sid) else { return };
-    if session.carrier.get() != Carrier::Upgrading {
+    if session.transport.get() != TransportState::UpgradeRequested || !is_current(&session, number) {
         return;
     }
     let socket = SocketConnection::new(stream, Form::Packets, None, &state.sockets);
-    let mut upgrade = Upgrade { state: state.clone(), session, socket, stage: Stage::Opened };
+    if let Some(poll) = &mut *session.poll.borrow_mut() {
+        poll.probing = Some(socket.listener().clone());
+    }
+    let mut upgrade = Upgrade { state, number, session, socket, stage: Stage::Opened };
     let mut close = upgrade.receive(early);
     tokio::task::spawn_local(async move {
         let limit = Duration::from_secs(upgrade.state.process.settings.socket_io.upgrade_seconds.into());
@@ -54,17 +60,30 @@ pub(super) fn adopt(state: &Rc<ShardState>, sid: &str, stream: Stream, early: &[
             let probing = timeout(limit, poll_fn(|cx| upgrade.poll_end(cx))).await;
             close = probing.unwrap_or(Some(Close::Late));
         }
-        let Upgrade { state, session, socket, stage } = upgrade;
-        let permit = session.poll.borrow_mut().take_if(|_| stage == Stage::Done).map(|poll| poll.permit);
-        if let Some(permit) = permit {
-            let permit = ConnectionPermit::new(&state, permit);
+        let Upgrade { state, number, session, socket, stage } = upgrade;
+        if stage == Stage::Done {
+            // The socket's permit is enough now.
+            session.poll.take();
             Box::new(EngineConnection::upgraded(permit, socket, session, close)).serve_on().await;
-        } else {
-            // Polling goes on.
-            session.carrier.set(Carrier::Polling);
-            socket.close(&close.unwrap_or(Close::Gone), &state.sockets).await;
+            return;
         }
+        // Polling goes on.
+        if is_current(&session, number) {
+            session.transport.set(TransportState::Polling);
+            if let Some(poll) = &mut *session.poll.borrow_mut() {
+                poll.probing = None;
+            }
+        }
+        drop(session);
+        // The socket counts until it is closed.
+        socket.close(&close.unwrap_or(Close::Gone), &state.sockets).await;
+        drop(permit);
     });
+}
+
+/// Returns whether an upgrade is the latest one of a session that polls.
+fn is_current(session: &EngineSession, number: u64) -> bool {
+    session.poll.borrow().as_ref().is_some_and(|poll| poll.upgrade == number)
 }
 
 impl Upgrade {
@@ -75,9 +94,9 @@ impl Upgrade {
 
     fn receive(&mut self, input: &[u8]) -> Option<Close> {
         let mode = self.mode();
-        let Self { state, session, socket, stage } = self;
+        let Self { state, number, session, socket, stage } = self;
         let close = socket.receive(input, &state.sockets, mode, |listener, opcode, message| {
-            on_message(state, session, stage, listener, opcode, &message)
+            on_message(state, session, *number, stage, listener, opcode, &message)
         });
         self.take_over();
         close
@@ -87,14 +106,14 @@ impl Upgrade {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Close>> {
         loop {
             let mode = self.mode();
-            let Self { state, session, socket, stage } = self;
+            let Self { state, number, session, socket, stage } = self;
             socket.listener().watch(cx);
-            if session.listener.ending().is_some() {
-                return Poll::Ready(Some(Close::Gone));
+            if let Some(ending) = session.listener.ending() {
+                return Poll::Ready(Some(ending.into()));
             }
             let close =
                 ready!(socket.poll_messages(cx, &state.sockets, mode, |listener, opcode, message| {
-                    on_message(state, session, stage, listener, opcode, &message)
+                    on_message(state, session, *number, stage, listener, opcode, &message)
                 }));
             self.take_over();
             if close.is_some() || self.stage == Stage::Done {
@@ -118,6 +137,7 @@ impl Upgrade {
 fn on_message(
     state: &Rc<ShardState>,
     session: &EngineSession,
+    number: u64,
     progress: &mut Stage,
     listener: &Listener,
     opcode: Opcode,
@@ -125,18 +145,22 @@ fn on_message(
 ) -> Option<Close> {
     match (*progress, &message[..]) {
         (Stage::Done, _) => return receive(session, state, opcode, message),
-        (Stage::Opened, b"2probe") if opcode == Opcode::Text => {
+        (Stage::Opened, b"2probe") if opcode == Opcode::Text && is_current(session, number) => {
             let mut pong = BytesMut::new();
             store_packet(&mut pong, "3probe", &[]);
             listener.send(&pong.freeze(), &state.sockets.limits);
             *progress = Stage::Probed;
-            session.carrier.set(Carrier::Probing);
+            session.transport.set(TransportState::UpgradeProbed);
             // The waiting poll is answered, so that the client can upgrade.
             session.listener.wake();
         }
-        (Stage::Probed, b"5") if opcode == Opcode::Text && session.listener.ending().is_none() => {
+        (Stage::Probed, b"5")
+            if opcode == Opcode::Text
+                && is_current(session, number)
+                && session.listener.ending().is_none() =>
+        {
             *progress = Stage::Done;
-            session.carrier.set(Carrier::WebSocket);
+            session.transport.set(TransportState::WebSocket);
             session.last_received.set(state.engine.now());
             session.listener.wake();
         }

@@ -36,8 +36,8 @@ pub enum SessionAction {
         /// Whether its type is `application/octet-stream`.
         is_octet_stream: bool,
     },
-    /// To move to a WebSocket.
-    Upgrade,
+    /// To move to a WebSocket. The number tells this attempt from earlier ones.
+    Upgrade(u64),
 }
 
 /// The body of a post, which reaches its session even if it cannot be used: the session ends then.

@@ -1,0 +1,56 @@
+//! The end of sessions that poll. One over a WebSocket is ended by the task of its connection.
+
+use super::outgoing::last_packets;
+use crate::engine::{EngineSession, PollState, TransportState};
+use crate::hub::Ending;
+use crate::shard::state::ShardState;
+
+/// Milliseconds for which a session that the server has ended waits for a poll, whose answer says so.
+const CLOSE_NOTICE_MS: u32 = 30_000;
+
+/// Ends a session on any transport. The first reason counts.
+pub(super) fn end(state: &ShardState, session: &EngineSession, ending: Ending) {
+    session.listener.end(ending);
+    finish_ended(state, session);
+}
+
+/// Carries out the end of a session that polls, if it has ended: it leaves its namespaces at once, and the table when its
+/// client knows of the end or will not ask.
+pub(super) fn finish_ended(state: &ShardState, session: &EngineSession) {
+    let Some(ending) = session.listener.ending() else { return };
+    if session.transport.get() == TransportState::WebSocket {
+        return;
+    }
+    let now = state.engine.now();
+    let is_first = session.poll.borrow_mut().as_mut().is_some_and(|poll| {
+        let is_first = poll.ended_at == 0;
+        poll.ended_at = if is_first { now } else { poll.ended_at };
+        is_first
+    });
+    if is_first {
+        if ending == Ending::SessionEnded {
+            for packet in last_packets(session, state) {
+                session.listener.send_uncounted(packet, &state.sockets.limits);
+            }
+        }
+        session.sockets.borrow_mut().clear();
+        session.lease.take();
+        session.collector.take();
+        session.unfinished.take();
+    }
+    let is_kept = session.poll.borrow().as_ref().is_some_and(|poll| {
+        if let Some(probing) = poll.probing.as_ref().filter(|_| is_first) {
+            probing.wake();
+        }
+        poll.is_waiting || expects_notice(poll, ending) && now - poll.ended_at < CLOSE_NOTICE_MS
+    });
+    if !is_kept {
+        state.engine.remove(session);
+    }
+}
+
+/// Returns whether the client will poll again and does not know that its session has ended.
+fn expects_notice(poll: &PollState, ending: Ending) -> bool {
+    let is_absent = matches!(ending, Ending::NotConnected | Ending::Silent | Ending::Broken);
+    poll.has_polled && !poll.is_closed && !is_absent
+}
