@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, NamedTuple
 
 CONNECT: Final = "connect"
@@ -49,7 +49,7 @@ class EventsKey(NamedTuple):
         raise ValueError("it must be stream:KEY or list:KEY, like the gateway's events.to")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Event:
     """An event of a client or a gateway. Attributes that its type or dialect lacks are None or empty.
 
@@ -90,7 +90,13 @@ class Event:
     auth: Mapping[str, Any] | None = None
     reason: str | None = None
     state: str | None = None
-    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        """Return the class with the attributes that are not empty, except `raw`."""
+        named = ((one.name, getattr(self, one.name)) for one in fields(self) if one.name != "raw")
+        shown = ", ".join(f"{name}={value!r}" for name, value in named if value not in (None, ()))
+        return f"Event({shown})"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Event:
@@ -105,20 +111,18 @@ class Event:
             raise MalformedEvent(f"not JSON: {error}") from None
         if not isinstance(raw, dict):
             raise MalformedEvent("not a JSON object")
-        fields = {
+        given = {
             name: _typed(raw, name, kinds) for name, kinds in _FIELDS.items() if raw.get(name) is not None
         }
-        if not fields.get("type"):
+        if not given.get("type"):
             raise MalformedEvent("no type")
-        fields["audiences"] = tuple(
-            _typed(raw, "audiences", list) if raw.get("audiences") is not None else ()
-        )
-        arguments = _typed(raw, "args", list) if raw.get("args") is not None else []
+        arguments = given.pop("args", [])
         if raw.get("binary") is True:
-            if "data" in fields:
-                fields["data"] = _decoded(fields["data"])
+            if "data" in given:
+                given["data"] = _decoded(given["data"])
             arguments = _filled(arguments)
-        return cls(**fields, args=tuple(arguments), raw=raw)
+        audiences = tuple(given.pop("audiences", ()))
+        return cls(**given, audiences=audiences, args=tuple(arguments), raw=raw)
 
 
 _FIELDS: Final[Mapping[str, Any]] = {
@@ -141,6 +145,8 @@ _FIELDS: Final[Mapping[str, Any]] = {
     "time": (int, float),
     "id": int,
     "auth": dict,
+    "args": list,
+    "audiences": list,
 }
 
 

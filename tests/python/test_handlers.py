@@ -237,6 +237,10 @@ def test_a_message_has_its_fields():
         event.data = "other"
 
 
+def test_an_event_shows_what_it_has():
+    assert repr(parsed(type="event", args=["x"], id=0)) == "Event(type='event', args=('x',), id=0)"
+
+
 def test_binary_messages_are_bytes():
     assert parsed(type="message", data=encoded(b"\x00\xff"), binary=True).data == b"\x00\xff"
 
