@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import Any, Callable, TypeVar, overload
+from typing import Any, Callable, Protocol, TypeVar, overload
 
 from asgiref.sync import async_to_sync
 from django.utils.module_loading import autodiscover_modules
@@ -23,7 +23,14 @@ from ws4redis.events import Event
 
 Handler = Callable[[Event], Any]
 H = TypeVar("H", bound=Handler)
-Decorator = Callable[[H], H]
+
+
+class HandlerDecorator(Protocol):
+    """A decorator that returns the function as it is; type checkers lose its type with an alias of Callable."""
+
+    def __call__(self, handler: H, /) -> H:
+        """Register the handler."""
+
 
 # The module that is imported from each installed app.
 MODULE = "ws4redis_handlers"
@@ -74,7 +81,7 @@ def any_registered() -> bool:
 @overload
 def on_message(first: H, /) -> H: ...
 @overload
-def on_message(*facilities: str, dialect: str | None = None) -> Decorator[H]: ...
+def on_message(*facilities: str, dialect: str | None = None) -> HandlerDecorator: ...
 
 
 def on_message(*facilities: str | Handler, dialect: str | None = None) -> Any:
@@ -94,7 +101,7 @@ def on_message(*facilities: str | Handler, dialect: str | None = None) -> Any:
 @overload
 def on_event(first: H, /) -> H: ...
 @overload
-def on_event(*names: str, namespace: str | None = "/") -> Decorator[H]: ...
+def on_event(*names: str, namespace: str | None = "/") -> HandlerDecorator: ...
 
 
 def on_event(*names: str | Handler, namespace: str | None = "/") -> Any:
@@ -119,7 +126,7 @@ def on_connect(first: H, /) -> H: ...
 @overload
 def on_connect(
     *facilities: str, namespace: str | None = None, dialect: str | None = None
-) -> Decorator[H]: ...
+) -> HandlerDecorator: ...
 
 
 def on_connect(*facilities: str | Handler, namespace: str | None = None, dialect: str | None = None) -> Any:
@@ -142,7 +149,7 @@ def on_disconnect(first: H, /) -> H: ...
 @overload
 def on_disconnect(
     *facilities: str, namespace: str | None = None, dialect: str | None = None
-) -> Decorator[H]: ...
+) -> HandlerDecorator: ...
 
 
 def on_disconnect(
@@ -160,7 +167,9 @@ def on_disconnect(
 @overload
 def on_user(first: H, /) -> H: ...
 @overload
-def on_user(*facilities: str, namespace: str | None = None, dialect: str | None = None) -> Decorator[H]: ...
+def on_user(
+    *facilities: str, namespace: str | None = None, dialect: str | None = None
+) -> HandlerDecorator: ...
 
 
 def on_user(*facilities: str | Handler, namespace: str | None = None, dialect: str | None = None) -> Any:
@@ -176,7 +185,7 @@ def on_user(*facilities: str | Handler, namespace: str | None = None, dialect: s
 @overload
 def on_online(first: H, /) -> H: ...
 @overload
-def on_online() -> Decorator[H]: ...
+def on_online() -> HandlerDecorator: ...
 
 
 def on_online(*handler: Handler) -> Any:
@@ -191,7 +200,7 @@ def on_online(*handler: Handler) -> Any:
 @overload
 def on_offline(first: H, /) -> H: ...
 @overload
-def on_offline() -> Decorator[H]: ...
+def on_offline() -> HandlerDecorator: ...
 
 
 def on_offline(*handler: Handler) -> Any:
@@ -206,7 +215,7 @@ def on_offline(*handler: Handler) -> Any:
 @overload
 def on_node(first: H, /) -> H: ...
 @overload
-def on_node(*, state: str | None = None) -> Decorator[H]: ...
+def on_node(*, state: str | None = None) -> HandlerDecorator: ...
 
 
 def on_node(*handler: Handler, state: str | None = None) -> Any:
