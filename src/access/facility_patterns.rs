@@ -16,6 +16,11 @@ impl FacilityPatterns {
 
     /// Returns whether a facility matches any of the patterns.
     pub fn admit(&self, facility: &Facility) -> bool {
-        self.0.iter().any(|pattern| pattern.matches(facility.as_str()))
+        self.admit_name(facility.as_str())
+    }
+
+    /// Returns whether a name, of a facility or of a namespace of Socket.IO, matches any of the patterns.
+    pub fn admit_name(&self, name: &str) -> bool {
+        self.0.iter().any(|pattern| pattern.matches(name))
     }
 }

@@ -64,6 +64,14 @@ impl EventDestination {
     }
 }
 
+impl EventsSettings {
+    /// Returns whether Django is told who comes online and goes offline.
+    pub fn tells_presence(&self) -> bool {
+        let is_told = [EventKind::Online, EventKind::Offline].iter().any(|kind| self.what.contains(*kind));
+        self.destination.is_some() && is_told
+    }
+}
+
 impl RawEvents {
     /// Checks the section. `read_channels` are the channels that the gateway itself reads.
     pub(super) fn check(

@@ -13,6 +13,7 @@ mod events;
 mod fields;
 mod file;
 mod jwt;
+mod presence;
 mod ranges;
 mod raw;
 mod redis_url;
@@ -30,6 +31,7 @@ use crate::access::token::Verifier;
 use crate::access::{AllowedOrigins, Rule};
 use crate::wire::Namespace;
 use fields::{invalid, require};
+use presence::RawPresenceRule;
 use raw::Raw;
 use visitors::RawRule;
 
@@ -39,6 +41,7 @@ pub use bridges::MountSettings;
 pub use client_heartbeats::ClientHeartbeat;
 pub use error::SettingsError;
 pub use events::{EventDestination, EventsSettings};
+pub use presence::PresenceRule;
 pub use redis_url::{Address, RedisUrl, Servers};
 pub use sections::{
     Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, SessionSettings, TlsSettings,
@@ -88,6 +91,8 @@ pub struct Settings {
     pub jwt: Option<Verifier>,
     /// The site's access rules.
     pub access: Vec<Rule>,
+    /// Facilities whose visitors are kept in Redis.
+    pub presence: Vec<PresenceRule>,
     /// Allowed origins in addition to the request's own host.
     pub origins: AllowedOrigins,
     /// The listener for the operator, if there is one.
@@ -130,7 +135,7 @@ impl Settings {
                 .map_err(|problem| SettingsError::Unreadable(format!("{name}: {problem}")))?;
             let written = Config::builder().add_source(file::NamedText { name, text }).build()?;
             // The shipped file has no rules; the deserializer checks their keys.
-            let unknown = |key: &String| key != "access" && !known.contains(key);
+            let unknown = |key: &String| key != "access" && key != "presence" && !known.contains(key);
             if let Some(key) = environment::keys(&written).into_iter().find(unknown) {
                 return Err(SettingsError::Unknown {
                     file: path.to_owned(),
@@ -233,6 +238,7 @@ impl Settings {
             jwt,
             callback,
             access,
+            presence: raw.presence.iter().map(RawPresenceRule::check).collect::<Result<_, _>>()?,
             origins,
             admin: raw.admin.check()?,
             log_json,

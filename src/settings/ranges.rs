@@ -76,17 +76,21 @@ const ACCESS_RANGES: &[(&str, RangeInclusive<i64>)] = &[
     ("publish_burst_seconds", 0..=3_600),
 ];
 
+/// Ranges in a `[[presence]]` table.
+const PRESENCE_RANGES: &[(&str, RangeInclusive<i64>)] = &[("seconds", 3..=86_400)];
+
 /// Checks each number before conversion, so that the error names key and range.
 pub(super) fn check(settings: &Config) -> Result<(), SettingsError> {
     for (key, range) in RANGES {
         within(find(&settings.cache, key), key, range)?;
     }
-    let Some(Value { kind: ValueKind::Array(rules), .. }) = find(&settings.cache, "access") else {
-        return Ok(());
-    };
-    for (rule, (name, range)) in rules.iter().flat_map(|rule| ACCESS_RANGES.iter().map(move |it| (rule, it)))
-    {
-        within(find(rule, name), &format!("access.{name}"), range)?;
+    for (section, ranges) in [("access", ACCESS_RANGES), ("presence", PRESENCE_RANGES)] {
+        let Some(Value { kind: ValueKind::Array(rules), .. }) = find(&settings.cache, section) else {
+            continue;
+        };
+        for (rule, (name, range)) in rules.iter().flat_map(|rule| ranges.iter().map(move |it| (rule, it))) {
+            within(find(rule, name), &format!("{section}.{name}"), range)?;
+        }
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use super::client_heartbeats;
 use super::error::SettingsError;
 use super::events::RawEvents;
 use super::fields::{invalid, list, require, seconds};
+use super::presence::RawPresenceRule;
 use super::redis_url::RedisUrl;
 use super::sections::{Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, TlsSettings};
 use super::socket_io::RawSocketIo;
@@ -43,6 +44,9 @@ pub(super) struct Raw {
     /// The site's rules; none by default.
     #[serde(default)]
     pub(super) access: Vec<RawRule>,
+    /// The facilities whose visitors are kept in Redis; none by default.
+    #[serde(default)]
+    pub(super) presence: Vec<RawPresenceRule>,
 }
 
 #[derive(Deserialize)]
