@@ -27,6 +27,7 @@ pub mod events;
 pub mod http;
 pub mod hub;
 pub mod metrics;
+pub mod presence;
 pub mod redis;
 pub mod server;
 pub mod settings;

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use super::{PendingAcks, Sid};
 use crate::access::Fingerprint;
 use crate::hub::{Listener, LocalMember};
+use crate::presence::Attendance;
 use crate::stream::Permit;
 use crate::unfinished::Unfinished;
 use crate::visitors::watch::LeaseHold;
@@ -114,6 +115,8 @@ pub struct NamespaceSocket {
     pub member: LocalMember,
     /// The lease of the token by which it joined the namespace; none if its identity is that of the session.
     pub lease: Option<LeaseHold>,
+    /// What it counts as for presence; none if it is not counted.
+    pub attendance: Option<Box<Attendance>>,
     /// Acknowledgements that it owes to Django.
     pub acks: Option<Box<PendingAcks>>,
     /// The rooms that follow from the visitor's identity.

@@ -35,7 +35,7 @@ use crate::embedded;
 use crate::engine::{EngineCall, SidCipher};
 use crate::events::StartGate;
 use crate::hub::OutboxMemory;
-use crate::metrics::Counters;
+use crate::presence::{Presence, PresenceChange, PresenceWriter};
 use crate::redis::Target;
 use crate::settings::Settings;
 use crate::shard::ask::Ask;
@@ -105,9 +105,6 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let (admin_file, mut asks) = start_admin(&settings, &stop).await?;
     let _removed_at_the_end = (listeners.take_file(), admin_file);
     let session_target = settings.session.redis.as_ref().map(Target::new).transpose()?;
-    let transport =
-        settings.callback.as_ref().map(CallbackTransport::new).transpose().context(NO_AUTHORITIES)?;
-    let counters = Arc::new(Counters::default());
     let shards = settings.server.shards;
     let (message_channels, mut message_links) = links(shards);
     let (session_channels, mut session_links) = session_target.as_ref().map(|_| links(shards)).unzip();
@@ -115,25 +112,8 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let (ended, mut ends) = mpsc::channel::<()>(shards);
     let (engine_calls, mut engine_inboxes) = engine_channels(shards);
     let limit = ConnectionLimit::raise(&settings, with_embedded);
-    let process = ProcessState {
-        settings: settings.clone(),
-        target,
-        session_target,
-        counters: counters.clone(),
-        transport,
-        large: LargeValues::default(),
-        connections: Arc::default(),
-        max_connections: limit.served,
-        outboxes: OutboxMemory::new(settings.messages.outbox_total_bytes),
-        rate_limits: Arc::default(),
-        unfinished: UnfinishedMemory::new(settings.messages.unfinished_total_bytes),
-        newcomers: Arc::default(),
-        engine_calls: engine_calls.into(),
-        sids: Arc::new(SidCipher::random().context("cannot create a key for the ids of clients")?),
-        ids: Arc::default(),
-        node: NodeId::random(),
-        start_gate: StartGate::default(),
-    };
+    let process = process_state(&settings, target, session_target, limit.served, engine_calls)?;
+    let counters = process.counters.clone();
     let _giving_back = AbortOnDropHandle::new(tokio::task::spawn_local(memory::release_after_peaks(
         process.connections.clone(),
     )));
@@ -159,6 +139,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let first = ShardState::new(0, process.clone());
     first.events.node_started();
     let events = first.events.clone();
+    let finish_presence = start_presence(&first);
     let mut brokers = JoinSet::new();
     let (inboxes, requests) = message_channels;
     let broker = Broker::for_messages(&process.target, &settings, first.store.clone(), inboxes, &counters);
@@ -199,12 +180,45 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     info!(at_most_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");
     stop.cancel();
     if drained(serving, ends, &mut signals).await {
+        finish_presence.await;
         events.node_stopped();
         let _ = tokio::time::timeout(settings.redis.command_timeout, events.settled()).await;
         events.warn_of_unwritten();
     }
     counters.log();
     others.into_iter().try_for_each(|(_, thread)| outcome(thread))
+}
+
+/// Creates the state that all shards share.
+fn process_state(
+    settings: &Arc<Settings>,
+    target: Target,
+    session_target: Option<Target>,
+    max_connections: usize,
+    engine_calls: Vec<mpsc::Sender<EngineCall>>,
+) -> anyhow::Result<ProcessState> {
+    let transport =
+        settings.callback.as_ref().map(CallbackTransport::new).transpose().context(NO_AUTHORITIES)?;
+    Ok(ProcessState {
+        settings: settings.clone(),
+        target,
+        session_target,
+        counters: Arc::default(),
+        transport,
+        large: LargeValues::default(),
+        connections: Arc::default(),
+        max_connections,
+        outboxes: OutboxMemory::new(settings.messages.outbox_total_bytes),
+        rate_limits: Arc::default(),
+        unfinished: UnfinishedMemory::new(settings.messages.unfinished_total_bytes),
+        newcomers: Arc::default(),
+        engine_calls: engine_calls.into(),
+        sids: Arc::new(SidCipher::random().context("cannot create a key for the ids of clients")?),
+        presence: Presence::new(&settings.presence, settings.events.tells_presence()),
+        ids: Arc::default(),
+        node: NodeId::random(),
+        start_gate: StartGate::default(),
+    })
 }
 
 /// Starts the admin listener, if one is configured. Returns the file of its socket, and the shards' queues of its questions.
@@ -215,6 +229,24 @@ async fn start_admin(
     let Some(admin) = &settings.admin else { return Ok((None, Vec::new())) };
     let (shards, queues) = admin::ask_queues(settings.server.shards, stop.clone());
     Ok((admin::start(admin.clone(), shards).await?, queues))
+}
+
+/// Starts to write who is online. Returns the end: it writes that this process has no clients any more.
+fn start_presence(first: &ShardState) -> impl Future<Output = ()> + use<> {
+    let (process, events) = (&first.process, first.events.clone());
+    let announce = move |user: &str, change| match change {
+        PresenceChange::Online => events.online(user),
+        PresenceChange::Offline => events.offline(user),
+    };
+    let namespace = &process.settings.namespace;
+    let writer = PresenceWriter::new(&process.presence, &first.store, namespace, process.node, announce);
+    let writing = writer.clone().map(|writer| AbortOnDropHandle::new(tokio::task::spawn_local(writer.run())));
+    async move {
+        drop(writing);
+        if let Some(writer) = writer {
+            writer.finish().await;
+        }
+    }
 }
 
 /// Waits until all shards have drained, or for a second signal. Returns whether they have.

@@ -87,7 +87,12 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, batches: &mut Vec<Vec<(Cha
         BrokerEvent::Query(query) => doctor::answer(state.clone(), query),
         BrokerEvent::Subscription(event) => {
             match event {
-                SubscriptionEvent::Up => state.redis_up.set(true),
+                SubscriptionEvent::Up => {
+                    state.redis_up.set(true);
+                    if state.number == 0 {
+                        state.process.presence.rewrite();
+                    }
+                }
                 SubscriptionEvent::Lost => state.redis_up.set(false),
                 _ => {}
             }

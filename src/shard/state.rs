@@ -17,6 +17,7 @@ use crate::events::{Events, StartGate};
 use crate::http::{self, EngineMounts, HttpConfig, PageValues, StaticFiles, Times};
 use crate::hub::{Hub, Limits, LocalTopics, OutboxMemory, ShardMemory, SharedHub};
 use crate::metrics::Counters;
+use crate::presence::Presence;
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
 use crate::socket::{Keepalive, SocketContext};
@@ -61,6 +62,8 @@ pub struct ProcessState {
     pub newcomers: Arc<AtomicUsize>,
     /// Requests for the sessions of each shard.
     pub engine_calls: Arc<[mpsc::Sender<EngineCall>]>,
+    /// Who is online.
+    pub presence: Presence,
     /// The ids of connections.
     pub ids: Arc<ConnectionIds>,
     /// The id of the process.
@@ -325,6 +328,7 @@ pub(crate) fn without_redis() -> Rc<ShardState> {
             unfinished: UnfinishedMemory::new(1 << 20),
             engine_calls: Arc::default(),
             sids: Arc::new(SidCipher::random().unwrap()),
+            presence: Presence::default(),
             ids: Arc::default(),
             node: NodeId::random(),
             start_gate: StartGate::default(),

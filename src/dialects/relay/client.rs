@@ -7,7 +7,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::echo::EchoTopics;
 use crate::hub::Subscription;
+use crate::presence::Attendance;
 use crate::redis::PublishAcks;
+use crate::shard::state::ConnectionPermit;
 use crate::visitors::TokenBucket;
 use crate::visitors::watch::LeaseHold;
 use crate::wire::{Channel, Handshake};
@@ -21,6 +23,8 @@ pub(super) struct RelayClient {
     pub(super) echo_topics: EchoTopics,
     /// Its share in the visitor's lease; none if the visitor cannot change.
     pub(super) share: Option<LeaseHold>,
+    /// What it counts as for presence; none if it is not counted.
+    pub(super) attendance: Option<Box<Attendance>>,
     /// The task that joins more channels.
     pub(super) addition: Option<AbortOnDropHandle<()>>,
     /// None if publications are not limited.
@@ -39,6 +43,14 @@ impl RelayClient {
     /// Returns the bytes of publications that Redis has not acknowledged.
     pub(super) fn bytes_in_flight(&self) -> usize {
         self.acks.as_ref().map_or(0, |acks| acks.bytes())
+    }
+
+    /// Counts it for presence, as the user that it has now.
+    pub(super) fn attend(&mut self, permit: &ConnectionPermit) {
+        let user = self.share.as_ref().and_then(|share| share.visitor().identity.user.clone());
+        let facility = self.handshake.facility.as_str();
+        let presence = &permit.state().process.presence;
+        presence.update(&mut self.attendance, facility, user.as_ref(), || permit.public_id());
     }
 
     /// Returns whether it may publish, and has done so.

@@ -58,6 +58,7 @@ impl RelayConnection {
             channels: shared(grant.publish),
             echo_topics,
             share: None,
+            attendance: None,
             addition: None,
             rate_limit: None,
             limited_as_anonymous: true,
@@ -86,10 +87,11 @@ impl RelayConnection {
         self.client.limited_as_anonymous = is_anonymous;
     }
 
-    /// Adds it to the lease of its visitor, who was read at `since`.
+    /// Adds it to the lease of its visitor, who was read at `since`, and counts it for presence.
     pub(super) fn hold_lease(&mut self, visitor: Visitor, since: Instant, watch: Option<Watch>) {
         let leases = &self.permit.state().visitors.leases;
         self.client.share = leases.add(visitor, since, self.socket.listener(), watch);
+        self.client.attend(&self.permit);
     }
 
     /// Makes the connection end as soon as it is served.
@@ -150,6 +152,7 @@ impl RelayConnection {
                 if let Some(close) = reauthorize(client, listener, state) {
                     return Poll::Ready(close);
                 }
+                client.attend(permit);
                 continue;
             }
             if let Some(failure) = poll_acks(client, listener, state, cx) {
@@ -177,9 +180,11 @@ impl RelayConnection {
     async fn finish(self: Box<Self>, mut close: Close) {
         let Self { permit, socket, client, span, .. } = *self;
         let span = span.map_or_else(Span::none, |span| *span);
-        let RelayClient { handshake, subscription, share, addition, acks, received, ignored, .. } = client;
+        let RelayClient {
+            handshake, subscription, share, attendance, addition, acks, received, ignored, ..
+        } = client;
         let state = permit.state();
-        drop((subscription, share, addition));
+        drop((subscription, share, attendance, addition));
         let ended = async {
             if let (Close::ByClient(_), Some(acks)) = (&close, &acks) {
                 match timeout(state.publish_timeout, acks.settled()).await {

@@ -118,7 +118,9 @@ fn join(
     for topic in std::iter::once(&topic).chain(&own_rooms) {
         member.enter(topic, usize::MAX);
     }
-    session.sockets.borrow_mut().push(NamespaceSocket { topic, sid, member, lease, acks: None, own_rooms });
+    let mut socket = NamespaceSocket { topic, sid, member, lease, attendance: None, acks: None, own_rooms };
+    attend(session, &mut socket, identity, state);
+    session.sockets.borrow_mut().push(socket);
     session.deadline.set(Deadline::None);
 }
 
@@ -133,6 +135,13 @@ fn own_rooms(
     let groups = settings.group_room.iter();
     let groups = groups.flat_map(|template| identity.groups.iter().map(|group| template.room(group)));
     user.chain(groups).map(|room| Topic::room(mount, namespace, &room)).collect()
+}
+
+/// Counts a client for presence, under its public id.
+fn attend(session: &EngineSession, socket: &mut NamespaceSocket, identity: &Identity, state: &ShardState) {
+    let NamespaceSocket { topic, sid, attendance, .. } = socket;
+    let id = || state.engine.text(sid, session.slot);
+    state.process.presence.update(attendance, topic.namespace_name(), identity.user.as_ref(), id);
 }
 
 /// Applies a changed visitor: rooms of its user and groups are left and entered, without a reconnect.
@@ -150,6 +159,7 @@ pub(super) fn reauthorize(session: &EngineSession, state: &ShardState) {
             socket.member.enter(room, usize::MAX);
         }
         socket.own_rooms = rooms;
+        attend(session, socket, &identity, state);
     }
 }
 

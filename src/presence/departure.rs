@@ -1,0 +1,213 @@
+//! Users who leave: their connections of this gateway are removed, and if no gateway has a valid one, the user is offline.
+//!
+//! Outside of a cluster one script decides, so that a user who comes back at this moment is either found or new. Its two
+//! keys lie on different nodes of a cluster: there, and where Redis refuses EVAL, single commands do the same, and a user
+//! who comes back between two of them may be announced as online twice.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::commands::{MAX_MEMBERS, PresenceKeys, before, now, score};
+use crate::redis::error_reply::{HintThrottle, cure};
+use crate::redis::{CommandClient, CommandFailure, CommandReply};
+
+/// `KEYS`: the user's connections, the users of the site. `ARGV`: now, the user, until when the last entry is kept (empty:
+/// it is removed), ids. Returns 1 if the user is offline now, -1 if Redis knew nothing of the user, else 0.
+const LEAVE: &str = "\
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[1])
+local own = 0
+for i = 4, #ARGV do
+  if redis.call('ZSCORE', KEYS[1], ARGV[i]) then own = own + 1 end
+end
+local others = redis.call('ZCARD', KEYS[1]) - own
+if ARGV[3] ~= '' and others == 0 and own > 0 then
+  for i = 4, #ARGV do redis.call('ZADD', KEYS[1], 'XX', ARGV[3], ARGV[i]) end
+  redis.call('ZADD', KEYS[2], ARGV[3], ARGV[2])
+  return 0
+end
+for i = 4, #ARGV do redis.call('ZREM', KEYS[1], ARGV[i]) end
+if others > 0 then return 0 end
+if redis.call('ZREM', KEYS[2], ARGV[2]) == 1 then return 1 end
+if own == 0 then return -1 end
+return 0
+";
+
+/// A user who leaves, with the ids of its connections at this gateway.
+pub(super) struct Leaver {
+    pub(super) user: Arc<str>,
+    pub(super) ids: Vec<Arc<str>>,
+}
+
+/// What became of a user who leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// The user is offline, and this gateway announces it.
+    Offline,
+    /// The user has other connections, or another gateway has announced it.
+    Silent,
+    /// Redis did not know the user.
+    Unknown,
+    /// Redis was lost.
+    Lost,
+}
+
+/// Removes users.
+pub(super) struct Departures {
+    commands: Rc<CommandClient>,
+    keys: Rc<PresenceKeys>,
+    /// Redis refuses EVAL.
+    has_no_scripts: Cell<bool>,
+    refusals: RefCell<HintThrottle>,
+}
+
+impl Departures {
+    pub(super) fn new(commands: Rc<CommandClient>, keys: Rc<PresenceKeys>) -> Self {
+        let has_no_scripts = Cell::new(commands.is_cluster());
+        Self { commands, keys, has_no_scripts, refusals: RefCell::default() }
+    }
+
+    /// Removes users. With `keep_until`, the last entry of a user stays until then: the gateway ends, and its clients may
+    /// come back at another.
+    pub(super) async fn depart(&self, leavers: &[Leaver], keep_until: Option<f64>) -> Vec<Departure> {
+        if self.has_no_scripts.get() {
+            // What stays goes stale by itself.
+            return if keep_until.is_some() { Vec::new() } else { self.depart_stepwise(leavers).await };
+        }
+        let (now, keep) = (score(now()), keep_until.map(score).unwrap_or_default());
+        let users = self.keys.users();
+        let mut batch = self.commands.batch();
+        for Leaver { user, ids } in leavers {
+            let key = self.keys.user(user);
+            let arguments = [LEAVE, "2", &key, &users, &now, user, &keep].into_iter();
+            // Lua has a limit of arguments; further entries go stale.
+            let ids = ids.iter().take(MAX_MEMBERS).map(|id| &**id);
+            let arguments: Vec<&[u8]> = arguments.chain(ids).map(str::as_bytes).collect();
+            batch.add("EVAL", &arguments);
+        }
+        let replies = self.commands.send(batch).await;
+        if let Some(Err(CommandFailure::Refused(reason))) = replies.first() {
+            warn!(error = %reason, "Redis refuses EVAL; presence works without it, and in rare cases announces a user as online twice{}", cure(reason));
+            self.has_no_scripts.set(true);
+            return if keep_until.is_some() { Vec::new() } else { self.depart_stepwise(leavers).await };
+        }
+        replies.into_iter().map(|reply| self.departure(reply)).collect()
+    }
+
+    fn departure(&self, reply: Result<CommandReply, CommandFailure>) -> Departure {
+        match reply {
+            Ok(CommandReply::Integer(1)) => Departure::Offline,
+            Ok(CommandReply::Integer(-1)) => Departure::Unknown,
+            Ok(_) => Departure::Silent,
+            Err(CommandFailure::Refused(reason)) => {
+                self.warn_refused(&reason);
+                Departure::Silent
+            }
+            Err(CommandFailure::Lost) => Departure::Lost,
+        }
+    }
+
+    /// Warns, at most once per minute, that Redis refuses a command.
+    pub(super) fn warn_refused(&self, reason: &str) {
+        if self.refusals.borrow_mut().allow(reason) {
+            warn!(error = %reason, "Redis refuses a command of presence; who is online is not known. It needs a Redis with sorted sets, which the embedded store has not, and the rights of docs/security.md{}", cure(reason));
+        }
+    }
+
+    /// Sends commands for each of these users, and returns the last reply of each as a number; none if Redis was lost.
+    async fn ask(
+        &self,
+        leavers: &[&Leaver],
+        command: impl Fn(&Leaver) -> Vec<(&'static str, Vec<String>)>,
+    ) -> Vec<Option<i64>> {
+        let mut batch = self.commands.batch();
+        let mut counts = Vec::new();
+        for leaver in leavers {
+            let commands = command(leaver);
+            counts.push(commands.len());
+            for (name, arguments) in commands {
+                let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+                batch.add(name, &arguments);
+            }
+        }
+        let mut replies = self.commands.send(batch).await.into_iter();
+        let mut last = |count: usize| match replies.by_ref().take(count).last()? {
+            Ok(CommandReply::Integer(number)) => Some(number),
+            Ok(_) => Some(0),
+            Err(CommandFailure::Refused(reason)) => {
+                self.warn_refused(&reason);
+                Some(0)
+            }
+            Err(CommandFailure::Lost) => None,
+        };
+        counts.into_iter().map(&mut last).collect()
+    }
+
+    /// Removes users by single commands.
+    async fn depart_stepwise(&self, leavers: &[Leaver]) -> Vec<Departure> {
+        let stale = before(now());
+        let users = self.keys.users();
+        let all: Vec<_> = leavers.iter().collect();
+        let left = self.ask(&all, |leaver| {
+            let key = self.keys.user(&leaver.user);
+            let mut commands: Vec<(&'static str, Vec<String>)> = Vec::new();
+            for ids in leaver.ids.chunks(MAX_MEMBERS) {
+                let ids = ids.iter().map(|id| String::from(&**id));
+                commands.push(("ZREM", std::iter::once(key.clone()).chain(ids).collect()));
+            }
+            commands.push(("ZREMRANGEBYSCORE", vec![key.clone(), "-inf".to_owned(), stale.clone()]));
+            commands.push(("ZCARD", vec![key]));
+            commands
+        });
+        let mut departures: Vec<_> = left.await.into_iter().map(of_number).collect();
+        // Those without a connection are still among the users of the site.
+        let indices = indices(&departures, Departure::Offline);
+        let gone: Vec<_> = indices.iter().map(|index| &leavers[*index]).collect();
+        let removed =
+            self.ask(&gone, |leaver| vec![("ZREM", vec![users.clone(), leaver.user.as_ref().to_owned()])]);
+        for (index, removed) in indices.into_iter().zip(removed.await) {
+            departures[index] = match removed {
+                Some(1) => Departure::Offline,
+                Some(_) => Departure::Silent,
+                None => Departure::Lost,
+            };
+        }
+        self.restore(leavers, &mut departures, &users).await;
+        departures
+    }
+
+    /// Adds users again who have come back meanwhile.
+    async fn restore(&self, leavers: &[Leaver], departures: &mut [Departure], users: &str) {
+        let indices = indices(departures, Departure::Offline);
+        let gone: Vec<_> = indices.iter().map(|index| &leavers[*index]).collect();
+        let counts = self.ask(&gone, |leaver| vec![("ZCARD", vec![self.keys.user(&leaver.user)])]).await;
+        let back: Vec<_> =
+            indices.into_iter().zip(counts).filter(|(_, count)| count.is_some_and(|it| it > 0)).collect();
+        // Their own gateway sets the right time with its next refresh.
+        let until = score(now() + 60.0);
+        let back: Vec<_> = back.into_iter().map(|(index, _)| index).collect();
+        let leavers: Vec<_> = back.iter().map(|index| &leavers[*index]).collect();
+        let add = |leaver: &Leaver| {
+            vec![("ZADD", vec![users.to_owned(), until.clone(), leaver.user.as_ref().to_owned()])]
+        };
+        self.ask(&leavers, add).await;
+        for index in back {
+            departures[index] = Departure::Silent;
+        }
+    }
+}
+
+/// Returns what is known of a user with this number of connections.
+fn of_number(connections: Option<i64>) -> Departure {
+    match connections {
+        Some(0) => Departure::Offline,
+        Some(_) => Departure::Silent,
+        None => Departure::Lost,
+    }
+}
+
+fn indices(departures: &[Departure], wanted: Departure) -> Vec<usize> {
+    departures.iter().enumerate().filter(|(_, it)| **it == wanted).map(|(index, _)| index).collect()
+}
