@@ -70,8 +70,8 @@ async fn in_a_cluster_messages_of_any_node_arrive_also_after_a_restart() {
 }
 
 /// A cluster of masters. Unless full coverage is required, it keeps serving the other slots when one master is down.
-struct TestCluster {
-    nodes: Vec<RedisServer>,
+pub(super) struct TestCluster {
+    pub(super) nodes: Vec<RedisServer>,
     _dirs: Vec<TempDir>,
 }
 
@@ -88,7 +88,7 @@ fn bulk_text(node: &RedisServer, command: &[&str]) -> String {
 }
 
 impl TestCluster {
-    async fn start(masters: usize) -> Self {
+    pub(super) async fn start(masters: usize) -> Self {
         Self::start_with(masters, "no").await
     }
 
@@ -109,7 +109,7 @@ impl TestCluster {
         eventually("the cluster", || self.nodes.iter().all(is_ok).then_some(())).await;
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("redis-cluster://127.0.0.1:{}", self.nodes[0].port())
     }
 

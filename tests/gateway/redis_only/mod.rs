@@ -14,6 +14,7 @@ mod keyspace_events;
 mod large_sessions;
 mod least_rights;
 mod outage;
+mod presence;
 mod publications;
 mod readiness;
 mod refusals;
