@@ -11,6 +11,7 @@ PROXIES = "tests/proxies/test_docs.py::test_each_shown_configuration_is_part_of_
 RIGHTS = "tests/gateway/redis_only/least_rights.rs::the_documented_redis_user_has_enough_rights"
 RUNS = "tests/python/test_test_runs.py::test_the_tests_of_the_documentation_run"
 EMITS = "tests/python/test_socketio.py::test_the_documented_calls_reach_the_clients"
+NODE = "tests/socketio/test_publishers.py::test_the_documented_service_reaches_the_clients"
 VERIFIED = "systemd verifies the unit that has it, and does not start it"
 OTHER_SUITES = {
     ("README.md", "Install", (2,)): (PROXIES, VERIFIED),
@@ -24,6 +25,7 @@ OTHER_SUITES = {
     ("docs/django.md", "Testing what is published", (1, 2)): (RUNS, None),
     ("docs/security.md", "The Redis user", (1, 2)): (RIGHTS, None),
     ("docs/socketio.md", "Publish from Django", (1,)): (EMITS, None),
+    ("docs/socketio.md", "Publish from Node (redis-emitter)", (1, 2)): (NODE, None),
 }
 """Blocks that tests of other suites cover; the proxy tests use files that contain the blocks of docs/deploy.md."""
 FEW = 11

@@ -25,7 +25,7 @@ function publisher() {
     const { createAdapter } = require('@socket.io/redis-adapter');
     return new Server({ adapter: createAdapter(redis, redis.duplicate(), { key }) });
   }
-  const { Emitter } = require(`redis-${kind}`);
+  const { Emitter } = require(kind === 'emitter-4' ? 'redis-emitter-4' : '@socket.io/redis-emitter');
   return new Emitter(redis, { key });
 }
 

@@ -1,8 +1,16 @@
 """The emitters of Node, and servers with the Redis adapter, publish to the official clients."""
 
-import pytest
+import re
+import subprocess
+from pathlib import Path
 
+import pytest
+import socketio
+from harness import DEADLINE, Gateway
 from test_clients import connected
+
+FOLDER = Path(__file__).parent
+DOCUMENT = FOLDER.parents[1] / "docs" / "socketio.md"
 
 KINDS = ["emitter-3", "emitter-4", "emitter-5", "server"]
 
@@ -67,3 +75,31 @@ def test_a_server_does_not_wait_for_the_gateway(publisher, clients):
     publish = publisher("server")
     # It would fail after five seconds: "timeout reached: only 0 responses received".
     assert publish.call("count", {}) == 0
+
+
+def test_the_documented_service_reaches_the_clients(store, tmp_path):
+    section = DOCUMENT.read_text().split("## Publish from Node (redis-emitter)\n")[1].split("\n## ")[0]
+    [settings] = re.findall(r"(?ms)^```toml\n(.*?)^```$", section)
+    [code] = re.findall(r"(?ms)^```js\n(.*?)^```$", section)
+    file = tmp_path / "settings.toml"
+    file.write_text(settings)
+    gateway = Gateway(file=file, redis__url=store.url)
+    one, two = socketio.SimpleClient(), socketio.SimpleClient()
+    chat = socketio.SimpleClient()
+    for client, namespace in ((one, "/"), (two, "/"), (chat, "/chat")):
+        client.connect(f"http://127.0.0.1:{gateway.port}", namespace=namespace, wait_timeout=DEADLINE)
+    manager = socketio.RedisManager(store.url, write_only=True)
+    manager.enter_room(two.sid, "/", "editors")
+    assert "127.0.0.1:6379" in code
+    code = code.replace("127.0.0.1:6379", f"127.0.0.1:{store.port}")
+    script = f"const sid = {one.sid!r};\n{code}\nawait redis.quit();\n"
+    command = ["node", "--input-type=module", "--eval", script]
+    subprocess.run(command, cwd=FOLDER, check=True, timeout=DEADLINE)
+    assert one.receive(DEADLINE) == ["news", {"id": 7}]
+    assert one.receive(DEADLINE) == ["edited", 7]
+    expected = [["news", {"id": 7}], ["progress", 3, b"\n"], ["edited", 7]]
+    assert [two.receive(DEADLINE) for _ in expected] == expected
+    assert chat.receive(DEADLINE) == ["message", "Hello"]
+    for client in (one, two, chat):
+        client.disconnect()
+    gateway.stop()
