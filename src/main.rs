@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use ws4redis::cli::{self, CommandError, PublishCommand};
+use ws4redis::cli::{self, CommandError, ListenTime, PublishCommand};
 use ws4redis::settings::{self, Settings};
 use ws4redis::telemetry;
 
@@ -34,11 +34,21 @@ enum Command {
     /// Run the gateway (the default).
     Serve,
     /// Check the settings and the connection to Redis.
-    Check,
+    Check(Check),
     /// Print a commented settings file: ws4redis settings > settings.toml
     Settings,
     /// Publish a message, as Django's RedisPublisher does.
     Publish(Publish),
+}
+
+#[derive(Args)]
+struct Check {
+    /// Print each message that passes through Redis: source, channel, receivers, event, and why it is dropped; no contents.
+    #[arg(long)]
+    listen: bool,
+    /// Listen for so many seconds; default: until Ctrl-C.
+    #[arg(long, value_name = "N", requires = "listen")]
+    seconds: Option<u64>,
 }
 
 #[derive(Args)]
@@ -95,7 +105,10 @@ fn run() -> Result<(), CommandError> {
             }
             cli::serve(settings)
         }
-        Command::Check => cli::check(&settings, file.as_deref(), &warnings),
+        Command::Check(Check { listen, seconds }) => {
+            let listening = listen.then_some(ListenTime { seconds });
+            cli::check(&settings, file.as_deref(), &warnings, listening)
+        }
         Command::Publish(message) => cli::publish(&settings, message.into()),
     }
 }

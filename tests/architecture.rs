@@ -8,7 +8,7 @@ use std::{
 
 /// The modules or single files in which a dependency is used. A dependency that is not listed may be used anywhere.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
-    ("anyhow", &["admin", "server", "server/listeners", "cli.rs"]),
+    ("anyhow", &["admin", "server", "server/listeners", "cli"]),
     (
         "base64",
         &[
@@ -22,7 +22,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "wire/sse.rs",
         ],
     ),
-    ("clap", &["main.rs", "cli.rs"]),
+    ("clap", &["main.rs", "cli"]),
     ("config", &["settings"]),
     ("crc16", &["redis/slots.rs"]),
     ("hashbrown", &["hub/directory.rs", "visitors/watch/table.rs"]),
@@ -188,7 +188,7 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("sizes", &["broker", "dialects", "hub", "visitors"]),
-    ("cli", &["redis", "server", "settings", "visitors", "wire"]),
+    ("cli", &["admin", "redis", "server", "settings", "shard/ask", "sources", "visitors", "wire"]),
     ("main", &["cli", "server", "settings", "telemetry"]),
 ];
 

@@ -12,11 +12,13 @@ mod connection;
 mod connections;
 mod guard;
 mod health;
+mod receivers;
 mod refusal;
 mod reply;
 mod routes;
 mod shards;
 mod thread;
 
+pub use receivers::ask_receivers;
 pub use shards::{Shards, ask_queues};
 pub use thread::start;

@@ -28,7 +28,9 @@ pub(super) enum Refusal {
     #[error("send the token of admin.token or admin.token_file as \"Authorization: Bearer TOKEN\"")]
     Token,
     /// Unknown path.
-    #[error("nothing is served at this path; there are /health/live, /health/ready and /connections")]
+    #[error(
+        "nothing is served at this path; there are /health/live, /health/ready, /connections and /receivers"
+    )]
     NotFound,
     /// A method that the path does not have.
     #[error("only GET and HEAD are allowed here")]

@@ -6,7 +6,7 @@ use hyper::{Method, Request, Response};
 
 use super::refusal::Refusal;
 use super::shards::Shards;
-use super::{connections, guard, health, reply};
+use super::{connections, guard, health, receivers, reply};
 use crate::settings::AdminSettings;
 
 /// Answers a request. Its body is not read: no route takes one.
@@ -24,7 +24,7 @@ pub(super) async fn answer<B>(
 
 async fn route<B>(request: &Request<B>, shards: &Shards) -> Result<Response<Full<Bytes>>, Refusal> {
     let path = request.uri().path();
-    if !["/health/live", "/health/ready", "/connections"].contains(&path) {
+    if !["/health/live", "/health/ready", "/connections", "/receivers"].contains(&path) {
         return Err(Refusal::NotFound);
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
@@ -33,6 +33,7 @@ async fn route<B>(request: &Request<B>, shards: &Shards) -> Result<Response<Full
     let value = match path {
         "/health/live" => health::live(shards).await?,
         "/health/ready" => health::ready(shards).await?,
+        "/receivers" => receivers::count(request.uri().query(), shards).await?,
         _ => connections::list(request.uri().query(), shards).await?,
     };
     Ok(reply::json(&value))

@@ -134,8 +134,7 @@ impl Hub {
         }
     }
 
-    /// Returns whether the outboxes of the process have capacity for these values, should the socket accept none of them.
-    /// Counts a refusal otherwise.
+    /// Returns whether the outboxes have capacity for all bytes of these values. Counts a refusal otherwise.
     pub fn check_capacity(&self, values: &[Option<Bytes>]) -> bool {
         let digest = |value: &[u8]| self.digester.digest(value);
         let bytes = values.iter().flatten().map(|value| self.value_cache.cost(value, digest)).sum();
@@ -428,8 +427,12 @@ impl Hub {
             .filter_map(|number| Some((number, self.members.get(number)?.listener()?)))
     }
 
-    /// Returns the number of topics: those with members, and those that lost their last one since
-    /// [`Hub::take_requests`].
+    /// Returns the number of members of a topic.
+    pub fn member_count(&self, topic: &Topic) -> usize {
+        self.topics.find(topic).map_or(0, |id| self.topics[id].members.len())
+    }
+
+    /// Returns the number of topics, with those that lost their last member since [`Hub::take_requests`].
     pub fn topic_count(&self) -> usize {
         self.topics.len()
     }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, oneshot};
 
+use crate::wire::{Channel, EmitTarget};
+
 /// A question of the admin listener to a shard.
 #[derive(Debug)]
 pub enum Ask {
@@ -20,6 +22,17 @@ pub enum Ask {
         /// Where the answer goes.
         answer: oneshot::Sender<Snapshot>,
     },
+    /// The number of clients that a message reaches.
+    Receivers(ReceiverQuery, oneshot::Sender<usize>),
+}
+
+/// Clients whose number is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReceiverQuery {
+    /// Those that listen to a channel of the relay.
+    Channel(Channel),
+    /// Clients of Socket.IO at some paths.
+    Clients(Vec<Box<str>>, EmitTarget),
 }
 
 /// Whether a shard serves handshakes.

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::ask::{Ask, ShardStatus, Snapshot};
+use super::ask::{Ask, ReceiverQuery, ShardStatus, Snapshot};
 use super::state::ShardState;
 use crate::dialects::socket_io;
 use crate::hub::Listener;
+use crate::settings::MountSettings;
 
 /// Most connections of an answer. They describe themselves before the shard's other tasks run: a few hundred microseconds.
 const MAX_CONNECTIONS: usize = 100;
@@ -24,12 +25,24 @@ pub(super) async fn answer_asks(state: Rc<ShardState>, mut asks: mpsc::Receiver<
         // An answer that is not awaited any more is dropped.
         match ask {
             Ask::Status(answer) => drop(answer.send(status(&state))),
+            Ask::Receivers(query, answer) => drop(answer.send(count(&state, query))),
             Ask::Snapshot { answer, .. } if answer.is_closed() => {}
             Ask::Snapshot { from, limit, answer } => drop(answer.send(snapshot(&state, from, limit).await)),
         }
     }
     // The end of the admin listener is not the end of the shard.
     std::future::pending::<()>().await;
+}
+
+fn count(state: &ShardState, query: ReceiverQuery) -> usize {
+    match query {
+        ReceiverQuery::Channel(channel) => state.hub.with(|hub| hub.member_count(&channel.into())),
+        ReceiverQuery::Clients(paths, target) => {
+            let is_meant = |mount: &MountSettings| paths.iter().any(|path| **path == mount.path);
+            let mounts = state.process.settings.socket_io.mounts_with(is_meant);
+            mounts.iter().map(|mount| socket_io::count(state, mount, &target)).sum()
+        }
+    }
 }
 
 /// Makes the same checks as a handshake, without waiting.

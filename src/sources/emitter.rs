@@ -51,11 +51,11 @@ pub(super) fn patterns(key: &str, namespaces: &[NamespacePattern]) -> Vec<(Chann
     let is_covered = |namespace: &NamespacePattern| {
         namespaces.iter().any(|other| other != namespace && other.covers(namespace))
     };
-    let key = escape(key);
+    let key = escape_pattern(key);
     let patterns = namespaces.iter().filter(|namespace| !is_covered(namespace)).flat_map(|namespace| {
         let (name, rest) = match namespace {
-            NamespacePattern::Exact(name) => (escape(name), ""),
-            NamespacePattern::Prefix(prefix) => (escape(prefix), "*"),
+            NamespacePattern::Exact(name) => (escape_pattern(name), ""),
+            NamespacePattern::Prefix(prefix) => (escape_pattern(prefix), "*"),
         };
         [
             (format!("{key}#{name}{rest}#*"), Source::Emitter),
@@ -66,7 +66,7 @@ pub(super) fn patterns(key: &str, namespaces: &[NamespacePattern]) -> Vec<(Chann
 }
 
 /// Escapes what is special in a pattern of Redis.
-fn escape(text: &str) -> String {
+pub fn escape_pattern(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         if matches!(c, '*' | '?' | '[' | ']' | '\\') {

@@ -13,6 +13,7 @@ mod relay;
 mod timestamp;
 
 use self::emitter::EmitterReader;
+pub use self::emitter::escape_pattern;
 use self::redis_manager::RedisManagerReader;
 use crate::settings::{Settings, SocketIoSettings};
 use crate::wire::socket_io::{EventData, MessageLimits};
@@ -81,6 +82,17 @@ impl Source {
     /// Returns whether the broker itself wants the channels of this source, whatever the shards want.
     pub fn is_own(self) -> bool {
         self == Self::Control || self.is_socket_io()
+    }
+
+    /// Returns its name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Relay => "relay",
+            Self::Keyspace => "keyspace",
+            Self::Control => "control",
+            Self::RedisManager => "redis_manager",
+            Self::Emitter | Self::EmitterRequest => "emitter",
+        }
     }
 
     /// Returns whether its messages are for clients of Socket.IO.

@@ -9,6 +9,7 @@ mod activation;
 mod admin;
 mod callback;
 mod callback_sockets;
+mod check;
 mod commands;
 mod delivery;
 mod echo;

@@ -75,7 +75,7 @@ fn change_room(state: &ShardState, mount: Mount, client: &ClientName, room: &str
     if may_change(state, room) {
         let topic = Topic::room(mount, namespace, room);
         state.engine.find(sid, mount, namespace, |session, index| {
-            apply_change(state, session, index, &topic, change)
+            apply_change(state, session, index, &topic, change);
         });
     }
 }

@@ -20,4 +20,5 @@ pub use describe::describe;
 pub use directives::apply;
 pub use open::open;
 pub use polling::serve_calls;
+pub use reach::count;
 pub use tick::tick;

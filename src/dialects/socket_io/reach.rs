@@ -52,6 +52,12 @@ pub(super) fn deliver(state: &ShardState, mount: Mount, target: &EmitTarget, run
     }
 }
 
+/// Returns the number of clients of this shard that a target reaches.
+pub fn count(state: &ShardState, mount: Mount, target: &EmitTarget) -> usize {
+    let ReachParts { topics, single, except_topics, except } = ReachParts::new(state, mount, target);
+    state.rooms.union(&topics, &single, &except_topics, &except).len()
+}
+
 /// Returns the clients of this shard that a target reaches: their sessions, and the index of the socket in each.
 pub(super) fn clients(
     state: &ShardState,

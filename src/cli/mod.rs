@@ -1,5 +1,8 @@
 //! The subcommands, and the only table of exit codes.
 
+mod inventory;
+mod listen;
+
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
@@ -68,6 +71,13 @@ impl From<settings::SettingsError> for CommandError {
     }
 }
 
+/// The time for which `check` listens.
+#[derive(Debug, Clone, Copy)]
+pub struct ListenTime {
+    /// Seconds; `None` until a signal arrives.
+    pub seconds: Option<u64>,
+}
+
 /// A message to publish from the command line.
 #[derive(Debug)]
 pub struct PublishCommand {
@@ -97,13 +107,33 @@ pub fn serve(settings: Settings) -> Result<(), CommandError> {
     server::run(settings, target).map_err(CommandError::Serving)
 }
 
-/// Checks the settings and the connection to Redis, and prints the results.
+/// Checks the settings and the connection to Redis, and prints the results. With `listening`, it then prints what passes
+/// through Redis, until the time is over or a signal arrives.
 ///
 /// # Errors
 ///
 /// When Redis is unreachable, or standard output fails.
-pub fn check(settings: &Settings, file: Option<&Path>, warnings: &[String]) -> Result<(), CommandError> {
+pub fn check(
+    settings: &Settings,
+    file: Option<&Path>,
+    warnings: &[String],
+    listening: Option<ListenTime>,
+) -> Result<(), CommandError> {
     let target = Target::new(&settings.redis)?;
+    report(settings, &target, file, warnings, listening.is_some())?;
+    match listening {
+        Some(ListenTime { seconds }) => block_on(listen::listen(settings, &target, seconds)),
+        None => Ok(()),
+    }
+}
+
+fn report(
+    settings: &Settings,
+    target: &Target,
+    file: Option<&Path>,
+    warnings: &[String],
+    needs_redis: bool,
+) -> Result<(), CommandError> {
     let mut out = io::stdout();
     let mut print = |line: String| writeln!(out, "{line}").map_err(CommandError::Stdio);
     for warning in warnings {
@@ -125,17 +155,30 @@ pub fn check(settings: &Settings, file: Option<&Path>, warnings: &[String]) -> R
         settings.websocket_url,
         broadcast.as_str()
     ))?;
+    for line in inventory::mounts(settings) {
+        print(line)?;
+    }
     print(format!("demo page: {}", if settings.demo { "on" } else { "off" }))?;
     if let Some(callback) = &settings.callback {
         let found = block_on(probe(callback, settings.session.reading.pattern.clone()));
         print(format!("callback: {} {}", callback.url, found.unwrap_or_else(|problem| problem)))?;
     }
-    if settings.redis.url.is_none() && block_on(server::probe_default_redis()) == Standby::Needed {
+    if settings.redis.url.is_none()
+        && !needs_redis
+        && block_on(server::probe_default_redis()) == Standby::Needed
+    {
         return print("redis: none on 127.0.0.1:6379; the embedded store will be started there. Set redis.url for a real one".to_owned());
     }
-    let found = block_on(examine(&target)).map_err(|reason| unreachable_redis(&target, &reason))?;
-    print(describe(&target, &found))?;
-    found.refusal.map_or(Ok(()), |refusal| print(format!("redis: refuses PING ({refusal})")))
+    let unreachable = |reason: String| unreachable_redis(target, &reason);
+    let found = block_on(examine(target)).map_err(unreachable)?;
+    print(describe(target, &found))?;
+    if let Some(refusal) = found.refusal {
+        print(format!("redis: refuses PING ({refusal})"))?;
+    }
+    for line in block_on(inventory::channels(settings, target)).map_err(unreachable)? {
+        print(line)?;
+    }
+    Ok(())
 }
 
 /// Prints a commented settings file for a new site.

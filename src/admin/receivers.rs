@@ -1,0 +1,162 @@
+//! How many clients a message reaches: the answer of the admin listener, and the question of `ws4redis check --listen`.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, HOST};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use super::refusal::Refusal;
+use super::shards::Shards;
+use crate::settings::{AdminSettings, Listen};
+use crate::shard::ask::{Ask, ReceiverQuery};
+use crate::wire::{Channel, EmitTarget, parameters};
+
+/// Time for an answer.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Largest answer.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// Returns the number of clients that the query names.
+///
+/// # Errors
+///
+/// When the query names none, or a shard does not answer in time.
+pub(super) async fn count(query: Option<&str>, shards: &Shards) -> Result<Value, Refusal> {
+    let query = parse(query).ok_or(Refusal::Parameter("channel or namespace has to be given"))?;
+    let mut receivers = 0;
+    for shard in 0..shards.count() {
+        let query = query.clone();
+        let answer = shards.ask(shard, |answer| Ask::Receivers(query, answer)).await;
+        receivers += answer.ok_or(Refusal::Unresponsive(shard))?;
+    }
+    Ok(json!({ "receivers": receivers }))
+}
+
+fn parse(query: Option<&str>) -> Option<ReceiverQuery> {
+    let names = |key| parameters(query, key).map(Into::into).collect::<Vec<Box<str>>>();
+    if let Some(channel) = parameters(query, "channel").next() {
+        return Some(ReceiverQuery::Channel(Channel::from_redis(&channel)));
+    }
+    let namespace = parameters(query, "namespace").next()?.into();
+    let rooms = Some(names("room")).filter(|rooms| !rooms.is_empty());
+    let (skipped, excepted) = (names("skip_sid"), names("except"));
+    let excepts_rooms = !excepted.is_empty();
+    let except = if excepts_rooms { excepted } else { skipped };
+    let target = EmitTarget { namespace, rooms, except, excepts_rooms, is_volatile: false };
+    Some(ReceiverQuery::Clients(names("path"), target))
+}
+
+fn query_text(query: &ReceiverQuery) -> String {
+    let mut text = String::new();
+    let mut add = |key: &str, value: &str| {
+        let separator = if text.is_empty() { '?' } else { '&' };
+        text.push(separator);
+        text.push_str(key);
+        text.push('=');
+        for byte in value.bytes() {
+            if byte.is_ascii_alphanumeric() {
+                text.push(byte.into());
+            } else {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "%{byte:02X}");
+            }
+        }
+    };
+    match query {
+        ReceiverQuery::Channel(channel) => add("channel", channel.as_str()),
+        ReceiverQuery::Clients(paths, target) => {
+            for path in paths {
+                add("path", path);
+            }
+            add("namespace", &target.namespace);
+            target.rooms.iter().flatten().for_each(|room| add("room", room));
+            let key = if target.excepts_rooms { "except" } else { "skip_sid" };
+            target.except.iter().for_each(|name| add(key, name));
+        }
+    }
+    text
+}
+
+/// Asks the admin listener of a running gateway how many of its clients a message reaches. Must be called within a
+/// `LocalSet`.
+///
+/// # Errors
+///
+/// With a description, when it does not answer, or refuses.
+pub async fn ask_receivers(settings: &AdminSettings, query: &ReceiverQuery) -> Result<u64, String> {
+    let ask = async {
+        match &settings.listen {
+            Listen::Tcp(address) => {
+                let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+                exchange(stream, settings, query).await
+            }
+            Listen::Unix(path, _) => {
+                let stream = UnixStream::connect(path).await.map_err(|error| error.to_string())?;
+                exchange(stream, settings, query).await
+            }
+        }
+    };
+    timeout(TIMEOUT, ask).await.map_err(|_| format!("no answer within {} s", TIMEOUT.as_secs()))?
+}
+
+async fn exchange<S>(stream: S, settings: &AdminSettings, query: &ReceiverQuery) -> Result<u64, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let describe = |error: hyper::Error| error.to_string();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(describe)?;
+    // It ends with its sender.
+    spawn_local(connection);
+    let mut request = Request::get(format!("/receivers{}", query_text(query))).header(HOST, "localhost");
+    if let Some(token) = &settings.token {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    let response = sender.send_request(request).await.map_err(describe)?;
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+    let body = body.map_err(|error| error.to_string())?.to_bytes();
+    let answer: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+    match (answer["receivers"].as_u64(), answer["error"].as_str()) {
+        (Some(receivers), _) => Ok(receivers),
+        (None, Some(error)) => Err(error.to_owned()),
+        (None, None) => Err("an answer that is not the admin listener's".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_arrives_as_it_was_asked() {
+        let target = |rooms: Option<&[&str]>, except: &[&str], excepts_rooms| EmitTarget {
+            namespace: "/ä b".into(),
+            rooms: rooms.map(|rooms| rooms.iter().map(|&room| room.into()).collect()),
+            except: except.iter().map(|&name| name.into()).collect(),
+            excepts_rooms,
+            is_volatile: false,
+        };
+        for query in [
+            ReceiverQuery::Channel(Channel::from_redis("user:j&n=x%+#:f")),
+            ReceiverQuery::Clients(Vec::new(), target(None, &[], false)),
+            ReceiverQuery::Clients(vec!["/a b".into()], target(Some(&["a&b", "c"]), &["d"], false)),
+            ReceiverQuery::Clients(vec!["/a".into(), "/b".into()], target(Some(&["e"]), &["f", "g"], true)),
+        ] {
+            let text = query_text(&query);
+            assert!(text.is_ascii() && !text.contains(' '), "{text}");
+            assert_eq!(parse(text.strip_prefix('?')), Some(query));
+        }
+        assert_eq!(parse(Some("room=a")), None);
+    }
+}

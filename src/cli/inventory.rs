@@ -1,0 +1,98 @@
+//! What `ws4redis check` says about mounts, sources and channels.
+
+use crate::redis::{Tap, Target};
+use crate::settings::{MountSettings, NamespacePattern, Settings};
+use crate::sources::{Source, own_channels};
+use crate::wire::engine_io::EngineVersion;
+
+/// Largest message while the channels are tested; nothing of it is used.
+const MAX_BYTES: usize = 1 << 20;
+
+/// Returns a line for each mount: a path that serves a protocol.
+pub(super) fn mounts(settings: &Settings) -> Vec<String> {
+    let socket_io = &settings.socket_io;
+    if socket_io.mounts.is_empty() {
+        return vec!["Socket.IO: off".to_owned()];
+    }
+    let versions = socket_io.versions.iter().map(|version| match version {
+        EngineVersion::V3 => "3",
+        EngineVersion::V4 => "4",
+    });
+    let versions: Vec<_> = versions.collect();
+    let transports = [("polling", socket_io.polling), ("websocket", socket_io.websocket)];
+    let transports = transports.into_iter().filter(|(_, is_on)| *is_on).map(|(name, _)| name);
+    let transports: Vec<_> = transports.collect();
+    let namespaces = socket_io.namespaces.iter().map(|namespace| match namespace {
+        NamespacePattern::Exact(name) => name.clone(),
+        NamespacePattern::Prefix(prefix) => format!("{prefix}*"),
+    });
+    let namespaces: Vec<_> = namespaces.collect();
+    let described = format!(
+        "Engine.IO {}, {}, namespaces {}",
+        versions.join(" and "),
+        transports.join(" and "),
+        namespaces.join(" ")
+    );
+    socket_io
+        .mounts
+        .iter()
+        .map(|mount| {
+            format!(
+                "Socket.IO: {}/, {described}, {}",
+                mount.path,
+                reached_by(mount, socket_io.emitter_key.is_some())
+            )
+        })
+        .collect()
+}
+
+/// Returns what reaches the clients of a mount.
+fn reached_by(mount: &MountSettings, has_emitters: bool) -> String {
+    let sources = [
+        (mount.is_main && has_emitters, "emitters of Node"),
+        (mount.redis_manager, "RedisManager"),
+        (mount.yunity, "yunity-sockets"),
+        (mount.messenger, "messenger"),
+    ];
+    let sources = sources.into_iter().filter(|(reaches, _)| *reaches).map(|(_, name)| name);
+    let sources: Vec<_> = sources.collect();
+    if sources.is_empty() {
+        "reached by nothing in Redis".to_owned()
+    } else {
+        format!("reached by {}", sources.join(" and "))
+    }
+}
+
+/// Subscribes for a moment, and returns a line for each channel and pattern of the gateway itself.
+///
+/// # Errors
+///
+/// With a description, when the connection is lost.
+pub(super) async fn channels(settings: &Settings, target: &Target) -> Result<Vec<String>, String> {
+    let mut tap = Tap::open(target, MAX_BYTES).await?;
+    let mut lines = Vec::new();
+    for (channel, source) in own_channels(settings) {
+        let outcome = match tap.subscribe(&channel, source.is_pattern()).await? {
+            None => "subscribed".to_owned(),
+            Some(reason) => {
+                format!("refused ({reason}); allow it with ACL SETUSER \u{2026} &{}", channel.as_str())
+            }
+        };
+        let kind = if source.is_pattern() { "pattern" } else { "channel" };
+        lines.push(format!("{kind} {}, {}: {outcome}", channel.as_str(), meaning(source, settings)));
+    }
+    Ok(lines)
+}
+
+fn meaning(source: Source, settings: &Settings) -> &'static str {
+    match source {
+        Source::Relay | Source::Keyspace => "messages",
+        Source::Control => "changes that the Django package reports",
+        Source::RedisManager if settings.socket_io.redis_manager.pickle => {
+            "RedisManager of python-socketio in JSON and pickle"
+        }
+        Source::RedisManager => "RedisManager of python-socketio in JSON, pickle is off",
+        Source::Emitter => "events of emitters and servers of Node",
+        Source::EmitterRequest => "rooms and disconnects of emitters and servers of Node",
+    }
+}
