@@ -326,6 +326,7 @@ pub(crate) fn without_redis() -> Rc<ShardState> {
             outboxes: OutboxMemory::new(1 << 20),
             rate_limits: Arc::default(),
             unfinished: UnfinishedMemory::new(1 << 20),
+            newcomers: Arc::default(),
             engine_calls: Arc::default(),
             sids: Arc::new(SidCipher::random().unwrap()),
             presence: Presence::default(),

@@ -1,21 +1,23 @@
 //! Messages of python-socketio's `RedisManager` in pickle: releases up to 5.13.0.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::Instruction;
 use super::redis_manager::{MAX_NAME_BYTES, MalformedMember};
 use crate::codec::{Value, ValueLimits, pickle};
 use crate::wire::socket_io::{EventData, EventValue, MAX_JSON_DEPTH, MessageLimits, encode_values};
-use crate::wire::{ClientName, Directive, EmitTarget};
+use crate::wire::{AckOrigin, AskedEvent, Channel, ClientName, Directive, EmitTarget, Message};
 
 /// Most values in a message.
 const MAX_ITEMS: usize = 1 << 18;
 
 /// Returns what a pickled message asks for; `None` if it is malformed, or holds something that JSON cannot express.
-pub(super) fn read(payload: &[u8], limits: MessageLimits) -> Option<Instruction> {
+pub(super) fn read(published: &Message, limits: MessageLimits) -> Option<Instruction> {
     // The message itself is one more level than its data.
     let bounds = ValueLimits { bytes: limits.total_bytes, items: MAX_ITEMS, depth: MAX_JSON_DEPTH + 1 };
-    let message = pickle::read_value(payload, bounds).ok()?;
+    let message = pickle::read_value(published.payload(), bounds).ok()?;
     let namespace: Box<str> = match message.get("namespace") {
         None | Some(Value::Null) => "/".into(),
         Some(namespace) => namespace.as_str()?.into(),
@@ -31,7 +33,12 @@ pub(super) fn read(payload: &[u8], limits: MessageLimits) -> Option<Instruction>
                 except: message.get("skip_sid").map_or(Ok(None), names_of).ok()?.unwrap_or_default(),
                 ..EmitTarget::default()
             };
-            Instruction::Emit(Box::new((target, event(message, limits)?)))
+            let origin = origin(&message, published).ok()?;
+            let event = event(message, limits)?;
+            match origin {
+                None => Instruction::Emit(Box::new((target, event))),
+                Some(origin) => direct(Directive::Ask(target, Arc::new(AskedEvent { event, origin }))),
+            }
         }
         "disconnect" => direct(Directive::Disconnect(client(namespace)?)),
         "enter_room" => direct(Directive::EnterRoom(client(namespace)?, name("room")?)),
@@ -41,6 +48,29 @@ pub(super) fn read(payload: &[u8], limits: MessageLimits) -> Option<Instruction>
         "callback" => Instruction::Ignore,
         _ => return None,
     })
+}
+
+/// Returns where the acknowledgements of an event go, if there is a callback.
+fn origin(message: &Value, published: &Message) -> Result<Option<AckOrigin>, MalformedMember> {
+    let (room, namespace, id) = match message.get("callback") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Tuple(items) | Value::List(items)) => match &items[..] {
+            [room, namespace, Value::Integer(id)] => (room, namespace, *id),
+            _ => return Err(MalformedMember),
+        },
+        Some(_) => return Err(MalformedMember),
+    };
+    let origin = || {
+        Some(AckOrigin {
+            channel: Channel::from_redis(std::str::from_utf8(published.channel()).ok()?),
+            host_id: name_of(message.get("host_id")?)?,
+            sid: name_of(room)?,
+            namespace: name_of(namespace)?,
+            id: id.try_into().ok()?,
+            is_pickled: true,
+        })
+    };
+    origin().map(Some).ok_or(MalformedMember)
 }
 
 /// Returns the name and the arguments of an event: a tuple is the arguments, anything else but `None` is one.

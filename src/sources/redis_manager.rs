@@ -72,7 +72,7 @@ impl RedisManagerReader {
     pub(super) fn read(&mut self, message: &Message) -> Option<Instruction> {
         let payload = message.payload();
         if payload.first() == Some(&PICKLE) {
-            return if self.reads_pickle { pickled_emit::read(payload, self.limits) } else { None };
+            return if self.reads_pickle { pickled_emit::read(message, self.limits) } else { None };
         }
         let text = std::str::from_utf8(payload).ok()?;
         let raw = RawMessage::parse(text)?;
@@ -210,6 +210,7 @@ fn origin(raw: &RawMessage<'_>, message: &Message) -> Result<Option<AckOrigin>, 
             sid: name_of(item()?)?,
             namespace: name_of(item()?)?,
             id: item()?.parse().ok()?,
+            is_pickled: false,
         })
     };
     origin().map(Some).ok_or(MalformedMember)

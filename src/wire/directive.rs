@@ -61,6 +61,8 @@ pub struct AckOrigin {
     pub namespace: Box<str>,
     /// The third item: the number of the question.
     pub id: u64,
+    /// Whether the question was in pickle, and the answer has to be.
+    pub is_pickled: bool,
 }
 
 /// The clients that a message is for.

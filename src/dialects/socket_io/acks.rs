@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tracing::debug;
 
 use super::outgoing::send_event;
@@ -11,7 +12,7 @@ use crate::engine::EngineSession;
 use crate::metrics::Counters;
 use crate::shard::state::ShardState;
 use crate::wire::socket_io::encode::push_event;
-use crate::wire::socket_io::{SocketPacket, push_json_string};
+use crate::wire::socket_io::{SocketPacket, pickled_callback, push_json_string};
 use crate::wire::{AckOrigin, AskedEvent, EmitTarget, Mount};
 
 /// Sends an event to each client that it is for, with an ack id of its own.
@@ -26,7 +27,12 @@ pub(super) fn ask(state: &ShardState, mount: Mount, target: &EmitTarget, asked: 
 }
 
 /// Publishes a client's acknowledgement, if it was asked for. Unknown ids are no breach, as with the official servers.
-pub(super) fn acknowledge(session: &EngineSession, state: &Rc<ShardState>, packet: SocketPacket<'_>) {
+pub(super) fn acknowledge(
+    session: &EngineSession,
+    state: &Rc<ShardState>,
+    packet: SocketPacket<'_>,
+    attachments: &[Bytes],
+) {
     let seconds = state.process.settings.socket_io.ack_seconds;
     let since = state.engine.now().saturating_sub(seconds * 1_000);
     let mut sockets = session.sockets.borrow_mut();
@@ -34,16 +40,19 @@ pub(super) fn acknowledge(session: &EngineSession, state: &Rc<ShardState>, packe
     let asked = socket.and_then(|socket| socket.acks.as_mut()?.take(packet.id?, since));
     drop(sockets);
     let Some(asked) = asked else { return };
-    if packet.attachments > 0 {
-        // JSON cannot express it; python-socketio itself fails there.
-        Counters::count(&state.process.counters.unanswered_callbacks);
-        return;
-    }
-    let (state, answer) = (state.clone(), callback(&asked.origin, packet.data));
+    let answer = match asked.origin.is_pickled {
+        true => pickled_callback(&asked.origin, packet.data, attachments),
+        // JSON cannot express attachments; python-socketio itself fails there.
+        false => attachments.is_empty().then(|| callback(&asked.origin, packet.data).into_bytes()),
+    };
+    let Some(answer) = answer else {
+        return Counters::count(&state.process.counters.unanswered_callbacks);
+    };
+    let state = state.clone();
     // Bounded by the acknowledgements that clients owe.
     tokio::task::spawn_local(async move {
         let AckOrigin { channel, .. } = &asked.origin;
-        if let Err(error) = state.store.announce(channel.as_str(), answer.into_bytes()).await {
+        if let Err(error) = state.store.announce(channel.as_str(), answer).await {
             Counters::count(&state.process.counters.unanswered_callbacks);
             debug!(error, "an acknowledgement could not be published");
         }

@@ -77,7 +77,7 @@ fn receive_text(
             };
             let taken = session.collector.borrow_mut().take_packet(packet);
             match taken {
-                Ok(Some(packet)) => receive_packet(session, state, packet),
+                Ok(Some(packet)) => receive_packet(session, state, packet, &[]),
                 Ok(None) => count_unfinished(session, state),
                 Err(error) => Some(breach(&error)),
             }
@@ -100,7 +100,7 @@ fn receive_attachment(session: &EngineSession, state: &Rc<ShardState>, attachmen
         Ok(Some(message)) => {
             session.unfinished.take();
             session.collecting_since.set(0);
-            receive_packet(session, state, message.packet())
+            receive_packet(session, state, message.packet(), message.attachments())
         }
         Ok(None) => count_unfinished(session, state),
         Err(AttachmentError::TooLarge) => Some(Close::TooBig),
@@ -132,6 +132,7 @@ fn receive_packet(
     session: &EngineSession,
     state: &Rc<ShardState>,
     packet: SocketPacket<'_>,
+    attachments: &[Bytes],
 ) -> Option<Close> {
     match packet.kind {
         SocketType::Connect => return connect(session, state, packet),
@@ -163,7 +164,7 @@ fn receive_packet(
                 );
             }
         }
-        _ => acknowledge(session, state, packet),
+        _ => acknowledge(session, state, packet, attachments),
     }
     None
 }

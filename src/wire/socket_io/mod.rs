@@ -9,6 +9,7 @@ mod data;
 pub mod encode;
 mod json;
 mod packet;
+mod pickled;
 mod split;
 mod strings;
 mod tokens;
@@ -18,6 +19,7 @@ pub use attachments::{AttachmentCollector, AttachmentError, BinaryMessage, Messa
 pub use data::{EventData, EventDataWriter, InvalidEventData};
 pub use json::{InvalidJson, MAX_JSON_DEPTH, push_compact_json, validate_json};
 pub use packet::{MAX_NAMESPACE_BYTES, SocketPacket, SocketPacketError, SocketType};
+pub use pickled::pickled_callback;
 pub use split::{JsonElements, JsonMembers};
 pub use strings::push_json_string;
 pub use tokens::unescape_json;
