@@ -169,7 +169,7 @@ class StreamQueue(EventQueue):
     def read(self, count: int, wait_seconds: float) -> list[Delivery]:
         """Return new events, at most `count`. Wait for the first one; 0 does not wait."""
         renewed = time.monotonic()
-        wait = ("BLOCK", int(wait_seconds * 1000)) if wait_seconds else ()
+        wait = ("BLOCK", max(1, int(wait_seconds * 1000))) if wait_seconds else ()
         try:
             reply = self._command(
                 "XREADGROUP", "GROUP", GROUP, self._name, "COUNT", count, *wait, "STREAMS", self._key, ">"

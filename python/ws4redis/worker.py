@@ -96,17 +96,21 @@ class Worker:
         """
         renewal = threading.Thread(target=self._renew, name="ws4redis-renewal", daemon=True)
         renewal.start()
+        stopped = False
         try:
             self._retry(self._queue.open)
             self._opened = True
             self._retry(lambda: self._handle_all(self._queue.claim(own=True)))
             self._loop()
         except _Stopped:
-            # Not after an exception: an event whose handler exits the process counts as one that crashes it.
-            self._leave(self._queue.hand_back)
+            log.info("stopping; unhandled events stay in Redis")
+            stopped = True
         finally:
             self._ended.set()
             renewal.join()
+            # Not after an exception: an event whose handler exits the process counts as one that crashes it.
+            if stopped:
+                self._leave(self._queue.hand_back)
             self._leave(self._queue.close)
 
     def _loop(self) -> None:
