@@ -24,6 +24,7 @@ import traceback
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = map(str, (TESTS, TESTS / "e2e", TESTS / "proxies"))
 
+import redis  # noqa: E402
 import reverse_proxies  # noqa: E402
 from reverse_proxies import HOST  # noqa: E402
 from deployments import SECRET_KEY, Site, make_database, manage  # noqa: E402
@@ -121,6 +122,8 @@ class Deployment:
                 "server__trusted_proxies": "127.0.0.1",
                 "auth__jwt__algorithm": "HS256",
                 "auth__jwt__key_file": key,
+                "socketio__enabled": "true",
+                "socketio__user_room": "ws4redis:user:{user}",
             }
             self.proxy = kind(self.store, reverse_proxies.Authority(self.home), **self.settings)
             self.stack.callback(self.proxy.stop)
@@ -135,6 +138,26 @@ class Deployment:
     def addresses(self):
         """Returns the values that the browsers need."""
         return {"host": HOST, "foreignHost": FOREIGN_HOST, "port": self.proxy.port, "heartbeat": HEARTBEAT}
+
+    # ---- Socket.IO
+
+    def publish_socketio(self, method, **members):
+        """Publishes what python-socketio's RedisManager publishes; returns the number of gateways."""
+        message = {"method": method, "namespace": "/", "room": None, "skip_sid": None, "callback": None} | members
+        return redis.Redis(port=self.store.port).publish("socketio", json.dumps(message))
+
+    def emit(self, room, *arguments):
+        """Emits the event `news` to a room; None is everybody."""
+        return self.publish_socketio("emit", event="news", data=arguments, binary=False, room=room)
+
+    def emit_bytes(self, room, text):
+        """Emits the bytes of a text."""
+        encoded = base64.b64encode(text.encode()).decode()
+        data = [[{"_placeholder": True, "num": 0}], encoded]
+        return self.publish_socketio("emit", event="news", data=data, binary=True, room=room)
+
+    def enter_room(self, sid, room):
+        return self.publish_socketio("enter_room", sid=sid, room=room)
 
     # ---- Outages of the gateways
 

@@ -5,6 +5,7 @@
 // The last line is `N passed, N failed`.
 import * as chats from './chats.mjs';
 import * as outages from './outages.mjs';
+import * as socketio from './socketio.mjs';
 import { withVisitors } from './visitors.mjs';
 
 const [browser, firstPort] = process.argv.slice(2);
@@ -15,6 +16,9 @@ const scenarios = [
   chats.refusals,
   chats.tokens,
   chats.logout,
+  socketio.clients,
+  socketio.restart,
+  socketio.logout,
   outages.restarts,
   outages.network,
   outages.hidden,
@@ -23,6 +27,6 @@ const scenarios = [
 /** Comma-separated names of scenarios; by default all run. */
 const only = process.env.ONLY?.split(',');
 
-await withVisitors(browser, 'Nginx', firstPort, 240_000, async (context) => {
+await withVisitors(browser, 'Nginx', firstPort, 300_000, async (context) => {
   for (const scenario of scenarios) if (!only || only.includes(scenario.name)) await scenario(context);
 });
