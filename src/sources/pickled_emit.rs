@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Instruction;
-use super::redis_manager::{MAX_NAME_BYTES, MalformedMember};
+use super::redis_manager::{MAX_NAME_BYTES, MalformedMember, is_namespace};
 use crate::codec::{Value, ValueLimits, pickle};
 use crate::wire::socket_io::{EventData, EventValue, MAX_JSON_DEPTH, MessageLimits, encode_values};
 use crate::wire::{AckOrigin, AskedEvent, Channel, ClientName, Directive, EmitTarget, Message};
@@ -20,7 +20,7 @@ pub(super) fn read(published: &Message, limits: MessageLimits) -> Option<Instruc
     let message = pickle::read_value(published.payload(), bounds).ok()?;
     let namespace: Box<str> = match message.get("namespace") {
         None | Some(Value::Null) => "/".into(),
-        Some(namespace) => namespace.as_str()?.into(),
+        Some(namespace) => namespace.as_str().filter(|name| is_namespace(name))?.into(),
     };
     let name = |key: &str| name_of(message.get(key)?);
     let direct = |directive| Instruction::Direct(Box::new(directive));

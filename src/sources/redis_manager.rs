@@ -78,7 +78,7 @@ impl RedisManagerReader {
         let raw = RawMessage::parse(text)?;
         let namespace = match raw.namespace {
             None | Some("null") => "/".into(),
-            Some(namespace) => text_of(namespace)?.into(),
+            Some(namespace) => text_of(namespace).filter(|name| is_namespace(name))?.into(),
         };
         let method = unescape_json(raw.method?)?;
         let direct = |directive| Instruction::Direct(Box::new(directive));
@@ -229,6 +229,11 @@ fn text_of(raw: &str) -> Option<Cow<'_, str>> {
 fn name_of(raw: &str) -> Option<Box<str>> {
     text_of(raw).filter(|name| name.len() <= MAX_NAME_BYTES).map(Into::into)
 }
+/// Returns whether clients can name a namespace so. The names of topics rely on it.
+pub(super) fn is_namespace(name: &str) -> bool {
+    !name.contains(char::is_control)
+}
+
 
 /// Returns the names in null, a name or a list of names. An empty text names nobody.
 fn names_of(raw: &str) -> Result<Option<Vec<Box<str>>>, MalformedMember> {

@@ -351,6 +351,7 @@ async fn unreadable_messages_reach_nobody_and_are_logged_without_their_content()
         r#"{"method":"emit","event":7,"data":["secret"],"binary":false}"#,
         r#"{"method":"emit","event":"e","data":[["secret"],"!"],"binary":true}"#,
         r#"{"method":"emit","event":"e","data":[[{"_placeholder":true,"num":1}],"AA=="],"binary":true}"#,
+        r#"{"method":"emit","event":"e","data":["secret"],"binary":false,"namespace":"/\u0000"}"#,
         r#"{"method":"emit","event":"e","data":"secret","binary":true}"#,
         r#"{"method":"emit","event":"e","data":["secret"],"binary":false,"room":{}}"#,
         r#"{"method":"emit","event":"e","data":["secret"],"binary":false,"room":[1.5]}"#,
