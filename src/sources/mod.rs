@@ -112,7 +112,7 @@ impl Source {
 }
 
 impl SourceReader {
-    /// Creates a reader. Clients accept as many attachments as the server does.
+    /// Creates a reader.
     pub fn new(settings: &Settings) -> Self {
         let bytes = settings.messages.max_delivery_bytes;
         let limits = MessageLimits {

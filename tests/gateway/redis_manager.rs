@@ -340,8 +340,10 @@ async fn a_question_in_pickle_is_answered_in_pickle() {
 
 #[tokio::test]
 async fn unreadable_messages_reach_nobody_and_are_logged_without_their_content() {
-    let server = SocketIoGateway::start().await;
+    let settings = [("socketio.max_attachments", "20"), ("socketio.redis_manager.pickle", "true")];
+    let server = SocketIoGateway::start_with(&settings).await;
     let (mut client, _) = server.connect("/").await;
+    let attachments = vec![r#""AA==""#; 11].join(",");
     for message in [
         "secret",
         r#"["secret"]"#,
@@ -349,17 +351,22 @@ async fn unreadable_messages_reach_nobody_and_are_logged_without_their_content()
         r#"{"event":"secret"}"#,
         r#"{"method":"emit","event":"e","data":[secret],"binary":false}"#,
         r#"{"method":"emit","event":7,"data":["secret"],"binary":false}"#,
+        r#"{"method":"emit","event":"e","data":["secret"],"binary":false,"namespace":"/\u0000"}"#,
         r#"{"method":"emit","event":"e","data":[["secret"],"!"],"binary":true}"#,
         r#"{"method":"emit","event":"e","data":[[{"_placeholder":true,"num":1}],"AA=="],"binary":true}"#,
-        r#"{"method":"emit","event":"e","data":["secret"],"binary":false,"namespace":"/\u0000"}"#,
         r#"{"method":"emit","event":"e","data":"secret","binary":true}"#,
         r#"{"method":"emit","event":"e","data":["secret"],"binary":false,"room":{}}"#,
         r#"{"method":"emit","event":"e","data":["secret"],"binary":false,"room":[1.5]}"#,
         r#"{"method":"enter_room","sid":"secret"}"#,
+        // Clients take the session for broken, and drop their connection.
+        r#"{"method":"emit","event":"disconnect","data":["secret"],"binary":false}"#,
+        r#"{"method":"emit","event":"disconn\u0065ct","data":["secret"],"binary":false}"#,
+        &format!(r#"{{"method":"emit","event":"e","data":[["secret"],{attachments}],"binary":true}}"#),
     ] {
         server.publish(message);
     }
     server.publish(b"\x80\x04secret");
+    server.publish(b"\x80\x04}(\x8c\x06method\x8c\x04emit\x8c\x05event\x8c\x0adisconnectu.");
     server.publish(r#"{"method":"callback","host_id":"x","sid":"s","namespace":"/","id":1,"args":[]}"#);
     server.emit("/", "null", "1");
     client.expect_text(r#"42["e",1]"#).await;

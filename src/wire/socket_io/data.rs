@@ -6,7 +6,12 @@ use bytes::Bytes;
 
 use super::attachments::MessageLimits;
 use super::json::{InvalidJson, MAX_JSON_DEPTH, push_compact_json, validate_json};
+use super::packet::is_reserved_event;
 use super::strings::{escaped_length, push_escaped, push_float, push_json_string, push_unit};
+use super::tokens::unescape_json;
+
+/// Most attachments of one event. `socket.io-parser` 4.2 takes more for an attack, and its client closes the connection.
+const MAX_ATTACHMENTS: usize = 10;
 
 /// The data of an event (its name and its arguments) or of an acknowledgement (its arguments), encoded once for all forms.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +33,9 @@ pub enum InvalidEventData {
     /// The name is neither a string nor a number, a key of a map is a container, or an integer is not decimal.
     #[error("the event has a value that JSON cannot express")]
     Unsupported,
+    /// The name is reserved: clients would take the packet for invalid, and close their connections.
+    #[error("the name of the event is reserved")]
+    ReservedName,
 }
 
 impl EventData {
@@ -51,7 +59,7 @@ impl EventData {
     ///
     /// # Errors
     ///
-    /// When the JSON is invalid or a limit is exceeded.
+    /// When the JSON is invalid, the name is reserved, or a limit is exceeded.
     pub fn from_json<'a>(
         name: Option<&'a str>,
         arguments: impl IntoIterator<Item = &'a str>,
@@ -65,6 +73,9 @@ impl EventData {
         };
         if name.is_some_and(|name| !is_name(name)) {
             return Err(InvalidEventData::Unsupported);
+        }
+        if name.and_then(|name| unescape_json(name.trim())).is_some_and(|name| is_reserved_event(&name)) {
+            return Err(InvalidEventData::ReservedName);
         }
         let mut writer = EventDataWriter::new(limits);
         let count = (is_binary || !attachments.is_empty()).then_some(attachments.len());
@@ -100,7 +111,7 @@ impl EventDataWriter {
         Self {
             out: String::from("["),
             attachments: Vec::new(),
-            limits,
+            limits: MessageLimits { attachments: limits.attachments.min(MAX_ATTACHMENTS), ..limits },
             attachment_bytes: 0,
             depth: 1,
             needs_comma: false,
@@ -382,6 +393,9 @@ mod tests {
         for name in ["null", "[]", "", "true", "-Infinity", "NaN"] {
             assert_eq!(from_json(name, &[], &[]), Err(InvalidEventData::Unsupported));
         }
+        for name in [r#""connect""#, r#" "disconn\u0065ct""#] {
+            assert_eq!(from_json(name, &[], &[]), Err(InvalidEventData::ReservedName));
+        }
         assert_eq!(from_json(r#""a""#, &["1,2"], &[]), Err(InvalidJson::Syntax.into()));
         assert_eq!(from_json(r#""a""#, &[""], &[]), Err(InvalidJson::Syntax.into()));
         let long = format!("\"{}\"", "x".repeat(200));
@@ -389,6 +403,15 @@ mod tests {
         assert_eq!(from_json(r#""a""#, &[], &[b"1", b"2", b"3"]), Err(InvalidEventData::TooLarge));
         assert_eq!(from_json(r#""a""#, &[], &[b"12345"]), Err(InvalidEventData::TooLarge));
         assert_eq!(from_json(r#""a""#, &[&long[9..]], &[]), Err(InvalidJson::Syntax.into()));
+    }
+
+    #[test]
+    fn no_setting_allows_more_attachments_than_clients_accept() {
+        let limits = MessageLimits { text_bytes: 1_000, attachments: 20, ..LIMITS };
+        let event = |count| {
+            EventData::from_json(Some(r#""a""#), [], vec![Bytes::new(); count], true, limits).map(|_| ())
+        };
+        assert_eq!((event(10), event(11)), (Ok(()), Err(InvalidEventData::TooLarge)));
     }
 
     #[test]

@@ -18,6 +18,11 @@ const MAX_ID: u64 = 1 << 53;
 const RESERVED_EVENTS: [&str; 6] =
     ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
+/// Returns whether an event must not have this name: clients take its packet for invalid.
+pub(super) fn is_reserved_event(name: &str) -> bool {
+    RESERVED_EVENTS.contains(&name)
+}
+
 /// The type of a packet, in the order of its digit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SocketType {
@@ -170,7 +175,7 @@ impl<'a> SocketPacket<'a> {
         }
         if self.kind.is_event() {
             let name = self.event_name().ok_or(SocketPacketError::EventName)?;
-            if RESERVED_EVENTS.contains(&&*name) {
+            if is_reserved_event(&name) {
                 return Err(SocketPacketError::EventName);
             }
         }

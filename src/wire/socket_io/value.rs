@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::attachments::MessageLimits;
 use super::data::{EventData, EventDataWriter, InvalidEventData};
+use super::packet::is_reserved_event;
 use super::strings::push_float;
 
 /// A value with binary leaves, as a reader of pickle or `MessagePack` produces it.
@@ -85,7 +86,7 @@ fn float_key(key: f64) -> Cow<'static, str> {
 ///
 /// # Errors
 ///
-/// When a value has no JSON, or a limit is exceeded.
+/// When a value has no JSON, the name is reserved, or a limit is exceeded.
 pub fn encode_values(
     name: Option<&str>,
     arguments: &[EventValue<'_>],
@@ -93,6 +94,9 @@ pub fn encode_values(
 ) -> Result<EventData, InvalidEventData> {
     let mut writer = EventDataWriter::new(limits);
     if let Some(name) = name {
+        if is_reserved_event(name) {
+            return Err(InvalidEventData::ReservedName);
+        }
         writer.text(name)?;
     }
     arguments.iter().try_for_each(|value| value.write(&mut writer))?;
@@ -188,6 +192,13 @@ mod tests {
         assert!(encode_values(None, &[forged(0), bytes(b"a")], LIMITS).is_ok());
         let refused = Err(InvalidJson::Placeholder.into());
         assert_eq!(encode_values(None, &[forged(1), bytes(b"a")], LIMITS), refused);
+    }
+
+    #[test]
+    fn reserved_names_are_refused() {
+        let event = |name| encode_values(Some(name), &[], LIMITS).map(|_| ());
+        assert_eq!(event("disconnect"), Err(InvalidEventData::ReservedName));
+        assert_eq!(event("disconnected"), Ok(()));
     }
 
     #[test]
