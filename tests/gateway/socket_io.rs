@@ -388,6 +388,39 @@ async fn a_token_in_connect_identifies_the_client_in_that_namespace() {
     server.gateway.request(&format!("{V4}&access_token=x")).expect_status(403).await;
 }
 
+/// Starts a gateway that reads tokens. The function signs those of a user for some seconds.
+async fn start_with_tokens() -> (SocketIoGateway, impl Fn(&str, u64) -> String) {
+    let key = path(&key_file("HS256"));
+    let settings = [
+        ("auth.jwt.algorithm", "HS256"),
+        ("auth.jwt.key_file", key.to_str().unwrap()),
+        // Clients of one shard share the lease of a token.
+        ("server.shards", "1"),
+    ];
+    let sign = |user: &str, seconds| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        token("HS256", &format!(r#"{{"sub":"{user}","exp":{}}}"#, now.as_secs() + seconds))
+    };
+    (SocketIoGateway::start_with(&settings).await, sign)
+}
+
+#[tokio::test]
+async fn a_token_of_a_namespace_that_was_left_does_not_end_the_client() {
+    let (server, sign) = start_with_tokens().await;
+    let token = sign("john", 3);
+    let join_chat = format!(r#"40/chat,{{"token":"{token}"}}"#);
+    let mut other = server.open().await;
+    let (mut client, _) = server.connect("/").await;
+    for client in [&mut other, &mut client] {
+        client.send_text(&join_chat).await;
+        assert!(text(client).await.starts_with("40/chat,{"));
+    }
+    client.send_text("41/chat,").await;
+    other.expect_close(4401).await;
+    server.emit("/", "null", "1");
+    client.expect_text(r#"42["e",1]"#).await;
+}
+
 #[tokio::test]
 async fn clients_are_closed_with_1012_when_the_server_stops() {
     let mut server = SocketIoGateway::start().await;

@@ -1,7 +1,7 @@
 //! The lease of one visitor: its identity, and the connections that depend on it.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::rc::{Rc, Weak};
+use std::rc::Weak;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -36,8 +36,6 @@ pub(super) struct Lease {
     had_user: Cell<bool>,
     /// One inline: most visitors have one page open.
     listeners: Cell<SmallVec<[Weak<Listener>; 1]>>,
-    /// Connections that hold this lease.
-    shares: Cell<u32>,
     /// When the last read began.
     pub(super) since: Cell<Instant>,
     /// The timer of the next revalidation.
@@ -92,7 +90,6 @@ impl Lease {
             had_user: Cell::new(visitor.identity.user_id.is_some()),
             visitor: RefCell::new(visitor),
             listeners: Cell::default(),
-            shares: Cell::default(),
             since: Cell::new(since),
             timer: Cell::default(),
             reading: Cell::default(),
@@ -103,15 +100,10 @@ impl Lease {
         }
     }
 
-    /// Adds a connection, with its subscription to the key's events if it has one.
-    pub(super) fn add(&self, listener: &Rc<Listener>, watch: Option<Subscription>) {
-        self.shares.set(self.shares.get() + 1);
+    /// Adds a connection, with its subscription to the key's events if it has one. A connection may be added repeatedly.
+    pub(super) fn add(&self, listener: Weak<Listener>, watch: Option<Subscription>) {
         let mut listeners = self.listeners.take();
-        if listeners.len() > 2 * self.connections() {
-            listeners.retain(|listener| listener.strong_count() > 0);
-            listeners.shrink_to_fit();
-        }
-        listeners.push(Rc::downgrade(listener));
+        listeners.push(listener);
         self.listeners.set(listeners);
         if watch.is_some() {
             self.set_watch(watch);
@@ -124,18 +116,26 @@ impl Lease {
         self.watch.set(watch);
     }
 
-    /// Removes a connection. Returns true for the last one.
-    pub(super) fn release(&self) -> bool {
-        self.shares.set(self.shares.get() - 1);
-        self.shares.get() == 0
+    /// Removes a connection that was added, once. Returns true for the last one.
+    pub(super) fn release(&self, listener: &Weak<Listener>) -> bool {
+        let mut listeners = self.listeners.take();
+        if let Some(index) = listeners.iter().position(|other| other.ptr_eq(listener)) {
+            listeners.swap_remove(index);
+        }
+        if listeners.len() < listeners.capacity() / 4 {
+            listeners.shrink_to_fit();
+        }
+        let is_last = listeners.is_empty();
+        self.listeners.set(listeners);
+        is_last
     }
 
     pub(super) fn is_used(&self) -> bool {
-        self.shares.get() > 0
+        self.connections() > 0
     }
 
     pub(super) fn connections(&self) -> usize {
-        self.shares.get() as usize
+        with_content(&self.listeners, SmallVec::len)
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -76,6 +76,7 @@ struct PendingInvalidations {
 pub struct LeaseHold {
     lease: Rc<Lease>,
     leases: Rc<Leases>,
+    listener: Weak<Listener>,
 }
 
 impl Leases {
@@ -180,7 +181,8 @@ impl Leases {
         });
         let (subscription, was_watched) =
             watch.map(|Watch { subscription, was_watched }| (subscription, was_watched)).unzip();
-        lease.add(listener, subscription);
+        let listener = Rc::downgrade(listener);
+        lease.add(listener.clone(), subscription);
         self.schedule(&lease, lease.next_recheck(recheck));
         // The connection that was subscribed during the read has closed since, so an event may have been missed.
         if is_new && was_watched == Some(true) {
@@ -190,7 +192,7 @@ impl Leases {
         if !lease.has_watch() {
             self.start_watch(&lease);
         }
-        Some(LeaseHold { lease, leases: self.clone() })
+        Some(LeaseHold { lease, leases: self.clone(), listener })
     }
 
     fn find(&self, auth_source: &AuthSource) -> Option<Rc<Lease>> {
@@ -440,7 +442,7 @@ impl LeaseHold {
 
 impl Drop for LeaseHold {
     fn drop(&mut self) {
-        if self.lease.release() {
+        if self.lease.release(&self.listener) {
             self.leases.remove(&self.lease);
         }
     }
