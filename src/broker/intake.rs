@@ -186,11 +186,7 @@ impl Intake {
             } else {
                 "; not delivered"
             };
-            warn!(
-                ?channel,
-                suppressed,
-                "message on a Socket.IO channel is malformed or too large{cure}"
-            );
+            warn!(?channel, suppressed, "message on a Socket.IO channel is malformed or too large{cure}");
         }
     }
 

@@ -13,12 +13,12 @@ const MAX_PENDING: usize = 100;
 pub struct PendingAcks {
     last_id: u64,
     /// Each with the id of its packet, and the time at which it was sent.
-    waiting: VecDeque<(u64, u32, Arc<AskedEvent>)>,
+    waiting: VecDeque<(u64, u64, Arc<AskedEvent>)>,
 }
 
 impl PendingAcks {
     /// Records an event that is sent now. Returns the ack id of its packet.
-    pub fn add(&mut self, asked: &Arc<AskedEvent>, now: u32) -> u64 {
+    pub fn add(&mut self, asked: &Arc<AskedEvent>, now: u64) -> u64 {
         self.last_id += 1;
         if self.waiting.len() >= MAX_PENDING {
             self.waiting.pop_front();
@@ -28,7 +28,7 @@ impl PendingAcks {
     }
 
     /// Returns the event with this ack id, once, if it was sent at `since` or later.
-    pub fn take(&mut self, id: u64, since: u32) -> Option<Arc<AskedEvent>> {
+    pub fn take(&mut self, id: u64, since: u64) -> Option<Arc<AskedEvent>> {
         while self.waiting.front().is_some_and(|(_, sent, _)| *sent < since) {
             self.waiting.pop_front();
         }

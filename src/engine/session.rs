@@ -41,13 +41,13 @@ pub struct EngineSession {
     /// State that only polling needs; none over a WebSocket.
     pub poll: RefCell<Option<Box<PollState>>>,
     /// Since when attachments are missing; 0 if none are.
-    pub collecting_since: Cell<u32>,
+    pub collecting_since: Cell<u64>,
     /// When it was opened.
-    pub opened: u32,
+    pub opened: u64,
     /// When the client last sent a packet.
-    pub last_received: Cell<u32>,
+    pub last_received: Cell<u64>,
     /// When the server last sent a ping.
-    pub last_ping: Cell<u32>,
+    pub last_ping: Cell<u64>,
     /// Why it ends soon, if it does.
     pub deadline: Cell<Deadline>,
 }
@@ -85,13 +85,13 @@ pub struct PollState {
     /// The client has closed the session.
     pub is_closed: bool,
     /// When the latest upgrade to a WebSocket began.
-    pub upgrade_began: u32,
+    pub upgrade_began: u64,
     /// The number of that upgrade: a WebSocket of an earlier one is too late.
-    pub upgrade: u64,
+    pub upgrade: u32,
     /// The WebSocket of that upgrade.
     pub probing: Option<Rc<Listener>>,
     /// When the end of the session was carried out; 0 if it has not ended.
-    pub ended_at: u32,
+    pub ended_at: u64,
 }
 
 /// When a session without a namespace ends.
@@ -100,9 +100,9 @@ pub enum Deadline {
     /// The client has joined a namespace.
     None,
     /// The client has to join a namespace until then.
-    Connect(u32),
+    Connect(u64),
     /// The client was disconnected from its last namespace, and normally closes by itself.
-    Grace(u32),
+    Grace(u64),
 }
 
 /// A client in a namespace: what Socket.IO calls a socket. Dropping it leaves the namespace and all rooms.
@@ -131,7 +131,7 @@ impl EngineSession {
         mount: Mount,
         version: EngineVersion,
         listener: Rc<Listener>,
-        now: u32,
+        now: u64,
         deadline: Deadline,
     ) -> Self {
         Self {

@@ -15,7 +15,7 @@ use crate::wire::engine_io::EngineVersion;
 pub const TICKS_PER_SECOND: u32 = 4;
 
 /// Most milliseconds that count between two ticks: a process that was suspended must not take its clients for dead.
-const MAX_TICK_MS: u32 = 2 * 1_000 / TICKS_PER_SECOND;
+const MAX_TICK_MS: u64 = 2 * 1_000 / TICKS_PER_SECOND as u64;
 
 /// The sessions of a shard, by their slots.
 pub struct EngineTable {
@@ -25,7 +25,7 @@ pub struct EngineTable {
     /// The number of the latest upgrade that a request on this shard has begun.
     upgrades: Cell<u64>,
     /// The time of the last tick in milliseconds.
-    ticked: Cell<u32>,
+    ticked: Cell<u64>,
     ticked_at: Cell<Instant>,
 }
 
@@ -43,9 +43,14 @@ impl EngineTable {
     }
 
     /// Returns the time in milliseconds, which is never 0.
-    pub fn now(&self) -> u32 {
-        let since = u32::try_from(self.ticked_at.get().elapsed().as_millis()).unwrap_or(MAX_TICK_MS);
+    pub fn now(&self) -> u64 {
+        let since = u64::try_from(self.ticked_at.get().elapsed().as_millis()).unwrap_or(MAX_TICK_MS);
         self.ticked.get() + since.min(MAX_TICK_MS)
+    }
+
+    /// Returns the time at which so many seconds have passed.
+    pub fn after(&self, seconds: u32) -> u64 {
+        self.now() + u64::from(seconds) * 1_000
     }
 
     /// Advances the clock by one tick.
@@ -154,5 +159,20 @@ impl EngineTable {
                 socket.namespace() == namespace && (is_alias || socket.sid.equals(&sid))
             })?;
         Some(action(&session, index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_does_not_wrap_after_49_days() {
+        let table = EngineTable::new(0, Arc::new(SidCipher::random().unwrap()));
+        table.ticked.set(u32::MAX.into());
+        let deadline = table.after(20);
+        tokio::time::advance(std::time::Duration::from_millis(100)).await;
+        table.advance();
+        assert_eq!((table.now(), deadline), ((1 << 32) + 99, (1 << 32) + 19_999));
     }
 }

@@ -234,7 +234,6 @@ pub(super) fn is_namespace(name: &str) -> bool {
     !name.contains(char::is_control)
 }
 
-
 /// Returns the names in null, a name or a list of names. An empty text names nobody.
 fn names_of(raw: &str) -> Result<Option<Vec<Box<str>>>, MalformedMember> {
     if raw == "null" {

@@ -34,7 +34,7 @@ pub(super) fn acknowledge(
     attachments: &[Bytes],
 ) {
     let seconds = state.process.settings.socket_io.ack_seconds;
-    let since = state.engine.now().saturating_sub(seconds * 1_000);
+    let since = state.engine.now().saturating_sub(u64::from(seconds) * 1_000);
     let mut sockets = session.sockets.borrow_mut();
     let socket = sockets.iter_mut().find(|socket| socket.namespace() == packet.namespace);
     let asked = socket.and_then(|socket| socket.acks.as_mut()?.take(packet.id?, since));

@@ -59,8 +59,8 @@ impl EngineConnection {
         };
         let socket = SocketConnection::new(stream, form, None, &permit.state().sockets);
         let now = permit.state().engine.now();
-        let deadline =
-            Deadline::Connect(now + permit.state().process.settings.socket_io.connect_seconds * 1_000);
+        let connect_seconds = permit.state().process.settings.socket_io.connect_seconds;
+        let deadline = Deadline::Connect(permit.state().engine.after(connect_seconds));
         let listener = socket.listener();
         let session = permit.state().engine.insert(|slot| {
             EngineSession::new(Sid::random(), slot, mount, version, listener.clone(), now, deadline)

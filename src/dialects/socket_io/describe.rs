@@ -37,7 +37,7 @@ pub fn describe(state: &ShardState, session: &EngineSession) -> ConnectionInfo {
         user: user(session_identity(session)).or_else(|| namespaces.first()?.user.clone()),
         namespaces: Some(namespaces),
         peer,
-        age_seconds: u64::from(state.engine.now().wrapping_sub(session.opened) / 1_000),
+        age_seconds: (state.engine.now() - session.opened) / 1_000,
         delivered,
         dropped,
         waiting_bytes: session.listener.queued_bytes(),

@@ -6,7 +6,7 @@ use crate::hub::Ending;
 use crate::shard::state::ShardState;
 
 /// Milliseconds for which a session that the server has ended waits for a poll, whose answer says so.
-const CLOSE_NOTICE_MS: u32 = 30_000;
+const CLOSE_NOTICE_MS: u64 = 30_000;
 
 /// Ends a session on any transport. The first reason counts.
 pub(super) fn end(state: &ShardState, session: &EngineSession, ending: Ending) {

@@ -151,7 +151,7 @@ async fn open_polling(
     };
     let (settings, now) = (&state.process.settings.socket_io, state.engine.now());
     let listener = Rc::new(Listener::parked(form, state.sockets.clock.get(), 0));
-    let deadline = Deadline::Connect(now + settings.connect_seconds * 1_000);
+    let deadline = Deadline::Connect(state.engine.after(settings.connect_seconds));
     let session = state.engine.insert(|slot| {
         EngineSession::new(Sid::random(), slot, mount, version, listener.clone(), now, deadline)
     });

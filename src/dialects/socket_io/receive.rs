@@ -19,7 +19,7 @@ use crate::wire::socket_io::{AttachmentError, MessageLimits, SocketPacket, Socke
 use crate::wire::websocket::Opcode;
 
 /// Milliseconds within which a client normally closes after it was disconnected from its last namespace.
-pub(super) const GRACE: u32 = 1_000;
+pub(super) const GRACE: u64 = 1_000;
 
 /// How much larger than one attachment a message with all of them may be.
 const TOTAL_PAYLOADS: usize = 4;
@@ -144,12 +144,10 @@ fn receive_packet(
     }
     match packet.kind {
         SocketType::Disconnect => {
-            let now = state.engine.now();
             let deadline = match session.version {
-                EngineVersion::V3 => Deadline::Grace(now + GRACE),
+                EngineVersion::V3 => Deadline::Grace(state.engine.now() + GRACE),
                 EngineVersion::V4 => {
-                    let seconds = state.process.settings.socket_io.connect_seconds;
-                    Deadline::Connect(now + seconds * 1_000)
+                    Deadline::Connect(state.engine.after(state.process.settings.socket_io.connect_seconds))
                 }
             };
             session.leave(packet.namespace, deadline);

@@ -16,7 +16,7 @@ use crate::wire::engine_io::EngineVersion;
 /// Times below this need each tick: otherwise a session is visited once per second.
 const SHORT: Duration = Duration::from_secs(4);
 
-const TICK_MS: u32 = 1_000 / TICKS_PER_SECOND;
+const TICK_MS: u64 = 1_000 / TICKS_PER_SECOND as u64;
 
 /// Advances the clock of the sessions, sends due pings, and ends sessions that are overdue. Each call handles the sessions
 /// of one of `parts` parts.
@@ -31,7 +31,7 @@ pub fn tick(state: &Rc<ShardState>, part: usize, parts: usize) {
     let visit = Visit {
         state,
         now: state.engine.now(),
-        until_next: u32::try_from(parts).unwrap_or(1) * TICK_MS,
+        until_next: u64::try_from(parts).unwrap_or(1) * TICK_MS,
         interval: milliseconds(settings.ping_interval),
         // The clock is that of the tick.
         silence_limit: silence_limit(settings) + TICK_MS,
@@ -50,23 +50,23 @@ pub fn tick(state: &Rc<ShardState>, part: usize, parts: usize) {
 }
 
 /// Returns the silence in milliseconds after which a client is gone.
-pub(super) fn silence_limit(settings: &SocketIoSettings) -> u32 {
+pub(super) fn silence_limit(settings: &SocketIoSettings) -> u64 {
     milliseconds(settings.ping_interval) + milliseconds(settings.ping_timeout)
 }
 
-fn milliseconds(time: Duration) -> u32 {
-    u32::try_from(time.as_millis()).unwrap_or(u32::MAX / 4)
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 4)
 }
 
 /// One visit of sessions. Times are in milliseconds.
 struct Visit<'a> {
     state: &'a Rc<ShardState>,
-    now: u32,
+    now: u64,
     /// Until these sessions are visited again.
-    until_next: u32,
-    interval: u32,
+    until_next: u64,
+    interval: u64,
     /// Silence after which a client is gone.
-    silence_limit: u32,
+    silence_limit: u64,
 }
 
 impl Visit<'_> {
@@ -78,7 +78,7 @@ impl Visit<'_> {
         if session.listener.take_reauthorize() {
             reauthorize(session, self.state);
         }
-        let limit = self.state.process.settings.socket_io.upgrade_seconds * 1_000 + TICK_MS;
+        let limit = u64::from(self.state.process.settings.socket_io.upgrade_seconds) * 1_000 + TICK_MS;
         let began = session.poll.borrow().as_ref().map_or(self.now, |poll| poll.upgrade_began);
         // The client has gone before its 101.
         if session.transport.get() == TransportState::UpgradeRequested
@@ -99,7 +99,7 @@ impl Visit<'_> {
             _ => {}
         }
         let collecting = session.collecting_since.get();
-        if collecting != 0 && now - collecting >= sockets.keepalive.message_seconds * 1_000 {
+        if collecting != 0 && now - collecting >= u64::from(sockets.keepalive.message_seconds) * 1_000 {
             return listener.end(Ending::Late);
         }
         if now.saturating_sub(session.last_received.get()) >= self.silence_limit {
