@@ -87,7 +87,7 @@ pub struct PollState {
     /// When the latest upgrade to a WebSocket began.
     pub upgrade_began: u64,
     /// The number of that upgrade: a WebSocket of an earlier one is too late.
-    pub upgrade: u32,
+    pub upgrade: u64,
     /// The WebSocket of that upgrade.
     pub probing: Option<Rc<Listener>>,
     /// When the end of the session was carried out; 0 if it has not ended.

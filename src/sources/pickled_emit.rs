@@ -37,7 +37,10 @@ pub(super) fn read(published: &Message, limits: MessageLimits) -> Option<Instruc
             let event = event(message, limits)?;
             match origin {
                 None => Instruction::Emit(Box::new((target, event))),
-                Some(origin) => direct(Directive::Ask(target, Arc::new(AskedEvent { event, origin }))),
+                Some(origin) => {
+                    let origin = Arc::new(origin);
+                    direct(Directive::Ask(target, Arc::new(AskedEvent { event, origin })))
+                }
             }
         }
         "disconnect" => direct(Directive::Disconnect(client(namespace)?)),

@@ -94,7 +94,10 @@ impl RedisManagerReader {
                 let event = self.event(&raw)?;
                 match origin(&raw, message).ok()? {
                     None => Instruction::Emit(Box::new((target, event))),
-                    Some(origin) => direct(Directive::Ask(target, Arc::new(AskedEvent { event, origin }))),
+                    Some(origin) => {
+                        let origin = Arc::new(origin);
+                        direct(Directive::Ask(target, Arc::new(AskedEvent { event, origin })))
+                    }
                 }
             }
             "disconnect" => direct(Directive::Disconnect(client(namespace)?)),

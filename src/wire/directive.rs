@@ -45,7 +45,7 @@ pub struct AskedEvent {
     /// The event.
     pub event: EventData,
     /// Its publisher.
-    pub origin: AckOrigin,
+    pub origin: Arc<AckOrigin>,
 }
 
 /// How a publisher of python-socketio wants to be answered.

@@ -17,9 +17,11 @@ use crate::wire::{AckOrigin, AskedEvent, EmitTarget, Mount};
 
 /// Sends an event to each client that it is for, with an ack id of its own.
 pub(super) fn ask(state: &ShardState, mount: Mount, target: &EmitTarget, asked: &Arc<AskedEvent>) {
-    let now = state.engine.now();
+    let (now, expired) = (state.engine.now(), expired(state));
     for (session, index) in reach::clients(state, mount, target) {
-        let id = session.sockets.borrow_mut()[index].acks.get_or_insert_default().add(asked, now);
+        let mut sockets = session.sockets.borrow_mut();
+        let id = sockets[index].acks.get_or_insert_default().add(&asked.origin, now, expired);
+        drop(sockets);
         send_event(&session, &state.sockets.limits, asked.event.attachments(), |out| {
             push_event(out, &target.namespace, Some(id), &asked.event);
         });
@@ -33,17 +35,17 @@ pub(super) fn acknowledge(
     packet: SocketPacket<'_>,
     attachments: &[Bytes],
 ) {
-    let seconds = state.process.settings.socket_io.ack_seconds;
-    let since = state.engine.now().saturating_sub(u64::from(seconds) * 1_000);
+    let expired = expired(state);
     let mut sockets = session.sockets.borrow_mut();
     let socket = sockets.iter_mut().find(|socket| socket.namespace() == packet.namespace);
-    let asked = socket.and_then(|socket| socket.acks.as_mut()?.take(packet.id?, since));
+    let origin = socket.and_then(|socket| socket.acks.as_mut()?.take(packet.id?, expired));
     drop(sockets);
-    let Some(asked) = asked else { return };
-    let answer = match asked.origin.is_pickled {
-        true => pickled_callback(&asked.origin, packet.data, attachments),
+    let Some(origin) = origin else { return };
+    let answer = if origin.is_pickled {
+        pickled_callback(&origin, packet.data, attachments)
+    } else {
         // JSON cannot express attachments; python-socketio itself fails there.
-        false => attachments.is_empty().then(|| callback(&asked.origin, packet.data).into_bytes()),
+        attachments.is_empty().then(|| callback(&origin, packet.data).into_bytes())
     };
     let Some(answer) = answer else {
         return Counters::count(&state.process.counters.unanswered_callbacks);
@@ -51,12 +53,16 @@ pub(super) fn acknowledge(
     let state = state.clone();
     // Bounded by the acknowledgements that clients owe.
     tokio::task::spawn_local(async move {
-        let AckOrigin { channel, .. } = &asked.origin;
-        if let Err(error) = state.store.announce(channel.as_str(), answer).await {
+        if let Err(error) = state.store.announce(origin.channel.as_str(), answer).await {
             Counters::count(&state.process.counters.unanswered_callbacks);
             debug!(error, "an acknowledgement could not be published");
         }
     });
+}
+
+/// Returns the time before which an event was sent that is too old for an acknowledgement.
+fn expired(state: &ShardState) -> u64 {
+    state.engine.now().saturating_sub(u64::from(state.process.settings.socket_io.ack_seconds) * 1_000)
 }
 
 /// Returns the message that python-socketio expects.
