@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use crate::wire::form::store_packet;
 use crate::wire::socket_io::EventData;
 use crate::wire::socket_io::encode::push_event;
-use crate::wire::{Directive, EmitTarget, MountSet};
+use crate::wire::{ClientName, Directive, EmitTarget, MountSet};
 
 /// Largest run of joined messages, in bytes.
 const RUN_BYTES: usize = 1 << 20;
@@ -46,6 +46,9 @@ impl DirectiveQueue {
         if !is_same {
             self.finish_run();
         }
+        if self.run.is_none() {
+            self.bytes += DIRECTIVE_BYTES + target_bytes(&target);
+        }
         let (_, target, bytes, messages) =
             self.run.get_or_insert_with(|| (mounts, target, BytesMut::new(), 0));
         let before = bytes.len();
@@ -60,14 +63,7 @@ impl DirectiveQueue {
     /// Queues any other directive.
     pub(super) fn push(&mut self, mounts: MountSet, directive: Directive) {
         self.finish_run();
-        self.bytes += DIRECTIVE_BYTES;
-        if let Directive::Ask(_, asked) = &directive {
-            self.bytes += asked.event.json().len();
-            self.bytes += asked.event.attachments().iter().map(Bytes::len).sum::<usize>();
-        }
-        if let Directive::EnterRooms(_, rooms) | Directive::LeaveRooms(_, rooms) = &directive {
-            self.bytes += rooms.iter().map(|room| size_of::<Box<str>>() + room.len()).sum::<usize>();
-        }
+        self.bytes += bytes_of(&directive);
         self.queue.push((mounts, directive));
         self.enforce_bound();
     }
@@ -86,20 +82,57 @@ impl DirectiveQueue {
 
     fn finish_run(&mut self) {
         if let Some((mounts, target, bytes, messages)) = self.run.take() {
-            self.bytes += DIRECTIVE_BYTES;
             self.queue.push((mounts, Directive::Emit(target, bytes.freeze(), messages)));
         }
     }
 
-    /// Drops all of it if too much is queued: pub/sub has no history to read it from again.
+    /// Drops the events if too much is queued: pub/sub has no history to read them from again. Changes of rooms and
+    /// disconnects stay, because a client would go on to receive what it must not; but not if they fill most of the queue.
     fn enforce_bound(&mut self) {
-        if self.bytes > self.max_bytes {
-            self.finish_run();
-            self.dropped += self.queue.len() as u64;
-            self.queue = Vec::new();
+        if self.bytes <= self.max_bytes {
+            return;
+        }
+        self.finish_run();
+        let before = self.queue.len();
+        self.queue.retain(|(_, directive)| !matches!(directive, Directive::Emit(..) | Directive::Ask(..)));
+        self.bytes = self.queue.iter().map(|(_, directive)| bytes_of(directive)).sum();
+        // The rest makes room for enough events, so that not each of them searches the queue again.
+        if self.bytes > self.max_bytes / 2 {
+            self.queue.clear();
             self.bytes = 0;
         }
+        self.queue.shrink_to_fit();
+        self.dropped += (before - self.queue.len()) as u64;
     }
+}
+
+/// Returns the bytes that a directive counts.
+fn bytes_of(directive: &Directive) -> usize {
+    let client = |ClientName { namespace, sid }: &ClientName| namespace.len() + sid.len();
+    let content = match directive {
+        Directive::Emit(target, packets, _) => target_bytes(target) + packets.len(),
+        Directive::Ask(target, asked) => {
+            let attachments = asked.event.attachments().iter().map(Bytes::len).sum::<usize>();
+            target_bytes(target) + asked.event.json().len() + attachments
+        }
+        Directive::Disconnect(name) => client(name),
+        Directive::EnterRoom(name, room) | Directive::LeaveRoom(name, room) => client(name) + room.len(),
+        Directive::CloseRoom(namespace, room) => namespace.len() + room.len(),
+        Directive::EnterRooms(target, rooms) | Directive::LeaveRooms(target, rooms) => {
+            target_bytes(target) + names_bytes(rooms)
+        }
+        Directive::DisconnectAll(target, _) => target_bytes(target),
+    };
+    DIRECTIVE_BYTES + content
+}
+
+fn target_bytes(target: &EmitTarget) -> usize {
+    let names = target.rooms.iter().flatten().chain(&target.except);
+    target.namespace.len() + names_bytes(names)
+}
+
+fn names_bytes<'a>(names: impl IntoIterator<Item = &'a Box<str>>) -> usize {
+    names.into_iter().map(|name| size_of::<Box<str>>() + name.len()).sum()
 }
 
 #[cfg(test)]
@@ -144,11 +177,39 @@ mod tests {
     }
 
     #[test]
-    fn above_the_bound_everything_is_dropped_and_counted() {
+    fn above_the_bound_events_are_dropped_and_counted_and_changes_of_rooms_stay() {
+        let close = |room: &str| Directive::CloseRoom("/".into(), room.into());
+        let mut queue = DirectiveQueue::new(2_000);
+        queue.push(mounts(), close("a"));
+        queue.emit(mounts(), target("a"), &event("1"));
+        queue.push(mounts(), close("b"));
+        for _ in 0..5 {
+            queue.emit(mounts(), target("a"), &event("1"));
+            queue.emit(mounts(), target("b"), &event("1"));
+        }
+        let (taken, dropped) = (queue.take(), queue.take_dropped());
+        assert_eq!(taken[..2], [(mounts(), close("a")), (mounts(), close("b"))]);
+        assert_eq!(taken.len() as u64 + dropped, 2 + 1 + 10);
+        assert!(dropped > 0);
+    }
+
+    #[test]
+    fn changes_of_rooms_are_bounded_as_well() {
         let mut queue = DirectiveQueue::new(600);
         for _ in 0..3 {
             queue.push(mounts(), Directive::CloseRoom("/".into(), "a".into()));
         }
         assert_eq!((queue.take().len(), queue.take_dropped()), (0, 3));
+    }
+
+    #[test]
+    fn the_names_of_a_target_count() {
+        let rooms: Vec<_> = (0..10_000).map(|number| format!("{number:0>256}").into()).collect();
+        let mut queue = DirectiveQueue::new(5_000_000);
+        for (other, dropped) in [("a", 0), ("b", 2)] {
+            let rooms = Some([&rooms[..], &[other.into()]].concat());
+            queue.emit(mounts(), EmitTarget { rooms, ..target("") }, &event("1"));
+            assert_eq!(queue.take_dropped(), dropped);
+        }
     }
 }
