@@ -138,8 +138,8 @@ fn names_bytes<'a>(names: impl IntoIterator<Item = &'a Box<str>>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Mount;
     use crate::wire::socket_io::MessageLimits;
-    use crate::wire::{ClientName, Mount};
 
     fn event(text: &str) -> EventData {
         let limits = MessageLimits { text_bytes: 100, attachments: 1, attachment_bytes: 1, total_bytes: 100 };

@@ -50,6 +50,8 @@ pub struct EngineSession {
     pub last_ping: Cell<u64>,
     /// Why it ends soon, if it does.
     pub deadline: Cell<Deadline>,
+    /// How often the client was refused a namespace.
+    pub refused_connects: Cell<u8>,
 }
 
 /// What carries the packets of a session, and how far its upgrade is.
@@ -151,6 +153,7 @@ impl EngineSession {
             last_received: Cell::new(now),
             last_ping: Cell::new(now),
             deadline: Cell::new(deadline),
+            refused_connects: Cell::new(0),
         }
     }
 

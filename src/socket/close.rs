@@ -48,6 +48,8 @@ pub enum Close {
     Overloaded,
     /// The client has not joined a namespace in time.
     NotConnected,
+    /// The client was refused namespaces too often.
+    Refused,
     /// The client is in no namespace any more, or has closed its Engine.IO session.
     Disconnected,
 }
@@ -62,7 +64,7 @@ impl Close {
             Self::Restart => Some(1012),
             Self::Protocol(_) => Some(1002),
             Self::NotUtf8 => Some(1007),
-            Self::TooFast | Self::Denied | Self::Late | Self::NotConnected => Some(1008),
+            Self::TooFast | Self::Denied | Self::Late | Self::NotConnected | Self::Refused => Some(1008),
             Self::TooBig => Some(1009),
             Self::SessionEnded => Some(4401),
             Self::Silent | Self::PublicationLost => Some(1011),
@@ -97,6 +99,7 @@ impl Close {
             Self::Torn => "reading too slowly, outboxes full",
             Self::Overloaded => "redis cannot be reached",
             Self::NotConnected => "no namespace joined in time",
+            Self::Refused => "refused too often",
             Self::Disconnected => "disconnected",
         }
     }

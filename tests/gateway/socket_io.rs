@@ -422,6 +422,22 @@ async fn a_token_of_a_namespace_that_was_left_does_not_end_the_client() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_refused_too_often_is_closed() {
+    let server = SocketIoGateway::start().await;
+    let refused = r#"44/none,{"message":"Invalid namespace"}"#;
+    let (mut client, _) = server.connect("/").await;
+    for _ in 0..16 {
+        client.send_text("40/none,").await;
+        client.expect_text(refused).await;
+    }
+    client.expect_close(1008).await;
+    let (polling, _) = server.connect_polling().await;
+    polling.post(vec!["40/none,"; 15].join("\u{1e}")).expect_status(200).await;
+    assert_eq!(polling.poll().await, vec![refused; 15].join("\u{1e}"));
+    polling.post("40/none,").expect_status(400).await;
+}
+
+#[tokio::test]
 async fn clients_are_closed_with_1012_when_the_server_stops() {
     let mut server = SocketIoGateway::start().await;
     let (mut joined, _) = server.connect("/").await;

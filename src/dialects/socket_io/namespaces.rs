@@ -19,6 +19,9 @@ use crate::wire::{Mount, Topic, parameters};
 /// Most rooms that Django can put a client into.
 pub(super) const MAX_ROOMS: usize = 1_000;
 
+/// Refused CONNECTs after which a client is closed: each may cost the verification of a token.
+const MAX_REFUSED: u8 = 16;
+
 /// The member of a CONNECT's data that holds a token.
 const TOKEN: &str = "token";
 
@@ -61,7 +64,12 @@ pub(super) fn connect(
             });
             // Clients of protocol 4 cannot do without the main namespace.
             let is_last = session.version == EngineVersion::V3 && session.sockets.borrow().is_empty();
-            is_last.then_some(Close::Disconnected)
+            if is_last {
+                return Some(Close::Disconnected);
+            }
+            let refused = session.refused_connects.get() + 1;
+            session.refused_connects.set(refused);
+            (refused >= MAX_REFUSED).then_some(Close::Refused)
         }
     }
 }
