@@ -405,6 +405,29 @@ async fn start_with_tokens() -> (SocketIoGateway, impl Fn(&str, u64) -> String) 
 }
 
 #[tokio::test]
+async fn a_token_that_is_no_text_is_refused_and_of_two_the_last_counts() {
+    let (server, sign) = start_with_tokens().await;
+    let valid = sign("john", 60);
+    for (auth, is_refused) in [
+        (r#"{"token":7}"#.to_owned(), true),
+        (r#"{"token":{"a":1}}"#.to_owned(), true),
+        (format!(r#"{{"token":"{valid}","token":"x"}}"#), true),
+        (format!(r#"{{"token":"x","token":"{valid}"}}"#), false),
+        (r#"{"token":null}"#.to_owned(), false),
+    ] {
+        let mut client = server.open().await;
+        client.send_text(&format!("40{auth}")).await;
+        let answer = text(&mut client).await;
+        assert_eq!(answer == r#"44{"message":"Unauthorized"}"#, is_refused, "{auth}: {answer}");
+    }
+    // Without auth.jwt the member is the site's own.
+    let server = SocketIoGateway::start().await;
+    let mut client = server.open().await;
+    client.send_text(r#"40{"token":7}"#).await;
+    assert!(text(&mut client).await.starts_with(r#"40{"sid""#));
+}
+
+#[tokio::test]
 async fn a_token_of_a_namespace_that_was_left_does_not_end_the_client() {
     let (server, sign) = start_with_tokens().await;
     let token = sign("john", 3);

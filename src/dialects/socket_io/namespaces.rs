@@ -97,14 +97,17 @@ fn admit(
     if is_user || settings.anonymous { Ok(lease) } else { Err(ConnectError::Unauthorized) }
 }
 
-/// Returns the token in a CONNECT: in its object, or in protocol 4 in its query.
+/// Returns the token in a CONNECT: in its object, or in protocol 4 in its query. A value that is no text is returned as its
+/// JSON, which is no valid token; null is as good as none.
 fn token_of(packet: SocketPacket<'_>) -> Option<Token> {
     if packet.query.is_some() {
         return parameters(packet.query, TOKEN).next().map(|token| Token::new(&token));
     }
-    let mut members = JsonMembers::new(packet.data)?.flatten();
-    let (_, raw) = members.find(|(key, _)| unescape_json(key).is_some_and(|key| key == TOKEN))?;
-    unescape_json(raw).map(|token| Token::new(&token))
+    // Of a member that is given twice, the last counts, as in the site's own code.
+    let members = JsonMembers::new(packet.data)?.flatten();
+    let (_, raw) = members.filter(|(key, _)| unescape_json(key).is_some_and(|key| key == TOKEN)).last()?;
+    let token = unescape_json(raw).unwrap_or_else(|| raw.into());
+    (raw != "null").then(|| Token::new(&token))
 }
 
 fn join(
