@@ -187,7 +187,8 @@ impl Listener {
 
     /// Drops the oldest messages, or ends the connection.
     fn enforce_bound(&self, outbox: &mut Outbox, excess: Excess, limits: &Limits) {
-        if limits.drop_oldest && excess == Excess::Client {
+        // A client of Socket.IO that misses a packet cannot know it; one that is closed connects again.
+        if limits.drop_oldest && excess == Excess::Client && !self.form.has_packets() {
             self.dropped.set(self.dropped.get().saturating_add(outbox.drop_oldest(self.form, limits)));
             return;
         }

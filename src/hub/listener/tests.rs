@@ -123,3 +123,15 @@ fn nothing_follows_a_frame_that_was_dropped_in_part() {
         assert_eq!(read(&mut other), b"", "{written} bytes of a frame were written before");
     }
 }
+
+#[test]
+fn packets_are_never_dropped() {
+    let limits = Limits { outbox_bytes: 8, outbox_seconds: 0, drop_oldest: true, ..Limits::default() };
+    for (form, ending) in [(Form::Frames, None), (Form::Packets, Some(Ending::Slow))] {
+        let listener = Listener::parked(form, 1, 10);
+        for _ in 0..5 {
+            listener.send(&FRAME, &limits);
+        }
+        assert_eq!((listener.ending(), listener.counts().1 > 0), (ending, ending.is_none()));
+    }
+}
