@@ -346,6 +346,7 @@ mod tests {
             ("server.listen=8000", "server.listen: expected host:port or unix:/path"),
             ("server.unix_mode=9", "server.unix_mode: "),
             ("server.trusted_proxies=unix,10.0.0.1/8", "server.trusted_proxies: \"10.0.0.1/8\" is neither"),
+            ("socketio.ping_timeout_ms=100", "must be at least 500 together with socketio.ping_interval_ms"),
             ("messages.when_slow=wait", "messages.when_slow: expected close or drop-oldest"),
             ("redis.url=http://x", "redis.url: "),
             ("origin.allowed=a b", "origin.allowed: \"a b\" is neither"),
@@ -365,7 +366,8 @@ mod tests {
             ("auth.callback_timeout_seconds=10", "must be less than server.handshake_seconds"),
             ("server.nonsense=1", "nonsense"),
         ] {
-            let error = load(&[], &["auth.callback_url=http://h/", assignment]).unwrap_err().to_string();
+            let valid = ["auth.callback_url=http://h/", "socketio.ping_interval_ms=399"];
+            let error = load(&[], &[&valid[..], &[assignment]].concat()).unwrap_err().to_string();
             assert!(error.contains(expected), "{assignment}: {error}");
         }
     }

@@ -11,6 +11,9 @@ use crate::wire::engine_io::EngineVersion;
 use crate::wire::socket_io::MAX_NAMESPACE_BYTES;
 use crate::wire::{Mount, MountSet};
 
+/// Shortest silence after which a client or the gateway may be given up: two ticks of a shard.
+const MIN_SILENCE_MS: u32 = 500;
+
 /// Most bytes of a room's name, as for the rooms that publishers name.
 const MAX_ROOM_BYTES: usize = 256;
 
@@ -233,6 +236,12 @@ impl RawSocketIo {
                 "expected names such as / and /chat, or a prefix such as /room-* without commas",
             )
         })?;
+        // The shard's tick sends pings, every 250 ms.
+        require(
+            self.ping_interval_ms + self.ping_timeout_ms >= MIN_SILENCE_MS,
+            "socketio.ping_timeout_ms",
+            "must be at least 500 together with socketio.ping_interval_ms",
+        )?;
         // Clients of Engine.IO 3 are connected to it without asking.
         let has_main = namespaces.iter().any(|namespace| namespace.admits("/"));
         let needs_main = self.engine.contains(&EngineVersion::V3);
