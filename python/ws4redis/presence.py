@@ -1,7 +1,8 @@
 """Who is online, as the gateways keep it in Redis: the users of the site and the visitors of facilities.
 
 The gateway's `[[presence]]` tables select the facilities; see "Who is online" in docs/django.md. Every function reads
-Redis once. Entries of a gateway that was killed count for at most `presence.seconds` longer.
+Redis once. Entries of a gateway that was killed count for at most `presence.seconds` longer. In a test run nobody is
+online, and Redis is not read, except within `ws4redis.testing.redis_for_tests`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final, Union, cast
 from uuid import UUID
 
-from ws4redis import connection
+from ws4redis import connection, testing
 from ws4redis.redis_store import RedisStore, WrongArgument, user_name
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def is_online(user: User) -> bool:
         redis.RedisError: Redis is unreachable or refuses the command.
     """
     name = _name(user)
-    return name is not None and connection.client().zcount(_key(f"online:{name}"), _now(), "+inf") > 0
+    if name is None or testing.is_muted():
+        return False
+    return connection.client().zcount(_key(f"online:{name}"), _now(), "+inf") > 0
 
 
 def online() -> set[str]:
@@ -121,6 +124,8 @@ def _now() -> float:
 
 
 def _valid_members(name: str) -> list[str]:
+    if testing.is_muted():
+        return []
     members = cast("list[bytes | str]", connection.client().zrangebyscore(_key(name), _now(), "+inf"))
     # The site may have set decode_responses.
     return [member if isinstance(member, str) else member.decode() for member in members]

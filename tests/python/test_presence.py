@@ -9,7 +9,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.test import override_settings
 from stores import commands
 
-from ws4redis import presence
+from ws4redis import presence, testing
 
 VALID = 60
 STALE = -1
@@ -79,6 +79,17 @@ def test_primary_keys_name_users_of_gateways_that_use_them(store):
     write(store, f"ws4redis:online:{key}", b=VALID)
     assert presence.is_online(7)
     assert presence.sids(key) == {"b"}
+
+
+def test_in_a_test_run_nobody_is_online_and_redis_is_not_read(store, monkeypatch):
+    write(store, "ws4redis:online", john=VALID)
+    write(store, "ws4redis:online:john", a=VALID)
+    monkeypatch.setattr(testing, "_live", 0)
+    with commands(store) as seen:
+        assert not presence.is_online("john")
+        assert presence.online() == presence.sids("john") == presence.users("chat") == set()
+        assert presence.count("chat") == 0
+    assert seen == []
 
 
 @override_settings(WS4REDIS_PREFIX="site")
