@@ -169,6 +169,27 @@ def test_handlers_are_tested(blocks, project):
     project.command("python manage.py test mysite")
 
 
+@shows(DJANGO, "Who is online", 1, 2)
+def test_who_is_online(blocks, project, gateway, store, tmp_path):
+    toml, calls = blocks
+    ours(project)
+    file = tmp_path / "settings.toml"
+    file.write_text(toml.code)
+    here = gateway(file=file)
+    lines = [line.partition("#")[0].strip() for line in calls.code.splitlines() if line.startswith("presence.")]
+    headers = {"Cookie": f"sessionid={project.session()}"}
+    with (
+        here.connect("chat-5", "subscribe-broadcast", additional_headers=headers),
+        here.connect("chat-5", "subscribe-broadcast"),
+    ):
+        until(lambda: store.client.zcard("ws4redis:presence:chat-5"), 2, "both visitors")
+        until(lambda: store.client.zcard("ws4redis:online"), 1, "John")
+        (sid,) = store.client.zrange("ws4redis:online:john", 0, -1)
+        asked = ", ".join(f"repr({line})" for line in lines)
+        answer = project.shell(f"from ws4redis import presence\nanswer = [{asked}]")
+    assert answer == ["True", "{'john'}", f"{{'{sid.decode()}'}}", "{'john'}", "2"]
+
+
 ENGINES = ["Django's cache", "django-redis, without pickle", "django-redis-sessions"]
 
 

@@ -160,6 +160,39 @@ async fn the_documented_redis_user_has_enough_rights_for_each_session_engine() {
     }
 }
 
+#[tokio::test]
+async fn presence_needs_the_further_rights_of_the_document() {
+    let redis = RedisServer::start();
+    let further = SECURITY.lines().find(|line| line.starts_with("+zadd +zrem +zscore +zcard ")).unwrap();
+    set_user(&redis, &format!("{} {further}", acl_line("")));
+    let url = format!("redis://ws4redis:{PASSWORD}@127.0.0.1:{}", redis.port());
+    let start = async || {
+        let builder = TestGateway::builder().redis(&redis).namespace("").set("redis.url", &url);
+        let builder = builder.set("session.keyspace_events", "on").set("session.keys", CACHE);
+        builder.rules("[[presence]]\nfacility = [\"x\"]\nseconds = 3\n").start().await
+    };
+    let (one, two) = (start().await, start().await);
+    log_in(&redis, &one, CACHE);
+    let cookie = format!("sessionid={KEY}");
+    let request =
+        |gateway: &TestGateway| gateway.request("/ws/x?subscribe-broadcast").header("Cookie", &cookie);
+    let (first, second) = (request(&one).connect().await, request(&two).connect().await);
+    let anonymous = one.connect("/ws/x?subscribe-broadcast").await;
+    let members = |key: &str| redis.command(&["ZCARD", key]).integer();
+    eventually("all are counted", || {
+        (members("ws4redis:online:john") == 2 && members("ws4redis:presence:x") == 3).then_some(())
+    })
+    .await;
+    drop((first, anonymous));
+    // Stale entries are looked for with each refresh.
+    two.signal("KILL");
+    drop(second);
+    eventually("nobody is left", || (redis.command(&["DBSIZE"]).integer() <= 2).then_some(())).await;
+    let user_keys = redis.command(&["KEYS", "ws4redis:online*"]);
+    assert_eq!(user_keys, RedisReply::Array(Vec::new()));
+    expect_no_refusals(&redis);
+}
+
 /// Sends a command as the ACL user. Returns whether Redis permits it.
 fn is_allowed(connection: &mut RedisClient, command: &str) -> bool {
     let mut bytes = Vec::new();
