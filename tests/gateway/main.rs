@@ -31,6 +31,7 @@ mod outboxes;
 mod ping;
 mod polling;
 mod polling_end;
+mod polling_load;
 mod proxies;
 mod publish;
 mod publish_limits;
