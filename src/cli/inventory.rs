@@ -40,7 +40,7 @@ pub(super) fn mounts(settings: &Settings) -> Vec<String> {
             format!(
                 "Socket.IO: {}/, {described}, {}",
                 mount.path,
-                reached_by(mount, socket_io.emitter_key.is_some())
+                reached_by(mount, socket_io.emitter.is_enabled)
             )
         })
         .collect()

@@ -22,9 +22,8 @@ const PICKLE: u8 = 0x80;
 /// Pause after the admin listener did not answer.
 const ASK_PAUSE: Duration = Duration::from_secs(5);
 
-/// The defaults of publishers, which are listened to as well where their source is off: the output says so.
+/// The channel of publishers, which is listened to as well where their source is off: the output says so.
 const DEFAULT_CHANNEL: &str = "socketio";
-const DEFAULT_KEY: &str = "socket.io";
 
 /// Prints until `seconds` are over, or a signal arrives.
 ///
@@ -86,7 +85,7 @@ fn names(settings: &Settings) -> Vec<(Channel, Source, bool)> {
     if !names.iter().any(|(_, source, _)| *source == Source::RedisManager) {
         names.push((Channel::from_redis(DEFAULT_CHANNEL), Source::RedisManager, false));
     }
-    let key = escape_pattern(settings.socket_io.emitter_key.as_deref().unwrap_or(DEFAULT_KEY));
+    let key = escape_pattern(&settings.socket_io.emitter.key);
     let prefix = settings.namespace.as_str();
     let prefix = if prefix.is_empty() { String::new() } else { format!("{}:", escape_pattern(prefix)) };
     let audiences = [AudienceKind::Broadcast, AudienceKind::Group, AudienceKind::User, AudienceKind::Session];
@@ -118,7 +117,6 @@ impl<'a> Decoder<'a> {
         let mut all = settings.clone();
         all.socket_io.redis_manager.pickle = true;
         all.socket_io.namespaces = vec![NamespacePattern::Prefix("/".to_owned())];
-        all.socket_io.emitter_key.get_or_insert_with(|| DEFAULT_KEY.to_owned());
         Self { settings, reader: SourceReader::new(&all) }
     }
 
@@ -154,7 +152,7 @@ impl<'a> Decoder<'a> {
                 "pickle is off: set socketio.redis_manager.pickle = true, or publish with python-socketio 5.14.0 or newer",
             ),
             Source::Emitter | Source::EmitterRequest
-                if self.paths(source).is_empty() || settings.emitter_key.is_none() =>
+                if self.paths(source).is_empty() || !settings.emitter.is_enabled =>
             {
                 Some("this source is off: set socketio.emitter.enabled = true")
             }

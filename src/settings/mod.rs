@@ -46,7 +46,9 @@ pub use redis_url::{Address, RedisUrl, Servers};
 pub use sections::{
     Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, SessionSettings, TlsSettings,
 };
-pub use socket_io::{ListArgument, NamespacePattern, RedisManagerSettings, RoomTemplate, SocketIoSettings};
+pub use socket_io::{
+    EmitterSettings, ListArgument, NamespacePattern, RedisManagerSettings, RoomTemplate, SocketIoSettings,
+};
 
 /// The shipped settings file, which is also the manual.
 pub const SHIPPED: &str = include_str!("../../settings.toml");

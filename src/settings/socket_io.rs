@@ -66,6 +66,7 @@ pub(super) struct RawEmitter {
 
 /// Settings of `[socketio]`.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct SocketIoSettings {
     /// The paths at which clients of Socket.IO are served, by the numbers of their mounts; none if all of it is off.
     pub mounts: Vec<MountSettings>,
@@ -105,8 +106,17 @@ pub struct SocketIoSettings {
     pub disconnects_ended_sessions: bool,
     /// Channels of python-socketio's `RedisManager`.
     pub redis_manager: RedisManagerSettings,
-    /// The key of the emitters of Node, which all their channels begin with; none if they are not read.
-    pub emitter_key: Option<String>,
+    /// Emitters of Node.
+    pub emitter: EmitterSettings,
+}
+
+/// Settings of `[socketio.emitter]`.
+#[derive(Debug, Clone)]
+pub struct EmitterSettings {
+    /// Whether their messages are read.
+    pub is_enabled: bool,
+    /// The key that all their channels begin with.
+    pub key: String,
 }
 
 /// Settings of `[socketio.redis_manager]`.
@@ -250,7 +260,7 @@ impl RawSocketIo {
             "socketio.namespaces",
             "must contain / as long as socketio.engine contains 3",
         )?;
-        let emitter_key = self.emitter.check(&self.namespaces)?;
+        let emitter = self.emitter.check(&self.namespaces)?;
         Ok(SocketIoSettings {
             mounts,
             versions: self.engine,
@@ -275,7 +285,7 @@ impl RawSocketIo {
                 ["close", "disconnect"],
             )?,
             redis_manager: self.redis_manager.check()?,
-            emitter_key,
+            emitter,
         })
     }
 }
@@ -308,7 +318,7 @@ fn choice(value: &str, key: &'static str, choices: [&str; 2]) -> Result<bool, Se
 }
 
 impl RawEmitter {
-    fn check(self, namespaces: &[String]) -> Result<Option<String>, SettingsError> {
+    fn check(self, namespaces: &[String]) -> Result<EmitterSettings, SettingsError> {
         let is_valid = !self.key.is_empty() && !self.key.chars().any(char::is_control);
         require(is_valid, "socketio.emitter.key", "must be the key of the emitters, for example socket.io")?;
         // Channels are named KEY#NAMESPACE#ROOM#: a message of such a namespace would arrive by two patterns.
@@ -318,7 +328,7 @@ impl RawEmitter {
             "socketio.namespaces",
             "must not contain # while socketio.emitter is enabled",
         )?;
-        Ok(self.enabled.then_some(self.key))
+        Ok(EmitterSettings { is_enabled: self.enabled, key: self.key })
     }
 }
 

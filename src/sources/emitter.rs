@@ -28,7 +28,6 @@ const MAIN: &str = "/";
 /// Reads the messages of emitters and adapters with one key.
 #[derive(Debug)]
 pub(super) struct EmitterReader {
-    /// Empty if they are not read.
     key: String,
     namespaces: Vec<NamespacePattern>,
     limits: MessageLimits,
@@ -79,8 +78,7 @@ pub fn escape_pattern(text: &str) -> String {
 
 impl EmitterReader {
     pub(super) fn new(settings: &SocketIoSettings, limits: MessageLimits) -> Self {
-        let key = settings.emitter_key.clone().unwrap_or_default();
-        Self { key, namespaces: settings.namespaces.clone(), limits }
+        Self { key: settings.emitter.key.clone(), namespaces: settings.namespaces.clone(), limits }
     }
 
     /// Returns what an event asks for; `None` if it is malformed.

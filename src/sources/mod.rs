@@ -67,13 +67,13 @@ pub struct SourceReader {
 /// Returns the channels and patterns that the broker wants for itself, with their sources.
 pub fn own_channels(settings: &Settings) -> Vec<(Channel, Source)> {
     let mut channels = vec![(settings.namespace.control(), Source::Control)];
-    let SocketIoSettings { namespaces, redis_manager, emitter_key, .. } = &settings.socket_io;
+    let SocketIoSettings { namespaces, redis_manager, emitter, .. } = &settings.socket_io;
     if !settings.socket_io.mounts_with(|mount| mount.redis_manager).is_empty() {
         let named = redis_manager.channels.iter().map(|name| Channel::from_redis(name));
         channels.extend(named.map(|channel| (channel, Source::RedisManager)));
     }
-    if !settings.socket_io.mounts_with(|mount| mount.is_main).is_empty() {
-        channels.extend(emitter_key.iter().flat_map(|key| emitter::patterns(key, namespaces)));
+    if emitter.is_enabled && !settings.socket_io.mounts_with(|mount| mount.is_main).is_empty() {
+        channels.extend(emitter::patterns(&emitter.key, namespaces));
     }
     channels
 }
