@@ -130,6 +130,8 @@ fn a_size_or_a_time_has_its_unit_in_its_name() {
             "embedded.max_clients",
             "socketio.max_attachments",
             "events.keep",
+            "socketio.events_per_second",
+            "socketio.event_bytes_per_second",
         ];
         if value.parse::<u64>().is_ok() && !counts.contains(&key.as_str()) {
             let unit = ["_seconds", "_bytes", "_messages", "_ms"].iter().any(|unit| key.ends_with(unit));

@@ -6,6 +6,7 @@
 mod admin;
 mod auth;
 mod bridges;
+mod client_events;
 mod client_heartbeats;
 mod environment;
 mod error;
@@ -13,6 +14,7 @@ mod events;
 mod fields;
 mod file;
 mod jwt;
+mod namespace_pattern;
 mod presence;
 mod ranges;
 mod raw;
@@ -38,17 +40,17 @@ use visitors::RawRule;
 pub use admin::AdminSettings;
 pub use auth::CallbackSettings;
 pub use bridges::MountSettings;
+pub use client_events::{EventSelector, LoginSettings};
 pub use client_heartbeats::ClientHeartbeat;
 pub use error::SettingsError;
 pub use events::{EventDestination, EventsSettings};
+pub use namespace_pattern::NamespacePattern;
 pub use presence::PresenceRule;
 pub use redis_url::{Address, RedisUrl, Servers};
 pub use sections::{
     Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, SessionSettings, TlsSettings,
 };
-pub use socket_io::{
-    EmitterSettings, ListArgument, NamespacePattern, RedisManagerSettings, RoomTemplate, SocketIoSettings,
-};
+pub use socket_io::{EmitterSettings, ListArgument, RedisManagerSettings, RoomTemplate, SocketIoSettings};
 
 /// The shipped settings file, which is also the manual.
 pub const SHIPPED: &str = include_str!("../../settings.toml");

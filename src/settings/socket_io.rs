@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::bridges::{MountSettings, Mounts, RawMessenger, RawYunity};
+use super::client_events::{EventSelector, LoginSettings, RawLogin};
 use super::error::SettingsError;
 use super::fields::{invalid, list, require};
+use super::namespace_pattern::NamespacePattern;
 use crate::wire::engine_io::EngineVersion;
-use crate::wire::socket_io::MAX_NAMESPACE_BYTES;
 use crate::wire::{Mount, MountSet};
 
 /// Shortest silence after which a client or the gateway may be given up: two ticks of a shard.
@@ -41,10 +42,17 @@ pub(super) struct RawSocketIo {
     user_room: String,
     group_room: String,
     on_session_end: String,
+    #[serde(deserialize_with = "list")]
+    client_events: Vec<String>,
+    events_per_second: u32,
+    event_bytes_per_second: u32,
+    #[serde(deserialize_with = "list")]
+    auth_fields: Vec<String>,
     redis_manager: RawRedisManager,
     emitter: RawEmitter,
     yunity: RawYunity,
     messenger: RawMessenger,
+    login: RawLogin,
 }
 
 #[derive(Deserialize)]
@@ -104,6 +112,16 @@ pub struct SocketIoSettings {
     pub group_room: Option<RoomTemplate>,
     /// Whether the end of a visitor's session disconnects its clients from their namespaces, so that they stay away.
     pub disconnects_ended_sessions: bool,
+    /// The events of clients that Django gets.
+    pub client_events: Vec<EventSelector>,
+    /// Events that a client may send per second; 0 means unlimited.
+    pub events_per_second: u32,
+    /// Bytes of events that a client may send per second; 0 means unlimited.
+    pub event_bytes_per_second: u32,
+    /// The fields of a client's credentials that Django is told when it connects; `*` for all but the token.
+    pub auth_fields: Vec<String>,
+    /// The event by which clients log in, if there is one.
+    pub login: Option<LoginSettings>,
     /// Channels of python-socketio's `RedisManager`.
     pub redis_manager: RedisManagerSettings,
     /// Emitters of Node.
@@ -141,47 +159,11 @@ pub enum ListArgument {
     Single,
 }
 
-/// A name of namespaces, or a prefix of some.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NamespacePattern {
-    /// One name.
-    Exact(String),
-    /// All names that begin with this.
-    Prefix(String),
-}
-
 /// The name of a room with a placeholder for a user or a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomTemplate {
     before: String,
     after: String,
-}
-
-impl NamespacePattern {
-    fn parse(text: &str) -> Option<Self> {
-        let (name, is_prefix) = text.strip_suffix('*').map_or((text, false), |prefix| (prefix, true));
-        let is_valid = name.starts_with('/')
-            && name.len() <= MAX_NAMESPACE_BYTES
-            && !name.contains(|c: char| c.is_control() || c == ',' || c == '*' || c == '?');
-        let name = name.to_owned();
-        is_valid.then_some(if is_prefix { Self::Prefix(name) } else { Self::Exact(name) })
-    }
-
-    /// Returns whether a namespace has this name.
-    pub fn admits(&self, namespace: &str) -> bool {
-        match self {
-            Self::Exact(name) => name == namespace,
-            Self::Prefix(prefix) => namespace.starts_with(prefix.as_str()),
-        }
-    }
-
-    /// Returns whether it admits all names that another one admits.
-    pub fn covers(&self, other: &Self) -> bool {
-        match other {
-            Self::Exact(name) => self.admits(name),
-            Self::Prefix(prefix) => matches!(self, Self::Prefix(_)) && self.admits(prefix),
-        }
-    }
 }
 
 impl RoomTemplate {
@@ -284,6 +266,11 @@ impl RawSocketIo {
                 "socketio.on_session_end",
                 ["close", "disconnect"],
             )?,
+            client_events: EventSelector::parse_all(&self.client_events)?,
+            events_per_second: self.events_per_second,
+            event_bytes_per_second: self.event_bytes_per_second,
+            auth_fields: self.auth_fields,
+            login: self.login.check()?,
             redis_manager: self.redis_manager.check()?,
             emitter,
         })
@@ -354,16 +341,6 @@ fn versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<EngineVers
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_namespace_is_a_name_or_a_prefix() {
-        let admits = |pattern: &str, name: &str| NamespacePattern::parse(pattern).unwrap().admits(name);
-        assert!(admits("/", "/") && !admits("/", "/chat"));
-        assert!(admits("/room-*", "/room-1") && !admits("/room-*", "/room"));
-        for invalid in ["", "chat", "/a,b", "/a*b", "*"] {
-            assert_eq!(NamespacePattern::parse(invalid), None, "{invalid}");
-        }
-    }
 
     #[test]
     fn a_room_of_a_user_has_a_prefix_and_one_placeholder() {
