@@ -115,6 +115,10 @@ fn bytes_of(directive: &Directive) -> usize {
             let attachments = asked.event.attachments().iter().map(Bytes::len).sum::<usize>();
             target_bytes(target) + asked.event.json().len() + attachments
         }
+        Directive::Answer(name, answer) => {
+            let attachments = answer.arguments.attachments().iter().map(Bytes::len).sum::<usize>();
+            client(name) + answer.arguments.json().len() + attachments
+        }
         Directive::Disconnect(name) => client(name),
         Directive::EnterRoom(name, room) | Directive::LeaveRoom(name, room) => client(name) + room.len(),
         Directive::CloseRoom(namespace, room) => namespace.len() + room.len(),

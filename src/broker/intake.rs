@@ -17,7 +17,7 @@ use crate::settings::Settings;
 use crate::sources::{Instruction, Source, SourceReader};
 use crate::telemetry::LogThrottle;
 use crate::wire::socket_io::EventData;
-use crate::wire::{Channel, Directive, Message, MountSet};
+use crate::wire::{Channel, Directive, Message, MountSet, NodeId};
 
 /// An event between messages: everything that arrived before it is passed on first.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(super) struct Intake {
     main: MountSet,
     /// The mounts that messages of `RedisManager` are for.
     managed: MountSet,
+    /// All mounts: a client that waits for an answer may be on any.
+    all: MountSet,
     /// Nothing more is read until it is taken, so that events and messages stay in order.
     control_event: Option<ControlEvent>,
     counters: Arc<Counters>,
@@ -52,7 +54,7 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    pub(super) fn new(target: &Target, settings: &Settings, counters: &Arc<Counters>) -> Self {
+    pub(super) fn new(target: &Target, settings: &Settings, node: NodeId, counters: &Arc<Counters>) -> Self {
         let redis = &settings.redis;
         Self {
             link: Link::new(target, settings),
@@ -61,8 +63,9 @@ impl Intake {
             key_events: KeyEvents::default(),
             control: ControlInbox::new(counters.clone()),
             directives: DirectiveQueue::new(redis.max_pending_bytes),
-            sources: SourceReader::new(settings),
+            sources: SourceReader::new(settings, node),
             main: settings.socket_io.mounts_with(|mount| mount.is_main),
+            all: settings.socket_io.mounts_with(|_| true),
             managed: settings.socket_io.mounts_with(|mount| mount.redis_manager),
             control_event: None,
             counters: counters.clone(),
@@ -157,7 +160,9 @@ impl Intake {
                 if let Directive::Ask(_, asked) = &*directive {
                     self.note_replaced(&asked.event);
                 }
-                self.directives.push(self.mounts_of(source), *directive);
+                let is_answer = matches!(*directive, Directive::Answer(..));
+                let mounts = if is_answer { self.all } else { self.mounts_of(source) };
+                self.directives.push(mounts, *directive);
             }
             None if source == Source::Control => self.control.note_malformed(),
             None if source.is_socket_io() => self.note_unreadable(channel, source),

@@ -40,7 +40,7 @@ use crate::redis::{Lookups, Store, Target};
 use crate::settings::Settings;
 use crate::sources::{Source, own_channels};
 use crate::telemetry::LogThrottle;
-use crate::wire::{Channel, Topic};
+use crate::wire::{Channel, NodeId, Topic};
 
 /// Returns the Redis channel of a topic and the channel's source; `None` if the topic has no channel.
 fn upstream(topic: &Topic) -> Option<(Channel, Source)> {
@@ -67,6 +67,7 @@ impl Broker<BrokerEvent> {
     pub fn for_messages(
         target: &Target,
         settings: &Settings,
+        node: NodeId,
         store: Rc<Store>,
         shards: Vec<mpsc::Sender<BrokerEvent>>,
         counters: &Arc<Counters>,
@@ -75,7 +76,7 @@ impl Broker<BrokerEvent> {
             if settings.session.redis.is_none() { detection(target, settings) } else { Detection::Off };
         let keyspace = KeyspaceSupport::new(store.lookups().commands().clone(), detection);
         let messages = Messages::new(shards.clone(), store, counters);
-        let mut broker = Self::new(target, settings, keyspace, shards, counters);
+        let mut broker = Self::new(target, settings, node, keyspace, shards, counters);
         broker.messages = Some(messages);
         for (channel, source) in own_channels(settings) {
             broker.intake.subscriptions.pin(&channel, source);
@@ -90,12 +91,13 @@ impl Broker<SubscriptionEvent> {
     pub fn for_sessions(
         target: &Target,
         settings: &Settings,
+        node: NodeId,
         lookups: &Lookups,
         shards: Vec<mpsc::Sender<SubscriptionEvent>>,
         counters: &Arc<Counters>,
     ) -> Self {
         let keyspace = KeyspaceSupport::new(lookups.commands().clone(), detection(target, settings));
-        Self::new(target, settings, keyspace, shards, counters)
+        Self::new(target, settings, node, keyspace, shards, counters)
     }
 }
 
@@ -103,12 +105,13 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
     fn new(
         target: &Target,
         settings: &Settings,
+        node: NodeId,
         keyspace: KeyspaceSupport,
         shards: Vec<mpsc::Sender<E>>,
         counters: &Arc<Counters>,
     ) -> Self {
         Self {
-            intake: Intake::new(target, settings, counters),
+            intake: Intake::new(target, settings, node, counters),
             keyspace,
             shards: ShardQueues::new(shards),
             messages: None,

@@ -4,6 +4,7 @@
 //! Not here: HTTP (`http`), frames (`socket`), and which connection gets a message (`hub`).
 
 mod identify;
+mod reason;
 pub mod relay;
 pub mod socket_io;
 

@@ -5,11 +5,15 @@
 mod acks;
 mod call;
 mod ids;
+mod sender;
 mod session;
 mod table;
+mod unanswered;
 
 pub use acks::PendingAcks;
 pub use call::{AcceptedUpgrade, EngineCall};
 pub use ids::{Sid, SidCipher};
+pub use sender::SenderState;
 pub use session::{Deadline, EngineSession, NamespaceSocket, PollState, TransportState};
 pub use table::{EngineTable, TICKS_PER_SECOND};
+pub use unanswered::UnansweredEvents;

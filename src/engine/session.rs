@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
-use super::{PendingAcks, Sid};
+use super::{PendingAcks, SenderState, Sid};
 use crate::access::Fingerprint;
+use crate::events::{AnnouncedClient, DisconnectReason};
 use crate::hub::{Listener, LocalMember};
 use crate::presence::Attendance;
 use crate::stream::Permit;
@@ -52,6 +53,8 @@ pub struct EngineSession {
     pub deadline: Cell<Deadline>,
     /// How often the client was refused a namespace.
     pub refused_connects: Cell<u8>,
+    /// What Django is told about its end, if its listener does not show it.
+    pub end_reason: Cell<Option<DisconnectReason>>,
 }
 
 /// What carries the packets of a session, and how far its upgrade is.
@@ -123,6 +126,10 @@ pub struct NamespaceSocket {
     pub acks: Option<Box<PendingAcks>>,
     /// The rooms that follow from the visitor's identity.
     pub own_rooms: Box<[Topic]>,
+    /// None if Django is told nothing about it.
+    pub announced: Option<Box<AnnouncedClient>>,
+    /// What its events have left; none before the first one.
+    pub sender: Option<Box<SenderState>>,
 }
 
 impl EngineSession {
@@ -154,6 +161,7 @@ impl EngineSession {
             last_ping: Cell::new(now),
             deadline: Cell::new(deadline),
             refused_connects: Cell::new(0),
+            end_reason: Cell::default(),
         }
     }
 
@@ -162,14 +170,26 @@ impl EngineSession {
         self.sockets.borrow().iter().any(|socket| socket.namespace() == namespace)
     }
 
-    /// Leaves a namespace, and ends the session at `deadline` if it was the last one. Returns false if the client is not in
-    /// it.
-    pub fn leave(&self, namespace: &str, deadline: Deadline) -> bool {
+    /// Tells Django that the client has disconnected. Its namespaces may be left later.
+    pub fn announce_end(&self) {
+        let reason = self.end_reason.get().or_else(|| self.listener.ending().map(DisconnectReason::from));
+        for socket in self.sockets.borrow_mut().iter_mut() {
+            if let Some(announced) = socket.announced.take() {
+                announced.set_reason(reason.unwrap_or(DisconnectReason::TransportClose));
+            }
+        }
+    }
+
+    /// Leaves a namespace for a reason that Django is told, and ends the session at `deadline` if it was the last one. Returns
+    /// false if the client is not in it.
+    pub fn leave(&self, namespace: &str, deadline: Deadline, reason: DisconnectReason) -> bool {
         let mut sockets = self.sockets.borrow_mut();
         let Some(index) = sockets.iter().position(|socket| socket.namespace() == namespace) else {
             return false;
         };
-        sockets.remove(index);
+        if let Some(announced) = sockets.remove(index).announced {
+            announced.set_reason(reason);
+        }
         if sockets.is_empty() {
             self.deadline.set(deadline);
         }

@@ -79,8 +79,18 @@ impl EngineTable {
             }
         }
         drop(sessions);
+        session.announce_end();
         session.sockets.borrow_mut().clear();
         session.lease.take();
+    }
+
+    /// Removes all sessions: the process ends.
+    pub fn clear(&self) {
+        let sessions = self.sessions.take();
+        for (_, session) in &sessions {
+            session.announce_end();
+            session.sockets.borrow_mut().clear();
+        }
     }
 
     /// Calls `action` for the sessions whose slot is `part` modulo `parts`. It must not add or remove sessions.

@@ -33,6 +33,11 @@ impl AnnouncedClient {
         Self { events, scope, sid, user, reason: Cell::new(DisconnectReason::TransportClose) }
     }
 
+    /// Returns the user that was announced.
+    pub fn user(&self) -> Option<&Arc<str>> {
+        self.user.as_ref()
+    }
+
     /// Announces another user, if it is another one.
     pub fn set_user(&mut self, user: Option<&Arc<str>>) {
         if self.user.as_ref() != user {

@@ -34,19 +34,13 @@ pub struct ClientEvent<'a> {
 
 /// Encodes the events of a process.
 pub(super) struct EventEncoder {
-    node: NodeId,
-    /// The id as a member of JSON.
+    /// The id of the process, as a member of JSON.
     node_member: String,
 }
 
 impl EventEncoder {
     pub(super) fn new(node: NodeId) -> Self {
-        Self { node, node_member: format!(r#","node":"{node}""#) }
-    }
-
-    /// Returns the id of the process.
-    pub(super) fn node(&self) -> NodeId {
-        self.node
+        Self { node_member: format!(r#","node":"{node}""#) }
     }
 
     /// Begins an object, which the caller ends.

@@ -101,7 +101,7 @@ impl Events {
     pub fn connect_facility(
         &self,
         facility: &Facility,
-        sid: impl FnOnce(NodeId) -> String,
+        sid: impl FnOnce() -> String,
         user: Option<Arc<str>>,
     ) -> Option<Box<AnnouncedClient>> {
         let enabled = self.0.as_ref()?;
@@ -110,7 +110,7 @@ impl Events {
             return None;
         }
         let scope = ClientScope::Facility(facility.as_str().into());
-        Some(self.announce(scope, sid(enabled.encoder.node()), user, None))
+        Some(Box::new(self.announce(scope, sid(), user, None)))
     }
 
     /// Announces a client of a namespace, perhaps with some of its credentials in JSON. `None` if Django is told nothing
@@ -126,7 +126,7 @@ impl Events {
             return None;
         }
         let scope = ClientScope::Namespace(namespace.into());
-        Some(self.announce(scope, sid(), user, auth().as_deref()))
+        Some(Box::new(self.announce(scope, sid(), user, auth().as_deref())))
     }
 
     fn announce(
@@ -135,8 +135,8 @@ impl Events {
         sid: String,
         user: Option<Arc<str>>,
         auth: Option<&str>,
-    ) -> Box<AnnouncedClient> {
-        let client = Box::new(AnnouncedClient::new(self.clone(), scope, sid.into(), user));
+    ) -> AnnouncedClient {
+        let client = AnnouncedClient::new(self.clone(), scope, sid.into(), user);
         self.tell(EventKind::Connect, |encoder| encoder.client(EventKind::Connect, &client, None, auth));
         client
     }

@@ -56,9 +56,7 @@ impl From<Ending> for DisconnectReason {
             Ending::Restart => Self::ServerShuttingDown,
             Ending::SessionEnded => Self::SessionEnded,
             Ending::Disconnected => Self::TransportClose,
-            Ending::Late | Ending::NotConnected | Ending::Overloaded | Ending::Unconfirmed => {
-                Self::ForcedServerClose
-            }
+            Ending::Late | Ending::NotConnected | Ending::Overloaded => Self::ForcedServerClose,
         }
     }
 }

@@ -204,7 +204,7 @@ impl EventWriter {
                 }
                 (EventOutcome::Unknown, EventDelivery::Once(sender)) => {
                     if let Some(sender) = sender.upgrade() {
-                        sender.end(Ending::Unconfirmed);
+                        sender.end(Ending::Overloaded);
                     }
                     self.note_dropped();
                 }

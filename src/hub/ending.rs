@@ -19,10 +19,8 @@ pub enum Ending {
     SessionEnded,
     /// It has not joined a namespace in time.
     NotConnected,
-    /// Redis cannot be reached, and what it has sent has waited too long.
+    /// Redis cannot be reached, and what the client has sent may be lost.
     Overloaded,
-    /// What it has sent may be lost, because Redis failed.
-    Unconfirmed,
     /// The last namespace that it was in has disconnected it.
     Disconnected,
 }

@@ -3,6 +3,7 @@
 //! The first shard runs on the main thread with the broker and the accept loop, so that with one core nothing crosses
 //! threads.
 
+mod announcement;
 mod connection_limit;
 pub mod listeners;
 mod memory;
@@ -26,18 +27,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
+use self::announcement::announce;
 use self::connection_limit::ConnectionLimit;
 use self::listeners::{Listeners, SocketFile};
 use self::signals::Signals;
 use crate::admin;
-use crate::broker::{Broker, Call};
+use crate::broker::{Broker, BrokerEvent, Call, SubscriptionEvent};
 use crate::embedded;
 use crate::engine::{EngineCall, SidCipher};
-use crate::events::StartGate;
+use crate::events::{Events, StartGate};
 use crate::hub::OutboxMemory;
 use crate::presence::{Presence, PresenceChange, PresenceWriter};
 use crate::redis::Target;
-use crate::settings::Settings;
+use crate::settings::{EventDestination, Settings};
 use crate::shard::ask::Ask;
 use crate::shard::state::{ProcessState, ShardState};
 use crate::shard::{self, BrokerLink, INBOX, ShardLinks};
@@ -96,6 +98,7 @@ fn runtime() -> anyhow::Result<LocalRuntime> {
 async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let with_embedded = settings.redis.url.is_none() && probe_default_redis().await == Standby::Needed;
     if with_embedded {
+        require_real_redis(settings.events.destination.as_ref())?;
         start_embedded(&settings)?;
     }
     let mut signals = Signals::new().context("cannot install signal handlers")?;
@@ -140,14 +143,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     first.events.node_started();
     let events = first.events.clone();
     let finish_presence = start_presence(&first);
-    let mut brokers = JoinSet::new();
-    let (inboxes, requests) = message_channels;
-    let broker = Broker::for_messages(&process.target, &settings, first.store.clone(), inboxes, &counters);
-    brokers.spawn_local(broker.run(requests));
-    if let Some((target, (inboxes, requests))) = process.session_target.as_ref().zip(session_channels) {
-        let broker = Broker::for_sessions(target, &settings, &first.session_lookups, inboxes, &counters);
-        brokers.spawn_local(broker.run(requests));
-    }
+    let mut brokers = start_brokers(&process, &first, message_channels, session_channels);
     let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
     let engine_calls = engine_inboxes.pop().context("a shard has no queue of requests")?;
     let links = ShardLinks { messages, sessions, engine_calls, asks: asks.pop() };
@@ -181,9 +177,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     stop.cancel();
     if drained(serving, ends, &mut signals).await {
         finish_presence.await;
-        events.node_stopped();
-        let _ = tokio::time::timeout(settings.redis.command_timeout, events.settled()).await;
-        events.warn_of_unwritten();
+        tell_stop(&events, settings.redis.command_timeout).await;
     }
     counters.log();
     others.into_iter().try_for_each(|(_, thread)| outcome(thread))
@@ -219,6 +213,31 @@ fn process_state(
         node: NodeId::random(),
         start_gate: StartGate::default(),
     })
+}
+
+/// Starts the broker of the messages, and that of the sessions if they have a Redis of their own.
+fn start_brokers(
+    process: &ProcessState,
+    first: &ShardState,
+    (inboxes, requests): BrokerChannels<BrokerEvent>,
+    session_channels: Option<BrokerChannels<SubscriptionEvent>>,
+) -> JoinSet<()> {
+    let ProcessState { settings, target, session_target, counters, node, .. } = process;
+    let mut brokers = JoinSet::new();
+    let broker = Broker::for_messages(target, settings, *node, first.store.clone(), inboxes, counters);
+    brokers.spawn_local(broker.run(requests));
+    if let Some((target, (inboxes, requests))) = session_target.as_ref().zip(session_channels) {
+        let broker = Broker::for_sessions(target, settings, *node, &first.session_lookups, inboxes, counters);
+        brokers.spawn_local(broker.run(requests));
+    }
+    brokers
+}
+
+/// Tells Django that the process stops: no client is left.
+async fn tell_stop(events: &Events, limit: Duration) {
+    events.node_stopped();
+    let _ = tokio::time::timeout(limit, events.settled()).await;
+    events.warn_of_unwritten();
 }
 
 /// Starts the admin listener, if one is configured. Returns the file of its socket, and the shards' queues of its questions.
@@ -294,6 +313,16 @@ pub async fn probe_default_redis() -> Standby {
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Standby::Needed,
         _ => Standby::NotNeeded,
     }
+}
+
+/// Refuses to start if events need a type of value that the embedded store does not have.
+fn require_real_redis(events: Option<&EventDestination>) -> anyhow::Result<()> {
+    if matches!(events, Some(EventDestination::Stream(_) | EventDestination::List(_))) {
+        bail!(
+            "events.to: there is no Redis on {DEFAULT_REDIS}, and the embedded store has neither streams nor lists; start a Redis, or set redis.url. Without one, events.to = \"channel:NAME\" works for readers of your own"
+        );
+    }
+    Ok(())
 }
 
 /// Starts the embedded store at the default address of Redis. It lives as long as the process.
@@ -419,29 +448,24 @@ impl AcceptFailures {
     }
 }
 
-fn announce(settings: &Settings, listeners: &Listeners) {
-    let redis =
-        settings.redis.url.as_ref().map_or_else(|| "redis://127.0.0.1:6379".to_owned(), ToString::to_string);
-    let (shards, version) = (settings.server.shards, env!("CARGO_PKG_VERSION"));
-    if listeners.is_handed_over() {
-        info!("systemd passed the listening sockets (LISTEN_FDS); server.listen is not used");
-    }
-    match listeners.address() {
-        Some(address) if settings.demo => {
-            info!(version, shards, redis, "listening; open the demo page in two tabs: http://{address}/");
-        }
-        _ => info!(version, shards, redis, "listening on {}", listeners.name()),
-    }
-    if settings.access.is_empty() && settings.anonymous_publish && !settings.demo {
-        warn!(
-            "anonymous visitors may publish to the broadcast channels of every facility; pages that insert messages as HTML can be attacked. Set anonymous_publish = false, or [[access]] rules"
-        );
-    }
-}
-
 /// Notifies systemd of our state, if it runs us with `Type=notify`.
 fn notify_systemd(state: &NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
         warn!(%error, %state, "cannot notify systemd");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_store_is_refused_for_streams_and_lists_of_events() {
+        let stream = EventDestination::Stream("ws4redis:events".into());
+        let error = require_real_redis(Some(&stream)).unwrap_err().to_string();
+        assert!(error.starts_with("events.to: ") && error.contains("set redis.url"), "{error}");
+        assert!(require_real_redis(Some(&EventDestination::List("a".into()))).is_err());
+        assert!(require_real_redis(Some(&EventDestination::Channel("a".into()))).is_ok());
+        assert!(require_real_redis(None).is_ok());
     }
 }

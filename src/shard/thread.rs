@@ -181,5 +181,12 @@ async fn drain(state: &ShardState) {
         state.engine.with_part(0, 1, |session| session.listener.end(Ending::Restart));
         sleep(Duration::from_millis(20)).await;
     }
-    let _ = timeout(state.process.settings.redis.command_timeout, state.store.settled()).await;
+    // Sessions without a waiting poll: nobody asks for their end any more.
+    state.engine.clear();
+    let written = async {
+        state.store.settled().await;
+        state.events.settled().await;
+    };
+    let _ = timeout(state.process.settings.redis.command_timeout, written).await;
+    state.events.warn_of_unwritten();
 }

@@ -139,7 +139,6 @@ impl From<Ending> for Close {
             Ending::SessionEnded => Self::SessionEnded,
             Ending::NotConnected => Self::NotConnected,
             Ending::Overloaded => Self::Overloaded,
-            Ending::Unconfirmed => Self::PublicationLost,
             Ending::Disconnected => Self::Disconnected,
         }
     }

@@ -270,6 +270,7 @@ mod tests {
     use super::*;
     use crate::settings::Settings;
     use crate::sources::{SourceReader, own_channels};
+    use crate::wire::NodeId;
 
     fn settings(assignments: &[&str]) -> Settings {
         let mut all = vec!["socketio.enabled=true".to_owned(), "socketio.emitter.enabled=true".to_owned()];
@@ -282,7 +283,8 @@ mod tests {
         let key = format!("socketio.emitter.key={key}");
         let bytes = Bytes::from([channel.as_bytes(), payload].concat());
         let message = Message::new(bytes, 0..channel.len(), channel.len()..channel.len() + payload.len());
-        SourceReader::new(&settings(&["socketio.namespaces=/,/chat,/room-*", &key])).read(source, message)
+        SourceReader::new(&settings(&["socketio.namespaces=/,/chat,/room-*", &key]), NodeId::random())
+            .read(source, message)
     }
 
     fn source_of(channel: &str) -> Source {

@@ -17,7 +17,9 @@ pub use self::emitter::escape_pattern;
 use self::redis_manager::RedisManagerReader;
 use crate::settings::{Settings, SocketIoSettings};
 use crate::wire::socket_io::{EventData, MessageLimits};
-use crate::wire::{Channel, Directive, DoctorQuery, EmitTarget, Invalidation, KeyEvent, Message, key_of};
+use crate::wire::{
+    Channel, Directive, DoctorQuery, EmitTarget, Invalidation, KeyEvent, Message, NodeId, key_of,
+};
 
 /// The kind of a channel, decided when it is subscribed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -112,8 +114,8 @@ impl Source {
 }
 
 impl SourceReader {
-    /// Creates a reader.
-    pub fn new(settings: &Settings) -> Self {
+    /// Creates the reader of a process.
+    pub fn new(settings: &Settings, node: NodeId) -> Self {
         let bytes = settings.messages.max_delivery_bytes;
         let limits = MessageLimits {
             // Compact JSON may be longer than what a publisher wrote, where NaN becomes null.
@@ -123,7 +125,7 @@ impl SourceReader {
             total_bytes: bytes.saturating_mul(2),
         };
         Self {
-            redis_manager: RedisManagerReader::new(&settings.socket_io.redis_manager, limits),
+            redis_manager: RedisManagerReader::new(&settings.socket_io.redis_manager, limits, node),
             emitter: EmitterReader::new(&settings.socket_io, limits),
         }
     }

@@ -14,7 +14,9 @@ use bytes::Bytes;
 use super::{Instruction, pickled_emit};
 use crate::settings::{ListArgument, RedisManagerSettings};
 use crate::wire::socket_io::{EventData, JsonElements, JsonMembers, MessageLimits, unescape_json};
-use crate::wire::{AckOrigin, AskedEvent, Channel, ClientName, Directive, EmitTarget, Message};
+use crate::wire::{
+    AckOrigin, AskedEvent, Channel, ClientAnswer, ClientName, Directive, EmitTarget, Message, NodeId,
+};
 
 /// The first byte of a pickle of protocol 2 or later. No JSON begins with it.
 const PICKLE: u8 = 0x80;
@@ -34,6 +36,8 @@ pub struct RedisManagerReader {
     list_argument: ListArgument,
     limits: MessageLimits,
     reads_pickle: bool,
+    /// The `host_id` of this process: answers to the events of its clients name it.
+    own_host_id: Box<str>,
     /// `host_id` of publishers of generation 3, oldest first.
     third: VecDeque<Box<str>>,
     known: HashSet<Box<str>>,
@@ -51,6 +55,8 @@ struct RawMessage<'a> {
     skip_sid: Option<&'a str>,
     sid: Option<&'a str>,
     callback: Option<&'a str>,
+    id: Option<&'a str>,
+    args: Option<&'a str>,
     host_id: Option<&'a str>,
 }
 
@@ -63,9 +69,16 @@ type RawArguments<'a> = (Vec<&'a str>, Vec<Bytes>);
 
 impl RedisManagerReader {
     /// Creates a reader that knows no publisher.
-    pub fn new(settings: &RedisManagerSettings, limits: MessageLimits) -> Self {
+    pub fn new(settings: &RedisManagerSettings, limits: MessageLimits, node: NodeId) -> Self {
         let RedisManagerSettings { list_argument, pickle: reads_pickle, .. } = *settings;
-        Self { list_argument, limits, reads_pickle, third: VecDeque::new(), known: HashSet::new() }
+        Self {
+            list_argument,
+            limits,
+            reads_pickle,
+            own_host_id: node.to_string().into(),
+            third: VecDeque::new(),
+            known: HashSet::new(),
+        }
     }
 
     /// Returns what a message asks for; `None` if it is malformed.
@@ -82,6 +95,8 @@ impl RedisManagerReader {
         };
         let method = unescape_json(raw.method?)?;
         let direct = |directive| Instruction::Direct(Box::new(directive));
+        let is_own =
+            || raw.host_id.and_then(unescape_json).is_some_and(|host_id| *host_id == *self.own_host_id);
         let client = |namespace| Some(ClientName { namespace, sid: name_of(raw.sid?)? });
         Some(match &*method {
             "emit" => {
@@ -104,6 +119,9 @@ impl RedisManagerReader {
             "enter_room" => direct(Directive::EnterRoom(client(namespace)?, name_of(raw.room?)?)),
             "leave_room" => direct(Directive::LeaveRoom(client(namespace)?, name_of(raw.room?)?)),
             "close_room" => direct(Directive::CloseRoom(namespace, name_of(raw.room?)?)),
+            "callback" if is_own() => {
+                direct(Directive::Answer(client(namespace)?, Arc::new(self.answer(&raw)?)))
+            }
             // The answer to another server's question.
             "callback" => Instruction::Ignore,
             _ => return None,
@@ -118,6 +136,19 @@ impl RedisManagerReader {
         EventData::from_json(Some(event), arguments, attachments, is_binary, self.limits).ok()
     }
 
+    /// Returns the number of a client's event, and Django's answer to it.
+    fn answer(&self, raw: &RawMessage<'_>) -> Option<ClientAnswer> {
+        let value = raw.args?;
+        let is_binary = raw.binary == Some("true");
+        let (list, attachments) = if is_binary { with_attachments(value)? } else { (value, Vec::new()) };
+        let arguments = match JsonElements::new(list) {
+            Some(elements) => elements.collect::<Result<Vec<_>, _>>().ok()?,
+            None => vec![list],
+        };
+        let arguments = EventData::from_json(None, arguments, attachments, is_binary, self.limits).ok()?;
+        Some(ClientAnswer { id: raw.id?.parse().ok()?, arguments })
+    }
+
     fn arguments<'a>(&mut self, raw: &RawMessage<'a>) -> Option<RawArguments<'a>> {
         let data = raw.data.unwrap_or("null");
         let Some(binary) = raw.binary else {
@@ -126,15 +157,7 @@ impl RedisManagerReader {
             return Some((arguments, Vec::new()));
         };
         let (value, attachments) = match binary {
-            "true" => {
-                let mut elements = JsonElements::new(data)?;
-                let value = elements.next()?.ok()?;
-                let decode = |raw: Result<&str, _>| {
-                    let encoded = unescape_json(raw.ok()?)?;
-                    BASE64_STANDARD.decode(encoded.as_bytes()).ok().map(Bytes::from)
-                };
-                (value, elements.map(decode).collect::<Option<Vec<_>>>()?)
-            }
+            "true" => with_attachments(data)?,
             "false" => (data, Vec::new()),
             _ => return None,
         };
@@ -192,6 +215,8 @@ impl<'a> RawMessage<'a> {
                 "skip_sid" => &mut raw.skip_sid,
                 "sid" => &mut raw.sid,
                 "callback" => &mut raw.callback,
+                "id" => &mut raw.id,
+                "args" => &mut raw.args,
                 "host_id" => &mut raw.host_id,
                 _ => continue,
             };
@@ -199,6 +224,17 @@ impl<'a> RawMessage<'a> {
         }
         Some(raw)
     }
+}
+
+/// Splits a list of a value with placeholders, and attachments in base64.
+fn with_attachments(list: &str) -> Option<(&str, Vec<Bytes>)> {
+    let mut elements = JsonElements::new(list)?;
+    let value = elements.next()?.ok()?;
+    let decode = |raw: Result<&str, _>| {
+        let encoded = unescape_json(raw.ok()?)?;
+        BASE64_STANDARD.decode(encoded.as_bytes()).ok().map(Bytes::from)
+    };
+    Some((value, elements.map(decode).collect::<Option<Vec<_>>>()?))
 }
 
 /// Returns where the acknowledgements of an event go, if there is a callback.

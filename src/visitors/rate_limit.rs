@@ -56,7 +56,7 @@ struct Level {
 
 impl TokenBucket {
     /// Creates a full bucket.
-    fn new(rate: Rate) -> Self {
+    pub fn new(rate: Rate) -> Self {
         let (messages, bytes) = Self::full(rate);
         Self { rate, level: Mutex::new(Level { messages, bytes, since: Instant::now() }) }
     }

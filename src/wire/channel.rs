@@ -4,7 +4,7 @@ use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Audience, Facility};
+use super::{Audience, AudienceKind, Facility};
 
 /// The prefix of all channels of a site (upstream's `WS4REDIS_PREFIX`); empty means none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,6 +31,18 @@ impl Namespace {
     /// Returns the channel on which the Django package publishes invalidations.
     pub fn control(&self) -> Channel {
         Channel(self.own("control").into())
+    }
+
+    /// Returns the audience of a channel in a facility, `user:john` for example. The key of a session is left out: it is a
+    /// credential.
+    pub fn audience_of<'a>(&self, channel: &'a Channel, facility: &Facility) -> &'a str {
+        let prefix = if self.0.is_empty() { 0 } else { self.0.len() + 1 };
+        let rest = channel.as_str().get(prefix..).unwrap_or_default();
+        let audience = rest.strip_suffix(facility.as_str()).and_then(|rest| rest.strip_suffix(':'));
+        let audience = audience.unwrap_or(rest);
+        let session = AudienceKind::Session.word();
+        let is_session = audience.strip_prefix(session).is_some_and(|rest| rest.starts_with(':'));
+        if is_session { &audience[..session.len()] } else { audience }
     }
 
     /// Returns the channel of an audience in a facility.
@@ -138,6 +150,13 @@ mod tests {
     fn check(prefix: &str, audience: Audience<'_>, facility: &str, expected: &str) {
         let channel = Namespace::new(prefix).channel(audience, &Facility::new(facility));
         assert_eq!(channel.as_str(), expected);
+        let audience_of = Namespace::new(prefix).audience_of(&channel, &Facility::new(facility)).to_owned();
+        let owner = match audience {
+            Audience::Broadcast | Audience::Session(_) => "",
+            Audience::Group(name) | Audience::User(name) => name,
+        };
+        let colon = if owner.is_empty() { "" } else { ":" };
+        assert_eq!(audience_of, format!("{}{colon}{owner}", audience.kind().word()));
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub enum Directive {
     Emit(EmitTarget, Bytes, u32),
     /// Send an event that each client acknowledges.
     Ask(EmitTarget, Arc<AskedEvent>),
+    /// Acknowledge an event of a client.
+    Answer(ClientName, Arc<ClientAnswer>),
     /// Disconnect the client with this public id from the namespace.
     Disconnect(ClientName),
     /// Put a client into a room.
@@ -63,6 +65,15 @@ pub struct AckOrigin {
     pub id: u64,
     /// Whether the question was in pickle, and the answer has to be.
     pub is_pickled: bool,
+}
+
+/// Django's acknowledgement of a client's event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientAnswer {
+    /// The ack id of the event.
+    pub id: u64,
+    /// The arguments.
+    pub arguments: EventData,
 }
 
 /// The clients that a message is for.

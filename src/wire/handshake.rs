@@ -216,6 +216,11 @@ pub fn parameters<'a>(query: Option<&'a str>, name: &'a str) -> impl Iterator<It
     pairs.filter(move |(own, _)| own == name).map(|(_, value)| value)
 }
 
+/// Returns the decoded query parameters, in order.
+pub fn query_pairs(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,10 +23,12 @@ pub mod websocket;
 pub use audience::{Audience, AudienceKind, SessionKey};
 pub use channel::{Channel, Namespace, mask_sessions};
 pub use control::{DoctorQuery, Invalidation, SessionDigest};
-pub use directive::{AckOrigin, AskedEvent, ClientName, Directive, DisconnectScope, EmitTarget};
+pub use directive::{
+    AckOrigin, AskedEvent, ClientAnswer, ClientName, Directive, DisconnectScope, EmitTarget,
+};
 pub use event_kind::{EventKind, EventKinds};
 pub use form::Form;
-pub use handshake::{Facility, Flags, Handshake, HandshakeError, parameters};
+pub use handshake::{Facility, Flags, Handshake, HandshakeError, parameters, query_pairs};
 pub use keyspace::{KeyEvent, channel_of, key_of};
 pub use message::Message;
 pub use mount::{Mount, MountSet};

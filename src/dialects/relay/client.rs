@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::echo::EchoTopics;
+use crate::events::AnnouncedClient;
 use crate::hub::Subscription;
 use crate::presence::Attendance;
 use crate::redis::PublishAcks;
@@ -31,6 +32,8 @@ pub(super) struct RelayClient {
     pub(super) rate_limit: Option<Arc<TokenBucket>>,
     /// Whether `rate_limit` was chosen for an anonymous visitor, so that it may be that of its address.
     pub(super) limited_as_anonymous: bool,
+    /// None if Django is told nothing about it.
+    pub(super) announced: Option<Box<AnnouncedClient>>,
     /// None before the first publication.
     pub(super) acks: Option<Rc<PublishAcks>>,
     pub(super) received: u64,

@@ -13,7 +13,8 @@ use super::describe::describe;
 use super::echo::EchoTopics;
 use super::publish::{close_for, poll_acks, receive};
 use super::reauthorize::reauthorize;
-use crate::access::Grant;
+use crate::access::{Grant, Identity};
+use crate::dialects::reason::reason_of;
 use crate::hub::{Listener, Subscription};
 use crate::metrics::Counters;
 use crate::shard::state::ConnectionPermit;
@@ -62,6 +63,7 @@ impl RelayConnection {
             addition: None,
             rate_limit: None,
             limited_as_anonymous: true,
+            announced: None,
             acks: None,
             received: 0,
             ignored: 0,
@@ -85,6 +87,16 @@ impl RelayConnection {
     pub(super) fn limit(&mut self, rate_limit: Option<Arc<TokenBucket>>, is_anonymous: bool) {
         self.client.rate_limit = rate_limit;
         self.client.limited_as_anonymous = is_anonymous;
+    }
+
+    /// Tells Django about it.
+    pub(super) fn announce(&mut self, identity: &Identity) {
+        let (permit, events) = (&self.permit, &self.permit.state().events);
+        if events.are_enabled() {
+            let facility = &self.client.handshake.facility;
+            let sid = || permit.public_id();
+            self.client.announced = events.connect_facility(facility, sid, identity.user.clone());
+        }
     }
 
     /// Adds it to the lease of its visitor, who was read at `since`, and counts it for presence.
@@ -181,9 +193,21 @@ impl RelayConnection {
         let Self { permit, socket, client, span, .. } = *self;
         let span = span.map_or_else(Span::none, |span| *span);
         let RelayClient {
-            handshake, subscription, share, attendance, addition, acks, received, ignored, ..
+            handshake,
+            subscription,
+            share,
+            attendance,
+            addition,
+            announced,
+            acks,
+            received,
+            ignored,
+            ..
         } = client;
         let state = permit.state();
+        if let Some(announced) = announced {
+            announced.set_reason(reason_of(&close));
+        }
         drop((subscription, share, attendance, addition));
         let ended = async {
             if let (Close::ByClient(_), Some(acks)) = (&close, &acks) {

@@ -50,6 +50,7 @@ pub async fn open(
             RelayConnection::new(permit, stream, head, handshake, joining.subscription, grant);
         connection.release(&persisted);
         connection.limit(rate_limit, visitor.identity.is_anonymous());
+        connection.announce(&visitor.identity);
         connection.hold_lease(visitor, since, joining.watch);
         // Only now invalidations reach the connection through its lease.
         drop(in_flight);

@@ -5,11 +5,13 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::time::timeout;
 
+use super::publish::audiences;
 use crate::dialects::identify::identify;
 use crate::http::{HandshakeRequest, Rejection};
 use crate::metrics::Counters;
 use crate::redis::{PublishAcks, PublishError};
 use crate::shard::state::ShardState;
+use crate::wire::Channel;
 
 /// Publishes the message of a request, and waits until Redis has acknowledged it.
 ///
@@ -33,9 +35,15 @@ pub async fn post(state: &ShardState, request: HandshakeRequest, message: Bytes)
     }
     let acks = Rc::<PublishAcks>::default();
     acks.issue(message.len());
-    state.store.publish(grant.publish.into(), message, acks.clone());
+    let channels: Rc<[Channel]> = grant.publish.into();
+    state.store.publish(channels.clone(), message.clone(), acks.clone());
     match timeout(state.publish_timeout, acks.settled()).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => {
+            let facility = &request.handshake.facility;
+            let audiences = || audiences(state, &channels, facility);
+            state.events.posted(facility, visitor.identity.user.as_deref(), audiences, &message);
+            Ok(())
+        }
         Ok(Err(PublishError::Waited)) => Err(Rejection::NoRedis),
         Ok(Err(PublishError::Lost)) | Err(_) => Err(Rejection::Lost),
     }

@@ -12,7 +12,7 @@ use crate::metrics::Counters;
 use crate::redis::PublishError;
 use crate::shard::state::ShardState;
 use crate::socket::Close;
-use crate::wire::Form;
+use crate::wire::{Channel, Facility, Form};
 
 /// Publishes a message to all channels that the client may publish to, unless it is a heartbeat. Returns why the
 /// connection has to end, if it has to.
@@ -49,9 +49,18 @@ pub(super) fn receive(
     let channels = channels.clone();
     let acks = client.acks.get_or_insert_default().clone();
     let number = acks.issue(payload.len());
+    if let Some(announced) = &client.announced {
+        announced.published(|| audiences(state, &channels, &client.handshake.facility), &payload);
+    }
     client.echo_topics.exclude(&client.subscription, listener, &payload, number);
     state.store.publish(channels, payload, acks);
     None
+}
+
+/// Returns the audiences of a publication, without the key of a session.
+pub(super) fn audiences(state: &ShardState, channels: &[Channel], facility: &Facility) -> Vec<String> {
+    let namespace = &state.process.settings.namespace;
+    channels.iter().map(|channel| namespace.audience_of(channel, facility).to_owned()).collect()
 }
 
 /// Passes acknowledgements of Redis on to the echo filter, and registers the task for more. Returns why a publication has

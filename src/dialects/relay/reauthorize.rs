@@ -31,6 +31,9 @@ pub(super) fn reauthorize(
 ) -> Option<Close> {
     let share = client.share.as_ref()?;
     let visitor = share.visitor();
+    if let Some(announced) = &mut client.announced {
+        announced.set_user(visitor.identity.user.as_ref());
+    }
     let grant = match state.policy.grant(&client.handshake, &visitor.identity, visitor.allowed) {
         Ok(grant) => grant,
         // The session is about to end the connection, with a close code that has the reason.

@@ -10,6 +10,7 @@ use tracing::{Instrument, Span, debug};
 use super::namespaces::{connect, reauthorize};
 use super::outgoing::{last_packets, send_open};
 use super::receive::receive;
+use crate::dialects::reason::reason_of;
 use crate::engine::{Deadline, EngineSession, Sid};
 use crate::hub::Listener;
 use crate::metrics::Counters;
@@ -155,6 +156,7 @@ impl EngineConnection {
                 session.listener.send_uncounted(packet, &permit.state().sockets.limits);
             }
         }
+        session.end_reason.set(Some(reason_of(&close)));
         permit.state().engine.remove(&session);
         if close.is_slow() {
             Counters::count(&permit.state().process.counters.slow_clients);

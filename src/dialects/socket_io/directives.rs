@@ -1,11 +1,13 @@
 //! Carries out what Django asks for: events, rooms, and disconnects.
 
 use super::acks::ask;
+use super::client_events::acknowledge_event;
 use super::namespaces::MAX_ROOMS;
 use super::outgoing::send_packet;
 use super::reach;
 use super::receive::GRACE;
 use crate::engine::{Deadline, EngineSession};
+use crate::events::DisconnectReason;
 use crate::hub::Run;
 use crate::metrics::Counters;
 use crate::shard::state::ShardState;
@@ -32,6 +34,7 @@ fn carry_out(state: &ShardState, mount: Mount, directive: &Directive) {
             reach::deliver(state, mount, target, &run);
         }
         Directive::Ask(target, asked) => ask(state, mount, target, asked),
+        Directive::Answer(client, answer) => acknowledge_event(state, mount, client, answer),
         Directive::Disconnect(client) => disconnect(state, mount, client),
         Directive::EnterRoom(client, room) => change_room(state, mount, client, room, RoomChange::Enter),
         Directive::LeaveRoom(client, room) => change_room(state, mount, client, room, RoomChange::Leave),
@@ -53,7 +56,8 @@ fn disconnect(state: &ShardState, mount: Mount, client: &ClientName) {
 
 fn disconnect_from(state: &ShardState, session: &EngineSession, namespace: &str) {
     send_packet(session, &state.sockets.limits, |out| push_disconnect(out, namespace));
-    session.leave(namespace, Deadline::Grace(state.engine.now() + GRACE));
+    let deadline = Deadline::Grace(state.engine.now() + GRACE);
+    session.leave(namespace, deadline, DisconnectReason::ServerNamespaceDisconnect);
 }
 
 fn disconnect_all(state: &ShardState, mount: Mount, target: &EmitTarget, scope: DisconnectScope) {

@@ -33,6 +33,7 @@ pub(super) fn finish_ended(state: &ShardState, session: &EngineSession) {
                 session.listener.send_uncounted(packet, &state.sockets.limits);
             }
         }
+        session.announce_end();
         session.sockets.borrow_mut().clear();
         session.lease.take();
         session.collector.take();

@@ -3,6 +3,8 @@
 //! The rules are those of the official servers, engine.io and socket.io of npm, as their clients need them.
 
 mod acks;
+mod auth_fields;
+mod client_events;
 mod connection;
 mod describe;
 mod directives;

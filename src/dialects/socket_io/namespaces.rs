@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
+use super::auth_fields::selected_auth;
 use super::outgoing::{MAX_NAMESPACES, send_packet};
 use crate::access::{Identity, Token};
 use crate::engine::{Deadline, EngineSession, NamespaceSocket, Sid};
@@ -23,7 +24,7 @@ pub(super) const MAX_ROOMS: usize = 1_000;
 const MAX_REFUSED: u8 = 16;
 
 /// The member of a CONNECT's data that holds a token.
-const TOKEN: &str = "token";
+pub(super) const TOKEN: &str = "token";
 
 /// Why a client cannot join a namespace; the official servers' texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub(super) fn connect(
     match admit(session, state, packet) {
         Ok(lease) => {
             let identity = lease.as_ref().map_or_else(|| session_identity(session), identity_of);
-            join(session, state, namespace, lease, &identity);
+            join(session, state, packet, lease, &identity);
             None
         }
         Err(error) => {
@@ -113,11 +114,11 @@ fn token_of(packet: SocketPacket<'_>) -> Option<Token> {
 fn join(
     session: &EngineSession,
     state: &Rc<ShardState>,
-    namespace: &str,
+    packet: SocketPacket<'_>,
     lease: Option<LeaseHold>,
     identity: &Identity,
 ) {
-    let settings = &state.process.settings.socket_io;
+    let (settings, namespace) = (&state.process.settings.socket_io, packet.namespace);
     let is_same = settings.eio3_same_ids && session.version == EngineVersion::V3;
     let topic = Topic::namespace(session.mount, namespace);
     let sid = if is_same { session.sid } else { Sid::random() };
@@ -129,8 +130,23 @@ fn join(
     for topic in std::iter::once(&topic).chain(&own_rooms) {
         member.enter(topic, usize::MAX);
     }
-    let mut socket = NamespaceSocket { topic, sid, member, lease, attendance: None, acks: None, own_rooms };
+    let mut socket = NamespaceSocket {
+        topic,
+        sid,
+        member,
+        lease,
+        attendance: None,
+        acks: None,
+        own_rooms,
+        announced: None,
+        sender: None,
+    };
     attend(session, &mut socket, identity, state);
+    if state.events.are_enabled() {
+        let id = || state.engine.public_id(session, &socket);
+        let auth = || selected_auth(settings, packet);
+        socket.announced = state.events.connect_namespace(namespace, id, identity.user.clone(), auth);
+    }
     session.sockets.borrow_mut().push(socket);
     session.deadline.set(Deadline::None);
 }
@@ -157,30 +173,44 @@ fn attend(session: &EngineSession, socket: &mut NamespaceSocket, identity: &Iden
 
 /// Applies a changed visitor: rooms of its user and groups are left and entered, without a reconnect.
 pub(super) fn reauthorize(session: &EngineSession, state: &ShardState) {
-    let settings = &state.process.settings.socket_io;
     for socket in session.sockets.borrow_mut().iter_mut() {
         let identity = socket_identity(session, socket);
-        let rooms = own_rooms(settings, session.mount, socket.namespace(), &identity);
-        socket
-            .own_rooms
-            .iter()
-            .filter(|room| !rooms.contains(room))
-            .for_each(|room| socket.member.exit(room));
-        for room in &rooms {
-            socket.member.enter(room, usize::MAX);
-        }
-        socket.own_rooms = rooms;
-        attend(session, socket, &identity, state);
+        apply_identity(session, socket, &identity, state);
     }
+}
+
+/// Applies an identity to a client in a namespace: its own rooms, presence, and what Django knows of it.
+pub(super) fn apply_identity(
+    session: &EngineSession,
+    socket: &mut NamespaceSocket,
+    identity: &Identity,
+    state: &ShardState,
+) {
+    let settings = &state.process.settings.socket_io;
+    let rooms = own_rooms(settings, session.mount, socket.namespace(), identity);
+    socket.own_rooms.iter().filter(|room| !rooms.contains(room)).for_each(|room| socket.member.exit(room));
+    for room in &rooms {
+        socket.member.enter(room, usize::MAX);
+    }
+    socket.own_rooms = rooms;
+    attend(session, socket, identity, state);
+    if let Some(announced) = &mut socket.announced {
+        announced.set_user(identity.user.as_ref());
+    }
+}
+
+/// Returns the identity of a client in a namespace: that of its token or of its session, with the user that it says to be
+/// where clients are believed.
+pub(super) fn socket_identity(session: &EngineSession, socket: &NamespaceSocket) -> Identity {
+    let mut identity = socket.lease.as_ref().map_or_else(|| session_identity(session), identity_of);
+    if let Some(claimed) = socket.sender.as_ref().and_then(|sender| sender.claimed_user.as_ref()) {
+        identity.user = Some(claimed.clone());
+    }
+    identity
 }
 
 fn identity_of(lease: &LeaseHold) -> Identity {
     lease.visitor().identity.clone()
-}
-
-/// Returns the identity of a client in a namespace: that of its token there, or that of the session.
-pub(super) fn socket_identity(session: &EngineSession, socket: &NamespaceSocket) -> Identity {
-    socket.lease.as_ref().map_or_else(|| session_identity(session), identity_of)
 }
 
 /// Returns the identity of a session.

@@ -14,6 +14,7 @@ use super::receive::receive_engine_packet;
 use super::tick::silence_limit;
 use super::upgrade::adopt;
 use crate::access::Token;
+use crate::dialects::reason::reason_of;
 use crate::engine::{AcceptedUpgrade, Deadline, EngineCall, EngineSession, TransportState};
 use crate::http::PostReader;
 use crate::hub::Ending;
@@ -332,7 +333,8 @@ fn post(
             end(state, session, Ending::Disconnected);
             Ok(done)
         }
-        Some(_) => {
+        Some(close) => {
+            session.end_reason.set(Some(reason_of(&close)));
             end(state, session, Ending::Broken);
             Err(EngineError::Request("a packet is invalid or was not expected"))
         }

@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use tracing::warn;
 
 use super::acks::acknowledge;
+use super::client_events::receive_event;
 use super::namespaces::connect;
 use super::outgoing::send_pong;
 use crate::engine::{Deadline, EngineSession};
-use crate::metrics::Counters;
+use crate::events::DisconnectReason;
 use crate::settings::SocketIoSettings;
 use crate::shard::state::ShardState;
 use crate::socket::Close;
@@ -150,17 +150,10 @@ fn receive_packet(
                     Deadline::Connect(state.engine.after(state.process.settings.socket_io.connect_seconds))
                 }
             };
-            session.leave(packet.namespace, deadline);
+            session.leave(packet.namespace, deadline, DisconnectReason::ClientNamespaceDisconnect);
         }
         SocketType::Event | SocketType::BinaryEvent => {
-            let counters = &state.process.counters;
-            Counters::count(&counters.ignored_events);
-            if let Some(suppressed) = state.client_events.allow() {
-                warn!(
-                    suppressed,
-                    "a Socket.IO client sent an event; events of clients are not passed on to Django"
-                );
-            }
+            return receive_event(session, state, packet, attachments);
         }
         _ => acknowledge(session, state, packet, attachments),
     }

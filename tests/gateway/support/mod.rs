@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "not every test needs every helper")]
 
 pub mod client;
+pub mod event_log;
 pub mod events;
 pub mod gateway;
 pub mod proxy;

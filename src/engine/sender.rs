@@ -1,0 +1,26 @@
+//! What the events of a client leave behind.
+
+use std::sync::Arc;
+
+use super::UnansweredEvents;
+use crate::access::Rate;
+use crate::visitors::TokenBucket;
+
+/// State of a client in a namespace that sends events.
+#[derive(Debug)]
+pub struct SenderState {
+    /// Limits its events.
+    pub rate_limit: TokenBucket,
+    /// Events that Django has not acknowledged.
+    pub unanswered: UnansweredEvents,
+    /// The user that it says to be, where clients are believed.
+    pub claimed_user: Option<Arc<str>>,
+}
+
+impl SenderState {
+    /// Creates the state of a client that has sent nothing.
+    pub fn new(rate: Rate) -> Self {
+        let rate_limit = TokenBucket::new(rate);
+        Self { rate_limit, unanswered: UnansweredEvents::default(), claimed_user: None }
+    }
+}
