@@ -146,8 +146,7 @@ def test_handlers_react_to_clients(blocks, project, gateway, store, tmp_path):
     worker = Process(words, env=environment, cwd=project.home)
     try:
         with here.connect("chat-5", "subscribe-broadcast&publish-broadcast") as client:
-            event = {"type": "message", "dialect": "relay", "facility": "chat-5", "data": "/help"}
-            store.client.xadd("ws4redis:events", {"data": json.dumps(event)})
+            client.send("/help")
             client.expect("There is no help yet.")
         store.client.xadd("ws4redis:events", {"data": json.dumps({"type": "message", "facility": 5})})
         until(lambda: store.client.xlen("ws4redis:events:failed"), 1, "the parked event")
