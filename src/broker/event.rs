@@ -27,6 +27,8 @@ pub enum BrokerEvent {
     Query(DoctorQuery),
     /// What Django asks for about the clients of Socket.IO, with the mounts that it concerns.
     Directives(Arc<[(MountSet, Directive)]>),
+    /// Redis refuses a channel whose messages are for clients of Socket.IO, or none of these any more.
+    EmitsRefused(bool),
     /// An event that both kinds of broker have.
     Subscription(SubscriptionEvent),
 }

@@ -83,6 +83,12 @@ impl Messages {
         }
     }
 
+    /// Reports whether Redis refuses a channel whose messages are for clients of Socket.IO.
+    pub(super) async fn report_refused_emits(&self, intake: &mut Intake) {
+        let are_refused = intake.subscriptions.refuses_emits();
+        self.shards.send_all(|| BrokerEvent::EmitsRefused(are_refused), intake).await;
+    }
+
     /// Messages were dropped because they arrived faster than the shards took them: the persisted values are re-read.
     async fn on_overflow(&mut self, count: u64, intake: &mut Intake) {
         if let Some(suppressed) = self.overflow.allow() {

@@ -292,6 +292,7 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
     /// Reports confirmed channels to the shards.
     async fn on_confirmed(&mut self, confirmed: Vec<Confirmed>) {
         let (mut per_shard, mut regained) = (vec![Vec::new(); self.shards.len()], Vec::new());
+        let mut regains_emits = false;
         for Confirmed { channel, source, generations, was_refused } in confirmed {
             for (shard, generation) in &generations {
                 per_shard[*shard].push((channel.clone(), *generation));
@@ -307,6 +308,7 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
                 }
                 _ if was_refused && source.is_socket_io() => {
                     info!(?channel, "redis allows a Socket.IO channel again");
+                    regains_emits = true;
                 }
                 _ => {}
             }
@@ -314,6 +316,9 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
         regained.retain(|(_, shards)| !shards.is_empty());
         if let Some(messages) = &self.messages {
             messages.hold_regained(&regained, &mut self.intake).await;
+            if regains_emits {
+                messages.report_refused_emits(&mut self.intake).await;
+            }
         }
         self.shards.send_each(per_shard, SubscriptionEvent::Subscribed, &mut self.intake).await;
         if let Some(messages) = &self.messages {
@@ -341,7 +346,10 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
                 }
             }
             _ if is_new && source.is_socket_io() => {
-                error!(?channel, error = %reason, "redis refuses a Socket.IO channel or pattern; events on it are not delivered; retrying with back-off. Allow its user to subscribe to it (ACL SETUSER … &channel; a pattern literally)");
+                error!(?channel, error = %reason, "redis refuses a Socket.IO channel or pattern; clients of Socket.IO get 503; retrying with back-off. Allow its user to subscribe to it (ACL SETUSER … &channel; a pattern literally)");
+                if let Some(messages) = &self.messages {
+                    messages.report_refused_emits(&mut self.intake).await;
+                }
             }
             _ => {}
         }

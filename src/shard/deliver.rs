@@ -84,6 +84,7 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, batches: &mut Vec<Vec<(Cha
         }),
         BrokerEvent::Invalidate(invalidations) => state.visitors.leases.invalidate(&invalidations),
         BrokerEvent::Directives(directives) => socket_io::apply(state, &directives),
+        BrokerEvent::EmitsRefused(are_refused) => state.emits_refused.set(are_refused),
         BrokerEvent::Query(query) => doctor::answer(state.clone(), query),
         BrokerEvent::Subscription(event) => {
             match event {
@@ -93,7 +94,11 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, batches: &mut Vec<Vec<(Cha
                         state.process.presence.rewrite();
                     }
                 }
-                SubscriptionEvent::Lost => state.redis_up.set(false),
+                SubscriptionEvent::Lost => {
+                    state.redis_up.set(false);
+                    // All channels are subscribed anew.
+                    state.emits_refused.set(false);
+                }
                 _ => {}
             }
             handle_subscription_event(state, &state.hub, event);

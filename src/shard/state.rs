@@ -109,6 +109,8 @@ pub struct ShardState {
     pub session_lookups: Rc<Lookups>,
     /// Whether the broker is connected to Redis.
     pub redis_up: Cell<bool>,
+    /// Whether Redis refuses a channel whose messages are for clients of Socket.IO.
+    pub emits_refused: Cell<bool>,
     /// Cancelled when the server stops.
     pub stopping: CancellationToken,
     /// Number of connections of this shard.
@@ -173,6 +175,7 @@ impl ShardState {
             events,
             session_lookups,
             redis_up: Cell::new(false),
+            emits_refused: Cell::new(false),
             stopping,
             connections: Cell::new(0),
             publish_timeout,

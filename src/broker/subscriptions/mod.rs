@@ -412,6 +412,13 @@ impl Subscriptions {
         self.retries = Retries::default();
     }
 
+    /// Returns whether Redis refuses a channel whose messages are for clients of Socket.IO.
+    pub(super) fn refuses_emits(&self) -> bool {
+        let numbers = self.pinned.iter().filter_map(|channel| self.channels.find(channel.as_str()));
+        let mut pinned = numbers.map(|number| &self.channels[number]);
+        pinned.any(|subscription| subscription.source.is_socket_io() && subscription.state.was_refused())
+    }
+
     /// Returns the confirmed channels of a source, with the shards that want them.
     pub(super) fn confirmed(&self, source: Source) -> Vec<(Channel, Vec<usize>)> {
         let confirmed = self.channels.iter().filter(|(_, subscription)| {

@@ -111,6 +111,10 @@ impl Opening {
 
 /// Identifies a visitor, and watches its session.
 async fn admit(state: &Rc<ShardState>, request: &HandshakeRequest) -> Result<Admitted, Rejection> {
+    // Messages would be missed. The broker has logged why.
+    if state.emits_refused.get() {
+        return Err(Rejection::NoRedis);
+    }
     let in_flight = state.visitors.leases.begin();
     let mut identified = identify(state, request).await?;
     let watch = loop {

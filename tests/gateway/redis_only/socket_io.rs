@@ -32,6 +32,40 @@ async fn clients_outlive_redis_and_new_ones_get_503() {
 }
 
 #[tokio::test]
+async fn while_redis_refuses_the_channel_no_client_is_told_that_it_is_connected() {
+    let redis = RedisServer::start();
+    let acl = |channels: &[&str]| {
+        let command = ["ACL", "SETUSER", "gate", "reset", "on", ">secret", "+@all", "~*"];
+        redis.command(&[&command[..], channels].concat());
+    };
+    acl(&["&*:broadcast:*"]);
+    let (builder, channel) = builder();
+    let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
+    let gateway = builder.redis(&redis).set("redis.url", &url).start().await;
+    let server = SocketIoGateway { gateway, channel: channel.clone() };
+    let handshakes = || [server.gateway.request(V4), server.gateway.stream(POLL_V4).without("Accept")];
+    for refused in handshakes() {
+        refused.expect_status(503).await;
+    }
+    server.gateway.request("/ws/room?subscribe-broadcast").expect_status(101).await;
+    acl(&["&*"]);
+    server.gateway.expect_log(&["redis allows a Socket.IO channel again"]).await;
+    let (mut client, _) = server.connect("/").await;
+    let (polling, _) = server.open_polling(POLL_V4).await;
+    // Redis disconnects clients that are subscribed to a channel they lost permission for.
+    acl(&["&*:broadcast:*"]);
+    within_deadline("the channel is refused again", async {
+        while server.gateway.count_log(&["redis refuses a Socket.IO channel"]) < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    client.send_text("40/chat,").await;
+    client.expect_close(1013).await;
+    polling.post("40").expect_status(400).await;
+}
+
+#[tokio::test]
 async fn gateways_on_one_redis_serve_their_own_clients_and_ignore_the_others() {
     let one = SocketIoGateway::start().await;
     let (second, _) = builder();
