@@ -95,6 +95,8 @@ pub struct PollState {
     pub upgrade: u64,
     /// The WebSocket of that upgrade.
     pub probing: Option<Rc<Listener>>,
+    /// When a poll was last answered without a packet.
+    pub noop_at: u64,
     /// When the end of the session was carried out; 0 if it has not ended.
     pub ended_at: u64,
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::support::sessions::{john, session_key};
 use crate::support::socket_io::{POLL_V3, POLL_V4, SocketIoGateway, open};
 use crate::support::within_deadline;
@@ -283,6 +285,21 @@ async fn a_failed_upgrade_leaves_the_session_to_polling() {
         answer = client.poll().await;
     }
     assert_eq!(answer, "42[\"e\",1]");
+}
+
+#[tokio::test]
+async fn a_client_whose_probe_gets_no_answer_polls_at_most_ten_times_a_second() {
+    let server = SocketIoGateway::start().await;
+    let (client, _) = server.connect_polling().await;
+    let mut socket = client.upgrade(&server).connect().await;
+    socket.send_text("2probe").await;
+    let since = Instant::now();
+    let mut polls = 0;
+    while since.elapsed() < Duration::from_millis(500) {
+        assert_eq!(client.poll().await, "6");
+        polls += 1;
+    }
+    assert!(polls <= 7, "{polls}");
 }
 
 #[tokio::test]

@@ -170,6 +170,7 @@ async fn open_polling(
         is_posting: false,
         is_closed: false,
         upgrade_began: 0,
+        noop_at: 0,
         upgrade: 0,
         probing: None,
         ended_at: 0,

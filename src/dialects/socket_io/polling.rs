@@ -4,9 +4,11 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::ending::{end, finish_ended};
 use super::namespaces::reauthorize;
@@ -27,6 +29,10 @@ use crate::wire::engine_io::{
 };
 use crate::wire::socket_io::encode::push_ascii_packet;
 use crate::wire::websocket::{Frames, Opcode};
+
+/// Shortest time between two polls that are answered without a packet: a client whose new WebSocket is not answered polls in
+/// a loop.
+const NOOP_PAUSE_MS: u64 = 100;
 
 /// Most packets in the payload of a post.
 const MAX_PACKETS: usize = 1_000;
@@ -200,10 +206,10 @@ impl Drop for WaitingPoll<'_> {
 
 /// Waits for packets, and answers with all of them.
 async fn poll(state: &ShardState, session: &EngineSession) -> Result<SessionAnswer, EngineError> {
-    let was_waiting = match &mut *session.poll.borrow_mut() {
+    let (was_waiting, noop_at) = match &mut *session.poll.borrow_mut() {
         Some(poll) => {
             poll.has_polled = true;
-            std::mem::replace(&mut poll.is_waiting, true)
+            (std::mem::replace(&mut poll.is_waiting, true), poll.noop_at)
         }
         None => return Err(EngineError::Session),
     };
@@ -214,25 +220,40 @@ async fn poll(state: &ShardState, session: &EngineSession) -> Result<SessionAnsw
     }
     let mut waiting = WaitingPoll { state, session, is_answered: false };
     let listener = &session.listener;
-    let (frames, has_ended) = poll_fn(|cx| {
-        // The WebSocket's task is the one to wake now, and the queued bytes are its own.
-        if session.transport.get() == TransportState::WebSocket {
-            return Poll::Ready((Vec::new(), false));
-        }
-        listener.watch(cx);
-        let has_ended = listener.ending().is_some();
-        if has_ended {
-            finish_ended(state, session);
-        }
-        let frames = listener.take_queued();
-        let answers_at_once = session.transport.get() == TransportState::UpgradeProbed;
-        if frames.is_empty() && !has_ended && !answers_at_once {
-            return Poll::Pending;
-        }
-        Poll::Ready((frames, has_ended))
-    })
-    .await;
+    let next_packets = |answers_probe| {
+        poll_fn(move |cx| {
+            // The WebSocket's task is the one to wake now, and the queued bytes are its own.
+            if session.transport.get() == TransportState::WebSocket {
+                return Poll::Ready((Vec::new(), false));
+            }
+            listener.watch(cx);
+            let has_ended = listener.ending().is_some();
+            if has_ended {
+                finish_ended(state, session);
+            }
+            let frames = listener.take_queued();
+            let is_probed = session.transport.get() == TransportState::UpgradeProbed;
+            if frames.is_empty() && !has_ended && !(is_probed && answers_probe) {
+                return Poll::Pending;
+            }
+            Poll::Ready((frames, has_ended))
+        })
+    };
+    let pause = (noop_at + NOOP_PAUSE_MS).saturating_sub(state.engine.now());
+    let early = match pause {
+        0 => None,
+        pause => Box::pin(timeout(Duration::from_millis(pause), next_packets(false))).await.ok(),
+    };
+    let (frames, has_ended) = match early {
+        Some(answer) => answer,
+        None => next_packets(true).await,
+    };
     waiting.is_answered = true;
+    if frames.is_empty()
+        && let Some(poll) = &mut *session.poll.borrow_mut()
+    {
+        poll.noop_at = state.engine.now();
+    }
     let is_closed = session.poll.borrow().as_ref().is_some_and(|poll| poll.is_closed);
     let last = match (has_ended, is_closed) {
         (true, false) => Some(EngineType::Close),
