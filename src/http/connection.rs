@@ -29,7 +29,7 @@ use super::{Rejection, whoami};
 use crate::access::Peer;
 use crate::metrics::Counters;
 use crate::stream::Stream;
-use crate::wire::engine_io::{SessionAction, SessionRequest};
+use crate::wire::engine_io::{EngineError, SessionAction, SessionRequest};
 use crate::wire::{Handshake, HandshakeError};
 
 /// hyper's default limit of the number of headers.
@@ -238,7 +238,14 @@ fn waits_for_packets(route: &EngineRoute) -> bool {
 }
 
 fn log_rejection(rejection: &Rejection, config: &HttpConfig) {
-    if !matches!(rejection, Rejection::NotFound(_) | Rejection::Method) {
+    // Clients poll unknown sessions when the gateway was restarted.
+    let is_handshake = !matches!(
+        rejection,
+        Rejection::NotFound(_)
+            | Rejection::Method
+            | Rejection::Engine(EngineError::Session | EngineError::TooLarge)
+    );
+    if is_handshake {
         Counters::count(&config.counters.refused_handshakes);
     }
     // A warning, because browsers hide the status and the text of a refused handshake from the page.

@@ -303,6 +303,17 @@ async fn a_client_whose_probe_gets_no_answer_polls_at_most_ten_times_a_second() 
 }
 
 #[tokio::test]
+async fn a_poll_of_an_unknown_session_is_no_refused_handshake() {
+    let mut server = SocketIoGateway::start().await;
+    let (client, _) = server.connect_polling().await;
+    client.post("1").expect_status(200).await;
+    client.get().expect_status(400).await;
+    server.gateway.signal("TERM");
+    assert!(server.gateway.expect_exit().await.success());
+    assert_eq!(server.gateway.count_log(&["refused_handshakes"]), 0);
+}
+
+#[tokio::test]
 async fn sessions_that_end_by_the_server_are_told_so_and_count_as_connections() {
     let mut server = SocketIoGateway::start().await;
     let (client, sid) = server.connect_polling().await;
