@@ -91,6 +91,12 @@ async fn a_session_ends_by_a_second_poll_a_breach_or_its_client() {
     assert_eq!(tokio::join!(waiting, closing).0, "6");
     let answer = gone(&client).expect_status(400).await;
     assert!(answer.body.contains(r#""code":1"#), "{answer:?}");
+    // A poll that crosses the end of its session is answered.
+    let (client, _) = server.connect_polling().await;
+    client.post("1").expect_status(200).await;
+    client.post("3").expect_status(400).await;
+    assert_eq!(client.poll().await, "6");
+    gone(&client).expect_status(400).await;
     // A breach.
     for body in [&b"x"[..], b"", b"\xff", b"42", b"4", b"2", b"3\x1e", b"bx"] {
         let (client, _) = server.connect_polling().await;

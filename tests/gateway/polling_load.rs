@@ -56,6 +56,8 @@ async fn sessions_that_come_and_go_leave_nothing_behind() {
             for session in sessions {
                 assert_eq!(send(connection, session.clone()).await, "42[\"e\",1]");
                 assert_eq!(send(connection, post(session, "1")).await, "ok");
+                // A closed session waits for a poll that may be on its way.
+                assert_eq!(send(connection, session.clone()).await, "6");
             }
         }
         drop(clients);

@@ -8,6 +8,10 @@ use crate::shard::state::ShardState;
 /// Milliseconds for which a session that the server has ended waits for a poll, whose answer says so.
 const CLOSE_NOTICE_MS: u64 = 30_000;
 
+/// Milliseconds for which a session that its client has closed waits for a poll that was sent at the same time, on another
+/// connection.
+const CROSSING_MS: u64 = 1_000;
+
 /// Ends a session on any transport. The first reason counts.
 pub(super) fn end(state: &ShardState, session: &EngineSession, ending: Ending) {
     session.listener.end(ending);
@@ -43,15 +47,19 @@ pub(super) fn finish_ended(state: &ShardState, session: &EngineSession) {
         if let Some(probing) = poll.probing.as_ref().filter(|_| is_first) {
             probing.wake();
         }
-        poll.is_waiting || expects_notice(poll, ending) && now - poll.ended_at < CLOSE_NOTICE_MS
+        poll.is_waiting || now - poll.ended_at < notice_ms(poll, ending)
     });
     if !is_kept {
         state.engine.remove(session);
     }
 }
 
-/// Returns whether the client will poll again and does not know that its session has ended.
-fn expects_notice(poll: &PollState, ending: Ending) -> bool {
-    let is_absent = matches!(ending, Ending::NotConnected | Ending::Silent | Ending::Broken);
-    poll.has_polled && !poll.is_closed && !is_absent
+/// Returns for how many milliseconds a poll may still come that has to be answered.
+const fn notice_ms(poll: &PollState, ending: Ending) -> u64 {
+    match ending {
+        Ending::NotConnected | Ending::Silent | Ending::Broken => 0,
+        _ if poll.is_closed => CROSSING_MS,
+        _ if poll.has_polled => CLOSE_NOTICE_MS,
+        _ => 0,
+    }
 }
