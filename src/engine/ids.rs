@@ -73,6 +73,11 @@ impl SidCipher {
         Some((sid, usize::from(shard), u32::from_be_bytes(slot)))
     }
 
+    /// Returns the shard of an id. Any text of the right form has one.
+    pub fn shard_of(&self, text: &str) -> Option<usize> {
+        self.decode(text).map(|(_, shard, _)| shard)
+    }
+
     fn masked(&self, sid: &Sid, mut place: [u8; PLACE_BYTES]) -> [u8; PLACE_BYTES] {
         // The sample has the length that the algorithm needs, so there is no error.
         let mask = self.0.new_mask(&sid.0).unwrap_or_default();

@@ -5,6 +5,7 @@
 mod acks;
 mod call;
 mod ids;
+mod payload_cache;
 mod sender;
 mod session;
 mod table;
@@ -13,6 +14,7 @@ mod unanswered;
 pub use acks::PendingAcks;
 pub use call::{AcceptedUpgrade, EngineCall};
 pub use ids::{Sid, SidCipher};
+pub use payload_cache::PayloadCache;
 pub use sender::SenderState;
 pub use session::{Deadline, EngineSession, NamespaceSocket, PollState, TransportState};
 pub use table::{EngineTable, TICKS_PER_SECOND};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::{EngineSession, NamespaceSocket, Sid, SidCipher};
+use super::{EngineSession, NamespaceSocket, PayloadCache, Sid, SidCipher};
 use crate::wire::Mount;
 use crate::wire::engine_io::EngineVersion;
 
@@ -27,6 +27,8 @@ pub struct EngineTable {
     /// The time of the last tick in milliseconds.
     ticked: Cell<u64>,
     ticked_at: Cell<Instant>,
+    /// The payload that was encoded last.
+    pub payloads: PayloadCache,
 }
 
 impl EngineTable {
@@ -39,6 +41,7 @@ impl EngineTable {
             upgrades: Cell::default(),
             ticked: Cell::new(1),
             ticked_at: Cell::new(Instant::now()),
+            payloads: PayloadCache::default(),
         }
     }
 
@@ -133,7 +136,7 @@ impl EngineTable {
 
     /// Returns the shard of a session, by its secret id.
     pub fn shard_of(&self, text: &str) -> Option<usize> {
-        self.cipher.decode(text).map(|(_, shard, _)| shard)
+        self.cipher.shard_of(text)
     }
 
     /// Returns the session of this shard with a secret id.

@@ -198,10 +198,32 @@ impl Outbox {
         Ok(())
     }
 
-    /// Takes everything. Nothing must have been written in part.
-    pub fn take(&mut self) -> Vec<Bytes> {
-        let queue = self.0.take();
-        queue.iter().flat_map(|queue| &queue.chunks).map(|chunk| chunk.frames.clone()).collect()
+    /// Takes whole messages from the front: up to `max` bytes, and at least one message if there is one. The first message
+    /// must not have been written in part.
+    pub fn take(&mut self, form: Form, max: usize) -> Vec<Bytes> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        let Some(queue) = &self.0 else { return taken };
+        let mut start = queue.written;
+        for chunk in &queue.chunks {
+            let part = chunk.frames.slice(std::mem::take(&mut start)..);
+            let left = max.saturating_sub(bytes);
+            let end = if part.len() <= left {
+                part.len()
+            } else {
+                let fitting = form.ends(&part).take_while(|end| *end <= left).last();
+                let first = || form.ends(&part).next().filter(|_| taken.is_empty());
+                fitting.or_else(first).unwrap_or_default()
+            };
+            bytes += end;
+            if end > 0 {
+                taken.push(part.slice(..end));
+            }
+            if end < part.len() {
+                break;
+            }
+        }
+        self.advance(bytes);
+        taken
     }
 
     /// Drops everything. Returns whether a frame or an event was written in part, so that nothing valid can follow.

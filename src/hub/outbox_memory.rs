@@ -121,7 +121,7 @@ impl ShardMemory {
     }
 
     /// Returns the same bytes, counted until the last holder drops them.
-    pub(super) fn hold(&self, bytes: &Bytes) -> Bytes {
+    pub fn hold(&self, bytes: &Bytes) -> Bytes {
         let mut last = self.0.last.borrow_mut();
         let same = |held: &&Bytes| (held.as_ptr(), held.len()) == (bytes.as_ptr(), bytes.len());
         if let Some(held) = last.as_ref().filter(same) {

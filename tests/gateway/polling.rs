@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::support::sessions::{john, session_key};
-use crate::support::socket_io::{POLL_V3, POLL_V4, SocketIoGateway, open};
+use crate::support::socket_io::{POLL_V3, POLL_V4, SocketIoGateway, open, text};
 use crate::support::within_deadline;
 
 #[tokio::test]
@@ -65,6 +65,26 @@ async fn clients_of_protocol_3_get_ascii_with_lengths_and_base64_or_binary() {
     assert_eq!(answer.header("content-type"), Some("application/octet-stream"));
     let body = [b"\x00\x03\x09\xff", event.as_bytes(), b"\x01\x04\xff\x04\x00\x01\x02"].concat();
     assert_eq!(answer.body, String::from_utf8_lossy(&body));
+}
+
+#[tokio::test]
+async fn a_poll_takes_a_megabyte_of_messages_and_the_next_one_goes_on() {
+    let server = SocketIoGateway::start_with(&[("server.shards", "1")]).await;
+    let (client, _) = server.connect_polling().await;
+    let (mut witness, _) = server.connect("/").await;
+    for number in 0..5 {
+        server.emit("/", "null", &format!("\"{number}{}\"", "x".repeat(400_000)));
+    }
+    for _ in 0..5 {
+        text(&mut witness).await;
+    }
+    let mut numbers = Vec::new();
+    for _ in 0..3 {
+        let packets = client.poll().await;
+        let number = |packet: &str| packet.strip_prefix("42[\"e\",\"").unwrap()[..1].to_owned();
+        numbers.push(packets.split('\u{1e}').map(number).collect::<String>());
+    }
+    assert_eq!(numbers, ["01", "23", "4"]);
 }
 
 #[tokio::test]
@@ -249,7 +269,7 @@ async fn an_upgrade_loses_nothing_and_keeps_the_order() {
         }
         let mut joined = false;
         while next < 60 || !joined {
-            let text = crate::support::socket_io::text(&mut socket).await;
+            let text = text(&mut socket).await;
             if text.starts_with("40/chat,") {
                 joined = true;
             } else {

@@ -12,6 +12,7 @@ mod ending;
 mod namespaces;
 mod open;
 mod outgoing;
+mod payload;
 mod polling;
 mod reach;
 mod receive;

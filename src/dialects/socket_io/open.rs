@@ -8,7 +8,8 @@ use tokio::time::{Instant, timeout};
 use super::connection::{EngineConnection, IMPLIED_CONNECT};
 use super::namespaces::connect;
 use super::outgoing::send_open;
-use super::polling::{answer, answer_post, payload};
+use super::payload::{MAX_POLL_BYTES, payload};
+use super::polling::{answer, answer_post};
 use super::upgrade::adopt;
 use crate::access::Token;
 use crate::dialects::identify::{Identified, identify, no_redis, refresh, revalidate};
@@ -181,8 +182,8 @@ async fn open_polling(
     drop(in_flight);
     send_open(&session, &state.engine, settings, &state.sockets.limits);
     let refused = version == EngineVersion::V3 && connect(&session, state, IMPLIED_CONNECT).is_some();
-    let frames: Vec<Bytes> = listener.take_queued();
-    let answer = payload(&session, &frames, refused.then_some(EngineType::Close));
+    let frames: Vec<Bytes> = listener.take_queued(MAX_POLL_BYTES);
+    let answer = payload(&session, state, &frames, refused.then_some(EngineType::Close));
     if refused {
         listener.end(Ending::Disconnected);
         state.engine.remove(&session);

@@ -6,12 +6,13 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::ending::{end, finish_ended};
 use super::namespaces::reauthorize;
+use super::payload::{MAX_POLL_BYTES, payload};
 use super::receive::receive_engine_packet;
 use super::tick::silence_limit;
 use super::upgrade::adopt;
@@ -25,10 +26,8 @@ use crate::socket::Close;
 use crate::stream::Stream;
 use crate::wire::engine_io::{
     EngineError, EngineType, EngineVersion, PayloadDecoder, PayloadForm, PayloadRules, PostBody,
-    SessionAction, SessionAnswer, SessionRequest, push_attachment, push_packet,
+    SessionAction, SessionAnswer, SessionRequest,
 };
-use crate::wire::socket_io::encode::push_ascii_packet;
-use crate::wire::websocket::{Frames, Opcode};
 
 /// Shortest time between two polls that are answered without a packet: a client whose new WebSocket is not answered polls in
 /// a loop.
@@ -226,14 +225,16 @@ async fn poll(state: &ShardState, session: &EngineSession) -> Result<SessionAnsw
             if session.transport.get() == TransportState::WebSocket {
                 return Poll::Ready((Vec::new(), false));
             }
-            listener.watch(cx);
             let has_ended = listener.ending().is_some();
             if has_ended {
                 finish_ended(state, session);
             }
-            let frames = listener.take_queued();
+            // No poll follows that could take the rest.
+            let frames = listener.take_queued(if has_ended { usize::MAX } else { MAX_POLL_BYTES });
             let is_probed = session.transport.get() == TransportState::UpgradeProbed;
             if frames.is_empty() && !has_ended && !(is_probed && answers_probe) {
+                // Only now: a waker that nobody takes keeps the memory of the connection's task until the next poll.
+                listener.watch(cx);
                 return Poll::Pending;
             }
             Poll::Ready((frames, has_ended))
@@ -260,46 +261,12 @@ async fn poll(state: &ShardState, session: &EngineSession) -> Result<SessionAnsw
         _ if frames.is_empty() => Some(EngineType::Noop),
         _ => None,
     };
-    let answer = payload(session, &frames, last);
+    let answer = payload(session, state, &frames, last);
     drop(waiting);
     if has_ended {
         state.engine.remove(session);
     }
     Ok(answer)
-}
-
-/// Encodes frames, and perhaps a last packet, as the payload of an answer.
-pub(super) fn payload(session: &EngineSession, frames: &[Bytes], last: Option<EngineType>) -> SessionAnswer {
-    let wants_base64 = session.poll.borrow().as_ref().is_none_or(|poll| poll.wants_base64);
-    let is_attachment = |bytes: &Bytes, at: usize| bytes[at] & 0x0f == Opcode::Binary as u8;
-    let has_attachment =
-        frames.iter().any(|bytes| Frames::new(bytes).any(|(frame, _)| is_attachment(bytes, frame.start)));
-    let form = PayloadForm::of_response(session.version, wants_base64, has_attachment);
-    let mut body = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum::<usize>() + 16);
-    let mut ascii = String::new();
-    for bytes in frames {
-        for (frame, content) in Frames::new(bytes) {
-            let content = &bytes[content];
-            if is_attachment(bytes, frame.start) {
-                let prefix = usize::from(session.version == EngineVersion::V3);
-                push_attachment(&mut body, form, content.get(prefix..).unwrap_or_default());
-            } else if let Ok(packet) = std::str::from_utf8(content) {
-                // Clients 1.x read other characters differently from 2.x.
-                if session.version == EngineVersion::V3 && !packet.is_ascii() {
-                    ascii.clear();
-                    ascii.push_str(&packet[..1]);
-                    push_ascii_packet(&mut ascii, &packet[1..]);
-                    push_packet(&mut body, form, &ascii);
-                } else {
-                    push_packet(&mut body, form, packet);
-                }
-            }
-        }
-    }
-    if let Some(last) = last {
-        push_packet(&mut body, form, last.digit().encode_utf8(&mut [0; 4]));
-    }
-    SessionAnswer { content_type: form.content_type(), body: body.freeze() }
 }
 
 /// Marks that a post is on its way. Ends the session if there is one already: its packets would be out of order.

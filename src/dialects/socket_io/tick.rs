@@ -26,6 +26,7 @@ pub fn tick(state: &Rc<ShardState>, part: usize, parts: usize) {
         return;
     }
     state.engine.advance();
+    state.engine.payloads.clear();
     let is_short = settings.ping_interval.min(settings.ping_timeout) < SHORT;
     let (part, parts) = if is_short { (0, 1) } else { (part, parts) };
     let visit = Visit {

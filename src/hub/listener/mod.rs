@@ -364,10 +364,12 @@ impl Listener {
         }
     }
 
-    /// Takes the queued bytes of a parked listener: whole messages.
-    pub fn take_queued(&self) -> Vec<Bytes> {
-        self.heartbeat_queued.set(false);
-        self.output.borrow_mut().outbox.take()
+    /// Takes whole messages that a parked listener has queued: up to `max` bytes, and at least one.
+    pub fn take_queued(&self, max: usize) -> Vec<Bytes> {
+        let outbox = &mut self.output.borrow_mut().outbox;
+        let taken = outbox.take(self.form, max);
+        self.heartbeat_queued.set(self.heartbeat_queued.get() && !outbox.is_empty());
+        taken
     }
 
     /// Returns whether bytes are queued.

@@ -135,3 +135,20 @@ fn packets_are_never_dropped() {
         assert_eq!((listener.ending(), listener.counts().1 > 0), (ending, ending.is_none()));
     }
 }
+
+#[test]
+fn a_parked_listener_hands_over_whole_messages_up_to_a_bound() {
+    let (listener, limits) = (Listener::parked(Form::Packets, 1, 10), Limits::default());
+    let take = |max| listener.take_queued(max).iter().map(Bytes::len).collect::<Vec<_>>();
+    assert!(take(10).is_empty());
+    for count in [3, 1, 2] {
+        // Four bytes each.
+        let run = Run::join((0..count).map(|_| Run::of(b"ab")).collect()).unwrap();
+        listener.send(&run.bytes, &limits);
+    }
+    assert_eq!(take(1), [4], "a message is handed over, whatever its length");
+    assert_eq!(take(15), [8, 4]);
+    assert_eq!(listener.queued_bytes(), 8);
+    assert_eq!(take(8), [8]);
+    assert!(!listener.has_queued());
+}
