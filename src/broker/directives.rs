@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::event::RoutedDirective;
+use crate::wire::engine_io::EngineType;
 use crate::wire::form::store_packet;
 use crate::wire::socket_io::EventData;
 use crate::wire::socket_io::encode::push_event;
@@ -18,19 +20,31 @@ const DIRECTIVE_BYTES: usize = 256;
 /// Queues directives.
 #[derive(Debug)]
 pub(super) struct DirectiveQueue {
-    queue: Vec<(MountSet, Directive)>,
+    queue: Vec<RoutedDirective>,
     /// The messages of the run that is being built, which is the latest directive.
-    run: Option<(MountSet, EmitTarget, BytesMut, u32)>,
+    run: Option<RunOfEvents>,
+    /// The packet that is being encoded. Kept, to reuse its memory.
+    packet: String,
     bytes: usize,
     max_bytes: usize,
     /// Directives that were dropped since the last [`Self::take_dropped`].
     dropped: u64,
 }
 
+/// Messages to the same clients.
+#[derive(Debug)]
+struct RunOfEvents {
+    mounts: MountSet,
+    shards: u64,
+    target: EmitTarget,
+    bytes: BytesMut,
+    messages: u32,
+}
+
 impl DirectiveQueue {
     /// Queues at most so many bytes.
     pub(super) fn new(max_bytes: usize) -> Self {
-        Self { queue: Vec::new(), run: None, bytes: 0, max_bytes, dropped: 0 }
+        Self { queue: Vec::new(), run: None, packet: String::new(), bytes: 0, max_bytes, dropped: 0 }
     }
 
     /// Returns true if nothing is queued.
@@ -38,38 +52,42 @@ impl DirectiveQueue {
         self.queue.is_empty() && self.run.is_none() && self.dropped == 0
     }
 
-    /// Queues an event: behind the previous one in the same run, if that is for the same clients.
-    pub(super) fn emit(&mut self, mounts: MountSet, target: EmitTarget, event: &EventData) {
-        let is_same = self.run.as_ref().is_some_and(|(last_mounts, last, bytes, _)| {
-            *last_mounts == mounts && *last == target && bytes.len() < RUN_BYTES
-        });
+    /// Queues an event for shards: behind the previous one in the same run, if that is for the same clients.
+    pub(super) fn emit(&mut self, mounts: MountSet, shards: u64, target: EmitTarget, event: &EventData) {
+        let is_same = self
+            .run
+            .as_ref()
+            .is_some_and(|run| run.mounts == mounts && run.target == target && run.bytes.len() < RUN_BYTES);
         if !is_same {
             self.finish_run();
         }
         if self.run.is_none() {
             self.bytes += DIRECTIVE_BYTES + target_bytes(&target);
         }
-        let (_, target, bytes, messages) =
-            self.run.get_or_insert_with(|| (mounts, target, BytesMut::new(), 0));
-        let before = bytes.len();
-        let mut packet = String::from("4");
-        push_event(&mut packet, &target.namespace, None, event);
-        store_packet(bytes, &packet, event.attachments());
-        *messages += 1;
-        self.bytes += bytes.len() - before;
+        let new = || RunOfEvents { mounts, shards, target, bytes: BytesMut::new(), messages: 0 };
+        let run = self.run.get_or_insert_with(new);
+        let before = run.bytes.len();
+        self.packet.clear();
+        self.packet.push(EngineType::Message.digit());
+        push_event(&mut self.packet, &run.target.namespace, None, event);
+        store_packet(&mut run.bytes, &self.packet, event.attachments());
+        run.messages += 1;
+        // A client may have entered the room since the first message.
+        run.shards |= shards;
+        self.bytes += run.bytes.len() - before;
         self.enforce_bound();
     }
 
     /// Queues any other directive.
-    pub(super) fn push(&mut self, mounts: MountSet, directive: Directive) {
+    pub(super) fn push(&mut self, routed: RoutedDirective) {
         self.finish_run();
-        self.bytes += bytes_of(&directive);
-        self.queue.push((mounts, directive));
+        self.bytes += bytes_of(&routed.directive);
+        self.queue.push(routed);
         self.enforce_bound();
     }
 
     /// Returns the queued directives.
-    pub(super) fn take(&mut self) -> Arc<[(MountSet, Directive)]> {
+    pub(super) fn take(&mut self) -> Arc<[RoutedDirective]> {
         self.finish_run();
         self.bytes = 0;
         std::mem::take(&mut self.queue).into()
@@ -81,8 +99,9 @@ impl DirectiveQueue {
     }
 
     fn finish_run(&mut self) {
-        if let Some((mounts, target, bytes, messages)) = self.run.take() {
-            self.queue.push((mounts, Directive::Emit(target, bytes.freeze(), messages)));
+        if let Some(RunOfEvents { mounts, shards, target, bytes, messages }) = self.run.take() {
+            let directive = Directive::Emit(target, bytes.freeze(), messages);
+            self.queue.push(RoutedDirective { mounts, shards, expected: Vec::new(), directive });
         }
     }
 
@@ -94,8 +113,8 @@ impl DirectiveQueue {
         }
         self.finish_run();
         let before = self.queue.len();
-        self.queue.retain(|(_, directive)| !matches!(directive, Directive::Emit(..) | Directive::Ask(..)));
-        self.bytes = self.queue.iter().map(|(_, directive)| bytes_of(directive)).sum();
+        self.queue.retain(|routed| !matches!(routed.directive, Directive::Emit(..) | Directive::Ask(..)));
+        self.bytes = self.queue.iter().map(|routed| bytes_of(&routed.directive)).sum();
         // The rest makes room for enough events, so that not each of them searches the queue again.
         if self.bytes > self.max_bytes / 2 {
             self.queue.clear();
@@ -161,38 +180,44 @@ mod tests {
     #[test]
     fn consecutive_messages_to_the_same_clients_are_one_run() {
         let mut queue = DirectiveQueue::new(1_000_000);
-        queue.emit(mounts(), target("a"), &event("1"));
-        queue.emit(mounts(), target("a"), &event("2"));
+        queue.emit(mounts(), 0b01, target("a"), &event("1"));
+        queue.emit(mounts(), 0b11, target("a"), &event("2"));
         let client = ClientName { namespace: "/".into(), sid: "s".into() };
-        queue.push(mounts(), Directive::EnterRoom(client.clone(), "a".into()));
-        queue.emit(mounts(), target("a"), &event("3"));
-        queue.emit(mounts(), target("b"), &event("4"));
+        queue.push(routed(Directive::EnterRoom(client.clone(), "a".into())));
+        queue.emit(mounts(), 0b01, target("a"), &event("3"));
+        queue.emit(mounts(), 0b10, target("b"), &event("4"));
         let taken = queue.take();
         let run =
             |room: &str, frames: &'static [u8], count| Directive::Emit(target(room), frames.into(), count);
         let expected = [
-            run("a", b"\x81\x0942[\"e\",1]\x81\x0942[\"e\",2]", 2),
-            Directive::EnterRoom(client, "a".into()),
-            run("a", b"\x81\x0942[\"e\",3]", 1),
-            run("b", b"\x81\x0942[\"e\",4]", 1),
+            (0b11, run("a", b"\x81\x0942[\"e\",1]\x81\x0942[\"e\",2]", 2)),
+            (0b01, Directive::EnterRoom(client, "a".into())),
+            (0b01, run("a", b"\x81\x0942[\"e\",3]", 1)),
+            (0b10, run("b", b"\x81\x0942[\"e\",4]", 1)),
         ];
-        assert_eq!(&taken[..], expected.map(|directive| (mounts(), directive)));
+        let taken: Vec<_> = taken.iter().map(|routed| (routed.shards, routed.directive.clone())).collect();
+        assert_eq!(taken, expected);
         assert!(queue.is_empty());
+    }
+
+    fn routed(directive: Directive) -> RoutedDirective {
+        RoutedDirective { mounts: mounts(), shards: 0b01, expected: Vec::new(), directive }
     }
 
     #[test]
     fn above_the_bound_events_are_dropped_and_counted_and_changes_of_rooms_stay() {
         let close = |room: &str| Directive::CloseRoom("/".into(), room.into());
         let mut queue = DirectiveQueue::new(2_000);
-        queue.push(mounts(), close("a"));
-        queue.emit(mounts(), target("a"), &event("1"));
-        queue.push(mounts(), close("b"));
+        queue.push(routed(close("a")));
+        queue.emit(mounts(), 0b01, target("a"), &event("1"));
+        queue.push(routed(close("b")));
         for _ in 0..5 {
-            queue.emit(mounts(), target("a"), &event("1"));
-            queue.emit(mounts(), target("b"), &event("1"));
+            queue.emit(mounts(), 0b01, target("a"), &event("1"));
+            queue.emit(mounts(), 0b01, target("b"), &event("1"));
         }
         let (taken, dropped) = (queue.take(), queue.take_dropped());
-        assert_eq!(taken[..2], [(mounts(), close("a")), (mounts(), close("b"))]);
+        let kept = taken[..2].iter().map(|routed| routed.directive.clone());
+        assert!(kept.eq([close("a"), close("b")]));
         assert_eq!(taken.len() as u64 + dropped, 2 + 1 + 10);
         assert!(dropped > 0);
     }
@@ -201,7 +226,7 @@ mod tests {
     fn changes_of_rooms_are_bounded_as_well() {
         let mut queue = DirectiveQueue::new(600);
         for _ in 0..3 {
-            queue.push(mounts(), Directive::CloseRoom("/".into(), "a".into()));
+            queue.push(routed(Directive::CloseRoom("/".into(), "a".into())));
         }
         assert_eq!((queue.take().len(), queue.take_dropped()), (0, 3));
     }
@@ -212,7 +237,7 @@ mod tests {
         let mut queue = DirectiveQueue::new(5_000_000);
         for (other, dropped) in [("a", 0), ("b", 2)] {
             let rooms = Some([&rooms[..], &[other.into()]].concat());
-            queue.emit(mounts(), EmitTarget { rooms, ..target("") }, &event("1"));
+            queue.emit(mounts(), 0b01, EmitTarget { rooms, ..target("") }, &event("1"));
             assert_eq!(queue.take_dropped(), dropped);
         }
     }

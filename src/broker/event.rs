@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::hub::{Generation, Run, SubscriptionRequest};
+use crate::hub::{ExpectedTopic, Generation, Run, SubscriptionRequest};
 use crate::wire::{Channel, Directive, DoctorQuery, Invalidation, KeyEvent, MountSet};
 
 /// A shard's requests to a broker, with the shard's number.
@@ -25,12 +25,26 @@ pub enum BrokerEvent {
     Invalidate(Arc<[Invalidation]>),
     /// A query of the doctor; one shard answers it.
     Query(DoctorQuery),
-    /// What Django asks for about the clients of Socket.IO, with the mounts that it concerns.
-    Directives(Arc<[(MountSet, Directive)]>),
+    /// What Django asks for about the clients of Socket.IO.
+    Directives(Arc<[RoutedDirective]>),
     /// Redis refuses a channel whose messages are for clients of Socket.IO, or none of these any more.
     EmitsRefused(bool),
     /// An event that both kinds of broker have.
     Subscription(SubscriptionEvent),
+}
+
+/// A directive, and the mounts and shards that it is for.
+#[derive(Debug)]
+pub struct RoutedDirective {
+    /// The mounts that it concerns.
+    pub mounts: MountSet,
+    /// A bit per shard. Other shards skip it.
+    pub shards: u64,
+    /// The topics that these shards have as soon as they have carried it out.
+    #[expect(dead_code, reason = "dropping it has the effect")]
+    pub(super) expected: Vec<ExpectedTopic>,
+    /// The directive.
+    pub directive: Directive,
 }
 
 /// An event of either broker. The broker of a Redis that holds only sessions has no others: it cannot carry messages.

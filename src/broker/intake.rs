@@ -1,5 +1,6 @@
 //! The receiving side of a broker: from the bytes of the connection to instructions that wait to be passed on.
 
+use std::cell::Cell;
 use std::future::pending;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use super::control_inbox::ControlInbox;
 use super::directives::DirectiveQueue;
 use super::key_events::KeyEvents;
 use super::link::{Link, LinkEvent};
+use super::router::DirectiveRouter;
 use super::subscriptions::Subscriptions;
 use crate::metrics::Counters;
 use crate::redis::{SubscriberEvent, Target};
@@ -17,7 +19,7 @@ use crate::settings::Settings;
 use crate::sources::{Instruction, Source, SourceReader};
 use crate::telemetry::LogThrottle;
 use crate::wire::socket_io::EventData;
-use crate::wire::{Channel, Directive, Message, MountSet, NodeId};
+use crate::wire::{Channel, Directive, EmitTarget, Message, MountSet, NodeId};
 
 /// An event between messages: everything that arrived before it is passed on first.
 #[derive(Debug)]
@@ -46,6 +48,7 @@ pub(super) struct Intake {
     managed: MountSet,
     /// All mounts: a client that waits for an answer may be on any.
     all: MountSet,
+    router: DirectiveRouter,
     /// Nothing more is read until it is taken, so that events and messages stay in order.
     control_event: Option<ControlEvent>,
     counters: Arc<Counters>,
@@ -54,7 +57,13 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    pub(super) fn new(target: &Target, settings: &Settings, node: NodeId, counters: &Arc<Counters>) -> Self {
+    pub(super) fn new(
+        target: &Target,
+        settings: &Settings,
+        node: NodeId,
+        counters: &Arc<Counters>,
+        router: DirectiveRouter,
+    ) -> Self {
         let redis = &settings.redis;
         Self {
             link: Link::new(target, settings),
@@ -67,6 +76,7 @@ impl Intake {
             main: settings.socket_io.mounts_with(|mount| mount.is_main),
             all: settings.socket_io.mounts_with(|_| true),
             managed: settings.socket_io.mounts_with(|mount| mount.redis_manager),
+            router,
             control_event: None,
             counters: counters.clone(),
             oversize: LogThrottle::default(),
@@ -147,22 +157,29 @@ impl Intake {
         if source == Source::Control && !self.control.admit() {
             return;
         }
-        match self.sources.read(source, message) {
+        let (mounts, receivers) = (self.mounts_of(source), Cell::new(0));
+        let is_wanted = |target: &EmitTarget| {
+            receivers.set(self.router.receivers(mounts, target));
+            receivers.get() != 0
+        };
+        match self.sources.read(source, message, is_wanted) {
             Some(Instruction::Deliver(message)) => self.messages.push(number, message),
             Some(Instruction::KeyChanged(event)) => self.key_events.add(channel, event),
             Some(Instruction::Invalidate(invalidation)) => self.control.add_invalidation(invalidation),
             Some(Instruction::Query(query)) => self.control.add_query(query),
             Some(Instruction::Emit(emit)) => {
                 self.note_replaced(&emit.1);
-                self.directives.emit(self.mounts_of(source), emit.0, &emit.1);
+                self.directives.emit(mounts, receivers.get(), emit.0, &emit.1);
             }
             Some(Instruction::Direct(directive)) => {
                 if let Directive::Ask(_, asked) = &*directive {
                     self.note_replaced(&asked.event);
                 }
                 let is_answer = matches!(*directive, Directive::Answer(..));
-                let mounts = if is_answer { self.all } else { self.mounts_of(source) };
-                self.directives.push(mounts, *directive);
+                let mounts = if is_answer { self.all } else { mounts };
+                if let Some(routed) = self.router.route(mounts, *directive) {
+                    self.directives.push(routed);
+                }
             }
             None if source == Source::Control => self.control.note_malformed(),
             None if source.is_socket_io() => self.note_unreadable(channel, source),

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::event::{BrokerEvent, SubscriptionEvent};
 use super::intake::Intake;
 use super::recovery::Recovery;
+use super::router::bits;
 use super::shard_queues::ShardQueues;
 use crate::metrics::Counters;
 use crate::redis::Store;
@@ -65,7 +66,7 @@ impl Messages {
         self.shards.send_each(batch, BrokerEvent::Deliver, intake).await;
     }
 
-    /// Passes on what Django asks for about the clients of Socket.IO: each shard knows its own clients only.
+    /// Passes on what Django asks for about the clients of Socket.IO, to the shards that may have some of them.
     pub(super) async fn pass_directives(&self, intake: &mut Intake) {
         let dropped = intake.directives.take_dropped();
         if dropped > 0 {
@@ -78,8 +79,8 @@ impl Messages {
             Counters::add(&self.counters.lagged_deliveries, dropped);
         }
         let directives = intake.directives.take();
-        if !directives.is_empty() {
-            self.shards.send_all(|| BrokerEvent::Directives(directives.clone()), intake).await;
+        for shard in bits(directives.iter().fold(0, |shards, routed| shards | routed.shards)) {
+            self.shards.send(shard, BrokerEvent::Directives(directives.clone()), intake).await;
         }
     }
 

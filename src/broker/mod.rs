@@ -13,6 +13,7 @@ mod keyspace_support;
 mod link;
 mod messages;
 mod recovery;
+mod router;
 mod shard_queues;
 mod subscriptions;
 
@@ -24,11 +25,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-pub use self::event::{BrokerEvent, Call, SubscriptionEvent};
+pub use self::event::{BrokerEvent, Call, RoutedDirective, SubscriptionEvent};
 use self::intake::{ControlEvent, Intake};
 use self::keyspace_support::{Detection, KeyspaceSupport, Support};
 use self::link::{ChangeOutcome, LinkEvent};
 use self::messages::Messages;
+pub use self::router::DirectiveRouter;
 use self::shard_queues::ShardQueues;
 #[cfg(test)]
 pub(crate) use self::subscriptions::SIZES;
@@ -71,12 +73,14 @@ impl Broker<BrokerEvent> {
         store: Rc<Store>,
         shards: Vec<mpsc::Sender<BrokerEvent>>,
         counters: &Arc<Counters>,
+        router: DirectiveRouter,
     ) -> Self {
         let detection =
             if settings.session.redis.is_none() { detection(target, settings) } else { Detection::Off };
         let keyspace = KeyspaceSupport::new(store.lookups().commands().clone(), detection);
         let messages = Messages::new(shards.clone(), store, counters);
-        let mut broker = Self::new(target, settings, node, keyspace, shards, counters);
+        let intake = Intake::new(target, settings, node, counters, router);
+        let mut broker = Self::new(intake, keyspace, shards, counters);
         broker.messages = Some(messages);
         for (channel, source) in own_channels(settings) {
             broker.intake.subscriptions.pin(&channel, source);
@@ -97,21 +101,20 @@ impl Broker<SubscriptionEvent> {
         counters: &Arc<Counters>,
     ) -> Self {
         let keyspace = KeyspaceSupport::new(lookups.commands().clone(), detection(target, settings));
-        Self::new(target, settings, node, keyspace, shards, counters)
+        let intake = Intake::new(target, settings, node, counters, DirectiveRouter::default());
+        Self::new(intake, keyspace, shards, counters)
     }
 }
 
 impl<E: From<SubscriptionEvent>> Broker<E> {
     fn new(
-        target: &Target,
-        settings: &Settings,
-        node: NodeId,
+        intake: Intake,
         keyspace: KeyspaceSupport,
         shards: Vec<mpsc::Sender<E>>,
         counters: &Arc<Counters>,
     ) -> Self {
         Self {
-            intake: Intake::new(target, settings, node, counters),
+            intake,
             keyspace,
             shards: ShardQueues::new(shards),
             messages: None,

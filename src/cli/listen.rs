@@ -158,7 +158,7 @@ impl<'a> Decoder<'a> {
             }
             _ => None,
         };
-        let (what, query) = match self.reader.read(source, message) {
+        let (what, query) = match self.reader.read(source, message, |_| true) {
             None if source == Source::Relay => {
                 (String::new(), Err("it is empty, and empty messages are not delivered".to_owned()))
             }

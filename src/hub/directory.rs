@@ -145,7 +145,7 @@ fn hash_at<K: AsRef<str>, T>(entries: &Slab<(K, T)>, seed: &RandomState, number:
     hash(seed, entries[number as usize].0.as_ref().as_bytes())
 }
 
-fn hash(seed: &RandomState, name: &[u8]) -> u64 {
+pub(super) fn hash(seed: &RandomState, name: &[u8]) -> u64 {
     let mut hasher = seed.build_hasher();
     hasher.write(name);
     hasher.finish()

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::digests::Digester;
 use super::directory::{Directory, to_u32};
 use super::listener::Listener;
+use super::local_index::ShardTopics;
 use super::member::{Membership, Memberships};
 use super::outbox::Limits;
 use super::run::Run;
@@ -29,6 +30,8 @@ struct LocalTable {
     /// Inline for two: a room is often that of one user.
     topics: Directory<Topic, SmallVec<[MemberSlot; 2]>>,
     members: Slab<(Rc<Listener>, Memberships)>,
+    /// Tells the broker which topics have members.
+    index: ShardTopics,
     limits: Limits,
     digester: Digester,
     /// Members that a message has reached, a bit each. Kept, to reuse its memory.
@@ -37,10 +40,11 @@ struct LocalTable {
 
 impl LocalTopics {
     /// Creates an empty table.
-    pub fn new(limits: Limits) -> Rc<Self> {
+    pub fn new(limits: Limits, index: ShardTopics) -> Rc<Self> {
         Rc::new(Self(RefCell::new(LocalTable {
             topics: Directory::default(),
             members: Slab::new(),
+            index,
             limits,
             digester: Digester::default(),
             reached: Vec::new(),
@@ -197,7 +201,10 @@ impl LocalTable {
         if memberships.len() >= max {
             return false;
         }
-        let topic = found.unwrap_or_else(|| self.topics.insert(topic.clone(), SmallVec::new()));
+        let topic = found.unwrap_or_else(|| {
+            self.index.add(topic);
+            self.topics.insert(topic.clone(), SmallVec::new())
+        });
         let members = &mut self.topics[topic];
         let slot = to_u32(members.len());
         members.push(MemberSlot { member, membership: to_u32(memberships.len()) });
@@ -239,7 +246,8 @@ impl LocalTable {
             members.shrink_to_fit();
         }
         if members.is_empty() {
-            self.topics.remove(topic);
+            let (topic, _) = self.topics.remove(topic);
+            self.index.remove(&topic);
         }
     }
 }
@@ -247,6 +255,7 @@ impl LocalTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::LocalIndex;
     use crate::wire::{Form, Mount};
 
     fn topic(name: &str) -> Topic {
@@ -263,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_union_reaches_each_member_once() {
-        let topics = LocalTopics::new(Limits::default());
+        let topics = LocalTopics::new(Limits::default(), ShardTopics::default());
         let listeners = [(); 70].map(|()| listener());
         let members: Vec<_> = listeners.iter().map(|listener| topics.join(listener)).collect();
         for (index, member) in members.iter().enumerate() {
@@ -282,8 +291,25 @@ mod tests {
     }
 
     #[test]
+    fn the_index_names_the_shards_whose_topics_have_members() {
+        let index = LocalIndex::new(2);
+        let shards = [0, 1].map(|shard| LocalTopics::new(Limits::default(), index.part(shard)));
+        assert_eq!(index.shards(&topic("a")), 0);
+        let listeners = [listener(), listener()];
+        let members = [shards[1].join(&listeners[0]), shards[1].join(&listeners[1])];
+        assert!(members.iter().all(|member| member.enter(&topic("a"), 3)));
+        let expected = index.expect(0, &topic("a"));
+        assert_eq!(index.shards(&topic("a")), 0b11);
+        drop(expected);
+        members[0].exit(&topic("a"));
+        assert_eq!(index.shards(&topic("a")), 0b10);
+        drop(members);
+        assert_eq!(index.shards(&topic("a")), 0);
+    }
+
+    #[test]
     fn topics_have_a_bound_and_vanish_with_their_last_member() {
-        let topics = LocalTopics::new(Limits::default());
+        let topics = LocalTopics::new(Limits::default(), ShardTopics::default());
         let listeners = [listener(), listener(), listener()];
         let members: Vec<_> = listeners.iter().map(|listener| topics.join(listener)).collect();
         for name in ["a", "b", "c"] {
@@ -305,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_volatile_run_is_dropped_for_members_with_queued_messages() {
-        let topics = LocalTopics::new(Limits::default());
+        let topics = LocalTopics::new(Limits::default(), ShardTopics::default());
         let (listener, other) = (listener(), listener());
         let members = [topics.join(&listener), topics.join(&other)];
         assert!(members.iter().all(|member| member.enter(&topic("a"), 3)));
@@ -313,7 +339,7 @@ mod tests {
         let volatile = run().with_volatile(true);
         topics.deliver(&topic("a"), &volatile);
         assert_eq!((listener.counts(), other.counts()), ((1, 1), (1, 0)));
-        listener.take_queued();
+        listener.take_queued(usize::MAX);
         topics.deliver(&topic("a"), &volatile);
         assert_eq!((listener.counts(), other.counts()), ((2, 1), (1, 1)));
     }
@@ -332,7 +358,7 @@ mod tests {
         fn members_get_what_is_sent_to_their_topics(
             actions in proptest::collection::vec((0_u8..4, 0_usize..6, 0_usize..4), 0..80)
         ) {
-            let topics = LocalTopics::new(Limits::default());
+            let topics = LocalTopics::new(Limits::default(), ShardTopics::default());
             let mut members: [Option<Expected>; 6] = [const { None }; 6];
             for (action, index, name) in actions {
                 let label = topic(&name.to_string());

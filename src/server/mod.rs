@@ -32,11 +32,11 @@ use self::connection_limit::ConnectionLimit;
 use self::listeners::{Listeners, SocketFile};
 use self::signals::Signals;
 use crate::admin;
-use crate::broker::{Broker, BrokerEvent, Call, SubscriptionEvent};
+use crate::broker::{Broker, BrokerEvent, Call, DirectiveRouter, SubscriptionEvent};
 use crate::embedded;
 use crate::engine::{EngineCall, SidCipher};
 use crate::events::{Events, StartGate};
-use crate::hub::OutboxMemory;
+use crate::hub::{LocalIndex, OutboxMemory};
 use crate::presence::{Presence, PresenceChange, PresenceWriter};
 use crate::redis::Target;
 use crate::settings::{EventDestination, Settings};
@@ -208,6 +208,7 @@ fn process_state(
         newcomers: Arc::default(),
         engine_calls: engine_calls.into(),
         sids: Arc::new(SidCipher::random().context("cannot create a key for the ids of clients")?),
+        room_index: LocalIndex::new(settings.server.shards),
         presence: Presence::new(&settings.presence, settings.events.tells_presence()),
         ids: Arc::default(),
         node: NodeId::random(),
@@ -224,7 +225,9 @@ fn start_brokers(
 ) -> JoinSet<()> {
     let ProcessState { settings, target, session_target, counters, node, .. } = process;
     let mut brokers = JoinSet::new();
-    let broker = Broker::for_messages(target, settings, *node, first.store.clone(), inboxes, counters);
+    let (sids, store) = (process.sids.clone(), first.store.clone());
+    let router = DirectiveRouter::new(process.room_index.clone(), move |sid| sids.shard_of(sid));
+    let broker = Broker::for_messages(target, settings, *node, store, inboxes, counters, router);
     brokers.spawn_local(broker.run(requests));
     if let Some((target, (inboxes, requests))) = session_target.as_ref().zip(session_channels) {
         let broker = Broker::for_sessions(target, settings, *node, &first.session_lookups, inboxes, counters);

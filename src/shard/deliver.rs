@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use tokio::sync::mpsc;
 
 use super::doctor;
 use super::state::ShardState;
-use crate::broker::{BrokerEvent, Call, SubscriptionEvent};
+use crate::broker::{BrokerEvent, Call, RoutedDirective, SubscriptionEvent};
 use crate::dialects::socket_io;
 use crate::hub::{Hub, Run, SharedHub};
 use crate::wire::Channel;
@@ -29,16 +30,24 @@ pub struct BrokerLink<E> {
     pub calls: mpsc::Sender<Call>,
 }
 
+/// Events that are joined with those that follow, of one kind at a time.
+#[derive(Default)]
+struct HeldEvents {
+    batches: Vec<Vec<(Channel, Run)>>,
+    directives: Vec<Arc<[RoutedDirective]>>,
+}
+
 /// Handles the events of the messages' broker. Runs of a channel that wait in the queue together are joined, to be sent
 /// with one write.
 pub(super) async fn deliver(state: Rc<ShardState>, mut inbox: mpsc::Receiver<BrokerEvent>) {
     let mut waiting = Vec::with_capacity(MAX_TAKEN);
     while inbox.recv_many(&mut waiting, MAX_TAKEN).await > 0 {
-        let mut batches = Vec::new();
+        let mut held = HeldEvents::default();
         for event in waiting.drain(..) {
-            handle(&state, event, &mut batches);
+            handle(&state, event, &mut held);
         }
-        deliver_batches(&state, &mut batches);
+        deliver_batches(&state, &mut held.batches);
+        apply_directives(&state, &mut held.directives);
     }
 }
 
@@ -67,14 +76,29 @@ fn deliver_batches(state: &ShardState, batches: &mut Vec<Vec<(Channel, Run)>>) {
     state.hub.with(|hub| runs.into_iter().for_each(|(channel, run)| hub.deliver(&channel.into(), run)));
 }
 
-/// Handles an event of the messages' broker. Messages are added to the batches; before any other event is applied, they
-/// are delivered, since events apply in order.
-fn handle(state: &Rc<ShardState>, event: BrokerEvent, batches: &mut Vec<Vec<(Channel, Run)>>) {
+/// Carries out what Django asks for, as far as it is for this shard. Directives that wait in the queue together are joined
+/// where they can be.
+fn apply_directives(state: &ShardState, waiting: &mut Vec<Arc<[RoutedDirective]>>) {
+    if !waiting.is_empty() {
+        let own = waiting.iter().flat_map(|directives| directives.iter());
+        let own = own.filter(|routed| routed.shards >> state.number & 1 == 1);
+        socket_io::apply(state, own.map(|routed| (routed.mounts, &routed.directive)));
+        // Only now: until then their rooms count as expected.
+        waiting.clear();
+    }
+}
+
+/// Handles an event of the messages' broker. Messages and directives are held, to be joined; before any other event is
+/// applied, they are delivered, since events apply in order.
+fn handle(state: &Rc<ShardState>, event: BrokerEvent, held: &mut HeldEvents) {
     if !matches!(event, BrokerEvent::Deliver(_)) {
-        deliver_batches(state, batches);
+        deliver_batches(state, &mut held.batches);
+    }
+    if !matches!(event, BrokerEvent::Directives(_)) {
+        apply_directives(state, &mut held.directives);
     }
     match event {
-        BrokerEvent::Deliver(runs) => batches.push(runs),
+        BrokerEvent::Deliver(runs) => held.batches.push(runs),
         BrokerEvent::Regained(channel) => state.hub.with(|hub| hub.on_regained(&channel.into())),
         BrokerEvent::Pause => state.hub.with(Hub::pause),
         BrokerEvent::Recovered(values) => state.hub.with(|hub| {
@@ -83,7 +107,7 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, batches: &mut Vec<Vec<(Cha
             }
         }),
         BrokerEvent::Invalidate(invalidations) => state.visitors.leases.invalidate(&invalidations),
-        BrokerEvent::Directives(directives) => socket_io::apply(state, &directives),
+        BrokerEvent::Directives(directives) => held.directives.push(directives),
         BrokerEvent::EmitsRefused(are_refused) => state.emits_refused.set(are_refused),
         BrokerEvent::Query(query) => doctor::answer(state.clone(), query),
         BrokerEvent::Subscription(event) => {

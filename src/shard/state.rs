@@ -15,7 +15,7 @@ use crate::access::Policy;
 use crate::engine::{EngineCall, EngineTable, SidCipher};
 use crate::events::{Events, StartGate};
 use crate::http::{self, EngineMounts, HttpConfig, PageValues, StaticFiles, Times};
-use crate::hub::{Hub, Limits, LocalTopics, OutboxMemory, ShardMemory, SharedHub};
+use crate::hub::{Hub, Limits, LocalIndex, LocalTopics, OutboxMemory, ShardMemory, SharedHub};
 use crate::metrics::Counters;
 use crate::presence::Presence;
 use crate::redis::{Lookups, Store, Target};
@@ -62,6 +62,8 @@ pub struct ProcessState {
     pub newcomers: Arc<AtomicUsize>,
     /// Requests for the sessions of each shard.
     pub engine_calls: Arc<[mpsc::Sender<EngineCall>]>,
+    /// The shards that have clients in rooms and namespaces of Socket.IO.
+    pub room_index: Arc<LocalIndex>,
     /// Who is online.
     pub presence: Presence,
     /// The ids of connections.
@@ -151,7 +153,7 @@ impl ShardState {
             None => store.lookups(),
         };
         let hub = SharedHub::new(Hub::new(limits.clone()));
-        let rooms = LocalTopics::new(limits.clone());
+        let rooms = LocalTopics::new(limits.clone(), process.room_index.part(number));
         let session_hub = match session_target {
             Some(_) => SharedHub::new(Hub::new(limits.clone())),
             None => hub.clone(),
@@ -325,13 +327,14 @@ pub(crate) fn without_redis() -> Rc<ShardState> {
             transport: None,
             large: LargeValues::default(),
             connections: Arc::default(),
+            newcomers: Arc::default(),
             max_connections: 1,
             outboxes: OutboxMemory::new(1 << 20),
             rate_limits: Arc::default(),
             unfinished: UnfinishedMemory::new(1 << 20),
-            newcomers: Arc::default(),
             engine_calls: Arc::default(),
             sids: Arc::new(SidCipher::random().unwrap()),
+            room_index: Arc::default(),
             presence: Presence::default(),
             ids: Arc::default(),
             node: NodeId::random(),

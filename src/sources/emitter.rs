@@ -81,8 +81,12 @@ impl EmitterReader {
         Self { key: settings.emitter.key.clone(), namespaces: settings.namespaces.clone(), limits }
     }
 
-    /// Returns what an event asks for; `None` if it is malformed.
-    pub(super) fn read_event(&self, message: &Message) -> Option<Instruction> {
+    /// Returns what an event asks for; `None` if it is malformed. An event that nobody wants is ignored.
+    pub(super) fn read_event(
+        &self,
+        message: &Message,
+        is_wanted: impl Fn(&EmitTarget) -> bool,
+    ) -> Option<Instruction> {
         let payload = message.payload();
         let packet = if payload.first() == Some(&b'[') {
             self.json_event(payload)?
@@ -102,7 +106,8 @@ impl EmitterReader {
             return Some(Instruction::Ignore);
         }
         let target = target(namespace, options.as_ref())?;
-        Some(Instruction::Emit(Box::new((target, event))))
+        let emit = is_wanted(&target).then(|| Instruction::Emit(Box::new((target, event))));
+        Some(emit.unwrap_or(Instruction::Ignore))
     }
 
     fn admits(&self, namespace: &str) -> bool {
@@ -283,8 +288,8 @@ mod tests {
         let key = format!("socketio.emitter.key={key}");
         let bytes = Bytes::from([channel.as_bytes(), payload].concat());
         let message = Message::new(bytes, 0..channel.len(), channel.len()..channel.len() + payload.len());
-        SourceReader::new(&settings(&["socketio.namespaces=/,/chat,/room-*", &key]), NodeId::random())
-            .read(source, message)
+        let settings = settings(&["socketio.namespaces=/,/chat,/room-*", &key]);
+        SourceReader::new(&settings, NodeId::random()).read(source, message, |_| true)
     }
 
     fn source_of(channel: &str) -> Source {

@@ -130,14 +130,20 @@ impl SourceReader {
         }
     }
 
-    /// Returns what a message of a source asks for; `None` if it is malformed, or empty.
-    pub fn read(&mut self, source: Source, message: Message) -> Option<Instruction> {
+    /// Returns what a message of a source asks for; `None` if it is malformed, or empty. Events for clients that
+    /// `is_wanted` denies are ignored, most of them before they are decoded.
+    pub fn read(
+        &mut self,
+        source: Source,
+        message: Message,
+        is_wanted: impl Fn(&EmitTarget) -> bool,
+    ) -> Option<Instruction> {
         match source {
             Source::Relay => relay::read(message),
             Source::Keyspace => Some(keyspace::read(&message)),
             Source::Control => control::read(&message),
-            Source::RedisManager => self.redis_manager.read(&message),
-            Source::Emitter => self.emitter.read_event(&message),
+            Source::RedisManager => self.redis_manager.read(&message, is_wanted),
+            Source::Emitter => self.emitter.read_event(&message, is_wanted),
             Source::EmitterRequest => self.emitter.read_request(&message),
         }
     }

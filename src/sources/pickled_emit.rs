@@ -13,8 +13,13 @@ use crate::wire::{AckOrigin, AskedEvent, Channel, ClientName, Directive, EmitTar
 /// Most values in a message.
 const MAX_ITEMS: usize = 1 << 18;
 
-/// Returns what a pickled message asks for; `None` if it is malformed, or holds something that JSON cannot express.
-pub(super) fn read(published: &Message, limits: MessageLimits) -> Option<Instruction> {
+/// Returns what a pickled message asks for; `None` if it is malformed, or holds something that JSON cannot express. An
+/// event that nobody wants is not encoded.
+pub(super) fn read(
+    published: &Message,
+    limits: MessageLimits,
+    is_wanted: impl Fn(&EmitTarget) -> bool,
+) -> Option<Instruction> {
     // The message itself is one more level than its data.
     let bounds = ValueLimits { bytes: limits.total_bytes, items: MAX_ITEMS, depth: MAX_JSON_DEPTH + 1 };
     let message = pickle::read_value(published.payload(), bounds).ok()?;
@@ -33,6 +38,9 @@ pub(super) fn read(published: &Message, limits: MessageLimits) -> Option<Instruc
                 except: message.get("skip_sid").map_or(Ok(None), names_of).ok()?.unwrap_or_default(),
                 ..EmitTarget::default()
             };
+            if !is_wanted(&target) {
+                return Some(Instruction::Ignore);
+            }
             let origin = origin(&message, published).ok()?;
             let event = event(message, limits)?;
             match origin {

@@ -81,11 +81,15 @@ impl RedisManagerReader {
         }
     }
 
-    /// Returns what a message asks for; `None` if it is malformed.
-    pub(super) fn read(&mut self, message: &Message) -> Option<Instruction> {
+    /// Returns what a message asks for; `None` if it is malformed. An event that nobody wants is not decoded.
+    pub(super) fn read(
+        &mut self,
+        message: &Message,
+        is_wanted: impl Fn(&EmitTarget) -> bool,
+    ) -> Option<Instruction> {
         let payload = message.payload();
         if payload.first() == Some(&PICKLE) {
-            return if self.reads_pickle { pickled_emit::read(message, self.limits) } else { None };
+            return self.reads_pickle.then(|| pickled_emit::read(message, self.limits, is_wanted))?;
         }
         let text = std::str::from_utf8(payload).ok()?;
         let raw = RawMessage::parse(text)?;
@@ -106,6 +110,10 @@ impl RedisManagerReader {
                     except: raw.skip_sid.map_or(Ok(None), names_of).ok()?.unwrap_or_default(),
                     ..EmitTarget::default()
                 };
+                if !is_wanted(&target) {
+                    self.learn(&raw);
+                    return Some(Instruction::Ignore);
+                }
                 let event = self.event(&raw)?;
                 match origin(&raw, message).ok()? {
                     None => Instruction::Emit(Box::new((target, event))),
@@ -126,6 +134,18 @@ impl RedisManagerReader {
             "callback" => Instruction::Ignore,
             _ => return None,
         })
+    }
+
+    /// Remembers the publisher of a message that only generation 3 sends, although its event is not decoded.
+    fn learn(&mut self, raw: &RawMessage<'_>) {
+        let value = match raw.binary {
+            Some("true") => raw.data.and_then(|data| JsonElements::new(data)?.next()?.ok()),
+            Some("false") => Some(raw.data.unwrap_or("null")),
+            _ => return,
+        };
+        if value.is_some_and(|value| JsonElements::new(value).is_none()) {
+            self.remember_third(raw.host_id);
+        }
     }
 
     /// Returns the name and the arguments of an event.

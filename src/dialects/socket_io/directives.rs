@@ -20,26 +20,40 @@ enum RoomChange {
     Leave,
 }
 
-/// Carries out directives for the clients of this shard, in order.
-pub fn apply(state: &ShardState, directives: &[(MountSet, Directive)]) {
-    for (mounts, directive) in directives {
-        mounts.iter().for_each(|mount| carry_out(state, mount, directive));
+/// Carries out directives for the clients of this shard on these mounts, in order. Consecutive messages to the same clients
+/// are joined.
+pub fn apply<'a>(state: &ShardState, directives: impl Iterator<Item = (MountSet, &'a Directive)>) {
+    let mut directives = directives.peekable();
+    while let Some((mounts, directive)) = directives.next() {
+        let Directive::Emit(target, packets, messages) = directive else {
+            mounts.iter().for_each(|mount| carry_out(state, mount, directive));
+            continue;
+        };
+        let mut runs = vec![Run::new(packets.clone(), *messages)];
+        let is_same = |next: &(MountSet, &Directive)| {
+            next.0 == mounts && matches!(next.1, Directive::Emit(same, ..) if same == target)
+        };
+        while let Some((_, Directive::Emit(_, packets, messages))) = directives.next_if(is_same) {
+            runs.push(Run::new(packets.clone(), *messages));
+        }
+        if let Some(run) = Run::join(runs) {
+            let run = run.with_volatile(target.is_volatile);
+            mounts.iter().for_each(|mount| reach::deliver(state, mount, target, &run));
+        }
     }
 }
 
 fn carry_out(state: &ShardState, mount: Mount, directive: &Directive) {
     match directive {
-        Directive::Emit(target, packets, messages) => {
-            let run = Run::new(packets.clone(), *messages).with_volatile(target.is_volatile);
-            reach::deliver(state, mount, target, &run);
-        }
+        // Joined by the caller.
+        Directive::Emit(..) => {}
         Directive::Ask(target, asked) => ask(state, mount, target, asked),
         Directive::Answer(client, answer) => acknowledge_event(state, mount, client, answer),
         Directive::Disconnect(client) => disconnect(state, mount, client),
         Directive::EnterRoom(client, room) => change_room(state, mount, client, room, RoomChange::Enter),
         Directive::LeaveRoom(client, room) => change_room(state, mount, client, room, RoomChange::Leave),
         Directive::CloseRoom(namespace, room) => {
-            if may_change(state, room) {
+            if may_change(state, room, state.number == 0) {
                 state.rooms.clear(&Topic::room(mount, namespace, room));
             }
         }
@@ -76,7 +90,8 @@ fn disconnect_all(state: &ShardState, mount: Mount, target: &EmitTarget, scope: 
 
 fn change_room(state: &ShardState, mount: Mount, client: &ClientName, room: &str, change: RoomChange) {
     let ClientName { namespace, sid } = client;
-    if may_change(state, room) {
+    // No other shard has the client.
+    if may_change(state, room, true) {
         let topic = Topic::room(mount, namespace, room);
         state.engine.find(sid, mount, namespace, |session, index| {
             apply_change(state, session, index, &topic, change);
@@ -91,7 +106,7 @@ fn change_rooms(
     rooms: &[Box<str>],
     change: RoomChange,
 ) {
-    let rooms = rooms.iter().filter(|room| may_change(state, room));
+    let rooms = rooms.iter().filter(|room| may_change(state, room, state.number == 0));
     let topics: Vec<_> = rooms.map(|room| Topic::room(mount, &target.namespace, room)).collect();
     for (session, index) in reach::clients(state, mount, target) {
         for topic in &topics {
@@ -118,12 +133,13 @@ fn apply_change(
     }
 }
 
-/// Returns whether Django may change a room: those of users and groups follow from identities. Counts a refusal.
-fn may_change(state: &ShardState, room: &str) -> bool {
+/// Returns whether Django may change a room: those of users and groups follow from identities. A refusal is counted if
+/// `counts` is set, which is so on one shard.
+fn may_change(state: &ShardState, room: &str, counts: bool) -> bool {
     let settings = &state.process.settings.socket_io;
     let mut templates = settings.user_room.iter().chain(&settings.group_room);
     let is_own = templates.any(|template| template.matches(room));
-    if is_own && state.number == 0 {
+    if is_own && counts {
         Counters::count(&state.process.counters.ignored_room_changes);
     }
     !is_own

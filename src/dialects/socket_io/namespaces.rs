@@ -123,13 +123,14 @@ fn join(
     let topic = Topic::namespace(session.mount, namespace);
     let sid = if is_same { session.sid } else { Sid::random() };
     let own_rooms = own_rooms(settings, session.mount, namespace, identity);
-    send_packet(session, &state.sockets.limits, |out| {
-        push_connected(out, session.version, namespace, &state.engine.text(&sid, session.slot));
-    });
+    // Before the answer: Django may emit as soon as the client has it, and the broker must know the client's rooms.
     let member = state.rooms.join(&session.listener);
     for topic in std::iter::once(&topic).chain(&own_rooms) {
         member.enter(topic, usize::MAX);
     }
+    send_packet(session, &state.sockets.limits, |out| {
+        push_connected(out, session.version, namespace, &state.engine.text(&sid, session.slot));
+    });
     let mut socket = NamespaceSocket {
         topic,
         sid,
