@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import select
 import socket
@@ -108,6 +109,38 @@ def idle(server, redis, redis_pid):
         time.sleep(IDLE_SECONDS)
         spent = processor_seconds(server.pid) - before
         return {"percent": 100 * spent / (time.monotonic() - since)}
+
+
+def answer(connection, port, method, query, body=b""):
+    """Sends a request of a polling client over an open connection; returns the body of the answer."""
+    lines = [f"{method} /socket.io/?EIO=4&transport=polling{query} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
+    if body:
+        lines += ["Content-Type: text/plain;charset=UTF-8", f"Content-Length: {len(body)}"]
+    connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+    reader = connection.makefile("rb")
+    status = reader.readline()
+    length = 0
+    while (line := reader.readline().lower()) not in (b"\r\n", b""):
+        if line.startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    if b" 200 " not in status:
+        raise Failed(f"a request of a polling client: {status.decode().strip()}")
+    return reader.read(length)
+
+
+def polling(server, redis, redis_pid, clients=5000):
+    """Memory of a Socket.IO client between two polls: it has joined a namespace, and has no connection open."""
+    with server.running(redis):
+        before = memory(server.pid)
+        for number in range(clients):
+            with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+                opened = answer(connection, server.port, "GET", f"&user={number}")
+                sid = "&sid=" + json.loads(opened[1:])["sid"]
+                answer(connection, server.port, "POST", sid, b"40")
+                if not answer(connection, server.port, "GET", sid).startswith(b"40"):
+                    raise Failed("a polling client cannot join the namespace")
+        time.sleep(1)
+        return {"rss_per_conn_bytes": (memory(server.pid) - before) / clients}
 
 
 def channels(server, redis, redis_pid):

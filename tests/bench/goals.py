@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from results import CPU, paired
 
 OURS = "ws4redis"
+SOCKET_IO = "ws4redis, Socket.IO"
 RATE = "deliveries_per_s"
 
 
@@ -19,6 +20,7 @@ class Goal:
     limit: float
     stretch: float | None
     values: object
+    server: str = OURS
 
     def reached(self, results):
         """Returns the median and its numbers, or None without a measurement."""
@@ -31,7 +33,7 @@ class Goal:
     def verdict(self, results):
         reached = self.reached(results)
         if reached is None:
-            failed = any(not record["why"].startswith("left out") for record in results.failures(self.work, OURS))
+            failed = any(not record["why"].startswith("left out") for record in results.failures(self.work, self.server))
             return "**no**, it has failed" if failed else "not measured"
         if self.stretch is not None and self.holds(reached[0], self.stretch):
             return "yes, also the stretch"
@@ -68,8 +70,17 @@ def ratio(work, text, field, peer, limit, stretch=None, least=False):
     return Goal(work, text, f"× {peer}", least, limit, stretch, values)
 
 
-def plain(work, text, field, unit, limit, stretch=None, least=False):
-    return Goal(work, text, unit, least, limit, stretch, lambda results: list(results.values(work, OURS, field).values()))
+def plain(work, text, field, unit, limit, stretch=None, least=False, server=OURS):
+    return Goal(work, text, unit, least, limit, stretch, lambda results: list(results.values(work, server, field).values()), server)
+
+
+def over_socket_io(work, limit):
+    """A goal for the cost of a delivery over Socket.IO, divided by that over plain WebSockets in the same round."""
+
+    def values(results):
+        return paired(results.values(work, SOCKET_IO, CPU), results.values(work, OURS, CPU), quotient)
+
+    return Goal(work, "CPU per delivery", "× plain WebSockets", False, limit, None, values, SOCKET_IO)
 
 
 def between(work, other, text, field, unit, limit, join, stretch=None):
@@ -87,10 +98,20 @@ def quotient(a, b):
 
 def all_errors(results):
     """Returns the sum of our errors (lost, duplicated, …), which should be 0."""
-    ours = [results.errors(record) for record in results.records if record["server"] == OURS]
+    ours = [results.errors(record) for record in results.records if record["server"] in (OURS, SOCKET_IO)]
     return [sum(sum(errors.values()) for errors in ours)] if ours else []
 
 
+ALL_ARRIVE = Goal("all", "lost, doubled, out of order, misdelivered", "", False, 0, None, all_errors)
+SOCKET_IO_GOALS = [
+    over_socket_io("S1", 1.25),
+    over_socket_io("S1w1", 1.10),
+    over_socket_io("S1r", 1.25),
+    over_socket_io("SU", 1.25),
+    plain("SI", "memory of an idle client, WebSocket", "rss_per_conn_bytes", "bytes", 1500, server=SOCKET_IO),
+    plain("SP", "memory of a client between two polls", "rss_per_conn_bytes", "bytes", 1000, server=SOCKET_IO),
+    ALL_ARRIVE,
+]
 GOALS = [
     ratio("F1", "deliveries per second", RATE, "floor", 0.85, 1.0, least=True),
     ratio("F1", "deliveries per second", RATE, "Bun", 1.25, least=True),
@@ -110,7 +131,7 @@ GOALS = [
     between("C1s", "C1", "what the session adds to a cycle", CPU, "µs", 12, difference),
     plain("I1p", "memory of an idle connection", "rss_per_conn_bytes", "bytes", 2048, 1500),
     between("I1s", "I1p", "what session, user and two groups add", "rss_per_conn_bytes", "bytes", 700, difference),
-    Goal("all", "lost, doubled, out of order, misdelivered", "", False, 0, None, all_errors),
+    ALL_ARRIVE,
     between("conns:18000", "conns:1000", "cost per delivery at 18,000 connections", CPU, "× at 1,000", 1.3, quotient),
     plain("channels", "memory of a channel with one listener, of 100,000", "bytes", "bytes", 1024),
     plain("channels", "channels subscribed per second, with their handshakes", "per_second", "", 20000, least=True),

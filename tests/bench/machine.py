@@ -40,6 +40,12 @@ def packages(peer):
     return ", ".join(f"{name} {lock[f'node_modules/{name}']['version']}" for name in named)
 
 
+def pinned(file, name):
+    """Returns the version that a list of dependencies pins."""
+    lines = (HERE / "peers" / file).read_text().splitlines()
+    return next(line.rpartition("=")[2].strip('"') for line in lines if line.startswith(name))
+
+
 def versions(binary):
     commit = version_of("git", "rev-parse", "--short=12", "HEAD") or "unknown"
     changed = ", with changes" if version_of("git", "status", "--porcelain", "--untracked-files=no", "src", "Cargo.toml", "Cargo.lock") else ""
@@ -49,7 +55,9 @@ def versions(binary):
         "Rust": version_of("rustc", "--version", pattern=r"rustc (\S+)"),
         "Redis": version_of("redis-server", "--version", pattern=r"v=(\S+)"),
         "Bun": version_of(BUN, "--version"),
-        "node": f"{version_of('node', '--version')}, {packages('node')}",
+        "node": f"{version_of('node', '--version')}, {packages('node')}, {packages('socket.io')}",
+        "socketioxide": pinned("socketioxide/Cargo.toml", "socketioxide"),
+        "python-socketio": pinned("python-socketio/requirements.txt", "python-socketio"),
         "nginx": f"{version_of('nginx', '-v', pattern=r'nginx/(.+)')}, nchan {nchan}" if nchan else "",
         # A local build reports 0.0.0, so the version comes from Go's module data.
         "Centrifugo": version_of("go", "version", "-m", CENTRIFUGO, pattern=r"\smod\s+\S+\s+(\S+)"),

@@ -16,7 +16,7 @@ import machine
 import page
 import plots
 import servers
-from goals import OURS, RATE, number
+from goals import OURS, RATE, SOCKET_IO, SOCKET_IO_GOALS, number
 from results import CPU, ERRORS, Results
 from servers import ROOT, Failed
 from works import WORKS, measure, seconds
@@ -26,17 +26,19 @@ MAIN = ("floor", "Bun")
 # The peers of a goal are measured in each round, all others in the first round only.
 FANOUTS = dict.fromkeys(servers.FANOUTS, MAIN)
 PEERS_OF = FANOUTS | dict.fromkeys(("U1", "P1", "P1e", "C1", "C1s"), ("Bun",)) | {"I1": MAIN, "I1p": (), "I1s": ()}
-ROUNDS = {"F1w1": 9, "U1": 9, "I1": 3, "I1p": 3, "I1s": 3}
+# Over Socket.IO, in turn with plain WebSockets.
+SOCKET_IO_PEERS = dict.fromkeys(servers.SOCKET_IO, (SOCKET_IO,))
+ROUNDS = {"F1w1": 9, "U1": 9, "S1": 9, "S1w1": 9, "S1r": 5, "SU": 5} | dict.fromkeys(("I1", "I1p", "I1s", "SI", "SP"), 3)
 CONNECTIONS = (100, 300, 1000, 3000, 10000, 18000)
 # Size in bytes: messages in flight. They have to fit into a server's limit for a slow client.
 SIZES = {16: 64, 128: 64, 1024: 64, 4096: 32, 16384: 8, 65536: 4, 262144: 2, 1048576: 1}
 # The number of each workload that is printed during the run.
 SHOWN = (
     dict.fromkeys(("F2r", "F4"), ("latency_p99_us", "µs p99"))
-    | dict.fromkeys(("F1w1", "U1", "conns", "size"), (CPU, "µs each"))
+    | dict.fromkeys(("F1w1", "U1", "S1", "S1w1", "S1r", "SU", "conns", "size"), (CPU, "µs each"))
     | dict.fromkeys(("P1", "P1e"), ("msgs_per_s", "messages/s"))
     | dict.fromkeys(("C1", "C1s"), (CPU, "µs a cycle"))
-    | dict.fromkeys(("I1", "I1p", "I1s"), ("rss_per_conn_bytes", "bytes each"))
+    | dict.fromkeys(("I1", "I1p", "I1s", "SI", "SP"), ("rss_per_conn_bytes", "bytes each"))
 )
 
 
@@ -51,6 +53,8 @@ class Step:
 
 
 def step(work, server, turn, secs, name=None, extra=()):
+    if work == "SP":
+        return Step(work, server, turn, 8, partial(extras.polling, server))
     act = partial(measure, work, server, secs=secs, extra=extra)
     return Step(name or work, server, turn, seconds(work, secs, extra), lambda redis, pid: act(redis, pid))
 
@@ -59,9 +63,10 @@ def size_step(server, turn, size, window):
     return step("F1", server, turn, 2, f"size:{size}", ["--conns", "100", "--size", str(size), "--window", str(window)])
 
 
-def goal_steps(peers, rounds, secs):
-    for work, names in PEERS_OF.items():
+def goal_steps(peers, rounds, secs, peers_of=PEERS_OF):
+    for work, names in peers_of.items():
         alongside = [peers[OURS], *(peers[name] for name in names if name in peers)]
+        alongside = [server for server in alongside if work in server.works]
         others = [peer for name, peer in peers.items() if peer not in alongside and work in peer.works]
         for turn in range(1, rounds(work) + 1):
             # Reverses the order in each round, so that no server always runs first.
@@ -112,7 +117,9 @@ def extra_steps(ours, short, limit):
 
 
 def plan(peers, options, limit):
-    if options.short:
+    if options.socket_io:
+        steps = [*goal_steps(peers, lambda work: options.rounds or ROUNDS[work], options.secs or 5, SOCKET_IO_PEERS)]
+    elif options.short:
         rounds = {"F1": 2, "F1w1": 2, "U1": 2, "P1": 2, "I1": 0, "other peers": 0}
         steps = [*goal_steps(peers, lambda work: rounds.get(work, 1), options.secs or 2)]
         steps += extra_steps(peers[OURS], True, limit)
@@ -169,10 +176,13 @@ def attempt(step, results):
     return True
 
 
-def the_peers():
+def the_peers(over_socket_io):
     """Returns the available peers, and a line for each unavailable one."""
     present, left_out = {}, []
-    for peer in (servers.ours(), servers.floor(), servers.bun(), servers.node(), servers.nchan(), servers.centrifugo()):
+    others = (servers.floor, servers.bun, servers.node, servers.nchan, servers.centrifugo)
+    if over_socket_io:
+        others = (servers.our_socket_io, servers.socketioxide, servers.socket_io, servers.python_socketio)
+    for peer in (servers.ours(), *(other() for other in others)):
         if peer.missing:
             left_out.append(f"peer {peer.name} left out: {peer.missing}")
             print(left_out[-1])
@@ -185,11 +195,13 @@ def main():
     parser = argparse.ArgumentParser(prog="tests/bench/run", description="Compares ws4redis with its floor and its peers.")
     parser.add_argument("--short", action="store_true", help="five minutes: the goals only, in one or two rounds; the page stays as it is")
     parser.add_argument("--page", action="store_true", help="make the page again from the last full run")
-    parser.add_argument("--only", metavar="WORK,…", help=f"these works: {', '.join(WORKS)}, start, large, idle, channels, slow, shards, conns, size; the page stays as it is")
+    parser.add_argument("--socket-io", action="store_true", help="measure Socket.IO instead, and write docs/performance/socketio.md")
+    parser.add_argument("--only", metavar="WORK,…", help=f"these works: {', '.join(WORKS)}, SP, start, large, idle, channels, slow, shards, conns, size; the page stays as it is")
     parser.add_argument("--rounds", type=int, help="instead of three to nine")
     parser.add_argument("--secs", type=float, help="instead of five for each measurement of load")
     options = parser.parse_args()
-    full = KEPT / "full.json"
+    full = KEPT / ("socketio.json" if options.socket_io else "full.json")
+    written = socket_io_written if options.socket_io else main_written
     if options.page:
         if not full.exists():
             sys.exit("nothing has been measured yet: tests/bench/run")
@@ -204,7 +216,7 @@ def main():
         sys.exit(f"10,500 open files are needed, {limit} are allowed: see ulimit -n")
     # Keeps core 0 free for the server.
     os.sched_setaffinity(0, {1})
-    peers, left_out = the_peers()
+    peers, left_out = the_peers(options.socket_io)
     partial_run = options.short or options.only
     results = Results(KEPT / ("short.json" if partial_run else "running.json"), machine.facts(peers[OURS].command[0]) | {"left_out": left_out})
     steps = plan(peers, options, limit)
@@ -213,14 +225,20 @@ def main():
     measure_all(steps, results, time.time() + 300 if options.short else since + 55 * 60)
     if partial_run:
         print()
-        print(page.tables(results))
+        print(page.tables(results, SOCKET_IO_GOALS, page.SOCKET_IO_COLUMNS) if options.socket_io else page.tables(results))
         return None
     results.path = full
     results.save()
     return written(results)
 
 
-def written(results):
+def socket_io_written(results):
+    plots.draw(results, ROOT / "docs/performance", plots.SOCKET_IO_PLOTS)
+    page.write(results, ROOT / "docs/performance/socketio.md", page.socket_io_page)
+    print("written: docs/performance/socketio.md")
+
+
+def main_written(results):
     plots.draw(results, ROOT / "docs/performance")
     page.write(results, ROOT / "docs/performance.md")
     print("written: docs/performance.md")

@@ -2,10 +2,10 @@
 
 import statistics
 
-from goals import GOALS, OURS, RATE, number, quotient
+from goals import GOALS, OURS, RATE, SOCKET_IO, SOCKET_IO_GOALS, number, quotient
 from plots import PLOTS
 from results import CPU, paired
-from works import WHAT
+from works import SOCKET_IO_WHAT, WHAT
 
 MARK = "<!-- From here on by hand: tests/bench/run keeps it. -->"
 BY_HAND = f"""{MARK}
@@ -39,6 +39,16 @@ COLUMNS = [
     ("I1p", "I1p bytes", "rss_per_conn_bytes", 1),
     ("I1s", "I1s bytes", "rss_per_conn_bytes", 1),
 ]
+SOCKET_IO_COLUMNS = [
+    ("S1", "S1 /s", RATE, 1),
+    ("S1", "S1 µs", CPU, 1),
+    ("S1w1", "S1w1 µs", CPU, 1),
+    ("S1w1", "S1w1 p50 ms", "latency_p50_us", 1e-3),
+    ("S1r", "S1r µs", CPU, 1),
+    ("SU", "SU µs", CPU, 1),
+    ("SI", "SI bytes", "rss_per_conn_bytes", 1),
+    ("SP", "SP bytes", "rss_per_conn_bytes", 1),
+]
 
 
 def table(head, rows):
@@ -50,9 +60,9 @@ def table(head, rows):
     return "\n".join(lines)
 
 
-def goals_table(results, all_of_them=True):
+def goals_table(results, goals=GOALS, all_of_them=True):
     rows = []
-    for goal in GOALS:
+    for goal in goals:
         reached = goal.reached(results)
         if reached is None:
             if not all_of_them and goal.verdict(results) == "not measured":
@@ -63,17 +73,17 @@ def goals_table(results, all_of_them=True):
             low, high = min(reached[1]), max(reached[1])
             spread = f"{number(low)} … {number(high)}, {len(reached[1])} rounds" if len(reached[1]) > 1 else "one round"
             if goal.work == "all":
-                spread = f"{sum(record['server'] == OURS for record in results.records)} measurements"
+                spread = f"{sum(record['server'] in (OURS, SOCKET_IO) for record in results.records)} measurements"
         stretch = goal.bound(goal.stretch) if goal.stretch is not None else ""
         rows.append([goal.work.replace("conns:", "F1 at "), goal.text, goal.bound(goal.limit), stretch, shown, spread, goal.verdict(results)])
     return table(["work", "what", "goal", "stretch", "median", "from … to", "reached"], rows)
 
 
-def servers_table(results):
-    shown = [column for column in COLUMNS if any(record["work"] == column[0] for record in results.records)]
+def servers_table(results, columns=COLUMNS):
+    shown = [column for column in columns if any(record["work"] == column[0] for record in results.records)]
     rows = []
     for server in results.servers():
-        row = [f"**{server}**" if server == OURS else server]
+        row = [f"**{server}**" if server in (OURS, SOCKET_IO) else server]
         for work, _, field, factor in shown:
             value = results.median(work, server, field)
             row.append("–" if value is None else number(value * factor))
@@ -109,8 +119,8 @@ def two_shards(results):
     )
 
 
-def judged(results):
-    verdicts = [(goal, goal.verdict(results)) for goal in GOALS]
+def judged(results, goals=GOALS):
+    verdicts = [(goal, goal.verdict(results)) for goal in goals]
     measured = [goal for goal, verdict in verdicts if verdict != "not measured"]
     missed = [goal for goal, verdict in verdicts if verdict.startswith("**no**")]
     text = f"{len(measured) - len(missed)} of {len(measured)} goals are reached."
@@ -118,14 +128,14 @@ def judged(results):
         found = [(goal, goal.reached(results)) for goal in missed]
         items = [f"{goal.text} ({goal.work}): {number(reached[0], goal.unit) if reached else 'failed'}, goal {goal.bound(goal.limit)}" for goal, reached in found]
         text += "\nMissed:\n\n" + "\n".join(f"- {item}" for item in items)
-    if len(measured) < len(GOALS):
-        text += f"\n\nNot measured in this run: {len(GOALS) - len(measured)}."
+    if len(measured) < len(goals):
+        text += f"\n\nNot measured in this run: {len(goals) - len(measured)}."
     return text
 
 
-def tables(results):
+def tables(results, goals=GOALS, columns=COLUMNS):
     """Returns the tables that --short prints."""
-    parts = [goals_table(results, all_of_them=False), servers_table(results), remarks(results), judged(results)]
+    parts = [goals_table(results, goals, all_of_them=False), servers_table(results, columns), remarks(results), judged(results, goals)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -201,7 +211,47 @@ It needs Linux with two idle cores, Rust and Python 3; as root on Debian or Ubun
 """
 
 
-def write(results, path):
+SOCKET_IO_METHOD = """Each server runs alone on core 0, with one shard or its equivalent; the generator and Redis on core 1. Each measurement uses a fresh server and a fresh Redis. A goal is a ratio to plain WebSockets of the same server in the same round, and counts as the median over all rounds; the order changes from round to round. The peers are measured in one round. [The method of the other works](../performance.md#method) applies.
+
+All are driven by what python-socketio's `RedisManager` publishes since 5.15.1. The peers are the crate socketioxide, the package socket.io on node with ioredis, and python-socketio with its own manager on uvicorn (`tests/bench/peers`). They read neither sessions nor tokens: each client is put into the rooms that its query names. Clients speak Engine.IO 4."""
+
+
+def socket_io_page(results):
+    works = "\n".join(f"| {name} | {text} |" for name, text in SOCKET_IO_WHAT.items())
+    left = remarks(results)
+    return f"""# Performance of Socket.IO
+
+`tests/bench/run --socket-io` generates this page. {judged(results, SOCKET_IO_GOALS)}
+
+## Goals
+
+{goals_table(results, SOCKET_IO_GOALS)}
+
+## All servers
+
+Medians; per second, µs of CPU per delivery, milliseconds of latency, bytes per client.
+
+{servers_table(results, SOCKET_IO_COLUMNS)}
+
+{f'Remarks:{chr(10)}{chr(10)}{left}{chr(10)}{chr(10)}' if left else ''}![Socket.IO: CPU of a delivery, and memory of an idle client](socketio.svg)
+
+## Workloads
+
+| work | what happens |
+|---|---|
+{works}
+
+## Machine
+
+{machine_text(results.meta)}
+
+## Method
+
+{SOCKET_IO_METHOD}
+"""
+
+
+def write(results, path, text=generated):
     old = path.read_text() if path.exists() else ""
     by_hand = old[old.index(MARK) :] if MARK in old else BY_HAND
-    path.write_text(generated(results) + "\n" + by_hand)
+    path.write_text(text(results) + "\n" + by_hand)

@@ -1,13 +1,14 @@
 """The plots of docs/performance.md."""
 
 import matplotlib
-from goals import OURS, RATE, number
+from goals import OURS, RATE, SOCKET_IO, number
 from results import CPU
 
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402
 
 COLOURS = {OURS: "#c0392b", "floor": "#7f8c8d", "Bun": "#2471a3", "node ws": "#52a352", "nchan": "#b7950b", "Centrifugo": "#7d3c98"}
+COLOURS |= {SOCKET_IO: "#e67e22", "socketioxide": "#6e2c00", "socket.io": "#1e8449", "python-socketio": "#1a5276"}
 THROUGHPUT = [
     ("F1", RATE, "F1: short messages"),
     ("F1w1", RATE, "F1w1: one at a time"),
@@ -17,6 +18,14 @@ THROUGHPUT = [
     ("P1", "msgs_per_s", "P1: published"),
     ("P1e", "msgs_per_s", "P1e: published and kept"),
     ("C1", "cycles_per_s", "C1: connect, hear, close"),
+]
+OVER_SOCKET_IO = [
+    ("S1", CPU, "S1: short messages, µs each"),
+    ("S1w1", CPU, "S1w1: one at a time, µs each"),
+    ("S1r", CPU, "S1r: to the room of a group, µs each"),
+    ("SU", CPU, "SU: to the rooms of 5,000 users, µs each"),
+    ("SI", "rss_per_conn_bytes", "SI: idle over WebSockets, bytes"),
+    ("SP", "rss_per_conn_bytes", "SP: between two polls, bytes"),
 ]
 QUANTILES = {"50": "p50", "90": "p90", "99": "p99", "99.9": "p999"}
 
@@ -41,9 +50,9 @@ def bars(axes, results, work, field, names):
         axes.spines[side].set_visible(False)
 
 
-def throughput(results):
-    figure, grid = pyplot.subplots(2, 4, figsize=(12, 5))
-    for axes, (work, field, title) in zip(grid.flat, THROUGHPUT):
+def works(results, columns, shown):
+    figure, grid = pyplot.subplots(2, columns, figsize=(12, 5))
+    for axes, (work, field, title) in zip(grid.flat, shown):
         bars(axes, results, work, field, present(results, work))
         axes.set_title(title, fontsize=10)
     return figure
@@ -112,19 +121,20 @@ def logarithmic(axes, which):
 
 
 PLOTS = {
-    "throughput": ("Throughput in each work, from one core", throughput),
+    "throughput": ("Throughput in each work, from one core", lambda results: works(results, 4, THROUGHPUT)),
     "latency": ("Latency of deliveries", latency),
     "memory": ("Memory of an idle connection", memory),
     "connections": ("Cost of a delivery by number of connections, 64 messages of 128 bytes under way", lambda results: curve(results, "conns", "connections")),
     "sizes": ("Cost of a delivery by size of messages, 100 connections", lambda results: curve(results, "size", "size of a message")),
 }
+SOCKET_IO_PLOTS = {"socketio": ("Socket.IO: CPU of a delivery, and memory of an idle client", lambda results: works(results, 3, OVER_SOCKET_IO))}
 
 
-def draw(results, folder):
+def draw(results, folder, plots=PLOTS):
     folder.mkdir(parents=True, exist_ok=True)
     # Deterministic files: the same numbers give the same bytes; text stays text.
     matplotlib.rcParams.update({"svg.hashsalt": "ws4redis", "svg.fonttype": "none", "font.size": 9})
-    for name, (title, picture) in PLOTS.items():
+    for name, (title, picture) in plots.items():
         figure = picture(results)
         figure.suptitle(title, fontsize=11)
         figure.tight_layout()

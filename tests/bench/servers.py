@@ -17,6 +17,8 @@ ROOT = HERE.parents[1]
 TOOLS = HERE / "wsload/target/release"
 BUN = HERE / "peers/bun/node_modules/@oven/bun-linux-x64/bin/bun"
 CENTRIFUGO = ROOT / "tests/.cache/centrifugo/centrifugo"
+SOCKETIOXIDE = ROOT / "tests/.cache/socketioxide/release/peer-socketioxide"
+PYTHON_SOCKETIO = ROOT / "tests/.cache/venv-socketio/bin/python"
 # Prefix of the generator's session keys; eight digits follow.
 SESSION = "benchmark" + "0" * 15
 CHANNEL = "broadcast:fac"
@@ -42,6 +44,8 @@ def listens(port):
 
 FANOUTS = ("F1", "F1w1", "F2r", "F2m", "F3", "F4")
 EVERYTHING = (*FANOUTS, "U1", "P1", "P1e", "C1", "C1s", "I1")
+SOCKET_IO = ("S1", "S1w1", "S1r", "SU", "SI", "SP")
+EMITS = HERE / "peers/emits"
 
 
 @dataclass
@@ -59,6 +63,10 @@ class Server:
     # The first message of a client after the handshake, and a file with the template around a published payload.
     hello: str = ""
     template: str | Path = ""
+    # Templates of single workloads.
+    templates: dict = field(default_factory=dict)
+    # What a client answers to a text, as `text=answer`.
+    reply: str = ""
     works: tuple = ()
     missing: str = ""
     # The cores that it runs on.
@@ -93,7 +101,8 @@ class Server:
 
     def wait_for_handshake(self):
         """Waits until the server accepts WebSockets; some listen before they are connected to Redis."""
-        request = f"GET {self.subscribe} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        path = self.subscribe.replace("{u}", "0")
+        request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5) as connection:
@@ -182,8 +191,53 @@ def ours(name="ws4redis", binary=None, shards=1, **environment):
             "WS4REDIS_EXPIRE": "0",
         }
         | environment,
-        works=(*EVERYTHING, "I1p", "I1s"),
+        works=(*EVERYTHING, "I1p", "I1s", *SOCKET_IO[:4]),
     )
+
+
+def over_socket_io(name, command, environment, missing="", query=""):
+    """Returns a server whose clients speak Socket.IO, and whose messages come from python-socketio's RedisManager."""
+    path = f"/socket.io/?EIO=4&transport=websocket{query}"
+    channel = "redis://127.0.0.1:{redis}/socketio"
+    return Server(
+        name,
+        command,
+        path,
+        "",
+        path,
+        environment,
+        pub=channel,
+        pub_user=channel,
+        hello="40",
+        template=EMITS / "everybody.json",
+        templates={"S1r": EMITS / "staff.json", "SU": EMITS / "user.json"},
+        reply="2=3",
+        works=SOCKET_IO,
+        missing=missing,
+    )
+
+
+def our_socket_io():
+    plain = ours()
+    rooms = {"WS4REDIS_SOCKETIO__USER_ROOM": "user:{{user}}", "WS4REDIS_SOCKETIO__GROUP_ROOM": "group:{{group}}"}
+    environment = plain.environment | {"WS4REDIS_SOCKETIO__ENABLED": "true"} | rooms
+    return over_socket_io("ws4redis, Socket.IO", plain.command, environment)
+
+
+def socketioxide():
+    missing = "" if SOCKETIOXIDE.exists() else "it could not be built"
+    return over_socket_io("socketioxide", [SOCKETIOXIDE], {"PORT": "{port}", "REDIS_PORT": "{redis}"}, missing, "&user={u}")
+
+
+def socket_io():
+    folder = HERE / "peers/socket.io"
+    missing = "" if shutil.which("node") and (folder / "node_modules").exists() else "its packages are not there, or node is not"
+    return over_socket_io("socket.io", ["node", folder / "server.js"], {"PORT": "{port}", "REDIS_PORT": "{redis}"}, missing, "&user={u}")
+
+
+def python_socketio():
+    missing = "" if PYTHON_SOCKETIO.exists() else "its packages are not there"
+    return over_socket_io("python-socketio", [PYTHON_SOCKETIO, HERE / "peers/python-socketio/server.py"], {"PORT": "{port}", "REDIS_PORT": "{redis}"}, missing, "&user={u}")
 
 
 def floor(mode="coalesce"):

@@ -22,6 +22,11 @@ WORKS = {
     "I1": ["idle", "--conns", "10000"],
     "I1p": ["idle", "--conns", "10000"],
     "I1s": ["idle", "--conns", "10000"],
+    "S1": [*FANOUT, "--conns", "1000", "--window", "64"],
+    "S1w1": [*FANOUT, "--conns", "1000", "--window", "1"],
+    "S1r": [*FANOUT, "--conns", "1000", "--window", "64"],
+    "SU": ["users", "--users", "5000", "--per-user", "1", "--window", "256"],
+    "SI": ["idle", "--conns", "10000"],
 }
 WHAT = {
     "F1": "1,000 connections receive messages of 128 bytes, 64 messages in flight",
@@ -39,15 +44,23 @@ WHAT = {
     "I1p": "the same, after each has answered a ping",
     "I1s": "as I1p, each with a session, a user's channel and two groups'",
 }
+SOCKET_IO_WHAT = {
+    "S1": "1,000 clients receive events of 128 bytes that RedisManager emits to everybody, 64 in flight; the plain WebSockets are those of F1",
+    "S1w1": "the same, one event in flight",
+    "S1r": "as S1, each client with a session; RedisManager emits to the room of a group",
+    "SU": "5,000 users, each with a session in Redis; RedisManager emits to the rooms of random users, 256 events in flight. The plain WebSockets are those of U1",
+    "SI": "10,000 Socket.IO clients over WebSockets, each in one namespace",
+    "SP": "5,000 Socket.IO clients between two polls, each in one namespace",
+}
 # Workloads with a session in Redis for each visitor.
-SESSIONS = {"U1": 5000, "C1s": 64, "I1s": 10000}
+SESSIONS = {"U1": 5000, "C1s": 64, "I1s": 10000, "S1r": 1000, "SU": 5000}
 # Further settings: messages expire after an hour; short ping intervals, so that each connection has answered a ping.
 ENVIRONMENT = {
     "P1e": {"WS4REDIS_EXPIRE": "3600", "EXPIRE": "3600"},
     "I1p": {"WS4REDIS_PING__INTERVAL_SECONDS": "5"},
     "I1s": {"WS4REDIS_PING__INTERVAL_SECONDS": "5"},
 }
-HOLD = {"I1": 2, "I1p": 12, "I1s": 12}
+HOLD = {"I1": 2, "I1p": 12, "I1s": 12, "SI": 2}
 # Upper bound in seconds of the generator's waits, in addition to the workload itself.
 PATIENCE = 60
 
@@ -97,15 +110,17 @@ def measure(work, server, redis, redis_pid, secs=5, extra=(), environment=None, 
     with server.running(redis, **(environment or ENVIRONMENT.get(work, {}))), alongside():
         arguments += ["--url", server.url(path)]
         if work in SESSIONS:
-            arguments += ["--header", f"Cookie: sessionid={SESSION}{'{u8}' if work == 'U1' else '{i8}'}"]
+            arguments += ["--header", f"Cookie: sessionid={SESSION}{'{u8}' if kind == 'users' else '{i8}'}"]
         if kind in ("fanout", "churn"):
             arguments += ["--pub", server.fill(server.pub)]
         if kind == "users":
             arguments += ["--pub", server.fill(server.pub_user)]
         if server.hello:
             arguments += ["--hello", server.hello]
-        if server.template:
-            arguments += ["--pub-template", server.template]
+        if server.reply:
+            arguments += ["--reply", server.reply]
+        if template := server.templates.get(work, server.template):
+            arguments += ["--pub-template", template]
         if kind == "upstream":
             arguments += ["--sub", server.fill(server.pub)]
         arguments += ["--hold", str(HOLD[work])] if kind == "idle" else ["--secs", str(secs)]

@@ -67,7 +67,7 @@ async fn accept(route: Route) -> Result<RouteAnswer<Handshake>, Rejection> {
 
 fn prepare_request(_: &str) -> Box<dyn FnMut()> {
     let config = Rc::new(HttpConfig {
-        mount: None,
+        mounts: None,
         path_prefix: "/ws/".to_owned(),
         session_cookie: "sessionid".to_owned(),
         origins: AllowedOrigins::default(),
