@@ -12,7 +12,7 @@ use crate::hub::{Listener, LocalMember};
 use crate::presence::Attendance;
 use crate::stream::Permit;
 use crate::unfinished::Unfinished;
-use crate::visitors::watch::LeaseHold;
+use crate::visitors::watch::{LeaseHold, PartialHold};
 use crate::wire::engine_io::EngineVersion;
 use crate::wire::socket_io::AttachmentCollector;
 use crate::wire::{Mount, Topic};
@@ -121,7 +121,7 @@ pub struct NamespaceSocket {
     /// Its membership in the namespace and in rooms.
     pub member: LocalMember,
     /// The lease of the token by which it joined the namespace; none if its identity is that of the session.
-    pub lease: Option<LeaseHold>,
+    pub lease: Option<PartialHold>,
     /// What it counts as for presence; none if it is not counted.
     pub attendance: Option<Box<Attendance>>,
     /// Acknowledgements that it owes to Django.

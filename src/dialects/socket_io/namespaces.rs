@@ -11,7 +11,7 @@ use crate::engine::{Deadline, EngineSession, NamespaceSocket, Sid};
 use crate::settings::SocketIoSettings;
 use crate::shard::state::ShardState;
 use crate::socket::Close;
-use crate::visitors::watch::LeaseHold;
+use crate::visitors::watch::PartialHold;
 use crate::wire::engine_io::EngineVersion;
 use crate::wire::socket_io::encode::{push_connect_error, push_connected};
 use crate::wire::socket_io::{JsonMembers, SocketPacket, unescape_json};
@@ -51,7 +51,7 @@ pub(super) fn connect(
     }
     match admit(session, state, packet) {
         Ok(lease) => {
-            let identity = lease.as_ref().map_or_else(|| session_identity(session), identity_of);
+            let identity = lease.as_ref().map_or_else(|| session_identity(session), token_identity);
             join(session, state, packet, lease, &identity);
             None
         }
@@ -80,7 +80,7 @@ fn admit(
     session: &EngineSession,
     state: &Rc<ShardState>,
     packet: SocketPacket<'_>,
-) -> Result<Option<LeaseHold>, ConnectError> {
+) -> Result<Option<PartialHold>, ConnectError> {
     let settings = &state.process.settings.socket_io;
     if !settings.namespaces.iter().any(|known| known.admits(packet.namespace)) {
         return Err(ConnectError::Unknown);
@@ -88,12 +88,15 @@ fn admit(
     let since = Instant::now();
     let identified = token_of(packet).and_then(|token| state.visitors.identifier.identify_token(&token));
     let lease = match identified {
-        Some(Ok(visitor)) => state.visitors.leases.add(visitor, since, &session.listener, None),
+        Some(Ok(visitor)) => {
+            let lease = state.visitors.leases.add(visitor, since, &session.listener, None);
+            lease.map(|lease| PartialHold::new(lease, &session.listener))
+        }
         // A token that is not valid is never "anonymous".
         Some(Err(_)) => return Err(ConnectError::Unauthorized),
         None => None,
     };
-    let identity = lease.as_ref().map_or_else(|| session_identity(session), identity_of);
+    let identity = lease.as_ref().map_or_else(|| session_identity(session), token_identity);
     let is_user = identity.user.is_some() || identity.user_id.is_some();
     if is_user || settings.anonymous { Ok(lease) } else { Err(ConnectError::Unauthorized) }
 }
@@ -115,7 +118,7 @@ fn join(
     session: &EngineSession,
     state: &Rc<ShardState>,
     packet: SocketPacket<'_>,
-    lease: Option<LeaseHold>,
+    lease: Option<PartialHold>,
     identity: &Identity,
 ) {
     let (settings, namespace) = (&state.process.settings.socket_io, packet.namespace);
@@ -203,18 +206,18 @@ pub(super) fn apply_identity(
 /// Returns the identity of a client in a namespace: that of its token or of its session, with the user that it says to be
 /// where clients are believed.
 pub(super) fn socket_identity(session: &EngineSession, socket: &NamespaceSocket) -> Identity {
-    let mut identity = socket.lease.as_ref().map_or_else(|| session_identity(session), identity_of);
+    let mut identity = socket.lease.as_ref().map_or_else(|| session_identity(session), token_identity);
     if let Some(claimed) = socket.sender.as_ref().and_then(|sender| sender.claimed_user.as_ref()) {
         identity.user = Some(claimed.clone());
     }
     identity
 }
 
-fn identity_of(lease: &LeaseHold) -> Identity {
+fn token_identity(lease: &PartialHold) -> Identity {
     lease.visitor().identity.clone()
 }
 
 /// Returns the identity of a session.
 pub(super) fn session_identity(session: &EngineSession) -> Identity {
-    session.lease.borrow().as_ref().map(identity_of).unwrap_or_default()
+    session.lease.borrow().as_ref().map(|lease| lease.visitor().identity.clone()).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
 //! The lease of one visitor: its identity, and the connections that depend on it.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -36,6 +36,8 @@ pub(super) struct Lease {
     had_user: Cell<bool>,
     /// One inline: most visitors have one page open.
     listeners: Cell<SmallVec<[Weak<Listener>; 1]>>,
+    /// Connections that hold this lease.
+    shares: Cell<u32>,
     /// When the last read began.
     pub(super) since: Cell<Instant>,
     /// The timer of the next revalidation.
@@ -90,6 +92,7 @@ impl Lease {
             had_user: Cell::new(visitor.identity.user_id.is_some()),
             visitor: RefCell::new(visitor),
             listeners: Cell::default(),
+            shares: Cell::default(),
             since: Cell::new(since),
             timer: Cell::default(),
             reading: Cell::default(),
@@ -101,9 +104,14 @@ impl Lease {
     }
 
     /// Adds a connection, with its subscription to the key's events if it has one. A connection may be added repeatedly.
-    pub(super) fn add(&self, listener: Weak<Listener>, watch: Option<Subscription>) {
+    pub(super) fn add(&self, listener: &Rc<Listener>, watch: Option<Subscription>) {
+        self.shares.set(self.shares.get() + 1);
         let mut listeners = self.listeners.take();
-        listeners.push(listener);
+        if listeners.len() > 2 * self.connections() {
+            listeners.retain(|listener| listener.strong_count() > 0);
+            listeners.shrink_to_fit();
+        }
+        listeners.push(Rc::downgrade(listener));
         self.listeners.set(listeners);
         if watch.is_some() {
             self.set_watch(watch);
@@ -116,26 +124,27 @@ impl Lease {
         self.watch.set(watch);
     }
 
-    /// Removes a connection that was added, once. Returns true for the last one.
-    pub(super) fn release(&self, listener: &Weak<Listener>) -> bool {
+    /// Removes a connection, once. One that has closed need not be removed.
+    pub(super) fn remove(&self, listener: &Weak<Listener>) {
         let mut listeners = self.listeners.take();
         if let Some(index) = listeners.iter().position(|other| other.ptr_eq(listener)) {
             listeners.swap_remove(index);
         }
-        if listeners.len() < listeners.capacity() / 4 {
-            listeners.shrink_to_fit();
-        }
-        let is_last = listeners.is_empty();
         self.listeners.set(listeners);
-        is_last
+    }
+
+    /// Ends the hold of a connection. Returns true for the last one.
+    pub(super) fn release(&self) -> bool {
+        self.shares.set(self.shares.get() - 1);
+        self.shares.get() == 0
     }
 
     pub(super) fn is_used(&self) -> bool {
-        self.connections() > 0
+        self.shares.get() > 0
     }
 
     pub(super) fn connections(&self) -> usize {
-        with_content(&self.listeners, SmallVec::len)
+        self.shares.get() as usize
     }
 
     pub(super) fn is_over(&self) -> bool {

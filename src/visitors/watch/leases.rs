@@ -4,7 +4,7 @@
 //! periodically, because neither source is guaranteed to notify us. A connection whose visitor has another user or other
 //! groups stays open with other channels; a connection whose session has ended is closed.
 
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
@@ -16,6 +16,7 @@ use tokio_util::time::DelayQueue;
 use tracing::debug;
 
 use super::event_log::{EventLog, InFlight, LoggedEvent};
+use super::hold::LeaseHold;
 use super::lease::{Lease, LeaseVerdict};
 use super::table::LeaseTable;
 use crate::hub::{Listener, SharedHub, Subscription};
@@ -70,13 +71,6 @@ struct PendingInvalidations {
     /// Primary keys of users, and whether an invalidation reported a logout.
     users: HashMap<Box<str>, bool>,
     sessions: HashSet<SessionDigest>,
-}
-
-/// A connection's hold on its lease; dropping it releases the lease.
-pub struct LeaseHold {
-    lease: Rc<Lease>,
-    leases: Rc<Leases>,
-    listener: Weak<Listener>,
 }
 
 impl Leases {
@@ -181,8 +175,7 @@ impl Leases {
         });
         let (subscription, was_watched) =
             watch.map(|Watch { subscription, was_watched }| (subscription, was_watched)).unzip();
-        let listener = Rc::downgrade(listener);
-        lease.add(listener.clone(), subscription);
+        lease.add(listener, subscription);
         self.schedule(&lease, lease.next_recheck(recheck));
         // The connection that was subscribed during the read has closed since, so an event may have been missed.
         if is_new && was_watched == Some(true) {
@@ -192,7 +185,7 @@ impl Leases {
         if !lease.has_watch() {
             self.start_watch(&lease);
         }
-        Some(LeaseHold { lease, leases: self.clone(), listener })
+        Some(LeaseHold::new(lease, self.clone()))
     }
 
     fn find(&self, auth_source: &AuthSource) -> Option<Rc<Lease>> {
@@ -241,7 +234,7 @@ impl Leases {
         self.remove(lease);
     }
 
-    fn remove(&self, lease: &Rc<Lease>) {
+    pub(super) fn remove(&self, lease: &Rc<Lease>) {
         self.lease_table.borrow_mut().remove(lease);
         if let Some(timer) = lease.timer.take() {
             let mut timers = self.timers.borrow_mut();
@@ -427,23 +420,3 @@ impl Leases {
 #[cfg(test)]
 pub(crate) const SIZES: &[(&str, usize)] =
     &[("Lease", 2 * size_of::<usize>() + size_of::<Lease>()), super::table::SIZE];
-
-impl LeaseHold {
-    /// Returns whether the session may have ended.
-    pub fn is_doubtful(&self) -> bool {
-        self.lease.is_doubtful()
-    }
-
-    /// Returns the current visitor.
-    pub fn visitor(&self) -> Ref<'_, Visitor> {
-        self.lease.visitor.borrow()
-    }
-}
-
-impl Drop for LeaseHold {
-    fn drop(&mut self) {
-        if self.lease.release(&self.listener) {
-            self.leases.remove(&self.lease);
-        }
-    }
-}

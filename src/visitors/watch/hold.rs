@@ -1,0 +1,63 @@
+//! The holds of connections on leases.
+
+use std::cell::Ref;
+use std::rc::{Rc, Weak};
+
+use super::lease::Lease;
+use super::leases::Leases;
+use crate::hub::Listener;
+use crate::visitors::Visitor;
+
+/// A connection's hold on its lease; dropping it releases the lease.
+pub struct LeaseHold {
+    lease: Rc<Lease>,
+    leases: Rc<Leases>,
+}
+
+/// The hold of a part of a connection, which may end earlier than the connection.
+pub struct PartialHold {
+    hold: LeaseHold,
+    listener: Weak<Listener>,
+}
+
+impl LeaseHold {
+    pub(super) fn new(lease: Rc<Lease>, leases: Rc<Leases>) -> Self {
+        Self { lease, leases }
+    }
+
+    /// Returns whether the session may have ended.
+    pub fn is_doubtful(&self) -> bool {
+        self.lease.is_doubtful()
+    }
+
+    /// Returns the current visitor.
+    pub fn visitor(&self) -> Ref<'_, Visitor> {
+        self.lease.visitor.borrow()
+    }
+}
+
+impl Drop for LeaseHold {
+    fn drop(&mut self) {
+        if self.lease.release() {
+            self.leases.remove(&self.lease);
+        }
+    }
+}
+
+impl PartialHold {
+    /// Wraps the hold of the connection with this listener.
+    pub fn new(hold: LeaseHold, listener: &Rc<Listener>) -> Self {
+        Self { hold, listener: Rc::downgrade(listener) }
+    }
+
+    /// Returns the current visitor.
+    pub fn visitor(&self) -> Ref<'_, Visitor> {
+        self.hold.visitor()
+    }
+}
+
+impl Drop for PartialHold {
+    fn drop(&mut self) {
+        self.hold.lease.remove(&self.listener);
+    }
+}
