@@ -159,8 +159,8 @@ pub fn binary_message(version: EngineVersion, attachment: &[u8]) -> Cow<'_, [u8]
     }
 }
 
-/// The data of the open packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The data of the open packet. Not `Debug`, because it holds a secret.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct OpenPacket<'a> {
     /// The secret id of the session: characters of `[A-Za-z0-9_-]` only, since it is written without escapes.
     pub sid: &'a str,

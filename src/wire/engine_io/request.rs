@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::EngineVersion;
 use crate::wire::Mount;
 
-/// A request for a session, whose form and origin have been checked.
-#[derive(Debug, Clone)]
+/// A request for a session, whose form and origin have been checked. Not `Debug`, because it holds secrets.
+#[derive(Clone)]
 pub struct SessionRequest {
     /// The mount of the request.
     pub mount: Mount,
