@@ -47,6 +47,7 @@ fn repr(value: &Value) -> String {
         Value::Float(number) if number.is_nan() => "nan".to_owned(),
         Value::Float(number) => number.to_string(),
         Value::Text(text) => format!("'{text}'"),
+        Value::Surrogates(text) => format!("'{}'", text.escape_ascii()),
         Value::Bytes(bytes) => format!("b'{}'", bytes.escape_ascii()),
         Value::List(items) => format!("[{}]", list(items)),
         Value::Tuple(items) if items.len() == 1 => format!("({},)", list(items)),

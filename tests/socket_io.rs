@@ -77,6 +77,7 @@ fn write(writer: &mut EventDataWriter, value: &Value) -> Result<(), InvalidEvent
         Value::BigInteger(digits) => writer.big_integer(digits),
         Value::Float(number) => writer.float(*number),
         Value::Text(text) => writer.text(text),
+        Value::Surrogates(text) => writer.surrogate_text(text),
         Value::Bytes(bytes) => writer.bytes(bytes.clone().into()),
         Value::List(items) | Value::Tuple(items) => {
             writer.begin_list()?;

@@ -17,6 +17,8 @@ pub enum Value {
     Float(f64),
     /// A text.
     Text(String),
+    /// A text with lone surrogates, in the encoding of Python's `surrogatepass`. Only pickle has such texts.
+    Surrogates(Vec<u8>),
     /// A byte string.
     Bytes(Vec<u8>),
     /// A list or array.

@@ -112,6 +112,7 @@ fn event_value(value: Value) -> Option<EventValue<'static>> {
         Value::BigInteger(digits) => EventValue::BigInteger(digits.into()),
         Value::Float(value) => EventValue::Float(value),
         Value::Text(text) => EventValue::Text(text.into()),
+        Value::Surrogates(text) => EventValue::Surrogates(text.into()),
         Value::Bytes(bytes) => EventValue::Bytes(Bytes::from(bytes)),
         Value::List(values) | Value::Tuple(values) => {
             EventValue::List(values.into_iter().map(event_value).collect::<Option<_>>()?)

@@ -339,6 +339,16 @@ async fn a_question_in_pickle_is_answered_in_pickle() {
 }
 
 #[tokio::test]
+async fn lone_surrogates_of_a_pickled_text_arrive_as_escapes() {
+    let server = SocketIoGateway::start_with(&[("socketio.redis_manager.pickle", "true")]).await;
+    let (mut client, _) = server.connect("/").await;
+    server.publish(
+        b"\x80\x04}(\x8c\x06method\x8c\x04emit\x8c\x05event\x8c\x01e\x8c\x04data\x8c\x05a\xed\xa0\xbdbu.",
+    );
+    client.expect_text(r#"42["e","a\ud83db"]"#).await;
+}
+
+#[tokio::test]
 async fn unreadable_messages_reach_nobody_and_are_logged_without_their_content() {
     let settings = [("socketio.max_attachments", "20"), ("socketio.redis_manager.pickle", "true")];
     let server = SocketIoGateway::start_with(&settings).await;

@@ -20,6 +20,18 @@ pub(super) fn decode(bytes: &[u8], encoding: Encoding) -> Option<String> {
     }
 }
 
+/// Returns whether a text would be UTF-8 without its lone surrogates, which `surrogatepass` encodes as three bytes.
+pub(super) fn is_surrogate_pass(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    while let Err(error) = std::str::from_utf8(rest) {
+        match &rest[error.valid_up_to()..] {
+            [0xed, 0xa0..=0xbf, 0x80..=0xbf, after @ ..] => rest = after,
+            _ => return false,
+        }
+    }
+    true
+}
+
 /// Removes the quotes of a literal.
 pub(super) fn unquoted(line: &[u8]) -> Option<&[u8]> {
     match *line.trim_ascii_end() {

@@ -3,6 +3,7 @@
 use super::arena::{Arena, Index, Node};
 use super::machine::Machine;
 use super::selection::Everything;
+use super::text::Encoding;
 use super::{numbers, text};
 use crate::codec::value::ValueBudget;
 use crate::codec::{DecodeError, Value, ValueLimits};
@@ -12,8 +13,7 @@ use crate::codec::{DecodeError, Value, ValueLimits};
 /// # Errors
 ///
 /// When the pickle is damaged or exceeds a limit, which a container that contains itself always does; or when it has a
-/// type without an equivalent: instances of all classes but `OrderedDict`, `SafeString` and `bytearray`, sets, and texts
-/// with lone surrogates, which have no UTF-8.
+/// type without an equivalent: instances of all classes but `OrderedDict`, `SafeString` and `bytearray`, and sets.
 pub fn read_value(pickle: &[u8], limits: ValueLimits) -> Result<Value, DecodeError> {
     let budget = ValueBudget::new(pickle, limits)?;
     let (arena, root) = Machine::<Everything>::run(pickle, limits.items)?;
@@ -44,9 +44,14 @@ impl ValueBuilder<'_> {
             Node::Float { at } => numbers::float(pickle, at).map(Value::Float).ok_or(DecodeError::Damaged),
             Node::Text { length, .. } => {
                 self.take_bytes(length)?;
-                let text =
-                    self.arena.bytes(index).and_then(|(bytes, encoding)| text::decode(bytes, encoding));
-                text.map(Value::Text).ok_or(DecodeError::Unsupported)
+                let (bytes, encoding) = self.arena.bytes(index).ok_or(DecodeError::Unsupported)?;
+                match text::decode(bytes, encoding) {
+                    Some(text) => Ok(Value::Text(text)),
+                    None if encoding == Encoding::Utf8 && text::is_surrogate_pass(bytes) => {
+                        Ok(Value::Surrogates(bytes.to_vec()))
+                    }
+                    None => Err(DecodeError::Unsupported),
+                }
             }
             Node::Bytes { start, length } => {
                 self.take_bytes(length)?;
@@ -124,6 +129,7 @@ mod tests {
             (b"F-inf\n.", Value::Float(f64::NEG_INFINITY)),
             (b"\x8c\x02\xc3\xb6.", text("ö")),
             (b"V\\u20ac\n.", text("\u{20ac}")),
+            (b"\x8c\x05a\xed\xa0\x80b.", Value::Surrogates(b"a\xed\xa0\x80b".to_vec())),
             (b"C\x02\x00\xff.", Value::Bytes(vec![0, 255])),
             (b"\x96\x01\x00\x00\x00\x00\x00\x00\x00a.", Value::Bytes(b"a".to_vec())),
             (b"\x8c\x08builtins\x8c\x09bytearray\x93C\x02\x01\x02\x85R.", Value::Bytes(vec![1, 2])),
@@ -157,7 +163,7 @@ mod tests {
             b"\x82\x01.",
             b"\x8f(K\x01\x90.",
             b"(K\x01\x91.",
-            b"\x8c\x03\xed\xa0\x80.",
+            b"\x8c\x04\xed\xa0\x80\xff.",
         ] {
             check(pickle, &Err(DecodeError::Unsupported));
         }

@@ -24,6 +24,8 @@ pub enum EventValue<'a> {
     Float(f64),
     /// A text.
     Text(Cow<'a, str>),
+    /// A text with lone surrogates, as Python's `surrogatepass` encodes it.
+    Surrogates(Cow<'a, [u8]>),
     /// A binary leaf: becomes an attachment.
     Bytes(Bytes),
     /// An array.
@@ -42,6 +44,7 @@ impl EventValue<'_> {
             Self::BigInteger(digits) => writer.big_integer(digits),
             Self::Float(value) => writer.float(*value),
             Self::Text(text) => writer.text(text),
+            Self::Surrogates(text) => writer.surrogate_text(text),
             Self::Bytes(bytes) => writer.bytes(bytes.clone()),
             Self::List(values) => {
                 writer.begin_list()?;
@@ -58,7 +61,7 @@ impl EventValue<'_> {
                         Self::Integer(key) => writer.key(&key.to_string())?,
                         Self::BigInteger(digits) => writer.key(digits)?,
                         Self::Float(key) => writer.key(&float_key(*key))?,
-                        Self::Bytes(_) | Self::List(_) | Self::Map(_) => {
+                        Self::Surrogates(_) | Self::Bytes(_) | Self::List(_) | Self::Map(_) => {
                             return Err(InvalidEventData::Unsupported);
                         }
                     }
