@@ -113,7 +113,9 @@ impl DirectiveQueue {
         }
         self.finish_run();
         let before = self.queue.len();
-        self.queue.retain(|routed| !matches!(routed.directive, Directive::Emit(..) | Directive::Ask(..)));
+        self.queue.retain(|routed| {
+            !matches!(routed.directive, Directive::Emit(..) | Directive::Ask(..) | Directive::Notify(..))
+        });
         self.bytes = self.queue.iter().map(|routed| bytes_of(&routed.directive)).sum();
         // The rest makes room for enough events, so that not each of them searches the queue again.
         if self.bytes > self.max_bytes / 2 {
@@ -123,6 +125,15 @@ impl DirectiveQueue {
         self.queue.shrink_to_fit();
         self.dropped += (before - self.queue.len()) as u64;
     }
+}
+
+/// Returns the packets of an event in the main namespace.
+pub(super) fn packets_of(event: &EventData) -> Bytes {
+    let mut packet = String::from(EngineType::Message.digit());
+    push_event(&mut packet, "/", None, event);
+    let mut packets = BytesMut::new();
+    store_packet(&mut packets, &packet, event.attachments());
+    packets.freeze()
 }
 
 /// Returns the bytes that a directive counts.
@@ -145,6 +156,8 @@ fn bytes_of(directive: &Directive) -> usize {
             target_bytes(target) + names_bytes(rooms)
         }
         Directive::DisconnectAll(target, _) => target_bytes(target),
+        Directive::Notify(users, packets) => names_bytes(users) + packets.len(),
+        Directive::BeginGathering => 0,
     };
     DIRECTIVE_BYTES + content
 }

@@ -60,8 +60,13 @@ pub enum SubscriptionEvent {
     Up,
     /// The connection to Redis was lost.
     Lost,
-    /// Redis publishes keyspace events, or does not.
-    KeyspaceEvents(bool),
+    /// Whether Redis publishes keyspace events.
+    KeyspaceEvents {
+        /// Those of keys that are deleted, written with a time to live, or expire.
+        published: bool,
+        /// Those of all writes.
+        writes: bool,
+    },
     /// Keys that changed, by their keyspace channels.
     KeyEvents(Vec<(Channel, KeyEvent)>),
     /// Key events or invalidations may have been missed: any session may have changed.

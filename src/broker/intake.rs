@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::batch::Batcher;
 use super::control_inbox::ControlInbox;
-use super::directives::DirectiveQueue;
+use super::directives::{DirectiveQueue, packets_of};
 use super::key_events::KeyEvents;
 use super::link::{Link, LinkEvent};
 use super::router::DirectiveRouter;
@@ -16,7 +16,7 @@ use super::subscriptions::Subscriptions;
 use crate::metrics::Counters;
 use crate::redis::{SubscriberEvent, Target};
 use crate::settings::Settings;
-use crate::sources::{Instruction, Source, SourceReader};
+use crate::sources::{BridgeOrders, Instruction, Source, SourceReader};
 use crate::telemetry::LogThrottle;
 use crate::wire::socket_io::EventData;
 use crate::wire::{Channel, Directive, EmitTarget, Message, MountSet, NodeId};
@@ -48,6 +48,10 @@ pub(super) struct Intake {
     managed: MountSet,
     /// All mounts: a client that waits for an answer may be on any.
     all: MountSet,
+    /// The mounts of clients of yunity-sockets.
+    yunity: MountSet,
+    /// The mounts of clients of the messenger.
+    messenger: MountSet,
     router: DirectiveRouter,
     /// Nothing more is read until it is taken, so that events and messages stay in order.
     control_event: Option<ControlEvent>,
@@ -76,6 +80,8 @@ impl Intake {
             main: settings.socket_io.mounts_with(|mount| mount.is_main),
             all: settings.socket_io.mounts_with(|_| true),
             managed: settings.socket_io.mounts_with(|mount| mount.redis_manager),
+            yunity: settings.socket_io.mounts_with(|mount| mount.yunity),
+            messenger: settings.socket_io.mounts_with(|mount| mount.messenger),
             router,
             control_event: None,
             counters: counters.clone(),
@@ -181,9 +187,30 @@ impl Intake {
                     self.directives.push(routed);
                 }
             }
+            Some(Instruction::Bridge(orders)) => self.take_orders(*orders),
             None if source == Source::Control => self.control.note_malformed(),
             None if source.is_socket_io() => self.note_unreadable(channel, source),
             Some(Instruction::Ignore) | None => {}
+        }
+    }
+
+    /// Queues what a message of the bridges asks for.
+    fn take_orders(&mut self, orders: BridgeOrders) {
+        let BridgeOrders { notification, emits, gathers } = orders;
+        let notification = notification.map(|(users, event)| Directive::Notify(users, packets_of(&event)));
+        let gathering = gathers.then_some(Directive::BeginGathering);
+        let routed = notification.and_then(|directive| self.router.route(self.yunity, directive));
+        let routed = routed
+            .into_iter()
+            .chain(gathering.and_then(|directive| self.router.route(self.messenger, directive)));
+        for directive in routed {
+            self.directives.push(directive);
+        }
+        for (target, event) in emits {
+            let shards = self.router.receivers(self.messenger, &target);
+            if shards != 0 {
+                self.directives.emit(self.messenger, shards, target, &event);
+            }
         }
     }
 

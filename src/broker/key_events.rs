@@ -19,10 +19,7 @@ impl KeyEvents {
     /// Adds an event of the key whose keyspace channel this is.
     pub(super) fn add(&mut self, channel: &Channel, event: KeyEvent) {
         if let Some(known) = self.keys.get_mut(channel) {
-            // A key that was deleted and written again counts as deleted: its session is re-read either way.
-            if event == KeyEvent::Deleted {
-                *known = event;
-            }
+            known.merge(event);
         } else if self.keys.len() >= MAX_KEYS {
             self.overflow = true;
         } else {

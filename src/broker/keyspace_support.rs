@@ -22,7 +22,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Support {
     /// It publishes them.
-    Yes,
+    Yes {
+        /// Also those of plain writes, which sessions of Django do not need.
+        writes: bool,
+    },
     /// It does not.
     No,
     /// It does not allow the probe, or refuses a channel.
@@ -83,7 +86,7 @@ impl KeyspaceSupport {
         match self.detection {
             Detection::Off => {}
             // If an older result is still queued, it is the same.
-            Detection::Configured(true) => drop(self.sender.try_send(Support::Yes)),
+            Detection::Configured(true) => drop(self.sender.try_send(Support::Yes { writes: false })),
             Detection::Configured(false) => drop(self.sender.try_send(Support::No)),
             Detection::Probe => {
                 let (commands, sender) = (self.commands.clone(), self.sender.clone());
@@ -166,7 +169,9 @@ fn parse_support(reply: Result<CommandReply, (String, bool)>) -> Option<Support>
             };
             let flags = found.and_then(ReplyValue::text).unwrap_or_default();
             let publishes = flags.contains('K') && (flags.contains('g') || flags.contains('A'));
-            Some(if publishes { Support::Yes } else { Support::No })
+            let has = |classes: &str| classes.chars().all(|class| flags.contains(class));
+            let writes = flags.contains('A') || has("gx$");
+            Some(if publishes { Support::Yes { writes } } else { Support::No })
         }
         // Managed services forbid CONFIG; subscribing does no harm there.
         Err((error, true)) if ErrorClass::of(&error) != ErrorClass::Temporary => Some(Support::Unknown),

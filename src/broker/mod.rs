@@ -75,8 +75,7 @@ impl Broker<BrokerEvent> {
         counters: &Arc<Counters>,
         router: DirectiveRouter,
     ) -> Self {
-        let detection =
-            if settings.session.redis.is_none() { detection(target, settings) } else { Detection::Off };
+        let detection = if needs_events(settings) { detection(target, settings) } else { Detection::Off };
         let keyspace = KeyspaceSupport::new(store.lookups().commands().clone(), detection);
         let messages = Messages::new(shards.clone(), store, counters);
         let intake = Intake::new(target, settings, node, counters, router);
@@ -334,7 +333,8 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
         match source {
             Source::Keyspace => {
                 if self.keyspace.record_refusal(&channel, reason) {
-                    self.send_all(|| SubscriptionEvent::KeyspaceEvents(false)).await;
+                    self.send_all(|| SubscriptionEvent::KeyspaceEvents { published: false, writes: false })
+                        .await;
                 }
                 if self.keyspace.is_retried(&channel) {
                     self.intake.subscriptions.pin(&channel, source);
@@ -398,7 +398,9 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
 
     async fn publish_support(&mut self, support: Support) {
         if self.intake.link.is_up() && self.keyspace.record(support) {
-            self.send_all(|| SubscriptionEvent::KeyspaceEvents(support != Support::No)).await;
+            let published = support != Support::No;
+            let writes = support == Support::Yes { writes: true };
+            self.send_all(|| SubscriptionEvent::KeyspaceEvents { published, writes }).await;
         }
     }
 
@@ -413,6 +415,12 @@ async fn receive_values(messages: &mut Option<Messages>) {
         Some(messages) => messages.recovery.receive().await,
         None => pending().await,
     }
+}
+
+/// Returns whether this Redis has keys whose events are needed: sessions, unless they have a Redis of their own, or those of
+/// yunity-sockets.
+fn needs_events(settings: &Settings) -> bool {
+    settings.session.redis.is_none() || settings.socket_io.mounts.iter().any(|mount| mount.yunity)
 }
 
 fn detection(target: &Target, settings: &Settings) -> Detection {

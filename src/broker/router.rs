@@ -38,6 +38,9 @@ impl DirectiveRouter {
             Directive::EnterRooms(target, _) | Directive::LeaveRooms(target, _) => {
                 self.with_first(self.receivers(mounts, target))
             }
+            Directive::Notify(users, _) => self.shards_of_users(mounts, users),
+            // It does so.
+            Directive::BeginGathering => self.with_first(0),
         };
         let mut expected = Vec::new();
         let mut expect = |namespace: &str, room: &str| {
@@ -72,6 +75,13 @@ impl DirectiveRouter {
         mounts
             .iter()
             .fold(0, |shards, mount| shards | self.index.shards(&Topic::room(mount, namespace, room)))
+    }
+
+    /// Returns the shards with clients of users of yunity-sockets.
+    fn shards_of_users(&self, mounts: MountSet, users: &[Box<str>]) -> u64 {
+        let topics =
+            users.iter().flat_map(|user| mounts.iter().map(move |mount| Topic::bridge_user(mount, user)));
+        topics.fold(0, |shards, topic| shards | self.index.shards(&topic))
     }
 
     /// Returns the shard of a client, by its id: in protocol 3 it may be behind `<namespace>#`.

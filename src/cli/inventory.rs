@@ -94,5 +94,6 @@ fn meaning(source: Source, settings: &Settings) -> &'static str {
         Source::RedisManager => "RedisManager of python-socketio in JSON, pickle is off",
         Source::Emitter => "events of emitters and servers of Node",
         Source::EmitterRequest => "rooms and disconnects of emitters and servers of Node",
+        Source::Notifications => "notifications and tasks for the bridges",
     }
 }

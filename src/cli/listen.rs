@@ -175,6 +175,10 @@ impl<'a> Decoder<'a> {
                 (format!(" event={}{}", event_name(&event), target_text(&target)), self.query(source, target))
             }
             Some(Instruction::Direct(directive)) => self.directive(source, *directive),
+            Some(Instruction::Bridge(orders)) => {
+                let users = orders.notification.as_ref().map_or(0, |(users, _)| users.len());
+                (format!(" notified users={users} events of a task={}", orders.emits.len()), Ok(None))
+            }
             Some(Instruction::Ignore) => (" for servers, not for clients".to_owned(), Ok(None)),
             Some(Instruction::KeyChanged(_)) => (" a session has changed".to_owned(), Ok(None)),
             Some(Instruction::Invalidate(_)) => (" a user or a session has changed".to_owned(), Ok(None)),
@@ -218,6 +222,8 @@ impl<'a> Decoder<'a> {
             Directive::EnterRooms(target, rooms) => (format!(" enter_rooms={rooms:?}"), target),
             Directive::LeaveRooms(target, rooms) => (format!(" leave_rooms={rooms:?}"), target),
             Directive::DisconnectAll(target, _) => (" disconnect".to_owned(), target),
+            // The bridges' messages are no single directives.
+            Directive::Notify(..) | Directive::BeginGathering => return (String::new(), Ok(None)),
         };
         (what + &target_text(&target), self.query(source, target))
     }

@@ -5,6 +5,7 @@
 mod acks;
 mod call;
 mod ids;
+mod named_sessions;
 mod payload_cache;
 mod sender;
 mod session;
@@ -14,6 +15,7 @@ mod unanswered;
 pub use acks::PendingAcks;
 pub use call::{AcceptedUpgrade, EngineCall};
 pub use ids::{Sid, SidCipher};
+pub use named_sessions::{NamedSession, NamedSessionHold, NamedSessions};
 pub use payload_cache::PayloadCache;
 pub use sender::SenderState;
 pub use session::{Deadline, EngineSession, NamespaceSocket, PollState, TransportState};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::UnansweredEvents;
+use super::{NamedSessionHold, UnansweredEvents};
 use crate::access::Rate;
 use crate::visitors::TokenBucket;
 
@@ -13,14 +13,16 @@ pub struct SenderState {
     pub rate_limit: TokenBucket,
     /// Events that Django has not acknowledged.
     pub unanswered: UnansweredEvents,
-    /// The user that it says to be, where clients are believed.
+    /// The user that it says to be, where clients are believed, or that of the session that it has named.
     pub claimed_user: Option<Arc<str>>,
+    /// The session that it has named, on the paths of yunity-sockets.
+    pub session: Option<NamedSessionHold>,
 }
 
 impl SenderState {
     /// Creates the state of a client that has sent nothing.
     pub fn new(rate: Rate) -> Self {
         let rate_limit = TokenBucket::new(rate);
-        Self { rate_limit, unanswered: UnansweredEvents::default(), claimed_user: None }
+        Self { rate_limit, unanswered: UnansweredEvents::default(), claimed_user: None, session: None }
     }
 }

@@ -139,6 +139,11 @@ impl EngineTable {
         self.cipher.shard_of(text)
     }
 
+    /// Returns the session at a slot.
+    pub fn at(&self, slot: u32) -> Option<Rc<EngineSession>> {
+        self.sessions.borrow().get(slot as usize).cloned()
+    }
+
     /// Returns the session of this shard with a secret id.
     pub fn session(&self, text: &str) -> Option<Rc<EngineSession>> {
         let (sid, _, slot) = self.cipher.decode(text)?;

@@ -39,7 +39,7 @@ use visitors::RawRule;
 
 pub use admin::AdminSettings;
 pub use auth::CallbackSettings;
-pub use bridges::MountSettings;
+pub use bridges::{MessengerSettings, MessengerTask, MountSettings, TaskText, YunitySettings};
 pub use client_events::{EventSelector, LoginSettings};
 pub use client_heartbeats::ClientHeartbeat;
 pub use error::SettingsError;

@@ -63,6 +63,7 @@ const RANGES: &[(&str, RangeInclusive<i64>)] = &[
     ("socketio.events_per_second", 0..=1_000_000),
     ("socketio.event_bytes_per_second", 0..=GIB),
     ("socketio.max_attachments", 0..=1_000),
+    ("socketio.yunity.recheck_seconds", 1..=86_400),
     ("events.keep", 1..=10_000_000),
     ("admin.max_connections", 1..=1_000),
     ("admin.request_seconds", 1..=300),

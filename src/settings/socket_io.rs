@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::bridges::{MountSettings, Mounts, RawMessenger, RawYunity};
+use super::bridges::{MessengerSettings, MountSettings, Mounts, RawMessenger, RawYunity, YunitySettings};
 use super::client_events::{EventSelector, LoginSettings, RawLogin};
 use super::error::SettingsError;
 use super::fields::{invalid, list, require};
@@ -126,6 +126,10 @@ pub struct SocketIoSettings {
     pub redis_manager: RedisManagerSettings,
     /// Emitters of Node.
     pub emitter: EmitterSettings,
+    /// The bridge for yunity-sockets.
+    pub yunity: YunitySettings,
+    /// The bridge for the messenger.
+    pub messenger: MessengerSettings,
 }
 
 /// Settings of `[socketio.emitter]`.
@@ -194,6 +198,11 @@ impl RoomTemplate {
 }
 
 impl SocketIoSettings {
+    /// Returns the settings of a mount.
+    pub fn mount(&self, mount: Mount) -> Option<&MountSettings> {
+        self.mounts.get(mount.number())
+    }
+
     /// Returns the mounts for which `is_meant` is true.
     pub fn mounts_with(&self, is_meant: impl Fn(&MountSettings) -> bool) -> MountSet {
         let mounts = self.mounts.iter().enumerate().filter(|(_, mount)| is_meant(mount));
@@ -208,8 +217,8 @@ impl RawSocketIo {
             mount.is_main = true;
             mount.redis_manager = self.redis_manager.enabled;
         })?;
-        self.yunity.check(&mut mounts)?;
-        self.messenger.check(&mut mounts)?;
+        let yunity = self.yunity.check(&mut mounts)?;
+        let messenger = self.messenger.check(&mut mounts)?;
         let mounts = mounts.finish(websocket_path)?;
         require(!self.engine.is_empty(), "socketio.engine", "must contain 3, 4 or both")?;
         let uses = |transport: &str| self.transports.iter().any(|name| name == transport);
@@ -273,6 +282,8 @@ impl RawSocketIo {
             login: self.login.check()?,
             redis_manager: self.redis_manager.check()?,
             emitter,
+            yunity,
+            messenger,
         })
     }
 }

@@ -131,7 +131,9 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, held: &mut HeldEvents) {
 }
 
 /// Handles an event of the broker that serves this hub.
-fn handle_subscription_event(state: &ShardState, hub: &SharedHub, event: SubscriptionEvent) {
+fn handle_subscription_event(state: &Rc<ShardState>, hub: &Rc<SharedHub>, event: SubscriptionEvent) {
+    // The keys of yunity-sockets are in the Redis of the messages, those of sessions may be in another.
+    let session_keys = state.named_sessions.as_ref().filter(|_| Rc::ptr_eq(hub, &state.hub));
     let leases = &state.visitors.leases;
     match event {
         SubscriptionEvent::Subscribed(channels) => hub.with(|hub| {
@@ -148,13 +150,29 @@ fn handle_subscription_event(state: &ShardState, hub: &SharedHub, event: Subscri
             }
         }),
         SubscriptionEvent::Lost => hub.with(Hub::on_lost),
-        SubscriptionEvent::KeyspaceEvents(published) => leases.set_events(published),
+        SubscriptionEvent::KeyspaceEvents { published, writes } => {
+            if let Some(keys) = session_keys {
+                keys.has_events.set(writes);
+                keys.missed.notify_one();
+            }
+            if Rc::ptr_eq(hub, &state.session_hub) {
+                leases.set_events(published);
+            }
+        }
         SubscriptionEvent::KeyEvents(events) => {
             for (channel, event) in events {
+                if session_keys.is_some() {
+                    socket_io::session_key_changed(state, &channel, event);
+                }
                 leases.key_changed(&channel, event);
             }
         }
-        SubscriptionEvent::Up | SubscriptionEvent::EventsMissed => leases.revalidate_all(),
+        SubscriptionEvent::Up | SubscriptionEvent::EventsMissed => {
+            if let Some(keys) = session_keys {
+                keys.missed.notify_one();
+            }
+            leases.revalidate_all();
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::ask::Descriptions;
 use super::connection_id::{ConnectionId, ConnectionIds};
 use crate::access::Policy;
-use crate::engine::{EngineCall, EngineTable, SidCipher};
+use crate::engine::{EngineCall, EngineTable, NamedSessions, SidCipher};
 use crate::events::{Events, StartGate};
 use crate::http::{self, EngineMounts, HttpConfig, PageValues, StaticFiles, Times};
 use crate::hub::{Hub, Limits, LocalIndex, LocalTopics, OutboxMemory, ShardMemory, SharedHub};
@@ -99,6 +99,8 @@ pub struct ShardState {
     pub engine: EngineTable,
     /// The namespaces and rooms of Socket.IO clients.
     pub rooms: Rc<LocalTopics>,
+    /// The session ids of yunity-sockets, if that bridge is on.
+    pub named_sessions: Option<Rc<NamedSessions>>,
     /// The subscriptions to messages.
     pub hub: Rc<SharedHub>,
     /// The subscriptions to events of sessions: the same hub, unless sessions have a Redis of their own.
@@ -163,6 +165,7 @@ impl ShardState {
         let leases = Leases::new(identifier.clone(), session_hub.clone(), database);
         let policy =
             Policy::new(settings.namespace.clone(), settings.facility_colons, settings.access.clone());
+        let has_yunity = settings.socket_io.mounts.iter().any(|mount| mount.yunity);
         Rc::new(Self {
             number,
             http: http_config(&process, publish_timeout, stopping.clone()),
@@ -171,6 +174,7 @@ impl ShardState {
             visitors: Visitors { identifier, leases, rate_limits: process.rate_limits.clone() },
             engine: EngineTable::new(number, process.sids.clone()),
             rooms,
+            named_sessions: has_yunity.then(Rc::default),
             hub,
             session_hub,
             store,

@@ -53,6 +53,9 @@ pub async fn run(state: Rc<ShardState>, links: ShardLinks, stop: CancellationTok
     tasks.spawn_local(tick(state.clone()));
     tasks.spawn_local(socket_io::serve_calls(state.clone(), engine_calls));
     tasks.spawn_local(state.visitors.leases.clone().run());
+    if state.named_sessions.is_some() {
+        tasks.spawn_local(socket_io::read_session_keys(state.clone()));
+    }
     if let Some(sessions) = sessions {
         tasks.spawn_local(deliver_session_events(state.clone(), sessions.inbox));
         tasks.spawn_local(send_requests(state.number, state.session_hub.clone(), sessions.calls));

@@ -3,10 +3,13 @@
 use super::Instruction;
 use crate::wire::{KeyEvent, Message};
 
-/// Returns the key's event. Expiry and eviction count as changes, since they do not mean a logout.
+/// Returns the key's event.
 pub(super) fn read(message: &Message) -> Instruction {
-    Instruction::KeyChanged(match message.payload() {
-        b"del" | b"rename_from" => KeyEvent::Deleted,
-        _ => KeyEvent::Changed,
+    let is = |name: &[u8]| message.payload() == name;
+    Instruction::KeyChanged(KeyEvent {
+        is_deleted: is(b"del"),
+        is_renamed: is(b"rename_from"),
+        is_expired: is(b"expired"),
+        is_written: is(b"set"),
     })
 }

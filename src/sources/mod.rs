@@ -7,6 +7,7 @@ mod control;
 mod emitter;
 mod emitter_values;
 mod keyspace;
+mod notifications;
 mod pickled_emit;
 mod redis_manager;
 mod relay;
@@ -14,6 +15,8 @@ mod timestamp;
 
 use self::emitter::EmitterReader;
 pub use self::emitter::escape_pattern;
+pub use self::notifications::BridgeOrders;
+use self::notifications::NotificationReader;
 use self::redis_manager::RedisManagerReader;
 use crate::settings::{Settings, SocketIoSettings};
 use crate::wire::socket_io::{EventData, MessageLimits};
@@ -37,6 +40,8 @@ pub enum Source {
     Emitter,
     /// A pattern for what these ask for otherwise: changes of rooms, and disconnects.
     EmitterRequest,
+    /// A channel of the bridges for yunity-sockets and the messenger.
+    Notifications,
 }
 
 /// What a message asks for.
@@ -55,6 +60,8 @@ pub enum Instruction {
     Emit(Box<(EmitTarget, EventData)>),
     /// Do anything else about clients of Socket.IO, in order with the events. Boxed likewise.
     Direct(Box<Directive>),
+    /// Do what a message of the bridges asks for. Boxed likewise.
+    Bridge(Box<BridgeOrders>),
     /// Do nothing: the message is well-formed and for another server.
     Ignore,
 }
@@ -64,6 +71,7 @@ pub enum Instruction {
 pub struct SourceReader {
     redis_manager: RedisManagerReader,
     emitter: EmitterReader,
+    notifications: NotificationReader,
 }
 
 /// Returns the channels and patterns that the broker wants for itself, with their sources.
@@ -76,6 +84,13 @@ pub fn own_channels(settings: &Settings) -> Vec<(Channel, Source)> {
     }
     if emitter.is_enabled && !settings.socket_io.mounts_with(|mount| mount.is_main).is_empty() {
         channels.extend(emitter::patterns(&emitter.key, namespaces));
+    }
+    let SocketIoSettings { yunity, messenger, .. } = &settings.socket_io;
+    if !settings.socket_io.mounts_with(|mount| mount.yunity).is_empty() {
+        channels.push((Channel::from_redis(&yunity.channel), Source::Notifications));
+    }
+    if !settings.socket_io.mounts_with(|mount| mount.messenger).is_empty() {
+        channels.push((Channel::from_redis(&messenger.channel), Source::Notifications));
     }
     channels
 }
@@ -94,12 +109,13 @@ impl Source {
             Self::Control => "control",
             Self::RedisManager => "redis_manager",
             Self::Emitter | Self::EmitterRequest => "emitter",
+            Self::Notifications => "notifications",
         }
     }
 
     /// Returns whether its messages are for clients of Socket.IO.
     pub fn is_socket_io(self) -> bool {
-        matches!(self, Self::RedisManager | Self::Emitter | Self::EmitterRequest)
+        matches!(self, Self::RedisManager | Self::Emitter | Self::EmitterRequest | Self::Notifications)
     }
 
     /// Returns whether it has patterns in place of channels.
@@ -127,6 +143,7 @@ impl SourceReader {
         Self {
             redis_manager: RedisManagerReader::new(&settings.socket_io.redis_manager, limits, node),
             emitter: EmitterReader::new(&settings.socket_io, limits),
+            notifications: NotificationReader::new(&settings.socket_io, limits),
         }
     }
 
@@ -145,6 +162,7 @@ impl SourceReader {
             Source::RedisManager => self.redis_manager.read(&message, is_wanted),
             Source::Emitter => self.emitter.read_event(&message, is_wanted),
             Source::EmitterRequest => self.emitter.read_request(&message),
+            Source::Notifications => self.notifications.read(&message),
         }
     }
 }

@@ -28,7 +28,7 @@ const MAX_PUBLISHERS: usize = 1_024;
 pub(super) const MAX_NAME_BYTES: usize = 256;
 
 /// Most rooms or ids in one message.
-const MAX_NAMES: usize = 10_000;
+pub(super) const MAX_NAMES: usize = 10_000;
 
 /// Reads the messages of `RedisManager`, and remembers which publishers are of generation 3.
 #[derive(Debug)]

@@ -24,6 +24,10 @@ pub enum Directive {
     LeaveRoom(ClientName, Box<str>),
     /// Empty a room of a namespace.
     CloseRoom(Box<str>, Box<str>),
+    /// Send a message to users of yunity-sockets, in order and to each as often as it is named.
+    Notify(Box<[Box<str>]>, Bytes),
+    /// Start the list of the messenger's connections anew.
+    BeginGathering,
     /// Put all these clients into rooms.
     EnterRooms(EmitTarget, Box<[Box<str>]>),
     /// Take all these clients out of rooms.

@@ -5,13 +5,31 @@ use super::Channel;
 /// Start of the names of all keyspace channels.
 const PREFIX: &str = "__keyspace@";
 
-/// An event of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyEvent {
-    /// It was deleted, or renamed.
-    Deleted,
-    /// It was written, expired or evicted: only a read shows whether the session still exists.
-    Changed,
+/// Events of a key, coalesced. Without any of them only a read shows what has become of the key.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an event of its own, and several may be coalesced"
+)]
+pub struct KeyEvent {
+    /// It was deleted.
+    pub is_deleted: bool,
+    /// It was renamed to another key.
+    pub is_renamed: bool,
+    /// It has expired.
+    pub is_expired: bool,
+    /// It was written as a whole.
+    pub is_written: bool,
+}
+
+impl KeyEvent {
+    /// Adds the events of `other`.
+    pub fn merge(&mut self, other: Self) {
+        self.is_deleted |= other.is_deleted;
+        self.is_renamed |= other.is_renamed;
+        self.is_expired |= other.is_expired;
+        self.is_written |= other.is_written;
+    }
 }
 
 /// Returns the channel of a key in a database.

@@ -17,6 +17,11 @@ impl Mount {
         u8::try_from(number).ok().filter(|_| number < Self::MAX).map(Self)
     }
 
+    /// Returns its number.
+    pub fn number(self) -> usize {
+        self.0.into()
+    }
+
     /// Returns the character that marks the topics of the mount.
     pub(super) fn mark(self) -> char {
         char::from(b'0' + self.0)

@@ -14,11 +14,14 @@ pub enum Scope {
     Namespace,
     /// A room in a namespace of Socket.IO.
     Room,
+    /// A user of yunity-sockets.
+    BridgeUser,
 }
 
 /// Marks of the scopes that are not channels.
 const NAMESPACE_MARK: &str = "\0n";
 const ROOM_MARK: &str = "\0r";
+const USER_MARK: &str = "\0u";
 
 /// The scope and the name of a topic. Opaque to the hub, and cheap to clone.
 ///
@@ -40,19 +43,25 @@ impl Topic {
         Self([ROOM_MARK, mark.encode_utf8(&mut [0; 4]), namespace, "\0", room].concat().into())
     }
 
+    /// Returns the topic of a user of yunity-sockets on a mount. It is no room: publishers of rooms cannot name it.
+    pub fn bridge_user(mount: Mount, user: &str) -> Self {
+        Self([USER_MARK, mount.mark().encode_utf8(&mut [0; 4]), user].concat().into())
+    }
+
     /// Returns the kind of the name.
     pub fn scope(&self) -> Scope {
         match self.0.as_bytes() {
             [0, b'n', ..] => Scope::Namespace,
             [0, b'r', ..] => Scope::Room,
+            [0, b'u', ..] => Scope::BridgeUser,
             _ => Scope::Channel,
         }
     }
 
-    /// Returns the name of the namespace: empty if the topic is a channel.
+    /// Returns the name of the namespace: empty if the topic is in none.
     pub fn namespace_name(&self) -> &str {
         match self.scope() {
-            Scope::Channel => "",
+            Scope::Channel | Scope::BridgeUser => "",
             Scope::Namespace => &self.0[NAMESPACE_MARK.len() + 1..],
             Scope::Room => self.0[ROOM_MARK.len() + 1..].split('\0').next().unwrap_or_default(),
         }
@@ -62,7 +71,7 @@ impl Topic {
     pub fn channel(&self) -> Option<Channel> {
         match self.scope() {
             Scope::Channel => Some(Channel::from_shared(self.0.clone())),
-            Scope::Namespace | Scope::Room => None,
+            Scope::Namespace | Scope::Room | Scope::BridgeUser => None,
         }
     }
 }

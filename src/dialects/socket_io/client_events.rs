@@ -1,12 +1,15 @@
 //! Events of clients: those that are selected go to Django, and no event ever reaches another client by itself.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tracing::warn;
 
+use super::bridges::{BridgeEvent, bridge_event};
 use super::namespaces::{apply_identity, socket_identity};
 use super::outgoing::send_event;
+use super::{messenger, yunity};
 use crate::access::{Rate, name_fits};
 use crate::engine::{EngineSession, NamespaceSocket, SenderState};
 use crate::events::ClientEvent;
@@ -21,7 +24,7 @@ use crate::wire::{ClientAnswer, ClientName, Mount};
 /// Handles an event of a client. Returns why the session has to end, if it has to.
 pub(super) fn receive_event(
     session: &EngineSession,
-    state: &ShardState,
+    state: &Rc<ShardState>,
     packet: SocketPacket<'_>,
     attachments: &[Bytes],
 ) -> Option<Close> {
@@ -30,7 +33,8 @@ pub(super) fn receive_event(
     let name = packet.event_name()?;
     let mut sockets = session.sockets.borrow_mut();
     let socket = sockets.iter_mut().find(|socket| socket.namespace() == packet.namespace)?;
-    if settings.client_events.is_empty() && settings.login.is_none() {
+    let bridge = bridge_event(session, state, packet, &name);
+    if settings.client_events.is_empty() && settings.login.is_none() && bridge.is_none() {
         ignore(state);
         return None;
     }
@@ -38,6 +42,17 @@ pub(super) fn receive_event(
     let bytes = packet.data.len() + attachments.iter().map(Bytes::len).sum::<usize>();
     if !sender.rate_limit.take(bytes) {
         return Some(Close::TooFast);
+    }
+    match bridge {
+        Some(BridgeEvent::Authenticate) => {
+            yunity::authenticate(state, session, socket, packet);
+            return None;
+        }
+        Some(BridgeEvent::Report) => {
+            messenger::report(state, packet);
+            return None;
+        }
+        None => {}
     }
     let login = settings.login.as_ref().filter(|login| login.event == *name);
     if let Some(login) = login {

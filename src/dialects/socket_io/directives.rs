@@ -6,6 +6,7 @@ use super::namespaces::MAX_ROOMS;
 use super::outgoing::send_packet;
 use super::reach;
 use super::receive::GRACE;
+use super::{messenger, yunity};
 use crate::engine::{Deadline, EngineSession};
 use crate::events::DisconnectReason;
 use crate::hub::Run;
@@ -57,6 +58,8 @@ fn carry_out(state: &ShardState, mount: Mount, directive: &Directive) {
                 state.rooms.clear(&Topic::room(mount, namespace, room));
             }
         }
+        Directive::Notify(users, packets) => yunity::notify(state, mount, users, packets),
+        Directive::BeginGathering => messenger::begin_gathering(state),
         Directive::EnterRooms(target, rooms) => change_rooms(state, mount, target, rooms, RoomChange::Enter),
         Directive::LeaveRooms(target, rooms) => change_rooms(state, mount, target, rooms, RoomChange::Leave),
         Directive::DisconnectAll(target, scope) => disconnect_all(state, mount, target, *scope),

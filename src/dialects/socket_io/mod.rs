@@ -4,11 +4,13 @@
 
 mod acks;
 mod auth_fields;
+mod bridges;
 mod client_events;
 mod connection;
 mod describe;
 mod directives;
 mod ending;
+mod messenger;
 mod namespaces;
 mod open;
 mod outgoing;
@@ -18,6 +20,7 @@ mod reach;
 mod receive;
 mod tick;
 mod upgrade;
+mod yunity;
 
 pub use describe::describe;
 pub use directives::apply;
@@ -25,3 +28,4 @@ pub use open::open;
 pub use polling::serve_calls;
 pub use reach::count;
 pub use tick::tick;
+pub use yunity::{read_session_keys, session_key_changed};

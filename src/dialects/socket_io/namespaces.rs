@@ -98,7 +98,13 @@ fn admit(
     };
     let identity = lease.as_ref().map_or_else(|| session_identity(session), token_identity);
     let is_user = identity.user.is_some() || identity.user_id.is_some();
-    if is_user || settings.anonymous { Ok(lease) } else { Err(ConnectError::Unauthorized) }
+    // Clients of yunity-sockets say who they are only afterwards.
+    let is_admitted_anyway = || settings.mount(session.mount).is_some_and(|mount| mount.yunity);
+    if is_user || settings.anonymous || is_admitted_anyway() {
+        Ok(lease)
+    } else {
+        Err(ConnectError::Unauthorized)
+    }
 }
 
 /// Returns the token in a CONNECT: in its object, or in protocol 4 in its query. A value that is no text is returned as its

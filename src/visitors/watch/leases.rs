@@ -278,13 +278,13 @@ impl Leases {
     }
 
     fn apply_key_event(&self, lease: &Rc<Lease>, key_event: KeyEvent) {
-        match key_event {
+        // Expiry and eviction do not mean a logout. A key that was deleted and written again counts as deleted.
+        if key_event.is_deleted || key_event.is_renamed {
             // A login deletes the old session, too, before the browser has its new cookie: read again after the delay.
-            KeyEvent::Deleted => {
-                lease.record_deletion();
-                self.schedule(lease, lease.suspect());
-            }
-            KeyEvent::Changed => self.schedule_soon(lease),
+            lease.record_deletion();
+            self.schedule(lease, lease.suspect());
+        } else {
+            self.schedule_soon(lease);
         }
     }
 

@@ -23,3 +23,4 @@ mod sentinel;
 mod socket_io;
 mod socket_io_events;
 mod tls;
+mod yunity_loss;

@@ -22,6 +22,9 @@ const EMBEDDED_PORT: u16 = 6379;
 /// Enables keyspace events. Generic, expired and evicted events suffice for sessions: every write of one sets a TTL.
 pub const KEYSPACE_EVENTS: [&str; 2] = ["--notify-keyspace-events", "Kgxe"];
 
+/// The same, with the events of plain writes: what yunity-sockets sets by itself.
+pub const ALL_EVENTS: [&str; 2] = ["--notify-keyspace-events", "KA"];
+
 /// Runs a server until EOF on standard input. The pipe closes however the test process ends, so no server outlives it.
 const UNTIL_EOF: &str = r#"dir=$1; shift; "$@" </dev/null & echo $! >"$dir/pid.new"; mv "$dir/pid.new" "$dir/pid"
 cat >/dev/null; kill -9 "$(cat "$dir/pid")" 2>/dev/null; rm -rf "$dir""#;
@@ -93,6 +96,16 @@ impl RedisServer {
             Self::shared()
         } else {
             NOTIFYING.get_or_init(|| Self::start_with(&KEYSPACE_EVENTS))
+        }
+    }
+
+    /// Returns a shared store with all keyspace events, those of plain writes included.
+    pub fn with_all_events() -> &'static Self {
+        static NOTIFYING: OnceLock<RedisServer> = OnceLock::new();
+        if store_is_embedded() {
+            Self::shared()
+        } else {
+            NOTIFYING.get_or_init(|| Self::start_with(&ALL_EVENTS))
         }
     }
 
