@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use ws4redis::cli::{self, CommandError, ListenTime, PublishCommand};
+use ws4redis::cli::{self, CommandError, ListenCommand, ListenTime, PublishCommand};
 use ws4redis::settings::{self, Settings};
 use ws4redis::telemetry;
 
@@ -39,6 +39,21 @@ enum Command {
     Settings,
     /// Publish a message, as Django's RedisPublisher does.
     Publish(Publish),
+    /// Print the notifications of a session, as the command-line client of yunity-sockets does.
+    Listen(ListenFlags),
+}
+
+#[derive(Args)]
+struct ListenFlags {
+    /// The server and its path, for example http://127.0.0.1:8000/socket/
+    #[arg(long, value_name = "URL")]
+    socketio: String,
+    /// The session id that the client names.
+    #[arg(long, value_name = "NAME")]
+    session: String,
+    /// Protocol of Engine.IO, 3 or 4.
+    #[arg(long, value_name = "VERSION", default_value = "4")]
+    engine: String,
 }
 
 #[derive(Args)]
@@ -90,13 +105,19 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), CommandError> {
     let flags = Arguments::try_parse().map_err(CommandError::Usage)?;
-    if let Some(Command::Settings) = flags.command {
-        return cli::print_settings();
+    // These use no settings.
+    match flags.command {
+        Some(Command::Settings) => return cli::print_settings(),
+        Some(Command::Listen(ListenFlags { socketio: url, session, engine })) => {
+            return cli::listen(&ListenCommand { url, session, engine });
+        }
+        _ => {}
     }
     let file = settings::file(flags.settings);
     let (settings, warnings) = Settings::load(file.as_deref(), std::env::vars_os(), &flags.set)?;
     match flags.command.unwrap_or(Command::Serve) {
-        Command::Settings => cli::print_settings(),
+        // Handled above.
+        Command::Settings | Command::Listen(_) => Ok(()),
         Command::Serve => {
             // Dropping the guard at the end writes the buffered lines.
             let _log = telemetry::init(settings.log_json);

@@ -68,7 +68,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("socket2", &["server/listeners.rs", "redis/connection.rs", "stream.rs"]),
     ("subtle", &["admin/guard.rs", "engine", "visitors/session.rs"]),
     ("tokio_rustls", &["redis/connection.rs"]),
-    ("tokio_tungstenite", &["socket", "http/upgrade.rs"]),
+    ("tokio_tungstenite", &["socket", "http/upgrade.rs", "cli/yunity_client.rs"]),
     ("tracing_appender", &["telemetry.rs"]),
     ("tracing_subscriber", &["telemetry.rs"]),
     ("wildmatch", &["access/facility_patterns.rs", "access/rules.rs"]),

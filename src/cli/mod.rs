@@ -2,6 +2,7 @@
 
 mod inventory;
 mod listen;
+mod yunity_client;
 
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 
 use tokio::runtime::{Builder, LocalOptions};
 
+pub use self::yunity_client::{ListenCommand, listen};
 use crate::redis::{ServerReport, Target, TargetError, examine, publish_once};
 use crate::server::{self, Standby};
 use crate::settings::{self, Listen, Settings};
@@ -29,6 +31,8 @@ pub enum CommandError {
     Target(TargetError),
     /// Redis is unreachable or refuses a command.
     Redis(String),
+    /// A server of Socket.IO refuses the client.
+    Server(String),
     /// The server could not start, or failed.
     Serving(anyhow::Error),
     /// Standard input or output failed.
@@ -43,7 +47,9 @@ impl CommandError {
         let _ = match self {
             Self::Usage(error) => error.print(),
             Self::Settings(error) => writeln!(io::stderr(), "ws4redis: {error}"),
-            Self::Arguments(text) | Self::Redis(text) => writeln!(io::stderr(), "ws4redis: {text}"),
+            Self::Arguments(text) | Self::Redis(text) | Self::Server(text) => {
+                writeln!(io::stderr(), "ws4redis: {text}")
+            }
             Self::Target(error) => writeln!(io::stderr(), "ws4redis: {error}"),
             // The reader of a pipe may close it early, as `head` does.
             Self::Stdio(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -53,7 +59,7 @@ impl CommandError {
         ExitCode::from(match self {
             Self::Usage(error) if !error.use_stderr() => 0,
             Self::Usage(_) | Self::Settings(_) | Self::Arguments(_) | Self::Target(_) => 64,
-            Self::Redis(_) => 69,
+            Self::Redis(_) | Self::Server(_) => 69,
             Self::Serving(_) | Self::Stdio(_) => 1,
         })
     }
