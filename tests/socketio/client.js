@@ -1,13 +1,13 @@
 // Connects with an official client and writes what happens, one JSON array a line, until its input ends.
 //
-//     node client.js MAJOR URL TRANSPORTS
+//     node client.js MAJOR URL TRANSPORTS [reconnect]
 
 'use strict';
 
-const [major, url, transports] = process.argv.slice(2);
+const [major, url, transports, option] = process.argv.slice(2);
 const io = require(`socket.io-client-${major}`);
 const write = (...values) => console.log(JSON.stringify(values));
-const socket = io(url, { transports: transports.split(','), forceNew: true, reconnection: false });
+const socket = io(url, { transports: transports.split(','), forceNew: true, reconnection: option === 'reconnect', reconnectionDelay: 100 });
 const plain = (value) =>
   Buffer.isBuffer(value) || value instanceof ArrayBuffer ? { bytes: Buffer.from(value).toString('hex') } : value;
 

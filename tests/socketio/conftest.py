@@ -68,17 +68,23 @@ class NodeProcess:
 
 
 @pytest.fixture
-def connect(gateway):
+def connect_to():
+    """Starts an official client of a gateway."""
     clients = []
 
-    def connect_client(major, transports):
+    def connect_client(gateway, major, transports, *options):
         url = f"http://127.0.0.1:{gateway.port}"
-        clients.append(NodeProcess(FOLDER / "client.js", str(major), url, transports))
+        clients.append(NodeProcess(FOLDER / "client.js", str(major), url, transports, *options))
         return clients[-1]
 
     yield connect_client
     for client in clients:
         client.close()
+
+
+@pytest.fixture
+def connect(gateway, connect_to):
+    return lambda major, transports: connect_to(gateway, major, transports)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import redis
 import socketio
 
-from harness import DEADLINE, until
+from harness import DEADLINE, Gateway, until
 
 TRANSPORTS = ["websocket", "polling", "polling,websocket"]
 
@@ -81,6 +81,28 @@ def test_an_acknowledgement_reaches_the_publisher(connect, store, manager, major
     (answer,) = until(answered, lambda found: len(found) == 1, "the acknowledgement")
     assert b'"id":5,"args":[{"twice":42}]' in answer and manager.host_id.encode() in answer
     subscriber.close()
+
+
+def test_clients_come_back_after_a_restart_of_the_gateway(store, manager, connect_to):
+    settings = {"redis__url": store.url, "socketio__enabled": "true"}
+    gateway = Gateway(**settings)
+    clients = [connect_to(gateway, major, transport, "reconnect") for major in (1, 2, 3, 4) for transport in TRANSPORTS]
+    for client in clients:
+        connected(client)
+    gateway.stop()
+    gateway = Gateway(port=gateway.port, **settings)
+
+    def next_of(client, event):
+        while (happened := client.next())[0] != event:
+            assert happened[0] in ("disconnect", "connect_error", "error"), happened
+        return happened
+
+    for client in clients:
+        next_of(client, "connect")
+    manager.emit("news", "after the restart")
+    for client in clients:
+        assert next_of(client, "news")[2:] == ["after the restart"]
+    gateway.stop()
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS)
