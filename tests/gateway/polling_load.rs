@@ -37,7 +37,7 @@ async fn open_sessions(server: &SocketIoGateway, count: usize) -> (TestClient, V
     (connection, sessions)
 }
 
-/// 5,000 with WS4REDIS_TESTS_LONG.
+/// 5,000 with `WS4REDIS_TESTS_LONG`.
 #[tokio::test]
 async fn sessions_that_come_and_go_leave_nothing_behind() {
     let sessions = if std::env::var("WS4REDIS_TESTS_LONG").is_ok() { 5_000 } else { 1_000 };

@@ -353,7 +353,7 @@ async fn unreadable_messages_reach_nobody_and_are_logged_without_their_content()
     let settings = [("socketio.max_attachments", "20"), ("socketio.redis_manager.pickle", "true")];
     let server = SocketIoGateway::start_with(&settings).await;
     let (mut client, _) = server.connect("/").await;
-    let attachments = vec![r#""AA==""#; 11].join(",");
+    let attachments = [r#""AA==""#; 11].join(",");
     for message in [
         "secret",
         r#"["secret"]"#,

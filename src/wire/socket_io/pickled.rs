@@ -45,13 +45,12 @@ fn push_value(out: &mut Vec<u8>, json: &str, attachments: &[Bytes]) -> Option<()
             }
             out.push(b'e');
         }
-        b'{' => match attachment(json, attachments) {
-            Some(attachment) => {
+        b'{' => {
+            if let Some(attachment) = attachment(json, attachments) {
                 out.push(b'B');
                 out.extend(u32::try_from(attachment.len()).ok()?.to_le_bytes());
                 out.extend(&attachment[..]);
-            }
-            None => {
+            } else {
                 out.extend(b"}(");
                 for member in JsonMembers::new(json)? {
                     let (key, value) = member.ok()?;
@@ -60,7 +59,7 @@ fn push_value(out: &mut Vec<u8>, json: &str, attachments: &[Bytes]) -> Option<()
                 }
                 out.push(b'u');
             }
-        },
+        }
         _ => push_number(out, json)?,
     }
     Some(())
