@@ -130,7 +130,9 @@ class EventQueue(ABC):
     def park(self, delivery: Delivery, error: str, tries: int) -> None:
         """Move an event to the stream of failed events."""
         pipeline = self._client.pipeline(transaction=True)
-        fields: dict[Any, Any] = {"data": delivery.payload, "error": error, "tries": tries}
+        # An error may quote lone surrogates of a client, which UTF-8 does not have.
+        text = error.encode("utf-8", "backslashreplace")
+        fields: dict[Any, Any] = {"data": delivery.payload, "error": text, "tries": tries}
         pipeline.xadd(failed_key(self._key), fields, maxlen=MAX_FAILED, approximate=True)
         self._remove(pipeline, delivery)
         pipeline.execute()

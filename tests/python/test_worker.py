@@ -66,6 +66,8 @@ def handle(event):
         os.kill(os.getpid(), signal.SIGKILL)
     elif word == "exit":
         sys.exit(5)
+    elif word == "surrogate":
+        raise ValueError("bad name \\ud800")
     elif word == "database":
         store.rpush("database", "closed" if connection.connection is None else "open")
         connection.ensure_connection()
@@ -398,6 +400,15 @@ def test_a_failing_handler_is_retried_and_then_the_event_is_parked(site):
     assert failed[b"tries"] == b"3"
     assert json.loads(failed[b"data"])["data"] == "fail here"
     assert site.unhandled() == 0
+
+
+def test_an_error_with_a_lone_surrogate_is_parked_as_any_other(site):
+    # JSON of clients may have lone surrogates, and handlers may quote it.
+    site.write("surrogate", "b")
+    assert "1 events handled, 1 parked" in site.run("--once", "--retries", "0")
+    (failed,) = site.failed()
+    assert failed[b"error"].endswith(rb"ValueError: bad name \ud800")
+    assert "1 parked events" in site.run("--failed")
 
 
 def test_a_handler_that_recovers_is_called_until_it_succeeds(site):
