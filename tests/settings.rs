@@ -236,6 +236,10 @@ fn an_out_of_range_number_in_a_file_is_rejected_and_the_file_named() {
             rule("publish_burst_seconds = 3601"),
             "access.publish_burst_seconds: must be an integer from 0 to 3600",
         ),
+        (
+            "[[presence]]\nfacility = [\"x\"]\nseconds = 2\n".to_owned(),
+            "presence.seconds: must be an integer from 3 to 86400",
+        ),
     ] {
         std::fs::write(&file, &text).unwrap();
         let error = Settings::load(Some(&file), std::iter::empty(), &[]).unwrap_err().to_string();

@@ -39,6 +39,11 @@ impl Presence {
         Self(PresenceRules::new(rules, tells).map(create))
     }
 
+    /// Returns whether anything is counted.
+    pub fn is_counted(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Makes `attendance` that of a user, or of an anonymous visitor, in a facility. Call this when a connection begins,
     /// and when its user may have changed. `id` returns the public id of the connection.
     pub fn update(

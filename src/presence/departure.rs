@@ -88,7 +88,9 @@ impl Departures {
             batch.add("EVAL", &arguments);
         }
         let replies = self.commands.send(batch).await;
-        if let Some(Err(CommandFailure::Refused(reason))) = replies.first() {
+        if let Some(Err(CommandFailure::Refused(reason))) = replies.first()
+            && (reason.starts_with("NOPERM") || reason.contains("unknown command"))
+        {
             warn!(error = %reason, "Redis refuses EVAL; presence works without it, and in rare cases announces a user as online twice{}", cure(reason));
             self.has_no_scripts.set(true);
             return if keep_until.is_some() { Vec::new() } else { self.depart_stepwise(leavers).await };

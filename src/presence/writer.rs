@@ -112,7 +112,7 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
 
     async fn turn(&self, refresh_at: &mut Instant) -> Result<(), WriteLost> {
         if std::mem::take(&mut self.shared.table().must_rewrite) {
-            self.refresh(true).await.inspect_err(|_| self.shared.table().must_rewrite = true)?;
+            self.refresh(None).await.inspect_err(|_| self.shared.table().must_rewrite = true)?;
             self.decides_from.set(Instant::now() + GRACE);
             *refresh_at = Instant::now() + self.interval();
         }
@@ -123,7 +123,8 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
         }
         if Instant::now() >= *refresh_at {
             *refresh_at = Instant::now() + self.interval();
-            self.refresh(false).await?;
+            // Half a turn, so that no entry waits for the turn after the next.
+            self.refresh(Some(self.interval() / 2)).await?;
             if decides {
                 self.remove_stale().await?;
             }
@@ -151,10 +152,10 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
         }
     }
 
-    async fn refresh(&self, all: bool) -> Result<(), WriteLost> {
+    async fn refresh(&self, slack: Option<Duration>) -> Result<(), WriteLost> {
         let mut slot = Some(0);
         while let Some(from) = slot {
-            let (writes, next) = self.shared.table().refresh(from, MAX_WRITES, all);
+            let (writes, next) = self.shared.table().refresh(from, MAX_WRITES, slack);
             slot = next;
             self.write(writes).await?;
         }

@@ -34,3 +34,35 @@ impl RawPresenceRule {
         Ok(PresenceRule { facilities: FacilityPatterns::new(&self.facility), seconds: self.seconds })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::settings::Settings;
+
+    /// Loads a settings file with this text.
+    fn load(name: &str, text: &str) -> Result<Settings, String> {
+        let file = std::env::temp_dir().join(format!("ws4redis-presence-{name}-{}", std::process::id()));
+        std::fs::write(&file, text).unwrap();
+        let loaded = Settings::load(Some(&file), std::iter::empty(), &[]);
+        std::fs::remove_file(file).unwrap();
+        loaded.map(|(settings, _)| settings).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn tables_have_a_default_time_and_are_checked() {
+        assert!(Settings::built_in().unwrap().presence.is_empty());
+        let text =
+            "[[presence]]\nfacility = [\"chat-*\", \"/\"]\n[[presence]]\nfacility = [\"a\"]\nseconds = 9\n";
+        let rules = load("right", text).unwrap().presence;
+        assert_eq!(rules.iter().map(|rule| rule.seconds).collect::<Vec<_>>(), [60, 9]);
+        assert!(rules[0].facilities.admit_name("chat-5") && rules[0].facilities.admit_name("/"));
+        for (text, expected) in [
+            ("[[presence]]\nfacility = []\n", "presence.facility: is empty"),
+            ("[[presence]]\nseconds = 60\n", "facility"),
+            ("[[presence]]\nfacility = [\"a\"]\nsecond = 60\n", "second"),
+        ] {
+            let error = load("wrong", text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

@@ -50,9 +50,12 @@ impl RelayClient {
 
     /// Counts it for presence, as the user that it has now.
     pub(super) fn attend(&mut self, permit: &ConnectionPermit) {
+        let presence = &permit.state().process.presence;
+        if !presence.is_counted() {
+            return;
+        }
         let user = self.share.as_ref().and_then(|share| share.visitor().identity.user.clone());
         let facility = self.handshake.facility.as_str();
-        let presence = &permit.state().process.presence;
         presence.update(&mut self.attendance, facility, user.as_ref(), || permit.public_id());
     }
 

@@ -176,9 +176,10 @@ fn own_rooms(
 
 /// Counts a client for presence, under its public id.
 fn attend(session: &EngineSession, socket: &mut NamespaceSocket, identity: &Identity, state: &ShardState) {
-    let NamespaceSocket { topic, sid, attendance, .. } = socket;
-    let id = || state.engine.text(sid, session.slot);
-    state.process.presence.update(attendance, topic.namespace_name(), identity.user.as_ref(), id);
+    let mut attendance = socket.attendance.take();
+    let id = || state.engine.public_id(session, socket);
+    state.process.presence.update(&mut attendance, socket.namespace(), identity.user.as_ref(), id);
+    socket.attendance = attendance;
 }
 
 /// Applies a changed visitor: rooms of its user and groups are left and entered, without a reconnect.

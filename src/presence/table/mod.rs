@@ -236,13 +236,13 @@ impl PresenceTable {
         writes
     }
 
-    /// Returns writes of entries from `slot` on, up to `count`, and the slot to continue at. Without `all`, entries that
-    /// stay valid for more than two thirds of their time are left out.
+    /// Returns writes of entries from `slot` on, up to `count`, and the slot to continue at. With `slack`, entries
+    /// are left out that stay valid for longer than two thirds of their time and this.
     pub(super) fn refresh(
         &mut self,
         slot: usize,
         count: usize,
-        all: bool,
+        slack: Option<Duration>,
     ) -> (Vec<EntryWrite>, Option<usize>) {
         let now = Instant::now();
         let mut writes = Vec::new();
@@ -252,7 +252,8 @@ impl PresenceTable {
             }
             let Some(entry) = self.entries.get_mut(slot) else { continue };
             let left = entry.valid_until.map(|end| end.saturating_duration_since(now));
-            if all || left.is_none_or(|left| left <= Duration::from_secs(entry.seconds.into()) * 2 / 3) {
+            let due = slack.map(|slack| Duration::from_secs(entry.seconds.into()) * 2 / 3 + slack);
+            if due.zip(left).is_none_or(|(due, left)| left <= due) {
                 writes.extend(entry.refresh(slot));
             }
         }
@@ -262,13 +263,15 @@ impl PresenceTable {
     /// Records that a write has reached Redis.
     pub(super) fn on_written(&mut self, write: &EntryWrite, sent_at: Instant) {
         let Some(entry) = self.entries.get_mut(write.slot) else { return };
+        let valid_until = sent_at + Duration::from_secs(write.seconds.into());
         match &write.action {
-            Action::Keep { .. } => {
-                entry.valid_until = Some(sent_at + Duration::from_secs(write.seconds.into()));
-            }
+            // The other ids of a user keep the time of their own writes.
+            Action::Keep { is_refresh: false, .. }
+                if !entry.ids.is_empty() && entry.valid_until.is_some() => {}
+            Action::Keep { .. } => entry.valid_until = Some(valid_until),
             Action::Count { now, .. } => {
                 entry.written = *now;
-                entry.valid_until = Some(sent_at + Duration::from_secs(write.seconds.into()));
+                entry.valid_until = Some(valid_until);
                 if *now == 0 && entry.count == 0 {
                     self.remove(write.slot);
                 }
@@ -376,3 +379,6 @@ impl Entry {
         self.valid_until.is_none_or(|end| end <= Instant::now())
     }
 }
+
+#[cfg(test)]
+mod tests;
