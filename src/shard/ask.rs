@@ -89,8 +89,8 @@ pub struct ConnectionInfo {
 pub struct NamespaceInfo {
     /// The namespace.
     pub name: String,
-    /// The client's public id there.
-    pub sid: String,
+    /// The client's public id there; none if it is the secret id of the session, too.
+    pub sid: Option<String>,
     /// Its user's name there, or primary key if the name is not known; none for an anonymous visitor.
     pub user: Option<Arc<str>>,
 }

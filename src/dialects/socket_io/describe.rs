@@ -16,7 +16,8 @@ pub fn describe(state: &ShardState, session: &EngineSession) -> ConnectionInfo {
         .iter()
         .map(|socket| NamespaceInfo {
             name: socket.namespace().to_owned(),
-            sid: state.engine.public_id(session, socket),
+            // With `eio3_ids = "same"` the public id is the secret one.
+            sid: (!socket.sid.equals(&session.sid)).then(|| state.engine.public_id(session, socket)),
             user: user(socket_identity(session, socket)),
         })
         .collect();
@@ -30,7 +31,7 @@ pub fn describe(state: &ShardState, session: &EngineSession) -> ConnectionInfo {
     };
     let (delivered, dropped) = session.listener.counts();
     ConnectionInfo {
-        id: namespaces.first().map(|namespace| namespace.sid.clone()),
+        id: namespaces.first().and_then(|namespace| namespace.sid.clone()),
         dialect: "socket_io",
         form,
         facility: None,
