@@ -333,6 +333,7 @@ async fn a_poll_of_an_unknown_session_is_no_refused_handshake() {
     let mut server = SocketIoGateway::start().await;
     let (client, _) = server.connect_polling().await;
     client.post("1").expect_status(200).await;
+    assert_eq!(client.poll().await, "6");
     client.get().expect_status(400).await;
     server.gateway.signal("TERM");
     assert!(server.gateway.expect_exit().await.success());
