@@ -1,13 +1,18 @@
 //! The bridge for yunity-sockets: what was observed of the original (fixtures/socketio/yunity-behaviour.json), over Redis.
 
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::support::client::TestClient;
+use crate::support::gateway::binary;
 use crate::support::socket_io::{join, open, text};
-use crate::support::{RedisServer, TestGateway, unique};
+use crate::support::{DEADLINE, RedisServer, TestGateway, unique};
 
 const PATH: &str = "/socket?EIO=3&transport=websocket";
 
@@ -307,4 +312,85 @@ async fn clients_need_no_identity_to_connect_and_a_key_is_watched_only_while_it_
         assert!(Instant::now() < deadline, "the key is still watched");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The command-line client, whose output is read line by line.
+struct Listening {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Listening {
+    fn start(url: &str, arguments: &[&str]) -> Self {
+        let mut command = binary();
+        command.args(["listen", "--socketio", url, "--session", "cli"]).args(arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = channel();
+        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let also = sender.clone();
+        std::thread::spawn(move || {
+            BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        std::thread::spawn(move || {
+            BufReader::new(err).lines().map_while(Result::ok).try_for_each(|line| also.send(line))
+        });
+        Self { child, lines }
+    }
+
+    fn next(&self) -> String {
+        self.lines.recv_timeout(DEADLINE).unwrap()
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn the_command_line_client_prints_the_notifications_of_its_session() {
+    let bridge = Bridge::with_events().await;
+    bridge.set("cli", "user1");
+    for engine in ["3", "4"] {
+        let url = format!("http://{}/socket/", bridge.gateway.address());
+        let listening = Listening::start(&url, &["--engine", engine]);
+        let deadline = Instant::now() + DEADLINE;
+        let first = loop {
+            bridge.publish(&json!({"users": ["user1"], "payload": "ready"}));
+            if let Ok(line) = listening.lines.recv_timeout(Duration::from_millis(20)) {
+                break line;
+            }
+            assert!(Instant::now() < deadline, "it prints nothing");
+        };
+        assert_eq!(first, r#"{"payload":"ready"}"#);
+        bridge.publish_text("{\"users\": [\"user1\"], \"type\": \"ż\", \"payload\": {\"a\": [1, null]}}");
+        let mut line = listening.next();
+        while line == first {
+            line = listening.next();
+        }
+        assert_eq!(line, r#"{"type":"ż","payload":{"a":[1,null]}}"#);
+    }
+}
+
+#[tokio::test]
+async fn the_command_line_client_reconnects_and_names_what_cannot_help() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/socket/", listener.local_addr().unwrap());
+    let listening = Listening::start(&url, &[]);
+    for _ in 0..2 {
+        drop(listener.accept().unwrap());
+        let line = listening.next();
+        assert!(line.contains("connecting again in"), "{line}");
+    }
+    let bridge = Bridge::with_events().await;
+    let mut wrong = Listening::start(&format!("http://{}/none/", bridge.gateway.address()), &[]);
+    let line = wrong.next();
+    assert!(line.contains("404"), "{line}");
+    assert_eq!(wrong.child.wait().unwrap().code(), Some(69));
+    let mut tls = Listening::start("https://127.0.0.1/", &[]);
+    assert!(tls.next().contains("TLS is not supported"));
+    assert_eq!(tls.child.wait().unwrap().code(), Some(64));
 }
