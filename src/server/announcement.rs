@@ -31,7 +31,7 @@ pub(super) fn announce(settings: &Settings, listeners: &Listeners) {
 
 fn warn_of_socket_io(settings: &Settings) {
     let SocketIoSettings { client_events, login, .. } = &settings.socket_io;
-    if login.as_ref().is_some_and(|login| login.trust_client) {
+    if login.trust_client {
         warn!(
             "socketio.login.trust_client is true: every visitor can claim to be any user, and gets what is sent to that user. Set it to false, and let Django's session or a token say who a visitor is"
         );

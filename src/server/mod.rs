@@ -5,6 +5,7 @@
 
 mod announcement;
 mod connection_limit;
+mod embedded_store;
 pub mod listeners;
 mod memory;
 mod signals;
@@ -18,7 +19,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use sd_notify::NotifyState;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -29,17 +29,18 @@ use tracing::{info, warn};
 
 use self::announcement::announce;
 use self::connection_limit::ConnectionLimit;
+pub use self::embedded_store::{Standby, probe_default_redis};
+use self::embedded_store::{require_real_redis, start_embedded};
 use self::listeners::{Listeners, SocketFile};
 use self::signals::Signals;
 use crate::admin;
 use crate::broker::{Broker, BrokerEvent, Call, DirectiveRouter, SubscriptionEvent};
-use crate::embedded;
 use crate::engine::{EngineCall, SidCipher};
 use crate::events::{Events, StartGate};
 use crate::hub::{LocalIndex, OutboxMemory};
 use crate::presence::{Presence, PresenceChange, PresenceWriter};
 use crate::redis::Target;
-use crate::settings::{EventDestination, Settings};
+use crate::settings::Settings;
 use crate::shard::ask::Ask;
 use crate::shard::state::{ProcessState, ShardState};
 use crate::shard::{self, BrokerLink, INBOX, ShardLinks};
@@ -56,12 +57,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Shortest time between two log lines about failed accepts.
 const ACCEPT_LOG_PAUSE: Duration = Duration::from_mins(1);
-
-/// Address of the default Redis, and of the embedded store.
-const DEFAULT_REDIS: &str = "127.0.0.1:6379";
-
-/// Timeout of the probe for a Redis at the default address.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An https callback cannot be verified.
 const NO_AUTHORITIES: &str = "auth.callback_url: this machine has no certificates of authorities for https";
@@ -301,59 +296,6 @@ fn outcome(thread: JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether to start the embedded store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standby {
-    /// Nothing listens on 127.0.0.1:6379.
-    Needed,
-    /// A Redis listens there, or may: one that is slow or requires a password counts.
-    NotNeeded,
-}
-
-/// Probes whether a Redis listens on 127.0.0.1:6379. Only a refused connection means that none does.
-pub async fn probe_default_redis() -> Standby {
-    match tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(DEFAULT_REDIS)).await {
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Standby::Needed,
-        _ => Standby::NotNeeded,
-    }
-}
-
-/// Refuses to start if events need a type of value that the embedded store does not have.
-fn require_real_redis(events: Option<&EventDestination>) -> anyhow::Result<()> {
-    if matches!(events, Some(EventDestination::Stream(_) | EventDestination::List(_))) {
-        bail!(
-            "events.to: there is no Redis on {DEFAULT_REDIS}, and the embedded store has neither streams nor lists; start a Redis, or set redis.url. Without one, events.to = \"channel:NAME\" works for readers of your own"
-        );
-    }
-    Ok(())
-}
-
-/// Starts the embedded store at the default address of Redis. It lives as long as the process.
-fn start_embedded(settings: &Settings) -> anyhow::Result<()> {
-    let listener = match std::net::TcpListener::bind(DEFAULT_REDIS) {
-        Ok(listener) => listener,
-        // Another process was faster, possibly another gateway: use its store.
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok(()),
-        Err(error) => {
-            return Err(error).with_context(|| format!("cannot start the embedded store on {DEFAULT_REDIS}"));
-        }
-    };
-    listener.set_nonblocking(true)?;
-    let limits = settings.embedded.clone();
-    let work = move || {
-        let serving = runtime()?.block_on(async {
-            let listener = TcpListener::from_std(listener)?;
-            anyhow::Ok(embedded::serve(listener, limits, std::future::pending()).await?)
-        });
-        serving.inspect_err(|error| tracing::error!(error = %format!("{error:#}"), "embedded store ended"))
-    };
-    std::thread::Builder::new().name("embedded".to_owned()).spawn(work)?;
-    warn!(
-        "no Redis on {DEFAULT_REDIS}: started the embedded store there; it loses its content when this process ends. Set redis.url for a real one"
-    );
-    Ok(())
-}
-
 /// Creates the queues of requests for the sessions of each shard.
 fn engine_channels(shards: usize) -> (Vec<mpsc::Sender<EngineCall>>, Vec<mpsc::Receiver<EngineCall>>) {
     (0..shards).map(|_| mpsc::channel(QUEUE_CAPACITY)).unzip()
@@ -455,20 +397,5 @@ impl AcceptFailures {
 fn notify_systemd(state: &NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
         warn!(%error, %state, "cannot notify systemd");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_embedded_store_is_refused_for_streams_and_lists_of_events() {
-        let stream = EventDestination::Stream("ws4redis:events".into());
-        let error = require_real_redis(Some(&stream)).unwrap_err().to_string();
-        assert!(error.starts_with("events.to: ") && error.contains("set redis.url"), "{error}");
-        assert!(require_real_redis(Some(&EventDestination::List("a".into()))).is_err());
-        assert!(require_real_redis(Some(&EventDestination::Channel("a".into()))).is_ok());
-        assert!(require_real_redis(None).is_ok());
     }
 }

@@ -60,7 +60,7 @@ pub(super) struct RawLogin {
 /// Settings of `[socketio.login]`.
 #[derive(Debug, Clone)]
 pub struct LoginSettings {
-    /// The name of the event.
+    /// The name of the event; empty if there is none.
     pub event: String,
     /// The field of its first argument that names the user.
     pub field: String,
@@ -69,14 +69,12 @@ pub struct LoginSettings {
 }
 
 impl RawLogin {
-    pub(super) fn check(self) -> Result<Option<LoginSettings>, SettingsError> {
+    pub(super) fn check(self) -> Result<LoginSettings, SettingsError> {
         let Self { event, field, trust_client } = self;
-        if event.is_empty() {
-            require(!trust_client, "socketio.login.event", "is empty, so trust_client has no effect")?;
-            return Ok(None);
-        }
+        let is_unused = event.is_empty() && trust_client;
+        require(!is_unused, "socketio.login.event", "is empty, so trust_client has no effect")?;
         require(!field.is_empty(), "socketio.login.field", "must be the name of a field, for example login")?;
-        Ok(Some(LoginSettings { event, field, trust_client }))
+        Ok(LoginSettings { event, field, trust_client })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::access::{Rate, name_fits};
 use crate::engine::{EngineSession, NamespaceSocket, SenderState};
 use crate::events::ClientEvent;
 use crate::metrics::Counters;
-use crate::settings::{LoginSettings, SocketIoSettings};
+use crate::settings::SocketIoSettings;
 use crate::shard::state::ShardState;
 use crate::socket::Close;
 use crate::wire::socket_io::encode::push_ack;
@@ -34,7 +34,7 @@ pub(super) fn receive_event(
     let mut sockets = session.sockets.borrow_mut();
     let socket = sockets.iter_mut().find(|socket| socket.namespace() == packet.namespace)?;
     let bridge = bridge_event(session, state, packet, &name);
-    if settings.client_events.is_empty() && settings.login.is_none() && bridge.is_none() {
+    if settings.client_events.is_empty() && settings.login.event.is_empty() && bridge.is_none() {
         ignore(state);
         return None;
     }
@@ -54,13 +54,13 @@ pub(super) fn receive_event(
         }
         None => {}
     }
-    let login = settings.login.as_ref().filter(|login| login.event == *name);
-    if let Some(login) = login {
-        log_in(session, state, socket, login, packet);
+    let is_login = !name.is_empty() && settings.login.event == *name;
+    if is_login {
+        log_in(session, state, socket, packet);
     }
     let is_selected = settings.client_events.iter().any(|event| event.selects(packet.namespace, &name));
     if !is_selected || !state.events.are_enabled() {
-        if login.is_none() {
+        if !is_login {
             ignore(state);
         }
         return None;
@@ -110,9 +110,9 @@ fn log_in(
     session: &EngineSession,
     state: &ShardState,
     socket: &mut NamespaceSocket,
-    login: &LoginSettings,
     packet: SocketPacket<'_>,
 ) {
+    let login = &state.process.settings.socket_io.login;
     if login.trust_client
         && let Some(claimed) = packet.arguments().next().and_then(|argument| claim(argument, &login.field))
         && let Some(sender) = &mut socket.sender
