@@ -51,7 +51,7 @@ fn check(data: &EventData, expected: &Json) {
     }
 }
 
-/// Puts the attachments in the place of their placeholders, in the form of the fixtures.
+/// Replaces placeholders by their attachments, in the form of the fixtures.
 fn filled(json: Json, attachments: &[Bytes]) -> Json {
     match json {
         Json::Array(items) => items.into_iter().map(|item| filled(item, attachments)).collect(),

@@ -1,4 +1,4 @@
-//! One session of Engine.IO: a client, over whatever transport it uses at the moment.
+//! One session of Engine.IO: a client, over polling or a WebSocket.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

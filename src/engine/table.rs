@@ -11,7 +11,7 @@ use super::{EngineSession, NamespaceSocket, PayloadCache, Sid, SidCipher};
 use crate::wire::Mount;
 use crate::wire::engine_io::EngineVersion;
 
-/// The shard's ticks per second: a session has no timer, and is looked after by the tick.
+/// The shard's ticks per second: a session has no timer of its own, the tick enforces its deadlines.
 pub const TICKS_PER_SECOND: u32 = 4;
 
 /// Most milliseconds that count between two ticks: a process that was suspended must not take its clients for dead.

@@ -173,7 +173,7 @@ async fn a_second_post_at_a_time_ends_the_session_and_so_does_one_that_is_cut_of
         let mut connection = request.open().await;
         connection.send_raw(&request.bytes()).await;
         drop(connection);
-        // A poll that comes before the end is told so.
+        // The answer to a poll that comes before the end says so.
         within_deadline("the end of the session", async {
             while client.get().send().await.0.status != 400 {}
         })
@@ -341,7 +341,7 @@ async fn a_poll_of_an_unknown_session_is_no_refused_handshake() {
 }
 
 #[tokio::test]
-async fn sessions_that_end_by_the_server_are_told_so_and_count_as_connections() {
+async fn sessions_that_end_by_the_server_say_so_and_count_as_connections() {
     let mut server = SocketIoGateway::start().await;
     let (client, sid) = server.connect_polling().await;
     server.call("disconnect", "/", &sid, "");

@@ -99,7 +99,7 @@ impl RelayConnection {
         }
     }
 
-    /// Adds it to the lease of its visitor, who was read at `since`, and counts it for presence.
+    /// Adds it to the lease of its visitor, and counts it for presence. The session was read at `since`.
     pub(super) fn hold_lease(&mut self, visitor: Visitor, since: Instant, watch: Option<Watch>) {
         let leases = &self.permit.state().visitors.leases;
         self.client.share = leases.add(visitor, since, self.socket.listener(), watch);

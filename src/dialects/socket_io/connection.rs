@@ -84,7 +84,7 @@ impl EngineConnection {
         Self { permit, socket, session, since: Instant::now(), early, span: None }
     }
 
-    /// Adds it to the lease of its visitor, who was read at `since`.
+    /// Adds it to the lease of its visitor. The session was read at `since`.
     pub(super) fn hold_lease(&self, visitor: Visitor, since: Instant, watch: Option<Watch>) {
         let lease = self.permit.state().visitors.leases.add(visitor, since, self.socket.listener(), watch);
         self.session.lease.replace(lease);

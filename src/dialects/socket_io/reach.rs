@@ -41,7 +41,7 @@ fn members(state: &ShardState, mount: Mount, namespace: &str, names: &[Box<str>]
     names.iter().filter_map(|name| member(name)).collect()
 }
 
-/// Delivers packets: each client gets them once, in whatever of the rooms it is.
+/// Delivers packets: a client in several of the rooms gets them once.
 pub(super) fn deliver(state: &ShardState, mount: Mount, target: &EmitTarget, run: &Run) {
     let ReachParts { topics, single, except_topics, except } = ReachParts::new(state, mount, target);
     match &topics[..] {
