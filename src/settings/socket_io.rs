@@ -10,13 +10,10 @@ use super::error::SettingsError;
 use super::fields::{invalid, list, require};
 use super::namespace_pattern::NamespacePattern;
 use crate::wire::engine_io::EngineVersion;
-use crate::wire::{Mount, MountSet};
+use crate::wire::{MAX_ROOM_BYTES, Mount, MountSet};
 
 /// Shortest silence after which a client or the gateway may be given up: two ticks of a shard.
 const MIN_SILENCE_MS: u32 = 500;
-
-/// Most bytes of a room's name, as for the rooms that publishers name.
-const MAX_ROOM_BYTES: usize = 256;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

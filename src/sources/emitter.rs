@@ -8,13 +8,10 @@ use super::{Instruction, Source};
 use crate::codec::{Value, ValueLimits, json, msgpack};
 use crate::settings::{NamespacePattern, SocketIoSettings};
 use crate::wire::socket_io::{EventData, JsonElements, JsonMembers, MAX_JSON_DEPTH, MessageLimits};
-use crate::wire::{Channel, ClientName, Directive, DisconnectScope, EmitTarget, Message};
+use crate::wire::{Channel, ClientName, Directive, DisconnectScope, EmitTarget, MAX_ROOM_BYTES, Message};
 
 /// Most values in a message.
 const MAX_ITEMS: usize = 1 << 18;
-
-/// Longest name of a room, and longest id.
-const MAX_NAME_BYTES: usize = 256;
 
 /// Most rooms in one list.
 const MAX_NAMES: usize = 10_000;
@@ -262,7 +259,7 @@ fn name_of(value: &Value) -> Option<Box<str>> {
         Value::Float(number) => number.to_string(),
         _ => return None,
     };
-    (name.len() <= MAX_NAME_BYTES).then(|| name.into())
+    (name.len() <= MAX_ROOM_BYTES).then(|| name.into())
 }
 
 #[cfg(test)]

@@ -6,12 +6,12 @@ use std::borrow::Cow;
 use tracing::debug;
 
 use super::Instruction;
-use super::redis_manager::{MAX_NAME_BYTES, MAX_NAMES};
+use super::redis_manager::MAX_NAMES;
 use crate::settings::{MessengerTask, SocketIoSettings, TaskText};
 use crate::wire::socket_io::{
     EventData, JsonElements, JsonMembers, MessageLimits, push_json_string, unescape_json,
 };
-use crate::wire::{EmitTarget, Message};
+use crate::wire::{EmitTarget, MAX_ROOM_BYTES, Message};
 
 /// The task that gathers the open connections.
 const GATHER: &str = "gather_active_connections";
@@ -201,7 +201,7 @@ fn user_of(raw: &str) -> Option<Box<str>> {
         [b'-' | b'0'..=b'9', ..] => raw.into(),
         _ => return None,
     };
-    (name.len() <= MAX_NAME_BYTES).then(|| name.into())
+    (name.len() <= MAX_ROOM_BYTES).then(|| name.into())
 }
 
 #[cfg(test)]

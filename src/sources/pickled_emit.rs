@@ -5,10 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Instruction;
-use super::redis_manager::{MAX_NAME_BYTES, MalformedMember, is_namespace};
+use super::redis_manager::{MalformedMember, is_namespace};
 use crate::codec::{Value, ValueLimits, pickle};
 use crate::wire::socket_io::{EventData, EventValue, MAX_JSON_DEPTH, MessageLimits, encode_values};
-use crate::wire::{AckOrigin, AskedEvent, Channel, ClientName, Directive, EmitTarget, Message};
+use crate::wire::{
+    AckOrigin, AskedEvent, Channel, ClientName, Directive, EmitTarget, MAX_ROOM_BYTES, Message,
+};
 
 /// Most values in a message.
 const MAX_ITEMS: usize = 1 << 18;
@@ -133,7 +135,7 @@ fn name_of(value: &Value) -> Option<Box<str>> {
         Value::BigInteger(digits) => digits.clone(),
         _ => return None,
     };
-    (name.len() <= MAX_NAME_BYTES).then(|| name.into())
+    (name.len() <= MAX_ROOM_BYTES).then(|| name.into())
 }
 
 /// Returns the names in `None`, a name, or a list or tuple of names. An empty text names nobody.

@@ -15,7 +15,8 @@ use super::{Instruction, pickled_emit};
 use crate::settings::{ListArgument, RedisManagerSettings};
 use crate::wire::socket_io::{EventData, JsonElements, JsonMembers, MessageLimits, unescape_json};
 use crate::wire::{
-    AckOrigin, AskedEvent, Channel, ClientAnswer, ClientName, Directive, EmitTarget, Message, NodeId,
+    AckOrigin, AskedEvent, Channel, ClientAnswer, ClientName, Directive, EmitTarget, MAX_ROOM_BYTES, Message,
+    NodeId,
 };
 
 /// The first byte of a pickle of protocol 2 or later. No JSON begins with it.
@@ -23,9 +24,6 @@ const PICKLE: u8 = 0x80;
 
 /// Publishers of generation 3 that are remembered.
 const MAX_PUBLISHERS: usize = 1_024;
-
-/// Longest name of a room, and longest id.
-pub(super) const MAX_NAME_BYTES: usize = 256;
 
 /// Most rooms or ids in one message.
 pub(super) const MAX_NAMES: usize = 10_000;
@@ -206,7 +204,7 @@ impl RedisManagerReader {
 
     /// Remembers the publisher of a message that only generation 3 sends.
     fn remember_third(&mut self, host_id: Option<&str>) {
-        let Some(host_id) = host_id.filter(|host_id| host_id.len() <= MAX_NAME_BYTES) else { return };
+        let Some(host_id) = host_id.filter(|host_id| host_id.len() <= MAX_ROOM_BYTES) else { return };
         if !self.known.insert(host_id.into()) {
             return;
         }
@@ -286,7 +284,7 @@ fn text_of(raw: &str) -> Option<Cow<'_, str>> {
 
 /// Returns the name of a room, or an id.
 fn name_of(raw: &str) -> Option<Box<str>> {
-    text_of(raw).filter(|name| name.len() <= MAX_NAME_BYTES).map(Into::into)
+    text_of(raw).filter(|name| name.len() <= MAX_ROOM_BYTES).map(Into::into)
 }
 /// Returns whether clients can name a namespace so. The names of topics rely on it.
 pub(super) fn is_namespace(name: &str) -> bool {

@@ -7,6 +7,9 @@ use bytes::Bytes;
 use super::Channel;
 use super::socket_io::EventData;
 
+/// Longest name of a room, and longest public id.
+pub const MAX_ROOM_BYTES: usize = 256;
+
 /// Something that Django asks for about the clients of a namespace. Directives of one Redis channel apply in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Directive {

@@ -24,7 +24,7 @@ pub use audience::{Audience, AudienceKind, SessionKey};
 pub use channel::{Channel, Namespace, mask_sessions};
 pub use control::{DoctorQuery, Invalidation, SessionDigest};
 pub use directive::{
-    AckOrigin, AskedEvent, ClientAnswer, ClientName, Directive, DisconnectScope, EmitTarget,
+    AckOrigin, AskedEvent, ClientAnswer, ClientName, Directive, DisconnectScope, EmitTarget, MAX_ROOM_BYTES,
 };
 pub use event_kind::{EventKind, EventKinds};
 pub use form::Form;
