@@ -14,13 +14,14 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::timeout;
 
+use super::Rejection;
+use super::body::read_body;
 use super::cors::Cors;
 use super::http_config::HttpConfig;
 use super::request::{HandshakeRequest, lines, offers_websocket};
 use super::routes::{Checked, Route};
 use super::upgrade::{self, Acceptance};
 use super::visitor::{TokenSource, credentials, token};
-use super::{Rejection, event_stream};
 use crate::access::{Credentials, Peer};
 use crate::unfinished::UnfinishedMemory;
 use crate::wire::engine_io::{
@@ -184,7 +185,7 @@ impl PostReader {
     /// Reads the payload.
     pub async fn read(self) -> PostBody {
         let Self { request, max_bytes, time, memory } = self;
-        match timeout(time, event_stream::message(request, max_bytes, &memory)).await {
+        match timeout(time, read_body(request, max_bytes, &memory)).await {
             Ok(Ok(body)) => PostBody::Complete(body),
             Ok(Err(Rejection::TooBig(_))) => PostBody::TooLarge,
             Ok(Err(_)) | Err(_) => PostBody::Incomplete,

@@ -3,6 +3,7 @@
 //! A request that fails is answered with a status and a line of text that names the fault; no WebSocket is opened that is
 //! closed at once. Not here: visitors, and what a dialect does after the 101.
 
+mod body;
 mod connection;
 mod cors;
 mod deadlines;

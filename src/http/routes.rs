@@ -6,6 +6,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use tokio::time::timeout;
 
+use super::body::read_body;
 use super::cors::{self, Cors};
 use super::engine::EngineRoute;
 use super::event_stream::{self, StreamHead};
@@ -94,7 +95,7 @@ pub(super) async fn route_publication(
     config: &HttpConfig,
 ) -> Result<Checked, Rejection> {
     let checked = event_stream::check(&request, handshake, peer, config)?;
-    let message = event_stream::message(request, config.max_message_bytes, &config.unfinished);
+    let message = read_body(request, config.max_message_bytes, &config.unfinished);
     let message = timeout(config.times.request, message).await;
     Ok(Checked::Dialect(Route::Publish(checked, message.unwrap_or(Err(Rejection::Slow))?)))
 }
