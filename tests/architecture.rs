@@ -94,7 +94,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("visitors", &["access", "hub", "metrics", "redis", "settings", "telemetry", "wire"]),
     ("events", &["hub", "metrics", "redis", "settings", "telemetry", "wire"]),
     ("presence", &["access", "redis", "settings", "wire"]),
-    ("engine", &["access", "events", "hub", "presence", "stream", "unfinished", "visitors", "wire"]),
+    ("engine", &["access", "events", "http", "hub", "presence", "stream", "unfinished", "visitors", "wire"]),
     ("http", &["access", "metrics", "stream", "telemetry", "unfinished", "wire"]),
     ("socket", &["hub", "settings", "stream", "unfinished", "wire"]),
     ("shard/connection_id", &[]),

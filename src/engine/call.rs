@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::http::{EngineError, SessionAnswer, SessionRequest};
 use crate::stream::Permit;
-use crate::wire::engine_io::{EngineError, SessionAnswer, SessionRequest};
 
 /// A WebSocket that was accepted for a session of another shard.
 pub struct AcceptedUpgrade {

@@ -25,11 +25,11 @@ use super::event_stream::{self, StreamHead};
 use super::http_config::HttpConfig;
 use super::request::{is_event_source, publishes};
 use super::routes::{Checked, Route, RouteAnswer, route, route_publication};
+use super::session_request::{EngineError, SessionAction, SessionRequest};
 use super::{Rejection, whoami};
 use crate::access::Peer;
 use crate::metrics::Counters;
 use crate::stream::Stream;
-use crate::wire::engine_io::{EngineError, SessionAction, SessionRequest};
 use crate::wire::{Handshake, HandshakeError};
 
 /// hyper's default limit of the number of headers.

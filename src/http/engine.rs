@@ -20,13 +20,12 @@ use super::cors::Cors;
 use super::http_config::HttpConfig;
 use super::request::{HandshakeRequest, lines, offers_websocket};
 use super::routes::{Checked, Route};
+use super::session_request::{EngineError, PostBody, SessionAction, SessionAnswer, SessionRequest};
 use super::upgrade::{self, Acceptance};
 use super::visitor::{TokenSource, credentials, token};
 use crate::access::{Credentials, Peer};
 use crate::unfinished::UnfinishedMemory;
-use crate::wire::engine_io::{
-    EngineError, EngineVersion, PostBody, SessionAction, SessionAnswer, SessionRequest,
-};
+use crate::wire::engine_io::EngineVersion;
 use crate::wire::socket_io::push_json_string;
 use crate::wire::{Facility, Flags, Handshake, Mount, parameters};
 

@@ -8,10 +8,10 @@ use hyper::header::{
 };
 use hyper::{Response, StatusCode};
 
+use super::session_request::EngineError;
 use crate::access::token::Untrusted;
 use crate::access::{Denied, OriginRefused};
 use crate::wire::HandshakeError;
-use crate::wire::engine_io::EngineError;
 
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -12,10 +12,10 @@ use super::engine::EngineRoute;
 use super::event_stream::{self, StreamHead};
 use super::http_config::HttpConfig;
 use super::request::{HandshakeRequest, is_preflight, requests_events};
+use super::session_request::SessionAnswer;
 use super::upgrade::{self, Acceptance};
 use super::{Rejection, health, whoami};
 use crate::access::Peer;
-use crate::wire::engine_io::SessionAnswer;
 use crate::wire::{Handshake, HandshakeError};
 
 /// A request for a dialect, whose form has been checked. The visitor has not been identified yet.

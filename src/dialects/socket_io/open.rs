@@ -14,13 +14,16 @@ use super::upgrade::adopt;
 use crate::access::Token;
 use crate::dialects::identify::{Identified, identify, no_redis, refresh, revalidate};
 use crate::engine::{AcceptedUpgrade, Deadline, EngineCall, EngineSession, PollState, Sid, TransportState};
-use crate::http::{EngineHandshake, EngineRoute, HandshakeRequest, Rejection, RouteAnswer, Upgraded};
+use crate::http::{
+    EngineHandshake, EngineRoute, HandshakeRequest, Rejection, RouteAnswer, SessionAction, SessionAnswer,
+    SessionRequest, Upgraded,
+};
 use crate::hub::{Ending, Listener};
 use crate::shard::state::{ConnectionPermit, ShardState};
 use crate::stream::Permit;
 use crate::visitors::watch::{InFlight, Watch};
 use crate::visitors::{AuthSource, Visitor};
-use crate::wire::engine_io::{EngineType, EngineVersion, SessionAction, SessionAnswer, SessionRequest};
+use crate::wire::engine_io::{EngineType, EngineVersion};
 use crate::wire::{Form, Mount};
 
 /// A visitor who is about to be admitted.

@@ -5,10 +5,9 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use crate::engine::EngineSession;
+use crate::http::SessionAnswer;
 use crate::shard::state::ShardState;
-use crate::wire::engine_io::{
-    EngineType, EngineVersion, PayloadForm, SessionAnswer, push_attachment, push_packet,
-};
+use crate::wire::engine_io::{EngineType, EngineVersion, PayloadForm, push_attachment, push_packet};
 use crate::wire::socket_io::encode::push_ascii_packet;
 use crate::wire::websocket::{Frames, Opcode};
 

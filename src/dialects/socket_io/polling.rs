@@ -19,15 +19,12 @@ use super::upgrade::adopt;
 use crate::access::Token;
 use crate::dialects::reason::reason_of;
 use crate::engine::{AcceptedUpgrade, Deadline, EngineCall, EngineSession, TransportState};
-use crate::http::PostReader;
+use crate::http::{EngineError, PostBody, PostReader, SessionAction, SessionAnswer, SessionRequest};
 use crate::hub::Ending;
 use crate::shard::state::{ConnectionPermit, ShardState};
 use crate::socket::Close;
 use crate::stream::Stream;
-use crate::wire::engine_io::{
-    EngineError, EngineType, EngineVersion, PayloadDecoder, PayloadForm, PayloadRules, PostBody,
-    SessionAction, SessionAnswer, SessionRequest,
-};
+use crate::wire::engine_io::{EngineType, EngineVersion, PayloadDecoder, PayloadForm, PayloadRules};
 
 /// Shortest time between two polls that are answered without a packet: a client whose new WebSocket is not answered polls in
 /// a loop.

@@ -7,7 +7,6 @@
 mod decode;
 mod packet;
 mod payload;
-mod request;
 
 pub use decode::{PayloadDecoder, PayloadRules};
 pub use packet::{
@@ -15,4 +14,3 @@ pub use packet::{
     decode_text, push_text,
 };
 pub use payload::{PayloadForm, push_attachment, push_packet, utf16_length};
-pub use request::{EngineError, PostBody, SessionAction, SessionAnswer, SessionRequest};

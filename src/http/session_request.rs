@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::EngineVersion;
 use crate::wire::Mount;
+use crate::wire::engine_io::EngineVersion;
 
 /// A request for a session, whose form and origin have been checked. Not `Debug`, because it holds secrets.
 #[derive(Clone)]
