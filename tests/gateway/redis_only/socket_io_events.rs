@@ -303,3 +303,21 @@ async fn events_of_many_clients_on_all_shards_arrive_completely() {
     assert_eq!(rounds.len(), 20);
     assert!(rounds.values().all(|rounds| *rounds == (0..20).collect::<Vec<_>>()), "{rounds:?}");
 }
+
+#[tokio::test]
+async fn clients_of_protocol_3_can_have_one_id_for_both_sides() {
+    let log = EventLog::new();
+    let server =
+        SocketIoGateway::start_with(&[("events.to", &log.setting()), ("socketio.eio3_ids", "same")]).await;
+    let (mut old, secret) = server.connect_v3().await;
+    old.send_text("40/chat").await;
+    old.expect_text("40/chat,").await;
+    let (_client, public) = server.connect("/").await;
+    let told: Vec<_> = log.expect("connect", 3).await.iter().map(|event| event["sid"].clone()).collect();
+    assert_eq!(told, [secret.clone(), format!("/chat#{secret}"), public]);
+    for (namespace, sid) in [("/", &told[0]), ("/chat", &told[1])] {
+        server.emit(namespace, &sid.to_string(), "1");
+    }
+    old.expect_text("42[\"e\",1]").await;
+    old.expect_text("42/chat,[\"e\",1]").await;
+}
