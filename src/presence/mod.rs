@@ -1,6 +1,6 @@
 //! Who is online: the users of the site and the visitors of facilities, as sorted sets in Redis whose scores are times.
 //!
-//! One system for all dialects. A connection holds an [`Attendance`]; one [`PresenceTable`](table::PresenceTable) counts
+//! One system for all dialects. A connection holds an [`Attendance`]; one table counts
 //! them for the process; one task writes what has changed, and refreshes everything, since entries that are not refreshed
 //! go stale by themselves: nobody cleans up after a gateway that was killed.
 //!
