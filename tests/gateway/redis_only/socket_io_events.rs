@@ -307,8 +307,7 @@ async fn events_of_many_clients_on_all_shards_arrive_completely() {
 #[tokio::test]
 async fn clients_of_protocol_3_can_have_one_id_for_both_sides() {
     let log = EventLog::new();
-    let server =
-        SocketIoGateway::start_with(&[("events.to", &log.setting()), ("socketio.eio3_ids", "same")]).await;
+    let server = start(&log, &[("socketio.eio3_ids", "same")]).await;
     let (mut old, secret) = server.connect_v3().await;
     old.send_text("40/chat").await;
     old.expect_text("40/chat,").await;
