@@ -11,6 +11,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -296,11 +297,27 @@ class ListQueue(EventQueue):
             if name == self._name.encode():
                 continue
             processing = self._processing_of(name.decode())
-            while (
+            # The worker may come back meanwhile: it keeps its events and its entry.
+            while self._is_stale(name, latest) and (
                 payload := self._command("LMOVE", processing, self._processing, "LEFT", "RIGHT")
-            ) is not None:
+            ):
                 yield self._crashed(payload)
-            self._client.zrem(self._workers, name)
+            self._remove_stale(name, processing, latest)
+
+    def _is_stale(self, name: bytes, latest: float, commands: redis.Redis | None = None) -> bool:
+        renewed = (commands or self._client).zscore(self._workers, name)
+        return renewed is None or renewed < latest
+
+    def _remove_stale(self, name: bytes, processing: str, latest: float) -> None:
+        with self._client.pipeline(transaction=True) as pipeline:
+            pipeline.watch(self._workers, processing)
+            if not self._is_stale(name, latest, pipeline) or pipeline.llen(processing):
+                return
+            pipeline.multi()
+            pipeline.zrem(self._workers, name)
+            with suppress(redis.WatchError):
+                # Changed meanwhile: the next claim tries again.
+                pipeline.execute()
 
     def _crashed(self, payload: bytes) -> Delivery:
         crashes = self._client.hincrby(self._crashes, _digest(payload), 1)

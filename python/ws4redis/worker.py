@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 # Upper bound of one wait for new events, after which a request to stop is noticed.
 WAIT_SECONDS: Final = 1.0
+PAUSE_STEP_SECONDS: Final = 0.1
 HANDLER_BACKOFF_SECONDS: Final = 0.5
 REDIS_BACKOFF_SECONDS: Final = 0.5
 MAX_BACKOFF_SECONDS: Final = 10.0
@@ -76,8 +77,9 @@ class Worker:
         self._claim_seconds = claim_seconds
         self._retries = retries
         self._once = once
-        self._stop = threading.Event()
+        self._is_stopping = False
         self._ended = threading.Event()
+        self._may_have_lost_events = False
         self._lost_at: float | None = None
         self._outages = 0
         self._opened = False
@@ -86,7 +88,8 @@ class Worker:
 
     def stop(self) -> None:
         """Let `run` return after the current event. Safe in a signal handler."""
-        self._stop.set()
+        # Not a threading.Event: its lock is not reentrant, and the handler may interrupt its owner.
+        self._is_stopping = True
 
     def run(self) -> None:
         """Handle events.
@@ -115,14 +118,21 @@ class Worker:
 
     def _loop(self) -> None:
         next_claim = time.monotonic()
-        while not self._stop.is_set():
+        while not self._is_stopping:
             if time.monotonic() >= next_claim:
                 self._retry(lambda: self._handle_all(self._queue.claim()))
                 next_claim = time.monotonic() + min(self._claim_seconds / 2, 30)
-            deliveries = self._retry(lambda: self._queue.read(self._batch, self._wait_seconds()))
+            deliveries = self._retry(self._read)
             if not deliveries and self._once:
                 return
             self._handle_all(deliveries)
+
+    def _read(self) -> list[Delivery]:
+        if self._may_have_lost_events:
+            # A reply that was lost with its connection may have delivered events, which are older than the next ones.
+            self._handle_all(self._queue.claim(own=True))
+            self._may_have_lost_events = False
+        return self._queue.read(self._batch, self._wait_seconds())
 
     def _wait_seconds(self) -> float:
         if self._once:
@@ -155,7 +165,7 @@ class Worker:
                 self._queue.forget()
                 return
             self._handle(delivery)
-            if self._stop.is_set():
+            if self._is_stopping:
                 raise _Stopped
 
     def _handle(self, delivery: Delivery) -> None:
@@ -183,8 +193,7 @@ class Worker:
                 log.warning(
                     "handler failed, try %d of %d: %s; next try in %.1f s", attempt, tries, failure, seconds
                 )
-            if self._stop.wait(seconds):
-                raise _Stopped
+            self._pause(seconds)
         if event.type == CLIENT_EVENT and event.id is not None and run.is_handled:
             self._answer(run)
         self._retry(lambda: self._queue.acknowledge(delivery))
@@ -242,8 +251,15 @@ class Worker:
             self._lost_at = time.monotonic()
             log.error("Redis failed, no events are handled; retrying: %s: %s", type(error).__name__, text)
         self._outages += 1
-        if self._stop.wait(_backoff(REDIS_BACKOFF_SECONDS, self._outages)):
-            raise _Stopped
+        self._may_have_lost_events = True
+        self._pause(_backoff(REDIS_BACKOFF_SECONDS, self._outages))
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self._is_stopping:
+                raise _Stopped
+            time.sleep(min(left, PAUSE_STEP_SECONDS))
 
 
 def _call(run: HandlerRun) -> list[HandlerFailure]:

@@ -22,6 +22,7 @@ from django.test import override_settings
 from stores import DEADLINE_SECONDS, ChannelRecorder, UnixRedisServer, wait_for
 
 from ws4redis import handlers, signals
+from ws4redis.queues import ListQueue
 from ws4redis.testing import redis_for_tests
 
 PACKAGE = Path(__file__).resolve().parents[2] / "python"
@@ -68,6 +69,8 @@ def handle(event):
         sys.exit(5)
     elif word == "surrogate":
         raise ValueError("bad name \\ud800")
+    elif word == "escape":
+        raise ValueError("bad name \\x1b]0;title\\x07")
     elif word == "database":
         store.rpush("database", "closed" if connection.connection is None else "open")
         connection.ensure_connection()
@@ -405,10 +408,41 @@ def test_a_failing_handler_is_retried_and_then_the_event_is_parked(site):
 def test_an_error_with_a_lone_surrogate_is_parked_as_any_other(site):
     # JSON of clients may have lone surrogates, and handlers may quote it.
     site.write("surrogate", "b")
-    assert "1 events handled, 1 parked" in site.run("--once", "--retries", "0")
+    # In a process of its own, since pytest-xdist cannot pass on a log with surrogates.
+    worker = site.start("--retries", "0")
+    assert site.wait_for("handled", 1) == ["b"]
+    assert "1 events handled, 1 parked" in stop(worker)
     (failed,) = site.failed()
     assert failed[b"error"].endswith(rb"ValueError: bad name \ud800")
     assert "1 parked events" in site.run("--failed")
+
+
+def test_parked_events_are_listed_without_control_characters(site):
+    site.write("escape", facility="chat-\x1b[2J")
+    assert "0 events handled, 1 parked" in site.run("--once", "--retries", "0")
+    listed = site.run("--failed")
+    assert r"chat-\x1b[2J" in listed and r"bad name \x1b]0;title\x07" in listed
+    assert listed.replace("\n", "").isprintable()
+
+
+def test_a_worker_of_a_list_that_comes_back_keeps_its_events(site):
+    def queue(name):
+        return ListQueue(site.store, KEY, name, claim_seconds=0.1)
+
+    one, two = queue("one"), queue("two")
+    site.store.rpush(KEY, "first", "second", "third")
+    one.open()
+    assert [delivery.payload for delivery in one.read(1, 0)] == [b"first"]
+    two.open()
+    wait_for(lambda: not one.is_lease_valid, "the end of the lease")
+    claimed = two.claim()
+    assert next(claimed).payload == b"first"
+    one.forget()
+    one.renew()
+    assert [delivery.payload for delivery in one.read(1, 0)] == [b"second"]
+    assert not list(claimed)
+    assert site.store.zscore(f"{KEY}:workers", "one") is not None
+    assert site.store.lrange(f"{KEY}:processing:one", 0, -1) == [b"second"]
 
 
 def test_a_handler_that_recovers_is_called_until_it_succeeds(site):

@@ -126,7 +126,8 @@ class Command(BaseCommand):
         count = 0
         for event in queues.failed_events(key):
             count += 1
-            self.stdout.write(f"{event.id}  {event.time:%Y-%m-%d %H:%M:%S}Z  {event.title}  {event.error}")
+            texts = f"{_printable(event.title)}  {_printable(event.error)}"
+            self.stdout.write(f"{event.id}  {event.time:%Y-%m-%d %H:%M:%S}Z  {texts}")
         self.stdout.write(f"{count} parked events")
 
     def _requeue(self, key: EventsKey, ids: list[str]) -> None:
@@ -135,6 +136,13 @@ class Command(BaseCommand):
         if missing:
             raise CommandError(f"there is no parked event {', '.join(missing)}; nothing was queued")
         self.stdout.write(f"{queues.requeue(key, found)} events queued again")
+
+
+def _printable(text: str) -> str:
+    """Escape what clients could send to the operator's terminal."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
 
 
 @contextmanager
@@ -146,9 +154,9 @@ def _stopped_by_signals(worker: Worker) -> Iterator[None]:
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def stop(number: int, frame: object) -> None:
-        worker.stop()
         # A second signal ends a handler that hangs.
         signal.signal(number, signal.SIG_DFL)
+        worker.stop()
 
     for number in previous:
         signal.signal(number, stop)
