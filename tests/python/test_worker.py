@@ -421,7 +421,8 @@ def test_parked_events_are_listed_without_control_characters(site):
     site.write("escape", facility="chat-\x1b[2J")
     assert "0 events handled, 1 parked" in site.run("--once", "--retries", "0")
     listed = site.run("--failed")
-    assert r"chat-\x1b[2J" in listed and r"bad name \x1b]0;title\x07" in listed
+    assert r"chat-\x1b[2J" in listed
+    assert r"bad name \x1b]0;title\x07" in listed
     assert listed.replace("\n", "").isprintable()
 
 
