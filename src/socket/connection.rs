@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::frames::FrameScanner;
@@ -32,6 +34,17 @@ pub struct ReadMode {
     pub discards: bool,
     /// Largest message, in bytes.
     pub max_message_bytes: usize,
+}
+
+/// Reads of one turn: the second one normally finds that nothing is left.
+pub const READS_PER_TURN: usize = 2;
+
+/// Ends the turn of a connection whose client sends without a pause: others have their turn, and the shard looks for
+/// other events, before it is polled again.
+pub fn yield_turn<T>(cx: &mut Context<'_>) -> Poll<T> {
+    // Only tokio's own future wakes its task behind the events of the I/O driver.
+    let _ = pin!(yield_now()).poll(cx);
+    Poll::Pending
 }
 
 impl SocketConnection {

@@ -12,6 +12,6 @@ mod keepalive;
 mod reader;
 
 pub use close::Close;
-pub use connection::{ReadMode, SocketConnection};
+pub use connection::{READS_PER_TURN, ReadMode, SocketConnection, yield_turn};
 pub use context::SocketContext;
 pub use keepalive::{Keepalive, enforce_deadlines, tick};

@@ -461,6 +461,23 @@ async fn a_client_that_is_refused_too_often_is_closed() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_without_a_pause_leaves_others_their_turn() {
+    let server = SocketIoGateway::start_with(&[("server.shards", "1")]).await;
+    let plain = server.gateway.connect("/ws/flood?subscribe-broadcast").await;
+    let (joined, _) = server.connect("/").await;
+    for (mut client, text) in [(plain, "x"), (joined, "3")] {
+        let frames = crate::support::client::frame(0x81, text.as_bytes()).repeat(1 << 15);
+        let flood = tokio::spawn(async move { while client.try_send_raw(&frames).await.is_ok() {} });
+        for _ in 0..3 {
+            let since = Instant::now();
+            server.gateway.stream("/health").without("Accept").expect_status(200).await;
+            assert!(since.elapsed() < Duration::from_secs(2), "{:?} beside {text}", since.elapsed());
+        }
+        flood.abort();
+    }
+}
+
+#[tokio::test]
 async fn clients_are_closed_with_1012_when_the_server_stops() {
     let mut server = SocketIoGateway::start().await;
     let (mut joined, _) = server.connect("/").await;

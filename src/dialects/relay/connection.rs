@@ -18,7 +18,7 @@ use crate::dialects::reason::reason_of;
 use crate::hub::{Listener, Subscription};
 use crate::metrics::Counters;
 use crate::shard::state::ConnectionPermit;
-use crate::socket::{Close, ReadMode, SocketConnection};
+use crate::socket::{Close, READS_PER_TURN, ReadMode, SocketConnection, yield_turn};
 use crate::stream::Stream;
 use crate::visitors::watch::Watch;
 use crate::visitors::{TokenBucket, Visitor};
@@ -154,7 +154,7 @@ impl RelayConnection {
         if let Some(close) = early.take() {
             return Poll::Ready(*close);
         }
-        loop {
+        for _ in 0..READS_PER_TURN {
             let listener = socket.listener();
             listener.watch(cx);
             if let Some(ending) = listener.ending() {
@@ -184,6 +184,7 @@ impl RelayConnection {
                 socket.free_idle_reader();
             }
         }
+        yield_turn(cx)
     }
 
     /// Leaves the hub, waits for publications in flight if the client has closed, and sends the close frame.

@@ -15,7 +15,7 @@ use crate::engine::{Deadline, EngineSession, Sid};
 use crate::hub::Listener;
 use crate::metrics::Counters;
 use crate::shard::state::ConnectionPermit;
-use crate::socket::{Close, ReadMode, SocketConnection};
+use crate::socket::{Close, READS_PER_TURN, ReadMode, SocketConnection, yield_turn};
 use crate::stream::Stream;
 use crate::visitors::Visitor;
 use crate::visitors::watch::Watch;
@@ -126,7 +126,7 @@ impl EngineConnection {
             return Poll::Ready(*close);
         }
         let (state, mode) = (permit.state(), read_mode(permit));
-        loop {
+        for _ in 0..READS_PER_TURN {
             let listener = socket.listener();
             listener.watch(cx);
             if let Some(ending) = listener.ending() {
@@ -143,6 +143,7 @@ impl EngineConnection {
             }
             socket.free_idle_reader();
         }
+        yield_turn(cx)
     }
 
     /// Leaves all namespaces, and sends the close frame.
