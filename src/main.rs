@@ -45,7 +45,7 @@ enum Command {
 
 #[derive(Args)]
 struct ListenFlags {
-    /// The server and its path, for example http://127.0.0.1:8000/socket/
+    /// The server and its path, for example <http://127.0.0.1:8000/socket/>
     #[arg(long, value_name = "URL")]
     socketio: String,
     /// The session id that the client names.
