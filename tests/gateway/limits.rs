@@ -194,6 +194,8 @@ async fn a_client_is_served_with_every_number_at_either_end_of_its_range() {
             gateway = match (end, key.as_str()) {
                 // The test needs two connections.
                 ("least", "server.max_connections") => gateway.set(key, "8"),
+                // Together with the interval it is at least 500.
+                ("least", "socketio.ping_timeout_ms") => gateway.set(key, "400"),
                 ("least", _) => gateway.set(key, least),
                 _ => gateway.set(key, most),
             };
