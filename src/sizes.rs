@@ -1,13 +1,13 @@
 //! Compares the sizes of the types of a connection with docs/performance/memory.md, so that growth is noticed.
 
-use crate::{broker, dialects, hub, visitors};
+use crate::{broker, dialects, engine, hub, visitors};
 
 const TABLE: &str = include_str!("../docs/performance/memory.md");
 
 #[test]
 fn sizes_match_the_table_of_memory() {
     let sizes: Vec<(&str, usize)> =
-        [hub::SIZES, broker::SIZES, visitors::watch::SIZES, &dialects::relay::sizes()]
+        [hub::SIZES, broker::SIZES, engine::SIZES, visitors::watch::SIZES, &dialects::relay::sizes()]
             .into_iter()
             .flatten()
             .copied()

@@ -187,7 +187,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("sizes", &["broker", "dialects", "hub", "visitors"]),
+    ("sizes", &["broker", "dialects", "engine", "hub", "visitors"]),
     ("cli", &["admin", "redis", "server", "settings", "shard/ask", "sources", "visitors", "wire"]),
     ("main", &["cli", "server", "settings", "telemetry"]),
 ];

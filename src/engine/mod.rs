@@ -21,3 +21,8 @@ pub use sender::SenderState;
 pub use session::{Deadline, EngineSession, NamespaceSocket, PollState, TransportState};
 pub use table::{EngineTable, TICKS_PER_SECOND};
 pub use unanswered::UnansweredEvents;
+
+#[cfg(test)]
+pub(crate) const SIZES: &[(&str, usize)] =
+    // With the counters of its Rc.
+    &[("EngineSession", 2 * size_of::<usize>() + size_of::<EngineSession>())];

@@ -109,6 +109,14 @@ impl LocalTopics {
         except: &[u32],
         mut visit: impl FnMut(&LocalTable, u32),
     ) {
+        let table = self.0.borrow();
+        let is_single = except.is_empty() && except_topics.is_empty() && single.len() < 2;
+        if is_single && table.members_of(topics).next().is_none() {
+            // One client by its id: nobody can be reached twice.
+            single.iter().for_each(|member| visit(&table, *member));
+            return;
+        }
+        drop(table);
         let mut reached = {
             let table = &mut *self.0.borrow_mut();
             let words = table.members.capacity().div_ceil(64);

@@ -79,11 +79,12 @@ pub(super) fn send_event(
     session.listener.send(&frames.freeze(), limits);
 }
 
+/// A frame of text with the packet `2`.
+const PING: Bytes = Bytes::from_static(b"\x81\x012");
+
 /// Sends a ping, unless one is in the outbox already.
 pub(super) fn send_ping(session: &EngineSession, limits: &Limits) {
-    let mut packet = String::new();
-    push_text(&mut packet, EngineType::Ping, "");
-    session.listener.answer_heartbeat(frame(&packet), limits);
+    session.listener.answer_heartbeat(PING, limits);
 }
 
 /// Answers a ping. Omitted if the outbox is long, since its bytes show that the server lives.
