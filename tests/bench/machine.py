@@ -55,7 +55,7 @@ def versions(binary):
         "Rust": version_of("rustc", "--version", pattern=r"rustc (\S+)"),
         "Redis": version_of("redis-server", "--version", pattern=r"v=(\S+)"),
         "Bun": version_of(BUN, "--version"),
-        "node": f"{version_of('node', '--version')}, {packages('node')}, {packages('socket.io')}",
+        "node": f"{version_of('node', '--version')}, {packages('node')}, {packages('socket.io').partition(', ')[2]}",
         "socketioxide": pinned("socketioxide/Cargo.toml", "socketioxide"),
         "python-socketio": pinned("python-socketio/requirements.txt", "python-socketio"),
         "nginx": f"{version_of('nginx', '-v', pattern=r'nginx/(.+)')}, nchan {nchan}" if nchan else "",
