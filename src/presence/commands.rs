@@ -10,6 +10,10 @@ use crate::wire::{Namespace, NodeId};
 /// Digits of the gateway's id in the members of facilities.
 const GATEWAY_DIGITS: usize = 12;
 
+/// Seconds after the last write for which the key of the site's users stays: a gateway that starts within them declares
+/// those offline who were online when the last one was killed.
+const USERS_LIFETIME: u32 = 24 * 60 * 60;
+
 /// Most members of one command.
 pub(super) const MAX_MEMBERS: usize = 500;
 
@@ -122,10 +126,10 @@ impl<'a> WriteEncoder<'a> {
                 }
                 if !added.is_empty() {
                     let users = self.keys.users();
-                    self.expire(&key, write.seconds);
+                    self.expire(&key, write.seconds.saturating_mul(2));
                     is_new = Some(self.commands);
                     self.add("ZADD", &[&users, &until, user]);
-                    self.expire(&users, write.seconds);
+                    self.expire(&users, USERS_LIFETIME);
                 }
             }
             (EntryKey::Visitor(facility, user), Action::Keep { is_refresh, .. }) => {
@@ -155,7 +159,7 @@ impl<'a> WriteEncoder<'a> {
         if is_refresh {
             self.prune(key);
         }
-        self.expire(key, seconds);
+        self.expire(key, seconds.saturating_mul(2));
     }
 
     /// Removes the entries of gateways that have ended.
@@ -168,7 +172,7 @@ impl<'a> WriteEncoder<'a> {
     /// Lets a key outlive its entries, so that another gateway can find out who has gone.
     fn expire(&mut self, key: &str, seconds: u32) {
         if self.expiring.insert(key.to_owned()) {
-            self.add("EXPIRE", &[key, &seconds.saturating_mul(2).to_string()]);
+            self.add("EXPIRE", &[key, &seconds.to_string()]);
         }
     }
 }

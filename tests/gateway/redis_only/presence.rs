@@ -137,7 +137,8 @@ async fn a_user_on_all_dialects_tabs_and_gateways_is_online_once_and_leaves_noth
     // Only what the settings name is kept.
     assert_eq!(site.keys().len(), 4, "{:?}", site.keys());
     for key in site.keys() {
-        assert!((1..=6).contains(&site.redis.command(&["TTL", &key]).integer()), "{key}");
+        let longest = if key == site.key("online") { 24 * 60 * 60 } else { 6 };
+        assert!((1..=longest).contains(&site.redis.command(&["TTL", &key]).integer()), "{key}");
     }
     drop((socket, client));
     eventually("one connection", || (site.valid("online:john").len() == 1).then_some(())).await;
@@ -210,6 +211,24 @@ async fn the_users_of_a_killed_gateway_are_declared_offline_once_by_the_others()
     assert_eq!(chat.iter().map(|member| &member[13..]).collect::<Vec<_>>().len(), 2, "{chat:?}");
     drop((mary, first, second, visitor));
     eventually("no key is left", || site.keys().is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn the_next_process_declares_the_users_of_a_gateway_offline_that_was_down_for_long() {
+    let site = PresenceSite::on(RedisServer::shared());
+    let killed = site.gateway().await;
+    let john = site.connect(&killed, "chat-1", "john").await;
+    site.expect_told(&["online john"]).await;
+    killed.signal("KILL");
+    let have_expired = || {
+        let keys = site.keys();
+        !keys.contains(&site.key("online:john")) && !keys.contains(&site.key("presence:chat-1"))
+    };
+    eventually("the keys of connections and visitors expire", || have_expired().then_some(())).await;
+    let _next = site.gateway().await;
+    site.expect_told(&["online john", "offline john"]).await;
+    eventually("no key is left", || site.keys().is_empty().then_some(())).await;
+    drop(john);
 }
 
 #[tokio::test]
