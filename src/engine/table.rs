@@ -97,10 +97,10 @@ impl EngineTable {
     }
 
     /// Calls `action` for the sessions whose slot is `part` modulo `parts`. It must not add or remove sessions.
-    pub fn with_part(&self, part: usize, parts: usize, mut action: impl FnMut(&Rc<EngineSession>)) {
+    pub fn with_part(&self, part: usize, parts: usize, action: impl FnMut(&Rc<EngineSession>)) {
         let sessions = self.sessions.borrow();
         let slots = (part..sessions.capacity()).step_by(parts);
-        slots.filter_map(|slot| sessions.get(slot)).for_each(|session| action(session));
+        slots.filter_map(|slot| sessions.get(slot)).for_each(action);
     }
 
     /// Returns up to `count` sessions from a slot on, in the order of their slots.

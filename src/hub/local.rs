@@ -113,7 +113,9 @@ impl LocalTopics {
         let is_single = except.is_empty() && except_topics.is_empty() && single.len() < 2;
         if is_single && table.members_of(topics).next().is_none() {
             // One client by its id: nobody can be reached twice.
-            single.iter().for_each(|member| visit(&table, *member));
+            if let [member] = single {
+                visit(&table, *member);
+            }
             return;
         }
         drop(table);
