@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::commands::{MAX_MEMBERS, PresenceKeys, before, now, score};
-use crate::redis::error_reply::{HintThrottle, cure};
+use crate::redis::error_reply::{ErrorClass, HintThrottle, cure};
 use crate::redis::{CommandClient, CommandFailure, CommandReply};
 
 /// `KEYS`: the user's connections, the users of the site. `ARGV`: now, the user, until when the last entry is kept (empty:
@@ -50,8 +50,10 @@ pub(super) enum Departure {
     Silent,
     /// Redis did not know the user.
     Unknown,
-    /// Redis was lost.
+    /// Redis was lost, or refuses commands at the moment: the user has to be removed again.
     Lost,
+    /// Redis has no script that could decide; the user's entries go stale.
+    Kept,
 }
 
 /// Removes users.
@@ -70,11 +72,10 @@ impl Departures {
     }
 
     /// Removes users. With `keep_until`, the last entry of a user stays until then: the gateway ends, and its clients may
-    /// come back at another.
+    /// come back at another. Returns what became of each.
     pub(super) async fn depart(&self, leavers: &[Leaver], keep_until: Option<f64>) -> Vec<Departure> {
         if self.has_no_scripts.get() {
-            // What stays goes stale by itself.
-            return if keep_until.is_some() { Vec::new() } else { self.depart_stepwise(leavers).await };
+            return self.depart_without_scripts(leavers, keep_until).await;
         }
         let (now, keep) = (score(now()), keep_until.map(score).unwrap_or_default());
         let users = self.keys.users();
@@ -88,26 +89,47 @@ impl Departures {
             batch.add("EVAL", &arguments);
         }
         let replies = self.commands.send(batch).await;
-        if let Some(Err(CommandFailure::Refused(reason))) = replies.first()
-            && (reason.starts_with("NOPERM") || reason.contains("unknown command"))
-        {
+        let denial = replies.iter().find_map(script_denial);
+        if let Some(reason) = denial {
             warn!(error = %reason, "Redis refuses EVAL; presence works without it, and in rare cases announces a user as online twice{}", cure(reason));
             self.has_no_scripts.set(true);
-            return if keep_until.is_some() { Vec::new() } else { self.depart_stepwise(leavers).await };
         }
-        replies.into_iter().map(|reply| self.departure(reply)).collect()
+        let mut departures = Vec::with_capacity(leavers.len());
+        for (leaver, reply) in leavers.iter().zip(&replies) {
+            if script_denial(reply).is_none() {
+                departures.push(self.departure(reply));
+                continue;
+            }
+            let leaver = std::slice::from_ref(leaver);
+            departures.extend(self.depart_without_scripts(leaver, keep_until).await);
+        }
+        departures
     }
 
-    fn departure(&self, reply: Result<CommandReply, CommandFailure>) -> Departure {
+    async fn depart_without_scripts(&self, leavers: &[Leaver], keep_until: Option<f64>) -> Vec<Departure> {
+        if keep_until.is_some() {
+            return vec![Departure::Kept; leavers.len()];
+        }
+        self.depart_stepwise(leavers).await
+    }
+
+    fn departure(&self, reply: &Result<CommandReply, CommandFailure>) -> Departure {
         match reply {
             Ok(CommandReply::Integer(1)) => Departure::Offline,
             Ok(CommandReply::Integer(-1)) => Departure::Unknown,
             Ok(_) => Departure::Silent,
-            Err(CommandFailure::Refused(reason)) => {
-                self.warn_refused(&reason);
-                Departure::Silent
+            Err(failure) => self.on_failure(failure),
+        }
+    }
+
+    /// Returns what became of a user about whom Redis gave no answer. Warns of a refusal.
+    fn on_failure(&self, failure: &CommandFailure) -> Departure {
+        match failure {
+            CommandFailure::Refused(reason) => {
+                self.warn_refused(reason);
+                if is_passing(reason) { Departure::Lost } else { Departure::Silent }
             }
-            Err(CommandFailure::Lost) => Departure::Lost,
+            CommandFailure::Lost => Departure::Lost,
         }
     }
 
@@ -118,12 +140,13 @@ impl Departures {
         }
     }
 
-    /// Sends commands for each of these users, and returns the last reply of each as a number; none if Redis was lost.
+    /// Sends commands for each of these users, and returns the last reply of each as a number, or what became of a user
+    /// about whom Redis gave no answer.
     async fn ask(
         &self,
         leavers: &[&Leaver],
         command: impl Fn(&Leaver) -> Vec<(&'static str, Vec<String>)>,
-    ) -> Vec<Option<i64>> {
+    ) -> Vec<Result<i64, Departure>> {
         let mut batch = self.commands.batch();
         let mut counts = Vec::new();
         for leaver in leavers {
@@ -135,14 +158,11 @@ impl Departures {
             }
         }
         let mut replies = self.commands.send(batch).await.into_iter();
-        let mut last = |count: usize| match replies.by_ref().take(count).last()? {
-            Ok(CommandReply::Integer(number)) => Some(number),
-            Ok(_) => Some(0),
-            Err(CommandFailure::Refused(reason)) => {
-                self.warn_refused(&reason);
-                Some(0)
-            }
-            Err(CommandFailure::Lost) => None,
+        let mut last = |count: usize| match replies.by_ref().take(count).last() {
+            Some(Ok(CommandReply::Integer(number))) => Ok(number),
+            Some(Ok(_)) => Err(Departure::Silent),
+            Some(Err(failure)) => Err(self.on_failure(&failure)),
+            None => Err(Departure::Lost),
         };
         counts.into_iter().map(&mut last).collect()
     }
@@ -171,9 +191,9 @@ impl Departures {
             self.ask(&gone, |leaver| vec![("ZREM", vec![users.clone(), leaver.user.as_ref().to_owned()])]);
         for (index, removed) in indices.into_iter().zip(removed.await) {
             departures[index] = match removed {
-                Some(1) => Departure::Offline,
-                Some(_) => Departure::Silent,
-                None => Departure::Lost,
+                Ok(1) => Departure::Offline,
+                Ok(_) => Departure::Silent,
+                Err(departure) => departure,
             };
         }
         self.restore(leavers, &mut departures, &users).await;
@@ -186,7 +206,7 @@ impl Departures {
         let gone: Vec<_> = indices.iter().map(|index| &leavers[*index]).collect();
         let counts = self.ask(&gone, |leaver| vec![("ZCARD", vec![self.keys.user(&leaver.user)])]).await;
         let back: Vec<_> =
-            indices.into_iter().zip(counts).filter(|(_, count)| count.is_some_and(|it| it > 0)).collect();
+            indices.into_iter().zip(counts).filter(|(_, count)| count.is_ok_and(|it| it > 0)).collect();
         // Their own gateway sets the right time with its next refresh.
         let until = score(now() + 60.0);
         let back: Vec<_> = back.into_iter().map(|(index, _)| index).collect();
@@ -202,12 +222,23 @@ impl Departures {
 }
 
 /// Returns what is known of a user with this number of connections.
-fn of_number(connections: Option<i64>) -> Departure {
+fn of_number(connections: Result<i64, Departure>) -> Departure {
     match connections {
-        Some(0) => Departure::Offline,
-        Some(_) => Departure::Silent,
-        None => Departure::Lost,
+        Ok(0) => Departure::Offline,
+        Ok(_) => Departure::Silent,
+        Err(departure) => departure,
     }
+}
+
+/// Returns the reason if Redis never executes scripts.
+fn script_denial(reply: &Result<CommandReply, CommandFailure>) -> Option<&str> {
+    let Err(CommandFailure::Refused(reason)) = reply else { return None };
+    (reason.starts_with("NOPERM") || reason.contains("unknown command")).then_some(reason)
+}
+
+/// Returns whether Redis will execute the refused command later.
+pub(super) fn is_passing(reason: &str) -> bool {
+    matches!(ErrorClass::of(reason), ErrorClass::Temporary | ErrorClass::NotMaster)
 }
 
 fn indices(departures: &[Departure], wanted: Departure) -> Vec<usize> {

@@ -280,7 +280,7 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
                 match departure {
                     Departure::Offline => (self.announce)(&leaver.user, PresenceChange::Offline),
                     Departure::Lost => return Err(WriteLost),
-                    Departure::Silent | Departure::Unknown => {}
+                    Departure::Silent | Departure::Unknown | Departure::Kept => {}
                 }
             }
             if is_last {

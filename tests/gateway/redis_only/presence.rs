@@ -39,6 +39,15 @@ impl<'a> PresenceSite<'a> {
             .set("session.keyspace_events", "off")
     }
 
+    /// Configures a gateway that counts only the users of the site: their entries are valid for 60 seconds.
+    fn events_only(&self) -> GatewayBuilder {
+        TestGateway::builder()
+            .redis(self.redis)
+            .namespace(&self.namespace)
+            .set("events.to", &format!("stream:{}", self.stream))
+            .set("events.what", "online,offline")
+    }
+
     async fn gateway(&self) -> TestGateway {
         self.builder().start().await
     }
@@ -362,6 +371,22 @@ async fn where_redis_refuses_eval_single_commands_do_the_same() {
     eventually("one tab", || (site.valid("online:john").len() == 1).then_some(())).await;
     one.expect_log(&["Redis refuses EVAL", "NOPERM"]).await;
     drop(second);
+    site.expect_told(&["online john", "offline john"]).await;
+    eventually("no key is left", || site.keys().is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_user_whose_departure_redis_refused_for_a_time_is_declared_offline_afterwards() {
+    let redis = RedisServer::start();
+    let site = PresenceSite::on(&redis);
+    let gateway = site.events_only().start().await;
+    let john = site.connect(&gateway, "chat-1", "john").await;
+    site.expect_told(&["online john"]).await;
+    // Too few replicas, so writes are refused, those of scripts as well.
+    redis.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    drop(john);
+    gateway.expect_log(&["Redis refuses a command of presence", "NOREPLICAS"]).await;
+    redis.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     site.expect_told(&["online john", "offline john"]).await;
     eventually("no key is left", || site.keys().is_empty().then_some(())).await;
 }
