@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::attendance::{Presence, SharedPresence};
 use super::commands::{PresenceKeys, WriteEncoder, before, now};
-use super::departure::{Departure, Departures, Leaver};
+use super::departure::{Departure, Departures, Leaver, is_passing};
 use super::table::{Action, EntryKey, EntryWrite, GRACE};
 use crate::redis::{CommandClient, CommandFailure, CommandReply, Store};
 use crate::wire::{Namespace, NodeId};
@@ -39,7 +39,7 @@ pub enum PresenceChange {
     Offline,
 }
 
-/// Redis was lost; what was not written is in the table.
+/// Redis was lost, or refuses commands at the moment; what was not written is in the table.
 struct WriteLost;
 
 /// Writes the entries of this process.
@@ -96,7 +96,7 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
             }
             self.commands.until_up().await;
             if let Err(WriteLost) = self.turn(&mut refresh_at).await {
-                debug!("Redis was lost while presence was written");
+                debug!("Redis did not execute all commands of presence; they are sent again");
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             } else {
@@ -171,26 +171,36 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
         let ranges: Vec<_> = writes.iter().map(|write| encoder.push(write)).collect();
         let sent_at = Instant::now();
         let replies = self.commands.send(encoder.finish()).await;
-        let (mut news, mut is_lost) = (Vec::new(), false);
+        let (mut news, mut is_lost, mut has_failed) = (Vec::new(), false, false);
         let mut table = self.shared.table();
         for (write, range) in writes.into_iter().zip(ranges) {
-            let own = replies.get(range.commands).unwrap_or_default();
-            if own.iter().any(|reply| matches!(reply, Err(CommandFailure::Lost))) {
-                is_lost = true;
-                table.on_lost(write);
-                continue;
-            }
-            for reply in own {
-                if let Err(CommandFailure::Refused(reason)) = reply {
-                    self.departures.warn_refused(reason);
-                }
-            }
-            table.on_written(&write, sent_at);
             let is_new = range.is_new.and_then(|index| replies.get(index));
-            if let (EntryKey::Online(user), Action::Keep { is_news: true, .. }) = (write.key, write.action)
+            if let (EntryKey::Online(user), Action::Keep { is_news: true, .. }) = (&write.key, &write.action)
                 && matches!(is_new, Some(Ok(CommandReply::Integer(1))))
             {
-                news.push(user);
+                news.push(user.clone());
+            }
+            let own = replies.get(range.commands).unwrap_or_default();
+            let mut failures = own.iter().filter_map(|reply| reply.as_ref().err()).peekable();
+            if failures.peek().is_none() {
+                table.on_written(&write, sent_at);
+                continue;
+            }
+            let mut must_repeat = false;
+            for failure in failures {
+                match failure {
+                    CommandFailure::Lost => (is_lost, must_repeat) = (true, true),
+                    CommandFailure::Refused(reason) => {
+                        self.departures.warn_refused(reason);
+                        must_repeat |= is_passing(reason);
+                    }
+                }
+            }
+            if must_repeat {
+                has_failed = true;
+                table.on_lost(write);
+            } else {
+                table.on_refused(&write, sent_at);
             }
         }
         // In a cluster, one lost node is no reason to write to the others again.
@@ -199,7 +209,7 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
         for user in news {
             (self.announce)(&user, PresenceChange::Online);
         }
-        if is_lost { Err(WriteLost) } else { Ok(()) }
+        if has_failed { Err(WriteLost) } else { Ok(()) }
     }
 
     /// Ends entries whose grace is over.

@@ -286,6 +286,14 @@ impl PresenceTable {
         }
     }
 
+    /// Records that Redis refuses a write, and will refuse it again. An entry that is kept stays as it was, so that a user
+    /// is announced when a refresh succeeds.
+    pub(super) fn on_refused(&mut self, write: &EntryWrite, sent_at: Instant) {
+        if !matches!(write.action, Action::Keep { .. }) {
+            self.on_written(write, sent_at);
+        }
+    }
+
     /// Returns a write whose reply was lost to the table, which repeats it.
     pub(super) fn on_lost(&mut self, write: EntryWrite) {
         let slot = write.slot;

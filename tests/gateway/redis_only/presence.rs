@@ -376,6 +376,24 @@ async fn where_redis_refuses_eval_single_commands_do_the_same() {
 }
 
 #[tokio::test]
+async fn a_user_whose_entry_redis_refused_for_a_time_is_announced_afterwards() {
+    let redis = RedisServer::start();
+    let site = PresenceSite::on(&redis);
+    let gateway = site.gateway().await;
+    let mary = site.connect(&gateway, "chat-1", "mary").await;
+    site.expect_told(&["online mary"]).await;
+    let cookie = site.cookie("john");
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let request = gateway.request("/ws/chat-1?subscribe-broadcast").header("Cookie", cookie);
+    let john = request.connect().await;
+    gateway.expect_log(&["Redis refuses a command of presence", "OOM"]).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    site.expect_told(&["online mary", "online john"]).await;
+    site.expect_valid("online", &["john", "mary"]).await;
+    drop((john, mary));
+}
+
+#[tokio::test]
 async fn a_user_whose_departure_redis_refused_for_a_time_is_declared_offline_afterwards() {
     let redis = RedisServer::start();
     let site = PresenceSite::on(&redis);
