@@ -55,7 +55,7 @@ pub struct PresenceWriter<F> {
 }
 
 impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
-    /// Creates the writer, unless nothing is counted. It uses the connection of a store, and tells `announce` which users
+    /// Creates the writer, unless nothing is counted. It uses the connection of a store, and passes to `announce` which users
     /// come and go.
     pub fn new(
         presence: &Presence,
@@ -240,12 +240,16 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
             }
         }
         drop(table);
-        for (leaver, departure) in leavers.iter().zip(&departures) {
+        self.announce_offline(&leavers, &departures);
+        if is_lost { Err(WriteLost) } else { Ok(()) }
+    }
+
+    fn announce_offline(&self, leavers: &[Leaver], departures: &[Departure]) {
+        for (leaver, departure) in leavers.iter().zip(departures) {
             if *departure == Departure::Offline {
                 (self.announce)(&leaver.user, PresenceChange::Offline);
             }
         }
-        if is_lost { Err(WriteLost) } else { Ok(()) }
     }
 
     fn put_back(&self, writes: &[EntryWrite]) {
@@ -286,12 +290,9 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
                 return Ok(());
             }
             let departures = self.departures.depart(&leavers, None).await;
-            for (leaver, departure) in leavers.iter().zip(departures) {
-                match departure {
-                    Departure::Offline => (self.announce)(&leaver.user, PresenceChange::Offline),
-                    Departure::Lost => return Err(WriteLost),
-                    Departure::Silent | Departure::Unknown | Departure::Kept => {}
-                }
+            self.announce_offline(&leavers, &departures);
+            if departures.contains(&Departure::Lost) {
+                return Err(WriteLost);
             }
             if is_last {
                 return Ok(());
@@ -301,7 +302,7 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
     }
 
     /// Ends all entries of a process that ends, within a second. Users whom no other gateway has keep their entry for the
-    /// grace, and come back or are declared offline by another gateway.
+    /// grace, and come back or are declared offline by another gateway. Users whose entry is stale already are announced.
     pub async fn finish(&self) {
         let _ = timeout(FINISH_TIMEOUT, async {
             loop {
@@ -313,7 +314,9 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
                 let _ = self.write(visitors).await;
                 let leavers: Vec<_> = users.iter().filter_map(leaver).collect();
                 if !leavers.is_empty() {
-                    self.departures.depart(&leavers, Some(now() + GRACE.as_secs_f64())).await;
+                    let keep_until = Some(now() + GRACE.as_secs_f64());
+                    let departures = self.departures.depart(&leavers, keep_until).await;
+                    self.announce_offline(&leavers, &departures);
                 }
             }
         })

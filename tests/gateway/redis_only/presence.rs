@@ -410,6 +410,21 @@ async fn a_user_whose_departure_redis_refused_for_a_time_is_declared_offline_aft
 }
 
 #[tokio::test]
+async fn a_process_that_ends_announces_users_whose_connections_redis_does_not_have() {
+    let site = PresenceSite::on(RedisServer::shared());
+    // Entries of 60 seconds, so that none is refreshed meanwhile.
+    let mut gateway = site.events_only().start().await;
+    let mut john = site.connect(&gateway, "chat-1", "john").await;
+    site.expect_told(&["online john"]).await;
+    site.redis.command(&["DEL", &site.key("online:john")]);
+    gateway.signal("TERM");
+    john.expect_close(1012).await;
+    assert_eq!(gateway.expect_exit().await.code(), Some(0));
+    site.expect_told(&["online john", "offline john"]).await;
+    assert!(site.keys().is_empty(), "{:?}", site.keys());
+}
+
+#[tokio::test]
 async fn where_redis_refuses_the_commands_a_warning_names_them_and_clients_are_served() {
     let redis = RedisServer::start();
     redis.command(&["ACL", "SETUSER", "default", "-zadd"]);
