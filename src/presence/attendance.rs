@@ -30,13 +30,13 @@ pub struct Attendance {
 }
 
 impl Presence {
-    /// Creates an empty table, if anything is counted. `tells` says that users who come and go are announced.
-    pub fn new(rules: &[PresenceRule], tells: bool) -> Self {
+    /// Creates an empty table, if anything is counted. `announces`: users who come and go are announced.
+    pub fn new(rules: &[PresenceRule], announces: bool) -> Self {
         let create = |rules| {
             let table = Mutex::default();
             Arc::new(SharedPresence { rules, table, changed: Notify::new() })
         };
-        Self(PresenceRules::new(rules, tells).map(create))
+        Self(PresenceRules::new(rules, announces).map(create))
     }
 
     /// Returns whether anything is counted.

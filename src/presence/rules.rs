@@ -13,9 +13,9 @@ pub(super) struct PresenceRules {
 }
 
 impl PresenceRules {
-    /// Returns the rules; none if nothing is counted. `tells` says that users who come and go are announced.
-    pub(super) fn new(rules: &[PresenceRule], tells: bool) -> Option<Self> {
-        if rules.is_empty() && !tells {
+    /// Returns the rules; none if nothing is counted. `announces`: users who come and go are announced.
+    pub(super) fn new(rules: &[PresenceRule], announces: bool) -> Option<Self> {
+        if rules.is_empty() && !announces {
             return None;
         }
         let user_seconds = rules.iter().map(|rule| rule.seconds).min().unwrap_or(DEFAULT_SECONDS);
