@@ -79,23 +79,31 @@ impl Departures {
         }
         let (now, keep) = (score(now()), keep_until.map(score).unwrap_or_default());
         let users = self.keys.users();
-        let mut batch = self.commands.batch();
+        let (mut batch, mut commands, mut decisive) = (self.commands.batch(), 0, Vec::new());
         for Leaver { user, ids } in leavers {
             let key = self.keys.user(user);
+            // Lua has a limit of arguments: the script gets the last ids, after the others are gone.
+            let (others, last) = ids.split_at(ids.len().saturating_sub(MAX_MEMBERS));
+            for ids in others.chunks(MAX_MEMBERS) {
+                let ids = ids.iter().map(|id| id.as_bytes());
+                batch.add("ZREM", &std::iter::once(key.as_bytes()).chain(ids).collect::<Vec<_>>());
+                commands += 1;
+            }
             let arguments = [LEAVE, "2", &key, &users, &now, user, &keep].into_iter();
-            // Lua has a limit of arguments; further entries go stale.
-            let ids = ids.iter().take(MAX_MEMBERS).map(|id| &**id);
-            let arguments: Vec<&[u8]> = arguments.chain(ids).map(str::as_bytes).collect();
-            batch.add("EVAL", &arguments);
+            let arguments = arguments.chain(last.iter().map(|id| &**id)).map(str::as_bytes);
+            batch.add("EVAL", &arguments.collect::<Vec<_>>());
+            decisive.push(commands);
+            commands += 1;
         }
         let replies = self.commands.send(batch).await;
-        let denial = replies.iter().find_map(script_denial);
+        let replies: Vec<_> = decisive.into_iter().filter_map(|index| replies.get(index)).collect();
+        let denial = replies.iter().find_map(|reply| script_denial(reply));
         if let Some(reason) = denial {
             warn!(error = %reason, "Redis refuses EVAL; presence works without it, and in rare cases announces a user as online twice{}", cure(reason));
             self.has_no_scripts.set(true);
         }
         let mut departures = Vec::with_capacity(leavers.len());
-        for (leaver, reply) in leavers.iter().zip(&replies) {
+        for (leaver, reply) in leavers.iter().zip(replies) {
             if script_denial(reply).is_none() {
                 departures.push(self.departure(reply));
                 continue;

@@ -410,6 +410,30 @@ async fn a_user_whose_departure_redis_refused_for_a_time_is_declared_offline_aft
 }
 
 #[tokio::test]
+async fn a_user_with_hundreds_of_connections_is_declared_offline_after_the_last() {
+    const CONNECTIONS: usize = 1_010;
+    let redis = RedisServer::start();
+    let site = PresenceSite::on(&redis);
+    // Entries of 60 seconds, so that none goes stale meanwhile.
+    let gateway = site.events_only().start().await;
+    let cookie = site.cookie("john");
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let request = gateway.request("/ws/chat-1?subscribe-broadcast").header("Cookie", &cookie);
+        clients.push(request.connect().await);
+    }
+    eventually("all are kept", || (site.valid("online:john").len() == CONNECTIONS).then_some(())).await;
+    // Writes wait, so that all connections end before the second write.
+    redis.command(&["CLIENT", "PAUSE", "10000", "WRITE"]);
+    drop(clients);
+    let ended = || gateway.count_log(&["connection ended"]);
+    eventually("all have ended", || (ended() >= CONNECTIONS).then_some(())).await;
+    redis.command(&["CLIENT", "UNPAUSE"]);
+    site.expect_told(&["online john", "offline john"]).await;
+    eventually("no key is left", || site.keys().is_empty().then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_process_that_ends_announces_users_whose_connections_redis_does_not_have() {
     let site = PresenceSite::on(RedisServer::shared());
     // Entries of 60 seconds, so that none is refreshed meanwhile.
