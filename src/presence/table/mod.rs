@@ -1,6 +1,6 @@
 //! The entries of this process: what has changed since it was written, and what is due.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,9 +32,9 @@ struct Entry {
     /// Open connections.
     count: u32,
     /// The ids of a user's open connections.
-    ids: Vec<Arc<str>>,
+    ids: HashSet<Arc<str>>,
     /// Those among `ids` that are not in Redis yet.
-    added: Vec<Arc<str>>,
+    added: HashSet<Arc<str>>,
     /// Ids that are still in Redis although their connections have ended.
     removed: Vec<Arc<str>>,
     /// The number of anonymous visitors in Redis.
@@ -100,8 +100,8 @@ impl PresenceTable {
                 key: key.clone(),
                 seconds,
                 count: 0,
-                ids: Vec::new(),
-                added: Vec::new(),
+                ids: HashSet::new(),
+                added: HashSet::new(),
                 removed: Vec::new(),
                 written: 0,
                 is_queued: false,
@@ -117,8 +117,8 @@ impl PresenceTable {
         }
         let is_known = match entry.key {
             EntryKey::Online(_) => {
-                entry.ids.push(id.clone());
-                entry.added.push(id.clone());
+                entry.ids.insert(id.clone());
+                entry.added.insert(id.clone());
                 false
             }
             EntryKey::Visitor(..) => entry.valid_until.is_some(),
@@ -134,12 +134,8 @@ impl PresenceTable {
         let Some(&slot) = self.slots.get(key) else { return };
         let entry = &mut self.entries[slot];
         entry.count = entry.count.saturating_sub(1);
-        if let Some(at) = entry.ids.iter().rposition(|known| known == id) {
-            entry.ids.swap_remove(at);
-            match entry.added.iter().position(|added| added == id) {
-                Some(at) => drop(entry.added.swap_remove(at)),
-                None => entry.removed.push(id.clone()),
-            }
+        if entry.ids.remove(id) && !entry.added.remove(id) {
+            entry.removed.push(id.clone());
         }
         match entry.key {
             _ if entry.count == 0 && !entry.was_sent => self.remove(slot),
@@ -207,9 +203,7 @@ impl PresenceTable {
         let mut writes = Vec::new();
         for slot in slots {
             let entry = &mut self.entries[slot];
-            let mut ids = std::mem::take(&mut entry.ids);
-            ids.append(&mut entry.removed);
-            entry.removed = ids;
+            entry.removed.extend(std::mem::take(&mut entry.ids));
             writes.push(entry.leave(slot));
             self.remove(slot);
         }
@@ -350,7 +344,8 @@ impl Entry {
         if self.count == 0 || (is_user && self.added.is_empty() && self.removed.is_empty()) {
             return None;
         }
-        let (added, removed) = (std::mem::take(&mut self.added), std::mem::take(&mut self.removed));
+        let added = std::mem::take(&mut self.added).into_iter().collect();
+        let removed = std::mem::take(&mut self.removed);
         let is_news = self.is_over();
         Some(self.write(slot, Action::Keep { added, removed, is_refresh: false, is_news }))
     }
@@ -374,7 +369,7 @@ impl Entry {
         }
         self.added.clear();
         let action = Action::Keep {
-            added: self.ids.clone(),
+            added: self.ids.iter().cloned().collect(),
             removed: std::mem::take(&mut self.removed),
             is_refresh: true,
             is_news: self.is_over(),
