@@ -140,7 +140,10 @@ async fn every_line_about_a_client_has_the_span_of_its_connection_in_both_format
 fn span_id(line: &str) -> String {
     let at = ["connection{id=", "\"id\":"].iter().find_map(|mark| Some(line.find(mark)? + mark.len()));
     let rest = &line[at.unwrap_or_else(|| panic!("no span in {line}"))..];
-    rest.chars().take_while(char::is_ascii_digit).collect()
+    rest.trim_start_matches('"')
+        .chars()
+        .take_while(|letter| letter.is_ascii_hexdigit() || *letter == '-')
+        .collect()
 }
 
 #[tokio::test]
