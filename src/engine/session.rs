@@ -53,6 +53,8 @@ pub struct EngineSession {
     pub deadline: Cell<Deadline>,
     /// How often the client was refused a namespace.
     pub refused_connects: Cell<u8>,
+    /// Seconds after its opening at which none of its joins counts any more.
+    joins_until: Cell<u32>,
     /// What Django is told about its end, if its listener does not show it.
     pub end_reason: Cell<Option<DisconnectReason>>,
 }
@@ -163,8 +165,20 @@ impl EngineSession {
             last_ping: Cell::new(now),
             deadline: Cell::new(deadline),
             refused_connects: Cell::new(0),
+            joins_until: Cell::new(0),
             end_reason: Cell::default(),
         }
+    }
+
+    /// Counts a join, of which one per second is forgotten. Returns false if there would be more than `burst`.
+    pub fn take_join(&self, now: u64, burst: u32) -> bool {
+        let seconds = u32::try_from(now.saturating_sub(self.opened) / 1_000).unwrap_or(u32::MAX);
+        let until = self.joins_until.get().max(seconds).saturating_add(1);
+        let is_allowed = until.saturating_sub(seconds) <= burst;
+        if is_allowed {
+            self.joins_until.set(until);
+        }
+        is_allowed
     }
 
     /// Returns whether the client has joined a namespace.

@@ -5,6 +5,9 @@ use crate::settings::SocketIoSettings;
 use crate::wire::query_pairs;
 use crate::wire::socket_io::{JsonMembers, SocketPacket, push_json_string, unescape_json};
 
+/// Most bytes of the object. A field that does not fit is left out.
+const MAX_BYTES: usize = 4 << 10;
+
 /// Returns the selected fields as an object of JSON; `None` if none are selected.
 ///
 /// The token is a credential: it is passed on only if it is selected by its name.
@@ -17,12 +20,16 @@ pub(super) fn selected_auth(settings: &SocketIoSettings, packet: SocketPacket<'_
     let mut out = String::from("{");
     let mut push = |key: &str, value: &dyn Fn(&mut String)| {
         if is_selected(key) {
-            if out.len() > 1 {
+            let length = out.len();
+            if length > 1 {
                 out.push(',');
             }
             push_json_string(&mut out, key);
             out.push(':');
             value(&mut out);
+            if out.len() >= MAX_BYTES {
+                out.truncate(length);
+            }
         }
     };
     // Clients of protocol 4 have a query in the place of an object.

@@ -23,6 +23,9 @@ pub(super) const MAX_ROOMS: usize = 1_000;
 /// Refused CONNECTs after which a client is closed: each may cost the verification of a token.
 const MAX_REFUSED: u8 = 16;
 
+/// Most joins at once, and one more per second: each is announced to Django. A page may join all its namespaces at once.
+const JOIN_BURST: u32 = 16;
+
 /// The member of a CONNECT's data that holds a token.
 pub(super) const TOKEN: &str = "token";
 
@@ -50,6 +53,7 @@ pub(super) fn connect(
         return Some(Close::Overloaded);
     }
     match admit(session, state, packet) {
+        Ok(_) if !session.take_join(state.engine.now(), JOIN_BURST) => Some(Close::TooFast),
         Ok(lease) => {
             let identity = lease.as_ref().map_or_else(|| session_identity(session), token_identity);
             join(session, state, packet, lease, &identity);

@@ -210,6 +210,43 @@ async fn a_client_that_sends_too_many_events_or_bytes_is_closed() {
 }
 
 #[tokio::test]
+async fn a_client_that_joins_too_often_is_closed_and_its_pairs_are_complete() {
+    let log = EventLog::new();
+    let server = start(&log, &[]).await;
+    let mut client = server.open().await;
+    for _ in 0..40 {
+        client.send_text("40").await;
+        client.send_text("41").await;
+    }
+    let code = loop {
+        let frame = client.next_message().await;
+        if frame.opcode == 8 {
+            break u16::from_be_bytes([frame.payload[0], frame.payload[1]]);
+        }
+    };
+    assert_eq!(code, 1008);
+    let connects = log.expect("connect", 16).await.len();
+    assert!((16..20).contains(&connects), "{connects}");
+    assert_eq!(log.expect("disconnect", connects).await.len(), connects);
+    // A page that joins all its namespaces at once is no flood.
+    let mut page = server.open().await;
+    for number in 0..16 {
+        join(&mut page, &format!("/room-{number}")).await;
+    }
+}
+
+#[tokio::test]
+async fn auth_fields_above_four_kib_are_left_out() {
+    let log = EventLog::new();
+    let server = start(&log, &[("socketio.auth_fields", "*")]).await;
+    let mut client = server.open().await;
+    let large = "x".repeat(5_000);
+    client.send_text(&format!(r#"40{{"a":1,"large":"{large}","b":2}}"#)).await;
+    text(&mut client).await;
+    assert_eq!(log.expect("connect", 1).await[0]["auth"], json!({"a": 1, "b": 2}));
+}
+
+#[tokio::test]
 async fn an_event_that_redis_does_not_take_in_time_ends_its_session() {
     let mut redis = RedisServer::start();
     let log = EventLog::on(&redis);
