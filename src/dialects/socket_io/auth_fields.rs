@@ -5,18 +5,22 @@ use crate::settings::SocketIoSettings;
 use crate::wire::query_pairs;
 use crate::wire::socket_io::{JsonMembers, SocketPacket, push_json_string, unescape_json};
 
+/// The query parameter of a token at the handshake: clients of protocol 4 send the query of the handshake with each CONNECT.
+const HANDSHAKE_TOKEN: &str = "access_token";
+
 /// Most bytes of the object. A field that does not fit is left out.
 const MAX_BYTES: usize = 4 << 10;
 
 /// Returns the selected fields as an object of JSON; `None` if none are selected.
 ///
-/// The token is a credential: it is passed on only if it is selected by its name.
+/// A token is a credential: it is passed on only if it is selected by its name.
 pub(super) fn selected_auth(settings: &SocketIoSettings, packet: SocketPacket<'_>) -> Option<String> {
     let fields = &settings.auth_fields;
     if fields.is_empty() {
         return None;
     }
-    let is_selected = |key: &str| fields.iter().any(|field| field == key || field == "*" && key != TOKEN);
+    let is_token = |key: &str| key == TOKEN || key == HANDSHAKE_TOKEN;
+    let is_selected = |key: &str| fields.iter().any(|field| field == key || field == "*" && !is_token(key));
     let mut out = String::from("{");
     let mut push = |key: &str, value: &dyn Fn(&mut String)| {
         if is_selected(key) {

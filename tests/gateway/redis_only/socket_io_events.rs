@@ -77,7 +77,7 @@ async fn auth_fields_are_told_and_a_token_only_by_its_name() {
         join(&mut client, "/chat").await;
         assert_eq!(log.expect("connect", 2).await[1]["auth"], json!({}), "none was sent");
         let (mut old, _) = server.connect_v3().await;
-        old.send_text("40/chat?page=a%20b&other=1").await;
+        old.send_text("40/chat?page=a%20b&access_token=secret&other=1").await;
         let connects = log.expect("connect", 4).await;
         let expected =
             if fields == "page" { json!({"page": "a b"}) } else { json!({"page": "a b", "other": "1"}) };
