@@ -42,12 +42,12 @@ impl AnnouncedClient {
     pub fn set_user(&mut self, user: Option<&Arc<str>>) {
         if self.user.as_ref() != user {
             self.user = user.cloned();
-            self.confirm_user();
+            self.announce_user();
         }
     }
 
     /// Announces the user, whether it has changed or not.
-    pub fn confirm_user(&self) {
+    pub fn announce_user(&self) {
         self.events.tell(EventKind::User, |encoder| encoder.client(EventKind::User, self, None, None));
     }
 
@@ -62,7 +62,7 @@ impl AnnouncedClient {
         if let Some(enabled) = self.events.wanted(EventKind::Message) {
             let (sid, user) = (Some(&*self.sid), self.user.as_deref());
             let json = enabled.encoder.message(facility, sid, user, &audiences(), payload);
-            enabled.writer.push(json, EventDelivery::Once(Weak::new()));
+            enabled.writer.push(json, EventDelivery::AtMostOnce(Weak::new()));
         }
     }
 }

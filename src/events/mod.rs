@@ -144,7 +144,7 @@ impl Events {
     /// Queues an event of a kind that is wanted.
     fn tell(&self, kind: EventKind, encode: impl FnOnce(&EventEncoder) -> String) {
         if let Some(enabled) = self.wanted(kind) {
-            enabled.writer.push(encode(&enabled.encoder), EventDelivery::Repeated);
+            enabled.writer.push(encode(&enabled.encoder), EventDelivery::AtLeastOnce);
         }
     }
 
@@ -179,7 +179,7 @@ impl Events {
         let enabled = self.wanted(EventKind::Message);
         if let Some(enabled) = enabled.filter(|enabled| enabled.settings.events.facilities.admit(facility)) {
             let json = enabled.encoder.message(facility.as_str(), None, user, &audiences(), payload);
-            enabled.writer.push(json, EventDelivery::Once(Weak::new()));
+            enabled.writer.push(json, EventDelivery::AtMostOnce(Weak::new()));
         }
     }
 
@@ -190,7 +190,7 @@ impl Events {
     /// When too many events wait.
     pub fn pass_on(&self, event: &ClientEvent<'_>, sender: &Rc<Listener>) -> Result<(), QueueFull> {
         let Some(enabled) = &self.0 else { return Ok(()) };
-        let delivery = EventDelivery::Once(Rc::downgrade(sender));
+        let delivery = EventDelivery::AtMostOnce(Rc::downgrade(sender));
         enabled.writer.try_push(enabled.encoder.client_event(event), delivery)
     }
 

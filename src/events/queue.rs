@@ -20,9 +20,9 @@ const BATCH_BYTES: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub(super) enum EventDelivery {
     /// It waits as long as there is space, and is written again if its outcome is unknown: Django keeps tables by it.
-    Repeated,
+    AtLeastOnce,
     /// It waits for a limited time, and is written at most once. The connection that sent it ends if it may be lost.
-    Once(Weak<Listener>),
+    AtMostOnce(Weak<Listener>),
 }
 
 /// An event that waits.
@@ -60,8 +60,8 @@ impl EventQueue {
     pub(super) fn push(&self, json: String, delivery: EventDelivery) -> Result<(), QueueFull> {
         let event = QueuedEvent { json, delivery, since: Instant::now() };
         let max_bytes = match event.delivery {
-            EventDelivery::Repeated => self.max_bytes,
-            EventDelivery::Once(_) => self.max_bytes / 2,
+            EventDelivery::AtLeastOnce => self.max_bytes,
+            EventDelivery::AtMostOnce(_) => self.max_bytes / 2,
         };
         let bytes = self.bytes.get() + event.cost();
         if bytes > max_bytes {
@@ -106,7 +106,7 @@ impl EventQueue {
     /// Takes the events that were to be written at most once and have waited for too long.
     pub(super) fn take_late(&self, wait: Duration) -> Vec<QueuedEvent> {
         let is_late = |event: &QueuedEvent| {
-            matches!(event.delivery, EventDelivery::Once(_)) && event.since.elapsed() >= wait
+            matches!(event.delivery, EventDelivery::AtMostOnce(_)) && event.since.elapsed() >= wait
         };
         let mut events = self.events.borrow_mut();
         if !events.iter().any(is_late) {
@@ -123,23 +123,29 @@ impl EventQueue {
 mod tests {
     use super::*;
 
-    fn once() -> EventDelivery {
-        EventDelivery::Once(Weak::new())
+    fn at_most_once() -> EventDelivery {
+        EventDelivery::AtMostOnce(Weak::new())
     }
 
     #[test]
     fn events_of_clients_leave_space_for_announcements() {
         let queue = EventQueue::new(4 * (OVERHEAD_BYTES + 1));
         let json = || "x".to_owned();
-        assert_eq!([queue.push(json(), once()), queue.push(json(), once())], [Ok(()), Ok(())]);
-        assert_eq!(queue.push(json(), once()), Err(QueueFull));
-        let repeated = || EventDelivery::Repeated;
-        assert_eq!([queue.push(json(), repeated()), queue.push(json(), repeated())], [Ok(()), Ok(())]);
-        assert_eq!(queue.push(json(), repeated()), Err(QueueFull));
+        assert_eq!(
+            [queue.push(json(), at_most_once()), queue.push(json(), at_most_once())],
+            [Ok(()), Ok(())]
+        );
+        assert_eq!(queue.push(json(), at_most_once()), Err(QueueFull));
+        let announcement = || EventDelivery::AtLeastOnce;
+        assert_eq!(
+            [queue.push(json(), announcement()), queue.push(json(), announcement())],
+            [Ok(()), Ok(())]
+        );
+        assert_eq!(queue.push(json(), announcement()), Err(QueueFull));
         let batch = queue.take_batch();
         assert_eq!((batch.len(), queue.is_empty(), queue.bytes.get()), (4, true, 0));
         queue.put_back(batch);
-        assert_eq!((queue.len(), queue.push(json(), repeated())), (4, Err(QueueFull)));
+        assert_eq!((queue.len(), queue.push(json(), announcement())), (4, Err(QueueFull)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -147,13 +153,13 @@ mod tests {
         let queue = EventQueue::new(1 << 20);
         let wait = Duration::from_secs(5);
         for (json, delivery) in
-            [("a", EventDelivery::Repeated), ("b", once()), ("c", EventDelivery::Repeated)]
+            [("a", EventDelivery::AtLeastOnce), ("b", at_most_once()), ("c", EventDelivery::AtLeastOnce)]
         {
             queue.push(json.to_owned(), delivery).unwrap();
         }
         assert!(queue.take_late(wait).is_empty());
         tokio::time::advance(wait).await;
-        queue.push("d".to_owned(), once()).unwrap();
+        queue.push("d".to_owned(), at_most_once()).unwrap();
         let texts = |events: Vec<QueuedEvent>| events.into_iter().map(|event| event.json).collect::<String>();
         assert_eq!((texts(queue.take_late(wait)), texts(queue.take_batch())), ("b".into(), "acd".into()));
     }

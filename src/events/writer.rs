@@ -199,10 +199,10 @@ impl EventWriter {
             let outcome = common.clone().or_else(|| outcomes.next()).unwrap_or(EventOutcome::Unknown);
             match (outcome, &event.delivery) {
                 (EventOutcome::Written, _) => {}
-                (EventOutcome::Postponed, _) | (EventOutcome::Unknown, EventDelivery::Repeated) => {
+                (EventOutcome::Postponed, _) | (EventOutcome::Unknown, EventDelivery::AtLeastOnce) => {
                     again.push(event);
                 }
-                (EventOutcome::Unknown, EventDelivery::Once(sender)) => {
+                (EventOutcome::Unknown, EventDelivery::AtMostOnce(sender)) => {
                     if let Some(sender) = sender.upgrade() {
                         sender.end(Ending::Overloaded);
                     }
@@ -222,7 +222,7 @@ impl EventWriter {
     /// Drops the events of clients that have waited for too long, and ends their connections.
     fn give_up_late(&self) {
         for event in self.queue.take_late(self.wait) {
-            if let EventDelivery::Once(sender) = &event.delivery
+            if let EventDelivery::AtMostOnce(sender) = &event.delivery
                 && let Some(sender) = sender.upgrade()
             {
                 sender.end(Ending::Overloaded);

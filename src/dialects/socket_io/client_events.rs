@@ -105,7 +105,7 @@ fn rate(settings: &SocketIoSettings) -> Rate {
     }
 }
 
-/// Applies the event by which a client logs in: it tells when, and where clients are believed also who.
+/// Applies the event by which a client logs in: it says that the visitor has logged in, and where clients are believed also as which user.
 fn log_in(
     session: &EngineSession,
     state: &ShardState,
@@ -127,7 +127,7 @@ fn log_in(
     apply_identity(session, socket, &identity, state);
     // Otherwise it was announced with the new user.
     if !is_new && let Some(announced) = &socket.announced {
-        announced.confirm_user();
+        announced.announce_user();
     }
 }
 
