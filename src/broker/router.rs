@@ -39,8 +39,11 @@ impl DirectiveRouter {
                 self.with_first(self.receivers(mounts, target))
             }
             Directive::Notify(users, _) => self.shards_of_users(mounts, users),
-            // It does so.
-            Directive::BeginGathering => self.with_first(0),
+            // The first shard starts the list; the others accept reports.
+            Directive::BeginGathering => {
+                let all = EmitTarget { namespace: "/".into(), ..Default::default() };
+                self.with_first(self.receivers(mounts, &all))
+            }
         };
         let mut expected = Vec::new();
         let mut expect = |namespace: &str, room: &str| {

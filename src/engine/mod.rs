@@ -4,6 +4,7 @@
 
 mod acks;
 mod call;
+mod gathering;
 mod ids;
 mod named_sessions;
 mod payload_cache;
@@ -14,6 +15,7 @@ mod unanswered;
 
 pub use acks::PendingAcks;
 pub use call::{AcceptedUpgrade, EngineCall};
+pub use gathering::Gathering;
 pub use ids::{Sid, SidCipher};
 pub use named_sessions::{NamedSession, NamedSessionHold, NamedSessions};
 pub use payload_cache::PayloadCache;

@@ -17,12 +17,15 @@ pub struct SenderState {
     pub claimed_user: Option<Arc<str>>,
     /// The session that it has named, on the paths of yunity-sockets.
     pub session: Option<NamedSessionHold>,
+    /// The number of the gathering to which it has reported itself; 0 for none.
+    pub reported: u32,
 }
 
 impl SenderState {
     /// Creates the state of a client that has sent nothing.
     pub fn new(rate: Rate) -> Self {
         let rate_limit = TokenBucket::new(rate);
-        Self { rate_limit, unanswered: UnansweredEvents::default(), claimed_user: None, session: None }
+        let unanswered = UnansweredEvents::default();
+        Self { rate_limit, unanswered, claimed_user: None, session: None, reported: 0 }
     }
 }

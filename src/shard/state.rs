@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::ask::Descriptions;
 use super::connection_id::{ConnectionId, ConnectionIds};
 use crate::access::Policy;
-use crate::engine::{EngineCall, EngineTable, NamedSessions, SidCipher};
+use crate::engine::{EngineCall, EngineTable, Gathering, NamedSessions, SidCipher};
 use crate::events::{Events, StartGate};
 use crate::http::{self, EngineMounts, HttpConfig, PageValues, StaticFiles, Times};
 use crate::hub::{Hub, Limits, LocalIndex, LocalTopics, OutboxMemory, ShardMemory, SharedHub};
@@ -101,6 +101,8 @@ pub struct ShardState {
     pub rooms: Rc<LocalTopics>,
     /// The session ids of yunity-sockets, if that bridge is on.
     pub named_sessions: Option<Rc<NamedSessions>>,
+    /// The reports of the messenger's clients.
+    pub gathering: Gathering,
     /// The subscriptions to messages.
     pub hub: Rc<SharedHub>,
     /// The subscriptions to events of sessions: the same hub, unless sessions have a Redis of their own.
@@ -175,6 +177,7 @@ impl ShardState {
             engine: EngineTable::new(number, process.sids.clone()),
             rooms,
             named_sessions: has_yunity.then(Rc::default),
+            gathering: Gathering::default(),
             hub,
             session_hub,
             store,

@@ -95,6 +95,13 @@ async fn connections_are_gathered_in_a_key() {
     let redis = RedisServer::shared();
     let (mut one, first) = messenger.connect().await;
     let (mut two, second) = messenger.connect().await;
+    // Nobody asks yet.
+    for _ in 0..3 {
+        let unasked = json!({"action": "pong", "socket_id": "unasked", "token": "t"});
+        one.send_text(&event("ng-action", &unasked)).await;
+    }
+    one.expect_nothing().await;
+    assert_eq!(redis.get(&messenger.key), None);
     // Whatever stood there before is replaced.
     redis.command(&["SET", &messenger.key, "[1]"]);
     messenger.publish(&json!({"task": "gather_active_connections"}));
@@ -104,6 +111,8 @@ async fn connections_are_gathered_in_a_key() {
         let answer = json!({"action": "pong", "socket_id": sid, "token": "t"});
         client.send_text(&event("ng-action", &answer)).await;
         client.send_text(&event("ng-action", &json!({"action": "other"}))).await;
+        // Only the first report of a client counts.
+        client.send_text(&event("ng-action", &answer)).await;
     }
     let expected = [&first, &second].map(|sid| json!({"socket_id": sid, "token": "t"}));
     let deadline = Instant::now() + Duration::from_secs(10);

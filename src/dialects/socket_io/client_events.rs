@@ -49,7 +49,9 @@ pub(super) fn receive_event(
             return None;
         }
         Some(BridgeEvent::Report) => {
-            messenger::report(state, packet);
+            if !messenger::report(state, sender, packet) {
+                Counters::count(&state.process.counters.ignored_events);
+            }
             return None;
         }
         None => {}

@@ -1,7 +1,12 @@
 //! The bridge for the messenger: its clients report themselves, and the reports are gathered as a list in a key of Redis.
 
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::sleep;
 use tracing::debug;
 
+use crate::engine::SenderState;
 use crate::metrics::Counters;
 use crate::shard::state::ShardState;
 use crate::wire::socket_io::{JsonMembers, SocketPacket, unescape_json, validate_json};
@@ -12,17 +17,26 @@ pub(super) const ACTION: &str = "ng-action";
 /// Longest report in JSON, in bytes. Clients write it.
 const MAX_REPORT_BYTES: usize = 1_024;
 
-/// Appends to the list. A script, because several gateways may write it at once; a list above 4 MiB stays as it is.
-const APPEND: &str = "local list = redis.call('GET', KEYS[1]) \
-    if not list or #list < 2 then list = '[]' end \
-    if #list > 4194304 then return 0 end \
-    local separator = list == '[]' and '' or ',' \
-    redis.call('SET', KEYS[1], string.sub(list, 1, -2) .. separator .. ARGV[1] .. ']') \
+/// Time in which clients answer the question.
+const GATHERING_SECONDS: u32 = 10;
+
+/// Time in which reports are collected, and then written together.
+const COLLECTING: Duration = Duration::from_millis(250);
+
+/// Appends to the list in place, so the cost does not grow with the list. A script, because several gateways may write it at
+/// once; a list above 4 MiB stays as it is.
+const APPEND: &str = "local length = redis.call('STRLEN', KEYS[1]) \
+    if length > 4194304 then return 0 end \
+    if length < 2 or redis.call('GETRANGE', KEYS[1], -1, -1) ~= ']' then \
+    redis.call('SET', KEYS[1], '[' .. ARGV[1] .. ']') return 1 end \
+    local separator = length == 2 and '' or ',' \
+    redis.call('SETRANGE', KEYS[1], length - 1, separator .. ARGV[1] .. ']') \
     return 1";
 
-/// Starts the list anew. One shard does it.
+/// Accepts reports for some seconds, and starts the list anew. One shard does the latter.
 pub(super) fn begin_gathering(state: &ShardState) {
     let Some(key) = &state.process.settings.socket_io.messenger.connections_key else { return };
+    state.gathering.begin(state.engine.after(GATHERING_SECONDS));
     if state.number > 0 {
         return;
     }
@@ -40,19 +54,37 @@ pub(super) fn is_report(packet: SocketPacket<'_>) -> bool {
     packet.arguments().next().and_then(report_of).is_some()
 }
 
-/// Appends the report of a client to the list.
-pub(super) fn report(state: &ShardState, packet: SocketPacket<'_>) {
-    let Some(report) = packet.arguments().next().and_then(report_of) else { return };
-    let Some(key) = state.process.settings.socket_io.messenger.connections_key.clone() else { return };
-    let (commands, counters) = (state.store.commands(), state.process.counters.clone());
-    // Bounded by the rate of a client's events.
-    tokio::task::spawn_local(async move {
-        let arguments = [APPEND.as_bytes(), b"1", key.as_bytes(), report.as_bytes()];
-        if let Err((error, _)) = commands.call("EVAL", &arguments).await {
-            Counters::count(&counters.unanswered_callbacks);
-            debug!(error, "a report of a connection could not be written");
-        }
-    });
+/// Gathers the report of a client. Returns false if it is not gathered: nobody asks, or it is not the first one, or there are
+/// too many.
+pub(super) fn report(state: &Rc<ShardState>, sender: &mut SenderState, packet: SocketPacket<'_>) -> bool {
+    let Some(number) = state.gathering.number(state.engine.now()) else { return false };
+    let Some(report) = packet.arguments().next().and_then(report_of) else { return false };
+    let is_first = std::mem::replace(&mut sender.reported, number) != number;
+    let is_collecting = state.gathering.has_waiting();
+    if !is_first || !state.gathering.add(&report) {
+        return false;
+    }
+    if !is_collecting {
+        let state = state.clone();
+        tokio::task::spawn_local(async move { write(&state).await });
+    }
+    true
+}
+
+/// Writes the reports that have been collected.
+async fn write(state: &ShardState) {
+    let Some(key) = &state.process.settings.socket_io.messenger.connections_key else { return };
+    sleep(COLLECTING).await;
+    // A gathering that began meanwhile has dropped them.
+    let reports = state.gathering.take();
+    if reports.is_empty() {
+        return;
+    }
+    let arguments = [APPEND.as_bytes(), b"1", key.as_bytes(), reports.as_bytes()];
+    if let Err((error, _)) = state.store.commands().call("EVAL", &arguments).await {
+        Counters::count(&state.process.counters.unanswered_callbacks);
+        debug!(error, "reports of connections could not be written");
+    }
 }
 
 /// Returns the item of the list: the members `socket_id` and `token` of an answer to the question.
