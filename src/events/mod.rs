@@ -5,6 +5,7 @@
 
 mod announced;
 mod encode;
+mod outcome;
 mod queue;
 mod reason;
 mod writer;

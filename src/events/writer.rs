@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::StartGate;
+use super::outcome::{BatchForm, EventOutcome, outcomes};
 use super::queue::{EventDelivery, EventQueue, QueueFull, QueuedEvent};
 use crate::hub::Ending;
 use crate::metrics::Counters;
@@ -28,18 +29,6 @@ const GIVE_UP_INTERVAL: Duration = Duration::from_millis(500);
 /// Pause after an error that passes, such as full memory.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// What became of an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum EventOutcome {
-    Written,
-    /// Redis has refused it for now.
-    Postponed,
-    /// Redis has refused it, with this error.
-    Refused(String),
-    /// It may have been written.
-    Unknown,
-}
-
 /// Writes the events of a shard. One batch is in flight at a time: what is repeated then keeps its place.
 pub(super) struct EventWriter {
     commands: Rc<CommandClient>,
@@ -55,6 +44,8 @@ pub(super) struct EventWriter {
     queue: EventQueue,
     wake: Notify,
     is_writing: Cell<bool>,
+    /// Whether Redis permits transactions. Without them an error that passes may change the order.
+    has_transactions: Cell<bool>,
     counters: Arc<Counters>,
     dropped: LogThrottle,
     refused: LogThrottle,
@@ -80,6 +71,7 @@ impl EventWriter {
             queue: EventQueue::new(redis.max_pending_bytes),
             wake: Notify::new(),
             is_writing: Cell::default(),
+            has_transactions: Cell::new(true),
             counters,
             dropped: LogThrottle::default(),
             refused: LogThrottle::default(),
@@ -136,8 +128,9 @@ impl EventWriter {
                 yield_now().await;
                 let batch = self.queue.take_batch();
                 self.is_writing.set(true);
-                let replies = self.commands.send(self.encode(&batch)).await;
-                let has_postponed = self.settle(batch, replies);
+                let form = self.form(batch.len());
+                let replies = self.commands.send(self.encode(&batch, form)).await;
+                let has_postponed = self.settle(batch, form, replies);
                 if !has_postponed {
                     self.gate.open();
                 }
@@ -162,8 +155,21 @@ impl EventWriter {
         is_reachable && (self.is_first || self.gate.is_open())
     }
 
-    fn encode(&self, events: &[QueuedEvent]) -> CommandBatch {
+    /// Returns how a batch is written.
+    fn form(&self, count: usize) -> BatchForm {
+        match &self.destination {
+            EventDestination::List(_) => BatchForm::List,
+            EventDestination::Stream(_) if count > 1 && self.has_transactions.get() => BatchForm::Transaction,
+            _ => BatchForm::Single,
+        }
+    }
+
+    fn encode(&self, events: &[QueuedEvent], form: BatchForm) -> CommandBatch {
         let mut batch = self.commands.batch();
+        let key = self.destination.name().as_bytes();
+        if form == BatchForm::Transaction {
+            batch.add_at("MULTI", key);
+        }
         match &self.destination {
             EventDestination::Stream(key) => {
                 let [key, keep] = [key.as_bytes(), self.keep.as_bytes()];
@@ -182,21 +188,35 @@ impl EventWriter {
                 }
             }
         }
+        if form == BatchForm::Transaction {
+            batch.add_at("EXEC", key);
+        }
         batch
     }
 
     /// Handles the outcomes of a batch. Returns whether some of it has to be written again.
-    fn settle(&self, batch: Vec<QueuedEvent>, replies: Vec<Result<CommandReply, CommandFailure>>) -> bool {
-        let mut outcomes = replies.into_iter().map(Some).chain(std::iter::repeat(None)).map(outcome);
-        let is_list = matches!(self.destination, EventDestination::List(_));
-        // A list has one reply for all events, and one for its length.
-        let common = if is_list { outcomes.next() } else { None };
-        if is_list && let Some(EventOutcome::Refused(error)) = outcomes.next() {
-            self.note_refused(&error, "the list of events grows without a bound");
+    fn settle(
+        &self,
+        batch: Vec<QueuedEvent>,
+        form: BatchForm,
+        replies: Vec<Result<CommandReply, CommandFailure>>,
+    ) -> bool {
+        match (form, replies.get(usize::from(form == BatchForm::List))) {
+            (BatchForm::Transaction, Some(Err(CommandFailure::Refused(error))))
+                if ErrorClass::of(error) == ErrorClass::Denied =>
+            {
+                self.has_transactions.set(false);
+            }
+            (BatchForm::List, Some(Err(CommandFailure::Refused(error))))
+                if ErrorClass::of(error) != ErrorClass::Temporary =>
+            {
+                self.note_refused(error, "the list of events grows without a bound");
+            }
+            _ => {}
         }
         let mut again = Vec::new();
-        for event in batch {
-            let outcome = common.clone().or_else(|| outcomes.next()).unwrap_or(EventOutcome::Unknown);
+        let outcomes = outcomes(form, batch.len(), replies);
+        for (event, outcome) in batch.into_iter().zip(outcomes) {
             match (outcome, &event.delivery) {
                 (EventOutcome::Written, _) => {}
                 (EventOutcome::Postponed, _) | (EventOutcome::Unknown, EventDelivery::AtLeastOnce) => {
@@ -252,17 +272,5 @@ impl EventWriter {
                 cure(error)
             );
         }
-    }
-}
-
-/// Returns what a reply means; none is a lost connection.
-fn outcome(reply: Option<Result<CommandReply, CommandFailure>>) -> EventOutcome {
-    match reply {
-        Some(Ok(_)) => EventOutcome::Written,
-        Some(Err(CommandFailure::Refused(error))) if ErrorClass::of(&error) == ErrorClass::Temporary => {
-            EventOutcome::Postponed
-        }
-        Some(Err(CommandFailure::Refused(error))) => EventOutcome::Refused(error),
-        Some(Err(CommandFailure::Lost)) | None => EventOutcome::Unknown,
     }
 }

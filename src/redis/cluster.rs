@@ -42,6 +42,13 @@ impl ClusterCommand {
         let slot = slot_of(arguments.first().copied().unwrap_or_default());
         Self { bytes, slot, anywhere: name == "PUBLISH" }
     }
+
+    /// Encodes a command without arguments, to be sent to the node of a key.
+    pub(super) fn at_key(name: &str, key: &[u8]) -> Self {
+        let mut bytes = BytesMut::new();
+        resp::encode(&mut bytes, name, &[]);
+        Self { bytes, slot: slot_of(key), anywhere: false }
+    }
 }
 
 /// A node and its connection.

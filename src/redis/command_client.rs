@@ -38,6 +38,14 @@ impl CommandBatch {
             Self::PerNode(commands) => commands.push(ClusterCommand::new(name, arguments)),
         }
     }
+
+    /// Appends a command without arguments; in a cluster for the node of a key.
+    pub(crate) fn add_at(&mut self, name: &'static str, key: &[u8]) {
+        match self {
+            Self::Encoded(..) => self.add(name, &[]),
+            Self::PerNode(commands) => commands.push(ClusterCommand::at_key(name, key)),
+        }
+    }
 }
 
 /// The command connections of one shard.
