@@ -3,6 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use crate::support::redis::{KEYSPACE_EVENTS, RedisClient, RedisReply, encode};
+use crate::support::socket_io::{join, open};
 use crate::support::{RedisServer, TestGateway, eventually};
 
 const SECURITY: &str = include_str!("../../../docs/security.md");
@@ -190,6 +191,42 @@ async fn presence_needs_the_further_rights_of_the_document() {
     eventually("nobody is left", || (redis.command(&["DBSIZE"]).integer() <= 2).then_some(())).await;
     let user_keys = redis.command(&["KEYS", "ws4redis:online*"]);
     assert_eq!(user_keys, RedisReply::Array(Vec::new()));
+    expect_no_refusals(&redis);
+}
+
+#[tokio::test]
+async fn the_bridges_need_the_further_rights_of_the_document() {
+    let redis = RedisServer::start_with(&KEYSPACE_EVENTS);
+    let mut line = acl_line("");
+    for start in ["%R~session-store-", "+set +strlen "] {
+        line.push(' ');
+        line.push_str(SECURITY.lines().find(|line| line.starts_with(start)).unwrap());
+    }
+    set_user(&redis, &line);
+    let url = format!("redis://ws4redis:{PASSWORD}@127.0.0.1:{}", redis.port());
+    let builder = TestGateway::builder().redis(&redis).namespace("").set("redis.url", &url);
+    let builder = builder.set("session.keyspace_events", "on").set("session.keys", CACHE);
+    let builder = builder.set("socketio.yunity.enabled", "true").set("socketio.messenger.enabled", "true");
+    let gateway = builder.set("socketio.messenger.connections_key", "socket_connections").start().await;
+    let (mut named, _) = open(gateway.request("/socket/?EIO=4&transport=websocket")).await;
+    join(&mut named, "/").await;
+    redis.command(&["SET", "session-store-s1", "7"]);
+    named.send_text(r#"42["authenticate",{"sessionId":"s1"}]"#).await;
+    eventually("the key is watched", || {
+        (!redis.channels("__keyspace@0__:session-store-").is_empty()).then_some(())
+    })
+    .await;
+    let (mut gathered, _) = open(gateway.request("/websocket/?EIO=4&transport=websocket")).await;
+    join(&mut gathered, "/").await;
+    redis.publish("notifications", r#"{"task":"gather_active_connections"}"#);
+    gathered.next_message().await;
+    gathered.send_text(r#"42["ng-action",{"action":"pong","socket_id":1,"token":2}]"#).await;
+    eventually("the report is written", || {
+        redis.get("socket_connections").filter(|list| list == br#"[{"socket_id": 1, "token": 2}]"#)
+    })
+    .await;
+    redis.publish("notifications", r#"{"users":[7],"payload":1}"#);
+    named.expect_text(r#"42["message",{"payload":1}]"#).await;
     expect_no_refusals(&redis);
 }
 
