@@ -87,6 +87,7 @@ mod tests {
         Err(CommandFailure::Refused(text.to_owned()))
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is a reply like the others")]
     fn written() -> EventReply {
         Ok(CommandReply::Value(Some("1-0".into())))
     }
