@@ -144,7 +144,7 @@ impl Departures {
     /// Warns, at most once per minute, that Redis refuses a command.
     pub(super) fn warn_refused(&self, reason: &str) {
         if self.refusals.borrow_mut().allow(reason) {
-            warn!(error = %reason, "Redis refuses a command of presence; who is online is not known. It needs a Redis with sorted sets, which the embedded store has not, and the rights of docs/security.md{}", cure(reason));
+            warn!(error = %reason, "Redis refuses a command of presence; who is online is not known. It needs a Redis with sorted sets, which the embedded store lacks, and the rights of docs/security.md{}", cure(reason));
         }
     }
 

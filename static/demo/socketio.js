@@ -3,7 +3,7 @@ import { note } from './log.js';
 import { bounded, shown } from './messages.js';
 import { byId, copyable, element, shell, socketIo } from './page.js';
 
-const START = 'ws4redis --set socketio.enabled=true';
+const START = '--set socketio.enabled=true';
 const TRANSPORTS = { polling: 'polling', websocket: 'WebSocket' };
 
 /** What Django's Emitter, python-socketio's RedisManager and Flask-SocketIO write for an event to everybody. */
