@@ -32,6 +32,11 @@ where
         match piece.map(Frame::into_data) {
             Ok(Ok(data)) => {
                 message.extend_from_slice(&data);
+                // The announced length has arrived. Otherwise a body that is complete would be waited for once more, and
+                // need memory that unfinished ones may hold.
+                if body.is_end_stream() {
+                    break;
+                }
                 if !share.set(message.len()) {
                     return Err(Rejection::Unfinished);
                 }
@@ -40,10 +45,6 @@ where
             Ok(Err(_)) => {}
             Err(error) if error.is::<LengthLimitError>() => return Err(Rejection::TooBig(most_bytes)),
             Err(_) => return Err(Rejection::Bad("the message is incomplete")),
-        }
-        // The announced length has arrived. Without this, a body that is complete would be waited for once more.
-        if body.is_end_stream() {
-            break;
         }
     }
     Ok(message.freeze())
@@ -100,6 +101,15 @@ mod tests {
         let (message, most_held) = read(1000, 1000).await;
         assert_eq!(message.ok().as_deref(), Some(&[b'x'; 1000][..]));
         assert_eq!(most_held, 0, "pieces that were still held when the next one was read");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_arrives_whole_needs_no_memory_for_unfinished_ones() {
+        let memory = UnfinishedMemory::new(0);
+        let body = http_body_util::Full::new(Bytes::from(vec![b'x'; 100_000]));
+        assert!(read_body(Request::new(body), 100_000, &memory).await.is_ok());
+        let body = Dripping { left: 100_000, buffer: Arc::from([b'x'; 1]), most_held: Rc::default() };
+        assert!(matches!(read_body(Request::new(body), 100_000, &memory).await, Err(Rejection::Unfinished)));
     }
 
     #[tokio::test]
