@@ -156,7 +156,7 @@ impl Intake {
         }
     }
 
-    /// Decodes a message by the source of its channel, or of the pattern by which it arrived, and queues the instruction.
+    /// Decodes a message by the source of its channel, or of the pattern that it matched, and queues the instruction.
     fn take_message(&mut self, message: Message, pattern: Option<&[u8]>) {
         let name = pattern.unwrap_or_else(|| message.channel());
         let Some((number, channel, source)) = self.subscriptions.find(name) else { return };

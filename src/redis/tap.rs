@@ -25,7 +25,7 @@ pub struct Tap {
 /// Something that passes through Redis.
 #[derive(Debug)]
 pub enum TapEvent {
-    /// A message, with the pattern by which it arrived if there is one.
+    /// A message, with the pattern that it matched if there is one.
     Message(Option<Bytes>, Message),
     /// A message above the size limit, with its channel and its size in bytes.
     Oversize(Channel, usize),

@@ -1,4 +1,4 @@
-//! Which events of Socket.IO clients Django gets, and the event by which a client logs in.
+//! Which events of Socket.IO clients Django gets, and the login event.
 
 use serde::Deserialize;
 

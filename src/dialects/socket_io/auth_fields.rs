@@ -36,7 +36,7 @@ pub(super) fn selected_auth(settings: &SocketIoSettings, packet: SocketPacket<'_
             }
         }
     };
-    // Clients of protocol 4 have a query in the place of an object.
+    // Clients of protocol 4 send a query instead of an object.
     for (key, value) in query_pairs(packet.query) {
         push(&key, &|out| push_json_string(out, &value));
     }

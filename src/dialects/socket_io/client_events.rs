@@ -107,7 +107,7 @@ fn rate(settings: &SocketIoSettings) -> Rate {
     }
 }
 
-/// Applies the event by which a client logs in: it says that the visitor has logged in, and where clients are believed also as which user.
+/// Applies the login event: the visitor has logged in, and, if `trust_client` is set, the event names the user.
 fn log_in(
     session: &EngineSession,
     state: &ShardState,

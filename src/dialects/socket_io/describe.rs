@@ -8,7 +8,7 @@ use crate::engine::{EngineSession, TransportState};
 use crate::shard::ask::{ConnectionInfo, ConnectionPeer, NamespaceInfo};
 use crate::shard::state::ShardState;
 
-/// Describes a session by its public ids. Its secret id, by which requests name it, is not shown.
+/// Describes a session by its public ids. The secret id in its requests is not shown.
 pub fn describe(state: &ShardState, session: &EngineSession) -> ConnectionInfo {
     let namespaces: Vec<_> = session
         .sockets
