@@ -90,44 +90,6 @@ async fn each_task_becomes_its_event() {
 }
 
 #[tokio::test]
-async fn connections_are_gathered_in_a_key() {
-    let messenger = Messenger::start(&[]).await;
-    let redis = RedisServer::shared();
-    let (mut one, first) = messenger.connect().await;
-    let (mut two, second) = messenger.connect().await;
-    // Nobody asks yet.
-    for _ in 0..3 {
-        let unasked = json!({"action": "pong", "socket_id": "unasked", "token": "t"});
-        one.send_text(&event("ng-action", &unasked)).await;
-    }
-    one.expect_nothing().await;
-    assert_eq!(redis.get(&messenger.key), None);
-    // Whatever stood there before is replaced.
-    redis.command(&["SET", &messenger.key, "[1]"]);
-    messenger.publish(&json!({"task": "gather_active_connections"}));
-    for (client, sid) in [(&mut one, &first), (&mut two, &second)] {
-        let frame = client.next_message().await;
-        assert!(frame.payload.starts_with(br#"42["server-action:ping",{"message":"#), "{frame:?}");
-        let answer = json!({"action": "pong", "socket_id": sid, "token": "t"});
-        client.send_text(&event("ng-action", &answer)).await;
-        client.send_text(&event("ng-action", &json!({"action": "other"}))).await;
-        // Only the first report of a client counts.
-        client.send_text(&event("ng-action", &answer)).await;
-    }
-    let expected = [&first, &second].map(|sid| json!({"socket_id": sid, "token": "t"}));
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let list: Vec<Value> = serde_json::from_slice(&redis.get(&messenger.key).unwrap()).unwrap();
-        if list.len() == 2 {
-            assert!(expected.iter().all(|item| list.contains(item)), "{list:?}");
-            break;
-        }
-        assert!(Instant::now() < deadline, "{list:?}");
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-#[tokio::test]
 async fn a_site_can_add_tasks_and_both_bridges_can_share_a_path_and_a_channel() {
     let tasks = r#"
 [[socketio.messenger.tasks]]
@@ -160,4 +122,46 @@ event = "changed"
     RedisServer::shared().publish(&channel, message.to_string());
     client.expect_text(&event("changed", &message)).await;
     client.expect_nothing().await;
+}
+
+mod redis_only {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_are_gathered_in_a_key() {
+        let messenger = Messenger::start(&[]).await;
+        let redis = RedisServer::shared();
+        let (mut one, first) = messenger.connect().await;
+        let (mut two, second) = messenger.connect().await;
+        // Nobody asks yet.
+        for _ in 0..3 {
+            let unasked = json!({"action": "pong", "socket_id": "unasked", "token": "t"});
+            one.send_text(&event("ng-action", &unasked)).await;
+        }
+        one.expect_nothing().await;
+        assert_eq!(redis.get(&messenger.key), None);
+        // Whatever stood there before is replaced.
+        redis.command(&["SET", &messenger.key, "[1]"]);
+        messenger.publish(&json!({"task": "gather_active_connections"}));
+        for (client, sid) in [(&mut one, &first), (&mut two, &second)] {
+            let frame = client.next_message().await;
+            assert!(frame.payload.starts_with(br#"42["server-action:ping",{"message":"#), "{frame:?}");
+            let answer = json!({"action": "pong", "socket_id": sid, "token": "t"});
+            client.send_text(&event("ng-action", &answer)).await;
+            client.send_text(&event("ng-action", &json!({"action": "other"}))).await;
+            // Only the first report of a client counts.
+            client.send_text(&event("ng-action", &answer)).await;
+        }
+        let expected = [&first, &second].map(|sid| json!({"socket_id": sid, "token": "t"}));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let list: Vec<Value> = serde_json::from_slice(&redis.get(&messenger.key).unwrap()).unwrap();
+            if list.len() == 2 {
+                assert!(expected.iter().all(|item| list.contains(item)), "{list:?}");
+                break;
+            }
+            assert!(Instant::now() < deadline, "{list:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
 }

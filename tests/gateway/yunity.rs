@@ -240,20 +240,6 @@ async fn a_deleted_or_expired_session_is_forgotten() {
 }
 
 #[tokio::test]
-async fn a_renamed_session_means_nothing() {
-    let mut bridge = Bridge::with_events().await;
-    bridge.set("s3", "u3");
-    let mut client = bridge.authenticated("s3", "u3").await;
-    bridge.redis.command(&["RENAME", &bridge.key("s3"), &bridge.key("s4")]);
-    // An event behind it, whose effect shows that the one before was handled.
-    bridge.set("s5", "u5");
-    let mut other = bridge.authenticated("s5", "u5").await;
-    bridge.redis.command(&["DEL", &bridge.key("s5")]);
-    bridge.expect_hears(&mut other, "u5", false).await;
-    assert!(bridge.hears(&mut client, &json!("u3")).await);
-}
-
-#[tokio::test]
 async fn what_is_no_session_id_is_ignored() {
     let mut bridge = Bridge::with_events().await;
     let mut client = client(&bridge.gateway).await;
@@ -393,4 +379,22 @@ async fn the_command_line_client_reconnects_and_names_what_cannot_help() {
     let mut tls = Listening::start("https://127.0.0.1/", &[]);
     assert!(tls.next().contains("TLS is not supported"));
     assert_eq!(tls.child.wait().unwrap().code(), Some(64));
+}
+
+mod redis_only {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_renamed_session_means_nothing() {
+        let mut bridge = Bridge::with_events().await;
+        bridge.set("s3", "u3");
+        let mut client = bridge.authenticated("s3", "u3").await;
+        bridge.redis.command(&["RENAME", &bridge.key("s3"), &bridge.key("s4")]);
+        // An event behind it, whose effect shows that the one before was handled.
+        bridge.set("s5", "u5");
+        let mut other = bridge.authenticated("s5", "u5").await;
+        bridge.redis.command(&["DEL", &bridge.key("s5")]);
+        bridge.expect_hears(&mut other, "u5", false).await;
+        assert!(bridge.hears(&mut client, &json!("u3")).await);
+    }
 }

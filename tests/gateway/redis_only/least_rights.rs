@@ -198,7 +198,9 @@ async fn presence_needs_the_further_rights_of_the_document() {
 async fn the_bridges_need_the_further_rights_of_the_document() {
     let redis = RedisServer::start_with(&KEYSPACE_EVENTS);
     let mut line = acl_line("");
-    for start in ["%R~session-store-", "+set +strlen "] {
+    for start in
+        ["%R~session-store-* &notifications &__keyspace@0__:session-store-*", "+set +strlen +setrange +eval "]
+    {
         line.push(' ');
         line.push_str(SECURITY.lines().find(|line| line.starts_with(start)).unwrap());
     }
