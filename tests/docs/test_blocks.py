@@ -77,7 +77,7 @@ def test_the_table_says_which_test_shows_a_block(request):
     assert wanted in (ROOT / TABLE).read_text(), f"{TABLE} differs from this table:\n{wanted}"
 
 
-@pytest.mark.parametrize("test", [PROXIES, RIGHTS, FURTHER, BRIDGES, RUNS, EMITS, NODE])
+@pytest.mark.parametrize("test", [PROXIES, RIGHTS, FURTHER, BRIDGES, RUNS, EMITS])
 def test_tests_of_other_suites_are_there_and_read_the_document(test):
     path, name = test.split("::")
     source = (ROOT / path).read_text()
