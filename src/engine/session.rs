@@ -118,11 +118,11 @@ pub enum Deadline {
 pub struct NamespaceSocket {
     /// The topic of the namespace.
     pub topic: Topic,
-    /// The public id, by which Django addresses it.
+    /// The public id. Django addresses the client with it.
     pub sid: Sid,
     /// Its membership in the namespace and in rooms.
     pub member: LocalMember,
-    /// The lease of the token by which it joined the namespace; none if its identity is that of the session.
+    /// The lease of the token that it joined the namespace with; none if its identity is that of the session.
     pub lease: Option<PartialHold>,
     /// What it counts as for presence; none if it is not counted.
     pub attendance: Option<Box<Attendance>>,
@@ -170,7 +170,7 @@ impl EngineSession {
         }
     }
 
-    /// Counts a join, of which one per second is forgotten. Returns false if there would be more than `burst`.
+    /// Counts a join. One join per second is forgotten. Returns false if there would be more than `burst`.
     pub fn take_join(&self, now: u64, burst: u32) -> bool {
         let seconds = u32::try_from(now.saturating_sub(self.opened) / 1_000).unwrap_or(u32::MAX);
         let until = self.joins_until.get().max(seconds).saturating_add(1);

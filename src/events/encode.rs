@@ -28,7 +28,7 @@ pub struct ClientEvent<'a> {
     pub attachments: &'a [Bytes],
     /// Whether the arguments may have placeholders.
     pub is_binary: bool,
-    /// The number by which the client wants to be answered.
+    /// The number that the client gave the event, if it wants an answer.
     pub id: Option<u64>,
 }
 

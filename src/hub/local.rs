@@ -151,7 +151,7 @@ impl LocalTopics {
 }
 
 impl LocalMember {
-    /// Returns the number by which [`LocalTopics::deliver_union`] knows it.
+    /// Returns the number that [`LocalTopics::deliver_union`] takes for it.
     pub fn number(&self) -> u32 {
         self.number
     }

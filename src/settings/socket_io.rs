@@ -117,7 +117,7 @@ pub struct SocketIoSettings {
     pub event_bytes_per_second: u32,
     /// The fields of a client's credentials that Django is told when it connects; `*` for all but the token.
     pub auth_fields: Vec<String>,
-    /// The event by which clients log in.
+    /// The event that clients send to log in.
     pub login: LoginSettings,
     /// Channels of python-socketio's `RedisManager`.
     pub redis_manager: RedisManagerSettings,

@@ -42,7 +42,7 @@ pub enum Directive {
 /// The namespaces from which a client is disconnected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisconnectScope {
-    /// The one by which it was addressed.
+    /// The id that it was addressed with.
     Namespace,
     /// All of its session.
     Session,

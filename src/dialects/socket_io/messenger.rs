@@ -11,7 +11,7 @@ use crate::metrics::Counters;
 use crate::shard::state::ShardState;
 use crate::wire::socket_io::{JsonMembers, SocketPacket, unescape_json, validate_json};
 
-/// The event by which a client reports itself.
+/// The event that a client sends to report itself.
 pub(super) const ACTION: &str = "ng-action";
 
 /// Longest report in JSON, in bytes. Clients write it.

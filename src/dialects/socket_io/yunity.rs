@@ -15,7 +15,7 @@ use crate::shard::state::ShardState;
 use crate::wire::socket_io::{JsonMembers, SocketPacket, unescape_json};
 use crate::wire::{Channel, KeyEvent, Mount, Topic, channel_of, key_of};
 
-/// The event by which a client names its session.
+/// The event that a client sends to name its session.
 pub(super) const AUTHENTICATE: &str = "authenticate";
 
 /// The member with the session id.
