@@ -42,7 +42,7 @@ pub enum Directive {
 /// The namespaces from which a client is disconnected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisconnectScope {
-    /// The id that it was addressed with.
+    /// The namespace of the id that it was addressed with.
     Namespace,
     /// All of its session.
     Session,
