@@ -19,6 +19,7 @@ struct ControlMessage {
     user: Option<Box<str>>,
     reason: Option<Box<str>>,
     ended: Option<Box<str>>,
+    groups: Option<Box<str>>,
     doctor: Option<Box<str>>,
     session: Option<Box<str>>,
 }
@@ -34,16 +35,20 @@ fn parse(payload: &[u8]) -> Option<Instruction> {
     }
     let message: ControlMessage =
         serde_json::from_slice(payload).ok().filter(|message: &ControlMessage| message.v == 1)?;
-    match (message.user, message.ended, message.doctor) {
-        (Some(id), None, None) if (1..=MAX_USER_BYTES).contains(&id.len()) => {
+    let is_user = |id: &str| (1..=MAX_USER_BYTES).contains(&id.len());
+    match (message.user, message.ended, message.groups, message.doctor) {
+        (Some(id), None, None, None) if is_user(&id) => {
             let logout = message.reason.as_deref() == Some("logout");
             Some(Instruction::Invalidate(Invalidation::User { id, logout }))
         }
-        (None, Some(digest), None) if is_hex(&digest, 64) => {
+        (None, Some(digest), None, None) if is_hex(&digest, 64) => {
             let first = u64::from_str_radix(digest.get(..16)?, 16).ok()?;
             Some(Instruction::Invalidate(Invalidation::Session(SessionDigest::new(first))))
         }
-        (None, None, Some(nonce)) if is_hex(&nonce, 32) => {
+        (None, None, Some(id), None) if is_user(&id) => {
+            Some(Instruction::Invalidate(Invalidation::Groups { id }))
+        }
+        (None, None, None, Some(nonce)) if is_hex(&nonce, 32) => {
             Some(Instruction::Query(DoctorQuery { nonce, session: message.session }))
         }
         _ => None,
@@ -83,6 +88,12 @@ mod tests {
         let digest = SessionDigest::new(255);
         assert_eq!(parse(ended.as_bytes()), Some(Instruction::Invalidate(Invalidation::Session(digest))));
         assert_eq!(parse(br#"{"v":1,"ended":"ff"}"#), None);
+        let groups = Invalidation::Groups { id: "7".into() };
+        assert_eq!(parse(br#"{"v":1,"groups":"7"}"#), Some(Instruction::Invalidate(groups)));
+        for wrong in [r#"{"v":1,"groups":""}"#, r#"{"v":1,"groups":7}"#, r#"{"v":1,"groups":"7","user":"7"}"#]
+        {
+            assert_eq!(parse(wrong.as_bytes()), None, "{wrong}");
+        }
         let json = format!(r#"{{"v":1,"doctor":"{nonce}","session":"s"}}"#);
         let query = DoctorQuery { nonce: nonce.into(), session: Some("s".into()) };
         assert_eq!(parse(json.as_bytes()), Some(Instruction::Query(query)));

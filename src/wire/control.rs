@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-/// A reason to re-read sessions.
+/// A reason to re-read sessions, or the groups of a user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Invalidation {
     /// The sessions of a user.
@@ -14,6 +14,11 @@ pub enum Invalidation {
     },
     /// One session that was logged out.
     Session(SessionDigest),
+    /// The Channels groups that Django has joined a user to: not a session, but the list has to be read again.
+    Groups {
+        /// The user's primary key.
+        id: Box<str>,
+    },
 }
 
 /// The first bytes of the SHA-256 of a session key: identifies the session and does not reveal the key.

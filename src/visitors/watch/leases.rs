@@ -304,6 +304,8 @@ impl Leases {
             match invalidation {
                 Invalidation::User { id, logout } => *pending.users.entry(id.clone()).or_default() |= logout,
                 Invalidation::Session(digest) => drop(pending.sessions.insert(*digest)),
+                // Of no session.
+                Invalidation::Groups { .. } => {}
             }
         }
     }
