@@ -240,6 +240,14 @@ fn an_out_of_range_number_in_a_file_is_rejected_and_the_file_named() {
             "[[presence]]\nfacility = [\"x\"]\nseconds = 2\n".to_owned(),
             "presence.seconds: must be an integer from 3 to 86400",
         ),
+        (
+            "[[history]]\nfacility = [\"x\"]\nmessages = 1000001\n".to_owned(),
+            "history.messages: must be an integer from 1 to 1000000",
+        ),
+        (
+            "[[history]]\nfacility = [\"x\"]\nseconds = 31622401\n".to_owned(),
+            "history.seconds: must be an integer from 1 to 31622400",
+        ),
     ] {
         std::fs::write(&file, &text).unwrap();
         let error = Settings::load(Some(&file), std::iter::empty(), &[]).unwrap_err().to_string();

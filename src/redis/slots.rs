@@ -6,6 +6,7 @@ use crc16::{State, XMODEM};
 
 use super::address::ServerAddress;
 use super::reply_value::ReplyValue;
+use crate::wire::hash_tag;
 
 /// A cluster's map of slots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,14 +20,9 @@ pub(crate) struct Slots {
 /// Slots of a cluster.
 const SLOTS: u16 = 16_384;
 
-/// Returns the slot of a key. A hash tag, the text between the first `{` and the next `}`, counts alone unless it is empty.
+/// Returns the slot of a key. A hash tag counts alone.
 pub(super) fn slot_of(key: &[u8]) -> u16 {
-    let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
-        let rest = &key[open + 1..];
-        let length = rest.iter().position(|byte| *byte == b'}').filter(|length| *length > 0)?;
-        Some(&rest[..length])
-    });
-    State::<XMODEM>::calculate(tag.unwrap_or(key)) % SLOTS
+    State::<XMODEM>::calculate(hash_tag(key).unwrap_or(key)) % SLOTS
 }
 
 impl Slots {

@@ -95,6 +95,11 @@ impl RawEvents {
                 "events.to",
                 "is a channel that clients can subscribe to; choose another name, for example stream:ws4redis:events",
             )?;
+            require(
+                !is_history(namespace, name),
+                "events.to",
+                "names a history of clients; choose another name, for example stream:ws4redis:events",
+            )?;
             let is_read = matches!(destination, EventDestination::Channel(_))
                 && (read_channels.iter().any(|channel| channel == name)
                     || name == namespace.control().as_str());
@@ -136,6 +141,11 @@ fn is_audience(namespace: &Namespace, name: &str) -> bool {
     rest.is_some_and(is_kind)
 }
 
+/// Returns whether a name is that of a stream or a live channel of a history.
+fn is_history(namespace: &Namespace, name: &str) -> bool {
+    ["history:", "live:"].iter().any(|kind| name.starts_with(&namespace.own(kind)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +181,11 @@ mod tests {
             (vec!["events.to=list:a\u{7}"], "events.to: expected stream:KEY"),
             (vec!["events.to=channel:broadcast:x"], "events.to: is a channel that clients can subscribe to"),
             (vec!["events.to=list:p:user:x", "prefix=p"], "events.to: is a channel that clients"),
+            (vec!["events.to=stream:ws4redis:history:broadcast:x"], "events.to: names a history of clients"),
+            (
+                vec!["events.to=channel:p:ws4redis:live:a", "prefix=p"],
+                "events.to: names a history of clients",
+            ),
             (vec!["events.to=channel:socketio"], "events.to: is a channel that the gateway itself reads"),
             (vec!["events.to=channel:ws4redis:control"], "events.to: is a channel that the gateway itself"),
             (vec!["events.what=connect,events"], "events.what: \"events\" is not one of connect, disconnect"),

@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod fields;
 mod file;
+mod history;
 mod jwt;
 mod namespace_pattern;
 mod presence;
@@ -31,7 +32,7 @@ use config::{Config, File, FileFormat};
 
 use crate::access::token::Verifier;
 use crate::access::{AllowedOrigins, Rule};
-use crate::wire::Namespace;
+use crate::wire::{HistoryNames, Namespace};
 use fields::{invalid, require};
 use presence::RawPresenceRule;
 use raw::Raw;
@@ -44,6 +45,7 @@ pub use client_events::{EventSelector, LoginSettings};
 pub use client_heartbeats::ClientHeartbeat;
 pub use error::SettingsError;
 pub use events::{EventDestination, EventsSettings};
+pub use history::{HistoryLimits, HistoryRule, HistoryRules};
 pub use namespace_pattern::NamespacePattern;
 pub use presence::PresenceRule;
 pub use redis_url::{Address, RedisUrl, Servers};
@@ -97,6 +99,8 @@ pub struct Settings {
     pub access: Vec<Rule>,
     /// Facilities whose visitors are kept in Redis.
     pub presence: Vec<PresenceRule>,
+    /// Facilities whose messages are kept in streams.
+    pub history: HistoryRules,
     /// Allowed origins in addition to the request's own host.
     pub origins: AllowedOrigins,
     /// The listener for the operator, if there is one.
@@ -139,7 +143,9 @@ impl Settings {
                 .map_err(|problem| SettingsError::Unreadable(format!("{name}: {problem}")))?;
             let written = Config::builder().add_source(file::NamedText { name, text }).build()?;
             // The shipped file has no rules; the deserializer checks their keys.
-            let unknown = |key: &String| key != "access" && key != "presence" && !known.contains(key);
+            let unknown = |key: &String| {
+                !["access", "history", "presence"].contains(&key.as_str()) && !known.contains(key)
+            };
             if let Some(key) = environment::keys(&written).into_iter().find(unknown) {
                 return Err(SettingsError::Unknown {
                     file: path.to_owned(),
@@ -165,6 +171,12 @@ impl Settings {
         ranges::check(&settings)?;
         let raw: Raw = settings.try_deserialize()?;
         Ok((Self::check(raw)?, warnings))
+    }
+
+    /// Returns the names of the histories of channels.
+    pub fn history_names(&self) -> HistoryNames {
+        let is_cluster = |url: &RedisUrl| matches!(url.servers, Servers::Cluster(_));
+        HistoryNames::new(&self.namespace, self.redis.url.as_ref().is_some_and(is_cluster))
     }
 
     /// Returns the built-in settings.
@@ -208,6 +220,7 @@ impl Settings {
             _ => return Err(invalid("log.format", "expected text or json")),
         };
         let namespace = Namespace::new(&raw.prefix);
+        history::check_prefix(&namespace)?;
         let session = raw.session.check(&redis, &namespace)?;
         let access = raw.access.iter().map(RawRule::check).collect::<Result<Vec<_>, _>>()?;
         let contradicts = !raw.anonymous_publish && access.iter().any(Rule::allows_anonymous_publish);
@@ -243,6 +256,7 @@ impl Settings {
             callback,
             access,
             presence: raw.presence.iter().map(RawPresenceRule::check).collect::<Result<_, _>>()?,
+            history: HistoryRules::check(raw.history)?,
             origins,
             admin: raw.admin.check()?,
             log_json,

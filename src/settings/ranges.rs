@@ -82,12 +82,18 @@ const ACCESS_RANGES: &[(&str, RangeInclusive<i64>)] = &[
 /// Ranges in a `[[presence]]` table.
 const PRESENCE_RANGES: &[(&str, RangeInclusive<i64>)] = &[("seconds", 3..=86_400)];
 
+/// Ranges in a `[[history]]` table.
+const HISTORY_RANGES: &[(&str, RangeInclusive<i64>)] =
+    &[("messages", 1..=1_000_000), ("seconds", 1..=366 * 86_400)];
+
 /// Checks each number before conversion, so that the error names key and range.
 pub(super) fn check(settings: &Config) -> Result<(), SettingsError> {
     for (key, range) in RANGES {
         within(find(&settings.cache, key), key, range)?;
     }
-    for (section, ranges) in [("access", ACCESS_RANGES), ("presence", PRESENCE_RANGES)] {
+    for (section, ranges) in
+        [("access", ACCESS_RANGES), ("history", HISTORY_RANGES), ("presence", PRESENCE_RANGES)]
+    {
         let Some(Value { kind: ValueKind::Array(rules), .. }) = find(&settings.cache, section) else {
             continue;
         };

@@ -11,6 +11,7 @@ use super::client_heartbeats;
 use super::error::SettingsError;
 use super::events::RawEvents;
 use super::fields::{invalid, list, require, seconds};
+use super::history::RawHistoryRule;
 use super::presence::RawPresenceRule;
 use super::redis_url::RedisUrl;
 use super::sections::{Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, TlsSettings};
@@ -47,6 +48,9 @@ pub(super) struct Raw {
     /// The facilities whose visitors are kept in Redis; none by default.
     #[serde(default)]
     pub(super) presence: Vec<RawPresenceRule>,
+    /// The facilities whose messages are kept in streams; none by default.
+    #[serde(default)]
+    pub(super) history: Vec<RawHistoryRule>,
 }
 
 #[derive(Deserialize)]

@@ -11,6 +11,7 @@ pub mod engine_io;
 mod event_kind;
 pub mod form;
 mod handshake;
+mod history;
 mod keyspace;
 mod message;
 mod mount;
@@ -29,6 +30,7 @@ pub use directive::{
 pub use event_kind::{EventKind, EventKinds};
 pub use form::Form;
 pub use handshake::{Facility, Flags, Handshake, HandshakeError, parameters, query_pairs};
+pub use history::{HistoryNames, StreamKey, hash_tag};
 pub use keyspace::{KeyEvent, channel_of, key_of};
 pub use message::Message;
 pub use mount::{Mount, MountSet};
