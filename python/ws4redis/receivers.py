@@ -13,6 +13,7 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 from django.db.models import signals
 
+from ws4redis import groups as channels_groups
 from ws4redis import identity
 
 if TYPE_CHECKING:
@@ -153,12 +154,14 @@ def user_saved(
 def user_deleted(
     sender: type[models.Model], instance: AbstractBaseUser, using: str, **kwargs: object
 ) -> None:
-    """Write the tombstone of a deleted user.
+    """Write the tombstone of a deleted user, and delete the user's Channels groups.
 
     Raises:
         ImproperlyConfigured: As for `ws4redis.identity.namespace`.
     """
-    identity.refresh_on_commit([identity.pk_of(instance)], "deleted", using)
+    pk = identity.pk_of(instance)
+    identity.refresh_on_commit([pk], "deleted", using)
+    channels_groups.delete_on_commit(pk, using)
 
 
 def membership_changed(
