@@ -36,7 +36,7 @@ def pool() -> redis.ConnectionPool:
     global _pool
     with _lock:
         if _pool is None:
-            _pool = _new_pool(dict(settings.WS4REDIS_CONNECTION))
+            _pool = new_pool(dict(settings.WS4REDIS_CONNECTION))
         return _pool
 
 
@@ -50,9 +50,26 @@ def client() -> redis.Redis:
     return redis.Redis(connection_pool=pool())
 
 
-def _new_pool(arguments: dict[str, Any]) -> redis.ConnectionPool:
-    arguments.setdefault("socket_timeout", REPLY_TIMEOUT_SECONDS)
-    arguments.setdefault("retry", Retry(NoBackoff(), RETRIES, supported_errors=(redis.ConnectionError,)))
+def with_timeouts(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of redis-py with a timeout of replies and one retry, unless they have their own."""
+    defaults = {
+        "socket_timeout": REPLY_TIMEOUT_SECONDS,
+        "retry": Retry(NoBackoff(), RETRIES, supported_errors=(redis.ConnectionError,)),
+    }
+    return {**defaults, **arguments}
+
+
+def new_pool(arguments: dict[str, Any]) -> redis.ConnectionPool:
+    """Return a new pool. It opens no connection yet.
+
+    Args:
+        arguments: Those of redis-py's connections; `url` may take the place of the address.
+
+    Raises:
+        TypeError: redis-py does not know an argument.
+        ValueError: redis-py cannot parse the URL.
+    """
+    arguments = with_timeouts(arguments)
     url = arguments.pop("url", None)
     if url is not None:
         if url.startswith("unix:") and not url.startswith("unix://"):
@@ -84,7 +101,7 @@ def problem() -> str | None:
     if url is not None and not isinstance(url, str):
         return "its url must be a string"
     try:
-        candidate = _new_pool(dict(arguments))
+        candidate = new_pool(dict(arguments))
     except ValueError:
         return (
             "its url must begin with redis://, rediss:// or unix:, and its port and database must be numbers"
