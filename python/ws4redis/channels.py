@@ -17,7 +17,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from ws4redis.channel_layers import CoreLayer, PubSubLayer
+from ws4redis.channel_layers import CoreLayer, PubSubLayer, hosts_of, pool_of
+from ws4redis.connection import address_of
 from ws4redis.redis_store import WrongArgument
 
 PUBSUB: Final = "channels_redis.pubsub.RedisPubSubChannelLayer"
@@ -61,6 +62,31 @@ async def agroup_send(group: str, event: Mapping[str, Any], *, using: str = "def
         redis.RedisError: As for `group_send`.
     """
     return await sync_to_async(group_send, thread_sensitive=False)(group, event, using=using)
+
+
+def gateway_settings(using: str = "default") -> dict[str, str]:
+    """Return the settings of the gateway's `[channels]` for a layer, without secrets; empty for layers of other kinds.
+
+    Args:
+        using: Alias of the layer in `CHANNEL_LAYERS`.
+
+    Raises:
+        ImportError: The layer is not one of channels_redis, and cannot be imported.
+        ValueError: The hosts have a wrong form.
+        TypeError: redis-py does not know an argument of a host.
+    """
+    configured = getattr(django_settings, "CHANNEL_LAYERS", {}).get(using, {})
+    kind = _kind(configured["BACKEND"]) if "BACKEND" in configured else None
+    if kind is None:
+        return {}
+    config = configured.get("CONFIG", {})
+    return {
+        "channels.layer": "core" if kind is CoreLayer else "pubsub",
+        "channels.prefix": str(config.get("prefix", "asgi")),
+        "channels.serializer": str(config.get("serializer_format", "msgpack")),
+        "channels.hosts": ", ".join(address_of(pool_of(host)) for host in hosts_of(config.get("hosts"))),
+        "channels.symmetric_encryption_keys": str(len(config.get("symmetric_encryption_keys") or ())),
+    }
 
 
 class ChannelLayer(Protocol):

@@ -91,6 +91,14 @@ def new_pool(arguments: dict[str, Any]) -> redis.ConnectionPool:
     return redis.ConnectionPool(**arguments)
 
 
+def address_of(pool: redis.ConnectionPool) -> str:
+    """Return the address of a pool's server, without a password."""
+    arguments = pool.connection_kwargs
+    if hasattr(pool, "service_name"):
+        return f"Sentinel's {pool.service_name}"
+    return str(arguments.get("path") or f"{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}")
+
+
 def problem() -> str | None:
     """Return why `WS4REDIS_CONNECTION` is unusable, or None if it is usable.
 

@@ -13,7 +13,7 @@ import redis
 from django.conf import settings as django_settings
 from django.core import checks
 
-from ws4redis import connection, identity, session_engine, settings, testing
+from ws4redis import channels, connection, identity, session_engine, settings, testing
 from ws4redis.redis_store import RedisStore
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Doctor:
             "session cookie": django_settings.SESSION_COOKIE_NAME,
             "session key in Redis": engine.template or "none; use the callback",
             "session values": values if engine.template else "not in Redis",
+            **_channels(),
         }
 
     def _system_checks(self) -> Iterator[Finding]:
@@ -248,13 +249,18 @@ def _probe_problem(probe: object, keys: object, engine: session_engine.SessionEn
 
 
 def _address() -> str:
-    # Never the whole URL: it may contain a password.
     try:
-        arguments = connection.pool().connection_kwargs
+        pool = connection.pool()
     except (TypeError, ValueError):
         return "unknown"
-    server = arguments.get("path") or f"{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"
-    return f"{server}, database {arguments.get('db', 0)}"
+    return f"{connection.address_of(pool)}, database {pool.connection_kwargs.get('db', 0)}"
+
+
+def _channels() -> dict[str, str]:
+    try:
+        return channels.gateway_settings()
+    except (ImportError, TypeError, ValueError) as error:
+        return {"channels.layer": f"unknown: {error}"}
 
 
 def _other_prefixes(client: redis.Redis) -> list[str]:

@@ -20,6 +20,7 @@ from django.test import override_settings
 from stores import ChannelRecorder, UnixRedisServer, commands
 
 from ws4redis import channel_layers, channels, testing
+from ws4redis.doctor import Doctor
 
 # Of old releases of channels_redis.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -370,6 +371,27 @@ def test_hosts_are_given_as_for_the_layers():
     assert isinstance(sentinel, redis.sentinel.SentinelConnectionPool)
     assert sentinel.service_name == "mymaster"
     assert channel_layers.hosts_of(None) == [channel_layers.DEFAULT_HOST]
+
+
+def test_the_doctor_names_the_settings_of_the_gateway(store):
+    hosts = ["redis://:secret@localhost:7000/3", {"sentinels": [("localhost", 1)], "master_name": "mymaster"}]
+    layer = {"BACKEND": channels.PUBSUB, "CONFIG": {"hosts": hosts, "symmetric_encryption_keys": ["a", "b"]}}
+    with override_settings(CHANNEL_LAYERS={"default": layer}):
+        assert {name: value for name, value in Doctor().needed().items() if "channels" in name} == {
+            "channels.layer": "pubsub",
+            "channels.prefix": "asgi",
+            "channels.serializer": "msgpack",
+            "channels.hosts": "localhost:7000, Sentinel's mymaster",
+            "channels.symmetric_encryption_keys": "2",
+        }
+    with layers(store, "CORE", prefix="mysite", serializer_format="json"):
+        needed = Doctor().needed()
+        assert (needed["channels.layer"], needed["channels.prefix"]) == ("core", "mysite")
+    for others in ({}, {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}):
+        with override_settings(CHANNEL_LAYERS=others):
+            assert "channels.layer" not in Doctor().needed()
+    with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": "nowhere.Layer"}}):
+        assert "No module named 'nowhere'" in Doctor().needed()["channels.layer"]
 
 
 @pytest.mark.parametrize("event", [None, [], "text", {"type": "a", "x": object()}, {"type": "a", "x": 2**70}])
