@@ -19,6 +19,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "sources",
             "wire/engine_io/packet.rs",
             "wire/engine_io/payload.rs",
+            "wire/live/message.rs",
             "wire/sse.rs",
         ],
     ),
@@ -127,6 +128,7 @@ const MODULES: &[(&str, &[&str])] = &[
         "dialects",
         &[
             "access",
+            "codec",
             "engine",
             "events",
             "http",

@@ -189,7 +189,7 @@ fn change_topics(hub: &mut Hub, member: &mut ModelMember, wanted: &[usize]) {
         hub.leave(addition.id);
     }
     let names: Vec<_> = wanted.iter().map(|index| topic(*index)).collect();
-    hub.retain_topics(member.id, &names);
+    hub.retain_topics(member.id, |topic| names.contains(topic));
     member.topics.retain(|index| wanted.contains(index));
     let mut joined = hub.topics(member.id);
     joined.sort();

@@ -4,6 +4,7 @@
 //! Not here: HTTP (`http`), frames (`socket`), and which connection gets a message (`hub`).
 
 mod identify;
+pub mod live;
 mod reason;
 pub mod relay;
 pub mod socket_io;
@@ -17,23 +18,27 @@ use crate::shard::state::{ConnectionPermit, ShardState};
 use crate::visitors;
 
 /// An accepted handshake, by the protocol of its client; it serves the connection.
-pub enum Dialect<R, S> {
+pub enum Dialect<R, S, L> {
     /// That of django-websocket-redis: one facility per connection, flags in the query, raw messages.
     Relay(R),
     /// Socket.IO over Engine.IO: namespaces, rooms and events.
     SocketIo(S),
+    /// Several facilities on one connection, and objects of JSON.
+    Live(L),
 }
 
-impl<R, S> Dialect<R, S>
+impl<R, S, L> Dialect<R, S, L>
 where
     R: FnOnce(Upgraded, ConnectionPermit),
     S: FnOnce(Upgraded, ConnectionPermit),
+    L: FnOnce(Upgraded, ConnectionPermit),
 {
     /// Serves the connection, after the 101.
     pub fn serve(self, upgraded: Upgraded, permit: ConnectionPermit) {
         match self {
             Self::Relay(serve) => serve(upgraded, permit),
             Self::SocketIo(serve) => serve(upgraded, permit),
+            Self::Live(serve) => serve(upgraded, permit),
         }
     }
 }
@@ -51,6 +56,7 @@ pub async fn answer(
         Dialect<
             impl FnOnce(Upgraded, ConnectionPermit) + use<>,
             impl FnOnce(Upgraded, ConnectionPermit) + use<>,
+            impl FnOnce(Upgraded, ConnectionPermit) + use<>,
         >,
     >,
     Rejection,
@@ -61,6 +67,15 @@ pub async fn answer(
         }
         Route::EventStream(request, head) => {
             RouteAnswer::EventStream(head, Dialect::Relay(relay::open(state, request).await?))
+        }
+        // Boxed: they must not enlarge the handshakes of the relay.
+        Route::Live(request, acceptance) => {
+            let serve = Box::pin(live::open(state, request)).await?;
+            RouteAnswer::WebSocket(acceptance, Dialect::Live(serve))
+        }
+        Route::LiveStream(request, head) => {
+            let serve = Box::pin(live::open(state, request)).await?;
+            RouteAnswer::EventStream(head, Dialect::Live(serve))
         }
         Route::Publish(request, message) => {
             let span = request_span(&request);

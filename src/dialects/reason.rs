@@ -9,7 +9,7 @@ pub(super) fn reason_of(close: &Close) -> DisconnectReason {
         Close::ByClient(_) | Close::Gone | Close::Disconnected => DisconnectReason::TransportClose,
         Close::Broken | Close::TooBig => DisconnectReason::TransportError,
         Close::Silent => DisconnectReason::PingTimeout,
-        Close::Protocol(_) | Close::NotUtf8 => DisconnectReason::ParseError,
+        Close::Protocol(_) | Close::NotUtf8 | Close::NotJson => DisconnectReason::ParseError,
         Close::Restart => DisconnectReason::ServerShuttingDown,
         Close::Denied | Close::SessionEnded => DisconnectReason::SessionEnded,
         Close::Slow | Close::Torn => DisconnectReason::TooSlow,

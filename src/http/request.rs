@@ -18,6 +18,9 @@ pub struct HandshakeRequest {
 /// Query parameter of our own client, which reads statuses: name and value.
 const CLIENT: (&str, &str) = ("client", "ws4redis");
 
+/// Query parameter of streams of version 2: name and value.
+const VERSION: (&str, &str) = ("v", "2");
+
 /// A header that needs a preflight from a page of another origin (Fetch standard, "CORS-safelisted request-header"): only
 /// pages that the Origin rule admits can publish.
 const OWN_HEADER: HeaderName = HeaderName::from_static("x-ws4redis");
@@ -53,6 +56,11 @@ pub(super) fn is_preflight<B>(request: &Request<B>) -> bool {
 /// Returns whether the request comes from our own client.
 pub(super) fn is_own_client<B>(request: &Request<B>) -> bool {
     parameters(request.uri().query(), CLIENT.0).any(|value| value == CLIENT.1)
+}
+
+/// Returns whether a stream of version 2 is requested.
+pub(super) fn is_version_2<B>(request: &Request<B>) -> bool {
+    parameters(request.uri().query(), VERSION.0).any(|value| value == VERSION.1)
 }
 
 /// Returns whether an `EventSource` requests a stream: unlike our own client, it cannot read the status of the answer.

@@ -11,7 +11,7 @@ use super::cors::{self, Cors};
 use super::engine::EngineRoute;
 use super::event_stream::{self, StreamHead};
 use super::http_config::HttpConfig;
-use super::request::{HandshakeRequest, is_preflight, requests_events};
+use super::request::{HandshakeRequest, is_preflight, is_version_2, requests_events};
 use super::session_request::SessionAnswer;
 use super::upgrade::{self, Acceptance};
 use super::{Rejection, health, whoami};
@@ -24,6 +24,10 @@ pub enum Route {
     WebSocket(HandshakeRequest, Acceptance),
     /// A request for a stream of events, and the head of its answer.
     EventStream(HandshakeRequest, StreamHead),
+    /// A WebSocket handshake for version 2, and the head of its 101.
+    Live(HandshakeRequest, Acceptance),
+    /// A request for a stream of version 2, and the head of its answer.
+    LiveStream(HandshakeRequest, StreamHead),
     /// A message to publish.
     Publish(HandshakeRequest, Bytes),
     /// The demo page asks for its visitor's profile.
@@ -77,10 +81,14 @@ pub(super) fn route<B>(
     }
     if requests_events(request) {
         let checked = event_stream::check(request, handshake, peer, config)?;
-        return Ok(Checked::Dialect(Route::EventStream(checked, event_stream::head(cors))));
+        let head = event_stream::head(cors);
+        let is_live = is_version_2(request);
+        let route = if is_live { Route::LiveStream } else { Route::EventStream };
+        return Ok(Checked::Dialect(route(checked, head)));
     }
     let (checked, acceptance) = upgrade::check(request, handshake, peer, config)?;
-    Ok(Checked::Dialect(Route::WebSocket(checked, acceptance)))
+    let route = if acceptance.is_live() { Route::Live } else { Route::WebSocket };
+    Ok(Checked::Dialect(route(checked, acceptance)))
 }
 
 /// Reads the message of a request that publishes, and returns its route.

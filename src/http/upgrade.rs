@@ -16,6 +16,7 @@ use super::http_config::HttpConfig;
 use super::request::{HandshakeRequest, offers_websocket, only, tokens};
 use super::visitor::{TOKEN_PROTOCOL, TokenSource, credentials, token};
 use crate::access::{Credentials, Peer};
+use crate::wire::live::SUBPROTOCOL;
 use crate::wire::{Handshake, HandshakeError};
 
 /// The head of a 101.
@@ -87,18 +88,25 @@ fn is_upgrade<B>(request: &Request<B>) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Returns the first offered subprotocol that is not a bearer token.
+/// Returns version 2 if it is offered, else the first offered subprotocol that is not a bearer token.
 fn protocol(headers: &HeaderMap) -> Result<Option<HeaderValue>, Rejection> {
     let mut offered = tokens(headers, &SEC_WEBSOCKET_PROTOCOL).peekable();
     if offered.peek().is_none() {
         return Ok(None);
     }
+    let is_live = tokens(headers, &SEC_WEBSOCKET_PROTOCOL).any(|name| name == SUBPROTOCOL);
     let name = offered.find(|name| !name.starts_with(TOKEN_PROTOCOL));
+    let name = if is_live { Some(SUBPROTOCOL) } else { name };
     let name = name.ok_or(Rejection::Bad("offer another subprotocol in addition to the bearer token"))?;
     HeaderValue::from_str(name).map(Some).map_err(|_| Rejection::Bad("Sec-WebSocket-Protocol is malformed"))
 }
 
 impl Acceptance {
+    /// Returns whether the client speaks version 2.
+    pub(super) fn is_live(&self) -> bool {
+        self.protocol.as_ref().is_some_and(|protocol| protocol == SUBPROTOCOL)
+    }
+
     /// Returns the 101.
     pub(super) fn response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());

@@ -18,3 +18,10 @@ pub struct Liveness {
     /// Seconds of silence before a ping is sent.
     pub ping_after: u32,
 }
+
+impl Liveness {
+    /// Returns the times of a new connection. It is pinged after `ping_after` seconds of silence.
+    pub(super) fn new(now: u32, ping_after: u32) -> Self {
+        Self { last_received: now.into(), last_heartbeat: now.into(), ping_after, ..Self::default() }
+    }
+}

@@ -9,16 +9,20 @@ mod directory;
 mod ending;
 mod filter;
 mod hold;
+mod labels;
 mod listener;
 mod liveness;
 mod local;
 mod local_index;
 mod member;
+mod members;
 mod outbox;
 mod outbox_memory;
 mod routing;
 mod run;
 mod shared;
+#[cfg(test)]
+mod sizes;
 mod topic;
 mod transport;
 mod value_cache;
@@ -35,8 +39,8 @@ pub use member::MemberId;
 pub use outbox::Limits;
 pub use outbox_memory::{OutboxMemory, ShardMemory};
 pub use routing::Hub;
-#[cfg(test)]
-pub(crate) use routing::SIZES;
 pub use run::Run;
 pub use shared::{Addition, SharedHub, Subscription};
+#[cfg(test)]
+pub(crate) use sizes::SIZES;
 pub use topic::{Generation, SubscriptionRequest};

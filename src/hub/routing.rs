@@ -7,27 +7,29 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use slab::Slab;
 use smallvec::SmallVec;
 
 use super::digests::{Digester, RecentDigests};
-use super::directory::to_u32;
 use super::hold::{JoinError, PendingJoin};
+use super::labels::TopicLabels;
 use super::listener::Listener;
 use super::member::{Member, MemberId, MemberState, Membership, Memberships};
+use super::members::Members;
 use super::outbox::Limits;
 use super::run::Run;
 use super::topic::{Generation, MemberSlot, SubscriptionRequest, TopicTable};
 use super::value_cache::ValueCache;
 use crate::wire::Topic;
+use crate::wire::live::LiveNames;
 
 /// All topics and members of one shard.
 pub struct Hub {
     topics: TopicTable,
-    members: Slab<Member>,
+    members: Members,
     limits: Limits,
     digester: Digester,
     value_cache: ValueCache,
+    labels: TopicLabels,
 }
 
 /// Bound of the messages of a paused topic, in multiples of `outbox_bytes`.
@@ -38,16 +40,23 @@ impl Hub {
     pub fn new(limits: Limits) -> Self {
         Self {
             topics: TopicTable::default(),
-            members: Slab::new(),
+            members: Members::default(),
             limits,
             digester: Digester::default(),
             value_cache: ValueCache::default(),
+            labels: TopicLabels::default(),
         }
+    }
+
+    /// Sets the rule by which messages to listeners of version 2 name their facility and audience.
+    #[must_use]
+    pub fn with_names(self, names: LiveNames) -> Self {
+        Self { labels: TopicLabels::new(names), ..self }
     }
 
     /// Joins the topics, in this order. Their messages are held until [`Hub::open`].
     pub fn join<T: Clone + Into<Topic>>(&mut self, topics: &[T]) -> MemberId {
-        let number = to_u32(self.members.vacant_key());
+        let number = self.members.next_number();
         let mut pending = Box::<PendingJoin>::default();
         let mut memberships = Memberships::with_capacity(topics.len());
         for (membership, topic) in (0..).zip(topics) {
@@ -55,8 +64,7 @@ impl Hub {
             pending.topics_left += usize::from(!self.topics[id].is_live());
             memberships.push(Membership { topic: id, slot });
         }
-        self.members.insert(Member { memberships, state: MemberState::Joining(pending) });
-        MemberId::new(number)
+        self.members.insert(Member { memberships, state: MemberState::Joining(pending) })
     }
 
     /// Returns whether all topics of a joining member are subscribed and not paused.
@@ -65,23 +73,17 @@ impl Hub {
     ///
     /// When the member cannot join any more.
     pub fn joined(&self, id: MemberId) -> Result<bool, JoinError> {
-        self.pending(id).map(|pending| pending.topics_left == 0)
+        self.members.pending(id).map(|pending| pending.topics_left == 0)
     }
 
     /// Waits until a member has joined.
     pub fn poll_joined(&mut self, id: MemberId, cx: &Context<'_>) -> Poll<Result<(), JoinError>> {
-        if let joined @ (Err(_) | Ok(true)) = self.joined(id) {
-            return Poll::Ready(joined.map(|_| ()));
-        }
-        if let Some(pending) = self.pending_mut(id) {
-            pending.task = Some(cx.waker().clone());
-        }
-        Poll::Pending
+        self.members.poll_joined(id, cx)
     }
 
     /// Records that a joining member starts to read its values.
     pub fn begin_reading(&mut self, id: MemberId) {
-        if let Some(pending) = self.pending_mut(id) {
+        if let Some(pending) = self.members.pending_mut(id) {
             pending.stale = false;
         }
     }
@@ -92,21 +94,12 @@ impl Hub {
     ///
     /// When the member cannot join any more.
     pub fn is_stale(&self, id: MemberId) -> Result<bool, JoinError> {
-        self.pending(id).map(|pending| pending.stale)
-    }
-
-    fn pending(&self, id: MemberId) -> Result<&PendingJoin, JoinError> {
-        let pending = self.members.get(id.index()).and_then(Member::pending).ok_or(JoinError::Lost)?;
-        pending.failure.map_or(Ok(pending), Err)
-    }
-
-    fn pending_mut(&mut self, id: MemberId) -> Option<&mut PendingJoin> {
-        self.members.get_mut(id.index()).and_then(Member::pending_mut)
+        self.members.pending(id).map(|pending| pending.stale)
     }
 
     /// Keeps a member's topics subscribed, without delivering their messages to it.
     pub fn mute(&mut self, id: MemberId) {
-        if let Some(member) = self.members.get_mut(id.index()) {
+        if let Some(member) = self.members.get_mut(id) {
             member.state = MemberState::Muted;
         }
     }
@@ -115,21 +108,25 @@ impl Hub {
     ///
     /// Empty values are left out, and so are values that equal a held message.
     pub fn open(&mut self, id: MemberId, listener: &Rc<Listener>, values: &[Option<Bytes>]) {
-        let Some(member) = self.members.get_mut(id.index()) else { return };
+        let Some(member) = self.members.get_mut(id) else { return };
         let MemberState::Joining(pending) =
             std::mem::replace(&mut member.state, MemberState::Open(listener.clone()))
         else {
             return;
         };
         let topics: Vec<_> = member.memberships.iter().map(|membership| membership.topic).collect();
-        for (index, (value, topic)) in values.iter().zip(topics).enumerate() {
+        self.labels.enter_all(listener, &topics, &self.topics);
+        for (index, (value, topic)) in values.iter().zip(&topics).enumerate() {
             if let Some(value) = value.as_ref().filter(|value| pending.needs(index, value)) {
                 let digest = self.digester.digest(value);
-                listener.queue(&self.value_cache.encode(value, digest, listener.form), &self.limits);
-                self.record_value(id, topic, digest);
+                let run =
+                    self.labels.value_run(&mut self.value_cache, (value, digest), *topic, listener.form);
+                listener.queue(&run, &self.limits);
+                self.record_value(id, *topic, digest);
             }
         }
-        for (_, run) in pending.into_runs() {
+        for (index, run) in pending.into_runs() {
+            self.labels.label(topics[index], &run, false);
             listener.queue(&run, &self.limits);
         }
     }
@@ -156,9 +153,8 @@ impl Hub {
     /// Skipped if the topic has other open members: they may not have received this value yet.
     fn record_value(&mut self, id: MemberId, topic: u32, digest: u64) {
         let topic = &mut self.topics[topic];
-        let is_other = |slot: &MemberSlot| {
-            slot.member != id.number() && self.members[slot.member as usize].listener().is_some()
-        };
+        let is_other =
+            |slot: &MemberSlot| slot.member != id.number() && self.members[slot.member].listener().is_some();
         if !topic.recent.contains(digest) && !topic.members.iter().any(is_other) {
             topic.recent.push(digest);
         }
@@ -166,24 +162,25 @@ impl Hub {
 
     /// Removes a member from all its topics.
     pub fn leave(&mut self, id: MemberId) {
-        let Some(member) = self.members.try_remove(id.index()) else { return };
-        member.memberships.into_iter().for_each(|membership| self.remove_membership(membership));
-        if self.members.is_empty() {
-            self.members = Slab::new();
-        }
+        let Some(member) = self.members.remove(id) else { return };
+        let has_labels = member.listener().is_some_and(|listener| listener.form.has_objects());
+        member.memberships.into_iter().for_each(|membership| self.remove_membership(membership, has_labels));
     }
 
     /// Removes a member from one topic.
-    fn remove_membership(&mut self, Membership { topic, slot }: Membership) {
+    fn remove_membership(&mut self, Membership { topic, slot }: Membership, has_label: bool) {
+        if has_label {
+            self.labels.exit(topic);
+        }
         if let Some(moved) = self.topics.remove(topic, slot) {
-            self.members[moved.member as usize].memberships[moved.membership as usize].slot = slot;
+            self.members[moved.member].memberships[moved.membership as usize].slot = slot;
         }
     }
 
     /// Returns whether all topics of a member are subscribed.
     pub fn is_subscribed(&self, id: MemberId) -> bool {
         let is_subscribed = |membership: &Membership| self.topics[membership.topic].subscribed;
-        self.members.get(id.index()).is_some_and(|member| member.memberships.iter().all(is_subscribed))
+        self.members.get(id).is_some_and(|member| member.memberships.iter().all(is_subscribed))
     }
 
     /// Delivers a run to all members of a topic.
@@ -203,8 +200,9 @@ impl Hub {
         let topic = &mut self.topics[id];
         let skipped = (run.messages as usize).saturating_sub(RecentDigests::CAPACITY);
         run.payloads().skip(skipped).for_each(|payload| topic.recent.push(self.digester.digest(payload)));
+        self.labels.label(id, run, false);
         for slot in &topic.members {
-            match &mut self.members[slot.member as usize].state {
+            match &mut self.members[slot.member].state {
                 MemberState::Open(listener) => listener.deliver(id, run, &self.limits, &self.digester),
                 MemberState::Joining(pending) => pending.hold(slot.membership as usize, run, &self.limits),
                 MemberState::Muted => {}
@@ -213,7 +211,7 @@ impl Hub {
     }
 
     fn open_listeners(&self, id: u32) -> impl Iterator<Item = &Rc<Listener>> {
-        let members = self.topics[id].members.iter().map(|slot| &self.members[slot.member as usize]);
+        let members = self.topics[id].members.iter().map(|slot| &self.members[slot.member]);
         members.filter_map(Member::listener)
     }
 
@@ -230,7 +228,7 @@ impl Hub {
     fn complete_joins(&mut self, id: u32) {
         let topic = &self.topics[id];
         for slot in topic.members.iter().filter(|_| topic.is_live()) {
-            if let Some(pending) = self.members[slot.member as usize].pending_mut() {
+            if let Some(pending) = self.members[slot.member].pending_mut() {
                 pending.topics_left = pending.topics_left.saturating_sub(1);
                 if pending.topics_left == 0 {
                     pending.wake();
@@ -248,7 +246,7 @@ impl Hub {
             return;
         }
         for slot in &topic.members {
-            if let Some(pending) = self.members[slot.member as usize].pending_mut() {
+            if let Some(pending) = self.members[slot.member].pending_mut() {
                 pending.fail(JoinError::Refused);
             }
         }
@@ -258,11 +256,12 @@ impl Hub {
     /// Pauses all subscribed topics until the value of each has been re-read, so that no older message follows a
     /// newer one. Joining members wait, too, because the value that they have read may be older or newer.
     pub fn pause(&mut self) {
+        self.members.open_listeners().for_each(|listener| listener.on_loss());
         for topic in self.topics.entries_mut().filter(|topic| topic.subscribed) {
             let was_live = topic.is_live();
             topic.paused.get_or_insert_default();
             for slot in &topic.members {
-                if let Some(pending) = self.members[slot.member as usize].pending_mut() {
+                if let Some(pending) = self.members[slot.member].pending_mut() {
                     pending.stale = true;
                     pending.topics_left += usize::from(was_live);
                 }
@@ -275,7 +274,7 @@ impl Hub {
     pub fn on_lost(&mut self) {
         self.pause();
         self.topics.entries_mut().for_each(|topic| topic.subscribed = false);
-        for (_, member) in &mut self.members {
+        for member in self.members.iter_mut() {
             match &mut member.state {
                 MemberState::Joining(pending) => pending.fail(JoinError::Lost),
                 MemberState::Open(listener) => listener.on_lost(),
@@ -321,6 +320,7 @@ impl Hub {
     /// Delivers a re-read value to open members. Joining members read the value themselves.
     fn deliver_value(&mut self, id: u32, value: &Bytes) {
         let (digest, run) = (self.digester.digest(value), Run::of(value));
+        self.labels.label(id, &run, true);
         self.topics[id].recent.push(digest);
         for listener in self.open_listeners(id) {
             listener.deliver_value(id, &run, digest, &self.limits);
@@ -338,29 +338,30 @@ impl Hub {
 
     /// Returns the topics of a member.
     pub fn topics(&self, id: MemberId) -> Vec<Topic> {
-        let memberships = self.members.get(id.index()).map_or(&[][..], |member| &member.memberships);
+        let memberships = self.members.get(id).map_or(&[][..], |member| &member.memberships);
         memberships.iter().map(|membership| self.topics.name(membership.topic).clone()).collect()
     }
 
     /// Returns the numbers of those of these topics that the member has joined.
     pub fn topic_ids<T: Clone + Into<Topic>>(&self, id: MemberId, topics: &[T]) -> Box<[u32]> {
-        let Some(member) = self.members.get(id.index()) else { return Box::default() };
+        let Some(member) = self.members.get(id) else { return Box::default() };
         let wanted: SmallVec<[Topic; 4]> = topics.iter().map(|topic| topic.clone().into()).collect();
         let ids = member.memberships.iter().map(|membership| membership.topic);
         ids.filter(|id| wanted.contains(self.topics.name(*id))).collect()
     }
 
-    /// Removes a member from all topics but these.
-    pub fn retain_topics(&mut self, id: MemberId, keep: &[Topic]) {
-        let Some(member) = self.members.get_mut(id.index()) else { return };
+    /// Removes a member from all topics but those that are to be kept.
+    pub fn retain_topics(&mut self, id: MemberId, keeps: impl Fn(&Topic) -> bool) {
+        let Some(member) = self.members.get_mut(id) else { return };
         let memberships = std::mem::take(&mut member.memberships);
+        let has_labels = member.listener().is_some_and(|listener| listener.form.has_objects());
         let (kept, left): (Memberships, Memberships) =
-            memberships.into_iter().partition(|membership| keep.contains(self.topics.name(membership.topic)));
+            memberships.into_iter().partition(|membership| keeps(self.topics.name(membership.topic)));
         for membership in left {
-            if let Some(listener) = self.members[id.index()].listener() {
+            if let Some(listener) = self.members.get(id).and_then(Member::listener) {
                 listener.leave(membership.topic);
             }
-            self.remove_membership(membership);
+            self.remove_membership(membership, has_labels);
         }
         self.set_memberships(id, kept);
     }
@@ -375,24 +376,27 @@ impl Hub {
         values: &[Option<Bytes>],
     ) {
         // If the connection has ended meanwhile, another member may have its number.
-        let current = self.members.get(into.index()).and_then(Member::listener);
+        let current = self.members.get(into).and_then(Member::listener);
         if !current.is_some_and(|current| Rc::ptr_eq(current, listener)) {
             return;
         }
-        let Some(member) = self.members.try_remove(from.index()) else { return };
+        let Some(member) = self.members.remove(from) else { return };
         let MemberState::Joining(pending) = member.state else { return };
         let topics: Vec<_> = member.memberships.iter().map(|membership| membership.topic).collect();
+        self.labels.enter_all(listener, &topics, &self.topics);
         for (index, (value, topic)) in values.iter().zip(&topics).enumerate() {
             if let Some(value) = value.as_ref().filter(|value| pending.needs(index, value)) {
                 let digest = self.digester.digest(value);
-                let run = self.value_cache.encode(value, digest, listener.form);
+                let run =
+                    self.labels.value_run(&mut self.value_cache, (value, digest), *topic, listener.form);
                 listener.deliver_value(*topic, &run, digest, &self.limits);
             }
         }
         for (index, run) in pending.into_runs() {
+            self.labels.label(topics[index], &run, false);
             listener.deliver(topics[index], &run, &self.limits, &self.digester);
         }
-        let own = std::mem::take(&mut self.members[into.index()].memberships);
+        let own = self.members.get(into).map(|member| member.memberships.clone()).unwrap_or_default();
         self.set_memberships(into, own.into_iter().chain(member.memberships).collect());
         for (value, topic) in values.iter().zip(topics) {
             if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
@@ -407,7 +411,7 @@ impl Hub {
             self.topics[membership.topic].members[membership.slot as usize] =
                 MemberSlot { member: id.number(), membership: index };
         }
-        self.members[id.index()].memberships = memberships;
+        self.members[id.number()].memberships = memberships;
     }
 
     /// Excludes the next message with this payload from each of these topics of a listener, under a tag of the caller. Tags
@@ -423,8 +427,12 @@ impl Hub {
 
     /// Returns the listeners of the open members from a number on, each with its member's number.
     pub fn listeners_from(&self, first: usize) -> impl Iterator<Item = (usize, &Rc<Listener>)> {
-        (first..self.members.capacity())
-            .filter_map(|number| Some((number, self.members.get(number)?.listener()?)))
+        self.members.listeners_from(first)
+    }
+
+    /// Returns whether the messages of a topic are delivered as they arrive.
+    pub fn is_live(&self, topic: &Topic) -> bool {
+        self.topics.find(topic).is_some_and(|id| self.topics[id].is_live())
     }
 
     /// Returns the number of members of a topic.
@@ -437,14 +445,3 @@ impl Hub {
         self.topics.len()
     }
 }
-
-/// The sizes in the table of docs/performance/memory.md.
-#[cfg(test)]
-pub(crate) const SIZES: &[(&str, usize)] = &[
-    ("Listener", 2 * size_of::<usize>() + size_of::<Listener>()),
-    ("Member", size_of::<Member>()),
-    ("Membership", size_of::<Membership>()),
-    ("MemberSlot", size_of::<MemberSlot>()),
-    ("TopicEntry", size_of::<(Topic, super::topic::TopicEntry)>()),
-    super::directory::SIZE,
-];

@@ -2,12 +2,14 @@
 
 use std::cell::OnceCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::digests::Digester;
 use crate::wire::Form;
 use crate::wire::form::{Encodings, store, stored};
+use crate::wire::live::LiveLabel;
 
 /// Range of a stored message, and the digest of its payload.
 pub(super) type Mark = (Range<usize>, u64);
@@ -69,6 +71,11 @@ impl Run {
     pub(super) fn in_form(&self, form: Form) -> &Bytes {
         // Inlined for the stored form, which most listeners have.
         if form.is_stored() { &self.bytes } else { self.encodings.get(form, &self.bytes, self.messages) }
+    }
+
+    /// Sets what its messages name in the forms of version 2. `is_last`: it is a topic's value.
+    pub(super) fn set_label(&self, label: &Arc<LiveLabel>, is_last: bool) {
+        self.encodings.set_label(label, is_last);
     }
 
     /// Returns whether this is the only reference to the bytes. Drops encodings that share the bytes of another form first.

@@ -106,11 +106,37 @@ impl Subscription {
     pub fn retain_topics<T: Clone + Into<Topic>>(&self, keep: &[T]) -> Vec<T> {
         let wanted: Vec<Topic> = keep.iter().map(|topic| topic.clone().into()).collect();
         let mut hub = self.hub.hub.borrow_mut();
-        hub.retain_topics(self.id, &wanted);
+        hub.retain_topics(self.id, |topic| wanted.contains(topic));
         self.hub.changed.notify_one();
         let joined = hub.topics(self.id);
         let missing = keep.iter().zip(&wanted).filter(|(_, topic)| !joined.contains(topic));
         missing.map(|(topic, _)| topic.clone()).collect()
+    }
+
+    /// Leaves topics.
+    pub fn leave_topics<T: Clone + Into<Topic>>(&self, topics: &[T]) {
+        let left: Vec<Topic> = topics.iter().map(|topic| topic.clone().into()).collect();
+        if !left.is_empty() {
+            self.hub.hub.borrow_mut().retain_topics(self.id, |topic| !left.contains(topic));
+            self.hub.changed.notify_one();
+        }
+    }
+
+    /// Returns those of these topics that it has not joined.
+    pub fn missing<T: Clone + Into<Topic>>(&self, topics: &[T]) -> Vec<T> {
+        let joined = self.hub.hub.borrow().topics(self.id);
+        topics.iter().filter(|topic| !joined.contains(&(*topic).clone().into())).cloned().collect()
+    }
+
+    /// Returns whether the messages of all these topics are delivered as they arrive.
+    pub fn are_live<T: Clone + Into<Topic>>(&self, topics: &[T]) -> bool {
+        let hub = self.hub.hub.borrow();
+        topics.iter().all(|topic| hub.is_live(&topic.clone().into()))
+    }
+
+    /// Makes the topics of a subscription that is being joined further topics of this one.
+    pub fn adopt(&self, joining: Self) -> Addition {
+        Addition { joining, to: self.id }
     }
 
     /// Starts to join more topics.

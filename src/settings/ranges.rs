@@ -47,6 +47,7 @@ const RANGES: &[(&str, RangeInclusive<i64>)] = &[
     ("messages.publish_bytes", KIB..=GIB),
     ("messages.unfinished_total_bytes", MIB..=TIB),
     ("messages.message_seconds", 1..=3_600),
+    ("messages.max_facilities", 1..=10_000),
     ("ping.interval_seconds", 1..=86_400),
     ("ping.timeout_seconds", 1..=3_600),
     ("session.recheck_seconds", 1..=86_400),

@@ -101,6 +101,7 @@ pub(super) struct RawMessages {
     publish_bytes: usize,
     unfinished_total_bytes: usize,
     message_seconds: u32,
+    max_facilities: usize,
     #[serde(deserialize_with = "list")]
     client_heartbeats: Vec<String>,
 }
@@ -221,6 +222,7 @@ impl RawMessages {
             // One message must always fit.
             unfinished_total_bytes: self.unfinished_total_bytes.max(self.max_message_bytes),
             message_seconds: self.message_seconds,
+            max_facilities: self.max_facilities,
             client_heartbeats: client_heartbeats::parse(&self.client_heartbeats)?,
         })
     }

@@ -100,6 +100,8 @@ pub struct MessageSettings {
     pub unfinished_total_bytes: usize,
     /// Seconds within which a client has to complete a message.
     pub message_seconds: u32,
+    /// Most facilities on one socket of version 2.
+    pub max_facilities: usize,
     /// Heartbeats of client libraries: answered, never published.
     pub client_heartbeats: Vec<ClientHeartbeat>,
 }

@@ -27,6 +27,7 @@ use crate::unfinished::UnfinishedMemory;
 use crate::visitors::watch::Leases;
 use crate::visitors::{Callback, CallbackTransport, Identifier, LargeValues, RateLimits, Sessions, Visitors};
 use crate::wire::NodeId;
+use crate::wire::live::LiveNames;
 
 /// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
 const READ_BYTES: usize = 64 * 1024;
@@ -156,7 +157,8 @@ impl ShardState {
             Some(target) => Rc::new(Lookups::connect(target, &settings.redis, counters)),
             None => store.lookups(),
         };
-        let hub = SharedHub::new(Hub::new(limits.clone()));
+        let names = LiveNames::new(settings.namespace.clone(), settings.facility_colons);
+        let hub = SharedHub::new(Hub::new(limits.clone()).with_names(names));
         let rooms = LocalTopics::new(limits.clone(), process.room_index.part(number));
         let session_hub = match session_target {
             Some(_) => SharedHub::new(Hub::new(limits.clone())),

@@ -22,6 +22,8 @@ pub enum Close {
     Protocol(String),
     /// A text or a close reason was not UTF-8.
     NotUtf8,
+    /// A message is not JSON.
+    NotJson,
     /// A message was larger than allowed.
     TooBig,
     /// The client did not answer a ping.
@@ -63,7 +65,7 @@ impl Close {
             Self::Gone | Self::Broken | Self::Torn => None,
             Self::Restart => Some(1012),
             Self::Protocol(_) => Some(1002),
-            Self::NotUtf8 => Some(1007),
+            Self::NotUtf8 | Self::NotJson => Some(1007),
             Self::TooFast | Self::Denied | Self::Late | Self::NotConnected | Self::Refused => Some(1008),
             Self::TooBig => Some(1009),
             Self::SessionEnded => Some(4401),
@@ -86,6 +88,7 @@ impl Close {
             Self::Restart => "server is stopping",
             Self::ByClient(Some((_, reason))) | Self::Protocol(reason) => reason,
             Self::NotUtf8 => "text is not valid UTF-8",
+            Self::NotJson => "message is not valid JSON",
             Self::TooBig => "message too big",
             Self::TooFast => "publishing too fast",
             Self::Denied => "not allowed any more",
@@ -107,8 +110,8 @@ impl Close {
     /// Returns the close frame, or an event with the same content in JSON; none if the client cannot read it.
     pub fn in_form(&self, form: Form) -> Option<Bytes> {
         match form {
-            Form::Frames | Form::Packets | Form::PrefixedPackets => self.frame(),
-            Form::Events | Form::NamedEvents => {
+            Form::Frames | Form::Packets | Form::PrefixedPackets | Form::Objects => self.frame(),
+            Form::Events | Form::NamedEvents | Form::ObjectEvents => {
                 // Not escaped: a stream gets only the server's own reasons, which hold no quotes.
                 let text = format!(r#"{{"code":{},"reason":"{}"}}"#, self.code()?, self.reason());
                 Some(named_event("close", &text))

@@ -8,6 +8,7 @@ use super::client_heartbeats::ClientHeartbeats;
 use crate::hub::{Ending, Limits, Listener};
 use crate::settings::{ClientHeartbeat, PingSettings};
 use crate::wire::Form;
+use crate::wire::live::{self, frame_of};
 use crate::wire::sse::named_event;
 use crate::wire::websocket::{Opcode, encode};
 
@@ -65,7 +66,8 @@ impl Keepalive {
     pub fn heartbeat_in(&self, form: Form) -> Bytes {
         match form {
             Form::Frames | Form::Packets | Form::PrefixedPackets => self.heartbeat_frame.clone(),
-            Form::Events | Form::NamedEvents => self.heartbeat_event.clone(),
+            Form::Events | Form::NamedEvents | Form::ObjectEvents => self.heartbeat_event.clone(),
+            Form::Objects => frame_of(&live::heartbeat(), form),
         }
     }
 

@@ -3,10 +3,12 @@
 
 use std::cell::OnceCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::engine_io::{EngineVersion, binary_message};
+use super::live::{LiveLabel, encode_events, encode_frames};
 use super::sse::{encode_event, encode_named_event, split_name};
 use super::websocket::{Frames, Opcode, encode};
 
@@ -24,12 +26,16 @@ pub enum Form {
     Packets,
     /// As [`Form::Packets`], for protocol 3: attachments begin with a type byte.
     PrefixedPackets,
+    /// WebSocket frames with an object of version 2 each.
+    Objects,
+    /// Server-sent events with an object of version 2 each.
+    ObjectEvents,
 }
 
 impl Form {
     /// Returns whether this is a stream of server-sent events.
     pub const fn is_stream(self) -> bool {
-        matches!(self, Self::Events | Self::NamedEvents)
+        matches!(self, Self::Events | Self::NamedEvents | Self::ObjectEvents)
     }
 
     /// Returns whether this is the form in which [`store`] keeps messages.
@@ -42,12 +48,17 @@ impl Form {
         matches!(self, Self::Packets | Self::PrefixedPackets)
     }
 
+    /// Returns whether its messages are objects of version 2, which name their facility.
+    pub const fn has_objects(self) -> bool {
+        matches!(self, Self::Objects | Self::ObjectEvents)
+    }
+
     /// Returns the end of each message in encoded bytes.
     pub fn ends(self, bytes: &[u8]) -> impl Iterator<Item = usize> {
         let mut frames = Frames::new(bytes);
         let mut at = 0;
         std::iter::from_fn(move || match self {
-            Self::Frames => frames.next().map(|(frame, _)| frame.end),
+            Self::Frames | Self::Objects => frames.next().map(|(frame, _)| frame.end),
             Self::Packets | Self::PrefixedPackets => {
                 let mut end = frames.next()?.0.end;
                 while bytes.get(end).is_some_and(|first| is_binary(*first)) {
@@ -55,7 +66,7 @@ impl Form {
                 }
                 Some(end)
             }
-            Self::Events | Self::NamedEvents => {
+            Self::Events | Self::NamedEvents | Self::ObjectEvents => {
                 at += bytes.get(at..)?.windows(2).position(|pair| pair == b"\n\n")? + 2;
                 Some(at)
             }
@@ -99,7 +110,21 @@ pub struct Encodings {
 struct RareEncodings {
     named_events: OnceCell<Bytes>,
     prefixed_packets: OnceCell<Bytes>,
+    objects: OnceCell<ObjectEncodings>,
 }
+
+/// Encodings for connections of version 2.
+#[derive(Debug, Clone)]
+struct ObjectEncodings {
+    label: Arc<LiveLabel>,
+    /// Whether the message is the value of its topic.
+    is_last: bool,
+    frames: OnceCell<Bytes>,
+    events: OnceCell<Bytes>,
+}
+
+/// What a run without a label is as objects.
+static NO_OBJECTS: Bytes = Bytes::new();
 
 impl Encodings {
     /// Returns the stored messages in a form.
@@ -116,7 +141,29 @@ impl Encodings {
                 let plain = || self.get(Form::Events, stored, messages).clone();
                 if has_names { encode_all(stored, messages, encode_named_event) } else { plain() }
             }),
+            Form::Objects => self.objects().map_or(&NO_OBJECTS, |objects| {
+                let ObjectEncodings { label, is_last, .. } = objects;
+                objects.frames.get_or_init(|| encode_frames(stored, messages, label, *is_last))
+            }),
+            Form::ObjectEvents => self.objects().map_or(&NO_OBJECTS, |objects| {
+                let ObjectEncodings { label, is_last, .. } = objects;
+                objects.events.get_or_init(|| encode_events(stored, messages, label, *is_last))
+            }),
         }
+    }
+
+    /// Sets what the messages name as objects, unless it is set. Without it they have no such form.
+    pub fn set_label(&self, label: &Arc<LiveLabel>, is_last: bool) {
+        self.rare().objects.get_or_init(|| ObjectEncodings {
+            label: label.clone(),
+            is_last,
+            frames: OnceCell::new(),
+            events: OnceCell::new(),
+        });
+    }
+
+    fn objects(&self) -> Option<&ObjectEncodings> {
+        self.rare.get()?.objects.get()
     }
 
     fn rare(&self) -> &RareEncodings {

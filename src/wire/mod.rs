@@ -13,6 +13,7 @@ pub mod form;
 mod handshake;
 mod history;
 mod keyspace;
+pub mod live;
 mod message;
 mod mount;
 mod node_id;

@@ -66,6 +66,6 @@ impl RelayClient {
 }
 
 /// Returns a client's channels as its publications share them.
-pub(super) fn shared(channels: Vec<Channel>) -> Option<Rc<[Channel]>> {
+pub(in crate::dialects) fn shared(channels: Vec<Channel>) -> Option<Rc<[Channel]>> {
     (!channels.is_empty()).then(|| channels.into())
 }

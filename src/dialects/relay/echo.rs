@@ -11,13 +11,22 @@ const KEPT_SECONDS: u32 = 5;
 
 /// The topics of a client whose messages may be its own: those that it both subscribes and publishes to. None with the flag
 /// `echo`.
-pub(super) struct EchoTopics(Box<[u32]>);
+pub(in crate::dialects) struct EchoTopics(Box<[u32]>);
 
 impl EchoTopics {
+    /// Returns no topics.
+    pub(in crate::dialects) fn none() -> Self {
+        Self(Box::default())
+    }
+
     /// Returns the topics of a grant, those of a pending addition included.
-    pub(super) fn new(grant: &Grant, subscription: &Subscription, addition: Option<&Addition>) -> Self {
+    pub(in crate::dialects) fn new(
+        grant: &Grant,
+        subscription: &Subscription,
+        addition: Option<&Addition>,
+    ) -> Self {
         if grant.echo {
-            return Self(Box::default());
+            return Self::none();
         }
         let own = subscription.topic_ids(&grant.publish);
         let Some(addition) = addition else { return Self(own) };
@@ -25,7 +34,7 @@ impl EchoTopics {
     }
 
     /// Excludes a publication. Called before it is sent, because its message may arrive before the acknowledgement.
-    pub(super) fn exclude(
+    pub(in crate::dialects) fn exclude(
         &self,
         subscription: &Subscription,
         listener: &Listener,
@@ -37,7 +46,7 @@ impl EchoTopics {
 }
 
 /// Handles Redis' acknowledgement of the publications with numbers below `below`, in the shard's second `now`.
-pub(super) fn acknowledge(listener: &Listener, below: u32, now: u32) {
+pub(in crate::dialects) fn acknowledge(listener: &Listener, below: u32, now: u32) {
     listener.mark_excluded_sent(below, now + KEPT_SECONDS);
 }
 

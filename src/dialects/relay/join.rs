@@ -12,21 +12,21 @@ use crate::visitors::watch::Watch;
 use crate::wire::Channel;
 
 /// Channels that are being joined; their messages are held.
-pub(super) struct Joining {
-    pub(super) subscription: Subscription,
+pub(in crate::dialects) struct Joining {
+    pub(in crate::dialects) subscription: Subscription,
     /// The subscription to the events of the visitor's session, if Redis sends them.
-    pub(super) watch: Option<Watch>,
+    pub(in crate::dialects) watch: Option<Watch>,
 }
 
 /// Values read after Redis had acknowledged the subscriptions.
-pub(super) struct ReadValues {
-    pub(super) persisted: Vec<Option<Bytes>>,
+pub(in crate::dialects) struct ReadValues {
+    pub(in crate::dialects) persisted: Vec<Option<Bytes>>,
     /// The visitor, unless another connection of its session was already watching it.
-    pub(super) refreshed: Option<Identified>,
+    pub(in crate::dialects) refreshed: Option<Identified>,
 }
 
 /// Subscribes to channels, and to the events of the visitor's session.
-pub(super) fn join(state: &ShardState, channels: &[Channel], visitor: &Visitor) -> Joining {
+pub(in crate::dialects) fn join(state: &ShardState, channels: &[Channel], visitor: &Visitor) -> Joining {
     Joining { subscription: state.hub.join(channels), watch: state.visitors.leases.watch(visitor) }
 }
 
@@ -36,7 +36,7 @@ impl Joining {
     /// # Errors
     ///
     /// When Redis fails, refuses, or is too slow, or when too many messages arrive meanwhile.
-    pub(super) async fn read(
+    pub(in crate::dialects) async fn read(
         &self,
         state: &ShardState,
         channels: &[Channel],
@@ -58,7 +58,7 @@ impl Joining {
 /// # Errors
 ///
 /// When it cannot join.
-pub(super) async fn read_joined(
+pub(in crate::dialects) async fn read_joined(
     subscription: &Subscription,
     state: &ShardState,
     channels: &[Channel],

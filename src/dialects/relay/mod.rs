@@ -12,7 +12,12 @@ mod post;
 mod publish;
 mod reauthorize;
 
+pub(super) use client::shared;
 #[cfg(test)]
 pub(crate) use connection::sizes;
+pub(super) use echo::{EchoTopics, acknowledge};
+pub(super) use join::{join, read_joined};
 pub use open::open;
 pub use post::post;
+pub(super) use publish::{audiences, close_for};
+pub(super) use reauthorize::add as add_channels;

@@ -58,7 +58,11 @@ pub(super) fn receive(
 }
 
 /// Returns the audiences of a publication, without the key of a session.
-pub(super) fn audiences(state: &ShardState, channels: &[Channel], facility: &Facility) -> Vec<String> {
+pub(in crate::dialects) fn audiences(
+    state: &ShardState,
+    channels: &[Channel],
+    facility: &Facility,
+) -> Vec<String> {
     let namespace = &state.process.settings.namespace;
     channels.iter().map(|channel| namespace.audience_of(channel, facility).to_owned()).collect()
 }
@@ -78,7 +82,7 @@ pub(super) fn poll_acks(
 }
 
 /// Returns how a connection ends whose publication has failed.
-pub(super) fn close_for(failure: PublishError) -> Close {
+pub(in crate::dialects) fn close_for(failure: PublishError) -> Close {
     match failure {
         PublishError::Lost => Close::PublicationLost,
         PublishError::Waited => Close::Overloaded,

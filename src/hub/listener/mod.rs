@@ -24,9 +24,7 @@ struct Output {
     outbox: Outbox,
 }
 
-/// One connection as the hub sees it.
-///
-/// The order of fields is fixed: those that a delivery reads come first, so that they fill one or two cache lines.
+/// One connection as the hub sees it. The order of fields is fixed: those that a delivery reads come first, so that they fill one or two cache lines.
 #[repr(C)]
 pub struct Listener {
     output: RefCell<Output>,
@@ -42,6 +40,8 @@ pub struct Listener {
     lost: Cell<bool>,
     /// A heartbeat or an answer to one is in the outbox.
     heartbeat_queued: Cell<bool>,
+    /// Messages may have been lost, and the task has not taken note.
+    loss: Cell<bool>,
     /// The connection's task has to describe it.
     describe: Cell<bool>,
     dropped: Cell<u32>,
@@ -59,22 +59,12 @@ impl Listener {
         Self::with_transport(Transport::Socket(stream), form, now, ping_after)
     }
 
-    /// Creates a listener without a socket. Its messages are queued until [`Listener::attach`].
+    /// Creates a listener without a socket. Its messages wait for [`Listener::attach`].
     pub fn parked(form: Form, now: u32, ping_after: u32) -> Self {
         Self::with_transport(Transport::Parked, form, now, ping_after)
     }
 
     fn with_transport(transport: Transport, form: Form, now: u32, ping_after: u32) -> Self {
-        let (last_received, last_heartbeat) = (Cell::new(now), Cell::new(now));
-        let (pinged_at, message_started, reading_paused) = (Cell::new(0), Cell::new(0), Cell::new(false));
-        let liveness = Liveness {
-            last_received,
-            pinged_at,
-            last_heartbeat,
-            message_started,
-            reading_paused,
-            ping_after,
-        };
         Self {
             output: RefCell::new(Output { transport, outbox: Outbox::default() }),
             delivered: Cell::default(),
@@ -84,11 +74,12 @@ impl Listener {
             reauthorize: Cell::default(),
             lost: Cell::default(),
             heartbeat_queued: Cell::default(),
+            loss: Cell::default(),
             describe: Cell::default(),
             dropped: Cell::default(),
             filter: RefCell::default(),
             task: Cell::default(),
-            liveness,
+            liveness: Liveness::new(now, ping_after),
         }
     }
 
@@ -190,7 +181,7 @@ impl Listener {
         // A client of Socket.IO that misses a packet cannot know it; one that is closed connects again.
         if limits.drop_oldest && excess == Excess::Client && !self.form.has_packets() {
             self.dropped.set(self.dropped.get().saturating_add(outbox.drop_oldest(self.form, limits)));
-            return;
+            return self.on_loss();
         }
         if excess == Excess::Client {
             return self.end(Ending::Slow);
@@ -416,10 +407,26 @@ impl Listener {
         self.filter.borrow_mut().on_lost();
     }
 
+    /// Notes a loss of messages, if its client is told of that.
+    pub(super) fn on_loss(&self) {
+        if self.form.has_objects() {
+            self.loss.set(true);
+            self.wake();
+        }
+    }
+
+    /// Returns whether messages may have been lost since the last call.
+    pub fn take_loss(&self) -> bool {
+        self.loss.take()
+    }
+
     /// Handles the end of a topic's pause.
     pub(super) fn on_recovered(&self, topic: u32) {
         self.lost.set(false);
         self.filter.borrow_mut().on_recovered(topic);
+        if self.form.has_objects() {
+            self.wake();
+        }
     }
 
     /// Returns the address of the socket's other end; none for a unix socket, or without a socket.

@@ -50,6 +50,11 @@ impl PartialHold {
         Self { hold, listener: Rc::downgrade(listener) }
     }
 
+    /// Returns whether the session may have ended.
+    pub fn is_doubtful(&self) -> bool {
+        self.hold.is_doubtful()
+    }
+
     /// Returns the current visitor.
     pub fn visitor(&self) -> Ref<'_, Visitor> {
         self.hold.visitor()

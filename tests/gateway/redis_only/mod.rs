@@ -13,6 +13,7 @@ mod handshake_races;
 mod keyspace_events;
 mod large_sessions;
 mod least_rights;
+mod live;
 mod outage;
 mod plain_events;
 mod presence;

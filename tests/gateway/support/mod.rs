@@ -6,6 +6,7 @@ pub mod client;
 pub mod event_log;
 pub mod events;
 pub mod gateway;
+pub mod live;
 pub mod proxy;
 pub mod redis;
 pub mod sessions;

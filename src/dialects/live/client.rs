@@ -1,0 +1,85 @@
+//! The state of an open connection.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::facility::LiveFacility;
+use super::refusal::RequestRefusal;
+use super::subscribe::JoinReport;
+use crate::access::{ClientAddress, Credentials, Identity};
+use crate::hub::{Listener, Subscription};
+use crate::redis::PublishAcks;
+use crate::shard::state::ShardState;
+use crate::visitors::Visitor;
+use crate::visitors::watch::PartialHold;
+use crate::wire::Facility;
+use crate::wire::live::{ErrorReply, frame_of};
+
+/// The state of an open connection: its visitor, its subscriptions and its publications.
+pub(super) struct LiveClient {
+    /// The public id of the connection.
+    pub(super) id: Rc<str>,
+    /// The topics of all facilities.
+    pub(super) subscription: Subscription,
+    /// In the order of their requests. At most `messages.max_facilities`.
+    pub(super) facilities: Vec<LiveFacility>,
+    /// The number of the last join.
+    pub(super) last_join: u64,
+    /// Joins that have ended, and wait to be applied.
+    pub(super) reports: Rc<RefCell<Vec<JoinReport>>>,
+    /// Its share in the visitor's lease; none if the visitor cannot change.
+    pub(super) share: Option<PartialHold>,
+    /// The identity that the client was told.
+    pub(super) identity: Identity,
+    /// For the callback, which answers for one facility at a time; none without a callback.
+    pub(super) credentials: Option<Rc<Credentials>>,
+    pub(super) client_address: ClientAddress,
+    /// None before the first publication.
+    pub(super) acks: Option<Rc<PublishAcks>>,
+    /// Publications that the client wants to be answered: the number of each, and the client's own.
+    pub(super) unanswered: VecDeque<(u32, i64)>,
+    pub(super) received: u64,
+}
+
+impl LiveClient {
+    /// Returns the position of a facility.
+    pub(super) fn position(&self, facility: &Facility) -> Option<usize> {
+        self.facilities.iter().position(|known| known.handshake.facility == *facility)
+    }
+
+    /// Returns the visitor as it is now.
+    pub(super) fn visitor(&self) -> Visitor {
+        self.share.as_ref().map(|share| share.visitor().clone()).unwrap_or_default()
+    }
+
+    /// Returns the bytes of publications that Redis has not acknowledged.
+    pub(super) fn bytes_in_flight(&self) -> usize {
+        self.acks.as_ref().map_or(0, |acks| acks.bytes())
+    }
+
+    /// Ends the subscription at a position.
+    pub(super) fn remove(&mut self, position: usize) -> LiveFacility {
+        let facility = self.facilities.remove(position);
+        self.subscription.leave_topics(&facility.subscribes);
+        facility
+    }
+}
+
+/// Sends an object of the gateway itself. It is not dropped: the client's requests bound the number of answers, because
+/// nothing more is read from a client whose outbox is long.
+pub(super) fn send(listener: &Listener, state: &ShardState, object: &str) {
+    listener.send_uncounted(frame_of(object, listener.form), &state.sockets.limits);
+}
+
+/// Refuses a request.
+pub(super) fn refuse(
+    listener: &Listener,
+    state: &ShardState,
+    request: Option<i64>,
+    facility: Option<&str>,
+    refusal: RequestRefusal,
+) {
+    let reply = ErrorReply { request, facility, code: refusal.code(), why: refusal.why() };
+    send(listener, state, &reply.encode());
+}

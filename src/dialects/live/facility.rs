@@ -1,0 +1,66 @@
+//! One subscription of a connection: a facility, and what the visitor may do in it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio_util::task::AbortOnDropHandle;
+
+use super::verdict::Verdict;
+use crate::dialects::relay::EchoTopics;
+use crate::events::AnnouncedClient;
+use crate::visitors::TokenBucket;
+use crate::visitors::watch::PartialHold;
+use crate::wire::{Channel, Handshake};
+
+/// One subscription of a connection.
+pub(super) struct LiveFacility {
+    pub(super) handshake: Handshake,
+    /// The client's number of the request that is not answered yet.
+    pub(super) request: Option<i64>,
+    /// Numbers the joins of a connection: the report of an older one is ignored.
+    pub(super) join: u64,
+    /// The task that joins its channels, or more of them.
+    pub(super) joining: Option<AbortOnDropHandle<()>>,
+    /// Whether its first channels have been joined.
+    pub(super) is_open: bool,
+    /// The channels that it listens to, those that are being joined included.
+    pub(super) subscribes: Vec<Channel>,
+    /// The channels that it publishes to; none if it may not publish.
+    pub(super) publishes: Option<Rc<[Channel]>>,
+    pub(super) echo_topics: EchoTopics,
+    pub(super) verdict: Verdict,
+    /// None if publications are not limited.
+    pub(super) rate_limit: Option<Arc<TokenBucket>>,
+    /// The visitor in this facility, if the callback has answered for it alone.
+    pub(super) own: Option<PartialHold>,
+    /// None if Django is told nothing about it.
+    pub(super) announced: Option<Box<AnnouncedClient>>,
+    /// Messages may have been lost, and the client has not been told.
+    pub(super) owes_gap: bool,
+}
+
+impl LiveFacility {
+    /// Creates a subscription whose channels are not joined yet.
+    pub(super) fn new(handshake: Handshake, request: Option<i64>, join: u64) -> Self {
+        Self {
+            handshake,
+            request,
+            join,
+            joining: None,
+            is_open: false,
+            subscribes: Vec::new(),
+            publishes: None,
+            echo_topics: EchoTopics::none(),
+            verdict: Verdict::default(),
+            rate_limit: None,
+            own: None,
+            announced: None,
+            owes_gap: false,
+        }
+    }
+
+    /// Returns its name.
+    pub(super) fn name(&self) -> &str {
+        self.handshake.facility.as_str()
+    }
+}

@@ -1,0 +1,19 @@
+//! The dialect `ws4redis.2`: several facilities on one socket, and objects of JSON that say what they are.
+//!
+//! A subscription passes the same policy, order and replay as a handshake of the relay, whose functions it uses.
+
+mod client;
+mod connection;
+mod describe;
+mod facility;
+mod gaps;
+mod open;
+mod publish;
+mod reauthorize;
+mod receive;
+mod refusal;
+mod request;
+mod subscribe;
+mod verdict;
+
+pub use open::open;

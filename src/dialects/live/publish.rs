@@ -1,0 +1,82 @@
+//! Publications of a client, and their answers.
+
+use std::rc::Rc;
+use std::task::Context;
+
+use bytes::Bytes;
+
+use super::client::{LiveClient, refuse, send};
+use super::refusal::RequestRefusal;
+use super::verdict::select;
+use crate::dialects::relay::{acknowledge, audiences};
+use crate::hub::Listener;
+use crate::redis::PublishError;
+use crate::shard::state::ShardState;
+use crate::wire::live::ok;
+use crate::wire::{Channel, Facility};
+
+/// Publishes a message to the audiences that are granted, or to those of them that are named.
+///
+/// # Errors
+///
+/// When the client may not publish it.
+pub(super) fn publish(
+    client: &mut LiveClient,
+    listener: &Listener,
+    state: &ShardState,
+    facility: &Facility,
+    names: Option<&[String]>,
+    payload: Bytes,
+    number: Option<i64>,
+) -> Result<(), RequestRefusal> {
+    let position = client.position(facility).ok_or(RequestRefusal::NotSubscribed)?;
+    let known = &client.facilities[position];
+    if !known.is_open {
+        return Err(RequestRefusal::NotSubscribed);
+    }
+    let granted = known.publishes.as_ref().ok_or(RequestRefusal::NoAudience)?;
+    let channels: Rc<[Channel]> = match names {
+        None => granted.clone(),
+        Some(names) => select(&state.process.settings.namespace, facility, granted, names).into(),
+    };
+    if channels.is_empty() {
+        return Err(RequestRefusal::NoAudience);
+    }
+    if known.rate_limit.as_ref().is_some_and(|rate_limit| !rate_limit.take(payload.len())) {
+        return Err(RequestRefusal::TooFast);
+    }
+    let acks = client.acks.get_or_insert_default().clone();
+    let issued = acks.issue(payload.len());
+    if let Some(number) = number {
+        client.unanswered.push_back((issued, number));
+    }
+    if let Some(announced) = &known.announced {
+        announced.published(|| audiences(state, &channels, facility), &payload);
+    }
+    known.echo_topics.exclude(&client.subscription, listener, &payload, issued);
+    state.store.publish(channels, payload, acks);
+    Ok(())
+}
+
+/// Answers the publications that Redis has acknowledged, and registers the task for more. Returns why one has failed, if one
+/// has.
+pub(super) fn poll_acks(
+    client: &mut LiveClient,
+    listener: &Listener,
+    state: &ShardState,
+    cx: &Context<'_>,
+) -> Option<PublishError> {
+    let acks = client.acks.as_ref()?;
+    acks.watch(cx);
+    let below = acks.acknowledged();
+    acknowledge(listener, below, state.sockets.clock.get());
+    while let Some((_, number)) = client.unanswered.pop_front_if(|(issued, _)| *issued < below) {
+        send(listener, state, &ok(number));
+    }
+    let failure = acks.failure()?;
+    // The connection ends: how far the others got is not known.
+    for (_, number) in client.unanswered.drain(..) {
+        refuse(listener, state, Some(number), None, RequestRefusal::Lost);
+    }
+    Some(failure)
+}

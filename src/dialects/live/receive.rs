@@ -1,0 +1,103 @@
+//! Messages from a client.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::client::{LiveClient, refuse, send};
+use super::publish::publish;
+use super::reauthorize::reauthorize;
+use super::refusal::RequestRefusal;
+use super::request::{ClientAction, ClientRequest, InvalidRequest, read_request};
+use super::subscribe::subscribe;
+use crate::access::Token;
+use crate::hub::Listener;
+use crate::shard::state::ShardState;
+use crate::socket::Close;
+use crate::visitors::watch::PartialHold;
+use crate::wire::live::{frame_of, heartbeat, ok, user};
+use crate::wire::websocket::Opcode;
+
+/// Handles a message. Returns why the connection has to end, if it has to.
+pub(super) fn receive(
+    client: &mut LiveClient,
+    listener: &Rc<Listener>,
+    state: &Rc<ShardState>,
+    opcode: Opcode,
+    message: &Bytes,
+) -> Option<Close> {
+    client.received += 1;
+    if opcode != Opcode::Text {
+        let refusal = RequestRefusal::Invalid("expected text, not a binary message");
+        refuse(listener, state, None, None, refusal);
+        return None;
+    }
+    let ClientRequest { number, action } = match read_request(message) {
+        Ok(request) => request,
+        Err(InvalidRequest::NotJson) => return Some(Close::NotJson),
+        Err(InvalidRequest::Senseless(number, why)) => {
+            refuse(listener, state, number, None, RequestRefusal::Invalid(why));
+            return None;
+        }
+    };
+    match action {
+        ClientAction::Subscribe(handshake) => subscribe(client, listener, state, handshake, number),
+        ClientAction::Unsubscribe(facility) => match client.position(&facility) {
+            Some(position) => {
+                client.remove(position);
+                answer(listener, state, number);
+            }
+            None => {
+                let refusal = RequestRefusal::NotSubscribed;
+                refuse(listener, state, number, Some(facility.as_str()), refusal);
+            }
+        },
+        ClientAction::Publish(facility, audiences, payload) => {
+            let published =
+                publish(client, listener, state, &facility, audiences.as_deref(), payload, number);
+            if let Err(refusal) = published {
+                refuse(listener, state, number, Some(facility.as_str()), refusal);
+            }
+        }
+        ClientAction::Authenticate(token) => {
+            match authenticate(client, listener, state, &Token::new(&token)) {
+                Ok(()) => answer(listener, state, number),
+                Err(refusal) => refuse(listener, state, number, None, refusal),
+            }
+        }
+        ClientAction::Heartbeat => {
+            let frame = frame_of(&heartbeat(), listener.form);
+            listener.answer_heartbeat(frame, &state.sockets.limits);
+            answer(listener, state, number);
+        }
+    }
+    None
+}
+
+/// Answers a request that is done, if it has a number.
+fn answer(listener: &Listener, state: &ShardState, number: Option<i64>) {
+    if let Some(number) = number {
+        send(listener, state, &ok(number));
+    }
+}
+
+/// Makes the client the owner of a token. A token that is not valid changes nothing.
+fn authenticate(
+    client: &mut LiveClient,
+    listener: &Rc<Listener>,
+    state: &Rc<ShardState>,
+    token: &Token,
+) -> Result<(), RequestRefusal> {
+    let identified = state.visitors.identifier.identify_token(token).ok_or(RequestRefusal::Token)?;
+    let share = state.visitors.leases.add(identified?, Instant::now(), listener, None);
+    let share = share.ok_or(RequestRefusal::Token)?;
+    client.share = Some(PartialHold::new(share, listener));
+    // What the callback has said was about another visitor.
+    client.facilities.iter_mut().for_each(|facility| facility.own = None);
+    let is_told = reauthorize(client, listener, state);
+    if !is_told {
+        send(listener, state, &user(client.identity.user.as_deref()));
+    }
+    Ok(())
+}

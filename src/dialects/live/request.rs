@@ -1,0 +1,206 @@
+//! Requests of a client: objects of JSON.
+
+use bytes::Bytes;
+
+use crate::codec::{DecodeError, Value, ValueLimits, json};
+use crate::wire::live::decode_binary;
+use crate::wire::{Facility, Flags, Handshake};
+
+/// Longest facility, in bytes: a client names up to `messages.max_facilities` of them.
+const MAX_FACILITY_BYTES: usize = 1_024;
+
+/// Most values of an object: a user may have 1,024 groups to publish to.
+const MAX_ITEMS: usize = 2_048;
+
+/// Deepest nesting of an object. Keys that are not known may have any value within the limits.
+const MAX_DEPTH: usize = 8;
+
+/// A request of a client.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ClientRequest {
+    /// The client's number, by which it wants to be answered.
+    pub(super) number: Option<i64>,
+    pub(super) action: ClientAction,
+}
+
+/// What a client asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ClientAction {
+    Subscribe(Handshake),
+    Unsubscribe(Facility),
+    /// To the audiences that are named, or to all that are granted.
+    Publish(Facility, Option<Vec<String>>, Bytes),
+    Authenticate(String),
+    Heartbeat,
+}
+
+/// Why an object is not a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum InvalidRequest {
+    NotJson,
+    /// It is JSON, and makes no sense: the client's number, and the reason.
+    Senseless(Option<i64>, &'static str),
+}
+
+/// Reads a request.
+///
+/// # Errors
+///
+/// When it is not JSON, or not a request.
+pub(super) fn read_request(text: &[u8]) -> Result<ClientRequest, InvalidRequest> {
+    let limits = ValueLimits { bytes: text.len(), items: MAX_ITEMS, depth: MAX_DEPTH };
+    let mut members = match json::read_value(text, limits) {
+        Ok(Value::Map(members)) => ObjectMembers(members),
+        Ok(_) => return Err(InvalidRequest::Senseless(None, "expected an object")),
+        Err(DecodeError::Damaged) => return Err(InvalidRequest::NotJson),
+        Err(_) => return Err(InvalidRequest::Senseless(None, "too many values or too deep")),
+    };
+    let number = match members.take("r") {
+        Some(Value::Integer(number)) => Some(number),
+        None | Some(Value::Null) => None,
+        Some(_) => return Err(InvalidRequest::Senseless(None, "r has to be an integer")),
+    };
+    let action = read_action(&mut members).map_err(|why| InvalidRequest::Senseless(number, why))?;
+    Ok(ClientRequest { number, action })
+}
+
+fn read_action(members: &mut ObjectMembers) -> Result<ClientAction, &'static str> {
+    let kind = members.text("t").ok_or("t has to be a text")?;
+    Ok(match kind.as_str() {
+        "sub" => {
+            let facility = members.facility()?;
+            let flags = members.texts("flags").ok_or("flags has to be a list of texts")?;
+            let flags = Flags::named(flags.iter().flatten().map(String::as_str));
+            ClientAction::Subscribe(Handshake { facility, flags })
+        }
+        "unsub" => ClientAction::Unsubscribe(members.facility()?),
+        "pub" => {
+            let facility = members.facility()?;
+            let audiences = members.texts("a").ok_or("a has to be a list of texts")?;
+            ClientAction::Publish(facility, audiences, members.payload()?)
+        }
+        "auth" => ClientAction::Authenticate(members.text("token").ok_or("token has to be a text")?),
+        "hb" => ClientAction::Heartbeat,
+        _ => return Err("unknown t"),
+    })
+}
+
+/// The members of an object.
+struct ObjectMembers(Vec<(Value, Value)>);
+
+impl ObjectMembers {
+    /// Takes the value of a member. The last one counts.
+    fn take(&mut self, key: &str) -> Option<Value> {
+        let index = self.0.iter().rposition(|(name, _)| name.as_str() == Some(key))?;
+        Some(self.0.swap_remove(index).1)
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        if let Some(Value::Text(text)) = self.take(key) { Some(text) } else { None }
+    }
+
+    /// Takes a list of texts: `Some(None)` without the member, `None` if it is something else.
+    fn texts(&mut self, key: &str) -> Option<Option<Vec<String>>> {
+        let list = match self.take(key) {
+            None | Some(Value::Null) => return Some(None),
+            Some(Value::List(list)) => list,
+            Some(_) => return None,
+        };
+        let texts = list.into_iter().map(|item| if let Value::Text(text) = item { Some(text) } else { None });
+        texts.collect::<Option<Vec<_>>>().map(Some)
+    }
+
+    fn facility(&mut self) -> Result<Facility, &'static str> {
+        let name = self.text("f").ok_or("f has to be a text")?;
+        if name.len() > MAX_FACILITY_BYTES || name.chars().any(char::is_control) {
+            return Err("f is too long or has control characters");
+        }
+        Ok(Facility::new(&name))
+    }
+
+    fn payload(&mut self) -> Result<Bytes, &'static str> {
+        let payload = match (self.take("d"), self.take("b")) {
+            (Some(Value::Text(text)), None) => Bytes::from(text),
+            (None, Some(Value::Text(text))) => decode_binary(&text).ok_or("b is not base64")?,
+            _ => return Err("expected d with a text, or b with base64"),
+        };
+        if payload.is_empty() { Err("the message is empty") } else { Ok(payload) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn action(text: &str) -> Result<ClientAction, InvalidRequest> {
+        read_request(text.as_bytes()).map(|request| request.action)
+    }
+
+    #[test]
+    fn requests_are_read() {
+        let facility = || Facility::new("x");
+        let flags = Flags::named(["subscribe-broadcast"]);
+        for (text, expected) in [
+            (
+                r#"{"t":"sub","f":"x","flags":["Subscribe-Broadcast","other"],"new":{"a":[1]}}"#,
+                ClientAction::Subscribe(Handshake { facility: facility(), flags }),
+            ),
+            (
+                r#"{"f":"x","t":"sub"}"#,
+                ClientAction::Subscribe(Handshake { facility: facility(), flags: Flags::default() }),
+            ),
+            (r#"{"t":"unsub","f":"x"}"#, ClientAction::Unsubscribe(facility())),
+            (r#"{"t":"pub","f":"x","d":"é"}"#, ClientAction::Publish(facility(), None, "é".into())),
+            (
+                r#"{"t":"pub","f":"x","a":["user"],"b":"/wA="}"#,
+                ClientAction::Publish(facility(), Some(vec!["user".into()]), Bytes::from_static(b"\xff\x00")),
+            ),
+            (r#"{"t":"auth","token":"a.b"}"#, ClientAction::Authenticate("a.b".into())),
+            (r#"{"t":"hb"}"#, ClientAction::Heartbeat),
+        ] {
+            assert_eq!(action(text), Ok(expected), "{text}");
+        }
+        assert_eq!(read_request(br#"{"t":"hb","r":-7}"#).map(|request| request.number), Ok(Some(-7)));
+    }
+
+    #[test]
+    fn what_is_no_request_is_told_apart_from_what_is_no_json() {
+        for text in ["", "{", "hello", "{}x", r#"{"t":"hb"}{"t":"hb"}"#, "{'t':1}"] {
+            assert_eq!(action(text), Err(InvalidRequest::NotJson), "{text}");
+        }
+        let long = format!(r#"{{"t":"unsub","f":"{}"}}"#, "x".repeat(1_025));
+        let deep = format!(r#"{{"t":"hb","x":{}{}}}"#, "[".repeat(20), "]".repeat(20));
+        for text in [
+            "1",
+            "[]",
+            "{}",
+            r#"{"t":"x"}"#,
+            r#"{"t":7}"#,
+            r#"{"t":"hb","r":"1"}"#,
+            r#"{"t":"sub"}"#,
+            r#"{"t":"sub","f":"a\nb"}"#,
+            r#"{"t":"sub","f":"a","flags":"subscribe-broadcast"}"#,
+            r#"{"t":"sub","f":"a","flags":[1]}"#,
+            r#"{"t":"pub","f":"a"}"#,
+            r#"{"t":"pub","f":"a","d":""}"#,
+            r#"{"t":"pub","f":"a","d":"x","b":"eA=="}"#,
+            r#"{"t":"pub","f":"a","d":{}}"#,
+            r#"{"t":"pub","f":"a","b":"%"}"#,
+            r#"{"t":"pub","f":"a","a":"user","d":"x"}"#,
+            r#"{"t":"auth"}"#,
+            &long,
+            &deep,
+        ] {
+            assert!(matches!(action(text), Err(InvalidRequest::Senseless(..))), "{text}");
+        }
+        let refused = read_request(br#"{"t":"x","r":3}"#);
+        assert_eq!(refused, Err(InvalidRequest::Senseless(Some(3), "unknown t")));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_cause_a_panic(text in "[{}\\[\\]\":,tfrdab0-9a-z]{0,60}") {
+            let _ = read_request(text.as_bytes());
+        }
+    }
+}

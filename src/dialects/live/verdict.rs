@@ -1,0 +1,99 @@
+//! Which flags of a subscription are granted.
+
+use crate::access::Grant;
+use crate::wire::{AudienceKind, Channel, Facility, Handshake, Namespace};
+
+/// The names of flags that are granted and refused, as the client is told. `subscribe-` is left out.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) granted: Vec<String>,
+    pub(super) refused: Vec<String>,
+}
+
+impl Verdict {
+    /// Compares what was asked for with what is granted.
+    pub(super) fn new(namespace: &Namespace, handshake: &Handshake, grant: &Grant) -> Self {
+        let Handshake { facility, flags } = handshake;
+        let mut verdict = Self::default();
+        let has = |channels: &[Channel], kind: AudienceKind| {
+            channels.iter().any(|channel| is_of(namespace.audience_of(channel, facility), kind.word()))
+        };
+        for kind in AudienceKind::ALL.into_iter().filter(|kind| flags.subscribes(*kind)) {
+            verdict.add(kind.word().to_owned(), has(&grant.subscribe, kind));
+        }
+        for kind in AudienceKind::ALL.into_iter().filter(|kind| flags.publishes(*kind)) {
+            verdict.add(format!("publish-{}", kind.word()), has(&grant.publish, kind));
+        }
+        verdict
+    }
+
+    fn add(&mut self, name: String, is_granted: bool) {
+        if is_granted { &mut self.granted } else { &mut self.refused }.push(name);
+    }
+}
+
+/// Returns whether an audience is the one that a client names: by its kind, or as `group:NAME`.
+fn is_of(audience: &str, name: &str) -> bool {
+    audience == name || audience.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'))
+}
+
+/// Returns those of a facility's channels that a client names. A user and a session are named by their kind alone.
+pub(super) fn select(
+    namespace: &Namespace,
+    facility: &Facility,
+    channels: &[Channel],
+    names: &[String],
+) -> Vec<Channel> {
+    let is_named = |channel: &&Channel| {
+        let audience = namespace.audience_of(channel, facility);
+        names.iter().any(|name| is_of(audience, name))
+    };
+    channels.iter().filter(is_named).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Audience, Flags};
+
+    #[test]
+    fn a_flag_without_a_channel_is_refused() {
+        let namespace = Namespace::new("p");
+        let facility = Facility::new("x");
+        let flags = Flags::named([
+            "subscribe-broadcast",
+            "subscribe-group",
+            "subscribe-user",
+            "publish-user",
+            "publish-session",
+            "echo",
+        ]);
+        let channel = |audience| namespace.channel(audience, &facility);
+        let grant = Grant {
+            subscribe: vec![channel(Audience::Broadcast), channel(Audience::User("john"))],
+            publish: vec![channel(Audience::User("john"))],
+            ..Grant::default()
+        };
+        let handshake = Handshake { facility: facility.clone(), flags };
+        let verdict = Verdict::new(&namespace, &handshake, &grant);
+        assert_eq!(verdict.granted, ["broadcast", "user", "publish-user"]);
+        assert_eq!(verdict.refused, ["group", "publish-session"]);
+    }
+
+    #[test]
+    fn audiences_are_named_by_kind_or_group() {
+        let (namespace, facility) = (Namespace::default(), Facility::new("x"));
+        let audiences =
+            [Audience::Broadcast, Audience::Group("a"), Audience::Group("ab"), Audience::User("u")];
+        let channels = audiences.map(|audience| namespace.channel(audience, &facility));
+        let selected = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let selected = select(&namespace, &facility, &channels, &names);
+            selected.iter().map(|channel| channel.as_str().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(selected(&["broadcast", "user"]), ["broadcast:x", "user:u:x"]);
+        assert_eq!(selected(&["group:a"]), ["group:a:x"]);
+        assert_eq!(selected(&["group"]), ["group:a:x", "group:ab:x"]);
+        assert!(selected(&["", "other", "broad"]).is_empty());
+    }
+}

@@ -1,0 +1,88 @@
+//! The labels of topics that have listeners of version 2, whose messages name their facility and audience.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+
+use super::listener::Listener;
+use super::run::Run;
+use super::topic::TopicTable;
+use super::value_cache::ValueCache;
+use crate::wire::live::{LiveLabel, LiveNames};
+use crate::wire::{Form, Topic};
+
+/// The labels of topics that have such listeners. Empty on a site that has none, so that a delivery costs it one comparison.
+#[derive(Debug, Default)]
+pub(super) struct TopicLabels {
+    names: LiveNames,
+    labels: HashMap<u32, CountedLabel, RandomState>,
+}
+
+/// A label, and the number of its topic's listeners that need it.
+#[derive(Debug)]
+struct CountedLabel {
+    label: Arc<LiveLabel>,
+    listeners: u32,
+}
+
+impl TopicLabels {
+    /// Creates labels by a rule.
+    pub(super) fn new(names: LiveNames) -> Self {
+        Self { names, labels: HashMap::default() }
+    }
+
+    /// Counts a listener of topics, if it needs their labels.
+    pub(super) fn enter_all(&mut self, listener: &Listener, ids: &[u32], topics: &TopicTable) {
+        if listener.form.has_objects() {
+            ids.iter().for_each(|id| self.enter(*id, topics.name(*id)));
+        }
+    }
+
+    fn enter(&mut self, id: u32, topic: &Topic) {
+        let names = &self.names;
+        let create = || CountedLabel { label: Arc::new(names.label(topic.as_ref())), listeners: 0 };
+        self.labels.entry(id).or_insert_with(create).listeners += 1;
+    }
+
+    /// Ends the count of a listener of a topic.
+    pub(super) fn exit(&mut self, id: u32) {
+        if let Some(counted) = self.labels.get_mut(&id) {
+            counted.listeners -= 1;
+            if counted.listeners == 0 {
+                self.labels.remove(&id);
+            }
+        }
+        if self.labels.is_empty() {
+            self.labels = HashMap::default();
+        }
+    }
+
+    /// Returns a value of a topic, given with its digest, encoded for a listener. A labelled one is not shared: listeners of
+    /// other topics may have the same value.
+    pub(super) fn value_run(
+        &self,
+        cache: &mut ValueCache,
+        (value, digest): (&Bytes, u64),
+        id: u32,
+        form: Form,
+    ) -> Run {
+        if !form.has_objects() {
+            return cache.encode(value, digest, form);
+        }
+        let run = Run::of(value);
+        self.label(id, &run, true);
+        run
+    }
+
+    /// Sets the label of a run of this topic, if a listener needs it. `is_last`: it is the topic's value.
+    #[inline]
+    pub(super) fn label(&self, id: u32, run: &Run, is_last: bool) {
+        if !self.labels.is_empty()
+            && let Some(counted) = self.labels.get(&id)
+        {
+            run.set_label(&counted.label, is_last);
+        }
+    }
+}

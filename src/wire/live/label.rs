@@ -1,0 +1,97 @@
+//! The facility and the audience that a message names.
+
+use crate::wire::Namespace;
+use crate::wire::socket_io::push_json_string;
+
+/// Finds the facility and the audience of a channel, by the same rules that made its name.
+#[derive(Debug, Clone, Default)]
+pub struct LiveNames {
+    namespace: Namespace,
+    facility_colons: bool,
+}
+
+/// What the messages of a channel name: the beginning of their objects.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LiveLabel {
+    /// An object without its end.
+    pub(super) head: Box<str>,
+}
+
+impl LiveNames {
+    /// Creates the rule for the channels of a namespace. With `facility_colons` a facility may contain a colon, and the names
+    /// of groups and users may not; otherwise it is the other way round.
+    pub fn new(namespace: Namespace, facility_colons: bool) -> Self {
+        Self { namespace, facility_colons }
+    }
+
+    /// Returns what the messages of a channel name.
+    pub fn label(&self, channel: &str) -> LiveLabel {
+        let (audience, facility) = self.split(channel);
+        let mut head = r#"{"t":"msg","f":"#.to_owned();
+        push_json_string(&mut head, facility);
+        head.push_str(r#","a":"#);
+        push_json_string(&mut head, audience);
+        LiveLabel { head: head.into() }
+    }
+
+    /// Returns the audience and the facility of a channel. Neither a user's name nor the key of a session is part of the
+    /// audience: the listener is that user.
+    fn split<'a>(&self, channel: &'a str) -> (&'a str, &'a str) {
+        let prefix = self.namespace.as_str();
+        let own = channel.strip_prefix(prefix).unwrap_or(channel);
+        let own = if prefix.is_empty() { own } else { own.strip_prefix(':').unwrap_or(own) };
+        let (kind, rest) = own.split_once(':').unwrap_or((own, ""));
+        if kind == "broadcast" {
+            return (kind, rest);
+        }
+        let split = if self.facility_colons { rest.split_once(':') } else { rest.rsplit_once(':') };
+        let (owner, facility) = split.unwrap_or((rest, ""));
+        let audience = if kind == "group" { &own[..kind.len() + 1 + owner.len()] } else { kind };
+        (audience, facility)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Audience, Facility, SessionKey};
+
+    proptest::proptest! {
+        /// Every channel that the policy grants names its own facility and audience again.
+        #[test]
+        fn a_channel_names_its_facility_and_audience(
+            prefix in "[a:]{0,3}",
+            facility in "[a:\"]{0,4}",
+            name in "[a:é]{1,4}",
+            colons: bool,
+        ) {
+            let namespace = Namespace::new(&prefix);
+            let names = LiveNames::new(namespace.clone(), colons);
+            let key = SessionKey::new("key");
+            let audiences = [
+                (Audience::Broadcast, "broadcast".to_owned()),
+                (Audience::User(&name), "user".to_owned()),
+                (Audience::Session(&key), "session".to_owned()),
+                (Audience::Group(&name), format!("group:{name}")),
+            ];
+            for (audience, expected) in audiences {
+                let is_granted = if colons {
+                    matches!(audience, Audience::Broadcast | Audience::Session(_)) || !name.contains(':')
+                } else {
+                    matches!(audience, Audience::Broadcast) || !facility.contains(':')
+                };
+                if is_granted {
+                    let channel = namespace.channel(audience, &Facility::new(&facility));
+                    proptest::prop_assert_eq!(names.split(channel.as_str()), (&*expected, &*facility));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_is_the_beginning_of_an_object() {
+        let names = LiveNames::new(Namespace::new("p"), false);
+        assert_eq!(&*names.label("p:group:a:b\"").head, r#"{"t":"msg","f":"b\"","a":"group:a""#);
+        assert_eq!(&*names.label("p:user:john:x").head, r#"{"t":"msg","f":"x","a":"user""#);
+    }
+}

@@ -1,0 +1,140 @@
+//! Version 2: negotiation, subscriptions and messages of several facilities on one socket.
+
+use serde_json::json;
+
+use crate::support::live::{LiveClient, SUBPROTOCOL};
+use crate::support::sessions::{log_in, session_key};
+use crate::support::{RedisServer, TestGateway};
+
+const BROADCAST: &[&str] = &["subscribe-broadcast"];
+
+#[tokio::test]
+async fn version_2_is_chosen_wherever_it_is_offered_and_other_sockets_stay_plain() {
+    let gateway = TestGateway::start().await;
+    for offered in ["ws4redis.2", "bearer.x, ws4redis.2", "other, ws4redis.2", "ws4redis.2, bearer.x"] {
+        let request = gateway.request("/ws/x").with("Sec-WebSocket-Protocol", offered);
+        let (response, _) = request.send().await;
+        assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, Some(SUBPROTOCOL)));
+    }
+    let request = gateway.request("/ws/x?subscribe-broadcast");
+    let mut plain = request.with("Sec-WebSocket-Protocol", "ws4redis.1").connect().await;
+    gateway.publish("broadcast:x", "hello");
+    plain.expect_text("hello").await;
+}
+
+#[tokio::test]
+async fn a_socket_without_a_facility_greets_and_subscribes_by_messages() {
+    let gateway = TestGateway::start().await;
+    let mut client = gateway.live("/ws/").await;
+    let hello = client.hello.clone();
+    assert!(hello["c"].as_str().is_some_and(|id| id.len() > 12), "{hello}");
+    assert_eq!((&hello["user"], &hello["v"]), (&json!(null), &json!(2)));
+    client.expect_nothing().await;
+    for facility in ["a", "b"] {
+        let answer = client.subscribe(facility, BROADCAST).await;
+        assert_eq!(answer, json!({"t": "sub", "f": facility, "ok": ["broadcast"], "no": []}));
+    }
+    gateway.publish("broadcast:a", "one \"quoted\"\n");
+    client.expect(json!({"t": "msg", "f": "a", "a": "broadcast", "d": "one \"quoted\"\n"})).await;
+    gateway.publish("broadcast:b", b"\xff\x00");
+    client.expect(json!({"t": "msg", "f": "b", "a": "broadcast", "b": "/wA="})).await;
+    client.send(json!({"t": "unsub", "f": "a", "r": 1})).await;
+    client.expect(json!({"t": "ok", "r": 1})).await;
+    gateway.publish("broadcast:a", "two");
+    client.expect_nothing().await;
+    client.send(json!({"t": "unsub", "f": "a", "r": 2})).await;
+    client
+        .expect(json!({"t": "err", "r": 2, "f": "a", "code": 404, "why": "not subscribed to this facility"}))
+        .await;
+}
+
+#[tokio::test]
+async fn the_facility_of_the_address_is_the_first_subscription_and_its_last_value_is_marked() {
+    let gateway = TestGateway::start().await;
+    let key = gateway.channel("broadcast:x");
+    RedisServer::shared().persist(&key, "kept");
+    let mut client = gateway.live("/ws/x?subscribe-broadcast&subscribe-user&publish-broadcast").await;
+    client
+        .expect(json!({"t": "sub", "f": "x", "ok": ["broadcast", "publish-broadcast"], "no": ["user"]}))
+        .await;
+    client.expect(json!({"t": "msg", "f": "x", "a": "broadcast", "d": "kept", "last": true})).await;
+    gateway.publish("broadcast:x", "live");
+    client.expect(json!({"t": "msg", "f": "x", "a": "broadcast", "d": "live"})).await;
+    client.subscribe("x", BROADCAST).await;
+    client.expect(json!({"t": "msg", "f": "x", "a": "broadcast", "d": "kept", "last": true})).await;
+    client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn audiences_are_named_and_equal_messages_of_two_facilities_stay_apart() {
+    let gateway = TestGateway::start().await;
+    let key = session_key();
+    let cookie = log_in(RedisServer::shared(), &key, "7", "john", &["staff", "a:b"]);
+    let mut client = LiveClient::open(gateway.live_request("/ws/").header("Cookie", &cookie)).await;
+    assert_eq!(client.hello["user"], "john");
+    let flags = ["subscribe-broadcast", "subscribe-group", "subscribe-user", "subscribe-session"];
+    let answer = client.subscribe("x", &flags).await;
+    assert_eq!(answer["ok"], json!(["broadcast", "group", "user", "session"]), "{answer}");
+    for (channel, audience) in [
+        ("broadcast:x".to_owned(), "broadcast"),
+        ("group:staff:x".to_owned(), "group:staff"),
+        ("group:a:b:x".to_owned(), "group:a:b"),
+        ("user:john:x".to_owned(), "user"),
+        (format!("session:{key}:x"), "session"),
+    ] {
+        gateway.publish(&channel, "hi");
+        client.expect(json!({"t": "msg", "f": "x", "a": audience, "d": "hi"})).await;
+    }
+}
+
+#[tokio::test]
+async fn the_number_of_facilities_is_bounded_and_a_repeated_one_replaces_the_first() {
+    let gateway = TestGateway::start_with(&[("messages.max_facilities", "2")]).await;
+    let mut client = gateway.live("/ws/a?subscribe-broadcast").await;
+    client.next().await;
+    client.subscribe("b", BROADCAST).await;
+    assert_eq!(client.subscribe("b", &["subscribe-user"]).await["no"], json!(["user"]));
+    assert_eq!(client.subscribe("c", BROADCAST).await["code"], 409);
+    gateway.publish("broadcast:b", "not subscribed any more");
+    client.expect_nothing().await;
+    client.send(json!({"t": "unsub", "f": "a"})).await;
+    assert_eq!(client.subscribe("c", BROADCAST).await["t"], "sub");
+}
+
+#[tokio::test]
+async fn access_rules_decide_about_each_subscription() {
+    let rules = "[[access]]\nfacility = [\"\", \"open-*\"]\nanonymous = [\"subscribe-broadcast\"]\n";
+    let gateway = TestGateway::builder().rules(rules).start().await;
+    let mut client = gateway.live("/ws/").await;
+    let flags = ["subscribe-broadcast", "publish-broadcast"];
+    let answer = client.subscribe("open-1", &flags).await;
+    assert_eq!((&answer["ok"], &answer["no"]), (&json!(["broadcast"]), &json!(["publish-broadcast"])));
+    client.send(json!({"t": "sub", "f": "closed", "flags": flags, "r": 9})).await;
+    let why = "the site's access rules do not allow this";
+    client.expect(json!({"t": "err", "r": 9, "f": "closed", "code": 403, "why": why})).await;
+    gateway.live_request("/ws/closed?subscribe-broadcast").expect_status(403).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_understood_is_answered_and_broken_json_closes_with_1007() {
+    let gateway = TestGateway::start().await;
+    let mut client = gateway.live("/ws/").await;
+    for (text, number) in [(r#"{"t":"dance","r":4}"#, json!(4)), ("[]", json!(null)), ("7", json!(null))] {
+        client.client.send_text(text).await;
+        let answer = client.next().await;
+        assert_eq!((&answer["t"], &answer["code"], &answer["r"]), (&json!("err"), &json!(400), &number));
+    }
+    client.client.send_binary(b"{}").await;
+    assert_eq!(client.next().await["code"], 400);
+    client.send(json!({"t": "hb"})).await;
+    client.expect(json!({"t": "hb"})).await;
+    client.client.send_text("{\"t\":").await;
+    assert_eq!(client.client.expect_close(1007).await, "message is not valid JSON");
+}
+
+#[tokio::test]
+async fn heartbeats_of_the_gateway_are_objects() {
+    let gateway = TestGateway::start_with(&[("heartbeat", "--heartbeat--")]).await;
+    let mut client = gateway.live("/ws/").await;
+    client.expect(json!({"t": "hb"})).await;
+}
