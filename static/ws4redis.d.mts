@@ -87,6 +87,133 @@ export declare namespace ws4redis {
     }
     /** Connects to the gateway and keeps the connection. `path` is e.g. `/ws/foobar`, relative to the page. */
     type Connect = (path: string | URL, options?: Options) => Socket;
+    /** One socket for a whole page. */
+    interface PageOptions {
+        /** Called before each attempt; null means no token: the session then identifies the visitor, or nothing does. */
+        token?: () => string | null | undefined | Promise<string | null | undefined>;
+        /** Number of messages that each subscription keeps until it is subscribed. Default 0. */
+        queue?: number;
+        /** false: WebSockets only. Default true: a connection per facility while no WebSocket can be opened. */
+        fallback?: boolean;
+        /** Closes the connection permanently. */
+        signal?: AbortSignal | null;
+    }
+    interface SubscribeOptions {
+        /** The audiences whose messages are received. Default `broadcast`, if the other options ask for nothing. */
+        subscribe?: Audience | readonly Audience[];
+        /** The audiences that `send` may publish to. */
+        publish?: Audience | readonly Audience[];
+        /** Receive own messages, too. */
+        echo?: boolean;
+        /** Hear of users that join and leave. */
+        presence?: boolean;
+        /** Number of messages of the history to begin with. */
+        last?: number;
+        /** Where to continue: the ids of the last messages by audience, as `ids` had them. */
+        since?: Ids;
+    }
+    /** The id of the last message of each audience, in facilities with a history. */
+    type Ids = Readonly<Record<string, string>>;
+    interface PublishOptions {
+        /** Some of the audiences of `publish`. Default: all of them. */
+        to?: Audience | readonly Audience[];
+    }
+    type Publishable = string | ArrayBuffer | ArrayBufferView;
+    interface PageMessage extends Message {
+        /** `broadcast`, `user`, `session` or `group:NAME`; undefined on a connection without pages. */
+        readonly audience?: string;
+        /** In facilities with a history. */
+        readonly id?: string;
+        /** The last message before the subscription, which the gateway has kept. */
+        readonly last: boolean;
+    }
+    interface SubscribedEvent extends Event {
+        /** What is granted: audiences to receive, `publish-` and an audience, `presence`. */
+        readonly granted: readonly string[];
+        readonly refused: readonly string[];
+        /** Whether the history reaches back to where the last connection ended; undefined without a history. */
+        readonly recovered?: boolean;
+    }
+    interface Here extends Event {
+        readonly users: readonly string[];
+        /** Number of visitors who are not logged in. */
+        readonly anonymous: number;
+    }
+    interface SubscriptionEvents {
+        message: PageMessage;
+        /** The gateway has granted it, also after each reconnect. */
+        subscribed: SubscribedEvent;
+        /** The gateway does not grant it, with the code and the reason. */
+        refused: Event & {
+            readonly code: number;
+            readonly reason: string;
+        };
+        /** Messages may have been missed: reload what the page shows. */
+        gap: Event;
+        here: Here;
+        join: Event & {
+            readonly user: string;
+        };
+        leave: Event & {
+            readonly user: string;
+        };
+        /** It has ended, by `unsubscribe` or with the page. */
+        close: Event;
+    }
+    /** One facility of a page. */
+    interface Subscription extends EventTarget, AsyncIterable<Data> {
+        readonly facility: string;
+        readonly state: 'waiting' | 'subscribed' | 'refused' | 'closed';
+        readonly granted: readonly string[];
+        readonly refused: readonly string[];
+        /** The users that are here, if `presence` is granted. */
+        readonly users: readonly string[];
+        readonly anonymous: number;
+        /** Where it would continue. */
+        readonly ids: Ids | undefined;
+        /** Resolves when Redis has the message. Rejects if it is refused, or lost, or if nothing is subscribed and the queue is full. */
+        send(data: Publishable, options?: PublishOptions): Promise<void>;
+        sendJSON(value: unknown, options?: PublishOptions): Promise<void>;
+        /** The messages from now on, parsed; throws at one that is not JSON. */
+        json<T = unknown>(): AsyncGenerator<T, void, void>;
+        /** The messages from now on. Ends with the subscription. */
+        [Symbol.asyncIterator](): AsyncGenerator<Data, void, void>;
+        unsubscribe(): void;
+        addEventListener<K extends keyof SubscriptionEvents>(type: K, listener: ((this: Subscription, event: SubscriptionEvents[K]) => unknown) | {
+            handleEvent(event: SubscriptionEvents[K]): unknown;
+        } | null, options?: boolean | AddEventListenerOptions): void;
+        addEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
+    }
+    interface PageEvents {
+        open: Event;
+        close: Closed;
+        state: StateChange;
+        /** The visitor has logged in or out: the subscriptions were decided again. */
+        user: Event & {
+            readonly user: string | null;
+        };
+    }
+    /** One socket with several facilities. */
+    interface Page extends EventTarget {
+        readonly url: string;
+        readonly state: State;
+        /** The public id of the connection. */
+        readonly id: string | null;
+        /** The visitor's user name. */
+        readonly user: string | null;
+        /** Subscribes to a facility, or returns the subscription that the page has with the same options. */
+        subscribe(facility: string, options?: SubscribeOptions): Subscription;
+        /** Identifies the visitor by a token on the open connection. */
+        authenticate(token: string): Promise<void>;
+        /** Closes the connection permanently. Leaves no timer and no listener behind. */
+        close(): void;
+        addEventListener<K extends keyof PageEvents>(type: K, listener: ((this: Page, event: PageEvents[K]) => unknown) | {
+            handleEvent(event: PageEvents[K]): unknown;
+        } | null, options?: boolean | AddEventListenerOptions): void;
+        addEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
+    }
+    /** Opens one socket for the page. `path` is the gateway's prefix, e.g. `/ws/`. */
+    type ConnectPage = (path: string | URL, options?: PageOptions) => Page;
 }
 /** The interface of django-websocket-redis. Works with and without `new`. */
 export interface WS4Redis {
@@ -124,10 +251,14 @@ export declare namespace WS4Redis {
         (options: Options, $?: unknown): WS4Redis;
         /** The modern API. */
         connect: ws4redis.Connect;
+        /** One socket for a whole page. */
+        page: ws4redis.ConnectPage;
         readonly prototype: WS4Redis;
     }
 }
 
 export declare const ws4redis: ws4redis.Connect;
+export declare const connect: ws4redis.ConnectPage;
 export declare const WS4Redis: WS4Redis.Constructor;
-export default ws4redis;
+declare const all: ws4redis.Connect & { connect: ws4redis.ConnectPage };
+export default all;

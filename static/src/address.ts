@@ -10,20 +10,23 @@ export function addressOf(path: string | URL, { subscribe, publish, echo }: ws4r
   if (url.hash) throw new SyntaxError('ws4redis: write # in a facility as %23');
   url.protocol = url.protocol.replace('http', 'ws');
   if (!/^wss?:/.test(url.protocol)) throw new SyntaxError(`ws4redis: ${url} is not a gateway address`);
-  const flags = (verb: string, audiences: ws4redis.Audience | readonly ws4redis.Audience[] = []) =>
-    ([] as ws4redis.Audience[]).concat(audiences).map((name) => {
-      if (!AUDIENCES.includes(name)) throw new TypeError(`ws4redis: no audience ${name} to ${verb}`);
-      return `${verb}-${name}`;
-    });
   url.search = [
     url.search.slice(1),
-    ...flags('subscribe', subscribe),
-    ...flags('publish', publish),
+    ...flagsOf('subscribe', subscribe),
+    ...flagsOf('publish', publish),
     echo && 'echo',
   ]
     .filter(Boolean)
     .join('&');
   return url.href;
+}
+
+/** Returns the flags of a verb. Throws for an audience that does not exist. */
+export function flagsOf(verb: string, audiences: ws4redis.Audience | readonly ws4redis.Audience[] = []): string[] {
+  return ([] as ws4redis.Audience[]).concat(audiences).map((name) => {
+    if (!AUDIENCES.includes(name)) throw new TypeError(`ws4redis: no audience ${name} to ${verb}`);
+    return `${verb}-${name}`;
+  });
 }
 
 /** Does not count hosts of this machine: the browser's knowledge of the network does not concern them. */

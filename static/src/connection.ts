@@ -44,12 +44,17 @@ export interface Rules {
   modern?: boolean;
   /** Each attempt asks for another token. */
   renewable?: boolean;
+  /** Milliseconds between two heartbeats. */
+  every?: number;
   /** The host is another machine, so the browser may know whether the network reaches it. */
   remote?: boolean;
 }
 
 /** Keeps one connection at a time, until `close()` or an ending after which reconnecting cannot help. */
-export function createReconnector({ open, heartbeat, modern, renewable, remote }: Rules, on: Events) {
+export function createReconnector(
+  { open, heartbeat, modern, renewable, every = TICK_MS, remote }: Rules,
+  on: Events,
+) {
   let socket: Transport;
   let openedAt = 0;
   let waiting = false;
@@ -129,7 +134,7 @@ export function createReconnector({ open, heartbeat, modern, renewable, remote }
     clearInterval(tickTimer);
     missed = 0;
     tickedAt = Date.now();
-    if (heartbeat || modern) tickTimer = setInterval(tick, TICK_MS);
+    if (heartbeat || modern) tickTimer = setInterval(tick, every);
   }
 
   function tick() {
@@ -154,6 +159,7 @@ export function createReconnector({ open, heartbeat, modern, renewable, remote }
 
   /** Call it when the tab is shown, or, with `away`, when the network or the machine has been away. */
   function check(away?: boolean) {
+    if (stopped) return;
     if (waiting) {
       if (Date.now() >= notBefore) connect();
     } else if (openedAt && heartbeat) {

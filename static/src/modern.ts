@@ -3,10 +3,10 @@ import { addressOf, isRemote } from './address';
 import { type Ending, SESSION_ENDED } from './codes';
 import { type Attempt, createReconnector } from './connection';
 import { copyOf } from './payload';
+import { messageEvent, messagesOf } from './reading';
 import { REFUSALS, openTransport } from './transport';
 import type { ws4redis } from './types';
-
-const UNREAD_MAX = 10000;
+import { watchBrowser } from './wake';
 
 interface Kept {
   data: ws4redis.Sendable;
@@ -46,8 +46,7 @@ export function connect(path: string | URL, options: ws4redis.Options = {}): ws4
         if (isOpen() && again) emit('gap');
       },
       message(data) {
-        const event = new MessageEvent('message', { data });
-        socket.dispatchEvent(Object.assign(event, { json: () => JSON.parse(data as string) }));
+        socket.dispatchEvent(messageEvent(data));
       },
       close(event, stopped, delay) {
         socket.transport = null;
@@ -107,36 +106,7 @@ export function connect(path: string | URL, options: ws4redis.Options = {}): ws4
     finish({ code: 1000, reason: '', wasClean: true });
   }
 
-  function listen(
-    target: EventTarget | null | undefined,
-    type: string,
-    listener: (event: any) => void,
-    { signal } = ending,
-  ) {
-    target?.addEventListener?.(type, listener, { signal });
-  }
-
-  async function* messages<T>(read: (data: any) => T): AsyncGenerator<T, void, void> {
-    const unread: ws4redis.Data[] = [];
-    let wake: (() => void) | undefined;
-    const arrived = ({ type, data }: any) => {
-      if (type === 'message' && unread.length <= UNREAD_MAX) unread.push(data);
-      wake?.();
-    };
-    const reading = new AbortController();
-    listen(socket, 'message', arrived, reading);
-    listen(socket, 'close', arrived, reading);
-    try {
-      for (;;) {
-        if (unread.length > UNREAD_MAX) throw new RangeError(`more than ${UNREAD_MAX} unread messages`);
-        if (unread.length) yield read(unread.shift());
-        else if (socket.state === 'closed') return;
-        else await new Promise<void>((resolve) => (wake = resolve));
-      }
-    } finally {
-      reading.abort();
-    }
-  }
+  const messages = <T>(read: (data: any) => T) => messagesOf(socket, () => socket.state === 'closed', read);
 
   Object.assign(socket, {
     url,
@@ -153,10 +123,7 @@ export function connect(path: string | URL, options: ws4redis.Options = {}): ws4
     return socket;
   }
   reconnector.connect();
-  const { document } = globalThis;
-  listen(signal, 'abort', close);
-  listen(globalThis as unknown as EventTarget, 'online', reconnector.online);
-  listen(document, 'resume', () => reconnector.check(true));
-  listen(document, 'visibilitychange', () => document.hidden || reconnector.check());
+  signal?.addEventListener('abort', close, { signal: ending.signal });
+  watchBrowser(() => reconnector, ending);
   return socket;
 }

@@ -116,8 +116,8 @@ test('403 and Retry-After apply also after an open WebSocket', async () => {
 });
 
 test('a WebSocket that neither opens nor fails leads to the fallback after ten seconds', async () => {
-  connect({}, []);
   const since = Date.now();
+  connect({}, []);
   await until(() => socket.transport === 'sse', 'the stream');
   assert.ok(Date.now() - since >= 10_000);
   assert.equal(last().closeCalls, 1);

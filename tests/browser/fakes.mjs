@@ -36,7 +36,8 @@ export class FakeWebSocket {
   }
 
   // Called by tests in the role of the network:
-  opens() {
+  opens(protocol = '') {
+    this.protocol = protocol;
     this.readyState = 1;
     this.onopen({});
   }

@@ -28,3 +28,5 @@ var ws4redis = { rooms: [socket.url] };
 console.log(ws4redis.rooms.length);
 socket.addEventListener('message', ({ data }) => console.log(data));
 plain.close();
+const news: ws4redis.Subscription = WS4Redis.page('/ws/').subscribe('news');
+news.addEventListener('gap', () => news.unsubscribe());

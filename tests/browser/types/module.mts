@@ -1,5 +1,5 @@
 // Checked by tsc, never run: valid and invalid uses of the module.
-import fallback, { WS4Redis, ws4redis } from 'ws4redis';
+import fallback, { WS4Redis, connect, ws4redis } from 'ws4redis';
 import type { ws4redis as Types } from 'ws4redis';
 
 const controller = new AbortController();
@@ -62,3 +62,24 @@ ws4redis('/ws/foobar', { subscribes: ['user'] });
 // @ts-expect-error: upstream's interface needs its address
 new WS4Redis({});
 console.log(use, WS4Redis.connect === ws4redis, new WS4Redis({ uri: 'wss://example.test/ws/x' }) instanceof WS4Redis);
+
+const page: Types.Page = connect('/ws/', { token: async () => null, queue: 5 });
+const chat: Types.Subscription = page.subscribe('chat-5', { publish: 'user', presence: true, last: 20 });
+chat.addEventListener('message', ({ data, audience = '', id, last }) => console.log(data, audience.trim(), id ?? last));
+chat.addEventListener('join', ({ user }) => console.log(user.trim(), chat.users.length, chat.anonymous.toFixed()));
+chat.addEventListener('subscribed', ({ granted, recovered }) => console.log(granted.join(), recovered === true));
+chat.addEventListener('refused', ({ code, reason }) => console.log(code.toFixed(), reason.trim()));
+page.addEventListener('user', ({ user }) => console.log(user?.trim(), page.id?.trim()));
+// @ts-expect-error: a page has no messages of its own
+page.send('text');
+
+async function publish(): Promise<void> {
+  await chat.send('text', { to: ['user'] });
+  await chat.sendJSON({ a: 1 });
+  for await (const { n } of chat.json<{ n: number }>()) console.log(n.toFixed());
+  await page.authenticate('token');
+  chat.unsubscribe();
+  // @ts-expect-error: there is no such audience
+  await chat.send('text', { to: 'users' });
+}
+console.log(publish, fallback.connect === connect, WS4Redis.page === connect);
