@@ -178,6 +178,7 @@ export declare namespace ws4redis {
         json<T = unknown>(): AsyncGenerator<T, void, void>;
         /** The messages from now on. Ends with the subscription. */
         [Symbol.asyncIterator](): AsyncGenerator<Data, void, void>;
+        /** Ends it, once it was called as often as `subscribe` for this facility. */
         unsubscribe(): void;
         addEventListener<K extends keyof SubscriptionEvents>(type: K, listener: ((this: Subscription, event: SubscriptionEvents[K]) => unknown) | {
             handleEvent(event: SubscriptionEvents[K]): unknown;

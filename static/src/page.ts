@@ -152,9 +152,10 @@ export function connectPage(path: string | URL, options: ws4redis.PageOptions = 
     },
     leave(facility) {
       const subscribed = subscriptions.get(facility);
+      if (!subscribed || (subscribed.shares -= 1)) return;
       subscriptions.delete(facility);
-      if (subscribed && page.state === 'open' && !isPlain) carrier.send(JSON.stringify({ t: 'unsub', f: facility }));
-      subscribed?.end();
+      if (page.state === 'open' && !isPlain) carrier.send(JSON.stringify({ t: 'unsub', f: facility }));
+      subscribed.end();
     },
   };
 
@@ -162,8 +163,11 @@ export function connectPage(path: string | URL, options: ws4redis.PageOptions = 
     if (page.state === 'closed') throw new DOMException('the page has closed its connection', 'InvalidStateError');
     const existing = subscriptions.get(facility);
     if (existing) {
-      if (`${existing.flags}` === `${subscriptionFlags(wanted)}`) return existing.handle;
-      throw new TypeError(`ws4redis: ${facility} is subscribed with other options`);
+      if (`${existing.flags}` !== `${subscriptionFlags(wanted)}`) {
+        throw new TypeError(`ws4redis: ${facility} is subscribed with other options`);
+      }
+      existing.shares += 1;
+      return existing.handle;
     }
     const subscribed = createSubscription(facility, wanted, carried);
     subscriptions.set(facility, subscribed);

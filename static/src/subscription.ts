@@ -179,7 +179,7 @@ export function createSubscription(facility: string, options: ws4redis.Subscribe
     [Symbol.asyncIterator]: () => messages((data) => data),
     unsubscribe: () => page.leave(facility),
   });
-  return { handle: handle as ws4redis.Subscription, flags, asking, receive, wait, usePlain, dropPlain, end };
+  return { handle: handle as ws4redis.Subscription, flags, shares: 1, asking, receive, wait, usePlain, dropPlain, end };
 }
 
 function base64Of(bytes: ArrayBuffer): string {

@@ -208,6 +208,9 @@ test('the same subscription is shared, another one of its facility throws, and u
   assert.throws(() => page.subscribe('chat', { subscribe: 'user' }), /other options/);
   const seen = record(chat);
   chat.unsubscribe();
+  assert.equal(chat.state, 'waiting');
+  chat.unsubscribe();
+  chat.unsubscribe();
   message('chat', 'late');
   assert.deepEqual([chat.state, seen], ['closed', ['+close']]);
   assert.deepEqual(sent().at(-1), { t: 'unsub', f: 'chat' });
