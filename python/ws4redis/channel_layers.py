@@ -122,7 +122,7 @@ class PubSubLayer:
             TypeError: The event cannot be serialized.
             redis.RedisError: Redis is unreachable or refuses the command.
         """
-        channel = f"{self._prefix}__group__{group}"
+        channel = f"{testing.isolated(self._prefix)}__group__{group}"
         payload = self._serialize(dict(event))
         if testing.intercept([channel], payload, 0):
             return 0
@@ -186,15 +186,16 @@ class CoreLayer:
             raise WrongArgument(
                 f"group {group!r} must have 1 to 99 characters of ASCII letters, digits, hyphen, underscore and period"
             )
-        name = f"{self._prefix}:group:{group}"
+        prefix = testing.isolated(self._prefix)
+        name = f"{prefix}:group:{group}"
         body = {key: value for key, value in event.items() if key != RECEIVERS}
         if testing.intercept([name], self._serialize(body), 0):
             return 0
         now = time.time()
         if self._fits_one_script:
-            mailboxes, delivered = self._send_by_script(name, body, now)
+            mailboxes, delivered = self._send_by_script(prefix, name, body, now)
         else:
-            mailboxes, delivered = self._send_by_steps(group, name, body, now)
+            mailboxes, delivered = self._send_by_steps(prefix, group, body, now)
         if delivered < mailboxes:
             log.info(
                 "%d of %d mailboxes of group %s are full; their processes miss the event. "
@@ -205,23 +206,23 @@ class CoreLayer:
             )
         return delivered
 
-    def _send_by_script(self, name: str, body: dict[str, Any], now: float) -> tuple[int, int]:
+    def _send_by_script(self, prefix: str, name: str, body: dict[str, Any], now: float) -> tuple[int, int]:
         # The receivers come last, and Redis knows them: it appends them, and for JSON the brace.
         end = len(b"null}" if self._serializer == "json" else b"\xc0")
         event = self._random() + self._serialize({**body, RECEIVERS: None})[:-end]
         times = [now, now - self._group_expiry, now - self._expiry, self._expiry]
-        layer = [self._prefix, event, self._serializer, self._capacity]
+        layer = [prefix, event, self._serializer, self._capacity]
         arguments: list[Any] = [*times, *layer, *self._lua_capacities]
         mailboxes, delivered = self._send([name], arguments)
         return int(mailboxes), int(delivered)
 
-    def _send_by_steps(self, group: str, name: str, body: dict[str, Any], now: float) -> tuple[int, int]:
+    def _send_by_steps(self, prefix: str, group: str, body: dict[str, Any], now: float) -> tuple[int, int]:
         mailboxes: dict[str, list[str]] = {}
-        for member in self._members(group, name, now):
+        for member in self._members(group, f"{prefix}:group:{group}", now):
             process, mark, _ = member.partition("!")
             mailboxes.setdefault(process + mark, []).append(member)
         delivered = 0
-        for shard, keys, arguments in self._deliveries(mailboxes, body):
+        for shard, keys, arguments in self._deliveries(prefix, mailboxes, body):
             times: list[Any] = [now, now - self._expiry, self._expiry]
             delivered += int(self._deliver(keys, times + arguments, client=shard))
         return len(mailboxes), delivered
@@ -236,14 +237,14 @@ class CoreLayer:
         return [member if isinstance(member, str) else member.decode() for member in members]
 
     def _deliveries(
-        self, mailboxes: Mapping[str, list[str]], body: dict[str, Any]
+        self, prefix: str, mailboxes: Mapping[str, list[str]], body: dict[str, Any]
     ) -> Iterable[tuple[redis.Redis, list[str], list[int | bytes]]]:
         """Yield each shard that has mailboxes, with their keys, and with their capacities and events."""
         deliveries: dict[int, tuple[list[str], list[int | bytes]]] = {}
         for mailbox, members in mailboxes.items():
             shard = _shard_of(mailbox, len(self._shards))
             keys, arguments = deliveries.setdefault(shard, ([], []))
-            keys.append(self._prefix + mailbox)
+            keys.append(prefix + mailbox)
             event = self._random() + self._serialize({**body, RECEIVERS: members})
             arguments += [self._capacity_of(members[0]), event]
         for shard, (keys, arguments) in deliveries.items():

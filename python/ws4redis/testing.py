@@ -97,7 +97,9 @@ def intercept(channels: Iterable[str], message: bytes, expire: int) -> bool:
 
 
 def isolated(channel: str) -> str:
-    """Return a channel without a prefix, such as `socketio`; inside `redis_for_tests` with the prefix of the test.
+    """Return a name without the prefix of the site; inside `redis_for_tests` with the prefix of the test.
+
+    Such names are the channel `socketio` and the prefix of a channel layer.
 
     Channels belong to no database: without it, the tests of a site would reach its visitors.
     """

@@ -415,6 +415,23 @@ def test_a_test_run_captures_events_and_sends_none(store, monkeypatch):
         recorder.close()
 
 
+@pytest.mark.parametrize("more", [{}, {"symmetric_encryption_keys": [KEY]}])
+def test_a_test_with_redis_does_not_reach_the_visitors_of_the_site(store, more):
+    pubsub = store.pubsub()
+    pubsub.psubscribe("*asgi__group__chat_5")
+    pubsub.get_message(timeout=5)
+    store.zadd("asgi:group:chat_5", {"aa!1": time.time()})
+    store.zadd("mytests:asgi:group:chat_5", {"bb!1": time.time()})
+    with testing.redis_for_tests("mytests"):
+        for kind in ("PUBSUB", "CORE"):
+            with layers(store, kind, **(more if kind == "CORE" else {})):
+                assert channels.group_send("chat_5", {"type": "a"}) == 1
+    assert pubsub.get_message(timeout=5)["channel"] == b"mytests:asgi__group__chat_5"
+    assert store.exists("mytests:asgibb!")
+    assert not store.exists("asgiaa!")
+    pubsub.close()
+
+
 @pytest.mark.parametrize("kind", ["CORE", "PUBSUB"])
 def test_an_event_is_many_times_cheaper_than_through_the_layer(store, kind):
     """docs/channels.md has the measured factor; this limit is lower, since tests run at once, and on old releases."""
