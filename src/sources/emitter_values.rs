@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::timestamp::iso_text;
 use crate::codec::Value;
+use crate::wire::iso_text;
 use crate::wire::socket_io::{EventData, EventValue, MessageLimits, encode_values};
 
 /// The extension types of timestamps, of `undefined`, and of dates before `notepack.io` 3.

@@ -11,7 +11,6 @@ mod notifications;
 mod pickled_emit;
 mod redis_manager;
 mod relay;
-mod timestamp;
 
 use self::emitter::EmitterReader;
 pub use self::emitter::escape_pattern;

@@ -11,6 +11,7 @@ pub mod engine_io;
 mod event_kind;
 pub mod form;
 mod handshake;
+mod handshake_record;
 mod history;
 mod keyspace;
 pub mod live;
@@ -19,6 +20,7 @@ mod mount;
 mod node_id;
 pub mod socket_io;
 pub mod sse;
+mod timestamp;
 mod topic;
 pub mod websocket;
 
@@ -31,9 +33,11 @@ pub use directive::{
 pub use event_kind::{EventKind, EventKinds};
 pub use form::Form;
 pub use handshake::{Facility, Flags, Handshake, HandshakeError, parameters, query_pairs};
+pub use handshake_record::{HandshakeParts, HandshakeRecord};
 pub use history::{HistoryNames, StreamKey, hash_tag};
 pub use keyspace::{KeyEvent, channel_of, key_of};
 pub use message::Message;
 pub use mount::{Mount, MountSet};
 pub use node_id::NodeId;
+pub use timestamp::iso_text;
 pub use topic::{Scope, Topic};
