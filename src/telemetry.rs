@@ -1,8 +1,8 @@
 //! Logs: tracing to standard error, text or JSON.
 //!
 //! Field names, used everywhere: `facility`, `channel` (session keys masked), `bytes`, `close_code`, `reason`,
-//! `error`, `elapsed_ms`, `redis` (URL without its password), `status`, `count`. Never logged: cookies, session keys,
-//! payloads. What a client chose is logged with `Debug`, which escapes control characters.
+//! `error`, `elapsed_ms`, `redis` (URL without its password), `status`, `count`, `listener` (its setting). Never logged:
+//! cookies, session keys, payloads. What a client chose is logged with `Debug`, which escapes control characters.
 
 use std::cell::Cell;
 use std::io::{self, IsTerminal};

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::routes::answer;
+use super::routes::{RouteSet, answer};
 use super::shards::Shards;
 use crate::settings::AdminSettings;
 use crate::stream::{Accepted, DiscardLimits, Permit, Stream};
@@ -27,6 +27,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// State shared by the connections.
 pub(super) struct AdminState {
     pub(super) settings: AdminSettings,
+    pub(super) routes: RouteSet,
     pub(super) shards: Shards,
     /// Takes what is read and not used.
     pub(super) discarded: RefCell<Box<[u8]>>,
@@ -39,7 +40,8 @@ pub(super) async fn serve(state: Rc<AdminState>, accepted: Accepted, permit: Per
         Ok(stream) => stream,
         Err(error) => return debug!(%error, "cannot watch a connection of the admin listener; it is closed"),
     };
-    let respond = async |request| Ok::<_, Infallible>(answer(&request, &state.settings, &state.shards).await);
+    let AdminState { settings, routes, shards, .. } = &*state;
+    let respond = async |request| Ok::<_, Infallible>(answer(&request, settings, *routes, shards).await);
     let service = service_fn(|request| Box::pin(respond(request)));
     let mut builder = http1::Builder::new();
     // A connection that stays open would keep its permit between two requests.

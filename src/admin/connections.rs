@@ -15,12 +15,23 @@ const MAX_LIMIT: usize = 1_000;
 
 /// Where a page starts: a shard, and a position in it. Its text is opaque to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cursor {
-    shard: usize,
-    position: usize,
+pub(super) struct Cursor {
+    pub(super) shard: usize,
+    pub(super) position: usize,
 }
 
 impl Cursor {
+    /// The beginning of a list.
+    pub(super) const START: Self = Self { shard: 0, position: 0 };
+
+    /// Returns where the next page starts, after a page of its shard that says where it continues.
+    pub(super) fn after(self, next: Option<usize>) -> Self {
+        match next {
+            Some(position) => Self { position, ..self },
+            None => Self { shard: self.shard + 1, position: 0 },
+        }
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (shard, position) = text.split_once('.')?;
         Some(Self { shard: shard.parse().ok()?, position: position.parse().ok()? })
@@ -41,10 +52,7 @@ pub(super) async fn list(query: Option<&str>, shards: &Shards) -> Result<Value, 
         let snapshot = shards.ask(cursor.shard, |answer| Ask::Snapshot { from, limit, answer }).await;
         let snapshot = snapshot.ok_or(Refusal::Unresponsive(cursor.shard))?;
         found.extend(snapshot.connections);
-        cursor = match snapshot.next {
-            Some(position) => Cursor { position, ..cursor },
-            None => Cursor { shard: cursor.shard + 1, position: 0 },
-        };
+        cursor = cursor.after(snapshot.next);
     }
     let next = (cursor.shard < shards.count()).then(|| format!("{}.{}", cursor.shard, cursor.position));
     let connections: Vec<_> = found.iter().map(object).collect();
@@ -61,7 +69,7 @@ fn page(query: Option<&str>) -> Result<(usize, Cursor), Refusal> {
             .ok_or(Refusal::Parameter("limit has to be a number from 1 to 1000"))?,
     };
     let after = match parameters(query, "after").next() {
-        None => Cursor { shard: 0, position: 0 },
+        None => Cursor::START,
         Some(text) => Cursor::parse(&text)
             .ok_or(Refusal::Parameter("after has to be the value of next on the page before"))?,
     };
@@ -103,8 +111,7 @@ mod tests {
 
     #[test]
     fn a_page_is_bounded_and_its_parameters_are_checked() {
-        let first = Cursor { shard: 0, position: 0 };
-        assert_eq!(page(None), Ok((100, first)));
+        assert_eq!(page(None), Ok((100, Cursor::START)));
         assert_eq!(page(Some("limit=1000&after=3.17")), Ok((1000, Cursor { shard: 3, position: 17 })));
         for query in
             ["limit=0", "limit=1001", "limit=", "limit=ten", "limit=-1", "limit=99999999999999999999"]

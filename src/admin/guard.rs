@@ -6,6 +6,7 @@ use hyper::{Method, Request};
 use subtle::ConstantTimeEq;
 
 use super::refusal::Refusal;
+use super::routes::RouteSet;
 use crate::settings::{AdminSettings, Listen};
 
 /// Set by browsers, not by pages (Fetch Metadata): the relation between this listener and the origin of the request.
@@ -22,15 +23,22 @@ const MAX_BODY_BYTES: u64 = 64 * 1024;
 /// # Errors
 ///
 /// When a web page may have sent it, or the token is missing where it is required, or wrong.
-pub(super) fn check<B>(request: &Request<B>, settings: &AdminSettings) -> Result<(), Refusal> {
+pub(super) fn check<B>(
+    request: &Request<B>,
+    settings: &AdminSettings,
+    routes: RouteSet,
+) -> Result<(), Refusal> {
     let headers = request.headers();
-    check_host(request, settings)?;
+    check_host(request, settings, routes)?;
     let mut sites = headers.get_all(&SEC_FETCH_SITE).iter();
     // The listener has no page of its own, so not even "same-origin" can be right.
     if headers.contains_key(ORIGIN) || sites.any(|site| site != "none") {
         return Err(Refusal::WebPage);
     }
-    check_token(request.method(), headers, settings)?;
+    // The other routes need none, and change nothing.
+    if routes == RouteSet::Operator {
+        check_token(request.method(), headers, settings)?;
+    }
     let lengths = headers.get_all(CONTENT_LENGTH).iter().filter_map(|length| length.to_str().ok());
     if lengths.filter_map(|length| length.parse::<u64>().ok()).any(|length| length > MAX_BODY_BYTES) {
         return Err(Refusal::TooLarge(MAX_BODY_BYTES));
@@ -39,12 +47,16 @@ pub(super) fn check<B>(request: &Request<B>, settings: &AdminSettings) -> Result
 }
 
 /// Checks the Host header, and the host of an absolute target, which replaces it (RFC 9112, section 3.2.2).
-fn check_host<B>(request: &Request<B>, settings: &AdminSettings) -> Result<(), Refusal> {
+fn check_host<B>(request: &Request<B>, settings: &AdminSettings, routes: RouteSet) -> Result<(), Refusal> {
+    let refusal = match routes {
+        RouteSet::Operator => Refusal::Host,
+        RouteSet::Yunity => Refusal::NotLoopback,
+    };
     let mut hosts = request.headers().get_all(HOST).iter().map(HeaderValue::to_str);
     let host = match (hosts.next(), hosts.next()) {
         (None, _) => "",
         (Some(Ok(host)), None) => host,
-        _ => return Err(Refusal::Host),
+        _ => return Err(refusal),
     };
     // A client of a unix socket has no host to name, and no browser opens one.
     let is_admitted = match settings.listen {
@@ -52,7 +64,7 @@ fn check_host<B>(request: &Request<B>, settings: &AdminSettings) -> Result<(), R
         Listen::Tcp(_) => settings.hosts.admit(host),
     };
     let target = request.uri().authority().is_none_or(|authority| settings.hosts.admit(authority.as_str()));
-    if is_admitted && target { Ok(()) } else { Err(Refusal::Host) }
+    if is_admitted && target { Ok(()) } else { Err(refusal) }
 }
 
 /// Checks the token. Reading needs none on this machine, but a token that is sent has to be right, so that a wrong one is

@@ -1,8 +1,9 @@
-//! The listener for the operator: health checks and the list of connections, on an address of its own.
+//! The listener for the operator: health checks and the list of connections, on an address of its own. A second one has the
+//! list of yunity-sockets, for programs that read it from the server that the gateway replaces.
 //!
-//! It runs on a thread of its own, because shard 0 also runs the accept loop and the broker: a flood here, or a long
-//! listing, must not delay them, and a health check must come back when a shard hangs. It talks to the shards by messages
-//! only ([`Ask`]). Without `admin.listen` there is neither the thread nor a queue.
+//! Each runs on a thread of its own, because shard 0 also runs the accept loop and the broker: a flood here, or a long
+//! listing, must not delay them, and a health check must come back when a shard hangs. They talk to the shards by messages
+//! only ([`Ask`]). Without their settings there is neither a thread nor a queue.
 //!
 //! Not here: what a connection shows of itself (`dialects`), and the public health check (`http`).
 //!
@@ -18,7 +19,9 @@ mod reply;
 mod routes;
 mod shards;
 mod thread;
+mod yunity;
 
 pub use receivers::ask_receivers;
+pub use routes::RouteSet;
 pub use shards::{Shards, ask_queues};
 pub use thread::start;

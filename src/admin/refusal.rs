@@ -1,12 +1,10 @@
 //! Why the admin listener refuses a request: its only table of HTTP statuses.
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
-use super::reply;
+use super::reply::{self, ReplyBody};
 
 /// Why a request is refused. Each text says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +14,9 @@ pub(super) enum Refusal {
         "the Host header names neither this machine (localhost, 127.0.0.0/8, [::1]) nor an entry of admin.hosts; use such an address, or add the host to admin.hosts"
     )]
     Host,
+    /// The host is not one that is answered, and no other can be listed.
+    #[error("the Host header does not name this machine; use localhost, 127.0.0.1 or [::1]")]
+    NotLoopback,
     /// A web page has sent it.
     #[error(
         "requests by web pages are refused; use a client that sends neither Origin nor Sec-Fetch-Site, such as curl"
@@ -29,9 +30,12 @@ pub(super) enum Refusal {
     Token,
     /// Unknown path.
     #[error(
-        "nothing is served at this path; there are /health/live, /health/ready, /connections and /receivers"
+        "nothing is served at this path; there are /health/live, /health/ready, /connections, /receivers and /yunity"
     )]
     NotFound,
+    /// Something else than the only request that is answered.
+    #[error("nothing is served here but GET /; admin.listen has the other lists and the health checks")]
+    NotTheList,
     /// A method that the path does not have.
     #[error("only GET and HEAD are allowed here")]
     Method,
@@ -60,9 +64,9 @@ pub(super) enum Refusal {
 impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Host | Self::WebPage | Self::ReadOnly => StatusCode::FORBIDDEN,
+            Self::Host | Self::NotLoopback | Self::WebPage | Self::ReadOnly => StatusCode::FORBIDDEN,
             Self::Token => StatusCode::UNAUTHORIZED,
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::NotTheList => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Parameter(_) => StatusCode::BAD_REQUEST,
@@ -73,7 +77,7 @@ impl Refusal {
     }
 
     /// Returns the answer: status, headers, and the text as JSON.
-    pub(super) fn response(&self) -> Response<Full<Bytes>> {
+    pub(super) fn response(&self) -> Response<ReplyBody> {
         let mut response = reply::json(&json!({ "error": self.to_string() }));
         *response.status_mut() = self.status();
         match self {

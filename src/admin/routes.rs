@@ -1,40 +1,81 @@
-//! The routes of the admin listener.
+//! The routes of the listeners.
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{Method, Request, Response};
 
 use super::refusal::Refusal;
+use super::reply::ReplyBody;
 use super::shards::Shards;
-use super::{connections, guard, health, receivers, reply};
+use super::{connections, guard, health, receivers, reply, yunity};
 use crate::settings::AdminSettings;
+
+/// What a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteSet {
+    /// Everything for the operator.
+    Operator,
+    /// The list of yunity-sockets alone, at the address that its server had for it.
+    Yunity,
+}
+
+impl RouteSet {
+    /// Returns the setting that has the address of the listener.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Self::Operator => "admin.listen",
+            Self::Yunity => "socketio.yunity.admin_listen",
+        }
+    }
+
+    /// Returns the name of the listener in the log.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Operator => "admin listener",
+            Self::Yunity => "list of yunity-sockets",
+        }
+    }
+}
 
 /// Answers a request. Its body is not read: no route takes one.
 pub(super) async fn answer<B>(
     request: &Request<B>,
     settings: &AdminSettings,
+    routes: RouteSet,
     shards: &Shards,
-) -> Response<Full<Bytes>> {
-    let answered = match guard::check(request, settings) {
-        Ok(()) => route(request, shards).await,
+) -> Response<ReplyBody> {
+    let answered = match guard::check(request, settings, routes) {
+        Ok(()) if routes == RouteSet::Operator => route(request, shards).await,
+        Ok(()) => the_list(request, shards).await,
         Err(refusal) => Err(refusal),
     };
     answered.unwrap_or_else(|refusal| refusal.response())
 }
 
-async fn route<B>(request: &Request<B>, shards: &Shards) -> Result<Response<Full<Bytes>>, Refusal> {
+async fn route<B>(request: &Request<B>, shards: &Shards) -> Result<Response<ReplyBody>, Refusal> {
     let path = request.uri().path();
-    if !["/health/live", "/health/ready", "/connections", "/receivers"].contains(&path) {
+    if !["/health/live", "/health/ready", "/connections", "/receivers", "/yunity"].contains(&path) {
         return Err(Refusal::NotFound);
     }
-    if request.method() != Method::GET && request.method() != Method::HEAD {
+    if !is_read(request) {
         return Err(Refusal::Method);
     }
     let value = match path {
         "/health/live" => health::live(shards).await?,
         "/health/ready" => health::ready(shards).await?,
         "/receivers" => receivers::count(request.uri().query(), shards).await?,
+        "/yunity" => return Ok(reply::response(yunity::list(shards).await?)),
         _ => connections::list(request.uri().query(), shards).await?,
     };
     Ok(reply::json(&value))
+}
+
+/// Answers as the server of yunity-sockets: everything but its list is 404.
+async fn the_list<B>(request: &Request<B>, shards: &Shards) -> Result<Response<ReplyBody>, Refusal> {
+    if request.uri().path() != "/" || !is_read(request) {
+        return Err(Refusal::NotTheList);
+    }
+    Ok(reply::response(yunity::list(shards).await?))
+}
+
+fn is_read<B>(request: &Request<B>) -> bool {
+    request.method() == Method::GET || request.method() == Method::HEAD
 }

@@ -1,5 +1,6 @@
 //! The shards as the admin listener sees them: queues for questions, and a deadline for each answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard, mpsc, oneshot};
@@ -14,18 +15,18 @@ const QUEUE_CAPACITY: usize = 16;
 /// Time for an answer of a shard, its queue included.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The queues to all shards.
-#[derive(Debug)]
+/// The queues to all shards, shared by the listeners.
+#[derive(Debug, Clone)]
 pub struct Shards {
     asks: Vec<mpsc::Sender<Ask>>,
     stop: CancellationToken,
-    listing: Mutex<()>,
+    listing: Arc<Mutex<()>>,
 }
 
 /// Creates a queue for each shard. `stop` is cancelled when the server stops.
 pub fn ask_queues(shards: usize, stop: CancellationToken) -> (Shards, Vec<mpsc::Receiver<Ask>>) {
     let (asks, queues) = (0..shards).map(|_| mpsc::channel(QUEUE_CAPACITY)).unzip();
-    (Shards { asks, stop, listing: Mutex::new(()) }, queues)
+    (Shards { asks, stop, listing: Arc::default() }, queues)
 }
 
 impl Shards {

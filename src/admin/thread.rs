@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::connection::{AdminState, serve};
+use super::routes::RouteSet;
 use super::shards::Shards;
 use crate::server::listeners::{Listeners, SocketFile};
 use crate::settings::AdminSettings;
@@ -38,50 +39,54 @@ type Bound = anyhow::Result<Option<SocketFile>>;
 ///
 /// When the thread cannot be started, or the address cannot be bound: the operator has set it, so a gateway without it is
 /// not what was asked for.
-pub async fn start(settings: AdminSettings, shards: Shards) -> Bound {
+pub async fn start(settings: AdminSettings, routes: RouteSet, shards: Shards) -> Bound {
     let (bound, is_bound) = oneshot::channel();
-    let work = move || run(settings, shards, bound);
+    let work = move || run(settings, routes, shards, bound);
     std::thread::Builder::new().name("admin".to_owned()).spawn(work)?;
     is_bound.await.context("the thread of the admin listener has ended")?
 }
 
-fn run(settings: AdminSettings, shards: Shards, bound: oneshot::Sender<Bound>) {
+fn run(settings: AdminSettings, routes: RouteSet, shards: Shards, bound: oneshot::Sender<Bound>) {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let runtime = match runtime.context("cannot start a runtime for the admin listener") {
         Ok(runtime) => runtime,
         Err(error) => return drop(bound.send(Err(error))),
     };
     runtime.block_on(async {
-        let (listeners, file) = match listen(&settings).await {
+        let (listeners, file) = match listen(&settings, routes).await {
             Ok((listeners, file)) => (listeners, file),
             Err(error) => return drop(bound.send(Err(error))),
         };
         let _ = bound.send(Ok(file));
-        accept(listeners, settings, shards).await;
+        let discarded = RefCell::new(vec![0; DISCARD_BYTES].into_boxed_slice());
+        accept(listeners, Rc::new(AdminState { settings, routes, shards, discarded })).await;
     });
 }
 
-async fn listen(settings: &AdminSettings) -> anyhow::Result<(Listeners, Option<SocketFile>)> {
-    let mut listeners = Listeners::bind(&settings.listen, "admin.listen").await?;
+async fn listen(
+    settings: &AdminSettings,
+    routes: RouteSet,
+) -> anyhow::Result<(Listeners, Option<SocketFile>)> {
+    let mut listeners = Listeners::bind(&settings.listen, routes.key()).await?;
     // "localhost" may have any address in /etc/hosts.
     let is_local = listeners.address().is_none_or(|address| address.ip().is_loopback());
     ensure!(
         is_local || !settings.is_local,
-        "admin.listen: {} is not a loopback address; use 127.0.0.1 in place of the name",
+        "{}: {} is not a loopback address; use 127.0.0.1 in place of the name",
+        routes.key(),
         listeners.name()
     );
     listeners.tune(SEND_BUFFER_BYTES)?;
     let scheme = if listeners.address().is_some() { "http://" } else { "" };
-    info!("admin listener: {scheme}{}", listeners.name());
+    info!("{}: {scheme}{}", routes.name(), listeners.name());
     let file = listeners.take_file();
     Ok((listeners, file))
 }
 
 /// Accepts connections up to the limit; further ones are closed unread. Waits for connections only. Never returns.
-async fn accept(mut listeners: Listeners, settings: AdminSettings, shards: Shards) {
-    let (most, live) = (settings.max_connections, Arc::<AtomicUsize>::default());
-    let discarded = RefCell::new(vec![0; DISCARD_BYTES].into_boxed_slice());
-    let state = Rc::new(AdminState { settings, shards, discarded });
+async fn accept(mut listeners: Listeners, state: Rc<AdminState>) {
+    let (most, live) = (state.settings.max_connections, Arc::<AtomicUsize>::default());
+    let listener = state.routes.key();
     let (full, failing) = (LogThrottle::default(), LogThrottle::default());
     loop {
         match listeners.accept().await {
@@ -90,6 +95,7 @@ async fn accept(mut listeners: Listeners, settings: AdminSettings, shards: Shard
                 None => {
                     if let Some(suppressed) = full.allow() {
                         warn!(
+                            listener,
                             most,
                             suppressed,
                             "too many connections to the admin listener; one is closed. Raise admin.max_connections if they are yours"
@@ -100,7 +106,7 @@ async fn accept(mut listeners: Listeners, settings: AdminSettings, shards: Shard
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 if let Some(suppressed) = failing.allow() {
-                    warn!(%error, suppressed, "cannot accept connections to the admin listener; trying again");
+                    warn!(listener, %error, suppressed, "cannot accept connections to the admin listener; trying again");
                 }
                 sleep(ACCEPT_PAUSE).await;
             }

@@ -155,6 +155,9 @@ fn report(
     if let Some(admin) = &settings.admin {
         print(format!("admin listener: {}", listening(&admin.listen)))?;
     }
+    if let Some(yunity) = &settings.socket_io.yunity.admin {
+        print(format!("list of yunity-sockets: {}", listening(&yunity.listen)))?;
+    }
     let broadcast = settings.namespace.channel(Audience::Broadcast, &Facility::new("<facility>"));
     print(format!(
         "WebSockets: {}<facility>, broadcast channel {}",

@@ -5,6 +5,7 @@
 mod acks;
 mod call;
 mod gathering;
+mod handshake_records;
 mod ids;
 mod named_sessions;
 mod payload_cache;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::handshake_records::HandshakeRecords;
 use super::{EngineSession, NamespaceSocket, PayloadCache, Sid, SidCipher};
-use crate::wire::Mount;
 use crate::wire::engine_io::EngineVersion;
+use crate::wire::{HandshakeRecord, Mount};
 
 /// The shard's ticks per second: a session has no timer of its own, the tick enforces its deadlines.
 pub const TICKS_PER_SECOND: u32 = 4;
@@ -22,6 +23,7 @@ pub struct EngineTable {
     shard: usize,
     cipher: Arc<SidCipher>,
     sessions: RefCell<Slab<Rc<EngineSession>>>,
+    handshakes: HandshakeRecords,
     /// The number of the latest upgrade that a request on this shard has begun.
     upgrades: Cell<u64>,
     /// The time of the last tick in milliseconds.
@@ -38,6 +40,7 @@ impl EngineTable {
             shard,
             cipher,
             sessions: RefCell::default(),
+            handshakes: HandshakeRecords::default(),
             upgrades: Cell::default(),
             ticked: Cell::new(1),
             ticked_at: Cell::new(Instant::now()),
@@ -62,11 +65,18 @@ impl EngineTable {
         self.ticked_at.set(Instant::now());
     }
 
-    /// Adds the session that `create` returns for its slot.
-    pub fn insert(&self, create: impl FnOnce(u32) -> EngineSession) -> Rc<EngineSession> {
+    /// Adds the session that `create` returns for its slot. The record of its handshake is kept as long as the session.
+    pub fn insert(
+        &self,
+        record: Option<HandshakeRecord>,
+        create: impl FnOnce(u32) -> EngineSession,
+    ) -> Rc<EngineSession> {
         let mut sessions = self.sessions.borrow_mut();
         let entry = sessions.vacant_entry();
         let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
+        if let Some(record) = record {
+            self.handshakes.add(slot, record);
+        }
         entry.insert(Rc::new(create(slot))).clone()
     }
 
@@ -77,6 +87,7 @@ impl EngineTable {
         let is_same = sessions.get(slot).is_some_and(|found| std::ptr::eq(&raw const **found, session));
         if is_same {
             sessions.remove(slot);
+            self.handshakes.remove(session.slot);
             if sessions.is_empty() {
                 *sessions = Slab::new();
             }
@@ -90,6 +101,7 @@ impl EngineTable {
     /// Removes all sessions: the process ends.
     pub fn clear(&self) {
         let sessions = self.sessions.take();
+        self.handshakes.clear();
         for (_, session) in &sessions {
             session.announce_end();
             session.sockets.borrow_mut().clear();
@@ -107,6 +119,11 @@ impl EngineTable {
     pub fn sessions_from(&self, first: usize, count: usize) -> Vec<Rc<EngineSession>> {
         let sessions = self.sessions.borrow();
         (first..sessions.capacity()).filter_map(|slot| sessions.get(slot).cloned()).take(count).collect()
+    }
+
+    /// Returns the record of a session's handshake, if it is kept.
+    pub fn handshake(&self, session: &EngineSession) -> Option<HandshakeRecord> {
+        self.handshakes.get(session.slot)
     }
 
     /// Returns the number of a new upgrade. No other shard returns it.

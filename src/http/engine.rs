@@ -1,7 +1,7 @@
 //! Requests of Engine.IO clients: their checks, and errors in JSON that these clients expect.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -27,7 +27,7 @@ use crate::access::{Credentials, Peer};
 use crate::unfinished::UnfinishedMemory;
 use crate::wire::engine_io::EngineVersion;
 use crate::wire::socket_io::push_json_string;
-use crate::wire::{Facility, Flags, Handshake, Mount, parameters};
+use crate::wire::{Facility, Flags, Handshake, HandshakeParts, HandshakeRecord, Mount, MountSet, parameters};
 
 /// The paths of Engine.IO clients, and what they may use there.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub struct EngineMounts {
     pub websocket: bool,
     /// Largest payload, in bytes.
     pub max_payload_bytes: usize,
+    /// The mounts whose handshakes are recorded, because their clients are listed.
+    pub recorded: MountSet,
 }
 
 /// A checked handshake of Engine.IO.
@@ -52,6 +54,8 @@ pub struct EngineHandshake {
     pub version: EngineVersion,
     /// The visitor's credentials. There is neither a facility nor a flag.
     pub request: HandshakeRequest,
+    /// Its record, if the mount lists its clients.
+    pub record: Option<HandshakeRecord>,
 }
 
 /// A checked request of an Engine.IO client.
@@ -130,7 +134,8 @@ impl EngineMounts {
                 None => {
                     check_no_body(&request)?;
                     credentials.token = token(&request, TokenSource::Plain, config)?;
-                    EngineRoute::Polling(handshake(mount, version, credentials), wants_base64)
+                    let record = self.record(mount, &request, &credentials, config);
+                    EngineRoute::Polling(handshake(mount, version, credentials, record), wants_base64)
                 }
                 Some(sid) => {
                     let cookie = credentials.session_cookie;
@@ -157,7 +162,8 @@ impl EngineMounts {
             match sid {
                 None => {
                     credentials.token = token(&request, TokenSource::Handshake, config)?;
-                    EngineRoute::WebSocket(handshake(mount, version, credentials), acceptance)
+                    let record = self.record(mount, &request, &credentials, config);
+                    EngineRoute::WebSocket(handshake(mount, version, credentials, record), acceptance)
                 }
                 Some(sid) => {
                     let (cookie, action) = (credentials.session_cookie, SessionAction::Upgrade(0));
@@ -166,6 +172,34 @@ impl EngineMounts {
             }
         };
         Ok(Checked::Dialect(Route::Engine(Box::new(route))))
+    }
+
+    /// Returns the record of a handshake, if its mount has them. What the callback gets may identify the visitor, so it is
+    /// masked.
+    fn record<B>(
+        &self,
+        mount: Mount,
+        request: &Request<B>,
+        credentials: &Credentials,
+        config: &HttpConfig,
+    ) -> Option<HandshakeRecord> {
+        if !self.recorded.contains(mount) {
+            return None;
+        }
+        let (headers, uri) = (request.headers(), request.uri());
+        let value = |name| {
+            let values = lines(headers, name).into_iter().map(String::from_utf8_lossy);
+            values.collect::<Vec<_>>().join(", ").into()
+        };
+        let parts = HandshakeParts {
+            headers: headers.keys().map(|name| (name.as_str(), value(name))).collect(),
+            path: uri.path(),
+            query: uri.query(),
+            address: credentials.address,
+            time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        };
+        let is_passed_on = |name: &str| config.passed_on.iter().flatten().any(|own| own == name);
+        Some(HandshakeRecord::new(&parts, is_passed_on))
     }
 }
 
@@ -192,9 +226,14 @@ impl PostReader {
     }
 }
 
-fn handshake(mount: Mount, version: EngineVersion, credentials: Credentials) -> EngineHandshake {
+fn handshake(
+    mount: Mount,
+    version: EngineVersion,
+    credentials: Credentials,
+    record: Option<HandshakeRecord>,
+) -> EngineHandshake {
     let handshake = Handshake { facility: Facility::new(""), flags: Flags::default() };
-    EngineHandshake { mount, version, request: HandshakeRequest { handshake, credentials } }
+    EngineHandshake { mount, version, request: HandshakeRequest { handshake, credentials }, record }
 }
 
 /// Returns the credentials of a request for polling. An image or a script of another site sends cookies and no `Origin`.

@@ -11,7 +11,7 @@ const PROCESS_FILES: usize = 32;
 /// Descriptors of a shard: its runtime, and its connections to Redis, one more while a connection is replaced.
 const SHARD_FILES: usize = 12;
 
-/// Descriptors of the admin listener: its runtime, its socket, and one that is accepted and closed.
+/// Descriptors of a listener for the operator: its runtime, its socket, and one that is accepted and closed.
 const ADMIN_FILES: usize = 8;
 
 /// Most sockets above the limit of connections that are answered with 503; further ones are closed unread.
@@ -36,7 +36,8 @@ impl ConnectionLimit {
             rlimit::increase_nofile_limit(u64::MAX).ok().and_then(|files| usize::try_from(files).ok());
         let embedded = if with_embedded { settings.embedded.max_clients } else { 0 };
         let callback = settings.callback.as_ref().map_or(0, |callback| callback.max_calls);
-        let admin = settings.admin.as_ref().map_or(0, |admin| ADMIN_FILES + admin.max_connections);
+        let admin = settings.admin.iter().chain(&settings.socket_io.yunity.admin);
+        let admin: usize = admin.map(|admin| ADMIN_FILES + admin.max_connections).sum();
         let reserve = PROCESS_FILES + SHARD_FILES * settings.server.shards + callback + admin;
         // The embedded store is for development and takes at most a quarter.
         let reserve = reserve + embedded.min(files.unwrap_or(usize::MAX) / 4);

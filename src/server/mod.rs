@@ -33,7 +33,7 @@ pub use self::embedded_store::{Standby, probe_default_redis};
 use self::embedded_store::{require_real_redis, start_embedded};
 use self::listeners::{Listeners, SocketFile};
 use self::signals::Signals;
-use crate::admin;
+use crate::admin::{self, RouteSet};
 use crate::broker::{Broker, BrokerEvent, Call, DirectiveRouter, SubscriptionEvent};
 use crate::engine::{EngineCall, SidCipher};
 use crate::events::{Events, StartGate};
@@ -238,14 +238,26 @@ async fn tell_stop(events: &Events, limit: Duration) {
     events.warn_of_unwritten();
 }
 
-/// Starts the admin listener, if one is configured. Returns the file of its socket, and the shards' queues of its questions.
+/// Starts the listeners for the operator that are configured. Returns the file of a socket, and the shards' queues of their
+/// questions.
 async fn start_admin(
     settings: &Settings,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Option<SocketFile>, Vec<mpsc::Receiver<Ask>>)> {
-    let Some(admin) = &settings.admin else { return Ok((None, Vec::new())) };
+    let (operator, yunity) = (&settings.admin, &settings.socket_io.yunity.admin);
+    if operator.is_none() && yunity.is_none() {
+        return Ok((None, Vec::new()));
+    }
     let (shards, queues) = admin::ask_queues(settings.server.shards, stop.clone());
-    Ok((admin::start(admin.clone(), shards).await?, queues))
+    if let Some(yunity) = yunity {
+        // It has no file: it listens on TCP only.
+        admin::start(yunity.clone(), RouteSet::Yunity, shards.clone()).await?;
+    }
+    let file = match operator {
+        Some(operator) => admin::start(operator.clone(), RouteSet::Operator, shards).await?,
+        None => None,
+    };
+    Ok((file, queues))
 }
 
 /// Starts to write who is online. Returns the end: it writes that this process has no clients any more.

@@ -28,7 +28,14 @@ pub(super) struct RawAdmin {
     request_seconds: u32,
 }
 
-/// The listener for the operator.
+/// Limits that apply to each listener for the operator.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AdminLimits {
+    max_connections: usize,
+    request: Duration,
+}
+
+/// A listener for the operator.
 #[derive(Clone)]
 pub struct AdminSettings {
     /// The address to listen on.
@@ -45,8 +52,43 @@ pub struct AdminSettings {
     pub request: Duration,
 }
 
+impl AdminSettings {
+    /// Returns the settings of a listener that only this machine can reach; `None` for an empty address.
+    pub(super) fn loopback(
+        address: String,
+        key: &'static str,
+        limits: AdminLimits,
+    ) -> Result<Option<Self>, SettingsError> {
+        if address.is_empty() {
+            return Ok(None);
+        }
+        let listen = Listen::parse(address, UNIX_MODE).filter(|listen| matches!(listen, Listen::Tcp(_)));
+        let listen = listen.ok_or_else(|| invalid(key, "expected host:port, for example 127.0.0.1:5001"))?;
+        require(
+            is_local(&listen),
+            key,
+            "other machines can reach this address, and there is no token for it; listen on 127.0.0.1, or use /yunity of admin.listen",
+        )?;
+        let AdminLimits { max_connections, request } = limits;
+        let hosts = AllowedHosts::default();
+        Ok(Some(Self { listen, is_local: true, token: None, hosts, max_connections, request }))
+    }
+}
+
+fn is_local(listen: &Listen) -> bool {
+    match listen {
+        Listen::Tcp(address) => address.rsplit_once(':').is_some_and(|(host, _)| is_loopback(host)),
+        Listen::Unix(..) => true,
+    }
+}
+
 impl RawAdmin {
+    pub(super) fn limits(&self) -> AdminLimits {
+        AdminLimits { max_connections: self.max_connections, request: seconds(self.request_seconds) }
+    }
+
     pub(super) fn check(self) -> Result<Option<AdminSettings>, SettingsError> {
+        let AdminLimits { max_connections, request } = self.limits();
         let mut token = self.token;
         if !self.token_file.is_empty() {
             require(token.is_empty(), "admin.token_file", "admin.token is set, too; choose one")?;
@@ -75,23 +117,13 @@ impl RawAdmin {
         let listen = Listen::parse(self.listen, UNIX_MODE).ok_or_else(|| {
             invalid("admin.listen", "expected host:port or unix:/path, for example 127.0.0.1:9000")
         })?;
-        let is_local = match &listen {
-            Listen::Tcp(address) => address.rsplit_once(':').is_some_and(|(host, _)| is_loopback(host)),
-            Listen::Unix(..) => true,
-        };
+        let is_local = is_local(&listen);
         require(
             is_local || token.is_some(),
             "admin.listen",
             "other machines can reach this address, and there is no token; set admin.token_file, or listen on 127.0.0.1 or unix:/path",
         )?;
-        Ok(Some(AdminSettings {
-            listen,
-            is_local,
-            token,
-            hosts,
-            max_connections: self.max_connections,
-            request: seconds(self.request_seconds),
-        }))
+        Ok(Some(AdminSettings { listen, is_local, token, hosts, max_connections, request }))
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::admin::{AdminLimits, AdminSettings};
 use super::error::SettingsError;
 use super::fields::{invalid, list, require, seconds};
 use crate::wire::Mount;
@@ -27,6 +28,7 @@ pub(super) struct RawYunity {
     channel: String,
     session_keys: String,
     recheck_seconds: u32,
+    admin_listen: String,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +63,8 @@ pub struct YunitySettings {
     session_keys: (String, String),
     /// Time after which a session key is read again, if Redis publishes no events.
     pub recheck: Duration,
+    /// The listener for the list of clients, if there is one.
+    pub admin: Option<AdminSettings>,
 }
 
 /// Settings of `[socketio.messenger]`, apart from its mount.
@@ -242,7 +246,11 @@ fn check_channel(channel: &str, key: &'static str) -> Result<(), SettingsError> 
 }
 
 impl RawYunity {
-    pub(super) fn check(self, mounts: &mut Mounts) -> Result<YunitySettings, SettingsError> {
+    pub(super) fn check(
+        self,
+        mounts: &mut Mounts,
+        limits: AdminLimits,
+    ) -> Result<YunitySettings, SettingsError> {
         require(!self.path.is_empty(), "socketio.yunity.path", "is empty; set it to the clients' path")?;
         for path in &self.path {
             mounts.add("socketio.yunity.path", path, self.enabled, |mount| {
@@ -259,7 +267,13 @@ impl RawYunity {
             )
         })?;
         let session_keys = (before.to_owned(), after.to_owned());
-        Ok(YunitySettings { channel: self.channel, session_keys, recheck: seconds(self.recheck_seconds) })
+        let admin = AdminSettings::loopback(self.admin_listen, "socketio.yunity.admin_listen", limits)?;
+        Ok(YunitySettings {
+            channel: self.channel,
+            session_keys,
+            recheck: seconds(self.recheck_seconds),
+            admin: admin.filter(|_| self.enabled),
+        })
     }
 }
 
@@ -312,6 +326,38 @@ mod tests {
         assert_eq!(yunity.key("s1"), "session-store-s1");
         assert_eq!(yunity.session_of("session-store-s1"), Some("s1"));
         assert_eq!(yunity.session_of("session-s1"), None);
+    }
+
+    #[test]
+    fn the_list_has_the_limits_of_the_admin_listener_and_needs_the_bridge() {
+        let listener = |enabled: bool, listen: &str| {
+            let assignments = [
+                format!("socketio.yunity.enabled={enabled}"),
+                format!("socketio.yunity.admin_listen={listen}"),
+                "admin.max_connections=7".to_owned(),
+                "admin.request_seconds=3".to_owned(),
+            ];
+            let loaded = Settings::load(None, std::iter::empty(), &assignments);
+            loaded.map(|(settings, _)| settings.socket_io.yunity.admin)
+        };
+        for listen in ["127.0.0.1:5001", "localhost:5001", "[::1]:5001"] {
+            let settings = listener(true, listen).unwrap().unwrap();
+            assert_eq!(settings.listen.to_string(), listen);
+            assert_eq!((settings.max_connections, settings.request), (7, Duration::from_secs(3)));
+            assert!(settings.is_local && settings.token.is_none() && settings.hosts.is_empty());
+            assert!(listener(false, listen).unwrap().is_none());
+        }
+        assert!(listener(true, "").unwrap().is_none());
+        for (wrong, expected) in [
+            ("5001", "expected host:port"),
+            ("unix:/run/list.sock", "expected host:port"),
+            ("0.0.0.0:5001", "other machines can reach this address"),
+            ("gateway.internal:5001", "other machines can reach this address"),
+        ] {
+            let error = listener(true, wrong).unwrap_err().to_string();
+            let expected = format!("socketio.yunity.admin_listen: {expected}");
+            assert!(error.contains(&expected), "{wrong}: {error}");
+        }
     }
 
     fn mounts(assignments: &[&str]) -> Result<Vec<String>, String> {

@@ -237,7 +237,7 @@ impl Settings {
         require(sooner, "auth.callback_timeout_seconds", "must be less than server.handshake_seconds")?;
         let origins = AllowedOrigins::new(&raw.origin.allowed)
             .map_err(|problem| SettingsError::Invalid { key: "origin.allowed", problem })?;
-        let socket_io = raw.socketio.check(&path_prefix)?;
+        let socket_io = raw.socketio.check(&path_prefix, raw.admin.limits())?;
         let events = raw.events.check(&namespace, &socket_io.redis_manager.channels)?;
         Ok(Self {
             websocket_url: raw.websocket_url,

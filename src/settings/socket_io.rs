@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::admin::AdminLimits;
 use super::bridges::{MessengerSettings, MountSettings, Mounts, RawMessenger, RawYunity, YunitySettings};
 use super::client_events::{EventSelector, LoginSettings, RawLogin};
 use super::error::SettingsError;
@@ -208,13 +209,17 @@ impl SocketIoSettings {
 }
 
 impl RawSocketIo {
-    pub(super) fn check(self, websocket_path: &str) -> Result<SocketIoSettings, SettingsError> {
+    pub(super) fn check(
+        self,
+        websocket_path: &str,
+        limits: AdminLimits,
+    ) -> Result<SocketIoSettings, SettingsError> {
         let mut mounts = Mounts::default();
         mounts.add("socketio.path", &self.path, self.enabled, |mount| {
             mount.is_main = true;
             mount.redis_manager = self.redis_manager.enabled;
         })?;
-        let yunity = self.yunity.check(&mut mounts)?;
+        let yunity = self.yunity.check(&mut mounts, limits)?;
         let messenger = self.messenger.check(&mut mounts)?;
         let mounts = mounts.finish(websocket_path)?;
         require(!self.engine.is_empty(), "socketio.engine", "must contain 3, 4 or both")?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, oneshot};
 
-use crate::wire::{Channel, EmitTarget};
+use crate::wire::{Channel, EmitTarget, HandshakeRecord};
 
 /// A question of the admin listener to a shard.
 #[derive(Debug)]
@@ -21,6 +21,15 @@ pub enum Ask {
         limit: usize,
         /// Where the answer goes.
         answer: oneshot::Sender<Snapshot>,
+    },
+    /// The clients of yunity-sockets, from a position on.
+    YunityClients {
+        /// The first position.
+        from: usize,
+        /// Most clients of the answer, which may have fewer.
+        limit: usize,
+        /// Where the answer goes.
+        answer: oneshot::Sender<YunityClients>,
     },
     /// The number of clients that a message reaches.
     Receivers(ReceiverQuery, oneshot::Sender<usize>),
@@ -93,6 +102,28 @@ pub struct NamespaceInfo {
     pub sid: Option<String>,
     /// Its user's name there, or primary key if the name is not known; none for an anonymous visitor.
     pub user: Option<Arc<str>>,
+}
+
+/// Clients of yunity-sockets on a shard.
+#[derive(Debug)]
+pub struct YunityClients {
+    /// The clients.
+    pub clients: Vec<YunityClient>,
+    /// The position of the next one; none at the end.
+    pub next: Option<usize>,
+}
+
+/// A client of yunity-sockets, without its secrets.
+#[derive(Debug)]
+pub struct YunityClient {
+    /// Its public id; none if it is the secret id of the session, too.
+    pub id: Option<String>,
+    /// Whether it has named a session that has not ended.
+    pub has_session: bool,
+    /// The user of that session, if it is known.
+    pub user: Option<Arc<str>>,
+    /// Its handshake, if it is kept.
+    pub handshake: Option<HandshakeRecord>,
 }
 
 /// The other end of a connection.

@@ -26,6 +26,9 @@ pub(super) async fn answer_asks(state: Rc<ShardState>, mut asks: mpsc::Receiver<
         match ask {
             Ask::Status(answer) => drop(answer.send(status(&state))),
             Ask::Receivers(query, answer) => drop(answer.send(count(&state, query))),
+            Ask::YunityClients { from, limit, answer } => {
+                drop(answer.send(socket_io::yunity_clients(&state, from, limit.min(MAX_CONNECTIONS))));
+            }
             Ask::Snapshot { answer, .. } if answer.is_closed() => {}
             Ask::Snapshot { from, limit, answer } => drop(answer.send(snapshot(&state, from, limit).await)),
         }

@@ -26,8 +26,8 @@ use crate::telemetry::LogThrottle;
 use crate::unfinished::UnfinishedMemory;
 use crate::visitors::watch::Leases;
 use crate::visitors::{Callback, CallbackTransport, Identifier, LargeValues, RateLimits, Sessions, Visitors};
-use crate::wire::NodeId;
 use crate::wire::live::LiveNames;
+use crate::wire::{MountSet, NodeId};
 
 /// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
 const READ_BYTES: usize = 64 * 1024;
@@ -263,6 +263,10 @@ fn http_config(process: &ProcessState, publish_timeout: Duration, stop: Cancella
             polling: settings.socket_io.polling,
             websocket: settings.socket_io.websocket,
             max_payload_bytes: settings.socket_io.max_payload_bytes,
+            recorded: match settings.socket_io.yunity.admin {
+                Some(_) => settings.socket_io.mounts_with(|mount| mount.yunity),
+                None => MountSet::default(),
+            },
         }),
         session_cookie: settings.session.cookie.clone(),
         origins: settings.origins.clone(),

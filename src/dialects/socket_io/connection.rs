@@ -22,7 +22,7 @@ use crate::visitors::watch::Watch;
 use crate::wire::engine_io::EngineVersion;
 use crate::wire::socket_io::{SocketPacket, SocketType};
 use crate::wire::websocket::Opcode;
-use crate::wire::{Form, Mount};
+use crate::wire::{Form, HandshakeRecord, Mount};
 
 /// The CONNECT that clients of protocol 4 do not send.
 pub(super) const IMPLIED_CONNECT: SocketPacket<'static> = SocketPacket {
@@ -53,6 +53,7 @@ impl EngineConnection {
         stream: Stream,
         mount: Mount,
         version: EngineVersion,
+        record: Option<HandshakeRecord>,
     ) -> Self {
         let form = match version {
             EngineVersion::V3 => Form::PrefixedPackets,
@@ -63,7 +64,7 @@ impl EngineConnection {
         let connect_seconds = permit.state().process.settings.socket_io.connect_seconds;
         let deadline = Deadline::Connect(permit.state().engine.after(connect_seconds));
         let listener = socket.listener();
-        let session = permit.state().engine.insert(|slot| {
+        let session = permit.state().engine.insert(record, |slot| {
             EngineSession::new(Sid::random(), slot, mount, version, listener.clone(), now, deadline)
         });
         debug!(?version, "connection opened");

@@ -21,6 +21,7 @@ mod receive;
 mod tick;
 mod upgrade;
 mod yunity;
+mod yunity_clients;
 
 pub use describe::describe;
 pub use directives::apply;
@@ -29,3 +30,4 @@ pub use polling::serve_calls;
 pub use reach::count;
 pub use tick::tick;
 pub use yunity::{read_session_keys, session_key_changed};
+pub use yunity_clients::yunity_clients;

@@ -24,7 +24,7 @@ use crate::stream::Permit;
 use crate::visitors::watch::{InFlight, Watch};
 use crate::visitors::{AuthSource, Visitor};
 use crate::wire::engine_io::{EngineType, EngineVersion};
-use crate::wire::{Form, Mount};
+use crate::wire::{Form, HandshakeRecord, Mount};
 
 /// A visitor who is about to be admitted.
 struct Admitted {
@@ -36,7 +36,7 @@ struct Admitted {
 
 /// A WebSocket before its 101.
 enum Opening {
-    Fresh(Box<Admitted>, Mount, EngineVersion),
+    Fresh(Box<Admitted>, Mount, EngineVersion, Option<HandshakeRecord>),
     /// For the session with this secret id; the number of the upgrade.
     Upgrade(String, u64),
 }
@@ -59,8 +59,9 @@ pub async fn open(
         EngineRoute::Post(request, reader) => {
             return Ok(RouteAnswer::Session(answer_post(state, request, reader).await?));
         }
-        EngineRoute::WebSocket(EngineHandshake { mount, version, request }, acceptance) => {
-            (Opening::Fresh(Box::new(admit(state, &request).await?), mount, version), acceptance)
+        EngineRoute::WebSocket(EngineHandshake { mount, version, request, record }, acceptance) => {
+            let admitted = Box::new(admit(state, &request).await?);
+            (Opening::Fresh(admitted, mount, version, record), acceptance)
         }
         EngineRoute::Upgrade(request, acceptance) => {
             // Until the WebSocket carries the session, both count.
@@ -79,9 +80,9 @@ impl Opening {
     fn serve(self, upgraded: Upgraded, permit: ConnectionPermit) {
         let Upgraded { stream, early, .. } = upgraded;
         match self {
-            Self::Fresh(admitted, mount, version) => {
+            Self::Fresh(admitted, mount, version, record) => {
                 let Admitted { visitor, since, watch, in_flight } = *admitted;
-                let connection = Box::new(EngineConnection::new(permit, stream, mount, version));
+                let connection = Box::new(EngineConnection::new(permit, stream, mount, version, record));
                 connection.hold_lease(visitor, since, watch);
                 // Only now invalidations reach the connection through its lease.
                 drop(in_flight);
@@ -143,7 +144,7 @@ async fn open_polling(
     handshake: EngineHandshake,
     wants_base64: bool,
 ) -> Result<SessionAnswer, Rejection> {
-    let EngineHandshake { mount, version, request } = handshake;
+    let EngineHandshake { mount, version, request, record } = handshake;
     let Admitted { visitor, since, watch, in_flight } = admit(state, &request).await?;
     let permit = Permit::take(&state.process.connections, state.process.max_connections);
     let permit = permit.ok_or(Rejection::Full)?;
@@ -160,7 +161,7 @@ async fn open_polling(
     let (settings, now) = (&state.process.settings.socket_io, state.engine.now());
     let listener = Rc::new(Listener::parked(form, state.sockets.clock.get(), 0));
     let deadline = Deadline::Connect(state.engine.after(settings.connect_seconds));
-    let session = state.engine.insert(|slot| {
+    let session = state.engine.insert(record, |slot| {
         EngineSession::new(Sid::random(), slot, mount, version, listener.clone(), now, deadline)
     });
     session.transport.set(TransportState::Polling);

@@ -5,6 +5,7 @@ mod guard;
 mod health;
 mod limits;
 mod listening;
+mod yunity;
 
 use std::io::Read;
 use std::net::SocketAddr;
