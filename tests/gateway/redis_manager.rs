@@ -346,6 +346,10 @@ async fn lone_surrogates_of_a_pickled_text_arrive_as_escapes() {
         b"\x80\x04}(\x8c\x06method\x8c\x04emit\x8c\x05event\x8c\x01e\x8c\x04data\x8c\x05a\xed\xa0\xbdbu.",
     );
     client.expect_text(r#"42["e","a\ud83db"]"#).await;
+    server.publish(
+        b"\x80\x04}(\x8c\x06method\x8c\x04emit\x8c\x05event\x8c\x01e\x8c\x04data}\x8c\x05a\xed\xa0\xbdbK\x01su.",
+    );
+    client.expect_text(r#"42["e",{"a\ud83db":1}]"#).await;
 }
 
 #[tokio::test]

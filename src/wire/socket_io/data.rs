@@ -296,9 +296,24 @@ impl EventDataWriter {
     pub fn key(&mut self, key: &str) -> Result<(), InvalidEventData> {
         self.has_mark |= key == "_placeholder";
         self.text(key)?;
+        self.end_key();
+        Ok(())
+    }
+
+    /// Writes the key of the next value, in UTF-8 with surrogates.
+    ///
+    /// # Errors
+    ///
+    /// When a limit is exceeded.
+    pub fn surrogate_key(&mut self, key: &[u8]) -> Result<(), InvalidEventData> {
+        self.surrogate_text(key)?;
+        self.end_key();
+        Ok(())
+    }
+
+    fn end_key(&mut self) {
         self.out.push(':');
         self.needs_comma = false;
-        Ok(())
     }
 
     /// Ends an object.
@@ -419,7 +434,13 @@ mod tests {
         let mut writer = EventDataWriter::new(LIMITS);
         writer.surrogate_text(b"a\xed\xa0\xbd\"\xed\xb0\x80\xc5\xbc\xff\xed\xa0").unwrap();
         writer.surrogate_text("ż".as_bytes()).unwrap();
+        writer.begin_map().unwrap();
+        writer.surrogate_key(b"\xed\xa0\xbda").unwrap();
+        writer.null().unwrap();
+        writer.surrogate_key(b"b").unwrap();
+        writer.null().unwrap();
+        writer.end_map().unwrap();
         let data = writer.finish().unwrap();
-        assert_eq!(data.json(), r#"["a\ud83d\"\udc00ż���","ż"]"#);
+        assert_eq!(data.json(), r#"["a\ud83d\"\udc00ż���","ż",{"\ud83da":null,"b":null}]"#);
     }
 }

@@ -61,7 +61,8 @@ impl EventValue<'_> {
                         Self::Integer(key) => writer.key(&key.to_string())?,
                         Self::BigInteger(digits) => writer.key(digits)?,
                         Self::Float(key) => writer.key(&float_key(*key))?,
-                        Self::Surrogates(_) | Self::Bytes(_) | Self::List(_) | Self::Map(_) => {
+                        Self::Surrogates(key) => writer.surrogate_key(key)?,
+                        Self::Bytes(_) | Self::List(_) | Self::Map(_) => {
                             return Err(InvalidEventData::Unsupported);
                         }
                     }
