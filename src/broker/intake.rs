@@ -76,7 +76,7 @@ impl Intake {
             key_events: KeyEvents::default(),
             control: ControlInbox::new(counters.clone()),
             directives: DirectiveQueue::new(redis.max_pending_bytes),
-            sources: SourceReader::new(settings, node),
+            sources: SourceReader::new(settings, Some(node)),
             main: settings.socket_io.mounts_with(|mount| mount.is_main),
             all: settings.socket_io.mounts_with(|_| true),
             managed: settings.socket_io.mounts_with(|mount| mount.redis_manager),

@@ -14,7 +14,7 @@ use crate::settings::{AdminSettings, MountSettings, NamespacePattern, Settings};
 use crate::shard::ask::ReceiverQuery;
 use crate::sources::{Instruction, Source, SourceReader, escape_pattern, own_channels};
 use crate::wire::socket_io::{EventData, JsonElements, unescape_json};
-use crate::wire::{AudienceKind, Channel, ClientName, Directive, EmitTarget, Message, NodeId};
+use crate::wire::{AudienceKind, Channel, ClientName, Directive, EmitTarget, Message};
 
 /// The first byte of a pickle.
 const PICKLE: u8 = 0x80;
@@ -117,7 +117,7 @@ impl<'a> Decoder<'a> {
         let mut all = settings.clone();
         all.socket_io.redis_manager.pickle = true;
         all.socket_io.namespaces = vec![NamespacePattern::Prefix("/".to_owned())];
-        Self { settings, reader: SourceReader::new(&all, NodeId::random()) }
+        Self { settings, reader: SourceReader::new(&all, None) }
     }
 
     fn decode(&mut self, names: &[(Channel, Source, bool)], event: TapEvent) -> Option<Passed> {
@@ -211,7 +211,11 @@ impl<'a> Decoder<'a> {
             Directive::Ask(target, asked) => {
                 (format!(" event={} with a callback", event_name(&asked.event)), target)
             }
-            Directive::Answer(name, answer) => (format!(" acknowledgement={}", answer.id), client(name)),
+            Directive::Answer(name, answer) => {
+                let ClientName { namespace, sid } = &name;
+                let what = format!(" acknowledgement={} namespace={namespace:?} sid={sid:?}", answer.id);
+                return (what, self.query(source, client(name)));
+            }
             Directive::Disconnect(name) => (" disconnect".to_owned(), client(name)),
             Directive::EnterRoom(name, room) => (format!(" enter_room={room:?}"), client(name)),
             Directive::LeaveRoom(name, room) => (format!(" leave_room={room:?}"), client(name)),

@@ -272,7 +272,6 @@ mod tests {
     use super::*;
     use crate::settings::Settings;
     use crate::sources::{SourceReader, own_channels};
-    use crate::wire::NodeId;
 
     fn settings(assignments: &[&str]) -> Settings {
         let mut all = vec!["socketio.enabled=true".to_owned(), "socketio.emitter.enabled=true".to_owned()];
@@ -286,7 +285,7 @@ mod tests {
         let bytes = Bytes::from([channel.as_bytes(), payload].concat());
         let message = Message::new(bytes, 0..channel.len(), channel.len()..channel.len() + payload.len());
         let settings = settings(&["socketio.namespaces=/,/chat,/room-*", &key]);
-        SourceReader::new(&settings, NodeId::random()).read(source, message, |_| true)
+        SourceReader::new(&settings, None).read(source, message, |_| true)
     }
 
     fn source_of(channel: &str) -> Source {

@@ -129,8 +129,8 @@ impl Source {
 }
 
 impl SourceReader {
-    /// Creates the reader of a process.
-    pub fn new(settings: &Settings, node: NodeId) -> Self {
+    /// Creates the reader of a process. Without its id, it reads the answers to the clients of all processes.
+    pub fn new(settings: &Settings, node: Option<NodeId>) -> Self {
         let bytes = settings.messages.max_delivery_bytes;
         let limits = MessageLimits {
             // Compact JSON may be longer than what a publisher wrote, where NaN becomes null.

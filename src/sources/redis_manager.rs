@@ -34,8 +34,9 @@ pub struct RedisManagerReader {
     list_argument: ListArgument,
     limits: MessageLimits,
     reads_pickle: bool,
-    /// The `host_id` of this process: answers to the events of its clients name it.
-    own_host_id: Box<str>,
+    /// The `host_id` of this process: answers to the events of its clients name it. None: the answers for all processes are
+    /// read.
+    own_host_id: Option<Box<str>>,
     /// `host_id` of publishers of generation 3, oldest first.
     third: VecDeque<Box<str>>,
     known: HashSet<Box<str>>,
@@ -67,13 +68,13 @@ type RawArguments<'a> = (Vec<&'a str>, Vec<Bytes>);
 
 impl RedisManagerReader {
     /// Creates a reader that knows no publisher.
-    pub fn new(settings: &RedisManagerSettings, limits: MessageLimits, node: NodeId) -> Self {
+    pub fn new(settings: &RedisManagerSettings, limits: MessageLimits, node: Option<NodeId>) -> Self {
         let RedisManagerSettings { list_argument, pickle: reads_pickle, .. } = *settings;
         Self {
             list_argument,
             limits,
             reads_pickle,
-            own_host_id: node.to_string().into(),
+            own_host_id: node.map(|node| node.to_string().into()),
             third: VecDeque::new(),
             known: HashSet::new(),
         }
@@ -97,8 +98,10 @@ impl RedisManagerReader {
         };
         let method = unescape_json(raw.method?)?;
         let direct = |directive| Instruction::Direct(Box::new(directive));
-        let is_own =
-            || raw.host_id.and_then(unescape_json).is_some_and(|host_id| *host_id == *self.own_host_id);
+        let is_own = || {
+            let is_for = |own: &str| raw.host_id.and_then(unescape_json).is_some_and(|id| id == own);
+            self.own_host_id.as_deref().is_none_or(is_for)
+        };
         let client = |namespace| Some(ClientName { namespace, sid: name_of(raw.sid?)? });
         Some(match &*method {
             "emit" => {

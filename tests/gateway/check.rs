@@ -110,6 +110,11 @@ async fn listening_prints_each_message_with_its_receivers_and_no_contents() {
     listening.expect(&["dropped ", "pickle is off: set socketio.redis_manager.pickle = true"]).await;
     python(&format!(r#"{{"method":"enter_room","sid":"{sid}","room":"a\nb","namespace":"/"}}"#));
     listening.expect(&[r#"enter_room="a\nb""#, "sockets=1"]).await;
+    let node = "0123456789abcdef0123456789abcdef";
+    python(&format!(
+        r#"{{"method":"callback","host_id":"{node}","sid":"{sid}","namespace":"/","id":7,"args":["secret"]}}"#
+    ));
+    listening.expect(&[&format!(r#" acknowledgement=7 namespace="/" sid="{sid}" sockets=1"#)]).await;
 
     publish("socket.io#/#", r#"["u",{"type":2,"data":["news","secret"]},{"except":["a\nb"]}]"#);
     listening.expect(&["emitter ", r#"event="news""#, r#"except=["a\nb"] sockets=1"#]).await;

@@ -12,7 +12,7 @@ fn reader() -> SourceReader {
     let assignments = ["socketio.enabled=true", "socketio.emitter.enabled=true"].map(str::to_owned);
     let (settings, _) =
         Settings::load(None, std::iter::empty(), &assignments).expect("the settings are valid");
-    SourceReader::new(&settings)
+    SourceReader::new(&settings, None)
 }
 
 thread_local! {
@@ -26,6 +26,6 @@ fuzz_target!(|input: &[u8]| {
         let bytes = [channel.as_bytes(), input].concat();
         let message =
             Message::new(bytes.into(), 0..channel.len(), channel.len()..channel.len() + input.len());
-        let _ = READER.with_borrow_mut(|reader| reader.read(source, message));
+        let _ = READER.with_borrow_mut(|reader| reader.read(source, message, |_| true));
     }
 });
