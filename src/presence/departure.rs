@@ -35,6 +35,8 @@ if own == 0 then return -1 end
 return 0
 ";
 
+type PresenceReply = Result<CommandReply, CommandFailure>;
+
 /// A user who leaves, with the ids of its connections at this gateway.
 pub(super) struct Leaver {
     pub(super) user: Arc<str>,
@@ -79,9 +81,9 @@ impl Departures {
         }
         let (now, keep) = (score(now()), keep_until.map(score).unwrap_or_default());
         let users = self.keys.users();
-        let (mut batch, mut commands, mut decisive) = (self.commands.batch(), 0, Vec::new());
+        let (mut batch, mut commands, mut ranges) = (self.commands.batch(), 0, Vec::new());
         for Leaver { user, ids } in leavers {
-            let key = self.keys.user(user);
+            let (key, first) = (self.keys.user(user), commands);
             // Lua has a limit of arguments: the script gets the last ids, after the others are gone.
             let (others, last) = ids.split_at(ids.len().saturating_sub(MAX_MEMBERS));
             for ids in others.chunks(MAX_MEMBERS) {
@@ -92,20 +94,24 @@ impl Departures {
             let arguments = [LEAVE, "2", &key, &users, &now, user, &keep].into_iter();
             let arguments = arguments.chain(last.iter().map(|id| &**id)).map(str::as_bytes);
             batch.add("EVAL", &arguments.collect::<Vec<_>>());
-            decisive.push(commands);
             commands += 1;
+            ranges.push(first..commands);
         }
         let replies = self.commands.send(batch).await;
-        let replies: Vec<_> = decisive.into_iter().filter_map(|index| replies.get(index)).collect();
-        let denial = replies.iter().find_map(|reply| script_denial(reply));
+        // The script is the last command of each.
+        let replies: Vec<_> =
+            ranges.into_iter().filter_map(|range| replies.get(range)?.split_last()).collect();
+        let denial = replies.iter().find_map(|(script, _)| script_denial(script));
         if let Some(reason) = denial {
             warn!(error = %reason, "Redis refuses EVAL; presence works without it, and in rare cases announces a user as online twice{}", cure(reason));
             self.has_no_scripts.set(true);
         }
         let mut departures = Vec::with_capacity(leavers.len());
-        for (leaver, reply) in leavers.iter().zip(replies) {
-            if script_denial(reply).is_none() {
-                departures.push(self.departure(reply));
+        for (leaver, (script, removals)) in leavers.iter().zip(replies) {
+            if script_denial(script).is_none() {
+                self.warn_of(removals);
+                self.warn_of(std::slice::from_ref(script));
+                departures.push(departure_of(script, removals));
                 continue;
             }
             let leaver = std::slice::from_ref(leaver);
@@ -121,23 +127,11 @@ impl Departures {
         self.depart_stepwise(leavers).await
     }
 
-    fn departure(&self, reply: &Result<CommandReply, CommandFailure>) -> Departure {
-        match reply {
-            Ok(CommandReply::Integer(1)) => Departure::Offline,
-            Ok(CommandReply::Integer(-1)) => Departure::Unknown,
-            Ok(_) => Departure::Silent,
-            Err(failure) => self.on_failure(failure),
-        }
-    }
-
-    /// Returns what became of a user about whom Redis gave no answer. Warns of a refusal.
-    fn on_failure(&self, failure: &CommandFailure) -> Departure {
-        match failure {
-            CommandFailure::Refused(reason) => {
+    fn warn_of(&self, replies: &[PresenceReply]) {
+        for reply in replies {
+            if let Err(CommandFailure::Refused(reason)) = reply {
                 self.warn_refused(reason);
-                if is_passing(reason) { Departure::Lost } else { Departure::Silent }
             }
-            CommandFailure::Lost => Departure::Lost,
         }
     }
 
@@ -166,11 +160,17 @@ impl Departures {
             }
         }
         let mut replies = self.commands.send(batch).await.into_iter();
-        let mut last = |count: usize| match replies.by_ref().take(count).last() {
-            Some(Ok(CommandReply::Integer(number))) => Ok(number),
-            Some(Ok(_)) => Err(Departure::Silent),
-            Some(Err(failure)) => Err(self.on_failure(&failure)),
-            None => Err(Departure::Lost),
+        let mut last = |count: usize| {
+            let own: Vec<_> = replies.by_ref().take(count).collect();
+            self.warn_of(&own);
+            match own.split_last() {
+                Some((Err(failure), _)) => Err(of_failure(failure)),
+                // What was not removed counts as another connection.
+                Some((Ok(_), before)) if must_repeat(before) => Err(Departure::Lost),
+                Some((Ok(CommandReply::Integer(number)), _)) => Ok(*number),
+                Some((Ok(_), _)) => Err(Departure::Silent),
+                None => Err(Departure::Lost),
+            }
         };
         counts.into_iter().map(&mut last).collect()
     }
@@ -229,6 +229,32 @@ impl Departures {
     }
 }
 
+/// Returns what became of a user, from the reply of the script and from those of the removals before it.
+fn departure_of(script: &PresenceReply, removals: &[PresenceReply]) -> Departure {
+    match script {
+        Ok(CommandReply::Integer(1)) => Departure::Offline,
+        // The script took ids that were not removed for other connections.
+        Ok(_) if must_repeat(removals) => Departure::Lost,
+        Ok(CommandReply::Integer(-1)) => Departure::Unknown,
+        Ok(_) => Departure::Silent,
+        Err(failure) => of_failure(failure),
+    }
+}
+
+/// Returns what became of a user about whom Redis gave no answer.
+fn of_failure(failure: &CommandFailure) -> Departure {
+    match failure {
+        CommandFailure::Refused(reason) if !is_passing(reason) => Departure::Silent,
+        CommandFailure::Refused(_) | CommandFailure::Lost => Departure::Lost,
+    }
+}
+
+/// Returns whether one of these commands has to be sent again.
+fn must_repeat(replies: &[PresenceReply]) -> bool {
+    let failures = replies.iter().filter_map(|reply| reply.as_ref().err());
+    failures.map(of_failure).any(|departure| departure == Departure::Lost)
+}
+
 /// Returns what is known of a user with this number of connections.
 fn of_number(connections: Result<i64, Departure>) -> Departure {
     match connections {
@@ -239,7 +265,7 @@ fn of_number(connections: Result<i64, Departure>) -> Departure {
 }
 
 /// Returns the reason if Redis never executes scripts.
-fn script_denial(reply: &Result<CommandReply, CommandFailure>) -> Option<&str> {
+fn script_denial(reply: &PresenceReply) -> Option<&str> {
     let Err(CommandFailure::Refused(reason)) = reply else { return None };
     (reason.starts_with("NOPERM") || reason.contains("unknown command")).then_some(reason)
 }
@@ -251,4 +277,29 @@ pub(super) fn is_passing(reason: &str) -> bool {
 
 fn indices(departures: &[Departure], wanted: Departure) -> Vec<usize> {
     departures.iter().enumerate().filter(|(_, it)| **it == wanted).map(|(index, _)| index).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_removed_again_if_some_connections_could_not_be_removed() {
+        let refused = |reason: &str| Err(CommandFailure::Refused(reason.to_owned()));
+        let script = |number| Ok(CommandReply::Integer(number));
+        for (removal, number, expected) in [
+            (script(500), 0, Departure::Silent),
+            (script(500), -1, Departure::Unknown),
+            (refused("OOM full"), 0, Departure::Lost),
+            (refused("READONLY x"), -1, Departure::Lost),
+            (Err(CommandFailure::Lost), 0, Departure::Lost),
+            // Their time had come anyway.
+            (refused("OOM full"), 1, Departure::Offline),
+            // It would be refused again.
+            (refused("NOPERM zrem"), 0, Departure::Silent),
+        ] {
+            assert_eq!(departure_of(&script(number), &[script(500), removal]), expected);
+        }
+        assert_eq!(departure_of(&refused("OOM full"), &[]), Departure::Lost);
+    }
 }
