@@ -13,6 +13,7 @@ use super::attendance::{Presence, SharedPresence};
 use super::commands::{PresenceKeys, WriteEncoder, before, now};
 use super::departure::{Departure, Departures, Leaver, is_passing};
 use super::table::{Action, EntryKey, EntryWrite, GRACE};
+use crate::redis::error_reply::ErrorClass;
 use crate::redis::{CommandClient, CommandFailure, CommandReply, Store};
 use crate::wire::{Namespace, NodeId};
 
@@ -81,12 +82,13 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
         let interval = self.interval();
         let mut refresh_at = Instant::now() + interval;
         let mut pause = FIRST_PAUSE;
+        let mut must_repeat = false;
         loop {
             let (next_leave, must_rewrite) = {
                 let table = self.shared.table();
                 (table.next_leave(), table.must_rewrite)
             };
-            if !must_rewrite {
+            if !must_rewrite && !must_repeat {
                 let leave_at = next_leave.map(|at| at.max(self.decides_from.get()));
                 let wake_at = leave_at.map_or(refresh_at, |at| at.min(refresh_at));
                 tokio::select! {
@@ -95,7 +97,8 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
                 }
             }
             self.commands.until_up().await;
-            if let Err(WriteLost) = self.turn(&mut refresh_at).await {
+            must_repeat = self.turn(&mut refresh_at).await.is_err();
+            if must_repeat {
                 debug!("Redis did not execute all commands of presence; they are sent again");
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -110,56 +113,73 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
         Duration::from_secs(self.shared.rules.user_seconds.into()) / 3
     }
 
+    /// Returns whether commands were lost, or ends the turn. In a cluster the turn goes on: one lost node is no reason to let
+    /// the others wait, and the table repeats what was lost.
+    fn note_lost(&self, result: Result<(), WriteLost>) -> Result<bool, WriteLost> {
+        match result {
+            Err(WriteLost) if self.commands.is_cluster() => Ok(true),
+            result => result.map(|()| false),
+        }
+    }
+
     async fn turn(&self, refresh_at: &mut Instant) -> Result<(), WriteLost> {
+        let mut is_lost = false;
         if std::mem::take(&mut self.shared.table().must_rewrite) {
-            self.refresh(None).await.inspect_err(|_| self.shared.table().must_rewrite = true)?;
+            let refreshed = self.note_lost(self.refresh(None).await);
+            is_lost |= refreshed.inspect_err(|_| self.shared.table().must_rewrite = true)?;
             self.decides_from.set(Instant::now() + GRACE);
             *refresh_at = Instant::now() + self.interval();
         }
-        self.write_changes().await?;
+        is_lost |= self.note_lost(self.write_changes().await)?;
         let decides = Instant::now() >= self.decides_from.get();
         if decides {
-            self.end_left().await?;
+            is_lost |= self.note_lost(self.end_left().await)?;
         }
         if Instant::now() >= *refresh_at {
             *refresh_at = Instant::now() + self.interval();
             // Half a turn, so that no entry waits for the turn after the next.
-            self.refresh(Some(self.interval() / 2)).await?;
+            is_lost |= self.note_lost(self.refresh(Some(self.interval() / 2)).await)?;
             if decides {
-                self.remove_stale().await?;
+                is_lost |= self.note_lost(self.remove_stale().await)?;
             }
         }
-        Ok(())
+        if is_lost { Err(WriteLost) } else { Ok(()) }
     }
 
     async fn write_changes(&self) -> Result<(), WriteLost> {
-        loop {
-            let writes = self.shared.table().take_changed(MAX_WRITES);
+        let mut is_lost = false;
+        // Not those that are lost now: they are queued again.
+        let mut count = self.shared.table().changed_count();
+        while count > 0 {
+            let writes = self.shared.table().take_changed(MAX_WRITES.min(count));
             if writes.is_empty() {
-                return Ok(());
+                break;
             }
-            self.write(writes).await?;
+            count = count.saturating_sub(writes.len());
+            is_lost |= self.note_lost(self.write(writes).await)?;
         }
+        if is_lost { Err(WriteLost) } else { Ok(()) }
     }
 
     async fn end_left(&self) -> Result<(), WriteLost> {
+        let (now, mut is_lost) = (Instant::now(), false);
         loop {
-            let left = self.shared.table().take_left(MAX_WRITES);
+            let left = self.shared.table().take_left(MAX_WRITES, now);
             if left.is_empty() {
-                return Ok(());
+                return if is_lost { Err(WriteLost) } else { Ok(()) };
             }
-            self.leave(left).await?;
+            is_lost |= self.note_lost(self.leave(left).await)?;
         }
     }
 
     async fn refresh(&self, slack: Option<Duration>) -> Result<(), WriteLost> {
-        let mut slot = Some(0);
+        let (mut slot, mut is_lost) = (Some(0), false);
         while let Some(from) = slot {
             let (writes, next) = self.shared.table().refresh(from, MAX_WRITES, slack);
             slot = next;
-            self.write(writes).await?;
+            is_lost |= self.note_lost(self.write(writes).await)?;
         }
-        Ok(())
+        if is_lost { Err(WriteLost) } else { Ok(()) }
     }
 
     /// Writes entries, and announces the users whom Redis did not have.
@@ -193,6 +213,8 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
                     CommandFailure::Refused(reason) => {
                         self.departures.warn_refused(reason);
                         must_repeat |= is_passing(reason);
+                        // The new master may lack what the former one had.
+                        is_lost |= ErrorClass::of(reason) == ErrorClass::NotMaster;
                     }
                 }
             }
@@ -216,13 +238,12 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
     async fn leave(&self, left: Vec<EntryWrite>) -> Result<(), WriteLost> {
         let (users, visitors): (Vec<_>, Vec<_>) =
             left.into_iter().partition(|write| matches!(write.key, EntryKey::Online(_)));
-        self.write(visitors).await.inspect_err(|_| {
+        let mut is_lost = self.note_lost(self.write(visitors).await).inspect_err(|_| {
             // These users have not been asked about yet.
             self.put_back(&users);
         })?;
         let leavers: Vec<_> = users.iter().filter_map(leaver).collect();
         let departures = self.departures.depart(&leavers, None).await;
-        let mut is_lost = false;
         let mut table = self.shared.table();
         for (write, departure) in users.into_iter().zip(&departures) {
             let was_valid = matches!(write.action, Action::Leave { is_valid: true, .. });
@@ -266,9 +287,11 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
     /// removes and announces it.
     async fn remove_stale(&self) -> Result<(), WriteLost> {
         let users_key = self.keys.users();
+        // Those that are lost stay in front of the others.
+        let mut lost = 0;
         for _ in 0..MAX_STALE_ROUNDS {
-            let (stale, count) = (before(now()), MAX_STALE.to_string());
-            let arguments = [users_key.as_str(), "-inf", &stale, "LIMIT", "0", &count].map(str::as_bytes);
+            let (stale, offset, count) = (before(now()), lost.to_string(), MAX_STALE.to_string());
+            let arguments = [users_key.as_str(), "-inf", &stale, "LIMIT", &offset, &count].map(str::as_bytes);
             let found = match self.commands.call("ZRANGEBYSCORE", &arguments).await {
                 Ok(CommandReply::Other(found)) => found,
                 Ok(_) => return Ok(()),
@@ -287,18 +310,16 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
                 others.map(|user| Leaver { user, ids: Vec::new() }).collect()
             };
             if leavers.is_empty() {
-                return Ok(());
+                break;
             }
             let departures = self.departures.depart(&leavers, None).await;
             self.announce_offline(&leavers, &departures);
-            if departures.contains(&Departure::Lost) {
-                return Err(WriteLost);
-            }
-            if is_last {
-                return Ok(());
+            lost += departures.iter().filter(|departure| **departure == Departure::Lost).count();
+            if is_last || (lost > 0 && !self.commands.is_cluster()) {
+                break;
             }
         }
-        Ok(())
+        if lost > 0 { Err(WriteLost) } else { Ok(()) }
     }
 
     /// Ends all entries of a process that ends, within a second. Users whom no other gateway has keep their entry for the

@@ -167,6 +167,11 @@ impl PresenceTable {
         self.slots.get(key).is_some_and(|slot| self.entries[*slot].count > 0)
     }
 
+    /// Returns the number of entries that have changed.
+    pub(super) fn changed_count(&self) -> usize {
+        self.changed.len()
+    }
+
     /// Takes up to `count` writes of entries that have changed.
     pub(super) fn take_changed(&mut self, count: usize) -> Vec<EntryWrite> {
         let mut writes = Vec::new();
@@ -181,9 +186,8 @@ impl PresenceTable {
         writes
     }
 
-    /// Takes up to `count` entries whose grace is over.
-    pub(super) fn take_left(&mut self, count: usize) -> Vec<EntryWrite> {
-        let now = Instant::now();
+    /// Takes up to `count` entries whose grace was over at `now`.
+    pub(super) fn take_left(&mut self, count: usize, now: Instant) -> Vec<EntryWrite> {
         let mut writes = Vec::new();
         while writes.len() < count
             && let Some(&(at, slot)) = self.leaving.first()

@@ -67,12 +67,12 @@ async fn a_lost_write_is_repeated_without_what_has_ended_meanwhile() {
     assert!(matches!(write.action, Action::Keep { is_news: true, .. }));
     table.on_written(&write, Instant::now());
     table.leave(&john(), &second);
-    assert!(table.take_left(10).is_empty());
+    assert!(table.take_left(10, Instant::now()).is_empty());
     advance(GRACE).await;
-    let left = table.take_left(10).remove(0);
+    let left = table.take_left(10, Instant::now()).remove(0);
     table.on_lost(left);
     advance(RETRY).await;
-    let left = table.take_left(10).remove(0);
+    let left = table.take_left(10, Instant::now()).remove(0);
     assert!(matches!(&left.action, Action::Leave { ids, is_valid: true } if *ids == [second]));
     table.on_written(&left, Instant::now());
     assert!(table.entries.is_empty() && table.slots.is_empty() && table.leaving.is_empty());
@@ -86,7 +86,7 @@ async fn a_user_who_comes_back_while_the_entry_is_removed_is_new() {
     table.on_written(&write, Instant::now());
     table.leave(&john(), &first);
     advance(GRACE).await;
-    let left = table.take_left(10).remove(0);
+    let left = table.take_left(10, Instant::now()).remove(0);
     table.enter(john(), SECONDS, &second);
     table.on_written(&left, Instant::now());
     let (write, added, removed) = change(&mut table);

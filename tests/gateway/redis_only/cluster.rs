@@ -135,7 +135,7 @@ impl TestCluster {
     }
 
     /// Returns the index of the node with the gateway's subscription.
-    async fn subscribed_node(&self, gateway: &TestGateway) -> usize {
+    pub(super) async fn subscribed_node(&self, gateway: &TestGateway) -> usize {
         let control = gateway.channel("ws4redis:control");
         let subscribes = |node: &RedisServer| {
             let RedisReply::Array(count) = node.command(&["PUBSUB", "NUMSUB", &control]) else {

@@ -507,6 +507,86 @@ async fn in_a_cluster_users_come_and_go_once() {
     }
 }
 
+/// Returns the index of the node with the slot of a key.
+fn node_of(cluster: &TestCluster, key: &str) -> usize {
+    let holds = |node: &RedisServer| {
+        !matches!(node.connection().try_command(&["TYPE", key]).unwrap(), RedisReply::Error(_))
+    };
+    cluster.nodes.iter().position(holds).unwrap()
+}
+
+#[tokio::test]
+async fn in_a_cluster_a_lost_node_does_not_delay_the_departure_of_the_users_of_others() {
+    let cluster = TestCluster::start(3).await;
+    let mut site = PresenceSite::on(&cluster.nodes[0]);
+    let users_node = node_of(&cluster, &site.key("online"));
+    while node_of(&cluster, &site.stream) != users_node {
+        site.stream = unique("events");
+    }
+    let builder = site.events_only().set("redis.url", &cluster.url()).set("server.shards", "1");
+    let gateway = builder.set("redis.command_timeout_seconds", "1").start().await;
+    let subscribed = cluster.subscribed_node(&gateway).await;
+    let lost_node = (0..3).find(|node| *node != users_node && *node != subscribed).unwrap();
+    let user_on = |node: usize| {
+        let is_there = |user: &String| node_of(&cluster, &site.key(&format!("online:{user}"))) == node;
+        (0..1_000).map(|number| format!("user-{number}")).find(is_there).unwrap()
+    };
+    let connect = async |user: &str| {
+        let key = session_key();
+        let content = format!(
+            r#"{{"_auth_user_id": "{user}", "_auth_user_hash": "h", "ws4redis:username": "{user}"}}"#
+        );
+        on_any_node(&cluster, &["SET", &redis_key(&key), &content]);
+        let request = gateway.request("/ws/chat-1?subscribe-broadcast");
+        request.header("Cookie", format!("sessionid={key}")).connect().await
+    };
+    let (lost_user, other_user) = (user_on(lost_node), user_on(users_node));
+    let tabs = (connect(&lost_user).await, connect(&lost_user).await);
+    let other = connect(&other_user).await;
+    let stream = || told_of(cluster.nodes[users_node].command(&["XRANGE", &site.stream, "-", "+"]));
+    eventually("both are online", || (stream().len() == 2).then_some(())).await;
+    cluster.nodes[lost_node].pause();
+    // A change that cannot be written.
+    drop(tabs.0);
+    drop(other);
+    let offline = format!("offline {other_user}");
+    eventually("the other user is offline", || stream().contains(&offline).then_some(())).await;
+    cluster.nodes[lost_node].resume();
+    drop(tabs.1);
+    let offline = format!("offline {lost_user}");
+    eventually("the user of the lost node is offline", || stream().contains(&offline).then_some(())).await;
+    assert_eq!(stream().len(), 4, "{:?}", stream());
+}
+
+#[tokio::test]
+async fn a_user_who_changes_at_two_gateways_at_once_is_announced_once() {
+    let site = PresenceSite::on(RedisServer::shared());
+    let (one, two) = (site.gateway().await, site.gateway().await);
+    for round in 0..3 {
+        let (before, after) = (format!("john-{round}"), format!("johnny-{round}"));
+        let key = session_key();
+        let cookie = log_in(site.redis, &key, "7", &before, &[]);
+        let connect = |gateway: &TestGateway| {
+            gateway.request("/ws/chat-1?subscribe-broadcast").header("Cookie", &cookie).connect()
+        };
+        let clients = (connect(&one).await, connect(&two).await);
+        eventually("both are counted", || (site.valid(&format!("online:{before}")).len() == 2).then_some(()))
+            .await;
+        let ids = site.valid(&format!("online:{before}"));
+        log_in(site.redis, &key, "7", &after, &[]);
+        hint(&one, "7", "change");
+        let told = [format!("online {before}"), format!("online {after}"), format!("offline {before}")];
+        let told: Vec<_> = told.iter().map(String::as_str).collect();
+        eventually("the change is told", || (site.told().len() >= 4 * round + 3).then_some(())).await;
+        assert_eq!(site.told()[4 * round..], told);
+        assert_eq!(site.valid(&format!("online:{after}")), ids, "the same connections");
+        drop(clients);
+        eventually("the end is told", || (site.told().len() >= 4 * round + 4).then_some(())).await;
+    }
+    assert_eq!(site.told().len(), 12, "{:?}", site.told());
+    eventually("no key is left", || site.keys().is_empty().then_some(())).await;
+}
+
 /// Sends a command to the node of its key.
 fn on_any_node(cluster: &TestCluster, command: &[&str]) -> RedisReply {
     let replies = cluster.nodes.iter().map(|node| node.connection().try_command(command).unwrap());
