@@ -72,7 +72,8 @@ fn outcome(reply: Option<EventReply>) -> EventOutcome {
 }
 
 fn refused(error: String) -> EventOutcome {
-    if ErrorClass::of(&error) == ErrorClass::Temporary {
+    // A replica executes nothing; the connection to it ends, and the next one is to a master.
+    if matches!(ErrorClass::of(&error), ErrorClass::Temporary | ErrorClass::NotMaster) {
         EventOutcome::Postponed
     } else {
         EventOutcome::Refused(error)
@@ -122,6 +123,11 @@ mod tests {
         assert_eq!(outcomes(BatchForm::Transaction, 2, executed), expected);
         let lost = vec![queued(), queued(), queued(), Err(CommandFailure::Lost)];
         assert_eq!(outcomes(BatchForm::Transaction, 2, lost), [EventOutcome::Unknown, EventOutcome::Unknown]);
+        let replica = vec![queued(), error("READONLY x"), error("READONLY x"), error("EXECABORT discarded")];
+        assert_eq!(
+            outcomes(BatchForm::Transaction, 2, replica),
+            [EventOutcome::Postponed, EventOutcome::Postponed]
+        );
         // Without the right to transactions each command is executed at once.
         let denied = vec![error("NOPERM multi"), written(), error("OOM full"), error("NOPERM exec")];
         assert_eq!(

@@ -133,6 +133,11 @@ impl Pipeline {
         }
     }
 
+    /// Returns whether a batch has some of its replies and not all.
+    fn is_between_replies(&self) -> bool {
+        self.in_flight.borrow().front().is_some_and(|pending| !pending.replies.is_empty())
+    }
+
     /// Assigns a reply to the oldest command.
     fn answer(&self, reply: Result<CommandReply, String>) -> Result<(), String> {
         let mut in_flight = self.in_flight.borrow_mut();
@@ -184,7 +189,7 @@ pub(super) async fn keep(
                 let endpoint: Endpoint = connection.endpoint().clone();
                 pipeline.up.send_replace(true);
                 let reason = tokio::select! {
-                    reason = PipelineDriver { connection, pipeline: &pipeline } => reason,
+                    reason = PipelineDriver::new(connection, &pipeline) => reason,
                     reason = pipeline.overdue(command_timeout) => {
                         target.suspect();
                         reason
@@ -232,7 +237,7 @@ pub(super) async fn keep_node(
                 wait = FIRST_PAUSE;
                 pipeline.up.send_replace(true);
                 let reason = tokio::select! {
-                    reason = PipelineDriver { connection, pipeline: &pipeline } => reason,
+                    reason = PipelineDriver::new(connection, &pipeline) => reason,
                     reason = pipeline.overdue(command_timeout) => reason,
                     reason = probe(&pipeline) => reason,
                 };
@@ -259,6 +264,9 @@ fn says_replica(reason: &str) -> bool {
 struct PipelineDriver<'a> {
     connection: RedisConnection,
     pipeline: &'a Pipeline,
+    /// The server has said that it is a replica: the connection ends after the batch in which it said so, whose sender learns
+    /// what was refused.
+    refusal: Option<String>,
 }
 
 impl Future for PipelineDriver<'_> {
@@ -272,7 +280,11 @@ impl Future for PipelineDriver<'_> {
     }
 }
 
-impl PipelineDriver<'_> {
+impl<'a> PipelineDriver<'a> {
+    fn new(connection: RedisConnection, pipeline: &'a Pipeline) -> Self {
+        Self { connection, pipeline, refusal: None }
+    }
+
     /// Makes as much progress as possible without waiting.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), String> {
         self.pipeline.task.set(Some(cx.waker().clone()));
@@ -309,9 +321,10 @@ impl PipelineDriver<'_> {
                 RespToken::Status(_) => Ok(CommandReply::Done),
                 RespToken::Error(place) => {
                     let reason = describe_text(&String::from_utf8_lossy(&incoming[place]));
-                    if matches!(ErrorClass::of(&reason), ErrorClass::Unauthenticated | ErrorClass::NotMaster)
-                    {
-                        return Err(reason);
+                    match ErrorClass::of(&reason) {
+                        ErrorClass::Unauthenticated => return Err(reason),
+                        ErrorClass::NotMaster => self.refusal = Some(reason.clone()),
+                        _ => {}
                     }
                     Err(reason)
                 }
@@ -327,6 +340,11 @@ impl PipelineDriver<'_> {
                 self.connection.discard(oversize);
             }
             self.pipeline.answer(reply)?;
+            if let Some(reason) = &self.refusal
+                && !self.pipeline.is_between_replies()
+            {
+                return Err(reason.clone());
+            }
         }
         Ok(())
     }

@@ -319,6 +319,10 @@ impl Publisher {
             Some(Ok(_)) => {}
             // It is unknown whether it was written.
             Some(Err(CommandFailure::Lost)) | None => return Err(PublishError::Lost),
+            // A replica publishes, and only to its own subscribers.
+            Some(Err(CommandFailure::Refused(error))) if ErrorClass::of(&error) == ErrorClass::NotMaster => {
+                return Err(PublishError::Lost);
+            }
             Some(Err(CommandFailure::Refused(error))) => {
                 if let Some(suppressed) = self.unkept.allow() {
                     warn!(%error, suppressed, "redis did not persist a client's message, it is delivered only{}", cure(&error));
