@@ -19,6 +19,7 @@ pub(super) fn reason_of(close: &Close) -> DisconnectReason {
         | Close::Unfinished
         | Close::Late
         | Close::Overloaded
+        | Close::EventsWaiting
         | Close::NotConnected
         | Close::Refused => DisconnectReason::ForcedServerClose,
     }

@@ -48,6 +48,8 @@ pub enum Close {
     Late,
     /// Redis cannot be reached, and a publication has waited too long.
     Overloaded,
+    /// The client sent an event while too many wait for Redis.
+    EventsWaiting,
     /// The client has not joined a namespace in time.
     NotConnected,
     /// The client was refused namespaces too often.
@@ -70,7 +72,9 @@ impl Close {
             Self::TooBig => Some(1009),
             Self::SessionEnded => Some(4401),
             Self::Silent | Self::PublicationLost => Some(1011),
-            Self::Slow | Self::Incomplete | Self::Overloaded | Self::Unfinished => Some(1013),
+            Self::Slow | Self::Incomplete | Self::Overloaded | Self::EventsWaiting | Self::Unfinished => {
+                Some(1013)
+            }
         }
     }
 
@@ -101,6 +105,7 @@ impl Close {
             Self::Slow => "reading too slowly",
             Self::Torn => "reading too slowly, outboxes full",
             Self::Overloaded => "redis cannot be reached",
+            Self::EventsWaiting => "too many events wait",
             Self::NotConnected => "no namespace joined in time",
             Self::Refused => "refused too often",
             Self::Disconnected => "disconnected",

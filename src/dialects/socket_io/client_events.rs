@@ -80,7 +80,7 @@ pub(super) fn receive_event(
         id: packet.id,
     };
     if state.events.pass_on(&event, &session.listener).is_err() {
-        return Some(Close::Overloaded);
+        return Some(Close::EventsWaiting);
     }
     if let (Some(id), Some(sender)) = (packet.id, &mut socket.sender) {
         sender.unanswered.add(id, state.engine.now());
