@@ -3,14 +3,10 @@
 use std::sync::Arc;
 
 use super::{NamedSessionHold, UnansweredEvents};
-use crate::access::Rate;
-use crate::visitors::TokenBucket;
 
 /// State of a client in a namespace that sends events.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SenderState {
-    /// Limits its events.
-    pub rate_limit: TokenBucket,
     /// Events that Django has not acknowledged.
     pub unanswered: UnansweredEvents,
     /// The user that it says to be, where clients are believed, or that of the session that it has named.
@@ -19,13 +15,4 @@ pub struct SenderState {
     pub session: Option<NamedSessionHold>,
     /// The number of the gathering to which it has reported itself; 0 for none.
     pub reported: u32,
-}
-
-impl SenderState {
-    /// Creates the state of a client that has sent nothing.
-    pub fn new(rate: Rate) -> Self {
-        let rate_limit = TokenBucket::new(rate);
-        let unanswered = UnansweredEvents::default();
-        Self { rate_limit, unanswered, claimed_user: None, session: None, reported: 0 }
-    }
 }

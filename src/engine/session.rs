@@ -1,6 +1,6 @@
 //! One session of Engine.IO: a client, over polling or a WebSocket.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
 use smallvec::SmallVec;
@@ -12,6 +12,7 @@ use crate::hub::{Listener, LocalMember};
 use crate::presence::Attendance;
 use crate::stream::Permit;
 use crate::unfinished::Unfinished;
+use crate::visitors::TokenBucket;
 use crate::visitors::watch::{LeaseHold, PartialHold};
 use crate::wire::engine_io::EngineVersion;
 use crate::wire::socket_io::AttachmentCollector;
@@ -53,6 +54,8 @@ pub struct EngineSession {
     pub deadline: Cell<Deadline>,
     /// How often the client was refused a namespace.
     pub refused_connects: Cell<u8>,
+    /// Limits its events, in all namespaces together; none before the first one.
+    pub event_limit: OnceCell<Box<TokenBucket>>,
     /// Seconds after its opening at which none of its joins counts any more.
     joins_until: Cell<u32>,
     /// What Django is told about its end, if its listener does not show it.
@@ -165,6 +168,7 @@ impl EngineSession {
             last_ping: Cell::new(now),
             deadline: Cell::new(deadline),
             refused_connects: Cell::new(0),
+            event_limit: OnceCell::new(),
             joins_until: Cell::new(0),
             end_reason: Cell::default(),
         }

@@ -11,12 +11,13 @@ use super::namespaces::{apply_identity, socket_identity};
 use super::outgoing::send_event;
 use super::{messenger, yunity};
 use crate::access::{Rate, name_fits};
-use crate::engine::{EngineSession, NamespaceSocket, SenderState};
+use crate::engine::{EngineSession, NamespaceSocket};
 use crate::events::ClientEvent;
 use crate::metrics::Counters;
 use crate::settings::SocketIoSettings;
 use crate::shard::state::ShardState;
 use crate::socket::Close;
+use crate::visitors::TokenBucket;
 use crate::wire::socket_io::encode::push_ack;
 use crate::wire::socket_io::{JsonMembers, SocketPacket, unescape_json};
 use crate::wire::{ClientAnswer, ClientName, Mount};
@@ -38,11 +39,11 @@ pub(super) fn receive_event(
         ignore(state);
         return None;
     }
-    let sender = socket.sender.get_or_insert_with(|| Box::new(SenderState::new(rate(settings))));
     let bytes = packet.data.len() + attachments.iter().map(Bytes::len).sum::<usize>();
-    if !sender.rate_limit.take(bytes) {
+    if !session.event_limit.get_or_init(|| Box::new(TokenBucket::new(rate(settings)))).take(bytes) {
         return Some(Close::TooFast);
     }
+    let sender = socket.sender.get_or_insert_default();
     match bridge {
         Some(BridgeEvent::Authenticate) => {
             yunity::authenticate(state, session, socket, packet);
