@@ -5,6 +5,7 @@
 
 mod announced;
 mod encode;
+mod gate;
 mod outcome;
 mod queue;
 mod reason;
@@ -12,12 +13,12 @@ mod writer;
 
 pub use announced::{AnnouncedClient, ClientScope};
 pub use encode::ClientEvent;
+pub use gate::StartGate;
 pub use queue::QueueFull;
 pub use reason::DisconnectReason;
 
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::task::spawn_local;
@@ -29,6 +30,7 @@ use crate::redis::Store;
 use crate::settings::Settings;
 use crate::wire::{EventKind, Facility, NodeId};
 use encode::EventEncoder;
+use gate::GateWaiter;
 use queue::EventDelivery;
 use writer::EventWriter;
 
@@ -42,20 +44,6 @@ struct Enabled {
     encoder: EventEncoder,
     writer: Rc<EventWriter>,
     _running: AbortOnDropHandle<()>,
-}
-
-/// Lets the first shard write first: the start of the process comes before its clients.
-#[derive(Debug, Clone, Default)]
-pub struct StartGate(Arc<AtomicBool>);
-
-impl StartGate {
-    fn open(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn is_open(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 impl Events {
@@ -77,7 +65,7 @@ impl Events {
             destination.clone(),
             settings.events.keep,
             &settings.redis,
-            (gate.clone(), shard == 0),
+            GateWaiter::new(gate.clone(), shard == 0, settings.redis.publish_wait),
             counters.clone(),
         );
         let running = AbortOnDropHandle::new(spawn_local(writer.clone().run()));

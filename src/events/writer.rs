@@ -10,7 +10,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::StartGate;
+use super::gate::GateWaiter;
 use super::outcome::{BatchForm, EventOutcome, outcomes};
 use super::queue::{EventDelivery, EventQueue, QueueFull, QueuedEvent};
 use crate::hub::Ending;
@@ -38,9 +38,7 @@ pub(super) struct EventWriter {
     oldest: String,
     /// How long events of clients wait for Redis.
     wait: Duration,
-    gate: StartGate,
-    /// Whether this is the first shard, which does not wait for the gate.
-    is_first: bool,
+    gate: GateWaiter,
     queue: EventQueue,
     wake: Notify,
     is_writing: Cell<bool>,
@@ -57,7 +55,7 @@ impl EventWriter {
         destination: EventDestination,
         keep: u64,
         redis: &RedisSettings,
-        (gate, is_first): (StartGate, bool),
+        gate: GateWaiter,
         counters: Arc<Counters>,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -67,7 +65,6 @@ impl EventWriter {
             oldest: format!("-{keep}"),
             wait: redis.publish_wait,
             gate,
-            is_first,
             queue: EventQueue::new(redis.max_pending_bytes),
             wake: Notify::new(),
             is_writing: Cell::default(),
@@ -116,7 +113,7 @@ impl EventWriter {
         loop {
             self.wake.notified().await;
             while !self.queue.is_empty() {
-                if !self.is_ready() {
+                if !self.is_reachable() || !self.gate.arrive() {
                     if looked_at.elapsed() >= GIVE_UP_INTERVAL {
                         looked_at = Instant::now();
                         self.give_up_late();
@@ -143,16 +140,15 @@ impl EventWriter {
         }
     }
 
-    /// Returns whether the next event can be written.
-    fn is_ready(&self) -> bool {
-        let is_reachable = match &self.destination {
+    /// Returns whether there is a connection for the next event.
+    fn is_reachable(&self) -> bool {
+        match &self.destination {
             EventDestination::Stream(key) | EventDestination::List(key) => {
                 self.commands.has(std::iter::once(key.as_bytes()))
             }
             // Any node of a cluster publishes.
             EventDestination::Channel(_) => self.commands.is_up(),
-        };
-        is_reachable && (self.is_first || self.gate.is_open())
+        }
     }
 
     /// Returns how a batch is written.
