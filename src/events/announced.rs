@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::queue::EventDelivery;
+use super::queue::{EventDelivery, QueueFull};
 use super::{DisconnectReason, Events};
 use crate::wire::EventKind;
 
@@ -19,9 +19,22 @@ pub enum ClientScope {
     Namespace(Box<str>),
 }
 
-/// A connected client. Dropping it announces that it has disconnected: so each `connect` has exactly one `disconnect`.
+/// What became of the `connect` of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ConnectEvent {
+    /// Connects are not selected.
+    NotWanted,
+    /// It was accepted.
+    Queued,
+    /// It was dropped: Django does not know the client.
+    Dropped,
+}
+
+/// A connected client. Dropping it announces that it has disconnected, unless its `connect` was dropped: so each `connect` has
+/// exactly one `disconnect`, and each `disconnect` a `connect`.
 pub struct AnnouncedClient {
     events: Events,
+    connect: ConnectEvent,
     pub(super) scope: ClientScope,
     pub(super) sid: Box<str>,
     pub(super) user: Option<Arc<str>>,
@@ -30,7 +43,19 @@ pub struct AnnouncedClient {
 
 impl AnnouncedClient {
     pub(super) fn new(events: Events, scope: ClientScope, sid: Box<str>, user: Option<Arc<str>>) -> Self {
-        Self { events, scope, sid, user, reason: Cell::new(DisconnectReason::TransportClose) }
+        Self {
+            events,
+            connect: ConnectEvent::NotWanted,
+            scope,
+            sid,
+            user,
+            reason: Cell::new(DisconnectReason::TransportClose),
+        }
+    }
+
+    /// Records what became of its `connect`.
+    pub(super) fn set_connect(&mut self, result: Result<(), QueueFull>) {
+        self.connect = if result.is_ok() { ConnectEvent::Queued } else { ConnectEvent::Dropped };
     }
 
     /// Returns the user that was announced.
@@ -48,7 +73,9 @@ impl AnnouncedClient {
 
     /// Announces the user, whether it has changed or not.
     pub fn announce_user(&self) {
-        self.events.tell(EventKind::User, |encoder| encoder.client(EventKind::User, self, None, None));
+        if self.connect != ConnectEvent::Dropped {
+            self.events.tell(EventKind::User, |encoder| encoder.client(EventKind::User, self, None, None));
+        }
     }
 
     /// Sets why the client disconnects.
@@ -62,16 +89,21 @@ impl AnnouncedClient {
         if let Some(enabled) = self.events.wanted(EventKind::Message) {
             let (sid, user) = (Some(&*self.sid), self.user.as_deref());
             let json = enabled.encoder.message(facility, sid, user, &audiences(), payload);
-            enabled.writer.push(json, EventDelivery::AtMostOnce(Weak::new()));
+            let _counted = enabled.writer.push(json, EventDelivery::AtMostOnce(Weak::new()));
         }
     }
 }
 
 impl Drop for AnnouncedClient {
     fn drop(&mut self) {
-        let reason = self.reason.get();
-        self.events.tell(EventKind::Disconnect, |encoder| {
-            encoder.client(EventKind::Disconnect, self, Some(reason), None)
-        });
+        let Some(enabled) = self.events.wanted(EventKind::Disconnect) else { return };
+        let json = || enabled.encoder.client(EventKind::Disconnect, self, Some(self.reason.get()), None);
+        match self.connect {
+            ConnectEvent::Queued => enabled.writer.push_end(json()),
+            ConnectEvent::Dropped => {}
+            ConnectEvent::NotWanted => {
+                let _counted = enabled.writer.push(json(), EventDelivery::AtLeastOnce);
+            }
+        }
     }
 }

@@ -125,15 +125,18 @@ impl Events {
         user: Option<Arc<str>>,
         auth: Option<&str>,
     ) -> AnnouncedClient {
-        let client = AnnouncedClient::new(self.clone(), scope, sid.into(), user);
-        self.tell(EventKind::Connect, |encoder| encoder.client(EventKind::Connect, &client, None, auth));
+        let mut client = AnnouncedClient::new(self.clone(), scope, sid.into(), user);
+        if let Some(enabled) = self.wanted(EventKind::Connect) {
+            let json = enabled.encoder.client(EventKind::Connect, &client, None, auth);
+            client.set_connect(enabled.writer.push(json, EventDelivery::AtLeastOnce));
+        }
         client
     }
 
     /// Queues an event of a kind that is wanted.
     fn tell(&self, kind: EventKind, encode: impl FnOnce(&EventEncoder) -> String) {
         if let Some(enabled) = self.wanted(kind) {
-            enabled.writer.push(encode(&enabled.encoder), EventDelivery::AtLeastOnce);
+            let _counted = enabled.writer.push(encode(&enabled.encoder), EventDelivery::AtLeastOnce);
         }
     }
 
@@ -168,7 +171,7 @@ impl Events {
         let enabled = self.wanted(EventKind::Message);
         if let Some(enabled) = enabled.filter(|enabled| enabled.settings.events.facilities.admit(facility)) {
             let json = enabled.encoder.message(facility.as_str(), None, user, &audiences(), payload);
-            enabled.writer.push(json, EventDelivery::AtMostOnce(Weak::new()));
+            let _counted = enabled.writer.push(json, EventDelivery::AtMostOnce(Weak::new()));
         }
     }
 

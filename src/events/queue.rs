@@ -56,6 +56,14 @@ impl EventQueue {
         Self { events: RefCell::default(), bytes: Cell::default(), max_bytes }
     }
 
+    /// Adds the end of a client whose connect was accepted. It always finds space: there is at most one for each open client,
+    /// and it is smaller than the client was.
+    pub(super) fn push_end(&self, json: String) {
+        let event = QueuedEvent { json, delivery: EventDelivery::AtLeastOnce, since: Instant::now() };
+        self.bytes.set(self.bytes.get() + event.cost());
+        self.events.borrow_mut().push_back(event);
+    }
+
     /// Adds an event. Those of clients have half of the space, so that they never displace the announcement of a client.
     pub(super) fn push(&self, json: String, delivery: EventDelivery) -> Result<(), QueueFull> {
         let event = QueuedEvent { json, delivery, since: Instant::now() };
@@ -146,6 +154,9 @@ mod tests {
         assert_eq!((batch.len(), queue.is_empty(), queue.bytes.get()), (4, true, 0));
         queue.put_back(batch);
         assert_eq!((queue.len(), queue.push(json(), announcement())), (4, Err(QueueFull)));
+        queue.push_end(json());
+        assert_eq!((queue.len(), queue.push(json(), announcement())), (5, Err(QueueFull)));
+        assert_eq!((queue.take_batch().len(), queue.bytes.get()), (5, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -75,11 +75,15 @@ impl EventWriter {
         })
     }
 
-    /// Queues an event. If too many wait, it is dropped and counted.
-    pub(super) fn push(&self, json: String, delivery: EventDelivery) {
-        if self.try_push(json, delivery).is_err() {
-            self.note_dropped();
-        }
+    /// Queues an event. If too many wait, it is dropped and counted, and the result is an error.
+    pub(super) fn push(&self, json: String, delivery: EventDelivery) -> Result<(), QueueFull> {
+        self.try_push(json, delivery).inspect_err(|QueueFull| self.note_dropped())
+    }
+
+    /// Queues the end of a client whose connect was accepted, however many events wait.
+    pub(super) fn push_end(&self, json: String) {
+        self.queue.push_end(json);
+        self.wake.notify_one();
     }
 
     /// Queues an event, unless too many wait.
