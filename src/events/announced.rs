@@ -1,14 +1,15 @@
 //! A client whose connection Django knows about.
 
 use std::cell::Cell;
-use std::rc::Weak;
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::queue::{EventDelivery, QueueFull};
 use super::{DisconnectReason, Events};
-use crate::wire::EventKind;
+use crate::wire::{Channel, EventKind};
 
 /// The part of the gateway that a client is connected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,14 @@ enum ConnectEvent {
     Dropped,
 }
 
+/// A message of a client whose publication Redis has not acknowledged.
+struct UnacknowledgedMessage {
+    number: u32,
+    user: Option<Arc<str>>,
+    channels: Rc<[Channel]>,
+    payload: Bytes,
+}
+
 /// A connected client. Dropping it announces that it has disconnected, unless its `connect` was dropped: so each `connect` has
 /// exactly one `disconnect`, and each `disconnect` a `connect`.
 pub struct AnnouncedClient {
@@ -39,6 +48,8 @@ pub struct AnnouncedClient {
     pub(super) sid: Box<str>,
     pub(super) user: Option<Arc<str>>,
     reason: Cell<DisconnectReason>,
+    /// Bounded by the publications in flight of a client, which share the payloads.
+    unacknowledged: VecDeque<UnacknowledgedMessage>,
 }
 
 impl AnnouncedClient {
@@ -50,6 +61,7 @@ impl AnnouncedClient {
             sid,
             user,
             reason: Cell::new(DisconnectReason::TransportClose),
+            unacknowledged: VecDeque::new(),
         }
     }
 
@@ -83,12 +95,29 @@ impl AnnouncedClient {
         self.reason.set(reason);
     }
 
-    /// Tells that the client has published a message.
-    pub fn published(&self, audiences: impl FnOnce() -> Vec<String>, payload: &Bytes) {
-        let ClientScope::Facility(facility) = &self.scope else { return };
-        if let Some(enabled) = self.events.wanted(EventKind::Message) {
-            let (sid, user) = (Some(&*self.sid), self.user.as_deref());
-            let json = enabled.encoder.message(facility, sid, user, &audiences(), payload);
+    /// Records that the client publishes a message, which Django is told after Redis has acknowledged this publication.
+    pub fn publish(&mut self, number: u32, channels: &Rc<[Channel]>, payload: &Bytes) {
+        if self.events.wanted(EventKind::Message).is_some() {
+            let (user, channels, payload) = (self.user.clone(), channels.clone(), payload.clone());
+            self.unacknowledged.push_back(UnacknowledgedMessage { number, user, channels, payload });
+        }
+    }
+
+    /// Returns whether it has messages that Redis has not acknowledged.
+    pub fn has_unacknowledged(&self) -> bool {
+        !self.unacknowledged.is_empty()
+    }
+
+    /// Tells the messages whose publications have numbers below `below`: Redis has acknowledged these.
+    pub fn acknowledge(&mut self, below: u32, audiences: impl Fn(&[Channel]) -> Vec<String>) {
+        let Self { events, scope: ClientScope::Facility(facility), sid, unacknowledged, .. } = self else {
+            return;
+        };
+        let Some(enabled) = events.wanted(EventKind::Message) else { return };
+        while let Some(message) = unacknowledged.pop_front_if(|message| message.number < below) {
+            let UnacknowledgedMessage { user, channels, payload, .. } = message;
+            let audiences = audiences(&channels);
+            let json = enabled.encoder.message(facility, Some(sid), user.as_deref(), &audiences, &payload);
             let _counted = enabled.writer.push(json, EventDelivery::AtMostOnce(Weak::new()));
         }
     }

@@ -100,7 +100,9 @@ impl PublishAcks {
     pub(super) fn settle(&self, bytes: usize, result: Result<(), PublishError>) {
         self.bytes.set(self.bytes.get().saturating_sub(bytes + Self::OVERHEAD_BYTES));
         match result {
-            Ok(()) => self.acknowledged.set(self.acknowledged.get() + 1),
+            // After a failure, the number would no longer name the acknowledged ones.
+            Ok(()) if self.failure.get().is_none() => self.acknowledged.set(self.acknowledged.get() + 1),
+            Ok(()) => {}
             Err(failure) => self.failure.set(self.failure.get().or(Some(failure))),
         }
         if let Some(task) = self.task.take() {

@@ -19,9 +19,10 @@ use super::receive::receive;
 use super::subscribe::{JoinedFacility, apply_reports, open_facility};
 use crate::access::{Credentials, Identity};
 use crate::dialects::reason::reason_of;
-use crate::dialects::relay::close_for;
+use crate::dialects::relay::{announce_acknowledged, close_for};
 use crate::hub::Listener;
 use crate::metrics::Counters;
+use crate::redis::PublishError;
 use crate::shard::state::{ConnectionPermit, ShardState};
 use crate::socket::{Close, READS_PER_TURN, ReadMode, SocketConnection, yield_turn};
 use crate::stream::Stream;
@@ -172,19 +173,32 @@ impl LiveConnection {
         let Self { permit, socket, client, span, .. } = *self;
         let state = permit.state();
         let LiveClient { subscription, facilities, share, acks, received, .. } = client;
-        for facility in &facilities {
-            if let Some(announced) = &facility.announced {
-                announced.set_reason(reason_of(&close));
+        // Their ends are told at once, unless messages are to be told before.
+        let announced = facilities.into_iter().filter_map(|LiveFacility { announced, handshake, .. }| {
+            let announced = announced?;
+            announced.set_reason(reason_of(&close));
+            announced.has_unacknowledged().then_some((announced, handshake.facility))
+        });
+        let announced: Vec<_> = announced.collect();
+        drop((subscription, share));
+        let is_by_client = matches!(close, Close::ByClient(_));
+        let settled = async {
+            let acks = acks.filter(|_| is_by_client || !announced.is_empty())?;
+            let failure = match timeout(state.publish_timeout, acks.settled()).await {
+                Ok(Ok(())) => None,
+                Ok(Err(failure)) => Some(failure),
+                Err(_) => Some(PublishError::Lost),
+            };
+            for (mut announced, facility) in announced {
+                announce_acknowledged(&mut announced, &acks, state, &facility);
             }
-        }
-        drop((facilities, subscription, share));
+            failure
+        };
         let ended = async {
-            if let (Close::ByClient(_), Some(acks)) = (&close, &acks) {
-                match timeout(state.publish_timeout, acks.settled()).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(failure)) => close = close_for(failure),
-                    Err(_) => close = Close::PublicationLost,
-                }
+            // A client that has not closed is not kept waiting for Redis.
+            let mut settled = std::pin::pin!(settled);
+            if is_by_client && let Some(failure) = settled.as_mut().await {
+                close = close_for(failure);
             }
             if close.is_slow() {
                 Counters::count(&state.process.counters.slow_clients);
@@ -199,8 +213,12 @@ impl LiveConnection {
                 received,
                 "connection ended"
             );
-            drop(acks);
-            socket.close(&close, &state.sockets).await;
+            let closed = socket.close(&close, &state.sockets);
+            if is_by_client {
+                closed.await;
+            } else {
+                tokio::join!(closed, settled);
+            }
         };
         ended.instrument(span).await;
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::client::{LiveClient, refuse, send};
 use super::refusal::RequestRefusal;
 use super::verdict::select;
-use crate::dialects::relay::{acknowledge, audiences};
+use crate::dialects::relay::{acknowledge, announce_acknowledged};
 use crate::hub::Listener;
 use crate::redis::PublishError;
 use crate::shard::state::ShardState;
@@ -50,15 +50,15 @@ pub(super) fn publish(
     if let Some(number) = number {
         client.unanswered.push_back((issued, number));
     }
-    if let Some(announced) = &known.announced {
-        announced.published(|| audiences(state, &channels, facility), &payload);
-    }
     known.echo_topics.exclude(&client.subscription, listener, &payload, issued);
+    if let Some(announced) = &mut client.facilities[position].announced {
+        announced.publish(issued, &channels, &payload);
+    }
     state.store.publish(channels, payload, acks);
     Ok(())
 }
 
-/// Answers the publications that Redis has acknowledged, and registers the task for more. Returns why one has failed, if one
+/// Answers the publications that Redis has acknowledged, tells Django of them, and registers the task for more. Returns why one has failed, if one
 /// has.
 pub(super) fn poll_acks(
     client: &mut LiveClient,
@@ -72,6 +72,11 @@ pub(super) fn poll_acks(
     acknowledge(listener, below, state.sockets.clock.get());
     while let Some((_, number)) = client.unanswered.pop_front_if(|(issued, _)| *issued < below) {
         send(listener, state, &ok(number));
+    }
+    for facility in &mut client.facilities {
+        if let Some(announced) = &mut facility.announced {
+            announce_acknowledged(announced, acks, state, &facility.handshake.facility);
+        }
     }
     let failure = acks.failure()?;
     // The connection ends: how far the others got is not known.

@@ -11,12 +11,13 @@ use tracing::{Instrument, Span, debug};
 use super::client::{RelayClient, shared};
 use super::describe::describe;
 use super::echo::EchoTopics;
-use super::publish::{close_for, poll_acks, receive};
+use super::publish::{announce_acknowledged, close_for, poll_acks, receive};
 use super::reauthorize::reauthorize;
 use crate::access::{Grant, Identity};
 use crate::dialects::reason::reason_of;
 use crate::hub::{Listener, Subscription};
 use crate::metrics::Counters;
+use crate::redis::PublishError;
 use crate::shard::state::ConnectionPermit;
 use crate::socket::{Close, READS_PER_TURN, ReadMode, SocketConnection, yield_turn};
 use crate::stream::Stream;
@@ -206,17 +207,30 @@ impl RelayConnection {
             ..
         } = client;
         let state = permit.state();
-        if let Some(announced) = announced {
+        // Its end is told at once, unless messages are to be told before.
+        let announced = announced.and_then(|announced| {
             announced.set_reason(reason_of(&close));
-        }
+            announced.has_unacknowledged().then_some(announced)
+        });
         drop((subscription, share, attendance, addition));
+        let is_by_client = matches!(close, Close::ByClient(_));
+        let settled = async {
+            let acks = acks.filter(|_| is_by_client || announced.is_some())?;
+            let failure = match timeout(state.publish_timeout, acks.settled()).await {
+                Ok(Ok(())) => None,
+                Ok(Err(failure)) => Some(failure),
+                Err(_) => Some(PublishError::Lost),
+            };
+            if let Some(mut announced) = announced {
+                announce_acknowledged(&mut announced, &acks, state, &handshake.facility);
+            }
+            failure
+        };
         let ended = async {
-            if let (Close::ByClient(_), Some(acks)) = (&close, &acks) {
-                match timeout(state.publish_timeout, acks.settled()).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(failure)) => close = close_for(failure),
-                    Err(_) => close = Close::PublicationLost,
-                }
+            // A client that has not closed is not kept waiting for Redis.
+            let mut settled = std::pin::pin!(settled);
+            if is_by_client && let Some(failure) = settled.as_mut().await {
+                close = close_for(failure);
             }
             if close.is_slow() {
                 Counters::count(&state.process.counters.slow_clients);
@@ -233,8 +247,12 @@ impl RelayConnection {
                 ignored,
                 "connection ended"
             );
-            drop(acks);
-            socket.close(&close, &state.sockets).await;
+            let closed = socket.close(&close, &state.sockets);
+            if is_by_client {
+                closed.await;
+            } else {
+                tokio::join!(closed, settled);
+            }
         };
         ended.instrument(span).await;
     }

@@ -19,5 +19,5 @@ pub(super) use echo::{EchoTopics, acknowledge};
 pub(super) use join::{join, read_joined};
 pub use open::open;
 pub use post::post;
-pub(super) use publish::{audiences, close_for};
+pub(super) use publish::{announce_acknowledged, close_for};
 pub(super) use reauthorize::add as add_channels;

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use super::client::RelayClient;
 use super::echo;
 use super::heartbeat::count_heartbeat;
+use crate::events::AnnouncedClient;
 use crate::hub::Listener;
 use crate::metrics::Counters;
-use crate::redis::PublishError;
+use crate::redis::{PublishAcks, PublishError};
 use crate::shard::state::ShardState;
 use crate::socket::Close;
 use crate::wire::{Channel, Facility, Form};
@@ -49,8 +50,8 @@ pub(super) fn receive(
     let channels = channels.clone();
     let acks = client.acks.get_or_insert_default().clone();
     let number = acks.issue(payload.len());
-    if let Some(announced) = &client.announced {
-        announced.published(|| audiences(state, &channels, &client.handshake.facility), &payload);
+    if let Some(announced) = &mut client.announced {
+        announced.publish(number, &channels, &payload);
     }
     client.echo_topics.exclude(&client.subscription, listener, &payload, number);
     state.store.publish(channels, payload, acks);
@@ -58,19 +59,15 @@ pub(super) fn receive(
 }
 
 /// Returns the audiences of a publication, without the key of a session.
-pub(in crate::dialects) fn audiences(
-    state: &ShardState,
-    channels: &[Channel],
-    facility: &Facility,
-) -> Vec<String> {
+pub(super) fn audiences(state: &ShardState, channels: &[Channel], facility: &Facility) -> Vec<String> {
     let namespace = &state.process.settings.namespace;
     channels.iter().map(|channel| namespace.audience_of(channel, facility).to_owned()).collect()
 }
 
-/// Passes acknowledgements of Redis on to the echo filter, and registers the task for more. Returns why a publication has
+/// Passes acknowledgements of Redis on to the echo filter and to Django, and registers the task for more. Returns why a publication has
 /// failed, if one has.
 pub(super) fn poll_acks(
-    client: &RelayClient,
+    client: &mut RelayClient,
     listener: &Listener,
     state: &ShardState,
     cx: &Context<'_>,
@@ -78,7 +75,20 @@ pub(super) fn poll_acks(
     let acks = client.acks.as_ref()?;
     acks.watch(cx);
     echo::acknowledge(listener, acks.acknowledged(), state.sockets.clock.get());
+    if let Some(announced) = &mut client.announced {
+        announce_acknowledged(announced, acks, state, &client.handshake.facility);
+    }
     acks.failure()
+}
+
+/// Tells Django the messages whose publications Redis has acknowledged.
+pub(in crate::dialects) fn announce_acknowledged(
+    announced: &mut AnnouncedClient,
+    acks: &PublishAcks,
+    state: &ShardState,
+    facility: &Facility,
+) {
+    announced.acknowledge(acks.acknowledged(), |channels| audiences(state, channels, facility));
 }
 
 /// Returns how a connection ends whose publication has failed.
