@@ -9,6 +9,7 @@ mod deployments;
 mod descriptors;
 mod echo_memory;
 mod error_replies;
+mod event_queue;
 mod handshake_races;
 mod keyspace_events;
 mod large_sessions;
