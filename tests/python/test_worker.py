@@ -579,6 +579,52 @@ def test_what_nobody_answers_is_not_acknowledged(site, answers):
 # ---- Redis -----------------------------------------------------------------------------------------------------------
 
 
+def documented_user(kind):
+    """The ACL line of a worker in docs/security.md, without the command."""
+    lines = (PACKAGE.parent / "docs" / "security.md").read_text().splitlines()
+    line = next(line for line in lines if line.startswith("ACL SETUSER ws4redis-worker reset "))
+    words = line.replace(">PASSWORD", ">secret").split()[2:]
+    if kind == "list":
+        words += next(line for line in lines if line.startswith("+lmove +blmove +lrange +llen ")).split()
+    return words
+
+
+def test_the_documented_redis_user_has_enough_rights(site, store, answers):
+    store.execute_command("ACL", "SETUSER", *documented_user(site.kind))
+    store.execute_command("ACL", "LOG", "RESET")
+    try:
+        site.write_handlers(HANDLERS + ANSWERS)
+        site.environment["SITE_REDIS"] = SERVER.url.replace("://", "://ws4redis-worker:secret@")
+        site.write("wait", "fail")
+        killed = site.start("--claim-seconds", "1")
+        site.wait_for("started", 1)
+        site.kill(killed)
+        store.rpush("gate", 1)
+        worker = site.start("--claim-seconds", "1", "--retries", "0")
+        assert site.wait_for("handled", 1) == ["wait"]
+        wait_for(site.failed, "the parked event")
+        ask(site, "ask")
+        assert len(answers(1)) == 1
+        # Handed back to the next one.
+        site.write("wait", "b")
+        site.wait_for("started", 3)
+        worker.send_signal(signal.SIGTERM)
+        store.rpush("gate", 1)
+        _, errors = worker.communicate(timeout=DEADLINE_SECONDS)
+        assert worker.returncode == 0, errors
+        store.set("repaired", 1)
+        assert "fail" in site.run("--failed")
+        site.run("--retry-failed")
+        assert "handled" in site.run("--once", "--claim-seconds", "1")
+        assert sorted(site.list("handled")) == ["b", "fail", "wait", "wait"]
+        assert site.unhandled() == 0
+        refused = {entry[b"object"] for entry in store.execute_command("ACL", "LOG")}
+        # redis-py tells its version, and does not mind the refusal.
+        assert refused <= {b"client|setinfo", b"client"}
+    finally:
+        store.execute_command("ACL", "DELUSER", "ws4redis-worker")
+
+
 def unused_port():
     import socket
 

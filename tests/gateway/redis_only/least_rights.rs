@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use crate::support::redis::{KEYSPACE_EVENTS, RedisClient, RedisReply, encode};
-use crate::support::socket_io::{join, open};
+use crate::support::socket_io::{V4, join, open};
 use crate::support::{RedisServer, TestGateway, eventually};
 
 const SECURITY: &str = include_str!("../../../docs/security.md");
@@ -12,10 +12,13 @@ const KEY: &str = "abcdefghijklmnopqrstuvwxyz012345";
 /// The key template in the ACL lines of the document.
 const CACHE: &str = "cache :1:django.contrib.sessions.cache{key}";
 
+/// A right that only the line for everything has.
+const EVENTS: &str = " +xadd ";
+
 /// Returns the ACL line for a prefix, with a password.
 fn acl_line(prefix: &str) -> String {
     let lines = SECURITY.lines().filter(|line| line.starts_with("ACL SETUSER ws4redis reset "));
-    let lines: Vec<_> = lines.collect();
+    let lines: Vec<_> = lines.filter(|line| !line.contains(EVENTS)).collect();
     assert_eq!(lines.len(), 2, "one without a prefix, one with it");
     let colon = if prefix.is_empty() { "" } else { ":" };
     let wanted = format!(" ~{prefix}{colon}broadcast:* ");
@@ -192,6 +195,66 @@ async fn presence_needs_the_further_rights_of_the_document() {
     let user_keys = redis.command(&["KEYS", "ws4redis:online*"]);
     assert_eq!(user_keys, RedisReply::Array(Vec::new()));
     expect_no_refusals(&redis);
+}
+
+#[tokio::test]
+async fn one_line_of_the_document_is_enough_for_socket_io_events_and_presence() {
+    let line = SECURITY
+        .lines()
+        .find(|line| line.starts_with("ACL SETUSER ws4redis reset ") && line.contains(EVENTS));
+    let line = line.unwrap().replace(">PASSWORD", &format!(">{PASSWORD}"));
+    for (kind, further) in [("stream", ""), ("list", " +rpush +ltrim"), ("channel", " &ws4redis:events")] {
+        let redis = RedisServer::start();
+        set_user(&redis, &format!("{line}{further}"));
+        let mut reader = redis.connection();
+        reader.command(&["SUBSCRIBE", "ws4redis:events"]);
+        let url = format!("redis://ws4redis:{PASSWORD}@127.0.0.1:{}", redis.port());
+        let builder = TestGateway::builder().redis(&redis).namespace("").set("redis.url", &url);
+        let builder = builder.set("session.keyspace_events", "on").set("session.keys", CACHE);
+        let builder =
+            builder.set("events.to", &format!("{kind}:ws4redis:events")).set("events.facility", "x");
+        let builder = builder.set("socketio.enabled", "true").set("socketio.client_events", "*");
+        let builder = builder.rules("[[presence]]\nfacility = [\"x\"]\nseconds = 3\n");
+        let gateway = builder.start().await;
+        log_in(&redis, &gateway, CACHE);
+        let cookie = format!("sessionid={KEY}");
+        let relay = gateway.request("/ws/x?subscribe-broadcast&publish-broadcast&echo");
+        let mut relay = relay.header("Cookie", &cookie).connect().await;
+        let (mut socket, _) = open(gateway.request(V4).header("Cookie", &cookie)).await;
+        join(&mut socket, "/").await;
+        // Several events make one pipeline.
+        for number in 0..10 {
+            relay.send_text("message").await;
+            socket.send_text(&format!(r#"42["event",{number}]"#)).await;
+        }
+        for _ in 0..10 {
+            relay.expect_text("message").await;
+        }
+        redis.publish(
+            "socketio",
+            r#"{"method":"emit","event":"e","data":[],"binary":false,"namespace":"/","host_id":"h","callback":["r","/",1]}"#,
+        );
+        socket.expect_text(r#"421["e"]"#).await;
+        socket.send_text("431[]").await;
+        eventually("the user is online", || {
+            (redis.command(&["ZCARD", "ws4redis:online:john"]).integer() == 2).then_some(())
+        })
+        .await;
+        drop((relay, socket));
+        let has_all = || match kind {
+            "stream" => redis.command(&["XLEN", "ws4redis:events"]).integer() >= 26,
+            "list" => redis.command(&["LLEN", "ws4redis:events"]).integer() >= 26,
+            _ => true,
+        };
+        eventually("start, online, offline, connects, disconnects and what clients sent", || {
+            has_all().then_some(())
+        })
+        .await;
+        for _ in 0..if kind == "channel" { 26 } else { 0 } {
+            reader.reply();
+        }
+        expect_no_refusals(&redis);
+    }
 }
 
 #[tokio::test]
