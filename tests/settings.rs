@@ -127,6 +127,7 @@ fn a_size_or_a_time_has_its_unit_in_its_name() {
             "server.max_connections",
             "server.max_headers",
             "admin.max_connections",
+            "messages.max_facilities",
             "embedded.max_clients",
             "socketio.max_attachments",
             "events.keep",
