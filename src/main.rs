@@ -16,7 +16,7 @@ use ws4redis::telemetry;
     after_help = "A setting such as server.listen is set by --set server.listen=127.0.0.1:9000, by the environment\n\
                   (WS4REDIS_SERVER__LISTEN) or in a settings file; `ws4redis settings` prints them all.\n\
                   RUST_LOG sets what is logged.\n\n\
-                  Exit codes: 0 fine, 64 settings or flags cannot be used, 69 Redis cannot be reached, 1 anything else."
+                  Exit codes: 0 fine, 64 settings or flags cannot be used, 69 Redis cannot be reached, 1 anything else, also a problem that check has found."
 )]
 struct Arguments {
     /// Settings file; default: settings.toml in the working directory, if it exists.

@@ -14,6 +14,11 @@ impl FacilityPatterns {
         Self(patterns.iter().map(|pattern| WildMatch::new(pattern)).collect())
     }
 
+    /// Returns the patterns as texts.
+    pub fn texts(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(WildMatch::pattern)
+    }
+
     /// Returns whether a facility matches any of the patterns.
     pub fn admit(&self, facility: &Facility) -> bool {
         self.admit_name(facility.as_str())

@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use crate::redis::error_reply::ErrorClass;
 use crate::redis::{CommandClient, CommandReply, ReplyValue};
-use crate::wire::Channel;
+use crate::wire::{Channel, PublishedEvents};
 
 /// Interval between probes: an operator can change the setting at any time.
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
@@ -168,10 +168,8 @@ fn parse_support(reply: Result<CommandReply, (String, bool)>) -> Option<Support>
                 _ => None,
             };
             let flags = found.and_then(ReplyValue::text).unwrap_or_default();
-            let publishes = flags.contains('K') && (flags.contains('g') || flags.contains('A'));
-            let has = |classes: &str| classes.chars().all(|class| flags.contains(class));
-            let writes = flags.contains('A') || has("gx$");
-            Some(if publishes { Support::Yes { writes } } else { Support::No })
+            let PublishedEvents { has_expiry, has_writes } = PublishedEvents::parse(flags);
+            Some(if has_expiry { Support::Yes { writes: has_writes } } else { Support::No })
         }
         // Managed services forbid CONFIG; subscribing does no harm there.
         Err((error, true)) if ErrorClass::of(&error) != ErrorClass::Temporary => Some(Support::Unknown),

@@ -1,5 +1,6 @@
 //! What `ws4redis check` says about mounts, sources and channels.
 
+use super::findings::Findings;
 use crate::redis::{Tap, Target};
 use crate::settings::{MountSettings, NamespacePattern, Settings};
 use crate::sources::{Source, own_channels};
@@ -68,20 +69,31 @@ fn reached_by(mount: &MountSettings, has_emitters: bool) -> String {
 /// # Errors
 ///
 /// With a description, when the connection is lost.
-pub(super) async fn channels(settings: &Settings, target: &Target) -> Result<Vec<String>, String> {
+pub(super) async fn channels(settings: &Settings, target: &Target) -> Result<Findings, String> {
     let mut tap = Tap::open(target, MAX_BYTES).await?;
-    let mut lines = Vec::new();
+    let (mut findings, mut refused, mut all) = (Findings::default(), 0, 0);
     for (channel, source) in own_channels(settings) {
+        let (kind, command) =
+            if source.is_pattern() { ("pattern", "psubscribe") } else { ("channel", "subscribe") };
         let outcome = match tap.subscribe(&channel, source.is_pattern()).await? {
             None => "subscribed".to_owned(),
             Some(reason) => {
-                format!("refused ({reason}); allow it with ACL SETUSER \u{2026} &{}", channel.as_str())
+                refused += usize::from(source.is_socket_io());
+                let name = channel.as_str();
+                format!("refused ({reason}); allow it with ACL SETUSER \u{2026} +{command} &{name}")
             }
         };
-        let kind = if source.is_pattern() { "pattern" } else { "channel" };
-        lines.push(format!("{kind} {}, {}: {outcome}", channel.as_str(), meaning(source, settings)));
+        all += usize::from(source.is_socket_io());
+        findings.note(format!("{kind} {}, {}: {outcome}", channel.as_str(), meaning(source, settings)));
     }
-    Ok(lines)
+    if refused > 0 {
+        findings.problem(format!(
+            "socketio: Redis refuses {refused} of {all} channels and patterns; clients of Socket.IO get 503. The lines above say how to allow them"
+        ));
+    } else if all > 0 {
+        findings.note("socketio: Redis permits all channels and patterns".to_owned());
+    }
+    Ok(findings)
 }
 
 fn meaning(source: Source, settings: &Settings) -> &'static str {

@@ -13,7 +13,7 @@ use crate::redis::{Tap, TapEvent, Target};
 use crate::settings::{AdminSettings, MountSettings, NamespacePattern, Settings};
 use crate::shard::ask::ReceiverQuery;
 use crate::sources::{Instruction, Source, SourceReader, escape_pattern, own_channels};
-use crate::wire::socket_io::{EventData, JsonElements, unescape_json};
+use crate::wire::socket_io::{EventData, JsonElements, JsonMembers, is_reserved_event, unescape_json};
 use crate::wire::{AudienceKind, Channel, ClientName, Directive, EmitTarget, Message};
 
 /// The first byte of a pickle.
@@ -136,6 +136,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn describe(&mut self, source: Source, channel: Channel, message: Message) -> Passed {
+        let is_reserved = source == Source::RedisManager && has_reserved_name(message.payload());
         let is_pickle = message.payload().first() == Some(&PICKLE);
         let settings = &self.settings.socket_io;
         let head = format!("{} {channel:?}", source.word());
@@ -162,6 +163,11 @@ impl<'a> Decoder<'a> {
             None if source == Source::Relay => {
                 (String::new(), Err("it is empty, and empty messages are not delivered".to_owned()))
             }
+            None if is_reserved => (
+                String::new(),
+                Err("the name of the event is reserved by Socket.IO, and clients would not take it; choose another name"
+                    .to_owned()),
+            ),
             None => (
                 String::new(),
                 Err("it is malformed, or exceeds messages.max_delivery_bytes or socketio.max_attachments"
@@ -267,12 +273,42 @@ fn event_name(event: &EventData) -> String {
     name.and_then(unescape_json).map_or_else(|| "?".to_owned(), |name| format!("{name:?}"))
 }
 
+/// Returns whether a message in JSON emits an event with a reserved name.
+fn has_reserved_name(payload: &[u8]) -> bool {
+    let text = std::str::from_utf8(payload).unwrap_or_default();
+    let event = JsonMembers::new(text).and_then(|members| {
+        let (_, event) =
+            members.flatten().find(|(key, _)| unescape_json(key).is_some_and(|key| key == "event"))?;
+        unescape_json(event)
+    });
+    event.is_some_and(|name| is_reserved_event(&name))
+}
+
 fn target_text(target: &EmitTarget) -> String {
     let EmitTarget { namespace, rooms, except, is_volatile, .. } = target;
     let rooms = rooms.as_ref().map_or_else(String::new, |rooms| format!(" rooms={rooms:?}"));
     let except = if except.is_empty() { String::new() } else { format!(" except={except:?}") };
     let volatile = if *is_volatile { " volatile" } else { "" };
     format!(" namespace={namespace:?}{rooms}{except}{volatile}")
+}
+
+/// Returns why a message reaches no client.
+fn reached_nobody(query: &ReceiverQuery) -> String {
+    match query {
+        ReceiverQuery::Channel(_) => "no client of this gateway has subscribed to it".to_owned(),
+        ReceiverQuery::Clients(_, target) => {
+            let namespace = target.namespace.escape_debug();
+            match &target.rooms {
+                None if target.except.is_empty() => {
+                    format!("no client of this gateway is connected to namespace {namespace}")
+                }
+                None => format!("no other client of this gateway is connected to namespace {namespace}"),
+                Some(_) => {
+                    format!("no client of this gateway is in these rooms of namespace {namespace}")
+                }
+            }
+        }
+    }
 }
 
 /// Asks the running gateway for counts.
@@ -293,7 +329,7 @@ impl<'a> Counts<'a> {
             return Ok("?".to_owned());
         }
         match ask_receivers(admin, query).await {
-            Ok(0) => Ok("0 (reached nobody: no socket of this gateway is in it)".to_owned()),
+            Ok(0) => Ok(format!("0 (reached nobody: {})", reached_nobody(query))),
             Ok(count) => Ok(count.to_string()),
             Err(reason) => {
                 self.paused_until = Some(Instant::now() + ASK_PAUSE);

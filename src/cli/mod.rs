@@ -1,21 +1,22 @@
 //! The subcommands, and the only table of exit codes.
 
+mod check;
+mod findings;
 mod inventory;
 mod listen;
+mod requirements;
 mod yunity_client;
 
 use std::io::{self, Read, Write};
-use std::net::TcpListener;
-use std::path::Path;
 use std::process::ExitCode;
 
 use tokio::runtime::{Builder, LocalOptions};
 
+pub use self::check::{ListenTime, check};
 pub use self::yunity_client::{ListenCommand, listen};
-use crate::redis::{ServerReport, Target, TargetError, examine, publish_once};
-use crate::server::{self, Standby};
-use crate::settings::{self, Listen, Settings};
-use crate::visitors::probe;
+use crate::redis::{Target, TargetError, publish_once};
+use crate::server;
+use crate::settings::{self, Settings};
 use crate::wire::{Audience, Channel, Facility, SessionKey};
 
 /// Why a command fails.
@@ -33,6 +34,8 @@ pub enum CommandError {
     Redis(String),
     /// A server of Socket.IO refuses the client.
     Server(String),
+    /// `check` has found so many problems, and printed them.
+    Found(usize),
     /// The server could not start, or failed.
     Serving(anyhow::Error),
     /// Standard input or output failed.
@@ -53,6 +56,10 @@ impl CommandError {
             Self::Target(error) => writeln!(io::stderr(), "ws4redis: {error}"),
             // The reader of a pipe may close it early, as `head` does.
             Self::Stdio(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Self::Found(1) => writeln!(io::stderr(), "ws4redis: check found 1 problem, see its line above"),
+            Self::Found(count) => {
+                writeln!(io::stderr(), "ws4redis: check found {count} problems, see their lines above")
+            }
             Self::Serving(error) => writeln!(io::stderr(), "ws4redis: {error:#}"),
             Self::Stdio(error) => writeln!(io::stderr(), "ws4redis: {error}"),
         };
@@ -60,7 +67,7 @@ impl CommandError {
             Self::Usage(error) if !error.use_stderr() => 0,
             Self::Usage(_) | Self::Settings(_) | Self::Arguments(_) | Self::Target(_) => 64,
             Self::Redis(_) | Self::Server(_) => 69,
-            Self::Serving(_) | Self::Stdio(_) => 1,
+            Self::Found(_) | Self::Serving(_) | Self::Stdio(_) => 1,
         })
     }
 }
@@ -75,13 +82,6 @@ impl From<settings::SettingsError> for CommandError {
     fn from(error: settings::SettingsError) -> Self {
         Self::Settings(error)
     }
-}
-
-/// The time for which `check` listens.
-#[derive(Debug, Clone, Copy)]
-pub struct ListenTime {
-    /// Seconds; `None` until a signal arrives.
-    pub seconds: Option<u64>,
 }
 
 /// A message to publish from the command line.
@@ -113,83 +113,6 @@ pub fn serve(settings: Settings) -> Result<(), CommandError> {
     server::run(settings, target).map_err(CommandError::Serving)
 }
 
-/// Checks the settings and the connection to Redis, and prints the results. With `listening`, it then prints what passes
-/// through Redis, until the time is over or a signal arrives.
-///
-/// # Errors
-///
-/// When Redis is unreachable, or standard output fails.
-pub fn check(
-    settings: &Settings,
-    file: Option<&Path>,
-    warnings: &[String],
-    listening: Option<ListenTime>,
-) -> Result<(), CommandError> {
-    let target = Target::new(&settings.redis)?;
-    report(settings, &target, file, warnings, listening.is_some())?;
-    match listening {
-        Some(ListenTime { seconds }) => block_on(listen::listen(settings, &target, seconds)),
-        None => Ok(()),
-    }
-}
-
-fn report(
-    settings: &Settings,
-    target: &Target,
-    file: Option<&Path>,
-    warnings: &[String],
-    needs_redis: bool,
-) -> Result<(), CommandError> {
-    let mut out = io::stdout();
-    let mut print = |line: String| writeln!(out, "{line}").map_err(CommandError::Stdio);
-    for warning in warnings {
-        print(format!("warning: {warning}"))?;
-    }
-    print(match file {
-        Some(file) => format!("settings: fine, from {} and the environment", file.display()),
-        None => {
-            "settings: fine, built-in and from the environment; there is no settings.toml here".to_owned()
-        }
-    })?;
-    print(format!("listen: {}", listening(&settings.server.listen)))?;
-    if let Some(admin) = &settings.admin {
-        print(format!("admin listener: {}", listening(&admin.listen)))?;
-    }
-    if let Some(yunity) = &settings.socket_io.yunity.admin {
-        print(format!("list of yunity-sockets: {}", listening(&yunity.listen)))?;
-    }
-    let broadcast = settings.namespace.channel(Audience::Broadcast, &Facility::new("<facility>"));
-    print(format!(
-        "WebSockets: {}<facility>, broadcast channel {}",
-        settings.websocket_url,
-        broadcast.as_str()
-    ))?;
-    for line in inventory::mounts(settings) {
-        print(line)?;
-    }
-    print(format!("demo page: {}", if settings.demo { "on" } else { "off" }))?;
-    if let Some(callback) = &settings.callback {
-        let found = block_on(probe(callback, settings.session.reading.pattern.clone()));
-        print(format!("callback: {} {}", callback.url, found.unwrap_or_else(|problem| problem)))?;
-    }
-    if settings.redis.url.is_none()
-        && !needs_redis
-        && block_on(server::probe_default_redis()) == Standby::Needed
-    {
-        return print("redis: none on 127.0.0.1:6379; the embedded store will be started there. Set redis.url for a real one".to_owned());
-    }
-    let unreachable = |reason: String| unreachable_redis(target, &reason);
-    let found = block_on(examine(target)).map_err(unreachable)?;
-    print(describe(target, &found))?;
-    if let Some(refusal) = found.refusal {
-        print(format!("redis: refuses PING ({refusal})"))?;
-    }
-    for line in block_on(inventory::channels(settings, target)).map_err(unreachable)? {
-        print(line)?;
-    }
-    Ok(())
-}
-
 /// Prints a commented settings file for a new site.
 ///
 /// # Errors
@@ -197,25 +120,6 @@ fn report(
 /// When standard output fails.
 pub fn print_settings() -> Result<(), CommandError> {
     io::stdout().write_all(settings::recommended().as_bytes()).map_err(CommandError::Stdio)
-}
-
-fn listening(listen: &Listen) -> String {
-    match listen {
-        Listen::Tcp(address) => match TcpListener::bind(address) {
-            Ok(_) => format!("{address} is free"),
-            Err(error) => {
-                format!("{address} cannot be used now ({error}); fine if ws4redis is running there already")
-            }
-        },
-        Listen::Unix(path, mode) => format!("unix socket {}, permissions {mode:o}", path.display()),
-    }
-}
-
-fn describe(target: &Target, found: &ServerReport) -> String {
-    let version = found.version.as_deref().unwrap_or("of unknown version (INFO is not allowed)");
-    let mode = found.mode.as_deref().unwrap_or("mode unknown");
-    let millis = found.round_trip.as_secs_f64() * 1000.0;
-    format!("redis: reached {}, {version}, {mode}, {millis:.1} ms for a command", target.name())
 }
 
 fn unreachable_redis(target: &Target, reason: &str) -> CommandError {

@@ -238,7 +238,15 @@ fn receive(socket: &mut WebSocket<TcpStream>, message: &str, session: &str) -> R
         Some(("0", rest)) if !rest.starts_with('/') => {
             let mut packet = String::from(r#"42["authenticate",{"sessionId":"#);
             push_json_string(&mut packet, session);
-            send(socket, &(packet + "}]"))
+            send(socket, &(packet + "}]"))?;
+            // Standard error, because standard output has one line of JSON for each notification. If it is closed, there is
+            // nowhere to report to.
+            let _ = writeln!(
+                io::stderr(),
+                "ws4redis: connected as session {}; a session id that the site does not know hears nothing",
+                session.escape_debug()
+            );
+            Ok(())
         }
         Some(("1", _)) => Err(ClientEnd::Lost("the server has disconnected the client".to_owned())),
         Some(("4", reason)) => {

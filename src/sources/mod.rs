@@ -89,7 +89,11 @@ pub fn own_channels(settings: &Settings) -> Vec<(Channel, Source)> {
         channels.push((Channel::from_redis(&yunity.channel), Source::Notifications));
     }
     if !settings.socket_io.mounts_with(|mount| mount.messenger).is_empty() {
-        channels.push((Channel::from_redis(&messenger.channel), Source::Notifications));
+        let channel = (Channel::from_redis(&messenger.channel), Source::Notifications);
+        // By default both bridges read the same channel.
+        if !channels.contains(&channel) {
+            channels.push(channel);
+        }
     }
     channels
 }

@@ -32,6 +32,24 @@ impl KeyEvent {
     }
 }
 
+/// The events that Redis publishes, by `notify-keyspace-events`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishedEvents {
+    /// Those of keys that are deleted, written with a time to live, or expire.
+    pub has_expiry: bool,
+    /// In addition those of plain writes.
+    pub has_writes: bool,
+}
+
+impl PublishedEvents {
+    /// Parses the value of `notify-keyspace-events`.
+    pub fn parse(flags: &str) -> Self {
+        let has = |classes: &str| flags.contains('A') || classes.chars().all(|class| flags.contains(class));
+        let has_expiry = flags.contains('K') && has("g");
+        Self { has_expiry, has_writes: has_expiry && has("gx$") }
+    }
+}
+
 /// Returns the channel of a key in a database.
 pub fn channel_of(database: u8, key: &str) -> Channel {
     Channel::from_redis(&format!("{PREFIX}{database}__:{key}"))

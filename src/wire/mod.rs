@@ -35,7 +35,7 @@ pub use form::Form;
 pub use handshake::{Facility, Flags, Handshake, HandshakeError, parameters, query_pairs};
 pub use handshake_record::{HandshakeParts, HandshakeRecord};
 pub use history::{HistoryNames, StreamKey, hash_tag};
-pub use keyspace::{KeyEvent, channel_of, key_of};
+pub use keyspace::{KeyEvent, PublishedEvents, channel_of, key_of};
 pub use message::Message;
 pub use mount::{Mount, MountSet};
 pub use node_id::NodeId;

@@ -100,6 +100,12 @@ async fn listening_prints_each_message_with_its_receivers_and_no_contents() {
     listening.expect(&[r#"rooms=["none", ""#, "sockets=1"]).await;
     python(&emit("news", r#""room":"none""#));
     listening.expect(&[r#"rooms=["none"] sockets=0 (reached nobody"#]).await;
+    python(&emit("news", r#""namespace":"/chat""#));
+    let parts =
+        [r#"event="news" namespace="/chat""#, "no client of this gateway is connected to namespace /chat"];
+    listening.expect(&parts).await;
+    python(&emit("disconnect", r#""namespace":"/""#));
+    listening.expect(&["dropped ", "the name of the event is reserved by Socket.IO"]).await;
     python(&emit("news", r#""room":[]"#));
     listening.expect(&["dropped redis_manager ", "names no room"]).await;
     python(&emit("news", r#""namespace":"/nope""#));
@@ -157,16 +163,202 @@ async fn check_names_mounts_and_channels_and_what_redis_refuses() {
     let arguments: Vec<_> = ["check", "--set", &url].into_iter().chain(sets).collect();
     let output = run(&arguments).await;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("found 1 problem"), "{output:?}");
     for part in [
         "Socket.IO: /socket.io/, Engine.IO 3 and 4, polling and websocket, namespaces / /room-*",
         "channel ws4redis:control, changes that the Django package reports: subscribed",
         "channel socketio, RedisManager of python-socketio in JSON, pickle is off: subscribed",
         "pattern socket.io#/#*, events of emitters and servers of Node: refused (NOPERM",
-        "ACL SETUSER … &socket.io#/room-*#*",
+        "ACL SETUSER … +psubscribe &socket.io#/room-*#*",
+        "socketio: Redis refuses 4 of 5 channels and patterns; clients of Socket.IO get 503",
     ] {
         assert!(said.contains(part), "{part} is not in {said}");
     }
+}
+
+/// Runs `check` with these settings. Returns its output, and expects this exit code.
+#[track_caller]
+fn check(code: i32, sets: &[&str]) -> impl Future<Output = String> {
+    let place = std::panic::Location::caller();
+    let sets = sets.iter().flat_map(|set| ["--set", set]).map(str::to_owned);
+    let arguments: Vec<_> = std::iter::once("check".to_owned()).chain(sets).collect();
+    async move {
+        let output = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{place}: {said}");
+        said
+    }
+}
+
+/// Starts a Redis with a user `gate` who has these rights, and returns the setting of its URL.
+fn redis_with(rights: &str) -> (RedisServer, String) {
+    let rights = rights.split(' ').collect::<Vec<_>>();
+    let redis = RedisServer::start_with(&[&["--user", "gate", "on", ">p"], &rights[..]].concat());
+    let url = format!("redis.url=redis://gate:p@127.0.0.1:{}", redis.port());
+    (redis, url)
+}
+
+#[track_caller]
+fn expect_parts(said: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+}
+
+const BASE: &str = "+get +getrange +pttl +publish +subscribe +unsubscribe +ping +info &ws4redis:*";
+
+#[tokio::test]
+async fn check_tries_what_events_need_and_changes_nothing() {
+    let stream = "events.to=stream:ws4redis:events";
+    let presence = "+zadd +zrem +zremrangebyscore +zcard +zscore +expire +eval ~ws4redis:online*";
+    let (redis, url) = redis_with(&format!("{BASE} {presence}"));
+    let said = check(1, &[&url, stream]).await;
+    expect_parts(
+        &said,
+        &["events: stream:ws4redis:events, Redis refuses XADD (NOPERM", "Django gets no events"],
+    );
+    expect_parts(
+        &said,
+        &["ACL SETUSER … +xadd ~ws4redis:events", "presence: users of the site, Redis permits"],
+    );
+    drop(redis);
+    let (redis, url) = redis_with(&format!("{BASE} {presence} +xadd +rpush +ltrim ~ws4redis:events"));
+    let said = check(0, &[&url, stream]).await;
+    expect_parts(&said, &["events: stream:ws4redis:events, Redis permits XADD", "without MULTI and EXEC"]);
+    let said = check(0, &[&url, "events.to=list:ws4redis:events"]).await;
+    expect_parts(&said, &["events: list:ws4redis:events, Redis permits LTRIM; RPUSH was not tested"]);
+    redis.command(&["ACL", "SETUSER", "gate", "+multi", "+exec"]);
+    let said = check(0, &[&url, stream]).await;
+    assert!(!said.contains("without MULTI"), "{said}");
+    let said = check(0, &[&url, "events.to=list:ws4redis:events"]).await;
+    expect_parts(&said, &["events: list:ws4redis:events, Redis permits RPUSH and LTRIM"]);
+    let said = check(1, &[&url, "events.to=channel:told"]).await;
+    expect_parts(
+        &said,
+        &["events: channel:told, Redis refuses PUBLISH (NOPERM", "ACL SETUSER … +publish &told"],
+    );
+    redis.command(&["ACL", "SETUSER", "gate", "-rpush"]);
+    let said = check(1, &[&url, "events.to=list:ws4redis:events"]).await;
+    expect_parts(&said, &["Redis refuses RPUSH (NOPERM", "ACL SETUSER … +rpush ~ws4redis:events"]);
+    redis.command(&["SET", "ws4redis:events", "x"]);
+    redis.command(&["ACL", "SETUSER", "gate", "+rpush"]);
+    let said = check(1, &[&url, "events.to=list:ws4redis:events"]).await;
+    expect_parts(
+        &said,
+        &["events: list:ws4redis:events, Redis refuses LTRIM (WRONGTYPE", "stored under this key"],
+    );
+    redis.command(&["DEL", "ws4redis:events"]);
+    let said = check(0, &[&url, "events.to=list:ws4redis:events"]).await;
+    assert_eq!(redis.command(&["DBSIZE"]).integer(), 0, "{said}");
+    let said = check(1, &[&url, "socketio.client_events=save", "events.to="]).await;
+    expect_parts(&said, &["events: off, and socketio.client_events selects events", "Set events.to"]);
+    expect_parts(&check(0, &[&url]).await, &["events: off", "presence: off"]);
+}
+
+#[tokio::test]
+async fn check_tries_what_presence_needs() {
+    let file = std::env::temp_dir().join(unique("ws4redis-settings"));
+    std::fs::write(&file, "[[presence]]\nfacility = [\"chat-*\"]\n").unwrap();
+    let rights = "+zadd +zrem +zremrangebyscore +zcard +expire ~ws4redis:online*";
+    let (redis, url) = redis_with(&format!("{BASE} {rights}"));
+    let run_check = async |code: i32| {
+        let output = run(&["--settings", file.to_str().unwrap(), "check", "--set", &url]).await;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        said
+    };
+    let said = run_check(1).await;
+    expect_parts(
+        &said,
+        &["presence: 1 table and users of the site, Redis refuses ZADD, ZREM, ZREMRANGEBYSCORE"],
+    );
+    expect_parts(&said, &["ACL SETUSER … +zadd +zrem +zremrangebyscore +expire ~ws4redis:presence:chat-*"]);
+    redis.command(&["ACL", "SETUSER", "gate", "~ws4redis:presence:chat-*"]);
+    let said = run_check(0).await;
+    expect_parts(&said, &["presence: 1 table and users of the site, Redis permits", "without EVAL"]);
+    redis.command(&["ACL", "SETUSER", "gate", "+eval", "+zscore"]);
+    assert!(!run_check(0).await.contains("without EVAL"));
+    assert_eq!(redis.command(&["DBSIZE"]).integer(), 0);
+    std::fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
+async fn check_tries_what_the_bridges_need() {
+    let bridges = ["socketio.yunity.enabled=true", "socketio.messenger.enabled=true"];
+    let gathers = "socketio.messenger.connections_key=socket_connections";
+    let (redis, url) = redis_with(&format!("{BASE} &notifications"));
+    let said = check(1, &[&url, bridges[0], bridges[1], gathers]).await;
+    assert_eq!(said.matches("channel notifications").count(), 1, "{said}");
+    expect_parts(
+        &said,
+        &[
+            "yunity-sockets: Redis refuses GETRANGE, PTTL and GET (NOPERM",
+            "ACL SETUSER … +getrange +pttl +get ~session-store-*",
+        ],
+    );
+    expect_parts(
+        &said,
+        &["messenger: Redis refuses SET, EVAL", "+set +eval +strlen +getrange +setrange ~socket_connections"],
+    );
+    expect_parts(&said, &["socketio: Redis permits all channels and patterns"]);
+    let more = "~session-store-* ~socket_connections +set +eval +strlen +getrange +setrange";
+    redis.command(&[&["ACL", "SETUSER", "gate"], &more.split(' ').collect::<Vec<_>>()[..]].concat());
+    let said = check(0, &[&url, bridges[0], bridges[1], gathers]).await;
+    expect_parts(
+        &said,
+        &["yunity-sockets: Redis permits GETRANGE, PTTL and GET", "messenger: Redis permits SET"],
+    );
+    assert_eq!(redis.command(&["DBSIZE"]).integer(), 0);
+}
+
+#[tokio::test]
+async fn check_says_whether_redis_publishes_keyspace_events() {
+    let redis = RedisServer::start();
+    let url = format!("redis.url={}", redis.url());
+    let flags = |flags: &str| {
+        redis.command(&["CONFIG", "SET", "notify-keyspace-events", flags]);
+    };
+    let yunity = "socketio.yunity.enabled=true";
+    let said = check(0, &[&url, yunity, "socketio.yunity.recheck_seconds=7"]).await;
+    expect_parts(
+        &said,
+        &["keyspace events: off; sessions are read again every 30 s, those of yunity-sockets every 7 s"],
+    );
+    expect_parts(&said, &["set notify-keyspace-events to KA"]);
+    let said = check(0, &[&url]).await;
+    expect_parts(&said, &["keyspace events: off; sessions are read again every 30 s. ", "to Kgx"]);
+    flags("Kgxe");
+    expect_parts(&check(0, &[&url]).await, &["keyspace events: on"]);
+    let said = check(0, &[&url, yunity]).await;
+    expect_parts(
+        &said,
+        &["keyspace events: on, without those of plain writes; sessions of yunity-sockets are read again"],
+    );
+    flags("KA");
+    let said = check(0, &[&url, yunity]).await;
+    assert!(said.contains("keyspace events: on\n"), "{said}");
+    let (_redis, url) = redis_with(BASE);
+    expect_parts(&check(0, &[&url]).await, &["keyspace events: unknown, because Redis refuses CONFIG GET"]);
+    let said = check(0, &[&url, "session.keyspace_events=off"]).await;
+    expect_parts(
+        &said,
+        &["keyspace events: off by session.keyspace_events; sessions are read again every 30 s"],
+    );
+}
+
+#[tokio::test]
+async fn check_of_a_used_address_names_the_possible_owners_and_listening_skips_it() {
+    let redis = RedisServer::start();
+    let (url, server) =
+        (format!("redis.url={}", redis.url()), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let listen = format!("server.listen={}", server.local_addr().unwrap());
+    let said = check(0, &[&url, &listen]).await;
+    expect_parts(&said, &["is in use, by ws4redis or another program"]);
+    let arguments = ["check", "--listen", "--seconds", "1", "--set", &url, "--set", &listen];
+    let output = run(&arguments).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!said.contains("in use") && said.contains("listen: 127.0.0.1:"), "{said}");
 }
 
 #[tokio::test]

@@ -343,6 +343,9 @@ async fn the_command_line_client_prints_the_notifications_of_its_session() {
     for engine in ["3", "4"] {
         let url = format!("http://{}/socket/", bridge.gateway.address());
         let listening = Listening::start(&url, &["--engine", engine]);
+        let hint =
+            "ws4redis: connected as session cli; a session id that the site does not know hears nothing";
+        assert_eq!(listening.next(), hint);
         let deadline = Instant::now() + DEADLINE;
         let first = loop {
             bridge.publish(&json!({"users": ["user1"], "payload": "ready"}));

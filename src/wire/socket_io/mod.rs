@@ -18,7 +18,7 @@ mod value;
 pub use attachments::{AttachmentCollector, AttachmentError, BinaryMessage, MessageLimits};
 pub use data::{EventData, EventDataWriter, InvalidEventData};
 pub use json::{InvalidJson, MAX_JSON_DEPTH, push_compact_json, validate_json};
-pub use packet::{MAX_NAMESPACE_BYTES, SocketPacket, SocketPacketError, SocketType};
+pub use packet::{MAX_NAMESPACE_BYTES, SocketPacket, SocketPacketError, SocketType, is_reserved_event};
 pub use pickled::pickled_callback;
 pub use split::{JsonElements, JsonMembers};
 pub use strings::push_json_string;

@@ -19,7 +19,7 @@ const RESERVED_EVENTS: [&str; 6] =
     ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
 /// Returns whether an event must not have this name: clients take its packet for invalid.
-pub(super) fn is_reserved_event(name: &str) -> bool {
+pub fn is_reserved_event(name: &str) -> bool {
     RESERVED_EVENTS.contains(&name)
 }
 

@@ -1,0 +1,123 @@
+//! `ws4redis check`: what the settings mean, and whether they work with this Redis.
+
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::path::Path;
+
+use super::{CommandError, block_on, inventory, listen, requirements, unreachable_redis};
+use crate::redis::{ServerReport, Target, examine};
+use crate::server::{self, Standby};
+use crate::settings::{Listen, Settings};
+use crate::visitors::probe;
+use crate::wire::{Audience, Facility};
+
+/// The time for which `check` listens.
+#[derive(Debug, Clone, Copy)]
+pub struct ListenTime {
+    /// Seconds; `None` until a signal arrives.
+    pub seconds: Option<u64>,
+}
+
+/// Checks the settings and the connection to Redis, and prints the results. With `listening`, it then prints what passes
+/// through Redis, until the time is over or a signal arrives.
+///
+/// # Errors
+///
+/// When Redis is unreachable, or something that the settings need is missing there, or standard output fails.
+pub fn check(
+    settings: &Settings,
+    file: Option<&Path>,
+    warnings: &[String],
+    listening: Option<ListenTime>,
+) -> Result<(), CommandError> {
+    let target = Target::new(&settings.redis)?;
+    let problems = report(settings, &target, file, warnings, listening.is_some())?;
+    match (listening, problems) {
+        (Some(ListenTime { seconds }), _) => block_on(listen::listen(settings, &target, seconds)),
+        (None, 0) => Ok(()),
+        (None, problems) => Err(CommandError::Found(problems)),
+    }
+}
+
+/// Prints the report, and returns the number of problems.
+fn report(
+    settings: &Settings,
+    target: &Target,
+    file: Option<&Path>,
+    warnings: &[String],
+    is_listening: bool,
+) -> Result<usize, CommandError> {
+    let mut out = io::stdout();
+    let mut print = |line: String| writeln!(out, "{line}").map_err(CommandError::Stdio);
+    for warning in warnings {
+        print(format!("warning: {warning}"))?;
+    }
+    print(match file {
+        Some(file) => format!("settings: fine, from {} and the environment", file.display()),
+        None => {
+            "settings: fine, built-in and from the environment; there is no settings.toml here".to_owned()
+        }
+    })?;
+    print(format!("listen: {}", address(&settings.server.listen, is_listening)))?;
+    if let Some(admin) = &settings.admin {
+        print(format!("admin listener: {}", address(&admin.listen, is_listening)))?;
+    }
+    if let Some(yunity) = &settings.socket_io.yunity.admin {
+        print(format!("list of yunity-sockets: {}", address(&yunity.listen, is_listening)))?;
+    }
+    let broadcast = settings.namespace.channel(Audience::Broadcast, &Facility::new("<facility>"));
+    print(format!(
+        "WebSockets: {}<facility>, broadcast channel {}",
+        settings.websocket_url,
+        broadcast.as_str()
+    ))?;
+    for line in inventory::mounts(settings) {
+        print(line)?;
+    }
+    print(format!("demo page: {}", if settings.demo { "on" } else { "off" }))?;
+    if let Some(callback) = &settings.callback {
+        let found = block_on(probe(callback, settings.session.reading.pattern.clone()));
+        print(format!("callback: {} {}", callback.url, found.unwrap_or_else(|problem| problem)))?;
+    }
+    if settings.redis.url.is_none()
+        && !is_listening
+        && block_on(server::probe_default_redis()) == Standby::Needed
+    {
+        print("redis: none on 127.0.0.1:6379; the embedded store will be started there. Set redis.url for a real one".to_owned())?;
+        let findings = requirements::embedded(settings);
+        findings.lines.into_iter().try_for_each(print)?;
+        return Ok(findings.problems);
+    }
+    let unreachable = |reason: String| unreachable_redis(target, &reason);
+    let found = block_on(examine(target)).map_err(unreachable)?;
+    print(describe(target, &found))?;
+    if let Some(refusal) = found.refusal {
+        print(format!("redis: refuses PING ({refusal})"))?;
+    }
+    let mut findings = block_on(inventory::channels(settings, target)).map_err(unreachable)?;
+    findings.append(block_on(requirements::examine(settings, target)).map_err(unreachable)?);
+    findings.lines.into_iter().try_for_each(print)?;
+    Ok(findings.problems)
+}
+
+/// Describes an address. With `is_listening` the gateway is expected to use it already.
+fn address(listen: &Listen, is_listening: bool) -> String {
+    match listen {
+        Listen::Tcp(address) if is_listening => address.clone(),
+        Listen::Tcp(address) => match TcpListener::bind(address) {
+            Ok(_) => format!("{address} is free"),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                format!("{address} is in use, by ws4redis or another program")
+            }
+            Err(error) => format!("{address} cannot be used ({error})"),
+        },
+        Listen::Unix(path, mode) => format!("unix socket {}, permissions {mode:o}", path.display()),
+    }
+}
+
+fn describe(target: &Target, found: &ServerReport) -> String {
+    let version = found.version.as_deref().unwrap_or("of unknown version (INFO is not allowed)");
+    let mode = found.mode.as_deref().unwrap_or("mode unknown");
+    let millis = found.round_trip.as_secs_f64() * 1000.0;
+    format!("redis: reached {}, {version}, {mode}, {millis:.1} ms for a command", target.name())
+}
