@@ -24,7 +24,7 @@ pub(super) async fn live(shards: &Shards) -> Result<Value, Refusal> {
 ///
 /// # Errors
 ///
-/// When it stops, or Redis is not connected, or a shard does not answer in time.
+/// When it stops, or Redis is not connected or refuses a channel of Socket.IO, or a shard does not answer in time.
 pub(super) async fn ready(shards: &Shards) -> Result<Value, Refusal> {
     if shards.is_stopping() {
         return Err(Refusal::Draining);
@@ -35,6 +35,7 @@ pub(super) async fn ready(shards: &Shards) -> Result<Value, Refusal> {
             Some(ShardStatus::Draining) => return Err(Refusal::Draining),
             Some(ShardStatus::NoRedis) => return Err(Refusal::NoRedis),
             Some(ShardStatus::NoSessionRedis) => return Err(Refusal::NoSessionRedis),
+            Some(ShardStatus::RefusedChannel(channel)) => return Err(Refusal::RefusedChannel(channel)),
             None => return Err(Refusal::Unresponsive(shard)),
         }
     }
@@ -49,12 +50,13 @@ mod tests {
     use super::*;
     use crate::admin::ask_queues;
     use crate::shard::ask::Ask;
+    use crate::wire::Channel;
 
     /// Answers each question with this status until the queue is closed.
     async fn answer_all(mut asks: mpsc::Receiver<Ask>, status: ShardStatus) {
         while let Some(ask) = asks.recv().await {
             if let Ask::Status(answer) = ask {
-                let _ = answer.send(status);
+                let _ = answer.send(status.clone());
             }
         }
     }
@@ -83,10 +85,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_shard_that_cannot_serve_handshakes_makes_the_gateway_not_ready() {
+        let channel = Channel::from_redis("socketio");
         for (status, refusal) in [
             (ShardStatus::NoRedis, Refusal::NoRedis),
             (ShardStatus::NoSessionRedis, Refusal::NoSessionRedis),
             (ShardStatus::Draining, Refusal::Draining),
+            (ShardStatus::RefusedChannel(channel.clone()), Refusal::RefusedChannel(channel)),
         ] {
             let (shards, mut queues) = ask_queues(2, CancellationToken::new());
             tokio::spawn(answer_all(queues.remove(1), status));

@@ -5,6 +5,7 @@ use hyper::{Response, StatusCode};
 use serde_json::json;
 
 use super::reply::{self, ReplyBody};
+use crate::wire::Channel;
 
 /// Why a request is refused. Each text says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +57,11 @@ pub(super) enum Refusal {
         "the Redis of the sessions is not connected, clients with a session get 503; the log says why, see session.redis_url"
     )]
     NoSessionRedis,
+    /// A channel of Socket.IO is refused.
+    #[error(
+        "Redis refuses the channel {}, clients of Socket.IO get 503; allow its user to subscribe to it, `ws4redis check` says how", .0.as_str()
+    )]
+    RefusedChannel(Channel),
     /// A shard does not answer.
     #[error("shard {0} does not answer; try again, and restart the gateway if this lasts")]
     Unresponsive(usize),
@@ -70,9 +76,11 @@ impl Refusal {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Parameter(_) => StatusCode::BAD_REQUEST,
-            Self::Draining | Self::NoRedis | Self::NoSessionRedis | Self::Unresponsive(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Draining
+            | Self::NoRedis
+            | Self::NoSessionRedis
+            | Self::RefusedChannel(_)
+            | Self::Unresponsive(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 

@@ -27,8 +27,8 @@ pub enum BrokerEvent {
     Query(DoctorQuery),
     /// What Django asks for about the clients of Socket.IO.
     Directives(Arc<[RoutedDirective]>),
-    /// Redis refuses a channel whose messages are for clients of Socket.IO, or none of these any more.
-    EmitsRefused(bool),
+    /// Redis refuses this channel, whose messages are for clients of Socket.IO; `None` if it refuses no such channel any more.
+    EmitsRefused(Option<Channel>),
     /// An event that both kinds of broker have.
     Subscription(SubscriptionEvent),
 }

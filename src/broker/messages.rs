@@ -86,8 +86,8 @@ impl Messages {
 
     /// Reports whether Redis refuses a channel whose messages are for clients of Socket.IO.
     pub(super) async fn report_refused_emits(&self, intake: &mut Intake) {
-        let are_refused = intake.subscriptions.refuses_emits();
-        self.shards.send_all(|| BrokerEvent::EmitsRefused(are_refused), intake).await;
+        let refused = intake.subscriptions.refused_emits();
+        self.shards.send_all(|| BrokerEvent::EmitsRefused(refused.clone()), intake).await;
     }
 
     /// Messages were dropped because they arrived faster than the shards took them: the persisted values are re-read.

@@ -349,7 +349,7 @@ impl<E: From<SubscriptionEvent>> Broker<E> {
                 }
             }
             _ if is_new && source.is_socket_io() => {
-                error!(?channel, error = %reason, "redis refuses a Socket.IO channel or pattern; clients of Socket.IO get 503; retrying with back-off. Allow its user to subscribe to it (ACL SETUSER … &channel; a pattern literally)");
+                error!(?channel, error = %reason, "redis refuses a Socket.IO channel or pattern; clients of Socket.IO get 503; retrying with back-off. Allow its user to subscribe to it (ACL SETUSER … +subscribe &channel; +psubscribe and a pattern literally)");
                 if let Some(messages) = &self.messages {
                     messages.report_refused_emits(&mut self.intake).await;
                 }

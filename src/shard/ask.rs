@@ -31,8 +31,8 @@ pub enum Ask {
         /// Where the answer goes.
         answer: oneshot::Sender<YunityClients>,
     },
-    /// The number of clients that a message reaches.
-    Receivers(ReceiverQuery, oneshot::Sender<usize>),
+    /// The number of clients that a message reaches; `None` if a path is not served.
+    Receivers(ReceiverQuery, oneshot::Sender<Option<usize>>),
 }
 
 /// Clients whose number is asked for.
@@ -45,7 +45,7 @@ pub enum ReceiverQuery {
 }
 
 /// Whether a shard serves handshakes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShardStatus {
     /// It does.
     Ready,
@@ -55,6 +55,8 @@ pub enum ShardStatus {
     NoRedis,
     /// It has no Redis for sessions, which has an address of its own.
     NoSessionRedis,
+    /// Redis refuses a channel, without which clients of Socket.IO are not served.
+    RefusedChannel(Channel),
 }
 
 /// Open connections of a shard.

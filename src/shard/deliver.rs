@@ -108,7 +108,7 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, held: &mut HeldEvents) {
         }),
         BrokerEvent::Invalidate(invalidations) => state.visitors.leases.invalidate(&invalidations),
         BrokerEvent::Directives(directives) => held.directives.push(directives),
-        BrokerEvent::EmitsRefused(are_refused) => state.emits_refused.set(are_refused),
+        BrokerEvent::EmitsRefused(channel) => drop(state.emits_refused.replace(channel)),
         BrokerEvent::Query(query) => doctor::answer(state.clone(), query),
         BrokerEvent::Subscription(event) => {
             match event {
@@ -121,7 +121,7 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, held: &mut HeldEvents) {
                 SubscriptionEvent::Lost => {
                     state.redis_up.set(false);
                     // All channels are subscribed anew.
-                    state.emits_refused.set(false);
+                    state.emits_refused.take();
                 }
                 _ => {}
             }

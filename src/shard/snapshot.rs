@@ -37,13 +37,19 @@ pub(super) async fn answer_asks(state: Rc<ShardState>, mut asks: mpsc::Receiver<
     std::future::pending::<()>().await;
 }
 
-fn count(state: &ShardState, query: ReceiverQuery) -> usize {
+/// Counts the clients of a query; `None` if a path is not served.
+fn count(state: &ShardState, query: ReceiverQuery) -> Option<usize> {
     match query {
-        ReceiverQuery::Channel(channel) => state.hub.with(|hub| hub.member_count(&channel.into())),
+        ReceiverQuery::Channel(channel) => Some(state.hub.with(|hub| hub.member_count(&channel.into()))),
         ReceiverQuery::Clients(paths, target) => {
+            let settings = &state.process.settings.socket_io;
+            let is_served = |path: &str| settings.mounts.iter().any(|mount| mount.path == path);
+            if !paths.iter().all(|path| is_served(path)) {
+                return None;
+            }
             let is_meant = |mount: &MountSettings| paths.iter().any(|path| **path == mount.path);
-            let mounts = state.process.settings.socket_io.mounts_with(is_meant);
-            mounts.iter().map(|mount| socket_io::count(state, mount, &target)).sum()
+            let mounts = settings.mounts_with(is_meant);
+            Some(mounts.iter().map(|mount| socket_io::count(state, mount, &target)).sum())
         }
     }
 }
@@ -56,6 +62,8 @@ fn status(state: &ShardState) -> ShardStatus {
         ShardStatus::NoRedis
     } else if !state.session_lookups.is_connected() {
         ShardStatus::NoSessionRedis
+    } else if let Some(channel) = &*state.emits_refused.borrow() {
+        ShardStatus::RefusedChannel(channel.clone())
     } else {
         ShardStatus::Ready
     }

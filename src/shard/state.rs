@@ -1,6 +1,6 @@
 //! The state of a shard, shared by its parts and by the dialects.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ use crate::unfinished::UnfinishedMemory;
 use crate::visitors::watch::Leases;
 use crate::visitors::{Callback, CallbackTransport, Identifier, LargeValues, RateLimits, Sessions, Visitors};
 use crate::wire::live::LiveNames;
-use crate::wire::{MountSet, NodeId};
+use crate::wire::{Channel, MountSet, NodeId};
 
 /// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
 const READ_BYTES: usize = 64 * 1024;
@@ -116,8 +116,8 @@ pub struct ShardState {
     pub session_lookups: Rc<Lookups>,
     /// Whether the broker is connected to Redis.
     pub redis_up: Cell<bool>,
-    /// Whether Redis refuses a channel whose messages are for clients of Socket.IO.
-    pub emits_refused: Cell<bool>,
+    /// A channel that Redis refuses and whose messages are for clients of Socket.IO, if there is one.
+    pub emits_refused: RefCell<Option<Channel>>,
     /// Cancelled when the server stops.
     pub stopping: CancellationToken,
     /// Number of connections of this shard.
@@ -186,7 +186,7 @@ impl ShardState {
             events,
             session_lookups,
             redis_up: Cell::new(false),
-            emits_refused: Cell::new(false),
+            emits_refused: RefCell::default(),
             stopping,
             connections: Cell::new(0),
             publish_timeout,

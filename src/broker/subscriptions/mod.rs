@@ -412,11 +412,13 @@ impl Subscriptions {
         self.retries = Retries::default();
     }
 
-    /// Returns whether Redis refuses a channel whose messages are for clients of Socket.IO.
-    pub(super) fn refuses_emits(&self) -> bool {
-        let numbers = self.pinned.iter().filter_map(|channel| self.channels.find(channel.as_str()));
-        let mut pinned = numbers.map(|number| &self.channels[number]);
-        pinned.any(|subscription| subscription.source.is_socket_io() && subscription.state.was_refused())
+    /// Returns a channel that Redis refuses and whose messages are for clients of Socket.IO, if there is one.
+    pub(super) fn refused_emits(&self) -> Option<Channel> {
+        let is_refused = |channel: &&Channel| {
+            let subscription = self.channels.find(channel.as_str()).map(|number| &self.channels[number]);
+            subscription.is_some_and(|it| it.source.is_socket_io() && it.state.was_refused())
+        };
+        self.pinned.iter().find(is_refused).cloned()
     }
 
     /// Returns the confirmed channels of a source, with the shards that want them.

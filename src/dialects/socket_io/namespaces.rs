@@ -49,7 +49,7 @@ pub(super) fn connect(
         return (!is_implied).then(|| Close::Protocol("namespace joined twice, or too many".to_owned()));
     }
     // Messages would be missed. The client comes back when Redis does.
-    if !state.redis_up.get() || state.emits_refused.get() {
+    if !state.redis_up.get() || state.emits_refused.borrow().is_some() {
         return Some(Close::Overloaded);
     }
     match admit(session, state, packet) {

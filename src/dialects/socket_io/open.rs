@@ -117,7 +117,7 @@ impl Opening {
 /// Identifies a visitor, and watches its session.
 async fn admit(state: &Rc<ShardState>, request: &HandshakeRequest) -> Result<Admitted, Rejection> {
     // Messages would be missed. The broker has logged why.
-    if state.emits_refused.get() {
+    if state.emits_refused.borrow().is_some() {
         return Err(Rejection::NoRedis);
     }
     let in_flight = state.visitors.leases.begin();

@@ -5,6 +5,7 @@ mod guard;
 mod health;
 mod limits;
 mod listening;
+mod receivers;
 mod yunity;
 
 use std::io::Read;
