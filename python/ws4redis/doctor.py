@@ -226,8 +226,15 @@ class Doctor:
         ):
             matches = False
             yield Finding(ERROR, f"{gateway}: its auth.callback_secret is not in WS4REDIS_CALLBACK_SECRET")
+        for finding in _compare_features(answer):
+            matches = False
+            yield Finding(finding.level, f"{gateway}: {finding.text}")
+        off = _features_off(answer)
+        if off:
+            yield Finding(OK, f"{gateway}: off there: {', '.join(off)}")
         if matches:
-            yield Finding(OK, f"{gateway}: all settings match")
+            text = "all settings match" if not off else "the settings of what is on match"
+            yield Finding(OK, f"{gateway}: {text}")
 
     def _callback_proofs(self) -> list[str]:
         setting: str | Iterable[str] = settings.WS4REDIS_CALLBACK_SECRET or ()
@@ -236,6 +243,38 @@ class Doctor:
             hmac.new(secret.encode(), message, "sha256").hexdigest()
             for secret in ([setting] if isinstance(setting, str) else setting)
         ]
+
+
+def _compare_features(answer: dict[str, Any]) -> Iterator[Finding]:
+    """Yield what does not fit between Django and the gateway's events and Socket.IO. Older gateways report neither."""
+    theirs, ours = answer.get("events"), settings.WS4REDIS_EVENTS
+    if theirs is None:
+        return
+    is_chosen = ours != settings.DEFAULTS["WS4REDIS_EVENTS"]
+    # Channels are for readers other than the worker.
+    if theirs.startswith("channel:"):
+        yield Finding(WARNING, f"events.to is {theirs!r} in the gateway, which ws4redis_worker cannot read")
+    elif theirs != ours and (theirs or is_chosen):
+        yield Finding(ERROR, f"events.to is {theirs!r} in the gateway and WS4REDIS_EVENTS {ours!r} in Django")
+    channel = settings.WS4REDIS_SOCKETIO_CHANNEL
+    is_chosen = channel != settings.DEFAULTS["WS4REDIS_SOCKETIO_CHANNEL"]
+    channels = answer.get("socketio_channels", [])
+    if channel not in channels and (channels or is_chosen):
+        yield Finding(
+            ERROR,
+            f"socketio.redis_manager.channels are {channels!r} in the gateway, without {channel!r}, "
+            "which is WS4REDIS_SOCKETIO_CHANNEL in Django",
+        )
+
+
+def _features_off(answer: dict[str, Any]) -> list[str]:
+    """Return the features that are off in the gateway, each with its consequence."""
+    consequences = {
+        "socketio": "Socket.IO (socketio.enabled), so Emitter reaches nobody",
+        "events": "events (events.to), so ws4redis_worker gets nothing",
+        "presence": "presence ([[presence]] or events), so is_online() is always False",
+    }
+    return [text for name, text in consequences.items() if name in answer and not answer[name]]
 
 
 def _probe_problem(probe: object, keys: object, engine: session_engine.SessionEngine) -> str | None:

@@ -21,6 +21,8 @@ pub(super) struct RawEvents {
 /// Settings of `[events]`.
 #[derive(Debug, Clone)]
 pub struct EventsSettings {
+    /// Where events go, as it is written.
+    pub to: String,
     /// Where events go; none if Django is told nothing.
     pub destination: Option<EventDestination>,
     /// The kinds of events.
@@ -119,6 +121,7 @@ impl RawEvents {
             });
         }
         Ok(EventsSettings {
+            to: self.to,
             destination,
             what: self.what.iter().filter_map(|word| EventKind::parse(word)).collect(),
             facilities: FacilityPatterns::new(&self.facility),

@@ -9,7 +9,7 @@ use tracing::{debug, info};
 
 use super::state::ShardState;
 use crate::access::session::KeyTemplate;
-use crate::settings::Settings;
+use crate::settings::{Settings, SocketIoSettings};
 use crate::visitors::Probe;
 use crate::wire::DoctorQuery;
 
@@ -26,6 +26,14 @@ struct DoctorReport<'a> {
     keys: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     probe: Option<&'a str>,
+    /// Where events go, as in `events.to`; empty if they are off.
+    events: &'a str,
+    /// Whether clients of Socket.IO are served.
+    socketio: bool,
+    /// The channels of `RedisManager` that are read.
+    socketio_channels: Vec<&'a str>,
+    /// Whether Django knows which users are online.
+    presence: bool,
     callback: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     callback_proof: Option<String>,
@@ -67,6 +75,15 @@ fn hostname() -> String {
     name.map_or_else(|_| "ws4redis".to_owned(), |name| name.trim().to_owned())
 }
 
+/// Returns the channels of `RedisManager` whose messages reach clients.
+fn read_channels(settings: &SocketIoSettings) -> Vec<&str> {
+    if settings.mounts.iter().any(|mount| mount.redis_manager) {
+        settings.redis_manager.channels.iter().map(String::as_str).collect()
+    } else {
+        Vec::new()
+    }
+}
+
 fn report<'a>(settings: &'a Settings, probe: Option<Probe>, signed: &str) -> DoctorReport<'a> {
     let secret = settings.callback.as_ref().map(|callback| callback.secret.as_bytes());
     let proof = secret.filter(|secret| !secret.is_empty()).map(|secret| {
@@ -88,6 +105,10 @@ fn report<'a>(settings: &'a Settings, probe: Option<Probe>, signed: &str) -> Doc
             Probe::Refused => "refused",
             Probe::Unreadable => "unreadable",
         }),
+        events: &settings.events.to,
+        socketio: !settings.socket_io.mounts.is_empty(),
+        socketio_channels: read_channels(&settings.socket_io),
+        presence: !settings.presence.is_empty() || settings.events.tells_presence(),
         callback: settings.callback.is_some(),
         callback_proof: proof,
     }

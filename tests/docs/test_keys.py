@@ -83,7 +83,8 @@ def test_an_invalidation_of_a_session(blocks, connect, store, john):
 def test_the_query_of_the_doctor_and_its_reply(blocks, gateway, store, john, callback):
     question, answer = blocks
     secret = "of-the-tests-of-the-documents"
-    gateway(auth__callback_url=callback, auth__callback_secret=secret)
+    told = {"events__to": "stream:ws4redis:events", "socketio__enabled": "true"}
+    gateway(auth__callback_url=callback, auth__callback_secret=secret, **told)
     key = f":1:django.contrib.sessions.cache{john.session}"
     store.client.set(key, json.dumps(json.loads(store.client.get(key)) | {"ws4redis:doctor": NONCE}), ex=60)
     recorder = store.client.pubsub(ignore_subscribe_messages=True)
@@ -95,7 +96,8 @@ def test_the_query_of_the_doctor_and_its_reply(blocks, gateway, store, john, cal
     reply, shown = json.loads(message["data"]), json.loads(answer.code)
     assert list(reply) == list(shown)
     assert {name: type(value) for name, value in reply.items()} == {name: type(value) for name, value in shown.items()}
-    same = ("v", "version", "prefix", "websocket_url", "heartbeat", "cookie", "probe", "callback")
+    same = ("v", "version", "prefix", "websocket_url", "heartbeat", "cookie", "probe", "events", "callback")
+    same += ("socketio", "socketio_channels", "presence")
     assert [reply[name] for name in same] == [shown[name] for name in same]
     proof = hmac.new(secret.encode(), f"ws4redis:doctor:{NONCE}".encode(), "sha256").hexdigest()
     assert reply["callback_proof"] == proof

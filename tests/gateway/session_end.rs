@@ -362,6 +362,11 @@ async fn the_doctor_receives_the_view_of_this_server() {
         assert_eq!(answer["heartbeat"], "--beat--");
         assert_eq!(answer["keys"][0], ":1:django.contrib.sessions.cache{key}");
         assert_eq!(answer["callback"], true);
+        assert_eq!(
+            (&answer["events"], &answer["socketio"], &answer["presence"]),
+            (&"".into(), &false.into(), &false.into())
+        );
+        assert_eq!(answer["socketio_channels"], serde_json::json!([]));
         // Reference from Python: hmac.new(b"geheim", b"ws4redis:doctor:0123…", "sha256").
         assert_eq!(
             answer["callback_proof"],

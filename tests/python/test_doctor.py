@@ -82,6 +82,77 @@ def test_matching_settings_have_no_error(store, gateway):
     assert store.keys("*") == []
 
 
+FEATURES = {
+    "events": "stream:ws4redis:events",
+    "socketio": True,
+    "socketio_channels": ["socketio"],
+    "presence": True,
+}
+
+
+def test_features_that_are_on_and_match(store, gateway):
+    gateway(answer=sound(store, **FEATURES))
+    text, failed = report()
+    assert "gateway-1: all settings match" in text
+    assert "off there" not in text
+    assert not failed
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"events": ""}, "off there: events (events.to), so ws4redis_worker gets nothing"),
+        ({"socketio": False, "socketio_channels": []}, "off there: Socket.IO (socketio.enabled), so Emitter"),
+        ({"presence": False}, "off there: presence ([[presence]] or events), so is_online() is always False"),
+    ],
+)
+def test_features_that_are_off_are_named(store, gateway, other, expected):
+    gateway(answer=sound(store, **FEATURES | other))
+    text, failed = report()
+    assert expected in text
+    assert "all settings match" not in text
+    assert not failed
+
+
+@pytest.mark.parametrize(
+    ("other", "setting", "expected"),
+    [
+        (
+            {"events": "list:other"},
+            {},
+            "events.to is 'list:other' in the gateway and WS4REDIS_EVENTS 'stream:",
+        ),
+        (
+            {"events": ""},
+            {"WS4REDIS_EVENTS": "list:mine"},
+            "events.to is '' in the gateway and WS4REDIS_EVENTS",
+        ),
+        (
+            {"socketio_channels": ["flask-socketio"]},
+            {},
+            "without 'socketio', which is WS4REDIS_SOCKETIO_CHANNEL",
+        ),
+        ({"socketio_channels": []}, {"WS4REDIS_SOCKETIO_CHANNEL": "mine"}, "without 'mine', which is"),
+    ],
+)
+def test_events_and_channels_that_differ_are_errors(store, gateway, other, setting, expected):
+    gateway(answer=sound(store, **FEATURES | other))
+    with override_settings(**setting):
+        text, failed = report()
+    assert expected in text
+    assert "settings match" not in text
+    assert "of what is on match" not in text
+    assert failed
+
+
+def test_events_in_a_channel_are_not_for_the_worker(store, gateway):
+    gateway(answer=sound(store, **FEATURES | {"events": "channel:told"}))
+    text, failed = report()
+    assert "events.to is 'channel:told' in the gateway, which ws4redis_worker cannot read" in text
+    assert "all settings match" not in text
+    assert not failed
+
+
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
