@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use tracing::info;
+
 use super::{AuthSource, Callback, IdentifyError, Sessions, Visitor, token};
 use crate::access::token::Verifier;
 use crate::access::{Credentials, GroupLists, Token};
@@ -18,6 +20,7 @@ pub struct Identifier {
     recheck: Duration,
     groups: GroupLists,
     nameless: LogThrottle,
+    refused: LogThrottle,
 }
 
 /// Time after which the lease of a token without `exp` is renewed. Nothing is read then.
@@ -39,6 +42,7 @@ impl Identifier {
             recheck,
             groups: GroupLists::default(),
             nameless: LogThrottle::default(),
+            refused: LogThrottle::default(),
         }
     }
 
@@ -72,6 +76,11 @@ impl Identifier {
     pub fn identify_token(&self, token: &Token) -> Option<Result<Visitor, IdentifyError>> {
         let verifier = self.tokens.as_ref()?;
         let identified = token::identify(verifier, token, SystemTime::now(), &self.nameless);
+        if let Err(IdentifyError::Untrusted(reason)) = &identified
+            && let Some(suppressed) = self.refused.allow()
+        {
+            info!(%reason, suppressed, "a token was refused (auth.jwt); its visitor gets 403, or connect_error with Unauthorized");
+        }
         Some(identified.map(|visitor| self.with_shared(visitor)))
     }
 

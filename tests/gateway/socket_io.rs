@@ -376,10 +376,13 @@ async fn a_token_in_connect_identifies_the_client_in_that_namespace() {
     let mut client = server.open().await;
     client.send_text(r#"40/chat,{"token":"invalid"}"#).await;
     client.expect_text(r#"44/chat,{"message":"Unauthorized"}"#).await;
+    server.gateway.expect_log(&["INFO", "a token was refused (auth.jwt)", "reason="]).await;
     client.send_text(&format!(r#"40/chat,{{"token":"{token}"}}"#)).await;
     assert!(text(&mut client).await.starts_with("40/chat,{"));
+    server.gateway.expect_log(&["DEBUG", "namespace joined", "connection{id=", "sid=Some(", "john"]).await;
     client.send_text("40").await;
     client.expect_text(r#"44{"message":"Unauthorized"}"#).await;
+    server.gateway.expect_log(&["DEBUG", "namespace refused", "Unauthorized"]).await;
     server.emit("/chat", "\"ws4redis:user:john\"", "1");
     client.expect_text(r#"42/chat,["e",1]"#).await;
     let target = format!("{V4}&access_token={token}");

@@ -22,6 +22,9 @@ use crate::wire::socket_io::encode::push_ack;
 use crate::wire::socket_io::{JsonMembers, SocketPacket, unescape_json};
 use crate::wire::{ClientAnswer, ClientName, Mount};
 
+/// Most characters of a name in the log.
+const MAX_LOGGED_NAME: usize = 100;
+
 /// Handles an event of a client. Returns why the session has to end, if it has to.
 pub(super) fn receive_event(
     session: &EngineSession,
@@ -36,7 +39,7 @@ pub(super) fn receive_event(
     let socket = sockets.iter_mut().find(|socket| socket.namespace() == packet.namespace)?;
     let bridge = bridge_event(session, state, packet, &name);
     if settings.client_events.is_empty() && settings.login.event.is_empty() && bridge.is_none() {
-        ignore(state);
+        ignore(state, packet.namespace, &name);
         return None;
     }
     let bytes = packet.data.len() + attachments.iter().map(Bytes::len).sum::<usize>();
@@ -64,7 +67,7 @@ pub(super) fn receive_event(
     let is_selected = settings.client_events.iter().any(|event| event.selects(packet.namespace, &name));
     if !is_selected || !state.events.are_enabled() {
         if !is_login {
-            ignore(state);
+            ignore(state, packet.namespace, &name);
         }
         return None;
     }
@@ -90,13 +93,21 @@ pub(super) fn receive_event(
 }
 
 /// Counts an event that is not passed on.
-fn ignore(state: &ShardState) {
+fn ignore(state: &ShardState, namespace: &str, name: &str) {
     Counters::count(&state.process.counters.ignored_events);
     if let Some(suppressed) = state.client_events.allow() {
-        warn!(
-            suppressed,
-            "a Socket.IO client sent an event that is not selected; Django does not get it. Select events by socketio.client_events, and set events.to"
-        );
+        let is_selected =
+            state.process.settings.socket_io.client_events.iter().any(|event| event.selects(namespace, name));
+        let cure = match (is_selected, state.events.are_enabled()) {
+            (false, true) => "is not selected; Django does not get it. Select it by socketio.client_events",
+            (false, false) => {
+                "is not selected; Django does not get it. Select it by socketio.client_events, and set events.to"
+            }
+            (true, _) => "goes nowhere, because events.to is empty. Set events.to",
+        };
+        // A client chooses both.
+        let name: String = name.chars().take(MAX_LOGGED_NAME).collect();
+        warn!(suppressed, event = ?name, ?namespace, "an event of a Socket.IO client {cure}");
     }
 }
 

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
 use tracing::{Instrument, Span, debug};
 
+use super::describe::public_id;
 use super::namespaces::{connect, reauthorize};
 use super::outgoing::{last_packets, send_open};
 use super::receive::receive;
@@ -158,14 +159,10 @@ impl EngineConnection {
                 session.listener.send_uncounted(packet, &permit.state().sockets.limits);
             }
         }
-        session.end_reason.set(Some(reason_of(&close)));
-        permit.state().engine.remove(&session);
-        if close.is_slow() {
-            Counters::count(&permit.state().process.counters.slow_clients);
-        }
         let (delivered, dropped) = socket.listener().counts();
         span.in_scope(|| {
             debug!(
+                sid = ?public_id(permit.state(), &session),
                 close_code = close.code(),
                 reason = ?close.reason(),
                 elapsed_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -174,6 +171,11 @@ impl EngineConnection {
                 "connection ended"
             );
         });
+        session.end_reason.set(Some(reason_of(&close)));
+        permit.state().engine.remove(&session);
+        if close.is_slow() {
+            Counters::count(&permit.state().process.counters.slow_clients);
+        }
         socket.close(&close, &permit.state().sockets).instrument(span).await;
     }
 }

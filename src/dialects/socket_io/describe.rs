@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::namespaces::{session_identity, socket_identity};
 use crate::access::Identity;
-use crate::engine::{EngineSession, TransportState};
+use crate::engine::{EngineSession, NamespaceSocket, TransportState};
 use crate::shard::ask::{ConnectionInfo, ConnectionPeer, NamespaceInfo};
 use crate::shard::state::ShardState;
 
@@ -16,8 +16,7 @@ pub fn describe(state: &ShardState, session: &EngineSession) -> ConnectionInfo {
         .iter()
         .map(|socket| NamespaceInfo {
             name: socket.namespace().to_owned(),
-            // With `eio3_ids = "same"` the public id is the secret one.
-            sid: (!socket.sid.equals(&session.sid)).then(|| state.engine.public_id(session, socket)),
+            sid: shown_sid(state, session, socket),
             user: user(socket_identity(session, socket)),
         })
         .collect();
@@ -43,6 +42,20 @@ pub fn describe(state: &ShardState, session: &EngineSession) -> ConnectionInfo {
         dropped,
         waiting_bytes: session.listener.queued_bytes(),
     }
+}
+
+/// Returns the public id of a session: that of its client in the first namespace.
+pub(super) fn public_id(state: &ShardState, session: &EngineSession) -> Option<String> {
+    session.sockets.borrow().first().and_then(|socket| shown_sid(state, session, socket))
+}
+
+/// Returns the id of a client as Django sees it. With `eio3_ids = "same"` it is the secret one, which is not shown.
+pub(super) fn shown_sid(
+    state: &ShardState,
+    session: &EngineSession,
+    socket: &NamespaceSocket,
+) -> Option<String> {
+    (!socket.sid.equals(&session.sid)).then(|| state.engine.public_id(session, socket))
 }
 
 /// Returns the name of a user, or its primary key if the name is not known.

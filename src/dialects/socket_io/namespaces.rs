@@ -3,8 +3,10 @@
 use std::rc::Rc;
 
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::auth_fields::selected_auth;
+use super::describe::shown_sid;
 use super::outgoing::{MAX_NAMESPACES, send_packet};
 use crate::access::{Identity, Token};
 use crate::engine::{Deadline, EngineSession, NamespaceSocket, Sid};
@@ -64,6 +66,7 @@ pub(super) fn connect(
                 ConnectError::Unknown => "Invalid namespace",
                 ConnectError::Unauthorized => "Unauthorized",
             };
+            debug!(?namespace, reason = message, "namespace refused");
             send_packet(session, &state.sockets.limits, |out| {
                 push_connect_error(out, session.version, namespace, message, None);
             });
@@ -161,6 +164,8 @@ fn join(
         let auth = || selected_auth(settings, packet);
         socket.announced = state.events.connect_namespace(namespace, id, identity.user.clone(), auth);
     }
+    // A session that polls has no span of its own.
+    debug!(?namespace, sid = ?shown_sid(state, session, &socket), user = ?identity.user, "namespace joined");
     session.sockets.borrow_mut().push(socket);
     session.deadline.set(Deadline::None);
 }

@@ -188,7 +188,10 @@ async fn without_a_destination_nothing_is_written() {
     let (mut socket, _) = server.connect("/").await;
     socket.send_text(r#"42["event"]"#).await;
     socket.send_text("41").await;
-    server.gateway.expect_log(&["not selected", "set events.to"]).await;
+    server
+        .gateway
+        .expect_log(&["event=\"event\"", "goes nowhere, because events.to is empty. Set events.to"])
+        .await;
     let written = monitor.commands(server.gateway.namespace());
     assert!(!written.is_empty(), "the monitor works");
     let about_clients = |command: &String| command.contains("connect") || command.contains("XADD");

@@ -140,8 +140,16 @@ async fn selected_events_come_in_order_with_their_arguments_and_attachments() {
         "event": "save_x", "args": [[1], null], "binary": false, "id": null
     });
     assert_eq!(fixed(&events[302]), expected);
-    server.gateway.expect_log(&["not selected", "socketio.client_events"]).await;
+    server
+        .gateway
+        .expect_log(&[
+            "not selected",
+            "event=\"ignored\" namespace=\"/\"",
+            "Select it by socketio.client_events",
+        ])
+        .await;
     assert_eq!(server.gateway.count_log(&["not selected"]), 1);
+    assert_eq!(server.gateway.count_log(&["set events.to"]), 0, "it is set");
 }
 
 /// Publishes what python-socketio publishes as the answer to a question of another server.
