@@ -242,6 +242,8 @@ fn log_rejection(rejection: &Rejection, config: &HttpConfig) {
     let is_handshake = !matches!(
         rejection,
         Rejection::NotFound(_)
+            | Rejection::SocketIoOff
+            | Rejection::ClientScript
             | Rejection::Method
             | Rejection::Engine(EngineError::Session | EngineError::TooLarge)
     );

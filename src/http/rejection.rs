@@ -50,6 +50,12 @@ pub enum Rejection {
         "nothing is served at this path; WebSockets are below {0} (set server.websocket_url_stripped if a proxy removes that prefix)"
     )]
     NotFound(String),
+    /// The path of Socket.IO clients, which are not served.
+    #[error("nothing is served at this path: Socket.IO is off; set socketio.enabled = true")]
+    SocketIoOff,
+    /// The script of Socket.IO's client, which servers in Node deliver.
+    #[error("the gateway does not deliver the client of Socket.IO; take it from npm or a CDN")]
+    ClientScript,
     /// A method other than GET and HEAD.
     #[error("only GET and HEAD are allowed here")]
     Method,
@@ -121,7 +127,10 @@ impl Rejection {
             | Self::Facility(HandshakeError::NotUtf8 | HandshakeError::ControlCharacter) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Facility(HandshakeError::OutsidePrefix) | Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Facility(HandshakeError::OutsidePrefix)
+            | Self::NotFound(_)
+            | Self::SocketIoOff
+            | Self::ClientScript => StatusCode::NOT_FOUND,
             Self::Origin(_)
             | Self::Foreign
             | Self::Denied(_)
@@ -191,6 +200,8 @@ mod tests {
             (Rejection::Untrusted(Untrusted::Expired), 403),
             (Rejection::Refused, 403),
             (Rejection::NotFound("/ws/".into()), 404),
+            (Rejection::SocketIoOff, 404),
+            (Rejection::ClientScript, 404),
             (Rejection::Method, 405),
             (Rejection::PublishDenied, 403),
             (Rejection::HeadersTooLarge(1), 431),

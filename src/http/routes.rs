@@ -18,6 +18,9 @@ use super::{Rejection, health, whoami};
 use crate::access::Peer;
 use crate::wire::{Handshake, HandshakeError};
 
+/// The path that clients of Socket.IO have by default.
+const SOCKET_IO: &str = "/socket.io";
+
 /// A request for a dialect, whose form has been checked. The visitor has not been identified yet.
 pub enum Route {
     /// A WebSocket handshake, and the head of its 101.
@@ -122,10 +125,22 @@ fn route_elsewhere<B>(request: &Request<B>, peer: Peer, config: &HttpConfig) -> 
     }
 }
 
+/// Returns the rejection of an unknown path. Some paths show what the client is looking for.
+fn not_found(path: &str, config: &HttpConfig) -> Rejection {
+    let is_script = |file: &str| file.starts_with("socket.io.") && file.ends_with(".js");
+    if path.rsplit('/').next().is_some_and(is_script) {
+        Rejection::ClientScript
+    } else if config.mounts.is_none() && path.trim_end_matches('/') == SOCKET_IO {
+        Rejection::SocketIoOff
+    } else {
+        Rejection::NotFound(config.path_prefix.clone())
+    }
+}
+
 /// Returns a file of the demo page.
 fn page<B>(request: &Request<B>, config: &HttpConfig) -> Result<Response<Full<Bytes>>, Rejection> {
     let found = config.files.as_ref().and_then(|files| files.get(request.uri().path()));
-    let found = found.ok_or_else(|| Rejection::NotFound(config.path_prefix.clone()))?;
+    let found = found.ok_or_else(|| not_found(request.uri().path(), config))?;
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Rejection::Method);
     }

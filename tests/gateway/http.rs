@@ -135,6 +135,22 @@ async fn a_body_announced_as_too_large_is_refused_without_100_continue() {
 }
 
 #[tokio::test]
+async fn paths_of_socket_io_say_why_nothing_is_served() {
+    let gateway = TestGateway::start().await;
+    let on = TestGateway::start_with(&[("socketio.enabled", "true")]).await;
+    for (gateway, path, part) in [
+        (&gateway, "/socket.io/?EIO=4&transport=polling", "Socket.IO is off; set socketio.enabled = true"),
+        (&gateway, "/socket.io/socket.io.js", "take it from npm or a CDN"),
+        (&on, "/socket.io/socket.io.min.js", "take it from npm or a CDN"),
+        (&on, "/nowhere", "nothing is served at this path; WebSockets are below /ws/"),
+    ] {
+        let response =
+            gateway.request(path).without("Upgrade").without("Connection").expect_status(404).await;
+        assert!(response.body.contains(part), "{path}: {}", response.body);
+    }
+}
+
+#[tokio::test]
 async fn bytes_sent_after_an_early_response_are_read_within_limits() {
     let settings = [("server.handshake_seconds", "2"), ("server.linger_seconds", "1")];
     let gateway = TestGateway::start_with(&settings).await;
