@@ -85,6 +85,11 @@ pub(super) fn nearest(key: &str, known: &[String]) -> String {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_lowercase();
     let own = last(key);
     let own = own.strip_prefix("ws4redis_").unwrap_or(&own);
+    // A secret may be in a file: `key` becomes `key_file`.
+    let longer = known.iter().find(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('_')));
+    if let Some(known) = longer {
+        return format!(", did you mean {known}?");
+    }
     let distance = strsim::damerau_levenshtein;
     // Sections share names of keys, so the whole key decides between equals.
     let similar = known.iter().map(|known| (distance(own, &last(known)), distance(key, known), known)).min();

@@ -49,6 +49,7 @@ fn invalid_settings_exit_with_64_and_name_the_key() {
         ("[severs]\nlisten = '127.0.0.1:1'\n", ["severs", "server"]),
         ("[ping]\ninterval_seconds = 'often'\n", ["ping.interval_seconds", "integer"]),
         ("[redis]\nexpire = 1\n", ["redis.expire", "did you mean expire, above the first [section]?"]),
+        ("[auth.jwt]\nkey = 'secret'\n", ["auth.jwt.key", "did you mean auth.jwt.key_file?"]),
         ("[messages]\nwhen_slow = 'wait'\n", ["messages.when_slow", "drop-oldest"]),
         ("websocket_url = 'ws'\n", ["websocket_url", "slash"]),
         ("this is no TOML\n", ["TOML", "line 1"]),
