@@ -53,6 +53,8 @@ pub struct PageValues<'a> {
     pub socket_io_path: &'a str,
     /// The channel of Socket.IO's publishers.
     pub socket_io_channel: &'a str,
+    /// The command that reaches Redis.
+    pub redis_cli: &'a str,
 }
 
 /// The demo page and its files.
@@ -70,7 +72,8 @@ impl StaticFiles {
             .replace("{{ heartbeat }}", &escape(values.heartbeat))
             .replace("{{ expire }}", &values.expire_seconds.to_string())
             .replace("{{ socketio_path }}", &escape(values.socket_io_path))
-            .replace("{{ socketio_channel }}", &escape(values.socket_io_channel));
+            .replace("{{ socketio_channel }}", &escape(values.socket_io_channel))
+            .replace("{{ redis_cli }}", &escape(values.redis_cli));
         Self { index: index.into() }
     }
 

@@ -93,6 +93,23 @@ impl Default for RedisUrl {
 type Problem = Cow<'static, str>;
 
 impl RedisUrl {
+    /// Returns the start of a command line that reaches this Redis from its own machine. It has neither a host nor a
+    /// secret, because the demo page shows it to everybody.
+    pub fn command_line(&self) -> String {
+        let mut line = "redis-cli".to_owned();
+        match &self.servers {
+            Servers::Single((_, REDIS_PORT))
+            | Servers::Unix(_)
+            | Servers::Sentinel { .. }
+            | Servers::Cluster(_) => {}
+            Servers::Single((_, port)) => line += &format!(" -p {port}"),
+        }
+        if self.database != 0 {
+            line += &format!(" -n {}", self.database);
+        }
+        line
+    }
+
     /// Parses the value of a setting; none if it is empty.
     pub(super) fn written(url: &str, key: &'static str) -> Result<Option<Self>, SettingsError> {
         if url.is_empty() {
@@ -302,6 +319,18 @@ mod tests {
     fn check(url: &str, shown: &str) {
         let read = RedisUrl::parse(url).map_or_else(Cow::into_owned, |url| url.to_string());
         assert_eq!(read, shown, "{url}");
+    }
+
+    #[test]
+    fn a_command_line_has_port_and_database_and_no_secret() {
+        for (url, line) in [
+            ("redis://u:geheim@10.0.0.1:6379/0", "redis-cli"),
+            ("redis://127.0.0.1:6380/2", "redis-cli -p 6380 -n 2"),
+            ("unix:/run/redis.sock?db=1&password=geheim", "redis-cli -n 1"),
+            ("redis-cluster://a:7000", "redis-cli"),
+        ] {
+            assert_eq!(RedisUrl::parse(url).map(|url| url.command_line()).unwrap(), line, "{url}");
+        }
     }
 
     #[test]

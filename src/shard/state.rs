@@ -19,7 +19,7 @@ use crate::hub::{Hub, Limits, LocalIndex, LocalTopics, OutboxMemory, ShardMemory
 use crate::metrics::Counters;
 use crate::presence::Presence;
 use crate::redis::{Lookups, Store, Target};
-use crate::settings::Settings;
+use crate::settings::{RedisUrl, Settings};
 use crate::socket::{Keepalive, SocketContext};
 use crate::stream::Permit;
 use crate::telemetry::LogThrottle;
@@ -245,7 +245,10 @@ fn http_config(process: &ProcessState, publish_timeout: Duration, stop: Cancella
         let socket_io = &settings.socket_io;
         let main = socket_io.mounts.iter().find(|mount| mount.is_main);
         let path = main.map(|mount| format!("{}/", mount.path)).unwrap_or_default();
+        let redis_cli =
+            settings.redis.url.as_ref().map_or_else(|| "redis-cli".to_owned(), RedisUrl::command_line);
         StaticFiles::new(&PageValues {
+            redis_cli: &redis_cli,
             websocket_url: &settings.websocket_url,
             prefix: settings.namespace.as_str(),
             heartbeat: &heartbeat,

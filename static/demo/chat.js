@@ -1,7 +1,7 @@
 // Two people in one facility, connected through Redis only.
 import { open } from './connections.js';
 import { bounded, shown } from './messages.js';
-import { byId, channel, copyable, element, FACILITY, fromTemplate, list, shell, since } from './page.js';
+import { byId, channel, copyable, element, FACILITY, fromTemplate, list, redisCli, shell, since } from './page.js';
 
 // Random, so that another tab most likely shows two other people.
 const NAMES = ['Ada', 'Ben', 'Cleo', 'Dan', 'Eve', 'Finn', 'Grace', 'Hal', 'Ida', 'Jack', 'Kay', 'Linus'];
@@ -72,5 +72,5 @@ function person(name, announced) {
 export function startChat() {
   const first = Math.floor(Math.random() * (NAMES.length / 2)) * 2;
   byId('people').append(...NAMES.slice(first, first + 2).map((name, place) => person(name, place === 0)));
-  byId('chat-cli').append(copyable('redis-cli: say something in the chat', `redis-cli PUBLISH ${shell(room)} Hello`));
+  byId('chat-cli').append(copyable('redis-cli: say something in the chat', `${redisCli} PUBLISH ${shell(room)} Hello`));
 }

@@ -16,6 +16,9 @@ export const expire = Number(setting('expire', '3600'));
 /** The path is empty if the gateway does not serve Socket.IO. */
 export const socketIo = { path: setting('socketio-path', ''), channel: setting('socketio-channel', 'socketio') };
 
+/** The command that reaches the gateway's Redis on its machine, with port and database. */
+export const redisCli = setting('redis-cli', 'redis-cli');
+
 export const byId = (id) => document.getElementById(id);
 
 export function element(tag, text, className) {

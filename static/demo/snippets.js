@@ -1,6 +1,6 @@
 // Snippets to copy that do the same as the page, in other places.
 import { objection } from './address.js';
-import { base, byId, channel, copyable, element, expire, FACILITY, heartbeat, pathOf, prefix, shell } from './page.js';
+import { base, byId, channel, copyable, element, expire, FACILITY, heartbeat, pathOf, prefix, redisCli, shell, socketIo } from './page.js';
 
 const CHAT = { facility: FACILITY, subscribe: ['broadcast'], publish: ['broadcast'], echo: true };
 const OWNER = { group: 'GROUPNAME', user: 'USERNAME', session: 'SESSIONKEY' };
@@ -46,12 +46,8 @@ function django({ facility, subscribe, publish }) {
 function nginx() {
   // If it is behind a proxy, the page cannot know the address of the gateway.
   const listens = location.port ? `127.0.0.1:${location.port}` : '127.0.0.1:8000';
-  return [
-    '# in http { }',
-    'map $http_upgrade $connection_upgrade { default upgrade; "" close; }',
-    '',
-    '# in server { }',
-    `location ${base} {`,
+  const at = (path) => [
+    `location ${path} {`,
     `    proxy_pass http://${listens};`,
     '    proxy_http_version 1.1;',
     '    proxy_set_header Upgrade $http_upgrade;',
@@ -60,6 +56,14 @@ function nginx() {
     '    proxy_read_timeout 5m;',
     '    proxy_buffering off;',
     '}',
+  ];
+  return [
+    '# in http { }',
+    'map $http_upgrade $connection_upgrade { default upgrade; "" close; }',
+    '',
+    '# in server { }',
+    ...at(base),
+    ...(socketIo.path ? at(socketIo.path) : []),
   ].join('\n');
 }
 
@@ -84,19 +88,19 @@ function snippetsFor(wanted) {
       name: 'redis-publish',
       title: 'redis-cli: to those connected now',
       about: 'PUBLISH reaches every connection that is subscribed at this moment.',
-      code: each(subscribe, (name) => `redis-cli PUBLISH ${name} Hello`),
+      code: each(subscribe, (name) => `${redisCli} PUBLISH ${name} Hello`),
     },
     subscribe.length && {
       name: 'redis-setex',
       title: 'redis-cli: to later visitors',
       about: 'A key with the name of the channel is sent to each connection that opens before it expires.',
-      code: each(subscribe, (name) => `redis-cli SETEX ${name} ${expire > 0 ? expire : HOUR} Hello`),
+      code: each(subscribe, (name) => `${redisCli} SETEX ${name} ${expire > 0 ? expire : HOUR} Hello`),
     },
     publish.length && {
       name: 'redis-subscribe',
       title: 'redis-cli: listen',
       about: 'Shows what this connection sends.',
-      code: `redis-cli SUBSCRIBE ${channels(publish).join(' ')}`,
+      code: `${redisCli} SUBSCRIBE ${channels(publish).join(' ')}`,
     },
     {
       name: 'nginx',

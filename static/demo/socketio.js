@@ -1,7 +1,7 @@
 // The official Socket.IO client at the same gateway. It is loaded only if the gateway serves Socket.IO.
 import { note } from './log.js';
 import { bounded, shown } from './messages.js';
-import { byId, copyable, element, shell, socketIo } from './page.js';
+import { byId, copyable, element, redisCli, shell, socketIo } from './page.js';
 
 const START = '--set socketio.enabled=true';
 const TRANSPORTS = { polling: 'polling', websocket: 'WebSocket' };
@@ -9,11 +9,16 @@ const TRANSPORTS = { polling: 'polling', websocket: 'WebSocket' };
 /** What Django's Emitter, python-socketio's RedisManager and Flask-SocketIO write for an event to everybody. */
 function emit(event, text) {
   const message = { method: 'emit', event, data: [text], binary: false, namespace: '/', room: null, host_id: 'redis-cli' };
-  return `redis-cli PUBLISH ${shell(socketIo.channel)} ${shell(JSON.stringify(message))}`;
+  return `${redisCli} PUBLISH ${shell(socketIo.channel)} ${shell(JSON.stringify(message))}`;
 }
 
 function fact(name, text) {
   document.querySelector(`[data-fact="${name}"]`).textContent = text;
+}
+
+/** JSON has no bytes: their number is shown. */
+function bytes(_, value) {
+  return value instanceof ArrayBuffer ? `${value.byteLength} bytes` : value;
 }
 
 async function connect() {
@@ -38,7 +43,7 @@ async function connect() {
     show();
   });
   socket.onAny((event, ...values) => {
-    const texts = values.map((value) => shown(typeof value === 'string' ? value : JSON.stringify(value)));
+    const texts = values.map((value) => shown(typeof value === 'string' ? value : JSON.stringify(value, bytes)));
     arrived.add(element('b', event), ...texts);
   });
   show();

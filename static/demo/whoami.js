@@ -1,7 +1,7 @@
 // The visitor's identity in the gateway's view, and the audiences that follow from it.
 import { open } from './connections.js';
 import { bounded, shown } from './messages.js';
-import { base, byId, channel, copyable, duration, element, FACILITY, list, shell } from './page.js';
+import { base, byId, channel, copyable, duration, element, FACILITY, list, redisCli, shell } from './page.js';
 
 const KNOWN_BY = { session: 'the cookie of a Django session', token: 'a token', callback: 'the answer of the site' };
 
@@ -51,7 +51,7 @@ function show(profile) {
   fact('channels', ...channelsOf(profile).map((name) => element('code', name)));
   byId('personal').hidden = user === null;
   if (user !== null)
-    personalLine.set(`redis-cli PUBLISH ${shell(channel('user', FACILITY, user))} ${shell(`Only for ${user}`)}`);
+    personalLine.set(`${redisCli} PUBLISH ${shell(channel('user', FACILITY, user))} ${shell(`Only for ${user}`)}`);
 }
 
 function showFailure(reason) {

@@ -254,6 +254,12 @@ async function checkRedis(browser, one, two) {
     await one.locator('#socketio-messages .entry').filter({ hasText: 'newsHello' }).waitFor();
   });
 
+  await check('Socket.IO: bytes are shown by their number', async () => {
+    const data = [[{ a: { _placeholder: true, num: 0 } }], 'AAE='];
+    await redis('PUBLISH', 'socketio', JSON.stringify({ method: 'emit', event: 'raw', data, binary: true, namespace: '/' }));
+    await one.locator('#socketio-messages .entry').filter({ hasText: 'raw{"a":"2 bytes"}' }).waitFor();
+  });
+
   await check('who am I: a login in another tab is shown, and the session key stays secret', async () => {
     const content = { _auth_user_id: '7', 'ws4redis:username': 'john', 'ws4redis:memberof': ['staff', 'red team'] };
     await redis('SET', session, JSON.stringify(content), 'EX', '7300');
