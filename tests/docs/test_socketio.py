@@ -1,12 +1,13 @@
 """The settings of docs/socketio.md, with the real publishers and python-socketio's client."""
 
+import json
 import queue
 
 import flask_socketio
 import pytest
 import socketio
 from documents import shows
-from harness import DEADLINE, unique
+from harness import DEADLINE, unique, until
 
 DOCUMENT = "docs/socketio.md"
 
@@ -21,11 +22,13 @@ def connect(gateway, store, tmp_path):
         file.write_text(settings)
         url = f"http://127.0.0.1:{gateway(file=file).port}"
 
-        def connect(headers=None):
+        def connect(headers=None, path="socket.io", said=None):
             client, events = socketio.Client(), queue.Queue()
             client.on("*", lambda event, *values: events.put((event, *values)))
             clients.append(client)
-            client.connect(url, headers=headers or {}, wait_timeout=DEADLINE)
+            client.connect(url, headers=headers or {}, socketio_path=path, wait_timeout=DEADLINE)
+            if said is not None:
+                client.emit(*said)
             return events
 
         return connect
@@ -62,3 +65,34 @@ def test_flask_socketio_publishes(blocks, connect, store):
     events = connect(settings.code)()
     flask_socketio.SocketIO(message_queue=store.url).emit("news", {"id": 7})
     assert events.get(timeout=DEADLINE) == ("news", {"id": 7})
+
+
+def publish_until_heard(store, message, events):
+    """Publishes until the gateway knows the client; returns the first event."""
+
+    def attempt():
+        store.client.publish("notifications", json.dumps(message))
+        try:
+            return events.get(timeout=0.1)
+        except queue.Empty:
+            return None
+
+    return until(attempt, bool, "the event")
+
+
+@shows(DOCUMENT, "Move from yunity-sockets")
+def test_the_bridge_for_yunity_sockets(blocks, connect, store):
+    (settings,) = blocks
+    store.client.set("session-store-abc", "7", ex=60)
+    events = connect(settings.code)(path="socket", said=("authenticate", {"sessionId": "abc"}))
+    heard = publish_until_heard(store, {"users": ["7"], "payload": "hi"}, events)
+    assert heard == ("message", {"payload": "hi"})
+
+
+@shows(DOCUMENT, "Move from the messenger's socket server")
+def test_the_bridge_for_the_messenger(blocks, connect, store):
+    (settings,) = blocks
+    events = connect(settings.code)(path="websocket")
+    message = {"task": "user_online", "user": 7}
+    heard = publish_until_heard(store, message, events)
+    assert heard == ("server-action:update_user_online", message)
