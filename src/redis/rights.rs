@@ -94,8 +94,10 @@ impl RightsTrial {
 /// Returns the permission that a reply shows. Other errors, such as those of invalid arguments, come after the ACL.
 fn permission(reply: &ReplyValue) -> Permission {
     let ReplyValue::Error(text) = reply else { return Permission::Granted };
+    // EXEC has an error code of its own.
+    let denial = text.strip_prefix("EXECABORT Transaction discarded because of: ").unwrap_or(text);
     let is_refusal =
-        text.starts_with("NOPERM") || text.starts_with("WRONGTYPE") || text.contains("unknown command");
+        denial.starts_with("NOPERM") || text.starts_with("WRONGTYPE") || text.contains("unknown command");
     if is_refusal { Permission::Refused(describe_text(text)) } else { Permission::Granted }
 }
 
@@ -108,14 +110,19 @@ mod tests {
         let of = |text: &str| permission(&ReplyValue::Error(text.to_owned()));
         for text in [
             "NOPERM this user has no permissions to run the 'xadd' command or its subcommand",
+            "EXECABORT Transaction discarded because of: NOPERM User gate has no permissions",
             "ERR unknown command 'XADD', with args beginning with: 'secret'",
             "WRONGTYPE Operation against a key holding the wrong kind of value",
         ] {
             let Permission::Refused(reason) = of(text) else { panic!("{text}") };
             assert!(!reason.contains("secret"), "{reason}");
         }
-        for text in ["ERR value is not an integer or out of range", "MOVED 7 127.0.0.1:1", "OOM command not"]
-        {
+        for text in [
+            "ERR value is not an integer or out of range",
+            "MOVED 7 127.0.0.1:1",
+            "OOM command not",
+            "ERR EXEC without MULTI",
+        ] {
             assert_eq!(of(text), Permission::Granted, "{text}");
         }
     }
