@@ -13,7 +13,7 @@ const ID: &str = "0";
 const NO_MEMBER: &str = "\0";
 
 /// A part of the gateway, and the commands that it sends to Redis.
-struct Part {
+struct TriedPart {
     /// What the line begins with: its name, and its settings.
     subject: String,
     commands: Vec<TriedCommand>,
@@ -49,15 +49,17 @@ pub(super) fn embedded(settings: &Settings) -> Findings {
     let mut findings = Findings::default();
     match &settings.events.destination {
         Some(EventDestination::Stream(_) | EventDestination::List(_)) => findings.problem(format!(
-            "{}, the embedded store has neither streams nor lists, so the gateway does not start. Set redis.url",
+            "{} the embedded store has neither streams nor lists, so the gateway does not start. Set redis.url",
             events_subject(settings)
         )),
-        Some(EventDestination::Channel(_)) => findings.note(events_subject(settings)),
+        Some(EventDestination::Channel(_)) => {
+            findings.note(format!("{} the embedded store publishes them", events_subject(settings)));
+        }
         None => without_events(settings, &mut findings),
     }
     match presence_subject(settings) {
         Some(subject) => findings.problem(format!(
-            "{subject}, the embedded store has no sorted sets, so nobody is ever online. Set redis.url"
+            "{subject} the embedded store has no sorted sets, so nobody is ever online. Set redis.url"
         )),
         None => findings.note("presence: off".to_owned()),
     }
@@ -94,8 +96,12 @@ pub(super) async fn examine(settings: &Settings, target: &Target) -> Result<Find
     Ok(findings)
 }
 
-async fn examine_part(trial: &mut RightsTrial, part: &Part, findings: &mut Findings) -> Result<(), String> {
-    let Part { subject, commands, optional, consequences: [without, less] } = part;
+async fn examine_part(
+    trial: &mut RightsTrial,
+    part: &TriedPart,
+    findings: &mut Findings,
+) -> Result<(), String> {
+    let TriedPart { subject, commands, optional, consequences: [without, less] } = part;
     let (mut granted, mut untested, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for command in commands {
         match attempt(trial, command).await? {
@@ -117,9 +123,12 @@ async fn examine_part(trial: &mut RightsTrial, part: &Part, findings: &mut Findi
         findings.problem(format!("{subject} Redis refuses {} ({reason}); {without}. {cure}", names(&all)));
         return Ok(());
     }
-    let mut line = format!("{subject} Redis permits {}", names(&granted));
+    let mut facts = Vec::new();
+    if !granted.is_empty() {
+        facts.push(format!("Redis permits {}", names(&granted)));
+    }
     if !untested.is_empty() {
-        line += &format!("; {} was not tested, because Redis refuses MULTI", names(&untested));
+        facts.push(format!("{} was not tested, because Redis refuses MULTI", names(&untested)));
     }
     let mut missing = Vec::new();
     for command in optional {
@@ -128,9 +137,9 @@ async fn examine_part(trial: &mut RightsTrial, part: &Part, findings: &mut Findi
         }
     }
     if !missing.is_empty() {
-        line += &format!("; without {} {less}", names(&missing));
+        facts.push(format!("without {} {less}", names(&missing)));
     }
-    findings.note(line);
+    findings.note(format!("{subject} {}", facts.join("; ")));
     Ok(())
 }
 
@@ -182,7 +191,7 @@ fn without_events(settings: &Settings, findings: &mut Findings) {
     }
 }
 
-fn events(settings: &Settings, destination: &EventDestination) -> Part {
+fn events(settings: &Settings, destination: &EventDestination) -> TriedPart {
     let bare =
         |name: &str| TriedCommand { words: vec![name.to_owned()], is_queued: false, pattern: String::new() };
     let queued = |name: &str, to: &str, sign: char| TriedCommand {
@@ -204,7 +213,7 @@ fn events(settings: &Settings, destination: &EventDestination) -> Part {
         EventDestination::Channel(name) => (vec![queued("PUBLISH", name, '&')], Vec::new()),
     };
     let consequences = ["Django gets no events", "a passing error of Redis may change the order of events"];
-    Part { subject: events_subject(settings), commands, optional, consequences }
+    TriedPart { subject: events_subject(settings), commands, optional, consequences }
 }
 
 /// Returns what is counted; `None` if nothing is.
@@ -217,7 +226,7 @@ fn presence_subject(settings: &Settings) -> Option<String> {
     }
 }
 
-fn presence(settings: &Settings, subject: String) -> Part {
+fn presence(settings: &Settings, subject: String) -> TriedPart {
     let namespace = &settings.namespace;
     let users = namespace.own("online");
     let user = namespace.own(&format!("online:{ID}"));
@@ -249,10 +258,10 @@ fn presence(settings: &Settings, subject: String) -> Part {
     ];
     let consequences =
         ["Django does not know who is online", "users may be announced twice, or go offline late"];
-    Part { subject, commands, optional, consequences }
+    TriedPart { subject, commands, optional, consequences }
 }
 
-fn bridges(settings: &Settings) -> Vec<Part> {
+fn bridges(settings: &Settings) -> Vec<TriedPart> {
     let mut parts = Vec::new();
     let (mounts, yunity) = (&settings.socket_io.mounts, &settings.socket_io.yunity);
     if mounts.iter().any(|mount| mount.yunity) {
@@ -260,7 +269,7 @@ fn bridges(settings: &Settings) -> Vec<Part> {
         let commands = [&["GETRANGE", key.as_str(), "0", "0"][..], &["PTTL", &key], &["GET", &key]];
         let commands = commands.iter().map(|words| TriedCommand::harmless(words, &keys)).collect();
         let consequences = ["no session id has a user, so clients get no notifications", ""];
-        parts.push(Part {
+        parts.push(TriedPart {
             subject: "yunity-sockets:".to_owned(),
             commands,
             optional: Vec::new(),
@@ -279,7 +288,12 @@ fn bridges(settings: &Settings) -> Vec<Part> {
         ];
         let commands = commands.iter().map(|words| TriedCommand::harmless(words, key)).collect();
         let consequences = ["connections are not gathered", ""];
-        parts.push(Part { subject: "messenger:".to_owned(), commands, optional: Vec::new(), consequences });
+        parts.push(TriedPart {
+            subject: "messenger:".to_owned(),
+            commands,
+            optional: Vec::new(),
+            consequences,
+        });
     }
     parts
 }

@@ -127,7 +127,7 @@ fn route_elsewhere<B>(request: &Request<B>, peer: Peer, config: &HttpConfig) -> 
 
 /// Returns the rejection of an unknown path. Some paths show what the client is looking for.
 fn not_found(path: &str, config: &HttpConfig) -> Rejection {
-    let is_script = |file: &str| file.starts_with("socket.io.") && file.ends_with(".js");
+    let is_script = |file: &str| file.starts_with("socket.io.") && file.rsplit('.').next() == Some("js");
     if path.rsplit('/').next().is_some_and(is_script) {
         Rejection::ClientScript
     } else if config.mounts.is_none() && path.trim_end_matches('/') == SOCKET_IO {

@@ -96,18 +96,12 @@ impl RedisUrl {
     /// Returns the start of a command line that reaches this Redis from its own machine. It has neither a host nor a
     /// secret, because the demo page shows it to everybody.
     pub fn command_line(&self) -> String {
-        let mut line = "redis-cli".to_owned();
-        match &self.servers {
-            Servers::Single((_, REDIS_PORT))
-            | Servers::Unix(_)
-            | Servers::Sentinel { .. }
-            | Servers::Cluster(_) => {}
-            Servers::Single((_, port)) => line += &format!(" -p {port}"),
-        }
-        if self.database != 0 {
-            line += &format!(" -n {}", self.database);
-        }
-        line
+        let port = match &self.servers {
+            Servers::Single((_, port)) if *port != REDIS_PORT => format!(" -p {port}"),
+            _ => String::new(),
+        };
+        let database = if self.database == 0 { String::new() } else { format!(" -n {}", self.database) };
+        format!("redis-cli{port}{database}")
     }
 
     /// Parses the value of a setting; none if it is empty.

@@ -228,6 +228,8 @@ async fn check_tries_what_events_need_and_changes_nothing() {
     expect_parts(&said, &["events: stream:ws4redis:events, Redis permits XADD", "without MULTI and EXEC"]);
     let said = check(0, &[&url, "events.to=list:ws4redis:events"]).await;
     expect_parts(&said, &["events: list:ws4redis:events, Redis permits LTRIM; RPUSH was not tested"]);
+    let said = check(0, &[&url, "events.to=channel:told"]).await;
+    expect_parts(&said, &["events: channel:told, PUBLISH was not tested, because Redis refuses MULTI"]);
     redis.command(&["ACL", "SETUSER", "gate", "+multi", "+exec"]);
     let said = check(0, &[&url, stream]).await;
     assert!(!said.contains("without MULTI"), "{said}");

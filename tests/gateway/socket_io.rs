@@ -137,7 +137,7 @@ async fn events_of_clients_reach_no_other_client_and_are_counted() {
     one.send_text("437[1]").await;
     one.expect_nothing().await;
     two.expect_nothing().await;
-    server.gateway.expect_log(&["a Socket.IO client sent an event"]).await;
+    server.gateway.expect_log(&["an event of a Socket.IO client"]).await;
 }
 
 #[tokio::test]
