@@ -39,8 +39,7 @@ async fn total_memory_of_unfinished_messages_is_bounded_and_others_still_publish
 
 #[tokio::test]
 async fn input_from_a_client_without_publish_rights_is_discarded() {
-    let settings = [("messages.unfinished_total_bytes", "1048576"), ("heartbeat", "--heartbeat--")];
-    let gateway = TestGateway::start_with(&settings).await;
+    let gateway = TestGateway::start_with(&[("messages.unfinished_total_bytes", "1048576")]).await;
     let mut clients = Vec::new();
     for _ in 0..100 {
         clients.push(gateway.connect("/ws/x?subscribe-broadcast").await);
@@ -49,12 +48,12 @@ async fn input_from_a_client_without_publish_rights_is_discarded() {
     for client in &mut clients {
         send_incomplete_message(client).await;
     }
-    // The rest of a mebibyte message, and a heartbeat whose answer proves that everything before it was read.
+    // The rest of a mebibyte message, and a ping whose answer proves that everything before it was read.
     for client in &mut clients {
         let rest = vec![b'x'; MEBIBYTE + 14 - 900_000];
         client.try_send_raw(&rest).await.unwrap();
-        client.send_text("--heartbeat--").await;
-        client.expect_text("--heartbeat--").await;
+        client.send_ping(b"read").await;
+        client.expect_pong(b"read").await;
     }
     let taken = gateway.resident_bytes().saturating_sub(before);
     assert!(taken < 8 * MEBIBYTE, "{taken} bytes for 100 messages of a mebibyte that go nowhere");
