@@ -15,6 +15,12 @@ use crate::wire::{
 /// Most values in a message.
 const MAX_ITEMS: usize = 1 << 18;
 
+/// How much longer than a pickle its JSON may be: a pickle may repeat objects that it has once, at each level of nesting.
+const MAX_EXPANSION: usize = 16;
+
+/// Bytes of JSON that any pickle may have.
+const MIN_JSON_BYTES: usize = 64 * 1024;
+
 /// Returns what a pickled message asks for; `None` if it is malformed, or holds something that JSON cannot express. An
 /// event that nobody wants is not encoded.
 pub(super) fn read(
@@ -22,8 +28,14 @@ pub(super) fn read(
     limits: MessageLimits,
     is_wanted: impl Fn(&EmitTarget) -> bool,
 ) -> Option<Instruction> {
-    // The message itself is one more level than its data.
-    let bounds = ValueLimits { bytes: limits.total_bytes, items: MAX_ITEMS, depth: MAX_JSON_DEPTH + 1 };
+    let limits = expanded(published.payload().len(), limits);
+    let bounds = ValueLimits {
+        bytes: limits.total_bytes,
+        // Each has a character, and another one behind it.
+        items: MAX_ITEMS.min(limits.text_bytes / 2),
+        // The message itself is one more level than its data.
+        depth: MAX_JSON_DEPTH + 1,
+    };
     let message = pickle::read_value(published.payload(), bounds).ok()?;
     let namespace: Box<str> = match message.get("namespace") {
         None | Some(Value::Null) => "/".into(),
@@ -61,6 +73,16 @@ pub(super) fn read(
         "callback" => Instruction::Ignore,
         _ => return None,
     })
+}
+
+/// Returns the limits for what a pickle of this length expands to.
+fn expanded(length: usize, limits: MessageLimits) -> MessageLimits {
+    let most = length.saturating_mul(MAX_EXPANSION).max(MIN_JSON_BYTES);
+    MessageLimits {
+        text_bytes: limits.text_bytes.min(most),
+        total_bytes: limits.total_bytes.min(most),
+        ..limits
+    }
 }
 
 /// Returns where the acknowledgements of an event go, if there is a callback.
@@ -149,4 +171,55 @@ fn names_of(value: &Value) -> Result<Option<Vec<Box<str>>>, MalformedMember> {
     };
     names.retain(|name| !name.is_empty());
     Ok(Some(names))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: MessageLimits = MessageLimits {
+        text_bytes: 1 << 24,
+        attachments: 10,
+        attachment_bytes: 1 << 24,
+        total_bytes: 1 << 24,
+    };
+
+    /// A pickle of lists that contain the same list `width` times each, `depth` levels deep, around a value.
+    fn nested(value: &[u8], width: usize, depth: u8) -> Vec<u8> {
+        let mut pickle = b"\x80\x04}(\x8c\x06method\x8c\x04emit\x8c\x05event\x8c\x01e\x8c\x04data".to_vec();
+        (0..depth).for_each(|level| pickle.extend([b']', b'q', level, b'(']));
+        pickle.extend(value);
+        for level in (0..depth).rev() {
+            let repeated = [b'h', level + 1].repeat(if level + 1 < depth { width - 1 } else { 0 });
+            pickle.extend(repeated);
+            pickle.push(b'e');
+        }
+        pickle.extend(b"u.");
+        pickle
+    }
+
+    fn json(pickle: Vec<u8>) -> Option<String> {
+        let payload = 0..pickle.len();
+        let message = Message::new(pickle.into(), 0..0, payload);
+        match read(&message, LIMITS, |_| true)? {
+            Instruction::Emit(emit) => Some(emit.1.json().to_owned()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn an_object_that_is_shared_at_each_level_does_not_expand_without_end() {
+        assert_eq!(json(nested(b"N", 2, 3)).unwrap(), r#"["e",[[[null],[null]],[[null],[null]]]]"#);
+        let ordinary = json(nested(b"N", 10, 4)).unwrap();
+        assert!(ordinary.len() > 7_000);
+        for value in [&b"N"[..], b"]", b"}", b"\x8c\x03lol", b"G\x3f\xf8\0\0\0\0\0\0"] {
+            let pickle = nested(value, 10, 40);
+            assert!(pickle.len() < 2_000);
+            assert!(json(pickle).is_none(), "{value:?}");
+        }
+        // A large one may be as much larger as a small one.
+        let long = [&b"\x8d\0\0\x02\0\0\0\0\0"[..], &vec![b'x'; 1 << 17]].concat();
+        assert!(json(nested(&long, 4, 3)).unwrap().len() > 1 << 21);
+        assert!(json(nested(&long, 5, 3)).is_none());
+    }
 }
