@@ -1,4 +1,4 @@
-//! Returns freed heap pages to the operating system after a connection peak.
+//! Returns freed heap pages to the operating system after a peak of connections, or of what waited for slow clients.
 //!
 //! glibc itself releases only free memory at the top of the heap, and none below a block in use.
 
@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
-/// Interval at which the number of connections is sampled.
+use crate::hub::OutboxMemory;
+
+/// Interval at which both are sampled.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Consecutive samples that must be low, so that memory is not released between a restart and the reconnections.
@@ -19,20 +21,29 @@ const LOW_SAMPLES: u32 = 5;
 const LOW_DIVISOR: usize = 4;
 
 /// Connections that count as a peak. For fewer, walking the heap is not worth it.
-const MIN_PEAK: usize = 1_000;
+const MIN_CONNECTIONS: usize = 1_000;
 
-/// The highest number of connections since the last release.
-#[derive(Debug, Default)]
+/// Bytes in all outboxes that count as a peak.
+const MIN_OUTBOX_BYTES: usize = 16 << 20;
+
+/// The highest sample since the last release.
+#[derive(Debug)]
 struct Peak {
+    /// Lower samples are no peak.
+    min: usize,
     most: usize,
     few_looks: u32,
 }
 
 impl Peak {
+    fn new(min: usize) -> Self {
+        Self { min, most: 0, few_looks: 0 }
+    }
+
     /// Adds a sample; returns true once when the peak is over.
     fn add_sample(&mut self, live: usize) -> bool {
         self.most = self.most.max(live);
-        if self.most < MIN_PEAK || live >= self.most / LOW_DIVISOR {
+        if self.most < self.min || live >= self.most / LOW_DIVISOR {
             self.few_looks = 0;
             return false;
         }
@@ -40,19 +51,21 @@ impl Peak {
         if self.few_looks < LOW_SAMPLES {
             return false;
         }
-        *self = Self { most: live, few_looks: 0 };
+        *self = Self { most: live, few_looks: 0, ..*self };
         true
     }
 }
 
-/// Releases memory after each connection peak. Never returns; cancel-safe.
-pub async fn release_after_peaks(live: Arc<AtomicUsize>) {
-    let (mut peak, mut looks) = (Peak::default(), interval(SAMPLE_INTERVAL));
+/// Releases memory after each peak. Never returns; cancel-safe.
+pub async fn release_after_peaks(live: Arc<AtomicUsize>, outboxes: Arc<OutboxMemory>) {
+    let (mut connections, mut waiting) = (Peak::new(MIN_CONNECTIONS), Peak::new(MIN_OUTBOX_BYTES));
+    let mut looks = interval(SAMPLE_INTERVAL);
     // After the process was suspended, clients reconnect first.
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        if peak.add_sample(live.load(Ordering::Relaxed)) {
+        let are_gone = connections.add_sample(live.load(Ordering::Relaxed));
+        if waiting.add_sample(outboxes.used()) || are_gone {
             let since = Instant::now();
             // On a blocking thread: shards contend for the heap only when they need fresh memory.
             let given = tokio::task::spawn_blocking(trim).await.unwrap_or(false);
@@ -85,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_peak_is_over_after_consecutive_low_samples() {
-        let mut peak = Peak::default();
+        let mut peak = Peak::new(MIN_CONNECTIONS);
         let mut looks = |live: &[usize]| live.iter().map(|live| peak.add_sample(*live)).collect::<Vec<_>>();
         assert_eq!(looks(&[0, 10_000, 2_500, 2_499, 0, 0, 0, 3_000]), [false; 8]);
         assert_eq!(looks(&[0, 0, 2, 1, 0]), [false, false, false, false, true]);

@@ -114,6 +114,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let counters = process.counters.clone();
     let _giving_back = AbortOnDropHandle::new(tokio::task::spawn_local(memory::release_after_peaks(
         process.connections.clone(),
+        process.outboxes.clone(),
     )));
 
     let mut others = Vec::new();
