@@ -11,23 +11,19 @@ const MAX_PENDING: usize = 100;
 /// Acknowledgements that a client owes in one namespace.
 #[derive(Debug, Default)]
 pub struct PendingAcks {
-    last_id: u64,
     /// Each with the id of its packet, and the time at which it was sent. The event itself is not kept: a client that does
     /// not answer must not hold its memory.
     waiting: VecDeque<(u64, u64, Arc<AckOrigin>)>,
 }
 
 impl PendingAcks {
-    /// Records an event that is sent now, and forgets those that were sent before `expired`. Returns the ack id of its
-    /// packet.
-    pub fn add(&mut self, origin: &Arc<AckOrigin>, now: u64, expired: u64) -> u64 {
+    /// Records an event that is sent now with an ack id, and forgets those that were sent before `expired`.
+    pub fn add(&mut self, id: u64, origin: &Arc<AckOrigin>, now: u64, expired: u64) {
         self.remove_expired(expired);
-        self.last_id += 1;
         if self.waiting.len() >= MAX_PENDING {
             self.waiting.pop_front();
         }
-        self.waiting.push_back((self.last_id, now, origin.clone()));
-        self.last_id
+        self.waiting.push_back((id, now, origin.clone()));
     }
 
     /// Returns the publisher of the event with this ack id, once, unless the event was sent before `expired`.
@@ -58,12 +54,12 @@ mod tests {
         let origin = Arc::new(origin);
         let mut acks = PendingAcks::default();
         for now in 0..150 {
-            acks.add(&origin, now, 0);
+            acks.add(now + 1, &origin, now, 0);
         }
         assert_eq!(Arc::strong_count(&origin), 1 + MAX_PENDING);
         assert!(acks.take(50, 0).is_none() && acks.take(51, 0).is_some() && acks.take(51, 0).is_none());
         // A client that never answers keeps nothing either.
-        assert_eq!(acks.add(&origin, 200, 200), 151);
+        acks.add(151, &origin, 200, 200);
         assert_eq!(Arc::strong_count(&origin), 1 + 1);
         assert!(acks.take(150, 0).is_none() && acks.take(151, 0).is_some());
     }

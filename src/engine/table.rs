@@ -26,6 +26,8 @@ pub struct EngineTable {
     handshakes: HandshakeRecords,
     /// The number of the latest upgrade that a request on this shard has begun.
     upgrades: Cell<u64>,
+    /// The ack id that was used last.
+    ack_id: Cell<u32>,
     /// The time of the last tick in milliseconds.
     ticked: Cell<u64>,
     ticked_at: Cell<Instant>,
@@ -42,6 +44,7 @@ impl EngineTable {
             sessions: RefCell::default(),
             handshakes: HandshakeRecords::default(),
             upgrades: Cell::default(),
+            ack_id: Cell::default(),
             ticked: Cell::new(1),
             ticked_at: Cell::new(Instant::now()),
             payloads: PayloadCache::default(),
@@ -132,6 +135,12 @@ impl EngineTable {
         self.upgrades.get() << 16 | self.shard as u64
     }
 
+    /// Returns a new ack id, from 1 to the largest integer that all client libraries read.
+    pub fn next_ack_id(&self) -> u64 {
+        self.ack_id.set(self.ack_id.get() % i32::MAX.unsigned_abs() + 1);
+        self.ack_id.get().into()
+    }
+
     /// Returns an id as clients and Django see it.
     pub fn text(&self, sid: &Sid, slot: u32) -> String {
         self.cipher.encode(sid, self.shard, slot)
@@ -201,6 +210,14 @@ impl EngineTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ack_ids_start_again_before_they_exceed_31_bits() {
+        let table = EngineTable::new(0, Arc::new(SidCipher::random().unwrap()));
+        assert_eq!([table.next_ack_id(), table.next_ack_id()], [1, 2]);
+        table.ack_id.set(i32::MAX.unsigned_abs() - 1);
+        assert_eq!([table.next_ack_id(), table.next_ack_id()], [2_147_483_647, 1]);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_clock_does_not_wrap_after_49_days() {

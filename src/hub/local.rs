@@ -26,10 +26,17 @@ pub struct LocalMember {
     number: u32,
 }
 
+/// A member, as the table keeps it.
+struct LocalEntry {
+    listener: Rc<Listener>,
+    memberships: Memberships,
+    owner: u32,
+}
+
 struct LocalTable {
     /// Inline for two: a room is often that of one user.
     topics: Directory<Topic, SmallVec<[MemberSlot; 2]>>,
-    members: Slab<(Rc<Listener>, Memberships)>,
+    members: Slab<LocalEntry>,
     /// Tells the broker which topics have members.
     index: ShardTopics,
     limits: Limits,
@@ -51,10 +58,18 @@ impl LocalTopics {
         })))
     }
 
-    /// Adds a listener, which is in no topic yet.
-    pub fn join(self: &Rc<Self>, listener: &Rc<Listener>) -> LocalMember {
-        let number = to_u32(self.0.borrow_mut().members.insert((listener.clone(), Memberships::new())));
+    /// Adds a listener, which is in no topic yet. `owner` is a number by which the caller finds it.
+    pub fn join(self: &Rc<Self>, listener: &Rc<Listener>, owner: u32) -> LocalMember {
+        let entry = LocalEntry { listener: listener.clone(), memberships: Memberships::new(), owner };
+        let number = to_u32(self.0.borrow_mut().members.insert(entry));
         LocalMember { topics: self.clone(), number }
+    }
+
+    /// Returns a topic with this name, which shares its memory with that of the members, if there are any.
+    pub fn share(&self, topic: Topic) -> Topic {
+        let table = self.0.borrow();
+        let found = table.topics.find(topic.as_ref());
+        found.map_or(topic, |found| table.topics.name(found).clone())
     }
 
     /// Removes all members from a topic.
@@ -88,16 +103,23 @@ impl LocalTopics {
         self.for_each(topics, single, except_topics, except, |table, member| table.send(member, run));
     }
 
-    /// Returns the members that [`Self::deliver_union`] reaches.
+    /// Delivers a run to one member.
+    pub fn deliver_to(&self, member: u32, run: &Run) {
+        self.0.borrow().send(member, run);
+    }
+
+    /// Returns the members that [`Self::deliver_union`] reaches, each with its owner.
     pub fn union(
         &self,
         topics: &[Topic],
         single: &[u32],
         except_topics: &[Topic],
         except: &[u32],
-    ) -> Vec<u32> {
+    ) -> Vec<(u32, u32)> {
         let mut union = Vec::new();
-        self.for_each(topics, single, except_topics, except, |_, member| union.push(member));
+        self.for_each(topics, single, except_topics, except, |table, member| {
+            union.extend(table.members.get(member as usize).map(|entry| (member, entry.owner)));
+        });
         union
     }
 
@@ -159,9 +181,9 @@ impl LocalMember {
     /// Returns whether it is in a topic.
     pub fn is_in(&self, topic: &Topic) -> bool {
         let table = self.topics.0.borrow();
-        let memberships = table.members.get(self.number as usize).map(|(_, memberships)| memberships);
+        let entry = table.members.get(self.number as usize);
         table.topics.find(topic.as_ref()).is_some_and(|topic| {
-            memberships.is_some_and(|own| own.iter().any(|membership| membership.topic == topic))
+            entry.is_some_and(|entry| entry.memberships.iter().any(|membership| membership.topic == topic))
         })
     }
 
@@ -194,7 +216,7 @@ impl LocalTable {
 
     fn send(&self, member: u32, run: &Run) {
         // A listener of these topics does not publish, so the topic's number is not needed to find its echoes.
-        if let Some((listener, _)) = self.members.get(member as usize) {
+        if let Some(LocalEntry { listener, .. }) = self.members.get(member as usize) {
             if run.is_volatile && listener.drop_if_queued(run.messages) {
                 return;
             }
@@ -203,7 +225,9 @@ impl LocalTable {
     }
 
     fn enter(&mut self, member: u32, topic: &Topic, max: usize) -> bool {
-        let Some((_, memberships)) = self.members.get_mut(member as usize) else { return false };
+        let Some(LocalEntry { memberships, .. }) = self.members.get_mut(member as usize) else {
+            return false;
+        };
         let found = self.topics.find(topic.as_ref());
         if found.is_some_and(|topic| memberships.iter().any(|membership| membership.topic == topic)) {
             return true;
@@ -223,7 +247,7 @@ impl LocalTable {
     }
 
     fn exit(&mut self, member: u32, topic: u32) {
-        let Some((_, memberships)) = self.members.get_mut(member as usize) else { return };
+        let Some(LocalEntry { memberships, .. }) = self.members.get_mut(member as usize) else { return };
         let Some(index) = memberships.iter().position(|membership| membership.topic == topic) else { return };
         let membership = memberships.swap_remove(index);
         if let Some(moved) = memberships.get(index) {
@@ -233,8 +257,8 @@ impl LocalTable {
     }
 
     fn leave(&mut self, member: u32) {
-        let Some((_, memberships)) = self.members.try_remove(member as usize) else { return };
-        memberships.into_iter().for_each(|membership| self.remove(membership));
+        let Some(entry) = self.members.try_remove(member as usize) else { return };
+        entry.memberships.into_iter().for_each(|membership| self.remove(membership));
         if self.members.is_empty() {
             self.members = Slab::new();
             self.reached = Vec::new();
@@ -250,7 +274,7 @@ impl LocalTable {
         let members = &mut self.topics[topic];
         members.swap_remove(slot as usize);
         if let Some(moved) = members.get(slot as usize) {
-            self.members[moved.member as usize].1[moved.membership as usize].slot = slot;
+            self.members[moved.member as usize].memberships[moved.membership as usize].slot = slot;
         }
         if members.len() < members.capacity() / 4 {
             members.shrink_to_fit();
@@ -284,7 +308,7 @@ mod tests {
     fn a_union_reaches_each_member_once() {
         let topics = LocalTopics::new(Limits::default(), ShardTopics::default());
         let listeners = [(); 70].map(|()| listener());
-        let members: Vec<_> = listeners.iter().map(|listener| topics.join(listener)).collect();
+        let members: Vec<_> = listeners.iter().map(|listener| topics.join(listener, 7)).collect();
         for (index, member) in members.iter().enumerate() {
             assert!(member.enter(&topic("a"), 3) && member.enter(&topic("a"), 3));
             assert!(index % 2 == 0 || member.enter(&topic("b"), 3));
@@ -292,7 +316,8 @@ mod tests {
         assert!(members[68].enter(&topic("c"), 3));
         let names = [topic("a"), topic("b"), topic("none")];
         topics.deliver_union(&names, &[0, 1, 1_000], &[topic("c")], &[members[69].number()], &run());
-        assert_eq!(topics.union(&names[1..], &[4, 4, 1], &[topic("c")], &[3]).len(), 35);
+        let union = topics.union(&names[1..], &[4, 4, 1], &[topic("c")], &[3]);
+        assert!(union.len() == 35 && union.iter().all(|(_, owner)| *owner == 7));
         topics.deliver(&topic("b"), &run());
         topics.deliver_union(&[], &[2], &[], &[], &run());
         let counts: Vec<_> = listeners.iter().map(|listener| listener.counts().0).collect();
@@ -306,7 +331,7 @@ mod tests {
         let shards = [0, 1].map(|shard| LocalTopics::new(Limits::default(), index.part(shard)));
         assert_eq!(index.shards(&topic("a")), 0);
         let listeners = [listener(), listener()];
-        let members = [shards[1].join(&listeners[0]), shards[1].join(&listeners[1])];
+        let members = [shards[1].join(&listeners[0], 0), shards[1].join(&listeners[1], 0)];
         assert!(members.iter().all(|member| member.enter(&topic("a"), 3)));
         let expected = index.expect(0, &topic("a"));
         assert_eq!(index.shards(&topic("a")), 0b11);
@@ -321,7 +346,7 @@ mod tests {
     fn topics_have_a_bound_and_vanish_with_their_last_member() {
         let topics = LocalTopics::new(Limits::default(), ShardTopics::default());
         let listeners = [listener(), listener(), listener()];
-        let members: Vec<_> = listeners.iter().map(|listener| topics.join(listener)).collect();
+        let members: Vec<_> = listeners.iter().map(|listener| topics.join(listener, 7)).collect();
         for name in ["a", "b", "c"] {
             assert!(members.iter().all(|member| member.enter(&topic(name), 3)));
         }
@@ -343,7 +368,7 @@ mod tests {
     fn a_volatile_run_is_dropped_for_members_with_queued_messages() {
         let topics = LocalTopics::new(Limits::default(), ShardTopics::default());
         let (listener, other) = (listener(), listener());
-        let members = [topics.join(&listener), topics.join(&other)];
+        let members = [topics.join(&listener, 0), topics.join(&other, 0)];
         assert!(members.iter().all(|member| member.enter(&topic("a"), 3)));
         topics.deliver_union(&[topic("a")], &[], &[], &[members[1].number()], &run());
         let volatile = run().with_volatile(true);
@@ -385,7 +410,7 @@ mod tests {
                     }
                     (2, slot) => {
                         let listener = listener();
-                        let member = topics.join(&listener);
+                        let member = topics.join(&listener, 0);
                         *slot = Some(Expected { listener, member, names: Vec::new(), messages: 0 });
                     }
                     _ => {

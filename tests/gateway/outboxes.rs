@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::support::client::{TEXT, TestClient};
 use crate::support::events::SseClient;
 use crate::support::redis::{RedisClient, encode};
+use crate::support::socket_io::{SocketIoGateway, V3, V4, join, open, text};
 use crate::support::{RedisServer, TestGateway, eventually, within_deadline};
 
 const MEBIBYTE: usize = 1 << 20;
@@ -213,4 +214,35 @@ async fn total_outbox_memory_is_bounded_and_active_readers_stay_connected() {
     gateway.expect_log(&["WARN", "messages.outbox_total_bytes"]).await;
     gateway.expect_log(&["connection ended", "reading too slowly, outboxes full"]).await;
     reader.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_question_is_in_memory_once_for_any_number_of_slow_clients_and_the_memory_goes_back() {
+    let settings = [("server.shards", "2"), ("messages.outbox_seconds", "60")];
+    let server = SocketIoGateway::start_with(&settings).await;
+    let (mut witness, _) = server.connect("/").await;
+    let before = server.gateway.resident_bytes();
+    let mut clients = Vec::new();
+    for number in 0..60 {
+        let target = if number % 10 == 0 { V3 } else { V4 };
+        let (mut client, _) = open(server.gateway.request(target).receive_buffer(4096)).await;
+        if target == V4 {
+            join(&mut client, "/").await;
+        }
+        clients.push(client);
+    }
+    let data = "x".repeat(MEBIBYTE);
+    for number in 1..=20 {
+        server.publish(format!(
+            r#"{{"method":"emit","event":"q","data":["{data}"],"binary":false,"namespace":"/","room":null,"skip_sid":null,"callback":["x","/",{number}],"host_id":"host"}}"#
+        ));
+        assert!(text(&mut witness).await.ends_with("x\"]"));
+    }
+    let taken = server.gateway.resident_bytes().saturating_sub(before);
+    assert!(taken < 150 * MEBIBYTE, "{taken} bytes for 20 questions of a mebibyte to 60 clients");
+    drop(clients);
+    eventually("the memory goes back", || {
+        (server.gateway.resident_bytes() < before + 10 * MEBIBYTE).then_some(())
+    })
+    .await;
 }

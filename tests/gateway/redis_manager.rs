@@ -250,7 +250,9 @@ async fn a_client_that_django_disconnects_gets_a_packet_and_then_the_end() {
 
 #[tokio::test]
 async fn an_acknowledgement_goes_back_to_the_publisher_that_asked_for_it() {
-    let server = SocketIoGateway::start_with(&[("socketio.ack_seconds", "1")]).await;
+    // Each shard counts the ids of its own questions.
+    let settings = [("socketio.ack_seconds", "1"), ("server.shards", "1")];
+    let server = SocketIoGateway::start_with(&settings).await;
     let (mut client, sid) = server.connect("/").await;
     let (mut old, old_sid) = server.connect_v3().await;
     let mut subscriber = RedisServer::shared().connection();
@@ -266,10 +268,10 @@ async fn an_acknowledgement_goes_back_to_the_publisher_that_asked_for_it() {
         server.publish(&message);
         message
     };
-    for (target, client) in [(&sid, &mut client), (&old_sid, &mut old)] {
+    for (target, client, id) in [(&sid, &mut client, 1), (&old_sid, &mut old, 2)] {
         let question = ask(target, 7);
-        client.expect_text(r#"421["q",1]"#).await;
-        for packet in ["439[0]", r#"431["a",{"b":null}]"#, "431[2]"] {
+        client.expect_text(&format!(r#"42{id}["q",1]"#)).await;
+        for packet in ["439[0]", &format!(r#"43{id}["a",{{"b":null}}]"#), &format!("43{id}[2]")] {
             client.send_text(packet).await;
         }
         let expected = format!(
@@ -279,12 +281,12 @@ async fn an_acknowledgement_goes_back_to_the_publisher_that_asked_for_it() {
     }
     // One that comes too late is not published, and would be in front of the next one.
     let questions = [ask(&sid, 8)];
-    client.expect_text(r#"422["q",1]"#).await;
+    client.expect_text(r#"423["q",1]"#).await;
     tokio::time::sleep(std::time::Duration::from_millis(1_300)).await;
     let questions = [&questions[..], &[ask(&sid, 9)]].concat();
-    client.expect_text(r#"423["q",1]"#).await;
-    client.send_text("432[1]").await;
-    client.send_text("433[2]").await;
+    client.expect_text(r#"424["q",1]"#).await;
+    client.send_text("433[1]").await;
+    client.send_text("434[2]").await;
     assert_eq!([next(), next()], *questions);
     assert!(next().ends_with(r#""id":9,"args":[2]}"#));
 }

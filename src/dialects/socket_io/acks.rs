@@ -3,28 +3,38 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tracing::debug;
 
-use super::outgoing::send_event;
 use super::reach;
 use crate::engine::EngineSession;
+use crate::hub::Run;
 use crate::metrics::Counters;
 use crate::shard::state::ShardState;
+use crate::wire::engine_io::EngineType;
+use crate::wire::form::store_packet;
 use crate::wire::socket_io::encode::push_event;
 use crate::wire::socket_io::{SocketPacket, pickled_callback, push_json_string};
 use crate::wire::{AckOrigin, AskedEvent, EmitTarget, Mount};
 
-/// Sends an event to each client that it is for, with an ack id of its own.
+/// Sends an event to each client that it is for. All get the same ack id, so that they share the bytes.
 pub(super) fn ask(state: &ShardState, mount: Mount, target: &EmitTarget, asked: &Arc<AskedEvent>) {
-    let (now, expired) = (state.engine.now(), expired(state));
-    for (session, index) in reach::clients(state, mount, target) {
+    let clients = reach::clients(state, mount, target);
+    if clients.is_empty() {
+        return;
+    }
+    let (now, id) = (state.engine.now(), state.engine.next_ack_id());
+    let expired = expired(state, now);
+    let mut packet = String::from(EngineType::Message.digit());
+    push_event(&mut packet, &target.namespace, Some(id), &asked.event);
+    let mut packets = BytesMut::new();
+    store_packet(&mut packets, &packet, asked.event.attachments());
+    let run = Run::new(packets.freeze(), 1);
+    for (session, index) in clients {
         let mut sockets = session.sockets.borrow_mut();
-        let id = sockets[index].acks.get_or_insert_default().add(&asked.origin, now, expired);
-        drop(sockets);
-        send_event(&session, &state.sockets.limits, asked.event.attachments(), |out| {
-            push_event(out, &target.namespace, Some(id), &asked.event);
-        });
+        let socket = &mut sockets[index];
+        socket.acks.get_or_insert_default().add(id, &asked.origin, now, expired);
+        state.rooms.deliver_to(socket.member.number(), &run);
     }
 }
 
@@ -35,7 +45,7 @@ pub(super) fn acknowledge(
     packet: SocketPacket<'_>,
     attachments: &[Bytes],
 ) {
-    let expired = expired(state);
+    let expired = expired(state, session.last_received.get());
     let mut sockets = session.sockets.borrow_mut();
     let socket = sockets.iter_mut().find(|socket| socket.namespace() == packet.namespace);
     let origin = socket.and_then(|socket| socket.acks.as_mut()?.take(packet.id?, expired));
@@ -61,8 +71,8 @@ pub(super) fn acknowledge(
 }
 
 /// Returns the time before which an event was sent that is too old for an acknowledgement.
-fn expired(state: &ShardState) -> u64 {
-    state.engine.now().saturating_sub(u64::from(state.process.settings.socket_io.ack_seconds) * 1_000)
+fn expired(state: &ShardState, now: u64) -> u64 {
+    now.saturating_sub(u64::from(state.process.settings.socket_io.ack_seconds) * 1_000)
 }
 
 /// Returns the message that python-socketio expects.

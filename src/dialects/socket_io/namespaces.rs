@@ -136,11 +136,11 @@ fn join(
 ) {
     let (settings, namespace) = (&state.process.settings.socket_io, packet.namespace);
     let is_same = settings.eio3_same_ids && session.version == EngineVersion::V3;
-    let topic = Topic::namespace(session.mount, namespace);
+    let topic = state.rooms.share(Topic::namespace(session.mount, namespace));
     let sid = if is_same { session.sid } else { Sid::random() };
     let own_rooms = own_rooms(settings, session.mount, namespace, identity);
     // Before the answer: Django may emit as soon as the client has it, and the broker must know the client's rooms.
-    let member = state.rooms.join(&session.listener);
+    let member = state.rooms.join(&session.listener, session.slot);
     for topic in std::iter::once(&topic).chain(&own_rooms) {
         member.enter(topic, usize::MAX);
     }

@@ -1,6 +1,5 @@
 //! The clients that something is for: those in rooms, those with an id, and not those that are excepted.
 
-use std::collections::HashSet;
 use std::rc::Rc;
 
 use crate::engine::EngineSession;
@@ -65,21 +64,11 @@ pub(super) fn clients(
     target: &EmitTarget,
 ) -> Vec<(Rc<EngineSession>, usize)> {
     let ReachParts { topics, single, except_topics, except } = ReachParts::new(state, mount, target);
-    let reached: HashSet<u32> =
-        state.rooms.union(&topics, &single, &except_topics, &except).into_iter().collect();
-    let mut clients = Vec::new();
-    match target.rooms.as_deref() {
-        _ if reached.is_empty() => {}
-        // The usual case, which needs no search.
-        Some([name]) if reached.len() == 1 && single.len() == 1 => {
-            let client = |session: &Rc<EngineSession>, index| (session.clone(), index);
-            clients.extend(state.engine.find(name, mount, &target.namespace, client));
-        }
-        _ => state.engine.with_part(0, 1, |session| {
-            let sockets = session.sockets.borrow();
-            let index = sockets.iter().position(|socket| reached.contains(&socket.member.number()));
-            clients.extend(index.map(|index| (session.clone(), index)));
-        }),
-    }
-    clients
+    let reached = state.rooms.union(&topics, &single, &except_topics, &except);
+    let client = |(member, slot)| {
+        let session = state.engine.at(slot)?;
+        let index = session.sockets.borrow().iter().position(|socket| socket.member.number() == member)?;
+        Some((session, index))
+    };
+    reached.into_iter().filter_map(client).collect()
 }
