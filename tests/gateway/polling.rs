@@ -4,21 +4,26 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::support::client::TestClient;
 use crate::support::sessions::{john, session_key};
 use crate::support::socket_io::{POLL_V3, POLL_V4, SocketIoGateway, open, text};
 use crate::support::within_deadline;
+
+/// Returns the packets that answer a poll.
+async fn body(waiting: &mut TestClient) -> String {
+    let answer = within_deadline("the answer to a poll", waiting.read_response()).await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.body
+}
 
 #[tokio::test]
 async fn packets_travel_both_ways_on_any_connection() {
     let server = SocketIoGateway::start_with(&[("server.shards", "4")]).await;
     for _ in 0..4 {
         let (client, sid) = server.connect_polling().await;
-        let waiting = client.poll();
-        let emitted = async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            server.emit("/", &format!("{sid:?}"), "\"ż\"");
-        };
-        assert_eq!(tokio::join!(waiting, emitted).0, "42[\"e\",\"ż\"]");
+        let mut waiting = client.begin_poll().await;
+        server.emit("/", &format!("{sid:?}"), "\"ż\"");
+        assert_eq!(body(&mut waiting).await, "42[\"e\",\"ż\"]");
         server.emit("/", &format!("{sid:?}"), "1");
         server.publish(format!(
             r#"{{"method": "emit", "event": "f", "data": [[{{"_placeholder": true, "num": 0}}], "AAH/"], "binary": true, "room": {sid:?}}}"#
@@ -93,22 +98,15 @@ async fn a_session_ends_by_a_second_poll_a_breach_or_its_client() {
     let gone = |client: &crate::support::socket_io::PollingClient| client.get();
     // A second poll.
     let (client, _) = server.connect_polling().await;
-    let first = client.poll();
-    let second = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        client.get().expect_status(400).await
-    };
-    let (first, second) = tokio::join!(first, second);
-    assert_eq!(first, "1", "{second:?}");
+    let mut first = client.begin_poll().await;
+    let second = client.get().expect_status(400).await;
+    assert_eq!(body(&mut first).await, "1", "{second:?}");
     gone(&client).expect_status(400).await;
     // Its client.
     let (client, _) = server.connect_polling().await;
-    let waiting = client.poll();
-    let closing = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        client.post("1").expect_status(200).await
-    };
-    assert_eq!(tokio::join!(waiting, closing).0, "6");
+    let mut waiting = client.begin_poll().await;
+    client.post("1").expect_status(200).await;
+    assert_eq!(body(&mut waiting).await, "6");
     let answer = gone(&client).expect_status(400).await;
     assert!(answer.body.contains(r#""code":1"#), "{answer:?}");
     // A poll that crosses the end of its session is answered.
@@ -128,11 +126,7 @@ async fn a_session_ends_by_a_second_poll_a_breach_or_its_client() {
     gone(&client).expect_status(400).await;
     // A client that breaks off its poll.
     let (client, _) = server.connect_polling().await;
-    let request = client.get();
-    let mut connection = request.open().await;
-    connection.send_raw(&request.bytes()).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    drop(connection);
+    drop(client.begin_poll().await);
     within_deadline("the end of the session", async {
         while client.post("3").send().await.0.status != 400 {}
     })
@@ -197,7 +191,12 @@ async fn a_large_post_is_413_and_silent_sessions_end() {
         assert_eq!(client.poll().await, "2");
         client.post("3").expect_status(200).await;
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // A poll of another protocol is refused before the session's silence is considered.
+    let other = server.gateway.stream(&format!("{POLL_V3}&sid={}", client.sid)).without("Accept");
+    within_deadline("the end of the silent session", async {
+        while !other.clone().expect_status(400).await.body.contains(r#""code":1"#) {}
+    })
+    .await;
     let answer = client.get().expect_status(400).await;
     assert!(answer.body.contains(r#""code":1"#), "{answer:?}");
 }
@@ -349,12 +348,9 @@ async fn sessions_that_end_by_the_server_say_so_and_count_as_connections() {
     assert_eq!(client.poll().await, "1");
     client.get().expect_status(400).await;
     let (client, _) = server.connect_polling().await;
-    let waiting = client.poll();
-    let stopping = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        server.gateway.signal("TERM");
-    };
-    assert_eq!(tokio::join!(waiting, stopping).0, "1");
+    let mut waiting = client.begin_poll().await;
+    server.gateway.signal("TERM");
+    assert_eq!(body(&mut waiting).await, "1");
     assert!(server.gateway.expect_exit().await.success());
     let server = SocketIoGateway::start_with(&[("server.max_connections", "3")]).await;
     // Each answer is a session more.

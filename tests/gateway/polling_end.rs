@@ -51,17 +51,13 @@ async fn a_silent_session_cannot_be_continued_by_its_upgrade() {
 async fn a_poll_that_waits_does_not_keep_the_upgraded_session_from_ending() {
     let server = SocketIoGateway::start().await;
     let (client, sid) = server.connect_polling().await;
-    let waiting = client.poll();
-    let upgraded = async {
-        // The poll has to wait before the upgrade.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let mut socket = client.upgrade(&server).connect().await;
-        socket.send_raw(&[frame(0x80 | TEXT, b"2probe"), frame(0x80 | TEXT, b"5")].concat()).await;
-        socket.expect_text("3probe").await;
-        socket
-    };
-    let (answer, mut socket) = tokio::join!(waiting, upgraded);
-    assert_eq!(answer, "6");
+    // The poll has to wait before the upgrade.
+    let mut waiting = client.begin_poll().await;
+    let mut socket = client.upgrade(&server).connect().await;
+    socket.send_raw(&[frame(0x80 | TEXT, b"2probe"), frame(0x80 | TEXT, b"5")].concat()).await;
+    socket.expect_text("3probe").await;
+    let answer = within_deadline("the answer to the poll", waiting.read_response()).await.unwrap();
+    assert_eq!(answer.body, "6");
     server.emit("/", &format!("{sid:?}"), "1");
     socket.expect_text("42[\"e\",1]").await;
     server.call("disconnect", "/", &sid, "");

@@ -180,6 +180,18 @@ impl PollingClient {
         async move { answer.await.body }
     }
 
+    /// Begins a poll, and returns its connection. Nothing shows that a poll waits: posts that are sent after it have been
+    /// answered.
+    pub async fn begin_poll(&self) -> TestClient {
+        let request = self.get();
+        let mut connection = request.open().await;
+        connection.send_raw(&request.bytes()).await;
+        for _ in 0..5 {
+            self.post("3").expect_status(200).await;
+        }
+        connection
+    }
+
     /// Returns a request that sends packets.
     pub fn post(&self, body: impl AsRef<[u8]>) -> Request {
         let body = body.as_ref();
