@@ -87,7 +87,7 @@ pub(super) fn receive_event(
         return Some(Close::EventsWaiting);
     }
     if let (Some(id), Some(sender)) = (packet.id, &mut socket.sender) {
-        sender.unanswered.add(id, state.engine.now());
+        sender.unanswered.add(id, session.last_received.get());
     }
     None
 }

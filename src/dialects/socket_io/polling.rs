@@ -295,6 +295,7 @@ fn post(
         PostBody::Incomplete => Err(EngineError::Request("the payload is incomplete")),
     };
     let body = body.inspect_err(|_| end(state, session, Ending::Broken))?;
+    session.last_received.set(state.engine.now());
     let settings = &state.process.settings.socket_io;
     let rules = PayloadRules {
         max_bytes: settings.max_payload_bytes,

@@ -45,13 +45,12 @@ pub(super) fn receive(
     }
 }
 
-/// Handles a packet of any transport. Returns why the session has to end, if it has to.
+/// Handles a packet of a post. Returns why the session has to end, if it has to.
 pub(super) fn receive_engine_packet(
     session: &EngineSession,
     state: &Rc<ShardState>,
     packet: EnginePacket<'_>,
 ) -> Option<Close> {
-    session.last_received.set(state.engine.now());
     match packet {
         EnginePacket::Text(kind, data) => receive_text(session, state, kind, &data),
         EnginePacket::Attachment(attachment) => receive_attachment(session, state, attachment),
