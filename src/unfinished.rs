@@ -6,6 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Bytes of each client that do not count: most messages are shorter and arrive complete.
 const FREE_BYTES: usize = 4096;
 
+/// Most seconds for one message while more than half of the memory is used: clients that hold it without sending must not
+/// keep it from others.
+const SCARCE_SECONDS: u32 = 5;
+
 /// The bytes of all incomplete messages of the process, and their bound.
 #[derive(Debug)]
 pub struct UnfinishedMemory {
@@ -25,12 +29,28 @@ impl UnfinishedMemory {
     pub fn new(max_bytes: usize) -> Arc<Self> {
         Arc::new(Self { max_bytes, used: AtomicUsize::new(0) })
     }
+
+    /// Returns the seconds that one message may take at the moment, which are normally `seconds`.
+    pub fn message_seconds(&self, seconds: u32) -> u32 {
+        let is_scarce = self.used.load(Ordering::Relaxed) > self.max_bytes / 2;
+        if is_scarce { seconds.min(SCARCE_SECONDS) } else { seconds }
+    }
+
+    /// Returns the bytes that one client may hold between its messages, which are at least `message_bytes`.
+    pub fn most_of_one(&self, message_bytes: usize) -> usize {
+        message_bytes.max(self.max_bytes / 16)
+    }
 }
 
 impl Unfinished {
     /// Creates an empty share.
     pub fn new(memory: &Arc<UnfinishedMemory>) -> Self {
         Self { memory: memory.clone(), counted: 0 }
+    }
+
+    /// Returns whether the client holds more than a share that does not count.
+    pub fn is_counted(&self) -> bool {
+        self.counted > 0
     }
 
     /// Sets how many bytes the client holds now. Returns false if these are more than before and exceed the bound of all
@@ -65,7 +85,12 @@ mod tests {
         assert_eq!(memory.used.load(Ordering::Relaxed), 0);
         assert!(clients[0].set(FREE_BYTES + 6_000));
         assert!(!clients[1].set(FREE_BYTES + 6_000));
+        assert_eq!(memory.message_seconds(60), 5);
+        assert!(clients[0].is_counted() && !clients[2].is_counted());
         assert!(clients[0].set(0) && clients[2].set(FREE_BYTES + 4_000));
+        assert!(clients[1].set(0));
+        assert_eq!((memory.message_seconds(60), memory.most_of_one(1_000)), (60, 1_000));
+        assert_eq!(memory.most_of_one(100), 625);
         drop(clients);
         assert_eq!(memory.used.load(Ordering::Relaxed), 0);
     }

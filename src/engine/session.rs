@@ -200,6 +200,15 @@ impl EngineSession {
         }
     }
 
+    /// Leaves all namespaces, and frees what only an open session needs: its connection may take seconds to close.
+    pub fn release(&self) {
+        self.announce_end();
+        self.sockets.borrow_mut().clear();
+        self.lease.take();
+        self.collector.take();
+        self.unfinished.take();
+    }
+
     /// Leaves a namespace for a reason that Django is told, and ends the session at `deadline` if it was the last one. Returns
     /// false if the client is not in it.
     pub fn leave(&self, namespace: &str, deadline: Deadline, reason: DisconnectReason) -> bool {

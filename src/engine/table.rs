@@ -96,9 +96,7 @@ impl EngineTable {
             }
         }
         drop(sessions);
-        session.announce_end();
-        session.sockets.borrow_mut().clear();
-        session.lease.take();
+        session.release();
     }
 
     /// Removes all sessions: the process ends.

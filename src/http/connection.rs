@@ -245,7 +245,7 @@ fn log_rejection(rejection: &Rejection, config: &HttpConfig) {
             | Rejection::SocketIoOff
             | Rejection::ClientScript
             | Rejection::Method
-            | Rejection::Engine(EngineError::Session | EngineError::TooLarge)
+            | Rejection::Engine(EngineError::Session | EngineError::TooLarge | EngineError::NoMemory)
     );
     if is_handshake {
         Counters::count(&config.counters.refused_handshakes);

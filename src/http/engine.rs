@@ -221,6 +221,7 @@ impl PostReader {
         match timeout(time, read_body(request, max_bytes, &memory)).await {
             Ok(Ok(body)) => PostBody::Complete(body),
             Ok(Err(Rejection::TooBig(_))) => PostBody::TooLarge,
+            Ok(Err(Rejection::Unfinished)) => PostBody::NoMemory,
             Ok(Err(_)) | Err(_) => PostBody::Incomplete,
         }
     }

@@ -139,13 +139,13 @@ impl Rejection {
             | Self::PublishDenied => StatusCode::FORBIDDEN,
             Self::HeadersTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Engine(EngineError::TooLarge) | Self::TooBig(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Engine(_) => StatusCode::BAD_REQUEST,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::TooFast => StatusCode::TOO_MANY_REQUESTS,
             Self::Lost => StatusCode::BAD_GATEWAY,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Version => StatusCode::UPGRADE_REQUIRED,
-            Self::NoRedis
+            Self::Engine(EngineError::NoMemory)
+            | Self::NoRedis
             | Self::Busy
             | Self::NoAnswer
             | Self::Unsubscribable
@@ -154,6 +154,7 @@ impl Rejection {
             | Self::Unfinished
             | Self::Full
             | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Engine(_) => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -210,6 +211,7 @@ mod tests {
             (Rejection::TooFast, 429),
             (Rejection::Lost, 502),
             (Rejection::Engine(EngineError::Version), 400),
+            (Rejection::Engine(EngineError::NoMemory), 503),
             (Rejection::Version, 426),
             (Rejection::NoRedis, 503),
             (Rejection::Busy, 503),

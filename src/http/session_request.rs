@@ -40,7 +40,7 @@ pub enum SessionAction {
     Upgrade(u64),
 }
 
-/// The body of a post, which reaches its session even if it cannot be used: the session ends then.
+/// The body of a post, which reaches its session even if it cannot be used.
 #[derive(Debug, Clone)]
 pub enum PostBody {
     /// The whole payload.
@@ -49,6 +49,8 @@ pub enum PostBody {
     TooLarge,
     /// The client did not send all of it, or not in time.
     Incomplete,
+    /// The unfinished messages of all clients leave no memory for it.
+    NoMemory,
 }
 
 /// The answer to a poll or a post.
@@ -81,6 +83,9 @@ pub enum EngineError {
     /// A payload exceeds the limit.
     #[error("Payload too large")]
     TooLarge,
+    /// The unfinished messages of all clients leave no memory for a payload.
+    #[error("too many unfinished messages; try again in a few seconds")]
+    NoMemory,
     /// `EIO` is missing, unknown or switched off.
     #[error("Unsupported protocol version")]
     Version,
@@ -99,7 +104,7 @@ impl EngineError {
             Self::Transport | Self::Jsonp => 0,
             Self::Session => 1,
             Self::Method => 2,
-            Self::Request(_) | Self::TooLarge => Self::BAD_REQUEST,
+            Self::Request(_) | Self::TooLarge | Self::NoMemory => Self::BAD_REQUEST,
             Self::Version => 5,
         }
     }

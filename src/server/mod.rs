@@ -200,7 +200,9 @@ fn process_state(
         max_connections,
         outboxes: OutboxMemory::new(settings.messages.outbox_total_bytes),
         rate_limits: Arc::default(),
-        unfinished: UnfinishedMemory::new(settings.messages.unfinished_total_bytes),
+        unfinished: UnfinishedMemory::new(
+            settings.messages.unfinished_total_bytes.max(settings.socket_io.max_payload_bytes),
+        ),
         newcomers: Arc::default(),
         engine_calls: engine_calls.into(),
         sids: Arc::new(SidCipher::random().context("cannot create a key for the ids of clients")?),

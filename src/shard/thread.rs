@@ -132,7 +132,7 @@ async fn tick(state: Rc<ShardState>) {
         state.hub.with(|hub| {
             let due = hub.listeners_from(0).filter(|(number, _)| number % TICKS == part);
             let due = due.map(|(_, listener)| listener);
-            socket::tick(due, now, &sockets.keepalive, &sockets.limits);
+            socket::tick(due, now, &sockets.keepalive, sockets.message_seconds(), &sockets.limits);
             hub.release_unused();
         });
         socket_io::tick(&state, part, TICKS);

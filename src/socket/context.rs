@@ -25,3 +25,10 @@ pub struct SocketContext {
     /// Unfinished messages of the whole process.
     pub unfinished: Arc<UnfinishedMemory>,
 }
+
+impl SocketContext {
+    /// Returns the seconds that one message from a client may take at the moment.
+    pub fn message_seconds(&self) -> u32 {
+        self.unfinished.message_seconds(self.keepalive.message_seconds)
+    }
+}

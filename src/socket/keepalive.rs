@@ -84,7 +84,8 @@ impl Keepalive {
     }
 }
 
-/// Sends due heartbeats and pings to these connections, and ends those that are overdue, in the shard's second `now`.
+/// Sends due heartbeats and pings to these connections, and ends those that are overdue, in the shard's second `now`. One
+/// message may take `message_seconds`.
 ///
 /// Seconds are counted in ticks, not by the clock: after a process was suspended, pongs that arrived meanwhile still wait in
 /// its sockets, and must not count as missing.
@@ -92,6 +93,7 @@ pub fn tick<'a>(
     listeners: impl Iterator<Item = &'a Rc<Listener>>,
     now: u32,
     keepalive: &Keepalive,
+    message_seconds: u32,
     limits: &Limits,
 ) {
     for listener in listeners {
@@ -105,7 +107,7 @@ pub fn tick<'a>(
             liveness.last_received.set(now);
             liveness.message_started.set(if liveness.message_started.get() == 0 { 0 } else { now });
         } else if liveness.message_started.get() != 0
-            && now - liveness.message_started.get() >= keepalive.message_seconds
+            && now - liveness.message_started.get() >= message_seconds
         {
             listener.end(Ending::Late);
         } else if liveness.pinged_at.get() != 0 {
@@ -123,12 +125,12 @@ pub fn tick<'a>(
     }
 }
 
-/// Ends a connection that has exceeded the bounds of its outbox for too long, or whose client takes too long for one
-/// message, in the shard's second `now`.
-pub fn enforce_deadlines(listener: &Listener, now: u32, keepalive: &Keepalive, limits: &Limits) {
+/// Ends a connection that has exceeded the bounds of its outbox for too long, or whose client takes more than
+/// `message_seconds` for one message, in the shard's second `now`.
+pub fn enforce_deadlines(listener: &Listener, now: u32, message_seconds: u32, limits: &Limits) {
     listener.enforce_time_bound(now, limits);
     let started = listener.liveness.message_started.get();
-    if started != 0 && now - started >= keepalive.message_seconds {
+    if started != 0 && now - started >= message_seconds {
         listener.end(Ending::Late);
     }
 }

@@ -124,6 +124,10 @@ impl Reader {
 
     fn complete(&mut self, opcode: Opcode, payload: Bytes) -> Incoming {
         self.unfinished = 0;
+        // The message may be counted elsewhere from now on, until its attachments have arrived.
+        if self.share.is_counted() {
+            self.share.set(0);
+        }
         self.left = self.left.saturating_sub(least_frame_bytes(payload.len()));
         Incoming::Message(opcode, payload)
     }

@@ -1,6 +1,7 @@
 //! Incomplete messages: limits on their total memory and their duration.
 
 use crate::support::client::{TEXT, TestClient, head};
+use crate::support::socket_io::{PollingClient, SocketIoGateway};
 use crate::support::{TestGateway, eventually, within_deadline};
 
 const MEBIBYTE: usize = 1 << 20;
@@ -58,10 +59,13 @@ async fn input_from_a_client_without_publish_rights_is_discarded() {
     let taken = gateway.resident_bytes().saturating_sub(before);
     assert!(taken < 8 * MEBIBYTE, "{taken} bytes for 100 messages of a mebibyte that go nowhere");
     let no_text = vec![0xff; 70_000];
-    clients[0].send_raw(&[&head(0x80 | TEXT, 70_000, true)[..], &[0; 4], &no_text].concat()).await;
-    clients[0].expect_close(1007).await;
-    clients[1].send_raw(&[&head(0x80 | TEXT, 2 * MEBIBYTE as u64, true)[..], &[0; 4]].concat()).await;
-    clients[1].expect_close(1009).await;
+    // New ones, which are not due for a heartbeat of the gateway.
+    let mut client = gateway.connect("/ws/x?subscribe-broadcast").await;
+    client.send_raw(&[&head(0x80 | TEXT, 70_000, true)[..], &[0; 4], &no_text].concat()).await;
+    client.expect_close(1007).await;
+    let mut client = gateway.connect("/ws/x?subscribe-broadcast").await;
+    client.send_raw(&[&head(0x80 | TEXT, 2 * MEBIBYTE as u64, true)[..], &[0; 4]].concat()).await;
+    client.expect_close(1009).await;
 }
 
 #[tokio::test]
@@ -119,4 +123,70 @@ async fn clients_without_publish_rights_do_not_use_up_the_memory_for_unfinished_
         .await;
     speaker.expect_text(&"x".repeat(MEBIBYTE)).await;
     assert_eq!(gateway.count_log(&["close_code=1013"]), 0);
+}
+
+/// A message of a client that polls, longer than what arrives in one read.
+fn long_event() -> String {
+    format!(r#"42["x","{}"]"#, "x".repeat(900_000))
+}
+
+/// Begins a POST that takes most of a mebibyte of the memory of unfinished messages.
+async fn hold_by_post(client: &PollingClient) -> TestClient {
+    let request = client.post("").with("Content-Length", "950000").followed_by(long_event().as_bytes());
+    let mut connection = request.open().await;
+    connection.send_raw(&request.bytes()).await;
+    connection
+}
+
+#[tokio::test]
+async fn a_post_without_memory_is_503_and_its_session_goes_on() {
+    let settings = [("messages.unfinished_total_bytes", "1048576"), ("server.shards", "4")];
+    let server = SocketIoGateway::start_with(&settings).await;
+    let (holder, _) = server.connect_polling().await;
+    let held = hold_by_post(&holder).await;
+    for _ in 0..4 {
+        let (client, sid) = server.connect_polling().await;
+        let refused = within_deadline("a refusal", async {
+            loop {
+                let answer = client.post(long_event()).send().await.0;
+                if answer.status != 200 {
+                    break answer;
+                }
+            }
+        })
+        .await;
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert!(
+            refused.header("retry-after").is_some() && refused.body.contains("unfinished"),
+            "{refused:?}"
+        );
+        client.post("3").expect_status(200).await;
+        server.emit("/", &format!("{sid:?}"), "1");
+        assert_eq!(client.poll().await, r#"42["e",1]"#);
+    }
+    let (client, _) = server.connect_polling().await;
+    drop(held);
+    within_deadline("room", async { while client.post(long_event()).send().await.0.status != 200 {} }).await;
+}
+
+#[tokio::test]
+async fn scarce_memory_is_held_for_seconds_only() {
+    // Each of these messages takes more than half of it.
+    let settings = [("messages.unfinished_total_bytes", "1572864")];
+    let server = SocketIoGateway::start_with(&settings).await;
+    let (mut small, _) = server.connect("/").await;
+    small.send_text(r#"451-["x",{"_placeholder":true,"num":0}]"#).await;
+    let (mut socket, _) = server.connect("/").await;
+    socket.send_text(r#"452-["x"]"#).await;
+    socket.send_binary(&vec![0; 900_000]).await;
+    assert_eq!(socket.expect_close(1008).await, "message took too long");
+    let mut publisher = server.gateway.connect("/ws/x?publish-broadcast").await;
+    send_incomplete_message(&mut publisher).await;
+    assert_eq!(publisher.expect_close(1008).await, "message took too long");
+    let (client, _) = server.connect_polling().await;
+    client.post(long_event()).expect_status(200).await;
+    // It holds nothing that others need.
+    small.send_binary(b"x").await;
+    small.send_ping(b"alive").await;
+    small.expect_pong(b"alive").await;
 }

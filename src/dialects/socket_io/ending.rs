@@ -37,11 +37,7 @@ pub(super) fn finish_ended(state: &ShardState, session: &EngineSession) {
                 session.listener.send_uncounted(packet, &state.sockets.limits);
             }
         }
-        session.announce_end();
-        session.sockets.borrow_mut().clear();
-        session.lease.take();
-        session.collector.take();
-        session.unfinished.take();
+        session.release();
     }
     let is_kept = session.poll.borrow().as_ref().is_some_and(|poll| {
         if let Some(probing) = poll.probing.as_ref().filter(|_| is_first) {

@@ -291,6 +291,8 @@ fn post(
             Err(EngineError::Request("the payload has a wrong type"))
         }
         PostBody::Complete(body) => Ok(body),
+        // No packet of it has been handled, so the client may repeat it.
+        PostBody::NoMemory => return Err(EngineError::NoMemory),
         PostBody::TooLarge => Err(EngineError::TooLarge),
         PostBody::Incomplete => Err(EngineError::Request("the payload is incomplete")),
     };

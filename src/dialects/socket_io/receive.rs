@@ -21,7 +21,7 @@ use crate::wire::websocket::Opcode;
 /// Milliseconds within which a client normally closes after it was disconnected from its last namespace.
 pub(super) const GRACE: u64 = 1_000;
 
-/// How much larger than one attachment a message with all of them may be.
+/// How much larger than one attachment a message with all of them may be, if it leaves enough memory for other clients.
 const TOTAL_PAYLOADS: usize = 4;
 
 /// Handles a message of a WebSocket. Returns why the connection has to end, if it has to.
@@ -93,7 +93,7 @@ fn receive_text(
 }
 
 fn receive_attachment(session: &EngineSession, state: &Rc<ShardState>, attachment: Bytes) -> Option<Close> {
-    let limits = limits(&state.process.settings.socket_io);
+    let limits = limits(state);
     let taken = session.collector.borrow_mut().take_attachment(attachment, limits);
     match taken {
         Ok(Some(message)) => {
@@ -107,12 +107,14 @@ fn receive_attachment(session: &EngineSession, state: &Rc<ShardState>, attachmen
     }
 }
 
-fn limits(settings: &SocketIoSettings) -> MessageLimits {
+fn limits(state: &ShardState) -> MessageLimits {
+    let SocketIoSettings { max_payload_bytes, max_attachments, .. } = state.process.settings.socket_io;
+    let most = state.sockets.unfinished.most_of_one(max_payload_bytes);
     MessageLimits {
-        text_bytes: settings.max_payload_bytes,
-        attachments: settings.max_attachments,
-        attachment_bytes: settings.max_payload_bytes,
-        total_bytes: settings.max_payload_bytes.saturating_mul(TOTAL_PAYLOADS),
+        text_bytes: max_payload_bytes,
+        attachments: max_attachments,
+        attachment_bytes: max_payload_bytes,
+        total_bytes: max_payload_bytes.saturating_mul(TOTAL_PAYLOADS).min(most),
     }
 }
 

@@ -34,6 +34,7 @@ pub fn tick(state: &Rc<ShardState>, part: usize, parts: usize) {
         now: state.engine.now(),
         until_next: u64::try_from(parts).unwrap_or(1) * TICK_MS,
         interval: milliseconds(settings.ping_interval),
+        message_seconds: state.sockets.message_seconds(),
         // The clock is that of the tick.
         silence_limit: silence_limit(settings) + TICK_MS,
     };
@@ -66,6 +67,8 @@ struct Visit<'a> {
     /// Until these sessions are visited again.
     until_next: u64,
     interval: u64,
+    /// Seconds that one message may take at the moment.
+    message_seconds: u32,
     /// Silence after which a client is gone.
     silence_limit: u64,
 }
@@ -93,14 +96,16 @@ impl Visit<'_> {
     fn enforce_deadlines(&self, session: &EngineSession) {
         let Self { state, now, .. } = *self;
         let (sockets, listener) = (&state.sockets, &session.listener);
-        enforce_deadlines(listener, sockets.clock.get(), &sockets.keepalive, &sockets.limits);
+        enforce_deadlines(listener, sockets.clock.get(), self.message_seconds, &sockets.limits);
         match session.deadline.get() {
             Deadline::Connect(at) if now >= at => return listener.end(Ending::NotConnected),
             Deadline::Grace(at) if now >= at => return listener.end(Ending::Disconnected),
             _ => {}
         }
         let collecting = session.collecting_since.get();
-        if collecting != 0 && now - collecting >= u64::from(sockets.keepalive.message_seconds) * 1_000 {
+        let is_counted = session.unfinished.borrow().as_ref().is_some_and(|share| share.is_counted());
+        let seconds = if is_counted { self.message_seconds } else { sockets.keepalive.message_seconds };
+        if collecting != 0 && now - collecting >= u64::from(seconds) * 1_000 {
             return listener.end(Ending::Late);
         }
         if now.saturating_sub(session.last_received.get()) >= self.silence_limit {
