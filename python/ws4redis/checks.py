@@ -10,7 +10,7 @@ from django.core import checks
 from django.utils.module_loading import import_string
 
 from ws4redis import connection as redis_connection
-from ws4redis import session_engine, settings
+from ws4redis import history, session_engine, settings
 from ws4redis.events import EventsKey
 
 if TYPE_CHECKING:
@@ -94,9 +94,15 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
             hint="Remove the colon; the package adds one.",
             id="ws4redis.W003",
         )
+    elif f":{prefix or ''}".endswith((":ws4redis:history", ":ws4redis:live")):
+        yield _wrong_value("E018", "WS4REDIS_PREFIX", prefix, "another one: this names histories")
     channel = settings.WS4REDIS_SOCKETIO_CHANNEL
     if not isinstance(channel, str) or not channel:
         yield _wrong_value("E015", "WS4REDIS_SOCKETIO_CHANNEL", channel, "a string that is not empty")
+    try:
+        history.rules()
+    except ValueError as error:
+        yield checks.Error(f"WS4REDIS_HISTORY is unusable: {error}.", id="ws4redis.E017")
     try:
         EventsKey.parse(settings.WS4REDIS_EVENTS)
     except ValueError as error:

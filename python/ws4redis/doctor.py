@@ -13,7 +13,7 @@ import redis
 from django.conf import settings as django_settings
 from django.core import checks
 
-from ws4redis import channels, connection, identity, session_engine, settings, testing
+from ws4redis import channels, connection, history, identity, session_engine, settings, testing
 from ws4redis.redis_store import RedisStore
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Doctor:
             yield Finding(ERROR, f"Redis is unreachable with WS4REDIS_CONNECTION: {error}")
             return
         try:
+            yield from self._histories(client)
             yield from self._pub_sub_and_gateways(client)
         except redis.RedisError as error:
             yield Finding(ERROR, f"Redis refused a command: {error}")
@@ -98,6 +99,20 @@ class Doctor:
             yield Finding(level, f"{message.msg}" + (f" {message.hint}" if message.hint else ""))
         if not found:
             yield Finding(OK, "manage.py check finds no problem in the settings")
+
+    def _histories(self, client: redis.Redis) -> Iterator[Finding]:
+        try:
+            estimates = list(history.estimates())
+        except ValueError:
+            # A system check reports it.
+            return
+        for estimate in estimates:
+            yield Finding(OK, estimate)
+        if estimates:
+            try:
+                history.probe(client, RedisStore.get_prefix())
+            except history.HistoryRefused as error:
+                yield Finding(ERROR, str(error))
 
     def _pub_sub_and_gateways(self, client: redis.Redis) -> Iterator[Finding]:
         session = None
@@ -213,6 +228,10 @@ class Doctor:
             if theirs != ours:
                 matches = False
                 yield Finding(ERROR, f"{gateway}: {name} is {theirs!r} in the gateway and {ours!r} in Django")
+        difference = _history_difference(answer.get("history"))
+        if difference is not None:
+            matches = False
+            yield Finding(ERROR, f"{gateway}: {difference}")
         problem = _probe_problem(answer.get("probe"), answer.get("keys"), self.engine)
         if problem is not None:
             matches = False
@@ -285,6 +304,21 @@ def _probe_problem(probe: object, keys: object, engine: session_engine.SessionEn
     if probe == "unreadable":
         return f"cannot read the session at {engine.template}"
     return None
+
+
+def _history_difference(theirs: object) -> str | None:
+    try:
+        ours = [rule.as_table() for rule in history.rules()]
+    except ValueError:
+        return None
+    # Older gateways do not report their tables.
+    if theirs is None or theirs == ours:
+        return None
+    shown = json.dumps(theirs, ensure_ascii=False)[:400]
+    return (
+        f"[[history]] is {shown} in the gateway, and WS4REDIS_HISTORY is {json.dumps(ours, ensure_ascii=False)}; "
+        "messages of Django and of browsers are kept differently"
+    )
 
 
 def _address() -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import sync_to_async
 
 from ws4redis import connection, testing
-from ws4redis.redis_store import MEMBEROF, RedisStore, is_authenticated, user_name
+from ws4redis import history as histories
+from ws4redis.redis_store import MEMBEROF, RedisStore, WrongArgument, is_authenticated, user_name
 
 if TYPE_CHECKING:
     import redis
@@ -31,6 +32,7 @@ class RedisPublisher(RedisStore):
         groups: Names = (),
         users: Names = (),
         sessions: Names = (),
+        history: bool | None = None,
     ) -> None:
         """Select the channels.
 
@@ -42,14 +44,22 @@ class RedisPublisher(RedisStore):
             users: Usernames, users, primary keys (for gateways with `session.user = "pk"`), or `SELF` for the
                 request's user.
             sessions: Session keys, or `SELF` for the request's session.
+            history: Keep the messages in the streams of the channels. None: if a rule of `WS4REDIS_HISTORY` matches the
+                facility. True without such a rule: 100 messages for an hour.
 
         Raises:
             TypeError: An argument has a wrong type, a name is empty, or `SELF` is used without a request, a login, a
                 username or a session key. The error is a ValueError as well, as in django-websocket-redis.
                 Also if `WS4REDIS_CONNECTION` has an unknown argument.
-            ValueError: The URL in `WS4REDIS_CONNECTION` is invalid.
+            ValueError: The URL in `WS4REDIS_CONNECTION`, or `WS4REDIS_HISTORY`, is invalid.
         """
         super().__init__(connection.client())
+        if history is not None and not isinstance(history, bool):
+            raise WrongArgument(f"history must be True, False or None, not {type(history).__name__}")
+        if history is not False:
+            limits = histories.limits_of(str(facility))
+            self._history = limits or (histories.HistoryLimits() if history else None)
+            self._history_prefix = self.get_prefix()
         self._publishers.update(
             self._get_message_channels(request, facility, broadcast, groups, users, sessions)
         )
@@ -80,7 +90,9 @@ class RedisPublisher(RedisStore):
         return None
 
     def _intercept(self, payload: bytes, seconds: int) -> bool:
-        return testing.intercept(sorted(self._publishers), payload, seconds)
+        return testing.intercept(
+            sorted(self._publishers), payload, seconds, history=self._history is not None
+        )
 
     async def afetch_message(
         self, request: HttpRequest | None, facility: str, audience: str = "any"
@@ -92,6 +104,50 @@ class RedisPublisher(RedisStore):
         """
         # Thread-sensitive, because reading request.user may query the database.
         return await sync_to_async(self.fetch_message)(request, facility, audience)
+
+    def history(
+        self, facility: str, audience: str = "broadcast", count: int = 100
+    ) -> list[histories.HistoryMessage]:
+        """Return the last messages of a channel that keeps a history, in the order of publication.
+
+        In a test run the messages that the innermost capture would keep.
+
+        Args:
+            facility: Name of the facility.
+            audience: "broadcast", "group:NAME", "user:NAME" or "session:KEY".
+            count: Most messages to return.
+
+        Returns:
+            The messages with their ids; none if the channel has no history, or its stream has expired.
+
+        Raises:
+            TypeError: An argument has a wrong type, or there is no such audience. The error is a ValueError as well.
+            redis.RedisError: Redis is unreachable or refuses the command.
+        """
+        if not isinstance(facility, str):
+            raise WrongArgument(f"facility must be a str, not {type(facility).__name__}")
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise WrongArgument("count must be an int of at least 1")
+        kind, colon, name = audience.partition(":") if isinstance(audience, str) else ("", "", "")
+        if kind not in ("broadcast", "group", "user", "session") or (kind == "broadcast") == bool(
+            colon and name
+        ):
+            raise WrongArgument("audience must be 'broadcast', 'group:NAME', 'user:NAME' or 'session:KEY'")
+        channel = self.channel(kind, name or None, facility)
+        if testing.is_muted():
+            return testing.kept(channel)[-count:]
+        return histories.read(self._connection, histories.stream_key(self.get_prefix(), channel), count)
+
+    async def ahistory(
+        self, facility: str, audience: str = "broadcast", count: int = 100
+    ) -> list[histories.HistoryMessage]:
+        """Return the same as `history`, for async views.
+
+        Raises:
+            TypeError: As for `history`.
+            redis.RedisError: Redis is unreachable or refuses the command.
+        """
+        return await sync_to_async(self.history, thread_sensitive=False)(facility, audience, count)
 
     def _readable_channels(self, request: HttpRequest | None, facility: str, audience: str) -> list[str]:
         names: list[tuple[str, str | None]] = []

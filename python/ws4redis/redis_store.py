@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Callable, Final, Union, cast
 from uuid import UUID
 from warnings import warn
 
+import redis
 from asgiref.sync import sync_to_async
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import transaction
 from django.utils.functional import Promise
 
-from ws4redis import settings
+from ws4redis import history, settings
 
 if TYPE_CHECKING:
-    import redis
     from django.contrib.auth.base_user import AbstractBaseUser
     from django.contrib.auth.models import AnonymousUser
     from django.http import HttpRequest
@@ -96,6 +96,9 @@ class RedisStore:
         """Start without channels."""
         self._connection = connection
         self._publishers: set[str] = set()
+        # None: messages are not kept in streams.
+        self._history: history.HistoryLimits | None = None
+        self._history_prefix = ""
 
     def publish_message(self, message: Message, expire: int | None = None) -> int:
         """Publish a message to all channels of this store, in one round trip.
@@ -111,6 +114,7 @@ class RedisStore:
         Raises:
             TypeError: An argument has a wrong type, or the message is the text of `WS4REDIS_HEARTBEAT`. The error is
                 a ValueError as well, as in django-websocket-redis.
+            ws4redis.history.HistoryRefused: The facility keeps a history, and Redis refuses the script that writes it.
             redis.RedisError: Redis is unreachable or refuses a command. The message may have been published.
         """
         # No MULTI needed: a subscriber that joins between SETEX and PUBLISH gets the persisted message.
@@ -138,14 +142,27 @@ class RedisStore:
             return 0
         pipeline = self._connection.pipeline(transaction=transaction)
         published = []
-        for index, channel in enumerate(sorted(self._publishers)):
+        for channel in sorted(self._publishers):
+            if self._history is not None:
+                published.append(len(pipeline))
+                pipeline.eval(
+                    *history.arguments(self._history_prefix, channel, self._history, payload, seconds)
+                )
+                continue
             # SETEX before PUBLISH: with the other order, a client that connects between the two gets neither.
             if seconds > 0:
                 # redis-py's own setex() warns of its deprecation, and the contract with the gateway names SETEX.
                 pipeline.execute_command("SETEX", channel, seconds, payload)
+            published.append(len(pipeline))
             pipeline.publish(channel, payload)
-            published.append(index * 2 + 1 if seconds > 0 else index)
-        replies = pipeline.execute()
+        try:
+            replies = pipeline.execute()
+        except redis.ResponseError as error:
+            refusal = history.refusal(error) if self._history is not None else None
+            if refusal is None:
+                raise
+            # Without the cause: redis-py's text contains the command, and with it the message.
+            raise refusal from None
         return sum(replies[index] for index in published)
 
     def _intercept(self, payload: bytes, seconds: int) -> bool:

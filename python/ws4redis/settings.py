@@ -25,6 +25,9 @@ DEFAULTS: dict[str, Any] = {
     "WS4REDIS_SOCKETIO_CHANNEL": "socketio",
     # What `manage.py ws4redis_worker` reads: stream:KEY or list:KEY, without a prefix; equal to the gateway's `events.to`.
     "WS4REDIS_EVENTS": "stream:ws4redis:events",
+    # Facilities whose messages are kept in streams: patterns, or dicts with facility, messages and seconds; equal to the
+    # gateway's `[[history]]` tables.
+    "WS4REDIS_HISTORY": (),
     # A callable or its dotted path: (user) -> names of the user's groups. None: the names in `user.groups`.
     "WS4REDIS_GROUPS": None,
     # A callable or its dotted path: () -> the current tenant, for sites whose tenants use the same primary keys.

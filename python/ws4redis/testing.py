@@ -21,6 +21,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from ws4redis import connection, settings
+from ws4redis.history import HistoryMessage
 
 log = logging.getLogger("ws4redis")
 
@@ -37,11 +38,13 @@ class Publication:
             `ws4redis.socketio.Emitter` has none.
         message: The payload.
         expire: Seconds that the message is persisted; 0: not persisted.
+        history: The message is kept in the stream of the channel.
     """
 
     channel: str
     message: bytes
     expire: int
+    history: bool = False
 
 
 _captures: list[list[Publication]] = []
@@ -69,27 +72,29 @@ def warn_once() -> None:
     )
 
 
-def record(channels: Iterable[str], message: bytes, expire: int) -> None:
+def record(channels: Iterable[str], message: bytes, expire: int, history: bool = False) -> None:
     """Append a publication to all active captures.
 
     Args:
         channels: Names with the prefix.
         message: The payload.
         expire: Seconds that the message is persisted; 0 or negative: not persisted.
+        history: The message is kept in the streams of the channels.
     """
     for captured in list(_captures):
-        captured.extend(Publication(channel, bytes(message), max(expire, 0)) for channel in channels)
+        captured.extend(Publication(channel, bytes(message), max(expire, 0), history) for channel in channels)
 
 
-def intercept(channels: Iterable[str], message: bytes, expire: int) -> bool:
+def intercept(channels: Iterable[str], message: bytes, expire: int, history: bool = False) -> bool:
     """Record a publication. Return True if the process is muted: it must not be sent to Redis.
 
     Args:
         channels: Names with the prefix.
         message: The payload.
         expire: Seconds that the message is persisted; 0 or negative: not persisted.
+        history: The message is kept in the streams of the channels.
     """
-    record(channels, message, expire)
+    record(channels, message, expire, history)
     if not is_muted():
         return False
     warn_once()
@@ -110,6 +115,13 @@ def last_persisted(channel: str) -> bytes | None:
     """Return the last message that the innermost capture would persist for a channel, or None."""
     published = reversed(_captures[-1]) if _captures else iter(())
     return next((one.message for one in published if one.channel == channel and one.expire), None)
+
+
+def kept(channel: str) -> list[HistoryMessage]:
+    """Return the messages that the innermost capture would keep in the stream of a channel, with ids of their own."""
+    published = _captures[-1] if _captures else []
+    messages = [one.message for one in published if one.channel == channel and one.history]
+    return [HistoryMessage(f"{index}-0", message) for index, message in enumerate(messages, 1)]
 
 
 @contextmanager
