@@ -212,6 +212,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         "get a\nset a b\nget a\nGeT a\nset a c GET\nset n x GET\nget n\nset a d NX\nset z d NX\nset a e XX\nset q e XX\nset a f NX GET\nget a\nset q f XX GET\nstrlen a\nstrlen nope\ngetrange a 0 0\ngetrange a 0 -1\ngetrange a -3 -1\ngetrange a -1 -3\ngetrange a 5 9\ngetrange a 0 99\ngetrange a -99 -98\ngetrange nope 0 1\ngetrange a x 1\ngetrange a 0\ngetset a 1\ngetset m 1\nget a\ngetdel a\nget a\ngetdel a\nsetnx a 1\nsetnx a 2\nget a\nmset a 1 b 2\nmget a b c\nmset a\nmset a 1 b\nmset a 1 b 2 c\nsetex a 10 v\npsetex a 10000 v\nget a\ntype a\ntype nope\nappend_ a b",
     ),
     (
+        "streams",
+        "xlen s\nxadd s 1-1 d a\nxadd s 1-1 d b\nxadd s 1-0 d b\nxadd s 0-0 d b\nxadd s 1-* d b\nxadd s 0-* d b\nxadd s 3 d c e f\nxadd s 3\nxadd s 3 d\nxadd s x d b\nxadd s 1- d b\nxadd s -1 d b\nxadd s 5-0 d\nxlen s\ntype s\nttl s\nexpire s 100\nttl s\nxadd s 4-0 d g\nttl s\nxrange s - +\nxrevrange s + -\nxrange s 1 1\nxrange s 1-2 3\nxrange s (1-1 +\nxrange s (1 +\nxrange s - (3\nxrevrange s (4-0 -\nxrevrange s (4-0 - count 1\nxrange s - + count 2\nxrange s - + count 0\nxrange s - + count -1\nxrange s - + count x\nxrange s - + foo 1\nxrange s - + count\nxrange s x +\nxrange s - x\nxrange s (- +\nxrange s (18446744073709551615-18446744073709551615 +\nxrange s - (0-0\nxrange s + -\nxrange nope - +\nxrange nope - + count 0\nxadd s maxlen = 2 9-1 d h\nxlen s\nxadd s maxlen 1 9-2 d i\nxrange s - +\nxadd s maxlen = -1 9-3 d i\nxadd s maxlen = x 9-3 d i\nxadd s maxlen = 2 limit 3 9-3 d i\nxadd s maxlen ~ 100 limit 3 9-3 d i\nxadd s maxlen = 0 9-4 d j\nxlen s\nexists s\nxadd nope nomkstream 1-1 d x\nexists nope\nget s\nstrlen s\ngetex s\ngetdel s\ngetset s x\nincr s\nset s x get\nsetnx s x\nmget s s\ngetrange s 0 1\nscan 0 type stream\nscan 0 type string\nset t x\nxadd t 1-1 d x\nxlen t\nxrange t - +\nset s x\ntype s\ndel s\nxadd s 1-1 d x\ndel s\nexists s\nxadd\nxlen\nxrange s -\nxlen s t",
+    ),
+    (
         "options of set",
         "set a\nset a b EX\nset a b EX 0\nset a b EX -1\nset a b EX x\nset a b PX 0\nset a b EX 9223372036854775807\nset a b EX 9223372036854775\nset a b PX 9223372036854775807\nset a b EXAT 9223372036854775807\nset a b NX XX\nset a b XX NX\nset a b EX 10 PX 10\nset a b EX 10 KEEPTTL\nset a b KEEPTTL EX 10\nset a b KEEPTTL KEEPTTL\nset a b EX 10 EX 20\nset a b FOO\nset a b EX 10 NX\nttl a\nset a b KEEPTTL\nttl a\nset a b\nttl a\nset a b PXAT 1\nget a\nset a b EXAT 1 GET\nget a\nset a b ex 10\nttl a\nset a b EX 10 FOO\nset a b NX NX\nset a b GET GET\nset a b persist\nset a b PX 10 PX",
     ),
@@ -424,6 +428,53 @@ fn changes() -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Requests with the scripts of histories, whose words hold blanks.
+fn history_requests() -> Vec<u8> {
+    let read = include_str!("../src/redis/history_read.lua");
+    let publish = include_str!("../src/redis/history.lua");
+    let mut requests = array(&["xadd", "h", "1-0", "e", "f", "d", "first"]);
+    for number in 2..=25 {
+        requests.extend(array(&["xadd", "h", &format!("{number}-0"), "d", &"x".repeat(number)]));
+    }
+    for (after, count, bytes, largest) in [
+        ("", "3", "1000", "100"),
+        ("", "100", "1000", "100"),
+        ("", "100", "60", "24"),
+        ("", "25", "1000", "100"),
+        ("4-0", "100", "1000", "10"),
+        ("4-0", "11", "1000", "100"),
+        ("4-0", "100", "3", "100"),
+        ("4-5", "100", "20", "100"),
+        ("25-0", "100", "20", "100"),
+        ("99-0", "100", "20", "100"),
+        ("0-0", "1", "20", "100"),
+    ] {
+        requests.extend(array(&["eval", read, "1", "h", after, count, bytes, largest]));
+        requests.extend(array(&["eval", read, "1", "nope", after, count, bytes, largest]));
+    }
+    for (most, seconds, expire) in [("100", "50", "0"), ("100", "60", "20"), ("1000", "9", "20")] {
+        let call = ["2", "s", "plain", most, seconds, expire, "Hello World", "live"];
+        requests.extend(array(&[&["eval", publish][..], &call].concat()));
+        for request in [&["xlen", "s"][..], &["ttl", "s"], &["get", "plain"], &["ttl", "plain"]] {
+            requests.extend(array(request));
+        }
+    }
+    requests
+}
+
+#[tokio::test]
+async fn the_scripts_of_histories_do_what_redis_does() {
+    let pair = StorePair::start().await;
+    pair.check(&history_requests()).await;
+    pair.check(b"FLUSHALL\r\n").await;
+    for join in ["subscribe plain", "psubscribe __key*"] {
+        let [redis, embedded] = pair.replies_and_messages(join, &history_requests()).await;
+        assert!(redis.contains("Hello World") && redis.contains("xadd") == join.contains("key"), "{redis}");
+        assert_eq!(embedded, redis, "left: embedded, right: redis");
+        pair.check(b"FLUSHALL\r\n").await;
+    }
 }
 
 #[tokio::test]

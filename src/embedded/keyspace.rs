@@ -7,6 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 use bytes::Bytes;
 use slab::Slab;
 
+use super::message_log::{LogEntry, MessageLog};
+
 /// Number of databases, the default of Redis.
 pub(crate) const DATABASES: usize = 16;
 
@@ -17,10 +19,34 @@ const ENTRY_BYTES: usize = 256;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct MemoryFull;
 
+/// The value of a key.
+pub(crate) enum KeyValue {
+    Text(Bytes),
+    Stream(MessageLog),
+}
+
+impl KeyValue {
+    /// Returns the name of the type.
+    pub(crate) fn type_name(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "string",
+            Self::Stream(_) => "stream",
+        }
+    }
+
+    /// Returns the memory that it uses.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Stream(log) => log.bytes(),
+        }
+    }
+}
+
 /// A key with its value.
 pub(crate) struct KeyEntry {
     pub(crate) key: Bytes,
-    pub(crate) value: Bytes,
+    pub(crate) value: KeyValue,
     /// Unix milliseconds.
     pub(crate) expires: Option<i64>,
 }
@@ -32,7 +58,7 @@ impl KeyEntry {
     }
 
     fn bytes(&self) -> usize {
-        ENTRY_BYTES + self.key.len() + self.value.len()
+        ENTRY_BYTES + self.key.len() + self.value.bytes()
     }
 }
 
@@ -43,6 +69,15 @@ struct Database {
     entries: Slab<KeyEntry>,
     /// Number of keys with an expiry.
     volatile: usize,
+}
+
+impl Database {
+    /// Adds a key that does not exist.
+    fn insert(&mut self, key: &[u8], value: KeyValue) {
+        let key = Bytes::copy_from_slice(key);
+        let slot = self.entries.insert(KeyEntry { key: key.clone(), value, expires: None });
+        self.index.insert(key, slot);
+    }
 }
 
 /// All databases.
@@ -80,20 +115,43 @@ impl Keyspace {
         }
         self.used_bytes = self.used_bytes - old_bytes + new_bytes;
         // Copied, because a slice would keep the whole read buffer alive.
-        let value = Bytes::copy_from_slice(value);
+        let value = KeyValue::Text(Bytes::copy_from_slice(value));
         if old_bytes > 0 {
             self.set_expiry(db, key, expires);
             let database = &mut self.databases[db];
             let slot = database.index[key];
             database.entries[slot].value = value;
         } else {
-            let key = Bytes::copy_from_slice(key);
-            let database = &mut self.databases[db];
-            let slot = database.entries.insert(KeyEntry { key: key.clone(), value, expires: None });
-            database.index.insert(key.clone(), slot);
-            self.set_expiry(db, &key, expires);
+            self.databases[db].insert(key, value);
+            self.set_expiry(db, key, expires);
         }
         Ok(())
+    }
+
+    /// Appends an entry to a stream, which is created if the key does not exist, and removes the oldest entries above
+    /// `most`. Returns how many it removed. The key must not hold a string.
+    pub(crate) fn append(
+        &mut self,
+        db: usize,
+        key: &[u8],
+        entry: LogEntry,
+        most: Option<usize>,
+    ) -> Result<usize, MemoryFull> {
+        let is_new = self.get(db, key).is_none();
+        let bytes = entry.bytes() + if is_new { ENTRY_BYTES + key.len() } else { 0 };
+        self.reserve(bytes)?;
+        if is_new {
+            self.databases[db].insert(key, KeyValue::Stream(MessageLog::default()));
+        }
+        let database = &mut self.databases[db];
+        let slot = database.index[key];
+        let KeyValue::Stream(log) = &mut database.entries[slot].value else { return Ok(0) };
+        log.push(entry);
+        let before = log.bytes();
+        let removed = most.map_or(0, |most| log.trim(most));
+        let freed = before - log.bytes();
+        self.release(freed);
+        Ok(removed)
     }
 
     /// Changes when the key expires; `None` means never.
@@ -270,7 +328,7 @@ mod tests {
                 }
                 let found: BTreeMap<u8, (u8, Option<i64>)> = keyspace
                     .entries(1)
-                    .map(|entry| (entry.key[0], (u8::try_from(entry.value.len()).unwrap(), entry.expires)))
+                    .map(|entry| (entry.key[0], (u8::try_from(entry.value.bytes()).unwrap(), entry.expires)))
                     .collect();
                 prop_assert_eq!(&found, &model);
                 prop_assert_eq!(keyspace.len(1), (model.len(), model.values().filter(|v| v.1.is_some()).count()));

@@ -1,4 +1,5 @@
-//! A small in-memory Redis for development: RESP2 and RESP3, strings, expiry, transactions, pub/sub, keyspace events.
+//! A small in-memory Redis for development: RESP2 and RESP3, strings, streams, expiry, transactions, pub/sub,
+//! keyspace events.
 //!
 //! It implements the commands that Django's sessions and caches, `RedisPublisher`, `redis-cli`, redis-py and fred use.
 //! Deliberately absent: persistence, eviction, other data types, passwords, and addresses other than loopback.
@@ -13,6 +14,7 @@ mod inline;
 mod integer;
 mod keyspace;
 mod limits;
+mod message_log;
 mod output_buffer;
 mod pubsub;
 mod reply;

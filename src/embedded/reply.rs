@@ -37,6 +37,8 @@ pub(crate) const OK: Reply = Reply::Simple("OK");
 pub(crate) const SYNTAX: Reply = Reply::Error(Cow::Borrowed("ERR syntax error"));
 pub(crate) const NOT_AN_INTEGER: Reply =
     Reply::Error(Cow::Borrowed("ERR value is not an integer or out of range"));
+pub(crate) const WRONG_TYPE: Reply =
+    Reply::Error(Cow::Borrowed("WRONGTYPE Operation against a key holding the wrong kind of value"));
 pub(crate) const OUT_OF_MEMORY: Reply =
     Reply::Error(Cow::Borrowed("OOM command not allowed when used memory > 'maxmemory'."));
 

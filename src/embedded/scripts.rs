@@ -1,4 +1,4 @@
-//! The Lua scripts of redis-py's lock and django-redis' `incr`, which the store runs without Lua.
+//! The Lua scripts of redis-py's lock, django-redis' `incr` and the gateway's histories, which the store runs without Lua.
 //!
 //! A script is recognised by the digest of its words, joined by single blanks, so its indentation does not matter.
 
@@ -19,14 +19,20 @@ pub(crate) enum Script {
     Extend,
     /// Resets the time to live of a lock if the token matches.
     Reacquire,
+    /// Appends a message to a history and publishes it.
+    HistoryPublish,
+    /// Reads a part of a history.
+    HistoryRead,
 }
 
-const KNOWN: [(&str, Script); 5] = [
+const KNOWN: [(&str, Script); 7] = [
     ("a18fab0ac0660f36408271b6d581f0d87b887c1a", Script::AddIfPresent),
     ("8cd00688c05c46bde4a2e60658ef20a2e5c0b248", Script::Add),
     ("2aef8d7ce63503709a01cbf6ad6bb4b93d5c3909", Script::Release),
     ("829408cc83d4524666232bd8beebe3bcf873ac70", Script::Extend),
     ("042112cf75a3fdabb4e02600ce494eff4b2d2906", Script::Reacquire),
+    ("80c54a4765be60079cbc1bf438c9f9ec3234f957", Script::HistoryPublish),
+    ("c351f6e7a5f2d72cdfed6df9af00fc36e756d058", Script::HistoryRead),
 ];
 
 /// Bound of the cache: a client may send a known script with any indentation, and each spelling has its own digest.
@@ -74,7 +80,16 @@ fn sha1_hex(text: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::sha1_hex;
+    use super::{Script, ScriptCache, sha1_hex};
+
+    #[test]
+    fn the_scripts_of_histories_are_known() {
+        let load = |text: &str| ScriptCache::default().load(text.as_bytes()).map(|(_, script)| script);
+        let publish = load(include_str!("../redis/history.lua"));
+        assert!(matches!(publish, Some(Script::HistoryPublish)), "{publish:?}");
+        let read = load(include_str!("../redis/history_read.lua"));
+        assert!(matches!(read, Some(Script::HistoryRead)), "{read:?}");
+    }
 
     #[test]
     fn digests_are_those_of_the_rfc() {

@@ -37,7 +37,7 @@ pub async fn probe_default_redis() -> Standby {
 pub(super) fn require_real_redis(events: Option<&EventDestination>) -> anyhow::Result<()> {
     if matches!(events, Some(EventDestination::Stream(_) | EventDestination::List(_))) {
         bail!(
-            "events.to: there is no Redis on {DEFAULT_REDIS}, and the embedded store has neither streams nor lists; start a Redis, or set redis.url. Without one, events.to = \"channel:NAME\" works for readers of your own"
+            "events.to: there is no Redis on {DEFAULT_REDIS}, and the embedded store has neither consumer groups nor lists; start a Redis, or set redis.url. Without one, events.to = \"channel:NAME\" works for readers of your own"
         );
     }
     Ok(())

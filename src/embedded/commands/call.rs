@@ -6,7 +6,9 @@ use super::options::TimeUnit;
 use crate::embedded::{
     client::Client,
     integer,
-    reply::{NOT_AN_INTEGER, Reply},
+    keyspace::KeyValue,
+    message_log::MessageLog,
+    reply::{NOT_AN_INTEGER, Reply, WRONG_TYPE},
     store::MemoryStore,
 };
 
@@ -29,16 +31,43 @@ impl CommandCall<'_> {
         self.store.clients[self.slot].db
     }
 
-    /// Returns the value of a key, unless it has expired.
-    pub(super) fn value(&mut self, key: &[u8]) -> Option<Bytes> {
+    /// Returns the name of a key's type, unless it has expired.
+    pub(super) fn type_of(&mut self, key: &[u8]) -> Option<&'static str> {
         let db = self.db();
         self.store.expire_if_due(db, key);
-        self.store.keyspace.get(db, key).map(|entry| entry.value.clone())
+        self.store.keyspace.get(db, key).map(|entry| entry.value.type_name())
     }
 
-    /// Returns the value of a key as a reply.
-    pub(super) fn value_or_nil(&mut self, key: &[u8]) -> Reply {
-        self.value(key).map_or(Reply::Nil, Reply::Bulk)
+    /// Returns whether a key exists.
+    pub(super) fn exists(&mut self, key: &[u8]) -> bool {
+        self.type_of(key).is_some()
+    }
+
+    /// Returns the string of a key, unless it has expired.
+    pub(super) fn value(&mut self, key: &[u8]) -> Result<Option<Bytes>, Reply> {
+        let db = self.db();
+        self.store.expire_if_due(db, key);
+        match self.store.keyspace.get(db, key).map(|entry| &entry.value) {
+            Some(KeyValue::Text(text)) => Ok(Some(text.clone())),
+            Some(KeyValue::Stream(_)) => Err(WRONG_TYPE),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the stream of a key, unless it has expired.
+    pub(super) fn stream(&mut self, key: &[u8]) -> Result<Option<&MessageLog>, Reply> {
+        let db = self.db();
+        self.store.expire_if_due(db, key);
+        match self.store.keyspace.get(db, key).map(|entry| &entry.value) {
+            Some(KeyValue::Stream(log)) => Ok(Some(log)),
+            Some(KeyValue::Text(_)) => Err(WRONG_TYPE),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the string of a key as a reply.
+    pub(super) fn value_or_nil(&mut self, key: &[u8]) -> Result<Reply, Reply> {
+        Ok(self.value(key)?.map_or(Reply::Nil, Reply::Bulk))
     }
 
     /// Returns when a key expires, in Unix milliseconds.
@@ -71,7 +100,7 @@ impl CommandCall<'_> {
 
     /// Adds to a counter, which keeps its expiry.
     pub(super) fn increment(&mut self, key: &[u8], step: i64) -> Result<Reply, Reply> {
-        let old = match self.value(key) {
+        let old = match self.value(key)? {
             Some(value) => integer::parse(&value).ok_or(NOT_AN_INTEGER)?,
             None => 0,
         };
@@ -94,7 +123,7 @@ impl CommandCall<'_> {
 
     /// Removes the expiry of a key; returns whether it had one.
     pub(super) fn persist(&mut self, key: &[u8]) -> bool {
-        let volatile = self.value(key).is_some() && self.expiry(key).is_some();
+        let volatile = self.exists(key) && self.expiry(key).is_some();
         if volatile {
             self.store.keyspace.set_expiry(self.db(), key, None);
             self.notify(key, "persist");
@@ -104,7 +133,7 @@ impl CommandCall<'_> {
 
     /// Returns the time to live of a key: -1 without an expiry, -2 without the key.
     pub(super) fn ttl(&mut self, key: &[u8], unit: TimeUnit) -> i64 {
-        if self.value(key).is_none() {
+        if !self.exists(key) {
             return -2;
         }
         let Some(deadline) = self.expiry(key) else { return -1 };

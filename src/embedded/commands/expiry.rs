@@ -28,7 +28,7 @@ fn expire(call: &mut CommandCall<'_>, unit: TimeUnit, name: &str) -> Result<Repl
     let value = integer::parse(&call.args[2]).ok_or(NOT_AN_INTEGER)?;
     let deadline = unit.deadline(value, call.store.clock.now_ms());
     let deadline = deadline.ok_or_else(|| options::invalid_expire_time(name))?;
-    if call.value(key).is_none() || !conditions.are_met(call.expiry(key), deadline) {
+    if !call.exists(key) || !conditions.are_met(call.expiry(key), deadline) {
         return Ok(Reply::Integer(0));
     }
     call.expire_at(key, deadline);

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{call::CommandCall, spec::CommandSpec};
 use crate::embedded::{
     glob, integer,
-    keyspace::DATABASES,
+    keyspace::{DATABASES, KeyEntry},
     reply::{NOT_AN_INTEGER, OK, Reply, SYNTAX},
 };
 
@@ -26,11 +26,11 @@ fn del(call: &mut CommandCall<'_>) -> Reply {
 }
 
 fn exists(call: &mut CommandCall<'_>) -> Reply {
-    Reply::count(call.args[1..].iter().filter(|key| call.value(key).is_some()).count())
+    Reply::count(call.args[1..].iter().filter(|key| call.exists(key)).count())
 }
 
 fn key_type(call: &mut CommandCall<'_>) -> Reply {
-    Reply::Simple(if call.value(&call.args[1]).is_some() { "string" } else { "none" })
+    Reply::Simple(call.type_of(&call.args[1]).unwrap_or("none"))
 }
 
 fn keys(call: &mut CommandCall<'_>) -> Reply {
@@ -47,7 +47,7 @@ fn scan(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let options = ScanOptions::parse(&call.args[2..])?;
     let now = call.store.clock.now_ms();
     let (next, entries) = call.store.keyspace.scan(call.db(), cursor, options.count);
-    let found = entries.filter(|entry| !entry.is_due(now) && options.matches(&entry.key));
+    let found = entries.filter(|entry| !entry.is_due(now) && options.match_entry(entry));
     let found = found.map(|entry| Reply::Bulk(entry.key.clone())).collect();
     Ok(Reply::Array(vec![Reply::Bulk(Bytes::from(next.to_string())), Reply::Array(found)]))
 }
@@ -56,18 +56,18 @@ fn scan(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
 struct ScanOptions {
     pattern: Option<Bytes>,
     count: usize,
-    /// Keys of type string are requested; there are no others.
-    strings: bool,
+    /// The requested type; none for keys of all types.
+    type_name: Option<Bytes>,
 }
 
 impl ScanOptions {
     fn parse(args: &[Bytes]) -> Result<Self, Reply> {
-        let mut options = Self { pattern: None, count: 10, strings: true };
+        let mut options = Self { pattern: None, count: 10, type_name: None };
         let (pairs, []) = args.as_chunks::<2>() else { return Err(SYNTAX) };
         for [name, value] in pairs {
             match &name.to_ascii_uppercase()[..] {
                 b"MATCH" => options.pattern = Some(value.clone()),
-                b"TYPE" => options.strings = value.eq_ignore_ascii_case(b"string"),
+                b"TYPE" => options.type_name = Some(value.clone()),
                 b"COUNT" => {
                     let count = integer::parse(value).ok_or(NOT_AN_INTEGER)?;
                     options.count = usize::try_from(count).ok().filter(|&count| count > 0).ok_or(SYNTAX)?;
@@ -78,8 +78,10 @@ impl ScanOptions {
         Ok(options)
     }
 
-    fn matches(&self, key: &[u8]) -> bool {
-        self.strings && self.pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, key))
+    fn match_entry(&self, entry: &KeyEntry) -> bool {
+        let own = entry.value.type_name().as_bytes();
+        self.type_name.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(own))
+            && self.pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, &entry.key))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{call::CommandCall, options::MILLISECONDS, spec::CommandSpec};
+use super::{call::CommandCall, history_scripts, options::MILLISECONDS, spec::CommandSpec};
 use crate::embedded::{
     integer,
     reply::{NOT_AN_INTEGER, OK, Reply},
@@ -24,7 +24,9 @@ const SCRIPT: &[CommandSpec] = &[
 /// Adds a script to the cache and returns it with its digest.
 fn cache(call: &mut CommandCall<'_>, text: &[u8]) -> Result<(String, Script), Reply> {
     call.store.scripts.load(text).ok_or_else(|| {
-        Reply::error("ERR the embedded store runs only the scripts of redis-py's lock and django-redis' incr")
+        Reply::error(
+            "ERR the embedded store runs only the scripts of redis-py's lock, django-redis' incr and histories",
+        )
     })
 }
 
@@ -70,14 +72,16 @@ fn execute(call: &mut CommandCall<'_>, script: Script) -> Result<Reply, Reply> {
         return Err(Reply::error("ERR wrong number of arguments for a script"));
     };
     match script {
-        Script::AddIfPresent if call.value(key).is_none() => Ok(Reply::Nil),
+        Script::AddIfPresent if call.value(key)?.is_none() => Ok(Reply::Nil),
         Script::AddIfPresent | Script::Add => increment(call, key, argument),
         Script::Release | Script::Extend | Script::Reacquire => {
-            if call.value(key).is_none_or(|token| token != argument) {
+            if call.value(key)?.is_none_or(|token| token != argument) {
                 return Ok(Reply::Integer(0));
             }
             lock(call, script, key, more)
         }
+        Script::HistoryPublish => history_scripts::publish(call, key, argument, more),
+        Script::HistoryRead => history_scripts::read(call, key, argument, more),
     }
 }
 

@@ -13,17 +13,17 @@ use crate::embedded::{
 };
 
 pub(crate) const COMMANDS: &[CommandSpec] = &[
-    CommandSpec::infallible("get", 2, get),
+    CommandSpec::fallible("get", 2, get),
     CommandSpec::fallible("set", -3, set),
     CommandSpec::fallible("setex", 4, setex),
     CommandSpec::fallible("psetex", 4, psetex),
     CommandSpec::fallible("setnx", 3, setnx),
     CommandSpec::fallible("getset", 3, getset),
-    CommandSpec::infallible("getdel", 2, getdel),
+    CommandSpec::fallible("getdel", 2, getdel),
     CommandSpec::fallible("getex", -2, getex),
     CommandSpec::infallible("mget", -2, mget),
     CommandSpec::fallible("mset", -3, mset),
-    CommandSpec::infallible("strlen", 2, strlen),
+    CommandSpec::fallible("strlen", 2, strlen),
     CommandSpec::fallible("getrange", 4, getrange),
     CommandSpec::fallible("incr", 2, incr),
     CommandSpec::fallible("decr", 2, decr),
@@ -31,7 +31,7 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::fallible("decrby", 3, decrby),
 ];
 
-fn get(call: &mut CommandCall<'_>) -> Reply {
+fn get(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     call.value_or_nil(&call.args[1])
 }
 
@@ -43,11 +43,13 @@ fn set(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
         Lifetime::Until(unit, text) => Some(options::positive_deadline(*unit, text, now, "set")?),
         _ => None,
     };
-    let old = call.value(key);
+    let old = if options.get { call.value(key)? } else { None };
+    // This removes an expired key, whose expiry KEEPTTL would keep.
+    let exists = call.exists(key);
     let written = match options.condition {
         SetCondition::Always => true,
-        SetCondition::Absent => old.is_none(),
-        SetCondition::Present => old.is_some(),
+        SetCondition::Absent => !exists,
+        SetCondition::Present => exists,
     };
     if written {
         let kept = if options.lifetime == Lifetime::Keep { call.expiry(key) } else { None };
@@ -83,7 +85,7 @@ fn set_with_expiry(call: &mut CommandCall<'_>, unit: TimeUnit, name: &str) -> Re
 
 fn setnx(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [_, key, value] = call.args else { return Err(wrong_arity("setnx")) };
-    if call.value(key).is_some() {
+    if call.exists(key) {
         return Ok(Reply::Integer(0));
     }
     call.put(key, value, None)?;
@@ -93,23 +95,23 @@ fn setnx(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
 
 fn getset(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [_, key, value] = call.args else { return Err(wrong_arity("getset")) };
-    let old = call.value_or_nil(key);
+    let old = call.value_or_nil(key)?;
     call.put(key, value, None)?;
     call.notify(key, "set");
     Ok(old)
 }
 
-fn getdel(call: &mut CommandCall<'_>) -> Reply {
-    let old = call.value_or_nil(&call.args[1]);
+fn getdel(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
+    let old = call.value_or_nil(&call.args[1])?;
     call.delete(&call.args[1]);
-    old
+    Ok(old)
 }
 
 fn getex(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [_, key, rest @ ..] = call.args else { return Err(wrong_arity("getex")) };
     let options = SetOptions::parse_getex(rest)?;
     // Redis validates the time only if the key exists.
-    let Some(value) = call.value(key) else { return Ok(Reply::Nil) };
+    let Some(value) = call.value(key)? else { return Ok(Reply::Nil) };
     let now = call.store.clock.now_ms();
     match options.lifetime {
         Lifetime::Until(unit, text) => {
@@ -125,7 +127,7 @@ fn getex(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
 }
 
 fn mget(call: &mut CommandCall<'_>) -> Reply {
-    Reply::Array(call.args[1..].iter().map(|key| call.value_or_nil(key)).collect())
+    Reply::Array(call.args[1..].iter().map(|key| call.value_or_nil(key).unwrap_or(Reply::Nil)).collect())
 }
 
 fn mset(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
@@ -137,14 +139,14 @@ fn mset(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     Ok(OK)
 }
 
-fn strlen(call: &mut CommandCall<'_>) -> Reply {
-    Reply::count(call.value(&call.args[1]).map_or(0, |value| value.len()))
+fn strlen(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
+    Ok(Reply::count(call.value(&call.args[1])?.map_or(0, |value| value.len())))
 }
 
 fn getrange(call: &mut CommandCall<'_>) -> Result<Reply, Reply> {
     let [start, end] = [2, 3].map(|index| integer::parse(&call.args[index]).ok_or(NOT_AN_INTEGER));
     let (start, end) = (start?, end?);
-    let value = call.value(&call.args[1]).unwrap_or_default();
+    let value = call.value(&call.args[1])?.unwrap_or_default();
     let length = i64::try_from(value.len()).unwrap_or(i64::MAX);
     // Negative numbers count from the end.
     let index = |number: i64| if number < 0 { number.saturating_add(length).max(0) } else { number };

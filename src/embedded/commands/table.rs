@@ -5,12 +5,13 @@ use bytes::Bytes;
 use super::{
     admin, client, expiry, keys, pubsub, scripts,
     spec::{CommandSpec, printable, wrong_arity},
-    strings, transactions,
+    streams, strings, transactions,
 };
 use crate::embedded::reply::Reply;
 
-const TABLES: [&[CommandSpec]; 9] = [
+const TABLES: [&[CommandSpec]; 10] = [
     strings::COMMANDS,
+    streams::COMMANDS,
     keys::COMMANDS,
     expiry::COMMANDS,
     pubsub::COMMANDS,
