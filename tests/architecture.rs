@@ -65,7 +65,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "wire/socket_io/json.rs",
         ],
     ),
-    ("sha1", &["embedded"]),
+    ("sha1", &["embedded", "redis/history_script.rs"]),
     ("socket2", &["server/listeners.rs", "redis/connection.rs", "stream.rs"]),
     ("subtle", &["admin/guard.rs", "engine", "visitors/session.rs"]),
     ("tokio_rustls", &["redis/connection.rs"]),

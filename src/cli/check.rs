@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use super::{CommandError, block_on, inventory, listen, requirements, unreachable_redis};
-use crate::redis::{ServerReport, Target, examine};
+use crate::redis::{ServerReport, Target, examine, probe_history};
 use crate::server::{self, Standby};
 use crate::settings::{Listen, Settings};
 use crate::visitors::probe;
@@ -71,7 +71,7 @@ fn report(
         settings.websocket_url,
         broadcast.as_str()
     ))?;
-    for line in inventory::mounts(settings) {
+    for line in inventory::mounts(settings).into_iter().chain(inventory::histories(settings)) {
         print(line)?;
     }
     print(format!("demo page: {}", if settings.demo { "on" } else { "off" }))?;
@@ -96,6 +96,14 @@ fn report(
     }
     let mut findings = block_on(inventory::channels(settings, target)).map_err(unreachable)?;
     findings.append(block_on(requirements::examine(settings, target)).map_err(unreachable)?);
+    if !settings.history.is_empty() {
+        match block_on(probe_history(settings, target)) {
+            Ok(()) => findings.note("history: Redis runs its scripts".to_owned()),
+            Err(reason) => findings.problem(format!(
+                "history: Redis refuses its scripts, so clients that publish to its facilities are closed ({reason})"
+            )),
+        }
+    }
     findings.lines.into_iter().try_for_each(print)?;
     Ok(findings.problems)
 }

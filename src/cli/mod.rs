@@ -161,7 +161,8 @@ pub fn publish(settings: &Settings, message: PublishCommand) -> Result<(), Comma
         )));
     }
     let target = Target::new(&settings.redis)?;
-    let receivers = block_on(publish_once(&target, &channels, &payload, expire))
+    let history = settings.history.limits_of(&Facility::new(&message.facility));
+    let receivers = block_on(publish_once(settings, &target, &channels, &payload, expire, history))
         .map_err(|reason| unreachable_redis(&target, &reason))?;
     let (count, plural) = (channels.len(), if channels.len() == 1 { "" } else { "s" });
     writeln!(io::stdout(), "published to {count} channel{plural}, {receivers} subscribed in Redis")

@@ -37,16 +37,19 @@ pub(crate) struct ClusterCommand {
 impl ClusterCommand {
     /// Encodes a command. Its first argument is the key or the channel.
     pub(super) fn new(name: &str, arguments: &[&[u8]]) -> Self {
-        let mut bytes = BytesMut::new();
-        resp::encode(&mut bytes, name, arguments);
-        let slot = slot_of(arguments.first().copied().unwrap_or_default());
-        Self { bytes, slot, anywhere: name == "PUBLISH" }
+        let key = arguments.first().copied().unwrap_or_default();
+        Self { anywhere: name == "PUBLISH", ..Self::with_key(name, key, arguments) }
     }
 
     /// Encodes a command without arguments, to be sent to the node of a key.
     pub(super) fn at_key(name: &str, key: &[u8]) -> Self {
+        Self::with_key(name, key, &[])
+    }
+
+    /// Encodes a command for the node of a key.
+    pub(super) fn with_key(name: &str, key: &[u8], arguments: &[&[u8]]) -> Self {
         let mut bytes = BytesMut::new();
-        resp::encode(&mut bytes, name, &[]);
+        resp::encode(&mut bytes, name, arguments);
         Self { bytes, slot: slot_of(key), anywhere: false }
     }
 }

@@ -39,6 +39,14 @@ impl CommandBatch {
         }
     }
 
+    /// Appends a command whose key is not its first argument: a script's.
+    pub(crate) fn add_keyed(&mut self, name: &'static str, key: &[u8], arguments: &[&[u8]]) {
+        match self {
+            Self::Encoded(..) => self.add(name, arguments),
+            Self::PerNode(commands) => commands.push(ClusterCommand::with_key(name, key, arguments)),
+        }
+    }
+
     /// Appends a command without arguments; in a cluster for the node of a key.
     pub(crate) fn add_at(&mut self, name: &'static str, key: &[u8]) {
         match self {

@@ -32,8 +32,8 @@ impl ErrorClass {
     pub(crate) fn of(text: &str) -> Self {
         match code(text) {
             "NOPERM" | "WRONGTYPE" => Self::Denied,
-            "BUSY" | "LOADING" | "MASTERDOWN" | "MISCONF" | "NOREPLICAS" | "OOM" | "CLUSTERDOWN"
-            | "TRYAGAIN" | "UNKILLABLE" | "MOVED" | "ASK" => Self::Temporary,
+            "BUSY" | "LOADING" | "MASTERDOWN" | "MISCONF" | "NOREPLICAS" | "NOSCRIPT" | "OOM"
+            | "CLUSTERDOWN" | "TRYAGAIN" | "UNKILLABLE" | "MOVED" | "ASK" => Self::Temporary,
             "NOAUTH" | "WRONGPASS" => Self::Unauthenticated,
             "READONLY" => Self::NotMaster,
             _ => Self::Other,

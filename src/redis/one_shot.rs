@@ -8,10 +8,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::command_client::CommandClient;
 use super::error_reply::{cure, describe_text};
-use super::reply::CommandReply;
+use super::history_reader;
+use super::history_script::{self, PublicationHistory, ScriptCalls};
+use super::reply::{CommandFailure, CommandReply};
 use super::reply_value::ReplyValue;
 use super::target::Target;
-use crate::wire::Channel;
+use crate::settings::{HistoryLimits, Settings};
+use crate::wire::{Audience, Channel, Facility};
 
 /// Largest value that is read.
 const MAX_BYTES: usize = 1 << 20;
@@ -65,28 +68,35 @@ pub async fn examine(target: &Target) -> Result<ServerReport, String> {
     })
 }
 
-/// Publishes a message to channels, and persists it for `expire_seconds` if that is not 0. Returns the number of
-/// subscribers that Redis reported. Must be called within a `LocalSet`.
+/// Publishes a message to channels, persists it for `expire_seconds` if that is not 0, and with `history` keeps it in their
+/// streams. Returns the number of subscribers that Redis reported. Must be called within a `LocalSet`.
 ///
 /// # Errors
 ///
 /// With a description, when Redis cannot be reached or refuses.
 pub async fn publish_once(
+    settings: &Settings,
     target: &Target,
     channels: &[Channel],
     payload: &[u8],
     expire_seconds: u64,
+    history: Option<HistoryLimits>,
 ) -> Result<i64, String> {
     let _following = AbortOnDropHandle::new(spawn_local(target.clone().follow()));
-    // The command client only retries; this attempt returns the reason of a failure.
-    drop(target.dial(MAX_BYTES).await?);
-    let commands = CommandClient::new(target, target.command_timeout(), MAX_BYTES);
-    let up = timeout(target.command_timeout(), commands.until_up()).await;
-    up.map_err(|_| "connection closed".to_owned())?;
+    let commands = connect(target).await?;
+    let history = history.map(|limits| PublicationHistory::new(&settings.history_names(), channels, limits));
     let (mut receivers, expire) = (0, expire_seconds.to_string());
-    for channel in channels {
+    for (index, channel) in channels.iter().enumerate() {
         let name = channel.as_str().as_bytes();
         commands.wait_for_node(name).await;
+        if let Some(history) = &history
+            && let Some(reply) = run_script(&commands, (channel, index), history, &expire, payload).await
+        {
+            if let CommandReply::Integer(count) = reply? {
+                receivers += count;
+            }
+            continue;
+        }
         if expire_seconds > 0 {
             commands
                 .call("SETEX", &[name, expire.as_bytes(), payload])
@@ -99,4 +109,71 @@ pub async fn publish_once(
         }
     }
     Ok(receivers)
+}
+
+/// Publishes and reads as histories need it. Must be called within a `LocalSet`.
+///
+/// # Errors
+///
+/// With a description and the cure, when Redis cannot be reached or refuses.
+pub async fn probe_history(settings: &Settings, target: &Target) -> Result<(), String> {
+    let _following = AbortOnDropHandle::new(spawn_local(target.clone().follow()));
+    try_history(settings, &connect(target).await?).await
+}
+
+/// Publishes and reads as histories need it, in a facility that nobody uses.
+///
+/// # Errors
+///
+/// With a description and the cure, when Redis is lost or refuses.
+pub(super) async fn try_history(settings: &Settings, commands: &CommandClient) -> Result<(), String> {
+    let channel = settings.namespace.channel(Audience::Broadcast, &Facility::new("ws4redis-check"));
+    let limits = HistoryLimits { messages: 1, seconds: 1 };
+    let history = PublicationHistory::new(&settings.history_names(), std::slice::from_ref(&channel), limits);
+    commands.wait_for_node(channel.as_str().as_bytes()).await;
+    if let Some(Err(reason)) = run_script(commands, (&channel, 0), &history, "0", b"check").await {
+        return Err(reason);
+    }
+    let Some(stream) = settings.history_names().stream(&channel) else { return Ok(()) };
+    let key = stream.as_str().as_bytes();
+    let mut batch = commands.batch();
+    batch.add_keyed("EVAL", key, &[history_reader::READ.as_bytes(), b"1", key, b"", b"1", b"100", b"100"]);
+    script_outcome(commands.send(batch).await.pop()).map(drop)
+}
+
+/// Connects. The command client only retries; the first attempt returns the reason of a failure.
+async fn connect(target: &Target) -> Result<CommandClient, String> {
+    drop(target.dial(MAX_BYTES).await?);
+    let commands = CommandClient::new(target, target.command_timeout(), MAX_BYTES);
+    let up = timeout(target.command_timeout(), commands.until_up()).await;
+    up.map_err(|_| "connection closed".to_owned())?;
+    Ok(commands)
+}
+
+/// Publishes by the script of histories. None if the channel has no history.
+async fn run_script(
+    commands: &CommandClient,
+    channel: (&Channel, usize),
+    history: &PublicationHistory,
+    expire: &str,
+    payload: &[u8],
+) -> Option<Result<CommandReply, String>> {
+    let mut batch = commands.batch();
+    let mut scripts = ScriptCalls::new("", commands.is_cluster());
+    if !scripts.add(&mut batch, channel, history, expire, payload) {
+        return None;
+    }
+    Some(script_outcome(commands.send(batch).await.pop()))
+}
+
+/// Returns the reply of a script, or a description of the failure with its cure.
+fn script_outcome(reply: Option<Result<CommandReply, CommandFailure>>) -> Result<CommandReply, String> {
+    match reply {
+        Some(Ok(reply)) => Ok(reply),
+        Some(Err(CommandFailure::Refused(reason))) if history_script::is_refusal(&reason) => {
+            Err(format!("{reason}; {}", history_script::CURE))
+        }
+        Some(Err(CommandFailure::Refused(reason))) => Err(reason),
+        Some(Err(CommandFailure::Lost)) | None => Err("redis was lost".to_owned()),
+    }
 }

@@ -1,4 +1,5 @@
-//! Publishes the messages of clients: SETEX and PUBLISH of many clients in one pipeline, in order, at most once.
+//! Publishes the messages of clients: SETEX and PUBLISH, or the script of histories, of many clients in one pipeline, in order,
+//! at most once.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,14 +13,16 @@ use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::command_client::{CommandBatch, CommandClient};
 use super::discovery::Discovery;
 use super::error_reply::{ErrorClass, cure};
+use super::history_script::{self, PublicationHistory, ScriptCalls};
 use super::publish_acks::{PublishAcks, PublishError};
 use super::reply::{CommandFailure, CommandReplies, CommandReply};
 use crate::metrics::Counters;
+use crate::settings::Settings;
 use crate::telemetry::LogThrottle;
 use crate::wire::Channel;
 
@@ -48,6 +51,8 @@ const MEMORY: Duration = Duration::from_secs(10);
 struct Publication {
     channels: Rc<[Channel]>,
     payload: Bytes,
+    /// None where messages are not kept in streams.
+    history: Option<Box<PublicationHistory>>,
     acks: Rc<PublishAcks>,
     since: Instant,
 }
@@ -56,6 +61,11 @@ impl Publication {
     /// Bytes counted against the queue's limit.
     fn cost(&self) -> usize {
         self.payload.len() + PublishAcks::OVERHEAD_BYTES
+    }
+
+    /// Returns whether the script publishes to the channel at this index.
+    fn is_scripted(&self, index: usize) -> bool {
+        self.history.as_ref().is_some_and(|history| history.has(index))
     }
 }
 
@@ -76,6 +86,7 @@ pub(super) struct Publisher {
     expire_seconds: u64,
     wait: Duration,
     max_queued_bytes: usize,
+    script_digest: Rc<str>,
     counters: Arc<Counters>,
     unkept: LogThrottle,
     refused: LogThrottle,
@@ -86,9 +97,7 @@ impl Publisher {
         commands: Rc<CommandClient>,
         discovery: Arc<Discovery>,
         tracks_doubt: bool,
-        expire_seconds: u64,
-        wait: Duration,
-        max_queued_bytes: usize,
+        settings: &Settings,
         counters: Arc<Counters>,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -101,9 +110,10 @@ impl Publisher {
             wake: Notify::new(),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT as usize)),
             pipelines: MAX_IN_FLIGHT,
-            expire_seconds,
-            wait,
-            max_queued_bytes,
+            expire_seconds: settings.expire_seconds,
+            wait: settings.redis.publish_wait,
+            max_queued_bytes: settings.redis.max_pending_bytes,
+            script_digest: history_script::digest(history_script::PUBLISH).into(),
             counters,
             unkept: LogThrottle::default(),
             refused: LogThrottle::default(),
@@ -126,6 +136,7 @@ impl Publisher {
             expire_seconds: self.expire_seconds,
             wait: self.wait,
             max_queued_bytes: self.max_queued_bytes,
+            script_digest: self.script_digest.clone(),
             counters: self.counters.clone(),
             unkept: LogThrottle::default(),
             refused: LogThrottle::default(),
@@ -137,11 +148,12 @@ impl Publisher {
         self.queue.borrow().is_empty() && self.in_flight.available_permits() == self.pipelines as usize
     }
 
-    /// Returns true if the next publication can be written. SETEX needs the channel's own node, PUBLISH any.
+    /// Returns true if the next publication can be written. SETEX and the script need the channel's own node,
+    /// PUBLISH any.
     fn is_ready(&self) -> bool {
         let queue = self.queue.borrow();
         match queue.front() {
-            Some(next) if self.expire_seconds > 0 => {
+            Some(next) if self.expire_seconds > 0 || next.history.is_some() => {
                 self.commands.has(next.channels.iter().map(|channel| channel.as_str().as_bytes()))
             }
             _ => self.commands.is_up(),
@@ -149,8 +161,14 @@ impl Publisher {
     }
 
     /// Queues a publication. Its outcome is reported to `acks`.
-    pub(super) fn queue(&self, channels: Rc<[Channel]>, payload: Bytes, acks: Rc<PublishAcks>) {
-        let publication = Publication { channels, payload, acks, since: Instant::now() };
+    pub(super) fn queue(
+        &self,
+        channels: Rc<[Channel]>,
+        payload: Bytes,
+        history: Option<Box<PublicationHistory>>,
+        acks: Rc<PublishAcks>,
+    ) {
+        let publication = Publication { channels, payload, history, acks, since: Instant::now() };
         if self.queued_bytes.get() + publication.cost() > self.max_queued_bytes {
             return self.settle(&publication, Err(PublishError::Waited));
         }
@@ -238,9 +256,15 @@ impl Publisher {
     /// Encodes a batch.
     fn encode(&self, publications: &[Publication]) -> CommandBatch {
         let mut batch = self.commands.batch();
+        let mut scripts = ScriptCalls::new(&self.script_digest, self.commands.is_cluster());
         let expire = self.expire_seconds.to_string();
         for publication in publications {
-            for channel in publication.channels.iter() {
+            for (index, channel) in publication.channels.iter().enumerate() {
+                if let Some(history) = &publication.history
+                    && scripts.add(&mut batch, (channel, index), history, &expire, &publication.payload)
+                {
+                    continue;
+                }
                 let channel = channel.as_str().as_bytes();
                 if self.expire_seconds > 0 {
                     batch.add("SETEX", &[channel, expire.as_bytes(), &publication.payload]);
@@ -265,11 +289,12 @@ impl Publisher {
         for publication in &batch {
             let mut result = if left { Err(PublishError::Lost) } else { Ok(()) };
             let mut published = false;
-            for _ in publication.channels.iter() {
-                if self.expire_seconds > 0 {
+            for index in 0..publication.channels.len() {
+                let is_scripted = publication.is_scripted(index);
+                if self.expire_seconds > 0 && !is_scripted {
                     result = result.and(self.note_unkept(replies.next()));
                 }
-                let judged = self.judge(replies.next());
+                let judged = self.judge(replies.next(), is_scripted);
                 published |= judged.is_ok();
                 result = if judged == Err(PublishError::Lost) { judged } else { result.and(judged) };
             }
@@ -333,11 +358,20 @@ impl Publisher {
         Ok(())
     }
 
-    fn judge(&self, reply: Option<Result<CommandReply, CommandFailure>>) -> Result<(), PublishError> {
+    fn judge(
+        &self,
+        reply: Option<Result<CommandReply, CommandFailure>>,
+        is_scripted: bool,
+    ) -> Result<(), PublishError> {
         match reply {
             Some(Ok(_)) => Ok(()),
             Some(Err(CommandFailure::Refused(error))) => {
-                if let Some(suppressed) = self.refused.allow() {
+                if is_scripted && history_script::is_refusal(&error) {
+                    if let Some(suppressed) = self.refused.allow() {
+                        let cure = history_script::CURE;
+                        error!(%error, suppressed, "redis refuses the script of [[history]], the client is closed; {cure}");
+                    }
+                } else if let Some(suppressed) = self.refused.allow() {
                     warn!(%error, suppressed, "redis refused a client's message, the client is closed{}", cure(&error));
                 }
                 // A temporary error means that the command was not executed, so a retry is safe.

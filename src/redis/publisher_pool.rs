@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::address::ServerAddress;
 use super::command_client::CommandClient;
+use super::history_script::PublicationHistory;
 use super::publish_acks::PublishAcks;
 use super::publisher::Publisher;
 use crate::wire::Channel;
@@ -46,13 +47,19 @@ impl PublisherPool {
     }
 
     /// Queues a publication. Its outcome is reported to `acks`.
-    pub(super) fn queue(&self, channels: Rc<[Channel]>, payload: Bytes, acks: Rc<PublishAcks>) {
+    pub(super) fn queue(
+        &self,
+        channels: Rc<[Channel]>,
+        payload: Bytes,
+        history: Option<Box<PublicationHistory>>,
+        acks: Rc<PublishAcks>,
+    ) {
         let publisher = if self.commands.is_cluster() {
             self.find(&channels, &acks)
         } else {
             self.common.publisher.clone()
         };
-        publisher.queue(channels, payload, acks);
+        publisher.queue(channels, payload, history, acks);
     }
 
     fn find(&self, channels: &[Channel], acks: &PublishAcks) -> Rc<Publisher> {

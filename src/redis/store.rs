@@ -5,18 +5,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::task::{AbortHandle, spawn_local};
+use tracing::error;
 
 use super::address::ServerAddress;
 use super::command_client::CommandClient;
+use super::history_reader::{HistoryPage, HistoryReader};
+use super::history_script::PublicationHistory;
 use super::lookups::{self, Lookups};
+use super::one_shot::try_history;
 use super::publish_acks::PublishAcks;
 use super::publisher::Publisher;
 use super::publisher_pool::PublisherPool;
 use super::reads::{ReadFailed, ReadKind, Reads};
 use super::target::Target;
 use crate::metrics::Counters;
-use crate::settings::Settings;
-use crate::wire::Channel;
+use crate::settings::{HistoryLimits, Settings};
+use crate::wire::{Channel, EntryId, HistoryNames};
 
 /// One shard's reads and publications.
 pub struct Store {
@@ -24,6 +28,8 @@ pub struct Store {
     reads: Rc<Reads<Channel>>,
     lookups: Rc<Lookups>,
     publishers: PublisherPool,
+    history_names: HistoryNames,
+    histories: HistoryReader,
     tasks: Vec<AbortHandle>,
 }
 
@@ -45,9 +51,7 @@ impl Store {
             commands.clone(),
             target.discovery().clone(),
             tracks_doubt,
-            settings.expire_seconds,
-            settings.redis.publish_wait,
-            settings.redis.max_pending_bytes,
+            settings,
             counters.clone(),
         );
         let mut tasks = vec![spawn_local(reads.clone().run()).abort_handle()];
@@ -55,7 +59,14 @@ impl Store {
             tasks.push(spawn_local(publisher.clone().doubt()).abort_handle());
         }
         let publishers = PublisherPool::new(commands.clone(), publisher);
-        Self { commands, reads, lookups, publishers, tasks }
+        let history_names = settings.history_names();
+        let histories = HistoryReader::new(
+            commands.clone(),
+            history_names.clone(),
+            settings.messages.max_delivery_bytes,
+            counters.clone(),
+        );
+        Self { commands, reads, lookups, publishers, history_names, histories, tasks }
     }
 
     /// Waits at most one second for a connection to Redis; returns false if there is none then. Cancel-safe.
@@ -103,9 +114,51 @@ impl Store {
         self.commands.clone()
     }
 
-    /// Publishes a client's message to channels. The outcome is reported to `acks`.
-    pub fn publish(&self, channels: Rc<[Channel]>, payload: Bytes, acks: Rc<PublishAcks>) {
-        self.publishers.queue(channels, payload, acks);
+    /// Publishes a client's message to channels, and with `history` keeps it in their streams. The outcome is reported to
+    /// `acks`.
+    pub fn publish(
+        &self,
+        channels: Rc<[Channel]>,
+        payload: Bytes,
+        history: Option<HistoryLimits>,
+        acks: Rc<PublishAcks>,
+    ) {
+        let history =
+            history.map(|limits| Box::new(PublicationHistory::new(&self.history_names, &channels, limits)));
+        self.publishers.queue(channels, payload, history, acks);
+    }
+
+    /// Waits for Redis, and logs an error if it refuses what histories need. Cancel-safe.
+    pub(crate) async fn verify_histories(&self, settings: &Settings) {
+        self.commands.until_up().await;
+        if let Err(reason) = try_history(settings, &self.commands).await {
+            error!(error = %reason, "Redis refuses what [[history]] needs; clients that publish to its facilities will be closed");
+        }
+    }
+
+    /// Reads at most `limit` messages of a channel's history that follow an entry. The page is empty if the channel has no
+    /// history, or Redis refuses to read it.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is lost, or gives no answer in time.
+    pub async fn history_after(
+        &self,
+        channel: &Channel,
+        id: EntryId,
+        limit: usize,
+    ) -> Result<HistoryPage, ReadFailed> {
+        self.histories.read(channel, Some(id), limit).await
+    }
+
+    /// Reads the last messages of a channel's history, at most `count`. The page is empty if the channel has no history, or
+    /// Redis refuses to read it.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is lost, or gives no answer in time.
+    pub async fn history_last(&self, channel: &Channel, count: usize) -> Result<HistoryPage, ReadFailed> {
+        self.histories.read(channel, None, count).await
     }
 
     /// Waits until no publication is queued or in flight. Cancel-safe.

@@ -9,7 +9,7 @@ use tracing::{debug, info};
 
 use super::state::ShardState;
 use crate::access::session::KeyTemplate;
-use crate::settings::{Settings, SocketIoSettings};
+use crate::settings::{HistoryLimits, HistoryRule, Settings, SocketIoSettings};
 use crate::visitors::Probe;
 use crate::wire::DoctorQuery;
 
@@ -37,6 +37,22 @@ struct DoctorReport<'a> {
     callback: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     callback_proof: Option<String>,
+    history: Vec<HistoryTable<'a>>,
+}
+
+/// A `[[history]]` table.
+#[derive(Serialize)]
+struct HistoryTable<'a> {
+    facility: &'a [String],
+    messages: u32,
+    seconds: u32,
+}
+
+impl<'a> HistoryTable<'a> {
+    fn new(rule: &'a HistoryRule) -> Self {
+        let HistoryLimits { messages, seconds } = rule.limits;
+        Self { facility: &rule.patterns, messages, seconds }
+    }
 }
 
 /// Answers a query of the doctor in a task of its own.
@@ -111,5 +127,6 @@ fn report<'a>(settings: &'a Settings, probe: Option<Probe>, signed: &str) -> Doc
         presence: !settings.presence.is_empty() || settings.events.tells_presence(),
         callback: settings.callback.is_some(),
         callback_proof: proof,
+        history: settings.history.iter().map(HistoryTable::new).collect(),
     }
 }

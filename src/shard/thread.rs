@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, debug_span, field, warn};
 
 use super::BrokerLink;
@@ -60,6 +61,12 @@ pub async fn run(state: Rc<ShardState>, links: ShardLinks, stop: CancellationTok
         tasks.spawn_local(deliver_session_events(state.clone(), sessions.inbox));
         tasks.spawn_local(send_requests(state.number, state.session_hub.clone(), sessions.calls));
     }
+    // It ends by itself, so it is none of the tasks that must not end.
+    let _verifying = (state.number == 0 && !state.process.settings.history.is_empty()).then(|| {
+        let state = state.clone();
+        let verify = async move { state.store.verify_histories(&state.process.settings).await };
+        AbortOnDropHandle::new(tokio::task::spawn_local(verify))
+    });
     if let Some(asks) = asks {
         tasks.spawn_local(answer_asks(state.clone(), asks));
     }

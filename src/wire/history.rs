@@ -30,6 +30,38 @@ impl fmt::Debug for StreamKey {
     }
 }
 
+/// The id of a stream's entry. Ids rise in the order of publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct EntryId {
+    /// Unix milliseconds.
+    pub ms: u64,
+    /// The number among the entries of the same millisecond.
+    pub seq: u64,
+}
+
+impl EntryId {
+    /// Parses an id as Redis writes it, `1700000000000-0`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (ms, seq) = text.split_once('-')?;
+        let number =
+            |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
+        Some(Self { ms: number(ms)?, seq: number(seq)? })
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+/// Splits a message of a live channel, `ID PAYLOAD`; none if it has no id.
+pub fn split_live(message: &[u8]) -> Option<(EntryId, &[u8])> {
+    let blank = message.iter().position(|byte| *byte == b' ')?;
+    let id = EntryId::parse(std::str::from_utf8(&message[..blank]).ok()?)?;
+    Some((id, &message[blank + 1..]))
+}
+
 /// Names the histories of a site's channels.
 #[derive(Debug, Clone)]
 pub struct HistoryNames {
@@ -138,6 +170,21 @@ mod tests {
         check("", true, broadcast, "chat-{5", Some("ws4redis:history:{broadcast:chat-{5}"));
         for (prefix, facility) in [("", "chat-}"), ("", "chat-{}"), ("{a", "b}"), ("{a", "b")] {
             check(prefix, true, broadcast, facility, None);
+        }
+    }
+
+    #[test]
+    fn a_live_message_is_an_id_and_a_payload() {
+        let id = EntryId { ms: 1_700_000_000_000, seq: 7 };
+        assert_eq!(split_live(b"1700000000000-7 a b"), Some((id, &b"a b"[..])));
+        assert_eq!(split_live(b"1700000000000-7 "), Some((id, &b""[..])));
+        assert_eq!(EntryId::parse(&id.to_string()), Some(id));
+        assert!(id > EntryId { ms: 9, seq: u64::MAX });
+        for other in ["1700000000000-7", "1-2-3 x", "+1-2 x", "1 x", "- x", "18446744073709551616-0 x", ""] {
+            assert_eq!(split_live(other.as_bytes()), None, "{other}");
+        }
+        for other in ["-1", "1-", ""] {
+            assert_eq!(EntryId::parse(other), None, "{other}");
         }
     }
 

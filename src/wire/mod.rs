@@ -34,7 +34,7 @@ pub use event_kind::{EventKind, EventKinds};
 pub use form::Form;
 pub use handshake::{Facility, Flags, Handshake, HandshakeError, parameters, query_pairs};
 pub use handshake_record::{HandshakeParts, HandshakeRecord};
-pub use history::{HistoryNames, StreamKey, hash_tag};
+pub use history::{EntryId, HistoryNames, StreamKey, hash_tag, split_live};
 pub use keyspace::{KeyEvent, PublishedEvents, channel_of, key_of};
 pub use message::Message;
 pub use mount::{Mount, MountSet};

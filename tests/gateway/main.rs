@@ -19,6 +19,7 @@ mod frames;
 mod front_ends;
 mod handshake;
 mod heartbeat;
+mod history;
 mod http;
 mod identity;
 mod jwt;

@@ -54,7 +54,8 @@ pub(super) fn publish(
     if let Some(announced) = &mut client.facilities[position].announced {
         announced.publish(issued, &channels, &payload);
     }
-    state.store.publish(channels, payload, acks);
+    let history = state.process.settings.history.limits_of(facility);
+    state.store.publish(channels, payload, history, acks);
     Ok(())
 }
 

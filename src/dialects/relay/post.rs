@@ -36,7 +36,8 @@ pub async fn post(state: &ShardState, request: HandshakeRequest, message: Bytes)
     let acks = Rc::<PublishAcks>::default();
     acks.issue(message.len());
     let channels: Rc<[Channel]> = grant.publish.into();
-    state.store.publish(channels.clone(), message.clone(), acks.clone());
+    let history = state.process.settings.history.limits_of(&request.handshake.facility);
+    state.store.publish(channels.clone(), message.clone(), history, acks.clone());
     match timeout(state.publish_timeout, acks.settled()).await {
         Ok(Ok(())) => {
             let facility = &request.handshake.facility;

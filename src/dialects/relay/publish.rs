@@ -54,7 +54,8 @@ pub(super) fn receive(
         announced.publish(number, &channels, &payload);
     }
     client.echo_topics.exclude(&client.subscription, listener, &payload, number);
-    state.store.publish(channels, payload, acks);
+    let history = state.process.settings.history.limits_of(&client.handshake.facility);
+    state.store.publish(channels, payload, history, acks);
     None
 }
 

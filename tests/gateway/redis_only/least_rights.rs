@@ -2,9 +2,10 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
+use crate::support::gateway::binary;
 use crate::support::redis::{KEYSPACE_EVENTS, RedisClient, RedisReply, encode};
 use crate::support::socket_io::{V4, join, open};
-use crate::support::{RedisServer, TestGateway, eventually};
+use crate::support::{RedisServer, TestGateway, eventually, unique};
 
 const SECURITY: &str = include_str!("../../../docs/security.md");
 const PASSWORD: &str = "fixture";
@@ -255,6 +256,41 @@ async fn one_line_of_the_document_is_enough_for_socket_io_events_and_presence() 
         }
         expect_no_refusals(&redis);
     }
+}
+
+#[tokio::test]
+async fn histories_need_the_further_rights_of_the_document() {
+    let rules = "[[history]]\nfacility = [\"x\"]\nmessages = 10\n";
+    let redis = RedisServer::start();
+    let further = SECURITY.lines().find(|line| line.starts_with("+eval +evalsha +xadd +expire ")).unwrap();
+    let url = format!("redis://ws4redis:{PASSWORD}@127.0.0.1:{}", redis.port());
+    let file = std::env::temp_dir().join(unique("ws4redis-rights"));
+    std::fs::write(&file, rules).unwrap();
+    let check = || {
+        let mut command = binary();
+        let url = format!("redis.url={url}");
+        command.arg("--settings").arg(&file).args(["--set", &url, "check"]).output().unwrap()
+    };
+    set_user(&redis, &format!("{} {further}", acl_line("")));
+    assert!(check().status.success(), "{:?}", check());
+    let builder = TestGateway::builder().redis(&redis).namespace("").set("redis.url", &url).rules(rules);
+    let gateway = builder.set("session.keyspace_events", "on").set("session.keys", CACHE).start().await;
+    let mut client = gateway.connect("/ws/x?subscribe-broadcast&publish-broadcast&echo").await;
+    client.send_text("one").await;
+    client.expect_text("one").await;
+    client.send_text("two").await;
+    client.expect_text("two").await;
+    assert_eq!(redis.command(&["XLEN", "ws4redis:history:broadcast:x"]).integer(), 2);
+    expect_no_refusals(&redis);
+    for word in further.split(' ') {
+        let rest: Vec<_> = further.split(' ').filter(|other| *other != word).collect();
+        set_user(&redis, &format!("{} {}", acl_line(""), rest.join(" ")));
+        let output = check();
+        // Only a pipeline with several publications needs the digest.
+        let is_needed = word != "+evalsha";
+        assert_eq!(output.status.success(), !is_needed, "{word}: {output:?}");
+    }
+    std::fs::remove_file(file).unwrap();
 }
 
 #[tokio::test]

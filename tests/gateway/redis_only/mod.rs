@@ -11,6 +11,7 @@ mod echo_memory;
 mod error_replies;
 mod event_queue;
 mod handshake_races;
+mod histories;
 mod keyspace_events;
 mod large_sessions;
 mod least_rights;
