@@ -13,6 +13,7 @@ FURTHER = "tests/gateway/redis_only/least_rights.rs::presence_needs_the_further_
 BRIDGES = "tests/gateway/redis_only/least_rights.rs::the_bridges_need_the_further_rights_of_the_document"
 TOGETHER = "tests/gateway/redis_only/least_rights.rs::one_line_of_the_document_is_enough_for_socket_io_events_and_presence"
 WORKERS = "tests/python/test_worker.py::test_the_documented_redis_user_has_enough_rights"
+HISTORY = "tests/gateway/redis_only/least_rights.rs::histories_need_the_further_rights_of_the_document"
 RUNS = "tests/python/test_test_runs.py::test_the_tests_of_the_documentation_run"
 EMITS = "tests/python/test_socketio.py::test_the_documented_calls_reach_the_clients"
 NODE = "tests/socketio/test_publishers.py::test_the_documented_service_reaches_the_clients"
@@ -32,6 +33,7 @@ OTHER_SUITES = {
     ("docs/security.md", "The Redis user", (4,)): (TOGETHER, None),
     ("docs/security.md", "The user of the workers", (1, 2)): (WORKERS, None),
     ("docs/security.md", "The bridges", (1, 2)): (BRIDGES, None),
+    ("docs/security.md", "History", (1,)): (HISTORY, None),
     ("docs/socketio.md", "Publish from Django", (1,)): (EMITS, None),
     ("docs/socketio.md", "Publish from Node (redis-emitter)", (1, 2)): (NODE, None),
 }
@@ -81,7 +83,7 @@ def test_the_table_says_which_test_shows_a_block(request):
     assert wanted in (ROOT / TABLE).read_text(), f"{TABLE} differs from this table:\n{wanted}"
 
 
-@pytest.mark.parametrize("test", [PROXIES, RIGHTS, FURTHER, BRIDGES, TOGETHER, WORKERS, RUNS, EMITS])
+@pytest.mark.parametrize("test", [PROXIES, RIGHTS, FURTHER, BRIDGES, TOGETHER, WORKERS, HISTORY, RUNS, EMITS])
 def test_tests_of_other_suites_are_there_and_read_the_document(test):
     path, name = test.split("::")
     source = (ROOT / path).read_text()

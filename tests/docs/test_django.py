@@ -189,6 +189,27 @@ def test_who_is_online(blocks, project, gateway, store, tmp_path):
     assert answer == ["True", "{'john'}", f"{{'{sid.decode()}'}}", "{'john'}", "2"]
 
 
+@shows(DJANGO, "Keep a history", 1, 2, 3)
+def test_a_history(blocks, project, gateway, tmp_path):
+    toml, setting, view = blocks
+    ours(project).settings(setting.code)
+    project.module("views", view.code)
+    file = tmp_path / "settings.toml"
+    file.write_text(toml.code)
+    here = gateway(file=file)
+    with here.connect("chat-5", "subscribe-broadcast&publish-broadcast") as client:
+        project.shell(
+            "from ws4redis.publisher import RedisPublisher\n"
+            "answer = [RedisPublisher(facility='chat-5', broadcast=True).publish_message('from Django')]"
+        )
+        client.expect("from Django")
+        client.send("from a browser")
+        # It is acknowledged once Redis has it.
+        client.close()
+    answer = project.shell("from mysite.views import last_messages\nanswer = [last_messages(None).content.decode()]")
+    assert [one["text"] for one in json.loads(answer[0])] == ["from Django", "from a browser"]
+
+
 ENGINES = ["Django's cache", "django-redis, without pickle", "django-redis-sessions"]
 
 
