@@ -25,7 +25,7 @@ KEPT = ROOT / "tests/.cache/bench"
 MAIN = ("floor", "Bun")
 # The peers of a goal are measured in each round, all others in the first round only.
 FANOUTS = dict.fromkeys(servers.FANOUTS, MAIN)
-PEERS_OF = FANOUTS | dict.fromkeys(("U1", "P1", "P1e", "C1", "C1s"), ("Bun",)) | {"I1": MAIN, "I1p": (), "I1s": ()}
+PEERS_OF = FANOUTS | dict.fromkeys(("U1", "P1", "P1e", "C1", "C1s"), ("Bun",)) | {"I1": MAIN, "I1p": (), "I1s": (), "P1h": ()}
 # Over Socket.IO, in turn with plain WebSockets.
 SOCKET_IO_PEERS = dict.fromkeys(servers.SOCKET_IO, (SOCKET_IO,))
 ROUNDS = {"F1w1": 9, "U1": 9, "S1": 9, "S1w1": 9, "S1r": 5, "SU": 5} | dict.fromkeys(("I1", "I1p", "I1s", "SI", "SP"), 3)
@@ -36,7 +36,7 @@ SIZES = {16: 64, 128: 64, 1024: 64, 4096: 32, 16384: 8, 65536: 4, 262144: 2, 104
 SHOWN = (
     dict.fromkeys(("F2r", "F4"), ("latency_p99_us", "µs p99"))
     | dict.fromkeys(("F1w1", "U1", "S1", "S1w1", "S1r", "SU", "conns", "size"), (CPU, "µs each"))
-    | dict.fromkeys(("P1", "P1e"), ("msgs_per_s", "messages/s"))
+    | dict.fromkeys(("P1", "P1e", "P1h"), ("msgs_per_s", "messages/s"))
     | dict.fromkeys(("C1", "C1s"), (CPU, "µs a cycle"))
     | dict.fromkeys(("I1", "I1p", "I1s", "SI", "SP"), ("rss_per_conn_bytes", "bytes each"))
 )

@@ -191,7 +191,7 @@ def ours(name="ws4redis", binary=None, shards=1, **environment):
             "WS4REDIS_EXPIRE": "0",
         }
         | environment,
-        works=(*EVERYTHING, "I1p", "I1s", *SOCKET_IO[:4]),
+        works=(*EVERYTHING, "I1p", "I1s", "P1h", *SOCKET_IO[:4]),
     )
 
 

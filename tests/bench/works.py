@@ -1,10 +1,11 @@
 """The workloads of the generator, and one measurement."""
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 
-from servers import SESSION, TOOLS, Failed, write_sessions
+from servers import HERE, SESSION, TOOLS, Failed, write_sessions
 
 FANOUT = ["fanout", "--size", "128"]
 WORKS = {
@@ -17,6 +18,7 @@ WORKS = {
     "U1": ["users", "--users", "5000", "--per-user", "1", "--window", "256"],
     "P1": ["upstream", "--conns", "500", "--window", "500"],
     "P1e": ["upstream", "--conns", "500", "--window", "500"],
+    "P1h": ["upstream", "--conns", "500", "--window", "500"],
     "C1": ["churn", "--conns", "64"],
     "C1s": ["churn", "--conns", "64"],
     "I1": ["idle", "--conns", "10000"],
@@ -38,6 +40,7 @@ WHAT = {
     "U1": "5,000 users, each with a session in Redis and their own channel; 256 messages in flight to random users",
     "P1": "500 connections publish messages of 128 bytes, 500 in flight; a Redis subscriber counts them",
     "P1e": "the same, and Redis keeps each message for an hour (SETEX and PUBLISH)",
+    "P1h": "as P1, and Redis keeps the last 100 messages in a stream ([[history]])",
     "C1": "64 clients connect, receive one message, close, and reconnect",
     "C1s": "the same, each with a session in Redis",
     "I1": "10,000 connections that have subscribed and never sent data",
@@ -60,6 +63,8 @@ ENVIRONMENT = {
     "I1p": {"WS4REDIS_PING__INTERVAL_SECONDS": "5"},
     "I1s": {"WS4REDIS_PING__INTERVAL_SECONDS": "5"},
 }
+# Further arguments of the gateway.
+ARGUMENTS = {"P1h": ["--settings", HERE / "history.toml"]}
 HOLD = {"I1": 2, "I1p": 12, "I1s": 12, "SI": 2}
 # Upper bound in seconds of the generator's waits, in addition to the workload itself.
 PATIENCE = 60
@@ -102,6 +107,8 @@ def measure(work, server, redis, redis_pid, secs=5, extra=(), environment=None, 
     """Starts the server and runs the workload against it; returns the generator's numbers."""
     if work in SESSIONS:
         write_sessions(redis, SESSIONS[work])
+    if work in ARGUMENTS:
+        server = dataclasses.replace(server, command=[*server.command, *ARGUMENTS[work]])
     arguments = [*WORKS[work], *extra]
     kind = arguments[0]
     path = {"users": server.user, "upstream": server.publish}.get(kind, server.subscribe)

@@ -1,6 +1,7 @@
 """redis-py with RESP2 and RESP3."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 import redis
@@ -178,3 +179,18 @@ def test_only_loopback_is_listened_on():
     assert [address for address in listeners if address.endswith(f":{port}")] == [f"0100007F:{port}"]
     with open("/proc/net/tcp6") as tcp6:
         assert not [line for line in tcp6 if f":{port} " in line.split()[1] + " " and line.split()[3] == "0A"]
+
+
+def test_streams_and_the_script_that_publishes_with_a_history(client):
+    assert client.xadd("s", {"d": "a"}, id="1-0") == "1-0"
+    second = client.xadd("s", {"d": "b"}, maxlen=10, approximate=True)
+    assert client.xrange("s", min="(1-0") == [(second, {"d": "b"})]
+    assert [entry for entry, _ in client.xrevrange("s", count=1)] == [second]
+    assert (client.xlen("s"), client.type("s")) == (2, "stream")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        client.get("s")
+    script = (Path(__file__).parents[2] / "src/redis/history.lua").read_text()
+    assert client.eval(script, 2, "h", "plain", 100, 60, 20, "Hello", "live") == 0
+    assert [fields for _, fields in client.xrange("h")] == [{"d": "Hello"}]
+    assert 50 <= client.ttl("h") <= 60 and 10 <= client.ttl("plain") <= 20
+    assert client.get("plain") == "Hello"
