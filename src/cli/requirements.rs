@@ -49,7 +49,7 @@ pub(super) fn embedded(settings: &Settings) -> Findings {
     let mut findings = Findings::default();
     match &settings.events.destination {
         Some(EventDestination::Stream(_) | EventDestination::List(_)) => findings.problem(format!(
-            "{} the embedded store has neither streams nor lists, so the gateway does not start. Set redis.url",
+            "{} the embedded store has neither consumer groups nor lists, so the gateway does not start. Set redis.url",
             events_subject(settings)
         )),
         Some(EventDestination::Channel(_)) => {
@@ -115,7 +115,7 @@ async fn examine_part(
         let cure = if reason.starts_with("NOPERM") {
             format!("Allow it with ACL SETUSER \u{2026} {}", rights(&all))
         } else if hint(reason).is_empty() {
-            "The embedded store has neither streams, lists, sorted sets nor scripts: set redis.url to a Redis"
+            "The embedded store has neither lists, sorted sets nor these scripts: set redis.url to a Redis"
                 .to_owned()
         } else {
             format!("The reason: {}", hint(reason))
@@ -355,7 +355,10 @@ mod tests {
         };
         assert_eq!(found(&[]), ("events: off\npresence: off".to_owned(), 0));
         let (lines, problems) = found(&["events.to=stream:a"]);
-        assert!(lines.contains("events: stream:a, the embedded store has neither streams"), "{lines}");
+        assert!(
+            lines.contains("events: stream:a, the embedded store has neither consumer groups"),
+            "{lines}"
+        );
         assert!(lines.contains("presence: users of the site, the embedded store has no sorted"), "{lines}");
         assert_eq!(problems, 2);
         assert_eq!(found(&["events.to=channel:a", "events.what=connect"]).1, 0);

@@ -45,7 +45,10 @@ async fn a_redis_that_refuses_the_script_is_an_error_with_its_cure() {
         std::fs::remove_file(file).unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(output.status.code(), Some(1), "{right}: {said}");
-        assert!(said.contains("history: Redis refuses its scripts") && said.contains("grant +eval"), "{said}");
+        assert!(
+            said.contains("history: Redis refuses its scripts") && said.contains("grant +eval"),
+            "{said}"
+        );
     }
 }
 
