@@ -1,7 +1,6 @@
 //! Values of `MessagePack` as JavaScript's encoders write them, for events.
 
-use bytes::Bytes;
-
+use super::event_value::ValueRules;
 use crate::codec::Value;
 use crate::wire::iso_text;
 use crate::wire::socket_io::{EventData, EventValue, MessageLimits, encode_values};
@@ -10,41 +9,20 @@ use crate::wire::socket_io::{EventData, EventValue, MessageLimits, encode_values
 const TIMESTAMP: i8 = -1;
 const NOTEPACK: i8 = 0;
 
+const VALUES: ValueRules = ValueRules { keeps: has_json, extension };
+
 /// Returns the event in the data of a packet: its name, then its arguments.
 pub(super) fn event_data(data: Vec<Value>, limits: MessageLimits) -> Option<EventData> {
     let mut data = data.into_iter();
     let Value::Text(name) = data.next()? else { return None };
-    let arguments = data.map(event_value).collect::<Option<Vec<_>>>()?;
+    let arguments = VALUES.event_values(data)?;
     encode_values(Some(&name), &arguments, limits).ok()
 }
 
-/// Recursion is bounded by the depth of the value.
-fn event_value(value: Value) -> Option<EventValue<'static>> {
-    Some(match value {
-        Value::Null => EventValue::Null,
-        Value::Bool(value) => EventValue::Bool(value),
-        Value::Integer(value) => EventValue::Integer(value),
-        Value::BigInteger(digits) => EventValue::BigInteger(digits.into()),
-        Value::Float(value) => EventValue::Float(value),
-        Value::Text(text) => EventValue::Text(text.into()),
-        Value::Surrogates(text) => EventValue::Surrogates(text.into()),
-        Value::Bytes(bytes) => EventValue::Bytes(Bytes::from(bytes)),
-        Value::List(values) | Value::Tuple(values) => {
-            EventValue::List(values.into_iter().map(event_value).collect::<Option<_>>()?)
-        }
-        Value::Map(pairs) => {
-            let texts = pairs.into_iter().filter_map(|(key, value)| match (key, value) {
-                // JSON has no `undefined`; JavaScript omits such a member.
-                (_, Value::Extension(NOTEPACK, data)) if data == [0] => None,
-                (Value::Text(key), value) => Some((key, value)),
-                _ => None,
-            });
-            let pair =
-                |(key, value): (String, Value)| Some((EventValue::Text(key.into()), event_value(value)?));
-            EventValue::Map(texts.map(pair).collect::<Option<_>>()?)
-        }
-        Value::Extension(kind, data) => extension(kind, &data)?,
-    })
+/// JSON has no `undefined`: JavaScript omits such a member.
+fn has_json(key: &Value, value: &Value) -> bool {
+    let is_undefined = matches!(value, Value::Extension(NOTEPACK, data) if *data == [0]);
+    matches!(key, Value::Text(_)) && !is_undefined
 }
 
 fn extension(kind: i8, data: &[u8]) -> Option<EventValue<'static>> {

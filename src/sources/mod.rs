@@ -6,6 +6,7 @@
 mod control;
 mod emitter;
 mod emitter_values;
+mod event_value;
 mod keyspace;
 mod notifications;
 mod pickled_emit;

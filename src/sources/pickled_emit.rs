@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::Instruction;
+use super::event_value::ValueRules;
 use super::redis_manager::{MalformedMember, is_namespace};
 use crate::codec::{Value, ValueLimits, pickle};
-use crate::wire::socket_io::{EventData, EventValue, MAX_JSON_DEPTH, MessageLimits, encode_values};
+use crate::wire::socket_io::{EventData, MAX_JSON_DEPTH, MessageLimits, encode_values};
 use crate::wire::{
     AckOrigin, AskedEvent, Channel, ClientName, Directive, EmitTarget, MAX_ROOM_BYTES, Message,
 };
@@ -20,6 +19,9 @@ const MAX_EXPANSION: usize = 16;
 
 /// Bytes of JSON that any pickle may have.
 const MIN_JSON_BYTES: usize = 64 * 1024;
+
+/// Pickles have no extension types.
+const VALUES: ValueRules = ValueRules { keeps: |_, _| true, extension: |_, _| None };
 
 /// Returns what a pickled message asks for; `None` if it is malformed, or holds something that JSON cannot express. An
 /// event that nobody wants is not encoded.
@@ -124,29 +126,8 @@ fn event(message: Value, limits: MessageLimits) -> Option<EventData> {
         Value::Tuple(values) => values,
         value => vec![value],
     };
-    let arguments = arguments.into_iter().map(event_value).collect::<Option<Vec<_>>>()?;
+    let arguments = VALUES.event_values(arguments)?;
     encode_values(Some(name?.as_str()?), &arguments, limits).ok()
-}
-
-fn event_value(value: Value) -> Option<EventValue<'static>> {
-    Some(match value {
-        Value::Null => EventValue::Null,
-        Value::Bool(value) => EventValue::Bool(value),
-        Value::Integer(value) => EventValue::Integer(value),
-        Value::BigInteger(digits) => EventValue::BigInteger(digits.into()),
-        Value::Float(value) => EventValue::Float(value),
-        Value::Text(text) => EventValue::Text(text.into()),
-        Value::Surrogates(text) => EventValue::Surrogates(text.into()),
-        Value::Bytes(bytes) => EventValue::Bytes(Bytes::from(bytes)),
-        Value::List(values) | Value::Tuple(values) => {
-            EventValue::List(values.into_iter().map(event_value).collect::<Option<_>>()?)
-        }
-        Value::Map(pairs) => {
-            let pair = |(key, value)| Some((event_value(key)?, event_value(value)?));
-            EventValue::Map(pairs.into_iter().map(pair).collect::<Option<_>>()?)
-        }
-        Value::Extension(..) => return None,
-    })
 }
 
 /// Returns the name of a room, or an id.
