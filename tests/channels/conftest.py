@@ -9,7 +9,8 @@ import sys
 
 import harness
 import pytest
-from harness import Gateway, Process, RedisServer, accepts, clean_environment, free_port
+import redis
+from harness import Gateway, Process, RedisServer, accepts, clean_environment, free_port, until
 
 HERE = pathlib.Path(__file__).resolve().parent
 SITE = HERE / "site"
@@ -17,12 +18,20 @@ PACKAGE = HERE.parents[1] / "python"
 # Disjoint from the ports of the other suites.
 harness.PORTS = itertools.cycle(random.sample(range(19500, 19700), 200))
 
+# The facility of the harness, which waits until it opens.
+READY = """
+[[access]]
+facility = ["ready"]
+anonymous = ["subscribe-broadcast"]
+"""
+
 
 class Form:
     """One form of the site, with a Redis of its own.
 
     Args:
-        name: `channels-core`: Daphne and the core layer. `gateway-core`, `gateway-pubsub`: the gateway, with the layer.
+        name: `channels-core`, `channels-pubsub`: Daphne and the layer. `gateway-core`, `gateway-pubsub`: the gateway.
+        directory: An empty directory for the site's database and the gateway's settings.
     """
 
     def __init__(self, name, directory):
@@ -74,7 +83,7 @@ class Form:
     def _gateway(self, directory):
         file = directory / "settings.toml"
         text = (SITE / "settings.toml").read_text().replace('layer = "core"', f'layer = "{self.layer}"')
-        file.write_text(text)
+        file.write_text(text + READY)
         return Gateway(file=file, redis__url=f"{self.redis.url}/0")
 
     def environment(self):
@@ -83,6 +92,10 @@ class Form:
     def _start(self, process):
         self.started.append(process)
         return process
+
+    def wait_for_subscriber(self, channel):
+        with redis.Redis(port=self.redis.port) as client:
+            until(lambda: client.pubsub_numsub(channel)[0][1], 1, f"subscribers of {channel}", deadline=30)
 
     def manage(self, *words):
         """Runs a management command of the site in a process of its own, as a task does."""
@@ -103,8 +116,13 @@ class Form:
             process.stop()
 
 
-@pytest.fixture(params=["channels-core", "channels-pubsub"])
-def form(request, tmp_path):
-    form = Form(request.param, tmp_path)
+CHANNELS = ["channels-core", "channels-pubsub"]
+GATEWAY = ["gateway-pubsub", "gateway-core"]
+
+
+@pytest.fixture(scope="module", params=CHANNELS + GATEWAY)
+def form(request, tmp_path_factory):
+    """The site in each form, once for all tests of a module."""
+    form = Form(request.param, tmp_path_factory.mktemp(request.param))
     yield form
     form.stop()

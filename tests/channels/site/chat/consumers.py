@@ -59,3 +59,8 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
 def membership_changed(user, chat, joined):
     event = {"type": "membership", "chat": chat, "joined": joined}
     async_to_sync(get_channel_layer().group_send)(f"user_{user.pk}", event)
+
+
+def announce(text):
+    message = {"chat": None, "author": "site", "text": text}
+    async_to_sync(get_channel_layer().group_send)("everybody", {"type": "new_message", "message": message})

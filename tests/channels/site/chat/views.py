@@ -1,4 +1,4 @@
-"""The page and its API. The views are the same in both forms, but for the membership of a chat."""
+"""The page and its API, the same in both forms but for the imports."""
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
@@ -15,14 +15,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 if settings.SERVER == "channels":
-    from chat.consumers import membership_changed
+    from chat.consumers import announce, membership_changed
 else:
-    from chat.gateway import membership_changed
-
-
-def announce(text):
-    event = {"type": "new_message", "message": {"chat": None, "author": "site", "text": text}}
-    async_to_sync(get_channel_layer().group_send)("everybody", event)
+    from chat.gateway import announce, membership_changed
 
 
 @ensure_csrf_cookie

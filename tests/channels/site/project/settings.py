@@ -61,19 +61,21 @@ LAYERS = {
     "core": "channels_redis.core.RedisChannelLayer",
     "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
 }
-CHANNEL_LAYERS = {
-    "default": {"BACKEND": LAYERS[os.environ.get("SITE_LAYER", "core")], "CONFIG": {"hosts": [REDIS]}},
-}
+LAYER = os.environ.get("SITE_LAYER", "core")
+CHANNEL_LAYERS = {"default": {"BACKEND": LAYERS[LAYER], "CONFIG": {"hosts": [REDIS]}}}
 
 if SERVER == "channels":
     INSTALLED_APPS.insert(0, "daphne")
     ASGI_APPLICATION = "project.asgi.application"
 else:
-    INSTALLED_APPS.append("ws4redis")
-    MIDDLEWARE.append("ws4redis.middleware.SessionMiddleware")
     WSGI_APPLICATION = "project.wsgi.application"
+    INSTALLED_APPS += ["ws4redis"]
+    MIDDLEWARE += ["ws4redis.middleware.SessionMiddleware"]
     WEBSOCKET_URL = "/ws/"
     WS4REDIS_CONNECTION = {"url": REDIS}
+    if LAYER == "core":
+        # The gateway's mailboxes, which take 100 events by default.
+        CHANNEL_LAYERS["default"]["CONFIG"]["channel_capacity"] = {"gw.*": 10_000}
     SOCKETS = os.environ.get("SITE_SOCKETS")
     # In a checkout the package has a copy of the browser client only after a build.
     runpy.run_path(str(HERE.parents[2] / "python" / "setup.py"))["copy_client"]()
