@@ -60,6 +60,11 @@ def is_muted() -> bool:
     return not _live and utils is not None and hasattr(getattr(utils, "_TestState", None), "saved_data")
 
 
+def is_observed() -> bool:
+    """Return True if publications are captured, or this process is muted."""
+    return bool(_captures) or is_muted()
+
+
 def warn_once() -> None:
     """Log a warning if the process is muted without a known test runner, as in a shell or a server. Once only."""
     global _warned
