@@ -31,4 +31,4 @@ def test_the_table_has_the_figures_of_the_measurement():
     assert f"| | {' | '.join(FORMS)} |\n" in DOCUMENT
     for figure in FIGURES:
         assert f"\n| {figure} |" in DOCUMENT
-    assert "tests/channels/measure.py\n" in DOCUMENT
+    assert "`tests/channels/measure.py`" in DOCUMENT

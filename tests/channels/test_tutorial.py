@@ -71,7 +71,7 @@ def test_a_worker_receives_what_a_page_publishes(form):
         "type": "page.message",
         "text": "Grüße",
         "user": "john",
-        "session": hashlib.sha256(session.encode()).hexdigest(),
+        "session": hashlib.sha256(f"ws4redis:session:{session}".encode()).hexdigest(),
         "facility": "feedback",
     }
 
