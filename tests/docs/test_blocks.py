@@ -17,7 +17,6 @@ HISTORY = "tests/gateway/redis_only/least_rights.rs::histories_need_the_further_
 RUNS = "tests/python/test_test_runs.py::test_the_tests_of_the_documentation_run"
 EMITS = "tests/python/test_socketio.py::test_the_documented_calls_reach_the_clients"
 NODE = "tests/socketio/test_publishers.py::test_the_documented_service_reaches_the_clients"
-MEASURED = "tests/channels/test_docs.py::test_the_table_has_the_figures_of_the_measurement"
 CHAT = "tests/channels/test_docs.py::test_each_block_is_part_of_the_site"
 VERIFIED = "systemd verifies the unit that has it, and does not start it"
 OTHER_SUITES = {
@@ -27,7 +26,6 @@ OTHER_SUITES = {
     ("docs/channels.md", "The two layers", (1,)): (CHAT, None),
     ("docs/channels.md", "A cheaper `group_send`", (1,)): (CHAT, None),
     ("docs/channels.md", "Messages of pages", (1, 2)): (CHAT, None),
-    ("docs/channels.md", "What gets faster", (1,)): (MEASURED, "a measurement takes minutes"),
     ("docs/deploy.md", "nginx", (1, 2, 3, 4, 5)): (PROXIES, None),
     ("docs/deploy.md", "HAProxy", (1,)): (PROXIES, None),
     ("docs/deploy.md", "Caddy", (1,)): (PROXIES, None),
@@ -90,7 +88,7 @@ def test_the_table_says_which_test_shows_a_block(request):
     assert wanted in (ROOT / TABLE).read_text(), f"{TABLE} differs from this table:\n{wanted}"
 
 
-@pytest.mark.parametrize("test", [PROXIES, RIGHTS, FURTHER, BRIDGES, TOGETHER, WORKERS, HISTORY, RUNS, EMITS])
+@pytest.mark.parametrize("test", [PROXIES, RIGHTS, FURTHER, BRIDGES, TOGETHER, WORKERS, HISTORY, RUNS, EMITS, CHAT])
 def test_tests_of_other_suites_are_there_and_read_the_document(test):
     path, name = test.split("::")
     source = (ROOT / path).read_text()
