@@ -94,7 +94,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("broker", &["hub", "metrics", "redis", "settings", "sources", "telemetry", "wire"]),
     ("visitors", &["access", "hub", "metrics", "redis", "settings", "telemetry", "wire"]),
     ("events", &["hub", "metrics", "redis", "settings", "telemetry", "wire"]),
-    ("presence", &["access", "redis", "settings", "wire"]),
+    ("presence", &["access", "hub", "redis", "settings", "wire"]),
     ("http", &["access", "metrics", "stream", "telemetry", "unfinished", "wire"]),
     ("engine", &["access", "events", "http", "hub", "presence", "stream", "unfinished", "visitors", "wire"]),
     ("socket", &["hub", "settings", "stream", "unfinished", "wire"]),

@@ -56,7 +56,7 @@ class Event:
     Attributes:
         type: `connect`, `disconnect`, `user`, `online`, `offline`, `message`, `event`, `node`, or one of a newer
             gateway.
-        dialect: `relay` for WebSockets and event streams, `socket_io` for Socket.IO.
+        dialect: `relay` for WebSockets and event streams, `live` for those of version 2, `socket_io` for Socket.IO.
         node: ID of the gateway process, 32 hexadecimal digits; it changes at each start.
         user: The user's name as in channels, None for an anonymous visitor.
         sid: Public ID of the connection.

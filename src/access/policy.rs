@@ -13,6 +13,8 @@ pub struct Grant {
     pub publish: Vec<Channel>,
     /// Whether the client receives its own messages.
     pub echo: bool,
+    /// Whether the client is told who else is there: only by a rule that names it.
+    pub presence: bool,
     /// The limit of its publications.
     pub rate: Rate,
 }
@@ -76,7 +78,8 @@ impl Policy {
             channels
         };
         let (subscribe, publish) = (channels(Flags::subscribes), channels(Flags::publishes));
-        Ok(Grant { subscribe, publish, echo: flags.echo(), rate })
+        let presence = flags.presence() && !self.rules.is_empty();
+        Ok(Grant { subscribe, publish, echo: flags.echo(), presence, rate })
     }
 
     /// Returns the channels of one kind of audience; none if the identity is not entitled to it.

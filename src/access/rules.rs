@@ -80,6 +80,12 @@ impl Rule {
         self.anonymous != self.anonymous.without_publish()
     }
 
+    /// Returns whether it lets visitors know who else is there.
+    pub fn grants_presence(&self) -> bool {
+        let groups = self.groups.values().copied();
+        groups.fold(self.anonymous.and(self.users), Flags::and).presence()
+    }
+
     /// Returns the verdict of this rule; `None` if it does not match the facility.
     fn decide(&self, facility: &Facility, flags: Flags, identity: &Identity) -> Option<RuleVerdict> {
         if !self.facilities.admit(facility) {
@@ -114,7 +120,11 @@ fn flags(names: &[String]) -> Result<Flags, String> {
     let mut flags = Flags::default();
     for name in names {
         let pattern = WildMatch::new(name);
-        let mut matches_any = false;
+        // Only by its name: user names are personal data.
+        let mut matches_any = name == Flags::PRESENCE_NAME;
+        if matches_any {
+            flags = flags.and(Flags::named([Flags::PRESENCE_NAME]));
+        }
         for kind in AudienceKind::ALL {
             for (verb, flag) in [("subscribe", Flags::subscribe(kind)), ("publish", Flags::publish(kind))] {
                 if pattern.matches(&format!("{verb}-{}", kind.word())) {

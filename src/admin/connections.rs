@@ -95,6 +95,9 @@ fn object(info: &ConnectionInfo) -> Value {
     if let Some(facility) = &info.facility {
         object["facility"] = facility.as_str().into();
     }
+    if let Some(facilities) = &info.facilities {
+        object["facilities"] = facilities.iter().map(String::as_str).collect();
+    }
     if let Some(namespaces) = &info.namespaces {
         object["namespaces"] = namespaces.iter().map(namespace).collect();
     }

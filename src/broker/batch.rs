@@ -16,8 +16,8 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Queues messages, and makes batches of them.
 #[derive(Debug)]
 pub(super) struct Batcher {
-    /// Messages, each with the number of its subscription when it arrived.
-    queue: VecDeque<(u32, Message)>,
+    /// Messages, each with the number of its subscription when it arrived, and whether the channel of version 2 has had it.
+    queue: VecDeque<(u32, bool, Message)>,
     queued_bytes: usize,
     /// Messages that were dropped since the last [`Self::take_dropped`].
     dropped: u64,
@@ -35,6 +35,8 @@ struct RunBuilder {
     shards: u64,
     frames: BytesMut,
     messages: u32,
+    /// The indices of messages that listeners of version 2 have had.
+    twins: Vec<u32>,
 }
 
 impl Batcher {
@@ -55,11 +57,11 @@ impl Batcher {
         self.queue.is_empty() && self.dropped == 0
     }
 
-    /// Queues a message of this subscription. If too much is queued, all of it is dropped: the persisted values make up
+    /// Queues a message of this subscription; `is_twin`: listeners of version 2 have had it. If too much is queued, all of it is dropped: the persisted values make up
     /// for it.
-    pub(super) fn push(&mut self, subscription: u32, message: Message) {
+    pub(super) fn push(&mut self, subscription: u32, message: Message, is_twin: bool) {
         self.queued_bytes += message.payload().len();
-        self.queue.push_back((subscription, message));
+        self.queue.push_back((subscription, is_twin, message));
         if self.queue.len() > self.max_messages || self.queued_bytes > self.max_bytes {
             self.dropped += self.queue.len() as u64;
             self.queue = VecDeque::new();
@@ -80,15 +82,15 @@ impl Batcher {
     ) -> Vec<Vec<(Channel, Run)>> {
         let (mut messages, mut bytes) = (0, 0);
         while messages < BATCH_MESSAGES && bytes < BATCH_BYTES {
-            let Some((subscription, message)) = self.queue.pop_front() else { break };
+            let Some((subscription, is_twin, message)) = self.queue.pop_front() else { break };
             messages += 1;
             bytes += message.payload().len();
-            self.add(subscription, &message, subscriptions);
+            self.add(subscription, &message, is_twin, subscriptions);
         }
         self.queued_bytes -= bytes;
         let mut per_shard = vec![Vec::new(); shards];
-        for RunBuilder { channel, shards, frames, messages, .. } in self.runs.drain(..) {
-            let frames = Run::new(frames.freeze(), messages);
+        for RunBuilder { channel, shards, frames, messages, twins, .. } in self.runs.drain(..) {
+            let frames = Run::new(frames.freeze(), messages).with_twins(twins);
             let mut left = shards;
             while left != 0 {
                 let shard = left.trailing_zeros() as usize;
@@ -105,7 +107,7 @@ impl Batcher {
     }
 
     /// Appends a message to the run of its channel.
-    fn add(&mut self, number: u32, message: &Message, subscriptions: &mut Subscriptions) {
+    fn add(&mut self, number: u32, message: &Message, is_twin: bool, subscriptions: &mut Subscriptions) {
         let Some((number, channel, subscription)) = subscriptions.get(number, message.channel()) else {
             return;
         };
@@ -122,10 +124,14 @@ impl Batcher {
             subscription.batch_index = u16::try_from(index).expect("a batch has fewer messages");
             let shards = subscription.generations.iter().fold(0, |shards, (shard, _)| shards | 1 << shard);
             let (channel, frames) = (channel.clone(), BytesMut::new());
-            self.runs.push(RunBuilder { channel, subscription: number, shards, frames, messages: 0 });
+            let (messages, twins) = (0, Vec::new());
+            self.runs.push(RunBuilder { channel, subscription: number, shards, frames, messages, twins });
             index
         };
         let run = &mut self.runs[index];
+        if is_twin {
+            run.twins.push(run.messages);
+        }
         run.messages += 1;
         store(&mut run.frames, message.payload());
     }
@@ -160,7 +166,7 @@ mod tests {
         let mut batcher = Batcher::new(10, 1_000);
         let last = channels.last().unwrap();
         let before = subscriptions.find(last.as_str().as_bytes()).unwrap().0;
-        batcher.push(before, message(last.as_str()));
+        batcher.push(before, message(last.as_str()), false);
         for channel in &channels[..999] {
             subscriptions.unsubscribe(channel, 0, now);
         }

@@ -13,6 +13,7 @@ use super::key_events::KeyEvents;
 use super::link::{Link, LinkEvent};
 use super::router::DirectiveRouter;
 use super::subscriptions::Subscriptions;
+use super::twins::TwinFinder;
 use crate::metrics::Counters;
 use crate::redis::{SubscriberEvent, Target};
 use crate::settings::Settings;
@@ -42,6 +43,7 @@ pub(super) struct Intake {
     pub(super) control: ControlInbox,
     pub(super) directives: DirectiveQueue,
     sources: SourceReader,
+    twins: TwinFinder,
     /// The mount of `socketio.path`, which messages of Node's emitters are for.
     main: MountSet,
     /// The mounts that messages of `RedisManager` are for.
@@ -69,6 +71,7 @@ impl Intake {
         router: DirectiveRouter,
     ) -> Self {
         let redis = &settings.redis;
+        let history = (!settings.history.is_empty()).then(|| settings.history_names());
         Self {
             link: Link::new(target, settings),
             subscriptions: Subscriptions::new(redis.unsubscribe_linger),
@@ -77,6 +80,7 @@ impl Intake {
             control: ControlInbox::new(counters.clone()),
             directives: DirectiveQueue::new(redis.max_pending_bytes),
             sources: SourceReader::new(settings, Some(node)),
+            twins: TwinFinder::new(history, target.is_cluster()),
             main: settings.socket_io.mounts_with(|mount| mount.is_main),
             all: settings.socket_io.mounts_with(|_| true),
             managed: settings.socket_io.mounts_with(|mount| mount.redis_manager),
@@ -122,7 +126,10 @@ impl Intake {
     pub(super) fn take_input(&mut self, input: Result<(), String>) {
         match input {
             Ok(()) => self.collect(),
-            Err(reason) => self.control_event = Some(ControlEvent::Lost(reason)),
+            Err(reason) => {
+                self.twins.reset();
+                self.control_event = Some(ControlEvent::Lost(reason));
+            }
         }
     }
 
@@ -143,8 +150,9 @@ impl Intake {
                     self.take_message(message, Some(&pattern));
                 }
                 Ok(Some(SubscriberEvent::Oversize(channel, bytes))) => self.drop_oversize(&channel, bytes),
-                Ok(Some(SubscriberEvent::Acknowledged)) => {}
+                Ok(Some(SubscriberEvent::Acknowledged)) => self.twins.interrupt(),
                 Ok(Some(SubscriberEvent::Fence(refusal))) => {
+                    self.twins.interrupt();
                     self.control_event = Some(ControlEvent::Fence(refusal));
                 }
                 Ok(Some(SubscriberEvent::Refused(reason))) => {
@@ -169,7 +177,10 @@ impl Intake {
             receivers.get() != 0
         };
         match self.sources.read(source, message, is_wanted) {
-            Some(Instruction::Deliver(message)) => self.messages.push(number, message),
+            Some(Instruction::Deliver(message)) => {
+                let is_twin = self.twins.is_second(&message);
+                self.messages.push(number, message, is_twin);
+            }
             Some(Instruction::KeyChanged(event)) => self.key_events.add(channel, event),
             Some(Instruction::Invalidate(invalidation)) => self.control.add_invalidation(invalidation),
             Some(Instruction::Query(query)) => self.control.add_query(query),

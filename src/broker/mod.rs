@@ -16,6 +16,7 @@ mod recovery;
 mod router;
 mod shard_queues;
 mod subscriptions;
+mod twins;
 
 use std::future::{pending, ready};
 use std::rc::Rc;

@@ -69,12 +69,12 @@ pub async fn answer(
             RouteAnswer::EventStream(head, Dialect::Relay(relay::open(state, request).await?))
         }
         // Boxed: they must not enlarge the handshakes of the relay.
-        Route::Live(request, acceptance) => {
-            let serve = Box::pin(live::open(state, request)).await?;
+        Route::Live(request, from, acceptance) => {
+            let serve = Box::pin(live::open(state, request, from)).await?;
             RouteAnswer::WebSocket(acceptance, Dialect::Live(serve))
         }
-        Route::LiveStream(request, head) => {
-            let serve = Box::pin(live::open(state, request)).await?;
+        Route::LiveStream(request, from, head) => {
+            let serve = Box::pin(live::open(state, request, from)).await?;
             RouteAnswer::EventStream(head, Dialect::Live(serve))
         }
         Route::Publish(request, message) => {

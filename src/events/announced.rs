@@ -14,8 +14,8 @@ use crate::wire::{Channel, EventKind};
 /// The part of the gateway that a client is connected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientScope {
-    /// A facility, by a WebSocket or a stream of events.
-    Facility(Box<str>),
+    /// A facility, by a WebSocket or a stream of events, and the dialect that the client speaks.
+    Facility(Box<str>, &'static str),
     /// A namespace of Socket.IO.
     Namespace(Box<str>),
 }
@@ -110,14 +110,21 @@ impl AnnouncedClient {
 
     /// Tells the messages whose publications have numbers below `below`: Redis has acknowledged these.
     pub fn acknowledge(&mut self, below: u32, audiences: impl Fn(&[Channel]) -> Vec<String>) {
-        let Self { events, scope: ClientScope::Facility(facility), sid, unacknowledged, .. } = self else {
+        let Self { events, scope: ClientScope::Facility(facility, dialect), sid, unacknowledged, .. } = self
+        else {
             return;
         };
         let Some(enabled) = events.wanted(EventKind::Message) else { return };
         while let Some(message) = unacknowledged.pop_front_if(|message| message.number < below) {
             let UnacknowledgedMessage { user, channels, payload, .. } = message;
             let audiences = audiences(&channels);
-            let json = enabled.encoder.message(facility, Some(sid), user.as_deref(), &audiences, &payload);
+            let json = enabled.encoder.message(
+                (facility, dialect),
+                Some(sid),
+                user.as_deref(),
+                &audiences,
+                &payload,
+            );
             let _counted = enabled.writer.push(json, EventDelivery::AtMostOnce(Weak::new()));
         }
     }

@@ -77,7 +77,7 @@ impl EventEncoder {
         auth: Option<&str>,
     ) -> String {
         let (dialect, key, value) = match &client.scope {
-            ClientScope::Facility(facility) => ("relay", "facility", facility),
+            ClientScope::Facility(facility, dialect) => (*dialect, "facility", facility),
             ClientScope::Namespace(namespace) => ("socket_io", "namespace", namespace),
         };
         let mut out = self.begin(kind.word(), Some(dialect));
@@ -97,13 +97,13 @@ impl EventEncoder {
     /// Encodes a published message. Text stays text, other bytes become base64.
     pub(super) fn message(
         &self,
-        facility: &str,
+        (facility, dialect): (&str, &str),
         sid: Option<&str>,
         user: Option<&str>,
         audiences: &[String],
         payload: &[u8],
     ) -> String {
-        let mut out = self.begin(EventKind::Message.word(), Some("relay"));
+        let mut out = self.begin(EventKind::Message.word(), Some(dialect));
         push_member(&mut out, "facility", Some(facility));
         if let Some(sid) = sid {
             push_member(&mut out, "sid", Some(sid));
@@ -185,7 +185,7 @@ mod tests {
         let client = |scope, user: Option<&str>| {
             AnnouncedClient::new(Events::default(), scope, "s".into(), user.map(Into::into))
         };
-        let plain = client(ClientScope::Facility("chat".into()), Some("jo\"hn"));
+        let plain = client(ClientScope::Facility("chat".into(), "relay"), Some("jo\"hn"));
         let namespace = client(ClientScope::Namespace("/".into()), None);
         let reason = Some(DisconnectReason::PingTimeout);
         for (json, expected) in [
@@ -201,16 +201,16 @@ mod tests {
             (encoder.presence(EventKind::Online, "john"), r#"{"type":"online","user":"john"}"#),
             (
                 encoder.message(
-                    "f",
+                    ("f", "live"),
                     Some("s"),
                     None,
                     &["broadcast".into(), "user:a".into()],
                     "ż\n".as_bytes(),
                 ),
-                r#"{"type":"message","dialect":"relay","facility":"f","sid":"s","user":null,"audiences":["broadcast","user:a"],"data":"ż\n","binary":false}"#,
+                r#"{"type":"message","dialect":"live","facility":"f","sid":"s","user":null,"audiences":["broadcast","user:a"],"data":"ż\n","binary":false}"#,
             ),
             (
-                encoder.message("f", None, Some("john"), &[], b"\xff\x00"),
+                encoder.message(("f", "relay"), None, Some("john"), &[], b"\xff\x00"),
                 r#"{"type":"message","dialect":"relay","facility":"f","user":"john","audiences":[],"data":"/wA=","binary":true}"#,
             ),
         ] {

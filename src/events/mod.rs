@@ -86,10 +86,10 @@ impl Events {
         kinds.iter().any(|kind| self.wanted(*kind).is_some())
     }
 
-    /// Announces a client of a facility. `None` if Django is told nothing about it.
+    /// Announces a client of a facility, with the dialect that it speaks. `None` if Django is told nothing about it.
     pub fn connect_facility(
         &self,
-        facility: &Facility,
+        (facility, dialect): (&Facility, &'static str),
         sid: impl FnOnce() -> String,
         user: Option<Arc<str>>,
     ) -> Option<Box<AnnouncedClient>> {
@@ -98,7 +98,7 @@ impl Events {
         if !self.wants_any(&kinds) || !enabled.settings.events.facilities.admit(facility) {
             return None;
         }
-        let scope = ClientScope::Facility(facility.as_str().into());
+        let scope = ClientScope::Facility(facility.as_str().into(), dialect);
         Some(Box::new(self.announce(scope, sid(), user, None)))
     }
 
@@ -170,7 +170,8 @@ impl Events {
     ) {
         let enabled = self.wanted(EventKind::Message);
         if let Some(enabled) = enabled.filter(|enabled| enabled.settings.events.facilities.admit(facility)) {
-            let json = enabled.encoder.message(facility.as_str(), None, user, &audiences(), payload);
+            let json =
+                enabled.encoder.message((facility.as_str(), "relay"), None, user, &audiences(), payload);
             let _counted = enabled.writer.push(json, EventDelivery::AtMostOnce(Weak::new()));
         }
     }

@@ -12,6 +12,7 @@ use super::engine::EngineRoute;
 use super::event_stream::{self, StreamHead};
 use super::http_config::HttpConfig;
 use super::request::{HandshakeRequest, is_preflight, is_version_2, requests_events};
+use super::resume_text::ResumeText;
 use super::session_request::SessionAnswer;
 use super::upgrade::{self, Acceptance};
 use super::{Rejection, health, whoami};
@@ -28,9 +29,9 @@ pub enum Route {
     /// A request for a stream of events, and the head of its answer.
     EventStream(HandshakeRequest, StreamHead),
     /// A WebSocket handshake for version 2, and the head of its 101.
-    Live(HandshakeRequest, Acceptance),
+    Live(HandshakeRequest, ResumeText, Acceptance),
     /// A request for a stream of version 2, and the head of its answer.
-    LiveStream(HandshakeRequest, StreamHead),
+    LiveStream(HandshakeRequest, ResumeText, StreamHead),
     /// A message to publish.
     Publish(HandshakeRequest, Bytes),
     /// The demo page asks for its visitor's profile.
@@ -85,13 +86,18 @@ pub(super) fn route<B>(
     if requests_events(request) {
         let checked = event_stream::check(request, handshake, peer, config)?;
         let head = event_stream::head(cors);
-        let is_live = is_version_2(request);
-        let route = if is_live { Route::LiveStream } else { Route::EventStream };
-        return Ok(Checked::Dialect(route(checked, head)));
+        return Ok(Checked::Dialect(if is_version_2(request) {
+            Route::LiveStream(checked, ResumeText::of(request), head)
+        } else {
+            Route::EventStream(checked, head)
+        }));
     }
     let (checked, acceptance) = upgrade::check(request, handshake, peer, config)?;
-    let route = if acceptance.is_live() { Route::Live } else { Route::WebSocket };
-    Ok(Checked::Dialect(route(checked, acceptance)))
+    Ok(Checked::Dialect(if acceptance.is_live() {
+        Route::Live(checked, ResumeText::of(request), acceptance)
+    } else {
+        Route::WebSocket(checked, acceptance)
+    }))
 }
 
 /// Reads the message of a request that publishes, and returns its route.

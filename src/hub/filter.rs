@@ -6,11 +6,19 @@
 
 use std::collections::VecDeque;
 
+use crate::wire::EntryId;
+
 /// The excluded messages of one listener, in the order in which they were added. One pointer before the first one, and
 /// after the last has expired.
 #[derive(Debug, Default)]
-#[expect(clippy::box_collection, reason = "an empty VecDeque takes four pointers in each of many listeners")]
-pub(super) struct DigestFilter(Option<Box<VecDeque<Exclusion>>>);
+pub(super) struct DigestFilter(Option<Box<FilterParts>>);
+
+#[derive(Debug, Default)]
+struct FilterParts {
+    exclusions: VecDeque<Exclusion>,
+    /// Topics whose messages up to an id were read from a history, and may still arrive.
+    read_to: Vec<(u32, EntryId)>,
+}
 
 #[derive(Debug)]
 struct Exclusion {
@@ -28,27 +36,41 @@ const NOT_SENT: u32 = u32::MAX;
 
 impl DigestFilter {
     pub(super) fn is_empty(&self) -> bool {
-        self.exclusions().next().is_none()
+        self.0.as_ref().is_none_or(|parts| parts.exclusions.is_empty() && parts.read_to.is_empty())
     }
 
     fn exclusions(&self) -> impl Iterator<Item = &Exclusion> {
-        self.0.iter().flat_map(|exclusions| exclusions.iter())
+        self.0.iter().flat_map(|parts| parts.exclusions.iter())
     }
 
     fn exclusions_mut(&mut self) -> impl Iterator<Item = &mut Exclusion> {
-        self.0.iter_mut().flat_map(|exclusions| exclusions.iter_mut())
+        self.0.iter_mut().flat_map(|parts| parts.exclusions.iter_mut())
     }
 
     fn retain(&mut self, keep: impl FnMut(&Exclusion) -> bool) {
-        if let Some(exclusions) = &mut self.0 {
-            exclusions.retain(keep);
+        if let Some(parts) = &mut self.0 {
+            parts.exclusions.retain(keep);
         }
+    }
+
+    /// Excludes the messages of a topic up to an id.
+    pub(super) fn set_read_to(&mut self, topic: u32, id: EntryId) {
+        let read_to = &mut self.0.get_or_insert_default().read_to;
+        read_to.retain(|(known, _)| *known != topic);
+        read_to.push((topic, id));
+    }
+
+    /// Takes the id up to which the messages of a topic are excluded. Ids rise: after a newer message none is.
+    pub(super) fn take_read_to(&mut self, topic: u32) -> Option<EntryId> {
+        let read_to = &mut self.0.as_mut()?.read_to;
+        let index = read_to.iter().position(|(known, _)| *known == topic)?;
+        Some(read_to.swap_remove(index).1)
     }
 
     /// Excludes one message of a topic, which has not been sent yet.
     pub(super) fn add(&mut self, topic: u32, digest: u64, tag: u32) {
         let exclusion = Exclusion { topic, digest, tag, expiry: NOT_SENT, value_only: false };
-        self.0.get_or_insert_default().push_back(exclusion);
+        self.0.get_or_insert_default().exclusions.push_back(exclusion);
     }
 
     /// Marks the messages with tags below `below` as sent. They expire in the shard's second `expiry`, if they have no
@@ -61,7 +83,7 @@ impl DigestFilter {
 
     /// Removes the oldest exclusion that matches a live message. Returns whether there was one.
     pub(super) fn take_match(&mut self, topic: u32, digest: u64) -> bool {
-        let Some(exclusions) = &mut self.0 else { return false };
+        let Some(FilterParts { exclusions, .. }) = self.0.as_deref_mut() else { return false };
         let found = exclusions.iter().position(|exclusion| {
             exclusion.topic == topic && exclusion.digest == digest && !exclusion.value_only
         });
@@ -76,13 +98,16 @@ impl DigestFilter {
     /// Removes the exclusions of a topic that was left: another topic may get its number.
     pub(super) fn leave(&mut self, topic: u32) {
         self.retain(|exclusion| exclusion.topic != topic);
+        self.take_read_to(topic);
     }
 
     /// Removes expired exclusions. Not called in an outage: no message arrives then, and afterwards each may arrive as a
     /// re-read value.
     pub(super) fn remove_expired(&mut self, now: u32) {
         self.retain(|exclusion| exclusion.expiry > now);
-        self.0.take_if(|exclusions| exclusions.is_empty());
+        if self.is_empty() {
+            self.0 = None;
+        }
     }
 
     /// Handles a loss of messages: a live message that equals one that was sent before is another one from now on.

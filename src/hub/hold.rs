@@ -41,7 +41,7 @@ impl PendingJoin {
             return self.fail(JoinError::Overflow);
         }
         self.bytes += run.bytes.len();
-        self.runs.push((index, Run::new(limits.memory.hold(&run.bytes), run.messages)));
+        self.runs.push((index, run.held_in(limits.memory.hold(&run.bytes))));
     }
 
     pub(super) fn fail(&mut self, failure: JoinError) {

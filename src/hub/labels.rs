@@ -1,5 +1,6 @@
 //! The labels of topics that have listeners of version 2, whose messages name their facility and audience.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -7,11 +8,12 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 use super::listener::Listener;
+use super::member::{LastIds, Member, MemberState};
 use super::run::Run;
 use super::topic::TopicTable;
 use super::value_cache::ValueCache;
 use crate::wire::live::{LiveLabel, LiveNames};
-use crate::wire::{Form, Topic};
+use crate::wire::{EntryId, Form, Topic};
 
 /// The labels of topics that have such listeners. Empty on a site that has none, so that a delivery costs it one comparison.
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ pub(super) struct TopicLabels {
 struct CountedLabel {
     label: Arc<LiveLabel>,
     listeners: u32,
+    /// The last id of a topic whose messages have ids.
+    last_id: Cell<Option<EntryId>>,
 }
 
 impl TopicLabels {
@@ -36,13 +40,19 @@ impl TopicLabels {
     /// Counts a listener of topics, if it needs their labels.
     pub(super) fn enter_all(&mut self, listener: &Listener, ids: &[u32], topics: &TopicTable) {
         if listener.form.has_objects() {
-            ids.iter().for_each(|id| self.enter(*id, topics.name(*id)));
+            for id in ids {
+                self.enter(*id, topics.name(*id));
+            }
         }
     }
 
     fn enter(&mut self, id: u32, topic: &Topic) {
         let names = &self.names;
-        let create = || CountedLabel { label: Arc::new(names.label(topic.as_ref())), listeners: 0 };
+        let create = || CountedLabel {
+            label: Arc::new(names.label(topic.as_ref())),
+            listeners: 0,
+            last_id: Cell::new(None),
+        };
         self.labels.entry(id).or_insert_with(create).listeners += 1;
     }
 
@@ -56,6 +66,39 @@ impl TopicLabels {
         }
         if self.labels.is_empty() {
             self.labels = HashMap::default();
+        }
+    }
+
+    /// Sets the label of a run of this topic that all of its listeners get, and notes its last id.
+    #[inline]
+    pub(super) fn on_run(&self, id: u32, run: &Run) {
+        if !self.labels.is_empty() {
+            self.label(id, run, false);
+            self.note_id(id, run);
+        }
+    }
+
+    /// Notes the last id of a run of this topic, which all of its listeners get.
+    pub(super) fn note_id(&self, id: u32, run: &Run) {
+        if !self.labels.is_empty()
+            && let Some(counted) = self.labels.get(&id).filter(|counted| counted.label.has_ids)
+        {
+            counted.last_id.set(counted.last_id.get().max(run.last_id()));
+        }
+    }
+
+    /// Suspends a member that reads on from its last ids when messages may have been lost.
+    pub(super) fn suspend(&mut self, member: &mut Member) {
+        let mut topics = member.memberships.iter().map(|membership| membership.topic);
+        let has_ids = |topic| self.labels.get(&topic).is_some_and(|counted| counted.label.has_ids);
+        // Topics with ids have no other members than those that need them.
+        if !self.labels.is_empty() && member.listener().is_some() && topics.any(has_ids) {
+            let topics: Vec<_> = member.memberships.iter().map(|membership| membership.topic).collect();
+            let last_id = |topic| self.labels.get(topic).and_then(|counted| counted.last_id.get());
+            member.state = MemberState::Suspended(Box::new(LastIds(topics.iter().map(last_id).collect())));
+            for topic in topics {
+                self.exit(topic);
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::hold::PendingJoin;
 use super::listener::Listener;
+use crate::wire::EntryId;
 
 /// Identifies a member from joining to leaving; afterwards another member may get the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,10 +19,16 @@ pub(super) struct Member {
 
 pub(super) enum MemberState {
     Joining(Box<PendingJoin>),
+    /// A connection, or a part of one of version 2, whose listener other members have, too.
     Open(Rc<Listener>),
+    /// Messages may have been lost: it gets no more of them, and has the last id of each of its topics.
+    Suspended(Box<LastIds>),
     /// Keeps its topics subscribed and receives nothing.
     Muted,
 }
+
+/// The last ids of a suspended member's topics, in the order in which it joined them.
+pub(super) struct LastIds(pub(super) Vec<Option<EntryId>>);
 
 /// A member's topics, in the order in which it joined them.
 pub(super) type Memberships = SmallVec<[Membership; 2]>;
@@ -52,15 +59,21 @@ impl Member {
     pub(super) fn listener(&self) -> Option<&Rc<Listener>> {
         match &self.state {
             MemberState::Open(listener) => Some(listener),
-            MemberState::Joining(_) | MemberState::Muted => None,
+            MemberState::Joining(_) | MemberState::Suspended(_) | MemberState::Muted => None,
         }
+    }
+
+    /// Returns the listener of an open member that is a connection, and not a part of one.
+    pub(super) fn connection(&self) -> Option<&Rc<Listener>> {
+        // A connection of version 2 has no topics, and each of its parts has some.
+        self.listener().filter(|listener| !listener.form.has_objects() || self.memberships.is_empty())
     }
 
     /// Returns the join of a joining member.
     pub(super) fn pending(&self) -> Option<&PendingJoin> {
         match &self.state {
             MemberState::Joining(pending) => Some(pending),
-            MemberState::Open(_) | MemberState::Muted => None,
+            _ => None,
         }
     }
 
@@ -68,7 +81,7 @@ impl Member {
     pub(super) fn pending_mut(&mut self) -> Option<&mut PendingJoin> {
         match &mut self.state {
             MemberState::Joining(pending) => Some(pending),
-            MemberState::Open(_) | MemberState::Muted => None,
+            _ => None,
         }
     }
 }

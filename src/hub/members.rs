@@ -9,7 +9,8 @@ use slab::Slab;
 use super::directory::to_u32;
 use super::hold::{JoinError, PendingJoin};
 use super::listener::Listener;
-use super::member::{Member, MemberId};
+use super::member::{Member, MemberId, MemberState};
+use crate::wire::EntryId;
 
 /// The members of a hub, by number.
 #[derive(Default)]
@@ -70,6 +71,27 @@ impl Members {
         self.0.iter().filter_map(|(_, member)| member.listener())
     }
 
+    /// Returns the topics of a suspended member, each with its last id.
+    pub(super) fn last_ids(&self, id: MemberId) -> Option<impl Iterator<Item = (u32, Option<EntryId>)>> {
+        let member = self.get(id)?;
+        let MemberState::Suspended(ids) = &member.state else { return None };
+        Some(member.memberships.iter().map(|membership| membership.topic).zip(ids.0.iter().copied()))
+    }
+
+    /// Records that a joining member starts to read its values.
+    pub(super) fn begin_reading(&mut self, id: MemberId) {
+        if let Some(pending) = self.pending_mut(id) {
+            pending.stale = false;
+        }
+    }
+
+    /// Keeps a member's topics subscribed, without delivering their messages to it.
+    pub(super) fn mute(&mut self, id: MemberId) {
+        if let Some(member) = self.get_mut(id) {
+            member.state = MemberState::Muted;
+        }
+    }
+
     /// Removes a member.
     pub(super) fn remove(&mut self, id: MemberId) -> Option<Member> {
         let removed = self.0.try_remove(id.index());
@@ -85,9 +107,9 @@ impl Members {
         self.0.shrink_to_fit();
     }
 
-    /// Returns the listeners of the open members from a number on, each with its member's number.
+    /// Returns the listeners of connections from a number on, each with its member's number.
     pub(super) fn listeners_from(&self, first: usize) -> impl Iterator<Item = (usize, &Rc<Listener>)> {
-        (first..self.0.capacity()).filter_map(|number| Some((number, self.0.get(number)?.listener()?)))
+        (first..self.0.capacity()).filter_map(|number| Some((number, self.0.get(number)?.connection()?)))
     }
 }
 

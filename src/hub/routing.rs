@@ -15,12 +15,13 @@ use super::labels::TopicLabels;
 use super::listener::Listener;
 use super::member::{Member, MemberId, MemberState, Membership, Memberships};
 use super::members::Members;
+use super::opening::{MemberOpening, Replay};
 use super::outbox::Limits;
 use super::run::Run;
 use super::topic::{Generation, MemberSlot, SubscriptionRequest, TopicTable};
 use super::value_cache::ValueCache;
-use crate::wire::Topic;
 use crate::wire::live::LiveNames;
+use crate::wire::{EntryId, Topic};
 
 /// All topics and members of one shard.
 pub struct Hub {
@@ -83,9 +84,7 @@ impl Hub {
 
     /// Records that a joining member starts to read its values.
     pub fn begin_reading(&mut self, id: MemberId) {
-        if let Some(pending) = self.members.pending_mut(id) {
-            pending.stale = false;
-        }
+        self.members.begin_reading(id);
     }
 
     /// Returns whether messages were lost since a joining member began to read.
@@ -99,47 +98,42 @@ impl Hub {
 
     /// Keeps a member's topics subscribed, without delivering their messages to it.
     pub fn mute(&mut self, id: MemberId) {
-        if let Some(member) = self.members.get_mut(id) {
-            member.state = MemberState::Muted;
-        }
+        self.members.mute(id);
     }
 
     /// Opens a joined member: queues the values of its topics, then the held messages, then goes live.
     ///
     /// Empty values are left out, and so are values that equal a held message.
     pub fn open(&mut self, id: MemberId, listener: &Rc<Listener>, values: &[Option<Bytes>]) {
+        let replay = Replay { values, is_queued: true, ..Replay::default() };
+        self.open_part(id, listener, &replay);
+    }
+
+    /// Opens a joined member that is a part of a connection, and delivers what was read for it. It has topics.
+    pub fn open_part(&mut self, id: MemberId, listener: &Rc<Listener>, replay: &Replay<'_>) {
         let Some(member) = self.members.get_mut(id) else { return };
-        let MemberState::Joining(pending) =
-            std::mem::replace(&mut member.state, MemberState::Open(listener.clone()))
-        else {
-            return;
-        };
+        let state = std::mem::replace(&mut member.state, MemberState::Open(listener.clone()));
+        let MemberState::Joining(pending) = state else { return };
         let topics: Vec<_> = member.memberships.iter().map(|membership| membership.topic).collect();
-        self.labels.enter_all(listener, &topics, &self.topics);
-        for (index, (value, topic)) in values.iter().zip(&topics).enumerate() {
-            if let Some(value) = value.as_ref().filter(|value| pending.needs(index, value)) {
-                let digest = self.digester.digest(value);
-                let run =
-                    self.labels.value_run(&mut self.value_cache, (value, digest), *topic, listener.form);
-                listener.queue(&run, &self.limits);
-                self.record_value(id, *topic, digest);
-            }
-        }
-        for (index, run) in pending.into_runs() {
-            self.labels.label(topics[index], &run, false);
-            listener.queue(&run, &self.limits);
-        }
+        self.deliver_replay(listener, &topics, replay, *pending);
+        self.record_values(id, replay.values, topics);
+    }
+
+    fn deliver_replay(
+        &mut self,
+        listener: &Rc<Listener>,
+        topics: &[u32],
+        replay: &Replay<'_>,
+        pending: PendingJoin,
+    ) {
+        self.labels.enter_all(listener, topics, &self.topics);
+        let Self { labels, value_cache, digester, limits, .. } = self;
+        MemberOpening { listener, topics, labels, value_cache, digester, limits }.deliver(replay, pending);
     }
 
     /// Returns whether the outboxes have capacity for all bytes of these values. Counts a refusal otherwise.
     pub fn check_capacity(&self, values: &[Option<Bytes>]) -> bool {
-        let digest = |value: &[u8]| self.digester.digest(value);
-        let bytes = values.iter().flatten().map(|value| self.value_cache.cost(value, digest)).sum();
-        let has_capacity = self.limits.memory.has_replay_capacity(bytes);
-        if !has_capacity {
-            self.limits.memory.count_refused();
-        }
-        has_capacity
+        self.value_cache.check_capacity(values, &self.digester, &self.limits.memory)
     }
 
     /// Frees bytes that are kept only so that several outboxes can share them, and that no outbox uses any more.
@@ -157,6 +151,14 @@ impl Hub {
             |slot: &MemberSlot| slot.member != id.number() && self.members[slot.member].listener().is_some();
         if !topic.recent.contains(digest) && !topic.members.iter().any(is_other) {
             topic.recent.push(digest);
+        }
+    }
+
+    fn record_values(&mut self, id: MemberId, values: &[Option<Bytes>], topics: Vec<u32>) {
+        for (value, topic) in values.iter().zip(topics) {
+            if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
+                self.record_value(id, topic, self.digester.digest(value));
+            }
         }
     }
 
@@ -200,12 +202,12 @@ impl Hub {
         let topic = &mut self.topics[id];
         let skipped = (run.messages as usize).saturating_sub(RecentDigests::CAPACITY);
         run.payloads().skip(skipped).for_each(|payload| topic.recent.push(self.digester.digest(payload)));
-        self.labels.label(id, run, false);
+        self.labels.on_run(id, run);
         for slot in &topic.members {
             match &mut self.members[slot.member].state {
                 MemberState::Open(listener) => listener.deliver(id, run, &self.limits, &self.digester),
                 MemberState::Joining(pending) => pending.hold(slot.membership as usize, run, &self.limits),
-                MemberState::Muted => {}
+                MemberState::Suspended(_) | MemberState::Muted => {}
             }
         }
     }
@@ -257,6 +259,7 @@ impl Hub {
     /// newer one. Joining members wait, too, because the value that they have read may be older or newer.
     pub fn pause(&mut self) {
         self.members.open_listeners().for_each(|listener| listener.on_loss());
+        self.members.iter_mut().for_each(|member| self.labels.suspend(member));
         for topic in self.topics.entries_mut().filter(|topic| topic.subscribed) {
             let was_live = topic.is_live();
             topic.paused.get_or_insert_default();
@@ -278,7 +281,7 @@ impl Hub {
             match &mut member.state {
                 MemberState::Joining(pending) => pending.fail(JoinError::Lost),
                 MemberState::Open(listener) => listener.on_lost(),
-                MemberState::Muted => {}
+                MemberState::Suspended(_) | MemberState::Muted => {}
             }
         }
     }
@@ -336,6 +339,12 @@ impl Hub {
         requests
     }
 
+    /// Returns the last id that each topic of a suspended member had; none if it is not suspended.
+    pub fn last_ids(&self, id: MemberId) -> Option<Vec<(Topic, Option<EntryId>)>> {
+        let ids = self.members.last_ids(id)?;
+        Some(ids.map(|(topic, last)| (self.topics.name(topic).clone(), last)).collect())
+    }
+
     /// Returns the topics of a member.
     pub fn topics(&self, id: MemberId) -> Vec<Topic> {
         let memberships = self.members.get(id).map_or(&[][..], |member| &member.memberships);
@@ -383,26 +392,10 @@ impl Hub {
         let Some(member) = self.members.remove(from) else { return };
         let MemberState::Joining(pending) = member.state else { return };
         let topics: Vec<_> = member.memberships.iter().map(|membership| membership.topic).collect();
-        self.labels.enter_all(listener, &topics, &self.topics);
-        for (index, (value, topic)) in values.iter().zip(&topics).enumerate() {
-            if let Some(value) = value.as_ref().filter(|value| pending.needs(index, value)) {
-                let digest = self.digester.digest(value);
-                let run =
-                    self.labels.value_run(&mut self.value_cache, (value, digest), *topic, listener.form);
-                listener.deliver_value(*topic, &run, digest, &self.limits);
-            }
-        }
-        for (index, run) in pending.into_runs() {
-            self.labels.label(topics[index], &run, false);
-            listener.deliver(topics[index], &run, &self.limits, &self.digester);
-        }
+        self.deliver_replay(listener, &topics, &Replay { values, ..Replay::default() }, *pending);
         let own = self.members.get(into).map(|member| member.memberships.clone()).unwrap_or_default();
         self.set_memberships(into, own.into_iter().chain(member.memberships).collect());
-        for (value, topic) in values.iter().zip(topics) {
-            if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
-                self.record_value(into, topic, self.digester.digest(value));
-            }
-        }
+        self.record_values(into, values, topics);
     }
 
     /// Sets the memberships of a member, and updates its slots in their topics.
@@ -425,7 +418,7 @@ impl Hub {
         }
     }
 
-    /// Returns the listeners of the open members from a number on, each with its member's number.
+    /// Returns the listeners of connections from a number on, each with its member's number.
     pub fn listeners_from(&self, first: usize) -> impl Iterator<Item = (usize, &Rc<Listener>)> {
         self.members.listeners_from(first)
     }

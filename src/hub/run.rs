@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::digests::Digester;
-use crate::wire::Form;
 use crate::wire::form::{Encodings, store, stored};
 use crate::wire::live::LiveLabel;
+use crate::wire::{EntryId, Form, split_live};
 
 /// Range of a stored message, and the digest of its payload.
 pub(super) type Mark = (Range<usize>, u64);
@@ -42,6 +42,51 @@ impl Run {
         Self { is_volatile, ..self }
     }
 
+    /// Sets the indices of messages that another channel has delivered to listeners of version 2, in rising order.
+    #[must_use]
+    pub fn with_twins(mut self, twins: Vec<u32>) -> Self {
+        self.encodings.set_twins(twins);
+        self
+    }
+
+    /// Returns the same messages in bytes that are counted as held.
+    pub(super) fn held_in(&self, bytes: Bytes) -> Self {
+        Self::new(bytes, self.messages).with_twins(self.encodings.twins().to_vec())
+    }
+
+    /// Returns the messages with ids above one; none if there are none. Ids rise.
+    pub(super) fn after(&self, id: EntryId) -> Option<Self> {
+        let is_newer = |payload: &[u8]| split_live(payload).is_none_or(|(entry, _)| entry > id);
+        let older = self.payloads().take_while(|payload| !is_newer(payload)).count();
+        let start = stored(&self.bytes).nth(older)?.0.start;
+        let messages = self.messages - u32::try_from(older).unwrap_or(self.messages);
+        let newer = Self::new(self.bytes.slice(start..), messages);
+        self.encodings.copy_label(&newer.encodings);
+        Some(newer)
+    }
+
+    /// Returns the id of the last message; none if it has no id.
+    pub(super) fn last_id(&self) -> Option<EntryId> {
+        self.payloads().last().and_then(split_live).map(|(id, _)| id)
+    }
+
+    /// Returns the digest of each message, and its end in a form: that of the one before it if the form leaves it out.
+    pub(super) fn ends_in(&self, form: Form, digester: &Digester) -> impl Iterator<Item = (u64, usize)> {
+        let bytes = self.in_form(form);
+        // The stored ranges are known; other forms are searched for the end of each message.
+        let mut ends = form.ends(bytes);
+        let twins = if form.has_objects() { self.encodings.twins() } else { &[] };
+        let mut end = 0;
+        (0..).zip(self.marks(digester)).map(move |(index, (stored, digest))| {
+            if form.is_stored() {
+                end = stored.end;
+            } else if twins.binary_search(&index).is_err() {
+                end = ends.next().unwrap_or(bytes.len());
+            }
+            (*digest, end)
+        })
+    }
+
     /// Stores one message.
     pub fn of(payload: &[u8]) -> Self {
         let mut bytes = BytesMut::new();
@@ -55,10 +100,13 @@ impl Run {
             return runs.pop();
         }
         let mut bytes = BytesMut::with_capacity(runs.iter().map(|run| run.bytes.len()).sum());
+        let (mut messages, mut twins) = (0, Vec::new());
         for run in &runs {
             bytes.put_slice(&run.bytes);
+            twins.extend(run.encodings.twins().iter().map(|index| messages + index));
+            messages += run.messages;
         }
-        Some(Self::new(bytes.freeze(), runs.iter().map(|run| run.messages).sum()))
+        Some(Self::new(bytes.freeze(), messages).with_twins(twins))
     }
 
     /// Returns the payloads, in order.
@@ -88,7 +136,12 @@ impl Run {
     pub(super) fn marks(&self, digester: &Digester) -> &[Mark] {
         self.marks.get_or_init(|| {
             let messages = stored(&self.bytes);
-            messages.map(|(message, payload)| (message, digester.digest(&self.bytes[payload]))).collect()
+            let has_ids = self.encodings.has_ids();
+            let digest = |payload: &[u8]| match split_live(payload).filter(|_| has_ids) {
+                Some((_, message)) => digester.digest(message),
+                None => digester.digest(payload),
+            };
+            messages.map(|(message, payload)| (message, digest(&self.bytes[payload]))).collect()
         })
     }
 }

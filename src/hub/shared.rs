@@ -10,9 +10,10 @@ use tokio::sync::Notify;
 use super::hold::JoinError;
 use super::listener::Listener;
 use super::member::MemberId;
+use super::opening::Replay;
 use super::routing::Hub;
 use super::topic::SubscriptionRequest;
-use crate::wire::Topic;
+use crate::wire::{EntryId, Topic};
 
 /// A hub that the tasks of one shard share.
 pub struct SharedHub {
@@ -134,9 +135,14 @@ impl Subscription {
         topics.iter().all(|topic| hub.is_live(&topic.clone().into()))
     }
 
-    /// Makes the topics of a subscription that is being joined further topics of this one.
-    pub fn adopt(&self, joining: Self) -> Addition {
-        Addition { joining, to: self.id }
+    /// Delivers what was read, then the held messages, and goes live as a part of the connection of a listener.
+    pub fn open_part(&self, listener: &Rc<Listener>, replay: &Replay<'_>) {
+        self.hub.hub.borrow_mut().open_part(self.id, listener, replay);
+    }
+
+    /// Returns the last id that each topic had when messages may have been lost; none if that has not happened.
+    pub fn last_ids(&self) -> Option<Vec<(Topic, Option<EntryId>)>> {
+        self.hub.hub.borrow().last_ids(self.id)
     }
 
     /// Starts to join more topics.

@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use crate::stream::Stream;
 
 /// How bytes reach the client.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Transport {
     /// Bytes are written at once.
     Socket(Stream),
     /// The client has no socket at the moment; bytes are queued in the outbox, within its bounds.
+    #[default]
     Parked,
 }
 

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
+use super::digests::Digester;
+use super::outbox_memory::ShardMemory;
 use super::run::Run;
 use crate::wire::Form;
 
@@ -41,8 +43,24 @@ impl ValueCache {
         run
     }
 
+    /// Returns whether the outboxes have capacity for all bytes of these values. Counts a refusal otherwise.
+    pub(super) fn check_capacity(
+        &self,
+        values: &[Option<Bytes>],
+        digester: &Digester,
+        memory: &ShardMemory,
+    ) -> bool {
+        let digest = |value: &[u8]| digester.digest(value);
+        let bytes = values.iter().flatten().map(|value| self.cost(value, digest)).sum();
+        let has_capacity = memory.has_replay_capacity(bytes);
+        if !has_capacity {
+            memory.count_refused();
+        }
+        has_capacity
+    }
+
     /// Returns the bytes that a value would add to memory.
-    pub(super) fn cost(&self, value: &Bytes, digest: impl Fn(&[u8]) -> u64) -> usize {
+    fn cost(&self, value: &Bytes, digest: impl Fn(&[u8]) -> u64) -> usize {
         let is_cached = value.len() >= SHARED_BYTES && self.find(value, digest(value)).is_some();
         if is_cached { 0 } else { value.len() }
     }

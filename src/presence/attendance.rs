@@ -25,18 +25,21 @@ pub struct Attendance {
     /// The public id of the connection.
     id: Arc<str>,
     user: Option<Arc<str>>,
+    /// Whether it counts as a connection of its user.
+    counts_user: bool,
     /// The facility, if its visitors are counted.
     facility: Option<Arc<str>>,
 }
 
 impl Presence {
-    /// Creates an empty table, if anything is counted. `announces`: users who come and go are announced.
-    pub fn new(rules: &[PresenceRule], announces: bool) -> Self {
+    /// Creates an empty table, if anything is counted. `announces`: users who come and go are announced. `tells`: clients may
+    /// be told who is in a facility.
+    pub fn new(rules: &[PresenceRule], announces: bool, tells: bool) -> Self {
         let create = |rules| {
             let table = Mutex::default();
             Arc::new(SharedPresence { rules, table, changed: Notify::new() })
         };
-        Self(PresenceRules::new(rules, announces).map(create))
+        Self(PresenceRules::new(rules, announces, tells).map(create))
     }
 
     /// Returns whether anything is counted.
@@ -53,19 +56,56 @@ impl Presence {
         user: Option<&Arc<str>>,
         id: impl FnOnce() -> String,
     ) {
+        self.set(attendance, Some(facility), true, user, id);
+    }
+
+    /// Makes `attendance` that of the user of a connection that has several facilities.
+    pub fn update_user(
+        &self,
+        attendance: &mut Option<Box<Attendance>>,
+        user: Option<&Arc<str>>,
+        id: impl FnOnce() -> String,
+    ) {
+        self.set(attendance, None, true, user, id);
+    }
+
+    /// Makes `attendance` that of one of the facilities of such a connection.
+    pub fn update_facility(
+        &self,
+        attendance: &mut Option<Box<Attendance>>,
+        facility: &str,
+        user: Option<&Arc<str>>,
+        id: impl FnOnce() -> String,
+    ) {
+        self.set(attendance, Some(facility), false, user, id);
+    }
+
+    /// Returns the seconds for which the entries of a facility are valid; none if its visitors are not counted.
+    pub fn seconds_of(&self, facility: &str) -> Option<u32> {
+        self.0.as_ref()?.rules.seconds_of(facility)
+    }
+
+    fn set(
+        &self,
+        attendance: &mut Option<Box<Attendance>>,
+        facility: Option<&str>,
+        counts_user: bool,
+        user: Option<&Arc<str>>,
+        id: impl FnOnce() -> String,
+    ) {
         let Some(shared) = &self.0 else { return };
         let known = attendance.as_ref();
         if known.is_some_and(|attendance| attendance.user.as_ref() == user) {
             return;
         }
-        let counts_facility = shared.rules.seconds_of(facility);
-        if user.is_none() && counts_facility.is_none() {
+        let counts_facility = facility.and_then(|facility| shared.rules.seconds_of(facility));
+        if (user.is_none() || !counts_user) && counts_facility.is_none() {
             *attendance = None;
             return;
         }
         let id = known.map_or_else(|| id().into(), |attendance| attendance.id.clone());
-        let facility = counts_facility.map(|_| Arc::from(facility));
-        let next = Attendance { shared: shared.clone(), id, user: user.cloned(), facility };
+        let facility = facility.filter(|_| counts_facility.is_some()).map(Arc::from);
+        let next = Attendance { shared: shared.clone(), id, user: user.cloned(), counts_user, facility };
         let mut table = shared.table();
         for (key, seconds) in next.keys(counts_facility.unwrap_or_default()) {
             table.enter(key, seconds, &next.id);
@@ -98,7 +138,11 @@ impl SharedPresence {
 impl Attendance {
     /// Returns the entries that it counts for, with the seconds for which they are valid.
     fn keys(&self, facility_seconds: u32) -> impl Iterator<Item = (EntryKey, u32)> {
-        let online = self.user.clone().map(|user| (EntryKey::Online(user), self.shared.rules.user_seconds));
+        let online = self
+            .user
+            .clone()
+            .filter(|_| self.counts_user)
+            .map(|user| (EntryKey::Online(user), self.shared.rules.user_seconds));
         let visitor = self.facility.clone().map(|facility| match self.user.clone() {
             Some(user) => EntryKey::Visitor(facility, user),
             None => EntryKey::Anonymous(facility),

@@ -41,7 +41,17 @@ impl PresenceKeys {
     }
 
     fn facility(&self, facility: &str) -> String {
-        self.namespace.own(&format!("presence:{facility}"))
+        Self::facility_key(&self.namespace, facility)
+    }
+
+    /// Returns the key of the visitors of a facility.
+    pub(super) fn facility_key(namespace: &Namespace, facility: &str) -> String {
+        namespace.own(&format!("presence:{facility}"))
+    }
+
+    /// Returns the channel on which changes of a facility are told.
+    pub(super) fn facility_channel(namespace: &Namespace, facility: &str) -> String {
+        namespace.own(&format!("visitors:{facility}"))
     }
 
     /// Returns the member for a user of a facility.
@@ -79,6 +89,8 @@ pub(super) struct WriteEncoder<'a> {
     /// Keys that have their EXPIRE, and those without their stale members.
     expiring: HashSet<String>,
     pruned: HashSet<String>,
+    /// The channels on which changes of facilities are told; none if nobody listens to them.
+    changed: Option<HashSet<String>>,
 }
 
 /// The replies to one write.
@@ -89,12 +101,18 @@ pub(super) struct ReplyRange {
 }
 
 impl<'a> WriteEncoder<'a> {
-    pub(super) fn new(keys: &'a PresenceKeys, batch: CommandBatch) -> Self {
+    /// `tells`: other gateways are told which facilities have changed.
+    pub(super) fn new(keys: &'a PresenceKeys, batch: CommandBatch, tells: bool) -> Self {
         let (expiring, pruned) = (HashSet::new(), HashSet::new());
-        Self { keys, batch, commands: 0, now: now(), expiring, pruned }
+        let changed = tells.then(HashSet::new);
+        Self { keys, batch, commands: 0, now: now(), expiring, pruned, changed }
     }
 
-    pub(super) fn finish(self) -> CommandBatch {
+    pub(super) fn finish(mut self) -> CommandBatch {
+        // Behind the changes, which a gateway reads when it gets the message.
+        for channel in self.changed.take().into_iter().flatten() {
+            self.add("PUBLISH", &[&channel, "changed"]);
+        }
         self.batch
     }
 
@@ -135,9 +153,12 @@ impl<'a> WriteEncoder<'a> {
             (EntryKey::Visitor(facility, user), Action::Keep { is_refresh, .. }) => {
                 let (key, member) = (self.keys.facility(facility), self.keys.visitor(user));
                 self.keep(&key, &member, &until, write.seconds, *is_refresh);
+                self.tell_unless(*is_refresh, facility);
             }
             (EntryKey::Visitor(facility, user), Action::Leave { .. }) => {
-                self.add("ZREM", &[&self.keys.facility(facility), &self.keys.visitor(user)]);
+                let key = self.keys.facility(facility);
+                self.add("ZREM", &[&key, &self.keys.visitor(user)]);
+                self.tell_unless(false, facility);
             }
             (EntryKey::Anonymous(facility), Action::Count { before, now }) => {
                 let key = self.keys.facility(facility);
@@ -147,11 +168,18 @@ impl<'a> WriteEncoder<'a> {
                 if *now > 0 {
                     self.keep(&key, &self.keys.anonymous(*now), &until, write.seconds, before == now);
                 }
+                self.tell_unless(before == now, facility);
             }
             // Users leave by a script, and the other pairs do not exist.
             _ => {}
         }
         ReplyRange { commands: start..self.commands, is_new }
+    }
+
+    fn tell_unless(&mut self, is_refresh: bool, facility: &str) {
+        if let Some(changed) = self.changed.as_mut().filter(|_| !is_refresh) {
+            changed.insert(PresenceKeys::facility_channel(&self.keys.namespace, facility));
+        }
     }
 
     fn keep(&mut self, key: &str, member: &str, until: &str, seconds: u32, is_refresh: bool) {

@@ -9,6 +9,8 @@
 //! - `[PREFIX:]ws4redis:presence:<facility>`: `<gateway>/<user>`, and `<gateway>#<number>` for anonymous visitors, where
 //!   `<gateway>` is the first 12 hexadecimal digits of its id.
 //!
+//! - the channel `[PREFIX:]ws4redis:visitors:<facility>`: the entries of a facility have changed, where clients may be told so.
+//!
 //! Users come online and go offline with their entry in the first key: the gateway whose command adds or removes it
 //! announces it, and no other.
 //!
@@ -17,9 +19,11 @@
 mod attendance;
 mod commands;
 mod departure;
+mod rooms;
 mod rules;
 mod table;
 mod writer;
 
 pub use attendance::{Attendance, Presence};
+pub use rooms::{PresenceRoom, PresenceRooms, Present, presence_channel, read_present};
 pub use writer::{PresenceChange, PresenceWriter};

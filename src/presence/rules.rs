@@ -10,16 +10,19 @@ pub(super) struct PresenceRules {
     facilities: Vec<PresenceRule>,
     /// Seconds for which the entries of users are valid: the shortest of all tables.
     pub(super) user_seconds: u32,
+    /// Clients may be told who is in a facility: changes are published.
+    pub(super) tells: bool,
 }
 
 impl PresenceRules {
-    /// Returns the rules; none if nothing is counted. `announces`: users who come and go are announced.
-    pub(super) fn new(rules: &[PresenceRule], announces: bool) -> Option<Self> {
+    /// Returns the rules; none if nothing is counted. `announces`: users who come and go are announced. `tells`: clients may
+    /// be told who is in a facility.
+    pub(super) fn new(rules: &[PresenceRule], announces: bool, tells: bool) -> Option<Self> {
         if rules.is_empty() && !announces {
             return None;
         }
         let user_seconds = rules.iter().map(|rule| rule.seconds).min().unwrap_or(DEFAULT_SECONDS);
-        Some(Self { facilities: rules.to_vec(), user_seconds })
+        Some(Self { facilities: rules.to_vec(), user_seconds, tells })
     }
 
     /// Returns the seconds for which the entries of a facility are valid; none if its visitors are not counted.
@@ -39,11 +42,11 @@ mod tests {
             facilities: FacilityPatterns::new(&[pattern.to_owned()]),
             seconds,
         };
-        let rules = PresenceRules::new(&[rule("chat-*", 60), rule("*", 10)], false).unwrap();
+        let rules = PresenceRules::new(&[rule("chat-*", 60), rule("*", 10)], false, false).unwrap();
         assert_eq!(rules.user_seconds, 10);
         assert_eq!((rules.seconds_of("chat-5"), rules.seconds_of("/chat")), (Some(60), Some(10)));
-        let rules = PresenceRules::new(&[], true).unwrap();
+        let rules = PresenceRules::new(&[], true, false).unwrap();
         assert_eq!((rules.user_seconds, rules.seconds_of("chat-5")), (60, None));
-        assert!(PresenceRules::new(&[], false).is_none());
+        assert!(PresenceRules::new(&[], false, true).is_none());
     }
 }

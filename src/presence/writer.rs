@@ -187,7 +187,7 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
         if writes.is_empty() {
             return Ok(());
         }
-        let mut encoder = WriteEncoder::new(&self.keys, self.commands.batch());
+        let mut encoder = WriteEncoder::new(&self.keys, self.commands.batch(), self.shared.rules.tells);
         let ranges: Vec<_> = writes.iter().map(|write| encoder.push(write)).collect();
         let sent_at = Instant::now();
         let replies = self.commands.send(encoder.finish()).await;

@@ -207,7 +207,11 @@ fn process_state(
         engine_calls: engine_calls.into(),
         sids: Arc::new(SidCipher::random().context("cannot create a key for the ids of clients")?),
         room_index: LocalIndex::new(settings.server.shards),
-        presence: Presence::new(&settings.presence, settings.events.tells_presence()),
+        presence: Presence::new(
+            &settings.presence,
+            settings.events.tells_presence(),
+            settings.grants_presence(),
+        ),
         ids: Arc::default(),
         node: NodeId::random(),
         start_gate: StartGate::default(),

@@ -32,6 +32,7 @@ use config::{Config, File, FileFormat};
 
 use crate::access::token::Verifier;
 use crate::access::{AllowedOrigins, Rule};
+use crate::wire::live::LiveNames;
 use crate::wire::{HistoryNames, Namespace};
 use fields::{invalid, require};
 use presence::RawPresenceRule;
@@ -173,7 +174,17 @@ impl Settings {
         Ok((Self::check(raw)?, warnings))
     }
 
-    /// Returns the names of the histories of channels.
+    /// Returns whether clients may be told who is in a facility.
+    pub fn grants_presence(&self) -> bool {
+        self.access.iter().any(Rule::grants_presence)
+    }
+
+    /// Returns the rule by which messages of version 2 name their facility.
+    pub fn live_names(&self) -> LiveNames {
+        LiveNames::new(self.history_names(), self.namespace.clone(), self.facility_colons)
+    }
+
+    /// Returns the names of histories.
     pub fn history_names(&self) -> HistoryNames {
         let is_cluster = |url: &RedisUrl| matches!(url.servers, Servers::Cluster(_));
         HistoryNames::new(&self.namespace, self.redis.url.as_ref().is_some_and(is_cluster))

@@ -77,8 +77,10 @@ pub struct ConnectionInfo {
     pub dialect: &'static str,
     /// What carries its messages: `websocket`, `event-stream` or `polling`.
     pub form: &'static str,
-    /// Its facility; none for Socket.IO.
+    /// Its facility; none for dialects in which it may have several.
     pub facility: Option<String>,
+    /// The facilities of a socket that may have several; none for other dialects.
+    pub facilities: Option<Vec<String>>,
     /// The namespaces that it has joined; none for the relay, which has no namespaces.
     pub namespaces: Option<Vec<NamespaceInfo>>,
     /// Its user's name, or primary key if the name is not known; none for an anonymous visitor.

@@ -17,7 +17,7 @@ use crate::events::{Events, StartGate};
 use crate::http::{self, EngineMounts, HttpConfig, PageValues, StaticFiles, Times};
 use crate::hub::{Hub, Limits, LocalIndex, LocalTopics, OutboxMemory, ShardMemory, SharedHub};
 use crate::metrics::Counters;
-use crate::presence::Presence;
+use crate::presence::{Presence, PresenceRooms};
 use crate::redis::{Lookups, Store, Target};
 use crate::settings::{RedisUrl, Settings};
 use crate::socket::{Keepalive, SocketContext};
@@ -26,7 +26,6 @@ use crate::telemetry::LogThrottle;
 use crate::unfinished::UnfinishedMemory;
 use crate::visitors::watch::Leases;
 use crate::visitors::{Callback, CallbackTransport, Identifier, LargeValues, RateLimits, Sessions, Visitors};
-use crate::wire::live::LiveNames;
 use crate::wire::{Channel, MountSet, NodeId};
 
 /// Bytes of one read of a client's socket, in the buffer that all connections of a shard share.
@@ -96,6 +95,8 @@ pub struct ShardState {
     pub policy: Policy,
     /// The visitors' identities, leases and rate limits.
     pub visitors: Visitors,
+    /// The facilities whose clients are told who comes and goes.
+    pub presence_rooms: PresenceRooms,
     /// The sessions of Socket.IO clients.
     pub engine: EngineTable,
     /// The namespaces and rooms of Socket.IO clients.
@@ -157,8 +158,7 @@ impl ShardState {
             Some(target) => Rc::new(Lookups::connect(target, &settings.redis, counters)),
             None => store.lookups(),
         };
-        let names = LiveNames::new(settings.namespace.clone(), settings.facility_colons);
-        let hub = SharedHub::new(Hub::new(limits.clone()).with_names(names));
+        let hub = SharedHub::new(Hub::new(limits.clone()).with_names(settings.live_names()));
         let rooms = LocalTopics::new(limits.clone(), process.room_index.part(number));
         let session_hub = match session_target {
             Some(_) => SharedHub::new(Hub::new(limits.clone())),
@@ -176,6 +176,7 @@ impl ShardState {
             sockets: socket_context(&process, limits),
             policy: policy.anonymous_publish(settings.anonymous_publish),
             visitors: Visitors { identifier, leases, rate_limits: process.rate_limits.clone() },
+            presence_rooms: PresenceRooms::default(),
             engine: EngineTable::new(number, process.sids.clone()),
             rooms,
             named_sessions: has_yunity.then(Rc::default),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::engine_io::{EngineVersion, binary_message};
-use super::live::{LiveLabel, encode_events, encode_frames};
+use super::live::{LiveLabel, LiveMessages, encode_events, encode_frames};
 use super::sse::{encode_event, encode_named_event, split_name};
 use super::websocket::{Frames, Opcode, encode};
 
@@ -111,6 +111,8 @@ struct RareEncodings {
     named_events: OnceCell<Bytes>,
     prefixed_packets: OnceCell<Bytes>,
     objects: OnceCell<ObjectEncodings>,
+    /// The indices of messages that another channel has delivered to connections of version 2.
+    twins: Box<[u32]>,
 }
 
 /// Encodings for connections of version 2.
@@ -121,6 +123,12 @@ struct ObjectEncodings {
     is_last: bool,
     frames: OnceCell<Bytes>,
     events: OnceCell<Bytes>,
+}
+
+impl ObjectEncodings {
+    fn messages<'a>(&'a self, stored: &'a [u8], count: u32, twins: &'a [u32]) -> LiveMessages<'a> {
+        LiveMessages { stored, count, label: &self.label, is_last: self.is_last, twins }
+    }
 }
 
 /// What a run without a label is as objects.
@@ -142,12 +150,12 @@ impl Encodings {
                 if has_names { encode_all(stored, messages, encode_named_event) } else { plain() }
             }),
             Form::Objects => self.objects().map_or(&NO_OBJECTS, |objects| {
-                let ObjectEncodings { label, is_last, .. } = objects;
-                objects.frames.get_or_init(|| encode_frames(stored, messages, label, *is_last))
+                let encode = || encode_frames(&objects.messages(stored, messages, self.twins()));
+                objects.frames.get_or_init(encode)
             }),
             Form::ObjectEvents => self.objects().map_or(&NO_OBJECTS, |objects| {
-                let ObjectEncodings { label, is_last, .. } = objects;
-                objects.events.get_or_init(|| encode_events(stored, messages, label, *is_last))
+                let encode = || encode_events(&objects.messages(stored, messages, self.twins()));
+                objects.events.get_or_init(encode)
             }),
         }
     }
@@ -160,6 +168,33 @@ impl Encodings {
             frames: OnceCell::new(),
             events: OnceCell::new(),
         });
+    }
+
+    /// Sets the indices of messages that another channel has delivered to connections of version 2, in rising order.
+    pub fn set_twins(&mut self, twins: Vec<u32>) {
+        if !twins.is_empty() {
+            self.rare();
+            if let Some(rare) = self.rare.get_mut() {
+                rare.twins = twins.into();
+            }
+        }
+    }
+
+    /// Returns the indices of messages that another channel has delivered to connections of version 2.
+    pub fn twins(&self) -> &[u32] {
+        self.rare.get().map_or(&[], |rare| &rare.twins)
+    }
+
+    /// Returns whether each message has its id before it.
+    pub fn has_ids(&self) -> bool {
+        self.objects().is_some_and(|objects| objects.label.has_ids)
+    }
+
+    /// Sets the label of these messages for others of their channel.
+    pub fn copy_label(&self, others: &Self) {
+        if let Some(ObjectEncodings { label, is_last, .. }) = self.objects() {
+            others.set_label(label, *is_last);
+        }
     }
 
     fn objects(&self) -> Option<&ObjectEncodings> {

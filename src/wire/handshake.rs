@@ -43,6 +43,9 @@ pub struct Flags(u16);
 impl Flags {
     const ECHO: u16 = 1 << 8;
     const EVENT_NAMES: u16 = 1 << 9;
+    const PRESENCE: u16 = 1 << 10;
+    /// The name of the flag that asks who else is there.
+    pub const PRESENCE_NAME: &str = "presence";
     /// Flags that need no permission.
     const FREE: u16 = Self::ECHO | Self::EVENT_NAMES;
 
@@ -64,6 +67,11 @@ impl Flags {
     /// Returns whether the first line of a stream's text may name its event.
     pub const fn event_names(self) -> bool {
         self.0 & Self::EVENT_NAMES != 0
+    }
+
+    /// Returns whether the client wants to know who else is there.
+    pub const fn presence(self) -> bool {
+        self.0 & Self::PRESENCE != 0
     }
 
     /// Returns these flags without `event-names`.
@@ -110,11 +118,12 @@ impl Flags {
 
     /// Returns the names of the flags that need permission: all but `echo` and `event-names`.
     pub fn names(self) -> impl Iterator<Item = String> {
-        AudienceKind::ALL.into_iter().flat_map(move |kind| {
+        let kinds = AudienceKind::ALL.into_iter().flat_map(move |kind| {
             let subscribe = self.subscribes(kind).then(|| format!("subscribe-{}", kind.word()));
             let publish = self.publishes(kind).then(|| format!("publish-{}", kind.word()));
             subscribe.into_iter().chain(publish)
-        })
+        });
+        kinds.chain(self.presence().then(|| Self::PRESENCE_NAME.to_owned()))
     }
 
     /// Adds the flag with this name. An unknown name is ignored.
@@ -126,6 +135,9 @@ impl Flags {
         let name = name.trim_matches(blank).to_lowercase();
         if name == "echo" {
             self.0 |= Self::ECHO;
+        }
+        if name == Self::PRESENCE_NAME {
+            self.0 |= Self::PRESENCE;
         }
         if name == "event-names" {
             self.0 |= Self::EVENT_NAMES;

@@ -23,6 +23,11 @@ impl Message {
         &self.bytes[self.channel.clone()]
     }
 
+    /// Returns the payload as a part of the buffer in which it was received.
+    pub fn shared_payload(&self) -> Bytes {
+        self.bytes.slice(self.payload.clone())
+    }
+
     /// Returns the payload.
     pub fn payload(&self) -> &[u8] {
         &self.bytes[self.payload.clone()]

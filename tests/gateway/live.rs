@@ -138,3 +138,31 @@ async fn heartbeats_of_the_gateway_are_objects() {
     let mut client = gateway.live("/ws/").await;
     client.expect(json!({"t": "hb"})).await;
 }
+
+#[tokio::test]
+async fn a_client_that_loses_messages_because_it_reads_too_slowly_is_told_of_a_gap() {
+    let settings = [
+        ("messages.when_slow", "drop-oldest"),
+        ("messages.outbox_bytes", "65536"),
+        ("messages.outbox_seconds", "0"),
+        ("server.send_buffer_bytes", "4096"),
+    ];
+    let gateway = TestGateway::start_with(&settings).await;
+    let request = gateway.live_request("/ws/x?subscribe-broadcast").receive_buffer(4096);
+    let mut client = LiveClient::open(request).await;
+    client.next().await;
+    let channel = gateway.channel("broadcast:x");
+    let texts: Vec<_> = (0..300).map(|number| format!("{number} {}", "x".repeat(20_000))).collect();
+    RedisServer::shared().publish_pipelined(&channel, &texts);
+    let mut received = 0;
+    loop {
+        let object = client.next().await;
+        if object["t"] == "gap" {
+            assert_eq!(object, json!({"t": "gap", "f": "x"}));
+            break;
+        }
+        received += 1;
+    }
+    assert!(received < texts.len(), "messages were dropped");
+    client.expect_nothing().await;
+}

@@ -9,6 +9,7 @@ use super::refusal::RequestRefusal;
 use super::subscribe::JoinReport;
 use crate::access::{ClientAddress, Credentials, Identity};
 use crate::hub::{Listener, Subscription};
+use crate::presence::Attendance;
 use crate::redis::PublishAcks;
 use crate::shard::state::ShardState;
 use crate::visitors::Visitor;
@@ -20,7 +21,7 @@ use crate::wire::live::{ErrorReply, frame_of};
 pub(super) struct LiveClient {
     /// The public id of the connection.
     pub(super) id: Rc<str>,
-    /// The topics of all facilities.
+    /// Makes the connection known to the hub. Its topics are those of its facilities.
     pub(super) subscription: Subscription,
     /// In the order of their requests. At most `messages.max_facilities`.
     pub(super) facilities: Vec<LiveFacility>,
@@ -30,6 +31,8 @@ pub(super) struct LiveClient {
     pub(super) reports: Rc<RefCell<Vec<JoinReport>>>,
     /// Its share in the visitor's lease; none if the visitor cannot change.
     pub(super) share: Option<PartialHold>,
+    /// What it counts as for presence; none if it is not counted.
+    pub(super) attendance: Option<Box<Attendance>>,
     /// The identity that the client was told.
     pub(super) identity: Identity,
     /// For the callback, which answers for one facility at a time; none without a callback.
@@ -56,13 +59,6 @@ impl LiveClient {
     /// Returns the bytes of publications that Redis has not acknowledged.
     pub(super) fn bytes_in_flight(&self) -> usize {
         self.acks.as_ref().map_or(0, |acks| acks.bytes())
-    }
-
-    /// Ends the subscription at a position.
-    pub(super) fn remove(&mut self, position: usize) -> LiveFacility {
-        let facility = self.facilities.remove(position);
-        self.subscription.leave_topics(&facility.subscribes);
-        facility
     }
 }
 

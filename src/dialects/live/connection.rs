@@ -13,6 +13,8 @@ use super::client::{LiveClient, send};
 use super::describe::describe;
 use super::facility::LiveFacility;
 use super::gaps::send_gaps;
+use super::history::Resume;
+use super::presence::attend;
 use super::publish::poll_acks;
 use super::reauthorize::reauthorize;
 use super::receive::receive;
@@ -68,6 +70,7 @@ impl LiveConnection {
             last_join: 0,
             reports: Rc::default(),
             share: None,
+            attendance: None,
             identity: identity.clone(),
             credentials: has_callback.then(|| Rc::new(Credentials { token: None, ..credentials })),
             client_address,
@@ -81,9 +84,14 @@ impl LiveConnection {
     }
 
     /// Opens the subscription of the address, whose channels are joined.
-    pub(super) fn open_facility(&mut self, handshake: Handshake, joined: JoinedFacility) {
+    pub(super) fn open_facility(
+        &mut self,
+        handshake: Handshake,
+        resume: Option<Resume>,
+        joined: JoinedFacility,
+    ) {
         let state = self.permit.state();
-        self.client.facilities.push(LiveFacility::new(handshake, None, 0));
+        self.client.facilities.push(LiveFacility::new(handshake, resume, None));
         open_facility(&mut self.client, 0, joined, self.socket.listener(), state);
     }
 
@@ -92,6 +100,7 @@ impl LiveConnection {
         let listener = self.socket.listener();
         let share = self.permit.state().visitors.leases.add(visitor, since, listener, watch);
         self.client.share = share.map(|share| PartialHold::new(share, listener));
+        attend(&mut self.client, self.permit.state());
     }
 
     /// Handles the bytes that arrived with the handshake, and serves the connection until it ends.
@@ -150,10 +159,11 @@ impl LiveConnection {
                 || listener.queued_bytes() > settings.outbox_bytes.min(MAX_ANSWER_BYTES);
             let on_message =
                 |_: &Listener, opcode, payload: Bytes| receive(client, &listener, state, opcode, &payload);
+            let was_queued = listener.has_queued();
             let polled = socket.poll_messages(cx, &state.sockets, read_mode(state, is_paused), on_message);
             let Poll::Ready(close) = polled else {
                 // Written meanwhile: what waits for an empty outbox can go on.
-                if is_paused && !listener.has_queued() {
+                if was_queued && !listener.has_queued() {
                     continue;
                 }
                 return Poll::Pending;
@@ -172,7 +182,7 @@ impl LiveConnection {
     async fn finish(self: Box<Self>, mut close: Close) {
         let Self { permit, socket, client, span, .. } = *self;
         let state = permit.state();
-        let LiveClient { subscription, facilities, share, acks, received, .. } = client;
+        let LiveClient { subscription, facilities, share, attendance, acks, received, .. } = client;
         // Their ends are told at once, unless messages are to be told before.
         let announced = facilities.into_iter().filter_map(|LiveFacility { announced, handshake, .. }| {
             let announced = announced?;
@@ -180,7 +190,7 @@ impl LiveConnection {
             announced.has_unacknowledged().then_some((announced, handshake.facility))
         });
         let announced: Vec<_> = announced.collect();
-        drop((subscription, share));
+        drop((subscription, share, attendance));
         let is_by_client = matches!(close, Close::ByClient(_));
         let settled = async {
             let acks = acks.filter(|_| is_by_client || !announced.is_empty())?;

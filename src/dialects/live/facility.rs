@@ -5,16 +5,26 @@ use std::sync::Arc;
 
 use tokio_util::task::AbortOnDropHandle;
 
+use super::history::Resume;
+use super::presence::PresencePlace;
 use super::verdict::Verdict;
 use crate::dialects::relay::EchoTopics;
 use crate::events::AnnouncedClient;
+use crate::hub::Subscription;
+use crate::presence::Attendance;
 use crate::visitors::TokenBucket;
 use crate::visitors::watch::PartialHold;
-use crate::wire::{Channel, Handshake};
+use crate::wire::{Channel, EntryId, Handshake};
 
 /// One subscription of a connection.
 pub(super) struct LiveFacility {
     pub(super) handshake: Handshake,
+    /// None before its first channels are joined, and while it reads on after a loss.
+    pub(super) subscription: Option<Subscription>,
+    /// Where its histories are read on; none if nothing is read.
+    pub(super) resume: Option<Resume>,
+    /// The last id that the history of each channel had when it was read.
+    pub(super) read_to: Vec<(Channel, EntryId)>,
     /// The client's number of the request that is not answered yet.
     pub(super) request: Option<i64>,
     /// Numbers the joins of a connection: the report of an older one is ignored.
@@ -35,17 +45,24 @@ pub(super) struct LiveFacility {
     pub(super) own: Option<PartialHold>,
     /// None if Django is told nothing about it.
     pub(super) announced: Option<Box<AnnouncedClient>>,
+    /// What it counts as for presence; none if it is not counted.
+    pub(super) attendance: Option<Box<Attendance>>,
+    /// Its place among those who are told who comes and goes.
+    pub(super) place: Option<PresencePlace>,
     /// Messages may have been lost, and the client has not been told.
     pub(super) owes_gap: bool,
 }
 
 impl LiveFacility {
     /// Creates a subscription whose channels are not joined yet.
-    pub(super) fn new(handshake: Handshake, request: Option<i64>, join: u64) -> Self {
+    pub(super) fn new(handshake: Handshake, resume: Option<Resume>, request: Option<i64>) -> Self {
         Self {
             handshake,
+            subscription: None,
+            resume,
+            read_to: Vec::new(),
             request,
-            join,
+            join: 0,
             joining: None,
             is_open: false,
             subscribes: Vec::new(),
@@ -55,6 +72,8 @@ impl LiveFacility {
             rate_limit: None,
             own: None,
             announced: None,
+            attendance: None,
+            place: None,
             owes_gap: false,
         }
     }

@@ -7,7 +7,9 @@ mod connection;
 mod describe;
 mod facility;
 mod gaps;
+mod history;
 mod open;
+mod presence;
 mod publish;
 mod reauthorize;
 mod receive;
@@ -17,3 +19,4 @@ mod subscribe;
 mod verdict;
 
 pub use open::open;
+pub use request::is_request;

@@ -2,15 +2,19 @@
 
 use std::rc::Rc;
 
+use tokio::time::timeout;
 use tracing::{Span, field};
 
 use super::connection::LiveConnection;
-use super::subscribe::JoinedFacility;
+use super::history::Resume;
+use super::refusal::RequestRefusal;
+use super::subscribe::{JoinedFacility, live_channels, read_all};
 use crate::access::Grant;
-use crate::dialects::identify::{Identified, identify, revalidate};
+use crate::dialects::identify::{Identified, identify, no_redis, revalidate};
 use crate::dialects::relay::join;
-use crate::http::{HandshakeRequest, Rejection, Upgraded};
+use crate::http::{HandshakeRequest, Rejection, ResumeText, Upgraded};
 use crate::shard::state::{ConnectionPermit, ShardState};
+use crate::wire::EntryId;
 
 /// Opens a connection. Its first subscription is that of the address, unless the facility there is empty. Returns the
 /// continuation that serves it, which runs once `http` has written the 101.
@@ -21,31 +25,36 @@ use crate::shard::state::{ConnectionPermit, ShardState};
 pub async fn open(
     state: &Rc<ShardState>,
     request: HandshakeRequest,
+    from: ResumeText,
 ) -> Result<impl FnOnce(Upgraded, ConnectionPermit) + use<>, Rejection> {
     let handshake = &request.handshake;
     Span::current().record("facility", field::debug(&handshake.facility));
+    let resume = resume_of(&from)?;
     let has_facility = !handshake.facility.as_str().is_empty();
     // From here on invalidations are logged for this handshake: its lease does not exist yet.
     let in_flight = state.visitors.leases.begin();
     let mut identified = identify(state, &request).await?;
-    let (grant, joining, persisted) = loop {
+    let (grant, live, joining, persisted, history) = loop {
         let visitor = &identified.visitor;
-        let grant = match has_facility {
-            true => state.policy.grant(handshake, &visitor.identity, visitor.allowed)?,
-            false => Grant::default(),
+        let grant = if has_facility {
+            state.policy.grant(handshake, &visitor.identity, visitor.allowed)?
+        } else {
+            Grant::default()
         };
-        let joining = join(state, &grant.subscribe, visitor);
-        let read = joining.read(state, &grant.subscribe, visitor).await?;
+        let live = live_channels(state, &handshake.facility, &grant.subscribe);
+        let joining = join(state, &[&grant.subscribe[..], &live].concat(), visitor);
+        let read = joining.read(state, &[], visitor).await?;
+        let reading = read_all(state, &joining.subscription, &handshake.facility, &grant, resume.as_ref());
+        let (persisted, history) = timeout(state.process.settings.server.handshake, reading)
+            .await
+            .map_err(|_| no_redis(state, "Redis did not answer within server.handshake_seconds"))??;
         let (latest, is_same) = revalidate(state, identified, read.refreshed);
         identified = latest;
         // Another identity may have another grant.
         if is_same {
-            break (grant, joining, read.persisted);
+            break (grant, live, joining, persisted, history);
         }
     };
-    if !state.hub.with(|hub| hub.check_capacity(&persisted)) {
-        return Err(Rejection::OutboxesFull);
-    }
     let Identified { visitor, since } = identified;
     let HandshakeRequest { handshake, credentials } = request;
     // Everything below runs after the 101.
@@ -54,11 +63,35 @@ pub async fn open(
         let mut connection = LiveConnection::new(permit, stream, head, credentials, &visitor.identity);
         connection.hold_lease(visitor, since, joining.watch);
         if has_facility {
-            let joined = JoinedFacility { grant, subscription: joining.subscription, persisted, own: None };
-            connection.open_facility(handshake, joined);
+            let subscription = joining.subscription;
+            let joined = JoinedFacility { grant, live, subscription, persisted, history, own: None };
+            connection.open_facility(handshake, resume, joined);
         }
         // Only now invalidations reach the connection through its lease.
         drop(in_flight);
         tokio::task::spawn_local(connection.serve(&early));
     })
+}
+
+/// Returns where the histories of the address's facility are read from.
+fn resume_of(from: &ResumeText) -> Result<Option<Resume>, Rejection> {
+    if let Some(since) = &from.since {
+        let id = EntryId::parse(since).ok_or(Rejection::Bad("since has to be the id of a message"))?;
+        return Ok(Some(Resume::Since(id)));
+    }
+    let Some(last) = &from.last else { return Ok(None) };
+    match last.parse() {
+        Ok(last) if last > 0 => Ok(Some(Resume::Last(last))),
+        _ => Err(Rejection::Bad("last has to be a positive number")),
+    }
+}
+
+impl From<RequestRefusal> for Rejection {
+    fn from(refusal: RequestRefusal) -> Self {
+        match refusal {
+            RequestRefusal::Unsubscribable => Self::Unsubscribable,
+            RequestRefusal::NoMemory => Self::OutboxesFull,
+            _ => Self::NoRedis,
+        }
+    }
 }

@@ -50,7 +50,10 @@ pub(super) fn publish(
     if let Some(number) = number {
         client.unanswered.push_back((issued, number));
     }
-    known.echo_topics.exclude(&client.subscription, listener, &payload, issued);
+    // Without a subscription it reads on after a loss, and its own messages come back with the others.
+    if let Some(subscription) = &known.subscription {
+        known.echo_topics.exclude(subscription, listener, &payload, issued);
+    }
     if let Some(announced) = &mut client.facilities[position].announced {
         announced.publish(issued, &channels, &payload);
     }
@@ -59,8 +62,8 @@ pub(super) fn publish(
     Ok(())
 }
 
-/// Answers the publications that Redis has acknowledged, tells Django of them, and registers the task for more. Returns why one has failed, if one
-/// has.
+/// Answers the publications that Redis has acknowledged, tells Django of them, and registers the task for more. Returns why
+/// one has failed, if one has.
 pub(super) fn poll_acks(
     client: &mut LiveClient,
     listener: &Listener,

@@ -7,14 +7,17 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::client::{LiveClient, refuse, send};
+use super::presence::{attend, is_told, take_place};
 use super::refusal::RequestRefusal;
-use super::subscribe::{reply, start_join};
+use super::subscribe::{echo_topics, live_channels, reply, start_join};
 use super::verdict::Verdict;
 use crate::access::{Denied, Grant};
-use crate::dialects::relay::{EchoTopics, add_channels, shared};
+use crate::dialects::relay::{add_channels, shared};
 use crate::hub::Listener;
 use crate::shard::state::ShardState;
 use crate::visitors::Visitor;
+use crate::visitors::watch::PartialHold;
+use crate::wire::Channel;
 use crate::wire::live::user;
 
 /// Computes the grants of all facilities again: channels that are not granted any more are left at once, new ones are
@@ -26,38 +29,37 @@ pub(super) fn reauthorize(client: &mut LiveClient, listener: &Rc<Listener>, stat
         client.identity = visitor.identity.clone();
         send(listener, state, &user(client.identity.user.as_deref()));
     }
-    let is_doubtful = client.share.as_ref().is_some_and(|share| share.is_doubtful());
+    let is_doubtful = client.share.as_ref().is_some_and(PartialHold::is_doubtful);
     let mut position = 0;
     while position < client.facilities.len() {
         let own = client.facilities[position].own.as_ref();
-        let is_doubtful = is_doubtful || own.is_some_and(|own| own.is_doubtful());
+        let is_doubtful = is_doubtful || own.is_some_and(PartialHold::is_doubtful);
         let visitor = own.map_or_else(|| visitor.clone(), |own| own.visitor().clone());
         let handshake = &client.facilities[position].handshake;
         match state.policy.grant(handshake, &visitor.identity, visitor.allowed) {
             // Its outcome would be that of the earlier identity.
-            _ if !client.facilities[position].is_open => restart_join(client, position, listener, state),
+            _ if client.facilities[position].subscription.is_none() => {
+                start_join(client, position, listener, state);
+            }
+            // Without channels it is not open in the hub.
+            Ok(grant) if client.facilities[position].subscribes.is_empty() && !grant.subscribe.is_empty() => {
+                start_join(client, position, listener, state);
+            }
             Ok(grant) => apply_grant(client, position, grant, &visitor, listener, state),
             // The session is about to end the connection, with a close code that has the reason.
             Err(Denied) if is_doubtful => {
                 apply_grant(client, position, Grant::default(), &visitor, listener, state);
             }
             Err(Denied) => {
-                let facility = client.remove(position);
+                let facility = client.facilities.remove(position);
                 refuse(listener, state, None, Some(facility.name()), RequestRefusal::Denied);
                 continue;
             }
         }
         position += 1;
     }
+    attend(client, state);
     is_other
-}
-
-fn restart_join(client: &mut LiveClient, position: usize, listener: &Rc<Listener>, state: &Rc<ShardState>) {
-    client.last_join += 1;
-    let mut facility = client.facilities.remove(position);
-    facility.join = client.last_join;
-    start_join(client, &mut facility, listener, state);
-    client.facilities.insert(position, facility);
 }
 
 fn apply_grant(
@@ -68,29 +70,34 @@ fn apply_grant(
     listener: &Rc<Listener>,
     state: &Rc<ShardState>,
 ) {
-    let LiveClient { facilities, subscription, client_address, .. } = client;
+    let LiveClient { facilities, client_address, .. } = client;
     let facility = &mut facilities[position];
+    let Some(subscription) = facility.subscription.take() else { return };
     if let Some(announced) = &mut facility.announced {
         announced.set_user(visitor.identity.user.as_ref());
     }
     facility.rate_limit = state.visitors.rate_limits.limit(&visitor.identity, *client_address, grant.rate);
     // Cancelled: the channels that it joins may not be granted any more.
     facility.joining = None;
-    let left: Vec<_> =
-        facility.subscribes.iter().filter(|channel| !grant.subscribe.contains(channel)).cloned().collect();
-    subscription.leave_topics(&left);
-    let missing = subscription.missing(&grant.subscribe);
+    let live = live_channels(state, &facility.handshake.facility, &grant.subscribe);
+    let channels = [&grant.subscribe[..], &live].concat();
+    let missing = subscription.retain_topics(&channels);
     let addition = (!missing.is_empty()).then(|| subscription.join_more(&missing));
-    facility.echo_topics = EchoTopics::new(&grant, subscription, addition.as_ref());
+    facility.echo_topics = echo_topics(state, facility, &grant, &subscription, addition.as_ref());
+    facility.subscription =
+        Some(if channels.is_empty() { state.hub.join::<Channel>(&[]) } else { subscription });
     facility.joining = addition.map(|addition| {
         let adding = add_channels(addition, missing, state.clone(), listener.clone()).in_current_span();
         AbortOnDropHandle::new(spawn_local(adding))
     });
-    let verdict = Verdict::new(&state.process.settings.namespace, &facility.handshake, &grant);
-    facility.subscribes = grant.subscribe;
+    let has_presence = is_told(state, facility, &grant);
+    let namespace = &state.process.settings.namespace;
+    let verdict = Verdict::new(namespace, &facility.handshake, &grant, has_presence);
+    facility.subscribes = channels;
     facility.publishes = shared(grant.publish);
     if verdict != facility.verdict {
         facility.verdict = verdict;
         send(listener, state, &reply(facility).encode());
     }
+    take_place(facility, has_presence, listener, state);
 }

@@ -42,17 +42,18 @@ pub(super) fn receive(
         }
     };
     match action {
-        ClientAction::Subscribe(handshake) => subscribe(client, listener, state, handshake, number),
-        ClientAction::Unsubscribe(facility) => match client.position(&facility) {
-            Some(position) => {
-                client.remove(position);
+        ClientAction::Subscribe(handshake, resume) => {
+            subscribe(client, listener, state, (handshake, resume), number);
+        }
+        ClientAction::Unsubscribe(facility) => {
+            if let Some(position) = client.position(&facility) {
+                client.facilities.remove(position);
                 answer(listener, state, number);
-            }
-            None => {
+            } else {
                 let refusal = RequestRefusal::NotSubscribed;
                 refuse(listener, state, number, Some(facility.as_str()), refusal);
             }
-        },
+        }
         ClientAction::Publish(facility, audiences, payload) => {
             let published =
                 publish(client, listener, state, &facility, audiences.as_deref(), payload, number);

@@ -25,6 +25,8 @@ pub(super) enum RequestRefusal {
     Unsubscribable,
     /// Redis or the callback cannot be reached, or too much is going on.
     Unavailable,
+    /// The outboxes have no memory for what would be replayed.
+    NoMemory,
     /// Redis failed, and the message may be lost.
     Lost,
 }
@@ -39,7 +41,7 @@ impl RequestRefusal {
             Self::NotSubscribed => 404,
             Self::TooMany => 409,
             Self::TooFast => 429,
-            Self::Unsubscribable | Self::Unavailable | Self::Lost => 503,
+            Self::Unsubscribable | Self::Unavailable | Self::NoMemory | Self::Lost => 503,
         }
     }
 
@@ -55,6 +57,7 @@ impl RequestRefusal {
             Self::TooFast => "publishing too fast",
             Self::Unsubscribable => "Redis refuses the channels of this facility",
             Self::Unavailable => "not available at the moment",
+            Self::NoMemory => "too many messages wait for slow clients",
             Self::Lost => "the message may be lost, Redis failed",
         }
     }

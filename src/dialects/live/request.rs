@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 
+use super::history::Resume;
 use crate::codec::{DecodeError, Value, ValueLimits, json};
 use crate::wire::live::decode_binary;
-use crate::wire::{Facility, Flags, Handshake};
+use crate::wire::{EntryId, Facility, Flags, Handshake};
 
 /// Longest facility, in bytes: a client names up to `messages.max_facilities` of them.
 const MAX_FACILITY_BYTES: usize = 1_024;
@@ -26,7 +27,8 @@ pub(super) struct ClientRequest {
 /// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ClientAction {
-    Subscribe(Handshake),
+    /// With what it has to be told of the past.
+    Subscribe(Handshake, Option<Resume>),
     Unsubscribe(Facility),
     /// To the audiences that are named, or to all that are granted.
     Publish(Facility, Option<Vec<String>>, Bytes),
@@ -40,6 +42,15 @@ pub(super) enum InvalidRequest {
     NotJson,
     /// It is JSON, and makes no sense: the client's number, and the reason.
     Senseless(Option<i64>, &'static str),
+}
+
+/// Returns whether a message is a request of version 2. `None` if it is not JSON.
+pub fn is_request(text: &[u8]) -> Option<bool> {
+    match read_request(text) {
+        Ok(_) => Some(true),
+        Err(InvalidRequest::Senseless(..)) => Some(false),
+        Err(InvalidRequest::NotJson) => None,
+    }
 }
 
 /// Reads a request.
@@ -69,14 +80,15 @@ fn read_action(members: &mut ObjectMembers) -> Result<ClientAction, &'static str
     Ok(match kind.as_str() {
         "sub" => {
             let facility = members.facility()?;
-            let flags = members.texts("flags").ok_or("flags has to be a list of texts")?;
+            let flags = members.texts("flags", "flags has to be a list of texts")?;
             let flags = Flags::named(flags.iter().flatten().map(String::as_str));
-            ClientAction::Subscribe(Handshake { facility, flags })
+            let resume = members.resume()?;
+            ClientAction::Subscribe(Handshake { facility, flags }, resume)
         }
         "unsub" => ClientAction::Unsubscribe(members.facility()?),
         "pub" => {
             let facility = members.facility()?;
-            let audiences = members.texts("a").ok_or("a has to be a list of texts")?;
+            let audiences = members.texts("a", "a has to be a list of texts")?;
             ClientAction::Publish(facility, audiences, members.payload()?)
         }
         "auth" => ClientAction::Authenticate(members.text("token").ok_or("token has to be a text")?),
@@ -99,15 +111,15 @@ impl ObjectMembers {
         if let Some(Value::Text(text)) = self.take(key) { Some(text) } else { None }
     }
 
-    /// Takes a list of texts: `Some(None)` without the member, `None` if it is something else.
-    fn texts(&mut self, key: &str) -> Option<Option<Vec<String>>> {
+    /// Takes a list of texts; none without the member.
+    fn texts(&mut self, key: &str, why: &'static str) -> Result<Option<Vec<String>>, &'static str> {
         let list = match self.take(key) {
-            None | Some(Value::Null) => return Some(None),
+            None | Some(Value::Null) => return Ok(None),
             Some(Value::List(list)) => list,
-            Some(_) => return None,
+            Some(_) => return Err(why),
         };
         let texts = list.into_iter().map(|item| if let Value::Text(text) = item { Some(text) } else { None });
-        texts.collect::<Option<Vec<_>>>().map(Some)
+        texts.collect::<Option<Vec<_>>>().map(Some).ok_or(why)
     }
 
     fn facility(&mut self) -> Result<Facility, &'static str> {
@@ -116,6 +128,28 @@ impl ObjectMembers {
             return Err("f is too long or has control characters");
         }
         Ok(Facility::new(&name))
+    }
+
+    /// Takes where histories are read from: `since` with an id, or with an id for each audience, or else `last`.
+    fn resume(&mut self) -> Result<Option<Resume>, &'static str> {
+        const WHY: &str = "since has to be an id, or an object with an id for each audience";
+        let id = |text: &Value| text.as_str().and_then(EntryId::parse).ok_or(WHY);
+        let last = match self.take("last") {
+            None | Some(Value::Null) => None,
+            Some(Value::Integer(count)) if count > 0 => usize::try_from(count).ok().map(Resume::Last),
+            Some(_) => return Err("last has to be a positive number"),
+        };
+        match self.take("since") {
+            None | Some(Value::Null) => Ok(last),
+            Some(Value::Map(ids)) => {
+                let each = ids.into_iter().map(|(name, value)| match name {
+                    Value::Text(name) => Ok((name, id(&value)?)),
+                    _ => Err(WHY),
+                });
+                Ok(Some(Resume::SinceEach(each.collect::<Result<_, _>>()?)))
+            }
+            Some(value) => Ok(Some(Resume::Since(id(&value)?))),
+        }
     }
 
     fn payload(&mut self) -> Result<Bytes, &'static str> {
@@ -143,11 +177,11 @@ mod tests {
         for (text, expected) in [
             (
                 r#"{"t":"sub","f":"x","flags":["Subscribe-Broadcast","other"],"new":{"a":[1]}}"#,
-                ClientAction::Subscribe(Handshake { facility: facility(), flags }),
+                ClientAction::Subscribe(Handshake { facility: facility(), flags }, None),
             ),
             (
                 r#"{"f":"x","t":"sub"}"#,
-                ClientAction::Subscribe(Handshake { facility: facility(), flags: Flags::default() }),
+                ClientAction::Subscribe(Handshake { facility: facility(), flags: Flags::default() }, None),
             ),
             (r#"{"t":"unsub","f":"x"}"#, ClientAction::Unsubscribe(facility())),
             (r#"{"t":"pub","f":"x","d":"é"}"#, ClientAction::Publish(facility(), None, "é".into())),
@@ -161,6 +195,24 @@ mod tests {
             assert_eq!(action(text), Ok(expected), "{text}");
         }
         assert_eq!(read_request(br#"{"t":"hb","r":-7}"#).map(|request| request.number), Ok(Some(-7)));
+    }
+
+    #[test]
+    fn a_subscription_may_resume() {
+        let id = |ms, seq| EntryId { ms, seq };
+        for (members, expected) in [
+            (r#""since":"17-2""#, Resume::Since(id(17, 2))),
+            (r#""since":"17-2","last":5"#, Resume::Since(id(17, 2))),
+            (r#""last":5"#, Resume::Last(5)),
+            (
+                r#""since":{"user":"1-0","group:a":"2-0"}"#,
+                Resume::SinceEach(vec![("user".into(), id(1, 0)), ("group:a".into(), id(2, 0))]),
+            ),
+        ] {
+            let text = format!(r#"{{"t":"sub","f":"x",{members}}}"#);
+            let Ok(ClientAction::Subscribe(_, resume)) = action(&text) else { panic!("{text}") };
+            assert_eq!(resume, Some(expected));
+        }
     }
 
     #[test]
@@ -181,6 +233,9 @@ mod tests {
             r#"{"t":"sub","f":"a\nb"}"#,
             r#"{"t":"sub","f":"a","flags":"subscribe-broadcast"}"#,
             r#"{"t":"sub","f":"a","flags":[1]}"#,
+            r#"{"t":"sub","f":"a","since":"x"}"#,
+            r#"{"t":"sub","f":"a","since":{"user":1}}"#,
+            r#"{"t":"sub","f":"a","last":0}"#,
             r#"{"t":"pub","f":"a"}"#,
             r#"{"t":"pub","f":"a","d":""}"#,
             r#"{"t":"pub","f":"a","d":"x","b":"eA=="}"#,

@@ -1,25 +1,31 @@
 //! Subscriptions to facilities: each joins its channels in a task, and is applied when they are joined.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::client::{LiveClient, refuse, send};
 use super::facility::LiveFacility;
+use super::history::{HistoryRead, Resume, audience_in_messages, read_history};
+use super::presence::{attend, is_told, take_place};
 use super::refusal::RequestRefusal;
 use super::verdict::Verdict;
 use crate::access::{Credentials, Grant};
 use crate::dialects::relay::{EchoTopics, read_joined, shared};
-use crate::hub::{Listener, Subscription};
+use crate::hub::{Addition, Listener, Replay, Subscription};
 use crate::shard::state::ShardState;
 use crate::visitors::watch::PartialHold;
 use crate::visitors::{AuthSource, Visitor};
-use crate::wire::Handshake;
 use crate::wire::live::SubscribedReply;
+use crate::wire::{Channel, EntryId, Facility, Handshake};
+
+/// Time before a facility is joined again after a loss of Redis.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The end of a join.
 pub(super) struct JoinReport {
@@ -30,8 +36,11 @@ pub(super) struct JoinReport {
 /// A facility whose channels are joined; their messages are held.
 pub(super) struct JoinedFacility {
     pub(super) grant: Grant,
+    /// The channels of version 2 of those that keep a history, which it has joined behind those of the grant.
+    pub(super) live: Vec<Channel>,
     pub(super) subscription: Subscription,
     pub(super) persisted: Vec<Option<Bytes>>,
+    pub(super) history: HistoryRead,
     /// The visitor, and when it was read, if the callback has answered for this facility.
     pub(super) own: Option<(Visitor, Instant)>,
 }
@@ -41,26 +50,25 @@ pub(super) fn subscribe(
     client: &mut LiveClient,
     listener: &Rc<Listener>,
     state: &Rc<ShardState>,
-    handshake: Handshake,
+    (handshake, resume): (Handshake, Option<Resume>),
     request: Option<i64>,
 ) {
     if let Some(position) = client.position(&handshake.facility) {
-        client.remove(position);
+        client.facilities.remove(position);
     }
     if client.facilities.len() >= state.process.settings.messages.max_facilities {
         let facility = Some(handshake.facility.as_str());
         return refuse(listener, state, request, facility, RequestRefusal::TooMany);
     }
-    client.last_join += 1;
-    let mut facility = LiveFacility::new(handshake, request, client.last_join);
-    start_join(client, &mut facility, listener, state);
-    client.facilities.push(facility);
+    client.facilities.push(LiveFacility::new(handshake, resume, request));
+    let position = client.facilities.len() - 1;
+    start_join(client, position, listener, state);
 }
 
-/// Starts to join the channels of a facility, as the visitor that the client is now.
+/// Starts to join the channels of a facility, as the visitor that the client is now. An earlier join ends.
 pub(super) fn start_join(
-    client: &LiveClient,
-    facility: &mut LiveFacility,
+    client: &mut LiveClient,
+    position: usize,
     listener: &Rc<Listener>,
     state: &Rc<ShardState>,
 ) {
@@ -68,10 +76,26 @@ pub(super) fn start_join(
     // A token is valid for all facilities; the callback answers for one.
     let is_token = matches!(visitor.auth_source, AuthSource::Token(_));
     let credentials = client.credentials.clone().filter(|_| !is_token);
-    let (join, handshake) = (facility.join, facility.handshake.clone());
-    let (reports, state, listener) = (client.reports.clone(), state.clone(), listener.clone());
+    client.last_join += 1;
+    let (join, reports) = (client.last_join, client.reports.clone());
+    let facility = &mut client.facilities[position];
+    facility.join = join;
+    facility.subscription = None;
+    let (handshake, resume) = (facility.handshake.clone(), facility.resume.clone());
+    let (state, listener) = (state.clone(), listener.clone());
     let joining = async move {
-        let outcome = join_facility(&state, &handshake, visitor, credentials.as_deref()).await;
+        let outcome = loop {
+            let credentials = credentials.as_deref();
+            match join_facility(&state, &handshake, visitor.clone(), credentials, resume.as_ref()).await {
+                // It was subscribed before the loss, and reads on when Redis is back.
+                Err(RequestRefusal::Unavailable | RequestRefusal::Unsubscribable)
+                    if matches!(resume, Some(Resume::After(_))) =>
+                {
+                    sleep(RETRY).await;
+                }
+                outcome => break outcome,
+            }
+        };
         reports.borrow_mut().push(JoinReport { join, outcome });
         listener.wake();
     };
@@ -83,6 +107,7 @@ async fn join_facility(
     handshake: &Handshake,
     visitor: Visitor,
     credentials: Option<&Credentials>,
+    resume: Option<&Resume>,
 ) -> Result<JoinedFacility, RequestRefusal> {
     if !state.redis_up.get() {
         return Err(RequestRefusal::Unavailable);
@@ -96,14 +121,62 @@ async fn join_facility(
         None => (visitor, None),
     };
     let grant = state.policy.grant(handshake, &visitor.identity, visitor.allowed)?;
-    let subscription = state.hub.join(&grant.subscribe);
-    let read = read_joined(&subscription, state, &grant.subscribe);
-    let persisted = timeout(state.process.settings.server.handshake, read).await;
-    let persisted = persisted.map_err(|_| RequestRefusal::Unavailable)??;
-    if !state.hub.with(|hub| hub.check_capacity(&persisted)) {
-        return Err(RequestRefusal::Unavailable);
+    let live = live_channels(state, &handshake.facility, &grant.subscribe);
+    let subscription = state.hub.join(&[&grant.subscribe[..], &live].concat());
+    let read = read_all(state, &subscription, &handshake.facility, &grant, resume);
+    let read = timeout(state.process.settings.server.handshake, read).await;
+    let (persisted, history) = read.map_err(|_| RequestRefusal::Unavailable)??;
+    Ok(JoinedFacility { grant, live, subscription, persisted, history, own })
+}
+
+/// Returns the channels of version 2 of a facility's channels; none if it keeps no history.
+pub(super) fn live_channels(state: &ShardState, facility: &Facility, channels: &[Channel]) -> Vec<Channel> {
+    let settings = &state.process.settings;
+    if settings.history.limits_of(facility).is_none() {
+        return Vec::new();
     }
-    Ok(JoinedFacility { grant, subscription, persisted, own })
+    let names = settings.history_names();
+    channels.iter().filter_map(|channel| names.live(channel)).collect()
+}
+
+/// Waits until Redis has acknowledged a subscription, and reads the persisted values and the histories of its channels.
+///
+/// # Errors
+///
+/// When it cannot join, or there is no memory for what was read.
+pub(super) async fn read_all(
+    state: &ShardState,
+    subscription: &Subscription,
+    facility: &Facility,
+    grant: &Grant,
+    resume: Option<&Resume>,
+) -> Result<(Vec<Option<Bytes>>, HistoryRead), RequestRefusal> {
+    let settings = &state.process.settings;
+    let (mut persisted, history) = loop {
+        let persisted = read_joined(subscription, state, &grant.subscribe).await?;
+        let Some(limits) = settings.history.limits_of(facility) else {
+            let is_complete = resume.and_then(|resume| (!matches!(resume, Resume::Last(_))).then_some(false));
+            break (persisted, HistoryRead { is_complete, ..HistoryRead::default() });
+        };
+        let names = settings.history_names();
+        let with_history = grant.subscribe.iter().filter(|channel| names.live(channel).is_some());
+        let with_history: Vec<_> = with_history.cloned().collect();
+        let history = read_history(state, facility, &with_history, resume, limits).await;
+        // Messages that were lost while the histories were read may be missing in them.
+        if !subscription.is_stale()? {
+            break (persisted, history.map_err(|_| RequestRefusal::Unavailable)?);
+        }
+    };
+    if resume.is_some() && settings.history.limits_of(facility).is_some() {
+        // The values are among the messages of the histories.
+        persisted.fill(None);
+    }
+    let messages = history.messages.iter().map(|(_, _, message)| Some(message.clone()));
+    let all: Vec<_> = persisted.iter().cloned().chain(messages).collect();
+    if !state.hub.with(|hub| hub.check_capacity(&all)) {
+        return Err(RequestRefusal::NoMemory);
+    }
+    Ok((persisted, history))
 }
 
 /// Applies the joins that have ended.
@@ -115,14 +188,14 @@ pub(super) fn apply_reports(client: &mut LiveClient, listener: &Rc<Listener>, st
         match outcome {
             Ok(joined) => open_facility(client, position, joined, listener, state),
             Err(refusal) => {
-                let facility = client.remove(position);
+                let facility = client.facilities.remove(position);
                 refuse(listener, state, facility.request, Some(facility.name()), refusal);
             }
         }
     }
 }
 
-/// Tells the client what it may do in a facility, then delivers its values and what was held, and goes live.
+/// Tells the client what it may do in a facility, then delivers what was read and what was held, and goes live.
 pub(super) fn open_facility(
     client: &mut LiveClient,
     position: usize,
@@ -130,28 +203,92 @@ pub(super) fn open_facility(
     listener: &Rc<Listener>,
     state: &Rc<ShardState>,
 ) {
-    let JoinedFacility { grant, subscription, persisted, own } = joined;
-    let LiveClient { facilities, subscription: base, identity, client_address, id, .. } = client;
+    let JoinedFacility { grant, live, subscription, persisted, history, own } = joined;
+    let LiveClient { facilities, identity, client_address, id, .. } = client;
     let Some(facility) = facilities.get_mut(position) else { return };
+    let is_after_loss = matches!(facility.resume.take(), Some(Resume::After(_)));
     facility.joining = None;
     facility.is_open = true;
-    facility.owes_gap = !matches!(subscription.is_stale(), Ok(false));
-    facility.verdict = Verdict::new(&state.process.settings.namespace, &facility.handshake, &grant);
-    send(listener, state, &reply(facility).encode());
-    facility.request = None;
-    base.adopt(subscription).merge(listener, &persisted);
-    facility.echo_topics = EchoTopics::new(&grant, base, None);
+    facility.owes_gap |= history.is_complete == Some(false) || !matches!(subscription.is_stale(), Ok(false));
+    let has_presence = is_told(state, facility, &grant);
+    let verdict = Verdict::new(&state.process.settings.namespace, &facility.handshake, &grant, has_presence);
+    if !is_after_loss || verdict != facility.verdict {
+        facility.verdict = verdict;
+        let recovered = history.is_complete.filter(|_| !is_after_loss);
+        // Behind messages that are about to follow, a client that breaks off would continue too late.
+        let ids =
+            if history.messages.is_empty() { ids_of(state, facility, &grant, &history) } else { Vec::new() };
+        send(listener, state, &SubscribedReply { ids, recovered, ..reply(facility) }.encode());
+        facility.request = None;
+    }
+    let first_live = grant.subscribe.len();
+    let messages = history.messages.iter();
+    let messages: Vec<_> = messages
+        .map(|(position, id, message)| {
+            (first_live + position, [id.to_string().as_bytes(), b" ", message].concat().into())
+        })
+        .collect();
+    let read_to: Vec<_> = std::iter::repeat_n(None, first_live).chain(history.read_to).collect();
+    let replay = Replay::new(&persisted, &messages, &read_to);
+    // Without topics it would count as a connection; it gets nothing anyway.
+    if !grant.subscribe.is_empty() {
+        subscription.open_part(listener, &replay);
+    }
+    let ids = history.last.into_iter().map(Option::unwrap_or_default);
+    facility.read_to = live.iter().cloned().zip(ids).collect();
+    facility.echo_topics = echo_topics(state, facility, &grant, &subscription, None);
     facility.rate_limit = state.visitors.rate_limits.limit(identity, *client_address, grant.rate);
-    facility.subscribes = grant.subscribe;
+    facility.subscribes = [grant.subscribe, live].concat();
     facility.publishes = shared(grant.publish);
-    if state.events.are_enabled() {
+    facility.subscription = Some(subscription);
+    if state.events.are_enabled() && facility.announced.is_none() {
         let (name, sid) = (&facility.handshake.facility, || id.to_string());
-        facility.announced = state.events.connect_facility(name, sid, identity.user.clone());
+        facility.announced = state.events.connect_facility((name, "live"), sid, identity.user.clone());
     }
     facility.own = own.and_then(|(visitor, since)| {
         let share = state.visitors.leases.add(visitor, since, listener, None)?;
         Some(PartialHold::new(share, listener))
     });
+    take_place(facility, has_presence, listener, state);
+    attend(client, state);
+}
+
+/// Returns the topics in which own messages arrive, those with ids included.
+pub(super) fn echo_topics(
+    state: &ShardState,
+    facility: &LiveFacility,
+    grant: &Grant,
+    subscription: &Subscription,
+    addition: Option<&Addition>,
+) -> EchoTopics {
+    let live = live_channels(state, &facility.handshake.facility, &grant.publish);
+    let publish = [&grant.publish[..], &live].concat();
+    let own = Grant { publish, echo: grant.echo, ..Grant::default() };
+    EchoTopics::new(&own, subscription, addition)
+}
+
+/// Reads on after a loss: leaves the channels, and joins them again behind the last message of each.
+pub(super) fn read_on(
+    client: &mut LiveClient,
+    position: usize,
+    ids: Vec<(Channel, Option<EntryId>)>,
+    listener: &Rc<Listener>,
+    state: &Rc<ShardState>,
+) {
+    let names = state.process.settings.history_names();
+    let facility = &mut client.facilities[position];
+    let mut after = Vec::new();
+    for (live, last) in ids {
+        let Some(plain) = names.plain_of_live(live.as_str()) else { continue };
+        let read = facility.read_to.iter().find(|(known, _)| *known == live).map(|(_, id)| *id);
+        match last.max(read) {
+            Some(id) => after.push((plain, id)),
+            // Joined later, without its history, and no message has come since.
+            None => facility.owes_gap = true,
+        }
+    }
+    facility.resume = Some(Resume::After(after));
+    start_join(client, position, listener, state);
 }
 
 /// Returns what a client is told about its subscription.
@@ -161,6 +298,24 @@ pub(super) fn reply(facility: &LiveFacility) -> SubscribedReply<'_> {
         request: facility.request,
         granted: facility.verdict.granted.clone(),
         refused: facility.verdict.refused.clone(),
+        ids: Vec::new(),
         recovered: None,
     }
+}
+
+/// Returns the last id of each audience that has a history, named as in messages.
+fn ids_of(
+    state: &ShardState,
+    facility: &LiveFacility,
+    grant: &Grant,
+    history: &HistoryRead,
+) -> Vec<(String, EntryId)> {
+    let (settings, facility) = (&state.process.settings, &facility.handshake.facility);
+    let names = settings.history_names();
+    let channels = grant.subscribe.iter().filter(|channel| names.live(channel).is_some());
+    let ids = channels.zip(&history.last).map(|(channel, last)| {
+        let audience = settings.namespace.audience_of(channel, facility);
+        (audience_in_messages(audience).to_owned(), last.unwrap_or_default())
+    });
+    ids.collect()
 }

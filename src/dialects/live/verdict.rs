@@ -1,7 +1,7 @@
 //! Which flags of a subscription are granted.
 
 use crate::access::Grant;
-use crate::wire::{AudienceKind, Channel, Facility, Handshake, Namespace};
+use crate::wire::{AudienceKind, Channel, Facility, Flags, Handshake, Namespace};
 
 /// The names of flags that are granted and refused, as the client is told. `subscribe-` is left out.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -12,7 +12,12 @@ pub(super) struct Verdict {
 
 impl Verdict {
     /// Compares what was asked for with what is granted.
-    pub(super) fn new(namespace: &Namespace, handshake: &Handshake, grant: &Grant) -> Self {
+    pub(super) fn new(
+        namespace: &Namespace,
+        handshake: &Handshake,
+        grant: &Grant,
+        has_presence: bool,
+    ) -> Self {
         let Handshake { facility, flags } = handshake;
         let mut verdict = Self::default();
         let has = |channels: &[Channel], kind: AudienceKind| {
@@ -23,6 +28,9 @@ impl Verdict {
         }
         for kind in AudienceKind::ALL.into_iter().filter(|kind| flags.publishes(*kind)) {
             verdict.add(format!("publish-{}", kind.word()), has(&grant.publish, kind));
+        }
+        if flags.presence() {
+            verdict.add(Flags::PRESENCE_NAME.to_owned(), has_presence);
         }
         verdict
     }
@@ -54,7 +62,7 @@ pub(super) fn select(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Audience, Flags};
+    use crate::wire::Audience;
 
     #[test]
     fn a_flag_without_a_channel_is_refused() {
@@ -66,6 +74,7 @@ mod tests {
             "subscribe-user",
             "publish-user",
             "publish-session",
+            "presence",
             "echo",
         ]);
         let channel = |audience| namespace.channel(audience, &facility);
@@ -75,9 +84,9 @@ mod tests {
             ..Grant::default()
         };
         let handshake = Handshake { facility: facility.clone(), flags };
-        let verdict = Verdict::new(&namespace, &handshake, &grant);
+        let verdict = Verdict::new(&namespace, &handshake, &grant, false);
         assert_eq!(verdict.granted, ["broadcast", "user", "publish-user"]);
-        assert_eq!(verdict.refused, ["group", "publish-session"]);
+        assert_eq!(verdict.refused, ["group", "publish-session", "presence"]);
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl RelayConnection {
         if events.are_enabled() {
             let facility = &self.client.handshake.facility;
             let sid = || permit.public_id();
-            self.client.announced = events.connect_facility(facility, sid, identity.user.clone());
+            self.client.announced = events.connect_facility((facility, "relay"), sid, identity.user.clone());
         }
     }
 

@@ -25,6 +25,7 @@ pub(super) fn describe(
         dialect: "relay",
         form: if listener.form.is_stream() { "event-stream" } else { "websocket" },
         facility: Some(facility[..facility.floor_char_boundary(MAX_FACILITY_BYTES)].to_owned()),
+        facilities: None,
         namespaces: None,
         user,
         peer: listener.peer().map_or(ConnectionPeer::Unix, ConnectionPeer::Address),

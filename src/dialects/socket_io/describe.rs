@@ -35,6 +35,7 @@ pub fn describe(state: &ShardState, session: &EngineSession) -> ConnectionInfo {
         form,
         facility: None,
         user: user(session_identity(session)).or_else(|| namespaces.first()?.user.clone()),
+        facilities: None,
         namespaces: Some(namespaces),
         peer,
         age_seconds: (state.engine.now() - session.opened) / 1_000,

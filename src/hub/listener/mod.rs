@@ -15,16 +15,17 @@ use super::outbox::{Excess, Limits, Outbox};
 use super::run::Run;
 use super::transport::Transport;
 use crate::stream::Stream;
-use crate::wire::Form;
+use crate::wire::{EntryId, Form};
 
 /// The transport and the bytes that it has not accepted yet. They share one borrow flag, because every write needs both.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Output {
     transport: Transport,
     outbox: Outbox,
 }
 
 /// One connection as the hub sees it. The order of fields is fixed: those that a delivery reads come first, so that they fill one or two cache lines.
+#[derive(Default)]
 #[repr(C)]
 pub struct Listener {
     output: RefCell<Output>,
@@ -65,22 +66,8 @@ impl Listener {
     }
 
     fn with_transport(transport: Transport, form: Form, now: u32, ping_after: u32) -> Self {
-        Self {
-            output: RefCell::new(Output { transport, outbox: Outbox::default() }),
-            delivered: Cell::default(),
-            form,
-            ending: Cell::default(),
-            filters: Cell::default(),
-            reauthorize: Cell::default(),
-            lost: Cell::default(),
-            heartbeat_queued: Cell::default(),
-            loss: Cell::default(),
-            describe: Cell::default(),
-            dropped: Cell::default(),
-            filter: RefCell::default(),
-            task: Cell::default(),
-            liveness: Liveness::new(now, ping_after),
-        }
+        let output = RefCell::new(Output { transport, outbox: Outbox::default() });
+        Self { output, form, liveness: Liveness::new(now, ping_after), ..Self::default() }
     }
 
     /// Delivers a run of a topic, without the messages that the filter excludes.
@@ -101,20 +88,28 @@ impl Listener {
         is_queued
     }
 
+    /// Excludes the messages of a topic up to an id: they were read from a history, and may still arrive.
+    pub(super) fn set_read_to(&self, topic: u32, id: EntryId) {
+        self.filter.borrow_mut().set_read_to(topic, id);
+        self.filters.set(true);
+    }
+
     fn deliver_filtered(&self, topic: u32, run: &Run, limits: &Limits, digester: &Digester) {
+        let read_to = self.filter.borrow_mut().take_read_to(topic);
+        if let Some(id) = read_to {
+            let Some(newer) = run.after(id) else { return self.set_read_to(topic, id) };
+            return self.deliver_filtered(topic, &newer, limits, digester);
+        }
         let bytes = run.in_form(self.form);
-        let mut ends = self.form.ends(bytes);
         // The part from `from` to `end` is to be sent.
         let (mut from, mut end) = (0, 0);
-        for (stored, digest) in run.marks(digester) {
-            let start = end;
-            // The stored ranges are known; other forms are searched for the end of each message.
-            end = if self.form.is_stored() { stored.end } else { ends.next().unwrap_or(bytes.len()) };
-            if self.filter.borrow_mut().take_match(topic, *digest) {
+        for (digest, next_end) in run.ends_in(self.form, digester) {
+            let start = std::mem::replace(&mut end, next_end);
+            if self.filter.borrow_mut().take_match(topic, digest) {
                 self.send_part(&bytes.slice(from..start), bytes, limits);
                 from = end;
             } else {
-                self.delivered.set(self.delivered.get() + 1);
+                self.delivered.set(self.delivered.get() + u64::from(end > start));
             }
         }
         self.send_part(&bytes.slice(from..), bytes, limits);

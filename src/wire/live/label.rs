@@ -1,13 +1,21 @@
 //! The facility and the audience that a message names.
 
-use crate::wire::Namespace;
 use crate::wire::socket_io::push_json_string;
+use crate::wire::{Channel, HistoryNames, Namespace};
 
 /// Finds the facility and the audience of a channel, by the same rules that made its name.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct LiveNames {
     namespace: Namespace,
+    history: HistoryNames,
     facility_colons: bool,
+}
+
+impl Default for LiveNames {
+    fn default() -> Self {
+        let namespace = Namespace::default();
+        Self::new(HistoryNames::new(&namespace, false), namespace, false)
+    }
 }
 
 /// What the messages of a channel name: the beginning of their objects.
@@ -15,23 +23,26 @@ pub struct LiveNames {
 pub struct LiveLabel {
     /// An object without its end.
     pub(super) head: Box<str>,
+    /// Whether each message has its id before it.
+    pub has_ids: bool,
 }
 
 impl LiveNames {
     /// Creates the rule for the channels of a namespace. With `facility_colons` a facility may contain a colon, and the names
     /// of groups and users may not; otherwise it is the other way round.
-    pub fn new(namespace: Namespace, facility_colons: bool) -> Self {
-        Self { namespace, facility_colons }
+    pub fn new(history: HistoryNames, namespace: Namespace, facility_colons: bool) -> Self {
+        Self { namespace, history, facility_colons }
     }
 
     /// Returns what the messages of a channel name.
     pub fn label(&self, channel: &str) -> LiveLabel {
-        let (audience, facility) = self.split(channel);
+        let plain = self.history.plain_of_live(channel);
+        let (audience, facility) = self.split(plain.as_ref().map_or(channel, Channel::as_str));
         let mut head = r#"{"t":"msg","f":"#.to_owned();
         push_json_string(&mut head, facility);
         head.push_str(r#","a":"#);
         push_json_string(&mut head, audience);
-        LiveLabel { head: head.into() }
+        LiveLabel { head: head.into(), has_ids: plain.is_some() }
     }
 
     /// Returns the audience and the facility of a channel. Neither a user's name nor the key of a session is part of the
@@ -66,7 +77,8 @@ mod tests {
             colons: bool,
         ) {
             let namespace = Namespace::new(&prefix);
-            let names = LiveNames::new(namespace.clone(), colons);
+            let history = HistoryNames::new(&namespace, false);
+            let names = LiveNames::new(history.clone(), namespace.clone(), colons);
             let key = SessionKey::new("key");
             let audiences = [
                 (Audience::Broadcast, "broadcast".to_owned()),
@@ -83,6 +95,9 @@ mod tests {
                 if is_granted {
                     let channel = namespace.channel(audience, &Facility::new(&facility));
                     proptest::prop_assert_eq!(names.split(channel.as_str()), (&*expected, &*facility));
+                    let live = history.live(&channel).unwrap();
+                    let (label, plain) = (names.label(live.as_str()), names.label(channel.as_str()));
+                    proptest::prop_assert_eq!((&label.head, label.has_ids, plain.has_ids), (&plain.head, true, false));
                 }
             }
         }
@@ -90,7 +105,8 @@ mod tests {
 
     #[test]
     fn a_label_is_the_beginning_of_an_object() {
-        let names = LiveNames::new(Namespace::new("p"), false);
+        let namespace = Namespace::new("p");
+        let names = LiveNames::new(HistoryNames::new(&namespace, false), namespace, false);
         assert_eq!(&*names.label("p:group:a:b\"").head, r#"{"t":"msg","f":"b\"","a":"group:a""#);
         assert_eq!(&*names.label("p:user:john:x").head, r#"{"t":"msg","f":"x","a":"user""#);
     }

@@ -8,8 +8,8 @@ mod reply;
 
 pub use label::{LiveLabel, LiveNames};
 pub use message::decode_binary;
-pub(super) use message::{encode_events, encode_frames};
-pub use reply::{ErrorReply, SubscribedReply, frame_of, gap, heartbeat, hello, ok, user};
+pub(super) use message::{LiveMessages, encode_events, encode_frames};
+pub use reply::{ErrorReply, PresenceObject, SubscribedReply, frame_of, gap, heartbeat, hello, ok, user};
 
 /// The WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "ws4redis.2";

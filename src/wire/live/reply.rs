@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::wire::Form;
 use crate::wire::socket_io::push_json_string;
 use crate::wire::websocket::{Opcode, encode};
+use crate::wire::{EntryId, Form};
 
 /// The answer to a subscription.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,8 @@ pub struct SubscribedReply<'a> {
     pub granted: Vec<String>,
     /// The flags that are refused.
     pub refused: Vec<String>,
+    /// The last id of the history of each audience, if the client does not read it.
+    pub ids: Vec<(String, EntryId)>,
     /// Whether the history reaches back to where the client wants to continue, if it wants that.
     pub recovered: Option<bool>,
 }
@@ -36,6 +38,42 @@ pub struct ErrorReply<'a> {
     pub why: &'a str,
 }
 
+/// Who is in a facility, or comes or goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PresenceObject<'a> {
+    /// All who are there.
+    Here {
+        /// The users.
+        users: Vec<&'a str>,
+        /// The number of anonymous visitors.
+        anonymous: u64,
+    },
+    /// A user has come.
+    Join(&'a str),
+    /// A user has gone.
+    Leave(&'a str),
+}
+
+impl PresenceObject<'_> {
+    /// Encodes the object for a facility.
+    pub fn encode(&self, facility: &str) -> String {
+        let mut out = begin(match self {
+            Self::Here { .. } => "here",
+            Self::Join(_) => "join",
+            Self::Leave(_) => "leave",
+        });
+        push_text(&mut out, "f", facility);
+        match self {
+            Self::Here { users, anonymous } => {
+                push_list(&mut out, "users", users);
+                let _ = write!(out, r#","anonymous":{anonymous}"#);
+            }
+            Self::Join(user) | Self::Leave(user) => push_text(&mut out, "u", user),
+        }
+        out + "}"
+    }
+}
+
 impl SubscribedReply<'_> {
     /// Encodes the object.
     pub fn encode(&self) -> String {
@@ -44,8 +82,16 @@ impl SubscribedReply<'_> {
         push_number(&mut out, self.request);
         push_list(&mut out, "ok", &self.granted);
         push_list(&mut out, "no", &self.refused);
-        if let Some(recovered) = self.recovered {
+        for (index, (audience, id)) in self.ids.iter().enumerate() {
+            out.push_str(if index == 0 { r#","ids":{"# } else { "," });
+            push_json_string(&mut out, audience);
             // Writing to a String cannot fail.
+            let _ = write!(out, r#":"{id}""#);
+        }
+        if !self.ids.is_empty() {
+            out.push('}');
+        }
+        if let Some(recovered) = self.recovered {
             let _ = write!(out, r#","recovered":{recovered}"#);
         }
         out + "}"
@@ -135,13 +181,13 @@ fn push_number(out: &mut String, request: Option<i64>) {
     }
 }
 
-fn push_list(out: &mut String, key: &str, texts: &[String]) {
+fn push_list(out: &mut String, key: &str, texts: &[impl AsRef<str>]) {
     let _ = write!(out, r#","{key}":["#);
     for (index, text) in texts.iter().enumerate() {
         if index > 0 {
             out.push(',');
         }
-        push_json_string(out, text);
+        push_json_string(out, text.as_ref());
     }
     out.push(']');
 }
@@ -157,16 +203,23 @@ mod tests {
             request: Some(-1),
             granted: vec!["broadcast".into(), "user".into()],
             refused: vec!["group".into()],
+            ids: vec![
+                ("broadcast".into(), EntryId { ms: 7, seq: 1 }),
+                ("group:a".into(), EntryId::default()),
+            ],
             recovered: Some(false),
         };
-        let expected =
-            r#"{"t":"sub","f":"chat\"5","r":-1,"ok":["broadcast","user"],"no":["group"],"recovered":false}"#;
+        let expected = r#"{"t":"sub","f":"chat\"5","r":-1,"ok":["broadcast","user"],"no":["group"],"ids":{"broadcast":"7-1","group:a":"0-0"},"recovered":false}"#;
         assert_eq!(subscribed.encode(), expected);
         let error = ErrorReply { request: Some(7), facility: None, code: 403, why: "no" };
         assert_eq!(error.encode(), r#"{"t":"err","r":7,"code":403,"why":"no"}"#);
         assert_eq!(hello("c-1", Some("john")), r#"{"t":"hello","c":"c-1","user":"john","v":2}"#);
         assert_eq!(hello("c-1", None), r#"{"t":"hello","c":"c-1","user":null,"v":2}"#);
         assert_eq!(user(None), r#"{"t":"user","user":null}"#);
+        let here = PresenceObject::Here { users: vec!["a\"", "b"], anonymous: 3 };
+        assert_eq!(here.encode("x"), r#"{"t":"here","f":"x","users":["a\"","b"],"anonymous":3}"#);
+        assert_eq!(PresenceObject::Join("a").encode("x"), r#"{"t":"join","f":"x","u":"a"}"#);
+        assert_eq!(PresenceObject::Leave("a").encode("x"), r#"{"t":"leave","f":"x","u":"a"}"#);
         assert_eq!(gap("x"), r#"{"t":"gap","f":"x"}"#);
         assert_eq!([ok(3), heartbeat()], [r#"{"t":"ok","r":3}"#, r#"{"t":"hb"}"#]);
         assert_eq!(&frame_of("{}", Form::Objects)[..], b"\x81\x02{}");

@@ -132,6 +132,23 @@ async fn sessions_of_socket_io_are_listed_with_their_public_ids_only() {
 }
 
 #[tokio::test]
+async fn a_socket_of_version_2_is_listed_once_with_its_facilities() {
+    let admin = Admin::start(&[]).await;
+    let mut client = admin.gateway.live("/ws/").await;
+    for facility in ["live-a", "live-b"] {
+        client.subscribe(facility, &["subscribe-broadcast"]).await;
+    }
+    client.subscribe("live-c", &["publish-broadcast"]).await;
+    let text = admin.get("/connections").expect_status(200).await.body;
+    let listed: Value = serde_json::from_str(&text).unwrap();
+    let connections = listed["connections"].as_array().unwrap();
+    let own: Vec<_> = connections.iter().filter(|connection| connection["dialect"] == "live").collect();
+    assert_eq!(own.len(), 1, "{text}");
+    assert_eq!((&own[0]["id"], &own[0]["form"]), (&client.hello["c"], &"websocket".into()), "{text}");
+    assert_eq!(own[0]["facilities"], serde_json::json!(["live-a", "live-b", "live-c"]), "{text}");
+}
+
+#[tokio::test]
 async fn a_listed_user_is_that_of_now() {
     let admin = Admin::start(&[]).await;
     let key = session_key();

@@ -54,3 +54,52 @@ async fn while_redis_is_lost_a_subscription_is_refused_and_the_socket_stays_open
     client.expect(json!({"t": "err", "r": 1, "f": "a", "code": 503, "why": why})).await;
     client.expect_nothing().await;
 }
+
+/// Adds a message to a history, as the publishing script does.
+fn add(gateway: &TestGateway, redis: &RedisServer, text: &str) {
+    let stream = gateway.channel("ws4redis:history:broadcast:h");
+    redis.command(&["XADD", &stream, "*", "d", text]);
+}
+
+#[tokio::test]
+async fn with_a_history_the_gateway_reads_on_after_a_loss_and_sends_no_gap() {
+    let redis = RedisServer::start();
+    let rules = "[[history]]\nfacility = [\"h\"]\n";
+    let gateway = TestGateway::builder().redis(&redis).rules(rules).start().await;
+    add(&gateway, &redis, "before");
+    let mut client = gateway.live("/ws/h?subscribe-broadcast").await;
+    client.next().await;
+    for round in ["one", "two"] {
+        let stream = gateway.channel("ws4redis:history:broadcast:h");
+        redis.pipeline(&[
+            &[b"CLIENT", b"KILL", b"TYPE", b"pubsub"],
+            &[b"XADD", stream.as_bytes(), b"*", b"d", round.as_bytes()],
+        ]);
+        let message = client.next().await;
+        assert_eq!((&message["t"], &message["d"]), (&json!("msg"), &json!(round)), "{message}");
+        assert!(message["id"].is_string());
+    }
+    gateway.post("/ws/h?publish-broadcast", "live").expect_status(204).await;
+    assert_eq!(client.next().await["d"], "live");
+    client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_history_that_does_not_reach_back_to_a_loss_leaves_a_gap() {
+    let redis = RedisServer::start();
+    let rules = "[[history]]\nfacility = [\"h\"]\n";
+    let gateway = TestGateway::builder().redis(&redis).rules(rules).start().await;
+    add(&gateway, &redis, "before");
+    let mut client = gateway.live("/ws/h?subscribe-broadcast").await;
+    client.next().await;
+    let stream = gateway.channel("ws4redis:history:broadcast:h");
+    redis.pipeline(&[
+        &[b"CLIENT", b"KILL", b"TYPE", b"pubsub"],
+        &[b"XADD", stream.as_bytes(), b"*", b"d", b"lost"],
+        &[b"XADD", stream.as_bytes(), b"*", b"d", b"kept"],
+        &[b"XTRIM", stream.as_bytes(), b"MAXLEN", b"1"],
+    ]);
+    assert_eq!(client.next().await["d"], "kept");
+    client.expect(json!({"t": "gap", "f": "h"})).await;
+    client.expect_nothing().await;
+}

@@ -16,6 +16,7 @@ mod keyspace_events;
 mod large_sessions;
 mod least_rights;
 mod live;
+mod live_presence;
 mod outage;
 mod plain_events;
 mod presence;

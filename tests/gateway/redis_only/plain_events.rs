@@ -50,6 +50,32 @@ async fn a_client_is_announced_with_its_user_and_once_gone() {
 }
 
 #[tokio::test]
+async fn a_socket_of_version_2_counts_once_for_each_facility() {
+    let log = EventLog::new();
+    let gateway = start(&log, &[]).await;
+    let mut client = gateway.live("/ws/").await;
+    for facility in ["x1", "x2", "other"] {
+        client.subscribe(facility, &["subscribe-broadcast", "publish-broadcast"]).await;
+    }
+    client.send(json!({"t": "pub", "f": "x2", "d": "hi", "r": 1})).await;
+    client.expect(json!({"t": "ok", "r": 1})).await;
+    client.send(json!({"t": "unsub", "f": "x1"})).await;
+    let sid = client.hello["c"].clone();
+    let connected = log.expect("connect", 2).await;
+    for (event, facility) in connected.iter().zip(["x1", "x2"]) {
+        let expected =
+            json!({"type": "connect", "dialect": "live", "facility": facility, "sid": sid, "user": null});
+        assert_eq!(fixed(event), expected);
+    }
+    let message = log.expect("message", 1).await.remove(0);
+    assert_eq!((&message["dialect"], &message["facility"]), (&json!("live"), &json!("x2")), "{message}");
+    assert_eq!((&message["data"], &message["audiences"]), (&json!("hi"), &json!(["broadcast"])), "{message}");
+    assert_eq!(log.expect("disconnect", 1).await[0]["facility"], "x1");
+    drop(client);
+    assert_eq!(log.expect("disconnect", 2).await[1]["facility"], "x2");
+}
+
+#[tokio::test]
 async fn messages_come_with_their_audiences_and_in_order_and_without_session_keys() {
     let log = EventLog::new();
     let gateway = start(&log, &[("heartbeat", "hb")]).await;
