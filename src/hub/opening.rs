@@ -125,4 +125,20 @@ mod tests {
         assert_eq!(hub.last_ids(part), Some(vec![(live, id(7))]));
         assert!(!listener.has_queued(), "it reads on instead");
     }
+
+    #[test]
+    fn a_part_that_joins_again_gets_the_history_again() {
+        let live = Topic::from(Channel::from_redis("ws4redis:live:broadcast:x"));
+        let mut hub = Hub::new(Limits::default());
+        let listener = Rc::new(Listener::parked(Form::Objects, 1, 60));
+        let history = [(0, Bytes::from_static(b"5-0 read"))];
+        let read_to = [Some(EntryId { ms: 5, seq: 0 })];
+        for _ in 0..2 {
+            let part = hub.join(std::slice::from_ref(&live));
+            hub.open_part(part, &listener, &Replay::new(&[], &history, &read_to));
+            assert!(listener.has_queued());
+            listener.discard_queued();
+            hub.leave(part);
+        }
+    }
 }

@@ -165,8 +165,12 @@ impl Hub {
     /// Removes a member from all its topics.
     pub fn leave(&mut self, id: MemberId) {
         let Some(member) = self.members.remove(id) else { return };
-        let has_labels = member.listener().is_some_and(|listener| listener.form.has_objects());
-        member.memberships.into_iter().for_each(|membership| self.remove_membership(membership, has_labels));
+        // A part of a connection leaves its listener behind, with what it excludes.
+        let part = member.listener().filter(|listener| listener.form.has_objects()).cloned();
+        for membership in member.memberships {
+            part.iter().for_each(|listener| listener.leave(membership.topic));
+            self.remove_membership(membership, part.is_some());
+        }
     }
 
     /// Removes a member from one topic.
