@@ -58,7 +58,7 @@ impl<'a> ScriptCalls<'a> {
 
     /// Appends the publication of a message to the channel at an index. Returns false if that has no history.
     ///
-    /// The first call of a batch carries the script, the others its digest, which costs Redis a quarter less: no reply has to
+    /// The first call of a batch carries the script, the others its digest, which costs Redis a tenth less: no reply has to
     /// be awaited, and none of them can fail because the script is not loaded.
     pub(super) fn add(
         &mut self,
