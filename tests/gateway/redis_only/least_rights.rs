@@ -273,6 +273,8 @@ async fn histories_need_the_further_rights_of_the_document() {
     };
     set_user(&redis, &format!("{} {further}", acl_line("")));
     assert!(check().status.success(), "{:?}", check());
+    // It asks whether Redis publishes keyspace events, which this user may not.
+    redis.command(&["ACL", "LOG", "RESET"]);
     let builder = TestGateway::builder().redis(&redis).namespace("").set("redis.url", &url).rules(rules);
     let gateway = builder.set("session.keyspace_events", "on").set("session.keys", CACHE).start().await;
     let mut client = gateway.connect("/ws/x?subscribe-broadcast&publish-broadcast&echo").await;
