@@ -197,15 +197,14 @@ def test_a_history(blocks, project, gateway, tmp_path):
     file = tmp_path / "settings.toml"
     file.write_text(toml.code)
     here = gateway(file=file)
-    with here.connect("chat-5", "subscribe-broadcast&publish-broadcast") as client:
+    with here.connect("chat-5", "subscribe-broadcast&publish-broadcast&echo") as client:
         project.shell(
             "from ws4redis.publisher import RedisPublisher\n"
             "answer = [RedisPublisher(facility='chat-5', broadcast=True).publish_message('from Django')]"
         )
         client.expect("from Django")
         client.send("from a browser")
-        # It is acknowledged once Redis has it.
-        client.close()
+        client.expect("from a browser")
     answer = project.shell("from mysite.views import last_messages\nanswer = [last_messages(None).content.decode()]")
     assert [one["text"] for one in json.loads(answer[0])] == ["from Django", "from a browser"]
 
