@@ -5,6 +5,7 @@
 //! The caller passes the limits. No length that the input announces is used to allocate.
 
 pub mod compression;
+pub mod fernet;
 pub mod json;
 pub mod msgpack;
 pub mod pickle;

@@ -41,6 +41,42 @@ pub fn read_value(msgpack: &[u8], limits: ValueLimits) -> Result<Value, DecodeEr
     if reader.rest.is_empty() { Ok(value) } else { Err(DecodeError::Damaged) }
 }
 
+/// Appends the header of a map of `pairs` pairs, which follow.
+pub fn push_map(out: &mut Vec<u8>, pairs: usize) {
+    push_header(out, pairs, (0x80, 15), &[(0xde, 2), (0xdf, 4)]);
+}
+
+/// Appends the header of a list of `items` items, which follow.
+pub fn push_list(out: &mut Vec<u8>, items: usize) {
+    push_header(out, items, (0x90, 15), &[(0xdc, 2), (0xdd, 4)]);
+}
+
+/// Appends a text.
+pub fn push_text(out: &mut Vec<u8>, text: &str) {
+    push_header(out, text.len(), (0xa0, 31), &[(0xd9, 1), (0xda, 2), (0xdb, 4)]);
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Appends nil.
+pub fn push_nil(out: &mut Vec<u8>) {
+    out.push(0xc0);
+}
+
+/// Appends a code and a length in its shortest form: within the code up to a limit, else behind a code of its own. Nothing has
+/// more than 2^32 - 1 bytes or items here: the limits of messages are far lower.
+fn push_header(out: &mut Vec<u8>, length: usize, (code, most): (u8, u8), longer: &[(u8, usize)]) {
+    let bytes = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+    if length <= usize::from(most) {
+        out.push(code | bytes[3]);
+        return;
+    }
+    let width = longer.iter().find(|(_, width)| length < 1 << (8 * width)).or(longer.last());
+    if let Some((code, width)) = width {
+        out.push(*code);
+        out.extend_from_slice(&bytes[4 - width..]);
+    }
+}
+
 /// A scalar value, or the header of a container.
 #[derive(Debug, Clone, Copy)]
 enum Item<'a> {
@@ -255,6 +291,29 @@ mod tests {
         {
             assert_eq!(read_value(damaged, LIMITS), Err(DecodeError::Damaged), "{damaged:?}");
         }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let limits = ValueLimits { bytes: 1 << 20, items: 1 << 20, depth: 3 };
+        for length in [0, 15, 16, 31, 32, 255, 256, 65_535, 65_536] {
+            let text = "x".repeat(length);
+            let mut out = Vec::new();
+            push_map(&mut out, 2);
+            push_text(&mut out, "a");
+            push_text(&mut out, &text);
+            push_nil(&mut out);
+            push_list(&mut out, length);
+            out.extend(vec![0xc0; length]);
+            let pairs = vec![
+                (Value::Text("a".to_owned()), Value::Text(text)),
+                (Value::Null, Value::List(vec![Value::Null; length])),
+            ];
+            assert_eq!(read_value(&out, limits), Ok(Value::Map(pairs)), "{length}");
+        }
+        let mut out = Vec::new();
+        push_text(&mut out, &"x".repeat(32));
+        assert_eq!(out[..2], [0xd9, 32], "the shortest form, as Python writes it");
     }
 
     #[test]
