@@ -11,6 +11,7 @@
 //! - [`http`]: everything before the 101; [`visitors`]: authentication; [`access`]: its rules, and authorization;
 //! - [`dialects`]: the protocols that clients speak; [`socket`]: bytes after the 101; [`hub`]: which connection receives which topic;
 //! - [`broker`]: subscriptions to Redis; [`sources`]: what a message from Redis means;
+//! - [`groups`]: the groups of Django Channels on a shard;
 //! - [`redis`]: connections to Redis, reads and publications;
 //! - [`unfinished`]: memory of unfinished messages, counted for the process;
 //! - [`embedded`]: a small in-memory Redis for development.
@@ -24,6 +25,7 @@ pub mod dialects;
 pub mod embedded;
 pub mod engine;
 pub mod events;
+pub mod groups;
 pub mod http;
 pub mod hub;
 pub mod metrics;

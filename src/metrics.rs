@@ -29,6 +29,10 @@ pub struct Counters {
     pub dropped_hints: AtomicU64,
     /// Messages of python-socketio that were malformed, or not encodable.
     pub unreadable_emits: AtomicU64,
+    /// Messages of Channels groups that were malformed, or had nothing to deliver.
+    pub undelivered_groups: AtomicU64,
+    /// Messages of pages that Django Channels did not get.
+    pub lost_channel_messages: AtomicU64,
     /// Values `NaN` and infinite in messages of python-socketio, which became null.
     pub replaced_numbers: AtomicU64,
     /// Changes of rooms that follow from visitors' identities, or of too many rooms.
@@ -85,6 +89,8 @@ impl Counters {
             ("unknown_heartbeats", &self.unknown_heartbeats),
             ("dropped_hints", &self.dropped_hints),
             ("unreadable_emits", &self.unreadable_emits),
+            ("undelivered_groups", &self.undelivered_groups),
+            ("lost_channel_messages", &self.lost_channel_messages),
             ("replaced_numbers", &self.replaced_numbers),
             ("ignored_room_changes", &self.ignored_room_changes),
             ("unanswered_callbacks", &self.unanswered_callbacks),

@@ -8,11 +8,13 @@ use std::{
 
 /// The modules or single files in which a dependency is used. A dependency that is not listed may be used anywhere.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
+    ("aes", &["codec/fernet.rs"]),
     ("anyhow", &["admin", "server", "server/listeners", "cli"]),
     (
         "base64",
         &[
             "access",
+            "codec/fernet.rs",
             "engine",
             "events",
             "http",
@@ -23,6 +25,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "wire/sse.rs",
         ],
     ),
+    ("cbc", &["codec/fernet.rs"]),
     ("clap", &["main.rs", "cli"]),
     ("config", &["settings"]),
     ("crc16", &["redis/slots.rs"]),
@@ -39,7 +42,19 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("lzma_rust2", &["codec/compression.rs"]),
     ("mio", &["server/listeners.rs"]),
     ("percent_encoding", &["wire", "visitors/callback/transport.rs", "settings"]),
-    ("rand", &["engine", "http/event_stream.rs", "redis", "socket", "visitors", "wire/node_id.rs"]),
+    (
+        "rand",
+        &[
+            "broker/groups/mailboxes.rs",
+            "engine",
+            "groups/layer_writer.rs",
+            "http/event_stream.rs",
+            "redis",
+            "socket",
+            "visitors",
+            "wire/node_id.rs",
+        ],
+    ),
     // In tests only.
     ("redis_protocol", &["codec/resp.rs", "redis/slots.rs"]),
     ("rlimit", &["server/connection_limit.rs"]),
@@ -49,7 +64,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ),
     ("rustls_native_certs", &["redis/tls.rs"]),
     ("ruzstd", &["codec/compression.rs"]),
-    ("ring", &["access", "engine", "visitors/callback/request.rs", "shard/doctor.rs"]),
+    ("ring", &["access", "codec/fernet.rs", "engine", "visitors/callback/request.rs", "shard/doctor.rs"]),
     ("sd_notify", &["server"]),
     ("serde", &["access", "codec/json.rs", "settings", "visitors", "shard/doctor.rs", "sources/control.rs"]),
     (
@@ -92,6 +107,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("sources", &["codec", "settings", "wire"]),
     ("redis", &["codec", "metrics", "settings", "telemetry", "wire"]),
     ("broker", &["hub", "metrics", "redis", "settings", "sources", "telemetry", "wire"]),
+    ("groups", &["access", "codec", "hub", "metrics", "redis", "settings", "sources", "telemetry", "wire"]),
     ("visitors", &["access", "hub", "metrics", "redis", "settings", "telemetry", "wire"]),
     ("events", &["hub", "metrics", "redis", "settings", "telemetry", "wire"]),
     ("presence", &["access", "hub", "redis", "settings", "wire"]),
@@ -108,6 +124,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "access",
             "engine",
             "events",
+            "groups",
             "http",
             "hub",
             "metrics",
@@ -131,6 +148,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "codec",
             "engine",
             "events",
+            "groups",
             "http",
             "hub",
             "metrics",
@@ -154,6 +172,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "dialects",
             "engine",
             "events",
+            "groups",
             "http",
             "hub",
             "settings",
@@ -174,6 +193,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "embedded",
             "engine",
             "events",
+            "groups",
             "hub",
             "metrics",
             "presence",

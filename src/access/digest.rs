@@ -11,6 +11,17 @@ pub fn session_digest(key: &SessionKey) -> SessionDigest {
     SessionDigest::new(u64::from_be_bytes(first))
 }
 
+/// Returns that name in hexadecimal digits, as the Django package writes it.
+pub fn session_hash(key: &SessionKey) -> String {
+    let whole = digest(&SHA256, ["ws4redis:session:", key.as_str()].concat().as_bytes());
+    whole.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
+        for digit in [byte >> 4, byte & 15] {
+            hex.extend(char::from_digit(digit.into(), 16));
+        }
+        hex
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -19,5 +30,7 @@ mod tests {
     fn the_digest_agrees_with_pythons() {
         // hashlib.sha256(b"ws4redis:session:abc").hexdigest()[:16]
         assert_eq!(session_digest(&SessionKey::new("abc")), SessionDigest::new(0x0190_a8ae_faed_27cd));
+        let hash = session_hash(&SessionKey::new("abc"));
+        assert!(hash.starts_with("0190a8aefaed27cd") && hash.len() == 64, "{hash}");
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::allowed_hosts::HostPatterns;
 use super::site::{OriginPattern, Site};
 
 /// The origins that may connect with a session cookie, in addition to the request's own host.
@@ -11,6 +12,7 @@ use super::site::{OriginPattern, Site};
 pub struct AllowedOrigins {
     all: bool,
     list: Vec<OriginPattern>,
+    hosts: HostPatterns,
 }
 
 /// The refusal of an origin. Its text names the origin, the host and the cure.
@@ -45,6 +47,9 @@ impl fmt::Display for OriginRefused {
                  Serve the page from the site; no setting admits null alone, since any site can make such a frame"
             );
         }
+        if self.origin.is_empty() {
+            return write!(f, "the request has no Origin, and the host is {host}: {only}");
+        }
         let site = Site::parse(&self.origin).filter(|site| site.scheme.is_some());
         let listed = OriginPattern::parse(&self.origin).ok();
         if !site.zip(listed).is_some_and(|(site, entry)| entry.admits(&site)) {
@@ -75,13 +80,22 @@ impl AllowedOrigins {
         let list = entries
             .map(|entry| OriginPattern::parse(entry).map_err(|error| format!("{entry:?} {error}")))
             .collect::<Result<_, _>>()?;
-        Ok(Self { all, list })
+        Ok(Self { all, list, hosts: HostPatterns::default() })
+    }
+
+    /// Adds `origin.allowed_hosts`: hosts as in Django's `ALLOWED_HOSTS`.
+    ///
+    /// # Errors
+    ///
+    /// When an entry is no host, with the reason.
+    pub fn with_hosts(self, hosts: &[String]) -> Result<Self, String> {
+        Ok(Self { hosts: HostPatterns::new(hosts)?, ..self })
     }
 
     /// Checks the `Origin` lines of a request against its `Host`.
     ///
-    /// Host names are compared, and ports only if both have one. A request without an origin is allowed: browsers always
-    /// send one.
+    /// Host names are compared, and ports only if both have one. A request without an origin is allowed, because browsers
+    /// always send one, unless there are hosts as in Django's `ALLOWED_HOSTS`, which Channels compares with every request.
     ///
     /// # Errors
     ///
@@ -89,7 +103,9 @@ impl AllowedOrigins {
     pub fn check(&self, origins: &[&[u8]], host: &str) -> Result<(), OriginRefused> {
         let [origin] = origins else {
             let text = String::from_utf8_lossy(&origins.join(&b", "[..])).into_owned();
-            return if origins.is_empty() { Ok(()) } else { Err(OriginRefused::new(&text, host)) };
+            let is_allowed =
+                origins.is_empty() && (self.all || self.hosts.is_empty() || self.hosts.admit(None));
+            return if is_allowed { Ok(()) } else { Err(OriginRefused::new(&text, host)) };
         };
         if self.all {
             return Ok(());
@@ -103,7 +119,7 @@ impl AllowedOrigins {
             });
             is_own || self.list.iter().any(|entry| entry.admits(&site))
         });
-        if admitted { Ok(()) } else { Err(OriginRefused::new(&text, host)) }
+        if admitted || self.hosts.admit(Some(&text)) { Ok(()) } else { Err(OriginRefused::new(&text, host)) }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Authorization: which channels a handshake may subscribe to and publish to.
 
+use std::sync::Arc;
+
 use super::rules::{self, RuleVerdict};
-use super::{Identity, Rate, Rule};
+use super::{GroupGrant, GroupNames, GroupRule, Identity, Rate, Rule};
 use crate::wire::{Audience, AudienceKind, Channel, Facility, Flags, Handshake, Namespace};
 
 /// The channels that a handshake was granted.
@@ -17,6 +19,8 @@ pub struct Grant {
     pub presence: bool,
     /// The limit of its publications.
     pub rate: Rate,
+    /// The groups of Django Channels that it hears.
+    pub groups: GroupGrant,
 }
 
 /// Grants channels to handshakes.
@@ -28,6 +32,8 @@ pub struct Policy {
     facility_colons: bool,
     anonymous_publish: bool,
     rules: Vec<Rule>,
+    group_rules: Arc<[GroupRule]>,
+    group_names: GroupNames,
 }
 
 /// The site's access rules refuse a handshake.
@@ -39,7 +45,25 @@ impl Policy {
     /// Creates a policy. `facility_colons` grants user, group and session channels for facilities with a colon as well.
     /// Anonymous visitors may publish unless [`anonymous_publish`](Self::anonymous_publish) forbids it.
     pub fn new(namespace: Namespace, facility_colons: bool, rules: Vec<Rule>) -> Self {
-        Self { namespace, facility_colons, anonymous_publish: true, rules }
+        Self {
+            namespace,
+            facility_colons,
+            anonymous_publish: true,
+            rules,
+            group_rules: Arc::default(),
+            group_names: GroupNames::default(),
+        }
+    }
+
+    /// Sets the groups of Django Channels that audiences hear.
+    #[must_use]
+    pub fn with_groups(self, group_rules: Arc<[GroupRule]>, group_names: GroupNames) -> Self {
+        Self { group_rules, group_names, ..self }
+    }
+
+    /// Returns which names of groups Django accepts.
+    pub fn group_names(&self) -> GroupNames {
+        self.group_names
     }
 
     /// Sets whether anonymous visitors may publish.
@@ -78,14 +102,41 @@ impl Policy {
             channels
         };
         let (subscribe, publish) = (channels(Flags::subscribes), channels(Flags::publishes));
+        let groups = self.groups(flags, facility, identity);
         let presence = flags.presence() && !self.rules.is_empty();
-        Ok(Grant { subscribe, publish, echo: flags.echo(), presence, rate })
+        Ok(Grant { subscribe, publish, echo: flags.echo(), presence, rate, groups })
+    }
+
+    /// Returns the Channels groups of the audiences that the flags grant.
+    fn groups(&self, flags: Flags, facility: &Facility, identity: &Identity) -> GroupGrant {
+        let mut grant = GroupGrant::default();
+        if self.group_rules.is_empty() {
+            return grant;
+        }
+        for audience in AudienceKind::ALL.into_iter().filter(|kind| flags.subscribes(*kind)) {
+            let is_entitled = match audience {
+                AudienceKind::Broadcast => true,
+                // A site without the Django package knows its users by their keys only.
+                AudienceKind::User => identity.user_id.is_some(),
+                AudienceKind::Group => !identity.groups.is_empty(),
+                AudienceKind::Session => identity.session.is_some(),
+            };
+            if is_entitled && !self.is_ambiguous(audience, facility) {
+                grant.add(&self.group_rules, self.group_names, audience, facility, identity);
+            }
+        }
+        grant
+    }
+
+    /// Returns whether a facility has only its broadcast channel, because of its colon: "group:a:b:x" could be group a with
+    /// facility b:x or group a:b with facility x.
+    fn is_ambiguous(&self, kind: AudienceKind, facility: &Facility) -> bool {
+        kind != AudienceKind::Broadcast && facility.has_colon() && !self.facility_colons
     }
 
     /// Returns the channels of one kind of audience; none if the identity is not entitled to it.
     fn channels(&self, kind: AudienceKind, facility: &Facility, identity: &Identity) -> Vec<Channel> {
-        // "group:a:b:x" could be group a with facility b:x or group a:b with facility x: only one of them is granted.
-        if kind != AudienceKind::Broadcast && facility.has_colon() && !self.facility_colons {
+        if self.is_ambiguous(kind, facility) {
             return Vec::new();
         }
         // Users without a name would share the channel "user::x".

@@ -7,6 +7,7 @@ mod batch;
 mod control_inbox;
 mod directives;
 mod event;
+mod groups;
 mod intake;
 mod key_events;
 mod keyspace_support;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 pub use self::event::{BrokerEvent, Call, RoutedDirective, SubscriptionEvent};
+pub use self::groups::{GroupsEvent, serve_groups};
 use self::intake::{ControlEvent, Intake};
 use self::keyspace_support::{Detection, KeyspaceSupport, Support};
 use self::link::{ChangeOutcome, LinkEvent};

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
-use super::{CommandError, block_on, inventory, listen, requirements, unreachable_redis};
+use super::{CommandError, block_on, inventory, layer_inventory, listen, requirements, unreachable_redis};
 use crate::redis::{ServerReport, Target, examine, probe_history};
 use crate::server::{self, Standby};
 use crate::settings::{Listen, Settings};
@@ -74,6 +74,9 @@ fn report(
     for line in inventory::mounts(settings).into_iter().chain(inventory::histories(settings)) {
         print(line)?;
     }
+    for line in layer_inventory::rules(settings) {
+        print(line)?;
+    }
     print(format!("demo page: {}", if settings.demo { "on" } else { "off" }))?;
     if let Some(callback) = &settings.callback {
         let found = block_on(probe(callback, settings.session.reading.pattern.clone()));
@@ -103,6 +106,9 @@ fn report(
                 "history: Redis refuses its scripts, so clients that publish to its facilities are closed ({reason})"
             )),
         }
+    }
+    if let Some(layer) = settings.channels.layer() {
+        findings.append(block_on(layer_inventory::servers(layer)));
     }
     findings.lines.into_iter().try_for_each(print)?;
     Ok(findings.problems)

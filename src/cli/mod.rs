@@ -3,6 +3,7 @@
 mod check;
 mod findings;
 mod inventory;
+mod layer_inventory;
 mod listen;
 mod requirements;
 mod yunity_client;

@@ -222,6 +222,11 @@ impl RedisConnection {
         &mut self.incoming
     }
 
+    /// Returns the unparsed input, to read it only.
+    pub(crate) fn received(&self) -> &[u8] {
+        &self.incoming
+    }
+
     /// Discards an oversized value of `length` bytes and its line end, as they arrive.
     pub(crate) fn discard(&mut self, length: usize) {
         self.to_discard = length + 2;

@@ -19,6 +19,9 @@ use crate::wire::{Audience, Channel, Facility};
 /// Largest value that is read.
 const MAX_BYTES: usize = 1 << 20;
 
+/// Most SCANs of one search.
+const MAX_SCANS: usize = 1_000;
+
 /// The findings of `ws4redis check`.
 #[derive(Debug, Clone, Default)]
 pub struct ServerReport {
@@ -66,6 +69,36 @@ pub async fn examine(target: &Target) -> Result<ServerReport, String> {
         round_trip,
         refusal,
     })
+}
+
+/// Returns whether a Redis has a key that matches a pattern; a large Redis is searched in part. Must be called within a
+/// `LocalSet`.
+///
+/// # Errors
+///
+/// With a description, when Redis cannot be reached or refuses.
+pub async fn has_keys(target: &Target, pattern: &str) -> Result<bool, String> {
+    let _following = AbortOnDropHandle::new(spawn_local(target.clone().follow()));
+    let mut connection = target.dial(MAX_BYTES).await?;
+    let mut cursor = "0".to_owned();
+    for _ in 0..MAX_SCANS {
+        let words = ["SCAN", &cursor, "MATCH", pattern, "COUNT", "1000"];
+        let scanning = connection.call(&words);
+        let late = |_| format!("no answer within {} s", target.command_timeout().as_secs());
+        let reply = timeout(target.command_timeout(), scanning).await.map_err(late)??;
+        if let ReplyValue::Error(reason) = reply {
+            return Err(describe_text(&reason));
+        }
+        let [next, found] = reply.list() else { return Err("the reply to SCAN is malformed".to_owned()) };
+        if !found.list().is_empty() {
+            return Ok(true);
+        }
+        next.text().unwrap_or("0").clone_into(&mut cursor);
+        if cursor == "0" {
+            break;
+        }
+    }
+    Ok(false)
 }
 
 /// Publishes a message to channels, persists it for `expire_seconds` if that is not 0, and with `history` keeps it in their

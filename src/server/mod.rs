@@ -6,6 +6,7 @@
 mod announcement;
 mod connection_limit;
 mod embedded_store;
+mod groups;
 pub mod listeners;
 mod memory;
 mod signals;
@@ -31,6 +32,7 @@ use self::announcement::announce;
 use self::connection_limit::ConnectionLimit;
 pub use self::embedded_store::{Standby, probe_default_redis};
 use self::embedded_store::{require_real_redis, start_embedded};
+use self::groups::start_groups;
 use self::listeners::{Listeners, SocketFile};
 use self::signals::Signals;
 use crate::admin::{self, RouteSet};
@@ -106,7 +108,11 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let shards = settings.server.shards;
     let (message_channels, mut message_links) = links(shards);
     let (session_channels, mut session_links) = session_target.as_ref().map(|_| links(shards)).unzip();
-    let mut next_links = || Some((message_links.pop()?, session_links.as_mut().and_then(Vec::pop)));
+    let (group_channels, mut group_links) = settings.channels.layer().map(|_| links(shards)).unzip();
+    let mut next_links = || {
+        let groups = group_links.as_mut().and_then(Vec::pop);
+        Some((message_links.pop()?, session_links.as_mut().and_then(Vec::pop), groups))
+    };
     let (ended, mut ends) = mpsc::channel::<()>(shards);
     let (engine_calls, mut engine_inboxes) = engine_channels(shards);
     let limit = ConnectionLimit::raise(&settings, with_embedded);
@@ -120,9 +126,9 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let mut others = Vec::new();
     for number in (1..shards).rev() {
         let (process, stop, ended) = (process.clone(), stop.clone(), ended.clone());
-        let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
+        let (messages, sessions, groups) = next_links().context("a shard has no link to the broker")?;
         let engine_calls = engine_inboxes.pop().context("a shard has no queue of requests")?;
-        let links = ShardLinks { messages, sessions, engine_calls, asks: asks.pop() };
+        let links = ShardLinks { messages, sessions, groups, engine_calls, asks: asks.pop() };
         let (sender, sockets) = mpsc::channel(QUEUE_CAPACITY);
         let work = move || {
             let _ended = ThreadEnd(ended);
@@ -140,9 +146,10 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     let events = first.events.clone();
     let finish_presence = start_presence(&first);
     let mut brokers = start_brokers(&process, &first, message_channels, session_channels);
-    let (messages, sessions) = next_links().context("a shard has no link to the broker")?;
+    let leave_groups = start_groups(&process, &first, group_channels, &mut brokers)?;
+    let (messages, sessions, groups) = next_links().context("a shard has no link to the broker")?;
     let engine_calls = engine_inboxes.pop().context("a shard has no queue of requests")?;
-    let links = ShardLinks { messages, sessions, engine_calls, asks: asks.pop() };
+    let links = ShardLinks { messages, sessions, groups, engine_calls, asks: asks.pop() };
     let mut serving = tokio::task::spawn_local(shard::run(first.clone(), links, stop.clone()));
     announce(&settings, &listeners);
     notify_systemd(&NotifyState::Ready);
@@ -172,6 +179,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     info!(at_most_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");
     stop.cancel();
     if drained(serving, ends, &mut signals).await {
+        leave_groups.await;
         finish_presence.await;
         tell_stop(&events, settings.redis.command_timeout).await;
     }

@@ -6,8 +6,10 @@
 mod admin;
 mod auth;
 mod bridges;
+mod channels;
 mod client_events;
 mod client_heartbeats;
+mod delivery;
 mod environment;
 mod error;
 mod events;
@@ -42,8 +44,10 @@ use visitors::RawRule;
 pub use admin::AdminSettings;
 pub use auth::CallbackSettings;
 pub use bridges::{MessengerSettings, MessengerTask, MountSettings, TaskText, YunitySettings};
+pub use channels::{ChannelLayer, ChannelsDestination, ChannelsPublishRule, ChannelsSettings, LayerKind};
 pub use client_events::{EventSelector, LoginSettings};
 pub use client_heartbeats::ClientHeartbeat;
+pub use delivery::{DeliveredPart, DeliveryPiece, GroupDelivery};
 pub use error::SettingsError;
 pub use events::{EventDestination, EventsSettings};
 pub use history::{HistoryLimits, HistoryRule, HistoryRules};
@@ -114,6 +118,8 @@ pub struct Settings {
     pub socket_io: SocketIoSettings,
     /// What Django is told about clients.
     pub events: EventsSettings,
+    /// Groups of Django Channels.
+    pub channels: ChannelsSettings,
     /// Limits of the embedded store.
     pub embedded: crate::embedded::StoreLimits,
 }
@@ -247,7 +253,11 @@ impl Settings {
         let sooner = callback.as_ref().is_none_or(|callback| callback.timeout < server.handshake);
         require(sooner, "auth.callback_timeout_seconds", "must be less than server.handshake_seconds")?;
         let origins = AllowedOrigins::new(&raw.origin.allowed)
-            .map_err(|problem| SettingsError::Invalid { key: "origin.allowed", problem })?;
+            .map_err(|problem| SettingsError::Invalid { key: "origin.allowed", problem })?
+            .with_hosts(&raw.origin.allowed_hosts)
+            .map_err(|problem| SettingsError::Invalid { key: "origin.allowed_hosts", problem })?;
+        let patterns: Vec<_> = raw.access.iter().map(RawRule::facilities).collect();
+        let channels = raw.channels.check(&redis, &patterns)?;
         let socket_io = raw.socketio.check(&path_prefix, raw.admin.limits())?;
         let events = raw.events.check(&namespace, &socket_io.redis_manager.channels)?;
         Ok(Self {
@@ -274,6 +284,7 @@ impl Settings {
             demo,
             socket_io,
             events,
+            channels,
             embedded: raw.embedded.check(),
         })
     }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::admin::RawAdmin;
 use super::auth::RawAuth;
+use super::channels::RawChannels;
 use super::client_heartbeats;
 use super::error::SettingsError;
 use super::events::RawEvents;
@@ -41,6 +42,7 @@ pub(super) struct Raw {
     pub(super) demo: RawDemo,
     pub(super) socketio: RawSocketIo,
     pub(super) events: RawEvents,
+    pub(super) channels: RawChannels,
     pub(super) embedded: RawEmbedded,
     /// The site's rules; none by default.
     #[serde(default)]
@@ -118,6 +120,8 @@ pub(super) struct RawPing {
 pub(super) struct RawOrigin {
     #[serde(deserialize_with = "list")]
     pub(super) allowed: Vec<String>,
+    #[serde(deserialize_with = "list")]
+    pub(super) allowed_hosts: Vec<String>,
 }
 
 #[derive(Deserialize)]

@@ -109,6 +109,11 @@ fn unfit(key: &'static str, error: &dyn std::error::Error) -> SettingsError {
 }
 
 impl RawRule {
+    /// Returns the patterns of its facilities.
+    pub(super) fn facilities(&self) -> &[String] {
+        &self.facility
+    }
+
     pub(super) fn check(&self) -> Result<Rule, SettingsError> {
         let forbids = match self.refused.as_deref() {
             None | Some("drop") => false,

@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 
 use super::doctor;
 use super::state::ShardState;
-use crate::broker::{BrokerEvent, Call, RoutedDirective, SubscriptionEvent};
+use crate::broker::{BrokerEvent, Call, GroupsEvent, RoutedDirective, SubscriptionEvent};
 use crate::dialects::socket_io;
 use crate::hub::{Hub, Run, SharedHub};
-use crate::wire::Channel;
+use crate::wire::{Channel, Invalidation};
 
 /// Capacity of a shard's queue of broker events. A batch of messages has up to 1 MiB.
 pub const INBOX: usize = 64;
@@ -58,6 +58,24 @@ pub(super) async fn deliver_session_events(
 ) {
     while let Some(event) = inbox.recv().await {
         handle_subscription_event(&state, &state.session_hub, event);
+    }
+}
+
+/// Handles the events of the groups of Django Channels.
+pub(super) async fn deliver_groups(hub: Rc<SharedHub>, mut inbox: mpsc::Receiver<GroupsEvent>) {
+    while let Some(event) = inbox.recv().await {
+        hub.with(|hub| match event {
+            GroupsEvent::Deliver(runs) => runs.into_iter().for_each(|(topic, run)| hub.deliver(&topic, run)),
+            GroupsEvent::Subscribed(topics) => {
+                for (topic, generation) in topics {
+                    hub.on_subscribed(&topic, generation);
+                    // Nothing is read again after a loss.
+                    hub.recover(&topic, None);
+                }
+            }
+            GroupsEvent::Refused(topic, generation) => hub.on_refused(&topic, generation),
+            GroupsEvent::Lost => hub.on_lost(),
+        });
     }
 }
 
@@ -106,7 +124,15 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, held: &mut HeldEvents) {
                 hub.recover(&channel.into(), value.as_ref());
             }
         }),
-        BrokerEvent::Invalidate(invalidations) => state.visitors.leases.invalidate(&invalidations),
+        BrokerEvent::Invalidate(invalidations) => {
+            state.visitors.leases.invalidate(&invalidations);
+            let Some(groups) = &state.groups else { return };
+            for invalidation in &*invalidations {
+                if let Invalidation::Groups { id } = invalidation {
+                    groups.joined.changed(id);
+                }
+            }
+        }
         BrokerEvent::Directives(directives) => held.directives.push(directives),
         BrokerEvent::EmitsRefused(channel) => drop(state.emits_refused.replace(channel)),
         BrokerEvent::Query(query) => doctor::answer(state.clone(), query),
@@ -172,6 +198,9 @@ fn handle_subscription_event(state: &Rc<ShardState>, hub: &Rc<SharedHub>, event:
                 keys.missed.notify_one();
             }
             leases.revalidate_all();
+            if let Some(groups) = state.groups.as_ref().filter(|_| Rc::ptr_eq(hub, &state.hub)) {
+                groups.joined.missed();
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use super::connection_id::{ConnectionId, ConnectionIds};
 use crate::access::Policy;
 use crate::engine::{EngineCall, EngineTable, Gathering, NamedSessions, SidCipher};
 use crate::events::{Events, StartGate};
+use crate::groups::ShardGroups;
 use crate::http::{self, EngineMounts, HttpConfig, PageValues, StaticFiles, Times};
 use crate::hub::{Hub, Limits, LocalIndex, LocalTopics, OutboxMemory, ShardMemory, SharedHub};
 use crate::metrics::Counters;
@@ -109,6 +110,8 @@ pub struct ShardState {
     pub hub: Rc<SharedHub>,
     /// The subscriptions to events of sessions: the same hub, unless sessions have a Redis of their own.
     pub session_hub: Rc<SharedHub>,
+    /// The groups of Django Channels, if a layer is configured.
+    pub groups: Option<ShardGroups>,
     /// Publishes messages and reads their persisted values.
     pub store: Rc<Store>,
     /// Tells Django about clients.
@@ -172,9 +175,12 @@ impl ShardState {
         let has_yunity = settings.socket_io.mounts.iter().any(|mount| mount.yunity);
         Rc::new(Self {
             number,
+            groups: ShardGroups::new(settings, &limits, &store, counters),
             http: http_config(&process, publish_timeout, stopping.clone()),
             sockets: socket_context(&process, limits),
-            policy: policy.anonymous_publish(settings.anonymous_publish),
+            policy: policy
+                .anonymous_publish(settings.anonymous_publish)
+                .with_groups(settings.channels.rules.clone(), settings.channels.names),
             visitors: Visitors { identifier, leases, rate_limits: process.rate_limits.clone() },
             presence_rooms: PresenceRooms::default(),
             engine: EngineTable::new(number, process.sids.clone()),

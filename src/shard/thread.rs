@@ -12,14 +12,14 @@ use tracing::{Instrument, debug_span, field, warn};
 
 use super::BrokerLink;
 use super::ask::Ask;
-use super::deliver::{deliver, deliver_session_events, send_requests};
+use super::deliver::{deliver, deliver_groups, deliver_session_events, send_requests};
 use super::snapshot::answer_asks;
 use super::state::{ConnectionPermit, ShardState};
-use crate::broker::{BrokerEvent, SubscriptionEvent};
+use crate::broker::{BrokerEvent, GroupsEvent, SubscriptionEvent};
 use crate::dialects::{self, socket_io};
 use crate::engine::{EngineCall, TICKS_PER_SECOND};
 use crate::http::{self, HttpEnd};
-use crate::hub::Ending;
+use crate::hub::{Ending, Hub};
 use crate::socket;
 use crate::stream::{Accepted, DiscardLimits, Permit, Stream};
 
@@ -39,6 +39,8 @@ pub struct ShardLinks {
     pub messages: BrokerLink<BrokerEvent>,
     /// The link to the broker of the sessions' Redis, if they have one of their own.
     pub sessions: Option<BrokerLink<SubscriptionEvent>>,
+    /// The link to the groups of Django Channels, if a layer is configured.
+    pub groups: Option<BrokerLink<GroupsEvent>>,
     /// Requests of Socket.IO clients that other shards received.
     pub engine_calls: mpsc::Receiver<EngineCall>,
     /// Questions of the admin listener, if there is one.
@@ -47,7 +49,7 @@ pub struct ShardLinks {
 
 /// Runs a shard until `stop`, then drains it. Ends early only if one of its tasks has failed.
 pub async fn run(state: Rc<ShardState>, links: ShardLinks, stop: CancellationToken) {
-    let ShardLinks { messages, sessions, engine_calls, asks } = links;
+    let ShardLinks { messages, sessions, groups, engine_calls, asks } = links;
     let mut tasks = JoinSet::new();
     tasks.spawn_local(deliver(state.clone(), messages.inbox));
     tasks.spawn_local(send_requests(state.number, state.hub.clone(), messages.calls));
@@ -67,6 +69,14 @@ pub async fn run(state: Rc<ShardState>, links: ShardLinks, stop: CancellationTok
         let verify = async move { state.store.verify_histories(&state.process.settings).await };
         AbortOnDropHandle::new(tokio::task::spawn_local(verify))
     });
+    if let Some((link, groups)) = groups.zip(state.groups.as_ref()) {
+        tasks.spawn_local(deliver_groups(groups.hub.clone(), link.inbox));
+        tasks.spawn_local(send_requests(state.number, groups.hub.clone(), link.calls));
+        tasks.spawn_local(groups.joined.clone().run());
+        if let Some(publisher) = &groups.publisher {
+            tasks.spawn_local(publisher.clone().run());
+        }
+    }
     if let Some(asks) = asks {
         tasks.spawn_local(answer_asks(state.clone(), asks));
     }
@@ -142,6 +152,9 @@ async fn tick(state: Rc<ShardState>) {
             socket::tick(due, now, &sockets.keepalive, sockets.message_seconds(), &sockets.limits);
             hub.release_unused();
         });
+        if let Some(groups) = &state.groups {
+            groups.hub.with(Hub::release_unused);
+        }
         socket_io::tick(&state, part, TICKS);
         warn_of_full_outboxes(&state);
     }

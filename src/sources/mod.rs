@@ -7,6 +7,8 @@ mod control;
 mod emitter;
 mod emitter_values;
 mod event_value;
+mod groups;
+mod json_text;
 mod keyspace;
 mod notifications;
 mod pickled_emit;
@@ -15,6 +17,7 @@ mod relay;
 
 use self::emitter::EmitterReader;
 pub use self::emitter::escape_pattern;
+pub use self::groups::{GroupMessage, GroupReader, UndeliveredGroupMessage};
 pub use self::notifications::BridgeOrders;
 use self::notifications::NotificationReader;
 use self::redis_manager::RedisManagerReader;

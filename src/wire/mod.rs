@@ -14,6 +14,7 @@ mod handshake;
 mod handshake_record;
 mod history;
 mod keyspace;
+mod layer_host;
 pub mod live;
 mod message;
 mod mount;
@@ -36,8 +37,9 @@ pub use handshake::{Facility, Flags, Handshake, HandshakeError, parameters, quer
 pub use handshake_record::{HandshakeParts, HandshakeRecord};
 pub use history::{EntryId, HistoryNames, StreamKey, hash_tag, split_live};
 pub use keyspace::{KeyEvent, PublishedEvents, channel_of, key_of};
+pub use layer_host::{crc32, layer_host};
 pub use message::Message;
 pub use mount::{Mount, MountSet};
 pub use node_id::NodeId;
 pub use timestamp::iso_text;
-pub use topic::{Scope, Topic};
+pub use topic::{GroupForm, Scope, Topic};

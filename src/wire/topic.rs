@@ -16,12 +16,34 @@ pub enum Scope {
     Room,
     /// A user of yunity-sockets.
     BridgeUser,
+    /// A group of Django Channels, in one form of delivery.
+    Group,
+}
+
+/// The number of a form in which messages of Channels groups are delivered: that of a rule's `deliver` and `types`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupForm(u8);
+
+impl GroupForm {
+    /// Forms that the settings may have.
+    pub const MAX: usize = 128;
+
+    /// Wraps a number, which must be less than [`Self::MAX`]: it is a byte of ASCII in the name of a topic.
+    pub const fn new(number: u8) -> Self {
+        Self(number & 0x7f)
+    }
+
+    /// Returns the number.
+    pub fn number(self) -> usize {
+        self.0.into()
+    }
 }
 
 /// Marks of the scopes that are not channels.
 const NAMESPACE_MARK: &str = "\0n";
 const ROOM_MARK: &str = "\0r";
 const USER_MARK: &str = "\0u";
+const GROUP_MARK: &str = "\0g";
 
 /// The scope and the name of a topic. Opaque to the hub, and cheap to clone.
 ///
@@ -48,12 +70,28 @@ impl Topic {
         Self([USER_MARK, mount.mark().encode_utf8(&mut [0; 4]), user].concat().into())
     }
 
+    /// Returns the topic of a group of Django Channels, in one form of delivery.
+    pub fn group(form: GroupForm, name: &str) -> Self {
+        Self([GROUP_MARK, char::from(form.0).encode_utf8(&mut [0; 4]), name].concat().into())
+    }
+
+    /// Returns the name of the Channels group, if the scope is that of groups.
+    pub fn group_name(&self) -> Option<&str> {
+        (self.scope() == Scope::Group).then(|| &self.0[GROUP_MARK.len() + 1..])
+    }
+
+    /// Returns the form of delivery, if the scope is that of groups.
+    pub fn group_form(&self) -> Option<GroupForm> {
+        (self.scope() == Scope::Group).then(|| GroupForm::new(self.0.as_bytes()[GROUP_MARK.len()]))
+    }
+
     /// Returns the kind of the name.
     pub fn scope(&self) -> Scope {
         match self.0.as_bytes() {
             [0, b'n', ..] => Scope::Namespace,
             [0, b'r', ..] => Scope::Room,
             [0, b'u', ..] => Scope::BridgeUser,
+            [0, b'g', ..] => Scope::Group,
             _ => Scope::Channel,
         }
     }
@@ -61,7 +99,7 @@ impl Topic {
     /// Returns the name of the namespace: empty if the topic is in none.
     pub fn namespace_name(&self) -> &str {
         match self.scope() {
-            Scope::Channel | Scope::BridgeUser => "",
+            Scope::Channel | Scope::BridgeUser | Scope::Group => "",
             Scope::Namespace => &self.0[NAMESPACE_MARK.len() + 1..],
             Scope::Room => self.0[ROOM_MARK.len() + 1..].split('\0').next().unwrap_or_default(),
         }
@@ -71,7 +109,7 @@ impl Topic {
     pub fn channel(&self) -> Option<Channel> {
         match self.scope() {
             Scope::Channel => Some(Channel::from_shared(self.0.clone())),
-            Scope::Namespace | Scope::Room | Scope::BridgeUser => None,
+            Scope::Namespace | Scope::Room | Scope::BridgeUser | Scope::Group => None,
         }
     }
 }
@@ -108,6 +146,16 @@ mod tests {
         assert_eq!(topic.as_ref().as_ptr(), channel.as_str().as_ptr());
         assert_eq!(topic.channel(), Some(channel));
         assert_eq!(format!("{topic:?}"), "session:***:x", "a log shows no session key");
+    }
+
+    #[test]
+    fn a_group_has_a_topic_for_each_form_of_delivery() {
+        let (one, other) = (GroupForm::new(0), GroupForm::new(127));
+        let topic = Topic::group(other, "chat_5");
+        assert_eq!((topic.group_name(), topic.group_form()), (Some("chat_5"), Some(other)));
+        assert_ne!(topic, Topic::group(one, "chat_5"));
+        assert!(topic.channel().is_none() && topic.namespace_name().is_empty());
+        assert_eq!(Topic::from(Channel::from_redis("g")).group_name(), None);
     }
 
     #[test]

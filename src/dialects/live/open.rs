@@ -9,7 +9,7 @@ use super::connection::LiveConnection;
 use super::history::Resume;
 use super::refusal::RequestRefusal;
 use super::subscribe::{JoinedFacility, live_channels, read_all};
-use crate::access::Grant;
+use crate::access::{Grant, GroupGrant};
 use crate::dialects::identify::{Identified, identify, no_redis, revalidate};
 use crate::dialects::relay::join;
 use crate::http::{HandshakeRequest, Rejection, ResumeText, Upgraded};
@@ -43,7 +43,7 @@ pub async fn open(
         };
         let live = live_channels(state, &handshake.facility, &grant.subscribe);
         let joining = join(state, &[&grant.subscribe[..], &live].concat(), visitor);
-        let read = joining.read(state, &[], visitor).await?;
+        let read = joining.read(state, &[], &GroupGrant::default(), visitor).await?;
         let reading = read_all(state, &joining.subscription, &handshake.facility, &grant, resume.as_ref());
         let (persisted, history) = timeout(state.process.settings.server.handshake, reading)
             .await

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::echo::EchoTopics;
+use crate::dialects::groups::LayerClient;
 use crate::events::AnnouncedClient;
 use crate::hub::Subscription;
 use crate::presence::Attendance;
@@ -28,6 +29,8 @@ pub(super) struct RelayClient {
     pub(super) attendance: Option<Box<Attendance>>,
     /// The task that joins more channels.
     pub(super) addition: Option<AbortOnDropHandle<()>>,
+    /// What it has to do with Django Channels; none for most clients.
+    pub(super) layer: Option<Box<LayerClient>>,
     /// None if publications are not limited.
     pub(super) rate_limit: Option<Arc<TokenBucket>>,
     /// Whether `rate_limit` was chosen for an anonymous visitor, so that it may be that of its address.

@@ -14,6 +14,7 @@ use super::echo::EchoTopics;
 use super::publish::{announce_acknowledged, close_for, poll_acks, receive};
 use super::reauthorize::reauthorize;
 use crate::access::{Grant, Identity};
+use crate::dialects::groups::{JoiningGroups, LayerClient};
 use crate::dialects::reason::reason_of;
 use crate::hub::{Listener, Subscription};
 use crate::metrics::Counters;
@@ -62,6 +63,7 @@ impl RelayConnection {
             share: None,
             attendance: None,
             addition: None,
+            layer: None,
             rate_limit: None,
             limited_as_anonymous: true,
             announced: None,
@@ -82,6 +84,12 @@ impl RelayConnection {
             self.end(Close::Incomplete);
         }
         self.client.subscription.open(self.socket.listener(), persisted);
+    }
+
+    /// Sends the kept messages of Channels groups and what was held, and goes live in them.
+    pub(super) fn open_layer(&mut self, groups: Option<JoiningGroups>, identity: &Identity) {
+        let (state, facility) = (self.permit.state(), &self.client.handshake.facility);
+        self.client.layer = LayerClient::open(state, groups, facility, identity, self.socket.listener());
     }
 
     /// Sets the limit of its publications, and whether it is that of an anonymous visitor.
@@ -200,6 +208,7 @@ impl RelayConnection {
             share,
             attendance,
             addition,
+            layer,
             announced,
             acks,
             received,
@@ -212,7 +221,7 @@ impl RelayConnection {
             announced.set_reason(reason_of(&close));
             announced.has_unacknowledged().then_some(announced)
         });
-        drop((subscription, share, attendance, addition));
+        drop((subscription, share, attendance, addition, layer));
         let is_by_client = matches!(close, Close::ByClient(_));
         let settled = async {
             let acks = acks.filter(|_| is_by_client || announced.is_some())?;

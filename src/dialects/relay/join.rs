@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use tokio::time::timeout;
 
+use crate::access::GroupGrant;
+use crate::dialects::groups::{JoiningGroups, join_groups};
 use crate::dialects::identify::{Identified, no_redis, refresh};
 use crate::http::Rejection;
 use crate::hub::{JoinError, Subscription};
@@ -21,6 +23,8 @@ pub(in crate::dialects) struct Joining {
 /// Values read after Redis had acknowledged the subscriptions.
 pub(in crate::dialects) struct ReadValues {
     pub(in crate::dialects) persisted: Vec<Option<Bytes>>,
+    /// The groups of Django Channels; none for most clients.
+    pub(in crate::dialects) groups: Option<JoiningGroups>,
     /// The visitor, unless another connection of its session was already watching it.
     pub(in crate::dialects) refreshed: Option<Identified>,
 }
@@ -31,7 +35,8 @@ pub(in crate::dialects) fn join(state: &ShardState, channels: &[Channel], visito
 }
 
 impl Joining {
-    /// Waits until Redis has acknowledged the subscriptions, and reads the channels' persisted values and the visitor.
+    /// Waits until Redis has acknowledged the subscriptions, joins the groups of the grant, and reads the channels' persisted
+    /// values and the visitor.
     ///
     /// # Errors
     ///
@@ -40,12 +45,20 @@ impl Joining {
         &self,
         state: &ShardState,
         channels: &[Channel],
+        granted: &GroupGrant,
         visitor: &Visitor,
     ) -> Result<ReadValues, Rejection> {
-        let persisted = async { Ok(read_joined(&self.subscription, state, channels).await?) };
+        let persisted = async {
+            let persisted = read_joined(&self.subscription, state, channels).await?;
+            if granted.is_empty() {
+                return Ok((persisted, None));
+            }
+            // Boxed: it must not enlarge the handshakes of other clients.
+            Ok((persisted, Box::pin(join_groups(state, granted, &visitor.identity)).await?))
+        };
         let read = async { tokio::try_join!(persisted, refresh(state, self.watch.as_ref(), visitor)) };
         match timeout(state.process.settings.server.handshake, read).await {
-            Ok(Ok((persisted, refreshed))) => Ok(ReadValues { persisted, refreshed }),
+            Ok(Ok(((persisted, groups), refreshed))) => Ok(ReadValues { persisted, groups, refreshed }),
             Ok(Err(Rejection::NoRedis)) => Err(no_redis(state, "Redis was lost meanwhile")),
             Ok(Err(rejection)) => Err(rejection),
             Err(_) => Err(no_redis(state, "Redis did not answer within server.handshake_seconds")),

@@ -24,19 +24,20 @@ pub async fn open(
     // From here on invalidations are logged for this handshake: its lease does not exist yet.
     let in_flight = state.visitors.leases.begin();
     let mut identified = identify(state, &request).await?;
-    let (grant, joining, persisted) = loop {
+    let (grant, joining, persisted, groups) = loop {
         let visitor = &identified.visitor;
         let grant = state.policy.grant(handshake, &visitor.identity, visitor.allowed)?;
         let joining = join(state, &grant.subscribe, visitor);
-        let read = joining.read(state, &grant.subscribe, visitor).await?;
+        let read = joining.read(state, &grant.subscribe, &grant.groups, visitor).await?;
         let (latest, is_same) = revalidate(state, identified, read.refreshed);
         identified = latest;
         // Another identity may have another grant.
         if is_same {
-            break (grant, joining, read.persisted);
+            break (grant, joining, read.persisted, read.groups);
         }
     };
-    if !state.hub.with(|hub| hub.check_capacity(&persisted)) {
+    let kept = groups.as_ref().map_or(&[][..], |groups| groups.values());
+    if !state.hub.with(|hub| hub.check_capacity(&persisted) && hub.check_capacity(kept)) {
         return Err(Rejection::OutboxesFull);
     }
     let Identified { visitor, since } = identified;
@@ -49,6 +50,7 @@ pub async fn open(
         let mut connection =
             RelayConnection::new(permit, stream, head, handshake, joining.subscription, grant);
         connection.release(&persisted);
+        connection.open_layer(groups, &visitor.identity);
         connection.limit(rate_limit, visitor.identity.is_anonymous());
         connection.announce(&visitor.identity);
         connection.hold_lease(visitor, since, joining.watch);

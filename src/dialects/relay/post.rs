@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::publish::audiences;
+use crate::dialects::groups::publish_once;
 use crate::dialects::identify::identify;
 use crate::http::{HandshakeRequest, Rejection};
 use crate::metrics::Counters;
@@ -33,6 +34,7 @@ pub async fn post(state: &ShardState, request: HandshakeRequest, message: Bytes)
     if rate_limit.is_some_and(|bucket| !bucket.take(message.len())) {
         return Err(Rejection::TooFast);
     }
+    publish_once(state, &request.handshake.facility, &visitor.identity, &message);
     let acks = Rc::<PublishAcks>::default();
     acks.issue(message.len());
     let channels: Rc<[Channel]> = grant.publish.into();

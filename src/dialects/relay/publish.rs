@@ -53,6 +53,9 @@ pub(super) fn receive(
     if let Some(announced) = &mut client.announced {
         announced.publish(number, &channels, &payload);
     }
+    if let Some(layer) = &client.layer {
+        layer.publish(state, &payload);
+    }
     client.echo_topics.exclude(&client.subscription, listener, &payload, number);
     let history = state.process.settings.history.limits_of(&client.handshake.facility);
     state.store.publish(channels, payload, history, acks);

@@ -11,6 +11,7 @@ use super::client::{RelayClient, shared};
 use super::echo::EchoTopics;
 use super::join::read_joined;
 use crate::access::{ClientAddress, Grant};
+use crate::dialects::groups::{apply_grant, apply_joined};
 use crate::hub::{Addition, JoinError, Listener};
 use crate::shard::state::ShardState;
 use crate::socket::Close;
@@ -29,7 +30,11 @@ pub(super) fn reauthorize(
     listener: &Rc<Listener>,
     state: &Rc<ShardState>,
 ) -> Option<Close> {
-    let share = client.share.as_ref()?;
+    let Some(share) = &client.share else {
+        // Its visitor cannot change, but the groups that Django joins its user to can.
+        apply_joined(&mut client.layer, listener, state);
+        return None;
+    };
     let visitor = share.visitor();
     if let Some(announced) = &mut client.announced {
         announced.set_user(visitor.identity.user.as_ref());
@@ -47,6 +52,8 @@ pub(super) fn reauthorize(
             state.visitors.rate_limits.limit(&visitor.identity, ClientAddress::Local, grant.rate);
         client.limited_as_anonymous = is_anonymous;
     }
+    let facility = &client.handshake.facility;
+    apply_grant(&mut client.layer, &grant.groups, facility, &visitor.identity, listener, state);
     drop(visitor);
     // Cancelled: the channels that it joins may not be granted any more.
     client.addition = None;
