@@ -9,6 +9,8 @@ mod activation;
 mod admin;
 mod callback;
 mod callback_sockets;
+mod channels;
+mod channels_core;
 mod check;
 mod commands;
 mod delivery;
