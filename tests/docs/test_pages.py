@@ -1,9 +1,10 @@
 """The scripts of the documents, in Chromium, on the gateway's origin."""
 
 import json
+import subprocess
 
 import pytest
-from documents import shows
+from documents import ROOT, shows
 from harness import unique, until
 
 JAVASCRIPT = "docs/javascript.md"
@@ -66,6 +67,68 @@ def test_tokens(blocks, visit, gateway, store, john, token_key):
     store.client.publish("user:john:foobar", "to John")
     page.expect("to John")
     assert page.run("return socket.transport") == "websocket"
+
+
+@shows(JAVASCRIPT, "One socket for a page")
+def test_one_socket_for_a_page(blocks, visit, gateway, store, john):
+    rules = {"facility": ["chat-*"], "users": ["subscribe-broadcast", "publish-broadcast", "presence"]}
+    here = gateway(access=[rules], history=[{"facility": ["chat-*"]}], presence=[{"facility": ["chat-*"]}])
+    names = json.dumps({"imports": {"ws4redis": "/static/ws4redis.mjs"}})
+    script = f"<script type=importmap>{names}</script><script type=module>{blocks[0].code}\nwindow.chat = chat;</script>"
+    page = visit(here, f"<!doctype html>{script}", [("sessionid", john.session)])
+    connected(store, "broadcast:chat-5")
+    page.expect("Hello")
+    until(lambda: page.run("return window.chat?.users"), ["john"], "the users")
+
+
+FRAMEWORKS = {
+    "React": """
+import { createElement } from 'react';
+import { createRoot } from 'react-dom/client';
+import { useMessages } from './messages';
+const item = ({ text }) => createElement('li', { key: text }, text);
+const List = () => createElement('ul', null, useMessages('foobar').map(item));
+createRoot(document.querySelector('main')).render(createElement(List));
+""",
+    "Vue": """
+import { createApp, h } from 'vue';
+import { useMessages } from './messages';
+const setup = () => {
+  const messages = useMessages('foobar');
+  return () => h('ul', messages.value.map(({ text }) => h('li', text)));
+};
+createApp({ setup }).mount('main');
+""",
+}
+"""The rest of an application, for the module with the block."""
+
+
+@shows(JAVASCRIPT, "React")
+def test_the_hook_for_react(blocks, visit, gateway, store, tmp_path):
+    show_messages("React", blocks[0].code, visit, gateway, store, tmp_path)
+
+
+@shows(JAVASCRIPT, "Vue")
+def test_the_composable_for_vue(blocks, visit, gateway, store, tmp_path):
+    show_messages("Vue", blocks[0].code, visit, gateway, store, tmp_path)
+
+
+def show_messages(framework, code, visit, gateway, store, folder):
+    """Bundle an application with the block, and publish to its page."""
+    (folder / "messages.jsx").write_text(code)
+    (folder / "main.js").write_text(FRAMEWORKS[framework])
+    (folder / "node_modules").symlink_to(ROOT / "tests/docs/node_modules")
+    alias = f"--alias:ws4redis={ROOT / 'static/ws4redis.mjs'}"
+    bundler = folder / "node_modules/esbuild/bin/esbuild"
+    command = [bundler, "main.js", "--bundle", "--format=esm", "--define:process.env.NODE_ENV='production'", alias]
+    bundle = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=60).stdout
+    html = '<!doctype html><main></main><script type="module" src="/app.js"></script>'
+    page = visit(gateway(), html, **{"/app.js": ("text/javascript", bundle)})
+    connected(store, "broadcast:foobar")
+    for text in ("one", "two"):
+        store.client.publish("broadcast:foobar", json.dumps({"text": text}))
+    shown = "return [...document.querySelectorAll('li')].map((item) => item.textContent)"
+    until(lambda: page.run(shown), ["one", "two"], "the list")
 
 
 @shows("static/README.md", "ws4redis, in the browser")
