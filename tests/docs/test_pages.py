@@ -70,15 +70,30 @@ def test_tokens(blocks, visit, gateway, store, john, token_key):
 
 
 @shows(JAVASCRIPT, "One socket for a page")
-def test_one_socket_for_a_page(blocks, visit, gateway, store, john):
-    rules = {"facility": ["chat-*"], "users": ["subscribe-broadcast", "publish-broadcast", "presence"]}
-    here = gateway(access=[rules], history=[{"facility": ["chat-*"]}], presence=[{"facility": ["chat-*"]}])
+def test_one_socket_for_a_page(blocks, visit, gateway, store, john, tmp_path):
+    settings = tmp_path / "settings.toml"
+    settings.write_text(PAGE_SETTINGS)
+    here = gateway(file=settings)
     names = json.dumps({"imports": {"ws4redis": "/static/ws4redis.mjs"}})
     script = f"<script type=importmap>{names}</script><script type=module>{blocks[0].code}\nwindow.chat = chat;</script>"
     page = visit(here, f"<!doctype html>{script}", [("sessionid", john.session)])
-    connected(store, "broadcast:chat-5")
-    page.expect("Hello")
     until(lambda: page.run("return window.chat?.users"), ["john"], "the users")
+    store.client.publish("broadcast:chat-5", "to all")
+    page.expect("to all")
+    assert store.client.xlen("ws4redis:history:broadcast:chat-5") == 1
+
+
+PAGE_SETTINGS = """
+[[access]]
+facility = ["chat-*"]
+users = ["subscribe-broadcast", "publish-broadcast", "presence"]
+
+[[history]]
+facility = ["chat-*"]
+
+[[presence]]
+facility = ["chat-*"]
+"""
 
 
 FRAMEWORKS = {
