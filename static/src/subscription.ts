@@ -23,11 +23,13 @@ interface Kept {
 
 type Handle = { -readonly [K in keyof ws4redis.Subscription]: ws4redis.Subscription[K] };
 
-/** Returns the flags of a subscription; it subscribes to `broadcast` unless it says something else. */
-export function subscriptionFlags({ subscribe, publish, presence, echo }: ws4redis.SubscribeOptions): string[] {
+const DEFAULT = 'broadcast';
+
+/** Returns the flags of a subscription. */
+export function subscriptionFlags(options: ws4redis.SubscribeOptions): string[] {
+  const { subscribe = DEFAULT, publish, presence, echo } = options;
   const flags = [...flagsOf('subscribe', subscribe), ...flagsOf('publish', publish)];
   if (presence) flags.push('presence');
-  if (!flags.length) flags.push('subscribe-broadcast');
   if (echo) flags.push('echo');
   return flags;
 }
@@ -99,12 +101,8 @@ export function createSubscription(facility: string, options: ws4redis.Subscribe
 
   /** Uses a connection of its own from now on; calls `opened` with it, each time that it opens. */
   function usePlain(opened: (socket: ws4redis.Socket) => void, changed: (event: ws4redis.StateChange) => void) {
-    const { subscribe, publish, echo } = options;
-    const socket = page.connectPlain(facility, {
-      subscribe: subscribe ?? (publish ? [] : 'broadcast'),
-      publish,
-      echo,
-    });
+    const { subscribe = DEFAULT, publish, echo } = options;
+    const socket = page.connectPlain(facility, { subscribe, publish, echo });
     plain = socket;
     const on = <K extends keyof ws4redis.Events>(type: K, listener: (event: ws4redis.Events[K]) => void) =>
       socket.addEventListener(type, (event) => socket === plain && listener(event));

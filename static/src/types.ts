@@ -123,7 +123,7 @@ export declare namespace ws4redis {
   }
 
   interface SubscribeOptions {
-    /** The audiences whose messages are received. Default `broadcast`, if the other options ask for nothing. */
+    /** The audiences whose messages are received. Default `broadcast`; `[]` for a facility that the page only publishes to. */
     subscribe?: Audience | readonly Audience[];
     /** The audiences that `send` may publish to. */
     publish?: Audience | readonly Audience[];
