@@ -143,7 +143,7 @@ declare namespace ws4redis {
         message: PageMessage;
         /** The gateway has granted it, also after each reconnect. */
         subscribed: SubscribedEvent;
-        /** The gateway does not grant it, with the code and the reason. */
+        /** The gateway does not grant it, with the code and the reason. It is asked again when the visitor changes. */
         refused: Event & {
             readonly code: number;
             readonly reason: string;
@@ -204,7 +204,7 @@ declare namespace ws4redis {
         readonly user: string | null;
         /** Subscribes to a facility, or returns the subscription that the page has with the same options. */
         subscribe(facility: string, options?: SubscribeOptions): Subscription;
-        /** Identifies the visitor by a token on the open connection. */
+        /** Identifies the visitor by a token, on the open connection and after reconnects. */
         authenticate(token: string): Promise<void>;
         /** Closes the connection permanently. Leaves no timer and no listener behind. */
         close(): void;

@@ -16,6 +16,8 @@ export interface Ending {
 }
 
 export const SESSION_ENDED = 4401;
+/** Busy: all clients are told to come back later. */
+export const TRY_AGAIN = 1013;
 
 /** The ending of a connection that broke, or of an attempt without a decision by the gateway. */
 export function lost(reason: string): Ending {
@@ -29,4 +31,4 @@ export const failed = (error: any, where = '') => lost(`${where}${error?.message
 export const isFinal = (code: number) => code === 1008 || Math.floor(code / 100) === 44;
 
 /** All clients of the gateway, or of a proxy, got this close at the same time. */
-export const isShared = (code: number) => [1001, 1012, 1013].includes(code);
+export const isShared = (code: number) => [1001, 1012, TRY_AGAIN].includes(code);

@@ -37,6 +37,8 @@ export function connectPage(path: string | URL, options: ws4redis.PageOptions = 
   let isOld = false;
   let refusals = 0;
   let returns = 0;
+  /** The token that the page has given last. */
+  let bearer: string | undefined;
 
   function start() {
     reconnector = createReconnector(
@@ -75,12 +77,14 @@ export function connectPage(path: string | URL, options: ws4redis.PageOptions = 
     if (t === 'hello') {
       Object.assign(page, { id: c, user });
       page.state = 'open';
+      if (bearer) carrier.send(JSON.stringify({ t: 'auth', token: bearer }));
       // Before the page's listeners run, which may subscribe to more.
       subscriptions.forEach(ask);
       setState('open');
       if (page.state === 'open') emit('open');
     } else if (t === 'user') {
       page.user = user;
+      subscriptions.forEach(({ askAgain }) => askAgain());
       emit('user', { user });
     } else if (unanswered.has(r)) {
       settle(r, t === 'err' ? new Error(`${object.code} ${object.why}`) : undefined);
@@ -145,6 +149,7 @@ export function connectPage(path: string | URL, options: ws4redis.PageOptions = 
   const carried: Carrier = {
     queue,
     request,
+    ask: (facility) => ask(subscriptions.get(facility)!),
     connectPlain: (facility, flags) => {
       const address = new URL(url);
       address.pathname += encodeURIComponent(facility);
@@ -174,6 +179,11 @@ export function connectPage(path: string | URL, options: ws4redis.PageOptions = 
     if (isPlain) openPlain(subscribed);
     else if (page.state === 'open') ask(subscribed);
     return subscribed.handle;
+  }
+
+  async function authenticate(given: string) {
+    await request({ t: 'auth', token: given });
+    bearer = given;
   }
 
   function emit(type: string, fields?: object) {
@@ -210,7 +220,7 @@ export function connectPage(path: string | URL, options: ws4redis.PageOptions = 
     id: null,
     user: null,
     subscribe,
-    authenticate: (given: string) => request({ t: 'auth', token: given }),
+    authenticate,
     close,
   });
   if (signal?.aborted) {

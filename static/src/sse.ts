@@ -1,6 +1,6 @@
 // The fallback: server-sent events to receive, POST to send. EventSource would hide the status, and cannot set headers.
 import { receivesOwn } from './address';
-import { type Ending, failed, lost } from './codes';
+import { type Ending, TRY_AGAIN, failed, lost } from './codes';
 import type { Transport } from './connection';
 import { type DuplicateFilter, ECHO_MS, type Expected } from './duplicates';
 import { createEventParser } from './event_stream';
@@ -117,7 +117,7 @@ function refusal({ status, headers }: Response, text: string): Ending {
   if (status === 503) {
     const after: any = headers.get('Retry-After');
     const wait = after * 1000 || Date.parse(after) - Date.now();
-    ending.code = 1013;
+    ending.code = TRY_AGAIN;
     ending.retryAfter = Math.min(Math.max(wait, 0) || 0, RETRY_AFTER_MAX_MS);
   }
   return ending;

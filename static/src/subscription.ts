@@ -1,5 +1,7 @@
 // One facility of a page: what the gateway says about it becomes events, and it remembers where to continue.
 import { AUDIENCES, flagsOf } from './address';
+import { delayOf } from './backoff';
+import { TRY_AGAIN, lost } from './codes';
 import { bytesOf, copyOf } from './payload';
 import { messageEvent, messagesOf } from './reading';
 import type { ws4redis } from './types';
@@ -9,6 +11,8 @@ export interface Carrier {
   queue: number;
   /** Sends a request and resolves with the gateway's answer to it. */
   request(object: object): Promise<void>;
+  /** Sends what `asking` returns. */
+  ask(facility: string): void;
   /** Opens a connection for this facility alone, as to a server that knows no pages. */
   connectPlain(facility: string, options: ws4redis.Options): ws4redis.Socket;
   /** Forgets the facility. */
@@ -24,6 +28,8 @@ interface Kept {
 type Handle = { -readonly [K in keyof ws4redis.Subscription]: ws4redis.Subscription[K] };
 
 const DEFAULT = 'broadcast';
+/** Codes of refusals that do not last: too fast, and no Redis or no space. */
+const PASSING = [429, 503];
 
 /** Returns the flags of a subscription. */
 export function subscriptionFlags(options: ws4redis.SubscribeOptions): string[] {
@@ -42,6 +48,8 @@ export function createSubscription(facility: string, options: ws4redis.Subscribe
   const kept: Kept[] = [];
   let wasSubscribed = false;
   let plain: ws4redis.Socket | undefined;
+  let retryTimer: number | undefined;
+  let attempt = 1;
 
   function emit(type: string, fields?: object) {
     handle.dispatchEvent(Object.assign(new Event(type), fields));
@@ -74,12 +82,28 @@ export function createSubscription(facility: string, options: ws4redis.Subscribe
       handle.users = t === 'join' ? [...others, u] : others;
       emit(t, { user: u });
     } else if (t === 'err') {
-      refuse(object.code, object.why);
+      if (PASSING.includes(object.code)) retry();
+      else refuse(object.code, object.why);
     }
+  }
+
+  /** The gateway cannot serve it now. */
+  function retry() {
+    wait();
+    retryTimer = setTimeout(() => page.ask(facility), delayOf(attempt, { ...lost(''), code: TRY_AGAIN }, true));
+    attempt += 1;
+  }
+
+  /** Another identity may be granted what this one was refused. */
+  function askAgain() {
+    if (handle.state !== 'refused') return;
+    handle.state = 'waiting';
+    page.ask(facility);
   }
 
   function begin(recovered: boolean | undefined, missed: boolean) {
     wasSubscribed = true;
+    attempt = 1;
     flush();
     emit('subscribed', { granted: handle.granted, refused: handle.refused, recovered });
     // The gateway says so itself where it was asked to continue.
@@ -94,6 +118,7 @@ export function createSubscription(facility: string, options: ws4redis.Subscribe
 
   /** The connection is gone. */
   function wait() {
+    clearTimeout(retryTimer);
     if (handle.state === 'subscribed') handle.state = 'waiting';
     handle.users = [];
     handle.anonymous = 0;
@@ -177,7 +202,7 @@ export function createSubscription(facility: string, options: ws4redis.Subscribe
     [Symbol.asyncIterator]: () => messages((data) => data),
     unsubscribe: () => page.leave(facility),
   });
-  return { handle: handle as ws4redis.Subscription, flags, shares: 1, asking, receive, wait, usePlain, dropPlain, end };
+  return { handle: handle as ws4redis.Subscription, flags, shares: 1, asking, receive, wait, askAgain, usePlain, dropPlain, end };
 }
 
 function base64Of(bytes: ArrayBuffer): string {

@@ -164,6 +164,49 @@ test('a refused subscription says why', () => {
   says({ t: 'msg', f: 'unknown', a: 'broadcast', d: 'x' });
 });
 
+test('what the gateway cannot serve now is asked for again, with growing waits', () => {
+  const page = opened();
+  const chat = page.subscribe('chat');
+  const seen = record(chat);
+  for (const [code, wait] of [
+    [503, 5_500],
+    [429, 5_500],
+  ]) {
+    says({ t: 'err', f: 'chat', code, why: 'later' });
+    assert.equal(chat.state, 'waiting');
+    const before = sent().length;
+    clock.tick(wait - 100);
+    assert.equal(sent().length, before);
+    clock.tick(200);
+    assert.deepEqual(sent().slice(before), [{ t: 'sub', f: 'chat', flags: ['subscribe-broadcast'] }]);
+  }
+  grants('chat');
+  assert.deepEqual(seen, ['+subscribed']);
+  says({ t: 'err', f: 'chat', code: 503, why: 'later' });
+  page.close();
+  assert.equal(clock.size, 0);
+});
+
+test('another visitor is asked again, and a token that was accepted lasts', async () => {
+  const page = opened();
+  const chat = page.subscribe('chat');
+  says({ t: 'err', f: 'chat', code: 403, why: 'nothing is granted' });
+  const accepted = page.authenticate('good');
+  assert.deepEqual(sent().at(-1), { t: 'auth', token: 'good', r: 1 });
+  says({ t: 'user', user: 'john' });
+  says({ t: 'ok', r: 1 });
+  await accepted;
+  assert.equal(chat.state, 'waiting');
+  assert.deepEqual(sent().at(-1), { t: 'sub', f: 'chat', flags: ['subscribe-broadcast'] });
+  const refused = page.authenticate('bad');
+  says({ t: 'err', r: 2, code: 401, why: 'expired' });
+  await assert.rejects(refused, /401 expired/);
+  last().ends(1006);
+  clock.tick(10_000);
+  greets();
+  assert.deepEqual(sent().map(({ t, token }) => token ?? t), ['good', 'sub']);
+});
+
 test('after a reconnect each audience continues where it ended', () => {
   const page = opened();
   const chat = page.subscribe('chat', { last: 5 });
