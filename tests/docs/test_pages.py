@@ -85,6 +85,10 @@ def test_one_socket_for_a_page(blocks, visit, gateway, store, john, tmp_path):
 
 PAGE_SETTINGS = """
 [[access]]
+facility = ["ready"]
+anonymous = ["subscribe-broadcast"]
+
+[[access]]
 facility = ["chat-*"]
 users = ["subscribe-broadcast", "publish-broadcast", "presence"]
 
