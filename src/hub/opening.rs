@@ -82,7 +82,9 @@ impl MemberOpening<'_> {
     /// Excludes what was read from histories, and arrives only now.
     fn exclude_read(&self, replay: &Replay<'_>) {
         for (topic, id) in self.topics.iter().zip(replay.read_to) {
-            id.iter().for_each(|id| self.listener.set_read_to(*topic, *id));
+            if let Some(id) = id {
+                self.listener.set_read_to(*topic, *id);
+            }
         }
     }
 

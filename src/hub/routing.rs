@@ -168,7 +168,9 @@ impl Hub {
         // A part of a connection leaves its listener behind, with what it excludes.
         let part = member.listener().filter(|listener| listener.form.has_objects()).cloned();
         for membership in member.memberships {
-            part.iter().for_each(|listener| listener.leave(membership.topic));
+            if let Some(listener) = &part {
+                listener.leave(membership.topic);
+            }
             self.remove_membership(membership, part.is_some());
         }
     }
