@@ -30,6 +30,7 @@ const FILES: &[(&str, &[u8])] = files![
     "demo/kept.js"
     "demo/log.js"
     "demo/messages.js"
+    "demo/onesocket.js"
     "demo/page.js"
     "demo/snippets.js"
     "demo/socketio.js"

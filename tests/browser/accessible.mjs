@@ -8,7 +8,7 @@ import { arrived, person, sendInChat } from './tour.mjs';
 const AXE = readFileSync(new URL('node_modules/axe-core/axe.min.js', import.meta.url), 'utf8');
 
 /** Runs axe; fails with the violated rules and their elements. */
-async function axe(page) {
+export async function axe(page) {
   await page.evaluate(AXE);
   const broken = await page.evaluate(async () => {
     const { violations } = await axe.run(document);
@@ -66,7 +66,7 @@ export async function checkAccess(one, two) {
     });
     const reached = [];
     const hidden = [];
-    for (let i = 0; i < 90; i += 1) {
+    for (let i = 0; i < 105; i += 1) {
       await one.keyboard.press('Tab');
       const [what, seen] = await one.evaluate(() => {
         const now = document.activeElement;
@@ -88,6 +88,9 @@ export async function checkAccess(one, two) {
       'keep-value',
       'newcomer',
       'both-text',
+      'cut',
+      'to-both-text',
+      'Settings for history and presence',
       'log-lines',
       'facility',
       'publish-session',

@@ -13,6 +13,7 @@ import { checkAccess } from './accessible.mjs';
 import { checkAddress, checkLines } from './address.mjs';
 import { blockingProxy } from './blocking_proxy.mjs';
 import { becomes, check, DEADLINE_MS, sh, skip, unique, withChromium } from './chromium.mjs';
+import { checkOneSocket } from './one_socket.mjs';
 import { arrived, fact, logged, logs, nameOf, overall, person, sendInChat, side, texts } from './tour.mjs';
 
 const WHOLE_RUN_MS = 180_000;
@@ -149,7 +150,7 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
   await check('last value: a new connection receives the last message, also after a reload', async () => {
     const value = unique('kept');
     await two.locator('#keep-value').fill(value);
-    await two.getByRole('button', { name: 'Publish' }).click();
+    await two.getByRole('button', { name: 'Publish', exact: true }).click();
     const results = two.locator('#newcomers .entry');
     await results.filter({ hasText: `connected, published, left, in` }).filter({ hasText: value }).waitFor();
     await two.getByRole('button', { name: 'Reconnect as a newcomer' }).click();
@@ -172,6 +173,8 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
     assert.equal(await side(one, 1).locator('.after').textContent(), 'own');
     assert.equal(await side(one, 2).locator('.after').count(), 0);
   });
+
+  await checkOneSocket(one, two);
 
   await check('log: each connection with its address, transport and end', async () => {
     const name = await nameOf(one, 1);
