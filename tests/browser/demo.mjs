@@ -6,6 +6,7 @@
 // REDIS_CLI           a command to which commands are appended, e.g. `redis-cli -p 6379`
 // SERVER_STOP, SERVER_START   shell commands that stop the gateway and start it again on the same address (the second
 //                     one must return); with both set, the reconnects of the page are tested too
+// SHOWN_SETTINGS      a file that gets the settings which the page shows for demo_rules.mjs
 //
 // The last line is `N passed, N failed`.
 import assert from 'node:assert/strict';
@@ -24,7 +25,7 @@ if (!base) {
   process.exit(64);
 }
 const origin = new URL(base).origin;
-const { REDIS_CLI, SERVER_STOP, SERVER_START } = process.env;
+const { REDIS_CLI, SERVER_STOP, SERVER_START, SHOWN_SETTINGS } = process.env;
 const redis = (...args) => sh(`${REDIS_CLI} "$@"`, ...args);
 
 const foreign = [];
@@ -174,7 +175,7 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
     assert.equal(await side(one, 2).locator('.after').count(), 0);
   });
 
-  await checkOneSocket(one, two);
+  await checkOneSocket(one, two, SHOWN_SETTINGS);
 
   await check('log: each connection with its address, transport and end', async () => {
     const name = await nameOf(one, 1);

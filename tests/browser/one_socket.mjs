@@ -1,5 +1,6 @@
 // The section "One socket for a page" of the demo page, without and with rules for its facilities.
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { becomes, check, sh, unique } from './chromium.mjs';
 import { fact, logs } from './tour.mjs';
 
@@ -49,8 +50,8 @@ async function missTwo(one, two) {
 
 const GAP = ['gap:messages may have been missed', 'secondthe last value'];
 
-/** For a gateway without rules. */
-export async function checkOneSocket(one, two) {
+/** For a gateway without rules. Writes the settings that the page shows to a file, if one is named. */
+export async function checkOneSocket(one, two, file) {
   await check('one socket: without rules the page shows the settings to add', async () => {
     for (const tab of [one, two]) await isOpen(tab);
     await becomes(() => kinds(one), ['foobar-history without a history', 'foobar-plain without a history'], 'kinds');
@@ -58,6 +59,7 @@ export async function checkOneSocket(one, two) {
     assert.equal(await one.locator('#one-socket-missing').textContent(), 'no history and no presence');
     const settings = await one.locator('#one-socket-settings code').textContent();
     assert.match(settings, /^\[\[history]]\nfacility.*\[\[presence]]\nfacility.*\[\[access]]\nfacility/s);
+    if (file) writeFileSync(file, settings);
   });
 
   await check('one socket: each facility without a history has a gap after the line was cut', async () => {
