@@ -13,6 +13,7 @@ mod handshakes;
 mod messages;
 mod recorded;
 mod sessions;
+mod socket_io;
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -31,8 +32,10 @@ struct Case(&'static str, Prepare, u32);
 const COUNTED: &str = "--counted";
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> =
-        [messages::cases(), handshakes::cases(), sessions::cases()].into_iter().flatten().collect();
+    let cases: Vec<Case> = [messages::cases(), socket_io::cases(), handshakes::cases(), sessions::cases()]
+        .into_iter()
+        .flatten()
+        .collect();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     if let [counted, name, times] = &arguments[..]
         && counted == COUNTED

@@ -36,36 +36,50 @@ fn prepare_frame(name: &str) -> Box<dyn FnMut()> {
     })
 }
 
-/// A hub whose listeners' sockets accept all writes although they are not read.
-struct FilledHub {
-    runtime: Runtime,
-    hub: Hub,
+/// Listeners whose sockets accept all writes although they are not read.
+pub(super) struct OpenListeners {
+    pub(super) runtime: Runtime,
+    pub(super) listeners: Vec<Rc<Listener>>,
     _clients: Vec<TcpStream>,
+}
+
+pub(super) fn open_listeners(count: u32, form: Form) -> OpenListeners {
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+    let (mut listeners, mut clients) = (Vec::new(), Vec::new());
+    runtime.block_on(async {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for _ in 0..count {
+            clients.push(TcpStream::connect(server.local_addr().unwrap()).await.unwrap());
+            let (socket, _) = server.accept().await.unwrap();
+            socket.writable().await.unwrap();
+            let stream = Stream::new(socket.into_std().unwrap().into()).unwrap();
+            listeners.push(Rc::new(Listener::new(stream, form, 0, 60)));
+        }
+    });
+    OpenListeners { runtime, listeners, _clients: clients }
+}
+
+/// A hub with open listeners.
+struct FilledHub {
+    hub: Hub,
+    opened: OpenListeners,
 }
 
 impl FilledHub {
     fn new(listeners: u32, topic: impl Fn(u32) -> Topic) -> Self {
-        rlimit::increase_nofile_limit(u64::MAX).unwrap();
-        let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+        let opened = open_listeners(listeners, Form::Frames);
         let mut hub = Hub::new(Limits::default());
-        let mut clients = Vec::new();
-        runtime.block_on(async {
-            let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            for number in 0..listeners {
-                clients.push(TcpStream::connect(server.local_addr().unwrap()).await.unwrap());
-                let (socket, _) = server.accept().await.unwrap();
-                socket.writable().await.unwrap();
-                let stream = Stream::new(socket.into_std().unwrap().into()).unwrap();
-                let member = hub.join(&[topic(number)]);
-                hub.open(member, &Rc::new(Listener::new(stream, Form::Frames, 0, 60)), &[None]);
-            }
-        });
+        for (number, listener) in (0..).zip(&opened.listeners) {
+            let member = hub.join(&[topic(number)]);
+            hub.open(member, listener, &[None]);
+        }
         for request in hub.take_requests() {
             if let SubscriptionRequest::Subscribe(topic, generation) = request {
                 hub.on_subscribed(&topic, generation);
             }
         }
-        Self { runtime, hub, _clients: clients }
+        Self { hub, opened }
     }
 }
 
@@ -79,7 +93,7 @@ fn prepare_delivery(name: &str) -> Box<dyn FnMut()> {
     let topics: Vec<Topic> = if of_each { (0..1000).map(name_of).collect() } else { vec![name_of(7)] };
     let mut delivered = 0;
     Box::new(move || {
-        let _in_runtime = filled.runtime.enter();
+        let _in_runtime = filled.opened.runtime.enter();
         // A delivered run caches its digests, so each delivery needs a new run.
         let run = Run::new(run.bytes.clone(), run.messages);
         filled.hub.deliver(black_box(&topics[delivered % topics.len()]), run);
