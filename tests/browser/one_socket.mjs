@@ -113,6 +113,7 @@ export async function checkWithRules(browser, one, two, cli, redis) {
     const newest = async () => (await entries(one, 'foobar-history')()).at(-1);
     await becomes(newest, 'johnis here', 'the user');
     await becomes(() => fact(one, 'here'), 'john and 1 anonymous visitor', 'the visitors');
+    await redis('DEL', session);
     await browser.clearCookies();
     await two.reload();
     await becomes(newest, 'johnhas left', 'the user', 20_000);
