@@ -226,7 +226,7 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
       const module = await import('/static/ws4redis.mjs');
       window.modern = module.ws4redis('/ws/module');
       window.legacy = new module.WS4Redis({ uri: window.modern.url });
-      const same = [module.default === module.ws4redis, module.ws4redis === module.WS4Redis.connect];
+      const same = [module.default.connect === module.connect, module.ws4redis === module.WS4Redis.connect];
       return [same, [window.WS4Redis === WS4Redis, !('ws4redis' in window)]];
     });
     assert.deepEqual([same, untouched], [[true, true], [true, true]]);

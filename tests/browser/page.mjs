@@ -1,9 +1,9 @@
-// The page API in a real browser: histories, gaps, presence and the fallback, against a running gateway behind a proxy that
+// The page API in a real browser: histories, gaps and the fallback, against a running gateway behind a proxy that
 // cuts and refuses WebSockets:
 //
 //   node tests/browser/page.mjs http://127.0.0.1:8000
 //
-// The gateway keeps histories of `kept-*`, counts presence in `*-here`, and grants everything to everybody.
+// The gateway keeps histories of `kept-*`.
 //
 // CHROMIUM    the browser, as chromium.mjs says
 // SERVER_KILL, SERVER_START   shell commands that kill the gateway, and start it again on the same address
@@ -129,17 +129,6 @@ await withChromium(WHOLE_RUN_MS, { permissions: ['local-network-access'] }, asyn
     await sh(SERVER_START);
     await becomes(heard(tab, facility), ['+subscribed', 'before', '+subscribed', '+gap'], 'a gap');
     await tab.close();
-  });
-
-  await check('visitors are counted where they are, and two tabs are two visitors', async () => {
-    const [one, two] = [await opened(), await opened()];
-    const facility = `${unique('room')}-here`;
-    const anonymous = (tab) => () => tab.evaluate((name) => subscriptions[name].anonymous, facility);
-    await subscribe(one, { [facility]: { presence: true } });
-    await becomes(anonymous(one), 1, 'one visitor');
-    await subscribe(two, { [facility]: { presence: true } });
-    await becomes(anonymous(two), 2, 'two visitors');
-    await Promise.all([one.close(), two.close()]);
   });
 
   await check('while WebSockets are refused, messages come by streams; later one socket again', async () => {
