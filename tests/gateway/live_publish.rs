@@ -36,6 +36,30 @@ async fn a_publication_is_answered_once_redis_has_it_and_reaches_the_audiences_t
 }
 
 #[tokio::test]
+async fn a_group_whose_name_begins_like_another_does_not_get_its_messages() {
+    let gateway = TestGateway::start().await;
+    let cookie = log_in(RedisServer::shared(), &session_key(), "7", "john", &["a", "a:b"]);
+    let request = gateway.live_request("/ws/x?subscribe-group&publish-group&echo");
+    let mut client = LiveClient::open(request.header("Cookie", &cookie)).await;
+    client.next().await;
+    client.send(json!({"t": "pub", "f": "x", "a": ["group:a"], "d": "to a"})).await;
+    client.expect(json!({"t": "msg", "f": "x", "a": "group:a", "d": "to a"})).await;
+    client.send(json!({"t": "pub", "f": "x", "a": ["group:a:b"], "d": "to a:b"})).await;
+    client.expect(json!({"t": "msg", "f": "x", "a": "group:a:b", "d": "to a:b"})).await;
+}
+
+#[tokio::test]
+async fn half_of_an_emoji_is_published_as_a_replacement_character() {
+    let gateway = TestGateway::start().await;
+    let mut client = gateway.live("/ws/x?publish-broadcast").await;
+    client.next().await;
+    let mut reader = gateway.connect("/ws/x?subscribe-broadcast").await;
+    client.client.send_text(r#"{"t":"pub","f":"x","d":"cut \ud83d","r":1}"#).await;
+    client.expect(json!({"t": "ok", "r": 1})).await;
+    reader.expect_text("cut \u{fffd}").await;
+}
+
+#[tokio::test]
 async fn own_messages_come_back_only_with_echo() {
     let gateway = TestGateway::start().await;
     let mut client = gateway.live("/ws/").await;

@@ -42,7 +42,9 @@ impl Verdict {
 
 /// Returns whether an audience is the one that a client names: by its kind, or as `group:NAME`.
 fn is_of(audience: &str, name: &str) -> bool {
-    audience == name || audience.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'))
+    // Only a kind is a prefix: groups may contain colons, and `group:a` is not `group:a:b`.
+    let is_of_kind = || audience.split_once(':').is_some_and(|(kind, _)| kind == name);
+    audience == name || is_of_kind()
 }
 
 /// Returns those of a facility's channels that a client names. A user and a session are named by their kind alone.
@@ -92,8 +94,13 @@ mod tests {
     #[test]
     fn audiences_are_named_by_kind_or_group() {
         let (namespace, facility) = (Namespace::default(), Facility::new("x"));
-        let audiences =
-            [Audience::Broadcast, Audience::Group("a"), Audience::Group("ab"), Audience::User("u")];
+        let audiences = [
+            Audience::Broadcast,
+            Audience::Group("a"),
+            Audience::Group("ab"),
+            Audience::Group("a:b"),
+            Audience::User("u"),
+        ];
         let channels = audiences.map(|audience| namespace.channel(audience, &facility));
         let selected = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -102,7 +109,9 @@ mod tests {
         };
         assert_eq!(selected(&["broadcast", "user"]), ["broadcast:x", "user:u:x"]);
         assert_eq!(selected(&["group:a"]), ["group:a:x"]);
-        assert_eq!(selected(&["group"]), ["group:a:x", "group:ab:x"]);
+        assert_eq!(selected(&["group"]), ["group:a:x", "group:ab:x", "group:a:b:x"]);
+        assert_eq!(selected(&["group:a:b"]), ["group:a:b:x"]);
+        assert!(selected(&["group:a:"]).is_empty());
         assert!(selected(&["", "other", "broad"]).is_empty());
     }
 }
