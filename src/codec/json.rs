@@ -56,6 +56,38 @@ pub fn read_value(json: &[u8], limits: ValueLimits) -> Result<Value, DecodeError
     }
 }
 
+/// Replaces escapes of lone surrogates, which a text in UTF-8 cannot have, by those of U+FFFD; `None` if there are none.
+///
+/// `JSON.stringify` writes them where a text was cut within a character:
+/// <https://tc39.es/ecma262/#sec-quotejsonstring>
+pub fn without_lone_surrogates(json: &[u8]) -> Option<Vec<u8>> {
+    let mut text = json.to_vec();
+    let (mut at, mut is_changed) = (0, false);
+    while let Some(byte) = json.get(at) {
+        if *byte != b'\\' {
+            at += 1;
+            continue;
+        }
+        match (surrogate_at(json, at), surrogate_at(json, at + 6)) {
+            (None, _) => at += 2,
+            (Some(false), Some(true)) => at += 12,
+            (Some(_), _) => {
+                text[at..at + 6].copy_from_slice(b"\\ufffd");
+                is_changed = true;
+                at += 6;
+            }
+        }
+    }
+    is_changed.then_some(text)
+}
+
+/// Returns whether the escape at a position is a low surrogate; `None` if it is not a surrogate.
+fn surrogate_at(json: &[u8], at: usize) -> Option<bool> {
+    let digits = json.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    let unit = u16::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
+    matches!(unit, 0xd800..=0xdfff).then_some(unit >= 0xdc00)
+}
+
 /// Replaces `NaN` and the infinities, which are not JSON, with null and spaces; `None` if there are none.
 fn without_constants(json: &[u8]) -> Option<Vec<u8>> {
     let mut text = Vec::with_capacity(json.len());

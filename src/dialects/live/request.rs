@@ -60,7 +60,13 @@ pub fn is_request(text: &[u8]) -> Option<bool> {
 /// When it is not JSON, or not a request.
 pub(super) fn read_request(text: &[u8]) -> Result<ClientRequest, InvalidRequest> {
     let limits = ValueLimits { bytes: text.len(), items: MAX_ITEMS, depth: MAX_DEPTH };
-    let mut members = match json::read_value(text, limits) {
+    let read = match json::read_value(text, limits) {
+        // A page that cuts a text within an emoji sends half of it.
+        Err(DecodeError::Damaged) => json::without_lone_surrogates(text)
+            .map_or(Err(DecodeError::Damaged), |text| json::read_value(&text, limits)),
+        read => read,
+    };
+    let mut members = match read {
         Ok(Value::Map(members)) => ObjectMembers(members),
         Ok(_) => return Err(InvalidRequest::Senseless(None, "expected an object")),
         Err(DecodeError::Damaged) => return Err(InvalidRequest::NotJson),
@@ -189,6 +195,10 @@ mod tests {
                 r#"{"t":"pub","f":"x","a":["user"],"b":"/wA="}"#,
                 ClientAction::Publish(facility(), Some(vec!["user".into()]), Bytes::from_static(b"\xff\x00")),
             ),
+            (
+                r#"{"t":"pub","f":"x","d":"\ud83d \\ud83d\ud83d\ude00\udE00\ud83d\ud83d\ude00"}"#,
+                ClientAction::Publish(facility(), None, "\u{fffd} \\ud83d😀\u{fffd}\u{fffd}😀".into()),
+            ),
             (r#"{"t":"auth","token":"a.b"}"#, ClientAction::Authenticate("a.b".into())),
             (r#"{"t":"hb"}"#, ClientAction::Heartbeat),
         ] {
@@ -217,7 +227,9 @@ mod tests {
 
     #[test]
     fn what_is_no_request_is_told_apart_from_what_is_no_json() {
-        for text in ["", "{", "hello", "{}x", r#"{"t":"hb"}{"t":"hb"}"#, "{'t':1}"] {
+        for text in
+            ["", "{", "hello", "{}x", r#"{"t":"hb"}{"t":"hb"}"#, "{'t':1}", r#"{"t":"\ud83d"#, r#""\ud8"#]
+        {
             assert_eq!(action(text), Err(InvalidRequest::NotJson), "{text}");
         }
         let long = format!(r#"{{"t":"unsub","f":"{}"}}"#, "x".repeat(1_025));
