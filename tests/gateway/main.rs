@@ -29,6 +29,7 @@ mod keyspace_events;
 mod limits;
 mod lingering;
 mod live;
+mod live_callback;
 mod live_history;
 mod live_publish;
 mod live_streams;

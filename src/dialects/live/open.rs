@@ -14,6 +14,7 @@ use crate::dialects::identify::{Identified, identify, no_redis, revalidate};
 use crate::dialects::relay::join;
 use crate::http::{HandshakeRequest, Rejection, ResumeText, Upgraded};
 use crate::shard::state::{ConnectionPermit, ShardState};
+use crate::visitors::AuthSource;
 use crate::wire::EntryId;
 
 /// Opens a connection. Its first subscription is that of the address, unless the facility there is empty. Returns the
@@ -61,10 +62,13 @@ pub async fn open(
     Ok(move |upgraded: Upgraded, permit: ConnectionPermit| {
         let Upgraded { stream, early, head } = upgraded;
         let mut connection = LiveConnection::new(permit, stream, head, credentials, &visitor.identity);
+        // What the callback has answered is about this facility.
+        let is_own = matches!(visitor.auth_source, AuthSource::Callback(_));
+        let own = is_own.then(|| (visitor.clone(), since));
         connection.hold_lease(visitor, since, joining.watch);
         if has_facility {
             let subscription = joining.subscription;
-            let joined = JoinedFacility { grant, live, subscription, persisted, history, own: None };
+            let joined = JoinedFacility { grant, live, subscription, persisted, history, own };
             connection.open_facility(handshake, resume, joined);
         }
         // Only now invalidations reach the connection through its lease.

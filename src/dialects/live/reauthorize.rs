@@ -13,16 +13,20 @@ use super::subscribe::{echo_topics, live_channels, reply, start_join};
 use super::verdict::Verdict;
 use crate::access::{Denied, Grant};
 use crate::dialects::relay::{add_channels, shared};
-use crate::hub::Listener;
+use crate::hub::{Ending, Listener};
 use crate::shard::state::ShardState;
 use crate::visitors::Visitor;
-use crate::visitors::watch::PartialHold;
+use crate::visitors::watch::{LeaseEnd, PartialHold};
 use crate::wire::Channel;
 use crate::wire::live::user;
 
 /// Computes the grants of all facilities again: channels that are not granted any more are left at once, new ones are
 /// joined in the background. Returns whether the client was told of another identity.
 pub(super) fn reauthorize(client: &mut LiveClient, listener: &Rc<Listener>, state: &Rc<ShardState>) -> bool {
+    if apply_ends(client, listener, state) {
+        listener.end(Ending::SessionEnded);
+        return false;
+    }
     let visitor = client.visitor();
     let is_other = visitor.identity != client.identity;
     if is_other {
@@ -60,6 +64,33 @@ pub(super) fn reauthorize(client: &mut LiveClient, listener: &Rc<Listener>, stat
     }
     attend(client, state);
     is_other
+}
+
+/// Applies the ends of leases: one that the callback has given for a facility ends that facility alone. Returns whether the
+/// connection has to end.
+fn apply_ends(client: &mut LiveClient, listener: &Rc<Listener>, state: &Rc<ShardState>) -> bool {
+    let mut position = 0;
+    while let Some(facility) = client.facilities.get_mut(position) {
+        match facility.own.as_ref().and_then(PartialHold::ended) {
+            Some(LeaseEnd::Refused) => {
+                let facility = client.facilities.remove(position);
+                refuse(listener, state, None, Some(facility.name()), RequestRefusal::Denied);
+                continue;
+            }
+            // The callback may allow it to another visitor.
+            Some(LeaseEnd::Gone | LeaseEnd::Unanswered) => {
+                (facility.own, facility.owes_gap) = (None, true);
+                start_join(client, position, listener, state);
+            }
+            None => {}
+        }
+        position += 1;
+    }
+    match client.share.as_ref().and_then(PartialHold::ended) {
+        // The answer was about the facility of the address. The others have their own.
+        Some(LeaseEnd::Refused) => client.facilities.is_empty(),
+        end => end.is_some(),
+    }
 }
 
 fn apply_grant(

@@ -3,7 +3,7 @@
 use std::cell::Ref;
 use std::rc::{Rc, Weak};
 
-use super::lease::Lease;
+use super::lease::{Lease, LeaseEnd};
 use super::leases::Leases;
 use crate::hub::Listener;
 use crate::visitors::Visitor;
@@ -55,9 +55,14 @@ impl PartialHold {
         self.hold.is_doubtful()
     }
 
-    /// Returns the current visitor.
+    /// Returns the current visitor: after the end, the last one.
     pub fn visitor(&self) -> Ref<'_, Visitor> {
         self.hold.visitor()
+    }
+
+    /// Returns why the lease has ended, if it has. Listeners of version 2 are made to reauthorize then.
+    pub fn ended(&self) -> Option<LeaseEnd> {
+        self.hold.lease.ended()
     }
 }
 

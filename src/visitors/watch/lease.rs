@@ -47,7 +47,7 @@ pub(super) struct Lease {
     expires_at: Cell<Option<Instant>>,
     /// Pending evidence against the session. Boxed, because most leases have none.
     evidence: Cell<Option<Box<Evidence>>>,
-    ended: Cell<bool>,
+    ended: Cell<Option<LeaseEnd>>,
     /// The subscription to the keyspace events of the session's key.
     watch: Cell<Option<Subscription>>,
 }
@@ -81,6 +81,17 @@ pub(super) enum LeaseVerdict {
     Doubtful,
     /// They are closed.
     Ended,
+}
+
+/// Why a lease has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseEnd {
+    /// The session, the token or the user is gone.
+    Gone,
+    /// The callback refuses the visitor.
+    Refused,
+    /// The callback's last answer has expired, and it does not answer again.
+    Unanswered,
 }
 
 impl Lease {
@@ -148,7 +159,7 @@ impl Lease {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.ended.get() || !self.is_used()
+        self.ended.get().is_some() || !self.is_used()
     }
 
     pub(super) fn has_watch(&self) -> bool {
@@ -280,10 +291,21 @@ impl Lease {
         self.expires_at.get().map_or(regular, |end| regular.min(end + EXPIRY_MARGIN)).max(now + MIN_RECHECK)
     }
 
-    /// Closes all connections.
-    pub(super) fn end(&self) {
-        self.ended.set(true);
-        self.for_each_listener(|listener| listener.end(Ending::SessionEnded));
+    /// Closes all connections. Those of version 2 decide themselves: the lease may be that of one facility.
+    pub(super) fn end(&self, end: LeaseEnd) {
+        self.ended.set(Some(end));
+        self.for_each_listener(|listener| {
+            if listener.form.has_objects() {
+                listener.reauthorize();
+            } else {
+                listener.end(Ending::SessionEnded);
+            }
+        });
+    }
+
+    /// Returns why it has ended, if it has.
+    pub(super) fn ended(&self) -> Option<LeaseEnd> {
+        self.ended.get()
     }
 
     fn for_each_listener(&self, action: impl Fn(&Listener)) {

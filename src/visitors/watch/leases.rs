@@ -17,7 +17,7 @@ use tracing::debug;
 
 use super::event_log::{EventLog, InFlight, LoggedEvent};
 use super::hold::LeaseHold;
-use super::lease::{Lease, LeaseVerdict};
+use super::lease::{Lease, LeaseEnd, LeaseVerdict};
 use super::table::LeaseTable;
 use crate::hub::{Listener, SharedHub, Subscription};
 use crate::visitors::{AuthSource, Identifier, IdentifyError, Visitor};
@@ -162,7 +162,7 @@ impl Leases {
             match verdict {
                 LeaseVerdict::Valid => {}
                 LeaseVerdict::Doubtful => self.schedule(lease, lease.closes_at()),
-                LeaseVerdict::Ended => self.end(lease),
+                LeaseVerdict::Ended => self.end(lease, LeaseEnd::Gone),
             }
             verdict != LeaseVerdict::Ended
         });
@@ -209,8 +209,11 @@ impl Leases {
         lease.reading.set(false);
         let visitor = match read {
             Ok(visitor) => visitor,
-            Err(IdentifyError::Refused | IdentifyError::Untrusted(_)) => return self.end(&lease),
-            Err(IdentifyError::NoAnswer) if lease.has_expired() => return self.end(&lease),
+            Err(IdentifyError::Refused) => return self.end(&lease, LeaseEnd::Refused),
+            Err(IdentifyError::Untrusted(_)) => return self.end(&lease, LeaseEnd::Gone),
+            Err(IdentifyError::NoAnswer) if lease.has_expired() => {
+                return self.end(&lease, LeaseEnd::Unanswered);
+            }
             Err(IdentifyError::NoAnswer) => return self.schedule(&lease, lease.next_recheck(CALLBACK_RETRY)),
             Err(IdentifyError::NoRedis | IdentifyError::Busy) => {
                 return self.schedule(&lease, Instant::now() + RETRY);
@@ -221,16 +224,16 @@ impl Leases {
             match lease.apply_read(&visitor, since) {
                 LeaseVerdict::Valid => {}
                 LeaseVerdict::Doubtful => return self.schedule(&lease, lease.closes_at()),
-                LeaseVerdict::Ended => return self.end(&lease),
+                LeaseVerdict::Ended => return self.end(&lease, LeaseEnd::Gone),
             }
         }
         let recheck = self.identifier.recheck(&lease.visitor.borrow());
         self.schedule(&lease, lease.next_recheck(recheck));
     }
 
-    fn end(&self, lease: &Rc<Lease>) {
+    fn end(&self, lease: &Rc<Lease>, end: LeaseEnd) {
         debug!(sockets = lease.connections(), "session ended");
-        lease.end();
+        lease.end(end);
         self.remove(lease);
     }
 

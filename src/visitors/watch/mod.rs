@@ -8,6 +8,7 @@ mod table;
 
 pub use event_log::InFlight;
 pub use hold::{LeaseHold, PartialHold};
+pub use lease::LeaseEnd;
 #[cfg(test)]
 pub(crate) use leases::SIZES;
 pub use leases::{Leases, Watch};

@@ -21,7 +21,7 @@ use std::time::Duration;
 pub use gateway::TestGateway;
 pub use proxy::{Fault, Proxy, Side};
 pub use redis::RedisServer;
-pub use site::{SiteReply, TestSite};
+pub use site::{SiteReply, SiteRequest, TestSite};
 
 /// Timeout of every expectation. Generous, so that a loaded machine causes no false failures.
 pub const DEADLINE: Duration = Duration::from_secs(15);
