@@ -1,5 +1,7 @@
 //! Version 2 when Redis is lost: the client is told that messages may be missing, and never without reason.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::support::{RedisServer, TestGateway, eventually};
@@ -102,4 +104,19 @@ async fn a_history_that_does_not_reach_back_to_a_loss_leaves_a_gap() {
     assert_eq!(client.next().await["d"], "kept");
     client.expect(json!({"t": "gap", "f": "h"})).await;
     client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_redis_to_acknowledge_its_publications_costs_no_processor_time() {
+    let redis = RedisServer::start();
+    let builder = TestGateway::builder().redis(&redis).set("messages.publish_bytes", "4096");
+    let gateway = builder.start().await;
+    let mut client = gateway.live("/ws/x?publish-broadcast").await;
+    client.next().await;
+    redis.command(&["CLIENT", "PAUSE", "2000", "WRITE"]);
+    let before = gateway.processor_time();
+    client.send(json!({"t": "pub", "f": "x", "d": "x".repeat(6_000), "r": 1})).await;
+    client.expect(json!({"t": "ok", "r": 1})).await;
+    let used = gateway.processor_time().saturating_sub(before);
+    assert!(used < Duration::from_millis(200), "{used:?}");
 }
