@@ -32,7 +32,7 @@ pub use digests::Digester;
 pub(crate) use directory::Directory;
 pub use ending::Ending;
 pub use hold::JoinError;
-pub use listener::Listener;
+pub use listener::{Listener, send_unbounded};
 pub use liveness::Liveness;
 pub use local::{LocalMember, LocalTopics};
 pub use local_index::{ExpectedTopic, LocalIndex, ShardTopics};

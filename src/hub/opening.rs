@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::digests::Digester;
 use super::hold::PendingJoin;
 use super::labels::TopicLabels;
-use super::listener::Listener;
+use super::listener::{Listener, queue_replay, replay_run, replay_value};
 use super::outbox::Limits;
 use super::run::Run;
 use super::value_cache::ValueCache;
@@ -57,9 +57,9 @@ impl MemberOpening<'_> {
                 let run =
                     self.labels.value_run(self.value_cache, (value, digest), *topic, self.listener.form);
                 if replay.is_queued {
-                    self.listener.queue(&run, self.limits);
+                    queue_replay(self.listener, &run, self.limits);
                 } else {
-                    self.listener.deliver_value(*topic, &run, digest, self.limits);
+                    replay_value(self.listener, *topic, &run, digest, self.limits);
                 }
             }
         }
@@ -69,13 +69,13 @@ impl MemberOpening<'_> {
                 store(&mut stored, message);
             }
             let count = u32::try_from(messages.len()).unwrap_or(u32::MAX);
-            self.deliver_run(messages[0].0, &Run::new(stored.freeze(), count), replay.is_queued);
+            self.replay_run(messages[0].0, &Run::new(stored.freeze(), count), replay.is_queued);
         }
         self.exclude_read(replay);
         for (index, run) in pending.into_runs() {
             // Others have had it, too, unlike what only this member has read.
             self.topics.get(index).iter().for_each(|topic| self.labels.note_id(**topic, &run));
-            self.deliver_run(index, &run, replay.is_queued);
+            self.replay_run(index, &run, replay.is_queued);
         }
     }
 
@@ -88,13 +88,13 @@ impl MemberOpening<'_> {
         }
     }
 
-    fn deliver_run(&mut self, index: usize, run: &Run, is_queued: bool) {
+    fn replay_run(&mut self, index: usize, run: &Run, is_queued: bool) {
         let Some(topic) = self.topics.get(index) else { return };
         self.labels.label(*topic, run, false);
         if is_queued {
-            self.listener.queue(run, self.limits);
+            queue_replay(self.listener, run, self.limits);
         } else {
-            self.listener.deliver(*topic, run, self.limits, self.digester);
+            replay_run(self.listener, *topic, run, self.limits, self.digester);
         }
     }
 }

@@ -99,9 +99,10 @@ impl Outbox {
         self.append(Chunk { frames, counted }, written, &limits.memory);
     }
 
-    /// Queues a replayed value. It does not count against the connection's bounds, only against that of the process.
-    pub fn push_replayed(&mut self, frames: &Bytes, limits: &Limits) {
-        self.append(Chunk { frames: limits.memory.hold(frames), counted: 0 }, 0, &limits.memory);
+    /// Queues a replayed value, whose first `written` bytes have been written. It does not count against the connection's
+    /// bounds, only against that of the process.
+    pub fn push_replayed(&mut self, frames: &Bytes, written: usize, limits: &Limits) {
+        self.append(Chunk { frames: limits.memory.hold(frames), counted: 0 }, written, &limits.memory);
     }
 
     /// Queues small frames that do not count against the bounds.
@@ -361,7 +362,7 @@ mod tests {
         push(&mut outbox, &run(100), 0, &limits);
         assert!(outbox.is_long(&limits) && outbox.excess(&limits).is_none());
         push(&mut outbox, &run(2), 0, &limits);
-        outbox.push_replayed(&run(50), &limits);
+        outbox.push_replayed(&run(50), 0, &limits);
         push(&mut outbox, &run(1), 0, &limits);
         assert!(outbox.excess(&limits).is_none());
         push(&mut outbox, &run(3), 0, &limits);
@@ -391,7 +392,7 @@ mod tests {
         let memory = OutboxMemory::new(4_000);
         let limits = Limits { memory: ShardMemory::new(memory.clone()), ..limits() };
         let mut outbox = Outbox::default();
-        outbox.push_replayed(&run(500), &limits);
+        outbox.push_replayed(&run(500), 0, &limits);
         assert_eq!(
             [3, 4, 5].map(|now| outbox.mark_excess(Form::Frames, now, &limits)),
             [None, None, Some(Excess::Process)]
@@ -407,7 +408,7 @@ mod tests {
     fn the_oldest_run_that_is_not_partly_written_is_dropped_first() {
         let (mut outbox, limits) = (Outbox::default(), limits());
         push(&mut outbox, &run(1), 2, &limits);
-        outbox.push_replayed(&run(1), &limits);
+        outbox.push_replayed(&run(1), 0, &limits);
         push(&mut outbox, &run(2), 0, &limits);
         push(&mut outbox, &run(1), 0, &limits);
         assert_eq!(outbox.drop_oldest(Form::Frames, &limits), 2);

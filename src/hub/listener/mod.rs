@@ -1,5 +1,7 @@
 //! One connection as the hub sees it: its transport, its outbox and its task's waker.
 
+mod replay;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +18,9 @@ use super::run::Run;
 use super::transport::Transport;
 use crate::stream::Stream;
 use crate::wire::{EntryId, Form};
+
+pub use replay::send_unbounded;
+pub(super) use replay::{queue_replay, replay_run, replay_value};
 
 /// The transport and the bytes that it has not accepted yet. They share one borrow flag, because every write needs both.
 #[derive(Debug, Default)]
@@ -73,7 +78,8 @@ impl Listener {
     /// Delivers a run of a topic, without the messages that the filter excludes.
     pub(super) fn deliver(&self, topic: u32, run: &Run, limits: &Limits, digester: &Digester) {
         if self.filters.get() {
-            return self.deliver_filtered(topic, run, limits, digester);
+            return self
+                .deliver_filtered(topic, run, digester, |part, run| self.send_part(part, run, limits));
         }
         self.delivered.set(self.delivered.get() + u64::from(run.messages));
         self.send(run.in_form(self.form), limits);
@@ -94,11 +100,12 @@ impl Listener {
         self.filters.set(true);
     }
 
-    fn deliver_filtered(&self, topic: u32, run: &Run, limits: &Limits, digester: &Digester) {
+    /// Passes the parts of a run that the filter does not exclude to `send`, each with the whole.
+    fn deliver_filtered(&self, topic: u32, run: &Run, digester: &Digester, send: impl Fn(&Bytes, &Bytes)) {
         let read_to = self.filter.borrow_mut().take_read_to(topic);
         if let Some(id) = read_to {
             let Some(newer) = run.after(id) else { return self.set_read_to(topic, id) };
-            return self.deliver_filtered(topic, &newer, limits, digester);
+            return self.deliver_filtered(topic, &newer, digester, send);
         }
         let bytes = run.in_form(self.form);
         // The part from `from` to `end` is to be sent.
@@ -106,13 +113,13 @@ impl Listener {
         for (digest, next_end) in run.ends_in(self.form, digester) {
             let start = std::mem::replace(&mut end, next_end);
             if self.filter.borrow_mut().take_match(topic, digest) {
-                self.send_part(&bytes.slice(from..start), bytes, limits);
+                send(&bytes.slice(from..start), bytes);
                 from = end;
             } else {
                 self.delivered.set(self.delivered.get() + u64::from(end > start));
             }
         }
-        self.send_part(&bytes.slice(from..), bytes, limits);
+        send(&bytes.slice(from..), bytes);
         self.filters.set(!self.filter.borrow().is_empty());
     }
 
@@ -234,12 +241,6 @@ impl Listener {
     /// Queues the head of an HTTP response, without writing yet.
     pub fn queue_head(&self, head: Bytes, limits: &Limits) {
         self.output.borrow_mut().outbox.push_uncounted(head, 0, &limits.memory);
-    }
-
-    /// Queues messages for a client that joins, without writing yet.
-    pub(super) fn queue(&self, run: &Run, limits: &Limits) {
-        self.delivered.set(self.delivered.get() + u64::from(run.messages));
-        self.output.borrow_mut().outbox.push_replayed(run.in_form(self.form), limits);
     }
 
     /// Sends a heartbeat, unless one is in the outbox already.
