@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use super::answers::Answers;
 use super::facility::LiveFacility;
 use super::refusal::RequestRefusal;
 use super::subscribe::JoinReport;
 use crate::access::{ClientAddress, Credentials, Identity};
-use crate::hub::{Listener, Subscription};
+use crate::hub::{Listener, Subscription, send_unbounded};
 use crate::presence::Attendance;
 use crate::redis::PublishAcks;
 use crate::shard::state::ShardState;
@@ -43,6 +44,7 @@ pub(super) struct LiveClient {
     /// Publications that the client wants to be answered: the number of each, and the client's own.
     pub(super) unanswered: VecDeque<(u32, i64)>,
     pub(super) received: u64,
+    pub(super) answers: Answers,
 }
 
 impl LiveClient {
@@ -65,7 +67,7 @@ impl LiveClient {
 /// Sends an object of the gateway itself. It is not dropped: the client's requests bound the number of answers, because
 /// nothing more is read from a client whose outbox is long.
 pub(super) fn send(listener: &Listener, state: &ShardState, object: &str) {
-    listener.send_uncounted(frame_of(object, listener.form), &state.sockets.limits);
+    send_unbounded(listener, &frame_of(object, listener.form), &state.sockets.limits);
 }
 
 /// Refuses a request.

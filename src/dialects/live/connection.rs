@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument, Span, debug};
 
+use super::answers::Answers;
 use super::client::{LiveClient, send};
 use super::describe::describe;
 use super::facility::LiveFacility;
@@ -77,6 +78,7 @@ impl LiveConnection {
             acks: None,
             unanswered: VecDeque::new(),
             received: 0,
+            answers: Answers::default(),
         };
         send(socket.listener(), state, &hello(&client.id, identity.user.as_deref()));
         debug!("connection opened");
@@ -119,6 +121,7 @@ impl LiveConnection {
         let on_message =
             |_: &Listener, opcode, payload: Bytes| receive(client, &listener, state, opcode, &payload);
         let close = socket.receive(early, &state.sockets, read_mode(state, false), on_message);
+        client.answers.flush(&listener, state);
         socket.free_idle_reader();
         close
     }
@@ -161,6 +164,7 @@ impl LiveConnection {
                 |_: &Listener, opcode, payload: Bytes| receive(client, &listener, state, opcode, &payload);
             let was_queued = listener.has_queued();
             let polled = socket.poll_messages(cx, &state.sockets, read_mode(state, is_paused), on_message);
+            client.answers.flush(&listener, state);
             let Poll::Ready(close) = polled else {
                 // Written meanwhile: what waits for an empty outbox can go on.
                 if was_queued && !listener.has_queued() {

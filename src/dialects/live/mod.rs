@@ -2,6 +2,7 @@
 //!
 //! A subscription passes the same policy, order and replay as a handshake of the relay, whose functions it uses.
 
+mod answers;
 mod client;
 mod connection;
 mod describe;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::client::{LiveClient, refuse, send};
+use super::client::{LiveClient, send};
 use super::publish::publish;
 use super::reauthorize::reauthorize;
 use super::refusal::RequestRefusal;
@@ -16,7 +16,7 @@ use crate::hub::Listener;
 use crate::shard::state::ShardState;
 use crate::socket::Close;
 use crate::visitors::watch::PartialHold;
-use crate::wire::live::{frame_of, heartbeat, ok, user};
+use crate::wire::live::{heartbeat, ok, user};
 use crate::wire::websocket::Opcode;
 
 /// Handles a message. Returns why the connection has to end, if it has to.
@@ -30,56 +30,58 @@ pub(super) fn receive(
     client.received += 1;
     if opcode != Opcode::Text {
         let refusal = RequestRefusal::Invalid("expected text, not a binary message");
-        refuse(listener, state, None, None, refusal);
+        client.answers.refuse(None, None, refusal);
         return None;
     }
     let ClientRequest { number, action } = match read_request(message) {
         Ok(request) => request,
         Err(InvalidRequest::NotJson) => return Some(Close::NotJson),
         Err(InvalidRequest::Senseless(number, why)) => {
-            refuse(listener, state, number, None, RequestRefusal::Invalid(why));
+            client.answers.refuse(number, None, RequestRefusal::Invalid(why));
             return None;
         }
     };
     match action {
         ClientAction::Subscribe(handshake, resume) => {
-            subscribe(client, listener, state, (handshake, resume), number);
+            let facility = handshake.facility.clone();
+            if let Err(refusal) = subscribe(client, listener, state, (handshake, resume), number) {
+                client.answers.refuse(number, Some(facility.as_str()), refusal);
+            }
         }
         ClientAction::Unsubscribe(facility) => {
             if let Some(position) = client.position(&facility) {
                 client.facilities.remove(position);
-                answer(listener, state, number);
+                answer(client, number);
             } else {
-                let refusal = RequestRefusal::NotSubscribed;
-                refuse(listener, state, number, Some(facility.as_str()), refusal);
+                client.answers.refuse(number, Some(facility.as_str()), RequestRefusal::NotSubscribed);
             }
         }
         ClientAction::Publish(facility, audiences, payload) => {
             let published =
                 publish(client, listener, state, &facility, audiences.as_deref(), payload, number);
             if let Err(refusal) = published {
-                refuse(listener, state, number, Some(facility.as_str()), refusal);
+                client.answers.refuse(number, Some(facility.as_str()), refusal);
             }
         }
         ClientAction::Authenticate(token) => {
+            client.answers.flush(listener, state);
             match authenticate(client, listener, state, &Token::new(&token)) {
-                Ok(()) => answer(listener, state, number),
-                Err(refusal) => refuse(listener, state, number, None, refusal),
+                Ok(()) => answer(client, number),
+                Err(refusal) => client.answers.refuse(number, None, refusal),
             }
         }
         ClientAction::Heartbeat => {
-            let frame = frame_of(&heartbeat(), listener.form);
-            listener.answer_heartbeat(frame, &state.sockets.limits);
-            answer(listener, state, number);
+            client.answers.add(&heartbeat());
+            answer(client, number);
         }
     }
     None
 }
 
 /// Answers a request that is done, if it has a number.
-fn answer(listener: &Listener, state: &ShardState, number: Option<i64>) {
+fn answer(client: &mut LiveClient, number: Option<i64>) {
     if let Some(number) = number {
-        send(listener, state, &ok(number));
+        client.answers.add(&ok(number));
     }
 }
 

@@ -46,23 +46,27 @@ pub(super) struct JoinedFacility {
 }
 
 /// Subscribes to a facility, in place of an earlier subscription to it.
+///
+/// # Errors
+///
+/// When the socket has too many facilities.
 pub(super) fn subscribe(
     client: &mut LiveClient,
     listener: &Rc<Listener>,
     state: &Rc<ShardState>,
     (handshake, resume): (Handshake, Option<Resume>),
     request: Option<i64>,
-) {
+) -> Result<(), RequestRefusal> {
     if let Some(position) = client.position(&handshake.facility) {
         client.facilities.remove(position);
     }
     if client.facilities.len() >= state.process.settings.messages.max_facilities {
-        let facility = Some(handshake.facility.as_str());
-        return refuse(listener, state, request, facility, RequestRefusal::TooMany);
+        return Err(RequestRefusal::TooMany);
     }
     client.facilities.push(LiveFacility::new(handshake, resume, request));
     let position = client.facilities.len() - 1;
     start_join(client, position, listener, state);
+    Ok(())
 }
 
 /// Starts to join the channels of a facility, as the visitor that the client is now. An earlier join ends.
