@@ -76,3 +76,22 @@ async fn a_visitor_who_becomes_anonymous_in_a_facility_is_asked_about_again() {
     gateway.publish("broadcast:chat", "to all");
     client.expect(json!({"t": "msg", "f": "chat", "a": "broadcast", "d": "to all"})).await;
 }
+
+#[tokio::test]
+async fn no_message_is_lost_while_a_subscription_is_replaced() {
+    let site = TestSite::start(john).await;
+    let builder = TestGateway::builder().set("auth.callback_url", &site.url());
+    let gateway = builder.set("auth.callback_cache_seconds", "0").start().await;
+    let mut client = LiveClient::open(gateway.live_request("/ws/").header("Cookie", "a=1")).await;
+    client.subscribe("chat", BROADCAST).await;
+    site.hold();
+    let asked = site.requests().len();
+    client.send(json!({"t": "sub", "f": "chat", "flags": ["subscribe-broadcast", "echo"]})).await;
+    site.expect_requests(asked + 1).await;
+    gateway.publish("broadcast:chat", "meanwhile");
+    client.expect(json!({"t": "msg", "f": "chat", "a": "broadcast", "d": "meanwhile"})).await;
+    site.release();
+    client.expect(json!({"t": "sub", "f": "chat", "ok": ["broadcast"], "no": []})).await;
+    gateway.publish("broadcast:chat", "afterwards");
+    client.expect(json!({"t": "msg", "f": "chat", "a": "broadcast", "d": "afterwards"})).await;
+}

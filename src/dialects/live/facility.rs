@@ -33,6 +33,8 @@ pub(super) struct LiveFacility {
     pub(super) joining: Option<AbortOnDropHandle<()>>,
     /// Whether its first channels have been joined.
     pub(super) is_open: bool,
+    /// Whether an earlier subscription to the facility was open when this one was asked for.
+    pub(super) replaces_open: bool,
     /// The channels that it listens to, those that are being joined included.
     pub(super) subscribes: Vec<Channel>,
     /// The channels that it publishes to; none if it may not publish.
@@ -65,6 +67,7 @@ impl LiveFacility {
             join: 0,
             joining: None,
             is_open: false,
+            replaces_open: false,
             subscribes: Vec::new(),
             publishes: None,
             echo_topics: EchoTopics::none(),

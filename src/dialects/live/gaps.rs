@@ -14,7 +14,10 @@ pub(super) fn send_gaps(client: &mut LiveClient, listener: &Rc<Listener>, state:
     if listener.take_loss() {
         for position in 0..client.facilities.len() {
             let facility = &mut client.facilities[position];
-            let Some(subscription) = facility.subscription.as_ref() else { continue };
+            let Some(subscription) = facility.subscription.as_ref() else {
+                facility.owes_gap |= facility.replaces_open && !facility.is_open;
+                continue;
+            };
             if let Some(ids) = subscription.last_ids() {
                 let ids =
                     ids.into_iter().filter_map(|(topic, last)| Some((topic.channel()?, last))).collect();

@@ -79,7 +79,7 @@ fn apply_ends(client: &mut LiveClient, listener: &Rc<Listener>, state: &Rc<Shard
             }
             // The callback may allow it to another visitor.
             Some(LeaseEnd::Gone | LeaseEnd::Unanswered) => {
-                (facility.own, facility.owes_gap) = (None, true);
+                (facility.own, facility.subscription, facility.owes_gap) = (None, None, true);
                 start_join(client, position, listener, state);
             }
             None => {}

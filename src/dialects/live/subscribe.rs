@@ -57,14 +57,20 @@ pub(super) fn subscribe(
     (handshake, resume): (Handshake, Option<Resume>),
     request: Option<i64>,
 ) -> Result<(), RequestRefusal> {
-    if let Some(position) = client.position(&handshake.facility) {
-        client.facilities.remove(position);
-    }
+    let replaced = client.position(&handshake.facility).map(|position| client.facilities.remove(position));
     if client.facilities.len() >= state.process.settings.messages.max_facilities {
         return Err(RequestRefusal::TooMany);
     }
     client.facilities.push(LiveFacility::new(handshake, resume, request));
     let position = client.facilities.len() - 1;
+    if let Some(replaced) = replaced.filter(|replaced| replaced.is_open) {
+        let facility = &mut client.facilities[position];
+        facility.replaces_open = true;
+        // One that is about to read on has lost messages.
+        let is_whole = replaced.subscription.as_ref().is_some_and(|old| old.last_ids().is_none());
+        facility.owes_gap = replaced.owes_gap || !is_whole;
+        facility.subscription = replaced.subscription;
+    }
     start_join(client, position, listener, state);
     Ok(())
 }
@@ -84,13 +90,22 @@ pub(super) fn start_join(
     let (join, reports) = (client.last_join, client.reports.clone());
     let facility = &mut client.facilities[position];
     facility.join = join;
-    facility.subscription = None;
+    // It delivers until the new one holds the messages: none is lost in between.
+    let mut replaced = facility.subscription.take();
     let (handshake, resume) = (facility.handshake.clone(), facility.resume.clone());
     let (state, listener) = (state.clone(), listener.clone());
     let joining = async move {
         let outcome = loop {
             let credentials = credentials.as_deref();
-            match join_facility(&state, &handshake, visitor.clone(), credentials, resume.as_ref()).await {
+            let joining = join_facility(
+                &state,
+                &handshake,
+                visitor.clone(),
+                credentials,
+                resume.as_ref(),
+                &mut replaced,
+            );
+            match joining.await {
                 // It was subscribed before the loss, and reads on when Redis is back.
                 Err(RequestRefusal::Unavailable | RequestRefusal::Unsubscribable)
                     if matches!(resume, Some(Resume::After(_))) =>
@@ -112,6 +127,7 @@ async fn join_facility(
     visitor: Visitor,
     credentials: Option<&Credentials>,
     resume: Option<&Resume>,
+    replaced: &mut Option<Subscription>,
 ) -> Result<JoinedFacility, RequestRefusal> {
     if !state.redis_up.get() {
         return Err(RequestRefusal::Unavailable);
@@ -127,6 +143,7 @@ async fn join_facility(
     let grant = state.policy.grant(handshake, &visitor.identity, visitor.allowed)?;
     let live = live_channels(state, &handshake.facility, &grant.subscribe);
     let subscription = state.hub.join(&[&grant.subscribe[..], &live].concat());
+    *replaced = None;
     let read = read_all(state, &subscription, &handshake.facility, &grant, resume);
     let read = timeout(state.process.settings.server.handshake, read).await;
     let (persisted, history) = read.map_err(|_| RequestRefusal::Unavailable)??;
@@ -213,6 +230,8 @@ pub(super) fn open_facility(
     let is_after_loss = matches!(facility.resume.take(), Some(Resume::After(_)));
     facility.joining = None;
     facility.is_open = true;
+    // A history that was read to the end has what was lost between two subscriptions.
+    facility.owes_gap &= is_after_loss || history.is_complete != Some(true);
     facility.owes_gap |= history.is_complete == Some(false) || !matches!(subscription.is_stale(), Ok(false));
     let has_presence = is_told(state, facility, &grant);
     let verdict = Verdict::new(&state.process.settings.namespace, &facility.handshake, &grant, has_presence);
