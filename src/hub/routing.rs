@@ -162,6 +162,12 @@ impl Hub {
         }
     }
 
+    /// Returns whether the messages of all topics of a member are delivered as they arrive.
+    pub fn has_live_topics(&self, id: MemberId) -> bool {
+        let is_live = |membership: &Membership| self.topics[membership.topic].is_live();
+        self.members.get(id).is_some_and(|member| member.memberships.iter().all(is_live))
+    }
+
     /// Removes a member from all its topics.
     pub fn leave(&mut self, id: MemberId) {
         let Some(member) = self.members.remove(id) else { return };
@@ -402,6 +408,8 @@ impl Hub {
         let own = self.members.get(into).map(|member| member.memberships.clone()).unwrap_or_default();
         self.set_memberships(into, own.into_iter().chain(member.memberships).collect());
         self.record_values(into, values, topics);
+        // A connection of version 2 may wait for these topics before it tells of a gap.
+        listener.wake();
     }
 
     /// Sets the memberships of a member, and updates its slots in their topics.
@@ -427,11 +435,6 @@ impl Hub {
     /// Returns the listeners of connections from a number on, each with its member's number.
     pub fn listeners_from(&self, first: usize) -> impl Iterator<Item = (usize, &Rc<Listener>)> {
         self.members.listeners_from(first)
-    }
-
-    /// Returns whether the messages of a topic are delivered as they arrive.
-    pub fn is_live(&self, topic: &Topic) -> bool {
-        self.topics.find(topic).is_some_and(|id| self.topics[id].is_live())
     }
 
     /// Returns the number of members of a topic.

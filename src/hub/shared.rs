@@ -103,6 +103,11 @@ impl Subscription {
         self.hub.hub.borrow().is_subscribed(self.id)
     }
 
+    /// Returns whether the messages of all topics that it has joined are delivered as they arrive.
+    pub fn is_live(&self) -> bool {
+        self.hub.hub.borrow().has_live_topics(self.id)
+    }
+
     /// Leaves all topics but these. Returns those of them that it has not joined.
     pub fn retain_topics<T: Clone + Into<Topic>>(&self, keep: &[T]) -> Vec<T> {
         let wanted: Vec<Topic> = keep.iter().map(|topic| topic.clone().into()).collect();
@@ -127,12 +132,6 @@ impl Subscription {
     pub fn missing<T: Clone + Into<Topic>>(&self, topics: &[T]) -> Vec<T> {
         let joined = self.hub.hub.borrow().topics(self.id);
         topics.iter().filter(|topic| !joined.contains(&(*topic).clone().into())).cloned().collect()
-    }
-
-    /// Returns whether the messages of all these topics are delivered as they arrive.
-    pub fn are_live<T: Clone + Into<Topic>>(&self, topics: &[T]) -> bool {
-        let hub = self.hub.hub.borrow();
-        topics.iter().all(|topic| hub.is_live(&topic.clone().into()))
     }
 
     /// Delivers what was read, then the held messages, and goes live as a part of the connection of a listener.

@@ -14,15 +14,15 @@ pub(super) struct Answers(BytesMut);
 
 impl Answers {
     /// Adds an answer.
-    pub(super) fn add(&mut self, object: &str) {
-        // Only a WebSocket has requests.
-        self.0.extend_from_slice(&frame_of(object, Form::Objects));
+    pub(super) fn add(&mut self, object: &str, form: Form) {
+        self.0.extend_from_slice(&frame_of(object, form));
     }
 
     /// Adds the refusal of a request.
     pub(super) fn refuse(&mut self, request: Option<i64>, facility: Option<&str>, refusal: RequestRefusal) {
         let reply = ErrorReply { request, facility, code: refusal.code(), why: refusal.why() };
-        self.add(&reply.encode());
+        // Only a WebSocket has requests.
+        self.add(&reply.encode(), Form::Objects);
     }
 
     /// Sends them.

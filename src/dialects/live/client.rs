@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
 use super::answers::Answers;
 use super::facility::LiveFacility;
 use super::refusal::RequestRefusal;
@@ -45,6 +47,8 @@ pub(super) struct LiveClient {
     pub(super) unanswered: VecDeque<(u32, i64)>,
     pub(super) received: u64,
     pub(super) answers: Answers,
+    /// When it was last told of a gap.
+    pub(super) gap_at: Option<Instant>,
 }
 
 impl LiveClient {

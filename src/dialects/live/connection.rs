@@ -79,6 +79,7 @@ impl LiveConnection {
             unanswered: VecDeque::new(),
             received: 0,
             answers: Answers::default(),
+            gap_at: None,
         };
         send(socket.listener(), state, &hello(&client.id, identity.user.as_deref()));
         debug!("connection opened");

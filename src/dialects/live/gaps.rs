@@ -1,12 +1,19 @@
 //! Losses of messages: a facility with a history reads on, of another the client is told.
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use super::client::{LiveClient, send};
+use tokio::time::Instant;
+
+use super::answers::Answers;
+use super::client::LiveClient;
 use super::subscribe::read_on;
-use crate::hub::Listener;
+use crate::hub::{Listener, Subscription};
 use crate::shard::state::ShardState;
 use crate::wire::live::gap;
+
+/// Shortest time between gaps that are queued behind other messages: a client that does not read must not collect them.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// Notes losses that the hub has reported, and tells the client of those that are over: only then the state that it loads
 /// cannot miss another message.
@@ -28,20 +35,18 @@ pub(super) fn send_gaps(client: &mut LiveClient, listener: &Rc<Listener>, state:
             }
         }
     }
-    // While messages wait, more of them may be dropped.
-    if listener.has_queued() {
+    // While messages wait, more of them may be dropped, and an outbox need not be empty for a long time.
+    let is_recent = |at: Instant| at.elapsed() < PAUSE;
+    if listener.has_queued() && client.gap_at.is_some_and(is_recent) {
         return;
     }
+    let mut gaps = Answers::default();
     for facility in client.facilities.iter_mut().filter(|facility| facility.owes_gap) {
-        let is_live = || {
-            facility
-                .subscribes
-                .iter()
-                .all(|channel| state.hub.with(|hub| hub.is_live(&channel.clone().into())))
-        };
-        if facility.subscription.is_some() && is_live() {
+        if facility.subscription.as_ref().is_some_and(Subscription::is_live) {
             facility.owes_gap = false;
-            send(listener, state, &gap(facility.handshake.facility.as_str()));
+            gaps.add(&gap(facility.name()), listener.form);
+            client.gap_at = Some(Instant::now());
         }
     }
+    gaps.flush(listener, state);
 }

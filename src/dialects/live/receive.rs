@@ -16,6 +16,7 @@ use crate::hub::Listener;
 use crate::shard::state::ShardState;
 use crate::socket::Close;
 use crate::visitors::watch::PartialHold;
+use crate::wire::Form;
 use crate::wire::live::{heartbeat, ok, user};
 use crate::wire::websocket::Opcode;
 
@@ -71,7 +72,7 @@ pub(super) fn receive(
             }
         }
         ClientAction::Heartbeat => {
-            client.answers.add(&heartbeat());
+            client.answers.add(&heartbeat(), listener.form);
             answer(client, number);
         }
     }
@@ -81,7 +82,7 @@ pub(super) fn receive(
 /// Answers a request that is done, if it has a number.
 fn answer(client: &mut LiveClient, number: Option<i64>) {
     if let Some(number) = number {
-        client.answers.add(&ok(number));
+        client.answers.add(&ok(number), Form::Objects);
     }
 }
 
