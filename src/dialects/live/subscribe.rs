@@ -260,6 +260,8 @@ pub(super) fn open_facility(
     let ids = history.last.into_iter().map(Option::unwrap_or_default);
     facility.read_to = live.iter().cloned().zip(ids).collect();
     facility.echo_topics = echo_topics(state, facility, &grant, &subscription, None);
+    // The callback may have answered differently for the address.
+    let identity = own.as_ref().map_or(&*identity, |(visitor, _)| &visitor.identity);
     facility.rate_limit = state.visitors.rate_limits.limit(identity, *client_address, grant.rate);
     facility.subscribes = [grant.subscribe, live].concat();
     facility.publishes = shared(grant.publish);
