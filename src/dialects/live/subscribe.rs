@@ -19,7 +19,7 @@ use crate::access::{Credentials, Grant};
 use crate::dialects::relay::{EchoTopics, read_joined, shared};
 use crate::hub::{Addition, Listener, Replay, Subscription};
 use crate::shard::state::ShardState;
-use crate::visitors::watch::PartialHold;
+use crate::visitors::watch::{InFlight, PartialHold};
 use crate::visitors::{AuthSource, Visitor};
 use crate::wire::live::SubscribedReply;
 use crate::wire::{Channel, EntryId, Facility, Handshake};
@@ -31,6 +31,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct JoinReport {
     join: u64,
     outcome: Result<JoinedFacility, RequestRefusal>,
+    /// Invalidations are logged until the lease of this facility exists; none without a callback.
+    in_flight: Option<InFlight>,
 }
 
 /// A facility whose channels are joined; their messages are held.
@@ -94,6 +96,7 @@ pub(super) fn start_join(
     let mut replaced = facility.subscription.take();
     let (handshake, resume) = (facility.handshake.clone(), facility.resume.clone());
     let (state, listener) = (state.clone(), listener.clone());
+    let in_flight = credentials.is_some().then(|| state.visitors.leases.begin());
     let joining = async move {
         let outcome = loop {
             let credentials = credentials.as_deref();
@@ -115,7 +118,7 @@ pub(super) fn start_join(
                 outcome => break outcome,
             }
         };
-        reports.borrow_mut().push(JoinReport { join, outcome });
+        reports.borrow_mut().push(JoinReport { join, outcome, in_flight });
         listener.wake();
     };
     facility.joining = Some(AbortOnDropHandle::new(spawn_local(joining.in_current_span())));
@@ -203,7 +206,7 @@ pub(super) async fn read_all(
 /// Applies the joins that have ended.
 pub(super) fn apply_reports(client: &mut LiveClient, listener: &Rc<Listener>, state: &Rc<ShardState>) {
     let reports = std::mem::take(&mut *client.reports.borrow_mut());
-    for JoinReport { join, outcome } in reports {
+    for JoinReport { join, outcome, in_flight } in reports {
         // It was given up, or started again for another identity.
         let Some(position) = client.facilities.iter().position(|known| known.join == join) else { continue };
         match outcome {
@@ -213,6 +216,7 @@ pub(super) fn apply_reports(client: &mut LiveClient, listener: &Rc<Listener>, st
                 refuse(listener, state, facility.request, Some(facility.name()), refusal);
             }
         }
+        drop(in_flight);
     }
 }
 
