@@ -72,6 +72,11 @@ impl Request {
         }
     }
 
+    /// Returns the prefix of its gateway's channels.
+    pub fn prefix(&self) -> String {
+        if self.namespace.is_empty() { String::new() } else { format!("{}:", self.namespace) }
+    }
+
     pub fn method(mut self, method: &str) -> Self {
         method.clone_into(&mut self.method);
         self
@@ -405,6 +410,19 @@ impl TestClient {
             let expected = Frame { flags: 0x80, opcode, payload };
             assert!(frame == expected, "{place}: {} instead of {}", show(&frame), show(&expected));
         }
+    }
+
+    /// Sets the full name of a broadcast channel to which the client is subscribed.
+    pub fn set_channel(&mut self, channel: String) {
+        self.channel = Some(channel);
+    }
+
+    /// Publishes a fence, and returns it: Redis may deliver a message later than the gateway answers a ping. `None` for a client
+    /// without a broadcast channel.
+    pub fn publish_fence(&self) -> Option<String> {
+        let fence = unique(FENCE);
+        RedisClient::to(self.redis_port).command(&["PUBLISH", self.channel.as_ref()?, &fence]);
+        Some(fence)
     }
 
     /// Expects that the server has sent nothing so far: publishes a fence and expects it as the next message. A client

@@ -1,5 +1,7 @@
 //! A client of version 2.
 
+use std::panic::Location;
+
 use serde_json::Value;
 
 use super::TestGateway;
@@ -13,6 +15,13 @@ pub struct LiveClient {
     pub client: TestClient,
     /// The first object.
     pub hello: Value,
+    /// Of the names of its channels.
+    prefix: String,
+}
+
+/// Returns whether an object is the fence of a client.
+fn is_fence(object: &Value) -> bool {
+    object["d"].as_str().is_some_and(|text| text.starts_with('\u{1}'))
 }
 
 impl TestGateway {
@@ -32,9 +41,10 @@ impl LiveClient {
     /// Opens a socket, and reads the first object.
     #[track_caller]
     pub fn open(request: Request) -> impl Future<Output = Self> {
+        let prefix = request.prefix();
         let connected = request.connect();
         async move {
-            let mut opened = Self { client: connected.await, hello: Value::Null };
+            let mut opened = Self { client: connected.await, hello: Value::Null, prefix };
             opened.hello = opened.next().await;
             assert_eq!(opened.hello["t"], "hello", "{}", opened.hello);
             opened
@@ -49,24 +59,28 @@ impl LiveClient {
     /// Returns the next object, whatever it is but a fence of another client.
     #[track_caller]
     pub fn next(&mut self) -> impl Future<Output = Value> {
-        let place = std::panic::Location::caller();
+        let place = Location::caller();
         async move {
             loop {
-                let frame = self.client.next_message().await;
-                let text = String::from_utf8_lossy(&frame.payload).into_owned();
-                assert_eq!(frame.opcode, TEXT, "{place}: {text}");
-                let object: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{place}: {text}"));
-                if !object["d"].as_str().is_some_and(|text| text.starts_with('\u{1}')) {
+                let object = self.read(place).await;
+                if !is_fence(&object) {
                     return object;
                 }
             }
         }
     }
 
+    async fn read(&mut self, place: &'static Location<'static>) -> Value {
+        let frame = self.client.next_message().await;
+        let text = String::from_utf8_lossy(&frame.payload).into_owned();
+        assert_eq!(frame.opcode, TEXT, "{place}: {text}");
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("{place}: {text}"))
+    }
+
     /// Expects this object.
     #[track_caller]
     pub fn expect(&mut self, object: Value) -> impl Future<Output = ()> {
-        let place = std::panic::Location::caller();
+        let place = Location::caller();
         let next = self.next();
         async move { assert_eq!(next.await, object, "{place}") }
     }
@@ -74,8 +88,16 @@ impl LiveClient {
     /// Expects that nothing has been sent so far.
     #[track_caller]
     pub fn expect_nothing(&mut self) -> impl Future<Output = ()> {
-        let place = std::panic::Location::caller();
+        let place = Location::caller();
         async move {
+            if let Some(fence) = self.client.publish_fence() {
+                let mut object = self.read(place).await;
+                while object["d"] != fence {
+                    assert!(is_fence(&object), "{place}: nothing was expected, not {object}");
+                    object = self.read(place).await;
+                }
+                return;
+            }
             self.client.send_ping(b"fence").await;
             let frame = self.client.next_message().await;
             let text = String::from_utf8_lossy(&frame.payload);
@@ -86,12 +108,16 @@ impl LiveClient {
     /// Subscribes, and returns the answer.
     #[track_caller]
     pub fn subscribe(&mut self, facility: &str, flags: &[&str]) -> impl Future<Output = Value> {
-        let place = std::panic::Location::caller();
+        let place = Location::caller();
         let request = serde_json::json!({"t": "sub", "f": facility, "flags": flags});
         async move {
             self.send(request).await;
             let answer = self.next().await;
             assert!(answer["t"] == "sub" || answer["t"] == "err", "{place}: {answer}");
+            if answer["ok"].as_array().is_some_and(|ok| ok.iter().any(|flag| flag == "broadcast")) {
+                let facility = answer["f"].as_str().unwrap_or_default();
+                self.client.set_channel(format!("{}broadcast:{facility}", self.prefix));
+            }
             answer
         }
     }
