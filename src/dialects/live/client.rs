@@ -11,6 +11,7 @@ use super::facility::LiveFacility;
 use super::refusal::RequestRefusal;
 use super::subscribe::JoinReport;
 use crate::access::{ClientAddress, Credentials, Identity};
+use crate::events::{AnnouncedClient, DisconnectReason};
 use crate::hub::{Listener, Subscription, send_unbounded};
 use crate::presence::Attendance;
 use crate::redis::PublishAcks;
@@ -43,6 +44,8 @@ pub(super) struct LiveClient {
     pub(super) client_address: ClientAddress,
     /// None before the first publication.
     pub(super) acks: Option<Rc<PublishAcks>>,
+    /// Facilities that were left before Redis has acknowledged their publications, of which Django is told before their end.
+    pub(super) leaving: Vec<(Box<AnnouncedClient>, Facility)>,
     /// Publications that the client wants to be answered: the number of each, and the client's own.
     pub(super) unanswered: VecDeque<(u32, i64)>,
     pub(super) received: u64,
@@ -55,6 +58,18 @@ impl LiveClient {
     /// Returns the position of a facility.
     pub(super) fn position(&self, facility: &Facility) -> Option<usize> {
         self.facilities.iter().position(|known| known.handshake.facility == *facility)
+    }
+
+    /// Leaves a facility, and returns it.
+    pub(super) fn leave(&mut self, position: usize, reason: DisconnectReason) -> LiveFacility {
+        let mut facility = self.facilities.remove(position);
+        if let Some(announced) = facility.announced.take() {
+            announced.set_reason(reason);
+            if announced.has_unacknowledged() {
+                self.leaving.push((announced, facility.handshake.facility.clone()));
+            }
+        }
+        facility
     }
 
     /// Returns the visitor as it is now.

@@ -76,6 +76,7 @@ impl LiveConnection {
             credentials: has_callback.then(|| Rc::new(Credentials { token: None, ..credentials })),
             client_address,
             acks: None,
+            leaving: Vec::new(),
             unanswered: VecDeque::new(),
             received: 0,
             answers: Answers::default(),
@@ -187,14 +188,14 @@ impl LiveConnection {
     async fn finish(self: Box<Self>, mut close: Close) {
         let Self { permit, socket, client, span, .. } = *self;
         let state = permit.state();
-        let LiveClient { subscription, facilities, share, attendance, acks, received, .. } = client;
+        let LiveClient { subscription, facilities, share, attendance, acks, leaving, received, .. } = client;
         // Their ends are told at once, unless messages are to be told before.
         let announced = facilities.into_iter().filter_map(|LiveFacility { announced, handshake, .. }| {
             let announced = announced?;
             announced.set_reason(reason_of(&close));
             announced.has_unacknowledged().then_some((announced, handshake.facility))
         });
-        let announced: Vec<_> = announced.collect();
+        let announced: Vec<_> = announced.chain(leaving).collect();
         drop((subscription, share, attendance));
         let is_by_client = matches!(close, Close::ByClient(_));
         let settled = async {

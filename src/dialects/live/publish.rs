@@ -82,6 +82,10 @@ pub(super) fn poll_acks(
             announce_acknowledged(announced, acks, state, &facility.handshake.facility);
         }
     }
+    client.leaving.retain_mut(|(announced, facility)| {
+        announce_acknowledged(announced, acks, state, facility);
+        announced.has_unacknowledged()
+    });
     let failure = acks.failure()?;
     // The connection ends: how far the others got is not known.
     for (_, number) in client.unanswered.drain(..) {

@@ -13,6 +13,7 @@ use super::subscribe::{echo_topics, live_channels, reply, start_join};
 use super::verdict::Verdict;
 use crate::access::{Denied, Grant};
 use crate::dialects::relay::{add_channels, shared};
+use crate::events::DisconnectReason;
 use crate::hub::{Ending, Listener};
 use crate::shard::state::ShardState;
 use crate::visitors::Visitor;
@@ -55,7 +56,7 @@ pub(super) fn reauthorize(client: &mut LiveClient, listener: &Rc<Listener>, stat
                 apply_grant(client, position, Grant::default(), &visitor, listener, state);
             }
             Err(Denied) => {
-                let facility = client.facilities.remove(position);
+                let facility = client.leave(position, DisconnectReason::SessionEnded);
                 refuse(listener, state, None, Some(facility.name()), RequestRefusal::Denied);
                 continue;
             }
@@ -73,7 +74,7 @@ fn apply_ends(client: &mut LiveClient, listener: &Rc<Listener>, state: &Rc<Shard
     while let Some(facility) = client.facilities.get_mut(position) {
         match facility.own.as_ref().and_then(PartialHold::ended) {
             Some(LeaseEnd::Refused) => {
-                let facility = client.facilities.remove(position);
+                let facility = client.leave(position, DisconnectReason::SessionEnded);
                 refuse(listener, state, None, Some(facility.name()), RequestRefusal::Denied);
                 continue;
             }

@@ -12,6 +12,7 @@ use super::refusal::RequestRefusal;
 use super::request::{ClientAction, ClientRequest, InvalidRequest, read_request};
 use super::subscribe::subscribe;
 use crate::access::Token;
+use crate::events::DisconnectReason;
 use crate::hub::Listener;
 use crate::shard::state::ShardState;
 use crate::socket::Close;
@@ -51,7 +52,7 @@ pub(super) fn receive(
         }
         ClientAction::Unsubscribe(facility) => {
             if let Some(position) = client.position(&facility) {
-                client.facilities.remove(position);
+                client.leave(position, DisconnectReason::ClientNamespaceDisconnect);
                 answer(client, number);
             } else {
                 client.answers.refuse(number, Some(facility.as_str()), RequestRefusal::NotSubscribed);

@@ -1,6 +1,7 @@
 //! Why a request is refused: the only table of the codes in `err` objects. They are those of HTTP.
 
 use crate::access::Denied;
+use crate::events::DisconnectReason;
 use crate::hub::JoinError;
 use crate::visitors::IdentifyError;
 
@@ -59,6 +60,14 @@ impl RequestRefusal {
             Self::Unavailable => "not available at the moment",
             Self::NoMemory => "too many messages wait for slow clients",
             Self::Lost => "the message may be lost, Redis failed",
+        }
+    }
+
+    /// Returns why a facility ends that is refused, as Django is told.
+    pub(super) fn reason(self) -> DisconnectReason {
+        match self {
+            Self::Denied | Self::Token => DisconnectReason::SessionEnded,
+            _ => DisconnectReason::ForcedServerClose,
         }
     }
 }

@@ -72,6 +72,7 @@ pub(super) fn subscribe(
         let is_whole = replaced.subscription.as_ref().is_some_and(|old| old.last_ids().is_none());
         facility.owes_gap = replaced.owes_gap || !is_whole;
         facility.subscription = replaced.subscription;
+        facility.announced = replaced.announced;
     }
     start_join(client, position, listener, state);
     Ok(())
@@ -212,7 +213,7 @@ pub(super) fn apply_reports(client: &mut LiveClient, listener: &Rc<Listener>, st
         match outcome {
             Ok(joined) => open_facility(client, position, joined, listener, state),
             Err(refusal) => {
-                let facility = client.facilities.remove(position);
+                let facility = client.leave(position, refusal.reason());
                 refuse(listener, state, facility.request, Some(facility.name()), refusal);
             }
         }
@@ -270,7 +271,9 @@ pub(super) fn open_facility(
     facility.subscribes = [grant.subscribe, live].concat();
     facility.publishes = shared(grant.publish);
     facility.subscription = Some(subscription);
-    if state.events.are_enabled() && facility.announced.is_none() {
+    if let Some(announced) = &mut facility.announced {
+        announced.set_user(identity.user.as_ref());
+    } else if state.events.are_enabled() {
         let (name, sid) = (&facility.handshake.facility, || id.to_string());
         facility.announced = state.events.connect_facility((name, "live"), sid, identity.user.clone());
     }

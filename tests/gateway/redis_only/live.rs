@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::client::{TEXT, frame};
+use crate::support::event_log::EventLog;
 use crate::support::{RedisServer, TestGateway, eventually};
 
 #[tokio::test]
@@ -119,4 +121,19 @@ async fn a_client_that_waits_for_redis_to_acknowledge_its_publications_costs_no_
     client.expect(json!({"t": "ok", "r": 1})).await;
     let used = gateway.processor_time().saturating_sub(before);
     assert!(used < Duration::from_millis(200), "{used:?}");
+}
+
+#[tokio::test]
+async fn django_is_told_of_a_message_whose_facility_is_left_at_once() {
+    let log = EventLog::new();
+    let gateway = TestGateway::start_with(&[("events.to", &log.setting())]).await;
+    let mut client = gateway.live("/ws/").await;
+    client.subscribe("x", &["publish-broadcast"]).await;
+    let requests = [json!({"t": "pub", "f": "x", "d": "bye"}), json!({"t": "unsub", "f": "x"})];
+    let requests = requests.map(|request| frame(0x80 | TEXT, request.to_string().as_bytes()));
+    client.client.send_raw(&requests.concat()).await;
+    let left = log.expect("disconnect", 1).await;
+    assert_eq!(left[0]["reason"], "client namespace disconnect");
+    let kinds: Vec<_> = log.all().into_iter().map(|event| event["type"].clone()).collect();
+    assert_eq!(kinds, ["node", "connect", "message", "disconnect"]);
 }
