@@ -136,8 +136,15 @@ async fn what_cannot_be_understood_is_answered_and_broken_json_closes_with_1007(
 #[tokio::test]
 async fn heartbeats_of_the_gateway_are_objects() {
     let gateway = TestGateway::start_with(&[("heartbeat", "--heartbeat--")]).await;
-    let mut client = gateway.live("/ws/").await;
+    let mut client = gateway.live("/ws/x?publish-broadcast").await;
+    client.next().await;
     client.expect(json!({"t": "hb"})).await;
+    client.send(json!({"t": "pub", "f": "x", "d": "--heartbeat--", "r": 1})).await;
+    let mut answer = client.next().await;
+    while answer["t"] == "hb" {
+        answer = client.next().await;
+    }
+    assert_eq!((&answer["code"], &answer["r"]), (&json!(400), &json!(1)));
 }
 
 #[tokio::test]

@@ -42,6 +42,10 @@ pub(super) fn publish(
     if channels.is_empty() {
         return Err(RequestRefusal::NoAudience);
     }
+    if state.sockets.keepalive.heartbeat.as_ref() == Some(&payload) {
+        // Plain clients would take it for a heartbeat of the gateway.
+        return Err(RequestRefusal::Invalid("this text is the heartbeat"));
+    }
     if known.rate_limit.as_ref().is_some_and(|rate_limit| !rate_limit.take(payload.len())) {
         return Err(RequestRefusal::TooFast);
     }
