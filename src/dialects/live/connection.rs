@@ -188,7 +188,9 @@ impl LiveConnection {
     async fn finish(self: Box<Self>, mut close: Close) {
         let Self { permit, socket, client, span, .. } = *self;
         let state = permit.state();
-        let LiveClient { subscription, facilities, share, attendance, acks, leaving, received, .. } = client;
+        let LiveClient {
+            subscription, facilities, share, attendance, acks, leaving, reports, received, ..
+        } = client;
         // Their ends are told at once, unless messages are to be told before.
         let announced = facilities.into_iter().filter_map(|LiveFacility { announced, handshake, .. }| {
             let announced = announced?;
@@ -196,7 +198,7 @@ impl LiveConnection {
             announced.has_unacknowledged().then_some((announced, handshake.facility))
         });
         let announced: Vec<_> = announced.chain(leaving).collect();
-        drop((subscription, share, attendance));
+        drop((subscription, share, attendance, reports));
         let is_by_client = matches!(close, Close::ByClient(_));
         let settled = async {
             let acks = acks.filter(|_| is_by_client || !announced.is_empty())?;
