@@ -126,7 +126,8 @@ async fn a_client_that_waits_for_redis_to_acknowledge_its_publications_costs_no_
 #[tokio::test]
 async fn django_is_told_of_a_message_whose_facility_is_left_at_once() {
     let log = EventLog::new();
-    let gateway = TestGateway::start_with(&[("events.to", &log.setting())]).await;
+    let settings = [("events.to", &*log.setting()), ("events.facility", "x")];
+    let gateway = TestGateway::start_with(&settings).await;
     let mut client = gateway.live("/ws/").await;
     client.subscribe("x", &["publish-broadcast"]).await;
     let requests = [json!({"t": "pub", "f": "x", "d": "bye"}), json!({"t": "unsub", "f": "x"})];

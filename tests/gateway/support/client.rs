@@ -412,16 +412,16 @@ impl TestClient {
         }
     }
 
-    /// Sets the full name of a broadcast channel to which the client is subscribed.
-    pub fn set_channel(&mut self, channel: String) {
-        self.channel = Some(channel);
+    /// Returns the full name of its broadcast channel, if it is subscribed to one.
+    pub fn channel(&self) -> Option<&str> {
+        self.channel.as_deref()
     }
 
-    /// Publishes a fence, and returns it: Redis may deliver a message later than the gateway answers a ping. `None` for a client
-    /// without a broadcast channel.
-    pub fn publish_fence(&self) -> Option<String> {
+    /// Publishes a fence on a channel, and returns it: Redis may deliver a message later than the gateway answers a ping.
+    /// `None` if Redis is down.
+    pub fn publish_fence(&self, channel: &str) -> Option<String> {
         let fence = unique(FENCE);
-        RedisClient::to(self.redis_port).command(&["PUBLISH", self.channel.as_ref()?, &fence]);
+        RedisClient::open(self.redis_port).ok()?.command(&["PUBLISH", channel, &fence]);
         Some(fence)
     }
 

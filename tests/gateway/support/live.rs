@@ -17,6 +17,8 @@ pub struct LiveClient {
     pub hello: Value,
     /// Of the names of its channels.
     prefix: String,
+    /// Broadcast channels to which it has subscribed.
+    channels: Vec<String>,
 }
 
 /// Returns whether an object is the fence of a client.
@@ -44,7 +46,9 @@ impl LiveClient {
         let prefix = request.prefix();
         let connected = request.connect();
         async move {
-            let mut opened = Self { client: connected.await, hello: Value::Null, prefix };
+            let client = connected.await;
+            let channels = client.channel().map(str::to_owned).into_iter().collect();
+            let mut opened = Self { client, hello: Value::Null, prefix, channels };
             opened.hello = opened.next().await;
             assert_eq!(opened.hello["t"], "hello", "{}", opened.hello);
             opened
@@ -90,7 +94,8 @@ impl LiveClient {
     pub fn expect_nothing(&mut self) -> impl Future<Output = ()> {
         let place = Location::caller();
         async move {
-            if let Some(fence) = self.client.publish_fence() {
+            let channel = self.channels.last();
+            if let Some(fence) = channel.and_then(|channel| self.client.publish_fence(channel)) {
                 let mut object = self.read(place).await;
                 while object["d"] != fence {
                     assert!(is_fence(&object), "{place}: nothing was expected, not {object}");
@@ -114,9 +119,10 @@ impl LiveClient {
             self.send(request).await;
             let answer = self.next().await;
             assert!(answer["t"] == "sub" || answer["t"] == "err", "{place}: {answer}");
+            let channel = format!("{}broadcast:{}", self.prefix, answer["f"].as_str().unwrap_or_default());
+            self.channels.retain(|known| *known != channel);
             if answer["ok"].as_array().is_some_and(|ok| ok.iter().any(|flag| flag == "broadcast")) {
-                let facility = answer["f"].as_str().unwrap_or_default();
-                self.client.set_channel(format!("{}broadcast:{facility}", self.prefix));
+                self.channels.push(channel);
             }
             answer
         }

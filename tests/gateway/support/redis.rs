@@ -402,7 +402,7 @@ pub struct RedisClient {
 }
 
 impl RedisClient {
-    fn open(port: u16) -> std::io::Result<Self> {
+    pub fn open(port: u16) -> std::io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_write_timeout(Some(DEADLINE))?;
