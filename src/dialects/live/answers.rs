@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::refusal::RequestRefusal;
-use crate::hub::{Listener, send_unbounded};
+use crate::hub::{Listener, send_exempt};
 use crate::shard::state::ShardState;
 use crate::wire::Form;
 use crate::wire::live::{ErrorReply, frame_of};
@@ -28,6 +28,6 @@ impl Answers {
     /// Sends them.
     pub(super) fn flush(&mut self, listener: &Listener, state: &ShardState) {
         let answers = Bytes::from(std::mem::take(&mut self.0));
-        send_unbounded(listener, &answers, &state.sockets.limits);
+        send_exempt(listener, &answers, &state.sockets.limits);
     }
 }

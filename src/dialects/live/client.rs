@@ -12,7 +12,7 @@ use super::refusal::RequestRefusal;
 use super::subscribe::JoinReport;
 use crate::access::{ClientAddress, Credentials, Identity};
 use crate::events::{AnnouncedClient, DisconnectReason};
-use crate::hub::{Listener, Subscription, send_unbounded};
+use crate::hub::{Listener, Subscription, send_exempt};
 use crate::presence::Attendance;
 use crate::redis::PublishAcks;
 use crate::shard::state::ShardState;
@@ -86,7 +86,7 @@ impl LiveClient {
 /// Sends an object of the gateway itself. It is not dropped: the client's requests bound the number of answers, because
 /// nothing more is read from a client whose outbox is long.
 pub(super) fn send(listener: &Listener, state: &ShardState, object: &str) {
-    send_unbounded(listener, &frame_of(object, listener.form), &state.sockets.limits);
+    send_exempt(listener, &frame_of(object, listener.form), &state.sockets.limits);
 }
 
 /// Refuses a request.

@@ -1,6 +1,6 @@
 //! One connection as the hub sees it: its transport, its outbox and its task's waker.
 
-mod replay;
+pub(super) mod replay;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -18,9 +18,6 @@ use super::run::Run;
 use super::transport::Transport;
 use crate::stream::Stream;
 use crate::wire::{EntryId, Form};
-
-pub use replay::send_unbounded;
-pub(super) use replay::{queue_replay, replay_run, replay_value};
 
 /// The transport and the bytes that it has not accepted yet. They share one borrow flag, because every write needs both.
 #[derive(Debug, Default)]

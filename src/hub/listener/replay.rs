@@ -6,7 +6,10 @@ use std::io;
 use bytes::Bytes;
 
 use super::{Listener, Output};
-use crate::hub::{Digester, Ending, Limits, Run};
+use crate::hub::digests::Digester;
+use crate::hub::ending::Ending;
+use crate::hub::outbox::Limits;
+use crate::hub::run::Run;
 
 /// Queues messages for a client that joins, without writing yet.
 pub(in crate::hub) fn queue_replay(listener: &Listener, run: &Run, limits: &Limits) {
@@ -18,7 +21,7 @@ pub(in crate::hub) fn queue_replay(listener: &Listener, run: &Run, limits: &Limi
 pub(in crate::hub) fn replay_value(listener: &Listener, topic: u32, run: &Run, digest: u64, limits: &Limits) {
     if !listener.filters.get() || !listener.filter.borrow().excludes_value(topic, digest) {
         listener.delivered.set(listener.delivered.get() + 1);
-        send_unbounded(listener, run.in_form(listener.form), limits);
+        send_exempt(listener, run.in_form(listener.form), limits);
     }
 }
 
@@ -32,15 +35,15 @@ pub(in crate::hub) fn replay_run(
 ) {
     if listener.filters.get() {
         return listener.deliver_filtered(topic, run, digester, |part, _| {
-            send_unbounded(listener, part, limits);
+            send_exempt(listener, part, limits);
         });
     }
     listener.delivered.set(listener.delivered.get() + u64::from(run.messages));
-    send_unbounded(listener, run.in_form(listener.form), limits);
+    send_exempt(listener, run.in_form(listener.form), limits);
 }
 
 /// Sends whole frames: at once if the outbox is empty, else behind its bytes. The caller bounds them.
-pub fn send_unbounded(listener: &Listener, frames: &Bytes, limits: &Limits) {
+pub fn send_exempt(listener: &Listener, frames: &Bytes, limits: &Limits) {
     if frames.is_empty() || listener.ending.get().is_some() {
         return;
     }
