@@ -33,6 +33,8 @@ pub(super) struct PendingJoin {
 }
 
 impl PendingJoin {
+    // Never inlined: it is rare in the loop of a delivery.
+    #[inline(never)]
     pub(super) fn hold(&mut self, index: usize, run: &Run, limits: &Limits) {
         // The first run does not count, as in the outbox. A join is short, so the hard bound applies at once.
         let is_over = !self.runs.is_empty() && self.bytes + run.bytes.len() > limits.outbox_hard_bytes;

@@ -21,15 +21,10 @@ struct CoreGateway {
 }
 
 impl CoreGateway {
-    /// Starts a gateway; `None` with the embedded store, which has no sorted sets.
-    async fn start(settings: &str, rules: &str) -> Option<Self> {
-        let redis = RedisServer::shared();
-        if matches!(redis.command(&["ZCARD", "x"]), RedisReply::Error(_)) {
-            return None;
-        }
+    async fn start(settings: &str, rules: &str) -> Self {
         let prefix = unique("core");
         let text = format!("[channels]\nenabled = true\nprefix = \"{prefix}\"\n{settings}\n{rules}");
-        Some(Self { gateway: TestGateway::builder().rules(&text).start().await, prefix })
+        Self { gateway: TestGateway::builder().rules(&text).start().await, prefix }
     }
 
     /// Returns the members of a group.
@@ -79,67 +74,8 @@ fn stored_for(member: &str, text: &str) -> Vec<u8> {
     bytes
 }
 
-#[tokio::test]
-async fn the_process_is_a_member_of_a_group_while_a_page_hears_it() {
-    let redis_linger = "[redis]\nunsubscribe_linger_seconds = 0\n";
-    let Some(mut server) = CoreGateway::start("layer = \"core\"\n", &format!("{RULES}{redis_linger}")).await
-    else {
-        return;
-    };
-    assert!(server.members("chat_5").is_empty());
-    let mut client = server.gateway.connect("/ws/x?subscribe-broadcast").await;
-    let [member] = &server.members("chat_5")[..] else { panic!("one member") };
-    let (mailbox, group) = member.split_once('!').unwrap();
-    assert_eq!((mailbox.len(), &mailbox[..3], group), (35, "gw.", "chat_5"));
-    let key = format!("{}:group:chat_5", server.prefix);
-    assert!(RedisServer::shared().command(&["TTL", &key]).integer() > 86_000);
-    for number in 0..150 {
-        server.put(member, &stored_for(member, &number.to_string()));
-        if number == 0 {
-            client.expect_text(r#"{"text":"0"}"#).await;
-        }
-    }
-    for number in 1..150 {
-        client.expect_text(&format!(r#"{{"text":"{number}"}}"#)).await;
-    }
-    drop(client);
-    eventually("the group is left", || server.members("chat_5").is_empty().then_some(())).await;
-    let _client = server.gateway.connect("/ws/x?subscribe-broadcast").await;
-    assert_eq!(server.members("chat_5").len(), 1);
-    server.gateway.signal("TERM");
-    server.gateway.expect_exit().await;
-    assert!(server.members("chat_5").is_empty(), "the process leaves its groups at the end");
-}
-
-#[tokio::test]
-async fn a_message_that_django_stored_is_delivered_without_its_receivers() {
-    let Some(server) = CoreGateway::start("layer = \"core\"\n", RULES).await else { return };
-    let mut client = server.gateway.connect("/ws/x?subscribe-broadcast").await;
-    let member = server.members("chat_5").remove(0);
-    let messages: Value = serde_json::from_str(MESSAGES).unwrap();
-    let stored =
-        BASE64_STANDARD.decode(messages["core-foreign-join"]["stored_b64"].as_str().unwrap()).unwrap();
-    // The captured message is for another gateway: its receiver is not a member of this one.
-    server.put(&member, &stored);
-    server.put(&member, b"garbage");
-    server.put(&member, &stored_for(&member, "own"));
-    client.expect_text(r#"{"text":"own"}"#).await;
-    server.gateway.expect_log(&["message of a Channels group not delivered", "malformed"]).await;
-}
-
-#[tokio::test]
-async fn a_mailbox_that_is_nearly_full_is_a_warning() {
-    let Some(server) = CoreGateway::start("layer = \"core\"\n", RULES).await else { return };
-    let mut client = server.gateway.connect("/ws/x?subscribe-broadcast").await;
-    let member = server.members("chat_5").remove(0);
-    server.gateway.signal("STOP");
-    for number in 0..96 {
-        server.put(&member, &stored_for(&member, &number.to_string()));
-    }
-    server.gateway.signal("CONT");
-    client.expect_text(r#"{"text":"0"}"#).await;
-    server.gateway.expect_log(&["mailbox", "nearly full", "channel_capacity"]).await;
-}
+const PUBLISH: &str = "[[channels.publish]]\nfacility = [\"x\"]\nto = \"channel:incoming\"\ntype = \"page.message\"\n\
+    [[channels.publish]]\nfacility = [\"g\"]\nto = \"group:room\"\ntype = \"page.message\"\n";
 
 #[tokio::test]
 async fn a_kept_message_is_sent_to_a_page_that_opens_later() {
@@ -161,58 +97,6 @@ async fn a_kept_message_is_sent_to_a_page_that_opens_later() {
     late.expect_text(r#"{"n":3}"#).await;
 }
 
-const PUBLISH: &str = "[[channels.publish]]\nfacility = [\"x\"]\nto = \"channel:incoming\"\ntype = \"page.message\"\n\
-    [[channels.publish]]\nfacility = [\"g\"]\nto = \"group:room\"\ntype = \"page.message\"\n";
-
-#[tokio::test]
-async fn a_pages_messages_reach_django_only_by_a_rule_and_with_its_type() {
-    let json = "layer = \"core\"\nserializer = \"json\"\n";
-    let Some(server) = CoreGateway::start(json, PUBLISH).await else { return };
-    let key = session_key();
-    let cookie = log_in(RedisServer::shared(), &key, "7", "john", &[]);
-    let mut john = connect(&server.gateway, "/ws/x?publish-user", &cookie).await;
-    john.send_text(r#"{"type":"evil","user":"root"}"#).await;
-    let stored = server.worker_takes("incoming").await;
-    let message: Value = serde_json::from_slice(&stored[12..]).unwrap();
-    assert_eq!(message["type"], "page.message");
-    assert_eq!(message["text"], r#"{"type":"evil","user":"root"}"#);
-    assert_eq!((&message["user"], &message["facility"]), (&"john".into(), &"x".into()));
-    let session = message["session"].as_str().unwrap();
-    assert!(session.len() == 64 && !session.contains(&key), "{session}");
-    assert_eq!(message.as_object().unwrap().len(), 5);
-    let mut mute = server.gateway.connect("/ws/x?subscribe-broadcast").await;
-    let mut elsewhere = server.gateway.connect("/ws/other?publish-broadcast").await;
-    let mut anonymous = server.gateway.connect("/ws/x?publish-broadcast").await;
-    mute.send_text("mute").await;
-    elsewhere.send_text("elsewhere").await;
-    anonymous.send_binary(b"\xff").await;
-    anonymous.send_text("hello").await;
-    let stored = server.worker_takes("incoming").await;
-    let message: Value = serde_json::from_slice(&stored[12..]).unwrap();
-    let expected = serde_json::json!({"type": "page.message", "text": "hello", "user": null, "session": null, "facility": "x"});
-    assert_eq!(message, expected);
-}
-
-#[tokio::test]
-async fn a_pages_message_reaches_all_members_of_a_group() {
-    let Some(server) = CoreGateway::start("layer = \"core\"\n", PUBLISH).await else { return };
-    let redis = RedisServer::shared();
-    let group = format!("{}:group:room", server.prefix);
-    for member in ["specific.aa!1", "specific.aa!2", "specific.bb!3"] {
-        redis.command(&["ZADD", &group, &now(), member]);
-    }
-    redis.command(&["ZADD", &group, "1", "specific.old!4"]);
-    let mut client = server.gateway.connect("/ws/g?publish-broadcast").await;
-    client.send_text("hi").await;
-    let stored = server.worker_takes("specific.aa!").await;
-    for part in [&b"page.message"[..], b"\xa2hi", b"__asgi_channel__", b"specific.aa!1", b"specific.aa!2"] {
-        assert!(stored.windows(part.len()).any(|window| window == part), "{part:?}");
-    }
-    server.worker_takes("specific.bb!").await;
-    let old = redis.command(&["EXISTS", &[&server.prefix, "specific.old!"].concat()]);
-    assert_eq!(old, RedisReply::Integer(0), "its membership has expired");
-}
-
 #[tokio::test]
 async fn the_pubsub_layer_publishes_to_a_channel_without_a_prefix() {
     let prefix = unique("layer");
@@ -229,4 +113,118 @@ async fn the_pubsub_layer_publishes_to_a_channel_without_a_prefix() {
         payload,
         b"\x85\xa4type\xacpage.message\xa4text\xa2hi\xa4user\xc0\xa7session\xc0\xa8facility\xa1x"
     );
+}
+
+/// The embedded store has no sorted sets.
+mod redis_only {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_process_is_a_member_of_a_group_while_a_page_hears_it() {
+        let redis_linger = "[redis]\nunsubscribe_linger_seconds = 0\n";
+        let mut server = CoreGateway::start("layer = \"core\"\n", &format!("{RULES}{redis_linger}")).await;
+        assert!(server.members("chat_5").is_empty());
+        let mut client = server.gateway.connect("/ws/x?subscribe-broadcast").await;
+        let [member] = &server.members("chat_5")[..] else { panic!("one member") };
+        let (mailbox, group) = member.split_once('!').unwrap();
+        assert_eq!((mailbox.len(), &mailbox[..3], group), (35, "gw.", "chat_5"));
+        let key = format!("{}:group:chat_5", server.prefix);
+        assert!(RedisServer::shared().command(&["TTL", &key]).integer() > 86_000);
+        for number in 0..150 {
+            server.put(member, &stored_for(member, &number.to_string()));
+            if number == 0 {
+                client.expect_text(r#"{"text":"0"}"#).await;
+            }
+        }
+        for number in 1..150 {
+            client.expect_text(&format!(r#"{{"text":"{number}"}}"#)).await;
+        }
+        drop(client);
+        eventually("the group is left", || server.members("chat_5").is_empty().then_some(())).await;
+        let _client = server.gateway.connect("/ws/x?subscribe-broadcast").await;
+        assert_eq!(server.members("chat_5").len(), 1);
+        server.gateway.signal("TERM");
+        server.gateway.expect_exit().await;
+        assert!(server.members("chat_5").is_empty(), "the process leaves its groups at the end");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_django_stored_is_delivered_without_its_receivers() {
+        let server = CoreGateway::start("layer = \"core\"\n", RULES).await;
+        let mut client = server.gateway.connect("/ws/x?subscribe-broadcast").await;
+        let member = server.members("chat_5").remove(0);
+        let messages: Value = serde_json::from_str(MESSAGES).unwrap();
+        let stored =
+            BASE64_STANDARD.decode(messages["core-foreign-join"]["stored_b64"].as_str().unwrap()).unwrap();
+        // The captured message is for another gateway: its receiver is not a member of this one.
+        server.put(&member, &stored);
+        server.put(&member, b"garbage");
+        server.put(&member, &stored_for(&member, "own"));
+        client.expect_text(r#"{"text":"own"}"#).await;
+        server.gateway.expect_log(&["message of a Channels group not delivered", "malformed"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_mailbox_that_is_nearly_full_is_a_warning() {
+        let server = CoreGateway::start("layer = \"core\"\n", RULES).await;
+        let mut client = server.gateway.connect("/ws/x?subscribe-broadcast").await;
+        let member = server.members("chat_5").remove(0);
+        server.gateway.signal("STOP");
+        for number in 0..96 {
+            server.put(&member, &stored_for(&member, &number.to_string()));
+        }
+        server.gateway.signal("CONT");
+        client.expect_text(r#"{"text":"0"}"#).await;
+        server.gateway.expect_log(&["mailbox", "nearly full", "channel_capacity"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_pages_messages_reach_django_only_by_a_rule_and_with_its_type() {
+        let json = "layer = \"core\"\nserializer = \"json\"\n";
+        let server = CoreGateway::start(json, PUBLISH).await;
+        let key = session_key();
+        let cookie = log_in(RedisServer::shared(), &key, "7", "john", &[]);
+        let mut john = connect(&server.gateway, "/ws/x?publish-user", &cookie).await;
+        john.send_text(r#"{"type":"evil","user":"root"}"#).await;
+        let stored = server.worker_takes("incoming").await;
+        let message: Value = serde_json::from_slice(&stored[12..]).unwrap();
+        assert_eq!(message["type"], "page.message");
+        assert_eq!(message["text"], r#"{"type":"evil","user":"root"}"#);
+        assert_eq!((&message["user"], &message["facility"]), (&"john".into(), &"x".into()));
+        let session = message["session"].as_str().unwrap();
+        assert!(session.len() == 64 && !session.contains(&key), "{session}");
+        assert_eq!(message.as_object().unwrap().len(), 5);
+        let mut mute = server.gateway.connect("/ws/x?subscribe-broadcast").await;
+        let mut elsewhere = server.gateway.connect("/ws/other?publish-broadcast").await;
+        let mut anonymous = server.gateway.connect("/ws/x?publish-broadcast").await;
+        mute.send_text("mute").await;
+        elsewhere.send_text("elsewhere").await;
+        anonymous.send_binary(b"\xff").await;
+        anonymous.send_text("hello").await;
+        let stored = server.worker_takes("incoming").await;
+        let message: Value = serde_json::from_slice(&stored[12..]).unwrap();
+        let expected = serde_json::json!({"type": "page.message", "text": "hello", "user": null, "session": null, "facility": "x"});
+        assert_eq!(message, expected);
+    }
+
+    #[tokio::test]
+    async fn a_pages_message_reaches_all_members_of_a_group() {
+        let server = CoreGateway::start("layer = \"core\"\n", PUBLISH).await;
+        let redis = RedisServer::shared();
+        let group = format!("{}:group:room", server.prefix);
+        for member in ["specific.aa!1", "specific.aa!2", "specific.bb!3"] {
+            redis.command(&["ZADD", &group, &now(), member]);
+        }
+        redis.command(&["ZADD", &group, "1", "specific.old!4"]);
+        let mut client = server.gateway.connect("/ws/g?publish-broadcast").await;
+        client.send_text("hi").await;
+        let stored = server.worker_takes("specific.aa!").await;
+        for part in [&b"page.message"[..], b"\xa2hi", b"__asgi_channel__", b"specific.aa!1", b"specific.aa!2"]
+        {
+            assert!(stored.windows(part.len()).any(|window| window == part), "{part:?}");
+        }
+        server.worker_takes("specific.bb!").await;
+        let old = redis.command(&["EXISTS", &[&server.prefix, "specific.old!"].concat()]);
+        assert_eq!(old, RedisReply::Integer(0), "its membership has expired");
+    }
 }

@@ -73,6 +73,7 @@ impl Listener {
     }
 
     /// Delivers a run of a topic, without the messages that the filter excludes.
+    #[inline]
     pub(super) fn deliver(&self, topic: u32, run: &Run, limits: &Limits, digester: &Digester) {
         if self.filters.get() {
             return self
@@ -98,6 +99,8 @@ impl Listener {
     }
 
     /// Passes the parts of a run that the filter does not exclude to `send`, each with the whole.
+    // Never inlined, like the other rare cases below: in the loop of a delivery it would cost each listener registers.
+    #[inline(never)]
     fn deliver_filtered(&self, topic: u32, run: &Run, digester: &Digester, send: impl Fn(&Bytes, &Bytes)) {
         let read_to = self.filter.borrow_mut().take_read_to(topic);
         if let Some(id) = read_to {
@@ -134,6 +137,7 @@ impl Listener {
     }
 
     /// Sends whole frames that are a part of a run.
+    #[inline]
     fn send_part(&self, frames: &Bytes, run: &Bytes, limits: &Limits) {
         if frames.is_empty() || self.ending.get().is_some() {
             return;
@@ -162,6 +166,7 @@ impl Listener {
 
     /// Writes queued bytes: in a burst the connection's task, which would write them, is not scheduled in between. Returns
     /// false if the socket failed.
+    #[inline(never)]
     fn drain_now(&self, transport: &Transport, outbox: &mut Outbox) -> bool {
         let Transport::Socket(stream) = transport else { return true };
         let failed =
@@ -176,6 +181,7 @@ impl Listener {
     }
 
     /// Drops the oldest messages, or ends the connection.
+    #[inline(never)]
     fn enforce_bound(&self, outbox: &mut Outbox, excess: Excess, limits: &Limits) {
         // A client of Socket.IO that misses a packet cannot know it; one that is closed connects again.
         if limits.drop_oldest && excess == Excess::Client && !self.form.has_packets() {
