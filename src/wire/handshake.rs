@@ -133,22 +133,21 @@ impl Flags {
         // Python also strips the four ASCII separators, which are not white space in Unicode.
         let blank = |c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c);
         let name = name.trim_matches(blank).to_lowercase();
-        if name == "echo" {
-            self.0 |= Self::ECHO;
-        }
-        if name == Self::PRESENCE_NAME {
-            self.0 |= Self::PRESENCE;
-        }
-        if name == "event-names" {
-            self.0 |= Self::EVENT_NAMES;
-        }
-        for kind in AudienceKind::ALL {
-            if name.strip_prefix("subscribe-") == Some(kind.word()) {
-                self.0 |= Self::subscribe_bit(kind);
-            }
-            if name.strip_prefix("publish-") == Some(kind.word()) {
-                self.0 |= Self::publish_bit(kind);
-            }
+        self.0 |= match &*name {
+            "echo" => Self::ECHO,
+            "event-names" => Self::EVENT_NAMES,
+            Self::PRESENCE_NAME => Self::PRESENCE,
+            _ => Self::audience_bit(&name).unwrap_or_default(),
+        };
+    }
+
+    fn audience_bit(name: &str) -> Option<u16> {
+        let (verb, word) = name.split_once('-')?;
+        let kind = AudienceKind::ALL.into_iter().find(|kind| kind.word() == word)?;
+        match verb {
+            "subscribe" => Some(Self::subscribe_bit(kind)),
+            "publish" => Some(Self::publish_bit(kind)),
+            _ => None,
         }
     }
 
