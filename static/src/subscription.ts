@@ -68,9 +68,10 @@ export function createSubscription(facility: string, options: ws4redis.Subscribe
       const data = object.b === undefined ? object.d : bytesOf(object.b);
       handle.dispatchEvent(messageEvent(data, { audience: a, id, last: !!object.last }));
     } else if (t === 'sub') {
+      // While it is subscribed, only what is granted has changed.
+      const missed = wasSubscribed && handle.state === 'waiting' && object.recovered === undefined;
       Object.assign(handle, { state: 'subscribed', granted: object.ok, refused: object.no });
       if (object.ids) handle.ids = { ...handle.ids, ...object.ids };
-      const missed = wasSubscribed && object.recovered === undefined;
       begin(object.recovered, missed);
     } else if (t === 'gap') {
       emit('gap');

@@ -244,6 +244,15 @@ test('without a history a reconnect is a gap', () => {
   assert.deepEqual(seen.slice(3), ['+subscribed', '+gap']);
 });
 
+test('another grant on an open connection is no gap', () => {
+  const page = opened();
+  const chat = page.subscribe('chat', { subscribe: ['broadcast', 'user'] });
+  const seen = record(chat);
+  grants('chat', { no: ['user'] });
+  grants('chat', { ok: ['broadcast', 'user'] });
+  assert.deepEqual([seen, chat.granted], [['+subscribed', '+subscribed'], ['broadcast', 'user']]);
+});
+
 test('the same subscription is shared, another one of its facility throws, and unsubscribe ends it', () => {
   const page = opened();
   const chat = page.subscribe('chat');
