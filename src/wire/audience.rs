@@ -20,6 +20,11 @@ impl AudienceKind {
     /// All kinds, in the order of subscription and replay.
     pub const ALL: [Self; 4] = [Self::Broadcast, Self::Group, Self::User, Self::Session];
 
+    /// Returns the kind with this name.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+
     /// Returns the kind's name in flags and in channel names.
     pub const fn word(self) -> &'static str {
         match self {

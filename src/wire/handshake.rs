@@ -133,22 +133,18 @@ impl Flags {
         // Python also strips the four ASCII separators, which are not white space in Unicode.
         let blank = |c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c);
         let name = name.trim_matches(blank).to_lowercase();
-        self.0 |= match &*name {
-            "echo" => Self::ECHO,
-            "event-names" => Self::EVENT_NAMES,
-            Self::PRESENCE_NAME => Self::PRESENCE,
-            _ => Self::audience_bit(&name).unwrap_or_default(),
+        self.0 |= if let Some(word) = name.strip_prefix("subscribe-") {
+            AudienceKind::of(word).map_or(0, Self::subscribe_bit)
+        } else if let Some(word) = name.strip_prefix("publish-") {
+            AudienceKind::of(word).map_or(0, Self::publish_bit)
+        } else {
+            match &*name {
+                "echo" => Self::ECHO,
+                "event-names" => Self::EVENT_NAMES,
+                Self::PRESENCE_NAME => Self::PRESENCE,
+                _ => 0,
+            }
         };
-    }
-
-    fn audience_bit(name: &str) -> Option<u16> {
-        let (verb, word) = name.split_once('-')?;
-        let kind = AudienceKind::ALL.into_iter().find(|kind| kind.word() == word)?;
-        match verb {
-            "subscribe" => Some(Self::subscribe_bit(kind)),
-            "publish" => Some(Self::publish_bit(kind)),
-            _ => None,
-        }
     }
 
     const fn subscribe_bit(kind: AudienceKind) -> u16 {
