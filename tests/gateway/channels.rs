@@ -212,81 +212,6 @@ async fn groups_are_delivered_as_events_too() {
 }
 
 #[tokio::test]
-async fn groups_that_django_joins_a_user_to_reach_open_sockets_at_once() {
-    let rules = [
-        rule("x", "broadcast", "all", "joined = true"),
-        "[[channels.groups]]\nfacility = [\"y\"]\naudience = \"user\"\njoined = true\n".to_owned(),
-        // With one shard, both sockets join a group with the same subscription.
-        "[server]\nshards = 1\n".to_owned(),
-    ];
-    let server = ChannelsGateway::start("", &rules.concat()).await;
-    let (redis, gateway) = (RedisServer::shared(), &server.gateway);
-    let set = gateway.channel("ws4redis:groups:7");
-    let RedisReply::Integer(1) = redis.command(&["SADD", &set, "chat_1"]) else {
-        return; // The embedded store has no sets.
-    };
-    let key = session_key();
-    let cookie = log_in(redis, &key, "7", "john", &[]);
-    let mut clients = vec![
-        connect(gateway, "/ws/x?subscribe-broadcast", &cookie).await,
-        connect(gateway, "/ws/y?subscribe-user", &cookie).await,
-    ];
-    let mut anonymous = server.open("/ws/x?subscribe-broadcast").await;
-    server.send("chat_1", packed(&[("n", "1")]));
-    for client in &mut clients {
-        client.expect_text(r#"{"n":"1"}"#).await;
-    }
-    let hint = |kind: &str, group: &str| {
-        redis.command(&[kind, &set, group]);
-        gateway.publish("ws4redis:control", json!({"v": 1, "groups": "7"}).to_string());
-    };
-    hint("SADD", "chat_2");
-    let listeners = |group: &str| redis.channels(&format!("{}__group__{group}", server.prefix)).len();
-    eventually("the group is joined", || (listeners("chat_2") == 1).then_some(())).await;
-    server.send("chat_2", packed(&[("n", "2")]));
-    for client in &mut clients {
-        client.expect_text(r#"{"n":"2"}"#).await;
-    }
-    hint("SREM", "chat_1");
-    hint("SADD", "chat_3");
-    eventually("the group is joined", || (listeners("chat_3") == 1).then_some(())).await;
-    server.send("chat_1", packed(&[("n", "old")]));
-    server.send("chat_3", packed(&[("n", "3")]));
-    for client in &mut clients {
-        client.expect_text(r#"{"n":"3"}"#).await;
-    }
-    server.send("all", packed(&[("n", "all")]));
-    anonymous.expect_text(r#"{"n":"all"}"#).await;
-}
-
-async fn check_with(text: &str) -> String {
-    let file = std::env::temp_dir().join(unique("ws4redis-check"));
-    std::fs::write(&file, text).unwrap();
-    let mut command = tokio::process::Command::from(crate::support::gateway::binary());
-    command.args(["--settings", file.to_str().unwrap(), "check", "--set", "server.listen=127.0.0.1:0"]);
-    command.args(["--set", &format!("redis.url={}", RedisServer::shared().url())]);
-    let output = command.kill_on_drop(true).output().await.unwrap();
-    String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
-}
-
-#[tokio::test]
-async fn check_says_which_groups_reach_pages_and_warns_of_the_other_layer() {
-    let prefix = unique("check");
-    let section = format!("[channels]\nenabled = true\nprefix = \"{prefix}\"\n");
-    let without = check_with(&section).await;
-    assert!(without.contains("no [[channels.groups]] table, so no group reaches a page"), "{without}");
-    let text = format!("{section}{}", rule("x", "broadcast", "g", ""));
-    let with = check_with(&text).await;
-    assert!(with.contains("layer pubsub") && with.contains("groups can be subscribed"), "{with}");
-    assert!(!with.contains("warning"), "{with}");
-    let added = RedisServer::shared().command(&["ZADD", &format!("{prefix}:group:g"), "1", "specific.a!b"]);
-    if let RedisReply::Integer(1) = added {
-        let warned = check_with(&text).await;
-        assert!(warned.contains("warning: Channels:") && warned.contains("layer = \"core\""), "{warned}");
-    }
-}
-
-#[tokio::test]
 async fn hosts_of_allowed_hosts_may_connect_with_a_session_and_malformed_origins_never() {
     let redis = RedisServer::shared();
     let gateway = TestGateway::start_with(&[("origin.allowed_hosts", ".wild.example,[::1]")]).await;
@@ -312,5 +237,81 @@ async fn hosts_of_allowed_hosts_may_connect_with_a_session_and_malformed_origins
         }
         let answered = request.try_send().await;
         assert_eq!(answered, Some(status), "{origin:?}");
+    }
+}
+
+/// The embedded store has neither sets nor sorted sets.
+mod redis_only {
+    use super::*;
+
+    #[tokio::test]
+    async fn groups_that_django_joins_a_user_to_reach_open_sockets_at_once() {
+        let rules = [
+            rule("x", "broadcast", "all", "joined = true"),
+            "[[channels.groups]]\nfacility = [\"y\"]\naudience = \"user\"\njoined = true\n".to_owned(),
+            // With one shard, both sockets join a group with the same subscription.
+            "[server]\nshards = 1\n".to_owned(),
+        ];
+        let server = ChannelsGateway::start("", &rules.concat()).await;
+        let (redis, gateway) = (RedisServer::shared(), &server.gateway);
+        let set = gateway.channel("ws4redis:groups:7");
+        redis.command(&["SADD", &set, "chat_1"]);
+        let key = session_key();
+        let cookie = log_in(redis, &key, "7", "john", &[]);
+        let mut clients = vec![
+            connect(gateway, "/ws/x?subscribe-broadcast", &cookie).await,
+            connect(gateway, "/ws/y?subscribe-user", &cookie).await,
+        ];
+        let mut anonymous = server.open("/ws/x?subscribe-broadcast").await;
+        server.send("chat_1", packed(&[("n", "1")]));
+        for client in &mut clients {
+            client.expect_text(r#"{"n":"1"}"#).await;
+        }
+        let hint = |kind: &str, group: &str| {
+            redis.command(&[kind, &set, group]);
+            gateway.publish("ws4redis:control", json!({"v": 1, "groups": "7"}).to_string());
+        };
+        hint("SADD", "chat_2");
+        let listeners = |group: &str| redis.channels(&format!("{}__group__{group}", server.prefix)).len();
+        eventually("the group is joined", || (listeners("chat_2") == 1).then_some(())).await;
+        server.send("chat_2", packed(&[("n", "2")]));
+        for client in &mut clients {
+            client.expect_text(r#"{"n":"2"}"#).await;
+        }
+        hint("SREM", "chat_1");
+        hint("SADD", "chat_3");
+        eventually("the group is joined", || (listeners("chat_3") == 1).then_some(())).await;
+        server.send("chat_1", packed(&[("n", "old")]));
+        server.send("chat_3", packed(&[("n", "3")]));
+        for client in &mut clients {
+            client.expect_text(r#"{"n":"3"}"#).await;
+        }
+        server.send("all", packed(&[("n", "all")]));
+        anonymous.expect_text(r#"{"n":"all"}"#).await;
+    }
+
+    async fn check_with(text: &str) -> String {
+        let file = std::env::temp_dir().join(unique("ws4redis-check"));
+        std::fs::write(&file, text).unwrap();
+        let mut command = tokio::process::Command::from(crate::support::gateway::binary());
+        command.args(["--settings", file.to_str().unwrap(), "check", "--set", "server.listen=127.0.0.1:0"]);
+        command.args(["--set", &format!("redis.url={}", RedisServer::shared().url())]);
+        let output = command.kill_on_drop(true).output().await.unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    }
+
+    #[tokio::test]
+    async fn check_says_which_groups_reach_pages_and_warns_of_the_other_layer() {
+        let prefix = unique("check");
+        let section = format!("[channels]\nenabled = true\nprefix = \"{prefix}\"\n");
+        let without = check_with(&section).await;
+        assert!(without.contains("no [[channels.groups]] table, so no group reaches a page"), "{without}");
+        let text = format!("{section}{}", rule("x", "broadcast", "g", ""));
+        let with = check_with(&text).await;
+        assert!(with.contains("layer pubsub") && with.contains("groups can be subscribed"), "{with}");
+        assert!(!with.contains("warning"), "{with}");
+        RedisServer::shared().command(&["ZADD", &format!("{prefix}:group:g"), "1", "specific.a!b"]);
+        let warned = check_with(&text).await;
+        assert!(warned.contains("warning: Channels:") && warned.contains("layer = \"core\""), "{warned}");
     }
 }

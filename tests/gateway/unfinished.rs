@@ -142,8 +142,7 @@ async fn hold_by_post(client: &PollingClient) -> TestClient {
 async fn a_post_without_memory_is_503_and_its_session_goes_on() {
     let settings = [("messages.unfinished_total_bytes", "1048576"), ("server.shards", "4")];
     let server = SocketIoGateway::start_with(&settings).await;
-    let (holder, _) = server.connect_polling().await;
-    let held = hold_by_post(&holder).await;
+    let mut held = hold_by_post(&server.connect_polling().await.0).await;
     for _ in 0..4 {
         let (client, sid) = server.connect_polling().await;
         let refused = within_deadline("a refusal", async {
@@ -152,6 +151,8 @@ async fn a_post_without_memory_is_503_and_its_session_goes_on() {
                 if answer.status != 200 {
                     break answer;
                 }
+                // It may have been the one that was refused, or its time is over.
+                held = hold_by_post(&server.connect_polling().await.0).await;
             }
         })
         .await;
