@@ -5,7 +5,6 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::support::events::SseClient;
-use crate::support::redis::RedisReply;
 use crate::support::sessions::{connect, log_in, session_key};
 use crate::support::{RedisServer, TestGateway, eventually, unique};
 
