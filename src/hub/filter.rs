@@ -4,9 +4,14 @@
 //! compares, and knows about losses of messages: a loss and the re-read value after it reach all listeners between two
 //! deliveries, so no task of a connection could adapt its filter in time.
 
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use crate::wire::EntryId;
+use bytes::Bytes;
+
+use super::digests::Digester;
+use super::run::Run;
+use crate::wire::{EntryId, Form};
 
 /// The excluded messages of one listener, in the order in which they were added. One pointer before the first one, and
 /// after the last has expired.
@@ -119,6 +124,39 @@ impl DigestFilter {
     pub(super) fn on_recovered(&mut self, topic: u32) {
         self.retain(|exclusion| !(exclusion.value_only && exclusion.topic == topic));
     }
+}
+
+/// Passes the parts of a run that a listener's filter does not exclude to `send`, each with the whole, and counts their
+/// messages as delivered.
+pub(super) fn send_unfiltered(
+    filter: &RefCell<DigestFilter>,
+    (topic, form): (u32, Form),
+    run: &Run,
+    digester: &Digester,
+    delivered: &Cell<u64>,
+    send: impl Fn(&Bytes, &Bytes),
+) {
+    let read_to = filter.borrow_mut().take_read_to(topic);
+    if let Some(id) = read_to {
+        match run.after(id) {
+            Some(newer) => send_unfiltered(filter, (topic, form), &newer, digester, delivered, send),
+            None => filter.borrow_mut().set_read_to(topic, id),
+        }
+        return;
+    }
+    let bytes = run.in_form(form);
+    // The part from `from` to `end` is to be sent.
+    let (mut from, mut end) = (0, 0);
+    for (digest, next_end) in run.ends_in(form, digester) {
+        let start = std::mem::replace(&mut end, next_end);
+        if filter.borrow_mut().take_match(topic, digest) {
+            send(&bytes.slice(from..start), bytes);
+            from = end;
+        } else {
+            delivered.set(delivered.get() + u64::from(end > start));
+        }
+    }
+    send(&bytes.slice(from..), bytes);
 }
 
 #[cfg(test)]

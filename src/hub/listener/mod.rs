@@ -1,4 +1,8 @@
 //! One connection as the hub sees it: its transport, its outbox and its task's waker.
+#![expect(
+    clippy::inline_always,
+    reason = "a write is part of the loop of a delivery, and rare cases are calls"
+)]
 
 pub(super) mod replay;
 
@@ -11,7 +15,7 @@ use bytes::Bytes;
 
 use super::digests::Digester;
 use super::ending::Ending;
-use super::filter::DigestFilter;
+use super::filter::{DigestFilter, send_unfiltered};
 use super::liveness::Liveness;
 use super::outbox::{Excess, Limits, Outbox};
 use super::run::Run;
@@ -74,11 +78,10 @@ impl Listener {
 
     /// Delivers a run of a topic, without the messages that the filter excludes.
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "as a call it costs a delivery a tenth")]
     pub(super) fn deliver(&self, topic: u32, run: &Run, limits: &Limits, digester: &Digester) {
         if self.filters.get() {
             return self
-                .deliver_filtered(topic, run, digester, |part, run| self.send_part(part, run, limits));
+                .deliver_filtered(topic, run, digester, |part, all| self.send_part(part, all, limits));
         }
         self.delivered.set(self.delivered.get() + u64::from(run.messages));
         self.send(run.in_form(self.form), limits);
@@ -99,27 +102,9 @@ impl Listener {
         self.filters.set(true);
     }
 
-    /// Passes the parts of a run that the filter does not exclude to `send`, each with the whole.
     #[inline(never)]
     fn deliver_filtered(&self, topic: u32, run: &Run, digester: &Digester, send: impl Fn(&Bytes, &Bytes)) {
-        let read_to = self.filter.borrow_mut().take_read_to(topic);
-        if let Some(id) = read_to {
-            let Some(newer) = run.after(id) else { return self.set_read_to(topic, id) };
-            return self.deliver_filtered(topic, &newer, digester, send);
-        }
-        let bytes = run.in_form(self.form);
-        // The part from `from` to `end` is to be sent.
-        let (mut from, mut end) = (0, 0);
-        for (digest, next_end) in run.ends_in(self.form, digester) {
-            let start = std::mem::replace(&mut end, next_end);
-            if self.filter.borrow_mut().take_match(topic, digest) {
-                send(&bytes.slice(from..start), bytes);
-                from = end;
-            } else {
-                self.delivered.set(self.delivered.get() + u64::from(end > start));
-            }
-        }
-        send(&bytes.slice(from..), bytes);
+        send_unfiltered(&self.filter, (topic, self.form), run, digester, &self.delivered, send);
         self.filters.set(!self.filter.borrow().is_empty());
     }
 
@@ -138,7 +123,6 @@ impl Listener {
 
     /// Sends whole frames that are a part of a run.
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "as a call it costs a delivery a tenth")]
     fn send_part(&self, frames: &Bytes, run: &Bytes, limits: &Limits) {
         if frames.is_empty() || self.ending.get().is_some() {
             return;
@@ -156,7 +140,6 @@ impl Listener {
     }
 
     /// Queues frames of which an attempt to write has not written all. Without an attempt there are bytes before them.
-    // Never inlined, like the other rare cases below: in the loop of a delivery it would cost each listener registers.
     #[inline(never)]
     fn send_rest(
         &self,
