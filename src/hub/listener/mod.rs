@@ -1,8 +1,5 @@
 //! One connection as the hub sees it: its transport, its outbox and its task's waker.
-#![expect(
-    clippy::inline_always,
-    reason = "a write is part of the loop of a delivery, and rare cases are calls"
-)]
+#![expect(clippy::inline_always, reason = "the write belongs into the loop of a delivery")]
 
 pub(super) mod replay;
 
