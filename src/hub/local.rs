@@ -58,7 +58,7 @@ impl LocalTopics {
         })))
     }
 
-    /// Adds a listener, which is in no topic yet. `owner` is a number by which the caller finds it.
+    /// Adds a listener, which is in no topic yet. `owner` is a number that the caller finds it with.
     pub fn join(self: &Rc<Self>, listener: &Rc<Listener>, owner: u32) -> LocalMember {
         let entry = LocalEntry { listener: listener.clone(), memberships: Memberships::new(), owner };
         let number = to_u32(self.0.borrow_mut().members.insert(entry));

@@ -49,7 +49,7 @@ impl Hub {
         }
     }
 
-    /// Sets the rule by which messages to listeners of version 2 name their facility and audience.
+    /// Sets how messages to listeners of version 2 name their facility and audience.
     #[must_use]
     pub fn with_names(self, names: LiveNames) -> Self {
         Self { labels: TopicLabels::new(names), ..self }

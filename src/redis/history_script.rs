@@ -93,7 +93,7 @@ impl<'a> ScriptCalls<'a> {
     }
 }
 
-/// Returns the digest of a script, by which EVALSHA calls it.
+/// Returns the digest of a script, which EVALSHA takes as its name.
 pub(super) fn digest(script: &str) -> String {
     Sha1::digest(script).iter().fold(String::with_capacity(40), |mut digits, byte| {
         let _ = write!(digits, "{byte:02x}");

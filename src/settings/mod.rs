@@ -187,7 +187,7 @@ impl Settings {
         self.access.iter().any(Rule::grants_presence)
     }
 
-    /// Returns the rule by which messages of version 2 name their facility.
+    /// Returns how messages of version 2 name their facility.
     pub fn live_names(&self) -> LiveNames {
         LiveNames::new(self.history_names(), self.namespace.clone(), self.facility_colons)
     }

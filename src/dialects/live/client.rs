@@ -44,7 +44,7 @@ pub(super) struct LiveClient {
     pub(super) client_address: ClientAddress,
     /// None before the first publication.
     pub(super) acks: Option<Rc<PublishAcks>>,
-    /// Facilities that were left before Redis has acknowledged their publications, of which Django is told before their end.
+    /// Facilities that were left before Redis has acknowledged their publications: Django hears of these before their end.
     pub(super) leaving: Vec<(Box<AnnouncedClient>, Facility)>,
     /// Publications that the client wants to be answered: the number of each, and the client's own.
     pub(super) unanswered: VecDeque<(u32, i64)>,

@@ -19,7 +19,7 @@ const MAX_DEPTH: usize = 8;
 /// A request of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ClientRequest {
-    /// The client's number, by which it wants to be answered.
+    /// The number that the client gave the request, if it wants an answer.
     pub(super) number: Option<i64>,
     pub(super) action: ClientAction,
 }

@@ -136,7 +136,7 @@ impl Listener {
         self.send_rest(output, attempt, frames, run, limits);
     }
 
-    /// Queues frames of which an attempt to write has not written all. Without an attempt there are bytes before them.
+    /// Queues what an attempt to write has left of frames. Without an attempt there are bytes before them.
     #[inline(never)]
     fn send_rest(
         &self,
