@@ -65,7 +65,7 @@ async fn examine(layer: &ChannelLayer, redis: &RedisSettings, findings: &mut Fin
     let key = format!("{}:group:", layer.prefix);
     match (layer.kind, has_keys(&target, &format!("{}*", escape_pattern(&key))).await) {
         (LayerKind::PubSub, Ok(true)) => findings.note(format!(
-            "warning: Channels: {name} has keys {key}*, so Django uses the core layer, of which channels.layer = \"pubsub\" hears nothing; set channels.layer = \"core\""
+            "warning: Channels: {name} has keys {key}*, so Django uses the core layer, and channels.layer = \"pubsub\" hears nothing of it; set channels.layer = \"core\""
         )),
         (LayerKind::Core, Ok(true)) => {
             findings.note(format!("Channels: {name} has keys {key}*, as the core layer writes them"));

@@ -90,10 +90,10 @@ impl ChannelsPublisher {
     pub fn publish(&self, sender: &PageSender, message: &[u8]) {
         let size = message.len() + OVERHEAD;
         let (Ok(text), Some(rule)) = (std::str::from_utf8(message), self.rules.get(sender.rule)) else {
-            return self.lose(1, "it is no text");
+            return self.count_lost(1, "it is no text");
         };
         if self.bytes.get() + size > self.max_bytes {
-            return self.lose(1, "too many of them wait for Redis");
+            return self.count_lost(1, "too many of them wait for Redis");
         }
         self.bytes.set(self.bytes.get() + size);
         self.queue.borrow_mut().push_back(PageMessage {
@@ -122,12 +122,12 @@ impl ChannelsPublisher {
             let bytes: usize = messages.iter().map(|message| message.text.len() + OVERHEAD).sum();
             self.bytes.set(self.bytes.get() - bytes);
             if let Err((count, reason)) = self.writer.write(&messages).await {
-                self.lose(count, &reason);
+                self.count_lost(count, &reason);
             }
         }
     }
 
-    fn lose(&self, count: u64, reason: &str) {
+    fn count_lost(&self, count: u64, reason: &str) {
         Counters::add(&self.counters.lost_channel_messages, count);
         if let Some(suppressed) = self.lost.allow() {
             warn!(count, reason, suppressed, "messages of pages did not reach Django Channels");

@@ -69,7 +69,7 @@ fn pieces(template: &str) -> Result<Box<[DeliveryPiece]>, String> {
         from = at;
     }
     pieces.push(DeliveryPiece::Text(template[from..].into()));
-    // A field within a string or in the place of a key would be JSON with only some values.
+    // A field within a string, or as a key, would be JSON with only some values.
     for value in ["0", "\"x\""] {
         let filled: String = pieces
             .iter()

@@ -287,7 +287,7 @@ impl CoreLayer {
         }
         warn!(redis = self.hosts[host].target.name(), error = %reason, "redis lost for Channels groups; clients stay connected, new ones of these groups get 503 until it is back");
         Counters::count(&self.counters.redis_losses);
-        self.deliveries.lose().await;
+        self.deliveries.on_lost().await;
         let hosts = self.hosts.len();
         let mut others = Vec::new();
         for (group, membership) in &mut self.groups {

@@ -230,7 +230,7 @@ impl GroupDeliveries {
     }
 
     /// Tells all shards that a server was lost.
-    pub(super) async fn lose(&self) {
+    pub(super) async fn on_lost(&self) {
         for shard in 0..self.shards.len() {
             self.send(shard, GroupsEvent::Lost).await;
         }

@@ -236,7 +236,7 @@ impl PubSubHosts {
         *is_lost = true;
         if link.close(reason) {
             Counters::count(&self.counters.redis_losses);
-            self.deliveries.lose().await;
+            self.deliveries.on_lost().await;
             for (other, host) in self.hosts.iter().enumerate() {
                 if other != index {
                     let confirmed = host.subscriptions.confirmed(Source::Relay);
