@@ -25,6 +25,8 @@ const REPLAY_SHARE: (usize, usize) = (3, 4);
 pub struct OutboxMemory {
     max_bytes: usize,
     used: AtomicUsize,
+    /// The most since the last call of [`OutboxMemory::take_peak`].
+    peak: AtomicUsize,
     /// By address, which is not reused as long as an outbox holds the allocation.
     allocations: Mutex<HashMap<usize, Allocation, RandomState>>,
     /// Clients that were closed and handshakes that were refused because of the bound.
@@ -46,13 +48,18 @@ struct CountedBytes {
 impl OutboxMemory {
     /// Sets the bytes that all outboxes together may hold.
     pub fn new(max_bytes: usize) -> Arc<Self> {
-        let (used, allocations, refused) = Default::default();
-        Arc::new(Self { max_bytes, used, allocations, refused })
+        let (used, peak, allocations, refused) = Default::default();
+        Arc::new(Self { max_bytes, used, peak, allocations, refused })
     }
 
     /// Returns the bytes that all outboxes hold.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Returns the most bytes that all outboxes have held since the last call, those of this moment at least.
+    pub fn take_peak(&self) -> usize {
+        self.peak.swap(0, Ordering::Relaxed).max(self.used())
     }
 
     /// Returns how many clients were closed or refused because of the bound since the last call.
@@ -67,7 +74,8 @@ impl OutboxMemory {
             allocation.holders += 1;
             let more = (bytes.len() + ALLOCATION_OVERHEAD).saturating_sub(allocation.bytes);
             allocation.bytes += more;
-            self.used.fetch_add(more, Ordering::Relaxed);
+            let used = self.used.fetch_add(more, Ordering::Relaxed) + more;
+            self.peak.fetch_max(used, Ordering::Relaxed);
         }
         Bytes::from_owner(CountedBytes { bytes: bytes.clone(), memory: self.clone() })
     }

@@ -40,9 +40,9 @@ impl Peak {
         Self { min, most: 0, few_looks: 0 }
     }
 
-    /// Adds a sample; returns true once when the peak is over.
-    fn add_sample(&mut self, live: usize) -> bool {
-        self.most = self.most.max(live);
+    /// Adds a sample of now and the most since the last one; returns true once when the peak is over.
+    fn add_sample(&mut self, live: usize, most: usize) -> bool {
+        self.most = self.most.max(most);
         if self.most < self.min || live >= self.most / LOW_DIVISOR {
             self.few_looks = 0;
             return false;
@@ -64,8 +64,10 @@ pub async fn release_after_peaks(live: Arc<AtomicUsize>, outboxes: Arc<OutboxMem
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let are_gone = connections.add_sample(live.load(Ordering::Relaxed));
-        if waiting.add_sample(outboxes.used()) || are_gone {
+        let now = live.load(Ordering::Relaxed);
+        let are_gone = connections.add_sample(now, now);
+        // A peak may begin and end between two samples.
+        if waiting.add_sample(outboxes.used(), outboxes.take_peak()) || are_gone {
             let since = Instant::now();
             // On a blocking thread: shards contend for the heap only when they need fresh memory.
             let given = tokio::task::spawn_blocking(trim).await.unwrap_or(false);
@@ -99,11 +101,14 @@ mod tests {
     #[test]
     fn a_peak_is_over_after_consecutive_low_samples() {
         let mut peak = Peak::new(MIN_CONNECTIONS);
-        let mut looks = |live: &[usize]| live.iter().map(|live| peak.add_sample(*live)).collect::<Vec<_>>();
+        let mut looks =
+            |live: &[usize]| live.iter().map(|live| peak.add_sample(*live, *live)).collect::<Vec<_>>();
         assert_eq!(looks(&[0, 10_000, 2_500, 2_499, 0, 0, 0, 3_000]), [false; 8]);
         assert_eq!(looks(&[0, 0, 2, 1, 0]), [false, false, false, false, true]);
         assert_eq!(looks(&[999, 0, 0, 0, 0, 0, 0]), [false; 7], "too few to be a peak");
         assert_eq!(looks(&[1_000, 249, 249, 249, 249, 249]), [false, false, false, false, false, true]);
         assert_eq!(looks(&[249; 20]), [false; 20], "once for each peak");
+        let between: Vec<_> = [9_000, 0, 0, 0, 0].iter().map(|most| peak.add_sample(0, *most)).collect();
+        assert_eq!(between, [false, false, false, false, true], "a peak between two samples");
     }
 }
