@@ -8,7 +8,7 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 use super::listener::Listener;
-use super::member::{LastIds, Member, MemberState};
+use super::member::{Member, MemberState, SuspendedPart};
 use super::run::Run;
 use super::topic::TopicTable;
 use super::value_cache::ValueCache;
@@ -92,13 +92,15 @@ impl TopicLabels {
         let mut topics = member.memberships.iter().map(|membership| membership.topic);
         let has_ids = |topic| self.labels.get(&topic).is_some_and(|counted| counted.label.has_ids);
         // Topics with ids have no other members than those that need them.
-        if !self.labels.is_empty() && member.listener().is_some() && topics.any(has_ids) {
-            let topics: Vec<_> = member.memberships.iter().map(|membership| membership.topic).collect();
-            let last_id = |topic| self.labels.get(topic).and_then(|counted| counted.last_id.get());
-            member.state = MemberState::Suspended(Box::new(LastIds(topics.iter().map(last_id).collect())));
-            for topic in topics {
-                self.exit(topic);
-            }
+        if !self.labels.is_empty()
+            && let Some(listener) = member.listener().cloned()
+            && topics.any(has_ids)
+        {
+            let last_id = |topic| self.labels.get(&topic).and_then(|counted| counted.last_id.get());
+            let topics = member.memberships.iter().map(|membership| membership.topic);
+            let last_ids: Vec<_> = topics.map(|topic| (topic, last_id(topic))).collect();
+            last_ids.iter().for_each(|(topic, _)| self.exit(*topic));
+            member.state = MemberState::Suspended(Box::new(SuspendedPart { listener, last_ids }));
         }
     }
 

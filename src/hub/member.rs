@@ -22,13 +22,17 @@ pub(super) enum MemberState {
     /// A connection, or a part of one of version 2, whose listener other members have, too.
     Open(Rc<Listener>),
     /// Messages may have been lost: it gets no more of them, and has the last id of each of its topics.
-    Suspended(Box<LastIds>),
+    Suspended(Box<SuspendedPart>),
     /// Keeps its topics subscribed and receives nothing.
     Muted,
 }
 
-/// The last ids of a suspended member's topics, in the order in which it joined them.
-pub(super) struct LastIds(pub(super) Vec<Option<EntryId>>);
+/// A part of a connection that reads on from the last id of each of its topics.
+pub(super) struct SuspendedPart {
+    /// It goes on excluding messages of these topics until the part leaves them.
+    pub(super) listener: Rc<Listener>,
+    pub(super) last_ids: Vec<(u32, Option<EntryId>)>,
+}
 
 /// A member's topics, in the order in which it joined them.
 pub(super) type Memberships = SmallVec<[Membership; 2]>;
@@ -60,6 +64,14 @@ impl Member {
         match &self.state {
             MemberState::Open(listener) => Some(listener),
             MemberState::Joining(_) | MemberState::Suspended(_) | MemberState::Muted => None,
+        }
+    }
+
+    /// Returns the listener of an open or suspended member, which may exclude messages of its topics.
+    pub(super) fn filtering(&self) -> Option<&Rc<Listener>> {
+        match &self.state {
+            MemberState::Suspended(part) => Some(&part.listener),
+            _ => self.listener(),
         }
     }
 

@@ -73,9 +73,9 @@ impl Members {
 
     /// Returns the topics of a suspended member, each with its last id.
     pub(super) fn last_ids(&self, id: MemberId) -> Option<impl Iterator<Item = (u32, Option<EntryId>)>> {
-        let member = self.get(id)?;
-        let MemberState::Suspended(ids) = &member.state else { return None };
-        Some(member.memberships.iter().map(|membership| membership.topic).zip(ids.0.iter().copied()))
+        let Member { memberships, state: MemberState::Suspended(part) } = self.get(id)? else { return None };
+        let is_member = |topic: u32| memberships.iter().any(|membership| membership.topic == topic);
+        Some(part.last_ids.iter().copied().filter(move |(topic, _)| is_member(*topic)))
     }
 
     /// Records that a joining member starts to read its values.

@@ -144,4 +144,40 @@ mod tests {
             hub.leave(part);
         }
     }
+
+    fn topic(name: &str) -> Topic {
+        Topic::from(Channel::from_redis(name))
+    }
+
+    #[test]
+    fn a_part_that_leaves_after_a_loss_excludes_nothing_of_the_next_topics() {
+        let mut hub = Hub::new(Limits::default());
+        let listener = Rc::new(Listener::parked(Form::Objects, 1, 60));
+        // Freed numbers are given again as long as a topic is left.
+        hub.join(&[topic("broadcast:other")]);
+        let part = hub.join(&[topic("broadcast:x"), topic("ws4redis:live:broadcast:x")]);
+        let read_to = |ms| [None, Some(EntryId { ms, seq: 0 })];
+        hub.open_part(part, &listener, &Replay::new(&[], &[], &read_to(9)));
+        hub.pause();
+        hub.leave(part);
+        hub.take_requests();
+        let part = hub.join(&[topic("ws4redis:live:broadcast:y"), topic("broadcast:y")]);
+        let history = [(0, Bytes::from_static(b"5-0 of y"))];
+        hub.open_part(part, &listener, &Replay::new(&[], &history, &[]));
+        assert!(listener.has_queued());
+    }
+
+    #[test]
+    fn a_part_that_leaves_topics_after_a_loss_keeps_the_last_ids_of_the_others() {
+        let mut hub = Hub::new(Limits::default());
+        let listener = Rc::new(Listener::parked(Form::Objects, 1, 60));
+        let names = ["ws4redis:live:group:a:x", "ws4redis:live:group:b:x"].map(topic);
+        let part = hub.join(&names);
+        hub.open_part(part, &listener, &Replay::default());
+        hub.deliver(&names[0], Run::of(b"4-0 a"));
+        hub.deliver(&names[1], Run::of(b"7-0 b"));
+        hub.pause();
+        hub.retain_topics(part, |topic| *topic == names[1]);
+        assert_eq!(hub.last_ids(part), Some(vec![(names[1].clone(), Some(EntryId { ms: 7, seq: 0 }))]));
+    }
 }

@@ -172,12 +172,11 @@ impl Hub {
     pub fn leave(&mut self, id: MemberId) {
         let Some(member) = self.members.remove(id) else { return };
         // A part of a connection leaves its listener behind, with what it excludes.
-        let part = member.listener().filter(|listener| listener.form.has_objects()).cloned();
+        let part = member.filtering().filter(|listener| listener.form.has_objects()).cloned();
+        let has_labels = part.is_some() && member.listener().is_some();
         for membership in member.memberships {
-            if let Some(listener) = &part {
-                listener.leave(membership.topic);
-            }
-            self.remove_membership(membership, part.is_some());
+            part.iter().for_each(|listener| listener.leave(membership.topic));
+            self.remove_membership(membership, has_labels);
         }
     }
 
@@ -379,9 +378,8 @@ impl Hub {
         let (kept, left): (Memberships, Memberships) =
             memberships.into_iter().partition(|membership| keeps(self.topics.name(membership.topic)));
         for membership in left {
-            if let Some(listener) = self.members.get(id).and_then(Member::listener) {
-                listener.leave(membership.topic);
-            }
+            let listener = self.members.get(id).and_then(Member::filtering);
+            listener.iter().for_each(|listener| listener.leave(membership.topic));
             self.remove_membership(membership, has_labels);
         }
         self.set_memberships(id, kept);

@@ -59,8 +59,9 @@ impl Run {
         let is_newer = |payload: &[u8]| split_live(payload).is_none_or(|(entry, _)| entry > id);
         let older = self.payloads().take_while(|payload| !is_newer(payload)).count();
         let start = stored(&self.bytes).nth(older)?.0.start;
-        let messages = self.messages - u32::try_from(older).unwrap_or(self.messages);
-        let newer = Self::new(self.bytes.slice(start..), messages);
+        let older = u32::try_from(older).unwrap_or(self.messages);
+        let twins = self.encodings.twins().iter().filter_map(|index| index.checked_sub(older)).collect();
+        let newer = Self::new(self.bytes.slice(start..), self.messages - older).with_twins(twins);
         self.encodings.copy_label(&newer.encodings);
         Some(newer)
     }
