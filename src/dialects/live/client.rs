@@ -50,6 +50,8 @@ pub(super) struct LiveClient {
     pub(super) unanswered: VecDeque<(u32, i64)>,
     pub(super) received: u64,
     pub(super) answers: Answers,
+    /// Messages that its outbox had dropped when losses were last noted.
+    pub(super) dropped: u64,
     /// When it was last told of a gap.
     pub(super) gap_at: Option<Instant>,
 }

@@ -80,6 +80,7 @@ impl LiveConnection {
             unanswered: VecDeque::new(),
             received: 0,
             answers: Answers::default(),
+            dropped: 0,
             gap_at: None,
         };
         send(socket.listener(), state, &hello(&client.id, identity.user.as_deref()));

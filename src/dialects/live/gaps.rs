@@ -19,6 +19,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// cannot miss another message.
 pub(super) fn send_gaps(client: &mut LiveClient, listener: &Rc<Listener>, state: &Rc<ShardState>) {
     if listener.take_loss() {
+        let dropped = listener.counts().1;
+        let has_dropped = std::mem::replace(&mut client.dropped, dropped) != dropped;
         for position in 0..client.facilities.len() {
             let facility = &mut client.facilities[position];
             let Some(subscription) = facility.subscription.as_ref() else {
@@ -26,6 +28,8 @@ pub(super) fn send_gaps(client: &mut LiveClient, listener: &Rc<Listener>, state:
                 continue;
             };
             if let Some(ids) = subscription.last_ids() {
+                // It reads on behind what its own outbox has dropped.
+                facility.owes_gap |= has_dropped;
                 let ids =
                     ids.into_iter().filter_map(|(topic, last)| Some((topic.channel()?, last))).collect();
                 read_on(client, position, ids, listener, state);
