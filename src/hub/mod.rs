@@ -14,6 +14,7 @@ mod listener;
 mod liveness;
 mod local;
 mod local_index;
+mod losses;
 mod member;
 mod members;
 mod opening;

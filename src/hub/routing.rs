@@ -55,6 +55,11 @@ impl Hub {
         Self { labels: TopicLabels::new(names), ..self }
     }
 
+    /// Creates the hub of a layer's groups. Its members share their listeners with another hub; it excludes nothing of them.
+    pub fn of_layer(limits: Limits, names: LiveNames) -> Self {
+        Self { topics: TopicTable::of_layer(), ..Self::new(limits).with_names(names) }
+    }
+
     /// Joins the topics, in this order. Their messages are held until [`Hub::open`].
     pub fn join<T: Clone + Into<Topic>>(&mut self, topics: &[T]) -> MemberId {
         let number = self.members.next_number();
@@ -269,7 +274,7 @@ impl Hub {
     /// Pauses all subscribed topics until the value of each has been re-read, so that no older message follows a
     /// newer one. Joining members wait, too, because the value that they have read may be older or newer.
     pub fn pause(&mut self) {
-        self.members.open_listeners().for_each(|listener| listener.on_loss());
+        self.members.open_listeners().for_each(|listener| listener.on_loss(self.topics.is_layer()));
         self.members.iter_mut().for_each(|member| self.labels.suspend(member));
         for topic in self.topics.entries_mut().filter(|topic| topic.subscribed) {
             let was_live = topic.is_live();
@@ -291,20 +296,18 @@ impl Hub {
         for member in self.members.iter_mut() {
             match &mut member.state {
                 MemberState::Joining(pending) => pending.fail(JoinError::Lost),
-                MemberState::Open(listener) => listener.on_lost(),
-                MemberState::Suspended(_) | MemberState::Muted => {}
+                MemberState::Open(listener) if !self.topics.is_layer() => listener.on_lost(),
+                MemberState::Open(_) | MemberState::Suspended(_) | MemberState::Muted => {}
             }
         }
     }
 
     /// Pauses a topic that Redis had refused and now accepts, until its value has been re-read.
     pub fn on_regained(&mut self, topic: &Topic) {
-        if let Some(id) = self.topics.find(topic) {
-            let topic = &mut self.topics[id];
-            // A subscribed topic is live or already paused.
-            if !topic.subscribed {
-                topic.paused.get_or_insert_default();
-            }
+        let Some(id) = self.topics.find(topic) else { return };
+        // A subscribed topic is live or already paused.
+        if !self.topics[id].subscribed {
+            self.topics[id].paused.get_or_insert_default();
         }
     }
 

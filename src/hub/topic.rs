@@ -22,9 +22,20 @@ pub enum SubscriptionRequest {
     Unsubscribe(Topic),
 }
 
+/// A bit in the numbers of the topics of a layer's hub: its members share their listeners with the hub of the channels, whose
+/// topics have other numbers therefore.
+const LAYER: u32 = 1 << 31;
+
+/// Returns whether a number is that of a topic in a layer's hub.
+pub(super) fn is_of_layer(id: u32) -> bool {
+    id & LAYER != 0
+}
+
 /// All topics of a hub, by name and by number.
 pub(super) struct TopicTable {
     entries: Directory<Topic, TopicEntry>,
+    /// A bit of all numbers: [`LAYER`] or none.
+    mark: u32,
     /// Topics whose first member has joined or whose last one has left since the last [`TopicTable::take_requests`].
     changed: Vec<u32>,
     next_generation: Generation,
@@ -76,14 +87,24 @@ impl TopicEntry {
 }
 
 impl TopicTable {
+    /// Returns the table of a layer's hub.
+    pub(super) fn of_layer() -> Self {
+        Self { mark: LAYER, ..Self::default() }
+    }
+
+    /// Returns whether it is the table of a layer's hub.
+    pub(super) fn is_layer(&self) -> bool {
+        is_of_layer(self.mark)
+    }
+
     /// Returns the number of a topic, if it has an entry.
     pub(super) fn find(&self, topic: &Topic) -> Option<u32> {
-        self.entries.find(topic.as_ref())
+        self.entries.find(topic.as_ref()).map(|number| number | self.mark)
     }
 
     /// Returns the topic with this number.
     pub(super) fn name(&self, id: u32) -> &Topic {
-        self.entries.name(id)
+        self.entries.name(id & !LAYER)
     }
 
     /// Returns the number of topics: those with members, and those that lost their last one since
@@ -98,8 +119,9 @@ impl TopicTable {
 
     /// Adds a member to a topic. Returns the number of the topic and the index of the member's slot.
     pub(super) fn add(&mut self, topic: Topic, member: MemberSlot) -> (u32, u32) {
-        let id = self.find(&topic).unwrap_or_else(|| self.entries.insert(topic, TopicEntry::default()));
-        let entry = &mut self.entries[id];
+        let found = self.find(&topic);
+        let id = found.unwrap_or_else(|| self.entries.insert(topic, TopicEntry::default()) | self.mark);
+        let entry = &mut self[id];
         if std::mem::take(&mut entry.refused) {
             // A new request makes the broker retry at once; otherwise it would wait for its back-off.
             entry.requested = None;
@@ -114,7 +136,7 @@ impl TopicTable {
 
     /// Removes the member in a slot. Returns the member that was moved to this slot, if there is one.
     pub(super) fn remove(&mut self, id: u32, slot: u32) -> Option<MemberSlot> {
-        let members = &mut self.entries[id].members;
+        let members = &mut self[id].members;
         members.swap_remove(slot as usize);
         let moved = members.get(slot as usize).copied();
         // Frees the capacity of a peak.
@@ -128,7 +150,7 @@ impl TopicTable {
     }
 
     fn mark_changed(&mut self, id: u32) {
-        if !std::mem::replace(&mut self.entries[id].is_changed, true) {
+        if !std::mem::replace(&mut self[id].is_changed, true) {
             self.changed.push(id);
         }
     }
@@ -138,15 +160,16 @@ impl TopicTable {
     pub(super) fn take_requests(&mut self) -> Vec<SubscriptionRequest> {
         let mut requests = Vec::new();
         for id in std::mem::take(&mut self.changed) {
-            let entry = &mut self.entries[id];
+            let number = id & !LAYER;
+            let entry = &mut self.entries[number];
             entry.is_changed = false;
             if entry.members.is_empty() {
-                let (topic, entry) = self.entries.remove(id);
+                let (topic, entry) = self.entries.remove(number);
                 requests.extend(entry.is_known.then_some(SubscriptionRequest::Unsubscribe(topic)));
             } else if entry.requested.is_none() {
                 entry.requested = Some(self.next_generation);
                 entry.is_known = true;
-                let topic = self.entries.name(id).clone();
+                let topic = self.entries.name(number).clone();
                 requests.push(SubscriptionRequest::Subscribe(topic, self.next_generation));
                 self.next_generation = self.next_generation.checked_add(1).unwrap_or(Generation::MIN);
             }
@@ -166,7 +189,7 @@ impl TopicTable {
 
 impl Default for TopicTable {
     fn default() -> Self {
-        Self { entries: Directory::default(), changed: Vec::new(), next_generation: Generation::MIN }
+        Self { entries: Directory::default(), mark: 0, changed: Vec::new(), next_generation: Generation::MIN }
     }
 }
 
@@ -174,13 +197,13 @@ impl Index<u32> for TopicTable {
     type Output = TopicEntry;
 
     fn index(&self, id: u32) -> &TopicEntry {
-        &self.entries[id]
+        &self.entries[id & !LAYER]
     }
 }
 
 impl IndexMut<u32> for TopicTable {
     fn index_mut(&mut self, id: u32) -> &mut TopicEntry {
-        &mut self.entries[id]
+        &mut self.entries[id & !LAYER]
     }
 }
 

@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// Notes losses that the hub has reported, and tells the client of those that are over: only then the state that it loads
 /// cannot miss another message.
 pub(super) fn send_gaps(client: &mut LiveClient, listener: &Rc<Listener>, state: &Rc<ShardState>) {
-    if listener.take_loss() {
+    if listener.losses.take_of_channels() {
         let dropped = listener.counts().1;
         let has_dropped = std::mem::replace(&mut client.dropped, dropped) != dropped;
         for position in 0..client.facilities.len() {

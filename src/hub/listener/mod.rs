@@ -14,8 +14,10 @@ use super::digests::Digester;
 use super::ending::Ending;
 use super::filter::{DigestFilter, send_unfiltered};
 use super::liveness::Liveness;
+use super::losses::Losses;
 use super::outbox::{Excess, Limits, Outbox};
 use super::run::Run;
+use super::topic::is_of_layer;
 use super::transport::Transport;
 use crate::stream::Stream;
 use crate::wire::{EntryId, Form};
@@ -45,7 +47,7 @@ pub struct Listener {
     /// A heartbeat or an answer to one is in the outbox.
     heartbeat_queued: Cell<bool>,
     /// Messages may have been lost, and the task has not taken note.
-    loss: Cell<bool>,
+    pub losses: Losses,
     /// The connection's task has to describe it.
     describe: Cell<bool>,
     dropped: Cell<u32>,
@@ -188,7 +190,7 @@ impl Listener {
         // A client of Socket.IO that misses a packet cannot know it; one that is closed connects again.
         if limits.drop_oldest && excess == Excess::Client && !self.form.has_packets() {
             self.dropped.set(self.dropped.get().saturating_add(outbox.drop_oldest(self.form, limits)));
-            return self.on_loss();
+            return self.on_loss(false);
         }
         if excess == Excess::Client {
             return self.end(Ending::Slow);
@@ -408,23 +410,20 @@ impl Listener {
         self.filter.borrow_mut().on_lost();
     }
 
-    /// Notes a loss of messages, if its client is told of that.
-    pub(super) fn on_loss(&self) {
+    /// Notes a loss of messages, if its client is told of that. `is_layer`: of the groups of a layer.
+    pub(super) fn on_loss(&self, is_layer: bool) {
         if self.form.has_objects() {
-            self.loss.set(true);
+            self.losses.note(is_layer);
             self.wake();
         }
     }
 
-    /// Returns whether messages may have been lost since the last call.
-    pub fn take_loss(&self) -> bool {
-        self.loss.take()
-    }
-
     /// Handles the end of a topic's pause.
     pub(super) fn on_recovered(&self, topic: u32) {
-        self.lost.set(false);
-        self.filter.borrow_mut().on_recovered(topic);
+        if !is_of_layer(topic) {
+            self.lost.set(false);
+            self.filter.borrow_mut().on_recovered(topic);
+        }
         if self.form.has_objects() {
             self.wake();
         }

@@ -2,11 +2,14 @@
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
-use crate::hub::{OutboxMemory, ShardMemory};
+use crate::hub::{Hub, OutboxMemory, ShardMemory};
+use crate::wire::live::LiveNames;
+use crate::wire::{Channel, GroupForm, Topic};
 
 const FRAME: Bytes = Bytes::from_static(b"\x81\x04beat");
 
@@ -151,4 +154,43 @@ fn a_parked_listener_hands_over_whole_messages_up_to_a_bound() {
     assert_eq!(listener.queued_bytes(), 8);
     assert_eq!(take(8), [8]);
     assert!(!listener.has_queued());
+}
+
+#[test]
+fn a_hub_of_groups_leaves_alone_what_a_listener_excludes_of_channels() {
+    let channel = Topic::from(Channel::from_redis("broadcast:x"));
+    let group = Topic::group(GroupForm::new(0), "g");
+    let (mut channels, mut groups) =
+        (Hub::new(Limits::default()), Hub::of_layer(Limits::default(), LiveNames::default()));
+    let listener = Rc::new(Listener::parked(Form::Frames, 1, 60));
+    let own = channels.join(std::slice::from_ref(&channel));
+    let heard = groups.join(std::slice::from_ref(&group));
+    channels.open(own, &listener, &[]);
+    groups.open(heard, &listener, &[]);
+    let ids = channels.topic_ids(own, std::slice::from_ref(&channel));
+    let publish = |hub: &Hub, number| {
+        hub.exclude(&listener, &ids, b"own", number);
+        listener.mark_excluded_sent(number + 1, 100);
+    };
+
+    publish(&channels, 0);
+    groups.on_lost();
+    channels.deliver(&channel, Run::of(b"own"));
+    assert!(!listener.has_queued(), "the loss is that of the groups");
+
+    publish(&channels, 1);
+    channels.on_lost();
+    groups.recover(&group, None);
+    listener.remove_expired(1_000);
+    channels.recover(&channel, Some(&Bytes::from_static(b"own")));
+    assert!(!listener.has_queued(), "nothing expires in an outage of the channels");
+
+    publish(&channels, 2);
+    listener.set_read_to(ids[0], EntryId { ms: 5, seq: 0 });
+    groups.deliver(&group, Run::of(b"a"));
+    assert_eq!(listener.take_queued(100).concat(), b"\x81\x01a");
+    groups.retain_topics(heard, |_| false);
+    channels.deliver(&channel, Run::of(b"5-0 read"));
+    channels.deliver(&channel, Run::of(b"own"));
+    assert!(!listener.has_queued(), "a group that was left had the same number");
 }
