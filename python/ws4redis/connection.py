@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 from urllib.parse import urlsplit
 
 import redis
 from django.core.signals import setting_changed
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from ws4redis import settings
+from ws4redis import server_groups, settings
+
+if TYPE_CHECKING:
+    from ws4redis.server_groups import ServerGroup
+
+T = TypeVar("T")
 
 # An unreachable Redis must not block a page. WS4REDIS_CONNECTION may set other timeouts.
 CONNECT_TIMEOUT_SECONDS = 5
@@ -22,8 +29,28 @@ REPLY_TIMEOUT_SECONDS = 5
 # is not retried: the command may have arrived, and a page waits.
 RETRIES = 1
 
+# Publishers of one process wait for a connection instead of opening more: a burst must not exhaust Redis' maxclients.
+MAX_CONNECTIONS = 100
+
+# The pools of sentinels and clusters cannot wait. redis-py 8 would refuse the 101st connection.
+MAX_UNQUEUED_CONNECTIONS = 10_000
+
 _pool: redis.ConnectionPool | None = None
+_cluster: ClusterClient | None = None
 _lock = threading.Lock()
+
+
+class ClusterClient(redis.RedisCluster):
+    """A client of a Redis Cluster that never sends a command twice after a timeout."""
+
+    # A timeout is not retried, as in `with_timeouts`.
+    ERRORS_ALLOW_RETRY = (redis.ConnectionError, redis.exceptions.ClusterDownError)  # type: ignore[assignment]
+
+
+def is_cluster() -> bool:
+    """Return True if `WS4REDIS_CONNECTION` names a Redis Cluster."""
+    url = settings.WS4REDIS_CONNECTION.get("url")
+    return server_groups.is_group(url) and "-cluster:" in url
 
 
 def pool() -> redis.ConnectionPool:
@@ -31,7 +58,7 @@ def pool() -> redis.ConnectionPool:
 
     Raises:
         TypeError: `WS4REDIS_CONNECTION` has an argument that redis-py does not know.
-        ValueError: redis-py cannot parse the URL in `WS4REDIS_CONNECTION`.
+        ValueError: The URL in `WS4REDIS_CONNECTION` is invalid, or names a cluster, which has a pool for each node.
     """
     global _pool
     with _lock:
@@ -41,13 +68,59 @@ def pool() -> redis.ConnectionPool:
 
 
 def client() -> redis.Redis:
-    """Return a client on the pool. It is cheap to create and safe to share between threads.
+    """Return a client. It is cheap to create and safe to share between threads.
+
+    In a cluster it is the `ClusterClient` of this process, which has the same commands, but pipelines of its own: use
+    `with_client_of` for several commands at once. The first call then waits for the cluster.
 
     Raises:
         TypeError: `WS4REDIS_CONNECTION` has an argument that redis-py does not know.
-        ValueError: redis-py cannot parse the URL in `WS4REDIS_CONNECTION`.
+        ValueError: The URL in `WS4REDIS_CONNECTION` is invalid.
+        redis.RedisError: No node of the cluster can be reached.
     """
-    return redis.Redis(connection_pool=pool())
+    if not is_cluster():
+        return redis.Redis(connection_pool=pool())
+    global _cluster
+    with _lock:
+        if _cluster is None:
+            _cluster = _new_cluster(dict(settings.WS4REDIS_CONNECTION))
+        return _cluster  # type: ignore[return-value]
+
+
+def pool_of(key: str) -> redis.ConnectionPool:
+    """Return the pool of the server that holds a key: the only one, or in a cluster that of the node.
+
+    Raises:
+        TypeError: As for `client`.
+        ValueError: As for `client`.
+        redis.RedisError: As for `client`.
+    """
+    if not is_cluster():
+        return pool()
+    found: Any = client()
+    node: redis.ConnectionPool = found.get_redis_connection(found.get_node_from_key(key)).connection_pool
+    return node
+
+
+def with_client_of(key: str, function: Callable[[redis.Redis], T]) -> T:
+    """Return `function(client)` with a client of the server that holds a key: the only one, or a cluster's node.
+
+    Args:
+        key: Name of the key.
+        function: Called again if the key has moved to another node, so it must be safe to repeat.
+
+    Raises:
+        redis.RedisError: As `function`, and as for `client`.
+    """
+    found = client()
+    if not isinstance(found, ClusterClient):
+        return function(found)
+    for _ in range(2):
+        try:
+            return function(found.get_redis_connection(found.get_node_from_key(key)))
+        except (redis.exceptions.MovedError, redis.ConnectionError):
+            found.nodes_manager.initialize()
+    return function(found.get_redis_connection(found.get_node_from_key(key)))
 
 
 def with_timeouts(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -63,32 +136,61 @@ def new_pool(arguments: dict[str, Any]) -> redis.ConnectionPool:
     """Return a new pool. It opens no connection yet.
 
     Args:
-        arguments: Those of redis-py's connections; `url` may take the place of the address.
+        arguments: Those of redis-py's connections; `url` may replace the address.
 
     Raises:
         TypeError: redis-py does not know an argument.
-        ValueError: redis-py cannot parse the URL.
+        ValueError: The URL is invalid, or names a cluster.
     """
     arguments = with_timeouts(arguments)
     url = arguments.pop("url", None)
+    if server_groups.is_group(url):
+        group = server_groups.parse(url)
+        if group.is_cluster:
+            raise ValueError("a cluster has a pool for each node")
+        return _sentinel_pool(group, arguments)
+    arguments.setdefault("max_connections", MAX_CONNECTIONS)
+    # Seconds that a publisher waits for a connection of the pool.
+    arguments.setdefault("timeout", REPLY_TIMEOUT_SECONDS)
     if url is not None:
         if url.startswith("unix:") and not url.startswith("unix://"):
             # The gateway accepts this form, redis-py does not.
             url = "unix://" + url[len("unix:") :]
         if not url.startswith("unix:"):
             arguments.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_SECONDS)
-        return redis.ConnectionPool.from_url(url, **arguments)
+        return redis.BlockingConnectionPool.from_url(url, **arguments)
     if "unix_socket_path" in arguments:
         arguments["path"] = arguments.pop("unix_socket_path")
         # UnixDomainSocketConnection refuses the arguments for TCP.
         for name in ("host", "port", "ssl", "socket_keepalive", "socket_keepalive_options"):
             arguments.pop(name, None)
         arguments.setdefault("connection_class", redis.UnixDomainSocketConnection)
-        return redis.ConnectionPool(**arguments)
+        return redis.BlockingConnectionPool(**arguments)
     arguments.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_SECONDS)
     if arguments.pop("ssl", False):
         arguments.setdefault("connection_class", redis.SSLConnection)
-    return redis.ConnectionPool(**arguments)
+    return redis.BlockingConnectionPool(**arguments)
+
+
+def _sentinel_pool(group: ServerGroup, arguments: dict[str, Any]) -> redis.ConnectionPool:
+    arguments.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_SECONDS)
+    arguments.setdefault("max_connections", MAX_UNQUEUED_CONNECTIONS)
+    timeouts = ("socket_timeout", "socket_connect_timeout")
+    tls = {name: value for name, value in arguments.items() if name.startswith("ssl") or name in timeouts}
+    sentinel = Sentinel(group.nodes, sentinel_kwargs={**tls, **group.sentinel_arguments})
+    return SentinelConnectionPool(group.service, sentinel, **{**arguments, **group.arguments})
+
+
+def _new_cluster(arguments: dict[str, Any]) -> ClusterClient:
+    group = server_groups.parse(arguments.pop("url"))
+    defaults = {
+        "socket_timeout": REPLY_TIMEOUT_SECONDS,
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "max_connections": MAX_UNQUEUED_CONNECTIONS,
+        "cluster_error_retry_attempts": RETRIES,
+    }
+    nodes = [ClusterNode(host, port) for host, port in group.nodes]
+    return ClusterClient(startup_nodes=nodes, **{**defaults, **arguments, **group.arguments})
 
 
 def address_of(pool: redis.ConnectionPool) -> str:
@@ -108,11 +210,14 @@ def problem() -> str | None:
     url = arguments.get("url")
     if url is not None and not isinstance(url, str):
         return "its url must be a string"
+    if url is not None and server_groups.is_group(url):
+        return _group_problem(url, {name: value for name, value in arguments.items() if name != "url"})
     try:
         candidate = new_pool(dict(arguments))
     except ValueError:
         return (
-            "its url must begin with redis://, rediss:// or unix:, and its port and database must be numbers"
+            "its url must begin with redis://, rediss://, unix:, redis-sentinel:// or redis-cluster://, "
+            "and its port and database must be numbers"
         )
     except TypeError as error:
         return str(error)
@@ -133,11 +238,25 @@ def problem() -> str | None:
     return None
 
 
+def _group_problem(url: str, arguments: dict[str, Any]) -> str | None:
+    try:
+        group = server_groups.parse(url)
+        connections = {**arguments, **group.arguments}
+        kind = redis.SSLConnection if connections.pop("ssl", False) else redis.Connection
+        connections.pop("max_connections", None)
+        kind(**connections)
+    except ValueError as error:
+        return str(error)
+    except TypeError as error:
+        return str(error).partition(" ")[2]
+    return None
+
+
 def _reset() -> None:
-    global _pool, _lock
+    global _pool, _cluster, _lock
     # Another thread of the parent may have held the lock during the fork; it would stay locked in the child.
     _lock = threading.Lock()
-    _pool = None
+    _pool = _cluster = None
 
 
 def _on_setting_changed(*, setting: str, **_: object) -> None:  # Django's signals require **kwargs.

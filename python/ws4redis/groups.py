@@ -138,12 +138,16 @@ def _write(user_id: str, command: str, *groups: str) -> int:
     if testing.is_muted():
         testing.warn_once()
         return 0
-    with connection.client().pipeline(transaction=True) as pipeline:
-        getattr(pipeline, command)(_key(user_id), *groups)
-        # Published even if nothing has changed: calling again repairs a gateway that has missed a change.
-        pipeline.publish(identity.control_channel(), _invalidation(user_id))
-        replies: list[Any] = pipeline.execute()
-    return int(replies[0])
+
+    def write(client: redis.Redis) -> int:
+        with client.pipeline(transaction=True) as pipeline:
+            getattr(pipeline, command)(_key(user_id), *groups)
+            # Published even if nothing has changed: calling again repairs a gateway that has missed a change.
+            pipeline.publish(identity.control_channel(), _invalidation(user_id))
+            replies: list[Any] = pipeline.execute()
+        return int(replies[0])
+
+    return connection.with_client_of(_key(user_id), write)
 
 
 def _id_of(user: object) -> str:

@@ -169,7 +169,37 @@ def live_channel(prefix: str, channel: str) -> str:
     return f"{prefix}ws4redis:live:{channel[len(prefix) :]}"
 
 
-def arguments(prefix: str, channel: str, limits: HistoryLimits, payload: bytes, seconds: int) -> list[Any]:
+def names_in_cluster(prefix: str, channel: str) -> tuple[str, str] | None:
+    """Return the key and the channel of `stream_key` and `live_channel` in the slot of a cluster that holds the channel.
+
+    Args:
+        prefix: The prefix with its colon, or an empty string.
+        channel: Name with the prefix.
+
+    Returns:
+        None if braces in the channel's name prevent them: its messages are only published.
+    """
+    tag = _hash_tag(channel)
+    rest = channel[len(prefix) :] if tag is not None else f"{{{channel}}}"
+    key, live = f"{prefix}ws4redis:history:{rest}", f"{prefix}ws4redis:live:{rest}"
+    return (key, live) if _hash_tag(key) == (channel if tag is None else tag) else None
+
+
+def _hash_tag(name: str) -> str | None:
+    """Return the part of a key that determines its slot in a cluster, or None if the whole key does."""
+    _, brace, rest = name.partition("{")
+    tag, closing, _ = rest.partition("}")
+    return tag if brace and closing and tag else None
+
+
+def arguments(
+    prefix: str,
+    channel: str,
+    limits: HistoryLimits,
+    payload: bytes,
+    seconds: int,
+    names: tuple[str, str] | None = None,
+) -> list[Any]:
     """Return the arguments of redis-py's `eval` that publish a message.
 
     Args:
@@ -178,17 +208,19 @@ def arguments(prefix: str, channel: str, limits: HistoryLimits, payload: bytes, 
         limits: How much is kept.
         payload: The message.
         seconds: Seconds that the message is persisted; 0 or negative: not persisted.
+        names: The result of `names_in_cluster`; None without a cluster.
     """
+    stream, live = names or (stream_key(prefix, channel), live_channel(prefix, channel))
     return [
         PUBLISH,
         2,
-        stream_key(prefix, channel),
+        stream,
         channel,
         limits.messages,
         limits.seconds,
         max(seconds, 0),
         payload,
-        live_channel(prefix, channel),
+        live,
     ]
 
 
@@ -214,8 +246,9 @@ def probe(client: redis.Redis, prefix: str) -> None:
         redis.RedisError: Redis is unreachable.
     """
     channel = f"{prefix}broadcast:ws4redis-check"
+    names = names_in_cluster(prefix, channel) if isinstance(client, redis.RedisCluster) else None
     try:
-        client.eval(*arguments(prefix, channel, HistoryLimits(1, 1), b"check", 0))
+        client.eval(*arguments(prefix, channel, HistoryLimits(1, 1), b"check", 0, names))
     except redis.ResponseError as error:
         raise refusal(error) or error from None
 

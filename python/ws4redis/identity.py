@@ -330,7 +330,11 @@ def auth_hashes(user: AbstractBaseUser) -> list[str] | None:
 
 
 def _write(pk: str, reason: str, force: bool) -> bool:
-    name, client = key(pk), connection.client()
+    name = key(pk)
+    return connection.with_client_of(name, lambda client: _write_at(client, name, pk, reason, force))
+
+
+def _write_at(client: redis.Redis, name: str, pk: str, reason: str, force: bool) -> bool:
     with client.pipeline() as pipeline:
         for _ in range(MAX_ATTEMPTS):
             try:

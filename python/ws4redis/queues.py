@@ -50,8 +50,8 @@ class Delivery(NamedTuple):
     number: int
 
 
-def client() -> redis.Redis:
-    """Return a client whose replies to commands of streams are as Redis sends them.
+def client(key: str) -> redis.Redis:
+    """Return a client of the server that holds a key, whose replies to commands of streams are as Redis sends them.
 
     redis-py's own forms differ with its version and with `protocol` and `decode_responses` in WS4REDIS_CONNECTION.
 
@@ -59,7 +59,7 @@ def client() -> redis.Redis:
         TypeError: As for `ws4redis.connection.pool`.
         ValueError: As for `ws4redis.connection.pool`.
     """
-    created = connection.client()
+    created = redis.Redis(connection_pool=connection.pool_of(key))
     for command in ("XCLAIM", "XPENDING", "XRANGE", "XREADGROUP"):
         created.set_response_callback(command, lambda reply, **_: reply)
     return created
@@ -355,7 +355,7 @@ class ListQueue(EventQueue):
 def open_queue(key: EventsKey, name: str, claim_seconds: float) -> EventQueue:
     """Return the queue of a worker. Parameters are those of `EventQueue`."""
     kind = ListQueue if key.kind == LIST else StreamQueue
-    return kind(client(), key.name, name, claim_seconds)
+    return kind(client(key.name), key.name, name, claim_seconds)
 
 
 # ---- Failed events ---------------------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def failed_events(key: EventsKey) -> Iterator[FailedEvent]:
     """Yield the failed events, the oldest first."""
     start = "-"
     while True:
-        page = client().execute_command(
+        page = client(key.name).execute_command(
             "XRANGE", failed_key(key.name), start, "+", "COUNT", 100, **{NEVER_DECODE: True}
         )
         for id, words in page:
@@ -411,7 +411,7 @@ def requeue(key: EventsKey, events: Iterable[FailedEvent]) -> int:
     """Move failed events back, behind the events that wait. Return their number."""
     count = 0
     for event in events:
-        pipeline = client().pipeline(transaction=True)
+        pipeline = client(key.name).pipeline(transaction=True)
         if key.kind == LIST:
             pipeline.rpush(key.name, event.payload)
         else:

@@ -228,5 +228,6 @@ def _delete_keys(prefix: str) -> None:
         # Only keys of this package: a cache may use the same prefix.
         pattern = re.sub(r"([\\*?\[\]])", r"\\\1", f"{prefix}:{own}") + ":*"
         remaining: list[str | bytes] = list(client.scan_iter(match=pattern, count=1000))
-        if remaining:
-            client.delete(*remaining)
+        # One by one: in a cluster they are at several nodes.
+        for key in remaining:
+            client.delete(key)

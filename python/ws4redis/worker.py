@@ -137,7 +137,7 @@ class Worker:
     def _wait_seconds(self) -> float:
         if self._once:
             return 0
-        timeout = connection.pool().connection_kwargs.get("socket_timeout")
+        timeout = connection.pool_of(self._key.name).connection_kwargs.get("socket_timeout")
         return min(WAIT_SECONDS, timeout / 2) if timeout else WAIT_SECONDS
 
     def _renew(self) -> None:
@@ -244,6 +244,10 @@ class Worker:
             if "unknown command" in text:
                 raise WorkerError(
                     "the server lacks a command; streams require Redis 5, lists Redis 6.2, or newer: " + text
+                ) from error
+            if isinstance(error, redis.exceptions.MovedError):
+                raise WorkerError(
+                    f"the Redis key {self._key.name!r} has moved to another node; start the worker again"
                 ) from error
         if self._once:
             raise WorkerError(f"Redis failed: {text}") from error

@@ -722,7 +722,7 @@ def test_consumers_of_workers_that_ended_are_removed_unless_they_have_events(new
     from ws4redis.queues import StreamQueue, client
 
     wait_for(lambda: site.store.xinfo_consumers(KEY, "ws4redis")[1]["idle"] > 0, "time")
-    StreamQueue(client(), KEY, "new", 60).open()
+    StreamQueue(client(KEY), KEY, "new", 60).open()
     assert [consumer["name"] for consumer in site.store.xinfo_consumers(KEY, "ws4redis")] == [
         b"with an event"
     ]
