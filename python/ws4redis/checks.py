@@ -80,10 +80,10 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
     elif (problem := redis_connection.problem()) is not None:
         yield checks.Error(f"WS4REDIS_CONNECTION is unusable: {problem}.", id="ws4redis.E013")
     expire = settings.WS4REDIS_EXPIRE
-    if expire is not None and not _is_int(expire):
+    if expire is not None and expire is not False and not _is_int(expire):
         yield _wrong_value("E003", "WS4REDIS_EXPIRE", expire, "an int (seconds) or None")
     heartbeat = settings.WS4REDIS_HEARTBEAT
-    if heartbeat is not None and not isinstance(heartbeat, str):
+    if heartbeat and not isinstance(heartbeat, str) and not _is_int(heartbeat):
         yield _wrong_value("E004", "WS4REDIS_HEARTBEAT", heartbeat, "a string or None")
     prefix = settings.WS4REDIS_PREFIX
     if prefix is not None and not isinstance(prefix, str):

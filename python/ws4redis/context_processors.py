@@ -21,8 +21,7 @@ def default(request: HttpRequest) -> dict[str, str]:
         `WS4REDIS_HEARTBEAT`: a JavaScript literal, a string or `null`.
     """
     scheme = "wss" if request.is_secure() else "ws"
-    heartbeat = settings.WS4REDIS_HEARTBEAT or None
     return {
         "WEBSOCKET_URI": f"{scheme}://{request.get_host()}{settings.WEBSOCKET_URL}",
-        "WS4REDIS_HEARTBEAT": mark_safe(json.dumps(heartbeat).translate(_ESCAPES)),
+        "WS4REDIS_HEARTBEAT": mark_safe(json.dumps(settings.heartbeat_text()).translate(_ESCAPES)),
     }

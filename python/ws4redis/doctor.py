@@ -85,7 +85,7 @@ class Doctor:
             "Redis": _address(),
             "prefix": settings.WS4REDIS_PREFIX or "",
             "websocket_url": settings.WEBSOCKET_URL,
-            "heartbeat": settings.WS4REDIS_HEARTBEAT or "",
+            "heartbeat": settings.heartbeat_text() or "",
             "session cookie": django_settings.SESSION_COOKIE_NAME,
             "session key in Redis": engine.template or "none; use the callback",
             "session values": values if engine.template else "not in Redis",
@@ -221,7 +221,7 @@ class Doctor:
         matches = True
         for name, ours in (
             ("websocket_url", settings.WEBSOCKET_URL),
-            ("heartbeat", settings.WS4REDIS_HEARTBEAT or ""),
+            ("heartbeat", settings.heartbeat_text() or ""),
             ("cookie", django_settings.SESSION_COOKIE_NAME),
         ):
             theirs = answer.get(name, ours)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Callable, Final, Union, cast
+from typing import TYPE_CHECKING, Any, Callable, Final, Union, cast
 from uuid import UUID
 from warnings import warn
 
@@ -38,6 +39,10 @@ SELF: Final = _Self()
 Names = Union[Iterable[object], str, bool, None]
 
 
+# Anything else has no name that a page could ask for.
+Facility = Union[str, int, UUID, Promise]
+
+
 class WrongArgument(TypeError, ValueError):
     """An argument has a type or value that cannot be published. django-websocket-redis raises ValueError."""
 
@@ -61,7 +66,7 @@ class RedisMessage(bytes):
         if isinstance(value, Promise):
             value = str(value)
         data = value.encode() if isinstance(value, str) else value
-        heartbeat = settings.WS4REDIS_HEARTBEAT
+        heartbeat = settings.heartbeat_text()
         if not isinstance(data, (bytes, bytearray)) or (heartbeat is not None and data == heartbeat.encode()):
             return None  # type: ignore[return-value]
         return super().__new__(cls, data)
@@ -71,9 +76,17 @@ class RedisMessage(bytes):
         """Return a message with the value as compact JSON. Dates, decimals and UUIDs are written as Django does.
 
         Raises:
-            TypeError: The value, or a part of it, has no JSON form.
+            TypeError: The value, or a part of it, has no JSON form; NaN and the infinities have none. The error for
+                them is a ValueError as well.
         """
-        return cls(json.dumps(value, cls=DjangoJSONEncoder, ensure_ascii=False, separators=(",", ":")))
+        try:
+            text = json.dumps(
+                value, cls=DjangoJSONEncoder, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+            )
+        except ValueError as error:
+            raise WrongArgument(f"the value has no JSON form: {error}") from None
+        # Half of a surrogate pair has no UTF-8 form. Its escape in JSON is that of Python.
+        return cls(text.encode("utf-8", "backslashreplace"))
 
 
 Message = Union[str, bytes, bytearray, RedisMessage]
@@ -105,8 +118,8 @@ class RedisStore:
 
         Args:
             message: The payload.
-            expire: Seconds that the message is persisted for later subscribers; 0 or negative: not persisted. None
-                stands for `WS4REDIS_EXPIRE`; if that is None, too, the message is not persisted.
+            expire: Seconds that the message is persisted for later subscribers; 0, False or negative: not persisted.
+                None stands for `WS4REDIS_EXPIRE`; if that is None, too, the message is not persisted.
 
         Returns:
             The number of subscribers that received the message: gateways, not browsers.
@@ -138,8 +151,13 @@ class RedisStore:
             redis.RedisError: As for `publish_message`.
         """
         payload, seconds = _checked_message(message), self._seconds(expire)
-        if not self._publishers or self._intercept(payload, seconds):
+        if not self._publishers:
+            self._warn_without_channels()
             return 0
+        if self._intercept(payload, seconds):
+            return 0
+        if isinstance(self._connection, redis.RedisCluster):
+            return self._publish_to_cluster(payload, seconds)
         pipeline = self._connection.pipeline(transaction=transaction)
         published = []
         for channel in sorted(self._publishers):
@@ -164,6 +182,29 @@ class RedisStore:
             # Without the cause: redis-py's text contains the command, and with it the message.
             raise refusal from None
         return sum(replies[index] for index in published)
+
+    def _publish_to_cluster(self, payload: bytes, seconds: int) -> int:
+        # A command for each key follows its slot to another node. PUBLISH reaches the subscribers of all nodes.
+        client: Any = self._connection
+        receivers = 0
+        for channel in sorted(self._publishers):
+            names = history.names_in_cluster(self._history_prefix, channel) if self._history else None
+            if self._history is not None and names is not None:
+                limits = self._history
+                arguments = history.arguments(self._history_prefix, channel, limits, payload, seconds, names)
+                try:
+                    receivers += client.eval(*arguments)
+                except redis.ResponseError as error:
+                    # Without the cause, as above.
+                    raise history.refusal(error) or error from None
+                continue
+            if seconds > 0:
+                client.execute_command("SETEX", channel, seconds, payload)
+            receivers += client.publish(channel, payload)
+        return receivers
+
+    def _warn_without_channels(self) -> None:
+        """Warn of a message that reaches no channel."""
 
     def _intercept(self, payload: bytes, seconds: int) -> bool:
         """Take over a publication in a test run. Return True if it must not be sent to Redis."""
@@ -225,7 +266,7 @@ class RedisStore:
     def _seconds(self, expire: int | None) -> int:
         if expire is None:
             expire = self._expire
-        if expire is None:
+        if expire is None or expire is False:
             return 0
         if isinstance(expire, bool) or not isinstance(expire, int):
             raise WrongArgument(f"expire must be an int (seconds) or None, not {type(expire).__name__}")
@@ -234,16 +275,13 @@ class RedisStore:
     def _get_message_channels(
         self,
         request: HttpRequest | None = None,
-        facility: str = "{facility}",
+        facility: Facility = "{facility}",
         broadcast: bool = False,
         groups: Names = (),
         users: Names = (),
         sessions: Names = (),
     ) -> list[str]:
-        if isinstance(facility, Promise):
-            facility = str(facility)
-        if not isinstance(facility, str):
-            raise WrongArgument(f"facility must be a str, not {type(facility).__name__}")
+        facility = facility_name(facility)
         if not isinstance(broadcast, bool):
             raise WrongArgument(f"broadcast must be True or False, not {type(broadcast).__name__}")
         names: list[tuple[str, str | None]] = [("broadcast", None)] if broadcast else []
@@ -267,6 +305,17 @@ class RedisStore:
         return f"{self.get_prefix()}{middle}:{facility}"
 
 
+def facility_name(facility: object) -> str:
+    """Return the name of a facility as in channels.
+
+    Raises:
+        TypeError: It is neither a string nor a number, a UUID or a lazy string. The error is a ValueError as well.
+    """
+    if isinstance(facility, bool) or not isinstance(facility, (str, int, UUID, Promise)):
+        raise WrongArgument(f"facility must be a str, not {type(facility).__name__}")
+    return f"{facility}"
+
+
 def user_name(user: AbstractBaseUser | AnonymousUser) -> str | None:
     """Return the username, or None if it is empty (AnonymousUser) or null (a nullable `USERNAME_FIELD`)."""
     # The stubs exclude null, a nullable USERNAME_FIELD does not.
@@ -278,6 +327,14 @@ def is_authenticated(request: HttpRequest | None) -> bool:
     """Return True if the request has a logged-in user."""
     user = getattr(request, "user", None)
     return user is not None and bool(user.is_authenticated)
+
+
+def warn_caller(text: str) -> None:
+    """Warn with the line of the site that has called this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("ws4redis."):
+        level, frame = level + 1, frame.f_back
+    warn(text, RuntimeWarning, stacklevel=level)
 
 
 def _checked_message(message: object) -> RedisMessage:

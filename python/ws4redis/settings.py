@@ -48,5 +48,11 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a site may set any value; t
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
 
 
+def heartbeat_text() -> str | None:
+    """Return the text of `WS4REDIS_HEARTBEAT`, or None if it is off. A number stands for its digits, as in templates."""
+    heartbeat = __getattr__("WS4REDIS_HEARTBEAT")
+    return str(heartbeat) if heartbeat else None
+
+
 def __dir__() -> list[str]:
     return sorted([*globals(), *DEFAULTS])

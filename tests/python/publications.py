@@ -6,8 +6,10 @@ Arguments: the path of Redis' socket, and the settings as JSON. Prints the resul
 import json
 import sys
 import warnings
+from uuid import UUID
 
 from django.conf import settings
+from django.utils.functional import lazystr
 
 path, given = sys.argv[1:]
 settings.configure(
@@ -81,6 +83,10 @@ PUBLICATIONS = {
     "no facility": ({"broadcast": True}, hello, {}),
     "empty facility": ({"facility": "", "broadcast": True}, hello, {}),
     "odd facility": ({"facility": "a/b:c é {x}", "broadcast": True, "users": ["a:b", "é"]}, hello, {}),
+    "a number": ({"facility": 5, "broadcast": True}, hello, {}),
+    "a UUID": ({"facility": UUID(int=7), "broadcast": True}, hello, {}),
+    "a lazy name": ({"facility": lazystr("f"), "broadcast": True, "users": ["j"]}, hello, {}),
+    "expire is False": ({"facility": "foobar", "broadcast": True}, hello, {"expire": False}),
     "nothing": ({}, hello, {}),
     "unicode": ({"facility": "f", "broadcast": True}, RedisMessage("Grüße \U0001f600"), {}),
     "binary": ({"facility": "f", "broadcast": True}, RedisMessage(b"\x00\xff\x01\r\n"), {}),

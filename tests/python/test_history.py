@@ -127,7 +127,7 @@ def test_redis_keeps_little_more_than_the_limit(store, chat):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"facility": 5}, "facility must be a str, not int"),
+        ({"facility": b"f"}, "facility must be a str, not bytes"),
         ({"facility": "f", "count": 0}, "count must be an int of at least 1"),
         ({"facility": "f", "count": True}, "count must be an int of at least 1"),
         ({"facility": "f", "audience": "user"}, "audience must be 'broadcast', 'group:NAME'"),

@@ -1,10 +1,13 @@
 """The commands of RedisPublisher."""
 
 import asyncio
+import json
 import os
 import socket
+import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -12,10 +15,11 @@ import pytest
 import redis
 from django.contrib.auth.models import AnonymousUser, Group
 from django.db import transaction
-from django.test import Client, override_settings
+from django.test import Client, RequestFactory, override_settings
 from django.utils.functional import lazy
 from stores import DEADLINE_SECONDS, ChannelRecorder, commands
 
+from ws4redis import connection, context_processors
 from ws4redis.publisher import RedisPublisher
 from ws4redis.redis_store import SELF, RedisMessage, RedisStore
 
@@ -68,7 +72,7 @@ def test_the_default_of_expire_is_the_setting(store):
     assert store.ttl("broadcast:foobar") == 7
 
 
-@pytest.mark.parametrize("expire", [0, -1])
+@pytest.mark.parametrize("expire", [0, -1, False])
 def test_a_message_without_expire_is_published_only(store, expire):
     with commands(store) as seen:
         RedisPublisher(facility="foobar", broadcast=True).publish_message(
@@ -123,6 +127,47 @@ def test_values_are_published_as_compact_json(store):
     assert store.get("broadcast:foobar").decode() == expected
 
 
+def test_values_without_a_json_form_are_refused_before_anything_is_sent(store):
+    publisher = RedisPublisher(facility="foobar", broadcast=True)
+    with commands(store) as seen:
+        for value in (float("nan"), [float("inf")], {"a": -float("inf")}, object(), b"x"):
+            with pytest.raises(TypeError, match="JSON"):
+                publisher.publish_json(value)
+    assert seen == []
+
+
+def test_half_of_a_surrogate_pair_is_escaped(store):
+    RedisPublisher(facility="foobar", broadcast=True).publish_json(["Grüße \ud83d", "\\\ud83d"])
+    assert store.get("broadcast:foobar") == '["Grüße \\ud83d","\\\\\\ud83d"]'.encode()
+    assert json.loads(store.get("broadcast:foobar")) == ["Grüße \ud83d", "\\\ud83d"]
+
+
+def test_a_heartbeat_that_is_a_number_is_its_text(store):
+    publisher = RedisPublisher(facility="foobar", broadcast=True)
+    with override_settings(WS4REDIS_HEARTBEAT=1):
+        publisher.publish_message("Hello")
+        assert RedisMessage("1") is None
+        assert context_processors.default(RequestFactory().get("/"))["WS4REDIS_HEARTBEAT"] == '"1"'
+    with override_settings(WS4REDIS_HEARTBEAT=False):
+        assert RedisMessage("False") == b"False"
+        assert context_processors.default(RequestFactory().get("/"))["WS4REDIS_HEARTBEAT"] == "null"
+
+
+def test_more_publications_at_a_time_than_connections_wait_for_each_other(store):
+    publisher = RedisPublisher(facility="foobar", broadcast=True)
+    before = store.info("clients")["connected_clients"]
+    barrier = threading.Barrier(2 * connection.MAX_CONNECTIONS)
+
+    def publish(number):
+        barrier.wait(DEADLINE_SECONDS)
+        return publisher.publish_message(str(number))
+
+    with ThreadPoolExecutor(2 * connection.MAX_CONNECTIONS) as threads:
+        results = list(threads.map(publish, range(2 * connection.MAX_CONNECTIONS)))
+    assert results == [0] * 2 * connection.MAX_CONNECTIONS
+    assert store.info("clients")["connected_clients"] - before <= connection.MAX_CONNECTIONS
+
+
 def test_the_number_of_receivers_is_returned(store):
     publisher = RedisPublisher(facility="foobar", broadcast=True, users=["john", "mary"])
     assert publisher.publish_message("Hello") == 0
@@ -137,9 +182,21 @@ def test_the_number_of_receivers_is_returned(store):
         recorder.close()
 
 
-def test_a_publisher_without_channels_sends_nothing(store):
+def test_a_publisher_without_an_audience_sends_nothing_and_warns(store):
+    publish = RedisPublisher(facility="foobar").publish_message
+    with (
+        commands(store) as seen,
+        pytest.warns(RuntimeWarning, match="RedisPublisher has no audience") as warned,
+    ):
+        assert publish("Hello") == 0
+    assert seen == []
+    assert warned[0].filename == __file__, "the warning names the caller"
+
+
+@pytest.mark.parametrize("argument", ["users", "groups", "sessions"])
+def test_an_audience_that_is_empty_today_sends_nothing_without_a_warning(store, argument):
     with commands(store) as seen:
-        assert RedisPublisher().publish_message("Hello") == 0
+        assert RedisPublisher(facility="foobar", **{argument: []}).publish_message("Hello") == 0
     assert seen == []
 
 
@@ -196,8 +253,20 @@ def test_the_prefix_gets_one_colon():
             assert RedisStore.get_prefix() == expected
 
 
-def test_the_default_facility_is_that_of_upstream():
-    assert channels(broadcast=True) == ["broadcast:{facility}"]
+def test_the_default_facility_is_that_of_upstream_with_a_warning():
+    with pytest.warns(RuntimeWarning, match="RedisPublisher has no facility") as warned:
+        publisher = RedisPublisher(broadcast=True)
+    assert publisher._publishers == {"broadcast:{facility}"}
+    assert warned[0].filename == __file__, "the warning names the caller"
+    assert channels(facility="{facility}", broadcast=True) == ["broadcast:{facility}"]
+
+
+@pytest.mark.parametrize(
+    ("facility", "name"),
+    [(5, "5"), (UUID(int=1), str(UUID(int=1))), (lazy(lambda: "é", str)(), "é"), ("", "")],
+)
+def test_a_facility_is_named_by_its_text(facility, name):
+    assert channels(facility=facility, broadcast=True) == [f"broadcast:{name}"]
 
 
 def test_names_come_from_any_iterable_once():
@@ -276,6 +345,8 @@ def test_true_and_single_names_still_work_with_a_warning():
         ({"users": [True]}, "users must contain names, not bool"),
         ({"broadcast": 1}, "broadcast must be True or False, not int"),
         ({"facility": b"f"}, "facility must be a str, not bytes"),
+        ({"facility": None, "broadcast": True}, "facility must be a str, not NoneType"),
+        ({"facility": True}, "facility must be a str, not bool"),
         ({"audience": "x"}, "audience"),
     ],
 )

@@ -46,6 +46,7 @@ def run(python, settings, store):
         {"WS4REDIS_EXPIRE": 7, "WS4REDIS_PREFIX": "demo"},
         {"WS4REDIS_EXPIRE": 0, "WS4REDIS_PREFIX": ""},
         {"WS4REDIS_EXPIRE": -1, "WS4REDIS_PREFIX": "a:", "WS4REDIS_HEARTBEAT": "--heartbeat--"},
+        {"WS4REDIS_EXPIRE": False},
     ],
     ids=str,
 )
