@@ -99,7 +99,9 @@ impl TopicLabels {
             let last_id = |topic| self.labels.get(&topic).and_then(|counted| counted.last_id.get());
             let topics = member.memberships.iter().map(|membership| membership.topic);
             let last_ids: Vec<_> = topics.map(|topic| (topic, last_id(topic))).collect();
-            last_ids.iter().for_each(|(topic, _)| self.exit(*topic));
+            for (topic, _) in &last_ids {
+                self.exit(*topic);
+            }
             member.state = MemberState::Suspended(Box::new(SuspendedPart { listener, last_ids }));
         }
     }

@@ -180,7 +180,9 @@ impl Hub {
         let part = member.filtering().filter(|listener| listener.form.has_objects()).cloned();
         let has_labels = part.is_some() && member.listener().is_some();
         for membership in member.memberships {
-            part.iter().for_each(|listener| listener.leave(membership.topic));
+            if let Some(listener) = &part {
+                listener.leave(membership.topic);
+            }
             self.remove_membership(membership, has_labels);
         }
     }
@@ -381,8 +383,9 @@ impl Hub {
         let (kept, left): (Memberships, Memberships) =
             memberships.into_iter().partition(|membership| keeps(self.topics.name(membership.topic)));
         for membership in left {
-            let listener = self.members.get(id).and_then(Member::filtering);
-            listener.iter().for_each(|listener| listener.leave(membership.topic));
+            if let Some(listener) = self.members.get(id).and_then(Member::filtering) {
+                listener.leave(membership.topic);
+            }
             self.remove_membership(membership, has_labels);
         }
         self.set_memberships(id, kept);

@@ -1,11 +1,14 @@
 //! Version 2: negotiation, subscriptions and messages of several facilities on one socket.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use crate::support::client::{TEXT, frame};
 use crate::support::live::{LiveClient, SUBPROTOCOL};
 use crate::support::sessions::{log_in, session_key};
-use crate::support::{RedisServer, TestGateway};
+use crate::support::{DEADLINE, RedisServer, TestGateway};
 
 const BROADCAST: &[&str] = &["subscribe-broadcast"];
 
@@ -100,6 +103,50 @@ async fn the_number_of_facilities_is_bounded_and_a_repeated_one_replaces_the_fir
     client.expect_nothing().await;
     client.send(json!({"t": "unsub", "f": "a"})).await;
     assert_eq!(client.subscribe("c", BROADCAST).await["t"], "sub");
+}
+
+#[tokio::test]
+async fn each_request_with_a_number_is_answered_even_if_a_later_one_replaces_it() {
+    let gateway = TestGateway::start().await;
+    let mut client = gateway.live("/ws/").await;
+    for (number, kind) in (1..).zip(["sub", "sub", "unsub", "sub"]) {
+        client.send(json!({"t": kind, "f": "a", "flags": BROADCAST, "r": number})).await;
+    }
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        let answer = client.next().await;
+        answers.push((answer["r"].as_i64(), answer["code"].as_i64()));
+    }
+    answers.sort_unstable();
+    let numbers: Vec<_> = answers.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, [Some(1), Some(2), Some(3), Some(4)]);
+    assert_eq!((answers[2].1, answers[3].1), (None, None), "{answers:?}");
+    assert!(answers.iter().all(|(_, code)| matches!(code, None | Some(409))), "{answers:?}");
+}
+
+#[tokio::test]
+async fn requests_in_a_loop_are_refused_and_the_socket_stays_open() {
+    let gateway = TestGateway::start_with(&[("messages.max_facilities", "2")]).await;
+    let mut client = gateway.live("/ws/").await;
+    let mut codes = Vec::new();
+    for _ in 0..300 {
+        client.send(json!({"t": "unsub", "f": "a"})).await;
+    }
+    for _ in 0..300 {
+        codes.push(client.next().await["code"].clone());
+    }
+    assert!(
+        codes[..40].iter().all(|code| *code == 404),
+        "a page that opens all its facilities is not refused"
+    );
+    assert!(codes.contains(&json!(429)), "300 requests at once");
+    client.send(json!({"t": "pub", "f": "a", "d": "x", "r": 7})).await;
+    assert_eq!(client.next().await["code"], 404, "publications have limits of their own");
+    let deadline = Instant::now() + DEADLINE;
+    while client.subscribe("a", BROADCAST).await["t"] != "sub" {
+        assert!(Instant::now() < deadline, "it may subscribe again later");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::answers::Answers;
 use super::facility::LiveFacility;
 use super::refusal::RequestRefusal;
+use super::request_limit::RequestLimit;
 use super::subscribe::JoinReport;
 use crate::access::{ClientAddress, Credentials, Identity};
 use crate::events::{AnnouncedClient, DisconnectReason};
@@ -46,6 +47,7 @@ pub(super) struct LiveClient {
     pub(super) acks: Option<Rc<PublishAcks>>,
     /// Facilities that were left before Redis has acknowledged their publications: Django hears of these before their end.
     pub(super) leaving: Vec<(Box<AnnouncedClient>, Facility)>,
+    pub(super) request_limit: RequestLimit,
     /// Publications that the client wants to be answered: the number of each, and the client's own.
     pub(super) unanswered: VecDeque<(u32, i64)>,
     pub(super) received: u64,

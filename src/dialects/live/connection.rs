@@ -19,6 +19,7 @@ use super::presence::attend;
 use super::publish::poll_acks;
 use super::reauthorize::reauthorize;
 use super::receive::receive;
+use super::request_limit::RequestLimit;
 use super::subscribe::{JoinedFacility, apply_reports, open_facility};
 use crate::access::{Credentials, Identity};
 use crate::dialects::reason::reason_of;
@@ -77,6 +78,7 @@ impl LiveConnection {
             client_address,
             acks: None,
             leaving: Vec::new(),
+            request_limit: RequestLimit::default(),
             unanswered: VecDeque::new(),
             received: 0,
             answers: Answers::default(),

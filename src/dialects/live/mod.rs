@@ -16,6 +16,7 @@ mod reauthorize;
 mod receive;
 mod refusal;
 mod request;
+mod request_limit;
 mod subscribe;
 mod verdict;
 

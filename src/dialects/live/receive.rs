@@ -43,6 +43,12 @@ pub(super) fn receive(
             return None;
         }
     };
+    let is_exempt = matches!(action, ClientAction::Publish(..) | ClientAction::Heartbeat);
+    let max_facilities = state.process.settings.messages.max_facilities;
+    if !is_exempt && !client.request_limit.take(max_facilities) {
+        client.answers.refuse(number, action.facility(), RequestRefusal::TooOften);
+        return None;
+    }
     match action {
         ClientAction::Subscribe(handshake, resume) => {
             let facility = handshake.facility.clone();
@@ -52,7 +58,10 @@ pub(super) fn receive(
         }
         ClientAction::Unsubscribe(facility) => {
             if let Some(position) = client.position(&facility) {
-                client.leave(position, DisconnectReason::ClientNamespaceDisconnect);
+                let left = client.leave(position, DisconnectReason::ClientNamespaceDisconnect);
+                if let Some(earlier) = left.request {
+                    client.answers.refuse(Some(earlier), None, RequestRefusal::Superseded);
+                }
                 answer(client, number);
             } else {
                 client.answers.refuse(number, Some(facility.as_str()), RequestRefusal::NotSubscribed);

@@ -20,8 +20,12 @@ pub(super) enum RequestRefusal {
     NoAudience,
     /// The socket has too many facilities.
     TooMany,
+    /// A later request ended the subscription before it was active.
+    Superseded,
     /// The client publishes more than its rule allows.
     TooFast,
+    /// The client sends more requests than a page needs.
+    TooOften,
     /// Redis refuses the channels.
     Unsubscribable,
     /// Redis or the callback cannot be reached, or too much is going on.
@@ -40,8 +44,8 @@ impl RequestRefusal {
             Self::Token => 401,
             Self::Denied | Self::NoAudience => 403,
             Self::NotSubscribed => 404,
-            Self::TooMany => 409,
-            Self::TooFast => 429,
+            Self::TooMany | Self::Superseded => 409,
+            Self::TooFast | Self::TooOften => 429,
             Self::Unsubscribable | Self::Unavailable | Self::NoMemory | Self::Lost => 503,
         }
     }
@@ -55,7 +59,9 @@ impl RequestRefusal {
             Self::NoAudience => "no publish flag is granted for these audiences",
             Self::NotSubscribed => "not subscribed to this facility",
             Self::TooMany => "too many facilities on one socket",
+            Self::Superseded => "a later request came before this one was done",
             Self::TooFast => "publishing too fast",
+            Self::TooOften => "too many requests",
             Self::Unsubscribable => "Redis refuses the channels of this facility",
             Self::Unavailable => "not available at the moment",
             Self::NoMemory => "too many messages wait for slow clients",

@@ -36,6 +36,18 @@ pub(super) enum ClientAction {
     Heartbeat,
 }
 
+impl ClientAction {
+    /// Returns the facility that it is about.
+    pub(super) fn facility(&self) -> Option<&str> {
+        match self {
+            Self::Subscribe(Handshake { facility, .. }, _)
+            | Self::Unsubscribe(facility)
+            | Self::Publish(facility, ..) => Some(facility.as_str()),
+            Self::Authenticate(_) | Self::Heartbeat => None,
+        }
+    }
+}
+
 /// Why an object is not a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum InvalidRequest {

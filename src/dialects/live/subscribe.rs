@@ -60,6 +60,9 @@ pub(super) fn subscribe(
     request: Option<i64>,
 ) -> Result<(), RequestRefusal> {
     let replaced = client.position(&handshake.facility).map(|position| client.facilities.remove(position));
+    if let Some(earlier) = replaced.as_ref().and_then(|replaced| replaced.request) {
+        client.answers.refuse(Some(earlier), None, RequestRefusal::Superseded);
+    }
     if client.facilities.len() >= state.process.settings.messages.max_facilities {
         return Err(RequestRefusal::TooMany);
     }
