@@ -370,9 +370,11 @@ impl Hub {
     /// Returns the numbers of those of these topics that the member has joined.
     pub fn topic_ids<T: Clone + Into<Topic>>(&self, id: MemberId, topics: &[T]) -> Box<[u32]> {
         let Some(member) = self.members.get(id) else { return Box::default() };
-        let wanted: SmallVec<[Topic; 4]> = topics.iter().map(|topic| topic.clone().into()).collect();
+        let wanted = topics.iter().filter_map(|topic| self.topics.find(&topic.clone().into()));
+        let mut wanted: SmallVec<[u32; 4]> = wanted.collect();
+        wanted.sort_unstable();
         let ids = member.memberships.iter().map(|membership| membership.topic);
-        ids.filter(|id| wanted.contains(self.topics.name(*id))).collect()
+        ids.filter(|id| wanted.binary_search(id).is_ok()).collect()
     }
 
     /// Removes a member from all topics but those that are to be kept.

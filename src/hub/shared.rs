@@ -1,10 +1,12 @@
 //! The hub as a connection's tasks use it: memberships that end when they are dropped, and the wait for requests.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 
 use super::hold::JoinError;
@@ -64,6 +66,11 @@ impl SharedHub {
     }
 }
 
+/// Returns topics as a set: a user may be in a thousand groups.
+fn set_of<T: Clone + Into<Topic>>(topics: &[T]) -> HashSet<Topic, RandomState> {
+    topics.iter().map(|topic| topic.clone().into()).collect()
+}
+
 impl Subscription {
     /// Waits until Redis has acknowledged all topics; from then on every message arrives. Safe to cancel.
     ///
@@ -110,18 +117,15 @@ impl Subscription {
 
     /// Leaves all topics but these. Returns those of them that it has not joined.
     pub fn retain_topics<T: Clone + Into<Topic>>(&self, keep: &[T]) -> Vec<T> {
-        let wanted: Vec<Topic> = keep.iter().map(|topic| topic.clone().into()).collect();
-        let mut hub = self.hub.hub.borrow_mut();
-        hub.retain_topics(self.id, |topic| wanted.contains(topic));
+        let wanted = set_of(keep);
+        self.hub.hub.borrow_mut().retain_topics(self.id, |topic| wanted.contains(topic));
         self.hub.changed.notify_one();
-        let joined = hub.topics(self.id);
-        let missing = keep.iter().zip(&wanted).filter(|(_, topic)| !joined.contains(topic));
-        missing.map(|(topic, _)| topic.clone()).collect()
+        self.missing(keep)
     }
 
     /// Leaves topics.
     pub fn leave_topics<T: Clone + Into<Topic>>(&self, topics: &[T]) {
-        let left: Vec<Topic> = topics.iter().map(|topic| topic.clone().into()).collect();
+        let left = set_of(topics);
         if !left.is_empty() {
             self.hub.hub.borrow_mut().retain_topics(self.id, |topic| !left.contains(topic));
             self.hub.changed.notify_one();
@@ -130,7 +134,7 @@ impl Subscription {
 
     /// Returns those of these topics that it has not joined.
     pub fn missing<T: Clone + Into<Topic>>(&self, topics: &[T]) -> Vec<T> {
-        let joined = self.hub.hub.borrow().topics(self.id);
+        let joined = set_of(&self.hub.hub.borrow().topics(self.id));
         topics.iter().filter(|topic| !joined.contains(&(*topic).clone().into())).cloned().collect()
     }
 
