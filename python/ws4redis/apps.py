@@ -1,6 +1,7 @@
 """The Django app."""
 
 from django.apps import AppConfig
+from django.core.exceptions import ImproperlyConfigured
 
 
 class WS4RedisConfig(AppConfig):
@@ -10,7 +11,18 @@ class WS4RedisConfig(AppConfig):
     verbose_name = "WebSockets for Redis"
 
     def ready(self) -> None:
-        """Connect and register, once all apps are loaded."""
+        """Connect and register, once all apps are loaded.
+
+        Raises:
+            ImproperlyConfigured: Files of django-websocket-redis have replaced those of this package.
+        """
+        from ws4redis import settings
+
+        if not hasattr(settings, "DEFAULTS"):
+            raise ImproperlyConfigured(
+                "django-websocket-redis was installed over this package, and has replaced its files. "
+                "pip uninstall django-websocket-redis, then pip install --force-reinstall --no-deps this package."
+            )
         from ws4redis import checks, receivers
 
         checks.register()

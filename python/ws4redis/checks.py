@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from django.conf import settings as django_settings
@@ -10,7 +9,7 @@ from django.core import checks
 from django.utils.module_loading import import_string
 
 from ws4redis import connection as redis_connection
-from ws4redis import history, session_engine, settings
+from ws4redis import history, leftovers, pages, session_engine, settings
 from ws4redis.events import EventsKey
 
 if TYPE_CHECKING:
@@ -26,11 +25,7 @@ BEFORE_MIDDLEWARE = (
 )
 # Settings that this package ignores, and their replacements.
 WITHOUT_EFFECT = {
-    "WS4REDIS_SUBSCRIBER": "The gateway runs no Python. Write [[access]] rules in its settings.toml.",
-    "WS4REDIS_ALLOWED_CHANNELS": "Write [[access]] rules in the gateway's settings.toml, or override "
-    "ws4redis.views.IdentityView.allow.",
-    "WS4REDIS_PROCESS_REQUEST": "Override ws4redis.views.IdentityView.identify, and set auth.callback_url in the "
-    "gateway's settings.toml.",
+    "WS4REDIS_SUBSCRIBER": 'The gateway runs no Python. "Custom subscribers" in docs/django.md has what replaces each kind.',
     # The documentation of django-websocket-redis names this setting; django-redis-sessions has never read it.
     "SESSION_REDIS_PREFIX": "Set SESSION_REDIS = {'prefix': …}, which django-redis-sessions reads.",
 }
@@ -40,7 +35,15 @@ _MISSING = object()
 
 def register() -> None:
     """Register the checks with Django."""
-    for check in (check_settings, check_sessions, check_callback, check_installation):
+    for check in (
+        check_settings,
+        check_sessions,
+        check_callback,
+        check_installation,
+        leftovers.check_rules,
+        leftovers.check_old_package,
+        pages.check_pages,
+    ):
         checks.register(check, TAG)
     checks.register(check_deployment, TAG, deploy=True)
 
@@ -109,7 +112,8 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
         yield checks.Error(f"WS4REDIS_EVENTS is {settings.WS4REDIS_EVENTS!r}: {error}.", id="ws4redis.E016")
     yield from _check_functions_and_numbers()
     for name, replacement in WITHOUT_EFFECT.items():
-        if getattr(django_settings, name, None) is not None:
+        # Sites that write the default of django-websocket-redis lose nothing.
+        if getattr(django_settings, name, None) not in (None, settings.DEFAULTS.get(name)):
             yield checks.Warning(f"{name} has no effect.", hint=replacement, id="ws4redis.W004")
 
 
@@ -187,25 +191,8 @@ def check_callback(app_configs: Sequence[AppConfig] | None, **kwargs: object) ->
 def check_installation(
     app_configs: Sequence[AppConfig] | None, **kwargs: object
 ) -> list[checks.CheckMessage]:
-    """Return remains of django-websocket-redis, and a missing or misplaced middleware."""
+    """Return a missing or misplaced middleware."""
     found: list[checks.CheckMessage] = []
-    application = getattr(django_settings, "WSGI_APPLICATION", None)
-    if isinstance(application, str) and application.startswith("ws4redis."):
-        found.append(
-            checks.Error(
-                f"WSGI_APPLICATION is {application!r}, the server of django-websocket-redis, which this package lacks.",
-                hint="Restore the site's own, for example 'mysite.wsgi.application'; the gateway is a separate process.",
-                id="ws4redis.E010",
-            )
-        )
-    if _is_installed("django-websocket-redis"):
-        found.append(
-            checks.Error(
-                "django-websocket-redis is installed as well; both packages use the directory ws4redis.",
-                hint="pip uninstall django-websocket-redis, then install this package again.",
-                id="ws4redis.E011",
-            )
-        )
     middleware = list(django_settings.MIDDLEWARE)
     if MIDDLEWARE not in middleware:
         found.append(
@@ -250,11 +237,3 @@ def _wrong_value(number: str, name: str, value: object, requirement: str) -> che
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

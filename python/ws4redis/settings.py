@@ -19,6 +19,10 @@ DEFAULTS: dict[str, Any] = {
     "WS4REDIS_EXPIRE": 3600,
     # Prefix of all keys and channels, without its colon; equal to the gateway's `prefix`.
     "WS4REDIS_PREFIX": None,
+    # Of django-websocket-redis, without effect: the gateway runs no Python.
+    "WS4REDIS_SUBSCRIBER": "ws4redis.subscriber.RedisSubscriber",
+    "WS4REDIS_ALLOWED_CHANNELS": None,
+    "WS4REDIS_PROCESS_REQUEST": None,
     # Equal to the gateway's `heartbeat`. A message with this text cannot be published.
     "WS4REDIS_HEARTBEAT": None,
     # Channel of `ws4redis.socketio.Emitter`, without a prefix; in the gateway's `socketio.redis_manager.channels`.

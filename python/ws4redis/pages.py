@@ -1,0 +1,87 @@
+"""System checks of the site's templates: the variables that they need, and addresses that subscribe to nothing."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl
+
+from django.core import checks
+from django.template import engines
+from django.template.backends.django import DjangoTemplates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from django.apps import AppConfig
+
+PROCESSOR: Final = "ws4redis.context_processors.default"
+VARIABLES: Final = re.compile(r"\b(?:WEBSOCKET_URI|WS4REDIS_HEARTBEAT)\b")
+# `uri: '{{ WEBSOCKET_URI }}foobar?subscribe-broadcast'`, and the address of `new WebSocket(…)`. A string that is continued
+# by `+`, or has further variables, is known to the browser only.
+ADDRESS: Final = re.compile(
+    r"""(?:\buri\s*:|\bnew\s+WebSocket\s*\()\s*(['"`])\{\{\s*WEBSOCKET_URI\s*\}\}([^'"`{}$]*)\1\s*(\+?)"""
+)
+FLAGS: Final = frozenset(
+    f"{action}-{audience}"
+    for action in ("subscribe", "publish")
+    for audience in ("broadcast", "user", "group", "session")
+)
+# Enough for any site, and an end for a folder that is no folder of templates.
+MAX_TEMPLATES: Final = 5_000
+MAX_BYTES: Final = 1 << 20
+
+
+def check_pages(app_configs: Sequence[AppConfig] | None, **kwargs: object) -> list[checks.CheckMessage]:
+    """Return a missing context processor, and addresses without a valid flag, which open and stay silent."""
+    found: list[checks.CheckMessage] = []
+    for engine in engines.all():
+        if not isinstance(engine, DjangoTemplates):
+            continue
+        using: str | None = None
+        for file, text in _templates(engine):
+            if using is None and VARIABLES.search(text):
+                using = str(file)
+            found += _silent_addresses(file, text)
+        if using is not None and PROCESSOR not in engine.engine.context_processors:
+            found.append(
+                checks.Warning(
+                    f"{using} uses WEBSOCKET_URI or WS4REDIS_HEARTBEAT, and {PROCESSOR} is not in context_processors of "
+                    "TEMPLATES; both are empty.",
+                    hint=f"Add '{PROCESSOR}' to TEMPLATES[…]['OPTIONS']['context_processors'].",
+                    id="ws4redis.W013",
+                )
+            )
+    return found
+
+
+def _templates(engine: DjangoTemplates) -> Iterator[tuple[Path, str]]:
+    """Yield the templates of the site with their texts; those of installed packages are none of its business."""
+    for folder in engine.template_dirs:
+        if "site-packages" in str(folder) or "dist-packages" in str(folder):
+            continue
+        for file in islice(Path(folder).rglob("*"), MAX_TEMPLATES):
+            try:
+                if file.is_file() and file.stat().st_size <= MAX_BYTES:
+                    yield file, file.read_text("utf-8")
+            except (OSError, ValueError):
+                continue
+
+
+def _silent_addresses(file: Path, text: str) -> Iterator[checks.CheckMessage]:
+    for found in ADDRESS.finditer(text):
+        _, rest, continued = found.groups()
+        names = {
+            name.strip().lower() for name, _ in parse_qsl(rest.partition("?")[2], keep_blank_values=True)
+        }
+        if continued or names & FLAGS:
+            continue
+        line = text.count("\n", 0, found.start()) + 1
+        yield checks.Warning(
+            f"{file}:{line} connects to {rest!r} without a valid flag; the socket opens and stays silent.",
+            hint="Append for example ?subscribe-broadcast; the flags are subscribe-… and publish-… with broadcast, user, "
+            "group or session.",
+            id="ws4redis.W014",
+        )
