@@ -18,6 +18,7 @@ RUNS = "tests/python/test_test_runs.py::test_the_tests_of_the_documentation_run"
 EMITS = "tests/python/test_socketio.py::test_the_documented_calls_reach_the_clients"
 NODE = "tests/socketio/test_publishers.py::test_the_documented_service_reaches_the_clients"
 CHAT = "tests/channels/test_docs.py::test_each_block_is_part_of_the_site"
+RECIPES = "tests/recipes/test_docs.py::test_each_block_of_the_recipes_is_in_the_project"
 VERIFIED = "systemd verifies the unit that has it, and does not start it"
 OTHER_SUITES = {
     ("README.md", "Install", (2,)): (PROXIES, VERIFIED),
@@ -33,6 +34,20 @@ OTHER_SUITES = {
     ("docs/deploy.md", "Several gateways", (1,)): (PROXIES, None),
     ("docs/deploy.md", "As a service", (1, 2, 3)): (PROXIES, VERIFIED),
     ("docs/django.md", "Testing what is published", (1, 2)): (RUNS, None),
+    ("docs/recipes.md", "Recipes", (1,)): (RECIPES, None),
+    ("docs/recipes.md", "Notifications", (1, 2, 3, 4, 5)): (RECIPES, None),
+    ("docs/recipes.md", "A chat", (1, 2)): (RECIPES, None),
+    ("docs/recipes.md", "The history of the gateway", (1, 2, 3)): (RECIPES, None),
+    ("docs/recipes.md", "A progress bar", (1, 2, 3)): (RECIPES, None),
+    ("docs/recipes.md", "A live table", (1, 2, 3)): (RECIPES, None),
+    ("docs/recipes.md", "A channel for the staff", (1, 2, 3)): (RECIPES, None),
+    ("docs/recipes.md", "htmx", (1, 2, 3, 4, 5, 6, 7)): (RECIPES, None),
+    ("docs/recipes.md", "Turbo", (1, 2, 3)): (RECIPES, None),
+    ("docs/recipes.md", "Alpine", (1,)): (RECIPES, None),
+    ("docs/recipes.md", "Unpoly and Idiomorph", (1, 2)): (RECIPES, None),
+    ("docs/recipes.md", "Datastar", (1, 2)): (RECIPES, None),
+    ("docs/recipes.md", "React and Vue", (1, 2, 3, 4)): (RECIPES, None),
+    ("docs/recipes.md", "Other WebSocket libraries", (1, 2, 3, 4, 5, 6, 7)): (RECIPES, None),
     ("docs/security.md", "The Redis user", (1, 2)): (RIGHTS, None),
     ("docs/security.md", "The Redis user", (3,)): (FURTHER, None),
     ("docs/security.md", "The Redis user", (4,)): (TOGETHER, None),
@@ -88,7 +103,7 @@ def test_the_table_says_which_test_shows_a_block(request):
     assert wanted in (ROOT / TABLE).read_text(), f"{TABLE} differs from this table:\n{wanted}"
 
 
-@pytest.mark.parametrize("test", [PROXIES, RIGHTS, FURTHER, BRIDGES, TOGETHER, WORKERS, HISTORY, RUNS, EMITS, CHAT])
+@pytest.mark.parametrize("test", [PROXIES, RIGHTS, FURTHER, BRIDGES, TOGETHER, WORKERS, HISTORY, RUNS, EMITS, CHAT, RECIPES])
 def test_tests_of_other_suites_are_there_and_read_the_document(test):
     path, name = test.split("::")
     source = (ROOT / path).read_text()
