@@ -21,7 +21,7 @@ use crate::hub::{Addition, Listener, Replay, Subscription};
 use crate::shard::state::ShardState;
 use crate::visitors::watch::{InFlight, PartialHold};
 use crate::visitors::{AuthSource, Visitor};
-use crate::wire::live::SubscribedReply;
+use crate::wire::live::{SubscribedReply, gap};
 use crate::wire::{Channel, EntryId, Facility, Handshake};
 
 /// Time before a facility is joined again after a loss of Redis.
@@ -233,7 +233,7 @@ pub(super) fn open_facility(
     state: &Rc<ShardState>,
 ) {
     let JoinedFacility { grant, live, subscription, persisted, history, own } = joined;
-    let LiveClient { facilities, identity, client_address, id, .. } = client;
+    let LiveClient { facilities, identity, client_address, id, gap_at, .. } = client;
     let Some(facility) = facilities.get_mut(position) else { return };
     let is_after_loss = matches!(facility.resume.take(), Some(Resume::After(_)));
     facility.joining = None;
@@ -251,6 +251,12 @@ pub(super) fn open_facility(
             if history.messages.is_empty() { ids_of(state, facility, &grant, &history) } else { Vec::new() };
         send(listener, state, &SubscribedReply { ids, recovered, ..reply(facility) }.encode());
         facility.request = None;
+    }
+    // Before the messages: a client that is cut off behind some of them continues there, and would never be told.
+    if facility.owes_gap && matches!(subscription.is_stale(), Ok(false)) {
+        facility.owes_gap = false;
+        *gap_at = Some(Instant::now());
+        send(listener, state, &gap(facility.name()));
     }
     let first_live = grant.subscribe.len();
     let messages = history.messages.iter();
