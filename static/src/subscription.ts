@@ -47,6 +47,8 @@ export function createSubscription(facility: string, options: ws4redis.Subscribe
   const handle = new EventTarget() as Handle;
   const kept: Kept[] = [];
   let wasSubscribed = false;
+  /** The gateway cannot continue, and the connection may end before it says what was lost. */
+  let awaitsGap = false;
   let plain: ws4redis.Socket | undefined;
   let retryTimer: number | undefined;
   let attempt = 1;
@@ -69,11 +71,13 @@ export function createSubscription(facility: string, options: ws4redis.Subscribe
       handle.dispatchEvent(messageEvent(data, { audience: a, id, last: !!object.last }));
     } else if (t === 'sub') {
       // While it is subscribed, only what is granted has changed.
-      const missed = wasSubscribed && handle.state === 'waiting' && object.recovered === undefined;
+      const missed = awaitsGap || (wasSubscribed && handle.state === 'waiting' && object.recovered === undefined);
+      awaitsGap = object.recovered === false;
       Object.assign(handle, { state: 'subscribed', granted: object.ok, refused: object.no });
       if (object.ids) handle.ids = { ...handle.ids, ...object.ids };
       begin(object.recovered, missed);
     } else if (t === 'gap') {
+      awaitsGap = false;
       emit('gap');
     } else if (t === 'here') {
       Object.assign(handle, { users, anonymous });

@@ -244,6 +244,22 @@ test('without a history a reconnect is a gap', () => {
   assert.deepEqual(seen.slice(3), ['+subscribed', '+gap']);
 });
 
+test('a gap that a lost connection has swallowed is told after the reconnect', () => {
+  const page = opened();
+  const seen = record(page.subscribe('chat', { since: '1-0' }));
+  grants('chat', { recovered: false, ids: { broadcast: '9-0' } });
+  last().ends(1006);
+  clock.tick(10_000);
+  greets();
+  grants('chat', { recovered: true });
+  assert.deepEqual(seen, ['+subscribed', '+subscribed', '+gap']);
+  last().ends(1006);
+  clock.tick(20_000);
+  greets();
+  grants('chat', { recovered: true });
+  assert.deepEqual(seen.slice(3), ['+subscribed']);
+});
+
 test('another grant on an open connection is no gap', () => {
   const page = opened();
   const chat = page.subscribe('chat', { subscribe: ['broadcast', 'user'] });
