@@ -5,6 +5,7 @@
 mod churn;
 mod cluster;
 mod connect_order;
+mod cuts;
 mod deployments;
 mod descriptors;
 mod echo_memory;

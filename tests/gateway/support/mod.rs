@@ -3,11 +3,14 @@
 #![allow(dead_code, reason = "not every test needs every helper")]
 
 pub mod client;
+pub mod client_proxy;
 pub mod event_log;
 pub mod events;
 pub mod gateway;
 pub mod live;
+pub mod page;
 pub mod proxy;
+pub mod random;
 pub mod redis;
 pub mod sessions;
 pub mod site;

@@ -442,6 +442,16 @@ impl RedisClient {
         self.read()
     }
 
+    /// Sends encoded commands in one write, and returns this number of replies, which may be errors.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is lost.
+    pub fn try_pipeline(&mut self, commands: &[u8], count: usize) -> std::io::Result<Vec<RedisReply>> {
+        self.stream.get_mut().write_all(commands)?;
+        (0..count).map(|_| self.read()).collect()
+    }
+
     /// Reads the next reply.
     #[track_caller]
     pub fn reply(&mut self) -> RedisReply {
