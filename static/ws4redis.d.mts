@@ -261,5 +261,15 @@ export declare namespace WS4Redis {
 export declare const ws4redis: ws4redis.Connect;
 export declare const connect: ws4redis.ConnectPage;
 export declare const WS4Redis: WS4Redis.Constructor;
+export type Audience = ws4redis.Audience;
+export type Message = ws4redis.Message;
+export type Options = ws4redis.Options;
+export type Page = ws4redis.Page;
+export type PageMessage = ws4redis.PageMessage;
+export type PageOptions = ws4redis.PageOptions;
+export type Socket = ws4redis.Socket;
+export type State = ws4redis.State;
+export type SubscribeOptions = ws4redis.SubscribeOptions;
+export type Subscription = ws4redis.Subscription;
 declare const all: ws4redis.Connect & { connect: ws4redis.ConnectPage };
 export default all;

@@ -15,6 +15,9 @@ const banner = `/*! ws4redis ${version} | MIT licence */`;
 const INTERNAL =
   /^(inconclusive|useless|retryAfter|renewable|remote|modern|onalive|retry|refusals|pending|until|key|expect|takeMatch|check|online|every|greeted|asking|askAgain|ask|receive|wait|usePlain|dropPlain|shares|handle|request|connectPlain|leave|timer)$/;
 
+/** The types that components and composables name; the others are in the namespace `ws4redis`. */
+const NAMED = 'Audience Message Options Page PageMessage PageOptions Socket State SubscribeOptions Subscription'.split(' ');
+
 async function script(entry, format) {
   const options = { bundle: true, format, target: 'es2020', mangleProps: INTERNAL, legalComments: 'none', write: false };
   const { outputFiles } = await build({ entryPoints: [here(`../src/${entry}`)], ...options });
@@ -55,7 +58,7 @@ ${declared}
 export declare const ws4redis: ws4redis.Connect;
 export declare const connect: ws4redis.ConnectPage;
 export declare const WS4Redis: WS4Redis.Constructor;
-declare const all: ws4redis.Connect & { connect: ws4redis.ConnectPage };
+${NAMED.map((name) => `export type ${name} = ws4redis.${name};\n`).join('')}declare const all: ws4redis.Connect & { connect: ws4redis.ConnectPage };
 export default all;
 `,
 };

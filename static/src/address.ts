@@ -6,7 +6,10 @@ export const AUDIENCES = ['broadcast', 'group', 'user', 'session'] as const;
 
 /** Returns the WebSocket address of a path with flags. Throws for mistakes of the page, which the gateway would ignore. */
 export function addressOf(path: string | URL, { subscribe, publish, echo }: ws4redis.Options): string {
-  const url = new URL(path, globalThis.location?.href);
+  const page = globalThis.location?.href;
+  if (!page && /^\//.test(path as string))
+    throw new Error('ws4redis: a path needs a page. Connect in the browser only, for example in useEffect or onMounted');
+  const url = new URL(path, page);
   if (url.hash) throw new SyntaxError('ws4redis: write # in a facility as %23');
   url.protocol = url.protocol.replace('http', 'ws');
   if (!/^wss?:/.test(url.protocol)) throw new SyntaxError(`ws4redis: ${url} is not a gateway address`);

@@ -93,6 +93,16 @@ test('the package can be imported by name, also without a page', async () => {
   assert.equal(await run('node', 'page.mjs'), 'closed,closed,closed,closed,closed true\nfalse\n');
 });
 
+test('a path without a page is refused, with the place where to connect', async () => {
+  const script = `
+    import { connect, ws4redis } from 'ws4redis';
+    for (const open of [ws4redis, connect])
+      try { open('/ws/'); } catch ({ message }) { console.log(message); }`;
+  writeFileSync(join(home, 'server.mjs'), script);
+  const hint = 'ws4redis: a path needs a page. Connect in the browser only, for example in useEffect or onMounted\n';
+  assert.equal(await run('node', 'server.mjs'), hint + hint);
+});
+
 test('the declarations are strict, and say what the client says', async () => {
   cpSync(join(root, 'tests', 'browser', 'types'), home, { recursive: true });
   const tsc = join(root, 'static', 'build', 'node_modules', 'typescript', 'lib', 'tsc.js');

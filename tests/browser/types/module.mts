@@ -1,6 +1,7 @@
 // Checked by tsc, never run: valid and invalid uses of the module.
 import fallback, { WS4Redis, connect, ws4redis } from 'ws4redis';
-import type { ws4redis as Types } from 'ws4redis';
+import type { Message, Options, Page, PageMessage, PageOptions, Socket, State, Subscription, ws4redis as Types } from 'ws4redis';
+import type { Audience, SubscribeOptions } from 'ws4redis';
 
 const controller = new AbortController();
 const options: Types.Options = {
@@ -83,3 +84,14 @@ async function publish(): Promise<void> {
   await chat.send('text', { to: 'users' });
 }
 console.log(publish, fallback.connect === connect, WS4Redis.page === connect);
+
+// As components and composables name them.
+const named: Options & { subscribe: Audience[] } = { subscribe: ['user'] };
+const open: Socket = ws4redis('/ws/foobar', named);
+const state: State = open.state;
+const pages: PageOptions = { queue: 1 };
+const shown: Page = connect('/ws/', pages);
+const wanted: SubscribeOptions = { last: 5 };
+const one: Subscription = shown.subscribe('news', wanted);
+open.addEventListener('message', (message: Message) => message.json());
+one.addEventListener('message', ({ audience }: PageMessage) => console.log(audience, state));
