@@ -4,6 +4,7 @@
 //
 // SERVER_STOP, SERVER_START   commands that stop and start the gateway
 // PROXY_LOG                   nginx's log of the gateway's address
+// VITE                        origin of Vite's development server
 //
 // The last line is `N passed, N failed`.
 import assert from 'node:assert/strict';
@@ -34,18 +35,19 @@ const TABLES = {
 };
 /** Pages that show the chat. The first ones get what was said while the gateway was away. */
 const COMPLETE_CHATS = {
-  '': 'the chat with the history of the model',
-  'kept/': 'the chat with the history of the gateway',
-  'web/react/': 'the chat in React',
-  'web/vue/': 'the chat in Vue',
+  [`/chat/${ROOM}/`]: 'the chat with the history of the model',
+  [`/chat/${ROOM}/kept/`]: 'the chat with the history of the gateway',
+  [`/chat/${ROOM}/web/react/`]: 'the chat in React',
+  [`/chat/${ROOM}/web/vue/`]: 'the chat in Vue',
+  [`${process.env.VITE}/react.html`]: "the chat in React from Vite's development server",
 };
 const CHATS = {
-  'web/react-use-websocket/': 'react-use-websocket',
-  'web/vueuse/': 'VueUse',
-  'web/rxjs/': 'RxJS',
-  'web/partysocket/': 'partysocket',
-  'web/reconnecting-websocket/': 'reconnecting-websocket',
-  'web/fetch-event-source/': 'fetch-event-source',
+  [`/chat/${ROOM}/web/react-use-websocket/`]: 'react-use-websocket',
+  [`/chat/${ROOM}/web/vueuse/`]: 'VueUse',
+  [`/chat/${ROOM}/web/rxjs/`]: 'RxJS',
+  [`/chat/${ROOM}/web/partysocket/`]: 'partysocket',
+  [`/chat/${ROOM}/web/reconnecting-websocket/`]: 'reconnecting-websocket',
+  [`/chat/${ROOM}/web/fetch-event-source/`]: 'fetch-event-source',
 };
 
 const textOf = (page, selector) => page.$eval(selector, ({ textContent }) => textContent.trim());
@@ -82,7 +84,7 @@ await wholeRun(WHOLE_RUN_MS, async (atEnd) => {
       const page = await context.newPage();
       page.setDefaultTimeout(DEADLINE_MS);
       page.on('pageerror', (error) => console.log(`      ${path}: ${error.message}`));
-      await page.goto(origin + path);
+      await page.goto(new URL(path, origin).href);
       return page;
     };
   };
@@ -91,7 +93,7 @@ await wholeRun(WHOLE_RUN_MS, async (atEnd) => {
     Object.fromEntries(await Promise.all(paths.map(async (path) => [path, await visit(path)])));
 
   const tables = await open(stranger, Object.keys(TABLES).map((name) => `/items/${name}/`));
-  const chats = await open(john, Object.keys({ ...COMPLETE_CHATS, ...CHATS }).map((name) => `/chat/${ROOM}/${name}`));
+  const chats = await open(john, Object.keys({ ...COMPLETE_CHATS, ...CHATS }));
   const [inbox, alpine, wave] = [await john('/notifications/'), await john('/notifications/alpine/'), await mary('/notifications/')];
   const [ops, secret] = [await admin('/ops/'), await john('/ops/')];
   const progress = await john('/progress/');
@@ -131,10 +133,10 @@ await wholeRun(WHOLE_RUN_MS, async (atEnd) => {
         assert.ok(!late.includes(`/items/${library}/`), 'it does not receive');
         await showsItem(tables[`/items/${library}/`], name);
       });
-    for (const [library, title] of Object.entries({ ...COMPLETE_CHATS, ...CHATS }))
+    for (const [path, title] of Object.entries({ ...COMPLETE_CHATS, ...CHATS }))
       await check(`${title}${when}`, async () => {
-        assert.ok(!late.includes(`/chat/${ROOM}/${library}`), 'it does not receive');
-        await showsLine(chats[`/chat/${ROOM}/${library}`], text);
+        assert.ok(!late.includes(path), 'it does not receive');
+        await showsLine(chats[path], text);
       });
     await check(`notifications from a view, a task and a signal${when}`, async () => {
       const badges = (count) =>
@@ -188,9 +190,9 @@ await wholeRun(WHOLE_RUN_MS, async (atEnd) => {
     await check(`${title}: what changed during the restart`, () =>
       showsItem(tables[`/items/${library}/`], missed[1], RECONNECT_MS),
     );
-  for (const [library, title] of Object.entries(COMPLETE_CHATS))
+  for (const [path, title] of Object.entries(COMPLETE_CHATS))
     await check(`${title}: what was said during the restart`, async () => {
-      for (const text of missed) await showsLine(chats[`/chat/${ROOM}/${library}`], text, RECONNECT_MS);
+      for (const text of missed) await showsLine(chats[path], text, RECONNECT_MS);
     });
 
   await round(', after a restart of the gateway', RECONNECT_MS);

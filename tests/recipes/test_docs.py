@@ -49,4 +49,4 @@ def test_each_page_of_the_project_is_opened_by_the_test():
     assert len(tables) > 10
     assert len(built) > 7
     assert [name for name in tables if not re.search(rf"^  '?{name}'?: ", opened, re.M)] == []
-    assert [name for name in built if f"'web/{name}/'" not in opened] == []
+    assert [name for name in built if f"/web/{name}/`" not in opened] == []
