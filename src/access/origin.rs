@@ -61,7 +61,7 @@ impl fmt::Display for OriginRefused {
         write!(
             f,
             "the origin {origin} of the page does not match the host {host}: {only}. \
-             Behind nginx, add the line: proxy_set_header Host $host; \
+             Behind nginx, add the line: proxy_set_header Host $http_host; \
              otherwise add the origin to the setting origin.allowed"
         )
     }
@@ -186,7 +186,7 @@ mod tests {
             .check(&[b"https://evil.example"], "example.com")
             .unwrap_err()
             .to_string();
-        for part in ["evil.example", "example.com", "proxy_set_header Host $host;"] {
+        for part in ["evil.example", "example.com", "proxy_set_header Host $http_host;"] {
             assert!(refused.contains(part), "{refused}");
         }
     }

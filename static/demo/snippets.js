@@ -52,7 +52,7 @@ function nginx() {
     '    proxy_http_version 1.1;',
     '    proxy_set_header Upgrade $http_upgrade;',
     '    proxy_set_header Connection $connection_upgrade;',
-    '    proxy_set_header Host $host;',
+    '    proxy_set_header Host $http_host;',
     '    proxy_read_timeout 5m;',
     '    proxy_buffering off;',
     '}',

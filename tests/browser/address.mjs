@@ -140,7 +140,7 @@ export async function checkLines(one, two) {
     assert.match(nginx, /location \/ws\/ \{/);
     assert.match(nginx, /location \/socket\.io\/ \{/);
     assert.match(nginx, new RegExp(`proxy_pass http://127\\.0\\.0\\.1:${port};`));
-    for (const needed of ['proxy_http_version 1.1;', 'Upgrade $http_upgrade;', 'Host $host;'])
+    for (const needed of ['proxy_http_version 1.1;', 'Upgrade $http_upgrade;', 'Host $http_host;'])
       assert.ok(nginx.includes(needed), nginx);
   });
 

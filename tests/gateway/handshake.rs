@@ -517,7 +517,7 @@ async fn with_a_session_cookie_the_origin_must_match_the_host() {
         } else {
             let response = with_cookie.expect_status(403).await;
             // The suggested setting must work: no setting allows a value that is not an origin.
-            let advised = response.body.contains("proxy_set_header Host $host;");
+            let advised = response.body.contains("proxy_set_header Host $http_host;");
             assert_eq!(advised, is_origin_of_a_page(origin), "{origin} {host}: {response:?}");
             assert_eq!(response.body.contains("origin.allowed"), advised, "{origin} {host}: {response:?}");
             assert!(response.body.contains(host), "{origin} {host}: {response:?}");

@@ -203,7 +203,7 @@ def test_without_the_host_line_the_refusal_names_both_hosts_and_the_line(misconf
     status, _, body = misconfigured.handshake("without_host", f"Origin: https://{HOST}", COOKIE)
     assert status == 403
     assert f"https://{HOST}" in body and "gateway" in body
-    assert "proxy_set_header Host $host;" in body
+    assert "proxy_set_header Host $http_host;" in body
 
 
 def test_without_proxy_http_version_the_refusal_says_so(misconfigured):
