@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::support::client::{TEXT, frame};
 use crate::support::event_log::EventLog;
+use crate::support::redis::encode;
 use crate::support::{RedisServer, TestGateway, eventually};
 
 #[tokio::test]
@@ -106,6 +107,66 @@ async fn a_history_that_does_not_reach_back_to_a_loss_leaves_a_gap() {
     client.expect(json!({"t": "gap", "f": "h"})).await;
     assert_eq!(client.next().await["d"], "kept");
     client.expect_nothing().await;
+}
+
+/// Publishes numbers faster than the gateway takes them. Returns what a client was told until all was over: each number, and
+/// none for a gap.
+async fn overflow(rules: &str, publication: impl Fn(&TestGateway, &str) -> Vec<String>) -> Vec<Option<u32>> {
+    const MESSAGES: u32 = 10_000;
+    let redis = RedisServer::start();
+    let builder = TestGateway::builder().redis(&redis).rules(rules).set("redis.receiver_messages", "64");
+    let gateway = builder.start().await;
+    let mut client = gateway.live("/ws/h?subscribe-broadcast").await;
+    client.next().await;
+    let mut commands = Vec::new();
+    for number in 1..=MESSAGES {
+        encode(&mut commands, &publication(&gateway, &number.to_string()));
+    }
+    let mut publisher = redis.connection();
+    let publishing =
+        std::thread::spawn(move || publisher.try_pipeline(&commands, MESSAGES as usize).unwrap());
+    let mut told = Vec::new();
+    // A gap is sent when the gateway has caught up.
+    while told.iter().flatten().last() != Some(&MESSAGES) || (rules.is_empty() && !told.contains(&None)) {
+        let object = client.next().await;
+        assert!(object["t"] == "msg" || object["t"] == "gap", "{object}");
+        told.push(object["d"].as_str().map(|number| number.parse().unwrap()));
+    }
+    publishing.join().unwrap();
+    client.expect_nothing().await;
+    gateway.expect_log(&["WARN", "receive buffer overflow"]).await;
+    told
+}
+
+#[tokio::test]
+async fn messages_that_come_too_fast_for_the_gateway_leave_a_gap() {
+    let publication = |gateway: &TestGateway, text: &str| {
+        ["PUBLISH", &gateway.channel("broadcast:h"), text].map(str::to_owned).to_vec()
+    };
+    let told = overflow("", publication).await;
+    let numbers: Vec<_> = told.iter().flatten().collect();
+    let holes = numbers.windows(2).filter(|pair| *pair[1] != pair[0] + 1).count();
+    let gaps = told.iter().filter(|number| number.is_none()).count();
+    assert!(holes > 0, "nothing was lost, so nothing was tested");
+    assert!(gaps <= holes, "{gaps} gaps, {holes} holes");
+    // Nothing is missing behind the last gap.
+    let last = told.rsplit(Option::is_none).next().unwrap();
+    let is_whole = last.windows(2).all(|pair| pair[1].zip(pair[0]).is_some_and(|(b, a)| b == a + 1));
+    assert!(is_whole, "{last:?}");
+}
+
+#[tokio::test]
+async fn with_a_history_the_gateway_reads_what_came_too_fast() {
+    let publication = |gateway: &TestGateway, text: &str| {
+        let [stream, live] =
+            ["history", "live"].map(|kind| gateway.channel(&format!("ws4redis:{kind}:broadcast:h")));
+        let script = include_str!("../../../src/redis/history.lua");
+        let channel = gateway.channel("broadcast:h");
+        ["EVAL", script, "2", &stream, &channel, "100000", "60", "0", text, &live].map(str::to_owned).to_vec()
+    };
+    let told = overflow("[[history]]\nfacility = [\"h\"]\nmessages = 100000\n", publication).await;
+    let expected: Vec<_> = (1..=10_000).map(Some).collect();
+    assert_eq!(told, expected);
 }
 
 #[tokio::test]

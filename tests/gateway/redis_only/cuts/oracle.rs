@@ -87,6 +87,14 @@ fn unjustified_gaps(
         .iter()
         .map(|audience| (audience, &published[&channel_of(page, facility, audience)]))
         .collect();
+    // Whether more was published behind the last message of an audience than its history keeps.
+    let is_too_short = |received: &HashMap<&String, usize>, at: Instant| {
+        let missed = |(audience, list): (&&String, &&Vec<(String, Instant)>)| {
+            let so_far = list.iter().filter(|(_, time)| *time <= at).count();
+            so_far.saturating_sub(received.get(audience).copied().unwrap_or_default())
+        };
+        kept.is_some_and(|kept| lists.iter().map(missed).max().unwrap_or_default() >= kept)
+    };
     let mut received: HashMap<&String, usize> = HashMap::new();
     let mut is_too_late = false;
     let mut unjustified = Vec::new();
@@ -97,19 +105,14 @@ fn unjustified_gaps(
                 received.insert(audience, position.map_or(0, |position| position + 1));
             }
             Note::Subscribed { recovered, .. } => {
-                let missed = |(audience, list): (&&String, &&Vec<(String, Instant)>)| {
-                    let so_far = list.iter().filter(|(_, time)| time <= at).count();
-                    so_far - received.get(audience).copied().unwrap_or_default()
-                };
-                let most = lists.iter().map(missed).max().unwrap_or_default();
-                is_too_late = kept.is_some_and(|kept| most >= kept);
+                is_too_late = is_too_short(&received, *at);
                 if *recovered == Some(false) && !is_too_late {
                     unjustified.push(index);
                 }
             }
             Note::Gap => {
                 let near = |hole: &Instant| *hole < *at + GAP_WITHIN && *at < *hole + GAP_WITHIN;
-                if !is_too_late && !holes.iter().any(near) {
+                if !is_too_late && !is_too_short(&received, *at) && !holes.iter().any(near) {
                     unjustified.push(index);
                 }
                 is_too_late = false;
