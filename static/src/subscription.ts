@@ -64,7 +64,8 @@ export function createSubscription(facility: string, options: ws4redis.Subscribe
   }
 
   function receive(object: any) {
-    const { t, a, id, u, users, anonymous } = object;
+    // Without names only the number of anonymous visitors has changed.
+    const { t, a, id, u, users = handle.users, anonymous } = object;
     if (t === 'msg') {
       if (id) handle.ids = { ...handle.ids, [a]: id };
       const data = object.b === undefined ? object.d : bytesOf(object.b);

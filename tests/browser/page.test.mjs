@@ -142,9 +142,11 @@ test('what the gateway says about a facility becomes events of its subscription'
   says({ t: 'leave', f: 'chat', u: 'ann' });
   says({ t: 'gap', f: 'chat' });
   assert.deepEqual([chat.users, chat.anonymous], [['bob'], 3]);
+  says({ t: 'here', f: 'chat', anonymous: 4 });
+  assert.deepEqual([chat.users, chat.anonymous], [['bob'], 4]);
   const binary = seen.splice(3, 1)[0];
   assert.deepEqual([...new Uint8Array(binary)], [255, 0]);
-  assert.deepEqual(seen, ['+subscribed', 'kept', '{"a":1}', '+here', '+join', '+leave', '+gap']);
+  assert.deepEqual(seen, ['+subscribed', 'kept', '{"a":1}', '+here', '+join', '+leave', '+gap', '+here']);
   assert.deepEqual(details, [
     ['broadcast', undefined, true],
     ['broadcast', '5-0', false],
