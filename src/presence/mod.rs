@@ -25,5 +25,5 @@ mod table;
 mod writer;
 
 pub use attendance::{Attendance, Presence};
-pub use rooms::{PresenceRoom, PresenceRooms, Present, presence_channel, read_present};
+pub use rooms::{PresenceRoom, PresenceRooms, Present, PresentEntries, presence_channel, read_present};
 pub use writer::{PresenceChange, PresenceWriter};

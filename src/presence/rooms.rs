@@ -12,16 +12,25 @@ use crate::hub::Listener;
 use crate::redis::{CommandReply, Store};
 use crate::wire::{Channel, Namespace};
 
-/// Most entries of a facility that are read.
+/// Most entries of a facility that are read, and most users of whom clients are told.
 const MAX_ENTRIES: usize = 10_000;
 
 /// Who is in a facility, over all gateways.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Present {
     /// The users, each once.
     pub users: BTreeSet<Arc<str>>,
     /// The number of anonymous visitors.
     pub anonymous: u64,
+}
+
+/// The valid entries of a facility.
+#[derive(Debug, Default)]
+pub struct PresentEntries {
+    /// Who they stand for.
+    pub present: Present,
+    /// The number of entries: one of each user and gateway.
+    pub count: usize,
 }
 
 /// The rooms of a shard.
@@ -32,8 +41,8 @@ pub struct PresenceRooms(RefCell<HashMap<Box<str>, Weak<PresenceRoom>>>);
 #[derive(Default)]
 pub struct PresenceRoom {
     watchers: RefCell<Vec<Weak<Listener>>>,
-    /// None before it has been read.
-    present: RefCell<Option<Present>>,
+    /// What its listeners were told; none before it has been read.
+    present: RefCell<Option<Rc<Present>>>,
     watching: Cell<Option<AbortOnDropHandle<()>>>,
 }
 
@@ -71,14 +80,14 @@ impl PresenceRoom {
         self.watchers.borrow_mut().retain(is_other);
     }
 
-    /// Returns who is there; none before it is known.
-    pub fn present(&self) -> Option<Present> {
+    /// Returns who is there, as its listeners were told; none before it is known.
+    pub fn present(&self) -> Option<Rc<Present>> {
         self.present.borrow().clone()
     }
 
-    /// Sets who is there. Returns who was there before, if that was known.
-    pub fn replace(&self, present: Present) -> Option<Present> {
-        self.present.replace(Some(present))
+    /// Sets who is there.
+    pub fn set_present(&self, present: Present) {
+        self.present.replace(Some(Rc::new(present)));
     }
 
     /// Calls `action` with each listener.
@@ -88,20 +97,39 @@ impl PresenceRoom {
     }
 }
 
+impl PresentEntries {
+    /// Returns whether there may be more entries than these: nothing follows from one that is missing.
+    pub fn are_cut(&self) -> bool {
+        self.count >= MAX_ENTRIES
+    }
+}
+
+impl Present {
+    /// Adds who was there before, up to the number of users of whom clients are told.
+    pub fn keep(&mut self, before: &Self) {
+        // The earlier ones first: whom a cut list names changes with each reading.
+        let found = std::mem::replace(&mut self.users, before.users.clone());
+        let free = MAX_ENTRIES.saturating_sub(before.users.len());
+        self.users.extend(found.difference(&before.users).take(free).cloned());
+        self.anonymous = self.anonymous.max(before.anonymous);
+    }
+}
+
 /// Returns the channel on which gateways say that the entries of a facility have changed. No key has its name.
 pub fn presence_channel(namespace: &Namespace, facility: &str) -> Channel {
     Channel::from_redis(&PresenceKeys::facility_channel(namespace, facility))
 }
 
-/// Reads who is in a facility. `None` if Redis is lost or refuses.
-pub async fn read_present(store: &Store, namespace: &Namespace, facility: &str) -> Option<Present> {
+/// Reads the entries of a facility. `None` if Redis is lost or refuses.
+pub async fn read_present(store: &Store, namespace: &Namespace, facility: &str) -> Option<PresentEntries> {
     let key = PresenceKeys::facility_key(namespace, facility);
     let (from, count) = (score(now()), MAX_ENTRIES.to_string());
     let arguments = [key.as_str(), &from, "+inf", "LIMIT", "0", &count].map(str::as_bytes);
     let Ok(CommandReply::Other(found)) = store.commands().call("ZRANGEBYSCORE", &arguments).await else {
         return None;
     };
-    let mut present = Present::default();
+    let mut entries = PresentEntries { count: found.list().len(), ..PresentEntries::default() };
+    let present = &mut entries.present;
     for member in found.list().iter().filter_map(|member| member.text()) {
         // Of a gateway's id, which has neither character.
         let Some(at) = member.find(['/', '#']) else { continue };
@@ -112,5 +140,5 @@ pub async fn read_present(store: &Store, namespace: &Namespace, facility: &str) 
             present.anonymous += rest.parse().unwrap_or(0);
         }
     }
-    Some(present)
+    Some(entries)
 }

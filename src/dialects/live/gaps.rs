@@ -1,4 +1,4 @@
-//! Losses of messages: a facility with a history reads on, of another the client is told.
+//! Losses of messages: a facility with a history reads on, of another the client is told. Who is there is told again.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,6 +7,8 @@ use tokio::time::Instant;
 
 use super::answers::Answers;
 use super::client::LiveClient;
+use super::facility::LiveFacility;
+use super::presence::take_here;
 use super::subscribe::read_on;
 use crate::hub::{Listener, Subscription};
 use crate::shard::state::ShardState;
@@ -23,6 +25,9 @@ pub(super) fn send_gaps(client: &mut LiveClient, listener: &Rc<Listener>, state:
         let has_dropped = std::mem::replace(&mut client.dropped, dropped) != dropped;
         for position in 0..client.facilities.len() {
             let facility = &mut client.facilities[position];
+            if let Some(place) = &mut facility.place {
+                place.owes_here = true;
+            }
             let Some(subscription) = facility.subscription.as_ref() else {
                 facility.owes_gap |= facility.replaces_open && !facility.is_open;
                 continue;
@@ -45,10 +50,17 @@ pub(super) fn send_gaps(client: &mut LiveClient, listener: &Rc<Listener>, state:
         return;
     }
     let mut gaps = Answers::default();
-    for facility in client.facilities.iter_mut().filter(|facility| facility.owes_gap) {
+    let owes = |facility: &&mut LiveFacility| {
+        facility.owes_gap || facility.place.as_ref().is_some_and(|place| place.owes_here)
+    };
+    for facility in client.facilities.iter_mut().filter(owes) {
         if facility.subscription.as_ref().is_some_and(Subscription::is_live) {
-            facility.owes_gap = false;
-            gaps.add(&gap(facility.name()), listener.form);
+            if std::mem::take(&mut facility.owes_gap) {
+                gaps.add(&gap(facility.name()), listener.form);
+            }
+            if let Some(here) = take_here(facility) {
+                gaps.add(&here, listener.form);
+            }
             client.gap_at = Some(Instant::now());
         }
     }

@@ -48,6 +48,8 @@ pub enum PresenceObject<'a> {
         /// The number of anonymous visitors.
         anonymous: u64,
     },
+    /// The number of anonymous visitors, if only that has changed.
+    Anonymous(u64),
     /// A user has come.
     Join(&'a str),
     /// A user has gone.
@@ -58,7 +60,7 @@ impl PresenceObject<'_> {
     /// Encodes the object for a facility.
     pub fn encode(&self, facility: &str) -> String {
         let mut out = begin(match self {
-            Self::Here { .. } => "here",
+            Self::Here { .. } | Self::Anonymous(_) => "here",
             Self::Join(_) => "join",
             Self::Leave(_) => "leave",
         });
@@ -67,6 +69,9 @@ impl PresenceObject<'_> {
             Self::Here { users, anonymous } => {
                 push_list(&mut out, "users", users);
                 let _ = write!(out, r#","anonymous":{anonymous}"#);
+            }
+            Self::Anonymous(number) => {
+                let _ = write!(out, r#","anonymous":{number}"#);
             }
             Self::Join(user) | Self::Leave(user) => push_text(&mut out, "u", user),
         }
@@ -218,6 +223,7 @@ mod tests {
         assert_eq!(user(None), r#"{"t":"user","user":null}"#);
         let here = PresenceObject::Here { users: vec!["a\"", "b"], anonymous: 3 };
         assert_eq!(here.encode("x"), r#"{"t":"here","f":"x","users":["a\"","b"],"anonymous":3}"#);
+        assert_eq!(PresenceObject::Anonymous(3).encode("x"), r#"{"t":"here","f":"x","anonymous":3}"#);
         assert_eq!(PresenceObject::Join("a").encode("x"), r#"{"t":"join","f":"x","u":"a"}"#);
         assert_eq!(PresenceObject::Leave("a").encode("x"), r#"{"t":"leave","f":"x","u":"a"}"#);
         assert_eq!(gap("x"), r#"{"t":"gap","f":"x"}"#);
