@@ -7,6 +7,8 @@ from results import CPU, paired
 
 OURS = "ws4redis"
 SOCKET_IO = "ws4redis, Socket.IO"
+VERSION_2 = "ws4redis, version 2"
+OUR_SERVERS = (OURS, SOCKET_IO, VERSION_2)
 RATE = "deliveries_per_s"
 
 
@@ -74,13 +76,17 @@ def plain(work, text, field, unit, limit, stretch=None, least=False, server=OURS
     return Goal(work, text, unit, least, limit, stretch, lambda results: list(results.values(work, server, field).values()), server)
 
 
-def over_socket_io(work, limit):
-    """A goal for the cost of a delivery over Socket.IO, divided by that over plain WebSockets in the same round."""
+def over_plain(work, text, server, limit):
+    """A goal for the cost of a delivery in another protocol, divided by that over plain WebSockets in the same round."""
 
     def values(results):
-        return paired(results.values(work, SOCKET_IO, CPU), results.values(work, OURS, CPU), quotient)
+        return paired(results.values(work, server, CPU), results.values(work, OURS, CPU), quotient)
 
-    return Goal(work, "CPU per delivery", "× plain WebSockets", False, limit, None, values, SOCKET_IO)
+    return Goal(work, text, "× plain WebSockets", False, limit, None, values, server)
+
+
+def over_socket_io(work, limit):
+    return over_plain(work, "CPU per delivery", SOCKET_IO, limit)
 
 
 def between(work, other, text, field, unit, limit, join, stretch=None):
@@ -98,7 +104,7 @@ def quotient(a, b):
 
 def all_errors(results):
     """Returns the sum of our errors (lost, duplicated, …), which should be 0."""
-    ours = [results.errors(record) for record in results.records if record["server"] in (OURS, SOCKET_IO)]
+    ours = [results.errors(record) for record in results.records if record["server"] in OUR_SERVERS]
     return [sum(sum(errors.values()) for errors in ours)] if ours else []
 
 
@@ -127,6 +133,9 @@ GOALS = [
     ratio("U1", "CPU per delivery", CPU, "Bun", 0.85, 0.75),
     ratio("P1", "messages per second", "msgs_per_s", "Bun", 1.2, 1.4, least=True),
     ratio("P1e", "messages per second", "msgs_per_s", "Bun", 1.05, 1.25, least=True),
+    over_plain("F1", "CPU per delivery in version 2", VERSION_2, 1.1),
+    over_plain("F1w1", "CPU per delivery in version 2", VERSION_2, 1.1),
+    between("P1", "P1h", "messages per second", "msgs_per_s", "× with a history", 3, quotient),
     ratio("C1", "CPU per cycle", CPU, "Bun", 1.15, 1.0),
     between("C1s", "C1", "what the session adds to a cycle", CPU, "µs", 12, difference),
     plain("I1p", "memory of an idle connection", "rss_per_conn_bytes", "bytes", 2048, 1500),

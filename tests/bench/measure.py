@@ -16,7 +16,7 @@ import machine
 import page
 import plots
 import servers
-from goals import OURS, RATE, SOCKET_IO, SOCKET_IO_GOALS, number
+from goals import OURS, RATE, SOCKET_IO, SOCKET_IO_GOALS, VERSION_2, number
 from results import CPU, ERRORS, Results
 from servers import ROOT, Failed
 from works import WORKS, measure, seconds
@@ -24,7 +24,7 @@ from works import WORKS, measure, seconds
 KEPT = ROOT / "tests/.cache/bench"
 MAIN = ("floor", "Bun")
 # The peers of a goal are measured in each round, all others in the first round only.
-FANOUTS = dict.fromkeys(servers.FANOUTS, MAIN)
+FANOUTS = dict.fromkeys(servers.FANOUTS, MAIN) | dict.fromkeys(("F1", "F1w1"), (*MAIN, VERSION_2))
 PEERS_OF = FANOUTS | dict.fromkeys(("U1", "P1", "P1e", "C1", "C1s"), ("Bun",)) | {"I1": MAIN, "I1p": (), "I1s": (), "P1h": ()}
 # Over Socket.IO, in turn with plain WebSockets.
 SOCKET_IO_PEERS = dict.fromkeys(servers.SOCKET_IO, (SOCKET_IO,))
@@ -179,7 +179,7 @@ def attempt(step, results):
 def the_peers(over_socket_io):
     """Returns the available peers, and a line for each unavailable one."""
     present, left_out = {}, []
-    others = (servers.floor, servers.bun, servers.node, servers.nchan, servers.centrifugo)
+    others = (servers.floor, servers.version_2, servers.bun, servers.node, servers.nchan, servers.centrifugo)
     if over_socket_io:
         others = (servers.our_socket_io, servers.socketioxide, servers.socket_io, servers.python_socketio)
     for peer in (servers.ours(), *(other() for other in others)):

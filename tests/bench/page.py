@@ -2,7 +2,7 @@
 
 import statistics
 
-from goals import GOALS, OURS, RATE, SOCKET_IO, SOCKET_IO_GOALS, number, quotient
+from goals import GOALS, OUR_SERVERS, OURS, RATE, SOCKET_IO, SOCKET_IO_GOALS, number, quotient
 from plots import PLOTS
 from results import CPU, paired
 from works import SOCKET_IO_WHAT, WHAT
@@ -33,6 +33,7 @@ COLUMNS = [
     ("U1", "U1 µs", CPU, 1),
     ("P1", "P1 /s", "msgs_per_s", 1),
     ("P1e", "P1e /s", "msgs_per_s", 1),
+    ("P1h", "P1h /s", "msgs_per_s", 1),
     ("C1", "C1 µs", CPU, 1),
     ("C1s", "C1s µs", CPU, 1),
     ("I1", "I1 bytes", "rss_per_conn_bytes", 1),
@@ -73,7 +74,7 @@ def goals_table(results, goals=GOALS, all_of_them=True):
             low, high = min(reached[1]), max(reached[1])
             spread = f"{number(low)} … {number(high)}, {len(reached[1])} rounds" if len(reached[1]) > 1 else "one round"
             if goal.work == "all":
-                spread = f"{sum(record['server'] in (OURS, SOCKET_IO) for record in results.records)} measurements"
+                spread = f"{sum(record['server'] in OUR_SERVERS for record in results.records)} measurements"
         stretch = goal.bound(goal.stretch) if goal.stretch is not None else ""
         rows.append([goal.work.replace("conns:", "F1 at "), goal.text, goal.bound(goal.limit), stretch, shown, spread, goal.verdict(results)])
     return table(["work", "what", "goal", "stretch", "median", "from … to", "reached"], rows)
@@ -83,7 +84,7 @@ def servers_table(results, columns=COLUMNS):
     shown = [column for column in columns if any(record["work"] == column[0] for record in results.records)]
     rows = []
     for server in results.servers():
-        row = [f"**{server}**" if server in (OURS, SOCKET_IO) else server]
+        row = [f"**{server}**" if server in OUR_SERVERS else server]
         for work, _, field, factor in shown:
             value = results.median(work, server, field)
             row.append("–" if value is None else number(value * factor))

@@ -1,6 +1,7 @@
 """The measured servers. Each runs alone on core 0, with a fresh Redis on core 1."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import resource
@@ -67,6 +68,8 @@ class Server:
     templates: dict = field(default_factory=dict)
     # What a client answers to a text, as `text=answer`.
     reply: str = ""
+    # Further headers of a client's handshake.
+    headers: tuple = ()
     works: tuple = ()
     missing: str = ""
     # The cores that it runs on.
@@ -193,6 +196,11 @@ def ours(name="ws4redis", binary=None, shards=1, **environment):
         | environment,
         works=(*EVERYTHING, "I1p", "I1s", "P1h", *SOCKET_IO[:4]),
     )
+
+
+def version_2():
+    """Returns ours with clients that speak version 2; the messages of plain clients become objects for them."""
+    return dataclasses.replace(ours("ws4redis, version 2"), headers=("Sec-WebSocket-Protocol: ws4redis.2",), works=("F1", "F1w1"))
 
 
 def over_socket_io(name, command, environment, missing="", query=""):

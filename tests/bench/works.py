@@ -122,6 +122,8 @@ def measure(work, server, redis, redis_pid, secs=5, extra=(), environment=None, 
             arguments += ["--pub", server.fill(server.pub)]
         if kind == "users":
             arguments += ["--pub", server.fill(server.pub_user)]
+        for header in server.headers:
+            arguments += ["--header", header]
         if server.hello:
             arguments += ["--hello", server.hello]
         if server.reply:
