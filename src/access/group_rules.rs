@@ -1,6 +1,9 @@
 //! The groups of Django Channels that the audiences of a facility hear.
 
+use std::borrow::Cow;
+
 use super::{FacilityPatterns, Identity};
+use crate::wire::live::head;
 use crate::wire::{AudienceKind, Facility, GroupForm, Topic};
 
 /// Longest name of a group with the core layer of Channels, which refuses longer ones.
@@ -51,9 +54,18 @@ pub enum GroupNames {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GroupGrant {
     /// Those that the rules name, in the order of the audiences; each group once.
-    pub topics: Vec<Topic>,
+    groups: Vec<GrantedGroup>,
     /// How those are delivered that Django has joined the user to; none if the client does not hear them.
-    pub joined: Option<GroupForm>,
+    joined: Option<(GroupForm, AudienceKind)>,
+}
+
+/// A group that an audience hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct GrantedGroup {
+    name: String,
+    form: GroupForm,
+    /// The audience, as messages of version 2 name it.
+    audience: Cow<'static, str>,
 }
 
 impl GroupTemplate {
@@ -149,7 +161,19 @@ impl GroupNames {
 impl GroupGrant {
     /// Returns whether it has no group, and can get none.
     pub fn is_empty(&self) -> bool {
-        self.topics.is_empty() && self.joined.is_none()
+        self.groups.is_empty() && self.joined.is_none()
+    }
+
+    /// Returns whether it has the groups that Django joins the user to.
+    pub fn has_joined(&self) -> bool {
+        self.joined.is_some()
+    }
+
+    /// Returns whether a kind of audience hears a group, or can get one.
+    pub fn is_heard_by(&self, kind: AudienceKind) -> bool {
+        let is_of = |audience: &str| audience.split(':').next() == Some(kind.word());
+        self.groups.iter().any(|group| is_of(&group.audience))
+            || self.joined.is_some_and(|(_, audience)| audience == kind)
     }
 
     /// Adds what the rules say about an audience that was granted.
@@ -164,35 +188,48 @@ impl GroupGrant {
         let mut matching = rules.iter().filter(|rule| rule.audience == audience);
         let Some(rule) = matching.find(|rule| rule.facilities.admit(facility)) else { return };
         if rule.joined && identity.user_id.is_some() {
-            self.joined = self.joined.or(Some(rule.form));
+            self.joined = self.joined.or(Some((rule.form, audience)));
         }
         let Some(template) = &rule.group else { return };
         if audience == AudienceKind::Group {
             for group in identity.groups.iter() {
-                self.add_name(names, template.name(facility, identity, Some(group)), rule.form);
+                let name = template.name(facility, identity, Some(group));
+                self.add_name(names, name, rule.form, || format!("group:{group}").into());
             }
         } else {
-            self.add_name(names, template.name(facility, identity, None), rule.form);
+            let name = template.name(facility, identity, None);
+            self.add_name(names, name, rule.form, || audience.word().into());
         }
     }
 
-    fn add_name(&mut self, names: GroupNames, name: Option<String>, form: GroupForm) {
+    fn add_name(
+        &mut self,
+        names: GroupNames,
+        name: Option<String>,
+        form: GroupForm,
+        audience: impl FnOnce() -> Cow<'static, str>,
+    ) {
         let Some(name) = name.filter(|name| names.admit(name)) else { return };
         // Two audiences may hear one group; the client gets its messages once.
-        if !self.topics.iter().any(|topic| topic.group_name() == Some(&name)) {
-            self.topics.push(Topic::group(form, &name));
+        if !self.groups.iter().any(|group| group.name == name) {
+            self.groups.push(GrantedGroup { name, form, audience: audience() });
         }
     }
 
-    /// Returns the topics of the grant, and those of the groups that Django has joined the user to.
-    pub fn with_joined(&self, names: GroupNames, joined: &[Box<str>]) -> Vec<Topic> {
+    /// Returns the topics of the grant, and those of the groups that Django has joined the user to. For listeners of version 2
+    /// `labelled` is their facility, which their messages name.
+    pub fn topics(&self, names: GroupNames, joined: &[Box<str>], labelled: Option<&Facility>) -> Vec<Topic> {
         let mut all = self.clone();
-        if let Some(form) = self.joined {
+        if let Some((form, audience)) = self.joined {
             for name in joined {
-                all.add_name(names, Some((**name).to_owned()), form);
+                all.add_name(names, Some((**name).to_owned()), form, || audience.word().into());
             }
         }
-        all.topics
+        let topic = |GrantedGroup { name, form, audience }: &GrantedGroup| match labelled {
+            None => Topic::group(*form, name),
+            Some(facility) => Topic::labelled_group(*form, name, &head(facility.as_str(), audience)),
+        };
+        all.groups.iter().map(topic).collect()
     }
 }
 
@@ -207,7 +244,7 @@ mod tests {
     }
 
     fn names_of(grant: &GroupGrant) -> Vec<&str> {
-        grant.topics.iter().filter_map(Topic::group_name).collect()
+        grant.groups.iter().map(|group| &*group.name).collect()
     }
 
     #[test]
@@ -226,9 +263,19 @@ mod tests {
             grant.add(&rules, GroupNames::Plain, audience, &facility, &john);
         }
         assert_eq!(names_of(&grant), ["chat-1", "team_red"], "Channels has no group with a blank");
-        assert_eq!(grant.joined, Some(GroupForm::new(1)));
-        let all = grant.with_joined(GroupNames::Plain, &["chat-1".into(), "x".into(), "a b".into()]);
-        assert_eq!(all.iter().filter_map(Topic::group_name).collect::<Vec<_>>(), ["chat-1", "team_red", "x"]);
+        assert_eq!(grant.joined, Some((GroupForm::new(1), AudienceKind::User)));
+        let joined = ["chat-1".into(), "x".into(), "a b".into()];
+        for labelled in [None, Some(&facility)] {
+            let all = grant.topics(GroupNames::Plain, &joined, labelled);
+            let names: Vec<_> = all.iter().filter_map(Topic::group_name).collect();
+            assert_eq!(names, ["chat-1", "team_red", "x"]);
+            let labels: Vec<_> = all.iter().filter_map(Topic::group_label).collect();
+            let label = |audience| head("chat-1", audience);
+            let expected = ["broadcast", "group:red", "user"].map(label);
+            assert_eq!(labels, if labelled.is_some() { &expected[..] } else { &[] });
+        }
+        let heard = AudienceKind::ALL.map(|kind| grant.is_heard_by(kind));
+        assert_eq!(heard, [true, true, true, false]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tracing::Instrument;
 
 use crate::access::{GroupGrant, Identity};
 use crate::groups::{JoinedHold, PageSender, ShardGroups};
-use crate::hub::{Addition, JoinError, Listener, Subscription};
+use crate::hub::{Addition, JoinError, Listener, Replay, Subscription};
 use crate::shard::state::ShardState;
 use crate::wire::{Facility, Topic};
 
@@ -29,6 +29,8 @@ pub(super) struct LayerClient {
 struct ClientGroups {
     subscription: Subscription,
     grant: GroupGrant,
+    /// The facility that messages name; none for plain clients.
+    labelled: Option<Facility>,
     /// Follows the groups that Django joins its user to.
     joined: Option<JoinedHold>,
     /// The task that joins more groups.
@@ -42,7 +44,8 @@ pub(super) struct JoiningGroups {
     values: Vec<Option<Bytes>>,
 }
 
-/// Joins the groups of a grant, and waits until the layer's servers have confirmed them. `None` if there are none.
+/// Joins the groups of a grant, and waits until the layer's servers have confirmed them. `None` if there are none. Messages of
+/// version 2 are `labelled` with their facility. `replaced` delivers until the new ones are held.
 ///
 /// # Errors
 ///
@@ -51,6 +54,8 @@ pub(super) async fn join_groups(
     state: &ShardState,
     grant: &GroupGrant,
     identity: &Identity,
+    labelled: Option<&Facility>,
+    replaced: &mut Option<Box<LayerClient>>,
 ) -> Result<Option<JoiningGroups>, JoinError> {
     let Some(groups) = state.groups.as_ref().filter(|_| !grant.is_empty()) else { return Ok(None) };
     let joined = hold(groups, grant, identity.user_id.as_ref());
@@ -58,15 +63,17 @@ pub(super) async fn join_groups(
         joined.read().await;
     }
     let joined_names = joined.as_ref().map(JoinedHold::names).unwrap_or_default();
-    let topics = grant.with_joined(state.policy.group_names(), &joined_names);
+    let topics = grant.topics(state.policy.group_names(), &joined_names, labelled);
     let subscription = groups.hub.join(&topics);
+    *replaced = None;
     let values = read_joined(&subscription, groups, &topics).await?;
-    let groups = ClientGroups { subscription, grant: grant.clone(), joined, addition: None };
+    let (grant, labelled) = (grant.clone(), labelled.cloned());
+    let groups = ClientGroups { subscription, grant, labelled, joined, addition: None };
     Ok(Some(JoiningGroups { groups, joined_names, values }))
 }
 
 fn hold(groups: &ShardGroups, grant: &GroupGrant, user_id: Option<&Arc<str>>) -> Option<JoinedHold> {
-    let id = user_id.filter(|_| grant.joined.is_some())?;
+    let id = user_id.filter(|_| grant.has_joined())?;
     Some(groups.joined.hold(id))
 }
 
@@ -85,6 +92,11 @@ impl JoiningGroups {
     pub(super) fn values(&self) -> &[Option<Bytes>] {
         &self.values
     }
+
+    /// Returns whether messages were lost since the groups were joined.
+    pub(super) fn has_lost(&self) -> bool {
+        !matches!(self.groups.subscription.is_stale(), Ok(false))
+    }
 }
 
 impl LayerClient {
@@ -100,13 +112,27 @@ impl LayerClient {
         let publisher = state.groups.as_ref()?.publisher.as_ref();
         let sender = publisher.and_then(|publisher| publisher.sender(facility, identity));
         let groups = joining.map(|JoiningGroups { groups, joined_names, values }| {
-            groups.subscription.open(listener, &values);
+            if groups.labelled.is_some() {
+                groups.subscription.open_part(listener, &Replay::new(&values, &[], &[]));
+            } else {
+                groups.subscription.open(listener, &values);
+            }
             if let Some(joined) = &groups.joined {
                 joined.attach(listener, &joined_names);
             }
             groups
         });
         (groups.is_some() || sender.is_some()).then(|| Box::new(Self { groups, sender }))
+    }
+
+    /// Returns whether it hears groups, or can get some.
+    pub(super) fn hears_groups(&self) -> bool {
+        self.groups.is_some()
+    }
+
+    /// Returns whether the messages of all groups that it has joined are delivered as they arrive.
+    pub(super) fn is_live(&self) -> bool {
+        self.groups.as_ref().is_none_or(|groups| groups.subscription.is_live())
     }
 
     /// Queues a message of the connection for Django, if a rule says so.
@@ -153,9 +179,10 @@ pub(super) fn apply_grant(
     let heard = client.groups.get_or_insert_with(|| {
         let subscription = groups.hub.join::<Topic>(&[]);
         subscription.open(listener, &[]);
-        ClientGroups { subscription, grant: GroupGrant::default(), joined: None, addition: None }
+        let labelled = listener.form.has_objects().then(|| facility.clone());
+        ClientGroups { subscription, grant: GroupGrant::default(), labelled, joined: None, addition: None }
     });
-    let user_id = identity.user_id.as_ref().filter(|_| grant.joined.is_some());
+    let user_id = identity.user_id.as_ref().filter(|_| grant.has_joined());
     if heard.joined.as_ref().map(JoinedHold::user_id) != user_id {
         heard.joined = hold(groups, grant, user_id);
         if let Some(joined) = &heard.joined {
@@ -174,7 +201,7 @@ pub(super) fn apply_joined(
 ) {
     let Some(heard) = own.as_mut().and_then(|client| client.groups.as_mut()) else { return };
     let joined_names = heard.joined.as_ref().map(JoinedHold::names).unwrap_or_default();
-    let topics = heard.grant.with_joined(state.policy.group_names(), &joined_names);
+    let topics = heard.grant.topics(state.policy.group_names(), &joined_names, heard.labelled.as_ref());
     // Cancelled: the groups that it joins may not be granted any more.
     heard.addition = None;
     let missing = heard.subscription.retain_topics(&topics);

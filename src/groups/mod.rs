@@ -51,7 +51,7 @@ impl ShardGroups {
         let layer = settings.channels.layer()?;
         let max_bytes = settings.messages.max_delivery_bytes;
         Some(Self {
-            hub: SharedHub::new(Hub::of_layer(limits.clone(), settings.live_names())),
+            hub: SharedHub::new(Hub::of_layer(limits.clone())),
             joined: JoinedGroups::new(store.commands(), settings.namespace.clone()),
             publisher: ChannelsPublisher::new(layer, settings, counters),
             reader: (layer.keep_seconds > 0).then(|| GroupReader::new(layer, max_bytes)),

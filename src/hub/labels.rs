@@ -49,7 +49,9 @@ impl TopicLabels {
     fn enter(&mut self, id: u32, topic: &Topic) {
         let names = &self.names;
         let create = || CountedLabel {
-            label: Arc::new(names.label(topic.as_ref())),
+            label: Arc::new(
+                topic.group_label().map_or_else(|| names.label(topic.as_ref()), LiveLabel::of_head),
+            ),
             listeners: 0,
             last_id: Cell::new(None),
         };

@@ -56,8 +56,8 @@ impl Hub {
     }
 
     /// Creates the hub of a layer's groups. Its members share their listeners with another hub; it excludes nothing of them.
-    pub fn of_layer(limits: Limits, names: LiveNames) -> Self {
-        Self { topics: TopicTable::of_layer(), ..Self::new(limits).with_names(names) }
+    pub fn of_layer(limits: Limits) -> Self {
+        Self { topics: TopicTable::of_layer(), ..Self::new(limits) }
     }
 
     /// Joins the topics, in this order. Their messages are held until [`Hub::open`].

@@ -126,9 +126,8 @@ fn handle(state: &Rc<ShardState>, event: BrokerEvent, held: &mut HeldEvents) {
         }),
         BrokerEvent::Invalidate(invalidations) => {
             state.visitors.leases.invalidate(&invalidations);
-            let Some(groups) = &state.groups else { return };
             for invalidation in &*invalidations {
-                if let Invalidation::Groups { id } = invalidation {
+                if let (Some(groups), Invalidation::Groups { id }) = (&state.groups, invalidation) {
                     groups.joined.changed(id);
                 }
             }

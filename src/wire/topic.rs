@@ -44,6 +44,7 @@ const NAMESPACE_MARK: &str = "\0n";
 const ROOM_MARK: &str = "\0r";
 const USER_MARK: &str = "\0u";
 const GROUP_MARK: &str = "\0g";
+const LABELLED_GROUP_MARK: &str = "\0l";
 
 /// The scope and the name of a topic. Opaque to the hub, and cheap to clone.
 ///
@@ -75,9 +76,31 @@ impl Topic {
         Self([GROUP_MARK, char::from(form.0).encode_utf8(&mut [0; 4]), name].concat().into())
     }
 
+    /// Returns the topic of a group, in one form of delivery, for listeners of version 2, whose messages begin with a label.
+    pub fn labelled_group(form: GroupForm, name: &str, label: &str) -> Self {
+        let form = char::from(form.0);
+        Self(format!("{LABELLED_GROUP_MARK}{form}{}:{label}{name}", label.len()).into())
+    }
+
     /// Returns the name of the Channels group, if the scope is that of groups.
     pub fn group_name(&self) -> Option<&str> {
+        if let Some((label, behind)) = self.split_label() {
+            return behind.get(label..);
+        }
         (self.scope() == Scope::Group).then(|| &self.0[GROUP_MARK.len() + 1..])
+    }
+
+    /// Returns the label of a group's messages, if they have one.
+    pub fn group_label(&self) -> Option<&str> {
+        let (label, behind) = self.split_label()?;
+        behind.get(..label)
+    }
+
+    /// Returns the length of a label, and the label with the name of the group behind it.
+    fn split_label(&self) -> Option<(usize, &str)> {
+        let behind = self.0.strip_prefix(LABELLED_GROUP_MARK)?;
+        let (length, behind) = behind.get(1..)?.split_once(':')?;
+        Some((length.parse().ok()?, behind))
     }
 
     /// Returns the form of delivery, if the scope is that of groups.
@@ -91,7 +114,7 @@ impl Topic {
             [0, b'n', ..] => Scope::Namespace,
             [0, b'r', ..] => Scope::Room,
             [0, b'u', ..] => Scope::BridgeUser,
-            [0, b'g', ..] => Scope::Group,
+            [0, b'g' | b'l', ..] => Scope::Group,
             _ => Scope::Channel,
         }
     }
@@ -155,6 +178,12 @@ mod tests {
         assert_eq!((topic.group_name(), topic.group_form()), (Some("chat_5"), Some(other)));
         assert_ne!(topic, Topic::group(one, "chat_5"));
         assert!(topic.channel().is_none() && topic.namespace_name().is_empty());
+        assert_eq!(topic.group_label(), None);
+        for name in ["chat_5", "5:x", ""] {
+            let labelled = Topic::labelled_group(other, name, "1:é");
+            assert_eq!((labelled.group_name(), labelled.group_form()), (Some(name), Some(other)));
+            assert_eq!((labelled.group_label(), labelled.channel()), (Some("1:é"), None));
+        }
         assert_eq!(Topic::from(Channel::from_redis("g")).group_name(), None);
     }
 

@@ -11,6 +11,7 @@ mod callback;
 mod callback_sockets;
 mod channels;
 mod channels_core;
+mod channels_live;
 mod check;
 mod commands;
 mod delivery;

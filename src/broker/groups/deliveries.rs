@@ -10,14 +10,13 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::wanted::{GroupWant, WantedGroups};
-use crate::broker::router::bits;
 use crate::hub::{Generation, Run};
 use crate::metrics::Counters;
 use crate::settings::{ChannelLayer, GroupDelivery, Settings};
 use crate::sources::{GroupMessage, GroupReader, UndeliveredGroupMessage};
 use crate::telemetry::LogThrottle;
-use crate::wire::Topic;
 use crate::wire::form::store;
+use crate::wire::{GroupForm, Topic};
 
 /// Bytes of encoded messages that are sent to the shards together.
 const MAX_BYTES: usize = 1 << 20;
@@ -44,9 +43,9 @@ pub(super) struct GroupDeliveries {
     reader: GroupReader,
     forms: Arc<[GroupDelivery]>,
     shards: Vec<mpsc::Sender<GroupsEvent>>,
-    /// The runs that are being built, and their numbers by topic.
+    /// The runs that are being built, and their numbers by group: one for each form of delivery.
     runs: Vec<GroupRun>,
-    numbers: HashMap<Topic, usize, RandomState>,
+    numbers: HashMap<Box<str>, Vec<usize>, RandomState>,
     bytes: usize,
     messages: u64,
     /// Keeps the last message of a group.
@@ -55,10 +54,10 @@ pub(super) struct GroupDeliveries {
     undelivered: LogThrottle,
 }
 
+/// Messages of a group in a form. Topics of version 2 share it with the plain one.
 struct GroupRun {
-    topic: Topic,
-    /// A bit per shard.
-    shards: u64,
+    group: Box<str>,
+    form: GroupForm,
     frames: BytesMut,
     messages: u32,
     /// The number of the message that was encoded last.
@@ -125,24 +124,24 @@ impl GroupDeliveries {
         let wants = wanted.of(group);
         *messages += 1;
         let mut failure = None;
-        for GroupWant { topic, shard, .. } in wants {
-            let number = *numbers.entry(topic.clone()).or_insert_with(|| {
-                runs.push(GroupRun {
-                    topic: topic.clone(),
-                    shards: 0,
-                    frames: BytesMut::new(),
-                    messages: 0,
-                    last: 0,
-                });
+        if !numbers.contains_key(group) {
+            numbers.insert(group.into(), Vec::new());
+        }
+        let Some(own) = numbers.get_mut(group) else { return };
+        for form in wants.iter().filter_map(|want| want.topic.group_form()) {
+            let number = own.iter().copied().find(|number| runs[*number].form == form);
+            let number = number.unwrap_or_else(|| {
+                let (group, frames) = (group.into(), BytesMut::new());
+                runs.push(GroupRun { group, form, frames, messages: 0, last: 0 });
+                own.push(runs.len() - 1);
                 runs.len() - 1
             });
             let run = &mut runs[number];
-            run.shards |= 1 << shard;
             if std::mem::replace(&mut run.last, *messages) == *messages {
                 continue;
             }
-            let Some(form) = topic.group_form().and_then(|form| forms.get(form.number())) else { continue };
-            match reader.deliver(read, form) {
+            let Some(delivery) = forms.get(form.number()) else { continue };
+            match reader.deliver(read, delivery) {
                 Ok(Some(payload)) => {
                     store(&mut run.frames, &payload);
                     run.messages += 1;
@@ -191,13 +190,13 @@ impl GroupDeliveries {
         self.numbers.clear();
         self.bytes = 0;
         let mut per_shard = vec![Vec::new(); self.shards.len()];
-        for GroupRun { topic, shards, frames, messages, .. } in self.runs.drain(..) {
-            if messages == 0 {
-                continue;
-            }
+        for GroupRun { group, form, frames, messages, .. } in
+            self.runs.drain(..).filter(|run| run.messages > 0)
+        {
             let run = Run::new(frames.freeze(), messages);
-            for shard in bits(shards) {
-                per_shard[shard].push((topic.clone(), run.clone()));
+            // Those of the time when it was encoded: requests of the shards are applied after a flush.
+            for want in self.wanted.of(&group).iter().filter(|want| want.topic.group_form() == Some(form)) {
+                per_shard[want.shard].push((want.topic.clone(), run.clone()));
             }
         }
         for (shard, runs) in per_shard.into_iter().enumerate() {

@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::history::Resume;
 use super::presence::PresencePlace;
 use super::verdict::Verdict;
+use crate::dialects::groups::LayerClient;
 use crate::dialects::relay::EchoTopics;
 use crate::events::AnnouncedClient;
 use crate::hub::Subscription;
@@ -45,6 +46,8 @@ pub(super) struct LiveFacility {
     pub(super) rate_limit: Option<Arc<TokenBucket>>,
     /// The visitor in this facility, if the callback has answered for it alone.
     pub(super) own: Option<PartialHold>,
+    /// What it has to do with Django Channels; none for most.
+    pub(super) layer: Option<Box<LayerClient>>,
     /// None if Django is told nothing about it.
     pub(super) announced: Option<Box<AnnouncedClient>>,
     /// What it counts as for presence; none if it is not counted.
@@ -74,6 +77,7 @@ impl LiveFacility {
             verdict: Verdict::default(),
             rate_limit: None,
             own: None,
+            layer: None,
             announced: None,
             attendance: None,
             place: None,

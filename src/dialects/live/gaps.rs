@@ -44,6 +44,13 @@ pub(super) fn send_gaps(client: &mut LiveClient, listener: &Rc<Listener>, state:
             }
         }
     }
+    if listener.losses.take_of_layer() {
+        for facility in &mut client.facilities {
+            let hears_groups = facility.layer.as_ref().is_some_and(|layer| layer.hears_groups());
+            // One that is being replaced has handed its groups over to the join.
+            facility.owes_gap |= hears_groups || (facility.replaces_open && !facility.is_open);
+        }
+    }
     // While messages wait, more of them may be dropped, and an outbox need not be empty for a long time.
     let is_recent = |at: Instant| at.elapsed() < PAUSE;
     if listener.has_queued() && client.gap_at.is_some_and(is_recent) {
@@ -54,7 +61,8 @@ pub(super) fn send_gaps(client: &mut LiveClient, listener: &Rc<Listener>, state:
         facility.owes_gap || facility.place.as_ref().is_some_and(|place| place.owes_here)
     };
     for facility in client.facilities.iter_mut().filter(owes) {
-        if facility.subscription.as_ref().is_some_and(Subscription::is_live) {
+        let is_layer_live = facility.layer.as_ref().is_none_or(|layer| layer.is_live());
+        if is_layer_live && facility.subscription.as_ref().is_some_and(Subscription::is_live) {
             if std::mem::take(&mut facility.owes_gap) {
                 gaps.add(&gap(facility.name()), listener.form);
             }

@@ -8,8 +8,8 @@ use tracing::{Span, field};
 use super::connection::LiveConnection;
 use super::history::Resume;
 use super::refusal::RequestRefusal;
-use super::subscribe::{JoinedFacility, live_channels, read_all};
-use crate::access::{Grant, GroupGrant};
+use super::subscribe::{JoinedFacility, has_capacity, live_channels, read_all};
+use crate::access::Grant;
 use crate::dialects::identify::{Identified, identify, no_redis, revalidate};
 use crate::dialects::relay::join;
 use crate::http::{HandshakeRequest, Rejection, ResumeText, Upgraded};
@@ -35,7 +35,7 @@ pub async fn open(
     // From here on invalidations are logged for this handshake: its lease does not exist yet.
     let in_flight = state.visitors.leases.begin();
     let mut identified = identify(state, &request).await?;
-    let (grant, live, joining, persisted, history) = loop {
+    let (grant, live, joining, persisted, history, groups) = loop {
         let visitor = &identified.visitor;
         let grant = if has_facility {
             state.policy.grant(handshake, &visitor.identity, visitor.allowed)?
@@ -44,7 +44,8 @@ pub async fn open(
         };
         let live = live_channels(state, &handshake.facility, &grant.subscribe);
         let joining = join(state, &[&grant.subscribe[..], &live].concat(), visitor);
-        let read = joining.read(state, &[], &GroupGrant::default(), visitor).await?;
+        let labelled = Some(&handshake.facility);
+        let read = joining.read(state, &[], &grant.groups, labelled, visitor).await?;
         let reading = read_all(state, &joining.subscription, &handshake.facility, &grant, resume.as_ref());
         let (persisted, history) = timeout(state.process.settings.server.handshake, reading)
             .await
@@ -53,9 +54,12 @@ pub async fn open(
         identified = latest;
         // Another identity may have another grant.
         if is_same {
-            break (grant, live, joining, persisted, history);
+            break (grant, live, joining, persisted, history, read.groups);
         }
     };
+    if !has_capacity(state, groups.as_ref()) {
+        return Err(Rejection::OutboxesFull);
+    }
     let Identified { visitor, since } = identified;
     let HandshakeRequest { handshake, credentials } = request;
     // Everything below runs after the 101.
@@ -68,7 +72,7 @@ pub async fn open(
         connection.hold_lease(visitor, since, joining.watch);
         if has_facility {
             let subscription = joining.subscription;
-            let joined = JoinedFacility { grant, live, subscription, persisted, history, own };
+            let joined = JoinedFacility { grant, live, subscription, persisted, history, groups, own };
             connection.open_facility(handshake, resume, joined);
         }
         // Only now invalidations reach the connection through its lease.

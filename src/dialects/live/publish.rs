@@ -58,6 +58,9 @@ pub(super) fn publish(
     if let Some(subscription) = &known.subscription {
         known.echo_topics.exclude(subscription, listener, &payload, issued);
     }
+    if let Some(layer) = &known.layer {
+        layer.publish(state, &payload);
+    }
     if let Some(announced) = &mut client.facilities[position].announced {
         announced.publish(issued, &channels, &payload);
     }

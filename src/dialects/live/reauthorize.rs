@@ -11,7 +11,8 @@ use super::presence::{attend, is_told, take_place};
 use super::refusal::RequestRefusal;
 use super::subscribe::{echo_topics, live_channels, reply, start_join};
 use super::verdict::Verdict;
-use crate::access::{Denied, Grant};
+use crate::access::{Denied, Grant, GroupGrant};
+use crate::dialects::groups::apply_grant as apply_group_grant;
 use crate::dialects::relay::{add_channels, shared};
 use crate::events::DisconnectReason;
 use crate::hub::{Ending, Listener};
@@ -40,8 +41,16 @@ pub(super) fn reauthorize(client: &mut LiveClient, listener: &Rc<Listener>, stat
         let own = client.facilities[position].own.as_ref();
         let is_doubtful = is_doubtful || own.is_some_and(PartialHold::is_doubtful);
         let visitor = own.map_or_else(|| visitor.clone(), |own| own.visitor().clone());
-        let handshake = &client.facilities[position].handshake;
-        match state.policy.grant(handshake, &visitor.identity, visitor.allowed) {
+        let facility = &mut client.facilities[position];
+        let granted = state.policy.grant(&facility.handshake, &visitor.identity, visitor.allowed);
+        // Otherwise its join applies them.
+        if facility.is_open {
+            let groups =
+                granted.as_ref().map_or_else(|_| GroupGrant::default(), |grant| grant.groups.clone());
+            let (layer, name) = (&mut facility.layer, &facility.handshake.facility);
+            apply_group_grant(layer, &groups, name, &visitor.identity, listener, state);
+        }
+        match granted {
             // Its outcome would be that of the earlier identity.
             _ if client.facilities[position].subscription.is_none() => {
                 start_join(client, position, listener, state);
@@ -81,6 +90,7 @@ fn apply_ends(client: &mut LiveClient, listener: &Rc<Listener>, state: &Rc<Shard
             // The callback may allow it to another visitor.
             Some(LeaseEnd::Gone | LeaseEnd::Unanswered) => {
                 (facility.own, facility.subscription, facility.owes_gap) = (None, None, true);
+                facility.layer = None;
                 start_join(client, position, listener, state);
             }
             None => {}

@@ -16,6 +16,7 @@ use super::presence::{attend, is_told, take_place};
 use super::refusal::RequestRefusal;
 use super::verdict::Verdict;
 use crate::access::{Credentials, Grant};
+use crate::dialects::groups::{JoiningGroups, LayerClient, apply_grant, join_groups};
 use crate::dialects::relay::{EchoTopics, read_joined, shared};
 use crate::hub::{Addition, Listener, Replay, Subscription};
 use crate::shard::state::ShardState;
@@ -43,6 +44,8 @@ pub(super) struct JoinedFacility {
     pub(super) subscription: Subscription,
     pub(super) persisted: Vec<Option<Bytes>>,
     pub(super) history: HistoryRead,
+    /// The groups of Django Channels; none if there are none, or if the facility has kept its own.
+    pub(super) groups: Option<JoiningGroups>,
     /// The visitor, and when it was read, if the callback has answered for this facility.
     pub(super) own: Option<(Visitor, Instant)>,
 }
@@ -75,6 +78,7 @@ pub(super) fn subscribe(
         let is_whole = replaced.subscription.as_ref().is_some_and(|old| old.last_ids().is_none());
         facility.owes_gap = replaced.owes_gap || !is_whole;
         facility.subscription = replaced.subscription;
+        facility.layer = replaced.layer;
         facility.announced = replaced.announced;
     }
     start_join(client, position, listener, state);
@@ -98,6 +102,9 @@ pub(super) fn start_join(
     facility.join = join;
     // It delivers until the new one holds the messages: none is lost in between.
     let mut replaced = facility.subscription.take();
+    // One that reads on has not lost its groups.
+    let keeps_groups = facility.is_open && facility.layer.is_some();
+    let mut replaced_groups = if keeps_groups { None } else { facility.layer.take() };
     let (handshake, resume) = (facility.handshake.clone(), facility.resume.clone());
     let (state, listener) = (state.clone(), listener.clone());
     let in_flight = credentials.is_some().then(|| state.visitors.leases.begin());
@@ -111,6 +118,7 @@ pub(super) fn start_join(
                 credentials,
                 resume.as_ref(),
                 &mut replaced,
+                (!keeps_groups).then_some(&mut replaced_groups),
             );
             match joining.await {
                 // It was subscribed before the loss, and reads on when Redis is back.
@@ -135,6 +143,7 @@ async fn join_facility(
     credentials: Option<&Credentials>,
     resume: Option<&Resume>,
     replaced: &mut Option<Subscription>,
+    replaced_groups: Option<&mut Option<Box<LayerClient>>>,
 ) -> Result<JoinedFacility, RequestRefusal> {
     if !state.redis_up.get() {
         return Err(RequestRefusal::Unavailable);
@@ -152,9 +161,28 @@ async fn join_facility(
     let subscription = state.hub.join(&[&grant.subscribe[..], &live].concat());
     *replaced = None;
     let read = read_all(state, &subscription, &handshake.facility, &grant, resume);
-    let read = timeout(state.process.settings.server.handshake, read).await;
+    let join_timeout = state.process.settings.server.handshake;
+    let read = timeout(join_timeout, read).await;
     let (persisted, history) = read.map_err(|_| RequestRefusal::Unavailable)??;
-    Ok(JoinedFacility { grant, live, subscription, persisted, history, own })
+    let groups = match replaced_groups {
+        Some(replaced) if !grant.groups.is_empty() => {
+            let labelled = Some(&handshake.facility);
+            let joining = join_groups(state, &grant.groups, &visitor.identity, labelled, replaced);
+            // Boxed: it must not enlarge the joins of other facilities.
+            let joined = timeout(join_timeout, Box::pin(joining)).await;
+            joined.map_err(|_| RequestRefusal::Unavailable)??
+        }
+        _ => None,
+    };
+    if !has_capacity(state, groups.as_ref()) {
+        return Err(RequestRefusal::NoMemory);
+    }
+    Ok(JoinedFacility { grant, live, subscription, persisted, history, groups, own })
+}
+
+/// Returns whether the outboxes have capacity for the kept messages of groups.
+pub(super) fn has_capacity(state: &ShardState, groups: Option<&JoiningGroups>) -> bool {
+    groups.is_none_or(|groups| state.hub.with(|hub| hub.check_capacity(groups.values())))
 }
 
 /// Returns the channels of version 2 of a facility's channels; none if it keeps no history.
@@ -232,15 +260,20 @@ pub(super) fn open_facility(
     listener: &Rc<Listener>,
     state: &Rc<ShardState>,
 ) {
-    let JoinedFacility { grant, live, subscription, persisted, history, own } = joined;
+    let JoinedFacility { grant, live, subscription, persisted, mut history, groups, own } = joined;
     let LiveClient { facilities, identity, client_address, id, gap_at, .. } = client;
     let Some(facility) = facilities.get_mut(position) else { return };
     let is_after_loss = matches!(facility.resume.take(), Some(Resume::After(_)));
+    if groups.is_some() && !facility.replaces_open {
+        // Channels keeps no messages: what groups were sent before is lost.
+        history.is_complete = history.is_complete.map(|_| false);
+    }
     facility.joining = None;
     facility.is_open = true;
     // A history that was read to the end has what was lost between two subscriptions.
     facility.owes_gap &= is_after_loss || history.is_complete != Some(true);
     facility.owes_gap |= history.is_complete == Some(false) || !matches!(subscription.is_stale(), Ok(false));
+    facility.owes_gap |= groups.as_ref().is_some_and(JoiningGroups::has_lost);
     let has_presence = is_told(state, facility, &grant);
     let verdict = Verdict::new(&state.process.settings.namespace, &facility.handshake, &grant, has_presence);
     if !is_after_loss || verdict != facility.verdict {
@@ -276,6 +309,12 @@ pub(super) fn open_facility(
     facility.echo_topics = echo_topics(state, facility, &grant, &subscription, None);
     // The callback may have answered differently for the address.
     let identity = own.as_ref().map_or(&*identity, |(visitor, _)| &visitor.identity);
+    let name = &facility.handshake.facility;
+    if facility.layer.is_some() {
+        apply_grant(&mut facility.layer, &grant.groups, name, identity, listener, state);
+    } else {
+        facility.layer = LayerClient::open(state, groups, name, identity, listener);
+    }
     facility.rate_limit = state.visitors.rate_limits.limit(identity, *client_address, grant.rate);
     facility.subscribes = [grant.subscribe, live].concat();
     facility.publishes = shared(grant.publish);

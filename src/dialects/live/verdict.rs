@@ -24,7 +24,8 @@ impl Verdict {
             channels.iter().any(|channel| is_of(namespace.audience_of(channel, facility), kind.word()))
         };
         for kind in AudienceKind::ALL.into_iter().filter(|kind| flags.subscribes(*kind)) {
-            verdict.add(kind.word().to_owned(), has(&grant.subscribe, kind));
+            let is_granted = has(&grant.subscribe, kind) || grant.groups.is_heard_by(kind);
+            verdict.add(kind.word().to_owned(), is_granted);
         }
         for kind in AudienceKind::ALL.into_iter().filter(|kind| flags.publishes(*kind)) {
             verdict.add(format!("publish-{}", kind.word()), has(&grant.publish, kind));

@@ -86,8 +86,12 @@ impl RelayConnection {
         self.client.subscription.open(self.socket.listener(), persisted);
     }
 
-    /// Sends the kept messages of Channels groups and what was held, and goes live in them.
+    /// Sends the kept messages of Channels groups and what was held, and goes live in them. It ends as after
+    /// [`Self::release`] if messages were lost.
     pub(super) fn open_layer(&mut self, groups: Option<JoiningGroups>, identity: &Identity) {
+        if groups.as_ref().is_some_and(JoiningGroups::has_lost) {
+            self.end(Close::Incomplete);
+        }
         let (state, facility) = (self.permit.state(), &self.client.handshake.facility);
         self.client.layer = LayerClient::open(state, groups, facility, identity, self.socket.listener());
     }

@@ -11,7 +11,7 @@ use crate::hub::{JoinError, Subscription};
 use crate::shard::state::ShardState;
 use crate::visitors::Visitor;
 use crate::visitors::watch::Watch;
-use crate::wire::Channel;
+use crate::wire::{Channel, Facility};
 
 /// Channels that are being joined; their messages are held.
 pub(in crate::dialects) struct Joining {
@@ -36,7 +36,7 @@ pub(in crate::dialects) fn join(state: &ShardState, channels: &[Channel], visito
 
 impl Joining {
     /// Waits until Redis has acknowledged the subscriptions, joins the groups of the grant, and reads the channels' persisted
-    /// values and the visitor.
+    /// values and the visitor. Messages of version 2 are `labelled` with their facility.
     ///
     /// # Errors
     ///
@@ -46,6 +46,7 @@ impl Joining {
         state: &ShardState,
         channels: &[Channel],
         granted: &GroupGrant,
+        labelled: Option<&Facility>,
         visitor: &Visitor,
     ) -> Result<ReadValues, Rejection> {
         let persisted = async {
@@ -54,7 +55,9 @@ impl Joining {
                 return Ok((persisted, None));
             }
             // Boxed: it must not enlarge the handshakes of other clients.
-            Ok((persisted, Box::pin(join_groups(state, granted, &visitor.identity)).await?))
+            let mut replaced = None;
+            let joining = join_groups(state, granted, &visitor.identity, labelled, &mut replaced);
+            Ok((persisted, Box::pin(joining).await?))
         };
         let read = async { tokio::try_join!(persisted, refresh(state, self.watch.as_ref(), visitor)) };
         match timeout(state.process.settings.server.handshake, read).await {

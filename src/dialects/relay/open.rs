@@ -28,7 +28,7 @@ pub async fn open(
         let visitor = &identified.visitor;
         let grant = state.policy.grant(handshake, &visitor.identity, visitor.allowed)?;
         let joining = join(state, &grant.subscribe, visitor);
-        let read = joining.read(state, &grant.subscribe, &grant.groups, visitor).await?;
+        let read = joining.read(state, &grant.subscribe, &grant.groups, None, visitor).await?;
         let (latest, is_same) = revalidate(state, identified, read.refreshed);
         identified = latest;
         // Another identity may have another grant.

@@ -8,7 +8,6 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::hub::{Hub, OutboxMemory, ShardMemory};
-use crate::wire::live::LiveNames;
 use crate::wire::{Channel, GroupForm, Topic};
 
 const FRAME: Bytes = Bytes::from_static(b"\x81\x04beat");
@@ -160,8 +159,7 @@ fn a_parked_listener_hands_over_whole_messages_up_to_a_bound() {
 fn a_hub_of_groups_leaves_alone_what_a_listener_excludes_of_channels() {
     let channel = Topic::from(Channel::from_redis("broadcast:x"));
     let group = Topic::group(GroupForm::new(0), "g");
-    let (mut channels, mut groups) =
-        (Hub::new(Limits::default()), Hub::of_layer(Limits::default(), LiveNames::default()));
+    let (mut channels, mut groups) = (Hub::new(Limits::default()), Hub::of_layer(Limits::default()));
     let listener = Rc::new(Listener::parked(Form::Frames, 1, 60));
     let own = channels.join(std::slice::from_ref(&channel));
     let heard = groups.join(std::slice::from_ref(&group));

@@ -27,6 +27,22 @@ pub struct LiveLabel {
     pub has_ids: bool,
 }
 
+impl LiveLabel {
+    /// Returns the label whose text [`head`] has returned; its messages have no ids.
+    pub fn of_head(head: &str) -> Self {
+        Self { head: head.into(), has_ids: false }
+    }
+}
+
+/// Returns the beginning of the objects of messages of a facility for an audience.
+pub fn head(facility: &str, audience: &str) -> String {
+    let mut head = r#"{"t":"msg","f":"#.to_owned();
+    push_json_string(&mut head, facility);
+    head.push_str(r#","a":"#);
+    push_json_string(&mut head, audience);
+    head
+}
+
 impl LiveNames {
     /// Creates the rule for the channels of a namespace. With `facility_colons` a facility may contain a colon, and the names
     /// of groups and users may not; otherwise it is the other way round.
@@ -38,11 +54,7 @@ impl LiveNames {
     pub fn label(&self, channel: &str) -> LiveLabel {
         let plain = self.history.plain_of_live(channel);
         let (audience, facility) = self.split(plain.as_ref().map_or(channel, Channel::as_str));
-        let mut head = r#"{"t":"msg","f":"#.to_owned();
-        push_json_string(&mut head, facility);
-        head.push_str(r#","a":"#);
-        push_json_string(&mut head, audience);
-        LiveLabel { head: head.into(), has_ids: plain.is_some() }
+        LiveLabel { head: head(facility, audience).into(), has_ids: plain.is_some() }
     }
 
     /// Returns the audience and the facility of a channel. Neither a user's name nor the key of a session is part of the

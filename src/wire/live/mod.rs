@@ -6,7 +6,7 @@ mod label;
 mod message;
 mod reply;
 
-pub use label::{LiveLabel, LiveNames};
+pub use label::{LiveLabel, LiveNames, head};
 pub use message::decode_binary;
 pub(super) use message::{LiveMessages, encode_events, encode_frames};
 pub use reply::{ErrorReply, PresenceObject, SubscribedReply, frame_of, gap, heartbeat, hello, ok, user};
