@@ -165,6 +165,59 @@ mod redis_only {
     }
 
     #[tokio::test]
+    async fn an_oversize_member_of_a_mailbox_is_skipped_and_counted() {
+        let limit = "[messages]\nmax_delivery_bytes = 65536\n";
+        let mut server = CoreGateway::start("layer = \"core\"\n", &format!("{RULES}{limit}")).await;
+        let mut client = server.gateway.connect("/ws/x?subscribe-broadcast").await;
+        let member = server.members("chat_5").remove(0);
+        server.gateway.signal("STOP");
+        for number in 0..6 {
+            if number % 3 == 1 {
+                server.put(&member, &vec![b'x'; 100_000 + number]);
+            } else {
+                server.put(&member, &stored_for(&member, &number.to_string()));
+            }
+        }
+        server.gateway.signal("CONT");
+        for number in [0, 2, 3, 5] {
+            client.expect_text(&format!(r#"{{"text":"{number}"}}"#)).await;
+        }
+        server.gateway.expect_log(&["message of a Channels group too big", "max_delivery_bytes"]).await;
+        server.gateway.signal("TERM");
+        server.gateway.expect_exit().await;
+        server.gateway.expect_log(&["oversized_deliveries=2"]).await;
+        assert_eq!(server.gateway.count_log(&["redis lost for Channels groups"]), 0);
+    }
+
+    #[tokio::test]
+    async fn mailboxes_with_many_large_messages_are_emptied_in_order() {
+        let server = CoreGateway::start("layer = \"core\"\n", RULES).await;
+        let mut client = server.gateway.connect("/ws/x?subscribe-broadcast").await;
+        let member = server.members("chat_5").remove(0);
+        let text = |number: usize| format!("{number:03}{}", "x".repeat(200));
+        let large = |number: usize| {
+            let mut stored = stored_for(&member, &text(number));
+            // One more member of the map: a text of 100 KiB.
+            stored[12] += 1;
+            stored.extend(b"\xa3big\xdb\x00\x01\x90\x00");
+            stored.extend(vec![b'y'; 102_400]);
+            stored
+        };
+        server.gateway.signal("STOP");
+        for number in 0..100 {
+            server.put(&member, &large(number));
+        }
+        let before = server.gateway.processor_time();
+        server.gateway.signal("CONT");
+        for number in 0..100 {
+            let frame = client.next_message().await;
+            assert!(frame.payload.starts_with(format!(r#"{{"text":"{}"#, text(number)).as_bytes()));
+            assert_eq!(frame.payload.len(), 102_623);
+        }
+        println!("{:?}", server.gateway.processor_time() - before);
+    }
+
+    #[tokio::test]
     async fn a_mailbox_that_is_nearly_full_is_a_warning() {
         let server = CoreGateway::start("layer = \"core\"\n", RULES).await;
         let mut client = server.gateway.connect("/ws/x?subscribe-broadcast").await;

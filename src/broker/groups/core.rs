@@ -269,13 +269,8 @@ impl CoreLayer {
                 self.queue_all(host);
             }
             MailboxEvent::Lost(host, reason) => self.on_lost(host, &reason).await,
-            MailboxEvent::Content(contents) => {
-                for (number, content) in contents {
-                    self.take(number, &content);
-                    if self.deliveries.is_full() {
-                        self.deliveries.flush().await;
-                    }
-                }
+            MailboxEvent::Content(number, content) => {
+                self.take(number, &content);
                 self.deliveries.flush().await;
             }
         }
@@ -311,6 +306,9 @@ impl CoreLayer {
                 suppressed,
                 "a mailbox of a Channels group was nearly full; Django drops messages above its capacity. Raise it for the gateway in CHANNEL_LAYERS: \"channel_capacity\": {{\"gw.*\": 10000}}"
             );
+        }
+        for bytes in &content.oversize {
+            self.deliveries.note_oversize("", *bytes);
         }
         for stored in &content.members {
             self.deliveries.add_received(&self.mailboxes[number], stored);

@@ -10,7 +10,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::redis::{MailboxContent, MailboxReader, Target};
 use crate::wire::layer_host;
 
-/// Contents of mailboxes that may wait. Then Redis keeps the messages, within the capacity of the mailboxes.
+/// Contents of mailboxes that may wait, each of about 1 MiB or of one message. Then Redis keeps the messages, within the capacity
+/// of the mailboxes.
 pub(super) const MAX_WAITING: usize = 16;
 
 /// Pause before a lost connection is opened again, and before groups are joined again.
@@ -20,8 +21,8 @@ pub(super) const PAUSE: Duration = Duration::from_millis(500);
 pub(super) enum MailboxEvent {
     Opened(usize),
     Lost(usize, String),
-    /// The number of the server, the names of its mailboxes, and what they had.
-    Content(Vec<(usize, MailboxContent)>),
+    /// The number of a mailbox, and what was taken from it.
+    Content(usize, MailboxContent),
 }
 
 /// Returns the name of a new mailbox that is on a server.
@@ -53,10 +54,10 @@ pub(super) async fn drain(
                 }
                 loop {
                     match reader.take().await {
-                        Ok(contents) => {
-                            let contents =
-                                contents.into_iter().map(|content| (own[content.mailbox], content));
-                            if events.send(MailboxEvent::Content(contents.collect())).await.is_err() {
+                        Ok(None) => {}
+                        Ok(Some(content)) => {
+                            let event = MailboxEvent::Content(own[content.mailbox], content);
+                            if events.send(event).await.is_err() {
                                 return;
                             }
                         }
