@@ -264,7 +264,7 @@ pub(super) fn open_facility(
     let LiveClient { facilities, identity, client_address, id, gap_at, .. } = client;
     let Some(facility) = facilities.get_mut(position) else { return };
     let is_after_loss = matches!(facility.resume.take(), Some(Resume::After(_)));
-    if groups.is_some() && !facility.replaces_open {
+    if groups.is_some() && (facility.owes_gap || !facility.replaces_open) {
         // Channels keeps no messages: what groups were sent before is lost.
         history.is_complete = history.is_complete.map(|_| false);
     }
@@ -273,7 +273,8 @@ pub(super) fn open_facility(
     // A history that was read to the end has what was lost between two subscriptions.
     facility.owes_gap &= is_after_loss || history.is_complete != Some(true);
     facility.owes_gap |= history.is_complete == Some(false) || !matches!(subscription.is_stale(), Ok(false));
-    facility.owes_gap |= groups.as_ref().is_some_and(JoiningGroups::has_lost);
+    let has_lost_groups = groups.as_ref().is_some_and(JoiningGroups::has_lost);
+    facility.owes_gap |= has_lost_groups;
     let has_presence = is_told(state, facility, &grant);
     let verdict = Verdict::new(&state.process.settings.namespace, &facility.handshake, &grant, has_presence);
     if !is_after_loss || verdict != facility.verdict {
@@ -286,7 +287,8 @@ pub(super) fn open_facility(
         facility.request = None;
     }
     // Before the messages: a client that is cut off behind some of them continues there, and would never be told.
-    if facility.owes_gap && matches!(subscription.is_stale(), Ok(false)) {
+    let is_layer_live = !has_lost_groups && facility.layer.as_ref().is_none_or(|layer| layer.is_live());
+    if facility.owes_gap && is_layer_live && matches!(subscription.is_stale(), Ok(false)) {
         facility.owes_gap = false;
         *gap_at = Some(Instant::now());
         send(listener, state, &gap(facility.name()));
