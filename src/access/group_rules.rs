@@ -109,10 +109,40 @@ impl GroupTemplate {
         self.0.contains(&TemplatePart::Group)
     }
 
-    /// Returns whether a client chooses the name by its facility, and nothing of its identity is part of it.
-    pub fn is_chosen_by_clients(&self) -> bool {
-        let of_identity = [TemplatePart::User, TemplatePart::UserId, TemplatePart::Group];
-        self.0.contains(&TemplatePart::Facility) && !self.0.iter().any(|part| of_identity.contains(part))
+    /// Returns whether different values can make one name: {user}_{facility} makes john_smith_inbox of john and smith_inbox,
+    /// and of john_smith and inbox. `is_fixed`: the rule names its facilities, so no client chooses one.
+    ///
+    /// A primary key has letters, digits and hyphens: other text ends it.
+    pub fn is_ambiguous(&self, is_fixed: bool) -> bool {
+        let is_free = |part: &TemplatePart| match part {
+            TemplatePart::Text(_) | TemplatePart::UserId => false,
+            TemplatePart::Facility => !is_fixed,
+            TemplatePart::User | TemplatePart::Group => true,
+        };
+        let free = self.0.iter().filter(|part| is_free(part)).count();
+        let ends_key = |part: &TemplatePart| match part {
+            TemplatePart::Text(text) => {
+                text.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-')
+            }
+            part => !is_free(part) && *part != TemplatePart::UserId,
+        };
+        // Between a key and the next value stands text that no key has.
+        let mut is_separated = true;
+        let mut has_end = true;
+        for part in &self.0 {
+            if ends_key(part) {
+                has_end = true;
+            } else if !matches!(part, TemplatePart::Text(_)) {
+                is_separated &= has_end;
+                has_end = false;
+            }
+        }
+        free > 1 || free == 1 && !is_separated
+    }
+
+    /// Returns whether the name is that of a user, which visitors may choose, without other text.
+    pub fn is_user_alone(&self) -> bool {
+        *self.0 == [TemplatePart::User]
     }
 
     /// Returns whether a client chooses a part of the name by its facility.
@@ -294,7 +324,28 @@ mod tests {
         {
             assert!(GroupTemplate::new(text).unwrap_err().contains(expected), "{text}");
         }
-        assert!(GroupTemplate::new("a_{facility}").unwrap().is_chosen_by_clients());
-        assert!(!GroupTemplate::new("{user}_{facility}").unwrap().is_chosen_by_clients());
+    }
+
+    #[test]
+    fn a_template_whose_parts_run_into_each_other_is_ambiguous() {
+        for (text, if_free, if_fixed) in [
+            ("a_{facility}", false, false),
+            ("{user}_{facility}", true, false),
+            ("{facility}-{group}", true, false),
+            ("{user}_{group}", true, true),
+            ("{user}{user_id}", true, true),
+            ("chat_{user_id}_{facility}", false, false),
+            ("{user_id}-{facility}", true, false),
+            ("{facility}{user_id}_", true, false),
+            ("{facility}.{user_id}", false, false),
+            ("user_{user_id}", false, false),
+        ] {
+            let template = GroupTemplate::new(text).unwrap();
+            assert_eq!(
+                (template.is_ambiguous(false), template.is_ambiguous(true)),
+                (if_free, if_fixed),
+                "{text}"
+            );
+        }
     }
 }

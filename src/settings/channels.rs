@@ -229,7 +229,10 @@ mod tests {
         assert!(load(&access("chat-*")).is_ok() && load(&access("*")).is_ok());
         let user = open.replace("broadcast", "user");
         assert!(load(&user).is_err(), "any user could choose any group");
-        assert!(load(&user.replace("{facility}", "{facility}_{user_id}")).is_ok());
+        let own = |text: &str| text.replace("{facility}", "{facility}_{user_id}");
+        assert!(load(&own(&user)).is_err(), "chat_7 may be another group");
+        assert!(load(&own(&access("chat-*"))).is_ok());
+        assert!(load(&access("*").replace("{facility}", "{user}_{facility}")).is_err());
     }
 
     #[test]
@@ -244,6 +247,7 @@ mod tests {
             (&format!("{RULE}group = \"a{{group}}\"\n"), "audience = \"group\""),
             (&format!("layer = \"core\"\n{RULE}group = \"a b\"\n"), "has a character that the core layer"),
             (&format!("{RULE}group = \"a\"\ndeliver = \"{{x\"\n"), "channels.groups.deliver: "),
+            (&format!("{RULE}group = \"{{user}}_{{facility}}\"\n"), "channels.groups.group: is ambiguous"),
             (
                 &format!("hosts = [\"redis-cluster://a\"]\n{RULE}group = \"a\"\n"),
                 "channels.hosts: is a cluster",

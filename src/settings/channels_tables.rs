@@ -150,14 +150,18 @@ impl RawGroupRule {
             key,
             "has a character that the core layer refuses in names: use letters, digits, -, _ and .",
         )?;
-        let is_open =
-            template.is_chosen_by_clients() || audience == AudienceKind::Broadcast && template.has_facility();
+        let is_fixed = !self.facility.iter().any(|pattern| pattern.contains(['*', '?']));
+        require(
+            !template.is_ambiguous(is_fixed),
+            key,
+            "is ambiguous: {facility}, {user} and {group} may contain any text, so that different visitors get one name. Use one of them only, or {user_id} with text like _ between, or a table with facilities without * and ?",
+        )?;
         let is_covered = self.facility.iter().all(|pattern| {
             let mut tables = access.iter().flat_map(|table| table.iter());
             tables.any(|covering| FacilityPatterns::new(std::slice::from_ref(covering)).admit_name(pattern))
         });
         require(
-            !is_open || is_covered,
+            !template.has_facility() || is_covered,
             key,
             "has {facility}, which each client chooses: without an [[access]] table for the same facilities any visitor hears any group. Add [[access]] with these patterns, or name the group",
         )?;

@@ -309,6 +309,8 @@ mod redis_only {
         let with = check_with(&text).await;
         assert!(with.contains("layer pubsub") && with.contains("groups can be subscribed"), "{with}");
         assert!(!with.contains("warning"), "{with}");
+        let by_name = check_with(&text.replace("\"g\"", "\"{user}\"")).await;
+        assert!(by_name.contains("warning: Channels: group = \"{user}\""), "{by_name}");
         RedisServer::shared().command(&["ZADD", &format!("{prefix}:group:g"), "1", "specific.a!b"]);
         let warned = check_with(&text).await;
         assert!(warned.contains("warning: Channels:") && warned.contains("layer = \"core\""), "{warned}");
