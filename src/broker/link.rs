@@ -113,6 +113,12 @@ impl Link {
         }
     }
 
+    /// Sets the size of the largest message that is read.
+    #[must_use]
+    pub(super) fn with_max_bytes(self, max_bytes: usize) -> Self {
+        Self { max_bytes, ..self }
+    }
+
     /// Returns the server's URL with secrets masked.
     pub(super) fn name(&self) -> &str {
         self.target.name()

@@ -19,6 +19,9 @@ const RANDOM_BYTES: usize = 12;
 /// Seconds after which an encrypted message of the core layer is too old: its expiry, and ten.
 const TOKEN_SECONDS: u64 = 70;
 
+/// Bytes by which a token is longer than the base64 of its content: version, time, initial vector, padding and digest.
+const TOKEN_OVERHEAD: usize = 128;
+
 /// Deepest nesting, and most values, of a message.
 const MAX_DEPTH: usize = 64;
 const MAX_VALUES: usize = 1 << 20;
@@ -48,6 +51,9 @@ pub enum UndeliveredGroupMessage {
     /// It has byte strings, which the settings refuse.
     #[error("it has byte strings, which channels.bytes refuses")]
     Bytes,
+    /// It is too long, or has become so as JSON.
+    #[error("it is too long: see messages.max_delivery_bytes")]
+    TooLong,
     /// It lacks a field that the rule delivers.
     #[error("it lacks the field that deliver names")]
     Field,
@@ -79,6 +85,13 @@ impl GroupReader {
             refuses_bytes: layer.refuses_bytes,
             max_bytes,
         }
+    }
+
+    /// Returns the bytes that a message may have as it is stored: encrypted it is longer by a third, and the core layer puts
+    /// random bytes in front.
+    pub fn max_stored_bytes(&self) -> usize {
+        let encrypted = if self.keys.is_empty() { 0 } else { self.max_bytes / 3 + TOKEN_OVERHEAD };
+        self.max_bytes.saturating_add(encrypted).saturating_add(RANDOM_BYTES)
     }
 
     /// Returns what the core layer stores, without the random bytes in front. The pubsub layer has none.
@@ -118,8 +131,8 @@ impl GroupReader {
         limit: Option<u64>,
         now: u64,
     ) -> Result<GroupMessage, UndeliveredGroupMessage> {
-        if message.len() > self.max_bytes {
-            return Err(UndeliveredGroupMessage::Malformed);
+        if message.len() > self.max_stored_bytes() {
+            return Err(UndeliveredGroupMessage::TooLong);
         }
         let decrypted;
         let message = if self.keys.is_empty() {
@@ -128,6 +141,9 @@ impl GroupReader {
             decrypted = self.keys.decrypt(message, limit, now).ok_or(UndeliveredGroupMessage::Encrypted)?;
             &decrypted
         };
+        if message.len() > self.max_bytes {
+            return Err(UndeliveredGroupMessage::TooLong);
+        }
         let read = if self.is_json { read_json(message) } else { self.read_msgpack(message) };
         read.ok_or(UndeliveredGroupMessage::Malformed)
     }
@@ -211,6 +227,10 @@ impl GroupReader {
                 out.into_bytes()
             }
         };
+        if delivered.len() > self.max_bytes {
+            // Escapes and base64 are longer than what they stand for.
+            return Err(UndeliveredGroupMessage::TooLong);
+        }
         // An empty message would look like a heartbeat.
         Ok((!delivered.is_empty()).then_some(delivered))
     }
@@ -290,6 +310,7 @@ mod tests {
             hosts: Vec::<RedisSettings>::new(),
             is_json,
             encryption_keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            capacity: 100,
             keep_seconds: 0,
             refuses_bytes,
         };

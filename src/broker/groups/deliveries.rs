@@ -87,6 +87,11 @@ impl GroupDeliveries {
         }
     }
 
+    /// Returns the bytes that a message may have as it is stored or published.
+    pub(super) fn max_stored_bytes(&self) -> usize {
+        self.reader.max_stored_bytes()
+    }
+
     /// Encodes a message of a group in each form in which a shard hears it.
     pub(super) fn add(&mut self, group: &str, message: &[u8]) {
         if self.wanted.of(group).is_empty() {

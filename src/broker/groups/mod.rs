@@ -37,7 +37,7 @@ pub fn serve_groups(
     keep: KeepMessage,
 ) -> Result<impl Future<Output = ()> + use<>, TargetError> {
     let deliveries = GroupDeliveries::new(layer, settings, shards, counters, keep);
-    let max_bytes = settings.messages.max_delivery_bytes;
+    let max_bytes = deliveries.max_stored_bytes();
     let (core, pubsub) = match layer.kind {
         LayerKind::Core => (Some(CoreLayer::new(layer, settings, deliveries, counters)?), None),
         LayerKind::PubSub => (None, Some(PubSubHosts::new(layer, settings, deliveries, counters)?)),

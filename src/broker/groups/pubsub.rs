@@ -67,9 +67,10 @@ impl PubSubHosts {
         deliveries: GroupDeliveries,
         counters: &Arc<Counters>,
     ) -> Result<Self, TargetError> {
+        let max_bytes = deliveries.max_stored_bytes();
         let host = |redis| {
             Ok(PubSubHost {
-                link: Link::new(&Target::new(redis)?, settings),
+                link: Link::new(&Target::new(redis)?, settings).with_max_bytes(max_bytes),
                 subscriptions: Subscriptions::new(settings.redis.unsubscribe_linger),
                 is_lost: false,
             })
