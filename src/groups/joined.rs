@@ -9,7 +9,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use slab::Slab;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
 use crate::hub::Listener;
@@ -23,6 +23,9 @@ const MAX_GROUPS: usize = 1_000;
 /// Users that are read together.
 const MAX_READ: usize = 200;
 
+/// Pause before all users are read again after Redis has refused to read some.
+const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+
 /// Pause before users are read again after Redis was lost.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -35,6 +38,9 @@ pub struct JoinedGroups {
     commands: Rc<CommandClient>,
     namespace: Namespace,
     refused: LogThrottle,
+    /// When users are read again, if Redis has refused some.
+    retry_at: Cell<Option<Instant>>,
+    too_many: LogThrottle,
 }
 
 struct UserGroups {
@@ -68,6 +74,8 @@ impl JoinedGroups {
             commands,
             namespace,
             refused: LogThrottle::default(),
+            retry_at: Cell::default(),
+            too_many: LogThrottle::default(),
         })
     }
 
@@ -109,7 +117,15 @@ impl JoinedGroups {
                 stale.split_off(rest)
             };
             if users.is_empty() {
-                self.changed.notified().await;
+                let changed = self.changed.notified();
+                let Some(retry_at) = self.retry_at.get() else {
+                    changed.await;
+                    continue;
+                };
+                if timeout_at(retry_at, changed).await.is_err() {
+                    self.retry_at.set(None);
+                    self.missed();
+                }
                 continue;
             }
             self.commands.until_up().await;
@@ -137,11 +153,19 @@ impl JoinedGroups {
         let replies = self.commands.send(batch).await;
         for (user, reply) in users.iter().zip(replies) {
             match reply {
-                Ok(CommandReply::Other(reply)) => user.set(names_of(&reply)),
+                Ok(CommandReply::Other(reply)) => {
+                    if has_more(&reply)
+                        && let Some(suppressed) = self.too_many.allow()
+                    {
+                        warn!(user = %user.id, suppressed, "a user is in more than {MAX_GROUPS} Channels groups; its sockets hear {MAX_GROUPS} of them. Remove some with ws4redis.groups.discard");
+                    }
+                    user.set(names_of(&reply));
+                }
                 Err(CommandFailure::Refused(reason)) => {
                     if let Some(suppressed) = self.refused.allow() {
                         warn!(%reason, suppressed, "redis refuses to read the Channels groups of users; their sockets hear none of them. Allow SSCAN of ws4redis:groups:*");
                     }
+                    self.retry_at.set(Some(Instant::now() + REFUSED_PAUSE));
                     user.set(Rc::default());
                 }
                 Ok(_) | Err(_) => is_answered = false,
@@ -149,6 +173,12 @@ impl JoinedGroups {
         }
         is_answered
     }
+}
+
+/// Returns whether a reply of SSCAN leaves members out.
+fn has_more(reply: &ReplyValue) -> bool {
+    let [cursor, members] = reply.list() else { return false };
+    cursor.text() != Some("0") || members.list().len() > MAX_GROUPS
 }
 
 /// Returns the members in a reply of SSCAN, in order.
