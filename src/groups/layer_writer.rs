@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::task::spawn_local;
@@ -33,7 +32,7 @@ pub(super) struct LayerWriter {
     prefix: String,
     is_json: bool,
     keys: FernetKeys,
-    hosts: Vec<Rc<CommandClient>>,
+    hosts: Vec<LayerHost>,
     /// Follow the servers of sentinels.
     _discoveries: Vec<AbortOnDropHandle<()>>,
     /// The server of the next message to a channel: the core layer uses them in turn.
@@ -42,14 +41,23 @@ pub(super) struct LayerWriter {
     last_score: Cell<u64>,
 }
 
+/// A server of the layer.
+struct LayerHost {
+    commands: CommandClient,
+    /// It was waited for in vain: until it is back, no other message waits for it.
+    is_down: Cell<bool>,
+}
+
 type Written = Result<(), String>;
 
 impl LayerWriter {
     /// Starts to connect; `None` if TLS cannot be set up, which the broker has reported.
     pub(super) fn new(layer: &ChannelLayer) -> Option<Self> {
         let targets: Vec<_> = layer.hosts.iter().map(Target::new).collect::<Result<_, _>>().ok()?;
-        let connect =
-            |target: &Target| Rc::new(CommandClient::new(target, target.command_timeout(), MAX_BYTES));
+        let connect = |target: &Target| LayerHost {
+            commands: CommandClient::new(target, target.command_timeout(), MAX_BYTES),
+            is_down: Cell::default(),
+        };
         Some(Self {
             kind: layer.kind,
             prefix: layer.prefix.clone(),
@@ -91,9 +99,9 @@ impl LayerWriter {
             ChannelsDestination::Channel(name) => name.clone(),
             ChannelsDestination::Group(name) => format!("{}__group__{name}", self.prefix),
         };
-        let commands = &self.hosts[layer_host(&channel, self.hosts.len())];
+        let host = &self.hosts[layer_host(&channel, self.hosts.len())];
         let body = self.body(message, &[]);
-        self.call(commands, "PUBLISH", &[channel.as_bytes(), &body]).await.map(drop)
+        self.call(host, "PUBLISH", &[channel.as_bytes(), &body]).await.map(drop)
     }
 
     /// Puts a message into the mailbox of a channel that workers read.
@@ -106,10 +114,10 @@ impl LayerWriter {
     /// Puts a message into the mailboxes of a group's members.
     async fn to_group(&self, message: &PageMessage, name: &str) -> Written {
         let key = format!("{}:group:{name}", self.prefix);
-        let commands = &self.hosts[layer_host(name, self.hosts.len())];
+        let host = &self.hosts[layer_host(name, self.hosts.len())];
         let old = now_seconds().saturating_sub(MEMBERSHIP_SECONDS).to_string();
-        self.call(commands, "ZREMRANGEBYSCORE", &[key.as_bytes(), b"0", old.as_bytes()]).await?;
-        let members = self.call(commands, "ZRANGE", &[key.as_bytes(), b"0", LAST_MEMBER.as_bytes()]).await?;
+        self.call(host, "ZREMRANGEBYSCORE", &[key.as_bytes(), b"0", old.as_bytes()]).await?;
+        let members = self.call(host, "ZRANGE", &[key.as_bytes(), b"0", LAST_MEMBER.as_bytes()]).await?;
         let CommandReply::Other(members) = members else { return Ok(()) };
         let mut mailboxes = BTreeMap::<&str, Vec<&str>>::new();
         for member in members.list().iter().filter_map(ReplyValue::text) {
@@ -118,9 +126,9 @@ impl LayerWriter {
         }
         let mut outcome = Ok(());
         for (mailbox, receivers) in mailboxes {
-            let commands = &self.hosts[layer_host(mailbox, self.hosts.len())];
+            let host = &self.hosts[layer_host(mailbox, self.hosts.len())];
             let body = self.body(message, &receivers);
-            let put = self.put(commands, &[&self.prefix, mailbox].concat(), &body).await;
+            let put = self.put(host, &[&self.prefix, mailbox].concat(), &body).await;
             // The other members get it.
             outcome = outcome.and(put);
         }
@@ -128,10 +136,10 @@ impl LayerWriter {
     }
 
     /// Puts a message into a mailbox, unless it is full.
-    async fn put(&self, commands: &CommandClient, key: &str, body: &[u8]) -> Written {
+    async fn put(&self, host: &LayerHost, key: &str, body: &[u8]) -> Written {
         let old = now_seconds().saturating_sub(EXPIRY_SECONDS).to_string();
-        self.call(commands, "ZREMRANGEBYSCORE", &[key.as_bytes(), b"0", old.as_bytes()]).await?;
-        let held = self.call(commands, "ZCOUNT", &[key.as_bytes(), b"-inf", b"+inf"]).await?;
+        self.call(host, "ZREMRANGEBYSCORE", &[key.as_bytes(), b"0", old.as_bytes()]).await?;
+        let held = self.call(host, "ZCOUNT", &[key.as_bytes(), b"-inf", b"+inf"]).await?;
         if matches!(held, CommandReply::Integer(CAPACITY..)) {
             return Err(format!("a mailbox is full: it has {CAPACITY} messages that Django has not read"));
         }
@@ -139,9 +147,9 @@ impl LayerWriter {
         let member = [&rand::random::<[u8; 12]>()[..], body].concat();
         let score = self.next_score();
         let score = format!("{}.{:06}", score / 1_000_000, score % 1_000_000);
-        self.call(commands, "ZADD", &[key.as_bytes(), score.as_bytes(), &member]).await?;
+        self.call(host, "ZADD", &[key.as_bytes(), score.as_bytes(), &member]).await?;
         let seconds = EXPIRY_SECONDS.to_string();
-        self.call(commands, "EXPIRE", &[key.as_bytes(), seconds.as_bytes()]).await.map(drop)
+        self.call(host, "EXPIRE", &[key.as_bytes(), seconds.as_bytes()]).await.map(drop)
     }
 
     /// Returns the time in microseconds, later than the last one: messages of one page stay in order.
@@ -155,11 +163,13 @@ impl LayerWriter {
 
     async fn call(
         &self,
-        commands: &CommandClient,
+        LayerHost { commands, is_down }: &LayerHost,
         name: &'static str,
         arguments: &[&[u8]],
     ) -> Result<CommandReply, String> {
-        if !commands.wait_briefly_until_up().await {
+        let is_up = if is_down.get() { commands.is_up() } else { commands.wait_briefly_until_up().await };
+        is_down.set(!is_up);
+        if !is_up {
             return Err("redis cannot be reached".to_owned());
         }
         commands.call(name, arguments).await.map_err(|(reason, _)| reason)
