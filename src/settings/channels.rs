@@ -43,6 +43,8 @@ pub struct ChannelLayer {
     pub is_json: bool,
     /// The keys that encrypt its messages, as written.
     pub encryption_keys: Vec<String>,
+    /// Messages that Django leaves in a mailbox of the gateway.
+    pub capacity: usize,
     /// Seconds for which the last message of a group is kept; 0 means not at all.
     pub keep_seconds: u32,
     /// Whether byte strings within JSON are refused in place of base64.
@@ -67,6 +69,7 @@ impl fmt::Debug for ChannelLayer {
             .field("hosts", &self.hosts)
             .field("is_json", &self.is_json)
             .field("encryption_keys", &self.encryption_keys.len())
+            .field("capacity", &self.capacity)
             .field("keep_seconds", &self.keep_seconds)
             .field("refuses_bytes", &self.refuses_bytes)
             .finish()
@@ -93,6 +96,7 @@ pub(super) struct RawChannels {
     serializer: String,
     #[serde(deserialize_with = "list")]
     symmetric_encryption_keys: Vec<String>,
+    capacity: u32,
     keep_seconds: u32,
     bytes: String,
     #[serde(deserialize_with = "tables")]
@@ -144,6 +148,7 @@ impl RawChannels {
             prefix: self.prefix,
             is_json,
             encryption_keys: self.symmetric_encryption_keys,
+            capacity: self.capacity as usize,
             keep_seconds: self.keep_seconds,
             refuses_bytes,
         };

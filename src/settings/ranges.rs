@@ -55,6 +55,7 @@ const RANGES: &[(&str, RangeInclusive<i64>)] = &[
     ("auth.callback_max_calls", 1..=10_000),
     ("auth.callback_cache_seconds", 0..=3_600),
     ("auth.callback_recheck_seconds", 1..=86_400),
+    ("channels.capacity", 1..=1_000_000),
     ("channels.keep_seconds", 0..=MAX_EXPIRE_SECONDS),
     ("socketio.ping_interval_ms", 100..=3_600_000),
     ("socketio.ping_timeout_ms", 100..=3_600_000),

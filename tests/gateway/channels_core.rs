@@ -38,10 +38,14 @@ impl CoreGateway {
 
     /// Puts a message into the mailbox of a member, as Channels does.
     fn put(&self, member: &str, stored: &[u8]) {
+        self.put_at(member, stored, now());
+    }
+
+    fn put_at(&self, member: &str, stored: &[u8], time: f64) {
         let mailbox = member.split_inclusive('!').next().unwrap();
         let key = [&self.prefix, mailbox].concat();
         let redis = RedisServer::shared();
-        redis.command(&[b"ZADD", key.as_bytes(), now().as_bytes(), stored]);
+        redis.command(&[b"ZADD", key.as_bytes(), time.to_string().as_bytes(), stored]);
         redis.command(&["EXPIRE", &key, "60"]);
     }
 
@@ -58,8 +62,8 @@ impl CoreGateway {
     }
 }
 
-fn now() -> String {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64().to_string()
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
 /// Returns a message as the core layer stores it for a member: its map in msgpack behind random bytes.
@@ -232,6 +236,28 @@ mod redis_only {
     }
 
     #[tokio::test]
+    async fn mailboxes_are_measured_against_the_capacity_and_the_expiry_that_django_has() {
+        let server = CoreGateway::start("layer = \"core\"\ncapacity = 1000\n", RULES).await;
+        let mut client = server.gateway.connect("/ws/x?subscribe-broadcast").await;
+        let member = server.members("chat_5").remove(0);
+        server.gateway.signal("STOP");
+        for number in 0..96 {
+            server.put(&member, &stored_for(&member, &number.to_string()));
+        }
+        server.gateway.signal("CONT");
+        for number in 0..96 {
+            client.expect_text(&format!(r#"{{"text":"{number}"}}"#)).await;
+        }
+        assert_eq!(
+            server.gateway.count_log(&["nearly full"]) + server.gateway.count_log(&["waited long"]),
+            0
+        );
+        server.put_at(&member, &stored_for(&member, "old"), now() - 57.0);
+        client.expect_text(r#"{"text":"old"}"#).await;
+        server.gateway.expect_log(&["waited long in a mailbox", "Django drops them after 60 s"]).await;
+    }
+
+    #[tokio::test]
     async fn a_pages_messages_reach_django_only_by_a_rule_and_with_its_type() {
         let json = "layer = \"core\"\nserializer = \"json\"\n";
         let server = CoreGateway::start(json, PUBLISH).await;
@@ -266,7 +292,7 @@ mod redis_only {
         let redis = RedisServer::shared();
         let group = format!("{}:group:room", server.prefix);
         for member in ["specific.aa!1", "specific.aa!2", "specific.bb!3"] {
-            redis.command(&["ZADD", &group, &now(), member]);
+            redis.command(&["ZADD", &group, &now().to_string(), member]);
         }
         redis.command(&["ZADD", &group, "1", "specific.old!4"]);
         let mut client = server.gateway.connect("/ws/g?publish-broadcast").await;

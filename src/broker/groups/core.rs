@@ -29,9 +29,9 @@ use crate::wire::{crc32, layer_host};
 /// Mailboxes of a process.
 const MAILBOXES: usize = 16;
 
-/// Messages that Channels leaves in a mailbox by default, and how many of them are nearly as many.
-const CAPACITY: usize = 100;
-const NEARLY_FULL: usize = 90;
+/// Seconds after which Channels drops the messages of a mailbox, by default, and those after which they are nearly as old.
+const EXPIRY_SECONDS: f64 = 60.0;
+const NEARLY_EXPIRED: f64 = 54.0;
 
 /// Seconds for which a membership is valid, as Channels assumes by default, and how often it is renewed.
 const MEMBERSHIP_SECONDS: &str = "86400";
@@ -52,6 +52,8 @@ pub(super) struct CoreLayer {
     /// The names of the mailboxes, up to and including the exclamation mark.
     mailboxes: Vec<String>,
     prefix: String,
+    /// Messages that Django leaves in a mailbox.
+    capacity: usize,
     deliveries: GroupDeliveries,
     groups: HashMap<Box<str>, GroupMembership, RandomState>,
     /// Groups that nobody hears any more, oldest first.
@@ -63,6 +65,7 @@ pub(super) struct CoreLayer {
     counters: Arc<Counters>,
     refused: LogThrottle,
     full: LogThrottle,
+    expired: LogThrottle,
 }
 
 /// A server of the layer.
@@ -111,6 +114,7 @@ impl CoreLayer {
             hosts,
             mailboxes,
             prefix: layer.prefix.clone(),
+            capacity: layer.capacity,
             deliveries,
             groups: HashMap::default(),
             idle: VecDeque::new(),
@@ -120,6 +124,7 @@ impl CoreLayer {
             counters: counters.clone(),
             refused: LogThrottle::default(),
             full: LogThrottle::default(),
+            expired: LogThrottle::default(),
         })
     }
 
@@ -297,14 +302,26 @@ impl CoreLayer {
 
     /// Encodes what a mailbox had.
     fn take(&mut self, number: usize, content: &MailboxContent) {
-        // Above, Django's settings have raised the capacity.
-        if (NEARLY_FULL..=CAPACITY).contains(&content.held)
-            && let Some(suppressed) = self.full.allow()
-        {
+        // Above, Django leaves more than the setting says.
+        let is_nearly_full =
+            content.held * 10 >= self.capacity * 9 && content.held <= self.capacity && content.held > 1;
+        if is_nearly_full && let Some(suppressed) = self.full.allow() {
             warn!(
                 held = content.held,
+                capacity = self.capacity,
                 suppressed,
-                "a mailbox of a Channels group was nearly full; Django drops messages above its capacity. Raise it for the gateway in CHANNEL_LAYERS: \"channel_capacity\": {{\"gw.*\": 10000}}"
+                "a mailbox of a Channels group was nearly full; Django drops messages above its capacity. Raise it for the gateway in CHANNEL_LAYERS, \"channel_capacity\": {{\"gw.*\": 10000}}, and set channels.capacity to it"
+            );
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let waited = content.sent_at.map_or(0.0, |sent_at| now - sent_at);
+        if waited >= NEARLY_EXPIRED
+            && let Some(suppressed) = self.expired.allow()
+        {
+            warn!(
+                waited_seconds = waited.round(),
+                suppressed,
+                "messages of Channels groups waited long in a mailbox; Django drops them after {EXPIRY_SECONDS} s, so some may be lost. Check the load of the gateway, its connection to channels.hosts, and the clocks of both"
             );
         }
         for bytes in &content.oversize {
