@@ -88,7 +88,12 @@ impl SentinelPair {
     }
 
     async fn gateway(&self) -> TestGateway {
-        TestGateway::builder().redis(&self.master).set("redis.url", &self.url()).start().await
+        self.gateway_with("").await
+    }
+
+    /// Starts a gateway with a settings file.
+    async fn gateway_with(&self, rules: &str) -> TestGateway {
+        TestGateway::builder().redis(&self.master).set("redis.url", &self.url()).rules(rules).start().await
     }
 
     /// Waits until the sentinel names the replica as the master.
@@ -100,6 +105,42 @@ impl SentinelPair {
             format!("{named:?}").contains(&format!("{:?}", port.as_bytes())).then(Instant::now)
         })
         .await
+    }
+}
+
+#[tokio::test]
+async fn a_history_that_the_new_master_has_leaves_no_gap() {
+    let pair = SentinelPair::start().await;
+    let gateway = pair.gateway_with("[[history]]\nfacility = [\"h\"]\n").await;
+    let mut client = gateway.live("/ws/h?subscribe-broadcast").await;
+    client.next().await;
+    let post = |text: &'static str| gateway.post("/ws/h?publish-broadcast", text).expect_status(204);
+    post("before").await;
+    let before = client.next().await;
+    assert_eq!(before["d"], "before");
+    assert!(pair.master.command(&["WAIT", "1", "5000"]).integer() > 0);
+    pair.master.kill();
+    eventually("the replica is promoted", || {
+        (pair.replica.try_info("role").as_deref() == Some("master")).then_some(())
+    })
+    .await;
+    // Nobody is subscribed yet, or somebody is: read or heard, it comes once.
+    let [stream, live] =
+        ["history", "live"].map(|kind| gateway.channel(&format!("ws4redis:{kind}:broadcast:h")));
+    let script = include_str!("../../../src/redis/history.lua");
+    let channel = gateway.channel("broadcast:h");
+    pair.replica.command(&["EVAL", script, "2", &stream, &channel, "100", "60", "0", "meanwhile", &live]);
+    gateway.wait_for_redis().await;
+    post("after").await;
+    for text in ["meanwhile", "after"] {
+        let message = client.next().await;
+        assert_eq!(message["d"], text, "{message}");
+    }
+    let since = before["id"].as_str().unwrap();
+    let mut other = gateway.live(&format!("/ws/h?subscribe-broadcast&since={since}")).await;
+    assert_eq!(other.next().await["recovered"], true);
+    for text in ["meanwhile", "after"] {
+        assert_eq!(other.next().await["d"], text);
     }
 }
 
