@@ -41,7 +41,7 @@ OTHER_SUITES = {
     ("docs/recipes.md", "A progress bar", (1, 2, 3)): (RECIPES, None),
     ("docs/recipes.md", "A live table", (1, 2, 3)): (RECIPES, None),
     ("docs/recipes.md", "A channel for the staff", (1, 2, 3)): (RECIPES, None),
-    ("docs/recipes.md", "htmx", (1, 2, 3, 4, 5, 6, 7)): (RECIPES, None),
+    ("docs/recipes.md", "htmx", (1, 2, 3, 4, 5, 6, 7, 8, 9)): (RECIPES, None),
     ("docs/recipes.md", "Turbo", (1, 2, 3)): (RECIPES, None),
     ("docs/recipes.md", "Alpine", (1,)): (RECIPES, None),
     ("docs/recipes.md", "Unpoly and Idiomorph", (1, 2)): (RECIPES, None),

@@ -23,6 +23,7 @@ const TABLES = {
   plain: 'the table without a library',
   'htmx-sse': "htmx's sse extension swaps the table in",
   'htmx-nudge': "htmx's sse extension fetches the table",
+  'htmx-parts': "htmx's sse extension swaps parts in by the names of events",
   'htmx-ws': "htmx's ws extension swaps out of band",
   htmx: 'htmx 2 swaps out of band by our client',
   htmx4: 'htmx 4 swaps out of band by our client',
@@ -138,6 +139,11 @@ await wholeRun(WHOLE_RUN_MS, async (atEnd) => {
         assert.ok(!late.includes(path), 'it does not receive');
         await showsLine(chats[path], text);
       });
+    await check(`an event with data is swapped in${when}`, async () => {
+      const page = tables['/items/htmx-parts/'];
+      const rows = await page.$$eval('#items tr', ({ length }) => String(length));
+      await becomes(() => textOf(page, '#count'), rows, 'the count');
+    });
     await check(`notifications from a view, a task and a signal${when}`, async () => {
       const badges = (count) =>
         Promise.all([inbox, alpine].map((page) => becomes(() => textOf(page, '#badge'), String(count), 'the badge')));

@@ -16,7 +16,7 @@ fetchEventSource(`/ws/chat-${room}?subscribe-broadcast&client=ws4redis`, {
     if (event === '' && data) show(JSON.parse(data));
   },
   onclose() {
-    // Without an error it would not come again.
+    // Without an error it does not reconnect.
     throw new Error('the stream has ended');
   },
   onerror(error) {
