@@ -158,6 +158,10 @@ impl CommandClient {
             (Self::Own(pipeline, _), CommandBatch::Encoded(bytes, commands)) => {
                 let pipeline = pipeline.clone();
                 Box::pin(async move {
+                    // The connection would wait for a reply to it, and all later commands with it.
+                    if commands == 0 {
+                        return Vec::new();
+                    }
                     let replies = match pipeline.queue(bytes, commands) {
                         Ok(replies) => replies.await.ok(),
                         Err(NotConnected) => None,

@@ -202,6 +202,26 @@ async fn a_watcher_sees_each_user_once_whatever_the_dialect_gateway_or_tab() {
 }
 
 #[tokio::test]
+async fn a_user_who_leaves_a_facility_and_stays_on_the_site_delays_nobody() {
+    let redis = RedisServer::start();
+    let namespace = unique("presence");
+    let gateway = builder(&redis, &namespace, 30).set("server.shards", "1").start().await;
+    let mut john = open(&gateway, &redis, "john").await;
+    john.subscribe("chat-1", &["presence"]).await;
+    john.next().await;
+    let mut mary = open(&gateway, &redis, "mary").await;
+    mary.subscribe("chat-1", &["subscribe-broadcast"]).await;
+    assert_eq!(next_about_others(&mut john, "john").await, json!({"t": "join", "f": "chat-1", "u": "mary"}));
+    mary.send(json!({"t": "unsub", "f": "chat-1"})).await;
+    assert_eq!(next_about_others(&mut john, "john").await, json!({"t": "leave", "f": "chat-1", "u": "mary"}));
+    // Its session is read over the connection that has ended the entry.
+    let asked = Instant::now();
+    open(&gateway, &redis, "ann").await;
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert_eq!(gateway.count_log(&["no answer within"]), 0);
+}
+
+#[tokio::test]
 async fn a_redis_that_loses_its_data_makes_no_user_leave_who_is_there() {
     let redis = RedisServer::start();
     let namespace = unique("presence");
