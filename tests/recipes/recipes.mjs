@@ -4,6 +4,7 @@
 //
 // SERVER_STOP, SERVER_START   commands that stop and start the gateway
 // PROXY_LOG                   nginx's log of the gateway's address
+// MANAGE                      manage.py of the site
 // VITE                        origin of Vite's development server
 //
 // The last line is `N passed, N failed`.
@@ -108,6 +109,19 @@ await wholeRun(WHOLE_RUN_MS, async (atEnd) => {
   const showsLine = (page, text, deadline) =>
     becomes(async () => (await listOf(page)).filter((line) => line === `mary: ${text}`).length, 1, text, deadline);
 
+  async function failToLogIn() {
+    const username = unique('intruder');
+    const page = await stranger('/login/');
+    await page.evaluate(async (username) => {
+      const body = new FormData(document.querySelector('form'));
+      body.set('username', username);
+      body.set('password', 'wrong');
+      await fetch('/login/', { method: 'POST', body });
+    }, username);
+    await page.close();
+    return username;
+  }
+
   /** Publishes until each page has shown something: those of other libraries do not say that they are connected. */
   async function allConnected(pages, shows, publish, deadline) {
     const waiting = new Map(Object.entries(pages));
@@ -158,16 +172,8 @@ await wholeRun(WHOLE_RUN_MS, async (atEnd) => {
       assert.equal(await textOf(wave, '#badge'), '1', 'another user has a count of their own');
     });
     await check(`only the staff sees failed logins${when}`, async () => {
-      const username = unique('intruder');
       await becomes(() => secret.$eval('body', ({ dataset }) => dataset.state), 'open', 'the socket', RECONNECT_MS);
-      const page = await (await browser.createBrowserContext()).newPage();
-      await page.goto(`${origin}/login/`);
-      await page.evaluate(async (username) => {
-        const body = new FormData(document.querySelector('form'));
-        body.set('username', username);
-        body.set('password', 'wrong');
-        await fetch('/login/', { method: 'POST', body });
-      }, username);
+      const username = await failToLogIn();
       await becomes(async () => (await listOf(ops)).at(-1), username, 'the line');
       assert.deepEqual(await listOf(secret), []);
     });
@@ -202,4 +208,20 @@ await wholeRun(WHOLE_RUN_MS, async (atEnd) => {
     });
 
   await round(', after a restart of the gateway', RECONNECT_MS);
+
+  await check('an open page loses the channel of the staff with its user', async () => {
+    const change = `from django.contrib.auth.models import User
+for user in User.objects.filter(username__in=["admin", "john"]):
+    user.is_staff = not user.is_staff
+    user.save()`;
+    await sh(`${process.env.MANAGE} shell -c "$1"`, change);
+    // A login may fail before the gateway has given the channel to the other user.
+    await becomes(async () => {
+      const username = await failToLogIn();
+      return becomes(async () => (await listOf(secret)).at(-1), username, 'the line', 500).then(() => true, () => false);
+    }, true, 'the channel of the new staff');
+    const username = await failToLogIn();
+    await becomes(async () => (await listOf(secret)).at(-1), username, 'the line');
+    assert.ok(!(await listOf(ops)).includes(username), 'the former staff has received it');
+  });
 });
