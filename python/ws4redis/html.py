@@ -8,18 +8,16 @@ arrive twice; publish one that appends with `expire=0`, or give its elements ids
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Final, Protocol, TypedDict, Union
 
 from asgiref.sync import sync_to_async
-from django.core.serializers.json import DjangoJSONEncoder
 from django.template.loader import render_to_string
 from django.utils.html import escape
 
 from ws4redis.publisher import RedisPublisher
-from ws4redis.redis_store import WrongArgument
+from ws4redis.redis_store import WrongArgument, encode_json
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -326,10 +324,5 @@ def _event(name: str, data: object) -> str:
         )
     if name in RESERVED_EVENTS:
         raise WrongArgument(f"the event {name!r} is one of the gateway's own")
-    if isinstance(data, str):
-        text = data
-    else:
-        text = json.dumps(
-            data, cls=DjangoJSONEncoder, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        )
+    text = data if isinstance(data, str) else encode_json(data).decode()
     return f"event: {name}\n{text}"

@@ -79,14 +79,23 @@ class RedisMessage(bytes):
             TypeError: The value, or a part of it, has no JSON form; NaN and the infinities have none. The error for
                 them is a ValueError as well.
         """
-        try:
-            text = json.dumps(
-                value, cls=DjangoJSONEncoder, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-            )
-        except ValueError as error:
-            raise WrongArgument(f"the value has no JSON form: {error}") from None
-        # Half of a surrogate pair has no UTF-8 form. Its escape in JSON is that of Python.
-        return cls(text.encode("utf-8", "backslashreplace"))
+        return cls(encode_json(value))
+
+
+def encode_json(value: object) -> bytes:
+    """Return the value as compact JSON.
+
+    Raises:
+        TypeError: As for `RedisMessage.json`.
+    """
+    try:
+        text = json.dumps(
+            value, cls=DjangoJSONEncoder, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
+    except ValueError as error:
+        raise WrongArgument(f"the value has no JSON form: {error}") from None
+    # Half of a surrogate pair has no UTF-8 form. Its escape in JSON is that of Python.
+    return text.encode("utf-8", "backslashreplace")
 
 
 Message = Union[str, bytes, bytearray, RedisMessage]
@@ -256,6 +265,17 @@ class RedisStore:
             redis.RedisError: As for `publish_message`.
         """
         return await self.apublish_message(RedisMessage.json(value), expire)
+
+    def publish_json_on_commit(
+        self, value: object, expire: int | None = None, using: str | None = None
+    ) -> None:
+        """Publish a value as JSON as `publish_message_on_commit` does. The value is converted immediately.
+
+        Raises:
+            TypeError: As for `publish_json`; raised immediately, not at the commit.
+            redis.RedisError: As for `publish_message`; raised by the commit.
+        """
+        self.publish_message_on_commit(RedisMessage.json(value), expire, using)
 
     @staticmethod
     def get_prefix() -> str:

@@ -227,6 +227,14 @@ def test_a_message_waits_for_the_commit(people, store):
         raise ZeroDivisionError
     RedisPublisher(facility="foobar", broadcast=True).publish_message_on_commit("without a transaction")
     assert recorder.received(1) == ["without a transaction"]
+    with transaction.atomic():
+        value = {"unread": 3}
+        RedisPublisher(facility="foobar", broadcast=True).publish_json_on_commit(value)
+        value["unread"] = 4
+        assert recorder.received() == []
+    assert recorder.received(1) == ['{"unread":3}']
+    with pytest.raises(TypeError, match="JSON"), transaction.atomic():
+        RedisPublisher(facility="foobar", broadcast=True).publish_json_on_commit(object())
     with pytest.raises(TypeError, match="message"), transaction.atomic():
         RedisPublisher(facility="foobar", broadcast=True).publish_message_on_commit(1)
     recorder.close()

@@ -2,7 +2,6 @@ from django.contrib.auth.signals import user_logged_in
 from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
 from ws4redis.publisher import RedisPublisher
-from ws4redis.redis_store import RedisMessage
 
 from notifications.models import Notification
 
@@ -10,7 +9,7 @@ from notifications.models import Notification
 def show_badge(user):
     unread = user.notifications.filter(is_read=False).count()
     publisher = RedisPublisher(facility="notifications", users=[user])
-    publisher.publish_message_on_commit(RedisMessage.json({"unread": unread}))
+    publisher.publish_json_on_commit({"unread": unread})
 
 
 @receiver([post_save, post_delete], sender=Notification)
