@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use ws4redis::cli::{self, CommandError, ListenCommand, ListenTime, PublishCommand};
+use ws4redis::server::Parent;
 use ws4redis::settings::{self, Settings};
 use ws4redis::telemetry;
 
@@ -25,6 +26,10 @@ struct Arguments {
     /// One setting, for example --set server.listen=127.0.0.1:9000. May be repeated.
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Also stop when standard input is closed: a parent process that started the gateway with a pipe takes it along, even if
+    /// it is killed.
+    #[arg(long)]
+    end_with_stdin: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -124,7 +129,7 @@ fn run() -> Result<(), CommandError> {
             for warning in &warnings {
                 tracing::warn!("{warning}");
             }
-            cli::serve(settings)
+            cli::serve(settings, if flags.end_with_stdin { Parent::Watched } else { Parent::Unwatched })
         }
         Command::Check(Check { listen, seconds }) => {
             let listening = listen.then_some(ListenTime { seconds });

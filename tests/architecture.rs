@@ -188,6 +188,7 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "server",
         &[
+            "access",
             "admin",
             "broker",
             "embedded",

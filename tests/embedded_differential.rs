@@ -93,7 +93,7 @@ impl EmbeddedStore {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 tell.send(listener.local_addr().unwrap()).unwrap();
                 let stop = async { drop(stopped.await) };
-                serve(listener, limits, stop).await.unwrap();
+                serve(listener, limits, None, stop).await.unwrap();
             });
         });
         let address = address.recv_timeout(DEADLINE).unwrap();
@@ -601,7 +601,7 @@ async fn more_clients_than_allowed_are_refused_with_a_reason() {
 #[tokio::test]
 async fn other_addresses_than_loopback_are_refused() {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
-    let error = serve(listener, StoreLimits::default(), std::future::pending()).await.unwrap_err();
+    let error = serve(listener, StoreLimits::default(), None, std::future::pending()).await.unwrap_err();
     assert!(
         error
             .to_string()

@@ -39,7 +39,7 @@ impl StoreTask {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = TcpListener::from_std(listener).unwrap();
-                serve(listener, StoreLimits::default(), async { drop(stopped.await) }).await.unwrap();
+                serve(listener, StoreLimits::default(), None, async { drop(stopped.await) }).await.unwrap();
             });
         });
         (Self { stop, done }, address)

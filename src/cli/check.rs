@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{CommandError, block_on, inventory, layer_inventory, listen, requirements, unreachable_redis};
 use crate::redis::{ServerReport, Target, examine, probe_history};
-use crate::server::{self, Standby};
+use crate::server;
 use crate::settings::{Listen, Settings};
 use crate::visitors::probe;
 use crate::wire::{Audience, Facility};
@@ -82,11 +82,10 @@ fn report(
         let found = block_on(probe(callback, settings.session.reading.pattern.clone()));
         print(format!("callback: {} {}", callback.url, found.unwrap_or_else(|problem| problem)))?;
     }
-    if settings.redis.url.is_none()
-        && !is_listening
-        && block_on(server::probe_default_redis()) == Standby::Needed
-    {
-        print("redis: none on 127.0.0.1:6379; the embedded store will be started there. Set redis.url for a real one".to_owned())?;
+    if !is_listening && let Some(address) = block_on(server::address_without_redis(settings)) {
+        print(format!(
+            "redis: none on {address}; the embedded store will be started there. Set redis.url for a real one"
+        ))?;
         let findings = requirements::embedded(settings);
         findings.lines.into_iter().try_for_each(print)?;
         return Ok(findings.problems);

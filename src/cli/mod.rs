@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, LocalOptions};
 pub use self::check::{ListenTime, check};
 pub use self::yunity_client::{ListenCommand, listen};
 use crate::redis::{Target, TargetError, publish_once};
-use crate::server;
+use crate::server::{self, Parent};
 use crate::settings::{self, Settings};
 use crate::wire::{Audience, Channel, Facility, SessionKey};
 
@@ -104,14 +104,14 @@ pub struct PublishCommand {
     pub text: Option<String>,
 }
 
-/// Runs the gateway until a signal.
+/// Runs the gateway until a signal, or until a watched parent ends.
 ///
 /// # Errors
 ///
 /// When the Redis URL is unusable, or the server cannot start or fails.
-pub fn serve(settings: Settings) -> Result<(), CommandError> {
+pub fn serve(settings: Settings, parent: Parent) -> Result<(), CommandError> {
     let target = Target::new(&settings.redis)?;
-    server::run(settings, target).map_err(CommandError::Serving)
+    server::run(settings, target, parent).map_err(CommandError::Serving)
 }
 
 /// Prints a commented settings file for a new site.

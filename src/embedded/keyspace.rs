@@ -35,7 +35,7 @@ impl KeyValue {
     }
 
     /// Returns the memory that it uses.
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Stream(log) => log.bytes(),
@@ -86,12 +86,20 @@ pub(crate) struct Keyspace {
     by_expiry: BTreeSet<(i64, usize, Bytes)>,
     used_bytes: usize,
     limit_bytes: usize,
+    /// Number of changes of keys so far.
+    changes: u64,
 }
 
 impl Keyspace {
     /// Creates empty databases that use at most `limit_bytes` together.
     pub(crate) fn new(limit_bytes: usize) -> Self {
-        Self { databases: Default::default(), by_expiry: BTreeSet::new(), used_bytes: 0, limit_bytes }
+        Self {
+            databases: Default::default(),
+            by_expiry: BTreeSet::new(),
+            used_bytes: 0,
+            limit_bytes,
+            changes: 0,
+        }
     }
 
     /// Returns the entry, expired or not.
@@ -114,6 +122,7 @@ impl Keyspace {
             return Err(MemoryFull);
         }
         self.used_bytes = self.used_bytes - old_bytes + new_bytes;
+        self.changes += 1;
         // Copied, because a slice would keep the whole read buffer alive.
         let value = KeyValue::Text(Bytes::copy_from_slice(value));
         if old_bytes > 0 {
@@ -156,6 +165,7 @@ impl Keyspace {
 
     /// Changes when the key expires; `None` means never.
     pub(crate) fn set_expiry(&mut self, db: usize, key: &[u8], expires: Option<i64>) {
+        self.changes += 1;
         let database = &mut self.databases[db];
         let Some(entry) = database.index.get(key).and_then(|slot| database.entries.get_mut(*slot)) else {
             return;
@@ -187,6 +197,7 @@ impl Keyspace {
 
     /// Removes all keys of a database.
     pub(crate) fn clear(&mut self, db: usize) {
+        self.changes += 1;
         let database = std::mem::take(&mut self.databases[db]);
         for (_, entry) in database.entries {
             self.used_bytes -= entry.bytes();
@@ -232,6 +243,11 @@ impl Keyspace {
     /// Releases memory that `reserve` counted.
     pub(crate) fn release(&mut self, bytes: usize) {
         self.used_bytes = self.used_bytes.saturating_sub(bytes);
+    }
+
+    /// Returns the number of changes so far, to compare with a later one.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Returns the memory in use.

@@ -2,7 +2,7 @@
 //! keyspace events.
 //!
 //! It implements the commands that Django's sessions and caches, `RedisPublisher`, `redis-cli`, redis-py and fred use.
-//! Deliberately absent: persistence, eviction, other data types, passwords, and addresses other than loopback.
+//! Deliberately absent: persistence beyond a snapshot of the strings, eviction, other data types, passwords, and addresses other than loopback.
 
 mod client;
 mod clock;
@@ -21,6 +21,7 @@ mod reply;
 mod request;
 mod scripts;
 mod server;
+mod snapshot;
 mod store;
 
 pub use limits::{ServeError, StoreLimits};

@@ -1,6 +1,6 @@
 //! The listener: accepts clients up to the limit, and removes expired keys.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, path::PathBuf, rc::Rc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -11,20 +11,23 @@ use tokio::{
 use super::{
     connection::StoreConnection,
     limits::{ServeError, StoreLimits},
+    snapshot::SnapshotFile,
     store::MemoryStore,
 };
 
 /// How often expired keys are removed: an `expired` event is published at most this late, plus the time of the removal.
 const EXPIRY_PERIOD: Duration = Duration::from_millis(100);
+/// Time between a change and its snapshot: what a killed process loses.
+const SNAPSHOT_PERIOD: Duration = Duration::from_secs(5);
 /// Number of keys removed before other tasks get a turn.
 const EXPIRY_BATCH: usize = 1_000;
 /// Pause after a failed accept. The usual cause, no free file descriptor, would otherwise be retried in a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves a new, empty store on a listener until `stop` is ready, or until the future is dropped. Then all connections
-/// close and the data are lost.
+/// Serves a new store on a listener until `stop` is ready, or until the future is dropped. Then all connections close, and
+/// the data are lost, except for the strings in the snapshot file. The store begins with these.
 ///
-/// Waits for `stop`, for clients, and for the timer that removes expired keys. The future is not `Send`: run it with
+/// Waits for `stop`, for clients, and for the timers that remove expired keys and write the snapshot. The future is not `Send`: run it with
 /// `block_on` of a current-thread runtime that has I/O and time enabled.
 ///
 /// # Errors
@@ -32,14 +35,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(
     listener: TcpListener,
     limits: StoreLimits,
+    snapshot: Option<PathBuf>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let address = listener.local_addr().map_err(ServeError::Address)?;
     if !address.ip().to_canonical().is_loopback() {
         return Err(ServeError::NotLoopback(address));
     }
-    tracing::info!(%address, limit_bytes = limits.max_memory_bytes, "embedded store started; its data are lost when this process ends");
-    let store = Rc::new(RefCell::new(MemoryStore::new(limits)));
+    tracing::info!(%address, limit_bytes = limits.max_memory_bytes, "embedded store started");
+    let mut store = MemoryStore::new(limits);
+    let mut snapshot = snapshot.map(SnapshotFile::new);
+    if let Some(file) = &mut snapshot {
+        let now = store.clock.now_ms();
+        file.load(&mut store.keyspace, now);
+    }
+    let store = Rc::new(RefCell::new(store));
     let local = LocalSet::new();
     local
         .run_until(async {
@@ -47,9 +57,13 @@ pub async fn serve(
                 () = stop => {}
                 () = accept(&listener, &store) => {}
                 () = expire(&store) => {}
+                () = save_changes(snapshot.as_mut(), &store) => {}
             }
         })
         .await;
+    if let Some(file) = &mut snapshot {
+        file.save(&store.borrow().keyspace);
+    }
     tracing::info!("embedded store stopped");
     Ok(())
 }
@@ -86,6 +100,15 @@ fn admit(stream: TcpStream, store: &Rc<RefCell<MemoryStore>>) {
                 tracing::debug!(%error, "connection to the embedded store failed");
             }
         });
+    }
+}
+
+/// Writes the snapshot while the store runs. It is small, and a store for development may pause for it.
+async fn save_changes(snapshot: Option<&mut SnapshotFile>, store: &Rc<RefCell<MemoryStore>>) {
+    let Some(file) = snapshot else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(SNAPSHOT_PERIOD).await;
+        file.save(&store.borrow().keyspace);
     }
 }
 

@@ -34,7 +34,7 @@ impl ConnectionLimit {
     pub fn raise(settings: &Settings, with_embedded: bool) -> Self {
         let files =
             rlimit::increase_nofile_limit(u64::MAX).ok().and_then(|files| usize::try_from(files).ok());
-        let embedded = if with_embedded { settings.embedded.max_clients } else { 0 };
+        let embedded = if with_embedded { settings.embedded.limits.max_clients } else { 0 };
         let callback = settings.callback.as_ref().map_or(0, |callback| callback.max_calls);
         let admin = settings.admin.iter().chain(&settings.socket_io.yunity.admin);
         let admin: usize = admin.map(|admin| ADMIN_FILES + admin.max_connections).sum();

@@ -30,10 +30,11 @@ use tracing::{info, warn};
 
 use self::announcement::announce;
 use self::connection_limit::ConnectionLimit;
-pub use self::embedded_store::{Standby, probe_default_redis};
-use self::embedded_store::{require_real_redis, start_embedded};
+pub use self::embedded_store::address_without_redis;
+use self::embedded_store::start_embedded;
 use self::groups::start_groups;
 use self::listeners::{Listeners, SocketFile};
+pub use self::signals::Parent;
 use self::signals::Signals;
 use crate::admin::{self, RouteSet};
 use crate::broker::{Broker, BrokerEvent, Call, DirectiveRouter, SubscriptionEvent};
@@ -76,13 +77,13 @@ impl Drop for ThreadEnd {
 /// The broker's ends of its links to the shards.
 type BrokerChannels<E> = (Vec<mpsc::Sender<E>>, mpsc::Receiver<Call>);
 
-/// Serves until a signal, then drains.
+/// Serves until a signal, or until a watched parent closes standard input, then drains.
 ///
 /// # Errors
 ///
 /// When the address cannot be bound, or a thread cannot be started or ends early.
-pub fn run(settings: Settings, target: Target) -> anyhow::Result<()> {
-    runtime()?.block_on(serve(Arc::new(settings), target))
+pub fn run(settings: Settings, target: Target, parent: Parent) -> anyhow::Result<()> {
+    runtime()?.block_on(serve(Arc::new(settings), target, parent))
 }
 
 fn runtime() -> anyhow::Result<LocalRuntime> {
@@ -92,13 +93,14 @@ fn runtime() -> anyhow::Result<LocalRuntime> {
         .context("cannot start a runtime")
 }
 
-async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
-    let with_embedded = settings.redis.url.is_none() && probe_default_redis().await == Standby::Needed;
-    if with_embedded {
-        require_real_redis(settings.events.destination.as_ref())?;
-        start_embedded(&settings)?;
-    }
-    let mut signals = Signals::new().context("cannot install signal handlers")?;
+async fn serve(settings: Arc<Settings>, target: Target, parent: Parent) -> anyhow::Result<()> {
+    let embedded_address = address_without_redis(&settings).await;
+    // Dropped at the end, when nothing is written any more.
+    let _embedded = match &embedded_address {
+        Some(address) => start_embedded(&settings, address)?,
+        None => None,
+    };
+    let mut signals = Signals::new(parent).context("cannot install signal handlers")?;
     let stop = CancellationToken::new();
     let mut listeners = Listeners::open(&settings.server.listen).await?;
     listeners.tune(settings.server.send_buffer_bytes)?;
@@ -115,7 +117,7 @@ async fn serve(settings: Arc<Settings>, target: Target) -> anyhow::Result<()> {
     };
     let (ended, mut ends) = mpsc::channel::<()>(shards);
     let (engine_calls, mut engine_inboxes) = engine_channels(shards);
-    let limit = ConnectionLimit::raise(&settings, with_embedded);
+    let limit = ConnectionLimit::raise(&settings, embedded_address.is_some());
     let process = process_state(&settings, target, session_target, limit.served, engine_calls)?;
     let counters = process.counters.clone();
     let _giving_back = AbortOnDropHandle::new(tokio::task::spawn_local(memory::release_after_peaks(

@@ -3,12 +3,24 @@
 //! SIGTERM, SIGINT and SIGQUIT stop the server, and so does SIGHUP when its terminal is closed. SIGUSR1 and SIGUSR2, which
 //! make other servers reopen logs or reload, are handled because their default action would end the process and show the
 //! clients 1006. All other signals keep their default action; Rust ignores SIGPIPE.
+//!
+//! The end of standard input stops the server as well, if its parent is watched.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing::info;
+
+/// Whether the server ends with the process that started it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parent {
+    /// Standard input is a pipe from the parent: its end, even by a kill of the parent, stops the server.
+    Watched,
+    /// Standard input is not read.
+    Unwatched,
+}
 
 /// The handlers of all signals, from their creation on.
 pub struct Signals {
@@ -20,6 +32,8 @@ pub struct Signals {
     /// `None` if the process was started with SIGHUP ignored, as by nohup.
     hup: Option<Signal>,
     terminal: bool,
+    /// Ends with standard input; `None` if the parent is not watched, or has ended.
+    parent: Option<oneshot::Receiver<()>>,
 }
 
 /// Which signals stop the server.
@@ -37,7 +51,7 @@ impl Signals {
     /// # Errors
     ///
     /// When a handler cannot be installed.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(parent: Parent) -> io::Result<Self> {
         let take = |kind| signal(kind);
         Ok(Self {
             term: take(SignalKind::terminate())?,
@@ -48,12 +62,26 @@ impl Signals {
             hup: if ignores_hangup() { None } else { Some(take(SignalKind::hangup())?) },
             // It can be opened only if the process has a controlling terminal, even with redirected input and output.
             terminal: File::open("/dev/tty").is_ok(),
+            parent: match parent {
+                Parent::Watched => Some(end_of_stdin()?),
+                Parent::Unwatched => None,
+            },
         })
     }
 
-    /// Waits for a signal that stops the server.
+    /// Waits for a signal that stops the server, or for the end of its parent.
     pub async fn stop(&mut self) {
-        self.wait(Stops::WithHangup).await;
+        let parent = self.parent.take();
+        let parent_end = async {
+            match parent {
+                Some(end) => drop(end.await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.wait(Stops::WithHangup) => {}
+            () = parent_end => info!("standard input was closed"),
+        }
     }
 
     /// Waits for a second signal, which ends a draining server at once. SIGHUP does not count: when a terminal is closed,
@@ -84,6 +112,24 @@ impl Signals {
             }
         }
     }
+}
+
+/// Reads standard input on a thread of its own, since nothing else can wait for a file; the receiver is ready at its end.
+fn end_of_stdin() -> io::Result<oneshot::Receiver<()>> {
+    let (sender, receiver) = oneshot::channel::<()>();
+    let read = move || {
+        let mut ignored = [0; 512];
+        loop {
+            match io::stdin().read(&mut ignored) {
+                Ok(0) => break,
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => break,
+                _ => {}
+            }
+        }
+        drop(sender);
+    };
+    std::thread::Builder::new().name("stdin".to_owned()).spawn(read)?;
+    Ok(receiver)
 }
 
 /// Returns whether the process was started with SIGHUP ignored, which must stay so. There is no safe system call for

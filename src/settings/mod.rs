@@ -57,7 +57,8 @@ pub use namespace_pattern::NamespacePattern;
 pub use presence::PresenceRule;
 pub use redis_url::{Address, RedisUrl, Servers};
 pub use sections::{
-    Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, SessionSettings, TlsSettings,
+    EmbeddedSettings, EmbeddedStart, Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings,
+    SessionSettings, TlsSettings,
 };
 pub use socket_io::{EmitterSettings, ListArgument, RedisManagerSettings, RoomTemplate, SocketIoSettings};
 
@@ -122,8 +123,8 @@ pub struct Settings {
     pub events: EventsSettings,
     /// Groups of Django Channels.
     pub channels: ChannelsSettings,
-    /// Limits of the embedded store.
-    pub embedded: crate::embedded::StoreLimits,
+    /// The embedded store.
+    pub embedded: EmbeddedSettings,
 }
 
 /// Returns the given path, or `settings.toml` if the working directory contains one.
@@ -287,7 +288,7 @@ impl Settings {
             socket_io,
             events,
             channels,
-            embedded: raw.embedded.check(),
+            embedded: raw.embedded.check()?,
         })
     }
 }

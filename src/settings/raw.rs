@@ -15,7 +15,10 @@ use super::fields::{invalid, list, require, seconds};
 use super::history::RawHistoryRule;
 use super::presence::RawPresenceRule;
 use super::redis_url::RedisUrl;
-use super::sections::{Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings, TlsSettings};
+use super::sections::{
+    EmbeddedSettings, EmbeddedStart, Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings,
+    TlsSettings,
+};
 use super::socket_io::RawSocketIo;
 use super::visitors::{RawRule, RawSession};
 use crate::access::Proxies;
@@ -138,8 +141,9 @@ pub(super) struct RawDemo {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::struct_field_names, reason = "the keys are called so")]
 pub(super) struct RawEmbedded {
+    enabled: String,
+    snapshot_file: String,
     max_memory_bytes: usize,
     max_clients: usize,
     max_output_bytes: usize,
@@ -239,9 +243,18 @@ impl RawPing {
 }
 
 impl RawEmbedded {
-    pub(super) fn check(self) -> StoreLimits {
-        let Self { max_memory_bytes, max_clients, max_output_bytes } = self;
-        StoreLimits { max_memory_bytes, max_clients, max_output_bytes, ..StoreLimits::default() }
+    pub(super) fn check(self) -> Result<EmbeddedSettings, SettingsError> {
+        let Self { max_memory_bytes, max_clients, max_output_bytes, .. } = self;
+        let starts = match self.enabled.as_str() {
+            "auto" => EmbeddedStart::WithoutUrl,
+            "on" => EmbeddedStart::AlsoAtUrl,
+            "off" => EmbeddedStart::Never,
+            _ => return Err(invalid("embedded.enabled", "expected auto, on or off")),
+        };
+        let limits =
+            StoreLimits { max_memory_bytes, max_clients, max_output_bytes, ..StoreLimits::default() };
+        let snapshot = Some(PathBuf::from(self.snapshot_file)).filter(|path| !path.as_os_str().is_empty());
+        Ok(EmbeddedSettings { starts, limits, snapshot })
     }
 }
 

@@ -8,6 +8,7 @@ use super::client_heartbeats::ClientHeartbeat;
 use super::redis_url::RedisUrl;
 use crate::access::Proxies;
 use crate::access::session::Reading;
+use crate::embedded::StoreLimits;
 
 /// Settings of `[server]`.
 #[derive(Debug, Clone)]
@@ -64,6 +65,28 @@ pub struct RedisSettings {
     pub receiver_messages: usize,
     /// Capacity of the receive buffer, in bytes.
     pub max_pending_bytes: usize,
+}
+
+/// Settings of `[embedded]`.
+#[derive(Debug, Clone)]
+pub struct EmbeddedSettings {
+    /// When the store starts.
+    pub starts: EmbeddedStart,
+    /// The limits of the store.
+    pub limits: StoreLimits,
+    /// The file that keeps its strings over a restart.
+    pub snapshot: Option<PathBuf>,
+}
+
+/// When the embedded store starts, if nothing listens at its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmbeddedStart {
+    /// Without a Redis URL, at 127.0.0.1:6379.
+    WithoutUrl,
+    /// Also at the address of the Redis URL, if that is a port of this machine.
+    AlsoAtUrl,
+    /// Never.
+    Never,
 }
 
 /// TLS to Redis.

@@ -15,6 +15,7 @@ mod channels_live;
 mod check;
 mod commands;
 mod delivery;
+mod development;
 mod echo;
 mod emitter;
 mod events;
