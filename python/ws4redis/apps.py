@@ -23,7 +23,8 @@ class WS4RedisConfig(AppConfig):
                 "django-websocket-redis was installed over this package, and has replaced its files. "
                 "pip uninstall django-websocket-redis, then pip install --force-reinstall --no-deps this package."
             )
-        from ws4redis import checks, receivers
+        from ws4redis import checks, gateway_checks, receivers
 
         checks.register()
+        gateway_checks.register()
         receivers.connect()

@@ -12,8 +12,10 @@ from django.conf import settings
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 
+from ws4redis.redis_urls import redis_url
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from django.contrib.sessions.backends.base import SessionBase
 
@@ -93,13 +95,21 @@ def _describe_cache(name: str) -> SessionEngine:
         template = str(caches[alias].make_key(f"{store.cache_key_prefix}{{key}}"))
     except (ImportError, ImproperlyConfigured) as error:
         return SessionEngine(name, obstacle=f"the cache {alias!r} cannot be loaded: {error}")
-    return SessionEngine(name, template, url=_first_location(configuration.get("LOCATION")))
+    return SessionEngine(name, template, url=_url_of_cache(configuration))
 
 
-def _first_location(location: str | Iterable[object] | None) -> str | None:
+def _url_of_cache(configuration: Mapping[str, Any]) -> str | None:
+    location: str | Iterable[object] | None = configuration.get("LOCATION")
     # Of several servers, the first is the primary.
     several = re.split("[;,]", location) if isinstance(location, str) else list(location or ())
-    return str(several[0]).strip() if several else None
+    if not several:
+        return None
+    options = dict(configuration.get("OPTIONS") or {})
+    # django-redis has names of its own, the other caches those of redis-py.
+    arguments = {**options, **options.get("CONNECTION_POOL_KWARGS", {})}
+    for name in ("username", "password"):
+        arguments.setdefault(name, options.get(name.upper()))
+    return redis_url({**arguments, "url": str(several[0]).strip()})[0]
 
 
 def _is_redis_cache(backend: str) -> bool:

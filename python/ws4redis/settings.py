@@ -38,6 +38,11 @@ DEFAULTS: dict[str, Any] = {
     "WS4REDIS_IDENTITY_NAMESPACE": None,
     # Seconds that the key of a user lives after its last change. None: twice SESSION_COOKIE_AGE.
     "WS4REDIS_IDENTITY_SECONDS": None,
+    # Settings of the gateway that no setting of Django has, such as {"anonymous_publish": False}; for `runserver`,
+    # `ws4redis` and `ws4redis_settings`.
+    "WS4REDIS_GATEWAY": {},
+    # Path of the gateway's binary. None: next to Python, or on PATH.
+    "WS4REDIS_BINARY": None,
     # Secret of the gateway's requests to the callback view: a string, or several during a rotation.
     "WS4REDIS_CALLBACK_SECRET": None,
     # Seconds for which an answer of the callback view is valid.

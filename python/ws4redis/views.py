@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from django.contrib.sessions.backends.base import SessionBase
 
 SECRET_HEADER = "X-WS4Redis-Secret"
+# Further secrets of this process: `runserver` adds that of its gateway.
+run_secrets: list[str] = []
 
 
 @method_decorator(never_cache, name="dispatch")
@@ -165,10 +167,11 @@ def detach_session(request: HttpRequest) -> None:
 
 
 def has_secret(request: HttpRequest) -> bool:
-    """Return True if the request has one of the secrets of `WS4REDIS_CALLBACK_SECRET`."""
+    """Return True if the request has one of the secrets of `WS4REDIS_CALLBACK_SECRET`, or that of `runserver`."""
     setting: str | Iterable[str] | None = settings.WS4REDIS_CALLBACK_SECRET
     given = request.headers.get(SECRET_HEADER, "")
     secrets = [setting] if isinstance(setting, str) else list(setting or ())
+    secrets += run_secrets
     # A list: all are compared, so that the time does not depend on which one matches.
     matches = [constant_time_compare(given, secret) for secret in secrets if secret]
     return any(matches)

@@ -1,0 +1,240 @@
+"""The gateway's settings as derived from Django's, and the file that `ws4redis_settings` prints."""
+
+import os
+import stat
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+
+from ws4redis import binary, gateway_settings
+from ws4redis.redis_urls import is_same_database, redis_url
+
+tomllib = pytest.importorskip("tomllib")
+
+REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
+DJANGO_REDIS = "django_redis.cache.RedisCache"
+# All of them are secrets, and none may be printed unasked.
+SECRETS = {
+    "SECRET_KEY": "the-secret-key",
+    "SECRET_KEY_FALLBACKS": ["an-old-secret-key"],
+    "SESSION_ENGINE": "redis_sessions.session",
+    "SESSION_REDIS": {"host": "sessions", "password": "the-session-password"},
+    "WS4REDIS_CONNECTION": {"host": "localhost", "password": "the-password"},
+    "WS4REDIS_CALLBACK_SECRET": "the-callback-secret",
+    "WS4REDIS_GATEWAY": {
+        "auth": {"callback_url": "http://127.0.0.1:8001/x/"},
+        "admin.token": "the-admin-token",
+    },
+}
+WORDS = [
+    "the-secret-key",
+    "an-old-secret-key",
+    "the-session-password",
+    "the-password",
+    "the-callback-secret",
+    "the-admin-token",
+]
+
+
+def derived(**settings):
+    """Returns the derived values with these settings."""
+    with override_settings(**settings):
+        return {name: setting.value for name, setting in gateway_settings.derive().values.items()}
+
+
+def printed(capsys, *options, **settings):
+    with override_settings(**settings):
+        call_command("ws4redis_settings", *options)
+    return capsys.readouterr().out
+
+
+def test_every_setting_of_django_that_the_gateway_needs_is_derived():
+    values = derived(
+        WEBSOCKET_URL="/sockets/",
+        WS4REDIS_PREFIX="demo",
+        WS4REDIS_HEARTBEAT=None,
+        WS4REDIS_EXPIRE=None,
+        WS4REDIS_CONNECTION={"host": "h", "port": 6380, "db": 2},
+        WS4REDIS_HISTORY=["chat-*"],
+        SESSION_COOKIE_NAME="sid",
+        CACHES={
+            "default": {
+                "BACKEND": REDIS_CACHE,
+                "LOCATION": "redis://h:6380/2",
+                "KEY_PREFIX": "my",
+                "VERSION": 3,
+            }
+        },
+        ALLOWED_HOSTS=["example.com", ".example.org"],
+        CSRF_TRUSTED_ORIGINS=["https://*.example.com"],
+        WS4REDIS_EVENTS="list:events",
+    )
+    assert values == {
+        "websocket_url": "/sockets/",
+        "prefix": "demo",
+        "heartbeat": "",
+        "expire": 0,
+        "redis.url": "redis://h:6380/2",
+        "history": [{"facility": ["chat-*"], "messages": 100, "seconds": 3600}],
+        "session.cookie": "sid",
+        "session.keys": ["cache my:3:django.contrib.sessions.cache{key}"],
+        "origin.allowed_hosts": ["example.com", ".example.org"],
+        "origin.allowed": ["https://*.example.com"],
+        "events.to": "list:events",
+    }
+
+
+def test_a_star_in_allowed_hosts_admits_no_foreign_pages():
+    assert "origin.allowed_hosts" not in derived(ALLOWED_HOSTS=["*"])
+    assert "origin.allowed_hosts" not in derived(ALLOWED_HOSTS=["example.com", "*"])
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "url"),
+    [
+        (REDIS_CACHE, {}, "redis://s/1"),
+        (REDIS_CACHE, {"password": "a/b", "username": "u"}, "redis://u:a%2Fb@s/1"),
+        (REDIS_CACHE, {"db": 5}, "redis://s/1"),
+        (DJANGO_REDIS, {"PASSWORD": "p"}, "redis://:p@s/1"),
+        (DJANGO_REDIS, {"CONNECTION_POOL_KWARGS": {"password": "p"}}, "redis://:p@s/1"),
+    ],
+)
+def test_options_of_the_cache_belong_to_the_url_of_the_sessions(backend, options, url):
+    caches = {"default": {"BACKEND": backend, "LOCATION": "redis://s/1", "OPTIONS": options}}
+    assert derived(CACHES=caches)["session.redis_url"] == url
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url", "tls"),
+    [
+        ({}, "redis://localhost:6379/0", {}),
+        ({"host": "::1"}, "redis://[::1]:6379/0", {}),
+        ({"unix_socket_path": "/run/r.sock", "db": 1}, "unix:///run/r.sock?db=1", {}),
+        ({"unix_socket_path": "/r", "password": "p"}, "unix://:p@/r", {}),
+        ({"url": "redis://h", "db": 3}, "redis://h/3", {}),
+        ({"url": "redis://h/2", "db": 3}, "redis://h/2", {}),
+        (
+            {"url": "rediss://h?ssl_cert_reqs=none&db=1"},
+            "rediss://h?db=1",
+            {"redis.verify_certificate": False},
+        ),
+        ({"host": "h", "ssl": True, "ssl_ca_certs": "/ca"}, "rediss://h:6379/0", {"redis.ca_file": "/ca"}),
+        ({"url": "redis://h?health_check_interval=3"}, "redis://h", {}),
+        (
+            {"url": "redis-sentinel://a:1/0?sentinelServiceName=m&node=b:2&node=c:3"},
+            "redis-sentinel://a:1/0?sentinelServiceName=m&node=b%3A2&node=c%3A3",
+            {},
+        ),
+    ],
+)
+def test_arguments_of_redis_py_become_a_url_of_the_gateway(arguments, url, tls):
+    assert redis_url(arguments) == (url, tls)
+
+
+def test_one_database_has_several_names():
+    assert is_same_database("redis://localhost:6379/0", "redis://:p@127.0.0.1")
+    assert not is_same_database("redis://localhost/0", "redis://localhost/1")
+    assert not is_same_database("redis://localhost", "redis://h")
+
+
+def test_settings_of_the_site_for_the_gateway_win_and_may_be_nested():
+    values = derived(
+        WS4REDIS_GATEWAY={
+            "anonymous_publish": False,
+            "session": {"cookie": "other"},
+            "socketio.redis_manager": {"channels": ["a"]},
+        }
+    )
+    assert values["anonymous_publish"] is False
+    assert values["session.cookie"] == "other"
+    assert values["socketio.redis_manager.channels"] == ["a"]
+    with pytest.raises(ValueError, match="must be a dict"):
+        derived(WS4REDIS_GATEWAY=["a"])
+
+
+def test_a_channel_layer_is_derived_for_sites_that_turn_it_on():
+    layers = {
+        "default": {
+            "BACKEND": "channels_redis.core.RedisChannelLayer",
+            "CONFIG": {"hosts": [("h", 1), {"address": "redis://i", "db": 2}], "prefix": "p"},
+        }
+    }
+    assert "channels.layer" not in derived(CHANNEL_LAYERS=layers)
+    values = derived(CHANNEL_LAYERS=layers, WS4REDIS_GATEWAY={"channels": {"enabled": True}})
+    assert values["channels.layer"] == "core"
+    assert values["channels.prefix"] == "p"
+    assert values["channels.hosts"] == ["redis://h:1/0", "redis://i/2"]
+
+
+def test_the_printed_file_is_toml_with_the_source_of_each_value(capsys):
+    rules = [
+        {"facility": ["news"], "anonymous": ["subscribe-broadcast"], "groups": {"red team": ["publish-*"]}}
+    ]
+    text = printed(
+        capsys, WS4REDIS_PREFIX='quo"te\\', WS4REDIS_HISTORY=["a"], WS4REDIS_GATEWAY={"access": rules}
+    )
+    found = tomllib.loads(text)
+    assert found["prefix"] == 'quo"te\\'
+    assert found["session"]["cookie"] == "sessionid"
+    assert found["access"] == rules
+    assert found["history"] == [{"facility": ["a"], "messages": 100, "seconds": 3600}]
+    assert "# SESSION_COOKIE_NAME" in text
+
+
+def test_secrets_are_printed_only_if_asked_for(capsys):
+    text = printed(capsys, **SECRETS)
+    tomllib.loads(text)
+    assert [word for word in WORDS if word in text] == []
+    assert 'secret_key_file = "/etc/ws4redis/secret_key"' in text
+    assert "WS4REDIS_REDIS__URL. It is redis://***@localhost:6379/0" in text
+    found = tomllib.loads(printed(capsys, "--secrets", **SECRETS))
+    assert found["session"]["secret_key_fallbacks"] == ["an-old-secret-key"]
+    assert found["session"]["redis_url"] == "redis://:the-session-password@sessions:6379/0"
+    assert found["auth"]["callback_secret"] == "the-callback-secret"
+
+
+def test_a_written_file_has_the_secrets_and_only_its_owner_reads_it(capsys, tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text("old")
+    path.chmod(0o644)
+    output = printed(capsys, "--output", str(path), **SECRETS)
+    assert [word for word in WORDS if word in output] == []
+    assert [word for word in WORDS if word not in path.read_text()] == []
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(CommandError, match="cannot be written"):
+        printed(capsys, "--output", "/nonexistent/settings.toml")
+
+
+def test_a_note_says_how_users_are_identified_where_sessions_are_not_in_redis(capsys):
+    db = {"SESSION_ENGINE": "django.contrib.sessions.backends.db"}
+    text = printed(capsys, **db)
+    assert "auth.callback_url" in text
+    assert "keys" not in tomllib.loads(text)["session"]
+    url = {"auth": {"callback_url": "http://127.0.0.1:1/"}}
+    assert "cannot identify" not in printed(capsys, **db, WS4REDIS_GATEWAY=url)
+
+
+def test_the_binary_is_the_chosen_one_or_next_to_python_or_on_path(monkeypatch, tmp_path):
+    for folder in ("chosen", "python", "path"):
+        (tmp_path / folder).mkdir()
+        program = tmp_path / folder / "ws4redis"
+        program.write_text("#!/bin/sh\necho ws4redis 9.9\n")
+        program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python" / "python3"))
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'path'}:{os.environ['PATH']}")
+    with override_settings(WS4REDIS_BINARY=tmp_path / "chosen" / "ws4redis"):
+        assert binary.find() == tmp_path / "chosen" / "ws4redis"
+    assert binary.find() == tmp_path / "python" / "ws4redis"
+    assert binary.version_of(binary.find()) == "9.9"
+    (tmp_path / "python" / "ws4redis").unlink()
+    assert binary.find() == tmp_path / "path" / "ws4redis"
+    with (
+        override_settings(WS4REDIS_BINARY=tmp_path),
+        pytest.raises(binary.BinaryNotFound, match="no program"),
+    ):
+        binary.find()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(binary.BinaryNotFound, match="Install a wheel"):
+        binary.find()
