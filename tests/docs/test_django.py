@@ -40,39 +40,6 @@ def receives(gateway, store, session, channel="user:john", **options):
     return receivers == 1
 
 
-@shows(DJANGO, NEW_SITE, 2, 3, 4, 5)
-@shows(DJANGO, "Messages to one user")
-@pytest.mark.xdist_group("pages")
-def test_a_new_site(blocks, project, gateway, store, visit):
-    settings, template, urls, everybody, user = blocks
-    project.settings(settings.code)
-    project.urls(urls.code)
-
-    def hello(host):
-        project.template("hello.html", template.filled({"localhost:8000": host}))
-        ((status, text),) = project.get(("/hello/", None, {}))
-        assert status == 200, text
-        return text
-
-    assert "no issues" in project.command("python manage.py check")
-    here = gateway()
-    visitor = visit(here, hello, [("sessionid", project.session())])
-
-    def shown():
-        return visitor.run("return document.body.textContent.trim()")
-
-    until(lambda: store.client.pubsub_numsub("user:john:foobar"), [(b"user:john:foobar", 1)], "the page")
-    project.shell(everybody.code)
-    until(shown, "Hello", "the message to everybody")
-    project.shell(
-        "from django.contrib.auth.models import User\nfrom django.test import RequestFactory\n"
-        "request = RequestFactory().get('/')\nrequest.user = User.objects.get(username='john')\n" + user.code
-    )
-    until(shown, 'Hello{"unread":3}', "the message to John")
-    # An error makes the command fail.
-    assert "ERROR" not in project.command("python manage.py ws4redis_doctor --wait 1")
-
-
 @shows("python/README.md", "ws4redis for Django", 1)
 def test_the_publisher(blocks, project, gateway, store):
     ours(project)
