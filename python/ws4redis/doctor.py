@@ -13,7 +13,7 @@ import redis
 from django.conf import settings as django_settings
 from django.core import checks
 
-from ws4redis import channels, connection, history, identity, session_engine, settings, testing
+from ws4redis import channels, connection, handshake, history, identity, session_engine, settings, testing
 from ws4redis.redis_store import RedisStore
 
 if TYPE_CHECKING:
@@ -46,26 +46,35 @@ class Finding:
 class Doctor:
     """One examination of the settings, Redis and the running gateways."""
 
-    def __init__(self, wait_seconds: float = 2.0) -> None:
+    def __init__(self, wait_seconds: float = 2.0, site: str | None = None) -> None:
         """Prepare an examination; it sends nothing yet.
 
         Args:
             wait_seconds: Time that gateways have to answer, in seconds.
+            site: Address of the site as in a browser, where a handshake is attempted. None: nowhere.
         """
         self.wait_seconds = wait_seconds
+        self.site = site
+        self.errors = 0
         self.nonce = secrets.token_hex(16)
         self.engine = session_engine.describe()
 
     def examine(self) -> Iterator[Finding]:
         """Yield the findings in their order. An unreachable Redis is a finding, not an exception."""
+        for finding in self._examine():
+            # Nothing is said to match while something is known not to.
+            self.errors += finding.level == ERROR
+            yield finding
+
+    def _examine(self) -> Iterator[Finding]:
         yield from self._system_checks()
         if testing.is_muted():
             yield Finding(WARNING, "this is a test run; Redis and the gateways are not queried")
             return
         try:
             client = connection.client()
-            version = client.info("server").get("redis_version", "of unknown version")
-            yield Finding(OK, f"Redis {version} answers")
+            about: Any = client.info("server")
+            yield _server(about)
         except redis.exceptions.NoPermissionError:
             yield Finding(OK, "Redis answers")
         except (redis.RedisError, TypeError, ValueError) as error:
@@ -130,12 +139,27 @@ class Doctor:
                     identity.control_channel(), json.dumps(query, separators=(",", ":"))
                 )
                 answers = list(self._answers(pubsub, listeners)) if listeners else []
+                yield from self._handshake(session)
             finally:
                 if session is not None:
                     session.delete()
         yield from self._report_listeners(client, listeners, len(answers))
         for answer in answers:
             yield from self._compare(answer)
+
+    def _handshake(self, session: SessionBase | None) -> Iterator[Finding]:
+        if self.site is None:
+            yield Finding(OK, "no handshake was tested; --site https://www.example.com tests one")
+            return
+        key = str(session.session_key) if session is not None else None
+        result = handshake.attempt(self.site, key)
+        cookie = "with a session" if key is not None else "without a session"
+        if result.problem is None:
+            yield Finding(OK, f"a page of {self.site} opens {result.url}, {cookie}")
+        else:
+            yield Finding(
+                ERROR, f"a page of {self.site} cannot open {result.url}, {cookie}: {result.problem}"
+            )
 
     def _store_test_session(self) -> tuple[SessionBase | None, list[Finding]]:
         """Store a session as Django does, and look it up in Redis as the gateway does."""
@@ -252,8 +276,12 @@ class Doctor:
         if off:
             yield Finding(OK, f"{gateway}: off there: {', '.join(off)}")
         if matches:
-            text = "all settings match" if not off else "the settings of what is on match"
-            yield Finding(OK, f"{gateway}: {text}")
+            yield Finding(OK, f"{gateway}: {self._praise(bool(off))}")
+
+    def _praise(self, has_features_off: bool) -> str:
+        if self.errors:
+            return "what it answers matches Django's settings; the errors above remain"
+        return "the settings of what is on match" if has_features_off else "all settings match"
 
     def _callback_proofs(self) -> list[str]:
         setting: str | Iterable[str] = settings.WS4REDIS_CALLBACK_SECRET or ()
@@ -262,6 +290,18 @@ class Doctor:
             hmac.new(secret.encode(), message, "sha256").hexdigest()
             for secret in ([setting] if isinstance(setting, str) else setting)
         ]
+
+
+def _server(about: dict[str, Any]) -> Finding:
+    version = about.get("redis_version", "of unknown version")
+    embedded = about.get("embedded_store")
+    if embedded is None:
+        return Finding(OK, f"Redis {version} answers")
+    return Finding(
+        WARNING,
+        f"the embedded store of a gateway answers ({embedded}), no Redis; sessions and messages are lost when that "
+        "gateway ends. Start Redis before it, and set redis.url",
+    )
 
 
 def _compare_features(answer: dict[str, Any]) -> Iterator[Finding]:

@@ -1,11 +1,16 @@
 """`manage.py ws4redis_doctor`, with gateways that reply correctly, wrongly, or not at all."""
 
+import base64
+import hashlib
 import hmac
 import json
+import re
+import socket
 import threading
 from io import StringIO
 
 import pytest
+import redis
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 from stores import DEADLINE_SECONDS
@@ -45,11 +50,11 @@ def gateway(store):
         thread.join()
 
 
-def report(wait=0.5):
+def report(wait=0.5, site=None):
     """Runs the doctor; returns its output, and whether it found an error."""
     out = StringIO()
     try:
-        call_command("ws4redis_doctor", wait=wait, stdout=out, no_color=True)
+        call_command("ws4redis_doctor", wait=wait, site=site, stdout=out, no_color=True)
     except CommandError:
         return out.getvalue(), True
     return out.getvalue(), False
@@ -185,6 +190,108 @@ def test_the_secret_is_compared_without_being_sent(store, gateway):
     with override_settings(WS4REDIS_CALLBACK_SECRET=["a new one, just as long", SECRET]):
         text, failed = report()
     assert "all settings match" in text
+    assert not failed
+
+
+# ---- The handshake ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site():
+    """Returns `start(answer)`: starts a server that answers a request with `answer(head)`; returns address and heads."""
+    servers = []
+
+    def start(answer):
+        listener = socket.create_server(("127.0.0.1", 0))
+        heads = []
+
+        def serve():
+            connection, _ = listener.accept()
+            with connection:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += connection.recv(4096)
+                heads.append(head.decode())
+                connection.sendall(answer(head.decode()).encode())
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        servers.append((listener, thread))
+        return f"127.0.0.1:{listener.getsockname()[1]}", heads
+
+    yield start
+    for listener, thread in servers:
+        thread.join(DEADLINE_SECONDS)
+        listener.close()
+
+
+def accepted(head):
+    key = re.search(r"Sec-WebSocket-Key: (\S+)", head)[1]
+    digest = base64.b64encode(hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest())
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {digest.decode()}\r\n\r\n"
+    )
+
+
+def refusal(status, text):
+    return lambda head: f"HTTP/1.1 {status}\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n{text}"
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_handshake_has_the_origin_and_a_session_of_the_site(store, gateway, site, scheme):
+    gateway(answer=sound(store))
+    address, heads = site(accepted)
+    text, failed = report(site=f"{scheme}{address}")
+    assert f"opens ws://{address}/ws/ws4redis-doctor?subscribe-broadcast, with a session" in text
+    assert "all settings match" in text
+    assert not failed
+    assert f"\r\nOrigin: http://{address}\r\n" in heads[0]
+    assert re.search(r"\r\nCookie: sessionid=[a-z0-9]{32}\r\n", heads[0])
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (
+            refusal("403 Forbidden", "the host is a and\nthe origin b\x1b[1m"),
+            "the answer is 403: the host is a and the origin b[1m",
+        ),
+        (refusal("404 Not Found", "<html>"), "the answer is 404: Django or another server answers there"),
+        (refusal("200 OK", "<html>"), "the answer is 200: Django or another server answers there"),
+        (refusal("503 Service Unavailable", ""), "the answer is 503: the answer has no text"),
+        (lambda head: accepted(head).replace("Accept: ", "Accept: x"), "the answer is 101"),
+        (lambda head: "", "no answer: "),
+        (lambda head: "SSH-2.0\r\n", "no answer: "),
+    ],
+)
+def test_a_handshake_that_fails_is_an_error_beside_which_nothing_fits(store, gateway, site, answer, expected):
+    gateway(answer=sound(store))
+    address, _ = site(answer)
+    text, failed = report(site=address)
+    assert failed
+    assert f"a page of {address} cannot open ws://{address}/ws/" in text
+    assert expected in text
+    assert "what it answers matches Django's settings; the errors above remain" in text
+    assert "all settings match" not in text
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ftp://example.com", "http://"])
+def test_a_site_without_an_answer_is_an_error(store, gateway, address):
+    gateway(answer=sound(store))
+    text, failed = report(site=address)
+    assert failed
+    assert "all settings match" not in text
+
+
+def test_the_embedded_store_is_named(store, gateway, monkeypatch):
+    gateway(answer=sound(store))
+    info = redis.Redis.info
+    monkeypatch.setattr(
+        redis.Redis, "info", lambda self, *names: info(self, *names) | {"embedded_store": "ws4redis 0.1.0"}
+    )
+    text, failed = report()
+    assert "the embedded store of a gateway answers (ws4redis 0.1.0), no Redis" in text
     assert not failed
 
 

@@ -20,7 +20,7 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add `--wait`."""
+        """Add the options."""
         parser.add_argument(
             "--wait",
             type=float,
@@ -28,15 +28,20 @@ class Command(BaseCommand):
             metavar="SECONDS",
             help="time that gateways have to answer (default: 2)",
         )
+        parser.add_argument(
+            "--site",
+            metavar="URL",
+            help="address of the site as in a browser, such as https://www.example.com: opens a WebSocket there",
+        )
 
     # Django passes its own options as well, hence **options.
-    def handle(self, *args: object, wait: float, **options: object) -> None:
+    def handle(self, *args: object, wait: float, site: str | None = None, **options: object) -> None:
         """Examine and report.
 
         Raises:
             CommandError: At least one finding is an error.
         """
-        doctor = Doctor(wait)
+        doctor = Doctor(wait, site)
         styles = {OK: self.style.SUCCESS, WARNING: self.style.WARNING, ERROR: self.style.ERROR}
         errors = 0
         for finding in doctor.examine():
