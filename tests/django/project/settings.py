@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import django
+
 HERE = Path(__file__).resolve().parent.parent
 
 REDIS = os.environ.get("SITE_REDIS", "redis://127.0.0.1:6379/0")
@@ -92,8 +94,9 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 # ---- Sessions ---------------------------------------------------------------------------------------------------------
 
-BUILTIN = "django.core.cache.backends.redis.RedisCache"
 DJANGO_REDIS = "django_redis.cache.RedisCache"
+# New in Django 4.0.
+BUILTIN = "django.core.cache.backends.redis.RedisCache" if django.VERSION >= (4,) else DJANGO_REDIS
 # Name: session engine and its cache.
 SESSIONS = {
     "cache": ("django.contrib.sessions.backends.cache", BUILTIN),
