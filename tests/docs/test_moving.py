@@ -10,6 +10,7 @@ import pytest
 from documents import shows
 from harness import Client, Process, accepts, clean_environment, free_port, unique, until
 from project import PACKAGE
+from test_shell import UPSTREAM
 
 DJANGO = "docs/django.md"
 MOVING = "Moving from django-websocket-redis"
@@ -133,9 +134,9 @@ def old_site(project, tmp_path):
     # What the tests have already is not installed again.
     with open(f"{own}/tests.pth", "w") as paths:
         paths.write("\n".join(site.getsitepackages()))
-    pip = [sys.executable, "-m", "pip", "--python", python]
-    wanted = ["--no-build-isolation", "--no-deps", "-q", "django-websocket-redis==0.6.0", "six"]
-    subprocess.run([*pip, "install", *wanted], check=True, timeout=120)
+    for part in ("ws4redis", "django_websocket_redis-*", "six.py"):
+        (found,) = UPSTREAM.glob(f"python*/site-packages/{part}")
+        (shutil.copytree if found.is_dir() else shutil.copy)(found, f"{own}/{found.name}")
     # pip of the tests, for the environment of the site.
     (home / "bin" / "pip").write_text(f'#!/bin/sh\nexec {sys.executable} -m pip --python {python} "$@"\n')
     (home / "bin" / "pip").chmod(0o755)

@@ -152,7 +152,7 @@ def test_moving(blocks, fresh):
     fresh(blocks[0].code)
     expect_installed(fresh)
     assert not list(fresh.packages.glob("django_websocket_redis*"))
-    assert not (fresh.packages / "ws4redis/django_runserver.py").exists(), "a file of django-websocket-redis"
+    assert "gateway" in (fresh.packages / "ws4redis/wsgi_server.py").read_text(), "a file of django-websocket-redis"
 
 
 @shows("tests/django/README.md", "A site for tests")
