@@ -1,7 +1,10 @@
 """The Django app."""
 
+import django
 from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured
+
+OLDEST_DJANGO = (3, 2)
 
 
 class WS4RedisConfig(AppConfig):
@@ -14,8 +17,13 @@ class WS4RedisConfig(AppConfig):
         """Connect and register, once all apps are loaded.
 
         Raises:
-            ImproperlyConfigured: Files of django-websocket-redis have replaced those of this package.
+            ImproperlyConfigured: Files of django-websocket-redis have replaced those of this package, or Django is too old.
         """
+        if django.VERSION < OLDEST_DJANGO:
+            raise ImproperlyConfigured(
+                f"This package does not support Django {django.__version__}. Keep django-websocket-redis and change only "
+                'the server: "Sites below Django 4.2" in docs/django.md.'
+            )
         from ws4redis import settings
 
         if not hasattr(settings, "DEFAULTS"):

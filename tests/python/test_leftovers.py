@@ -4,6 +4,7 @@ import copy
 import sys
 from types import ModuleType
 
+import django
 import pytest
 from django.conf import settings
 from django.core import checks
@@ -94,6 +95,14 @@ def test_an_old_package_over_the_files_of_this_one_is_named_at_start(monkeypatch
 
     monkeypatch.setattr(ws4redis, "settings", old)
     with pytest.raises(ImproperlyConfigured, match="django-websocket-redis was installed over this package"):
+        apps.WS4RedisConfig("ws4redis", ws4redis).ready()
+
+
+def test_a_django_that_is_too_old_is_named_at_start(monkeypatch):
+    import ws4redis
+
+    monkeypatch.setattr(django, "VERSION", (2, 2, 28))
+    with pytest.raises(ImproperlyConfigured, match="Keep django-websocket-redis and change only the server"):
         apps.WS4RedisConfig("ws4redis", ws4redis).ready()
 
 
