@@ -128,7 +128,7 @@ def _messages() -> Iterator[tuple[str, Derived]]:
     yield "websocket_url", Derived(settings.WEBSOCKET_URL, "WEBSOCKET_URL")
     yield "expire", Derived(max(0, expire or 0), "WS4REDIS_EXPIRE")
     yield "prefix", Derived(settings.WS4REDIS_PREFIX or "", "WS4REDIS_PREFIX")
-    yield "heartbeat", Derived(settings.WS4REDIS_HEARTBEAT or "", "WS4REDIS_HEARTBEAT")
+    yield "heartbeat", Derived(settings.heartbeat_text() or "", "WS4REDIS_HEARTBEAT")
     rules = [rule.as_table() for rule in history.rules()]
     if rules:
         yield "history", Derived(rules, "WS4REDIS_HISTORY")
