@@ -20,6 +20,10 @@ use crate::wire::{Namespace, NodeId};
 /// Most entries of one pipeline.
 const MAX_WRITES: usize = 200;
 
+/// Time within which changes are written together: a user and its facilities come and go within a moment, and each pipeline
+/// costs Redis more than the commands in it.
+const TOGETHER: Duration = Duration::from_millis(50);
+
 /// Most stale users that are read together, and how often in a row.
 const MAX_STALE: usize = 100;
 const MAX_STALE_ROUNDS: usize = 10;
@@ -89,10 +93,10 @@ impl<F: Fn(&str, PresenceChange)> PresenceWriter<F> {
                 (table.next_leave(), table.must_rewrite)
             };
             if !must_rewrite && !must_repeat {
-                let leave_at = next_leave.map(|at| at.max(self.decides_from.get()));
+                let leave_at = next_leave.map(|at| (at + TOGETHER).max(self.decides_from.get()));
                 let wake_at = leave_at.map_or(refresh_at, |at| at.min(refresh_at));
                 tokio::select! {
-                    () = self.shared.changed.notified() => {}
+                    () = self.shared.changed.notified() => sleep(TOGETHER).await,
                     () = sleep_until(wake_at) => {}
                 }
             }
