@@ -13,7 +13,17 @@ import redis
 from django.conf import settings as django_settings
 from django.core import checks
 
-from ws4redis import channels, connection, handshake, history, identity, session_engine, settings, testing
+from ws4redis import (
+    channels,
+    connection,
+    gateway_settings,
+    handshake,
+    history,
+    identity,
+    session_engine,
+    settings,
+    testing,
+)
 from ws4redis.redis_store import RedisStore
 
 if TYPE_CHECKING:
@@ -86,20 +96,22 @@ class Doctor:
         except redis.RedisError as error:
             yield Finding(ERROR, f"Redis refused a command: {error}")
 
-    def needed(self) -> dict[str, str]:
-        """Return the settings that the gateway needs, by name, as far as Django's settings determine them."""
-        engine = self.engine
-        values = "signed with SECRET_KEY" if engine.signed else "as the cache writes them"
-        return {
-            "Redis": _address(),
-            "prefix": settings.WS4REDIS_PREFIX or "",
-            "websocket_url": settings.WEBSOCKET_URL,
-            "heartbeat": settings.heartbeat_text() or "",
-            "session cookie": django_settings.SESSION_COOKIE_NAME,
-            "session key in Redis": engine.template or "none; use the callback",
-            "session values": values if engine.template else "not in Redis",
-            **_channels(),
-        }
+    def settings_file(self) -> str:
+        """Return the settings that the gateway needs as TOML, as far as Django's settings determine them.
+
+        Secrets are left out; comments say where they belong. The result is valid TOML in any case.
+        """
+        try:
+            derived = gateway_settings.derive()
+        except (ImportError, TypeError, ValueError) as error:
+            return f"# unknown: {' '.join(str(error).split())}\n"
+        notes = [f"# {note}." for note in derived.notes]
+        if "channels.layer" not in derived.values:
+            notes += [
+                f"# {name}: {value}, if [[channels.groups]] rules are set"
+                for name, value in channel_layer().items()
+            ]
+        return "\n".join([derived.as_toml(secrets=False).rstrip("\n"), *notes]) + "\n"
 
     def _system_checks(self) -> Iterator[Finding]:
         found = [message for message in checks.run_checks(tags=["ws4redis"]) if not message.is_silenced()]
@@ -361,15 +373,8 @@ def _history_difference(theirs: object) -> str | None:
     )
 
 
-def _address() -> str:
-    try:
-        pool = connection.pool()
-    except (TypeError, ValueError):
-        return "unknown"
-    return f"{connection.address_of(pool)}, database {pool.connection_kwargs.get('db', 0)}"
-
-
-def _channels() -> dict[str, str]:
+def channel_layer() -> dict[str, str]:
+    """Return what the gateway's `[channels]` needs for the site's channel layer; empty without one."""
     try:
         return channels.gateway_settings()
     except (ImportError, TypeError, ValueError) as error:

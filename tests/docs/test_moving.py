@@ -248,15 +248,16 @@ def test_a_site_behind_nginx_is_moved_by_the_list(blocks, old_site, gateway, sto
     assert "no issues" in project.command(check.code)
 
     # No gateway runs yet, which is an error; the settings follow it.
-    with pytest.raises(AssertionError, match="no gateway listens"):
+    with pytest.raises(AssertionError, match="no gateway listens") as failed:
         project.command(doctor.code)
-    here = gateway(
-        prefix="demo",
-        heartbeat="--heartbeat--",
-        session__keys="signed session:{key}",
-        session__secret_key=SECRET_KEY,
-        anonymous_publish="false",
-    )
+    report = str(failed.value).partition("as its settings.toml:\n")[2].partition("CommandError")[0]
+    file = tmp_path / "settings.toml"
+    # As a line of the report says, the secret is in a file of its own.
+    (tmp_path / "secret_key").write_text(SECRET_KEY)
+    uncommented = report.replace('# Or: secret_key_file = "/etc/ws4redis/secret_key"', f'secret_key_file = "{tmp_path}/secret_key"')
+    assert uncommented != report
+    file.write_text("anonymous_publish = false\n" + uncommented)
+    here = gateway(file=file)
     # The gateway behind nginx is another one than that of the development server.
     served = serve(project, "--no-gateway")
     locations = NGINX.replace("DJANGO", str(project.site_port))

@@ -20,7 +20,7 @@ from django.test import override_settings
 from stores import ChannelRecorder, UnixRedisServer, commands
 
 from ws4redis import channel_layers, channels, testing
-from ws4redis.doctor import Doctor
+from ws4redis.doctor import channel_layer
 
 # Of old releases of channels_redis.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -377,7 +377,7 @@ def test_the_doctor_names_the_settings_of_the_gateway(store):
     hosts = ["redis://:secret@localhost:7000/3", {"sentinels": [("localhost", 1)], "master_name": "mymaster"}]
     layer = {"BACKEND": channels.PUBSUB, "CONFIG": {"hosts": hosts, "symmetric_encryption_keys": ["a", "b"]}}
     with override_settings(CHANNEL_LAYERS={"default": layer}):
-        assert {name: value for name, value in Doctor().needed().items() if "channels" in name} == {
+        assert {name: value for name, value in channel_layer().items() if "channels" in name} == {
             "channels.layer": "pubsub",
             "channels.prefix": "asgi",
             "channels.serializer": "msgpack",
@@ -385,13 +385,13 @@ def test_the_doctor_names_the_settings_of_the_gateway(store):
             "channels.symmetric_encryption_keys": "2",
         }
     with layers(store, "CORE", prefix="mysite", serializer_format="json"):
-        needed = Doctor().needed()
+        needed = channel_layer()
         assert (needed["channels.layer"], needed["channels.prefix"]) == ("core", "mysite")
     for others in ({}, {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}):
         with override_settings(CHANNEL_LAYERS=others):
-            assert "channels.layer" not in Doctor().needed()
+            assert "channels.layer" not in channel_layer()
     with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": "nowhere.Layer"}}):
-        assert "No module named 'nowhere'" in Doctor().needed()["channels.layer"]
+        assert "No module named 'nowhere'" in channel_layer()["channels.layer"]
 
 
 @pytest.mark.parametrize("event", [None, [], "text", {"type": "a", "x": object()}, {"type": "a", "x": 2**70}])

@@ -155,4 +155,4 @@ def test_the_doctor_and_the_checks_run_from_the_command_line(store, site):
     )
     assert done.returncode == 1
     assert b"no gateway listens on ws4redis:control" in done.stdout
-    assert f"Redis: {SERVER.path}, database 0".encode() in done.stdout
+    assert f'url = "unix://{SERVER.path}' in done.stdout.decode()

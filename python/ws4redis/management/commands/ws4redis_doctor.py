@@ -47,8 +47,7 @@ class Command(BaseCommand):
         for finding in doctor.examine():
             errors += finding.level == ERROR
             self.stdout.write(f"{styles[finding.level](finding.level):>7}  {finding.text}")
-        self.stdout.write("\nSettings that the gateway needs:")
-        for name, value in doctor.needed().items():
-            self.stdout.write(f"  {name}: {value or '(empty)'}")
+        self.stdout.write("\nSettings that the gateway needs, as its settings.toml:\n")
+        self.stdout.write(doctor.settings_file(), ending="")
         if errors:
             raise CommandError("1 error found" if errors == 1 else f"{errors} errors found")
