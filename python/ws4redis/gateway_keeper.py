@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -59,9 +61,7 @@ class Keeper:
         self._channel, self.server_end = socket.socketpair()
         self._channel.setblocking(False)
         os.set_inheritable(self.server_end.fileno(), True)
-        # In a folder of its own, which only this user may enter.
-        self._folder = tempfile.mkdtemp(prefix="ws4redis-")
-        self._address = str(Path(self._folder) / "gateway")
+        self._address = str(_private_folder() / secrets.token_hex(8))
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         # Set once the gateway answers, which then has Redis.
@@ -91,10 +91,9 @@ class Keeper:
             self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
             self._loop.close()
             self._channel.close()
+            # Left by a gateway that was killed.
             with contextlib.suppress(OSError):
                 os.unlink(self._address)
-            with contextlib.suppress(OSError):
-                os.rmdir(self._folder)
 
     def _receive(self) -> None:
         try:
@@ -254,6 +253,18 @@ class Keeper:
         path = (self._configuration or {}).get("path", "/")
         target = f"{path}ws4redis-probe?subscribe-broadcast&client=ws4redis"
         return f"GET {target} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
+
+
+def _private_folder() -> Path:
+    """Return a folder for sockets that only this user can enter: one for all runs, since a kill leaves no time to remove it."""
+    folder = Path(tempfile.gettempdir()) / f"ws4redis-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        return folder
+    # Another user was faster.
+    return Path(tempfile.mkdtemp(prefix="ws4redis-"))
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -206,9 +206,9 @@ def test_a_reload_keeps_the_sockets_and_changed_settings_of_the_gateway_are_used
     with project.serve() as server, server.client() as client:
         server.publish("before")
         client.expect("before")
-        starts = server.output().count("Starting development server")
+        starts = server.output().count("WebSockets at ")
         project.append("urls", "\n# changed\n")
-        until(lambda: server.output().count("Starting development server"), lambda count: count > starts, "a reload", START_SECONDS)
+        until(lambda: server.output().count("WebSockets at "), lambda count: count > starts, "a reload", START_SECONDS)
         until(lambda: accepts(server.port), True, "Django")
         server.publish("after")
         client.expect("after")

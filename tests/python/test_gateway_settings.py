@@ -4,6 +4,7 @@ import os
 import stat
 
 import pytest
+from django.core import checks
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
@@ -238,3 +239,19 @@ def test_the_binary_is_the_chosen_one_or_next_to_python_or_on_path(monkeypatch, 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(binary.BinaryNotFound, match="Install a wheel"):
         binary.find()
+
+
+def findings(**settings):
+    with override_settings(**settings):
+        found = checks.run_checks(tags=["ws4redis"])
+    return [message.id.removeprefix("ws4redis.") for message in found]
+
+
+def test_the_checks_report_a_hidden_runserver_and_unusable_settings_of_the_gateway():
+    # In the test site, staticfiles is above.
+    assert findings(DEBUG=True) == ["W020"]
+    with override_settings(INSTALLED_APPS=["ws4redis", "django.contrib.auth", "django.contrib.contenttypes"]):
+        assert findings(DEBUG=True) == []
+    assert findings(WS4REDIS_GATEWAY=["a"]) == ["E020"]
+    assert findings(WS4REDIS_BINARY=5) == ["E021"]
+    assert findings(WS4REDIS_BINARY="/usr/local/bin/ws4redis") == []

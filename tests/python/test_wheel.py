@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import ws4redis
+
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = ("ws4redis.js", "ws4redis.mjs")
 
@@ -53,6 +55,17 @@ def test_the_wheel_has_the_package_the_script_and_the_types(tmp_path, checkout):
     needs = [line for line in about.splitlines() if line.startswith("Requires-Dist")]
     assert [need.split()[1].split(">")[0] for need in needs] == ["Django", "redis"]
     assert "License-Expression: MIT" in about
+
+
+def test_the_wheel_with_the_gateway_has_the_same_metadata():
+    tomllib = pytest.importorskip("tomllib")
+    both = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    package = tomllib.loads((ROOT / "python" / "pyproject.toml").read_text())["project"]
+    assert both.pop("readme") == f"python/{package.pop('readme')}"
+    assert both == package
+    gateway = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
+    # The version of the wheel is that of the gateway.
+    assert gateway["version"] == ws4redis.__version__
 
 
 BUILD_SDIST = "import setuptools.build_meta as backend, sys; print(backend.build_sdist(sys.argv[1]))"
