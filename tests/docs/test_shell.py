@@ -172,6 +172,12 @@ def test_the_site_for_tests(blocks, commands, store, tmp_path):
         site.stop()
 
 
+@shows("docs/wheels.md", "Build")
+def test_the_wheels_have_a_usage(blocks):
+    assert "x86_64-unknown-linux-gnu" in bash("cat tests/wheels", ROOT)
+    assert "TARGET" in bash(blocks[0].code, ROOT)
+
+
 @shows("tests/fuzz/README.md", "Fuzz targets", checked="fuzzing needs a nightly Rust, and has no end")
 def test_fuzzing_is_written_in_bash_and_names_all_targets(blocks):
     code = blocks[0].code
