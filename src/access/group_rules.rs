@@ -109,8 +109,8 @@ impl GroupTemplate {
         self.0.contains(&TemplatePart::Group)
     }
 
-    /// Returns whether different values can make one name: {user}_{facility} makes john_smith_inbox of john and smith_inbox,
-    /// and of john_smith and inbox. `is_fixed`: the rule names its facilities, so no client chooses one.
+    /// Returns whether different values can make one name: `{user}_{facility}` makes `john_smith_inbox` of `john` and
+    /// `smith_inbox`, and of `john_smith` and `inbox`. `is_fixed`: the rule names its facilities, so no client chooses one.
     ///
     /// A primary key has letters, digits and hyphens: other text ends it.
     pub fn is_ambiguous(&self, is_fixed: bool) -> bool {

@@ -24,6 +24,7 @@ use crate::wire::live::LiveNames;
 use crate::wire::{EntryId, Topic};
 
 /// All topics and members of one shard.
+#[derive(Default)]
 pub struct Hub {
     topics: TopicTable,
     members: Members,
@@ -39,14 +40,7 @@ const PAUSED_OUTBOXES: usize = 4;
 impl Hub {
     /// Creates an empty hub.
     pub fn new(limits: Limits) -> Self {
-        Self {
-            topics: TopicTable::default(),
-            members: Members::default(),
-            limits,
-            digester: Digester::default(),
-            value_cache: ValueCache::default(),
-            labels: TopicLabels::default(),
-        }
+        Self { limits, ..Self::default() }
     }
 
     /// Sets how messages to listeners of version 2 name their facility and audience.
