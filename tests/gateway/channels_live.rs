@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::support::events::SseClient;
 use crate::support::live::LiveClient;
 use crate::support::sessions::{hint, log_in, session_key};
+use crate::support::tokens::{key_file, path, token};
 use crate::support::{RedisServer, TestGateway, eventually, unique};
 
 const BROADCAST: &[&str] = &["subscribe-broadcast"];
@@ -194,6 +195,31 @@ mod redis_only {
         both(&mut client, "3").await;
         server.send("all", "4");
         client.expect(heard("x", "broadcast", "4")).await;
+    }
+
+    #[tokio::test]
+    async fn a_login_by_a_message_in_the_open_socket_joins_the_groups_of_the_user() {
+        let rules = rule("chat", "broadcast", "group = \"everybody\"\njoined = true");
+        let prefix = unique("live-layer");
+        let text = format!("[channels]\nenabled = true\nprefix = \"{prefix}\"\n{rules}");
+        let key = path(&key_file("HS256"));
+        let gateway = TestGateway::builder().rules(&text).set("auth.jwt.algorithm", "HS256");
+        let gateway = gateway.set("auth.jwt.key_file", key.to_str().unwrap()).start().await;
+        let server = LayerGateway { gateway, prefix };
+        let redis = RedisServer::shared();
+        redis.command(&["SADD", &server.gateway.channel("ws4redis:groups:7"), "chat_5"]);
+        let mut client = server.gateway.live("/ws/").await;
+        client.subscribe("chat", BROADCAST).await;
+        server.send("everybody", "before");
+        client.expect(heard("chat", "broadcast", "before")).await;
+        client.send(json!({"t": "auth", "token": token("HS256", r#"{"sub":"7"}"#), "r": 1})).await;
+        client.expect(json!({"t": "user", "user": "7"})).await;
+        client.expect(json!({"t": "ok", "r": 1})).await;
+        server.expect_subscribed("chat_5").await;
+        server.send("chat_5", "to the chat");
+        client.expect(heard("chat", "broadcast", "to the chat")).await;
+        server.send("everybody", "after");
+        client.expect(heard("chat", "broadcast", "after")).await;
     }
 
     #[tokio::test]
