@@ -21,8 +21,8 @@ use crate::sources::GroupReader;
 use crate::wire::{Namespace, Topic};
 
 pub use self::joined::{JoinedGroups, JoinedHold};
-pub use self::kept::KeptMessages;
 use self::kept::kept_key;
+pub use self::kept::{KeptMessages, PendingMessages};
 pub use self::publish::{ChannelsPublisher, PageSender};
 
 /// The groups of a shard.
@@ -38,6 +38,8 @@ pub struct ShardGroups {
     forms: Arc<[GroupDelivery]>,
     namespace: Namespace,
     store: Rc<Store>,
+    /// Kept messages that are not in Redis yet.
+    pending: Arc<PendingMessages>,
 }
 
 impl ShardGroups {
@@ -47,6 +49,7 @@ impl ShardGroups {
         limits: &Limits,
         store: &Rc<Store>,
         counters: &Arc<Counters>,
+        pending: &Arc<PendingMessages>,
     ) -> Option<Self> {
         let layer = settings.channels.layer()?;
         let max_bytes = settings.messages.max_delivery_bytes;
@@ -58,6 +61,7 @@ impl ShardGroups {
             forms: settings.channels.deliveries.clone(),
             namespace: settings.namespace.clone(),
             store: store.clone(),
+            pending: pending.clone(),
         })
     }
 
@@ -68,7 +72,10 @@ impl ShardGroups {
     /// When Redis is lost, or gives no answer in time.
     pub async fn kept(&self, topics: &[Topic]) -> Result<Vec<Option<Bytes>>, ReadFailed> {
         let Some(reader) = &self.reader else { return Ok(vec![None; topics.len()]) };
-        let name = |topic: &Topic| kept_key(&self.namespace, topic.group_name().unwrap_or_default());
+        let group = |topic: &'_ Topic| topic.group_name().unwrap_or_default().to_owned();
+        let name = |topic: &Topic| kept_key(&self.namespace, &group(topic));
+        // Before Redis is read: a message that is not pending any more is there.
+        let pending: Vec<_> = topics.iter().map(|topic| self.pending.get(&group(topic))).collect();
         let kept = self.store.persisted(&topics.iter().map(name).collect::<Vec<_>>()).await?;
         let deliver = |(topic, message): (&Topic, Option<Bytes>)| {
             let form = topic.group_form().and_then(|form| self.forms.get(form.number()))?;
@@ -76,6 +83,7 @@ impl ShardGroups {
             let message = reader.read_kept(&message?).ok()?;
             reader.deliver(&message, form).ok().flatten().map(Bytes::from)
         };
-        Ok(topics.iter().zip(kept).map(deliver).collect())
+        let latest = pending.into_iter().zip(kept).map(|(pending, kept)| pending.or(kept));
+        Ok(topics.iter().zip(latest).map(deliver).collect())
     }
 }

@@ -19,8 +19,10 @@ pub(super) fn start_groups(
     let (ended, end) = oneshot::channel();
     if let Some((layer, (inboxes, requests))) = settings.channels.layer().zip(channels) {
         let (seconds, max_bytes) = (layer.keep_seconds, settings.redis.max_pending_bytes);
-        let kept = (seconds > 0)
-            .then(|| KeptMessages::new(first.store.commands(), &settings.namespace, seconds, max_bytes));
+        let kept = (seconds > 0).then(|| {
+            let (commands, pending) = (first.store.commands(), process.kept.clone());
+            KeptMessages::new(commands, &settings.namespace, seconds, max_bytes, pending)
+        });
         if let Some(kept) = &kept {
             brokers.spawn_local(kept.clone().run());
         }

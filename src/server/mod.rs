@@ -222,6 +222,7 @@ fn process_state(
             settings.events.tells_presence(),
             settings.grants_presence(),
         ),
+        kept: Arc::default(),
         ids: Arc::default(),
         node: NodeId::random(),
         start_gate: StartGate::default(),

@@ -14,7 +14,7 @@ use super::connection_id::{ConnectionId, ConnectionIds};
 use crate::access::Policy;
 use crate::engine::{EngineCall, EngineTable, Gathering, NamedSessions, SidCipher};
 use crate::events::{Events, StartGate};
-use crate::groups::ShardGroups;
+use crate::groups::{PendingMessages, ShardGroups};
 use crate::http::{self, EngineMounts, HttpConfig, PageValues, StaticFiles, Times};
 use crate::hub::{Hub, Limits, LocalIndex, LocalTopics, OutboxMemory, ShardMemory, SharedHub};
 use crate::metrics::Counters;
@@ -67,6 +67,8 @@ pub struct ProcessState {
     pub room_index: Arc<LocalIndex>,
     /// Who is online.
     pub presence: Presence,
+    /// Messages of Channels groups that are about to be kept.
+    pub kept: Arc<PendingMessages>,
     /// The ids of connections.
     pub ids: Arc<ConnectionIds>,
     /// The id of the process.
@@ -175,7 +177,7 @@ impl ShardState {
         let has_yunity = settings.socket_io.mounts.iter().any(|mount| mount.yunity);
         Rc::new(Self {
             number,
-            groups: ShardGroups::new(settings, &limits, &store, counters),
+            groups: ShardGroups::new(settings, &limits, &store, counters, &process.kept),
             http: http_config(&process, publish_timeout, stopping.clone()),
             sockets: socket_context(&process, limits),
             policy: policy
@@ -359,6 +361,7 @@ pub(crate) fn without_redis() -> Rc<ShardState> {
             sids: Arc::new(SidCipher::random().unwrap()),
             room_index: Arc::default(),
             presence: Presence::default(),
+            kept: Arc::default(),
             ids: Arc::default(),
             node: NodeId::random(),
             start_gate: StartGate::default(),
