@@ -1,7 +1,6 @@
 //! What `ws4redis check` says about the groups of Django Channels.
 
 use super::findings::Findings;
-use crate::access::GroupTemplate;
 use crate::redis::{Tap, Target, has_keys};
 use crate::settings::{ChannelLayer, LayerKind, RedisSettings, Settings};
 use crate::sources::escape_pattern;
@@ -31,8 +30,7 @@ pub(super) fn rules(settings: &Settings) -> Vec<String> {
             plural(publish)
         ));
     }
-    let mut templates = channels.rules.iter().filter_map(|rule| rule.group.as_ref());
-    if templates.any(GroupTemplate::is_user_alone) {
+    if channels.has_group_of_name_alone() {
         lines.push(
             "warning: Channels: group = \"{user}\": a visitor who may choose a name hears any group of that name; use {user_id}, or put text before it"
                 .to_owned(),

@@ -11,7 +11,7 @@ use super::error::SettingsError;
 use super::fields::{invalid, list, require};
 use super::redis_url::{RedisUrl, Servers};
 use super::sections::RedisSettings;
-use crate::access::{GroupNames, GroupRule};
+use crate::access::{GroupNames, GroupRule, GroupTemplate};
 
 /// Settings of `[channels]`, checked.
 #[derive(Debug, Clone)]
@@ -56,6 +56,11 @@ impl ChannelsSettings {
     pub fn layer(&self) -> Option<&ChannelLayer> {
         let is_used = self.is_enabled && !(self.rules.is_empty() && self.publish.is_empty());
         is_used.then_some(&self.written)
+    }
+
+    /// Returns whether a group has the name of a user, which visitors may choose, without other text.
+    pub fn has_group_of_name_alone(&self) -> bool {
+        self.rules.iter().filter_map(|rule| rule.group.as_ref()).any(GroupTemplate::is_user_alone)
     }
 }
 
