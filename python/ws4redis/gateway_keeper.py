@@ -86,14 +86,18 @@ class Keeper:
             self._loop.run_forever()
         finally:
             self._end_gateway()
-            for task in self._tasks:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+            self._loop.run_until_complete(self._end_tasks())
             self._loop.close()
             self._channel.close()
             # Left by a gateway that was killed.
             with contextlib.suppress(OSError):
                 os.unlink(self._address)
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        # Without tasks, gather() needs a loop that runs in this thread.
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _receive(self) -> None:
         try:
