@@ -69,8 +69,9 @@ impl LiveNames {
         }
         let split = if self.facility_colons { rest.split_once(':') } else { rest.rsplit_once(':') };
         let (owner, facility) = split.unwrap_or((rest, ""));
-        let audience = if kind == "group" { &own[..kind.len() + 1 + owner.len()] } else { kind };
-        (audience, facility)
+        // A name without colons is of no channel that is granted.
+        let group = own.get(..kind.len() + 1 + owner.len()).filter(|_| kind == "group");
+        (group.unwrap_or(kind), facility)
     }
 }
 
@@ -121,5 +122,7 @@ mod tests {
         let names = LiveNames::new(HistoryNames::new(&namespace, false), namespace, false);
         assert_eq!(&*names.label("p:group:a:b\"").head, r#"{"t":"msg","f":"b\"","a":"group:a""#);
         assert_eq!(&*names.label("p:user:john:x").head, r#"{"t":"msg","f":"x","a":"user""#);
+        // No channel has such a name.
+        assert_eq!(&*names.label("group").head, r#"{"t":"msg","f":"","a":"group""#);
     }
 }
