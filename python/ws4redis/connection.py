@@ -49,7 +49,8 @@ class ClusterClient(redis.RedisCluster):
 
 def is_cluster() -> bool:
     """Return True if `WS4REDIS_CONNECTION` names a Redis Cluster."""
-    url = settings.WS4REDIS_CONNECTION.get("url")
+    # A value of another type is an error that the callers know.
+    url: Any = dict(settings.WS4REDIS_CONNECTION).get("url")
     return server_groups.is_group(url) and "-cluster:" in url
 
 

@@ -365,3 +365,11 @@ def test_redis_is_gone(store):
         text, failed = report()
     assert "Redis is unreachable with WS4REDIS_CONNECTION" in text
     assert failed
+
+
+def test_a_connection_of_a_wrong_type_is_a_finding(store):
+    with override_settings(WS4REDIS_CONNECTION="redis://localhost"):
+        text, failed = report()
+    assert "WS4REDIS_CONNECTION is a str; it must be a dict" in text
+    assert "Redis is unreachable with WS4REDIS_CONNECTION" in text
+    assert failed
