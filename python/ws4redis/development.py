@@ -276,8 +276,9 @@ def _with_store(derived: GatewaySettings) -> tuple[GatewaySettings, str]:
         client = redis.Redis.from_url(url, socket_connect_timeout=PROBE_SECONDS, socket_timeout=PROBE_SECONDS)
         is_embedded = "embedded_store" in client.info("server")
         client.close()
-    except redis.ConnectionError:
-        is_embedded = True
+    except redis.ConnectionError as error:
+        # Its subclasses are answers, such as that a password is missing.
+        is_embedded = type(error) is redis.ConnectionError
     except (redis.RedisError, ValueError):
         # It answers, or the gateway says what is wrong with it.
         is_embedded = False

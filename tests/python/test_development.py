@@ -1,0 +1,40 @@
+"""The gateway's settings under `manage.py runserver`."""
+
+import socket
+
+import pytest
+from django.test import override_settings
+from stores import UnixRedisServer
+
+from ws4redis import development
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def derived(port):
+    """Returns the derived settings and the description of the store, with a Redis at this port."""
+    with override_settings(WS4REDIS_CONNECTION={"host": "localhost", "port": port}):
+        return development.settings_for("127.0.0.1", 8000, "secret")
+
+
+def test_an_embedded_store_replaces_a_redis_that_does_not_run(port, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings, store = derived(port)
+    assert settings.get("embedded.enabled") == "on"
+    assert store.startswith(f"no Redis at redis://localhost:{port}/0")
+
+
+def test_a_redis_that_asks_for_a_password_runs(port):
+    server = UnixRedisServer(port)
+    try:
+        server.client.config_set("requirepass", "other")
+        settings, store = derived(port)
+    finally:
+        server.stop()
+    assert settings.get("embedded.enabled") is None
+    assert store == f"Redis at redis://localhost:{port}/0"
