@@ -66,7 +66,8 @@ def _url_without_login(arguments: dict[str, Any]) -> str:
 
 def _tls(arguments: Mapping[str, Any]) -> dict[str, Any]:
     found = {setting: str(arguments[name]) for name, setting in TLS_SETTINGS.items() if arguments.get(name)}
-    if arguments.get("ssl_cert_reqs") in ("none", "CERT_NONE", ssl.CERT_NONE):
+    # None turns verification off in redis-py, too.
+    if arguments.get("ssl_cert_reqs", "required") in (None, "none", "CERT_NONE", ssl.CERT_NONE):
         found["redis.verify_certificate"] = False  # type: ignore[assignment]
     return found
 

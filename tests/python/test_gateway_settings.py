@@ -120,6 +120,7 @@ def test_options_of_the_cache_belong_to_the_url_of_the_sessions(backend, options
             "rediss://h?db=1",
             {"redis.verify_certificate": False},
         ),
+        ({"url": "rediss://h", "ssl_cert_reqs": None}, "rediss://h", {"redis.verify_certificate": False}),
         ({"host": "h", "ssl": True, "ssl_ca_certs": "/ca"}, "rediss://h:6379/0", {"redis.ca_file": "/ca"}),
         ({"url": "redis://h?health_check_interval=3"}, "redis://h", {}),
         (
