@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from typing import Any, Final
 
 from django.apps import apps
 from django.conf import settings as django_settings
+from django.utils.module_loading import module_has_submodule
 
 from ws4redis import handlers, history, session_engine, settings
 from ws4redis.redis_urls import has_password, is_same_database, masked, redis_url
@@ -189,7 +189,7 @@ def _features() -> Iterator[tuple[str, Derived]]:
         yield "socketio.redis_manager.channels", Derived([channel], "WS4REDIS_SOCKETIO_CHANNEL")
     if hasattr(django_settings, "WS4REDIS_EVENTS"):
         yield "events.to", Derived(settings.WS4REDIS_EVENTS, "WS4REDIS_EVENTS")
-    elif any(find_spec(f"{app.name}.{handlers.MODULE}") for app in apps.get_app_configs()):
+    elif any(module_has_submodule(app.module, handlers.MODULE) for app in apps.get_app_configs()):
         yield "events.to", Derived(settings.WS4REDIS_EVENTS, f"an app has {handlers.MODULE}.py")
 
 

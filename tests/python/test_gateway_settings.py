@@ -4,6 +4,7 @@ import os
 import stat
 
 import pytest
+from django.conf import settings
 from django.core import checks
 from django.core.management import CommandError, call_command
 from django.test import override_settings
@@ -153,6 +154,13 @@ def test_settings_of_the_site_for_the_gateway_win_and_may_be_nested():
     assert values["socketio.redis_manager.channels"] == ["a"]
     with pytest.raises(ValueError, match="must be a dict"):
         derived(WS4REDIS_GATEWAY=["a"])
+
+
+def test_an_app_may_be_a_single_module(monkeypatch, tmp_path):
+    (tmp_path / "single_module_app.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with override_settings(INSTALLED_APPS=[*settings.INSTALLED_APPS, "single_module_app"]):
+        assert "websocket_url" in derived()
 
 
 def test_a_channel_layer_is_derived_for_sites_that_turn_it_on():
