@@ -119,21 +119,21 @@ fn run() -> Result<(), CommandError> {
         _ => {}
     }
     let file = settings::file(flags.settings);
-    let (settings, warnings) = Settings::load(file.as_deref(), std::env::vars_os(), &flags.set)?;
+    let (settings, sources) = Settings::load(file.as_deref(), std::env::vars_os(), &flags.set)?;
     match flags.command.unwrap_or(Command::Serve) {
         // Handled above.
         Command::Settings | Command::Listen(_) => Ok(()),
         Command::Serve => {
             // Dropping the guard at the end writes the buffered lines.
             let _log = telemetry::init(settings.log_json);
-            for warning in &warnings {
+            for warning in &sources.warnings {
                 tracing::warn!("{warning}");
             }
             cli::serve(settings, if flags.end_with_stdin { Parent::Watched } else { Parent::Unwatched })
         }
         Command::Check(Check { listen, seconds }) => {
             let listening = listen.then_some(ListenTime { seconds });
-            cli::check(&settings, file.as_deref(), &warnings, listening)
+            cli::check(&settings, file.as_deref(), &sources, listening)
         }
         Command::Publish(message) => cli::publish(&settings, message.into()),
     }

@@ -28,9 +28,9 @@ fn keys() -> Vec<(String, String, String)> {
 
 #[test]
 fn the_shipped_file_is_the_built_in_settings() {
-    let (shipped, warnings) = Settings::load(Some(&path()), std::iter::empty(), &[]).unwrap();
+    let (shipped, sources) = Settings::load(Some(&path()), std::iter::empty(), &[]).unwrap();
     assert_eq!(format!("{shipped:#?}"), format!("{:#?}", Settings::built_in().unwrap()));
-    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(sources.warnings, Vec::<String>::new());
 }
 
 #[test]
@@ -53,8 +53,8 @@ fn every_key_can_be_set_by_its_environment_variable() {
         let load = |value: String| {
             Settings::load(Some(&path()), [(name.clone().into(), value.into())].into_iter(), &[])
         };
-        let (same, warnings) = load(value).unwrap();
-        assert_eq!(warnings, Vec::<String>::new(), "{name}");
+        let (same, sources) = load(value).unwrap();
+        assert_eq!(sources.warnings, Vec::<String>::new(), "{name}");
         assert_eq!(format!("{same:#?}"), built_in, "{name}");
         // Any other value is used or rejected, never ignored.
         let overlooked =

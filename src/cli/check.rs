@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{CommandError, block_on, inventory, layer_inventory, listen, requirements, unreachable_redis};
 use crate::redis::{ServerReport, Target, examine, probe_history};
 use crate::server;
-use crate::settings::{Listen, Settings};
+use crate::settings::{Listen, Settings, SettingsSources};
 use crate::visitors::probe;
 use crate::wire::{Audience, Facility};
 
@@ -23,15 +23,16 @@ pub struct ListenTime {
 ///
 /// # Errors
 ///
-/// When Redis is unreachable, or something that the settings need is missing there, or standard output fails.
+/// When Redis is unreachable, or something that the settings need is missing there, or the callback is broken, or standard
+/// output fails.
 pub fn check(
     settings: &Settings,
     file: Option<&Path>,
-    warnings: &[String],
+    sources: &SettingsSources,
     listening: Option<ListenTime>,
 ) -> Result<(), CommandError> {
     let target = Target::new(&settings.redis)?;
-    let problems = report(settings, &target, file, warnings, listening.is_some())?;
+    let problems = report(settings, &target, file, sources, listening.is_some())?;
     match (listening, problems) {
         (Some(ListenTime { seconds }), _) => block_on(listen::listen(settings, &target, seconds)),
         (None, 0) => Ok(()),
@@ -44,12 +45,12 @@ fn report(
     settings: &Settings,
     target: &Target,
     file: Option<&Path>,
-    warnings: &[String],
+    sources: &SettingsSources,
     is_listening: bool,
 ) -> Result<usize, CommandError> {
     let mut out = io::stdout();
     let mut print = |line: String| writeln!(out, "{line}").map_err(CommandError::Stdio);
-    for warning in warnings {
+    for warning in sources.warnings.iter().cloned().chain(sources.overridden()) {
         print(format!("warning: {warning}"))?;
     }
     print(match file {
@@ -58,6 +59,9 @@ fn report(
             "settings: fine, built-in and from the environment; there is no settings.toml here".to_owned()
         }
     })?;
+    for line in sources.lines() {
+        print(format!("  {line}"))?;
+    }
     print(format!("listen: {}", address(&settings.server.listen, is_listening)))?;
     if let Some(admin) = &settings.admin {
         print(format!("admin listener: {}", address(&admin.listen, is_listening)))?;
@@ -78,8 +82,10 @@ fn report(
         print(line)?;
     }
     print(format!("demo page: {}", if settings.demo { "on" } else { "off" }))?;
+    let mut callback_problems = 0;
     if let Some(callback) = &settings.callback {
         let found = block_on(probe(callback, settings.session.reading.pattern.clone()));
+        callback_problems = usize::from(found.is_err());
         print(format!("callback: {} {}", callback.url, found.unwrap_or_else(|problem| problem)))?;
     }
     if !is_listening && let Some(address) = block_on(server::address_without_redis(settings)) {
@@ -88,7 +94,7 @@ fn report(
         ))?;
         let findings = requirements::embedded(settings);
         findings.lines.into_iter().try_for_each(print)?;
-        return Ok(findings.problems);
+        return Ok(findings.problems + callback_problems);
     }
     let unreachable = |reason: String| unreachable_redis(target, &reason);
     let found = block_on(examine(target)).map_err(unreachable)?;
@@ -110,7 +116,7 @@ fn report(
         findings.append(block_on(layer_inventory::servers(layer)));
     }
     findings.lines.into_iter().try_for_each(print)?;
-    Ok(findings.problems)
+    Ok(findings.problems + callback_problems)
 }
 
 /// Describes an address. With `is_listening` the gateway is expected to use it already.

@@ -33,10 +33,17 @@ fn collect(value: &Value, path: String, keys: &mut Vec<String>) {
     }
 }
 
-/// Keys with their values, and warnings.
-type Read = (Vec<(String, String)>, Vec<String>);
+/// A setting that a variable sets.
+pub(super) struct Override {
+    pub(super) key: String,
+    pub(super) value: String,
+    pub(super) variable: String,
+}
 
-/// Returns the keys set by variables with their values, and warnings about variables without effect.
+/// Settings, and warnings.
+type Read = (Vec<Override>, Vec<String>);
+
+/// Returns the settings of variables, and warnings about variables without effect.
 pub(super) fn read(
     vars: impl Iterator<Item = (OsString, OsString)>,
     known: &[String],
@@ -57,11 +64,12 @@ pub(super) fn read(
         let value = value
             .into_string()
             .map_err(|_| SettingsError::Unreadable(format!("{name} is not valid UTF-8")))?;
+        let variable = name.to_owned();
         if name == "WEBSOCKET_URL" {
             // WS4REDIS_WEBSOCKET_URL overrides it.
-            overrides.insert(0, ("websocket_url".to_owned(), value));
+            overrides.insert(0, Override { key: "websocket_url".to_owned(), value, variable });
         } else if let Some(key) = names.get(name) {
-            overrides.push(((*key).clone(), value));
+            overrides.push(Override { key: (*key).clone(), value, variable });
         } else {
             warnings.push(format!("{name} is set but has no effect: {}", hint(name, &names)));
         }

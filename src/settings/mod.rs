@@ -25,6 +25,7 @@ mod raw;
 mod redis_url;
 mod sections;
 mod socket_io;
+mod sources;
 mod visitors;
 
 use std::ffi::OsString;
@@ -61,6 +62,7 @@ pub use sections::{
     SessionSettings, TlsSettings,
 };
 pub use socket_io::{EmitterSettings, ListArgument, RedisManagerSettings, RoomTemplate, SocketIoSettings};
+pub use sources::SettingsSources;
 
 /// The shipped settings file, which is also the manual.
 pub const SHIPPED: &str = include_str!("../../settings.toml");
@@ -134,7 +136,7 @@ pub fn file(named: Option<PathBuf>) -> Option<PathBuf> {
 
 impl Settings {
     /// Reads the settings: built-in, then `file`, then the environment variables `vars`, then `assignments` of the form
-    /// `KEY=VALUE`. Also returns warnings about variables without effect.
+    /// `KEY=VALUE`. Also returns the sources, with warnings about variables without effect.
     ///
     /// # Errors
     ///
@@ -143,7 +145,8 @@ impl Settings {
         file: Option<&Path>,
         vars: impl Iterator<Item = (OsString, OsString)>,
         assignments: &[String],
-    ) -> Result<(Self, Vec<String>), SettingsError> {
+    ) -> Result<(Self, SettingsSources), SettingsError> {
+        let mut sources = SettingsSources::default();
         let shipped = Config::builder().add_source(File::from_str(SHIPPED, FileFormat::Toml)).build()?;
         let known = environment::keys(&shipped);
         let mut builder = Config::builder().add_source(shipped);
@@ -156,7 +159,9 @@ impl Settings {
             let unknown = |key: &String| {
                 !["access", "history", "presence"].contains(&key.as_str()) && !known.contains(key)
             };
-            if let Some(key) = environment::keys(&written).into_iter().find(unknown) {
+            let keys = environment::keys(&written);
+            keys.iter().for_each(|key| sources.add(key, &path.display().to_string()));
+            if let Some(key) = keys.into_iter().find(unknown) {
                 return Err(SettingsError::Unknown {
                     file: path.to_owned(),
                     hint: environment::nearest(&key, &known),
@@ -166,7 +171,9 @@ impl Settings {
             builder = builder.add_source(written);
         }
         let (overrides, warnings) = environment::read(vars, &known)?;
-        for (key, value) in overrides {
+        sources.warnings = warnings;
+        for environment::Override { key, value, variable } in overrides {
+            sources.add(&key, &variable);
             builder = builder.set_override(key, value)?;
         }
         for assignment in assignments {
@@ -175,12 +182,13 @@ impl Settings {
                 let name = |c: &char| c.is_ascii_alphanumeric() || "._".contains(*c);
                 SettingsError::Assignment(assignment.chars().take_while(name).collect())
             })?;
+            sources.add(key.trim(), "--set");
             builder = builder.set_override(key.trim(), value)?;
         }
         let settings = builder.build()?;
         ranges::check(&settings)?;
         let raw: Raw = settings.try_deserialize()?;
-        Ok((Self::check(raw)?, warnings))
+        Ok((Self::check(raw)?, sources))
     }
 
     /// Returns whether clients may be told who is in a facility.
@@ -299,7 +307,10 @@ mod tests {
 
     use super::*;
 
-    fn load(vars: &[(&str, &str)], assignments: &[&str]) -> Result<(Settings, Vec<String>), SettingsError> {
+    fn load(
+        vars: &[(&str, &str)],
+        assignments: &[&str],
+    ) -> Result<(Settings, SettingsSources), SettingsError> {
         let vars: Vec<_> = vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         let assignments: Vec<_> = assignments.iter().map(|a| (*a).to_owned()).collect();
         Settings::load(None, vars.into_iter(), &assignments)
@@ -354,7 +365,7 @@ mod tests {
             ("WS4REDIS_ORIGIN__ALLOWED", "https://a.example, https://b.example"),
             ("WS4REDIS_REDIS__URL", "redis://:geheim@127.0.0.1:6380/2"),
         ];
-        let (settings, warnings) = load(&vars, &["server.shards=2"]).unwrap();
+        let (settings, sources) = load(&vars, &["server.shards=2"]).unwrap();
         assert_eq!(settings.expire_seconds, 0);
         assert_eq!(settings.namespace.as_str(), "0123");
         assert_eq!(settings.heartbeat.as_deref(), Some(&b"--heartbeat--"[..]));
@@ -363,7 +374,7 @@ mod tests {
         assert!(settings.origins.check(&[b"https://b.example"], "c.example").is_ok());
         assert!(settings.origins.check(&[b"https://c.example"], "d.example").is_err());
         assert!(!settings.demo, "with a RedisSettings of one's own the demo is off");
-        assert!(warnings.is_empty(), "{warnings:?}");
+        assert!(sources.warnings.is_empty(), "{sources:?}");
         let shown = format!("{settings:?}");
         assert!(shown.contains("redis://***@127.0.0.1:6380/2") && !shown.contains("geheim"), "{shown}");
     }
@@ -371,7 +382,7 @@ mod tests {
     #[test]
     fn variables_without_effect_are_named_in_warnings() {
         let vars = [("WS4REDIS_SERVER_LISTEN", "x"), ("WS4REDIS_CONNECTION", "{}"), ("OTHER", "")];
-        let (_, warnings) = load(&vars, &[]).unwrap();
+        let warnings = load(&vars, &[]).unwrap().1.warnings;
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(
             warnings

@@ -731,11 +731,11 @@ async fn check_reports_whether_the_callback_responds() {
 }
 
 #[tokio::test]
-async fn check_names_a_fault_of_the_callback_and_its_cure_and_exits_with_0() {
+async fn check_names_a_fault_of_the_callback_and_its_cure_and_exits_with_1() {
     let closed = "auth.callback_url=http://127.0.0.1:1/".to_owned();
     let (code, said) = check(vec![closed]).await;
     assert!(
-        code == Some(0) && said.contains("cannot be reached") && said.contains("start the site"),
+        code == Some(1) && said.contains("cannot be reached") && said.contains("start the site"),
         "{said}"
     );
     let (_, said) = check(Vec::new()).await;

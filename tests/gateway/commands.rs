@@ -284,6 +284,33 @@ fn check_reports_what_it_found_and_exits_with_0() {
 }
 
 #[test]
+fn check_names_the_source_of_each_setting_and_warns_of_values_without_effect() {
+    let file = settings_file("expire = 1\nprefix = \"geheim\"\n[server]\nshards = 1\n");
+    let mut command = binary();
+    command.args(["--settings", &file, "check", "--set", "server.shards=2", "--set"]);
+    command.arg(format!("redis.url={}", RedisServer::shared().url()));
+    let output = run(command.env("WS4REDIS_EXPIRE", "2").env("WS4REDIS_HEARTBEAT", "--x--"), b"");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let lines = [
+        "expire: WS4REDIS_EXPIRE",
+        "heartbeat: WS4REDIS_HEARTBEAT",
+        "redis.url: --set",
+        "server.shards: --set",
+    ];
+    for line in lines.map(str::to_owned).into_iter().chain([format!("prefix: {file}")]) {
+        assert!(said.contains(&format!("\n  {line}\n")), "{line} is not in {said}");
+    }
+    let warnings: Vec<_> = said.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert_eq!(warnings.len(), 2, "{said}");
+    let expected = format!("expire is set by WS4REDIS_EXPIRE, and its value in {file} has no effect");
+    assert!(warnings[0].contains(&expected), "{said}");
+    assert!(warnings[1].contains("server.shards is set by --set"), "{said}");
+    assert!(!said.contains(": geheim") && !said.contains("--x--"), "values may be secrets: {said}");
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
 fn check_without_redis_exits_with_69_and_hides_the_password() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("redis.url=redis://user:geheim@{free}/2");
