@@ -11,8 +11,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::prelude::*;
 
 /// Lines that are buffered for a slow reader of the log; further lines are dropped, so that logging never blocks a shard.
@@ -34,6 +36,15 @@ pub fn init(json: bool) -> WorkerGuard {
     if json {
         registry.with(layer.json().flatten_event(true).with_span_list(false)).init();
     } else {
+        let fields = debug_fn(|writer, field, value| {
+            let value = readable(&format!("{value:?}"));
+            if field.name() == "message" {
+                write!(writer, "{value}")
+            } else {
+                write!(writer, "{field}={value}")
+            }
+        });
+        let layer = layer.fmt_fields(fields.delimited(" "));
         registry.with(layer.with_ansi(io::stderr().is_terminal())).init();
     }
     if let Some(error) = invalid {
@@ -43,6 +54,28 @@ pub fn init(json: bool) -> WorkerGuard {
         );
     }
     guard
+}
+
+/// Returns a value of a text log without escaped quotes: an apostrophe replaces each, so that a client's text cannot end
+/// the value of its field. Control characters are escaped.
+fn readable(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    let mut rest = value;
+    while let Some(c) = rest.chars().next() {
+        let escapes = rest.len() - rest.trim_start_matches('\\').len();
+        let (run, behind) = rest.split_at(escapes.max(c.len_utf8()));
+        // Behind an even number the quote is the one that ends the value. Texts may be escaped more than once.
+        let is_escaped = behind.starts_with('\'') || (behind.starts_with('"') && escapes % 2 == 1);
+        if escapes > 0 && is_escaped {
+            text.push('\'');
+            rest = &behind[1..];
+        } else {
+            run.chars()
+                .for_each(|c| if c.is_control() { text.extend(c.escape_debug()) } else { text.push(c) });
+            rest = behind;
+        }
+    }
+    text
 }
 
 /// The default levels.
@@ -114,6 +147,18 @@ mod tests {
         {
             assert!(ours(slip).is_err(), "{slip:?}");
         }
+    }
+
+    #[test]
+    fn a_text_log_has_no_escaped_quotes_and_no_control_characters() {
+        let shown = |text: &str| readable(&format!("{text:?}"));
+        assert_eq!(shown("the \"x\" of it's\n"), r#""the 'x' of it's\n""#);
+        assert_eq!(shown("ends with \\"), r#""ends with \\""#);
+        let origin = "\"x\" 'y'".escape_debug().to_string();
+        assert_eq!(readable(&origin), "'x' 'y'");
+        assert_eq!(shown(&origin), r#""'x' 'y'""#);
+        assert_eq!(readable(&origin.escape_debug().to_string()), "'x' 'y'");
+        assert_eq!(readable("ä\u{1b}[31mb\nc\\"), "ä\\u{1b}[31mb\\nc\\");
     }
 
     #[tokio::test(start_paused = true)]

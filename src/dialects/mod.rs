@@ -14,6 +14,9 @@ use std::rc::Rc;
 
 use tracing::{Instrument, Span, debug_span, field};
 
+use self::identify::Identified;
+use self::live::Verdict;
+use crate::access::Grant;
 use crate::http::{HandshakeRequest, Rejection, Route, RouteAnswer, Upgraded};
 use crate::shard::state::{ConnectionPermit, ShardState};
 use crate::visitors;
@@ -88,6 +91,10 @@ pub async fn answer(
             let identified = identify::identify(state, &request).instrument(span).await?;
             RouteAnswer::Profile(visitors::profile(&identified.visitor))
         }
+        Route::Identity(request) => {
+            let span = request_span(&request);
+            RouteAnswer::Profile(identity_of(state, &request).instrument(span).await?)
+        }
         Route::Engine(route) => {
             // Boxed: it must not enlarge the handshakes of the relay.
             match Box::pin(socket_io::open(state, *route)).await? {
@@ -102,6 +109,21 @@ pub async fn answer(
             }
         }
     })
+}
+
+/// Returns the identity that a handshake would have, and the flags that it would be granted, as JSON.
+async fn identity_of(state: &ShardState, request: &HandshakeRequest) -> Result<String, Rejection> {
+    let HandshakeRequest { handshake, credentials } = request;
+    let Identified { visitor, .. } = identify::identify(state, request).await?;
+    // The address of a page of version 2 has no facility, and each of its subscriptions is granted on its own.
+    let grant = if handshake.facility.as_str().is_empty() {
+        Grant::default()
+    } else {
+        state.policy.grant(handshake, &visitor.identity, visitor.allowed)?
+    };
+    let verdict = Verdict::new(&state.process.settings.namespace, handshake, &grant, false);
+    let has_cookie = credentials.session_cookie.is_some();
+    Ok(visitors::profile_of_handshake(&visitor, has_cookie, &verdict.granted, &verdict.refused))
 }
 
 /// Returns the span of a request that opens no connection: several of them may share one socket.

@@ -16,14 +16,14 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::time::sleep_until;
-use tracing::{debug, warn};
+use tracing::{Level, debug, enabled, warn};
 
 use super::cors::Cors;
 use super::deadlines::{Deadlines, Phase, Watched};
 use super::engine::{EngineRoute, error_response, session_response};
 use super::event_stream::{self, StreamHead};
 use super::http_config::HttpConfig;
-use super::request::{is_event_source, publishes};
+use super::request::{is_event_source, publishes, unknown_flags};
 use super::routes::{Checked, Route, RouteAnswer, route, route_publication};
 use super::session_request::{EngineError, SessionAction, SessionRequest};
 use super::{Rejection, whoami};
@@ -168,6 +168,12 @@ where
         None if is_inside => Cors::of(&request, peer, config),
         None => Cors::default(),
     };
+    if is_inside && enabled!(Level::DEBUG) {
+        let names = unknown_flags(uri.query());
+        if !names.is_empty() {
+            debug!(?names, "unknown flags are ignored");
+        }
+    }
     let is_event_source = is_inside && is_event_source(&request);
     let routed = if let Some((mounts, mount)) = mount {
         mounts.route(mount, request, &cors, peer, config)

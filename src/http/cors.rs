@@ -13,7 +13,7 @@ use hyper::{Request, Response, StatusCode};
 
 use super::Rejection;
 use super::http_config::HttpConfig;
-use super::request::{is_preflight, publishes, requests_events};
+use super::request::{is_preflight, publishes, requests_events, requests_identity};
 use super::visitor::check_origin;
 use crate::access::Peer;
 use crate::wire::{Handshake, HandshakeError};
@@ -38,7 +38,10 @@ pub(super) struct Cors {
 impl Cors {
     /// Returns the headers for a request: none unless it is a stream, a publication or a preflight.
     pub(super) fn of<B>(request: &Request<B>, peer: Peer, config: &HttpConfig) -> Self {
-        let varies = requests_events(request) || publishes(request) || is_preflight(request);
+        let varies = requests_events(request)
+            || requests_identity(request)
+            || publishes(request)
+            || is_preflight(request);
         let origin = request.headers().get(ORIGIN).filter(|_| varies);
         // Browsers reject a star where credentials are allowed, so the origin itself is named.
         let reader = origin.filter(|_| check_origin(request, peer, config).is_ok()).cloned();

@@ -5,7 +5,7 @@ use hyper::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE}
 use hyper::{Method, Request};
 
 use crate::access::Credentials;
-use crate::wire::{Handshake, parameters};
+use crate::wire::{Flags, Handshake, parameters, query_pairs};
 
 /// A request whose form, Origin and path have been checked.
 pub struct HandshakeRequest {
@@ -20,6 +20,9 @@ const CLIENT: (&str, &str) = ("client", "ws4redis");
 
 /// Query parameter of streams of version 2: name and value.
 const VERSION: (&str, &str) = ("v", "2");
+
+/// The query parameters that are no flags.
+const PARAMETERS: [&str; 5] = [CLIENT.0, VERSION.0, "since", "last", "access_token"];
 
 /// A header that needs a preflight from a page of another origin (Fetch standard, "CORS-safelisted request-header"): only
 /// pages that the Origin rule admits can publish.
@@ -38,6 +41,22 @@ pub(super) fn requests_events<B>(request: &Request<B>) -> bool {
         kind.trim().eq_ignore_ascii_case("text/event-stream")
     };
     request.method() == Method::GET && !offers_websocket(headers) && tokens(headers, &ACCEPT).any(accepts)
+}
+
+/// Returns the names in the query that are neither flags nor parameters, such as misspelt flags.
+pub(super) fn unknown_flags(query: Option<&str>) -> Vec<String> {
+    let is_unknown = |name: &str| !PARAMETERS.contains(&name) && Flags::named([name]) == Flags::default();
+    query_pairs(query).map(|(name, _)| name.into_owned()).filter(|name| is_unknown(name)).collect()
+}
+
+/// Returns whether our own client asks for its identity and the flags that are granted.
+pub(super) fn requests_identity<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    let accepts = |item: &str| item.eq_ignore_ascii_case("application/json");
+    request.method() == Method::GET
+        && !offers_websocket(headers)
+        && is_own_client(request)
+        && tokens(headers, &ACCEPT).any(accepts)
 }
 
 /// Returns whether the request publishes a message.

@@ -11,7 +11,7 @@ use super::cors::{self, Cors};
 use super::engine::EngineRoute;
 use super::event_stream::{self, StreamHead};
 use super::http_config::HttpConfig;
-use super::request::{HandshakeRequest, is_preflight, is_version_2, requests_events};
+use super::request::{HandshakeRequest, is_preflight, is_version_2, requests_events, requests_identity};
 use super::resume_text::ResumeText;
 use super::session_request::SessionAnswer;
 use super::upgrade::{self, Acceptance};
@@ -36,6 +36,8 @@ pub enum Route {
     Publish(HandshakeRequest, Bytes),
     /// The demo page asks for its visitor's profile.
     WhoAmI(HandshakeRequest),
+    /// A page asks for its visitor's identity and the flags that a handshake would be granted.
+    Identity(HandshakeRequest),
     /// A request of an Engine.IO client. Boxed: other routes are smaller.
     Engine(Box<EngineRoute>),
 }
@@ -91,6 +93,11 @@ pub(super) fn route<B>(
         } else {
             Route::EventStream(checked, head)
         }));
+    }
+    if requests_identity(request) {
+        return event_stream::check(request, handshake, peer, config)
+            .map(Route::Identity)
+            .map(Checked::Dialect);
     }
     let (checked, acceptance) = upgrade::check(request, handshake, peer, config)?;
     Ok(Checked::Dialect(if acceptance.is_live() {

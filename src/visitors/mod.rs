@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub use callback::{Callback, CallbackError, CallbackRequest, CallbackTransport, probe};
 pub use identify::Identifier;
 pub use large_values::LargeValues;
-pub use profile::profile;
+pub use profile::{profile, profile_of_handshake};
 pub use rate_limit::{RateLimits, TokenBucket};
 pub use session::{Probe, Sessions};
 pub use visitor::{AuthSource, IdentifyError, Visitor};

@@ -54,6 +54,20 @@ async fn no_cookie_session_key_or_payload_is_logged_and_control_characters_are_e
 }
 
 #[tokio::test]
+async fn text_logs_have_no_escaped_quotes_and_name_unknown_flags() {
+    let gateway = TestGateway::builder().variable("RUST_LOG", "ws4redis=debug").start().await;
+    let target = "/ws/a%22b?subscribe-brodcast&subscribe-user&x%22y=SECRET&client=ws4redis&since=1-0";
+    let _client = gateway.connect(target).await;
+    let line = gateway.expect_log(&["unknown flags are ignored"]).await;
+    assert!(line.ends_with(r#"names=["subscribe-brodcast", "x'y"]"#), "{line}");
+    gateway.expect_log(&[r#"facility="a'b""#]).await;
+    let refused = gateway.request("/ws/x").header("Cookie", "sessionid=x").header("Origin", "a\"b'c");
+    refused.expect_status(403).await;
+    gateway.expect_log(&["WARN", "request refused with 403: a'b'c is not an origin"]).await;
+    assert_eq!(gateway.count_log(&["SECRET"]) + gateway.count_log(&["\\\""]), 0, "{:#?}", gateway.log());
+}
+
+#[tokio::test]
 async fn json_logs_have_one_object_per_line() {
     let log = log_of_hostile_input(TestGateway::builder().set("log.format", "json")).await;
     assert_no_leaks(&log);
@@ -104,24 +118,25 @@ async fn each_ended_connection_is_one_line_at_debug_and_none_at_info() {
 
 #[tokio::test]
 async fn every_line_about_a_client_has_the_span_of_its_connection_in_both_formats() {
-    for (format, user, peer) in
-        [("text", r#"user=""#, "peer=127.0.0.1"), ("json", r#""user":"\""#, r#""peer":"127.0.0.1""#)]
-    {
+    for (format, user, peer, quote) in [
+        ("text", r#"user=""#, "peer=127.0.0.1", "'"),
+        ("json", r#""user":"\""#, r#""peer":"127.0.0.1""#, "\\"),
+    ] {
         let builder = TestGateway::builder().variable("RUST_LOG", "ws4redis=debug");
         let gateway = builder.set("log.format", format).start().await;
         let keys = [session_key(), session_key()];
         let cookies = [john(&keys[0]), mary(&keys[1])];
         let mut johns = connect(&gateway, "/ws/of-john%22?subscribe-broadcast", &cookies[0]).await;
         let mut marys = connect(&gateway, "/ws/of-mary%22?subscribe-broadcast", &cookies[1]).await;
-        for (client, facility) in [(&mut johns, r"of-john\"), (&mut marys, r"of-mary\")] {
+        for (client, facility) in [(&mut johns, "of-john"), (&mut marys, "of-mary")] {
             client.send_close(1000, "").await;
             client.expect_close(1000).await;
             client.expect_end().await;
-            gateway.expect_log(&["connection ended", facility]).await;
+            gateway.expect_log(&["connection ended", &format!("{facility}{quote}")]).await;
         }
         let log = gateway.log();
         let spans = ["john", "mary"].map(|name| {
-            let facility = format!(r"of-{name}\");
+            let facility = format!("of-{name}{quote}");
             let lines: Vec<_> = log.iter().filter(|line| line.contains(&facility)).collect();
             assert_eq!(lines.len(), 2, "opened and ended: {log:#?}");
             for line in &lines {

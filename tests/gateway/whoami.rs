@@ -110,6 +110,54 @@ async fn whoami_uses_the_callback_if_configured() {
     assert_eq!(answer.header("retry-after"), Some("2"));
 }
 
+/// The question of our own client at the address of a handshake.
+fn identity_request(gateway: &TestGateway, target: &str) -> Request {
+    let request = gateway.request(target).without("Upgrade").without("Connection");
+    request.without("Sec-WebSocket-Key").without("Sec-WebSocket-Version").with("Accept", "application/json")
+}
+
+#[tokio::test]
+async fn a_page_may_ask_for_its_identity_and_the_flags_that_it_is_granted() {
+    let gateway = TestGateway::start_with(&[("anonymous_publish", "false")]).await;
+    let target = "/ws/x?subscribe-broadcast&subscribe-user&publish-broadcast&client=ws4redis";
+    let origin = format!("http://{}", gateway.address());
+    let anonymous = identity_request(&gateway, target).header("Origin", &origin).expect_status(200).await;
+    let expected = r#"{"advice":["flags not granted: user, publish-broadcast, since the visitor is anonymous or a rule forbids it"],"cookie":false,"expires_in":null,"granted":["broadcast"],"groups":[],"known_by":null,"logged_in":false,"refused":["user","publish-broadcast"],"session":false,"user":null}"#;
+    assert_eq!(anonymous.body, expected);
+    assert_eq!(anonymous.header("access-control-allow-origin"), Some(&*origin));
+    assert_eq!(anonymous.header("cache-control"), Some("no-store"));
+
+    let key = session_key();
+    let john = identity_request(&gateway, target).header("Cookie", john(&key)).expect_status(200).await;
+    let parts = [
+        r#"{"advice":[],"cookie":true"#,
+        r#""granted":["broadcast","user","publish-broadcast"],"#,
+        r#""refused":[],"#,
+    ];
+    assert!(parts.iter().all(|part| john.body.contains(part)) && !john.body.contains(&key), "{john:?}");
+
+    let gone = format!("sessionid={}", session_key());
+    let gone = identity_request(&gateway, target).header("Cookie", gone).expect_status(200).await;
+    assert!(
+        gone.body.contains(r#""cookie":true"#) && gone.body.contains("the session is not in Redis"),
+        "{gone:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_learns_why_it_is_refused_and_no_identity() {
+    let gateway = TestGateway::start().await;
+    let target = "/ws/x?subscribe-user&client=ws4redis";
+    let asked = identity_request(&gateway, target).header("Cookie", john(&session_key()));
+    let refused = asked.header("Origin", "https://evil.example").expect_status(403).await;
+    assert!(refused.body.contains("origin.allowed") && !refused.body.contains("john"), "{refused:?}");
+    assert_eq!(refused.header("access-control-allow-origin"), Some("https://evil.example"));
+    // Only our own client asks; other requests without an upgrade are mistakes, and named as such.
+    let foreign = identity_request(&gateway, "/ws/x?subscribe-user").expect_status(400).await;
+    assert!(foreign.body.contains("Upgrade"), "{foreign:?}");
+    identity_request(&gateway, "/ws/%FF?client=ws4redis").expect_status(400).await;
+}
+
 mod redis_only {
     use super::*;
 

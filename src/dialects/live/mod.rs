@@ -22,3 +22,4 @@ mod verdict;
 
 pub use open::open;
 pub use request::is_request;
+pub(super) use verdict::Verdict;

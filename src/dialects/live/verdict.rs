@@ -5,14 +5,14 @@ use crate::wire::{AudienceKind, Channel, Facility, Flags, Handshake, Namespace};
 
 /// The names of flags that are granted and refused, as the client is told. `subscribe-` is left out.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Verdict {
-    pub(super) granted: Vec<String>,
-    pub(super) refused: Vec<String>,
+pub(in crate::dialects) struct Verdict {
+    pub(in crate::dialects) granted: Vec<String>,
+    pub(in crate::dialects) refused: Vec<String>,
 }
 
 impl Verdict {
     /// Compares what was asked for with what is granted.
-    pub(super) fn new(
+    pub(in crate::dialects) fn new(
         namespace: &Namespace,
         handshake: &Handshake,
         grant: &Grant,
