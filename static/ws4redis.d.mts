@@ -60,10 +60,31 @@ export declare namespace ws4redis {
         /** An open connection has switched from the fallback to a WebSocket. No message is missed. */
         transport: Event;
     }
+    /** What the gateway knows of the visitor, for the page's author. */
+    interface Identity {
+        readonly user: string | null;
+        readonly groups: readonly string[];
+        /** Also true for a user whose name the gateway does not know. */
+        readonly logged_in: boolean;
+        readonly known_by: 'session' | 'token' | 'callback' | null;
+        /** The browser has sent a session cookie. */
+        readonly cookie: boolean;
+        /** The gateway has found the session. */
+        readonly session: boolean;
+        /** Seconds until the identity expires. */
+        readonly expires_in: number | null;
+        /** The flags that are granted and refused; an audience alone is one to subscribe to. */
+        readonly granted: readonly string[];
+        readonly refused: readonly string[];
+        /** What the page's author may not expect. */
+        readonly advice: readonly string[];
+    }
     interface Socket extends EventTarget, AsyncIterable<Data> {
         readonly url: string;
         readonly state: State;
         readonly transport: Transport;
+        /** In development, that is with a gateway on localhost or a loopback address, soon after `open`; else null. */
+        readonly identity: Identity | null;
         /**
          * Resolves when the message was handed to the browser's WebSocket, or accepted by the gateway (fallback). Rejects if
          * there is no connection and the queue is full, and if the gateway rejects the message (fallback).
@@ -202,6 +223,8 @@ export declare namespace ws4redis {
         readonly id: string | null;
         /** The visitor's user name. */
         readonly user: string | null;
+        /** As `identity` of a socket. The answer to a subscription has its flags, so `granted` and `refused` are empty. */
+        readonly identity: Identity | null;
         /** Subscribes to a facility, or returns the subscription that the page has with the same options. */
         subscribe(facility: string, options?: SubscribeOptions): Subscription;
         /** Identifies the visitor by a token, on the open connection and after reconnects. */

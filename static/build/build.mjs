@@ -13,7 +13,7 @@ const { version } = JSON.parse(readFileSync(here('../package.json'), 'utf8'));
 const banner = `/*! ws4redis ${version} | MIT licence */`;
 /** Properties of the client's own objects, which no page sees. Names of the DOM and of both APIs keep theirs. */
 const INTERNAL =
-  /^(inconclusive|useless|retryAfter|renewable|remote|modern|onalive|retry|refusals|pending|until|key|expect|takeMatch|check|online|every|greeted|asking|askAgain|ask|receive|wait|usePlain|dropPlain|shares|handle|request|connectPlain|leave|timer)$/;
+  /^(inconclusive|useless|retryAfter|renewable|remote|modern|onalive|retry|refusals|pending|until|key|expect|takeMatch|check|online|every|greeted|asking|askAgain|ask|receive|wait|usePlain|dropPlain|shares|handle|request|connectPlain|leave|timer|bearer)$/;
 
 /** The types that components and composables name; the others are in the namespace `ws4redis`. */
 const NAMED = 'Audience Message Options Page PageMessage PageOptions Socket State SubscribeOptions Subscription'.split(' ');

@@ -1,6 +1,8 @@
 // Keeps one connection: opens it, detects its death, reconnects. Both APIs use it.
+import { isRemote } from './address';
 import { delayOf } from './backoff';
 import { type Ending, SESSION_ENDED, isFinal, lost } from './codes';
+import { explain } from './diagnosis';
 import type { ws4redis } from './types';
 
 const TICK_MS = 5000;
@@ -13,6 +15,8 @@ const JUMP_MS = 90000;
 /** A WebSocket, or what behaves like one. */
 export interface Transport {
   transport?: 'websocket' | 'sse';
+  /** The token of the attempt. */
+  bearer?: string | null;
   readyState: number;
   send(data: ws4redis.Sendable): void | Promise<void>;
   close(): void;
@@ -38,6 +42,7 @@ interface Events {
 }
 
 export interface Rules {
+  url: string;
   open(): Transport;
   heartbeat: string | null | undefined;
   /** The rules that upstream's client does not have. */
@@ -46,13 +51,11 @@ export interface Rules {
   renewable?: boolean;
   /** Milliseconds between two heartbeats. */
   every?: number;
-  /** The host is another machine, so the browser may know whether the network reaches it. */
-  remote?: boolean;
 }
 
 /** Keeps one connection at a time, until `close()` or an ending after which reconnecting cannot help. */
 export function createReconnector(
-  { open, heartbeat, modern, renewable, every = TICK_MS, remote }: Rules,
+  { url, open, heartbeat, modern, renewable, every = TICK_MS }: Rules,
   on: Events,
 ) {
   let socket: Transport;
@@ -67,6 +70,9 @@ export function createReconnector(
   let missed: number;
   let sessionEnded = false;
   let lastChance = false;
+  let isExplained = false;
+  /** The host is another machine, so the browser may know whether the network reaches it. */
+  let remote = modern && isRemote(url);
 
   function connect() {
     clearTimeout(retryTimer);
@@ -81,13 +87,14 @@ export function createReconnector(
   }
 
   function seemsOffline() {
-    return !!remote && globalThis.navigator?.onLine === false;
+    return remote && globalThis.navigator?.onLine === false;
   }
 
   function onOpen() {
     // With some VPNs browsers report no network all the time.
     if (seemsOffline()) remote = false;
     openedAt = Date.now();
+    isExplained = true;
     lastChance = false;
     if (!modern) attempt = 1;
     startTicking();
@@ -107,6 +114,8 @@ export function createReconnector(
       sessionEnded = false;
     }
     openedAt = 0;
+    if (!isExplained && !stopped) explain(url, event, socket.bearer);
+    isExplained = true;
     let delay = 0;
     // The timer is set before the callbacks run, since one of them may call close().
     if (!stopped && takesAnotherAttempt(event)) {

@@ -22,7 +22,7 @@ export const WS4Redis = function (this: unknown, given: Public.Options): Public 
   };
   let socket: Transport;
   const reconnector = createReconnector(
-    { open: () => (socket = openWebSocket(options.uri)), heartbeat: options.heartbeat_msg },
+    { url: options.uri, open: () => (socket = openWebSocket(options.uri)), heartbeat: options.heartbeat_msg },
     {
       connecting: () => call('connecting'),
       open: () => call('connected'),

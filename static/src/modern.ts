@@ -2,6 +2,7 @@
 import { addressOf, isRemote } from './address';
 import { type Ending, SESSION_ENDED } from './codes';
 import { type Attempt, createReconnector } from './connection';
+import { identify } from './diagnosis';
 import { copyOf } from './payload';
 import { messageEvent, messagesOf } from './reading';
 import { REFUSALS, openTransport } from './transport';
@@ -26,11 +27,11 @@ export function connect(path: string | URL, options: ws4redis.Options = {}): ws4
 
   const reconnector = createReconnector(
     {
+      url,
       open: () => (current = openTransport(url, token, fallback, history, switched)),
       heartbeat,
       modern: true,
       renewable: !!token,
-      remote: isRemote(url),
     },
     {
       connecting: () => setState('connecting'),
@@ -44,6 +45,7 @@ export function connect(path: string | URL, options: ws4redis.Options = {}): ws4
         wasOpen = true;
         if (isOpen()) emit('open');
         if (isOpen() && again) emit('gap');
+        if (!again && !isRemote(url)) identify(url, current.bearer, socket);
       },
       message(data) {
         socket.dispatchEvent(messageEvent(data));
@@ -112,6 +114,7 @@ export function connect(path: string | URL, options: ws4redis.Options = {}): ws4
     url,
     state: 'waiting',
     transport: null,
+    identity: null,
     send,
     sendJSON: (value: unknown) => send(JSON.stringify(value)),
     json: () => messages(JSON.parse),

@@ -2,6 +2,7 @@
 import { addressOf, isRemote } from './address';
 import { type Ending, SESSION_ENDED, lost } from './codes';
 import { type Transport, createReconnector } from './connection';
+import { identify } from './diagnosis';
 import { connect } from './modern';
 import { openPageSocket } from './page_socket';
 import { ATTEMPT_MS } from './sse';
@@ -29,6 +30,8 @@ export function connectPage(path: string | URL, options: ws4redis.PageOptions = 
   const ending = new AbortController();
   const subscriptions = new Map<string, Subscribed>();
   const unanswered = new Map<number, Waiting>();
+  /** Facilities whose first answer is known, and '' after the first greeting: the console is told once. */
+  const told = new Set<string>();
   let serial = 0;
   let carrier: Transport;
   let reconnector: ReturnType<typeof createReconnector>;
@@ -43,12 +46,12 @@ export function connectPage(path: string | URL, options: ws4redis.PageOptions = 
   function start() {
     reconnector = createReconnector(
       {
+        url,
         open: () => (carrier = openPageSocket(url, token, () => usePlain(true))),
         heartbeat: HEARTBEAT,
         every: HEARTBEAT_MS,
         modern: true,
         renewable: !!token,
-        remote: isRemote(url),
       },
       {
         connecting: () => setState('connecting'),
@@ -82,6 +85,8 @@ export function connectPage(path: string | URL, options: ws4redis.PageOptions = 
       subscriptions.forEach(ask);
       setState('open');
       if (page.state === 'open') emit('open');
+      if (!told.size && !isRemote(url)) identify(url, bearer ?? carrier.bearer, page);
+      told.add('');
     } else if (t === 'user') {
       page.user = user;
       subscriptions.forEach(({ askAgain }) => askAgain());
@@ -89,6 +94,10 @@ export function connectPage(path: string | URL, options: ws4redis.PageOptions = 
     } else if (unanswered.has(r)) {
       settle(r, t === 'err' ? new Error(`${object.code} ${object.why}`) : undefined);
     } else {
+      if (t === 'sub' && !told.has(f)) {
+        told.add(f);
+        if (object.no?.length) console.info(`ws4redis: not granted in ${f}: ${object.no}`);
+      }
       subscriptions.get(f)?.receive(object);
     }
   }
@@ -219,6 +228,7 @@ export function connectPage(path: string | URL, options: ws4redis.PageOptions = 
     state: 'waiting',
     id: null,
     user: null,
+    identity: null,
     subscribe,
     authenticate,
     close,

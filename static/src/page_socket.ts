@@ -38,9 +38,10 @@ export function openPageSocket(url: string, token: ws4redis.Options['token'], ol
     old();
   }
 
-  function dial(bearer?: string | null) {
+  function dial(answer?: string | null) {
+    self.bearer = answer;
     // The second name is for gateways that do not know the first one.
-    const protocols = ['ws4redis.2', 'ws4redis', ...(bearer ? [`bearer.${bearer}`] : [])];
+    const protocols = ['ws4redis.2', 'ws4redis', ...(answer ? [`bearer.${answer}`] : [])];
     const socket = (inner = openWebSocket(url, protocols) as Transport & { protocol?: string });
     socket.onopen = () => {
       if (socket.protocol !== 'ws4redis.2') return isOld();

@@ -5,6 +5,7 @@ import type { Transport } from './connection';
 import { type DuplicateFilter, ECHO_MS, type Expected } from './duplicates';
 import { createEventParser } from './event_stream';
 import { bytesOf, copyOf, fingerprint } from './payload';
+import { marked, request } from './request';
 import type { ws4redis } from './types';
 
 /** For the answer to a POST; also for the token, the WebSocket and the fallback of an attempt together. */
@@ -48,7 +49,7 @@ export function openStream(url: string, bearer: string | null | undefined, dupli
       batch.abort(new Error('message not accepted: no answer'));
     }, ATTEMPT_MS);
     try {
-      const { ok, status } = await request(url, {
+      const { ok, status } = await request(url, bearer, {
         method: 'POST',
         headers: {
           'Content-Type': isText ? 'text/plain;charset=utf-8' : 'application/octet-stream',
@@ -65,15 +66,8 @@ export function openStream(url: string, bearer: string | null | undefined, dupli
     }
   }
 
-  function request(address: string, init: RequestInit) {
-    const headers = { ...(bearer && { Authorization: `Bearer ${bearer}` }), ...init.headers };
-    // Cookies as with WebSockets. A redirection leads to a page for people.
-    return fetch(address, { ...init, headers, credentials: 'include', cache: 'no-store', redirect: 'manual' });
-  }
-
   async function read() {
-    // Without the mark the gateway answers 200 instead of 503, since a native EventSource would never come back.
-    const response = await request(`${url}${url.includes('?') ? '&' : '?'}client=ws4redis`, {
+    const response = await request(marked(url), bearer, {
       headers: { Accept: 'text/event-stream' },
       signal: reading.signal,
     });

@@ -27,7 +27,6 @@ export function openTransport(
   switched: () => void,
 ): Attempt {
   let inner: Transport | undefined;
-  let bearer: string | null | undefined;
   let opened = false;
   let done = false;
   let stopSwitching: (() => void) | undefined;
@@ -70,9 +69,9 @@ export function openTransport(
   }
 
   function dial(answer?: string | null) {
-    bearer = answer;
+    self.bearer = answer;
     // Browsers want one of the subprotocols to be answered, and tokens never are.
-    return openWebSocket(url, bearer ? ['ws4redis', `bearer.${bearer}`] : []);
+    return openWebSocket(url, answer ? ['ws4redis', `bearer.${answer}`] : []);
   }
 
   function dialFirst(answer?: string | null) {
@@ -88,7 +87,7 @@ export function openTransport(
     discard(inner!);
     self.transport = 'sse';
     const recent: string[] = [];
-    const stream = openStream(url.replace('ws', 'http'), bearer, duplicates);
+    const stream = openStream(url.replace('ws', 'http'), self.bearer, duplicates);
     use(stream, () => {
       if ((history.refusals += 1) < REFUSALS) return end(lost('the WebSocket was refused'));
       stopSwitching = switchToWebSocket(stream, recent, askToken, dial, history, adopt, end);

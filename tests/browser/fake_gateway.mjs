@@ -10,6 +10,10 @@ export async function fakeGateway(pages = {}) {
     postStatus: () => 204,
     /** The requests for /ws/…: `{method, url, headers, body}`. */
     requests: [],
+    /** The response to the client's question for its identity, which an old gateway refuses. */
+    identity: { status: 400, headers: { 'Content-Type': 'text/plain' }, body: 'no upgrade\n' },
+    /** The URLs of these questions. */
+    questions: [],
     /** The URLs of refused upgrades. */
     upgrades: [],
     /** The open streams. */
@@ -21,6 +25,11 @@ export async function fakeGateway(pages = {}) {
     const page = pages[url.split('?')[0]];
     if (page) return response.writeHead(200, { 'Content-Type': page.type }).end(page.text);
     if (!url.startsWith('/ws/')) return response.writeHead(404).end();
+    if (headers.accept === 'application/json') {
+      gateway.questions.push(url);
+      const { status, headers, body } = gateway.identity;
+      return response.writeHead(status, headers).end(body);
+    }
     const parts = [];
     for await (const part of request) parts.push(part);
     gateway.requests.push({ method, url, headers, body: Buffer.concat(parts) });

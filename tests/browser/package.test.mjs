@@ -40,10 +40,10 @@ test('the shipped files are the build of the sources', async () => {
   }
 });
 
-test('script and module have less than 7.5 kB gzipped each; a page loads one of them', () => {
+test('script and module have less than 8.5 kB gzipped each; a page loads one of them', () => {
   for (const name of ['ws4redis.js', 'ws4redis.mjs']) {
     const { length } = gzipSync(read('static', name));
-    assert.ok(length < 7500, `${name}: ${length} bytes`);
+    assert.ok(length < 8500, `${name}: ${length} bytes`);
   }
 });
 
@@ -58,7 +58,7 @@ test('the module sets no global, and a bundle contains only the API that its pag
   const bundle = async (name, source) => {
     writeFileSync(join(home, name), source);
     const esbuild = join(root, 'static', 'build', 'node_modules', 'esbuild', 'bin', 'esbuild');
-    return run(esbuild, name, '--bundle', '--format=esm', '--log-level=error');
+    return run(esbuild, name, '--bundle', '--minify', '--format=esm', '--log-level=error');
   };
   assert.doesNotMatch(await bundle('none.mjs', "import { ws4redis } from 'ws4redis';"), /WebSocket/);
   const modern = await bundle('modern.mjs', "import { ws4redis } from 'ws4redis'; ws4redis('/ws/x');");
