@@ -160,7 +160,9 @@ impl Settings {
                 !["access", "history", "presence"].contains(&key.as_str()) && !known.contains(key)
             };
             let keys = environment::keys(&written);
-            keys.iter().for_each(|key| sources.add(key, &path.display().to_string()));
+            for key in &keys {
+                sources.add(key, &path.display().to_string());
+            }
             if let Some(key) = keys.into_iter().find(unknown) {
                 return Err(SettingsError::Unknown {
                     file: path.to_owned(),
