@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,8 @@ FLAGS: Final = frozenset(
     for action in ("subscribe", "publish")
     for audience in ("broadcast", "user", "group", "session")
 )
+# Folders of what the site has only installed.
+PACKAGES: Final = frozenset({"dist-packages", "node_modules", "site-packages"})
 # Enough for any site, and an end for a folder that is no folder of templates.
 MAX_TEMPLATES: Final = 5_000
 MAX_BYTES: Final = 1 << 20
@@ -60,14 +63,21 @@ def check_pages(app_configs: Sequence[AppConfig] | None, **kwargs: object) -> li
 def _templates(engine: DjangoTemplates) -> Iterator[tuple[Path, str]]:
     """Yield the templates of the site with their texts; those of installed packages are none of its business."""
     for folder in engine.template_dirs:
-        if "site-packages" in str(folder) or "dist-packages" in str(folder):
+        if PACKAGES & set(Path(folder).parts):
             continue
-        for file in islice(Path(folder).rglob("*"), MAX_TEMPLATES):
+        for file in islice(_files(folder), MAX_TEMPLATES):
             try:
                 if file.is_file() and file.stat().st_size <= MAX_BYTES:
                     yield file, file.read_text("utf-8")
             except (OSError, ValueError):
                 continue
+
+
+def _files(folder: str | Path) -> Iterator[Path]:
+    # A site may name its base directory, with an environment and node_modules; this runs before each command.
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in PACKAGES and not name.startswith(".")]
+        yield from (Path(parent) / name for name in names)
 
 
 def _silent_addresses(file: Path, text: str) -> Iterator[checks.CheckMessage]:

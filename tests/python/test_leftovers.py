@@ -189,3 +189,12 @@ def test_an_address_without_a_valid_flag_is_named(tmp_path, line, is_silent):
     names = found(TEMPLATES=templates(tmp_path, "ws4redis.context_processors.default"))
     assert list(names) == ["W014"] * is_silent
     assert not is_silent or names["W014"].msg.startswith(f"{page}:2 connects to 'foobar")
+
+
+@pytest.mark.parametrize("folder", ["node_modules", "venv/lib/site-packages/a/templates", ".venv/lib"])
+def test_installed_packages_below_a_folder_of_templates_are_not_read(tmp_path, folder):
+    for parent, is_silent in ((tmp_path / folder, False), (tmp_path / "pages", True)):
+        parent.mkdir(parents=True)
+        (parent / "page.html").write_text("uri: '{{ WEBSOCKET_URI }}foobar'")
+        names = found(TEMPLATES=templates(tmp_path, "ws4redis.context_processors.default"))
+        assert list(names) == ["W014"] * is_silent
