@@ -107,9 +107,15 @@ def _url_of_cache(configuration: Mapping[str, Any]) -> str | None:
     options = dict(configuration.get("OPTIONS") or {})
     # django-redis has names of its own, the other caches those of redis-py.
     arguments = {**options, **options.get("CONNECTION_POOL_KWARGS", {})}
-    for name in ("username", "password"):
+    for name in ("username", "password", "db"):
         arguments.setdefault(name, options.get(name.upper()))
-    return redis_url({**arguments, "url": str(several[0]).strip()})[0]
+    url = str(several[0]).strip()
+    # django-redis-cache also takes a path, and a host with its port.
+    if url.startswith("/"):
+        url = f"unix://{url}"
+    elif "://" not in url and not url.startswith("unix:"):
+        url = f"redis://{url}"
+    return redis_url({**arguments, "url": url})[0]
 
 
 def _is_redis_cache(backend: str) -> bool:

@@ -9,7 +9,7 @@ from django.core import checks
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
-from ws4redis import binary, gateway_settings
+from ws4redis import binary, gateway_settings, session_engine
 from ws4redis.redis_urls import is_same_database, redis_url
 
 tomllib = pytest.importorskip("tomllib")
@@ -105,6 +105,15 @@ def test_a_star_in_allowed_hosts_admits_no_foreign_pages():
 def test_options_of_the_cache_belong_to_the_url_of_the_sessions(backend, options, url):
     caches = {"default": {"BACKEND": backend, "LOCATION": "redis://s/1", "OPTIONS": options}}
     assert derived(CACHES=caches)["session.redis_url"] == url
+
+
+@pytest.mark.parametrize(
+    ("location", "url"),
+    [("h:6380", "redis://:p@h:6380/3"), ("/run/r.sock", "unix://:p@/run/r.sock?db=3")],
+)
+def test_a_location_without_a_scheme_becomes_a_url(location, url):
+    cache = {"LOCATION": location, "OPTIONS": {"DB": 3, "PASSWORD": "p"}}
+    assert session_engine._url_of_cache(cache) == url
 
 
 @pytest.mark.parametrize(
