@@ -37,8 +37,8 @@ function watch(page) {
   page.on('pageerror', (error) => pageErrors.push(`uncaught: ${error.message}`));
   page.on('console', (message) => {
     if (!['error', 'warning'].includes(message.type())) return;
-    // During an outage the browser itself reports each attempt.
-    if (outage && /WebSocket connection to|Failed to load resource/.test(message.text())) return;
+    // During an outage the browser itself reports each attempt, and the client the first one of a connection.
+    if (outage && /WebSocket connection to|Failed to load resource|ws4redis: .*: no answer/.test(message.text())) return;
     pageErrors.push(`console ${message.type()}: ${message.text()}`);
   });
   page.on('websocket', (socket) => {
