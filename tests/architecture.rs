@@ -46,6 +46,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
         "rand",
         &[
             "broker/groups/mailboxes.rs",
+            "dialects/live/subscribe.rs",
             "engine",
             "groups/layer_writer.rs",
             "http/event_stream.rs",

@@ -59,6 +59,8 @@ impl LogEntry {
 pub(crate) struct MessageLog {
     entries: VecDeque<LogEntry>,
     last_id: LogId,
+    /// Number of entries that were removed.
+    removed: usize,
     bytes: usize,
 }
 
@@ -76,6 +78,11 @@ impl MessageLog {
     /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Returns the number of entries so far, the removed ones included.
+    pub(crate) fn added(&self) -> usize {
+        self.entries.len() + self.removed
     }
 
     /// Returns the entries with ids in a range.
@@ -96,6 +103,7 @@ impl MessageLog {
     pub(super) fn trim(&mut self, most: usize) -> usize {
         let removed = self.entries.len().saturating_sub(most);
         self.bytes -= self.entries.drain(..removed).map(|entry| entry.bytes()).sum::<usize>();
+        self.removed += removed;
         removed
     }
 }
@@ -114,7 +122,7 @@ mod tests {
         assert_eq!(ids(&log, LogId(2, 0)..=LogId(4, 0)), [2, 3, 4]);
         assert_eq!(ids(&log, LogId(2, 1)..=LogId(3, 7)), [3]);
         assert_eq!(ids(&log, LogId(4, 0)..=LogId(2, 0)), [0; 0]);
-        assert_eq!((log.trim(2), log.trim(2), log.len()), (3, 0, 2));
+        assert_eq!((log.trim(2), log.trim(2), log.len(), log.added()), (3, 0, 2, 5));
         assert_eq!(ids(&log, LogId::default()..=LogId::MAX), [4, 5]);
         assert_eq!((log.bytes(), log.last_id()), (2 * (ENTRY_BYTES + FIELD_BYTES + 1), LogId(5, 0)));
     }

@@ -32,7 +32,7 @@ const KNOWN: [(&str, Script); 7] = [
     ("829408cc83d4524666232bd8beebe3bcf873ac70", Script::Extend),
     ("042112cf75a3fdabb4e02600ce494eff4b2d2906", Script::Reacquire),
     ("80c54a4765be60079cbc1bf438c9f9ec3234f957", Script::HistoryPublish),
-    ("c351f6e7a5f2d72cdfed6df9af00fc36e756d058", Script::HistoryRead),
+    ("a0a6f896e2d7c1182be627effebf81cfb59210f5", Script::HistoryRead),
 ];
 
 /// Bound of the cache: a client may send a known script with any indentation, and each spelling has its own digest.
@@ -71,7 +71,7 @@ impl ScriptCache {
 }
 
 /// Returns the SHA-1 digest in lower-case hexadecimal digits: the name of a Lua script in Redis.
-fn sha1_hex(text: &[u8]) -> String {
+pub(crate) fn sha1_hex(text: &[u8]) -> String {
     Sha1::digest(text).iter().fold(String::with_capacity(40), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex

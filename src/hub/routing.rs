@@ -100,12 +100,10 @@ impl Hub {
         self.members.mute(id);
     }
 
-    /// Opens a joined member: queues the values of its topics, then the held messages, then goes live.
-    ///
-    /// Empty values are left out, and so are values that equal a held message.
+    /// Opens a joined member: queues the values of its topics, then the held messages, then goes live. Empty values are left
+    /// out, and so are values that equal a held message.
     pub fn open(&mut self, id: MemberId, listener: &Rc<Listener>, values: &[Option<Bytes>]) {
-        let replay = Replay { values, is_queued: true, ..Replay::default() };
-        self.open_part(id, listener, &replay);
+        self.open_part(id, listener, &Replay { values, is_queued: true, ..Replay::default() });
     }
 
     /// Opens a joined member that is a part of a connection, and delivers what was read for it. It has topics.
@@ -135,28 +133,28 @@ impl Hub {
         self.value_cache.check_capacity(values, &self.digester, &self.limits.memory)
     }
 
+    /// Returns whether a payload is one of the last that a topic has delivered.
+    pub fn has_delivered(&self, topic: &Topic, bytes: &[u8]) -> bool {
+        self.topics.find(topic).is_some_and(|id| self.topics[id].recent.contains(self.digester.digest(bytes)))
+    }
+
     /// Frees bytes that are kept only so that several outboxes can share them, and that no outbox uses any more.
     pub fn release_unused(&mut self) {
         self.limits.memory.release_last();
         self.value_cache.evict_unused();
     }
 
-    /// Records the digest of a queued value, so that the value is not delivered again when it is re-read after a loss.
-    ///
-    /// Skipped if the topic has other open members: they may not have received this value yet.
-    fn record_value(&mut self, id: MemberId, topic: u32, digest: u64) {
-        let topic = &mut self.topics[topic];
-        let is_other =
-            |slot: &MemberSlot| slot.member != id.number() && self.members[slot.member].listener().is_some();
-        if !topic.recent.contains(digest) && !topic.members.iter().any(is_other) {
-            topic.recent.push(digest);
-        }
-    }
-
+    /// Records the digests of queued values, so that these are not delivered again when they are re-read after a loss. Skipped
+    /// if a topic has other open members: they may not have received its value yet.
     fn record_values(&mut self, id: MemberId, values: &[Option<Bytes>], topics: Vec<u32>) {
         for (value, topic) in values.iter().zip(topics) {
-            if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
-                self.record_value(id, topic, self.digester.digest(value));
+            let Some(value) = value.as_ref().filter(|value| !value.is_empty()) else { continue };
+            let (digest, topic) = (self.digester.digest(value), &mut self.topics[topic]);
+            let is_other = |slot: &MemberSlot| {
+                slot.member != id.number() && self.members[slot.member].listener().is_some()
+            };
+            if !topic.recent.contains(digest) && !topic.members.iter().any(is_other) {
+                topic.recent.push(digest);
             }
         }
     }
@@ -414,10 +412,7 @@ impl Hub {
 
     /// Sets the memberships of a member, and updates its slots in their topics.
     fn set_memberships(&mut self, id: MemberId, memberships: Memberships) {
-        for (index, membership) in (0..).zip(&memberships) {
-            self.topics[membership.topic].members[membership.slot as usize] =
-                MemberSlot { member: id.number(), membership: index };
-        }
+        self.topics.set_slots(id.number(), memberships.iter().map(|known| (known.topic, known.slot)));
         self.members[id.number()].memberships = memberships;
     }
 

@@ -134,6 +134,13 @@ impl TopicTable {
         (id, slot)
     }
 
+    /// Updates the slots of a member, whose memberships have other indices now.
+    pub(super) fn set_slots(&mut self, member: u32, slots: impl Iterator<Item = (u32, u32)>) {
+        for (membership, (topic, slot)) in (0..).zip(slots) {
+            self[topic].members[slot as usize] = MemberSlot { member, membership };
+        }
+    }
+
     /// Removes the member in a slot. Returns the member that was moved to this slot, if there is one.
     pub(super) fn remove(&mut self, id: u32, slot: u32) -> Option<MemberSlot> {
         let members = &mut self[id].members;

@@ -1,9 +1,12 @@
 local key, after, count, room, largest = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local parts, taken, more, from = {}, 0, 0, after
-local function take(entry)
+local function message(entry)
   local data
   for i = 1, #entry[2], 2 do if entry[2][i] == 'd' then data = entry[2][i + 1] end end
-  local size = -1
+  return data
+end
+local function take(entry)
+  local data, size = message(entry), -1
   if data and #data <= largest then size = #data else data = '' end
   if taken > 0 and #data > room then return false end
   room = room - #data
@@ -33,8 +36,18 @@ if after == '' then
 end
 local first, last = redis.call('XRANGE', key, '-', '+', 'COUNT', 1), redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)
 local edge = after ~= '' and last[1] or first[1]
-if edge and edge[1] == from then more = 0 end
-local has = after ~= '' and #redis.call('XRANGE', key, after, after) > 0
-local head = (has and '1' or '0') .. ' ' .. more .. ' ' .. redis.call('XLEN', key)
-  .. ' ' .. (first[1] and first[1][1] or '-') .. ' ' .. (last[1] and last[1][1] or '-') .. '\n'
+if not edge or edge[1] == from then more = 0 end
+local older = after ~= '' and redis.call('XREVRANGE', key, after, '-', 'COUNT', 1)[1]
+local added, uptime, digest = '-', '-', '-'
+if older then
+  if ARGV[5] == '1' then digest = redis.sha1hex(message(older) or '') end
+elseif after ~= '' then
+  local stream, server = redis.pcall('XINFO', 'STREAM', key), redis.pcall('INFO', 'server')
+  for i = 1, #stream, 2 do if stream[i] == 'entries-added' then added = stream[i + 1] end end
+  uptime = type(server) == 'string' and string.match(server, 'uptime_in_seconds:(%d+)') or '-'
+end
+local time = redis.pcall('TIME')
+local now = time.err and '-' or string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local head = now .. ' ' .. uptime .. ' ' .. more .. ' ' .. redis.call('XLEN', key) .. ' ' .. added
+  .. ' ' .. (first[1] and first[1][1] or '-') .. ' ' .. (last[1] and last[1][1] or '-') .. ' ' .. digest .. '\n'
 return head .. table.concat(parts)

@@ -19,8 +19,12 @@ use crate::telemetry::LogThrottle;
 use crate::wire::{Channel, EntryId, HistoryNames};
 
 /// `KEYS`: the stream. `ARGV`: the id after which entries are read (empty: the last ones), most entries, most bytes, largest
-/// message. Returns one string: a line with what is known of the stream, then each entry as `ID SIZE`, a line end, and the
-/// message. A script, because XRANGE is bounded in entries only, and because all of it has to be of one moment.
+/// message, and 1 if the last entry up to that id is to be compared. Returns one string: a line with what is known of the
+/// stream, then each entry as `ID SIZE`, a line end, and the message. A script, because XRANGE is bounded in entries only, and
+/// because all of it has to be of one moment.
+///
+/// If the stream has no entry up to the id, the line also has what Redis knows of messages that are gone: how many it ever
+/// added to the stream (since Redis 7.0), and for how many seconds it has been running.
 pub(super) const READ: &str = include_str!("history_read.lua");
 
 /// Most bytes of messages in one reply.
@@ -28,6 +32,9 @@ const MAX_REPLY_BYTES: usize = 1 << 20;
 
 /// Reads in flight per shard, so that many clients that resume at once need little memory.
 const MAX_IN_FLIGHT: usize = 16;
+
+/// Subscriptions of a shard that read histories at the same time: each may hold several pages.
+const MAX_READING: usize = 8;
 
 /// Pauses between retries while Redis temporarily refuses, and the time after which retrying stops.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -48,32 +55,41 @@ pub struct HistoryEntry {
 pub struct HistoryPage {
     /// The messages, in the order of publication.
     pub entries: Vec<HistoryEntry>,
-    /// Whether the stream has the entry after which the messages were read.
-    pub has_start: bool,
+    /// Redis' time in Unix milliseconds; none if Redis refuses to tell it.
+    pub now_ms: Option<u64>,
+    /// Seconds for which Redis has been running, if the stream has no entry up to the id, and Redis tells it.
+    pub uptime_seconds: Option<u64>,
     /// Whether a limit has cut the messages: those after the last one, or before the first of the last ones.
     pub has_more: bool,
     /// Number of messages in the stream.
     pub length: u64,
+    /// Number of messages that were ever added to the stream, if it has no entry up to the id, and Redis tells it.
+    pub added: Option<u64>,
     /// The first entry of the stream.
     pub first: Option<EntryId>,
     /// The last entry of the stream.
     pub last: Option<EntryId>,
+    /// Whether the last message up to the id is the one that was to be compared with it.
+    pub is_value_before: bool,
 }
 
 impl HistoryPage {
-    /// Parses the reply of the script.
-    fn parse(reply: &Bytes) -> Option<Self> {
+    /// Parses the reply of the script. `value`: the digest of the message to compare.
+    fn parse(reply: &Bytes, value: Option<&str>) -> Option<Self> {
         let mut rest = reply.clone();
         let head = take_line(&mut rest)?;
         let mut words = head.split(' ');
         let mut next = || words.next();
         let mut page = Self {
             entries: Vec::new(),
-            has_start: next()? == "1",
+            now_ms: next()?.parse().ok(),
+            uptime_seconds: next()?.parse().ok(),
             has_more: next()? == "1",
             length: next()?.parse().ok()?,
+            added: next()?.parse().ok(),
             first: EntryId::parse(next()?),
             last: EntryId::parse(next()?),
+            is_value_before: next()? == value.unwrap_or_default(),
         };
         while !rest.is_empty() {
             let line = take_line(&mut rest)?;
@@ -107,6 +123,7 @@ pub(super) struct HistoryReader {
     digest: String,
     max_message_bytes: usize,
     in_flight: Semaphore,
+    permits: Arc<Semaphore>,
     counters: Arc<Counters>,
     refused: LogThrottle,
 }
@@ -120,11 +137,27 @@ impl HistoryReader {
     ) -> Self {
         let in_flight = Semaphore::new(MAX_IN_FLIGHT);
         let refused = LogThrottle::default();
-        Self { commands, names, digest: digest(READ), max_message_bytes, in_flight, counters, refused }
+        let permits = Arc::new(Semaphore::new(MAX_READING));
+        Self {
+            commands,
+            names,
+            digest: digest(READ),
+            max_message_bytes,
+            in_flight,
+            permits,
+            counters,
+            refused,
+        }
     }
 
-    /// Reads at most `count` messages of a channel: those after an entry or, without one, the last ones. The page is empty if
-    /// the channel cannot have a history, or Redis refuses the script. Retries while Redis temporarily refuses.
+    /// Returns the permits of subscriptions that read.
+    pub(super) fn permits(&self) -> Arc<Semaphore> {
+        self.permits.clone()
+    }
+
+    /// Reads at most `count` messages of a channel: those after an entry or, without one, the last ones. With an entry and a
+    /// value, also compares this with the last message up to the entry. None if the channel cannot have a history, or Redis
+    /// refuses to read it. Retries while Redis temporarily refuses.
     ///
     /// # Errors
     ///
@@ -134,14 +167,18 @@ impl HistoryReader {
         channel: &Channel,
         after: Option<EntryId>,
         count: usize,
-    ) -> Result<HistoryPage, ReadFailed> {
-        let Some(stream) = self.names.stream(channel) else { return Ok(HistoryPage::default()) };
+        value: Option<&[u8]>,
+    ) -> Result<Option<HistoryPage>, ReadFailed> {
+        let Some(stream) = self.names.stream(channel) else { return Ok(None) };
         let key = stream.as_str().as_bytes();
         let after = after.map(|id| id.to_string()).unwrap_or_default();
+        let value = value.map(digest);
+        let compares: &[u8] = if value.is_some() { b"1" } else { b"0" };
         // One message always fits, and one over the limit is left out.
         let most = MAX_REPLY_BYTES.min(self.max_message_bytes);
         let [count, bytes, largest] = [count, most, self.max_message_bytes].map(|number| number.to_string());
-        let arguments = [b"1", key, after.as_bytes(), count.as_bytes(), bytes.as_bytes(), largest.as_bytes()];
+        let (count, bytes, largest) = (count.as_bytes(), bytes.as_bytes(), largest.as_bytes());
+        let arguments = [b"1", key, after.as_bytes(), count, bytes, largest, compares];
         let Ok(_permit) = self.in_flight.acquire().await else { return Err(ReadFailed) };
         let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
         self.commands.wait_for_node(key).await;
@@ -150,7 +187,7 @@ impl HistoryReader {
             let mut batch = self.commands.batch();
             batch.add_keyed(script.0, key, &[&[script.1.as_bytes()], &arguments[..]].concat());
             match self.commands.send(batch).await.pop() {
-                Some(Ok(reply)) => return Ok(page_of(channel, &reply)),
+                Some(Ok(reply)) => return Ok(page_of(channel, &reply, value.as_deref())),
                 Some(Err(CommandFailure::Refused(reason))) if reason.starts_with("NOSCRIPT") => {
                     script = ("EVAL", READ);
                 }
@@ -163,7 +200,7 @@ impl HistoryReader {
                 }
                 Some(Err(CommandFailure::Refused(reason))) => {
                     self.note_refused(&reason);
-                    return Ok(HistoryPage::default());
+                    return Ok(None);
                 }
                 Some(Err(CommandFailure::Lost)) | None => return Err(ReadFailed),
             }
@@ -174,20 +211,20 @@ impl HistoryReader {
         Counters::count(&self.counters.refused_reads);
         if let Some(suppressed) = self.refused.allow() {
             let cure = if is_refusal(reason) { CURE } else { "see Redis' log" };
-            error!(error = %reason, suppressed, "Redis refuses to read a history, which counts as empty; {cure}");
+            error!(error = %reason, suppressed, "Redis refuses to read a history; clients that resume are told of a gap; {cure}");
         }
     }
 }
 
-fn page_of(channel: &Channel, reply: &CommandReply) -> HistoryPage {
+fn page_of(channel: &Channel, reply: &CommandReply, value: Option<&str>) -> Option<HistoryPage> {
     let page = match reply {
-        CommandReply::Value(Some(reply)) => HistoryPage::parse(reply),
+        CommandReply::Value(Some(reply)) => HistoryPage::parse(reply, value),
         _ => None,
     };
-    page.unwrap_or_else(|| {
-        warn!(?channel, "cannot parse the history of this channel; it counts as empty");
-        HistoryPage::default()
-    })
+    if page.is_none() {
+        warn!(?channel, "cannot parse the history of this channel; clients that resume are told of a gap");
+    }
+    page
 }
 
 #[cfg(test)]
@@ -196,18 +233,35 @@ mod tests {
 
     #[test]
     fn the_reply_of_the_script_is_parsed_and_anything_else_is_not() {
-        let page = HistoryPage::parse(&Bytes::from_static(b"1 0 5 1-0 9-2\n8-0 3\na\nb9-2 -1\n")).unwrap();
+        let reply = Bytes::from_static(b"99 7 0 5 6 1-0 9-2 ab\n8-0 3\na\nb9-2 -1\n");
+        let page = HistoryPage::parse(&reply, Some("ab")).unwrap();
         let id = |ms, seq| EntryId { ms, seq };
         let entries = vec![
             HistoryEntry { id: id(8, 0), payload: Some(Bytes::from_static(b"a\nb")) },
             HistoryEntry { id: id(9, 2), payload: None },
         ];
-        let (first, last) = (Some(id(1, 0)), Some(id(9, 2)));
-        let expected = HistoryPage { entries, has_start: true, has_more: false, length: 5, first, last };
+        let expected = HistoryPage {
+            entries,
+            now_ms: Some(99),
+            uptime_seconds: Some(7),
+            has_more: false,
+            length: 5,
+            added: Some(6),
+            first: Some(id(1, 0)),
+            last: Some(id(9, 2)),
+            is_value_before: true,
+        };
         assert_eq!(page, expected);
-        assert_eq!(HistoryPage::parse(&Bytes::from_static(b"0 0 0 - -\n")), Some(HistoryPage::default()));
-        for other in ["", "0 0 0 -", "0 0 x - -\n", "0 0 1 - -\n8-0 3\nab", "0 0 1 - -\n8 1\na"] {
-            assert_eq!(HistoryPage::parse(&Bytes::from(other)), None, "{other:?}");
+        assert!(!HistoryPage::parse(&reply, None).unwrap().is_value_before);
+        let empty = Bytes::from_static(b"- - 0 0 - - - -\n");
+        assert_eq!(HistoryPage::parse(&empty, Some("ab")), Some(HistoryPage::default()));
+        let head = "- - 0 1 - - - -";
+        for other in ["", "- - 0 0 - - -\n", head, "- - 0 x - - - -\n"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(["\n8-0 3\nab", "\n8 1\na"].map(|rest| format!("{head}{rest}")))
+        {
+            assert_eq!(HistoryPage::parse(&Bytes::from(other.clone()), None), None, "{other:?}");
         }
     }
 }

@@ -93,9 +93,9 @@ impl<'a> ScriptCalls<'a> {
     }
 }
 
-/// Returns the digest of a script, which EVALSHA takes as its name.
-pub(super) fn digest(script: &str) -> String {
-    Sha1::digest(script).iter().fold(String::with_capacity(40), |mut digits, byte| {
+/// Returns the digest of a message, or of a script, which EVALSHA takes as its name.
+pub(super) fn digest(text: impl AsRef<[u8]>) -> String {
+    Sha1::digest(text).iter().fold(String::with_capacity(40), |mut digits, byte| {
         let _ = write!(digits, "{byte:02x}");
         digits
     })

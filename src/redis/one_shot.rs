@@ -170,7 +170,11 @@ pub(super) async fn try_history(settings: &Settings, commands: &CommandClient) -
     let Some(stream) = settings.history_names().stream(&channel) else { return Ok(()) };
     let key = stream.as_str().as_bytes();
     let mut batch = commands.batch();
-    batch.add_keyed("EVAL", key, &[history_reader::READ.as_bytes(), b"1", key, b"", b"1", b"100", b"100"]);
+    batch.add_keyed(
+        "EVAL",
+        key,
+        &[history_reader::READ.as_bytes(), b"1", key, b"", b"1", b"100", b"100", b"0"],
+    );
     script_outcome(commands.send(batch).await.pop()).map(drop)
 }
 

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, spawn_local};
 use tracing::error;
 
@@ -136,8 +137,13 @@ impl Store {
         }
     }
 
-    /// Reads at most `limit` messages of a channel's history that follow an entry. The page is empty if the channel has no
-    /// history, or Redis refuses to read it.
+    /// Returns the permits that subscriptions need while they read histories, so that few of them hold messages at once.
+    pub fn history_permits(&self) -> Arc<Semaphore> {
+        self.histories.permits()
+    }
+
+    /// Reads at most `limit` messages of a channel's history that follow an entry, and compares a value with the last message
+    /// up to that entry. None if the channel has no history, or Redis refuses to read it.
     ///
     /// # Errors
     ///
@@ -147,18 +153,23 @@ impl Store {
         channel: &Channel,
         id: EntryId,
         limit: usize,
-    ) -> Result<HistoryPage, ReadFailed> {
-        self.histories.read(channel, Some(id), limit).await
+        value: Option<&[u8]>,
+    ) -> Result<Option<HistoryPage>, ReadFailed> {
+        self.histories.read(channel, Some(id), limit, value).await
     }
 
-    /// Reads the last messages of a channel's history, at most `count`. The page is empty if the channel has no history, or
-    /// Redis refuses to read it.
+    /// Reads the last messages of a channel's history, at most `count`. None if the channel has no history, or Redis refuses
+    /// to read it.
     ///
     /// # Errors
     ///
     /// When Redis is lost, or gives no answer in time.
-    pub async fn history_last(&self, channel: &Channel, count: usize) -> Result<HistoryPage, ReadFailed> {
-        self.histories.read(channel, None, count).await
+    pub async fn history_last(
+        &self,
+        channel: &Channel,
+        count: usize,
+    ) -> Result<Option<HistoryPage>, ReadFailed> {
+        self.histories.read(channel, None, count, None).await
     }
 
     /// Waits until no publication is queued or in flight. Cancel-safe.

@@ -40,6 +40,16 @@ pub struct EntryId {
 }
 
 impl EntryId {
+    /// Returns a position behind all entries of a millisecond. No entry has this id.
+    pub const fn at(ms: u64) -> Self {
+        Self { ms, seq: u64::MAX }
+    }
+
+    /// Returns whether this is the position of a time, and not the id of an entry.
+    pub const fn is_time(self) -> bool {
+        self.seq == u64::MAX
+    }
+
     /// Parses an id as Redis writes it, `1700000000000-0`.
     pub fn parse(text: &str) -> Option<Self> {
         let (ms, seq) = text.split_once('-')?;

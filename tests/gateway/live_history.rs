@@ -72,9 +72,13 @@ async fn a_client_resumes_behind_the_entry_that_it_names() {
     let answer = client.subscribe("h-1", FLAGS).await;
     assert_eq!(answer["ids"], json!({"broadcast": known[2]}));
     assert_eq!(client.next().await["last"], true);
-    assert_eq!(client.subscribe("h-2", FLAGS).await["ids"], json!({"broadcast": "0-0"}));
-    client.send(json!({"t": "sub", "f": "h-2", "flags": FLAGS, "since": {"broadcast": "0-0"}})).await;
+    let empty = client.subscribe("h-2", FLAGS).await["ids"].clone();
+    client.send(json!({"t": "sub", "f": "h-2", "flags": FLAGS, "since": empty})).await;
     assert_eq!(client.next().await["recovered"], true);
+    // A stream that is not there proves nothing about a client that does not say when it was there.
+    client.send(json!({"t": "sub", "f": "h-2", "flags": FLAGS, "since": {"broadcast": "0-0"}})).await;
+    assert_eq!(client.next().await["recovered"], false);
+    client.expect(json!({"t": "gap", "f": "h-2"})).await;
     client.send(json!({"t": "sub", "f": "h-1", "flags": FLAGS, "last": 2})).await;
     assert!(client.next().await["recovered"].is_null());
     assert_eq!(ids(&mut client, &["b", "c"]).await, known[1..]);

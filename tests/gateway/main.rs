@@ -34,6 +34,7 @@ mod live;
 mod live_callback;
 mod live_history;
 mod live_publish;
+mod live_resume;
 mod live_streams;
 mod logs;
 mod messenger;

@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::answers::Answers;
@@ -34,6 +36,8 @@ pub(super) struct LiveClient {
     pub(super) last_join: u64,
     /// Joins that have ended, and wait to be applied.
     pub(super) reports: Rc<RefCell<Vec<JoinReport>>>,
+    /// Its subscriptions read histories one after the other; none before the first one that does.
+    pub(super) reads: Option<Arc<Semaphore>>,
     /// Its share in the visitor's lease; none if the visitor cannot change.
     pub(super) share: Option<PartialHold>,
     /// What it counts as for presence; none if it is not counted.

@@ -14,12 +14,12 @@ use super::client::{LiveClient, send};
 use super::describe::describe;
 use super::facility::LiveFacility;
 use super::gaps::send_gaps;
-use super::history::Resume;
 use super::presence::attend;
 use super::publish::poll_acks;
 use super::reauthorize::reauthorize;
 use super::receive::receive;
 use super::request_limit::RequestLimit;
+use super::resume::Resume;
 use super::subscribe::{JoinedFacility, apply_reports, open_facility};
 use crate::access::{Credentials, Identity};
 use crate::dialects::reason::reason_of;
@@ -71,6 +71,7 @@ impl LiveConnection {
             facilities: Vec::new(),
             last_join: 0,
             reports: Rc::default(),
+            reads: None,
             share: None,
             attendance: None,
             identity: identity.clone(),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::history::Resume;
 use super::presence::PresencePlace;
+use super::resume::Resume;
 use super::verdict::Verdict;
 use crate::dialects::groups::LayerClient;
 use crate::dialects::relay::EchoTopics;
@@ -24,7 +24,7 @@ pub(super) struct LiveFacility {
     pub(super) subscription: Option<Subscription>,
     /// Where its histories are read on; none if nothing is read.
     pub(super) resume: Option<Resume>,
-    /// The last id that the history of each channel had when it was read.
+    /// From where each channel with a history continues if no message has come since.
     pub(super) read_to: Vec<(Channel, EntryId)>,
     /// The client's number of the request that is not answered yet.
     pub(super) request: Option<i64>,

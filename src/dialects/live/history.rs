@@ -1,7 +1,14 @@
 //! Reads the histories of a facility, for clients that resume.
 
-use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::proof::{position, position_ago, reaches_back};
+use super::refusal::RequestRefusal;
+use super::resume::Resume;
 use crate::redis::{HistoryPage, ReadFailed};
 use crate::settings::HistoryLimits;
 use crate::shard::state::ShardState;
@@ -13,18 +20,8 @@ const MAX_OUTBOXES: usize = 8;
 /// Most messages of one reading. Bytes are the limit that counts.
 const MAX_MESSAGES: usize = 1 << 20;
 
-/// Which messages of a history a client wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Resume {
-    /// Those after an entry, which may be of any audience.
-    Since(EntryId),
-    /// Those after an entry of each audience that is named as in messages.
-    SinceEach(Vec<(String, EntryId)>),
-    /// Those after an entry of each channel: after a loss.
-    After(Vec<(Channel, EntryId)>),
-    /// The last ones.
-    Last(usize),
-}
+/// Time in which a connection to Redis that is dead is noticed, in addition to `redis.command_timeout_seconds`.
+const DETECTION: Duration = Duration::from_secs(5);
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -33,62 +30,190 @@ pub(super) struct HistoryRead {
     pub(super) messages: Vec<(usize, EntryId, Bytes)>,
     /// For each channel: the id up to which messages were read, if any were to be read.
     pub(super) read_to: Vec<Option<EntryId>>,
-    /// For each channel: the last id of its history.
-    pub(super) last: Vec<Option<EntryId>>,
+    /// For each channel: from where a client continues that has got the messages; none if it is not known.
+    pub(super) continues: Vec<Option<EntryId>>,
+    /// For each channel: whether its value is among the messages, or before them.
+    pub(super) has_value: Vec<bool>,
     /// Whether nothing is missing; none if the client does not resume.
     pub(super) is_complete: Option<bool>,
 }
 
-/// Reads the histories of channels.
-///
-/// # Errors
-///
-/// When Redis is lost.
-pub(super) async fn read_history(
-    state: &ShardState,
-    facility: &Facility,
-    channels: &[Channel],
-    resume: Option<&Resume>,
-    limits: HistoryLimits,
-) -> Result<HistoryRead, ReadFailed> {
-    let mut read = HistoryRead::default();
-    let mut starts = Vec::new();
-    for (position, channel) in channels.iter().enumerate() {
-        let since = since_of(state, facility, channel, resume);
-        let (last, read_to) = match (since, resume) {
-            (Some(since), _) => {
-                let after = read_after(state, channel, since, position, &mut read).await?;
-                let reaches_back = after.is_whole && reaches_back(&after.first, since, limits);
-                // Before the first message every history has its start.
-                let has_start = after.first.has_start || since == EntryId::default();
-                starts.push((has_start && after.is_whole, reaches_back));
-                (after.last, after.read_to)
-            }
-            (None, Some(Resume::Last(count))) => {
-                let page = state.store.history_last(channel, *count).await?;
-                let last = page.last;
-                add(&mut read, position, page);
-                (last, last)
-            }
-            (None, _) => (state.store.history_last(channel, 1).await?.last, None),
+/// The right to read histories. It bounds the memory of all that are being read at once.
+pub(super) struct ReadPermit {
+    _own: Option<OwnedSemaphorePermit>,
+    _shared: Option<OwnedSemaphorePermit>,
+}
+
+impl ReadPermit {
+    /// Waits for the turn of a connection, if it is open, and then for that of its shard: no connection can keep the others
+    /// waiting.
+    pub(super) async fn acquire(state: &ShardState, own: Option<Arc<Semaphore>>) -> Self {
+        let own = match own {
+            Some(own) => own.acquire_owned().await.ok(),
+            None => None,
         };
-        read.read_to.push(read_to);
-        read.last.push(last);
+        let shared = state.store.history_permits().acquire_owned().await.ok();
+        Self { _own: own, _shared: shared }
     }
-    // Stable: messages of one channel stay in order.
-    read.messages.sort_by_key(|(_, id, _)| *id);
-    if let Some(Resume::Last(count)) = resume {
-        read.messages.drain(..read.messages.len().saturating_sub(*count));
-    }
-    read.is_complete = match resume {
-        // The entry is in the history of one channel, and the others have lost nothing since.
-        Some(Resume::Since(_)) => {
-            Some(starts.iter().any(|(has, _)| *has) && starts.iter().all(|(has, back)| *has || *back))
+}
+
+/// A reading of the histories of a facility's channels.
+pub(super) struct HistoryReading<'a> {
+    pub(super) state: &'a ShardState,
+    pub(super) facility: &'a Facility,
+    pub(super) limits: HistoryLimits,
+    pub(super) resume: Option<&'a Resume>,
+}
+
+impl HistoryReading<'_> {
+    /// Returns from where a client continues in the channels of which it gets no earlier messages. Read before these are
+    /// joined: what is published afterwards reaches the client, which continues behind it.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is lost.
+    pub(super) async fn starts(&self, channels: &[Channel]) -> Result<Vec<Option<EntryId>>, ReadFailed> {
+        let mut starts = Vec::with_capacity(channels.len());
+        for channel in channels {
+            let is_read = matches!(self.resume, Some(Resume::Last(_))) || self.since(channel).is_some();
+            let page = if is_read { None } else { self.state.store.history_last(channel, 0).await? };
+            starts.push(page.map(|page| position(&page, self.limits)));
         }
-        Some(Resume::SinceEach(_) | Resume::After(_)) => Some(starts.iter().all(|(has, back)| *has && *back)),
-        Some(Resume::Last(_)) | None => None,
-    };
-    Ok(read)
+        Ok(starts)
+    }
+
+    /// Reads the histories of joined channels, given with their values and with what was read before.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is lost, or there is no memory for them.
+    pub(super) async fn read(
+        &self,
+        channels: &[Channel],
+        values: &[Option<Bytes>],
+        starts: &[Option<EntryId>],
+    ) -> Result<HistoryRead, RequestRefusal> {
+        let mut read = HistoryRead::default();
+        let mut is_complete = true;
+        for (index, channel) in channels.iter().enumerate() {
+            let value = values.get(index).and_then(Option::as_ref);
+            let (continues, read_to, has_value) = match (self.since(channel), self.resume) {
+                (Some(since), _) => {
+                    let after = self.read_after(channel, since, (index, value), &mut read).await?;
+                    is_complete &= after.is_complete;
+                    (after.continues, after.read_to, after.has_value)
+                }
+                (None, Some(Resume::Last(count))) => {
+                    let page = self.state.store.history_last(channel, *count).await?;
+                    let known = page.as_ref().map(|page| (position(page, self.limits), page.last));
+                    let (_, has_value) = self.add(&mut read, (index, value), page)?;
+                    (known.map(|(position, _)| position), known.and_then(|(_, last)| last), has_value)
+                }
+                (None, _) => {
+                    is_complete = false;
+                    (starts.get(index).copied().flatten(), None, false)
+                }
+            };
+            read.continues.push(continues);
+            read.read_to.push(read_to);
+            read.has_value.push(has_value);
+        }
+        // Stable: messages of one channel stay in order.
+        read.messages.sort_by_key(|(_, id, _)| *id);
+        if let Some(Resume::Last(count)) = self.resume {
+            read.messages.drain(..read.messages.len().saturating_sub(*count));
+        }
+        read.is_complete = match self.resume {
+            // Ids rise in one channel only: another one may have a message before the entry that the client has not got.
+            Some(Resume::Since(_)) => Some(is_complete && channels.len() < 2),
+            Some(Resume::SinceEach(_) | Resume::After(..)) => Some(is_complete),
+            Some(Resume::Last(_)) | None => None,
+        };
+        Ok(read)
+    }
+
+    /// Returns the position behind which the history of a channel is read; none if it is not read, or from its end.
+    fn since(&self, channel: &Channel) -> Option<EntryId> {
+        match self.resume? {
+            Resume::Since(id) => Some(*id),
+            Resume::After(ids, _) => ids.iter().find(|(known, _)| known == channel).map(|(_, id)| *id),
+            Resume::SinceEach(ids) => {
+                let namespace = &self.state.process.settings.namespace;
+                let audience = audience_in_messages(namespace.audience_of(channel, self.facility));
+                ids.iter().find(|(name, _)| name == audience).map(|(_, id)| *id)
+            }
+            Resume::Last(_) => None,
+        }
+    }
+
+    /// Reads the messages of a channel behind a position.
+    async fn read_after(
+        &self,
+        channel: &Channel,
+        since: EntryId,
+        (index, value): (usize, Option<&Bytes>),
+        read: &mut HistoryRead,
+    ) -> Result<ReadAfter, RequestRefusal> {
+        let Self { state, limits, .. } = *self;
+        let settings = &state.process.settings;
+        let max_bytes = settings.messages.outbox_bytes.saturating_mul(MAX_OUTBOXES);
+        let value_bytes = value.map(|value| &value[..]);
+        let mut page = state.store.history_after(channel, since, MAX_MESSAGES, value_bytes).await?;
+        let mut after = ReadAfter { is_complete: false, ..ReadAfter::default() };
+        if let Some(first) = &page {
+            let delivered = match self.resume {
+                Some(Resume::After(_, until)) => {
+                    position_ago(first, until.elapsed() + settings.redis.command_timeout + DETECTION, limits)
+                }
+                _ => None,
+            };
+            after.is_complete = reaches_back(first, since, limits)
+                || delivered.is_some_and(|delivered| reaches_back(first, delivered, limits));
+            after.has_value = first.is_value_before;
+        }
+        while let Some(next) = page.take() {
+            let (has_more, last, end) = (next.has_more, next.last, next.entries.last().map(|entry| entry.id));
+            after.continues = Some(position(&next, limits));
+            let (is_whole, has_value) = self.add(read, (index, value), Some(next))?;
+            after.is_complete &= is_whole;
+            after.has_value |= has_value;
+            let bytes: usize = read.messages.iter().map(|(_, _, message)| message.len()).sum();
+            match end {
+                Some(end) if has_more && bytes < max_bytes => {
+                    page = state.store.history_after(channel, end, MAX_MESSAGES, None).await?;
+                    after.is_complete &= page.is_some();
+                }
+                _ => {
+                    after.read_to = if has_more { end } else { last };
+                    after.is_complete &= !has_more;
+                }
+            }
+        }
+        Ok(after)
+    }
+
+    /// Adds the messages of a page, counted as memory of the outboxes. Returns whether none is too large to be delivered, and
+    /// whether one of them is the value.
+    fn add(
+        &self,
+        read: &mut HistoryRead,
+        (index, value): (usize, Option<&Bytes>),
+        page: Option<HistoryPage>,
+    ) -> Result<(bool, bool), RequestRefusal> {
+        let (mut is_whole, mut has_value) = (true, false);
+        for entry in page.into_iter().flat_map(|page| page.entries) {
+            match entry.payload {
+                Some(payload) => {
+                    has_value |= value == Some(&payload);
+                    let held = self.state.sockets.limits.memory.hold(&payload);
+                    read.messages.push((index, entry.id, held));
+                }
+                None => is_whole = false,
+            }
+        }
+        let has_capacity = self.state.hub.with(|hub| hub.check_capacity(&[]));
+        if has_capacity { Ok((is_whole, has_value)) } else { Err(RequestRefusal::NoMemory) }
+    }
 }
 
 /// Returns how messages name an audience: a user by its kind alone.
@@ -96,79 +221,21 @@ pub(super) fn audience_in_messages(audience: &str) -> &str {
     if audience.starts_with("user:") { "user" } else { audience }
 }
 
-/// Returns the entry after which the history of a channel is read.
-fn since_of(
-    state: &ShardState,
-    facility: &Facility,
-    channel: &Channel,
-    resume: Option<&Resume>,
-) -> Option<EntryId> {
-    match resume? {
-        Resume::Since(id) => Some(*id),
-        Resume::After(ids) => ids.iter().find(|(known, _)| known == channel).map(|(_, id)| *id),
-        Resume::SinceEach(ids) => {
-            let audience = state.process.settings.namespace.audience_of(channel, facility);
-            ids.iter().find(|(name, _)| name == audience_in_messages(audience)).map(|(_, id)| *id)
-        }
-        Resume::Last(_) => None,
-    }
-}
-
-/// What was read of one channel after an entry.
+/// What was read of one channel behind a position.
+#[derive(Default)]
 struct ReadAfter {
-    /// What the first page says about the history, without its messages.
-    first: HistoryPage,
-    /// The last id of the history.
-    last: Option<EntryId>,
+    /// From where the client continues.
+    continues: Option<EntryId>,
     /// The id up to which messages were read.
     read_to: Option<EntryId>,
-    /// Whether all messages were read.
-    is_whole: bool,
+    /// Whether nothing is missing.
+    is_complete: bool,
+    /// Whether the value is among the messages, or the last one before them.
+    has_value: bool,
 }
 
-/// Reads the messages of a channel after an entry.
-async fn read_after(
-    state: &ShardState,
-    channel: &Channel,
-    since: EntryId,
-    position: usize,
-    read: &mut HistoryRead,
-) -> Result<ReadAfter, ReadFailed> {
-    let max_bytes = state.process.settings.messages.outbox_bytes.saturating_mul(MAX_OUTBOXES);
-    let mut page = state.store.history_after(channel, since, MAX_MESSAGES).await?;
-    let first = HistoryPage { entries: Vec::new(), ..page.clone() };
-    let mut is_whole = true;
-    loop {
-        let (has_more, last, end) = (page.has_more, page.last, page.entries.last().map(|entry| entry.id));
-        is_whole &= add(read, position, page);
-        let bytes: usize = read.messages.iter().map(|(_, _, message)| message.len()).sum();
-        match end {
-            Some(end) if has_more && bytes < max_bytes => {
-                page = state.store.history_after(channel, end, MAX_MESSAGES).await?;
-            }
-            _ => {
-                let read_to = if has_more { end } else { last };
-                return Ok(ReadAfter { first, last, read_to, is_whole: is_whole && !has_more });
-            }
-        }
+impl From<ReadFailed> for RequestRefusal {
+    fn from(_: ReadFailed) -> Self {
+        Self::Unavailable
     }
-}
-
-/// Adds the messages of a page. Returns false if one is too large to be delivered.
-fn add(read: &mut HistoryRead, position: usize, page: HistoryPage) -> bool {
-    let mut is_whole = true;
-    for entry in page.entries {
-        match entry.payload {
-            Some(payload) => read.messages.push((position, entry.id, payload)),
-            None => is_whole = false,
-        }
-    }
-    is_whole
-}
-
-/// Returns whether a history without the entry has all messages after it: it has older ones, or has dropped none.
-fn reaches_back(page: &HistoryPage, since: EntryId, limits: HistoryLimits) -> bool {
-    page.has_start
-        || page.first.is_some_and(|first| first <= since)
-        || page.length < u64::from(limits.messages)
 }

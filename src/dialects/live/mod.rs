@@ -2,6 +2,7 @@
 //!
 //! A subscription passes the same policy, order and replay as a handshake of the relay, whose functions it uses.
 
+mod additions;
 mod answers;
 mod client;
 mod connection;
@@ -11,12 +12,15 @@ mod gaps;
 mod history;
 mod open;
 mod presence;
+mod proof;
 mod publish;
+mod reading;
 mod reauthorize;
 mod receive;
 mod refusal;
 mod request;
 mod request_limit;
+mod resume;
 mod subscribe;
 mod verdict;
 

@@ -6,16 +6,16 @@ use tokio::time::timeout;
 use tracing::{Span, field};
 
 use super::connection::LiveConnection;
-use super::history::Resume;
+use super::reading::{FacilityReading, live_channels};
 use super::refusal::RequestRefusal;
-use super::subscribe::{JoinedFacility, has_capacity, live_channels, read_all};
+use super::resume::Resume;
+use super::subscribe::{JoinedFacility, has_capacity};
 use crate::access::Grant;
 use crate::dialects::identify::{Identified, identify, no_redis, revalidate};
 use crate::dialects::relay::join;
 use crate::http::{HandshakeRequest, Rejection, ResumeText, Upgraded};
 use crate::shard::state::{ConnectionPermit, ShardState};
 use crate::visitors::AuthSource;
-use crate::wire::EntryId;
 
 /// Opens a connection. Its first subscription is that of the address, unless the facility there is empty. Returns the
 /// continuation that serves it, which runs once `http` has written the 101.
@@ -31,6 +31,7 @@ pub async fn open(
     let handshake = &request.handshake;
     Span::current().record("facility", field::debug(&handshake.facility));
     let resume = resume_of(&from)?;
+    let within = state.process.settings.server.handshake;
     let has_facility = !handshake.facility.as_str().is_empty();
     // From here on invalidations are logged for this handshake: its lease does not exist yet.
     let in_flight = state.visitors.leases.begin();
@@ -43,13 +44,14 @@ pub async fn open(
             Grant::default()
         };
         let live = live_channels(state, &handshake.facility, &grant.subscribe);
+        let reading = FacilityReading::new(state, &handshake.facility, &grant, resume.as_ref());
+        let is_late = |_| no_redis(state, "Redis did not answer within server.handshake_seconds");
+        let (_permit, starts) = timeout(within, reading.begin()).await.map_err(is_late)??;
         let joining = join(state, &[&grant.subscribe[..], &live].concat(), visitor);
         let labelled = Some(&handshake.facility);
         let read = joining.read(state, &[], &grant.groups, labelled, visitor).await?;
-        let reading = read_all(state, &joining.subscription, &handshake.facility, &grant, resume.as_ref());
-        let (persisted, history) = timeout(state.process.settings.server.handshake, reading)
-            .await
-            .map_err(|_| no_redis(state, "Redis did not answer within server.handshake_seconds"))??;
+        let reading = reading.read(&joining.subscription, &starts);
+        let (persisted, history) = timeout(within, reading).await.map_err(is_late)??;
         let (latest, is_same) = revalidate(state, identified, read.refreshed);
         identified = latest;
         // Another identity may have another grant.
@@ -72,7 +74,9 @@ pub async fn open(
         connection.hold_lease(visitor, since, joining.watch);
         if has_facility {
             let subscription = joining.subscription;
-            let joined = JoinedFacility { grant, live, subscription, persisted, history, groups, own };
+            let permit = None;
+            let joined =
+                JoinedFacility { grant, live, subscription, persisted, history, groups, permit, own };
             connection.open_facility(handshake, resume, joined);
         }
         // Only now invalidations reach the connection through its lease.
@@ -84,8 +88,10 @@ pub async fn open(
 /// Returns where the histories of the address's facility are read from.
 fn resume_of(from: &ResumeText) -> Result<Option<Resume>, Rejection> {
     if let Some(since) = &from.since {
-        let id = EntryId::parse(since).ok_or(Rejection::Bad("since has to be the id of a message"))?;
-        return Ok(Some(Resume::Since(id)));
+        let since = Resume::since_in_address(since);
+        return since
+            .map(Some)
+            .ok_or(Rejection::Bad("since has to be the id of a message, or those of audiences"));
     }
     let Some(last) = &from.last else { return Ok(None) };
     match last.parse() {

@@ -6,14 +6,15 @@ use tokio::task::spawn_local;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use super::additions::{Adding, verdict_meanwhile};
 use super::client::{LiveClient, refuse, send};
 use super::presence::{attend, is_told, take_place};
+use super::reading::live_channels;
 use super::refusal::RequestRefusal;
-use super::subscribe::{echo_topics, live_channels, reply, start_join};
-use super::verdict::Verdict;
+use super::subscribe::{echo_topics, reply, start_join};
 use crate::access::{Denied, Grant, GroupGrant};
 use crate::dialects::groups::apply_grant as apply_group_grant;
-use crate::dialects::relay::{add_channels, shared};
+use crate::dialects::relay::shared;
 use crate::events::DisconnectReason;
 use crate::hub::{Ending, Listener};
 use crate::shard::state::ShardState;
@@ -23,7 +24,7 @@ use crate::wire::Channel;
 use crate::wire::live::user;
 
 /// Computes the grants of all facilities again: channels that are not granted any more are left at once, new ones are
-/// joined in the background. Returns whether the client was told of another identity.
+/// joined in the background, and the client is told of them then. Returns whether the client was told of another identity.
 pub(super) fn reauthorize(client: &mut LiveClient, listener: &Rc<Listener>, state: &Rc<ShardState>) -> bool {
     if apply_ends(client, listener, state) {
         listener.end(Ending::SessionEnded);
@@ -112,7 +113,7 @@ fn apply_grant(
     listener: &Rc<Listener>,
     state: &Rc<ShardState>,
 ) {
-    let LiveClient { facilities, client_address, .. } = client;
+    let LiveClient { facilities, client_address, last_join, reports, .. } = client;
     let facility = &mut facilities[position];
     let Some(subscription) = facility.subscription.take() else { return };
     if let Some(announced) = &mut facility.announced {
@@ -129,12 +130,19 @@ fn apply_grant(
     facility.subscription =
         Some(if channels.is_empty() { state.hub.join::<Channel>(&[]) } else { subscription });
     facility.joining = addition.map(|addition| {
-        let adding = add_channels(addition, missing, state.clone(), listener.clone()).in_current_span();
-        AbortOnDropHandle::new(spawn_local(adding))
+        *last_join += 1;
+        facility.join = *last_join;
+        let adding = Adding {
+            facility: facility.handshake.facility.clone(),
+            join: facility.join,
+            reports: reports.clone(),
+            state: state.clone(),
+            listener: listener.clone(),
+        };
+        AbortOnDropHandle::new(spawn_local(adding.run(addition, missing).in_current_span()))
     });
     let has_presence = is_told(state, facility, &grant);
-    let namespace = &state.process.settings.namespace;
-    let verdict = Verdict::new(namespace, &facility.handshake, &grant, has_presence);
+    let verdict = verdict_meanwhile(state, facility, &grant, has_presence, &[]);
     facility.subscribes = channels;
     facility.publishes = shared(grant.publish);
     if verdict != facility.verdict {

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::history::Resume;
+use super::resume::Resume;
 use crate::codec::{DecodeError, Value, ValueLimits, json};
 use crate::wire::live::decode_binary;
-use crate::wire::{EntryId, Facility, Flags, Handshake};
+use crate::wire::{Facility, Flags, Handshake};
 
 /// Longest facility, in bytes: a client names up to `messages.max_facilities` of them.
 const MAX_FACILITY_BYTES: usize = 1_024;
@@ -151,7 +151,6 @@ impl ObjectMembers {
     /// Takes where histories are read from: `since` with an id, or with an id for each audience, or else `last`.
     fn resume(&mut self) -> Result<Option<Resume>, &'static str> {
         const WHY: &str = "since has to be an id, or an object with an id for each audience";
-        let id = |text: &Value| text.as_str().and_then(EntryId::parse).ok_or(WHY);
         let last = match self.take("last") {
             None | Some(Value::Null) => None,
             Some(Value::Integer(count)) if count > 0 => usize::try_from(count).ok().map(Resume::Last),
@@ -159,14 +158,7 @@ impl ObjectMembers {
         };
         match self.take("since") {
             None | Some(Value::Null) => Ok(last),
-            Some(Value::Map(ids)) => {
-                let each = ids.into_iter().map(|(name, value)| match name {
-                    Value::Text(name) => Ok((name, id(&value)?)),
-                    _ => Err(WHY),
-                });
-                Ok(Some(Resume::SinceEach(each.collect::<Result<_, _>>()?)))
-            }
-            Some(value) => Ok(Some(Resume::Since(id(&value)?))),
+            Some(value) => Resume::since(value).map(Some).ok_or(WHY),
         }
     }
 
@@ -183,6 +175,7 @@ impl ObjectMembers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::EntryId;
 
     fn action(text: &str) -> Result<ClientAction, InvalidRequest> {
         read_request(text.as_bytes()).map(|request| request.action)

@@ -1,29 +1,34 @@
 //! Subscriptions to facilities: each joins its channels in a task, and is applied when they are joined.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use super::additions::{AddedChannels, add_joined};
 use super::client::{LiveClient, refuse, send};
 use super::facility::LiveFacility;
-use super::history::{HistoryRead, Resume, audience_in_messages, read_history};
+use super::history::{HistoryRead, ReadPermit};
 use super::presence::{attend, is_told, take_place};
+use super::reading::{FacilityReading, live_channels};
 use super::refusal::RequestRefusal;
+use super::resume::Resume;
 use super::verdict::Verdict;
 use crate::access::{Credentials, Grant};
 use crate::dialects::groups::{JoiningGroups, LayerClient, apply_grant, join_groups};
-use crate::dialects::relay::{EchoTopics, read_joined, shared};
-use crate::hub::{Addition, Listener, Replay, Subscription};
+use crate::dialects::relay::{EchoTopics, shared};
+use crate::hub::{Addition, Listener, Replay, Subscription, send_exempt};
 use crate::shard::state::ShardState;
 use crate::visitors::watch::{InFlight, PartialHold};
 use crate::visitors::{AuthSource, Visitor};
-use crate::wire::live::{SubscribedReply, gap};
-use crate::wire::{Channel, EntryId, Facility, Handshake};
+use crate::wire::live::{SubscribedReply, frame_with_id, gap};
+use crate::wire::{Channel, EntryId, Handshake};
 
 /// Time before a facility is joined again after a loss of Redis.
 const RETRY: Duration = Duration::from_secs(1);
@@ -31,9 +36,22 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The end of a join.
 pub(super) struct JoinReport {
     join: u64,
-    outcome: Result<JoinedFacility, RequestRefusal>,
+    outcome: JoinEnd,
     /// Invalidations are logged until the lease of this facility exists; none without a callback.
     in_flight: Option<InFlight>,
+}
+
+/// What a join has brought.
+enum JoinEnd {
+    Opened(Box<Result<JoinedFacility, RequestRefusal>>),
+    Added(AddedChannels),
+}
+
+impl JoinReport {
+    /// Reports channels that were joined in addition.
+    pub(super) fn added(join: u64, added: AddedChannels) -> Self {
+        Self { join, outcome: JoinEnd::Added(added), in_flight: None }
+    }
 }
 
 /// A facility whose channels are joined; their messages are held.
@@ -46,8 +64,22 @@ pub(super) struct JoinedFacility {
     pub(super) history: HistoryRead,
     /// The groups of Django Channels; none if there are none, or if the facility has kept its own.
     pub(super) groups: Option<JoiningGroups>,
+    /// Held until the messages are delivered; none if no histories were read.
+    pub(super) permit: Option<ReadPermit>,
     /// The visitor, and when it was read, if the callback has answered for this facility.
     pub(super) own: Option<(Visitor, Instant)>,
+}
+
+impl JoinedFacility {
+    /// Returns whether messages may have been lost since it has joined. One without channels to listen to can lose nothing.
+    fn is_lost(&self) -> bool {
+        !self.grant.subscribe.is_empty() && !matches!(self.subscription.is_stale(), Ok(false))
+    }
+
+    /// Returns whether a history has what it has lost. Groups of Django Channels have none.
+    fn can_read_on(&self) -> bool {
+        !self.live.is_empty() && self.groups.is_none()
+    }
 }
 
 /// Subscribes to a facility, in place of an earlier subscription to it.
@@ -106,6 +138,9 @@ pub(super) fn start_join(
     let keeps_groups = facility.is_open && facility.layer.is_some();
     let mut replaced_groups = if keeps_groups { None } else { facility.layer.take() };
     let (handshake, resume) = (facility.handshake.clone(), facility.resume.clone());
+    let has_history = state.process.settings.history.limits_of(&handshake.facility).is_some();
+    let reads = || client.reads.get_or_insert_with(|| Arc::new(Semaphore::new(1))).clone();
+    let own_reads = (resume.is_some() && has_history).then(reads);
     let (state, listener) = (state.clone(), listener.clone());
     let in_flight = credentials.is_some().then(|| state.visitors.leases.begin());
     let joining = async move {
@@ -116,20 +151,21 @@ pub(super) fn start_join(
                 &handshake,
                 visitor.clone(),
                 credentials,
-                resume.as_ref(),
+                (resume.as_ref(), own_reads.clone()),
                 &mut replaced,
                 (!keeps_groups).then_some(&mut replaced_groups),
             );
             match joining.await {
-                // It was subscribed before the loss, and reads on when Redis is back.
+                // It was subscribed before the loss, and reads on when Redis is back. Others do so, too.
                 Err(RequestRefusal::Unavailable | RequestRefusal::Unsubscribable)
-                    if matches!(resume, Some(Resume::After(_))) =>
+                    if matches!(resume, Some(Resume::After(..))) =>
                 {
-                    sleep(RETRY).await;
+                    sleep(RETRY.mul_f64(rand::random_range(1.0..2.0))).await;
                 }
                 outcome => break outcome,
             }
         };
+        let outcome = JoinEnd::Opened(Box::new(outcome));
         reports.borrow_mut().push(JoinReport { join, outcome, in_flight });
         listener.wake();
     };
@@ -141,7 +177,7 @@ async fn join_facility(
     handshake: &Handshake,
     visitor: Visitor,
     credentials: Option<&Credentials>,
-    resume: Option<&Resume>,
+    (resume, reads): (Option<&Resume>, Option<Arc<Semaphore>>),
     replaced: &mut Option<Subscription>,
     replaced_groups: Option<&mut Option<Box<LayerClient>>>,
 ) -> Result<JoinedFacility, RequestRefusal> {
@@ -158,12 +194,22 @@ async fn join_facility(
     };
     let grant = state.policy.grant(handshake, &visitor.identity, visitor.allowed)?;
     let live = live_channels(state, &handshake.facility, &grant.subscribe);
-    let subscription = state.hub.join(&[&grant.subscribe[..], &live].concat());
-    *replaced = None;
-    let read = read_all(state, &subscription, &handshake.facility, &grant, resume);
+    // Before the channels are joined: their messages are held meanwhile. However many others resume, each has its turn.
+    let permit = match reads {
+        Some(reads) => Some(ReadPermit::acquire(state, Some(reads)).await),
+        None => None,
+    };
+    let reading = FacilityReading::new(state, &handshake.facility, &grant, resume);
+    let read = async {
+        let starts = reading.starts().await?;
+        let subscription = state.hub.join(&[&grant.subscribe[..], &live].concat());
+        *replaced = None;
+        let (persisted, history) = reading.read(&subscription, &starts).await?;
+        Ok::<_, RequestRefusal>((subscription, persisted, history))
+    };
     let join_timeout = state.process.settings.server.handshake;
     let read = timeout(join_timeout, read).await;
-    let (persisted, history) = read.map_err(|_| RequestRefusal::Unavailable)??;
+    let (subscription, persisted, history) = read.map_err(|_| RequestRefusal::Unavailable)??;
     let groups = match replaced_groups {
         Some(replaced) if !grant.groups.is_empty() => {
             let labelled = Some(&handshake.facility);
@@ -177,62 +223,12 @@ async fn join_facility(
     if !has_capacity(state, groups.as_ref()) {
         return Err(RequestRefusal::NoMemory);
     }
-    Ok(JoinedFacility { grant, live, subscription, persisted, history, groups, own })
+    Ok(JoinedFacility { grant, live, subscription, persisted, history, groups, permit, own })
 }
 
 /// Returns whether the outboxes have capacity for the kept messages of groups.
 pub(super) fn has_capacity(state: &ShardState, groups: Option<&JoiningGroups>) -> bool {
     groups.is_none_or(|groups| state.hub.with(|hub| hub.check_capacity(groups.values())))
-}
-
-/// Returns the channels of version 2 of a facility's channels; none if it keeps no history.
-pub(super) fn live_channels(state: &ShardState, facility: &Facility, channels: &[Channel]) -> Vec<Channel> {
-    let settings = &state.process.settings;
-    if settings.history.limits_of(facility).is_none() {
-        return Vec::new();
-    }
-    let names = settings.history_names();
-    channels.iter().filter_map(|channel| names.live(channel)).collect()
-}
-
-/// Waits until Redis has acknowledged a subscription, and reads the persisted values and the histories of its channels.
-///
-/// # Errors
-///
-/// When it cannot join, or there is no memory for what was read.
-pub(super) async fn read_all(
-    state: &ShardState,
-    subscription: &Subscription,
-    facility: &Facility,
-    grant: &Grant,
-    resume: Option<&Resume>,
-) -> Result<(Vec<Option<Bytes>>, HistoryRead), RequestRefusal> {
-    let settings = &state.process.settings;
-    let (mut persisted, history) = loop {
-        let persisted = read_joined(subscription, state, &grant.subscribe).await?;
-        let Some(limits) = settings.history.limits_of(facility) else {
-            let is_complete = resume.and_then(|resume| (!matches!(resume, Resume::Last(_))).then_some(false));
-            break (persisted, HistoryRead { is_complete, ..HistoryRead::default() });
-        };
-        let names = settings.history_names();
-        let with_history = grant.subscribe.iter().filter(|channel| names.live(channel).is_some());
-        let with_history: Vec<_> = with_history.cloned().collect();
-        let history = read_history(state, facility, &with_history, resume, limits).await;
-        // Messages that were lost while the histories were read may be missing in them.
-        if !subscription.is_stale()? {
-            break (persisted, history.map_err(|_| RequestRefusal::Unavailable)?);
-        }
-    };
-    if resume.is_some() && settings.history.limits_of(facility).is_some() {
-        // The values are among the messages of the histories.
-        persisted.fill(None);
-    }
-    let messages = history.messages.iter().map(|(_, _, message)| Some(message.clone()));
-    let all: Vec<_> = persisted.iter().cloned().chain(messages).collect();
-    if !state.hub.with(|hub| hub.check_capacity(&all)) {
-        return Err(RequestRefusal::NoMemory);
-    }
-    Ok((persisted, history))
 }
 
 /// Applies the joins that have ended.
@@ -241,7 +237,24 @@ pub(super) fn apply_reports(client: &mut LiveClient, listener: &Rc<Listener>, st
     for JoinReport { join, outcome, in_flight } in reports {
         // It was given up, or started again for another identity.
         let Some(position) = client.facilities.iter().position(|known| known.join == join) else { continue };
+        // One that reads on waits for Redis.
+        let waits =
+            |client: &LiveClient| matches!(client.facilities[position].resume, Some(Resume::After(..)));
+        let outcome = match outcome {
+            JoinEnd::Opened(outcome) => *outcome,
+            JoinEnd::Added(added) => {
+                add_joined(client, position, added, listener, state);
+                continue;
+            }
+        };
         match outcome {
+            // Lost before it was applied: nothing has been said yet, so it is joined again where the history has what was lost.
+            Ok(joined)
+                if joined.is_lost() && joined.can_read_on() && (waits(client) || state.redis_up.get()) =>
+            {
+                drop(joined);
+                start_join(client, position, listener, state);
+            }
             Ok(joined) => open_facility(client, position, joined, listener, state),
             Err(refusal) => {
                 let facility = client.leave(position, refusal.reason());
@@ -260,10 +273,11 @@ pub(super) fn open_facility(
     listener: &Rc<Listener>,
     state: &Rc<ShardState>,
 ) {
-    let JoinedFacility { grant, live, subscription, persisted, mut history, groups, own } = joined;
+    let is_lost = joined.is_lost();
+    let JoinedFacility { grant, live, subscription, persisted, mut history, groups, permit, own } = joined;
     let LiveClient { facilities, identity, client_address, id, gap_at, .. } = client;
     let Some(facility) = facilities.get_mut(position) else { return };
-    let is_after_loss = matches!(facility.resume.take(), Some(Resume::After(_)));
+    let is_after_loss = matches!(facility.resume.take(), Some(Resume::After(..)));
     if groups.is_some() && (facility.owes_gap || !facility.replaces_open) {
         // Channels keeps no messages: what groups were sent before is lost.
         history.is_complete = history.is_complete.map(|_| false);
@@ -272,18 +286,15 @@ pub(super) fn open_facility(
     facility.is_open = true;
     // A history that was read to the end has what was lost between two subscriptions.
     facility.owes_gap &= is_after_loss || history.is_complete != Some(true);
-    facility.owes_gap |= history.is_complete == Some(false) || !matches!(subscription.is_stale(), Ok(false));
     let has_lost_groups = groups.as_ref().is_some_and(JoiningGroups::has_lost);
-    facility.owes_gap |= has_lost_groups;
+    facility.owes_gap |= history.is_complete == Some(false) || is_lost || has_lost_groups;
     let has_presence = is_told(state, facility, &grant);
     let verdict = Verdict::new(&state.process.settings.namespace, &facility.handshake, &grant, has_presence);
     if !is_after_loss || verdict != facility.verdict {
         facility.verdict = verdict;
         let recovered = history.is_complete.filter(|_| !is_after_loss);
-        // Behind messages that are about to follow, a client that breaks off would continue too late.
-        let ids =
-            if history.messages.is_empty() { ids_of(state, facility, &grant, &history) } else { Vec::new() };
-        send(listener, state, &SubscribedReply { ids, recovered, ..reply(facility) }.encode());
+        let ids = FacilityReading::new(state, &facility.handshake.facility, &grant, None).ids(&history);
+        send_subscribed(listener, state, &SubscribedReply { ids, recovered, ..reply(facility) });
         facility.request = None;
     }
     // Before the messages: a client that is cut off behind some of them continues there, and would never be told.
@@ -306,8 +317,9 @@ pub(super) fn open_facility(
     if !grant.subscribe.is_empty() {
         subscription.open_part(listener, &replay);
     }
-    let ids = history.last.into_iter().map(Option::unwrap_or_default);
-    facility.read_to = live.iter().cloned().zip(ids).collect();
+    drop(permit);
+    let read_to = live.iter().cloned().zip(history.continues);
+    facility.read_to = read_to.filter_map(|(channel, id)| Some((channel, id?))).collect();
     facility.echo_topics = echo_topics(state, facility, &grant, &subscription, None);
     // The callback may have answered differently for the address.
     let identity = own.as_ref().map_or(&*identity, |(visitor, _)| &visitor.identity);
@@ -369,8 +381,18 @@ pub(super) fn read_on(
             None => facility.owes_gap = true,
         }
     }
-    facility.resume = Some(Resume::After(after));
+    facility.resume = Some(Resume::After(after, Instant::now()));
     start_join(client, position, listener, state);
+}
+
+/// Tells a client about its subscription. The position of a stream is the id of that event, so that an `EventSource` that is
+/// cut off before the first message resumes, too.
+pub(super) fn send_subscribed(listener: &Listener, state: &ShardState, reply: &SubscribedReply<'_>) {
+    if listener.form.is_stream() && !reply.ids.is_empty() {
+        let frame = frame_with_id(&reply.encode(), &reply.position());
+        return send_exempt(listener, &frame, &state.sockets.limits);
+    }
+    send(listener, state, &reply.encode());
 }
 
 /// Returns what a client is told about its subscription.
@@ -383,21 +405,4 @@ pub(super) fn reply(facility: &LiveFacility) -> SubscribedReply<'_> {
         ids: Vec::new(),
         recovered: None,
     }
-}
-
-/// Returns the last id of each audience that has a history, named as in messages.
-fn ids_of(
-    state: &ShardState,
-    facility: &LiveFacility,
-    grant: &Grant,
-    history: &HistoryRead,
-) -> Vec<(String, EntryId)> {
-    let (settings, facility) = (&state.process.settings, &facility.handshake.facility);
-    let names = settings.history_names();
-    let channels = grant.subscribe.iter().filter(|channel| names.live(channel).is_some());
-    let ids = channels.zip(&history.last).map(|(channel, last)| {
-        let audience = settings.namespace.audience_of(channel, facility);
-        (audience_in_messages(audience).to_owned(), last.unwrap_or_default())
-    });
-    ids.collect()
 }

@@ -36,6 +36,19 @@ impl Verdict {
         verdict
     }
 
+    /// Returns the verdict with those granted flags alone that are to be kept; the others count as refused.
+    pub(super) fn restrict(mut self, keep: impl Fn(&String) -> bool) -> Self {
+        let (granted, refused) = self.granted.into_iter().partition(keep);
+        self.granted = granted;
+        self.refused.extend::<Vec<_>>(refused);
+        self
+    }
+
+    /// Returns whether the flag `presence` is granted.
+    pub(super) fn has_presence(&self) -> bool {
+        self.granted.iter().any(|flag| flag == Flags::PRESENCE_NAME)
+    }
+
     fn add(&mut self, name: String, is_granted: bool) {
         if is_granted { &mut self.granted } else { &mut self.refused }.push(name);
     }

@@ -20,4 +20,3 @@ pub(super) use join::{join, read_joined};
 pub use open::open;
 pub use post::post;
 pub(super) use publish::{announce_acknowledged, close_for};
-pub(super) use reauthorize::add as add_channels;

@@ -70,12 +70,7 @@ pub(super) fn reauthorize(
 
 /// Adds channels to a connection once they are joined. If they cannot be joined together, each is joined alone, so that
 /// one that Redis refuses, or that is flooded, does not keep the others away.
-pub(in crate::dialects) async fn add(
-    addition: Addition,
-    channels: Vec<Channel>,
-    state: Rc<ShardState>,
-    listener: Rc<Listener>,
-) {
+async fn add(addition: Addition, channels: Vec<Channel>, state: Rc<ShardState>, listener: Rc<Listener>) {
     let mut retry = None;
     let mut waiting = vec![(addition, channels)];
     while let Some((addition, channels)) = waiting.pop() {

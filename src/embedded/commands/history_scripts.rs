@@ -1,6 +1,6 @@
 //! The scripts of histories, as `redis/history.lua` and `redis/history_read.lua` define them.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use bytes::{Bytes, BytesMut};
 
@@ -13,6 +13,7 @@ use crate::embedded::{
     integer,
     message_log::{LogEntry, LogId, MessageLog},
     reply::{NOT_AN_INTEGER, Reply},
+    scripts::sha1_hex,
 };
 
 fn wrong_arguments() -> Reply {
@@ -63,8 +64,7 @@ fn take<'a>(entries: impl Iterator<Item = &'a LogEntry>, limits: &PartLimits) ->
     let mut part = StreamPart { lines: Vec::new(), is_cut: false };
     let mut room = limits.bytes;
     for entry in entries {
-        let message = entry.fields.chunks(2).rfind(|pair| pair[0] == "d").and_then(|pair| pair.get(1));
-        let message = message.filter(|message| message.len() <= limits.message_bytes);
+        let message = message_of(entry).filter(|message| message.len() <= limits.message_bytes);
         let bytes = message.map_or(0, Bytes::len);
         if part.lines.len() == limits.entries || !part.lines.is_empty() && bytes > room {
             part.is_cut = true;
@@ -88,7 +88,7 @@ pub(super) fn read(
     after: &Bytes,
     more: &[Bytes],
 ) -> Result<Reply, Reply> {
-    let [entries, bytes, message_bytes] = more else { return Err(wrong_arguments()) };
+    let [entries, bytes, message_bytes, compares] = more else { return Err(wrong_arguments()) };
     let number = |text: &Bytes| {
         integer::parse(text).and_then(|number| usize::try_from(number).ok()).ok_or(NOT_AN_INTEGER)
     };
@@ -100,6 +100,7 @@ pub(super) fn read(
     } else {
         Some(streams::parse_id(after, 0).ok_or_else(streams::invalid_id)?)
     };
+    let (now, running) = (call.store.clock.now_ms(), call.store.clock.uptime_seconds());
     let log = call.stream(stream)?.unwrap_or(&empty);
     let all = LogId::default()..=LogId::MAX;
     let part = if let Some(after) = after {
@@ -110,18 +111,38 @@ pub(super) fn read(
         part.lines.reverse();
         part
     };
-    let id = |entry: Option<&LogEntry>| entry.map_or_else(|| "-".to_owned(), |entry| entry.id.to_string());
+    let (mut added, mut uptime, mut digest) = (None, None, None);
+    if let Some(after) = after {
+        if let Some(older) = log.range(&(LogId::default()..=after)).next_back() {
+            digest = (compares == "1").then(|| sha1_hex(message_of(older).map_or(&[], |message| message)));
+        } else {
+            added = (log.added() > 0).then(|| log.added());
+            uptime = Some(running);
+        }
+    }
     let (first, last) = (log.range(&all).next(), log.range(&all).next_back());
-    let has_start = after.is_some_and(|after| log.range(&(after..=after)).next().is_some());
     let head = format!(
-        "{} {} {} {} {}\n",
-        u8::from(has_start),
+        "{} {} {} {} {} {} {} {}\n",
+        now,
+        known(uptime),
         u8::from(part.is_cut),
         log.len(),
-        id(first),
-        id(last)
+        known(added),
+        known(first.map(|entry| entry.id)),
+        known(last.map(|entry| entry.id)),
+        known(digest)
     );
     let mut reply = BytesMut::from(head.as_bytes());
     part.lines.iter().for_each(|line| reply.extend_from_slice(line));
     Ok(Reply::Bulk(reply.freeze()))
+}
+
+/// Returns a word of the first line.
+fn known(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// Returns the message of an entry.
+fn message_of(entry: &LogEntry) -> Option<&Bytes> {
+    entry.fields.chunks(2).rfind(|pair| pair[0] == "d").and_then(|pair| pair.get(1))
 }

@@ -9,7 +9,9 @@ mod reply;
 pub use label::{LiveLabel, LiveNames, head};
 pub use message::decode_binary;
 pub(super) use message::{LiveMessages, encode_events, encode_frames};
-pub use reply::{ErrorReply, PresenceObject, SubscribedReply, frame_of, gap, heartbeat, hello, ok, user};
+pub use reply::{
+    ErrorReply, PresenceObject, SubscribedReply, frame_of, frame_with_id, gap, heartbeat, hello, ok, user,
+};
 
 /// The WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "ws4redis.2";

@@ -19,7 +19,7 @@ pub struct SubscribedReply<'a> {
     pub granted: Vec<String>,
     /// The flags that are refused.
     pub refused: Vec<String>,
-    /// The last id of the history of each audience, if the client does not read it.
+    /// From where each audience continues, if the client cannot know that from messages that follow.
     pub ids: Vec<(String, EntryId)>,
     /// Whether the history reaches back to where the client wants to continue, if it wants that.
     pub recovered: Option<bool>,
@@ -87,19 +87,26 @@ impl SubscribedReply<'_> {
         push_number(&mut out, self.request);
         push_list(&mut out, "ok", &self.granted);
         push_list(&mut out, "no", &self.refused);
-        for (index, (audience, id)) in self.ids.iter().enumerate() {
-            out.push_str(if index == 0 { r#","ids":{"# } else { "," });
-            push_json_string(&mut out, audience);
-            // Writing to a String cannot fail.
-            let _ = write!(out, r#":"{id}""#);
-        }
         if !self.ids.is_empty() {
-            out.push('}');
+            out.push_str(r#","ids":"#);
+            push_ids(&mut out, &self.ids);
         }
         if let Some(recovered) = self.recovered {
             let _ = write!(out, r#","recovered":{recovered}"#);
         }
         out + "}"
+    }
+}
+
+impl SubscribedReply<'_> {
+    /// Returns the ids as one text, which an address takes as `since`.
+    pub fn position(&self) -> String {
+        if let [(_, id)] = &self.ids[..] {
+            return id.to_string();
+        }
+        let mut out = String::new();
+        push_ids(&mut out, &self.ids);
+        out
     }
 }
 
@@ -115,6 +122,16 @@ impl ErrorReply<'_> {
         push_text(&mut out, "why", self.why);
         out + "}"
     }
+}
+
+fn push_ids(out: &mut String, ids: &[(String, EntryId)]) {
+    for (index, (audience, id)) in ids.iter().enumerate() {
+        out.push(if index == 0 { '{' } else { ',' });
+        push_json_string(out, audience);
+        // Writing to a String cannot fail.
+        let _ = write!(out, r#":"{id}""#);
+    }
+    out.push('}');
 }
 
 /// Returns the first object of a connection.
@@ -149,6 +166,11 @@ pub fn ok(request: i64) -> String {
 /// Returns the heartbeat.
 pub fn heartbeat() -> String {
     begin("hb") + "}"
+}
+
+/// Returns an object as a server-sent event with an id.
+pub fn frame_with_id(object: &str, id: &str) -> Bytes {
+    Bytes::from(format!("id: {id}\ndata: {object}\n\n"))
 }
 
 /// Returns an object as bytes in a form.

@@ -127,11 +127,16 @@ impl Reader {
     }
 
     async fn after(&self, id: &str, limit: usize) -> HistoryPage {
-        self.store.history_after(&self.channel, EntryId::parse(id).unwrap(), limit).await.unwrap()
+        let id = EntryId::parse(id).unwrap();
+        self.store.history_after(&self.channel, id, limit, Some(b"text 29")).await.unwrap().unwrap()
     }
 
     async fn last(&self, count: usize) -> HistoryPage {
-        self.store.history_last(&self.channel, count).await.unwrap()
+        self.store.history_last(&self.channel, count).await.unwrap().unwrap()
+    }
+
+    async fn is_refused(&self) -> bool {
+        self.store.history_last(&self.channel, 1).await.unwrap().is_none()
     }
 }
 
@@ -140,8 +145,9 @@ fn ids(page: &HistoryPage) -> Vec<u64> {
     page.entries.iter().map(|entry| entry.id.ms).collect()
 }
 
-async fn in_local_set(test: impl Future<Output = ()>) {
-    tokio::task::LocalSet::new().run_until(test).await;
+fn in_local_set(test: impl Future<Output = ()>) -> impl Future<Output = ()> {
+    let test = Box::pin(test);
+    async move { tokio::task::LocalSet::new().run_until(test).await }
 }
 
 #[tokio::test]
@@ -149,30 +155,36 @@ async fn a_page_has_the_messages_behind_an_entry_or_the_last_ones() {
     in_local_set(async {
         let redis = RedisServer::start();
         let reader = Reader::start(&redis, "1000").await;
-        assert_eq!(reader.last(5).await, HistoryPage::default());
+        let empty = reader.last(5).await;
+        assert_eq!((empty.length, empty.entries.len(), empty.first, empty.last), (0, 0, None, None));
+        assert!(empty.now_ms > Some(1_700_000_000_000));
         for number in 1..=30 {
             let (id, text) = (format!("{number}-0"), format!("text {number}"));
             redis.command(&["XADD", "ws4redis:history:broadcast:chat-1", &id, "d", &text]);
         }
         let page = reader.after("27-0", 10).await;
-        assert_eq!((ids(&page), page.has_start, page.has_more), (vec![28, 29, 30], true, false));
+        assert_eq!((ids(&page), page.has_more), (vec![28, 29, 30], false));
+        assert_eq!((page.added, page.uptime_seconds), (None, None), "it has older ones");
         assert_eq!(page.entries[0].payload.as_deref(), Some(&b"text 28"[..]));
         assert_eq!((page.length, page.first.unwrap().ms, page.last.unwrap().ms), (30, 1, 30));
         let page = reader.after("3-0", 12).await;
         assert_eq!((ids(&page), page.has_more), ((4..=15).collect(), true));
         let page = reader.after("30-0", 12).await;
-        assert_eq!((ids(&page), page.has_start, page.has_more), (vec![], true, false));
+        assert_eq!((ids(&page), page.has_more, page.is_value_before), (vec![], false, false));
         let page = reader.after("29-1", 12).await;
-        assert_eq!((ids(&page), page.has_start), (vec![30], false));
+        assert_eq!((ids(&page), page.is_value_before), (vec![30], true));
+        let page = reader.after("0-18446744073709551615", 1).await;
+        assert_eq!((ids(&page), page.added), (vec![1], Some(30)));
+        assert!(page.uptime_seconds.is_some());
         let page = reader.last(2).await;
-        assert_eq!((ids(&page), page.has_start, page.has_more), (vec![29, 30], false, true));
+        assert_eq!((ids(&page), page.has_more), (vec![29, 30], true));
         let page = reader.last(30).await;
         assert_eq!((ids(&page), page.has_more), ((1..=30).collect(), false));
-        // The script is loaded again, and a key of another type counts as empty.
+        // The script is loaded again, and a key of another type cannot be read.
         redis.command(&["SCRIPT", "FLUSH"]);
         assert_eq!(ids(&reader.last(1).await), [30]);
         redis.command(&["SET", "ws4redis:history:broadcast:chat-1", "text"]);
-        assert_eq!(reader.last(1).await, HistoryPage::default());
+        assert!(reader.is_refused().await);
     })
     .await;
 }
@@ -200,20 +212,20 @@ async fn a_page_is_bounded_in_bytes_and_leaves_out_messages_that_are_too_large()
 }
 
 #[tokio::test]
-async fn a_read_that_is_refused_counts_as_empty_and_a_lost_redis_is_an_error() {
+async fn a_read_that_is_refused_is_no_empty_history_and_a_lost_redis_is_an_error() {
     in_local_set(async {
         let mut redis = RedisServer::start();
         redis.command(&["XADD", "ws4redis:history:broadcast:chat-1", "1-0", "d", "x"]);
         let reader = Reader::start(&redis, "1000").await;
         redis.command(&["ACL", "SETUSER", "default", "-xrange"]);
-        assert_eq!(reader.last(1).await, HistoryPage::default());
+        assert!(reader.is_refused().await);
         redis.command(&["ACL", "SETUSER", "default", "+xrange"]);
         assert_eq!(ids(&reader.last(1).await), [1]);
         redis.kill();
         assert!(reader.store.history_last(&reader.channel, 1).await.is_err());
         redis.restart();
         eventually("redis", || reader.store.is_connected().then_some(())).await;
-        assert_eq!(reader.last(1).await, HistoryPage::default());
+        assert_eq!(reader.last(1).await.length, 0);
     })
     .await;
 }

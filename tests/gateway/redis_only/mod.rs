@@ -18,6 +18,7 @@ mod large_sessions;
 mod least_rights;
 mod live;
 mod live_presence;
+mod live_proof;
 mod outage;
 mod plain_events;
 mod presence;
