@@ -131,6 +131,7 @@ fn a_size_or_a_time_has_its_unit_in_its_name() {
             "embedded.max_clients",
             "socketio.max_attachments",
             "events.keep",
+            "channels.capacity",
             "socketio.events_per_second",
             "socketio.event_bytes_per_second",
         ];
