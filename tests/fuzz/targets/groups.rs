@@ -15,6 +15,7 @@ fn reader(kind: LayerKind, is_json: bool, keys: &[String]) -> GroupReader {
         hosts: Vec::new(),
         is_json,
         encryption_keys: keys.to_vec(),
+        capacity: 100,
         keep_seconds: 0,
         refuses_bytes: false,
     };
