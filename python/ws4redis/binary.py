@@ -39,8 +39,9 @@ def find() -> Path:
     # The script directory is another one with `pip install --user`.
     folders = [Path(sys.executable).parent, Path(sysconfig.get_path("scripts"))]
     for folder in folders:
-        if os.access(folder / NAME, os.X_OK):
-            return folder / NAME
+        path = folder / NAME
+        if path.is_file() and os.access(path, os.X_OK):
+            return path
     found = shutil.which(NAME)
     if found is None:
         raise BinaryNotFound(f"There is no program {NAME}, the gateway. {HOW_TO_GET_IT}")

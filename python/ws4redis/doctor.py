@@ -56,15 +56,19 @@ class Finding:
 class Doctor:
     """One examination of the settings, Redis and the running gateways."""
 
-    def __init__(self, wait_seconds: float = 2.0, site: str | None = None) -> None:
+    def __init__(
+        self, wait_seconds: float = 2.0, site: str | None = None, facility: str = handshake.FACILITY
+    ) -> None:
         """Prepare an examination; it sends nothing yet.
 
         Args:
             wait_seconds: Time that gateways have to answer, in seconds.
             site: Address of the site as in a browser, where a handshake is attempted. None: nowhere.
+            facility: The facility of that handshake.
         """
         self.wait_seconds = wait_seconds
         self.site = site
+        self.facility = facility
         self.errors = 0
         self.nonce = secrets.token_hex(16)
         self.engine = session_engine.describe()
@@ -164,10 +168,16 @@ class Doctor:
             yield Finding(OK, "no handshake was tested; --site https://www.example.com tests one")
             return
         key = str(session.session_key) if session is not None else None
-        result = handshake.attempt(self.site, key)
+        result = handshake.attempt(self.site, key, self.facility)
         cookie = "with a session" if key is not None else "without a session"
         if result.problem is None:
             yield Finding(OK, f"a page of {self.site} opens {result.url}, {cookie}")
+        elif result.is_refused_by_rules:
+            yield Finding(
+                WARNING,
+                f"the [[access]] rules of the gateway do not admit {result.url}, {cookie}; its Origin was not compared. "
+                "Name a facility that they admit: --facility NAME",
+            )
         else:
             yield Finding(
                 ERROR, f"a page of {self.site} cannot open {result.url}, {cookie}: {result.problem}"
@@ -309,6 +319,9 @@ def _server(about: dict[str, Any]) -> Finding:
     embedded = about.get("embedded_store")
     if embedded is None:
         return Finding(OK, f"Redis {version} answers")
+    if isinstance(embedded, list):
+        # redis-py splits the values of INFO at commas.
+        embedded = ",".join(embedded)
     return Finding(
         WARNING,
         f"the embedded store of a gateway answers ({embedded}), no Redis; sessions and messages are lost when that "

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -28,6 +29,8 @@ SECRETS: Final = frozenset(
         "session.secret_key_fallbacks",
     }
 )
+# Headers of the callback whose values are secrets.
+SECRET_HEADER: Final = re.compile(r"authorization|cookie|key|secret|token", re.I)
 URLS: Final = frozenset({"channels.hosts", "redis.url", "session.redis_url"})
 
 
@@ -119,7 +122,11 @@ def derive() -> GatewaySettings:
 
 
 def _derived(name: str, value: object, source: str) -> Derived:
-    secret = bool(value) and (name in SECRETS or (name in URLS and has_password(value)))
+    secret = bool(value) and (
+        name in SECRETS
+        or (name in URLS and has_password(value))
+        or (name == "auth.callback_headers" and SECRET_HEADER.search(str(value)) is not None)
+    )
     return Derived(value, source, secret)
 
 
@@ -253,7 +260,8 @@ def _flat(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
-        else:
+        # A variable of the environment that is not set.
+        elif value is not None:
             yield f"{prefix}{name}", value
 
 

@@ -19,6 +19,8 @@ TIMEOUT_SECONDS: Final = 5.0
 GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 # A facility that no page uses. Rules of the site may refuse it, as any that they do not name.
 FACILITY: Final = "ws4redis-doctor"
+# How the gateway answers where its `[[access]]` rules admit no visitor like this one.
+RULES_REFUSE: Final = "403: the site's access rules do not allow this"
 MAX_TEXT: Final = 300
 
 
@@ -34,17 +36,26 @@ class Handshake:
     url: str
     problem: str | None
 
+    @property
+    def is_refused_by_rules(self) -> bool:
+        """Whether the site's rules for the facility refused the page, which says nothing about its Origin."""
+        return self.problem is not None and self.problem.endswith(RULES_REFUSE)
 
-def attempt(site: str, session_key: str | None) -> Handshake:
+
+def attempt(site: str, session_key: str | None, facility: str = FACILITY) -> Handshake:
     """Open a WebSocket as a page of the site does, and close it.
 
     Args:
         site: Address of the site as in a browser, such as https://www.example.com.
         session_key: Value of the session cookie; None: no cookie.
+        facility: The facility that the page connects to.
     """
-    parts = urlsplit(site if "://" in site else f"http://{site}")
+    try:
+        parts = urlsplit(site if "://" in site else f"http://{site}")
+    except ValueError:
+        parts = urlsplit("")
     secure = parts.scheme == "https"
-    path = f"{settings.WEBSOCKET_URL}{quote(FACILITY)}?subscribe-broadcast"
+    path = f"{settings.WEBSOCKET_URL}{quote(facility)}?subscribe-broadcast"
     url = f"{'wss' if secure else 'ws'}://{parts.netloc}{path}"
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return Handshake(

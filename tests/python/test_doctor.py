@@ -50,11 +50,11 @@ def gateway(store):
         thread.join()
 
 
-def report(wait=0.5, site=None):
+def report(wait=0.5, site=None, **options):
     """Runs the doctor; returns its output, and whether it found an error."""
     out = StringIO()
     try:
-        call_command("ws4redis_doctor", wait=wait, site=site, stdout=out, no_color=True)
+        call_command("ws4redis_doctor", wait=wait, site=site, stdout=out, no_color=True, **options)
     except CommandError:
         return out.getvalue(), True
     return out.getvalue(), False
@@ -283,7 +283,16 @@ def test_a_handshake_that_fails_is_an_error_beside_which_nothing_fits(store, gat
     assert "all settings match" not in text
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ftp://example.com", "http://"])
+def test_a_facility_that_the_rules_do_not_admit_says_nothing_about_the_site(store, gateway, site):
+    gateway(answer=sound(store))
+    address, heads = site(refusal("403 Forbidden", "the site's access rules do not allow this"))
+    text, failed = report(site=address, facility="news")
+    assert not failed
+    assert "GET /ws/news?subscribe-broadcast " in heads[0]
+    assert "Name a facility that they admit: --facility NAME" in text
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ftp://example.com", "http://", "http://[::1"])
 def test_a_site_without_an_answer_is_an_error(store, gateway, address):
     gateway(answer=sound(store))
     text, failed = report(site=address)

@@ -12,8 +12,6 @@ from django.test import override_settings
 from ws4redis import binary, gateway_settings, session_engine
 from ws4redis.redis_urls import is_same_database, redis_url
 
-tomllib = pytest.importorskip("tomllib")
-
 REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
 DJANGO_REDIS = "django_redis.cache.RedisCache"
 # All of them are secrets, and none may be printed unasked.
@@ -37,6 +35,11 @@ WORDS = [
     "the-callback-secret",
     "the-admin-token",
 ]
+
+
+def parsed(text):
+    """Returns the values of a settings file; skips the test below Python 3.11, which has no parser."""
+    return pytest.importorskip("tomllib").loads(text)
 
 
 def derived(**settings):
@@ -156,8 +159,10 @@ def test_settings_of_the_site_for_the_gateway_win_and_may_be_nested():
             "anonymous_publish": False,
             "session": {"cookie": "other"},
             "socketio.redis_manager": {"channels": ["a"]},
+            "auth": {"callback_url": None},
         }
     )
+    assert "auth.callback_url" not in values, "a variable that is not set"
     assert values["anonymous_publish"] is False
     assert values["session.cookie"] == "other"
     assert values["socketio.redis_manager.channels"] == ["a"]
@@ -193,7 +198,7 @@ def test_the_printed_file_is_toml_with_the_source_of_each_value(capsys):
     text = printed(
         capsys, WS4REDIS_PREFIX='quo"te\\', WS4REDIS_HISTORY=["a"], WS4REDIS_GATEWAY={"access": rules}
     )
-    found = tomllib.loads(text)
+    found = parsed(text)
     assert found["prefix"] == 'quo"te\\'
     assert found["session"]["cookie"] == "sessionid"
     assert found["access"] == rules
@@ -201,13 +206,21 @@ def test_the_printed_file_is_toml_with_the_source_of_each_value(capsys):
     assert "# SESSION_COOKIE_NAME" in text
 
 
+@pytest.mark.parametrize(
+    ("header", "is_shown"), [("Host: www.example.com", True), ("Authorization: Basic YQ==", False)]
+)
+def test_headers_of_the_callback_are_printed_unless_they_identify_the_gateway(capsys, header, is_shown):
+    auth = {"callback_url": "http://localhost/", "callback_headers": [header]}
+    assert (header in printed(capsys, WS4REDIS_GATEWAY={"auth": auth})) is is_shown
+
+
 def test_secrets_are_printed_only_if_asked_for(capsys):
     text = printed(capsys, **SECRETS)
-    tomllib.loads(text)
+    parsed(text)
     assert [word for word in WORDS if word in text] == []
     assert 'secret_key_file = "/etc/ws4redis/secret_key"' in text
     assert "WS4REDIS_REDIS__URL. It is redis://***@localhost:6379/0" in text
-    found = tomllib.loads(printed(capsys, "--secrets", **SECRETS))
+    found = parsed(printed(capsys, "--secrets", **SECRETS))
     assert found["session"]["secret_key_fallbacks"] == ["an-old-secret-key"]
     assert found["session"]["redis_url"] == "redis://:the-session-password@sessions:6379/0"
     assert found["auth"]["callback_secret"] == "the-callback-secret"
@@ -229,7 +242,7 @@ def test_a_note_says_how_users_are_identified_where_sessions_are_not_in_redis(ca
     db = {"SESSION_ENGINE": "django.contrib.sessions.backends.db"}
     text = printed(capsys, **db)
     assert "auth.callback_url" in text
-    assert "keys" not in tomllib.loads(text)["session"]
+    assert "keys" not in parsed(text)["session"]
     url = {"auth": {"callback_url": "http://127.0.0.1:1/"}}
     assert "cannot identify" not in printed(capsys, **db, WS4REDIS_GATEWAY=url)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from django.core.management.base import BaseCommand, CommandError
 
+from ws4redis import handshake
 from ws4redis.doctor import ERROR, OK, WARNING, Doctor
 
 if TYPE_CHECKING:
@@ -33,15 +34,28 @@ class Command(BaseCommand):
             metavar="URL",
             help="address of the site as in a browser, such as https://www.example.com: opens a WebSocket there",
         )
+        parser.add_argument(
+            "--facility",
+            metavar="NAME",
+            default=handshake.FACILITY,
+            help="facility of that WebSocket; one that the [[access]] rules admit",
+        )
 
     # Django passes its own options as well, hence **options.
-    def handle(self, *args: object, wait: float, site: str | None = None, **options: object) -> None:
+    def handle(
+        self,
+        *args: object,
+        wait: float,
+        site: str | None = None,
+        facility: str = handshake.FACILITY,
+        **options: object,
+    ) -> None:
         """Examine and report.
 
         Raises:
             CommandError: At least one finding is an error.
         """
-        doctor = Doctor(wait, site)
+        doctor = Doctor(wait, site, facility)
         styles = {OK: self.style.SUCCESS, WARNING: self.style.WARNING, ERROR: self.style.ERROR}
         errors = 0
         for finding in doctor.examine():
