@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Final, Protocol, TypedDict, Union
 
 from asgiref.sync import sync_to_async
-from django.template.loader import render_to_string
+from django.db import transaction
+from django.template.loader import get_template, select_template
 from django.utils.html import escape
 
 from ws4redis.publisher import RedisPublisher
@@ -134,7 +135,9 @@ def publish_html_on_commit(
     using: str | None = None,
     **audiences: Unpack[Audiences],
 ) -> None:
-    """Render at once, and publish when the transaction is committed. A rollback discards the message.
+    """Render and publish when the transaction is committed. A rollback discards the message.
+
+    A queryset in the context is evaluated then, and so contains what other transactions have committed meanwhile.
 
     Args:
         facility: Name of the facility.
@@ -148,10 +151,17 @@ def publish_html_on_commit(
 
     Raises:
         TypeError: As for `publish_html`; raised immediately, not at the commit.
+        django.template.TemplateDoesNotExist: As for `publish_html`; raised immediately.
         redis.RedisError: As for `publish_html`; raised by the commit.
     """
-    text = _rendered(template, context, wrap, event)
-    RedisPublisher(facility=facility, **audiences).publish_message_on_commit(text, expire, using)
+    publisher = RedisPublisher(facility=facility, **audiences)
+    variables, found = _checked(context), _found(template)
+    if event is not None:
+        _event(event, "")
+    transaction.on_commit(
+        lambda: publisher.publish_message(_rendered(found, variables, wrap, event), expire) and None,
+        using=using,
+    )
 
 
 def publish_event(
@@ -291,22 +301,28 @@ def datastar(selector: str | None = None, mode: str = "outer") -> Wrapper:
     return wrap
 
 
+def _checked(context: Mapping[str, Any] | None) -> dict[str, Any]:
+    variables = dict(context or {})
+    if "request" in variables or "csrf_token" in variables:
+        raise WrongArgument(
+            "context contains a request or its CSRF token: others receive the fragment, which must not show the sender's"
+        )
+    return variables
+
+
+def _found(template: TemplateName) -> Any:  # noqa: ANN401 - a template of any engine
+    if isinstance(template, str):
+        return get_template(template)
+    return template if hasattr(template, "render") else select_template(template)
+
+
 def _rendered(
     template: TemplateName,
     context: Mapping[str, Any] | None,
     wrap: Callable[[str], str] | None,
     event: str | None,
 ) -> str:
-    variables = dict(context or {})
-    if "request" in variables or "csrf_token" in variables:
-        raise WrongArgument(
-            "context contains a request or its CSRF token: others receive the fragment, which must not show the sender's"
-        )
-    if isinstance(template, str) or not hasattr(template, "render"):
-        rendered: str = render_to_string(template, variables)
-    else:
-        rendered = template.render(variables)
-    html = str(rendered).strip()
+    html = str(_found(template).render(_checked(context))).strip()
     if wrap is not None:
         html = wrap(html)
         if event is not None and html.startswith("event: "):

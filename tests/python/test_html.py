@@ -186,9 +186,21 @@ def test_a_rollback_publishes_neither_html_nor_events(people):
     ]
 
 
+def test_html_is_rendered_at_the_commit(people):
+    text = ["before"]
+    with capture_publications() as seen, transaction.atomic():
+        publish_html_on_commit("x", "bare.html", {"text": lambda: text[0]}, broadcast=True)
+        text[0] = "at the commit"
+    assert [one.message.decode() for one in seen] == ["at the commit"]
+
+
 def test_mistakes_before_a_commit_are_reported_at_once(people):
     with transaction.atomic():
         with pytest.raises(TemplateDoesNotExist):
             publish_html_on_commit("x", "missing.html", broadcast=True)
+        with pytest.raises(ValueError, match="event"):
+            publish_html_on_commit("x", "bare.html", event="close", broadcast=True)
+        with pytest.raises(ValueError, match="CSRF"):
+            publish_html_on_commit("x", "bare.html", {"request": 1}, broadcast=True)
         with pytest.raises(ValueError, match="event"):
             publish_event_on_commit("x", "close", broadcast=True)

@@ -1,4 +1,5 @@
 from django.contrib.auth.signals import user_logged_in
+from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
 from ws4redis.publisher import RedisPublisher
@@ -8,13 +9,13 @@ from notifications.models import Notification
 
 def show_badge(user):
     unread = user.notifications.filter(is_read=False).count()
-    publisher = RedisPublisher(facility="notifications", users=[user])
-    publisher.publish_json_on_commit({"unread": unread})
+    RedisPublisher(facility="notifications", users=[user]).publish_json({"unread": unread})
 
 
 @receiver([post_save, post_delete], sender=Notification)
 def notification_changed(instance, **kwargs):
-    show_badge(instance.user)
+    # Counted at the commit, with what other transactions have committed meanwhile.
+    transaction.on_commit(lambda: show_badge(instance.user))
 
 
 # A signal that notifies.
