@@ -112,6 +112,8 @@ class KeeperLink:
         socket.send_fds(self._channel, [kind], [descriptor])
 
     def _end_with_parent(self) -> None:
+        # A site may have called socket.setdefaulttimeout.
+        self._channel.settimeout(None)
         # The keeper never sends anything; this is the end of its process.
         self._channel.recv(1)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -53,7 +53,7 @@ class Command(Base):  # type: ignore[misc]
     def run(self, **options: Any) -> None:  # noqa: ANN401 - Django's options
         """Run the server; in the process that the autoreloader does not restart, keep the gateway."""
         # call_command() may omit the options of this class.
-        obstacle = self._obstacle(**options) if options.get("use_gateway", True) else ""
+        obstacle = self._obstacle() if options.get("use_gateway", True) else ""
         if obstacle is not None:
             # The process that reloads says nothing; its child does.
             if obstacle and (not options.get("use_reloader") or _is_reloaded()):
@@ -106,13 +106,15 @@ class Command(Base):  # type: ignore[misc]
 
         return WithIdentityView(handler)
 
-    def _obstacle(self, **options: Any) -> str | None:  # noqa: ANN401 - Django's options
+    def _obstacle(self) -> str | None:
         """Return why there is no gateway, or None if there is one."""
         without = "The site is served without WebSockets."
         if not hasattr(socket, "send_fds") or not hasattr(socket, "AF_UNIX"):
             return f"The ws4redis gateway needs a Unix. {without}"
-        if Base.__module__.startswith("daphne.") and options.get("use_asgi", True):
-            return f"runserver is that of Daphne here, which does not pass connections to the ws4redis gateway. {without}"
+        app = Base.__module__.partition(".")[0]
+        # Also with --noasgi: they choose the server themselves. Channels had one before version 4.
+        if app in ("daphne", "channels"):
+            return f"runserver is that of {app} here, which does not pass connections to the ws4redis gateway. {without}"
         try:
             binary.find()
         except binary.BinaryNotFound as error:
