@@ -53,10 +53,11 @@ pub(super) fn unknown_flags(query: Option<&str>) -> Vec<String> {
 pub(super) fn requests_identity<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     let accepts = |item: &str| item.eq_ignore_ascii_case("application/json");
-    request.method() == Method::GET
+    // A handshake of a browser has no Accept: it is asked for first, since this is asked about each handshake.
+    tokens(headers, &ACCEPT).any(accepts)
+        && request.method() == Method::GET
         && !offers_websocket(headers)
         && is_own_client(request)
-        && tokens(headers, &ACCEPT).any(accepts)
 }
 
 /// Returns whether the request publishes a message.
