@@ -7,6 +7,7 @@ import queue
 import subprocess
 import threading
 import time
+from urllib.parse import urljoin
 
 from harness import DEADLINE, clean_environment
 
@@ -56,7 +57,9 @@ class Page:
         self.id = next(chromium.ids)
         self.lines = chromium.lines[self.id] = queue.Queue()
         self.printed = []
-        cookies = [{"name": name, "value": value, "url": url} for name, value in cookies]
+        # Otherwise their path would be that of the page.
+        site = urljoin(url, "/")
+        cookies = [{"name": name, "value": value, "url": site} for name, value in cookies]
         self._command(open=url, cookies=cookies)
 
     def _command(self, **command):

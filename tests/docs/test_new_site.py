@@ -101,16 +101,17 @@ def test_a_new_site_from_an_empty_folder_shows_a_message(blocks, environment, ch
         assert "System check identified no issues" in server.output()
         until(lambda: accepts(redis_port), True, "the embedded store", START_SECONDS)
         shell(JOHN)
-        for _ in range(2):
-            pages.append(chromium.open(f"http://127.0.0.1:{port}/hello/"))
-        # As after a login; the other page stays anonymous.
-        pages[1].run(f"document.cookie = 'sessionid={shell(LOGIN)}; path=/'; setTimeout(() => location.reload())")
+
+        def open_page(*cookies):
+            pages.append(chromium.open(f"http://127.0.0.1:{port}/hello/", cookies))
+            until(lambda: pages[-1].run("return socket.state"), "open", "the connection", START_SECONDS)
 
         def shown(page):
             return page.run("return document.body.textContent.trim()")
 
-        for page in pages:
-            until(lambda page=page: page.run("return socket.state"), "open", "the connection", START_SECONDS)
+        open_page()
+        # As after a login; the first page stays anonymous, since it is connected.
+        open_page(("sessionid", shell(LOGIN)))
         until(lambda: user_is_known(redis_port), True, "the channel of the user")
         shell(everybody.code)
         until(lambda: [shown(page) for page in pages], ["Hello", "Hello"], "the message to everybody")
