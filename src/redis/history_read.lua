@@ -43,11 +43,13 @@ if older then
   if ARGV[5] == '1' then digest = redis.sha1hex(message(older) or '') end
 elseif after ~= '' then
   local stream, server = redis.pcall('XINFO', 'STREAM', key), redis.pcall('INFO', 'server')
+  if stream.err and first[1] then added = 0 end
   for i = 1, #stream, 2 do if stream[i] == 'entries-added' then added = stream[i + 1] end end
   uptime = type(server) == 'string' and string.match(server, 'uptime_in_seconds:(%d+)') or '-'
 end
 local time = redis.pcall('TIME')
 local now = time.err and '-' or string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 local head = now .. ' ' .. uptime .. ' ' .. more .. ' ' .. redis.call('XLEN', key) .. ' ' .. added
-  .. ' ' .. (first[1] and first[1][1] or '-') .. ' ' .. (last[1] and last[1][1] or '-') .. ' ' .. digest .. '\n'
+  .. ' ' .. (first[1] and first[1][1] or '-') .. ' ' .. (last[1] and last[1][1] or '-') .. ' ' .. digest
+  .. ' ' .. (older and older[1] == after and 1 or 0) .. '\n'
 return head .. table.concat(parts)

@@ -71,6 +71,8 @@ pub struct HistoryPage {
     pub last: Option<EntryId>,
     /// Whether the last message up to the id is the one that was to be compared with it.
     pub is_value_before: bool,
+    /// Whether the stream has the entry with the id behind which it was read.
+    pub has_entry: bool,
 }
 
 impl HistoryPage {
@@ -90,6 +92,7 @@ impl HistoryPage {
             first: EntryId::parse(next()?),
             last: EntryId::parse(next()?),
             is_value_before: next()? == value.unwrap_or_default(),
+            has_entry: next()? == "1",
         };
         while !rest.is_empty() {
             let line = take_line(&mut rest)?;
@@ -233,7 +236,7 @@ mod tests {
 
     #[test]
     fn the_reply_of_the_script_is_parsed_and_anything_else_is_not() {
-        let reply = Bytes::from_static(b"99 7 0 5 6 1-0 9-2 ab\n8-0 3\na\nb9-2 -1\n");
+        let reply = Bytes::from_static(b"99 7 0 5 6 1-0 9-2 ab 1\n8-0 3\na\nb9-2 -1\n");
         let page = HistoryPage::parse(&reply, Some("ab")).unwrap();
         let id = |ms, seq| EntryId { ms, seq };
         let entries = vec![
@@ -250,13 +253,14 @@ mod tests {
             first: Some(id(1, 0)),
             last: Some(id(9, 2)),
             is_value_before: true,
+            has_entry: true,
         };
         assert_eq!(page, expected);
         assert!(!HistoryPage::parse(&reply, None).unwrap().is_value_before);
-        let empty = Bytes::from_static(b"- - 0 0 - - - -\n");
+        let empty = Bytes::from_static(b"- - 0 0 - - - - 0\n");
         assert_eq!(HistoryPage::parse(&empty, Some("ab")), Some(HistoryPage::default()));
-        let head = "- - 0 1 - - - -";
-        for other in ["", "- - 0 0 - - -\n", head, "- - 0 x - - - -\n"]
+        let head = "- - 0 1 - - - - 0";
+        for other in ["", "- - 0 0 - - - -\n", head, "- - 0 x - - - - 0\n"]
             .map(str::to_owned)
             .into_iter()
             .chain(["\n8-0 3\nab", "\n8 1\na"].map(|rest| format!("{head}{rest}")))

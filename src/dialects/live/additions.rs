@@ -115,6 +115,8 @@ pub(super) fn add_joined(
         facility.verdict = verdict;
         send_subscribed(listener, state, &SubscribedReply { ids, ..reply(facility) });
     }
+    // Where no memory was left for what arrived meanwhile, it was dropped.
+    facility.owes_gap |= !matches!(addition.joining().is_stale(), Ok(false));
     addition.merge(listener, &persisted);
 }
 

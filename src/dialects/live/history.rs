@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::proof::{position, position_ago, reaches_back};
+use super::proof::{may_be_removed, position, position_ago, reaches_back};
 use super::refusal::RequestRefusal;
 use super::resume::Resume;
 use crate::redis::{HistoryPage, ReadFailed};
@@ -168,7 +168,9 @@ impl HistoryReading<'_> {
                 _ => None,
             };
             after.is_complete = reaches_back(first, since, limits)
-                || delivered.is_some_and(|delivered| reaches_back(first, delivered, limits));
+                || delivered.is_some_and(|delivered| {
+                    may_be_removed(first, since, limits) && reaches_back(first, delivered, limits)
+                });
             after.has_value = first.is_value_before;
         }
         while let Some(next) = page.take() {

@@ -25,25 +25,44 @@ pub(super) fn position_ago(page: &HistoryPage, ago: Duration, limits: HistoryLim
 pub(super) fn reaches_back(page: &HistoryPage, since: EntryId, limits: HistoryLimits) -> bool {
     match page.first {
         // Only the oldest entries are removed. Without the client's own entry the end was lost, too, for example in a failover.
-        Some(first) if first <= since => since.is_time() || page.last >= Some(since),
+        Some(first) if first <= since => since.is_time() || page.has_entry,
         // The client's own entry was removed.
         _ if !since.is_time() => false,
         first => {
             let Some(now) = page.now_ms else { return false };
-            let is_untrimmed = match page.added {
-                Some(added) => added == page.length,
-                // Before Redis 7.0 only the rule says what publishers keep.
-                None => page.length < u64::from(limits.messages),
-            };
             // A message that came behind the position would have kept the stream alive until then.
             let lives_until = since.ms.saturating_add(lifetime_ms(limits));
             let is_unexpired = first.map_or(now, |first| first.ms) < lives_until;
             // A Redis that was started meanwhile may have forgotten messages. Its uptime is exact to a second.
             let started =
                 page.uptime_seconds.map(|uptime| now.saturating_sub((uptime + 1).saturating_mul(1000)));
-            let is_same = started.is_none_or(|at| at <= since.ms.saturating_add(clock_difference_ms(limits)));
-            is_untrimmed && is_unexpired && is_same
+            let is_same =
+                started.is_some_and(|at| at <= since.ms.saturating_add(clock_difference_ms(limits)));
+            is_untrimmed(page, limits) && is_unexpired && is_same
         }
+    }
+}
+
+/// Returns whether the rules alone can have removed the client's entry. Otherwise Redis has lost messages.
+pub(super) fn may_be_removed(page: &HistoryPage, since: EntryId, limits: HistoryLimits) -> bool {
+    match page.first {
+        _ if since.is_time() => true,
+        Some(first) if first <= since => false,
+        first => {
+            // What was published behind it kept the stream alive.
+            let Some(at) = first.map(|first| first.ms).or(page.now_ms) else { return false };
+            let lived_until = since.ms.saturating_add(lifetime_ms(limits));
+            !is_untrimmed(page, limits) || at.saturating_add(clock_difference_ms(limits)) >= lived_until
+        }
+    }
+}
+
+/// Returns whether no limit on the number of messages has removed one.
+fn is_untrimmed(page: &HistoryPage, limits: HistoryLimits) -> bool {
+    match page.added {
+        Some(added) => added == page.length,
+        // Before Redis 7.0 only the rule says what publishers keep.
+        None => page.length < u64::from(limits.messages),
     }
 }
 
@@ -88,8 +107,9 @@ mod tests {
 
     #[test]
     fn a_stream_with_an_older_entry_and_the_clients_own_one_has_all_that_follow() {
-        assert!(reaches_back(&stream(1000, 9000), id(1000), LIMITS));
-        assert!(reaches_back(&stream(1000, 9000), id(9000), LIMITS));
+        let with_entry = HistoryPage { has_entry: true, ..stream(1000, 9000) };
+        assert!(reaches_back(&with_entry, id(1000), LIMITS) && reaches_back(&with_entry, id(9000), LIMITS));
+        assert!(!reaches_back(&stream(1000, 9000), id(5000), LIMITS), "the entry was lost, others followed");
         assert!(reaches_back(&stream(1000, 9000), EntryId::at(9500), LIMITS));
         assert!(!reaches_back(&stream(1000, 9000), id(9001), LIMITS), "the end is another one");
         assert!(!reaches_back(&stream(1000, 9000), id(999), LIMITS), "the client's entry was removed");
@@ -112,8 +132,22 @@ mod tests {
         ] {
             assert!(!reaches_back(&wrong, since, LIMITS), "{why}: {wrong:?}");
         }
-        assert!(reaches_back(&HistoryPage { uptime_seconds: None, ..absent() }, since, LIMITS));
+        assert!(!reaches_back(&HistoryPage { uptime_seconds: None, ..absent() }, since, LIMITS), "not known");
         assert!(reaches_back(&HistoryPage { added: None, ..recent }, since, LIMITS), "before Redis 7.0");
+    }
+
+    #[test]
+    fn an_entry_that_no_rule_can_have_removed_was_lost() {
+        let trimmed = HistoryPage { added: Some(9), ..stream(990_000, 999_000) };
+        assert!(may_be_removed(&trimmed, id(980_000), LIMITS));
+        assert!(may_be_removed(&stream(990_000, 999_000), id(920_000), LIMITS), "the stream had expired");
+        assert!(
+            may_be_removed(&absent(), id(930_000), LIMITS)
+                && may_be_removed(&absent(), EntryId::at(1), LIMITS)
+        );
+        assert!(!may_be_removed(&absent(), id(980_000), LIMITS), "younger than its lifetime");
+        assert!(!may_be_removed(&stream(990_000, 999_000), id(980_000), LIMITS));
+        assert!(!may_be_removed(&stream(900_000, 999_000), id(950_000), LIMITS), "an older one is left");
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub(super) fn receive(
             return None;
         }
     };
-    let is_exempt = matches!(action, ClientAction::Publish(..) | ClientAction::Heartbeat);
+    // What ends a subscription frees memory.
+    let is_exempt = !matches!(action, ClientAction::Subscribe(..) | ClientAction::Authenticate(_));
     let max_facilities = state.process.settings.messages.max_facilities;
     if !is_exempt && !client.request_limit.take(max_facilities) {
         client.answers.refuse(number, action.facility(), RequestRefusal::TooOften);

@@ -111,9 +111,10 @@ pub(super) fn read(
         part.lines.reverse();
         part
     };
-    let (mut added, mut uptime, mut digest) = (None, None, None);
+    let (mut added, mut uptime, mut digest, mut has_entry) = (None, None, None, false);
     if let Some(after) = after {
         if let Some(older) = log.range(&(LogId::default()..=after)).next_back() {
+            has_entry = older.id == after;
             digest = (compares == "1").then(|| sha1_hex(message_of(older).map_or(&[], |message| message)));
         } else {
             added = (log.added() > 0).then(|| log.added());
@@ -122,7 +123,7 @@ pub(super) fn read(
     }
     let (first, last) = (log.range(&all).next(), log.range(&all).next_back());
     let head = format!(
-        "{} {} {} {} {} {} {} {}\n",
+        "{} {} {} {} {} {} {} {} {}\n",
         now,
         known(uptime),
         u8::from(part.is_cut),
@@ -130,7 +131,8 @@ pub(super) fn read(
         known(added),
         known(first.map(|entry| entry.id)),
         known(last.map(|entry| entry.id)),
-        known(digest)
+        known(digest),
+        u8::from(has_entry)
     );
     let mut reply = BytesMut::from(head.as_bytes());
     part.lines.iter().for_each(|line| reply.extend_from_slice(line));

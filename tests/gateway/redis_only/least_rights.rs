@@ -289,7 +289,7 @@ async fn histories_need_the_further_rights_of_the_document() {
         set_user(&redis, &format!("{} {}", acl_line(""), rest.join(" ")));
         let output = check();
         // Only a pipeline with several publications needs the digest, and clients that resume the others.
-        let is_needed = !["+evalsha", "+xinfo|stream", "+time"].contains(&word);
+        let is_needed = !["+evalsha", "+xinfo|stream", "+info", "+time"].contains(&word);
         assert_eq!(output.status.success(), !is_needed, "{word}: {output:?}");
     }
     std::fs::remove_file(file).unwrap();
