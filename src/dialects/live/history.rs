@@ -66,7 +66,7 @@ pub(super) struct HistoryReading<'a> {
 }
 
 impl HistoryReading<'_> {
-    /// Returns from where a client continues in the channels of which it gets no earlier messages. Read before these are
+    /// Returns the positions from which a client continues in the channels without earlier messages. Read before these are
     /// joined: what is published afterwards reaches the client, which continues behind it.
     ///
     /// # Errors

@@ -125,7 +125,7 @@ impl<'a> FacilityReading<'a> {
         }
     }
 
-    /// Returns from where each audience continues that has a history, and of which no message is replayed, named as in
+    /// Returns the position of each audience that has a history and no replayed message, named as in
     /// messages. Behind messages that are about to follow, a client that breaks off would continue too late.
     pub(super) fn ids(&self, history: &HistoryRead) -> Vec<(String, EntryId)> {
         let settings = &self.state.process.settings;

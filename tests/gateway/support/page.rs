@@ -54,7 +54,7 @@ pub struct PageFacility {
     pub name: String,
     /// The audiences that it hears, as in messages.
     pub audiences: Vec<String>,
-    /// Audiences of which it has got the first message, and the last one.
+    /// Audiences whose first message it has got, and the last one.
     started: BTreeSet<String>,
     ended: BTreeSet<String>,
     ids: Map<String, Value>,
