@@ -97,7 +97,7 @@ def test_positions_are_stored_once_and_only_valid_ones_of_users(
         here.connect("positions", "publish-user", additional_headers=headers) as john,
         here.connect("positions", "publish-broadcast") as anonymous,
     ):
-        for text in ("52.5,13.4", "91,0", "nan,1", "1,2,3", "nowhere", b"52.5,13.4"):
+        for text in ("52.5,13.4", "91,0", "nan,1", "1,2,3", "nowhere", b"\xff"):
             john.send(text)
         anonymous.send("1,1")
         messages = until(lambda: of_messages(store), lambda found: len(found) == 7, "all messages")

@@ -5,6 +5,7 @@ import sys
 
 from deployments import MANAGE, SECRET_KEY, manage, site_environment
 from harness import BINARY, Client, Process, RedisServer, clean_environment, free_port, unique
+from websockets.exceptions import InvalidStatus
 
 # A site whose every derived value differs from the gateway's default.
 VARIABLES = {
@@ -16,6 +17,15 @@ VARIABLES = {
     "secret_key_fallbacks": "old",
     "binary": BINARY,
 }
+
+
+def opens(address):
+    """Tests whether a socket opens: the gateway listens before it is connected to Redis."""
+    try:
+        with Client(address):
+            return True
+    except InvalidStatus:
+        return False
 
 
 def test_the_gateway_runs_with_the_settings_of_the_site_and_leaves_their_file_nowhere(tmp_path):
@@ -30,7 +40,9 @@ def test_the_gateway_runs_with_the_settings_of_the_site_and_leaves_their_file_no
         name = open(f"/proc/{gateway.process.pid}/comm").read().strip()
         assert name == "ws4redis"
         assert SECRET_KEY not in open(f"/proc/{gateway.process.pid}/cmdline").read()
-        with Client(f"ws://127.0.0.1:{port}/ws/foobar?subscribe-broadcast") as client:
+        address = f"ws://127.0.0.1:{port}/ws/foobar?subscribe-broadcast"
+        gateway.wait_until(lambda: opens(address), "Redis")
+        with Client(address) as client:
             text = unique()
             subprocess.run(
                 ["redis-cli", "-p", str(store.port), "publish", "demo:broadcast:foobar", text], check=True, capture_output=True
