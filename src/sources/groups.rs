@@ -19,7 +19,7 @@ const RANDOM_BYTES: usize = 12;
 /// Seconds after which an encrypted message of the core layer is too old: its expiry, and ten.
 const TOKEN_SECONDS: u64 = 70;
 
-/// Bytes by which a token is longer than the base64 of its content: version, time, initial vector, padding and digest.
+/// Bytes that a token has beyond the base64 of its content: version, time, initial vector, padding and digest.
 const TOKEN_OVERHEAD: usize = 128;
 
 /// Deepest nesting, and most values, of a message.
