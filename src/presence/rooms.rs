@@ -105,6 +105,19 @@ impl PresentEntries {
 }
 
 impl Present {
+    /// Adds a member of a facility's key. Others than gateways may have written it.
+    fn add(&mut self, member: &str) {
+        // Of a gateway's id, which has neither character.
+        let Some(at) = member.find(['/', '#']) else { return };
+        let rest = &member[at + 1..];
+        if member[at..].starts_with('/') {
+            self.users.insert(rest.into());
+        } else {
+            // The sum of all entries that are read fits.
+            self.anonymous += rest.parse::<u32>().map_or(0, u64::from);
+        }
+    }
+
     /// Adds who was there before, up to the number of users of whom clients are told.
     pub fn keep(&mut self, before: &Self) {
         // The earlier ones first: whom a cut list names changes with each reading.
@@ -129,16 +142,24 @@ pub async fn read_present(store: &Store, namespace: &Namespace, facility: &str) 
         return None;
     };
     let mut entries = PresentEntries { count: found.list().len(), ..PresentEntries::default() };
-    let present = &mut entries.present;
-    for member in found.list().iter().filter_map(|member| member.text()) {
-        // Of a gateway's id, which has neither character.
-        let Some(at) = member.find(['/', '#']) else { continue };
-        let rest = &member[at + 1..];
-        if member[at..].starts_with('/') {
-            present.users.insert(rest.into());
-        } else {
-            present.anonymous += rest.parse().unwrap_or(0);
-        }
-    }
+    found.list().iter().filter_map(|member| member.text()).for_each(|member| entries.present.add(member));
     Some(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_that_no_gateway_has_written_do_no_harm() {
+        let mut present = Present::default();
+        let largest = format!("a#{}", u64::MAX);
+        for member in
+            [&*largest, "b#18446744073709551615", "a#-1", "a#x", "a#", "a", "", "a/", "b/é#/", "a#3", "b#2"]
+        {
+            present.add(member);
+        }
+        assert_eq!(present.anonymous, 5);
+        assert_eq!(present.users.iter().map(|user| &**user).collect::<Vec<_>>(), ["", "é#/"]);
+    }
 }
