@@ -32,7 +32,7 @@ const KNOWN: [(&str, Script); 7] = [
     ("829408cc83d4524666232bd8beebe3bcf873ac70", Script::Extend),
     ("042112cf75a3fdabb4e02600ce494eff4b2d2906", Script::Reacquire),
     ("80c54a4765be60079cbc1bf438c9f9ec3234f957", Script::HistoryPublish),
-    ("67ab3612cfb8bdaabf648d9fa7ab529a2f50195f", Script::HistoryRead),
+    ("97c753653ae2acac3e82acc1120ef70b395cbb93", Script::HistoryRead),
 ];
 
 /// Bound of the cache: a client may send a known script with any indentation, and each spelling has its own digest.

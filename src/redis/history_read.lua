@@ -8,8 +8,9 @@ end
 local function take(entry)
   local data, size = message(entry), -1
   if data and #data <= largest then size = #data else data = '' end
-  if taken > 0 and #data > room then return false end
-  room = room - #data
+  local cost = #data + 64
+  if taken > 0 and cost > room then return false end
+  room = room - cost
   taken = taken + 1
   parts[taken] = entry[1] .. ' ' .. size .. '\n' .. data
   return true

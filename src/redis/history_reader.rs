@@ -27,7 +27,8 @@ use crate::wire::{Channel, EntryId, HistoryNames};
 /// added to the stream (since Redis 7.0), and for how many seconds it has been running.
 pub(super) const READ: &str = include_str!("history_read.lua");
 
-/// Most bytes of messages in one reply.
+/// Most bytes of messages in one reply. Each counts 64 more, so that a script that reads tiny ones does not block Redis for
+/// long.
 const MAX_REPLY_BYTES: usize = 1 << 20;
 
 /// Reads in flight per shard, so that many clients that resume at once need little memory.

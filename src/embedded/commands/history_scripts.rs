@@ -46,6 +46,9 @@ pub(super) fn publish(
     Ok(Reply::count(call.store.publish(channel, message)))
 }
 
+/// What an entry counts in addition to its message, as in the script.
+const ENTRY_OVERHEAD: usize = 64;
+
 /// A part of a stream.
 struct StreamPart {
     lines: Vec<BytesMut>,
@@ -65,7 +68,7 @@ fn take<'a>(entries: impl Iterator<Item = &'a LogEntry>, limits: &PartLimits) ->
     let mut room = limits.bytes;
     for entry in entries {
         let message = message_of(entry).filter(|message| message.len() <= limits.message_bytes);
-        let bytes = message.map_or(0, Bytes::len);
+        let bytes = message.map_or(0, Bytes::len) + ENTRY_OVERHEAD;
         if part.lines.len() == limits.entries || !part.lines.is_empty() && bytes > room {
             part.is_cut = true;
             break;

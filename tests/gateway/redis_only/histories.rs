@@ -154,7 +154,7 @@ fn in_local_set(test: impl Future<Output = ()>) -> impl Future<Output = ()> {
 async fn a_page_has_the_messages_behind_an_entry_or_the_last_ones() {
     in_local_set(async {
         let redis = RedisServer::start();
-        let reader = Reader::start(&redis, "1000").await;
+        let reader = Reader::start(&redis, "10000").await;
         let empty = reader.last(5).await;
         assert_eq!((empty.length, empty.entries.len(), empty.first, empty.last), (0, 0, None, None));
         assert!(empty.now_ms > Some(1_700_000_000_000));
@@ -194,7 +194,7 @@ async fn a_page_is_bounded_in_bytes_and_leaves_out_messages_that_are_too_large()
     in_local_set(async {
         let redis = RedisServer::start();
         let reader = Reader::start(&redis, "1000").await;
-        for (number, bytes) in [(1, 600), (2, 400), (3, 10), (4, 1001), (5, 5)] {
+        for (number, bytes) in [(1, 600), (2, 272), (3, 10), (4, 1001), (5, 5)] {
             let (id, text) = (format!("{number}-0"), "x".repeat(bytes));
             redis.command(&["XADD", "ws4redis:history:broadcast:chat-1", &id, "d", &text]);
         }
@@ -207,6 +207,25 @@ async fn a_page_is_bounded_in_bytes_and_leaves_out_messages_that_are_too_large()
             (ids(&reader.last(4).await), ids(&reader.last(9).await)),
             (vec![2, 3, 4, 5], vec![2, 3, 4, 5])
         );
+    })
+    .await;
+}
+
+/// A script that reads a million of them would block Redis for seconds.
+#[tokio::test]
+async fn a_page_of_tiny_messages_is_bounded_too() {
+    in_local_set(async {
+        let redis = RedisServer::start();
+        let reader = Reader::start(&redis, "1000").await;
+        for number in 1..=40 {
+            redis.command(&["XADD", "ws4redis:history:broadcast:chat-1", &format!("{number}-0"), "d", "x"]);
+        }
+        let page = reader.after("0-0", 1_000).await;
+        assert_eq!((ids(&page), page.has_more), ((1..=15).collect(), true));
+        let page = reader.after("15-0", 1_000).await;
+        assert_eq!((ids(&page), page.has_more), ((16..=30).collect(), true));
+        let page = reader.last(1_000).await;
+        assert_eq!((ids(&page), page.has_more), ((26..=40).collect(), true));
     })
     .await;
 }
