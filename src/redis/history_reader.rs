@@ -37,6 +37,9 @@ const MAX_IN_FLIGHT: usize = 16;
 /// Subscriptions of a shard that read histories at the same time: each may hold several pages.
 const MAX_READING: usize = 8;
 
+/// The last id behind which Redis reads.
+const LAST_START: EntryId = EntryId { ms: u64::MAX, seq: u64::MAX - 1 };
+
 /// Pauses between retries while Redis temporarily refuses, and the time after which retrying stops.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
@@ -175,7 +178,8 @@ impl HistoryReader {
     ) -> Result<Option<HistoryPage>, ReadFailed> {
         let Some(stream) = self.names.stream(channel) else { return Ok(None) };
         let key = stream.as_str().as_bytes();
-        let after = after.map(|id| id.to_string()).unwrap_or_default();
+        // Redis refuses to look for ids behind the last one that there can be.
+        let after = after.map(|id| id.min(LAST_START).to_string()).unwrap_or_default();
         let value = value.map(digest);
         let compares: &[u8] = if value.is_some() { b"1" } else { b"0" };
         // One message always fits, and one over the limit is left out.

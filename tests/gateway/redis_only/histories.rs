@@ -176,6 +176,8 @@ async fn a_page_has_the_messages_behind_an_entry_or_the_last_ones() {
         let page = reader.after("0-18446744073709551615", 1).await;
         assert_eq!((ids(&page), page.added), (vec![1], Some(30)));
         assert!(page.uptime_seconds.is_some());
+        let page = reader.after("18446744073709551615-18446744073709551615", 12).await;
+        assert_eq!((ids(&page), page.has_more), (vec![], false));
         let page = reader.last(2).await;
         assert_eq!((ids(&page), page.has_more), (vec![29, 30], true));
         let page = reader.last(30).await;
