@@ -1,5 +1,6 @@
 //! What a connection has to do with Django Channels: the groups that it hears, and its messages for Django.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +56,7 @@ pub(super) async fn join_groups(
     grant: &GroupGrant,
     identity: &Identity,
     labelled: Option<&Facility>,
-    replaced: &mut Option<Box<LayerClient>>,
+    replaced: &Cell<Option<Box<LayerClient>>>,
 ) -> Result<Option<JoiningGroups>, JoinError> {
     let Some(groups) = state.groups.as_ref().filter(|_| !grant.is_empty()) else { return Ok(None) };
     let joined = hold(groups, grant, identity.user_id.as_ref());
@@ -65,7 +66,7 @@ pub(super) async fn join_groups(
     let joined_names = joined.as_ref().map(JoinedHold::names).unwrap_or_default();
     let topics = grant.topics(state.policy.group_names(), &joined_names, labelled);
     let subscription = groups.hub.join(&topics);
-    *replaced = None;
+    drop(replaced.take());
     let values = read_joined(&subscription, groups, &topics).await?;
     let (grant, labelled) = (grant.clone(), labelled.cloned());
     let groups = ClientGroups { subscription, grant, labelled, joined, addition: None };

@@ -71,6 +71,7 @@ impl LiveClient {
     /// Leaves a facility, and returns it.
     pub(super) fn leave(&mut self, position: usize, reason: DisconnectReason) -> LiveFacility {
         let mut facility = self.facilities.remove(position);
+        facility.earlier.set(None, None);
         if let Some(announced) = facility.announced.take() {
             announced.set_reason(reason);
             if announced.has_unacknowledged() {

@@ -1,5 +1,6 @@
 //! One subscription of a connection: a facility, and what the visitor may do in it.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,6 +17,24 @@ use crate::presence::Attendance;
 use crate::visitors::TokenBucket;
 use crate::visitors::watch::PartialHold;
 use crate::wire::{Channel, EntryId, Handshake};
+
+/// The parts of an earlier subscription that deliver until the one in its place has joined. The task that joins ends them.
+#[derive(Default)]
+pub(super) struct EarlierParts {
+    pub(super) subscription: Cell<Option<Subscription>>,
+    pub(super) layer: Cell<Option<Box<LayerClient>>>,
+    /// Whether it has heard groups of Django Channels.
+    heard_groups: Cell<bool>,
+}
+
+impl EarlierParts {
+    /// Lets parts deliver.
+    pub(super) fn set(&self, subscription: Option<Subscription>, layer: Option<Box<LayerClient>>) {
+        self.heard_groups.set(layer.as_ref().is_some_and(|layer| layer.hears_groups()));
+        self.subscription.set(subscription);
+        self.layer.set(layer);
+    }
+}
 
 /// One subscription of a connection.
 pub(super) struct LiveFacility {
@@ -36,6 +55,8 @@ pub(super) struct LiveFacility {
     pub(super) is_open: bool,
     /// Whether an earlier subscription to the facility was open when this one was asked for.
     pub(super) replaces_open: bool,
+    /// What delivers until this one holds the messages.
+    pub(super) earlier: Rc<EarlierParts>,
     /// The channels that it listens to, those that are being joined included.
     pub(super) subscribes: Vec<Channel>,
     /// The channels that it publishes to; none if it may not publish.
@@ -71,6 +92,7 @@ impl LiveFacility {
             joining: None,
             is_open: false,
             replaces_open: false,
+            earlier: Rc::default(),
             subscribes: Vec::new(),
             publishes: None,
             echo_topics: EchoTopics::none(),
@@ -82,6 +104,25 @@ impl LiveFacility {
             attendance: None,
             place: None,
             owes_gap: false,
+        }
+    }
+
+    /// Takes the place of an earlier subscription to the facility, whose messages go on until this one has joined.
+    pub(super) fn replace(&mut self, mut earlier: Self) {
+        if !earlier.is_open {
+            // It has not joined, and passes on what it was to replace.
+            earlier.subscription = earlier.earlier.subscription.take();
+            earlier.layer = earlier.earlier.layer.take();
+            earlier.owes_gap |= earlier.earlier.heard_groups.get() && earlier.layer.is_none();
+        }
+        if earlier.is_open || earlier.replaces_open {
+            self.replaces_open = true;
+            // One that is about to read on has lost messages.
+            let is_whole = earlier.subscription.as_ref().is_some_and(|old| old.last_ids().is_none());
+            self.owes_gap = earlier.owes_gap || !is_whole;
+            self.subscription = earlier.subscription;
+            self.layer = earlier.layer;
+            self.announced = earlier.announced;
         }
     }
 

@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::additions::{AddedChannels, add_joined};
 use super::client::{LiveClient, refuse, send};
-use super::facility::LiveFacility;
+use super::facility::{EarlierParts, LiveFacility};
 use super::history::{HistoryRead, ReadPermit};
 use super::presence::{attend, is_told, take_place};
 use super::reading::{FacilityReading, live_channels};
@@ -103,15 +103,8 @@ pub(super) fn subscribe(
     }
     client.facilities.push(LiveFacility::new(handshake, resume, request));
     let position = client.facilities.len() - 1;
-    if let Some(replaced) = replaced.filter(|replaced| replaced.is_open) {
-        let facility = &mut client.facilities[position];
-        facility.replaces_open = true;
-        // One that is about to read on has lost messages.
-        let is_whole = replaced.subscription.as_ref().is_some_and(|old| old.last_ids().is_none());
-        facility.owes_gap = replaced.owes_gap || !is_whole;
-        facility.subscription = replaced.subscription;
-        facility.layer = replaced.layer;
-        facility.announced = replaced.announced;
+    if let Some(replaced) = replaced {
+        client.facilities[position].replace(replaced);
     }
     start_join(client, position, listener, state);
     Ok(())
@@ -132,11 +125,14 @@ pub(super) fn start_join(
     let (join, reports) = (client.last_join, client.reports.clone());
     let facility = &mut client.facilities[position];
     facility.join = join;
-    // It delivers until the new one holds the messages: none is lost in between.
-    let mut replaced = facility.subscription.take();
+    // An earlier join, and what it was to replace, end here: the visitor may have changed.
+    facility.owes_gap |= facility.replaces_open && !facility.is_open && facility.subscription.is_none();
     // One that reads on has not lost its groups.
     let keeps_groups = facility.is_open && facility.layer.is_some();
-    let mut replaced_groups = if keeps_groups { None } else { facility.layer.take() };
+    let layer = if keeps_groups { None } else { facility.layer.take() };
+    // It delivers until the new one holds the messages: none is lost in between.
+    facility.earlier.set(facility.subscription.take(), layer);
+    let earlier = facility.earlier.clone();
     let (handshake, resume) = (facility.handshake.clone(), facility.resume.clone());
     let has_history = state.process.settings.history.limits_of(&handshake.facility).is_some();
     let reads = || client.reads.get_or_insert_with(|| Arc::new(Semaphore::new(1))).clone();
@@ -152,8 +148,8 @@ pub(super) fn start_join(
                 visitor.clone(),
                 credentials,
                 (resume.as_ref(), own_reads.clone()),
-                &mut replaced,
-                (!keeps_groups).then_some(&mut replaced_groups),
+                &earlier,
+                keeps_groups,
             );
             match joining.await {
                 // It was subscribed before the loss, and reads on when Redis is back. Others do so, too.
@@ -165,6 +161,7 @@ pub(super) fn start_join(
                 outcome => break outcome,
             }
         };
+        earlier.set(None, None);
         let outcome = JoinEnd::Opened(Box::new(outcome));
         reports.borrow_mut().push(JoinReport { join, outcome, in_flight });
         listener.wake();
@@ -178,8 +175,8 @@ async fn join_facility(
     visitor: Visitor,
     credentials: Option<&Credentials>,
     (resume, reads): (Option<&Resume>, Option<Arc<Semaphore>>),
-    replaced: &mut Option<Subscription>,
-    replaced_groups: Option<&mut Option<Box<LayerClient>>>,
+    earlier: &EarlierParts,
+    keeps_groups: bool,
 ) -> Result<JoinedFacility, RequestRefusal> {
     if !state.redis_up.get() {
         return Err(RequestRefusal::Unavailable);
@@ -203,22 +200,21 @@ async fn join_facility(
     let read = async {
         let starts = reading.starts().await?;
         let subscription = state.hub.join(&[&grant.subscribe[..], &live].concat());
-        *replaced = None;
+        drop(earlier.subscription.take());
         let (persisted, history) = reading.read(&subscription, &starts).await?;
         Ok::<_, RequestRefusal>((subscription, persisted, history))
     };
     let join_timeout = state.process.settings.server.handshake;
     let read = timeout(join_timeout, read).await;
     let (subscription, persisted, history) = read.map_err(|_| RequestRefusal::Unavailable)??;
-    let groups = match replaced_groups {
-        Some(replaced) if !grant.groups.is_empty() => {
-            let labelled = Some(&handshake.facility);
-            let joining = join_groups(state, &grant.groups, &visitor.identity, labelled, replaced);
-            // Boxed: it must not enlarge the joins of other facilities.
-            let joined = timeout(join_timeout, Box::pin(joining)).await;
-            joined.map_err(|_| RequestRefusal::Unavailable)??
-        }
-        _ => None,
+    let groups = if keeps_groups || grant.groups.is_empty() {
+        None
+    } else {
+        let labelled = Some(&handshake.facility);
+        let joining = join_groups(state, &grant.groups, &visitor.identity, labelled, &earlier.layer);
+        // Boxed: it must not enlarge the joins of other facilities.
+        let joined = timeout(join_timeout, Box::pin(joining)).await;
+        joined.map_err(|_| RequestRefusal::Unavailable)??
     };
     if !has_capacity(state, groups.as_ref()) {
         return Err(RequestRefusal::NoMemory);

@@ -1,5 +1,7 @@
 //! Joins channels: subscribes, holds what arrives, and reads their persisted values once Redis has acknowledged.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use tokio::time::timeout;
 
@@ -55,8 +57,8 @@ impl Joining {
                 return Ok((persisted, None));
             }
             // Boxed: it must not enlarge the handshakes of other clients.
-            let mut replaced = None;
-            let joining = join_groups(state, granted, &visitor.identity, labelled, &mut replaced);
+            let replaced = Cell::default();
+            let joining = join_groups(state, granted, &visitor.identity, labelled, &replaced);
             Ok((persisted, Box::pin(joining).await?))
         };
         let read = async { tokio::try_join!(persisted, refresh(state, self.watch.as_ref(), visitor)) };

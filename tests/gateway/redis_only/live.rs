@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::client::{TEXT, frame};
 use crate::support::event_log::EventLog;
 use crate::support::redis::encode;
-use crate::support::{RedisServer, TestGateway, eventually};
+use crate::support::{Proxy, RedisServer, Side, TestGateway, eventually};
 
 #[tokio::test]
 async fn a_gap_is_sent_once_for_each_facility_after_redis_was_lost() {
@@ -45,6 +45,32 @@ async fn without_a_loss_there_is_no_gap() {
         client.expect(json!({"t": "msg", "f": "a", "a": "broadcast", "d": "x"})).await;
         client.expect_nothing().await;
     }
+}
+
+#[tokio::test]
+async fn a_subscription_goes_on_until_the_last_one_in_its_place_has_joined() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(&redis);
+    let rules = "[[history]]\nfacility = [\"h-*\"]\nmessages = 10\n";
+    let builder = TestGateway::builder().redis(&redis).set("redis.url", &proxy.url()).rules(rules);
+    let gateway = builder.start().await;
+    let mut client = gateway.live("/ws/h-1?subscribe-broadcast").await;
+    client.next().await;
+    // The history is read before the channels are joined.
+    proxy.hold_replies(Side::Store);
+    for number in 1..=3 {
+        client.send(json!({"t": "sub", "f": "h-1", "flags": ["subscribe-broadcast"], "r": number})).await;
+    }
+    for number in 1..=2 {
+        let answer = client.next().await;
+        assert_eq!((&answer["r"], &answer["code"]), (&json!(number), &json!(409)), "{answer}");
+    }
+    redis.publish(&gateway.channel("broadcast:h-1"), "meanwhile");
+    client.expect(json!({"t": "msg", "f": "h-1", "a": "broadcast", "d": "meanwhile"})).await;
+    proxy.release();
+    let answer = client.next().await;
+    assert_eq!((&answer["t"], &answer["r"]), (&json!("sub"), &json!(3)), "{answer}");
+    client.expect_nothing().await;
 }
 
 #[tokio::test]
