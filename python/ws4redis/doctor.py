@@ -176,7 +176,8 @@ class Doctor:
             yield Finding(
                 WARNING,
                 f"the [[access]] rules of the gateway do not admit {result.url}, {cookie}; its Origin was not compared. "
-                "Name a facility that they admit: --facility NAME",
+                "Name a facility that they admit: --facility NAME. Where they admit users only, log in and open a page: "
+                "the doctor has no user",
             )
         else:
             yield Finding(
@@ -186,6 +187,9 @@ class Doctor:
     def _store_test_session(self) -> tuple[SessionBase | None, list[Finding]]:
         """Store a session as Django does, and look it up in Redis as the gateway does."""
         if self.engine.obstacle is not None:
+            if _may_be_for_development():
+                text = "manage.py runserver sets auth.callback_url in its gateway, any other needs it"
+                return None, [Finding(WARNING, f"{self.engine.obstacle}; {text}")]
             level = OK if settings.WS4REDIS_CALLBACK_SECRET else ERROR
             return None, [Finding(level, f"{self.engine.obstacle}; the gateway needs auth.callback_url")]
         try:
@@ -290,7 +294,13 @@ class Doctor:
             hmac.compare_digest(proof.encode(), expected.encode()) for expected in self._callback_proofs()
         ):
             matches = False
-            yield Finding(ERROR, f"{gateway}: its auth.callback_secret is not in WS4REDIS_CALLBACK_SECRET")
+            if _may_be_for_development():
+                text = "its auth.callback_secret was not compared; runserver generates one, any other gateway needs "
+                yield Finding(WARNING, f"{gateway}: {text}WS4REDIS_CALLBACK_SECRET")
+            else:
+                yield Finding(
+                    ERROR, f"{gateway}: its auth.callback_secret is not in WS4REDIS_CALLBACK_SECRET"
+                )
         for finding in _compare_features(answer):
             matches = False
             yield Finding(finding.level, f"{gateway}: {finding.text}")
@@ -312,6 +322,11 @@ class Doctor:
             hmac.new(secret.encode(), message, "sha256").hexdigest()
             for secret in ([setting] if isinstance(setting, str) else setting)
         ]
+
+
+def _may_be_for_development() -> bool:
+    """Return True if runserver may have started the gateway: it sets the callback, with a secret of its own."""
+    return django_settings.DEBUG and not settings.WS4REDIS_CALLBACK_SECRET
 
 
 def _server(about: dict[str, Any]) -> Finding:

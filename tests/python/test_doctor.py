@@ -84,6 +84,12 @@ def sound(store, **other):
     return answer
 
 
+def sound_without_sessions(**other):
+    """Returns the `answer` of a gateway that looks for no session, since it asks the site."""
+    answer = {"v": 1, "server": "gateway-1", "websocket_url": "/ws/", "heartbeat": "--heartbeat--"}
+    return lambda query: answer | {"cookie": "sessionid"} | other
+
+
 def test_matching_settings_have_no_error(store, gateway):
     gateway(answer=sound(store))
     text, failed = report()
@@ -200,6 +206,32 @@ def test_the_secret_is_compared_without_being_sent(store, gateway):
     assert not failed
 
 
+def test_a_gateway_of_runserver_is_no_error_with_sessions_in_the_database(store, gateway):
+    gateway(answer=sound_without_sessions(callback=True, callback_proof="0" * 64))
+    with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.db", DEBUG=True):
+        text, failed = report()
+    assert "manage.py runserver sets auth.callback_url in its gateway, any other needs it" in text
+    assert "its auth.callback_secret was not compared; runserver generates one" in text
+    assert "settings match" not in text
+    assert not failed
+
+
+@pytest.mark.parametrize(
+    ("other", "setting"),
+    [
+        ({"callback": True, "callback_proof": "0" * 64}, {"DEBUG": False}),
+        ({"callback": True, "callback_proof": "0" * 64}, {"DEBUG": True, "WS4REDIS_CALLBACK_SECRET": SECRET}),
+        ({"callback": False}, {"DEBUG": True}),
+    ],
+)
+def test_sessions_in_the_database_need_a_callback_with_the_same_secret(store, gateway, other, setting):
+    gateway(answer=sound_without_sessions(**other))
+    with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.db", **setting):
+        text, failed = report()
+    assert "auth.callback_" in text
+    assert failed
+
+
 # ---- The handshake ---------------------------------------------------------------------------------------------------
 
 
@@ -289,7 +321,7 @@ def test_a_facility_that_the_rules_do_not_admit_says_nothing_about_the_site(stor
     text, failed = report(site=address, facility="news")
     assert not failed
     assert "GET /ws/news?subscribe-broadcast " in heads[0]
-    assert "Name a facility that they admit: --facility NAME" in text
+    assert "Name a facility that they admit: --facility NAME. Where they admit users only, log in" in text
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ftp://example.com", "http://", "http://[::1"])
