@@ -18,8 +18,8 @@ use crate::dialects::relay::shared;
 use crate::events::DisconnectReason;
 use crate::hub::{Ending, Listener};
 use crate::shard::state::ShardState;
-use crate::visitors::Visitor;
 use crate::visitors::watch::{LeaseEnd, PartialHold};
+use crate::visitors::{AuthSource, Visitor};
 use crate::wire::Channel;
 use crate::wire::live::user;
 
@@ -53,7 +53,8 @@ pub(super) fn reauthorize(client: &mut LiveClient, listener: &Rc<Listener>, stat
         }
         match granted {
             // Its outcome would be that of the earlier identity.
-            _ if client.facilities[position].subscription.is_none() => {
+            granted if client.facilities[position].subscription.is_none() => {
+                restrict(client, position, granted.ok(), state);
                 start_join(client, position, listener, state);
             }
             // Without channels it is not open in the hub.
@@ -91,7 +92,7 @@ fn apply_ends(client: &mut LiveClient, listener: &Rc<Listener>, state: &Rc<Shard
             // The callback may allow it to another visitor.
             Some(LeaseEnd::Gone | LeaseEnd::Unanswered) => {
                 (facility.own, facility.subscription, facility.owes_gap) = (None, None, true);
-                facility.layer = None;
+                (facility.layer, facility.publishes, facility.place) = (None, None, None);
                 start_join(client, position, listener, state);
             }
             None => {}
@@ -103,6 +104,25 @@ fn apply_ends(client: &mut LiveClient, listener: &Rc<Listener>, state: &Rc<Shard
         Some(LeaseEnd::Refused) => client.facilities.is_empty(),
         end => end.is_some(),
     }
+}
+
+/// Takes away at once what a facility is not granted any more, which reads on after a loss, maybe not before Redis is back.
+fn restrict(client: &mut LiveClient, position: usize, grant: Option<Grant>, state: &ShardState) {
+    let LiveClient { facilities, credentials, client_address, identity, share, .. } = client;
+    let facility = &mut facilities[position];
+    if !facility.is_open {
+        return;
+    }
+    // The callback has answered for another facility only.
+    let is_token =
+        share.as_ref().is_some_and(|share| matches!(share.visitor().auth_source, AuthSource::Token(_)));
+    let is_known = facility.own.is_some() || credentials.is_none() || is_token;
+    let grant = grant.filter(|_| is_known).unwrap_or_default();
+    if !is_told(state, facility, &grant) {
+        facility.place = None;
+    }
+    facility.rate_limit = state.visitors.rate_limits.limit(identity, *client_address, grant.rate);
+    facility.publishes = shared(grant.publish);
 }
 
 fn apply_grant(

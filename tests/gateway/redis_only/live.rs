@@ -6,7 +6,9 @@ use serde_json::json;
 
 use crate::support::client::{TEXT, frame};
 use crate::support::event_log::EventLog;
+use crate::support::live::LiveClient;
 use crate::support::redis::encode;
+use crate::support::sessions::{log_in, session_key};
 use crate::support::{Proxy, RedisServer, Side, TestGateway, eventually};
 
 #[tokio::test]
@@ -71,6 +73,37 @@ async fn a_subscription_goes_on_until_the_last_one_in_its_place_has_joined() {
     let answer = client.next().await;
     assert_eq!((&answer["t"], &answer["r"]), (&json!("sub"), &json!(3)), "{answer}");
     client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_facility_that_waits_to_read_on_grants_no_more_than_its_visitor_has_now() {
+    let redis = RedisServer::start();
+    redis.command(&["ACL", "SETUSER", "limited", "reset", "on", ">p", "~*", "&*", "+@all"]);
+    let url = format!("redis://limited:p@127.0.0.1:{}", redis.port());
+    let rules = "[[history]]\nfacility = [\"h-*\"]\nmessages = 10\n";
+    let gateway = TestGateway::builder().redis(&redis).set("redis.url", &url).rules(rules).start().await;
+    let key = session_key();
+    let cookie = log_in(&redis, &key, "7", "john", &["staff"]);
+    let request = gateway.live_request("/ws/h-1?subscribe-broadcast&publish-group").header("Cookie", &cookie);
+    let mut client = LiveClient::open(request).await;
+    client.next().await;
+    client.send(json!({"t": "pub", "f": "h-1", "d": "x", "r": 1})).await;
+    client.expect(json!({"t": "ok", "r": 1})).await;
+    // The connection is closed, and the channel with the ids is refused.
+    let allowed = ["broadcast:*", "group:*", "ws4redis:control", "ws4redis:live:group:*"];
+    let allowed = allowed.map(|name| format!("&{}", gateway.channel(name)));
+    let words =
+        ["ACL", "SETUSER", "limited", "resetchannels"].into_iter().chain(allowed.iter().map(|it| &**it));
+    redis.command(&words.collect::<Vec<_>>());
+    gateway.expect_log(&["ERROR", "redis refuses a channel", "live:broadcast:h-1"]).await;
+    log_in(&redis, &key, "7", "john", &[]);
+    let control = gateway.channel("ws4redis:control");
+    let hint = r#"{"v":1,"user":"7","reason":"groups"}"#;
+    eventually("the hint", || (redis.publish(&control, hint) > 0).then_some(())).await;
+    client.expect(json!({"t": "user", "user": "john"})).await;
+    client.send(json!({"t": "pub", "f": "h-1", "d": "x", "r": 2})).await;
+    let answer = client.next().await;
+    assert_eq!((&answer["r"], &answer["code"]), (&json!(2), &json!(403)), "{answer}");
 }
 
 #[tokio::test]
