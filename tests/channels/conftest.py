@@ -70,13 +70,14 @@ class Form:
                 self.port,
                 "project.asgi:application",
             ]
-        # --insecure serves static files.
+        # --insecure serves static files. The test starts a gateway of its own.
         return [
             sys.executable,
             "manage.py",
             "runserver",
             "--noreload",
             "--insecure",
+            "--no-gateway",
             f"127.0.0.1:{self.port}",
         ]
 

@@ -1,4 +1,7 @@
-"""The code of docs/channels.md is that of the site, which the browser test runs."""
+"""The code of docs/channels.md is that of the site, which the browser test runs.
+
+tests/docs/test_django.py runs the section about Channels' own tutorial, which needs no part of this site.
+"""
 
 import re
 
@@ -7,11 +10,12 @@ from conftest import HERE, SITE
 from measure import FIGURES, FORMS
 
 DOCUMENT = (HERE.parents[1] / "docs" / "channels.md").read_text()
+OWN = re.search(r"(?ms)^## The chat of Channels' own tutorial$.*?(?=^## )", DOCUMENT)[0]
 SUFFIXES = {"python": ".py", "js": ".js", "toml": ".toml"}
 
 
 def blocks():
-    for language, code in re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", DOCUMENT):
+    for language, code in re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", DOCUMENT.replace(OWN, "")):
         yield pytest.param(language, code, id=f"{language}: {code.splitlines()[0]}")
 
 

@@ -23,7 +23,7 @@ VERIFIED = "systemd verifies the unit that has it, and does not start it"
 OTHER_SUITES = {
     ("README.md", "Install", (2,)): (PROXIES, VERIFIED),
     ("README.md", "Behind nginx", (1,)): (PROXIES, None),
-    ("docs/channels.md", "The chat of a tutorial", (1, 2, 3, 4, 5, 6)): (CHAT, None),
+    ("docs/channels.md", "The chat of another tutorial", (1, 2, 3, 4, 5, 6)): (CHAT, None),
     ("docs/channels.md", "The two layers", (1,)): (CHAT, None),
     ("docs/channels.md", "A cheaper `group_send`", (1,)): (CHAT, None),
     ("docs/channels.md", "Messages of pages", (1, 2)): (CHAT, None),

@@ -68,6 +68,49 @@ def test_a_view_publishes_to_a_page(blocks, project, gateway, store, visit):
     assert visitor.run("return socket.transport") == "websocket"
 
 
+CHAT_LOG = """
+{% load static %}{{ room_name|json_script:"room-name" }}
+<textarea id="chat-log"></textarea><input id="chat-message-input"><input id="chat-message-submit" type="button">
+"""
+LAYER = """
+# The harness waits for this facility.
+WS4REDIS_GATEWAY["access"].append({"facility": ["ready"], "anonymous": ["subscribe-broadcast"]})
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": ["redis://localhost:6379/0"], "serializer_format": "json"},
+    }
+}
+"""
+
+
+@shows("docs/channels.md", "The chat of Channels' own tutorial", 1, 2)
+@pytest.mark.xdist_group("pages")
+def test_the_chat_of_channels_own_tutorial(blocks, project, gateway, store, visit, tmp_path):
+    page, rule = blocks
+    ours(project).settings(rule.code)
+    project.settings(LAYER)
+    file = tmp_path / "settings.toml"
+    project.command(f"python manage.py ws4redis_settings --output {file}")
+    here = gateway(file=file)
+    template = CHAT_LOG.replace("room_name|", "'lobby'|") + page.code
+    first, second = (visit(here, lambda host: project.render(template, host)) for _ in range(2))
+    until(lambda: store.client.pubsub_numsub("broadcast:chat_lobby"), [(b"broadcast:chat_lobby", 1)], "the pages")
+    text = "return document.querySelector('#chat-log').value"
+    for one, said in ((first, "one"), (second, "two")):
+        until(lambda page=one: page.run("return chatSocket.state"), "open", "the connection")
+        one.run(
+            f"document.querySelector('#chat-message-input').value = '{said}';"
+            "document.querySelector('#chat-message-submit').click()"
+        )
+        for page in (first, second):
+            until(lambda page=page, said=said: page.run(text).endswith(f"{said}\n"), True, "the message")
+    event = {"type": "chat.message", "message": "three"}
+    project.shell(f"from ws4redis.channels import group_send\ngroup_send('chat_lobby', {event})")
+    for page in (first, second):
+        until(lambda page=page: page.run(text), "one\ntwo\nthree\n", "the event of the group")
+
+
 @shows("docs/javascript.md", "The legacy API")
 @pytest.mark.xdist_group("pages")
 def test_the_legacy_api(blocks, project, gateway, store, visit):

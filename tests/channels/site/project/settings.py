@@ -69,7 +69,7 @@ if SERVER == "channels":
     ASGI_APPLICATION = "project.asgi.application"
 else:
     WSGI_APPLICATION = "project.wsgi.application"
-    INSTALLED_APPS += ["ws4redis"]
+    INSTALLED_APPS = ["ws4redis", *INSTALLED_APPS]
     MIDDLEWARE += ["ws4redis.middleware.SessionMiddleware"]
     WEBSOCKET_URL = "/ws/"
     WS4REDIS_CONNECTION = {"url": REDIS}
