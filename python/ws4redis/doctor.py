@@ -339,8 +339,9 @@ def _server(about: dict[str, Any]) -> Finding:
         embedded = ",".join(embedded)
     return Finding(
         WARNING,
-        f"the embedded store of a gateway answers ({embedded}), no Redis; sessions and messages are lost when that "
-        "gateway ends. Start Redis before it, and set redis.url",
+        f"the embedded store of a gateway answers ({embedded}), no Redis; messages are lost when that gateway ends, and "
+        "sessions unless embedded.snapshot_file keeps them, as with runserver. On a server start Redis before it, and set "
+        "redis.url",
     )
 
 
