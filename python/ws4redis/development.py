@@ -299,7 +299,8 @@ def _with_store(derived: GatewaySettings) -> tuple[GatewaySettings, str]:
         store += ", which loses everything, also sessions, when it ends"
     lost = [name for name in NEEDS_REDIS if name in derived.values]
     if lost:
-        store += f"; {' and '.join(lost)} is off, since it needs a real Redis"
+        needs = "are off, since they need" if len(lost) > 1 else "is off, since it needs"
+        store += f"; {' and '.join(lost)} {needs} a real Redis"
     return derived.without(*lost).updated("runserver", values), store
 
 

@@ -243,7 +243,8 @@ class Worker:
                 ) from error
             if "unknown command" in text:
                 raise WorkerError(
-                    "the server lacks a command; streams require Redis 5, lists Redis 6.2, or newer: " + text
+                    "the server lacks a command; streams require Redis 5, lists Redis 6.2, or newer, and the embedded store "
+                    "of a gateway has neither: " + text
                 ) from error
             if isinstance(error, redis.exceptions.MovedError):
                 raise WorkerError(
