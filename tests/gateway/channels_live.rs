@@ -198,6 +198,24 @@ mod redis_only {
     }
 
     #[tokio::test]
+    async fn a_change_of_the_groups_does_not_disturb_a_subscription_that_is_being_replaced() {
+        let server = LayerGateway::start(&rule("x", "broadcast", "group = \"all\"\njoined = true")).await;
+        let (redis, gateway) = (RedisServer::shared(), &server.gateway);
+        let cookie = log_in(redis, &session_key(), "7", "john", &[]);
+        let request = gateway.live_request("/ws/x?subscribe-broadcast").header("Cookie", &cookie);
+        let mut client = LiveClient::open(request).await;
+        client.next().await;
+        for number in 0..20 {
+            redis.command(&["SADD", &gateway.channel("ws4redis:groups:7"), &format!("chat_{number}")]);
+            gateway.publish("ws4redis:control", json!({"v": 1, "groups": "7"}).to_string());
+            client.send(json!({"t": "sub", "f": "x", "flags": BROADCAST, "r": number})).await;
+            client.expect(json!({"t": "sub", "f": "x", "r": number, "ok": ["broadcast"], "no": []})).await;
+        }
+        server.expect_subscribed("chat_19").await;
+        client.expect_nothing().await;
+    }
+
+    #[tokio::test]
     async fn a_login_by_a_message_in_the_open_socket_joins_the_groups_of_the_user() {
         let rules = rule("chat", "broadcast", "group = \"everybody\"\njoined = true");
         let prefix = unique("live-layer");

@@ -126,6 +126,11 @@ impl LiveFacility {
         }
     }
 
+    /// Returns whether it waits for its channels.
+    pub(super) fn is_joining(&self) -> bool {
+        self.subscription.is_none() && self.joining.is_some()
+    }
+
     /// Returns its name.
     pub(super) fn name(&self) -> &str {
         self.handshake.facility.as_str()

@@ -37,6 +37,8 @@ pub(super) fn reauthorize(client: &mut LiveClient, listener: &Rc<Listener>, stat
         send(listener, state, &user(client.identity.user.as_deref()));
     }
     let is_doubtful = client.share.as_ref().is_some_and(PartialHold::is_doubtful);
+    // The callback may allow something else to the same visitor.
+    let has_same_grants = !is_other && client.credentials.is_none();
     let mut position = 0;
     while position < client.facilities.len() {
         let own = client.facilities[position].own.as_ref();
@@ -52,6 +54,8 @@ pub(super) fn reauthorize(client: &mut LiveClient, listener: &Rc<Listener>, stat
             apply_group_grant(layer, &groups, name, &visitor.identity, listener, state);
         }
         match granted {
+            // Its join has the same outcome.
+            Ok(_) if has_same_grants && client.facilities[position].is_joining() => {}
             // Its outcome would be that of the earlier identity.
             granted if client.facilities[position].subscription.is_none() => {
                 restrict(client, position, granted.ok(), state);
