@@ -3,13 +3,13 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::task::{Context as TaskContext, Poll, ready};
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, bail};
 use listenfd::ListenFd;
 use mio::net::TcpListener;
 use socket2::SockRef;
@@ -162,15 +162,29 @@ impl Listeners {
     }
 }
 
+/// Refuses a socket that systemd passes and that does not listen, such as a connection of a unit with `Accept=yes`.
+///
+/// # Errors
+///
+/// When it does not listen.
+fn ensure_listens(socket: &impl AsFd) -> anyhow::Result<()> {
+    // macOS has no such option, and no systemd.
+    #[cfg(target_os = "linux")]
+    anyhow::ensure!(SockRef::from(socket).is_listener()?, "it does not listen");
+    #[cfg(not(target_os = "linux"))]
+    let _ = socket;
+    Ok(())
+}
+
 impl BoundSocket {
     fn take(sockets: &mut ListenFd, number: usize) -> anyhow::Result<Self> {
         if let Ok(Some(listener)) = sockets.take_unix_listener(number) {
-            ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
+            ensure_listens(&listener)?;
             listener.set_nonblocking(true)?;
             return Ok(Self::Unix(register(listener)?));
         }
         let listener = sockets.take_tcp_listener(number)?.context("it was taken already")?;
-        ensure!(SockRef::from(&listener).is_listener()?, "it does not listen");
+        ensure_listens(&listener)?;
         listener.set_nonblocking(true)?;
         Ok(Self::Tcp(register(TcpListener::from_std(listener))?))
     }
