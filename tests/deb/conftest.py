@@ -60,7 +60,7 @@ class Container:
             "timeout": COMMAND_SECONDS,
             **options,
         }
-        done = subprocess.run(enter, **options)
+        done = subprocess.run(enter, check=False, **options)
         assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done
 
@@ -78,22 +78,16 @@ class Container:
             "--",
             *map(str, words),
         ]
-        return subprocess.Popen(
-            enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        return subprocess.Popen(enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def state(self):
         """Return the state of the gateway's service."""
-        return self.run(
-            "systemctl", "is-active", "ws4redis", check=False
-        ).stdout.strip()
+        return self.run("systemctl", "is-active", "ws4redis", check=False).stdout.strip()
 
     def add(self, path):
         """Copy a file of this machine into /root, and return its path there."""
         target = f"/root/{path.name}"
-        self.run(
-            "dd", f"of={target}", "status=none", input=path.read_bytes(), text=False
-        )
+        self.run("dd", f"of={target}", "status=none", input=path.read_bytes(), text=False)
         return target
 
 
@@ -111,9 +105,7 @@ def container(tmp_path_factory):
     ]
     words += ["--private-network", "--console=pipe", "--boot", "--quiet"]
     with log.open("wb") as output:
-        nspawn = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
+        nspawn = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
         yield Container(booted(nspawn, log))
     finally:
@@ -125,11 +117,7 @@ def booted(nspawn, log):
     """Return the process ID of systemd once all services have started."""
     end = time.monotonic() + BOOT_SECONDS
     while time.monotonic() < end:
-        children = (
-            pathlib.Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children")
-            .read_text()
-            .split()
-        )
+        children = pathlib.Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children").read_text().split()
         with contextlib.suppress(subprocess.SubprocessError):
             for leader in children:
                 done = Container(leader).run(
@@ -139,6 +127,4 @@ def booted(nspawn, log):
                     return leader
         assert nspawn.poll() is None, log.read_text(errors="replace")
         time.sleep(0.2)
-    raise AssertionError(
-        f"the container has not booted: {log.read_text(errors='replace')}"
-    )
+    raise AssertionError(f"the container has not booted: {log.read_text(errors='replace')}")

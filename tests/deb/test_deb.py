@@ -102,7 +102,9 @@ def test_settings_and_the_admin_socket_can_be_read_by_few(container):
 
 def test_the_manual_and_the_completions_are_found(container):
     assert "ws4redis" in container.output("man", "--pager=cat", "ws4redis")
-    shell = "source /usr/share/bash-completion/bash_completion; _completion_loader ws4redis; complete -p ws4redis"
+    shell = (
+        "source /usr/share/bash-completion/bash_completion; _completion_loader ws4redis; complete -p ws4redis"
+    )
     assert "ws4redis" in container.output("bash", "-c", shell)
 
 
@@ -140,12 +142,8 @@ def test_an_upgrade_keeps_settings_and_clients_come_back(container):
     count, _, codes = out.partition(" ")
     # Each was closed once, as a service that restarts (RFC 6455, section 7.4.1, and the IANA registry).
     assert (int(count), codes) == (CLIENTS, f"{{1012: {CLIENTS}}}\n")
-    assert (
-        container.output("tail", "-n", "1", "/etc/ws4redis/settings.toml") == "# mine"
-    )
-    assert container.output(
-        "dpkg-query", "-W", "-f", "${Version}", "ws4redis"
-    ).endswith("-2")
+    assert container.output("tail", "-n", "1", "/etc/ws4redis/settings.toml") == "# mine"
+    assert container.output("dpkg-query", "-W", "-f", "${Version}", "ws4redis").endswith("-2")
 
 
 def test_removing_stops_the_service_and_keeps_the_settings(container):

@@ -77,12 +77,8 @@ def test_try_it(blocks, commands):
         try:
             address = server.expect(rf"\S*127\.0\.0\.1:{port}\S*", BUILD_SECONDS)[0]
             server.expect("redis connected")
-            assert "ws4redis" in bash(
-                f"curl -sSf --noproxy '*' {shlex.quote(address)}", ROOT
-            )
-            with Client(
-                f"ws://127.0.0.1:{port}/ws/foobar?subscribe-broadcast"
-            ) as client:
+            assert "ws4redis" in bash(f"curl -sSf --noproxy '*' {shlex.quote(address)}", ROOT)
+            with Client(f"ws://127.0.0.1:{port}/ws/foobar?subscribe-broadcast") as client:
                 assert bash(publish.code, ROOT) == "1\n"
                 client.expect("Hello")
         finally:
@@ -113,9 +109,7 @@ def test_building_and_installing(blocks, tmp_path):
 @shows("docs/settings.md", "Commands")
 def test_publishing_from_a_shell(blocks, commands, gateway, store, tmp_path):
     with gateway().connect("foobar") as client:
-        printed = bash(
-            blocks[0].code, tmp_path, PATH=commands, WS4REDIS_REDIS__URL=store.url
-        )
+        printed = bash(blocks[0].code, tmp_path, PATH=commands, WS4REDIS_REDIS__URL=store.url)
         assert printed == "published to 1 channel, 1 subscribed in Redis\n"
         client.expect("Hello")
 
@@ -195,9 +189,7 @@ def test_the_site_for_tests(blocks, commands, store, tmp_path):
         "SITE_DATABASE": tmp_path / "site.sqlite3",
         "PYTHONPATH": ROOT / "python",
     }
-    site = Program(
-        ["bash", "-ec", command], ROOT / "tests/django", PATH=commands, **variables
-    )
+    site = Program(["bash", "-ec", command], ROOT / "tests/django", PATH=commands, **variables)
     try:
         site.expect(f"http://127.0.0.1:{port}/", 3 * DEADLINE)
         until(lambda: accepts(port), True, "the site")
@@ -261,9 +253,7 @@ def test_fuzzing_is_written_in_bash_and_names_all_targets(blocks):
 def test_the_load_generator_has_these_options(blocks):
     words = shlex.split(blocks[0].code.replace("\\\n", " "))
     assert words[:5] == ["taskset", "-c", "1", "wsload", "fanout"]
-    source = "".join(
-        path.read_text() for path in (ROOT / "tests/bench/wsload/src").glob("*.rs")
-    )
+    source = "".join(path.read_text() for path in (ROOT / "tests/bench/wsload/src").glob("*.rs"))
     options = [word.removeprefix("--") for word in words if word.startswith("--")]
     assert len(options) > 5
     assert [option for option in options if f'"{option}"' not in source] == []
@@ -280,9 +270,7 @@ def test_the_measurement_has_these_options(blocks):
     assert {words[0] for words in lines} == {"tests/bench/run"}
     assert os.access(ROOT / "tests/bench/run", os.X_OK)
     source = (ROOT / "tests/bench/measure.py").read_text()
-    assert [
-        words[1] for words in lines[1:] if f'add_argument("{words[1]}"' not in source
-    ] == []
+    assert [words[1] for words in lines[1:] if f'add_argument("{words[1]}"' not in source] == []
 
 
 @shows("README.md", "ws4redis", checked="a diagram")

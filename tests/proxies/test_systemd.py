@@ -13,17 +13,11 @@ from harness import BINARY, DEADLINE
 def units(tmp_path):
     """Returns the units with the path of an existing program."""
     service = tmp_path / "ws4redis.service"
-    service.write_text(
-        filled("ws4redis.service", {"ExecStart=ws4redis": f"ExecStart={BINARY}"})
-    )
+    service.write_text(filled("ws4redis.service", {"ExecStart=ws4redis": f"ExecStart={BINARY}"}))
     socket = tmp_path / "ws4redis.socket"
     socket.write_text((DEPLOY / "socket" / "ws4redis.socket").read_text())
     worker = tmp_path / "ws4redis-worker@.service"
-    worker.write_text(
-        filled(
-            "ws4redis-worker@.service", {"/srv/mysite/venv/bin/python": sys.executable}
-        )
-    )
+    worker.write_text(filled("ws4redis-worker@.service", {"/srv/mysite/venv/bin/python": sys.executable}))
     return service, socket, worker
 
 
@@ -39,9 +33,7 @@ def analyze(*words):
 def test_systemd_verifies_the_units_without_a_warning(units):
     done = analyze("verify", "--man=no", *units)
     # Messages about units of the machine itself are ignored.
-    warnings = [
-        line for line in (done.stdout + done.stderr).splitlines() if "ws4redis" in line
-    ]
+    warnings = [line for line in (done.stdout + done.stderr).splitlines() if "ws4redis" in line]
     assert warnings == []
 
 
