@@ -120,9 +120,7 @@ def booted(nspawn, log):
         children = pathlib.Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children").read_text().split()
         with contextlib.suppress(subprocess.SubprocessError):
             for leader in children:
-                done = Container(leader).run(
-                    "systemctl", "is-system-running", "--wait", check=False, timeout=30
-                )
+                done = Container(leader).run("systemctl", "is-system-running", "--wait", check=False, timeout=30)
                 if done.stdout.strip() in ("running", "degraded"):
                     return leader
         assert nspawn.poll() is None, log.read_text(errors="replace")

@@ -102,9 +102,7 @@ def test_settings_and_the_admin_socket_can_be_read_by_few(container):
 
 def test_the_manual_and_the_completions_are_found(container):
     assert "ws4redis" in container.output("man", "--pager=cat", "ws4redis")
-    shell = (
-        "source /usr/share/bash-completion/bash_completion; _completion_loader ws4redis; complete -p ws4redis"
-    )
+    shell = "source /usr/share/bash-completion/bash_completion; _completion_loader ws4redis; complete -p ws4redis"
     assert "ws4redis" in container.output("bash", "-c", shell)
 
 
@@ -155,5 +153,7 @@ def test_removing_stops_the_service_and_keeps_the_settings(container):
 
 def test_purging_leaves_no_file(container):
     container.run("dpkg", "--purge", "ws4redis")
-    left = "find / -xdev -name '*ws4redis*' -not -path '/root/*' -not -path '/var/cache/*' -not -path '/var/lib/systemd/*'"
+    left = (
+        "find / -xdev -name '*ws4redis*' -not -path '/root/*' -not -path '/var/cache/*' -not -path '/var/lib/systemd/*'"
+    )
     assert container.output("sh", "-c", left) == ""

@@ -22,12 +22,7 @@ def units(tmp_path):
 
 
 def analyze(*words):
-    return subprocess.run(
-        ["systemd-analyze", *words],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE * 3,
-    )
+    return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, timeout=DEADLINE * 3)
 
 
 def test_systemd_verifies_the_units_without_a_warning(units):
