@@ -23,6 +23,10 @@ pub(super) fn position_ago(page: &HistoryPage, ago: Duration, limits: HistoryLim
 
 /// Returns whether the stream has all messages behind a position. The page is the first one that was read behind it.
 pub(super) fn reaches_back(page: &HistoryPage, since: EntryId, limits: HistoryLimits) -> bool {
+    if since.is_time() && page.now_ms.is_some_and(|now| now < since.ms) {
+        // Redis' clock was put back: what was published since may lie before the position.
+        return false;
+    }
     match page.first {
         // Only the oldest entries are removed. Without the client's own entry the end was lost, too, for example in a failover.
         Some(first) if first <= since => since.is_time() || page.has_entry,
@@ -111,6 +115,8 @@ mod tests {
         assert!(reaches_back(&with_entry, id(1000), LIMITS) && reaches_back(&with_entry, id(9000), LIMITS));
         assert!(!reaches_back(&stream(1000, 9000), id(5000), LIMITS), "the entry was lost, others followed");
         assert!(reaches_back(&stream(1000, 9000), EntryId::at(9500), LIMITS));
+        assert!(!reaches_back(&stream(1000, 9000), EntryId::at(1_000_001), LIMITS), "a time in the future");
+        assert!(!reaches_back(&absent(), EntryId::at(u64::MAX), LIMITS), "a time in the future");
         assert!(!reaches_back(&stream(1000, 9000), id(9001), LIMITS), "the end is another one");
         assert!(!reaches_back(&stream(1000, 9000), id(999), LIMITS), "the client's entry was removed");
         assert!(!reaches_back(&absent(), id(999_999), LIMITS));
