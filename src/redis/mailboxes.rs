@@ -22,6 +22,9 @@ const MAX_TAKEN: usize = 100;
 /// Bytes of members that are passed on together, and that one command is meant to take.
 const PIECE_BYTES: usize = 1 << 20;
 
+/// Members of a mailbox that Redis refuses to count: it is tried once, and seems far from full.
+const UNKNOWN_HELD: usize = 1;
+
 /// A connection to the mailboxes on one server.
 pub(crate) struct MailboxReader {
     connection: RedisConnection,
@@ -86,6 +89,10 @@ impl MailboxReader {
         let RespToken::Array(values) = self.header(Duration::ZERO).await? else {
             return Err(OUT_OF_SYNC.to_owned());
         };
+        // Each member has a score.
+        if !values.is_multiple_of(2) {
+            return Err(OUT_OF_SYNC.to_owned());
+        }
         self.reading = (mailbox, values);
         self.largest = 0;
         let left = held.saturating_sub(count);
@@ -114,10 +121,18 @@ impl MailboxReader {
             self.connection.command("ZCARD", &[key.as_bytes()]);
         }
         for mailbox in 0..self.keys.len() {
-            let RespToken::Integer(held) = self.header(Duration::ZERO).await? else {
-                return Err(OUT_OF_SYNC.to_owned());
+            // The first member must not be lost because Redis refuses to count the others.
+            let held = match self.token(Duration::ZERO, true).await? {
+                (RespToken::Integer(held), end) => {
+                    self.connection.incoming().advance(end);
+                    usize::try_from(held).unwrap_or_default()
+                }
+                (RespToken::Error(_), end) => {
+                    self.connection.incoming().advance(end);
+                    UNKNOWN_HELD
+                }
+                _ => return Err(OUT_OF_SYNC.to_owned()),
             };
-            let held = usize::try_from(held).unwrap_or_default();
             if held > 0 {
                 self.filled.push_back((mailbox, held));
             }

@@ -169,6 +169,22 @@ mod redis_only {
     }
 
     #[tokio::test]
+    async fn a_missing_right_to_count_members_loses_none() {
+        let (redis, user) = (RedisServer::shared(), unique("uncounted"));
+        redis.command(&["ACL", "SETUSER", &user, "on", ">x", "+@all", "-zcard", "~*", "&*"]);
+        let hosts = format!("layer = \"core\"\nhosts = [\"redis://{user}:x@127.0.0.1:{}\"]\n", redis.port());
+        let server = CoreGateway::start(&hosts, RULES).await;
+        let mut client = server.gateway.connect("/ws/x?subscribe-broadcast").await;
+        let member = server.members("chat_5").remove(0);
+        for number in 0..20 {
+            server.put(&member, &stored_for(&member, &number.to_string()));
+        }
+        for number in 0..20 {
+            client.expect_text(&format!(r#"{{"text":"{number}"}}"#)).await;
+        }
+    }
+
+    #[tokio::test]
     async fn an_oversize_member_of_a_mailbox_is_skipped_and_counted() {
         let limit = "[messages]\nmax_delivery_bytes = 65536\n";
         let mut server = CoreGateway::start("layer = \"core\"\n", &format!("{RULES}{limit}")).await;
