@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::proof::{may_be_removed, position, position_ago, reaches_back};
@@ -73,13 +74,13 @@ impl HistoryReading<'_> {
     ///
     /// When Redis is lost.
     pub(super) async fn starts(&self, channels: &[Channel]) -> Result<Vec<Option<EntryId>>, ReadFailed> {
-        let mut starts = Vec::with_capacity(channels.len());
-        for channel in channels {
+        // A user may be in hundreds of groups.
+        let starts = channels.iter().map(async |channel| {
             let is_read = matches!(self.resume, Some(Resume::Last(_))) || self.since(channel).is_some();
             let page = if is_read { None } else { self.state.store.history_last(channel, 0).await? };
-            starts.push(page.map(|page| position(&page, self.limits)));
-        }
-        Ok(starts)
+            Ok(page.map(|page| position(&page, self.limits)))
+        });
+        try_join_all(starts).await
     }
 
     /// Reads the histories of joined channels, given with their values and with what was read before.

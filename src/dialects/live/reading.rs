@@ -1,6 +1,7 @@
 //! Reads what a facility has had: the persisted values of its channels, and their histories.
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
 use super::history::{HistoryRead, HistoryReading, ReadPermit, audience_in_messages};
@@ -162,16 +163,14 @@ pub(super) async fn starts_behind(
     since: Instant,
 ) -> Result<Vec<(Channel, EntryId)>, ReadFailed> {
     let settings = &state.process.settings;
-    let mut starts = Vec::new();
-    let Some(limits) = settings.history.limits_of(facility) else { return Ok(starts) };
+    let Some(limits) = settings.history.limits_of(facility) else { return Ok(Vec::new()) };
     let names = settings.history_names();
-    for live in channels {
-        let Some(plain) = names.plain_of_live(live.as_str()) else { continue };
+    let starts = channels.iter().map(async |live| {
+        let Some(plain) = names.plain_of_live(live.as_str()) else { return Ok(None) };
         let page = state.store.history_last(&plain, 0).await?;
         // Not behind the last entry: it may have been published since, and arrive only now.
-        if let Some(start) = page.and_then(|page| position_ago(&page, since.elapsed(), limits)) {
-            starts.push((live.clone(), start));
-        }
-    }
-    Ok(starts)
+        let start = page.and_then(|page| position_ago(&page, since.elapsed(), limits));
+        Ok(start.map(|start| (live.clone(), start)))
+    });
+    Ok(try_join_all(starts).await?.into_iter().flatten().collect())
 }

@@ -9,7 +9,7 @@ use crate::support::event_log::EventLog;
 use crate::support::live::LiveClient;
 use crate::support::redis::encode;
 use crate::support::sessions::{log_in, session_key};
-use crate::support::{Proxy, RedisServer, Side, TestGateway, eventually};
+use crate::support::{Fault, Proxy, RedisServer, Side, TestGateway, eventually};
 
 #[tokio::test]
 async fn a_gap_is_sent_once_for_each_facility_after_redis_was_lost() {
@@ -146,6 +146,56 @@ async fn with_a_history_the_gateway_reads_on_after_a_loss_and_sends_no_gap() {
     gateway.post("/ws/h?publish-broadcast", "live").expect_status(204).await;
     assert_eq!(client.next().await["d"], "live");
     client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn without_memory_for_a_history_the_gateway_reads_on_later() {
+    let redis = RedisServer::start();
+    let builder = TestGateway::builder().redis(&redis).rules("[[history]]\nfacility = [\"h\"]\n");
+    let gateway = builder.set("messages.outbox_total_bytes", "16777216").start().await;
+    add(&gateway, &redis, "before");
+    let mut client = gateway.live("/ws/h?subscribe-broadcast").await;
+    client.next().await;
+    let mut slow = Vec::new();
+    for number in 0..7 {
+        let target = format!("/ws/slow{number}?subscribe-broadcast");
+        slow.push(gateway.request(&target).receive_buffer(4096).connect().await);
+        for _ in 0..2 {
+            redis.publish(&gateway.channel(&format!("broadcast:slow{number}")), vec![b'x'; 1 << 20]);
+        }
+    }
+    client.expect_nothing().await;
+    let stream = gateway.channel("ws4redis:history:broadcast:h");
+    redis.pipeline(&[
+        &[b"CLIENT", b"KILL", b"TYPE", b"pubsub"],
+        &[b"XADD", stream.as_bytes(), b"*", b"d", b"behind"],
+    ]);
+    let message = client.next().await;
+    assert_eq!((&message["t"], &message["d"]), (&json!("msg"), &json!("behind")), "{message}");
+}
+
+#[tokio::test]
+async fn a_subscription_asks_for_the_positions_of_all_its_channels_at_once() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(&redis);
+    let rules = "[[history]]\nfacility = [\"h-*\"]\nmessages = 10\n";
+    let builder = TestGateway::builder().redis(&redis).set("redis.url", &proxy.url());
+    let gateway = builder.rules(rules).start().await;
+    let groups = ["a", "b", "c", "d"];
+    let cookie = log_in(&redis, &session_key(), "5", "john", &groups);
+    let mut client = LiveClient::open(gateway.live_request("/ws/").header("Cookie", &cookie)).await;
+    let channels = groups.map(|group| format!("group:{group}:h-1"));
+    for channel in &channels {
+        proxy.inject(channel, Fault::HoldReplies);
+    }
+    let answer = client.subscribe("h-1", &["subscribe-group"]);
+    let asked = async {
+        for channel in &channels {
+            proxy.expect_hit(channel).await;
+        }
+        proxy.release();
+    };
+    assert_eq!(tokio::join!(answer, asked).0["ok"], json!(["group"]));
 }
 
 #[tokio::test]
