@@ -152,10 +152,10 @@ pub(super) fn start_join(
                 keeps_groups,
             );
             match joining.await {
-                // It was subscribed before the loss, and reads on when Redis is back. Others do so, too.
-                Err(RequestRefusal::Unavailable | RequestRefusal::Unsubscribable)
-                    if matches!(resume, Some(Resume::After(..))) =>
-                {
+                // It was subscribed before the loss, and reads on when Redis is back and there is memory. Others do so, too.
+                Err(
+                    RequestRefusal::Unavailable | RequestRefusal::Unsubscribable | RequestRefusal::NoMemory,
+                ) if matches!(resume, Some(Resume::After(..))) => {
                     sleep(RETRY.mul_f64(rand::random_range(1.0..2.0))).await;
                 }
                 outcome => break outcome,
@@ -196,6 +196,8 @@ async fn join_facility(
         Some(reads) => Some(ReadPermit::acquire(state, Some(reads)).await),
         None => None,
     };
+    // A layer that hangs must not keep the turn of others. What was read counts as memory of the outboxes all the same.
+    let joins_groups = !keeps_groups && !grant.groups.is_empty();
     let reading = FacilityReading::new(state, &handshake.facility, &grant, resume);
     let read = async {
         let starts = reading.starts().await?;
@@ -207,7 +209,8 @@ async fn join_facility(
     let join_timeout = state.process.settings.server.handshake;
     let read = timeout(join_timeout, read).await;
     let (subscription, persisted, history) = read.map_err(|_| RequestRefusal::Unavailable)??;
-    let groups = if keeps_groups || grant.groups.is_empty() {
+    let permit = permit.filter(|_| !joins_groups);
+    let groups = if !joins_groups {
         None
     } else {
         let labelled = Some(&handshake.facility);
