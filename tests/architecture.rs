@@ -29,7 +29,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("clap", &["main.rs", "cli"]),
     ("config", &["settings"]),
     ("crc16", &["redis/slots.rs"]),
-    ("futures_util", &["dialects/live"]),
+    ("futures_util", &["dialects/live/history.rs", "dialects/live/reading.rs"]),
     ("hashbrown", &["hub/directory.rs", "visitors/watch/table.rs"]),
     ("http_body_util", &["admin", "http", "visitors/callback/transport.rs"]),
     ("hyper", &["admin", "http", "visitors/callback/transport.rs"]),

@@ -210,14 +210,14 @@ async fn join_facility(
     let read = timeout(join_timeout, read).await;
     let (subscription, persisted, history) = read.map_err(|_| RequestRefusal::Unavailable)??;
     let permit = permit.filter(|_| !joins_groups);
-    let groups = if !joins_groups {
-        None
-    } else {
+    let groups = if joins_groups {
         let labelled = Some(&handshake.facility);
         let joining = join_groups(state, &grant.groups, &visitor.identity, labelled, &earlier.layer);
         // Boxed: it must not enlarge the joins of other facilities.
         let joined = timeout(join_timeout, Box::pin(joining)).await;
         joined.map_err(|_| RequestRefusal::Unavailable)??
+    } else {
+        None
     };
     if !has_capacity(state, groups.as_ref()) {
         return Err(RequestRefusal::NoMemory);
