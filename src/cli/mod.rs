@@ -1,11 +1,15 @@
 //! The subcommands, and the only table of exit codes.
 
+mod arguments;
 mod check;
 mod findings;
 mod inventory;
 mod layer_inventory;
 mod listen;
+mod manual;
+mod output;
 mod requirements;
+mod settings_listing;
 mod yunity_client;
 
 use std::io::{self, Read, Write};
@@ -13,7 +17,12 @@ use std::process::ExitCode;
 
 use tokio::runtime::{Builder, LocalOptions};
 
+pub use self::arguments::{
+    Arguments, CheckFlags, Command, GenerateSettings, ListenFlags, OutputFlags, PublishFlags, SettingsFlags,
+};
 pub use self::check::{ListenTime, check};
+pub use self::manual::{print_completions, print_manual};
+pub use self::settings_listing::{generate_settings, print_settings};
 pub use self::yunity_client::{ListenCommand, listen};
 use crate::redis::{Target, TargetError, publish_once};
 use crate::server::{self, Parent};
@@ -112,15 +121,6 @@ pub struct PublishCommand {
 pub fn serve(settings: Settings, parent: Parent) -> Result<(), CommandError> {
     let target = Target::new(&settings.redis)?;
     server::run(settings, target, parent).map_err(CommandError::Serving)
-}
-
-/// Prints a commented settings file for a new site.
-///
-/// # Errors
-///
-/// When standard output fails.
-pub fn print_settings() -> Result<(), CommandError> {
-    io::stdout().write_all(settings::recommended().as_bytes()).map_err(CommandError::Stdio)
 }
 
 fn unreachable_redis(target: &Target, reason: &str) -> CommandError {

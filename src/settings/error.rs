@@ -11,7 +11,7 @@ pub enum SettingsError {
     #[error("{0}")]
     Unreadable(String),
     /// A file contains an unknown key.
-    #[error("{}: {key} is not a setting{hint}; `ws4redis settings` prints them all", file.display())]
+    #[error("{}: {key} is not a setting{hint}; `ws4redis settings` shows them all", file.display())]
     Unknown {
         /// The file.
         file: PathBuf,

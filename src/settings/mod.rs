@@ -17,11 +17,13 @@ mod events;
 mod fields;
 mod file;
 mod history;
+mod in_force;
 mod jwt;
 mod namespace_pattern;
 mod presence;
 mod ranges;
 mod raw;
+mod recommended;
 mod redis_url;
 mod sections;
 mod socket_io;
@@ -54,6 +56,7 @@ pub use delivery::{DeliveredPart, DeliveryPiece, GroupDelivery};
 pub use error::SettingsError;
 pub use events::{EventDestination, EventsSettings};
 pub use history::{HistoryLimits, HistoryRule, HistoryRules};
+pub use in_force::{SettingInForce, SettingOrigin};
 pub use namespace_pattern::NamespacePattern;
 pub use presence::PresenceRule;
 pub use redis_url::{Address, RedisUrl, Servers};
@@ -68,9 +71,16 @@ pub use sources::SettingsSources;
 pub const SHIPPED: &str = include_str!("../../settings.toml");
 
 /// Returns the settings file for a new site: the shipped one, without the defaults that exist only for compatibility
-/// with django-websocket-redis.
-pub fn recommended() -> String {
-    SHIPPED.replacen("\nanonymous_publish = true\n", "\nanonymous_publish = false\n", 1)
+/// with django-websocket-redis, and with these values, each as `KEY=VALUE`.
+///
+/// # Errors
+///
+/// When the settings with these values are invalid.
+pub fn recommended(assignments: &[String]) -> Result<String, SettingsError> {
+    let shipped = SHIPPED.replacen("\nanonymous_publish = true\n", "\nanonymous_publish = false\n", 1);
+    Settings::load(None, std::iter::empty(), assignments)?;
+    let pairs = assignments.iter().filter_map(|assignment| assignment.split_once('='));
+    Ok(pairs.fold(shipped, |text, (key, value)| recommended::with_value(&text, key.trim(), value)))
 }
 
 /// All settings, checked.
@@ -149,7 +159,7 @@ impl Settings {
         let mut sources = SettingsSources::default();
         let shipped = Config::builder().add_source(File::from_str(SHIPPED, FileFormat::Toml)).build()?;
         let known = environment::keys(&shipped);
-        let mut builder = Config::builder().add_source(shipped);
+        let mut builder = Config::builder().add_source(shipped.clone());
         if let Some(path) = file {
             let name = path.display().to_string();
             let text = file::read_text(path)
@@ -161,7 +171,7 @@ impl Settings {
             };
             let keys = environment::keys(&written);
             for key in &keys {
-                sources.add(key, &path.display().to_string());
+                sources.add(key, SettingOrigin::File, &path.display().to_string());
             }
             if let Some(key) = keys.into_iter().find(unknown) {
                 return Err(SettingsError::Unknown {
@@ -175,7 +185,7 @@ impl Settings {
         let (overrides, warnings) = environment::read(vars, &known)?;
         sources.warnings = warnings;
         for environment::Override { key, value, variable } in overrides {
-            sources.add(&key, &variable);
+            sources.add(&key, SettingOrigin::Environment, &variable);
             builder = builder.set_override(key, value)?;
         }
         for assignment in assignments {
@@ -184,11 +194,12 @@ impl Settings {
                 let name = |c: &char| c.is_ascii_alphanumeric() || "._".contains(*c);
                 SettingsError::Assignment(assignment.chars().take_while(name).collect())
             })?;
-            sources.add(key.trim(), "--set");
+            sources.add(key.trim(), SettingOrigin::Flag, "--set");
             builder = builder.set_override(key.trim(), value)?;
         }
         let settings = builder.build()?;
         ranges::check(&settings)?;
+        sources.set_values(in_force::values(&settings.cache, &shipped.cache));
         let raw: Raw = settings.try_deserialize()?;
         Ok((Self::check(raw)?, sources))
     }
@@ -304,127 +315,4 @@ impl Settings {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn load(
-        vars: &[(&str, &str)],
-        assignments: &[&str],
-    ) -> Result<(Settings, SettingsSources), SettingsError> {
-        let vars: Vec<_> = vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-        let assignments: Vec<_> = assignments.iter().map(|a| (*a).to_owned()).collect();
-        Settings::load(None, vars.into_iter(), &assignments)
-    }
-
-    #[test]
-    fn the_shipped_file_is_the_built_in_settings() {
-        let settings = Settings::built_in().unwrap();
-        assert_eq!(settings.websocket_url, "/ws/");
-        assert_eq!(settings.expire_seconds, 3600);
-        assert_eq!(settings.server.listen, Listen::Tcp("127.0.0.1:8000".into()));
-        assert!(settings.demo);
-    }
-
-    #[test]
-    fn idle_http_connections_are_kept_longer_than_common_proxies_keep_theirs() {
-        let kept = Settings::built_in().unwrap().server.keepalive;
-        // Defaults of nginx's upstream keepalive_timeout, Traefik's idleConnTimeout and Caddy's keepalive.
-        for proxy_seconds in [60, 90, 120] {
-            assert!(kept > Duration::from_secs(proxy_seconds), "{kept:?}");
-        }
-    }
-
-    #[test]
-    fn the_demo_is_off_if_every_path_is_a_facility() {
-        for (assignment, prefix) in [
-            ("server.websocket_url_stripped=true", "/"),
-            ("websocket_url=/", "/"),
-            ("websocket_url=/x/", "/x/"),
-        ] {
-            let (settings, _) = load(&[], &[assignment]).unwrap();
-            assert_eq!(
-                (settings.path_prefix.as_str(), settings.demo),
-                (prefix, prefix != "/"),
-                "{assignment}"
-            );
-            let on = load(&[], &[assignment, "demo.enabled=on"]);
-            let refused = on.err().map(|error| error.to_string());
-            assert_eq!(refused.is_some(), prefix == "/", "{assignment}: {refused:?}");
-            assert!(refused.is_none_or(|text| text.starts_with("demo.enabled: ")), "{assignment}");
-        }
-    }
-
-    #[test]
-    fn environment_variables_have_the_names_of_upstream() {
-        let vars = [
-            ("WS4REDIS_EXPIRE", "-1"),
-            ("WS4REDIS_PREFIX", "0123"),
-            ("WS4REDIS_HEARTBEAT", "--heartbeat--"),
-            ("WEBSOCKET_URL", "/sockets/"),
-            ("WS4REDIS_SERVER__SHARDS", "3"),
-            ("WS4REDIS_ORIGIN__ALLOWED", "https://a.example, https://b.example"),
-            ("WS4REDIS_REDIS__URL", "redis://:geheim@127.0.0.1:6380/2"),
-        ];
-        let (settings, sources) = load(&vars, &["server.shards=2"]).unwrap();
-        assert_eq!(settings.expire_seconds, 0);
-        assert_eq!(settings.namespace.as_str(), "0123");
-        assert_eq!(settings.heartbeat.as_deref(), Some(&b"--heartbeat--"[..]));
-        assert_eq!(settings.websocket_url, "/sockets/");
-        assert_eq!(settings.server.shards, 2);
-        assert!(settings.origins.check(&[b"https://b.example"], "c.example").is_ok());
-        assert!(settings.origins.check(&[b"https://c.example"], "d.example").is_err());
-        assert!(!settings.demo, "with a RedisSettings of one's own the demo is off");
-        assert!(sources.warnings.is_empty(), "{sources:?}");
-        let shown = format!("{settings:?}");
-        assert!(shown.contains("redis://***@127.0.0.1:6380/2") && !shown.contains("geheim"), "{shown}");
-    }
-
-    #[test]
-    fn variables_without_effect_are_named_in_warnings() {
-        let vars = [("WS4REDIS_SERVER_LISTEN", "x"), ("WS4REDIS_CONNECTION", "{}"), ("OTHER", "")];
-        let warnings = load(&vars, &[]).unwrap().1.warnings;
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
-        assert!(
-            warnings
-                .iter()
-                .any(|w| w.contains("WS4REDIS_SERVER_LISTEN") && w.contains("WS4REDIS_SERVER__LISTEN"))
-        );
-        assert!(warnings.iter().any(|w| w.contains("WS4REDIS_CONNECTION") && w.contains("redis.url")));
-    }
-
-    #[test]
-    fn an_invalid_value_is_refused_and_its_key_named() {
-        for (assignment, expected) in [
-            ("websocket_url=ws", "websocket_url: must begin and end with a slash"),
-            ("prefix=__keyspace@0__", "prefix: must not begin with __keyspace@"),
-            ("server.listen=8000", "server.listen: expected host:port or unix:/path"),
-            ("server.unix_mode=9", "server.unix_mode: "),
-            ("server.trusted_proxies=unix,10.0.0.1/8", "server.trusted_proxies: \"10.0.0.1/8\" is neither"),
-            ("socketio.ping_timeout_ms=100", "must be at least 500 together with socketio.ping_interval_ms"),
-            ("messages.when_slow=wait", "messages.when_slow: expected close or drop-oldest"),
-            ("redis.url=http://x", "redis.url: "),
-            ("origin.allowed=a b", "origin.allowed: \"a b\" is neither"),
-            ("demo.enabled=maybe", "demo.enabled: expected auto, on or off"),
-            ("server.keepalive_seconds=0", "server.keepalive_seconds: must be an integer from 1 to 86400"),
-            (
-                "server.keepalive_seconds=86401",
-                "server.keepalive_seconds: must be an integer from 1 to 86400",
-            ),
-            (
-                "messages.max_message_bytes=0",
-                "messages.max_message_bytes: must be an integer from 1 to 536870912",
-            ),
-            ("ping.interval_seconds=x", "ping.interval_seconds"),
-            ("auth.jwt.issuer=x", "auth.jwt.algorithm: is empty"),
-            ("auth.jwt.algorithm=HS256", "auth.jwt.key_file: set either this or jwks_file"),
-            ("auth.callback_timeout_seconds=10", "must be less than server.handshake_seconds"),
-            ("server.nonsense=1", "nonsense"),
-        ] {
-            let valid = ["auth.callback_url=http://h/", "socketio.ping_interval_ms=399"];
-            let error = load(&[], &[&valid[..], &[assignment]].concat()).unwrap_err().to_string();
-            assert!(error.contains(expected), "{assignment}: {error}");
-        }
-    }
-}
+mod tests;

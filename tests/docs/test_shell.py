@@ -99,7 +99,7 @@ def test_building_and_installing(blocks, tmp_path):
     assert bash("ws4redis --version", tmp_path, PATH=path).startswith("ws4redis ")
 
 
-@shows("docs/settings.md", "Commands")
+@shows("docs/commands.md", "publish")
 def test_publishing_from_a_shell(blocks, commands, gateway, store, tmp_path):
     with gateway().connect("foobar") as client:
         printed = bash(blocks[0].code, tmp_path, PATH=commands, WS4REDIS_REDIS__URL=store.url)

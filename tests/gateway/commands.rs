@@ -68,7 +68,7 @@ fn invalid_settings_exit_with_64_and_name_the_key() {
 
 #[test]
 fn a_generated_settings_file_denies_publishing_to_anonymous_visitors() {
-    let output = run(binary().arg("settings"), b"");
+    let output = run(binary().arg("generate-settings"), b"");
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(said.matches("\nanonymous_publish = false\n").count(), 1, "{said}");
     let shipped = said.replace("\nanonymous_publish = false\n", "\nanonymous_publish = true\n");
@@ -80,6 +80,119 @@ fn a_generated_settings_file_denies_publishing_to_anonymous_visitors() {
     std::fs::write(&file, format!("{said}{}", rule("subscribe"))).unwrap();
     refused(&["--settings", &file, "check", "--set", "redis.url=redis://127.0.0.1:1"], 69, &["redis.url"]);
     std::fs::remove_file(file).unwrap();
+}
+
+/// Returns the line of a setting in the output of `ws4redis settings`.
+fn line<'a>(said: &'a str, key: &str) -> &'a str {
+    said.lines()
+        .find(|line| line.starts_with(&format!("{key} = ")))
+        .unwrap_or_else(|| panic!("{key}: {said}"))
+}
+
+#[test]
+fn the_settings_in_force_are_printed_with_their_sources_and_without_secrets() {
+    let file = settings_file(
+        "prefix = 'demo'\n[session]\nsecret_key = 'geheim1'\n[messages]\nmax_facilities = 7\n\
+         [[access]]\nfacility = ['chat']\nusers = ['*']\n",
+    );
+    let mut command = binary();
+    command.args(["settings", "--settings", &file, "--set", "server.shards=3"]);
+    command.args(["--set", "admin.listen=127.0.0.1:1", "--set", "admin.token=geheim2geheim2geheim2"]);
+    command
+        .env("WS4REDIS_REDIS__URL", "redis://:geheim3@h:1/2")
+        .env("WS4REDIS_MESSAGES__MAX_FACILITIES", "8");
+    command.env("WS4REDIS_ORIGIN__ALLOWED", "http://a, http://b");
+    let output = run(&mut command, b"");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(!said.contains("geheim") && !said.contains('\u{1b}'), "{said}");
+    for (key, expected) in [
+        ("prefix", format!("prefix = \"demo\"  # {file}")),
+        ("expire", "expire = 3600  # default".to_owned()),
+        ("server.shards", "server.shards = 3  # --set".to_owned()),
+        ("session.secret_key", format!("session.secret_key = \"***\"  # {file}")),
+        ("admin.token", "admin.token = \"***\"  # --set".to_owned()),
+        ("redis.url", "redis.url = \"redis://***@h:1/2\"  # WS4REDIS_REDIS__URL".to_owned()),
+        (
+            "messages.max_facilities",
+            "messages.max_facilities = 8  # WS4REDIS_MESSAGES__MAX_FACILITIES".to_owned(),
+        ),
+        (
+            "origin.allowed",
+            "origin.allowed = [\"http://a\", \"http://b\"]  # WS4REDIS_ORIGIN__ALLOWED".to_owned(),
+        ),
+        ("access", format!("access = [{{ facility = [\"chat\"], users = [\"*\"] }}]  # {file}")),
+    ] {
+        assert_eq!(line(&said, key), expected);
+    }
+    let changed = run(command.arg("--changed"), b"");
+    let changed = String::from_utf8(changed.stdout).unwrap();
+    assert_eq!(changed.lines().count(), 9, "{changed}");
+    let json = run(command.arg("--json"), b"");
+    let lines: Vec<serde_json::Value> = String::from_utf8(json.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let shards = lines.iter().find(|line| line["key"] == "server.shards").unwrap();
+    assert_eq!(shards.to_string(), r#"{"key":"server.shards","name":"--set","source":"flag","value":3}"#);
+    std::fs::remove_file(&file).unwrap();
+    refused(&["settings", "--set", "server.shards=x"], 64, &["server.shards"]);
+}
+
+#[test]
+fn a_generated_settings_file_has_the_values_of_the_flags() {
+    let file = std::env::temp_dir().join(unique("ws4redis-generated"));
+    let name = file.to_str().unwrap();
+    let arguments = [
+        "generate-settings",
+        "--redis",
+        "redis://:x@h:1/2",
+        "--set",
+        "prefix=a\"b",
+        "--listen",
+        "127.0.0.1:7",
+        "--output",
+        name,
+    ];
+    let output = run(binary().args(arguments), b"");
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    let said = std::fs::read_to_string(&file).unwrap();
+    for line in [
+        "url = \"redis://:x@h:1/2\"",
+        "prefix = \"a\\\"b\"",
+        "listen = \"127.0.0.1:7\"",
+        "anonymous_publish = false",
+    ] {
+        assert_eq!(said.lines().filter(|found| *found == line).count(), 1, "{line}");
+    }
+    let printed = run(binary().args(["settings", "--changed", "--settings", name]), b"");
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(line(&printed, "redis.url").contains("redis://***@h:1/2"), "{printed}");
+    // A file of the operator is not overwritten.
+    refused(&arguments, 64, &["--output", name]);
+    refused(&["generate-settings", "--set", "no.such=1"], 64, &["no"]);
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn the_man_page_and_the_completions_have_all_commands() {
+    let help = String::from_utf8(run(binary().arg("--help"), b"").stdout).unwrap();
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands: Vec<_> = commands.map_while(|line| line.split_whitespace().next()).collect();
+    assert!(commands.contains(&"serve") && commands.contains(&"man"), "{help}");
+    let page = String::from_utf8(run(binary().arg("man"), b"").stdout).unwrap();
+    for command in commands.iter().filter(|command| **command != "help") {
+        assert!(page.contains(&format!(".SH \"ws4redis {command}\"\n")), "{command}: {page}");
+        for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+            let completions =
+                String::from_utf8(run(binary().args(["completions", shell]), b"").stdout).unwrap();
+            assert!(completions.contains(command), "{shell}: {command}");
+        }
+    }
+    let bash = run(binary().args(["completions", "bash"]), b"").stdout;
+    assert!(run(Command::new("bash").arg("-n"), &bash).status.success());
+    refused(&["completions", "tcsh"], 64, &["tcsh"]);
 }
 
 #[test]
@@ -204,7 +317,7 @@ fn a_regular_file_is_not_replaced_by_a_unix_socket() {
 fn environment_variables_that_are_not_utf8_are_rejected_only_if_they_are_settings() {
     use std::os::unix::ffi::OsStrExt;
     let garbage = std::ffi::OsStr::from_bytes(b"\xff");
-    let output = run(binary().arg("settings").env("FOREIGN", garbage), b"");
+    let output = run(binary().arg("generate-settings").env("FOREIGN", garbage), b"");
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stdout).contains("[server]"), "the manual is printed");
     let output = run(binary().arg("check").env("WS4REDIS_PREFIX", garbage), b"");

@@ -60,7 +60,7 @@ class Command(BaseCommand):
 _HEAD = """\
 # Settings of the ws4redis gateway, derived from {module} by `manage.py ws4redis_settings`.
 # Derive them again after a change of Django's settings. Set others, such as rules, in WS4REDIS_GATEWAY: `--output` replaces
-# the file. `ws4redis settings` prints all settings, and their defaults.
+# the file. `ws4redis generate-settings` prints all settings, and their defaults.
 """
 
 

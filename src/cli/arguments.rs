@@ -1,0 +1,158 @@
+//! The flags and subcommands. Help, completions and the man page are made from them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use super::{CommandError, PublishCommand};
+
+/// A gateway between Redis and browsers for Django sites.
+#[derive(Parser, Debug)]
+#[command(
+    version,
+    about,
+    after_help = "A setting such as server.listen is set by --set server.listen=127.0.0.1:9000, by the environment\n\
+                  (WS4REDIS_SERVER__LISTEN) or in a settings file; `ws4redis settings` shows those in force.\n\
+                  RUST_LOG sets what is logged.\n\n\
+                  Exit codes: 0 fine, 64 settings or flags cannot be used, 69 Redis cannot be reached, 1 anything else, also a problem that check has found."
+)]
+pub struct Arguments {
+    /// Settings file; default: settings.toml in the working directory, if it exists.
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub settings: Option<PathBuf>,
+    /// One setting, for example --set server.listen=127.0.0.1:9000. May be repeated.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Also stop when standard input is closed: a parent process that started the gateway with a pipe takes it along, even if
+    /// it is killed.
+    #[arg(long)]
+    pub end_with_stdin: bool,
+    /// The subcommand; the default is to serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the gateway (the default).
+    Serve,
+    /// Check the settings and the connection to Redis.
+    Check(CheckFlags),
+    /// Print the settings in force, and where each comes from. Secrets are masked.
+    Settings(SettingsFlags),
+    /// Write a commented settings file for a new site, with the values of --set.
+    GenerateSettings(GenerateSettings),
+    /// Publish a message, as Django's RedisPublisher does.
+    Publish(PublishFlags),
+    /// Print the notifications of a session, as the command-line client of yunity-sockets does.
+    Listen(ListenFlags),
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the man page.
+    Man,
+}
+
+/// How a command prints.
+#[derive(Args, Debug, Clone, Copy)]
+pub struct OutputFlags {
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `ws4redis settings`.
+#[derive(Args, Debug)]
+pub struct SettingsFlags {
+    /// Only the settings that are not built-in.
+    #[arg(long)]
+    pub changed: bool,
+    /// How to print them.
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+/// Flags of `ws4redis generate-settings`.
+#[derive(Args, Debug)]
+pub struct GenerateSettings {
+    /// Redis, the same as --set redis.url=URL
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<String>,
+    /// The address to listen on, the same as --set server.listen=ADDRESS
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// The file to write, which must not exist; default: standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Flags of `ws4redis listen`.
+#[derive(Args, Debug)]
+pub struct ListenFlags {
+    /// The server and its path, for example <http://127.0.0.1:8000/socket/>
+    #[arg(long, value_name = "URL")]
+    pub socketio: String,
+    /// The session id that the client names.
+    #[arg(long, value_name = "NAME")]
+    pub session: String,
+    /// Protocol of Engine.IO, 3 or 4.
+    #[arg(long, value_name = "VERSION", default_value = "4")]
+    pub engine: String,
+}
+
+/// Flags of `ws4redis check`.
+#[derive(Args, Debug)]
+pub struct CheckFlags {
+    /// Print each message that passes through Redis: source, channel, receivers, event, and why it is dropped; no contents.
+    #[arg(long)]
+    pub listen: bool,
+    /// Listen for so many seconds; default: until Ctrl-C.
+    #[arg(long, value_name = "N", requires = "listen")]
+    pub seconds: Option<u64>,
+}
+
+/// Flags of `ws4redis publish`.
+#[derive(Args, Debug)]
+pub struct PublishFlags {
+    /// Publish to all clients.
+    #[arg(long)]
+    pub broadcast: bool,
+    /// Publish to a user. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub user: Vec<String>,
+    /// Publish to a group. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub group: Vec<String>,
+    /// Publish to a session. May be repeated.
+    #[arg(long, value_name = "KEY")]
+    pub session: Vec<String>,
+    /// Seconds that the message is persisted for later subscribers; 0 or negative: not persisted.
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub expire: Option<i64>,
+    /// The facility.
+    pub facility: String,
+    /// The message; without it, or with "-", it is read from standard input.
+    pub message: Option<String>,
+}
+
+impl Arguments {
+    /// Reads the arguments of the process.
+    ///
+    /// # Errors
+    ///
+    /// When they are invalid, or ask for help.
+    pub fn read() -> Result<Self, CommandError> {
+        Self::try_parse().map_err(CommandError::Usage)
+    }
+}
+
+impl From<PublishFlags> for PublishCommand {
+    fn from(flags: PublishFlags) -> Self {
+        let PublishFlags { broadcast, user, group, session, expire, facility, message } = flags;
+        Self { broadcast, users: user, groups: group, sessions: session, expire, facility, text: message }
+    }
+}
