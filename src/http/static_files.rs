@@ -58,6 +58,14 @@ pub struct PageValues<'a> {
     pub redis_cli: &'a str,
 }
 
+/// Returns the address of the documentation of this version; empty while the package names no repository.
+fn docs(repository: &str) -> String {
+    if repository.is_empty() {
+        return String::new();
+    }
+    format!("{}/blob/v{}/docs/", repository.trim_end_matches('/'), env!("CARGO_PKG_VERSION"))
+}
+
 /// The demo page and its files.
 #[derive(Debug)]
 pub struct StaticFiles {
@@ -68,6 +76,8 @@ impl StaticFiles {
     /// Fills in the page.
     pub fn new(values: &PageValues<'_>) -> Self {
         let index = include_str!("../../static/index.html")
+            .replace("{{ version }}", env!("CARGO_PKG_VERSION"))
+            .replace("{{ docs }}", &escape(&docs(env!("CARGO_PKG_REPOSITORY"))))
             .replace("{{ websocket_url }}", &escape(values.websocket_url))
             .replace("{{ prefix }}", &escape(values.prefix))
             .replace("{{ heartbeat }}", &escape(values.heartbeat))

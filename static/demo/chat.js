@@ -1,7 +1,19 @@
 // Two people in one facility, connected through Redis only.
 import { open } from './connections.js';
 import { bounded, shown } from './messages.js';
-import { byId, channel, copyable, element, FACILITY, fromTemplate, list, redisCli, shell, since } from './page.js';
+import {
+  byId,
+  channel,
+  copyable,
+  element,
+  FACILITY,
+  fromTemplate,
+  list,
+  redisCli,
+  shell,
+  showSendable,
+  since,
+} from './page.js';
 
 // Random, so that another tab most likely shows two other people.
 const NAMES = ['Ada', 'Ben', 'Cleo', 'Dan', 'Eve', 'Finn', 'Grace', 'Hal', 'Ida', 'Jack', 'Kay', 'Linus'];
@@ -18,12 +30,24 @@ function remember(text) {
 
 function showRoute(from, receivers) {
   const step = (text, className) => element('span', text, className);
+  delete byId('route').dataset.kind;
   byId('route').replaceChildren(step(from), step(`Redis, ${room}`, 'redis'), step(list(receivers)));
 }
 
+function showError(text) {
+  byId('route').dataset.kind = 'error';
+  byId('route').textContent = text;
+}
+
 function showLoss(from) {
-  byId('route').textContent =
-    `The message of ${from} has not come back: do the [[access]] rules allow you to publish and subscribe in ${FACILITY}?`;
+  showError(
+    `The message of ${from} has not come back: do the [[access]] rules allow you to publish and subscribe in ${FACILITY}?`,
+  );
+}
+
+/** Returns whether a message is a person's own, as its text says. */
+function isOf(name, data) {
+  return typeof data === 'string' && data.startsWith(`${name}: `);
 }
 
 function person(name, announced) {
@@ -33,6 +57,7 @@ function person(name, announced) {
   const arrived = bounded(messages);
   const socket = open(name, FACILITY, { subscribe: 'broadcast', publish: 'broadcast', echo: true });
 
+  messages.classList.add('bubbles');
   box.setAttribute('aria-label', name);
   heading.textContent = name;
   input.id = `say-${name}`;
@@ -45,14 +70,19 @@ function person(name, announced) {
 
   socket.addEventListener('message', ({ data }) => {
     const own = sent.get(data);
-    arrived.add(shown(data), ...(own ? [element('small', since(own.at), 'after')] : []));
+    const item = arrived.add(shown(data), ...(own ? [element('small', since(own.at), 'after')] : []));
+    item.classList.add(isOf(name, data) ? 'own' : 'others');
     const receivers = own ? own.receivers : [];
     receivers.push(own ? `${name} after ${since(own.at)}` : name);
     // A replayed message after a reconnect is not an answer.
     if (receivers.length === 2) sent.delete(data);
     showRoute(own ? data.split(':')[0] : 'Somebody else', own ? receivers : ['everyone here']);
   });
-  socket.addEventListener('state', ({ state }) => (box.dataset.state = state));
+  showSendable(form, false);
+  socket.addEventListener('state', ({ state }) => {
+    box.dataset.state = state;
+    showSendable(form, state === 'open');
+  });
   form.addEventListener('submit', async (event) => {
     event.preventDefault();
     if (!input.value) return;
@@ -63,7 +93,7 @@ function person(name, announced) {
       input.value = '';
       setTimeout(() => sent.get(text)?.receivers.length === 0 && showLoss(name), RETURN_TIMEOUT_MS);
     } catch (error) {
-      byId('route').textContent = `Not sent: ${error.message}.`;
+      showError(`Not sent: ${error.message}.`);
     }
   });
   return box;

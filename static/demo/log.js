@@ -25,13 +25,14 @@ const lines = new Map();
 export function note(name, text, kind = '') {
   const item = log.add(element('b', name), element('span', text, 'text'));
   item.dataset.kind = kind;
+  return item;
 }
 
 /** Logs a connection from its start to its end. */
 export function watch(name, socket) {
   const row = element('li');
   const state = element('span', undefined, 'state');
-  const line = { row, socket, due: null, state };
+  const line = { row, socket, due: null, state, attempt: 1, wasOpen: false, failure: null };
   row.append(element('b', name), state);
   byId('connections').append(row);
   lines.set(socket, line);
@@ -40,8 +41,12 @@ export function watch(name, socket) {
 
   socket.addEventListener('state', ({ state: now, delay }) => {
     line.due = delay === undefined ? null : Date.now() + delay;
-    if (now === 'connecting') note(name, 'connecting again', now);
-    if (now === 'open') note(name, `open, by ${BY[socket.transport]}`, now);
+    // Further attempts are told in the line of the first one that failed.
+    if (now === 'connecting') line.attempt += 1;
+    if (now === 'open') {
+      note(name, `open, by ${BY[socket.transport]}`, now);
+      Object.assign(line, { attempt: 0, wasOpen: true, failure: null });
+    }
     if (now === 'session-ended') note(name, 'the session has ended: connecting again with the current cookie', now);
     show(line);
   });
@@ -52,12 +57,16 @@ export function watch(name, socket) {
   socket.addEventListener('gap', () => note(name, 'was away: messages may have been missed, the kept one follows'));
   socket.addEventListener('close', ({ code, reason, final }) => {
     const meaning = CODES[code] ?? 'no meaning known here';
-    const next = final ? 'for good' : `next attempt in ${((line.due - Date.now()) / 1000).toFixed(1)} s`;
-    note(
-      name,
-      `closed with ${code}: ${meaning}${reason ? ` (“${reason}”)` : ''}; ${next}`,
-      code === 1000 ? '' : 'closed',
-    );
+    const seconds = `${((line.due - Date.now()) / 1000).toFixed(1)} s`;
+    const isFolded = line.failure !== null;
+    const next = final ? 'for good' : isFolded ? `attempt ${line.attempt}, next in ${seconds}` : `next attempt in ${seconds}`;
+    const text = `closed with ${code}: ${meaning}${reason ? ` (“${reason}”)` : ''}; ${next}`;
+    if (isFolded) line.failure.querySelector('.text').textContent = text;
+    else {
+      const item = note(name, text, code === 1000 ? '' : 'closed');
+      // The end of an open connection keeps its line.
+      if (line.attempt > 0) line.failure = item;
+    }
     // Refused ones stay visible.
     if (final && code === 1000) {
       row.remove();
@@ -67,22 +76,24 @@ export function watch(name, socket) {
   });
 }
 
-function show({ row, socket, due, state }) {
+function show({ row, socket, due, state, attempt }) {
   row.dataset.state = socket.state;
   const left = due === null ? '' : `, ${Math.max(0, Math.ceil((due - Date.now()) / 1000))} s`;
+  const tries = attempt > 1 && socket.state !== 'open' ? `, attempt ${attempt}` : '';
   const by = socket.transport === 'sse' ? ', by events' : '';
-  state.textContent = (STATES[socket.state] ?? socket.state) + by + left;
+  state.textContent = (STATES[socket.state] ?? socket.state) + by + left + tries;
   showOverall();
 }
 
 /** One word for all connections. Screen readers announce its changes, but not the countdown. */
 function showOverall() {
-  const states = [...lines.values()].map(({ socket }) => socket.state);
-  const open = states.filter((state) => state === 'open').length;
+  const all = [...lines.values()].map(({ wasOpen, socket }) => ({ wasOpen, state: socket.state }));
+  const isUnderWay = ({ state }) => state !== 'open' && state !== 'closed';
   let overall = 'connecting';
-  if (open && open === states.length) overall = 'open';
-  else if (states.some((state) => state === 'waiting' || state === 'session-ended')) overall = 'waiting';
-  else if (states.includes('closed')) overall = 'closed';
+  if (all.length && all.every(({ state }) => state === 'open')) overall = 'open';
+  // Before the first connection there is none to restore.
+  else if (all.some((one) => one.wasOpen && isUnderWay(one))) overall = 'waiting';
+  else if (all.length && !all.some(isUnderWay)) overall = 'closed';
   const box = byId('overall');
   const text = { open: 'connected', connecting: 'connecting', waiting: 'reconnecting', closed: 'refused: see the log' };
   if (box.dataset.state === overall) return;

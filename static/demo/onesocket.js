@@ -2,7 +2,7 @@
 import '../ws4redis.js';
 import { note } from './log.js';
 import { bounded, shown } from './messages.js';
-import { base, byId, copyable, element, FACILITY, fromTemplate, list, number } from './page.js';
+import { base, byId, copyable, element, FACILITY, fromTemplate, list, number, showSendable } from './page.js';
 
 const KEPT = `${FACILITY}-history`;
 const UNKEPT = `${FACILITY}-plain`;
@@ -60,6 +60,7 @@ function fact(name, text) {
 
 function showState() {
   const states = { open: 'open: two facilities', waiting: 'waiting for the next attempt', connecting: 'connecting' };
+  showSendable(byId('to-both'), page.state === 'open' && !isCut);
   fact('one-socket', isCut ? 'cut' : (states[page.state] ?? `${page.state}: see the log`));
 }
 
@@ -154,9 +155,11 @@ async function publish(subscriptions, text) {
   const outcomes = await Promise.allSettled(subscriptions.map((one) => one.send(text)));
   const failed = outcomes.find(({ status }) => status === 'rejected');
   if (!failed) line.textContent = `Redis has it in ${list(subscriptions.map(({ facility }) => facility))}.`;
-  else if (isCut) line.textContent = 'Not sent: the line is cut. Publish in the second tab.';
+  line.dataset.kind = failed ? 'error' : '';
+  if (!failed) return true;
+  if (isCut) line.textContent = 'Not sent: the line is cut. Publish in the second tab.';
   else line.textContent = `Not sent: ${failed.reason.message}.`;
-  return !failed;
+  return false;
 }
 
 export function startOneSocket() {

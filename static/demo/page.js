@@ -19,6 +19,9 @@ export const socketIo = { path: setting('socketio-path', ''), channel: setting('
 /** The command that reaches the gateway's Redis on its machine, with port and database. */
 export const redisCli = setting('redis-cli', 'redis-cli');
 
+/** The address of the documentation of this version; empty if there is none. */
+const docs = setting('docs', '');
+
 export const byId = (id) => document.getElementById(id);
 
 export function element(tag, text, className) {
@@ -120,4 +123,44 @@ export function copyable(title, text = '') {
   pre.append(code);
   box.append(pre, button);
   return Object.assign(box, { set: (lines) => (code.textContent = lines) });
+}
+
+// ---- The masthead
+
+/** Names the documents, or links to them. */
+export function showDocs() {
+  for (const place of document.querySelectorAll('[data-doc]')) {
+    const file = place.dataset.doc;
+    if (!docs) {
+      place.append(' (', element('code', `docs/${file}`), ')');
+      continue;
+    }
+    const link = element('a', place.textContent);
+    link.href = docs + file;
+    place.replaceChildren(link);
+  }
+}
+
+/** Marks the section at the top of the window in the navigation, which is a row of tabs on a phone. */
+export function watchTabs() {
+  const tabs = new Map([...document.querySelectorAll('#tabs a')].map((tab) => [tab.hash.slice(1), tab]));
+  const shown = new Set();
+  const observer = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) shown[isIntersecting ? 'add' : 'delete'](target.id);
+    const current = [...tabs.keys()].find((id) => shown.has(id));
+    for (const [id, tab] of tabs) {
+      if (id !== current) tab.removeAttribute('aria-current');
+      else if (!tab.hasAttribute('aria-current')) {
+        tab.setAttribute('aria-current', 'true');
+        const row = tab.closest('ol');
+        row.scrollTo({ left: tab.parentElement.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2 });
+      }
+    }
+  }, { rootMargin: '-20% 0px -70%' });
+  for (const id of tabs.keys()) observer.observe(byId(id));
+}
+
+/** Dims the button of a form while nothing can be sent. It stays usable: a press tells why. */
+export function showSendable(form, isSendable) {
+  form.querySelector('[type="submit"]').setAttribute('aria-disabled', String(!isSendable));
 }

@@ -81,6 +81,7 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
     const metas = await one.locator('meta[name]').evaluateAll((all) => all.map((meta) => meta.content));
     assert.ok(!metas.some((content) => content.includes('{{')), metas.join(' | '));
     assert.equal(await one.locator('#kept-time').textContent(), 'for 1 hour (the setting expire)');
+    assert.match(await one.locator('.docs').textContent(), /^Version \d+\.\d+\.\d+\. .*docs\/django\.md/s);
   });
 
   await check('chat: a message reaches every connection in both tabs, and its route is shown', async () => {
@@ -96,6 +97,53 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
     await person(two, 2).locator('input').fill(unique('button'));
     await person(two, 2).getByRole('button', { name: 'Send' }).click();
     await everywhere('button-');
+  });
+
+  await check('chat: own messages and those of others look different', async () => {
+    const text = await sendInChat(one, 1, unique('whose'));
+    await everywhere(text);
+    const kind = (number) =>
+      person(one, number).locator('.messages > *').filter({ hasText: text }).first().getAttribute('class');
+    assert.match(await kind(1), /\bown\b/);
+    assert.match(await kind(2), /\bothers\b/);
+  });
+
+  await check('before the first connection the page is connecting, and nothing can be sent', async () => {
+    const page = await browser.newPage();
+    watch(page);
+    await page.addInitScript(() => {
+      window.WebSocket = class extends EventTarget {
+        close() {}
+      };
+    });
+    await page.goto(origin);
+    await overall(page, 'connecting');
+    const button = person(page, 1).getByRole('button', { name: 'Send' });
+    assert.equal(await button.getAttribute('aria-disabled'), 'true');
+    await sendInChat(page, 1, unique('early'));
+    await page.locator('#route[data-kind="error"]').filter({ hasText: /^Not sent: / }).waitFor();
+    await page.close();
+  });
+
+  await check('on a phone the tabs stay in sight, and no control is smaller than 24 pixels', async () => {
+    const page = await browser.newPage();
+    watch(page);
+    await page.setViewportSize({ width: 390, height: 800 });
+    await page.goto(origin);
+    await overall(page, 'open');
+    await page.locator('#echo').scrollIntoViewIfNeeded();
+    await page.locator('#tabs a[href="#echo"]').click();
+    await page.locator('#tabs a[href="#echo"][aria-current="true"]').waitFor();
+    const { y } = await page.locator('#tabs').boundingBox();
+    assert.ok(y >= 0 && y < 20, `the tabs are at ${y}`);
+    const small = await page.locator('button, summary, nav a, input, label:has(input)').evaluateAll((all) =>
+      all.map((one) => [one.outerHTML, one.getBoundingClientRect()])
+        .filter(([, { width, height }]) => width > 0 && (width < 24 || height < 24))
+        .map(([html]) => html),
+    );
+    assert.deepEqual(small, []);
+    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 390);
+    await page.close();
   });
 
   await check('chat: markup and other scripts arrive as text', async () => {
