@@ -25,13 +25,7 @@ def system_root():
     if not (root / "complete").exists():
         shutil.rmtree(root, ignore_errors=True)
         CACHE.mkdir(exist_ok=True)
-        words = [
-            "debootstrap",
-            "--variant=minbase",
-            f"--include={INCLUDED}",
-            SUITE,
-            root,
-        ]
+        words = ["debootstrap", "--variant=minbase", f"--include={INCLUDED}", SUITE, root]
         subprocess.run(words, check=True, capture_output=True, timeout=1200)
         (root / "complete").touch()
     return root
@@ -44,23 +38,14 @@ class Container:
         """Keep the process ID of its systemd."""
         self.leader = leader
 
+    def entered(self, words):
+        """Return the words of a command that runs a command inside."""
+        return ["nsenter", "--target", str(self.leader), "--all", "--", *map(str, words)]
+
     def run(self, *words, check=True, **options):
         """Run a command inside, and return its result with text."""
-        enter = [
-            "nsenter",
-            "--target",
-            str(self.leader),
-            "--all",
-            "--",
-            *map(str, words),
-        ]
-        options = {
-            "capture_output": True,
-            "text": True,
-            "timeout": COMMAND_SECONDS,
-            **options,
-        }
-        done = subprocess.run(enter, check=False, **options)
+        options = {"capture_output": True, "text": True, "timeout": COMMAND_SECONDS, **options}
+        done = subprocess.run(self.entered(words), check=False, **options)
         assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done
 
@@ -70,23 +55,16 @@ class Container:
 
     def start(self, *words):
         """Start a command inside, and return the process."""
-        enter = [
-            "nsenter",
-            "--target",
-            str(self.leader),
-            "--all",
-            "--",
-            *map(str, words),
-        ]
-        return subprocess.Popen(enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(self.entered(words), stdin=pipe, stdout=pipe, text=True)
 
     def state(self):
         """Return the state of the gateway's service."""
         return self.run("systemctl", "is-active", "ws4redis", check=False).stdout.strip()
 
     def add(self, path):
-        """Copy a file of this machine into /root, and return its path there."""
-        target = f"/root/{path.name}"
+        """Copy a file of this machine into /mnt, and return its path there."""
+        target = f"/mnt/{path.name}"
         self.run("dd", f"of={target}", "status=none", input=path.read_bytes(), text=False)
         return target
 
@@ -120,7 +98,9 @@ def booted(nspawn, log):
         children = pathlib.Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children").read_text().split()
         with contextlib.suppress(subprocess.SubprocessError):
             for leader in children:
-                done = Container(leader).run("systemctl", "is-system-running", "--wait", check=False, timeout=30)
+                done = Container(leader).run(
+                    "systemctl", "is-system-running", "--wait", check=False, timeout=30
+                )
                 if done.stdout.strip() in ("running", "degraded"):
                     return leader
         assert nspawn.poll() is None, log.read_text(errors="replace")
