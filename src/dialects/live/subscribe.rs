@@ -289,10 +289,12 @@ pub(super) fn open_facility(
     facility.owes_gap |= history.is_complete == Some(false) || is_lost || has_lost_groups;
     let has_presence = is_told(state, facility, &grant);
     let verdict = Verdict::new(&state.process.settings.namespace, &facility.handshake, &grant, has_presence);
-    if !is_after_loss || verdict != facility.verdict {
+    let ids = FacilityReading::new(state, &facility.handshake.facility, &grant, None).ids(&history);
+    // From a position that its history does not have any more, each resume would be another gap.
+    let is_moved = is_after_loss && history.is_complete == Some(false) && !ids.is_empty();
+    if !is_after_loss || is_moved || verdict != facility.verdict {
         facility.verdict = verdict;
         let recovered = history.is_complete.filter(|_| !is_after_loss);
-        let ids = FacilityReading::new(state, &facility.handshake.facility, &grant, None).ids(&history);
         send_subscribed(listener, state, &SubscribedReply { ids, recovered, ..reply(facility) });
         facility.request = None;
     }

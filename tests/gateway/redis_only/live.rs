@@ -160,9 +160,10 @@ async fn without_memory_for_a_history_the_gateway_reads_on_later() {
     for number in 0..7 {
         let target = format!("/ws/slow{number}?subscribe-broadcast");
         slow.push(gateway.request(&target).receive_buffer(4096).connect().await);
-        for _ in 0..2 {
-            redis.publish(&gateway.channel(&format!("broadcast:slow{number}")), vec![b'x'; 1 << 20]);
-        }
+    }
+    // More than three quarters of the memory, after which no client is admitted that replays messages.
+    for number in (0..7).chain(0..7) {
+        redis.publish(&gateway.channel(&format!("broadcast:slow{number}")), vec![b'x'; 1 << 20]);
     }
     client.expect_nothing().await;
     let stream = gateway.channel("ws4redis:history:broadcast:h");
@@ -216,6 +217,27 @@ async fn a_history_that_does_not_reach_back_to_a_loss_leaves_a_gap() {
     client.expect(json!({"t": "gap", "f": "h"})).await;
     assert_eq!(client.next().await["d"], "kept");
     client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_position_that_a_loss_has_removed_is_replaced_and_leaves_one_gap() {
+    let redis = RedisServer::start();
+    let rules = "[[history]]\nfacility = [\"h\"]\n";
+    let gateway = TestGateway::builder().redis(&redis).rules(rules).start().await;
+    add(&gateway, &redis, "before");
+    let mut client = gateway.live("/ws/h?subscribe-broadcast&last=1").await;
+    client.next().await;
+    assert_eq!(client.next().await["d"], "before");
+    let stream = gateway.channel("ws4redis:history:broadcast:h");
+    redis.pipeline(&[&[b"CLIENT", b"KILL", b"TYPE", b"pubsub"], &[b"DEL", stream.as_bytes()]]);
+    let moved = client.next().await;
+    assert_eq!((&moved["t"], &moved["recovered"]), (&json!("sub"), &json!(null)), "{moved}");
+    client.expect(json!({"t": "gap", "f": "h"})).await;
+    let request = json!({"t": "sub", "f": "h", "flags": ["subscribe-broadcast"], "since": moved["ids"]});
+    let mut resumed = gateway.live("/ws/").await;
+    resumed.send(request).await;
+    assert_eq!(resumed.next().await["recovered"], true);
+    resumed.expect_nothing().await;
 }
 
 /// Publishes numbers faster than the gateway takes them. Returns what a client was told until all was over: each number, and

@@ -26,6 +26,9 @@ async fn a_redis_that_was_restarted_without_its_data_leaves_a_gap_and_a_lost_con
     client.expect_nothing().await;
     redis.kill();
     redis.restart();
+    // The position before is of no use any more.
+    let moved = client.next().await;
+    assert!(moved["ids"]["broadcast"].is_string() && moved["ids"] != ids, "{moved}");
     client.expect(json!({"t": "gap", "f": "h"})).await;
     client.send(json!({"t": "sub", "f": "h", "flags": FLAGS, "since": ids})).await;
     assert_eq!(client.next().await["recovered"], false);
