@@ -339,7 +339,7 @@ def test_an_event_that_crashes_its_worker_is_parked_and_affects_no_other(site):
 
 
 def test_a_handler_may_take_longer_than_the_claim_time(site):
-    slow, other = (site.start("--claim-seconds", "1", "--batch", "1") for _ in range(2))
+    slow, other = (site.start("--claim-seconds", "2", "--batch", "1") for _ in range(2))
     site.write("wait")
     site.wait_for("started", 1)
     last, renewals = None, 0
@@ -355,10 +355,10 @@ def test_a_handler_may_take_longer_than_the_claim_time(site):
             sign = min(score for _, score in scores)
         renewals += last is not None and sign > last
         last = sign
-        return renewals >= 6
+        return renewals >= 4
 
-    # A third of a second each.
-    wait_for(renewed, "six renewals")
+    # Two thirds of a second each.
+    wait_for(renewed, "four renewals")
     site.store.rpush("gate", 1)
     site.wait_for("handled", 1)
     for worker in (slow, other):
