@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 
 use serde_json::json;
 
@@ -36,7 +37,7 @@ pub fn print_settings(sources: &SettingsSources, flags: &SettingsFlags) -> Resul
     Ok(())
 }
 
-/// Writes a commented settings file for a new site, with these values, each as `KEY=VALUE`.
+/// Writes a commented settings file for a new site, with these values, each as `KEY=VALUE`. Only its owner may read it.
 ///
 /// # Errors
 ///
@@ -49,7 +50,8 @@ pub fn generate_settings(flags: &GenerateSettings, assignments: &[String]) -> Re
     let Some(path) = &flags.output else {
         return io::stdout().write_all(text.as_bytes()).map_err(CommandError::Stdio);
     };
-    let created = OpenOptions::new().write(true).create_new(true).open(path);
+    // The values may be secrets.
+    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     created.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| {
         CommandError::Arguments(format!("--output: cannot write {}: {error}", path.display()))
     })

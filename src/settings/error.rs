@@ -39,6 +39,11 @@ pub enum SettingsError {
     /// A `--set` that is not `KEY=VALUE`.
     #[error("--set {0}…: expected KEY=VALUE, for example --set server.listen=127.0.0.1:9000")]
     Assignment(String),
+    /// A key that a generated file has no line for.
+    #[error(
+        "--set {0}: the generated file has no line for it; set a whole setting, and add rules and parts of lists to the file afterwards"
+    )]
+    NotInFile(String),
 }
 
 impl From<ConfigError> for SettingsError {

@@ -149,8 +149,10 @@ fn json(kind: &ValueKind) -> Value {
 pub(super) fn masked(key: &str, value: &Value) -> Value {
     match value {
         Value::Array(items) => items.iter().map(|item| masked(key, item)).collect(),
+        Value::Null => Value::Null,
         Value::String(text) if text.is_empty() => value.clone(),
-        Value::String(_) if SECRETS.contains(&key) => MASK.into(),
+        // A secret of digits may be written without quotes.
+        _ if SECRETS.contains(&key) => MASK.into(),
         Value::String(text) if REDIS_URLS.contains(&key) => {
             let url = RedisUrl::written(text, "redis.url").ok().flatten();
             url.map_or_else(|| MASK.into(), |url| url.to_string().into())
@@ -167,14 +169,15 @@ pub(super) fn masked(key: &str, value: &Value) -> Value {
     }
 }
 
-fn toml(value: &Value) -> String {
+/// Returns a value in TOML.
+pub(super) fn toml(value: &Value) -> String {
     match value {
         Value::Array(items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
         Value::Object(table) => {
             let pairs = table.iter().map(|(name, value)| format!("{name} = {}", toml(value)));
             format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
         }
-        // Strings of JSON are strings of TOML, apart from DEL, which no setting admits.
-        other => other.to_string(),
+        // Strings of JSON are strings of TOML, apart from DEL.
+        other => other.to_string().replace('\u{7f}', "\\u007F"),
     }
 }

@@ -75,12 +75,18 @@ pub const SHIPPED: &str = include_str!("../../settings.toml");
 ///
 /// # Errors
 ///
-/// When the settings with these values are invalid.
+/// When the settings with these values are invalid, or a key has no line of its own in the shipped file.
 pub fn recommended(assignments: &[String]) -> Result<String, SettingsError> {
-    let shipped = SHIPPED.replacen("\nanonymous_publish = true\n", "\nanonymous_publish = false\n", 1);
-    Settings::load(None, std::iter::empty(), assignments)?;
-    let pairs = assignments.iter().filter_map(|assignment| assignment.split_once('='));
-    Ok(pairs.fold(shipped, |text, (key, value)| recommended::with_value(&text, key.trim(), value)))
+    let mut text = SHIPPED.replacen("\nanonymous_publish = true\n", "\nanonymous_publish = false\n", 1);
+    let (_, sources) = Settings::load(None, std::iter::empty(), assignments)?;
+    for (key, _) in assignments.iter().filter_map(|assignment| assignment.split_once('=')) {
+        let key = key.trim();
+        text = sources
+            .value(key)
+            .and_then(|value| recommended::with_value(&text, key, &in_force::toml(value)))
+            .ok_or_else(|| SettingsError::NotInFile(key.to_owned()))?;
+    }
+    Ok(text)
 }
 
 /// All settings, checked.

@@ -1,11 +1,10 @@
 //! Writes values into the text of a settings file.
 
-use std::fmt::Write as _;
-
-/// Replaces the value of a setting. The shipped file has each in a line of its own.
-pub(super) fn with_value(text: &str, key: &str, value: &str) -> String {
+/// Replaces the value of a setting, given in TOML. Returns `None` if no line has the setting; the shipped file has each in a
+/// line of its own.
+pub(super) fn with_value(text: &str, key: &str, value: &str) -> Option<String> {
     let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
-    let mut current = "";
+    let (mut current, mut is_found) = ("", false);
     let mut lines = Vec::new();
     for line in text.lines() {
         if let Some(found) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -14,38 +13,14 @@ pub(super) fn with_value(text: &str, key: &str, value: &str) -> String {
         match line.split_once(" = ") {
             Some((found, old)) if found == name && current == table => {
                 let comment = old.find("  # ").map_or("", |start| &old[start..]);
-                lines.push(format!("{name} = {}{comment}", written(old, value)));
+                lines.push(format!("{name} = {value}{comment}"));
+                is_found = true;
             }
             _ => lines.push(line.to_owned()),
         }
     }
     lines.push(String::new());
-    lines.join("\n")
-}
-
-/// Returns a value in TOML, in the type of the old one.
-fn written(old: &str, value: &str) -> String {
-    if let Some(old) = old.strip_prefix('[') {
-        let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
-        let numbers = old.starts_with(|c: char| c.is_ascii_digit());
-        let item = |item: &str| if numbers { item.to_owned() } else { quoted(item) };
-        return format!("[{}]", items.map(item).collect::<Vec<_>>().join(", "));
-    }
-    if old.starts_with('"') { quoted(value) } else { value.trim().to_owned() }
-}
-
-fn quoted(text: &str) -> String {
-    let escaped = text.chars().fold(String::new(), |mut escaped, letter| {
-        match letter {
-            '"' | '\\' => escaped.extend(['\\', letter]),
-            control if control.is_control() => {
-                let _ = write!(escaped, "\\u{:04X}", u32::from(control));
-            }
-            plain => escaped.push(plain),
-        }
-        escaped
-    });
-    format!("\"{escaped}\"")
+    is_found.then(|| lines.join("\n"))
 }
 
 #[cfg(test)]
@@ -68,20 +43,29 @@ mod tests {
                 "prefix=de\"mo\\",
                 "server.shards=3",
                 "origin.allowed=http://a, http://b",
-                "redis.url=redis://h"
+                "redis.url=redis://h",
+                "demo.enabled=off",
+                "messages.max_facilities=07",
+                "socketio.enabled=on",
+                "socketio.engine=4",
             ]),
             [
                 r#"prefix = "de\"mo\\""#,
                 "shards = 3  # 0 to 64",
                 r#"url = "redis://h""#,
+                "max_facilities = 7  # 1 to 10000",
                 r#"allowed = ["http://a", "http://b"]"#,
+                "enabled = true",
+                "engine = [4]",
+                r#"enabled = "off""#,
             ]
         );
     }
 
     #[test]
     fn an_invalid_value_is_refused() {
-        for assignment in ["no.such=1", "server.shards=x", "prefix"] {
+        for assignment in ["no.such=1", "server.shards=x", "prefix", "origin.allowed[0]=http://a", "redis=x"]
+        {
             assert!(recommended(&[assignment.to_owned()]).is_err(), "{assignment}");
         }
     }

@@ -27,6 +27,11 @@ impl SettingsSources {
         self.values = values;
     }
 
+    /// Returns the value in force of a key, in the type of its default. It may be a secret.
+    pub(super) fn value(&self, key: &str) -> Option<&Value> {
+        self.values.0.get(key)
+    }
+
     /// Returns one line for each key: its name and its source. Values may be secrets, and are left out.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.keys.iter().filter_map(|(key, sources)| Some(format!("{key}: {}", sources.last()?.1)))

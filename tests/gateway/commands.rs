@@ -1,6 +1,7 @@
 //! Settings and subcommands: accepted input, errors and exit codes.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 use crate::support::gateway::binary;
@@ -141,6 +142,15 @@ fn the_settings_in_force_are_printed_with_their_sources_and_without_secrets() {
 }
 
 #[test]
+fn a_secret_of_digits_is_not_printed() {
+    let file = settings_file("[admin]\nlisten = '127.0.0.1:1'\ntoken = 12345678901234567\n");
+    let output = run(binary().args(["settings", "--changed", "--settings", &file]), b"");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(line(&said, "admin.token"), format!("admin.token = \"***\"  # {file}"));
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
 fn a_generated_settings_file_has_the_values_of_the_flags() {
     let file = std::env::temp_dir().join(unique("ws4redis-generated"));
     let name = file.to_str().unwrap();
@@ -157,6 +167,7 @@ fn a_generated_settings_file_has_the_values_of_the_flags() {
     ];
     let output = run(binary().args(arguments), b"");
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let said = std::fs::read_to_string(&file).unwrap();
     for line in [
         "url = \"redis://:x@h:1/2\"",
@@ -172,6 +183,11 @@ fn a_generated_settings_file_has_the_values_of_the_flags() {
     // A file of the operator is not overwritten.
     refused(&arguments, 64, &["--output", name]);
     refused(&["generate-settings", "--set", "no.such=1"], 64, &["no"]);
+    refused(
+        &["generate-settings", "--set", "origin.allowed[0]=http://a"],
+        64,
+        &["origin.allowed[0]", "whole"],
+    );
     std::fs::remove_file(&file).unwrap();
 }
 
