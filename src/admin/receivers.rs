@@ -139,9 +139,9 @@ where
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
     let body = body.map_err(|error| error.to_string())?.to_bytes();
     let answer: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-    match (answer["receivers"].as_u64(), answer["error"].as_str()) {
+    match (answer["receivers"].as_u64(), answer["detail"].as_str()) {
         (Some(receivers), _) => Ok(receivers),
-        (None, Some(error)) => Err(error.to_owned()),
+        (None, Some(detail)) => Err(detail.to_owned()),
         (None, None) => Err("an answer that is not the admin listener's".to_owned()),
     }
 }

@@ -1,6 +1,6 @@
 //! Why the admin listener refuses a request: its only table of HTTP statuses.
 
-use hyper::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
@@ -84,10 +84,18 @@ impl Refusal {
         }
     }
 
-    /// Returns the answer: status, headers, and the text as JSON.
+    /// Returns the answer: status, headers, and the problem as JSON (RFC 9457). The type says that the status tells all but
+    /// the detail, and the title has to be the status then (section 4.2.1).
     pub(super) fn response(&self) -> Response<ReplyBody> {
-        let mut response = reply::json(&json!({ "error": self.to_string() }));
-        *response.status_mut() = self.status();
+        let status = self.status();
+        let mut response = reply::json(&json!({
+            "type": "about:blank",
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "detail": self.to_string(),
+        }));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self {
             // RFC 9110, sections 11.6.1 and 15.5.6.
             Self::Token => {

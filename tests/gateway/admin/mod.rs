@@ -103,12 +103,17 @@ fn json(response: &Response) -> Value {
     serde_json::from_str(&response.body).unwrap()
 }
 
-/// Expects a refusal whose text contains `part`.
+/// Expects a refusal (RFC 9457) whose text contains `part`.
 async fn refused(request: Request, status: u16, part: &str) {
     let response = request.expect_status(status).await;
-    let body = json(&response);
-    let error = body["error"].as_str().unwrap();
-    assert!(error.contains(part), "{part} is not in {error}");
+    assert_eq!(response.header("content-type"), Some("application/problem+json"), "{response:?}");
+    assert_eq!(response.header("cache-control"), Some("no-store"), "{response:?}");
+    let body: Value = serde_json::from_str(&response.body).unwrap();
+    assert_eq!((&body["type"], &body["status"]), (&"about:blank".into(), &status.into()), "{body}");
+    let title = hyper::StatusCode::from_u16(status).unwrap().canonical_reason().unwrap();
+    assert_eq!(body["title"], title, "{body}");
+    let detail = body["detail"].as_str().unwrap();
+    assert!(detail.contains(part), "{part} is not in {detail}");
 }
 
 fn thread_names(gateway: &TestGateway) -> Vec<String> {
