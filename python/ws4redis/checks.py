@@ -9,7 +9,7 @@ from django.core import checks
 from django.utils.module_loading import import_string
 
 from ws4redis import connection as redis_connection
-from ws4redis import history, leftovers, pages, session_engine, settings
+from ws4redis import history, leftovers, middleware_checks, pages, session_engine, settings
 from ws4redis.events import EventsKey
 
 if TYPE_CHECKING:
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from django.apps import AppConfig
 
 TAG = "ws4redis"
-MIDDLEWARE = "ws4redis.middleware.SessionMiddleware"
-BEFORE_MIDDLEWARE = (
-    "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-)
 # Settings that this package ignores, and their replacements.
 WITHOUT_EFFECT = {
     "WS4REDIS_SUBSCRIBER": 'The gateway runs no Python. "Custom subscribers" in docs/django.md has what replaces each kind.',
@@ -39,13 +34,14 @@ def register() -> None:
         check_settings,
         check_sessions,
         check_callback,
-        check_installation,
+        middleware_checks.check_middleware,
         leftovers.check_rules,
         leftovers.check_old_package,
         pages.check_pages,
     ):
         checks.register(check, TAG)
-    checks.register(check_deployment, TAG, deploy=True)
+    for check in (check_deployment, pages.check_scheme):
+        checks.register(check, TAG, deploy=True)
 
 
 # Django passes further keyword arguments to checks, and refuses checks without **kwargs.
@@ -189,36 +185,6 @@ def check_callback(app_configs: Sequence[AppConfig] | None, **kwargs: object) ->
     seconds = settings.WS4REDIS_CALLBACK_SECONDS
     if not _is_int(seconds) or seconds < 1:
         found.append(_wrong_value("E009", "WS4REDIS_CALLBACK_SECONDS", seconds, "an int of at least 1"))
-    return found
-
-
-def check_installation(
-    app_configs: Sequence[AppConfig] | None, **kwargs: object
-) -> list[checks.CheckMessage]:
-    """Return a missing or misplaced middleware."""
-    found: list[checks.CheckMessage] = []
-    middleware = list(django_settings.MIDDLEWARE)
-    if MIDDLEWARE not in middleware:
-        found.append(
-            checks.Warning(
-                f"{MIDDLEWARE} is not in MIDDLEWARE. Sessions from before the installation of this package get no "
-                "username, long sessions keep outdated groups, and the gateway learns late of sessions that end "
-                "without a logout.",
-                hint="Add it after django.contrib.auth.middleware.AuthenticationMiddleware.",
-                id="ws4redis.W008",
-            )
-        )
-        return found
-    after = middleware[middleware.index(MIDDLEWARE) :]
-    late = " and ".join(name for name in BEFORE_MIDDLEWARE if name in after)
-    if late:
-        found.append(
-            checks.Error(
-                f"{MIDDLEWARE} is before {late} in MIDDLEWARE.",
-                hint=f"Move it after {late}.",
-                id="ws4redis.E012",
-            )
-        )
     return found
 
 

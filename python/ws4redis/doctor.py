@@ -20,6 +20,7 @@ from ws4redis import (
     handshake,
     history,
     identity,
+    pages,
     session_engine,
     settings,
     testing,
@@ -118,7 +119,10 @@ class Doctor:
         return "\n".join([derived.as_toml(secrets=False).rstrip("\n"), *notes]) + "\n"
 
     def _system_checks(self) -> Iterator[Finding]:
-        found = [message for message in checks.run_checks(tags=["ws4redis"]) if not message.is_silenced()]
+        found = checks.run_checks(tags=["ws4redis"])
+        if self.site is not None and self.site.startswith("https:"):
+            found += pages.plain_addresses()
+        found = [message for message in found if not message.is_silenced()]
         for message in found:
             level = ERROR if message.level >= checks.ERROR else WARNING
             yield Finding(level, f"{message.msg}" + (f" {message.hint}" if message.hint else ""))

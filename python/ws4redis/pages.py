@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
+from django.conf import settings as django_settings
 from django.core import checks
 from django.template import engines
 from django.template.backends.django import DjangoTemplates
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from django.apps import AppConfig
 
 PROCESSOR: Final = "ws4redis.context_processors.default"
+VARIABLE: Final = re.compile(r"\bWEBSOCKET_URI\b")
 VARIABLES: Final = re.compile(r"\b(?:WEBSOCKET_URI|WS4REDIS_HEARTBEAT)\b")
 # `uri: '{{ WEBSOCKET_URI }}foobar?subscribe-broadcast'`, and the address of `new WebSocket(…)`. A string that is continued
 # by `+`, or has further variables, is known to the browser only.
@@ -58,6 +60,47 @@ def check_pages(app_configs: Sequence[AppConfig] | None, **kwargs: object) -> li
                 )
             )
     return found
+
+
+def check_scheme(app_configs: Sequence[AppConfig] | None, **kwargs: object) -> list[checks.CheckMessage]:
+    """Return a warning if pages come by https and Django may take their requests for http: WEBSOCKET_URI is then ws://."""
+    return plain_addresses() if _is_https() else []
+
+
+def plain_addresses() -> list[checks.CheckMessage]:
+    """Return a warning if WEBSOCKET_URI may begin with ws:// on the pages of a site with https."""
+    # With the redirect Django knows of https: it would redirect without end otherwise.
+    if django_settings.SECURE_PROXY_SSL_HEADER is not None or django_settings.SECURE_SSL_REDIRECT:
+        return []
+    using = next((file for file in _site_templates() if VARIABLE.search(file[1])), None)
+    if using is None:
+        return []
+    return [
+        checks.Warning(
+            f"The site has https, SECURE_PROXY_SSL_HEADER is not set, and {using[0]} uses WEBSOCKET_URI. Behind a proxy that "
+            "ends TLS it begins with ws://, which browsers block on https pages.",
+            hint="Set SECURE_PROXY_SSL_HEADER = ('HTTP_X_FORWARDED_PROTO', 'https'), and let the proxy set that header in "
+            "each request. Silence this check if the WSGI server already tells Django of https, as gunicorn does for a "
+            "proxy on the same machine.",
+            id="ws4redis.W015",
+        )
+    ]
+
+
+def _is_https() -> bool:
+    """Return True if the settings say that browsers use https."""
+    origins = [*django_settings.CSRF_TRUSTED_ORIGINS]
+    return bool(
+        django_settings.SESSION_COOKIE_SECURE
+        or django_settings.CSRF_COOKIE_SECURE
+        or any(str(origin).startswith("https://") for origin in origins)
+    )
+
+
+def _site_templates() -> Iterator[tuple[Path, str]]:
+    for engine in engines.all():
+        if isinstance(engine, DjangoTemplates):
+            yield from _templates(engine)
 
 
 def _templates(engine: DjangoTemplates) -> Iterator[tuple[Path, str]]:

@@ -1,16 +1,24 @@
 """System checks: one mistake at a time."""
 
 import pytest
+from django.contrib.sessions.middleware import SessionMiddleware
 from django.core import checks
 from django.test import override_settings
 
-from ws4redis.checks import MIDDLEWARE
+from ws4redis.middleware_checks import MIDDLEWARE
 
 DB = "django.contrib.sessions.backends.db"
 SIGNED = "django.contrib.sessions.backends.signed_cookies"
 DJANGO_SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
 DJANGO_USERS = "django.contrib.auth.middleware.AuthenticationMiddleware"
 LOCMEM = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+
+
+class OwnSessions(SessionMiddleware):
+    """The middleware of a site."""
+
+
+OWN_SESSIONS = f"{__name__}.OwnSessions"
 
 
 def found(deploy=False, **settings):
@@ -73,6 +81,15 @@ def test_the_test_site_has_no_findings():
         ({"MIDDLEWARE": [DJANGO_SESSIONS, DJANGO_USERS]}, ["W008"]),
         ({"MIDDLEWARE": [MIDDLEWARE, DJANGO_SESSIONS, DJANGO_USERS]}, ["E012"]),
         ({"MIDDLEWARE": [DJANGO_SESSIONS, MIDDLEWARE, DJANGO_USERS]}, ["E012"]),
+        ({"MIDDLEWARE": [OWN_SESSIONS, DJANGO_USERS, MIDDLEWARE]}, []),
+        ({"MIDDLEWARE": [MIDDLEWARE, OWN_SESSIONS, DJANGO_USERS]}, ["E012"]),
+        ({"MIDDLEWARE": [DJANGO_USERS, DJANGO_SESSIONS, MIDDLEWARE]}, ["E022"]),
+        ({"MIDDLEWARE": [DJANGO_USERS, DJANGO_SESSIONS]}, ["E022", "W008"]),
+        ({"MIDDLEWARE": [DJANGO_SESSIONS, MIDDLEWARE]}, ["W016"]),
+        ({"MIDDLEWARE": [MIDDLEWARE]}, ["W016"]),
+        ({"MIDDLEWARE": ["no.such.Middleware"]}, []),
+        # A site without sessions.
+        ({"MIDDLEWARE": []}, []),
     ],
 )
 def test_each_mistake_is_reported(settings, expected):
@@ -87,6 +104,27 @@ def test_missing_settings_are_reported():
         del settings.WS4REDIS_CONNECTION
         assert found() == ["W001"]
         assert found(deploy=True) == ["W001", "W009"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"SESSION_COOKIE_SECURE": True}, ["W015"]),
+        ({"CSRF_COOKIE_SECURE": True}, ["W015"]),
+        ({"CSRF_TRUSTED_ORIGINS": ["https://www.example.com"]}, ["W015"]),
+        ({"CSRF_TRUSTED_ORIGINS": ["http://www.example.com"]}, []),
+        ({}, []),
+        # Django knows of https: it would redirect without end otherwise.
+        ({"SESSION_COOKIE_SECURE": True, "SECURE_SSL_REDIRECT": True}, []),
+        ({"SESSION_COOKIE_SECURE": True, "SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https")}, []),
+        # No page of the site uses the variable.
+        ({"SESSION_COOKIE_SECURE": True, "TEMPLATES": []}, []),
+    ],
+)
+def test_https_that_django_does_not_know_of_is_reported_before_a_deployment(settings, expected):
+    settings = {"SECURE_PROXY_SSL_HEADER": None} | settings
+    assert found(deploy=True, **settings) == expected
+    assert found(**settings) == []
 
 
 def test_secrets_are_never_shown():

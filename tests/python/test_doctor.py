@@ -332,6 +332,14 @@ def test_a_site_without_an_answer_is_an_error(store, gateway, address):
     assert "all settings match" not in text
 
 
+def test_a_site_with_https_that_django_does_not_know_of_is_named(store, gateway):
+    gateway(answer=sound(store))
+    with override_settings(SECURE_PROXY_SSL_HEADER=None):
+        assert "SECURE_PROXY_SSL_HEADER is not set" in report(site="https://127.0.0.1:1")[0]
+        assert "SECURE_PROXY_SSL_HEADER" not in report(site="http://127.0.0.1:1")[0]
+    assert "SECURE_PROXY_SSL_HEADER" not in report(site="https://127.0.0.1:1")[0]
+
+
 def test_the_embedded_store_is_named(store, gateway, monkeypatch):
     gateway(answer=sound(store))
     info = redis.Redis.info
