@@ -117,11 +117,12 @@ impl CommandClient {
         }
     }
 
-    /// Waits at most one second for the node of a key. Outside of a cluster it returns at once. Cancel-safe.
-    pub(crate) async fn wait_for_node(&self, key: &[u8]) {
-        if let Self::Nodes(cluster, _) = self {
-            // After the timeout the command itself fails.
-            let _ = timeout(RECONNECT_TIMEOUT, cluster.until_has(key)).await;
+    /// Waits at most one second for the node of a key; returns false if it is not reachable then, and a command fails. Outside
+    /// of a cluster it returns at once. Cancel-safe.
+    pub(crate) async fn wait_for_node(&self, key: &[u8]) -> bool {
+        match self {
+            Self::Own(..) => true,
+            Self::Nodes(cluster, _) => timeout(RECONNECT_TIMEOUT, cluster.until_has(key)).await.is_ok(),
         }
     }
 

@@ -162,6 +162,14 @@ impl HistoryReader {
         self.permits.clone()
     }
 
+    /// Waits at most one second for the server of a channel's history; returns false if it is not reachable then. Cancel-safe.
+    pub(super) async fn reaches(&self, channel: &Channel) -> bool {
+        match self.names.stream(channel) {
+            Some(stream) => self.commands.wait_for_node(stream.as_str().as_bytes()).await,
+            None => true,
+        }
+    }
+
     /// Reads at most `count` messages of a channel: those after an entry or, without one, the last ones. With an entry and a
     /// value, also compares this with the last message up to the entry. None if the channel cannot have a history, or Redis
     /// refuses to read it. Retries while Redis temporarily refuses.

@@ -142,6 +142,11 @@ impl Store {
         self.histories.permits()
     }
 
+    /// Waits at most one second for the server of a channel's history; returns false if it is not reachable then. Cancel-safe.
+    pub async fn reaches_history(&self, channel: &Channel) -> bool {
+        self.histories.reaches(channel).await
+    }
+
     /// Reads at most `limit` messages of a channel's history that follow an entry, and compares a value with the last message
     /// up to that entry. None if the channel has no history, or Redis refuses to read it.
     ///

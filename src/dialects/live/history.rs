@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::proof::{may_be_removed, position, position_ago, reaches_back};
@@ -48,13 +48,25 @@ pub(super) struct ReadPermit {
 impl ReadPermit {
     /// Waits for the turn of a connection, if it is open, and then for that of its shard: no connection can keep the others
     /// waiting.
-    pub(super) async fn acquire(state: &ShardState, own: Option<Arc<Semaphore>>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When the server of a history is not reachable. It is awaited first, so that it keeps no turn.
+    pub(super) async fn acquire(
+        state: &ShardState,
+        channels: &[Channel],
+        own: Option<Arc<Semaphore>>,
+    ) -> Result<Self, RequestRefusal> {
+        let reaches = channels.iter().map(|channel| state.store.reaches_history(channel));
+        if join_all(reaches).await.contains(&false) {
+            return Err(RequestRefusal::Unavailable);
+        }
         let own = match own {
             Some(own) => own.acquire_owned().await.ok(),
             None => None,
         };
         let shared = state.store.history_permits().acquire_owned().await.ok();
-        Self { _own: own, _shared: shared }
+        Ok(Self { _own: own, _shared: shared })
     }
 }
 

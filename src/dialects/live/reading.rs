@@ -59,7 +59,8 @@ impl<'a> FacilityReading<'a> {
     /// When Redis is lost.
     pub(super) async fn begin(&self) -> Result<(Option<ReadPermit>, Vec<Option<EntryId>>), RequestRefusal> {
         let reads = self.resume.is_some() && self.histories().is_some();
-        let permit = if reads { Some(ReadPermit::acquire(self.state, None).await) } else { None };
+        let permit =
+            if reads { Some(ReadPermit::acquire(self.state, self.channels, None).await?) } else { None };
         Ok((permit, self.starts().await?))
     }
 

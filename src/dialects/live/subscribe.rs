@@ -193,7 +193,7 @@ async fn join_facility(
     let live = live_channels(state, &handshake.facility, &grant.subscribe);
     // Before the channels are joined: their messages are held meanwhile. However many others resume, each has its turn.
     let permit = match reads {
-        Some(reads) => Some(ReadPermit::acquire(state, Some(reads)).await),
+        Some(reads) => Some(ReadPermit::acquire(state, &grant.subscribe, Some(reads)).await?),
         None => None,
     };
     // A layer that hangs must not keep the turn of others. What was read counts as memory of the outboxes all the same.

@@ -125,7 +125,7 @@ impl TestCluster {
     }
 
     /// Returns a facility whose broadcast key belongs to a slot of this node.
-    fn facility_on(&self, gateway: &TestGateway, node: usize) -> String {
+    pub(super) fn facility_on(&self, gateway: &TestGateway, node: usize) -> String {
         let holds = |facility: &String| {
             let key = gateway.channel(&format!("broadcast:{facility}"));
             let found = self.nodes[node].connection().try_command(&["GET", &key]);

@@ -19,6 +19,7 @@ mod least_rights;
 mod live;
 mod live_presence;
 mod live_proof;
+mod live_turns;
 mod outage;
 mod plain_events;
 mod presence;
