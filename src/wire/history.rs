@@ -50,6 +50,17 @@ impl EntryId {
         self.seq == u64::MAX
     }
 
+    /// Returns the position directly before an entry.
+    #[must_use]
+    pub const fn before(self) -> Self {
+        match (self.ms, self.seq) {
+            (0, 0) => self,
+            // The last number stands for a time.
+            (ms, 0) => Self { ms: ms - 1, seq: u64::MAX - 1 },
+            (ms, seq) => Self { ms, seq: seq - 1 },
+        }
+    }
+
     /// Parses an id as Redis writes it, `1700000000000-0`.
     pub fn parse(text: &str) -> Option<Self> {
         let (ms, seq) = text.split_once('-')?;

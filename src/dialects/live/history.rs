@@ -33,6 +33,8 @@ pub(super) struct HistoryRead {
     pub(super) read_to: Vec<Option<EntryId>>,
     /// For each channel: from where a client continues that has got the messages; none if it is not known.
     pub(super) continues: Vec<Option<EntryId>>,
+    /// For each channel: the position directly before the messages that are left, if others are missing.
+    pub(super) before: Vec<Option<EntryId>>,
     /// For each channel: whether its value is among the messages, or before them.
     pub(super) has_value: Vec<bool>,
     /// Whether nothing is missing; none if the client does not resume.
@@ -110,10 +112,14 @@ impl HistoryReading<'_> {
         let mut is_complete = true;
         for (index, channel) in channels.iter().enumerate() {
             let value = values.get(index).and_then(Option::as_ref);
+            let mut before = None;
             let (continues, read_to, has_value) = match (self.since(channel), self.resume) {
                 (Some(since), _) => {
+                    let known = read.messages.len();
                     let after = self.read_after(channel, since, (index, value), &mut read).await?;
                     is_complete &= after.is_complete;
+                    let left = read.messages.get(known).filter(|_| !after.is_complete);
+                    before = left.map(|(_, id, _)| id.before());
                     (after.continues, after.read_to, after.has_value)
                 }
                 (None, Some(Resume::Last(count))) => {
@@ -127,6 +133,7 @@ impl HistoryReading<'_> {
                     (starts.get(index).copied().flatten(), None, false)
                 }
             };
+            read.before.push(before);
             read.continues.push(continues);
             read.read_to.push(read_to);
             read.has_value.push(has_value);

@@ -28,6 +28,8 @@ pub(super) fn reaches_back(page: &HistoryPage, since: EntryId, limits: HistoryLi
         return false;
     }
     match page.first {
+        // The client was told of a gap before this entry, and nothing behind it was removed.
+        Some(first) if since == first.before() => true,
         // Only the oldest entries are removed. Without the client's own entry the end was lost, too, for example in a failover.
         Some(first) if first <= since => since.is_time() || page.has_entry,
         // The client's own entry was removed.
@@ -37,9 +39,8 @@ pub(super) fn reaches_back(page: &HistoryPage, since: EntryId, limits: HistoryLi
             // A message that came behind the position would have kept the stream alive until then.
             let lives_until = since.ms.saturating_add(lifetime_ms(limits));
             let is_unexpired = first.map_or(now, |first| first.ms) < lives_until;
-            // A Redis that was started meanwhile may have forgotten messages. Its uptime is exact to a second.
-            let started =
-                page.uptime_seconds.map(|uptime| now.saturating_sub((uptime + 1).saturating_mul(1000)));
+            // A Redis that was started meanwhile may have forgotten messages. It tells the second of its start.
+            let started = page.uptime_seconds.map(|uptime| (now / 1000).saturating_sub(uptime) * 1000);
             let is_same =
                 started.is_some_and(|at| at <= since.ms.saturating_add(clock_difference_ms(limits)));
             is_untrimmed(page, limits) && is_unexpired && is_same
@@ -120,6 +121,19 @@ mod tests {
         assert!(!reaches_back(&stream(1000, 9000), id(9001), LIMITS), "the end is another one");
         assert!(!reaches_back(&stream(1000, 9000), id(999), LIMITS), "the client's entry was removed");
         assert!(!reaches_back(&absent(), id(999_999), LIMITS));
+        // A position directly before the first entry, which a client gets with the gap that this entry follows.
+        assert!(reaches_back(&stream(1000, 9000), id(1000).before(), LIMITS));
+        assert!(!reaches_back(&stream(1001, 9000), id(1000).before(), LIMITS), "the first one was removed");
+    }
+
+    #[test]
+    fn a_start_of_redis_behind_a_position_is_noticed_from_the_next_second_on() {
+        // Read at 950 s, so it is 2 s older.
+        let since = EntryId::at(948_000);
+        for (uptime, is_same) in [(60, true), (50, true), (49, false), (48, false)] {
+            let page = HistoryPage { uptime_seconds: Some(uptime), ..absent() };
+            assert_eq!(reaches_back(&page, since, LIMITS), is_same, "{uptime}");
+        }
     }
 
     #[test]

@@ -127,16 +127,20 @@ impl<'a> FacilityReading<'a> {
         }
     }
 
-    /// Returns the position of each audience that has a history and no replayed message, named as in
-    /// messages. Behind messages that are about to follow, a client that breaks off would continue too late.
+    /// Returns the position of each audience that has a history and no replayed message, and the position before these where
+    /// others are missing, named as in messages. Behind messages that are about to follow, a client that breaks off would
+    /// continue too late.
     pub(super) fn ids(&self, history: &HistoryRead) -> Vec<(String, EntryId)> {
         let settings = &self.state.process.settings;
-        let is_replayed = |index: usize| history.messages.iter().any(|(of, _, _)| *of == index);
         let channels = self.with_history().1;
-        let continues = channels.iter().zip(&history.continues).enumerate();
-        let ids = continues.filter(|(index, _)| !is_replayed(*index)).filter_map(|(_, (channel, id))| {
+        let positions = history.continues.iter().zip(&history.before).enumerate();
+        let positions = positions.map(|(index, (continues, before))| {
+            let is_replayed = history.messages.iter().any(|(of, _, _)| *of == index);
+            if is_replayed { *before } else { *continues }
+        });
+        let ids = channels.iter().zip(positions).filter_map(|(channel, id)| {
             let audience = settings.namespace.audience_of(channel, self.facility);
-            Some((audience_in_messages(audience).to_owned(), (*id)?))
+            Some((audience_in_messages(audience).to_owned(), id?))
         });
         ids.collect()
     }

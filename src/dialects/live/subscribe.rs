@@ -294,7 +294,8 @@ pub(super) fn open_facility(
     let is_moved = is_after_loss && history.is_complete == Some(false) && !ids.is_empty();
     if !is_after_loss || is_moved || verdict != facility.verdict {
         facility.verdict = verdict;
-        let recovered = history.is_complete.filter(|_| !is_after_loss);
+        // A client that is cut off before the gap knows of it.
+        let recovered = history.is_complete.filter(|_| !is_after_loss || is_moved);
         send_subscribed(listener, state, &SubscribedReply { ids, recovered, ..reply(facility) });
         facility.request = None;
     }
