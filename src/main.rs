@@ -21,8 +21,8 @@ fn run() -> Result<(), CommandError> {
     // These read no settings.
     match flags.command {
         Some(Command::GenerateSettings(generate)) => return cli::generate_settings(&generate, &flags.set),
-        Some(Command::Listen(ListenFlags { socketio: url, session, engine })) => {
-            return cli::listen(&ListenCommand { url, session, engine });
+        Some(Command::Listen(ListenFlags { socketio: Some(url), session, engine, .. })) => {
+            return cli::listen(&ListenCommand { url, sessions: session, engine });
         }
         Some(Command::Completions { shell }) => return cli::print_completions(shell),
         Some(Command::Man) => return cli::print_manual(),
@@ -32,9 +32,7 @@ fn run() -> Result<(), CommandError> {
     let (settings, sources) = Settings::load(file.as_deref(), std::env::vars_os(), &flags.set)?;
     match flags.command.unwrap_or(Command::Serve) {
         // Handled above.
-        Command::GenerateSettings(_) | Command::Listen(_) | Command::Completions { .. } | Command::Man => {
-            Ok(())
-        }
+        Command::GenerateSettings(_) | Command::Completions { .. } | Command::Man => Ok(()),
         Command::Settings(shown) => cli::print_settings(&sources, &shown),
         Command::Serve => {
             // Dropping the guard at the end writes the buffered lines.
@@ -47,6 +45,10 @@ fn run() -> Result<(), CommandError> {
         Command::Check(CheckFlags { listen, seconds }) => {
             let listening = listen.then_some(ListenTime { seconds });
             cli::check(&settings, file.as_deref(), &sources, listening)
+        }
+        Command::Listen(flags) => {
+            let output = flags.output;
+            cli::listen_to_facilities(&settings, &flags.into(), output)
         }
         Command::Publish(message) => cli::publish(&settings, message.into()),
     }

@@ -14,6 +14,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
         "base64",
         &[
             "access",
+            "cli/facility_listener.rs",
             "codec/fernet.rs",
             "engine",
             "events",

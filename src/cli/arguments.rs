@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::{CommandError, PublishCommand};
+use super::{CommandError, ListenRequest, PublishCommand};
 
 /// A gateway between Redis and browsers for Django sites.
 #[derive(Parser, Debug)]
@@ -46,7 +46,8 @@ pub enum Command {
     GenerateSettings(GenerateSettings),
     /// Publish a message, as Django's RedisPublisher does.
     Publish(PublishFlags),
-    /// Print the notifications of a session, as the command-line client of yunity-sockets does.
+    /// Print the messages of facilities as they come; with --socketio the notifications of a session, as the command-line
+    /// client of yunity-sockets does.
     Listen(ListenFlags),
     /// Print completions for a shell.
     Completions {
@@ -93,15 +94,34 @@ pub struct GenerateSettings {
 /// Flags of `ws4redis listen`.
 #[derive(Args, Debug)]
 pub struct ListenFlags {
-    /// The server and its path, for example <http://127.0.0.1:8000/socket/>
-    #[arg(long, value_name = "URL")]
-    pub socketio: String,
-    /// The session id that the client names.
-    #[arg(long, value_name = "NAME")]
-    pub session: String,
-    /// Protocol of Engine.IO, 3 or 4.
+    /// The facilities.
+    #[arg(required_unless_present = "socketio", conflicts_with = "socketio")]
+    pub facility: Vec<String>,
+    /// Only messages to all clients, and to the audiences of the other flags; without any of them all messages of the
+    /// facilities.
+    #[arg(long, conflicts_with = "socketio")]
+    pub broadcast: bool,
+    /// Messages to a user. May be repeated.
+    #[arg(long, value_name = "NAME", conflicts_with = "socketio")]
+    pub user: Vec<String>,
+    /// Messages to a group. May be repeated.
+    #[arg(long, value_name = "NAME", conflicts_with = "socketio")]
+    pub group: Vec<String>,
+    /// Messages to a session, by its key; may be repeated. With --socketio the session id that the client names.
+    #[arg(long, value_name = "KEY")]
+    pub session: Vec<String>,
+    /// Listen for so many seconds; default: until Ctrl-C.
+    #[arg(long, value_name = "N", conflicts_with = "socketio")]
+    pub seconds: Option<u64>,
+    /// The notifications of yunity-sockets: the server and its path, for example <http://127.0.0.1:8000/socket/>
+    #[arg(long, value_name = "URL", requires = "session")]
+    pub socketio: Option<String>,
+    /// With --socketio the protocol of Engine.IO, 3 or 4.
     #[arg(long, value_name = "VERSION", default_value = "4")]
     pub engine: String,
+    /// How to print them.
+    #[command(flatten)]
+    pub output: OutputFlags,
 }
 
 /// Flags of `ws4redis check`.
@@ -154,5 +174,12 @@ impl From<PublishFlags> for PublishCommand {
     fn from(flags: PublishFlags) -> Self {
         let PublishFlags { broadcast, user, group, session, expire, facility, message } = flags;
         Self { broadcast, users: user, groups: group, sessions: session, expire, facility, text: message }
+    }
+}
+
+impl From<ListenFlags> for ListenRequest {
+    fn from(flags: ListenFlags) -> Self {
+        let ListenFlags { facility, broadcast, user, group, session, seconds, .. } = flags;
+        Self { facilities: facility, broadcast, users: user, groups: group, sessions: session, seconds }
     }
 }

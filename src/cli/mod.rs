@@ -2,6 +2,7 @@
 
 mod arguments;
 mod check;
+mod facility_listener;
 mod findings;
 mod inventory;
 mod layer_inventory;
@@ -21,6 +22,7 @@ pub use self::arguments::{
     Arguments, CheckFlags, Command, GenerateSettings, ListenFlags, OutputFlags, PublishFlags, SettingsFlags,
 };
 pub use self::check::{ListenTime, check};
+pub use self::facility_listener::{ListenRequest, listen_to_facilities};
 pub use self::manual::{print_completions, print_manual};
 pub use self::settings_listing::{generate_settings, print_settings};
 pub use self::yunity_client::{ListenCommand, listen};

@@ -40,3 +40,9 @@ impl CommandOutput {
         writeln!(io::stdout(), "{line}").map_err(CommandError::Stdio)
     }
 }
+
+/// Prints a line about the command itself, to standard error: standard output is for what was asked for.
+pub(super) fn note(line: &str) {
+    // If standard error is closed, there is nowhere to report to.
+    let _ = writeln!(io::stderr(), "{line}");
+}

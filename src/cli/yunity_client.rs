@@ -28,8 +28,8 @@ const DEFAULT_PATH: &str = "/socket/";
 pub struct ListenCommand {
     /// The URL of the server, with its path.
     pub url: String,
-    /// The session id.
-    pub session: String,
+    /// The session id; only one is possible.
+    pub sessions: Vec<String>,
     /// The protocol of Engine.IO, 3 or 4.
     pub engine: String,
 }
@@ -61,11 +61,14 @@ enum ClientEnd {
 pub fn listen(command: &ListenCommand) -> Result<(), CommandError> {
     let version = EngineVersion::from_query(&command.engine)
         .ok_or_else(|| CommandError::Arguments("--engine has to be 3 or 4".to_owned()))?;
+    let [session] = &command.sessions[..] else {
+        return Err(CommandError::Arguments("--session: --socketio takes one".to_owned()));
+    };
     let target = ListenTarget::parse(&command.url, version).map_err(CommandError::Arguments)?;
     let mut pause = FIRST_PAUSE;
     loop {
         let begun = Instant::now();
-        let reason = match target.serve(&command.session) {
+        let reason = match target.serve(session) {
             ClientEnd::Lost(reason) => reason,
             ClientEnd::Refused(reason) => {
                 return Err(CommandError::Server(format!("{}: {reason}", command.url)));

@@ -30,6 +30,7 @@ mod jwt;
 mod keyspace_events;
 mod limits;
 mod lingering;
+mod listening;
 mod live;
 mod live_callback;
 mod live_history;
