@@ -147,8 +147,9 @@ def check_sessions(app_configs: Sequence[AppConfig] | None, **kwargs: object) ->
     from ws4redis import views
 
     engine = session_engine.describe()
-    # `runserver` has a callback of its own.
-    if engine.obstacle is None or settings.WS4REDIS_CALLBACK_SECRET or views.run_secrets:
+    # `runserver` has a callback of its own, which the doctor asks for.
+    is_in_development = django_settings.DEBUG or views.run_secrets
+    if engine.obstacle is None or settings.WS4REDIS_CALLBACK_SECRET or is_in_development:
         return []
     return [
         checks.Warning(

@@ -16,6 +16,7 @@ from django.core import checks
 from ws4redis import (
     channels,
     connection,
+    facilities,
     gateway_settings,
     handshake,
     history,
@@ -25,6 +26,7 @@ from ws4redis import (
     settings,
     testing,
 )
+from ws4redis.development import IDENTITY_PATH
 from ws4redis.redis_store import RedisStore
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 PROBE = "ws4redis:doctor"
 # Lifetime of the test session if an interrupt prevents its deletion.
 PROBE_SECONDS = 60
+# Longest message on the control channel that a gateway reads.
+MAX_QUERY_BYTES = 4 * 1024
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 
@@ -71,6 +75,9 @@ class Doctor:
         self.site = site
         self.facility = facility
         self.errors = 0
+        self.facilities: dict[str, str] = {}
+        # Findings that do not apply if all gateways are those of runserver, which asks the site by itself.
+        self._unless_runserver: list[Finding] = []
         self.nonce = secrets.token_hex(16)
         self.engine = session_engine.describe()
 
@@ -80,6 +87,8 @@ class Doctor:
             # Nothing is said to match while something is known not to.
             self.errors += finding.level == ERROR
             yield finding
+        # No gateway was asked.
+        yield from self._unless_runserver
 
     def _examine(self) -> Iterator[Finding]:
         yield from self._system_checks()
@@ -125,7 +134,11 @@ class Doctor:
         found = [message for message in found if not message.is_silenced()]
         for message in found:
             level = ERROR if message.level >= checks.ERROR else WARNING
-            yield Finding(level, f"{message.msg}" + (f" {message.hint}" if message.hint else ""))
+            finding = Finding(level, f"{message.msg}" + (f" {message.hint}" if message.hint else ""))
+            if message.id == "ws4redis.W006":
+                self._unless_runserver.append(finding)
+            else:
+                yield finding
         if not found:
             yield Finding(OK, "manage.py check finds no problem in the settings")
 
@@ -152,13 +165,9 @@ class Doctor:
             try:
                 session, findings = self._store_test_session()
                 yield from findings
-                query = {"v": identity.FORMAT, "doctor": self.nonce}
-                if session is not None and self.engine.obstacle is None:
-                    query["session"] = str(session.session_key)
-                listeners: Any = client.publish(
-                    identity.control_channel(), json.dumps(query, separators=(",", ":"))
-                )
+                listeners: Any = client.publish(identity.control_channel(), self._query(session))
                 answers = list(self._answers(pubsub, listeners)) if listeners else []
+                yield from self._callback(answers)
                 yield from self._handshake(session)
             finally:
                 if session is not None:
@@ -166,6 +175,35 @@ class Doctor:
         yield from self._report_listeners(client, listeners, len(answers))
         for answer in answers:
             yield from self._compare(answer)
+
+    def _query(self, session: SessionBase | None) -> str:
+        query: dict[str, Any] = {"v": identity.FORMAT, "doctor": self.nonce}
+        if session is not None and self.engine.obstacle is None:
+            query["session"] = str(session.session_key)
+        remaining = MAX_QUERY_BYTES - len(_compact(query)) - len(',"facilities":[]')
+        for name, place in sorted(facilities.named().items()):
+            remaining -= len(_compact(name)) + 1
+            # Gateways ignore longer queries.
+            if remaining >= 0:
+                self.facilities[name] = place
+        return _compact({**query, "facilities": list(self.facilities)})
+
+    def _callback(self, answers: list[dict[str, Any]]) -> Iterator[Finding]:
+        """Yield what sessions outside of Redis need, once it is known whose gateways answer."""
+        late, self._unless_runserver = self._unless_runserver, []
+        if answers and all(_is_of_runserver(answer) for answer in answers):
+            if self.engine.obstacle is not None:
+                yield Finding(OK, f"{self.engine.obstacle}; the gateway of manage.py runserver asks the site")
+            return
+        yield from late
+        if self.engine.obstacle is None:
+            return
+        if not answers and django_settings.DEBUG and not settings.WS4REDIS_CALLBACK_SECRET:
+            text = "manage.py runserver sets auth.callback_url in its gateway, any other needs it"
+            yield Finding(WARNING, f"{self.engine.obstacle}; {text}")
+            return
+        level = OK if settings.WS4REDIS_CALLBACK_SECRET else ERROR
+        yield Finding(level, f"{self.engine.obstacle}; the gateway needs auth.callback_url")
 
     def _handshake(self, session: SessionBase | None) -> Iterator[Finding]:
         if self.site is None:
@@ -191,11 +229,7 @@ class Doctor:
     def _store_test_session(self) -> tuple[SessionBase | None, list[Finding]]:
         """Store a session as Django does, and look it up in Redis as the gateway does."""
         if self.engine.obstacle is not None:
-            if _may_be_for_development():
-                text = "manage.py runserver sets auth.callback_url in its gateway, any other needs it"
-                return None, [Finding(WARNING, f"{self.engine.obstacle}; {text}")]
-            level = OK if settings.WS4REDIS_CALLBACK_SECRET else ERROR
-            return None, [Finding(level, f"{self.engine.obstacle}; the gateway needs auth.callback_url")]
+            return None, []
         try:
             session = session_engine.store_class()()
             session[PROBE] = self.nonce
@@ -293,18 +327,16 @@ class Doctor:
         if self.engine.obstacle is not None and answer.get("callback") is False:
             matches = False
             yield Finding(ERROR, f"{gateway}: auth.callback_url is not set")
-        proof = answer.get("callback_proof")
+        # runserver generates a secret for each run.
+        proof = None if _is_of_runserver(answer) else answer.get("callback_proof")
         if isinstance(proof, str) and not any(
             hmac.compare_digest(proof.encode(), expected.encode()) for expected in self._callback_proofs()
         ):
             matches = False
-            if _may_be_for_development():
-                text = "its auth.callback_secret was not compared; runserver generates one, any other gateway needs "
-                yield Finding(WARNING, f"{gateway}: {text}WS4REDIS_CALLBACK_SECRET")
-            else:
-                yield Finding(
-                    ERROR, f"{gateway}: its auth.callback_secret is not in WS4REDIS_CALLBACK_SECRET"
-                )
+            yield Finding(ERROR, f"{gateway}: its auth.callback_secret is not in WS4REDIS_CALLBACK_SECRET")
+        for text in self._unreachable(answer):
+            matches = False
+            yield Finding(WARNING, f"{gateway}: {text}")
         for finding in _compare_features(answer):
             matches = False
             yield Finding(finding.level, f"{gateway}: {finding.text}")
@@ -313,6 +345,16 @@ class Doctor:
             yield Finding(OK, f"{gateway}: off there: {', '.join(off)}")
         if matches:
             yield Finding(OK, f"{gateway}: {self._praise(bool(off))}")
+
+    def _unreachable(self, answer: dict[str, Any]) -> Iterator[str]:
+        names = answer.get("unreachable")
+        for name in names if isinstance(names, list) else []:
+            place = self.facilities.get(name)
+            if place is not None:
+                yield (
+                    f"its [[access]] rules let nobody subscribe to the facility {name!r}, and {place} there; name it in a "
+                    "rule with a subscribe- flag"
+                )
 
     def _praise(self, has_features_off: bool) -> str:
         if self.errors:
@@ -328,9 +370,13 @@ class Doctor:
         ]
 
 
-def _may_be_for_development() -> bool:
-    """Return True if runserver may have started the gateway: it sets the callback, with a secret of its own."""
-    return django_settings.DEBUG and not settings.WS4REDIS_CALLBACK_SECRET
+def _is_of_runserver(answer: dict[str, Any]) -> bool:
+    """Return True if `runserver` has started the gateway, and answers its questions for visitors."""
+    return answer.get("callback_path") == IDENTITY_PATH
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _server(about: dict[str, Any]) -> Finding:
@@ -342,7 +388,7 @@ def _server(about: dict[str, Any]) -> Finding:
         # redis-py splits the values of INFO at commas.
         embedded = ",".join(embedded)
     return Finding(
-        WARNING,
+        OK if django_settings.DEBUG else WARNING,
         f"the embedded store of a gateway answers ({embedded}), no Redis; messages are lost when that gateway ends, and "
         "sessions unless embedded.snapshot_file keeps them, as with runserver. On a server start Redis before it, and set "
         "redis.url",

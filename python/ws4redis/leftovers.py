@@ -132,11 +132,17 @@ def _loops() -> Iterator[checks.CheckMessage]:
 def _files_of_site() -> Iterator[Path]:
     """Yield the Python files where a site has its wsgi.py: in its folder, and next to manage.py."""
     folders = {Path(name).resolve() for name in [getattr(django_settings, "BASE_DIR", None)] if name}
+    for folder in sorted((folders | project_folders()) - {HERE}):
+        yield from islice(sorted(folder.glob("*.py")), MAX_FILES)
+
+
+def project_folders() -> set[Path]:
+    """Return the folders of the packages that the settings name: the one of `django-admin startproject`."""
+    folders: set[Path] = set()
     for setting in ("SETTINGS_MODULE", "ROOT_URLCONF", "WSGI_APPLICATION"):
         module = str(getattr(django_settings, setting, None) or "").partition(".")[0]
         folders |= _folders_of(module)
-    for folder in sorted(folders - {HERE}):
-        yield from islice(sorted(folder.glob("*.py")), MAX_FILES)
+    return folders
 
 
 def _folders_of(module: str) -> set[Path]:

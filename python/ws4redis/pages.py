@@ -7,7 +7,7 @@ import re
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from django.conf import settings as django_settings
 from django.core import checks
@@ -108,7 +108,7 @@ def _templates(engine: DjangoTemplates) -> Iterator[tuple[Path, str]]:
     for folder in engine.template_dirs:
         if PACKAGES & set(Path(folder).parts):
             continue
-        for file in islice(_files(folder), MAX_TEMPLATES):
+        for file in islice(files_below(folder), MAX_TEMPLATES):
             try:
                 if file.is_file() and file.stat().st_size <= MAX_BYTES:
                     yield file, file.read_text("utf-8")
@@ -116,20 +116,34 @@ def _templates(engine: DjangoTemplates) -> Iterator[tuple[Path, str]]:
                 continue
 
 
-def _files(folder: str | Path) -> Iterator[Path]:
+def files_below(folder: str | Path) -> Iterator[Path]:
+    """Yield the files of a folder and its folders, without installed packages and hidden folders."""
     # A site may name its base directory, with an environment and node_modules; this runs before each command.
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in PACKAGES and not name.startswith(".")]
         yield from (Path(parent) / name for name in names)
 
 
+def subscribed() -> Iterator[tuple[Path, int, str]]:
+    """Yield the facilities that pages subscribe to, with file and line, as far as the address is a text."""
+    for file, text in _site_templates():
+        for found in ADDRESS.finditer(text):
+            _, rest, continued = found.groups()
+            name, _, query = rest.partition("?")
+            if not continued and any(flag.startswith("subscribe-") for flag in _flags(query)):
+                yield file, text.count("\n", 0, found.start()) + 1, unquote(name)
+
+
+def _flags(query: str) -> set[str]:
+    """Return the valid flags of a query, with the spelling that the gateway accepts."""
+    names = {name.strip().lower() for name, _ in parse_qsl(query, keep_blank_values=True)}
+    return names & FLAGS
+
+
 def _silent_addresses(file: Path, text: str) -> Iterator[checks.CheckMessage]:
     for found in ADDRESS.finditer(text):
         _, rest, continued = found.groups()
-        names = {
-            name.strip().lower() for name, _ in parse_qsl(rest.partition("?")[2], keep_blank_values=True)
-        }
-        if continued or names & FLAGS:
+        if continued or _flags(rest.partition("?")[2]):
             continue
         line = text.count("\n", 0, found.start()) + 1
         yield checks.Warning(

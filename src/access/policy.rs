@@ -72,6 +72,11 @@ impl Policy {
         Self { anonymous_publish, ..self }
     }
 
+    /// Returns whether any visitor may subscribe to channels of the facility.
+    pub fn admits_subscribers(&self, facility: &Facility) -> bool {
+        rules::admit_subscribers(&self.rules, facility)
+    }
+
     /// Returns the channels of a handshake that this visitor may use. Flags outside `allowed` are ignored.
     ///
     /// # Errors

@@ -86,6 +86,12 @@ impl Rule {
         groups.fold(self.anonymous.and(self.users), Flags::and).presence()
     }
 
+    /// Returns whether it lets anybody subscribe to anything.
+    fn grants_subscriptions(&self) -> bool {
+        let granted = self.groups.values().copied().fold(self.anonymous.and(self.users), Flags::and);
+        AudienceKind::ALL.into_iter().any(|kind| granted.subscribes(kind))
+    }
+
     /// Returns the verdict of this rule; `None` if it does not match the facility.
     fn decide(&self, facility: &Facility, flags: Flags, identity: &Identity) -> Option<RuleVerdict> {
         if !self.facilities.admit(facility) {
@@ -113,6 +119,12 @@ pub(super) fn decide(rules: &[Rule], facility: &Facility, flags: Flags, identity
         return RuleVerdict::Allowed(flags, Rate::default());
     }
     rules.iter().find_map(|rule| rule.decide(facility, flags, identity)).unwrap_or(RuleVerdict::Forbidden)
+}
+
+/// Returns whether any visitor may subscribe to channels of the facility.
+pub(super) fn admit_subscribers(rules: &[Rule], facility: &Facility) -> bool {
+    let rule = rules.iter().find(|rule| rule.facilities.admit(facility));
+    rules.is_empty() || rule.is_some_and(Rule::grants_subscriptions)
 }
 
 /// Returns the flags that match the names.
@@ -180,6 +192,32 @@ mod tests {
         check(&rules, "/ws/news", None, &["staff"], Some("[subscribe-broadcast, echo]"));
         check(&rules, "/ws/other", Some("john"), &["staff"], None);
         check(&[], "/ws/other", None, &[], all);
+    }
+
+    #[test]
+    fn a_facility_is_unreachable_if_its_rule_grants_no_subscription() {
+        let publishers = RuleText {
+            facilities: vec!["inbox".into()],
+            users: vec!["publish-*".into()],
+            ..RuleText::default()
+        };
+        let members = RuleText {
+            facilities: vec!["members".into()],
+            groups: [("staff".to_owned(), vec!["subscribe-group".to_owned()])].into(),
+            ..RuleText::default()
+        };
+        let all = RuleText {
+            facilities: vec!["inbox".into()],
+            users: vec!["subscribe-*".into()],
+            ..members.clone()
+        };
+        let rules = [publishers, members, all, written()].map(|text| Rule::new(&text).unwrap());
+        let admit = |rules, name| admit_subscribers(rules, &Facility::new(name));
+        assert_eq!(
+            ["chat-1", "members", "inbox", "other"].map(|name| admit(&rules, name)),
+            [true, true, false, false]
+        );
+        assert!(admit(&[], "other"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::state::ShardState;
 use crate::access::session::KeyTemplate;
 use crate::settings::{HistoryLimits, HistoryRule, Settings, SocketIoSettings};
 use crate::visitors::Probe;
-use crate::wire::DoctorQuery;
+use crate::wire::{DoctorQuery, Facility};
 
 /// This server's view.
 #[derive(Serialize)]
@@ -35,9 +35,14 @@ struct DoctorReport<'a> {
     /// Whether Django knows which users are online.
     presence: bool,
     callback: bool,
+    /// The path of `auth.callback_url`, which tells the gateway of `manage.py runserver` from others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    callback_path: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     callback_proof: Option<String>,
     history: Vec<HistoryTable<'a>>,
+    /// The facilities of the query that no visitor may subscribe to, because of `[[access]]`.
+    unreachable: Vec<&'a str>,
 }
 
 /// A `[[history]]` table.
@@ -77,7 +82,9 @@ async fn examine(state: &ShardState, query: &DoctorQuery) {
     let settings = &state.process.settings;
     let name = format!("doctor:{}", query.nonce);
     let channel = settings.namespace.own(&name);
-    let report = report(settings, probe, &format!("ws4redis:{name}"));
+    let unreachable = query.facilities.iter().filter(|facility| !state.policy.admits_subscribers(facility));
+    let unreachable = unreachable.map(Facility::as_str).collect();
+    let report = DoctorReport { unreachable, ..report(settings, probe, &format!("ws4redis:{name}")) };
     let Ok(report) = serde_json::to_vec(&report) else { return };
     match state.store.announce(&channel, report).await {
         Ok(()) => info!("answered manage.py ws4redis_doctor"),
@@ -126,7 +133,9 @@ fn report<'a>(settings: &'a Settings, probe: Option<Probe>, signed: &str) -> Doc
         socketio_channels: read_channels(&settings.socket_io),
         presence: !settings.presence.is_empty() || settings.events.tells_presence(),
         callback: settings.callback.is_some(),
+        callback_path: settings.callback.as_ref().map(|callback| callback.url.path()),
         callback_proof: proof,
         history: settings.history.iter().map(HistoryTable::new).collect(),
+        unreachable: Vec::new(),
     }
 }

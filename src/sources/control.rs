@@ -5,7 +5,7 @@
 use serde::Deserialize;
 
 use super::Instruction;
-use crate::wire::{DoctorQuery, Invalidation, Message, SessionDigest};
+use crate::wire::{DoctorQuery, Facility, Invalidation, Message, SessionDigest};
 
 /// Longest message that is parsed, in bytes.
 const MAX_BYTES: usize = 4 * 1024;
@@ -22,6 +22,8 @@ struct ControlMessage {
     groups: Option<Box<str>>,
     doctor: Option<Box<str>>,
     session: Option<Box<str>>,
+    #[serde(default)]
+    facilities: Vec<Box<str>>,
 }
 
 /// Returns what a message asks for; `None` if it is malformed or of another version.
@@ -49,7 +51,8 @@ fn parse(payload: &[u8]) -> Option<Instruction> {
             Some(Instruction::Invalidate(Invalidation::Groups { id }))
         }
         (None, None, None, Some(nonce)) if is_hex(&nonce, 32) => {
-            Some(Instruction::Query(DoctorQuery { nonce, session: message.session }))
+            let facilities = message.facilities.iter().map(|name| Facility::new(name)).collect();
+            Some(Instruction::Query(DoctorQuery { nonce, session: message.session, facilities }))
         }
         _ => None,
     }
@@ -94,9 +97,14 @@ mod tests {
         {
             assert_eq!(parse(wrong.as_bytes()), None, "{wrong}");
         }
-        let json = format!(r#"{{"v":1,"doctor":"{nonce}","session":"s"}}"#);
-        let query = DoctorQuery { nonce: nonce.into(), session: Some("s".into()) };
+        let json = format!(r#"{{"v":1,"doctor":"{nonce}","session":"s","facilities":["a"]}}"#);
+        let facilities = Box::new([Facility::new("a")]);
+        let query = DoctorQuery { nonce: nonce.into(), session: Some("s".into()), facilities };
         assert_eq!(parse(json.as_bytes()), Some(Instruction::Query(query)));
+        let json = format!(r#"{{"v":1,"doctor":"{nonce}"}}"#);
+        let query = DoctorQuery { nonce: nonce.into(), session: None, facilities: Box::default() };
+        assert_eq!(parse(json.as_bytes()), Some(Instruction::Query(query)));
+        assert_eq!(parse(format!(r#"{{"v":1,"doctor":"{nonce}","facilities":"a"}}"#).as_bytes()), None);
         for nonce in ["", "0123", "0123456789ABCDEF0123456789abcdef", "0123456789abcdef0123456789abcde:"] {
             assert_eq!(parse(format!(r#"{{"v":1,"doctor":"{nonce}"}}"#).as_bytes()), None, "{nonce}");
         }

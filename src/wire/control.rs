@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU64;
 
+use super::Facility;
+
 /// A reason to re-read sessions, or the groups of a user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Invalidation {
@@ -32,6 +34,8 @@ pub struct DoctorQuery {
     pub nonce: Box<str>,
     /// The key of the session that the doctor created, if sessions are stored in Redis.
     pub session: Option<Box<str>>,
+    /// Facilities that the site publishes to.
+    pub facilities: Box<[Facility]>,
 }
 
 /// Omits the session key.

@@ -124,12 +124,12 @@ class Server(Process):
                 head, _, body = file.read().partition(b"\r\n\r\n")
         return int(head.split()[1]), head.decode(), body.decode()
 
-    def client(self, flags="subscribe-broadcast", host="127.0.0.1", cookie=None):
+    def client(self, flags="subscribe-broadcast", host="127.0.0.1", cookie=None, facility="foobar"):
         """Connects as a page of this host does."""
         headers = {"Cookie": cookie} if cookie else {}
         place = f"{host}:{self.port}"
         return Client(
-            f"ws://{place}/ws/foobar?{flags}", origin=f"http://{place}", additional_headers=headers, open_timeout=START_SECONDS
+            f"ws://{place}/ws/{facility}?{flags}", origin=f"http://{place}", additional_headers=headers, open_timeout=START_SECONDS
         )
 
     def publish(self, text, user=None):
@@ -215,6 +215,30 @@ def test_a_new_project_has_websockets_users_and_static_files_on_one_port(project
         assert "WebSockets at /ws/ by the ws4redis gateway" in output
         assert "the gateway has a small one there, which keeps sessions in" in output
         assert " WARN " not in output, output
+
+
+def test_the_doctor_complains_of_nothing_in_a_new_project(project):
+    """The sessions are in the database, and the gateway of runserver asks the site itself."""
+    with project.serve("--noreload") as server:
+        with server.client():
+            pass
+        report = project.run(project.home / "manage.py", "ws4redis_doctor", "--site", f"http://127.0.0.1:{server.port}")
+        complaints = re.findall(r"^ *(?:warning|error) .*", report, re.M)
+        assert complaints == [], report
+        assert "the gateway of manage.py runserver asks the site" in report
+
+
+def test_the_doctor_names_a_facility_that_no_rule_admits(project):
+    rules = {"access": [{"facility": ["news"], "users": ["subscribe-*"]}, {"facility": ["ws4redis-*"], "anonymous": ["subscribe-*"]}]}
+    project.append("settings", f"\nWS4REDIS_GATEWAY = {rules!r}\n")
+    with project.serve("--noreload") as server:
+        with server.client("subscribe-broadcast", facility="ws4redis-doctor"):
+            pass
+        report = project.run(project.home / "manage.py", "ws4redis_doctor")
+        complaints = re.findall(r"^ *(?:warning|error)  (.*)", report, re.M)
+        assert len(complaints) == 1, report
+        assert "nobody subscribe to the facility 'foobar'" in complaints[0]
+        assert "mysite/urls.py:" in complaints[0]
 
 
 def test_a_reload_keeps_the_sockets_and_changed_settings_of_the_gateway_are_used(project):

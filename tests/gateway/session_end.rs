@@ -362,6 +362,8 @@ async fn the_doctor_receives_the_view_of_this_server() {
         assert_eq!(answer["heartbeat"], "--beat--");
         assert_eq!(answer["keys"][0], ":1:django.contrib.sessions.cache{key}");
         assert_eq!(answer["callback"], true);
+        assert_eq!(answer["callback_path"], "/identity/");
+        assert_eq!(answer["unreachable"], serde_json::json!([]));
         assert_eq!(
             (&answer["events"], &answer["socketio"], &answer["presence"]),
             (&"".into(), &false.into(), &false.into())
@@ -374,6 +376,31 @@ async fn the_doctor_receives_the_view_of_this_server() {
         );
         assert!(!answer.to_string().contains(&session));
     }
+}
+
+#[tokio::test]
+async fn the_doctor_learns_which_facilities_nobody_may_subscribe_to() {
+    let rules = r#"
+        [[access]]
+        facility = "inbox"
+        users = ["publish-broadcast"]
+
+        [[access]]
+        facility = ["news", "chat-*"]
+        users = ["subscribe-*"]
+
+        [[access]]
+        facility = [""]
+    "#;
+    let gateway = TestGateway::builder().rules(rules).start().await;
+    let nonce = "0123456789abcdef0123456789abcdef";
+    let mut answers = RedisServer::shared().connection();
+    answers.command(&["SUBSCRIBE", &gateway.channel(&format!("ws4redis:doctor:{nonce}"))]);
+    let asked = r#"["news","inbox","chat-1","other"]"#;
+    gateway.publish("ws4redis:control", format!(r#"{{"v":1,"doctor":"{nonce}","facilities":{asked}}}"#));
+    let answer: serde_json::Value = serde_json::from_slice(&payload(answers.reply())).unwrap();
+    assert_eq!(answer["unreachable"], serde_json::json!(["inbox", "other"]));
+    assert_eq!(answer["callback_path"], serde_json::Value::Null);
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ def found(deploy=False, **settings):
         return [
             m.id.removeprefix("ws4redis.")
             for m in checks.run_checks(tags=["ws4redis"], include_deployment_checks=deploy)
+            if not m.is_silenced()
         ]
 
 
@@ -70,6 +71,8 @@ def test_the_test_site_has_no_findings():
         ({"WS4REDIS_IDENTITY_SECONDS": 5}, ["W005"]),
         ({"SESSION_ENGINE": DB}, ["W006"]),
         ({"SESSION_ENGINE": SIGNED}, ["W006"]),
+        # runserver identifies its users; the doctor names gateways that cannot.
+        ({"SESSION_ENGINE": DB, "DEBUG": True, "SILENCED_SYSTEM_CHECKS": ["ws4redis.W020"]}, []),
         ({"CACHES": LOCMEM}, ["W006"]),
         ({"SESSION_CACHE_ALIAS": "none"}, ["W006"]),
         ({"SESSION_ENGINE": DB, "WS4REDIS_CALLBACK_SECRET": "x" * 16}, []),

@@ -15,6 +15,8 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 from stores import DEADLINE_SECONDS
 
+from ws4redis import facilities
+
 SECRET = "a secret of some length"
 
 
@@ -206,14 +208,43 @@ def test_the_secret_is_compared_without_being_sent(store, gateway):
     assert not failed
 
 
-def test_a_gateway_of_runserver_is_no_error_with_sessions_in_the_database(store, gateway):
-    gateway(answer=sound_without_sessions(callback=True, callback_proof="0" * 64))
-    with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.db", DEBUG=True):
+OF_RUNSERVER = {"callback": True, "callback_path": "/.ws4redis/identity/", "callback_proof": "0" * 64}
+IN_DATABASE = "django.contrib.sessions.backends.db"
+
+
+@pytest.mark.parametrize("setting", [{}, {"WS4REDIS_CALLBACK_SECRET": SECRET}, {"DEBUG": True}])
+def test_a_gateway_of_runserver_needs_no_callback_of_the_site(store, gateway, setting):
+    gateway(answer=sound_without_sessions(**OF_RUNSERVER))
+    # The apps of the test site have another order.
+    setting = setting | {"SESSION_ENGINE": IN_DATABASE, "SILENCED_SYSTEM_CHECKS": ["ws4redis.W020"]}
+    with override_settings(**setting):
         text, failed = report()
-    assert "manage.py runserver sets auth.callback_url in its gateway, any other needs it" in text
-    assert "its auth.callback_secret was not compared; runserver generates one" in text
-    assert "settings match" not in text
+    assert "are in the database; the gateway of manage.py runserver asks the site" in text
+    assert "gateway-1: all settings match" in text
+    assert re.findall("^(?:warning|  error) .*", text, re.M) == []
     assert not failed
+
+
+def test_another_gateway_beside_the_one_of_runserver_needs_a_callback(store, gateway):
+    gateway(answer=sound_without_sessions(**OF_RUNSERVER))
+    gateway(answer=sound_without_sessions(callback=False, server="gateway-2"))
+    with override_settings(SESSION_ENGINE=IN_DATABASE):
+        text, failed = report()
+    assert re.search("^warning  The gateway cannot identify logged-in users", text, re.M)
+    assert "gateway-2: auth.callback_url is not set" in text
+    assert "gateway-1: auth.callback" not in text
+    assert failed
+
+
+def test_without_a_gateway_the_sessions_in_the_database_are_named(store):
+    with override_settings(SESSION_ENGINE=IN_DATABASE, DEBUG=True):
+        text, _ = report()
+    assert "manage.py runserver sets auth.callback_url in its gateway, any other needs it" in text
+    with override_settings(
+        SESSION_ENGINE=IN_DATABASE, WS4REDIS_CONNECTION={"unix_socket_path": "/nonexistent/redis.sock"}
+    ):
+        text, _ = report()
+    assert len(re.findall("^warning  The gateway cannot identify logged-in users", text, re.M)) == 1
 
 
 @pytest.mark.parametrize(
@@ -338,6 +369,71 @@ def test_a_site_with_https_that_django_does_not_know_of_is_named(store, gateway)
         assert "SECURE_PROXY_SSL_HEADER is not set" in report(site="https://127.0.0.1:1")[0]
         assert "SECURE_PROXY_SSL_HEADER" not in report(site="http://127.0.0.1:1")[0]
     assert "SECURE_PROXY_SSL_HEADER" not in report(site="https://127.0.0.1:1")[0]
+
+
+# ---- Facilities ------------------------------------------------------------------------------------------------------
+
+
+def test_facilities_that_nobody_may_hear_are_named_with_their_place(store, gateway, monkeypatch):
+    asked = []
+
+    def answer(query):
+        asked.extend(query["facilities"])
+        # The gateway may be another one, which was asked for others.
+        return sound(store, unreachable=["orders", "never-asked", 5])(query)
+
+    gateway(answer=answer)
+    monkeypatch.setattr(
+        facilities, "named", lambda: {"orders": "shop/views.py:7 publishes", "chat": "x:1 subscribes"}
+    )
+    text, failed = report()
+    assert asked == ["chat", "orders"]
+    assert "let nobody subscribe to the facility 'orders', and shop/views.py:7 publishes there" in text
+    assert "never-asked" not in text
+    assert "all settings match" not in text
+    assert not failed
+
+
+def test_the_query_is_never_longer_than_gateways_read(store, gateway, monkeypatch):
+    lengths = []
+
+    def answer(query):
+        lengths.append(len(json.dumps(query, separators=(",", ":"))))
+        return sound(store)(query)
+
+    gateway(answer=answer)
+    names = {f"facility-{number:04}": "x:1 publishes" for number in range(1000)}
+    monkeypatch.setattr(facilities, "named", lambda: names | {"\u00e4" * 5000: "x:1 publishes"})
+    text, _ = report()
+    assert "all settings match" in text
+    assert 4000 < lengths[0] <= 4096
+
+
+def test_the_facilities_of_the_test_site_are_found():
+    found = facilities.named()
+    assert set(found) == {"foobar"}, found
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("RedisPublisher(facility='a', broadcast=True)", ["a"]),
+        ("publisher.RedisPublisher(facility='a', users=users)", ["a"]),
+        ("RedisPublisher(facility='a', **audience)", ["a"]),
+        # It only reads.
+        ("RedisPublisher(facility='a').fetch_message(None)", []),
+        ("RedisPublisher(facility=f'a-{b}', broadcast=True)", []),
+        ("RedisPublisher(facility=name, broadcast=True)", []),
+        ("publish_html('a', 'b.html', broadcast=True)", ["a"]),
+        ("publish_event_on_commit(facility='a', name='b')", ["a"]),
+        ("await html.apublish_html('a', 'b.html')", ["a"]),
+        ("other('a')", []),
+        ("def broken(:", []),
+        ("publish_html()\nx()()", []),
+    ],
+)
+def test_only_names_that_are_texts_are_found(source, expected):
+    assert [name for name, _ in facilities.published(source)] == expected
 
 
 def test_the_embedded_store_is_named(store, gateway, monkeypatch):
