@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use ring::digest;
 
+use crate::wire::ClientDetails;
+
 /// The credentials of a request.
 #[derive(Default)]
 pub struct Credentials {
@@ -18,6 +20,8 @@ pub struct Credentials {
     pub address: Option<IpAddr>,
     /// Whether that address belongs to the visitor alone.
     pub client_address: ClientAddress,
+    /// What the operator wants to know about the client, if that is kept.
+    pub details: Option<Box<ClientDetails>>,
 }
 
 /// The owner of the address that a request comes from.

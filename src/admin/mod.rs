@@ -13,6 +13,7 @@ mod connection;
 mod connections;
 mod guard;
 mod health;
+mod list;
 mod receivers;
 mod refusal;
 mod reply;

@@ -46,6 +46,9 @@ pub(super) enum Refusal {
     /// A parameter of the query.
     #[error("{0}")]
     Parameter(&'static str),
+    /// A parameter that a list does not have, with those that it has.
+    #[error("this list has no such parameter; there are limit, after, {0}")]
+    UnknownParameter(String),
     /// The server stops.
     #[error("draining: the server is stopping and accepts no clients; use another gateway")]
     Draining,
@@ -75,7 +78,7 @@ impl Refusal {
             Self::NotFound | Self::NotTheList => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Parameter(_) => StatusCode::BAD_REQUEST,
+            Self::Parameter(_) | Self::UnknownParameter(_) => StatusCode::BAD_REQUEST,
             Self::Draining
             | Self::NoRedis
             | Self::NoSessionRedis

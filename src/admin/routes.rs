@@ -63,7 +63,7 @@ async fn route<B>(request: &Request<B>, shards: &Shards) -> Result<Response<Repl
         "/health/ready" => health::ready(shards).await?,
         "/receivers" => receivers::count(request.uri().query(), shards).await?,
         "/yunity" => return Ok(reply::response(yunity::list(shards).await?)),
-        _ => connections::list(request.uri().query(), shards).await?,
+        _ => return connections::list(request, shards).await,
     };
     Ok(reply::json(&value))
 }

@@ -3,6 +3,7 @@
 //!
 //! Not here: HTTP (`http`), frames (`socket`), and which connection gets a message (`hub`).
 
+mod description;
 mod groups;
 mod identify;
 pub mod live;

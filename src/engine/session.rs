@@ -52,6 +52,8 @@ pub struct EngineSession {
     pub last_ping: Cell<u64>,
     /// Why it ends soon, if it does.
     pub deadline: Cell<Deadline>,
+    /// Packets of the client in namespaces that it has joined.
+    pub received: Cell<u32>,
     /// How often the client was refused a namespace.
     pub refused_connects: Cell<u8>,
     /// Limits its events, in all namespaces together; none before the first one.
@@ -167,6 +169,7 @@ impl EngineSession {
             last_received: Cell::new(now),
             last_ping: Cell::new(now),
             deadline: Cell::new(deadline),
+            received: Cell::new(0),
             refused_connects: Cell::new(0),
             event_limit: OnceCell::new(),
             joins_until: Cell::new(0),

@@ -28,6 +28,8 @@ pub struct HttpConfig {
     pub proxies: Proxies,
     /// Whether tokens are accepted.
     pub tokens: bool,
+    /// Whether connections keep the visitor's address and program, for the operator.
+    pub keeps_details: bool,
     /// The headers that the callback gets, if there is one: Cookie, Authorization and the site's own.
     pub passed_on: Option<Vec<HeaderName>>,
     /// The demo page, if it is served.

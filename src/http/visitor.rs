@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use hyper::Request;
 use hyper::header::{
     AUTHORIZATION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
-    SEC_WEBSOCKET_PROTOCOL, VIA,
+    SEC_WEBSOCKET_PROTOCOL, USER_AGENT, VIA,
 };
 
 use super::Rejection;
@@ -13,7 +13,7 @@ use super::http_config::HttpConfig;
 use super::request::{lines, only, tokens};
 use crate::access::token::Untrusted;
 use crate::access::{Credentials, Peer, Token, cookie_value};
-use crate::wire::parameters;
+use crate::wire::{ClientDetails, parameters};
 
 /// Prefix of an offered subprotocol that is a token. The 101 never selects one.
 pub(super) const TOKEN_PROTOCOL: &str = "bearer.";
@@ -81,7 +81,13 @@ pub(super) fn credentials<B>(
         config.proxies.visitor(peer, &lines(headers, &X_FORWARDED_FOR), &lines(headers, &FORWARDED));
     let address = visitor.address();
     let client_address = config.proxies.client_address(peer, visitor, is_forwarded(headers));
-    Ok(Credentials { session_cookie, token: None, headers: passed_on, address, client_address })
+    let details = config.keeps_details.then(|| Box::new(ClientDetails::new(address, user_agent(headers))));
+    Ok(Credentials { session_cookie, token: None, headers: passed_on, address, client_address, details })
+}
+
+/// Returns what the visitor's program calls itself.
+fn user_agent(headers: &HeaderMap) -> Option<&str> {
+    headers.get(USER_AGENT)?.to_str().ok()
 }
 
 /// Returns whether the headers show that a proxy has forwarded the request.

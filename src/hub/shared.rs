@@ -105,6 +105,16 @@ impl Subscription {
         self.hub.hub.borrow_mut().mute(self.id);
     }
 
+    /// Returns its place among the members of the hub, which is its own until it is dropped.
+    pub fn position(&self) -> usize {
+        self.id.index()
+    }
+
+    /// Returns the topics that it has joined.
+    pub fn topics(&self) -> Vec<Topic> {
+        self.hub.hub.borrow().topics(self.id)
+    }
+
     /// Returns whether all its topics are subscribed at the moment.
     pub fn is_subscribed(&self) -> bool {
         self.hub.hub.borrow().is_subscribed(self.id)

@@ -1,7 +1,6 @@
 //! What carries the bytes of a listener.
 
 use std::io;
-use std::net::SocketAddr;
 
 use crate::stream::Stream;
 
@@ -24,10 +23,10 @@ impl Transport {
         }
     }
 
-    /// Returns the address of the other end; none for a unix socket, or without a socket.
-    pub(super) fn peer(&self) -> Option<SocketAddr> {
+    /// Returns the socket, if there is one.
+    pub(super) fn socket(&self) -> Option<&Stream> {
         match self {
-            Self::Socket(stream) => stream.peer(),
+            Self::Socket(stream) => Some(stream),
             Self::Parked => None,
         }
     }

@@ -26,6 +26,7 @@ pub(super) struct RawAdmin {
     hosts: Vec<String>,
     max_connections: usize,
     request_seconds: u32,
+    details: bool,
 }
 
 /// Limits that apply to each listener for the operator.
@@ -50,6 +51,8 @@ pub struct AdminSettings {
     pub max_connections: usize,
     /// Timeout of a request and its answer.
     pub request: Duration,
+    /// Whether connections keep the visitor's address and program.
+    pub details: bool,
 }
 
 impl AdminSettings {
@@ -71,7 +74,15 @@ impl AdminSettings {
         )?;
         let AdminLimits { max_connections, request } = limits;
         let hosts = AllowedHosts::default();
-        Ok(Some(Self { listen, is_local: true, token: None, hosts, max_connections, request }))
+        Ok(Some(Self {
+            listen,
+            is_local: true,
+            token: None,
+            hosts,
+            max_connections,
+            request,
+            details: false,
+        }))
     }
 }
 
@@ -109,9 +120,14 @@ impl RawAdmin {
             key: "admin.hosts",
             problem: format!("{entry:?} is neither a host nor host:port, as in gateway.internal:9000"),
         })?;
+        let details = self.details;
         if self.listen.is_empty() {
-            let unused = token.is_none() && hosts.is_empty();
-            require(unused, "admin.listen", "is empty, so the token and the hosts have no effect")?;
+            let unused = token.is_none() && hosts.is_empty() && !details;
+            require(
+                unused,
+                "admin.listen",
+                "is empty, so the token, the hosts and the details have no effect",
+            )?;
             return Ok(None);
         }
         let listen = Listen::parse(self.listen, UNIX_MODE).ok_or_else(|| {
@@ -123,7 +139,7 @@ impl RawAdmin {
             "admin.listen",
             "other machines can reach this address, and there is no token; set admin.token_file, or listen on 127.0.0.1 or unix:/path",
         )?;
-        Ok(Some(AdminSettings { listen, is_local, token, hosts, max_connections, request }))
+        Ok(Some(AdminSettings { listen, is_local, token, hosts, max_connections, request, details }))
     }
 }
 
@@ -137,6 +153,7 @@ impl fmt::Debug for AdminSettings {
             .field("hosts", &self.hosts)
             .field("max_connections", &self.max_connections)
             .field("request", &self.request)
+            .field("details", &self.details)
             .finish()
     }
 }
@@ -191,6 +208,7 @@ mod tests {
         for (assignments, expected) in [
             (vec![TOKEN], "admin.listen: is empty"),
             (vec!["admin.hosts=a.example"], "admin.listen: is empty"),
+            (vec!["admin.details=true"], "admin.listen: is empty"),
             (vec!["admin.listen=9000"], "admin.listen: expected host:port"),
             (vec!["admin.listen=unix:admin.sock"], "admin.listen: expected host:port"),
             (vec![listen, "admin.token=short"], "admin.token: must have at least 16"),

@@ -1,7 +1,7 @@
 //! Numbers of connections: unique in the process, never reused, and no secret.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -15,6 +15,7 @@ pub struct ConnectionId(u64);
 #[derive(Debug)]
 pub struct ConnectionIds {
     started: Instant,
+    started_at: SystemTime,
     last: AtomicU64,
 }
 
@@ -26,6 +27,11 @@ impl ConnectionIds {
         // Relaxed: only the uniqueness of the number counts.
         let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
         ConnectionId(next(last.unwrap_or_else(|last| last)))
+    }
+
+    /// Returns when an id was issued, by the clock that the system had at the start.
+    pub fn issued_at(&self, id: ConnectionId) -> SystemTime {
+        self.started_at.checked_add(Duration::from_micros(id.0)).unwrap_or(self.started_at)
     }
 
     /// Returns the time since an id was issued.
@@ -43,7 +49,7 @@ impl ConnectionId {
 
 impl Default for ConnectionIds {
     fn default() -> Self {
-        Self { started: Instant::now(), last: AtomicU64::new(0) }
+        Self { started: Instant::now(), started_at: SystemTime::now(), last: AtomicU64::new(0) }
     }
 }
 

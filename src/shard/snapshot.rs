@@ -1,12 +1,13 @@
 //! Answers the admin listener.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::ask::{Ask, ReceiverQuery, ShardStatus, Snapshot};
+use super::ask::{Ask, ConnectionFilter, ReceiverQuery, ShardStatus, Snapshot};
 use super::state::ShardState;
 use crate::dialects::socket_io;
 use crate::hub::Listener;
@@ -30,7 +31,9 @@ pub(super) async fn answer_asks(state: Rc<ShardState>, mut asks: mpsc::Receiver<
                 drop(answer.send(socket_io::yunity_clients(&state, from, limit.min(MAX_CONNECTIONS))));
             }
             Ask::Snapshot { answer, .. } if answer.is_closed() => {}
-            Ask::Snapshot { from, limit, answer } => drop(answer.send(snapshot(&state, from, limit).await)),
+            Ask::Snapshot { from, limit, filter, answer } => {
+                drop(answer.send(snapshot(&state, from, limit, &filter).await));
+            }
         }
     }
     // The end of the admin listener is not the end of the shard.
@@ -72,32 +75,41 @@ fn status(state: &ShardState) -> ShardStatus {
 /// The first position of a session of Socket.IO, which is followed by its slot. Those below are of members of the hub.
 const SESSIONS: usize = usize::MAX / 2 + 1;
 
-/// Describes up to `limit` connections, from a position on: first those of the hub, then the sessions of Socket.IO.
-async fn snapshot(state: &ShardState, from: usize, limit: usize) -> Snapshot {
+/// Describes up to `limit` connections that match a filter, from a position on: first those of the hub, then the sessions of
+/// Socket.IO.
+async fn snapshot(state: &ShardState, from: usize, limit: usize, filter: &Arc<ConnectionFilter>) -> Snapshot {
     let limit = limit.min(MAX_CONNECTIONS);
     if let Some(slot) = from.checked_sub(SESSIONS) {
-        return sessions(state, slot, limit);
+        return sessions(state, slot, limit, filter);
     }
-    let members = members(state, from, limit).await;
+    let members = members(state, from, limit, filter).await;
     let next = members.next.unwrap_or(SESSIONS);
     Snapshot { next: Some(next), ..members }
 }
 
-fn sessions(state: &ShardState, from: usize, limit: usize) -> Snapshot {
-    let mut found = state.engine.sessions_from(from, limit + 1);
-    let next = found.get(limit).map(|session| SESSIONS + session.slot as usize);
-    found.truncate(limit);
-    Snapshot { connections: found.iter().map(|session| socket_io::describe(state, session)).collect(), next }
+fn sessions(state: &ShardState, from: usize, limit: usize, filter: &ConnectionFilter) -> Snapshot {
+    let mut connections = Vec::new();
+    for (number, session) in state.engine.sessions_from(from, MAX_CONNECTIONS + 1).iter().enumerate() {
+        if number == MAX_CONNECTIONS || connections.len() == limit {
+            return Snapshot { connections, next: Some(SESSIONS + session.slot as usize) };
+        }
+        let info = socket_io::describe(state, session);
+        if filter.matches(&info) {
+            connections.push(info.shortened());
+        }
+    }
+    Snapshot { connections, next: None }
 }
 
-/// Has up to `limit` connections describe themselves, from a position on. A position is a connection's own until its end,
-/// so a connection that stays open is in exactly one snapshot of a listing.
-async fn members(state: &ShardState, from: usize, limit: usize) -> Snapshot {
+/// Has connections describe themselves, from a position on. A position is a connection's own until its end, so a connection
+/// that stays open is in exactly one snapshot of a listing.
+async fn members(state: &ShardState, from: usize, limit: usize, filter: &Arc<ConnectionFilter>) -> Snapshot {
+    let asked = if filter.is_empty() { limit } else { MAX_CONNECTIONS };
     let members: Vec<(usize, Rc<Listener>)> = state.hub.with(|hub| {
-        let members = hub.listeners_from(from).take(limit);
+        let members = hub.listeners_from(from).take(asked);
         members.map(|(position, listener)| (position, listener.clone())).collect()
     });
-    state.descriptions.expect(members.len());
+    state.descriptions.expect(members.len(), filter);
     for (_, listener) in &members {
         listener.request_description();
     }
@@ -106,6 +118,13 @@ async fn members(state: &ShardState, from: usize, limit: usize) -> Snapshot {
     for (_, listener) in &members {
         let _ = listener.take_description_request();
     }
-    let next = members.last().filter(|_| members.len() == limit).map(|(position, _)| position + 1);
-    Snapshot { connections: state.descriptions.take(), next }
+    let mut found = state.descriptions.take();
+    let last = if found.len() > limit {
+        found.truncate(limit);
+        found.last().map(|(position, _)| *position)
+    } else {
+        members.last().filter(|_| members.len() == asked).map(|(position, _)| *position)
+    };
+    let connections = found.into_iter().map(|(_, info)| info).collect();
+    Snapshot { connections, next: last.map(|position| position + 1) }
 }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -234,6 +234,11 @@ impl ConnectionPermit {
         self.state.process.node.connection_id(self.id.number())
     }
 
+    /// Returns when the connection was accepted.
+    pub fn since(&self) -> SystemTime {
+        self.state.process.ids.issued_at(self.id)
+    }
+
     /// Returns the time since the connection was accepted.
     pub fn age(&self) -> Duration {
         self.state.process.ids.age(self.id)
@@ -284,6 +289,7 @@ fn http_config(process: &ProcessState, publish_timeout: Duration, stop: Cancella
         origins: settings.origins.clone(),
         proxies: settings.server.trusted_proxies.clone(),
         tokens: settings.jwt.is_some(),
+        keeps_details: settings.admin.as_ref().is_some_and(|admin| admin.details),
         passed_on: settings.callback.as_ref().map(|callback| http::names_passed_on(&callback.forward)),
         files: settings.demo.then(files),
         times: Times {

@@ -5,6 +5,7 @@
 
 mod audience;
 mod channel;
+mod client_details;
 mod control;
 mod directive;
 pub mod engine_io;
@@ -27,6 +28,7 @@ pub mod websocket;
 
 pub use audience::{Audience, AudienceKind, SessionKey};
 pub use channel::{Channel, Namespace, mask_sessions};
+pub use client_details::ClientDetails;
 pub use control::{DoctorQuery, Invalidation, SessionDigest};
 pub use directive::{
     AckOrigin, AskedEvent, ClientAnswer, ClientName, Directive, DisconnectScope, EmitTarget, MAX_ROOM_BYTES,

@@ -22,6 +22,7 @@ use super::request_limit::RequestLimit;
 use super::resume::Resume;
 use super::subscribe::{JoinedFacility, apply_reports, open_facility};
 use crate::access::{Credentials, Identity};
+use crate::dialects::description::keep_details;
 use crate::dialects::reason::reason_of;
 use crate::dialects::relay::{announce_acknowledged, close_for};
 use crate::hub::Listener;
@@ -55,12 +56,13 @@ impl LiveConnection {
         permit: ConnectionPermit,
         stream: Stream,
         head: Option<Bytes>,
-        credentials: Credentials,
+        mut credentials: Credentials,
         identity: &Identity,
     ) -> Box<Self> {
         let state = permit.state();
         let form = if head.is_some() { Form::ObjectEvents } else { Form::Objects };
         let socket = SocketConnection::new(stream, form, head, &state.sockets);
+        keep_details(socket.listener(), credentials.details.take());
         let subscription = state.hub.join::<Channel>(&[]);
         subscription.open(socket.listener(), &[]);
         let client_address = credentials.client_address;
@@ -140,7 +142,8 @@ impl LiveConnection {
         let (state, listener) = (permit.state(), socket.listener().clone());
         // Before every reason to end: the listing waits for each connection that it has asked.
         if listener.take_description_request() {
-            state.descriptions.add(describe(client, &listener, permit));
+            let info = describe(client, &listener, permit);
+            state.descriptions.add(client.subscription.position(), info);
         }
         if let Some(close) = early.take() {
             return Poll::Ready(close);

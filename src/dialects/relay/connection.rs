@@ -14,6 +14,7 @@ use super::echo::EchoTopics;
 use super::publish::{announce_acknowledged, close_for, poll_acks, receive};
 use super::reauthorize::reauthorize;
 use crate::access::{Grant, Identity};
+use crate::dialects::description::keep_details;
 use crate::dialects::groups::{JoiningGroups, LayerClient};
 use crate::dialects::reason::reason_of;
 use crate::hub::{Listener, Subscription};
@@ -24,7 +25,7 @@ use crate::socket::{Close, READS_PER_TURN, ReadMode, SocketConnection, yield_tur
 use crate::stream::Stream;
 use crate::visitors::watch::Watch;
 use crate::visitors::{TokenBucket, Visitor};
-use crate::wire::{Form, Handshake};
+use crate::wire::{ClientDetails, Form, Handshake};
 
 /// An open connection.
 pub(super) struct RelayConnection {
@@ -75,6 +76,11 @@ impl RelayConnection {
         let span = Span::current();
         let span = (!span.is_disabled()).then(|| Box::new(span));
         Box::new(Self { permit, socket, client, early: None, span })
+    }
+
+    /// Keeps what the operator wants to know about the client.
+    pub(super) fn keep_details(&self, details: Option<Box<ClientDetails>>) {
+        keep_details(self.socket.listener(), details);
     }
 
     /// Sends the persisted values and what was held, and goes live. If messages were lost after the values were read, the
@@ -162,7 +168,8 @@ impl RelayConnection {
         let _entered = span.as_ref().map(|span| span.enter());
         // Before every reason to end: the listing waits for each connection that it has asked.
         if socket.listener().take_description_request() {
-            state.descriptions.add(describe(client, socket.listener(), permit));
+            let info = describe(client, socket.listener(), permit);
+            state.descriptions.add(client.subscription.position(), info);
         }
         if let Some(close) = early.take() {
             return Poll::Ready(*close);

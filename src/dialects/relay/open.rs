@@ -43,12 +43,13 @@ pub async fn open(
     let Identified { visitor, since } = identified;
     let rate_limit =
         state.visitors.rate_limits.limit(&visitor.identity, credentials.client_address, grant.rate);
-    let handshake = request.handshake;
+    let HandshakeRequest { handshake, credentials } = request;
     // Everything below runs after the 101.
     Ok(move |upgraded: Upgraded, permit: ConnectionPermit| {
         let Upgraded { stream, early, head } = upgraded;
         let mut connection =
             RelayConnection::new(permit, stream, head, handshake, joining.subscription, grant);
+        connection.keep_details(credentials.details);
         connection.release(&persisted);
         connection.open_layer(groups, &visitor.identity);
         connection.limit(rate_limit, visitor.identity.is_anonymous());

@@ -11,6 +11,7 @@ use super::describe::public_id;
 use super::namespaces::{connect, reauthorize};
 use super::outgoing::{last_packets, send_open};
 use super::receive::receive;
+use crate::dialects::description::keep_details;
 use crate::dialects::reason::reason_of;
 use crate::engine::{Deadline, EngineSession, Sid};
 use crate::hub::Listener;
@@ -23,7 +24,7 @@ use crate::visitors::watch::Watch;
 use crate::wire::engine_io::EngineVersion;
 use crate::wire::socket_io::{SocketPacket, SocketType};
 use crate::wire::websocket::Opcode;
-use crate::wire::{Form, HandshakeRecord, Mount};
+use crate::wire::{ClientDetails, Form, HandshakeRecord, Mount};
 
 /// The CONNECT that clients of protocol 4 do not send.
 pub(super) const IMPLIED_CONNECT: SocketPacket<'static> = SocketPacket {
@@ -72,6 +73,11 @@ impl EngineConnection {
         let span = Span::current();
         let span = (!span.is_disabled()).then(|| Box::new(span));
         Self { permit, socket, session, since: Instant::now(), early: None, span }
+    }
+
+    /// Keeps what the operator wants to know about the client.
+    pub(super) fn keep_details(&self, details: Option<Box<ClientDetails>>) {
+        keep_details(&self.session.listener, details);
     }
 
     /// Continues a session that polled, over the socket that its listener has now. With a close, it ends at once.

@@ -1,9 +1,9 @@
 //! What the admin listener may show of a session.
 
-use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::namespaces::{session_identity, socket_identity};
-use crate::access::Identity;
+use crate::dialects::description::{describe as describe_listener, user};
 use crate::engine::{EngineSession, NamespaceSocket, TransportState};
 use crate::shard::ask::{ConnectionInfo, ConnectionPeer, NamespaceInfo};
 use crate::shard::state::ShardState;
@@ -17,31 +17,25 @@ pub fn describe(state: &ShardState, session: &EngineSession) -> ConnectionInfo {
         .map(|socket| NamespaceInfo {
             name: socket.namespace().to_owned(),
             sid: shown_sid(state, session, socket),
-            user: user(socket_identity(session, socket)),
+            user: user(&socket_identity(session, socket)),
         })
         .collect();
-    let (form, peer) = match session.transport.get() {
-        TransportState::WebSocket => {
-            ("websocket", session.listener.peer().map_or(ConnectionPeer::Unix, ConnectionPeer::Address))
-        }
-        TransportState::Polling | TransportState::UpgradeRequested | TransportState::UpgradeProbed => {
-            ("polling", ConnectionPeer::None)
-        }
-    };
-    let (delivered, dropped) = session.listener.counts();
+    let identity = session_identity(session);
+    let info = describe_listener("socket_io", &session.listener, &identity);
+    let is_socket = session.transport.get() == TransportState::WebSocket;
+    let age = state.engine.now().saturating_sub(session.opened);
     ConnectionInfo {
         id: namespaces.first().and_then(|namespace| namespace.sid.clone()),
-        dialect: "socket_io",
-        form,
-        facility: None,
-        user: user(session_identity(session)).or_else(|| namespaces.first()?.user.clone()),
-        facilities: None,
+        form: if is_socket { info.form } else { "polling" },
+        user: info.user.or_else(|| namespaces.first()?.user.clone()),
         namespaces: Some(namespaces),
-        peer,
-        age_seconds: (state.engine.now() - session.opened) / 1_000,
-        delivered,
-        dropped,
-        waiting_bytes: session.listener.queued_bytes(),
+        peer: if is_socket { info.peer } else { ConnectionPeer::None },
+        traffic: info.traffic.filter(|_| is_socket),
+        since: SystemTime::now().checked_sub(Duration::from_millis(age)).unwrap_or(SystemTime::UNIX_EPOCH),
+        age_seconds: age / 1_000,
+        idle_seconds: Some(state.engine.now().saturating_sub(session.last_received.get()) / 1_000),
+        received: Some(session.received.get().into()),
+        ..info
     }
 }
 
@@ -57,9 +51,4 @@ pub(super) fn shown_sid(
     socket: &NamespaceSocket,
 ) -> Option<String> {
     (!socket.sid.equals(&session.sid)).then(|| state.engine.public_id(session, socket))
-}
-
-/// Returns the name of a user, or its primary key if the name is not known.
-fn user(identity: Identity) -> Option<Arc<str>> {
-    identity.user.or(identity.user_id)
 }

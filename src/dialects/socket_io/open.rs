@@ -12,6 +12,7 @@ use super::payload::{MAX_POLL_BYTES, payload};
 use super::polling::{answer, answer_post};
 use super::upgrade::adopt;
 use crate::access::Token;
+use crate::dialects::description::keep_details;
 use crate::dialects::identify::{Identified, identify, no_redis, refresh, revalidate};
 use crate::engine::{AcceptedUpgrade, Deadline, EngineCall, EngineSession, PollState, Sid, TransportState};
 use crate::http::{
@@ -24,7 +25,7 @@ use crate::stream::Permit;
 use crate::visitors::watch::{InFlight, Watch};
 use crate::visitors::{AuthSource, Visitor};
 use crate::wire::engine_io::{EngineType, EngineVersion};
-use crate::wire::{Form, HandshakeRecord, Mount};
+use crate::wire::{ClientDetails, Form, HandshakeRecord, Mount};
 
 /// A visitor who is about to be admitted.
 struct Admitted {
@@ -32,6 +33,7 @@ struct Admitted {
     since: Instant,
     watch: Option<Watch>,
     in_flight: InFlight,
+    details: Option<Box<ClientDetails>>,
 }
 
 /// A WebSocket before its 101.
@@ -59,8 +61,8 @@ pub async fn open(
         EngineRoute::Post(request, reader) => {
             return Ok(RouteAnswer::Session(answer_post(state, request, reader).await?));
         }
-        EngineRoute::WebSocket(EngineHandshake { mount, version, request, record }, acceptance) => {
-            let admitted = Box::new(admit(state, &request).await?);
+        EngineRoute::WebSocket(EngineHandshake { mount, version, mut request, record }, acceptance) => {
+            let admitted = Box::new(admit(state, &mut request).await?);
             (Opening::Fresh(admitted, mount, version, record), acceptance)
         }
         EngineRoute::Upgrade(request, acceptance) => {
@@ -81,8 +83,9 @@ impl Opening {
         let Upgraded { stream, early, .. } = upgraded;
         match self {
             Self::Fresh(admitted, mount, version, record) => {
-                let Admitted { visitor, since, watch, in_flight } = *admitted;
+                let Admitted { visitor, since, watch, in_flight, details } = *admitted;
                 let connection = Box::new(EngineConnection::new(permit, stream, mount, version, record));
+                connection.keep_details(details);
                 connection.hold_lease(visitor, since, watch);
                 // Only now invalidations reach the connection through its lease.
                 drop(in_flight);
@@ -115,7 +118,7 @@ impl Opening {
 }
 
 /// Identifies a visitor, and watches its session.
-async fn admit(state: &Rc<ShardState>, request: &HandshakeRequest) -> Result<Admitted, Rejection> {
+async fn admit(state: &Rc<ShardState>, request: &mut HandshakeRequest) -> Result<Admitted, Rejection> {
     // Messages would be missed. The broker has logged why.
     if state.emits_refused.borrow().is_some() {
         return Err(Rejection::NoRedis);
@@ -135,7 +138,7 @@ async fn admit(state: &Rc<ShardState>, request: &HandshakeRequest) -> Result<Adm
         }
     };
     let Identified { visitor, since } = identified;
-    Ok(Admitted { visitor, since, watch, in_flight })
+    Ok(Admitted { visitor, since, watch, in_flight, details: request.credentials.details.take() })
 }
 
 /// Opens a session that polls. Returns its first payload.
@@ -144,8 +147,8 @@ async fn open_polling(
     handshake: EngineHandshake,
     wants_base64: bool,
 ) -> Result<SessionAnswer, Rejection> {
-    let EngineHandshake { mount, version, request, record } = handshake;
-    let Admitted { visitor, since, watch, in_flight } = admit(state, &request).await?;
+    let EngineHandshake { mount, version, mut request, record } = handshake;
+    let Admitted { visitor, since, watch, in_flight, details } = admit(state, &mut request).await?;
     let permit = Permit::take(&state.process.connections, state.process.max_connections);
     let permit = permit.ok_or(Rejection::Full)?;
     // Handshakes cost a client nothing, so those that are not followed by anything cannot keep others out.
@@ -160,6 +163,7 @@ async fn open_polling(
     };
     let (settings, now) = (&state.process.settings.socket_io, state.engine.now());
     let listener = Rc::new(Listener::parked(form, state.sockets.clock.get(), 0));
+    keep_details(&listener, details);
     let deadline = Deadline::Connect(state.engine.after(settings.connect_seconds));
     let session = state.engine.insert(record, |slot| {
         EngineSession::new(Sid::random(), slot, mount, version, listener.clone(), now, deadline)

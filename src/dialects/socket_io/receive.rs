@@ -143,6 +143,7 @@ fn receive_packet(
         }
         _ => {}
     }
+    session.received.set(session.received.get().saturating_add(1));
     match packet.kind {
         SocketType::Disconnect => {
             let deadline = match session.version {

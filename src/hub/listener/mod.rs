@@ -3,9 +3,8 @@
 
 pub(super) mod replay;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -20,7 +19,7 @@ use super::run::Run;
 use super::topic::is_of_layer;
 use super::transport::Transport;
 use crate::stream::Stream;
-use crate::wire::{EntryId, Form};
+use crate::wire::{ClientDetails, EntryId, Form};
 
 /// The transport and the bytes that it has not accepted yet. They share one borrow flag, because every write needs both.
 #[derive(Debug, Default)]
@@ -56,6 +55,8 @@ pub struct Listener {
     task: Cell<Option<Waker>>,
     /// Times for the shard's tick.
     pub liveness: Liveness,
+    /// What the operator wants to know about its client, if that is kept.
+    pub details: OnceCell<Box<ClientDetails>>,
 }
 
 impl Listener {
@@ -429,9 +430,9 @@ impl Listener {
         }
     }
 
-    /// Returns the address of the socket's other end; none for a unix socket, or without a socket.
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.output.borrow().transport.peer()
+    /// Returns something about the socket; none without a socket.
+    pub fn of_socket<T>(&self, read: impl FnOnce(&Stream) -> Option<T>) -> Option<T> {
+        self.output.borrow().transport.socket().and_then(read)
     }
 
     /// Returns the bytes that the socket has not accepted yet.

@@ -73,6 +73,7 @@ fn prepare_request(_: &str) -> Box<dyn FnMut()> {
         origins: AllowedOrigins::default(),
         proxies: Proxies::default(),
         tokens: false,
+        keeps_details: false,
         passed_on: None,
         files: None,
         times: Times {

@@ -5,6 +5,7 @@ mod guard;
 mod health;
 mod limits;
 mod listening;
+mod lists;
 mod receivers;
 mod yunity;
 

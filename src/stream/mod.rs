@@ -1,5 +1,7 @@
 //! A client's socket, TCP or unix.
 
+mod traffic;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read};
@@ -15,6 +17,8 @@ use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
+
+pub use self::traffic::Traffic;
 
 /// An accepted client. Its socket is not registered with a runtime yet, so any shard can serve it.
 #[derive(Debug)]
@@ -120,6 +124,11 @@ impl Stream {
     /// Returns the address of the other end; none for a unix socket, or after the end of the connection.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.0.get_ref().peer_addr().ok()?.as_socket()
+    }
+
+    /// Returns the bytes that it has carried; none for a unix socket.
+    pub fn traffic(&self) -> Option<Traffic> {
+        traffic::traffic(self.0.get_ref())
     }
 
     /// Reads the bytes that have arrived. Ready with 0 at the end.
