@@ -241,10 +241,11 @@ class Doctor:
         name = str(self.engine.template).replace("{key}", str(session.session_key))
         shown = self.engine.template
         if self.engine.url is None:
-            return session, [Finding(WARNING, f"sessions should be at {shown}, in an unknown Redis")]
+            reason = f" ({self.engine.url_problem})" if self.engine.url_problem else ""
+            return session, [Finding(WARNING, f"sessions should be at {shown}, in an unknown Redis{reason}")]
         try:
-            url = self.engine.url
-            found = redis.Redis.from_url(url, socket_timeout=connection.REPLY_TIMEOUT_SECONDS).exists(name)
+            with redis.Redis(connection_pool=connection.new_pool({"url": self.engine.url})) as client:
+                found = client.exists(name)
         except (redis.RedisError, ValueError) as error:
             return session, [
                 Finding(WARNING, f"sessions should be at {shown}, but the lookup failed: {error}")

@@ -161,7 +161,10 @@ def _sessions(messages: str, notes: list[str]) -> Iterator[tuple[str, Derived]]:
     form = "signed" if engine.signed else "cache"
     yield "session.keys", Derived([f"{form} {engine.template}"], source)
     if engine.url is None:
-        notes.append("The Redis of the sessions is unknown; set session.redis_url, unless it is redis.url")
+        reason = f" ({engine.url_problem})" if engine.url_problem else ""
+        notes.append(
+            f"The Redis of the sessions is unknown{reason}; set session.redis_url, unless it is redis.url"
+        )
     else:
         url, _ = redis_url({"url": engine.url})
         if not is_same_database(url, messages):

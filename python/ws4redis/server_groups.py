@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
@@ -81,6 +82,39 @@ def parse(url: str) -> ServerGroup:
         raise ValueError(f"its url has the unknown parameter {min(query)[:40]!r}")
     known = {name: value for name, value in arguments.items() if value != ""}
     return ServerGroup(is_cluster, nodes, service, known, sentinel_arguments)
+
+
+def sentinel_url(
+    nodes: Iterable[tuple[str, int]],
+    service: str,
+    arguments: Mapping[str, Any],
+    sentinel_arguments: Mapping[str, Any],
+) -> str:
+    """Return the URL that `parse` reads, from redis-py's arguments.
+
+    Args:
+        nodes: Host and port of each sentinel.
+        service: The master's name at the sentinels.
+        arguments: `username`, `password`, `db` and `ssl` of the connections to the servers; others are ignored.
+        sentinel_arguments: Those of the connections to the sentinels, without `db`.
+
+    Raises:
+        ValueError: There is no sentinel, or only one of both kinds of connections is encrypted. The text has no secret.
+    """
+    places = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in nodes]
+    if not places:
+        raise ValueError("no sentinel is named")
+    is_encrypted = bool(arguments.get("ssl"))
+    if is_encrypted != bool(sentinel_arguments.get("ssl")):
+        raise ValueError("TLS is for both in the gateway, or for neither: for Redis and for its sentinels")
+    username, password = (quote(str(arguments.get(name) or ""), safe="") for name in ("username", "password"))
+    login = f"{username}:{password}@" if username or password else ""
+    query = [("sentinelServiceName", service), *(("node", place) for place in places[1:])]
+    for name in ("username", "password"):
+        if sentinel_arguments.get(name):
+            query.append((f"sentinel{name.capitalize()}", str(sentinel_arguments[name])))
+    scheme = "rediss-sentinel" if is_encrypted else "redis-sentinel"
+    return f"{scheme}://{login}{places[0]}/{arguments.get('db') or 0}?{urlencode(query, quote_via=quote, safe=':[]')}"
 
 
 def _take(query: dict[str, list[str]], name: str) -> str:

@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from django.conf import settings
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 
 from ws4redis.redis_urls import redis_url
+from ws4redis.server_groups import sentinel_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -46,6 +47,7 @@ class SessionEngine:
         template: The key in Redis, with `{key}` for the session key. None: not in Redis, or unknown.
         signed: Whether the values are signed with `SECRET_KEY`.
         url: URL of the Redis server. None: unknown.
+        url_problem: Why the URL is unknown. None: it is known, or no reason is.
         obstacle: Why the gateway cannot read the sessions. None: it can.
     """
 
@@ -53,6 +55,7 @@ class SessionEngine:
     template: str | None = None
     signed: bool = False
     url: str | None = None
+    url_problem: str | None = None
     obstacle: str | None = None
 
 
@@ -95,7 +98,12 @@ def _describe_cache(name: str) -> SessionEngine:
         template = str(caches[alias].make_key(f"{store.cache_key_prefix}{{key}}"))
     except (ImportError, ImproperlyConfigured) as error:
         return SessionEngine(name, obstacle=f"the cache {alias!r} cannot be loaded: {error}")
-    return SessionEngine(name, template, url=_url_of_cache(configuration))
+    if str((configuration.get("OPTIONS") or {}).get("CLIENT_CLASS", "")).endswith(".ShardClient"):
+        return SessionEngine(name, obstacle=f"the cache {alias!r} spreads its keys over several servers")
+    try:
+        return SessionEngine(name, template, url=_url_of_cache(configuration))
+    except ValueError as error:
+        return SessionEngine(name, template, url_problem=f"the cache {alias!r}: {error}")
 
 
 def _url_of_cache(configuration: Mapping[str, Any]) -> str | None:
@@ -106,9 +114,11 @@ def _url_of_cache(configuration: Mapping[str, Any]) -> str | None:
         return None
     options = dict(configuration.get("OPTIONS") or {})
     # django-redis has names of its own, the other caches those of redis-py.
-    arguments = {**options, **options.get("CONNECTION_POOL_KWARGS", {})}
+    arguments = {**options, **(options.get("CONNECTION_POOL_KWARGS") or {})}
     for name in ("username", "password", "db"):
         arguments.setdefault(name, options.get(name.upper()))
+    if options.get("SENTINELS"):
+        return _url_of_sentinels([str(one).strip() for one in several], options, arguments)
     url = str(several[0]).strip()
     # django-redis-cache also takes a path, and a host with its port.
     if url.startswith("/"):
@@ -116,6 +126,34 @@ def _url_of_cache(configuration: Mapping[str, Any]) -> str | None:
     elif "://" not in url and not url.startswith("unix:"):
         url = f"redis://{url}"
     return redis_url({**arguments, "url": url})[0]
+
+
+def _url_of_sentinels(locations: list[str], options: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
+    """Return the URL of what django-redis finds by its SENTINELS: the host of LOCATION is the name of the service.
+
+    Raises:
+        ValueError: The gateway cannot do the same. The text has no secret.
+    """
+    parts = [urlsplit(location) for location in locations]
+    # Several locations are the master and its replicas.
+    masters = [
+        one for one in parts if dict(parse_qsl(one.query)).get("is_master", "1") not in ("0", "no", "false")
+    ]
+    place = (masters or parts)[0]
+    if not place.hostname:
+        raise ValueError("LOCATION does not name a service of SENTINELS, as redis://mymaster/0 does")
+    query = dict(parse_qsl(place.query))
+    login = {
+        "username": unquote(place.username or "") or query.get("username") or arguments.get("username"),
+        "password": unquote(place.password or "") or query.get("password") or arguments.get("password"),
+        "db": query.get("db") or place.path.strip("/") or arguments.get("db"),
+        "ssl": place.scheme == "rediss" or arguments.get("ssl"),
+    }
+    try:
+        nodes = [(str(host), int(port)) for host, port in options["SENTINELS"]]
+    except (TypeError, ValueError):
+        raise ValueError("SENTINELS is no list of (host, port)") from None
+    return sentinel_url(nodes, place.hostname, login, options.get("SENTINEL_KWARGS") or {})
 
 
 def _is_redis_cache(backend: str) -> bool:
@@ -144,7 +182,7 @@ def _redis_sessions_url() -> str | None:
     options = getattr(settings, "SESSION_REDIS", None) or {}
     if options.get("url"):
         return str(options["url"])
-    if any(options.get(name) for name in ("pool", "sentinel_list", "connection")):
+    if any(options.get(name) for name in ("pool", "POOL", "sentinel_list", "connection")):
         return None
     password = options.get("password")
     login = f":{quote(str(password), safe='')}@" if password else ""

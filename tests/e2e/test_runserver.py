@@ -215,6 +215,8 @@ def test_a_new_project_has_websockets_users_and_static_files_on_one_port(project
         assert "WebSockets at /ws/ by the ws4redis gateway" in output
         assert "the gateway has a small one there, which keeps sessions in" in output
         assert " WARN " not in output, output
+        # One line for each request of a page.
+        assert output.count(" is for the gateway") == 2, output
 
 
 def test_the_doctor_complains_of_nothing_in_a_new_project(project):

@@ -9,7 +9,7 @@ from django.core import checks
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
-from ws4redis import binary, gateway_settings, session_engine
+from ws4redis import binary, gateway_settings, server_groups, session_engine
 from ws4redis.redis_urls import is_same_database, redis_url
 
 REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
@@ -108,6 +108,70 @@ def test_a_star_in_allowed_hosts_admits_no_foreign_pages():
 def test_options_of_the_cache_belong_to_the_url_of_the_sessions(backend, options, url):
     caches = {"default": {"BACKEND": backend, "LOCATION": "redis://s/1", "OPTIONS": options}}
     assert derived(CACHES=caches)["session.redis_url"] == url
+
+
+SENTINELS = [("a", 26379), ("b", 26380), ("::1", 26379)]
+
+
+def sentinel_cache(location="redis://mymaster/1", **options):
+    """Returns CACHES as the documentation of django-redis has it."""
+    client = "django_redis.client.SentinelClient"
+    options = {"CLIENT_CLASS": client, "SENTINELS": SENTINELS, "CONNECTION_POOL_KWARGS": None, **options}
+    return {"default": {"BACKEND": DJANGO_REDIS, "LOCATION": location, "OPTIONS": options}}
+
+
+@pytest.mark.parametrize(
+    ("location", "options", "url"),
+    [
+        (
+            "redis://mymaster/1",
+            {},
+            "redis-sentinel://a:26379/1?sentinelServiceName=mymaster&node=b%3A26380&node=%5B%3A%3A1%5D%3A26379",
+        ),
+        (
+            "redis://u:ge%40heim@mymaster?db=2",
+            {"SENTINELS": [("a", 1)], "SENTINEL_KWARGS": {"username": "s", "password": "a&b"}},
+            "redis-sentinel://u:ge%40heim@a:1/2?sentinelServiceName=mymaster&sentinelUsername=s&sentinelPassword=a%26b",
+        ),
+        (
+            "rediss://mymaster/0",
+            {"SENTINELS": [["a", "1"]], "PASSWORD": "p", "SENTINEL_KWARGS": {"ssl": True}},
+            "rediss-sentinel://:p@a:1/0?sentinelServiceName=mymaster",
+        ),
+        (
+            ["redis://mymaster/3?is_master=0", "redis://mymaster/4?is_master=1"],
+            {"SENTINELS": [("a", 1)], "CONNECTION_POOL_KWARGS": {"password": "p"}},
+            "redis-sentinel://:p@a:1/4?sentinelServiceName=mymaster",
+        ),
+    ],
+)
+def test_sentinels_of_django_redis_belong_to_the_url_of_the_sessions(location, options, url):
+    found = derived(CACHES=sentinel_cache(location, **options))["session.redis_url"]
+    assert found == url
+    assert server_groups.parse(found).service == "mymaster"
+
+
+@pytest.mark.parametrize(
+    ("location", "options", "reason"),
+    [
+        ("redis:///1", {}, "LOCATION does not name a service of SENTINELS"),
+        ("redis://mymaster/1", {"SENTINELS": ["a:26379"]}, "SENTINELS is no list of (host, port)"),
+        ("rediss://mymaster/1", {}, "TLS is for both in the gateway, or for neither"),
+    ],
+)
+def test_sentinels_that_the_gateway_cannot_use_are_explained(location, options, reason):
+    with override_settings(CACHES=sentinel_cache(location, **options)):
+        found = gateway_settings.derive()
+    assert "session.redis_url" not in found.values
+    (note,) = found.notes
+    assert reason in note
+    assert "set session.redis_url" in note
+
+
+def test_a_cache_on_several_servers_is_no_place_for_sessions():
+    cache = sentinel_cache(["redis://a/0", "redis://b/0"], CLIENT_CLASS="django_redis.client.ShardClient")
+    with override_settings(CACHES=cache):
+        assert "spreads its keys over several servers" in session_engine.describe().obstacle
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from django.test import override_settings
 from stores import DEADLINE_SECONDS, ChannelRecorder, UnixRedisServer, wait_for
 
 from ws4redis import connection, groups, identity, server_groups
+from ws4redis.doctor import OK, Doctor
 from ws4redis.history import names_in_cluster
 from ws4redis.publisher import RedisPublisher
 
@@ -162,6 +163,30 @@ def test_sentinel_names_the_server():
                 assert RedisPublisher().fetch_message(None, "foobar") == b"Hello"
                 assert connection.address_of(connection.pool()) == "Sentinel's mymaster"
         assert server.client.info("keyspace")["db3"]["keys"] == 1
+    finally:
+        server.stop()
+
+
+def test_sessions_of_django_redis_are_found_behind_their_sentinels():
+    server = UnixRedisServer(free_port())
+    try:
+        monitor = [f"sentinel monitor mymaster 127.0.0.1 {server.port} 1"]
+        with redis_server(*monitor) as (sentinel, _):
+            options = {
+                "CLIENT_CLASS": "django_redis.client.SentinelClient",
+                "CONNECTION_FACTORY": "django_redis.pool.SentinelConnectionFactory",
+                "SENTINELS": [("127.0.0.1", 1), ("127.0.0.1", sentinel)],
+            }
+            cache = {
+                "BACKEND": "django_redis.cache.RedisCache",
+                "LOCATION": "redis://mymaster/3",
+                "OPTIONS": options,
+            }
+            with override_settings(CACHES={"default": cache}):
+                session, findings = Doctor()._store_test_session()
+                session.delete()
+            assert findings[0].level == OK, findings
+            assert findings[0].text.startswith("a session that was just stored is at ")
     finally:
         server.stop()
 
