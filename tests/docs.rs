@@ -162,6 +162,21 @@ fn a_measured_figure_is_the_same_in_every_document() {
 }
 
 #[test]
+fn the_number_of_reached_goals_is_that_of_the_table() {
+    let text = document("docs/performance.md");
+    let (summary, table) = text.split_once("\n## Goals\n").expect("a table of goals");
+    let rows = rows(table.split("\n## ").next().unwrap_or_default());
+    let goals = &rows[2..];
+    let reached = goals.iter().filter(|row| row[6].starts_with("yes")).count();
+    let sentence = format!("{reached} of {} goals are reached.", goals.len());
+    assert!(summary.contains(&sentence), "docs/performance.md does not say: {sentence}");
+    for missed in goals.iter().filter(|row| !row[6].starts_with("yes")) {
+        let line = format!("- {} ({}): {}, goal {}", missed[1], missed[0], missed[4], missed[2]);
+        assert!(summary.contains(&line), "docs/performance.md does not say: {line}");
+    }
+}
+
+#[test]
 fn every_link_to_a_file_leads_to_one() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut documents = vec![root.join("README.md"), root.join("python/README.md")];
