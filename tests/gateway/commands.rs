@@ -191,19 +191,36 @@ fn a_generated_settings_file_has_the_values_of_the_flags() {
     std::fs::remove_file(&file).unwrap();
 }
 
+/// How the completions of a shell offer a subcommand. Those of bash have no descriptions.
+fn completion(shell: &str, name: &str, about: &str) -> String {
+    let doubled = about.replace('\'', "''");
+    match shell {
+        "bash" => format!("ws4redis,{name})\n"),
+        "elvish" => format!("cand {name} '{doubled}'\n"),
+        "fish" => format!("-f -a \"{name}\" -d '{}'\n", about.replace('\'', r"\'")),
+        "powershell" => {
+            format!("::new('{name}', '{name}', [CompletionResultType]::ParameterValue, '{doubled}')\n")
+        }
+        _ => format!("'{name}:{}' \\\n", about.replace(':', r"\:").replace('\'', r"'\''")),
+    }
+}
+
 #[test]
 fn the_man_page_and_the_completions_have_all_commands() {
     let help = String::from_utf8(run(binary().arg("--help"), b"").stdout).unwrap();
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
-    let commands: Vec<_> = commands.map_while(|line| line.split_whitespace().next()).collect();
-    assert!(commands.contains(&"serve") && commands.contains(&"man"), "{help}");
+    let commands: Vec<_> = commands.map_while(|line| line.trim().split_once(' ')).collect();
+    let names: Vec<_> = commands.iter().map(|(name, _)| *name).collect();
+    assert!(names.contains(&"serve") && names.contains(&"man"), "{help}");
     let page = String::from_utf8(run(binary().arg("man"), b"").stdout).unwrap();
-    for command in commands.iter().filter(|command| **command != "help") {
-        assert!(page.contains(&format!(".SH \"ws4redis {command}\"\n")), "{command}: {page}");
-        for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
-            let completions =
-                String::from_utf8(run(binary().args(["completions", shell]), b"").stdout).unwrap();
-            assert!(completions.contains(command), "{shell}: {command}");
+    for name in names.iter().filter(|name| **name != "help") {
+        assert!(page.contains(&format!(".SH \"ws4redis {name}\"\n")), "{name}: {page}");
+    }
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let completions = String::from_utf8(run(binary().args(["completions", shell]), b"").stdout).unwrap();
+        for (name, about) in &commands {
+            let expected = completion(shell, name, about.trim());
+            assert!(completions.contains(&expected), "{shell}: {expected}\n{completions}");
         }
     }
     let bash = run(binary().args(["completions", "bash"]), b"").stdout;
