@@ -91,13 +91,20 @@ def container(tmp_path_factory):
         nspawn.wait(30)
 
 
+def is_in_a_container(leader):
+    """Return whether a process has process IDs of its own: until nspawn has made them, it would be this machine's systemd."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{leader}/ns/pid") != os.readlink("/proc/self/ns/pid")
+    return False
+
+
 def booted(nspawn, log):
     """Return the process ID of systemd once all services have started."""
     end = time.monotonic() + BOOT_SECONDS
     while time.monotonic() < end:
         children = pathlib.Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children").read_text().split()
         with contextlib.suppress(subprocess.SubprocessError):
-            for leader in children:
+            for leader in filter(is_in_a_container, children):
                 done = Container(leader).run(
                     "systemctl", "is-system-running", "--wait", check=False, timeout=30
                 )

@@ -12,6 +12,8 @@ DEADLINE = 30
 
 CLIENTS = 50
 
+SETTINGS = "/etc/ws4redis/settings.toml"
+
 # Opens CLIENTS sockets, says "open", and opens each again after a close until standard input ends; then prints the close codes
 # and how many are open.
 VISITORS = f"""
@@ -104,6 +106,12 @@ def test_the_manual_and_the_completions_are_found(container):
     assert "ws4redis" in container.output("bash", "-c", shell)
 
 
+def test_the_settings_name_files_that_exist(container):
+    named = re.findall(r"/usr/share/[\w./-]*[\w/]", container.output("cat", SETTINGS))
+    assert named
+    container.run("ls", *named)
+
+
 def test_the_check_command_accepts_the_settings(container):
     container.run("ws4redis", "check", "--settings", "/etc/ws4redis/settings.toml")
 
@@ -139,11 +147,36 @@ def test_an_upgrade_keeps_settings_and_clients_come_back(container):
     assert container.output("dpkg-query", "-W", "-f", "${Version}", "ws4redis").endswith("-2")
 
 
+def test_an_upgrade_keeps_owner_and_mode_of_the_settings(container):
+    container.run("sh", "-c", f"chown ws4redis:adm {SETTINGS} && chmod 600 {SETTINGS}")
+    container.run("dpkg", "-i", "--force-confold", container.add(package(2)))
+    until(container.state, "active")
+    assert container.output("stat", "-c", "%a %U %G", SETTINGS) == "600 ws4redis adm"
+
+
+def test_an_upgrade_without_the_settings_is_complete(container):
+    container.run("mv", SETTINGS, "/mnt/kept.toml")
+    container.run("dpkg", "-i", container.add(package(2)))
+    assert container.output("dpkg-query", "-W", "-f", "${db:Status-Status}", "ws4redis") == "installed"
+    container.run("mv", "/mnt/kept.toml", SETTINGS)
+    container.run("systemctl", "reset-failed", "ws4redis", check=False)
+    container.run("systemctl", "restart", "ws4redis")
+    until(container.state, "active")
+
+
 def test_removing_stops_the_service_and_keeps_the_settings(container):
     container.run("dpkg", "-r", "ws4redis")
     assert container.state() != "active"
     assert container.run("pgrep", "ws4redis", check=False).stdout == ""
     container.run("test", "-e", "/etc/ws4redis/settings.toml")
+
+
+def test_an_override_of_owner_and_mode_is_respected(container):
+    container.run("dpkg", "--purge", "ws4redis")
+    container.run("dpkg-statoverride", "--add", "root", "ws4redis", "644", SETTINGS)
+    container.run("dpkg", "-i", container.add(package(1)))
+    assert container.output("stat", "-c", "%a %U %G", SETTINGS) == "644 root ws4redis"
+    container.run("dpkg-statoverride", "--remove", SETTINGS)
 
 
 def test_purging_leaves_no_file(container):
