@@ -33,6 +33,7 @@ fn run() -> Result<(), CommandError> {
     match flags.command.unwrap_or(Command::Serve) {
         // Handled above.
         Command::GenerateSettings(_) | Command::Completions { .. } | Command::Man => Ok(()),
+        Command::Health(flags) => cli::print_health(&settings, flags),
         Command::Settings(shown) => cli::print_settings(&sources, &shown),
         Command::Serve => {
             // Dropping the guard at the end writes the buffered lines.

@@ -9,6 +9,7 @@
 //!
 //! [`Ask`]: crate::shard::ask::Ask
 
+mod ask;
 mod connection;
 mod connections;
 mod guard;
@@ -22,6 +23,7 @@ mod shards;
 mod thread;
 mod yunity;
 
+pub use ask::{HealthQuestion, ask_health};
 pub use receivers::ask_receivers;
 pub use routes::RouteSet;
 pub use shards::{Shards, ask_queues};

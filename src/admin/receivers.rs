@@ -1,31 +1,15 @@
 //! How many clients a message reaches: the answer of the admin listener, and the question of `ws4redis check --listen`.
 
 use std::fmt::Write;
-use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::Request;
-use hyper::client::conn::http1;
-use hyper::header::{AUTHORIZATION, HOST};
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::task::spawn_local;
-use tokio::time::timeout;
 
+use super::ask::ask;
 use super::refusal::Refusal;
 use super::shards::Shards;
-use crate::settings::{AdminSettings, Listen};
+use crate::settings::AdminSettings;
 use crate::shard::ask::{Ask, ReceiverQuery};
 use crate::wire::{Channel, EmitTarget, parameters};
-
-/// Time for an answer.
-const TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Largest answer.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// A query without its subject.
 const NO_NAME: Refusal = Refusal::Parameter("channel or namespace has to be given");
@@ -107,43 +91,8 @@ fn query_text(query: &ReceiverQuery) -> String {
 ///
 /// With a description, when it does not answer, or refuses.
 pub async fn ask_receivers(settings: &AdminSettings, query: &ReceiverQuery) -> Result<u64, String> {
-    let ask = async {
-        match &settings.listen {
-            Listen::Tcp(address) => {
-                let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-                exchange(stream, settings, query).await
-            }
-            Listen::Unix(path, _) => {
-                let stream = UnixStream::connect(path).await.map_err(|error| error.to_string())?;
-                exchange(stream, settings, query).await
-            }
-        }
-    };
-    timeout(TIMEOUT, ask).await.map_err(|_| format!("no answer within {} s", TIMEOUT.as_secs()))?
-}
-
-async fn exchange<S>(stream: S, settings: &AdminSettings, query: &ReceiverQuery) -> Result<u64, String>
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let describe = |error: hyper::Error| error.to_string();
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(describe)?;
-    // It ends with its sender.
-    spawn_local(connection);
-    let mut request = Request::get(format!("/receivers{}", query_text(query))).header(HOST, "localhost");
-    if let Some(token) = &settings.token {
-        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-    }
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(describe)?;
-    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-    let body = body.map_err(|error| error.to_string())?.to_bytes();
-    let answer: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-    match (answer["receivers"].as_u64(), answer["detail"].as_str()) {
-        (Some(receivers), _) => Ok(receivers),
-        (None, Some(detail)) => Err(detail.to_owned()),
-        (None, None) => Err("an answer that is not the admin listener's".to_owned()),
-    }
+    let answer = ask(settings, &format!("/receivers{}", query_text(query))).await?;
+    answer["receivers"].as_u64().ok_or_else(|| "an answer without a count".to_owned())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::{CommandError, ListenRequest, PublishCommand};
     after_help = "A setting such as server.listen is set by --set server.listen=127.0.0.1:9000, by the environment\n\
                   (WS4REDIS_SERVER__LISTEN) or in a settings file; `ws4redis settings` shows those in force.\n\
                   RUST_LOG sets what is logged.\n\n\
-                  Exit codes: 0 fine, 64 settings or flags cannot be used, 69 Redis cannot be reached, 1 anything else, also a problem that check has found."
+                  Exit codes: 0 fine, 64 settings or flags cannot be used, 69 Redis cannot be reached, 1 anything else, also a problem that check or health has found."
 )]
 pub struct Arguments {
     /// Settings file; default: settings.toml in the working directory, if it exists.
@@ -40,6 +40,8 @@ pub enum Command {
     Serve,
     /// Check the settings and the connection to Redis.
     Check(CheckFlags),
+    /// Ask the running gateway whether it is ready: 0 if it is, else 1.
+    Health(HealthFlags),
     /// Print the settings in force, and where each comes from. Secrets are masked.
     Settings(SettingsFlags),
     /// Write a commented settings file for a new site, with the values of --set.
@@ -64,6 +66,17 @@ pub struct OutputFlags {
     /// Print JSON, one object a line.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `ws4redis health`.
+#[derive(Args, Debug, Clone, Copy)]
+pub struct HealthFlags {
+    /// Ask only whether it is alive: also without Redis, and while it stops.
+    #[arg(long)]
+    pub live: bool,
+    /// How to print the answer.
+    #[command(flatten)]
+    pub output: OutputFlags,
 }
 
 /// Flags of `ws4redis settings`.

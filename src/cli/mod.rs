@@ -4,6 +4,7 @@ mod arguments;
 mod check;
 mod facility_listener;
 mod findings;
+mod health;
 mod inventory;
 mod layer_inventory;
 mod listen;
@@ -19,10 +20,12 @@ use std::process::ExitCode;
 use tokio::runtime::{Builder, LocalOptions};
 
 pub use self::arguments::{
-    Arguments, CheckFlags, Command, GenerateSettings, ListenFlags, OutputFlags, PublishFlags, SettingsFlags,
+    Arguments, CheckFlags, Command, GenerateSettings, HealthFlags, ListenFlags, OutputFlags, PublishFlags,
+    SettingsFlags,
 };
 pub use self::check::{ListenTime, check};
 pub use self::facility_listener::{ListenRequest, listen_to_facilities};
+pub use self::health::print_health;
 pub use self::manual::{print_completions, print_manual};
 pub use self::settings_listing::{generate_settings, print_settings};
 pub use self::yunity_client::{ListenCommand, listen};
@@ -38,6 +41,8 @@ pub enum CommandError {
     Usage(clap::Error),
     /// Invalid settings.
     Settings(settings::SettingsError),
+    /// A running gateway is not healthy, or does not answer.
+    Unhealthy(String),
     /// Invalid arguments.
     Arguments(String),
     /// An unusable Redis URL.
@@ -62,7 +67,7 @@ impl CommandError {
         let _ = match self {
             Self::Usage(error) => error.print(),
             Self::Settings(error) => writeln!(io::stderr(), "ws4redis: {error}"),
-            Self::Arguments(text) | Self::Redis(text) | Self::Server(text) => {
+            Self::Arguments(text) | Self::Redis(text) | Self::Server(text) | Self::Unhealthy(text) => {
                 writeln!(io::stderr(), "ws4redis: {text}")
             }
             Self::Target(error) => writeln!(io::stderr(), "ws4redis: {error}"),
@@ -79,7 +84,7 @@ impl CommandError {
             Self::Usage(error) if !error.use_stderr() => 0,
             Self::Usage(_) | Self::Settings(_) | Self::Arguments(_) | Self::Target(_) => 64,
             Self::Redis(_) | Self::Server(_) => 69,
-            Self::Found(_) | Self::Serving(_) | Self::Stdio(_) => 1,
+            Self::Unhealthy(_) | Self::Found(_) | Self::Serving(_) | Self::Stdio(_) => 1,
         })
     }
 }
