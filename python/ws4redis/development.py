@@ -274,10 +274,12 @@ def _with_store(derived: GatewaySettings) -> tuple[GatewaySettings, str]:
     url = str(derived.get("redis.url"))
     if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
         return derived, masked(url)
+    about: Any = {}
     try:
-        client = redis.Redis.from_url(url, socket_connect_timeout=PROBE_SECONDS, socket_timeout=PROBE_SECONDS)
-        is_embedded = "embedded_store" in client.info("server")
-        client.close()
+        timeouts = {"socket_connect_timeout": PROBE_SECONDS, "socket_timeout": PROBE_SECONDS}
+        with redis.Redis.from_url(url, **timeouts) as client:
+            about = client.info("server")
+        is_embedded = "embedded_store" in about
     except redis.ConnectionError as error:
         # Its subclasses are answers, such as that a password is missing.
         is_embedded = type(error) is redis.ConnectionError
@@ -286,12 +288,20 @@ def _with_store(derived: GatewaySettings) -> tuple[GatewaySettings, str]:
         is_embedded = False
     if not is_embedded:
         return derived, f"Redis at {masked(url)}"
+    snapshot = derived.get("embedded.snapshot_file") or snapshot_file()
+    owner = about.get("embedded_snapshot")
+    # Without a name it is of a gateway that somebody has started by hand, for all projects.
+    if owner and snapshot and owner != Path(snapshot).name:
+        raise ValueError(
+            f"the small Redis at {masked(url)} belongs to runserver of another project ({owner}), whose pages would get the "
+            f"messages of this one. Take another port for this project, such as {_own_port()}, in WS4REDIS_CONNECTION and in "
+            "LOCATION of CACHES, or start a Redis there"
+        )
     local = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
     if not local or urlsplit(url).scheme != "redis" or derived.values["redis.url"].secret:
         return derived, f"Redis at {masked(url)}, which does not answer"
     store = f"no Redis at {masked(url)}; the gateway has a small one there"
     values: dict[str, Any] = {"embedded.enabled": "on"}
-    snapshot = derived.get("embedded.snapshot_file") or snapshot_file()
     if snapshot:
         values["embedded.snapshot_file"] = str(snapshot)
         store += f", which keeps sessions in {snapshot}"
@@ -304,17 +314,28 @@ def _with_store(derived: GatewaySettings) -> tuple[GatewaySettings, str]:
     return derived.without(*lost).updated("runserver", values), store
 
 
+def _own_port() -> int:
+    """Return a port for the store of this project, the same each time."""
+    return 20_000 + int(_project_digest()[:8], 16) % 10_000
+
+
+def _project_folder() -> Path:
+    return Path(getattr(django_settings, "BASE_DIR", None) or Path.cwd())
+
+
+def _project_digest() -> str:
+    return hashlib.sha256(os.path.abspath(_project_folder()).encode()).hexdigest()[:16]
+
+
 def snapshot_file() -> Path | None:
     """Return where the embedded store keeps sessions for this project, or None if it cannot keep them."""
-    base = getattr(django_settings, "BASE_DIR", None) or Path.cwd()
-    name = hashlib.sha256(os.path.abspath(base).encode()).hexdigest()[:16]
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = home / "ws4redis"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return None
-    return folder / f"{Path(base).name}-{name}.sessions"
+    return folder / f"{_project_folder().name}-{_project_digest()}.sessions"
 
 
 def _with_identity(derived: GatewaySettings, address: str, port: int, secret: str) -> GatewaySettings:

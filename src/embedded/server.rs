@@ -1,6 +1,11 @@
 //! The listener: accepts clients up to the limit, and removes expired keys.
 
-use std::{cell::RefCell, path::PathBuf, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -44,6 +49,9 @@ pub async fn serve(
     }
     tracing::info!(%address, limit_bytes = limits.max_memory_bytes, "embedded store started");
     let mut store = MemoryStore::new(limits);
+    if let Some(name) = snapshot.as_deref().and_then(Path::file_name) {
+        store.snapshot_name = name.to_string_lossy().replace(char::is_control, "_");
+    }
     let mut snapshot = snapshot.map(SnapshotFile::new);
     if let Some(file) = &mut snapshot {
         let now = store.clock.now_ms();

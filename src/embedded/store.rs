@@ -33,6 +33,8 @@ pub(crate) struct MemoryStore {
     pub(crate) pubsub: PubSub,
     pub(crate) clients: Slab<Client>,
     pub(crate) scripts: ScriptCache,
+    /// Name of the snapshot file; empty without one. It tells the stores of several projects apart.
+    pub(crate) snapshot_name: String,
     watchers: [HashMap<Bytes, HashSet<usize>>; DATABASES],
     /// Number of connections so far, which is the id of the latest client.
     pub(crate) last_id: u64,
@@ -53,6 +55,7 @@ impl MemoryStore {
             pubsub: PubSub::default(),
             clients: Slab::new(),
             scripts: ScriptCache::default(),
+            snapshot_name: String::new(),
             watchers: Default::default(),
             last_id: 0,
             requests: 0,

@@ -339,6 +339,24 @@ def own_address():
         return probe.getsockname()[0]
 
 
+def test_two_projects_do_not_share_a_store(project, tmp_path):
+    other = Project.__new__(Project)
+    other.home = shutil.copytree(project.home, tmp_path / "other")
+    other.python, other.store_port = project.python, project.store_port
+    with project.serve("--noreload") as server, server.client() as client:
+        # Without its own folder of snapshots: the name has to tell them apart.
+        with other.serve("--noreload", XDG_CACHE_HOME=project.home / "cache") as second:
+            until(second.output, lambda output: "belongs to runserver of another project (site-" in output, "the error")
+            assert second.get("/page/")[0] == 200
+            assert second.get("/ws/foobar")[0] == 404
+        server.publish("mine")
+        client.expect("mine")
+        with project.serve("--noreload") as again, again.client() as further:
+            again.publish("of-the-same-project")
+            further.expect("of-the-same-project")
+            client.expect("of-the-same-project")
+
+
 def test_sessions_in_the_embedded_store_survive_a_restart(project):
     project.append(
         "settings",

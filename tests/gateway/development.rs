@@ -78,6 +78,9 @@ async fn strings_of_the_embedded_store_survive_a_restart_with_their_times_to_liv
     let log = gateway.log();
     assert!(log.contains("its strings, such as sessions, are kept in"), "{log}");
     let mut store = gateway.store();
+    let info = String::from_utf8(store.command(&["INFO", "server"]).bulk().unwrap()).unwrap();
+    let name = snapshot.file_name().unwrap().to_str().unwrap();
+    assert!(info.contains(&format!("\r\nembedded_snapshot:{name}\r\n")), "{info}");
     store.command(&["SETEX", "session:a", "1000", "john"]);
     store.command(&["SETEX", "short", "1", "x"]);
     store.command(&["SET", "b", "c"]);

@@ -3,6 +3,7 @@
 import socket
 
 import pytest
+import redis
 from django.test import override_settings
 from stores import UnixRedisServer
 
@@ -38,3 +39,15 @@ def test_a_redis_that_asks_for_a_password_runs(port):
         server.stop()
     assert settings.get("embedded.enabled") is None
     assert store == f"Redis at redis://localhost:{port}/0"
+
+
+def test_the_store_of_another_project_is_refused(port, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    info = {"embedded_store": "ws4redis 0.1.0"}
+    monkeypatch.setattr(redis.Redis, "info", lambda self, *names: info)
+    for owner in ("", development.snapshot_file().name):
+        info["embedded_snapshot"] = owner
+        assert derived(port)[0].get("embedded.enabled") == "on"
+    info["embedded_snapshot"] = "other-0123456789abcdef.sessions"
+    with pytest.raises(ValueError, match=r"another project \(other-0123456789abcdef.sessions\)"):
+        derived(port)

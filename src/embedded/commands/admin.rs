@@ -97,6 +97,7 @@ fn sections(store: &MemoryStore) -> [(&'static str, String); 8] {
                     "embedded_store",
                     &concat!("ws4redis ", env!("CARGO_PKG_VERSION"), ", data live in memory only"),
                 ),
+                ("embedded_snapshot", &store.snapshot_name),
                 ("process_id", &std::process::id()),
                 ("uptime_in_seconds", &uptime),
                 ("uptime_in_days", &(uptime / 86_400)),
