@@ -29,7 +29,8 @@ pub(super) fn send_gaps(client: &mut LiveClient, listener: &Rc<Listener>, state:
                 place.owes_here = true;
             }
             let Some(subscription) = facility.subscription.as_ref() else {
-                facility.owes_gap |= facility.replaces_open && !facility.is_open;
+                let has_lost_others = facility.replaces_open && !facility.is_open;
+                facility.owes_gap |= has_lost_others || (has_dropped && facility.is_open);
                 continue;
             };
             if let Some(ids) = subscription.last_ids() {
