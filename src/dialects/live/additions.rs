@@ -54,7 +54,8 @@ impl Adding {
             let reading = self.read(&addition, &channels);
             let within = self.state.process.settings.server.handshake;
             match timeout(within, reading).await.unwrap_or(Err(JoinError::Lost)) {
-                Ok((persisted, starts)) => {
+                Ok((begun, persisted, starts)) => {
+                    let addition = begun.unwrap_or(addition);
                     let added = AddedChannels { addition, channels, persisted, starts };
                     self.reports.borrow_mut().push(JoinReport::added(self.join, added));
                     self.listener.wake();
@@ -80,11 +81,21 @@ impl Adding {
         &self,
         addition: &Addition,
         channels: &[Channel],
-    ) -> Result<(Vec<Option<Bytes>>, Vec<(Channel, EntryId)>), JoinError> {
+    ) -> Result<(Option<Addition>, Vec<Option<Bytes>>, Vec<(Channel, EntryId)>), JoinError> {
         let since = Instant::now();
-        let persisted = read_joined(addition.joining(), &self.state, channels).await?;
+        let limits = self.state.process.settings.history.limits_of(&self.facility);
+        // With a history it begins only now: as `FacilityReading::subscribed`.
+        let begun = match limits {
+            Some(_) => {
+                addition.joining().joined().await?;
+                Some(addition.rejoin(channels))
+            }
+            None => None,
+        };
+        let joining = begun.as_ref().unwrap_or(addition).joining();
+        let persisted = read_joined(joining, &self.state, channels).await?;
         let starts = starts_behind(&self.state, &self.facility, channels, since).await;
-        Ok((persisted, starts.map_err(|_| JoinError::Lost)?))
+        Ok((begun, persisted, starts.map_err(|_| JoinError::Lost)?))
     }
 }
 

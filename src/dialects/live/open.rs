@@ -47,7 +47,9 @@ pub async fn open(
         let reading = FacilityReading::new(state, &handshake.facility, &grant, resume.as_ref());
         let is_late = |_| no_redis(state, "Redis did not answer within server.handshake_seconds");
         let (_permit, starts) = timeout(within, reading.begin()).await.map_err(is_late)??;
+        let subscribed = timeout(within, reading.subscribed(&live)).await.map_err(is_late)??;
         let joining = join(state, &[&grant.subscribe[..], &live].concat(), visitor);
+        drop(subscribed);
         let labelled = Some(&handshake.facility);
         let read = joining.read(state, &[], &grant.groups, labelled, visitor).await?;
         let reading = reading.read(&joining.subscription, &starts);

@@ -10,7 +10,7 @@ use super::refusal::RequestRefusal;
 use super::resume::Resume;
 use crate::access::Grant;
 use crate::dialects::relay::read_joined;
-use crate::hub::Subscription;
+use crate::hub::{JoinError, Subscription};
 use crate::redis::ReadFailed;
 use crate::shard::state::ShardState;
 use crate::wire::{Channel, EntryId, Facility};
@@ -72,6 +72,22 @@ impl<'a> FacilityReading<'a> {
     pub(super) async fn starts(&self) -> Result<Vec<Option<EntryId>>, RequestRefusal> {
         let Some(histories) = self.histories() else { return Ok(Vec::new()) };
         Ok(histories.starts(&self.with_history().1).await?)
+    }
+
+    /// Waits until Redis has acknowledged the channels of a subscription that is about to begin; none if it has no channels with
+    /// ids. A message of a channel with a history that comes before the one with ids is acknowledged has no id: a subscription
+    /// that held it would get it from the history, too.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is lost or refuses a channel.
+    pub(super) async fn subscribed(&self, live: &[Channel]) -> Result<Option<Subscription>, JoinError> {
+        if live.is_empty() {
+            return Ok(None);
+        }
+        let subscribed = self.state.hub.join(&[self.channels, live].concat());
+        subscribed.joined().await?;
+        Ok(Some(subscribed))
     }
 
     /// Waits until Redis has acknowledged a subscription, and reads the persisted values and the histories of its channels.

@@ -201,8 +201,9 @@ async fn join_facility(
     let reading = FacilityReading::new(state, &handshake.facility, &grant, resume);
     let read = async {
         let starts = reading.starts().await?;
+        let subscribed = reading.subscribed(&live).await?;
         let subscription = state.hub.join(&[&grant.subscribe[..], &live].concat());
-        drop(earlier.subscription.take());
+        drop((subscribed, earlier.subscription.take()));
         let (persisted, history) = reading.read(&subscription, &starts).await?;
         Ok::<_, RequestRefusal>((subscription, persisted, history))
     };

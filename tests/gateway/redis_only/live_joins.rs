@@ -52,7 +52,7 @@ async fn what_a_slow_client_loses_while_a_facility_reads_on_is_told_as_a_gap() {
     let text = |name: &str| format!("{name} {}", "x".repeat(15_000));
     // They wait in the outbox.
     for name in ["a", "b", "c", "d"] {
-        gateway.post("/ws/h?publish-broadcast", &text(name)).expect_status(204).await;
+        gateway.post("/ws/h?publish-broadcast", text(name)).expect_status(204).await;
     }
     proxy.hold_replies(Side::Store);
     proxy.cut(Side::Subscriber);
@@ -76,7 +76,7 @@ async fn what_a_slow_client_loses_while_a_facility_reads_on_is_told_as_a_gap() {
             break;
         }
         if object["f"] == "x" && object["t"] == "gap" {
-            gateway.post("/ws/h?publish-broadcast", &text("e")).expect_status(204).await;
+            gateway.post("/ws/h?publish-broadcast", text("e")).expect_status(204).await;
         }
     }
     assert!(!received.contains(&"b".to_owned()), "nothing was dropped: {received:?}");

@@ -17,6 +17,7 @@ mod keyspace_events;
 mod large_sessions;
 mod least_rights;
 mod live;
+mod live_joins;
 mod live_presence;
 mod live_proof;
 mod live_turns;
