@@ -296,6 +296,12 @@ impl Hub {
         }
     }
 
+    /// Notes that messages of a layer's topic may have been lost.
+    pub fn on_missed(&self, topic: &Topic) {
+        let listeners = self.topics.find(topic).into_iter().flat_map(|id| self.open_listeners(id));
+        listeners.for_each(|listener| listener.on_loss(true));
+    }
+
     /// Pauses a topic that Redis had refused and now accepts, until its value has been re-read.
     pub fn on_regained(&mut self, topic: &Topic) {
         let Some(id) = self.topics.find(topic) else { return };

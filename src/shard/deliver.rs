@@ -74,6 +74,7 @@ pub(super) async fn deliver_groups(hub: Rc<SharedHub>, mut inbox: mpsc::Receiver
                 }
             }
             GroupsEvent::Refused(topic, generation) => hub.on_refused(&topic, generation),
+            GroupsEvent::Missed(topics) => topics.iter().for_each(|topic| hub.on_missed(topic)),
             GroupsEvent::Lost => hub.on_lost(),
         });
     }

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::redis::RedisReply;
 use crate::support::sessions::{connect, log_in, session_key};
@@ -269,6 +269,59 @@ mod redis_only {
         server.put_at(&member, &stored_for(&member, "old"), now() - 57.0);
         client.expect_text(r#"{"text":"old"}"#).await;
         server.gateway.expect_log(&["waited long in a mailbox", "Django drops them after 60 s"]).await;
+    }
+
+    /// Returns a message of the group as version 2 has it.
+    fn heard(text: &str) -> Value {
+        json!({"t": "msg", "f": "x", "a": "broadcast", "d": format!(r#"{{"text":"{text}"}}"#)})
+    }
+
+    #[tokio::test]
+    async fn a_membership_that_redis_has_lost_is_noticed_within_seconds_and_leaves_a_gap() {
+        let server = CoreGateway::start("layer = \"core\"\n", RULES).await;
+        let mut client = server.gateway.live("/ws/x?subscribe-broadcast").await;
+        client.next().await;
+        let member = server.members("chat_5").remove(0);
+        // As `flush` of the layer does.
+        RedisServer::shared().command(&["DEL", &format!("{}:group:chat_5", server.prefix)]);
+        client.expect(json!({"t": "gap", "f": "x"})).await;
+        assert_eq!(server.members("chat_5"), std::slice::from_ref(&member));
+        server.put(&member, &stored_for(&member, "after"));
+        client.expect(heard("after")).await;
+        client.expect_nothing().await;
+    }
+
+    #[tokio::test]
+    async fn a_group_that_was_joined_stays_so_when_redis_refuses_to_renew_that() {
+        let layer = RedisServer::start();
+        let hosts = format!("layer = \"core\"\nhosts = [\"{}\"]\n", layer.url());
+        let server = CoreGateway::start(&hosts, RULES).await;
+        let _early = server.gateway.connect("/ws/x?subscribe-broadcast").await;
+        layer.command(&["CONFIG", "SET", "maxmemory", "1"]);
+        server.gateway.expect_log(&["redis refuses to join a Channels group", "OOM"]).await;
+        let _late = server.gateway.connect("/ws/x?subscribe-broadcast").await;
+    }
+
+    #[tokio::test]
+    async fn a_mailbox_that_was_full_leaves_a_gap_behind_its_messages() {
+        let server = CoreGateway::start("layer = \"core\"\n", RULES).await;
+        let mut client = server.gateway.live("/ws/x?subscribe-broadcast").await;
+        client.next().await;
+        let member = server.members("chat_5").remove(0);
+        for (count, is_full) in [(99, false), (100, true)] {
+            server.gateway.signal("STOP");
+            for number in 0..count {
+                server.put(&member, &stored_for(&member, &number.to_string()));
+            }
+            server.gateway.signal("CONT");
+            for number in 0..count {
+                client.expect(heard(&number.to_string())).await;
+            }
+            if is_full {
+                client.expect(json!({"t": "gap", "f": "x"})).await;
+            }
+            client.expect_nothing().await;
+        }
     }
 
     #[tokio::test]

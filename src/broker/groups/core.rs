@@ -21,7 +21,7 @@ use super::wanted::GroupWant;
 use crate::broker::event::Call;
 use crate::hub::SubscriptionRequest;
 use crate::metrics::Counters;
-use crate::redis::{CommandClient, CommandFailure, MailboxContent, Target, TargetError};
+use crate::redis::{CommandClient, CommandFailure, CommandReply, MailboxContent, Target, TargetError};
 use crate::settings::{ChannelLayer, RedisSettings, Settings};
 use crate::telemetry::LogThrottle;
 use crate::wire::{crc32, layer_host};
@@ -33,9 +33,13 @@ const MAILBOXES: usize = 16;
 const EXPIRY_SECONDS: f64 = 60.0;
 const NEARLY_EXPIRED: f64 = 54.0;
 
-/// Seconds for which a membership is valid, as Channels assumes by default, and how often it is renewed.
+/// Seconds for which a membership is valid, as Channels assumes by default.
 const MEMBERSHIP_SECONDS: &str = "86400";
-const RENEWAL: Duration = Duration::from_hours(1);
+
+/// Shortest time between two renewals, which find out that Redis has lost a membership, and groups that are renewed per second
+/// in the long run.
+const RENEWAL: Duration = Duration::from_secs(5);
+const RENEWED_PER_SECOND: u32 = 200;
 
 /// Largest reply to a command: they are numbers.
 const MAX_REPLY: usize = 1 << 10;
@@ -87,7 +91,8 @@ struct GroupMembership {
 
 struct JoinOutcome {
     host: usize,
-    groups: Vec<(Box<str>, Result<(), CommandFailure>)>,
+    /// Whether the process was no member before, or why it is none.
+    groups: Vec<(Box<str>, Result<bool, CommandFailure>)>,
 }
 
 impl CoreLayer {
@@ -157,8 +162,7 @@ impl CoreLayer {
                     self.leave_idle(now);
                     self.retry_refused(now);
                     if now >= renewal {
-                        renewal = now + RENEWAL;
-                        self.renew();
+                        renewal = now + self.renew();
                     }
                 }
             }
@@ -223,7 +227,9 @@ impl CoreLayer {
                 continue;
             }
             let groups: Vec<Box<str>> = host.due.iter().take(MAX_JOINED).cloned().collect();
-            host.due.retain(|group| !groups.contains(group));
+            for group in &groups {
+                host.due.remove(group);
+            }
             host.is_joining = true;
             let commands = host.commands.clone();
             let members: Vec<_> = groups
@@ -241,12 +247,14 @@ impl CoreLayer {
     async fn on_joined(&mut self, outcome: JoinOutcome) {
         let JoinOutcome { host, groups } = outcome;
         self.hosts[host].is_joining = false;
-        let mut confirmed = Vec::new();
+        let (mut confirmed, mut missed) = (Vec::new(), Vec::new());
         for (group, result) in groups {
             let Some(membership) = self.groups.get_mut(&group) else { continue };
             match result {
-                Ok(()) => {
+                Ok(is_new) => {
                     membership.is_joined = true;
+                    // Nobody else hears it yet, or Redis has lost the membership.
+                    missed.extend(is_new.then(|| group.clone()));
                     confirmed.push(group);
                 }
                 Err(CommandFailure::Lost) => {
@@ -254,14 +262,18 @@ impl CoreLayer {
                 }
                 Err(CommandFailure::Refused(reason)) => {
                     if let Some(suppressed) = self.refused.allow() {
-                        error!(redis = self.hosts[host].target.name(), %group, error = %reason, suppressed, "redis refuses to join a Channels group; new clients of it get 503; retrying every 30 s. Allow the user of channels.hosts +zadd +expire +zrem +del +zcard +zpopmin +bzpopmin and the keys {}*", self.prefix);
+                        error!(redis = self.hosts[host].target.name(), %group, error = %reason, suppressed, "redis refuses to join a Channels group, or to renew that; new clients of a group that is not joined get 503; retrying every 30 s. Allow the user of channels.hosts +zadd +expire +zrem +del +zcard +zpopmin +bzpopmin and the keys {}*", self.prefix);
+                    }
+                    // Redis has the membership until it expires, and renewals go on.
+                    if membership.is_joined {
+                        continue;
                     }
                     self.deliveries.refuse(&group).await;
-                    membership.is_joined = false;
                     self.refusals.push_back((Instant::now() + REFUSED_PAUSE, group));
                 }
             }
         }
+        self.deliveries.miss(missed).await;
         self.deliveries.confirm(confirmed).await;
     }
 
@@ -275,8 +287,13 @@ impl CoreLayer {
             }
             MailboxEvent::Lost(host, reason) => self.on_lost(host, &reason).await,
             MailboxEvent::Content(number, content) => {
-                self.take(number, &content);
+                let is_full = self.take(number, &content);
                 self.deliveries.flush().await;
+                if is_full {
+                    let mailboxes = self.mailboxes.len();
+                    let is_in = |group: &&str| crc32(group.as_bytes()) as usize % mailboxes == number;
+                    self.deliveries.miss(self.groups.keys().map(|group| &**group).filter(is_in)).await;
+                }
             }
         }
     }
@@ -300,8 +317,8 @@ impl CoreLayer {
         self.deliveries.confirm(others).await;
     }
 
-    /// Encodes what a mailbox had.
-    fn take(&mut self, number: usize, content: &MailboxContent) {
+    /// Encodes what a mailbox had. Returns whether it was full, so that Django may have dropped messages.
+    fn take(&mut self, number: usize, content: &MailboxContent) -> bool {
         // Above, Django leaves more than the setting says.
         let is_nearly_full =
             content.held * 10 >= self.capacity * 9 && content.held <= self.capacity && content.held > 1;
@@ -330,6 +347,8 @@ impl CoreLayer {
         for stored in &content.members {
             self.deliveries.add_received(&self.mailboxes[number], stored);
         }
+        // One member may have been taken before the others were counted.
+        is_nearly_full && content.held + 1 >= self.capacity
     }
 
     fn retry_refused(&mut self, now: Instant) {
@@ -341,9 +360,14 @@ impl CoreLayer {
         }
     }
 
-    /// Renews all memberships.
-    fn renew(&mut self) {
-        (0..self.hosts.len()).for_each(|host| self.queue_all(host));
+    /// Renews all memberships. Returns the time until the next renewal.
+    fn renew(&mut self) -> Duration {
+        let hosts = self.hosts.len();
+        for (group, _) in self.groups.iter().filter(|(_, membership)| membership.is_joined) {
+            self.hosts[layer_host(group, hosts)].due.insert(group.clone());
+        }
+        let groups = u32::try_from(self.groups.len()).unwrap_or(u32::MAX);
+        RENEWAL.max(Duration::from_secs((groups / RENEWED_PER_SECOND).into()))
     }
 
     fn queue_all(&mut self, host: usize) {
@@ -407,7 +431,8 @@ async fn join(
         let outcomes = replies.get(2 * index..2 * index + 2).unwrap_or_default();
         let failure = outcomes.iter().find_map(|outcome| outcome.as_ref().err().cloned());
         let failure = failure.or_else(|| outcomes.is_empty().then_some(CommandFailure::Lost));
-        groups.push((group, failure.map_or(Ok(()), Err)));
+        let is_new = matches!(outcomes.first(), Some(Ok(CommandReply::Integer(1))));
+        groups.push((group, failure.map_or(Ok(is_new), Err)));
     }
     if groups.iter().any(|(_, result)| *result == Err(CommandFailure::Lost)) {
         sleep(PAUSE).await;

@@ -33,6 +33,8 @@ pub enum GroupsEvent {
     Subscribed(Vec<(Topic, Generation)>),
     /// The layer's server refuses a topic, or is down.
     Refused(Topic, Generation),
+    /// Messages of these topics may have been lost.
+    Missed(Vec<Topic>),
     /// A server of the layer was lost. Topics of other servers are confirmed again behind it.
     Lost,
 }
@@ -222,6 +224,21 @@ impl GroupDeliveries {
         for (shard, topics) in per_shard.into_iter().enumerate() {
             if !topics.is_empty() {
                 self.send(shard, GroupsEvent::Subscribed(topics)).await;
+            }
+        }
+    }
+
+    /// Tells the shards that messages of these groups may have been lost.
+    pub(super) async fn miss(&self, groups: impl IntoIterator<Item = impl AsRef<str>>) {
+        let mut per_shard = vec![Vec::new(); self.shards.len()];
+        for group in groups {
+            for GroupWant { topic, shard, .. } in self.wanted.of(group.as_ref()) {
+                per_shard[*shard].push(topic.clone());
+            }
+        }
+        for (shard, topics) in per_shard.into_iter().enumerate() {
+            if !topics.is_empty() {
+                self.send(shard, GroupsEvent::Missed(topics)).await;
             }
         }
     }
