@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
 use crate::hub::Listener;
+use crate::redis::error_reply::ErrorClass;
 use crate::redis::{CommandClient, CommandFailure, CommandReply, ReplyValue};
 use crate::telemetry::LogThrottle;
 use crate::wire::Namespace;
@@ -161,6 +162,8 @@ impl JoinedGroups {
                     }
                     user.set(names_of(&reply));
                 }
+                // It keeps the groups that it has.
+                Err(CommandFailure::Refused(reason)) if is_passing(&reason) => is_answered = false,
                 Err(CommandFailure::Refused(reason)) => {
                     if let Some(suppressed) = self.refused.allow() {
                         warn!(%reason, suppressed, "redis refuses to read the Channels groups of users; their sockets hear none of them. Allow SSCAN of ws4redis:groups:*");
@@ -173,6 +176,11 @@ impl JoinedGroups {
         }
         is_answered
     }
+}
+
+/// Returns whether Redis will execute the refused command later.
+fn is_passing(reason: &str) -> bool {
+    matches!(ErrorClass::of(reason), ErrorClass::Temporary | ErrorClass::NotMaster)
 }
 
 /// Returns whether a reply of SSCAN leaves members out.

@@ -198,6 +198,36 @@ mod redis_only {
     }
 
     #[tokio::test]
+    async fn a_redis_that_is_busy_takes_no_group_from_a_user() {
+        let redis = RedisServer::start_with(&["--lua-time-limit", "20"]);
+        let (layer, prefix) = (RedisServer::shared(), unique("live-layer"));
+        let text = format!(
+            "[channels]\nenabled = true\nprefix = \"{prefix}\"\nhosts = [\"{}\"]\n{}",
+            layer.url(),
+            rule("x", "broadcast", "joined = true")
+        );
+        let gateway = TestGateway::builder().redis(&redis).rules(&text).start().await;
+        let server = LayerGateway { gateway, prefix };
+        redis.command(&["SADD", &server.gateway.channel("ws4redis:groups:7"), "chat_1"]);
+        let cookie = log_in(&redis, &session_key(), "7", "john", &[]);
+        let request = server.gateway.live_request("/ws/x?subscribe-broadcast").header("Cookie", &cookie);
+        let mut client = LiveClient::open(request).await;
+        assert_eq!(client.next().await["t"], "sub");
+        server.expect_subscribed("chat_1").await;
+        // The gateway reads the groups while the script runs.
+        let control = server.gateway.channel("ws4redis:control");
+        let script = "local from = redis.call('TIME') repeat local now = redis.call('TIME') \
+            until (now[1] - from[1]) * 1000000 + now[2] - from[2] > 1000000";
+        let hint = json!({"v": 1, "groups": "7"}).to_string();
+        redis.pipeline(&[
+            &[b"PUBLISH", control.as_bytes(), hint.as_bytes()],
+            &[b"EVAL", script.as_bytes(), b"0"],
+        ]);
+        server.send("chat_1", "a");
+        client.expect(heard("x", "broadcast", "a")).await;
+    }
+
+    #[tokio::test]
     async fn a_change_of_the_groups_does_not_disturb_a_subscription_that_is_being_replaced() {
         let server = LayerGateway::start(&rule("x", "broadcast", "group = \"all\"\njoined = true")).await;
         let (redis, gateway) = (RedisServer::shared(), &server.gateway);
