@@ -17,7 +17,8 @@ use crate::shard::ask::{Ask, ConnectionFilter, ConnectionInfo, ConnectionPeer, N
 use crate::wire::{iso_text, query_pairs};
 
 /// The parameters that select connections.
-const FILTERS: &[&str] = &["user", "group", "session", "facility", "dialect", "form", "namespace", "address"];
+pub(super) const FILTERS: &[&str] =
+    &["user", "group", "session", "facility", "dialect", "form", "namespace", "address"];
 
 /// Digits of the hash of a session that connections have. Messages of pages to Django have all 64 of them.
 const SESSION_DIGITS: usize = 16;
@@ -90,7 +91,11 @@ async fn part(
 }
 
 /// Reads which connections are meant.
-fn filter(query: Option<&str>) -> Result<ConnectionFilter, Refusal> {
+///
+/// # Errors
+///
+/// When a value is one that no connection can have.
+pub(super) fn filter(query: Option<&str>) -> Result<ConnectionFilter, Refusal> {
     let mut filter = ConnectionFilter::default();
     for (name, value) in query_pairs(query) {
         let text = Some(Box::from(&*value));
@@ -199,6 +204,7 @@ mod tests {
             "user=j%20n&group=red&session={hash}&facility=&dialect=live&form=polling&namespace=/&address=::ffff:10.0.0.1"
         );
         let expected = ConnectionFilter {
+            id: None,
             user: Some("j n".into()),
             group: Some("red".into()),
             session: Some("0123456789abcdef".into()),

@@ -52,7 +52,7 @@ impl<C: FromStr> ListRequest<C> {
         let mut seen = Vec::new();
         for (name, _) in query_pairs(query) {
             if !["limit", "after"].contains(&&*name) && !filters.contains(&&*name) {
-                return Err(Refusal::UnknownParameter(filters.join(", ")));
+                return Err(Refusal::UnknownParameter([&["limit", "after"], filters].concat().join(", ")));
             }
             if seen.contains(&name) {
                 return Err(Refusal::Parameter("a parameter may be given once"));

@@ -10,6 +10,7 @@
 //! [`Ask`]: crate::shard::ask::Ask
 
 mod ask;
+mod close;
 mod connection;
 mod connections;
 mod guard;

@@ -24,7 +24,9 @@ pub(super) enum Refusal {
     )]
     WebPage,
     /// It changes something, and there is no token.
-    #[error("without a token only GET and HEAD are answered; set admin.token_file")]
+    #[error(
+        "without a token only GET and HEAD are answered at a TCP address; set admin.token_file, or listen on unix:/path"
+    )]
     ReadOnly,
     /// The token is missing or wrong.
     #[error("send the token of admin.token or admin.token_file as \"Authorization: Bearer TOKEN\"")]
@@ -38,16 +40,19 @@ pub(super) enum Refusal {
     #[error("nothing is served here but GET /; admin.listen has the other lists and the health checks")]
     NotTheList,
     /// A method that the path does not have.
-    #[error("only GET and HEAD are allowed here")]
-    Method,
+    #[error("only {0} are allowed here")]
+    Method(&'static str),
+    /// No connection has this id.
+    #[error("no open connection has this id; GET /connections lists them")]
+    NoConnection,
     /// The body is too large.
     #[error("a request body may have {0} bytes at most")]
     TooLarge(u64),
     /// A parameter of the query.
     #[error("{0}")]
     Parameter(&'static str),
-    /// A parameter that a list does not have, with those that it has.
-    #[error("this list has no such parameter; there are limit, after, {0}")]
+    /// A parameter that a route does not have, with those that it has.
+    #[error("a parameter is unknown here; there are {0}")]
     UnknownParameter(String),
     /// The server stops.
     #[error("draining: the server is stopping and accepts no clients; use another gateway")]
@@ -75,8 +80,8 @@ impl Refusal {
         match self {
             Self::Host | Self::NotLoopback | Self::WebPage | Self::ReadOnly => StatusCode::FORBIDDEN,
             Self::Token => StatusCode::UNAUTHORIZED,
-            Self::NotFound | Self::NotTheList => StatusCode::NOT_FOUND,
-            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotFound | Self::NotTheList | Self::NoConnection => StatusCode::NOT_FOUND,
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Parameter(_) | Self::UnknownParameter(_) => StatusCode::BAD_REQUEST,
             Self::Draining
@@ -104,8 +109,8 @@ impl Refusal {
             Self::Token => {
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Self::Method => {
-                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            Self::Method(allowed) => {
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
             }
             _ => {}
         }

@@ -5,7 +5,7 @@ use hyper::{Method, Request, Response};
 use super::refusal::Refusal;
 use super::reply::ReplyBody;
 use super::shards::Shards;
-use super::{connections, guard, health, receivers, reply, yunity};
+use super::{close, connections, guard, health, receivers, reply, yunity};
 use crate::settings::AdminSettings;
 
 /// What a listener serves.
@@ -52,11 +52,20 @@ pub(super) async fn answer<B>(
 
 async fn route<B>(request: &Request<B>, shards: &Shards) -> Result<Response<ReplyBody>, Refusal> {
     let path = request.uri().path();
+    if let Some(id) = path.strip_prefix("/connections/").filter(|id| !id.is_empty()) {
+        if request.method() != Method::DELETE {
+            return Err(Refusal::Method("DELETE"));
+        }
+        return Ok(reply::json(&close::close(Some(id), request.uri().query(), shards).await?));
+    }
     if !["/health/live", "/health/ready", "/connections", "/receivers", "/yunity"].contains(&path) {
         return Err(Refusal::NotFound);
     }
+    if path == "/connections" && request.method() == Method::DELETE {
+        return Ok(reply::json(&close::close(None, request.uri().query(), shards).await?));
+    }
     if !is_read(request) {
-        return Err(Refusal::Method);
+        return Err(Refusal::Method(if path == "/connections" { "GET, HEAD, DELETE" } else { "GET, HEAD" }));
     }
     let value = match path {
         "/health/live" => health::live(shards).await?,

@@ -21,6 +21,7 @@ pub(super) fn reason_of(close: &Close) -> DisconnectReason {
         | Close::Overloaded
         | Close::EventsWaiting
         | Close::NotConnected
+        | Close::ByOperator(..)
         | Close::Refused => DisconnectReason::ForcedServerClose,
     }
 }

@@ -43,7 +43,7 @@ pub struct AdminSettings {
     pub listen: Listen,
     /// Whether only this machine can reach the address.
     pub is_local: bool,
-    /// The token; without one, requests only read.
+    /// The token; without one, requests over TCP only read.
     pub token: Option<String>,
     /// Values of the Host header that are answered.
     pub hosts: AllowedHosts,

@@ -7,9 +7,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::ask::{Ask, ConnectionFilter, ReceiverQuery, ShardStatus, Snapshot};
+use super::ask::{
+    Ask, CloseRequest, ClosedConnections, ConnectionFilter, ReceiverQuery, ShardStatus, Snapshot,
+};
 use super::state::ShardState;
 use crate::dialects::socket_io;
+use crate::engine::{EngineSession, TransportState};
 use crate::hub::Listener;
 use crate::settings::MountSettings;
 
@@ -30,6 +33,8 @@ pub(super) async fn answer_asks(state: Rc<ShardState>, mut asks: mpsc::Receiver<
             Ask::YunityClients { from, limit, answer } => {
                 drop(answer.send(socket_io::yunity_clients(&state, from, limit.min(MAX_CONNECTIONS))));
             }
+            Ask::Close { answer, .. } if answer.is_closed() => {}
+            Ask::Close { request, from, answer } => drop(answer.send(close(&state, request, from).await)),
             Ask::Snapshot { answer, .. } if answer.is_closed() => {}
             Ask::Snapshot { from, limit, filter, answer } => {
                 drop(answer.send(snapshot(&state, from, limit, &filter).await));
@@ -127,4 +132,27 @@ async fn members(state: &ShardState, from: usize, limit: usize, filter: &Arc<Con
     };
     let connections = found.into_iter().map(|(_, info)| info).collect();
     Snapshot { connections, next: last.map(|position| position + 1) }
+}
+
+/// Closes the connections that match a filter, of up to 100 from a position on.
+async fn close(state: &Rc<ShardState>, request: Arc<CloseRequest>, from: usize) -> ClosedConnections {
+    let filter = request.filter.clone();
+    state.descriptions.begin_closing(request);
+    let Some(slot) = from.checked_sub(SESSIONS) else {
+        let Snapshot { next, .. } = members(state, from, MAX_CONNECTIONS, &filter).await;
+        let closed = state.descriptions.end_closing();
+        return ClosedConnections { closed, next: Some(next.unwrap_or(SESSIONS)) };
+    };
+    let mut found = state.engine.sessions_from(slot, MAX_CONNECTIONS + 1);
+    let next = found.get(MAX_CONNECTIONS).map(|session| SESSIONS + session.slot as usize);
+    found.truncate(MAX_CONNECTIONS);
+    found.retain(|session| filter.matches(&socket_io::describe(state, session)));
+    let is_over_socket = |session: &&Rc<EngineSession>| session.transport.get() == TransportState::WebSocket;
+    state.descriptions.expect(found.iter().filter(is_over_socket).count(), &filter);
+    let polling = found.iter().filter(|session| socket_io::close_by_operator(state, session)).count();
+    let _ = timeout(TIMEOUT, state.descriptions.complete()).await;
+    for session in &found {
+        let _ = session.listener.take_description_request();
+    }
+    ClosedConnections { closed: state.descriptions.end_closing() + polling, next }
 }

@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::hub::Ending;
 use crate::wire::Form;
+use crate::wire::socket_io::push_json_string;
 use crate::wire::sse::named_event;
 use crate::wire::websocket::{Opcode, encode};
 
@@ -56,6 +57,8 @@ pub enum Close {
     Refused,
     /// The client is in no namespace any more, or has closed its Engine.IO session.
     Disconnected,
+    /// The operator has closed the connection, with this code and reason.
+    ByOperator(u16, Box<str>),
 }
 
 impl Close {
@@ -63,7 +66,7 @@ impl Close {
     pub fn code(&self) -> Option<u16> {
         match self {
             Self::ByClient(None) | Self::Disconnected => Some(1000),
-            Self::ByClient(Some((code, _))) => Some(*code),
+            Self::ByClient(Some((code, _))) | Self::ByOperator(code, _) => Some(*code),
             Self::Gone | Self::Broken | Self::Torn => None,
             Self::Restart => Some(1012),
             Self::Protocol(_) => Some(1002),
@@ -109,6 +112,7 @@ impl Close {
             Self::NotConnected => "no namespace joined in time",
             Self::Refused => "refused too often",
             Self::Disconnected => "disconnected",
+            Self::ByOperator(_, reason) => reason,
         }
     }
 
@@ -117,8 +121,9 @@ impl Close {
         match form {
             Form::Frames | Form::Packets | Form::PrefixedPackets | Form::Objects => self.frame(),
             Form::Events | Form::NamedEvents | Form::ObjectEvents => {
-                // Not escaped: a stream gets only the server's own reasons, which hold no quotes.
-                let text = format!(r#"{{"code":{},"reason":"{}"}}"#, self.code()?, self.reason());
+                let mut text = format!(r#"{{"code":{},"reason":"#, self.code()?);
+                push_json_string(&mut text, self.reason());
+                text.push('}');
                 Some(named_event("close", &text))
             }
         }
@@ -173,6 +178,7 @@ mod tests {
             Close::Slow,
             Close::Incomplete,
             Close::Overloaded,
+            Close::ByOperator(1008, "é".repeat(100).into()),
         ] {
             let frame = close.frame().unwrap();
             assert!(frame.len() <= 127 && frame[1] as usize == frame.len() - 2, "{close:?}");

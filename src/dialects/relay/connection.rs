@@ -169,7 +169,10 @@ impl RelayConnection {
         // Before every reason to end: the listing waits for each connection that it has asked.
         if socket.listener().take_description_request() {
             let info = describe(client, socket.listener(), permit);
-            state.descriptions.add(client.subscription.position(), info);
+            let close = state.descriptions.add(client.subscription.position(), info);
+            if let Some((code, reason)) = close {
+                return Poll::Ready(Close::ByOperator(code, reason));
+            }
         }
         if let Some(close) = early.take() {
             return Poll::Ready(*close);

@@ -9,7 +9,7 @@ use tracing::{Instrument, Span, debug};
 
 use super::describe::public_id;
 use super::namespaces::{connect, reauthorize};
-use super::outgoing::{last_packets, send_open};
+use super::outgoing::{send_disconnects, send_last_packets, send_open};
 use super::receive::receive;
 use crate::dialects::description::keep_details;
 use crate::dialects::reason::reason_of;
@@ -134,6 +134,11 @@ impl EngineConnection {
             return Poll::Ready(*close);
         }
         let (state, mode) = (permit.state(), read_mode(permit));
+        if socket.listener().take_description_request()
+            && let Some((code, reason)) = state.descriptions.close_next()
+        {
+            return Poll::Ready(Close::ByOperator(code, reason));
+        }
         for _ in 0..READS_PER_TURN {
             let listener = socket.listener();
             listener.watch(cx);
@@ -160,10 +165,10 @@ impl EngineConnection {
     async fn finish(self: Box<Self>, close: Close) {
         let Self { permit, socket, session, since, span, .. } = *self;
         let span = span.map_or_else(Span::none, |span| *span);
-        if close == Close::SessionEnded {
-            for packet in last_packets(&session, permit.state()) {
-                session.listener.send_uncounted(packet, &permit.state().sockets.limits);
-            }
+        match close {
+            Close::SessionEnded => send_last_packets(&session, permit.state()),
+            Close::ByOperator(..) => send_disconnects(&session, permit.state()),
+            _ => {}
         }
         let (delivered, dropped) = socket.listener().counts();
         span.in_scope(|| {

@@ -1,7 +1,8 @@
 //! The end of sessions that poll. One over a WebSocket is ended by the task of its connection.
 
-use super::outgoing::last_packets;
+use super::outgoing::{send_disconnects, send_last_packets};
 use crate::engine::{EngineSession, PollState, TransportState};
+use crate::events::DisconnectReason;
 use crate::hub::Ending;
 use crate::shard::state::ShardState;
 
@@ -16,6 +17,24 @@ const CROSSING_MS: u64 = 1_000;
 pub(super) fn end(state: &ShardState, session: &EngineSession, ending: Ending) {
     session.listener.end(ending);
     finish_ended(state, session);
+}
+
+/// Ends a session because the operator wants that. One over a WebSocket is asked to end, with the code that
+/// [`Descriptions::close_next`] has then; one that polls ends at once, and its client learns no code: then it returns true.
+///
+/// [`Descriptions::close_next`]: crate::shard::ask::Descriptions::close_next
+pub fn close_by_operator(state: &ShardState, session: &EngineSession) -> bool {
+    if session.transport.get() == TransportState::WebSocket {
+        session.listener.request_description();
+        return false;
+    }
+    let is_open = session.listener.ending().is_none();
+    if is_open {
+        session.end_reason.set(Some(DisconnectReason::ForcedServerClose));
+        send_disconnects(session, state);
+        end(state, session, Ending::Disconnected);
+    }
+    is_open
 }
 
 /// Carries out the end of a session that polls, if it has ended: it leaves its namespaces at once, and the table when its
@@ -33,9 +52,7 @@ pub(super) fn finish_ended(state: &ShardState, session: &EngineSession) {
     });
     if is_first {
         if ending == Ending::SessionEnded {
-            for packet in last_packets(session, state) {
-                session.listener.send_uncounted(packet, &state.sockets.limits);
-            }
+            send_last_packets(session, state);
         }
         session.release();
     }

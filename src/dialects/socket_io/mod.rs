@@ -25,6 +25,7 @@ mod yunity_clients;
 
 pub use describe::describe;
 pub use directives::apply;
+pub use ending::close_by_operator;
 pub use open::open;
 pub use polling::serve_calls;
 pub use reach::count;

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::engine::{EngineSession, EngineTable, NamespaceSocket, TransportState};
+use crate::engine::{EngineSession, EngineTable, TransportState};
 use crate::hub::Limits;
 use crate::settings::SocketIoSettings;
 use crate::shard::state::ShardState;
@@ -48,18 +48,20 @@ pub(super) fn send_packet(session: &EngineSession, limits: &Limits, push: impl F
     session.listener.send(&frame(&packet), limits);
 }
 
-/// Returns the packets that disconnect a client whose visitor's session has ended from its namespaces, if the site wants
-/// that: JavaScript clients do not reconnect then.
-pub(super) fn last_packets(session: &EngineSession, state: &ShardState) -> Vec<Bytes> {
-    if !state.process.settings.socket_io.disconnects_ended_sessions {
-        return Vec::new();
+/// Disconnects a client whose visitor's session has ended from its namespaces, if the site wants that.
+pub(super) fn send_last_packets(session: &EngineSession, state: &ShardState) {
+    if state.process.settings.socket_io.disconnects_ended_sessions {
+        send_disconnects(session, state);
     }
-    let disconnect = |socket: &NamespaceSocket| {
+}
+
+/// Disconnects a client from its namespaces: JavaScript clients do not reconnect then.
+pub(super) fn send_disconnects(session: &EngineSession, state: &ShardState) {
+    for socket in session.sockets.borrow().iter() {
         let mut packet = String::from(EngineType::Message.digit());
         push_disconnect(&mut packet, socket.namespace());
-        frame(&packet)
-    };
-    session.sockets.borrow().iter().map(disconnect).collect()
+        session.listener.send_uncounted(frame(&packet), &state.sockets.limits);
+    }
 }
 
 /// Sends an event, whose packet `push` appends, and its attachments.

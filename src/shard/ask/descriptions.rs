@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::{ConnectionFilter, ConnectionInfo};
+use super::{CloseRequest, ConnectionFilter, ConnectionInfo};
 
 /// Collects what connections tell about themselves.
 ///
@@ -17,6 +17,8 @@ pub struct Descriptions {
     filter: RefCell<Arc<ConnectionFilter>>,
     collected: RefCell<Vec<(usize, ConnectionInfo)>>,
     complete: Notify,
+    /// How the connections that match are closed, if they are closed, and how many are.
+    closing: RefCell<Option<(Arc<CloseRequest>, usize)>>,
 }
 
 impl Descriptions {
@@ -26,11 +28,40 @@ impl Descriptions {
         self.filter.replace(filter.clone());
     }
 
-    /// Adds the description of the connection at a position.
-    pub fn add(&self, position: usize, info: ConnectionInfo) {
-        if self.filter.borrow().matches(&info) {
+    /// Closes, until [`Descriptions::end_closing`], the expected connections that match the filter.
+    pub fn begin_closing(&self, request: Arc<CloseRequest>) {
+        self.closing.replace(Some((request, 0)));
+    }
+
+    /// Returns how many connections have been closed since [`Descriptions::begin_closing`].
+    pub fn end_closing(&self) -> usize {
+        self.closing.take().map_or(0, |(_, closed)| closed)
+    }
+
+    /// Adds the description of the connection at a position. Returns the close code and the reason if the connection has to
+    /// be closed.
+    pub fn add(&self, position: usize, info: ConnectionInfo) -> Option<(u16, Box<str>)> {
+        let matches = self.filter.borrow().matches(&info);
+        if matches && self.closing.borrow().is_some() {
+            return self.close_next();
+        }
+        if matches {
             self.collected.borrow_mut().push((position, info.shortened()));
         }
+        self.count();
+        None
+    }
+
+    /// Returns the close code and the reason for an expected connection that matches the filter; none if it is too late.
+    pub fn close_next(&self) -> Option<(u16, Box<str>)> {
+        self.count();
+        let mut closing = self.closing.borrow_mut();
+        let (request, closed) = closing.as_mut()?;
+        *closed += 1;
+        Some((request.code, request.reason.clone()))
+    }
+
+    fn count(&self) {
         self.missing.set(self.missing.get().saturating_sub(1));
         if self.missing.get() == 0 {
             self.complete.notify_one();

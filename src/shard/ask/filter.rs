@@ -7,6 +7,8 @@ use super::{ConnectionInfo, ConnectionPeer};
 /// What a connection has to be. What is not set is the same for all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectionFilter {
+    /// Its public id, in any namespace.
+    pub id: Option<Box<str>>,
     /// Its user, in any namespace.
     pub user: Option<Box<str>>,
     /// A group of its user.
@@ -40,7 +42,9 @@ impl ConnectionFilter {
             ConnectionPeer::Address(peer) => Some(peer.ip()),
             ConnectionPeer::Unix | ConnectionPeer::None => None,
         });
-        is_one(self.user.as_deref(), users)
+        let ids = info.id.iter().chain(namespaces().filter_map(|joined| joined.sid.as_ref()));
+        is_one(self.id.as_deref(), ids)
+            && is_one(self.user.as_deref(), users)
             && is_one(self.group.as_deref(), &info.groups)
             && is_one(self.session.as_deref(), &info.session)
             && is_one(self.facility.as_deref(), facilities)
@@ -64,6 +68,7 @@ mod tests {
     #[test]
     fn all_conditions_have_to_hold_and_a_missing_value_matches_none() {
         let relay = ConnectionInfo {
+            id: Some("a-1".into()),
             facility: Some("news".into()),
             user: Some("john".into()),
             groups: vec!["red".into(), "blue".into()],
@@ -73,7 +78,7 @@ mod tests {
         };
         let namespace = |user: &str| NamespaceInfo {
             name: "/chat".into(),
-            sid: None,
+            sid: Some(user.to_uppercase()),
             user: Some(user.into()).filter(|_| !user.is_empty()),
         };
         let polling = ConnectionInfo {
@@ -91,6 +96,8 @@ mod tests {
         let name = |name: &str| Some(name.into());
         for (filter, expected) in [
             (none(), &all[..]),
+            (ConnectionFilter { id: name("a-1"), ..none() }, &[&relay]),
+            (ConnectionFilter { id: name("MARY"), ..none() }, &[&polling]),
             (ConnectionFilter { user: name("john"), ..none() }, &[&relay]),
             (ConnectionFilter { user: name("mary"), ..none() }, &[&polling]),
             (ConnectionFilter { user: name("mary"), form: name("websocket"), ..none() }, &[]),

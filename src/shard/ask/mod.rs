@@ -29,6 +29,15 @@ pub enum Ask {
         /// Where the answer goes.
         answer: oneshot::Sender<Snapshot>,
     },
+    /// Closes connections, from a position on.
+    Close {
+        /// The first position.
+        from: usize,
+        /// Which connections, and how.
+        request: Arc<CloseRequest>,
+        /// Where the answer goes.
+        answer: oneshot::Sender<ClosedConnections>,
+    },
     /// The clients of yunity-sockets, from a position on.
     YunityClients {
         /// The first position.
@@ -72,6 +81,26 @@ pub struct Snapshot {
     /// The connections.
     pub connections: Vec<ConnectionInfo>,
     /// The position of the next one; none at the end.
+    pub next: Option<usize>,
+}
+
+/// Which connections the operator closes, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloseRequest {
+    /// Which connections.
+    pub filter: Arc<ConnectionFilter>,
+    /// The close code.
+    pub code: u16,
+    /// The reason of the close frame.
+    pub reason: Box<str>,
+}
+
+/// How many connections of a shard were closed.
+#[derive(Debug)]
+pub struct ClosedConnections {
+    /// Their number.
+    pub closed: usize,
+    /// The position of the next connection to consider; none at the end.
     pub next: Option<usize>,
 }
 

@@ -110,7 +110,7 @@ async fn the_token_is_required_for_changes_and_has_to_be_right() {
         let right = |request: Request| request.header("Authorization", format!("bearer {TOKEN}"));
         right(admin.get("/connections")).expect_status(200).await;
         let answer = right(post()).expect_status(405).await;
-        assert_eq!(answer.header("allow"), Some("GET, HEAD"));
+        assert_eq!(answer.header("allow"), Some("GET, HEAD, DELETE"));
         right(right(post())).expect_status(401).await;
         assert_eq!(admin.gateway.count_log(&[TOKEN]), 0);
     }

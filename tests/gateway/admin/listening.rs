@@ -32,9 +32,13 @@ async fn a_port_in_use_aborts_the_start_and_is_named() {
 
 /// Sends a GET over a unix socket, with these header lines, and returns the response.
 fn get_over_unix(path: &str, target: &str, lines: &str) -> String {
+    over_unix(path, &format!("GET {target}"), lines)
+}
+
+fn over_unix(path: &str, request: &str, lines: &str) -> String {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(format!("GET {target} HTTP/1.1\r\n{lines}\r\n").as_bytes()).unwrap();
+    stream.write_all(format!("{request} HTTP/1.1\r\n{lines}\r\n").as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -63,6 +67,10 @@ async fn the_unix_socket_is_for_its_owner_replaces_a_stale_one_and_is_removed_on
     for lines in ["Host: evil.example\r\n", "Host: localhost\r\nOrigin: null\r\n"] {
         assert!(get_over_unix(path, "/health/live", lines).starts_with("HTTP/1.1 403"), "{lines:?}");
     }
+    // Its permissions are an authorization of their own.
+    let answer = over_unix(path, "DELETE /connections?user=nobody", "");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains(r#"{"closed":0}"#), "{answer}");
+    assert!(over_unix(path, "DELETE /connections?user=nobody", "Host: x\r\n").starts_with("HTTP/1.1 403"));
     let mut second = start();
     let status = eventually("the second one refuses", || second.try_wait().unwrap()).await;
     assert_eq!(status.code(), Some(1), "another process listens there");

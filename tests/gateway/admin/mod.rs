@@ -1,5 +1,6 @@
 //! The listeners for the operator, by route: who is answered, health checks, lists of connections.
 
+mod closing;
 mod connections;
 mod guard;
 mod health;
