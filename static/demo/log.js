@@ -1,4 +1,4 @@
-// The connection log: the events of every connection of this page.
+// The connection log: the events of every connection of this page. Failed attempts of a connection share one entry.
 import { bounded } from './messages.js';
 import { byId, element } from './page.js';
 
@@ -20,7 +20,8 @@ const BY = { websocket: 'WebSocket', sse: 'server-sent events, while no WebSocke
 const STATES = { 'session-ended': 'session ended', waiting: 'waiting' };
 
 const log = bounded(byId('log-lines'));
-const lines = new Map();
+const lines = new Set();
+const watchers = new Set();
 
 export function note(name, text, kind = '') {
   const item = log.add(element('b', name), element('span', text, 'text'));
@@ -28,72 +29,136 @@ export function note(name, text, kind = '') {
   return item;
 }
 
-/** Logs a connection from its start to its end. */
-export function watch(name, socket) {
-  const row = element('li');
-  const state = element('span', undefined, 'state');
-  const line = { row, socket, due: null, state, attempt: 1, wasOpen: false, failure: null };
-  row.append(element('b', name), state);
-  byId('connections').append(row);
-  lines.set(socket, line);
-  note(name, `connecting to ${socket.url}`, 'connecting');
-  show(line);
+/** What a close event says, in words. */
+function closed({ code, reason }) {
+  return `closed with ${code}: ${CODES[code] ?? 'no meaning known here'}${reason ? ` (“${reason}”)` : ''}`;
+}
 
-  socket.addEventListener('state', ({ state: now, delay }) => {
-    line.due = delay === undefined ? null : Date.now() + delay;
-    // Further attempts are told in the line of the first one that failed.
-    if (now === 'connecting') line.attempt += 1;
-    if (now === 'open') {
-      note(name, `open, by ${BY[socket.transport]}`, now);
-      Object.assign(line, { attempt: 0, wasOpen: true, failure: null });
-    }
-    if (now === 'session-ended') note(name, 'the session has ended: connecting again with the current cookie', now);
+/**
+ * Adds a connection to the list, as connecting. An optional one does not change the state of the page.
+ * A failed attempt calls `failed` and `waits`, in either order.
+ */
+export function follow(name, isOptional = false) {
+  const row = element('li');
+  const label = element('span', undefined, 'state');
+  const line = { name, row, label, isOptional, state: 'connecting', by: '', due: null, attempt: 1, wasOpen: false, entry: null, text: '' };
+  row.append(element('b', name), label);
+  byId('connections').append(row);
+  lines.add(line);
+  const change = (changes) => {
+    Object.assign(line, changes);
     show(line);
-  });
-  socket.addEventListener('transport', () => {
-    note(name, `changed over to ${BY[socket.transport]}`, 'open');
-    show(line);
-  });
-  socket.addEventListener('gap', () => note(name, 'was away: messages may have been missed, the kept one follows'));
-  socket.addEventListener('close', ({ code, reason, final }) => {
-    const meaning = CODES[code] ?? 'no meaning known here';
-    const seconds = `${((line.due - Date.now()) / 1000).toFixed(1)} s`;
-    const isFolded = line.failure !== null;
-    const next = final ? 'for good' : isFolded ? `attempt ${line.attempt}, next in ${seconds}` : `next attempt in ${seconds}`;
-    const text = `closed with ${code}: ${meaning}${reason ? ` (“${reason}”)` : ''}; ${next}`;
-    if (isFolded) line.failure.querySelector('.text').textContent = text;
-    else {
-      const item = note(name, text, code === 1000 ? '' : 'closed');
-      // The end of an open connection keeps its line.
-      if (line.attempt > 0) line.failure = item;
-    }
-    // Refused ones stay visible.
-    if (final && code === 1000) {
+  };
+  change({});
+
+  return {
+    connecting() {
+      if (line.state === 'connecting') return;
+      change({ state: 'connecting', due: null, attempt: line.attempt + 1 });
+      // The end of an open connection keeps its entry: the attempts after it have one of their own.
+      if (line.attempt === 1) line.entry = null;
+    },
+    opened(text, by = '') {
+      const failures = line.entry === null ? 0 : line.attempt - 1;
+      if (failures > 0) write(line, `; ${failures} ${failures === 1 ? 'attempt' : 'attempts'} failed`);
+      note(name, text, 'open');
+      change({ state: 'open', by, due: null, attempt: 0, wasOpen: true, entry: null });
+    },
+    changed(text, by) {
+      note(name, text, 'open');
+      change({ by });
+    },
+    waits(milliseconds, state = 'waiting') {
+      change({ state, by: '', due: Date.now() + milliseconds });
+    },
+    failed(text) {
+      line.text = text;
+      // An entry that the log has dropped is not written again.
+      if (!line.entry?.isConnected) line.entry = note(name, text, 'closed');
+      show(line);
+    },
+    /** There is no further attempt. A refused connection stays in the list, one that was closed here does not. */
+    ended(text, isRefused) {
+      if (isRefused && line.entry) {
+        line.text = text;
+        write(line, '; for good');
+      } else note(name, `${text}; for good`, isRefused ? 'closed' : '');
+      change({ state: 'closed', due: null, entry: null });
+      if (isRefused) return;
       row.remove();
-      lines.delete(socket);
-    }
-    show(line);
+      lines.delete(line);
+      showOverall();
+    },
+  };
+}
+
+/** Passes the states and ends of a socket or a page of the client on to its line. */
+export function track(line, client, opened) {
+  client.addEventListener('state', ({ state, delay }) => {
+    if (state === 'open') opened();
+    else if (delay !== undefined) line.waits(delay, state);
+    else if (state === 'connecting') line.connecting();
+  });
+  client.addEventListener('close', (event) => {
+    if (event.final) line.ended(closed(event), event.code !== 1000);
+    else line.failed(closed(event));
   });
 }
 
-function show({ row, socket, due, state, attempt }) {
-  row.dataset.state = socket.state;
-  const left = due === null ? '' : `, ${Math.max(0, Math.ceil((due - Date.now()) / 1000))} s`;
-  const tries = attempt > 1 && socket.state !== 'open' ? `, attempt ${attempt}` : '';
-  const by = socket.transport === 'sse' ? ', by events' : '';
-  state.textContent = (STATES[socket.state] ?? socket.state) + by + left + tries;
+/** Logs a connection from its start to its end. */
+export function watch(name, socket) {
+  const line = follow(name);
+  note(name, `connecting to ${socket.url}`, 'connecting');
+  const by = () => (socket.transport === 'sse' ? ', by events' : '');
+  socket.addEventListener('state', ({ state }) => {
+    if (state === 'session-ended') note(name, 'the session has ended: connecting again with the current cookie', state);
+  });
+  track(line, socket, () => line.opened(`open, by ${BY[socket.transport]}`, by()));
+  socket.addEventListener('transport', () => line.changed(`changed over to ${BY[socket.transport]}`, by()));
+  socket.addEventListener('gap', () => note(name, 'was away: messages may have been missed, the kept one follows'));
+}
+
+/** Calls the function with whether the gateway can be reached, now and at each change. */
+export function watchReachable(change) {
+  watchers.add(change);
+  change(isReachable);
+}
+
+let isReachable = false;
+
+function write({ entry, text }, end) {
+  const place = entry.querySelector('.text');
+  if (place.textContent !== text + end) place.textContent = text + end;
+}
+
+function show(line) {
+  const { row, label, state, by, due, attempt, entry } = line;
+  const seconds = due === null ? '' : `${Math.max(0, Math.ceil((due - Date.now()) / 1000))} s`;
+  const tries = attempt > 1 && state !== 'open' ? `, attempt ${attempt}` : '';
+  row.dataset.state = state;
+  label.textContent = (STATES[state] ?? state) + by + (seconds && `, ${seconds}`) + tries;
+  if (entry) {
+    const next = attempt > 0 ? `; attempt ${attempt}, next in ${seconds}` : `; next attempt in ${seconds}`;
+    if (due !== null) write(line, next);
+    else write(line, attempt > 1 ? `; attempt ${attempt} now` : '');
+  }
   showOverall();
 }
 
 /** One word for all connections. Screen readers announce its changes, but not the countdown. */
 function showOverall() {
-  const all = [...lines.values()].map(({ wasOpen, socket }) => ({ wasOpen, state: socket.state }));
+  const all = [...lines].filter(({ isOptional }) => !isOptional);
   const isUnderWay = ({ state }) => state !== 'open' && state !== 'closed';
   let overall = 'connecting';
   if (all.length && all.every(({ state }) => state === 'open')) overall = 'open';
   // Before the first connection there is none to restore.
   else if (all.some((one) => one.wasOpen && isUnderWay(one))) overall = 'waiting';
   else if (all.length && !all.some(isUnderWay)) overall = 'closed';
+  const isOpen = all.some(({ state }) => state === 'open');
+  if (isOpen !== isReachable) {
+    isReachable = isOpen;
+    for (const change of watchers) change(isReachable);
+  }
   const box = byId('overall');
   const text = { open: 'connected', connecting: 'connecting', waiting: 'reconnecting', closed: 'refused: see the log' };
   if (box.dataset.state === overall) return;
@@ -102,5 +167,5 @@ function showOverall() {
 }
 
 setInterval(() => {
-  for (const line of lines.values()) if (line.due !== null) show(line);
+  for (const line of lines) if (line.due !== null) show(line);
 }, 500);

@@ -1,6 +1,6 @@
 // One socket for two facilities: history, gap and presence, and a switch that cuts the line of this socket only.
 import '../ws4redis.js';
-import { note } from './log.js';
+import { follow, note, track } from './log.js';
 import { bounded, shown } from './messages.js';
 import { base, byId, copyable, element, FACILITY, fromTemplate, list, number, showSendable } from './page.js';
 
@@ -172,11 +172,9 @@ export function startOneSocket() {
   subscriptions.forEach(pane);
   watchRules(kept);
 
-  page.addEventListener('open', () => note(NAME, `open as ${page.id}, for ${KEPT} and ${UNKEPT}`, 'open'));
+  const line = follow(NAME, true);
+  track(line, page, () => line.opened(`open as ${page.id}, for ${KEPT} and ${UNKEPT}`));
   page.addEventListener('state', showState);
-  page.addEventListener('close', ({ code, reason }) => {
-    note(NAME, `closed with ${code}${reason ? ` (“${reason}”)` : ''}`, 'closed');
-  });
   byId('cut').addEventListener('change', ({ target }) => setLine(target.checked));
   byId('to-both').addEventListener('submit', async (event) => {
     event.preventDefault();

@@ -1,5 +1,5 @@
 // The official Socket.IO client at the same gateway. It is loaded only if the gateway serves Socket.IO.
-import { note } from './log.js';
+import { follow } from './log.js';
 import { bounded, shown } from './messages.js';
 import { byId, copyable, element, redisCli, shell, socketIo } from './page.js';
 
@@ -29,17 +29,30 @@ async function connect() {
     fact('socketio-state', socket.connected ? `official, 4.8; connected by ${TRANSPORTS[socket.io.engine.transport.name]}` : 'official, 4.8; connecting');
     fact('socketio-id', socket.id ?? '–');
   };
+  const line = follow('Socket.IO', true);
+  // The client has no event that gives the delay.
+  const { backoff } = socket.io;
+  const duration = backoff.duration.bind(backoff);
+  backoff.duration = () => {
+    const delay = duration();
+    line.waits(delay);
+    return delay;
+  };
+  socket.io.on('reconnect_attempt', () => line.connecting());
   socket.on('connect', () => {
-    note('Socket.IO', `connected as ${socket.id}`, 'open');
+    line.opened(`connected as ${socket.id}`);
     socket.io.engine.once('upgrade', show);
     show();
   });
   socket.on('disconnect', (reason) => {
-    note('Socket.IO', `disconnected: ${reason}`, 'closed');
+    // The gateway's and the page's own end are final; a refusal by the namespace is, too.
+    if (!socket.active) line.ended(`disconnected: ${reason}`, true);
+    else line.failed(`disconnected: ${reason}`);
     show();
   });
   socket.on('connect_error', (error) => {
-    note('Socket.IO', `not connected: ${error.message}`, 'closed');
+    if (!socket.active) line.ended(`not connected: ${error.message}`, true);
+    else line.failed(`not connected: ${error.message}`);
     show();
   });
   socket.onAny((event, ...values) => {
