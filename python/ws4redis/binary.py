@@ -71,12 +71,15 @@ def settings_pipe(text: str) -> int:
     Raises:
         ValueError: The text is longer than a pipe takes at once.
     """
+    data = text.encode()
     reading, writing = os.pipe()
     try:
         os.set_blocking(writing, False)
-        data = text.encode()
         if os.write(writing, data) < len(data):
             raise ValueError("the settings of the gateway are too long")
+    except BaseException:
+        os.close(reading)
+        raise
     finally:
         os.close(writing)
     return reading

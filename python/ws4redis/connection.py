@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 from urllib.parse import urlsplit
 
@@ -171,6 +173,25 @@ def new_pool(arguments: dict[str, Any]) -> redis.ConnectionPool:
     if arguments.pop("ssl", False):
         arguments.setdefault("connection_class", redis.SSLConnection)
     return redis.BlockingConnectionPool(**arguments)
+
+
+@contextmanager
+def single_use(url: str, **arguments: Any) -> Iterator[redis.Redis]:  # noqa: ANN401 - redis-py's
+    """Return a client of another server than the site's; its connections are closed at the end.
+
+    Args:
+        url: As for `new_pool`.
+        arguments: As for `new_pool`.
+
+    Raises:
+        TypeError: As for `new_pool`.
+        ValueError: As for `new_pool`.
+    """
+    found = new_pool({"url": url, **arguments})
+    try:
+        yield redis.Redis(connection_pool=found)
+    finally:
+        found.disconnect()
 
 
 def _sentinel_pool(group: ServerGroup, arguments: dict[str, Any]) -> redis.ConnectionPool:

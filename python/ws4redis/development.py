@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -25,7 +26,7 @@ from django.core.servers.basehttp import WSGIRequestHandler, WSGIServer
 from django.core.signals import request_started
 from django.urls import NoReverseMatch, resolve, reverse
 
-from ws4redis import gateway_keeper, gateway_settings, session_engine, settings, views
+from ws4redis import connection, gateway_keeper, gateway_settings, session_engine, settings, views
 from ws4redis.redis_urls import masked
 
 if TYPE_CHECKING:
@@ -114,8 +115,9 @@ class KeeperLink:
     def _end_with_parent(self) -> None:
         # A site may have called socket.setdefaulttimeout.
         self._channel.settimeout(None)
-        # The keeper never sends anything; this is the end of its process.
-        self._channel.recv(1)
+        # The keeper never sends anything; this is the end of its process. It is an error if something was on its way to it.
+        with contextlib.suppress(OSError):
+            self._channel.recv(1)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(2)
         os._exit(1)
@@ -276,8 +278,11 @@ def _with_store(derived: GatewaySettings) -> tuple[GatewaySettings, str]:
         return derived, masked(url)
     about: Any = {}
     try:
-        timeouts = {"socket_connect_timeout": PROBE_SECONDS, "socket_timeout": PROBE_SECONDS}
-        with redis.Redis.from_url(url, **timeouts) as client:
+        timeouts = {"socket_timeout": PROBE_SECONDS}
+        # Not all versions of redis-py know it for unix sockets.
+        if not url.startswith("unix:"):
+            timeouts["socket_connect_timeout"] = PROBE_SECONDS
+        with connection.single_use(url, **timeouts) as client:
             about = client.info("server")
         is_embedded = "embedded_store" in about
     except redis.ConnectionError as error:

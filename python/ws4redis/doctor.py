@@ -244,7 +244,7 @@ class Doctor:
             reason = f" ({self.engine.url_problem})" if self.engine.url_problem else ""
             return session, [Finding(WARNING, f"sessions should be at {shown}, in an unknown Redis{reason}")]
         try:
-            with redis.Redis(connection_pool=connection.new_pool({"url": self.engine.url})) as client:
+            with connection.single_use(self.engine.url) as client:
                 found = client.exists(name)
         except (redis.RedisError, ValueError) as error:
             return session, [

@@ -6,6 +6,7 @@ process sends it the settings of the gateway and the clients' connections, as de
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import json
@@ -39,6 +40,7 @@ REDIS_SECONDS: Final = 3.0
 MAX_HEAD_BYTES: Final = 1 << 20
 CHUNK_BYTES: Final = 1 << 16
 POLL_SECONDS: Final = 0.02
+CLOSE_ON_EXEC: Final[int] = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 # runserver itself says that there is an embedded store.
 LOG_LEVELS: Final = "warn,ws4redis::server::embedded_store=error"
@@ -79,6 +81,7 @@ class Keeper:
         """End the gateway, and the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(END_SECONDS + 2)
+        self.server_end.close()
 
     def _run(self) -> None:
         self._loop.add_reader(self._channel, self._receive)
@@ -101,13 +104,14 @@ class Keeper:
 
     def _receive(self) -> None:
         try:
-            kind, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
+            kind, descriptors = _receive_descriptors(self._channel)
         except (BlockingIOError, InterruptedError):
             return
         if not kind:
             self._loop.remove_reader(self._channel)
             return
         for descriptor in descriptors:
+            # Where the flag does not exist. Django's reloader may start a child meanwhile, with all that is inheritable.
             os.set_inheritable(descriptor, False)
             if kind == SETTINGS:
                 self._apply(descriptor)
@@ -257,6 +261,16 @@ class Keeper:
         path = (self._configuration or {}).get("path", "/")
         target = f"{path}ws4redis-probe?subscribe-broadcast&client=ws4redis"
         return f"GET {target} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
+
+
+def _receive_descriptors(channel: socket.socket) -> tuple[bytes, list[int]]:
+    # socket.recv_fds() ignores its flags.
+    found = array.array("i")
+    kind, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_LEN(found.itemsize), CLOSE_ON_EXEC)
+    for level, form, data in ancillary:
+        if level == socket.SOL_SOCKET and form == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return kind, found.tolist()
 
 
 def _private_folder() -> Path:

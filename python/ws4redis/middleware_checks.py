@@ -78,12 +78,16 @@ def _of_package(names: list[str], sessions: str | None, users: str | None) -> li
 
 
 def _first(names: list[str], kind: type) -> str | None:
-    """Return the first entry that is this middleware or a subclass, as sites and packages have them."""
+    """Return the entry that is this middleware, or else the first subclass, as sites and packages have them."""
+    usual = f"{kind.__module__}.{kind.__qualname__}"
+    if usual in names:
+        return usual
     for name in names:
+        if name.startswith("django."):
+            continue
         try:
             one = import_string(name)
-        except ImportError:
-            # Django names it when it serves.
+        except Exception:  # noqa: BLE001, S112 - a module may raise anything; Django names it when it serves
             continue
         if isinstance(one, type) and issubclass(one, kind):
             return name

@@ -14,6 +14,12 @@ DJANGO_USERS = "django.contrib.auth.middleware.AuthenticationMiddleware"
 LOCMEM = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 
 
+@pytest.fixture(autouse=True)
+def broken_middleware(tmp_path, monkeypatch):
+    (tmp_path / "broken_middleware.py").write_text("raise RuntimeError('broken')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
 class OwnSessions(SessionMiddleware):
     """The middleware of a site."""
 
@@ -91,6 +97,8 @@ def test_the_test_site_has_no_findings():
         ({"MIDDLEWARE": [DJANGO_SESSIONS, MIDDLEWARE]}, ["W016"]),
         ({"MIDDLEWARE": [MIDDLEWARE]}, ["W016"]),
         ({"MIDDLEWARE": ["no.such.Middleware"]}, []),
+        # It may raise anything, and Django names it when it serves.
+        ({"MIDDLEWARE": ["broken_middleware.Middleware", DJANGO_SESSIONS, DJANGO_USERS, MIDDLEWARE]}, []),
         # A site without sessions.
         ({"MIDDLEWARE": []}, []),
     ],

@@ -7,7 +7,7 @@ import redis
 from django.test import override_settings
 from stores import UnixRedisServer
 
-from ws4redis import development
+from ws4redis import development, gateway_settings
 
 
 @pytest.fixture
@@ -51,3 +51,10 @@ def test_the_store_of_another_project_is_refused(port, monkeypatch, tmp_path):
     info["embedded_snapshot"] = "other-0123456789abcdef.sessions"
     with pytest.raises(ValueError, match=r"another project \(other-0123456789abcdef.sessions\)"):
         derived(port)
+
+
+def test_a_redis_behind_a_unix_socket_answers(store):
+    settings, described = development._with_store(gateway_settings.derive())
+    assert settings.get("embedded.enabled") is None
+    assert described.startswith("Redis at unix:")
+    assert "does not answer" not in described

@@ -350,3 +350,31 @@ def test_the_checks_report_a_hidden_runserver_and_unusable_settings_of_the_gatew
     assert findings(WS4REDIS_GATEWAY=["a"]) == ["E020"]
     assert findings(WS4REDIS_BINARY=5) == ["E021"]
     assert findings(WS4REDIS_BINARY="/usr/local/bin/ws4redis") == []
+
+
+def test_settings_that_do_not_fit_leave_no_descriptor():
+    before = os.listdir("/dev/fd")
+    with pytest.raises(ValueError, match="too long"):
+        binary.settings_pipe("x" * (1 << 21))
+    assert os.listdir("/dev/fd") == before
+
+
+def test_a_binary_that_does_not_run_leaves_no_descriptor(tmp_path):
+    program = tmp_path / "ws4redis"
+    program.write_text("#!/nonexistent/interpreter\n")
+    program.chmod(0o755)
+    before = os.listdir("/dev/fd")
+    with (
+        override_settings(WS4REDIS_BINARY=str(program)),
+        pytest.raises(CommandError, match="does not run here"),
+    ):
+        call_command("ws4redis")
+    assert os.listdir("/dev/fd") == before
+
+
+def test_a_file_that_cannot_be_replaced_leaves_no_secrets(tmp_path):
+    place = tmp_path / "settings.toml"
+    place.mkdir()
+    with pytest.raises(CommandError, match="cannot be written"):
+        call_command("ws4redis_settings", output=str(place))
+    assert list(tmp_path.iterdir()) == [place]

@@ -71,4 +71,5 @@ class Command(BaseCommand):
         try:
             os.execv(path, [*command, action])
         except OSError as error:
+            os.close(pipe)
             raise CommandError(f"{path} does not run here: {error}") from error

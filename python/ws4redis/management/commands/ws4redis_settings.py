@@ -69,6 +69,11 @@ def _write(path: Path, text: str) -> None:
     unfinished.unlink(missing_ok=True)
     # Created with this mode: a later change would leave a moment in which others read it.
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(unfinished, path)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(unfinished, path)
+    except BaseException:
+        # It has the secrets.
+        unfinished.unlink(missing_ok=True)
+        raise
