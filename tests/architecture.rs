@@ -46,6 +46,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("lzma_rust2", &["codec/compression.rs"]),
     ("mio", &["server/listeners.rs"]),
     ("percent_encoding", &["wire", "visitors/callback/transport.rs", "settings"]),
+    ("prometheus_client", &["admin/metrics.rs", "admin/process.rs"]),
     (
         "rand",
         &[
@@ -110,7 +111,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("embedded", &["codec"]),
     ("access", &["codec", "wire"]),
     ("settings", &["access", "embedded", "wire"]),
-    ("hub", &["stream", "wire"]),
+    ("hub", &["metrics", "stream", "wire"]),
     ("sources", &["codec", "settings", "wire"]),
     ("redis", &["codec", "metrics", "settings", "telemetry", "wire"]),
     ("broker", &["hub", "metrics", "redis", "settings", "sources", "telemetry", "wire"]),
@@ -120,11 +121,11 @@ const MODULES: &[(&str, &[&str])] = &[
     ("presence", &["access", "hub", "redis", "settings", "wire"]),
     ("http", &["access", "metrics", "stream", "telemetry", "unfinished", "wire"]),
     ("engine", &["access", "events", "http", "hub", "presence", "stream", "unfinished", "visitors", "wire"]),
-    ("socket", &["hub", "settings", "stream", "unfinished", "wire"]),
+    ("socket", &["hub", "metrics", "settings", "stream", "unfinished", "wire"]),
     ("shard/connection_id", &[]),
-    ("shard/ask", &["shard/connection_id", "stream", "wire"]),
+    ("shard/ask", &["metrics", "shard/connection_id", "stream", "wire"]),
     ("server/listeners", &["settings", "stream"]),
-    ("admin", &["server/listeners", "settings", "shard/ask", "stream", "telemetry", "wire"]),
+    ("admin", &["metrics", "server/listeners", "settings", "shard/ask", "stream", "telemetry", "wire"]),
     (
         "shard/state",
         &[
@@ -182,6 +183,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "groups",
             "http",
             "hub",
+            "metrics",
             "settings",
             "shard/ask",
             "shard/connection_id",

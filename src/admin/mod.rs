@@ -16,6 +16,8 @@ mod connections;
 mod guard;
 mod health;
 mod list;
+mod metrics;
+mod process;
 mod receivers;
 mod refusal;
 mod reply;

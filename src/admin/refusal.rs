@@ -33,7 +33,7 @@ pub(super) enum Refusal {
     Token,
     /// Unknown path.
     #[error(
-        "nothing is served at this path; there are /health/live, /health/ready, /connections, /receivers and /yunity"
+        "nothing is served at this path; there are /health/live, /health/ready, /connections, /metrics, /receivers and /yunity"
     )]
     NotFound,
     /// Something else than the only request that is answered.

@@ -5,7 +5,7 @@ use hyper::{Method, Request, Response};
 use super::refusal::Refusal;
 use super::reply::ReplyBody;
 use super::shards::Shards;
-use super::{close, connections, guard, health, receivers, reply, yunity};
+use super::{close, connections, guard, health, metrics, receivers, reply, yunity};
 use crate::settings::AdminSettings;
 
 /// What a listener serves.
@@ -58,7 +58,8 @@ async fn route<B>(request: &Request<B>, shards: &Shards) -> Result<Response<Repl
         }
         return Ok(reply::json(&close::close(Some(id), request.uri().query(), shards).await?));
     }
-    if !["/health/live", "/health/ready", "/connections", "/receivers", "/yunity"].contains(&path) {
+    if !["/health/live", "/health/ready", "/connections", "/metrics", "/receivers", "/yunity"].contains(&path)
+    {
         return Err(Refusal::NotFound);
     }
     if path == "/connections" && request.method() == Method::DELETE {
@@ -70,6 +71,7 @@ async fn route<B>(request: &Request<B>, shards: &Shards) -> Result<Response<Repl
     let value = match path {
         "/health/live" => health::live(shards).await?,
         "/health/ready" => health::ready(shards).await?,
+        "/metrics" => return metrics::metrics(shards).await,
         "/receivers" => receivers::count(request.uri().query(), shards).await?,
         "/yunity" => return Ok(reply::response(yunity::list(shards).await?)),
         _ => return connections::list(request, shards).await,

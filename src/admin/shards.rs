@@ -48,17 +48,22 @@ impl Shards {
 
     /// Asks all shards for their status at once. `None` stands for a shard that does not answer in time.
     pub(super) async fn statuses(&self) -> Vec<Option<ShardStatus>> {
+        self.ask_all(Ask::Status).await
+    }
+
+    /// Asks all shards at once. `None` stands for a shard that does not answer in time.
+    pub(super) async fn ask_all<T>(&self, question: fn(oneshot::Sender<T>) -> Ask) -> Vec<Option<T>> {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         let mut answers = Vec::with_capacity(self.count());
         // If one queue is full until the deadline, the others are still tried: a ready future needs no time.
         for shard in 0..self.count() {
-            answers.push(self.send(shard, Ask::Status, deadline).await);
+            answers.push(self.send(shard, question, deadline).await);
         }
-        let mut statuses = Vec::with_capacity(answers.len());
+        let mut received = Vec::with_capacity(answers.len());
         for answer in answers {
-            statuses.push(receive(answer, deadline).await);
+            received.push(receive(answer, deadline).await);
         }
-        statuses
+        received
     }
 
     /// Asks one shard. Returns `None` if it does not answer in time, or has ended.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::BytesMut;
+use tokio::time::Instant;
 
 use super::subscriptions::Subscriptions;
 use crate::hub::Run;
@@ -19,6 +20,8 @@ pub(super) struct Batcher {
     /// Messages, each with the number of its subscription when it arrived, and whether the channel of version 2 has had it.
     queue: VecDeque<(u32, bool, Message)>,
     queued_bytes: usize,
+    /// When the oldest message in the queue arrived, at the earliest.
+    arrived: Option<Instant>,
     /// Messages that were dropped since the last [`Self::take_dropped`].
     dropped: u64,
     /// The runs of the batch that is being built. Kept, to reuse its memory.
@@ -45,6 +48,7 @@ impl Batcher {
         Self {
             queue: VecDeque::new(),
             queued_bytes: 0,
+            arrived: None,
             dropped: 0,
             runs: Vec::new(),
             max_messages,
@@ -61,6 +65,9 @@ impl Batcher {
     /// for it.
     pub(super) fn push(&mut self, subscription: u32, message: Message, is_twin: bool) {
         self.queued_bytes += message.payload().len();
+        if self.queue.is_empty() {
+            self.arrived = Some(Instant::now());
+        }
         self.queue.push_back((subscription, is_twin, message));
         if self.queue.len() > self.max_messages || self.queued_bytes > self.max_bytes {
             self.dropped += self.queue.len() as u64;
@@ -72,6 +79,11 @@ impl Batcher {
     /// Returns the number of messages that were dropped since the last call. They are older than the queued ones.
     pub(super) fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
+    }
+
+    /// Returns when the messages of the next batch arrived.
+    pub(super) fn arrived(&self) -> Instant {
+        self.arrived.unwrap_or_else(Instant::now)
     }
 
     /// Returns a batch of queued messages, per shard.
@@ -142,7 +154,6 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use tokio::time::Instant;
 
     use super::*;
     use crate::hub::Generation;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::hub::{ExpectedTopic, Generation, Run, SubscriptionRequest};
 use crate::wire::{Channel, Directive, DoctorQuery, Invalidation, KeyEvent, MountSet};
@@ -13,8 +14,8 @@ pub type Call = (usize, Vec<SubscriptionRequest>);
 /// An event of the broker that carries messages. The order of events counts.
 #[derive(Debug)]
 pub enum BrokerEvent {
-    /// Messages, one run per channel.
-    Deliver(Vec<(Channel, Run)>),
+    /// Messages, one run per channel, and when they arrived from Redis.
+    Deliver(Vec<(Channel, Run)>, Instant),
     /// Redis confirmed a channel that it refused before: hold back its messages until its persisted value is read.
     Regained(Channel),
     /// Messages were lost: hold back all channels until their persisted values are read.

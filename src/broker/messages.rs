@@ -62,8 +62,9 @@ impl Messages {
         if dropped > 0 {
             self.on_overflow(dropped, intake).await;
         }
+        let arrived = intake.messages.arrived();
         let batch = intake.messages.next_batch(&mut intake.subscriptions, self.shards.len());
-        self.shards.send_each(batch, BrokerEvent::Deliver, intake).await;
+        self.shards.send_each(batch, |runs| BrokerEvent::Deliver(runs, arrived), intake).await;
     }
 
     /// Passes on what Django asks for about the clients of Socket.IO, to the shards that may have some of them.

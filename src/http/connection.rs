@@ -28,7 +28,7 @@ use super::routes::{Checked, Route, RouteAnswer, route, route_publication};
 use super::session_request::{EngineError, SessionAction, SessionRequest};
 use super::{Rejection, whoami};
 use crate::access::Peer;
-use crate::metrics::Counters;
+use crate::metrics::{Counters, cells};
 use crate::stream::Stream;
 use crate::wire::{Handshake, HandshakeError};
 
@@ -195,10 +195,12 @@ where
     };
     let response = match answered {
         Ok(RouteAnswer::WebSocket(acceptance, then)) => {
+            cells(|cells| cells.count_handshake(StatusCode::SWITCHING_PROTOCOLS.as_u16()));
             accepted.replace(Some((then, None)));
             acceptance.response()
         }
         Ok(RouteAnswer::EventStream(head, then)) => {
+            cells(|cells| cells.count_handshake(StatusCode::OK.as_u16()));
             accepted.replace(Some((then, Some(head))));
             return std::future::pending().await;
         }
@@ -254,6 +256,7 @@ fn log_rejection(rejection: &Rejection, config: &HttpConfig) {
             | Rejection::Engine(EngineError::Session | EngineError::TooLarge | EngineError::NoMemory)
     );
     if is_handshake {
+        cells(|cells| cells.count_handshake(rejection.status().as_u16()));
         Counters::count(&config.counters.refused_handshakes);
     }
     // A warning, because browsers hide the status and the text of a refused handshake from the page.

@@ -221,6 +221,7 @@ impl LocalTable {
                 return;
             }
             listener.deliver(u32::MAX, run, &self.limits, &self.digester);
+            run.count(1);
         }
     }
 

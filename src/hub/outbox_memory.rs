@@ -27,6 +27,8 @@ pub struct OutboxMemory {
     used: AtomicUsize,
     /// The most since the last call of [`OutboxMemory::take_peak`].
     peak: AtomicUsize,
+    /// The highest result of [`OutboxMemory::take_peak`].
+    high_water: AtomicUsize,
     /// By address, which is not reused as long as an outbox holds the allocation.
     allocations: Mutex<HashMap<usize, Allocation, RandomState>>,
     /// Clients that were closed and handshakes that were refused because of the bound.
@@ -48,8 +50,8 @@ struct CountedBytes {
 impl OutboxMemory {
     /// Sets the bytes that all outboxes together may hold.
     pub fn new(max_bytes: usize) -> Arc<Self> {
-        let (used, peak, allocations, refused) = Default::default();
-        Arc::new(Self { max_bytes, used, peak, allocations, refused })
+        let (used, peak, high_water, allocations, refused) = Default::default();
+        Arc::new(Self { max_bytes, used, peak, high_water, allocations, refused })
     }
 
     /// Returns the bytes that all outboxes hold.
@@ -59,7 +61,19 @@ impl OutboxMemory {
 
     /// Returns the most bytes that all outboxes have held since the last call, those of this moment at least.
     pub fn take_peak(&self) -> usize {
-        self.peak.swap(0, Ordering::Relaxed).max(self.used())
+        let peak = self.peak.swap(0, Ordering::Relaxed).max(self.used());
+        self.high_water.fetch_max(peak, Ordering::Relaxed);
+        peak
+    }
+
+    /// Returns the most bytes that all outboxes have held, as far as [`OutboxMemory::take_peak`] was called.
+    pub fn high_water(&self) -> usize {
+        self.high_water.load(Ordering::Relaxed)
+    }
+
+    /// Returns the bytes that all outboxes may hold.
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
     }
 
     /// Returns how many clients were closed or refused because of the bound since the last call.

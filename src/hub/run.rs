@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::digests::Digester;
+use crate::metrics::{ShardCells, cells};
 use crate::wire::form::{Encodings, store, stored};
 use crate::wire::live::LiveLabel;
 use crate::wire::{EntryId, Form, split_live};
@@ -52,6 +53,16 @@ impl Run {
     /// Returns the same messages in bytes that are counted as held.
     pub(super) fn held_in(&self, bytes: Bytes) -> Self {
         Self::new(bytes, self.messages).with_twins(self.encodings.twins().to_vec())
+    }
+
+    /// Counts its delivery to so many listeners.
+    #[inline]
+    pub(super) fn count(&self, listeners: u64) {
+        cells(|cells| {
+            ShardCells::add(&cells.delivered_messages, listeners * u64::from(self.messages));
+            ShardCells::add(&cells.delivered_bytes, listeners * self.bytes.len() as u64);
+            cells.run_lengths.observe(self.messages.into());
+        });
     }
 
     /// Returns the messages with ids above one; none if there are none. Ids rise.

@@ -21,6 +21,7 @@ use super::reply::{CommandReply, NotConnected};
 use super::reply_value::ReplyValue;
 use super::target::Target;
 use crate::codec::resp::{self, RespToken};
+use crate::metrics::cells;
 
 /// First pause before reconnecting. It doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -144,8 +145,9 @@ impl Pipeline {
         let pending = in_flight.front_mut().ok_or(OUT_OF_SYNC)?;
         pending.replies.push(reply);
         if pending.replies.len() == pending.commands
-            && let Some(Pending { replies, done, .. }) = in_flight.pop_front()
+            && let Some(Pending { replies, done, since, .. }) = in_flight.pop_front()
         {
+            cells(|cells| cells.command_times.observe_time(since.elapsed()));
             // A closed receiver means that the caller has given up.
             let _ = done.send(replies);
         }

@@ -6,6 +6,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use super::publisher::Publisher;
+use crate::metrics::{ShardCells, cells};
 
 /// Why a publication failed, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +100,9 @@ impl PublishAcks {
     /// Records the outcome of the oldest publication in flight.
     pub(super) fn settle(&self, bytes: usize, result: Result<(), PublishError>) {
         self.bytes.set(self.bytes.get().saturating_sub(bytes + Self::OVERHEAD_BYTES));
+        if result.is_ok() {
+            cells(|cells| ShardCells::add(&cells.acknowledged, 1));
+        }
         match result {
             // After a failure, the number would no longer name the acknowledged ones.
             Ok(()) if self.failure.get().is_none() => self.acknowledged.set(self.acknowledged.get() + 1),

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::doctor;
 use super::state::ShardState;
 use crate::broker::{BrokerEvent, Call, GroupsEvent, RoutedDirective, SubscriptionEvent};
 use crate::dialects::socket_io;
 use crate::hub::{Hub, Run, SharedHub};
+use crate::metrics::cells;
 use crate::wire::{Channel, Invalidation};
 
 /// Capacity of a shard's queue of broker events. A batch of messages has up to 1 MiB.
@@ -34,6 +36,8 @@ pub struct BrokerLink<E> {
 #[derive(Default)]
 struct HeldEvents {
     batches: Vec<Vec<(Channel, Run)>>,
+    /// When the first message of the batches arrived.
+    arrived: Option<Instant>,
     directives: Vec<Arc<[RoutedDirective]>>,
 }
 
@@ -46,7 +50,7 @@ pub(super) async fn deliver(state: Rc<ShardState>, mut inbox: mpsc::Receiver<Bro
         for event in waiting.drain(..) {
             handle(&state, event, &mut held);
         }
-        deliver_batches(&state, &mut held.batches);
+        deliver_batches(&state, &mut held);
         apply_directives(&state, &mut held.directives);
     }
 }
@@ -90,9 +94,12 @@ pub(super) async fn send_requests(number: usize, hub: Rc<SharedHub>, calls: mpsc
     }
 }
 
-fn deliver_batches(state: &ShardState, batches: &mut Vec<Vec<(Channel, Run)>>) {
+fn deliver_batches(state: &ShardState, HeldEvents { batches, arrived, .. }: &mut HeldEvents) {
     let runs = if batches.len() > 1 { join(batches.drain(..)) } else { batches.pop().unwrap_or_default() };
     state.hub.with(|hub| runs.into_iter().for_each(|(channel, run)| hub.deliver(&channel.into(), run)));
+    if let Some(arrived) = arrived.take() {
+        cells(|cells| cells.delivery_times.observe_time(arrived.elapsed()));
+    }
 }
 
 /// Carries out what Django asks for, as far as it is for this shard. Directives that wait in the queue together are joined
@@ -110,14 +117,17 @@ fn apply_directives(state: &ShardState, waiting: &mut Vec<Arc<[RoutedDirective]>
 /// Handles an event of the messages' broker. Messages and directives are held, to be joined; before any other event is
 /// applied, they are delivered, since events apply in order.
 fn handle(state: &Rc<ShardState>, event: BrokerEvent, held: &mut HeldEvents) {
-    if !matches!(event, BrokerEvent::Deliver(_)) {
-        deliver_batches(state, &mut held.batches);
+    if !matches!(event, BrokerEvent::Deliver(..)) {
+        deliver_batches(state, held);
     }
     if !matches!(event, BrokerEvent::Directives(_)) {
         apply_directives(state, &mut held.directives);
     }
     match event {
-        BrokerEvent::Deliver(runs) => held.batches.push(runs),
+        BrokerEvent::Deliver(runs, arrived) => {
+            held.arrived.get_or_insert(arrived);
+            held.batches.push(runs);
+        }
         BrokerEvent::Regained(channel) => state.hub.with(|hub| hub.on_regained(&channel.into())),
         BrokerEvent::Pause => state.hub.with(Hub::pause),
         BrokerEvent::Recovered(values) => state.hub.with(|hub| {

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::ask::{
     Ask, CloseRequest, ClosedConnections, ConnectionFilter, ReceiverQuery, ShardStatus, Snapshot,
 };
+use super::sample::sample;
 use super::state::ShardState;
 use crate::dialects::socket_io;
 use crate::engine::{EngineSession, TransportState};
@@ -29,6 +30,7 @@ pub(super) async fn answer_asks(state: Rc<ShardState>, mut asks: mpsc::Receiver<
         // An answer that is not awaited any more is dropped.
         match ask {
             Ask::Status(answer) => drop(answer.send(status(&state))),
+            Ask::Metrics(answer) => drop(answer.send(sample(&state).await)),
             Ask::Receivers(query, answer) => drop(answer.send(count(&state, query))),
             Ask::YunityClients { from, limit, answer } => {
                 drop(answer.send(socket_io::yunity_clients(&state, from, limit.min(MAX_CONNECTIONS))));

@@ -15,6 +15,7 @@ use super::Close;
 use super::discarder::Discarder;
 use super::frames::FrameScanner;
 use crate::hub::{Limits, Listener};
+use crate::metrics::cells;
 use crate::unfinished::{Unfinished, UnfinishedMemory};
 use crate::wire::websocket::Opcode;
 
@@ -129,6 +130,7 @@ impl Reader {
             self.share.set(0);
         }
         self.left = self.left.saturating_sub(least_frame_bytes(payload.len()));
+        cells(|cells| cells.count_received(payload.len()));
         Incoming::Message(opcode, payload)
     }
 }

@@ -13,6 +13,7 @@ use super::large_values::{LargeRead, LargeReads, LargeValues};
 use super::{AuthSource, IdentifyError, Visitor};
 use crate::access::session::{KeyTemplate, Reading, Session, Undecodable, UserName, decode, decode_quickly};
 use crate::access::{Identity, groups_fit, name_fits};
+use crate::metrics::{ShardCells, cells};
 use crate::redis::{Lookups, ReadFailed, StoredValue};
 use crate::telemetry::LogThrottle;
 use crate::wire::{Namespace, SessionKey};
@@ -107,10 +108,17 @@ impl Sessions {
     /// When Redis is lost or denies access to every key of the session, or too many large sessions wait.
     pub async fn identify(&self, cookie: &str) -> Result<Visitor, IdentifyError> {
         if !self.settings.pattern.admits(cookie) {
+            cells(|cells| ShardCells::add(&cells.sessions_invalid, 1));
             return Ok(Visitor::default());
         }
         let key = SessionKey::new(cookie);
-        let Some(found) = self.find(&key).await? else { return Ok(Visitor::default()) };
+        let found = self.find(&key).await;
+        cells(|cells| match &found {
+            Ok(Some(found)) => cells.count_session(found.template),
+            Ok(None) => ShardCells::add(&cells.sessions_missing, 1),
+            Err(_) => ShardCells::add(&cells.sessions_unavailable, 1),
+        });
+        let Some(found) = found? else { return Ok(Visitor::default()) };
         let Found { template, mut session, lives_ms } = found;
         session.qualify_user();
         // Some caches keep a key longer than its session is valid.
@@ -234,6 +242,7 @@ impl Sessions {
     }
 
     fn note_undecodable(&self, template: &KeyTemplate, error: Undecodable) {
+        cells(|cells| ShardCells::add(&cells.sessions_undecodable, 1));
         if let Some(suppressed) = self.undecodable.allow() {
             warn!(template = template.text(), %error, suppressed, "a session cannot be read, its visitor counts as anonymous");
         }

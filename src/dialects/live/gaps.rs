@@ -11,6 +11,7 @@ use super::facility::LiveFacility;
 use super::presence::take_here;
 use super::subscribe::read_on;
 use crate::hub::{Listener, Subscription};
+use crate::metrics::{ShardCells, cells};
 use crate::shard::state::ShardState;
 use crate::wire::live::gap;
 
@@ -66,6 +67,7 @@ pub(super) fn send_gaps(client: &mut LiveClient, listener: &Rc<Listener>, state:
         if is_layer_live && facility.subscription.as_ref().is_some_and(Subscription::is_live) {
             if std::mem::take(&mut facility.owes_gap) {
                 gaps.add(&gap(facility.name()), listener.form);
+                cells(|cells| ShardCells::add(&cells.gaps, 1));
             }
             if let Some(here) = take_here(facility) {
                 gaps.add(&here, listener.form);

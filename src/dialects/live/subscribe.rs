@@ -24,6 +24,7 @@ use crate::access::{Credentials, Grant};
 use crate::dialects::groups::{JoiningGroups, LayerClient, apply_grant, join_groups};
 use crate::dialects::relay::{EchoTopics, shared};
 use crate::hub::{Addition, Listener, Replay, Subscription, send_exempt};
+use crate::metrics::{ShardCells, cells};
 use crate::shard::state::ShardState;
 use crate::visitors::watch::{InFlight, PartialHold};
 use crate::visitors::{AuthSource, Visitor};
@@ -305,6 +306,7 @@ pub(super) fn open_facility(
     if facility.owes_gap && is_layer_live && matches!(subscription.is_stale(), Ok(false)) {
         facility.owes_gap = false;
         *gap_at = Some(Instant::now());
+        cells(|cells| ShardCells::add(&cells.gaps, 1));
         send(listener, state, &gap(facility.name()));
     }
     let first_live = grant.subscribe.len();

@@ -9,7 +9,7 @@ use super::publish::audiences;
 use crate::dialects::groups::publish_once;
 use crate::dialects::identify::identify;
 use crate::http::{HandshakeRequest, Rejection};
-use crate::metrics::Counters;
+use crate::metrics::{Counters, cells};
 use crate::redis::{PublishAcks, PublishError};
 use crate::shard::state::ShardState;
 use crate::wire::Channel;
@@ -20,6 +20,7 @@ use crate::wire::Channel;
 ///
 /// When the visitor may not publish or publishes too fast, or when Redis fails.
 pub async fn post(state: &ShardState, request: HandshakeRequest, message: Bytes) -> Result<(), Rejection> {
+    cells(|cells| cells.count_received(message.len()));
     let visitor = identify(state, &request).await?.visitor;
     let grant = state.policy.grant(&request.handshake, &visitor.identity, visitor.allowed)?;
     if grant.publish.is_empty() {

@@ -21,6 +21,7 @@ use crate::dialects::reason::reason_of;
 use crate::engine::{AcceptedUpgrade, Deadline, EngineCall, EngineSession, TransportState};
 use crate::http::{EngineError, PostBody, PostReader, SessionAction, SessionAnswer, SessionRequest};
 use crate::hub::Ending;
+use crate::metrics::cells;
 use crate::shard::state::{ConnectionPermit, ShardState};
 use crate::socket::Close;
 use crate::stream::Stream;
@@ -304,6 +305,8 @@ fn post(
         max_packets: MAX_PACKETS,
         repair_text: settings.eio3_repair_text,
     };
+    // A payload counts as one message, as its client has sent it.
+    cells(|cells| cells.count_received(body.len()));
     let form = PayloadForm::of_request(session.version, is_octet_stream);
     let close = match PayloadDecoder::new(form, &body, rules) {
         Ok(mut packets) => packets.find_map(|packet| match packet {

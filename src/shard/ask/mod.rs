@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 pub use self::connection_info::{ConnectionInfo, ConnectionPeer, NamespaceInfo};
 pub use self::descriptions::Descriptions;
 pub use self::filter::ConnectionFilter;
+use crate::metrics::ShardSample;
 use crate::wire::{Channel, EmitTarget, HandshakeRecord};
 
 /// A question of the admin listener to a shard.
@@ -47,6 +48,8 @@ pub enum Ask {
         /// Where the answer goes.
         answer: oneshot::Sender<YunityClients>,
     },
+    /// What it has counted.
+    Metrics(oneshot::Sender<ShardSample>),
     /// The number of clients that a message reaches; `None` if a path is not served.
     Receivers(ReceiverQuery, oneshot::Sender<Option<usize>>),
 }

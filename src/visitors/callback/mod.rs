@@ -27,7 +27,7 @@ pub use self::transport::{CallbackError, CallbackTransport};
 use super::{AuthSource, IdentifyError, Visitor};
 use crate::access::Credentials;
 use crate::access::session::KeyPattern;
-use crate::metrics::Counters;
+use crate::metrics::{Counters, cells};
 use crate::settings;
 use crate::telemetry::LogThrottle;
 use crate::wire::Handshake;
@@ -161,7 +161,10 @@ impl Callback {
             let answer = timeout_at(deadline, self.client.call(request)).await;
             answer.unwrap_or(Err(CallbackError::TimedOut(self.timeout)))
         };
-        match called.await {
+        let begun = Instant::now();
+        let called = called.await;
+        cells(|cells| cells.callback_times.observe_time(begun.elapsed()));
+        match called {
             Ok(answer) => {
                 let answer = Rc::new(answer);
                 if answer.lacks_name() && !self.warned_nameless.replace(true) {

@@ -7,6 +7,7 @@ mod health;
 mod limits;
 mod listening;
 mod lists;
+mod metrics;
 mod receivers;
 mod yunity;
 
