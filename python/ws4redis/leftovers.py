@@ -39,6 +39,15 @@ GATEWAY_RULES: Final = {
     "WS4REDIS_ALLOWED_CHANNELS": ("access", "anonymous_publish"),
     "WS4REDIS_PROCESS_REQUEST": ("auth",),
 }
+# The same in a settings file; Python 3.9 cannot parse TOML.
+GATEWAY_FILE_RULES: Final = {
+    "WS4REDIS_ALLOWED_CHANNELS": re.compile(
+        r"^\s*(?:\[\[\s*access\s*\]\]|access\s*=\s*\[\s*[^\]\s]|anonymous_publish\s*=\s*false)", re.M
+    ),
+    "WS4REDIS_PROCESS_REQUEST": re.compile(
+        r"^\s*(?:auth\.)?(?:(?:jwt\.)?algorithm|callback_url)\s*=\s*[\"'][^\"']", re.M
+    ),
+}
 
 
 # Django passes further keyword arguments to checks, and refuses checks without **kwargs.
@@ -57,12 +66,20 @@ def _lost_rules() -> Iterator[checks.CheckMessage]:
     for name, method in RULES.items():
         if not getattr(django_settings, name, None) or _has_rules(name):
             continue
-        yield checks.Error(
-            f"{name} has no effect, since the gateway runs no Python; {consequences[name]}.",
-            hint='Translate it with "Access rules" in docs/django.md: into [[access]] tables of the gateway, '
-            f"or into ws4redis.views.IdentityView.{method}. Then delete the setting.",
-            id="ws4redis.E019",
-        )
+        file = _file_with_rules(name)
+        if file is None:
+            text = f"{name} has no effect, since the gateway runs no Python; {consequences[name]}."
+            hint = (
+                'Translate it with "Access rules" in docs/django.md: into [[access]] tables of the gateway, '
+                f"or into ws4redis.views.IdentityView.{method}. Then delete the setting."
+            )
+        else:
+            text = (
+                f"{name} has no effect, since the gateway runs no Python. {file} has rules, which a gateway applies that is "
+                f"started with it; in those of manage.py runserver and manage.py ws4redis {consequences[name]}."
+            )
+            hint = f'Copy the rules into WS4REDIS_GATEWAY, as in "One place for both" in docs/django.md, and delete {name}.'
+        yield checks.Error(text, hint=hint, id="ws4redis.E019")
 
 
 def _has_rules(name: str) -> bool:
@@ -75,6 +92,18 @@ def _has_rules(name: str) -> bool:
         return False
     method = RULES[name]
     return any(getattr(view, method) is not getattr(IdentityView, method) for view in _callback_views())
+
+
+def _file_with_rules(name: str) -> Path | None:
+    """Return the settings.toml of the project, if it has rules: where the gateway looks for it, or in BASE_DIR."""
+    for folder in (Path.cwd(), getattr(django_settings, "BASE_DIR", None)):
+        file = Path(folder or ".") / "settings.toml"
+        try:
+            if GATEWAY_FILE_RULES[name].search(file.read_text("utf-8")):
+                return file
+        except (OSError, ValueError):
+            continue
+    return None
 
 
 def _callback_views() -> Iterator[type[IdentityView]]:

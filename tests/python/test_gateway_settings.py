@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 
 import pytest
 from django.conf import settings
@@ -350,6 +351,59 @@ def test_the_checks_report_a_hidden_runserver_and_unusable_settings_of_the_gatew
     assert findings(WS4REDIS_GATEWAY=["a"]) == ["E020"]
     assert findings(WS4REDIS_BINARY=5) == ["E021"]
     assert findings(WS4REDIS_BINARY="/usr/local/bin/ws4redis") == []
+
+
+@pytest.fixture
+def app_with_runserver(tmp_path, monkeypatch):
+    """Returns a function that makes an app with this module as its command `runserver`."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = []
+
+    def make(name, code):
+        names.append(name)
+        folder = tmp_path / name / "management" / "commands"
+        folder.mkdir(parents=True)
+        for one in (folder, folder.parent, folder.parent.parent):
+            (one / "__init__.py").touch()
+        (folder / "runserver.py").write_text(code)
+        return name
+
+    yield make
+    for module in [module for module in sys.modules if module.partition(".")[0] in names]:
+        del sys.modules[module]
+
+
+OTHER_RUNSERVER = "from django.core.management.commands.runserver import Command"
+# As WhiteNoise does it.
+NEXT_RUNSERVER = (
+    "from ws4redis.management.commands.runserver import Command as Next\nclass Command(Next): pass"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "hint"),
+    [
+        ("daphne", "raise RuntimeError('not imported')", "Remove 'daphne' if nothing else needs it"),
+        ("other", OTHER_RUNSERVER, "Move 'ws4redis' above 'other'."),
+        ("wrapping", NEXT_RUNSERVER, None),
+        ("broken", "raise RuntimeError", None),
+    ],
+)
+def test_each_app_whose_runserver_hides_the_one_of_the_package_is_named(app_with_runserver, name, code, hint):
+    others = ["django.contrib.auth", "django.contrib.contenttypes"]
+    name = app_with_runserver(name, code)
+    with override_settings(DEBUG=True, INSTALLED_APPS=[name, "ws4redis", *others]):
+        found = [message for message in checks.run_checks(tags=["ws4redis"]) if message.id == "ws4redis.W020"]
+        assert [message.hint.startswith(hint) for message in found if hint] == [True] * bool(hint)
+        assert bool(found) == bool(hint)
+    with override_settings(DEBUG=True, INSTALLED_APPS=["ws4redis", name, *others]):
+        assert "W020" not in findings()
+
+
+def test_channels_without_a_runserver_hides_none():
+    others = ["django.contrib.auth", "django.contrib.contenttypes"]
+    with override_settings(DEBUG=True, INSTALLED_APPS=["channels", "ws4redis", *others]):
+        assert "W020" not in findings()
 
 
 def test_settings_that_do_not_fit_leave_no_descriptor():

@@ -80,6 +80,31 @@ def test_rules_of_the_gateway_replace_those_in_python(name, gateway, lost):
     assert ("E019" in found(**{name: "a.b", "WS4REDIS_GATEWAY": gateway})) == lost
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "has_rules"),
+    [
+        ("WS4REDIS_ALLOWED_CHANNELS", '[[access]]\nfacility = ["*"]\n', True),
+        ("WS4REDIS_ALLOWED_CHANNELS", 'x = 1\naccess = [{ facility = ["*"] }]\n', True),
+        ("WS4REDIS_ALLOWED_CHANNELS", "anonymous_publish = false\n", True),
+        ("WS4REDIS_ALLOWED_CHANNELS", "# [[access]]\naccess = []\nanonymous_publish = true\n", False),
+        ("WS4REDIS_ALLOWED_CHANNELS", '[auth.jwt]\nalgorithm = "HS256"\n', False),
+        ("WS4REDIS_PROCESS_REQUEST", '[auth.jwt]\nalgorithm = "HS256"\n', True),
+        ("WS4REDIS_PROCESS_REQUEST", '[auth]\ncallback_url = "http://127.0.0.1/"\n', True),
+        ("WS4REDIS_PROCESS_REQUEST", '[auth]\ncallback_url = ""\n[auth.jwt]\nalgorithm = ""\n', False),
+    ],
+)
+@pytest.mark.parametrize("place", ["BASE_DIR", "working directory"])
+def test_rules_in_a_settings_file_of_the_project_are_named(
+    name, text, has_rules, place, tmp_path, monkeypatch
+):
+    (tmp_path / "settings.toml").write_text(text)
+    if place == "working directory":
+        monkeypatch.chdir(tmp_path)
+    error = found(**{name: "a.b"}, **({"BASE_DIR": tmp_path} if place == "BASE_DIR" else {}))["E019"]
+    assert (f"{tmp_path}/settings.toml has rules" in error.msg) == has_rules
+    assert ("Copy the rules into WS4REDIS_GATEWAY" in error.hint) == has_rules
+
+
 # ---- The old package, its copies and its loops -------------------------------------------------------------------------
 
 
