@@ -34,6 +34,7 @@ fn run() -> Result<(), CommandError> {
         // Handled above.
         Command::GenerateSettings(_) | Command::Completions { .. } | Command::Man => Ok(()),
         Command::Health(flags) => cli::print_health(&settings, flags),
+        Command::Kick(flags) => cli::kick(&settings, &flags),
         Command::Settings(shown) => cli::print_settings(&sources, &shown),
         Command::Serve => {
             // Dropping the guard at the end writes the buffered lines.

@@ -1,12 +1,13 @@
 //! Questions of commands to the admin listener of a running gateway.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, HOST};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -44,28 +45,85 @@ pub async fn ask_health(settings: &AdminSettings, question: HealthQuestion) -> R
     ask(settings, target).await
 }
 
+/// Asks a running gateway to close the connection with an id, or those that the parameters name, and returns its answer. Must
+/// be called within a `LocalSet`.
+///
+/// # Errors
+///
+/// With a description, when it does not answer, or refuses.
+pub async fn ask_to_close(
+    settings: &AdminSettings,
+    id: Option<&str>,
+    parameters: &[(&str, &str)],
+) -> Result<Value, String> {
+    let mut target = String::from("/connections");
+    if let Some(id) = id {
+        // No other bytes are in an id, and they would be a part of the address.
+        let is_sound = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        if id.is_empty() || !is_sound {
+            return Err(format!("{id:?} is not the id of a connection; GET /connections lists them"));
+        }
+        target.push('/');
+        target.push_str(id);
+    }
+    let mut query = String::new();
+    for (name, value) in parameters {
+        push_parameter(&mut query, name, value);
+    }
+    // Many connections take a while, and the gateway ends a request by itself.
+    let deadline = TIMEOUT + settings.request;
+    exchange_within(settings, (Method::DELETE, &(target + &query)), deadline).await
+}
+
+/// Appends a parameter to a query, with its separator.
+pub(super) fn push_parameter(query: &mut String, name: &str, value: &str) {
+    query.push(if query.is_empty() { '?' } else { '&' });
+    query.push_str(name);
+    query.push('=');
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            query.push(byte.into());
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(query, "%{byte:02X}");
+        }
+    }
+}
+
 /// Sends a GET, and returns the JSON of its answer.
 ///
 /// # Errors
 ///
 /// With a description, when the listener does not answer, or refuses.
 pub(super) async fn ask(settings: &AdminSettings, target: &str) -> Result<Value, String> {
+    exchange_within(settings, (Method::GET, target), TIMEOUT).await
+}
+
+async fn exchange_within(
+    settings: &AdminSettings,
+    request: (Method, &str),
+    deadline: Duration,
+) -> Result<Value, String> {
     let answer = async {
         match &settings.listen {
             Listen::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-                exchange(stream, settings, target).await
+                exchange(stream, settings, request).await
             }
             Listen::Unix(path, _) => {
                 let stream = UnixStream::connect(path).await.map_err(|error| error.to_string())?;
-                exchange(stream, settings, target).await
+                exchange(stream, settings, request).await
             }
         }
     };
-    timeout(TIMEOUT, answer).await.map_err(|_| format!("no answer within {} s", TIMEOUT.as_secs()))?
+    timeout(deadline, answer).await.map_err(|_| format!("no answer within {} s", deadline.as_secs()))?
 }
 
-async fn exchange<S>(stream: S, settings: &AdminSettings, target: &str) -> Result<Value, String>
+async fn exchange<S>(
+    stream: S,
+    settings: &AdminSettings,
+    (method, target): (Method, &str),
+) -> Result<Value, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -73,7 +131,7 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(describe)?;
     // It ends with its sender.
     spawn_local(connection);
-    let mut request = Request::get(target).header(HOST, "localhost");
+    let mut request = Request::builder().method(method).uri(target).header(HOST, "localhost");
     if let Some(token) = &settings.token {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }

@@ -26,7 +26,7 @@ mod shards;
 mod thread;
 mod yunity;
 
-pub use ask::{HealthQuestion, ask_health};
+pub use ask::{HealthQuestion, ask_health, ask_to_close};
 pub use receivers::ask_receivers;
 pub use routes::RouteSet;
 pub use shards::{Shards, ask_queues};

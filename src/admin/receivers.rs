@@ -1,10 +1,8 @@
 //! How many clients a message reaches: the answer of the admin listener, and the question of `ws4redis check --listen`.
 
-use std::fmt::Write;
-
 use serde_json::{Value, json};
 
-use super::ask::ask;
+use super::ask::{ask, push_parameter};
 use super::refusal::Refusal;
 use super::shards::Shards;
 use crate::settings::AdminSettings;
@@ -55,20 +53,7 @@ fn parse(query: Option<&str>) -> Result<ReceiverQuery, Refusal> {
 
 fn query_text(query: &ReceiverQuery) -> String {
     let mut text = String::new();
-    let mut add = |key: &str, value: &str| {
-        let separator = if text.is_empty() { '?' } else { '&' };
-        text.push(separator);
-        text.push_str(key);
-        text.push('=');
-        for byte in value.bytes() {
-            if byte.is_ascii_alphanumeric() {
-                text.push(byte.into());
-            } else {
-                // Writing to a string cannot fail.
-                let _ = write!(text, "%{byte:02X}");
-            }
-        }
-    };
+    let mut add = |key: &str, value: &str| push_parameter(&mut text, key, value);
     match query {
         ReceiverQuery::Channel(channel) => add("channel", channel.as_str()),
         ReceiverQuery::Clients(paths, target) => {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::{CommandError, ListenRequest, PublishCommand};
@@ -51,6 +51,8 @@ pub enum Command {
     /// Print the messages of facilities as they come; with --socketio the notifications of a session, as the command-line
     /// client of yunity-sockets does.
     Listen(ListenFlags),
+    /// Close connections of the running gateway: one by its id, or all that the flags name.
+    Kick(KickFlags),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -74,6 +76,36 @@ pub struct HealthFlags {
     /// Ask only whether it is alive: also without Redis, and while it stops.
     #[arg(long)]
     pub live: bool,
+    /// How to print the answer.
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+/// Flags of `ws4redis kick`.
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("connections").required(true).multiple(true).args(["id", "user", "group", "session", "facility"])))]
+pub struct KickFlags {
+    /// The id of a connection.
+    #[arg(conflicts_with_all = ["user", "group", "session", "facility"])]
+    pub id: Option<String>,
+    /// Connections of a user.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Connections of the users of a group.
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// Connections of a session, by its hash in the list of connections.
+    #[arg(long, value_name = "HASH")]
+    pub session: Option<String>,
+    /// Connections with a facility.
+    #[arg(long, value_name = "FACILITY")]
+    pub facility: Option<String>,
+    /// The close code; default: 1008, after which the JavaScript client does not connect again.
+    #[arg(long, value_name = "CODE")]
+    pub code: Option<u16>,
+    /// The reason of the close frame; default: "closed by the operator".
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
     /// How to print the answer.
     #[command(flatten)]
     pub output: OutputFlags,

@@ -6,6 +6,7 @@ mod facility_listener;
 mod findings;
 mod health;
 mod inventory;
+mod kick;
 mod layer_inventory;
 mod listen;
 mod manual;
@@ -20,12 +21,13 @@ use std::process::ExitCode;
 use tokio::runtime::{Builder, LocalOptions};
 
 pub use self::arguments::{
-    Arguments, CheckFlags, Command, GenerateSettings, HealthFlags, ListenFlags, OutputFlags, PublishFlags,
-    SettingsFlags,
+    Arguments, CheckFlags, Command, GenerateSettings, HealthFlags, KickFlags, ListenFlags, OutputFlags,
+    PublishFlags, SettingsFlags,
 };
 pub use self::check::{ListenTime, check};
 pub use self::facility_listener::{ListenRequest, listen_to_facilities};
 pub use self::health::print_health;
+pub use self::kick::kick;
 pub use self::manual::{print_completions, print_manual};
 pub use self::settings_listing::{generate_settings, print_settings};
 pub use self::yunity_client::{ListenCommand, listen};
@@ -41,7 +43,7 @@ pub enum CommandError {
     Usage(clap::Error),
     /// Invalid settings.
     Settings(settings::SettingsError),
-    /// A running gateway is not healthy, or does not answer.
+    /// A running gateway is not healthy, refuses a request, or does not answer.
     Unhealthy(String),
     /// Invalid arguments.
     Arguments(String),

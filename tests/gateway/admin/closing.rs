@@ -5,6 +5,7 @@ use serde_json::json;
 use super::{Admin, TOKEN, get, json as answer_of, refused};
 use crate::support::client::Request;
 use crate::support::events::SseClient;
+use crate::support::gateway::binary;
 use crate::support::sessions::{john, mary, session_key};
 use crate::support::socket_io::{self, POLL_V4, SocketIoGateway, V4, join};
 use crate::support::{TestGateway, within_deadline};
@@ -187,4 +188,43 @@ async fn a_request_to_close_is_authorized_and_complete() {
     client.expect_nothing().await;
     let open = Admin::start(&[]).await;
     refused(get(open.address, "/connections?facility=x").method("DELETE"), 403, "admin.token_file").await;
+}
+
+#[tokio::test]
+async fn a_command_closes_connections_with_the_token_of_the_settings() {
+    let admin = Admin::for_changes(&[]).await;
+    let address = admin.address.to_string();
+    let kick = async |token: &str, flags: &[&str]| {
+        let mut command = binary();
+        command.args(["--set", &format!("admin.listen={address}"), "--set", &format!("admin.token={token}")]);
+        command.arg("kick").args(flags);
+        let done = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let said = String::from_utf8([done.stdout, done.stderr].concat()).unwrap();
+        (done.status.code().unwrap(), said)
+    };
+    let mut clients = Vec::new();
+    for facility in ["one two", "three"] {
+        let path = format!("/ws/{}?subscribe-broadcast", facility.replace(' ', "%20"));
+        clients.push(admin.gateway.connect(&path).await);
+    }
+    let other = kick(&TOKEN.replace('0', "1"), &["--facility", "three"]).await;
+    assert!(other.0 == 1 && other.1.contains("Authorization: Bearer"), "{other:?}");
+    for (flags, code, part) in [
+        (&[][..], 64, "--user"),
+        (&["--code", "1000"], 64, "--user"),
+        (&["x", "--user", "john"], 64, "cannot be used with"),
+        (&["a/b?c"], 1, "not the id"),
+        (&["a-1"], 1, "no open connection has this id"),
+        (&["--user", "john", "--code", "1006"], 1, "close code"),
+        (&["--user", "nobody"], 0, "closed 0 connections\n"),
+        (&["--facility", "one two", "--code", "4002", "--reason", "a & b"], 0, "closed 1 connection\n"),
+    ] {
+        let (exit, said) = kick(TOKEN, flags).await;
+        assert!(exit == code && said.contains(part), "{flags:?}: {exit} {said}");
+    }
+    assert_eq!(clients[0].expect_close(4002).await, "a & b");
+    let listed = admin.expect_connections("three", 1).await.remove(0);
+    let done = kick(TOKEN, &[listed["id"].as_str().unwrap(), "--json"]).await;
+    assert_eq!(done, (0, "{\"closed\":1}\n".to_owned()));
+    clients[1].expect_close(1008).await;
 }
