@@ -92,14 +92,15 @@ def _describe_cache(name: str) -> SessionEngine:
     backend = configuration.get("BACKEND", "")
     if not _is_redis_cache(backend):
         return SessionEngine(name, obstacle=f"the cache {alias!r} ({backend}) is not in Redis")
+    # Before the cache is loaded, which connects.
+    if str((configuration.get("OPTIONS") or {}).get("CLIENT_CLASS", "")).endswith(".ShardClient"):
+        return SessionEngine(name, obstacle=f"the cache {alias!r} spreads its keys over several servers")
     try:
         # The attribute exists in CACHE_ENGINES only.
         store: Any = store_class()
         template = str(caches[alias].make_key(f"{store.cache_key_prefix}{{key}}"))
     except (ImportError, ImproperlyConfigured) as error:
         return SessionEngine(name, obstacle=f"the cache {alias!r} cannot be loaded: {error}")
-    if str((configuration.get("OPTIONS") or {}).get("CLIENT_CLASS", "")).endswith(".ShardClient"):
-        return SessionEngine(name, obstacle=f"the cache {alias!r} spreads its keys over several servers")
     try:
         return SessionEngine(name, template, url=_url_of_cache(configuration))
     except ValueError as error:
