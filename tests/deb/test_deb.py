@@ -3,6 +3,7 @@
 The tests are steps of one life and run in this order.
 """
 
+import pathlib
 import re
 import time
 
@@ -162,6 +163,25 @@ def test_an_upgrade_without_the_settings_is_complete(container):
     container.run("systemctl", "reset-failed", "ws4redis", check=False)
     container.run("systemctl", "restart", "ws4redis")
     until(container.state, "active")
+
+
+def test_the_socket_unit_is_enabled_as_documented_and_clients_wait_for_a_restart(container):
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
+    [paragraph] = [line for line in text.splitlines() if line.startswith("**Socket activation.**")]
+    commands = re.findall(r"`(systemctl (?:stop|enable|start) [^`]*)`", paragraph)
+    assert len(commands) == 3
+    for command in commands:
+        container.run(*command.split())
+    until(container.state, "active")
+    assert "systemd passed the listening sockets" in container.output("journalctl", "-u", "ws4redis", "-n", "20")
+    container.run("systemctl", "stop", "ws4redis")
+    connecting = "import socket; s = socket.create_connection(('127.0.0.1', 8000)); s.settimeout(20); "
+    connecting += "s.sendall(b'GET /health HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'); print(s.recv(15).decode())"
+    # The first connection starts the service.
+    assert container.output("python3", "-c", connecting) == "HTTP/1.1 200 OK"
+    container.run("systemctl", "disable", "--now", "ws4redis.socket")
+    container.run("systemctl", "restart", "ws4redis")
+    until(lambda: ready(container), "HTTP/1.1 200 OK")
 
 
 def test_removing_stops_the_service_and_keeps_the_settings(container):
