@@ -172,10 +172,15 @@ def test_the_site_for_tests(blocks, commands, store, tmp_path):
         site.stop()
 
 
-@shows("docs/releasing.md", "Releasing", checked="builds for all platforms take long, and ./tests/run --long makes them")
-def test_the_scripts_of_a_release_have_a_usage(blocks):
+@shows("docs/releasing.md", "Releasing", checked="this machine may have no Docker; ./tests/run images builds with buildah")
+def test_the_images_of_a_release_are_built_with_files_that_exist(blocks):
+    usage = bash("tests/release --help", ROOT)
+    assert "static, deb, wheels, sbom, checksums" in usage and "target/image/" in usage
     for line in blocks[0].code.splitlines():
-        assert "TARGET" in bash(f"sed -n 2,10p {line.split()[0]}", ROOT)
+        words = shlex.split(line)
+        assert (ROOT / words[words.index("-f") + 1]).is_file()
+        machine = words[words.index("--platform") + 1].partition("/")[2]
+        assert words[words.index("--build-context") + 1] == f"program=target/image/{machine}"
 
 
 @shows("docs/wheels.md", "Build")
