@@ -152,8 +152,10 @@ async fn with_a_history_the_gateway_reads_on_after_a_loss_and_sends_no_gap() {
 async fn without_memory_for_a_history_the_gateway_reads_on_later() {
     let redis = RedisServer::start();
     let builder = TestGateway::builder().redis(&redis).rules("[[history]]\nfacility = [\"h\"]\n");
-    let gateway = builder.set("messages.outbox_total_bytes", "16777216").start().await;
+    let builder = builder.set("messages.outbox_total_bytes", "16777216");
+    let gateway = builder.set("server.send_buffer_bytes", "4096").start().await;
     add(&gateway, &redis, "before");
+    redis.persist(&gateway.channel("broadcast:v"), "value");
     let mut client = gateway.live("/ws/h?subscribe-broadcast").await;
     client.next().await;
     let mut slow = Vec::new();
@@ -167,6 +169,7 @@ async fn without_memory_for_a_history_the_gateway_reads_on_later() {
     }
     client.expect_nothing().await;
     let stream = gateway.channel("ws4redis:history:broadcast:h");
+    gateway.request("/ws/v?subscribe-broadcast").expect_status(503).await;
     redis.pipeline(&[
         &[b"CLIENT", b"KILL", b"TYPE", b"pubsub"],
         &[b"XADD", stream.as_bytes(), b"*", b"d", b"behind"],
