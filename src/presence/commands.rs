@@ -160,15 +160,15 @@ impl<'a> WriteEncoder<'a> {
                 self.add("ZREM", &[&key, &self.keys.visitor(user)]);
                 self.tell_unless(false, facility);
             }
-            (EntryKey::Anonymous(facility), Action::Count { before, now }) => {
+            (EntryKey::Anonymous(facility), Action::Count { before, now, is_refresh }) => {
                 let key = self.keys.facility(facility);
-                if before != now && *before > 0 {
-                    self.add("ZREM", &[&key, &self.keys.anonymous(*before)]);
+                for number in before {
+                    self.add("ZREM", &[&key, &self.keys.anonymous(*number)]);
                 }
                 if *now > 0 {
-                    self.keep(&key, &self.keys.anonymous(*now), &until, write.seconds, before == now);
+                    self.keep(&key, &self.keys.anonymous(*now), &until, write.seconds, *is_refresh);
                 }
-                self.tell_unless(before == now, facility);
+                self.tell_unless(*is_refresh, facility);
             }
             // Users leave by a script, and the other pairs do not exist.
             _ => {}

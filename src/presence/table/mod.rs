@@ -10,6 +10,9 @@ use tokio::time::Instant;
 /// Time for which an entry outlives its last connection: a page that is loaded again comes back within it.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
+/// Numbers of anonymous visitors of one entry that Redis may have; it forgets further ones by their time.
+const MAX_NUMBERS: usize = 16;
+
 /// Time until an entry that could not be removed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -37,8 +40,8 @@ struct Entry {
     added: HashSet<Arc<str>>,
     /// Ids that are still in Redis although their connections have ended.
     removed: Vec<Arc<str>>,
-    /// The number of anonymous visitors in Redis.
-    written: u32,
+    /// The numbers of anonymous visitors that Redis may have: several after a write whose reply was lost.
+    written: Vec<u32>,
     is_queued: bool,
     /// When it is removed: it has no connections.
     leaves_at: Option<Instant>,
@@ -75,8 +78,13 @@ pub(super) enum Action {
         /// Redis has it, as far as this process knows.
         is_valid: bool,
     },
-    /// The number of anonymous visitors, before and now.
-    Count { before: u32, now: u32 },
+    /// The number of anonymous visitors now, and other numbers that Redis may have.
+    Count {
+        before: Vec<u32>,
+        now: u32,
+        /// Redis has this number already.
+        is_refresh: bool,
+    },
 }
 
 /// The entries of this process. Its size is bounded by the open connections, and those that ended within the grace.
@@ -103,7 +111,7 @@ impl PresenceTable {
                 ids: HashSet::new(),
                 added: HashSet::new(),
                 removed: Vec::new(),
-                written: 0,
+                written: Vec::new(),
                 is_queued: false,
                 leaves_at: None,
                 valid_until: None,
@@ -224,8 +232,8 @@ impl PresenceTable {
             let entry = &mut self.entries[slot];
             writes.push(match entry.key {
                 EntryKey::Anonymous(_) => {
-                    let before = entry.written;
-                    entry.write(slot, Action::Count { before, now: 0 })
+                    let before = entry.written.clone();
+                    entry.write(slot, Action::Count { before, now: 0, is_refresh: false })
                 }
                 _ => entry.leave(slot),
             });
@@ -268,7 +276,8 @@ impl PresenceTable {
                 if !entry.ids.is_empty() && entry.valid_until.is_some() => {}
             Action::Keep { .. } => entry.valid_until = Some(valid_until),
             Action::Count { now, .. } => {
-                entry.written = *now;
+                entry.written.clear();
+                entry.written.extend((*now > 0).then_some(*now));
                 entry.valid_until = Some(valid_until);
                 if *now == 0 && entry.count == 0 {
                     self.remove(write.slot);
@@ -309,7 +318,12 @@ impl PresenceTable {
                     self.leave_at(slot, Instant::now() + RETRY);
                 }
             }
-            Action::Count { .. } => self.queue(slot),
+            Action::Count { now, .. } => {
+                if now > 0 && !entry.written.contains(&now) && entry.written.len() < MAX_NUMBERS {
+                    entry.written.push(now);
+                }
+                self.queue(slot);
+            }
         }
     }
 
@@ -331,6 +345,13 @@ impl Entry {
         EntryWrite { slot, key: self.key.clone(), seconds: self.seconds, action }
     }
 
+    fn write_count(&mut self, slot: usize) -> EntryWrite {
+        let now = self.count;
+        let before = self.written.iter().copied().filter(|number| *number != now).collect();
+        let is_refresh = self.written == [now] || (now == 0 && self.written.is_empty());
+        self.write(slot, Action::Count { before, now, is_refresh })
+    }
+
     fn leave(&mut self, slot: usize) -> EntryWrite {
         self.leaves_at = None;
         let is_valid = !self.is_over();
@@ -341,8 +362,8 @@ impl Entry {
     /// Returns what has to be written of a change, if anything.
     fn take_change(&mut self, slot: usize) -> Option<EntryWrite> {
         if let EntryKey::Anonymous(_) = self.key {
-            let (before, now) = (self.written, self.count);
-            return (before != now || now == 0).then(|| self.write(slot, Action::Count { before, now }));
+            let is_new = self.count == 0 || self.written != [self.count];
+            return is_new.then(|| self.write_count(slot));
         }
         let is_user = matches!(self.key, EntryKey::Online(_));
         if self.count == 0 || (is_user && self.added.is_empty() && self.removed.is_empty()) {
@@ -357,8 +378,7 @@ impl Entry {
     /// Returns a write of the whole entry, unless Redis does not have it and need not.
     fn refresh(&mut self, slot: usize) -> Option<EntryWrite> {
         if let EntryKey::Anonymous(_) = self.key {
-            let (before, now) = (self.written, self.count);
-            return Some(self.write(slot, Action::Count { before, now }));
+            return Some(self.write_count(slot));
         }
         if self.count == 0 {
             // In its grace: its ids stay until it leaves, so that their removal is noticed.

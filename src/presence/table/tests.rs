@@ -103,3 +103,34 @@ async fn what_was_never_written_ends_without_a_trace() {
     }
     assert!(table.entries.is_empty() && table.take_changed(10).is_empty() && table.next_leave().is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_number_of_anonymous_visitors_whose_write_was_lost_is_removed_with_the_one_before() {
+    let (mut table, ids) = (PresenceTable::default(), ["a", "b", "c"].map(Arc::from));
+    let key = || EntryKey::Anonymous("x".into());
+    let change = |table: &mut PresenceTable| {
+        let mut writes = table.take_changed(10);
+        assert_eq!(writes.len(), 1, "{writes:?}");
+        writes.remove(0)
+    };
+    let count = |write: &EntryWrite| match &write.action {
+        Action::Count { before, now, .. } => (before.clone(), *now),
+        _ => panic!("{write:?}"),
+    };
+    table.enter(key(), SECONDS, &ids[0]);
+    let write = change(&mut table);
+    assert_eq!(count(&write), (vec![], 1));
+    table.on_written(&write, Instant::now());
+    for id in &ids[1..] {
+        table.enter(key(), SECONDS, id);
+        let write = change(&mut table);
+        table.on_lost(write);
+    }
+    // Redis may have any of them.
+    table.leave(&key(), &ids[2]);
+    let write = change(&mut table);
+    assert_eq!(count(&write), (vec![1, 3], 2));
+    table.on_written(&write, Instant::now());
+    table.enter(key(), SECONDS, &ids[2]);
+    assert_eq!(count(&change(&mut table)), (vec![2], 3));
+}
