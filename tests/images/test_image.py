@@ -16,7 +16,7 @@ from websockets.sync.client import connect, unix_connect
 from harness import DEADLINE, free_port, until
 
 MOST_BYTES = 40 << 20
-"""A release has 13 MB; other profiles have more."""
+"""A release has about 13 MB; other profiles have more."""
 
 
 def status(pid):
