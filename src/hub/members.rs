@@ -10,6 +10,7 @@ use super::directory::to_u32;
 use super::hold::{JoinError, PendingJoin};
 use super::listener::Listener;
 use super::member::{Member, MemberId, MemberState};
+use super::topic::TopicEntry;
 use crate::wire::EntryId;
 
 /// The members of a hub, by number.
@@ -69,6 +70,11 @@ impl Members {
     /// Returns the listeners of the open members.
     pub(super) fn open_listeners(&self) -> impl Iterator<Item = &Rc<Listener>> {
         self.0.iter().filter_map(|(_, member)| member.listener())
+    }
+
+    /// Returns the listeners of the open members of a topic.
+    pub(super) fn listening<'a>(&'a self, topic: &'a TopicEntry) -> impl Iterator<Item = &'a Rc<Listener>> {
+        topic.members.iter().filter_map(|slot| self[slot.member].listener())
     }
 
     /// Returns the topics of a suspended member, each with its last id.

@@ -227,11 +227,6 @@ impl Hub {
         run.count(listeners);
     }
 
-    fn open_listeners(&self, id: u32) -> impl Iterator<Item = &Rc<Listener>> {
-        let members = self.topics[id].members.iter().map(|slot| &self.members[slot.member]);
-        members.filter_map(Member::listener)
-    }
-
     /// Handles Redis' acknowledgement of a subscription.
     pub fn on_subscribed(&mut self, topic: &Topic, generation: Generation) {
         if let Some(id) = self.topics.find(topic)
@@ -303,15 +298,15 @@ impl Hub {
 
     /// Notes that messages of a layer's topic may have been lost.
     pub fn on_missed(&self, topic: &Topic) {
-        let listeners = self.topics.find(topic).into_iter().flat_map(|id| self.open_listeners(id));
+        let listeners =
+            self.topics.find(topic).into_iter().flat_map(|id| self.members.listening(&self.topics[id]));
         listeners.for_each(|listener| listener.on_loss(true));
     }
 
     /// Pauses a topic that Redis had refused and now accepts, until its value has been re-read.
     pub fn on_regained(&mut self, topic: &Topic) {
-        let Some(id) = self.topics.find(topic) else { return };
         // A subscribed topic is live or already paused.
-        if !self.topics[id].subscribed {
+        if let Some(id) = self.topics.find(topic).filter(|id| !self.topics[*id].subscribed) {
             self.topics[id].paused.get_or_insert_default();
         }
     }
@@ -332,7 +327,7 @@ impl Hub {
                 self.deliver_value(id, value);
             }
         }
-        self.open_listeners(id).for_each(|listener| listener.on_recovered(id));
+        self.members.listening(&self.topics[id]).for_each(|listener| listener.on_recovered(id));
         if let Some(run) = Run::join(paused.runs) {
             self.deliver_now(id, &run);
         }
@@ -344,7 +339,7 @@ impl Hub {
         let (digest, run) = (self.digester.digest(value), Run::of(value));
         self.labels.label(id, &run, true);
         self.topics[id].recent.push(digest);
-        for listener in self.open_listeners(id) {
+        for listener in self.members.listening(&self.topics[id]) {
             listener.deliver_value(id, &run, digest, &self.limits);
         }
     }
