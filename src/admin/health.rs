@@ -78,7 +78,9 @@ mod tests {
         }
         drop(queues);
         assert_eq!(error(live(&shards).await), Some(Refusal::Unresponsive(1)), "it has ended");
+        assert!(!shards.are_live().await);
         stop.cancel();
+        assert!(shards.are_live().await);
         assert_eq!(error(live(&shards).await), None, "as it should when the server stops");
         assert_eq!(error(ready(&shards).await), Some(Refusal::Draining));
     }

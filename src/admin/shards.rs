@@ -66,6 +66,11 @@ impl Shards {
         received
     }
 
+    /// Returns whether every shard runs its tasks. At the end of a drain they end before the process, and count as running.
+    pub async fn are_live(&self) -> bool {
+        self.statuses().await.iter().all(Option::is_some) || self.is_stopping()
+    }
+
     /// Asks one shard. Returns `None` if it does not answer in time, or has ended.
     pub(super) async fn ask<T>(
         &self,

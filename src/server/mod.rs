@@ -3,6 +3,7 @@
 //! The first shard runs on the main thread with the broker and the accept loop, so that with one core nothing crosses
 //! threads.
 
+mod accept;
 mod announcement;
 mod connection_limit;
 mod embedded_store;
@@ -10,11 +11,10 @@ mod groups;
 pub mod listeners;
 mod memory;
 mod signals;
+mod systemd;
 
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,11 +23,11 @@ use sd_notify::NotifyState;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
+use self::accept::accept;
 use self::announcement::announce;
 use self::connection_limit::ConnectionLimit;
 pub use self::embedded_store::address_without_redis;
@@ -36,7 +36,8 @@ use self::groups::start_groups;
 use self::listeners::{Listeners, SocketFile};
 pub use self::signals::Parent;
 use self::signals::Signals;
-use crate::admin::{self, RouteSet};
+use self::systemd::{feed_watchdog, notify};
+use crate::admin::{self, RouteSet, Shards};
 use crate::broker::{Broker, BrokerEvent, Call, DirectiveRouter, SubscriptionEvent};
 use crate::engine::{EngineCall, SidCipher};
 use crate::events::{Events, StartGate};
@@ -54,12 +55,6 @@ use crate::wire::NodeId;
 
 /// Capacity of the queues of subscription requests to the broker and of accepted sockets to a shard.
 const QUEUE_CAPACITY: usize = 1024;
-
-/// Pause after a failed accept, for example without free file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Shortest time between two log lines about failed accepts.
-const ACCEPT_LOG_PAUSE: Duration = Duration::from_mins(1);
 
 /// An https callback cannot be verified.
 const NO_AUTHORITIES: &str = "auth.callback_url: this machine has no certificates of authorities for https";
@@ -104,8 +99,8 @@ async fn serve(settings: Arc<Settings>, target: Target, parent: Parent) -> anyho
     let stop = CancellationToken::new();
     let mut listeners = Listeners::open(&settings.server.listen).await?;
     listeners.tune(settings.server.send_buffer_bytes)?;
-    let (admin_file, mut asks) = start_admin(&settings, &stop).await?;
-    let _removed_at_the_end = (listeners.take_file(), admin_file);
+    let (admin, mut asks) = start_admin(&settings, &stop).await?;
+    let _removed_at_the_end = (listeners.take_file(), &admin.file);
     let session_target = settings.session.redis.as_ref().map(Target::new).transpose()?;
     let shards = settings.server.shards;
     let (message_channels, mut message_links) = links(shards);
@@ -154,7 +149,8 @@ async fn serve(settings: Arc<Settings>, target: Target, parent: Parent) -> anyho
     let links = ShardLinks { messages, sessions, groups, engine_calls, asks: asks.pop() };
     let mut serving = tokio::task::spawn_local(shard::run(first.clone(), links, stop.clone()));
     announce(&settings, &listeners);
-    notify_systemd(&NotifyState::Ready);
+    notify(&[NotifyState::Ready]);
+    let _watchdog = admin.shards.clone().and_then(feed_watchdog);
 
     let senders: Vec<_> = others.iter().map(|(sender, _)| sender.clone()).collect();
     let mut accepting = tokio::task::spawn_local(accept(
@@ -177,7 +173,7 @@ async fn serve(settings: Arc<Settings>, target: Target, parent: Parent) -> anyho
     if ended_early {
         bail!("a part of the server has ended unexpectedly; see the log above");
     }
-    notify_systemd(&NotifyState::Stopping);
+    notify(&[NotifyState::Stopping]);
     info!(at_most_seconds = settings.server.drain.as_secs(), "stopping; a second signal stops at once");
     stop.cancel();
     if drained(serving, ends, &mut signals).await {
@@ -256,15 +252,23 @@ async fn tell_stop(events: &Events, limit: Duration) {
     events.warn_of_unwritten();
 }
 
-/// Starts the listeners for the operator that are configured. Returns the file of a socket, and the shards' queues of their
-/// questions.
+/// The listeners for the operator, and what else asks the shards.
+struct AdminParts {
+    /// The file of a socket, which is removed with it.
+    file: Option<SocketFile>,
+    /// The shards' queues; none if nobody asks.
+    shards: Option<Shards>,
+}
+
+/// Starts the listeners for the operator that are configured. Also returns the ends of the shards' queues of their questions,
+/// which the watchdog of systemd uses, too.
 async fn start_admin(
     settings: &Settings,
     stop: &CancellationToken,
-) -> anyhow::Result<(Option<SocketFile>, Vec<mpsc::Receiver<Ask>>)> {
+) -> anyhow::Result<(AdminParts, Vec<mpsc::Receiver<Ask>>)> {
     let (operator, yunity) = (&settings.admin, &settings.socket_io.yunity.admin);
-    if operator.is_none() && yunity.is_none() {
-        return Ok((None, Vec::new()));
+    if operator.is_none() && yunity.is_none() && !systemd::has_watchdog() {
+        return Ok((AdminParts { file: None, shards: None }, Vec::new()));
     }
     let (shards, queues) = admin::ask_queues(settings.server.shards, stop.clone());
     if let Some(yunity) = yunity {
@@ -272,10 +276,10 @@ async fn start_admin(
         admin::start(yunity.clone(), RouteSet::Yunity, shards.clone()).await?;
     }
     let file = match operator {
-        Some(operator) => admin::start(operator.clone(), RouteSet::Operator, shards).await?,
+        Some(operator) => admin::start(operator.clone(), RouteSet::Operator, shards.clone()).await?,
         None => None,
     };
-    Ok((file, queues))
+    Ok((AdminParts { file, shards: Some(shards) }, queues))
 }
 
 /// Starts to write who is online. Returns the end: it writes that this process has no clients any more.
@@ -355,77 +359,4 @@ async fn serve_shard(
         }
     });
     shard::run(state, links, stop).await;
-}
-
-/// Accepts connections for the shards in turn. Never returns. Above `most` sockets, a client is closed unread.
-async fn accept(
-    mut listeners: Listeners,
-    own: Rc<ShardState>,
-    others: Vec<mpsc::Sender<(Accepted, Permit)>>,
-    live: Arc<AtomicUsize>,
-    most: usize,
-) {
-    let mut failures = AcceptFailures::default();
-    for turn in (0..=others.len()).cycle() {
-        let (accepted, permit) = loop {
-            match listeners.accept().await {
-                Ok(accepted) => {
-                    failures.end();
-                    if let Some(permit) = Permit::take(&live, most) {
-                        break (accepted, permit);
-                    }
-                }
-                // The client gave up while it was in the backlog.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    failures.begin(&error);
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        };
-        let Some(sender) = turn.checked_sub(1).map(|index| &others[index]) else {
-            shard::serve(&own, accepted, permit);
-            continue;
-        };
-        // If the shard has ended, the process is about to end.
-        let _ = sender.send((accepted, permit)).await;
-    }
-}
-
-/// Logs failures to accept and recoveries, at most one pair per minute: at the limit of descriptors both alternate
-/// quickly.
-#[derive(Default)]
-struct AcceptFailures {
-    failing: bool,
-    logged: bool,
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
-impl AcceptFailures {
-    fn begin(&mut self, error: &io::Error) {
-        if std::mem::replace(&mut self.failing, true) {
-            return;
-        }
-        if self.last.is_some_and(|last| last.elapsed() < ACCEPT_LOG_PAUSE) {
-            self.suppressed += 1;
-            return;
-        }
-        (self.logged, self.last) = (true, Some(Instant::now()));
-        let suppressed = std::mem::take(&mut self.suppressed);
-        warn!(%error, suppressed, "cannot accept connections; raise the limit of open files (LimitNOFILE, ulimit -n)");
-    }
-
-    fn end(&mut self) {
-        if std::mem::replace(&mut self.failing, false) && std::mem::replace(&mut self.logged, false) {
-            info!("accepting connections again");
-        }
-    }
-}
-
-/// Notifies systemd of our state, if it runs us with `Type=notify`.
-fn notify_systemd(state: &NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
-        warn!(%error, %state, "cannot notify systemd");
-    }
 }

@@ -1,4 +1,4 @@
-//! systemd: socket activation and readiness notification.
+//! systemd: socket activation.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::limits::{handshake_over_unix, handshake_over_unix_with};
 use crate::support::gateway::{binary, with_inherited_sockets};
-use crate::support::{DEADLINE, RedisServer, SiteReply, TestGateway, TestSite, eventually, unique};
+use crate::support::{RedisServer, SiteReply, TestGateway, TestSite, eventually, unique};
 
 fn socket_path() -> PathBuf {
     std::env::temp_dir().join(unique("ws4redis-handed"))
@@ -87,23 +87,4 @@ async fn forwarded_headers_are_trusted_on_a_trusted_unix_socket() {
         assert_eq!(asked.all("x-forwarded-for"), expected, "{trusted}");
         std::fs::remove_file(file).unwrap();
     }
-}
-
-#[tokio::test]
-async fn systemd_is_notified_when_the_server_is_ready_and_when_it_stops() {
-    let path = socket_path();
-    let systemd = UnixDatagram::bind(&path).unwrap();
-    systemd.set_read_timeout(Some(DEADLINE)).unwrap();
-    let notification = || {
-        let mut text = [0; 100];
-        let length = systemd.recv(&mut text).unwrap();
-        String::from_utf8_lossy(&text[..length]).into_owned()
-    };
-    let builder = TestGateway::builder().variable("NOTIFY_SOCKET", path.to_str().unwrap());
-    let mut gateway = builder.start().await;
-    assert_eq!(notification(), "READY=1\n");
-    gateway.signal("TERM");
-    assert_eq!(notification(), "STOPPING=1\n");
-    assert_eq!(gateway.expect_exit().await.code(), Some(0));
-    std::fs::remove_file(path).unwrap();
 }

@@ -59,6 +59,7 @@ mod smoke;
 mod socket_io;
 mod static_files;
 mod support;
+mod systemd;
 mod unfinished;
 mod whoami;
 mod yunity;

@@ -152,7 +152,15 @@ fn capture(child: &mut Child) -> Arc<Mutex<Vec<String>>> {
 /// settings.toml.
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ws4redis"));
-    let others = ["WEBSOCKET_URL", "RUST_LOG", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID"];
+    let others = [
+        "WEBSOCKET_URL",
+        "RUST_LOG",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+    ];
     let settings = |name: &str| name.starts_with("WS4REDIS_") || others.contains(&name);
     for (name, _) in std::env::vars().filter(|(name, _)| settings(name)) {
         command.env_remove(name);
