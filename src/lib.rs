@@ -31,6 +31,7 @@ pub mod hub;
 pub mod metrics;
 pub mod presence;
 pub mod redis;
+pub mod reloadable;
 pub mod server;
 pub mod settings;
 pub mod shard;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use ws4redis::cli::{
     self, Arguments, CheckFlags, Command, CommandError, ListenCommand, ListenFlags, ListenTime,
 };
-use ws4redis::server::Parent;
+use ws4redis::server::{Parent, ReloadSource};
 use ws4redis::settings::{self, Settings};
 use ws4redis::telemetry;
 
@@ -28,7 +28,7 @@ fn run() -> Result<(), CommandError> {
         Some(Command::Man) => return cli::print_manual(),
         _ => {}
     }
-    let file = settings::file(flags.settings);
+    let file = settings::file(flags.settings.clone());
     let (settings, sources) = Settings::load(file.as_deref(), std::env::vars_os(), &flags.set)?;
     match flags.command.unwrap_or(Command::Serve) {
         // Handled above.
@@ -37,12 +37,12 @@ fn run() -> Result<(), CommandError> {
         Command::Kick(flags) => cli::kick(&settings, &flags),
         Command::Settings(shown) => cli::print_settings(&sources, &shown),
         Command::Serve => {
-            // Dropping the guard at the end writes the buffered lines.
-            let _log = telemetry::init(settings.log_json);
+            let log = telemetry::init(settings.log_json, &settings.log_levels);
             for warning in &sources.warnings {
                 tracing::warn!("{warning}");
             }
-            cli::serve(settings, if flags.end_with_stdin { Parent::Watched } else { Parent::Unwatched })
+            let parent = if flags.end_with_stdin { Parent::Watched } else { Parent::Unwatched };
+            cli::serve(settings, ReloadSource::new(flags.settings, flags.set, sources, log), parent)
         }
         Command::Check(CheckFlags { listen, seconds }) => {
             let listening = listen.then_some(ListenTime { seconds });

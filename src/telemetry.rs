@@ -13,24 +13,59 @@ use tokio::time::Instant;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::prelude::*;
+use tracing_subscriber::{Registry, fmt, reload};
 
 /// Lines that are buffered for a slow reader of the log; further lines are dropped, so that logging never blocks a shard.
 const BUFFERED_LINES: usize = 10_000;
 
-/// Sets up logging for the process. Dropping the guard writes the buffered lines.
-pub fn init(json: bool) -> WorkerGuard {
+/// What is logged: levels, and levels for targets.
+#[derive(Debug, Clone)]
+pub struct LogLevels(Targets);
+
+impl LogLevels {
+    /// Parses a list such as `info,ws4redis=debug`. An empty one is `info`.
+    ///
+    /// # Errors
+    ///
+    /// With the part that is neither. A target that cannot exist is refused as a typo, because it would silence everything.
+    pub fn parse(wanted: &str) -> Result<Self, String> {
+        filter(wanted).map(Self)
+    }
+}
+
+/// Keeps the log of the process. Dropping it writes the buffered lines.
+pub struct LogControl {
+    _guard: WorkerGuard,
+    levels: reload::Handle<Targets, Registry>,
+    /// Whether `RUST_LOG` decides what is logged.
+    is_by_variable: bool,
+}
+
+impl LogControl {
+    /// Changes what is logged, unless `RUST_LOG` decides it.
+    pub fn set_levels(&self, levels: &LogLevels) {
+        if !self.is_by_variable {
+            // The subscriber exists until the process ends.
+            let _ = self.levels.reload(levels.0.clone());
+        }
+    }
+}
+
+/// Sets up logging for the process: these levels, unless the variable `RUST_LOG` says otherwise.
+pub fn init(json: bool, levels: &LogLevels) -> LogControl {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(BUFFERED_LINES)
         .thread_name("log")
         .finish(io::stderr());
     let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
-    let filter = wanted.as_deref().map_or_else(|| Ok(default_levels()), filter);
-    let invalid = filter.as_ref().err().cloned();
-    let filter = filter.unwrap_or_else(|_| default_levels());
+    let by_variable = wanted.as_deref().map(filter).transpose();
+    let invalid = by_variable.as_ref().err().cloned();
+    let by_variable = by_variable.unwrap_or_default();
+    let is_by_variable = by_variable.is_some();
+    let (filter, levels) = reload::Layer::new(by_variable.unwrap_or_else(|| levels.0.clone()));
     let (registry, layer) =
         (tracing_subscriber::registry().with(filter), fmt::layer().with_writer(writer).with_target(false));
     if json {
@@ -53,7 +88,7 @@ pub fn init(json: bool) -> WorkerGuard {
             "RUST_LOG cannot be understood and is ignored; for example RUST_LOG=ws4redis=debug"
         );
     }
-    guard
+    LogControl { _guard: guard, levels, is_by_variable }
 }
 
 /// Returns a value of a text log without escaped quotes: an apostrophe replaces each, so that a client's text cannot end

@@ -32,7 +32,7 @@ pub use self::manual::{print_completions, print_manual};
 pub use self::settings_listing::{generate_settings, print_settings};
 pub use self::yunity_client::{ListenCommand, listen};
 use crate::redis::{Target, TargetError, publish_once};
-use crate::server::{self, Parent};
+use crate::server::{self, Parent, ReloadSource};
 use crate::settings::{self, Settings};
 use crate::wire::{Audience, Channel, Facility, SessionKey};
 
@@ -127,9 +127,9 @@ pub struct PublishCommand {
 /// # Errors
 ///
 /// When the Redis URL is unusable, or the server cannot start or fails.
-pub fn serve(settings: Settings, parent: Parent) -> Result<(), CommandError> {
+pub fn serve(settings: Settings, source: ReloadSource, parent: Parent) -> Result<(), CommandError> {
     let target = Target::new(&settings.redis)?;
-    server::run(settings, target, parent).map_err(CommandError::Serving)
+    server::run(settings, source, target, parent).map_err(CommandError::Serving)
 }
 
 fn unreachable_redis(target: &Target, reason: &str) -> CommandError {

@@ -64,7 +64,7 @@ pub(super) async fn join_groups(
         joined.read().await;
     }
     let joined_names = joined.as_ref().map(JoinedHold::names).unwrap_or_default();
-    let topics = grant.topics(state.policy.group_names(), &joined_names, labelled);
+    let topics = grant.topics(state.policy.get().group_names(), &joined_names, labelled);
     let subscription = groups.hub.join(&topics);
     drop(replaced.take());
     let values = read_joined(&subscription, groups, &topics).await?;
@@ -202,7 +202,7 @@ pub(super) fn apply_joined(
 ) {
     let Some(heard) = own.as_mut().and_then(|client| client.groups.as_mut()) else { return };
     let joined_names = heard.joined.as_ref().map(JoinedHold::names).unwrap_or_default();
-    let topics = heard.grant.topics(state.policy.group_names(), &joined_names, heard.labelled.as_ref());
+    let topics = heard.grant.topics(state.policy.get().group_names(), &joined_names, heard.labelled.as_ref());
     // Cancelled: the groups that it joins may not be granted any more.
     heard.addition = None;
     let missing = heard.subscription.retain_topics(&topics);

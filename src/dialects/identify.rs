@@ -38,7 +38,8 @@ pub(super) async fn identify(
     if !state.store.wait_briefly_until_up().await {
         return Err(no_redis(state, "this shard has no connection of its own to Redis"));
     }
-    let identified = state.visitors.identifier.identify(&request.credentials, &request.handshake);
+    let current = state.visitors.identifier.get();
+    let identified = current.identify(&request.credentials, &request.handshake);
     let visitor = match timeout(state.process.settings.server.handshake, identified).await {
         Ok(Err(IdentifyError::NoRedis)) => Err(no_redis(state, "the session cannot be read")),
         Ok(identified) => Ok(identified?),
@@ -67,7 +68,7 @@ pub(super) async fn refresh(
         return Ok(None);
     }
     let since = Instant::now();
-    let visitor = state.visitors.identifier.refresh(visitor).await?;
+    let visitor = state.visitors.identifier.get().refresh(visitor).await?;
     Ok(Some(Identified { visitor, since }))
 }
 

@@ -120,7 +120,7 @@ async fn identity_of(state: &ShardState, request: &HandshakeRequest) -> Result<S
     let grant = if handshake.facility.as_str().is_empty() {
         Grant::default()
     } else {
-        state.policy.grant(handshake, &visitor.identity, visitor.allowed)?
+        state.policy.get().grant(handshake, &visitor.identity, visitor.allowed)?
     };
     let verdict = Verdict::new(&state.process.settings.namespace, handshake, &grant, false);
     let has_cookie = credentials.session_cookie.is_some();

@@ -198,7 +198,8 @@ impl EngineMounts {
             address: credentials.address,
             time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
         };
-        let is_passed_on = |name: &str| config.passed_on.iter().flatten().any(|own| own == name);
+        let rules = config.rules.get();
+        let is_passed_on = |name: &str| rules.passed_on.iter().flatten().any(|own| own == name);
         Some(HandshakeRecord::new(&parts, is_passed_on))
     }
 }

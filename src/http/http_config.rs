@@ -10,16 +10,13 @@ use super::engine::EngineMounts;
 use super::static_files::StaticFiles;
 use crate::access::{AllowedOrigins, Proxies};
 use crate::metrics::Counters;
+use crate::reloadable::Reloadable;
 use crate::telemetry::LogThrottle;
 use crate::unfinished::UnfinishedMemory;
 
-/// The settings of the HTTP side of a shard.
+/// The settings that requests are checked by.
 #[derive(Debug)]
-pub struct HttpConfig {
-    /// The prefix of WebSocket paths.
-    pub path_prefix: String,
-    /// The paths of Engine.IO clients, if they are served.
-    pub mounts: Option<EngineMounts>,
+pub struct RequestRules {
     /// Name of the session cookie.
     pub session_cookie: String,
     /// The Origin rule.
@@ -28,10 +25,21 @@ pub struct HttpConfig {
     pub proxies: Proxies,
     /// Whether tokens are accepted.
     pub tokens: bool,
-    /// Whether connections keep the visitor's address and program, for the operator.
-    pub keeps_details: bool,
     /// The headers that the callback gets, if there is one: Cookie, Authorization and the site's own.
     pub passed_on: Option<Vec<HeaderName>>,
+}
+
+/// The settings of the HTTP side of a shard.
+#[derive(Debug)]
+pub struct HttpConfig {
+    /// The prefix of WebSocket paths.
+    pub path_prefix: String,
+    /// The paths of Engine.IO clients, if they are served.
+    pub mounts: Option<EngineMounts>,
+    /// What requests are checked by.
+    pub rules: Reloadable<RequestRules>,
+    /// Whether connections keep the visitor's address and program, for the operator.
+    pub keeps_details: bool,
     /// The demo page, if it is served.
     pub files: Option<StaticFiles>,
     /// Time limits of requests and of idle connections.

@@ -25,7 +25,7 @@ pub use connection::{HttpEnd, Upgraded, serve};
 pub use deadlines::Times;
 pub use engine::{EngineHandshake, EngineMounts, EngineRoute, PostReader};
 pub use event_stream::StreamHead;
-pub use http_config::HttpConfig;
+pub use http_config::{HttpConfig, RequestRules};
 pub use rejection::Rejection;
 pub use request::HandshakeRequest;
 pub use resume_text::ResumeText;

@@ -55,8 +55,9 @@ pub(super) fn check_origin<B>(
 ) -> Result<(), Rejection> {
     let headers = request.headers();
     let host = only(headers, &HOST).ok_or(Rejection::Bad("the request has to have one Host header"))?;
-    let host = config.proxies.host(peer, &lines(headers, &X_FORWARDED_HOST), host.as_bytes());
-    Ok(config.origins.check(&lines(headers, &ORIGIN), &String::from_utf8_lossy(host))?)
+    let rules = config.rules.get();
+    let host = rules.proxies.host(peer, &lines(headers, &X_FORWARDED_HOST), host.as_bytes());
+    Ok(rules.origins.check(&lines(headers, &ORIGIN), &String::from_utf8_lossy(host))?)
 }
 
 /// Returns the credentials of a request, except the [`token`], which is read last. Checks the Origin rule if there are any.
@@ -68,8 +69,9 @@ pub(super) fn credentials<B>(
     let headers = request.headers();
     only(headers, &HOST).ok_or(Rejection::Bad("the request has to have one Host header"))?;
     let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-    let session_cookie = cookie_value(cookies, &config.session_cookie);
-    let passed_on = config.passed_on.as_ref().map(|names| passed_on(headers, names)).unwrap_or_default();
+    let rules = config.rules.get();
+    let session_cookie = cookie_value(cookies, &rules.session_cookie);
+    let passed_on = rules.passed_on.as_ref().map(|names| passed_on(headers, names)).unwrap_or_default();
     if passed_on.iter().map(|(_, value)| value.len()).sum::<usize>() > MAX_PASSED_ON_BYTES {
         return Err(Rejection::HeadersTooLarge(MAX_PASSED_ON_BYTES));
     }
@@ -77,10 +79,9 @@ pub(super) fn credentials<B>(
     if session_cookie.is_some() || !passed_on.is_empty() {
         check_origin(request, peer, config)?;
     }
-    let visitor =
-        config.proxies.visitor(peer, &lines(headers, &X_FORWARDED_FOR), &lines(headers, &FORWARDED));
+    let visitor = rules.proxies.visitor(peer, &lines(headers, &X_FORWARDED_FOR), &lines(headers, &FORWARDED));
     let address = visitor.address();
-    let client_address = config.proxies.client_address(peer, visitor, is_forwarded(headers));
+    let client_address = rules.proxies.client_address(peer, visitor, is_forwarded(headers));
     let details = config.keeps_details.then(|| Box::new(ClientDetails::new(address, user_agent(headers))));
     Ok(Credentials { session_cookie, token: None, headers: passed_on, address, client_address, details })
 }
@@ -119,7 +120,7 @@ pub(super) fn token<B>(
     source: TokenSource,
     config: &HttpConfig,
 ) -> Result<Option<Token>, Rejection> {
-    if !config.tokens {
+    if !config.rules.get().tokens {
         return Ok(None);
     }
     let headers = request.headers();

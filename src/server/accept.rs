@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -26,7 +26,7 @@ pub(super) async fn accept(
     own: Rc<ShardState>,
     others: Vec<mpsc::Sender<(Accepted, Permit)>>,
     live: Arc<AtomicUsize>,
-    most: usize,
+    most: Arc<AtomicUsize>,
 ) {
     let mut failures = AcceptFailures::default();
     for turn in (0..=others.len()).cycle() {
@@ -34,7 +34,7 @@ pub(super) async fn accept(
             match listeners.accept().await {
                 Ok(accepted) => {
                     failures.end();
-                    if let Some(permit) = Permit::take(&live, most) {
+                    if let Some(permit) = Permit::take(&live, most.load(Ordering::Relaxed)) {
                         break (accepted, permit);
                     }
                 }

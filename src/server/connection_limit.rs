@@ -1,5 +1,8 @@
 //! The limit of connections: how many clients the file descriptors allow, minus a reserve for the server itself.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tracing::{info, warn};
 
 use crate::settings::Settings;
@@ -29,9 +32,29 @@ pub struct ConnectionLimit {
     pub refused: usize,
 }
 
+/// The limits in force, which a reload changes.
+#[derive(Debug, Clone)]
+pub struct ConnectionLimits {
+    /// Connections that are served.
+    pub served: Arc<AtomicUsize>,
+    /// Sockets that may be open at once.
+    pub open: Arc<AtomicUsize>,
+    files: usize,
+    reserve: usize,
+}
+
+impl ConnectionLimits {
+    /// Changes the limit of connections, within that of open files.
+    pub fn set(&self, max_connections: usize) {
+        let limit = ConnectionLimit::of(max_connections, self.files, self.reserve);
+        self.served.store(limit.served, Ordering::Relaxed);
+        self.open.store(limit.open(), Ordering::Relaxed);
+    }
+}
+
 impl ConnectionLimit {
     /// Raises the limit of open files to what the system allows, and warns if that is low.
-    pub fn raise(settings: &Settings, with_embedded: bool) -> Self {
+    pub fn raise(settings: &Settings, with_embedded: bool) -> ConnectionLimits {
         let files =
             rlimit::increase_nofile_limit(u64::MAX).ok().and_then(|files| usize::try_from(files).ok());
         let embedded = if with_embedded { settings.embedded.limits.max_clients } else { 0 };
@@ -41,8 +64,9 @@ impl ConnectionLimit {
         let reserve = PROCESS_FILES + SHARD_FILES * settings.server.shards + callback + admin;
         // The embedded store is for development and takes at most a quarter.
         let reserve = reserve + embedded.min(files.unwrap_or(usize::MAX) / 4);
-        let limit = Self::of(settings.server.max_connections, files.unwrap_or(usize::MAX), reserve);
-        let (connections, files) = (limit.served, files.unwrap_or(usize::MAX));
+        let files = files.unwrap_or(usize::MAX);
+        let limit = Self::of(settings.server.max_connections, files, reserve);
+        let connections = limit.served;
         if connections < 16 {
             warn!(
                 files,
@@ -65,7 +89,12 @@ impl ConnectionLimit {
                 "open files are limited, so connections are limited below server.max_connections; for more raise LimitNOFILE (ulimit -n)"
             );
         }
-        limit
+        ConnectionLimits {
+            served: Arc::new(AtomicUsize::new(limit.served)),
+            open: Arc::new(AtomicUsize::new(limit.open())),
+            files,
+            reserve,
+        }
     }
 
     fn of(max_connections: usize, files: usize, reserve: usize) -> Self {
@@ -75,7 +104,7 @@ impl ConnectionLimit {
     }
 
     /// Returns how many sockets may be open at once.
-    pub fn open(self) -> usize {
+    fn open(self) -> usize {
         self.served.saturating_add(self.refused)
     }
 }

@@ -10,18 +10,20 @@ mod embedded_store;
 mod groups;
 pub mod listeners;
 mod memory;
+mod reload;
 mod signals;
 mod systemd;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use sd_notify::NotifyState;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -34,6 +36,8 @@ pub use self::embedded_store::address_without_redis;
 use self::embedded_store::start_embedded;
 use self::groups::start_groups;
 use self::listeners::{Listeners, SocketFile};
+pub use self::reload::ReloadSource;
+use self::reload::Reloader;
 pub use self::signals::Parent;
 use self::signals::Signals;
 use self::systemd::{feed_watchdog, notify};
@@ -77,8 +81,8 @@ type BrokerChannels<E> = (Vec<mpsc::Sender<E>>, mpsc::Receiver<Call>);
 /// # Errors
 ///
 /// When the address cannot be bound, or a thread cannot be started or ends early.
-pub fn run(settings: Settings, target: Target, parent: Parent) -> anyhow::Result<()> {
-    runtime()?.block_on(serve(Arc::new(settings), target, parent))
+pub fn run(settings: Settings, source: ReloadSource, target: Target, parent: Parent) -> anyhow::Result<()> {
+    runtime()?.block_on(serve(Arc::new(settings), source, target, parent))
 }
 
 fn runtime() -> anyhow::Result<LocalRuntime> {
@@ -88,7 +92,12 @@ fn runtime() -> anyhow::Result<LocalRuntime> {
         .context("cannot start a runtime")
 }
 
-async fn serve(settings: Arc<Settings>, target: Target, parent: Parent) -> anyhow::Result<()> {
+async fn serve(
+    settings: Arc<Settings>,
+    source: ReloadSource,
+    target: Target,
+    parent: Parent,
+) -> anyhow::Result<()> {
     let embedded_address = address_without_redis(&settings).await;
     // Dropped at the end, when nothing is written any more.
     let _embedded = match &embedded_address {
@@ -112,8 +121,10 @@ async fn serve(settings: Arc<Settings>, target: Target, parent: Parent) -> anyho
     };
     let (ended, mut ends) = mpsc::channel::<()>(shards);
     let (engine_calls, mut engine_inboxes) = engine_channels(shards);
-    let limit = ConnectionLimit::raise(&settings, embedded_address.is_some());
-    let process = process_state(&settings, target, session_target, limit.served, engine_calls)?;
+    let (reload_calls, mut reload_inboxes): (Vec<_>, Vec<_>) =
+        (0..shards).map(|_| mpsc::channel(reload::QUEUE_CAPACITY)).unzip();
+    let limits = ConnectionLimit::raise(&settings, embedded_address.is_some());
+    let process = process_state(&settings, target, session_target, limits.served.clone(), engine_calls)?;
     let counters = process.counters.clone();
     let _giving_back = AbortOnDropHandle::new(tokio::task::spawn_local(memory::release_after_peaks(
         process.connections.clone(),
@@ -125,7 +136,8 @@ async fn serve(settings: Arc<Settings>, target: Target, parent: Parent) -> anyho
         let (process, stop, ended) = (process.clone(), stop.clone(), ended.clone());
         let (messages, sessions, groups) = next_links().context("a shard has no link to the broker")?;
         let engine_calls = engine_inboxes.pop().context("a shard has no queue of requests")?;
-        let links = ShardLinks { messages, sessions, groups, engine_calls, asks: asks.pop() };
+        let reloads = reload_inboxes.pop().context("a shard has no queue of settings")?;
+        let links = ShardLinks { messages, sessions, groups, engine_calls, reloads, asks: asks.pop() };
         let (sender, sockets) = mpsc::channel(QUEUE_CAPACITY);
         let work = move || {
             let _ended = ThreadEnd(ended);
@@ -146,7 +158,8 @@ async fn serve(settings: Arc<Settings>, target: Target, parent: Parent) -> anyho
     let leave_groups = start_groups(&process, &first, group_channels, &mut brokers)?;
     let (messages, sessions, groups) = next_links().context("a shard has no link to the broker")?;
     let engine_calls = engine_inboxes.pop().context("a shard has no queue of requests")?;
-    let links = ShardLinks { messages, sessions, groups, engine_calls, asks: asks.pop() };
+    let reloads = reload_inboxes.pop().context("a shard has no queue of settings")?;
+    let links = ShardLinks { messages, sessions, groups, engine_calls, reloads, asks: asks.pop() };
     let mut serving = tokio::task::spawn_local(shard::run(first.clone(), links, stop.clone()));
     announce(&settings, &listeners);
     notify(&[NotifyState::Ready]);
@@ -158,11 +171,14 @@ async fn serve(settings: Arc<Settings>, target: Target, parent: Parent) -> anyho
         first,
         senders,
         process.connections.clone(),
-        limit.open(),
+        limits.open.clone(),
     ));
+    let hangup = Arc::new(Notify::new());
+    let reloader = Reloader::new(source, settings.clone(), limits, reload_calls);
+    let _reloading = AbortOnDropHandle::new(tokio::task::spawn_local(reloader.run(hangup.clone())));
     drop(ended);
     let ended_early = tokio::select! {
-        () = signals.stop() => false,
+        () = signals.stop(|| hangup.notify_one()) => false,
         _ = brokers.join_next() => true,
         _ = &mut serving => true,
         _ = &mut accepting => true,
@@ -190,7 +206,7 @@ fn process_state(
     settings: &Arc<Settings>,
     target: Target,
     session_target: Option<Target>,
-    max_connections: usize,
+    max_connections: Arc<AtomicUsize>,
     engine_calls: Vec<mpsc::Sender<EngineCall>>,
 ) -> anyhow::Result<ProcessState> {
     let transport =

@@ -1,7 +1,7 @@
 //! What each signal does.
 //!
-//! SIGTERM, SIGINT and SIGQUIT stop the server, and so does SIGHUP when its terminal is closed. SIGUSR1 and SIGUSR2, which
-//! make other servers reopen logs or reload, are handled because their default action would end the process and show the
+//! SIGTERM, SIGINT and SIGQUIT stop the server, and so does SIGHUP when its terminal is closed; without a terminal it reloads
+//! the settings. SIGUSR1 and SIGUSR2, which make other servers reopen logs, are handled because their default action would end the process and show the
 //! clients 1006. All other signals keep their default action; Rust ignores SIGPIPE.
 //!
 //! The end of standard input stops the server as well, if its parent is watched.
@@ -69,8 +69,8 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal that stops the server, or for the end of its parent.
-    pub async fn stop(&mut self) {
+    /// Waits for a signal that stops the server, or for the end of its parent. Calls `reload` for each SIGHUP that does not.
+    pub async fn stop(&mut self, reload: impl Fn()) {
         let parent = self.parent.take();
         let parent_end = async {
             match parent {
@@ -79,7 +79,7 @@ impl Signals {
             }
         };
         tokio::select! {
-            () = self.wait(Stops::WithHangup) => {}
+            () = self.wait(Stops::WithHangup, reload) => {}
             () = parent_end => info!("standard input was closed"),
         }
     }
@@ -87,10 +87,10 @@ impl Signals {
     /// Waits for a second signal, which ends a draining server at once. SIGHUP does not count: when a terminal is closed,
     /// both the kernel and the shell send one.
     pub async fn stop_at_once(&mut self) {
-        self.wait(Stops::WithoutHangup).await;
+        self.wait(Stops::WithoutHangup, || {}).await;
     }
 
-    async fn wait(&mut self, stops: Stops) {
+    async fn wait(&mut self, stops: Stops, reload: impl Fn()) {
         loop {
             let hangup = async {
                 match &mut self.hup {
@@ -106,7 +106,7 @@ impl Signals {
                 _ = self.user2.recv() => info!("SIGUSR2 ignored"),
                 () = hangup => match stops {
                     Stops::WithHangup if self.terminal => return,
-                    Stops::WithHangup => info!("SIGHUP ignored; settings are read at the start only, restart to change them"),
+                    Stops::WithHangup => reload(),
                     Stops::WithoutHangup => {}
                 },
             }

@@ -1,4 +1,4 @@
-//! What systemd is told with `Type=notify`: ready, reloading, stopping, and that the shards answer (sd_notify(3)).
+//! What systemd is told with `Type=notify`: ready, reloading, stopping, and that the shards answer (`sd_notify(3)`).
 
 use std::env;
 use std::fmt::Write;
@@ -22,7 +22,7 @@ pub(super) fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Sends to the socket of NOTIFY_SOCKET. sd_notify does not send to one in the abstract namespace, which begins with `@`.
+/// Sends to the socket of `NOTIFY_SOCKET`. `sd_notify` does not send to one in the abstract namespace, which begins with `@`.
 fn send(states: &[NotifyState<'_>]) -> io::Result<()> {
     let Some(name) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let Some(abstract_name) = name.as_bytes().strip_prefix(b"@") else { return sd_notify::notify(states) };
@@ -40,7 +40,7 @@ pub(super) fn has_watchdog() -> bool {
     sd_notify::watchdog_enabled().is_some()
 }
 
-/// Starts to tell systemd that the process works, at half of its WATCHDOG_USEC, while every shard answers. systemd restarts
+/// Starts to tell systemd that the process works, at half of its `WATCHDOG_USEC`, while every shard answers. systemd restarts
 /// a process that is silent.
 pub(super) fn feed_watchdog(shards: Shards) -> Option<AbortOnDropHandle<()>> {
     // Not more often than a tick of the shards.

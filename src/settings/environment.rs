@@ -63,7 +63,7 @@ pub(super) fn read(
         };
         let value = value
             .into_string()
-            .map_err(|_| SettingsError::Unreadable(format!("{name} is not valid UTF-8")))?;
+            .map_err(|_| SettingsError::unreadable(format!("{name} is not valid UTF-8")))?;
         let variable = name.to_owned();
         if name == "WEBSOCKET_URL" {
             // WS4REDIS_WEBSOCKET_URL overrides it.

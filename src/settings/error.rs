@@ -8,8 +8,23 @@ use config::ConfigError;
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// A file cannot be read or parsed, or a value has the wrong type. The text shows no value.
-    #[error("{0}")]
-    Unreadable(String),
+    #[error("{text}")]
+    Unreadable {
+        /// The problem.
+        text: String,
+        /// The key, with its section, if it is about one.
+        key: Option<String>,
+    },
+    /// A value in a file cannot be used.
+    #[error("{}, {lines}: {error}", file.display())]
+    InLine {
+        /// The file.
+        file: PathBuf,
+        /// `line 3`, or all lines that may be meant.
+        lines: String,
+        /// The problem.
+        error: Box<Self>,
+    },
     /// A file contains an unknown key.
     #[error("{}: {key} is not a setting{hint}; `ws4redis settings` shows them all", file.display())]
     Unknown {
@@ -48,7 +63,32 @@ pub enum SettingsError {
 
 impl From<ConfigError> for SettingsError {
     fn from(error: ConfigError) -> Self {
-        Self::Unreadable(plain(&error))
+        Self::Unreadable { text: plain(&error), key: key_of(&error) }
+    }
+}
+
+impl SettingsError {
+    /// Creates an error about a whole file, a variable or something else that is no key.
+    pub fn unreadable(text: String) -> Self {
+        Self::Unreadable { text, key: None }
+    }
+
+    /// Returns the key, with its section, if it is about one.
+    pub(super) fn key(&self) -> Option<&str> {
+        match self {
+            Self::Unreadable { key, .. } => key.as_deref(),
+            Self::Unknown { key, .. } | Self::OutOfRange { key, .. } => Some(key),
+            Self::Invalid { key, .. } => Some(key),
+            Self::InLine { .. } | Self::Assignment(_) | Self::NotInFile(_) => None,
+        }
+    }
+}
+
+fn key_of(error: &ConfigError) -> Option<String> {
+    match error {
+        ConfigError::Type { key, .. } => key.clone(),
+        ConfigError::At { key, error, .. } => key.clone().or_else(|| key_of(error)),
+        _ => None,
     }
 }
 

@@ -20,11 +20,13 @@ mod history;
 mod in_force;
 mod jwt;
 mod namespace_pattern;
+mod position;
 mod presence;
 mod ranges;
 mod raw;
 mod recommended;
 mod redis_url;
+mod reload;
 mod sections;
 mod socket_io;
 mod sources;
@@ -36,8 +38,10 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use config::{Config, File, FileFormat};
 
+use crate::access::session::Reading;
 use crate::access::token::Verifier;
 use crate::access::{AllowedOrigins, Rule};
+use crate::telemetry::LogLevels;
 use crate::wire::live::LiveNames;
 use crate::wire::{HistoryNames, Namespace};
 use fields::{invalid, require};
@@ -60,6 +64,7 @@ pub use in_force::{SettingInForce, SettingOrigin};
 pub use namespace_pattern::NamespacePattern;
 pub use presence::PresenceRule;
 pub use redis_url::{Address, RedisUrl, Servers};
+pub use reload::ReloadedKeys;
 pub use sections::{
     EmbeddedSettings, EmbeddedStart, Listen, MessageSettings, PingSettings, RedisSettings, ServerSettings,
     SessionSettings, TlsSettings,
@@ -131,6 +136,8 @@ pub struct Settings {
     pub origins: AllowedOrigins,
     /// The listener for the operator, if there is one.
     pub admin: Option<AdminSettings>,
+    /// What is logged, unless `RUST_LOG` says otherwise.
+    pub log_levels: LogLevels,
     /// Whether logs are JSON.
     pub log_json: bool,
     /// Whether the demo page is served.
@@ -163,13 +170,26 @@ impl Settings {
         assignments: &[String],
     ) -> Result<(Self, SettingsSources), SettingsError> {
         let mut sources = SettingsSources::default();
+        match Self::read(file, vars, assignments, &mut sources) {
+            Ok(settings) => Ok((settings, sources)),
+            Err(error) => Err(sources.locate(error)),
+        }
+    }
+
+    fn read(
+        file: Option<&Path>,
+        vars: impl Iterator<Item = (OsString, OsString)>,
+        assignments: &[String],
+        sources: &mut SettingsSources,
+    ) -> Result<Self, SettingsError> {
         let shipped = Config::builder().add_source(File::from_str(SHIPPED, FileFormat::Toml)).build()?;
         let known = environment::keys(&shipped);
         let mut builder = Config::builder().add_source(shipped.clone());
         if let Some(path) = file {
             let name = path.display().to_string();
             let text = file::read_text(path)
-                .map_err(|problem| SettingsError::Unreadable(format!("{name}: {problem}")))?;
+                .map_err(|problem| SettingsError::unreadable(format!("{name}: {problem}")))?;
+            sources.set_text(path, &text);
             let written = Config::builder().add_source(file::NamedText { name, text }).build()?;
             // The shipped file has no rules; the deserializer checks their keys.
             let unknown = |key: &String| {
@@ -207,7 +227,42 @@ impl Settings {
         ranges::check(&settings)?;
         sources.set_values(in_force::values(&settings.cache, &shipped.cache));
         let raw: Raw = settings.try_deserialize()?;
-        Ok((Self::check(raw)?, sources))
+        Self::check(raw)
+    }
+
+    /// Returns these settings, which the gateway has been started with, with the reloadable ones of settings that were read
+    /// now.
+    #[must_use]
+    pub fn with_reloaded(&self, read: Self) -> Self {
+        let mut merged = self.clone();
+        merged.anonymous_publish = read.anonymous_publish;
+        merged.access = read.access;
+        merged.origins = read.origins;
+        merged.jwt = read.jwt;
+        merged.log_levels = read.log_levels;
+        merged.messages.max_facilities = read.messages.max_facilities;
+        merged.server.max_connections = read.server.max_connections;
+        merged.server.trusted_proxies = read.server.trusted_proxies;
+        merged.session.cookie = read.session.cookie;
+        merged.session.recheck_seconds = read.session.recheck_seconds;
+        merged.session.reading =
+            Reading { secrets: read.session.reading.secrets, ..self.session.reading.clone() };
+        merged.socket_io = SocketIoSettings {
+            anonymous: read.socket_io.anonymous,
+            namespaces: read.socket_io.namespaces,
+            ..merged.socket_io
+        };
+        // Whether there is a callback at all is decided at the start, and so are the connections to it.
+        merged.callback = match (merged.callback, read.callback) {
+            (Some(start), Some(read)) => Some(CallbackSettings {
+                url: start.url,
+                timeout: start.timeout,
+                max_calls: start.max_calls,
+                ..read
+            }),
+            (start, _) => start,
+        };
+        merged
     }
 
     /// Returns whether clients may be told who is in a facility.
@@ -266,6 +321,9 @@ impl Settings {
             "json" => true,
             _ => return Err(invalid("log.format", "expected text or json")),
         };
+        let log_levels = LogLevels::parse(&raw.log.filter).map_err(|_| {
+            invalid("log.filter", "expected levels as in RUST_LOG, for example info,ws4redis=debug")
+        })?;
         let namespace = Namespace::new(&raw.prefix);
         history::check_prefix(&namespace)?;
         let session = raw.session.check(&redis, &namespace)?;
@@ -310,6 +368,7 @@ impl Settings {
             history: HistoryRules::check(raw.history)?,
             origins,
             admin: raw.admin.check()?,
+            log_levels,
             log_json,
             demo,
             socket_io,

@@ -130,6 +130,7 @@ pub(super) struct RawOrigin {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLog {
+    pub(super) filter: String,
     pub(super) format: String,
 }
 

@@ -73,16 +73,19 @@ pub(super) fn answer(state: Rc<ShardState>, query: DoctorQuery) {
 /// Publishes the report that a query asks for. There is none if the query's session cannot be read.
 async fn examine(state: &ShardState, query: &DoctorQuery) {
     let probe = match &query.session {
-        Some(session) => match state.visitors.identifier.sessions().probe(session, &query.nonce).await {
-            Ok(probe) => Some(probe),
-            Err(_) => return,
-        },
+        Some(session) => {
+            match state.visitors.identifier.get().sessions().probe(session, &query.nonce).await {
+                Ok(probe) => Some(probe),
+                Err(_) => return,
+            }
+        }
         None => None,
     };
     let settings = &state.process.settings;
     let name = format!("doctor:{}", query.nonce);
     let channel = settings.namespace.own(&name);
-    let unreachable = query.facilities.iter().filter(|facility| !state.policy.admits_subscribers(facility));
+    let policy = state.policy.get();
+    let unreachable = query.facilities.iter().filter(|facility| !policy.admits_subscribers(facility));
     let unreachable = unreachable.map(Facility::as_str).collect();
     let report = DoctorReport { unreachable, ..report(settings, probe, &format!("ws4redis:{name}")) };
     let Ok(report) = serde_json::to_vec(&report) else { return };

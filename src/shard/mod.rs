@@ -4,6 +4,7 @@ pub mod ask;
 pub mod connection_id;
 mod deliver;
 mod doctor;
+pub mod reload;
 mod sample;
 mod snapshot;
 pub mod state;

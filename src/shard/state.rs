@@ -15,11 +15,12 @@ use crate::access::Policy;
 use crate::engine::{EngineCall, EngineTable, Gathering, NamedSessions, SidCipher};
 use crate::events::{Events, StartGate};
 use crate::groups::{PendingMessages, ShardGroups};
-use crate::http::{self, EngineMounts, HttpConfig, PageValues, StaticFiles, Times};
+use crate::http::{self, EngineMounts, HttpConfig, PageValues, RequestRules, StaticFiles, Times};
 use crate::hub::{Hub, Limits, LocalIndex, LocalTopics, OutboxMemory, ShardMemory, SharedHub};
 use crate::metrics::Counters;
 use crate::presence::{Presence, PresenceRooms};
 use crate::redis::{Lookups, Store, Target};
+use crate::reloadable::Reloadable;
 use crate::settings::{RedisUrl, Settings};
 use crate::socket::{Keepalive, SocketContext};
 use crate::stream::Permit;
@@ -49,8 +50,8 @@ pub struct ProcessState {
     pub large: LargeValues,
     /// Number of open connections.
     pub connections: Arc<AtomicUsize>,
-    /// Number of connections above which handshakes are refused.
-    pub max_connections: usize,
+    /// Number of connections above which handshakes are refused. A reload may change it.
+    pub max_connections: Arc<AtomicUsize>,
     /// Memory of all outboxes.
     pub outboxes: Arc<OutboxMemory>,
     /// Rate limits of publications.
@@ -80,7 +81,12 @@ pub struct ProcessState {
 impl ProcessState {
     /// Returns whether there are more connections than are served.
     pub fn is_full(&self) -> bool {
-        self.connections.load(Ordering::Relaxed) > self.max_connections
+        self.connections.load(Ordering::Relaxed) > self.most_connections()
+    }
+
+    /// Returns the number of connections above which handshakes are refused.
+    pub fn most_connections(&self) -> usize {
+        self.max_connections.load(Ordering::Relaxed)
     }
 }
 
@@ -94,8 +100,10 @@ pub struct ShardState {
     pub http: HttpConfig,
     /// State shared by the sockets.
     pub sockets: SocketContext,
+    /// The settings that a reload changes, and the others as at the start.
+    pub settings: Reloadable<Settings>,
     /// Decides what visitors may subscribe and publish to.
-    pub policy: Policy,
+    pub policy: Reloadable<Policy>,
     /// The visitors' identities, leases and rate limits.
     pub visitors: Visitors,
     /// The facilities whose clients are told who comes and goes.
@@ -169,20 +177,18 @@ impl ShardState {
             Some(_) => SharedHub::new(Hub::new(limits.clone())),
             None => hub.clone(),
         };
-        let identifier = Rc::new(identifier(&process, session_lookups.clone(), store.lookups()));
+        let identifier = identifier(&process, settings, session_lookups.clone(), store.lookups());
+        let identifier = Rc::new(Reloadable::new(identifier));
         let database = session_target.as_ref().unwrap_or(target).database();
         let leases = Leases::new(identifier.clone(), session_hub.clone(), database);
-        let policy =
-            Policy::new(settings.namespace.clone(), settings.facility_colons, settings.access.clone());
         let has_yunity = settings.socket_io.mounts.iter().any(|mount| mount.yunity);
         Rc::new(Self {
             number,
             groups: ShardGroups::new(settings, &limits, &store, counters, &process.kept),
             http: http_config(&process, publish_timeout, stopping.clone()),
             sockets: socket_context(&process, limits),
-            policy: policy
-                .anonymous_publish(settings.anonymous_publish)
-                .with_groups(settings.channels.rules.clone(), settings.channels.names),
+            policy: Reloadable::new(policy(settings)),
+            settings: Reloadable::new(Settings::clone(settings)),
             visitors: Visitors { identifier, leases, rate_limits: process.rate_limits.clone() },
             presence_rooms: PresenceRooms::default(),
             engine: EngineTable::new(number, process.sids.clone()),
@@ -207,6 +213,32 @@ impl ShardState {
             descriptions: Descriptions::default(),
             process,
         })
+    }
+
+    /// Applies settings that were reloaded: new handshakes follow them. Open connections have to be authorized again.
+    pub fn apply(&self, settings: &Settings) {
+        let identifier =
+            identifier(&self.process, settings, self.session_lookups.clone(), self.store.lookups());
+        self.visitors.identifier.set(identifier);
+        self.http.rules.set(request_rules(settings));
+        self.policy.set(policy(settings));
+        self.settings.set(settings.clone());
+    }
+}
+
+fn policy(settings: &Settings) -> Policy {
+    Policy::new(settings.namespace.clone(), settings.facility_colons, settings.access.clone())
+        .anonymous_publish(settings.anonymous_publish)
+        .with_groups(settings.channels.rules.clone(), settings.channels.names)
+}
+
+fn request_rules(settings: &Settings) -> RequestRules {
+    RequestRules {
+        session_cookie: settings.session.cookie.clone(),
+        origins: settings.origins.clone(),
+        proxies: settings.server.trusted_proxies.clone(),
+        tokens: settings.jwt.is_some(),
+        passed_on: settings.callback.as_ref().map(|callback| http::names_passed_on(&callback.forward)),
     }
 }
 
@@ -285,12 +317,8 @@ fn http_config(process: &ProcessState, publish_timeout: Duration, stop: Cancella
                 None => MountSet::default(),
             },
         }),
-        session_cookie: settings.session.cookie.clone(),
-        origins: settings.origins.clone(),
-        proxies: settings.server.trusted_proxies.clone(),
-        tokens: settings.jwt.is_some(),
+        rules: Reloadable::new(request_rules(settings)),
         keeps_details: settings.admin.as_ref().is_some_and(|admin| admin.details),
-        passed_on: settings.callback.as_ref().map(|callback| http::names_passed_on(&callback.forward)),
         files: settings.demo.then(files),
         times: Times {
             request: handshake,
@@ -328,8 +356,13 @@ fn socket_context(process: &ProcessState, limits: Limits) -> SocketContext {
     }
 }
 
-fn identifier(process: &ProcessState, sessions: Rc<Lookups>, messages: Rc<Lookups>) -> Identifier {
-    let ProcessState { settings, transport, counters, large, .. } = process;
+fn identifier(
+    process: &ProcessState,
+    settings: &Settings,
+    sessions: Rc<Lookups>,
+    messages: Rc<Lookups>,
+) -> Identifier {
+    let ProcessState { transport, counters, large, .. } = process;
     let reading = settings.session.reading.clone();
     let pattern = reading.pattern.clone();
     let sessions = Sessions::new(reading, &settings.namespace, sessions, messages, large.clone());
@@ -359,7 +392,7 @@ pub(crate) fn without_redis() -> Rc<ShardState> {
             large: LargeValues::default(),
             connections: Arc::default(),
             newcomers: Arc::default(),
-            max_connections: 1,
+            max_connections: Arc::new(AtomicUsize::new(1)),
             outboxes: OutboxMemory::new(1 << 20),
             rate_limits: Arc::default(),
             unfinished: UnfinishedMemory::new(1 << 20),

@@ -13,6 +13,7 @@ use tracing::{Instrument, debug_span, field, warn};
 use super::BrokerLink;
 use super::ask::Ask;
 use super::deliver::{deliver, deliver_groups, deliver_session_events, send_requests};
+use super::reload::{ReloadCall, apply_reloads};
 use super::snapshot::answer_asks;
 use super::state::{ConnectionPermit, ShardState};
 use crate::broker::{BrokerEvent, GroupsEvent, SubscriptionEvent};
@@ -43,19 +44,22 @@ pub struct ShardLinks {
     pub groups: Option<BrokerLink<GroupsEvent>>,
     /// Requests of Socket.IO clients that other shards received.
     pub engine_calls: mpsc::Receiver<EngineCall>,
+    /// Settings that were reloaded.
+    pub reloads: mpsc::Receiver<ReloadCall>,
     /// Questions of the admin listener, if there is one.
     pub asks: Option<mpsc::Receiver<Ask>>,
 }
 
 /// Runs a shard until `stop`, then drains it. Ends early only if one of its tasks has failed.
 pub async fn run(state: Rc<ShardState>, links: ShardLinks, stop: CancellationToken) {
-    let ShardLinks { messages, sessions, groups, engine_calls, asks } = links;
+    let ShardLinks { messages, sessions, groups, engine_calls, reloads, asks } = links;
     let mut tasks = JoinSet::new();
     tasks.spawn_local(deliver(state.clone(), messages.inbox));
     tasks.spawn_local(send_requests(state.number, state.hub.clone(), messages.calls));
     tasks.spawn_local(tick(state.clone()));
     tasks.spawn_local(socket_io::serve_calls(state.clone(), engine_calls));
     tasks.spawn_local(state.visitors.leases.clone().run());
+    tasks.spawn_local(apply_reloads(state.clone(), reloads));
     if state.named_sessions.is_some() {
         tasks.spawn_local(socket_io::read_session_keys(state.clone()));
     }

@@ -23,12 +23,13 @@ pub use rate_limit::{RateLimits, TokenBucket};
 pub use session::{Probe, Sessions};
 pub use visitor::{AuthSource, IdentifyError, Visitor};
 
+use crate::reloadable::Reloadable;
 use watch::Leases;
 
 /// The parts of a shard that identify and limit visitors.
 pub struct Visitors {
     /// Identifies visitors.
-    pub identifier: Rc<Identifier>,
+    pub identifier: Rc<Reloadable<Identifier>>,
     /// The leases of the visitors with open connections.
     pub leases: Rc<Leases>,
     /// The rate limits of the process.

@@ -61,6 +61,11 @@ impl TokenBucket {
         Self { rate, level: Mutex::new(Level { messages, bytes, since: Instant::now() }) }
     }
 
+    /// Returns its rate.
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
     fn full(rate: Rate) -> (f64, f64) {
         let seconds = f64::from(rate.burst_seconds.max(1));
         (f64::from(rate.messages_per_second) * seconds, f64::from(rate.bytes_per_second) * seconds)

@@ -123,6 +123,26 @@ def test_systemd_gives_it_few_rights(container):
     assert float(level) <= 2.0
 
 
+def test_a_reload_applies_the_settings_and_an_error_changes_nothing(container):
+    def status():
+        return container.output("systemctl", "show", "-P", "StatusText", "ws4redis")
+
+    path = "/etc/ws4redis/settings.toml"
+    pid = container.output("systemctl", "show", "-P", "MainPID", "ws4redis")
+    container.run("cp", "-p", path, f"{path}.before")
+    container.run("sh", "-c", f"printf '\\n[origin]\\nallowed = [\"https://a.example\"]\\n' >>{path}")
+    container.run("systemctl", "reload", "ws4redis")
+    until(status, "settings reloaded; changed: origin.allowed")
+    container.run("sh", "-c", f"echo 'no setting' >>{path}")
+    container.run("systemctl", "reload", "ws4redis")
+    until(lambda: "settings not reloaded" in status(), True)
+    container.run("mv", f"{path}.before", path)
+    container.run("systemctl", "reload", "ws4redis")
+    until(status, "settings reloaded; changed: origin.allowed")
+    until(container.state, "active")
+    assert container.output("systemctl", "show", "-P", "MainPID", "ws4redis") == pid
+
+
 def test_a_killed_gateway_is_started_again(container):
     before = container.output("systemctl", "show", "-P", "MainPID", "ws4redis")
     container.run("sh", "-c", f"kill -9 {before}")

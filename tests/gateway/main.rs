@@ -50,6 +50,7 @@ mod publish;
 mod publish_limits;
 mod redis_manager;
 mod redis_only;
+mod reload;
 mod session_end;
 mod shards;
 mod shutdown;

@@ -117,11 +117,11 @@ async fn a_server_started_with_sighup_ignored_survives_its_terminal() {
 }
 
 #[tokio::test]
-async fn without_a_terminal_sighup_is_ignored_and_logged() {
+async fn without_a_terminal_sighup_reloads_and_stops_nothing() {
     let mut gateway = TestGateway::builder().without_terminal().start().await;
     let mut client = gateway.connect("/ws/x?subscribe-broadcast").await;
     gateway.signal("HUP");
-    gateway.expect_log(&["INFO", "SIGHUP ignored", "restart"]).await;
+    gateway.expect_log(&["INFO", "settings reloaded"]).await;
     gateway.signal("HUP");
     client.expect_nothing().await;
     assert!(gateway.is_running());

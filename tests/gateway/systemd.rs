@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::support::{DEADLINE, TestGateway, unique};
 
-/// The socket of NOTIFY_SOCKET.
+/// The socket of `NOTIFY_SOCKET`.
 pub struct Systemd {
     socket: UnixDatagram,
     path: PathBuf,

@@ -36,10 +36,10 @@ pub async fn open(
     // From here on invalidations are logged for this handshake: its lease does not exist yet.
     let in_flight = state.visitors.leases.begin();
     let mut identified = identify(state, &request).await?;
-    let (grant, live, joining, persisted, history, groups) = loop {
-        let visitor = &identified.visitor;
+    let (policy, grant, live, joining, persisted, history, groups) = loop {
+        let (policy, visitor) = (state.policy.get(), &identified.visitor);
         let grant = if has_facility {
-            state.policy.grant(handshake, &visitor.identity, visitor.allowed)?
+            policy.grant(handshake, &visitor.identity, visitor.allowed)?
         } else {
             Grant::default()
         };
@@ -58,7 +58,7 @@ pub async fn open(
         identified = latest;
         // Another identity may have another grant.
         if is_same {
-            break (grant, live, joining, persisted, history, read.groups);
+            break (policy, grant, live, joining, persisted, history, read.groups);
         }
     };
     if !has_capacity(state, groups.as_ref()) {
@@ -78,7 +78,7 @@ pub async fn open(
             let subscription = joining.subscription;
             let permit = None;
             let joined =
-                JoinedFacility { grant, live, subscription, persisted, history, groups, permit, own };
+                JoinedFacility { policy, grant, live, subscription, persisted, history, groups, permit, own };
             connection.open_facility(handshake, resume, joined);
         }
         // Only now invalidations reach the connection through its lease.

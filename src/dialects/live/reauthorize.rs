@@ -45,7 +45,7 @@ pub(super) fn reauthorize(client: &mut LiveClient, listener: &Rc<Listener>, stat
         let is_doubtful = is_doubtful || own.is_some_and(PartialHold::is_doubtful);
         let visitor = own.map_or_else(|| visitor.clone(), |own| own.visitor().clone());
         let facility = &mut client.facilities[position];
-        let granted = state.policy.grant(&facility.handshake, &visitor.identity, visitor.allowed);
+        let granted = state.policy.get().grant(&facility.handshake, &visitor.identity, visitor.allowed);
         // Otherwise its join applies them.
         if facility.is_open {
             let groups =

@@ -45,7 +45,7 @@ pub(super) fn receive(
     };
     // What ends a subscription frees memory.
     let is_exempt = !matches!(action, ClientAction::Subscribe(..) | ClientAction::Authenticate(_));
-    let max_facilities = state.process.settings.messages.max_facilities;
+    let max_facilities = state.settings.get().messages.max_facilities;
     if !is_exempt && !client.request_limit.take(max_facilities) {
         client.answers.refuse(number, action.facility(), RequestRefusal::TooOften);
         return None;
@@ -104,7 +104,7 @@ fn authenticate(
     state: &Rc<ShardState>,
     token: &Token,
 ) -> Result<(), RequestRefusal> {
-    let identified = state.visitors.identifier.identify_token(token).ok_or(RequestRefusal::Token)?;
+    let identified = state.visitors.identifier.get().identify_token(token).ok_or(RequestRefusal::Token)?;
     let share = state.visitors.leases.add(identified?, Instant::now(), listener, None);
     let share = share.ok_or(RequestRefusal::Token)?;
     client.share = Some(PartialHold::new(share, listener));

@@ -20,7 +20,7 @@ use super::reading::{FacilityReading, live_channels};
 use super::refusal::RequestRefusal;
 use super::resume::Resume;
 use super::verdict::Verdict;
-use crate::access::{Credentials, Grant};
+use crate::access::{Credentials, Grant, Policy};
 use crate::dialects::groups::{JoiningGroups, LayerClient, apply_grant, join_groups};
 use crate::dialects::relay::{EchoTopics, shared};
 use crate::hub::{Addition, Listener, Replay, Subscription, send_exempt};
@@ -57,6 +57,8 @@ impl JoinReport {
 
 /// A facility whose channels are joined; their messages are held.
 pub(super) struct JoinedFacility {
+    /// What has granted it.
+    pub(super) policy: Rc<Policy>,
     pub(super) grant: Grant,
     /// The channels of version 2 of those that keep a history, which it has joined behind those of the grant.
     pub(super) live: Vec<Channel>,
@@ -99,7 +101,7 @@ pub(super) fn subscribe(
     if let Some(earlier) = replaced.as_ref().and_then(|replaced| replaced.request) {
         client.answers.refuse(Some(earlier), None, RequestRefusal::Superseded);
     }
-    if client.facilities.len() >= state.process.settings.messages.max_facilities {
+    if client.facilities.len() >= state.settings.get().messages.max_facilities {
         return Err(RequestRefusal::TooMany);
     }
     client.facilities.push(LiveFacility::new(handshake, resume, request));
@@ -185,12 +187,13 @@ async fn join_facility(
     let (visitor, own) = match credentials {
         Some(credentials) => {
             let since = Instant::now();
-            let visitor = state.visitors.identifier.identify(credentials, handshake).await?;
+            let visitor = state.visitors.identifier.get().identify(credentials, handshake).await?;
             (visitor.clone(), Some((visitor, since)))
         }
         None => (visitor, None),
     };
-    let grant = state.policy.grant(handshake, &visitor.identity, visitor.allowed)?;
+    let policy = state.policy.get();
+    let grant = policy.grant(handshake, &visitor.identity, visitor.allowed)?;
     let live = live_channels(state, &handshake.facility, &grant.subscribe);
     // Before the channels are joined: their messages are held meanwhile. However many others resume, each has its turn.
     let permit = match reads {
@@ -224,7 +227,7 @@ async fn join_facility(
     if !has_capacity(state, groups.as_ref()) {
         return Err(RequestRefusal::NoMemory);
     }
-    Ok(JoinedFacility { grant, live, subscription, persisted, history, groups, permit, own })
+    Ok(JoinedFacility { policy, grant, live, subscription, persisted, history, groups, permit, own })
 }
 
 /// Returns whether the outboxes have capacity for the kept messages of groups.
@@ -275,7 +278,11 @@ pub(super) fn open_facility(
     state: &Rc<ShardState>,
 ) {
     let is_lost = joined.is_lost();
-    let JoinedFacility { grant, live, subscription, persisted, mut history, groups, permit, own } = joined;
+    let JoinedFacility { policy, grant, live, subscription, persisted, mut history, groups, permit, own } =
+        joined;
+    if !state.policy.is_present(&policy) {
+        listener.reauthorize();
+    }
     let LiveClient { facilities, identity, client_address, id, gap_at, .. } = client;
     let Some(facility) = facilities.get_mut(position) else { return };
     let is_after_loss = matches!(facility.resume.take(), Some(Resume::After(..)));

@@ -1,6 +1,7 @@
 //! An open connection: the loop of its task, and its end.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -13,7 +14,7 @@ use super::describe::describe;
 use super::echo::EchoTopics;
 use super::publish::{announce_acknowledged, close_for, poll_acks, receive};
 use super::reauthorize::reauthorize;
-use crate::access::{Grant, Identity};
+use crate::access::{Grant, Identity, Policy};
 use crate::dialects::description::keep_details;
 use crate::dialects::groups::{JoiningGroups, LayerClient};
 use crate::dialects::reason::reason_of;
@@ -123,6 +124,13 @@ impl RelayConnection {
         let leases = &self.permit.state().visitors.leases;
         self.client.share = leases.add(visitor, since, self.socket.listener(), watch);
         self.client.attend(&self.permit);
+    }
+
+    /// Has it authorized again if this policy, which has granted its channels, is not in force any more.
+    pub(super) fn reauthorize_unless(&self, policy: &Rc<Policy>) {
+        if !self.permit.state().policy.is_present(policy) {
+            self.socket.listener().reauthorize();
+        }
     }
 
     /// Makes the connection end as soon as it is served.
@@ -314,7 +322,7 @@ mod tests {
             let permit = Permit::take(&state.process.connections, 1).unwrap();
             let permit = ConnectionPermit::new(&state, permit);
             let handshake = Handshake::parse("/ws/x", Some("subscribe-broadcast"), "/ws/").unwrap();
-            let grant = state.policy.grant(&handshake, &Visitor::default().identity, None).unwrap();
+            let grant = state.policy.get().grant(&handshake, &Visitor::default().identity, None).unwrap();
             let subscription = state.hub.join(&grant.subscribe);
             let mut connection = RelayConnection::new(permit, stream, None, handshake, subscription, grant);
             state.hub.with(Hub::on_lost);

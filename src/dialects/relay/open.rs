@@ -24,16 +24,16 @@ pub async fn open(
     // From here on invalidations are logged for this handshake: its lease does not exist yet.
     let in_flight = state.visitors.leases.begin();
     let mut identified = identify(state, &request).await?;
-    let (grant, joining, persisted, groups) = loop {
-        let visitor = &identified.visitor;
-        let grant = state.policy.grant(handshake, &visitor.identity, visitor.allowed)?;
+    let (policy, grant, joining, persisted, groups) = loop {
+        let (policy, visitor) = (state.policy.get(), &identified.visitor);
+        let grant = policy.grant(handshake, &visitor.identity, visitor.allowed)?;
         let joining = join(state, &grant.subscribe, visitor);
         let read = joining.read(state, &grant.subscribe, &grant.groups, None, visitor).await?;
         let (latest, is_same) = revalidate(state, identified, read.refreshed);
         identified = latest;
         // Another identity may have another grant.
         if is_same {
-            break (grant, joining, read.persisted, read.groups);
+            break (policy, grant, joining, read.persisted, read.groups);
         }
     };
     let kept = groups.as_ref().map_or(&[][..], |groups| groups.values());
@@ -55,6 +55,7 @@ pub async fn open(
         connection.limit(rate_limit, visitor.identity.is_anonymous());
         connection.announce(&visitor.identity);
         connection.hold_lease(visitor, since, joining.watch);
+        connection.reauthorize_unless(&policy);
         // Only now invalidations reach the connection through its lease.
         drop(in_flight);
         tokio::task::spawn_local(connection.serve(&early));

@@ -22,7 +22,7 @@ use crate::wire::Channel;
 pub async fn post(state: &ShardState, request: HandshakeRequest, message: Bytes) -> Result<(), Rejection> {
     cells(|cells| cells.count_received(message.len()));
     let visitor = identify(state, &request).await?.visitor;
-    let grant = state.policy.grant(&request.handshake, &visitor.identity, visitor.allowed)?;
+    let grant = state.policy.get().grant(&request.handshake, &visitor.identity, visitor.allowed)?;
     if grant.publish.is_empty() {
         return Err(Rejection::PublishDenied);
     }

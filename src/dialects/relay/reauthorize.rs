@@ -11,10 +11,12 @@ use super::client::{RelayClient, shared};
 use super::echo::EchoTopics;
 use super::join::read_joined;
 use crate::access::{ClientAddress, Grant};
-use crate::dialects::groups::{apply_grant, apply_joined};
+use crate::dialects::groups::apply_grant;
 use crate::hub::{Addition, JoinError, Listener};
 use crate::shard::state::ShardState;
 use crate::socket::Close;
+use crate::visitors::Visitor;
+use crate::visitors::watch::LeaseHold;
 use crate::wire::Channel;
 
 /// Time before joining is retried after Redis was lost or too many messages arrived.
@@ -30,31 +32,28 @@ pub(super) fn reauthorize(
     listener: &Rc<Listener>,
     state: &Rc<ShardState>,
 ) -> Option<Close> {
-    let Some(share) = &client.share else {
-        // Its visitor cannot change, but the groups that Django joins its user to can.
-        apply_joined(&mut client.layer, listener, state);
-        return None;
-    };
-    let visitor = share.visitor();
+    // One without a share is anonymous and stays so, but what it may do can change.
+    let visitor = client.share.as_ref().map_or_else(Visitor::default, |share| share.visitor().clone());
+    let is_doubtful = client.share.as_ref().is_some_and(LeaseHold::is_doubtful);
     if let Some(announced) = &mut client.announced {
         announced.set_user(visitor.identity.user.as_ref());
     }
-    let grant = match state.policy.grant(&client.handshake, &visitor.identity, visitor.allowed) {
+    let grant = match state.policy.get().grant(&client.handshake, &visitor.identity, visitor.allowed) {
         Ok(grant) => grant,
         // The session is about to end the connection, with a close code that has the reason.
-        Err(_) if share.is_doubtful() => Grant::default(),
+        Err(_) if is_doubtful => Grant::default(),
         Err(_) => return Some(Close::Denied),
     };
     let is_anonymous = visitor.identity.is_anonymous();
     // A visitor that stays anonymous keeps its bucket, which may be that of its address: the address is not known here.
-    if !(is_anonymous && client.limited_as_anonymous) {
+    let known_rate = client.rate_limit.as_ref().map(|bucket| bucket.rate()).unwrap_or_default();
+    if !(is_anonymous && client.limited_as_anonymous && known_rate == grant.rate) {
         client.rate_limit =
             state.visitors.rate_limits.limit(&visitor.identity, ClientAddress::Local, grant.rate);
         client.limited_as_anonymous = is_anonymous;
     }
     let facility = &client.handshake.facility;
     apply_grant(&mut client.layer, &grant.groups, facility, &visitor.identity, listener, state);
-    drop(visitor);
     // Cancelled: the channels that it joins may not be granted any more.
     client.addition = None;
     let missing = client.subscription.retain_topics(&grant.subscribe);

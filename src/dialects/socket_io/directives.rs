@@ -71,7 +71,7 @@ fn disconnect(state: &ShardState, mount: Mount, client: &ClientName) {
     state.engine.find(sid, mount, namespace, |session, _| disconnect_from(state, session, namespace));
 }
 
-fn disconnect_from(state: &ShardState, session: &EngineSession, namespace: &str) {
+pub(super) fn disconnect_from(state: &ShardState, session: &EngineSession, namespace: &str) {
     send_packet(session, &state.sockets.limits, |out| push_disconnect(out, namespace));
     let deadline = Deadline::Grace(state.engine.now() + GRACE);
     session.leave(namespace, deadline, DisconnectReason::ServerNamespaceDisconnect);

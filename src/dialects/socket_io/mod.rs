@@ -20,6 +20,7 @@ mod reach;
 mod receive;
 mod tick;
 mod upgrade;
+mod withdraw;
 mod yunity;
 mod yunity_clients;
 
@@ -30,5 +31,6 @@ pub use open::open;
 pub use polling::serve_calls;
 pub use reach::count;
 pub use tick::tick;
+pub use withdraw::withdraw;
 pub use yunity::{read_session_keys, session_key_changed};
 pub use yunity_clients::yunity_clients;

@@ -88,12 +88,12 @@ fn admit(
     state: &Rc<ShardState>,
     packet: SocketPacket<'_>,
 ) -> Result<Option<PartialHold>, ConnectError> {
-    let settings = &state.process.settings.socket_io;
-    if !settings.namespaces.iter().any(|known| known.admits(packet.namespace)) {
+    if !serves(state, packet.namespace) {
         return Err(ConnectError::Unknown);
     }
     let since = Instant::now();
-    let identified = token_of(packet).and_then(|token| state.visitors.identifier.identify_token(&token));
+    let identified =
+        token_of(packet).and_then(|token| state.visitors.identifier.get().identify_token(&token));
     let lease = match identified {
         Some(Ok(visitor)) => {
             let lease = state.visitors.leases.add(visitor, since, &session.listener, None);
@@ -104,14 +104,21 @@ fn admit(
         None => None,
     };
     let identity = lease.as_ref().map_or_else(|| session_identity(session), token_identity);
+    if admits(session, state, &identity) { Ok(lease) } else { Err(ConnectError::Unauthorized) }
+}
+
+/// Returns whether clients may connect to a namespace.
+pub(super) fn serves(state: &ShardState, namespace: &str) -> bool {
+    state.settings.get().socket_io.namespaces.iter().any(|known| known.admits(namespace))
+}
+
+/// Returns whether a client with this identity may connect to namespaces.
+pub(super) fn admits(session: &EngineSession, state: &ShardState, identity: &Identity) -> bool {
+    let settings = &state.settings.get().socket_io;
     let is_user = identity.user.is_some() || identity.user_id.is_some();
     // Clients of yunity-sockets say who they are only afterwards.
     let is_admitted_anyway = || settings.mount(session.mount).is_some_and(|mount| mount.yunity);
-    if is_user || settings.anonymous || is_admitted_anyway() {
-        Ok(lease)
-    } else {
-        Err(ConnectError::Unauthorized)
-    }
+    is_user || settings.anonymous || is_admitted_anyway()
 }
 
 /// Returns the token in a CONNECT: in its object, or in protocol 4 in its query. A value that is no text is returned as its

@@ -149,10 +149,10 @@ async fn open_polling(
 ) -> Result<SessionAnswer, Rejection> {
     let EngineHandshake { mount, version, mut request, record } = handshake;
     let Admitted { visitor, since, watch, in_flight, details } = admit(state, &mut request).await?;
-    let permit = Permit::take(&state.process.connections, state.process.max_connections);
+    let permit = Permit::take(&state.process.connections, state.process.most_connections());
     let permit = permit.ok_or(Rejection::Full)?;
     // Handshakes cost a client nothing, so those that are not followed by anything cannot keep others out.
-    let most_newcomers = (state.process.max_connections / 2).max(1);
+    let most_newcomers = (state.process.most_connections() / 2).max(1);
     let newcomer = Permit::take(&state.process.newcomers, most_newcomers).ok_or(Rejection::Full)?;
     let cookie = request.credentials.session_cookie.as_deref();
     let cookie = cookie.filter(|_| matches!(visitor.auth_source, AuthSource::Session(_)));

@@ -20,6 +20,7 @@ use super::hold::LeaseHold;
 use super::lease::{Lease, LeaseEnd, LeaseVerdict};
 use super::table::LeaseTable;
 use crate::hub::{Listener, SharedHub, Subscription};
+use crate::reloadable::Reloadable;
 use crate::visitors::{AuthSource, Identifier, IdentifyError, Visitor};
 use crate::wire::{Channel, Invalidation, KeyEvent, SessionDigest, channel_of, key_of};
 
@@ -51,7 +52,7 @@ pub struct Watch {
 
 /// The leases of all open connections of a shard.
 pub struct Leases {
-    identifier: Rc<Identifier>,
+    identifier: Rc<Reloadable<Identifier>>,
     /// The hub whose broker receives keyspace events.
     hub: Rc<SharedHub>,
     database: u8,
@@ -75,7 +76,7 @@ struct PendingInvalidations {
 
 impl Leases {
     /// Creates the leases of a shard; `hub` and `database` are those of the Redis that stores sessions.
-    pub fn new(identifier: Rc<Identifier>, hub: Rc<SharedHub>, database: u8) -> Rc<Self> {
+    pub fn new(identifier: Rc<Reloadable<Identifier>>, hub: Rc<SharedHub>, database: u8) -> Rc<Self> {
         Rc::new(Self {
             identifier,
             hub,
@@ -136,7 +137,7 @@ impl Leases {
     /// Returns the keyspace channel of a visitor's session.
     fn key_channel(&self, visitor: &Visitor) -> Option<Channel> {
         let AuthSource::Session(key) = &visitor.auth_source else { return None };
-        Some(channel_of(self.database, &self.identifier.sessions().key_of(key, visitor.template?)?))
+        Some(channel_of(self.database, &self.identifier.get().sessions().key_of(key, visitor.template?)?))
     }
 
     /// Adds a connection whose visitor was read since `since` to the lease of that visitor, and applies the
@@ -166,7 +167,7 @@ impl Leases {
             }
             verdict != LeaseVerdict::Ended
         });
-        let recheck = self.identifier.recheck(&visitor);
+        let recheck = self.identifier.get().recheck(&visitor);
         let is_new = found.is_none();
         let lease = found.unwrap_or_else(|| {
             let lease = Rc::new(Lease::new(visitor, since));
@@ -196,7 +197,7 @@ impl Leases {
     async fn revalidate(self: Rc<Self>, lease: Rc<Lease>) {
         // A token does not change until it expires.
         if matches!(*lease.auth_source(), AuthSource::Token(_)) && !lease.has_expired() {
-            let recheck = self.identifier.recheck(&lease.visitor.borrow());
+            let recheck = self.identifier.get().recheck(&lease.visitor.borrow());
             return self.schedule(&lease, lease.next_recheck(recheck));
         }
         // Without connections it is about to be removed.
@@ -205,7 +206,8 @@ impl Leases {
         }
         let since = Instant::now();
         let before = lease.visitor.borrow().clone();
-        let read = self.identifier.revalidate(&before).await;
+        let identifier = self.identifier.get();
+        let read = identifier.revalidate(&before).await;
         lease.reading.set(false);
         let visitor = match read {
             Ok(visitor) => visitor,
@@ -227,7 +229,7 @@ impl Leases {
                 LeaseVerdict::Ended => return self.end(&lease, LeaseEnd::Gone),
             }
         }
-        let recheck = self.identifier.recheck(&lease.visitor.borrow());
+        let recheck = self.identifier.get().recheck(&lease.visitor.borrow());
         self.schedule(&lease, lease.next_recheck(recheck));
     }
 
@@ -272,7 +274,7 @@ impl Leases {
         self.event_log.borrow_mut().record(LoggedEvent::Key(channel.clone(), key_event));
         let Some(key) = key_of(channel) else { return };
         // A key may match several templates; only the one under which the session was found counts.
-        for (template, session) in self.identifier.sessions().sessions_at(key) {
+        for (template, session) in self.identifier.get().sessions().sessions_at(key) {
             let lease = self.find(&AuthSource::Session(session));
             if let Some(lease) = lease.filter(|lease| lease.visitor.borrow().template == Some(template)) {
                 self.apply_key_event(&lease, key_event);
@@ -293,7 +295,7 @@ impl Leases {
 
     /// Collects invalidations; they are applied together after a short window.
     pub fn invalidate(self: &Rc<Self>, invalidations: &[Invalidation]) {
-        self.identifier.evict_answers();
+        self.identifier.get().evict_answers();
         let mut pending = self.pending_invalidations.borrow_mut();
         if pending.users.is_empty() && pending.sessions.is_empty() {
             let leases = self.clone();
@@ -405,7 +407,7 @@ impl Leases {
 
     /// Revalidates all leases, spread over some time: events may have been missed.
     pub fn revalidate_all(&self) {
-        self.identifier.evict_answers();
+        self.identifier.get().evict_answers();
         self.event_log.borrow_mut().record(LoggedEvent::Any);
         self.lease_table.borrow().iter().for_each(|lease| self.schedule_spread(lease));
     }

@@ -11,8 +11,9 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use ws4redis::access::{AllowedOrigins, Proxies};
-use ws4redis::http::{HttpConfig, HttpEnd, Rejection, Route, RouteAnswer, Times, serve};
+use ws4redis::http::{HttpConfig, HttpEnd, Rejection, RequestRules, Route, RouteAnswer, Times, serve};
 use ws4redis::metrics::Counters;
+use ws4redis::reloadable::Reloadable;
 use ws4redis::stream::Stream;
 use ws4redis::telemetry::LogThrottle;
 use ws4redis::unfinished::UnfinishedMemory;
@@ -69,12 +70,14 @@ fn prepare_request(_: &str) -> Box<dyn FnMut()> {
     let config = Rc::new(HttpConfig {
         mounts: None,
         path_prefix: "/ws/".to_owned(),
-        session_cookie: "sessionid".to_owned(),
-        origins: AllowedOrigins::default(),
-        proxies: Proxies::default(),
-        tokens: false,
+        rules: Reloadable::new(RequestRules {
+            session_cookie: "sessionid".to_owned(),
+            origins: AllowedOrigins::default(),
+            proxies: Proxies::default(),
+            tokens: false,
+            passed_on: None,
+        }),
         keeps_details: false,
-        passed_on: None,
         files: None,
         times: Times {
             request: Duration::from_secs(10),
