@@ -1,7 +1,7 @@
 // A connection to any facility with any flags.
 import { open } from './connections.js';
 import { bounded, shown } from './messages.js';
-import { AUDIENCES, byId, element, fromTemplate, heartbeat, list, number, pathOf } from './page.js';
+import { AUDIENCES, byId, element, fromTemplate, heartbeat, list, number, pathOf, showSendable, tell } from './page.js';
 
 const MOST = 200;
 
@@ -86,7 +86,8 @@ export function startAddress(onChange) {
     if (!now.publish.length)
       reason = 'Tick a publish flag to send: without one the gateway ignores what a client sends.';
     else if (!isOpen) reason = 'Sending is possible while the connection is open.';
-    $('.send-hint').textContent = reason;
+    showSendable(sendForm, reason === '');
+    tell($('.send-hint'), reason);
   }
 
   function addressOf({ facility, subscribe, publish, echo }) {
@@ -142,7 +143,7 @@ export function startAddress(onChange) {
   async function send() {
     const text = field.value;
     const { subscribe, publish, echo } = wanted();
-    if (field.readOnly) return;
+    if (field.readOnly) return tell($('.send-hint'), `Not sent: ${publish.length ? 'there is no connection' : 'tick a publish flag first'}.`, true);
     let note = '';
     if (text === '') note = 'An empty message is not relayed.';
     else if (text === heartbeat) note = 'This text is the heartbeat, which is not relayed.';
@@ -154,10 +155,10 @@ export function startAddress(onChange) {
           note = 'Sent. It does not come back, as this connection does not subscribe to where it publishes.';
         else if (!echo) note = 'Sent. It does not come back, as echo is off.';
       } catch (error) {
-        note = `Not sent: ${error.message}.`;
+        return tell($('.send-hint'), `Not sent: ${error.message}.`, true);
       }
     }
-    $('.send-hint').textContent = note;
+    tell($('.send-hint'), note);
   }
 
   settings.addEventListener('change', apply);
@@ -185,4 +186,5 @@ export function startAddress(onChange) {
   details.addEventListener('toggle', apply, { once: true });
   byId('address-pane').append(pane);
   clear();
+  show();
 }

@@ -13,6 +13,7 @@ import {
   shell,
   showSendable,
   since,
+  tell,
 } from './page.js';
 
 // Random, so that another tab most likely shows two other people.
@@ -34,14 +35,11 @@ function showRoute(from, receivers) {
   byId('route').replaceChildren(step(from), step(`Redis, ${room}`, 'redis'), step(list(receivers)));
 }
 
-function showError(text) {
-  byId('route').dataset.kind = 'error';
-  byId('route').textContent = text;
-}
-
 function showLoss(from) {
-  showError(
+  tell(
+    byId('route'),
     `The message of ${from} has not come back: do the [[access]] rules allow you to publish and subscribe in ${FACILITY}?`,
+    true,
   );
 }
 
@@ -93,7 +91,7 @@ function person(name, announced) {
       input.value = '';
       setTimeout(() => sent.get(text)?.receivers.length === 0 && showLoss(name), RETURN_TIMEOUT_MS);
     } catch (error) {
-      showError(`Not sent: ${error.message}.`);
+      tell(byId('route'), `Not sent: ${error.message}.`, true);
     }
   });
   return box;

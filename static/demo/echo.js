@@ -1,7 +1,8 @@
 // One text from two connections to one facility; only one of them has the flag `echo`.
 import { message, open, opened } from './connections.js';
+import { watchReachable } from './log.js';
 import { bounded, shown } from './messages.js';
-import { byId, element, FACILITY, fromTemplate } from './page.js';
+import { byId, element, FACILITY, fromTemplate, showSendable, tell } from './page.js';
 
 // Unique to this page, so that no earlier message is replayed.
 const ROOM = `${FACILITY}-echo-${Math.random().toString(36).slice(2, 8)}`;
@@ -45,10 +46,18 @@ function side(name, echo) {
 
 export function startEcho() {
   const sides = [side('With echo', true), side('Without echo', false)];
+  const outcome = byId('both-outcome');
+  let canSend = false;
+  watchReachable((isReachable) => {
+    canSend = isReachable;
+    showSendable(byId('both'), canSend);
+    if (canSend) tell(outcome, '');
+  });
   byId('both').addEventListener('submit', async (event) => {
     event.preventDefault();
     const { value } = byId('both-text');
     if (!value) return;
+    if (!canSend) return tell(outcome, 'Not sent: there is no connection.', true);
     // A connection that is not open yet would miss the other's message.
     await Promise.all(sides.map((one) => one.ready()));
     for (const one of sides) one.send(value).catch(() => {});

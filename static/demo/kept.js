@@ -1,14 +1,15 @@
 // The last value of a channel, replayed to new connections.
 import { message, open, opened } from './connections.js';
+import { watchReachable } from './log.js';
 import { bounded, shown } from './messages.js';
-import { byId, duration, element, expire, FACILITY, since } from './page.js';
+import { byId, duration, element, expire, FACILITY, showSendable, since, tell } from './page.js';
 
 const ROOM = `${FACILITY}-kept`;
 const results = bounded(byId('newcomers'), 20);
 let count = 0;
 
 function addEntry(name, text, data) {
-  results.add(element('b', name), element('span', text, 'text'), ...(data === undefined ? [] : [shown(data)]));
+  return results.add(element('b', name), element('span', text, 'text'), ...(data === undefined ? [] : [shown(data)]));
 }
 
 async function publish(value) {
@@ -19,7 +20,7 @@ async function publish(value) {
   await opened(socket);
   const received = await message(socket, (data) => data === value, 5000);
   socket.close();
-  if (received === undefined) addEntry('Publisher', 'it did not come back from Redis: see the log');
+  if (received === undefined) addEntry('Publisher', 'it did not come back from Redis: see the log').dataset.kind = 'error';
   else addEntry('Publisher', `connected, published, left, in ${since(start)}:`, value);
 }
 
@@ -43,10 +44,18 @@ export function startKept() {
     expire > 0 ? `for ${duration(expire)} (the setting expire)` : 'if expire is above 0, which it is not here';
   byId('kept-time').textContent = time;
   byId('keep-value').value = `blue, chosen at ${new Date().toLocaleTimeString('en-GB')}`;
+  const outcome = byId('keep-outcome');
+  let canSend = false;
+  watchReachable((isReachable) => {
+    canSend = isReachable;
+    showSendable(byId('keep'), canSend);
+    if (canSend) tell(outcome, '');
+  });
   byId('keep').addEventListener('submit', (event) => {
     event.preventDefault();
     const { value } = byId('keep-value');
-    if (value) publish(value);
+    if (!canSend) tell(outcome, 'Not published: there is no connection.', true);
+    else if (value) publish(value);
   });
   byId('newcomer').addEventListener('click', newcomer);
   newcomer();

@@ -128,7 +128,9 @@ let isReachable = false;
 
 function write({ entry, text }, end) {
   const place = entry.querySelector('.text');
-  if (place.textContent !== text + end) place.textContent = text + end;
+  if (place.textContent === text + end) return;
+  place.textContent = text + end;
+  log.keepEnd();
 }
 
 function show(line) {

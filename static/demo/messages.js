@@ -26,7 +26,8 @@ export function shown(data) {
 
 /**
  * Limits a list to its last `most` entries, and scrolls with it while the reader is at its end.
- * @returns {{add: function(...Node): void, clear: function(): void}}
+ * `keepEnd` is to be called after a change of an entry.
+ * @returns {{add: function(...Node): Element, keepEnd: function(): void, clear: function(): void}}
  */
 export function bounded(box, most = 200) {
   let pending = [];
@@ -39,6 +40,10 @@ export function bounded(box, most = 200) {
     timer = null;
     box.append(...pending.splice(0));
     while (box.childElementCount > most) box.firstElementChild.remove();
+    keepEnd();
+  }
+
+  function keepEnd() {
     if (atEnd) box.scrollTop = box.scrollHeight;
   }
 
@@ -55,6 +60,7 @@ export function bounded(box, most = 200) {
       timer ??= setTimeout(flush, 16);
       return item;
     },
+    keepEnd,
     clear() {
       pending = [];
       box.replaceChildren();

@@ -2,7 +2,7 @@
 import '../ws4redis.js';
 import { follow, note, track } from './log.js';
 import { bounded, shown } from './messages.js';
-import { base, byId, copyable, element, FACILITY, fromTemplate, list, number, showSendable } from './page.js';
+import { base, byId, copyable, element, FACILITY, fromTemplate, list, number, showSendable, tell } from './page.js';
 
 const KEPT = `${FACILITY}-history`;
 const UNKEPT = `${FACILITY}-plain`;
@@ -48,7 +48,7 @@ function setLine(cut) {
   if (cut) socket?.close();
   // Like a tab that is shown again: the client does not wait until its next attempt is due.
   else if (page.state === 'waiting') document.dispatchEvent(new Event('visibilitychange'));
-  byId('one-socket-sent').textContent = '';
+  tell(byId('one-socket-sent'), '');
   showState();
 }
 
@@ -106,7 +106,7 @@ function pane(subscription) {
     arrived.add(shown(data), ...(origin ? [element('small', origin, 'after')] : []));
   });
   subscription.addEventListener('gap', () => say('gap:', 'messages may have been missed'));
-  subscription.addEventListener('refused', ({ code, reason }) => say('refused:', `${code} ${reason}`));
+  subscription.addEventListener('refused', ({ code, reason }) => (say('refused:', `${code} ${reason}`).dataset.kind = 'error'));
   for (const [type, verb] of [['join', 'is here'], ['leave', 'has left']])
     subscription.addEventListener(type, ({ user }) => say(user, verb));
 }
@@ -154,12 +154,10 @@ async function publish(subscriptions, text) {
   const line = byId('one-socket-sent');
   const outcomes = await Promise.allSettled(subscriptions.map((one) => one.send(text)));
   const failed = outcomes.find(({ status }) => status === 'rejected');
-  if (!failed) line.textContent = `Redis has it in ${list(subscriptions.map(({ facility }) => facility))}.`;
-  line.dataset.kind = failed ? 'error' : '';
-  if (!failed) return true;
-  if (isCut) line.textContent = 'Not sent: the line is cut. Publish in the second tab.';
-  else line.textContent = `Not sent: ${failed.reason.message}.`;
-  return false;
+  if (!failed) tell(line, `Redis has it in ${list(subscriptions.map(({ facility }) => facility))}.`);
+  else if (isCut) tell(line, 'Not sent: the line is cut. Publish in the second tab.', true);
+  else tell(line, `Not sent: ${failed.reason.message}.`, true);
+  return !failed;
 }
 
 export function startOneSocket() {

@@ -131,12 +131,8 @@ export function copyable(title, text = '') {
 export function showDocs() {
   for (const place of document.querySelectorAll('[data-doc]')) {
     const file = place.dataset.doc;
-    if (!docs) {
-      place.append(' (', element('code', `docs/${file}`), ')');
-      continue;
-    }
-    const link = element('a', place.textContent);
-    link.href = docs + file;
+    const link = docs ? element('a', place.textContent) : element('code', `docs/${file}`);
+    if (docs) link.href = docs + file;
     place.replaceChildren(link);
   }
 }
@@ -147,7 +143,9 @@ export function watchTabs() {
   const shown = new Set();
   const observer = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) shown[isIntersecting ? 'add' : 'delete'](target.id);
-    const current = [...tabs.keys()].find((id) => shown.has(id));
+    // Above the first one is the masthead. On a wide screen the log is always in sight, and has no tab.
+    const [first] = tabs.keys();
+    const current = [...tabs.keys()].find((id) => shown.has(id) && tabs.get(id).offsetParent) ?? first;
     for (const [id, tab] of tabs) {
       if (id !== current) tab.removeAttribute('aria-current');
       else if (!tab.hasAttribute('aria-current')) {
@@ -163,4 +161,11 @@ export function watchTabs() {
 /** Dims the button of a form while nothing can be sent. It stays usable: a press tells why. */
 export function showSendable(form, isSendable) {
   form.querySelector('[type="submit"]').setAttribute('aria-disabled', String(!isSendable));
+}
+
+/** Shows the outcome of a form below it; a failure in the colour of errors. */
+export function tell(place, text, isError = false) {
+  if (isError) place.dataset.kind = 'error';
+  else delete place.dataset.kind;
+  if (place.textContent !== text) place.textContent = text;
 }

@@ -56,7 +56,7 @@ function show(profile) {
 
 function showFailure(reason) {
   for (const { dataset } of document.querySelectorAll('[data-fact]')) fact(dataset.fact, '–');
-  fact('user', reason);
+  fact('user', element('span', reason, 'error'));
   byId('personal').hidden = true;
 }
 

@@ -14,11 +14,12 @@ import { checkAccess } from './accessible.mjs';
 import { checkAddress, checkLines } from './address.mjs';
 import { blockingProxy } from './blocking_proxy.mjs';
 import { becomes, check, DEADLINE_MS, sh, skip, unique, withChromium } from './chromium.mjs';
+import { checkFirst, checkLooks, checkLost } from './looks.mjs';
 import { checkOneSocket } from './one_socket.mjs';
 import { checkOutage, checkReturn } from './outage.mjs';
 import { arrived, fact, logged, logs, nameOf, overall, person, sendInChat, side, texts } from './tour.mjs';
 
-const WHOLE_RUN_MS = 180_000;
+const WHOLE_RUN_MS = 240_000;
 
 const base = process.argv[2];
 if (!base) {
@@ -121,12 +122,13 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
     await overall(page, 'connecting');
     const button = person(page, 1).getByRole('button', { name: 'Send' });
     assert.equal(await button.getAttribute('aria-disabled'), 'true');
+    await checkFirst(page);
     await sendInChat(page, 1, unique('early'));
     await page.locator('#route[data-kind="error"]').filter({ hasText: /^Not sent: / }).waitFor();
     await page.close();
   });
 
-  await check('on a phone the tabs stay in sight, and no control is smaller than 24 pixels', async () => {
+  await check('on a phone the tabs stay in sight', async () => {
     const page = await browser.newPage();
     watch(page);
     await page.setViewportSize({ width: 390, height: 800 });
@@ -137,13 +139,6 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
     await page.locator('#tabs a[href="#echo"][aria-current="true"]').waitFor();
     const { y } = await page.locator('#tabs').boundingBox();
     assert.ok(y >= 0 && y < 20, `the tabs are at ${y}`);
-    const small = await page.locator('button, summary, nav a, input, label:has(input)').evaluateAll((all) =>
-      all.map((one) => [one.outerHTML, one.getBoundingClientRect()])
-        .filter(([, { width, height }]) => width > 0 && (width < 24 || height < 24))
-        .map(([html]) => html),
-    );
-    assert.deepEqual(small, []);
-    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 390);
     await page.close();
   });
 
@@ -239,6 +234,7 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
   await checkAddress(one, two);
   await checkLines(one, two);
   await checkAccess(one, two);
+  await checkLooks(browser, one, origin);
 
   await check('log: the number of lines is bounded', async () => {
     await two.evaluate(() => {
@@ -264,6 +260,7 @@ await withChromium(WHOLE_RUN_MS, options, async (browser) => {
       assert.equal(await person(one, 1).locator('input').inputValue(), text);
     });
     await checkOutage(one);
+    await checkLost(one);
     await check('the gateway restarts: the page reconnects and messages flow', async () => {
       await sh(SERVER_START);
       for (const tab of tabs) await overall(tab, 'open', 60_000);
