@@ -35,6 +35,7 @@ fn run() -> Result<(), CommandError> {
         Command::GenerateSettings(_) | Command::Completions { .. } | Command::Man => Ok(()),
         Command::Health(flags) => cli::print_health(&settings, flags),
         Command::Kick(flags) => cli::kick(&settings, &flags),
+        Command::Reload(output) => cli::reload(&settings, output),
         Command::Settings(shown) => cli::print_settings(&sources, &shown),
         Command::Serve => {
             let log = telemetry::init(settings.log_json, &settings.log_levels);

@@ -75,6 +75,15 @@ pub async fn ask_to_close(
     exchange_within(settings, (Method::DELETE, &(target + &query)), deadline).await
 }
 
+/// Asks a running gateway to reload its settings, and returns the keys that have changed. Must be called within a `LocalSet`.
+///
+/// # Errors
+///
+/// With a description, when it does not answer, or its settings have an error.
+pub async fn ask_to_reload(settings: &AdminSettings) -> Result<Value, String> {
+    exchange_within(settings, (Method::POST, "/reload"), TIMEOUT + settings.request).await
+}
+
 /// Appends a parameter to a query, with its separator.
 pub(super) fn push_parameter(query: &mut String, name: &str, value: &str) {
     query.push(if query.is_empty() { '?' } else { '&' });

@@ -20,14 +20,16 @@ mod metrics;
 mod process;
 mod receivers;
 mod refusal;
+mod reload;
 mod reply;
 mod routes;
 mod shards;
 mod thread;
 mod yunity;
 
-pub use ask::{HealthQuestion, ask_health, ask_to_close};
+pub use ask::{HealthQuestion, ask_health, ask_to_close, ask_to_reload};
 pub use receivers::ask_receivers;
+pub use reload::ReloadQuestion;
 pub use routes::RouteSet;
 pub use shards::{Shards, ask_queues};
 pub use thread::start;

@@ -33,7 +33,7 @@ pub(super) enum Refusal {
     Token,
     /// Unknown path.
     #[error(
-        "nothing is served at this path; there are /health/live, /health/ready, /connections, /metrics, /receivers and /yunity"
+        "nothing is served at this path; there are /health/live, /health/ready, /connections, /metrics, /receivers, /reload and /yunity"
     )]
     NotFound,
     /// Something else than the only request that is answered.
@@ -54,6 +54,9 @@ pub(super) enum Refusal {
     /// A parameter that a route does not have, with those that it has.
     #[error("a parameter is unknown here; there are {0}")]
     UnknownParameter(String),
+    /// The settings cannot be reloaded.
+    #[error("the settings are as before: {0}")]
+    Settings(String),
     /// The server stops.
     #[error("draining: the server is stopping and accepts no clients; use another gateway")]
     Draining,
@@ -83,6 +86,7 @@ impl Refusal {
             Self::NotFound | Self::NotTheList | Self::NoConnection => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Settings(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Parameter(_) | Self::UnknownParameter(_) => StatusCode::BAD_REQUEST,
             Self::Draining
             | Self::NoRedis

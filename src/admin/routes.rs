@@ -5,7 +5,7 @@ use hyper::{Method, Request, Response};
 use super::refusal::Refusal;
 use super::reply::ReplyBody;
 use super::shards::Shards;
-use super::{close, connections, guard, health, metrics, receivers, reply, yunity};
+use super::{close, connections, guard, health, metrics, receivers, reload, reply, yunity};
 use crate::settings::AdminSettings;
 
 /// What a listener serves.
@@ -58,9 +58,16 @@ async fn route<B>(request: &Request<B>, shards: &Shards) -> Result<Response<Repl
         }
         return Ok(reply::json(&close::close(Some(id), request.uri().query(), shards).await?));
     }
-    if !["/health/live", "/health/ready", "/connections", "/metrics", "/receivers", "/yunity"].contains(&path)
+    if !["/health/live", "/health/ready", "/connections", "/metrics", "/receivers", "/reload", "/yunity"]
+        .contains(&path)
     {
         return Err(Refusal::NotFound);
+    }
+    if path == "/reload" {
+        if request.method() != Method::POST {
+            return Err(Refusal::Method("POST"));
+        }
+        return Ok(reply::json(&reload::reload(shards).await?));
     }
     if path == "/connections" && request.method() == Method::DELETE {
         return Ok(reply::json(&close::close(None, request.uri().query(), shards).await?));

@@ -7,6 +7,7 @@ use tokio::sync::{Mutex, MutexGuard, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::reload::ReloadQuestion;
 use crate::shard::ask::{Ask, ShardStatus};
 
 /// Questions that are queued for a shard; further ones wait, within the same deadline.
@@ -21,15 +22,29 @@ pub struct Shards {
     asks: Vec<mpsc::Sender<Ask>>,
     stop: CancellationToken,
     listing: Arc<Mutex<()>>,
+    /// Where reloads of the settings are asked for.
+    reloads: mpsc::Sender<ReloadQuestion>,
 }
 
-/// Creates a queue for each shard. `stop` is cancelled when the server stops.
+/// Creates a queue for each shard. `stop` is cancelled when the server stops. Nobody answers questions for a reload.
 pub fn ask_queues(shards: usize, stop: CancellationToken) -> (Shards, Vec<mpsc::Receiver<Ask>>) {
     let (asks, queues) = (0..shards).map(|_| mpsc::channel(QUEUE_CAPACITY)).unzip();
-    (Shards { asks, stop, listing: Arc::default() }, queues)
+    let (reloads, _) = mpsc::channel(1);
+    (Shards { asks, stop, listing: Arc::default(), reloads }, queues)
 }
 
 impl Shards {
+    /// Sets where reloads of the settings are asked for.
+    #[must_use]
+    pub fn with_reloads(self, reloads: mpsc::Sender<ReloadQuestion>) -> Self {
+        Self { reloads, ..self }
+    }
+
+    /// Asks for a reload. Returns whether somebody will answer.
+    pub(super) async fn ask_to_reload(&self, question: ReloadQuestion) -> bool {
+        self.reloads.send(question).await.is_ok()
+    }
+
     /// Returns the number of shards.
     pub(super) fn count(&self) -> usize {
         self.asks.len()

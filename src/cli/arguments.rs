@@ -53,6 +53,8 @@ pub enum Command {
     Listen(ListenFlags),
     /// Close connections of the running gateway: one by its id, or all that the flags name.
     Kick(KickFlags),
+    /// Make the running gateway read its settings again, over its admin listener.
+    Reload(OutputFlags),
     /// Print completions for a shell.
     Completions {
         /// The shell.

@@ -41,7 +41,7 @@ use self::reload::Reloader;
 pub use self::signals::Parent;
 use self::signals::Signals;
 use self::systemd::{feed_watchdog, notify};
-use crate::admin::{self, RouteSet, Shards};
+use crate::admin::{self, ReloadQuestion, RouteSet, Shards};
 use crate::broker::{Broker, BrokerEvent, Call, DirectiveRouter, SubscriptionEvent};
 use crate::engine::{EngineCall, SidCipher};
 use crate::events::{Events, StartGate};
@@ -108,7 +108,8 @@ async fn serve(
     let stop = CancellationToken::new();
     let mut listeners = Listeners::open(&settings.server.listen).await?;
     listeners.tune(settings.server.send_buffer_bytes)?;
-    let (admin, mut asks) = start_admin(&settings, &stop).await?;
+    let (reload_sender, reload_questions) = mpsc::channel(reload::QUEUE_CAPACITY);
+    let (admin, mut asks) = start_admin(&settings, reload_sender, &stop).await?;
     let _removed_at_the_end = (listeners.take_file(), &admin.file);
     let session_target = settings.session.redis.as_ref().map(Target::new).transpose()?;
     let shards = settings.server.shards;
@@ -175,7 +176,8 @@ async fn serve(
     ));
     let hangup = Arc::new(Notify::new());
     let reloader = Reloader::new(source, settings.clone(), limits, reload_calls);
-    let _reloading = AbortOnDropHandle::new(tokio::task::spawn_local(reloader.run(hangup.clone())));
+    let _reloading =
+        AbortOnDropHandle::new(tokio::task::spawn_local(reloader.run(hangup.clone(), reload_questions)));
     drop(ended);
     let ended_early = tokio::select! {
         () = signals.stop(|| hangup.notify_one()) => false,
@@ -280,6 +282,7 @@ struct AdminParts {
 /// which the watchdog of systemd uses, too.
 async fn start_admin(
     settings: &Settings,
+    reloads: mpsc::Sender<ReloadQuestion>,
     stop: &CancellationToken,
 ) -> anyhow::Result<(AdminParts, Vec<mpsc::Receiver<Ask>>)> {
     let (operator, yunity) = (&settings.admin, &settings.socket_io.yunity.admin);
@@ -287,6 +290,7 @@ async fn start_admin(
         return Ok((AdminParts { file: None, shards: None }, Vec::new()));
     }
     let (shards, queues) = admin::ask_queues(settings.server.shards, stop.clone());
+    let shards = shards.with_reloads(reloads);
     if let Some(yunity) = yunity {
         // It has no file: it listens on TCP only.
         admin::start(yunity.clone(), RouteSet::Yunity, shards.clone()).await?;

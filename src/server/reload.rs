@@ -11,11 +11,12 @@ use tracing::{error, info, warn};
 
 use super::connection_limit::ConnectionLimits;
 use super::systemd::notify;
+use crate::admin::ReloadQuestion;
 use crate::settings::{self, ReloadedKeys, Settings, SettingsError, SettingsSources};
 use crate::shard::reload::ReloadCall;
 use crate::telemetry::LogControl;
 
-/// Reloads that wait for a shard.
+/// Reloads that wait for a shard, and questions for a reload that wait for the one before.
 pub(super) const QUEUE_CAPACITY: usize = 1;
 
 /// Time for a shard to apply settings.
@@ -63,15 +64,25 @@ impl Reloader {
     }
 
     /// Reloads whenever it is told to. Never returns.
-    pub(super) async fn run(mut self, hangup: Arc<Notify>) {
+    ///
+    /// Waits for SIGHUP and for questions of the admin listener.
+    pub(super) async fn run(mut self, hangup: Arc<Notify>, mut questions: mpsc::Receiver<ReloadQuestion>) {
         loop {
-            hangup.notified().await;
+            let question = tokio::select! {
+                () = hangup.notified() => None,
+                Some(question) = questions.recv() => Some(question),
+            };
             let reloading = NotifyState::monotonic_usec_now();
             notify(&[NotifyState::Reloading].into_iter().chain(reloading.ok()).collect::<Vec<_>>());
-            let status = match self.reload().await {
-                Ok(keys) => summary(&keys),
+            let outcome = self.reload().await.map_err(|error| error.to_string());
+            let status = match &outcome {
+                Ok(keys) => summary(keys),
                 Err(error) => format!("settings not reloaded: {error}"),
             };
+            if let Some(ReloadQuestion(answer)) = question {
+                // Its client may have gone.
+                let _ = answer.send(outcome);
+            }
             // A status is one line.
             let status = status.replace(char::is_control, " ");
             notify(&[NotifyState::Ready, NotifyState::Status(&status)]);

@@ -79,7 +79,11 @@ fn process(state: &ShardState) -> ProcessSample {
                 "Open client sockets, those of unfinished handshakes included",
                 process.connections.load(Ordering::Relaxed) as u64,
             ),
-            ("sockets_max", "Client sockets above which handshakes get 503", process.most_connections() as u64),
+            (
+                "sockets_max",
+                "Client sockets above which handshakes get 503",
+                process.most_connections() as u64,
+            ),
             ("outbox_bytes", "Bytes that wait for slow clients", outboxes.used() as u64),
             (
                 "outbox_high_water_bytes",

@@ -1,10 +1,11 @@
 //! Reloads of the settings by SIGHUP.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::support::gateway::GatewayBuilder;
+use crate::support::gateway::{GatewayBuilder, binary};
 use crate::support::sessions::{john, session_key};
 use crate::support::socket_io::{SocketIoGateway, join, open, text};
 use crate::support::tokens::{path, token};
@@ -326,4 +327,41 @@ async fn systemd_is_told_of_a_reload_and_of_its_outcome() {
         "{outcome}"
     );
     assert_eq!(outcome.lines().count(), 2, "{outcome}");
+}
+
+#[tokio::test]
+async fn a_command_reloads_the_settings_and_prints_what_has_changed() {
+    let socket = std::env::temp_dir().join(unique("ws4redis-admin"));
+    let admin = format!("[admin]\nlisten = \"unix:{}\"\n", socket.display());
+    let file = SettingsFile::new(&admin);
+    let gateway = file.start().await;
+    let command = async |flags: &[&str]| {
+        let mut command = binary();
+        command.arg("--settings").arg(&file.0).arg("reload").args(flags);
+        let done = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let said = String::from_utf8([done.stdout, done.stderr].concat()).unwrap();
+        (done.status.code().unwrap(), said)
+    };
+    assert_eq!(command(&[]).await, (0, "changed: nothing\nneed a restart: nothing\n".to_owned()));
+    file.write(&format!("anonymous_publish = false\nexpire = 7\n{admin}"));
+    let done = command(&["--json"]).await;
+    assert_eq!(done, (0, "{\"changed\":[\"anonymous_publish\"],\"restart\":[\"expire\"]}\n".to_owned()));
+    gateway.expect_log(&["changed: anonymous_publish"]).await;
+    file.write(&format!("expire = 7\nexpires = 8\n{admin}"));
+    let (code, said) = command(&[]).await;
+    assert!(code == 64 && said.contains("line 2"), "{said}");
+    assert_eq!(gateway.count_log(&["settings not reloaded"]), 0, "the command has read the file first");
+    let request = "POST /reload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let answer = tokio::task::spawn_blocking(move || {
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        std::io::read_to_string(stream).unwrap()
+    });
+    let answer = answer.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 422 ") && answer.contains("line 2"), "{answer}");
+    file.write(&admin);
+    drop(gateway);
+    let (code, said) = command(&[]).await;
+    assert!(code == 1 && said.contains("unix:"), "{said}");
 }
