@@ -43,7 +43,10 @@ async fn what_a_slow_client_loses_while_a_facility_reads_on_is_told_as_a_gap() {
     let proxy = Proxy::to(&redis);
     let builder = TestGateway::builder().redis(&redis).set("redis.url", &proxy.url()).rules(RULES);
     let builder = builder.set("messages.when_slow", "drop-oldest").set("messages.outbox_bytes", "65536");
-    let builder = builder.set("messages.outbox_seconds", "0").set("server.send_buffer_bytes", "4096");
+    let builder = builder
+        .set("redis.command_timeout_seconds", "10")
+        .set("messages.outbox_seconds", "0")
+        .set("server.send_buffer_bytes", "4096");
     let gateway = builder.set("server.shards", "1").start().await;
     let mut client = LiveClient::open(gateway.live_request("/ws/").receive_buffer(4096)).await;
     client.subscribe("h", FLAGS).await;
@@ -57,7 +60,8 @@ async fn what_a_slow_client_loses_while_a_facility_reads_on_is_told_as_a_gap() {
     proxy.hold_replies(Side::Store);
     proxy.cut(Side::Subscriber);
     let channel = gateway.channel("broadcast:x");
-    eventually("the subscription", || redis.channels(&channel).contains(&channel).then_some(())).await;
+    let is_back = || (gateway.count_log(&["INFO", "redis connected"]) == 2).then_some(());
+    eventually("the next connection", is_back).await;
     let flood: Vec<_> = (0..40).map(|number| text(&number.to_string())).collect();
     redis.publish_pipelined(&channel, &flood);
     for text in &flood {
