@@ -126,7 +126,10 @@ const MODULES: &[(&str, &[&str])] = &[
     ("shard/connection_id", &[]),
     ("shard/ask", &["metrics", "shard/connection_id", "stream", "wire"]),
     ("server/listeners", &["settings", "stream"]),
-    ("admin", &["metrics", "server/listeners", "settings", "shard/ask", "stream", "telemetry", "wire"]),
+    (
+        "admin",
+        &["metrics", "redis", "server/listeners", "settings", "shard/ask", "stream", "telemetry", "wire"],
+    ),
     (
         "shard/state",
         &[

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::publish::AdminPublisher;
 use super::routes::{RouteSet, answer};
 use super::shards::Shards;
 use crate::settings::AdminSettings;
@@ -29,6 +30,8 @@ pub(super) struct AdminState {
     pub(super) settings: AdminSettings,
     pub(super) routes: RouteSet,
     pub(super) shards: Shards,
+    /// Publishes messages; none where that is not served.
+    pub(super) publisher: Option<AdminPublisher>,
     /// Takes what is read and not used.
     pub(super) discarded: RefCell<Box<[u8]>>,
 }
@@ -40,8 +43,10 @@ pub(super) async fn serve(state: Rc<AdminState>, accepted: Accepted, permit: Per
         Ok(stream) => stream,
         Err(error) => return debug!(%error, "cannot watch a connection of the admin listener; it is closed"),
     };
-    let AdminState { settings, routes, shards, .. } = &*state;
-    let respond = async |request| Ok::<_, Infallible>(answer(&request, settings, *routes, shards).await);
+    let AdminState { settings, routes, shards, publisher, .. } = &*state;
+    let publisher = publisher.as_ref();
+    let respond =
+        async |request| Ok::<_, Infallible>(answer(request, settings, *routes, shards, publisher).await);
     let service = service_fn(|request| Box::pin(respond(request)));
     let mut builder = http1::Builder::new();
     // A connection that stays open would keep its permit between two requests.

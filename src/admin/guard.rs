@@ -16,7 +16,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const BEARER: &str = "bearer ";
 
 /// Largest request body, in bytes.
-const MAX_BODY_BYTES: u64 = 64 * 1024;
+pub(super) const MAX_BODY_BYTES: u64 = 64 * 1024;
 
 /// Checks a request before its path is considered.
 ///

@@ -3,7 +3,7 @@
 //!
 //! Each runs on a thread of its own, because shard 0 also runs the accept loop and the broker: a flood here, or a long
 //! listing, must not delay them, and a health check must come back when a shard hangs. They talk to the shards by messages
-//! only ([`Ask`]). Without their settings there is neither a thread nor a queue.
+//! only ([`Ask`]), and publish to Redis by connections of their own. Without their settings there is neither a thread nor a queue.
 //!
 //! Not here: what a connection shows of itself (`dialects`), and the public health check (`http`).
 //!
@@ -15,9 +15,11 @@ mod connection;
 mod connections;
 mod guard;
 mod health;
+mod idempotency;
 mod list;
 mod metrics;
 mod process;
+mod publish;
 mod receivers;
 mod refusal;
 mod reload;
@@ -28,6 +30,7 @@ mod thread;
 mod yunity;
 
 pub use ask::{HealthQuestion, ask_health, ask_to_close, ask_to_reload};
+pub use publish::AdminPublisher;
 pub use receivers::ask_receivers;
 pub use reload::ReloadQuestion;
 pub use routes::RouteSet;

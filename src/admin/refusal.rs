@@ -5,6 +5,7 @@ use hyper::{Response, StatusCode};
 use serde_json::json;
 
 use super::reply::{self, ReplyBody};
+use crate::redis::PublishFailure;
 use crate::wire::Channel;
 
 /// Why a request is refused. Each text says what to do.
@@ -48,6 +49,28 @@ pub(super) enum Refusal {
     /// The body is too large.
     #[error("a request body may have {0} bytes at most")]
     TooLarge(u64),
+    /// The body is not announced as JSON.
+    #[error("the body has to be JSON; send it with Content-Type: application/json")]
+    NotJson,
+    /// What the body says cannot be used.
+    #[error("{0}")]
+    Body(String),
+    /// The idempotency key of another request.
+    #[error(
+        "another request had this Idempotency-Key within the last 10 minutes; use a new key for each request"
+    )]
+    KeyReused,
+    /// Redis cannot be reached, and nothing was published.
+    #[error(
+        "Redis cannot be reached ({0}), nothing was published; try again, `ws4redis check` tests redis.url"
+    )]
+    RedisUnreachable(String),
+    /// Redis has refused, or was lost meanwhile.
+    #[error(
+        "Redis has not confirmed message {} ({}); those before it were published, it may have been in part, those after it were not; `ws4redis check` names what Redis refuses",
+        .0.published, .0.reason
+    )]
+    NotPublished(PublishFailure),
     /// A parameter of the query.
     #[error("{0}")]
     Parameter(&'static str),
@@ -86,12 +109,15 @@ impl Refusal {
             Self::NotFound | Self::NotTheList | Self::NoConnection => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Settings(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Parameter(_) | Self::UnknownParameter(_) => StatusCode::BAD_REQUEST,
+            Self::Parameter(_) | Self::UnknownParameter(_) | Self::Body(_) => StatusCode::BAD_REQUEST,
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::KeyReused | Self::Settings(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::NotPublished(_) => StatusCode::BAD_GATEWAY,
             Self::Draining
             | Self::NoRedis
             | Self::NoSessionRedis
             | Self::RefusedChannel(_)
+            | Self::RedisUnreachable(_)
             | Self::Unresponsive(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

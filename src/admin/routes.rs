@@ -1,7 +1,9 @@
 //! The routes of the listeners.
 
+use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
+use super::publish::AdminPublisher;
 use super::refusal::Refusal;
 use super::reply::ReplyBody;
 use super::shards::Shards;
@@ -35,16 +37,22 @@ impl RouteSet {
     }
 }
 
-/// Answers a request. Its body is not read: no route takes one.
-pub(super) async fn answer<B>(
-    request: &Request<B>,
+/// Answers a request. Only publishing reads its body.
+pub(super) async fn answer(
+    request: Request<Incoming>,
     settings: &AdminSettings,
     routes: RouteSet,
     shards: &Shards,
+    publisher: Option<&AdminPublisher>,
 ) -> Response<ReplyBody> {
-    let answered = match guard::check(request, settings, routes) {
-        Ok(()) if routes == RouteSet::Operator => route(request, shards).await,
-        Ok(()) => the_list(request, shards).await,
+    let publisher = publisher.filter(|_| request.uri().path() == "/publish");
+    let answered = match guard::check(&request, settings, routes) {
+        Ok(()) if routes == RouteSet::Yunity => the_list(&request, shards).await,
+        Ok(()) => match publisher {
+            Some(publisher) if request.method() == Method::POST => publisher.publish(request).await,
+            Some(_) => Err(Refusal::Method("POST")),
+            None => route(&request, shards).await,
+        },
         Err(refusal) => Err(refusal),
     };
     answered.unwrap_or_else(|refusal| refusal.response())

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::connection::{AdminState, serve};
+use super::publish::AdminPublisher;
 use super::routes::RouteSet;
 use super::shards::Shards;
 use crate::server::listeners::{Listeners, SocketFile};
@@ -39,14 +40,25 @@ type Bound = anyhow::Result<Option<SocketFile>>;
 ///
 /// When the thread cannot be started, or the address cannot be bound: the operator has set it, so a gateway without it is
 /// not what was asked for.
-pub async fn start(settings: AdminSettings, routes: RouteSet, shards: Shards) -> Bound {
+pub async fn start(
+    settings: AdminSettings,
+    routes: RouteSet,
+    shards: Shards,
+    publisher: Option<AdminPublisher>,
+) -> Bound {
     let (bound, is_bound) = oneshot::channel();
-    let work = move || run(settings, routes, shards, bound);
+    let work = move || run(settings, routes, shards, publisher, bound);
     std::thread::Builder::new().name("admin".to_owned()).spawn(work)?;
     is_bound.await.context("the thread of the admin listener has ended")?
 }
 
-fn run(settings: AdminSettings, routes: RouteSet, shards: Shards, bound: oneshot::Sender<Bound>) {
+fn run(
+    settings: AdminSettings,
+    routes: RouteSet,
+    shards: Shards,
+    publisher: Option<AdminPublisher>,
+    bound: oneshot::Sender<Bound>,
+) {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let runtime = match runtime.context("cannot start a runtime for the admin listener") {
         Ok(runtime) => runtime,
@@ -59,7 +71,7 @@ fn run(settings: AdminSettings, routes: RouteSet, shards: Shards, bound: oneshot
         };
         let _ = bound.send(Ok(file));
         let discarded = RefCell::new(vec![0; DISCARD_BYTES].into_boxed_slice());
-        accept(listeners, Rc::new(AdminState { settings, routes, shards, discarded })).await;
+        accept(listeners, Rc::new(AdminState { settings, routes, shards, publisher, discarded })).await;
     });
 }
 

@@ -6,6 +6,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::{CommandError, ListenRequest, PublishCommand};
+use crate::wire::AudienceNames;
 
 /// A gateway between Redis and browsers for Django sites.
 #[derive(Parser, Debug)]
@@ -220,7 +221,8 @@ impl Arguments {
 impl From<PublishFlags> for PublishCommand {
     fn from(flags: PublishFlags) -> Self {
         let PublishFlags { broadcast, user, group, session, expire, facility, message } = flags;
-        Self { broadcast, users: user, groups: group, sessions: session, expire, facility, text: message }
+        let audiences = AudienceNames { broadcast, users: user, groups: group, sessions: session };
+        Self { audiences, expire, facility, text: message }
     }
 }
 

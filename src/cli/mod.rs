@@ -33,10 +33,10 @@ pub use self::manual::{print_completions, print_manual};
 pub use self::reload::reload;
 pub use self::settings_listing::{generate_settings, print_settings};
 pub use self::yunity_client::{ListenCommand, listen};
-use crate::redis::{Target, TargetError, publish_once};
+use crate::redis::{PublishedMessage, Target, TargetError, publish_once};
 use crate::server::{self, Parent, ReloadSource};
 use crate::settings::{self, Settings};
-use crate::wire::{Audience, Channel, Facility, SessionKey};
+use crate::wire::{AudienceError, AudienceNames, Facility};
 
 /// Why a command fails.
 #[derive(Debug)]
@@ -108,14 +108,8 @@ impl From<settings::SettingsError> for CommandError {
 /// A message to publish from the command line.
 #[derive(Debug)]
 pub struct PublishCommand {
-    /// Whether to publish to all clients.
-    pub broadcast: bool,
-    /// The users to publish to.
-    pub users: Vec<String>,
-    /// The groups to publish to.
-    pub groups: Vec<String>,
-    /// The session keys to publish to.
-    pub sessions: Vec<String>,
+    /// The audiences to publish to.
+    pub audiences: AudienceNames,
     /// Seconds that it is persisted; default: the setting.
     pub expire: Option<i64>,
     /// The facility.
@@ -148,7 +142,12 @@ fn unreachable_redis(target: &Target, reason: &str) -> CommandError {
 ///
 /// When no audience is given, a name is invalid, or Redis is unreachable or refuses.
 pub fn publish(settings: &Settings, message: PublishCommand) -> Result<(), CommandError> {
-    let channels = channels(settings, &message)?;
+    let facility = Facility::new(&message.facility);
+    let channels = message.audiences.channels(&settings.namespace, &facility).map_err(|error| {
+        let hint =
+            if error == AudienceError::None { ": add --broadcast, --user, --group or --session" } else { "" };
+        CommandError::Arguments(format!("{error}{hint}"))
+    })?;
     let expire =
         message.expire.map_or(settings.expire_seconds, |seconds| u64::try_from(seconds).unwrap_or(0));
     let payload = match message.text {
@@ -173,37 +172,14 @@ pub fn publish(settings: &Settings, message: PublishCommand) -> Result<(), Comma
         )));
     }
     let target = Target::new(&settings.redis)?;
-    let history = settings.history.limits_of(&Facility::new(&message.facility));
-    let receivers = block_on(publish_once(settings, &target, &channels, &payload, expire, history))
-        .map_err(|reason| unreachable_redis(&target, &reason))?;
+    let history = settings.history.limits_of(&facility);
     let (count, plural) = (channels.len(), if channels.len() == 1 { "" } else { "s" });
+    let publication = PublishedMessage { channels, payload, expire_seconds: expire, history };
+    let receivers = block_on(publish_once(settings, &target, &[publication]))
+        .map_err(|failure| unreachable_redis(&target, &failure.reason))?;
+    let receivers: i64 = receivers.into_iter().flatten().sum();
     writeln!(io::stdout(), "published to {count} channel{plural}, {receivers} subscribed in Redis")
         .map_err(CommandError::Stdio)
-}
-
-fn channels(settings: &Settings, message: &PublishCommand) -> Result<Vec<Channel>, CommandError> {
-    let facility = Facility::new(&message.facility);
-    let sessions: Vec<_> = message.sessions.iter().map(|key| SessionKey::new(key)).collect();
-    let audiences = message.broadcast.then_some(Audience::Broadcast).into_iter();
-    let audiences = audiences
-        .chain(message.groups.iter().map(|name| Audience::Group(name)))
-        .chain(message.users.iter().map(|name| Audience::User(name)))
-        .chain(sessions.iter().map(Audience::Session));
-    let channels: Vec<_> =
-        audiences.map(|audience| settings.namespace.channel(audience, &facility)).collect();
-    if channels.is_empty() {
-        return Err(CommandError::Arguments(
-            "no audience given: add --broadcast, --user, --group or --session".to_owned(),
-        ));
-    }
-    let names = message.users.iter().chain(&message.groups).chain(&message.sessions);
-    if names.into_iter().any(String::is_empty) {
-        return Err(CommandError::Arguments("names must not be empty".to_owned()));
-    }
-    if channels.iter().any(|channel| channel.as_str().chars().any(char::is_control)) {
-        return Err(CommandError::Arguments("names must not hold control characters".to_owned()));
-    }
-    Ok(channels)
 }
 
 /// Runs a future on a runtime of its own.

@@ -37,7 +37,9 @@ pub(crate) use discovery::pause;
 pub use history_reader::{HistoryEntry, HistoryPage};
 pub use lookups::Lookups;
 pub(crate) use mailboxes::{MailboxContent, MailboxReader};
-pub use one_shot::{ServerReport, examine, has_keys, probe_history, publish_once};
+pub use one_shot::{
+    PublishFailure, PublishedMessage, ServerReport, examine, has_keys, probe_history, publish_once,
+};
 pub use publish_acks::{PublishAcks, PublishError};
 pub use reads::{ReadFailed, StoredValue};
 pub(crate) use reply::{CommandFailure, CommandReply};

@@ -101,45 +101,78 @@ pub async fn has_keys(target: &Target, pattern: &str) -> Result<bool, String> {
     Ok(false)
 }
 
-/// Publishes a message to channels, persists it for `expire_seconds` if that is not 0, and with `history` keeps it in their
-/// streams. Returns the number of subscribers that Redis reported. Must be called within a `LocalSet`.
+/// A message to channels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedMessage {
+    /// The channels.
+    pub channels: Vec<Channel>,
+    /// The message.
+    pub payload: Vec<u8>,
+    /// Seconds for which it is persisted; 0 if it is not.
+    pub expire_seconds: u64,
+    /// The limits of the facility's history, if it has one.
+    pub history: Option<HistoryLimits>,
+}
+
+/// Why messages were not published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishFailure {
+    /// The number of messages that were published to all their channels before. The next one may have been, to some.
+    pub published: usize,
+    /// Whether Redis was reached.
+    pub was_connected: bool,
+    /// A description.
+    pub reason: String,
+}
+
+/// Publishes messages in order, persists them, and keeps them in the histories of their channels. Returns the number of
+/// subscribers of each channel of each message, as Redis has reported it. Must be called within a `LocalSet`.
 ///
 /// # Errors
 ///
-/// With a description, when Redis cannot be reached or refuses.
+/// When Redis cannot be reached or refuses.
 pub async fn publish_once(
     settings: &Settings,
     target: &Target,
-    channels: &[Channel],
-    payload: &[u8],
-    expire_seconds: u64,
-    history: Option<HistoryLimits>,
-) -> Result<i64, String> {
+    messages: &[PublishedMessage],
+) -> Result<Vec<Vec<i64>>, PublishFailure> {
     let _following = AbortOnDropHandle::new(spawn_local(target.clone().follow()));
-    let commands = connect(target).await?;
+    let connected = connect(target).await;
+    let commands =
+        connected.map_err(|reason| PublishFailure { published: 0, was_connected: false, reason })?;
+    let mut receivers = Vec::with_capacity(messages.len());
+    for (published, message) in messages.iter().enumerate() {
+        let counts = publish_message(settings, &commands, message).await;
+        receivers.push(counts.map_err(|reason| PublishFailure { published, was_connected: true, reason })?);
+    }
+    Ok(receivers)
+}
+
+async fn publish_message(
+    settings: &Settings,
+    commands: &CommandClient,
+    message: &PublishedMessage,
+) -> Result<Vec<i64>, String> {
+    let PublishedMessage { channels, payload, expire_seconds, history } = message;
     let history = history.map(|limits| PublicationHistory::new(&settings.history_names(), channels, limits));
-    let (mut receivers, expire) = (0, expire_seconds.to_string());
+    let (mut receivers, expire) = (Vec::with_capacity(channels.len()), expire_seconds.to_string());
     for (index, channel) in channels.iter().enumerate() {
         let name = channel.as_str().as_bytes();
         commands.wait_for_node(name).await;
-        if let Some(history) = &history
-            && let Some(reply) = run_script(&commands, (channel, index), history, &expire, payload).await
-        {
-            if let CommandReply::Integer(count) = reply? {
-                receivers += count;
+        let scripted = match &history {
+            Some(history) => run_script(commands, (channel, index), history, &expire, payload).await,
+            None => None,
+        };
+        let reply = if let Some(reply) = scripted {
+            reply?
+        } else {
+            if *expire_seconds > 0 {
+                let stored = commands.call("SETEX", &[name, expire.as_bytes(), payload]).await;
+                stored.map_err(|(reason, _)| reason)?;
             }
-            continue;
-        }
-        if expire_seconds > 0 {
-            commands
-                .call("SETEX", &[name, expire.as_bytes(), payload])
-                .await
-                .map_err(|(reason, _)| reason)?;
-        }
-        let reply = commands.call("PUBLISH", &[name, payload]).await.map_err(|(reason, _)| reason)?;
-        if let CommandReply::Integer(count) = reply {
-            receivers += count;
-        }
+            commands.call("PUBLISH", &[name, payload]).await.map_err(|(reason, _)| reason)?
+        };
+        receivers.push(if let CommandReply::Integer(count) = reply { count } else { 0 });
     }
     Ok(receivers)
 }

@@ -41,7 +41,7 @@ use self::reload::Reloader;
 pub use self::signals::Parent;
 use self::signals::Signals;
 use self::systemd::{feed_watchdog, notify};
-use crate::admin::{self, ReloadQuestion, RouteSet, Shards};
+use crate::admin::{self, AdminPublisher, ReloadQuestion, RouteSet, Shards};
 use crate::broker::{Broker, BrokerEvent, Call, DirectiveRouter, SubscriptionEvent};
 use crate::engine::{EngineCall, SidCipher};
 use crate::events::{Events, StartGate};
@@ -109,7 +109,7 @@ async fn serve(
     let mut listeners = Listeners::open(&settings.server.listen).await?;
     listeners.tune(settings.server.send_buffer_bytes)?;
     let (reload_sender, reload_questions) = mpsc::channel(reload::QUEUE_CAPACITY);
-    let (admin, mut asks) = start_admin(&settings, reload_sender, &stop).await?;
+    let (admin, mut asks) = start_admin(&settings, &target, reload_sender, &stop).await?;
     let _removed_at_the_end = (listeners.take_file(), &admin.file);
     let session_target = settings.session.redis.as_ref().map(Target::new).transpose()?;
     let shards = settings.server.shards;
@@ -281,7 +281,8 @@ struct AdminParts {
 /// Starts the listeners for the operator that are configured. Also returns the ends of the shards' queues of their questions,
 /// which the watchdog of systemd uses, too.
 async fn start_admin(
-    settings: &Settings,
+    settings: &Arc<Settings>,
+    target: &Target,
     reloads: mpsc::Sender<ReloadQuestion>,
     stop: &CancellationToken,
 ) -> anyhow::Result<(AdminParts, Vec<mpsc::Receiver<Ask>>)> {
@@ -293,10 +294,13 @@ async fn start_admin(
     let shards = shards.with_reloads(reloads);
     if let Some(yunity) = yunity {
         // It has no file: it listens on TCP only.
-        admin::start(yunity.clone(), RouteSet::Yunity, shards.clone()).await?;
+        admin::start(yunity.clone(), RouteSet::Yunity, shards.clone(), None).await?;
     }
     let file = match operator {
-        Some(operator) => admin::start(operator.clone(), RouteSet::Operator, shards.clone()).await?,
+        Some(operator) => {
+            let publisher = AdminPublisher::new(settings, target);
+            admin::start(operator.clone(), RouteSet::Operator, shards.clone(), Some(publisher)).await?
+        }
         None => None,
     };
     Ok((AdminParts { file, shards: Some(shards) }, queues))

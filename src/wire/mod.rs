@@ -4,6 +4,7 @@
 //! audience, and [`Form`] the framing of messages to one connection.
 
 mod audience;
+mod audience_names;
 mod channel;
 mod client_details;
 mod control;
@@ -27,6 +28,7 @@ mod topic;
 pub mod websocket;
 
 pub use audience::{Audience, AudienceKind, SessionKey};
+pub use audience_names::{AudienceError, AudienceNames};
 pub use channel::{Channel, Namespace, mask_sessions};
 pub use client_details::ClientDetails;
 pub use control::{DoctorQuery, Invalidation, SessionDigest};

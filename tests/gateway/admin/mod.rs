@@ -8,6 +8,7 @@ mod limits;
 mod listening;
 mod lists;
 mod metrics;
+pub(crate) mod publishing;
 mod receivers;
 mod yunity;
 
@@ -25,8 +26,8 @@ use crate::support::{RedisServer, TestGateway, eventually, within_deadline};
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A gateway with an admin listener.
-struct Admin {
-    gateway: TestGateway,
+pub(crate) struct Admin {
+    pub(crate) gateway: TestGateway,
     address: SocketAddr,
 }
 
@@ -107,7 +108,7 @@ fn json(response: &Response) -> Value {
 }
 
 /// Expects a refusal (RFC 9457) whose text contains `part`.
-async fn refused(request: Request, status: u16, part: &str) {
+pub(crate) async fn refused(request: Request, status: u16, part: &str) {
     let response = request.expect_status(status).await;
     assert_eq!(response.header("content-type"), Some("application/problem+json"), "{response:?}");
     assert_eq!(response.header("cache-control"), Some("no-store"), "{response:?}");

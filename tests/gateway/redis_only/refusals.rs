@@ -1,5 +1,6 @@
 //! A Redis that refuses: ACL users, passwords, connection limits, a late start.
 
+use crate::admin::{Admin, refused};
 use crate::support::sessions::{connect, log_in, session_key};
 use crate::support::{RedisServer, TestGateway, eventually, unique};
 
@@ -442,4 +443,22 @@ async fn users_without_an_identity_key_are_identified_although_redis_refuses_ptt
     let mut client = connect(&gateway, "/ws/chat?subscribe-user", &cookie).await;
     redis.publish(&gateway.channel("user:john:chat"), "heard");
     client.expect_text("heard").await;
+}
+
+#[tokio::test]
+async fn a_batch_of_the_operator_that_redis_refuses_names_the_message_and_is_not_repeated() {
+    let redis = RedisServer::start();
+    acl(&redis, &["+@all", "~*", "&*"]);
+    let url = format!("redis://gate:secret@127.0.0.1:{}", redis.port());
+    let admin = Admin::publishing(TestGateway::builder().redis(&redis).set("redis.url", &url)).await;
+    let mut client = admin.gateway.connect("/ws/open?subscribe-broadcast").await;
+    acl(&redis, &["+@all", "%R~*", &format!("%W~{}", admin.gateway.channel("broadcast:open")), "&*"]);
+    let message = |facility| format!(r#"{{"facility": "{facility}", "message": "m", "broadcast": true}}"#);
+    let body = format!(r#"{{"messages": [{}, {}]}}"#, message("open"), message("closed"));
+    for _ in 0..2 {
+        let request = admin.post(&body).header("Idempotency-Key", "k");
+        refused(request, 502, "has not confirmed message 1 (").await;
+    }
+    client.expect_text("m").await;
+    client.expect_nothing().await;
 }
