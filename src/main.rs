@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use ws4redis::cli::{
-    self, Arguments, CheckFlags, Command, CommandError, ListenCommand, ListenFlags, ListenTime,
-};
+use ws4redis::cli::{self, Arguments, Command, CommandError, ListenCommand, ListenFlags};
 use ws4redis::server::{Parent, ReloadSource};
 use ws4redis::settings::{self, Settings};
 use ws4redis::telemetry;
@@ -45,10 +43,7 @@ fn run() -> Result<(), CommandError> {
             let parent = if flags.end_with_stdin { Parent::Watched } else { Parent::Unwatched };
             cli::serve(settings, ReloadSource::new(flags.settings, flags.set, sources, log), parent)
         }
-        Command::Check(CheckFlags { listen, seconds }) => {
-            let listening = listen.then_some(ListenTime { seconds });
-            cli::check(&settings, file.as_deref(), &sources, listening)
-        }
+        Command::Check(flags) => cli::check(&settings, file.as_deref(), &sources, &flags),
         Command::Listen(flags) => {
             let output = flags.output;
             cli::listen_to_facilities(&settings, &flags.into(), output)

@@ -226,7 +226,7 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("sizes", &["broker", "dialects", "engine", "hub", "visitors"]),
-    ("cli", &["admin", "redis", "server", "settings", "shard/ask", "sources", "visitors", "wire"]),
+    ("cli", &["access", "admin", "redis", "server", "settings", "shard/ask", "sources", "visitors", "wire"]),
     ("main", &["cli", "server", "settings", "telemetry"]),
 ];
 

@@ -181,6 +181,33 @@ pub struct CheckFlags {
     /// Listen for so many seconds; default: until Ctrl-C.
     #[arg(long, value_name = "N", requires = "listen")]
     pub seconds: Option<u64>,
+    /// Whom to try.
+    #[command(flatten)]
+    pub visitor: VisitorFlags,
+}
+
+/// Flags of `ws4redis check` that try a visitor.
+#[derive(Args, Debug, Default)]
+pub struct VisitorFlags {
+    /// Say who the visitor with this session cookie is, and what is found under each key of session.keys.
+    #[arg(long, value_name = "VALUE", conflicts_with_all = ["user", "group", "listen"])]
+    pub cookie: Option<String>,
+    /// Say what the visitor may do at this address, for example /ws/chat?subscribe-user
+    #[arg(long, value_name = "URL", conflicts_with = "listen")]
+    pub url: Option<String>,
+    /// With --url: a visitor with this user name; default: an anonymous one.
+    #[arg(long, value_name = "NAME", requires = "url")]
+    pub user: Option<String>,
+    /// With --url: a group of the visitor. May be repeated.
+    #[arg(long, value_name = "NAME", requires = "user")]
+    pub group: Vec<String>,
+}
+
+impl VisitorFlags {
+    /// Returns whether a visitor is to be tried.
+    pub fn are_given(&self) -> bool {
+        self.cookie.is_some() || self.url.is_some()
+    }
 }
 
 /// Flags of `ws4redis publish`.

@@ -4,22 +4,18 @@ use std::io::{self, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
-use super::{CommandError, block_on, inventory, layer_inventory, listen, requirements, unreachable_redis};
+use super::{
+    CheckFlags, CommandError, block_on, inventory, layer_inventory, listen, requirements, unreachable_redis,
+    visitor_check,
+};
 use crate::redis::{ServerReport, Target, examine, probe_history};
 use crate::server;
 use crate::settings::{Listen, Settings, SettingsSources};
 use crate::visitors::probe;
 use crate::wire::{Audience, Facility};
 
-/// The time for which `check` listens.
-#[derive(Debug, Clone, Copy)]
-pub struct ListenTime {
-    /// Seconds; `None` until a signal arrives.
-    pub seconds: Option<u64>,
-}
-
-/// Checks the settings and the connection to Redis, and prints the results. With `listening`, it then prints what passes
-/// through Redis, until the time is over or a signal arrives.
+/// Checks the settings and the connection to Redis, and prints the results, also those of a visitor that the flags name. With
+/// `--listen`, it then prints what passes through Redis, until the time is over or a signal arrives.
 ///
 /// # Errors
 ///
@@ -29,14 +25,14 @@ pub fn check(
     settings: &Settings,
     file: Option<&Path>,
     sources: &SettingsSources,
-    listening: Option<ListenTime>,
+    flags: &CheckFlags,
 ) -> Result<(), CommandError> {
     let target = Target::new(&settings.redis)?;
-    let problems = report(settings, &target, file, sources, listening.is_some())?;
-    match (listening, problems) {
-        (Some(ListenTime { seconds }), _) => block_on(listen::listen(settings, &target, seconds)),
-        (None, 0) => Ok(()),
-        (None, problems) => Err(CommandError::Found(problems)),
+    let problems = report(settings, &target, file, sources, flags)?;
+    match problems {
+        _ if flags.listen => block_on(listen::listen(settings, &target, flags.seconds)),
+        0 => Ok(()),
+        problems => Err(CommandError::Found(problems)),
     }
 }
 
@@ -46,8 +42,9 @@ fn report(
     target: &Target,
     file: Option<&Path>,
     sources: &SettingsSources,
-    is_listening: bool,
+    flags: &CheckFlags,
 ) -> Result<usize, CommandError> {
+    let is_listening = flags.listen;
     let mut out = io::stdout();
     let mut print = |line: String| writeln!(out, "{line}").map_err(CommandError::Stdio);
     for warning in sources.warnings.iter().cloned().chain(sources.overridden()) {
@@ -92,7 +89,12 @@ fn report(
         print(format!(
             "redis: none on {address}; the embedded store will be started there. Set redis.url for a real one"
         ))?;
-        let findings = requirements::embedded(settings);
+        let mut findings = requirements::embedded(settings);
+        if flags.visitor.cookie.is_some() {
+            findings.problem("cookie: the embedded store has no sessions before the gateway runs".to_owned());
+        } else if flags.visitor.are_given() {
+            findings.append(block_on(visitor_check::examine(settings, target, &flags.visitor))?);
+        }
         findings.lines.into_iter().try_for_each(print)?;
         return Ok(findings.problems + callback_problems);
     }
@@ -114,6 +116,9 @@ fn report(
     }
     if let Some(layer) = settings.channels.layer() {
         findings.append(block_on(layer_inventory::servers(layer)));
+    }
+    if flags.visitor.are_given() {
+        findings.append(block_on(visitor_check::examine(settings, target, &flags.visitor))?);
     }
     findings.lines.into_iter().try_for_each(print)?;
     Ok(findings.problems + callback_problems)

@@ -14,6 +14,7 @@ mod output;
 mod reload;
 mod requirements;
 mod settings_listing;
+mod visitor_check;
 mod yunity_client;
 
 use std::io::{self, Read, Write};
@@ -23,9 +24,9 @@ use tokio::runtime::{Builder, LocalOptions};
 
 pub use self::arguments::{
     Arguments, CheckFlags, Command, GenerateSettings, HealthFlags, KickFlags, ListenFlags, OutputFlags,
-    PublishFlags, SettingsFlags,
+    PublishFlags, SettingsFlags, VisitorFlags,
 };
-pub use self::check::{ListenTime, check};
+pub use self::check::check;
 pub use self::facility_listener::{ListenRequest, listen_to_facilities};
 pub use self::health::print_health;
 pub use self::kick::kick;

@@ -9,6 +9,7 @@ mod profile;
 mod rate_limit;
 mod session;
 mod token;
+mod trial;
 mod visitor;
 pub mod watch;
 
@@ -21,6 +22,7 @@ pub use large_values::LargeValues;
 pub use profile::{profile, profile_of_handshake};
 pub use rate_limit::{RateLimits, TokenBucket};
 pub use session::{Probe, Sessions};
+pub use trial::{CookieTrial, try_cookie};
 pub use visitor::{AuthSource, IdentifyError, Visitor};
 
 use crate::reloadable::Reloadable;

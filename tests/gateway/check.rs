@@ -6,6 +6,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::support::gateway::binary;
+use crate::support::sessions::{john, session_key};
 use crate::support::socket_io::SocketIoGateway;
 use crate::support::{DEADLINE, RedisServer, signal, unique, within_deadline};
 
@@ -379,4 +380,63 @@ async fn listening_without_redis_exits_with_69_and_seconds_need_listen() {
     redis.kill();
     let status = tokio::time::timeout(DEADLINE, listening.child.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(69), "the connection is lost");
+}
+
+/// Returns the exit code and the lines of `ws4redis check` with these arguments.
+async fn check_of(arguments: &[&str]) -> (i32, String) {
+    let url = format!("redis.url={}", RedisServer::shared().url());
+    let output = run(&[&["check", "--set", &url][..], arguments].concat()).await;
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[tokio::test]
+async fn a_cookie_is_tried_under_each_key_and_at_an_address() {
+    let (key, prefix) = (session_key(), format!("prefix={}", unique("trial")));
+    let cookie = john(&key);
+    let rules = std::env::temp_dir().join(unique("ws4redis-rules"));
+    let text = "[[access]]\nfacility = [\"chat\"]\nusers = [\"subscribe-user\", \"publish-broadcast\"]\n";
+    std::fs::write(&rules, text).unwrap();
+    let file = rules.to_str().unwrap();
+    let url = "/ws/chat?subscribe-user&publish-broadcast&publish-user";
+    let base = ["--settings", file, "--set", &prefix];
+    let with = |arguments: &[&'static str]| {
+        [&base[..], arguments].concat().iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()
+    };
+    let check = async |arguments: Vec<String>| {
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        check_of(&arguments).await
+    };
+    let mut arguments = with(&["--url", url, "--cookie"]);
+    arguments.push(cookie.clone());
+    let (code, said) = check(arguments).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(!said.contains(&key), "{said}");
+    let channel = |name: &str| format!("{}:{name}", prefix.trim_start_matches("prefix="));
+    for part in [
+        "cookie: has the form of session.key_pattern",
+        "  key :1:django.contrib.sessions.cache{key}: a session, ",
+        "  key session:{key}: no such key",
+        "visitor: john (key 7), groups staff, red team",
+        &format!("facility chat: subscribes to {}\n", channel("user:john:chat")),
+        &format!("facility chat: publishes to {}\n", channel("broadcast:chat")),
+    ] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    for (arguments, code, part) in [
+        (&["--url", "/ws/chat?subscribe-user", "--user", "mary"][..], 0, "user:mary:chat"),
+        (
+            &["--url", "https://site.example/ws/chat?subscribe-user"],
+            0,
+            "facility chat: subscribes to nothing",
+        ),
+        (&["--url", "/ws/other", "--user", "mary"], 1, "facility other: refused with 403"),
+        (&["--url", "/elsewhere/chat"], 64, ""),
+        (&["--url", "/ws/"], 64, ""),
+        (&["--cookie", "0123456789abcdef0123456789abcdef"], 1, "no key of session.keys has a session"),
+        (&["--cookie", "short"], 1, "does not have the form"),
+    ] {
+        let (found, said) = check(with(arguments)).await;
+        assert!(found == code && said.contains(part), "{arguments:?}: {found}: {said}");
+    }
+    std::fs::remove_file(rules).unwrap();
 }
