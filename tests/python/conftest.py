@@ -41,6 +41,9 @@ setup_test_environment()
 from ws4redis import testing  # noqa: E402
 
 testing._live += 1
+# It reads its settings when it is imported: not within a test that overrides them.
+import redis_sessions.settings  # noqa: E402, F401
+
 call_command("migrate", verbosity=0)
 
 
