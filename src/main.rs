@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use ws4redis::cli::{self, Arguments, Command, CommandError, ListenCommand, ListenFlags};
+use ws4redis::cli::{self, Arguments, Command, CommandError, ListenCommand, ListenFlags, OnlineList};
 use ws4redis::server::{Parent, ReloadSource};
 use ws4redis::settings::{self, Settings};
 use ws4redis::telemetry;
@@ -47,6 +47,18 @@ fn run() -> Result<(), CommandError> {
         Command::Listen(flags) => {
             let output = flags.output;
             cli::listen_to_facilities(&settings, &flags.into(), output)
+        }
+        Command::Connections(flags) => {
+            let output = flags.output;
+            cli::print_online(&settings, &OnlineList::connections(flags), output)
+        }
+        Command::Channels(flags) => {
+            let output = flags.output;
+            cli::print_online(&settings, &OnlineList::channels(flags), output)
+        }
+        Command::Users(flags) => {
+            let output = flags.output;
+            cli::print_online(&settings, &OnlineList::users(flags), output)
         }
         Command::Publish(message) => cli::publish(&settings, message.into()),
     }

@@ -40,7 +40,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("hyper_util", &["admin", "http", "visitors/callback/transport.rs"]),
     ("ipnet", &["access/proxies.rs"]),
     ("jsonwebtoken", &["access"]),
-    ("libc", &["server/memory.rs", "stream/traffic.rs"]),
+    ("libc", &["cli/terminal.rs", "server/memory.rs", "stream/traffic.rs"]),
     ("listenfd", &["server/listeners.rs"]),
     ("lz4_flex", &["codec/compression.rs"]),
     ("lzma_rust2", &["codec/compression.rs"]),

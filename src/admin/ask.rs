@@ -20,8 +20,11 @@ use crate::settings::{AdminSettings, Listen};
 /// Time for an answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Largest answer.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// Largest answer: a page with long names.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+
+/// Most objects of a page.
+const PAGE: &str = "500";
 
 /// What a health check asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +85,30 @@ pub async fn ask_to_close(
 /// With a description, when it does not answer, or its settings have an error.
 pub async fn ask_to_reload(settings: &AdminSettings) -> Result<Value, String> {
     exchange_within(settings, (Method::POST, "/reload"), TIMEOUT + settings.request).await
+}
+
+/// Asks a running gateway for a page of a list, behind the page whose `next` is `after`. Must be called within a `LocalSet`.
+///
+/// # Errors
+///
+/// With a description, when it does not answer, or refuses.
+pub async fn ask_for_page(
+    settings: &AdminSettings,
+    list: &str,
+    parameters: &[(&str, String)],
+    after: Option<&str>,
+) -> Result<Value, String> {
+    let mut query = String::new();
+    push_parameter(&mut query, "limit", PAGE);
+    for (name, value) in parameters {
+        push_parameter(&mut query, name, value);
+    }
+    if let Some(after) = after {
+        push_parameter(&mut query, "after", after);
+    }
+    // A filter that matches little has the gateway look at many connections.
+    let deadline = TIMEOUT + settings.request;
+    exchange_within(settings, (Method::GET, &format!("/{list}{query}")), deadline).await
 }
 
 /// Appends a parameter to a query, with its separator.

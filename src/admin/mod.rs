@@ -18,6 +18,7 @@ mod health;
 mod idempotency;
 mod list;
 mod metrics;
+mod names;
 mod process;
 mod publish;
 mod receivers;
@@ -29,7 +30,7 @@ mod shards;
 mod thread;
 mod yunity;
 
-pub use ask::{HealthQuestion, ask_health, ask_to_close, ask_to_reload};
+pub use ask::{HealthQuestion, ask_for_page, ask_health, ask_to_close, ask_to_reload};
 pub use publish::AdminPublisher;
 pub use receivers::ask_receivers;
 pub use reload::ReloadQuestion;

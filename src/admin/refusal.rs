@@ -34,7 +34,7 @@ pub(super) enum Refusal {
     Token,
     /// Unknown path.
     #[error(
-        "nothing is served at this path; there are /health/live, /health/ready, /connections, /metrics, /receivers, /reload and /yunity"
+        "nothing is served at this path; there are /health/live, /health/ready, /connections, /channels, /users, /metrics, /receivers, /reload and /yunity"
     )]
     NotFound,
     /// Something else than the only request that is answered.

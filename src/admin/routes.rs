@@ -7,7 +7,7 @@ use super::publish::AdminPublisher;
 use super::refusal::Refusal;
 use super::reply::ReplyBody;
 use super::shards::Shards;
-use super::{close, connections, guard, health, metrics, receivers, reload, reply, yunity};
+use super::{close, connections, guard, health, metrics, names, receivers, reload, reply, yunity};
 use crate::settings::AdminSettings;
 
 /// What a listener serves.
@@ -66,9 +66,18 @@ async fn route<B>(request: &Request<B>, shards: &Shards) -> Result<Response<Repl
         }
         return Ok(reply::json(&close::close(Some(id), request.uri().query(), shards).await?));
     }
-    if !["/health/live", "/health/ready", "/connections", "/metrics", "/receivers", "/reload", "/yunity"]
-        .contains(&path)
-    {
+    let paths = [
+        "/health/live",
+        "/health/ready",
+        "/connections",
+        "/channels",
+        "/users",
+        "/metrics",
+        "/receivers",
+        "/reload",
+        "/yunity",
+    ];
+    if !paths.contains(&path) {
         return Err(Refusal::NotFound);
     }
     if path == "/reload" {
@@ -84,6 +93,8 @@ async fn route<B>(request: &Request<B>, shards: &Shards) -> Result<Response<Repl
         return Err(Refusal::Method(if path == "/connections" { "GET, HEAD, DELETE" } else { "GET, HEAD" }));
     }
     let value = match path {
+        "/channels" => return names::channels(request, shards).await,
+        "/users" => return names::users(request, shards).await,
         "/health/live" => health::live(shards).await?,
         "/health/ready" => health::ready(shards).await?,
         "/metrics" => return metrics::metrics(shards).await,

@@ -56,6 +56,12 @@ pub enum Command {
     Kick(KickFlags),
     /// Make the running gateway read its settings again, over its admin listener.
     Reload(OutputFlags),
+    /// Print the open connections of the running gateway, from its admin listener.
+    Connections(ConnectionFlags),
+    /// Print the channels that clients of the running gateway listen to, and how many do.
+    Channels(ChannelFlags),
+    /// Print the users that are connected to the running gateway, with the number of their connections.
+    Users(UserFlags),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -110,6 +116,63 @@ pub struct KickFlags {
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
     /// How to print the answer.
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+/// Flags of `ws4redis connections`. All that are given have to match.
+#[derive(Args, Debug)]
+pub struct ConnectionFlags {
+    /// Only those of a user.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Only those of the users of a group.
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// Only those of a session, by the hash that the list has.
+    #[arg(long, value_name = "HASH")]
+    pub session: Option<String>,
+    /// Only those to a facility.
+    #[arg(long, value_name = "NAME")]
+    pub facility: Option<String>,
+    /// Only those of a dialect: relay, live or `socket_io`.
+    #[arg(long, value_name = "NAME")]
+    pub dialect: Option<String>,
+    /// Only those of a form: websocket, event-stream or polling.
+    #[arg(long, value_name = "NAME")]
+    pub form: Option<String>,
+    /// Only those in a namespace of Socket.IO.
+    #[arg(long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Only those from an IP address.
+    #[arg(long, value_name = "IP")]
+    pub address: Option<String>,
+    /// How to print them.
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+/// Flags of `ws4redis channels`.
+#[derive(Args, Debug)]
+pub struct ChannelFlags {
+    /// Only those whose names begin so.
+    #[arg(value_name = "PREFIX")]
+    pub prefix: Option<String>,
+    /// Groups of Django Channels in place of Redis channels.
+    #[arg(long)]
+    pub groups: bool,
+    /// How to print them.
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+/// Flags of `ws4redis users`.
+#[derive(Args, Debug)]
+pub struct UserFlags {
+    /// Only those whose names begin so.
+    #[arg(value_name = "PREFIX")]
+    pub prefix: Option<String>,
+    /// How to print them.
     #[command(flatten)]
     pub output: OutputFlags,
 }

@@ -10,10 +10,13 @@ mod kick;
 mod layer_inventory;
 mod listen;
 mod manual;
+mod online;
 mod output;
 mod reload;
 mod requirements;
 mod settings_listing;
+mod table;
+mod terminal;
 mod visitor_check;
 mod yunity_client;
 
@@ -23,14 +26,15 @@ use std::process::ExitCode;
 use tokio::runtime::{Builder, LocalOptions};
 
 pub use self::arguments::{
-    Arguments, CheckFlags, Command, GenerateSettings, HealthFlags, KickFlags, ListenFlags, OutputFlags,
-    PublishFlags, SettingsFlags, VisitorFlags,
+    Arguments, ChannelFlags, CheckFlags, Command, ConnectionFlags, GenerateSettings, HealthFlags, KickFlags,
+    ListenFlags, OutputFlags, PublishFlags, SettingsFlags, UserFlags, VisitorFlags,
 };
 pub use self::check::check;
 pub use self::facility_listener::{ListenRequest, listen_to_facilities};
 pub use self::health::print_health;
 pub use self::kick::kick;
 pub use self::manual::{print_completions, print_manual};
+pub use self::online::{OnlineList, print_online};
 pub use self::reload::reload;
 pub use self::settings_listing::{generate_settings, print_settings};
 pub use self::yunity_client::{ListenCommand, listen};

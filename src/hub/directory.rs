@@ -83,6 +83,15 @@ impl<K: AsRef<str>, T> Directory<K, T> {
         self.entries.iter().map(|(_, (name, value))| (name, value))
     }
 
+    /// Returns the entries from a number on, with their numbers and names.
+    pub fn iter_from(&self, first: u32) -> impl Iterator<Item = (u32, &K, &T)> {
+        let numbers = first..to_u32(self.entries.capacity());
+        numbers.filter_map(|number| {
+            let (name, value) = self.entries.get(number as usize)?;
+            Some((number, name, value))
+        })
+    }
+
     /// Returns the values, mutably.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.entries.iter_mut().map(|(_, (_, value))| value)

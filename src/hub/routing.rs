@@ -26,7 +26,7 @@ use crate::wire::{EntryId, Topic};
 /// All topics and members of one shard.
 #[derive(Default)]
 pub struct Hub {
-    topics: TopicTable,
+    pub(super) topics: TopicTable,
     members: Members,
     limits: Limits,
     digester: Digester,
@@ -441,10 +441,5 @@ impl Hub {
     /// Returns the number of members of a topic.
     pub fn member_count(&self, topic: &Topic) -> usize {
         self.topics.find(topic).map_or(0, |id| self.topics[id].members.len())
-    }
-
-    /// Returns the number of topics, with those that lost their last member since [`Hub::take_requests`].
-    pub fn topic_count(&self) -> usize {
-        self.topics.len()
     }
 }

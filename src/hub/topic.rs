@@ -113,6 +113,11 @@ impl TopicTable {
         self.entries.len()
     }
 
+    /// Returns the topics from a number on, with their numbers and the number of their members.
+    pub(super) fn iter_from(&self, first: u32) -> impl Iterator<Item = (u32, &Topic, usize)> {
+        self.entries.iter_from(first).map(|(number, topic, entry)| (number, topic, entry.members.len()))
+    }
+
     pub(super) fn entries_mut(&mut self) -> impl Iterator<Item = &mut TopicEntry> {
         self.entries.values_mut()
     }

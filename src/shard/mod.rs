@@ -4,6 +4,7 @@ pub mod ask;
 pub mod connection_id;
 mod deliver;
 mod doctor;
+mod names;
 pub mod reload;
 mod sample;
 mod snapshot;

@@ -7,6 +7,7 @@ use tokio::task::yield_now;
 
 use super::state::ShardState;
 use crate::engine::TransportState;
+use crate::hub::topic_count;
 use crate::metrics::{CellsSample, ProcessSample, SampledForm, ShardSample};
 use crate::wire::Form;
 
@@ -51,7 +52,7 @@ pub(super) async fn sample(state: &ShardState) -> ShardSample {
         cells: CellsSample::take(),
         forms: forms.map(|(&(dialect, form), clients)| SampledForm { dialect, form, clients }).collect(),
         largest_outbox,
-        topics: state.hub.with(|hub| hub.topic_count()),
+        topics: state.hub.with(|hub| topic_count(hub)),
         busy: Handle::current().metrics().worker_total_busy_duration(0),
         has_redis: [state.redis_up.get() && state.store.is_connected(), state.session_lookups.is_connected()],
         process: (state.number == 0).then(|| process(state)),

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::ask::{
     Ask, CloseRequest, ClosedConnections, ConnectionFilter, ReceiverQuery, ShardStatus, Snapshot,
 };
+use super::names::{channels, users};
 use super::sample::sample;
 use super::state::ShardState;
 use crate::dialects::socket_io;
@@ -32,6 +33,9 @@ pub(super) async fn answer_asks(state: Rc<ShardState>, mut asks: mpsc::Receiver<
             Ask::Status(answer) => drop(answer.send(status(&state))),
             Ask::Metrics(answer) => drop(answer.send(sample(&state).await)),
             Ask::Receivers(query, answer) => drop(answer.send(count(&state, query))),
+            Ask::Channels(query, answer) => drop(answer.send(channels(&state, &query, false).await)),
+            Ask::Groups(query, answer) => drop(answer.send(channels(&state, &query, true).await)),
+            Ask::Users(query, answer) => drop(answer.send(users(&state, &query))),
             Ask::YunityClients { from, limit, answer } => {
                 drop(answer.send(socket_io::yunity_clients(&state, from, limit.min(MAX_CONNECTIONS))));
             }

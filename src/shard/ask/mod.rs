@@ -3,6 +3,7 @@
 mod connection_info;
 mod descriptions;
 mod filter;
+mod name_selection;
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use tokio::sync::oneshot;
 pub use self::connection_info::{ConnectionInfo, ConnectionPeer, NamespaceInfo};
 pub use self::descriptions::Descriptions;
 pub use self::filter::ConnectionFilter;
+pub use self::name_selection::{NameQuery, NameSelection};
 use crate::metrics::ShardSample;
 use crate::wire::{Channel, EmitTarget, HandshakeRecord};
 
@@ -39,6 +41,12 @@ pub enum Ask {
         /// Where the answer goes.
         answer: oneshot::Sender<ClosedConnections>,
     },
+    /// Redis channels, with the number of their listeners.
+    Channels(NameQuery, oneshot::Sender<Vec<(String, usize)>>),
+    /// Groups of Django Channels, with the number of their listeners.
+    Groups(NameQuery, oneshot::Sender<Vec<(String, usize)>>),
+    /// Users, with the number of their connections.
+    Users(NameQuery, oneshot::Sender<Vec<(String, usize)>>),
     /// The clients of yunity-sockets, from a position on.
     YunityClients {
         /// The first position.

@@ -308,6 +308,14 @@ impl Lease {
         self.ended.get()
     }
 
+    /// Returns the addresses of its connections' listeners in memory, which tell them apart.
+    pub(super) fn listener_addresses(&self) -> Vec<usize> {
+        with_content(&self.listeners, |listeners| {
+            let open = listeners.iter().filter(|listener| listener.strong_count() > 0);
+            open.map(|listener| listener.as_ptr().addr()).collect()
+        })
+    }
+
     fn for_each_listener(&self, action: impl Fn(&Listener)) {
         with_content(&self.listeners, |listeners| {
             listeners.iter().filter_map(Weak::upgrade).for_each(|listener| action(&listener));

@@ -189,6 +189,17 @@ impl Leases {
         Some(LeaseHold::new(lease, self.clone()))
     }
 
+    /// Calls `action` for each lease with its user's name, or primary key if the name is not known, and with its connections,
+    /// each as a number of its own.
+    pub fn for_each_user(&self, mut action: impl FnMut(&str, Vec<usize>)) {
+        for lease in self.lease_table.borrow().iter() {
+            let visitor = lease.visitor.borrow();
+            if let Some(user) = visitor.identity.user.as_ref().or(visitor.identity.user_id.as_ref()) {
+                action(user, lease.listener_addresses());
+            }
+        }
+    }
+
     fn find(&self, auth_source: &AuthSource) -> Option<Rc<Lease>> {
         self.lease_table.borrow().find(auth_source).cloned()
     }

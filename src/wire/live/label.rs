@@ -1,7 +1,7 @@
 //! The facility and the audience that a message names.
 
 use crate::wire::socket_io::push_json_string;
-use crate::wire::{Channel, HistoryNames, Namespace};
+use crate::wire::{AudienceKind, Channel, HistoryNames, Namespace};
 
 /// Finds the facility and the audience of a channel, by the same rules that made its name.
 #[derive(Debug, Clone)]
@@ -57,6 +57,21 @@ impl LiveNames {
         LiveLabel { head: head(facility, audience).into(), has_ids: plain.is_some() }
     }
 
+    /// Returns a channel as the operator sees it: without the key of a session. None for the channels with ids, whose
+    /// listeners listen to the plain ones, too, and for those of keyspace events.
+    pub fn shown(&self, channel: &str) -> Option<String> {
+        if channel.starts_with("__keyspace@") || self.history.plain_of_live(channel).is_some() {
+            return None;
+        }
+        let (audience, facility) = self.split(channel);
+        if audience != AudienceKind::Session.word() {
+            return Some(channel.to_owned());
+        }
+        let prefix = self.namespace.as_str();
+        let colon = if prefix.is_empty() { "" } else { ":" };
+        Some(format!("{prefix}{colon}{audience}:***:{facility}"))
+    }
+
     /// Returns the audience and the facility of a channel. Neither a user's name nor the key of a session is part of the
     /// audience: the listener is that user.
     fn split<'a>(&self, channel: &'a str) -> (&'a str, &'a str) {
@@ -100,6 +115,8 @@ mod tests {
                 (Audience::Group(&name), format!("group:{name}")),
             ];
             for (audience, expected) in audiences {
+                let shown = names.shown(namespace.channel(audience, &Facility::new(&facility)).as_str());
+                proptest::prop_assert!(shown.is_some_and(|shown| !shown.contains("key")));
                 let is_granted = if colons {
                     matches!(audience, Audience::Broadcast | Audience::Session(_)) || !name.contains(':')
                 } else {

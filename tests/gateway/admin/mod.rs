@@ -1,6 +1,7 @@
 //! The listeners for the operator, by route: who is answered, health checks, lists of connections.
 
 mod closing;
+mod commands;
 mod connections;
 mod guard;
 mod health;
@@ -8,6 +9,7 @@ mod limits;
 mod listening;
 mod lists;
 mod metrics;
+mod names;
 pub(crate) mod publishing;
 mod receivers;
 mod yunity;
