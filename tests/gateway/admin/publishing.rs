@@ -107,7 +107,7 @@ async fn requests_to_publish_that_cannot_be_used_are_explained() {
     refused(admin.post(body).without("Authorization"), 401, "Bearer").await;
     refused(admin.post(body).method("PUT"), 405, "POST").await;
     // A length that is not announced is bounded, too.
-    let chunk = [b"10001\r\n".as_slice(), &[b' '; 65537], b"\r\n0\r\n\r\n"].concat();
+    let chunk = [b"10001\r\n".as_slice(), &vec![b' '; 65537], b"\r\n0\r\n\r\n"].concat();
     let chunked = admin.post("").without("Content-Length").header("Transfer-Encoding", "chunked");
     refused(chunked.followed_by(&chunk), 413, "65536").await;
     client.expect_nothing().await;
