@@ -87,6 +87,7 @@ impl LocalTopics {
     pub fn deliver(&self, topic: &Topic, run: &Run) {
         let table = self.0.borrow();
         let Some(found) = table.topics.find(topic.as_ref()) else { return };
+        run.count(table.topics[found].len());
         table.topics[found].iter().for_each(|slot| table.send(slot.member, run));
     }
 
@@ -100,11 +101,13 @@ impl LocalTopics {
         except: &[u32],
         run: &Run,
     ) {
-        self.for_each(topics, single, except_topics, except, |table, member| table.send(member, run));
+        let send = |table: &LocalTable, member| table.send(member, run);
+        run.count(self.for_each(topics, single, except_topics, except, send));
     }
 
     /// Delivers a run to one member.
     pub fn deliver_to(&self, member: u32, run: &Run) {
+        run.count(1);
         self.0.borrow().send(member, run);
     }
 
@@ -123,6 +126,7 @@ impl LocalTopics {
         union
     }
 
+    /// Visits the members of a union, each once. Returns how many they are.
     fn for_each(
         &self,
         topics: &[Topic],
@@ -130,7 +134,7 @@ impl LocalTopics {
         except_topics: &[Topic],
         except: &[u32],
         mut visit: impl FnMut(&LocalTable, u32),
-    ) {
+    ) -> usize {
         let table = self.0.borrow();
         let is_single = except.is_empty() && except_topics.is_empty() && single.len() < 2;
         if is_single && table.members_of(topics).next().is_none() {
@@ -138,7 +142,7 @@ impl LocalTopics {
             if let [member] = single {
                 visit(&table, *member);
             }
-            return;
+            return single.len();
         }
         drop(table);
         let mut reached = {
@@ -150,7 +154,7 @@ impl LocalTopics {
             reached
         };
         // Returns whether a member is new, and marks it.
-        let mut mark = |member: u32| {
+        let mark = |reached: &mut [u64], member: u32| {
             let bit = 1_u64 << (member % 64);
             reached.get_mut(member as usize / 64).is_some_and(|word| {
                 let is_new = *word & bit == 0;
@@ -159,16 +163,21 @@ impl LocalTopics {
             })
         };
         let table = self.0.borrow();
+        let marked = |reached: &[u64]| reached.iter().map(|word| word.count_ones() as usize).sum::<usize>();
         for member in table.members_of(except_topics).chain(except.iter().copied()) {
-            mark(member);
+            mark(&mut reached, member);
         }
+        let has_exceptions = !except.is_empty() || !except_topics.is_empty();
+        let excepted = if has_exceptions { marked(&reached) } else { 0 };
         for member in table.members_of(topics).chain(single.iter().copied()) {
-            if mark(member) {
+            if mark(&mut reached, member) {
                 visit(&table, member);
             }
         }
         drop(table);
+        let count = marked(&reached) - excepted;
         self.0.borrow_mut().reached = reached;
+        count
     }
 }
 
@@ -221,7 +230,6 @@ impl LocalTable {
                 return;
             }
             listener.deliver(u32::MAX, run, &self.limits, &self.digester);
-            run.count(1);
         }
     }
 

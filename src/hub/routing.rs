@@ -213,18 +213,15 @@ impl Hub {
         let skipped = (run.messages as usize).saturating_sub(RecentDigests::CAPACITY);
         run.payloads().skip(skipped).for_each(|payload| topic.recent.push(self.digester.digest(payload)));
         self.labels.on_run(id, run);
-        let mut listeners = 0;
+        // Not in the loop: it would cost each delivery more than its own count does.
+        run.count(topic.members.len());
         for slot in &topic.members {
             match &mut self.members[slot.member].state {
-                MemberState::Open(listener) => {
-                    listeners += 1;
-                    listener.deliver(id, run, &self.limits, &self.digester);
-                }
+                MemberState::Open(listener) => listener.deliver(id, run, &self.limits, &self.digester),
                 MemberState::Joining(pending) => pending.hold(slot.membership as usize, run, &self.limits),
                 MemberState::Suspended(_) | MemberState::Muted => {}
             }
         }
-        run.count(listeners);
     }
 
     /// Handles Redis' acknowledgement of a subscription.

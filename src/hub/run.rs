@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::digests::Digester;
-use crate::metrics::{ShardCells, cells};
+use crate::metrics::cells;
 use crate::wire::form::{Encodings, store, stored};
 use crate::wire::live::LiveLabel;
 use crate::wire::{EntryId, Form, split_live};
@@ -57,12 +57,8 @@ impl Run {
 
     /// Counts its delivery to so many listeners.
     #[inline]
-    pub(super) fn count(&self, listeners: u64) {
-        cells(|cells| {
-            ShardCells::add(&cells.delivered_messages, listeners * u64::from(self.messages));
-            ShardCells::add(&cells.delivered_bytes, listeners * self.bytes.len() as u64);
-            cells.run_lengths.observe(self.messages.into());
-        });
+    pub(super) fn count(&self, listeners: usize) {
+        cells(|cells| cells.count_run(listeners as u64, self.messages, self.bytes.len() as u64));
     }
 
     /// Returns the messages with ids above one; none if there are none. Ids rise.

@@ -9,8 +9,8 @@ use super::histogram::Histogram;
 const TIMES: [u64; 14] =
     [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000];
 
-/// Bounds of the number of messages that are sent with one write.
-const RUN_LENGTHS: [u64; 8] = [1, 2, 4, 8, 32, 128, 1_024, 8_192];
+/// Bounds of the number of messages that are sent with one write: powers of two, up to the messages of a batch.
+pub(super) const RUN_LENGTHS: [u64; 14] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192];
 
 /// The statuses of handshakes that are counted one by one; all others together.
 pub(super) const STATUSES: [u16; 12] = [101, 200, 400, 401, 403, 404, 408, 413, 426, 429, 431, 503];
@@ -30,8 +30,10 @@ pub struct ShardCells {
     pub delivered_messages: Cell<u64>,
     /// Their bytes, framed for a WebSocket.
     pub delivered_bytes: Cell<u64>,
-    /// Messages per run: those that are sent to each client with one write.
-    pub run_lengths: Histogram<{ RUN_LENGTHS.len() }>,
+    /// Runs by their number of messages, those above the last bound included.
+    pub(super) runs: [Cell<u64>; RUN_LENGTHS.len() + 1],
+    /// Messages of all runs.
+    pub(super) run_messages: Cell<u64>,
     /// Gaps that clients of version 2 were told of.
     pub gaps: Cell<u64>,
     /// Publications of clients that Redis has acknowledged.
@@ -61,7 +63,8 @@ thread_local! {
             received_bytes: Cell::new(0),
             delivered_messages: Cell::new(0),
             delivered_bytes: Cell::new(0),
-            run_lengths: Histogram::new(&RUN_LENGTHS),
+            runs: [const { Cell::new(0) }; RUN_LENGTHS.len() + 1],
+            run_messages: Cell::new(0),
             gaps: Cell::new(0),
             acknowledged: Cell::new(0),
             sessions_found: [const { Cell::new(0) }; TEMPLATES],
@@ -87,6 +90,16 @@ impl ShardCells {
     #[inline]
     pub fn add(cell: &Cell<u64>, count: u64) {
         cell.set(cell.get() + count);
+    }
+
+    /// Counts a run that so many listeners get. Without a search, since each delivery pays for it.
+    #[inline]
+    pub fn count_run(&self, listeners: u64, messages: u32, bytes: u64) {
+        Self::add(&self.delivered_messages, listeners * u64::from(messages));
+        Self::add(&self.delivered_bytes, listeners * bytes);
+        Self::add(&self.run_messages, messages.into());
+        let exponent = (u32::BITS - messages.saturating_sub(1).leading_zeros()) as usize;
+        Self::add(&self.runs[exponent.min(RUN_LENGTHS.len())], 1);
     }
 
     /// Counts a message of a client.

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::cells::{STATUSES, ShardCells, cells};
+use super::cells::{RUN_LENGTHS, STATUSES, ShardCells, cells};
 use super::histogram::HistogramSample;
 
 /// The cells of a shard at a moment.
@@ -108,7 +108,11 @@ impl CellsSample {
                     cells.delivery_times.sample(),
                 ),
             ],
-            run_lengths: cells.run_lengths.sample(),
+            run_lengths: HistogramSample {
+                bounds: &RUN_LENGTHS,
+                counts: all(&cells.runs),
+                sum: cells.run_messages.get(),
+            },
         }
     }
 
