@@ -41,7 +41,8 @@ fn run() -> Result<(), CommandError> {
                 tracing::warn!("{warning}");
             }
             let parent = if flags.end_with_stdin { Parent::Watched } else { Parent::Unwatched };
-            cli::serve(settings, ReloadSource::new(flags.settings, flags.set, sources, log), parent)
+            // The file that was found: without it, a reload would fall back to the built-in settings.
+            cli::serve(settings, ReloadSource::new(file, flags.set, sources, log), parent)
         }
         Command::Check(flags) => cli::check(&settings, file.as_deref(), &sources, &flags),
         Command::Listen(flags) => {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// A value that is replaced as a whole. Who has taken it keeps it until its work is done.
+/// A value that is replaced as a whole. A task that has taken it keeps it until its work is done.
 #[derive(Debug, Default)]
 pub struct Reloadable<T>(RefCell<Rc<T>>);
 

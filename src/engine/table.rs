@@ -122,6 +122,11 @@ impl EngineTable {
         (first..sessions.capacity()).filter_map(|slot| sessions.get(slot).cloned()).take(count).collect()
     }
 
+    /// Returns the number of sessions.
+    pub fn session_count(&self) -> usize {
+        self.sessions.borrow().len()
+    }
+
     /// Returns the record of a session's handshake, if it is kept.
     pub fn handshake(&self, session: &EngineSession) -> Option<HandshakeRecord> {
         self.handshakes.get(session.slot)

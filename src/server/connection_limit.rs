@@ -47,6 +47,13 @@ impl ConnectionLimits {
     /// Changes the limit of connections, within that of open files.
     pub fn set(&self, max_connections: usize) {
         let limit = ConnectionLimit::of(max_connections, self.files, self.reserve);
+        if limit.served < max_connections {
+            let connections = limit.served;
+            info!(
+                connections,
+                "open files limit the connections below server.max_connections; raise LimitNOFILE and restart"
+            );
+        }
         self.served.store(limit.served, Ordering::Relaxed);
         self.open.store(limit.open(), Ordering::Relaxed);
     }

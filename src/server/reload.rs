@@ -50,6 +50,8 @@ pub(super) struct Reloader {
     in_force: Arc<SettingsSources>,
     limits: ConnectionLimits,
     shards: Vec<mpsc::Sender<ReloadCall>>,
+    /// A shard has not taken a reload after which open connections have to be authorized again.
+    owes_grants: bool,
 }
 
 impl Reloader {
@@ -60,7 +62,7 @@ impl Reloader {
         shards: Vec<mpsc::Sender<ReloadCall>>,
     ) -> Self {
         let in_force = source.start.clone();
-        Self { source, settings, in_force, limits, shards }
+        Self { source, settings, in_force, limits, shards, owes_grants: false }
     }
 
     /// Reloads whenever it is told to. Never returns.
@@ -104,7 +106,8 @@ impl Reloader {
         let merged = Arc::new(self.settings.with_reloaded(read));
         self.source.log.set_levels(&merged.log_levels);
         self.limits.set(merged.server.max_connections);
-        self.apply(&merged, keys.changes_grants()).await;
+        let changes_grants = keys.changes_grants() || self.owes_grants;
+        self.owes_grants = !self.apply(&merged, changes_grants).await && changes_grants;
         self.in_force = Arc::new(sources);
         for warning in &self.in_force.warnings {
             warn!("{warning}");
@@ -119,8 +122,9 @@ impl Reloader {
         Ok(keys)
     }
 
-    /// Passes settings on to all shards, and waits until their new handshakes follow them.
-    async fn apply(&self, settings: &Arc<Settings>, changes_grants: bool) {
+    /// Passes settings on to all shards, and waits until their new handshakes follow them. Returns whether all have answered.
+    async fn apply(&self, settings: &Arc<Settings>, changes_grants: bool) -> bool {
+        let mut have_answered = true;
         for (number, shard) in self.shards.iter().enumerate() {
             let (applied, is_applied) = oneshot::channel();
             let call = ReloadCall { settings: settings.clone(), changes_grants, applied };
@@ -130,9 +134,14 @@ impl Reloader {
                 let _ = is_applied.await;
             };
             if timeout(APPLY_TIMEOUT, applying).await.is_err() {
-                warn!(shard = number, "a shard does not answer; it may follow the earlier settings");
+                have_answered = false;
+                warn!(
+                    shard = number,
+                    "a shard does not answer; it may follow the earlier settings; reload again"
+                );
             }
         }
+        have_answered
     }
 }
 

@@ -81,13 +81,13 @@ async fn examine(state: &ShardState, query: &DoctorQuery) {
         }
         None => None,
     };
-    let settings = &state.process.settings;
+    let settings = state.settings.get();
     let name = format!("doctor:{}", query.nonce);
     let channel = settings.namespace.own(&name);
     let policy = state.policy.get();
     let unreachable = query.facilities.iter().filter(|facility| !policy.admits_subscribers(facility));
     let unreachable = unreachable.map(Facility::as_str).collect();
-    let report = DoctorReport { unreachable, ..report(settings, probe, &format!("ws4redis:{name}")) };
+    let report = DoctorReport { unreachable, ..report(&settings, probe, &format!("ws4redis:{name}")) };
     let Ok(report) = serde_json::to_vec(&report) else { return };
     match state.store.announce(&channel, report).await {
         Ok(()) => info!("answered manage.py ws4redis_doctor"),

@@ -52,7 +52,9 @@ pub(super) async fn apply_reloads(state: Rc<ShardState>, mut calls: mpsc::Receiv
 
 /// Has all connections authorized again, spread over time. Those that are opened meanwhile follow the new settings.
 async fn authorize_all(state: Rc<ShardState>) {
-    let batch = (state.connections.get() / MAX_TURNS).max(MIN_BATCH);
+    // Sessions that poll are no connections of the shard.
+    let all = state.connections.get() + state.engine.session_count();
+    let batch = (all / MAX_TURNS).max(MIN_BATCH);
     let mut next = Some(0);
     while let Some(first) = next {
         next = state.hub.with(|hub| {

@@ -61,6 +61,19 @@ async fn reload(gateway: &TestGateway) -> String {
 }
 
 #[tokio::test]
+async fn a_settings_file_of_the_working_directory_that_is_gone_changes_nothing() {
+    let directory = std::env::temp_dir().join(unique("ws4redis-directory"));
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("settings.toml"), "anonymous_publish = false\n").unwrap();
+    let gateway = TestGateway::builder().directory(&directory).without_terminal().start().await;
+    gateway.post("/ws/x?publish-broadcast", "x").expect_status(403).await;
+    std::fs::remove_dir_all(&directory).unwrap();
+    let outcome = reload(&gateway).await;
+    assert!(outcome.contains("settings not reloaded") && outcome.contains("settings.toml"), "{outcome}");
+    gateway.post("/ws/x?publish-broadcast", "x").expect_status(403).await;
+}
+
+#[tokio::test]
 async fn a_page_whose_origin_was_refused_is_accepted_after_a_reload_and_open_sockets_stay() {
     let file = SettingsFile::new("");
     let gateway = file.start().await;

@@ -54,8 +54,10 @@ pub(super) fn reauthorize(client: &mut LiveClient, listener: &Rc<Listener>, stat
             apply_group_grant(layer, &groups, name, &visitor.identity, listener, state);
         }
         match granted {
-            // Its join has the same outcome.
-            Ok(_) if has_same_grants && client.facilities[position].is_joining() => {}
+            // Its join has the same outcome, or is authorized again once it is open.
+            Ok(grant) if has_same_grants && client.facilities[position].is_joining() => {
+                restrict(client, position, Some(grant), state);
+            }
             // Its outcome would be that of the earlier identity.
             granted if client.facilities[position].subscription.is_none() => {
                 restrict(client, position, granted.ok(), state);

@@ -59,6 +59,12 @@ impl GatewayBuilder {
         self
     }
 
+    /// Starts it in a directory.
+    pub fn directory(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
     /// Passes a settings file with these contents, for access rules.
     pub fn rules(mut self, text: &str) -> Self {
         let file = std::env::temp_dir().join(unique("ws4redis-rules"));
