@@ -35,6 +35,8 @@ const REASON: Refusal = Refusal::Parameter("reason may have 123 bytes at most, a
 /// When the query is malformed, no connection has the id, or a shard does not answer in time.
 pub(super) async fn close(id: Option<&str>, query: Option<&str>, shards: &Shards) -> Result<Value, Refusal> {
     let request = Arc::new(parse(id, query)?);
+    // Before the first one is closed: the request may end without an answer.
+    info!(code = request.code, reason = ?request.reason, filter = ?request.filter, "the operator closes connections");
     let (mut closed, mut cursor) = (0, Cursor::START);
     let _listing = shards.begin_listing().await;
     while cursor.shard < shards.count() && (id.is_none() || closed == 0) {

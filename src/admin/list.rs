@@ -17,8 +17,8 @@ const DEFAULT_LIMIT: usize = 100;
 /// Most objects on a page.
 const MAX_LIMIT: usize = 1_000;
 
-/// Objects that a line-by-line list collects at once.
-const CHUNK: usize = 100;
+/// Objects that a line-by-line list collects at once: each part of a list of names searches all of them.
+const CHUNK: usize = MAX_LIMIT;
 
 /// Most parts of a list that are searched for one page, so that a filter that matches little does not take long.
 const MAX_PARTS: usize = 200;

@@ -34,10 +34,12 @@ pub(super) const PLAIN: [(&str, &str); 0] = [];
 ///
 /// When a shard does not answer in time: without its part all sums would fall.
 pub(super) async fn metrics(shards: &Shards) -> Result<Response<ReplyBody>, Refusal> {
+    let listing = shards.begin_listing().await;
     let mut samples = Vec::with_capacity(shards.count());
     for (shard, sample) in shards.ask_all(Ask::Metrics).await.into_iter().enumerate() {
         samples.push(sample.ok_or(Refusal::Unresponsive(shard))?);
     }
+    drop(listing);
     let mut registry = Registry::with_prefix("ws4redis");
     registry.register_collector(Box::new(GatewayFigures(samples)));
     let mut process = Registry::default();

@@ -15,7 +15,7 @@ use super::idempotency::{IdempotencyKeys, key_of};
 use super::refusal::Refusal;
 use super::reply::{self, ReplyBody};
 use crate::redis::{PublishFailure, PublishedMessage, Target, publish_once};
-use crate::settings::Settings;
+use crate::settings::{MAX_EXPIRE_SECONDS, Settings};
 use crate::wire::{AudienceNames, Facility, mask_sessions};
 
 /// Most messages of a request, and most channels of all of them.
@@ -135,6 +135,9 @@ fn message(object: &Map<String, Value>, settings: &Settings) -> Result<Published
             "sessions" => audiences.sessions = names(value).ok_or_else(|| wrong("a list of texts"))?,
             "expire" => {
                 let seconds = value.as_i64().ok_or_else(|| wrong("a number of seconds"))?;
+                if seconds > MAX_EXPIRE_SECONDS {
+                    return Err(wrong(&format!("{MAX_EXPIRE_SECONDS} at most")));
+                }
                 expire = u64::try_from(seconds).unwrap_or(0);
             }
             _ => {

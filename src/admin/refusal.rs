@@ -34,14 +34,14 @@ pub(super) enum Refusal {
     Token,
     /// Unknown path.
     #[error(
-        "nothing is served at this path; there are /health/live, /health/ready, /connections, /channels, /users, /metrics, /receivers, /reload and /yunity"
+        "nothing is served at this path; there are /health/live, /health/ready, /connections, /channels, /users, /metrics, /publish, /receivers, /reload and /yunity"
     )]
     NotFound,
     /// Something else than the only request that is answered.
     #[error("nothing is served here but GET /; admin.listen has the other lists and the health checks")]
     NotTheList,
     /// A method that the path does not have.
-    #[error("only {0} are allowed here")]
+    #[error("allowed here: {0}")]
     Method(&'static str),
     /// No connection has this id.
     #[error("no open connection has this id; GET /connections lists them")]

@@ -15,7 +15,7 @@ use crate::wire::AudienceNames;
     about,
     after_help = "A setting such as server.listen is set by --set server.listen=127.0.0.1:9000, by the environment\n\
                   (WS4REDIS_SERVER__LISTEN) or in a settings file; `ws4redis settings` shows those in force.\n\
-                  RUST_LOG sets what is logged.\n\n\
+                  log.filter sets what is logged, and RUST_LOG overrides it.\n\n\
                   Exit codes: 0 fine, 64 settings or flags cannot be used, 69 Redis cannot be reached, 1 anything else, also a problem that check or health has found."
 )]
 pub struct Arguments {
@@ -95,7 +95,7 @@ pub struct HealthFlags {
 #[command(group(ArgGroup::new("connections").required(true).multiple(true).args(["id", "user", "group", "session", "facility"])))]
 pub struct KickFlags {
     /// The id of a connection.
-    #[arg(conflicts_with_all = ["user", "group", "session", "facility"])]
+    #[arg(allow_hyphen_values = true, conflicts_with_all = ["user", "group", "session", "facility"])]
     pub id: Option<String>,
     /// Connections of a user.
     #[arg(long, value_name = "NAME")]

@@ -31,7 +31,7 @@ pub(super) async fn examine(
     if let Some(cookie) = &flags.cookie {
         (identity, allowed) = visitor(settings, target, cookie, handshake.as_ref(), &mut findings).await?;
     }
-    findings.note(format!("visitor: {}", describe(&identity)));
+    findings.note(format!("visitor: {}", describe(&identity).escape_debug()));
     if let Some(handshake) = handshake {
         permissions(settings, &handshake, &identity, allowed, &mut findings);
     }
@@ -70,7 +70,7 @@ async fn visitor(
     let trial = trial.await.map_err(|reason| CommandError::Redis(format!("--cookie: {reason}")))?;
     if trial.is_key {
         findings.note("cookie: has the form of session.key_pattern".to_owned());
-    } else {
+    } else if settings.callback.is_none() {
         findings.problem(
             "cookie: does not have the form of session.key_pattern, so its visitor is anonymous".to_owned(),
         );

@@ -67,8 +67,8 @@ pub(super) fn audiences<'a>(
     namespace: &'a Namespace,
     facility: &'a Facility,
     channels: impl IntoIterator<Item = &'a Channel>,
-) -> impl Iterator<Item = String> {
-    channels.into_iter().map(|channel| namespace.audience_of(channel, facility).to_owned())
+) -> impl Iterator<Item = &'a str> {
+    channels.into_iter().map(|channel| namespace.audience_of(channel, facility))
 }
 
 /// Returns the name of a user, or its primary key if the name is not known.

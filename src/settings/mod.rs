@@ -63,6 +63,7 @@ pub use history::{HistoryLimits, HistoryRule, HistoryRules};
 pub use in_force::{SettingInForce, SettingOrigin};
 pub use namespace_pattern::NamespacePattern;
 pub use presence::PresenceRule;
+pub use ranges::MAX_EXPIRE_SECONDS;
 pub use redis_url::{Address, RedisUrl, Servers};
 pub use reload::ReloadedKeys;
 pub use sections::{

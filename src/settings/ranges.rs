@@ -13,7 +13,7 @@ const GIB: i64 = 1 << 30;
 const TIB: i64 = 1 << 40;
 
 /// Ten years: Redis refuses a TTL that overflows in milliseconds.
-const MAX_EXPIRE_SECONDS: i64 = 10 * 366 * 24 * 3600;
+pub const MAX_EXPIRE_SECONDS: i64 = 10 * 366 * 24 * 3600;
 
 /// Largest value in Redis (`proto-max-bulk-len`); more than a WebSocket message should have.
 const MAX_MESSAGE_BYTES: i64 = 512 * MIB;

@@ -42,11 +42,18 @@ pub(super) async fn sample(state: &ShardState) -> ShardSample {
         });
         yield_now().await;
     }
-    state.engine.with_part(0, 1, |session| {
-        let has_socket = session.transport.get() == TransportState::WebSocket;
-        clients[if has_socket { 4 } else { 5 }] += 1;
-        largest_outbox = largest_outbox.max(session.listener.queued_bytes());
-    });
+    let mut first = 0;
+    loop {
+        let sessions = state.engine.sessions_from(first, COUNTED_TOGETHER);
+        let Some(last) = sessions.last() else { break };
+        first = last.slot as usize + 1;
+        for session in &sessions {
+            let has_socket = session.transport.get() == TransportState::WebSocket;
+            clients[if has_socket { 4 } else { 5 }] += 1;
+            largest_outbox = largest_outbox.max(session.listener.queued_bytes());
+        }
+        yield_now().await;
+    }
     let forms = FORMS.iter().zip(clients);
     ShardSample {
         cells: CellsSample::take(),

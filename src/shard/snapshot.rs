@@ -31,8 +31,11 @@ pub(super) async fn answer_asks(state: Rc<ShardState>, mut asks: mpsc::Receiver<
         // An answer that is not awaited any more is dropped.
         match ask {
             Ask::Status(answer) => drop(answer.send(status(&state))),
+            Ask::Metrics(answer) if answer.is_closed() => {}
             Ask::Metrics(answer) => drop(answer.send(sample(&state).await)),
             Ask::Receivers(query, answer) => drop(answer.send(count(&state, query))),
+            Ask::Channels(_, answer) | Ask::Groups(_, answer) if answer.is_closed() => {}
+            Ask::Users(_, answer) if answer.is_closed() => {}
             Ask::Channels(query, answer) => drop(answer.send(channels(&state, &query, false).await)),
             Ask::Groups(query, answer) => drop(answer.send(channels(&state, &query, true).await)),
             Ask::Users(query, answer) => drop(answer.send(users(&state, &query))),

@@ -1,5 +1,7 @@
 //! What the admin listener may show of a connection.
 
+use std::collections::BTreeSet;
+
 use super::client::LiveClient;
 use crate::dialects::description::{audiences, describe as describe_listener, with_permit};
 use crate::hub::Listener;
@@ -14,14 +16,13 @@ pub(super) fn describe(
 ) -> ConnectionInfo {
     let namespace = &permit.state().process.settings.namespace;
     let facilities = || client.facilities.iter();
-    let mut heard: Vec<String> = facilities()
+    // Facilities share audiences, so each is copied once.
+    let heard: BTreeSet<&str> = facilities()
         .flat_map(|known| audiences(namespace, &known.handshake.facility, &known.subscribes))
         .collect();
-    heard.sort_unstable();
-    heard.dedup();
     let info = ConnectionInfo {
         facilities: Some(facilities().map(|facility| facility.name().to_owned()).collect()),
-        audiences: Some(heard),
+        audiences: Some(heard.into_iter().map(str::to_owned).collect()),
         ..describe_listener("live", listener, &client.identity)
     };
     with_permit(info, listener, permit, client.received)

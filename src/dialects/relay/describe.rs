@@ -19,7 +19,7 @@ pub(super) fn describe(
     let namespace = &permit.state().process.settings.namespace;
     let info = ConnectionInfo {
         facility: Some(facility.as_str().to_owned()),
-        audiences: Some(audiences(namespace, facility, &channels).collect()),
+        audiences: Some(audiences(namespace, facility, &channels).map(str::to_owned).collect()),
         ..describe_listener("relay", listener, &identity)
     };
     with_permit(info, listener, permit, client.received)
