@@ -89,12 +89,12 @@ impl ControlInbox {
 
     /// Counts a message that could not be parsed.
     pub(super) fn note_malformed(&self) {
-        Counters::count(&self.counters.dropped_hints);
+        Counters::count(&self.counters.dropped_control_messages);
     }
 
     fn drop_message(&mut self) {
         self.dropped = true;
-        Counters::count(&self.counters.dropped_hints);
+        Counters::count(&self.counters.dropped_control_messages);
         if let Some(suppressed) = self.throttle.allow() {
             warn!(
                 suppressed,

@@ -214,7 +214,7 @@ impl Hub {
         run.payloads().skip(skipped).for_each(|payload| topic.recent.push(self.digester.digest(payload)));
         self.labels.on_run(id, run);
         // Not in the loop: it would cost each delivery more than its own count does.
-        run.count(topic.members.len());
+        run.count_of_channel(topic.members.len());
         for slot in &topic.members {
             match &mut self.members[slot.member].state {
                 MemberState::Open(listener) => listener.deliver(id, run, &self.limits, &self.digester),

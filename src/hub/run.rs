@@ -58,7 +58,16 @@ impl Run {
     /// Counts its delivery to so many listeners.
     #[inline]
     pub(super) fn count(&self, listeners: usize) {
-        cells(|cells| cells.count_run(listeners as u64, self.messages, self.bytes.len() as u64));
+        cells(|cells| cells.count_delivered(listeners as u64, self.messages, self.bytes.len() as u64));
+    }
+
+    /// Counts its delivery to the listeners of a channel, and its length.
+    #[inline]
+    pub(super) fn count_of_channel(&self, listeners: usize) {
+        cells(|cells| {
+            cells.count_delivered(listeners as u64, self.messages, self.bytes.len() as u64);
+            cells.count_run(self.messages);
+        });
     }
 
     /// Returns the messages with ids above one; none if there are none. Ids rise.

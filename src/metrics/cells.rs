@@ -30,9 +30,9 @@ pub struct ShardCells {
     pub delivered_messages: Cell<u64>,
     /// Their bytes, framed for a WebSocket.
     pub delivered_bytes: Cell<u64>,
-    /// Runs by their number of messages, those above the last bound included.
+    /// Runs of channels by their number of messages, those above the last bound included.
     pub(super) runs: [Cell<u64>; RUN_LENGTHS.len() + 1],
-    /// Messages of all runs.
+    /// Messages of these runs.
     pub(super) run_messages: Cell<u64>,
     /// Gaps that clients of version 2 were told of.
     pub gaps: Cell<u64>,
@@ -92,11 +92,16 @@ impl ShardCells {
         cell.set(cell.get() + count);
     }
 
-    /// Counts a run that so many listeners get. Without a search, since each delivery pays for it.
+    /// Counts messages that so many listeners get.
     #[inline]
-    pub fn count_run(&self, listeners: u64, messages: u32, bytes: u64) {
+    pub fn count_delivered(&self, listeners: u64, messages: u32, bytes: u64) {
         Self::add(&self.delivered_messages, listeners * u64::from(messages));
         Self::add(&self.delivered_bytes, listeners * bytes);
+    }
+
+    /// Counts a run by its length. Without a search, since each delivery pays for it.
+    #[inline]
+    pub fn count_run(&self, messages: u32) {
         Self::add(&self.run_messages, messages.into());
         let exponent = (u32::BITS - messages.saturating_sub(1).leading_zeros()) as usize;
         Self::add(&self.runs[exponent.min(RUN_LENGTHS.len())], 1);

@@ -26,7 +26,7 @@ pub struct Counters {
     /// Texts that look like a client library's heartbeat and are not in the settings.
     pub unknown_heartbeats: AtomicU64,
     /// Messages on the control channel that were malformed or too frequent.
-    pub dropped_hints: AtomicU64,
+    pub dropped_control_messages: AtomicU64,
     /// Messages of python-socketio that were malformed, or not encodable.
     pub unreadable_emits: AtomicU64,
     /// Messages of Channels groups that were malformed, or had nothing to deliver.
@@ -116,9 +116,9 @@ impl Counters {
                 &self.unknown_heartbeats,
             ),
             (
-                "dropped_hints",
+                "dropped_control_messages",
                 "Messages on the control channel that were malformed or too frequent",
-                &self.dropped_hints,
+                &self.dropped_control_messages,
             ),
             (
                 "unreadable_emits",
