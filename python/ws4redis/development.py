@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -340,7 +341,9 @@ def snapshot_file() -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return None
-    return folder / f"{_project_folder().name}-{_project_digest()}.sessions"
+    # INFO names the file, and redis-py splits the values of INFO at commas and equals signs.
+    name = re.sub(r"[^\w.-]", "_", _project_folder().name)
+    return folder / f"{name}-{_project_digest()}.sessions"
 
 
 def _with_identity(derived: GatewaySettings, address: str, port: int, secret: str) -> GatewaySettings:

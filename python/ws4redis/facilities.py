@@ -7,6 +7,7 @@ is computed is left out.
 from __future__ import annotations
 
 import ast
+import warnings
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -48,8 +49,11 @@ def named() -> dict[str, str]:
 def published(text: str) -> Iterator[tuple[str, int]]:
     """Yield the facilities that a module publishes to, with their lines. A module with an error has none."""
     try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError):
+        with warnings.catch_warnings():
+            # They are about the site's code, not about its facilities.
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):

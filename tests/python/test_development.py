@@ -58,3 +58,11 @@ def test_a_redis_behind_a_unix_socket_answers(store):
     assert settings.get("embedded.enabled") is None
     assert described.startswith("Redis at unix:")
     assert "does not answer" not in described
+
+
+def test_the_name_of_the_store_has_no_character_that_info_would_be_split_at(monkeypatch, tmp_path):
+    folder = tmp_path / "a,b=c d"
+    folder.mkdir()
+    monkeypatch.setattr(development, "_project_folder", lambda: folder)
+    name = development.snapshot_file().name
+    assert name.startswith("a_b_c_d-"), name

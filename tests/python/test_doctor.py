@@ -518,3 +518,11 @@ def test_a_connection_of_a_wrong_type_is_a_finding(store):
     assert "WS4REDIS_CONNECTION is a str; it must be a dict" in text
     assert "Redis is unreachable with WS4REDIS_CONNECTION" in text
     assert failed
+
+
+def test_a_source_of_the_site_is_read_without_warnings(recwarn):
+    source = (
+        "import re\nfrom ws4redis import publish\nre.compile('\\d')\npublish('chat', 'x', broadcast=True)\n"
+    )
+    list(facilities.published(source))
+    assert not recwarn.list

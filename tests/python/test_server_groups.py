@@ -40,13 +40,13 @@ def redis_server(*options):
         config.write_text(
             "\n".join([f"port {port}", "bind 127.0.0.1", 'save ""', f"dir {directory}", *options])
         )
-        program = (
-            "redis-sentinel" if any(line.startswith("sentinel ") for line in options) else "redis-server"
-        )
-        process = subprocess.Popen([program, str(config)], stdout=subprocess.DEVNULL)
+        command = ["redis-server", str(config)]
+        if any(line.startswith("sentinel ") for line in options):
+            command.append("--sentinel")
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         client = redis.Redis(port=port)
         try:
-            wait_for(lambda: answers(client), program)
+            wait_for(lambda: answers(client), " ".join(command))
             yield port, client
         finally:
             client.close()
