@@ -56,13 +56,15 @@ impl Run {
     }
 
     /// Counts its delivery to so many listeners.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "each delivery pays for it")]
+    #[inline(always)]
     pub(super) fn count(&self, listeners: usize) {
         cells(|cells| cells.count_delivered(listeners as u64, self.messages, self.bytes.len() as u64));
     }
 
     /// Counts its delivery to the listeners of a channel, and its length.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "each delivery pays for it")]
+    #[inline(always)]
     pub(super) fn count_of_channel(&self, listeners: usize) {
         cells(|cells| {
             cells.count_delivered(listeners as u64, self.messages, self.bytes.len() as u64);

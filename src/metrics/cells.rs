@@ -80,27 +80,31 @@ thread_local! {
 }
 
 /// Calls a function with the cells of this thread.
-#[inline]
+#[expect(clippy::inline_always, reason = "each delivery pays for it")]
+#[inline(always)]
 pub fn cells<T>(work: impl FnOnce(&ShardCells) -> T) -> T {
     CELLS.with(work)
 }
 
 impl ShardCells {
     /// Adds to a cell.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "each delivery pays for it")]
+    #[inline(always)]
     pub fn add(cell: &Cell<u64>, count: u64) {
         cell.set(cell.get() + count);
     }
 
     /// Counts messages that so many listeners get.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "each delivery pays for it")]
+    #[inline(always)]
     pub fn count_delivered(&self, listeners: u64, messages: u32, bytes: u64) {
         Self::add(&self.delivered_messages, listeners * u64::from(messages));
         Self::add(&self.delivered_bytes, listeners * bytes);
     }
 
-    /// Counts a run by its length. Without a search, since each delivery pays for it.
-    #[inline]
+    /// Counts a run by its length, without a search.
+    #[expect(clippy::inline_always, reason = "each delivery pays for it")]
+    #[inline(always)]
     pub fn count_run(&self, messages: u32) {
         Self::add(&self.run_messages, messages.into());
         let exponent = (u32::BITS - messages.saturating_sub(1).leading_zeros()) as usize;
