@@ -1,13 +1,12 @@
 //! `ws4redis listen FACILITY…`: prints the messages of facilities as they come.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep_until};
 
+use super::listen_end::ListenEnd;
 use super::output::{CommandOutput, note};
 use super::{CommandError, OutputFlags, block_on, unreachable_redis};
 use crate::redis::{Tap, TapEvent, Target};
@@ -76,17 +75,11 @@ async fn listen(
         return Err(CommandError::Redis(format!("Redis refuses all names ({reason}); {cure}")));
     }
     note("listening; Ctrl-C ends it");
-    let until = request.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let mut interrupted = signal(SignalKind::interrupt()).map_err(CommandError::Stdio)?;
-    let mut terminated = signal(SignalKind::terminate()).map_err(CommandError::Stdio)?;
+    let mut end = ListenEnd::new(request.seconds)?;
     loop {
         let event = tokio::select! {
             event = tap.next() => event.map_err(|reason| CommandError::Redis(format!("redis lost: {reason}")))?,
-            _ = interrupted.recv() => return Ok(()),
-            _ = terminated.recv() => return Ok(()),
-            () = async { match until { Some(until) => sleep_until(until).await, None => std::future::pending().await } } => {
-                return Ok(());
-            }
+            () = end.reached() => return Ok(()),
         };
         print(settings, &heard, &event, output)?;
     }

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::CommandError;
+use super::listen_end::ListenEnd;
 use crate::admin::ask_receivers;
 use crate::redis::{Tap, TapEvent, Target};
 use crate::settings::{AdminSettings, MountSettings, NamespacePattern, Settings};
@@ -48,18 +48,12 @@ pub(super) async fn listen(
         print("sockets are not counted: set admin.listen, here and for the gateway")?;
     }
     print("listening; Ctrl-C ends it")?;
-    let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let mut interrupted = signal(SignalKind::interrupt()).map_err(CommandError::Stdio)?;
-    let mut terminated = signal(SignalKind::terminate()).map_err(CommandError::Stdio)?;
+    let mut end = ListenEnd::new(seconds)?;
     let mut decoder = decoder;
     loop {
         let event = tokio::select! {
             event = tap.next() => event.map_err(|reason| CommandError::Redis(format!("redis lost: {reason}")))?,
-            _ = interrupted.recv() => return Ok(()),
-            _ = terminated.recv() => return Ok(()),
-            () = async { match until { Some(until) => sleep_until(until).await, None => std::future::pending().await } } => {
-                return Ok(());
-            }
+            () = end.reached() => return Ok(()),
         };
         let Some(passed) = decoder.decode(&names, event) else { continue };
         print(&match passed {

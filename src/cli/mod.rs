@@ -9,6 +9,7 @@ mod inventory;
 mod kick;
 mod layer_inventory;
 mod listen;
+mod listen_end;
 mod manual;
 mod online;
 mod output;

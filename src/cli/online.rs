@@ -115,7 +115,7 @@ async fn print_pages(
 ) -> Result<(), CommandError> {
     let table = Table::new(list.columns, list.last, terminal::columns());
     let (mut after, mut count) = (None::<String>, 0_usize);
-    // A page at a time: whoever reads the output may be slow, and the listener's deadline is for a request.
+    // A page at a time: the reader of the output may be slow, and the listener's deadline is for a request.
     loop {
         let page = ask_for_page(admin, list.name, &list.filters, after.as_deref()).await;
         let page = page.map_err(|reason| CommandError::Unhealthy(format!("{}: {reason}", admin.listen)))?;
