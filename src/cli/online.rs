@@ -167,7 +167,7 @@ fn cell(value: &Value) -> String {
     }
 }
 
-/// Returns seconds in the largest unit of which there are two.
+/// Returns a number of seconds in the largest unit that holds at least two of it.
 fn duration(seconds: &Value) -> String {
     let Some(seconds) = seconds.as_u64() else { return "-".to_owned() };
     let units = [(86_400, "d"), (3_600, "h"), (60, "m")];

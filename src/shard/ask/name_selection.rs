@@ -1,4 +1,4 @@
-//! The first names behind another one: a page of a list in the order of names, of which each shard has a part.
+//! A page of a list of names: the first ones, in order, behind a given name. Each shard has a part of the list.
 
 use std::collections::BTreeMap;
 
